@@ -1,0 +1,99 @@
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from titan_neuro.errors import ImageError, MismatchError, TitanNeuroError
+from titan_neuro.metrics import score_run
+
+
+@dataclass
+class InMemoryRun:
+    frames: torch.Tensor
+    scored: np.ndarray
+    key: str = "sub-01_task-movie_run-02"
+    subject: str = "01"
+
+    def __post_init__(self):
+        self.n_frames, self.n_features = self.frames.shape
+
+    def read(self, start, stop):
+        return self.frames[start:stop]
+
+
+class Counting:
+    """Forecasts ``present frame + number of frames seen``: needs its state, and spoils its input."""
+
+    name = "counting"
+    horizons = (1, 4)
+
+    def start(self):
+        return 0
+
+    def step(self, frames, state):
+        seen = state + 1 + torch.arange(len(frames))
+        forecasts = (frames + seen[:, None])[:, None].repeat(1, 2, 1)
+        frames.zero_()
+        return forecasts, state + len(frames)
+
+
+@pytest.fixture
+def film_run():
+    scored = np.ones(50, dtype=bool)
+    scored[:10] = scored[30:33] = False
+    return InMemoryRun(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), scored)
+
+
+@pytest.mark.parametrize("block_frames", [1, 7, 64])
+def test_every_scored_frame_counts_once_at_every_horizon(film_run, block_frames):
+    moments = score_run([Counting()], film_run, block_frames)
+    assert moments.n_frames.tolist() == [37, 37]
+    frames = film_run.frames.double()
+    for index, horizon in enumerate(Counting.horizons):
+        expected = sum(
+            (frames[s] - (frames[s - horizon] + s - horizon + 1)) ** 2 for s in range(horizon, 50) if film_run.scored[s]
+        )
+        np.testing.assert_allclose(moments.squared_error[index, 0], expected, rtol=1e-6)
+
+
+def test_scored_frames_too_near_the_beginning_are_no_targets(film_run):
+    film_run.scored[:] = True
+    assert score_run([Counting()], film_run, 8).n_frames.tolist() == [49, 46]
+
+
+@pytest.mark.parametrize("scored", [slice(0, 4), slice(0, 0)])
+def test_a_run_with_nothing_to_score_at_a_horizon_is_refused(film_run, scored):
+    film_run.scored[:] = False
+    film_run.scored[scored] = True
+    with pytest.raises(ImageError, match="sub-01_task-movie_run-02"):
+        score_run([Counting()], film_run, 8)
+
+
+def test_a_run_shorter_than_the_horizon_is_refused():
+    with pytest.raises(ImageError, match="the run has 4 frames"):
+        score_run([Counting()], InMemoryRun(torch.zeros(4, 3), np.ones(4, dtype=bool)), 8)
+
+
+class NotFiniteAt17(Counting):
+    def step(self, frames, state):
+        forecasts, after = super().step(frames, state)
+        if state <= 17 < after:
+            forecasts[17 - state, 1, 2] = float("inf")
+        return forecasts, after
+
+
+def test_a_forecast_that_is_not_finite_is_named_by_model_run_and_frame(film_run):
+    with pytest.raises(TitanNeuroError, match="sub-01_task-movie_run-02: model counting .* at frame 17 "):
+        score_run([NotFiniteAt17()], film_run, 8)
+
+
+class WrongShape(Counting):
+    def step(self, frames, state):
+        forecasts, after = super().step(frames, state)
+        return forecasts[:, :1], after
+
+
+def test_a_forecast_of_another_shape_is_refused(film_run):
+    with pytest.raises(MismatchError, match=r"counting.*\(8, 1, 3\), expected \(8, 2, 3\)"):
+        score_run([WrongShape()], film_run, 8)

@@ -1,0 +1,196 @@
+"""A small output folder with plausible numbers, as the stages leave it."""
+
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+HORIZONS = (1, 2, 6, 10)
+REPETITION_TIME = 1.5
+METRICS = ("skill_ar", "skill", "r2", "r", "pattern_r")
+AR_R2 = {1: 0.44, 2: 0.26, 6: 0.02, 10: 0.02}
+TITAN_SKILL = {1: 0.034, 2: 0.061, 6: 0.018, 10: -0.012}
+
+
+def write_table(path, columns, rows, separator="\t"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [separator.join(columns)]
+    for row in rows:
+        cells = ["n/a" if isinstance(cell, float) and np.isnan(cell) else str(cell) for cell in row]
+        lines.append(separator.join(cells))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_json(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def scores_of(model, horizon, rng):
+    """One subject's five metrics, near those of the table in the evaluation rules."""
+    r2 = {
+        "mean": -0.002,
+        "persistence": 2 * AR_R2[horizon] - 1.02,
+        "ar": AR_R2[horizon],
+        "titan-mac": 1 - (1 - AR_R2[horizon]) * (1 - TITAN_SKILL[horizon]),
+    }[model] + rng.normal(0, 0.012)
+    ar = 1 - AR_R2[horizon]
+    skill_ar = 0.0 if model == "ar" else 1 - (1 - r2) / ar
+    skill = 0.0 if model == "persistence" else 1 - (1 - r2) / (2 - 2 * AR_R2[horizon])
+    r = float("nan") if model == "mean" else np.sqrt(max(r2, 0.001)) + rng.normal(0, 0.01)
+    return dict(zip(METRICS, (skill_ar, skill, r2, r, r * 0.9), strict=True))
+
+
+@pytest.fixture(scope="session")
+def coarse_mask():
+    """nilearn's MNI152 brain mask at 12 mm."""
+    from nilearn.datasets import load_mni152_brain_mask
+    from nilearn.image import resample_img
+
+    return resample_img(load_mni152_brain_mask(resolution=4), np.eye(3) * 12, interpolation="nearest")
+
+
+class OutputFolder:
+    """Writes the parts of an output folder one by one, so that a test can leave one out."""
+
+    def __init__(self, root: Path, mask, subjects=("01", "02", "03", "04", "05", "06"), name="Simulated twin"):
+        self.root, self.mask, self.subjects = root, mask, subjects
+        self.group = root / "group"
+        self.rng = np.random.default_rng(2718)
+        write_json(
+            root / "dataset_description.json", {"Name": name, "BIDSVersion": "1.10.0", "DatasetType": "derivative"}
+        )
+
+    def scores(self, verdict="titan-mac beats linear AR at h = 1, 2, 6; does not at h = 10", models=None):
+        models = models or ("mean", "persistence", "ar", "titan-mac")
+        score_rows, subject_rows = [], []
+        for model in models:
+            for horizon in HORIZONS:
+                own = [scores_of(model, horizon, self.rng) for _ in self.subjects]
+                subject_rows += [
+                    (model, subject, horizon, 2, 2 * (300 - horizon), *(f"{one[metric]:.5f}" for metric in METRICS))
+                    for subject, one in zip(self.subjects, own, strict=True)
+                ]
+                n_subjects = len(self.subjects)
+                row = [model, horizon, horizon * REPETITION_TIME, "subject", n_subjects, 2 * n_subjects]
+                row.append(2 * n_subjects * (300 - horizon))
+                for metric in METRICS:
+                    values = np.array([one[metric] for one in own])
+                    half = 2 * values.std() / np.sqrt(n_subjects) if n_subjects >= 3 else np.nan
+                    row += [float(value) for value in (values.mean(), values.mean() - half, values.mean() + half)]
+                score_rows.append(row)
+        columns = ["model", "horizon_frames", "horizon_s", "protocol", "n_subjects", "n_runs", "n_frames"]
+        columns += [f"{metric}{end}" for metric in METRICS for end in ("", "_low", "_high")]
+        write_table(self.group / "task-film_desc-forecast_scores.tsv", columns, score_rows)
+        columns = ["model", "subject", "horizon_frames", "n_runs", "n_frames", *METRICS]
+        write_table(self.group / "task-film_desc-forecast_subjects.tsv", columns, subject_rows)
+        sidecar = {
+            "Protocol": "subject",
+            "Folds": 3,
+            "Verdict": verdict,
+            "HorizonsFrames": list(HORIZONS),
+            "RepetitionTime": REPETITION_TIME,
+            "Normalisation": "causal expanding z-score",
+            "Space": "MNI152NLin2009cAsym",
+        }
+        write_json(self.group / "task-film_desc-forecast_scores.json", sidecar)
+        write_json(self.group / "task-film_desc-forecast_subjects.json", {})
+        return self
+
+    def smooth_map(self, centre, spread):
+        from scipy.ndimage import gaussian_filter
+
+        field = gaussian_filter(self.rng.normal(size=self.mask.shape), 1.0)
+        return np.where(self.mask.get_fdata() > 0, centre + spread * field / field.std(), np.nan)
+
+    def volume(self, stat, desc, data, space="MNI152NLin2009cAsym"):
+        stem = self.group / f"task-film_stat-{stat}_desc-{desc}_statmap"
+        self.group.mkdir(parents=True, exist_ok=True)
+        nibabel.Nifti1Image(data.astype(np.float32), self.mask.affine).to_filename(f"{stem}.nii.gz")
+        write_json(Path(f"{stem}.json"), {"Space": space})
+
+    def volumes(self, space="MNI152NLin2009cAsym"):
+        for horizon in HORIZONS[:2]:
+            self.volume("skillar", f"titanmacH{horizon}", self.smooth_map(0.03, 0.04), space)
+            self.volume("r2", f"titanmacH{horizon}", self.smooth_map(0.45, 0.15), space)
+            self.volume("r2", f"arH{horizon}", self.smooth_map(0.43, 0.15), space)
+        return self
+
+    def parcel_table(self, stat, desc, labels, values):
+        stem = self.group / f"task-film_stat-{stat}_desc-{desc}_statmap"
+        rows = [(label, float(value)) for label, value in zip(labels, values, strict=True)]
+        write_table(Path(f"{stem}.tsv"), ["parcel", "value"], rows)
+        write_json(Path(f"{stem}.json"), {"Space": "Schaefer2018"})
+
+    def parcels(self, labels):
+        for desc, stat, centre in (("titanmacH1", "skillar", 0.03), ("titanmacH1", "r2", 0.4), ("arH1", "r2", 0.4)):
+            self.parcel_table(stat, desc, labels, self.rng.normal(centre, 0.05, len(labels)))
+        self.parcel_table("timescale", "contextlength", labels, 2.0 ** self.rng.integers(1, 8, len(labels)))
+        return self
+
+    def curve(self):
+        rows = []
+        for horizon in (1, 6):
+            for power in range(1, 9):
+                frames = 2**power
+                mean = 0.05 * (1 - np.exp(-frames / 40)) - 0.01 * horizon / 6
+                rows.append((frames, frames * 1.5, "false", horizon, 6, mean, mean - 0.008, mean + 0.008))
+            rows.append((300, 450.0, "true", horizon, 6, mean + 0.004, mean - 0.004, mean + 0.012))
+        columns = ("context_frames", "context_s", "whole_run", "horizon_frames", "n_subjects")
+        columns += ("skill_ar", "skill_ar_low", "skill_ar_high")
+        write_table(self.group / "task-film_desc-contextlength_curve.tsv", columns, rows)
+        write_json(self.group / "task-film_desc-contextlength_curve.json", {})
+        return self
+
+    def timescale(self):
+        seconds = 3.0 * 2.0 ** np.clip(np.round(self.smooth_map(3, 2)), 0, 7)
+        self.volume("timescale", "contextlength", seconds)
+        return self
+
+    def training(self):
+        columns = ["epoch", "step", "train_loss", "validation_mse", "validation_skill_ar", "seconds", "volumes_per_s"]
+        for fold in (1, 2, 3):
+            skill = -0.9
+            rows = []
+            for epoch in range(9):
+                loss = float("nan") if epoch == 0 else 0.6 * np.exp(-epoch / 5)
+                rows.append((epoch, 40 * epoch, loss, 0.56 * (1 - skill), skill, 4.1, 880.5))
+                skill = 0.04 - 0.09 * np.exp(-epoch / 2) + self.rng.normal(0, 0.003)
+            write_table(self.root / "models" / f"fold-{fold}" / "training.csv", columns, rows, separator=",")
+        return self
+
+    def records(self):
+        config = "preset: demo\nmodel:\n  memory:\n    chunk_size: 16\ntraining:\n  note: <b>not bold</b>\n"
+        (self.root / "config.resolved.yaml").write_text(config, encoding="utf-8")
+        provenance = {
+            "command": ["titan-neuro", "run", "bids", "out", "group"],
+            "versions": {"titan-neuro": "0.1.0", "torch": "2.13.0", "python": "3.11.9"},
+            "commit": "0123456789abcdef0123456789abcdef01234567",
+            "seeds": [7],
+            "input": {
+                "dataset_id": "3d2f1c6e-0000-4000-8000-5e6f7a8b9c0d",
+                "annex_keys": [f"MD5E-s{i}" for i in range(40)],
+            },
+            "wall_time_s": 217.4,
+            "peak_memory_bytes": 1_503_238_553,
+        }
+        write_json(self.root / "provenance.json", provenance)
+        return self
+
+
+@pytest.fixture
+def output_folder(tmp_path, coarse_mask):
+    """Function that starts an output folder under ``tmp_path``."""
+
+    def start(name="out", **keywords):
+        return OutputFolder(tmp_path / name, coarse_mask, **keywords)
+
+    return start
+
+
+@pytest.fixture
+def full_output(output_folder):
+    """Every part made, volumes in MNI space, six subjects."""
+    return output_folder().scores().volumes().curve().timescale().training().records()

@@ -1,0 +1,64 @@
+"""The command ``titan-neuro``: one module a verb; each parses and calls, and imports what is heavy only when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from titan_neuro import __version__
+from titan_neuro.cli import evaluate, fetch, predict, prepare, probe, report, run, simulate, train
+from titan_neuro.errors import TitanNeuroError
+
+_VERBS = (simulate, fetch, prepare, train, predict, evaluate, probe, report, run)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Make the parser of the whole command."""
+    parser = argparse.ArgumentParser(
+        prog="titan-neuro",
+        description="Forecast whole fMRI recordings with a memory that learns at test time, and ask what it holds.",
+        epilog="The main job: `titan-neuro run BIDS_DIR OUTPUT_DIR participant`, then `... group`.",
+    )
+    parser.add_argument("--version", action="version", version=f"titan-neuro {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for verb in _VERBS:
+        verb.add_parser(verbs)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 0, or the code of the error's class (see :mod:`titan_neuro.errors`)."""
+    arguments = build_parser().parse_args(argv)
+    _set_up_logging(arguments.verbose)
+    try:
+        arguments.execute(arguments)
+    except TitanNeuroError as error:
+        if arguments.debug:
+            raise
+        print(f"titan-neuro {arguments.verb}: {error.message}", file=sys.stderr)  # noqa: T201
+        if error.hint:
+            print(f"  {error.hint}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("titan-neuro: interrupted; run the same command again to go on.", file=sys.stderr)  # noqa: T201
+        return 130
+    except BrokenPipeError:
+        # The reader of our output (`| head`) has closed it; what is buffered can go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0
+
+
+def _set_up_logging(verbosity: int) -> None:
+    level = {0: logging.INFO, 1: logging.DEBUG}.get(verbosity, logging.DEBUG)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s" if verbosity == 0 else "%(name)s: %(message)s"))
+    logger = logging.getLogger("titan_neuro")
+    logger.handlers[:] = [handler]
+    logger.setLevel(level)
+    logger.propagate = False
+    if verbosity > 1:
+        logging.basicConfig(level=logging.INFO)

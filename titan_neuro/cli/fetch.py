@@ -1,0 +1,39 @@
+"""``titan-neuro fetch``: get the recordings of a DataLad dataset."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from titan_neuro.cli import common
+from titan_neuro.errors import UsageError
+
+
+def add_parser(verbs: Any) -> None:
+    """Add the verb."""
+    parser = common.new_verb(verbs, "fetch", "Clone a DataLad dataset and get the recordings that the job needs.")
+    parser.add_argument("source", metavar="SOURCE", help="an accession number (ds003017), a URL, or a path")
+    parser.add_argument("directory", type=Path, nargs="?", metavar="DIR", help="default: SOURCE itself, if it is a clone")
+    common.add_selection(parser)
+    parser.add_argument("--jobs", type=int, default=4, metavar="N", help="files at a time (default: 4)")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be fetched, and leave nothing behind")
+    parser.set_defaults(execute=execute)
+
+
+def execute(arguments: argparse.Namespace) -> None:
+    """Fetch, or say what would be fetched."""
+    from titan_neuro.data.fetch import fetch
+
+    directory = arguments.directory or Path(arguments.source)
+    if arguments.directory is None and not directory.is_dir():
+        raise UsageError(f"fetch {arguments.source}: no folder was named to fetch into.", "Add it: fetch SOURCE DIR.")
+    fetch(
+        arguments.source,
+        directory,
+        subjects=arguments.participant_label,
+        tasks=arguments.task_id,
+        runs=arguments.run_id,
+        n_jobs=arguments.jobs,
+        dry_run=arguments.dry_run,
+    )

@@ -1,0 +1,109 @@
+"""``titan-neuro predict``: write forecasts as images or tables."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from titan_neuro.cli import common
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from titan_neuro.data.store import RunView
+    from titan_neuro.models import Forecaster
+
+logger = logging.getLogger(__name__)
+
+
+def add_parser(verbs: Any) -> None:
+    """Add the verb."""
+    parser = common.new_verb(
+        verbs, "predict", "Write the forecasts of held-out runs: volume t is what was expected of volume t."
+    )
+    parser.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR", help="where `train` has written")
+    parser.add_argument("--horizon", type=int, default=1, metavar="FRAMES", help="frames ahead (default: 1)")
+    common.add_selection(parser)
+    common.add_study(parser)
+    common.add_device(parser)
+    parser.set_defaults(execute=execute)
+
+
+def execute(arguments: argparse.Namespace) -> None:
+    """Forecast every chosen run with the model of the fold that holds it out."""
+    from tqdm import tqdm
+
+    from titan_neuro.data.bids import matches
+    from titan_neuro.data.store import open_runs
+    from titan_neuro.errors import NoMatchError, UsageError
+
+    stores = open_runs(arguments.output_dir)
+    study = common.resolve_study(arguments, stores[0].space.kind)
+    if arguments.horizon not in study.model.horizons:
+        raise UsageError(f"--horizon {arguments.horizon}: the model forecasts {study.model.horizons} frames ahead.")
+    device = common.torch_device(arguments.device)
+    wanted = {"subject": arguments.participant_label, "task": arguments.task_id, "run": arguments.run_id}
+    count = 0
+    for data in common.study_folds(stores, study):
+        views = [
+            view
+            for view in data.part(data.fold.test)
+            if all(matches(view.store.entities, name, labels) for name, labels in wanted.items())
+        ]
+        if not views:
+            continue
+        model, _ = common.load_fold(arguments, data, study, device)
+        with common.stage(arguments, f"predict fold-{data.fold.number}", horizon=arguments.horizon):
+            for view in tqdm(views, desc="predict", unit="run", disable=None):
+                path = _write(model, view, arguments.horizon, data.space)
+                logger.info("%s", path)
+        count += len(views)
+    if not count:
+        raise NoMatchError(
+            f"{arguments.output_dir}: no held-out run matches.", f"There are: {', '.join(store.key for store in stores)}."
+        )
+
+
+def _forecasts(model: Forecaster, view: RunView, horizon: int) -> Iterator[np.ndarray]:
+    """Yield blocks of the run's length in all: frame t as it was expected `horizon` frames before."""
+    import numpy as np
+
+    index = model.horizons.index(horizon)
+    # Nothing was forecast of the first frames.
+    yield np.zeros((min(horizon, view.n_frames), view.n_features), dtype=np.float32)
+    state = model.start()
+    last = view.n_frames - horizon
+    for start in range(0, last, 64):
+        forecasts, state = model.step(view.read(start, min(start + 64, last)), state)
+        yield forecasts[:, index].cpu().numpy()
+
+
+def _write(model: Forecaster, view: RunView, horizon: int, space: Any) -> Path:
+    import numpy as np
+    import pandas as pd
+
+    from titan_neuro.data.derivative import write_nifti
+    from titan_neuro.files import atomic, write_json
+
+    stem = view.store.path.name.split("_desc-prepared_")[0] + f"_desc-forecastH{horizon}"
+    blocks = _forecasts(model, view, horizon)
+    if space.kind == "volume":
+        path = view.store.path.with_name(f"{stem}_bold.nii.gz")
+        write_nifti(path, space, blocks, n_frames=view.n_frames, repetition_time=view.repetition_time)
+    else:
+        path = view.store.path.with_name(f"{stem}_timeseries.tsv")
+        with atomic(path) as temporary:
+            pd.DataFrame(np.concatenate(list(blocks)), columns=space.parcels).to_csv(temporary, sep="\t", index=False)
+    write_json(
+        path.with_name(path.name.split(".")[0] + ".json"),
+        {
+            "Description": f"Forecast of each frame made {horizon} frames before it; the first {horizon} frames are 0",
+            "RepetitionTime": view.repetition_time,
+            "Units": "standard deviations (causal expanding z-score)",
+            "Sources": [view.store.path.name],
+        },
+    )
+    return path

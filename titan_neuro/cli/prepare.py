@@ -1,0 +1,103 @@
+"""``titan-neuro prepare``: from recordings to stores of causally scaled frames."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from titan_neuro import __version__
+from titan_neuro.cli import common
+
+if TYPE_CHECKING:
+    from titan_neuro.data.bids import Recording
+    from titan_neuro.data.prepare import PrepareConfig
+
+logger = logging.getLogger(__name__)
+
+
+def add_parser(verbs: Any) -> None:
+    """Add the verb."""
+    parser = common.new_verb(verbs, "prepare", "Scale recordings causally and store them as frames.")
+    parser.add_argument("bids_dir", type=Path, metavar="BIDS_DIR")
+    parser.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR")
+    common.add_bids_input(parser)
+    common.add_study(parser)
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing")
+    parser.set_defaults(execute=execute)
+
+
+def execute(arguments: argparse.Namespace) -> None:
+    """Prepare every chosen run that is not prepared yet."""
+    from titan_neuro.data.annex import dataset_id
+    from titan_neuro.data.derivative import check_output, claim_output
+
+    recordings = common.find(arguments)
+    check_output(arguments.output_dir, arguments.bids_dir)
+    if arguments.dry_run:
+        _show_plan(arguments, recordings)
+        return
+    claim_output(arguments.output_dir, arguments.bids_dir, __version__)
+    study = common.resolve_study(arguments, recordings[0].kind)
+    subjects = sorted({recording.subject for recording in recordings})
+    facts = {"input_dataset_id": dataset_id(arguments.bids_dir), "input_keys": _input_keys(recordings)}
+    with common.stage(arguments, f"prepare sub-{' sub-'.join(subjects)}", **facts) as record:
+        made = _prepare_all(arguments, recordings, study.prepare)
+        record["n_made"], record["n_runs"] = made, len(recordings)
+    logger.info("%d runs prepared, %d of them now.", len(recordings), made)
+
+
+def _input_keys(recordings: list[Recording]) -> dict[str, str | None]:
+    from titan_neuro.data.annex import annex_key
+
+    return {recording.path.name: annex_key(recording.path) for recording in recordings}
+
+
+def _show_plan(arguments: argparse.Namespace, recordings: list[Recording]) -> None:
+    from titan_neuro.data.annex import is_missing
+    from titan_neuro.data.prepare import store_path
+
+    for recording in recordings:
+        state = "prepared" if store_path(recording, arguments.output_dir).exists() else "to prepare"
+        missing = ", its content is not fetched" if is_missing(recording.path) else ""
+        mask = recording.mask or ("computed" if recording.kind == "volume" else "none needed")
+        logger.info("%s: %s%s (mask: %s)", recording.key, state, missing, mask)
+    common.resolve_study(arguments, recordings[0].kind, write=False)
+    logger.info("%d runs; nothing was written.", len(recordings))
+
+
+def _prepare_all(arguments: argparse.Namespace, recordings: list[Recording], config: PrepareConfig) -> int:
+    from tqdm import tqdm
+
+    from titan_neuro.data.prepare import prepare_run
+
+    workers = min(arguments.nprocs, len(recordings))
+    memory = None if arguments.mem is None else int(arguments.mem * 1e9 / workers)
+    options = {"work_dir": common.work_dir(arguments), "memory_bytes": memory}
+    made = 0
+    with tqdm(total=len(recordings), desc="prepare", unit="run", disable=None) as bar:
+        if workers == 1:
+            for recording in recordings:
+                bar.set_postfix_str(recording.key)
+                made += prepare_run(recording, arguments.output_dir, config, **options)[1]
+                bar.update()
+            return made
+        with ProcessPoolExecutor(workers) as pool:
+            jobs = [pool.submit(prepare_run, recording, arguments.output_dir, config, **options) for recording in recordings]
+            made = _collect(pool, jobs, bar)
+    return made
+
+
+def _collect(pool: Executor, jobs: list[Future[tuple[Path, bool]]], bar: Any) -> int:
+    made = 0
+    try:
+        for job in as_completed(jobs):
+            made += job.result()[1]
+            bar.update()
+    except BaseException:
+        # Runs that have not begun are not begun; those under way finish, and are found done the next time.
+        pool.shutdown(cancel_futures=True)
+        raise
+    return made

@@ -1,0 +1,89 @@
+"""``titan-neuro probe``: ask what the memory holds."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from titan_neuro.cli import common
+
+logger = logging.getLogger(__name__)
+
+
+def add_parser(verbs: Any) -> None:
+    """Add the verb."""
+    parser = common.new_verb(verbs, "probe", "Ask what the memory holds.")
+    parser.add_argument("name", choices=["context-length"], help="context-length: how far back it reaches")
+    parser.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR", help="where `train` has written")
+    common.add_study(parser)
+    common.add_device(parser)
+    parser.set_defaults(execute=execute)
+
+
+def execute(arguments: argparse.Namespace) -> None:
+    """Score the held-out runs with the memory cut to each length, and write the curve and the map of timescales."""
+    from tqdm import tqdm
+
+    from titan_neuro.data.store import open_runs
+    from titan_neuro.probing import ContextLengthProbe
+    from titan_neuro.provenance import digest
+
+    stores = open_runs(arguments.output_dir)
+    study = common.resolve_study(arguments, stores[0].space.kind)
+    device = common.torch_device(arguments.device)
+    folds = common.study_folds(stores, study)
+    loaded = [common.load_fold(arguments, data, study, device) for data in folds]
+    stem = common.task_stem(arguments.output_dir, stores)
+    curve_path = Path(f"{stem}_desc-contextlength_curve.tsv")
+    fingerprint = digest([asdict(study.probe), study.seed, [fingerprint for _, fingerprint in loaded]])
+    if common.is_done(arguments.output_dir, "probe context-length", fingerprint, [curve_path]):
+        logger.info("The context-length probe was run before.")
+        return
+    probe = ContextLengthProbe(
+        study.probe,
+        repetition_time=stores[0].repetition_time,
+        horizons=study.model.horizons,
+        n_features=folds[0].space.n_features,
+    )
+    with common.stage(arguments, "probe context-length", fingerprint=fingerprint, seed=study.seed, device=device):
+        tests = [
+            (model, view) for (model, _), data in zip(loaded, folds, strict=True) for view in data.part(data.fold.test)
+        ]
+        for model, view in tqdm(tests, desc="probe", unit="run", disable=None):
+            probe.add(model, view)
+        _write(probe, study, stem, curve_path, folds[0])
+    logger.info("%s", curve_path)
+
+
+def _write(probe: Any, study: Any, stem: str, curve_path: Path, data: Any) -> None:
+    from titan_neuro.data.derivative import write_map
+    from titan_neuro.files import atomic, write_json
+
+    curve = probe.curve(n_resamples=study.evaluation.n_resamples, seed=study.seed)
+    with atomic(curve_path) as temporary:
+        curve.to_csv(temporary, sep="\t", index=False, na_rep="n/a", float_format="%.6g")
+    subjects, _ = probe.skill()
+    write_json(
+        curve_path.with_suffix(".json"),
+        {
+            "Description": "skill_ar of held-out runs with the memory cut to the last seconds",
+            "Protocol": data.protocol,
+            "Subjects": subjects,
+            "TargetsPerRun": study.probe.targets_per_run,
+            "Interval": "95 % bootstrap over subjects",
+            "context_s": {"Description": "What the memory has read before the forecast", "Units": "s"},
+        },
+    )
+    write_map(
+        Path(f"{stem}_stat-timescale_desc-contextlength"),
+        data.space,
+        probe.timescale(),
+        {
+            "Description": f"Shortest context that reaches {study.probe.gain_share:.0%} of the gain, at the shortest horizon",
+            "Units": "s",
+            "NumberOfSubjects": len(subjects),
+        },
+    )

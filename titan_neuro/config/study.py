@@ -1,0 +1,99 @@
+"""All settings of a study in one tree, and the presets to start from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from titan_neuro.data.prepare import PrepareConfig
+from titan_neuro.data.splits import SplitConfig
+from titan_neuro.errors import ConfigError
+from titan_neuro.evaluation import EvaluationConfig
+from titan_neuro.layers.tokenizer import ParcelTokenizerConfig, SwinTokenizerConfig
+from titan_neuro.models import ForecasterConfig, MACConfig
+from titan_neuro.probing import ContextLengthConfig
+from titan_neuro.training import TrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class StudyConfig:
+    """What `config.resolved.yaml` holds: one part for each stage.
+
+    Attributes
+    ----------
+    prepare, split, model, training, evaluation, probe
+        The settings of each stage; see the classes.
+    seed : int
+        Of the initial weights, the order of the runs and the bootstrap.
+    """
+
+    prepare: PrepareConfig = PrepareConfig()
+    split: SplitConfig = SplitConfig()
+    model: ForecasterConfig
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    probe: ContextLengthConfig = ContextLengthConfig()
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    def __post_init__(self) -> None:
+        window, segment = self.training.window_frames, self.model.backbone.segment_frames
+        if window % segment:
+            raise ConfigError(
+                f"training.window_frames: expected a multiple of model.backbone.segment_frames ({segment}), found {window}.",
+                "Streams end and begin between windows, and can do so between segments only.",
+            )
+
+
+def debug() -> StudyConfig:
+    """Smallest model that has every part: for tests and for trying things out, in seconds."""
+    return StudyConfig(
+        model=ForecasterConfig(
+            tokenizer=SwinTokenizerConfig(embed_dim=4, num_heads=(1, 2, 4, 8), token_grid=(1, 1, 1)),
+            backbone=MACConfig(dim=16, n_layers=1, n_heads=2, tokens_per_frame=1),
+            horizons=(1, 2),
+            head_rank=4,
+        ),
+        training=TrainingConfig(max_epochs=2, window_frames=32),
+    )
+
+
+def cpu_small() -> StudyConfig:
+    """Volumes on a coarse grid (about 24 voxels a side), trained on a laptop in minutes."""
+    return StudyConfig(
+        model=ForecasterConfig(tokenizer=SwinTokenizerConfig(), backbone=MACConfig(dim=48, tokens_per_frame=8))
+    )
+
+
+def gpu_base() -> StudyConfig:
+    """Volumes of about 96 voxels a side, on one GPU."""
+    return StudyConfig(
+        model=ForecasterConfig(
+            tokenizer=SwinTokenizerConfig(embed_dim=24, depths=(2, 2, 2, 2), token_grid=(3, 3, 3)),
+            backbone=MACConfig(dim=192, n_layers=4, n_heads=4, tokens_per_frame=27),
+            horizons=(1, 2, 3, 6, 10, 20),
+            head_rank=64,
+        ),
+        training=TrainingConfig(max_epochs=30, patience=6, n_streams=2, learning_rate=5e-4),
+    )
+
+
+def parcels() -> StudyConfig:
+    """Time series of a few hundred parcels, trained on a laptop in minutes."""
+    return StudyConfig(
+        model=ForecasterConfig(
+            tokenizer=ParcelTokenizerConfig(n_tokens=1),
+            backbone=MACConfig(dim=64, tokens_per_frame=1),
+            horizons=(1, 2, 3, 6, 10, 20),
+        )
+    )
+
+
+PRESETS: dict[str, Callable[[], StudyConfig]] = {
+    "debug": debug,
+    "cpu-small": cpu_small,
+    "gpu-base": gpu_base,
+    "parcels": parcels,
+}

@@ -1,0 +1,267 @@
+"""Fetch what the later stages need of a DataLad dataset: clone it, then get the chosen recordings and nothing else."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from titan_neuro.data.annex import dataset_id, is_missing, parse_dataset_id
+from titan_neuro.data.datalad_session import datalad_session, dataset_lock, failure_reason, result_reason
+from titan_neuro.data.fetch_plan import WantedFile, find_wanted, total_bytes
+from titan_neuro.errors import FetchError, InputNotFoundError, OutputError
+from titan_neuro.files import atomic, remove_leftovers
+
+_log = logging.getLogger(__name__)
+_ACCESSION = re.compile(r"^ds\d{6}$")
+_URL = re.compile(r"^[a-z][a-z0-9+.-]*://|^[^/]+@[^/]+:")
+# DataLad's log names the progress of a whole `get` so; that of a single file has a second number.
+_TOTAL_PROGRESS = re.compile(r"^annexprogress-\d+$")
+_MAX_FAILURES_SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchSummary:
+    """What was chosen of a dataset, and what of it had to be fetched (or would have, in a dry run).
+
+    Attributes
+    ----------
+    source, directory : str, Path
+        Where it comes from (a URL or a path), and where the clone is.
+    dataset_id : str or None
+        DataLad's identity of the dataset, where it has one.
+    n_subjects, n_runs : int
+        Subjects and BOLD images chosen.
+    n_files, n_bytes : int
+        Annexed files chosen (images, masks), and the bytes they hold.
+    n_files_to_get, n_bytes_to_get : int
+        Those whose content was not on this machine when the call began.
+    """
+
+    source: str
+    directory: Path
+    dataset_id: str | None
+    n_subjects: int
+    n_runs: int
+    n_files: int
+    n_bytes: int
+    n_files_to_get: int
+    n_bytes_to_get: int
+
+    def describe(self) -> str:
+        """One line for the reader."""
+        return (
+            f"subjects: {self.n_subjects}, runs: {self.n_runs}, files: {self.n_files} ({_human(self.n_bytes)}); "
+            f"to be fetched: {self.n_files_to_get} ({_human(self.n_bytes_to_get)})."
+        )
+
+
+def fetch(
+    source: str,
+    directory: Path,
+    *,
+    subjects: Sequence[str] | None = None,
+    tasks: Sequence[str] | None = None,
+    runs: Sequence[str] | None = None,
+    n_jobs: int = 4,
+    dry_run: bool = False,
+) -> FetchSummary:
+    """Clone a DataLad dataset where it is not cloned yet, and get its BOLD images, brain masks and tables.
+
+    What is present is skipped, so an interrupted call is taken up by the next. Content is verified by its checksum.
+
+    Parameters
+    ----------
+    source : str
+        A URL, a path, or an OpenNeuro accession number such as ``ds003017``.
+    directory : Path
+        Where the clone is, or is to be.
+    subjects, tasks, runs : sequence of str, optional
+        Labels to keep, with or without ``sub-``, ``task-``, ``run-``.
+    n_jobs : int
+        Files transferred at a time.
+    dry_run : bool
+        Say what would be fetched, and leave nothing behind.
+
+    Raises
+    ------
+    InputNotFoundError, OutputError, NoMatchError
+        No such path; `directory` holds something else; nothing matches the filter.
+    FetchError
+        git-annex is not installed; the source can't be cloned; the disk has no room; files could not be fetched.
+    """
+    url = _resolve(source)
+    directory = directory.resolve()
+    cloned = _is_clone(url, directory)
+    if dry_run and not cloned:
+        with tempfile.TemporaryDirectory() as scratch:
+            clone = Path(scratch, "dataset")
+            _clone(url, clone)
+            files = find_wanted(clone, subjects=subjects, tasks=tasks, runs=runs)
+            return _summary(source, directory, files, identity=dataset_id(clone))
+    if not cloned:
+        with dataset_lock(directory):
+            # Another process may have cloned it while this one waited for the lock.
+            if not _is_clone(url, directory):
+                remove_leftovers(directory)
+                with atomic(directory) as temporary:
+                    _clone(url, temporary)
+    files = find_wanted(directory, subjects=subjects, tasks=tasks, runs=runs)
+    summary = _summary(source, directory, files, identity=dataset_id(directory))
+    if not dry_run and summary.n_files_to_get:
+        _check_room(directory, summary.n_bytes_to_get)
+        _get(directory, [file for file in files if file.missing], n_jobs)
+    return summary
+
+
+def _resolve(source: str) -> str:
+    if _URL.match(source):
+        return source
+    path = Path(source).expanduser()
+    if _ACCESSION.match(source) and not path.exists():
+        return f"https://github.com/OpenNeuroDatasets/{source}"
+    if not path.exists():
+        raise InputNotFoundError(
+            f"{source}: no such dataset: neither a folder, nor a URL, nor an accession number such as ds003017."
+        )
+    return str(path.resolve())
+
+
+def _is_clone(url: str, directory: Path) -> bool:
+    """Whether `directory` holds a clone of `url` already; False where it is free."""
+    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+        return False
+    if not (directory / ".git").exists():
+        raise OutputError(f"{directory}: exists, and is no clone of {url}.", "Choose another folder.")
+    if str(directory) == url:
+        return True
+    origin = _git("-C", str(directory), "config", "remote.origin.url")
+    same_origin = _bare_url(origin) == _bare_url(url)
+    if same_origin and _URL.match(url):
+        return True
+    here, there = dataset_id(directory), _source_id(url)
+    if here != there or (here is None and not same_origin):
+        raise OutputError(
+            f"{directory}: holds another dataset: expected {there or url}, found {here or origin or 'no origin'}.",
+            "Choose another folder.",
+        )
+    return True
+
+
+def _bare_url(url: str) -> str:
+    # DataLad clones from URL/.git where URL alone is no repository, and records that.
+    return url.rstrip("/").removesuffix("/.git").removesuffix(".git")
+
+
+def _source_id(url: str) -> str | None:
+    with datalad_session(), tempfile.TemporaryDirectory() as scratch:
+        repository = url
+        if _URL.match(url):
+            repository = str(Path(scratch, "repository"))
+            _git("clone", "--quiet", "--bare", "--depth=1", url, repository)
+        return parse_dataset_id(_git("-C", repository, "show", "HEAD:.datalad/config"))
+
+
+def _git(*arguments: str) -> str:
+    """Output of a git command; empty where it fails: what is asked for is then not there."""
+    return subprocess.run(["git", *arguments], capture_output=True, encoding="utf-8").stdout.strip()
+
+
+def _clone(url: str, path: Path) -> None:
+    _log.info("Cloning %s (names and sidecars; no images yet).", url)
+    with datalad_session() as datalad:
+        from datalad.support.exceptions import CommandError, IncompleteResultsError
+
+        try:
+            datalad.clone(source=url, path=str(path), description="Fetched by Titan-Neuro", result_renderer="disabled")
+        except (CommandError, IncompleteResultsError) as error:
+            raise FetchError(
+                f"{url}: can't be cloned: {failure_reason(error)}",
+                "Check the address and the network; a folder must be a git or DataLad repository.",
+            ) from error
+
+
+def _summary(source: str, directory: Path, files: Sequence[WantedFile], identity: str | None) -> FetchSummary:
+    annexed = [file for file in files if file.key]
+    missing = [file for file in annexed if file.missing]
+    recordings = [file for file in files if file.recording]
+    summary = FetchSummary(
+        source=source,
+        directory=directory,
+        dataset_id=identity,
+        n_subjects=len({file.entities["sub"] for file in recordings}),
+        n_runs=len(recordings),
+        n_files=len(annexed),
+        n_bytes=total_bytes(annexed),
+        n_files_to_get=len(missing),
+        n_bytes_to_get=total_bytes(missing),
+    )
+    _log.info("%s: %s", directory, summary.describe())
+    return summary
+
+
+def _check_room(directory: Path, n_bytes: int) -> None:
+    free = shutil.disk_usage(directory).free
+    if free < n_bytes:
+        raise FetchError(
+            f"{directory}: the disk has no room: {_human(n_bytes)} are to be fetched, {_human(free)} are free.",
+            "Fetch fewer subjects or runs, or choose a folder on another disk.",
+        )
+
+
+class _ByteProgress(logging.Handler):
+    """Draw on a bar what DataLad's log says of the bytes that have come."""
+
+    def __init__(self, bar: tqdm) -> None:
+        super().__init__()
+        self._bar = bar
+
+    def emit(self, record: logging.LogRecord) -> None:
+        update = getattr(record, "dlm_progress_update", None)
+        if update is not None and _TOTAL_PROGRESS.match(str(getattr(record, "dlm_progress", ""))):
+            self._bar.update(int(update) - self._bar.n)
+
+
+def _get(directory: Path, missing: Sequence[WantedFile], n_jobs: int) -> None:
+    reasons: dict[Path, str] = {}
+    bar = tqdm(total=total_bytes(missing), desc="Fetching", unit="B", unit_scale=True)
+    with datalad_session() as datalad, bar:
+        from datalad.support.exceptions import CommandError, IncompleteResultsError
+
+        progress = _ByteProgress(bar)
+        logging.getLogger("datalad").addHandler(progress)
+        try:
+            datalad.get(
+                path=[str(file.path) for file in missing],
+                dataset=str(directory),
+                jobs=n_jobs,
+                result_renderer="disabled",
+            )
+        except IncompleteResultsError as error:
+            reasons = {Path(result["path"]): result_reason(result) for result in error.failed or ()}
+        except CommandError as error:
+            raise FetchError(f"{directory}: git-annex failed: {failure_reason(error)}") from error
+        bar.update(total_bytes([file for file in missing if not is_missing(file.path)]) - bar.n)
+    # What DataLad reports is not taken on trust: the content must be there.
+    failed = [file.path for file in missing if is_missing(file.path)]
+    if failed:
+        shown = [f"{path.relative_to(directory)}: {reasons.get(path, 'did not arrive')}" for path in failed]
+        more = len(shown) - _MAX_FAILURES_SHOWN
+        raise FetchError(
+            f"{directory}: {len(failed)} of {len(missing)} files could not be fetched:\n  "
+            + "\n  ".join(shown[:_MAX_FAILURES_SHOWN] + ([f"and {more} more"] if more > 0 else [])),
+            "Run the same command again: what has come is kept. `git annex whereis FILE` in the clone says who has a "
+            "file; a store that is listed but not enabled is enabled by `git annex enableremote NAME` (OpenNeuro: "
+            "s3-PUBLIC).",
+        )
+
+
+def _human(n_bytes: int) -> str:
+    return tqdm.format_sizeof(n_bytes, suffix="B", divisor=1000)

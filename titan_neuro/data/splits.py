@@ -1,0 +1,111 @@
+"""Who is trained on, who chooses the model, who is tested: folds over whole subjects or whole runs, never over windows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass as plain_dataclass
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from titan_neuro.data.store import RunStore
+from titan_neuro.errors import NoMatchError
+
+Protocol = Literal["subject", "run", "strict"]
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class SplitConfig:
+    """How runs are divided.
+
+    Attributes
+    ----------
+    by : {"auto", "subject", "run", "strict"}
+        ``subject``: held-out subjects, same film. ``run``: held-out runs of the training subjects. ``strict``: held-out
+        subjects and held-out runs at once. ``auto``: ``subject`` where there are three subjects or more, else ``run``.
+    n_folds : int
+        Number of folds; with as many units or fewer it is leave-one-out. In ``strict``, fold ``i`` tests the ``i``-th
+        group of subjects on the ``i``-th group of runs.
+    validation_share : float
+        Share of a fold's remaining units, at least one, that chooses the epoch and is not trained on.
+    """
+
+    by: Literal["auto", "subject", "run", "strict"] = "auto"
+    n_folds: Annotated[int, Field(ge=2)] = 3
+    validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.15
+
+
+@plain_dataclass(frozen=True)
+class Fold:
+    """One division of the runs, by their keys. The three parts share no unit (subject or run, as the protocol says)."""
+
+    number: int
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+def make_folds(runs: Sequence[RunStore], config: SplitConfig) -> tuple[Protocol, list[Fold]]:
+    """Divide runs into folds; the same runs and settings give the same folds.
+
+    Parameters
+    ----------
+    runs : sequence of RunStore
+    config : SplitConfig
+
+    Returns
+    -------
+    protocol : {"subject", "run", "strict"}
+        What ``auto`` came to.
+    folds : list of Fold
+        Numbered from 1.
+
+    Raises
+    ------
+    NoMatchError
+        Fewer than three units: one to train on, one to choose by, one to test.
+    """
+    subjects = sorted({run.subject for run in runs})
+    protocol: Protocol = ("subject" if len(subjects) >= 3 else "run") if config.by == "auto" else config.by
+    run_labels = sorted({_run_label(run) for run in runs})
+    units = run_labels if protocol == "run" else subjects
+    _require_three(units, protocol)
+    if protocol == "strict":
+        _require_three(run_labels, "run")
+    n_folds = min(config.n_folds, len(units), len(run_labels) if protocol == "strict" else len(units))
+    folds = []
+    for index in range(n_folds):
+        held_units = units[index::n_folds]
+        validation_units = _validation_units(units, index, n_folds, config.validation_share)
+        held_runs = run_labels[index::n_folds] if protocol == "strict" else []
+        parts: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
+        for run in runs:
+            unit = _run_label(run) if protocol == "run" else run.subject
+            part = "test" if unit in held_units else "validation" if unit in validation_units else "train"
+            # In the strict protocol a held-out film part is seen by nobody who is trained, and only it is tested.
+            if protocol != "strict" or (_run_label(run) in held_runs) == (part == "test"):
+                parts[part].append(run.key)
+        folds.append(Fold(index + 1, *(tuple(parts[part]) for part in ("train", "validation", "test"))))
+    return protocol, folds
+
+
+def _run_label(run: RunStore) -> str:
+    return "_".join(f"{name}-{run.entities[name]}" for name in ("session", "task", "run") if name in run.entities)
+
+
+def _require_three(units: Sequence[str], what: str) -> None:
+    if len(units) < 3:
+        raise NoMatchError(
+            f"Splitting by {what} needs at least 3 {what}s (to train, to choose, to test), found {len(units)}: "
+            f"{', '.join(units)}.",
+            "Prepare more, or choose another split with --set split.by=run (or subject).",
+        )
+
+
+def _validation_units(units: Sequence[str], index: int, n_folds: int, share: float) -> list[str]:
+    rest = [unit for position, unit in enumerate(units) if position % n_folds != index]
+    count = min(max(1, round(share * len(rest))), len(rest) - 1)
+    # Another choice in each fold, so that no unit chooses all models.
+    start = index % len(rest)
+    return [rest[(start + offset) % len(rest)] for offset in range(count)]

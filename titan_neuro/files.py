@@ -1,0 +1,93 @@
+"""Writing files so that a reader never sees half of one: a temporary name beside the target, then a rename."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from titan_neuro.errors import OutputError
+
+_CAN_NOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR}
+_TEMPORARY = re.compile(r"^\.(?P<name>.+)\.[0-9a-f]{8}\.tmp$")
+
+
+@contextlib.contextmanager
+def atomic(target: Path) -> Iterator[Path]:
+    """Give a temporary path beside `target`; on success it becomes `target`, on failure it is removed.
+
+    Works for a file and for a folder; what `target` held before is replaced only at the very end.
+
+    Parameters
+    ----------
+    target : Path
+        The final path. Its parent folder is made where it is missing.
+
+    Yields
+    ------
+    Path
+        A path that does not exist yet, in the same folder as `target` (so that the rename is atomic).
+
+    Raises
+    ------
+    OutputError
+        The folder can't be written or the disk is full.
+    """
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if temporary.is_dir() and target.is_dir():
+            # A folder can't be renamed over another: the old one steps aside first.
+            aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+            os.rename(target, aside)
+            os.rename(temporary, target)
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            os.replace(temporary, target)
+    except OSError as error:
+        _remove(temporary)
+        if error.errno not in _CAN_NOT_WRITE:
+            raise
+        raise OutputError(
+            f"{target}: can't be written: {error.strerror or error}.",
+            "Check that the folder exists, that it is yours to write, and that the disk has room.",
+        ) from error
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def remove_leftovers(target: Path) -> None:
+    """Remove temporary files that a killed process left beside `target` (call it while holding the target's lock)."""
+    if target.parent.is_dir():
+        for path in target.parent.iterdir():
+            match = _TEMPORARY.match(path.name)
+            if match and match["name"] == target.name:
+                _remove(path)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write `text` to `target` (UTF-8), atomically."""
+    with atomic(target) as path:
+        path.write_text(text, encoding="utf-8")
+
+
+def write_json(target: Path, content: Any) -> None:
+    """Write `content` to `target` as indented JSON, atomically. NaN is refused: JSON has none."""
+    write_text(target, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

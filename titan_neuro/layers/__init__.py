@@ -1,0 +1,18 @@
+"""One `torch.nn.Module` a file: the parts of which the models are built."""
+
+from titan_neuro.layers.attention import AttentionCache, SegmentAttention
+from titan_neuro.layers.feed_forward import FeedForward
+from titan_neuro.layers.gate import NonlinearGate
+from titan_neuro.layers.neural_memory import NeuralMemory, NeuralMemoryConfig, NeuralMemoryState
+from titan_neuro.layers.projection import CausalProjection
+
+__all__ = [
+    "AttentionCache",
+    "CausalProjection",
+    "FeedForward",
+    "NeuralMemory",
+    "NeuralMemoryConfig",
+    "NeuralMemoryState",
+    "NonlinearGate",
+    "SegmentAttention",
+]

@@ -1,0 +1,142 @@
+"""From a frame to tokens: the adapter of MONAI's Swin transformer for volumes, a linear map for parcels."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from titan_neuro.errors import ConfigError
+
+_STAGES = 4
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class SwinTokenizerConfig:
+    """MONAI's `SwinTransformer`, one volume at a time.
+
+    Attributes
+    ----------
+    embed_dim : int
+        Channels of the first stage, doubled at each of the four; a multiple of every entry of `num_heads` / 2^stage.
+    patch_size, window_size : int
+        Voxels of a patch, patches of an attention window, along each axis. Windows larger than the volume are padded
+        and slow.
+    depths, num_heads : tuple of 4 int
+        Blocks and heads of each stage.
+    token_grid : tuple of 3 int
+        Every map is pooled to this grid: a frame gives its product of tokens.
+    """
+
+    kind: Literal["swin"] = "swin"
+    embed_dim: Annotated[int, Field(ge=1)] = 12
+    patch_size: Annotated[int, Field(ge=1)] = 2
+    window_size: Annotated[int, Field(ge=1)] = 4
+    depths: tuple[int, int, int, int] = (1, 1, 1, 1)
+    num_heads: tuple[int, int, int, int] = (3, 6, 12, 24)
+    token_grid: tuple[int, int, int] = (2, 2, 2)
+
+    def __post_init__(self) -> None:
+        for stage, heads in enumerate(self.num_heads):
+            width = self.embed_dim * 2**stage
+            if heads < 1 or width % heads:
+                raise ConfigError(
+                    f"SwinTokenizerConfig: stage {stage} has {width} channels and {heads} heads: the heads must divide them.",
+                    "Change embed_dim or num_heads.",
+                )
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of a frame."""
+        x, y, z = self.token_grid
+        return x * y * z
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class ParcelTokenizerConfig:
+    """A linear map from all parcels of a frame to its tokens.
+
+    Attributes
+    ----------
+    n_tokens : int
+        Tokens of a frame.
+    """
+
+    kind: Literal["parcels"] = "parcels"
+    n_tokens: Annotated[int, Field(ge=1)] = 1
+
+
+class SwinTokenizer(nn.Module):
+    """Volumes to tokens: `SwinTransformer` of MONAI, its five maps pooled to one grid, projected and added.
+
+    All maps take part, from the finest to the one that sees the whole brain, so that no parameter is idle.
+
+    Parameters
+    ----------
+    config : SwinTokenizerConfig
+    mask : torch.Tensor
+        bool ``(x, y, z)``: where the features of a frame lie; outside, the volume is 0 (the mean).
+    dim : int
+        Width of a token.
+    """
+
+    mask: Tensor
+
+    def __init__(self, config: SwinTokenizerConfig, mask: Tensor, dim: int) -> None:
+        super().__init__()
+        # Imported here: MONAI takes seconds, and parcels don't need it.
+        from monai.networks.nets.swin_unetr import SwinTransformer
+
+        self.token_grid = config.token_grid
+        self.register_buffer("mask", mask)
+        self.swin = SwinTransformer(
+            in_chans=1,
+            embed_dim=config.embed_dim,
+            window_size=(config.window_size,) * 3,
+            patch_size=(config.patch_size,) * 3,
+            depths=config.depths,
+            num_heads=config.num_heads,
+            spatial_dims=3,
+        )
+        widths = [config.embed_dim * 2**stage for stage in range(_STAGES + 1)]
+        self.projections = nn.ModuleList(nn.Linear(width, dim, bias=False) for width in widths)
+        self.position = nn.Parameter(torch.randn(config.n_tokens, dim) * 0.02)
+
+    def forward(self, frames: Float[Tensor, "B T V"]) -> Float[Tensor, "B T P D"]:
+        """Turn frames into tokens, each frame by itself."""
+        batch, time, _ = frames.shape
+        volumes = frames.new_zeros(batch * time, self.mask.numel())
+        volumes[:, self.mask.flatten()] = frames.flatten(0, 1)
+        maps = self.swin(volumes.view(batch * time, 1, *self.mask.shape))
+        tokens: Tensor = self.position.expand(batch * time, -1, -1)
+        for values, project in zip(maps, self.projections, strict=True):
+            pooled = nn.functional.adaptive_avg_pool3d(values, self.token_grid)
+            tokens = tokens + project(pooled.flatten(2).transpose(1, 2))
+        return tokens.view(batch, time, *tokens.shape[1:])
+
+
+class ParcelTokenizer(nn.Module):
+    """Parcels to tokens: one linear map of the whole frame.
+
+    Parameters
+    ----------
+    config : ParcelTokenizerConfig
+    n_features : int
+        Number of parcels.
+    dim : int
+        Width of a token.
+    """
+
+    def __init__(self, config: ParcelTokenizerConfig, n_features: int, dim: int) -> None:
+        super().__init__()
+        self.n_tokens = config.n_tokens
+        self.projection = nn.Linear(n_features, config.n_tokens * dim)
+
+    def forward(self, frames: Float[Tensor, "B T V"]) -> Float[Tensor, "B T P D"]:
+        """Turn frames into tokens, each frame by itself."""
+        tokens: Tensor = self.projection(frames)
+        return tokens.unflatten(-1, (self.n_tokens, -1))

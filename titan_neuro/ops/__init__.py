@@ -1,0 +1,1 @@
+"""Pure tensor functions on torch alone: no modules, no configuration, no files."""

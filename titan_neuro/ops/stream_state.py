@@ -1,0 +1,99 @@
+"""What every state of a stream can do: be cut from its graph, be moved, and begin anew for some items of a batch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from titan_neuro.errors import MismatchError
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamState:
+    """Base of all streaming states: frozen dataclasses of tensors (batch first), tuples, integers and more states."""
+
+    def detach(self) -> Self:
+        """The same state without its autograd history."""
+        return self._map(torch.Tensor.detach)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """The state on another device, or in another floating-point type.
+
+        Parameters
+        ----------
+        device : torch.device or str, optional
+            Where the tensors shall be; by default where they are.
+        dtype : torch.dtype, optional
+            Their type; by default the one they have.
+        """
+        return self._map(lambda tensor: tensor.to(device=device, dtype=dtype))
+
+    def reset(self, is_start: Bool[Tensor, " batch"], fresh: Self) -> Self:
+        """Begin anew for some items of the batch.
+
+        Parameters
+        ----------
+        is_start : torch.Tensor
+            bool, ``(batch,)``: the items whose stream starts with the next call.
+        fresh : StreamState
+            The state before the first token, of the same model and batch size.
+
+        Returns
+        -------
+        StreamState
+            `fresh` where `is_start`, the state itself elsewhere.
+
+        Raises
+        ------
+        MismatchError
+            The stream stands inside a chunk or segment. All items share the place inside it, so an item can begin
+            anew only where a chunk and a segment begin.
+        """
+        values = {
+            field.name: _merge(
+                f"{type(self).__name__}.{field.name}", is_start, getattr(fresh, field.name), getattr(self, field.name)
+            )
+            for field in dataclasses.fields(self)
+        }
+        return dataclasses.replace(self, **values)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        values = {field.name: _apply(function, getattr(self, field.name)) for field in dataclasses.fields(self)}
+        return dataclasses.replace(self, **values)
+
+
+def _apply(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, StreamState):
+        return value._map(function)
+    if isinstance(value, tuple):
+        return tuple(_apply(function, item) for item in value)
+    return value
+
+
+def _merge(name: str, is_start: Tensor, fresh: Any, own: Any) -> Any:
+    if isinstance(own, StreamState):
+        return own.reset(is_start, fresh)
+    if isinstance(own, tuple):
+        return tuple(_merge(name, is_start, *pair) for pair in zip(fresh, own, strict=True))
+    if isinstance(own, Tensor):
+        if own.shape != fresh.shape or is_start.shape != own.shape[:1]:
+            raise MismatchError(
+                f"{name}: a stream of shape {tuple(own.shape)} can't begin anew from a fresh state of shape "
+                f"{tuple(fresh.shape)} and flags of shape {tuple(is_start.shape)}.",
+                "Take the fresh state from the same model, with the same batch size, and one flag per item.",
+            )
+        flags = is_start.to(own.device).view(-1, *[1] * (own.ndim - 1))
+        return torch.where(flags, fresh, own)
+    if own != fresh:
+        raise MismatchError(
+            f"{name}: expected {fresh}, as at the start of a stream, found {own}.",
+            "Items of a batch share their place inside a chunk and a segment: begin anew where both begin.",
+        )
+    return own

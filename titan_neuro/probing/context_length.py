@@ -1,0 +1,191 @@
+"""Probe 1, context length: what the forecast loses when the memory is cut to the last few seconds.
+
+The model's temporal receptive window, after Hasson et al. (2008) and Lerner et al. (2011).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+from tqdm import tqdm
+
+from titan_neuro.errors import NoMatchError
+from titan_neuro.metrics import bootstrap_interval
+from titan_neuro.models.forecaster import Forecaster
+from titan_neuro.ops.autoregression import autoregress
+from titan_neuro.typing import FrameRun
+
+_ENCODED_AT_A_TIME = 64
+_TOKENS_AT_A_TIME = 2**15
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class ContextLengthConfig:
+    """How the memory is cut.
+
+    Attributes
+    ----------
+    longest_s : float
+        Contexts are 2, 4, 8, ... seconds up to this, and the whole run.
+    targets_per_run : int
+        Frames of a run, evenly spread over the scored ones, from which forecasts are made with every context.
+    gain_share : float
+        The timescale is the shortest context that reaches this share of the gain from the shortest to the longest.
+    """
+
+    longest_s: Annotated[float, Field(ge=2)] = 128.0
+    targets_per_run: Annotated[int, Field(ge=1)] = 48
+    gain_share: Annotated[float, Field(gt=0, le=1)] = 0.9
+
+
+class ContextLengthProbe:
+    """Collect squared errors over runs, with the memory cut to each length and whole.
+
+    For a context of ``L`` frames the memory starts empty at frame ``t - L + 1`` and reads on to ``t``; the linear skip
+    keeps its own lags, so that the curve shows the memory alone. A context longer than what lies before ``t`` is the
+    whole run up to ``t``. All contexts are scored on the same frames.
+
+    Parameters
+    ----------
+    config : ContextLengthConfig
+    repetition_time : float
+        Seconds.
+    horizons : sequence of int
+        The model's.
+    n_features : int
+    """
+
+    def __init__(
+        self, config: ContextLengthConfig, *, repetition_time: float, horizons: Sequence[int], n_features: int
+    ) -> None:
+        self.config, self.repetition_time, self.horizons = config, repetition_time, tuple(horizons)
+        lengths = []
+        seconds = 2.0
+        while seconds <= config.longest_s:
+            lengths.append(max(1, round(seconds / repetition_time)))
+            seconds *= 2
+        self.contexts = tuple(dict.fromkeys(lengths))
+        self._n_features = n_features
+        self._errors: dict[str, np.ndarray] = {}
+        self._linear: dict[str, np.ndarray] = {}
+        self._longest_run_s = 0.0
+
+    @torch.inference_mode()
+    def add(self, model: Forecaster, run: FrameRun) -> None:
+        """Score a run that `model` was not trained on.
+
+        Raises
+        ------
+        NoMatchError
+            The run has no frame whose targets are all scored.
+        """
+        model.eval()
+        device = model.coefficients.device
+        frames = run.read(0, run.n_frames)
+        targets = self._targets(run)
+        self._longest_run_s = max(self._longest_run_s, run.n_frames * self.repetition_time)
+        parts = [model.tokenizer(part.to(device)[None])[0] for part in frames.split(_ENCODED_AT_A_TIME)]
+        tokens = torch.cat(parts)
+        linear = self._linear_part(model, frames)[targets]
+        truth = torch.stack([frames[targets + horizon] for horizon in self.horizons], dim=1)
+        whole = self._whole_run(model, tokens, targets)
+        sums = self._errors.setdefault(
+            run.subject, np.zeros((len(self.contexts) + 1, len(self.horizons), self._n_features))
+        )
+        for index, context in enumerate(self.contexts):
+            beyond = self._cut(model, tokens, targets, context, whole)
+            sums[index] += (truth - linear - beyond).square().double().sum(0).numpy()
+        sums[-1] += (truth - linear - whole).square().double().sum(0).numpy()
+        base = self._linear.setdefault(run.subject, np.zeros((len(self.horizons), self._n_features)))
+        base += (truth - linear).square().double().sum(0).numpy()
+
+    def _targets(self, run: FrameRun) -> Tensor:
+        ahead = max(self.horizons)
+        scored = np.asarray(run.scored)
+        usable = np.logical_and.reduce([np.roll(scored, -horizon) for horizon in self.horizons])
+        usable[run.n_frames - ahead :] = False
+        frames = np.flatnonzero(usable)
+        if not len(frames):
+            raise NoMatchError(f"{run.key}: no frame has scored frames at all of {self.horizons} frames after it.")
+        count = min(self.config.targets_per_run, len(frames))
+        return torch.from_numpy(frames[np.linspace(0, len(frames) - 1, count).round().astype(int)])
+
+    @staticmethod
+    def _linear_part(model: Forecaster, frames: Tensor) -> Tensor:
+        device = model.coefficients.device
+        history = model.init_state(1).history[0]
+        return autoregress(frames.to(device), history, model.coefficients, model.intercept)[0].cpu()
+
+    def _whole_run(self, model: Forecaster, tokens: Tensor, targets: Tensor) -> Tensor:
+        state, found = None, []
+        for start in range(0, len(tokens), _ENCODED_AT_A_TIME):
+            beyond, state = model.remember(tokens[None, start : start + _ENCODED_AT_A_TIME], state)
+            wanted = targets[(targets >= start) & (targets < start + _ENCODED_AT_A_TIME)] - start
+            found.append(beyond[0, wanted].cpu())
+        return torch.cat(found)
+
+    @staticmethod
+    def _cut(model: Forecaster, tokens: Tensor, targets: Tensor, context: int, whole: Tensor) -> Tensor:
+        beyond = whole.clone()
+        cut = torch.nonzero(targets + 1 > context).flatten()
+        for some in cut.split(max(1, _TOKENS_AT_A_TIME // (context * tokens.shape[1]))):
+            starts = targets[some] - context + 1
+            windows = torch.stack([tokens[start : start + context] for start in starts.tolist()])
+            beyond[some] = model.recall(windows).cpu()
+        return beyond
+
+    def skill(self) -> tuple[list[str], np.ndarray]:
+        """Return the subjects and their ``skill_ar``: ``(subjects, contexts + whole run, horizons, features)``.
+
+        NaN where the linear forecast has no error (a constant feature).
+        """
+        subjects = sorted(self._errors)
+        base = np.stack([self._linear[subject] for subject in subjects])[:, None]
+        errors = np.stack([self._errors[subject] for subject in subjects])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            skill: np.ndarray = np.where(base > 0, 1 - errors / base, np.nan)
+        return subjects, skill
+
+    def curve(self, *, n_resamples: int, seed: int) -> pd.DataFrame:
+        """Return the curve: errors summed over features, a mean over subjects and its bootstrap interval."""
+        subjects = sorted(self._errors)
+        errors = np.stack([self._errors[subject].sum(-1) for subject in subjects])
+        by_subject = 1 - errors / np.stack([self._linear[subject].sum(-1) for subject in subjects])[:, None]
+        rows = []
+        for index, context in enumerate([*self.contexts, 0]):
+            for number, horizon in enumerate(self.horizons):
+                values = by_subject[:, index, number]
+                low, high = bootstrap_interval(values, n_resamples=n_resamples, seed=seed)
+                rows.append(
+                    {
+                        "context_frames": context if context else "n/a",
+                        "context_s": context * self.repetition_time if context else "n/a",
+                        "whole_run": str(not context).lower(),
+                        "horizon_frames": horizon,
+                        "n_subjects": len(values),
+                        "skill_ar": values.mean(),
+                        "skill_ar_low": low,
+                        "skill_ar_high": high,
+                    }
+                )
+        return pd.DataFrame(rows)
+
+    def timescale(self) -> np.ndarray:
+        """Return, per feature, the timescale in seconds at the shortest horizon: ``(features,)``.
+
+        Taken from the mean skill over subjects; NaN where the whole run gains nothing over the shortest context, and the
+        length of the longest run where no shorter context reaches the share of the gain.
+        """
+        _, skill = self.skill()
+        mean = skill[:, :, 0].mean(axis=0)
+        gain = mean[-1] - mean[0]
+        reached = mean >= mean[0] + self.config.gain_share * gain
+        seconds = np.array([*(context * self.repetition_time for context in self.contexts), self._longest_run_s])
+        return np.where(gain > 0, seconds[reached.argmax(axis=0)], np.nan)

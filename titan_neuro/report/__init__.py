@@ -1,0 +1,6 @@
+"""The report room: figures, brain maps, and one HTML page that needs nothing but itself."""
+
+from titan_neuro.report.brain import plot_map
+from titan_neuro.report.page import write_report
+
+__all__ = ["plot_map", "write_report"]

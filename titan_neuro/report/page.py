@@ -1,0 +1,205 @@
+"""One HTML page that tells an output folder's results and needs nothing but itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from titan_neuro.files import write_text
+from titan_neuro.report.brain import map_values, plot_map, space_note, symmetric_limit
+from titan_neuro.report.figures import context_figure, horizon_figure, png_uri, svg_uri, training_figure
+from titan_neuro.report.limits import limits
+from titan_neuro.report.results import BASELINES, Results, StatMap, horizons_of, plain_name, read_results
+from titan_neuro.report.tables import (
+    number,
+    provenance_rows,
+    score_groups,
+    scoring_facts,
+    subject_rows,
+    training_rows,
+)
+
+_TEMPLATE = Path(__file__).with_name("template.html")
+_MAP_METRICS = {"skillar": "skill_ar", "r2": "r2"}
+_TIMESCALE_TITLE = "Timescale: the shortest context with 90 % of the gain"
+_NOT_TESTED = "No test is made, hence no correction."
+
+
+def write_report(output_dir: Path) -> Path:
+    """Write ``report.html`` of an output folder, from the files that its stages left.
+
+    The page holds its figures; it asks no other host or file for anything and runs no script. A stage that has not run
+    is named, with the command that runs it.
+
+    Parameters
+    ----------
+    output_dir : Path
+        A BIDS derivative written by Titan-Neuro, of one task.
+
+    Returns
+    -------
+    Path
+        The page.
+
+    Raises
+    ------
+    InputNotFoundError
+        `output_dir` is no output folder.
+    MetadataError
+        A file lacks what its schema asks for.
+    ImageError
+        A map can't be read.
+    OutputError
+        The page can't be written.
+    """
+    results = read_results(output_dir)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    page = template.render(
+        name=results.name,
+        verdict=str(results.scores_sidecar.get("Verdict", "")),
+        model=results.main_model,
+        scoring=None if results.scores is None else scoring_facts(results),
+        scores=_scores_section(results),
+        maps=_maps_section(results),
+        context=_context_section(results),
+        training=_training_section(results),
+        subjects=_subjects_section(results),
+        provenance=provenance_rows(results.provenance),
+        config=results.config,
+        limits=limits(results),
+    )
+    target = output_dir / "report.html"
+    write_text(target, page)
+    return target
+
+
+def _scores_section(results: Results) -> dict[str, Any] | None:
+    scores = results.scores
+    if scores is None:
+        return None
+    seconds = dict(zip(scores["horizon_frames"], scores["horizon_s"], strict=True))
+    figures = []
+    for metric in ("skill_ar", "r2"):
+        rows = scores[scores["model"] == results.main_model]
+        values = ", ".join(
+            f"{number(value)} at {horizon} frames"
+            for horizon, value in zip(rows["horizon_frames"], rows[metric], strict=True)
+        )
+        figures.append(
+            {
+                "source": svg_uri(horizon_figure(scores, results.subjects, metric, results.main_model)),
+                "alt": f"{metric} over horizon, a line per model. {results.main_model}: {values}.",
+            }
+        )
+    n_subjects = int(scores["n_subjects"].max())
+    return {
+        "horizons": [(horizon, f"{seconds[horizon]:g} s") for horizon in horizons_of(scores)],
+        "groups": score_groups(scores),
+        "figures": figures,
+        "caption": (f"n = {_count(n_subjects, 'subject')}, each a dot. {_interval_words(n_subjects)} {_NOT_TESTED}"),
+    }
+
+
+def _maps_section(results: Results) -> dict[str, Any] | None:
+    model = plain_name(results.main_model) or next(
+        (one.model for one in results.maps if one.model not in BASELINES), ""
+    )
+    horizon = min((one.horizon for one in results.maps if one.model == model), default=0)
+    wanted = [(model, "skillar"), (model, "r2"), ("ar", "r2")]
+    made = {(one.model, one.stat): one for one in results.maps if one.horizon == horizon}
+    found = {key: made[key] for key in wanted if key in made}
+    if not found:
+        return None
+    of_r2 = [map_values(one.path) for (_, stat), one in found.items() if stat == "r2"]
+    shared = symmetric_limit(np.concatenate(of_r2)) if of_r2 else None
+    figures = []
+    for key in wanted:
+        name = "linear AR" if key[0] == "ar" else results.main_model or model
+        title = f"{_MAP_METRICS[key[1]]} of {name}, {_count(horizon, 'frame')} ahead"
+        limit = shared if key[1] == "r2" else None
+        figures.append(_map_figure(results, found.get(key), title, limit) or {"absent": title})
+    return {"figures": figures, "parcels": not all(one.is_volume for one in found.values())}
+
+
+def _map_figure(results: Results, drawn: StatMap | None, title: str, limit: float | None) -> dict[str, str] | None:
+    """What the template needs to show a map, or to say that it is empty; ``None`` where there is no map."""
+    if drawn is None:
+        return None
+    values = map_values(drawn.path)
+    unit = "voxels" if drawn.is_volume else "parcels"
+    if values.size == 0:
+        return {"empty": f"{title}: none of the {unit} has a value other than nought, so there is nothing to draw."}
+    spread = (
+        f"Median {number(float(np.median(values)))}; {np.mean(values > 0):.0%} of {len(values):,} {unit} above zero."
+    )
+    if drawn.stat == "timescale":
+        low, middle, high = np.percentile(values, (10, 50, 90))
+        spread = f"{len(values):,} {unit}; 10th, 50th and 90th percentile {low:.3g}, {middle:.3g} and {high:.3g} s."
+    subjects = results.curve if drawn.stat == "timescale" else results.scores
+    n_words = (
+        "" if subjects is None else f"Mean over {_count(int(subjects['n_subjects'].max()), 'subject')}, no threshold. "
+    )
+    where = space_note(drawn.sidecar) if drawn.is_volume else ""
+    return {
+        "source": png_uri(plot_map(drawn.path, drawn.sidecar, title, limit=limit)),
+        "alt": f"{'Brain map' if drawn.is_volume else 'Values of parcels'}: {title}. {spread}",
+        "caption": f"{n_words}{spread} {_NOT_TESTED} {where}".strip(),
+        "file": drawn.path.name,
+    }
+
+
+def _context_section(results: Results) -> dict[str, Any] | None:
+    curve = results.curve
+    if curve is None:
+        return None
+    n_subjects = int(curve["n_subjects"].max())
+    test = results.curve_sidecar.get("Test")
+    whole = curve[curve["whole_run"] == "true"]
+    values = ", ".join(
+        f"{number(value)} at {horizon} frames"
+        for horizon, value in zip(whole["horizon_frames"], whole["skill_ar"], strict=True)
+    )
+    return {
+        "source": svg_uri(context_figure(curve)),
+        "alt": f"skill_ar against context in s, a line per horizon. With the whole run: {values or 'not scored'}.",
+        "caption": (
+            f"skill_ar with the memory cut to the last seconds, horizons in frames; diamonds: the whole run. "
+            f"n = {_count(n_subjects, 'subject')}. {_interval_words(n_subjects)} {test or _NOT_TESTED}"
+        ),
+        "timescale": _map_figure(results, results.timescale, _TIMESCALE_TITLE, None)
+        or {"absent": "the map of timescales"},
+    }
+
+
+def _training_section(results: Results) -> dict[str, Any] | None:
+    if not results.training:
+        return None
+    rows = training_rows(results.training)
+    best = ", ".join(f"{row['fold']} {row['best']}" for row in rows)
+    return {
+        "source": svg_uri(training_figure(results.training)),
+        "alt": f"skill_ar on the validation runs over epochs. Best by fold: {best}.",
+        "rows": rows,
+    }
+
+
+def _subjects_section(results: Results) -> dict[str, Any] | None:
+    subjects = results.subjects
+    if subjects is None:
+        return None
+    model = results.main_model or str(subjects["model"].iloc[-1])
+    return {"model": model, "horizons": horizons_of(subjects), "rows": subject_rows(subjects, model)}
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _interval_words(n_subjects: int) -> str:
+    return "Bands: 95 % bootstrap over subjects." if n_subjects >= 3 else "No interval below 3 subjects."

@@ -1,0 +1,137 @@
+"""Values of parcels as pictures: without the atlas image there is no brain to lay them over."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from titan_neuro.report.figures import INK, MUTED, RULE, plain
+
+_SCHAEFER = re.compile(r"^(?:\d+Networks_)?(?P<side>LH|RH)_(?P<network>[A-Za-z]+)(?:_|$)")
+_MOST_TICKS = 9
+_SIDES = {"LH": ("left hemisphere", "#0072b2"), "RH": ("right hemisphere", "#d55e00")}
+
+
+def networks_of(parcels: pd.DataFrame) -> pd.DataFrame | None:
+    """Hemisphere and network of each parcel, where every label follows Schaefer's naming (``LH_Vis_1``).
+
+    Parameters
+    ----------
+    parcels : pandas.DataFrame
+        With a column ``parcel``.
+
+    Returns
+    -------
+    pandas.DataFrame or None
+        Columns ``side`` (``LH`` or ``RH``) and ``network``, in the order of the parcels; ``None`` for other labels.
+    """
+    found = parcels["parcel"].str.extract(_SCHAEFER)
+    return None if found.isna().to_numpy().any() else found
+
+
+def parcel_figure(parcels: pd.DataFrame, label: str, title: str, *, limit: float | None, log: bool) -> Figure:
+    """Values in the order of the atlas and by size; below, by network where the labels name networks.
+
+    Parameters
+    ----------
+    parcels : pandas.DataFrame
+        Columns ``parcel`` and ``value``; NaN is left blank.
+    label : str
+        What the values are, with their unit.
+    title : str
+        Heading.
+    limit : float or None
+        A value that the axis shall reach, so that two figures look alike; not used where the axis is logarithmic.
+    log : bool
+        Whether the axis is logarithmic (all values positive).
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    networks = networks_of(parcels)
+    values = parcels["value"].to_numpy(np.float64)
+    rows = [["atlas", "sorted"]] if networks is None else [["atlas", "sorted"], ["network", "network"]]
+    figure = Figure(figsize=(7.6, 2.7 * len(rows) + 0.5))
+    panels = figure.subplot_mosaic(rows)
+    colours = np.full(len(values), MUTED, dtype=object)
+    if networks is not None:
+        colours = networks["side"].map({side: colour for side, (_, colour) in _SIDES.items()}).to_numpy()
+    _bars(panels["atlas"], values, list(colours), _frame(panels["atlas"], values, limit, log=log))
+    # NaN sorts to the end.
+    _bars(panels["sorted"], values[np.argsort(-values)], MUTED, _frame(panels["sorted"], values, limit, log=log))
+    panels["atlas"].set(xlabel="parcel, in the order of the atlas", ylabel=label.split(":")[0])
+    panels["sorted"].set(xlabel="parcel, from the highest value to the lowest")
+    panels["sorted"].tick_params(labelleft=False)
+    if networks is not None:
+        _network_panel(panels["network"], networks["network"], values, (networks["side"] == "LH").to_numpy())
+        _frame(panels["network"], values, limit, log=log)
+        panels["network"].set(ylabel=label.split(":")[0])
+        keys = [Line2D([], [], color=colour, linewidth=3) for _, colour in _SIDES.values()]
+        figure.legend(keys, [text for text, _ in _SIDES.values()], loc="outside lower center", ncols=2, fontsize=8.5)
+    figure.suptitle(plain(title), fontsize=10, fontweight="bold", x=0.01, ha="left")
+    return figure
+
+
+def set_log_ticks(axis: Axis, values: np.ndarray) -> None:
+    """Label a logarithmic axis with the values themselves where they are few, else with five even steps.
+
+    Parameters
+    ----------
+    axis : matplotlib.axis.Axis
+        Horizontal or vertical; its scale is logarithmic already.
+    values : numpy.ndarray
+        What is drawn: finite and positive.
+    """
+    found = np.unique(values)
+    ticks = found if len(found) <= _MOST_TICKS else np.geomspace(found[0], found[-1], 5)
+    axis.set_major_locator(FixedLocator(list(ticks)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+
+
+def _bars(axes: Axes, values: np.ndarray, colours: str | list[str], bottom: float) -> None:
+    # Bars thinner than three pixels or so lose their gaps, or turn them into stripes.
+    width = 0.85 if len(values) <= 80 else 1.0
+    axes.bar(np.arange(1, len(values) + 1), values - bottom, bottom=bottom, width=width, color=colours, linewidth=0)
+    axes.set_xlim(0, len(values) + 1)
+
+
+def _frame(axes: Axes, values: np.ndarray, limit: float | None, *, log: bool) -> float:
+    """Set the scale of the vertical axis and return where bars stand on it."""
+    finite = values[np.isfinite(values)]
+    low, high = float(finite.min()), float(finite.max())
+    if log:
+        axes.set_yscale("log")
+        bottom = low / 1.5
+        axes.set_ylim(bottom, high * 1.15)
+        set_log_ticks(axes.yaxis, finite)
+    else:
+        bottom = 0.0
+        low, high = min(low, 0.0), max(high, 0.0, limit or 0.0)
+        room = 0.06 * max(high - low, 1e-3)
+        axes.set_ylim(low - room, high + room)
+    axes.axhline(bottom, color=MUTED, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.grid(axis="y", color=RULE, linewidth=0.6)
+    return bottom
+
+
+def _network_panel(axes: Axes, networks: pd.Series, values: np.ndarray, left: np.ndarray) -> None:
+    names = list(dict.fromkeys(networks))
+    rank = networks.map(names.index).to_numpy()
+    for side, shift, (_, colour) in ((left, -0.17, _SIDES["LH"]), (~left, 0.17, _SIDES["RH"])):
+        axes.scatter(rank[side] + shift, values[side], s=10, color=colour, alpha=0.55, linewidths=0)
+    for place in range(len(names)):
+        inside = values[(rank == place) & np.isfinite(values)]
+        if inside.size:
+            axes.hlines(inside.mean(), place - 0.34, place + 0.34, color=INK, linewidth=1.6)
+    axes.set_xticks(range(len(names)), [plain(name) for name in names])
+    axes.set(xlabel="network: dots are parcels, bars are means over parcels", xlim=(-0.6, len(names) - 0.4))

@@ -1,0 +1,114 @@
+"""A trained forecaster on disk: weights as safetensors, and a JSON that says what they were trained on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from titan_neuro.errors import InputNotFoundError, MismatchError
+from titan_neuro.files import atomic, write_json
+from titan_neuro.models.forecaster import Forecaster, ForecasterConfig
+
+SCHEMA = "titan-neuro-forecaster"
+SCHEMA_VERSION = 1
+_CONFIG = TypeAdapter(ForecasterConfig)
+
+
+def save_forecaster(folder: Path, model: Forecaster, record: Mapping[str, Any]) -> None:
+    """Write ``model.safetensors`` and ``model.json`` into `folder`, the JSON last: a folder that has it is whole.
+
+    Parameters
+    ----------
+    folder : Path
+    model : Forecaster
+    record : mapping
+        JSON; ``data`` (what the model is bound to: see :func:`require_match`) and whatever else should be known.
+    """
+    with atomic(folder / "model.safetensors") as path:
+        save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, path)
+    content = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "n_features": model.n_features}
+    write_json(folder / "model.json", {**content, "config": _CONFIG.dump_python(model.config, mode="json"), **record})
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """Return what ``model.json`` says; None where there is no finished model."""
+    path = folder / "model.json"
+    if not path.is_file():
+        return None
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise MismatchError(f"{path}: is not valid JSON: {error}.", "Train the fold again.") from error
+    return record
+
+
+def load_forecaster(folder: Path, device: torch.device | str = "cpu") -> tuple[Forecaster, dict[str, Any]]:
+    """Read a model that :func:`save_forecaster` wrote.
+
+    Returns
+    -------
+    model : Forecaster
+        In evaluation mode, on `device`.
+    record : dict
+        The content of ``model.json``.
+
+    Raises
+    ------
+    InputNotFoundError
+        There is no model in `folder`.
+    MismatchError
+        The files are damaged, of another schema version, or don't fit each other.
+    """
+    record = read_record(folder)
+    if record is None:
+        raise InputNotFoundError(f"{folder}: no trained model (model.json) is here.", "Run `titan-neuro train` first.")
+    found = (record.get("schema"), record.get("schema_version"))
+    if found != (SCHEMA, SCHEMA_VERSION):
+        raise MismatchError(
+            f"{folder / 'model.json'}: expected the schema {SCHEMA} {SCHEMA_VERSION}, found {found[0]} {found[1]}."
+        )
+    try:
+        weights = load_file(folder / "model.safetensors")
+        config = _CONFIG.validate_python(record["config"])
+        mask = weights.get("tokenizer.mask")
+        model = config.build(n_features=record["n_features"], mask=mask)
+        model.load_state_dict(weights)
+    except (OSError, SafetensorError, ValidationError, RuntimeError, KeyError) as error:
+        raise MismatchError(
+            f"{folder}: the model can't be read: {error}", "Train the fold again, or copy both files again."
+        ) from error
+    return model.to(device).eval(), record
+
+
+def require_match(record: Mapping[str, Any], data: Mapping[str, Any], where: str) -> None:
+    """Refuse a model on data that differ from what it was trained on.
+
+    Parameters
+    ----------
+    record : mapping
+        From :func:`load_forecaster`.
+    data : mapping
+        Identity of the data at hand: space, repetition time, normaliser.
+    where : str
+        The data's name, for the message.
+
+    Raises
+    ------
+    MismatchError
+        Names the first field that differs, with both values.
+    """
+    trained = record["data"]
+    for field in sorted(set(trained) | set(data)):
+        if trained.get(field) != data.get(field):
+            raise MismatchError(
+                f"{where} differs from what the model was trained on, in {field}: expected {trained.get(field)}, "
+                f"found {data.get(field)}.",
+                "Use data prepared in the same way, or train a model on these.",
+            )

@@ -1,0 +1,265 @@
+"""Train one fold with Lightning, choose the epoch on the validation runs, and write the model down."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass as plain_dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import lightning
+import pandas as pd
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic.dataclasses import dataclass
+from torch.utils.data import DataLoader
+
+from titan_neuro.data.space import Space
+from titan_neuro.data.splits import Fold
+from titan_neuro.data.store import RunView
+from titan_neuro.files import atomic
+from titan_neuro.models.forecaster import Forecaster, ForecasterConfig
+from titan_neuro.provenance import commit, digest, versions
+from titan_neuro.training.checkpoint import read_record, save_forecaster
+from titan_neuro.training.module import ForecastModule
+from titan_neuro.training.streams import StreamWindows
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class TrainingConfig:
+    """How a model is trained.
+
+    Attributes
+    ----------
+    max_epochs : int
+        Passes over the training runs.
+    patience : int
+        Epochs without a better validation error after which training stops.
+    window_frames : int
+        Frames that are back-propagated through; the memory goes on from window to window, its gradient does not.
+    n_streams : int
+        Runs that are read side by side.
+    learning_rate, weight_decay : float
+        Of AdamW.
+    gradient_clip : float
+        Largest norm of a step's gradient.
+    """
+
+    max_epochs: Annotated[int, Field(ge=1)] = 12
+    patience: Annotated[int, Field(ge=1)] = 4
+    window_frames: Annotated[int, Field(ge=1)] = 64
+    n_streams: Annotated[int, Field(ge=1)] = 4
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    gradient_clip: Annotated[float, Field(gt=0)] = 1.0
+
+
+@plain_dataclass(frozen=True, kw_only=True)
+class FoldData:
+    """The runs of a fold, seen through the study's mask."""
+
+    fold: Fold
+    protocol: str
+    space: Space
+    runs: Mapping[str, RunView]
+
+    def part(self, keys: Sequence[str]) -> list[RunView]:
+        """Return the runs of these keys."""
+        return [self.runs[key] for key in keys]
+
+    def identity(self) -> dict[str, Any]:
+        """What a model trained on these data is bound to."""
+        any_run = self.runs[self.fold.train[0]]
+        return data_identity(self.space, any_run)
+
+
+def data_identity(space: Space, run: RunView) -> dict[str, Any]:
+    """Describe data in JSON: space (grid and mask, or parcels), repetition time, normaliser."""
+    return {
+        **space.identity(),
+        "repetition_time": run.repetition_time,
+        "normaliser": run.store.record["normaliser"],
+    }
+
+
+def fold_fingerprint(data: FoldData, model: ForecasterConfig, training: TrainingConfig, seed: int) -> str:
+    """Digest of everything that a fold's model follows from."""
+    fold = data.fold
+    content = {
+        "model": TypeAdapter(ForecasterConfig).dump_python(model, mode="json"),
+        "training": TypeAdapter(TrainingConfig).dump_python(training, mode="json"),
+        "seed": seed,
+        "data": data.identity(),
+        "runs": {key: data.runs[key].store.record["fingerprint"] for key in (*fold.train, *fold.validation)},
+        "parts": [fold.train, fold.validation],
+    }
+    return digest(content)
+
+
+def train_fold(
+    data: FoldData,
+    model: ForecasterConfig,
+    training: TrainingConfig,
+    *,
+    folder: Path,
+    work_dir: Path,
+    seed: int,
+    device: str = "cpu",
+) -> bool:
+    """Train the model of one fold, unless it is there already; an interrupted training goes on at its last epoch.
+
+    Parameters
+    ----------
+    data : FoldData
+    model, training : ForecasterConfig, TrainingConfig
+    folder : Path
+        Where ``model.safetensors``, ``model.json`` and ``training.csv`` go.
+    work_dir : Path
+        Checkpoints of the trainer; one folder for each fold and setting.
+    seed : int
+    device : {"cpu", "cuda", "cuda:N"}
+
+    Returns
+    -------
+    bool
+        False when the model was there already.
+
+    Raises
+    ------
+    TrainingError
+        The loss is not finite; too few frames to fit.
+    """
+    fingerprint = fold_fingerprint(data, model, training, seed)
+    before = read_record(folder)
+    if before is not None and before.get("fingerprint") == fingerprint:
+        return False
+    lightning.seed_everything(seed + data.fold.number, verbose=False)
+    train_runs, validation_runs = data.part(data.fold.train), data.part(data.fold.validation)
+    mask = None if data.space.mask is None else torch.from_numpy(data.space.mask)
+    forecaster = model.build(n_features=data.space.n_features, mask=mask)
+    start = time.monotonic()
+    # The skip sees the validation runs too, as the AR baseline of this fold does: the learned part is judged against the
+    # very bar that it will be scored against.
+    forecaster.fit([*train_runs, *validation_runs])
+    module = ForecastModule(
+        forecaster,
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        max_epochs=training.max_epochs,
+    )
+    checkpoints = work_dir / f"fold-{data.fold.number}-{fingerprint[:12]}"
+    epoch = _run_trainer(
+        module, training, _Windows(train_runs, validation_runs, model, training, seed), checkpoints, device
+    )
+    table = pd.DataFrame(module.history)
+    with atomic(folder / "training.csv") as path:
+        table.to_csv(path, index=False)
+    chosen = table.set_index("epoch").loc[epoch]
+    record = {
+        "fingerprint": fingerprint,
+        "data": data.identity(),
+        "protocol": data.protocol,
+        "fold": data.fold.number,
+        "train": data.fold.train,
+        "validation": data.fold.validation,
+        "test": data.fold.test,
+        "selected_epoch": epoch,
+        "validation_skill_ar": float(chosen["validation_skill_ar"]),
+        "n_parameters": sum(parameter.numel() for parameter in forecaster.parameters()),
+        "seed": seed,
+        "versions": versions(),
+        "commit": commit(),
+        "wall_time_s": round(time.monotonic() - start, 1),
+    }
+    save_forecaster(folder, forecaster, record)
+    return True
+
+
+class _Windows(lightning.LightningDataModule):
+    """Training windows in a new order and at new offsets each epoch; validation windows always the same."""
+
+    def __init__(
+        self,
+        train: Sequence[RunView],
+        validation: Sequence[RunView],
+        model: ForecasterConfig,
+        training: TrainingConfig,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self._train, self._validation, self._seed = train, validation, seed
+        self._options = {
+            "window_frames": training.window_frames,
+            "n_streams": training.n_streams,
+            "max_horizon": max(model.horizons),
+        }
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        assert self.trainer is not None
+        seed = self._seed * 100_003 + self.trainer.current_epoch
+        return DataLoader(StreamWindows(self._train, seed=seed, **self._options), batch_size=None)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(StreamWindows(self._validation, seed=None, **self._options), batch_size=None)
+
+
+def _run_trainer(
+    module: ForecastModule, training: TrainingConfig, data: _Windows, checkpoints: Path, device: str
+) -> int:
+    """Fit, put the best epoch's weights into the module, and return that epoch; 0 is the linear skip alone."""
+    best = ModelCheckpoint(dirpath=checkpoints, filename="best", monitor="validation_mse", save_last=True)
+    accelerator, _, index = device.partition(":")
+    trainer = lightning.Trainer(
+        accelerator="gpu" if accelerator == "cuda" else "cpu",
+        devices=[int(index)] if index else 1,
+        max_epochs=training.max_epochs,
+        gradient_clip_val=training.gradient_clip,
+        callbacks=[
+            best,
+            EarlyStopping(monitor="validation_mse", patience=training.patience),
+            TQDMProgressBar(leave=True),
+        ],
+        num_sanity_val_steps=0,
+        reload_dataloaders_every_n_epochs=1,
+        logger=False,
+        enable_model_summary=False,
+        default_root_dir=checkpoints,
+    )
+    last = checkpoints / "last.ckpt"
+    with _quiet_lightning():
+        if last.is_file():
+            logger.info("Training goes on from %s.", last)
+        else:
+            trainer.validate(module, datamodule=data, verbose=False)
+        trainer.fit(module, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)
+    rows = module.history
+    chosen = min(rows, key=lambda row: row["validation_mse"])
+    if chosen["epoch"] == 0:
+        module.forecaster.head.silence()
+    else:
+        content = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+        module.load_state_dict(content["state_dict"])
+    return int(chosen["epoch"])
+
+
+@contextlib.contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Keep advice that does not apply here off the terminal: streams must be read in order, by one worker."""
+    loud = [logging.getLogger(name) for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch")]
+    levels = [log.level for log in loud]
+    for log in loud:
+        log.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        warnings.filterwarnings("ignore", ".*exists and is not empty.*")
+        warnings.filterwarnings("ignore", ".*Checkpoint directory.*")
+        yield
+    for log, level in zip(loud, levels, strict=True):
+        log.setLevel(level)

@@ -1,0 +1,112 @@
+"""Windows of runs in the order of their streams, several streams side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from titan_neuro.typing import FrameRun
+
+
+class Windows(NamedTuple):
+    """One step of all streams.
+
+    Attributes
+    ----------
+    frames : torch.Tensor
+        float32 ``(streams, window + longest horizon, features)``: what the model reads, and what comes after it.
+    valid : torch.Tensor
+        bool ``(streams, window + longest horizon)``: the frame exists and is scored.
+    is_start : torch.Tensor
+        bool ``(streams,)``: a run begins here, nothing is carried over from the window before.
+    """
+
+    frames: Tensor
+    valid: Tensor
+    is_start: Tensor
+
+
+class _Piece(NamedTuple):
+    run: int
+    start: int
+    is_start: bool
+
+
+class StreamWindows(Dataset[Windows]):
+    """Every run once, cut into windows; item ``i`` holds the ``i``-th window of each stream.
+
+    A stream takes a new run when its last has ended, so that none waits for the longest. Runs may start at random
+    offsets: nothing should be learned from the time since a run began.
+
+    Parameters
+    ----------
+    runs : sequence of FrameRun
+    window_frames : int
+        Frames that the model reads in a step.
+    n_streams : int
+        Streams side by side; no more than there are runs.
+    max_horizon : int
+        Frames after the window that serve as targets.
+    seed : int or None
+        Order of the runs and their offsets; None takes the runs in order, from their first frame.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[FrameRun],
+        *,
+        window_frames: int,
+        n_streams: int,
+        max_horizon: int,
+        seed: int | None,
+    ) -> None:
+        self._runs, self._window, self._ahead = runs, window_frames, max_horizon
+        self._steps = self._schedule(min(n_streams, len(runs)), seed)
+
+    def _schedule(self, n_streams: int, seed: int | None) -> list[list[_Piece | None]]:
+        rng = np.random.default_rng(seed)
+        order = rng.permutation(len(self._runs)) if seed is not None else np.arange(len(self._runs))
+        waiting = [self._pieces(int(run), rng if seed is not None else None) for run in order][::-1]
+        lanes: list[list[_Piece]] = [[] for _ in range(n_streams)]
+        steps = []
+        while True:
+            for lane in lanes:
+                if not lane and waiting:
+                    lane.extend(waiting.pop())
+            if not any(lanes):
+                return steps
+            steps.append([lane.pop(0) if lane else None for lane in lanes])
+
+    def _pieces(self, run: int, rng: np.random.Generator | None) -> list[_Piece]:
+        length = self._runs[run].n_frames
+        offset = int(rng.integers(min(self._window, max(1, length // 2)))) if rng is not None else 0
+        # The last frame of a run has nothing after it to be learned from.
+        return [_Piece(run, start, start == offset) for start in range(offset, length - 1, self._window)]
+
+    def __len__(self) -> int:
+        """Number of steps."""
+        return len(self._steps)
+
+    def __getitem__(self, index: int) -> Windows:
+        """Read the windows of step `index`."""
+        pieces = self._steps[index]
+        length, n_features = self._window + self._ahead, self._runs[0].n_features
+        frames = torch.zeros(len(pieces), length, n_features)
+        valid = torch.zeros(len(pieces), length, dtype=torch.bool)
+        is_start = torch.zeros(len(pieces), dtype=torch.bool)
+        for lane, piece in enumerate(pieces):
+            if piece is None:
+                # A stream without a run reads the mean and learns nothing.
+                is_start[lane] = True
+                continue
+            run = self._runs[piece.run]
+            read = run.read(piece.start, min(piece.start + length, run.n_frames))
+            frames[lane, : len(read)] = read
+            valid[lane, : len(read)] = torch.from_numpy(run.scored[piece.start : piece.start + len(read)])
+            is_start[lane] = piece.is_start
+        return Windows(frames, valid, is_start)

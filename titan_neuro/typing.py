@@ -1,0 +1,73 @@
+"""Shapes and the protocol that every forecaster keeps, ours and the baselines alike.
+
+Dimension letters, used inside `ops` and `layers` alone: ``B`` batch, ``T`` time (frames or tokens), ``P`` tokens of a
+frame, ``D`` width of a memory head or of a token, ``H`` heads, ``C`` chunk length, ``V`` features (voxels inside the mask,
+or parcels).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+
+@runtime_checkable
+class FrameRun(Protocol):
+    """What a forecaster may know of one recording: its frames and which of them count.
+
+    Attributes
+    ----------
+    key : str
+        BIDS name of the run, such as ``sub-01_task-movie_run-02``; unique within a dataset.
+    subject : str
+        Label of the subject, without ``sub-``.
+    n_frames, n_features : int
+        Length in volumes; number of voxels inside the mask, or of parcels.
+    scored : numpy.ndarray
+        bool, ``(n_frames,)``: the frames that a loss or a score may use as a target.
+    """
+
+    key: str
+    subject: str
+    n_frames: int
+    n_features: int
+    scored: np.ndarray
+
+    def read(self, start: int, stop: int) -> torch.Tensor:
+        """Frames ``start <= t < stop``: float32 ``(stop - start, n_features)``, z-scored per feature."""
+        ...
+
+
+class ForecastModel(Protocol):
+    """A forecaster that reads a run as a stream: the same three steps for a Titans model and for every baseline.
+
+    Attributes
+    ----------
+    name : str
+        Row of the table.
+    horizons : tuple of int
+        How many frames ahead each forecast looks; ascending, each at least 1.
+    """
+
+    name: str
+    horizons: tuple[int, ...]
+
+    def fit(self, runs: Sequence[FrameRun]) -> None:
+        """Learn from the training runs."""
+        ...
+
+    def start(self) -> Any:
+        """State before the first frame of a run."""
+        ...
+
+    def step(self, frames: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
+        """Read `frames`, ``(time, features)``, and forecast from each of them.
+
+        Returns the forecasts, ``(time, horizons, features)``: entry ``[t, k]`` is what frame ``t + horizons[k]`` is
+        expected to be, given the frames up to and including ``t``; and the state after the last frame.
+        """
+        ...
