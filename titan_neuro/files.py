@@ -47,11 +47,11 @@ def atomic(target: Path) -> Iterator[Path]:
         if temporary.is_dir() and target.is_dir():
             # A folder can't be renamed over another: the old one steps aside first.
             aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
-            os.rename(target, aside)
-            os.rename(temporary, target)
+            target.rename(aside)
+            temporary.rename(target)
             shutil.rmtree(aside, ignore_errors=True)
         else:
-            os.replace(temporary, target)
+            temporary.replace(target)
     except OSError as error:
         _remove(temporary)
         if error.errno not in _CAN_NOT_WRITE:
@@ -66,7 +66,11 @@ def atomic(target: Path) -> Iterator[Path]:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
+        for folder, _, _ in os.walk(path):
+            # git-annex takes the right to write away from the folders of its objects.
+            with contextlib.suppress(OSError):
+                Path(folder).chmod(0o700)
         shutil.rmtree(path, ignore_errors=True)
     else:
         with contextlib.suppress(OSError):

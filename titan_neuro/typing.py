@@ -1,8 +1,8 @@
 """Shapes and the protocol that every forecaster keeps, ours and the baselines alike.
 
 Dimension letters, used inside `ops` and `layers` alone: ``B`` batch, ``T`` time (frames or tokens), ``P`` tokens of a
-frame, ``D`` width of a memory head or of a token, ``H`` heads, ``C`` chunk length, ``V`` features (voxels inside the mask,
-or parcels).
+frame, ``D`` width of a memory head or of a token, ``H`` heads, ``C`` chunk length, ``V`` features (voxels inside the
+mask, or parcels).
 """
 
 from __future__ import annotations

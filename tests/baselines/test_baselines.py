@@ -1,9 +1,10 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
 
-from titan_neuro.baselines import AutoregressionConfig, Persistence, TrainingMean
+from titan_neuro.baselines import AutoregressionBaseline, Persistence, TrainingMean
 from titan_neuro.errors import TrainingError
 
 HORIZONS = (1, 3)
@@ -12,8 +13,7 @@ HORIZONS = (1, 3)
 @pytest.fixture(scope="module")
 def fitted(smooth_runs):
     models = {
-        model.name: model
-        for model in (TrainingMean(HORIZONS), Persistence(HORIZONS), AutoregressionConfig().build(HORIZONS))
+        model.name: model for model in (TrainingMean(HORIZONS), Persistence(HORIZONS), AutoregressionBaseline(HORIZONS))
     }
     for model in models.values():
         model.fit(smooth_runs)
@@ -23,7 +23,7 @@ def fitted(smooth_runs):
 def stream(model, frames, cuts=()):
     state, parts = model.start(), []
     edges = [0, *cuts, len(frames)]
-    for a, b in zip(edges[:-1], edges[1:], strict=True):
+    for a, b in itertools.pairwise(edges):
         forecasts, state = model.step(frames[a:b], state)
         parts.append(forecasts)
     return torch.cat(parts)
@@ -65,21 +65,6 @@ def test_autoregression_reaches_the_skill_that_is_possible(fitted, smooth_runs):
     for index, horizon in enumerate(HORIZONS):
         error = (frames[horizon:] - forecasts[:-horizon, index]).square().mean()
         assert 1 - error / frames.var() == pytest.approx(0.49**horizon, abs=0.08)
-
-
-def test_configured_choices_are_the_only_ones(smooth_runs):
-    model = AutoregressionConfig(orders=(3,), penalties=(0.25,)).build(HORIZONS)
-    model.fit(smooth_runs)
-    assert model.fitted.order == (3, 3)
-    assert model.fitted.penalty == (0.25, 0.25)
-
-
-@pytest.mark.parametrize(
-    "choice", [{"orders": (0,)}, {"penalties": (0.0,)}, {"n_folds": 1}, {"order": (1,)}, {"orders": ()}]
-)
-def test_configurations_out_of_range_are_refused(choice):
-    with pytest.raises(ValidationError):
-        AutoregressionConfig(**choice)
 
 
 @pytest.mark.parametrize("name", ["mean", "persistence", "ar"])

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -24,7 +26,7 @@ def forecasts(targets):
 def accumulate(targets, forecasts, cuts=()):
     sums = ForecastAccumulator(1, len(forecasts), targets.shape[1])
     edges = [0, *cuts, len(targets)]
-    for a, b in zip(edges[:-1], edges[1:], strict=True):
+    for a, b in itertools.pairwise(edges):
         sums.add(0, targets[a:b], [forecast[a:b] for forecast in forecasts])
     return sums.finish()
 

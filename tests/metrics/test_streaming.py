@@ -84,7 +84,7 @@ class NotFiniteAt17(Counting):
 
 
 def test_a_forecast_that_is_not_finite_is_named_by_model_run_and_frame(film_run):
-    with pytest.raises(TitanNeuroError, match="sub-01_task-movie_run-02: model counting .* at frame 17 "):
+    with pytest.raises(TitanNeuroError, match=r"sub-01_task-movie_run-02: model counting .* at frame 17 "):
         score_run([NotFiniteAt17()], film_run, 8)
 
 

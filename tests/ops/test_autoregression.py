@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -181,7 +182,7 @@ def test_forecasts_are_the_same_bits_however_the_run_is_cut(cuts, n_features, or
     whole, last = autoregress(frames, start, coefficients, intercept)
     parts, history = [], start
     edges = [0, *sorted(cuts), 100]
-    for a, b in zip(edges[:-1], edges[1:], strict=True):
+    for a, b in itertools.pairwise(edges):
         part, history = autoregress(frames[a:b], history, coefficients, intercept)
         parts.append(part)
     assert torch.equal(torch.cat(parts), whole)

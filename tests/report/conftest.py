@@ -7,9 +7,16 @@ import nibabel
 import numpy as np
 import pytest
 
+from titan_neuro.report import write_report
+
 HORIZONS = (1, 2, 6, 10)
 REPETITION_TIME = 1.5
 METRICS = ("skill_ar", "skill", "r2", "r", "pattern_r")
+BASELINES_AND_TITAN = ("mean", "persistence", "ar", "titan-mac")
+VERDICT = (
+    "titan-mac beats linear AR at h = 1, 2 (skill_ar 0.034 [0.025, 0.043], 0.059 [0.052, 0.065]); does not beat linear "
+    "AR at h = 6, 10 (skill_ar 0.004 [-0.009, 0.018], -0.013 [-0.025, 0.000]); 6 subjects."
+)
 AR_R2 = {1: 0.44, 2: 0.26, 6: 0.02, 10: 0.02}
 TITAN_SKILL = {1: 0.034, 2: 0.061, 6: 0.018, 10: -0.012}
 
@@ -34,8 +41,7 @@ def scores_of(model, horizon, rng):
         "mean": -0.002,
         "persistence": 2 * AR_R2[horizon] - 1.02,
         "ar": AR_R2[horizon],
-        "titan-mac": 1 - (1 - AR_R2[horizon]) * (1 - TITAN_SKILL[horizon]),
-    }[model] + rng.normal(0, 0.012)
+    }.get(model, 1 - (1 - AR_R2[horizon]) * (1 - TITAN_SKILL[horizon])) + rng.normal(0, 0.012)
     ar = 1 - AR_R2[horizon]
     skill_ar = 0.0 if model == "ar" else 1 - (1 - r2) / ar
     skill = 0.0 if model == "persistence" else 1 - (1 - r2) / (2 - 2 * AR_R2[horizon])
@@ -63,8 +69,7 @@ class OutputFolder:
             root / "dataset_description.json", {"Name": name, "BIDSVersion": "1.10.0", "DatasetType": "derivative"}
         )
 
-    def scores(self, verdict="titan-mac beats linear AR at h = 1, 2, 6; does not at h = 10", models=None):
-        models = models or ("mean", "persistence", "ar", "titan-mac")
+    def scores(self, verdict=VERDICT, models=BASELINES_AND_TITAN, protocol="subject", space="MNI152NLin2009cAsym"):
         score_rows, subject_rows = [], []
         for model in models:
             for horizon in HORIZONS:
@@ -74,7 +79,7 @@ class OutputFolder:
                     for subject, one in zip(self.subjects, own, strict=True)
                 ]
                 n_subjects = len(self.subjects)
-                row = [model, horizon, horizon * REPETITION_TIME, "subject", n_subjects, 2 * n_subjects]
+                row = [model, horizon, horizon * REPETITION_TIME, protocol, n_subjects, 2 * n_subjects]
                 row.append(2 * n_subjects * (300 - horizon))
                 for metric in METRICS:
                     values = np.array([one[metric] for one in own])
@@ -87,13 +92,13 @@ class OutputFolder:
         columns = ["model", "subject", "horizon_frames", "n_runs", "n_frames", *METRICS]
         write_table(self.group / "task-film_desc-forecast_subjects.tsv", columns, subject_rows)
         sidecar = {
-            "Protocol": "subject",
-            "Folds": 3,
+            "Protocol": protocol,
+            "Folds": [{"number": number} for number in (1, 2, 3)],
             "Verdict": verdict,
             "HorizonsFrames": list(HORIZONS),
             "RepetitionTime": REPETITION_TIME,
             "Normalisation": "causal expanding z-score",
-            "Space": "MNI152NLin2009cAsym",
+            "Space": space,
         }
         write_json(self.group / "task-film_desc-forecast_scores.json", sidecar)
         write_json(self.group / "task-film_desc-forecast_subjects.json", {})
@@ -137,7 +142,7 @@ class OutputFolder:
                 frames = 2**power
                 mean = 0.05 * (1 - np.exp(-frames / 40)) - 0.01 * horizon / 6
                 rows.append((frames, frames * 1.5, "false", horizon, 6, mean, mean - 0.008, mean + 0.008))
-            rows.append((300, 450.0, "true", horizon, 6, mean + 0.004, mean - 0.004, mean + 0.012))
+            rows.append((float("nan"), float("nan"), "true", horizon, 6, mean + 0.004, mean - 0.004, mean + 0.012))
         columns = ("context_frames", "context_s", "whole_run", "horizon_frames", "n_subjects")
         columns += ("skill_ar", "skill_ar_low", "skill_ar_high")
         write_table(self.group / "task-film_desc-contextlength_curve.tsv", columns, rows)
@@ -164,18 +169,20 @@ class OutputFolder:
     def records(self):
         config = "preset: demo\nmodel:\n  memory:\n    chunk_size: 16\ntraining:\n  note: <b>not bold</b>\n"
         (self.root / "config.resolved.yaml").write_text(config, encoding="utf-8")
-        provenance = {
-            "command": ["titan-neuro", "run", "bids", "out", "group"],
-            "versions": {"titan-neuro": "0.1.0", "torch": "2.13.0", "python": "3.11.9"},
-            "commit": "0123456789abcdef0123456789abcdef01234567",
-            "seeds": [7],
-            "input": {
-                "dataset_id": "3d2f1c6e-0000-4000-8000-5e6f7a8b9c0d",
-                "annex_keys": [f"MD5E-s{i}" for i in range(40)],
+        versions = {"python": "3.11.9", "titan-neuro": "0.1.0", "torch": "2.13.0"}
+        common = {"versions": versions, "commit": "0123456789abcdef0123456789abcdef01234567", "machine": "x86_64"}
+        common |= {"started": "2026-11-21T10:00:00+00:00", "peak_memory_bytes": 1_503_238_553}
+        stages = {
+            "prepare sub-01": {
+                "arguments": ["run", "bids", "out", "participant"],
+                "input_dataset_id": "3d2f1c6e-0000-4000-8000-5e6f7a8b9c0d",
+                "input_keys": {f"run-{run}_bold.nii.gz": None if run else "MD5E-s1--0.nii.gz" for run in range(30)},
+                "wall_time_s": 12.5,
             },
-            "wall_time_s": 217.4,
-            "peak_memory_bytes": 1_503_238_553,
+            **{f"train fold-{fold}": {"seed": 7, "device": "cpu", "wall_time_s": 200.0 + fold} for fold in (1, 2, 3)},
+            "evaluate": {"arguments": ["evaluate", "out"], "seed": 7, "device": "cpu", "wall_time_s": 4000},
         }
+        provenance = {"stages": {name: record | common for name, record in stages.items()}}
         write_json(self.root / "provenance.json", provenance)
         return self
 
@@ -184,13 +191,23 @@ class OutputFolder:
 def output_folder(tmp_path, coarse_mask):
     """Function that starts an output folder under ``tmp_path``."""
 
-    def start(name="out", **keywords):
-        return OutputFolder(tmp_path / name, coarse_mask, **keywords)
+    def start(**keywords):
+        return OutputFolder(tmp_path / "out", coarse_mask, **keywords)
 
     return start
 
 
+def fill(output):
+    return output.scores().volumes().curve().timescale().training().records()
+
+
 @pytest.fixture
 def full_output(output_folder):
-    """Every part made, volumes in MNI space, six subjects."""
-    return output_folder().scores().volumes().curve().timescale().training().records()
+    """Every part made, volumes in MNI space, six subjects; to be changed as a test likes."""
+    return fill(output_folder())
+
+
+@pytest.fixture(scope="session")
+def full_report(tmp_path_factory, coarse_mask):
+    """Page of such a folder, written once: to be read only."""
+    return write_report(fill(OutputFolder(tmp_path_factory.mktemp("report") / "out", coarse_mask)).root)

@@ -1,7 +1,7 @@
 """The simple forecasters that stand beside ours in every table."""
 
-from titan_neuro.baselines.autoregression import AutoregressionBaseline, AutoregressionConfig
+from titan_neuro.baselines.autoregression import AutoregressionBaseline
 from titan_neuro.baselines.mean import TrainingMean
 from titan_neuro.baselines.persistence import Persistence
 
-__all__ = ["AutoregressionBaseline", "AutoregressionConfig", "Persistence", "TrainingMean"]
+__all__ = ["AutoregressionBaseline", "Persistence", "TrainingMean"]

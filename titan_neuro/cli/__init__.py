@@ -1,4 +1,4 @@
-"""The command ``titan-neuro``: one module a verb; each parses and calls, and imports what is heavy only when it runs."""
+"""The command ``titan-neuro``: one module a verb, each of which imports what is heavy only when it runs."""
 
 from __future__ import annotations
 

@@ -50,7 +50,9 @@ def add_bids_input(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folders with brain masks (default: the dataset's own derivatives/)",
     )
-    parser.add_argument("--nprocs", type=_positive, default=1, metavar="N", help="runs prepared side by side; CPU threads")
+    parser.add_argument(
+        "--nprocs", type=_positive, default=1, metavar="N", help="runs prepared side by side; CPU threads"
+    )
     parser.add_argument("--mem", type=float, metavar="GB", help="memory that preparing may use in all")
 
 
@@ -65,7 +67,9 @@ def add_study(parser: argparse.ArgumentParser) -> None:
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Flag that chooses where the model runs."""
-    parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="default: a GPU where there is one")
+    parser.add_argument(
+        "--device", default="auto", metavar="auto|cpu|cuda[:N]", help="default: a GPU where there is one"
+    )
 
 
 def _positive(text: str) -> int:
@@ -96,7 +100,7 @@ def find(arguments: argparse.Namespace) -> list[Recording]:
 
 
 def resolve_study(arguments: argparse.Namespace, kind: str, *, write: bool = True) -> StudyConfig:
-    """Put the settings together: the preset for the kind of data, then what was resolved before or the file, then --set.
+    """Put the settings together: a preset, what was resolved before or the file given, then ``--set``.
 
     Parameters
     ----------
@@ -154,7 +158,7 @@ def study_folds(stores: Sequence[RunStore], study: StudyConfig) -> list[FoldData
     if len(times) > 1:
         raise ImageError(
             f"The prepared runs differ in their repetition time: {', '.join(f'{t:g} s' for t in sorted(times))}.",
-            "A model is bound to one; choose runs that share it (--task-id, --participant-label) in another output folder.",
+            "A model is bound to one; prepare runs that share it into a folder of their own (--task-id).",
         )
     space = common_space({store.key: store.space for store in stores})
     protocol, folds = make_folds(stores, study.split)
@@ -168,7 +172,7 @@ def model_folder(output_dir: Path, fold_number: int) -> Path:
 
 
 def load_fold(arguments: argparse.Namespace, data: FoldData, study: StudyConfig, device: str) -> tuple[Forecaster, str]:
-    """Load the model of a fold, and its fingerprint; refuse one that was trained on other runs or with other settings."""
+    """Load the model of a fold, and its fingerprint; refuse one of other runs or settings."""
     from titan_neuro.errors import MismatchError
     from titan_neuro.training import fold_fingerprint, load_forecaster, require_match
 

@@ -71,7 +71,7 @@ def _write_tables(scores: Scores, data: FoldData, study: StudyConfig, path: Path
         space=data.space.name,
         normalisation=run.store.record["normaliser"]["method"],
     )
-    write_scores(path.parent, scores, context, study.evaluation)
+    write_scores(path.parent, scores, context, study.evaluation, study.seed)
 
 
 def _write_maps(scores: Scores, data: FoldData, stem: str) -> None:

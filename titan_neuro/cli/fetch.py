@@ -14,7 +14,9 @@ def add_parser(verbs: Any) -> None:
     """Add the verb."""
     parser = common.new_verb(verbs, "fetch", "Clone a DataLad dataset and get the recordings that the job needs.")
     parser.add_argument("source", metavar="SOURCE", help="an accession number (ds003017), a URL, or a path")
-    parser.add_argument("directory", type=Path, nargs="?", metavar="DIR", help="default: SOURCE itself, if it is a clone")
+    parser.add_argument(
+        "directory", type=Path, nargs="?", metavar="DIR", help="default: SOURCE itself, if it is a clone"
+    )
     common.add_selection(parser)
     parser.add_argument("--jobs", type=int, default=4, metavar="N", help="files at a time (default: 4)")
     parser.add_argument("--dry-run", action="store_true", help="say what would be fetched, and leave nothing behind")

@@ -63,7 +63,8 @@ def execute(arguments: argparse.Namespace) -> None:
         count += len(views)
     if not count:
         raise NoMatchError(
-            f"{arguments.output_dir}: no held-out run matches.", f"There are: {', '.join(store.key for store in stores)}."
+            f"{arguments.output_dir}: no held-out run matches.",
+            f"There are: {', '.join(store.key for store in stores)}.",
         )
 
 

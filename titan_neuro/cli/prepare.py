@@ -85,7 +85,9 @@ def _prepare_all(arguments: argparse.Namespace, recordings: list[Recording], con
                 bar.update()
             return made
         with ProcessPoolExecutor(workers) as pool:
-            jobs = [pool.submit(prepare_run, recording, arguments.output_dir, config, **options) for recording in recordings]
+            jobs = [
+                pool.submit(prepare_run, recording, arguments.output_dir, config, **options) for recording in recordings
+            ]
             made = _collect(pool, jobs, bar)
     return made
 

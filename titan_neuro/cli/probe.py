@@ -82,7 +82,7 @@ def _write(probe: Any, study: Any, stem: str, curve_path: Path, data: Any) -> No
         data.space,
         probe.timescale(),
         {
-            "Description": f"Shortest context that reaches {study.probe.gain_share:.0%} of the gain, at the shortest horizon",
+            "Description": f"Shortest context with {study.probe.gain_share:.0%} of the gain, at the shortest horizon",
             "Units": "s",
             "NumberOfSubjects": len(subjects),
         },

@@ -28,7 +28,8 @@ def execute(arguments: argparse.Namespace) -> None:
     check_output(arguments.output_dir)
     if not (arguments.output_dir / "group").is_dir():
         raise InputNotFoundError(
-            f"{arguments.output_dir}: there is nothing to report: no folder group/.", "Run `titan-neuro evaluate` first."
+            f"{arguments.output_dir}: there is nothing to report: no folder group/.",
+            "Run `titan-neuro evaluate` first.",
         )
     page = arguments.output_dir / "report.html"
     inputs = [*arguments.output_dir.glob("group/*"), *arguments.output_dir.glob("models/*/*")]

@@ -17,7 +17,9 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("directory", type=Path, metavar="DIR")
     parser.add_argument("--subjects", type=int, metavar="N", dest="n_subjects", help="of 25 (default: 6)")
     parser.add_argument("--runs", type=int, metavar="N", dest="n_runs", help="of 5 (default: 3)")
-    parser.add_argument("--volume-scale", type=float, metavar="SHARE", help="length of the runs (default: 0.25; 1 is real)")
+    parser.add_argument(
+        "--volume-scale", type=float, metavar="SHARE", help="length of the runs (default: 0.25; 1 is real)"
+    )
     parser.add_argument("--voxel-size-mm", type=float, metavar="MM", help="default: 12")
     parser.add_argument("--random-seed", type=int, metavar="N", dest="seed", help="default: 0")
     parser.set_defaults(execute=execute)

@@ -47,7 +47,9 @@ def load_study(
     where = str(config_file) if config_file is not None else "settings"
     preset = given.pop("preset", default_preset)
     if preset not in PRESETS:
-        raise ConfigError(f"{where}: no preset {preset!r}.", f"There are: {', '.join(PRESETS)}.{_near(preset, PRESETS)}")
+        raise ConfigError(
+            f"{where}: no preset {preset!r}.", f"There are: {', '.join(PRESETS)}.{_near(preset, PRESETS)}"
+        )
     content: dict[str, Any] = _merge(_STUDY.dump_python(PRESETS[preset](), mode="json"), given)
     for override in overrides:
         content = _merge(content, _parse_override(override))
@@ -94,8 +96,14 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in over.items():
         old = merged.get(key)
         # Another kind of component brings its own settings; what was set for the old kind does not apply to it.
-        replaces = isinstance(value, Mapping) and isinstance(old, dict) and value.get("kind", old.get("kind")) != old.get("kind")
-        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, Mapping) and not replaces else value
+        replaces = (
+            isinstance(value, Mapping)
+            and isinstance(old, dict)
+            and value.get("kind", old.get("kind")) != old.get("kind")
+        )
+        merged[key] = (
+            _merge(old, value) if isinstance(old, dict) and isinstance(value, Mapping) and not replaces else value
+        )
     return merged
 
 
@@ -121,7 +129,9 @@ def _names_at(location: Sequence[str]) -> list[str]:
     kinds: list[Any] = [StudyConfig]
     for part in location:
         found = [typing.get_type_hints(kind).get(part) for kind in kinds if dataclasses.is_dataclass(kind)]
-        kinds = [leaf for kind in found for leaf in (typing.get_args(kind) or (kind,)) if dataclasses.is_dataclass(leaf)]
+        kinds = [
+            leaf for kind in found for leaf in (typing.get_args(kind) or (kind,)) if dataclasses.is_dataclass(leaf)
+        ]
     return sorted({field.name for kind in kinds for field in dataclasses.fields(kind)})
 
 

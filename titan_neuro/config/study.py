@@ -42,7 +42,7 @@ class StudyConfig:
         window, segment = self.training.window_frames, self.model.backbone.segment_frames
         if window % segment:
             raise ConfigError(
-                f"training.window_frames: expected a multiple of model.backbone.segment_frames ({segment}), found {window}.",
+                f"training.window_frames: {window} is no multiple of model.backbone.segment_frames, {segment}.",
                 "Streams end and begin between windows, and can do so between segments only.",
             )
 

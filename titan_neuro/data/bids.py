@@ -206,7 +206,7 @@ def _same_label(name: str, one: str, other: str) -> bool:
 
 
 def matches(entities: Mapping[str, str], name: str, labels: Sequence[str] | None) -> bool:
-    """Whether an entity has one of the wanted labels (given with or without ``sub-``, ``run-``); no labels: any will do."""
+    """Whether an entity has one of the labels, with or without ``sub-``, ``run-``; without labels any will do."""
     if not labels:
         return True
     have = entities.get(name)

@@ -110,7 +110,8 @@ def _message(result: dict[str, Any]) -> str:
     message = result.get("message") or ""
     if isinstance(message, tuple):
         message = message[0] % message[1:]
-    return "\n".join(str(part) for part in (message, *result.get("error-messages", ())) if part)
+    reported = (message, result.get("error_message"), *result.get("error-messages", ()))
+    return "\n".join(str(part) for part in reported if part)
 
 
 def _one_line(text: str) -> str:

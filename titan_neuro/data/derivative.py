@@ -1,4 +1,4 @@
-"""The output folder as a BIDS derivative: whose it is, where it came from, and maps and series in the field's formats."""
+"""The output folder as a BIDS derivative: whose it is, where it came from, maps and series in standard formats."""
 
 from __future__ import annotations
 
@@ -65,7 +65,8 @@ def check_output(output_dir: Path, bids_dir: Path | None = None) -> None:
     existing = next(parent for parent in (output_dir, *output_dir.absolute().parents) if parent.exists())
     if not os.access(existing, os.W_OK | os.X_OK):
         raise OutputError(
-            f"{output_dir}: can't be written: {existing} is not writable for you.", "Name a folder that is yours to write."
+            f"{output_dir}: can't be written: {existing} is not writable for you.",
+            "Name a folder that is yours to write.",
         )
     if not output_dir.is_dir() or not any(output_dir.iterdir()):
         return
@@ -104,7 +105,8 @@ def claim_output(output_dir: Path, bids_dir: Path, version: str) -> None:
         found = read_json(description).get("SourceDatasets")
         if found != [source]:
             raise OutputError(
-                f"{output_dir}: was made from another dataset: expected {source}, found {found}.", "Name another folder."
+                f"{output_dir}: was made from another dataset: expected {source}, found {found}.",
+                "Name another folder.",
             )
         return
     write_text(output_dir / "README.md", _README)
@@ -195,11 +197,8 @@ def write_nifti(
     header.set_xyzt_units("mm", "sec" if repetition_time is not None else None)
     zooms = tuple(np.sqrt((space.affine[:3, :3] ** 2).sum(0)))
     header.set_zooms(zooms if repetition_time is None else (*zooms, repetition_time))
-    header["magic"] = b"n+1"
-    header["vox_offset"] = 352
     with atomic(path) as temporary, gzip.GzipFile(temporary, "wb", compresslevel=5, mtime=0) as file:
         header.write_to(file)
-        file.write(b"\0" * (352 - header.template_dtype.itemsize))
         for block in blocks:
             for volume in space.scatter(block, fill):
                 file.write(volume.tobytes(order="F"))

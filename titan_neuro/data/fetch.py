@@ -25,6 +25,9 @@ _URL = re.compile(r"^[a-z][a-z0-9+.-]*://|^[^/]+@[^/]+:")
 # DataLad's log names the progress of a whole `get` so; that of a single file has a second number.
 _TOTAL_PROGRESS = re.compile(r"^annexprogress-\d+$")
 _MAX_FAILURES_SHOWN = 5
+# After a kill git-annex may once take the lock that the dead process left for a live one's; then it is gone.
+_STALE_LOCK = "unable to take transfer lock"
+_ATTEMPTS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,16 +164,16 @@ def _bare_url(url: str) -> str:
 
 
 def _source_id(url: str) -> str | None:
-    with datalad_session(), tempfile.TemporaryDirectory() as scratch:
-        repository = url
-        if _URL.match(url):
-            repository = str(Path(scratch, "repository"))
-            _git("clone", "--quiet", "--bare", "--depth=1", url, repository)
-        return parse_dataset_id(_git("-C", repository, "show", "HEAD:.datalad/config"))
+    if not _URL.match(url):
+        # A source may be a bare repository, which has no working tree to read.
+        return parse_dataset_id(_git("-C", url, "show", "HEAD:.datalad/config"))
+    with tempfile.TemporaryDirectory() as scratch:
+        _clone(url, Path(scratch, "dataset"))
+        return dataset_id(Path(scratch, "dataset"))
 
 
 def _git(*arguments: str) -> str:
-    """Output of a git command; empty where it fails: what is asked for is then not there."""
+    """Output of a git query; empty where git has no answer."""
     return subprocess.run(["git", *arguments], capture_output=True, encoding="utf-8").stdout.strip()
 
 
@@ -217,45 +220,34 @@ def _check_room(directory: Path, n_bytes: int) -> None:
 
 
 class _ByteProgress(logging.Handler):
-    """Draw on a bar what DataLad's log says of the bytes that have come."""
+    """Draw on a bar what DataLad's log says of the bytes that have come since this handler was made."""
 
     def __init__(self, bar: tqdm) -> None:
         super().__init__()
         self._bar = bar
+        self._before = bar.n
 
     def emit(self, record: logging.LogRecord) -> None:
         update = getattr(record, "dlm_progress_update", None)
         if update is not None and _TOTAL_PROGRESS.match(str(getattr(record, "dlm_progress", ""))):
-            self._bar.update(int(update) - self._bar.n)
+            self._bar.update(self._before + int(update) - self._bar.n)
 
 
 def _get(directory: Path, missing: Sequence[WantedFile], n_jobs: int) -> None:
-    reasons: dict[Path, str] = {}
-    bar = tqdm(total=total_bytes(missing), desc="Fetching", unit="B", unit_scale=True)
-    with datalad_session() as datalad, bar:
-        from datalad.support.exceptions import CommandError, IncompleteResultsError
-
-        progress = _ByteProgress(bar)
-        logging.getLogger("datalad").addHandler(progress)
-        try:
-            datalad.get(
-                path=[str(file.path) for file in missing],
-                dataset=str(directory),
-                jobs=n_jobs,
-                result_renderer="disabled",
-            )
-        except IncompleteResultsError as error:
-            reasons = {Path(result["path"]): result_reason(result) for result in error.failed or ()}
-        except CommandError as error:
-            raise FetchError(f"{directory}: git-annex failed: {failure_reason(error)}") from error
-        bar.update(total_bytes([file for file in missing if not is_missing(file.path)]) - bar.n)
-    # What DataLad reports is not taken on trust: the content must be there.
-    failed = [file.path for file in missing if is_missing(file.path)]
-    if failed:
-        shown = [f"{path.relative_to(directory)}: {reasons.get(path, 'did not arrive')}" for path in failed]
+    left, reasons = list(missing), {}
+    with tqdm(total=total_bytes(missing), desc="Fetching", unit="B", unit_scale=True) as bar:
+        for _ in range(_ATTEMPTS):
+            reasons = _get_once(directory, [file.path for file in left], n_jobs, bar)
+            # What DataLad reports is not taken on trust: the content must be there.
+            left = [file for file in left if is_missing(file.path)]
+            bar.update(total_bytes(missing) - total_bytes(left) - bar.n)
+            if not any(_STALE_LOCK in reason for reason in reasons.values()):
+                break
+    if left:
+        shown = [f"{file.path.relative_to(directory)}: {reasons.get(file.path, 'did not arrive')}" for file in left]
         more = len(shown) - _MAX_FAILURES_SHOWN
         raise FetchError(
-            f"{directory}: {len(failed)} of {len(missing)} files could not be fetched:\n  "
+            f"{directory}: {len(left)} of {len(missing)} files could not be fetched:\n  "
             + "\n  ".join(shown[:_MAX_FAILURES_SHOWN] + ([f"and {more} more"] if more > 0 else [])),
             "Run the same command again: what has come is kept. `git annex whereis FILE` in the clone says who has a "
             "file; a store that is listed but not enabled is enabled by `git annex enableremote NAME` (OpenNeuro: "
@@ -263,5 +255,22 @@ def _get(directory: Path, missing: Sequence[WantedFile], n_jobs: int) -> None:
         )
 
 
+def _get_once(directory: Path, paths: Sequence[Path], n_jobs: int, bar: tqdm) -> dict[Path, str]:
+    """Let DataLad get files; why each of those failed that did."""
+    with datalad_session() as datalad:
+        from datalad.support.exceptions import CommandError, IncompleteResultsError
+
+        logging.getLogger("datalad").addHandler(_ByteProgress(bar))
+        try:
+            datalad.get(
+                path=[str(path) for path in paths], dataset=str(directory), jobs=n_jobs, result_renderer="disabled"
+            )
+        except IncompleteResultsError as error:
+            return {Path(result["path"]): result_reason(result) for result in error.failed or ()}
+        except CommandError as error:
+            raise FetchError(f"{directory}: git-annex failed: {failure_reason(error)}") from error
+    return {}
+
+
 def _human(n_bytes: int) -> str:
-    return tqdm.format_sizeof(n_bytes, suffix="B", divisor=1000)
+    return str(tqdm.format_sizeof(n_bytes, suffix="B", divisor=1000))

@@ -70,15 +70,15 @@ def find_wanted(
     asked = {
         entity: [label.removeprefix(f"{entity}-") for label in wanted] for entity, wanted in labels.items() if wanted
     }
-    chosen = [file for file in found if all(_matches(file, entity, wanted) for entity, wanted in asked.items())]
+    there = "The dataset has: " + "; ".join(_labels(recordings, entity) for entity in _FILTERS) + "."
     for entity, wanted in asked.items():
         for label in wanted:
-            if not any(file.recording and _matches(file, entity, [label]) for file in chosen):
-                raise NoMatchError(
-                    f"{directory}: no BOLD image of {_FILTERS[entity]} {label!r}"
-                    + (" among those of the other filters." if len(asked) > 1 else "."),
-                    "The dataset has: " + "; ".join(_there(recordings, name) for name in _FILTERS) + ".",
-                )
+            if not any(_matches(file, entity, [label]) for file in recordings):
+                raise NoMatchError(f"{directory}: no BOLD image of {_FILTERS[entity]} {label!r}.", there)
+    chosen = [file for file in found if all(_matches(file, entity, wanted) for entity, wanted in asked.items())]
+    if not any(file.recording for file in chosen):
+        filters = " and ".join(f"{_FILTERS[entity]} {' '.join(wanted)}" for entity, wanted in asked.items())
+        raise NoMatchError(f"{directory}: no BOLD image of {filters} together.", there)
     return chosen
 
 
@@ -120,7 +120,7 @@ def _number(label: str) -> int | str:
     return int(label) if label.isdecimal() else label
 
 
-def _there(recordings: Sequence[WantedFile], entity: str) -> str:
+def _labels(recordings: Sequence[WantedFile], entity: str) -> str:
     labels = sorted({file.entities.get(entity, "(none)") for file in recordings})
     shown = " ".join(labels[:30]) + (f" ... ({len(labels)} in all)" if len(labels) > 30 else "")
     return f"{_FILTERS[entity]} {shown}"

@@ -1,4 +1,4 @@
-"""Causal scaling: frame ``t`` is z-scored with the mean and deviation of the frames up to ``t``, never of a later one."""
+"""Causal scaling: frame ``t`` is z-scored with the mean and deviation of the frames up to ``t``."""
 
 from __future__ import annotations
 

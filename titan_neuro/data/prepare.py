@@ -36,8 +36,8 @@ class PrepareConfig:
     warmup_s : float
         Seconds at the start of a run that are fed but never scored: the expanding z-score rests on too little there.
     scored_trial_types : tuple of str
-        A frame is scored when it lies inside an event of one of these ``trial_type``s. A run whose events table has none
-        of them (or that has no table) is scored from the end of the warm-up on.
+        A frame is scored when it lies inside an event of one of these ``trial_type``s. A run whose events table has
+        none of them (or that has no table) is scored from the end of the warm-up on.
     mask_frames : int
         Where the dataset brings no brain mask, one is computed from the mean of this many first frames.
     """
@@ -105,8 +105,7 @@ def _require_content(path: Path, what: str) -> None:
     if is_missing(path):
         raise NotFetchedError(
             f"{path}: the {what} is in the dataset, but its content is not on this machine.",
-            f"Get it with `titan-neuro fetch {_dataset_root(path)}` "
-            "(or `datalad get` inside the dataset).",
+            f"Get it with `titan-neuro fetch {_dataset_root(path)}` (or `datalad get` inside the dataset).",
         )
 
 
@@ -269,7 +268,9 @@ def _header(recording: Recording, source: _Source, config: PrepareConfig, finger
             "scored": rule,
             "source": recording.path.name,
             "source_content": _content_id(recording.path),
-            "mask": recording.mask.name if recording.mask else f"computed from {config.mask_frames} first frames"
+            "mask": recording.mask.name
+            if recording.mask
+            else f"computed from {config.mask_frames} first frames"
             if recording.kind == "volume"
             else None,
             "events": recording.events.name if recording.events else None,

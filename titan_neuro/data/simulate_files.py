@@ -214,20 +214,19 @@ def _write_image(path: Path, brain: _Brain, frames: Iterable[np.ndarray], n_volu
 
     Without `n_volumes` the one frame makes a 3D image.
     """
-    frames = iter(frames)
-    values = next(frames)
-    volume = np.zeros(brain.mask.shape, dtype=values.dtype)
+    volume = None
     with (
         atomic(path) as temporary,
         temporary.open("wb") as raw,
         # Neither a name nor a date in the gzip header: the annex key is made of these bytes.
         gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=6, mtime=0) as file,
     ):
-        file.write(_header(brain, values.dtype, n_volumes))
-        while values is not None:
+        for values in frames:
+            if volume is None:
+                volume = np.zeros(brain.mask.shape, dtype=values.dtype)
+                file.write(_header(brain, values.dtype, n_volumes))
             volume[brain.mask] = values
             file.write(volume.tobytes(order="F"))
-            values = next(frames, None)
 
 
 def _header(brain: _Brain, dtype: np.dtype, n_volumes: int | None) -> bytes:

@@ -1,7 +1,8 @@
-"""Who is trained on, who chooses the model, who is tested: folds over whole subjects or whole runs, never over windows."""
+"""Who is trained on, who chooses the model, who is tested: folds over whole subjects or runs, never over windows."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass as plain_dataclass
 from typing import Annotated, Literal
@@ -25,8 +26,8 @@ class SplitConfig:
         ``subject``: held-out subjects, same film. ``run``: held-out runs of the training subjects. ``strict``: held-out
         subjects and held-out runs at once. ``auto``: ``subject`` where there are three subjects or more, else ``run``.
     n_folds : int
-        Number of folds; with as many units or fewer it is leave-one-out. In ``strict``, fold ``i`` tests the ``i``-th
-        group of subjects on the ``i``-th group of runs.
+        Number of folds; with as many units or fewer it is leave-one-out, and it is more where so few would leave
+        nothing to train on. In ``strict``, fold ``i`` tests the ``i``-th group of subjects on the ``i``-th of runs.
     validation_share : float
         Share of a fold's remaining units, at least one, that chooses the epoch and is not trained on.
     """
@@ -74,6 +75,8 @@ def make_folds(runs: Sequence[RunStore], config: SplitConfig) -> tuple[Protocol,
     if protocol == "strict":
         _require_three(run_labels, "run")
     n_folds = min(config.n_folds, len(units), len(run_labels) if protocol == "strict" else len(units))
+    while len(units) - math.ceil(len(units) / n_folds) < 2:
+        n_folds += 1
     folds = []
     for index in range(n_folds):
         held_units = units[index::n_folds]

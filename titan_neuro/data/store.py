@@ -1,4 +1,4 @@
-"""The store: one Zarr group a run, written once under a temporary name, read by everybody (schema: ``docs/store.md``)."""
+"""The store: one Zarr group a run, written once under a temporary name, read by everybody (``docs/store.md``)."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from tqdm import tqdm
 
-from titan_neuro.baselines import AutoregressionConfig, Persistence, TrainingMean
+from titan_neuro.baselines import AutoregressionBaseline, Persistence, TrainingMean
 from titan_neuro.errors import ConfigError, MismatchError, NoMatchError
 from titan_neuro.evaluation.causality import check_causal
 from titan_neuro.evaluation.scores import BASELINES, Fold, Scores, SubjectMoments, combine
@@ -27,16 +27,10 @@ class EvaluationConfig:
         Frames given to a model at a time, at least 2.
     n_resamples : int
         Bootstrap resamples of the subjects.
-    seed : int
-        Seed of the bootstrap.
-    autoregression : AutoregressionConfig
-        The AR baseline.
     """
 
     block_frames: Annotated[int, Field(ge=2)] = 64
     n_resamples: Annotated[int, Field(ge=1000)] = 10_000
-    seed: Annotated[int, Field(ge=0)] = 0
-    autoregression: AutoregressionConfig = Field(default_factory=AutoregressionConfig)
 
 
 def score_fold(
@@ -59,7 +53,7 @@ def score_fold(
     test_runs : sequence of FrameRun
         What is scored.
     config : EvaluationConfig
-        Block length and the AR baseline's choices.
+        Block length.
 
     Returns
     -------
@@ -86,7 +80,7 @@ def score_fold(
     baselines: list[ForecastModel] = [
         TrainingMean(horizons),
         Persistence(horizons),
-        config.autoregression.build(horizons),
+        AutoregressionBaseline(horizons),
     ]
     for baseline in baselines:
         baseline.fit(train_runs)

@@ -56,7 +56,9 @@ class ScoreContext:
     normalisation: str = "causal expanding z-score"
 
 
-def write_scores(folder: Path, scores: Scores, context: ScoreContext, config: EvaluationConfig) -> pd.DataFrame:
+def write_scores(
+    folder: Path, scores: Scores, context: ScoreContext, config: EvaluationConfig, seed: int
+) -> pd.DataFrame:
     """Write ``task-<task>_desc-forecast_{scores,subjects}.tsv`` and their sidecars.
 
     Parameters
@@ -68,7 +70,9 @@ def write_scores(folder: Path, scores: Scores, context: ScoreContext, config: Ev
     context : ScoreContext
         What goes into the sidecars beside the numbers.
     config : EvaluationConfig
-        Resamples and seed of the intervals.
+        Resamples of the intervals.
+    seed : int
+        Seed of the resamples.
 
     Returns
     -------
@@ -85,7 +89,7 @@ def write_scores(folder: Path, scores: Scores, context: ScoreContext, config: Ev
         protocol=context.protocol,
         repetition_time_s=context.repetition_time_s,
         n_resamples=config.n_resamples,
-        seed=config.seed,
+        seed=seed,
     )
     common = {
         "Protocol": context.protocol,
@@ -97,7 +101,7 @@ def write_scores(folder: Path, scores: Scores, context: ScoreContext, config: Ev
         "Space": context.space,
         "Interval": "95 % expanded percentile bootstrap over subjects, each horizon for itself",
         "Resamples": config.n_resamples,
-        "Seed": config.seed,
+        "Seed": seed,
         "ConstantFeaturesLeftOut": scores.n_constant_features(),
     }
     for suffix, content in (("scores", table), ("subjects", subjects_table(scores))):

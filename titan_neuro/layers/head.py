@@ -10,8 +10,8 @@ from torch import Tensor, nn
 class HorizonHead(nn.Module):
     """Forecasts as a few spatial patterns: each horizon weighs `rank` patterns that all horizons share.
 
-    ``forecast[h] = (W_h tokens) @ patterns`` with ``patterns`` of ``(rank, features)``. The patterns start at 0, so that
-    a new model adds nothing to what stands beside it (the linear skip).
+    ``forecast[h] = (W_h tokens) @ patterns`` with ``patterns`` of ``(rank, features)``. The patterns start at 0, so
+    that a new model adds nothing to what stands beside it (the linear skip).
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ class HorizonHead(nn.Module):
     def forward(self, tokens: Float[Tensor, "B T P D"]) -> Float[Tensor, "B T K V"]:
         """Forecast ``K`` horizons of all features from each frame's tokens."""
         weights: Tensor = self.weights(self.norm(tokens.flatten(2)))
-        return weights.unflatten(-1, (self.n_horizons, -1)) @ self.patterns
+        return weights.view(*weights.shape[:2], self.n_horizons, -1) @ self.patterns
 
     def silence(self) -> None:
         """Set the patterns back to 0: the head adds nothing."""

@@ -45,7 +45,7 @@ class SwinTokenizerConfig:
             width = self.embed_dim * 2**stage
             if heads < 1 or width % heads:
                 raise ConfigError(
-                    f"SwinTokenizerConfig: stage {stage} has {width} channels and {heads} heads: the heads must divide them.",
+                    f"SwinTokenizerConfig: the {heads} heads of stage {stage} must divide its {width} channels.",
                     "Change embed_dim or num_heads.",
                 )
 
@@ -139,4 +139,4 @@ class ParcelTokenizer(nn.Module):
     def forward(self, frames: Float[Tensor, "B T V"]) -> Float[Tensor, "B T P D"]:
         """Turn frames into tokens, each frame by itself."""
         tokens: Tensor = self.projection(frames)
-        return tokens.unflatten(-1, (self.n_tokens, -1))
+        return tokens.view(*frames.shape[:2], self.n_tokens, -1)

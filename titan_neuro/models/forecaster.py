@@ -78,8 +78,8 @@ class Forecaster(nn.Module):
     """Linear autoregression per feature, plus what a tokenizer, a Titans backbone and a head learn beyond it.
 
     ``forecast[t, h] = AR_h(y_t, y_{t-1}, ...) + head_h(backbone(tokens of frames <= t))``. The linear part is fitted in
-    closed form (:meth:`fit`); the learned part starts at 0, so that a new model is the autoregression, exactly. It keeps
-    the protocol of :class:`titan_neuro.typing.ForecastModel`.
+    closed form (:meth:`fit`); the learned part starts at 0, so that a new model is the autoregression, exactly. It
+    keeps the protocol of :class:`titan_neuro.typing.ForecastModel`.
 
     Parameters
     ----------
@@ -99,9 +99,7 @@ class Forecaster(nn.Module):
     coefficients: Tensor
     intercept: Tensor
 
-    def __init__(
-        self, config: ForecasterConfig, *, n_features: int, mask: Bool[Tensor, "x y z"] | None = None
-    ) -> None:
+    def __init__(self, config: ForecasterConfig, *, n_features: int, mask: Bool[Tensor, "x y z"] | None = None) -> None:
         super().__init__()
         self.config, self.horizons, self.n_features = config, tuple(config.horizons), n_features
         dim = config.backbone.dim
@@ -154,7 +152,7 @@ class Forecaster(nn.Module):
         Returns
         -------
         forecasts : torch.Tensor
-            ``(batch, time, horizons, features)``: entry ``[:, t, k]`` is frame ``t + horizons[k]``, given frames ``<= t``.
+            ``(batch, time, horizons, features)``: ``[:, t, k]`` is frame ``t + horizons[k]``, given frames ``<= t``.
         state : ForecasterState
         """
         linear, beyond, state = self.forecast_parts(frames, state)
@@ -179,15 +177,15 @@ class Forecaster(nn.Module):
         Tokens don't depend on what was before their frame: a probe that asks what the memory holds makes them once and
         reads them with as many memories as it likes.
         """
-        batch, time, n_tokens, _ = tokens.shape
         out, state = self.backbone(tokens.flatten(1, 2), state)
-        return self.head(out.unflatten(1, (time, n_tokens))), state
+        forecasts: Tensor = self.head(out.view_as(tokens))
+        return forecasts, state
 
     def recall(self, tokens: Float[Tensor, "B T P D"]) -> Float[Tensor, "B K V"]:
         """Forecast from the last frame alone, with a memory that starts empty at the first."""
-        batch, time, n_tokens, _ = tokens.shape
         out, _ = self.backbone(tokens.flatten(1, 2))
-        return self.head(out.unflatten(1, (time, n_tokens))[:, -1:])[:, 0]
+        forecasts: Tensor = self.head(out.view_as(tokens)[:, -1:])
+        return forecasts[:, 0]
 
     def start(self) -> ForecasterState:
         """State before the first frame of one run."""

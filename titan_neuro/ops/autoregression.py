@@ -107,7 +107,7 @@ def autoregress(frames: Tensor, history: Tensor, coefficients: Tensor, intercept
         total = offset.expand(*frames.shape[:-1], *offset.shape).clone()
         for lag in range(order):
             past = padded[..., order - 1 - lag : order - 1 - lag + n_frames, None, some]
-            # Two operations on purpose: a fused multiply-add rounds once in some places of a tensor, twice in others.
+            # Two operations on purpose: a fused multiply-add may round once here and twice there in one tensor.
             total += coefficients[:, lag, some] * past
         parts.append(total)
     return torch.cat(parts, dim=-1), padded[..., n_frames:, :].clone()

@@ -14,7 +14,6 @@ import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
-from tqdm import tqdm
 
 from titan_neuro.errors import NoMatchError
 from titan_neuro.metrics import bootstrap_interval
@@ -180,8 +179,8 @@ class ContextLengthProbe:
     def timescale(self) -> np.ndarray:
         """Return, per feature, the timescale in seconds at the shortest horizon: ``(features,)``.
 
-        Taken from the mean skill over subjects; NaN where the whole run gains nothing over the shortest context, and the
-        length of the longest run where no shorter context reaches the share of the gain.
+        Taken from the mean skill over subjects; NaN where the whole run gains nothing over the shortest context, and
+        the length of the longest run where no shorter context reaches the share of the gain.
         """
         _, skill = self.skill()
         mean = skill[:, :, 0].mean(axis=0)

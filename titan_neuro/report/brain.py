@@ -22,12 +22,14 @@ from titan_neuro.report.figures import INK, MUTED, STYLE, plain
 from titan_neuro.report.parcels import parcel_figure, set_log_ticks
 from titan_neuro.report.results import read_parcels
 
-LABELS = {
+_LABELS = {
     "skillar": "skill_ar: 1 - MSE / MSE of linear AR (no unit)",
     "r2": "r2: 1 - SSE / SSE about the training mean (no unit)",
     "timescale": "timescale, s",
 }
 _N_CUTS = 6
+_DRAWN_MM = 2.0
+_ALMOST_NOUGHT = 1e-9
 
 
 def plot_map(path: Path, sidecar: Mapping[str, Any], title: str, *, limit: float | None = None) -> Figure:
@@ -56,7 +58,7 @@ def plot_map(path: Path, sidecar: Mapping[str, Any], title: str, *, limit: float
     Raises
     ------
     ImageError
-        The image can't be read, is not 3D, or holds no value.
+        The image can't be read, is not 3D, holds no value, or a timescale that is not above 0.
     MetadataError
         The name lacks ``stat-``, or a table of parcels is malformed.
     """
@@ -65,9 +67,11 @@ def plot_map(path: Path, sidecar: Mapping[str, Any], title: str, *, limit: float
         raise MetadataError(f"{path}: the name has no entity stat-.", "Maps are named ..._stat-<what>_..._statmap.")
     values = map_values(path)
     if values.size == 0:
-        raise ImageError(f"{path}: holds no value to draw: all are missing or nought.")
+        raise ImageError(f"{path}: holds no value to draw.")
+    if stat[1] == "timescale" and values.min() <= 0:
+        raise ImageError(f"{path}: timescales above 0 s were expected, found {values.min():g} s.", "Make the map anew.")
     norm, colours = _scale(values, stat[1], limit)
-    label = LABELS.get(stat[1], stat[1])
+    label = _LABELS.get(stat[1], stat[1])
     with matplotlib.rc_context(STYLE):
         if path.name.endswith(".tsv"):
             return parcel_figure(read_parcels(path), label, title, limit=limit, log=isinstance(norm, LogNorm))
@@ -75,7 +79,9 @@ def plot_map(path: Path, sidecar: Mapping[str, Any], title: str, *, limit: float
 
 
 def map_values(path: Path) -> np.ndarray:
-    """Values of a map: what is finite and, in an image, not nought (there nought is the outside of the mask).
+    """Values of a map: of a table what is finite, of an image what lies inside the mask.
+
+    Outside the mask our images are NaN. One without any NaN has nought there.
 
     Parameters
     ----------
@@ -98,12 +104,15 @@ def map_values(path: Path) -> np.ndarray:
         values = read_parcels(path)["value"].to_numpy(np.float64)
         return values[np.isfinite(values)]
     data = _load(path).get_fdata()
-    return data[np.isfinite(data) & (data != 0)]
+    return data[_inside(data)]
 
 
 def symmetric_limit(values: np.ndarray) -> float:
-    """End of a scale that is symmetric about zero: the 99th percentile of the absolute values, in two digits."""
-    return float(f"{max(np.percentile(np.abs(values), 99), 1e-6):.2g}")
+    """End of a scale that is symmetric about zero: the 99th percentile of the absolute values, in two digits.
+
+    It is 0.001 at least: less is no difference that anybody should see.
+    """
+    return float(f"{max(np.percentile(np.abs(values), 99), 1e-3):.2g}")
 
 
 def voxel_size_mm(path: Path) -> float:
@@ -161,10 +170,15 @@ def _load(path: Path) -> nibabel.Nifti1Image:
     return image
 
 
+def _inside(data: np.ndarray) -> np.ndarray:
+    finite = np.isfinite(data)
+    return data != 0 if finite.all() else finite
+
+
 def _scale(values: np.ndarray, stat: str, limit: float | None) -> tuple[Normalize, str]:
     if stat == "timescale":
-        low = max(float(values.min()), 1e-3)
-        return LogNorm(low, max(float(values.max()), low * 1.01)), "viridis"
+        low, high = float(values.min()), float(values.max())
+        return LogNorm(low, max(high, low * 1.01)), "viridis"
     end = symmetric_limit(values) if limit is None else limit
     return Normalize(-end, end), "RdBu_r"
 
@@ -172,7 +186,7 @@ def _scale(values: np.ndarray, stat: str, limit: float | None) -> tuple[Normaliz
 def _volume_figure(path: Path, colours: ScalarMappable, label: str, words: tuple[str, str]) -> Figure:
     image = _load(path)
     data = image.get_fdata()
-    shown = np.where(np.isfinite(data) & (data != 0), data, np.nan)
+    shown = np.where(_inside(data), data, np.nan)
     figure = Figure(figsize=(7.6, 4.1), layout="none")
     if isinstance(colours.norm, LogNorm):
         # nilearn colours linearly: the logarithm is drawn, shifted so that no voxel falls on nought, which it hides.
@@ -194,7 +208,8 @@ def _draw_cuts(
     from nilearn.plotting import plot_stat_map
 
     template, outline = load_mni152_template(resolution=2), load_mni152_brain_mask(resolution=2)
-    drawn = nibabel.Nifti1Image(np.nan_to_num(shown).astype(np.float32), image.affine)
+    # nilearn hides what is nought: inside the mask it is a value like any other.
+    drawn = _refined(np.where(np.isnan(shown), 0, np.where(shown == 0, _ALMOST_NOUGHT, shown)), image.affine)
     for mode, bottom, height in (("z", 0.55, 0.375), ("x", 0.235, 0.3)):
         display = plot_stat_map(
             drawn,
@@ -210,19 +225,34 @@ def _draw_cuts(
             vmin=ends[0],
             vmax=ends[1],
             symmetric_cbar=False,
-            threshold=1e-12,
+            threshold=_ALMOST_NOUGHT / 2,
             resampling_interpolation="nearest",
         )
         display.add_contours(outline, levels=[0.5], colors=[INK], linewidths=0.6)
         display.annotate(size=7)
 
 
+def _refined(data: np.ndarray, affine: np.ndarray) -> nibabel.Nifti1Image:
+    """Split each voxel into equal ones of about 2 mm, which changes no value and no place.
+
+    nilearn stretches a picture from the first voxel's centre to the last one's: half a voxel is lost at either end,
+    which is nothing at 2 mm and would move a voxel of 25 mm by a gyrus.
+    """
+    parts = np.maximum(1, np.round(nibabel.affines.voxel_sizes(affine) / _DRAWN_MM)).astype(int)
+    for axis, n_parts in enumerate(parts):
+        data = np.repeat(data, n_parts, axis=axis)
+    finer = np.diag([*(1 / parts), 1.0])
+    finer[:3, 3] = (1 / parts - 1) / 2
+    return nibabel.Nifti1Image(data.astype(np.float32), affine @ finer)
+
+
 def _cuts(image: nibabel.Nifti1Image, shown: np.ndarray, mode: str) -> list[float]:
     """Where to cut: through the middle of layers of voxels, evenly from the first to the last that holds a value."""
-    places = nibabel.affines.apply_affine(image.affine, np.argwhere(np.isfinite(shown)))[:, "xyz".index(mode)]
-    layers = np.unique(places.round(3))
+    places = nibabel.affines.apply_affine(image.affine, np.argwhere(np.isfinite(shown)))[:, "xyz".index(mode)].round(3)
+    layers = np.unique(places)
     # The outermost layers hold a few voxels each.
-    layers = layers[(layers >= np.percentile(places, 3)) & (layers <= np.percentile(places, 97))]
+    first, last = np.percentile(places, (3, 97), method="nearest")
+    layers = layers[(layers >= first) & (layers <= last)]
     chosen = np.linspace(0, len(layers) - 1, min(_N_CUTS, len(layers))).round().astype(int)
     return [float(layer) for layer in layers[chosen]]
 

@@ -46,6 +46,8 @@ STYLE: dict[str, Any] = {
 # Okabe and Ito's palette (2008), told apart with any of the usual colour-vision deficiencies; markers say it again.
 _FIXED_LOOK = {"mean": ("#7b8794", "s"), "persistence": ("#e69f00", "^"), "ar": ("#0072b2", "D")}
 _OTHER_LOOKS = (("#d55e00", "o"), ("#009e73", "v"), ("#cc79a7", "P"), ("#56b4e9", "X"))
+# An axis shorter than this would blow rounding up to a mountain range.
+_LEAST_SPAN = 0.01
 _AXIS_TITLE = {
     "skill_ar": ("skill_ar", "1 - MSE / MSE of linear AR"),
     "r2": ("r2", "1 - SSE / SSE about the training mean"),
@@ -202,7 +204,7 @@ def context_figure(curve: pd.DataFrame) -> Figure:
     axes.set(xlabel="context that the memory may use, s", ylabel="1 - MSE / MSE of linear AR", title="skill_ar")
     axes.set_title("zero: linear AR", loc="right", fontsize=8, fontweight="normal", color=_FIXED_LOOK["ar"][0])
     if contexts:
-        figure.legend(loc="outside lower center", ncols=min(6, len(horizons)), fontsize=8.5)
+        figure.legend(loc="outside lower center", ncols=min(6, len(horizons)), fontsize=8, handlelength=1.4)
     return figure
 
 
@@ -267,11 +269,13 @@ def _fit_y(axes: Axes, core: Iterable[float], averages: dict[str, pd.Series]) ->
     """Fit the axis to `core`; take the other curves in where that costs at most a factor of three in scale."""
     kept = [value for value in core if math.isfinite(value)]
     low, high = min(kept), max(kept)
-    span = max(high - low, 0.01)
+    if high - low < _LEAST_SPAN:
+        low, high = (low + high - _LEAST_SPAN) / 2, (low + high + _LEAST_SPAN) / 2
+    span = high - low
     everything = [*kept, *(value for values in averages.values() for value in values if math.isfinite(value))]
     if max(everything) - min(everything) <= 3 * span:
-        low, high = min(everything), max(everything)
-        span = max(high - low, 0.01)
+        low, high = min(low, *everything), max(high, *everything)
+        span = high - low
     low, high = low - 0.1 * span, high + 0.1 * span
     axes.set_ylim(low, high)
     notes = []

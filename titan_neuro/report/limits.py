@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -49,7 +49,7 @@ def limits(results: Results) -> list[str]:
             _PROTOCOL_LIMITS[name] for name in results.scores["protocol"].unique() if name in _PROTOCOL_LIMITS
         ]
         sentences += _of_rivals(list(dict.fromkeys(results.scores["model"])), results.main_model)
-        sentences += _of_seeds(results.provenance)
+        sentences += _of_seeds(results.stages)
     return [*sentences, *_of_maps(results), *_of_context(results)]
 
 
@@ -63,8 +63,8 @@ def _of_subjects(n_subjects: int) -> Iterator[str]:
         )
     elif n_subjects < _FEW_SUBJECTS:
         yield (
-            f"{n_subjects} subjects were scored: a bootstrap over so few gives intervals that are too narrow, and one "
-            "that just leaves zero out is weak evidence."
+            f"{n_subjects} subjects were scored: an interval from so few hangs on these very people, and one that just "
+            "leaves zero out is weak evidence."
         )
 
 
@@ -95,27 +95,15 @@ def _of_rivals(models: list[str], main_model: str) -> Iterator[str]:
         )
 
 
-def _of_seeds(provenance: dict[str, Any]) -> Iterator[str]:
-    n_seeds = len(set(_seeds(provenance)))
+def _of_seeds(stages: dict[str, dict[str, Any]]) -> Iterator[str]:
+    n_seeds = len(
+        {str(record["seed"]) for name, record in stages.items() if name.startswith("train") and "seed" in record}
+    )
     if 0 < n_seeds < _FEWEST_SEEDS:
         yield (
             f"The model was trained from {'one seed' if n_seeds == 1 else f'{n_seeds} seeds'}: how much its scores "
             f"vary from seed to seed is not known (that takes {_FEWEST_SEEDS} or more)."
         )
-
-
-def _seeds(content: Any) -> Iterable[str]:
-    if isinstance(content, list):
-        for item in content:
-            yield from _seeds(item)
-    elif isinstance(content, dict):
-        for key, value in content.items():
-            if "seed" not in str(key).lower():
-                yield from _seeds(value)
-            elif isinstance(value, list):
-                yield from map(str, value)
-            elif value is not None and not isinstance(value, dict):
-                yield str(value)
 
 
 def _of_maps(results: Results) -> Iterator[str]:
@@ -146,7 +134,7 @@ def _of_context(results: Results) -> Iterator[str]:
     if results.curve is not None:
         yield (
             "The context-length curve says how much history this model uses. That the brain keeps as much does not "
-            "follow from it."
+            "follow from it. A timescale is given wherever a longer context gains anything, be it by chance."
         )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import jinja2
 import numpy as np
+import pandas as pd
 
 from titan_neuro.files import write_text
 from titan_neuro.report.brain import map_values, plot_map, space_note, symmetric_limit
@@ -15,9 +16,10 @@ from titan_neuro.report.limits import limits
 from titan_neuro.report.results import BASELINES, Results, StatMap, horizons_of, plain_name, read_results
 from titan_neuro.report.tables import (
     number,
-    provenance_rows,
+    provenance_facts,
     score_groups,
     scoring_facts,
+    stage_rows,
     subject_rows,
     training_rows,
 )
@@ -70,7 +72,8 @@ def write_report(output_dir: Path) -> Path:
         context=_context_section(results),
         training=_training_section(results),
         subjects=_subjects_section(results),
-        provenance=provenance_rows(results.provenance),
+        stages=stage_rows(results.stages),
+        provenance=provenance_facts(results.stages),
         config=results.config,
         limits=limits(results),
     )
@@ -85,16 +88,13 @@ def _scores_section(results: Results) -> dict[str, Any] | None:
         return None
     seconds = dict(zip(scores["horizon_frames"], scores["horizon_s"], strict=True))
     figures = []
+    main = scores[scores["model"] == results.main_model]
     for metric in ("skill_ar", "r2"):
-        rows = scores[scores["model"] == results.main_model]
-        values = ", ".join(
-            f"{number(value)} at {horizon} frames"
-            for horizon, value in zip(rows["horizon_frames"], rows[metric], strict=True)
-        )
+        values = f" {results.main_model}: {_values_in_words(main, metric)}." if len(main) else ""
         figures.append(
             {
                 "source": svg_uri(horizon_figure(scores, results.subjects, metric, results.main_model)),
-                "alt": f"{metric} over horizon, a line per model. {results.main_model}: {values}.",
+                "alt": f"{metric} over horizon, a line per model.{values}",
             }
         )
     n_subjects = int(scores["n_subjects"].max())
@@ -102,7 +102,7 @@ def _scores_section(results: Results) -> dict[str, Any] | None:
         "horizons": [(horizon, f"{seconds[horizon]:g} s") for horizon in horizons_of(scores)],
         "groups": score_groups(scores),
         "figures": figures,
-        "caption": (f"n = {_count(n_subjects, 'subject')}, each a dot. {_interval_words(n_subjects)} {_NOT_TESTED}"),
+        "caption": f"n = {_count(n_subjects, 'subject')}, each a dot. {_interval_words(n_subjects)} {_NOT_TESTED}",
     }
 
 
@@ -117,7 +117,7 @@ def _maps_section(results: Results) -> dict[str, Any] | None:
     if not found:
         return None
     of_r2 = [map_values(one.path) for (_, stat), one in found.items() if stat == "r2"]
-    shared = symmetric_limit(np.concatenate(of_r2)) if of_r2 else None
+    shared = symmetric_limit(np.concatenate(of_r2)) if any(values.size for values in of_r2) else None
     figures = []
     for key in wanted:
         name = "linear AR" if key[0] == "ar" else results.main_model or model
@@ -134,24 +134,36 @@ def _map_figure(results: Results, drawn: StatMap | None, title: str, limit: floa
     values = map_values(drawn.path)
     unit = "voxels" if drawn.is_volume else "parcels"
     if values.size == 0:
-        return {"empty": f"{title}: none of the {unit} has a value other than nought, so there is nothing to draw."}
-    spread = (
-        f"Median {number(float(np.median(values)))}; {np.mean(values > 0):.0%} of {len(values):,} {unit} above zero."
-    )
-    if drawn.stat == "timescale":
-        low, middle, high = np.percentile(values, (10, 50, 90))
-        spread = f"{len(values):,} {unit}; 10th, 50th and 90th percentile {low:.3g}, {middle:.3g} and {high:.3g} s."
-    subjects = results.curve if drawn.stat == "timescale" else results.scores
-    n_words = (
-        "" if subjects is None else f"Mean over {_count(int(subjects['n_subjects'].max()), 'subject')}, no threshold. "
-    )
+        why = (
+            f"no {unit} gain from a longer context" if drawn.stat == "timescale" else f"none of the {unit} has a value"
+        )
+        return {"empty": f"{title}: {why}, so there is nothing to draw."}
+    spread = _spread(drawn.stat, values, unit)
     where = space_note(drawn.sidecar) if drawn.is_volume else ""
     return {
         "source": png_uri(plot_map(drawn.path, drawn.sidecar, title, limit=limit)),
         "alt": f"{'Brain map' if drawn.is_volume else 'Values of parcels'}: {title}. {spread}",
-        "caption": f"{n_words}{spread} {_NOT_TESTED} {where}".strip(),
+        "caption": f"{_map_sample(results, drawn.stat)} {spread} {_NOT_TESTED} {where}".strip(),
         "file": drawn.path.name,
     }
+
+
+def _spread(stat: str, values: np.ndarray, unit: str) -> str:
+    if stat == "timescale":
+        low, middle, high = np.percentile(values, (10, 50, 90))
+        return (
+            f"{len(values):,} {unit} gain from a longer context (the others are left blank); 10th, 50th and 90th "
+            f"percentile {low:.3g}, {middle:.3g} and {high:.3g} s."
+        )
+    return f"Median {number(float(np.median(values)))}; {np.mean(values > 0):.0%} of {len(values):,} {unit} above zero."
+
+
+def _map_sample(results: Results, stat: str) -> str:
+    table = results.curve if stat == "timescale" else results.scores
+    if table is None:
+        return ""
+    n_words = _count(int(table["n_subjects"].max()), "subject")
+    return f"From the mean skill of {n_words}." if stat == "timescale" else f"Mean over {n_words}, no threshold."
 
 
 def _context_section(results: Results) -> dict[str, Any] | None:
@@ -159,21 +171,16 @@ def _context_section(results: Results) -> dict[str, Any] | None:
     if curve is None:
         return None
     n_subjects = int(curve["n_subjects"].max())
-    test = results.curve_sidecar.get("Test")
-    whole = curve[curve["whole_run"] == "true"]
-    values = ", ".join(
-        f"{number(value)} at {horizon} frames"
-        for horizon, value in zip(whole["horizon_frames"], whole["skill_ar"], strict=True)
-    )
+    timescale = _map_figure(results, results.timescale, _TIMESCALE_TITLE, None)
     return {
         "source": svg_uri(context_figure(curve)),
-        "alt": f"skill_ar against context in s, a line per horizon. With the whole run: {values or 'not scored'}.",
+        "alt": f"skill_ar against context in s, a line per horizon. With the whole run: "
+        f"{_values_in_words(curve[curve['whole_run']], 'skill_ar') or 'not scored'}.",
         "caption": (
-            f"skill_ar with the memory cut to the last seconds, horizons in frames; diamonds: the whole run. "
-            f"n = {_count(n_subjects, 'subject')}. {_interval_words(n_subjects)} {test or _NOT_TESTED}"
+            "skill_ar with the memory cut to the last seconds; h: horizon in frames; diamonds: the whole run. "
+            f"n = {_count(n_subjects, 'subject')}. {_interval_words(n_subjects)} {_NOT_TESTED}"
         ),
-        "timescale": _map_figure(results, results.timescale, _TIMESCALE_TITLE, None)
-        or {"absent": "the map of timescales"},
+        "timescale": timescale or {"absent": "the map of timescales"},
     }
 
 
@@ -195,6 +202,11 @@ def _subjects_section(results: Results) -> dict[str, Any] | None:
         return None
     model = results.main_model or str(subjects["model"].iloc[-1])
     return {"model": model, "horizons": horizons_of(subjects), "rows": subject_rows(subjects, model)}
+
+
+def _values_in_words(rows: pd.DataFrame, column: str) -> str:
+    pairs = zip(rows["horizon_frames"], rows[column], strict=True)
+    return ", ".join(f"{number(value)} at {_count(horizon, 'frame')}" for horizon, value in pairs)
 
 
 def _count(count: int, noun: str) -> str:

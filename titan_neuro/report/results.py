@@ -74,8 +74,8 @@ class Results:
         Name of the dataset.
     scores, subjects, curve : pandas.DataFrame or None
         The forecast table, the same per subject, the context-length curve (its ``whole_run`` is bool).
-    scores_sidecar, curve_sidecar : dict
-        The JSON beside `scores` and `curve`.
+    scores_sidecar : dict
+        The JSON beside `scores`.
     maps : tuple of StatMap
         Maps of the forecast, by name of file.
     timescale : StatMap or None
@@ -84,8 +84,8 @@ class Results:
         The epochs of each fold, by name of fold.
     config : str
         ``config.resolved.yaml`` as it stands.
-    provenance : dict
-        ``provenance.json``.
+    stages : dict of str to dict
+        Records of ``provenance.json``, by name of stage.
     """
 
     name: str
@@ -94,11 +94,10 @@ class Results:
     subjects: pd.DataFrame | None
     maps: tuple[StatMap, ...]
     curve: pd.DataFrame | None
-    curve_sidecar: dict[str, Any]
     timescale: StatMap | None
     training: dict[str, pd.DataFrame]
     config: str
-    provenance: dict[str, Any]
+    stages: dict[str, dict[str, Any]]
 
     @property
     def main_model(self) -> str:
@@ -149,14 +148,13 @@ def read_results(output_dir: Path) -> Results:
         else None,
         maps=tuple(found for found in maps if found.model),
         curve=_read_curve(curve_path) if curve_path.exists() else None,
-        curve_sidecar=_read_sidecar(curve_path, []),
         timescale=next((found for found in maps if found.stat == "timescale"), None),
         training={
             path.parent.name: _read_table(path, (), _TRAINING_NUMBERS, separator=",")
             for path in sorted(output_dir.glob("models/*/training.csv"), key=_natural)
         },
         config=config_path.read_text(encoding="utf-8", errors="replace") if config_path.exists() else "",
-        provenance=_read_json(provenance_path, []) if provenance_path.exists() else {},
+        stages=_read_stages(provenance_path) if provenance_path.exists() else {},
     )
 
 
@@ -225,6 +223,13 @@ def _read_maps(group: Path) -> list[StatMap]:
             )
         )
     return maps
+
+
+def _read_stages(path: Path) -> dict[str, dict[str, Any]]:
+    stages = _read_json(path, ["stages"])["stages"]
+    if not isinstance(stages, dict) or not all(isinstance(record, dict) for record in stages.values()):
+        raise MetadataError(f"{path}: stages: an object with an object for each stage was expected.", _AGAIN)
+    return stages
 
 
 def _read_curve(path: Path) -> pd.DataFrame:

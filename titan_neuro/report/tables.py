@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -21,7 +20,13 @@ METRIC_MEANING = {
 # The baseline that a skill is measured against scores nought by definition, and has no interval.
 _REFERENCE = {"skill_ar": "ar", "skill": "persistence"}
 _MISSING = "n/a"
-_MOST_ITEMS, _MOST_KEYS = 12, 40
+_FACTS = {
+    "Input dataset": "input_dataset_id",
+    "Commit": "commit",
+    "Versions": "versions",
+    "System": "system",
+    "Machine": "machine",
+}
 _PROTOCOLS = {
     "run": "leave one run out, within subjects: the model was trained on other runs of the same subjects",
     "subject": "held-out subjects: the model was trained on other people who went through the same runs",
@@ -117,7 +122,7 @@ def training_rows(training: dict[str, pd.DataFrame]) -> list[dict[str, str]]:
     for fold, table in training.items():
         skill = table["validation_skill_ar"]
         best = table.loc[skill.idxmax()] if skill.notna().any() else None
-        speed = table["volumes_per_s"].median()
+        speeds = table["volumes_per_s"].dropna()
         rows.append(
             {
                 "fold": fold,
@@ -125,7 +130,7 @@ def training_rows(training: dict[str, pd.DataFrame]) -> list[dict[str, str]]:
                 "best": _MISSING if best is None else number(best["validation_skill_ar"]),
                 "best_epoch": _MISSING if best is None else str(int(best["epoch"])),
                 "last": number(skill.iloc[-1]),
-                "speed": _MISSING if math.isnan(speed) else f"{speed:,.0f}",
+                "speed": f"{speeds.median():,.0f}" if len(speeds) else _MISSING,
             }
         )
     return rows
@@ -171,23 +176,63 @@ def scoring_facts(results: Results) -> list[tuple[str, str]]:
     ]
 
 
-def provenance_rows(provenance: dict[str, Any]) -> list[tuple[str, str]]:
-    """Flatten ``provenance.json`` into pairs of a dotted name and a text.
-
-    Long lists (annex keys, say) are counted and their beginning is shown; names that end in ``_s`` and ``_bytes`` are
-    given as a duration and in MiB.
+def stage_rows(stages: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
+    """Row for each stage of the provenance record.
 
     Parameters
     ----------
-    provenance : dict
-        The file's content.
+    stages : dict of str to dict
+        ``stages`` of ``provenance.json``.
+
+    Returns
+    -------
+    list of dict of str to str
+        ``stage``, ``started``, ``command``, ``seed``, ``device``, ``wall_time``, ``peak_memory``.
+    """
+    rows = []
+    for stage, record in stages.items():
+        memory, seconds = record.get("peak_memory_bytes"), record.get("wall_time_s")
+        rows.append(
+            {
+                "stage": stage,
+                "started": str(record.get("started", _MISSING)).replace("T", " ").removesuffix("+00:00"),
+                "command": " ".join(["titan-neuro", *map(str, record.get("arguments", []))]),
+                "seed": str(record.get("seed", _MISSING)),
+                "device": str(record.get("device", _MISSING)),
+                "wall_time": duration(seconds) if isinstance(seconds, int | float) else _MISSING,
+                "peak_memory": f"{memory / 2**20:,.0f} MiB" if isinstance(memory, int | float) else _MISSING,
+            }
+        )
+    return rows
+
+
+def provenance_facts(stages: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
+    """What the stages ran on and with; where stages differ, each value is there with the stages it holds for.
+
+    Parameters
+    ----------
+    stages : dict of str to dict
+        ``stages`` of ``provenance.json``.
 
     Returns
     -------
     list of (str, str)
-        In the order of the file.
+        Input files and dataset, commit, versions, machine.
     """
-    return list(_flatten(provenance, ""))
+    keys = {file: key for record in stages.values() for file, key in record.get("input_keys", {}).items()}
+    n_keys = sum(key is not None for key in keys.values())
+    facts = (
+        [("Input files", f"{len(keys)}, {n_keys} of them with a git-annex key (in provenance.json)")] if keys else []
+    )
+    for term, key in _FACTS.items():
+        values: dict[str, list[str]] = {}
+        for stage, record in stages.items():
+            if key in record:
+                values.setdefault(_as_text(record[key]), []).append(stage)
+        if len(values) == 1:
+            facts.append((term, next(iter(values))))
+        facts += [(f"{term} ({', '.join(names)})", text) for text, names in values.items() if len(values) > 1]
+    return facts
 
 
 def duration(seconds: float) -> str:
@@ -219,27 +264,9 @@ def _span(counts: pd.Series) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def _flatten(content: Any, name: str) -> Iterator[tuple[str, str]]:
-    nested = isinstance(content, list) and any(isinstance(item, dict | list) for item in content)
-    if isinstance(content, dict | list) and len(content) > (_MOST_KEYS if isinstance(content, dict) else _MOST_ITEMS):
-        first = ", ".join(str(item) for item in list(content)[:3]) if not nested else ""
-        yield name, f"{len(content)} entries" + (f": {first}, \u2026" if first else "")
-    elif isinstance(content, dict):
-        for key, value in content.items():
-            yield from _flatten(value, f"{name}.{key}" if name else str(key))
-    elif nested:
-        for rank, value in enumerate(content, start=1):
-            yield from _flatten(value, f"{name} {rank}")
-    else:
-        yield name, _as_text(name, content)
-
-
-def _as_text(name: str, value: Any) -> str:
-    if isinstance(value, list):
-        # A command is given as its words.
-        return (" " if name.endswith(("command", "arguments", "argv")) else ", ").join(str(item) for item in value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return _MISSING if value is None else str(value)
-    if name.endswith("_s"):
-        return duration(value)
-    return f"{value / 2**20:,.0f} MiB" if name.endswith("_bytes") else str(value)
+def _as_text(value: Any) -> str:
+    if value is None:
+        return "not known"
+    if not isinstance(value, dict):
+        return str(value)
+    return ", ".join(f"{key} {item}" for key, item in value.items())

@@ -3,4 +3,12 @@
 from titan_neuro.training.checkpoint import load_forecaster, require_match, save_forecaster
 from titan_neuro.training.fit import FoldData, TrainingConfig, fold_fingerprint, train_fold
 
-__all__ = ["FoldData", "TrainingConfig", "fold_fingerprint", "load_forecaster", "require_match", "save_forecaster", "train_fold"]
+__all__ = [
+    "FoldData",
+    "TrainingConfig",
+    "fold_fingerprint",
+    "load_forecaster",
+    "require_match",
+    "save_forecaster",
+    "train_fold",
+]

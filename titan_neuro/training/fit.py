@@ -15,6 +15,7 @@ import lightning
 import pandas as pd
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 from torch.utils.data import DataLoader
@@ -23,7 +24,7 @@ from titan_neuro.data.space import Space
 from titan_neuro.data.splits import Fold
 from titan_neuro.data.store import RunView
 from titan_neuro.files import atomic
-from titan_neuro.models.forecaster import Forecaster, ForecasterConfig
+from titan_neuro.models.forecaster import ForecasterConfig
 from titan_neuro.provenance import commit, digest, versions
 from titan_neuro.training.checkpoint import read_record, save_forecaster
 from titan_neuro.training.module import ForecastModule
@@ -39,7 +40,9 @@ class TrainingConfig:
     Attributes
     ----------
     max_epochs : int
-        Passes over the training runs.
+        Rounds of training, each followed by a validation.
+    steps_per_epoch : int
+        A round is one pass over the training runs, or as many as give so many steps.
     patience : int
         Epochs without a better validation error after which training stops.
     window_frames : int
@@ -53,6 +56,7 @@ class TrainingConfig:
     """
 
     max_epochs: Annotated[int, Field(ge=1)] = 12
+    steps_per_epoch: Annotated[int, Field(ge=1)] = 32
     patience: Annotated[int, Field(ge=1)] = 4
     window_frames: Annotated[int, Field(ge=1)] = 64
     n_streams: Annotated[int, Field(ge=1)] = 4
@@ -145,8 +149,8 @@ def train_fold(
     mask = None if data.space.mask is None else torch.from_numpy(data.space.mask)
     forecaster = model.build(n_features=data.space.n_features, mask=mask)
     start = time.monotonic()
-    # The skip sees the validation runs too, as the AR baseline of this fold does: the learned part is judged against the
-    # very bar that it will be scored against.
+    # The skip sees the validation runs too, as the AR baseline of this fold does: the learned part is judged against
+    # the very bar that it will be scored against.
     forecaster.fit([*train_runs, *validation_runs])
     module = ForecastModule(
         forecaster,
@@ -195,6 +199,7 @@ class _Windows(lightning.LightningDataModule):
     ) -> None:
         super().__init__()
         self._train, self._validation, self._seed = train, validation, seed
+        self._min_steps = training.steps_per_epoch
         self._options = {
             "window_frames": training.window_frames,
             "n_streams": training.n_streams,
@@ -202,9 +207,11 @@ class _Windows(lightning.LightningDataModule):
         }
 
     def train_dataloader(self) -> DataLoader[Any]:
-        assert self.trainer is not None
-        seed = self._seed * 100_003 + self.trainer.current_epoch
-        return DataLoader(StreamWindows(self._train, seed=seed, **self._options), batch_size=None)
+        epoch = 0 if self.trainer is None else self.trainer.current_epoch
+        seed = self._seed * 100_003 + epoch
+        return DataLoader(
+            StreamWindows(self._train, seed=seed, min_steps=self._min_steps, **self._options), batch_size=None
+        )
 
     def val_dataloader(self) -> DataLoader[Any]:
         return DataLoader(StreamWindows(self._validation, seed=None, **self._options), batch_size=None)
@@ -216,24 +223,22 @@ def _run_trainer(
     """Fit, put the best epoch's weights into the module, and return that epoch; 0 is the linear skip alone."""
     best = ModelCheckpoint(dirpath=checkpoints, filename="best", monitor="validation_mse", save_last=True)
     accelerator, _, index = device.partition(":")
-    trainer = lightning.Trainer(
-        accelerator="gpu" if accelerator == "cuda" else "cpu",
-        devices=[int(index)] if index else 1,
-        max_epochs=training.max_epochs,
-        gradient_clip_val=training.gradient_clip,
-        callbacks=[
-            best,
-            EarlyStopping(monitor="validation_mse", patience=training.patience),
-            TQDMProgressBar(leave=True),
-        ],
-        num_sanity_val_steps=0,
-        reload_dataloaders_every_n_epochs=1,
-        logger=False,
-        enable_model_summary=False,
-        default_root_dir=checkpoints,
-    )
     last = checkpoints / "last.ckpt"
     with _quiet_lightning():
+        trainer = lightning.Trainer(
+            accelerator="gpu" if accelerator == "cuda" else "cpu",
+            devices=[int(index)] if index else 1,
+            # One process, also inside a Slurm job that was given several tasks.
+            plugins=[LightningEnvironment()],
+            max_epochs=training.max_epochs,
+            gradient_clip_val=training.gradient_clip,
+            callbacks=[best, EarlyStopping(monitor="validation_mse", patience=training.patience), TQDMProgressBar()],
+            num_sanity_val_steps=0,
+            reload_dataloaders_every_n_epochs=1,
+            logger=False,
+            enable_model_summary=False,
+            default_root_dir=checkpoints,
+        )
         if last.is_file():
             logger.info("Training goes on from %s.", last)
         else:
@@ -258,8 +263,8 @@ def _quiet_lightning() -> Iterator[None]:
         log.setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
-        warnings.filterwarnings("ignore", ".*exists and is not empty.*")
-        warnings.filterwarnings("ignore", ".*Checkpoint directory.*")
+        warnings.filterwarnings("ignore", ".*Checkpoint directory.*exists and is not empty.*")
+        warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
         yield
     for log, level in zip(loud, levels, strict=True):
         log.setLevel(level)

@@ -1,8 +1,9 @@
-"""Lightning's side of training: truncated back-propagation through streams, the memory carried from window to window."""
+"""Lightning's side of training: truncated back-propagation through streams, the memory carried along."""
 
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import lightning
@@ -38,6 +39,7 @@ class ForecastModule(lightning.LightningModule):
         self.history: list[dict[str, float]] = []
         self._state: ForecasterState | None = None
         self._train_sum, self._train_count = 0.0, 0
+        self._train_volumes, self._train_seconds = 0, 0.0
         self._errors = torch.zeros(2, dtype=torch.float64)
         self._error_count = 0
 
@@ -52,6 +54,7 @@ class ForecastModule(lightning.LightningModule):
                 f"The loss is {loss.item()} in epoch {self.current_epoch}, step {batch_index}.",
                 "Lower --set training.learning_rate, and look at the data of the runs in training.",
             )
+        self._train_volumes += len(batch.frames) * (batch.frames.shape[1] - max(self.forecaster.horizons))
         self._train_sum += float(squared.detach())
         self._train_count += count
         self.log("loss", loss.detach(), prog_bar=True, batch_size=1)
@@ -85,10 +88,12 @@ class ForecastModule(lightning.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Start all streams anew."""
         self._state = None
-        self._train_sum, self._train_count = 0.0, 0
+        self._train_sum, self._train_count, self._train_volumes = 0.0, 0, 0
+        self._train_start = time.monotonic()
 
     def on_validation_epoch_start(self) -> None:
         """Put the training streams aside and start those of the validation."""
+        self._train_seconds = time.monotonic() - self._train_start if self._train_volumes else 0.0
         self._training_state, self._state = self._state, None
         self._errors.zero_()
         self._error_count = 0
@@ -109,6 +114,8 @@ class ForecastModule(lightning.LightningModule):
                 "train_loss": self._train_sum / self._train_count if fitting else math.nan,
                 "validation_mse": mse,
                 "validation_skill_ar": skill,
+                "seconds": self._train_seconds,
+                "volumes_per_s": self._train_volumes / self._train_seconds if fitting else math.nan,
             }
         )
 

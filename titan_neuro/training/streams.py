@@ -38,7 +38,7 @@ class _Piece(NamedTuple):
 
 
 class StreamWindows(Dataset[Windows]):
-    """Every run once, cut into windows; item ``i`` holds the ``i``-th window of each stream.
+    """Every run, cut into windows; item ``i`` holds the ``i``-th window of each stream.
 
     A stream takes a new run when its last has ended, so that none waits for the longest. Runs may start at random
     offsets: nothing should be learned from the time since a run began.
@@ -52,6 +52,8 @@ class StreamWindows(Dataset[Windows]):
         Streams side by side; no more than there are runs.
     max_horizon : int
         Frames after the window that serve as targets.
+    min_steps : int
+        The runs are read again, in another order, until there are so many steps.
     seed : int or None
         Order of the runs and their offsets; None takes the runs in order, from their first frame.
     """
@@ -63,18 +65,23 @@ class StreamWindows(Dataset[Windows]):
         window_frames: int,
         n_streams: int,
         max_horizon: int,
+        min_steps: int = 1,
         seed: int | None,
     ) -> None:
         self._runs, self._window, self._ahead = runs, window_frames, max_horizon
-        self._steps = self._schedule(min(n_streams, len(runs)), seed)
+        self._steps = self._schedule(min(n_streams, len(runs)), min_steps, seed)
 
-    def _schedule(self, n_streams: int, seed: int | None) -> list[list[_Piece | None]]:
-        rng = np.random.default_rng(seed)
-        order = rng.permutation(len(self._runs)) if seed is not None else np.arange(len(self._runs))
-        waiting = [self._pieces(int(run), rng if seed is not None else None) for run in order][::-1]
+    def _schedule(self, n_streams: int, min_steps: int, seed: int | None) -> list[list[_Piece | None]]:
+        rng = None if seed is None else np.random.default_rng(seed)
+        waiting: list[list[_Piece]] = []
         lanes: list[list[_Piece]] = [[] for _ in range(n_streams)]
-        steps = []
+        steps: list[list[_Piece | None]] = []
+        n_passes = 0
         while True:
+            if not waiting and (n_passes == 0 or len(steps) < min_steps):
+                order = np.arange(len(self._runs)) if rng is None else rng.permutation(len(self._runs))
+                waiting = [self._pieces(int(run), rng) for run in order][::-1]
+                n_passes += 1
             for lane in lanes:
                 if not lane and waiting:
                     lane.extend(waiting.pop())

@@ -1,0 +1,84 @@
+import dataclasses
+
+import pytest
+
+from titan_neuro.config import load_study, write_resolved
+from titan_neuro.config.study import PRESETS
+from titan_neuro.errors import ConfigError, InputNotFoundError
+
+
+@pytest.fixture
+def settings(tmp_path):
+    def write(text):
+        path = tmp_path / "study.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_what_is_resolved_reads_back_the_same(preset, tmp_path):
+    study = load_study(default_preset=preset)
+    write_resolved(tmp_path / "config.resolved.yaml", study)
+    assert load_study(default_preset="debug", config_file=tmp_path / "config.resolved.yaml") == study
+
+
+def test_file_over_preset_and_set_over_both(settings):
+    path = settings("preset: debug\nseed: 3\ntraining: {max_epochs: 9, patience: 2}\n")
+    study = load_study(default_preset="parcels", config_file=path, overrides=["training.max_epochs=5"], seed=8)
+    assert study.training.max_epochs == 5
+    assert study.training.patience == 2
+    assert study.seed == 8
+    assert study.model == PRESETS["debug"]().model
+
+
+def test_another_kind_of_tokenizer_replaces_the_old_one():
+    overrides = ["model.tokenizer={kind: parcels, n_tokens: 1}"]
+    assert load_study(default_preset="debug", overrides=overrides).model.tokenizer.n_tokens == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong", "right"),
+    [
+        ("trainin: {}", "trainin", "training"),
+        ("training: {max_epoch: 3}", "training.max_epoch", "max_epochs"),
+        ("model: {backbone: {memory: {chunk_frame: 3}}}", "model.backbone.memory.chunk_frame", "chunk_frames"),
+        ("model: {tokenizer: {embed_dims: 3}}", "model.tokenizer.embed_dims", "embed_dim"),
+    ],
+)
+def test_an_unknown_key_is_named_with_the_nearest(settings, text, wrong, right):
+    with pytest.raises(ConfigError) as caught:
+        load_study(default_preset="debug", config_file=settings(text))
+    assert f"unknown setting '{wrong}'. Did you mean '{right}'?" in caught.value.message
+
+
+def test_values_out_of_range_and_of_the_wrong_kind(settings):
+    with pytest.raises(ConfigError, match=r"training\.max_epochs: .*greater than or equal to 1; found 0"):
+        load_study(default_preset="debug", config_file=settings("training: {max_epochs: 0}"))
+    with pytest.raises(ConfigError, match=r"training\.max_epochs: .*found 'many'"):
+        load_study(default_preset="debug", overrides=["training.max_epochs=many"])
+    with pytest.raises(ConfigError, match="no multiple of"):
+        load_study(default_preset="debug", overrides=["training.window_frames=17"])
+
+
+def test_what_is_no_settings_file(settings, tmp_path):
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_study(default_preset="debug", config_file=settings("a: [1"))
+    with pytest.raises(ConfigError, match="found list"):
+        load_study(default_preset="debug", config_file=settings("- 1"))
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_study(default_preset="debug", config_file=settings("!!python/object/apply:os.getcwd []"))
+    with pytest.raises(InputNotFoundError):
+        load_study(default_preset="debug", config_file=tmp_path / "nowhere.yaml")
+    with pytest.raises(ConfigError, match="no preset 'cpu-smal'") as caught:
+        load_study(default_preset="debug", config_file=settings("preset: cpu-smal"))
+    assert "Did you mean 'cpu-small'" in caught.value.hint
+    with pytest.raises(ConfigError, match="expected KEY=VALUE"):
+        load_study(default_preset="debug", overrides=["training.max_epochs"])
+
+
+def test_settings_are_frozen():
+    study = load_study(default_preset="debug")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        study.seed = 1

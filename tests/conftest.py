@@ -1,0 +1,79 @@
+"""Recordings that several rooms test on, and one small study that has gone the whole way."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+# Small enough for seconds, with every part of a study: three folds over three subjects, a model, a probe, a report.
+DEBUG_SETTINGS = ["--set", "training.max_epochs=2", "--set", "training.steps_per_epoch=2"]
+
+
+def run_command(*arguments: object, check: bool = True, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run ``titan-neuro`` as a user does: another process, its output as text."""
+    command = [str(Path(sys.executable).with_name("titan-neuro")), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    if check:
+        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+@pytest.fixture(scope="session")
+def titan_neuro():
+    """The command, run in a process of its own."""
+    return run_command
+
+
+def _shared(name: str) -> Path:
+    folder = SHARED / name
+    if not folder.is_dir():
+        pytest.skip(f"real recordings {name} are not at {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def haxby() -> Path:
+    """One subject, 12 runs of 121 volumes at 25 mm, TR 2.5 s: raw BIDS."""
+    return _shared("haxby25mm")
+
+
+@pytest.fixture(scope="session")
+def sitcom() -> Path:
+    """Twelve subjects who watched one sitcom episode, 1,486 frames of 200 parcels, TR 1 s."""
+    return _shared("sitcom-parcels")
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of the simulated twin with the debug preset: ``twin`` (source), ``bids`` (clone), ``output``.
+
+    Made once, also where several workers run the tests. Read it; copy it before changing it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    root = base / "study"
+    with FileLock(base / "study.lock"):
+        if not (root / "done").exists():
+            shutil.rmtree(root, ignore_errors=True)
+            root.mkdir()
+            (root / "debug.yaml").write_text("preset: debug\n")
+            run_command(
+                "simulate", root / "twin", "--subjects", 3, "--runs", 2, "--volume-scale", 0.12, "--voxel-size-mm", 20
+            )
+            run_command("fetch", root / "twin", root / "bids")
+            for level in ("participant", "group"):
+                run_command(
+                    *("run", root / "bids", root / "output", level, "--config-file", root / "debug.yaml"),
+                    *DEBUG_SETTINGS,
+                )
+            (root / "done").touch()
+    return root

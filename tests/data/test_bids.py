@@ -1,0 +1,114 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from titan_neuro.data.bids import find_recordings, join_entities
+from titan_neuro.errors import ConfigError, ImageError, InputNotFoundError, MetadataError, NoMatchError, NotBIDSError
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Two subjects, two runs each, empty images: only names and sidecars are read here."""
+    root = tmp_path / "data set with ä space"
+    for subject in ("01", "02"):
+        for run in ("01", "02"):
+            path = root / f"sub-{subject}/func/sub-{subject}_task-movie_run-{run}_bold.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            path.with_name(path.name.replace("_bold.nii.gz", "_events.tsv")).write_text("onset\tduration\ttrial_type\n")
+    (root / "dataset_description.json").write_text(json.dumps({"Name": "x", "BIDSVersion": "1.8.0"}))
+    (root / "task-movie_bold.json").write_text(json.dumps({"RepetitionTime": 1, "TaskName": "movie"}))
+    return root
+
+
+def keys(recordings):
+    return [recording.key for recording in recordings]
+
+
+def test_all_runs_are_found_in_order(dataset):
+    found = find_recordings(dataset)
+    assert keys(found) == [f"sub-{s}_task-movie_run-{r}" for s in ("01", "02") for r in ("01", "02")]
+    assert {recording.repetition_time for recording in found} == {1.0}
+    assert found[3].events.name == "sub-02_task-movie_run-02_events.tsv"
+
+
+@pytest.mark.parametrize("labels", [["02"], ["sub-02"]])
+@pytest.mark.parametrize("runs", [["1"], ["01"], ["run-01"]])
+def test_labels_come_with_or_without_their_prefix(dataset, labels, runs):
+    assert keys(find_recordings(dataset, subjects=labels, runs=runs, tasks=["movie"])) == ["sub-02_task-movie_run-01"]
+
+
+def test_the_nearer_sidecar_wins(dataset):
+    (dataset / "sub-01/func/sub-01_task-movie_run-01_bold.json").write_text('{"RepetitionTime": 0.8}')
+    assert [recording.repetition_time for recording in find_recordings(dataset)] == [0.8, 1.0, 1.0, 1.0]
+
+
+def test_real_raw_data(haxby):
+    found = find_recordings(haxby)
+    assert len(found) == 12
+    assert {recording.kind for recording in found} == {"volume"}
+    assert {recording.repetition_time for recording in found} == {2.5}
+    # The mask names no run: it holds for all.
+    assert {recording.mask.name for recording in found} == {"sub-01_task-objectviewing_desc-brain_mask.nii.gz"}
+
+
+def test_real_parcels(sitcom):
+    found = find_recordings(sitcom)
+    assert len(found) == 12
+    assert {(recording.kind, recording.repetition_time) for recording in found} == {("parcels", 1.0)}
+    # One events table at the root serves all subjects.
+    assert {recording.events.name for recording in found} == {"task-sitcomep1_desc-narrative_events.tsv"}
+
+
+def test_the_filter_file_has_the_form_that_fmriprep_reads(dataset, tmp_path):
+    path = tmp_path / "filter.json"
+    path.write_text('{"bold": {"run": 2}}')
+    assert keys(find_recordings(dataset, filter_file=path)) == ["sub-01_task-movie_run-02", "sub-02_task-movie_run-02"]
+    path.write_text('{"t1w": {}}')
+    with pytest.raises(ConfigError, match="'t1w'"):
+        find_recordings(dataset, filter_file=path)
+    with pytest.raises(InputNotFoundError, match="no such file"):
+        find_recordings(dataset, filter_file=tmp_path / "nowhere.json")
+
+
+def test_what_matches_nothing_says_what_there_is(dataset):
+    with pytest.raises(NoMatchError, match="no run matches subject 07") as caught:
+        find_recordings(dataset, subjects=["07"])
+    assert "subject: 01 02; task: movie; run: 01 02" in caught.value.hint
+
+
+def test_no_such_folder_and_not_bids(dataset, tmp_path):
+    with pytest.raises(InputNotFoundError, match="no such folder"):
+        find_recordings(tmp_path / "nowhere")
+    with pytest.raises(NotBIDSError, match=r"no dataset_description\.json") as caught:
+        find_recordings(dataset / "sub-01")
+    assert str(dataset) in caught.value.hint
+    with pytest.raises(InputNotFoundError, match="is a file"):
+        find_recordings(dataset / "dataset_description.json")
+
+
+def test_a_dataset_without_recordings(dataset):
+    for folder in dataset.glob("sub-*"):
+        shutil.rmtree(folder)
+    with pytest.raises(NoMatchError, match="holds no recording"):
+        find_recordings(dataset)
+
+
+def test_two_files_for_one_run_are_refused(dataset):
+    one = next(dataset.glob("sub-01/func/*run-01_bold.nii.gz"))
+    shutil.copy(one, Path(str(one).replace("_bold", "_space-MNI152NLin2009cAsym_bold")))
+    with pytest.raises(ImageError, match="two files for one run"):
+        find_recordings(dataset)
+
+
+def test_a_broken_sidecar_is_named(dataset):
+    (dataset / "task-movie_bold.json").write_text('{"RepetitionTime": ')
+    with pytest.raises(MetadataError, match=r"task-movie_bold\.json"):
+        find_recordings(dataset)
+
+
+def test_entities_are_joined_in_the_order_of_bids():
+    joined = join_entities({"space": "T1w", "run": "02", "task": "x", "subject": "1", "session": "a"})
+    assert joined == "sub-1_ses-a_task-x_run-02_space-T1w"

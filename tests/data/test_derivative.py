@@ -1,0 +1,112 @@
+import json
+import os
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from titan_neuro.data.derivative import check_output, claim_output, write_map, write_nifti
+from titan_neuro.data.space import Space
+from titan_neuro.errors import OutputError, UsageError
+
+
+@pytest.fixture
+def source(tmp_path):
+    root = tmp_path / "bids"
+    root.mkdir()
+    (root / "dataset_description.json").write_text(
+        '{"Name": "A film", "BIDSVersion": "1.8.0", "DatasetDOI": "doi:1/2"}'
+    )
+    return root
+
+
+@pytest.fixture
+def space():
+    mask = np.random.default_rng(0).random((4, 5, 6)) > 0.5
+    affine = np.diag([-3.0, 3, 3, 1])
+    return Space(kind="volume", name="MNI152NLin2009cAsym", mask=mask, affine=affine)
+
+
+def test_the_output_describes_itself(source, tmp_path):
+    claim_output(tmp_path / "out", source, "1.2.3")
+    description = json.loads((tmp_path / "out/dataset_description.json").read_text())
+    assert description["DatasetType"] == "derivative"
+    assert description["GeneratedBy"] == [{"Name": "Titan-Neuro", "Version": "1.2.3"}]
+    assert description["SourceDatasets"] == [{"URL": source.as_uri(), "DOI": "doi:1/2"}]
+    claim_output(tmp_path / "out", source, "1.2.4")
+
+
+def test_an_output_of_another_dataset_is_refused(source, tmp_path):
+    claim_output(tmp_path / "out", source, "1.2.3")
+    other = source.rename(tmp_path / "other")
+    with pytest.raises(OutputError, match="made from another dataset"):
+        claim_output(tmp_path / "out", other, "1.2.3")
+
+
+def test_a_folder_that_is_not_ours_is_left_alone(source, tmp_path):
+    out = tmp_path / "thesis"
+    out.mkdir()
+    (out / "chapter.txt").write_text("years of work")
+    with pytest.raises(OutputError, match="not an output of Titan-Neuro"):
+        claim_output(out, source, "1")
+    (out / "dataset_description.json").write_text('{"GeneratedBy": [{"Name": "fMRIPrep"}]}')
+    with pytest.raises(OutputError, match="made by fMRIPrep"):
+        check_output(out)
+    assert sorted(path.name for path in out.iterdir()) == ["chapter.txt", "dataset_description.json"]
+
+
+def test_an_output_inside_the_input(source):
+    for path in (source, source / "out", source / "sub-01/func"):
+        with pytest.raises(UsageError, match="inside the input dataset"):
+            check_output(path, source)
+    check_output(source / "derivatives/titan-neuro", source)
+
+
+def test_a_file_and_a_folder_without_permission(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="is a file"):
+        check_output(tmp_path / "file")
+    if os.geteuid() == 0:  # root may write anywhere but on what the kernel keeps
+        with pytest.raises(OutputError, match="can't be written"):
+            claim_output(Path("/sys/titan-neuro"), _described(tmp_path), "1")
+        return
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(OutputError, match="not writable"):
+        check_output(tmp_path / "locked/out")
+
+
+def _described(root):
+    (root / "dataset_description.json").write_text("{}")
+    return root
+
+
+def test_maps_are_read_back_by_nibabel(space, tmp_path):
+    values = np.random.default_rng(0).normal(size=space.n_features)
+    path = write_map(tmp_path / "task-x_stat-r2_desc-arH1", space, values, {"Units": "1"})
+    image = nib.load(path)
+    assert path.name == "task-x_stat-r2_desc-arH1_statmap.nii.gz"
+    np.testing.assert_allclose(image.affine, space.affine)
+    np.testing.assert_allclose(image.get_fdata()[space.mask], values, rtol=1e-6)
+    assert np.isnan(image.get_fdata()[~space.mask]).all()
+    sidecar = json.loads((tmp_path / "task-x_stat-r2_desc-arH1_statmap.json").read_text())
+    assert sidecar == {"Units": "1", "Space": "MNI152NLin2009cAsym"}
+
+
+def test_a_series_is_written_in_blocks(space, tmp_path):
+    frames = np.random.default_rng(0).normal(size=(7, space.n_features)).astype(np.float32)
+    path = tmp_path / "x_bold.nii.gz"
+    write_nifti(path, space, iter([frames[:3], frames[3:]]), n_frames=7, repetition_time=1.5)
+    image = nib.load(path)
+    assert image.shape == (4, 5, 6, 7)
+    assert image.header.get_zooms() == (3, 3, 3, 1.5)
+    assert image.header.get_xyzt_units() == ("mm", "sec")
+    assert np.array_equal(np.asarray(image.dataobj)[space.mask].T, frames)
+
+
+def test_parcels_become_a_table(tmp_path):
+    parcels = Space(kind="parcels", name="Schaefer", parcels=("a", "b"))
+    path = write_map(tmp_path / "m", parcels, np.array([0.5, np.nan]), {})
+    assert pd.read_csv(path, sep="\t", na_values="n/a")["value"].tolist()[0] == 0.5
+    assert "n/a" in path.read_text()

@@ -1,0 +1,238 @@
+import json
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from titan_neuro.data.bids import find_recordings
+from titan_neuro.data.normalize import CausalZScore
+from titan_neuro.data.prepare import PrepareConfig, prepare_run
+from titan_neuro.data.store import RunStore, open_runs
+from titan_neuro.errors import (
+    ImageError,
+    InputNotFoundError,
+    MetadataError,
+    MismatchError,
+    NotFetchedError,
+    OutputError,
+)
+
+SHAPE, N_FRAMES = (5, 6, 7), 60
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """One run of noise on a small grid with a mask, TR 1 s, a film from 10 s to 50 s."""
+    root = tmp_path / "bids"
+    func = root / "sub-01/func"
+    masks = root / "derivatives/mask/sub-01/func"
+    func.mkdir(parents=True)
+    masks.mkdir(parents=True)
+    (root / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.8.0"}')
+    write_bold(func, np.random.default_rng(0).normal(1000, 10, (*SHAPE, N_FRAMES)))
+    (func / "sub-01_task-movie_run-01_bold.json").write_text('{"RepetitionTime": 1, "TaskName": "movie"}')
+    (func / "sub-01_task-movie_run-01_events.tsv").write_text("onset\tduration\ttrial_type\n10.0\t40.0\tmovie\n")
+    mask = np.random.default_rng(1).random(SHAPE) > 0.4
+    nib.save(nib.Nifti1Image(mask.astype(np.uint8), np.eye(4)), masks / "sub-01_desc-brain_mask.nii.gz")
+    return root
+
+
+def write_bold(func, data, repetition_time=1.0):
+    image = nib.Nifti1Image(data.astype(np.float32), np.eye(4))
+    image.header.set_xyzt_units("mm", "sec")
+    if data.ndim == 4:
+        image.header.set_zooms((1, 1, 1, repetition_time))
+    nib.save(image, func / "sub-01_task-movie_run-01_bold.nii.gz")
+
+
+@pytest.fixture
+def prepare(dataset, tmp_path):
+    def prepare_(config=None, **options):
+        recording = find_recordings(dataset)[0]
+        config = config or PrepareConfig(warmup_s=15)
+        return prepare_run(recording, tmp_path / "out", config, work_dir=tmp_path / "work", **options)
+
+    return prepare_
+
+
+def test_frames_are_the_masked_causal_z_scores(prepare, dataset):
+    path, made = prepare()
+    store = RunStore(path)
+    image = nib.load(next(dataset.glob("sub-01/func/*_bold.nii.gz"))).get_fdata()
+    mask = nib.load(next(dataset.rglob("*_mask.nii.gz"))).get_fdata() > 0
+    expected = CausalZScore(int(mask.sum()))(image[mask].T)
+    assert made
+    np.testing.assert_allclose(store.frames(0, N_FRAMES), expected, atol=4e-3)  # float16
+    assert np.array_equal(store.space.mask, mask)
+    assert path.name == "sub-01_task-movie_run-01_desc-prepared_bold.zarr"
+    assert store.repetition_time == 1.0
+
+
+def test_frames_inside_the_film_and_after_the_warm_up_are_scored(prepare):
+    scored = RunStore(prepare()[0]).scored
+    assert np.flatnonzero(scored).tolist() == list(range(15, 50))
+
+
+def test_memory_bound_changes_nothing(prepare, tmp_path):
+    whole = RunStore(prepare()[0]).frames(0, N_FRAMES)
+    (tmp_path / "out").rename(tmp_path / "first")
+    assert np.array_equal(RunStore(prepare(memory_bytes=1)[0]).frames(0, N_FRAMES), whole)
+
+
+def test_no_later_frame_changes_an_earlier_one(prepare, dataset, tmp_path):
+    before = RunStore(prepare()[0]).frames(0, 30)
+    (tmp_path / "out").rename(tmp_path / "first")
+    path = next(dataset.glob("sub-01/func/*_bold.nii.gz"))
+    data = nib.load(path).get_fdata()
+    data[..., 30:] = np.random.default_rng(5).normal(0, 1e4, data[..., 30:].shape)
+    write_bold(path.parent, data)
+    assert np.array_equal(RunStore(prepare()[0]).frames(0, 30), before)
+
+
+def test_what_is_prepared_is_left_and_what_changed_is_done_again(prepare, dataset):
+    path, _ = prepare()
+    stamp = path.stat().st_mtime_ns
+    assert prepare() == (path, False)
+    assert path.stat().st_mtime_ns == stamp
+    assert prepare(PrepareConfig(warmup_s=12))[1]
+    events = next(dataset.rglob("*_events.tsv"))
+    events.write_text("onset\tduration\ttrial_type\n10.0\t30.0\tmovie\n")
+    assert prepare(PrepareConfig(warmup_s=12))[1]
+    assert RunStore(path).scored.sum() == 40 - 12
+
+
+def test_leftovers_of_a_killed_process_are_cleared_away(prepare):
+    path, _ = prepare()
+    leftover = path.with_name(f".{path.name}.0123abcd.tmp")
+    leftover.mkdir()
+    prepare()
+    assert not leftover.exists()
+
+
+def test_without_a_mask_one_is_computed_from_the_first_volumes(prepare, dataset):
+    next(dataset.rglob("*_mask.nii.gz")).unlink()
+    data = np.full((12, 12, 12, N_FRAMES), 10.0)
+    data[3:9, 3:9, 3:9] = 1000
+    data += np.random.default_rng(0).normal(size=data.shape)
+    write_bold(dataset / "sub-01/func", data)
+    store = RunStore(prepare()[0])
+    assert store.space.mask[4:8, 4:8, 4:8].all()
+    assert not store.space.mask[[0, -1]].any()
+    assert "computed" in store.record["mask"]
+
+
+def test_three_dimensions_are_refused(prepare, dataset):
+    write_bold(dataset / "sub-01/func", np.ones(SHAPE))
+    with pytest.raises(ImageError, match=r"expected a 4D image .* found 3D"):
+        prepare()
+
+
+def test_one_volume_is_refused(prepare, dataset):
+    write_bold(dataset / "sub-01/func", np.ones((*SHAPE, 1)))
+    with pytest.raises(ImageError, match="at least 2 volumes"):
+        prepare()
+
+
+def test_a_truncated_image_is_refused_and_leaves_nothing(prepare, dataset, tmp_path):
+    path = next(dataset.glob("sub-01/func/*_bold.nii.gz"))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ImageError, match=r"_bold\.nii\.gz: can't be read"):
+        prepare()
+    assert not list((tmp_path / "out").rglob("*.zarr"))
+    assert not list((tmp_path / "out").rglob("*.tmp"))
+
+
+def test_a_file_that_is_no_image_is_refused(prepare, dataset):
+    next(dataset.glob("sub-01/func/*_bold.nii.gz")).write_text("no image")
+    with pytest.raises(ImageError, match="not a readable NIfTI image"):
+        prepare()
+
+
+def test_nan_inside_the_mask_is_refused_with_its_place(prepare, dataset):
+    data = np.random.default_rng(0).normal(1000, 10, (*SHAPE, N_FRAMES))
+    data[..., 17] = np.nan
+    write_bold(dataset / "sub-01/func", data)
+    with pytest.raises(ImageError, match="found nan in frame 17"):
+        prepare()
+
+
+def test_no_repetition_time(prepare, dataset):
+    next(dataset.glob("sub-01/func/*_bold.json")).unlink()
+    write_bold(dataset / "sub-01/func", np.ones((*SHAPE, N_FRAMES)), repetition_time=0)
+    with pytest.raises(MetadataError, match="no repetition time"):
+        prepare()
+
+
+def test_header_and_sidecar_that_disagree(prepare, dataset):
+    next(dataset.glob("sub-01/func/*_bold.json")).write_text('{"RepetitionTime": 2}')
+    with pytest.raises(MetadataError, match=r"sidecar says a repetition time of 2.0 s, the header 1.0 s"):
+        prepare()
+
+
+def test_a_mask_on_another_grid(prepare, dataset):
+    path = next(dataset.rglob("*_mask.nii.gz"))
+    nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.uint8), np.eye(4)), path)
+    with pytest.raises(ImageError, match="expected the grid of sub-01_task-movie_run-01"):
+        prepare()
+
+
+def test_an_empty_film(prepare, dataset):
+    next(dataset.rglob("*_events.tsv")).write_text("onset\tduration\ttrial_type\n0.0\t5.0\tmovie\n")
+    with pytest.raises(MetadataError, match="no frame is left to score"):
+        prepare()
+
+
+def test_events_without_their_columns(prepare, dataset):
+    next(dataset.rglob("*_events.tsv")).write_text("start\tend\n0.0\t5.0\n")
+    with pytest.raises(MetadataError, match="expected the columns onset, duration"):
+        prepare()
+
+
+def test_content_that_was_not_fetched(prepare, dataset):
+    path = next(dataset.glob("sub-01/func/*_bold.nii.gz"))
+    path.unlink()
+    path.symlink_to("../../.git/annex/objects/aa/bb/MD5E-s5--0.nii.gz/MD5E-s5--0.nii.gz")
+    with pytest.raises(NotFetchedError, match="not on this machine") as caught:
+        prepare()
+    assert f"titan-neuro fetch {dataset}" in caught.value.hint
+
+
+def test_parcels(sitcom, tmp_path):
+    recording = find_recordings(sitcom, subjects=["003"])[0]
+    path, _ = prepare_run(recording, tmp_path / "out", PrepareConfig(), work_dir=tmp_path / "work")
+    store = RunStore(path)
+    table = pd.read_csv(recording.path, sep="\t")
+    assert store.space.parcels == tuple(table.columns)
+    expected = CausalZScore(200)(table.to_numpy())
+    np.testing.assert_allclose(store.frames(700, 720), expected[700:720], atol=4e-3)
+    assert path.name == "sub-003_task-sitcomep1_seg-Schaefer200_desc-prepared_timeseries.zarr"
+    assert store.scored.sum() == 1486 - 20
+
+
+def test_text_among_the_parcels_is_refused(sitcom, tmp_path):
+    recording = find_recordings(sitcom, subjects=["003"])[0]
+    table = tmp_path / "x.tsv"
+    table.write_text("a\tb\n1\t2\n3\tfour\n")
+    with pytest.raises(ImageError, match="expected a table of numbers"):
+        prepare_run(replace(recording, path=table), tmp_path / "out", PrepareConfig(), work_dir=tmp_path / "work")
+
+
+def test_stores_are_opened_by_name_and_strangers_refused(prepare, tmp_path):
+    path, _ = prepare()
+    assert [store.key for store in open_runs(tmp_path / "out")] == ["sub-01_task-movie_run-01"]
+    with pytest.raises(InputNotFoundError, match="no prepared run"):
+        open_runs(tmp_path / "elsewhere")
+    attributes = json.loads((path / "zarr.json").read_text())
+    attributes["attributes"]["schema_version"] = 99
+    (path / "zarr.json").write_text(json.dumps(attributes))
+    with pytest.raises(MismatchError, match="expected the schema titan-neuro-run 1, found titan-neuro-run 99"):
+        open_runs(tmp_path / "out")
+
+
+def test_a_folder_that_can_not_be_written(prepare, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sub-01").write_text("a file where a folder belongs")
+    with pytest.raises(OutputError, match="can't be written"):
+        prepare()

@@ -1,0 +1,149 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from titan_neuro.evaluation import (
+    METRICS,
+    ScoreContext,
+    format_table,
+    score_fold,
+    scores_table,
+    subjects_table,
+    verdict,
+    write_scores,
+)
+from titan_neuro.metrics import bootstrap_interval
+
+COLUMNS = ["model", "horizon_frames", "horizon_s", "protocol", "n_subjects", "n_runs", "n_frames"]
+SUBJECT_COLUMNS = ["model", "subject", "horizon_frames", "n_runs", "n_frames", *METRICS]
+
+
+def titan(oracle, runs, share):
+    return oracle(runs, share, name="titan-mac")
+
+
+@pytest.fixture(scope="module")
+def six_subjects(make_run, oracle, quick):
+    train = [make_run(s, 1) for s in ("01", "02", "03")]
+    test = [make_run(s, n) for s in ("11", "12", "13", "14", "15", "16") for n in (1, 2)]
+    return score_fold([titan(oracle, test, 0.4)], train, test, quick)
+
+
+@pytest.fixture(scope="module")
+def table(six_subjects, quick):
+    return scores_table(six_subjects, protocol="subject", repetition_time_s=1.5, n_resamples=quick.n_resamples)
+
+
+@pytest.fixture(scope="module")
+def two_subjects(make_run, oracle, quick):
+    train = [make_run(s, 1) for s in ("01", "02", "03")]
+    test = [make_run(s, 1) for s in ("11", "12")]
+    return score_fold([titan(oracle, test, 0.4)], train, test, quick)
+
+
+def test_table_has_a_row_per_model_and_horizon_and_the_columns_agreed_on(table):
+    assert list(table.columns) == [*COLUMNS, *(f"{m}{end}" for m in METRICS for end in ("", "_low", "_high"))]
+    assert list(zip(table["model"], table["horizon_frames"], strict=True)) == [
+        (model, h) for model in ("mean", "persistence", "ar", "titan-mac") for h in (1, 3)
+    ]
+    assert table["horizon_s"].tolist() == [1.5, 4.5] * 4
+    assert (table["n_subjects"] == 6).all()
+    assert (table["n_runs"] == 12).all()
+    assert (table["n_frames"] == 12 * 155).all()
+
+
+def test_means_and_intervals_are_over_subjects(six_subjects, table, quick):
+    values = six_subjects.subject_values("skill_ar", "titan-mac", 1)
+    row = table[(table["model"] == "titan-mac") & (table["horizon_frames"] == 1)].iloc[0]
+    assert row["skill_ar"] == pytest.approx(values.mean())
+    low, high = bootstrap_interval(values, n_resamples=quick.n_resamples, seed=0)
+    assert (row["skill_ar_low"], row["skill_ar_high"]) == (low, high)
+    r = six_subjects.subject_values("r", "titan-mac", 1)
+    assert row["r"] == pytest.approx(np.tanh(np.arctanh(r).mean()))
+    assert row["r_low"] < row["r"] < row["r_high"]
+
+
+def test_subjects_table_holds_each_subjects_numbers(six_subjects):
+    subjects = subjects_table(six_subjects)
+    assert list(subjects.columns) == SUBJECT_COLUMNS
+    assert len(subjects) == 4 * 6 * 2
+    row = subjects.query("model == 'titan-mac' and subject == '13' and horizon_frames == 3").iloc[0]
+    assert row["skill"] == pytest.approx(six_subjects.subject_values("skill", "titan-mac", 3)[2])
+    assert row["n_frames"] == 2 * 155
+
+
+def test_verdict_says_where_ar_is_beaten(table):
+    said = verdict(table)
+    row = table[table["model"] == "titan-mac"].iloc[0]
+    assert said.startswith("titan-mac beats linear AR at h = 1, 3 (skill_ar ")
+    assert f"{row['skill_ar']:.3f} [{row['skill_ar_low']:.3f}, {row['skill_ar_high']:.3f}]" in said
+    assert said.endswith("6 subjects.")
+
+
+def with_intervals(table, *intervals):
+    rows = table[table["model"] == "titan-mac"].iloc[[0] * len(intervals)].copy()
+    rows["horizon_frames"] = range(1, len(intervals) + 1)
+    rows["skill_ar_low"], rows["skill_ar_high"] = zip(*intervals, strict=True)
+    rows["skill_ar"] = rows[["skill_ar_low", "skill_ar_high"]].mean(axis=1)
+    return rows
+
+
+def test_verdict_claims_nothing_that_the_interval_does_not(table):
+    said = verdict(with_intervals(table, (0.01, 0.05), (-0.01, 0.05), (0.0, 0.02), (-0.03, -0.01)))
+    assert "beats linear AR at h = 1 (skill_ar 0.030 [0.010, 0.050])" in said
+    assert "does not beat linear AR at h = 2, 3 (" in said
+    assert "is worse than linear AR at h = 4 (skill_ar -0.020 [-0.030, -0.010])" in said
+
+
+def test_verdict_on_two_subjects_is_descriptive(two_subjects, quick):
+    table = scores_table(two_subjects, protocol="subject", repetition_time_s=1.0, n_resamples=quick.n_resamples)
+    assert table["skill_ar_low"].isna().all()
+    said = verdict(table)
+    assert "beats" not in said
+    assert "with 2 subjects no interval over subjects is possible" in said
+
+
+def test_verdict_on_three_subjects_says_that_they_are_few(table):
+    few = table.assign(n_subjects=3)
+    assert verdict(few).endswith("3 subjects, too few for the interval to cover 95 %.")
+
+
+def test_formatted_table_is_aligned_markdown(table):
+    lines = format_table(table).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert len(lines) == 2 + 8
+    cells = [cell.strip() for cell in lines[-1].split("|")[1:-1]]
+    assert cells[:3] == ["titan-mac", "3", "4.5"]
+    assert cells[3].startswith(f"{table['skill_ar'].iloc[-1]:.3f} [")
+    mean_row = [cell.strip() for cell in lines[2].split("|")[1:-1]]
+    assert mean_row[6] == "n/a"
+
+
+def test_files_are_read_back_as_they_were_written(tmp_path, six_subjects, quick):
+    context = ScoreContext(task="movie", protocol="subject", repetition_time_s=1.5, space="MNI152NLin2009cAsym")
+    table = write_scores(tmp_path / "group", six_subjects, context, quick, 0)
+    stem = tmp_path / "group" / "task-movie_desc-forecast_scores"
+    raw = stem.with_suffix(".tsv").read_text()
+    assert "\tn/a\t" in raw
+    assert "nan" not in raw.lower()
+    back = pd.read_csv(stem.with_suffix(".tsv"), sep="\t", na_values="n/a")
+    pd.testing.assert_frame_equal(back, table, check_exact=False, rtol=1e-5, check_dtype=False)
+    assert format_table(back).count("\n") == format_table(table).count("\n")
+
+    sidecar = json.loads(stem.with_suffix(".json").read_text())
+    assert sidecar["Verdict"] == verdict(table)
+    assert sidecar["HorizonsFrames"] == [1, 3]
+    assert sidecar["RepetitionTime"] == 1.5
+    assert sidecar["Normalisation"] == "causal expanding z-score"
+    assert sidecar["Space"] == "MNI152NLin2009cAsym"
+    assert sidecar["Folds"][0]["test"][0] == "sub-11_task-movie_run-01"
+    assert set(table.columns) <= set(sidecar)
+
+    subjects = pd.read_csv(
+        tmp_path / "group" / "task-movie_desc-forecast_subjects.tsv", sep="\t", dtype={"subject": str}
+    )
+    assert list(subjects.columns) == SUBJECT_COLUMNS
+    described = json.loads((tmp_path / "group" / "task-movie_desc-forecast_subjects.json").read_text())
+    assert set(SUBJECT_COLUMNS) <= set(described)

@@ -1,0 +1,134 @@
+import dataclasses
+
+import pytest
+import torch
+
+from titan_neuro.errors import ConfigError, MismatchError
+from titan_neuro.layers.tokenizer import ParcelTokenizerConfig, SwinTokenizerConfig
+from titan_neuro.models import Forecaster, ForecasterConfig, MACConfig
+from titan_neuro.ops.autoregression import autoregress
+
+BACKBONE = {"dim": 16, "n_layers": 1, "n_heads": 2, "segment_frames": 8}
+
+
+def make(kind: str) -> Forecaster:
+    torch.manual_seed(0)
+    if kind == "swin":
+        mask = torch.rand(6, 10, 7) > 0.4
+        tokenizer = SwinTokenizerConfig(embed_dim=4, num_heads=(1, 2, 4, 8), token_grid=(2, 1, 1))
+        config = ForecasterConfig(
+            tokenizer=tokenizer, backbone=MACConfig(tokens_per_frame=2, **BACKBONE), horizons=(1, 3), head_rank=4
+        )
+        model = config.build(n_features=int(mask.sum()), mask=mask)
+    else:
+        config = ForecasterConfig(
+            tokenizer=ParcelTokenizerConfig(n_tokens=1),
+            backbone=MACConfig(tokens_per_frame=1, **BACKBONE),
+            horizons=(1, 3),
+            head_rank=4,
+        )
+        model = config.build(n_features=20)
+    with torch.no_grad():
+        # A new model forecasts its linear part alone; here every part must take part.
+        model.head.patterns.normal_()
+        model.coefficients.normal_(std=0.1)
+    return model.eval()
+
+
+@pytest.fixture(params=["swin", "parcels"])
+def model(request) -> Forecaster:
+    return make(request.param)
+
+
+@pytest.fixture
+def frames(model):
+    return torch.randn(2, 37, model.n_features, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_new_model_is_the_autoregression(model, frames):
+    model.head.silence()
+    history = torch.zeros(2, model.coefficients.shape[1] - 1, model.n_features)
+    expected, _ = autoregress(frames, history, model.coefficients, model.intercept)
+    assert torch.equal(model(frames)[0], expected)
+
+
+@pytest.mark.parametrize("frame", [0, 5, 8, 36])
+@torch.no_grad()
+def test_no_later_frame_changes_a_forecast(model, frames, frame):
+    other = frames.clone()
+    other[:, frame + 1 :] = 5 - other[:, frame + 1 :]
+    assert torch.equal(model(frames)[0][:, : frame + 1], model(other)[0][:, : frame + 1])
+    assert not torch.equal(model(frames)[0], model(other)[0]) or frame == 36
+
+
+@pytest.mark.parametrize("cuts", [(8,), (3, 5, 20), (16, 32)])
+@torch.no_grad()
+def test_a_stream_may_be_cut_anywhere(model, frames, cuts):
+    state, parts = None, []
+    for part in torch.tensor_split(frames, cuts, dim=1):
+        forecasts, state = model(part, state)
+        parts.append(forecasts)
+    torch.testing.assert_close(torch.cat(parts, 1), model(frames)[0], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_step_streams_one_run(model, frames):
+    state = model.start()
+    first, state = model.step(frames[0, :20], state)
+    second, _ = model.step(frames[0, 20:], state)
+    torch.testing.assert_close(torch.cat([first, second]), model(frames[:1])[0][0], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_restart_forgets_one_stream_and_no_other(model, frames):
+    _, state = model(frames[:, :16])
+    after, _ = model(frames[:, 16:], model.restart(state, torch.tensor([True, False])))
+    torch.testing.assert_close(after[0], model(frames[:1, 16:])[0][0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(after[1], model(frames)[0][1, 16:], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_recall_is_the_last_forecast_of_an_empty_memory(model, frames):
+    tokens = model.tokenizer(frames)
+    whole, _ = model.remember(tokens)
+    torch.testing.assert_close(model.recall(tokens), whole[:, -1], rtol=1e-4, atol=1e-5)
+
+
+def test_every_parameter_learns(model, frames):
+    model.train()(frames)[0].square().mean().backward()
+    idle = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert not idle
+    # At the coarse end of a small brain Swin attends over a single patch: there is nothing to weigh.
+    dead = [name for name, parameter in model.named_parameters() if not parameter.grad.any()]
+    assert not [name for name in dead if not name.startswith("tokenizer.swin.layers")]
+
+
+def test_the_memory_state_does_not_grow(model, frames):
+    def size(state):
+        total = 0
+        for value in vars(state).values() if dataclasses.is_dataclass(state) else []:
+            leaves = value if isinstance(value, tuple) else (value,)
+            total += sum(leaf.numel() if isinstance(leaf, torch.Tensor) else size(leaf) for leaf in leaves)
+        return total
+
+    with torch.no_grad():
+        _, short = model(frames[:, :8])
+        _, long = model(frames[:, :32])
+    assert size(short) == size(long) > 0
+
+
+def test_wrong_sizes_are_refused():
+    model = make("parcels")
+    with pytest.raises(MismatchError, match="expected frames of 20 features, found 19"):
+        model(torch.zeros(1, 4, 19))
+    with pytest.raises(ConfigError, match="2 tokens a frame, the backbone expects 8"):
+        ForecasterConfig(tokenizer=ParcelTokenizerConfig(n_tokens=2), backbone=MACConfig(tokens_per_frame=8))
+    with pytest.raises(ConfigError, match="must ascend"):
+        ForecasterConfig(
+            tokenizer=ParcelTokenizerConfig(n_tokens=1), backbone=MACConfig(tokens_per_frame=1), horizons=(3, 1)
+        )
+    with pytest.raises(ConfigError, match="must divide"):
+        SwinTokenizerConfig(embed_dim=10)
+    config = make("swin").config
+    with pytest.raises(MismatchError, match="needs a mask of 5 voxels, found none"):
+        config.build(n_features=5)

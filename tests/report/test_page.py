@@ -1,0 +1,170 @@
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from titan_neuro.errors import InputNotFoundError
+from titan_neuro.report import write_report
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+HOSTILE = "<script>alert(1)</script>\"'&$x_{"
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text of the page (style sheet left out)."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.words, self.open = [], [], []
+        self.feed(html)
+        assert self.open == [], "tags left open"
+        self.text = re.sub(r"\s+", " ", " ".join(self.words))
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.words.append(data)
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def page_of(output):
+    return Page(write_report(output.root).read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def full_page(full_report):
+    return Page(full_report.read_text(encoding="utf-8"))
+
+
+def test_every_part_is_there_in_order(full_page):
+    order = [
+        "Simulated twin",
+        "beats linear AR at h = 1, 2",
+        "How it was scored",
+        "held-out subjects",
+        "Forecast scores",
+        "Where the forecast works",
+        "How much history the model uses",
+        "Training",
+        "Subject by subject",
+        "Provenance",
+        "titan-neuro evaluate out",
+        "Configuration",
+        "chunk_size: 16",
+        "What this report can't say",
+    ]
+    places = [full_page.text.rindex(words) for words in order]
+    assert places == sorted(places)
+    assert "Not made" not in full_page.text
+
+
+def test_the_page_needs_nothing_but_itself(full_report, full_page):
+    html = full_report.read_text(encoding="utf-8")
+    for _, attributes in full_page.tags:
+        for name in ("src", "href", "srcset", "action", "data", "poster"):
+            assert attributes.get(name, "#").startswith(("#", "data:image/"))
+    assert not full_page.all("script")
+    assert not full_page.all("link")
+    style = re.search(r"<style>(.*?)</style>", html, re.DOTALL)[1]
+    assert "url(" not in style
+    assert "@import" not in style
+    assert "://" not in html
+    targets = {attributes["id"] for _, attributes in full_page.tags if "id" in attributes}
+    assert {link["href"][1:] for link in full_page.all("a")} <= targets
+
+
+def test_the_page_is_small_and_leaves_nothing_beside_it(full_report):
+    assert full_report.stat().st_size < 3_000_000
+    assert list(full_report.parent.glob(".*")) == []
+
+
+def test_pictures_and_tables_speak_to_a_screen_reader(full_page):
+    images = full_page.all("img")
+    assert len(images) == 2 + 3 + 1 + 1 + 1
+    assert all(len(image["alt"]) > 30 for image in images)
+    assert all("scope" in cell for cell in full_page.all("th"))
+    assert len(full_page.all("caption")) == len(full_page.all("table")) == 4
+
+
+def test_figures_name_n_and_test(full_page):
+    captions = re.findall(r"n = 6 subjects|Mean over 6 subjects|mean skill of 6 subjects", full_page.text)
+    assert len(captions) == 1 + 3 + 1 + 1
+    assert full_page.text.count("No test is made, hence no correction.") == 6
+
+
+def test_nothing_that_was_read_is_markup(output_folder):
+    labels = [HOSTILE, "LH_Vis_1", "b"]
+    output = output_folder(subjects=(HOSTILE, "02", "03"), name=HOSTILE)
+    output.scores(verdict=HOSTILE, models=("ar", HOSTILE), space=HOSTILE).parcels(labels).training().records()
+    page = page_of(output)
+    assert not page.all("script")
+    assert not page.all("b")
+    assert page.text.count(HOSTILE) >= 5
+    assert "note: <b>not bold</b>" in page.text
+
+
+def test_stages_that_have_not_run_are_named_with_their_command(output_folder):
+    text = page_of(output_folder()).text
+    for command in (
+        "evaluate OUTPUT_DIR",
+        "probe context-length OUTPUT_DIR",
+        "train OUTPUT_DIR",
+        "run BIDS_DIR OUTPUT_DIR group",
+    ):
+        assert f"titan-neuro {command}" in text
+    assert text.count("Not made") == 8
+    assert "No verdict yet" in text
+
+
+@pytest.mark.parametrize("part", ["scores", "volumes", "curve", "timescale", "training", "records"])
+def test_each_part_alone_makes_a_page(output_folder, part):
+    output = output_folder()
+    getattr(output, part)()
+    assert "Not made" in page_of(output).text
+
+
+def test_a_map_that_is_missing_or_empty_is_named(output_folder, coarse_mask):
+    output = output_folder().scores().volumes().curve()
+    for path in output.group.glob("task-film_stat-r2_desc-arH1_statmap.*"):
+        path.unlink()
+    output.volume("timescale", "contextlength", np.full(coarse_mask.shape, np.nan))
+    text = page_of(output).text
+    assert "Not made: r2 of linear AR, 1 frame ahead" in text
+    assert "no voxels gain from a longer context, so there is nothing to draw" in text
+
+
+def test_one_subject_has_no_interval_and_no_inference(output_folder):
+    text = page_of(output_folder(subjects=("01",)).scores(protocol="run").volumes("native")).text
+    assert "No interval below 3 subjects" in text
+    assert "no inference" in text
+    assert "the images were not registered" in text
+    assert "by their own header coordinates" in text
+
+
+def test_parcels_are_drawn_without_a_brain_and_it_says_why(output_folder):
+    labels = [f"7Networks_{side}_{network}_1" for side in ("LH", "RH") for network in ("Vis", "Default")]
+    page = page_of(output_folder().scores().parcels(labels).curve())
+    assert "takes the image of the atlas, which is not among the data" in page.text
+    assert sum(image["alt"].startswith("Values of parcels") for image in page.all("img")) == 4
+    assert "MNI152" not in page.text.replace("Space MNI152NLin2009cAsym", "")
+
+
+def test_baselines_alone_make_a_page(output_folder):
+    text = page_of(output_folder().scores(models=("mean", "persistence", "ar")).volumes()).text
+    assert "Only baselines were scored" in text
+
+
+def test_refuses_another_folder(tmp_path):
+    with pytest.raises(InputNotFoundError):
+        write_report(tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,130 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from titan_neuro.report.results import read_results
+from titan_neuro.report.tables import (
+    duration,
+    number,
+    provenance_facts,
+    score_groups,
+    scoring_facts,
+    stage_rows,
+    subject_rows,
+    training_rows,
+)
+
+MINUS = "\N{MINUS SIGN}"
+
+
+@pytest.fixture
+def results(full_output):
+    return read_results(full_output.root)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0341, "0.034"),
+        (-0.0341, f"{MINUS}0.034"),
+        (-0.0001, "0.000"),
+        (0.0, "0.000"),
+        (-12.34, f"{MINUS}12.3"),
+        (float("nan"), "n/a"),
+        (float("-inf"), "n/a"),
+    ],
+)
+def test_number(value, text):
+    assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(4.25, "4.2 s"), (59.6, "1 min 00 s"), (217.4, "3 min 37 s"), (4000, "1 h 06 min"), (float("nan"), "n/a")],
+)
+def test_duration(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_the_best_of_each_horizon_is_the_highest(results, full_output):
+    raw = pd.read_csv(full_output.group / "task-film_desc-forecast_scores.tsv", sep="\t", na_values="n/a")
+    groups = {group["metric"]: group for group in score_groups(results.scores)}
+    for metric, group in groups.items():
+        table = raw.pivot_table(index="horizon_frames", columns="model", values=metric)
+        for column, horizon in enumerate((1, 2, 6, 10)):
+            best = [row["model"] for row in group["rows"] if row["cells"][column]["best"]]
+            assert best == [table.loc[horizon].idxmax()]
+
+
+def test_cells_hold_value_and_interval(results):
+    rows = {row["model"]: row for row in score_groups(results.scores)[0]["rows"]}
+    source = results.scores.set_index(["model", "horizon_frames"]).loc[("titan-mac", 2)]
+    cell = rows["titan-mac"]["cells"][1]
+    assert cell["value"] == number(source["skill_ar"])
+    assert cell["interval"] == f"{number(source['skill_ar_low'])} to {number(source['skill_ar_high'])}"
+    assert {cell["interval"] for cell in rows["ar"]["cells"]} == {"by definition"}
+
+
+def test_a_model_that_lacks_a_horizon_has_an_empty_cell(results):
+    scores = results.scores[~((results.scores["model"] == "mean") & (results.scores["horizon_frames"] == 6))]
+    rows = {row["model"]: row for row in score_groups(scores)[2]["rows"]}
+    assert [cell["value"] == "n/a" for cell in rows["mean"]["cells"]] == [False, False, True, False]
+
+
+def test_subjects_have_a_row_each(results):
+    rows = subject_rows(results.subjects, "titan-mac")
+    assert [row["subject"] for row in rows] == ["01", "02", "03", "04", "05", "06"]
+    own = results.subjects.query("model == 'titan-mac' and subject == '03'")
+    assert rows[2]["cells"] == [*map(number, own["skill_ar"]), *map(number, own["r2"])]
+    assert rows[2]["n_frames"] == own["n_frames"].min()
+
+
+def test_training_names_the_best_epoch(results):
+    rows = training_rows(results.training)
+    skill = results.training["fold-2"]["validation_skill_ar"]
+    assert rows[1]["fold"] == "fold-2"
+    assert rows[1]["best_epoch"] == str(int(np.argmax(skill)))
+    assert rows[1]["best"] == number(skill.max())
+    assert rows[1]["last"] == number(skill.iloc[-1])
+
+
+def test_training_without_a_finite_score(results):
+    table = results.training["fold-1"].assign(validation_skill_ar=np.nan, volumes_per_s=np.nan)
+    (row,) = training_rows({"fold-1": table})
+    assert (row["best"], row["best_epoch"], row["speed"]) == ("n/a", "n/a", "n/a")
+
+
+@pytest.mark.parametrize(("protocol", "words"), [("run", "other runs of the same"), ("strict", "neither the person")])
+def test_the_protocol_is_said_in_words(output_folder, protocol, words):
+    facts = dict(scoring_facts(read_results(output_folder().scores(protocol=protocol).root)))
+    assert words in facts["Protocol"]
+    assert facts["Folds"] == "3"
+    assert facts["Subjects"] == "6"
+    assert facts["Runs"] == "12"
+    assert facts["Scored frames"].startswith("3,480 to 3,588")
+    assert facts["Horizons"].startswith("1 (1.5 s), 2 (3 s), 6 (9 s), 10 (15 s)")
+    assert "causal" in facts["Normalisation"]
+
+
+def test_stages_say_what_they_took(results):
+    rows = {row["stage"]: row for row in stage_rows(results.stages)}
+    assert rows["evaluate"]["wall_time"] == "1 h 06 min"
+    assert rows["evaluate"]["started"] == "2026-11-21 10:00:00"
+    assert rows["evaluate"]["peak_memory"] == "1,434 MiB"
+    assert rows["evaluate"]["command"] == "titan-neuro evaluate out"
+    assert rows["prepare sub-01"]["seed"] == "n/a"
+
+
+def test_what_differs_between_stages_is_said_of_each(full_output):
+    path = full_output.root / "provenance.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["stages"]["evaluate"]["commit"] = None
+    path.write_text(json.dumps(content), encoding="utf-8")
+    facts = dict(provenance_facts(read_results(full_output.root).stages))
+    assert facts["Commit (evaluate)"] == "not known"
+    assert "Commit (prepare sub-01, train fold-1, train fold-2, train fold-3)" in facts
+    assert facts["Versions"] == "python 3.11.9, titan-neuro 0.1.0, torch 2.13.0"
+    assert facts["Input files"].startswith("30, 1 of them with a git-annex key")
+    assert facts["Input dataset"].startswith("3d2f1c6e")
