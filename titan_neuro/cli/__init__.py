@@ -12,6 +12,7 @@ from titan_neuro import __version__
 from titan_neuro.cli import evaluate, fetch, predict, prepare, probe, report, run, simulate, train
 from titan_neuro.errors import TitanNeuroError
 
+INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
 _VERBS = (simulate, fetch, prepare, train, predict, evaluate, probe, report, run)
 
 
@@ -42,13 +43,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.hint:
             print(f"  {error.hint}", file=sys.stderr)  # noqa: T201
         return error.exit_code
-    except KeyboardInterrupt:
-        print("titan-neuro: interrupted; run the same command again to go on.", file=sys.stderr)  # noqa: T201
-        return 130
     except BrokenPipeError:
         # The reader of our output (`| head`) has closed it; what is buffered can go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:  # the last resort: whoever runs the command can do nothing with a traceback
+        if arguments.debug:
+            raise
+        print(f"titan-neuro {arguments.verb}: internal error: {type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201
+        print("  This is a fault of ours. Run it with --debug and report what it says.", file=sys.stderr)  # noqa: T201
+        return INTERNAL_ERROR
+    except KeyboardInterrupt:
+        print("titan-neuro: interrupted; run the same command again to go on.", file=sys.stderr)  # noqa: T201
+        return 130
     return 0
 
 

@@ -134,7 +134,9 @@ class ContextLengthProbe:
     def _cut(model: Forecaster, tokens: Tensor, targets: Tensor, context: int, whole: Tensor) -> Tensor:
         beyond = whole.clone()
         cut = torch.nonzero(targets + 1 > context).flatten()
-        for some in cut.split(max(1, _TOKENS_AT_A_TIME // (context * tokens.shape[1]))):
+        at_a_time = max(1, _TOKENS_AT_A_TIME // (context * tokens.shape[1]))
+        for first in range(0, len(cut), at_a_time):
+            some = cut[first : first + at_a_time]
             starts = targets[some] - context + 1
             windows = torch.stack([tokens[start : start + context] for start in starts.tolist()])
             beyond[some] = model.recall(windows).cpu()

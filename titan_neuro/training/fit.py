@@ -243,7 +243,11 @@ def _run_trainer(
             logger.info("Training goes on from %s.", last)
         else:
             trainer.validate(module, datamodule=data, verbose=False)
-        trainer.fit(module, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)
+        except SystemExit as stop:
+            # Lightning turns Ctrl-C into an exit without a word; the command line has one to say.
+            raise KeyboardInterrupt from stop
     rows = module.history
     chosen = min(rows, key=lambda row: row["validation_mse"])
     if chosen["epoch"] == 0:
@@ -263,6 +267,7 @@ def _quiet_lightning() -> Iterator[None]:
         log.setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        warnings.filterwarnings("ignore", ".*The `srun` command is available.*")
         warnings.filterwarnings("ignore", ".*Checkpoint directory.*exists and is not empty.*")
         warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
         yield

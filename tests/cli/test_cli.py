@@ -1,0 +1,213 @@
+"""The command as its users meet it: help, exit codes, errors without a traceback."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from titan_neuro import errors
+
+VERBS = ["simulate", "fetch", "prepare", "train", "predict", "evaluate", "probe", "report", "run"]
+
+
+def test_help_names_every_verb_and_loads_nothing_heavy(titan_neuro):
+    program = (
+        "import sys, titan_neuro, titan_neuro.cli\n"
+        "try: titan_neuro.cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'nilearn', 'monai', 'lightning', 'pandas', 'numpy', 'datalad', 'bids'} & set(sys.modules)\n"
+        "sys.exit(f'loaded: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for verb in VERBS:
+        assert re.search(rf"^\s+{verb}\s", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(titan_neuro, verb):
+    assert "usage: titan-neuro" in titan_neuro(verb, "--help").stdout
+
+
+def test_the_bids_app_flags_are_there(titan_neuro):
+    text = titan_neuro("run", "--help").stdout
+    flags = (
+        *("--participant-label", "--task-id", "--run-id", "--bids-filter-file", "-d", "--derivatives", "-w"),
+        *("--work-dir", "--nprocs", "--mem", "--device", "--config-file", "--random-seed", "--dry-run", "-v"),
+    )
+    for flag in flags:
+        assert re.search(rf"(^|[\s,]){flag}\b", text), flag
+    assert titan_neuro("--version").stdout.startswith("titan-neuro 0.")
+
+
+def test_each_class_of_errors_has_an_exit_code_of_its_own():
+    classes = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    codes = [kind.exit_code for kind in classes]
+    assert len(set(codes)) == len(codes) > 10
+    assert 0 not in codes
+    assert errors.UsageError.exit_code == 2
+
+
+def failure(titan_neuro, error, *arguments):
+    """Run a command that must fail as `error`, and return what it says."""
+    done = titan_neuro(*arguments, check=False)
+    assert done.returncode == error.exit_code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+@pytest.fixture
+def output(study, tmp_path):
+    """A copy of the study's output folder, to be changed at will."""
+    return Path(shutil.copytree(study / "output", tmp_path / "output"))
+
+
+def test_no_such_folder_and_not_bids(titan_neuro, tmp_path):
+    assert "no such folder" in failure(
+        titan_neuro, errors.InputNotFoundError, "run", tmp_path / "nowhere", tmp_path / "out", "participant"
+    )
+    message = failure(titan_neuro, errors.NotBIDSError, "run", tmp_path, tmp_path / "out", "participant")
+    assert "dataset_description.json" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_runs_match(titan_neuro, study, tmp_path):
+    message = failure(
+        titan_neuro,
+        errors.NoMatchError,
+        *("run", study / "bids", tmp_path / "out", "participant", "--participant-label", "sub-01"),
+    )
+    assert "no run matches subject sub-01" in message
+    assert "The dataset has: subject: sid000005 sid000007 sid000009" in message
+
+
+def test_a_file_that_was_not_fetched(titan_neuro, study, tmp_path):
+    clone = tmp_path / "clone"
+    titan_neuro("fetch", study / "twin", clone, "--participant-label", "sid000005", "--run-id", "1")
+    message = failure(titan_neuro, errors.NotFetchedError, "prepare", clone, tmp_path / "out")
+    assert "its content is not on this machine" in message
+    # What the message advises is what helps.
+    advice = re.search(r"titan-neuro (fetch \S+)`", message)[1]
+    titan_neuro(*advice.split())
+    titan_neuro("prepare", clone, tmp_path / "out")
+
+
+def test_an_output_that_is_not_ours(titan_neuro, study, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    message = failure(titan_neuro, errors.OutputError, "prepare", study / "bids", tmp_path)
+    assert "not an output of Titan-Neuro" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    assert "inside the input" in failure(titan_neuro, errors.UsageError, "prepare", study / "bids", study / "bids/out")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="/sys is writable by nobody; as root there is no other such folder")
+def test_an_output_that_can_not_be_written(titan_neuro, study):
+    assert "can't be written" in failure(titan_neuro, errors.OutputError, "prepare", study / "bids", "/sys/titan-neuro")
+
+
+def test_an_unknown_setting(titan_neuro, study, tmp_path):
+    message = failure(
+        titan_neuro,
+        errors.ConfigError,
+        *("prepare", study / "bids", tmp_path / "out", "--set", "training.max_epoch=3"),
+    )
+    assert "Did you mean 'max_epochs'?" in message
+
+
+def test_usage_errors(titan_neuro, study, output):
+    assert titan_neuro("run", study / "bids", check=False).returncode == 2
+    message = failure(titan_neuro, errors.UsageError, "run", study / "bids", output, "group", "--run-id", "1")
+    assert "--run-id has no meaning here" in message
+    assert "expected auto, cpu" in failure(titan_neuro, errors.UsageError, "train", output, "--device", "tpu")
+    assert "has the folds 1 to 3" in failure(titan_neuro, errors.UsageError, "train", output, "--fold", "7")
+    assert "forecasts (1, 2) frames" in failure(titan_neuro, errors.UsageError, "predict", output, "--horizon", "5")
+
+
+def test_later_verbs_ask_for_the_earlier_ones(titan_neuro, study, tmp_path):
+    assert "titan-neuro prepare" in failure(titan_neuro, errors.InputNotFoundError, "train", tmp_path / "out")
+    titan_neuro("prepare", study / "bids", tmp_path / "out")
+    for verb in (["evaluate"], ["probe", "context-length"], ["predict"]):
+        message = failure(titan_neuro, errors.InputNotFoundError, *verb, tmp_path / "out")
+        assert "titan-neuro train" in message
+    assert "titan-neuro evaluate" in failure(titan_neuro, errors.InputNotFoundError, "report", tmp_path / "out")
+
+
+def test_a_model_of_other_settings_is_not_scored(titan_neuro, output):
+    message = failure(titan_neuro, errors.MismatchError, "evaluate", output, "--set", "training.patience=3")
+    assert "titan-neuro train" in message
+
+
+def test_debug_shows_the_traceback(titan_neuro, tmp_path):
+    done = titan_neuro("prepare", tmp_path / "nowhere", tmp_path / "out", "--debug", check=False)
+    assert "Traceback" in done.stderr
+
+
+def test_dry_runs_write_nothing(titan_neuro, study, output, tmp_path):
+    text = titan_neuro("run", study / "bids", tmp_path / "out", "participant", "--dry-run").stderr
+    assert "sub-sid000005_task-movie_run-01: to prepare" in text
+    assert not (tmp_path / "out").exists()
+    before = sorted((path, path.stat().st_mtime_ns) for path in output.rglob("*"))
+    assert "Fold 1 (trained, by subject)" in titan_neuro("run", study / "bids", output, "group", "--dry-run").stderr
+    assert sorted((path, path.stat().st_mtime_ns) for path in output.rglob("*")) == before
+
+
+def test_what_is_done_is_not_done_again(titan_neuro, study, output):
+    def results():
+        skip = {"provenance.json", "config.resolved.yaml"}
+        files = [path for path in output.rglob("*") if path.is_file() and path.name not in skip]
+        return {path: path.stat().st_mtime_ns for path in files if ".work" not in path.parts}
+
+    before = results()
+    settings = ("--set", "training.max_epochs=2")
+    titan_neuro("run", study / "bids", output, "participant", *settings)
+    text = titan_neuro("run", study / "bids", output, "group", *settings).stderr
+    assert text.count("was trained before") == 3
+    assert "scored before" in text
+    assert "probe was run before" in text
+    assert "up to date" in text
+    assert results() == before
+
+
+def test_an_interrupted_training_goes_on_and_ends_the_same(titan_neuro, output, tmp_path):
+    undisturbed = Path(shutil.copytree(output, tmp_path / "undisturbed"))
+    settings = ("--fold", "1", "--set", "training.max_epochs=25", "--set", "training.patience=25")
+    before = (output / "models/fold-1/model.json").read_text()
+    command = [str(Path(sys.executable).with_name("titan-neuro")), "train", str(output), *settings]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline and len(checkpoints(output)) < 2:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert (output / "models/fold-1/model.json").read_text() == before
+    assert "Training goes on from" in titan_neuro("train", output, *settings).stderr
+    titan_neuro("train", undisturbed, *settings)
+    weights = [folder / "models/fold-1/model.safetensors" for folder in (output, undisturbed)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def checkpoints(output):
+    """Folders of unfinished work that hold a checkpoint; that of the study itself is one."""
+    return list((output / ".work").glob("fold-1-*/last.ckpt"))
+
+
+def test_predict_writes_an_image_of_every_held_out_run(titan_neuro, output):
+    import nibabel as nib
+    import numpy as np
+
+    titan_neuro("predict", output, "--horizon", "2", "--participant-label", "sub-sid000007", "--run-id", "2")
+    paths = list(output.glob("sub-*/func/*_desc-forecastH2_bold.nii.gz"))
+    assert [path.name for path in paths] == ["sub-sid000007_task-movie_run-02_desc-forecastH2_bold.nii.gz"]
+    image = nib.load(paths[0])
+    sidecar = json.loads(Path(str(paths[0]).replace(".nii.gz", ".json")).read_text())
+    assert sidecar["RepetitionTime"] == 1.0
+    data = np.asarray(image.dataobj)
+    assert not data[..., :2].any()
+    assert data[..., 2:].any(axis=(0, 1, 2)).all()
+    assert image.header.get_zooms()[3] == 1.0

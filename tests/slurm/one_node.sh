@@ -1,0 +1,55 @@
+#!/bin/bash
+# A real Slurm on this machine alone, as root and without systemd (Debian: slurm-wlm, munge). Usage: one_node.sh STATE_DIR
+# Starts what does not run yet, and prints nothing but errors.
+set -euo pipefail
+state=$1
+host=$(hostname -s)
+mkdir -p "$state"/{ctld,d,log} /run/munge /var/log/munge /var/lib/munge /etc/munge /etc/slurm
+getent hosts "$host" >/dev/null || echo "127.0.0.1 $host" >>/etc/hosts
+
+[ -s /etc/munge/munge.key ] || dd if=/dev/urandom of=/etc/munge/munge.key bs=1 count=1024 status=none
+chown -R munge:munge /etc/munge /run/munge /var/log/munge /var/lib/munge
+chmod 0700 /etc/munge /var/log/munge /var/lib/munge
+chmod 0755 /run/munge
+chmod 0400 /etc/munge/munge.key
+pgrep -x munged >/dev/null || runuser -u munge -- /usr/sbin/munged
+
+if ! pgrep -x slurmctld >/dev/null; then
+    memory_mb=$(awk '/MemTotal/ {print int($2 / 1024) - 1024}' /proc/meminfo)
+    cat >/etc/slurm/slurm.conf <<CONF
+ClusterName=test
+SlurmctldHost=$host
+AuthType=auth/munge
+SlurmUser=root
+SlurmdUser=root
+StateSaveLocation=$state/ctld
+SlurmdSpoolDir=$state/d
+SlurmctldPidFile=$state/slurmctld.pid
+SlurmdPidFile=$state/slurmd.pid
+SlurmctldLogFile=$state/log/slurmctld.log
+SlurmdLogFile=$state/log/slurmd.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+MpiDefault=none
+SwitchType=switch/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2
+ReturnToService=2
+KillWait=5
+MinJobAge=3600
+NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$memory_mb State=UNKNOWN
+PartitionName=debug Nodes=$host Default=YES MaxTime=01:00:00 State=UP
+CONF
+    slurmctld
+fi
+pgrep -x slurmd >/dev/null || slurmd
+
+for _ in $(seq 60); do
+    sinfo --noheader --format %t 2>/dev/null | grep -qE 'idle|mix|alloc' && exit 0
+    sleep 0.5
+done
+echo "the node did not come up; see $state/log" >&2
+exit 1
