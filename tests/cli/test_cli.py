@@ -211,3 +211,20 @@ def test_predict_writes_an_image_of_every_held_out_run(titan_neuro, output):
     assert not data[..., :2].any()
     assert data[..., 2:].any(axis=(0, 1, 2)).all()
     assert image.header.get_zooms()[3] == 1.0
+
+
+def test_the_output_is_a_bids_derivative(study):
+    program = Path(sys.executable).with_name("bids-validator-deno")
+    done = subprocess.run([str(program), str(study / "output")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    output = study / "output"
+    description = json.loads((output / "dataset_description.json").read_text())
+    assert description["GeneratedBy"][0]["Name"] == "Titan-Neuro"
+    assert description["SourceDatasets"]
+    stages = json.loads((output / "provenance.json").read_text())["stages"]
+    prepared = next(record for stage, record in stages.items() if stage.startswith("prepare"))
+    assert re.fullmatch(r"[0-9a-f-]{36}", prepared["input_dataset_id"])
+    assert all(key.startswith("MD5E-") for key in prepared["input_keys"].values())
+    assert all(record["versions"]["torch"] and record["wall_time_s"] > 0 for record in stages.values())
+    assert stages["train fold-1"]["seed"] == 0
+    assert (output / "config.resolved.yaml").is_file()

@@ -43,7 +43,8 @@ def execute(arguments: argparse.Namespace) -> None:
     study = common.resolve_study(arguments, recordings[0].kind)
     subjects = sorted({recording.subject for recording in recordings})
     facts = {"input_dataset_id": dataset_id(arguments.bids_dir), "input_keys": _input_keys(recordings)}
-    with common.stage(arguments, f"prepare sub-{' sub-'.join(subjects)}", **facts) as record:
+    who = f"sub-{subjects[0]}" + (f" to sub-{subjects[-1]}" if len(subjects) > 1 else "")
+    with common.stage(arguments, f"prepare {who}", **facts) as record:
         made = _prepare_all(arguments, recordings, study.prepare)
         record["n_made"], record["n_runs"] = made, len(recordings)
     logger.info("%d runs prepared, %d of them now.", len(recordings), made)

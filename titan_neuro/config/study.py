@@ -87,7 +87,8 @@ def parcels() -> StudyConfig:
             tokenizer=ParcelTokenizerConfig(n_tokens=1),
             backbone=MACConfig(dim=64, tokens_per_frame=1),
             horizons=(1, 2, 3, 6, 10, 20),
-        )
+        ),
+        training=TrainingConfig(learning_rate=5e-4, weight_decay=0.1),
     )
 
 

@@ -27,14 +27,12 @@ Made from the dataset that `dataset_description.json` names under SourceDatasets
 - `models/fold-*`: trained models.
 - `group/`: scores, maps and curves over all subjects.
 """
-_BIDSIGNORE = """*.zarr
-*_scores.*
-*_subjects.*
-*_curve.*
-*_statmap.*
-*_timeseries.json
-models/
-group/
+_BIDSIGNORE = """**/*_desc-prepared_*
+**/*_desc-forecast*
+models
+models/**
+group
+group/**
 report.html
 config.resolved.yaml
 provenance.json

@@ -55,7 +55,7 @@ class NeuralMemoryConfig:
     expansion: Annotated[int, Field(ge=1)] = 2
     chunk_frames: Annotated[int, Field(ge=1)] = 8
     kernel_frames: Annotated[int, Field(ge=1)] = 4
-    max_step: Annotated[float, Field(gt=0, le=2)] = 1.0
+    max_step: Annotated[float, Field(gt=0, le=2)] = 1.5
     max_momentum: Annotated[float, Field(gt=0, lt=1)] = 0.9
     max_delta_norm: Annotated[float, Field(gt=0)] | None = 10.0
     backend: Backend = "auto"

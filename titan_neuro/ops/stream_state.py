@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool
@@ -12,16 +12,19 @@ from torch import Tensor
 
 from titan_neuro.errors import MismatchError
 
+# Not `Self`: beartype, by which the tests check shapes method by method, knows it in decorated classes alone.
+AnyState = TypeVar("AnyState", bound="StreamState")
+
 
 @dataclasses.dataclass(frozen=True)
 class StreamState:
     """Base of all streaming states: frozen dataclasses of tensors (batch first), tuples, integers and more states."""
 
-    def detach(self) -> Self:
+    def detach(self: AnyState) -> AnyState:
         """The same state without its autograd history."""
         return self._map(torch.Tensor.detach)
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+    def to(self: AnyState, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> AnyState:
         """The state on another device, or in another floating-point type.
 
         Parameters
@@ -33,7 +36,7 @@ class StreamState:
         """
         return self._map(lambda tensor: tensor.to(device=device, dtype=dtype))
 
-    def reset(self, is_start: Bool[Tensor, " batch"], fresh: Self) -> Self:
+    def reset(self: AnyState, is_start: Bool[Tensor, " batch"], fresh: AnyState) -> AnyState:
         """Begin anew for some items of the batch.
 
         Parameters
@@ -62,7 +65,7 @@ class StreamState:
         }
         return dataclasses.replace(self, **values)
 
-    def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
+    def _map(self: AnyState, function: Callable[[Tensor], Tensor]) -> AnyState:
         values = {field.name: _apply(function, getattr(self, field.name)) for field in dataclasses.fields(self)}
         return dataclasses.replace(self, **values)
 

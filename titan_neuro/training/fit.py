@@ -100,6 +100,8 @@ def fold_fingerprint(data: FoldData, model: ForecasterConfig, training: Training
         "model": TypeAdapter(ForecasterConfig).dump_python(model, mode="json"),
         "training": TypeAdapter(TrainingConfig).dump_python(training, mode="json"),
         "seed": seed,
+        # Another version may build another model from the same settings.
+        "version": versions()["titan-neuro"],
         "data": data.identity(),
         "runs": {key: data.runs[key].store.record["fingerprint"] for key in (*fold.train, *fold.validation)},
         "parts": [fold.train, fold.validation],

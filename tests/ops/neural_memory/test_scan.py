@@ -1,0 +1,208 @@
+"""The dual form against the definition, and what both promise about a stream."""
+
+import jaxtyping
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from titan_neuro.errors import ConfigError, MismatchError
+from titan_neuro.ops.neural_memory import init_state, memory_read, memory_scan
+
+LENGTHS = [(c, t) for c in (1, 7, 16, 64) for t in sorted({1, 63, 100, max(c - 1, 1), c, c + 1})]
+
+
+def error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-3))
+
+
+def worst(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
+    return max(error(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize(("chunk_size", "n_tokens"), LENGTHS)
+def test_chunked_is_naive_in_float64(make_stream, depth, chunk_size, n_tokens):
+    stream = make_stream(depth, n_tokens, chunk_size=chunk_size)
+    # A clamp that bites on some tokens and not on others.
+    options = {"chunk_size": chunk_size, "max_delta_norm": 2.0 if n_tokens % 2 else None}
+    expected = stream.scan_with_gradients(backend="naive", **options)
+    assert worst(stream.scan_with_gradients(backend="chunked", **options), expected) < 1e-10
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize(("chunk_size", "n_tokens"), [(1, 17), (7, 63), (16, 100), (64, 65)])
+def test_chunked_is_naive_in_float32(make_stream, depth, chunk_size, n_tokens):
+    stream = make_stream(depth, n_tokens, dtype=torch.float32, chunk_size=chunk_size)
+    exact = make_stream(depth, n_tokens, chunk_size=chunk_size).scan_with_gradients(
+        backend="naive", chunk_size=chunk_size
+    )
+    found = stream.scan_with_gradients(backend="chunked", chunk_size=chunk_size)
+    assert worst([x.double() for x in found], exact) < 1e-4
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("alpha", [0.0, 1e-7, 1 - 1e-7, 1.0, "mixed"])
+@pytest.mark.parametrize("eta", [0.0, 1e-7, 1 - 1e-7, 1.0])
+def test_gates_at_their_ends_are_exact(make_stream, depth, alpha, eta):
+    stream = make_stream(depth, 37)
+    with torch.no_grad():
+        if alpha == "mixed":
+            stream.tokens[3][..., ::3] = 1.0
+            stream.tokens[3][..., 1::3] = 0.0
+        else:
+            stream.tokens[3].fill_(alpha)
+        # Momentum that never fades, without forgetting, grows: keep the window of the test short of that.
+        stream.tokens[4].fill_(eta)
+        stream.tokens[5].mul_(0.02)
+    expected = stream.scan_with_gradients(backend="naive", chunk_size=16)
+    found = stream.scan_with_gradients(backend="chunked", chunk_size=16)
+    assert all(x.isfinite().all() for x in found)
+    assert worst(found, expected) < 1e-10
+
+
+@pytest.mark.parametrize("backend", ["naive", "chunked"])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cuts=st.sets(st.integers(1, 39), max_size=6), chunk_size=st.sampled_from([1, 7, 16]))
+def test_a_stream_may_be_cut_anywhere(make_stream, backend, cuts, chunk_size):
+    stream = make_stream(2, 40)
+    options = {"backend": backend, "chunk_size": chunk_size}
+    expected = stream.scan_with_gradients(**options)
+    assert worst(stream.scan_with_gradients(cuts=tuple(sorted(cuts)), **options), expected) < 1e-12
+
+
+@pytest.mark.parametrize("backend", ["naive", "chunked"])
+@pytest.mark.parametrize("position", [0, 15, 16, 30])
+def test_a_later_token_changes_nothing_before_it(make_stream, backend, position):
+    stream = make_stream(2, 40, dtype=torch.float32)
+    options = {"backend": backend, "chunk_size": 16}
+    before = stream.scan(**options)[0].detach()
+    with torch.no_grad():
+        for tensor in stream.tokens:
+            tensor[:, :, position] = 0.3
+    after = stream.scan(**options)[0].detach()
+    assert torch.equal(before[:, :, :position], after[:, :, :position])
+    assert not torch.equal(before[:, :, position:], after[:, :, position:])
+
+
+def test_an_item_changes_no_other(make_stream):
+    stream = make_stream(2, 40, dtype=torch.float32)
+    before = [x.detach() for x in stream.scan(chunk_size=16)]
+    with torch.no_grad():
+        for tensor in stream.leaves:
+            tensor[0] = tensor[0].flip(0) * 0.5
+    after = stream.scan(chunk_size=16)
+    assert all(torch.equal(a[1], b[1]) for a, b in zip(before, after, strict=True))
+    assert not torch.equal(before[0][0], after[0][0])
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_a_hundred_thousand_tokens_stay_bounded(depth):
+    torch.manual_seed(depth)
+    chunk_size, n_calls, length, dim = 64, 20, 5_000, 4
+    widths = [dim] + [2 * dim] * (depth - 1) + [dim]
+    shapes = list(zip(widths[1:], widths[:-1], strict=True))
+    state = init_state(tuple(torch.randn(4, *shape) * shape[1] ** -0.5 for shape in shapes), 1)
+    for _ in range(n_calls):
+        keys = F.normalize(torch.randn(1, 4, length, dim), dim=-1)
+        keys[:, 1] = keys[:, 1, :1]
+        # By head: random gates; one key for ever, nothing forgotten; the largest step and momentum; gates that jump.
+        alpha, eta, theta = torch.rand(3, 1, 4, length)
+        alpha[:, 1], alpha[:, 2] = 0.0, 1e-4
+        eta[:, 1:3], theta[:, 1:3] = 1.0, 1.0
+        alpha[:, 3], eta[:, 3], theta[:, 3] = (torch.rand(3, 1, length) > 0.5).float() * 0.999
+        eta = 0.9 * eta
+        theta = theta * (1 - eta) * 1.5 / (2 * chunk_size)
+        values = 10 * torch.randn(1, 4, length, dim)
+        outputs, state = memory_scan(
+            keys, keys, values, alpha, eta, theta, state, chunk_size=chunk_size, max_delta_norm=10.0
+        )
+        assert outputs.isfinite().all()
+        assert outputs.abs().max() < 1e3
+    assert all(w.abs().max() < 1e3 for w in (*state.weights, *state.momentum))
+
+
+def test_reading_is_what_a_scan_without_forgetting_and_steps_reads(make_stream):
+    stream = make_stream(3, 20)
+    state = init_state(tuple(w[0].detach() for w in stream.weights), 2)
+    queries, keys, values = (x.detach() for x in stream.tokens[:3])
+    silent = torch.zeros(2, 2, 20, dtype=torch.float64)
+    outputs, after = memory_scan(queries, keys, values, silent, silent, silent, state, chunk_size=7)
+    torch.testing.assert_close(memory_read(queries, state), outputs)
+    torch.testing.assert_close(after.weights, state.weights)
+
+
+def test_autocast_leaves_the_memory_exact(make_stream):
+    stream = make_stream(2, 40, dtype=torch.float32)
+    expected = stream.scan(chunk_size=16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = stream.scan(chunk_size=16)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_half_precision_tokens_meet_a_float32_state(make_stream):
+    stream = make_stream(1, 20, dtype=torch.float32)
+    outputs, state = memory_scan(*(x.bfloat16() for x in stream.tokens), stream.state, chunk_size=7)
+    assert outputs.dtype == torch.bfloat16
+    assert state.weights[0].dtype == torch.float32
+
+
+class TestInput:
+    @pytest.fixture(autouse=True)
+    def no_other_checks(self):
+        # A wrong shape shall reach our own message, ahead of beartype's.
+        jaxtyping.config.update("jaxtyping_disable", True)
+        yield
+        jaxtyping.config.update("jaxtyping_disable", False)
+
+    @pytest.mark.parametrize(
+        ("place", "change", "message"),
+        [
+            (1, lambda x: x[..., :2], r"keys: expected shape \(2, 2, 9, 4\), found \(2, 2, 9, 2\)"),
+            (2, lambda x: x[:, :, :3], r"values: expected shape \(2, 2, 9, 4\), found \(2, 2, 3, 4\)"),
+            (3, lambda x: x[:1], r"alpha: expected shape \(2, 2, 9\), found \(1, 2, 9\)"),
+            (5, lambda x: x[..., None], r"theta: expected shape"),
+            (0, lambda x: x.to("meta"), r"queries: expected device cpu, where the state is, found meta"),
+            (0, lambda x: x.long(), r"queries: expected a floating-point type .* found torch.int64"),
+            (4, lambda x: x.double(), r"eta: expected a floating-point type no wider .* found torch.float64"),
+        ],
+    )
+    def test_a_wrong_stream_is_named(self, make_stream, place, change, message):
+        stream = make_stream(1, 9, dtype=torch.float32)
+        tokens = list(stream.tokens)
+        tokens[place] = change(tokens[place].detach())
+        with pytest.raises(MismatchError, match=message):
+            memory_scan(*tokens, stream.state, chunk_size=4)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"chunk_size": 0}, "chunk_size: expected at least 1 token, found 0"),
+            ({"chunk_size": 4, "backend": "fast"}, "backend: expected one of auto, naive, chunked, found 'fast'"),
+            ({"chunk_size": 4, "max_delta_norm": 0.0}, "max_delta_norm: expected a length above 0, found 0.0"),
+        ],
+    )
+    def test_a_wrong_option_is_named(self, make_stream, options, message):
+        stream = make_stream(1, 9)
+        with pytest.raises(ConfigError, match=message):
+            memory_scan(*stream.tokens, stream.state, **options)
+
+    def test_no_tokens(self, make_stream):
+        stream = make_stream(1, 9)
+        with pytest.raises(MismatchError, match="at least one token"):
+            memory_scan(*(x[:, :, :0] for x in stream.tokens), stream.state, chunk_size=4)
+
+    def test_a_state_of_another_chunk_size(self, make_stream):
+        stream = make_stream(1, 9)
+        _, state = memory_scan(*stream.tokens, stream.state, chunk_size=16)
+        with pytest.raises(MismatchError, match=r"state\.position: expected 0 to 3 with chunk_size 4, found 9"):
+            memory_scan(*stream.tokens, state, chunk_size=4)
+
+    def test_a_state_of_another_model(self, make_stream):
+        other = init_state((torch.zeros(2, 4, 5),), 2)
+        with pytest.raises(MismatchError, match=r"queries: expected shape .*5.*, found \(2, 2, 9, 4\)"):
+            memory_scan(*make_stream(1, 9, dtype=torch.float32).tokens, other, chunk_size=4)
+        with pytest.raises(MismatchError, match=r"queries: expected shape \(2, 2, tokens, 5\)"):
+            memory_read(make_stream(1, 9, dtype=torch.float32).tokens[0], other)

@@ -1,0 +1,131 @@
+"""The probe must find a memory of known reach, and must say what streaming the model says."""
+
+import numpy as np
+import pytest
+import torch
+
+from titan_neuro.errors import NoMatchError
+from titan_neuro.layers.tokenizer import ParcelTokenizerConfig
+from titan_neuro.models import ForecasterConfig, MACConfig
+from titan_neuro.probing import ContextLengthConfig, ContextLengthProbe
+
+REACH, N_FEATURES = 12, 6
+
+
+class Run:
+    """Frame t is new noise plus what frame t - REACH was: the linear skip, which is 0, knows nothing of it."""
+
+    key, subject, n_frames, n_features = "sub-01_task-x", "01", 240, N_FEATURES
+
+    def __init__(self, subject="01", seed=0):
+        self.subject = subject
+        rng = np.random.default_rng(seed)
+        frames = rng.normal(size=(self.n_frames, N_FEATURES))
+        for t in range(REACH + 1, self.n_frames):
+            frames[t] += 0.9 * frames[t - REACH - 1]
+        self.frames = torch.from_numpy((frames / frames.std()).astype(np.float32))
+        self.scored = np.arange(self.n_frames) >= 20
+
+    def read(self, start, stop):
+        return self.frames[start:stop]
+
+
+def forecaster():
+    torch.manual_seed(0)
+    config = ForecasterConfig(
+        tokenizer=ParcelTokenizerConfig(n_tokens=1),
+        backbone=MACConfig(dim=16, n_layers=1, n_heads=2, tokens_per_frame=1, segment_frames=8),
+        horizons=(1, 2),
+        head_rank=4,
+    )
+    model = config.build(n_features=N_FEATURES).eval()
+    with torch.no_grad():
+        model.head.patterns.normal_(std=0.1)
+    return model
+
+
+class Delay(torch.nn.Module):
+    """A memory that is known: it recalls the frame REACH frames back, and nothing where its stream began later."""
+
+    def init_state(self, batch):
+        return torch.zeros(batch, REACH, N_FEATURES)
+
+    def forward(self, tokens, state=None):
+        past = torch.zeros(len(tokens), REACH, tokens.shape[2]) if state is None else state
+        both = torch.cat([past, tokens], dim=1)
+        return both[:, : tokens.shape[1]], both[:, tokens.shape[1] :]
+
+
+def delay_model():
+    """A forecaster whose backbone is the delay line, and whose head passes on what it recalls."""
+    model = forecaster()
+    model.tokenizer = torch.nn.Module()
+    model.tokenizer.forward = lambda frames: frames[:, :, None]
+    model.backbone = Delay()
+    model.head = torch.nn.Module()
+    model.head.forward = lambda tokens: torch.stack([0.9 * tokens[:, :, 0], 0 * tokens[:, :, 0]], dim=2)
+    return model
+
+
+def probe(config=None):
+    return ContextLengthProbe(
+        config or ContextLengthConfig(longest_s=64, targets_per_run=60),
+        repetition_time=1.0,
+        horizons=(1, 2),
+        n_features=N_FEATURES,
+    )
+
+
+def test_a_memory_of_known_reach_is_found():
+    found = probe()
+    for subject in range(4):
+        found.add(delay_model(), Run(str(subject), subject))
+    assert found.contexts == (2, 4, 8, 16, 32, 64)
+    curve = found.curve(n_resamples=1000, seed=0)
+    at_one = curve[curve.horizon_frames == 1].skill_ar.to_numpy()
+    # Shorter than the reach: nothing is recalled. Longer: four fifths of the variance.
+    np.testing.assert_allclose(at_one[:3], 0, atol=1e-6)
+    assert (at_one[3:] > 0.6).all()
+    assert (curve[curve.horizon_frames == 2].skill_ar.abs() < 1e-6).all()
+    assert (curve.skill_ar_low <= curve.skill_ar).all() and (curve.skill_ar <= curve.skill_ar_high).all()
+    assert (found.timescale() == 16).all()
+
+
+def test_the_whole_run_is_what_streaming_gives():
+    model, run = forecaster(), Run()
+    found = probe()
+    found.add(model, run)
+    forecasts, _ = model.step(run.frames, model.start())
+    targets = found._targets(run)
+    for index, horizon in enumerate((1, 2)):
+        truth = run.frames[targets + horizon]
+        beyond = (truth - forecasts[targets, index]).square().sum(0) / truth.square().sum(0)
+        _, skill = found.skill()
+        np.testing.assert_allclose(skill[0, -1, index], 1 - beyond, atol=1e-4)
+
+
+def test_a_cut_memory_is_an_empty_one_that_reads_the_last_frames():
+    model, run = forecaster(), Run()
+    found = probe(ContextLengthConfig(longest_s=4, targets_per_run=5))
+    found.add(model, run)
+    targets = found._targets(run)
+    errors, base = 0, 0
+    for target in targets.tolist():
+        forecasts, _ = model.step(run.frames[target - 3 : target + 1], model.start())
+        errors += (run.frames[target + 1] - forecasts[-1, 0]).square()
+        base += run.frames[target + 1].square()
+    np.testing.assert_allclose(found.skill()[1][0, 1, 0], 1 - errors / base, atol=1e-4)
+
+
+def test_contexts_are_seconds_in_whole_frames():
+    found = ContextLengthProbe(ContextLengthConfig(longest_s=16), repetition_time=2.5, horizons=(1,), n_features=1)
+    assert found.contexts == (1, 2, 3, 6)
+    curve_seconds = [context * 2.5 for context in found.contexts]
+    assert curve_seconds == [2.5, 5, 7.5, 15]
+
+
+def test_a_run_without_targets_is_refused():
+    run = Run()
+    run.scored = np.zeros(run.n_frames, dtype=bool)
+    with pytest.raises(NoMatchError, match="no frame has scored frames"):
+        probe().add(forecaster(), run)
