@@ -62,6 +62,26 @@ def test_real_parcels(sitcom):
     assert {recording.events.name for recording in found} == {"task-sitcomep1_desc-narrative_events.tsv"}
 
 
+def test_fmriprep_outputs_bring_their_masks(tmp_path):
+    root = tmp_path / "fmriprep"
+    func = root / "sub-01/func"
+    func.mkdir(parents=True)
+    (root / "dataset_description.json").write_text(
+        json.dumps({"Name": "x", "BIDSVersion": "1.4.0", "DatasetType": "derivative"})
+    )
+    for space in ("T1w", "MNI152NLin2009cAsym"):
+        for suffix in ("preproc_bold", "brain_mask"):
+            (func / f"sub-01_task-movie_run-1_space-{space}_desc-{suffix}.nii.gz").touch()
+    (func / "sub-01_task-movie_run-1_desc-confounds_timeseries.tsv").touch()
+    with pytest.raises(ImageError, match="two files for one run"):
+        find_recordings(root)
+    choice = tmp_path / "filter.json"
+    choice.write_text('{"bold": {"space": "MNI152NLin2009cAsym", "desc": "preproc"}}')
+    [recording] = find_recordings(root, filter_file=choice)
+    assert recording.mask == func / "sub-01_task-movie_run-1_space-MNI152NLin2009cAsym_desc-brain_mask.nii.gz"
+    assert recording.entities["space"] == "MNI152NLin2009cAsym"
+
+
 def test_the_filter_file_has_the_form_that_fmriprep_reads(dataset, tmp_path):
     path = tmp_path / "filter.json"
     path.write_text('{"bold": {"run": 2}}')

@@ -48,7 +48,7 @@ def add_bids_input(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="DIR",
-        help="folders with brain masks (default: the dataset's own derivatives/)",
+        help="folders with brain masks (default: the dataset and its derivatives/)",
     )
     parser.add_argument(
         "--nprocs", type=_positive, default=1, metavar="N", help="runs prepared side by side; CPU threads"

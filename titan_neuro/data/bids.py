@@ -88,7 +88,7 @@ def find_recordings(
     filter_file : Path, optional
         JSON in fMRIPrep's form, ``{"bold": {"session": "02", ...}}``: entities that a file must have.
     derivatives : sequence of Path
-        Folders searched for brain masks; by default the dataset's own ``derivatives`` folder.
+        Folders searched for brain masks; by default the dataset itself and its own ``derivatives`` folder.
 
     Raises
     ------
@@ -222,12 +222,14 @@ def _labels(files: Iterable[Any], name: str) -> str:
 def _find_masks(bids_dir: Path, derivatives: Sequence[Path]) -> list[tuple[Path, dict[str, str]]]:
     from bids.layout import parse_file_entities
 
-    folders = list(derivatives) or [bids_dir / "derivatives"]
-    paths = sorted(path for folder in folders for path in folder.rglob("*_desc-brain_mask.nii.gz"))
+    name = "func/*_desc-brain_mask.nii.gz"
+    # The dataset may itself be a derivative. Of it, only the subjects' folders are walked: its annex is large.
+    found = [path for folder in derivatives or [bids_dir / "derivatives"] for path in folder.glob(f"**/{name}")]
+    if not derivatives:
+        found += bids_dir.glob(f"sub-*/**/{name}")
     return [
         (path, {k: str(v) for k, v in parse_file_entities(str(path)).items() if k not in {"suffix", "extension"}})
-        for path in paths
-        if "func" in path.parts
+        for path in sorted(found)
     ]
 
 

@@ -65,12 +65,12 @@ class SegmentAttention(nn.Module):
         super().__init__()
         if dim % (2 * n_heads):
             raise ConfigError(f"n_heads: each head needs an even share of dim; found dim {dim} for {n_heads} heads.")
-        self.n_heads, self.tokens_per_frame = n_heads, tokens_per_frame
+        self.n_heads, self.head_dim, self.tokens_per_frame = n_heads, dim // n_heads, tokens_per_frame
         self.persistent = nn.Parameter(torch.randn(n_persistent, dim))
         self.query = nn.Linear(dim, dim, bias=False)
         self.key_value = nn.Linear(dim, 2 * dim, bias=False)
         self.output = nn.Linear(dim, dim, bias=False)
-        n_pairs = dim // n_heads // 2
+        n_pairs = self.head_dim // 2
         frame = torch.arange(segment_frames).repeat_interleave(tokens_per_frame)
         angles = torch.outer(frame, _ROTARY_BASE ** -(torch.arange(n_pairs) / n_pairs))
         self.register_buffer("cosine", angles.cos(), persistent=False)
@@ -78,8 +78,7 @@ class SegmentAttention(nn.Module):
 
     def init_cache(self, batch_size: int) -> AttentionCache:
         """The cache before a segment's first frame: no tokens."""
-        head_dim = self.query.out_features // self.n_heads
-        empty = self.persistent.new_zeros(batch_size, self.n_heads, 2, 0, head_dim)
+        empty = self.persistent.new_zeros(batch_size, self.n_heads, 2, 0, self.head_dim)
         return AttentionCache(empty, empty)
 
     def forward(
@@ -120,7 +119,7 @@ class SegmentAttention(nn.Module):
 
     def _heads(self, x: Tensor) -> Tensor:
         """``(batch, ..., tokens, dim)`` to ``(batch, heads, ..., tokens, head_dim)``."""
-        return x.reshape(*x.shape[:-1], self.n_heads, -1).movedim(-2, 1)
+        return x.reshape(*x.shape[:-1], self.n_heads, self.head_dim).movedim(-2, 1)
 
     def _keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
         keys, values = self.key_value(x).chunk(2, dim=-1)

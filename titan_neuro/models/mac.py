@@ -102,13 +102,13 @@ class MACState(StreamState):
 
     Attributes
     ----------
-    blocks : tuple of MACBlockState
     phase : int
         Frames that the open segment holds already; 0 where none is open. All items of a batch share it.
+    blocks : tuple of MACBlockState
     """
 
-    blocks: tuple[MACBlockState, ...]
     phase: int
+    blocks: tuple[MACBlockState, ...]
 
 
 class MACBlock(nn.Module):
@@ -215,7 +215,7 @@ class MAC(nn.Module):
 
     def init_state(self, batch_size: int) -> MACState:
         """State before the first frame of `batch_size` streams."""
-        return MACState(tuple(cast(MACBlock, block).init_state(batch_size) for block in self.blocks), 0)
+        return MACState(0, tuple(cast(MACBlock, block).init_state(batch_size) for block in self.blocks))
 
     def restart(self, state: MACState, is_start: Bool[Tensor, " B"]) -> MACState:
         """Begin anew for the items of the batch where `is_start`; the others go on.
@@ -260,7 +260,7 @@ class MAC(nn.Module):
         for block, block_state in zip(self.blocks, state.blocks, strict=True):
             x, after = block(x, block_state, pieces=pieces, memory_frozen=memory_frozen)
             blocks.append(after)
-        return self.norm(x), MACState(tuple(blocks), phase)
+        return self.norm(x), MACState(phase, tuple(blocks))
 
     def _pieces(self, n_frames: int, phase: int) -> tuple[list[Piece], int]:
         pieces = []

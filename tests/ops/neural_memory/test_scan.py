@@ -64,7 +64,7 @@ def test_gates_at_their_ends_are_exact(make_stream, depth, alpha, eta):
 
 
 @pytest.mark.parametrize("backend", ["naive", "chunked"])
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cuts=st.sets(st.integers(1, 39), max_size=6), chunk_size=st.sampled_from([1, 7, 16]))
 def test_a_stream_may_be_cut_anywhere(make_stream, backend, cuts, chunk_size):
     stream = make_stream(2, 40)

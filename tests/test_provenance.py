@@ -1,0 +1,53 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from titan_neuro.errors import OutputError
+from titan_neuro.provenance import commit, digest, read_stage, recorded, versions
+
+
+RECORD = """
+import sys
+from pathlib import Path
+from titan_neuro.provenance import recorded
+folder, number = Path(sys.argv[1]), int(sys.argv[2])
+with recorded(folder, folder / ".work", f"prepare sub-{number}", seed=number):
+    pass
+"""
+
+
+def test_jobs_that_run_side_by_side_lose_no_record(tmp_path):
+    commands = [[sys.executable, "-c", RECORD, str(tmp_path), str(number)] for number in range(12)]
+    jobs = [subprocess.Popen(command) for command in commands]
+    assert [job.wait(timeout=60) for job in jobs] == [0] * 12
+    stages = json.loads((tmp_path / "provenance.json").read_text())["stages"]
+    assert set(stages) == {f"prepare sub-{number}" for number in range(12)}
+    record = stages["prepare sub-7"]
+    assert record["seed"] == 7
+    assert record["wall_time_s"] >= 0
+    assert 10**7 < record["peak_memory_bytes"] < 10**11
+    assert record["versions"]["torch"] == versions()["torch"]
+    assert record["started"].endswith("+00:00")
+
+
+def test_a_stage_that_fails_leaves_no_record(tmp_path):
+    with pytest.raises(ZeroDivisionError), recorded(tmp_path, tmp_path / ".work", "evaluate"):
+        raise ZeroDivisionError
+    assert read_stage(tmp_path, "evaluate") == {}
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    (tmp_path / "provenance.json").write_text("{")
+    with pytest.raises(OutputError, match=r"provenance\.json: is damaged"):
+        read_stage(tmp_path, "evaluate")
+
+
+def test_digest_does_not_depend_on_the_order_of_keys():
+    assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1}) != digest({"a": 1, "b": [3]})
+
+
+def test_the_commit_of_a_checkout_is_known():
+    found = commit()
+    assert found is None or len(found.removesuffix("-dirty")) == 40
