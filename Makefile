@@ -28,7 +28,7 @@ demo: install
 	@echo "Report: $(abspath $(DEMO)/output/report.html)"
 
 test: install lint
-	$(BIN)/pytest -m 'not slow' -n $(WORKERS) --dist loadgroup
+	$(BIN)/pytest -m 'not slow' -n $(WORKERS)
 
 test-slow: install
 	$(BIN)/pytest -m slow

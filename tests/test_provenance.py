@@ -7,7 +7,6 @@ import pytest
 from titan_neuro.errors import OutputError
 from titan_neuro.provenance import commit, digest, read_stage, recorded, versions
 
-
 RECORD = """
 import sys
 from pathlib import Path

@@ -171,3 +171,21 @@ def test_wrong_input_is_named():
 def test_sizes_that_do_not_fit_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         MACConfig(**options)
+
+
+def test_a_block_is_its_equations():
+    """Two whole segments by equations 21 to 25, one line each."""
+    block = make_model(torch.float64).blocks[0]
+    x = frames(2 * SEGMENT, dtype=torch.float64)
+    start = block.init_state(2)
+    written, recall_tail, outputs = start.memory, start.recall_tail, []
+    for segment in torch.split(block.mixer_norm(x), SEGMENT * P, dim=1):
+        recalled, recall_tail = block.memory.read(segment, written.memory, recall_tail)
+        attended, _ = block.attention(segment, recalled, block.attention.init_cache(2))
+        remembered, written = block.memory(attended, written)
+        outputs.append(block.gate(attended, remembered))
+    expected = x + torch.cat(outputs, dim=1)
+    expected = expected + block.feed_forward(block.feed_forward_norm(expected))
+    pieces, _ = make_model()._pieces(2 * SEGMENT, 0)
+    found, _ = block(x, start, pieces=pieces, memory_frozen=False)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)

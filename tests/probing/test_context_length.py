@@ -1,12 +1,14 @@
 """The probe must find a memory of known reach, and must say what streaming the model says."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from titan_neuro.errors import NoMatchError
 from titan_neuro.layers.tokenizer import ParcelTokenizerConfig
-from titan_neuro.models import ForecasterConfig, MACConfig
+from titan_neuro.models import ForecasterConfig, MACConfig, MACState
 from titan_neuro.probing import ContextLengthConfig, ContextLengthProbe
 
 REACH, N_FEATURES = 12, 6
@@ -44,16 +46,23 @@ def forecaster():
     return model
 
 
+@dataclasses.dataclass(frozen=True)
+class DelayState(MACState):
+    """What is still on its way."""
+
+    past: torch.Tensor
+
+
 class Delay(torch.nn.Module):
     """A memory that is known: it recalls the frame REACH frames back, and nothing where its stream began later."""
 
     def init_state(self, batch):
-        return torch.zeros(batch, REACH, N_FEATURES)
+        return DelayState((), 0, torch.zeros(batch, REACH, N_FEATURES))
 
     def forward(self, tokens, state=None):
-        past = torch.zeros(len(tokens), REACH, tokens.shape[2]) if state is None else state
-        both = torch.cat([past, tokens], dim=1)
-        return both[:, : tokens.shape[1]], both[:, tokens.shape[1] :]
+        state = state or self.init_state(len(tokens))
+        both = torch.cat([state.past, tokens], dim=1)
+        return both[:, : tokens.shape[1]], DelayState((), 0, both[:, tokens.shape[1] :])
 
 
 def delay_model():

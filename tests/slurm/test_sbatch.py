@@ -5,32 +5,37 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "pipelines/titan-neuro.sbatch"
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"}
 
-pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.slurm
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """A Slurm whose one node is this machine."""
+    """A Slurm whose one node is this machine; workers that test side by side take turns."""
     lacking = [program for program in ("slurmctld", "slurmd", "sbatch", "munge") if not shutil.which(program)]
     if lacking:
         pytest.skip(f"{', '.join(lacking)} not installed (Debian: slurm-wlm, munge)")
     if os.geteuid() != 0:
         pytest.skip("only root can start the daemons of Slurm")
     state = tmp_path_factory.mktemp("slurm")
-    subprocess.run([str(Path(__file__).with_name("one_node.sh")), str(state)], check=True, timeout=60)
-    yield
-    subprocess.run(["scancel", "--user", "root"], check=True, timeout=60)
-    for daemon in ("slurmd", "slurmctld", "munged"):
-        subprocess.run(["pkill", "-x", daemon], check=False)
+    with FileLock(Path(tempfile.gettempdir(), "titan-neuro-one-node-slurm.lock")):
+        subprocess.run([str(Path(__file__).with_name("one_node.sh")), str(state)], check=True, timeout=60)
+        yield
+        subprocess.run(["scancel", "--user", "root"], check=True, timeout=60)
+        for daemon in ("slurmd", "slurmctld", "munged"):
+            subprocess.run(["pkill", "-x", daemon], check=False)
+            while subprocess.run(["pgrep", "-x", daemon], check=False, capture_output=True).returncode == 0:
+                time.sleep(0.1)
 
 
 def submit(folder: Path, *arguments: object) -> tuple[str, str]:
