@@ -37,6 +37,14 @@ def test_a_stage_that_fails_leaves_no_record(tmp_path):
     assert read_stage(tmp_path, "evaluate") == {}
 
 
+def test_a_stage_with_nothing_to_do_keeps_the_record_of_what_was_done(tmp_path):
+    for empty in (False, True):
+        with recorded(tmp_path, tmp_path / ".work", "evaluate", empty=empty) as record:
+            if empty:
+                record.clear()
+    assert read_stage(tmp_path, "evaluate")["empty"] is False
+
+
 def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "provenance.json").write_text("{")
     with pytest.raises(OutputError, match=r"provenance\.json: is damaged"):

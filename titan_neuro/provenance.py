@@ -84,7 +84,8 @@ def recorded(output_dir: Path, work_dir: Path, stage: str, **facts: Any) -> Iter
     Yields
     ------
     dict
-        The record; what is put into it is written too.
+        The record; what is put into it is written too. Emptied, where there was nothing to do, it is not written, and
+        what made the outputs stays on record.
     """
     record: dict[str, Any] = {
         "arguments": sys.argv[1:],
@@ -93,6 +94,8 @@ def recorded(output_dir: Path, work_dir: Path, stage: str, **facts: Any) -> Iter
     }
     start = time.monotonic()
     yield record
+    if not record:
+        return
     record["wall_time_s"] = round(time.monotonic() - start, 2)
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     # Linux counts kilobytes, macOS bytes.

@@ -47,6 +47,8 @@ def execute(arguments: argparse.Namespace) -> None:
     with common.stage(arguments, f"prepare {who}", **facts) as record:
         made = _prepare_all(arguments, recordings, study.prepare)
         record["n_made"], record["n_runs"] = made, len(recordings)
+        if not made:
+            record.clear()
     logger.info("%d runs prepared, %d of them now.", len(recordings), made)
 
 

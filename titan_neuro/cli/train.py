@@ -56,6 +56,7 @@ def execute(arguments: argparse.Namespace) -> None:
                 seed=study.seed,
                 device=device,
             )
-            record["made"] = made
+            if not made:
+                record.clear()
         if not made:
             logger.info("Fold %d was trained before.", number)
