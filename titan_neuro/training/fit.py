@@ -209,6 +209,7 @@ class _Windows(lightning.LightningDataModule):
         }
 
     def train_dataloader(self) -> DataLoader[Any]:
+        """Windows of this epoch."""
         epoch = 0 if self.trainer is None else self.trainer.current_epoch
         seed = self._seed * 100_003 + epoch
         return DataLoader(
@@ -216,6 +217,7 @@ class _Windows(lightning.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Any]:
+        """Windows of the validation runs."""
         return DataLoader(StreamWindows(self._validation, seed=None, **self._options), batch_size=None)
 
 
