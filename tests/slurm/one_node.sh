@@ -1,27 +1,33 @@
 #!/bin/bash
 # A real Slurm on this machine alone, as root and without systemd (Debian: slurm-wlm, munge). Usage: one_node.sh STATE_DIR
-# Starts what does not run yet, and prints nothing but errors.
+# All of it lives in STATE_DIR, on ports of its own: a Slurm that runs here already is left alone. Programs find it by
+# SLURM_CONF=STATE_DIR/slurm.conf. Prints nothing but errors; the daemons' process ids are in STATE_DIR/*.pid.
 set -euo pipefail
 state=$1
 host=$(hostname -s)
-mkdir -p "$state"/{ctld,d,log} /run/munge /var/log/munge /var/lib/munge /etc/munge /etc/slurm
+mkdir -p "$state"/{ctld,d,log}
 getent hosts "$host" >/dev/null || echo "127.0.0.1 $host" >>/etc/hosts
 
-[ -s /etc/munge/munge.key ] || dd if=/dev/urandom of=/etc/munge/munge.key bs=1 count=1024 status=none
-chown -R munge:munge /etc/munge /run/munge /var/log/munge /var/lib/munge
-chmod 0700 /etc/munge /var/log/munge /var/lib/munge
-chmod 0755 /run/munge
-chmod 0400 /etc/munge/munge.key
-pgrep -x munged >/dev/null || runuser -u munge -- /usr/sbin/munged
+if ! pgrep -x munged >/dev/null; then
+    mkdir -p /run/munge /var/log/munge /var/lib/munge /etc/munge
+    [ -s /etc/munge/munge.key ] || dd if=/dev/urandom of=/etc/munge/munge.key bs=1 count=1024 status=none
+    chown -R munge:munge /etc/munge /run/munge /var/log/munge /var/lib/munge
+    chmod 0700 /etc/munge /var/log/munge /var/lib/munge
+    chmod 0755 /run/munge
+    chmod 0400 /etc/munge/munge.key
+    runuser -u munge -- /usr/sbin/munged
+    cp /run/munge/munged.pid "$state/munged.pid"
+fi
 
-if ! pgrep -x slurmctld >/dev/null; then
-    memory_mb=$(awk '/MemTotal/ {print int($2 / 1024) - 1024}' /proc/meminfo)
-    cat >/etc/slurm/slurm.conf <<CONF
+memory_mb=$(awk '/MemTotal/ {print int($2 / 1024) - 1024}' /proc/meminfo)
+cat >"$state/slurm.conf" <<CONF
 ClusterName=test
 SlurmctldHost=$host
 AuthType=auth/munge
 SlurmUser=root
 SlurmdUser=root
+SlurmctldPort=16817
+SlurmdPort=16818
 StateSaveLocation=$state/ctld
 SlurmdSpoolDir=$state/d
 SlurmctldPidFile=$state/slurmctld.pid
@@ -43,9 +49,9 @@ MinJobAge=3600
 NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$memory_mb State=UNKNOWN
 PartitionName=debug Nodes=$host Default=YES MaxTime=01:00:00 State=UP
 CONF
-    slurmctld
-fi
-pgrep -x slurmd >/dev/null || slurmd
+export SLURM_CONF=$state/slurm.conf
+slurmctld -f "$SLURM_CONF"
+slurmd -f "$SLURM_CONF"
 
 for _ in $(seq 60); do
     sinfo --noheader --format %t 2>/dev/null | grep -qE 'idle|mix|alloc' && exit 0

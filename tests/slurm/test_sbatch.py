@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,14 +29,24 @@ def cluster(tmp_path_factory):
     if os.geteuid() != 0:
         pytest.skip("only root can start the daemons of Slurm")
     state = tmp_path_factory.mktemp("slurm")
-    with FileLock(Path(tempfile.gettempdir(), "titan-neuro-one-node-slurm.lock")):
+    with (
+        FileLock(Path(tempfile.gettempdir(), "titan-neuro-one-node-slurm.lock")),
+        pytest.MonkeyPatch.context() as patch,
+    ):
         subprocess.run([str(Path(__file__).with_name("one_node.sh")), str(state)], check=True, timeout=60)
+        patch.setenv("SLURM_CONF", str(state / "slurm.conf"))
         yield
         subprocess.run(["scancel", "--user", "root"], check=True, timeout=60)
-        for daemon in ("slurmd", "slurmctld", "munged"):
-            subprocess.run(["pkill", "-x", daemon], check=False)
-            while subprocess.run(["pgrep", "-x", daemon], check=False, capture_output=True).returncode == 0:
-                time.sleep(0.1)
+        for pid_file in state.glob("*.pid"):
+            stop(int(pid_file.read_text()))
+
+
+def stop(process: int) -> None:
+    """End a daemon and wait until it is gone: the next cluster wants its ports."""
+    os.kill(process, signal.SIGTERM)
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{process}").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 def submit(folder: Path, *arguments: object) -> tuple[str, str]:
