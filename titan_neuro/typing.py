@@ -68,6 +68,7 @@ class ForecastModel(Protocol):
         """Read `frames`, ``(time, features)``, and forecast from each of them.
 
         Returns the forecasts, ``(time, horizons, features)``: entry ``[t, k]`` is what frame ``t + horizons[k]`` is
-        expected to be, given the frames up to and including ``t``; and the state after the last frame.
+        expected to be, given the frames up to and including ``t``, on the device of `frames`; and the state after the
+        last frame.
         """
         ...

@@ -79,7 +79,7 @@ def _forecasts(model: Forecaster, view: RunView, horizon: int) -> Iterator[np.nd
     last = view.n_frames - horizon
     for start in range(0, last, 64):
         forecasts, state = model.step(view.read(start, min(start + 64, last)), state)
-        yield forecasts[:, index].cpu().numpy()
+        yield forecasts[:, index].numpy()
 
 
 def _write(model: Forecaster, view: RunView, horizon: int, space: Any) -> Path:

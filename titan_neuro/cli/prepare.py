@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import multiprocessing
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,7 +88,8 @@ def _prepare_all(arguments: argparse.Namespace, recordings: list[Recording], con
                 made += prepare_run(recording, arguments.output_dir, config, **options)[1]
                 bar.update()
             return made
-        with ProcessPoolExecutor(workers) as pool:
+        # Libraries that are loaded here run threads, which a forked process would find stopped in the middle.
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
             jobs = [
                 pool.submit(prepare_run, recording, arguments.output_dir, config, **options) for recording in recordings
             ]

@@ -195,6 +195,6 @@ class Forecaster(nn.Module):
     def step(
         self, frames: Float[Tensor, "T V"], state: ForecasterState
     ) -> tuple[Float[Tensor, "T K V"], ForecasterState]:
-        """Read the next frames of one run and forecast from each of them, on the model's device."""
+        """Read the next frames of one run and forecast from each of them; forecasts lie where the frames lie."""
         forecasts, state = self.eval()(frames.to(self.coefficients)[None], state)
-        return forecasts[0], state
+        return forecasts[0].to(frames.device), state
