@@ -141,6 +141,8 @@ def test_later_verbs_ask_for_the_earlier_ones(titan_neuro, study, tmp_path):
 def test_a_model_of_other_settings_is_not_scored(titan_neuro, output):
     message = failure(titan_neuro, errors.MismatchError, "evaluate", output, "--set", "training.patience=3")
     assert "titan-neuro train" in message
+    # A mistake leaves no trace: without it, all is as it was.
+    assert "scored before" in titan_neuro("evaluate", output).stderr
 
 
 def test_debug_shows_the_traceback(titan_neuro, tmp_path):

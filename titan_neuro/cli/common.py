@@ -99,7 +99,7 @@ def find(arguments: argparse.Namespace) -> list[Recording]:
     )
 
 
-def resolve_study(arguments: argparse.Namespace, kind: str, *, write: bool = True) -> StudyConfig:
+def resolve_study(arguments: argparse.Namespace, kind: str) -> StudyConfig:
     """Put the settings together: a preset, what was resolved before or the file given, then ``--set``.
 
     Parameters
@@ -107,22 +107,28 @@ def resolve_study(arguments: argparse.Namespace, kind: str, *, write: bool = Tru
     arguments : argparse.Namespace
     kind : {"volume", "parcels"}
         Of the data; chooses the preset where no file names one.
-    write : bool
-        Write ``config.resolved.yaml``.
     """
-    from titan_neuro.config import load_study, write_resolved
+    from titan_neuro.config import load_study
 
-    resolved = arguments.output_dir / "config.resolved.yaml"
-    config_file = arguments.config_file or (resolved if resolved.is_file() else None)
-    study = load_study(
+    resolved = _resolved_path(arguments)
+    return load_study(
         default_preset="cpu-small" if kind == "volume" else "parcels",
-        config_file=config_file,
+        config_file=arguments.config_file or (resolved if resolved.is_file() else None),
         overrides=arguments.overrides,
         seed=arguments.random_seed,
     )
-    if write:
-        write_resolved(resolved, study)
-    return study
+
+
+def record_study(arguments: argparse.Namespace, study: StudyConfig) -> None:
+    """Write ``config.resolved.yaml``; once it is sure that the settings fit what is there."""
+    from titan_neuro.config import write_resolved
+
+    write_resolved(_resolved_path(arguments), study)
+
+
+def _resolved_path(arguments: argparse.Namespace) -> Path:
+    path: Path = arguments.output_dir / "config.resolved.yaml"
+    return path
 
 
 def torch_device(name: str) -> str:

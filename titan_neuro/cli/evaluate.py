@@ -40,6 +40,7 @@ def execute(arguments: argparse.Namespace) -> None:
     device = common.torch_device(arguments.device)
     folds = common.study_folds(stores, study)
     loaded = [common.load_fold(arguments, data, study, device) for data in folds]
+    common.record_study(arguments, study)
     stem = common.task_stem(arguments.output_dir, stores)
     table_path = Path(f"{stem}_desc-forecast_scores.tsv")
     tested = {key: data.runs[key].store.record["fingerprint"] for data in folds for key in data.fold.test}

@@ -40,8 +40,9 @@ def execute(arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
         _show_plan(arguments, recordings)
         return
-    claim_output(arguments.output_dir, arguments.bids_dir, __version__)
     study = common.resolve_study(arguments, recordings[0].kind)
+    claim_output(arguments.output_dir, arguments.bids_dir, __version__)
+    common.record_study(arguments, study)
     subjects = sorted({recording.subject for recording in recordings})
     facts = {"input_dataset_id": dataset_id(arguments.bids_dir), "input_keys": _input_keys(recordings)}
     who = f"sub-{subjects[0]}" + (f" to sub-{subjects[-1]}" if len(subjects) > 1 else "")
@@ -68,7 +69,7 @@ def _show_plan(arguments: argparse.Namespace, recordings: list[Recording]) -> No
         missing = ", its content is not fetched" if is_missing(recording.path) else ""
         mask = recording.mask or ("computed" if recording.kind == "volume" else "none needed")
         logger.info("%s: %s%s (mask: %s)", recording.key, state, missing, mask)
-    common.resolve_study(arguments, recordings[0].kind, write=False)
+    common.resolve_study(arguments, recordings[0].kind)
     logger.info("%d runs; nothing was written.", len(recordings))
 
 

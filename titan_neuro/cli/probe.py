@@ -36,6 +36,7 @@ def execute(arguments: argparse.Namespace) -> None:
     device = common.torch_device(arguments.device)
     folds = common.study_folds(stores, study)
     loaded = [common.load_fold(arguments, data, study, device) for data in folds]
+    common.record_study(arguments, study)
     stem = common.task_stem(arguments.output_dir, stores)
     curve_path = Path(f"{stem}_desc-contextlength_curve.tsv")
     fingerprint = digest([asdict(study.probe), study.seed, [fingerprint for _, fingerprint in loaded]])

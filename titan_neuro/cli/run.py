@@ -56,7 +56,7 @@ def _show_group_plan(arguments: argparse.Namespace) -> None:
     from titan_neuro.data.store import open_runs
 
     stores = open_runs(arguments.output_dir)
-    study = common.resolve_study(arguments, stores[0].space.kind, write=False)
+    study = common.resolve_study(arguments, stores[0].space.kind)
     for data in common.study_folds(stores, study):
         trained = (common.model_folder(arguments.output_dir, data.fold.number) / "model.json").is_file()
         common.logger.info(

@@ -37,6 +37,7 @@ def execute(arguments: argparse.Namespace) -> None:
     wanted = getattr(arguments, "fold", None)
     if wanted and not set(wanted) <= {data.fold.number for data in folds}:
         raise UsageError(f"--fold {' '.join(map(str, wanted))}: the study has the folds 1 to {len(folds)}.")
+    common.record_study(arguments, study)
     for data in folds:
         number = data.fold.number
         if wanted and number not in wanted:
