@@ -37,10 +37,7 @@ def test_every_verb_has_help(titan_neuro, verb):
 
 def test_the_bids_app_flags_are_there(titan_neuro):
     text = titan_neuro("run", "--help").stdout
-    flags = (
-        *("--participant-label", "--task-id", "--run-id", "--bids-filter-file", "-d", "--derivatives", "-w"),
-        *("--work-dir", "--nprocs", "--mem", "--device", "--config-file", "--random-seed", "--dry-run", "-v"),
-    )
+    flags = ["--participant-label", "--task-id", "--run-id", "--bids-filter-file", "-d", "--derivatives", "-w", "--work-dir", "--nprocs", "--mem", "--device", "--config-file", "--random-seed", "--dry-run", "--version", "-v"]
     for flag in flags:
         assert re.search(rf"(^|[\s,]){flag}\b", text), flag
     assert titan_neuro("--version").stdout.startswith("titan-neuro 0.")

@@ -8,8 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from titan_neuro import __version__
-from titan_neuro.cli import evaluate, fetch, predict, prepare, probe, report, run, simulate, train
+from titan_neuro.cli import common, evaluate, fetch, predict, prepare, probe, report, run, simulate, train
 from titan_neuro.errors import TitanNeuroError
 
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
@@ -23,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Forecast whole fMRI recordings with a memory that learns at test time, and ask what it holds.",
         epilog="The main job: `titan-neuro run BIDS_DIR OUTPUT_DIR participant`, then `... group`.",
     )
-    parser.add_argument("--version", action="version", version=f"titan-neuro {__version__}")
+    common.add_version(parser)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb in _VERBS:
         verb.add_parser(verbs)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from titan_neuro import __version__
 from titan_neuro.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,9 +22,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+def add_version(parser: argparse.ArgumentParser) -> None:
+    """Flag that says the version and ends."""
+    parser.add_argument("--version", action="version", version=f"titan-neuro {__version__}")
+
+
 def new_verb(verbs: Any, name: str, help_text: str, **options: Any) -> argparse.ArgumentParser:
     """Add a verb with the flags that every verb has."""
     parser: argparse.ArgumentParser = verbs.add_parser(name, help=help_text, description=help_text, **options)
+    add_version(parser)
     parser.add_argument("-v", "--verbose", action="count", default=0, help="say more; twice: libraries too")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
