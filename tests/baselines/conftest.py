@@ -1,22 +1,7 @@
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 import torch
-
-
-@dataclass
-class InMemoryRun:
-    key: str
-    subject: str
-    frames: torch.Tensor
-    scored: np.ndarray
-
-    def __post_init__(self):
-        self.n_frames, self.n_features = self.frames.shape
-
-    def read(self, start, stop):
-        return self.frames[start:stop]
+from in_memory import InMemoryRun
 
 
 @pytest.fixture(scope="session")
@@ -30,5 +15,5 @@ def smooth_runs():
             for t in range(1, 300):
                 frames[t] = 0.7 * frames[t - 1] + np.sqrt(1 - 0.49) * frames[t]
             key = f"sub-{subject}_task-movie_run-{number:02}"
-            runs.append(InMemoryRun(key, subject, torch.tensor(frames, dtype=torch.float32), np.arange(300) >= 10))
+            runs.append(InMemoryRun(torch.tensor(frames, dtype=torch.float32), np.arange(300) >= 10, key, subject))
     return runs

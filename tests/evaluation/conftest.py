@@ -1,24 +1,9 @@
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 import torch
+from in_memory import InMemoryRun
 
 from titan_neuro.evaluation import EvaluationConfig
-
-
-@dataclass
-class InMemoryRun:
-    key: str
-    subject: str
-    frames: torch.Tensor
-    scored: np.ndarray
-
-    def __post_init__(self):
-        self.n_frames, self.n_features = self.frames.shape
-
-    def read(self, start, stop):
-        return self.frames[start:stop]
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +16,7 @@ def make_run():
         for t in range(1, n_frames):
             frames[t] = phi * frames[t - 1] + np.sqrt(1 - phi**2) * frames[t]
         key = f"sub-{subject}_task-movie_run-{number:02}"
-        return InMemoryRun(key, subject, torch.tensor(frames, dtype=torch.float32), np.arange(n_frames) >= 5)
+        return InMemoryRun(torch.tensor(frames, dtype=torch.float32), np.arange(n_frames) >= 5, key, subject)
 
     return make
 

@@ -1,25 +1,10 @@
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 import torch
+from in_memory import InMemoryRun
 
 from titan_neuro.errors import ImageError, MismatchError, TitanNeuroError
 from titan_neuro.metrics import score_run
-
-
-@dataclass
-class InMemoryRun:
-    frames: torch.Tensor
-    scored: np.ndarray
-    key: str = "sub-01_task-movie_run-02"
-    subject: str = "01"
-
-    def __post_init__(self):
-        self.n_frames, self.n_features = self.frames.shape
-
-    def read(self, start, stop):
-        return self.frames[start:stop]
 
 
 class Counting:

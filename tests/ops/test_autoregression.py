@@ -1,31 +1,17 @@
 import itertools
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from in_memory import InMemoryRun
 from sklearn.linear_model import Ridge
 
 from titan_neuro.errors import ConfigError, MismatchError, TrainingError
 from titan_neuro.ops.autoregression import autoregress, fit_autoregression
 
 HORIZONS = (1, 2, 5)
-
-
-@dataclass
-class InMemoryRun:
-    key: str
-    subject: str
-    frames: torch.Tensor
-    scored: np.ndarray
-
-    def __post_init__(self):
-        self.n_frames, self.n_features = self.frames.shape
-
-    def read(self, start, stop):
-        return self.frames[start:stop]
 
 
 def ar2_run(subject, run, n_frames=220, n_features=6):
@@ -37,7 +23,7 @@ def ar2_run(subject, run, n_frames=220, n_features=6):
         frames[t] = 0.3 + 0.9 * frames[t - 1] - 0.4 * frames[t - 2] + noise[t]
     scored = np.ones(n_frames, dtype=bool)
     scored[:4] = scored[100:110] = scored[-3:] = False
-    return InMemoryRun(f"sub-{subject}_run-{run}", subject, torch.tensor(frames, dtype=torch.float32), scored)
+    return InMemoryRun(torch.tensor(frames, dtype=torch.float32), scored, f"sub-{subject}_run-{run}", subject)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +108,7 @@ def test_one_run_is_cross_validated_over_stretches_and_fitted_whole():
 def test_white_noise_gets_the_strongest_penalty():
     rng = np.random.default_rng(0)
     runs = [
-        InMemoryRun(f"{s}", f"{s}", torch.tensor(rng.normal(size=(150, 400)), dtype=torch.float32), np.ones(150, bool))
+        InMemoryRun(torch.tensor(rng.normal(size=(150, 400)), dtype=torch.float32), np.ones(150, bool), f"{s}", f"{s}")
         for s in range(3)
     ]
     fitted = fit_autoregression(runs, (1, 3))
@@ -142,7 +128,7 @@ def test_a_constant_feature_is_forecast_by_its_value(three_subjects):
     for run in three_subjects:
         frames = run.frames.clone()
         frames[:, 2] = 0.75
-        runs.append(InMemoryRun(run.key, run.subject, frames, run.scored))
+        runs.append(InMemoryRun(frames, run.scored, run.key, run.subject))
     fitted = fit_autoregression(runs, (1,))
     forecasts, _ = autoregress(runs[0].frames, torch.zeros(7, 6), fitted.coefficients, fitted.intercept)
     np.testing.assert_allclose(forecasts[:, 0, 2], 0.75, atol=1e-6)

@@ -210,7 +210,7 @@ def task_stem(output_dir: Path, stores: Sequence[RunStore]) -> str:
 
 @contextmanager
 def stage(arguments: argparse.Namespace, name: str, **facts: Any) -> Iterator[dict[str, Any]]:
-    """Run a stage with its record in ``provenance.json``, the seed and the input's identity in it."""
+    """Run a stage with its record in the output folder's ``provenance.json``."""
     from titan_neuro.provenance import recorded
 
     with recorded(arguments.output_dir, work_dir(arguments), name, **facts) as record:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -200,11 +199,3 @@ def write_nifti(
         for block in blocks:
             for volume in space.scatter(block, fill):
                 file.write(volume.tobytes(order="F"))
-
-
-def read_source_name(output_dir: Path) -> str:
-    """Name of the dataset that an output folder was made from."""
-    description = output_dir / "dataset_description.json"
-    if not description.is_file():
-        raise OutputError(f"{output_dir}: is not an output folder of Titan-Neuro.", "Run `titan-neuro prepare` first.")
-    return str(json.loads(description.read_text(encoding="utf-8")).get("Name", output_dir.name))

@@ -1,0 +1,22 @@
+"""A run that lies in memory, for tests of whatever reads a :class:`titan_neuro.typing.FrameRun`."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+@dataclass
+class InMemoryRun:
+    """Frames, float32 ``(time, features)``, and which of them are scored."""
+
+    frames: torch.Tensor
+    scored: np.ndarray
+    key: str = "sub-01_task-movie_run-02"
+    subject: str = "01"
+
+    def __post_init__(self):
+        self.n_frames, self.n_features = self.frames.shape
+
+    def read(self, start, stop):
+        return self.frames[start:stop]
