@@ -182,7 +182,7 @@ def test_an_interrupted_training_goes_on_and_ends_the_same(titan_neuro, output, 
     command = [str(Path(sys.executable).with_name("titan-neuro")), "train", str(output), *settings]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline and len(checkpoints(output)) < 2:
+    while process.poll() is None and time.monotonic() < deadline and not checkpoints(output):
         time.sleep(0.02)
     process.kill()
     process.wait()
@@ -191,10 +191,11 @@ def test_an_interrupted_training_goes_on_and_ends_the_same(titan_neuro, output, 
     titan_neuro("train", undisturbed, *settings)
     weights = [folder / "models/fold-1/model.safetensors" for folder in (output, undisturbed)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert not checkpoints(output)
 
 
 def checkpoints(output):
-    """Folders of unfinished work that hold a checkpoint; that of the study itself is one."""
+    """Checkpoints of trainings that were not finished."""
     return list((output / ".work").glob("fold-1-*/last.ckpt"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -128,7 +129,7 @@ def train_fold(
     folder : Path
         Where ``model.safetensors``, ``model.json`` and ``training.csv`` go.
     work_dir : Path
-        Checkpoints of the trainer; one folder for each fold and setting.
+        Checkpoints of the trainer, one folder for each fold and setting, until the model is written.
     seed : int
     device : {"cpu", "cuda", "cuda:N"}
 
@@ -185,6 +186,7 @@ def train_fold(
         "wall_time_s": round(time.monotonic() - start, 1),
     }
     save_forecaster(folder, forecaster, record)
+    shutil.rmtree(checkpoints, ignore_errors=True)
     return True
 
 
