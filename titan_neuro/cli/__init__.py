@@ -59,12 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _set_up_logging(verbosity: int) -> None:
-    level = {0: logging.INFO, 1: logging.DEBUG}.get(verbosity, logging.DEBUG)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s" if verbosity == 0 else "%(name)s: %(message)s"))
     logger = logging.getLogger("titan_neuro")
     logger.handlers[:] = [handler]
-    logger.setLevel(level)
+    logger.setLevel(logging.DEBUG if verbosity else logging.INFO)
     logger.propagate = False
     if verbosity > 1:
         logging.basicConfig(level=logging.INFO)

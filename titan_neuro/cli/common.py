@@ -6,6 +6,7 @@ import argparse
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -201,7 +202,56 @@ def load_fold(arguments: argparse.Namespace, data: FoldData, study: StudyConfig,
     return model, fingerprint
 
 
-def task_stem(output_dir: Path, stores: Sequence[RunStore]) -> str:
+@dataclass(frozen=True, kw_only=True)
+class TrainedStudy:
+    """A study whose folds are all trained: what scoring and probing start from.
+
+    Attributes
+    ----------
+    study : StudyConfig
+    device : str
+    folds : list of FoldData
+    models : list of Forecaster
+        One for each fold.
+    fingerprints : dict
+        JSON: what the models follow from, and the runs that they are tested on.
+    stem : str
+        Start of the names of group results: ``OUT/group/task-movie``.
+    """
+
+    study: StudyConfig
+    device: str
+    folds: list[FoldData]
+    models: list[Forecaster]
+    fingerprints: dict[str, Any]
+    stem: str
+
+
+def open_trained(arguments: argparse.Namespace) -> TrainedStudy:
+    """Open the runs and models of a study, and record its settings once all of them fit."""
+    from titan_neuro.data.store import open_runs
+
+    stores = open_runs(arguments.output_dir)
+    study = resolve_study(arguments, stores[0].space.kind)
+    device = torch_device(arguments.device)
+    folds = study_folds(stores, study)
+    loaded = [load_fold(arguments, data, study, device) for data in folds]
+    record_study(arguments, study)
+    return TrainedStudy(
+        study=study,
+        device=device,
+        folds=folds,
+        models=[model for model, _ in loaded],
+        fingerprints={
+            "models": [fingerprint for _, fingerprint in loaded],
+            "tested": {key: data.runs[key].store.record["fingerprint"] for data in folds for key in data.fold.test},
+            "seed": study.seed,
+        },
+        stem=_task_stem(arguments.output_dir, stores),
+    )
+
+
+def _task_stem(output_dir: Path, stores: Sequence[RunStore]) -> str:
     """Return the start of the names of group results: ``OUT/group/task-movie``."""
     tasks = sorted({store.entities.get("task", "unknown") for store in stores})
     # BIDS labels are letters and digits alone.

@@ -31,31 +31,24 @@ def execute(arguments: argparse.Namespace) -> None:
     """Score all folds, write the tables and maps, and print the table."""
     import pandas as pd
 
-    from titan_neuro.data.store import open_runs
     from titan_neuro.evaluation import combine, format_table, score_fold, verdict
     from titan_neuro.provenance import digest
 
-    stores = open_runs(arguments.output_dir)
-    study = common.resolve_study(arguments, stores[0].space.kind)
-    device = common.torch_device(arguments.device)
-    folds = common.study_folds(stores, study)
-    loaded = [common.load_fold(arguments, data, study, device) for data in folds]
-    common.record_study(arguments, study)
-    stem = common.task_stem(arguments.output_dir, stores)
-    table_path = Path(f"{stem}_desc-forecast_scores.tsv")
-    tested = {key: data.runs[key].store.record["fingerprint"] for data in folds for key in data.fold.test}
-    fingerprint = digest([asdict(study.evaluation), study.seed, [print_ for _, print_ in loaded], tested])
+    trained = common.open_trained(arguments)
+    study, folds = trained.study, trained.folds
+    table_path = Path(f"{trained.stem}_desc-forecast_scores.tsv")
+    fingerprint = digest([asdict(study.evaluation), trained.fingerprints])
     if common.is_done(arguments.output_dir, "evaluate", fingerprint, [table_path]):
         logger.info("The forecasts were scored before: %s", table_path)
     else:
-        with common.stage(arguments, "evaluate", fingerprint=fingerprint, seed=study.seed, device=device):
+        with common.stage(arguments, "evaluate", fingerprint=fingerprint, seed=study.seed, device=trained.device):
             parts = []
-            for (model, _), data in zip(loaded, folds, strict=True):
+            for model, data in zip(trained.models, folds, strict=True):
                 train = data.part((*data.fold.train, *data.fold.validation))
                 parts.append(score_fold([model], train, data.part(data.fold.test), study.evaluation))
             scores = combine(parts)
             _write_tables(scores, folds[0], study, table_path)
-            _write_maps(scores, folds[0], stem)
+            _write_maps(scores, folds[0], trained.stem)
     table = pd.read_csv(table_path, sep="\t")
     print(format_table(table))  # noqa: T201
     print(verdict(table))  # noqa: T201

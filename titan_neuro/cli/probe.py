@@ -27,35 +27,34 @@ def execute(arguments: argparse.Namespace) -> None:
     """Score the held-out runs with the memory cut to each length, and write the curve and the map of timescales."""
     from tqdm import tqdm
 
-    from titan_neuro.data.store import open_runs
     from titan_neuro.probing import ContextLengthProbe
     from titan_neuro.provenance import digest
 
-    stores = open_runs(arguments.output_dir)
-    study = common.resolve_study(arguments, stores[0].space.kind)
-    device = common.torch_device(arguments.device)
-    folds = common.study_folds(stores, study)
-    loaded = [common.load_fold(arguments, data, study, device) for data in folds]
-    common.record_study(arguments, study)
-    stem = common.task_stem(arguments.output_dir, stores)
-    curve_path = Path(f"{stem}_desc-contextlength_curve.tsv")
-    fingerprint = digest([asdict(study.probe), study.seed, [fingerprint for _, fingerprint in loaded]])
+    trained = common.open_trained(arguments)
+    study, folds = trained.study, trained.folds
+    curve_path = Path(f"{trained.stem}_desc-contextlength_curve.tsv")
+    # The curve's intervals are made with the evaluation's settings.
+    fingerprint = digest([asdict(study.probe), asdict(study.evaluation), trained.fingerprints])
     if common.is_done(arguments.output_dir, "probe context-length", fingerprint, [curve_path]):
         logger.info("The context-length probe was run before.")
         return
     probe = ContextLengthProbe(
         study.probe,
-        repetition_time=stores[0].repetition_time,
+        repetition_time=folds[0].runs[folds[0].fold.test[0]].repetition_time,
         horizons=study.model.horizons,
         n_features=folds[0].space.n_features,
     )
-    with common.stage(arguments, "probe context-length", fingerprint=fingerprint, seed=study.seed, device=device):
+    with common.stage(
+        arguments, "probe context-length", fingerprint=fingerprint, seed=study.seed, device=trained.device
+    ):
         tests = [
-            (model, view) for (model, _), data in zip(loaded, folds, strict=True) for view in data.part(data.fold.test)
+            (model, view)
+            for model, data in zip(trained.models, folds, strict=True)
+            for view in data.part(data.fold.test)
         ]
         for model, view in tqdm(tests, desc="probe", unit="run", disable=None):
             probe.add(model, view)
-        _write(probe, study, stem, curve_path, folds[0])
+        _write(probe, study, trained.stem, curve_path, folds[0])
     logger.info("%s", curve_path)
 
 

@@ -47,7 +47,6 @@ def execute(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(arguments.nprocs)
     train.execute(arguments)
     evaluate.execute(arguments)
-    arguments.name = "context-length"
     probe.execute(arguments)
     report.execute(arguments)
 

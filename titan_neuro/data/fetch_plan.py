@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from titan_neuro.data.annex import annex_key, is_missing, key_bytes
+from titan_neuro.data.bids import matches, strip_prefix
 from titan_neuro.errors import NoMatchError
 
 _FILTERS = {"sub": "participant", "task": "task", "run": "run"}
@@ -67,9 +68,7 @@ def find_wanted(
     if not recordings:
         raise NoMatchError(f"{directory}: holds no *_bold.nii.gz.", "Is this a BIDS dataset of functional MRI?")
     labels = {"sub": subjects, "task": tasks, "run": runs}
-    asked = {
-        entity: [label.removeprefix(f"{entity}-") for label in wanted] for entity, wanted in labels.items() if wanted
-    }
+    asked = {entity: [strip_prefix(label, entity) for label in wanted] for entity, wanted in labels.items() if wanted}
     there = "The dataset has: " + "; ".join(_labels(recordings, entity) for entity in _FILTERS) + "."
     for entity, wanted in asked.items():
         for label in wanted:
@@ -109,15 +108,9 @@ def _is_needed(suffix: str, extension: str, entities: Mapping[str, str], path: P
 
 
 def _matches(file: WantedFile, entity: str, labels: Sequence[str]) -> bool:
-    have = file.entities.get(entity)
-    if have is None:
-        # A mask or sidecar without the entity applies to all of its values.
-        return not file.recording
-    return any(have == label or (entity == "run" and _number(have) == _number(label)) for label in labels)
-
-
-def _number(label: str) -> int | str:
-    return int(label) if label.isdecimal() else label
+    # A mask or sidecar without the entity applies to all of its values.
+    applies_to_all = entity not in file.entities and not file.recording
+    return applies_to_all or matches(file.entities, entity, labels)
 
 
 def _labels(recordings: Sequence[WantedFile], entity: str) -> str:

@@ -79,7 +79,8 @@ def prepare_run(
     _require_content(recording.path, "recording")
     if recording.mask is not None:
         _require_content(recording.mask, "brain mask")
-    fingerprint = _fingerprint(recording, config)
+    content = _content_id(recording.path)
+    fingerprint = _fingerprint(recording, content, config)
     lock = work_dir / "locks" / f"{path.name}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock):
@@ -87,7 +88,8 @@ def prepare_run(
         if _is_prepared(path, fingerprint):
             return path, False
         source = _open(recording, config)
-        header = _header(recording, source, config, fingerprint)
+        record = {"fingerprint": fingerprint, "source_content": content}
+        header = _header(recording, source, config, record)
         write_run(path, header, _scaled_blocks(source, memory_bytes))
         write_json(path.with_suffix(".json"), _sidecar(header))
     return path, True
@@ -115,10 +117,10 @@ def _dataset_root(path: Path) -> Path:
     return roots[-1] if roots else path.parent
 
 
-def _fingerprint(recording: Recording, config: PrepareConfig) -> str:
-    """Digest of everything that the store is made from."""
-    digest = hashlib.sha256()
-    for file in (recording.path, recording.mask, recording.events):
+def _fingerprint(recording: Recording, content: str, config: PrepareConfig) -> str:
+    """Digest of everything that the store is made from; `content` identifies the recording itself."""
+    digest = hashlib.sha256(content.encode())
+    for file in (recording.mask, recording.events):
         digest.update((_content_id(file) if file else "none").encode())
     digest.update(repr((sorted(asdict(config).items()), recording.repetition_time)).encode())
     return digest.hexdigest()
@@ -247,7 +249,7 @@ def _scaled_blocks(source: _Source, memory_bytes: int | None) -> Iterator[np.nda
         yield np.concatenate([scale(source.block(t, min(t + frames, stop))) for t in range(start, stop, frames)])
 
 
-def _header(recording: Recording, source: _Source, config: PrepareConfig, fingerprint: str) -> RunHeader:
+def _header(recording: Recording, source: _Source, config: PrepareConfig, record: dict[str, str]) -> RunHeader:
     repetition_time = _repetition_time(recording, source)
     scored, rule = _scored_frames(recording, source.n_frames, repetition_time, config)
     if not scored.any():
@@ -263,11 +265,10 @@ def _header(recording: Recording, source: _Source, config: PrepareConfig, finger
         space=source.space,
         scored=scored,
         record={
-            "fingerprint": fingerprint,
+            **record,
             "normaliser": {"method": "causal expanding z-score", "warmup_s": config.warmup_s},
             "scored": rule,
             "source": recording.path.name,
-            "source_content": _content_id(recording.path),
             "mask": recording.mask.name
             if recording.mask
             else f"computed from {config.mask_frames} first frames"

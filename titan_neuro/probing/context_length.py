@@ -147,18 +147,21 @@ class ContextLengthProbe:
 
         NaN where the linear forecast has no error (a constant feature).
         """
-        subjects = sorted(self._errors)
-        base = np.stack([self._linear[subject] for subject in subjects])[:, None]
-        errors = np.stack([self._errors[subject] for subject in subjects])
+        errors, base = self._stacked()
         with np.errstate(invalid="ignore", divide="ignore"):
             skill: np.ndarray = np.where(base > 0, 1 - errors / base, np.nan)
-        return subjects, skill
+        return sorted(self._errors), skill
+
+    def _stacked(self) -> tuple[np.ndarray, np.ndarray]:
+        """Squared errors with each context, and those of the linear skip: ``(subjects, contexts or 1, ...)``."""
+        subjects = sorted(self._errors)
+        errors = np.stack([self._errors[subject] for subject in subjects])
+        return errors, np.stack([self._linear[subject] for subject in subjects])[:, None]
 
     def curve(self, *, n_resamples: int, seed: int) -> pd.DataFrame:
         """Return the curve: errors summed over features, a mean over subjects and its bootstrap interval."""
-        subjects = sorted(self._errors)
-        errors = np.stack([self._errors[subject].sum(-1) for subject in subjects])
-        by_subject = 1 - errors / np.stack([self._linear[subject].sum(-1) for subject in subjects])[:, None]
+        errors, base = self._stacked()
+        by_subject = 1 - errors.sum(-1) / base.sum(-1)
         rows = []
         for index, context in enumerate([*self.contexts, 0]):
             for number, horizon in enumerate(self.horizons):

@@ -104,8 +104,6 @@ class ForecastModule(lightning.LightningModule):
         mse, mse_linear = (self._errors / max(1, self._error_count)).tolist()
         skill = 1 - mse / mse_linear
         self.log_dict({"validation_mse": mse, "validation_skill_ar": skill}, prog_bar=True, batch_size=1)
-        if self.trainer.sanity_checking:
-            return
         fitting = self._train_count > 0
         self.history.append(
             {
