@@ -38,6 +38,43 @@ def test_another_kind_of_tokenizer_replaces_the_old_one():
     assert load_study(default_preset="debug", overrides=overrides).model.tokenizer.n_tokens == 1
 
 
+@pytest.mark.parametrize("variant", ["lmm", "mac", "mag", "mal"])
+def test_another_variant_keeps_the_settings_that_it_has_too(variant, tmp_path):
+    overrides = ["model.backbone.memory.depth=1", f"model.backbone.variant={variant}"]
+    study = load_study(default_preset="debug", overrides=overrides)
+    backbone = study.model.backbone
+    assert (backbone.variant, backbone.dim, backbone.memory.depth) == (variant, 16, 1)
+    assert getattr(backbone, "n_heads", 2) == 2
+    write_resolved(tmp_path / "config.resolved.yaml", study)
+    assert load_study(default_preset="parcels", config_file=tmp_path / "config.resolved.yaml") == study
+
+
+def test_a_file_may_choose_the_variant_with_its_settings(settings):
+    path = settings("preset: debug\nmodel: {backbone: {variant: mal, window_frames: 5}}\n")
+    assert load_study(default_preset="debug", config_file=path).model.backbone.window_frames == 5
+
+
+def test_streams_restart_where_the_variant_allows_it():
+    windows = ["training.window_frames=8", "model.backbone.segment_frames=16"]
+    with pytest.raises(ConfigError, match=r"8 is no multiple of 16, .* mac backbone"):
+        load_study(default_preset="debug", overrides=windows)
+    assert load_study(default_preset="debug", overrides=[*windows, "model.backbone.variant=mag"])
+
+
+def test_a_choice_that_does_not_exist_is_named_with_the_nearest():
+    with pytest.raises(ConfigError, match=r"model\.backbone\.variant: no such variant, 'magg'\. Did you mean 'mag'"):
+        load_study(default_preset="debug", overrides=["model.backbone.variant=magg"])
+    with pytest.raises(ConfigError, match=r"model\.tokenizer\.kind: no such kind, 'parcel'\. Did you mean 'parcels'"):
+        load_study(default_preset="debug", overrides=["model.tokenizer.kind=parcel"])
+
+
+def test_a_setting_of_another_variant_is_unknown():
+    overrides = ["model.backbone.variant=mag", "model.backbone.segment_frames=8"]
+    with pytest.raises(ConfigError, match=r"unknown setting 'model\.backbone\.segment_frames'") as caught:
+        load_study(default_preset="debug", overrides=overrides)
+    assert "window_frames" in caught.value.hint and "segment_frames" not in caught.value.hint
+
+
 @pytest.mark.parametrize(
     ("text", "wrong", "right"),
     [

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from titan_neuro.errors import ConfigError
+from titan_neuro.errors import ConfigError, MismatchError
 from titan_neuro.layers import SegmentAttention
 
 TOKENS_PER_FRAME, DIM, N_PERSISTENT = 2, 8, 3
@@ -13,9 +13,7 @@ TOKENS_PER_FRAME, DIM, N_PERSISTENT = 2, 8, 3
 @pytest.fixture
 def attention():
     torch.manual_seed(0)
-    return SegmentAttention(
-        DIM, n_heads=2, n_persistent=N_PERSISTENT, segment_frames=6, tokens_per_frame=TOKENS_PER_FRAME
-    ).double()
+    return SegmentAttention(DIM, n_heads=2, n_persistent=N_PERSISTENT, tokens_per_frame=TOKENS_PER_FRAME).double()
 
 
 def tokens(n_frames):
@@ -57,15 +55,30 @@ def test_the_persistent_tokens_are_always_visible(attention):
 
 def test_scores_depend_on_distance_alone(attention):
     """The same query and key, two frames apart, anywhere in the segment."""
-    query, key = torch.randn(2, 1, 2, 1, 4, dtype=torch.float64)
-    scores = []
-    for frame in range(4):
-        at = [frame * TOKENS_PER_FRAME, (frame + 2) * TOKENS_PER_FRAME]
-        turned_key = attention._rotate(key, at[0], at[0] + 1)
-        turned_query = attention._rotate(query, at[1], at[1] + 1)
-        scores.append((turned_query * turned_key).sum(-1))
+    query, key = torch.randn(2, 1, 2, TOKENS_PER_FRAME, 4, dtype=torch.float64)
+    scores = [(attention._rotate(query, at + 2) * attention._rotate(key, at)).sum(-1) for at in range(4)]
     for score in scores[1:]:
-        torch.testing.assert_close(score, scores[0], rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(score, scores[0], rtol=1e-12, atol=1e-12)
+
+
+def test_what_stands_in_front_is_seen_by_all_of_the_segment(attention):
+    segment, recalled, longterm = tokens(5), tokens(5), torch.randn(2, 3, DIM, dtype=torch.float64)
+    before = attention(segment, recalled, attention.init_cache(2), longterm=longterm)[0]
+    longterm[:, 1] += 1.0
+    after = attention(segment, recalled, attention.init_cache(2), longterm=longterm)[0]
+    assert (after != before).any(-1).all()
+
+
+def test_without_causality_all_that_was_recalled_is_seen_but_no_later_frame_itself(attention):
+    attention.causal = False
+    segment, recalled, cache = tokens(5), tokens(5), attention.init_cache(2)
+    before = attention(segment, recalled, cache)[0]
+    last = slice(4 * TOKENS_PER_FRAME, None)
+    other = recalled.clone()
+    other[:, last] += 1.0
+    assert (attention(segment, other, cache)[0] != before).any(-1).all()
+    segment[:, last] += 1.0
+    assert torch.equal(attention(segment, recalled, cache)[0][:, : last.start], before[:, : last.start])
 
 
 @pytest.mark.parametrize("cuts", [[1] * 6, [2, 4], [5, 1]])
@@ -82,11 +95,16 @@ def test_a_segment_may_be_cut_at_any_frame(attention, cuts):
 
 
 def test_no_persistent_tokens(attention):
-    none = SegmentAttention(DIM, n_heads=2, n_persistent=0, segment_frames=6, tokens_per_frame=TOKENS_PER_FRAME)
+    none = SegmentAttention(DIM, n_heads=2, n_persistent=0, tokens_per_frame=TOKENS_PER_FRAME)
     y, _ = none(tokens(2).float(), tokens(2).float(), none.init_cache(2))
     assert y.isfinite().all()
 
 
+def test_wrong_input_is_named(attention):
+    with pytest.raises(MismatchError, match=r"whole frames of 2 tokens, found \(2, 3, 8\)"):
+        attention(tokens(2)[:, :3], tokens(2)[:, :3], attention.init_cache(2))
+
+
 def test_heads_that_do_not_fit_are_refused():
     with pytest.raises(ConfigError, match="found dim 6 for 2 heads"):
-        SegmentAttention(6, n_heads=2, n_persistent=0, segment_frames=1, tokens_per_frame=1)
+        SegmentAttention(6, n_heads=2, n_persistent=0, tokens_per_frame=1)

@@ -2,13 +2,20 @@ import dataclasses
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 from titan_neuro.errors import ConfigError, MismatchError
 from titan_neuro.layers.tokenizer import ParcelTokenizerConfig, SwinTokenizerConfig
-from titan_neuro.models import Forecaster, ForecasterConfig, MACConfig
+from titan_neuro.models import Forecaster, ForecasterConfig, LMMConfig, MACConfig, MAGConfig, MALConfig
 from titan_neuro.ops.autoregression import autoregress
 
-BACKBONE = {"dim": 16, "n_layers": 1, "n_heads": 2, "segment_frames": 8}
+SIZE = {"dim": 16, "n_layers": 1}
+BACKBONES = {
+    "lmm": LMMConfig(tokens_per_frame=1, **SIZE),
+    "mac": MACConfig(tokens_per_frame=1, n_heads=2, segment_frames=8, **SIZE),
+    "mag": MAGConfig(tokens_per_frame=1, n_heads=2, window_frames=6, **SIZE),
+    "mal": MALConfig(tokens_per_frame=1, n_heads=2, window_frames=6, **SIZE),
+}
 
 
 def make(kind: str) -> Forecaster:
@@ -16,14 +23,13 @@ def make(kind: str) -> Forecaster:
     if kind == "swin":
         mask = torch.rand(6, 10, 7) > 0.4
         tokenizer = SwinTokenizerConfig(embed_dim=4, num_heads=(1, 2, 4, 8), token_grid=(2, 1, 1))
-        config = ForecasterConfig(
-            tokenizer=tokenizer, backbone=MACConfig(tokens_per_frame=2, **BACKBONE), horizons=(1, 3), head_rank=4
-        )
+        backbone = dataclasses.replace(BACKBONES["mac"], tokens_per_frame=2)
+        config = ForecasterConfig(tokenizer=tokenizer, backbone=backbone, horizons=(1, 3), head_rank=4)
         model = config.build(n_features=int(mask.sum()), mask=mask)
     else:
         config = ForecasterConfig(
             tokenizer=ParcelTokenizerConfig(n_tokens=1),
-            backbone=MACConfig(tokens_per_frame=1, **BACKBONE),
+            backbone=BACKBONES[kind],
             horizons=(1, 3),
             head_rank=4,
         )
@@ -35,7 +41,7 @@ def make(kind: str) -> Forecaster:
     return model.eval()
 
 
-@pytest.fixture(params=["swin", "parcels"])
+@pytest.fixture(params=["swin", *BACKBONES])
 def model(request) -> Forecaster:
     return make(request.param)
 
@@ -117,8 +123,27 @@ def test_the_memory_state_does_not_grow(model, frames):
     assert size(short) == size(long) > 0
 
 
+@pytest.mark.parametrize("variant", BACKBONES)
+def test_it_is_named_after_its_backbone(variant):
+    assert make(variant).name == f"titan-{variant}"
+
+
+def test_the_backbone_is_chosen_by_its_variant_and_is_mac_by_default():
+    settings = {"tokenizer": {"kind": "parcels"}, "backbone": {"tokens_per_frame": 1}}
+    read = TypeAdapter(ForecasterConfig).validate_python
+    assert isinstance(read(settings).backbone, MACConfig)
+    settings["backbone"]["variant"] = "mag"
+    assert isinstance(read(settings).backbone, MAGConfig)
+
+
+def test_a_backbone_that_sees_ahead_is_refused():
+    backbone = dataclasses.replace(BACKBONES["mac"], causal=False)
+    with pytest.raises(ConfigError, match=r"backbone\.causal is False, so that a frame would see later frames"):
+        ForecasterConfig(tokenizer=ParcelTokenizerConfig(), backbone=backbone)
+
+
 def test_wrong_sizes_are_refused():
-    model = make("parcels")
+    model = make("mac")
     with pytest.raises(MismatchError, match="expected frames of 20 features, found 19"):
         model(torch.zeros(1, 4, 19))
     with pytest.raises(ConfigError, match="2 tokens a frame, the backbone expects 8"):

@@ -8,7 +8,7 @@ import torch
 
 from titan_neuro.errors import NoMatchError
 from titan_neuro.layers.tokenizer import ParcelTokenizerConfig
-from titan_neuro.models import ForecasterConfig, MACConfig, MACState
+from titan_neuro.models import BackboneState, ForecasterConfig, MACConfig
 from titan_neuro.probing import ContextLengthConfig, ContextLengthProbe
 
 REACH, N_FEATURES = 12, 6
@@ -47,7 +47,7 @@ def forecaster():
 
 
 @dataclasses.dataclass(frozen=True)
-class DelayState(MACState):
+class DelayState(BackboneState):
     """What is still on its way."""
 
     past: torch.Tensor
@@ -57,12 +57,12 @@ class Delay(torch.nn.Module):
     """A memory that is known: it recalls the frame REACH frames back, and nothing where its stream began later."""
 
     def init_state(self, batch):
-        return DelayState((), 0, torch.zeros(batch, REACH, N_FEATURES))
+        return DelayState({}, (), torch.zeros(batch, REACH, N_FEATURES))
 
     def forward(self, tokens, state=None):
         state = state or self.init_state(len(tokens))
         both = torch.cat([state.past, tokens], dim=1)
-        return both[:, : tokens.shape[1]], DelayState((), 0, both[:, tokens.shape[1] :])
+        return both[:, : tokens.shape[1]], DelayState({}, (), both[:, tokens.shape[1] :])
 
 
 def delay_model():

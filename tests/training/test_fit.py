@@ -1,5 +1,6 @@
 """Training on small streams with a known answer, and what it writes down."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -13,7 +14,7 @@ from titan_neuro.data.splits import Fold
 from titan_neuro.data.store import RunHeader, RunStore, write_run
 from titan_neuro.errors import InputNotFoundError, MismatchError, TrainingError
 from titan_neuro.layers.tokenizer import ParcelTokenizerConfig
-from titan_neuro.models import ForecasterConfig, MACConfig
+from titan_neuro.models import ForecasterConfig, LMMConfig, MACConfig, MAGConfig, MALConfig
 from titan_neuro.training import FoldData, TrainingConfig, load_forecaster, require_match, train_fold
 
 N_FEATURES = 8
@@ -64,9 +65,9 @@ def make_fold(tmp_path):
 
 @pytest.fixture
 def train(tmp_path):
-    def run(data, training=QUICK, name="fold-1", seed=0):
+    def run(data, training=QUICK, name="fold-1", seed=0, model=MODEL):
         folder = tmp_path / name
-        made = train_fold(data, MODEL, training, folder=folder, work_dir=tmp_path / "work" / name, seed=seed)
+        made = train_fold(data, model, training, folder=folder, work_dir=tmp_path / "work" / name, seed=seed)
         return folder, made
 
     return run
@@ -88,6 +89,18 @@ def test_what_one_feature_tells_of_another_is_learned(make_fold, train):
     table = pd.read_csv(folder / "training.csv")
     assert table["epoch"].tolist() == [0, 1, 2, 3, 4]
     assert table["validation_skill_ar"][0] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("backbone", [LMMConfig, MACConfig, MAGConfig, MALConfig])
+def test_every_variant_trains_and_is_read_back(make_fold, train, backbone):
+    data = make_fold(following)
+    model = dataclasses.replace(MODEL, backbone=backbone(dim=16, n_layers=1, tokens_per_frame=1))
+    quick = TrainingConfig(max_epochs=1, steps_per_epoch=4, window_frames=32, learning_rate=1e-2)
+    read, record = load_forecaster(train(data, quick, model=model)[0])
+    assert read.name == f"titan-{model.backbone.variant}"
+    assert read.config == model
+    assert record["config"]["backbone"]["variant"] == model.backbone.variant
+    assert record["selected_epoch"] == 1
 
 
 def test_where_nothing_is_to_be_learned_the_model_is_linear(make_fold, train):
@@ -155,10 +168,17 @@ def test_damaged_models_are_refused(trained, tmp_path):
     save_file(tensors, weights)
     with pytest.raises(MismatchError, match=r"head\.patterns"):
         load_forecaster(folder)
+    weights.write_bytes(whole)
+    record = json.loads((folder / "model.json").read_text())
+    # Another chunk shows in no shape, yet it is another model.
+    other = {**record["config"], "backbone": {**record["config"]["backbone"]}}
+    other["backbone"]["memory"] = {**other["backbone"]["memory"], "chunk_frames": 4}
+    (folder / "model.json").write_text(json.dumps({**record, "config": other}))
+    with pytest.raises(MismatchError, match=r"expected one of memory\.chunk_frames 4, found memory\.chunk_frames 8"):
+        load_forecaster(folder)
     weights.unlink()
     with pytest.raises(MismatchError, match="can't be read"):
         load_forecaster(folder)
-    record = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps({**record, "schema_version": 7}))
     with pytest.raises(MismatchError, match="found titan-neuro-forecaster 7"):
         load_forecaster(folder)

@@ -17,6 +17,8 @@ from titan_neuro.errors import ConfigError, InputNotFoundError
 from titan_neuro.files import write_text
 
 _STUDY = TypeAdapter(StudyConfig)
+# Fields by which one component is chosen among several.
+_CHOOSERS = ("kind", "variant")
 
 
 def load_study(
@@ -50,9 +52,9 @@ def load_study(
         raise ConfigError(
             f"{where}: no preset {preset!r}.", f"There are: {', '.join(PRESETS)}.{_near(preset, PRESETS)}"
         )
-    content: dict[str, Any] = _merge(_STUDY.dump_python(PRESETS[preset](), mode="json"), given)
-    for override in overrides:
-        content = _merge(content, _parse_override(override))
+    content: dict[str, Any] = _STUDY.dump_python(PRESETS[preset](), mode="json")
+    for over in (given, *map(_parse_override, overrides)):
+        content = _merge(content, over, [StudyConfig])
     if seed is not None:
         content["seed"] = seed
     try:
@@ -91,48 +93,81 @@ def _parse_override(override: str) -> dict[str, Any]:
     return typing.cast("dict[str, Any]", nested)
 
 
-def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(base: dict[str, Any], over: Mapping[str, Any], components: Sequence[Any]) -> dict[str, Any]:
+    """Put `over` over `base`, settings of one of `components`."""
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
-        # Another kind of component brings its own settings; what was set for the old kind does not apply to it.
-        replaces = (
-            isinstance(value, Mapping)
-            and isinstance(old, dict)
-            and value.get("kind", old.get("kind")) != old.get("kind")
-        )
-        merged[key] = (
-            _merge(old, value) if isinstance(old, dict) and isinstance(value, Mapping) and not replaces else value
-        )
+        if isinstance(old, dict) and isinstance(value, Mapping):
+            below = _components_at(components, key)
+            merged[key] = _merge(_what_stays(old, value, below), value, below)
+        else:
+            merged[key] = value
     return merged
+
+
+def _what_stays(old: dict[str, Any], over: Mapping[str, Any], components: Sequence[Any]) -> dict[str, Any]:
+    """Where `over` chooses another component: those settings of the old one that the new one has too."""
+    for component in components:
+        chooser, choice = _choice(component)
+        if choice is not None and choice == over.get(chooser) != old.get(chooser):
+            return {name: value for name, value in old.items() if name in _names(component)}
+    return old
 
 
 def _explain(error: ValidationError, where: str) -> ConfigError:
     problem = error.errors(include_url=False)[0]
-    # Of a union, the location holds the chosen kind too, which is no key.
-    location = [str(part) for part in problem["loc"] if part not in ("swin",)]
+    location, components = _follow(problem["loc"])
     key = ".".join(location)
+    context = problem.get("ctx", {})
     if problem["type"] == "unexpected_keyword_argument":
-        names = _names_at(location[:-1])
+        _, parents = _follow(problem["loc"][:-1])
+        names = sorted({name for parent in parents for name in _names(parent)})
         return ConfigError(
             f"{where}: unknown setting {key!r}.{_near(location[-1], names)}",
             f"Known under {'.'.join(location[:-1]) or 'the top level'}: {', '.join(names)}.",
         )
-    cause = problem.get("ctx", {}).get("error")
+    if problem["type"] == "union_tag_invalid":
+        chooser, choices = _choice(components[0])[0], [str(_choice(component)[1]) for component in components]
+        return ConfigError(
+            f"{where}: {key}.{chooser}: no such {chooser}, {context['tag']!r}.{_near(context['tag'], choices)}",
+            f"There are: {', '.join(choices)}.",
+        )
+    cause = context.get("error")
     if isinstance(cause, ConfigError):
         return cause
     return ConfigError(f"{where}: {key}: {problem['msg']}; found {problem['input']!r}.")
 
 
-def _names_at(location: Sequence[str]) -> list[str]:
-    """Settings that exist in a part of the tree."""
-    kinds: list[Any] = [StudyConfig]
-    for part in location:
-        found = [typing.get_type_hints(kind).get(part) for kind in kinds if dataclasses.is_dataclass(kind)]
-        kinds = [
-            leaf for kind in found for leaf in (typing.get_args(kind) or (kind,)) if dataclasses.is_dataclass(leaf)
-        ]
-    return sorted({field.name for kind in kinds for field in dataclasses.fields(kind)})
+def _follow(location: Sequence[int | str]) -> tuple[list[str], list[Any]]:
+    """Keys of a place in the tree, and the components that may stand there; of those a choice among them leaves one."""
+    keys, components = [], [StudyConfig]
+    for part in map(str, location):
+        chosen = [component for component in components if _choice(component)[1] == part]
+        if chosen:
+            components = chosen
+        else:
+            keys.append(part)
+            components = _components_at(components, part)
+    return keys, components
+
+
+def _components_at(components: Sequence[Any], key: str) -> list[Any]:
+    """Components that one of `components` may hold under `key`."""
+    found = [typing.get_type_hints(component).get(key) for component in components]
+    return [leaf for kind in found for leaf in (typing.get_args(kind) or (kind,)) if dataclasses.is_dataclass(leaf)]
+
+
+def _choice(component: Any) -> tuple[str, str | None]:
+    """By which field, and by which value of it, the component is chosen; None where there is no choice."""
+    for field in dataclasses.fields(component):
+        if field.name in _CHOOSERS:
+            return field.name, field.default
+    return "", None
+
+
+def _names(component: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(component)}
 
 
 def _near(name: str, names: typing.Iterable[str]) -> str:

@@ -39,11 +39,13 @@ class StudyConfig:
     seed: Annotated[int, Field(ge=0)] = 0
 
     def __post_init__(self) -> None:
-        window, segment = self.training.window_frames, self.model.backbone.segment_frames
-        if window % segment:
+        window, restart = self.training.window_frames, self.model.backbone.restart_frames
+        if window % restart:
             raise ConfigError(
-                f"training.window_frames: {window} is no multiple of model.backbone.segment_frames, {segment}.",
-                "Streams end and begin between windows, and can do so between segments only.",
+                f"training.window_frames: {window} is no multiple of {restart}, the frames after which a stream may "
+                f"begin anew in this {self.model.backbone.variant} backbone.",
+                "Streams end and begin between windows, and can do so between segments (mac: "
+                "model.backbone.segment_frames) or chunks (other variants: model.backbone.memory.chunk_frames) only.",
             )
 
 

@@ -46,7 +46,7 @@ class NeuralMemoryConfig:
         Bound of the momentum gate, below 1.
     max_delta_norm : float or None
         Longest error that a token may write; see `memory_scan`.
-    backend : {"auto", "naive", "chunked"}
+    backend : {"auto", "naive", "chunked", "triton"}
         Code that runs the memory.
     """
 

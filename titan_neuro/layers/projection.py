@@ -61,4 +61,5 @@ class CausalProjection(nn.Module):
         mixed = torch.zeros_like(frames[:, :n_frames])
         for lag, weight in enumerate(self.kernel):
             mixed = mixed + frames[:, lag : lag + n_frames] * weight
-        return F.silu(mixed).flatten(1, 2), frames[:, n_frames:]
+        # A copy, so that a state does not keep all frames of a call alive.
+        return F.silu(mixed).flatten(1, 2), frames[:, n_frames:].clone()

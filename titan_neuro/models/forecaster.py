@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from titan_neuro.errors import ConfigError, MismatchError
 from titan_neuro.layers.head import HorizonHead
 from titan_neuro.layers.tokenizer import ParcelTokenizer, ParcelTokenizerConfig, SwinTokenizer, SwinTokenizerConfig
-from titan_neuro.models.mac import MAC, MACConfig, MACState
+from titan_neuro.models.backbone import Backbone, BackboneState
+from titan_neuro.models.mac import MACConfig
+from titan_neuro.models.variants import AnyBackboneConfig, require_causal
 from titan_neuro.ops.autoregression import ORDERS, autoregress, fit_autoregression
 from titan_neuro.typing import FrameRun
 
@@ -28,7 +30,8 @@ class ForecasterConfig:
     ----------
     tokenizer : SwinTokenizerConfig or ParcelTokenizerConfig
         Chosen by ``kind``: ``swin`` for volumes, ``parcels`` for parcels.
-    backbone : MACConfig
+    backbone : LMMConfig, MACConfig, MAGConfig or MALConfig
+        Chosen by ``variant``.
     horizons : tuple of int
         Frames ahead, ascending, each at least 1.
     head_rank : int
@@ -36,7 +39,7 @@ class ForecasterConfig:
     """
 
     tokenizer: Annotated[SwinTokenizerConfig | ParcelTokenizerConfig, Field(discriminator="kind")]
-    backbone: MACConfig = MACConfig()
+    backbone: AnyBackboneConfig = MACConfig()
     horizons: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 3, 6, 10)
     head_rank: Annotated[int, Field(ge=1)] = 16
 
@@ -49,6 +52,7 @@ class ForecasterConfig:
                 f"{self.backbone.tokens_per_frame}.",
                 "Set model.backbone.tokens_per_frame to what the tokenizer gives.",
             )
+        require_causal(self.backbone, "ForecasterConfig")
 
     def build(self, *, n_features: int, mask: Tensor | None = None) -> Forecaster:
         """Make the model for `n_features` voxels of `mask`, bool ``(x, y, z)``, or parcels (no mask)."""
@@ -63,11 +67,11 @@ class ForecasterState:
     ----------
     history : torch.Tensor
         The last frames, for the linear skip: ``(batch, order - 1, features)``.
-    backbone : MACState
+    backbone : BackboneState
     """
 
     history: Tensor
-    backbone: MACState
+    backbone: BackboneState
 
     def detach(self) -> ForecasterState:
         """Cut the graph: nothing is propagated back beyond this point."""
@@ -89,19 +93,24 @@ class Forecaster(nn.Module):
     mask : torch.Tensor, optional
         bool ``(x, y, z)`` with `n_features` voxels set; for the Swin tokenizer.
 
+    Attributes
+    ----------
+    name : str
+        Row of the table: ``titan-`` and the variant of the backbone.
+
     Raises
     ------
     MismatchError
         A Swin tokenizer without a mask, or a mask of another size.
     """
 
-    name: ClassVar[str] = "titan-mac"
     coefficients: Tensor
     intercept: Tensor
 
     def __init__(self, config: ForecasterConfig, *, n_features: int, mask: Bool[Tensor, "x y z"] | None = None) -> None:
         super().__init__()
         self.config, self.horizons, self.n_features = config, tuple(config.horizons), n_features
+        self.name = f"titan-{config.backbone.variant}"
         dim = config.backbone.dim
         self.tokenizer: SwinTokenizer | ParcelTokenizer
         if isinstance(config.tokenizer, SwinTokenizerConfig):
@@ -111,7 +120,7 @@ class Forecaster(nn.Module):
             self.tokenizer = SwinTokenizer(config.tokenizer, mask, dim)
         else:
             self.tokenizer = ParcelTokenizer(config.tokenizer, n_features, dim)
-        self.backbone = MAC(config.backbone)
+        self.backbone: Backbone = config.backbone.build()
         self.head = HorizonHead(
             token_width=config.tokenizer.n_tokens * dim,
             n_horizons=len(self.horizons),
@@ -170,8 +179,8 @@ class Forecaster(nn.Module):
         return linear, beyond, ForecasterState(history, backbone)
 
     def remember(
-        self, tokens: Float[Tensor, "B T P D"], state: MACState | None = None
-    ) -> tuple[Float[Tensor, "B T K V"], MACState]:
+        self, tokens: Float[Tensor, "B T P D"], state: BackboneState | None = None
+    ) -> tuple[Float[Tensor, "B T K V"], BackboneState]:
         """Forecast what lies beyond the linear part, from the tokens of the frames.
 
         Tokens don't depend on what was before their frame: a probe that asks what the memory holds makes them once and

@@ -3,71 +3,55 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, NamedTuple, cast
+from typing import Annotated, Literal
 
 import torch
-from jaxtyping import Bool, Float
+import torch.nn.functional as F
+from jaxtyping import Float
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from titan_neuro.errors import ConfigError, MismatchError
-from titan_neuro.layers import (
-    AttentionCache,
-    FeedForward,
-    NeuralMemoryConfig,
-    NeuralMemoryState,
-    NonlinearGate,
-    SegmentAttention,
-)
+from titan_neuro.layers import AttentionCache, NeuralMemoryState, NonlinearGate, SegmentAttention
+from titan_neuro.models.backbone import AttentionBackboneConfig, Backbone, Block, BlockState
 from titan_neuro.ops.neural_memory import MemoryState
-from titan_neuro.ops.stream_state import StreamState
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class MACConfig:
-    """Size of the backbone.
+class MACConfig(AttentionBackboneConfig):
+    """Size of the backbone: what `AttentionBackboneConfig` has, and its segments.
 
     Attributes
     ----------
-    dim : int
-        Width of a token.
-    n_layers : int
-        Blocks, each with its own memory.
-    n_heads : int
-        Heads of the attention; ``dim / n_heads`` is a whole, even number.
-    tokens_per_frame : int
-        Tokens that make up one frame.
     segment_frames : int
         Frames of a segment: how far attention sees by itself. A multiple of ``memory.chunk_frames``.
-    n_persistent : int
-        Learned tokens in front of every segment (equation 19).
-    ff_expansion : int
-        Hidden width of the feed-forward part, in units of `dim`.
-    memory : NeuralMemoryConfig
+    n_longterm : int
+        Learned queries that read the memory as it stood before a segment. What they recall stands in front of the
+        segment, beside the persistent tokens.
+    causal : bool
+        False is the paper as printed, for encoding whole windows only: each token sees what was recalled for all of its
+        segment, and the memory is read after the whole segment was written.
     """
 
-    dim: Annotated[int, Field(ge=1)] = 64
-    n_layers: Annotated[int, Field(ge=1)] = 2
-    n_heads: Annotated[int, Field(ge=1)] = 4
-    tokens_per_frame: Annotated[int, Field(ge=1)] = 8
+    variant: Literal["mac"] = "mac"
     segment_frames: Annotated[int, Field(ge=1)] = 16
-    n_persistent: Annotated[int, Field(ge=0)] = 4
-    ff_expansion: Annotated[int, Field(ge=1)] = 2
-    memory: NeuralMemoryConfig = NeuralMemoryConfig()
+    n_longterm: Annotated[int, Field(ge=0)] = 0
+    causal: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.segment_frames % self.memory.chunk_frames:
             raise ConfigError(
                 f"MACConfig.segment_frames: expected a multiple of memory.chunk_frames ({self.memory.chunk_frames}), "
                 f"found {self.segment_frames}.",
                 "A stream can begin anew only where a segment and a chunk begin together.",
             )
-        if self.dim % (2 * self.n_heads) or self.dim % self.memory.n_heads:
-            raise ConfigError(
-                f"MACConfig.dim: each head needs a whole share, in the attention an even one; found dim {self.dim}, "
-                f"n_heads {self.n_heads}, memory.n_heads {self.memory.n_heads}."
-            )
+
+    @property
+    def restart_frames(self) -> int:
+        """Frames after which a stream may begin anew, and after as many again, and so on."""
+        return self.segment_frames
 
     def build(self) -> MAC:
         """Make the backbone."""
@@ -75,49 +59,35 @@ class MACConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class MACBlockState(StreamState):
-    """What one block carries from one call to the next.
+class MACBlockState(BlockState):
+    """What one block carries from one call to the next, beside the memory.
 
     Attributes
     ----------
-    memory : NeuralMemoryState
-        The memory as it stands, and the tails of what is written and read.
     recalled : MemoryState
         The memory before the open segment, from which the segment's context is read.
     recall_tail : torch.Tensor
         Frames of the block's input that the queries of the context still need.
     attention : AttentionCache
         Keys and values of the open segment.
+    phase : int
+        Frames that the open segment holds already; 0 where none is open. All items of a batch share it.
     """
 
-    memory: NeuralMemoryState
     recalled: MemoryState
     recall_tail: Float[Tensor, "batch ..."]
     attention: AttentionCache
-
-
-@dataclasses.dataclass(frozen=True)
-class MACState(StreamState):
-    """What the backbone carries from one call to the next.
-
-    Attributes
-    ----------
-    phase : int
-        Frames that the open segment holds already; 0 where none is open. All items of a batch share it.
-    blocks : tuple of MACBlockState
-    """
-
     phase: int
-    blocks: tuple[MACBlockState, ...]
 
 
-class MACBlock(nn.Module):
-    """One residual block: equations 21 to 25 of the paper, then a feed-forward part, both behind a norm.
+class MACBlock(Block[MACBlockState]):
+    """One residual block: equations 21 to 25 of Behrouz et al. 2025, then a feed-forward part.
 
     Per segment: ``h = M(q(S); W before the segment)``; ``y = Attn([persistent ; h ; S])``; ``y`` is written into the
     memory, token by token; ``o_t = y_t (x) M(q(y_t); W_t)``. Departures from the paper, which leaks the future inside
     a segment: a token sees what was recalled for its own frame and earlier ones only, and reads the memory as it stands
-    at that token, not as it will stand after the segment.
+    at that token, not as it will stand after the segment. With ``causal=False`` both are as printed. The long-term
+    queries are not in the paper; what they recall was known before the segment, so all of it may see it.
 
     Parameters
     ----------
@@ -125,82 +95,70 @@ class MACBlock(nn.Module):
     """
 
     def __init__(self, config: MACConfig) -> None:
-        super().__init__()
-        dim, tokens_per_frame = config.dim, config.tokens_per_frame
-        self.mixer_norm = nn.RMSNorm(dim, eps=1e-5)
-        self.memory = config.memory.build(dim=dim, tokens_per_frame=tokens_per_frame)
+        super().__init__(config)
+        self.segment_frames, self.tokens_per_frame = config.segment_frames, config.tokens_per_frame
         self.attention = SegmentAttention(
-            dim,
+            config.dim,
             n_heads=config.n_heads,
             n_persistent=config.n_persistent,
-            segment_frames=config.segment_frames,
-            tokens_per_frame=tokens_per_frame,
+            tokens_per_frame=config.tokens_per_frame,
+            causal=config.causal,
         )
-        self.gate = NonlinearGate(dim)
-        self.feed_forward_norm = nn.RMSNorm(dim, eps=1e-5)
-        self.feed_forward = FeedForward(dim, config.ff_expansion)
+        self.longterm = nn.Parameter(torch.randn(config.n_longterm, config.dim)) if config.n_longterm else None
+        self.gate = NonlinearGate(config.dim)
 
     def init_state(self, batch_size: int) -> MACBlockState:
         """State before the first frame."""
         memory = self.memory.init_state(batch_size)
-        return MACBlockState(memory, memory.memory, memory.query_tail, self.attention.init_cache(batch_size))
+        return MACBlockState(memory, memory.memory, memory.query_tail, self.attention.init_cache(batch_size), 0)
 
-    def forward(
-        self, x: Float[Tensor, "B T D"], state: MACBlockState, *, pieces: list[Piece], memory_frozen: bool
+    def mix(
+        self, x: Float[Tensor, "B T D"], state: MACBlockState, *, memory_frozen: bool
     ) -> tuple[Float[Tensor, "B T D"], MACBlockState]:
-        """Run the block over the pieces of a call.
-
-        Parameters
-        ----------
-        x : torch.Tensor
-            ``(batch, tokens, dim)``.
-        state : MACBlockState
-            What the call before returned.
-        pieces : list of Piece
-            How the call is cut into segments.
-        memory_frozen : bool
-            Read the memory, write nothing.
-
-        Returns
-        -------
-        y : torch.Tensor
-            ``(batch, tokens, dim)``.
-        state : MACBlockState
-        """
+        """Read the frames segment by segment, the first and the last of which may be parts."""
+        segment_tokens, open_tokens = (n * self.tokens_per_frame for n in (self.segment_frames, state.phase))
+        first = min(x.shape[1], segment_tokens - open_tokens)
         mixed = []
-        parts = torch.split(self.mixer_norm(x), [piece.n_tokens for piece in pieces], dim=1)
-        for part, piece in zip(parts, pieces, strict=True):
-            output, state = self._mix(part, state, memory_frozen)
-            mixed.append(output)
-            if piece.completes_segment:
-                attention = self.attention.init_cache(len(x))
-                state = dataclasses.replace(state, recalled=state.memory.memory, attention=attention)
-        x = x + torch.cat(mixed, dim=1)
-        return x + self.feed_forward(self.feed_forward_norm(x)), state
+        for part in (x[:, :first], *torch.split(x[:, first:], segment_tokens, dim=1)):
+            if part.shape[1]:
+                output, state = self._mix_segment(part, state, memory_frozen)
+                mixed.append(output)
+        return torch.cat(mixed, dim=1), state
 
-    def _mix(self, segment: Tensor, state: MACBlockState, memory_frozen: bool) -> tuple[Tensor, MACBlockState]:
+    def _mix_segment(self, segment: Tensor, state: MACBlockState, memory_frozen: bool) -> tuple[Tensor, MACBlockState]:
         recalled, recall_tail = self.memory.read(segment, state.recalled, state.recall_tail)
-        attended, attention = self.attention(segment, recalled, state.attention)
-        if memory_frozen:
-            remembered, query_tail = self.memory.read(attended, state.memory.memory, state.memory.query_tail)
-            memory = dataclasses.replace(state.memory, query_tail=query_tail)
-        else:
-            remembered, memory = self.memory(attended, state.memory)
-        return self.gate(attended, remembered), MACBlockState(memory, state.recalled, recall_tail, attention)
+        longterm = self._recall_longterm(state.recalled, len(segment))
+        attended, attention = self.attention(segment, recalled, state.attention, longterm=longterm)
+        remembered, memory = self._remember_segment(attended, state.memory, memory_frozen)
+        output = self.gate(attended, remembered)
+        phase = state.phase + segment.shape[1] // self.tokens_per_frame
+        if phase < self.segment_frames:
+            return output, MACBlockState(memory, state.recalled, recall_tail, attention, phase)
+        closed = self.attention.init_cache(len(segment))
+        return output, MACBlockState(memory, memory.memory, recall_tail, closed, 0)
+
+    def _remember_segment(
+        self, attended: Tensor, state: NeuralMemoryState, memory_frozen: bool
+    ) -> tuple[Tensor, NeuralMemoryState]:
+        remembered, after = self.remember(attended, state, memory_frozen=memory_frozen)
+        if not self.attention.causal:
+            remembered, _ = self.memory.read(attended, after.memory, state.query_tail)
+        return remembered, after
+
+    def _recall_longterm(self, memory: MemoryState, batch_size: int) -> Float[Tensor, "B N D"] | None:
+        if self.longterm is None:
+            return None
+        # Read as frames of their own, side by side; what fills the last frame is not used.
+        frames = F.pad(self.longterm, (0, 0, 0, -len(self.longterm) % self.tokens_per_frame))
+        tail = self.memory.query.init_tail(batch_size)
+        recalled, _ = self.memory.read(frames.expand(batch_size, -1, -1), memory, tail)
+        return recalled[:, : len(self.longterm)]
 
 
-class Piece(NamedTuple):
-    """A stretch of one call that lies in one segment."""
+class MAC(Backbone):
+    """Memory as context: attention inside segments, led by what the memory recalls of everything before them.
 
-    n_tokens: int
-    completes_segment: bool
-
-
-class MAC(nn.Module):
-    """Memory as context: a stack of residual blocks that reads a stream of frames of any length at constant memory.
-
-    Causal by frame: the output at a frame depends on the tokens of this frame and of earlier ones. A stream may be cut
-    into calls at any frame, also inside a segment, with the same numbers.
+    With ``causal=False`` a call holds whole segments, and outputs depend on later frames of their segment.
 
     Parameters
     ----------
@@ -208,79 +166,14 @@ class MAC(nn.Module):
     """
 
     def __init__(self, config: MACConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.blocks = nn.ModuleList(MACBlock(config) for _ in range(config.n_layers))
-        self.norm = nn.RMSNorm(config.dim, eps=1e-5)
+        super().__init__(config, (MACBlock(config) for _ in range(config.n_layers)))
+        self._segment_tokens = None if config.causal else config.segment_frames * config.tokens_per_frame
 
-    def init_state(self, batch_size: int) -> MACState:
-        """State before the first frame of `batch_size` streams."""
-        return MACState(0, tuple(cast(MACBlock, block).init_state(batch_size) for block in self.blocks))
-
-    def restart(self, state: MACState, is_start: Bool[Tensor, " B"]) -> MACState:
-        """Begin anew for the items of the batch where `is_start`; the others go on.
-
-        Raises
-        ------
-        MismatchError
-            A segment is open (``state.phase`` is not 0): items share their place inside it.
-        """
-        return state.reset(is_start, self.init_state(len(is_start)))
-
-    def forward(
-        self, x: Float[Tensor, "B T D"], state: MACState | None = None, *, memory_frozen: bool = False
-    ) -> tuple[Float[Tensor, "B T D"], MACState]:
-        """Read the next frames of the streams.
-
-        Parameters
-        ----------
-        x : torch.Tensor
-            ``(batch, tokens, dim)``: whole frames, ``config.tokens_per_frame`` tokens each; any number of frames.
-        state : MACState, optional
-            What the call before returned; by default the start of the streams.
-        memory_frozen : bool
-            Read the memories as they are, writing nothing into them: the control for what learning at test time is
-            worth. Attention inside a segment goes on as ever.
-
-        Returns
-        -------
-        y : torch.Tensor
-            ``(batch, tokens, dim)``.
-        state : MACState
-
-        Raises
-        ------
-        MismatchError
-            Tokens of another width, frames that are not whole, or a state of another model or batch size.
-        """
-        self._check(x, state)
-        state = self.init_state(len(x)) if state is None else state
-        pieces, phase = self._pieces(x.shape[1] // self.config.tokens_per_frame, state.phase)
-        blocks = []
-        for block, block_state in zip(self.blocks, state.blocks, strict=True):
-            x, after = block(x, block_state, pieces=pieces, memory_frozen=memory_frozen)
-            blocks.append(after)
-        return self.norm(x), MACState(phase, tuple(blocks))
-
-    def _pieces(self, n_frames: int, phase: int) -> tuple[list[Piece], int]:
-        pieces = []
-        while n_frames:
-            length = min(n_frames, self.config.segment_frames - phase)
-            n_frames, phase = n_frames - length, (phase + length) % self.config.segment_frames
-            pieces.append(Piece(length * self.config.tokens_per_frame, phase == 0))
-        return pieces, phase
-
-    def _check(self, x: Tensor, state: MACState | None) -> None:
-        dim, tokens_per_frame = self.config.dim, self.config.tokens_per_frame
-        if x.ndim != 3 or x.shape[2] != dim or not x.shape[1] or x.shape[1] % tokens_per_frame:
+    def _check_input(self, x: Tensor) -> None:
+        super()._check_input(x)
+        if self._segment_tokens and x.shape[1] % self._segment_tokens:
             raise MismatchError(
-                f"x: expected (batch, tokens, {dim}) with whole frames of {tokens_per_frame} tokens, "
-                f"found {tuple(x.shape)}."
+                f"x: expected whole segments of {self._segment_tokens} tokens with causal=False, found {x.shape[1]} "
+                "tokens.",
+                "To read a stream in any pieces, build the model with causal=True.",
             )
-        if state is None:
-            return
-        if len(state.blocks) != len(self.blocks):
-            raise MismatchError(f"state: expected {len(self.blocks)} blocks, found {len(state.blocks)}.")
-        found = len(state.blocks[0].recall_tail)
-        if found != len(x):
-            raise MismatchError(f"state: expected a batch of {len(x)}, as x has, found {found}.")

@@ -32,9 +32,9 @@ class StreamState:
         device : torch.device or str, optional
             Where the tensors shall be; by default where they are.
         dtype : torch.dtype, optional
-            Their type; by default the one they have.
+            Type of the floating-point tensors; by default the one they have. Counts and flags keep theirs.
         """
-        return self._map(lambda tensor: tensor.to(device=device, dtype=dtype))
+        return self._map(lambda tensor: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None))
 
     def reset(self: AnyState, is_start: Bool[Tensor, " batch"], fresh: AnyState) -> AnyState:
         """Begin anew for some items of the batch.

@@ -17,7 +17,7 @@ from titan_neuro.files import atomic, write_json
 from titan_neuro.models.forecaster import Forecaster, ForecasterConfig
 
 SCHEMA = "titan-neuro-forecaster"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _CONFIG = TypeAdapter(ForecasterConfig)
 
 
@@ -72,7 +72,8 @@ def load_forecaster(folder: Path, device: torch.device | str = "cpu") -> tuple[F
     found = (record.get("schema"), record.get("schema_version"))
     if found != (SCHEMA, SCHEMA_VERSION):
         raise MismatchError(
-            f"{folder / 'model.json'}: expected the schema {SCHEMA} {SCHEMA_VERSION}, found {found[0]} {found[1]}."
+            f"{folder / 'model.json'}: expected the schema {SCHEMA} {SCHEMA_VERSION}, found {found[0]} {found[1]}.",
+            "Train the fold again.",
         )
     try:
         weights = load_file(folder / "model.safetensors")
@@ -80,7 +81,7 @@ def load_forecaster(folder: Path, device: torch.device | str = "cpu") -> tuple[F
         mask = weights.get("tokenizer.mask")
         model = config.build(n_features=record["n_features"], mask=mask)
         model.load_state_dict(weights)
-    except (OSError, SafetensorError, ValidationError, RuntimeError, KeyError) as error:
+    except (OSError, SafetensorError, ValidationError, RuntimeError, KeyError, MismatchError) as error:
         raise MismatchError(
             f"{folder}: the model can't be read: {error}", "Train the fold again, or copy both files again."
         ) from error

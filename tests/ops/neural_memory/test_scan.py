@@ -180,7 +180,10 @@ class TestInput:
         ("options", "message"),
         [
             ({"chunk_size": 0}, "chunk_size: expected at least 1 token, found 0"),
-            ({"chunk_size": 4, "backend": "fast"}, "backend: expected one of auto, naive, chunked, found 'fast'"),
+            (
+                {"chunk_size": 4, "backend": "fast"},
+                "backend: expected one of auto, naive, chunked, triton, found 'fast'",
+            ),
             ({"chunk_size": 4, "max_delta_norm": 0.0}, "max_delta_norm: expected a length above 0, found 0.0"),
         ],
     )

@@ -18,11 +18,12 @@ def naive_scan(
     tokens: Tokens, state: MemoryState, chunk_size: int, max_delta_norm: float | None
 ) -> tuple[Float[Tensor, "batch heads tokens value_dim"], MemoryState]:
     """Read and write the memory token by token; see `memory_scan` for the arguments."""
-    outputs = []
+    dtype, outputs = tokens.queries.dtype, []
+    tokens = Tokens(*(tensor.to(state.weights[0].dtype) for tensor in tokens))
     for token in tokens.split([1] * tokens.n_tokens):
         state = _write(token, state, chunk_size, max_delta_norm)
         outputs.append(memory_mlp(token.queries, state.weights))
-    return torch.cat(outputs, dim=-2), dataclasses.replace(state, reference=_open_reference(state))
+    return torch.cat(outputs, dim=-2).to(dtype), dataclasses.replace(state, reference=_open_reference(state))
 
 
 def _open_reference(state: MemoryState) -> tuple[Tensor, ...]:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from titan_neuro.errors import ConfigError, MismatchError
+from titan_neuro.errors import ConfigError
+from titan_neuro.ops.neural_memory.checks import check_call, check_options, check_queries
 from titan_neuro.ops.neural_memory.chunked import chunked_scan
 from titan_neuro.ops.neural_memory.mlp import memory_mlp
 from titan_neuro.ops.neural_memory.naive import naive_scan
-from titan_neuro.ops.neural_memory.state import MemoryState, check_state
+from titan_neuro.ops.neural_memory.state import MemoryState
 from titan_neuro.ops.neural_memory.tokens import Tokens
 
-Backend = Literal["auto", "naive", "chunked"]
-
-_SCANS = {"auto": chunked_scan, "naive": naive_scan, "chunked": chunked_scan}
+Backend = Literal["auto", "naive", "chunked", "triton"]
+_BACKENDS = ("auto", "naive", "chunked", "triton")
+# Layers of the memory for which there are fused kernels.
+_MAX_FUSED_DEPTH = 2
 
 
 def memory_scan(
@@ -56,8 +60,10 @@ def memory_scan(
         What the stream has left so far; at its start what `init_state` gives.
     chunk_size : int
         Tokens of a chunk; 1 is the exact online rule.
-    backend : {"auto", "naive", "chunked"}
-        ``naive`` is the definition, token by token; ``chunked`` the dual form. ``auto`` takes the fastest that fits.
+    backend : {"auto", "naive", "chunked", "triton"}
+        ``naive`` is the definition, token by token; ``chunked`` the dual form; ``triton`` the dual form in one kernel,
+        for one or two layers on a GPU. ``auto`` takes ``triton`` where it runs and the state is float32, else
+        ``chunked``.
     max_delta_norm : float, optional
         Longest ``delta``: each token's error, propagated back to a layer's result, is shortened to this length before
         it is written (after it has been propagated on to the layer before). By default nothing is shortened. Not in
@@ -73,25 +79,43 @@ def memory_scan(
     Raises
     ------
     MismatchError
-        Shapes, types or devices that don't fit each other, or a state of another model or chunk size.
+        Shapes, types or devices that don't fit each other, gates out of range, or a state of another model or chunk
+        size. With ``TITAN_NEURO_DEBUG=1`` in the environment also values that are not finite; `checks` says when what
+        is looked at.
     ConfigError
-        A chunk size below 1, a longest delta that is not above 0, an unknown backend.
+        A chunk size below 1, a longest delta that is not above 0, an unknown backend or one that can't run here.
     """
-    _check_options(chunk_size, backend, max_delta_norm)
-    check_state(state)
+    check_options(chunk_size, max_delta_norm)
     tokens = Tokens(queries, keys, values, alpha, eta, theta)
-    _check_tokens(tokens, state)
-    if not 0 <= state.position < chunk_size:
-        raise MismatchError(
-            f"state.position: expected 0 to {chunk_size - 1} with chunk_size {chunk_size}, found {state.position}.",
-            "A stream keeps its chunk size from its first token to its last.",
-        )
-    dtype = state.weights[0].dtype
+    check_call(tokens, state, chunk_size)
+    chosen = _choose(backend, state)
     # Autocast would quietly round the products inside to half precision.
     with torch.autocast(queries.device.type, enabled=False):
-        scan = _SCANS[backend]
-        outputs, state = scan(Tokens(*(tensor.to(dtype) for tensor in tokens)), state, chunk_size, max_delta_norm)
-    return outputs.to(queries.dtype), state
+        if chosen == "triton":
+            # Loaded when it is used: a machine without a GPU need not have Triton.
+            from titan_neuro.ops.neural_memory.triton import triton_scan
+
+            return triton_scan(tokens, state, chunk_size, max_delta_norm)
+        scan = naive_scan if chosen == "naive" else chunked_scan
+        return scan(tokens, state, chunk_size, max_delta_norm)
+
+
+def _choose(backend: str, state: MemoryState) -> str:
+    if backend not in _BACKENDS:
+        raise ConfigError(f"backend: expected one of {', '.join(_BACKENDS)}, found {backend!r}.")
+    weight, depth = state.weights[0], len(state.weights)
+    if backend == "auto":
+        fits = weight.is_cuda and weight.dtype == torch.float32 and depth <= _MAX_FUSED_DEPTH
+        return "triton" if fits and importlib.util.find_spec("triton") is not None else "chunked"
+    if backend == "triton":
+        if importlib.util.find_spec("triton") is None:
+            raise ConfigError("backend: triton is not installed.", "Install it, or use backend chunked.")
+        if not weight.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+            raise ConfigError(
+                f"backend: triton needs tensors on a GPU, found {weight.device}.",
+                "Use backend chunked; or TRITON_INTERPRET=1 to try the kernels, slowly, without a GPU.",
+            )
+    return backend
 
 
 def memory_read(
@@ -116,54 +140,6 @@ def memory_read(
     MismatchError
         Queries that don't fit the state.
     """
-    check_state(state)
-    _check_stream("queries", queries, (*_groups(state), "tokens", state.weights[0].shape[-1]), state)
+    check_queries(queries, state)
     with torch.autocast(queries.device.type, enabled=False):
         return memory_mlp(queries.to(state.weights[0].dtype), state.weights).to(queries.dtype)
-
-
-def _groups(state: MemoryState) -> tuple[int, int]:
-    batch, heads = state.weights[0].shape[:2]
-    return batch, heads
-
-
-def _check_options(chunk_size: int, backend: str, max_delta_norm: float | None) -> None:
-    if chunk_size < 1:
-        raise ConfigError(f"chunk_size: expected at least 1 token, found {chunk_size}.")
-    if backend not in _SCANS:
-        raise ConfigError(f"backend: expected one of {', '.join(_SCANS)}, found {backend!r}.")
-    if max_delta_norm is not None and not max_delta_norm > 0:
-        raise ConfigError(f"max_delta_norm: expected a length above 0, found {max_delta_norm}.")
-
-
-def _check_tokens(tokens: Tokens, state: MemoryState) -> None:
-    n_tokens = tokens.n_tokens
-    if n_tokens < 1:
-        raise MismatchError("alpha: expected at least one token, found none.")
-    gates = (*_groups(state), n_tokens)
-    keys = (*gates, state.weights[0].shape[-1])
-    values = (*gates, state.weights[-1].shape[-2])
-    for (name, tensor), expected in zip(
-        tokens._asdict().items(), (keys, keys, values, gates, gates, gates), strict=True
-    ):
-        _check_stream(name, tensor, expected, state)
-
-
-def _check_stream(name: str, tensor: Tensor, expected: tuple[int | str, ...], state: MemoryState) -> None:
-    fits = len(expected) == tensor.ndim and all(
-        isinstance(size, str) or size == found for size, found in zip(expected, tensor.shape, strict=True)
-    )
-    weight = state.weights[0]
-    if not fits:
-        sizes = ", ".join(map(str, expected))
-        raise MismatchError(
-            f"{name}: expected shape ({sizes}), found {tuple(tensor.shape)}.",
-            f"The state's first layer is (batch, heads, d_out, d_in) = {tuple(weight.shape)}; is it of this model?",
-        )
-    if tensor.device != weight.device:
-        raise MismatchError(f"{name}: expected device {weight.device}, where the state is, found {tensor.device}.")
-    if not tensor.is_floating_point() or (tensor.dtype == torch.float64) > (weight.dtype == torch.float64):
-        raise MismatchError(
-            f"{name}: expected a floating-point type no wider than the state's {weight.dtype}, found {tensor.dtype}.",
-            "Make the state of the same type: init_state(weights.double(), ...), or state.to(dtype=torch.float64).",
-        )

@@ -25,6 +25,10 @@ class Tokens(NamedTuple):
         """Length of the streams."""
         return self.alpha.shape[-1]
 
+    def at(self, place: slice) -> Tokens:
+        """A stretch of the streams, ``(batch, heads, tokens, ...)`` each."""
+        return Tokens(*(tensor[:, :, place] for tensor in self))
+
     def split(self, lengths: Sequence[int]) -> list[Tokens]:
         """The streams cut into pieces of the given lengths."""
         vectors = [torch.split(tensor, list(lengths), dim=-2) for tensor in self[:3]]

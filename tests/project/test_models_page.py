@@ -1,0 +1,36 @@
+"""What docs/models.md shows is true: its Python runs, and the names it gives exist."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from titan_neuro.layers import NeuralMemoryConfig
+from titan_neuro.models import LMMConfig, MACConfig, MAGConfig, MALConfig, TitansLMConfig
+
+PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
+
+
+def test_the_language_model_learns_its_text_and_goes_on_with_it():
+    torch.manual_seed(0)
+    [code] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    names = {}
+    exec(compile(code, "docs/models.md", "exec"), names)  # noqa: S102 - our own page
+    assert torch.cat([names["ids"], names["more"]], dim=1).tolist() == [[n % 6 for n in range(20, 40)]]
+
+
+@pytest.mark.parametrize("config", [LMMConfig, MACConfig, MAGConfig, MALConfig])
+def test_every_variant_is_in_the_table(config):
+    assert re.search(rf"^\| `{config().variant}`", PAGE, re.MULTILINE)
+
+
+def test_every_setting_that_is_named_exists():
+    kinds = (LMMConfig, MACConfig, MAGConfig, MALConfig, TitansLMConfig)
+    known = {"state", *(field.name for kind in kinds for field in dataclasses.fields(kind))}
+    known |= {f"memory.{field.name}" for field in dataclasses.fields(NeuralMemoryConfig)}
+    rows = re.findall(r"^\| [^|]+ \| ([^|]+) \|", PAGE.split("## Coming from")[1], re.MULTILINE)
+    named = {name for cell in rows for name in re.findall(r"`([a-z][\w.]*)`", cell)}
+    assert len(named) >= 8
+    assert named <= known

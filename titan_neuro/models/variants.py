@@ -1,0 +1,33 @@
+"""The variants to choose from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from titan_neuro.errors import ConfigError
+from titan_neuro.models.lmm import LMMConfig
+from titan_neuro.models.mac import MACConfig
+from titan_neuro.models.mag import MAGConfig
+from titan_neuro.models.mal import MALConfig
+
+
+def _mac_by_default(settings: Any) -> Any:
+    return {"variant": "mac", **settings} if isinstance(settings, Mapping) else settings
+
+
+AnyBackboneConfig = Annotated[
+    Annotated[LMMConfig | MACConfig | MAGConfig | MALConfig, Field(discriminator="variant")],
+    BeforeValidator(_mac_by_default),
+]
+
+
+def require_causal(config: LMMConfig | MACConfig | MAGConfig | MALConfig, owner: str) -> None:
+    """Raise a `ConfigError` where `owner`, which reads streams frame by frame, got a backbone that sees ahead."""
+    if isinstance(config, MACConfig) and not config.causal:
+        raise ConfigError(
+            f"{owner}: backbone.causal is False, so that a frame would see later frames of its segment.",
+            "Set backbone.causal to true; False is for encoding whole windows, with MACConfig(...).build() alone.",
+        )
