@@ -335,7 +335,8 @@ def test_mac_is_its_equations(variant, tokens_per_frame):
     for segment in torch.split(block.mixer_norm(x), SEGMENT * tokens_per_frame, dim=1):
         longterm = longterm_of(block, written.memory, tokens_per_frame)
         recalled, recall_tail = block.memory.read(segment, written.memory, recall_tail)
-        attended, _ = block.attention(segment, recalled, block.attention.init_cache(2), longterm=longterm)
+        seen, _ = block.attention(segment, recalled, block.attention.init_cache(2), longterm=longterm)
+        attended = segment + seen
         query_tail = written.query_tail
         remembered, written = block.memory(attended, written)
         if variant == "mac-printed":
@@ -365,10 +366,11 @@ def test_mal_is_its_equations(tokens_per_frame):
     """Equations 29 to 31: the memory reads the persistent tokens first."""
     block, x = block_and_frames("mal", tokens_per_frame)
     persistent = block.attention.persistent[:, None].expand(-1, tokens_per_frame, -1).flatten(0, 1)
-    both = torch.cat([persistent.expand(2, -1, -1), block.mixer_norm(x)], dim=1)
+    tokens = block.mixer_norm(x)
+    both = torch.cat([persistent.expand(2, -1, -1), tokens], dim=1)
     remembered = block.memory(both)[0][:, len(persistent) :]
-    attended, _ = block.attention(remembered, block.attention.init_cache(2))
-    check_block(block, x, block.init_state(2), attended)
+    attended, _ = block.attention(tokens + remembered, block.attention.init_cache(2))
+    check_block(block, x, block.init_state(2), remembered + attended)
 
 
 def test_mac_as_printed_sees_its_whole_segment_and_takes_no_part_of_one():

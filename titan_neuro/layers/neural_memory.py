@@ -21,6 +21,8 @@ from titan_neuro.ops.stream_state import StreamState
 
 # Half-lives, in frames, that the heads begin with: from a few frames to a few minutes of fMRI.
 _FIRST_HALF_LIFE, _LAST_HALF_LIFE = 8.0, 512.0
+# Scale of the last layer's initial weights before training, in units of what keeps lengths as they are.
+_FIRST_LAST_LAYER = 0.05
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -119,6 +121,8 @@ class NeuralMemory(nn.Module):
             nn.Parameter(torch.randn(config.n_heads, d_out, d_in) * d_in**-0.5)
             for d_in, d_out in itertools.pairwise(widths)
         )
+        # A memory begins all but empty: what it gives out is what it was told, not what it was born with.
+        self.initial_weights[-1].data.mul_(_FIRST_LAST_LAYER)
         self.gates = nn.Linear(dim, 3 * config.n_heads)
         self.norm = nn.RMSNorm(head_dim, eps=1e-5)
         self.output_gate = nn.Linear(dim, dim, bias=False)

@@ -83,9 +83,10 @@ class MACBlockState(BlockState):
 class MACBlock(Block[MACBlockState]):
     """One residual block: equations 21 to 25 of Behrouz et al. 2025, then a feed-forward part.
 
-    Per segment: ``h = M(q(S); W before the segment)``; ``y = Attn([persistent ; h ; S])``; ``y`` is written into the
-    memory, token by token; ``o_t = y_t (x) M(q(y_t); W_t)``. Departures from the paper, which leaks the future inside
-    a segment: a token sees what was recalled for its own frame and earlier ones only, and reads the memory as it stands
+    Per segment: ``h = M(q(S); W before the segment)``; ``y = S + Attn([persistent ; h ; S])``; ``y`` is written into the
+    memory, token by token; ``o_t = y_t (x) M(q(y_t); W_t)``. Departures from the paper: the attention has a residual
+    connection, without which the memory is written with averages over the segment before attention has learned to
+    choose (docs/architecture.md); and, where the paper leaks the future inside a segment, a token sees what was recalled for its own frame and earlier ones only, and reads the memory as it stands
     at that token, not as it will stand after the segment. With ``causal=False`` both are as printed. The long-term
     queries are not in the paper; what they recall was known before the segment, so all of it may see it.
 
@@ -128,7 +129,8 @@ class MACBlock(Block[MACBlockState]):
     def _mix_segment(self, segment: Tensor, state: MACBlockState, memory_frozen: bool) -> tuple[Tensor, MACBlockState]:
         recalled, recall_tail = self.memory.read(segment, state.recalled, state.recall_tail)
         longterm = self._recall_longterm(state.recalled, len(segment))
-        attended, attention = self.attention(segment, recalled, state.attention, longterm=longterm)
+        seen, attention = self.attention(segment, recalled, state.attention, longterm=longterm)
+        attended = segment + seen
         remembered, memory = self._remember_segment(attended, state.memory, memory_frozen)
         output = self.gate(attended, remembered)
         phase = state.phase + segment.shape[1] // self.tokens_per_frame

@@ -48,7 +48,10 @@ class MALBlockState(BlockState):
 class MALBlock(Block[MALBlockState]):
     """One residual block: equations 29 to 31 of Behrouz et al. 2025, then a feed-forward part.
 
-    ``o = SW-Attn(M([persistent ; x]))``. The persistent tokens are the first that the memory of a stream reads, each a
+    ``r = M([persistent ; x])``; ``o = r + SW-Attn([persistent ; x + r])``. Departure from the paper, which has ``o =
+    SW-Attn(M([persistent ; x]))``: memory and attention are two layers, each with its residual connection. Without the
+    first, a token that attention is to pass on has to come through the memory unharmed, and training stays on a plateau
+    (docs/architecture.md). The persistent tokens are the first that the memory of a stream reads, each a
     frame of its own (at each of the frame's places), so that chunks stay whole frames. Departure from the paper: what
     attention always sees is the tokens themselves, not what the memory made of them at the stream's start; so they
     learn in every call, also far into a stream whose gradient was cut.
@@ -79,10 +82,10 @@ class MALBlock(Block[MALBlockState]):
     def mix(
         self, x: Float[Tensor, "B T D"], state: MALBlockState, *, memory_frozen: bool
     ) -> tuple[Float[Tensor, "B T D"], MALBlockState]:
-        """Attend to what the memory makes of the tokens."""
+        """Attend to the tokens with what the memory adds to them."""
         remembered, memory = self.remember(x, state.memory, memory_frozen=memory_frozen)
-        attended, attention = self.attention(remembered, state.attention)
-        return attended, MALBlockState(memory, attention)
+        attended, attention = self.attention(x + remembered, state.attention)
+        return remembered + attended, MALBlockState(memory, attention)
 
 
 class MAL(Backbone):

@@ -20,8 +20,6 @@ from titan_neuro.ops.neural_memory.tokens import Tokens
 
 Backend = Literal["auto", "naive", "chunked", "triton"]
 _BACKENDS = ("auto", "naive", "chunked", "triton")
-# Layers of the memory for which there are fused kernels.
-_MAX_FUSED_DEPTH = 2
 
 
 def memory_scan(
@@ -88,7 +86,7 @@ def memory_scan(
     check_options(chunk_size, max_delta_norm)
     tokens = Tokens(queries, keys, values, alpha, eta, theta)
     check_call(tokens, state, chunk_size)
-    chosen = _choose(backend, state)
+    chosen = _choose(backend, state, chunk_size)
     # Autocast would quietly round the products inside to half precision.
     with torch.autocast(queries.device.type, enabled=False):
         if chosen == "triton":
@@ -100,21 +98,24 @@ def memory_scan(
         return scan(tokens, state, chunk_size, max_delta_norm)
 
 
-def _choose(backend: str, state: MemoryState) -> str:
+def _choose(backend: str, state: MemoryState, chunk_size: int) -> str:
     if backend not in _BACKENDS:
         raise ConfigError(f"backend: expected one of {', '.join(_BACKENDS)}, found {backend!r}.")
-    weight, depth = state.weights[0], len(state.weights)
+    weight = state.weights[0]
+    has_triton = importlib.util.find_spec("triton") is not None
     if backend == "auto":
-        fits = weight.is_cuda and weight.dtype == torch.float32 and depth <= _MAX_FUSED_DEPTH
-        return "triton" if fits and importlib.util.find_spec("triton") is not None else "chunked"
-    if backend == "triton":
-        if importlib.util.find_spec("triton") is None:
-            raise ConfigError("backend: triton is not installed.", "Install it, or use backend chunked.")
-        if not weight.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
-            raise ConfigError(
-                f"backend: triton needs tensors on a GPU, found {weight.device}.",
-                "Use backend chunked; or TRITON_INTERPRET=1 to try the kernels, slowly, without a GPU.",
-            )
+        if not (has_triton and weight.is_cuda and weight.dtype == torch.float32):
+            return "chunked"
+        from titan_neuro.ops.neural_memory.triton import what_has_no_kernel
+
+        return "triton" if what_has_no_kernel(state, chunk_size) is None else "chunked"
+    if backend == "triton" and not has_triton:
+        raise ConfigError("backend: triton is not installed.", "Install it, or use backend chunked.")
+    if backend == "triton" and not weight.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ConfigError(
+            f"backend: triton needs tensors on a GPU, found {weight.device}.",
+            "Use backend chunked; or TRITON_INTERPRET=1 to try the kernels, slowly, without a GPU.",
+        )
     return backend
 
 

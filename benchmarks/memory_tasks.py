@@ -1,0 +1,258 @@
+"""Does the memory remember? Recall tasks that attention over a window can't solve, up to 16 times the training length.
+
+``python benchmarks/memory_tasks.py`` trains every model on one task with one seed, in minutes; ``--full`` makes the whole
+table. Models differ in how tokens are brought together, in nothing else: the same embedding, width, feed-forward part and
+training. A window sees 8 tokens; what is asked for lies at least 16 back, beyond the window Transformer's two layers too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from common import ROOT, provenance, use_one_thread
+from torch import Tensor, nn
+
+from titan_neuro.files import write_json, write_text
+from titan_neuro.layers import FeedForward, NeuralMemoryConfig, WindowAttention
+from titan_neuro.models import LMMConfig, MACConfig, MAGConfig, MALConfig, TitansLMConfig
+
+N_SYMBOLS, N_KEYS = 16, 16
+SEPARATOR = N_SYMBOLS + N_KEYS
+VOCABULARY = SEPARATOR + 1
+WINDOW, DISTANCE = 8, 16
+TRAINING_LENGTH, LENGTHS = 48, (1, 4, 16)
+DIM, BATCH_SIZE, LEARNING_RATE = 64, 32, 5e-3
+N_EVALUATED = 256
+IGNORED = -100
+SOLVED = 0.9
+
+Batch = tuple[Tensor, Tensor]
+
+
+def distinct(generator: torch.Generator, batch: int, n: int, among: int) -> Tensor:
+    """Draw `n` different numbers below `among` for each item of the batch."""
+    return torch.rand(batch, among, generator=generator).argsort(dim=1)[:, :n]
+
+
+def key_value_recall(generator: torch.Generator, batch: int, length: int, n: int = 6) -> Batch:
+    """Pairs of key and value, filler, and the keys once more, in another order: name the values."""
+    keys, order = distinct(generator, batch, n, N_KEYS) + N_SYMBOLS, distinct(generator, batch, n, n)
+    values = torch.randint(N_SYMBOLS, (batch, n), generator=generator)
+    filler = torch.randint(N_SYMBOLS, (batch, length - 3 * n), generator=generator)
+    ids = torch.cat([torch.stack([keys, values], dim=2).flatten(1), filler, keys.gather(1, order)], dim=1)
+    return ids, asked(ids, values.gather(1, order))
+
+
+def copy(generator: torch.Generator, batch: int, length: int, n: int = 20) -> Batch:
+    """A row of different symbols, separators, and the row again: name each next symbol, from the second on."""
+    row = distinct(generator, batch, n, SEPARATOR)
+    filler = torch.full((batch, max(1, length - 2 * n)), SEPARATOR)
+    ids = torch.cat([row, filler, row], dim=1)[:, :-1]
+    return ids, asked(ids, row[:, 1:])
+
+
+def induction_heads(generator: torch.Generator, batch: int, length: int) -> Batch:
+    """Random symbols, one special token among them, and the special token again: what came after it?"""
+    ids = torch.randint(N_SYMBOLS, (batch, length), generator=generator)
+    place = torch.randint(length - DISTANCE - 2, (batch, 1), generator=generator)
+    ids.scatter_(1, place, SEPARATOR)
+    ids[:, -1] = SEPARATOR
+    return ids, asked(ids, ids.gather(1, place + 1))
+
+
+def needle(generator: torch.Generator, batch: int, length: int, n: int = 4) -> Batch:
+    """Four keys at random places of a haystack, a value behind each; at the end all four keys: name the values."""
+    ids = torch.randint(N_SYMBOLS, (batch, length), generator=generator)
+    places = 2 * distinct(generator, batch, n, (length - DISTANCE - n) // 2)
+    keys, order = distinct(generator, batch, n, N_KEYS // 2) + N_SYMBOLS, distinct(generator, batch, n, n)
+    ids.scatter_(1, places, keys)
+    ids[:, -n:] = keys.gather(1, order)
+    return ids, asked(ids, ids.gather(1, places + 1).gather(1, order))
+
+
+def asked(ids: Tensor, answers: Tensor) -> Tensor:
+    """Targets: nothing is asked for but `answers`, at the last tokens."""
+    targets = torch.full_like(ids, IGNORED)
+    targets[:, -answers.shape[1] :] = answers
+    return targets
+
+
+TASKS: dict[str, Callable[[torch.Generator, int, int], Batch]] = {
+    "key-value recall": key_value_recall,
+    "copy": copy,
+    "induction heads": induction_heads,
+    "needle": needle,
+}
+
+
+class WindowTransformer(nn.Module):
+    """The control: two layers of attention over the window, no memory, and no fewer parameters than any model here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, DIM)
+        nn.init.normal_(self.embedding.weight, std=DIM**-0.5)
+        self.attention = nn.ModuleList(
+            WindowAttention(DIM, n_heads=2, n_persistent=4, tokens_per_frame=1, window_frames=WINDOW) for _ in range(2)
+        )
+        self.feed_forward = nn.ModuleList(FeedForward(DIM, 2) for _ in range(2))
+        self.norms = nn.ModuleList(nn.RMSNorm(DIM, eps=1e-5) for _ in range(5))
+
+    def forward(self, ids: Tensor, *, memory_frozen: bool = False) -> tuple[Tensor, None]:
+        """Token ids to logits; there is no memory to freeze."""
+        x = self.embedding(ids)
+        for layer, (attention, feed_forward) in enumerate(zip(self.attention, self.feed_forward, strict=True)):
+            x = x + attention(self.norms[2 * layer](x), attention.init_cache(len(ids)))[0]
+            x = x + feed_forward(self.norms[2 * layer + 1](x))
+        return F.linear(self.norms[-1](x), self.embedding.weight), None
+
+
+def build(name: str) -> nn.Module:
+    """Make a model by its name in the table."""
+    memory = NeuralMemoryConfig(n_heads=2, depth=1, chunk_frames=WINDOW)
+    shared = {"dim": DIM, "n_layers": 1, "tokens_per_frame": 1, "memory": memory}
+    attending = {**shared, "n_heads": 2}
+    configs = {
+        "LMM": lambda: LMMConfig(**shared),
+        "MAC": lambda: MACConfig(**attending, segment_frames=WINDOW),
+        "MAG": lambda: MAGConfig(**attending, window_frames=WINDOW),
+        "MAL": lambda: MALConfig(**attending, window_frames=WINDOW),
+    }
+    if name == WINDOW_MODEL:
+        return WindowTransformer()
+    return TitansLMConfig(vocab_size=VOCABULARY, backbone=configs[name.split()[0]]()).build()
+
+
+WITH_MEMORY = ("LMM", "MAC", "MAG", "MAL")
+WINDOW_MODEL = "window"
+MODELS = (*WITH_MEMORY, WINDOW_MODEL, *(f"{name} frozen" for name in WITH_MEMORY))
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One training."""
+
+    task: str
+    model: str
+    seed: int
+    n_steps: int
+
+
+def run(trial: Trial) -> dict[str, object]:
+    """Train on sequences of 3/4 to 1 time the training length, and score at every length.
+
+    Returns
+    -------
+    dict
+        The trial, ``accuracy`` by length, ``n_parameters`` and ``cpu_s``.
+    """
+    use_one_thread()
+    torch.manual_seed(trial.seed)
+    start = time.process_time()
+    model, is_frozen, make = build(trial.model), trial.model.endswith("frozen"), TASKS[trial.task]
+    generator = torch.Generator().manual_seed(trial.seed)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, trial.n_steps))
+    for _ in range(trial.n_steps):
+        length = int(torch.randint(3 * TRAINING_LENGTH // 4, TRAINING_LENGTH + 1, (1,), generator=generator))
+        ids, targets = make(generator, BATCH_SIZE, length)
+        logits, _ = model(ids, memory_frozen=is_frozen)
+        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+    return {
+        **dataclasses.asdict(trial),
+        "accuracy": {str(factor): accuracy(model, make, factor * TRAINING_LENGTH, is_frozen) for factor in LENGTHS},
+        "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "cpu_s": round(time.process_time() - start, 1),
+    }
+
+
+def _rate(step: int, n_steps: int) -> float:
+    return min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / n_steps))
+
+
+@torch.inference_mode()
+def accuracy(model: nn.Module, make: Callable[..., Batch], length: int, is_frozen: bool) -> float:
+    """Share of right answers, on sequences that no training saw."""
+    generator, n_right, n_asked = torch.Generator().manual_seed(10_000), 0, 0
+    for _ in range(N_EVALUATED // BATCH_SIZE):
+        ids, targets = make(generator, BATCH_SIZE, length)
+        is_asked = targets != IGNORED
+        answers = model(ids, memory_frozen=is_frozen)[0].argmax(-1)
+        n_right += int((answers == targets)[is_asked].sum())
+        n_asked += int(is_asked.sum())
+    return n_right / n_asked
+
+
+def table(results: list[dict]) -> str:
+    """Mean accuracy over the seeds, the least in brackets; bold where every seed solves it."""
+    lines = [["task", "length", *MODELS]]
+    for task in dict.fromkeys(result["task"] for result in results):
+        for factor in map(str, LENGTHS):
+            found = {
+                m: [r["accuracy"][factor] for r in results if (r["task"], r["model"]) == (task, m)] for m in MODELS
+            }
+            lines.append([task, f"{factor} x", *(_cell(found[model]) for model in MODELS)])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    rows = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines]
+    return "\n".join([rows[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *rows[1:]])
+
+
+def _cell(found: list[float]) -> str:
+    if not found:
+        return "-"
+    text = f"{sum(found) / len(found):.2f} ({min(found):.2f})"
+    return f"**{text}**" if min(found) >= SOLVED else text
+
+
+def main(arguments: list[str]) -> None:
+    """Train, print the table, and write it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="every task, three seeds (40 minutes of one core)")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, help="by default the needle; with --full all")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument("--seeds", type=int, help="number of seeds (default: 1; with --full 3)")
+    parser.add_argument("--steps", type=int, default=500, help="training steps (default: %(default)s)")
+    parser.add_argument("--processes", type=int, default=1, help="trainings at a time (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/memory_tasks.json")
+    options = parser.parse_args(arguments)
+    tasks = options.tasks or (list(TASKS) if options.full else ["needle"])
+    seeds = range(options.seeds or (3 if options.full else 1))
+    trials = [Trial(task, model, seed, options.steps) for task in tasks for seed in seeds for model in options.models]
+    results = list(_run_all(trials, options.processes))
+    facts = provenance(arguments) | {
+        "training": f"{options.steps} steps of {BATCH_SIZE} sequences of {TRAINING_LENGTH} tokens, {len(seeds)} seeds",
+        "window": f"{WINDOW} tokens; what is asked for lies at least {DISTANCE} back",
+        "chance": f"{1 / N_SYMBOLS:.2f}; copy {1 / SEPARATOR:.2f}",
+        "parameters": {name: next(r["n_parameters"] for r in results if r["model"] == name) for name in options.models},
+    }
+    told = "\n".join(f"- {name}: {value}" for name, value in facts.items())
+    note = "Share of right answers: mean over the seeds, the least in brackets; bold where no seed is below "
+    write_json(options.output, {**facts, "results": results})
+    write_text(options.output.with_suffix(".md"), f"# Recall tasks\n\n{told}\n\n{note}{SOLVED}.\n\n{table(results)}\n")
+    print(table(results))
+
+
+def _run_all(trials: list[Trial], n_processes: int) -> Iterable[dict]:
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(n_processes) as pool:
+        for result in pool.imap(run, trials):
+            print(f"{result['task']}, {result['model']}, seed {result['seed']}: {result['accuracy']}", flush=True)
+            yield result
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
