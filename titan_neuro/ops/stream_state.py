@@ -1,9 +1,9 @@
-"""What every state of a stream can do: be cut from its graph, be moved, and begin anew for some items of a batch."""
+"""What every state of a stream can do: be cut from its graph, moved, saved, and begin anew for some items."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -65,6 +65,28 @@ class StreamState:
         }
         return dataclasses.replace(self, **values)
 
+    def state_dict(self) -> dict[str, Any]:
+        """The state as nested dictionaries, tuples, numbers and tensors without history.
+
+        ``torch.save`` writes it, and ``torch.load`` reads it with ``weights_only=True``.
+        """
+        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+    def load_state_dict(self: AnyState, saved: Mapping[str, Any]) -> AnyState:
+        """The state that was saved; this one, of the same model, says how it is put together.
+
+        Parameters
+        ----------
+        saved : mapping
+            What :meth:`state_dict` returned. Tensors go to the device of this state's own.
+
+        Raises
+        ------
+        MismatchError
+            Another kind of state, or one of another number of parts.
+        """
+        return dataclasses.replace(self, **_filled(type(self).__name__, self, saved))
+
     def _map(self: AnyState, function: Callable[[Tensor], Tensor]) -> AnyState:
         values = {field.name: _apply(function, getattr(self, field.name)) for field in dataclasses.fields(self)}
         return dataclasses.replace(self, **values)
@@ -78,6 +100,35 @@ def _apply(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(_apply(function, item) for item in value)
     return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, StreamState):
+        return value.state_dict()
+    return tuple(_plain(item) for item in value) if isinstance(value, tuple) else value
+
+
+def _filled(name: str, own: StreamState, saved: Any) -> dict[str, Any]:
+    fields = [field.name for field in dataclasses.fields(own)]
+    if not isinstance(saved, Mapping) or sorted(saved) != sorted(fields):
+        found = ", ".join(sorted(saved)) if isinstance(saved, Mapping) else type(saved).__name__
+        raise MismatchError(f"{name}: expected the parts {', '.join(sorted(fields))}, found {found}.")
+    return {field: _restored(f"{name}.{field}", getattr(own, field), saved[field]) for field in fields}
+
+
+def _restored(name: str, own: Any, saved: Any) -> Any:
+    if isinstance(own, StreamState):
+        return dataclasses.replace(own, **_filled(name, own, saved))
+    if isinstance(own, tuple):
+        if not isinstance(saved, tuple) or len(saved) != len(own):
+            found = f"{len(saved)}" if isinstance(saved, tuple) else type(saved).__name__
+            raise MismatchError(f"{name}: expected {len(own)} parts, found {found}.")
+        return tuple(_restored(f"{name}[{i}]", *pair) for i, pair in enumerate(zip(own, saved, strict=True)))
+    if isinstance(own, Tensor) != isinstance(saved, Tensor):
+        raise MismatchError(f"{name}: expected {type(own).__name__}, found {type(saved).__name__}.")
+    return saved.to(own.device) if isinstance(own, Tensor) else saved
 
 
 def _merge(name: str, is_start: Tensor, fresh: Any, own: Any) -> Any:

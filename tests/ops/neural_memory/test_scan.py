@@ -98,8 +98,9 @@ def test_an_item_changes_no_other(make_stream):
     assert not torch.equal(before[0][0], after[0][0])
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3])
-def test_a_hundred_thousand_tokens_stay_bounded(depth):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_a_hundred_thousand_tokens_stay_bounded(depth, dtype):
     torch.manual_seed(depth)
     chunk_size, n_calls, length, dim = 64, 20, 5_000, 4
     widths = [dim] + [2 * dim] * (depth - 1) + [dim]
@@ -116,12 +117,49 @@ def test_a_hundred_thousand_tokens_stay_bounded(depth):
         eta = 0.9 * eta
         theta = theta * (1 - eta) * 1.5 / (2 * chunk_size)
         values = 10 * torch.randn(1, 4, length, dim)
-        outputs, state = memory_scan(
-            keys, keys, values, alpha, eta, theta, state, chunk_size=chunk_size, max_delta_norm=10.0
-        )
+        tokens = (part.to(dtype) for part in (keys, keys, values, alpha, eta, theta))
+        outputs, state = memory_scan(*tokens, state, chunk_size=chunk_size, max_delta_norm=10.0)
         assert outputs.isfinite().all()
         assert outputs.abs().max() < 1e3
     assert all(w.abs().max() < 1e3 for w in (*state.weights, *state.momentum))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_half_precision_tokens_are_within_two_percent(make_stream, depth):
+    stream = make_stream(depth, 300, dtype=torch.float32, chunk_size=64)
+    rounded, exact = make_stream(depth, 300, chunk_size=64), make_stream(depth, 300, chunk_size=64)
+    rounded.tokens = tuple(x.detach().bfloat16().requires_grad_() for x in rounded.tokens)
+    rounded.weights, rounded.momentum = stream.weights, stream.momentum
+    expected = exact.scan_with_gradients(chunk_size=64)
+    found = rounded.scan_with_gradients(chunk_size=64)
+    assert found[0].dtype == torch.bfloat16
+    assert worst([x.double() for x in found], expected) < 2e-2
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_compiled_scan_is_one_graph_and_the_same(make_stream, depth):
+    stream = make_stream(depth, 40, dtype=torch.float32)
+    expected = stream.scan_with_gradients(chunk_size=16, max_delta_norm=2.0)
+    compiled = torch.compile(memory_scan, fullgraph=True)
+    outputs, state = compiled(*stream.tokens, stream.state, chunk_size=16, max_delta_norm=2.0)
+    results = [outputs, *state.weights, *state.momentum, *state.reference]
+    generator = torch.Generator().manual_seed(1)
+    loss = sum((r * torch.randn(r.shape, generator=generator, dtype=torch.float64)).sum() for r in results)
+    found = [x.detach() for x in (*results, *torch.autograd.grad(loss, stream.leaves))]
+    assert worst(found, expected) < 1e-6
+
+
+def test_what_no_gradient_is_asked_of_gets_none(make_stream):
+    stream = make_stream(2, 20)
+    keys = stream.tokens[1]
+    outputs, _ = memory_scan(
+        *(x if x is keys else x.detach() for x in stream.tokens), stream.state.detach(), chunk_size=7
+    )
+    expected, _ = memory_scan(
+        *(x if x is keys else x.detach() for x in stream.tokens), stream.state.detach(), chunk_size=7, backend="naive"
+    )
+    gradients = [torch.autograd.grad(y.square().sum(), keys)[0] for y in (outputs, expected)]
+    torch.testing.assert_close(*gradients)
 
 
 def test_reading_is_what_a_scan_without_forgetting_and_steps_reads(make_stream):
@@ -175,6 +213,44 @@ class TestInput:
         tokens[place] = change(tokens[place].detach())
         with pytest.raises(MismatchError, match=message):
             memory_scan(*tokens, stream.state, chunk_size=4)
+
+    @pytest.mark.parametrize(
+        ("name", "value", "message"),
+        [
+            ("alpha", -0.1, r"alpha: expected values in \[0, 1\], found -0.1 to "),
+            ("eta", 1.5, r"eta: expected values in \[0, 1\], found .* to 1.5"),
+            ("theta", -1e-3, "theta: expected values of at least 0, found -0.001 to"),
+        ],
+    )
+    def test_a_gate_out_of_range_is_named(self, make_stream, name, value, message):
+        stream = make_stream(1, 9)
+        tokens = dict(zip(("queries", "keys", "values", "alpha", "eta", "theta"), stream.tokens, strict=True))
+        tokens[name] = tokens[name].detach().clone()
+        tokens[name][1, 0, 4] = value
+        with pytest.raises(MismatchError, match=message):
+            memory_scan(**tokens, state=stream.state, chunk_size=4)
+
+    def test_values_that_are_not_finite_are_found_where_asked_for(self, make_stream, monkeypatch):
+        stream = make_stream(2, 9)
+        values = stream.tokens[2].detach().clone()
+        values[1, 0, 4, 2:] = torch.nan
+        tokens = (*stream.tokens[:2], values, *stream.tokens[3:])
+        outputs, state = memory_scan(*tokens, stream.state, chunk_size=4)
+        assert outputs.isnan().any()
+        monkeypatch.setenv("TITAN_NEURO_DEBUG", "1")
+        with pytest.raises(MismatchError, match=r"values: expected finite .* found nan at \(1, 0, 4, 2\) and 2 such"):
+            memory_scan(*tokens, stream.state, chunk_size=4)
+        with pytest.raises(MismatchError, match=r"state.weights\[0\]: expected finite values, found nan"):
+            memory_scan(*(x[:, :, :4] for x in stream.tokens), state, chunk_size=9)
+
+    def test_a_backend_that_can_not_run_here_says_so(self, make_stream, monkeypatch):
+        monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+        stream = make_stream(1, 9)
+        with pytest.raises(ConfigError, match="backend: triton needs tensors on a GPU, found cpu"):
+            stream.scan(backend="triton", chunk_size=4)
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        with pytest.raises(ConfigError, match="backend: triton is not installed"):
+            stream.scan(backend="triton", chunk_size=4)
 
     @pytest.mark.parametrize(
         ("options", "message"),
