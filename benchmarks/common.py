@@ -29,6 +29,9 @@ from titan_neuro.files import write_json, write_text
 from titan_neuro.provenance import commit, versions
 
 ROOT = Path(__file__).resolve().parents[1]
+# Each tensor has pages of its own, which go back when it does: resident is what is in use. A pooled heap
+# also keeps gaps, more of them the longer it is used, whether or not anything grows.
+UNPOOLED_HEAP = {"MALLOC_MMAP_THRESHOLD_": "32768", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_TOP_PAD_": "0"}
 _CHILD = (
     "import importlib, json, sys; sys.path.insert(0, sys.argv[1]); "
     "function = getattr(importlib.import_module(sys.argv[2]), sys.argv[3]); "
@@ -307,8 +310,12 @@ def _lines(path: str) -> list[str]:
     return file.read_text().splitlines() if file.is_file() else []
 
 
-def in_fresh_process(function: Callable[..., Any], **arguments: Any) -> Any:
+def in_fresh_process(
+    function: Callable[..., Any], *, environment: Mapping[str, str] | None = None, **arguments: Any
+) -> Any:
     """Call a benchmark's function in a new Python process with one thread; arguments and result pass as JSON.
+
+    `environment` is added to this process's own.
 
     Raises
     ------
@@ -323,7 +330,7 @@ def in_fresh_process(function: Callable[..., Any], **arguments: Any) -> Any:
         text=True,
         check=False,
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "benchmarks")} | dict(environment or {}),
     )
     if done.returncode:
         tail = "\n".join(done.stderr.splitlines()[-5:])

@@ -236,18 +236,26 @@ def main(arguments: list[str]) -> None:
     tasks = options.tasks or (list(TASKS) if options.full else ["needle"])
     seeds = range(options.seeds or (3 if options.full else 1))
     trials = [Trial(task, model, seed, options.steps) for task in tasks for seed in seeds for model in options.models]
-    results = list(_run_all(trials, options.processes))
     facts = provenance(arguments) | {
         "training": f"{options.steps} steps of {BATCH_SIZE} sequences of {TRAINING_LENGTH} tokens, {len(seeds)} seeds",
         "window": f"{WINDOW} tokens; what is asked for lies at least {DISTANCE} back",
         "chance": f"{1 / N_SYMBOLS:.2f}; copy {1 / SEPARATOR:.2f}",
-        "parameters": {name: next(r["n_parameters"] for r in results if r["model"] == name) for name in options.models},
     }
-    told = "\n".join(f"- {name}: {value}" for name, value in facts.items())
-    note = "Share of right answers: mean over the seeds, the least in brackets; bold where no seed is below "
-    write_json(options.output, {**facts, "results": results})
-    write_text(options.output.with_suffix(".md"), f"# Recall tasks\n\n{told}\n\n{note}{SOLVED}.\n\n{table(results)}\n")
+    results: list[dict] = []
+    for result in _run_all(trials, options.processes):
+        results.append(result)
+        # What is there so far is kept, should the run be stopped.
+        write(options.output, facts, results)
     print(table(results))
+
+
+def write(target: Path, facts: dict, results: list[dict]) -> None:
+    """Write JSON, and Markdown beside it, each under a temporary name first."""
+    sizes = {result["model"]: result["n_parameters"] for result in results}
+    told = "\n".join(f"- {name}: {value}" for name, value in (facts | {"parameters": sizes}).items())
+    note = f"Share of right answers: mean over the seeds, the least in brackets; bold where no seed is below {SOLVED}."
+    write_json(target, {**facts, "results": results})
+    write_text(target.with_suffix(".md"), f"# Recall tasks\n\n{told}\n\n{note}\n\n{table(results)}\n")
 
 
 def _run_all(trials: list[Trial], n_processes: int) -> Iterable[dict]:

@@ -335,12 +335,12 @@ def test_mac_is_its_equations(variant, tokens_per_frame):
     for segment in torch.split(block.mixer_norm(x), SEGMENT * tokens_per_frame, dim=1):
         longterm = longterm_of(block, written.memory, tokens_per_frame)
         recalled, recall_tail = block.memory.read(segment, written.memory, recall_tail)
-        seen, _ = block.attention(segment, recalled, block.attention.init_cache(2), longterm=longterm)
-        attended = segment + seen
+        attended, _ = block.attention(segment, recalled, block.attention.init_cache(2), longterm=longterm)
+        tokens = segment + attended
         query_tail = written.query_tail
-        remembered, written = block.memory(attended, written)
+        remembered, written = block.memory(tokens, written)
         if variant == "mac-printed":
-            remembered, _ = block.memory.read(attended, written.memory, query_tail)
+            remembered, _ = block.memory.read(tokens, written.memory, query_tail)
         outputs.append(block.gate(attended, remembered))
     check_block(block, x, start, torch.cat(outputs, dim=1))
 

@@ -13,8 +13,8 @@ _FIRST_SCALE = 0.3
 class NonlinearGate(nn.Module):
     """``(shift_a + norm(a)) * (shift_b + norm(b))``: both sides normalised with learned scales, then multiplied.
 
-    Behrouz et al. 2025 (arXiv:2501.00663), below equation 28; equation 25 uses the same. The paper has a non-linearity on
-    each side and no shifts. As printed neither side reaches the output where the other is near 0, and what one side
+    Behrouz et al. 2025 (arXiv:2501.00663), below equation 28; equation 25 uses the same. The paper has a non-linearity
+    on each side and no shifts. As printed neither side reaches the output where the other is near 0, and what one side
     knows can't pass by itself; with shifts, 1 at first, each side passes by itself and the product beside them is the
     non-linearity. docs/architecture.md has what was measured.
 

@@ -83,11 +83,13 @@ class MACBlockState(BlockState):
 class MACBlock(Block[MACBlockState]):
     """One residual block: equations 21 to 25 of Behrouz et al. 2025, then a feed-forward part.
 
-    Per segment: ``h = M(q(S); W before the segment)``; ``y = S + Attn([persistent ; h ; S])``; ``y`` is written into the
-    memory, token by token; ``o_t = y_t (x) M(q(y_t); W_t)``. Departures from the paper: the attention has a residual
-    connection, without which the memory is written with averages over the segment before attention has learned to
-    choose (docs/architecture.md); and, where the paper leaks the future inside a segment, a token sees what was recalled for its own frame and earlier ones only, and reads the memory as it stands
-    at that token, not as it will stand after the segment. With ``causal=False`` both are as printed. The long-term
+    Per segment: ``h = M(q(S); W before the segment)``; ``y = Attn([persistent ; h ; S])``; ``z = S + y`` is written
+    into the memory, token by token; ``o_t = y_t (x) M(q(z_t); W_t)``.
+
+    Departures from the paper: it writes and asks with ``y`` itself, so that the memory is written with averages over
+    the segment before attention has learned to choose (docs/architecture.md). And where it leaks the future inside a
+    segment, a token sees what was recalled for its own frame and earlier ones only, and reads the memory as it stands
+    at that token, not as it will stand after the segment; with ``causal=False`` both are as printed. The long-term
     queries are not in the paper; what they recall was known before the segment, so all of it may see it.
 
     Parameters
@@ -129,9 +131,8 @@ class MACBlock(Block[MACBlockState]):
     def _mix_segment(self, segment: Tensor, state: MACBlockState, memory_frozen: bool) -> tuple[Tensor, MACBlockState]:
         recalled, recall_tail = self.memory.read(segment, state.recalled, state.recall_tail)
         longterm = self._recall_longterm(state.recalled, len(segment))
-        seen, attention = self.attention(segment, recalled, state.attention, longterm=longterm)
-        attended = segment + seen
-        remembered, memory = self._remember_segment(attended, state.memory, memory_frozen)
+        attended, attention = self.attention(segment, recalled, state.attention, longterm=longterm)
+        remembered, memory = self._remember_segment(segment + attended, state.memory, memory_frozen)
         output = self.gate(attended, remembered)
         phase = state.phase + segment.shape[1] // self.tokens_per_frame
         if phase < self.segment_frames:
@@ -140,11 +141,11 @@ class MACBlock(Block[MACBlockState]):
         return output, MACBlockState(memory, memory.memory, recall_tail, closed, 0)
 
     def _remember_segment(
-        self, attended: Tensor, state: NeuralMemoryState, memory_frozen: bool
+        self, tokens: Tensor, state: NeuralMemoryState, memory_frozen: bool
     ) -> tuple[Tensor, NeuralMemoryState]:
-        remembered, after = self.remember(attended, state, memory_frozen=memory_frozen)
+        remembered, after = self.remember(tokens, state, memory_frozen=memory_frozen)
         if not self.attention.causal:
-            remembered, _ = self.memory.read(attended, after.memory, state.query_tail)
+            remembered, _ = self.memory.read(tokens, after.memory, state.query_tail)
         return remembered, after
 
     def _recall_longterm(self, memory: MemoryState, batch_size: int) -> Float[Tensor, "B N D"] | None:

@@ -51,10 +51,11 @@ class MALBlock(Block[MALBlockState]):
     ``r = M([persistent ; x])``; ``o = r + SW-Attn([persistent ; x + r])``. Departure from the paper, which has ``o =
     SW-Attn(M([persistent ; x]))``: memory and attention are two layers, each with its residual connection. Without the
     first, a token that attention is to pass on has to come through the memory unharmed, and training stays on a plateau
-    (docs/architecture.md). The persistent tokens are the first that the memory of a stream reads, each a
-    frame of its own (at each of the frame's places), so that chunks stay whole frames. Departure from the paper: what
-    attention always sees is the tokens themselves, not what the memory made of them at the stream's start; so they
-    learn in every call, also far into a stream whose gradient was cut.
+    (docs/architecture.md).
+
+    The persistent tokens are the first that the memory of a stream reads, each a frame of its own (at each of the
+    frame's places), so that chunks stay whole frames. Attention always sees the tokens themselves, not what the memory
+    made of them at the stream's start; so they learn in every call, also far into a stream whose gradient was cut.
 
     Parameters
     ----------

@@ -1,0 +1,55 @@
+"""The recall tasks ask for what no window here sees, and the benchmark writes what it found."""
+
+import json
+
+import memory_tasks
+import pytest
+import torch
+
+
+@pytest.fixture(params=memory_tasks.TASKS)
+def task(request):
+    return memory_tasks.TASKS[request.param]
+
+
+@pytest.mark.parametrize("length", [36, 48, 192])
+def test_what_is_asked_for_was_told_once_and_far_back(task, length):
+    ids, targets = task(torch.Generator().manual_seed(0), 16, length)
+    is_asked = targets != memory_tasks.IGNORED
+    assert is_asked.any(dim=1).all()
+    for item, place in is_asked.nonzero().tolist():
+        question, answer = ids[item, place], targets[item, place]
+        told = (ids[item, :place] == question).nonzero().flatten()
+        assert told.numel() == 1
+        assert ids[item, told + 1] == answer
+        assert place - (int(told) + 1) >= memory_tasks.DISTANCE
+
+
+def test_no_window_reaches_that_far():
+    torch.manual_seed(0)
+    model = memory_tasks.build(memory_tasks.WINDOW_MODEL).double()
+    ids = torch.randint(memory_tasks.N_SYMBOLS, (1, 40))
+    changed = ids.clone()
+    changed[0, 40 - 1 - memory_tasks.DISTANCE] = memory_tasks.SEPARATOR
+    with torch.no_grad():
+        assert torch.equal(model(ids)[0][0, -1], model(changed)[0][0, -1])
+        changed[0, 40 - memory_tasks.WINDOW] = memory_tasks.SEPARATOR
+        assert not torch.equal(model(ids)[0][0, -1], model(changed)[0][0, -1])
+
+
+def test_the_window_model_is_no_smaller_than_the_others():
+    sizes = {name: sum(p.numel() for p in memory_tasks.build(name).parameters()) for name in memory_tasks.MODELS}
+    assert max(sizes.values()) == sizes[memory_tasks.WINDOW_MODEL]
+
+
+def test_the_command_writes_a_table(tmp_path, capsys):
+    target = tmp_path / "tasks.json"
+    memory_tasks.main(
+        ["--tasks", "induction heads", "--models", "LMM", "window", "--steps", "3", "--output", str(target)]
+    )
+    results = json.loads(target.read_text())["results"]
+    assert [result["model"] for result in results] == ["LMM", "window"]
+    assert all(0 <= share <= 1 for result in results for share in result["accuracy"].values())
+    table = target.with_suffix(".md").read_text().splitlines()
+    assert sum(line.startswith("| induction heads") for line in table) == len(memory_tasks.LENGTHS)
+    assert "induction heads" in capsys.readouterr().out
