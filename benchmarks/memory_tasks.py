@@ -235,7 +235,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     tasks = options.tasks or (list(TASKS) if options.full else ["needle"])
     seeds = range(options.seeds or (3 if options.full else 1))
-    trials = [Trial(task, model, seed, options.steps) for task in tasks for seed in seeds for model in options.models]
+    trials = [Trial(task, model, seed, options.steps) for seed in seeds for task in tasks for model in options.models]
     facts = provenance(arguments) | {
         "training": f"{options.steps} steps of {BATCH_SIZE} sequences of {TRAINING_LENGTH} tokens, {len(seeds)} seeds",
         "window": f"{WINDOW} tokens; what is asked for lies at least {DISTANCE} back",

@@ -9,7 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from filelock import FileLock
+
+# Triton looks at this when it is first imported, by whomever: without a GPU its kernels are interpreted.
+if torch.cuda.is_available():
+    # cuBLAS is deterministic, which some tests ask for, with this only.
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+else:
+    os.environ["TRITON_INTERPRET"] = "1"
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"

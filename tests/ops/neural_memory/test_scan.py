@@ -1,5 +1,8 @@
 """The dual form against the definition, and what both promise about a stream."""
 
+import subprocess
+import sys
+
 import jaxtyping
 import pytest
 import torch
@@ -136,17 +139,36 @@ def test_half_precision_tokens_are_within_two_percent(make_stream, depth):
     assert worst([x.double() for x in found], expected) < 2e-2
 
 
-@pytest.mark.parametrize("depth", [1, 2])
-def test_a_compiled_scan_is_one_graph_and_the_same(make_stream, depth):
-    stream = make_stream(depth, 40, dtype=torch.float32)
-    expected = stream.scan_with_gradients(chunk_size=16, max_delta_norm=2.0)
-    compiled = torch.compile(memory_scan, fullgraph=True)
-    outputs, state = compiled(*stream.tokens, stream.state, chunk_size=16, max_delta_norm=2.0)
-    results = [outputs, *state.weights, *state.momentum, *state.reference]
-    generator = torch.Generator().manual_seed(1)
-    loss = sum((r * torch.randn(r.shape, generator=generator, dtype=torch.float64)).sum() for r in results)
-    found = [x.detach() for x in (*results, *torch.autograd.grad(loss, stream.leaves))]
-    assert worst(found, expected) < 1e-6
+COMPILED = """
+import torch
+from titan_neuro.ops.neural_memory import init_state, memory_scan
+
+torch.manual_seed(0)
+leaves = [torch.randn(2, 2, 40, 4).mul_(0.5).requires_grad_() for _ in range(3)]
+leaves += [(torch.rand(2, 2, 40) * scale).requires_grad_() for scale in (0.1, 0.5, 0.02)]
+weights = [torch.randn(2, 8, 4).requires_grad_(), torch.randn(2, 4, 8).requires_grad_()]
+
+
+def call(*tokens):
+    return memory_scan(*tokens, init_state(tuple(weights), 2), chunk_size=16, max_delta_norm=2.0)
+
+
+def results(function):
+    outputs, state = function(*leaves)
+    found = [outputs, *state.weights, *state.momentum, *state.reference]
+    return [*found, *torch.autograd.grad(sum(x.square().sum() for x in found), [*leaves, *weights])]
+
+
+expected, found = results(call), results(torch.compile(call, fullgraph=True))
+print(max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(found, expected, strict=True)))
+"""
+
+
+def test_a_compiled_scan_is_one_graph_and_the_same():
+    # In a process of its own: a compiler can't look through the shape checks that the tests wrap every function in.
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split()[-1]) < 1e-6
 
 
 def test_what_no_gradient_is_asked_of_gets_none(make_stream):

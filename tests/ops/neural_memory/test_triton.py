@@ -1,7 +1,5 @@
 """The fused kernels against the definition: interpreted on a CPU, compiled on a GPU."""
 
-# ruff: noqa: E402, because Triton must be told to interpret before it is imported.
-
 import itertools
 import os
 import subprocess
@@ -11,17 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
-    os.environ["TRITON_INTERPRET"] = "1"
-else:
-    # `poisoned_memory` asks for deterministic algorithms, which cuBLAS has with this only.
-    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-
 from titan_neuro.errors import ConfigError
-from titan_neuro.ops.neural_memory import init_state
+from titan_neuro.ops.neural_memory import init_state, memory_scan
 from titan_neuro.ops.neural_memory.tokens import Tokens
 from titan_neuro.ops.neural_memory.triton import triton_scan
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 # Whole chunks, a call shorter than a chunk, and a last chunk that stays open with one token or lacks one.
 LENGTHS = [(1, 1), (1, 4), (7, 6), (7, 22), (16, 17), (16, 63), (64, 1), (64, 63), (64, 65), (64, 128)]
@@ -292,3 +285,12 @@ def test_kernels_compile_for_hopper(tmp_path):
     kernels = [line.split() for line in done.stdout.splitlines()]
     assert len(kernels) == 8
     assert all(int(shared) <= 227 * 1024 for _, shared in kernels), kernels
+
+
+def test_it_is_a_backend(make_stream):
+    stream = make_stream(2, 20, dtype=torch.float32)
+    tokens, state = [leaf(x, torch.float32) for x in stream.tokens], stream.state.to(DEVICE)
+    outputs, after = memory_scan(*tokens, state, chunk_size=16, backend="triton")
+    expected, expected_after = memory_scan(*tokens, state, chunk_size=16, backend="chunked")
+    torch.testing.assert_close(outputs, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(after.weights, expected_after.weights, rtol=1e-4, atol=1e-5)
