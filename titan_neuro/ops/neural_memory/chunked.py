@@ -127,10 +127,10 @@ def _scan_backward(
 ) -> list[Tensor]:
     """Gradients by the tokens, by the memory before the scan, and by the reference."""
     streams, by_tokens = Tokens(*tokens), [torch.empty_like(part) for part in tokens]
-    remaining, places = iter(Trace.sort(traces, len(by_memory))), list(_places(streams.queries, length))
+    places = _places(streams.queries, length)
     by_reference: list[Tensor] = []
     with torch.autocast(by_output.device.type, enabled=False):
-        for place, trace in reversed(list(zip(places, remaining, strict=True))):
+        for place, trace in reversed(list(zip(places, Trace.sort(traces, len(by_memory)), strict=True))):
             block = Block(streams.at(place), length, by_memory[0].dtype, max_delta_norm, trace.gates)
             by_rows, by_memory, by_reference = block.backward(
                 by_output[:, :, place], by_memory, trace, [] if place.start else reference
