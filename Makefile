@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 install: $(VENV)/.installed
 
 # torch comes first and pinned: a later package that asks for a range would bring a newer one, with gigabytes of CUDA.
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt setup.py $(wildcard titan_neuro/ops/neural_memory/cpp/*)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(TORCH)
@@ -40,5 +40,5 @@ lint: install
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build *.egg-info titan_neuro/ops/neural_memory/*.so
 	if [ -d $(DEMO) ]; then chmod -R u+w $(DEMO) && rm -rf $(DEMO); fi

@@ -229,7 +229,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, help="by default the needle; with --full all")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--seeds", type=int, help="number of seeds (default: 1; with --full 3)")
-    parser.add_argument("--steps", type=int, default=600, help="training steps (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=1200, help="training steps (default: %(default)s)")
     parser.add_argument("--processes", type=int, default=1, help="trainings at a time (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/memory_tasks.json")
     options = parser.parse_args(arguments)

@@ -48,7 +48,7 @@ class NeuralMemoryConfig:
         Bound of the momentum gate, below 1.
     max_delta_norm : float or None
         Longest error that a token may write; see `memory_scan`.
-    backend : {"auto", "naive", "chunked", "triton"}
+    backend : {"auto", "naive", "chunked", "native", "triton"}
         Code that runs the memory.
     """
 

@@ -26,7 +26,7 @@ class SiluMLP(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("backend", ["naive", "chunked"])
+@pytest.mark.parametrize("backend", ["naive", "chunked", "native"])
 @pytest.mark.parametrize("depth", [1, 2, 3])
 @pytest.mark.parametrize("chunk_size", [1, 5, 16])
 def test_titans_pytorch_gives_the_same(backend: str, depth: int, chunk_size: int) -> None:

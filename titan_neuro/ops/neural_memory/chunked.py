@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from titan_neuro.ops.neural_memory import native
 from titan_neuro.ops.neural_memory.block import Block, Trace
 from titan_neuro.ops.neural_memory.state import MemoryState
 from titan_neuro.ops.neural_memory.tokens import Tokens
@@ -23,7 +24,7 @@ _BLOCK_ROWS = 32
 
 
 def chunked_scan(
-    tokens: Tokens, state: MemoryState, chunk_size: int, max_delta_norm: float | None
+    tokens: Tokens, state: MemoryState, chunk_size: int, max_delta_norm: float | None, *, is_native: bool = False
 ) -> tuple[Float[Tensor, "batch heads tokens value_dim"], MemoryState]:
     """Read and write the memory chunk by chunk; see `memory_scan` for the arguments."""
     memory = [torch.stack(pair, dim=2).flatten(0, 1).mT for pair in zip(state.weights, state.momentum, strict=True)]
@@ -34,7 +35,7 @@ def chunked_scan(
     for piece, (n_chunks, length) in zip(tokens.split([n * length for n, length in pieces]), pieces, strict=True):
         start = reference or [part[:, 0] for part in memory]
         leaves_trace = torch.is_grad_enabled() and any(t.requires_grad for t in (*piece, *memory, *reference))
-        output, *rest = _scan(list(piece), memory, reference, length, max_delta_norm, leaves_trace)
+        output, *rest = _scan(list(piece), memory, reference, length, max_delta_norm, leaves_trace, is_native)
         outputs.append(output)
         memory = rest[: len(memory)]
         position = (position + n_chunks * length) % chunk_size
@@ -68,7 +69,7 @@ def _places(queries: Tensor, length: int) -> Iterator[slice]:
     "titan_neuro::chunked_scan",
     mutates_args=(),
     schema="(Tensor[] tokens, Tensor[] memory, Tensor[] reference, int length, float? max_delta_norm, "
-    "bool leaves_trace) -> Tensor[]",
+    "bool leaves_trace, bool is_native) -> Tensor[]",
 )
 def _scan(
     tokens: list[Tensor],
@@ -77,11 +78,15 @@ def _scan(
     length: int,
     max_delta_norm: float | None,
     leaves_trace: bool,
+    is_native: bool,
 ) -> list[Tensor]:
     """Scan equally long chunks: the output, the memory after it and, where asked for, what the way back needs."""
     streams = Tokens(*tokens)
+    if is_native:
+        output, memory, traces = native.scan(streams, memory, reference, length, max_delta_norm, leaves_trace)
+        return [output, *memory, *traces]
     output = torch.empty_like(streams.values, dtype=streams.queries.dtype)
-    traces: list[Tensor] = []
+    traces = []
     for place in _places(streams.queries, length):
         block = Block(streams.at(place), length, memory[0].dtype, max_delta_norm)
         rows, memory, trace = block.forward(memory, reference)
@@ -100,13 +105,18 @@ def _(
     length: int,
     max_delta_norm: float | None,
     leaves_trace: bool,
+    is_native: bool,
 ) -> list[Tensor]:
     streams = Tokens(*tokens)
     output = torch.empty_like(streams.values, dtype=streams.queries.dtype)
-    traces: list[Tensor] = []
-    for place in _places(streams.queries, length) if leaves_trace else ():
-        n_rows = len(memory[0]) * ((place.stop - place.start) // length)
-        traces += [memory[0].new_empty(shape) for shape in Trace.shapes([m.shape for m in memory], n_rows, length)]
+    shapes, sizes = list[tuple[int, ...]](), [part.shape for part in memory]
+    if leaves_trace and is_native:
+        shapes = [native.trace_shape(streams.queries, sizes, memory[0].dtype, length, max_delta_norm)]
+    elif leaves_trace:
+        for place in _places(streams.queries, length):
+            n_rows = len(memory[0]) * ((place.stop - place.start) // length)
+            shapes += Trace.shapes(sizes, n_rows, length)
+    traces = [memory[0].new_empty(shape) for shape in shapes]
     return [output, *(part.new_empty(part.shape) for part in memory), *traces]
 
 
@@ -114,7 +124,7 @@ def _(
     "titan_neuro::chunked_scan_backward",
     mutates_args=(),
     schema="(Tensor by_output, Tensor[] by_memory, Tensor[] tokens, Tensor[] reference, Tensor[] traces, int length, "
-    "float? max_delta_norm) -> Tensor[]",
+    "float? max_delta_norm, bool is_native) -> Tensor[]",
 )
 def _scan_backward(
     by_output: Tensor,
@@ -124,8 +134,14 @@ def _scan_backward(
     traces: list[Tensor],
     length: int,
     max_delta_norm: float | None,
+    is_native: bool,
 ) -> list[Tensor]:
     """Gradients by the tokens, by the memory before the scan, and by the reference."""
+    if is_native:
+        parts = native.scan_backward(
+            by_output, by_memory, Tokens(*tokens), reference, traces[0], length, max_delta_norm
+        )
+        return list(itertools.chain(*parts))
     streams, by_tokens = Tokens(*tokens), [torch.empty_like(part) for part in tokens]
     places = _places(streams.queries, length)
     by_reference: list[Tensor] = []
@@ -149,13 +165,14 @@ def _(
     traces: list[Tensor],
     length: int,
     max_delta_norm: float | None,
+    is_native: bool,
 ) -> list[Tensor]:
     parts = (*by_memory, *reference)
     return [*(torch.empty_like(part) for part in tokens), *(part.new_empty(part.shape) for part in parts)]
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    tokens, memory, reference, ctx.length, ctx.max_delta_norm, _ = inputs
+    tokens, memory, reference, ctx.length, ctx.max_delta_norm, _, ctx.is_native = inputs
     ctx.counts = [len(tokens), len(reference)]
     ctx.memory_shapes = [part.shape for part in memory]
     ctx.set_materialize_grads(False)
@@ -178,9 +195,10 @@ def _differentiate(ctx: Any, gradients: list[Tensor | None]) -> tuple[Any, ...]:
         list(traces),
         ctx.length,
         ctx.max_delta_norm,
+        ctx.is_native,
     )
     n_memory = n_tokens + len(by_memory)
-    return found[:n_tokens], found[n_tokens:n_memory], found[n_memory:], None, None, None
+    return found[:n_tokens], found[n_tokens:n_memory], found[n_memory:], None, None, None, None
 
 
 _scan.register_autograd(_differentiate, setup_context=_save)

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from titan_neuro.errors import ConfigError
+from titan_neuro.ops.neural_memory import native
 from titan_neuro.ops.neural_memory.checks import check_call, check_options, check_queries
 from titan_neuro.ops.neural_memory.chunked import chunked_scan
 from titan_neuro.ops.neural_memory.mlp import memory_mlp
@@ -18,8 +19,8 @@ from titan_neuro.ops.neural_memory.naive import naive_scan
 from titan_neuro.ops.neural_memory.state import MemoryState
 from titan_neuro.ops.neural_memory.tokens import Tokens
 
-Backend = Literal["auto", "naive", "chunked", "triton"]
-_BACKENDS = ("auto", "naive", "chunked", "triton")
+Backend = Literal["auto", "naive", "chunked", "native", "triton"]
+_BACKENDS = ("auto", "naive", "chunked", "native", "triton")
 
 
 def memory_scan(
@@ -58,10 +59,11 @@ def memory_scan(
         What the stream has left so far; at its start what `init_state` gives.
     chunk_size : int
         Tokens of a chunk; 1 is the exact online rule.
-    backend : {"auto", "naive", "chunked", "triton"}
-        ``naive`` is the definition, token by token; ``chunked`` the dual form; ``triton`` the dual form in one kernel,
-        for one or two layers on a GPU. ``auto`` takes ``triton`` where it runs and the state is float32, else
-        ``chunked``.
+    backend : {"auto", "naive", "chunked", "native", "triton"}
+        ``naive`` is the definition, token by token; ``chunked`` the dual form; ``native`` the dual form compiled, for a
+        CPU; ``triton`` the dual form in one kernel, for one or two layers on a GPU. ``auto`` takes ``native`` on a CPU
+        where the package's installation found a compiler, ``triton`` on a GPU where it runs and the state is float32,
+        else ``chunked``.
     max_delta_norm : float, optional
         Longest ``delta``: each token's error, propagated back to a layer's result, is shortened to this length before
         it is written (after it has been propagated on to the layer before). By default nothing is shortened. Not in
@@ -94,8 +96,9 @@ def memory_scan(
             from titan_neuro.ops.neural_memory.triton import triton_scan
 
             return triton_scan(tokens, state, chunk_size, max_delta_norm)
-        scan = naive_scan if chosen == "naive" else chunked_scan
-        return scan(tokens, state, chunk_size, max_delta_norm)
+        if chosen == "naive":
+            return naive_scan(tokens, state, chunk_size, max_delta_norm)
+        return chunked_scan(tokens, state, chunk_size, max_delta_norm, is_native=chosen == "native")
 
 
 def _choose(backend: str, state: MemoryState, chunk_size: int) -> str:
@@ -104,17 +107,26 @@ def _choose(backend: str, state: MemoryState, chunk_size: int) -> str:
     weight = state.weights[0]
     has_triton = importlib.util.find_spec("triton") is not None
     if backend == "auto":
+        if weight.device.type == "cpu":
+            return "native" if native.IS_COMPILED else "chunked"
         if not (has_triton and weight.is_cuda and weight.dtype == torch.float32):
             return "chunked"
         from titan_neuro.ops.neural_memory.triton import what_has_no_kernel
 
         return "triton" if what_has_no_kernel(state, chunk_size) is None else "chunked"
+    if backend == "native" and not native.IS_COMPILED:
+        raise ConfigError(
+            "backend: native was not compiled when the package was installed.",
+            "Install a C++ compiler and then the package again, or use backend chunked.",
+        )
+    if backend == "native" and weight.device.type != "cpu":
+        raise ConfigError(f"backend: native needs tensors on a CPU, found {weight.device}.", "Use backend auto.")
     if backend == "triton" and not has_triton:
         raise ConfigError("backend: triton is not installed.", "Install it, or use backend chunked.")
     if backend == "triton" and not weight.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
         raise ConfigError(
             f"backend: triton needs tensors on a GPU, found {weight.device}.",
-            "Use backend chunked; or TRITON_INTERPRET=1 to try the kernels, slowly, without a GPU.",
+            "Use backend auto; or TRITON_INTERPRET=1 to try the kernels, slowly, without a GPU.",
         )
     return backend
 
