@@ -4,28 +4,17 @@
     python benchmarks/memory_speed.py --full       # everything
     python benchmarks/memory_speed.py --rows exact,peak
 
-README.md beside this file says what each row is. Two kinds of comparison with the peer:
-
-``memory``
-    The peer's maps for queries, keys, values and output are replaced by identities and its gate after the read is off;
-    the linear maps for the three gates stay, on both sides. What is demanded refers to this kind: the maps are the same
-    matrix products on both sides and say nothing about the memory, but the wider a token, the more of the time is
-    theirs, and the nearer to 1 they draw any ratio.
-``layer``
-    The layers as they are used, each with what it has around its memory (ours: convolutions and an output gate).
-
-Before anything is timed, both kinds of memory compute the same in float64, or the run stops.
+README.md beside this file says what each row is, memory_sides.py what is compared. Before anything is timed, both sides
+compute the same in float64, or the run stops.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import dataclasses
 import functools
 import itertools
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -48,16 +37,26 @@ from common import (
     warm_heap,
     write_results,
 )
+from memory_sides import (
+    CHUNK,
+    EXPANSION,
+    HEADS,
+    Kind,
+    check_same_numbers,
+    difference,
+    initial_weights,
+    ours,
+    peer,
+    tokens,
+    train_step,
+)
 from torch import Tensor, nn
 
 from titan_neuro.errors import TitanNeuroError
-from titan_neuro.ops.neural_memory import MemoryState, init_state, memory_scan
+from titan_neuro.ops.neural_memory import init_state, memory_scan, native
 
-HEADS, CHUNK, EXPANSION, MAX_STEP = 4, 64, 2, 0.01
-TOLERANCE = 1e-10
 STREAM_BATCH = 8
 """Streams side by side where memory is measured: enough that one page more or less does not count."""
-Kind = Literal["memory", "layer"]
 Side = Literal["ours", "exact", "coarse"]
 Shape = tuple[int, int, int]
 """Width, layers of the memory, tokens."""
@@ -88,8 +87,8 @@ class Sizes:
     scaling: tuple[Shape, ...]
     stream: Shape
     short: int = 512
-    short_stream: int = 1_000
-    call_tokens: int = 500
+    short_stream: int = 1_024
+    call_tokens: int = 512
     gpu: tuple[int, int, int] = (33, 4_096, 80_000)
     seconds: float = 2.0
 
@@ -99,7 +98,7 @@ SMALL = Sizes(
     coarse=((128, 1, 512), (384, 1, 512), (128, 2, 512), (384, 2, 512)),
     peak=((128, 2, 512),),
     scaling=((128, 1, 8_192),),
-    stream=(128, 2, 20_000),
+    stream=(128, 2, 20_480),
     seconds=1.0,
 )
 _WIDTHS, _DEPTHS = (128, 256, 384), (1, 2)
@@ -108,170 +107,9 @@ FULL = Sizes(
     coarse=tuple(itertools.product(_WIDTHS, _DEPTHS, (512, 2_048, 8_192))),
     peak=((128, 2, 512), (384, 2, 512)),
     scaling=tuple(itertools.product(_WIDTHS, _DEPTHS, (8_192,))),
-    stream=(128, 2, 1_000_000),
+    stream=(128, 2, 1_000_448),
     seconds=6.0,
 )
-
-
-class SiluMLP(nn.Module):
-    """The paper's memory, in the form that titans-pytorch takes; its own has GELU."""
-
-    def __init__(self, head_dim: int, depth: int) -> None:
-        super().__init__()
-        self.weights = nn.ParameterList(_initial_weights(head_dim, depth))
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer, weight in enumerate(self.weights):
-            x = (F.silu(x) if layer else x) @ weight.mT
-        return x
-
-
-class Memory(nn.Module):
-    """Our memory with the linear maps of its gates; a token's shares are its heads' queries, keys and values alike."""
-
-    def __init__(self, width: int, depth: int, backend: str = "chunked") -> None:
-        super().__init__()
-        self.weights = nn.ParameterList(
-            weight.expand(HEADS, -1, -1).clone() for weight in _initial_weights(width // HEADS, depth)
-        )
-        self.gates = nn.Linear(width, 3 * HEADS)
-        self.maps = nn.ModuleList(nn.Identity() for _ in range(3))
-        self.backend = backend
-
-    def copy_from(self, peer: nn.Module) -> Memory:
-        """Take over the parameters and the maps of a `titans_pytorch.NeuralMemory`."""
-        linears = [gate[0] for gate in (peer.to_decay_factor, peer.to_momentum, peer.to_adaptive_step)]
-        with torch.no_grad():
-            self.gates.weight.copy_(torch.cat([linear.weight for linear in linears]))
-            self.gates.bias.copy_(torch.cat([linear.bias for linear in linears]))
-            for mine, theirs in zip(self.weights, peer.memory_model_parameters, strict=True):
-                mine.copy_(theirs)
-        self.maps = nn.ModuleList(copy.deepcopy(part) for part in (peer.to_queries, peer.to_keys, peer.to_values))
-        return self
-
-    def forward(self, x: Tensor, state: MemoryState | None = None) -> tuple[Tensor, MemoryState]:
-        """``(batch, tokens, width)`` to the same, and the memory after it."""
-        state = init_state(tuple(self.weights), len(x)) if state is None else state
-        streams = (part(x).view(*x.shape[:2], HEADS, -1).transpose(1, 2) for part in self.maps)
-        alpha, eta, theta = self.gates(x).sigmoid().mT.chunk(3, dim=1)
-        y, state = memory_scan(*streams, alpha, eta, MAX_STEP * theta, state, chunk_size=CHUNK, backend=self.backend)
-        return y.transpose(1, 2).flatten(2), state
-
-
-def _initial_weights(head_dim: int, depth: int) -> list[Tensor]:
-    widths = [head_dim] + [EXPANSION * head_dim] * (depth - 1) + [head_dim]
-    return [torch.randn(d_out, d_in) * d_in**-0.5 for d_in, d_out in itertools.pairwise(widths)]
-
-
-def ours(kind: Kind, width: int, depth: int) -> nn.Module:
-    """Our side of a comparison: a module from ``(batch, tokens, width)`` and a state to the same."""
-    if kind == "memory":
-        return Memory(width, depth)
-    # Where only the memory is measured, as on a bare GPU machine, its layer's dependencies need not be there.
-    from titan_neuro.layers.neural_memory import NeuralMemoryConfig
-
-    config = NeuralMemoryConfig(
-        n_heads=HEADS, depth=depth, expansion=EXPANSION, chunk_frames=CHUNK, max_delta_norm=None, backend="chunked"
-    )
-    return config.build(dim=width, tokens_per_frame=1)
-
-
-def peer(kind: Kind, width: int, depth: int, *, is_exact: bool) -> nn.Module:
-    """titans-pytorch's side: its exact mode, which is our mathematics, or the coarser one that it is mostly used in.
-
-    Raises
-    ------
-    BenchmarkError
-        It is not installed.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from titans_pytorch import NeuralMemory
-    except ImportError as error:
-        raise BenchmarkError("titans-pytorch, the peer, is not installed.", "pip install -e '.[dev]'") from error
-    module: nn.Module = NeuralMemory(
-        dim=width,
-        heads=HEADS,
-        dim_head=width // HEADS,
-        chunk_size=1 if is_exact else CHUNK,
-        batch_size=CHUNK,
-        model=SiluMLP(width // HEADS, depth),
-        mem_model_norm_add_residual=False,
-        pre_rmsnorm=kind == "layer",
-        store_memory_loss_fn=lambda prediction, target: (prediction - target).square().sum(-1),
-        default_step_transform_max_lr=MAX_STEP,
-    )
-    if kind == "memory":
-        _without_maps(module)
-        module.to_queries, module.to_keys, module.to_values = (nn.Identity() for _ in range(3))
-    return module
-
-
-def _without_maps(module: nn.Module) -> None:
-    """Leave the heads as they are read: no gate, no map behind them."""
-    module.combine_heads, module.retrieve_gate = nn.Identity(), None
-
-
-def tokens(width: int, n_tokens: int, batch: int = 1) -> Tensor:
-    """Random tokens, small enough for a stable memory."""
-    return torch.randn(batch, n_tokens, width) / 8
-
-
-def train_step(module: nn.Module, x: Tensor) -> None:
-    """Forward and backward, to the parameters and to the tokens."""
-    module.zero_grad(set_to_none=True)
-    y, _ = module(x.detach().requires_grad_())
-    y.square().mean().backward()
-
-
-def check_same_numbers(width: int, depth: int, n_tokens: int = 2 * CHUNK + 22) -> float:
-    """The gate: on the peer's own parameters our memory gives the outputs and gradients of its exact mode.
-
-    Both as they are timed, and with the peer's maps, which make queries, keys and values differ.
-
-    Returns
-    -------
-    float
-        Greatest error, relative to the largest number compared.
-
-    Raises
-    ------
-    BenchmarkError
-        It is above `TOLERANCE`.
-    """
-    torch.manual_seed(0)
-    worst = 0.0
-    for has_maps in (False, True):
-        theirs = peer("memory", width, depth, is_exact=True)
-        if has_maps:
-            theirs.to_queries, theirs.to_keys, theirs.to_values = (nn.Linear(width, width, bias=False) for _ in "qkv")
-        theirs = theirs.double()
-        for weight in theirs.memory_model_parameters:
-            nn.init.normal_(weight, std=weight.shape[-1] ** -0.5)
-        mine = Memory(width, depth).double().copy_from(theirs)
-        x = tokens(width, n_tokens).double()
-        worst = max(worst, _difference(*(_outputs_and_gradients(side, x) for side in (mine, theirs))))
-    if not worst < TOLERANCE:
-        raise BenchmarkError(
-            f"width {width}, L {depth}: outputs and gradients differ from titans-pytorch's by {worst:.1e}, allowed are "
-            f"{TOLERANCE:.0e}. Nothing is timed.",
-            "Is it titans-pytorch 0.5.5? Do the tests in tests/ops/neural_memory pass?",
-        )
-    return worst
-
-
-def _outputs_and_gradients(module: nn.Module, x: Tensor) -> list[Tensor]:
-    x = x.detach().requires_grad_()
-    y, _ = module(x)
-    weights = getattr(module, "memory_model_parameters", None) or module.weights
-    return [y, *torch.autograd.grad(y.square().mean(), [x, *weights])]
-
-
-def _difference(mine: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
-    pairs = zip(mine, theirs, strict=True)
-    # A NaN has to come out as one: `max` of Python would lose it.
-    return torch.stack([(a - b).abs().max() / b.abs().max() for a, b in pairs]).max().item()
 
 
 def _case(kind: Kind, width: int, depth: int, n_tokens: int) -> str:
@@ -296,6 +134,19 @@ def against_peer(shapes: Sequence[Shape], side: Side, seconds: float) -> Iterato
         yield Result(
             row=side, case=_case(kind, width, depth, n_tokens), found=ratio, details=found, **_demand(kind, reach, aim)
         )
+
+
+def compiled(shapes: Sequence[Shape], seconds: float) -> Iterator[Result]:
+    """Row `native`: time of the dual form in calls of torch over that of the compiled one."""
+    for width, depth, n_tokens in shapes if native.IS_COMPILED else ():
+        torch.manual_seed(0)
+        x = tokens(width, n_tokens)
+        sides = {
+            name: functools.partial(train_step, ours("memory", width, depth, name), x) for name in ("native", "chunked")
+        }
+        found = alternate(sides, seconds=seconds)
+        ratio = found["chunked"]["min_s"] / found["native"]["min_s"]
+        yield Result(row="native", case=_case("memory", width, depth, n_tokens), found=ratio, details=found)
 
 
 def training_peak_bytes(side: Side, kind: Kind, width: int, depth: int, n_tokens: int) -> int:
@@ -343,16 +194,25 @@ def feed(module: nn.Module, width: int, n_tokens: int, call_tokens: int, state: 
     return state
 
 
-def stream_bytes(kind: Kind, width: int, depth: int, n_tokens: int, call_tokens: int) -> dict[str, int]:
-    """Peak memory of a stream, and what its state keeps alive; for a process of its own."""
+def stream_bytes(
+    kind: Kind, width: int, depth: int, n_tokens: int, call_tokens: int, n_streams: int = 1
+) -> dict[str, int]:
+    """Peak memory of streams, one after the other, and what the last's state keeps alive; for a process of its own."""
     use_one_thread()
     torch.manual_seed(0)
     module = ours(kind, width, depth)
     feed(module, width, 4 * call_tokens, call_tokens, batch=STREAM_BATCH)
-    last: list[Any] = []
-    peak = peak_growth_bytes(lambda: last.append(feed(module, width, n_tokens, call_tokens, batch=STREAM_BATCH)))
+    state: Any = None
+
+    def stream() -> None:
+        nonlocal state
+        for _ in range(n_streams):
+            state = None
+            state = feed(module, width, n_tokens, call_tokens, batch=STREAM_BATCH)
+
+    peak = peak_growth_bytes(stream)
     # In an open chunk the state holds a reference more: compare where no chunk is open.
-    state = feed(module, width, -n_tokens % CHUNK, CHUNK, last.pop(), batch=STREAM_BATCH)
+    state = feed(module, width, -n_tokens % CHUNK, CHUNK, state, batch=STREAM_BATCH)
     return {"peak_bytes": peak, "state_bytes": sum(_storages(state).values())}
 
 
@@ -366,23 +226,27 @@ def _storages(state: Any) -> dict[int, int]:
     return {place: n_bytes for part in parts for place, n_bytes in _storages(part).items()}
 
 
-def stream_memory(shape: Shape, short: int, call_tokens: int) -> Iterator[Result]:
-    """Row `stream`: memory of a long stream over that of a short one."""
+def stream_memory(shape: Shape, short: int, call_tokens: int, n_processes: int = 3) -> Iterator[Result]:
+    """Row `stream`: memory of a long stream over that of a short one; the least of some processes, which differ."""
     width, depth, n_tokens = shape
     for kind in ("memory", "layer"):
-        options = {"kind": kind, "width": width, "depth": depth, "call_tokens": call_tokens}
-        late, early = (
-            in_fresh_process(stream_bytes, environment=UNPOOLED_HEAP, n_tokens=n, **options) for n in (n_tokens, short)
-        )
+        options: dict[str, Any] = {"kind": kind, "width": width, "depth": depth, "call_tokens": call_tokens}
+        # Short streams over and over, until the heap has settled as far as it does in a long one.
+        lengths = {"late": (n_tokens, 1), "early": (short, max(1, min(n_tokens, 20_480) // short))}
+        found: dict[str, list[dict[str, int]]] = {name: [] for name in lengths}
+        for _, (name, (n, n_streams)) in itertools.product(range(n_processes), lengths.items()):
+            options |= {"n_tokens": n, "n_streams": n_streams}
+            found[name].append(in_fresh_process(stream_bytes, environment=UNPOOLED_HEAP, **options))
         for name in ("peak", "state"):
+            late, early = (min(bytes_[f"{name}_bytes"] for bytes_ in found[when]) for when in ("late", "early"))
             yield Result(
                 row="stream",
                 case=f"{name} memory, {_case(kind, width, depth, n_tokens)} over T {short:,}",
-                found=late[f"{name}_bytes"] / early[f"{name}_bytes"],
+                found=late / early,
                 reach=1.0,
                 is_lower_better=True,
                 note=f"{STREAM_BATCH} items, calls of {call_tokens} tokens",
-                details={"late": late, "early": early},
+                details=found,
             )
 
 
@@ -434,7 +298,7 @@ def multiply_adds(width: int, depth: int, n_tokens: int) -> float:
     to read from both, and ``C (d_in + d_out)`` per layer for the products inside a chunk. Backward takes each product
     twice. Not counted: gates, what is computed again, and that half of a chunk's square lies above the diagonal.
     """
-    shapes = [weight.shape for weight in _initial_weights(width // HEADS, depth)]
+    shapes = [weight.shape for weight in initial_weights(width // HEADS, depth)]
     products = [d_out * d_in for d_out, d_in in shapes]
     forward = 5 * sum(products) + sum(products[1:]) + CHUNK * sum(d_out + d_in for d_out, d_in in shapes)
     return 3 * forward * HEADS * n_tokens
@@ -454,7 +318,7 @@ def gpu(sizes: tuple[int, int, int], seconds: float, width: int = 384, depth: in
         return
     torch.manual_seed(0)
     sides = {name: _GpuScan(width, depth, batch, n_tokens, name) for name in ("triton", "chunked")}
-    error = _difference([sides["triton"].outputs().float()], [sides["chunked"].outputs().float()])
+    error = difference([sides["triton"].outputs().float()], [sides["chunked"].outputs().float()])
     if not error < 0.02:
         raise BenchmarkError(f"triton and chunked differ by {error:.1e} in bf16, allowed are 2e-2. Nothing is timed.")
     found = alternate(sides, seconds=seconds, min_rounds=10, clock=cuda_seconds)
@@ -492,7 +356,7 @@ class _GpuScan:
         # Steps that keep a chunk's gradients, all taken at one reference, from adding up to more than the error.
         gates = (0.1 * alpha, 0.9 * eta, theta * (1 - 0.9 * eta) / (2 * CHUNK))
         self.streams = [part.to(device, torch.bfloat16).requires_grad_() for part in (*unit, *gates)]
-        weights = (weight.expand(HEADS, -1, -1).to(device) for weight in _initial_weights(width // HEADS, depth))
+        weights = (weight.expand(HEADS, -1, -1).to(device) for weight in initial_weights(width // HEADS, depth))
         self.weights = tuple(weight.clone().requires_grad_() for weight in weights)
 
     def _scan(self) -> Tensor:
@@ -514,6 +378,7 @@ def measurements(sizes: Sizes) -> dict[str, Callable[[], Iterator[Result]]]:
     return {
         "exact": lambda: against_peer(sizes.exact, "exact", sizes.seconds),
         "coarse": lambda: against_peer(sizes.coarse, "coarse", sizes.seconds),
+        "native": lambda: compiled(sizes.coarse, sizes.seconds),
         "peak": lambda: peaks(sizes.peak),
         "scaling": lambda: scaling(sizes.scaling, sizes.short, sizes.seconds),
         "stream": lambda: stream_memory(sizes.stream, sizes.short_stream, sizes.call_tokens),
@@ -555,6 +420,7 @@ def main(argv: Sequence[str] | None = None, sizes: Sizes | None = None) -> int:
         how = {
             "how": f"one thread, processor time, float32, C {CHUNK}, {HEADS} heads, expansion {EXPANSION}, no clamp; "
             "sides in turns, garbage collection off, heap warmed; ratios of minima, above 1 in our favour",
+            "backend": "native" if native.IS_COMPILED else "chunked",
             "gate": errors,
         }
         write_results(arguments.output, "Speed and memory of the neural memory", results, facts | how)

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import common
+import memory_sides
 import memory_speed
 import pytest
 import torch
@@ -58,8 +59,8 @@ def test_a_stream_is_measured_in_a_process_of_its_own() -> None:
 def test_nothing_is_timed_when_the_numbers_differ(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    forward = memory_speed.Memory.forward
-    monkeypatch.setattr(memory_speed.Memory, "forward", lambda *given: (forward(*given)[0] * (1 + 1e-8), None))
+    forward = memory_sides.Memory.forward
+    monkeypatch.setattr(memory_sides.Memory, "forward", lambda *given: (forward(*given)[0] * (1 + 1e-8), None))
     assert memory_speed.main(["--rows", "exact", "--output", str(tmp_path / "found.json")], TINY) != 0
     assert "Nothing is timed" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -68,7 +69,7 @@ def test_nothing_is_timed_when_the_numbers_differ(
 def test_a_missing_peer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "titans_pytorch", None)
     with pytest.raises(common.BenchmarkError, match=r"pip install -e '\.\[dev\]'"):
-        memory_speed.peer("memory", 16, 1, is_exact=True)
+        memory_sides.peer("memory", 16, 1, is_exact=True)
 
 
 def test_the_gpu_is_not_timed_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

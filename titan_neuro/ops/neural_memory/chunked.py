@@ -27,8 +27,11 @@ def chunked_scan(
     tokens: Tokens, state: MemoryState, chunk_size: int, max_delta_norm: float | None, *, is_native: bool = False
 ) -> tuple[Float[Tensor, "batch heads tokens value_dim"], MemoryState]:
     """Read and write the memory chunk by chunk; see `memory_scan` for the arguments."""
-    memory = [torch.stack(pair, dim=2).flatten(0, 1).mT for pair in zip(state.weights, state.momentum, strict=True)]
-    reference = [weight.flatten(0, 1).mT for weight in state.reference] if state.position else []
+    memory = [torch.stack(pair, dim=2).flatten(0, 1) for pair in zip(state.weights, state.momentum, strict=True)]
+    reference = [weight.flatten(0, 1) for weight in state.reference] if state.position else []
+    if not is_native:
+        # Input by output, as `Block` has them; the compiled code turns them on its own way in.
+        memory, reference = ([part.mT for part in parts] for parts in (memory, reference))
     position = state.position
     outputs = []
     pieces = _pieces(tokens.n_tokens, position, chunk_size)
@@ -41,15 +44,13 @@ def chunked_scan(
         position = (position + n_chunks * length) % chunk_size
         # A chunk that stays open goes on with the weights it began with.
         reference = start if position else []
-    weights, momentum = zip(*(_unflatten(part, state).unbind(2) for part in memory), strict=True)
-    open_reference = tuple(_unflatten(part, state) for part in reference) or weights
+    if not is_native:
+        memory, reference = ([part.mT.contiguous() for part in parts] for parts in (memory, reference))
+    groups = state.weights[0].shape[:2]
+    weights, momentum = zip(*(part.reshape(*groups, *part.shape[1:]).unbind(2) for part in memory), strict=True)
+    open_reference = tuple(part.reshape(*groups, *part.shape[1:]) for part in reference) or weights
     output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
     return output, MemoryState(weights, momentum, open_reference, position)
-
-
-def _unflatten(part: Tensor, state: MemoryState) -> Tensor:
-    transposed = part.mT.contiguous()
-    return transposed.view(*state.weights[0].shape[:2], *transposed.shape[1:])
 
 
 def _pieces(n_tokens: int, position: int, chunk_size: int) -> list[tuple[int, int]]:

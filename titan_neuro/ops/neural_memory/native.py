@@ -9,6 +9,7 @@ import ctypes
 import functools
 import importlib.util
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,6 +35,12 @@ class _Streams(ctypes.Structure):
     @classmethod
     def of(cls, tensor: Tensor) -> _Streams:
         return cls(tensor.data_ptr(), *tensor.stride()[:3])
+
+
+@functools.cache
+def _array_type(of: type[Any], size: int) -> type[ctypes.Array[Any]]:
+    array_type: type[ctypes.Array[Any]] = of * size
+    return array_type
 
 
 _TOKENS = ("queries", "keys", "values", "alpha", "eta", "theta")
@@ -64,8 +71,8 @@ class _Call(ctypes.Structure):
         length: int,
         max_delta_norm: float | None,
     ) -> _Call:
-        """A call without its tensors, for a memory of layers ``(groups, 2, d_in, d_out)``."""
-        widths = [memory[0][2], *(shape[3] for shape in memory)]
+        """A call without its tensors, for a memory of layers ``(groups, 2, d_out, d_in)``."""
+        widths = [memory[0][3], *(shape[2] for shape in memory)]
         return cls(
             *queries.shape[:2],
             queries.shape[2] // length,
@@ -75,7 +82,7 @@ class _Call(ctypes.Structure):
             dtype == torch.float64,
             fastest_instruction_set(),
             max_delta_norm or 0.0,
-            (ctypes.c_int64 * len(widths))(*widths),
+            _array_type(ctypes.c_int64, len(widths))(*widths),
         )
 
     def put(self, **tensors: Tensor | Sequence[Tensor]) -> None:
@@ -84,7 +91,7 @@ class _Call(ctypes.Structure):
             if isinstance(value, Tensor):
                 setattr(self, name, value.data_ptr() if name == "trace" else _Streams.of(value))
             elif value:
-                setattr(self, name, (ctypes.c_void_p * len(value))(*(part.data_ptr() for part in value)))
+                setattr(self, name, _array_type(ctypes.c_void_p, len(value))(*(part.data_ptr() for part in value)))
 
 
 @functools.cache

@@ -248,24 +248,26 @@ private:
         transpose(from, tokens, n_features, length, stream.at, stream.stride, sign);
     }
 
-    // Unpadded memory of one group to a padded one, and back.
-    void copy_in(void* const* memory, int64_t group, T* to, int parts) const {
+    // A group's memory, or (one part) its reference, as the state has it, output by input, to ours and back.
+    void copy_in(void* const* memory, int64_t group, T* to, int64_t n_parts) const {
         for (int64_t layer = 0; layer < depth; ++layer) {
-            const int64_t rows = parts * layout.in[layer], out = layout.out[layer], columns = layout.columns[layer];
-            const T* from = static_cast<const T*>(memory[layer]) + group * rows * out;
-            T* target = to + layout.weights[layer] / (2 / parts);
-            for (int64_t row = 0; row < rows; ++row) {
-                std::copy_n(from + row * out, out, target + row * columns);
-                std::fill_n(target + row * columns + out, columns - out, T(0));
+            const int64_t in = layout.in[layer], out = layout.out[layer], columns = layout.columns[layer];
+            const T* from = static_cast<const T*>(memory[layer]) + group * n_parts * in * out;
+            T* target = to + layout.weights[layer] * n_parts / 2;
+            for (int64_t part = 0; part < n_parts; ++part, from += in * out, target += in * columns) {
+                transpose(from, in, out, in, target, columns);
+                for (int64_t i = 0; i < in; ++i) std::fill(target + i * columns + out, target + (i + 1) * columns, T(0));
             }
         }
     }
-    void copy_out(const T* from, int64_t group, void* const* memory, int parts) const {
+    void copy_out(const T* from, int64_t group, void* const* memory, int64_t n_parts) const {
         for (int64_t layer = 0; layer < depth; ++layer) {
-            const int64_t rows = parts * layout.in[layer], out = layout.out[layer], columns = layout.columns[layer];
-            T* to = static_cast<T*>(memory[layer]) + group * rows * out;
-            const T* source = from + layout.weights[layer] / (2 / parts);
-            for (int64_t row = 0; row < rows; ++row) std::copy_n(source + row * columns, out, to + row * out);
+            const int64_t in = layout.in[layer], out = layout.out[layer], columns = layout.columns[layer];
+            T* to = static_cast<T*>(memory[layer]) + group * n_parts * in * out;
+            const T* source = from + layout.weights[layer] * n_parts / 2;
+            for (int64_t part = 0; part < n_parts; ++part, to += in * out, source += in * columns) {
+                transpose(source, columns, in, out, to, in);
+            }
         }
     }
 

@@ -25,7 +25,7 @@ struct Streams {
     int64_t item_stride, head_stride, token_stride;
 };
 
-// All that a scan is given; native.py has the same. Memories are (items * heads, 2, d_in, d_out) by layer, references
+// All that a scan is given; native.py has the same. Memories are (items * heads, 2, d_out, d_in) by layer, references
 // without the 2, contiguous; the trace is (items * heads, chunks, trace size).
 struct Call {
     int64_t items, heads, n_chunks, length, depth, n_threads, is_double, instruction_set;
