@@ -3,18 +3,21 @@
 ``python benchmarks/memory_tasks.py`` trains every model on one task with one seed, in minutes; ``--full`` makes the
 whole table. Models differ in how tokens are brought together, in nothing else: the same embedding, width, feed-forward
 part and training. A window sees 8 tokens; what is asked for lies at least 16 back, beyond the window Transformer's two
-layers too. "Frozen" is the same trained model, asked once more with nothing written into its memory.
+layers too. "Frozen" is the same trained model, asked once more with nothing written into its memory; "spared" the same
+with nothing written, and nothing forgotten, at the tokens that nobody will ask for: what it then answers and does not
+answer otherwise, it had learned and lost.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import math
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -23,7 +26,7 @@ from common import ROOT, provenance, use_one_thread
 from torch import Tensor, nn
 
 from titan_neuro.files import write_json, write_text
-from titan_neuro.layers import FeedForward, NeuralMemoryConfig, WindowAttention
+from titan_neuro.layers import FeedForward, NeuralMemory, NeuralMemoryConfig, WindowAttention
 from titan_neuro.models import LMMConfig, MACConfig, MAGConfig, MALConfig, TitansLMConfig
 
 N_SYMBOLS, N_KEYS = 16, 16
@@ -154,7 +157,8 @@ def run(trial: Trial) -> dict[str, object]:
     Returns
     -------
     dict
-        The trial, ``accuracy`` by length, ``frozen`` (the same with a frozen memory), ``n_parameters`` and ``cpu_s``.
+        The trial, ``accuracy`` by length, ``frozen`` and ``spared`` (the same with a frozen memory, and with filler
+        left out of it), ``n_parameters`` and ``cpu_s``.
     """
     use_one_thread()
     torch.manual_seed(trial.seed)
@@ -177,6 +181,7 @@ def run(trial: Trial) -> dict[str, object]:
         **dataclasses.asdict(trial),
         "accuracy": {str(factor): accuracy(model, make, factor * TRAINING_LENGTH) for factor in LENGTHS},
         "frozen": {str(factor): accuracy(model, make, factor * TRAINING_LENGTH, frozen=True) for factor in LENGTHS},
+        "spared": {str(factor): accuracy(model, make, factor * TRAINING_LENGTH, spared=True) for factor in LENGTHS},
         "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "cpu_s": round(time.process_time() - start, 1),
     }
@@ -187,22 +192,64 @@ def _rate(step: int, n_steps: int) -> float:
 
 
 @torch.inference_mode()
-def accuracy(model: nn.Module, make: Callable[..., Batch], length: int, *, frozen: bool = False) -> float:
+def accuracy(
+    model: nn.Module, make: Callable[..., Batch], length: int, *, frozen: bool = False, spared: bool = False
+) -> float:
     """Share of right answers, on sequences that no training saw."""
     generator, n_right, n_asked = torch.Generator().manual_seed(10_000), 0, 0
     for _ in range(N_EVALUATED // BATCH_SIZE):
         ids, targets = make(generator, BATCH_SIZE, length)
         is_asked = targets != IGNORED
-        answers = model(ids, memory_frozen=frozen)[0].argmax(-1)
+        with closed_gates(model, is_filler(ids, targets)) if spared else contextlib.nullcontext():
+            answers = model(ids, memory_frozen=frozen)[0].argmax(-1)
         n_right += int((answers == targets)[is_asked].sum())
         n_asked += int(is_asked.sum())
     return n_right / n_asked
 
 
+def is_filler(ids: Tensor, targets: Tensor) -> Tensor:
+    """Tokens that nobody asks for: no question, and not where it was told, the answer behind, or the token after it."""
+    is_question = targets != IGNORED
+    questions = ids[is_question].view(len(ids), 1, -1)
+    told = (ids.unsqueeze(-1) == questions).any(-1) & ~is_question
+    near = told.clone()
+    near[:, 1:] |= told[:, :-1]
+    near[:, 2:] |= told[:, :-2]
+    return ~(near | is_question)
+
+
+@contextlib.contextmanager
+def closed_gates(model: nn.Module, places: Tensor) -> Iterator[None]:
+    """At `places`, ``(batch, tokens)`` of one stream, no memory of the model forgets or takes a step."""
+    memories = [module for module in model.modules() if isinstance(module, NeuralMemory)]
+    if memories and isinstance(model.backbone.config, MALConfig):
+        # This one's memory is told its persistent tokens first.
+        places = F.pad(places, (model.backbone.config.n_persistent, 0))
+    hooks = [memory.gates.register_forward_hook(_close_gates(places)) for memory in memories]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _close_gates(places: Tensor) -> Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]:
+    position = 0
+
+    def close(_: nn.Module, __: tuple[Tensor], logits: Tensor) -> Tensor:
+        nonlocal position
+        shut = places[:, position : position + logits.shape[1]].unsqueeze(-1)
+        position += logits.shape[1]
+        alpha, eta, theta = logits.chunk(3, dim=-1)
+        return torch.cat([alpha.masked_fill(shut, -torch.inf), eta, theta.masked_fill(shut, -torch.inf)], dim=-1)
+
+    return close
+
+
 def table(results: list[dict]) -> str:
     """Mean accuracy over the seeds, the least in brackets; bold where every seed solves it."""
     columns = [(name, "accuracy", name) for name in MODELS]
-    columns += [(name, "frozen", f"{name} frozen") for name in WITH_MEMORY]
+    columns += [(name, kind, f"{name} {kind}") for kind in ("frozen", "spared") for name in WITH_MEMORY]
     lines = [["task", "length", *(title for _, _, title in columns)]]
     for task in dict.fromkeys(result["task"] for result in results):
         for factor in map(str, LENGTHS):

@@ -25,6 +25,40 @@ def test_what_is_asked_for_was_told_once_and_far_back(task, length):
         assert place - (int(told) + 1) >= memory_tasks.DISTANCE
 
 
+def test_filler_is_what_nobody_asks_for(task):
+    ids, targets = task(torch.Generator().manual_seed(0), 16, 192)
+    is_filler, is_asked = memory_tasks.is_filler(ids, targets), targets != memory_tasks.IGNORED
+    assert is_filler.float().mean() > 0.5
+    assert not (is_filler & is_asked).any()
+    for item, place in is_asked.nonzero().tolist():
+        told = int((ids[item, :place] == ids[item, place]).nonzero())
+        assert not is_filler[item, told : told + 2].any()
+
+
+@pytest.mark.parametrize("name", memory_tasks.WITH_MEMORY)
+def test_closed_gates_leave_the_memory_alone(name):
+    torch.manual_seed(0)
+    model = memory_tasks.build(name)
+    ids = torch.randint(memory_tasks.N_SYMBOLS, (2, 40))
+
+    def weights(places, ids=ids):
+        with torch.no_grad(), memory_tasks.closed_gates(model, places):
+            state = model(ids)[1].blocks[0].memory.memory
+        return state.weights
+
+    nowhere = torch.zeros_like(ids, dtype=torch.bool)
+    written, unwritten = (
+        (weights(places)[0] - weights(places, ids.flip(1))[0]).abs().max() for places in (nowhere, ~nowhere)
+    )
+    # What MAL's persistent tokens set in motion goes on, and how fast it fades depends on the tokens.
+    assert unwritten <= (0.05 * written if name == "MAL" else 0)
+    once = nowhere.clone()
+    once[1, 20] = True
+    one, other = weights(nowhere)[0], weights(once)[0]
+    assert torch.equal(one[0], other[0])
+    assert not torch.equal(one[1], other[1])
+
+
 def test_no_window_reaches_that_far():
     torch.manual_seed(0)
     model = memory_tasks.build(memory_tasks.WINDOW_MODEL).double()
