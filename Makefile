@@ -36,6 +36,7 @@ test-slow: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror titan_neuro/ops/neural_memory/cpp/*
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

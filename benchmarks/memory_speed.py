@@ -201,7 +201,7 @@ def stream_bytes(
     use_one_thread()
     torch.manual_seed(0)
     module = ours(kind, width, depth)
-    feed(module, width, 4 * call_tokens, call_tokens, batch=STREAM_BATCH)
+    feed(module, width, 64 * call_tokens, call_tokens, batch=STREAM_BATCH)
     state: Any = None
 
     def stream() -> None:
@@ -226,13 +226,13 @@ def _storages(state: Any) -> dict[int, int]:
     return {place: n_bytes for part in parts for place, n_bytes in _storages(part).items()}
 
 
-def stream_memory(shape: Shape, short: int, call_tokens: int, n_processes: int = 3) -> Iterator[Result]:
+def stream_memory(shape: Shape, short: int, call_tokens: int, n_processes: int = 2) -> Iterator[Result]:
     """Row `stream`: memory of a long stream over that of a short one; the least of some processes, which differ."""
     width, depth, n_tokens = shape
     for kind in ("memory", "layer"):
         options: dict[str, Any] = {"kind": kind, "width": width, "depth": depth, "call_tokens": call_tokens}
-        # Short streams over and over, until the heap has settled as far as it does in a long one.
-        lengths = {"late": (n_tokens, 1), "early": (short, max(1, min(n_tokens, 20_480) // short))}
+        # Short streams over and over: the greatest of as many calls, since calls differ by a percent.
+        lengths = {"late": (n_tokens, 1), "early": (short, max(1, n_tokens // short))}
         found: dict[str, list[dict[str, int]]] = {name: [] for name in lengths}
         for _, (name, (n, n_streams)) in itertools.product(range(n_processes), lengths.items()):
             options |= {"n_tokens": n, "n_streams": n_streams}

@@ -60,8 +60,8 @@ struct Gates {
 
     Gates(const Layout& layout, Arena<T>& arena) : length(layout.length), tokens(layout.tokens) {
         for (T** vector :
-             {&keep, &eta, &theta, &kept, &carried, &into_weights, &into_momentum, &by_kept, &by_carried, &by_into_weights,
-              &by_into_momentum, &by_alpha, &by_eta, &by_theta}) {
+             {&keep, &eta, &theta, &kept, &carried, &into_weights, &into_momentum, &by_kept, &by_carried,
+              &by_into_weights, &by_into_momentum, &by_alpha, &by_eta, &by_theta}) {
             *vector = arena.take(tokens);
         }
         for (T** square : {&in_momentum, &in_weights, &token, &by_token, &rows, &momentum_rows}) {
@@ -180,7 +180,12 @@ template <class T>
 class Head {
 public:
     Head(const Call& call, const Layout& layout, bool is_backward)
-        : call(call), layout(layout), depth(layout.depth), length(layout.length), tokens(layout.tokens), gates(layout, arena) {
+        : call(call),
+          layout(layout),
+          depth(layout.depth),
+          length(layout.length),
+          tokens(layout.tokens),
+          gates(layout, arena) {
         int64_t widest = length;
         reference.resize(depth);
         by_reference.resize(depth);
@@ -256,7 +261,8 @@ private:
             T* target = to + layout.weights[layer] * n_parts / 2;
             for (int64_t part = 0; part < n_parts; ++part, from += in * out, target += in * columns) {
                 transpose(from, in, out, in, target, columns);
-                for (int64_t i = 0; i < in; ++i) std::fill(target + i * columns + out, target + (i + 1) * columns, T(0));
+                for (int64_t i = 0; i < in; ++i)
+                    std::fill(target + i * columns + out, target + (i + 1) * columns, T(0));
             }
         }
     }
@@ -290,15 +296,15 @@ private:
         multiply(layout.in[layer], layout.columns[layer], products, weight, layout.columns[layer], Put::add);
     }
 
-    // delta = error, shortened to max_delta_norm; norms become norms of at least that.
+    // delta = error, each token's shortened to max_delta_norm.
     void shorten(int64_t layer) {
         if (call.max_delta_norm <= 0) return;
         const T longest = static_cast<T>(call.max_delta_norm);
-        sum_squares(layer);
+        find_norms(layer);
         for (int64_t t = 0; t < tokens; ++t) lost[t] = longest / (norms[t] < longest ? longest : norms[t]);
         scale_tokens(error[layer], lost, layout.out[layer], tokens, delta[layer]);
     }
-    void sum_squares(int64_t layer) {
+    void find_norms(int64_t layer) {
         std::fill_n(norms, tokens, T(0));
         add_products(error[layer], error[layer], layout.out[layer], tokens, T(1), norms);
         for (int64_t t = 0; t < tokens; ++t) norms[t] = std::sqrt(norms[t]);
@@ -308,11 +314,11 @@ private:
         if (call.max_delta_norm <= 0) return;
         const T longest = static_cast<T>(call.max_delta_norm);
         T* gradient = minus_by_delta[layer];
-        sum_squares(layer);
+        find_norms(layer);
         std::fill_n(lost, tokens, T(0));
         add_products(gradient, error[layer], layout.out[layer], tokens, T(1), lost);
         for (int64_t t = 0; t < tokens; ++t) {
-            lost[t] = norms[t] > longest ? lost[t] / (norms[t] * norms[t]) : (norms[t] <= longest ? T(0) : norms[t]);
+            lost[t] = norms[t] > longest ? lost[t] / (norms[t] * norms[t]) : T(0);
             norms[t] = longest / (norms[t] < longest ? longest : norms[t]);
         }
         for (int64_t f = 0; f < layout.out[layer]; ++f) {
@@ -338,7 +344,8 @@ void Head<T>::forward(int64_t group) {
     if (own_reference) copy_in(call.reference, group, own_reference, 1);
     for (int64_t chunk = 0; chunk < call.n_chunks; ++chunk) {
         for (int64_t layer = 0; layer < depth; ++layer) {
-            reference[layer] = own_reference && chunk == 0 ? own_reference + layout.weights[layer] / 2 : weights(trace, layer);
+            reference[layer] =
+                own_reference && chunk == 0 ? own_reference + layout.weights[layer] / 2 : weights(trace, layer);
         }
         const bool is_last = chunk + 1 == call.n_chunks;
         T* const after = call.trace && !is_last ? trace + layout.trace_size : memory;
@@ -386,7 +393,8 @@ void Head<T>::write(int64_t group, int64_t chunk, T* trace, T* after) {
         const int64_t size = layout.layer_size(layer);
         const T *w = weights(trace, layer), *s = momentum(trace, layer);
         T *w_after = weights(after, layer), *s_after = momentum(after, layer);
-        const T w_to_w = gates.weights_to_weights, s_to_w = gates.momentum_to_weights, s_to_s = gates.momentum_to_momentum;
+        const T w_to_w = gates.weights_to_weights, s_to_w = gates.momentum_to_weights,
+                s_to_s = gates.momentum_to_momentum;
         for_vectors<T>(size, [=](int64_t i) {
             const auto momentum = load(s + i);
             store(w_after + i, w_to_w * load(w + i) + s_to_w * momentum);
@@ -406,19 +414,22 @@ void Head<T>::read(int64_t group, int64_t chunk, T* trace) {
         const int64_t in = layout.in[layer], out = layout.out[layer];
         const bool is_last = layer + 1 == depth;
         T* score = trace + layout.score[layer];
-        multiply(length, tokens, {Product<T>{given[layer], 1, tokens, asked[layer], tokens, in}}, score, tokens, Put::set, true);
+        multiply(
+            length, tokens, {Product<T>{given[layer], 1, tokens, asked[layer], tokens, in}}, score, tokens, Put::set,
+            true
+        );
         T *minus_shares = scores, *token = gates.token;
-        for_vectors<T>(length * tokens, [=](int64_t i) { store(minus_shares + i, -load(score + i) * load(token + i)); });
+        for_vectors<T>(length * tokens, [=](int64_t i) {
+            store(minus_shares + i, -load(score + i) * load(token + i));
+        });
         scale_tokens(asked[layer], gates.kept, in, tokens, plane_a);
         scale_tokens(asked[layer], gates.carried, in, tokens, plane_b);
         T* result = is_last ? plane_c : trace + layout.read[layer + 1];
         multiply(
-            out,
-            tokens,
+            out, tokens,
             {through(weights(trace, layer), layer, plane_a), through(momentum(trace, layer), layer, plane_b),
              Product<T>{delta[layer], tokens, 1, minus_shares, tokens, length, Terms::up_to_column}},
-            result,
-            tokens
+            result, tokens
         );
         if (!is_last) silu(result, out * tokens, asked[layer + 1]);
     }
@@ -484,7 +495,10 @@ void Head<T>::read_backward(int64_t group, int64_t chunk, T* trace) {
         const T *score = trace + layout.score[layer], *x = asked[layer];
         transpose(by_result, tokens, out, length, by_result_rows[layer], layout.columns[layer]);
         // (i, t): minus the gradient by what token i's delta is multiplied by, and by its product with the query.
-        multiply(length, tokens, {Product<T>{delta[layer], 1, tokens, by_result, tokens, out}}, scores, tokens, Put::set, true);
+        multiply(
+            length, tokens, {Product<T>{delta[layer], 1, tokens, by_result, tokens, out}}, scores, tokens, Put::set,
+            true
+        );
         T *token = gates.token, *by_token = gates.by_token, *minus_by_score = scores, *shares = square_a;
         for_vectors<T>(length * tokens, [=](int64_t i) {
             const auto minus_by_share = load(minus_by_score + i), product = load(score + i), part = load(token + i);
@@ -494,17 +508,19 @@ void Head<T>::read_backward(int64_t group, int64_t chunk, T* trace) {
         });
         transpose(square_a, tokens, length, length, square_b, tokens);
         multiply(
-            out, tokens, {Product<T>{by_result, tokens, 1, square_b, tokens, length, Terms::from_column}}, minus_by_delta[layer],
-            tokens
+            out, tokens, {Product<T>{by_result, tokens, 1, square_b, tokens, length, Terms::from_column}},
+            minus_by_delta[layer], tokens
         );
         transpose(scores, tokens, length, length, square_b, tokens);
         multiply(
-            in, tokens, {Product<T>{x, tokens, 1, square_b, tokens, length, Terms::from_column}}, minus_by_given[layer], tokens
+            in, tokens, {Product<T>{x, tokens, 1, square_b, tokens, length, Terms::from_column}}, minus_by_given[layer],
+            tokens
         );
         multiply(in, tokens, {back_through(weights(trace, layer), layer, by_result)}, by_kept, tokens);
         multiply(in, tokens, {back_through(momentum(trace, layer), layer, by_result)}, by_carried, tokens);
         multiply(
-            in, tokens, {Product<T>{given[layer], tokens, 1, scores, tokens, length, Terms::up_to_column}}, by_asked, tokens
+            in, tokens, {Product<T>{given[layer], tokens, 1, scores, tokens, length, Terms::up_to_column}}, by_asked,
+            tokens
         );
         add_products(x, by_kept, in, tokens, T(1), gates.by_kept);
         add_products(x, by_carried, in, tokens, T(1), gates.by_carried);
@@ -514,7 +530,8 @@ void Head<T>::read_backward(int64_t group, int64_t chunk, T* trace) {
             const T *kept = gates.kept, *carried = gates.carried;
             T *from_kept = by_kept + f * tokens, *from_carried = by_carried + f * tokens, *to = by_asked + f * tokens;
             for_vectors<T>(tokens, [=](int64_t t) {
-                const auto from_start = load(kept + t) * load(from_kept + t) + load(carried + t) * load(from_carried + t);
+                const auto from_start =
+                    load(kept + t) * load(from_kept + t) + load(carried + t) * load(from_carried + t);
                 store(to + t, from_start - load(to + t));
             });
         }
@@ -536,7 +553,8 @@ void Head<T>::write_backward(int64_t group, int64_t chunk, T* trace) {
         scale_tokens(a, gates.into_weights, in, tokens, plane_a);
         scale_tokens(a, gates.into_momentum, in, tokens, plane_b);
         multiply(
-            out, tokens, {through(by_w, layer, plane_a), through(by_s, layer, plane_b)}, minus_by_delta[layer], tokens, Put::add
+            out, tokens, {through(by_w, layer, plane_a), through(by_s, layer, plane_b)}, minus_by_delta[layer], tokens,
+            Put::add
         );
         multiply(in, tokens, {back_through(by_w, layer, delta[layer])}, by_weights_part, tokens);
         multiply(in, tokens, {back_through(by_s, layer, delta[layer])}, by_momentum_part, tokens);
@@ -554,7 +572,8 @@ void Head<T>::write_backward(int64_t group, int64_t chunk, T* trace) {
         gates.by_weights_to_weights += dot(by_w, w, size);
         gates.by_momentum_to_weights += dot(by_w, s, size);
         gates.by_momentum_to_momentum += dot(by_s, s, size);
-        const T w_to_w = gates.weights_to_weights, s_to_w = gates.momentum_to_weights, s_to_s = gates.momentum_to_momentum;
+        const T w_to_w = gates.weights_to_weights, s_to_w = gates.momentum_to_weights,
+                s_to_s = gates.momentum_to_momentum;
         for_vectors<T>(size, [=](int64_t i) {
             const auto gradient = load(by_w + i);
             store(by_s + i, s_to_w * gradient + s_to_s * load(by_s + i));
@@ -578,20 +597,23 @@ void Head<T>::write_backward(int64_t group, int64_t chunk, T* trace) {
         add_to_weights(layer, {outer(minus_by_passed, delta_rows[layer], layer)}, by_reference[layer]);
         minus_by_error = minus_by_delta[layer];
         multiply(
-            layout.out[layer], tokens, {through(reference[layer], layer, minus_by_passed)}, minus_by_error, tokens, Put::add
+            layout.out[layer], tokens, {through(reference[layer], layer, minus_by_passed)}, minus_by_error, tokens,
+            Put::add
         );
     }
     const int64_t last = depth - 1;
     T* minus_by_output = minus_by_error;
-    for_vectors<T>(layout.out[last] * tokens, [=](int64_t i) { store(minus_by_output + i, T(2) * load(minus_by_output + i)); });
+    for_vectors<T>(layout.out[last] * tokens, [=](int64_t i) {
+        store(minus_by_output + i, T(2) * load(minus_by_output + i));
+    });
     put(minus_by_output, layout.out[last], at(call.by_values, group, chunk));
     for (int64_t layer = last; layer >= 0; --layer) {
         const int64_t size = layout.in[layer] * tokens;
         transpose(minus_by_output, tokens, layout.out[layer], length, delta_rows[layer], layout.columns[layer], T(-1));
         add_to_weights(layer, {outer(given[layer], delta_rows[layer], layer)}, by_reference[layer]);
         multiply(
-            layout.in[layer], tokens, {back_through(reference[layer], layer, minus_by_output)}, minus_by_given[layer], tokens,
-            Put::add
+            layout.in[layer], tokens, {back_through(reference[layer], layer, minus_by_output)}, minus_by_given[layer],
+            tokens, Put::add
         );
         if (!layer) break;
         minus_by_output = minus_by_result[layer];

@@ -42,7 +42,14 @@ enum class Put { set, add };
 
 template <class T, int n_vectors>
 inline void multiply_tile(
-    int64_t row, int64_t n_rows, int64_t column, const Product<T>* products, int n_products, T* out, int64_t out_stride, Put put
+    int64_t row,
+    int64_t n_rows,
+    int64_t column,
+    const Product<T>* products,
+    int n_products,
+    T* out,
+    int64_t out_stride,
+    Put put
 ) {
     using Vector = typename Simd<T>::Vector;
     constexpr int64_t lanes = Simd<T>::lanes;
@@ -142,7 +149,9 @@ inline typename Simd<T>::Vector interleave(
 
 // to[column][row] = scale * from[row][column]
 template <class T>
-void transpose(const T* from, int64_t from_stride, int64_t n_rows, int64_t n_columns, T* to, int64_t to_stride, T scale = 1) {
+void transpose(
+    const T* from, int64_t from_stride, int64_t n_rows, int64_t n_columns, T* to, int64_t to_stride, T scale = 1
+) {
     using Vector = typename Simd<T>::Vector;
     constexpr int64_t lanes = Simd<T>::lanes;
     constexpr std::make_index_sequence<lanes> all{};
@@ -189,8 +198,9 @@ inline typename Simd<T>::Vector exponential(typename Simd<T>::Vector x) {
     const Vector rest = (x - whole * ln2_high) - whole * ln2_low;
     constexpr int degree = is_float ? 7 : 13;
     constexpr double inverse_factorials[] = {
-        1.0, 1.0, 1.0 / 2, 1.0 / 6, 1.0 / 24, 1.0 / 120, 1.0 / 720, 1.0 / 5040, 1.0 / 40320, 1.0 / 362880,
-        1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
+        1.0,        1.0,         1.0 / 2,      1.0 / 6,       1.0 / 24,       1.0 / 120,       1.0 / 720,
+        1.0 / 5040, 1.0 / 40320, 1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800
+    };
     Vector sum = Vector{} + T(inverse_factorials[degree]);
     for (int n = degree - 1; n >= 0; --n) sum = sum * rest + T(inverse_factorials[n]);
     constexpr int mantissa = is_float ? 23 : 52;

@@ -17,7 +17,9 @@ namespace {
 
 constexpr int64_t CACHE_LINE = 64;
 
-inline int64_t padded(int64_t size, int64_t line) { return (size + line - 1) / line * line; }
+inline int64_t padded(int64_t size, int64_t line) {
+    return (size + line - 1) / line * line;
+}
 
 // A tensor (items, heads, tokens, ...), its last axis contiguous where it has one; strides in elements.
 struct Streams {
@@ -112,8 +114,8 @@ std::vector<Scan> scans() {
 #ifdef CHOOSES_AT_RUN_TIME
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
         found.push_back(&avx2::scan<T>);
-        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-            __builtin_cpu_supports("avx512vl")) {
+        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
             found.push_back(&avx512::scan<T>);
         }
     }
@@ -142,13 +144,21 @@ int run(const Call& call, bool is_backward) {
 }  // namespace
 
 extern "C" {
-int64_t titan_neuro_call_bytes() { return sizeof(Call); }
-int64_t titan_neuro_count_instruction_sets() { return scans<float>().size(); }
+int64_t titan_neuro_call_bytes() {
+    return sizeof(Call);
+}
+int64_t titan_neuro_count_instruction_sets() {
+    return scans<float>().size();
+}
 int64_t titan_neuro_trace_size(const Call* call) {
     const int64_t size = call->is_double ? sizeof(double) : sizeof(float);
     return any::Layout(*call, CACHE_LINE / size).trace_size;
 }
 // 0, or 1 where there was not enough memory.
-int titan_neuro_scan(const Call* call) { return run(*call, false); }
-int titan_neuro_scan_backward(const Call* call) { return run(*call, true); }
+int titan_neuro_scan(const Call* call) {
+    return run(*call, false);
+}
+int titan_neuro_scan_backward(const Call* call) {
+    return run(*call, true);
+}
 }
