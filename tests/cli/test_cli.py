@@ -89,12 +89,34 @@ def test_no_runs_match(titan_neuro, study, tmp_path):
 def test_a_file_that_was_not_fetched(titan_neuro, study, tmp_path):
     clone = tmp_path / "clone"
     titan_neuro("fetch", study / "twin", clone, "--participant-label", "sid000005", "--run-id", "1")
-    message = failure(titan_neuro, errors.NotFetchedError, "prepare", clone, tmp_path / "out")
+    message = failure(titan_neuro, errors.NotFetchedError, "prepare", clone, tmp_path / "out", "--no-datalad-get")
     assert "its content is not on this machine" in message
     # What the message advises is what helps.
     advice = re.search(r"titan-neuro (fetch \S+)`", message)[1]
-    titan_neuro(*advice.split())
-    titan_neuro("prepare", clone, tmp_path / "out")
+    titan_neuro(*advice.split(), "--participant-label", "sid000005")
+    titan_neuro("prepare", clone, tmp_path / "out", "--participant-label", "sid000005", "--no-datalad-get")
+
+
+def test_prepare_fetches_what_is_missing_and_a_prepared_run_needs_no_content(titan_neuro, study, tmp_path):
+    clone, output = tmp_path / "clone", tmp_path / "out"
+    titan_neuro("fetch", study / "twin", clone, "--participant-label", "sid000005", "--run-id", "1")
+    chosen = ("--participant-label", "sid000005", "sid000007")
+    assert "3 files" in titan_neuro("prepare", clone, output, *chosen).stderr
+    images = sorted(clone.glob("sub-*/func/*_bold.nii.gz"))
+    assert [image.exists() for image in images] == [True] * 4 + [False] * (len(images) - 4)
+    titan_neuro("fetch", clone, "--drop")
+    assert not any(image.exists() for image in images)
+    # What is prepared is known by its annex key.
+    assert "4 runs prepared, 0 of them now" in titan_neuro("prepare", clone, output, *chosen, "--no-datalad-get").stderr
+
+
+def test_what_is_nowhere_else_is_not_dropped(titan_neuro, study, tmp_path):
+    twin = tmp_path / "twin"
+    shutil.copytree(study / "twin", twin, symlinks=True)
+    message = failure(titan_neuro, errors.FetchError, "fetch", twin, "--drop", "--run-id", "1")
+    assert "files are kept" in message
+    assert all(image.exists() for image in twin.glob("sub-*/func/*_bold.nii.gz"))
+    assert "no clone" in failure(titan_neuro, errors.InputNotFoundError, "fetch", tmp_path, "--drop")
 
 
 def test_an_output_that_is_not_ours(titan_neuro, study, tmp_path):

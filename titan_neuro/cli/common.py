@@ -61,6 +61,11 @@ def add_bids_input(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--nprocs", type=_positive, default=1, metavar="N", help="runs prepared side by side; CPU threads"
     )
+    parser.add_argument(
+        "--no-datalad-get",
+        action="store_true",
+        help="don't fetch what of the chosen runs a DataLad dataset has not on this machine: that is then an error",
+    )
     parser.add_argument("--mem", type=float, metavar="GB", help="memory that preparing may use in all")
 
 

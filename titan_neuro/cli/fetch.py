@@ -19,17 +19,27 @@ def add_parser(verbs: Any) -> None:
     )
     common.add_selection(parser)
     parser.add_argument("--jobs", type=int, default=4, metavar="N", help="files at a time (default: 4)")
+    parser.add_argument(
+        "--drop",
+        action="store_true",
+        help="free the content of the chosen files in the clone, where it is elsewhere, too",
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be fetched, and leave nothing behind")
     parser.set_defaults(execute=execute)
 
 
 def execute(arguments: argparse.Namespace) -> None:
-    """Fetch, or say what would be fetched."""
-    from titan_neuro.data.fetch import fetch
+    """Fetch, say what would be fetched, or free it."""
+    from titan_neuro.data.fetch import drop, fetch
 
     directory = arguments.directory or Path(arguments.source)
     if arguments.directory is None and not directory.is_dir():
         raise UsageError(f"fetch {arguments.source}: no folder was named to fetch into.", "Add it: fetch SOURCE DIR.")
+    if arguments.drop:
+        if arguments.dry_run:
+            raise UsageError("fetch: --drop and --dry-run don't go together.")
+        drop(directory, subjects=arguments.participant_label, tasks=arguments.task_id, runs=arguments.run_id)
+        return
     fetch(
         arguments.source,
         directory,

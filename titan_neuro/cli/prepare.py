@@ -41,6 +41,8 @@ def execute(arguments: argparse.Namespace) -> None:
         _show_plan(arguments, recordings)
         return
     study = common.resolve_study(arguments, recordings[0].kind)
+    if not arguments.no_datalad_get:
+        _get_missing(arguments, recordings, study.prepare)
     claim_output(arguments.output_dir, arguments.bids_dir, __version__)
     common.record_study(arguments, study)
     subjects = sorted({recording.subject for recording in recordings})
@@ -52,6 +54,15 @@ def execute(arguments: argparse.Namespace) -> None:
         if not made:
             record.clear()
     logger.info("%d runs prepared, %d of them now.", len(recordings), made)
+
+
+def _get_missing(arguments: argparse.Namespace, recordings: list[Recording], config: PrepareConfig) -> None:
+    from titan_neuro.data.fetch import get_content
+    from titan_neuro.data.prepare import missing_inputs
+
+    missing = [path for recording in recordings for path in missing_inputs(recording, arguments.output_dir, config)]
+    if missing:
+        get_content(missing)
 
 
 def _input_keys(recordings: list[Recording]) -> dict[str, str | None]:

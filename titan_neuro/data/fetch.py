@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from titan_neuro.data.annex import dataset_id, is_missing, parse_dataset_id
+from titan_neuro.data.annex import annex_key, dataset_id, is_missing, parse_dataset_id
 from titan_neuro.data.datalad_session import datalad_session, dataset_lock, failure_reason, result_reason
 from titan_neuro.data.fetch_plan import WantedFile, find_wanted, total_bytes
 from titan_neuro.errors import FetchError, InputNotFoundError, OutputError
@@ -122,6 +122,85 @@ def fetch(
         _check_room(directory, summary.n_bytes_to_get)
         _get(directory, [file for file in files if file.missing], n_jobs)
     return summary
+
+
+def get_content(paths: Sequence[Path], *, n_jobs: int = 4) -> int:
+    """Get the content of files of DataLad clones, where it is not on this machine yet.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Files of one clone or several; those whose content is present, or that git-annex does not hold, are passed over.
+    n_jobs : int
+        Files transferred at a time.
+
+    Returns
+    -------
+    int
+        Files that were got.
+
+    Raises
+    ------
+    FetchError
+        git-annex is not installed; the disk has no room; files could not be fetched.
+    """
+    missing: dict[Path, list[WantedFile]] = {}
+    for path in dict.fromkeys(path.absolute() for path in paths):
+        clone = next((parent for parent in path.parents if (parent / ".git").exists()), None)
+        if clone is not None and is_missing(path):
+            wanted = WantedFile(path=path, entities={}, recording=False, key=annex_key(path), missing=True)
+            missing.setdefault(clone, []).append(wanted)
+    for clone, files in missing.items():
+        _log.info("%s: getting %d files (%s).", clone, len(files), _human(total_bytes(files)))
+        _check_room(clone, total_bytes(files))
+        _get(clone, files, n_jobs)
+    return sum(map(len, missing.values()))
+
+
+def drop(
+    directory: Path,
+    *,
+    subjects: Sequence[str] | None = None,
+    tasks: Sequence[str] | None = None,
+    runs: Sequence[str] | None = None,
+) -> int:
+    """Free the room of what `fetch` got: content that git-annex knows to be elsewhere, too. The names stay.
+
+    Parameters
+    ----------
+    directory : Path
+        A clone.
+    subjects, tasks, runs : sequence of str, optional
+        Labels to keep to, as for `fetch`.
+
+    Returns
+    -------
+    int
+        Bytes freed.
+
+    Raises
+    ------
+    InputNotFoundError, NoMatchError
+        `directory` is no clone; nothing matches the filter.
+    FetchError
+        git-annex is not installed, or content is nowhere else, as far as can be verified: that is kept, the rest freed.
+    """
+    if not (directory / ".git").exists():
+        raise InputNotFoundError(f"{directory}: is no clone of a dataset, so nothing can be freed in it.")
+    directory = directory.resolve()
+    wanted = find_wanted(directory, subjects=subjects, tasks=tasks, runs=runs)
+    present = [file for file in wanted if file.key and not file.missing]
+    reasons = _drop_once(directory, [file.path for file in present]) if present else {}
+    kept = [file for file in present if not is_missing(file.path)]
+    freed = total_bytes([file for file in present if file not in kept])
+    _log.info("%s: freed %d files (%s).", directory, len(present) - len(kept), _human(freed))
+    if kept:
+        raise FetchError(
+            f"{directory}: {len(kept)} of {len(present)} files are kept:\n  {_shown(directory, kept, reasons)}",
+            "git-annex drops only what it finds elsewhere. Is the place that the dataset came from within reach? "
+            "`git annex whereis FILE` in the clone says who has a file.",
+        )
+    return freed
 
 
 def _resolve(source: str) -> str:
@@ -244,15 +323,33 @@ def _get(directory: Path, missing: Sequence[WantedFile], n_jobs: int) -> None:
             if not any(_STALE_LOCK in reason for reason in reasons.values()):
                 break
     if left:
-        shown = [f"{file.path.relative_to(directory)}: {reasons.get(file.path, 'did not arrive')}" for file in left]
-        more = len(shown) - _MAX_FAILURES_SHOWN
         raise FetchError(
             f"{directory}: {len(left)} of {len(missing)} files could not be fetched:\n  "
-            + "\n  ".join(shown[:_MAX_FAILURES_SHOWN] + ([f"and {more} more"] if more > 0 else [])),
+            + _shown(directory, left, reasons),
             "Run the same command again: what has come is kept. `git annex whereis FILE` in the clone says who has a "
             "file; a store that is listed but not enabled is enabled by `git annex enableremote NAME` (OpenNeuro: "
             "s3-PUBLIC).",
         )
+
+
+def _shown(directory: Path, files: Sequence[WantedFile], reasons: dict[Path, str]) -> str:
+    lines = [f"{file.path.relative_to(directory)}: {reasons.get(file.path, 'no reason given')}" for file in files]
+    more = len(lines) - _MAX_FAILURES_SHOWN
+    return "\n  ".join(lines[:_MAX_FAILURES_SHOWN] + ([f"and {more} more"] if more > 0 else []))
+
+
+def _drop_once(directory: Path, paths: Sequence[Path]) -> dict[Path, str]:
+    """Let DataLad drop content; why each was kept that was."""
+    with datalad_session() as datalad:
+        from datalad.support.exceptions import CommandError, IncompleteResultsError
+
+        try:
+            datalad.drop(path=[str(path) for path in paths], dataset=str(directory), result_renderer="disabled")
+        except IncompleteResultsError as error:
+            return {Path(result["path"]): result_reason(result) for result in error.failed or ()}
+        except CommandError as error:
+            raise FetchError(f"{directory}: git-annex failed: {failure_reason(error)}") from error
+    return {}
 
 
 def _get_once(directory: Path, paths: Sequence[Path], n_jobs: int, bar: tqdm) -> dict[Path, str]:

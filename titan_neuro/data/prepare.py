@@ -76,9 +76,6 @@ def prepare_run(
         The content is not on this machine; the image can't be used; no repetition time; the folder can't be written.
     """
     path = store_path(recording, output_dir)
-    _require_content(recording.path, "recording")
-    if recording.mask is not None:
-        _require_content(recording.mask, "brain mask")
     content = _content_id(recording.path)
     fingerprint = _fingerprint(recording, content, config)
     lock = work_dir / "locks" / f"{path.name}.lock"
@@ -87,6 +84,7 @@ def prepare_run(
         remove_leftovers(path)
         if _is_prepared(path, fingerprint):
             return path, False
+        _require_content(recording)
         source = _open(recording, config)
         record = {"fingerprint": fingerprint, "source_content": content}
         header = _header(recording, source, config, record)
@@ -103,12 +101,21 @@ def store_path(recording: Recording, output_dir: Path) -> Path:
     return folder / "func" / store_name(recording.entities, recording.kind)
 
 
-def _require_content(path: Path, what: str) -> None:
-    if is_missing(path):
-        raise NotFetchedError(
-            f"{path}: the {what} is in the dataset, but its content is not on this machine.",
-            f"Get it with `titan-neuro fetch {_dataset_root(path)}` (or `datalad get` inside the dataset).",
-        )
+def missing_inputs(recording: Recording, output_dir: Path, config: PrepareConfig) -> list[Path]:
+    """Files that `prepare_run` would need and whose content is not on this machine; none once it is prepared."""
+    fingerprint = _fingerprint(recording, _content_id(recording.path), config)
+    if _is_prepared(store_path(recording, output_dir), fingerprint):
+        return []
+    return [path for path in (recording.path, recording.mask, recording.events) if path and is_missing(path)]
+
+
+def _require_content(recording: Recording) -> None:
+    for what, path in {"recording": recording.path, "brain mask": recording.mask, "events": recording.events}.items():
+        if path is not None and is_missing(path):
+            raise NotFetchedError(
+                f"{path}: the {what} is in the dataset, but its content is not on this machine.",
+                f"Get it with `titan-neuro fetch {_dataset_root(path)}`, or leave out --no-datalad-get.",
+            )
 
 
 def _dataset_root(path: Path) -> Path:
