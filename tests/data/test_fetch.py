@@ -7,6 +7,7 @@ import hashlib
 import http.server
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -169,7 +170,82 @@ def test_a_killed_clone_is_made_anew(twin, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [".clone.lock", "clone"]
 
 
+# ---- from a RIA store -------------------------------------------------------------------------------
+
+
+def test_from_a_ria_store(tmp_path):
+    source, store = make_twin(tmp_path / "twin", n_subjects=1, n_runs=2), tmp_path / "store"
+    run(source, "datalad", "create-sibling-ria", "--name=ria", "--new-store-ok", f"ria+{store.as_uri()}")
+    run(source, "datalad", "push", "--to=ria")
+    summary = fetch(f"ria+{store.as_uri()}#{dataset_id(source)}", tmp_path / "clone", runs=["2"])
+    assert (summary.n_files, summary.n_files_to_get) == (2, 2)
+    assert [is_missing(path) for path in bold(tmp_path / "clone")] == [True, False]
+    assert bold(tmp_path / "clone")[1].read_bytes() == bold(source)[1].read_bytes()
+
+
 # ---- what can go wrong ------------------------------------------------------------------------------
+
+
+class MissingHandler(QuietHandler):
+    """Has the dataset, and none of its content."""
+
+    def do_GET(self) -> None:
+        if "annex/objects" in self.path:
+            self.send_error(404)
+        else:
+            super().do_GET()
+
+    do_HEAD = do_GET
+
+
+class DyingHandler(QuietHandler):
+    """Breaks off in the middle of each file's content."""
+
+    def do_GET(self) -> None:
+        if "annex/objects" not in self.path:
+            super().do_GET()
+            return
+        with self.send_head() as file:
+            content = file.read()
+        self.wfile.write(content[: len(content) // 2])
+        self.close_connection = True
+
+
+class LyingHandler(QuietHandler):
+    """Sends as many bytes as the content has, but others."""
+
+    def do_GET(self) -> None:
+        if "annex/objects" not in self.path:
+            super().do_GET()
+            return
+        with self.send_head() as file:
+            content = file.read()
+        self.wfile.write(bytes(byte ^ 1 for byte in content))
+
+
+@pytest.mark.parametrize("handler", [MissingHandler, DyingHandler, LyingHandler])
+def test_a_server_that_fails_is_named_and_a_better_one_goes_on(twin, tmp_path, serve, handler):
+    run(twin, "git", "update-server-info")
+    clone = tmp_path / "clone"
+    with pytest.raises(FetchError, match="6 of 6 files could not be fetched"):
+        fetch(f"{serve(twin.parent, handler)}/twin", clone)
+    assert all(is_missing(path) for path in bold(clone) + masks(clone))
+    run(clone, "git", "remote", "set-url", "origin", f"{serve(twin.parent, QuietHandler)}/twin/.git")
+    assert fetch(str(twin), clone).n_files_to_get == 6
+    for mine, theirs in zip(bold(clone), bold(twin), strict=True):
+        assert mine.read_bytes() == theirs.read_bytes()
+
+
+def test_without_git_annex(twin, tmp_path, monkeypatch):
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "git").symlink_to(shutil.which("git"))
+    monkeypatch.setenv("PATH", str(programs))
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(programs))
+    with pytest.raises(FetchError, match="git-annex was not found on PATH") as caught:
+        fetch(str(twin), tmp_path / "clone")
+    assert "pip install git-annex" in caught.value.hint
+    assert not (tmp_path / "clone").exists()
 
 
 def test_content_that_nobody_has_is_named(tmp_path):
