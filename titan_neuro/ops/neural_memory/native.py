@@ -128,7 +128,10 @@ def trace_shape(
     queries: Tensor, memory: Sequence[torch.Size], dtype: torch.dtype, length: int, max_delta_norm: float | None
 ) -> tuple[int, ...]:
     """Shape of what `scan` leaves for `scan_backward`, ``(groups, chunks, size)``."""
-    call = _Call.of(queries, memory, dtype, length, max_delta_norm)
+    return _trace_shape(_Call.of(queries, memory, dtype, length, max_delta_norm))
+
+
+def _trace_shape(call: _Call) -> tuple[int, ...]:
     return (call.items * call.heads, call.n_chunks, library().titan_neuro_trace_size(ctypes.byref(call)))
 
 
@@ -141,16 +144,12 @@ def scan(
     leaves_trace: bool,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Scan equally long chunks: the output, the memory after it and, where asked for, one tensor for the way back."""
-    dtype, shapes = memory[0].dtype, [part.shape for part in memory]
-    call = _Call.of(tokens.queries, shapes, dtype, length, max_delta_norm)
+    dtype = memory[0].dtype
+    call = _Call.of(tokens.queries, [part.shape for part in memory], dtype, length, max_delta_norm)
     output = torch.empty_like(tokens.values, dtype=tokens.queries.dtype)
     written = _writable(output, dtype)
     after = [part.new_empty(part.shape) for part in memory]
-    traces = (
-        [memory[0].new_empty(trace_shape(tokens.queries, shapes, dtype, length, max_delta_norm))]
-        if leaves_trace
-        else []
-    )
+    traces = [memory[0].new_empty(_trace_shape(call))] if leaves_trace else []
     streams, memory, reference = _streams(tokens, dtype), *(_contiguous(parts) for parts in (memory, reference))
     call.put(**streams, output=written, memory=memory, reference=reference, memory_after=after)
     if traces:

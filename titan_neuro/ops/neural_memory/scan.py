@@ -105,10 +105,11 @@ def _choose(backend: str, state: MemoryState, chunk_size: int) -> str:
     if backend not in _BACKENDS:
         raise ConfigError(f"backend: expected one of {', '.join(_BACKENDS)}, found {backend!r}.")
     weight = state.weights[0]
-    has_triton = importlib.util.find_spec("triton") is not None
+    if backend == "auto" and weight.device.type == "cpu":
+        return "native" if native.IS_COMPILED else "chunked"
+    # Looked for on the disk where it is not loaded: not in every call on a CPU.
+    has_triton = backend in ("auto", "triton") and importlib.util.find_spec("triton") is not None
     if backend == "auto":
-        if weight.device.type == "cpu":
-            return "native" if native.IS_COMPILED else "chunked"
         if not (has_triton and weight.is_cuda and weight.dtype == torch.float32):
             return "chunked"
         from titan_neuro.ops.neural_memory.triton import what_has_no_kernel
