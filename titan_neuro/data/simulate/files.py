@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from titan_neuro import __version__
-from titan_neuro.data.simulate_signal import (
+from titan_neuro.data.simulate.signal import (
     STREAMS,
     Screening,
     SimulateConfig,
@@ -164,7 +164,7 @@ def _write_derivatives(folder: Path, config: SimulateConfig, brain: _Brain, late
 def _truth(config: SimulateConfig, brain: _Brain, identity: dict[str, Any]) -> dict[str, Any]:
     return {
         "simulated": identity,
-        "model": "The formula and every setting are explained in titan_neuro.data.simulate_signal.",
+        "model": "The formula and every setting are explained in titan_neuro.data.simulate.signal.",
         "variance_fractions": {
             "film": config.film_fraction,
             "spontaneous": config.spontaneous_fraction,

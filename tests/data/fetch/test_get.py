@@ -24,7 +24,7 @@ from titan_neuro.data.fetch import fetch
 from titan_neuro.data.simulate import SimulateConfig, simulate
 from titan_neuro.errors import FetchError, InputNotFoundError, NoMatchError, OutputError
 
-DS003017 = Path(__file__).parents[2].parent / "shared" / "ds003017" / "ds003017-metadata.tar.gz"
+DS003017 = Path(__file__).parents[3].parent / "shared" / "ds003017" / "ds003017-metadata.tar.gz"
 FIRST, SECOND = "sid000005", "sid000007"
 
 
@@ -150,7 +150,7 @@ def test_a_killed_fetch_is_taken_up_again(twin, tmp_path, serve):
 
     url = f"{serve(twin.parent, HangingHandler)}/twin"
     clone = tmp_path / "clone"
-    script = f"from titan_neuro.data.fetch import *; fetch({url!r}, Path({str(clone)!r}), n_jobs=1)"
+    script = f"from pathlib import Path; from titan_neuro.data.fetch import fetch; fetch({url!r}, Path({str(clone)!r}), n_jobs=1)"
     with subprocess.Popen([sys.executable, "-c", script], start_new_session=True, stderr=subprocess.DEVNULL) as process:
         assert hanging.wait(30)
         # What has been handed out is first moved to its place.

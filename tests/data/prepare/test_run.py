@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from titan_neuro.data.bids import find_recordings
-from titan_neuro.data.normalize import CausalZScore
 from titan_neuro.data.prepare import PrepareConfig, prepare_run
+from titan_neuro.data.prepare.normalize import CausalZScore
 from titan_neuro.data.store import RunStore, open_runs
 from titan_neuro.errors import (
     ImageError,

@@ -8,13 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from titan_neuro.data.datalad_session import datalad_session, dataset_lock, failure_reason
-from titan_neuro.data.simulate_files import write_dataset
-from titan_neuro.data.simulate_signal import SimulateConfig
+from titan_neuro.data.fetch.session import datalad_session, dataset_lock, failure_reason
+from titan_neuro.data.simulate.files import write_dataset
+from titan_neuro.data.simulate.signal import SimulateConfig
 from titan_neuro.errors import OutputError
 from titan_neuro.files import atomic, remove_leftovers, write_text
-
-__all__ = ["SimulateConfig", "simulate"]
 
 _log = logging.getLogger(__name__)
 # Raised when the same settings begin to mean other bytes: a twin of before is then another twin.

@@ -14,8 +14,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from titan_neuro.data.annex import annex_key, dataset_id, is_missing, parse_dataset_id
-from titan_neuro.data.datalad_session import datalad_session, dataset_lock, failure_reason, result_reason
-from titan_neuro.data.fetch_plan import WantedFile, find_wanted, total_bytes
+from titan_neuro.data.fetch.plan import WantedFile, find_wanted, total_bytes
+from titan_neuro.data.fetch.session import datalad_session, dataset_lock, failure_reason, result_reason
 from titan_neuro.errors import FetchError, InputNotFoundError, OutputError
 from titan_neuro.files import atomic, remove_leftovers
 

@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 
 from titan_neuro.data.annex import annex_key, is_missing
 from titan_neuro.data.bids import Recording
-from titan_neuro.data.normalize import CausalZScore
+from titan_neuro.data.prepare.normalize import CausalZScore
 from titan_neuro.data.space import Space
 from titan_neuro.data.store import FRAMES_A_SHARD, RunHeader, RunStore, store_name, write_run
 from titan_neuro.errors import ImageError, MetadataError, NotFetchedError, TitanNeuroError

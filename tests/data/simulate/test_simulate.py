@@ -20,10 +20,10 @@ from pydantic import ValidationError
 
 from titan_neuro.data.annex import annex_key
 from titan_neuro.data.simulate import SimulateConfig, simulate
-from titan_neuro.data.simulate_signal import assign_regions, film_latents, run_frames, screened_latents, screenings
+from titan_neuro.data.simulate.signal import assign_regions, film_latents, run_frames, screened_latents, screenings
 from titan_neuro.errors import ConfigError, FetchError, OutputError
 
-DS003017 = Path(__file__).parents[2].parent / "shared" / "ds003017" / "ds003017-metadata.tar.gz"
+DS003017 = Path(__file__).parents[3].parent / "shared" / "ds003017" / "ds003017-metadata.tar.gz"
 SMALL = SimulateConfig(n_subjects=2, n_runs=2, volume_scale=0.05, voxel_size_mm=20)
 
 
