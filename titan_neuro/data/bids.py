@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from titan_neuro.data.preprocessed import STANDARD_SPACES, DerivativeFiles, parse_name, same_label
 from titan_neuro.errors import ConfigError, ImageError, InputNotFoundError, MetadataError, NoMatchError, NotBIDSError
 
 _RUN_ENTITIES = ("subject", "session", "task", "acquisition", "reconstruction", "direction", "run", "echo", "part")
@@ -22,31 +23,44 @@ _SHORT = {
     "resolution": "res",
     "statistic": "stat",
 }
+# XCP-D's names of what it has filtered: denoised, denoisedSmoothed.
+_DENOISED = "denoised"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """One run of one subject as the dataset describes it; the image itself has not been opened yet.
+    """One run of one subject as the datasets describe it; the image itself has not been opened yet.
 
     Attributes
     ----------
     path : Path
         The 4D image (``*_bold.nii.gz``), or the table of parcel time series (``*_timeseries.tsv``).
     kind : {"volume", "parcels"}
+    route : {"parcels", "native", "preprocessed", "transforms"}
+        What can be prepared from it: a table; an image as it was recorded; an image that fMRIPrep brought to a standard
+        space; an image as it was recorded, with the transforms that bring it there.
     entities : dict of str
         BIDS entities of the name, by their long names; a run keeps its zero padding.
     repetition_time : float or None
         Seconds from one volume to the next according to the sidecar; None where it says nothing.
-    events, mask : Path or None
-        The events table and the brain mask that apply to this run.
+    sidecar : mapping
+        The sidecar's content, whatever it says.
+    events, mask, confounds : Path or None
+        The events table, the brain mask and the confounds table that apply to this run.
+    transforms : mapping of str to Path
+        The parts of the route ``transforms``: `titan_neuro.data.preprocessed.DerivativeFiles.transforms`.
     """
 
     path: Path
     kind: Literal["volume", "parcels"]
+    route: Literal["parcels", "native", "preprocessed", "transforms"]
     entities: Mapping[str, str]
     repetition_time: float | None
+    sidecar: Mapping[str, Any] = field(default_factory=dict)
     events: Path | None
     mask: Path | None
+    confounds: Path | None = None
+    transforms: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -57,6 +71,12 @@ class Recording:
     def subject(self) -> str:
         """Label of the subject, without ``sub-``."""
         return self.entities["subject"]
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Every file that the run may be prepared from, by what it is."""
+        named = {"recording": self.path, "mask": self.mask, "events": self.events, "confounds": self.confounds}
+        return {**{role: path for role, path in named.items() if path is not None}, **self.transforms}
 
 
 def join_entities(entities: Mapping[str, str]) -> str:
@@ -88,7 +108,8 @@ def find_recordings(
     filter_file : Path, optional
         JSON in fMRIPrep's form, ``{"bold": {"session": "02", ...}}``: entities that a file must have.
     derivatives : sequence of Path
-        Folders searched for brain masks; by default the dataset itself and its own ``derivatives`` folder.
+        Folders searched for preprocessed images, brain masks, confounds and transforms; by default the dataset's own
+        ``derivatives`` folder.
 
     Raises
     ------
@@ -101,8 +122,7 @@ def find_recordings(
     for folder in derivatives:
         if not folder.is_dir():
             raise InputNotFoundError(f"{folder}: no such folder (named with --derivatives).")
-    description = read_json(bids_dir / "dataset_description.json")
-    is_derivative = description.get("DatasetType") == "derivative"
+    is_derivative = _is_derivative(bids_dir)
     try:
         layout = bids.BIDSLayout(bids_dir, validate=False, is_derivative=is_derivative, indexer=_indexer(bids))
     except OSError as error:  # pybids names the broken sidecar in an OSError
@@ -120,11 +140,11 @@ def find_recordings(
         asked = ", ".join(f"{name} {' '.join(labels)}" for name, labels in wanted.items() if labels)
         there = "; ".join(f"{name}: {_labels(found, name)}" for name in wanted)
         raise NoMatchError(f"{bids_dir}: no run matches {asked}.", f"The dataset has: {there}.")
-    masks = _find_masks(bids_dir, derivatives)
-    events = [(file.path, _entities(file)) for file in layout.get(suffix="events", extension=".tsv")]
-    recordings = [_recording(file, masks, events) for file in chosen]
+    index = DerivativeFiles([*(derivatives or [bids_dir / "derivatives"]), *([bids_dir] if is_derivative else [])])
+    events = [(Path(file.path), _entities(file)) for file in layout.get(suffix="events", extension=".tsv")]
+    recordings = _in_one_space([_recording(file, events, is_derivative) for file in chosen])
     _check_one_file_a_run(recordings)
-    return sorted(recordings, key=lambda recording: recording.key)
+    return sorted((_complete(recording, index) for recording in recordings), key=lambda recording: recording.key)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -168,16 +188,18 @@ def _indexer(bids: Any) -> Any:
 
 
 def _candidates(layout: Any, filters: dict[str, Any]) -> list[Any]:
-    for query in (
-        {"suffix": "bold", "extension": [".nii.gz", ".nii"]},
-        {"suffix": "timeseries", "extension": ".tsv"},
-    ):
-        found = layout.get(**{**query, **filters})
-        # Confounds share the suffix, and are no recordings.
-        found = [file for file in found if file.entities.get("desc") != "confounds" and "subject" in file.entities]
-        if found:
-            return list(found)
-    return []
+    images = layout.get(**{"suffix": "bold", "extension": [".nii.gz", ".nii"], **filters})
+    usable = [file for file in images if not file.entities.get("desc", "").startswith(_DENOISED)]
+    tables = layout.get(**{"suffix": "timeseries", "extension": ".tsv", **filters})
+    # Confounds share the suffix, and are no recordings.
+    tables = [file for file in tables if file.entities.get("desc") != "confounds" and "subject" in file.entities]
+    if images and not usable and not tables:
+        raise ImageError(
+            f"{images[0].path}: is denoised: such images are band-passed, from which any later frame can be told "
+            "(white noise gives an r2 of 0.99), and are refused for forecasting.",
+            "Prepare the image that it was made from (desc-preproc).",
+        )
+    return list(usable or tables)
 
 
 def _read_filter(path: Path | None) -> dict[str, Any]:
@@ -199,19 +221,13 @@ def _entities(file: Any) -> dict[str, str]:
     return {name: str(value) for name, value in file.get_entities(metadata=False).items() if name not in skip}
 
 
-def _same_label(name: str, one: str, other: str) -> bool:
-    if name in {"run", "echo"} and one.isdecimal() and other.isdecimal():
-        return int(one) == int(other)
-    return one == other
-
-
 def matches(entities: Mapping[str, str], name: str, labels: Sequence[str] | None) -> bool:
     """Whether an entity has one of the labels, with or without ``sub-``, ``run-``; without labels any will do."""
     if not labels:
         return True
     have = entities.get(name)
     prefix = _SHORT.get(name, name)
-    return have is not None and any(_same_label(name, have, strip_prefix(label, prefix)) for label in labels)
+    return have is not None and any(same_label(name, have, strip_prefix(label, prefix)) for label in labels)
 
 
 def _labels(files: Iterable[Any], name: str) -> str:
@@ -219,52 +235,81 @@ def _labels(files: Iterable[Any], name: str) -> str:
     return " ".join(labels[:12]) + (f" ... ({len(labels)} in all)" if len(labels) > 12 else "")
 
 
-def _find_masks(bids_dir: Path, derivatives: Sequence[Path]) -> list[tuple[Path, dict[str, str]]]:
-    from bids.layout import parse_file_entities
-
-    name = "func/*_desc-brain_mask.nii.gz"
-    # The dataset may itself be a derivative. Of it, only the subjects' folders are walked: its annex is large.
-    found = [path for folder in derivatives or [bids_dir / "derivatives"] for path in folder.glob(f"**/{name}")]
-    if not derivatives:
-        found += bids_dir.glob(f"sub-*/**/{name}")
-    return [
-        (path, {k: str(v) for k, v in parse_file_entities(str(path)).items() if k not in {"suffix", "extension"}})
-        for path in sorted(found)
-    ]
-
-
 def _best_match(entities: Mapping[str, str], candidates: Sequence[tuple[Path, Mapping[str, str]]]) -> Path | None:
     """Return the most specific file whose entities all apply to the run (BIDS's inheritance principle)."""
     best: tuple[int, str] | None = None
     for path, have in candidates:
         have = {name: value for name, value in have.items() if name not in {"desc", "datatype"}}
-        if all(name in entities and _same_label(name, value, entities[name]) for name, value in have.items()):
+        if all(name in entities and same_label(name, value, entities[name]) for name, value in have.items()):
             best = max(best or (-1, ""), (len(have), str(path)))
     return Path(best[1]) if best else None
 
 
-def _recording(
-    file: Any, masks: Sequence[tuple[Path, Mapping[str, str]]], events: Sequence[tuple[str, Mapping[str, str]]]
-) -> Recording:
-    entities = _entities(file)
-    path = Path(file.path)
-    metadata = file.get_metadata()
-    repetition_time = metadata.get("RepetitionTime")
-    if repetition_time is None and metadata.get("SamplingFrequency"):
-        repetition_time = 1 / float(metadata["SamplingFrequency"])
+def _recording(file: Any, events: Sequence[tuple[Path, Mapping[str, str]]], is_derivative: bool) -> Recording:
+    entities, path, sidecar = _entities(file), Path(file.path), file.get_metadata()
+    volume = parse_name(path).suffix == "bold"
     return Recording(
         path=path,
-        kind="volume" if entities_suffix(path) == "bold" else "parcels",
+        kind="volume" if volume else "parcels",
+        route="parcels" if not volume else "preprocessed" if is_derivative else "native",
         entities=entities,
-        repetition_time=None if repetition_time is None else float(repetition_time),
-        events=_best_match(entities, [(Path(path_), have) for path_, have in events]),
-        mask=_best_match(entities, masks),
+        repetition_time=_sidecar_repetition_time(path, sidecar),
+        sidecar=sidecar,
+        events=_best_match(entities, events),
+        mask=None,
     )
 
 
-def entities_suffix(path: Path) -> str:
-    """Return the suffix of a BIDS name: ``bold`` of ``sub-01_task-x_bold.nii.gz``."""
-    return path.name.split(".")[0].rsplit("_", 1)[-1]
+def _sidecar_repetition_time(path: Path, sidecar: Mapping[str, Any]) -> float | None:
+    found, frequency = sidecar.get("RepetitionTime"), sidecar.get("SamplingFrequency")
+    try:
+        # Some programs write the word "TR" for the frequency: that says nothing.
+        if found is None and isinstance(frequency, int | float) and frequency:
+            return 1 / float(frequency)
+        return None if found is None else float(found)
+    except (TypeError, ValueError) as error:
+        raise MetadataError(
+            f"{path}: expected a RepetitionTime in seconds in its sidecar, found {found!r}.", "Mend the sidecar."
+        ) from error
+
+
+def _in_one_space(recordings: Sequence[Recording]) -> list[Recording]:
+    """Of a run that a derivative holds in several spaces, keep the preprocessed image in the standard one."""
+    runs: dict[str, list[Recording]] = {}
+    for recording in recordings:
+        runs.setdefault(recording.key, []).append(recording)
+    kept = []
+    for files in runs.values():
+        preprocessed = [file for file in files if file.entities.get("desc") == "preproc"]
+        standard = ([f for f in preprocessed if f.entities.get("space") == space] for space in STANDARD_SPACES)
+        kept += files if len(files) == 1 else next(filter(None, standard), files)
+    return kept
+
+
+def _complete(recording: Recording, index: DerivativeFiles) -> Recording:
+    """Add what derivatives hold of a run: a better image, its mask, confounds, transforms."""
+    run = recording.entities
+    if recording.route == "native":
+        better = index.preprocessed_image(run)
+        if better is not None:
+            entities = {**run, **{k: v for k, v in better.long_entities.items() if k not in _RUN_ENTITIES}}
+            recording = replace(recording, path=better.path, route="preprocessed", entities=entities)
+        elif transforms := index.transforms(run):
+            recording = replace(recording, route="transforms", transforms=transforms)
+    masks = [
+        (file.path, file.long_entities)
+        for file in index.find("mask", (".nii.gz", ".nii"), desc="brain")
+        # Anatomical masks lie on another grid.
+        if "func" in file.path.parts
+    ]
+    mask = _best_match(recording.entities, masks) if recording.route in {"native", "preprocessed"} else None
+    return replace(recording, mask=mask, confounds=index.confounds(run))
+
+
+def _is_derivative(bids_dir: Path) -> bool:
+    description = read_json(bids_dir / "dataset_description.json")
+    # Before BIDS 1.4 a derivative was known by its pipeline.
+    return description.get("DatasetType", "derivative" if "PipelineDescription" in description else "raw") != "raw"
 
 
 def _check_one_file_a_run(recordings: Sequence[Recording]) -> None:

@@ -1,56 +1,41 @@
-"""Prepare: from a recording to a store of causally scaled frames inside the brain mask."""
+"""Prepare one run: find out what it is made from, bring it to its grid, clean it, store it."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
-import math
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import pandas as pd
 from filelock import FileLock
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import TypeAdapter
 
 from titan_neuro.data.annex import annex_key, is_missing
 from titan_neuro.data.bids import Recording
-from titan_neuro.data.prepare.normalize import CausalZScore
-from titan_neuro.data.space import Space
-from titan_neuro.data.store import FRAMES_A_SHARD, RunHeader, RunStore, store_name, write_run
-from titan_neuro.errors import ImageError, MetadataError, NotFetchedError, TitanNeuroError
+from titan_neuro.data.prepare.atlas import atlas_name
+from titan_neuro.data.prepare.clean import Cleaning, Inspection, causal_blocks, source_blocks, whole_run_blocks
+from titan_neuro.data.prepare.config import PrepareConfig
+from titan_neuro.data.prepare.confounds import ConfoundModel, write_confounds
+from titan_neuro.data.prepare.opening import OpenRun, open_run, output_space
+from titan_neuro.data.prepare.timing import read_events, scored_frames
+from titan_neuro.data.store import RunHeader, RunStore, store_name, write_run
+from titan_neuro.errors import InputNotFoundError, MetadataError, NotFetchedError, TitanNeuroError
 from titan_neuro.files import remove_leftovers, write_json
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class PrepareConfig:
-    """How recordings become frames.
-
-    Attributes
-    ----------
-    warmup_s : float
-        Seconds at the start of a run that are fed but never scored: the expanding z-score rests on too little there.
-    scored_trial_types : tuple of str
-        A frame is scored when it lies inside an event of one of these ``trial_type``s. A run whose events table has
-        none of them (or that has no table) is scored from the end of the warm-up on.
-    mask_frames : int
-        Where the dataset brings no brain mask, one is computed from the mean of this many first frames.
-    """
-
-    warmup_s: Annotated[float, Field(ge=0)] = 20.0
-    scored_trial_types: tuple[str, ...] = ("movie",)
-    mask_frames: Annotated[int, Field(ge=1)] = 10
+_CONFIG = TypeAdapter(PrepareConfig)
+# What of a sidecar says how a recording is read.
+_READ_OF_SIDECAR = ("PhaseEncodingDirection", "TotalReadoutTime", "SliceTiming", "SliceEncodingDirection")
 
 
 def prepare_run(
     recording: Recording, output_dir: Path, config: PrepareConfig, *, work_dir: Path, memory_bytes: int | None = None
 ) -> tuple[Path, bool]:
-    """Prepare one recording, unless its store is there already with the same source and settings.
+    """Prepare one recording, unless its store is there already with the same sources and settings.
 
     Parameters
     ----------
@@ -59,9 +44,9 @@ def prepare_run(
         Root of the output dataset; the store goes to ``sub-X/[ses-Y/]func/``.
     config : PrepareConfig
     work_dir : Path
-        Folder for locks.
+        Folder for locks, and for frames between two passes.
     memory_bytes : int, optional
-        Bound on what is held of the image at a time; at least one frame is.
+        Bound on the frames that are worked on at a time (256 MiB by default); at least one frame is.
 
     Returns
     -------
@@ -72,73 +57,111 @@ def prepare_run(
 
     Raises
     ------
-    NotFetchedError, ImageError, MetadataError, OutputError
-        The content is not on this machine; the image can't be used; no repetition time; the folder can't be written.
+    NotFetchedError, ImageError, MetadataError, OutputError, ConfigError
+        The content is not on this machine; the image can't be used; the metadata lack or contradict something; the
+        folder can't be written; a setting does not go with the data.
     """
-    path = store_path(recording, output_dir)
-    content = _content_id(recording.path)
-    fingerprint = _fingerprint(recording, content, config)
+    path = store_path(recording, output_dir, config)
     lock = work_dir / "locks" / f"{path.name}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):
+    with FileLock(lock), ExitStack() as stack:
         remove_leftovers(path)
+        sources = _sources(recording, config)
+        fingerprint = _fingerprint(recording, sources, config)
         if _is_prepared(path, fingerprint):
             return path, False
-        _require_content(recording)
-        source = _open(recording, config)
-        record = {"fingerprint": fingerprint, "source_content": content}
-        header = _header(recording, source, config, record)
-        write_run(path, header, _scaled_blocks(source, memory_bytes))
-        write_json(path.with_suffix(".json"), _sidecar(header))
+        _require_content(recording, config)
+        scratch = work_dir / "scratch" / path.name
+        scratch.mkdir(parents=True, exist_ok=True)
+        stack.callback(scratch.rmdir)
+        opened = open_run(recording, config, scratch, stack, memory_bytes)
+        header = _header(recording, opened, config, {"fingerprint": fingerprint, "sources": sources})
+        inspection = Inspection(recording.key, header.space.n_features, header.repetition_time)
+        write_run(path, header, _blocks(opened, inspection, config, scratch / "cleaned", memory_bytes))
+        if inspection.n_constant:
+            logger.warning("%s: %d voxels or parcels never change; they are 0.", recording.key, inspection.n_constant)
+        if opened.computed is not None:
+            write_confounds(_confounds_path(path), opened.computed)
+        write_json(path.with_suffix(".json"), _sidecar(header, inspection.n_constant))
     return path, True
 
 
-def store_path(recording: Recording, output_dir: Path) -> Path:
+def store_path(recording: Recording, output_dir: Path, config: PrepareConfig) -> Path:
     """Return where the store of a recording lies."""
     folder = output_dir / f"sub-{recording.subject}"
     if "session" in recording.entities:
         folder /= f"ses-{recording.entities['session']}"
-    return folder / "func" / store_name(recording.entities, recording.kind)
+    entities = _output_entities(recording, config)
+    return folder / "func" / store_name(entities, "parcels" if config.atlas else recording.kind)
 
 
 def missing_inputs(recording: Recording, output_dir: Path, config: PrepareConfig) -> list[Path]:
     """Files that `prepare_run` would need and whose content is not on this machine; none once it is prepared."""
-    fingerprint = _fingerprint(recording, _content_id(recording.path), config)
-    if _is_prepared(store_path(recording, output_dir), fingerprint):
-        return []
-    return [path for path in (recording.path, recording.mask, recording.events) if path and is_missing(path)]
+    missing = [path for path in _needed(recording, config).values() if is_missing(path)]
+    if missing:
+        fingerprint = _fingerprint(recording, _sources(recording, config), config)
+        if _is_prepared(store_path(recording, output_dir, config), fingerprint):
+            return []
+    return missing
 
 
-def _require_content(recording: Recording) -> None:
-    for what, path in {"recording": recording.path, "brain mask": recording.mask, "events": recording.events}.items():
-        if path is not None and is_missing(path):
-            raise NotFetchedError(
-                f"{path}: the {what} is in the dataset, but its content is not on this machine.",
-                f"Get it with `titan-neuro fetch {_dataset_root(path)}`, or leave out --no-datalad-get.",
-            )
+def _confounds_path(store: Path) -> Path:
+    # fMRIPrep's name for the table of a run, beside the store.
+    return store.with_name(f"{store.name.split('_space-')[0]}_desc-confounds_timeseries.tsv")
 
 
-def _dataset_root(path: Path) -> Path:
-    # The outermost: masks lie in a derivatives folder that describes itself.
-    roots = [parent for parent in path.parents if (parent / "dataset_description.json").is_file()]
-    return roots[-1] if roots else path.parent
+def _output_entities(recording: Recording, config: PrepareConfig) -> dict[str, str]:
+    entities = {name: value for name, value in recording.entities.items() if name != "desc"}
+    space, resolution_mm = output_space(recording, config)
+    if space is not None:
+        entities["space"] = space
+    if resolution_mm is not None:
+        # BIDS labels are letters and digits alone.
+        entities["resolution"] = f"{resolution_mm:g}".replace(".", "p")
+    if config.atlas is not None:
+        entities["segmentation"] = atlas_name(config.atlas)
+    return entities
 
 
-def _fingerprint(recording: Recording, content: str, config: PrepareConfig) -> str:
-    """Digest of everything that the store is made from; `content` identifies the recording itself."""
-    digest = hashlib.sha256(content.encode())
-    for file in (recording.mask, recording.events):
-        digest.update((_content_id(file) if file else "none").encode())
-    digest.update(repr((sorted(asdict(config).items()), recording.repetition_time)).encode())
-    return digest.hexdigest()
+def _needed(recording: Recording, config: PrepareConfig) -> dict[str, Path]:
+    """Files that are read, by what they are."""
+    needed = dict(recording.files)
+    if recording.confounds is not None:
+        sidecar = recording.confounds.with_suffix(".json")
+        if sidecar.exists() or sidecar.is_symlink():
+            needed["confounds sidecar"] = sidecar
+    if config.atlas is not None:
+        needed["atlas"] = config.atlas
+    return needed
+
+
+def _sources(recording: Recording, config: PrepareConfig) -> dict[str, dict[str, str]]:
+    return {
+        role: {"name": path.name, "content": _content_id(path)} for role, path in _needed(recording, config).items()
+    }
 
 
 def _content_id(path: Path) -> str:
     key = annex_key(path)
     if key is not None:
         return key
+    if not path.is_file():
+        raise InputNotFoundError(f"{path}: no such file.", "Check the path.")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fingerprint(recording: Recording, sources: Mapping[str, Any], config: PrepareConfig) -> str:
+    """Digest of everything that the store is made from."""
+    content = {
+        "route": recording.route,
+        "sources": sources,
+        # Where an atlas lies is no matter; what is in it is among the sources.
+        "config": {**_CONFIG.dump_python(config, mode="json"), "atlas": None},
+        "repetition_time": recording.repetition_time,
+        "sidecar": {name: recording.sidecar[name] for name in _READ_OF_SIDECAR if name in recording.sidecar},
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _is_prepared(path: Path, fingerprint: str) -> bool:
@@ -153,199 +176,100 @@ def _is_prepared(path: Path, fingerprint: str) -> bool:
     return same
 
 
-class _Source:
-    """A recording opened for one pass in order of time."""
-
-    def __init__(self, path: Path, space: Space, n_frames: int, header_tr: float | None, data: Any) -> None:
-        self.path, self.space, self.n_frames, self.header_tr, self._data = path, space, n_frames, header_tr, data
-
-    def block(self, start: int, stop: int) -> np.ndarray:
-        """Frames inside the mask, ``(time, features)``."""
-        try:
-            if self.space.mask is None:
-                block = self._data[start:stop]
-            else:
-                block = np.asarray(self._data[..., start:stop])[self.space.mask].T
-        except (OSError, EOFError, ValueError) as error:
-            raise ImageError(
-                f"{self.path}: can't be read at frames {start} to {stop - 1}: {error}.", "Fetch the file again."
-            ) from error
-        if not np.isfinite(block).all():
-            frame, feature = np.argwhere(~np.isfinite(block))[0]
-            raise ImageError(
-                f"{self.path}: expected finite values, found {block[frame, feature]} in frame {start + frame}, "
-                f"{'voxel' if self.space.kind == 'volume' else 'parcel'} {feature} of those in use.",
-                "Repair the file or leave the run out.",
+def _require_content(recording: Recording, config: PrepareConfig) -> None:
+    for role, path in _needed(recording, config).items():
+        if is_missing(path):
+            raise NotFetchedError(
+                f"{path}: the {role.replace('_', ' ')} is in the dataset, but its content is not on this machine.",
+                f"Get it with `titan-neuro fetch {_dataset_root(path)}`, or leave out --no-datalad-get.",
             )
-        return np.asarray(block)
 
 
-def _open(recording: Recording, config: PrepareConfig) -> _Source:
-    return _open_image(recording, config) if recording.kind == "volume" else _open_table(recording)
+def _dataset_root(path: Path) -> Path:
+    # The outermost: masks lie in a derivatives folder that describes itself.
+    roots = [parent for parent in path.parents if (parent / "dataset_description.json").is_file()]
+    return roots[-1] if roots else path.parent
 
 
-def _open_image(recording: Recording, config: PrepareConfig) -> _Source:
-    import nibabel as nib
-
-    try:
-        # The file stays open: a gzip stream that is opened anew for each block is read from its start each time.
-        image = nib.load(recording.path, keep_file_open=True)
-    except (nib.filebasedimages.ImageFileError, OSError, EOFError) as error:
-        raise ImageError(f"{recording.path}: not a readable NIfTI image: {error}.", "Fetch the file again.") from error
-    if image.ndim != 4:
-        raise ImageError(
-            f"{recording.path}: expected a 4D image (x, y, z, time), found {image.ndim}D of shape {image.shape}.",
-            "A run is a series of volumes; leave single images out with --bids-filter-file.",
-        )
-    if image.shape[3] < 2:
-        raise ImageError(f"{recording.path}: expected at least 2 volumes, found {image.shape[3]}.")
-    affine = np.asarray(image.affine, dtype=np.float64)
-    mask = _mask(recording, image, affine, config)
-    name = recording.entities.get("space", "native")
-    unit = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}.get(image.header.get_xyzt_units()[1])
-    header_tr = float(image.header.get_zooms()[3]) * unit if unit else None
-    space = Space(kind="volume", name=name, mask=mask, affine=affine)
-    return _Source(recording.path, space, image.shape[3], header_tr or None, image.dataobj)
+def _blocks(
+    opened: OpenRun, inspection: Inspection, config: PrepareConfig, scratch_file: Path, memory_bytes: int | None
+) -> Iterator[np.ndarray]:
+    n_features = opened.source.space.n_features
+    cleaning = Cleaning(
+        confounds=opened.confounds, high_pass_hz=config.high_pass_hz, repetition_time=opened.repetition_time
+    )
+    blocks = source_blocks(opened.source, inspection, memory_bytes)
+    if config.estimation == "whole-run":
+        return whole_run_blocks(blocks, n_features, cleaning, scratch_file)
+    return causal_blocks(blocks, n_features, cleaning)
 
 
-def _mask(recording: Recording, image: Any, affine: np.ndarray, config: PrepareConfig) -> np.ndarray:
-    import nibabel as nib
-    from nilearn.masking import compute_epi_mask
-
-    if recording.mask is None:
-        logger.warning("%s: no brain mask in the dataset: computed from its first volumes.", recording.key)
-        first = np.asarray(image.dataobj[..., : config.mask_frames], dtype=np.float32).mean(axis=-1)
-        return np.asarray(compute_epi_mask(nib.Nifti1Image(first, affine)).dataobj) > 0
-    found = nib.load(recording.mask)
-    if found.shape != image.shape[:3] or not np.allclose(found.affine, affine, atol=1e-3):
-        raise ImageError(
-            f"{recording.mask}: expected the grid of {recording.path.name}, {image.shape[:3]} with the affine "
-            f"{affine.tolist()}; found {found.shape} with {found.affine.tolist()}.",
-            "Give a mask on the grid of the run (--derivatives).",
-        )
-    mask = np.asarray(found.dataobj) > 0
-    if not mask.any():
-        raise ImageError(f"{recording.mask}: the brain mask is empty.")
-    return mask
-
-
-def _open_table(recording: Recording) -> _Source:
-    try:
-        table = pd.read_csv(recording.path, sep="\t", na_values="n/a")
-        values = table.to_numpy(dtype=np.float64)
-    except (ValueError, pd.errors.ParserError) as error:
-        raise ImageError(
-            f"{recording.path}: expected a table of numbers, a column for each parcel under its name: {error}."
-        ) from error
-    if len(values) < 2:
-        raise ImageError(f"{recording.path}: expected at least 2 frames (rows), found {len(values)}.")
-    atlas = recording.entities.get("segmentation", recording.entities.get("atlas", "unknown"))
-    space = Space(kind="parcels", name=atlas, parcels=tuple(map(str, table.columns)))
-    return _Source(recording.path, space, len(values), None, values)
-
-
-def _scaled_blocks(source: _Source, memory_bytes: int | None) -> Iterator[np.ndarray]:
-    """Yield z-scored blocks of a shard's length, reading no more of the image at a time than the memory allows."""
-    voxels = source.space.n_features if source.space.mask is None else source.space.mask.size
-    # A frame is held as read, as float64 on the grid, and a few times inside the mask while it is scaled.
-    frames = FRAMES_A_SHARD if memory_bytes is None else max(1, memory_bytes // (voxels * 8 * 4))
-    frames = min(frames, FRAMES_A_SHARD)
-    scale = CausalZScore(source.space.n_features)
-    for start in range(0, source.n_frames, FRAMES_A_SHARD):
-        stop = min(start + FRAMES_A_SHARD, source.n_frames)
-        yield np.concatenate([scale(source.block(t, min(t + frames, stop))) for t in range(start, stop, frames)])
-
-
-def _header(recording: Recording, source: _Source, config: PrepareConfig, record: dict[str, str]) -> RunHeader:
-    repetition_time = _repetition_time(recording, source)
-    scored, rule = _scored_frames(recording, source.n_frames, repetition_time, config)
+def _header(recording: Recording, opened: OpenRun, config: PrepareConfig, record: Mapping[str, Any]) -> RunHeader:
+    n_frames = opened.source.n_frames
+    events = read_events(recording.events, n_frames * opened.repetition_time) if recording.events else []
+    scored, rule = scored_frames(
+        events, n_frames, opened.repetition_time, config.warmup_s, config.scored_trial_types
+    )
+    if opened.confounds.excluded.any():
+        scored &= ~opened.confounds.excluded
+        rule += f", without {int(opened.confounds.excluded.sum())} frames that the {config.confounds} strategy drops"
     if not scored.any():
         raise MetadataError(
-            f"{recording.key}: no frame is left to score: {source.n_frames} frames, TR {repetition_time} s, "
-            f"warm-up {config.warmup_s} s, scored: {rule}.",
+            f"{recording.key}: no frame is left to score: {n_frames} frames, TR {opened.repetition_time} s, warm-up "
+            f"{config.warmup_s} s, scored: {rule}.",
             "Check the events table, or shorten the warm-up with --set prepare.warmup_s=...",
         )
+    scaling = "z-score over the whole run" if config.estimation == "whole-run" else "causal expanding z-score"
     return RunHeader(
         key=recording.key,
-        entities={name: value for name, value in recording.entities.items() if name != "desc"},
-        repetition_time=repetition_time,
-        space=source.space,
+        entities=_output_entities(recording, config),
+        repetition_time=opened.repetition_time,
+        space=opened.source.space,
         scored=scored,
+        events=events,
+        framewise_displacement=opened.framewise_displacement,
         record={
             **record,
-            "normaliser": {"method": "causal expanding z-score", "warmup_s": config.warmup_s},
+            "route": opened.route,
+            "spatial": opened.spatial,
+            "mask": opened.mask,
+            "normaliser": {"method": scaling, "warmup_s": config.warmup_s},
+            "confounds": {"preset": config.confounds, "columns": list(opened.confounds.names)},
+            "high_pass_hz": config.high_pass_hz,
+            "slice_timing": config.slice_timing,
+            "whole_run": _whole_run(opened.confounds, config),
             "scored": rule,
-            "source": recording.path.name,
-            "mask": recording.mask.name
-            if recording.mask
-            else f"computed from {config.mask_frames} first frames"
-            if recording.kind == "volume"
-            else None,
-            "events": recording.events.name if recording.events else None,
         },
     )
 
 
-def _repetition_time(recording: Recording, source: _Source) -> float:
-    sidecar, header = recording.repetition_time, source.header_tr
-    if sidecar is None and header is None:
-        raise MetadataError(
-            f"{recording.path}: no repetition time: neither RepetitionTime in its JSON sidecar nor a time step in its "
-            "header.",
-            'Write {"RepetitionTime": SECONDS} into the sidecar.',
-        )
-    found = sidecar if sidecar is not None else header
-    if found is None or not (math.isfinite(found) and found > 0):
-        raise MetadataError(f"{recording.path}: expected a repetition time above 0 s, found {found}.")
-    if sidecar is not None and header is not None and abs(sidecar - header) > 1e-3:
-        raise MetadataError(
-            f"{recording.path}: the sidecar says a repetition time of {sidecar} s, the header {header} s.",
-            "Correct the one that is wrong.",
-        )
-    return found
+def _whole_run(confounds: ConfoundModel, config: PrepareConfig) -> list[str]:
+    """What lets later frames touch earlier ones, in words; empty for a causal store."""
+    used = [f"confound {name}" for name in confounds.whole_run]
+    if config.slice_timing:
+        used.append("slice timing (Fourier shift)")
+    if config.estimation == "whole-run":
+        used.append("z-score")
+        used += ["confound fit"] if confounds.names else []
+        used += ["high-pass"] if config.high_pass_hz is not None else []
+    return used
 
 
-def _scored_frames(
-    recording: Recording, n_frames: int, repetition_time: float, config: PrepareConfig
-) -> tuple[np.ndarray, str]:
-    onset = np.arange(n_frames) * repetition_time
-    warm = onset >= config.warmup_s
-    wanted = list(config.scored_trial_types)
-    if recording.events is None:
-        return warm, "all frames after the warm-up (no events table)"
-    events = _read_events(recording.events)
-    chosen = events[events["trial_type"].isin(wanted)]
-    if chosen.empty:
-        return warm, f"all frames after the warm-up (no event of type {' or '.join(wanted)})"
-    inside = np.zeros(n_frames, dtype=bool)
-    for start, duration in zip(chosen["onset"], chosen["duration"], strict=True):
-        inside |= (onset >= start) & (onset < start + duration)
-    return inside & warm, f"frames inside events of type {' or '.join(wanted)}, after the warm-up"
-
-
-def _read_events(path: Path) -> pd.DataFrame:
-    try:
-        events = pd.read_csv(path, sep="\t", na_values="n/a")
-    except (ValueError, pd.errors.ParserError) as error:
-        raise MetadataError(f"{path}: not a readable table: {error}.") from error
-    lacking = {"onset", "duration"} - set(events.columns)
-    if lacking:
-        raise MetadataError(
-            f"{path}: expected the columns onset, duration[, trial_type], found {', '.join(events.columns)}."
-        )
-    if "trial_type" not in events:
-        events["trial_type"] = ""
-    return events
-
-
-def _sidecar(header: RunHeader) -> dict[str, Any]:
+def _sidecar(header: RunHeader, n_constant: int) -> dict[str, Any]:
+    record = header.record
     return {
-        "Description": "Frames scaled causally for forecasting (Zarr, one row a frame, one column a voxel or parcel)",
+        "Description": "Frames scaled for forecasting (Zarr, one row a frame, one column a voxel or parcel)",
         "RepetitionTime": header.repetition_time,
         "Space": header.space.name,
+        "Route": record["route"],
         "NumberOfFrames": len(header.scored),
         "NumberOfScoredFrames": int(header.scored.sum()),
         "NumberOfFeatures": header.space.n_features,
-        "Sources": [header.record["source"]],
-        **{"Normaliser": header.record["normaliser"], "ScoredFrames": header.record["scored"]},
+        "NumberOfConstantFeatures": n_constant,
+        "Sources": [source["name"] for source in record["sources"].values()],
+        "Normaliser": record["normaliser"],
+        "Confounds": record["confounds"],
+        "HighPassHz": record["high_pass_hz"],
+        "WholeRun": record["whole_run"],
+        "ScoredFrames": record["scored"],
     }

@@ -1,0 +1,136 @@
+"""An atlas on the grid of a run: which parcel each voxel belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from titan_neuro.data.prepare.grid import grid_points
+from titan_neuro.data.prepare.spatial import apply_affine
+from titan_neuro.data.preprocessed import QUICK_LOOK_SPACE, parse_name
+from titan_neuro.data.space import Space
+from titan_neuro.errors import ImageError, InputNotFoundError, MetadataError
+
+_MOST_NAMED = 5
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Atlas:
+    """Parcels of a space.
+
+    Attributes
+    ----------
+    name : str
+        Of the ``seg`` or ``atlas`` entity of the file, else of the file.
+    labels : numpy.ndarray
+        int ``(voxels,)``: the label of each voxel of the space; 0 belongs to none.
+    names : mapping of int to str
+        Name of each label, in rising order.
+    """
+
+    name: str
+    labels: np.ndarray
+    names: Mapping[int, str]
+
+
+def read_atlas(path: Path, space: Space) -> Atlas:
+    """Read a labels image, by nearest neighbour where it lies on another grid of the same standard space.
+
+    Names come from a table beside it (``*_dseg.tsv`` with the columns ``index`` and ``name``), else labels are named by
+    their numbers.
+
+    Parameters
+    ----------
+    path : Path
+        3D image of whole numbers.
+    space : Space
+        Of kind ``volume``.
+
+    Raises
+    ------
+    InputNotFoundError
+        No such file.
+    ImageError
+        Not 3D, not whole numbers; in another space; a parcel without a voxel.
+    MetadataError
+        The table of names is of no use.
+    """
+    data, affine = _read_labels(path)
+    if space.mask is None or space.affine is None:
+        raise ImageError(f"{path}: parcels have no grid that an atlas could be laid on.", "Leave --atlas out.")
+    _check_space(path, space, data.shape, affine)
+    voxels = np.rint(apply_affine(np.linalg.inv(affine), grid_points(space.mask, space.affine))).astype(np.intp)
+    inside = ((voxels >= 0) & (voxels < data.shape)).all(axis=1)
+    labels = np.zeros(len(voxels), dtype=np.int64)
+    labels[inside] = data[tuple(voxels[inside].T)]
+    names = _names(path, np.unique(data[data != 0]))
+    lost = [name for label, name in names.items() if not (labels == label).any()]
+    if lost:
+        raise ImageError(
+            f"{path}: {len(lost)} of its {len(names)} parcels have no voxel in the run's mask: "
+            f"{', '.join(lost[:_MOST_NAMED])}{', ...' if len(lost) > _MOST_NAMED else ''}.",
+            "Prepare on a finer grid (--resolution), or with an atlas of larger parcels.",
+        )
+    return Atlas(name=atlas_name(path), labels=labels, names=names)
+
+
+def atlas_name(path: Path) -> str:
+    """Name of an atlas, letters and digits alone: its ``seg`` or ``atlas`` entity, else the file's name."""
+    entities = parse_name(path).entities
+    name = entities.get("seg") or entities.get("atlas") or path.name.partition(".")[0]
+    return "".join(character for character in name if character.isascii() and character.isalnum()) or "atlas"
+
+
+def _read_labels(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    import nibabel as nib
+
+    if not path.exists():
+        raise InputNotFoundError(f"{path}: no such file (named with --atlas).")
+    try:
+        image = nib.load(path)
+        data = np.asarray(image.dataobj)
+    except (nib.filebasedimages.ImageFileError, OSError, EOFError, ValueError) as error:
+        raise ImageError(f"{path}: not a readable atlas: {error}.") from error
+    if data.ndim != 3:
+        raise ImageError(
+            f"{path}: expected a 3D image of labels, found {data.ndim}D of shape {data.shape}.",
+            "Atlases of probabilities are not supported: take the one of the most probable labels.",
+        )
+    whole = np.rint(data)
+    if not np.isfinite(data).all() or (whole != data).any() or (whole < 0).any():
+        raise ImageError(f"{path}: expected labels, whole numbers from 0 on, found other values.")
+    return whole.astype(np.int64), np.asarray(image.affine, dtype=np.float64)
+
+
+def _check_space(path: Path, space: Space, shape: tuple[int, ...], affine: np.ndarray) -> None:
+    if space.mask is not None and shape == space.mask.shape and np.allclose(affine, space.affine, atol=1e-3):
+        return
+    entities = parse_name(path).entities
+    named = entities.get("space") or entities.get("tpl")
+    if space.name == QUICK_LOOK_SPACE:
+        return
+    if space.name == "native" or (named and named != space.name):
+        where = f"in the space {named}" if named else f"on a grid of {shape}"
+        raise ImageError(
+            f"{path}: expected an atlas in the space of the run, {space.name}, found one {where}.",
+            "Bring the runs to the atlas's space first, or take the atlas for theirs.",
+        )
+
+
+def _names(path: Path, labels: np.ndarray) -> dict[int, str]:
+    table = path.with_name(f"{path.name.partition('.')[0]}.tsv")
+    if not table.is_file():
+        return {int(label): str(int(label)) for label in labels}
+    try:
+        rows = pd.read_csv(table, sep="\t", dtype={"name": str})
+        given = dict(zip(rows["index"].astype(int), rows["name"], strict=True))
+    except (ValueError, KeyError, pd.errors.ParserError) as error:
+        raise MetadataError(f"{table}: expected the columns index (whole numbers) and name: {error}.") from error
+    unnamed = [int(label) for label in labels if label not in given]
+    if unnamed:
+        raise MetadataError(f"{table}: expected a name for every label of {path.name}, found none for {unnamed[0]}.")
+    return {int(label): given[int(label)] for label in labels}

@@ -1,0 +1,227 @@
+"""Open a run by the route that it was found on: its frames, their grid, and what is known to confound them."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from titan_neuro.data.bids import Recording
+from titan_neuro.data.prepare import quick_look
+from titan_neuro.data.prepare.atlas import read_atlas
+from titan_neuro.data.prepare.config import PrepareConfig
+from titan_neuro.data.prepare.confounds import (
+    ConfoundModel,
+    ConfoundTable,
+    check_rows,
+    compute_confounds,
+    read_confounds,
+    select,
+)
+from titan_neuro.data.prepare.geometry import Geometry, from_standard, from_transforms
+from titan_neuro.data.prepare.grid import DEFAULT_RESOLUTION_MM
+from titan_neuro.data.prepare.scratch import Scratch
+from titan_neuro.data.prepare.slice_timing import shift_slices
+from titan_neuro.data.prepare.sources import MaskedVolumes, Parcels, ResampledVolumes, Source, Stored, Table, Volumes
+from titan_neuro.data.prepare.timing import repetition_time
+from titan_neuro.data.preprocessed import QUICK_LOOK_SPACE, STANDARD_SPACES
+from titan_neuro.data.space import Space
+from titan_neuro.errors import ConfigError, ImageError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OpenRun:
+    """A run, ready to be read once.
+
+    Attributes
+    ----------
+    source : Source
+        Its frames on the output grid, before anything is done along time.
+    repetition_time : float
+        Seconds.
+    route : str
+        ``parcels``, ``native``, ``preprocessed``, ``transforms`` or ``quick look``.
+    spatial : dict
+        How the grid was come by, for the record.
+    mask : str or None
+        Where the mask is from, in words.
+    confounds : ConfoundModel
+        What is regressed out.
+    computed : ConfoundTable or None
+        The table of confounds, where it was computed here.
+    framewise_displacement : numpy.ndarray or None
+        ``(frames,)``, mm; NaN in the first.
+    """
+
+    source: Source
+    repetition_time: float
+    route: str
+    spatial: dict[str, Any] = field(default_factory=dict)
+    mask: str | None = None
+    confounds: ConfoundModel
+    computed: ConfoundTable | None = None
+    framewise_displacement: np.ndarray | None = None
+
+
+def output_space(recording: Recording, config: PrepareConfig) -> tuple[str | None, float | None]:
+    """Space and resolution (mm) that the output is named after; None where those of the recording stay.
+
+    Raises
+    ------
+    ConfigError
+        Settings that do not go with what the recording is.
+    """
+    if recording.route == "transforms":
+        return STANDARD_SPACES[0], config.resolution_mm or DEFAULT_RESOLUTION_MM
+    if recording.route == "native" and config.quick_look:
+        return QUICK_LOOK_SPACE, config.resolution_mm or DEFAULT_RESOLUTION_MM
+    if config.resolution_mm is not None and recording.route != "preprocessed":
+        raise ConfigError(
+            f"{recording.key}: prepare.resolution_mm: {config.resolution_mm:g} mm were asked for, but "
+            + (
+                "parcels have no grid."
+                if recording.kind == "parcels"
+                else "the recording lies in its own space and no transforms to a standard one were found."
+            ),
+            "Leave --resolution out, give the transforms of fMRIPrep (--derivatives; titan-neuro fetch ... --with "
+            "transforms), or register roughly with --quick-look.",
+        )
+    return None, config.resolution_mm
+
+
+def open_run(
+    recording: Recording, config: PrepareConfig, scratch_dir: Path, stack: ExitStack, memory_bytes: int | None
+) -> OpenRun:
+    """Open a run.
+
+    Parameters
+    ----------
+    recording : Recording
+    config : PrepareConfig
+    scratch_dir : Path
+        Folder of this run for what is needed between two passes.
+    stack : contextlib.ExitStack
+        Closes and removes that.
+    memory_bytes : int, optional
+        Bound on the frames that are held at a time.
+
+    Raises
+    ------
+    ImageError, MetadataError, ConfigError
+    """
+    if recording.kind == "parcels":
+        return _open_table(recording, config)
+    volumes = Volumes(recording.path)
+    tr = repetition_time(recording, volumes.header_repetition_time)
+    if config.slice_timing:
+        volumes = shift_slices(volumes, recording, tr, stack.enter_context(Scratch(scratch_dir / "slices")))
+    geometry, route = _geometry(recording, volumes, config)
+    mask = "the template's brain, the subject's and the field of view" if geometry else None
+    source: Source
+    if geometry is None:
+        space, mask = _own_space(recording, volumes, config)
+        source = MaskedVolumes(volumes, space)
+        if config.resolution_mm is not None:
+            geometry = from_standard(space, volumes, config.resolution_mm)
+    if geometry is not None:
+        source = ResampledVolumes(volumes, geometry.space, geometry.resampler)
+    computed = None
+    if geometry is not None and geometry.head_motion is not None:
+        frames = stack.enter_context(Scratch(scratch_dir / "frames"))
+        computed = _compute(source, geometry, volumes, tr, frames, memory_bytes)
+        source = Stored(frames, geometry.space, source.n_frames)
+    table = computed or _given_table(recording, source.n_frames)
+    if config.atlas is not None:
+        atlas = read_atlas(config.atlas, source.space)
+        source = Parcels(source, atlas.labels, atlas.names, atlas.name)
+    return OpenRun(
+        source=source,
+        repetition_time=tr,
+        route=route,
+        spatial={"steps": list(geometry.steps), "resolution_mm": geometry.resolution_mm} if geometry else {},
+        mask=mask,
+        confounds=select(table, config.confounds, tr, source.n_frames, recording.key),
+        computed=computed,
+        framewise_displacement=_framewise_displacement(table),
+    )
+
+
+def _open_table(recording: Recording, config: PrepareConfig) -> OpenRun:
+    for setting in ("atlas", "slice_timing"):
+        if getattr(config, setting):
+            raise ConfigError(f"{recording.key}: prepare.{setting}: parcels are no images.", "Leave it out.")
+    source = Table(recording)
+    table = _given_table(recording, source.n_frames)
+    tr = repetition_time(recording, None)
+    return OpenRun(
+        source=source,
+        repetition_time=tr,
+        route="parcels",
+        confounds=select(table, config.confounds, tr, source.n_frames, recording.key),
+        framewise_displacement=_framewise_displacement(table),
+    )
+
+
+def _geometry(recording: Recording, volumes: Volumes, config: PrepareConfig) -> tuple[Geometry | None, str]:
+    if recording.route == "transforms":
+        return from_transforms(recording, volumes, config.resolution_mm), "transforms"
+    if recording.route == "native" and config.quick_look:
+        logger.warning(
+            "%s: QUICK LOOK: motion and position are estimated roughly, distortion is not corrected.", recording.key
+        )
+        return quick_look.from_recording(volumes, config.resolution_mm, config.mask_frames), "quick look"
+    return None, recording.route
+
+
+def _own_space(recording: Recording, volumes: Volumes, config: PrepareConfig) -> tuple[Space, str]:
+    import nibabel as nib
+    from nilearn.masking import compute_epi_mask
+
+    name = recording.entities.get("space", "native")
+    if recording.mask is None:
+        logger.warning("%s: no brain mask in the dataset: computed from its first volumes.", recording.key)
+        first = volumes.read(0, config.mask_frames).astype(np.float32).mean(axis=-1)
+        mask = np.asarray(compute_epi_mask(nib.Nifti1Image(first, volumes.affine)).dataobj) > 0
+        where = f"computed from {config.mask_frames} first frames"
+    else:
+        mask, where = _given_mask(recording.mask, volumes), recording.mask.name
+    return Space(kind="volume", name=name, mask=mask, affine=volumes.affine), where
+
+
+def _given_mask(path: Path, volumes: Volumes) -> np.ndarray:
+    import nibabel as nib
+
+    try:
+        found = nib.load(path)
+        mask = np.asarray(found.dataobj) > 0
+    except (nib.filebasedimages.ImageFileError, OSError, EOFError, ValueError) as error:
+        raise ImageError(f"{path}: not a readable brain mask: {error}.", "Fetch the file again.") from error
+    if found.shape != volumes.shape or not np.allclose(found.affine, volumes.affine, atol=1e-3):
+        raise ImageError(
+            f"{path}: expected the grid of {volumes.path.name}, {volumes.shape} with the affine "
+            f"{volumes.affine.tolist()}; found {found.shape} with {found.affine.tolist()}.",
+            "Give a mask on the grid of the run (--derivatives).",
+        )
+    if not mask.any():
+        raise ImageError(f"{path}: the brain mask is empty.")
+    return mask
+
+
+def _given_table(recording: Recording, n_frames: int) -> ConfoundTable | None:
+    if recording.confounds is None:
+        return None
+    table = read_confounds(recording.confounds)
+    check_rows(table, n_frames)
+    return table
+
+
+def _framewise_displacement(table: ConfoundTable | None) -> np.ndarray | None:
+    if table is None or "framewise_displacement" not in table.columns:
+        return None
+    return table.columns["framewise_displacement"].to_numpy(dtype=np.float32)

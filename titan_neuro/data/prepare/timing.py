@@ -1,0 +1,108 @@
+"""When things happen in a run: the repetition time, the events, and the frames that are scored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from titan_neuro.data.bids import Recording
+from titan_neuro.errors import MetadataError
+
+Event = tuple[float, float, str]
+# Clocks of stimulus and scanner differ a little.
+_TOLERANCE_S = 1.0
+
+
+def repetition_time(recording: Recording, header: float | None) -> float:
+    """Seconds from one volume to the next, from the sidecar and the image's header, which must not contradict it.
+
+    Raises
+    ------
+    MetadataError
+        Neither says anything, or not a time, or they differ.
+    """
+    sidecar = recording.repetition_time
+    if sidecar is None and header is None:
+        raise MetadataError(
+            f"{recording.path}: no repetition time: neither RepetitionTime in its JSON sidecar nor a time step in its "
+            "header.",
+            'Write {"RepetitionTime": SECONDS} into the sidecar.',
+        )
+    found = sidecar if sidecar is not None else header
+    if found is None or not (math.isfinite(found) and found > 0):
+        raise MetadataError(f"{recording.path}: expected a repetition time above 0 s, found {found}.")
+    if sidecar is not None and header is not None and abs(sidecar - header) > 1e-3:
+        raise MetadataError(
+            f"{recording.path}: the sidecar says a repetition time of {sidecar} s, the header {header} s.",
+            "Correct the one that is wrong.",
+        )
+    return found
+
+
+def read_events(path: Path, duration_s: float) -> list[Event]:
+    """Rows (onset, duration, trial_type) of an events table, in seconds.
+
+    Parameters
+    ----------
+    path : Path
+    duration_s : float
+        Of the run: an event that ends more than a second after it belongs to another run, or to another clock.
+
+    Raises
+    ------
+    MetadataError
+        Not a table with these columns, not numbers, or an event past the end.
+    """
+    try:
+        table = pd.read_csv(path, sep="\t", na_values="n/a")
+        lacking = {"onset", "duration"} - set(table.columns)
+        if lacking:
+            raise MetadataError(
+                f"{path}: expected the columns onset, duration[, trial_type], found {', '.join(table.columns)}."
+            )
+        types = table["trial_type"].fillna("").astype(str) if "trial_type" in table else [""] * len(table)
+        # An event without a duration is a moment.
+        durations = table["duration"].astype(float).fillna(0.0)
+        events = list(zip(table["onset"].astype(float), durations, types, strict=True))
+    except (ValueError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise MetadataError(f"{path}: not a readable events table: {error}.") from error
+    for row, (onset, duration, name) in enumerate(events, start=2):
+        if not math.isfinite(onset) or duration < 0:
+            raise MetadataError(
+                f"{path}: line {row}: expected an onset and a duration from 0 s on, found {onset} and {duration}."
+            )
+        if onset + duration > duration_s + _TOLERANCE_S:
+            raise MetadataError(
+                f"{path}: line {row}: the event {name!r} ends at {onset + duration:g} s, but the run is over at "
+                f"{duration_s:g} s.",
+                "Does the table belong to this run? Was the recording cut short? Correct the one that is wrong.",
+            )
+    return events
+
+
+def scored_frames(
+    events: Sequence[Event], n_frames: int, repetition_time_s: float, warmup_s: float, trial_types: Sequence[str]
+) -> tuple[np.ndarray, str]:
+    """Return the frames that a loss or a score may use as a target.
+
+    Returns
+    -------
+    scored : numpy.ndarray
+        bool ``(n_frames,)``.
+    rule : str
+        By which they were chosen, in words.
+    """
+    onset = np.arange(n_frames) * repetition_time_s
+    warm = onset >= warmup_s
+    chosen = [event for event in events if event[2] in trial_types]
+    if not chosen:
+        why = f"no event of type {' or '.join(trial_types)}" if events else "no events"
+        return warm, f"all frames after the warm-up ({why})"
+    inside = np.zeros(n_frames, dtype=bool)
+    for start, duration, _ in chosen:
+        inside |= (onset >= start) & (onset < start + duration)
+    return inside & warm, f"frames inside events of type {' or '.join(trial_types)}, after the warm-up"
