@@ -150,7 +150,8 @@ def test_a_killed_fetch_is_taken_up_again(twin, tmp_path, serve):
 
     url = f"{serve(twin.parent, HangingHandler)}/twin"
     clone = tmp_path / "clone"
-    script = f"from pathlib import Path; from titan_neuro.data.fetch import fetch; fetch({url!r}, Path({str(clone)!r}), n_jobs=1)"
+    imports = "from pathlib import Path; from titan_neuro.data.fetch import fetch"
+    script = f"{imports}; fetch({url!r}, Path({str(clone)!r}), n_jobs=1)"
     with subprocess.Popen([sys.executable, "-c", script], start_new_session=True, stderr=subprocess.DEVNULL) as process:
         assert hanging.wait(30)
         # What has been handed out is first moved to its place.

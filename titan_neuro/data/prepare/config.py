@@ -8,8 +8,6 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from titan_neuro.data.prepare.confounds import Preset
-
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class PrepareConfig:
@@ -30,6 +28,9 @@ class PrepareConfig:
     confounds : {"none", "motion24", "simple", "scrubbing", "compcor", "ica_aroma", "budapest2020"}
         What is regressed out: nothing; 6 motion parameters, their derivatives and the squares of both; a strategy of
         `nilearn.interfaces.fmriprep.load_confounds_strategy`; the 23 columns of the data paper of ds003017.
+    calibration_s : float
+        Seconds at the start of a run from which the aCompCor components of a table that is computed here are learned;
+        they are 0 till then, so that no later frame touches an earlier one.
     high_pass_hz : float or None
         Cut-off of the high-pass filter (Butterworth, second order); None for none. There is no low-pass.
     slice_timing : bool
@@ -48,7 +49,8 @@ class PrepareConfig:
     scored_trial_types: tuple[str, ...] = ("movie",)
     mask_frames: Annotated[int, Field(ge=1)] = 10
     resolution_mm: Annotated[float, Field(ge=1, le=30)] | None = None
-    confounds: Preset = "none"
+    confounds: Literal["none", "motion24", "simple", "scrubbing", "compcor", "ica_aroma", "budapest2020"] = "none"
+    calibration_s: Annotated[float, Field(gt=0)] = 100.0
     high_pass_hz: Annotated[float, Field(gt=0)] | None = None
     slice_timing: bool = False
     estimation: Literal["causal", "whole-run"] = "causal"

@@ -8,10 +8,18 @@ from pathlib import Path
 import numpy as np
 
 from titan_neuro.data.bids import Recording
-from titan_neuro.data.prepare.grid import DEFAULT_RESOLUTION_MM, grid_points, standard_grid, template_brain
+from titan_neuro.data.prepare.grid import DEFAULT_RESOLUTION_MM, grid_points, regrid_mask, standard_grid, template_brain
 from titan_neuro.data.prepare.motion import read_head_motion
 from titan_neuro.data.prepare.sources import Volumes
-from titan_neuro.data.prepare.spatial import PhaseEncoding, Resampler, antialiasing, load_transform, sample_image
+from titan_neuro.data.prepare.spatial import (
+    PhaseEncoding,
+    Resampler,
+    antialiasing,
+    apply_affine,
+    load_affine,
+    load_composite,
+    sample_image,
+)
 from titan_neuro.data.preprocessed import STANDARD_SPACES
 from titan_neuro.data.space import Space
 from titan_neuro.errors import ImageError
@@ -75,16 +83,16 @@ def from_transforms(recording: Recording, volumes: Volumes, resolution_mm: float
         )
     shape, affine = standard_grid(resolution_mm)
     mask = template_brain(shape, affine)
-    in_t1w = load_transform(files["standard"]).map(grid_points(mask, affine))
+    in_t1w = load_composite(files["standard"]).map(grid_points(mask, affine))
     brain = sample_image(files["brain"], in_t1w, "brain mask") >= 0.5
     if not brain.any():
         raise ImageError(f"{files['brain']}: the brain mask is empty where the template's brain lies.")
     mask, in_t1w = _narrow(mask, brain), in_t1w[brain]
-    in_reference = load_transform(files["coregistration"]).map(in_t1w)
+    in_reference = apply_affine(load_affine(files["coregistration"]), in_t1w)
     shift, axis, steps = None, 0, ["head motion", "coregistration", "template warp"]
     if "fieldmap" in files:
         encoding = PhaseEncoding.from_sidecar(recording.sidecar, recording.path)
-        in_fieldmap = load_transform(files["to_fieldmap"]).map(in_reference, inverse=True)
+        in_fieldmap = apply_affine(np.linalg.inv(load_affine(files["to_fieldmap"])), in_reference)
         shift = encoding.readout_s * sample_image(files["fieldmap"], in_fieldmap, "fieldmap").astype(np.float64)
         axis = encoding.axis
         steps.insert(1, "susceptibility distortion")
@@ -120,14 +128,10 @@ def from_standard(space: Space, volumes: Volumes, resolution_mm: float) -> Geome
     volumes : Volumes
     resolution_mm : float
     """
-    import nibabel as nib
-    from nilearn.image import resample_img
-
     shape, affine = standard_grid(resolution_mm)
     if space.mask is None or space.affine is None:
         raise ImageError(f"{volumes.path}: has no grid that could be brought to {resolution_mm} mm.")
-    soft = nib.Nifti1Image(space.mask.astype(np.float32), space.affine)
-    mask = np.asarray(resample_img(soft, target_affine=affine, target_shape=shape, interpolation="linear").dataobj) >= 0.5
+    mask = regrid_mask(space.mask, space.affine, shape, affine)
     if not mask.any():
         raise ImageError(
             f"{volumes.path}: none of its brain mask lies on the grid of {STANDARD_SPACES[0]}: is it in that space?"

@@ -36,15 +36,37 @@ def standard_grid(resolution_mm: float) -> tuple[tuple[int, int, int], np.ndarra
 
 
 def template_brain(shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:
-    """Brain mask of the MNI152 template on a grid: bool `shape`, the voxels at least half of which are brain."""
-    import nibabel as nib
+    """Brain mask of the MNI152 template on a grid: bool `shape`."""
     from nilearn.datasets import load_mni152_brain_mask
-    from nilearn.image import resample_img
 
     brain = load_mni152_brain_mask(resolution=1)
-    soft = nib.Nifti1Image(np.asarray(brain.dataobj, dtype=np.float32), brain.affine)
-    resampled = resample_img(soft, target_affine=affine, target_shape=shape, interpolation="linear")
-    return np.asarray(resampled.dataobj) >= 0.5
+    return regrid_mask(np.asarray(brain.dataobj) > 0, brain.affine, shape, affine)
+
+
+def regrid_mask(
+    mask: np.ndarray, mask_affine: np.ndarray, shape: tuple[int, int, int], affine: np.ndarray
+) -> np.ndarray:
+    """Bring a mask to another grid of the same space: the voxels whose centre it covers at least half.
+
+    Parameters
+    ----------
+    mask : numpy.ndarray
+        bool ``(x, y, z)``.
+    mask_affine : numpy.ndarray
+        ``(4, 4)``, its voxel indices to mm.
+    shape, affine
+        Of the grid wanted.
+
+    Returns
+    -------
+    numpy.ndarray
+        bool `shape`.
+    """
+    from scipy.ndimage import affine_transform
+
+    between = np.linalg.inv(mask_affine) @ affine
+    soft = affine_transform(mask.astype(np.float32), between[:3, :3], between[:3, 3], output_shape=shape, order=1)
+    return np.asarray(soft) >= 0.5
 
 
 def grid_points(mask: np.ndarray, affine: np.ndarray) -> np.ndarray:

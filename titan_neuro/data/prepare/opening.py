@@ -24,13 +24,14 @@ from titan_neuro.data.prepare.confounds import (
 )
 from titan_neuro.data.prepare.geometry import Geometry, from_standard, from_transforms
 from titan_neuro.data.prepare.grid import DEFAULT_RESOLUTION_MM
+from titan_neuro.data.prepare.motion import centre_of_mass, motion_parameters
 from titan_neuro.data.prepare.scratch import Scratch
 from titan_neuro.data.prepare.slice_timing import shift_slices
 from titan_neuro.data.prepare.sources import MaskedVolumes, Parcels, ResampledVolumes, Source, Stored, Table, Volumes
 from titan_neuro.data.prepare.timing import repetition_time
 from titan_neuro.data.preprocessed import QUICK_LOOK_SPACE, STANDARD_SPACES
 from titan_neuro.data.space import Space
-from titan_neuro.errors import ConfigError, ImageError
+from titan_neuro.errors import ConfigError, ImageError, MetadataError
 
 logger = logging.getLogger(__name__)
 
@@ -95,9 +96,7 @@ def output_space(recording: Recording, config: PrepareConfig) -> tuple[str | Non
     return None, config.resolution_mm
 
 
-def open_run(
-    recording: Recording, config: PrepareConfig, scratch_dir: Path, stack: ExitStack, memory_bytes: int | None
-) -> OpenRun:
+def open_run(recording: Recording, config: PrepareConfig, scratch_dir: Path, stack: ExitStack) -> OpenRun:
     """Open a run.
 
     Parameters
@@ -108,8 +107,6 @@ def open_run(
         Folder of this run for what is needed between two passes.
     stack : contextlib.ExitStack
         Closes and removes that.
-    memory_bytes : int, optional
-        Bound on the frames that are held at a time.
 
     Raises
     ------
@@ -134,7 +131,7 @@ def open_run(
     computed = None
     if geometry is not None and geometry.head_motion is not None:
         frames = stack.enter_context(Scratch(scratch_dir / "frames"))
-        computed = _compute(source, geometry, volumes, tr, frames, memory_bytes)
+        computed = _compute(source, geometry, volumes, tr, config, frames)
         source = Stored(frames, geometry.space, source.n_frames)
     table = computed or _given_table(recording, source.n_frames)
     if config.atlas is not None:
@@ -146,7 +143,7 @@ def open_run(
         route=route,
         spatial={"steps": list(geometry.steps), "resolution_mm": geometry.resolution_mm} if geometry else {},
         mask=mask,
-        confounds=select(table, config.confounds, tr, source.n_frames, recording.key),
+        confounds=_select(table, config, recording, source.n_frames),
         computed=computed,
         framewise_displacement=_framewise_displacement(table),
     )
@@ -163,7 +160,7 @@ def _open_table(recording: Recording, config: PrepareConfig) -> OpenRun:
         source=source,
         repetition_time=tr,
         route="parcels",
-        confounds=select(table, config.confounds, tr, source.n_frames, recording.key),
+        confounds=_select(table, config, recording, source.n_frames),
         framewise_displacement=_framewise_displacement(table),
     )
 
@@ -219,6 +216,45 @@ def _given_table(recording: Recording, n_frames: int) -> ConfoundTable | None:
     table = read_confounds(recording.confounds)
     check_rows(table, n_frames)
     return table
+
+
+def _select(table: ConfoundTable | None, config: PrepareConfig, recording: Recording, n_frames: int) -> ConfoundModel:
+    if config.confounds == "none":
+        return ConfoundModel(
+            names=(), values=np.zeros((n_frames, 0)), whole_run=(), excluded=np.zeros(n_frames, dtype=bool)
+        )
+    if table is None:
+        raise MetadataError(
+            f"{recording.key}: the confounds preset {config.confounds} was asked for, but the run has no table of "
+            "confounds (*_desc-confounds_timeseries.tsv or _regressors.tsv), and no transforms to compute one from.",
+            "Name fMRIPrep's output with --derivatives, or leave prepare.confounds at none.",
+        )
+    return select(table, config.confounds, recording.path.name)
+
+
+def _compute(
+    source: Source, geometry: Geometry, volumes: Volumes, tr: float, config: PrepareConfig, frames: Scratch
+) -> ConfoundTable:
+    """Compute the confounds of a run while its frames go to `frames`, so that no volume is interpolated twice."""
+    tissues = {"csf": geometry.csf, "white_matter": geometry.white_matter}
+    kept: dict[str, list[np.ndarray]] = {name: [] for name, mask in tissues.items() if mask is not None}
+    global_signal = np.empty(source.n_frames)
+    for index in range(source.n_frames):
+        frame = source.block(index, index + 1)
+        frames.append(frame)
+        global_signal[index] = frame.mean(dtype=np.float64)
+        for name, collected in kept.items():
+            collected.append(frame[0, tissues[name]])
+    centre_mm = centre_of_mass(volumes.read(0, 1)[..., 0], volumes.affine)
+    causal = config.estimation == "causal"
+    return compute_confounds(
+        None if geometry.head_motion is None else motion_parameters(geometry.head_motion, volumes.affine, centre_mm),
+        global_signal,
+        *(np.stack(kept[name]) if name in kept else None for name in tissues),
+        repetition_time=tr,
+        calibration_frames=max(2, round(config.calibration_s / tr)) if causal else None,
+        source=f"{volumes.path} (computed)",
+    )
 
 
 def _framewise_displacement(table: ConfoundTable | None) -> np.ndarray | None:

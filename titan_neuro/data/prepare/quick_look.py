@@ -144,9 +144,10 @@ def _to_template(ants: Any, reference: np.ndarray, affine: np.ndarray, scratch: 
 
 
 def _as_affine(ants: Any, path: str) -> np.ndarray:
-    """Matrix ``(4, 4)``, mm, RAS, of a linear transform that ANTs wrote, of whatever kind: where it takes four points."""
+    """Matrix ``(4, 4)``, mm, RAS, of a linear transform of any kind that ANTs wrote."""
     transform = ants.read_transform(path)
     lps = np.diag([-1.0, -1.0, 1.0])
+    # Kinds differ in their parameters; where four points go says all.
     origin, *ends = (lps @ transform.apply_to_point(tuple(point)) for point in np.vstack([np.zeros(3), lps]))
     affine = np.eye(4)
     affine[:3, :3] = np.stack([end - origin for end in ends], axis=1)

@@ -74,7 +74,7 @@ def prepare_run(
         scratch = work_dir / "scratch" / path.name
         scratch.mkdir(parents=True, exist_ok=True)
         stack.callback(scratch.rmdir)
-        opened = open_run(recording, config, scratch, stack, memory_bytes)
+        opened = open_run(recording, config, scratch, stack)
         header = _header(recording, opened, config, {"fingerprint": fingerprint, "sources": sources})
         inspection = Inspection(recording.key, header.space.n_features, header.repetition_time)
         write_run(path, header, _blocks(opened, inspection, config, scratch / "cleaned", memory_bytes))
@@ -207,9 +207,7 @@ def _blocks(
 def _header(recording: Recording, opened: OpenRun, config: PrepareConfig, record: Mapping[str, Any]) -> RunHeader:
     n_frames = opened.source.n_frames
     events = read_events(recording.events, n_frames * opened.repetition_time) if recording.events else []
-    scored, rule = scored_frames(
-        events, n_frames, opened.repetition_time, config.warmup_s, config.scored_trial_types
-    )
+    scored, rule = scored_frames(events, n_frames, opened.repetition_time, config.warmup_s, config.scored_trial_types)
     if opened.confounds.excluded.any():
         scored &= ~opened.confounds.excluded
         rule += f", without {int(opened.confounds.excluded.sum())} frames that the {config.confounds} strategy drops"

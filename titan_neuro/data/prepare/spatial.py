@@ -13,14 +13,12 @@ per run, and each volume is interpolated once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-from nitransforms.base import TransformBase
-from nitransforms.manip import TransformChain
 from scipy import ndimage
 
 from titan_neuro.errors import ImageError, MetadataError
@@ -29,7 +27,15 @@ from titan_neuro.errors import ImageError, MetadataError
 _SPLINE_ORDER = 3
 
 
-class DisplacementField(TransformBase):
+class PointMap(Protocol):
+    """Takes points of a target to points of the image that moves: mm, RAS."""
+
+    def map(self, x: np.ndarray) -> np.ndarray:
+        """Move points ``(n, 3)``."""
+        ...
+
+
+class DisplacementField:
     """A field of displacements, read between its voxels as ITK does it: linearly, and zero outside.
 
     `nitransforms` reads such fields with cubic splines and holds several copies of them in double precision; a
@@ -43,24 +49,37 @@ class DisplacementField(TransformBase):
         ``(4, 4)``, voxel indices of the field to mm.
     """
 
-    __slots__ = ("_displacements", "_to_voxels")
-
     def __init__(self, displacements: np.ndarray, affine: np.ndarray) -> None:
-        super().__init__()
         self._displacements = displacements
         self._to_voxels = np.linalg.inv(affine)
 
-    def map(self, x: np.ndarray, inverse: bool = False) -> np.ndarray:
+    def map(self, x: np.ndarray) -> np.ndarray:
         """Move points ``(n, 3)``, mm, RAS."""
-        if inverse:
-            raise NotImplementedError("A displacement field is not inverted: use the file of the other direction.")
-        points = np.asarray(x, dtype=np.float64)
-        voxels = apply_affine(self._to_voxels, points).T
+        voxels = apply_affine(self._to_voxels, x).T
         moved = [
             ndimage.map_coordinates(self._displacements[..., axis], voxels, order=1, mode="constant", output=np.float64)
             for axis in range(3)
         ]
-        return np.asarray(points + np.stack(moved, axis=1))
+        return np.asarray(x + np.stack(moved, axis=1))
+
+
+class Composite:
+    """Transforms one after the other.
+
+    Parameters
+    ----------
+    links : sequence of PointMap
+        The first is applied first.
+    """
+
+    def __init__(self, links: Sequence[PointMap]) -> None:
+        self._links = links
+
+    def map(self, x: np.ndarray) -> np.ndarray:
+        """Move points ``(n, 3)``, mm, RAS."""
+        for link in self._links:
+            x = link.map(x)
+        return x
 
 
 def apply_affine(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -68,39 +87,58 @@ def apply_affine(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
     return np.asarray(points @ affine[:3, :3].T + affine[:3, 3])
 
 
-def load_transform(path: Path) -> TransformBase:
-    """Read an ITK transform, a text file or a composite in HDF5, that maps points of the target to the moving image.
+def load_affine(path: Path) -> np.ndarray:
+    """Read one linear transform in ITK's text format: float64 ``(4, 4)``, mm, RAS.
 
     Raises
     ------
     ImageError
-        The file can't be read, or holds a kind of transform that is not known.
+        The file can't be read, or holds another number of transforms.
     """
-    from nitransforms import linear
     from nitransforms.io.base import TransformIOError
+    from nitransforms.linear import LinearTransformsMapping
 
     try:
-        if path.suffix == ".h5":
-            return _load_composite(path)
-        return linear.load(path, fmt="itk")
-    except (OSError, KeyError, ValueError, IndexError, TypeError, TransformIOError) as error:
-        raise ImageError(
-            f"{path}: not a readable ITK transform: {error}.", "Fetch the file again."
-        ) from error
+        matrices = np.atleast_3d(LinearTransformsMapping.from_filename(path, fmt="itk").matrix)
+    except _UNREADABLE + (TransformIOError,) as error:
+        raise _unreadable(path, error) from error
+    if matrices.shape != (1, 4, 4):
+        raise ImageError(f"{path}: expected one linear transform, found an array of shape {matrices.shape}.")
+    return np.asarray(matrices[0], dtype=np.float64)
 
 
-def _load_composite(path: Path) -> TransformChain:
+def load_composite(path: Path) -> Composite:
+    """Read an ITK composite transform in HDF5: affine transforms and displacement fields.
+
+    Raises
+    ------
+    ImageError
+        The file can't be read, or holds another kind of transform.
+    """
+    from nitransforms.io.base import TransformIOError
     from nitransforms.io.itk import ITKCompositeH5, ITKLinearTransform
     from nitransforms.linear import Affine
 
-    chain: list[TransformBase] = []
-    for part in ITKCompositeH5.from_filename(path):
-        # ITK applies the last of a composite first.
-        if isinstance(part, ITKLinearTransform):
-            chain.insert(0, Affine(part.to_ras()))
-        else:
-            chain.insert(0, DisplacementField(np.asarray(part.dataobj, dtype=np.float32), part.affine))
-    return TransformChain(chain)
+    links: list[PointMap] = []
+    try:
+        for part in ITKCompositeH5.from_filename(path):
+            # ITK applies the last of a composite first.
+            if isinstance(part, ITKLinearTransform):
+                links.insert(0, Affine(part.to_ras()))
+            else:
+                links.insert(0, DisplacementField(np.asarray(part.dataobj, dtype=np.float32), part.affine))
+    except _UNREADABLE + (TransformIOError,) as error:
+        raise _unreadable(path, error) from error
+    return Composite(links)
+
+
+_UNREADABLE = (OSError, KeyError, ValueError, IndexError, TypeError)
+
+
+def _unreadable(path: Path, error: Exception) -> ImageError:
+    return ImageError(
+        f"{path}: not a readable ITK transform: {error or type(error).__name__}.", "Fetch the file again."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

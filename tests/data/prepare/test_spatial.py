@@ -1,0 +1,153 @@
+"""Known motion, distortion, coregistration and warp are undone, in every orientation, in one interpolation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ants
+import h5py
+import nibabel as nib
+import numpy as np
+import pytest
+from phantom import ORIENTATIONS, SHAPE, STEM, VOXEL_MM, Phantom, move, rigid, save, write_itk
+from scipy import ndimage
+
+from titan_neuro.data.bids import find_recordings
+from titan_neuro.data.prepare.geometry import from_transforms
+from titan_neuro.data.prepare.grid import grid_points
+from titan_neuro.data.prepare.sources import ResampledVolumes, Volumes
+from titan_neuro.data.prepare.spatial import PhaseEncoding, Resampler, load_affine, load_composite
+from titan_neuro.errors import ImageError, MetadataError
+
+
+def undo(root):
+    """The phantom's volumes on the template, ``(time, voxels)``, and the points of its voxels."""
+    [recording] = find_recordings(root)
+    assert recording.route == "transforms"
+    volumes = Volumes(recording.path)
+    geometry = from_transforms(recording, volumes, VOXEL_MM)
+    frames = ResampledVolumes(volumes, geometry.space, geometry.resampler).block(0, volumes.n_frames)
+    return frames, grid_points(geometry.space.mask, geometry.space.affine)
+
+
+def displacement_mm(phantom, frames, points):
+    """How far off the pattern lies, along its slope: what nine voxels of ten stay below."""
+    slope = np.linalg.norm(phantom.gradient(points), axis=1)
+    steep = slope > np.median(slope)
+    return np.quantile(np.abs(frames - phantom.pattern(points))[:, steep] / slope[steep], 0.9)
+
+
+@pytest.mark.parametrize(("orientation", "direction"), [*zip(ORIENTATIONS, ["j", "j-", "i", "k-"], strict=True)])
+def test_everything_planted_is_undone_to_a_fraction_of_a_voxel(tmp_path, orientation, direction):
+    phantom = Phantom(orientation=orientation, direction=direction)
+    frames, points = undo(phantom.write(tmp_path / "bids"))
+    assert len(points) > 10_000
+    assert displacement_mm(phantom, frames, points) < 0.05 * VOXEL_MM
+    error = np.sqrt(((frames - phantom.pattern(points)) ** 2).mean()) / phantom.pattern(points).std()
+    assert error < 0.05
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda phantom: setattr(phantom, "head_motion", phantom.head_motion[::-1]),
+        lambda phantom: setattr(phantom, "head_motion", np.linalg.inv(phantom.head_motion)),
+        lambda phantom: setattr(phantom, "direction", "j"),
+        lambda phantom: setattr(phantom, "coregistration", np.linalg.inv(phantom.coregistration)),
+        lambda phantom: setattr(phantom, "linear", np.eye(4)),
+        lambda phantom: setattr(phantom, "warp", lambda points: 0 * points),
+        lambda phantom: setattr(phantom, "field_hz", lambda points: 0 * points[:, 0]),
+    ],
+    ids=["other motion", "inverted motion", "direction", "coregistration", "linear", "warp", "fieldmap"],
+)
+def test_each_part_matters(tmp_path, spoil):
+    """Files that lie about one part leave the pattern displaced: the test above can fail."""
+    phantom = Phantom()
+    data = np.stack([phantom.record(t) for t in range(phantom.n_volumes)], axis=-1)
+    truth = Phantom()
+    spoil(phantom)
+    frames, points = undo(phantom.write(tmp_path / "bids", data))
+    assert displacement_mm(truth, frames, points) > 0.25 * VOXEL_MM
+
+
+def test_one_interpolation_beats_two(tmp_path):
+    phantom = Phantom(shortest_mm=12.0)
+    root = phantom.write(tmp_path / "bids")
+    frames, points = undo(root)
+    image = nib.load(root / f"sub-01/func/{STEM}_bold.nii.gz")
+    every = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), axis=-1).reshape(-1, 3)
+    realign = Resampler(move(phantom.affine, every), phantom.affine, head_motion=phantom.head_motion)
+    realigned = [realign(np.asarray(image.dataobj[..., t]), t).reshape(SHAPE) for t in range(phantom.n_volumes)]
+    save(root / f"sub-01/func/{STEM}_bold.nii.gz", np.stack(realigned, axis=-1), phantom.affine)
+    still = Phantom(shortest_mm=12.0)
+    still.head_motion = np.stack([np.eye(4)] * phantom.n_volumes)
+    transform = next(root.rglob("*desc-hmc_xfm.txt"))
+    transform.unlink()
+    write_itk(transform, still.head_motion)
+    twice, _ = undo(root)
+    once_error, twice_error = (np.sqrt(((x - phantom.pattern(points)) ** 2).mean()) for x in (frames, twice))
+    assert once_error < 0.8 * twice_error
+
+
+def test_a_composite_that_ants_wrote_moves_points_as_ants_does(tmp_path):
+    """A real registration (affine and SyN), written by ANTs, is the outside oracle."""
+    rng = np.random.default_rng(3)
+    base = ndimage.gaussian_filter(rng.normal(size=(40, 44, 36)), 3)
+    bent = ndimage.map_coordinates(
+        base, np.indices(base.shape) + 2 * np.sin(np.indices(base.shape)[::-1] / 6), order=3, mode="nearest"
+    )
+    affine = np.diag([3.0, 3.0, 3.0, 1.0])
+    affine[:3, 3] = -60
+    oblique = rigid([8, -5, 3], [4, 2, -3]) @ affine
+    images = []
+    for name, data, where in (("fixed", base, affine), ("moving", bent, oblique)):
+        save(tmp_path / f"{name}.nii", data.astype(np.float32), where)
+        images.append(ants.image_read(str(tmp_path / f"{name}.nii")))
+    found = ants.registration(
+        *images,
+        type_of_transform="SyN",
+        outprefix=str(tmp_path / "x"),
+        write_composite_transform=True,
+        random_seed=1,
+        reg_iterations=(10, 5),
+    )
+    path = found["fwdtransforms"]
+    with h5py.File(path) as file:
+        assert len(file["TransformGroup"]) == 3
+    oracle = ants.read_transform(path)
+    points = rng.uniform(-40, 40, (200, 3))
+    expected = np.array([oracle.apply_to_point(tuple(p * [-1, -1, 1])) for p in points]) * [-1, -1, 1]
+    np.testing.assert_allclose(load_composite(Path(path)).map(points), expected, atol=2e-3)
+    assert np.abs(expected - points).max() > 3
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "message"),
+    [
+        ({"TotalReadoutTime": 0.05}, "gives no PhaseEncodingDirection"),
+        ({"PhaseEncodingDirection": "y", "TotalReadoutTime": 0.05}, "found 'y'"),
+        ({"PhaseEncodingDirection": "j"}, "gives no TotalReadoutTime"),
+        ({"PhaseEncodingDirection": "j", "TotalReadoutTime": 50}, "found 50"),
+    ],
+)
+def test_a_fieldmap_needs_the_readout(tmp_path, sidecar, message):
+    with pytest.raises(MetadataError, match=message):
+        PhaseEncoding.from_sidecar(sidecar, tmp_path / "x_bold.nii.gz")
+
+
+@pytest.mark.parametrize(("load_transform", "name"), [(load_composite, "x.h5"), (load_affine, "x.txt")])
+def test_a_damaged_transform(tmp_path, load_transform, name):
+    path = tmp_path / name
+    path.write_bytes(b"no transform")
+    with pytest.raises(ImageError, match="not a readable ITK transform"):
+        load_transform(path)
+
+
+def test_transforms_of_another_run(tmp_path):
+    phantom = Phantom()
+    root = phantom.write(tmp_path / "bids")
+    phantom.head_motion = phantom.head_motion[:-1]
+    write_itk(next(root.rglob("*desc-hmc_xfm.txt")), phantom.head_motion)
+    [recording] = find_recordings(root)
+    with pytest.raises(ImageError, match=r"expected 3 transforms, one for each volume .* found 2"):
+        from_transforms(recording, Volumes(recording.path), VOXEL_MM)
