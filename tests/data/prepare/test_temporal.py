@@ -175,6 +175,15 @@ def ar5_r2(series):
     return np.mean(scores)
 
 
+def test_what_is_causal_teaches_white_noise_nothing():
+    rng = np.random.default_rng(14)
+    noise, slow = rng.normal(size=(800, 60)), np.cumsum(rng.normal(size=(800, 24)), axis=0)
+    assert ar5_r2(CausalHighPass(60, 0.008, 1.0)(noise)) < 0.01
+    assert ar5_r2(CausalRegression(60, 24)(noise, slow)) < 0.01
+    # A band-pass does, causal or not.
+    assert ar5_r2(sosfilt(butter(2, [0.01, 0.1], "bandpass", fs=1.0, output="sos"), noise, axis=0)) > 0.9
+
+
 class TestFourierShift:
     @pytest.mark.parametrize("shift_s", [0.9, -0.35, 0.0])
     @pytest.mark.parametrize("n_frames", [100, 101])
