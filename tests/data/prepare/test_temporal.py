@@ -109,7 +109,7 @@ class TestRegression:
     def test_a_confound_goes_and_the_rest_stays(self):
         rng = np.random.default_rng(5)
         columns, signal = np.cumsum(rng.normal(size=(600, 2)), axis=0), rng.normal(size=(600, 1))
-        bold = 1000 + signal + columns @ [[50.0], [-3.0]]
+        bold = 1000 + signal + columns @ [[5.0], [-0.5]]
         found = CausalRegression(1, 2)(bold, columns)[200:]
         assert np.corrcoef(found[:, 0], signal[200:, 0])[0, 1] > 0.97
         before, after = (np.corrcoef(np.column_stack([y, columns[200:]]).T)[0, 1:] for y in (bold[200:], found))
@@ -173,6 +173,15 @@ def ar5_r2(series):
         error = target[half:, column] - past[half:, column] @ weights
         scores.append(1 - error.var() / target[half:, column].var())
     return np.mean(scores)
+
+
+def test_what_is_causal_teaches_white_noise_nothing():
+    rng = np.random.default_rng(14)
+    noise, slow = rng.normal(size=(800, 60)), np.cumsum(rng.normal(size=(800, 24)), axis=0)
+    assert ar5_r2(CausalHighPass(60, 0.008, 1.0)(noise)) < 0.01
+    assert ar5_r2(CausalRegression(60, 24)(noise, slow)) < 0.01
+    # A band-pass does, causal or not.
+    assert ar5_r2(sosfilt(butter(2, [0.01, 0.1], "bandpass", fs=1.0, output="sos"), noise, axis=0)) > 0.9
 
 
 class TestFourierShift:

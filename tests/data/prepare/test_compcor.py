@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+from nilearn.signal import clean, create_cosine_drift
+from sklearn.decomposition import PCA
+
+from titan_neuro.data.prepare.compcor import compcor, cosine_drifts
+from titan_neuro.data.prepare.temporal import CausalHighPass
+from titan_neuro.errors import ImageError
+
+
+@pytest.fixture(scope="module")
+def tissue():
+    """240 frames of 150 voxels on a baseline: three common courses, a drift, noise; two voxels outside the field."""
+    rng = np.random.default_rng(0)
+    courses = rng.normal(size=(240, 3)) * [3, 2, 1]
+    frames = courses @ rng.normal(size=(3, 150)) + rng.normal(size=(240, 150))
+    frames += 800 + np.linspace(0, 30, 240)[:, None] * rng.normal(size=150)
+    frames[:, [3, 70]] = 0
+    return frames, courses
+
+
+@pytest.mark.parametrize(("n_frames", "repetition_time"), [(240, 1.0), (803, 1.0), (121, 2.5), (20, 1.0), (1, 2.0)])
+def test_cosines_are_those_of_nilearn_without_the_constant(n_frames, repetition_time):
+    found = cosine_drifts(n_frames, repetition_time)
+    if n_frames > 1:
+        expected = create_cosine_drift(1 / 128, np.arange(n_frames) * repetition_time)[:, :-1]
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+    assert found.shape == (n_frames, int(n_frames * repetition_time / 64) if n_frames > 1 else 0)
+
+
+class TestWholeRun:
+    def test_components_are_the_principal_components_of_the_filtered_scaled_voxels(self, tissue):
+        frames = np.delete(tissue[0], [3, 70], axis=1)
+        filtered = clean(
+            frames, detrend=False, standardize="zscore_sample", filter="cosine", high_pass=1 / 128, t_r=1.0
+        )
+        oracle = PCA(n_components=5, svd_solver="full").fit(filtered)
+        components, explained = compcor(tissue[0], 5, None, 1.0)
+        expected = oracle.transform(filtered) / oracle.singular_values_
+        signs = np.sign((components * expected).sum(axis=0))
+        np.testing.assert_allclose(components, expected * signs, atol=1e-8)
+        np.testing.assert_allclose(explained, oracle.explained_variance_ratio_, atol=1e-10)
+
+    def test_the_sign_is_that_of_the_largest_weight(self, tissue):
+        components, _ = compcor(tissue[0], 3, None, 1.0)
+        flipped, _ = compcor(-tissue[0], 3, None, 1.0)
+        np.testing.assert_allclose(flipped, -components, atol=1e-9)
+        turned, _ = compcor(tissue[0][:, ::-1], 3, None, 1.0)
+        np.testing.assert_allclose(turned, components, atol=1e-9)
+
+
+class TestCausal:
+    def test_components_are_projections_on_the_weights_of_the_calibration(self, tissue):
+        frames = np.delete(tissue[0], [3, 70], axis=1)
+        filtered = CausalHighPass(148, 1 / 128, 1.0)(frames)
+        standard = (filtered - filtered[:90].mean(axis=0)) / filtered[:90].std(axis=0)
+        oracle = PCA(n_components=4, svd_solver="full").fit(standard[:90])
+        components, explained = compcor(tissue[0], 4, 90, 1.0)
+        expected = oracle.transform(standard[90:]) / oracle.singular_values_
+        assert (components[:90] == 0).all()
+        signs = np.sign((components[90:] * expected).sum(axis=0))
+        np.testing.assert_allclose(components[90:], expected * signs, atol=1e-8)
+        np.testing.assert_allclose(explained, oracle.explained_variance_ratio_, atol=1e-10)
+
+    def test_what_the_voxels_share_is_found_after_the_calibration(self, tissue):
+        frames, courses = tissue
+        components, _ = compcor(frames, 3, 90, 1.0)
+        target = CausalHighPass(3, 1 / 128, 1.0)(courses)[90:]
+        design = np.column_stack([components[90:], np.ones(150)])
+        error = target - design @ np.linalg.lstsq(design, target, rcond=None)[0]
+        assert (1 - error.var(axis=0) / target.var(axis=0)).min() > 0.9
+
+    @pytest.mark.parametrize("frame", [40, 89, 90, 100, 153, 154, 238])
+    @pytest.mark.parametrize("later", [np.nan, 0.0, 1e6])
+    def test_no_later_frame_changes_an_earlier_value(self, tissue, frame, later):
+        other = tissue[0].copy()
+        if frame < 89:
+            # A calibration of frames without value has no components; of others it has other ones.
+            later = np.random.default_rng(1).normal(size=other[frame + 1 :].shape)
+        other[frame + 1 :] = later
+        found, changed = compcor(tissue[0], 3, 90, 1.0)[0], compcor(other, 3, 90, 1.0)[0]
+        assert np.array_equal(found[: frame + 1], changed[: frame + 1])
+        assert not np.array_equal(found, changed)
+
+    def test_a_run_within_its_calibration_is_refused(self, tissue):
+        with pytest.raises(ImageError, match="longer than the 240 frames of its calibration, found 240"):
+            compcor(tissue[0], 3, 240, 1.0)
+
+
+def test_whole_numbers_as_a_scanner_writes_them_do_not_overflow():
+    rng = np.random.default_rng(2)
+    frames = rng.integers(-32768, 32767, size=(80, 30), dtype=np.int16)
+    frames[0], frames[1] = -32768, 32767
+    for calibration in (None, 40):
+        found, expected = (compcor(each, 2, calibration, 1.0) for each in (frames, frames.astype(np.float64)))
+        np.testing.assert_allclose(found[0], expected[0], atol=1e-12)
+
+
+@pytest.mark.parametrize("calibration", [None, 100])
+@pytest.mark.parametrize("n_voxels", [0, 4])
+def test_too_few_voxels_are_refused(tissue, calibration, n_voxels):
+    with pytest.raises(ImageError, match=r"at least 5 components in the noise mask, found [03] voxels"):
+        compcor(tissue[0][:, :n_voxels], 5, calibration, 1.0)
