@@ -20,11 +20,13 @@ from titan_neuro.data.annex import annex_key, is_missing
 from titan_neuro.data.bids import Recording
 from titan_neuro.data.prepare.normalize import CausalZScore
 from titan_neuro.data.space import Space
-from titan_neuro.data.store import FRAMES_A_SHARD, RunHeader, RunStore, store_name, write_run
+from titan_neuro.data.store import RunHeader, RunStore, store_name, write_run
 from titan_neuro.errors import ImageError, MetadataError, NotFetchedError, TitanNeuroError
 from titan_neuro.files import remove_leftovers, write_json
 
 logger = logging.getLogger(__name__)
+
+_FRAMES_A_BLOCK = 64
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -245,14 +247,14 @@ def _open_table(recording: Recording) -> _Source:
 
 
 def _scaled_blocks(source: _Source, memory_bytes: int | None) -> Iterator[np.ndarray]:
-    """Yield z-scored blocks of a shard's length, reading no more of the image at a time than the memory allows."""
+    """Yield z-scored blocks, reading no more of the image at a time than the memory allows."""
     voxels = source.space.n_features if source.space.mask is None else source.space.mask.size
     # A frame is held as read, as float64 on the grid, and a few times inside the mask while it is scaled.
-    frames = FRAMES_A_SHARD if memory_bytes is None else max(1, memory_bytes // (voxels * 8 * 4))
-    frames = min(frames, FRAMES_A_SHARD)
+    frames = _FRAMES_A_BLOCK if memory_bytes is None else max(1, memory_bytes // (voxels * 8 * 4))
+    frames = min(frames, _FRAMES_A_BLOCK)
     scale = CausalZScore(source.space.n_features)
-    for start in range(0, source.n_frames, FRAMES_A_SHARD):
-        stop = min(start + FRAMES_A_SHARD, source.n_frames)
+    for start in range(0, source.n_frames, _FRAMES_A_BLOCK):
+        stop = min(start + _FRAMES_A_BLOCK, source.n_frames)
         yield np.concatenate([scale(source.block(t, min(t + frames, stop))) for t in range(start, stop, frames)])
 
 
