@@ -114,10 +114,10 @@ class RunStore:
         """
         with self._readable(f"frames {start} to {stop - 1}"):
             values = np.asarray(self._array("frames")[start:stop])
-        # A shard that is gone reads as NaN (the fill value), which no frame holds.
+        # What is gone reads as NaN (the fill value), which no frame holds.
         if np.isnan(values[:, :1]).any():
             lost = start + int(np.isnan(values[:, 0]).argmax())
-            raise ImageError(f"{self.path}: frame {lost} is not there: a shard is missing.", self._hint)
+            raise ImageError(f"{self.path}: frame {lost} is not there: a shard is missing or cut short.", self._hint)
         return values
 
     def verify(self) -> None:
