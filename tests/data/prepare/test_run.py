@@ -227,7 +227,7 @@ def test_stores_are_opened_by_name_and_strangers_refused(prepare, tmp_path):
     attributes = json.loads((path / "zarr.json").read_text())
     attributes["attributes"]["schema_version"] = 99
     (path / "zarr.json").write_text(json.dumps(attributes))
-    with pytest.raises(MismatchError, match="expected the schema titan-neuro-run 1, found titan-neuro-run 99"):
+    with pytest.raises(MismatchError, match="expected the schema titan-neuro-run 2, found titan-neuro-run 99"):
         open_runs(tmp_path / "out")
 
 

@@ -1,0 +1,77 @@
+"""Finding stores: by name, in a folder or at an address."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from titan_neuro.data.bids import join_entities
+from titan_neuro.data.store.address import file_system, is_url
+from titan_neuro.data.store.read import RunStore
+from titan_neuro.errors import InputNotFoundError
+
+_NAME = "*_desc-prepared_*.zarr"
+
+
+def store_name(entities: Mapping[str, str], kind: str) -> str:
+    """Name of a run's store: ``sub-01_task-x_run-01_desc-prepared_bold.zarr``."""
+    kept = {name: value for name, value in entities.items() if name not in {"desc", "statistic", "stat"}}
+    suffix = "bold" if kind == "volume" else "timeseries"
+    return f"{join_entities(kept)}_desc-prepared_{suffix}.zarr"
+
+
+def open_runs(output_dir: Path | str, subjects: Sequence[str] | None = None) -> list[RunStore]:
+    """Open all prepared runs of an output folder, sorted by name.
+
+    Parameters
+    ----------
+    output_dir : Path or str
+        A folder, or the URL of one that can be listed.
+    subjects : sequence of str, optional
+        Labels to keep, without ``sub-``.
+
+    Raises
+    ------
+    InputNotFoundError
+        Nothing has been prepared there, or the address can't be listed.
+    """
+    stores = [RunStore(path) for path in _paths(output_dir)]
+    stores = [store for store in stores if not subjects or store.subject in subjects]
+    if not stores:
+        raise InputNotFoundError(
+            f"{output_dir}: holds no prepared run"
+            + (f" of {', '.join('sub-' + subject for subject in subjects)}." if subjects else "."),
+            "Run `titan-neuro prepare BIDS_DIR OUTPUT_DIR` (or `titan-neuro run ... participant`) first.",
+        )
+    return sorted(stores, key=lambda store: store.key)
+
+
+def _paths(output_dir: Path | str) -> Sequence[Path | str]:
+    if is_url(output_dir):
+        return _urls(str(output_dir))
+    return sorted(Path(output_dir).glob(f"sub-*/**/func/{_NAME}"))
+
+
+def _urls(root: str) -> list[str]:
+    """Walk ``sub-X/[ses-Y/]func/`` level by level: a search of the whole tree would list every shard."""
+    system, path = file_system(root)
+    try:
+        subjects = _children(system, path, "sub-*")
+        folders = [*subjects, *(session for subject in subjects for session in _children(system, subject, "ses-*"))]
+        functional = [folder for parent in folders for folder in _children(system, parent, "func")]
+        found = [store for folder in functional for store in _children(system, folder, _NAME)]
+    # What a driver raises is its own affair: NotImplementedError, its library's errors, OSError.
+    except Exception as error:
+        raise InputNotFoundError(
+            f"{root}: can't be listed: {type(error).__name__}: {error}.",
+            "Check the address and your rights; where a server lists no folders, open each run by its own address: "
+            "RunStore(URL).",
+        ) from error
+    return sorted(system.unstrip_protocol(name) for name in found)
+
+
+def _children(system: Any, folder: str, pattern: str) -> list[str]:
+    names = [name.rstrip("/") for name in system.ls(folder, detail=False)]
+    return [name for name in names if fnmatch(name.rpartition("/")[2], pattern)]

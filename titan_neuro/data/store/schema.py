@@ -1,0 +1,127 @@
+"""What a store says of its run beside the frames, and how its contents are summed up (``docs/store.md``)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from titan_neuro.data.space import Space
+from titan_neuro.errors import MismatchError
+
+SCHEMA = "titan-neuro-run"
+SCHEMA_VERSION = 2
+
+Event = tuple[float, float, str]
+"""Onset and duration in seconds (NaN where the table says ``n/a``), and the ``trial_type``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunHeader:
+    """What a store says of its run beside the frames.
+
+    Attributes
+    ----------
+    key : str
+        ``sub-01_task-movie_run-02``.
+    entities : dict of str
+        BIDS entities by their long names.
+    repetition_time : float
+        Seconds.
+    space : Space
+    scored : numpy.ndarray
+        bool ``(time,)``: frames that a loss or a score may use as a target.
+    events : sequence of (float, float, str)
+        Onset and duration in seconds from the first frame (NaN: unknown), and the ``trial_type``.
+    framewise_displacement : numpy.ndarray or None
+        float32 ``(time,)``, mm from the frame before, NaN at frame 0; None where the head's motion is not known.
+    record : dict
+        Where the frames come from and what was done to them: plain JSON, with the keys of ``docs/store.md``.
+    """
+
+    key: str
+    entities: Mapping[str, str]
+    repetition_time: float
+    space: Space
+    scored: np.ndarray
+    events: Sequence[Event] = ()
+    framewise_displacement: np.ndarray | None = None
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+
+def arrays_of(header: RunHeader) -> dict[str, np.ndarray]:
+    """Return the small arrays of a run by name, as they are stored.
+
+    Raises
+    ------
+    MismatchError
+        One of them has another length than the run.
+    """
+    arrays = {"scored": header.scored.astype(bool)}
+    if header.framewise_displacement is not None:
+        arrays["framewise_displacement"] = header.framewise_displacement.astype("<f4")
+    for name, values in arrays.items():
+        if values.shape != header.scored.shape[:1]:
+            raise MismatchError(f"{header.key}: {name}: expected {len(header.scored)} frames, found {values.shape}.")
+    if header.space.mask is not None:
+        arrays["mask"] = header.space.mask.astype(bool)
+    return arrays
+
+
+def attributes_of(header: RunHeader) -> dict[str, Any]:
+    """Return the attributes of a run's group, but for the checksums: strict JSON.
+
+    Raises
+    ------
+    MismatchError
+        The record, or an event's onset, holds what JSON can't.
+    """
+    space = header.space
+    attributes = {
+        "schema": SCHEMA,
+        "schema_version": SCHEMA_VERSION,
+        "key": header.key,
+        "entities": dict(header.entities),
+        "repetition_time": header.repetition_time,
+        "kind": space.kind,
+        "space": space.name,
+        "affine": None if space.affine is None else space.affine.tolist(),
+        "parcels": list(space.parcels),
+        "events": [[float(onset), _or_null(duration), str(kind)] for onset, duration, kind in header.events],
+        "record": dict(header.record),
+    }
+    try:
+        stored: dict[str, Any] = json.loads(canonical(attributes))
+    except (TypeError, ValueError) as error:
+        raise MismatchError(
+            f"{header.key}: the header holds what JSON can't: {error}.", "JSON has no NaN, dates or arrays."
+        ) from error
+    return stored
+
+
+def _or_null(duration: float) -> float | None:
+    return None if math.isnan(duration) else float(duration)
+
+
+def events_of(attributes: Mapping[str, Any]) -> tuple[Event, ...]:
+    """Return the events that a group's attributes hold."""
+    return tuple(
+        (onset, math.nan if duration is None else duration, kind) for onset, duration, kind in attributes["events"]
+    )
+
+
+def canonical(attributes: Mapping[str, Any]) -> str:
+    """Write attributes as the one JSON text whose SHA-256 stands for them: keys sorted, no blanks, ASCII."""
+    return json.dumps(attributes, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def sha256_of(content: np.ndarray | Mapping[str, Any]) -> str:
+    """SHA-256 of an array's values (C order, little-endian, booleans as bytes) or of attributes (`canonical`)."""
+    if isinstance(content, np.ndarray):
+        return hashlib.sha256(np.ascontiguousarray(content)).hexdigest()
+    return hashlib.sha256(canonical(content).encode()).hexdigest()
