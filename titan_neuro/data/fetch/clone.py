@@ -21,6 +21,7 @@ _log = logging.getLogger(__name__)
 # The clone's own branch: it follows no other, so that no pull moves it off the commit.
 _PINNED_BRANCH = "pinned"
 _ADJUSTED = "adjusted/"
+_MAX_REASON = 300
 
 
 @contextlib.contextmanager
@@ -98,7 +99,8 @@ def check_out(clone: Path, commit: str) -> None:
         for command in commands:
             done = subprocess.run(["git", *command], cwd=clone, capture_output=True, encoding="utf-8")
             if done.returncode:
-                raise FetchError(f"{clone}: git {command[0]} of {commit} failed: {' '.join(done.stderr.split())}")
+                reason = " ".join(done.stderr.split())[:_MAX_REASON]
+                raise FetchError(f"{clone}: git {command[0]} of commit {commit} failed: {reason}")
 
 
 def hide(clone: Path, folder: Path) -> None:
@@ -185,5 +187,12 @@ def _clone(published: Published, path: Path) -> None:
                 f"{published.url}: can't be cloned: {failure_reason(error)}",
                 "Check the address and the network; a folder must be a git or DataLad repository.",
             ) from error
+        # DataLad takes a clone for made when git could not write all its files: on a full disk, for example.
+        changed = _git("-C", str(path), "status", "--porcelain", "--untracked-files=no", "--ignore-submodules")
+        if changed:
+            raise FetchError(
+                f"{published.url}: was cloned, but {len(changed.splitlines())} of its files could not be checked out.",
+                "Is the disk full, or the repository damaged? `git clone` of the same address says more.",
+            )
     if published.commit:
         check_out(path, published.commit)

@@ -76,7 +76,7 @@ def fetch(
                 hide(directory, place)
             clone = stack.enter_context(working_tree(published, place, dry_run=dry_run))
             jobs.append(plan_job(published.url, place, clone, labels))
-            _say_what_lacks(*jobs, derivative)
+            _say_what_lacks(jobs[0], jobs[1], derivative)
         n_bytes = sum(job.summary.n_bytes_to_get for job in jobs)
         _say_room(directory, n_bytes)
         if not dry_run:
