@@ -31,13 +31,15 @@ def _run(root: Path, *command: str) -> str:
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def _commit(root: Path) -> str:
-    """Commit what is there, annexed where git-annex says so, and give the commit's hash."""
+def _commit(root: Path, *annexed: str) -> str:
+    """Commit what is there, the content of the files `annexed` in the annex, and give the commit's hash."""
     if not (root / ".git").exists():
         _run(root, "git", "init", "--quiet", "--initial-branch=main")
         _run(root, "git", "config", "user.name", "Tester")
         _run(root, "git", "config", "user.email", "tester@localhost")
         _run(root, "git", "annex", "init", "--quiet")
+    if annexed:
+        _run(root, "git", "annex", "add", "--quiet", *annexed)
     _run(root, "git", "add", ".")
     _run(root, "git", "commit", "--quiet", "--message=tree")
     _run(root, "git", "update-server-info")
@@ -65,7 +67,7 @@ def run() -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
-def commit() -> Callable[[Path], str]:
+def commit() -> Callable[..., str]:
     return _commit
 
 

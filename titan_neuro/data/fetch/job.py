@@ -105,8 +105,8 @@ def plan_job(
 
     Raises
     ------
-    NoMatchError, MetadataError
-        Nothing matches; a sidecar is no JSON.
+    NoMatchError
+        Nothing matches.
     """
     tree = read_tree(clone)
     chosen = find_wanted(clone, tree, **labels)

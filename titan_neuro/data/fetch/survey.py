@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any
 from titan_neuro.data.bids import read_json
 from titan_neuro.data.fetch.plan import WantedFile
 from titan_neuro.data.fetch.tree import TreeFile, total_bytes
+from titan_neuro.errors import MetadataError
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +63,6 @@ def survey(tree: Sequence[TreeFile], wanted: Sequence[WantedFile]) -> Survey:
         All its files.
     wanted : sequence of WantedFile
         What `find_wanted` chose of them without any filter.
-
-    Raises
-    ------
-    MetadataError
-        A sidecar is no JSON.
     """
     recordings = [file for file in wanted if file.recording]
     annexed = [file for file in tree if file.key]
@@ -99,6 +98,15 @@ def _repetition_times(metadata: Sequence[dict[str, Any]]) -> tuple[float, ...] |
     return tuple(sorted({float(each) for each in seconds if each is not None}))
 
 
+def _read_sidecar(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except MetadataError as error:
+        # It may belong to a run that was not asked for; the stage that reads the run refuses it.
+        _log.warning("%s", error.message)
+        return {}
+
+
 def _metadata(recordings: Sequence[WantedFile], wanted: Sequence[WantedFile]) -> list[dict[str, Any]]:
     """Sidecars of each recording, by BIDS's inheritance: what lies nearer, and says more, wins."""
     by_folder: dict[tuple[Path, str], list[WantedFile]] = {}
@@ -106,7 +114,7 @@ def _metadata(recordings: Sequence[WantedFile], wanted: Sequence[WantedFile]) ->
         if file.extension == ".json" and not file.missing:
             by_folder.setdefault((file.path.parent, file.suffix), []).append(file)
     # A task's sidecar is read once, not once a run.
-    read = functools.cache(read_json)
+    read = functools.cache(_read_sidecar)
     found = []
     for recording in recordings:
         merged: dict[str, Any] = {}
