@@ -18,11 +18,18 @@ def add_parser(verbs: Any) -> None:
         "directory", type=Path, nargs="?", metavar="DIR", help="default: SOURCE itself, if it is a clone"
     )
     common.add_selection(parser)
+    parser.add_argument(
+        "--with",
+        choices=("transforms", "fmriprep"),
+        dest="derivative",
+        help="what is published of a known dataset (ds003017), into DIR/derivatives: the transforms that take its raw "
+        "images to a standard space, or preprocessed images in their place",
+    )
     parser.add_argument("--jobs", type=int, default=4, metavar="N", help="files at a time (default: 4)")
     parser.add_argument(
         "--drop",
         action="store_true",
-        help="free the content of the chosen files in the clone, where it is elsewhere, too",
+        help="free the content of the chosen files in the clone (and in clones in it), where it is elsewhere, too",
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be fetched, and leave nothing behind")
     parser.set_defaults(execute=execute)
@@ -36,8 +43,9 @@ def execute(arguments: argparse.Namespace) -> None:
     if arguments.directory is None and not directory.is_dir():
         raise UsageError(f"fetch {arguments.source}: no folder was named to fetch into.", "Add it: fetch SOURCE DIR.")
     if arguments.drop:
-        if arguments.dry_run:
-            raise UsageError("fetch: --drop and --dry-run don't go together.")
+        if arguments.dry_run or arguments.derivative:
+            other = "--dry-run" if arguments.dry_run else "--with"
+            raise UsageError(f"fetch: --drop and {other} don't go together.")
         drop(directory, subjects=arguments.participant_label, tasks=arguments.task_id, runs=arguments.run_id)
         return
     fetch(
@@ -46,6 +54,7 @@ def execute(arguments: argparse.Namespace) -> None:
         subjects=arguments.participant_label,
         tasks=arguments.task_id,
         runs=arguments.run_id,
+        derivative=arguments.derivative,
         n_jobs=arguments.jobs,
         dry_run=arguments.dry_run,
     )

@@ -1,8 +1,7 @@
-"""Fetching with real git-annex: from a path, over HTTP, interrupted; and the plan for the real ds003017."""
+"""Fetching with real git-annex: from a path, over HTTP, from a RIA store, interrupted; and what can go wrong."""
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import http.server
 import os
@@ -12,26 +11,17 @@ import signal
 import subprocess
 import sys
 import sysconfig
-import tarfile
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from titan_neuro.data.annex import annex_key, dataset_id, is_missing, key_bytes
+from titan_neuro.data.annex import dataset_id, is_missing
 from titan_neuro.data.fetch import fetch
-from titan_neuro.data.simulate import SimulateConfig, simulate
 from titan_neuro.errors import FetchError, InputNotFoundError, NoMatchError, OutputError
 
-DS003017 = Path(__file__).parents[3].parent / "shared" / "ds003017" / "ds003017-metadata.tar.gz"
 FIRST, SECOND = "sid000005", "sid000007"
-
-
-def run(root: Path, *command: str) -> str:
-    path = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path}
-    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def bold(root: Path) -> list[Path]:
@@ -40,44 +30,6 @@ def bold(root: Path) -> list[Path]:
 
 def masks(root: Path) -> list[Path]:
     return sorted(root.glob("derivatives/mask/sub-*/func/*_mask.nii.gz"))
-
-
-def make_twin(root: Path, **settings: int) -> Path:
-    simulate(root, SimulateConfig(volume_scale=0.05, voxel_size_mm=20, **settings))
-    return root
-
-
-@pytest.fixture(scope="module")
-def twin(tmp_path_factory):
-    """Two subjects, two runs."""
-    return make_twin(tmp_path_factory.mktemp("fetch") / "twin", n_subjects=2, n_runs=2)
-
-
-@pytest.fixture
-def serve(monkeypatch):
-    """Serve a folder over HTTP from 127.0.0.1; git-annex is told to trust that address."""
-    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
-    monkeypatch.setenv("GIT_CONFIG_KEY_0", "annex.security.allowed-ip-addresses")
-    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "127.0.0.1")
-    servers = []
-
-    def start(folder: Path, handler: type[http.server.SimpleHTTPRequestHandler]) -> str:
-        server = http.server.ThreadingHTTPServer(
-            ("127.0.0.1", 0), functools.partial(handler, directory=os.fspath(folder))
-        )
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *arguments: object) -> None:
-        pass
 
 
 # ---- from a path ------------------------------------------------------------------------------------
@@ -125,9 +77,9 @@ def test_a_dry_run_leaves_nothing_behind(twin, tmp_path):
 # ---- over HTTP --------------------------------------------------------------------------------------
 
 
-def test_over_http(twin, tmp_path, serve):
+def test_over_http(twin, tmp_path, serve, run):
     run(twin, "git", "update-server-info")
-    url = serve(twin.parent, QuietHandler)
+    url = serve(twin.parent)
     summary = fetch(f"{url}/twin", tmp_path / "clone", subjects=[SECOND])
     assert summary.n_files_to_get == 3
     assert [is_missing(path) for path in bold(tmp_path / "clone")] == [True, True, False, False]
@@ -136,12 +88,12 @@ def test_over_http(twin, tmp_path, serve):
     assert fetch(f"{url}/twin", tmp_path / "clone", subjects=[SECOND]).n_files_to_get == 0
 
 
-def test_a_killed_fetch_is_taken_up_again(twin, tmp_path, serve):
+def test_a_killed_fetch_is_taken_up_again(twin, tmp_path, serve, run):
     """The server hands out a part of the files and hangs; the process is killed there, and the next one goes on."""
     run(twin, "git", "update-server-info")
     let_through, hanging, go_on = iter(range(2)), threading.Event(), threading.Event()
 
-    class HangingHandler(QuietHandler):
+    class HangingHandler(http.server.SimpleHTTPRequestHandler):
         def do_GET(self) -> None:
             if "annex/objects" in self.path and next(let_through, None) is None:
                 hanging.set()
@@ -150,8 +102,8 @@ def test_a_killed_fetch_is_taken_up_again(twin, tmp_path, serve):
 
     url = f"{serve(twin.parent, HangingHandler)}/twin"
     clone = tmp_path / "clone"
-    imports = "from pathlib import Path; from titan_neuro.data.fetch import fetch"
-    script = f"{imports}; fetch({url!r}, Path({str(clone)!r}), n_jobs=1)"
+    script = "from pathlib import Path; from titan_neuro.data.fetch import fetch; "
+    script += f"fetch({url!r}, Path({str(clone)!r}), n_jobs=1)"
     with subprocess.Popen([sys.executable, "-c", script], start_new_session=True, stderr=subprocess.DEVNULL) as process:
         assert hanging.wait(30)
         # What has been handed out is first moved to its place.
@@ -174,7 +126,7 @@ def test_a_killed_clone_is_made_anew(twin, tmp_path):
 # ---- from a RIA store -------------------------------------------------------------------------------
 
 
-def test_from_a_ria_store(tmp_path):
+def test_from_a_ria_store(tmp_path, make_twin, run):
     source, store = make_twin(tmp_path / "twin", n_subjects=1, n_runs=2), tmp_path / "store"
     run(source, "datalad", "create-sibling-ria", "--name=ria", "--new-store-ok", f"ria+{store.as_uri()}")
     run(source, "datalad", "push", "--to=ria")
@@ -187,7 +139,7 @@ def test_from_a_ria_store(tmp_path):
 # ---- what can go wrong ------------------------------------------------------------------------------
 
 
-class MissingHandler(QuietHandler):
+class MissingHandler(http.server.SimpleHTTPRequestHandler):
     """Has the dataset, and none of its content."""
 
     def do_GET(self) -> None:
@@ -199,7 +151,7 @@ class MissingHandler(QuietHandler):
     do_HEAD = do_GET
 
 
-class DyingHandler(QuietHandler):
+class DyingHandler(http.server.SimpleHTTPRequestHandler):
     """Breaks off in the middle of each file's content."""
 
     def copyfile(self, source, outputfile) -> None:
@@ -207,7 +159,7 @@ class DyingHandler(QuietHandler):
         outputfile.write(content[: len(content) // 2] if "annex/objects" in self.path else content)
 
 
-class LyingHandler(QuietHandler):
+class LyingHandler(http.server.SimpleHTTPRequestHandler):
     """Sends as many bytes as the content has, but others."""
 
     def copyfile(self, source, outputfile) -> None:
@@ -216,13 +168,13 @@ class LyingHandler(QuietHandler):
 
 
 @pytest.mark.parametrize("handler", [MissingHandler, DyingHandler, LyingHandler])
-def test_a_server_that_fails_is_named_and_a_better_one_goes_on(twin, tmp_path, serve, handler):
+def test_a_server_that_fails_is_named_and_a_better_one_goes_on(twin, tmp_path, serve, run, handler):
     run(twin, "git", "update-server-info")
     clone = tmp_path / "clone"
     with pytest.raises(FetchError, match="6 of 6 files could not be fetched"):
         fetch(f"{serve(twin.parent, handler)}/twin", clone)
     assert all(is_missing(path) for path in bold(clone) + masks(clone))
-    run(clone, "git", "remote", "set-url", "origin", f"{serve(twin.parent, QuietHandler)}/twin/.git")
+    run(clone, "git", "remote", "set-url", "origin", f"{serve(twin.parent)}/twin/.git")
     assert fetch(str(twin), clone).n_files_to_get == 6
     for mine, theirs in zip(bold(clone), bold(twin), strict=True):
         assert mine.read_bytes() == theirs.read_bytes()
@@ -240,7 +192,7 @@ def test_without_git_annex(twin, tmp_path, monkeypatch):
     assert not (tmp_path / "clone").exists()
 
 
-def test_content_that_nobody_has_is_named(tmp_path):
+def test_content_that_nobody_has_is_named(tmp_path, make_twin, run):
     source = make_twin(tmp_path / "twin", n_subjects=1, n_runs=2)
     lost = bold(source)[1].relative_to(source)
     run(source, "git", "annex", "drop", "--force", str(lost))
@@ -250,7 +202,7 @@ def test_content_that_nobody_has_is_named(tmp_path):
     assert not is_missing(bold(tmp_path / "clone")[0])
 
 
-def test_another_dataset_in_the_folder_is_refused(twin, tmp_path):
+def test_another_dataset_in_the_folder_is_refused(twin, tmp_path, make_twin):
     other = make_twin(tmp_path / "other", n_subjects=1, n_runs=1)
     fetch(str(other), tmp_path / "clone")
     with pytest.raises(OutputError, match="holds another dataset"):
@@ -261,14 +213,14 @@ def test_another_dataset_in_the_folder_is_refused(twin, tmp_path):
         fetch(str(twin), tmp_path / "mine")
 
 
-def test_the_same_dataset_from_another_place_is_continued(twin, tmp_path, serve):
+def test_the_same_dataset_from_another_place_is_continued(twin, tmp_path, serve, run):
     fetch(str(twin), tmp_path / "clone", subjects=[FIRST])
     run(twin, "git", "update-server-info")
-    url = serve(twin.parent, QuietHandler)
+    url = serve(twin.parent)
     assert fetch(f"{url}/twin/.git", tmp_path / "clone").n_files_to_get == 2
 
 
-def test_filters_that_match_nothing(twin, tmp_path):
+def test_filters_that_match_nothing(twin, tmp_path, commit_links):
     clone = tmp_path / "clone"
     with pytest.raises(NoMatchError, match="no BOLD image of participant '01'") as caught:
         fetch(str(twin), clone, subjects=[FIRST, "01"])
@@ -296,59 +248,8 @@ def test_sources_that_are_not_there(tmp_path):
     assert not (tmp_path / "clone").exists()
 
 
-def test_a_disk_without_room(tmp_path):
+def test_a_disk_without_room(tmp_path, commit_links):
     name = "sub-01/func/sub-01_task-x_bold.nii.gz"
     commit_links(tmp_path / "source", {name: "MD5E-s900000000000000--1a20752ace79b263bcd8662d974e9fc8.nii.gz"})
     with pytest.raises(FetchError, match=r"the disk has no room: 900TB are to be fetched, .* are free"):
         fetch(str(tmp_path / "source"), tmp_path / "clone")
-
-
-def commit_links(root: Path, links: dict[str, str]) -> None:
-    for name, key in links.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        up = "../" * name.count("/")
-        (root / name).symlink_to(f"{up}.git/annex/objects/aa/bb/{key}/{key}")
-    commit(root)
-
-
-def commit(root: Path) -> None:
-    run(root, "git", "init", "--quiet")
-    run(root, "git", "add", ".")
-    identity = ("-c", "user.name=Tester", "-c", "user.email=tester@localhost")
-    run(root, "git", *identity, "commit", "--quiet", "--message=tree")
-
-
-# ---- the real ds003017 ------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory):
-    """The published tree of ds003017 as a git repository: the real names and keys, no content."""
-    if not DS003017.exists():
-        pytest.skip("the published metadata of ds003017 are not beside the project")
-    root = tmp_path_factory.mktemp("ds003017") / "ds003017"
-    root.mkdir()
-    with tarfile.open(DS003017) as tar:
-        # The links point into .git/annex, which the safe filters take for an escape.
-        tar.extractall(root, filter="fully_trusted")  # noqa: S202
-    commit(root)
-    return root
-
-
-def test_plan_for_the_real_dataset(published, tmp_path):
-    # The sizes stand in the link targets; here they are read by another way than the code's.
-    sizes = {
-        path: int(re.search(r"MD5E-s(\d+)--", os.readlink(path))[1])  # noqa: PTH115
-        for path in published.rglob("*.nii.gz")
-    }
-    # Three of the dataset's 228 annexed files are no scans, and not among the published metadata: 1,615 bytes.
-    assert (len(sizes), sum(sizes.values())) == (225, 27_955_787_621 - 1_615)
-    assert all(key_bytes(annex_key(path)) == size for path, size in sizes.items())
-    images = {path: size for path, size in sizes.items() if path.name.endswith("_bold.nii.gz")}
-    plan = fetch(str(published), tmp_path / "clone", dry_run=True)
-    assert (plan.n_subjects, plan.n_runs, plan.n_files, plan.n_files_to_get) == (25, 125, 125, 125)
-    assert plan.n_bytes == plan.n_bytes_to_get == sum(images.values())
-    one = fetch(str(published), tmp_path / "clone", subjects=["sub-sid000005"], runs=["5"], dry_run=True)
-    assert (one.n_files, one.n_bytes) == (1, 306_905_821)
-    with pytest.raises(NoMatchError, match="participant '01'"):
-        fetch(str(published), tmp_path / "clone", subjects=["sub-01"], dry_run=True)

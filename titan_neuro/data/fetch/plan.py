@@ -1,110 +1,212 @@
-"""What of a cloned dataset the later stages need, and how much of it is still to be fetched; read from names alone."""
+"""What of a cloned dataset the later stages need; read from names alone."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from titan_neuro.data.annex import annex_key, is_missing, key_bytes
 from titan_neuro.data.bids import matches, strip_prefix
+from titan_neuro.data.fetch.tree import TreeFile
 from titan_neuro.errors import NoMatchError
 
+# The standard space that BOLD is taken in, where a dataset offers several.
+STANDARD_SPACE = "MNI152NLin2009cAsym"
 _FILTERS = {"sub": "participant", "task": "task", "run": "run"}
 _IMAGE = {".nii", ".nii.gz"}
-# Small tables and sidecars that some datasets annex, too.
-_TEXT = {".json", ".tsv"}
+# Nothing that is read as a recording lies there, in any BIDS dataset.
+_PASSED_OVER = {"sourcedata", "code"}
+_TISSUES = {"CSF", "GM", "WM"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class WantedFile:
-    """A file that is needed.
+class WantedFile(TreeFile):
+    """A file that is needed, or that may be.
 
     Attributes
     ----------
-    path : Path
-        Where it lies in the working tree.
     entities : dict of str
         BIDS entities of its name, by their short names (``sub``, ``task``, ``run``).
+    suffix, extension : str
+        What its name ends on: ``bold``, ``.nii.gz``.
     recording : bool
-        Whether it is a BOLD image, not something that belongs to one.
-    key : str or None
-        Its annex key; None for a file that git holds.
-    missing : bool
-        Whether its content is not on this machine.
+        Whether it stands for a run: its BOLD image, or what takes that one's place.
     """
 
-    path: Path
     entities: Mapping[str, str]
-    recording: bool
-    key: str | None
-    missing: bool
+    suffix: str
+    extension: str
+    recording: bool = False
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it is a NIfTI image."""
+        return self.extension in _IMAGE
+
+    @property
+    def run_key(self) -> tuple[str, ...]:
+        """Subject, session, task and run; equal for ``run-1`` and ``run-01``."""
+        run = self.entities.get("run", "")
+        number = str(int(run)) if run.isdigit() else run
+        return (*(self.entities.get(name, "") for name in ("sub", "ses", "task")), number)
 
 
 def find_wanted(
     directory: Path,
+    tree: Sequence[TreeFile],
     *,
     subjects: Sequence[str] | None = None,
     tasks: Sequence[str] | None = None,
     runs: Sequence[str] | None = None,
 ) -> list[WantedFile]:
-    """List the BOLD images of a dataset, with the brain masks, events, confounds and sidecars that belong to them.
+    """List the recordings of a dataset, with the masks, transforms, tables and sidecars that belong to them.
+
+    The recordings are the first of these that the dataset has: raw BOLD images (outside ``derivatives/``); preprocessed
+    ones in the space `STANDARD_SPACE`; any other BOLD images; parcel time series; the head-motion transforms of an
+    fMRIPrep that resampled nothing, which come with what takes raw BOLD to the standard space: per run the transforms
+    and references, per subject the warp, brain mask, tissue maps and the field map.
 
     Parameters
     ----------
     directory : Path
-        Root of the working tree.
+        Root of the working tree, for messages.
+    tree : sequence of TreeFile
+        Its files.
     subjects, tasks, runs : sequence of str, optional
         Labels to keep, with or without ``sub-``, ``task-``, ``run-``; runs match by number (``1`` is ``01``).
 
     Raises
     ------
     NoMatchError
-        The dataset has no BOLD image, or none for a label that was asked for.
+        The dataset has no recording, or none for a label that was asked for.
     """
-    found = list(_candidates(directory))
-    recordings = [file for file in found if file.recording]
-    if not recordings:
-        raise NoMatchError(f"{directory}: holds no *_bold.nii.gz.", "Is this a BIDS dataset of functional MRI?")
+    candidates = list(_candidates(tree))
+    is_recording, belongs = _kind(directory, candidates)
+    recordings = [_as_recording(file) for file in candidates if is_recording(file)]
+    others = [file for file in candidates if belongs(file) and not is_recording(file)]
     labels = {"sub": subjects, "task": tasks, "run": runs}
     asked = {entity: [strip_prefix(label, entity) for label in wanted] for entity, wanted in labels.items() if wanted}
     there = "The dataset has: " + "; ".join(_labels(recordings, entity) for entity in _FILTERS) + "."
+    what = "BOLD image" if recordings[0].suffix == "bold" else recordings[0].suffix
     for entity, wanted in asked.items():
         for label in wanted:
             if not any(_matches(file, entity, [label]) for file in recordings):
-                raise NoMatchError(f"{directory}: no BOLD image of {_FILTERS[entity]} {label!r}.", there)
-    chosen = [file for file in found if all(_matches(file, entity, wanted) for entity, wanted in asked.items())]
+                raise NoMatchError(f"{directory}: no {what} of {_FILTERS[entity]} {label!r}.", there)
+    chosen = [
+        file
+        for file in sorted([*recordings, *others], key=lambda file: file.path)
+        if all(_matches(file, entity, wanted) for entity, wanted in asked.items())
+    ]
     if not any(file.recording for file in chosen):
         filters = " and ".join(f"{_FILTERS[entity]} {' '.join(wanted)}" for entity, wanted in asked.items())
-        raise NoMatchError(f"{directory}: no BOLD image of {filters} together.", there)
+        raise NoMatchError(f"{directory}: no {what} of {filters} together.", there)
     return chosen
 
 
-def _candidates(directory: Path) -> Iterator[WantedFile]:
-    for folder, subfolders, names in os.walk(directory):
-        # Neither .git nor .datalad; sorted, so that a plan reads the same on every file system.
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in sorted(names):
-            path = Path(folder, name)
-            stem, dot, extension = name.partition(".")
-            *parts, suffix = stem.split("_")
-            entities = dict(part.split("-", 1) for part in parts if "-" in part)
-            if not name.startswith("sub-") or not _is_needed(suffix, dot + extension, entities, path):
-                continue
-            recording = suffix == "bold" and dot + extension in _IMAGE
-            yield WantedFile(
-                path=path, entities=entities, recording=recording, key=annex_key(path), missing=is_missing(path)
-            )
+_Rule = Callable[[WantedFile], bool]
 
 
-def _is_needed(suffix: str, extension: str, entities: Mapping[str, str], path: Path) -> bool:
-    if suffix == "mask":
-        # Anatomical masks lie on another grid.
-        return entities.get("desc") == "brain" and extension in {*_IMAGE, ".json"} and "func" in path.parts
-    if suffix == "bold":
-        return extension in {*_IMAGE, ".json"}
-    return suffix in {"events", "timeseries", "regressors"} and extension in _TEXT
+def _candidates(tree: Sequence[TreeFile]) -> Iterator[WantedFile]:
+    for file in tree:
+        parents = file.name.parts[:-1]
+        if file.name.name.startswith(".") or any(part in _PASSED_OVER or part.startswith(".") for part in parents):
+            continue
+        stem, dot, extension = file.name.name.partition(".")
+        *parts, suffix = stem.split("_")
+        entities = dict(part.split("-", 1) for part in parts if "-" in part)
+        yield WantedFile(**vars(file), entities=entities, suffix=suffix, extension=dot + extension)
+
+
+def _kind(directory: Path, candidates: Sequence[WantedFile]) -> tuple[_Rule, _Rule]:
+    """Say what stands for a run in this dataset, and what belongs to it."""
+    has_transforms = any(map(_is_head_motion, candidates))
+    kinds: list[tuple[_Rule, _Rule]] = [
+        (_is_raw_bold, lambda file: _goes_with_bold(file) or (has_transforms and _is_transform(file))),
+        (_is_standard_bold, _goes_with_standard_bold),
+        (_is_bold, _goes_with_bold),
+        (_is_parcels, _goes_with_bold),
+        (_is_head_motion, _is_transform),
+    ]
+    for is_recording, belongs in kinds:
+        if any(map(is_recording, candidates)):
+            return is_recording, belongs
+    raise NoMatchError(
+        f"{directory}: holds no *_bold.nii.gz, no *_timeseries.tsv, and no *_desc-hmc_xfm.txt.",
+        "Is this a BIDS dataset of functional MRI?",
+    )
+
+
+def _is_bold(file: WantedFile) -> bool:
+    return file.suffix == "bold" and file.is_image and "sub" in file.entities
+
+
+def _is_raw_bold(file: WantedFile) -> bool:
+    return _is_bold(file) and not {"space", "desc"} & set(file.entities) and "derivatives" not in file.name.parts
+
+
+def _is_standard_bold(file: WantedFile) -> bool:
+    return _is_bold(file) and file.entities.get("desc") == "preproc" and _is_in_standard_space(file)
+
+
+def _is_parcels(file: WantedFile) -> bool:
+    is_table = file.suffix == "timeseries" and file.extension == ".tsv"
+    return is_table and file.entities.get("desc") != "confounds" and "sub" in file.entities
+
+
+def _is_head_motion(file: WantedFile) -> bool:
+    return (
+        file.suffix == "xfm"
+        and file.extension == ".txt"
+        and (file.entities.get("from"), file.entities.get("to")) == ("orig", "boldref")
+        and "sub" in file.entities
+    )
+
+
+def _is_in_standard_space(file: WantedFile) -> bool:
+    return file.entities.get("space") == STANDARD_SPACE
+
+
+def _is_description(file: WantedFile) -> bool:
+    return file.name.name == "dataset_description.json"
+
+
+def _goes_with_bold(file: WantedFile) -> bool:
+    if file.suffix in {"events", "timeseries", "regressors"}:
+        return file.extension in {".json", ".tsv"}
+    if file.suffix == "mask":
+        return _is_brain_mask(file) and "func" in file.name.parts
+    return (file.suffix == "bold" and file.extension == ".json") or _is_description(file)
+
+
+def _goes_with_standard_bold(file: WantedFile) -> bool:
+    if file.suffix in {"bold", "mask"}:
+        return _is_in_standard_space(file) and _goes_with_bold(file)
+    return _goes_with_bold(file)
+
+
+def _is_transform(file: WantedFile) -> bool:
+    """Whether a file is a part of the way from raw BOLD to the standard space, in fMRIPrep's names."""
+    entities = file.entities
+    if "func" in file.name.parts:
+        if file.suffix == "xfm":
+            return _is_head_motion(file) or entities.get("from") in {"orig", "boldref"}
+        return file.suffix == "boldref" and entities.get("desc") in {"hmc", "coreg"} and "space" not in entities
+    if "anat" in file.name.parts:
+        if file.suffix == "xfm":
+            return (entities.get("from"), entities.get("to")) == ("T1w", STANDARD_SPACE)
+        is_tissue = file.suffix == "probseg" and entities.get("label") in _TISSUES
+        return "space" not in entities and (is_tissue or _is_brain_mask(file))
+    if "fmap" in file.name.parts:
+        return file.suffix == "fieldmap" and entities.get("desc") == "preproc"
+    return _is_description(file)
+
+
+def _is_brain_mask(file: WantedFile) -> bool:
+    return file.suffix == "mask" and file.entities.get("desc") == "brain" and file.extension in {*_IMAGE, ".json"}
+
+
+def _as_recording(file: WantedFile) -> WantedFile:
+    return WantedFile(**{**vars(file), "recording": True})
 
 
 def _matches(file: WantedFile, entity: str, labels: Sequence[str]) -> bool:
@@ -117,8 +219,3 @@ def _labels(recordings: Sequence[WantedFile], entity: str) -> str:
     labels = sorted({file.entities.get(entity, "(none)") for file in recordings})
     shown = " ".join(labels[:30]) + (f" ... ({len(labels)} in all)" if len(labels) > 30 else "")
     return f"{_FILTERS[entity]} {shown}"
-
-
-def total_bytes(files: Sequence[WantedFile]) -> int:
-    """Bytes of the annexed content of `files`, each content counted once; a key that names no size counts nothing."""
-    return sum(key_bytes(key) or 0 for key in {file.key for file in files if file.key})

@@ -1,0 +1,127 @@
+"""What a dataset as a whole holds: subjects, runs, volumes, and the files and bytes of its annex."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from titan_neuro.data.bids import read_json
+from titan_neuro.data.fetch.plan import WantedFile
+from titan_neuro.data.fetch.tree import TreeFile, total_bytes
+from titan_neuro.errors import MetadataError
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """A dataset as a whole, as its names, annex keys and sidecars tell it, without any image.
+
+    Attributes
+    ----------
+    n_subjects, n_runs : int
+        Subjects and recordings.
+    n_volumes : tuple of int or None
+        The numbers of volumes that a subject has in all, sorted, each once; None unless the sidecar of every recording
+        says it.
+    repetition_times : tuple of float or None
+        Seconds from one volume to the next, sorted, each once; None unless they are known of every recording.
+    n_files, n_bytes : int
+        Annexed files, those that no stage reads among them, and the bytes that they hold.
+    """
+
+    n_subjects: int
+    n_runs: int
+    n_volumes: tuple[int, ...] | None
+    repetition_times: tuple[float, ...] | None
+    n_files: int
+    n_bytes: int
+
+    def describe(self) -> str:
+        """One line for the reader, with every number in full."""
+        parts = [f"{self.n_subjects:,} subjects", f"{self.n_runs:,} runs"]
+        if self.n_volumes:
+            least, most = self.n_volumes[0], self.n_volumes[-1]
+            parts.append(
+                f"{least:,} volumes a subject" if least == most else f"{least:,} to {most:,} volumes a subject"
+            )
+        if self.repetition_times:
+            parts.append(f"TR {' and '.join(f'{seconds:g}' for seconds in self.repetition_times)} s")
+        return ", ".join([*parts, f"{self.n_files:,} annexed files", f"{self.n_bytes:,} bytes"])
+
+
+def survey(tree: Sequence[TreeFile], wanted: Sequence[WantedFile]) -> Survey:
+    """Describe a dataset.
+
+    Parameters
+    ----------
+    tree : sequence of TreeFile
+        All its files.
+    wanted : sequence of WantedFile
+        What `find_wanted` chose of them without any filter.
+    """
+    recordings = [file for file in wanted if file.recording]
+    annexed = [file for file in tree if file.key]
+    metadata = _metadata(recordings, wanted)
+    return Survey(
+        n_subjects=len({file.entities["sub"] for file in recordings}),
+        n_runs=len(recordings),
+        n_volumes=_volumes_per_subject(recordings, metadata),
+        repetition_times=_repetition_times(metadata),
+        n_files=len(annexed),
+        n_bytes=total_bytes(annexed),
+    )
+
+
+def _volumes_per_subject(
+    recordings: Sequence[WantedFile], metadata: Sequence[dict[str, Any]]
+) -> tuple[int, ...] | None:
+    """Add up what dcm2niix and dcmstack wrote of each image's shape; nothing else without the image says it."""
+    volumes: dict[str, int] = {}
+    for recording, sidecar in zip(recordings, metadata, strict=True):
+        shape = sidecar.get("dcmmeta_shape")
+        if not isinstance(shape, list) or len(shape) != 4 or not isinstance(shape[3], int):
+            return None
+        subject = recording.entities["sub"]
+        volumes[subject] = volumes.get(subject, 0) + shape[3]
+    return tuple(sorted(set(volumes.values())))
+
+
+def _repetition_times(metadata: Sequence[dict[str, Any]]) -> tuple[float, ...] | None:
+    seconds = [sidecar.get("RepetitionTime") for sidecar in metadata]
+    if not all(isinstance(each, int | float) for each in seconds):
+        return None
+    return tuple(sorted({float(each) for each in seconds if each is not None}))
+
+
+def _read_sidecar(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except MetadataError as error:
+        # It may belong to a run that was not asked for; the stage that reads the run refuses it.
+        _log.warning("%s", error.message)
+        return {}
+
+
+def _metadata(recordings: Sequence[WantedFile], wanted: Sequence[WantedFile]) -> list[dict[str, Any]]:
+    """Sidecars of each recording, by BIDS's inheritance: what lies nearer, and says more, wins."""
+    by_folder: dict[tuple[Path, str], list[WantedFile]] = {}
+    for file in wanted:
+        if file.extension == ".json" and not file.missing:
+            by_folder.setdefault((file.path.parent, file.suffix), []).append(file)
+    # A task's sidecar is read once, not once a run.
+    read = functools.cache(_read_sidecar)
+    found = []
+    for recording in recordings:
+        merged: dict[str, Any] = {}
+        for folder in reversed(recording.path.parents):
+            sidecars = by_folder.get((folder, recording.suffix), ())
+            applicable = [sidecar for sidecar in sidecars if sidecar.entities.items() <= recording.entities.items()]
+            for sidecar in sorted(applicable, key=lambda sidecar: len(sidecar.entities)):
+                merged.update(read(sidecar.path))
+        found.append(merged)
+    return found
