@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from titan_neuro.data.fetch.session import datalad_session, dataset_lock, failure_reason
+from titan_neuro.data.simulate.config import SimulateConfig
 from titan_neuro.data.simulate.files import write_dataset
-from titan_neuro.data.simulate.signal import SimulateConfig
 from titan_neuro.errors import OutputError
 from titan_neuro.files import atomic, remove_leftovers, write_text
 

@@ -1,0 +1,228 @@
+"""A subject's head: how it differs from the template, how it lies in the scanner, how it moves, how it bends the field.
+
+All transforms are written as resampling needs them and as ANTs names them: they take points of the space that is named
+last to points of the one named first, in mm of RAS. ``t1w_from_template`` maps points of the template to points of the
+T1w image, and so stands in ``from-T1w_to-MNI152NLin2009cAsym``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from titan_neuro.data.simulate.config import Draw, Screening, SimulateConfig
+from titan_neuro.data.simulate.fields import smooth_fields
+from titan_neuro.data.simulate.itk import DisplacementField, interpolate, map_points
+
+TOTAL_READOUT_TIME = 0.0522511
+_FIELD_SPACING_MM = 8.0
+_FIELD_SHAPE = (26, 31, 27)
+_FIELD_ORIGIN = (-100.0, -138.0, -96.0)
+_WARP_SD_MM, _WARP_LENGTH_MM = 3.0, 40.0
+_IN_PLANE_MM = 240.0
+# Behind the forehead, above the sinuses: in mm of the template, where the field is bent most.
+_SINUS_MM = np.array([0.0, 45.0, -18.0])
+_SINUS_WIDTH_MM, _SINUS_SHIFT_MM, _ELSEWHERE_SHIFT_MM = 22.0, 5.0, 1.0
+_FIELDMAP_SPACING_MM = 5.0
+_SLOW_S, _SETTLE_S, _JUMP_EVERY_S, _JUMP_SHARE = 20.0, 60.0, 150.0, 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lattice:
+    """A grid of voxels: its shape and the affine from voxels to RAS mm."""
+
+    shape: tuple[int, ...]
+    affine: np.ndarray
+
+    def points(self) -> np.ndarray:
+        """Centres of all voxels in C order, ``(voxels, 3)``."""
+        return map_points(self.affine, np.indices(self.shape).reshape(3, -1).T)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """What is fixed for a subject.
+
+    Attributes
+    ----------
+    affine : numpy.ndarray
+        From the warped template to the T1w image, ``(4, 4)``.
+    warp : DisplacementField
+        The non-linear part, in the template's space; applied before `affine`.
+    fieldmap_from_t1w : numpy.ndarray
+        From the T1w image to where the head lies when the fieldmap is recorded, rigid, ``(4, 4)``.
+    centre_mm : numpy.ndarray
+        Middle of the brain in the T1w image, ``(3,)``.
+    t1w, bold, fieldmap : Lattice
+        The grids of the anatomical image, of the recordings and of the fieldmap, each in its own space.
+    fieldmap_hz : numpy.ndarray
+        Values of the fieldmap, float32, of the shape of its grid.
+    """
+
+    affine: np.ndarray
+    warp: DisplacementField
+    fieldmap_from_t1w: np.ndarray
+    centre_mm: np.ndarray
+    t1w: Lattice
+    bold: Lattice
+    fieldmap: Lattice
+    fieldmap_hz: np.ndarray
+
+    def t1w_from_template(self, points: np.ndarray) -> np.ndarray:
+        """Map points of the template, ``(n, 3)``, to the T1w image."""
+        return map_points(self.affine, self.warp(points))
+
+    def template_from_t1w(self, points: np.ndarray) -> np.ndarray:
+        """Map points of the T1w image, ``(n, 3)``, to the template."""
+        return self.warp.inverse(map_points(np.linalg.inv(self.affine), points))
+
+    def shift(self, points: np.ndarray) -> np.ndarray:
+        """By how many voxels along ``j`` what lies at `points` of the fieldmap's space is recorded off its place.
+
+        The phase is encoded along ``j-``, hence the sign.
+        """
+        hz = interpolate(self.fieldmap_hz, map_points(np.linalg.inv(self.fieldmap.affine), points))
+        return -TOTAL_READOUT_TIME * hz
+
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """How the head lies in one run: rigid transforms ``(4, 4)``, see the module.
+
+    Attributes
+    ----------
+    boldref_from_t1w, boldref_from_fieldmap : numpy.ndarray
+        ``from-boldref_to-T1w`` and ``from-boldref_to-auto00000``.
+    volume_from_boldref : numpy.ndarray
+        ``from-orig_to-boldref``, ``(n_volumes, 4, 4)``.
+    """
+
+    boldref_from_t1w: np.ndarray
+    boldref_from_fieldmap: np.ndarray
+    volume_from_boldref: np.ndarray
+
+
+def rigid(degrees: np.ndarray, shift_mm: np.ndarray, centre_mm: np.ndarray) -> np.ndarray:
+    """Rotate about the axes through `centre_mm`, x first, then shift: ``(4, 4)``."""
+    from scipy.spatial.transform import Rotation
+
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix()
+    matrix[:3, 3] = centre_mm + shift_mm - matrix[:3, :3] @ centre_mm
+    return matrix
+
+
+def draw_head(config: SimulateConfig, subject: int, brain_mm: np.ndarray) -> Head:
+    """Draw a subject's head.
+
+    Parameters
+    ----------
+    config : SimulateConfig
+        Seed and size of the voxels.
+    subject : int
+        Index of the subject, from 0.
+    brain_mm : numpy.ndarray
+        Voxels of the template's brain, ``(voxels, 3)``.
+    """
+    rng = config.rng(Draw.HEAD, subject)
+    affine = rigid(rng.normal(0, 3, 3), rng.normal(0, 4, 3), np.zeros(3))
+    stretch = np.diag(1 + rng.normal(0, 0.03, 3)) + np.triu(rng.normal(0, 0.01, (3, 3)), 1)
+    affine[:3, :3] = affine[:3, :3] @ stretch
+    warp = _draw_warp(rng)
+    brain = map_points(affine, warp(brain_mm))
+    centre = (brain.min(0) + brain.max(0)) / 2
+    oblique = rigid(rng.normal(0, [6, 1, 1]), np.zeros(3), np.zeros(3))[:3, :3]
+    t1w = _around(brain, oblique, max(2.0, 0.4 * config.voxel_size_mm))
+    # The tables of ds003017: left is the last column, and slices are tilted by some degrees about the ears.
+    tilted = rigid(rng.normal([5, 0, 0], [4, 1, 1]), np.zeros(3), np.zeros(3))[:3, :3] @ np.diag([-1.0, 1.0, 1.0])
+    lying = rigid(rng.normal(0, 3, 3), rng.normal(0, 4, 3), centre)
+    in_scanner = map_points(lying, brain)
+    bold = _around(in_scanner, tilted, config.voxel_size_mm, in_plane_mm=_IN_PLANE_MM)
+    fieldmap = _around(in_scanner, tilted, min(_FIELDMAP_SPACING_MM, config.voxel_size_mm), in_plane_mm=_IN_PLANE_MM)
+    head = Head(
+        affine=affine,
+        warp=warp,
+        fieldmap_from_t1w=lying,
+        centre_mm=centre,
+        t1w=t1w,
+        bold=bold,
+        fieldmap=fieldmap,
+        fieldmap_hz=np.zeros(fieldmap.shape, dtype=np.float32),
+    )
+    points = map_points(np.linalg.inv(lying), fieldmap.points())
+    shift_mm = _bend(rng, head.template_from_t1w(points))
+    # In voxels, the shift of a field grows with the readout time, which is that of 2.5 mm: so the field is weaker where
+    # voxels are larger, and the shift in mm that of ds003017.
+    head.fieldmap_hz[:] = (shift_mm / (TOTAL_READOUT_TIME * config.voxel_size_mm)).reshape(fieldmap.shape)
+    return head
+
+
+def draw_position(config: SimulateConfig, subject: int, run: Screening, head: Head) -> Position:
+    """Draw how the head lies and moves in a run; over the run its movements add up to none."""
+    rng = config.rng(Draw.POSITION, subject, run.run)
+    lying = head.fieldmap_from_t1w
+    centre = map_points(lying, head.centre_mm)
+    settled = rigid(rng.normal(0, 0.5, 3), rng.normal(0, 0.5, 3), centre)
+    steps = _motion(config.rng(Draw.MOTION, subject, run.run), run.n_volumes)
+    degrees, shifts_mm = steps[:, :3] * config.motion_sd_degrees, steps[:, 3:] * config.motion_sd_mm
+    moves = [rigid(degree, shift, centre) for degree, shift in zip(degrees, shifts_mm, strict=True)]
+    return Position(
+        boldref_from_t1w=settled @ lying,
+        # The fieldmap was recorded where the head lay between the runs.
+        boldref_from_fieldmap=settled,
+        volume_from_boldref=np.stack(moves),
+    )
+
+
+def _draw_warp(rng: np.random.Generator) -> DisplacementField:
+    affine = np.diag([_FIELD_SPACING_MM] * 3 + [1.0])
+    affine[:3, 3] = _FIELD_ORIGIN
+    nodes = Lattice(shape=_FIELD_SHAPE, affine=affine).points()
+    vectors = _WARP_SD_MM * smooth_fields(rng, nodes, _WARP_LENGTH_MM, 3)
+    # Falls to zero at the faces, where ITK ends a field: so it is continuous everywhere.
+    for axis, n in enumerate(_FIELD_SHAPE):
+        from_face = np.minimum(np.arange(n), np.arange(n)[::-1])
+        ramp = np.sin(np.minimum(from_face / 3, 1) * np.pi / 2) ** 2
+        vectors *= ramp[np.unravel_index(np.arange(len(nodes)), _FIELD_SHAPE)[axis]]
+    return DisplacementField(vectors_mm=vectors.T.reshape(*_FIELD_SHAPE, 3), affine=affine)
+
+
+def _around(points: np.ndarray, axes: np.ndarray, spacing_mm: float, in_plane_mm: float = 0.0) -> Lattice:
+    """A grid along `axes`, centred on `points`, with a margin of 10 mm and a voxel, at least `in_plane_mm` wide."""
+    along = points @ axes
+    low, high = along.min(0), along.max(0)
+    extent = np.maximum(high - low + 20 + 2 * spacing_mm, [in_plane_mm, in_plane_mm, 0])
+    shape = np.ceil(np.round(extent / spacing_mm, 6)).astype(int)
+    affine = np.eye(4)
+    affine[:3, :3] = axes * spacing_mm
+    affine[:3, 3] = axes @ ((low + high) / 2 - spacing_mm * (shape - 1) / 2)
+    # As a NIfTI header holds it.
+    return Lattice(shape=tuple(int(n) for n in shape), affine=affine.astype(np.float32).astype(float))
+
+
+def _bend(rng: np.random.Generator, template_mm: np.ndarray) -> np.ndarray:
+    """Shift in mm that the susceptibility of a head makes at points of the template, ``(points,)``."""
+    distance2 = ((template_mm - _SINUS_MM) ** 2).sum(1)
+    at_the_sinuses = _SINUS_SHIFT_MM * np.exp(-distance2 / (2 * _SINUS_WIDTH_MM**2))
+    return at_the_sinuses + _ELSEWHERE_SHIFT_MM * smooth_fields(rng, template_mm, _WARP_LENGTH_MM, 1)[0]
+
+
+def _motion(rng: np.random.Generator, n_volumes: int) -> np.ndarray:
+    """Six courses of standard deviation 1 in expectation, ``(n_volumes, 6)``: a slow smooth walk, and rare jumps.
+
+    Three quarters of the variance are noise filtered twice (AR(1), 20 s); the rest are jumps, one in 150 s, from which
+    the head comes back with a time constant of 60 s.
+    """
+    from scipy.signal import lfilter
+
+    before = int(10 * _SETTLE_S)
+    slow, settle = np.exp(-1 / _SLOW_S), np.exp(-1 / _SETTLE_S)
+    noise = rng.standard_normal((before + n_volumes, 6))
+    walk = lfilter([1], np.convolve([1, -slow], [1, -slow]), noise, axis=0)
+    walk *= np.sqrt((1 - _JUMP_SHARE) * (1 - slow**2) ** 3 / (1 + slow**2))
+    jumps = rng.standard_normal((before + n_volumes, 6)) * (rng.random((before + n_volumes, 1)) < 1 / _JUMP_EVERY_S)
+    jumps = lfilter([1], [1, -settle], jumps, axis=0)
+    jumps *= np.sqrt(_JUMP_SHARE * (1 - settle**2) * _JUMP_EVERY_S)
+    courses: np.ndarray = (walk + jumps)[before:]
+    return courses - courses.mean(0)

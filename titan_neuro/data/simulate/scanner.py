@@ -1,0 +1,185 @@
+"""What a scanner records of a moving head: the template's frame, seen through every transform, on oblique slices.
+
+What lies at the point ``p`` of the undistorted reference (boldref) is recorded in volume ``t`` at the voxel ::
+
+    v = A^-1 H_t p - readout_time * fieldmap(B^-1 p) * j
+
+with ``A`` the affine of the image, ``H_t`` the head's motion, ``B`` the rigid transform from the fieldmap's space to
+boldref's, and ``j`` the second voxel axis as it is stored (phase encoding ``j-``). A `Camera` goes the other way: for
+each voxel it finds ``p`` by fixed-point iteration, then the point of the T1w image, then that of the template.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from titan_neuro.data.simulate.config import SimulateConfig
+from titan_neuro.data.simulate.head import Head, Lattice, Position
+from titan_neuro.data.simulate.images import Grid
+from titan_neuro.data.simulate.itk import interpolate, map_points
+
+_CHAIN_SPACING_MM = 6.0
+_FIRST_STEPS, _STEPS = 8, 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Template:
+    """The template's brain on the grid where signals are planted; one value a voxel of `mask`, in C order.
+
+    Attributes
+    ----------
+    mask : numpy.ndarray
+        Bool, 3D.
+    affine : numpy.ndarray
+        From voxels to RAS mm, ``(4, 4)``.
+    baseline, regions : numpy.ndarray
+        Mean intensity and region of each voxel, ``(voxels,)``.
+    """
+
+    mask: np.ndarray
+    affine: np.ndarray
+    baseline: np.ndarray
+    regions: np.ndarray
+
+    @property
+    def grid(self) -> Grid:
+        """Where its voxels lie in an image."""
+        return Grid(mask=self.mask, affine=self.affine, code="mni")
+
+    def coordinates_mm(self) -> np.ndarray:
+        """World coordinates of the voxels, ``(voxels, 3)``."""
+        return map_points(self.affine, np.argwhere(self.mask))
+
+    def volume(self, values: np.ndarray) -> np.ndarray:
+        """Put values ``(voxels,)`` on the grid, zero outside the brain."""
+        volume = np.zeros(self.mask.shape)
+        volume[self.mask] = values
+        return volume
+
+
+class HeadView:
+    """From points of a subject's T1w image to voxel indices of the template: the inverse warp, sampled every 6 mm.
+
+    Parameters
+    ----------
+    head : Head
+        The subject's.
+    template : Template
+        What is seen through it.
+    """
+
+    def __init__(self, head: Head, template: Template) -> None:
+        self.head, self.template = head, template
+        self.baseline = template.volume(template.baseline)
+        brain = head.t1w_from_template(template.coordinates_mm())
+        margin_mm = 20 + np.linalg.norm(template.affine[:3, 0])
+        low, high = brain.min(0) - margin_mm, brain.max(0) + margin_mm
+        affine = np.diag([_CHAIN_SPACING_MM] * 3 + [1.0])
+        affine[:3, 3] = low
+        shape = tuple(int(n) for n in np.ceil((high - low) / _CHAIN_SPACING_MM) + 1)
+        found = head.template_from_t1w(Lattice(shape=shape, affine=affine).points())
+        indices = map_points(np.linalg.inv(template.affine), found)
+        self._indices = [indices[:, axis].reshape(shape) for axis in range(3)]
+        self._from_points = np.linalg.inv(affine)
+
+    def indices(self, points: np.ndarray) -> np.ndarray:
+        """Fractional voxel indices of the template at points of the T1w image, both ``(n, 3)``."""
+        from scipy.ndimage import map_coordinates
+
+        at = map_points(self._from_points, points).T
+        # Beyond the last node the index of the nearest one: that is outside the brain too.
+        return np.stack([map_coordinates(part, at, order=1, mode="nearest") for part in self._indices], axis=-1)
+
+
+class Camera:
+    """The scanner in one run of one subject.
+
+    Parameters
+    ----------
+    config : SimulateConfig
+        How far the head moves.
+    view : HeadView
+        The template in the subject's head.
+    position : Position
+        How the head lies in the run.
+    """
+
+    def __init__(self, config: SimulateConfig, view: HeadView, position: Position) -> None:
+        self._view, self._head, self._position = view, view.head, position
+        self._t1w_from_boldref = np.linalg.inv(position.boldref_from_t1w)
+        self.grid = Grid(mask=self._find_recorded(config), affine=self._head.bold.affine, code="scanner")
+        self._voxels = np.argwhere(self.grid.mask).astype(float)
+        points, self._shift = self._undistort(np.eye(4), np.zeros(len(self._voxels)), _FIRST_STEPS)
+        self._rest = self._to_template(points)
+
+    @property
+    def n_voxels(self) -> int:
+        """Voxels near the brain; the others are zero in every volume."""
+        return len(self._voxels)
+
+    def look(self, volume: int, signal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See a frame of the template in a volume.
+
+        Parameters
+        ----------
+        volume : int
+            Which volume, from 0.
+        signal : numpy.ndarray
+            What is added to the baseline, as a part of it, ``(voxels of the template,)``.
+
+        Returns
+        -------
+        tuple of numpy.ndarray
+            Intensity without the signal, and the signal as a part of that, each ``(recorded voxels,)``.
+        """
+        points, _ = self._undistort(self._position.volume_from_boldref[volume], self._shift, _STEPS)
+        return self._see(self._to_template(points), signal)
+
+    def at_rest(self, values: np.ndarray) -> np.ndarray:
+        """Values of the template's voxels at the recorded ones when the head does not move, weighted by intensity."""
+        return self._see(self._rest, values)[1]
+
+    def reference(self) -> np.ndarray:
+        """What is recorded of the baseline, distorted, when the head does not move, ``(recorded voxels,)``."""
+        return interpolate(self._view.baseline, self._rest)
+
+    def undistorted_reference(self) -> np.ndarray:
+        """The baseline where it is, in space and without motion, at every voxel of the image, ``(voxels,)``."""
+        return interpolate(self._view.baseline, self._to_template(self._head.bold.points()))
+
+    def _see(self, indices: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        intensity = interpolate(self._view.baseline, indices)
+        template = self._view.template
+        seen = interpolate(template.volume(template.baseline * values), indices)
+        return intensity, np.divide(seen, intensity, out=np.zeros_like(seen), where=intensity > 0)
+
+    def _undistort(self, motion: np.ndarray, shift: np.ndarray, n_steps: int) -> tuple[np.ndarray, np.ndarray]:
+        """Find the points of boldref that the recorded voxels show, and by how many voxels each is off."""
+        to_boldref = np.linalg.inv(motion) @ self._head.bold.affine
+        fieldmap_from_boldref = np.linalg.inv(self._position.boldref_from_fieldmap)
+        along = to_boldref[:3, 1]
+        in_place = map_points(to_boldref, self._voxels)
+        for _ in range(n_steps):
+            shift = self._head.shift(map_points(fieldmap_from_boldref, in_place - shift[:, None] * along))
+        return in_place - shift[:, None] * along, shift
+
+    def _to_template(self, boldref_points: np.ndarray) -> np.ndarray:
+        return self._view.indices(map_points(self._t1w_from_boldref, boldref_points))
+
+    def _find_recorded(self, config: SimulateConfig) -> np.ndarray:
+        """Voxels that may show the brain in some volume, as a mask of the image."""
+        from scipy.ndimage import binary_dilation
+
+        # A voxel for the interpolation, 8 mm for the field's bending, five deviations of the head's motion at 100 mm.
+        reach_mm = config.motion_sd_mm + config.motion_sd_degrees * np.pi / 180 * 100
+        margin = 1 + int(np.ceil((8 + 5 * reach_mm) / config.voxel_size_mm))
+        padded = np.pad(self._view.template.mask, margin)
+        near = binary_dilation(padded, iterations=margin)
+        lattice = self._head.bold
+        indices = np.rint(self._to_template(lattice.points())).astype(int) + margin
+        inside = ((indices >= 0) & (indices < near.shape)).all(1)
+        recorded = np.zeros(len(indices), dtype=bool)
+        recorded[inside] = near[tuple(indices[inside].T)]
+        return recorded.reshape(lattice.shape)
