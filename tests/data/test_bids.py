@@ -62,24 +62,81 @@ def test_real_parcels(sitcom):
     assert {recording.events.name for recording in found} == {"task-sitcomep1_desc-narrative_events.tsv"}
 
 
-def test_fmriprep_outputs_bring_their_masks(tmp_path):
-    root = tmp_path / "fmriprep"
-    func = root / "sub-01/func"
-    func.mkdir(parents=True)
-    (root / "dataset_description.json").write_text(
-        json.dumps({"Name": "x", "BIDSVersion": "1.4.0", "DatasetType": "derivative"})
-    )
-    for space in ("T1w", "MNI152NLin2009cAsym"):
-        for suffix in ("preproc_bold", "brain_mask"):
-            (func / f"sub-01_task-movie_run-1_space-{space}_desc-{suffix}.nii.gz").touch()
-    (func / "sub-01_task-movie_run-1_desc-confounds_timeseries.tsv").touch()
-    with pytest.raises(ImageError, match="two files for one run"):
-        find_recordings(root)
-    choice = tmp_path / "filter.json"
-    choice.write_text('{"bold": {"space": "MNI152NLin2009cAsym", "desc": "preproc"}}')
-    [recording] = find_recordings(root, filter_file=choice)
-    assert recording.mask == func / "sub-01_task-movie_run-1_space-MNI152NLin2009cAsym_desc-brain_mask.nii.gz"
+@pytest.fixture
+def fmriprep(tmp_path):
+    """One run of fMRIPrep's output in two spaces, under its old names or its new ones; empty files."""
+
+    def make(root, confounds="timeseries", run="1", spaces=("T1w", "MNI152NLin2009cAsym")):
+        func = root / "sub-01/func"
+        func.mkdir(parents=True)
+        description = {"Name": "x", "BIDSVersion": "1.4.0", "DatasetType": "derivative"}
+        (root / "dataset_description.json").write_text(json.dumps(description))
+        for space in spaces:
+            for suffix in ("preproc_bold", "brain_mask"):
+                (func / f"sub-01_task-movie_run-{run}_space-{space}_desc-{suffix}.nii.gz").touch()
+        (func / f"sub-01_task-movie_run-{run}_desc-confounds_{confounds}.tsv").touch()
+        return func
+
+    return make
+
+
+@pytest.mark.parametrize("confounds", ["timeseries", "regressors"])
+def test_fmriprep_outputs_in_the_standard_space_with_mask_and_confounds(tmp_path, fmriprep, confounds):
+    func = fmriprep(tmp_path / "fmriprep", confounds)
+    [recording] = find_recordings(tmp_path / "fmriprep")
+    stem = "sub-01_task-movie_run-1_space-MNI152NLin2009cAsym_desc"
+    assert recording.route == "preprocessed"
+    assert recording.path == func / f"{stem}-preproc_bold.nii.gz"
+    assert recording.mask == func / f"{stem}-brain_mask.nii.gz"
+    assert recording.confounds == func / f"sub-01_task-movie_run-1_desc-confounds_{confounds}.tsv"
     assert recording.entities["space"] == "MNI152NLin2009cAsym"
+
+
+def test_of_two_spaces_neither_of_which_is_standard_none_is_guessed(tmp_path, fmriprep):
+    func = fmriprep(tmp_path / "fmriprep", spaces=("T1w", "fsnative"))
+    with pytest.raises(ImageError, match="two files for one run"):
+        find_recordings(tmp_path / "fmriprep")
+    choice = tmp_path / "filter.json"
+    choice.write_text('{"bold": {"space": "T1w"}}')
+    [recording] = find_recordings(tmp_path / "fmriprep", filter_file=choice)
+    assert recording.mask == func / "sub-01_task-movie_run-1_space-T1w_desc-brain_mask.nii.gz"
+
+
+def test_a_raw_run_is_taken_as_fmriprep_left_it_and_keeps_its_own_events(dataset, fmriprep):
+    """The full fMRIPrep of ds003017 counts ``run-1`` where the raw dataset has ``run-01``."""
+    func = fmriprep(dataset / "derivatives/fmriprep", "regressors")
+    first, *rest = find_recordings(dataset)
+    assert first.key == "sub-01_task-movie_run-01"
+    assert first.path == func / "sub-01_task-movie_run-1_space-MNI152NLin2009cAsym_desc-preproc_bold.nii.gz"
+    assert first.events == dataset / "sub-01/func/sub-01_task-movie_run-01_events.tsv"
+    assert (first.route, first.repetition_time) == ("preprocessed", 1.0)
+    assert first.confounds.name.endswith("run-1_desc-confounds_regressors.tsv")
+    assert {recording.route for recording in rest} == {"native"}
+    elsewhere = dataset.parent / "elsewhere"
+    (dataset / "derivatives").rename(elsewhere)
+    assert find_recordings(dataset)[0].route == "native"
+    assert find_recordings(dataset, derivatives=[elsewhere])[0].route == "preprocessed"
+
+
+def test_preprocessed_twice(dataset, fmriprep):
+    for name in ("one", "other"):
+        fmriprep(dataset / "derivatives" / name)
+    with pytest.raises(MetadataError, match="two files for one preprocessed image") as caught:
+        find_recordings(dataset)
+    assert "--derivatives" in caught.value.hint
+
+
+def test_band_passed_images_are_refused(tmp_path, fmriprep):
+    func = fmriprep(tmp_path / "xcp_d", spaces=())
+    (func / "sub-01_task-movie_run-1_space-MNI152NLin2009cAsym_desc-denoised_bold.nii.gz").touch()
+    with pytest.raises(ImageError, match="is denoised: such images are band-passed"):
+        find_recordings(tmp_path / "xcp_d")
+    # Parcels of the same program are taken; whether they were filtered is seen in them.
+    name = "sub-01_task-movie_run-1_space-MNI152NLin2009cAsym_seg-4S156Parcels_stat-mean_timeseries.tsv"
+    (func / name).write_text("a\tb\n")
+    (func / name.replace(".tsv", ".json")).write_text('{"SamplingFrequency": "TR"}')
+    [recording] = find_recordings(tmp_path / "xcp_d")
+    assert (recording.kind, recording.path.name, recording.repetition_time) == ("parcels", name, None)
 
 
 def test_the_filter_file_has_the_form_that_fmriprep_reads(dataset, tmp_path):

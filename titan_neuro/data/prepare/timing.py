@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from titan_neuro.data.bids import Recording
+from titan_neuro.data.store.schema import Event
 from titan_neuro.errors import MetadataError
 
-Event = tuple[float, float, str]
 # Clocks of stimulus and scanner differ a little.
 _TOLERANCE_S = 1.0
 
@@ -44,7 +44,7 @@ def repetition_time(recording: Recording, header: float | None) -> float:
 
 
 def read_events(path: Path, duration_s: float) -> list[Event]:
-    """Rows (onset, duration, trial_type) of an events table, in seconds.
+    """Rows (onset, duration, trial_type) of an events table, in seconds; the duration is NaN where it is not known.
 
     Parameters
     ----------
@@ -65,9 +65,7 @@ def read_events(path: Path, duration_s: float) -> list[Event]:
                 f"{path}: expected the columns onset, duration[, trial_type], found {', '.join(table.columns)}."
             )
         types = table["trial_type"].fillna("").astype(str) if "trial_type" in table else [""] * len(table)
-        # An event without a duration is a moment.
-        durations = table["duration"].astype(float).fillna(0.0)
-        events = list(zip(table["onset"].astype(float), durations, types, strict=True))
+        events = list(zip(table["onset"].astype(float), table["duration"].astype(float), types, strict=True))
     except (ValueError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise MetadataError(f"{path}: not a readable events table: {error}.") from error
     for row, (onset, duration, name) in enumerate(events, start=2):
@@ -75,7 +73,8 @@ def read_events(path: Path, duration_s: float) -> list[Event]:
             raise MetadataError(
                 f"{path}: line {row}: expected an onset and a duration from 0 s on, found {onset} and {duration}."
             )
-        if onset + duration > duration_s + _TOLERANCE_S:
+        # A duration that is not known (n/a) is no longer than the run.
+        if onset + (0.0 if math.isnan(duration) else duration) > duration_s + _TOLERANCE_S:
             raise MetadataError(
                 f"{path}: line {row}: the event {name!r} ends at {onset + duration:g} s, but the run is over at "
                 f"{duration_s:g} s.",
