@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -56,7 +57,26 @@ def add_bids_input(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="DIR",
-        help="folders with brain masks (default: the dataset and its derivatives/)",
+        help="folders with fMRIPrep's images, masks, confounds or transforms (default: the dataset's derivatives/)",
+    )
+    group = parser.add_argument_group("what is prepared")
+    group.add_argument(
+        "--resolution",
+        metavar="MM",
+        dest="resolution_mm",
+        help="voxels of the grid in MNI space (default: the image's, else 2)",
+    )
+    group.add_argument(
+        "--confounds",
+        metavar="PRESET",
+        help="none, motion24, simple, scrubbing, compcor, ica_aroma or budapest2020 (default: none)",
+    )
+    group.add_argument("--atlas", type=Path, metavar="IMAGE", help="labels image: parcels in the place of voxels")
+    group.add_argument(
+        "--quick-look",
+        action="store_const",
+        const=True,
+        help="register raw runs that bring no transforms, roughly (needs the extra 'raw')",
     )
     parser.add_argument(
         "--nprocs", type=_positive, default=1, metavar="N", help="runs prepared side by side; CPU threads"
@@ -127,9 +147,18 @@ def resolve_study(arguments: argparse.Namespace, kind: str) -> StudyConfig:
     return load_study(
         default_preset="cpu-small" if kind == "volume" else "parcels",
         config_file=arguments.config_file or (resolved if resolved.is_file() else None),
-        overrides=arguments.overrides,
+        overrides=[*_of_flags(arguments), *arguments.overrides],
         seed=arguments.random_seed,
     )
+
+
+def _of_flags(arguments: argparse.Namespace) -> list[str]:
+    """Settings that have a flag of their own, as ``--set`` would give them."""
+    flags = {name: getattr(arguments, name, None) for name in ("resolution_mm", "confounds", "atlas", "quick_look")}
+    if flags["atlas"] is not None:
+        flags["atlas"] = str(flags["atlas"].absolute())
+    # JSON is YAML, and a path with a colon stays one text.
+    return [f"prepare.{name}={json.dumps(value)}" for name, value in flags.items() if value is not None]
 
 
 def record_study(arguments: argparse.Namespace, study: StudyConfig) -> None:

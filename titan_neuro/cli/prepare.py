@@ -21,7 +21,9 @@ logger = logging.getLogger(__name__)
 
 def add_parser(verbs: Any) -> None:
     """Add the verb."""
-    parser = common.new_verb(verbs, "prepare", "Scale recordings causally and store them as frames.")
+    parser = common.new_verb(
+        verbs, "prepare", "Bring recordings to one grid, clean and scale them causally, and store them as frames."
+    )
     parser.add_argument("bids_dir", type=Path, metavar="BIDS_DIR")
     parser.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR")
     common.add_bids_input(parser)
@@ -72,16 +74,32 @@ def _input_keys(recordings: list[Recording]) -> dict[str, str | None]:
 
 
 def _show_plan(arguments: argparse.Namespace, recordings: list[Recording]) -> None:
-    from titan_neuro.data.annex import is_missing
-    from titan_neuro.data.prepare import store_path
+    from titan_neuro.data.prepare import missing_inputs, store_path
 
+    config = common.resolve_study(arguments, recordings[0].kind).prepare
     for recording in recordings:
-        state = "prepared" if store_path(recording, arguments.output_dir).exists() else "to prepare"
-        missing = ", its content is not fetched" if is_missing(recording.path) else ""
-        mask = recording.mask or ("computed" if recording.kind == "volume" else "none needed")
-        logger.info("%s: %s%s (mask: %s)", recording.key, state, missing, mask)
-    common.resolve_study(arguments, recordings[0].kind)
+        store = store_path(recording, arguments.output_dir, config)
+        missing = missing_inputs(recording, arguments.output_dir, config)
+        logger.info(
+            "%s: %s as %s%s",
+            recording.key,
+            "prepared" if store.exists() else f"to prepare ({_describe(recording, config)})",
+            store.name,
+            f"; {len(missing)} files are not fetched yet" if missing else "",
+        )
     logger.info("%d runs; nothing was written.", len(recordings))
+
+
+def _describe(recording: Recording, config: PrepareConfig) -> str:
+    if recording.route == "native" and config.quick_look:
+        return "raw, registered roughly: QUICK LOOK"
+    mask = f"mask: {recording.mask.name}" if recording.mask else "mask computed from the first volumes"
+    return {
+        "parcels": "parcel time series",
+        "native": f"raw, in its own space, {mask}",
+        "preprocessed": f"preprocessed image {recording.path.name}, {mask}",
+        "transforms": "raw and fMRIPrep's transforms, in one interpolation",
+    }[recording.route]
 
 
 def _prepare_all(arguments: argparse.Namespace, recordings: list[Recording], config: PrepareConfig) -> int:

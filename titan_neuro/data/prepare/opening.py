@@ -246,13 +246,14 @@ def _compute(
         for name, collected in kept.items():
             collected.append(frame[0, tissues[name]])
     centre_mm = centre_of_mass(volumes.read(0, 1)[..., 0], volumes.affine)
-    causal = config.estimation == "causal"
+    # A run that is shorter than the calibration is calibrated on its first half.
+    calibration_frames = min(max(2, round(config.calibration_s / tr)), source.n_frames // 2)
     return compute_confounds(
         None if geometry.head_motion is None else motion_parameters(geometry.head_motion, volumes.affine, centre_mm),
         global_signal,
         *(np.stack(kept[name]) if name in kept else None for name in tissues),
         repetition_time=tr,
-        calibration_frames=max(2, round(config.calibration_s / tr)) if causal else None,
+        calibration_frames=calibration_frames if config.estimation == "causal" else None,
         source=f"{volumes.path} (computed)",
     )
 

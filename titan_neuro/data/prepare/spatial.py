@@ -25,6 +25,8 @@ from titan_neuro.errors import ImageError, MetadataError
 
 # Cubic splines keep more of the fine detail than lines do, and ring less than higher orders.
 _SPLINE_ORDER = 3
+# What readers of a damaged transform raise, beside nitransforms' own error.
+_UNREADABLE = (OSError, KeyError, ValueError, IndexError, TypeError)
 
 
 class PointMap(Protocol):
@@ -100,7 +102,7 @@ def load_affine(path: Path) -> np.ndarray:
 
     try:
         matrices = np.atleast_3d(LinearTransformsMapping.from_filename(path, fmt="itk").matrix)
-    except _UNREADABLE + (TransformIOError,) as error:
+    except (*_UNREADABLE, TransformIOError) as error:
         raise _unreadable(path, error) from error
     if matrices.shape != (1, 4, 4):
         raise ImageError(f"{path}: expected one linear transform, found an array of shape {matrices.shape}.")
@@ -127,12 +129,9 @@ def load_composite(path: Path) -> Composite:
                 links.insert(0, Affine(part.to_ras()))
             else:
                 links.insert(0, DisplacementField(np.asarray(part.dataobj, dtype=np.float32), part.affine))
-    except _UNREADABLE + (TransformIOError,) as error:
+    except (*_UNREADABLE, TransformIOError) as error:
         raise _unreadable(path, error) from error
     return Composite(links)
-
-
-_UNREADABLE = (OSError, KeyError, ValueError, IndexError, TypeError)
 
 
 def _unreadable(path: Path, error: Exception) -> ImageError:
