@@ -17,8 +17,6 @@ from scipy.spatial.transform import Rotation
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 READOUT_S = 0.05
-VOXEL_MM = 4.0
-SHAPE = (44, 52, 40)
 STEM = "sub-01_task-movie_run-01"
 ORIENTATIONS = {
     "RAS": np.eye(3),
@@ -46,6 +44,9 @@ class Phantom:
     orientation: str = "LAS"
     direction: str = "j-"
     n_volumes: int = 3
+    shape: tuple[int, int, int] = (44, 52, 40)
+    voxel_mm: float = 4.0
+    warp_spacing_mm: float = 4.0
     shortest_mm: float = 28.0
     seed: int = 0
     coregistration: np.ndarray = field(default_factory=lambda: rigid([3, -4, 2], [2.0, -5.0, 4.0]))
@@ -61,8 +62,8 @@ class Phantom:
             [rigid(rng.normal(0, 1.5, 3), rng.normal(0, 2.0, 3)) for _ in range(self.n_volumes)]
         )
         self.affine = np.eye(4)
-        self.affine[:3, :3] = ORIENTATIONS[self.orientation] * VOXEL_MM
-        self.affine[:3, 3] = -self.affine[:3, :3] @ ((np.array(SHAPE) - 1) / 2) + [0, -18, 18]
+        self.affine[:3, :3] = ORIENTATIONS[self.orientation] * self.voxel_mm
+        self.affine[:3, 3] = -self.affine[:3, :3] @ ((np.array(self.shape) - 1) / 2) + [0, -18, 18]
         self.linear = rigid([2, 3, -2], [3.0, 1.0, -4.0]) @ np.diag([1.06, 0.95, 1.04, 1.0])
 
     # ---- the truth ---------------------------------------------------------------------------------
@@ -94,7 +95,7 @@ class Phantom:
 
     def template_points(self, volume: int) -> np.ndarray:
         """Where each voxel of a recorded volume comes from on the template."""
-        voxels = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), axis=-1).reshape(-1, 3).astype(float)
+        voxels = np.stack(np.meshgrid(*map(np.arange, self.shape), indexing="ij"), axis=-1).reshape(-1, 3).astype(float)
         to_reference = np.linalg.inv(self.head_motion[volume]) @ self.affine
         reference = move(to_reference, voxels)
         for _ in range(25):
@@ -106,7 +107,7 @@ class Phantom:
         return points
 
     def record(self, volume: int) -> np.ndarray:
-        return self.pattern(self.template_points(volume)).reshape(SHAPE).astype(np.float32)
+        return self.pattern(self.template_points(volume)).reshape(self.shape).astype(np.float32)
 
     # ---- the files ---------------------------------------------------------------------------------
 
@@ -149,7 +150,10 @@ class Phantom:
             probability = inside.reshape(61, 61, 61).astype(np.float32)
             save(anat / f"sub-01_label-{label}_probseg.nii.gz", probability, grid)
         write_composite(
-            anat / "sub-01_from-T1w_to-MNI152NLin2009cAsym_mode-image_xfm.h5", self.linear, self.warp, spacing_mm=4.0
+            anat / "sub-01_from-T1w_to-MNI152NLin2009cAsym_mode-image_xfm.h5",
+            self.linear,
+            self.warp,
+            self.warp_spacing_mm,
         )
 
 
@@ -172,7 +176,7 @@ def write_itk(path: Path, matrices: np.ndarray) -> None:
 
 def write_composite(path: Path, linear: np.ndarray, warp, spacing_mm: float) -> None:
     """ITK's composite in HDF5: an affine, then a displacement field, of which the last is applied first."""
-    size = np.array([60, 70, 60])
+    size = np.ceil(np.array([240, 280, 240]) / spacing_mm).astype(int)
     origin = np.array([-118.0, -155.0, -98.0])
     voxels = np.stack(np.meshgrid(*map(np.arange, size), indexing="ij"), axis=-1).reshape(-1, 3)
     displacement = warp(origin + spacing_mm * voxels) @ LPS[:3, :3]
@@ -187,6 +191,6 @@ def write_composite(path: Path, linear: np.ndarray, warp, spacing_mm: float) -> 
         group["1/TransformType"] = [b"AffineTransform_double_3_3"]
         group["1/TransformParameters"] = np.concatenate([lps[:3, :3].ravel(), lps[:3, 3]])
         group["1/TransformFixedParameters"] = np.zeros(3)
-        group["2/TransformType"] = [b"DisplacementFieldTransform_double_3_3"]
-        group["2/TransformParameters"] = parameters.astype(np.float64)
+        group["2/TransformType"] = [b"DisplacementFieldTransform_float_3_3"]
+        group["2/TransformParameters"] = parameters.astype(np.float32)
         group["2/TransformFixedParameters"] = fixed

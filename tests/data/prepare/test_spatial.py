@@ -9,7 +9,7 @@ import h5py
 import nibabel as nib
 import numpy as np
 import pytest
-from phantom import ORIENTATIONS, SHAPE, STEM, VOXEL_MM, Phantom, move, rigid, save, write_itk
+from phantom import ORIENTATIONS, STEM, Phantom, move, rigid, save, write_itk
 from scipy import ndimage
 
 from titan_neuro.data.bids import find_recordings
@@ -25,7 +25,7 @@ def undo(root):
     [recording] = find_recordings(root)
     assert recording.route == "transforms"
     volumes = Volumes(recording.path)
-    geometry = from_transforms(recording, volumes, VOXEL_MM)
+    geometry = from_transforms(recording, volumes, Phantom.voxel_mm)
     frames = ResampledVolumes(volumes, geometry.space, geometry.resampler).block(0, volumes.n_frames)
     return frames, grid_points(geometry.space.mask, geometry.space.affine)
 
@@ -42,7 +42,7 @@ def test_everything_planted_is_undone_to_a_fraction_of_a_voxel(tmp_path, orienta
     phantom = Phantom(orientation=orientation, direction=direction)
     frames, points = undo(phantom.write(tmp_path / "bids"))
     assert len(points) > 10_000
-    assert displacement_mm(phantom, frames, points) < 0.05 * VOXEL_MM
+    assert displacement_mm(phantom, frames, points) < 0.05 * Phantom.voxel_mm
     error = np.sqrt(((frames - phantom.pattern(points)) ** 2).mean()) / phantom.pattern(points).std()
     assert error < 0.05
 
@@ -67,7 +67,7 @@ def test_each_part_matters(tmp_path, spoil):
     truth = Phantom()
     spoil(phantom)
     frames, points = undo(phantom.write(tmp_path / "bids", data))
-    assert displacement_mm(truth, frames, points) > 0.25 * VOXEL_MM
+    assert displacement_mm(truth, frames, points) > 0.25 * Phantom.voxel_mm
 
 
 def test_one_interpolation_beats_two(tmp_path):
@@ -75,9 +75,9 @@ def test_one_interpolation_beats_two(tmp_path):
     root = phantom.write(tmp_path / "bids")
     frames, points = undo(root)
     image = nib.load(root / f"sub-01/func/{STEM}_bold.nii.gz")
-    every = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), axis=-1).reshape(-1, 3)
+    every = np.stack(np.meshgrid(*map(np.arange, Phantom.shape), indexing="ij"), axis=-1).reshape(-1, 3)
     realign = Resampler(move(phantom.affine, every), phantom.affine, head_motion=phantom.head_motion)
-    realigned = [realign(np.asarray(image.dataobj[..., t]), t).reshape(SHAPE) for t in range(phantom.n_volumes)]
+    realigned = [realign(np.asarray(image.dataobj[..., t]), t).reshape(Phantom.shape) for t in range(phantom.n_volumes)]
     save(root / f"sub-01/func/{STEM}_bold.nii.gz", np.stack(realigned, axis=-1), phantom.affine)
     still = Phantom(shortest_mm=12.0)
     still.head_motion = np.stack([np.eye(4)] * phantom.n_volumes)
@@ -150,4 +150,4 @@ def test_transforms_of_another_run(tmp_path):
     write_itk(next(root.rglob("*desc-hmc_xfm.txt")), phantom.head_motion)
     [recording] = find_recordings(root)
     with pytest.raises(ImageError, match=r"expected 3 transforms, one for each volume .* found 2"):
-        from_transforms(recording, Volumes(recording.path), VOXEL_MM)
+        from_transforms(recording, Volumes(recording.path), Phantom.voxel_mm)

@@ -17,7 +17,7 @@ from titan_neuro.errors import ImageError
 
 # A frame is held a few times over while it is worked on, mostly in double precision.
 _BYTES_A_VALUE = 8 * 6
-_DEFAULT_MEMORY_BYTES = 256 * 2**20
+_DEFAULT_MEMORY_BYTES = 128 * 2**20
 # Enough of a run to see what was filtered out of it.
 _INSPECTED_FRAMES, _INSPECTED_FEATURES = 256, 2000
 

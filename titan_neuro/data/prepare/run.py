@@ -46,7 +46,7 @@ def prepare_run(
     work_dir : Path
         Folder for locks, and for frames between two passes.
     memory_bytes : int, optional
-        Bound on the frames that are worked on at a time (256 MiB by default); at least one frame is.
+        Bound on the frames that are worked on at a time (128 MiB by default); at least one frame is.
 
     Returns
     -------

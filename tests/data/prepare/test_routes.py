@@ -1,0 +1,233 @@
+"""Every route from what a dataset holds to a store: what comes out, what is recorded, and that nothing looks ahead."""
+
+from __future__ import annotations
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from phantom import STEM, Phantom, save
+
+from titan_neuro.data.bids import find_recordings
+from titan_neuro.data.prepare import PrepareConfig, prepare_run
+from titan_neuro.data.prepare.grid import grid_points, standard_grid
+from titan_neuro.data.prepare.normalize import CausalZScore
+from titan_neuro.data.store import RunStore
+from titan_neuro.errors import ConfigError, ImageError, MetadataError
+
+N_FRAMES = 48
+COARSE = {"shape": (22, 26, 20), "voxel_mm": 8.0, "warp_spacing_mm": 8.0, "shortest_mm": 50.0, "n_volumes": N_FRAMES}
+SETTINGS = {"warmup_s": 10, "resolution_mm": 8, "calibration_s": 20}
+
+
+@pytest.fixture(scope="module")
+def moving():
+    """A phantom of 48 volumes, the head moving in each; all of it brightens and dims by a known time course."""
+    phantom = Phantom(**COARSE)
+    rng = np.random.default_rng(1)
+    course = 1 + 0.02 * rng.standard_normal(N_FRAMES)
+    noise = rng.normal(0, 2, (*phantom.shape, N_FRAMES))
+    data = np.stack([phantom.record(t) * course[t] for t in range(N_FRAMES)], axis=-1) + noise
+    return phantom, data, course
+
+
+@pytest.fixture
+def prepare(tmp_path):
+    def prepare_(root, **settings):
+        [recording] = find_recordings(root)
+        config = PrepareConfig(**{**SETTINGS, **settings})
+        return RunStore(prepare_run(recording, tmp_path / "out", config, work_dir=tmp_path / "work")[0])
+
+    return prepare_
+
+
+def table_beside(store):
+    return pd.read_csv(store.path.with_name(f"{STEM}_desc-confounds_timeseries.tsv"), sep="\t", na_values="n/a")
+
+
+# ---- raw images and the transforms of fMRIPrep's minimal output ------------------------------------
+
+
+def test_raw_and_transforms(moving, tmp_path, prepare):
+    phantom, data, course = moving
+    store = prepare(phantom.write(tmp_path / "bids", data))
+    assert store.record["route"] == "transforms"
+    assert store.record["spatial"]["steps"] == [
+        *("head motion", "susceptibility distortion", "coregistration", "template warp")
+    ]
+    assert store.path.name == f"{STEM}_space-MNI152NLin2009cAsym_res-8_desc-prepared_bold.zarr"
+    assert np.allclose(store.space.affine, standard_grid(8)[1])
+    assert store.record["whole_run"] == []
+    # Still heads brighten and dim together: what is left of each voxel is the planted course.
+    frames = store.frames(0, N_FRAMES).astype(np.float64)
+    planted = CausalZScore(1)(course[:, None])[:, 0]
+    each = [np.corrcoef(planted[10:], voxel)[0, 1] for voxel in frames[10:].T]
+    assert np.median(each) > 0.9
+
+
+def test_confounds_are_computed_from_transforms_and_tissues(moving, tmp_path, prepare):
+    phantom, data, course = moving
+    store = prepare(phantom.write(tmp_path / "bids", data), confounds="budapest2020")
+    table = table_beside(store)
+    still = Phantom(**COARSE).head_motion
+    # The displacement of the head's centre, whatever the parameters are called.
+    steps = np.linalg.norm(np.diff(still[:, :3, 3], axis=0), axis=1)
+    assert np.corrcoef(table["framewise_displacement"][1:], steps)[0, 1] > 0.6
+    np.testing.assert_allclose(store.framewise_displacement, table["framewise_displacement"], rtol=1e-5)
+    for name in ("global_signal", "csf", "white_matter"):
+        assert np.corrcoef(table[name], course)[0, 1] > 0.9, name
+    assert (table[[f"a_comp_cor_0{number}" for number in range(6)]][:20] == 0).all(axis=None)
+    assert len(store.record["confounds"]["columns"]) == 22  # and the regression's intercept
+    assert store.record["whole_run"] == []
+
+
+@pytest.mark.parametrize("settings", [{}, {"confounds": "budapest2020", "high_pass_hz": 0.01}])
+def test_no_later_frame_changes_an_earlier_one(moving, tmp_path, prepare, settings):
+    phantom, data, _ = moving
+    root = phantom.write(tmp_path / "bids", data)
+    store = prepare(root, **settings)
+    before, after, table = store.frames(0, 30), store.frames(30, N_FRAMES), table_beside(store)[:30]
+    (tmp_path / "out").rename(tmp_path / "first")
+    later = data.copy()
+    later[..., 30:] = np.random.default_rng(9).normal(500, 300, later[..., 30:].shape)
+    save(root / f"sub-01/func/{STEM}_bold.nii.gz", later.astype(np.float32), phantom.affine)
+    again = prepare(root, **settings)
+    assert np.array_equal(again.frames(0, 30), before)
+    assert not np.array_equal(again.frames(30, N_FRAMES), after)
+    pd.testing.assert_frame_equal(table_beside(again)[:30], table, check_exact=True)
+
+
+def test_the_whole_run_is_used_where_asked_and_recorded(moving, tmp_path, prepare):
+    phantom, data, _ = moving
+    store = prepare(
+        phantom.write(tmp_path / "bids", data), estimation="whole-run", confounds="budapest2020", high_pass_hz=0.01
+    )
+    assert store.record["normaliser"]["method"] == "z-score over the whole run"
+    components = [f"confound a_comp_cor_0{number}" for number in range(6)]
+    assert store.record["whole_run"] == [*components, "z-score", "confound fit", "high-pass"]
+    frames = store.frames(0, N_FRAMES).astype(np.float64)
+    np.testing.assert_allclose(frames.mean(axis=0), 0, atol=2e-3)
+    np.testing.assert_allclose(frames.std(axis=0), 1, atol=2e-3)
+    table = table_beside(store)
+    # What was regressed out is gone from every voxel.
+    assert np.abs(np.corrcoef(table["global_signal"], frames.T)[0, 1:]).max() < 0.3
+
+
+def test_transforms_of_a_run_that_is_not_there(moving, tmp_path, prepare):
+    phantom, data, _ = moving
+    root = phantom.write(tmp_path / "bids", data)
+    mask = next(root.rglob("*desc-brain_mask.nii.gz"))
+    image = nib.load(mask)
+    save(mask, np.zeros(image.shape, np.uint8), image.affine)
+    with pytest.raises(ImageError, match="the brain mask is empty where the template's brain lies"):
+        prepare(root)
+    assert not list((tmp_path / "work").rglob("scratch/*"))
+
+
+# ---- images that are in a standard space already ---------------------------------------------------
+
+
+@pytest.fixture
+def preprocessed(tmp_path):
+    """FMRIPrep's output of one run: the pattern on a grid of 6 mm, growing and shrinking, with a table of confounds."""
+    phantom = Phantom(shortest_mm=60.0)
+    shape, affine = standard_grid(6)
+    inside = np.zeros(shape, bool)
+    inside[6:-6, 6:-6, 6:-6] = True
+    course = np.random.default_rng(2).normal(0, 1, N_FRAMES)
+    pattern = phantom.pattern(grid_points(np.ones(shape, bool), affine)).reshape(shape)
+    func = tmp_path / "fmriprep/sub-01/func"
+    func.mkdir(parents=True)
+    description = {"Name": "x", "BIDSVersion": "1.4.0", "DatasetType": "derivative"}
+    (tmp_path / "fmriprep/dataset_description.json").write_text(json.dumps(description))
+    stem = f"{STEM}_space-MNI152NLin2009cAsym_desc"
+    save(func / f"{stem}-brain_mask.nii.gz", inside.astype(np.uint8), affine)
+    data = pattern[..., None] * (1 + 0.01 * course) + np.random.default_rng(3).normal(0, 1, (*shape, N_FRAMES))
+    save(func / f"{stem}-preproc_bold.nii.gz", data.astype(np.float32), affine)
+    (func / f"{stem}-preproc_bold.json").write_text('{"RepetitionTime": 1.0, "TaskName": "movie"}')
+    motion = np.random.default_rng(4).normal(0, 0.1, (N_FRAMES, 6))
+    names = [f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz"]
+    table = pd.DataFrame(motion, columns=names)
+    for name in names:
+        table[f"{name}_derivative1"] = table[name].diff()
+        table[f"{name}_power2"] = table[name] ** 2
+        table[f"{name}_derivative1_power2"] = table[name].diff() ** 2
+    table["framewise_displacement"] = np.abs(np.diff(motion, axis=0, prepend=np.nan)).sum(axis=1)
+    table.to_csv(func / f"{STEM}_desc-confounds_timeseries.tsv", sep="\t", na_rep="n/a", index=False)
+    return tmp_path / "fmriprep", phantom, course
+
+
+def test_a_preprocessed_image_on_its_own_grid(preprocessed, prepare):
+    root, _, course = preprocessed
+    store = prepare(root, resolution_mm=None)
+    assert (store.record["route"], store.record["spatial"]) == ("preprocessed", {})
+    assert store.space.mask.shape == standard_grid(6)[0]
+    assert np.isnan(store.framewise_displacement[0])
+    planted = CausalZScore(1)(course[:, None])[:, 0]
+    assert np.corrcoef(planted[10:], store.frames(10, N_FRAMES).astype(float).mean(axis=1))[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("resolution", [4.5, 9])
+def test_a_preprocessed_image_on_another_grid(preprocessed, prepare, resolution):
+    root, _, course = preprocessed
+    store = prepare(root, resolution_mm=resolution)
+    assert store.path.name.startswith(f"{STEM}_space-MNI152NLin2009cAsym_res-{f'{resolution:g}'.replace('.', 'p')}_")
+    assert np.allclose(store.space.affine, standard_grid(resolution)[1])
+    planted = CausalZScore(1)(course[:, None])[:, 0]
+    assert np.corrcoef(planted[10:], store.frames(10, N_FRAMES).astype(float).mean(axis=1))[0, 1] > 0.99
+
+
+def test_motion24_from_the_table(preprocessed, prepare):
+    root, *_ = preprocessed
+    assert len(prepare(root, resolution_mm=None, confounds="motion24").record["confounds"]["columns"]) == 24
+
+
+def test_a_table_of_another_run(preprocessed, prepare):
+    root, *_ = preprocessed
+    path = next(root.rglob("*confounds_timeseries.tsv"))
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-3]))
+    with pytest.raises(MetadataError, match="another number of rows: expected 48, .* found 45"):
+        prepare(root, resolution_mm=None)
+
+
+def test_a_preset_without_a_table(preprocessed, prepare):
+    root, *_ = preprocessed
+    next(root.rglob("*confounds_timeseries.tsv")).unlink()
+    with pytest.raises(MetadataError, match="motion24 was asked for, but the run has no table of confounds"):
+        prepare(root, resolution_mm=None, confounds="motion24")
+
+
+def test_parcels_of_an_atlas(preprocessed, prepare, tmp_path):
+    root, _, course = preprocessed
+    shape, affine = standard_grid(6)
+    labels = np.zeros(shape, np.int16)
+    labels[8:16, 8:-8, 8:-8], labels[16:, 8:-8, 8:-8] = 3, 7
+    atlas = tmp_path / "tpl-MNI152NLin2009cAsym_atlas-Halves_dseg.nii.gz"
+    save(atlas, labels, affine)
+    atlas.with_name(atlas.name.replace(".nii.gz", ".tsv")).write_text("index\tname\n3\tleft\n7\tright\n")
+    store = prepare(root, resolution_mm=None, atlas=atlas)
+    assert (store.space.kind, store.space.name, store.space.parcels) == ("parcels", "Halves", ("left", "right"))
+    assert store.path.name == f"{STEM}_space-MNI152NLin2009cAsym_seg-Halves_desc-prepared_timeseries.zarr"
+    image = nib.load(next(root.rglob("*preproc_bold.nii.gz"))).get_fdata()
+    mask = nib.load(next(root.rglob("*brain_mask.nii.gz"))).get_fdata() > 0
+    means = np.stack([image[mask & (labels == label)].mean(axis=0) for label in (3, 7)], axis=1)
+    np.testing.assert_allclose(store.frames(0, N_FRAMES), CausalZScore(2)(means), atol=4e-3)
+
+
+# ---- settings that do not go with the data ---------------------------------------------------------
+
+
+def test_a_resolution_needs_a_standard_space(haxby, tmp_path):
+    recording = find_recordings(haxby)[0]
+    with pytest.raises(ConfigError, match="lies in its own space and no transforms") as caught:
+        prepare_run(recording, tmp_path / "out", PrepareConfig(resolution_mm=4), work_dir=tmp_path / "work")
+    assert "--quick-look" in caught.value.hint
+
+
+def test_parcels_have_no_resolution(sitcom, tmp_path):
+    recording = find_recordings(sitcom)[0]
+    with pytest.raises(ConfigError, match="parcels have no grid"):
+        prepare_run(recording, tmp_path / "out", PrepareConfig(resolution_mm=4), work_dir=tmp_path / "work")
