@@ -189,7 +189,7 @@ def test_a_table_of_another_run(preprocessed, prepare):
     path = next(root.rglob("*confounds_timeseries.tsv"))
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:-3]))
-    with pytest.raises(MetadataError, match="another number of rows: expected 48, .* found 45"):
+    with pytest.raises(MetadataError, match=r"another number of rows: expected 48, .* found 45"):
         prepare(root, resolution_mm=None)
 
 
@@ -201,7 +201,7 @@ def test_a_preset_without_a_table(preprocessed, prepare):
 
 
 def test_parcels_of_an_atlas(preprocessed, prepare, tmp_path):
-    root, _, course = preprocessed
+    root, *_ = preprocessed
     shape, affine = standard_grid(6)
     labels = np.zeros(shape, np.int16)
     labels[8:16, 8:-8, 8:-8], labels[16:, 8:-8, 8:-8] = 3, 7
