@@ -180,6 +180,29 @@ def test_a_server_that_fails_is_named_and_a_better_one_goes_on(twin, tmp_path, s
         assert mine.read_bytes() == theirs.read_bytes()
 
 
+def test_a_place_that_was_away_is_asked_again_as_the_hint_says(tmp_path, make_twin, serve, run):
+    """The dataset names a store on the web, which does not answer when the clone is made; then it does."""
+    source, folder = make_twin(tmp_path / "twin", n_subjects=1, n_runs=1), tmp_path / "www"
+    folder.mkdir()
+    url = serve(folder)
+    run(tmp_path, "git", "clone", "--quiet", "--no-local", str(source), str(folder / "store"))
+    run(folder / "store", "git", "annex", "get", "--quiet")
+    run(folder / "store", "git", "update-server-info")
+    run(source, "git", "remote", "add", "web", f"{url}/store/.git")
+    run(source, "git", "fetch", "--quiet", "web")
+    run(source, "git", "annex", "initremote", "store", "type=git", f"location={url}/store/.git", "autoenable=true")
+    run(source, "git", "annex", "drop", "--quiet", ".")
+    (folder / "store").rename(folder / "away")
+    with pytest.raises(FetchError, match="2 of 2 files could not be fetched") as caught:
+        fetch(str(source), tmp_path / "clone")
+    (folder / "away").rename(folder / "store")
+    with pytest.raises(FetchError, match="2 of 2 files could not be fetched"):
+        fetch(str(source), tmp_path / "clone")
+    run(tmp_path, *re.search("after `([^`]+)`", caught.value.hint)[1].split())
+    assert fetch(str(source), tmp_path / "clone").n_files_to_get == 2
+    assert not any(map(is_missing, bold(tmp_path / "clone")))
+
+
 def test_without_git_annex(twin, tmp_path, monkeypatch):
     programs = tmp_path / "bin"
     programs.mkdir()

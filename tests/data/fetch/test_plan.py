@@ -107,7 +107,7 @@ def test_the_real_transforms(published, published_transforms, tmp_path, run):
         f"{func}_from-orig_to-boldref_mode-image_desc-hmc_xfm.txt",
     ]
     assert recordings == [f"{func}_from-orig_to-boldref_mode-image_desc-hmc_xfm.txt"]
-    with pytest.raises(NoMatchError, match="no xfm of run '7'"):
+    with pytest.raises(NoMatchError, match="no head-motion transform of run '7'"):
         wanted(published_transforms, runs=["7"])
 
 

@@ -104,6 +104,8 @@ def test_the_pinned_commit_is_fetched(grown, tmp_path, run, serve):
     assert drop(clone) == summary.n_bytes
     assert is_missing(clone / BOLD)
     assert fetch("ds999999", clone, registry=pinned(url, first)).n_files_to_get == 1
+    # A clone at the commit is the dataset: its place, where nobody listens now, is not asked.
+    assert fetch("ds999999", clone, registry=pinned("http://127.0.0.1:9/source", first)).n_files_to_get == 0
     assert fetch(url, tmp_path / "newest").commit == second
     assert (tmp_path / "newest" / NEWER).exists()
 

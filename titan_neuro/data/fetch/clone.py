@@ -117,10 +117,13 @@ def hide(clone: Path, folder: Path) -> None:
 
 def _holds(published: Published, directory: Path) -> bool:
     """Whether `directory` holds a clone of the dataset already; False where it is free."""
+    found = commit_of(directory) if is_clone(directory) else ""
+    if published.commit and found == published.commit:
+        # No two datasets share a commit, wherever they were cloned from.
+        return True
     if not _is_clone_of(published.url, directory):
         return False
-    found = commit_of(directory)
-    if published.commit and found != published.commit:
+    if published.commit:
         raise OutputError(
             f"{directory}: is at commit {found or '(none)'}; expected {published.commit}, the published state that "
             "results refer to. Nothing was changed.",

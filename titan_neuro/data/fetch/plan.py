@@ -16,6 +16,7 @@ _FILTERS = {"sub": "participant", "task": "task", "run": "run"}
 _IMAGE = {".nii", ".nii.gz"}
 # Nothing that is read as a recording lies there, in any BIDS dataset.
 _PASSED_OVER = {"sourcedata", "code"}
+_WORDS = {"bold": "BOLD image", "timeseries": "time series", "xfm": "head-motion transform"}
 _TISSUES = {"CSF", "GM", "WM"}
 
 
@@ -87,7 +88,7 @@ def find_wanted(
     labels = {"sub": subjects, "task": tasks, "run": runs}
     asked = {entity: [strip_prefix(label, entity) for label in wanted] for entity, wanted in labels.items() if wanted}
     there = "The dataset has: " + "; ".join(_labels(recordings, entity) for entity in _FILTERS) + "."
-    what = "BOLD image" if recordings[0].suffix == "bold" else recordings[0].suffix
+    what = _WORDS[recordings[0].suffix]
     for entity, wanted in asked.items():
         for label in wanted:
             if not any(_matches(file, entity, [label]) for file in recordings):

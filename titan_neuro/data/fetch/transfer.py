@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -21,6 +21,7 @@ _MAX_FAILURES_SHOWN = 5
 # After a kill git-annex may once take the lock that the dead process left for a live one's; then it is gone.
 _STALE_LOCK = "unable to take transfer lock"
 _ATTEMPTS = 2
+_IGNORED = re.compile(r"annex-ignore set: ([^)]+)\)")
 
 
 def free_bytes(directory: Path) -> int:
@@ -66,7 +67,8 @@ def get_files(directory: Path, missing: Sequence[TreeFile], n_jobs: int) -> None
         raise FetchError(
             f"{directory}: {len(left)} of {len(missing)} files could not be fetched:\n  "
             + _shown(directory, left, reasons),
-            "Run the same command again: what has come is kept. `git annex whereis FILE` in the clone says who has a "
+            _ignored_places(directory, reasons)
+            + "Run the same command again: what has come is kept. `git annex whereis FILE` in the clone says who has a "
             "file; a store that is listed but not enabled is enabled by `git annex enableremote NAME` (OpenNeuro: "
             "s3-PUBLIC).",
         )
@@ -113,6 +115,15 @@ class _ByteProgress(logging.Handler):
         update = getattr(record, "dlm_progress_update", None)
         if update is not None and _TOTAL_PROGRESS.match(str(getattr(record, "dlm_progress", ""))):
             self._bar.update(self._before + int(update) - self._bar.n)
+
+
+def _ignored_places(directory: Path, reasons: Mapping[Path, str]) -> str:
+    """Advice on places that git-annex asks no more because they did not answer once: it never tries again by itself."""
+    names = {name for reason in reasons.values() for found in _IGNORED.findall(reason) for name in found.split()}
+    commands = [
+        f"`git -C {directory} config --unset remote.{name}.annex-ignore`" for name in sorted(names - {"origin"})
+    ]
+    return f"A place that did not answer is asked again after {' and '.join(commands)}. " if commands else ""
 
 
 def _shown(directory: Path, files: Sequence[TreeFile], reasons: dict[Path, str]) -> str:
