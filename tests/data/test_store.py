@@ -120,6 +120,7 @@ def test_layout_bounds_what_a_reader_and_a_writer_hold(n_features):
     assert shard < 800 + chunk
     assert chunk == 4 or chunk * 2 * n_features <= CHUNK_BYTES
     assert shard == chunk or shard * 2 * n_features <= SHARD_BYTES
+    assert layout(3, n_features) == (3, 3)
 
 
 def test_memory_does_not_grow_with_the_run(tmp_path):
