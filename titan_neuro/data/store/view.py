@@ -45,7 +45,7 @@ class RunView:
     def read_grid(self, start: int, stop: int, device: torch.device | str = "cpu") -> torch.Tensor:
         """Return frames ``start <= t < stop`` on the grid: float32 ``(time, x, y, z)``, 0 outside the mask.
 
-        What travels to `device` are the float16 values inside the mask, an eighth of the grid's bytes in a brain of
+        What travels to `device` are the float16 values inside the mask, a ninth of the grid's bytes in a brain of
         common size; they are put in their places there. This is for who wants volumes: models of other makers, or
         pictures. Our forecasters want features, the input of decoder and loss too: they take `read`, and their
         tokenizer scatters by the mask that their checkpoint holds.
