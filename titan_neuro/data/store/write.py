@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import zarr
-from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.codecs import Crc32cCodec
 from zarr.errors import ZarrUserWarning
 
 from titan_neuro.data.store.schema import RunHeader, arrays_of, attributes_of, sha256_of
 from titan_neuro.errors import ImageError, MismatchError
 from titan_neuro.files import atomic
 
-# Measured on frames of 235,000 voxels (docs/store.md): a window of 20 frames takes as long with chunks of 2, 4 or 8.
+# Measured on frames of 235,000 voxels (docs/store.md): a window of 20 frames takes as long with chunks of 4, 8 or 16.
 CHUNK_BYTES, CHUNK_FRAMES = 2 * 2**20, (4, 64)
 # What a writer holds in memory, a few times, and what lies in one file or object.
 SHARD_BYTES = 32 * 2**20
@@ -57,7 +57,8 @@ def write_run(path: Path, header: RunHeader, blocks: Iterable[np.ndarray]) -> No
             chunks=(chunk, n_features),
             # At the start the index is found without asking a server for the size of the shard.
             shards={"shape": (shard, n_features), "index_location": "start"},
-            compressors=(BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle", typesize=2), Crc32cCodec()),
+            # Scaled noise in float16: the best codec saves a tenth and doubles the time of a window.
+            compressors=Crc32cCodec(),
             # Frames are finite: a chunk that is gone reads as what no frame can be.
             fill_value=np.nan,
             dimension_names=("time", "feature"),
@@ -82,7 +83,8 @@ def layout(n_frames: int, n_features: int) -> tuple[int, int]:
     """Return the frames of a chunk and of a shard, a multiple of it: about `CHUNK_BYTES` and `SHARD_BYTES`."""
     frame_bytes = 2 * n_features
     least, most = CHUNK_FRAMES
-    chunk = min(max(CHUNK_BYTES // frame_bytes, least), most)
+    # The last chunk is as long as any other, and not compressed.
+    chunk = min(max(CHUNK_BYTES // frame_bytes, least), most, n_frames)
     chunks = min(SHARD_BYTES // (chunk * frame_bytes), -(-n_frames // chunk))
     return chunk, chunk * max(chunks, 1)
 

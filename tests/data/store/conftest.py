@@ -1,0 +1,52 @@
+"""One small run, written once for each test: in one chunk a shard, and in many."""
+
+import numpy as np
+import pytest
+from data.store.example import EVENTS, N_FRAMES, NAME, SHAPE
+
+from titan_neuro.data.space import Space
+from titan_neuro.data.store import RunHeader, write_run
+
+
+@pytest.fixture
+def space():
+    mask = np.random.default_rng(0).random(SHAPE) > 0.4
+    return Space(kind="volume", name="native", mask=mask, affine=np.diag([2.0, 2.0, 2.5, 1.0]))
+
+
+@pytest.fixture
+def frames(space):
+    return np.random.default_rng(1).normal(size=(N_FRAMES, space.n_features)).astype(np.float32)
+
+
+@pytest.fixture
+def header(space):
+    displacement = np.linspace(0, 1, N_FRAMES, dtype=np.float32)
+    displacement[0] = np.nan
+    return RunHeader(
+        key="sub-01_task-movie_run-01",
+        entities={"subject": "01", "task": "movie", "run": "01"},
+        repetition_time=1.5,
+        space=space,
+        scored=np.arange(N_FRAMES) >= 20,
+        events=EVENTS,
+        framewise_displacement=displacement,
+        record={"normaliser": {"method": "causal expanding z-score", "warmup_s": 20.0}, "whole_run": []},
+    )
+
+
+@pytest.fixture
+def path(tmp_path, header, frames):
+    path = tmp_path / "out" / NAME
+    write_run(path, header, [frames])
+    return path
+
+
+@pytest.fixture
+def sharded(tmp_path, monkeypatch, header, frames):
+    """The same run in chunks of 4 frames and shards of 40."""
+    monkeypatch.setattr("titan_neuro.data.store.write.CHUNK_BYTES", 1)
+    monkeypatch.setattr("titan_neuro.data.store.write.SHARD_BYTES", 2 * 40 * frames.shape[1])
+    path = tmp_path / "sharded" / NAME
+    write_run(path, header, [frames])
+    return path

@@ -1,0 +1,117 @@
+"""What was changed, damaged, cut short or lost is not read."""
+
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import zarr
+from data.store.example import NAME
+
+from titan_neuro.data.store import RunStore, open_runs
+from titan_neuro.errors import ImageError, InputNotFoundError, MismatchError
+
+
+def test_checksums_are_those_of_the_documented_bytes(path, header, frames):
+    """As another program would: nothing but hashlib, json and zarr."""
+    group = zarr.open_group(path, mode="r")
+    attributes = dict(group.attrs)
+    sums = attributes.pop("sha256")
+    text = json.dumps(attributes, sort_keys=True, separators=(",", ":"))
+    assert sums == {
+        "frames": hashlib.sha256(frames.astype("<f2").tobytes()).hexdigest(),
+        "scored": hashlib.sha256(bytes(header.scored.tolist())).hexdigest(),
+        "mask": hashlib.sha256(bytes(header.space.mask.ravel().tolist())).hexdigest(),
+        "framewise_displacement": hashlib.sha256(header.framewise_displacement.astype("<f4").tobytes()).hexdigest(),
+        "attributes": hashlib.sha256(text.encode()).hexdigest(),
+    }
+
+
+def _rewrite(name):
+    def change(path):
+        array = zarr.open_group(path, mode="r+")[name]
+        # Whole chunks, with checksums of their own: only the store's can tell.
+        values = array[:]
+        array[:] = ~values if values.dtype == bool else values[::-1]
+
+    return change
+
+
+@pytest.mark.parametrize("name", ["frames", "scored", "mask", "framewise_displacement"])
+def test_verify_names_what_was_changed(sharded, name):
+    expected = RunStore(sharded).sha256[name]
+    _rewrite(name)(sharded)
+    with pytest.raises(MismatchError, match=f"{name}: expected SHA-256 {expected}, found [0-9a-f]{{64}}") as caught:
+        RunStore(sharded).verify()
+    assert str(sharded) in caught.value.message
+
+
+def test_changed_attributes_are_not_read(path):
+    text = (path / "zarr.json").read_text()
+    assert text.count('"repetition_time": 1.5') == 1
+    (path / "zarr.json").write_text(text.replace('"repetition_time": 1.5', '"repetition_time": 2.5'))
+    with pytest.raises(MismatchError, match="attributes: expected SHA-256"):
+        RunStore(path)
+
+
+@pytest.mark.parametrize("place", [0.01, 0.3, 0.6, 0.99])
+def test_a_flipped_byte_is_noticed_at_any_read(sharded, frames, place):
+    shard = sharded / "frames/c/1/0"
+    content = bytearray(shard.read_bytes())
+    content[int(place * len(content))] ^= 0x10
+    shard.write_bytes(content)
+    store = RunStore(sharded)
+    assert np.array_equal(store.frames(0, 40), frames[:40].astype(np.float16))
+    with pytest.raises(ImageError, match=r"frames 40 to 79 can't be read: .*") as caught:
+        store.frames(40, 80)
+    assert str(sharded) in caught.value.message
+    with pytest.raises(ImageError):
+        store.verify()
+
+
+@pytest.mark.parametrize("keep", [0, 10, 500, 0.9])
+def test_a_truncated_shard_is_noticed(sharded, keep):
+    shard = sharded / "frames/c/1/0"
+    content = shard.read_bytes()
+    shard.write_bytes(content[: int(keep * len(content)) if keep < 1 else keep])
+    for start, stop in ((40, 80), (75, 80)):
+        with pytest.raises(ImageError, match=f"frames {start} to {stop - 1} can't be read|frame {start} is not there"):
+            RunStore(sharded).frames(start, stop)
+
+
+def test_a_lost_shard_is_not_read_as_zeros(sharded):
+    (sharded / "frames/c/1/0").unlink()
+    with pytest.raises(ImageError, match="frame 40 is not there"):
+        RunStore(sharded).frames(35, 45)
+    (sharded / "scored/c/0").unlink()
+    with pytest.raises(MismatchError, match="scored: expected SHA-256"):
+        _ = RunStore(sharded).scored
+
+
+def test_killed_while_writing_leaves_no_store(tmp_path):
+    script = """
+        import os, signal, sys
+        from pathlib import Path
+        import numpy as np
+        from titan_neuro.data.space import Space
+        from titan_neuro.data.store import RunHeader, write_run
+        space = Space(kind="parcels", name="x", parcels=tuple(map(str, range(100_000))))
+        header = RunHeader(key="k", entities={}, repetition_time=1.0, space=space, scored=np.ones(1000, bool))
+        def blocks():
+            for _ in range(200):
+                yield np.ones((1, 100_000))
+            os.kill(os.getpid(), signal.SIGKILL)
+        write_run(Path(sys.argv[1]), header, blocks())
+    """
+    path = tmp_path / NAME
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script), path], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert list(path.parent.glob(".*.tmp/frames/c/*"))
+    with pytest.raises(InputNotFoundError):
+        RunStore(path)
+    with pytest.raises(InputNotFoundError, match="holds no prepared run"):
+        open_runs(tmp_path)

@@ -1,0 +1,143 @@
+"""A run is read from a folder or an address, by any number of processes, and nobody writes."""
+
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+
+import fsspec
+import numpy as np
+import pytest
+import torch
+from data.store.example import N_FRAMES, NAME
+from data.store.range_server import serve
+
+from titan_neuro.data.store import RunHeader, RunStore, open_runs, write_run
+from titan_neuro.errors import ImageError, InputNotFoundError
+
+
+def test_reading_writes_nothing(path):
+    script = """
+        import os, sys
+        def refuse(event, arguments):
+            changes = event in {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "os.utime", "os.truncate"}
+            if event == "open" and str(arguments[0]).startswith(sys.argv[1]):
+                changes = bool(arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+            if changes:
+                raise PermissionError(f"{event} {arguments}")
+        from titan_neuro.data.store import RunStore
+        sys.addaudithook(refuse)
+        store = RunStore(sys.argv[1])
+        store.verify()
+        print(store.within(store.space).read(3, 9).shape)
+    """
+    everything = [path, *path.rglob("*")]
+    for file in everything:
+        file.chmod(0o555 if file.is_dir() else 0o444)
+    before = [(file, file.stat().st_mtime_ns) for file in everything]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(script), path], capture_output=True, text=True, check=False
+        )
+    finally:
+        for file in everything:
+            if file.is_dir():
+                file.chmod(0o755)
+    assert done.stdout.startswith("torch.Size([6, "), done.stderr
+    assert [(file, file.stat().st_mtime_ns) for file in [path, *path.rglob("*")]] == before
+
+
+class _Windows(torch.utils.data.Dataset):
+    def __init__(self, view):
+        self.view = view
+
+    def __len__(self):
+        return (N_FRAMES - 20) // 10
+
+    def __getitem__(self, index):
+        start = 10 * index
+        return os.getpid(), self.view.read(start, start + 20)
+
+
+@pytest.fixture(params=["folder", "http"])
+def address(request, path):
+    if request.param == "folder":
+        yield path
+    else:
+        with serve(path.parents[2]) as server:
+            yield f"{server.url}/{NAME}"
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_any_number_of_processes_read_one_store(address, frames, start_method):
+    store = RunStore(address)
+    # The parent has read before: its threads and connections must not be the children's.
+    view = store.within(store.space)
+    view.read(0, 20)
+    loader = torch.utils.data.DataLoader(
+        _Windows(view), batch_size=2, num_workers=2, multiprocessing_context=multiprocessing.get_context(start_method)
+    )
+    processes, windows = (torch.cat(parts) for parts in zip(*loader, strict=True))
+    assert len(set(processes.tolist()) - {os.getpid()}) == 2
+    expected = np.lib.stride_tricks.sliding_window_view(frames.astype(np.float16), 20, axis=0)[:-1:10]
+    assert np.array_equal(windows.numpy(), expected.transpose(0, 2, 1).astype(np.float32))
+
+
+def test_an_address_takes_few_requests(path, sharded, frames):
+    with serve(sharded.parents[2]) as server:
+        store = RunStore(f"{server.url}/{NAME}")
+        assert [request for request, _ in server.requests] == [f"/{NAME}/zarr.json"]
+        server.requests.clear()
+        assert np.array_equal(store.frames(42, 47), frames[42:47].astype(np.float16))
+        # The index of the shard, and two of its ten chunks.
+        assert [request for request, _ in server.requests] == [f"/{NAME}/frames/c/1/0"] * 3
+        assert all(part for _, part in server.requests)
+        store.verify()
+
+
+def test_a_store_in_memory(path, frames):
+    fsspec.filesystem("memory").put(str(path), "/test_store/x.zarr", recursive=True)
+    store = RunStore("memory://test_store/x.zarr")
+    store.verify()
+    assert np.array_equal(store.frames(0, 5), frames[:5].astype(np.float16))
+    with pytest.raises(InputNotFoundError, match=r"memory://test_store/y.zarr: no prepared run"):
+        RunStore("memory://test_store/y.zarr")
+
+
+def test_runs_are_found_at_an_address(path, header, frames):
+    root = path.parents[2]
+    other = root / "sub-02/ses-1/func/sub-02_ses-1_task-movie_desc-prepared_bold.zarr"
+    write_run(other, RunHeader(**(vars(header) | {"key": "z", "entities": {"subject": "02"}})), [frames])
+    (root / "sub-02/ses-1/func/sub-02_ses-1_task-movie_desc-prepared_bold.json").write_text("{}")
+    with serve(root) as server:
+        found = [run.path for run in open_runs(server.url)]
+        assert found == [f"{server.url}/{file.relative_to(root)}" for file in (path, other)]
+        assert not any(".zarr/frames" in request for request, _ in server.requests)
+        assert [run.key for run in open_runs(server.url, ["02"])] == ["z"]
+        with pytest.raises(InputNotFoundError, match="holds no prepared run of sub-03"):
+            open_runs(server.url, ["03"])
+
+
+def test_servers_that_lack_something(path):
+    with serve(path.parents[2], ranges=False, lists=False) as server:
+        url = f"{server.url}/{NAME}"
+        with pytest.raises(ImageError, match="frames 3 to 6 can't be read") as caught:
+            RunStore(url).frames(3, 7)
+        assert "byte ranges" in caught.value.hint
+        with pytest.raises(InputNotFoundError, match="can't be listed") as caught:
+            open_runs(server.url)
+        assert "RunStore(URL)" in caught.value.hint
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}/x.zarr"
+    with pytest.raises(InputNotFoundError, match="can't be reached: ClientConnectorError"):
+        RunStore(url)
+
+
+@pytest.mark.parametrize(("url", "words"), [("webhdfs2://x/y.zarr", "not known"), ("oci://x/y.zarr", "ocifs")])
+def test_addresses_without_a_driver(url, words):
+    for call in (RunStore, open_runs):
+        with pytest.raises(InputNotFoundError, match=words) as caught:
+            call(url)
+        assert "s3fs for s3://" in caught.value.hint

@@ -1,0 +1,164 @@
+"""The store: what is written is read again, in blocks of any length, as rows and on the grid."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from data.store.example import EVENTS, N_FRAMES, SHAPE
+
+from titan_neuro.data.space import Space
+from titan_neuro.data.store import RunHeader, RunStore, write_run
+from titan_neuro.data.store.write import CHUNK_BYTES, SHARD_BYTES, layout
+from titan_neuro.errors import ImageError, InputNotFoundError, MismatchError, OutputError
+
+CUDA = pytest.param(
+    "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+)
+
+
+def test_what_is_written_is_read(path, header, frames):
+    store = RunStore(path)
+    assert np.array_equal(store.frames(0, N_FRAMES), frames.astype(np.float16))
+    assert np.array_equal(store.frames(61, 70), frames[61:70].astype(np.float16))
+    assert np.array_equal(store.scored, header.scored)
+    assert np.array_equal(store.space.mask, header.space.mask)
+    assert np.array_equal(store.space.affine, header.space.affine)
+    assert np.array_equal(store.framewise_displacement, header.framewise_displacement, equal_nan=True)
+    assert store.events[0] == EVENTS[0]
+    assert store.events[1][::2] == EVENTS[1][::2]
+    assert math.isnan(store.events[1][1])
+    assert (store.key, store.subject, store.repetition_time, store.n_frames) == (header.key, "01", 1.5, N_FRAMES)
+    assert store.record == header.record
+    store.verify()
+
+
+def test_parcels_without_events_or_motion(tmp_path):
+    space = Space(kind="parcels", name="Schaefer200", parcels=("a", "b"))
+    header = RunHeader(key="k", entities={"subject": "1"}, repetition_time=2.0, space=space, scored=np.ones(3, bool))
+    write_run(tmp_path / "x.zarr", header, [np.arange(6.0).reshape(3, 2)])
+    store = RunStore(tmp_path / "x.zarr")
+    assert (store.space.parcels, store.space.mask) == (("a", "b"), None)
+    assert (store.framewise_displacement, store.events) == (None, ())
+    assert store.frames(1, 3).tolist() == [[2, 3], [4, 5]]
+    with pytest.raises(MismatchError, match="no grid"):
+        store.within(space).read_grid(0, 1)
+
+
+@pytest.mark.parametrize("lengths", [[1] * N_FRAMES, [7, 0, 100, 43], [39, 1, 41, 69], [N_FRAMES]])
+def test_blocks_may_have_any_length(sharded, header, frames, lengths):
+    one_block = {file.relative_to(sharded): file.read_bytes() for file in sharded.rglob("*") if file.is_file()}
+    write_run(sharded, header, np.split(frames, np.cumsum(lengths)[:-1]))
+    assert {file.relative_to(sharded): file.read_bytes() for file in sharded.rglob("*") if file.is_file()} == one_block
+    assert len(list(sharded.glob("frames/c/*"))) == 4
+    assert np.array_equal(RunStore(sharded).frames(0, N_FRAMES), frames.astype(np.float16))
+
+
+@pytest.mark.parametrize("n_features", [1, 200, 20_000, 235_375, 2_000_000])
+def test_layout_bounds_what_a_reader_and_a_writer_hold(n_features):
+    chunk, shard = layout(800, n_features)
+    assert shard % chunk == 0
+    assert 4 <= chunk <= 64
+    assert shard < 800 + chunk
+    assert chunk == 4 or chunk * 2 * n_features <= CHUNK_BYTES
+    assert shard == chunk or shard * 2 * n_features <= SHARD_BYTES
+    assert layout(3, n_features) == (3, 3)
+
+
+def test_memory_does_not_grow_with_the_run(tmp_path):
+    script = """
+        import resource, sys
+        from pathlib import Path
+        import numpy as np
+        from titan_neuro.data.space import Space
+        from titan_neuro.data.store import RunHeader, write_run
+        n, target = int(sys.argv[1]), Path(sys.argv[2])
+        space = Space(kind="volume", name="native", mask=np.ones((50, 50, 60), bool), affine=np.eye(4))
+        header = RunHeader(key="k", entities={}, repetition_time=1.0, space=space, scored=np.ones(n * 37, bool))
+        block = np.random.default_rng(0).normal(size=(37, 150_000)).astype(np.float32)
+        write_run(target, header, (block for _ in range(n)))
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    # Threads otherwise have heaps of their own, which come and go.
+    one_heap = os.environ | {"MALLOC_ARENA_MAX": "1"}
+    short, long = (
+        int(
+            subprocess.run(
+                [*command, str(n), tmp_path / f"{n}.zarr"], capture_output=True, check=True, env=one_heap
+            ).stdout
+        )
+        for n in (3, 9)
+    )
+    # In kB; the longer run has 67 MB more of float16, and a writer that kept its blocks would hold twice that.
+    assert long - short < 40_000
+
+
+def test_schemas_of_other_versions_and_strangers_are_refused(path, tmp_path):
+    content = json.loads((path / "zarr.json").read_text())
+    content["attributes"]["schema_version"] = 1
+    (path / "zarr.json").write_text(json.dumps(content))
+    with pytest.raises(MismatchError, match="expected the schema titan-neuro-run 2, found titan-neuro-run 1"):
+        RunStore(path)
+    zarr.create_group(tmp_path / "stranger.zarr")
+    with pytest.raises(MismatchError, match="found None None"):
+        RunStore(tmp_path / "stranger.zarr")
+    (path / "zarr.json").write_text("{")
+    with pytest.raises(MismatchError, match="not a Zarr group"):
+        RunStore(path)
+    with pytest.raises(InputNotFoundError, match=r"nowhere.zarr: no prepared run"):
+        RunStore(tmp_path / "nowhere.zarr")
+    assert not (tmp_path / "nowhere.zarr").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        (lambda x: [x[:-1]], MismatchError, "expected 150 frames, found 149"),
+        (lambda x: [x, x[:1]], MismatchError, "expected 150 frames, found 151"),
+        (lambda x: [x[:, :1]], MismatchError, r"features\), found one of shape \(150, 1\)"),
+        (lambda x: [x[:100], np.where(x[100:] == x[102, 3], np.nan, x[100:])], ImageError, "nan in frame 102, .* 3"),
+        (lambda x: [x * 0 + 1e6], ImageError, "at most 65,504 .* found 1000000.0 in frame 0"),
+    ],
+)
+def test_frames_that_do_not_fit_leave_nothing(tmp_path, header, frames, change, error, words):
+    with pytest.raises(error, match=words):
+        write_run(tmp_path / "x.zarr", header, change(frames))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"record": {"rate": math.nan}}, "JSON"),
+        ({"record": {"array": np.ones(2)}}, "JSON"),
+        ({"framewise_displacement": np.zeros(3, np.float32)}, "framewise_displacement: expected 150 frames"),
+    ],
+)
+def test_headers_that_can_not_be_stored(tmp_path, header, frames, change, words):
+    with pytest.raises(MismatchError, match=words):
+        write_run(tmp_path / "x.zarr", RunHeader(**(vars(header) | change)), [frames])
+
+
+def test_a_folder_that_is_no_folder(tmp_path, header, frames):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="can't be written"):
+        write_run(tmp_path / "file/sub-01/x.zarr", header, [frames])
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+def test_the_grid_is_that_of_the_space(path, space, frames, device):
+    smaller = Space(kind="volume", name="native", mask=space.mask.copy(), affine=space.affine)
+    smaller.mask[2] = False
+    for study in (space, smaller):
+        view = RunStore(path).within(study)
+        grid = view.read_grid(30, 50, device)
+        assert (grid.dtype, grid.device.type, grid.shape) == (torch.float32, device, (20, *SHAPE))
+        assert np.array_equal(grid.cpu().numpy(), study.scatter(view.read(30, 50).numpy()))
+        assert np.array_equal(grid.cpu().numpy()[:, study.mask], frames[30:50][:, study.mask[space.mask]].astype("f2"))
