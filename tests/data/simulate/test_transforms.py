@@ -14,8 +14,8 @@ from scipy.ndimage import binary_erosion, map_coordinates
 
 from titan_neuro.data.simulate import SimulateConfig, simulate
 from titan_neuro.data.simulate.config import screenings
-from titan_neuro.data.simulate.files import template_brain
 from titan_neuro.data.simulate.fields import smooth_fields
+from titan_neuro.data.simulate.files import template_brain
 from titan_neuro.data.simulate.head import draw_head, draw_position
 from titan_neuro.data.simulate.scanner import Camera, HeadView
 from titan_neuro.data.simulate.signal import film_latents, run_frames, screened_latents
