@@ -6,6 +6,8 @@ import hashlib
 import json
 import subprocess
 import sys
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -18,6 +20,9 @@ from titan_neuro.data.simulate import SimulateConfig, simulate
 from titan_neuro.data.simulate.config import screenings
 from titan_neuro.data.simulate.files import template_brain
 from titan_neuro.data.simulate.head import draw_head, draw_position
+from titan_neuro.data.simulate.images import write_image
+from titan_neuro.data.simulate.scanner import Camera, HeadView
+from titan_neuro.data.simulate.signal import film_latents, run_frames, screened_latents
 
 FULL = SimulateConfig(
     n_subjects=2,
@@ -167,11 +172,33 @@ def test_truth_says_what_to_recall(everything):
     assert list(news["volume"]) == list(range(run["fixation"] - 30, run["fixation"] + run["film"]))
 
 
+def test_memory_does_not_grow_with_the_length(tmp_path):
+    config = SimulateConfig(n_runs=5, volume_scale=1, voxel_size_mm=20, transforms=True)
+    brain, run = template_brain(config), screenings(config)[4]
+    head = draw_head(config, 0, brain.coordinates_mm())
+    camera = Camera(config, HeadView(head, brain), draw_position(config, 0, run, head))
+    film = screened_latents(film_latents(config), run)
+
+    def peak(n_volumes: int) -> int:
+        tracemalloc.start()
+        part = replace(run, n_volumes=n_volumes)
+        frames = run_frames(config, 0, part, film=film, regions=brain.regions, baseline=brain.baseline, camera=camera)
+        write_image(tmp_path / "bold.nii.gz", camera.grid, frames, n_volumes=n_volumes)
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return size
+
+    peak(2)
+    # Eight times the frames; what is longer is the drift's few numbers a volume.
+    one_frame = 2 * camera.n_voxels
+    assert peak(803) - peak(100) < 20 * one_frame < 703 * one_frame / 30
+
+
 def test_heads_move_as_configured():
     config = SimulateConfig(n_subjects=25, n_runs=5, volume_scale=1, voxel_size_mm=20, transforms=True)
     brain = template_brain(config).coordinates_mm()
     degrees, shifts, displacement = [], [], []
-    for subject in range(0, 25, 5):
+    for subject in (0, 8, 16, 24):
         head = draw_head(config, subject, brain)
         for run in screenings(config):
             position = draw_position(config, subject, run, head)

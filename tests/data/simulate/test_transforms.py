@@ -17,6 +17,7 @@ from titan_neuro.data.simulate.config import screenings
 from titan_neuro.data.simulate.fields import smooth_fields
 from titan_neuro.data.simulate.files import template_brain
 from titan_neuro.data.simulate.head import draw_head, draw_position
+from titan_neuro.data.simulate.recall import plan_recall
 from titan_neuro.data.simulate.scanner import Camera, HeadView
 from titan_neuro.data.simulate.signal import film_latents, run_frames, screened_latents
 
@@ -181,6 +182,33 @@ def test_smooth_content_comes_back(smooth_recording):
     error = np.abs(found.mean(0) - expected).mean()
     for sign in (0, -1):
         assert np.abs(recording.frames(points, field_sign=sign).mean(0) - expected).mean() > 1.5 * error
+
+
+def test_noise_is_of_the_scanners_voxels(brain):
+    """No film: what varies is white, its own in each recorded voxel, and gives way where a memory's part is planted."""
+    noise = replace(CONFIG, film_fraction=0, motion_sd_mm=0, motion_sd_degrees=0, volume_scale=0.5, echo_fraction=0.75)
+    (run,) = screenings(noise)
+    head, _ = recorder(brain)
+    camera = Camera(noise, HeadView(head, brain), draw_position(noise, 0, run, head))
+    recall = plan_recall(noise, brain.regions, brain.coordinates_mm())
+    fixation = replace(run, n_volumes=200, film=0, fixation=200)
+    frames = run_frames(
+        *(noise, 0, fixation),
+        film=np.zeros((200, 12)),
+        regions=brain.regions,
+        baseline=brain.baseline,
+        recall=recall,
+        camera=camera,
+    )
+    frames = np.array(list(frames), dtype=float)
+    bright = frames.mean(0) > 500
+    frames = frames[:, bright]
+    sd = frames.std(0) / frames.mean(0)
+    share = camera.at_rest(recall.share)[bright]
+    assert sd[share == 0].mean() == pytest.approx(0.05, rel=0.02)
+    assert sd[share > 0.749].mean() == pytest.approx(0.05 * np.sqrt(0.25), rel=0.03)
+    # Voxels beside each other along the last axis.
+    assert abs(correlations(frames[:, ::2][:, :1000], frames[:, 1::2][:, :1000]).mean()) < 0.01
 
 
 # ---- the files, read by others -------------------------------------------------------------------
