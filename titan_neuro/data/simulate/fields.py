@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-_N_WAVES = 256
+_N_WAVES = 128
 _BLOCK = 16384
 
 

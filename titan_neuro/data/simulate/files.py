@@ -63,7 +63,7 @@ def write_dataset(root: Path, config: SimulateConfig, identity: dict[str, Any]) 
     identity : dict
         What makes this twin this twin; recorded in ``truth.json``.
     """
-    template = _template_brain(config)
+    template = template_brain(config)
     latents = film_latents(config)
     recall = plan_recall(config, template.regions, template.coordinates_mm())
     runs = screenings(config)
@@ -103,7 +103,7 @@ def _draw_camera(root: Path, config: SimulateConfig, subject: int, run: Screenin
     return camera
 
 
-def _template_brain(config: SimulateConfig) -> Template:
+def template_brain(config: SimulateConfig) -> Template:
     """Put the MNI152 brain that nilearn ships on a grid of the wanted voxel size, with a margin of one voxel."""
     from nilearn.datasets import load_mni152_brain_mask, load_mni152_template
     from nilearn.image import resample_img

@@ -134,8 +134,8 @@ def draw_head(config: SimulateConfig, subject: int, brain_mm: np.ndarray) -> Hea
     centre = (brain.min(0) + brain.max(0)) / 2
     oblique = rigid(rng.normal(0, [6, 1, 1]), np.zeros(3), np.zeros(3))[:3, :3]
     t1w = _around(brain, oblique, max(2.0, 0.4 * config.voxel_size_mm))
-    # The tables of ds003017: left is the last column, and slices are tilted by some degrees about the ears.
-    tilted = rigid(rng.normal([5, 0, 0], [4, 1, 1]), np.zeros(3), np.zeros(3))[:3, :3] @ np.diag([-1.0, 1.0, 1.0])
+    # As in ds003017: the first axis runs to the left, and the slices are tilted by some degrees, the front down.
+    tilted = rigid(rng.normal([-4, 0, 0], [4, 1, 2]), np.zeros(3), np.zeros(3))[:3, :3] @ np.diag([-1.0, 1.0, 1.0])
     lying = rigid(rng.normal(0, 3, 3), rng.normal(0, 4, 3), centre)
     in_scanner = map_points(lying, brain)
     bold = _around(in_scanner, tilted, config.voxel_size_mm, in_plane_mm=_IN_PLANE_MM)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -92,19 +93,20 @@ def write_composite(path: Path, parts: Sequence[np.ndarray | DisplacementField])
         group = file.create_group("TransformGroup")
         _text(group.create_group("0"), "TransformType", "CompositeTransform_double_3_3")
         for index, part in enumerate(parts):
-            is_field = isinstance(part, DisplacementField)
             entry = group.create_group(str(index + 1))
-            kind = "DisplacementFieldTransform" if is_field else "AffineTransform"
+            if isinstance(part, DisplacementField):
+                kind, (fixed, parameters) = "DisplacementFieldTransform", _field_parameters(part)
+            else:
+                kind, fixed, parameters = "AffineTransform", np.zeros(3), _itk_parameters(part)
             _text(entry, "TransformType", f"{kind}_double_3_3")
-            fixed, parameters = _field_parameters(part) if is_field else (np.zeros(3), _itk_parameters(part))
             entry.create_dataset("TransformFixedParameters", data=fixed)
             entry.create_dataset("TransformParameters", data=parameters)
 
 
-def _text(group: object, name: str, text: str) -> None:
+def _text(group: Any, name: str, text: str) -> None:
     import h5py
 
-    group.create_dataset(name, data=[text.encode()], dtype=h5py.string_dtype("ascii"))  # type: ignore[attr-defined]
+    group.create_dataset(name, data=[text.encode()], dtype=h5py.string_dtype("ascii"))
 
 
 def _itk_parameters(matrix: np.ndarray) -> np.ndarray:

@@ -68,8 +68,8 @@ def write_anatomy(root: Path, config: SimulateConfig, subject: int, view: HeadVi
     labels = np.where(mask, np.array([_GM, _WM, _CSF])[most], 0)
     write_image(Path(f"{anat}_dseg.nii.gz"), grid, [labels.astype(np.uint8)])
     write_composite(Path(f"{anat}_from-T1w_to-{TARGET}_mode-image_xfm.h5"), [head.affine, head.warp])
-    back = [head.warp.inverted(), np.linalg.inv(head.affine)]
-    write_composite(Path(f"{anat}_from-{TARGET}_to-T1w_mode-image_xfm.h5"), back)
+    inverse = head.warp.inverted(), np.linalg.inv(head.affine)
+    write_composite(Path(f"{anat}_from-{TARGET}_to-T1w_mode-image_xfm.h5"), inverse)
     _write_fieldmap(root, config, subject, view)
 
 

@@ -14,7 +14,8 @@ subjects, the news is not. Without a clock it can be foretold too: what the echo
 the news showed next is what the echo shows next.
 
 Every voxel of a set has variance 1 from it, in expectation, while the film runs. In the first ``lag`` seconds no
-responses come, and the echoes are of news that was never shown.
+responses come, and the echoes are of news that was never shown. Without them, at the same seed, everything else is
+drawn as it was: the control differs in this alone.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Recall:
         config = self.config
         stream = self.regions // len(config.timescales_s)
         x, y = self.coordinates_mm[:, 0], self.coordinates_mm[:, 1]
-        places = {}
+        places: dict[str, np.ndarray] = {}
         if config.association_fraction > 0:
             places |= {"cue": stream == _VENTRAL, "response": stream == _DORSAL}
         if config.echo_fraction > 0:

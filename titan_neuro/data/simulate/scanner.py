@@ -21,7 +21,7 @@ from titan_neuro.data.simulate.images import Grid
 from titan_neuro.data.simulate.itk import interpolate, map_points
 
 _CHAIN_SPACING_MM = 6.0
-_FIRST_STEPS, _STEPS = 8, 3
+_FIRST_STEPS, _STEPS = 8, 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,10 +109,13 @@ class Camera:
     def __init__(self, config: SimulateConfig, view: HeadView, position: Position) -> None:
         self._view, self._head, self._position = view, view.head, position
         self._t1w_from_boldref = np.linalg.inv(position.boldref_from_t1w)
-        self.grid = Grid(mask=self._find_recorded(config), affine=self._head.bold.affine, code="scanner")
-        self._voxels = np.argwhere(self.grid.mask).astype(float)
-        points, self._shift = self._undistort(np.eye(4), np.zeros(len(self._voxels)), _FIRST_STEPS)
-        self._rest = self._to_template(points)
+        lattice = self._head.bold
+        self._voxels = np.indices(lattice.shape).reshape(3, -1).T.astype(float)
+        points, shift = self._undistort(np.eye(4), np.zeros(len(self._voxels)), _FIRST_STEPS)
+        at_rest = self._to_template(points)
+        recorded = _near_brain(at_rest, view.template.mask, _reach_mm(config) / config.voxel_size_mm)
+        self.grid = Grid(mask=recorded.reshape(lattice.shape), affine=lattice.affine, code="scanner")
+        self._voxels, self._shift, self._rest = self._voxels[recorded], shift[recorded], at_rest[recorded]
 
     @property
     def n_voxels(self) -> int:
@@ -168,18 +171,20 @@ class Camera:
     def _to_template(self, boldref_points: np.ndarray) -> np.ndarray:
         return self._view.indices(map_points(self._t1w_from_boldref, boldref_points))
 
-    def _find_recorded(self, config: SimulateConfig) -> np.ndarray:
-        """Voxels that may show the brain in some volume, as a mask of the image."""
-        from scipy.ndimage import binary_dilation
 
-        # A voxel for the interpolation, 8 mm for the field's bending, five deviations of the head's motion at 100 mm.
-        reach_mm = config.motion_sd_mm + config.motion_sd_degrees * np.pi / 180 * 100
-        margin = 1 + int(np.ceil((8 + 5 * reach_mm) / config.voxel_size_mm))
-        padded = np.pad(self._view.template.mask, margin)
-        near = binary_dilation(padded, iterations=margin)
-        lattice = self._head.bold
-        indices = np.rint(self._to_template(lattice.points())).astype(int) + margin
-        inside = ((indices >= 0) & (indices < near.shape)).all(1)
-        recorded = np.zeros(len(indices), dtype=bool)
-        recorded[inside] = near[tuple(indices[inside].T)]
-        return recorded.reshape(lattice.shape)
+def _reach_mm(config: SimulateConfig) -> float:
+    """How far the head's motion takes a point: four deviations, at 100 mm from the centre."""
+    return 4 * (config.motion_sd_mm + config.motion_sd_degrees * np.pi / 180 * 100)
+
+
+def _near_brain(indices: np.ndarray, mask: np.ndarray, reach: float) -> np.ndarray:
+    """Whether template `indices`, ``(n, 3)``, are within `reach` voxels of the mask, and one for interpolation."""
+    from scipy.ndimage import binary_dilation
+
+    margin = 1 + int(np.ceil(reach))
+    near = binary_dilation(np.pad(mask, margin), iterations=margin)
+    nearest = np.rint(indices).astype(int) + margin
+    inside = ((nearest >= 0) & (nearest < near.shape)).all(1)
+    found = np.zeros(len(indices), dtype=bool)
+    found[inside] = near[tuple(nearest[inside].T)]
+    return found

@@ -1,0 +1,46 @@
+"""``titan-neuro simulate``: its flags reach the settings, and what is wrong is said."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from titan_neuro import cli, errors
+
+
+def test_flags_and_settings_are_what_is_simulated(tmp_path):
+    small = ["--subjects", "1", "--runs", "1", "--volume-scale", "0.1", "--voxel-size-mm", "25", "--random-seed", "3"]
+    planted = ["--set", "association_fraction=0.1", "--set", "echo_lags_s=[5, 9]", "--set", "motion_sd_mm=0.5"]
+    assert cli.main(["simulate", str(tmp_path / "twin"), *small, "--transforms", *planted]) == 0
+    simulated = json.loads((tmp_path / "twin" / "truth.json").read_text())["simulated"]
+    expected = {
+        "n_subjects": 1,
+        "n_runs": 1,
+        "volume_scale": 0.1,
+        "voxel_size_mm": 25,
+        "seed": 3,
+        "transforms": True,
+        "association_fraction": 0.1,
+        "echo_lags_s": [5, 9],
+        "motion_sd_mm": 0.5,
+        "echo_fraction": 0,
+    }
+    assert simulated.items() >= expected.items()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (["--set", "echo_lag=30"], errors.UsageError, "unknown setting 'echo_lag'"),
+        (["--set", "echo_lags_s"], errors.UsageError, "expected KEY=VALUE"),
+        (["--set", "echo_lags_s=[30"], errors.UsageError, "not valid YAML"),
+        (["--set", "echo_lags_s=[30, 999]"], errors.UsageError, "echo_lags_s.1: Input should be less than"),
+        (["--runs", "6"], errors.UsageError, "n_runs: Input should be less than or equal to 5; found 6"),
+        (["--set", "echo_fraction=0.5"], errors.ConfigError, "must not exceed 1"),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path, capsys, arguments, error, message):
+    assert cli.main(["simulate", str(tmp_path / "twin"), *arguments]) == error.exit_code
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "twin").exists()

@@ -1,0 +1,251 @@
+"""The transforms of a recorded twin: read by others' programs, and undoing exactly what the scanner did."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nitransforms.io.itk import ITKCompositeH5, ITKLinearTransform, ITKLinearTransformArray
+from scipy.ndimage import binary_erosion, map_coordinates
+
+from titan_neuro.data.simulate import SimulateConfig, simulate
+from titan_neuro.data.simulate.config import screenings
+from titan_neuro.data.simulate.fields import smooth_fields
+from titan_neuro.data.simulate.files import template_brain
+from titan_neuro.data.simulate.head import draw_head, draw_position
+from titan_neuro.data.simulate.recall import plan_recall
+from titan_neuro.data.simulate.scanner import Camera, HeadView
+from titan_neuro.data.simulate.signal import film_latents, run_frames, screened_latents
+
+# Nothing but the film, so that the planted frame is known; a head that moves much, so that it matters.
+CONFIG = SimulateConfig(
+    n_subjects=1,
+    n_runs=1,
+    volume_scale=0.1,
+    voxel_size_mm=6,
+    film_fraction=1,
+    spontaneous_fraction=0,
+    drift_fraction=0,
+    signal_sd_percent=5,
+    transforms=True,
+    motion_sd_mm=1.5,
+    motion_sd_degrees=1.5,
+)
+NAME = "sub-sid000005"
+LPS = np.array([-1, -1, 1])
+
+
+def recorder(brain):
+    """Head, position and run of the one recording."""
+    (run,) = screenings(CONFIG)
+    head = draw_head(CONFIG, 0, brain.coordinates_mm())
+    return head, draw_position(CONFIG, 0, run, head)
+
+
+@pytest.fixture(scope="module")
+def twin(tmp_path_factory) -> Path:
+    """One run of one subject, recorded."""
+    root = tmp_path_factory.mktemp("recorded") / "twin"
+    simulate(root, CONFIG)
+    return root
+
+
+@pytest.fixture(scope="module")
+def brain():
+    """The template's brain, where the film is planted."""
+    return template_brain(CONFIG)
+
+
+def minimal(root: Path, name: str) -> Path:
+    kind = "anat" if "MPRAGE" in name else "fmap" if "fmapid" in name else "func"
+    return root / "derivatives" / "ds003017-fmriprep" / NAME / kind / f"{NAME}_{name}"
+
+
+def run_file(root: Path, name: str) -> Path:
+    return minimal(root, f"task-movie_run-01_{name}")
+
+
+def through(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+    return points @ matrix[:3, :3].T + matrix[:3, 3]
+
+
+def sample(volume: np.ndarray, affine: np.ndarray, points: np.ndarray) -> np.ndarray:
+    return map_coordinates(volume, through(np.linalg.inv(affine), points).T, order=1)
+
+
+def through_composite(path: Path, points: np.ndarray) -> np.ndarray:
+    """Map RAS points as ITK does: the last transform first; read by nitransforms."""
+    for part in ITKCompositeH5.from_filename(path)[::-1]:
+        if isinstance(part, ITKLinearTransform):
+            points = through(part.to_ras(), points)
+        else:
+            field = np.asarray(part.dataobj)
+            points = points + np.stack([sample(field[..., k], part.affine, points) for k in range(3)], axis=-1)
+    return points
+
+
+@dataclass
+class Recorded:
+    """Everything that resampling reads, from the files."""
+
+    root: Path
+
+    def __post_init__(self):
+        bold = nib.load(self.root / NAME / "func" / f"{NAME}_task-movie_run-01_bold.nii.gz")
+        self.data, self.affine = np.asarray(bold.dataobj).astype(float), bold.affine
+        self.motion = ITKLinearTransformArray.from_filename(
+            run_file(self.root, "from-orig_to-boldref_mode-image_desc-hmc_xfm.txt")
+        ).to_ras()
+        self.coreg, self.to_fieldmap = (
+            ITKLinearTransform.from_filename(run_file(self.root, f"from-boldref_to-{name}_xfm.txt")).to_ras()
+            for name in ("T1w_mode-image_desc-coreg", "auto00000_mode-image")
+        )
+        fieldmap = nib.load(minimal(self.root, "acq-25mm_fmapid-auto00000_desc-preproc_fieldmap.nii.gz"))
+        self.hertz, self.fieldmap_affine = np.asarray(fieldmap.dataobj), fieldmap.affine
+        sidecar = json.loads((self.root / NAME / "func" / f"{NAME}_task-movie_run-01_bold.json").read_text())
+        assert sidecar["PhaseEncodingDirection"] == "j-"
+        self.readout_time = sidecar["TotalReadoutTime"]
+
+    def frames(self, template_points: np.ndarray, *, still: bool = False, field_sign: float = 1) -> np.ndarray:
+        """Values of the template's points in all volumes, by the convention that truth.json states."""
+        h5 = minimal(self.root, "acq-MPRAGE_from-T1w_to-MNI152NLin2009cAsym_mode-image_xfm.h5")
+        boldref = through(self.coreg, through_composite(h5, template_points))
+        hertz = sample(self.hertz, self.fieldmap_affine, through(np.linalg.inv(self.to_fieldmap), boldref))
+        found = []
+        for volume, motion in enumerate(self.motion):
+            voxels = through(np.linalg.inv(self.affine), boldref if still else through(motion, boldref))
+            voxels[:, 1] -= field_sign * self.readout_time * hertz
+            found.append(map_coordinates(self.data[..., volume], voxels.T, order=1))
+        return np.array(found)
+
+
+@pytest.fixture(scope="module")
+def planted(brain) -> np.ndarray:
+    """The frames in the template's space, before any scanner, ``(time, voxels)``."""
+    (run,) = screenings(CONFIG)
+    film = screened_latents(film_latents(CONFIG), run)
+    frames = run_frames(CONFIG, 0, run, film=film, regions=brain.regions, baseline=brain.baseline)
+    return np.array(list(frames), dtype=float)
+
+
+def of_regions(frames: np.ndarray, regions: np.ndarray) -> np.ndarray:
+    return np.stack([frames[:, regions == region].mean(1) for region in range(12)], axis=-1)
+
+
+def correlations(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    one, other = one - one.mean(0), other - other.mean(0)
+    return (one * other).sum(0) / np.sqrt((one**2).sum(0) * (other**2).sum(0))
+
+
+# ---- the convention ------------------------------------------------------------------------------
+
+
+def test_undoing_the_scanner_finds_the_planted_frames(twin, brain, planted):
+    inside = binary_erosion(brain.mask, iterations=2)[brain.mask]
+    found = Recorded(twin).frames(brain.coordinates_mm()[inside])
+    shown = slice(4, -4)
+    regions = brain.regions[inside]
+    time_courses = correlations(of_regions(found[shown], regions), of_regions(planted[shown][:, inside], regions))
+    # Interpolated twice: regions of few voxels take something of their neighbours.
+    assert np.median(time_courses) > 0.995
+    assert time_courses.min() > 0.975
+    assert np.median(correlations(found[shown], planted[shown][:, inside])) > 0.95
+
+
+@pytest.fixture(scope="module")
+def smooth_recording(twin, brain):
+    """The same head in the same run, but what is recorded is smooth; and the place and value of its voxels."""
+    smooth = smooth_fields(np.random.default_rng(5), brain.coordinates_mm(), 40, 2)
+    head, position = recorder(brain)
+    camera = Camera(CONFIG, HeadView(head, replace(brain, baseline=1000 + 100 * smooth[0])), position)
+    recording = Recorded(twin)
+    recording.data[:] = 0
+    for volume in range(recording.data.shape[-1]):
+        intensity, signal = camera.look(volume, 0.1 * smooth[1])
+        recording.data[camera.grid.mask, volume] = intensity * (1 + signal)
+    inside = binary_erosion(brain.mask, iterations=3)[brain.mask]
+    expected = ((1000 + 100 * smooth[0]) * (1 + 0.1 * smooth[1]))[inside]
+    return recording, brain.coordinates_mm()[inside], expected
+
+
+def test_smooth_content_comes_back(smooth_recording):
+    recording, points, expected = smooth_recording
+    found = recording.frames(points)
+    assert min(np.corrcoef(frame, expected)[0, 1] for frame in found) > 0.9999
+    # The convention is the stated one, in all of its parts: less of it is seen at once.
+    moved = recording.frames(points, still=True)
+    assert moved.std(0).mean() > 5 * found.std(0).mean()
+    error = np.abs(found.mean(0) - expected).mean()
+    for sign in (0, -1):
+        assert np.abs(recording.frames(points, field_sign=sign).mean(0) - expected).mean() > 1.5 * error
+
+
+def test_noise_is_of_the_scanners_voxels(brain):
+    """No film: what varies is white, its own in each recorded voxel, and gives way where a memory's part is planted."""
+    noise = replace(CONFIG, film_fraction=0, motion_sd_mm=0, motion_sd_degrees=0, volume_scale=0.5, echo_fraction=0.75)
+    (run,) = screenings(noise)
+    head, _ = recorder(brain)
+    camera = Camera(noise, HeadView(head, brain), draw_position(noise, 0, run, head))
+    recall = plan_recall(noise, brain.regions, brain.coordinates_mm())
+    fixation = replace(run, n_volumes=200, film=0, fixation=200)
+    frames = run_frames(
+        *(noise, 0, fixation),
+        film=np.zeros((200, 12)),
+        regions=brain.regions,
+        baseline=brain.baseline,
+        recall=recall,
+        camera=camera,
+    )
+    frames = np.array(list(frames), dtype=float)
+    bright = frames.mean(0) > 500
+    frames = frames[:, bright]
+    sd = frames.std(0) / frames.mean(0)
+    share = camera.at_rest(recall.share)[bright]
+    assert sd[share == 0].mean() == pytest.approx(0.05, rel=0.02)
+    assert sd[share > 0.749].mean() == pytest.approx(0.05 * np.sqrt(0.25), rel=0.03)
+    # Voxels beside each other along the last axis.
+    assert abs(correlations(frames[:, ::2][:, :1000], frames[:, 1::2][:, :1000]).mean()) < 0.01
+
+
+# ---- the files, read by others -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("direction", ["from-T1w_to-MNI152NLin2009cAsym", "from-MNI152NLin2009cAsym_to-T1w"])
+def test_composites_are_read_by_ants(twin, brain, direction):
+    import ants
+
+    path = minimal(twin, f"acq-MPRAGE_{direction}_mode-image_xfm.h5")
+    points = brain.coordinates_mm()[::40]
+    transform = ants.read_transform(str(path), precision="double")
+    theirs = np.array([ants.apply_ants_transform_to_point(transform, point) for point in points * LPS]) * LPS
+    np.testing.assert_allclose(through_composite(path, points), theirs, atol=1e-4)
+    head, _ = recorder(brain)
+    if direction.startswith("from-T1w"):
+        np.testing.assert_allclose(head.t1w_from_template(points), theirs, atol=1e-4)
+        assert np.linalg.norm(theirs - points, axis=1).mean() > 2
+    else:
+        # The inverse of a field that is linear between its nodes is not: a tenth of a millimetre is lost.
+        off = np.linalg.norm(head.template_from_t1w(points) - theirs, axis=1)
+        assert off.mean() < 0.1
+        assert off.max() < 0.5
+
+
+def test_affines_are_read_by_ants(twin, brain):
+    import ants
+
+    _, position = recorder(brain)
+    points = brain.coordinates_mm()[::200]
+    for name, matrix in (
+        ("from-boldref_to-T1w_mode-image_desc-coreg_xfm.txt", position.boldref_from_t1w),
+        ("from-boldref_to-auto00000_mode-image_xfm.txt", position.boldref_from_fieldmap),
+    ):
+        transform = ants.read_transform(str(run_file(twin, name)), precision="double")
+        theirs = np.array([ants.apply_ants_transform_to_point(transform, point) for point in points * LPS]) * LPS
+        np.testing.assert_allclose(through(matrix, points), theirs, atol=1e-6)
+    hmc = run_file(twin, "from-orig_to-boldref_mode-image_desc-hmc_xfm.txt")
+    theirs = ITKLinearTransformArray.from_filename(hmc).to_ras()
+    np.testing.assert_allclose(theirs, position.volume_from_boldref, atol=1e-4)
