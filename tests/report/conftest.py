@@ -98,6 +98,7 @@ class OutputFolder:
             "HorizonsFrames": list(HORIZONS),
             "RepetitionTime": REPETITION_TIME,
             "Normalisation": "causal expanding z-score",
+            "Caveats": [],
             "Space": space,
         }
         write_json(self.group / "task-film_desc-forecast_scores.json", sidecar)

@@ -208,10 +208,25 @@ def study_folds(stores: Sequence[RunStore], study: StudyConfig) -> list[FoldData
             f"The prepared runs differ in their repetition time: {', '.join(f'{t:g} s' for t in sorted(times))}.",
             "A model is bound to one; prepare runs that share it into a folder of their own (--task-id).",
         )
+    _require_same_preparation(stores)
     space = common_space({store.key: store.space for store in stores})
     protocol, folds = make_folds(stores, study.split)
     views = {store.key: store.within(space) for store in stores}
     return [FoldData(fold=fold, protocol=protocol, space=space, runs=views) for fold in folds]
+
+
+def _require_same_preparation(stores: Sequence[RunStore]) -> None:
+    from titan_neuro.errors import MismatchError
+
+    first = stores[0]
+    for store in stores[1:]:
+        for name, value in store.preparation.items():
+            if value != first.preparation[name]:
+                raise MismatchError(
+                    f"The prepared runs differ in {name}: {first.key} has {first.preparation[name]}, {store.key} "
+                    f"has {value}.",
+                    "Prepare all runs with the same settings, or each kind into a folder of its own.",
+                )
 
 
 def model_folder(output_dir: Path, fold_number: int) -> Path:

@@ -52,6 +52,8 @@ def execute(arguments: argparse.Namespace) -> None:
     table = pd.read_csv(table_path, sep="\t")
     print(format_table(table))  # noqa: T201
     print(verdict(table))  # noqa: T201
+    for caveat in folds[0].caveats:
+        print(caveat)  # noqa: T201
 
 
 def _write_tables(scores: Scores, data: FoldData, study: StudyConfig, path: Path) -> None:
@@ -64,6 +66,7 @@ def _write_tables(scores: Scores, data: FoldData, study: StudyConfig, path: Path
         repetition_time_s=run.repetition_time,
         space=data.space.name,
         normalisation=run.store.record["normaliser"]["method"],
+        caveats=data.caveats,
     )
     write_scores(path.parent, scores, context, study.evaluation, study.seed)
 
@@ -82,5 +85,6 @@ def _write_maps(scores: Scores, data: FoldData, stem: str) -> None:
                     "Units": "1 is a perfect forecast",
                     "NumberOfSubjects": len(scores.subjects),
                     "Protocol": data.protocol,
+                    "Caveats": data.caveats,
                 }
                 write_map(Path(f"{stem}_{label}"), data.space, scores.feature_map(metric, model, horizon), facts)

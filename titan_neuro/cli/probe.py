@@ -71,6 +71,7 @@ def _write(probe: Any, study: Any, stem: str, curve_path: Path, data: Any) -> No
         {
             "Description": "skill_ar of held-out runs with the memory cut to the last seconds",
             "Protocol": data.protocol,
+            "Caveats": data.caveats,
             "Subjects": subjects,
             "TargetsPerRun": study.probe.targets_per_run,
             "Interval": "95 % bootstrap over subjects",
@@ -85,5 +86,6 @@ def _write(probe: Any, study: Any, stem: str, curve_path: Path, data: Any) -> No
             "Description": f"Shortest context with {study.probe.gain_share:.0%} of the gain, at the shortest horizon",
             "Units": "s",
             "NumberOfSubjects": len(subjects),
+            "Caveats": data.caveats,
         },
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ class ScoreContext:
         Space or parcellation of the features.
     normalisation : str
         How frames were scaled.
+    caveats : sequence of str
+        Sentences on the preparation of the data without which the table must not be read.
     """
 
     task: str
@@ -54,6 +57,7 @@ class ScoreContext:
     repetition_time_s: float
     space: str
     normalisation: str = "causal expanding z-score"
+    caveats: Sequence[str] = ()
 
 
 def write_scores(
@@ -95,6 +99,7 @@ def write_scores(
         "Protocol": context.protocol,
         "Folds": [asdict(fold) for fold in scores.folds],
         "Verdict": verdict(table),
+        "Caveats": list(context.caveats),
         "HorizonsFrames": list(scores.horizons),
         "RepetitionTime": context.repetition_time_s,
         "Normalisation": context.normalisation,

@@ -65,6 +65,7 @@ def write_report(output_dir: Path) -> Path:
     page = template.render(
         name=results.name,
         verdict=str(results.scores_sidecar.get("Verdict", "")),
+        caveats=results.scores_sidecar.get("Caveats", []),
         model=results.main_model,
         scoring=None if results.scores is None else scoring_facts(results),
         scores=_scores_section(results),

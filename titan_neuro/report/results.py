@@ -22,7 +22,7 @@ _SCORES_NUMBERS = (
     *("horizon_frames", "horizon_s", "n_subjects", "n_runs", "n_frames"),
     *(f"{metric}{end}" for metric in METRICS for end in ("", "_low", "_high")),
 )
-_SCORES_KEYS = ("Verdict", "Folds", "RepetitionTime", "Normalisation", "Space")
+_SCORES_KEYS = ("Verdict", "Caveats", "Folds", "RepetitionTime", "Normalisation", "Space")
 _SUBJECTS_NUMBERS = ("horizon_frames", "n_runs", "n_frames", *METRICS)
 _CURVE_NUMBERS = ("context_s", "horizon_frames", "n_subjects", "skill_ar", "skill_ar_low", "skill_ar_high")
 _TRAINING_NUMBERS = ("epoch", "validation_skill_ar", "volumes_per_s")

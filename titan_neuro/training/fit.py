@@ -84,14 +84,15 @@ class FoldData:
         any_run = self.runs[self.fold.train[0]]
         return data_identity(self.space, any_run)
 
+    @property
+    def caveats(self) -> list[str]:
+        """Sentences that every table made from these runs must bear, each once."""
+        return list(dict.fromkeys(caveat for run in self.runs.values() for caveat in run.store.caveats))
+
 
 def data_identity(space: Space, run: RunView) -> dict[str, Any]:
-    """Describe data in JSON: space (grid and mask, or parcels), repetition time, normaliser."""
-    return {
-        **space.identity(),
-        "repetition_time": run.repetition_time,
-        "normaliser": run.store.record["normaliser"],
-    }
+    """Describe data in JSON: space (grid and mask, or parcels), repetition time, how they were prepared."""
+    return {**space.identity(), "repetition_time": run.repetition_time, **run.store.preparation}
 
 
 def fold_fingerprint(data: FoldData, model: ForecasterConfig, training: TrainingConfig, seed: int) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from titan_neuro.data.bids import join_entities
 from titan_neuro.data.store.address import file_system, is_url
 from titan_neuro.data.store.read import RunStore
-from titan_neuro.errors import InputNotFoundError
+from titan_neuro.errors import InputNotFoundError, MismatchError
 
 _NAME = "*_desc-prepared_*.zarr"
 
@@ -36,6 +36,8 @@ def open_runs(output_dir: Path | str, subjects: Sequence[str] | None = None) -> 
     ------
     InputNotFoundError
         Nothing has been prepared there, or the address can't be listed.
+    MismatchError
+        A run was prepared twice, on two grids or with two atlases.
     """
     stores = [RunStore(path) for path in _paths(output_dir)]
     stores = [store for store in stores if not subjects or store.subject in subjects]
@@ -45,7 +47,19 @@ def open_runs(output_dir: Path | str, subjects: Sequence[str] | None = None) -> 
             + (f" of {', '.join('sub-' + subject for subject in subjects)}." if subjects else "."),
             "Run `titan-neuro prepare BIDS_DIR OUTPUT_DIR` (or `titan-neuro run ... participant`) first.",
         )
+    by_key: dict[str, RunStore] = {}
+    for store in stores:
+        other = by_key.setdefault(store.key, store)
+        if other is not store:
+            raise MismatchError(
+                f"{output_dir}: {store.key} was prepared twice: {_name(other)} and {_name(store)}.",
+                "Prepare each resolution, space or atlas into a folder of its own; remove the one not wanted here.",
+            )
     return sorted(stores, key=lambda store: store.key)
+
+
+def _name(store: RunStore) -> str:
+    return str(store.path).rstrip("/").rpartition("/")[2]
 
 
 def _paths(output_dir: Path | str) -> Sequence[Path | str]:

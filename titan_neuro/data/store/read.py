@@ -81,6 +81,28 @@ class RunStore:
         """Label of the subject, without ``sub-``."""
         return self.entities["subject"]
 
+    @property
+    def preparation(self) -> dict[str, Any]:
+        """How the frames were made, as far as runs that are used together must agree: JSON, by name of setting."""
+        named = {name: self.record.get(name) for name in ("route", "normaliser", "high_pass_hz", "slice_timing")}
+        return {**named, "confounds": self.record.get("confounds", {}).get("preset")}
+
+    @property
+    def caveats(self) -> list[str]:
+        """Sentences that every table made from this run must bear: none where it is causal and properly registered."""
+        found = []
+        if used := self.record.get("whole_run"):
+            found.append(
+                f"Preparation used the whole run ({', '.join(used)}): later frames have touched earlier ones, and "
+                "forecasts may look better than they are."
+            )
+        if self.record.get("route") == "quick look":
+            found.append(
+                "QUICK LOOK: the recordings were registered roughly, from the images alone, and no distortion was "
+                "corrected: good for trying things out, not for a finding."
+            )
+        return found
+
     @cached_property
     def scored(self) -> np.ndarray:
         """Frames that a loss or a score may use as a target: bool ``(time,)``."""
