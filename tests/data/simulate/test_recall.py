@@ -182,11 +182,11 @@ def test_an_echo_is_foretold_from_exactly_its_lag(echo, lag):
         x, y = (np.concatenate(side) for side in zip(*pairs[7], strict=True))
         return float(1 - ((y - x @ weights) ** 2).sum() / (y**2).sum())
 
-    assert r2(lag) > 0.15
+    assert r2(lag) > 0.2
     assert r2(lag, with_recall=False) < 0.01
     # The film's lags are in both halves too: what a window of 10 s sees of it is all it sees.
     for shift in (lag - 5, lag + 5, 10):
-        assert r2(shift) < r2(shift, with_recall=False) + 0.02
+        assert r2(shift) < r2(shift, with_recall=False) + 0.04
 
 
 def test_echoes_are_white_and_new_in_each_subject_and_run():

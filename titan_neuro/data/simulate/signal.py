@@ -113,7 +113,6 @@ def run_frames(
         `screened_latents` of the run, ``(n_volumes, regions)``.
     regions, baseline : numpy.ndarray
         Region of each voxel, ``(voxels,)``, and its mean intensity in the image's units.
-
     recall : Recall, optional
         What is planted for a memory; none by default.
     camera : Camera, optional
@@ -130,7 +129,7 @@ def run_frames(
     if camera is not None:
         thermal = camera.at_rest(np.broadcast_to(thermal, regions.shape))
     n_voxels = len(regions) if camera is None else camera.n_voxels
-    courses = None if recall is None else recall.courses(subject, run)
+    recalled = None if recall is None else (recall.courses(subject, run), recall.patterns)
     keep = np.exp(-1 / config.spontaneous_timescale_s)
     spontaneous = rng.standard_normal(n_regions)
     drift_weights = _drift_weights(rng, n_voxels) * np.sqrt(config.drift_fraction)
@@ -139,8 +138,9 @@ def run_frames(
     for volume in range(run.n_volumes):
         of_region = np.sqrt(config.film_fraction) * film[volume] + np.sqrt(config.spontaneous_fraction) * spontaneous
         signal = of_region[regions]
-        if recall is not None and courses is not None:
-            signal += courses[volume] @ recall.patterns
+        if recalled is not None:
+            courses, patterns = recalled
+            signal += courses[volume] @ patterns
         intensity, signal = (baseline, signal) if camera is None else camera.look(volume, signal)
         signal += drift_terms[volume] @ drift_weights
         signal += thermal * rng.standard_normal(n_voxels)
