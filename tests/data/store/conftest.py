@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from data.store.example import EVENTS, N_FRAMES, NAME, SHAPE
+from store_example import EVENTS, N_FRAMES, NAME, SHAPE
 
 from titan_neuro.data.space import Space
 from titan_neuro.data.store import RunHeader, write_run

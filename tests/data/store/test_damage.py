@@ -10,7 +10,7 @@ import textwrap
 import numpy as np
 import pytest
 import zarr
-from data.store.example import NAME
+from store_example import NAME
 
 from titan_neuro.data.store import RunStore, open_runs
 from titan_neuro.errors import ImageError, InputNotFoundError, MismatchError

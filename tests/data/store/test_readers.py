@@ -11,8 +11,8 @@ import fsspec
 import numpy as np
 import pytest
 import torch
-from data.store.example import N_FRAMES, NAME
-from data.store.range_server import serve
+from range_server import serve
+from store_example import NAME, Windows
 
 from titan_neuro.data.store import RunHeader, RunStore, open_runs, write_run
 from titan_neuro.errors import ImageError, InputNotFoundError
@@ -49,18 +49,6 @@ def test_reading_writes_nothing(path):
     assert [(file, file.stat().st_mtime_ns) for file in [path, *path.rglob("*")]] == before
 
 
-class _Windows(torch.utils.data.Dataset):
-    def __init__(self, view):
-        self.view = view
-
-    def __len__(self):
-        return (N_FRAMES - 20) // 10
-
-    def __getitem__(self, index):
-        start = 10 * index
-        return os.getpid(), self.view.read(start, start + 20)
-
-
 @pytest.fixture(params=["folder", "http"])
 def address(request, path):
     if request.param == "folder":
@@ -77,7 +65,7 @@ def test_any_number_of_processes_read_one_store(address, frames, start_method):
     view = store.within(store.space)
     view.read(0, 20)
     loader = torch.utils.data.DataLoader(
-        _Windows(view), batch_size=2, num_workers=2, multiprocessing_context=multiprocessing.get_context(start_method)
+        Windows(view), batch_size=2, num_workers=2, multiprocessing_context=multiprocessing.get_context(start_method)
     )
     processes, windows = (torch.cat(parts) for parts in zip(*loader, strict=True))
     assert len(set(processes.tolist()) - {os.getpid()}) == 2

@@ -11,16 +11,14 @@ import numpy as np
 import pytest
 import torch
 import zarr
-from data.store.example import EVENTS, N_FRAMES, SHAPE
+from store_example import EVENTS, N_FRAMES, SHAPE
 
 from titan_neuro.data.space import Space
 from titan_neuro.data.store import RunHeader, RunStore, write_run
 from titan_neuro.data.store.write import CHUNK_BYTES, SHARD_BYTES, layout
 from titan_neuro.errors import ImageError, InputNotFoundError, MismatchError, OutputError
 
-CUDA = pytest.param(
-    "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
-)
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
 def test_what_is_written_is_read(path, header, frames):
@@ -152,7 +150,7 @@ def test_a_folder_that_is_no_folder(tmp_path, header, frames):
         write_run(tmp_path / "file/sub-01/x.zarr", header, [frames])
 
 
-@pytest.mark.parametrize("device", ["cpu", CUDA])
+@pytest.mark.parametrize("device", DEVICES)
 def test_the_grid_is_that_of_the_space(path, space, frames, device):
     smaller = Space(kind="volume", name="native", mask=space.mask.copy(), affine=space.affine)
     smaller.mask[2] = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -73,7 +74,8 @@ def prepare_run(
         _require_content(recording, config)
         scratch = work_dir / "scratch" / path.name
         scratch.mkdir(parents=True, exist_ok=True)
-        stack.callback(scratch.rmdir)
+        # A process that was killed may have left something there.
+        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         opened = open_run(recording, config, scratch, stack)
         header = _header(recording, opened, config, {"fingerprint": fingerprint, "sources": sources})
         inspection = Inspection(recording.key, header.space.n_features, header.repetition_time)
