@@ -41,28 +41,45 @@ def atomic(target: Path) -> Iterator[Path]:
         The folder can't be written or the disk is full.
     """
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    with writing_to(target):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            if temporary.is_dir() and target.is_dir():
+                # A folder can't be renamed over another: the old one steps aside first.
+                aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+                target.rename(aside)
+                temporary.rename(target)
+                shutil.rmtree(aside, ignore_errors=True)
+            else:
+                temporary.replace(target)
+        except BaseException:
+            _remove(temporary)
+            raise
+
+
+@contextlib.contextmanager
+def writing_to(target: Path) -> Iterator[None]:
+    """Say what can't be written where a ``with`` block meets a full or a read-only disk, or a folder of others.
+
+    Parameters
+    ----------
+    target : Path
+        What the block writes, for the message.
+
+    Raises
+    ------
+    OutputError
+    """
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        if temporary.is_dir() and target.is_dir():
-            # A folder can't be renamed over another: the old one steps aside first.
-            aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
-            target.rename(aside)
-            temporary.rename(target)
-            shutil.rmtree(aside, ignore_errors=True)
-        else:
-            temporary.replace(target)
+        yield
     except OSError as error:
-        _remove(temporary)
         if error.errno not in _CAN_NOT_WRITE:
             raise
         raise OutputError(
             f"{target}: can't be written: {error.strerror or error}.",
             "Check that the folder exists, that it is yours to write, and that the disk has room.",
         ) from error
-    except BaseException:
-        _remove(temporary)
-        raise
 
 
 def _remove(path: Path) -> None:

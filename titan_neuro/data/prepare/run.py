@@ -25,7 +25,7 @@ from titan_neuro.data.prepare.opening import OpenRun, open_run, output_space
 from titan_neuro.data.prepare.timing import read_events, scored_frames
 from titan_neuro.data.store import RunHeader, RunStore, store_name, write_run
 from titan_neuro.errors import InputNotFoundError, MetadataError, NotFetchedError, TitanNeuroError
-from titan_neuro.files import remove_leftovers, write_json
+from titan_neuro.files import remove_leftovers, write_json, writing_to
 
 logger = logging.getLogger(__name__)
 _CONFIG = TypeAdapter(PrepareConfig)
@@ -64,8 +64,9 @@ def prepare_run(
     """
     path = store_path(recording, output_dir, config)
     lock = work_dir / "locks" / f"{path.name}.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock), ExitStack() as stack:
+    with writing_to(work_dir), ExitStack() as stack:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(FileLock(lock))
         remove_leftovers(path)
         sources = _sources(recording, config)
         fingerprint = _fingerprint(recording, sources, config)
@@ -79,12 +80,15 @@ def prepare_run(
         opened = open_run(recording, config, scratch, stack)
         header = _header(recording, opened, config, {"fingerprint": fingerprint, "sources": sources})
         inspection = Inspection(recording.key, header.space.n_features, header.repetition_time)
+        # The sidecar comes last: with it the run is whole.
+        sidecar = path.with_suffix(".json")
+        sidecar.unlink(missing_ok=True)
         write_run(path, header, _blocks(opened, inspection, config, scratch / "cleaned", memory_bytes))
         if inspection.n_constant:
             logger.warning("%s: %d voxels or parcels never change; they are 0.", recording.key, inspection.n_constant)
         if opened.computed is not None:
             write_confounds(_confounds_path(path), opened.computed)
-        write_json(path.with_suffix(".json"), _sidecar(header, inspection.n_constant))
+        write_json(sidecar, _sidecar(header, inspection.n_constant))
     return path, True
 
 
@@ -167,7 +171,7 @@ def _fingerprint(recording: Recording, sources: Mapping[str, Any], config: Prepa
 
 
 def _is_prepared(path: Path, fingerprint: str) -> bool:
-    if not path.exists():
+    if not (path.exists() and path.with_suffix(".json").is_file()):
         return False
     try:
         same = RunStore(path).record.get("fingerprint") == fingerprint
