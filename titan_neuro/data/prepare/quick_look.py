@@ -6,6 +6,7 @@ import importlib.util
 import multiprocessing
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -118,16 +119,27 @@ def from_recording(volumes: Volumes, resolution_mm: float | None, reference_fram
 
 def _estimate(volumes: Volumes, n_reference: int) -> tuple[np.ndarray, np.ndarray]:
     """Points of the reference to those of each volume ``(volumes, 4, 4)``; points of the template to the reference."""
-    reference = np.mean([finite_volume(volumes, index) for index in range(n_reference)], axis=0, dtype=np.float64)
+    reference = np.mean([_volume(volumes, index) for index in range(n_reference)], axis=0, dtype=np.float64)
     scan = reference.astype(np.float32), volumes.affine
     with _ants_process(volumes.path) as ants_process:
         to_reference = ants_process.submit(register, *_template(), *_brain_of(*scan, volumes.path), AFFINE).result()
         # One after the other: a queue would hold the whole run.
         head_motion = [
-            ants_process.submit(register, *scan, finite_volume(volumes, index), volumes.affine, RIGID).result()
+            ants_process.submit(register, *scan, _volume(volumes, index), volumes.affine, RIGID).result()
             for index in range(volumes.n_frames)
         ]
     return np.stack(head_motion), to_reference
+
+
+def _volume(volumes: Volumes, index: int) -> np.ndarray:
+    volume = finite_volume(volumes, index)
+    if not np.ptp(volume):
+        # ANTs would call it registered.
+        raise ImageError(
+            f"{volumes.path}: frame {index} is the same everywhere: nothing that could be registered.",
+            "Leave the run out.",
+        )
+    return volume
 
 
 def _template() -> tuple[np.ndarray, np.ndarray]:
@@ -141,7 +153,9 @@ def _brain_of(reference: np.ndarray, affine: np.ndarray, path: Path) -> tuple[np
     import nibabel as nib
     from nilearn.masking import compute_epi_mask
 
-    brain = np.asarray(compute_epi_mask(nib.Nifti1Image(reference, affine)).dataobj) > 0
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Computed an empty mask")
+        brain = np.asarray(compute_epi_mask(nib.Nifti1Image(reference, affine)).dataobj) > 0
     if not brain.any():
         raise ImageError(f"{path}: found no brain in the mean of the first volumes.")
     return np.where(brain, reference, np.float32(0)), affine
