@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ class Atlas:
     Attributes
     ----------
     name : str
-        Of the ``seg`` or ``atlas`` entity of the file, else of the file.
+        `atlas_name` of the file.
     labels : numpy.ndarray
         int ``(voxels,)``: the label of each voxel of the space; 0 belongs to none.
     names : mapping of int to str
@@ -40,8 +41,9 @@ class Atlas:
 def read_atlas(path: Path, space: Space) -> Atlas:
     """Read a labels image, by nearest neighbour where it lies on another grid of the same standard space.
 
-    Names come from a table beside it (``*_dseg.tsv`` with the columns ``index`` and ``name``), else labels are named by
-    their numbers.
+    Names come from the table beside it (``*_dseg.tsv`` with the columns ``index`` and ``name``) whose name says most of
+    what the image's says and nothing else (BIDS's inheritance principle: it may lack ``res``); without one, labels are
+    named by their numbers.
 
     Parameters
     ----------
@@ -55,7 +57,7 @@ def read_atlas(path: Path, space: Space) -> Atlas:
     InputNotFoundError
         No such file.
     ImageError
-        Not 3D, not whole numbers; in another space; a parcel without a voxel.
+        Not 3D, not whole numbers, no label; in another space; a parcel without a voxel.
     MetadataError
         The table of names is of no use.
     """
@@ -68,7 +70,8 @@ def read_atlas(path: Path, space: Space) -> Atlas:
     labels = np.zeros(len(voxels), dtype=np.int64)
     labels[inside] = data[tuple(voxels[inside].T)]
     names = _names(path, np.unique(data[data != 0]))
-    lost = [name for label, name in names.items() if not (labels == label).any()]
+    present = set(np.unique(labels))
+    lost = [name for label, name in names.items() if label not in present]
     if lost:
         raise ImageError(
             f"{path}: {len(lost)} of its {len(names)} parcels have no voxel in the run's mask: "
@@ -79,22 +82,31 @@ def read_atlas(path: Path, space: Space) -> Atlas:
 
 
 def atlas_name(path: Path) -> str:
-    """Name of an atlas, letters and digits alone: its ``seg`` or ``atlas`` entity, else the file's name."""
+    """Name of an atlas, letters and digits alone.
+
+    Its entity ``seg`` or ``atlas``, with ``scale`` and ``desc``; else the name of the file. TemplateFlow tells
+    parcellations of one atlas apart by ``desc``: ``atlas-Schaefer2018_desc-400Parcels17Networks``.
+    """
     entities = parse_name(path).entities
-    name = entities.get("seg") or entities.get("atlas") or path.name.partition(".")[0]
+    parts = [entities.get("seg") or entities.get("atlas"), entities.get("scale"), entities.get("desc")]
+    name = "".join(filter(None, parts)) if parts[0] else _stem(path)
     return "".join(character for character in name if character.isascii() and character.isalnum()) or "atlas"
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".nii")
 
 
 def _read_labels(path: Path) -> tuple[np.ndarray, np.ndarray]:
     import nibabel as nib
 
     if not path.exists():
-        raise InputNotFoundError(f"{path}: no such file (named with --atlas).")
+        raise InputNotFoundError(f"{path}: no such file (named with --atlas).", "Check the path.")
     try:
         image = nib.load(path)
         data = np.asarray(image.dataobj)
-    except (nib.filebasedimages.ImageFileError, OSError, EOFError, ValueError) as error:
-        raise ImageError(f"{path}: not a readable atlas: {error}.") from error
+    except (nib.filebasedimages.ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
+        raise ImageError(f"{path}: not a readable atlas: {error}.", "Fetch the file again.") from error
     if data.ndim != 3:
         raise ImageError(
             f"{path}: expected a 3D image of labels, found {data.ndim}D of shape {data.shape}.",
@@ -103,18 +115,23 @@ def _read_labels(path: Path) -> tuple[np.ndarray, np.ndarray]:
     whole = np.rint(data)
     if not np.isfinite(data).all() or (whole != data).any() or (whole < 0).any():
         raise ImageError(f"{path}: expected labels, whole numbers from 0 on, found other values.")
+    if not whole.any():
+        raise ImageError(f"{path}: expected labels, found 0 everywhere.")
     return whole.astype(np.int64), np.asarray(image.affine, dtype=np.float64)
 
 
 def _check_space(path: Path, space: Space, shape: tuple[int, ...], affine: np.ndarray) -> None:
-    if space.mask is not None and shape == space.mask.shape and np.allclose(affine, space.affine, atol=1e-3):
-        return
     entities = parse_name(path).entities
     named = entities.get("space") or entities.get("tpl")
-    if space.name == QUICK_LOOK_SPACE:
-        return
-    if space.name == "native" or (named and named != space.name):
-        where = f"in the space {named}" if named else f"on a grid of {shape}"
+    if space.name == "native":
+        # What a scanner's grid is called differs; an atlas that lies on it was brought there.
+        fits = space.mask is not None and shape == space.mask.shape and np.allclose(affine, space.affine, atol=1e-3)
+    elif space.name == QUICK_LOOK_SPACE:
+        fits = named is None or named.startswith("MNI152")
+    else:
+        fits = named in (None, space.name)
+    if not fits:
+        where = f"in the space {named}" if named else f"on another grid, of {shape}"
         raise ImageError(
             f"{path}: expected an atlas in the space of the run, {space.name}, found one {where}.",
             "Bring the runs to the atlas's space first, or take the atlas for theirs.",
@@ -122,15 +139,34 @@ def _check_space(path: Path, space: Space, shape: tuple[int, ...], affine: np.nd
 
 
 def _names(path: Path, labels: np.ndarray) -> dict[int, str]:
-    table = path.with_name(f"{path.name.partition('.')[0]}.tsv")
-    if not table.is_file():
+    table = _table_of(path)
+    if table is None:
         return {int(label): str(int(label)) for label in labels}
     try:
-        rows = pd.read_csv(table, sep="\t", dtype={"name": str})
-        given = dict(zip(rows["index"].astype(int), rows["name"], strict=True))
-    except (ValueError, KeyError, pd.errors.ParserError) as error:
-        raise MetadataError(f"{table}: expected the columns index (whole numbers) and name: {error}.") from error
-    unnamed = [int(label) for label in labels if label not in given]
+        rows = pd.read_csv(table, sep="\t", dtype={"index": np.int64, "name": str}, keep_default_na=False)
+        given = dict(zip(rows["index"], rows["name"], strict=True))
+    except (OSError, ValueError, KeyError) as error:
+        raise MetadataError(
+            f"{table}: expected the columns index (whole numbers) and name: {error}.", "Mend the table."
+        ) from error
+    unnamed = [int(label) for label in labels if not given.get(label)]
     if unnamed:
-        raise MetadataError(f"{table}: expected a name for every label of {path.name}, found none for {unnamed[0]}.")
-    return {int(label): given[int(label)] for label in labels}
+        raise MetadataError(
+            f"{table}: expected a name for every label of {path.name}, found none for {unnamed[0]}.", "Mend the table."
+        )
+    names = {int(label): given[label] for label in labels}
+    if len(given) < len(rows) or len(set(names.values())) < len(names):
+        raise MetadataError(f"{table}: expected every index and every name once, found some twice.", "Mend the table.")
+    return names
+
+
+def _table_of(path: Path) -> Path | None:
+    image = parse_name(path)
+    same = path.with_name(f"{_stem(path)}.tsv")
+    if same.is_file():
+        return same
+    if not image.entities:
+        return None
+    beside = [parse_name(table) for table in sorted(path.parent.glob(f"*_{image.suffix}.tsv"))]
+    apply = [table for table in beside if table.entities.items() <= image.entities.items()]
+    return max(apply, key=lambda table: len(table.entities)).path if apply else None

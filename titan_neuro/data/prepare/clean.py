@@ -12,14 +12,15 @@ from titan_neuro.data.prepare.confounds import ConfoundModel
 from titan_neuro.data.prepare.normalize import CausalZScore
 from titan_neuro.data.prepare.scratch import Scratch
 from titan_neuro.data.prepare.sources import Source
-from titan_neuro.data.prepare.temporal import CausalHighPass, CausalRegression, is_band_passed
-from titan_neuro.errors import ImageError
+from titan_neuro.data.prepare.temporal import CausalHighPass, CausalRegression, check_cutoff, is_band_passed
+from titan_neuro.errors import ImageError, MetadataError
 
-# A frame is held a few times over while it is worked on, mostly in double precision.
+# A frame is read as it is stored and in double precision; what is kept of it is held a few times over.
+_READ_BYTES_A_VALUE = 8 * 2
 _BYTES_A_VALUE = 8 * 6
 _DEFAULT_MEMORY_BYTES = 128 * 2**20
 # Enough of a run to see what was filtered out of it.
-_INSPECTED_FRAMES, _INSPECTED_FEATURES = 256, 2000
+_INSPECTED_FRAMES, _INSPECTED_FEATURES = 256, 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +106,7 @@ class Inspection:
 def source_blocks(source: Source, inspection: Inspection, memory_bytes: int | None) -> Iterator[np.ndarray]:
     """Read a source to its end, in blocks that fit the memory, and have them looked at."""
     memory_bytes = memory_bytes or _DEFAULT_MEMORY_BYTES
-    frames = max(1, memory_bytes // (source.space.n_features * _BYTES_A_VALUE))
+    frames = max(1, memory_bytes // (source.width * _READ_BYTES_A_VALUE + source.space.n_features * _BYTES_A_VALUE))
     for start in range(0, source.n_frames, frames):
         block = source.block(start, min(start + frames, source.n_frames))
         inspection.look(block)
@@ -129,11 +130,11 @@ def causal_blocks(blocks: Iterator[np.ndarray], n_features: int, cleaning: Clean
         float32 ``(time, features)``, in standard deviations.
     """
     values = cleaning.confounds.values
-    high_pass = confound_high_pass = regression = None
+    high_pass = regression = None
     if cleaning.high_pass_hz is not None:
         high_pass = CausalHighPass(n_features, cleaning.high_pass_hz, cleaning.repetition_time)
         # A confound is filtered as the data are: else it would bring back what the filter took out.
-        confound_high_pass = CausalHighPass(values.shape[1], cleaning.high_pass_hz, cleaning.repetition_time)
+        values = CausalHighPass(values.shape[1], cleaning.high_pass_hz, cleaning.repetition_time)(values)
     if values.shape[1]:
         regression = CausalRegression(n_features, values.shape[1])
     scale = CausalZScore(n_features)
@@ -141,8 +142,8 @@ def causal_blocks(blocks: Iterator[np.ndarray], n_features: int, cleaning: Clean
     for block in blocks:
         confounds = values[start : start + len(block)]
         start += len(block)
-        if high_pass is not None and confound_high_pass is not None:
-            block, confounds = high_pass(block), confound_high_pass(confounds)
+        if high_pass is not None:
+            block = high_pass(block)
         if regression is not None:
             block = regression(block, confounds)
         yield scale(block)
@@ -153,19 +154,37 @@ def whole_run_blocks(
 ) -> Iterator[np.ndarray]:
     """Clean and scale with the whole run at hand, as most of the literature does (`nilearn.signal.clean`).
 
+    Its high-pass is nilearn's: a Butterworth filter of fifth order, forward and backward, of data and confounds.
+
     Parameters
     ----------
     blocks, n_features, cleaning
         As for :func:`causal_blocks`.
     scratch_file : Path
         Where the run lies between the two passes.
+
+    Raises
+    ------
+    ConfigError
+        The high-pass filter's cut-off is not below the Nyquist frequency.
+    MetadataError
+        No fewer confounds than frames: they would explain anything.
     """
+    n_confounds = cleaning.confounds.values.shape[1]
+    if cleaning.high_pass_hz is not None:
+        check_cutoff(cleaning.high_pass_hz, cleaning.repetition_time)
     with Scratch(scratch_file) as scratch:
         length = 1
         for block in blocks:
             scratch.append(block)
             length = max(length, len(block))
-        width = max(1, _DEFAULT_MEMORY_BYTES // (scratch.n_frames * _BYTES_A_VALUE))
+        if n_confounds >= scratch.n_frames - 1:
+            raise MetadataError(
+                f"A fit of {n_confounds} confounds needs more frames than the {scratch.n_frames} of this run.",
+                "Choose a preset with fewer, or leave the run out.",
+            )
+        # As much at a time as the blocks held.
+        width = max(1, length * n_features // scratch.n_frames)
         for first in range(0, n_features, width):
             columns = scratch.columns(first, min(first + width, n_features))
             scratch.replace_columns(first, _clean_whole(columns, cleaning))
@@ -177,8 +196,10 @@ def _clean_whole(series: np.ndarray, cleaning: Cleaning) -> np.ndarray:
     from nilearn.signal import clean
 
     confounds = cleaning.confounds.values
+    # Counted from the first frame, what never changes is 0 without any rounding, and stays 0.
+    series = series - series[0].astype(np.float64)
     cleaned = clean(
-        series.astype(np.float64),
+        series,
         confounds=confounds if confounds.shape[1] else None,
         high_pass=cleaning.high_pass_hz,
         t_r=cleaning.repetition_time,
@@ -188,6 +209,6 @@ def _clean_whole(series: np.ndarray, cleaning: Cleaning) -> np.ndarray:
     )
     centred = cleaned - cleaned.mean(axis=0)
     deviation = centred.std(axis=0)
-    # As in the causal form: what never changed is 0, whatever rounding has left of it.
-    constant = deviation <= 1e-6 * np.abs(series).max(axis=0, initial=0)
+    # Where the confounds explain all, rounding is what they leave.
+    constant = deviation <= 1e-9 * series.std(axis=0)
     return np.where(constant, 0.0, centred / np.where(constant, 1.0, deviation))

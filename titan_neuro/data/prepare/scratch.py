@@ -7,6 +7,8 @@ from types import TracebackType
 
 import numpy as np
 
+from titan_neuro.errors import OutputError
+
 _BYTES = np.dtype(np.float32).itemsize
 
 
@@ -73,8 +75,14 @@ class Scratch:
 
     def _write(self, values: np.ndarray) -> None:
         view = memoryview(values).cast("B")
-        while len(view):
-            view = view[self._file.write(view) :]
+        try:
+            while len(view):
+                view = view[self._file.write(view) :]
+        except OSError as error:
+            raise OutputError(
+                f"{self._path}: can't be written: {error.strerror or error}.",
+                "A run lies there between two passes: name a folder with room (--work-dir).",
+            ) from error
 
     def _read(self, values: np.ndarray) -> None:
         view = memoryview(values).cast("B")

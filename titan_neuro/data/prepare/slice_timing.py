@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from titan_neuro.data.bids import Recording
 from titan_neuro.data.prepare.scratch import Scratch
-from titan_neuro.data.prepare.sources import Volumes, require_finite
+from titan_neuro.data.prepare.sources import Volumes, finite_volume
 from titan_neuro.data.prepare.temporal import fourier_shift, slice_timing_shifts
 from titan_neuro.errors import MetadataError
+
+# What `fourier_shift` holds of a series: it, its mirror image, their spectrum and the result, in double precision.
+_BYTES_A_VALUE = 64
+_MEMORY_BYTES = 64 * 2**20
 
 
 class ShiftedVolumes(Volumes):
@@ -47,39 +54,54 @@ def shift_slices(volumes: Volumes, recording: Recording, repetition_time: float,
     ------
     MetadataError
         No slice timing, or one of another number of slices, or longer than the repetition time.
+    ImageError
+        A value is not finite: it would spread over the whole run.
     """
-    axis, times = _slice_times(recording, volumes.shape, repetition_time)
+    axis, times = _slice_times(recording.sidecar, recording.path, volumes.shape, repetition_time)
     for index in range(volumes.n_frames):
-        volume = volumes.read(index, index + 1)[..., 0]
-        require_finite(volume.reshape(1, -1), index, volumes.path, "voxel {} of the volume")
-        scratch.append(np.moveaxis(volume, axis, 0).reshape(1, -1))
+        scratch.append(np.moveaxis(finite_volume(volumes, index), axis, 0).reshape(1, -1))
     size = scratch.n_columns // len(times)
+    width = max(1, _MEMORY_BYTES // (_BYTES_A_VALUE * volumes.n_frames))
     for number, shift_s in enumerate(slice_timing_shifts(times)):
-        if shift_s:
-            series = scratch.columns(number * size, (number + 1) * size)
-            scratch.replace_columns(number * size, fourier_shift(series, shift_s, repetition_time))
+        end = (number + 1) * size
+        for first in range(number * size, end, width):
+            series = scratch.columns(first, min(first + width, end))
+            scratch.replace_columns(first, fourier_shift(series, shift_s, repetition_time))
     return ShiftedVolumes(volumes, axis, scratch)
 
 
-def _slice_times(recording: Recording, shape: tuple[int, ...], repetition_time: float) -> tuple[int, np.ndarray]:
-    direction: Any = recording.sidecar.get("SliceEncodingDirection", "k")
+def _slice_times(
+    sidecar: Mapping[str, Any], path: Path, shape: tuple[int, ...], repetition_time: float
+) -> tuple[int, np.ndarray]:
+    """Axis of the slices, and when each was acquired, in the order in which they are stored."""
+    direction = sidecar.get("SliceEncodingDirection", "k")
     if direction not in {f"{axis}{sign}" for axis in "ijk" for sign in ("", "-")}:
-        raise MetadataError(f"{recording.path}: expected a SliceEncodingDirection i, j or k, found {direction!r}.")
-    axis = "ijk".index(direction[0])
-    given = recording.sidecar.get("SliceTiming")
-    if not isinstance(given, list) or not all(isinstance(time, int | float) for time in given):
         raise MetadataError(
-            f"{recording.path}: slice timing was asked for, but the sidecar gives no SliceTiming: found {given!r}.",
+            f"{path}: expected a SliceEncodingDirection of i, j or k, with or without -, found {direction!r}.",
+            "Mend the sidecar.",
+        )
+    axis = "ijk".index(direction[0])
+    given = sidecar.get("SliceTiming")
+    if not isinstance(given, list) or not all(map(_is_number, given)):
+        raise MetadataError(
+            f"{path}: slice timing was asked for, but the sidecar gives no SliceTiming in seconds: found {given!r}.",
             "Leave prepare.slice_timing out, or write the times into the sidecar.",
         )
     if len(given) != shape[axis]:
         raise MetadataError(
-            f"{recording.path}: expected {shape[axis]} entries in SliceTiming, one a slice, found {len(given)}."
+            f"{path}: expected {shape[axis]} entries in SliceTiming, one a slice along {direction[0]}, found "
+            f"{len(given)}.",
+            "Mend the sidecar (SliceTiming, SliceEncodingDirection).",
         )
     times = np.array(given[::-1] if direction.endswith("-") else given, dtype=np.float64)
     if times.min() < 0 or times.max() > repetition_time:
         raise MetadataError(
-            f"{recording.path}: expected slice times from 0 to the repetition time of {repetition_time} s, found "
-            f"{times.min()} to {times.max()} s."
+            f"{path}: expected slice times from 0 to the repetition time of {repetition_time} s, found {times.min():g} "
+            f"to {times.max():g} s.",
+            "SliceTiming counts seconds, not milliseconds.",
         )
     return axis, times
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import gzip
+import math
+import weakref
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +19,7 @@ from titan_neuro.data.space import Space
 from titan_neuro.errors import ImageError
 
 _SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
+_REST_BYTES = 2**20
 
 
 class Source(Protocol):
@@ -24,10 +29,13 @@ class Source(Protocol):
     ----------
     space : Space
     n_frames : int
+    width : int
+        Values that are held for each frame while it is read: all voxels of an image, also where few are kept.
     """
 
     space: Space
     n_frames: int
+    width: int
 
     def block(self, start: int, stop: int) -> np.ndarray:
         """Frames ``start <= t < stop``, ``(time, features)``."""
@@ -44,31 +52,33 @@ class Volumes:
     Raises
     ------
     ImageError
-        No readable image, not 4D, or fewer than two volumes.
+        No readable image of real numbers, not 4D, or fewer than two volumes.
     """
 
     def __init__(self, path: Path) -> None:
         import nibabel as nib
 
         try:
-            # The file stays open: a gzip stream that is opened anew for each block is read from its start each time.
-            image = nib.load(path, keep_file_open=True)
-        except (nib.filebasedimages.ImageFileError, OSError, EOFError) as error:
+            kind = type(nib.load(path))
+            if not issubclass(kind, nib.Nifti1Image):
+                raise ImageError(f"{path}: expected a NIfTI image of volumes, found {kind.__name__}.")
+            # Opened here, for what nibabel opens stops at the last voxel, before the checksum of a gzip file; and kept
+            # open, for a gzip stream that is opened anew for each block is read from its start each time.
+            stream = gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115
+            weakref.finalize(self, stream.close)
+            image = kind.from_file_map({"image": nib.FileHolder(fileobj=stream)})
+            unit = _SECONDS.get(image.header.get_xyzt_units()[1])
+        except (*_unreadable(), KeyError) as error:
             raise ImageError(f"{path}: not a readable NIfTI image: {error}.", "Fetch the file again.") from error
-        if image.ndim != 4:
-            raise ImageError(
-                f"{path}: expected a 4D image (x, y, z, time), found {image.ndim}D of shape {image.shape}.",
-                "A run is a series of volumes; leave single images out with --bids-filter-file.",
-            )
-        if image.shape[3] < 2:
-            raise ImageError(f"{path}: expected at least 2 volumes, found {image.shape[3]}.")
+        _check_header(path, image)
         self.path = path
         self.shape: tuple[int, int, int] = image.shape[:3]
         self.n_frames: int = image.shape[3]
         self.affine = np.asarray(image.affine, dtype=np.float64)
-        unit = _SECONDS.get(image.header.get_xyzt_units()[1])
-        self.header_repetition_time = (float(image.header.get_zooms()[3]) * unit or None) if unit else None
-        self._data = image.dataobj
+        # Headers hold single precision: 0.72 s is 0.7200000286 there.
+        step = float(f"{image.header.get_zooms()[3]:.6g}")
+        self.header_repetition_time = (step * unit or None) if unit else None
+        self._stream, self._data = stream, image.dataobj
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Volumes ``start <= t < stop``: ``(x, y, z, time)``, in the image's units.
@@ -79,11 +89,40 @@ class Volumes:
             The file is truncated or corrupt.
         """
         try:
-            return np.asarray(self._data[..., start:stop])
-        except (OSError, EOFError, ValueError) as error:
+            volumes = np.asarray(self._data[..., start:stop])
+            if stop >= self.n_frames:
+                # Behind the last voxel lies the checksum.
+                while self._stream.read(_REST_BYTES):
+                    pass
+        except _unreadable() as error:
             raise ImageError(
                 f"{self.path}: can't be read at frames {start} to {stop - 1}: {error}.", "Fetch the file again."
             ) from error
+        return volumes
+
+
+def _unreadable() -> tuple[type[Exception], ...]:
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+
+    return ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error
+
+
+def _check_header(path: Path, image: Any) -> None:
+    if image.ndim != 4:
+        raise ImageError(
+            f"{path}: expected a 4D image (x, y, z, time), found {image.ndim}D of shape {image.shape}.",
+            "A run is a series of volumes; leave single images out with --bids-filter-file.",
+        )
+    if image.shape[3] < 2:
+        raise ImageError(f"{path}: expected at least 2 volumes, found {image.shape[3]}.")
+    if image.get_data_dtype().kind not in "iuf":
+        raise ImageError(f"{path}: expected real numbers, found values of type {image.get_data_dtype()}.")
+    if not np.isfinite(image.affine).all() or not np.linalg.det(image.affine[:3, :3]):
+        raise ImageError(
+            f"{path}: expected an affine that says where the voxels lie, found {image.affine.tolist()}.",
+            "Mend the header.",
+        )
 
 
 class MaskedVolumes:
@@ -91,11 +130,12 @@ class MaskedVolumes:
 
     def __init__(self, volumes: Volumes, space: Space) -> None:
         self._volumes, self.space, self.n_frames = volumes, space, volumes.n_frames
+        self.width = math.prod(volumes.shape)
 
     def block(self, start: int, stop: int) -> np.ndarray:
         """Frames ``start <= t < stop``, ``(time, voxels)``."""
         block = self._volumes.read(start, stop)[self.space.mask].T
-        require_finite(block, start, self._volumes.path, "voxel {} of the mask")
+        require_finite(block, start, self._volumes.path, lambda voxel: _voxel(np.argwhere(self.space.mask)[voxel]))
         return block
 
 
@@ -104,16 +144,13 @@ class ResampledVolumes:
 
     def __init__(self, volumes: Volumes, space: Space, resampler: Resampler) -> None:
         self._volumes, self._resampler = volumes, resampler
-        self.space, self.n_frames = space, volumes.n_frames
+        self.space, self.n_frames, self.width = space, volumes.n_frames, space.n_features
 
     def block(self, start: int, stop: int) -> np.ndarray:
         """Frames ``start <= t < stop``, float32 ``(time, voxels)``."""
         frames = np.empty((stop - start, self.space.n_features), dtype=np.float32)
         for index in range(start, stop):
-            volume = self._volumes.read(index, index + 1)[..., 0]
-            # One value that is not finite would spread over the whole volume.
-            require_finite(volume.reshape(1, -1), index, self._volumes.path, "voxel {} of the volume")
-            frames[index - start] = self._resampler(volume, index)
+            frames[index - start] = self._resampler(finite_volume(self._volumes, index), index)
         return frames
 
 
@@ -143,12 +180,12 @@ class Table:
             raise ImageError(f"{recording.path}: expected at least 2 frames (rows), found {len(self._values)}.")
         atlas = recording.entities.get("segmentation", recording.entities.get("atlas", "unknown"))
         self.space = Space(kind="parcels", name=atlas, parcels=tuple(map(str, table.columns)))
-        self.n_frames = len(self._values)
+        self.n_frames, self.width = self._values.shape
 
     def block(self, start: int, stop: int) -> np.ndarray:
         """Frames ``start <= t < stop``, ``(time, parcels)``."""
         block = self._values[start:stop]
-        require_finite(block, start, self._path, "parcel {}", self.space.parcels)
+        require_finite(block, start, self._path, lambda parcel: f"parcel {self.space.parcels[parcel]}")
         return block
 
 
@@ -156,7 +193,7 @@ class Stored:
     """Frames that another pass has put on disk (anything with ``frames(start, stop)``)."""
 
     def __init__(self, frames: Any, space: Space, n_frames: int) -> None:
-        self._frames, self.space, self.n_frames = frames, space, n_frames
+        self._frames, self.space, self.n_frames, self.width = frames, space, n_frames, space.n_features
 
     def block(self, start: int, stop: int) -> np.ndarray:
         """Frames ``start <= t < stop``, float32 ``(time, features)``."""
@@ -180,11 +217,13 @@ class Parcels:
     def __init__(self, source: Source, labels: np.ndarray, names: Mapping[int, str], atlas: str) -> None:
         from scipy import sparse
 
-        values = np.array(list(names))
-        member = labels[None, :] == values[:, None]
+        voxels = np.flatnonzero(np.isin(labels, list(names)))
+        position = {label: number for number, label in enumerate(names)}
+        parcels = np.array([position[label] for label in labels[voxels]])
         # Rows add up to 1: a product with the frames is the mean over each parcel.
-        self._means = sparse.csr_matrix(member / member.sum(axis=1, keepdims=True))
-        self._source, self.n_frames = source, source.n_frames
+        shares = 1 / np.bincount(parcels)[parcels]
+        self._means = sparse.csr_array((shares, (parcels, voxels)), shape=(len(names), len(labels)))
+        self._source, self.n_frames, self.width = source, source.n_frames, source.width
         self.space = Space(kind="parcels", name=atlas, parcels=tuple(names.values()))
 
     def block(self, start: int, stop: int) -> np.ndarray:
@@ -192,10 +231,23 @@ class Parcels:
         return np.asarray((self._means @ self._source.block(start, stop).T).T)
 
 
-def require_finite(
-    block: np.ndarray, first_frame: int, path: Path, place: str, names: tuple[str, ...] | None = None
-) -> None:
-    """Refuse frames ``(time, features)`` with NaN or infinity, naming the first.
+def finite_volume(volumes: Volumes, index: int) -> np.ndarray:
+    """Read one volume, ``(x, y, z)``, of which one value that is not finite would spread over the rest.
+
+    Raises
+    ------
+    ImageError
+        There is one.
+    """
+    volume = volumes.read(index, index + 1)[..., 0]
+    require_finite(
+        volume.reshape(1, -1), index, volumes.path, lambda voxel: _voxel(np.unravel_index(voxel, volume.shape))
+    )
+    return volume
+
+
+def require_finite(block: np.ndarray, first_frame: int, path: Path, place: Callable[[int], str]) -> None:
+    """Refuse frames ``(time, features)`` with NaN or infinity; the message has the first frame, and `place` in it.
 
     Raises
     ------
@@ -205,8 +257,12 @@ def require_finite(
     if finite.all():
         return
     frame, feature = np.argwhere(~finite)[0]
-    where = place.format(names[feature] if names else feature)
     raise ImageError(
-        f"{path}: expected finite values, found {block[frame, feature]} in frame {first_frame + frame}, {where}.",
+        f"{path}: expected finite values, found {block[frame, feature]} in frame {first_frame + frame}, "
+        f"{place(feature)}.",
         "Repair the file or leave the run out.",
     )
+
+
+def _voxel(indices: Sequence[int]) -> str:
+    return f"voxel ({', '.join(map(str, indices))})"

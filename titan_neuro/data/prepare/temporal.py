@@ -19,6 +19,23 @@ _SAMPLE = 1000
 """Features on which a spectrum is judged."""
 
 
+def check_cutoff(cutoff_hz: float, repetition_time: float) -> None:
+    """Check that a cut-off lies between 0 and the Nyquist frequency.
+
+    Raises
+    ------
+    ConfigError
+        It does not.
+    """
+    nyquist_hz = 0.5 / repetition_time
+    if not 0 < cutoff_hz < nyquist_hz:
+        raise ConfigError(
+            f"The high-pass filter's cut-off must be above 0 and below the Nyquist frequency: found {cutoff_hz} Hz "
+            f"at a repetition time of {repetition_time} s (Nyquist {nyquist_hz:g} Hz).",
+            "Give a lower cut-off; 0.008 Hz is usual.",
+        )
+
+
 class CausalHighPass:
     """Second-order Butterworth high-pass of a stream, run forward only.
 
@@ -43,13 +60,7 @@ class CausalHighPass:
     def __init__(self, n_features: int, cutoff_hz: float, repetition_time: float) -> None:
         from scipy.signal import butter
 
-        nyquist_hz = 0.5 / repetition_time
-        if not 0 < cutoff_hz < nyquist_hz:
-            raise ConfigError(
-                f"The high-pass filter's cut-off must be above 0 and below the Nyquist frequency: found {cutoff_hz} Hz "
-                f"at a repetition time of {repetition_time} s (Nyquist {nyquist_hz:g} Hz).",
-                "Give a lower cut-off; 0.008 Hz is usual.",
-            )
+        check_cutoff(cutoff_hz, repetition_time)
         self._sections = butter(2, cutoff_hz, btype="highpass", fs=1 / repetition_time, output="sos")
         self._state = np.zeros((len(self._sections), 2, n_features))
         self._origin: np.ndarray | None = None
