@@ -206,7 +206,7 @@ def _given_mask(path: Path, volumes: Volumes) -> np.ndarray:
             "Give a mask on the grid of the run (--derivatives).",
         )
     if not mask.any():
-        raise ImageError(f"{path}: the brain mask is empty.")
+        raise ImageError(f"{path}: the brain mask is empty.", "Make it anew, or remove it: then one is computed.")
     return mask
 
 

@@ -115,7 +115,10 @@ def _check_header(path: Path, image: Any) -> None:
             "A run is a series of volumes; leave single images out with --bids-filter-file.",
         )
     if image.shape[3] < 2:
-        raise ImageError(f"{path}: expected at least 2 volumes, found {image.shape[3]}.")
+        raise ImageError(
+            f"{path}: expected at least 2 volumes, found {image.shape[3]}.",
+            "Was the scan broken off? Leave it out with --bids-filter-file.",
+        )
     if image.get_data_dtype().kind not in "iuf":
         raise ImageError(f"{path}: expected real numbers, found values of type {image.get_data_dtype()}.")
     if not np.isfinite(image.affine).all() or not np.linalg.det(image.affine[:3, :3]):

@@ -36,7 +36,9 @@ def repetition_time(recording: Recording, header: float | None) -> float:
         )
     found = sidecar if sidecar is not None else header
     if found is None or not (math.isfinite(found) and found > 0):
-        raise MetadataError(f"{recording.path}: expected a repetition time above 0 s, found {found}.")
+        raise MetadataError(
+            f"{recording.path}: expected a repetition time above 0 s, found {found}.", "Correct the JSON sidecar."
+        )
     if sidecar is not None and header is not None and not abs(sidecar - header) <= 1e-3:
         raise MetadataError(
             f"{recording.path}: the sidecar says a repetition time of {sidecar} s, the header {header} s.",
