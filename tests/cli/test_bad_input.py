@@ -1,4 +1,4 @@
-"""What is wrong with a recording is said in words: which file, what was expected and found, what to do; nothing is left."""
+"""What is wrong with a recording is said in words: the file, what was expected and found, what to do; nothing is left."""
 
 from __future__ import annotations
 
@@ -85,7 +85,8 @@ class Dataset:
 GRID = np.diag([2.0, 2.0, 2.0, 1.0])
 CASES = {
     "truncated": (lambda d: d.truncate(), errors.ImageError, "_bold.nii.gz: can't be read at frames"),
-    "corrupt": (lambda d: d.corrupt(), errors.ImageError, "_bold.nii.gz: can't be read at frames"),
+    # So small a file is found corrupt when its header is read.
+    "corrupt": (lambda d: d.corrupt(), errors.ImageError, "_bold.nii.gz: not a readable NIfTI image"),
     "no image": (lambda d: d.bold.write_text("x"), errors.ImageError, "not a readable NIfTI image"),
     "3D": (lambda d: d.image(d.data[..., 0]), errors.ImageError, "expected a 4D image (x, y, z, time), found 3D"),
     "5D": (lambda d: d.image(d.data[..., None]), errors.ImageError, "found 5D of shape (6, 7, 8, 80, 1)"),
