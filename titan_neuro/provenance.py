@@ -21,7 +21,21 @@ from filelock import FileLock
 from titan_neuro.errors import OutputError
 from titan_neuro.files import write_json
 
-PACKAGES = ("titan-neuro", "torch", "monai", "lightning", "nibabel", "nilearn", "datalad", "pybids", "zarr", "numpy")
+PACKAGES = (
+    "titan-neuro",
+    "torch",
+    "monai",
+    "lightning",
+    "nibabel",
+    "nilearn",
+    "nitransforms",
+    "antspyx",
+    "scipy",
+    "datalad",
+    "pybids",
+    "zarr",
+    "numpy",
+)
 
 
 def digest(content: Any) -> str:

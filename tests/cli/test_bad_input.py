@@ -1,4 +1,4 @@
-"""What is wrong with a recording is said in words: the file, what was expected and found, what to do; nothing is left."""
+"""What is wrong with a recording is said in words: the file, what was expected and found, and what to do."""
 
 from __future__ import annotations
 

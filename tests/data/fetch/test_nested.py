@@ -15,11 +15,11 @@ from titan_neuro.errors import FetchError, NoMatchError, OutputError
 FIRST, SECOND = "sid000005", "sid000007"
 OF_A_SUBJECT = [
     "anat/{0}_acq-MPRAGE_from-T1w_to-MNI152NLin2009cAsym_mode-image_xfm.h5",
-    "anat/{0}_acq-MPRAGE_label-GM_probseg.nii.gz",
+    "anat/{0}_acq-MPRAGE_label-WM_probseg.nii.gz",
     "fmap/{0}_fmapid-auto00000_desc-preproc_fieldmap.nii.gz",
 ]
 OF_A_RUN = [
-    "func/{0}_task-movie_run-{1}_desc-hmc_boldref.nii.gz",
+    "func/{0}_task-movie_run-{1}_from-boldref_to-T1w_mode-image_desc-coreg_xfm.txt",
     "func/{0}_task-movie_run-{1}_from-orig_to-boldref_mode-image_desc-hmc_xfm.txt",
 ]
 NOT_NEEDED = [

@@ -77,10 +77,10 @@ def test_the_real_transforms(published, published_transforms, tmp_path, run):
     plan = fetch("ds003017", tmp_path / "clone", **options)
     assert plan.n_bytes == 27_644_347_435
     assert (plan.derivative.n_subjects, plan.derivative.n_runs) == (25, 125)
-    # 25 subjects of 31 files: five runs of five, a warp, a brain mask, three tissues, a field map.
-    assert (plan.derivative.n_files, plan.derivative.n_bytes) == (775, 2_657_257_563)
+    # 25 subjects of 20 files: five runs of three transforms, a warp, a brain mask, two tissues, a field map.
+    assert (plan.derivative.n_files, plan.derivative.n_bytes) == (500, 2_351_331_173)
     one = fetch("ds003017", tmp_path / "clone", subjects=["sid000005"], runs=["3"], **options)
-    assert (one.n_files, one.derivative.n_files, one.derivative.n_bytes) == (1, 11, 97_537_759)
+    assert (one.n_files, one.derivative.n_files, one.derivative.n_bytes) == (1, 8, 93_654_237)
     assert one.derivative.directory == tmp_path / "clone" / "derivatives" / "ds003017-fmriprep"
     names, recordings = wanted(published_transforms, subjects=["sid000005"], runs=["3"])
     anat, func = "sub-sid000005/anat/sub-sid000005_acq-MPRAGE", "sub-sid000005/func/sub-sid000005_task-movie_run-03"
@@ -91,14 +91,9 @@ def test_the_real_transforms(published, published_transforms, tmp_path, run):
         f"{anat}_desc-brain_mask.nii.gz",
         f"{anat}_from-T1w_to-MNI152NLin2009cAsym_mode-image_xfm.h5",
         f"{anat}_label-CSF_probseg.nii.gz",
-        f"{anat}_label-GM_probseg.nii.gz",
         f"{anat}_label-WM_probseg.nii.gz",
         f"{fmap}_desc-preproc_fieldmap.json",
         f"{fmap}_desc-preproc_fieldmap.nii.gz",
-        f"{func}_desc-coreg_boldref.json",
-        f"{func}_desc-coreg_boldref.nii.gz",
-        f"{func}_desc-hmc_boldref.json",
-        f"{func}_desc-hmc_boldref.nii.gz",
         f"{func}_from-boldref_to-T1w_mode-image_desc-coreg_xfm.json",
         f"{func}_from-boldref_to-T1w_mode-image_desc-coreg_xfm.txt",
         f"{func}_from-boldref_to-auto00000_mode-image_xfm.json",
@@ -172,13 +167,14 @@ def test_bold_in_another_space_is_taken_where_there_is_none_in_the_standard_one(
 def test_raw_images_are_the_recordings_of_a_dataset_that_holds_its_derivatives(tmp_path):
     raw, prepared = FUNC.format("01", "1") + "_bold.nii.gz", "derivatives/fmriprep/" + FUNC.format("01", "1")
     write(tmp_path, raw, f"{prepared}_space-MNI152NLin2009cAsym_desc-preproc_bold.nii.gz")
-    write(tmp_path, f"{prepared}_desc-hmc_boldref.nii.gz", f"{prepared}_desc-confounds_timeseries.tsv")
+    coregistration = f"{prepared}_from-boldref_to-T1w_mode-image_desc-coreg_xfm.txt"
+    write(tmp_path, coregistration, f"{prepared}_desc-confounds_timeseries.tsv")
     assert wanted(tmp_path) == ([f"{prepared}_desc-confounds_timeseries.tsv", raw], [raw])
     # Head-motion transforms make use of the rest of the way.
     transform = f"{prepared}_from-orig_to-boldref_mode-image_desc-hmc_xfm.txt"
     write(tmp_path, transform)
     names, recordings = wanted(tmp_path)
-    assert names[1:] == [f"{prepared}_desc-hmc_boldref.nii.gz", transform, raw]
+    assert names[1:] == [coregistration, transform, raw]
     assert recordings == [raw]
 
 

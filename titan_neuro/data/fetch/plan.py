@@ -8,16 +8,16 @@ from pathlib import Path
 
 from titan_neuro.data.bids import matches, strip_prefix
 from titan_neuro.data.fetch.tree import TreeFile
+from titan_neuro.data.preprocessed import STANDARD_SPACES
 from titan_neuro.errors import NoMatchError
 
 # The standard space that BOLD is taken in, where a dataset offers several.
-STANDARD_SPACE = "MNI152NLin2009cAsym"
 _FILTERS = {"sub": "participant", "task": "task", "run": "run"}
 _IMAGE = {".nii", ".nii.gz"}
 # Nothing that is read as a recording lies there, in any BIDS dataset.
 _PASSED_OVER = {"sourcedata", "code"}
 _WORDS = {"bold": "BOLD image", "timeseries": "time series", "xfm": "head-motion transform"}
-_TISSUES = {"CSF", "GM", "WM"}
+_TISSUES = {"CSF", "WM"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ def find_wanted(
     """List the recordings of a dataset, with the masks, transforms, tables and sidecars that belong to them.
 
     The recordings are the first of these that the dataset has: raw BOLD images (outside ``derivatives/``); preprocessed
-    ones in the space `STANDARD_SPACE`; any other BOLD images; parcel time series; the head-motion transforms of an
+    ones in the space ``MNI152NLin2009cAsym``; any other BOLD images; parcel time series; the head-motion transforms of an
     fMRIPrep that resampled nothing, which come with what takes raw BOLD to the standard space: per run the transforms
     and references, per subject the warp, brain mask, tissue maps and the field map.
 
@@ -164,7 +164,7 @@ def _is_head_motion(file: WantedFile) -> bool:
 
 
 def _is_in_standard_space(file: WantedFile) -> bool:
-    return file.entities.get("space") == STANDARD_SPACE
+    return file.entities.get("space") == STANDARD_SPACES[0]
 
 
 def _is_description(file: WantedFile) -> bool:
@@ -189,12 +189,10 @@ def _is_transform(file: WantedFile) -> bool:
     """Whether a file is a part of the way from raw BOLD to the standard space, in fMRIPrep's names."""
     entities = file.entities
     if "func" in file.name.parts:
-        if file.suffix == "xfm":
-            return _is_head_motion(file) or entities.get("from") in {"orig", "boldref"}
-        return file.suffix == "boldref" and entities.get("desc") in {"hmc", "coreg"} and "space" not in entities
+        return file.suffix == "xfm" and entities.get("from") in {"orig", "boldref"}
     if "anat" in file.name.parts:
         if file.suffix == "xfm":
-            return (entities.get("from"), entities.get("to")) == ("T1w", STANDARD_SPACE)
+            return (entities.get("from"), entities.get("to")) == ("T1w", STANDARD_SPACES[0])
         is_tissue = file.suffix == "probseg" and entities.get("label") in _TISSUES
         return "space" not in entities and (is_tissue or _is_brain_mask(file))
     if "fmap" in file.name.parts:

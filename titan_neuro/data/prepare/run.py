@@ -25,6 +25,7 @@ from titan_neuro.data.prepare.opening import OpenRun, open_run, output_space
 from titan_neuro.data.prepare.timing import read_events, scored_frames
 from titan_neuro.data.store import RunHeader, RunStore, store_name, write_run
 from titan_neuro.errors import InputNotFoundError, MetadataError, NotFetchedError, TitanNeuroError
+from titan_neuro.provenance import versions
 from titan_neuro.files import remove_leftovers, write_json, writing_to
 
 logger = logging.getLogger(__name__)
@@ -238,11 +239,16 @@ def _header(recording: Recording, opened: OpenRun, config: PrepareConfig, record
             "spatial": opened.spatial,
             "mask": opened.mask,
             "normaliser": {"method": scaling, "warmup_s": config.warmup_s},
-            "confounds": {"preset": config.confounds, "columns": list(opened.confounds.names)},
+            "confounds": {
+                "preset": config.confounds,
+                "columns": list(opened.confounds.names),
+                "table": "computed" if opened.computed else "given" if recording.confounds else None,
+            },
             "high_pass_hz": config.high_pass_hz,
             "slice_timing": config.slice_timing,
             "whole_run": _whole_run(opened.confounds, config),
             "scored": rule,
+            "versions": versions(),
         },
     )
 
