@@ -12,7 +12,7 @@ from titan_neuro.data.prepare.scratch import Scratch
 from titan_neuro.data.prepare.sources import MaskedVolumes, Parcels, Stored, Table, Volumes
 from titan_neuro.data.prepare.temporal import CausalHighPass, CausalRegression
 from titan_neuro.data.space import Space
-from titan_neuro.errors import ConfigError, ImageError, MetadataError
+from titan_neuro.errors import ConfigError, ImageError
 
 N_FRAMES, N_FEATURES, TR = 300, 37, 1.5
 CONSTANT = [4, 36]
@@ -154,10 +154,23 @@ class TestWholeRun:
         with pytest.raises(ConfigError, match="below the Nyquist frequency"):
             whole_run(source, cleaning, tmp_path)
 
-    def test_more_confounds_than_frames(self, run, tmp_path):
-        cleaning = Cleaning(confounds=confounds(29), high_pass_hz=None, repetition_time=TR)
-        with pytest.raises(MetadataError, match="A fit of 29 confounds needs more frames than the 30"):
-            list(whole_run_blocks(iter([run[:30]]), N_FEATURES, cleaning, tmp_path / "x"))
+    @pytest.mark.parametrize(
+        ("cleaning", "needed"),
+        [
+            (Cleaning(confounds=confounds(28), high_pass_hz=None, repetition_time=TR), 30),
+            (Cleaning(confounds=confounds(4), high_pass_hz=0.01, repetition_time=TR), 19),
+            (Cleaning(confounds=confounds(0), high_pass_hz=None, repetition_time=TR), 2),
+        ],
+    )
+    def test_runs_that_are_too_short(self, run, tmp_path, cleaning, needed):
+        def cleaned(n_frames):
+            model = ConfoundModel(**{**vars(cleaning.confounds), "values": cleaning.confounds.values[:n_frames]})
+            short = Cleaning(confounds=model, high_pass_hz=cleaning.high_pass_hz, repetition_time=TR)
+            return np.concatenate(list(whole_run_blocks(iter([run[:n_frames]]), N_FEATURES, short, tmp_path / "x")))
+
+        assert np.isfinite(cleaned(needed)).all()
+        with pytest.raises(ImageError, match=f"need at least {needed} frames, found {needed - 1}"):
+            cleaned(needed - 1)
         assert not (tmp_path / "x").exists()
 
 
