@@ -13,7 +13,7 @@ from titan_neuro.data.prepare.normalize import CausalZScore
 from titan_neuro.data.prepare.scratch import Scratch
 from titan_neuro.data.prepare.sources import Source
 from titan_neuro.data.prepare.temporal import CausalHighPass, CausalRegression, check_cutoff, is_band_passed
-from titan_neuro.errors import ImageError, MetadataError
+from titan_neuro.errors import ImageError
 
 # A frame is read as it is stored and in double precision; what is kept of it is held a few times over.
 _READ_BYTES_A_VALUE = 8 * 2
@@ -21,6 +21,8 @@ _BYTES_A_VALUE = 8 * 6
 _DEFAULT_MEMORY_BYTES = 128 * 2**20
 # Enough of a run to see what was filtered out of it.
 _INSPECTED_FRAMES, _INSPECTED_FEATURES = 256, 1000
+# nilearn's filter continues a run by 18 frames at both ends, which it must have.
+_FILTERED_FRAMES = 19
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,10 +169,9 @@ def whole_run_blocks(
     ------
     ConfigError
         The high-pass filter's cut-off is not below the Nyquist frequency.
-    MetadataError
-        No fewer confounds than frames: they would explain anything.
+    ImageError
+        The run is too short for that filter, or has no more frames than confounds, which would explain anything.
     """
-    n_confounds = cleaning.confounds.values.shape[1]
     if cleaning.high_pass_hz is not None:
         check_cutoff(cleaning.high_pass_hz, cleaning.repetition_time)
     with Scratch(scratch_file) as scratch:
@@ -178,11 +179,7 @@ def whole_run_blocks(
         for block in blocks:
             scratch.append(block)
             length = max(length, len(block))
-        if n_confounds >= scratch.n_frames - 1:
-            raise MetadataError(
-                f"A fit of {n_confounds} confounds needs more frames than the {scratch.n_frames} of this run.",
-                "Choose a preset with fewer, or leave the run out.",
-            )
+        _check_length(scratch.n_frames, cleaning)
         # As much at a time as the blocks held.
         width = max(1, length * n_features // scratch.n_frames)
         for first in range(0, n_features, width):
@@ -190,6 +187,16 @@ def whole_run_blocks(
             scratch.replace_columns(first, _clean_whole(columns, cleaning))
         for start in range(0, scratch.n_frames, length):
             yield scratch.frames(start, min(start + length, scratch.n_frames))
+
+
+def _check_length(n_frames: int, cleaning: Cleaning) -> None:
+    needed = max(cleaning.confounds.values.shape[1] + 2, _FILTERED_FRAMES if cleaning.high_pass_hz is not None else 2)
+    if n_frames < needed:
+        raise ImageError(
+            f"Over the whole run, this high-pass and {cleaning.confounds.values.shape[1]} confounds need at least "
+            f"{needed} frames, found {n_frames}.",
+            "Leave the run out, or choose fewer confounds.",
+        )
 
 
 def _clean_whole(series: np.ndarray, cleaning: Cleaning) -> np.ndarray:

@@ -75,7 +75,7 @@ def _slice_times(
 ) -> tuple[int, np.ndarray]:
     """Axis of the slices, and when each was acquired, in the order in which they are stored."""
     direction = sidecar.get("SliceEncodingDirection", "k")
-    if direction not in {f"{axis}{sign}" for axis in "ijk" for sign in ("", "-")}:
+    if direction not in [f"{axis}{sign}" for axis in "ijk" for sign in ("", "-")]:
         raise MetadataError(
             f"{path}: expected a SliceEncodingDirection of i, j or k, with or without -, found {direction!r}.",
             "Mend the sidecar.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import re
 import weakref
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -175,10 +176,17 @@ class Table:
         try:
             table = pd.read_csv(recording.path, sep="\t", na_values="n/a")
             self._values = table.to_numpy(dtype=np.float64)
-        except (ValueError, pd.errors.ParserError) as error:
+        except (OSError, ValueError) as error:
             raise ImageError(
-                f"{recording.path}: expected a table of numbers, a column for each parcel under its name: {error}."
+                f"{recording.path}: expected a table of numbers, a column for each parcel under its name: {error}.",
+                "Mend the table.",
             ) from error
+        if any(re.fullmatch(r"-?\d+\.\d*(e-?\d+)?", name) for name in table.columns):
+            raise ImageError(
+                f"{recording.path}: expected the names of parcels in its first line, found numbers: "
+                f"{', '.join(table.columns[:2])}, ...",
+                "Write a header.",
+            )
         if len(self._values) < 2:
             raise ImageError(f"{recording.path}: expected at least 2 frames (rows), found {len(self._values)}.")
         atlas = recording.entities.get("segmentation", recording.entities.get("atlas", "unknown"))

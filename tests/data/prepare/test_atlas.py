@@ -1,0 +1,232 @@
+import nibabel as nib
+import numpy as np
+import pytest
+from nilearn.image import resample_to_img
+from nilearn.maskers import NiftiLabelsMasker
+
+from titan_neuro.data.prepare.atlas import atlas_name, read_atlas
+from titan_neuro.data.prepare.sources import MaskedVolumes, Parcels, Volumes
+from titan_neuro.data.preprocessed import QUICK_LOOK_SPACE
+from titan_neuro.data.space import Space
+from titan_neuro.errors import ImageError, InputNotFoundError, MetadataError
+
+SHAPE, N_FRAMES = (12, 14, 10), 20
+AFFINE = np.array([[-3.0, 0, 0, 17], [0, 3.0, 0, -20], [0, 0, 3.0, -14], [0, 0, 0, 1]])
+MNI = "MNI152NLin2009cAsym"
+DSEG = f"space-{MNI}_atlas-Parts_dseg"
+
+
+def blocks(shape=SHAPE, size=4):
+    """Labels of cubes, some of them far from 1; 0 on one face."""
+    number = sum(np.indices(shape)[axis] // size * factor for axis, factor in enumerate((100, 10, 1))) + 7
+    number[0] = 0
+    return number
+
+
+def write(path, labels, affine=AFFINE, dtype=np.int16):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(np.asarray(labels).astype(dtype), affine), path)
+    return path
+
+
+@pytest.fixture
+def space():
+    mask = np.random.default_rng(0).random(SHAPE) > 0.3
+    return Space(kind="volume", name=MNI, mask=mask, affine=AFFINE)
+
+
+@pytest.fixture
+def volumes(tmp_path):
+    path = tmp_path / "sub-1_bold.nii.gz"
+    data = np.random.default_rng(1).normal(1000, 20, (*SHAPE, N_FRAMES))
+    nib.save(nib.Nifti1Image(data.astype(np.float32), AFFINE), path)
+    return Volumes(path)
+
+
+def nilearn_means(volumes, space, atlas):
+    mask = nib.Nifti1Image(space.mask.astype(np.uint8), space.affine)
+    masker = NiftiLabelsMasker(atlas, mask_img=mask, standardize=None, resampling_target=None, keep_masked_labels=False)
+    return masker.fit_transform(volumes.path)
+
+
+def our_means(volumes, space, path):
+    atlas = read_atlas(path, space)
+    return Parcels(MaskedVolumes(volumes, space), atlas.labels, atlas.names, atlas.name).block(0, N_FRAMES)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32, np.float64])
+def test_means_are_nilearns(tmp_path, volumes, space, dtype):
+    path = write(tmp_path / f"{DSEG}.nii.gz", np.minimum(blocks(), 200), dtype=dtype)
+    found = our_means(volumes, space, path)
+    assert found.shape == (N_FRAMES, 25)
+    np.testing.assert_allclose(found, nilearn_means(volumes, space, nib.load(path)), rtol=1e-5)
+
+
+def test_on_another_grid_each_voxel_takes_the_nearest_label(tmp_path, volumes, space):
+    finer = np.diag([2.2, 2.2, 2.2, 1.0])
+    finer[:3, 3] = [-20.3, -21.1, -15.2]
+    path = write(tmp_path / f"{DSEG}.nii.gz", blocks((18, 20, 14), 6), finer)
+    grid = nib.Nifti1Image(space.mask.astype(np.uint8), AFFINE)
+    options = {"interpolation": "nearest", "force_resample": True, "copy_header": True}
+    expected = resample_to_img(path, grid, **options)
+    assert np.array_equal(read_atlas(path, space).labels, np.asarray(expected.dataobj)[space.mask])
+    np.testing.assert_allclose(our_means(volumes, space, path), nilearn_means(volumes, space, expected), rtol=1e-5)
+
+
+def test_voxels_outside_the_atlas_belong_to_none(tmp_path, space):
+    small = write(tmp_path / "x.nii", np.full((4, 4, 4), 5), AFFINE)
+    labels = read_atlas(small, space).labels
+    corner = np.zeros(SHAPE, dtype=bool)
+    corner[:4, :4, :4] = True
+    assert np.array_equal(labels == 5, corner[space.mask])
+    assert set(labels) == {0, 5}
+
+
+LABELS = np.unique(blocks()[blocks() > 0])
+
+
+def names_table(path, names=None, header="index\tname\tcolour"):
+    rows = names or {label: f"part {label}" for label in LABELS}
+    path.write_text("\n".join([header, *(f"{label}\t{name}\t#fff" for label, name in rows.items())]) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("image", "table"),
+    [
+        (f"{DSEG}.nii.gz", f"{DSEG}.tsv"),
+        (f"{DSEG}.nii", f"{DSEG}.tsv"),
+        # TemplateFlow's tables are for all resolutions.
+        (f"tpl-{MNI}_res-01_atlas-Parts_desc-36_dseg.nii.gz", f"tpl-{MNI}_atlas-Parts_desc-36_dseg.tsv"),
+        ("Gehirn größe v1.2.nii.gz", "Gehirn größe v1.2.tsv"),
+    ],
+)
+def test_names_come_from_the_table(tmp_path, space, image, table):
+    path = write(tmp_path / "Mein Atlas, häufig" / image, blocks())
+    # Of other atlases in the same folder.
+    for other in (f"tpl-{MNI}_atlas-Parts_desc-99_dseg.tsv", f"tpl-{MNI}_dseg.tsv", "Gehirn.tsv"):
+        names_table(path.with_name(other), {1: "wrong"})
+    names_table(path.with_name(table), {0: "Hintergrund", 5000: "not in the image"} | {n: f"Größe {n}" for n in LABELS})
+    assert read_atlas(path, space).names == {label: f"Größe {label}" for label in LABELS}
+
+
+def test_names_that_look_like_something_else_stay_words(tmp_path, space):
+    path = write(tmp_path / "x.nii", np.where(blocks() > 100, 2, 1))
+    names_table(tmp_path / "x.tsv", {1: "NA", 2: "007"})
+    assert read_atlas(path, space).names == {1: "NA", 2: "007"}
+
+
+def test_without_a_table_labels_are_named_by_their_numbers(tmp_path, space):
+    atlas = read_atlas(write(tmp_path / f"{DSEG}.nii.gz", blocks()), space)
+    assert atlas.names == {label: str(label) for label in LABELS}
+    assert atlas.name == "Parts"
+
+
+@pytest.mark.parametrize(
+    ("rows", "header", "message"),
+    [
+        ({label: f"part {label}" for label in LABELS[:-1]}, "index\tname\tcolour", f"found none for {LABELS[-1]}"),
+        ({label: "" if label == 118 else f"{label}" for label in LABELS}, "index\tname\tcolour", "found none for 118"),
+        (dict.fromkeys(LABELS, "part"), "index\tname\tcolour", "every name once, found some twice"),
+        ({label: f"part {label}" for label in LABELS}, "label\tname\tcolour", "expected the columns index"),
+        ({label: f"part {label}" for label in LABELS}, "index\tregion\tcolour", "expected the columns index"),
+        ({label + 0.5: f"part {label}" for label in LABELS}, "index\tname\tcolour", "expected the columns index"),
+        ({"": "x"}, "index\tname\tcolour", "expected the columns index"),
+    ],
+)
+def test_tables_of_names_that_are_of_no_use(tmp_path, space, rows, header, message):
+    path = write(tmp_path / f"{DSEG}.nii.gz", blocks())
+    names_table(tmp_path / f"{DSEG}.tsv", rows, header)
+    with pytest.raises(MetadataError, match=message) as caught:
+        read_atlas(path, space)
+    assert f"{DSEG}.tsv" in caught.value.message
+
+
+def test_an_index_that_is_there_twice(tmp_path, space):
+    path = write(tmp_path / "x.nii", np.ones(SHAPE))
+    (tmp_path / "x.tsv").write_text("index\tname\n1\tone\n1\tuno\n")
+    with pytest.raises(MetadataError, match="found some twice"):
+        read_atlas(path, space)
+
+
+@pytest.mark.parametrize(
+    ("labels", "dtype", "message"),
+    [
+        (np.ones((*SHAPE, 2)), np.int16, "expected a 3D image of labels, found 4D"),
+        (np.full(SHAPE, 1.5), np.float32, "whole numbers from 0 on"),
+        (np.full(SHAPE, np.nan), np.float32, "whole numbers from 0 on"),
+        (np.full(SHAPE, -1), np.int16, "whole numbers from 0 on"),
+        (np.zeros(SHAPE), np.int16, "expected labels, found 0 everywhere"),
+    ],
+)
+def test_images_that_are_no_labels(tmp_path, space, labels, dtype, message):
+    with pytest.raises(ImageError, match=message):
+        read_atlas(write(tmp_path / "x.nii.gz", labels, dtype=dtype), space)
+
+
+def test_files_that_are_none(tmp_path, space):
+    with pytest.raises(InputNotFoundError, match="no such file"):
+        read_atlas(tmp_path / "x.nii.gz", space)
+    path = write(tmp_path / "x.nii.gz", np.random.default_rng(0).integers(0, 99, SHAPE))
+    path.write_bytes(path.read_bytes()[:-400])
+    with pytest.raises(ImageError, match="not a readable atlas"):
+        read_atlas(path, space)
+
+
+@pytest.mark.parametrize(
+    ("run", "atlas", "shape", "fits"),
+    [
+        (MNI, f"tpl-{MNI}_dseg", SHAPE, True),
+        (MNI, "mine", SHAPE, True),
+        (MNI, "mine", (13, 14, 10), True),
+        # The same grid does not make it the same space.
+        (MNI, "space-MNI152NLin6Asym_dseg", SHAPE, False),
+        (MNI, "tpl-MNI152NLin6Asym_atlas-X_dseg", SHAPE, False),
+        (MNI, "sub-1_space-T1w_dseg", SHAPE, False),
+        ("native", "sub-1_space-boldref_dseg", SHAPE, True),
+        ("native", "mine", SHAPE, True),
+        ("native", "mine", (13, 14, 10), False),
+        ("native", f"tpl-{MNI}_dseg", (13, 14, 10), False),
+        (QUICK_LOOK_SPACE, f"tpl-{MNI}_dseg", (13, 14, 10), True),
+        (QUICK_LOOK_SPACE, "mine", SHAPE, True),
+        (QUICK_LOOK_SPACE, "sub-1_space-T1w_dseg", SHAPE, False),
+    ],
+)
+def test_the_atlas_lies_in_the_space_of_the_run(tmp_path, run, atlas, shape, fits):
+    space = Space(kind="volume", name=run, mask=np.ones(SHAPE, dtype=bool), affine=AFFINE)
+    path = write(tmp_path / f"{atlas}.nii.gz", np.ones(shape))
+    if fits:
+        assert (read_atlas(path, space).labels == 1).all()
+    else:
+        with pytest.raises(ImageError, match=f"expected an atlas in the space of the run, {run}, found one"):
+            read_atlas(path, space)
+
+
+def test_runs_of_parcels_have_no_grid(tmp_path):
+    with pytest.raises(ImageError, match="no grid that an atlas could be laid on"):
+        read_atlas(write(tmp_path / "x.nii", np.ones(SHAPE)), Space(kind="parcels", name="X", parcels=("a", "b")))
+
+
+def test_parcels_without_a_voxel_are_named(tmp_path, space):
+    space.mask[blocks() == 7] = False
+    space.mask[blocks() == 118] = False
+    path = write(tmp_path / f"{DSEG}.nii.gz", blocks())
+    names_table(tmp_path / f"{DSEG}.tsv")
+    with pytest.raises(ImageError, match=r"2 of its 36 parcels have no voxel in the run's mask: part 7, part 118\."):
+        read_atlas(path, space)
+    space.mask[:, :, 4:] = False
+    with pytest.raises(ImageError, match=r"25 of its 36 parcels .*: part 7, part 8, part 9, part 18, part 19, \.\.\."):
+        read_atlas(path, space)
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("tpl-X_atlas-Schaefer2018_desc-400Parcels7Networks_dseg.nii.gz", "Schaefer2018400Parcels7Networks"),
+        ("atlas-Tian_scale-2_dseg.nii.gz", "Tian2"),
+        ("tpl-X_seg-aparc_dseg.nii.gz", "aparc"),
+        ("My atlas, v1.2 (größe).nii.gz", "Myatlasv12gre"),
+        ("大脳.nii.gz", "atlas"),
+    ],
+)
+def test_an_atlas_has_a_name_that_fits_into_a_bids_name(tmp_path, file, name):
+    assert atlas_name(tmp_path / file) == name
