@@ -25,8 +25,8 @@ from titan_neuro.data.prepare.opening import OpenRun, open_run, output_space
 from titan_neuro.data.prepare.timing import read_events, scored_frames
 from titan_neuro.data.store import RunHeader, RunStore, store_name, write_run
 from titan_neuro.errors import InputNotFoundError, MetadataError, NotFetchedError, TitanNeuroError
-from titan_neuro.provenance import versions
 from titan_neuro.files import remove_leftovers, write_json, writing_to
+from titan_neuro.provenance import versions
 
 logger = logging.getLogger(__name__)
 _CONFIG = TypeAdapter(PrepareConfig)
