@@ -140,8 +140,10 @@ def test_a_truncated_file(tmp_path, data, name, share):
 
 @pytest.mark.parametrize("at", [0.4, 0.8])
 @pytest.mark.parametrize("level", [0, 6])
-def test_a_damaged_file_is_known_by_its_checksum(path, data, at, level):
+def test_a_damaged_file_is_known_by_its_checksum(path, data, at, level, monkeypatch):
     """Stored without compression, nothing but the checksum at the very end tells."""
+    # With indexed_gzip, which the package does not need, nibabel looks at all of a small file while it opens it.
+    monkeypatch.setattr(nib._compression, "HAVE_INDEXED_GZIP", False)
     raw = gzip.decompress(write(path, data).read_bytes())
     sound = gzip.compress(raw, level)
     path.write_bytes(sound)
