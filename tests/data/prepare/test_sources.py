@@ -1,4 +1,5 @@
 import gzip
+import zlib
 
 import nibabel as nib
 import numpy as np
@@ -153,6 +154,17 @@ def test_a_damaged_file_is_known_by_its_checksum(path, data, at, level, monkeypa
     path.write_bytes(damaged)
     with pytest.raises(ImageError, match=r"can't be read at frames|not a readable"):
         read_all(path)
+
+
+def test_a_damaged_file_that_can_not_be_unpacked(path, data, monkeypatch):
+    monkeypatch.setattr(nib._compression, "HAVE_INDEXED_GZIP", False)
+    damaged = bytearray(write(path, data).read_bytes())
+    middle = len(damaged) // 2
+    damaged[middle : middle + 300] = b"\xff" * 300
+    path.write_bytes(damaged)
+    with pytest.raises(ImageError, match="can't be read at frames") as caught:
+        read_all(path)
+    assert isinstance(caught.value.__cause__, zlib.error)
 
 
 def test_damaged_headers_are_refused_or_read(path, data):
