@@ -103,7 +103,8 @@ def names_table(path, names=None, header="index\tname\tcolour"):
 def test_names_come_from_the_table(tmp_path, space, image, table):
     path = write(tmp_path / "Mein Atlas, häufig" / image, blocks())
     # Of other atlases in the same folder.
-    for other in (f"tpl-{MNI}_atlas-Parts_desc-99_dseg.tsv", f"tpl-{MNI}_dseg.tsv", "Gehirn.tsv"):
+    others = [f"tpl-{MNI}_{middle}_dseg.tsv" for middle in ("atlas-Parts_desc-1", "res-02_atlas-Parts_desc-36", "a-1")]
+    for other in (*others, f"tpl-{MNI}_dseg.tsv", f"tpl-{MNI}_atlas-Parts_desc-36_args.tsv", "Gehirn.tsv"):
         names_table(path.with_name(other), {1: "wrong"})
     names_table(path.with_name(table), {0: "Hintergrund", 5000: "not in the image"} | {n: f"Größe {n}" for n in LABELS})
     assert read_atlas(path, space).names == {label: f"Größe {label}" for label in LABELS}

@@ -1,4 +1,5 @@
 import sys
+from dataclasses import replace
 
 import ants
 import numpy as np
@@ -7,6 +8,7 @@ from nilearn.datasets import load_mni152_template
 from phantom import move, rigid, save
 from scipy import ndimage
 
+from titan_neuro.data.prepare import quick_look
 from titan_neuro.data.prepare.grid import grid_points
 from titan_neuro.data.prepare.quick_look import from_recording
 from titan_neuro.data.prepare.sources import Volumes
@@ -124,6 +126,12 @@ def test_a_volume_that_shows_nothing(recorded, tmp_path):
     data[..., 1] = 7
     with pytest.raises(ImageError, match="frame 1 is the same everywhere"):
         register(data, tmp_path)
+
+
+def test_a_registration_that_fails(recorded, tmp_path, monkeypatch):
+    monkeypatch.setattr(quick_look, "AFFINE", replace(quick_look.AFFINE, transform="Affine[]["))
+    with pytest.raises(ImageError, match=r"_bold.nii.gz: ANTs could not register it"):
+        register(recorded, tmp_path)
 
 
 def test_no_brain(tmp_path):

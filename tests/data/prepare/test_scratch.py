@@ -31,10 +31,9 @@ def test_columns_are_replaced_and_the_rest_stays(tmp_path, run):
         scratch.replace_columns(3, -run[:, 3:7].astype(np.float64))
         expected = run.copy()
         expected[:, 3:7] *= -1
-        assert np.array_equal(scratch.frames(0, 23), expected)
         # What is appended afterwards goes to the end, wherever was written last.
         scratch.append(run[:2])
-        assert np.array_equal(scratch.frames(22, 25), np.concatenate([expected[22:], run[:2]]))
+        assert np.array_equal(scratch.frames(0, 25), np.concatenate([expected, run[:2]]))
 
 
 def test_other_orders_and_types_in_memory_come_back(tmp_path):

@@ -9,7 +9,6 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,7 +171,7 @@ def _ants_process(path: Path) -> Iterator[ProcessPoolExecutor]:
     try:
         with ProcessPoolExecutor(max_workers=1, mp_context=spawn, initializer=_one_thread) as pool:
             yield pool
-    except (RuntimeError, BrokenProcessPool) as error:
+    except RuntimeError as error:
         raise ImageError(
             f"{path}: ANTs could not register it: {error}.", "Use transforms of fMRIPrep instead (--derivatives)."
         ) from error
