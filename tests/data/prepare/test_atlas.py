@@ -169,7 +169,7 @@ def test_files_that_are_none(tmp_path, space):
         read_atlas(tmp_path / "x.nii.gz", space)
     path = write(tmp_path / "x.nii.gz", np.random.default_rng(0).integers(0, 99, SHAPE))
     path.write_bytes(path.read_bytes()[:-400])
-    with pytest.raises(ImageError, match="not a readable atlas"):
+    with pytest.raises(ImageError, match="not a readable image of labels"):
         read_atlas(path, space)
 
 

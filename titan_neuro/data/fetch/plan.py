@@ -63,9 +63,9 @@ def find_wanted(
     """List the recordings of a dataset, with the masks, transforms, tables and sidecars that belong to them.
 
     The recordings are the first of these that the dataset has: raw BOLD images (outside ``derivatives/``); preprocessed
-    ones in the space ``MNI152NLin2009cAsym``; any other BOLD images; parcel time series; the head-motion transforms of an
-    fMRIPrep that resampled nothing, which come with what takes raw BOLD to the standard space: per run the transforms
-    and references, per subject the warp, brain mask, tissue maps and the field map.
+    ones in the space ``MNI152NLin2009cAsym``; any other BOLD images; parcel time series; the head-motion transforms of
+    an fMRIPrep that resampled nothing, which come with what takes raw BOLD to the standard space: per run the
+    transforms, per subject the warp, brain mask, tissue maps and the field map.
 
     Parameters
     ----------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from titan_neuro.data.prepare.grid import grid_points
+from titan_neuro.data.prepare.images import read_volume
 from titan_neuro.data.prepare.spatial import apply_affine
 from titan_neuro.data.preprocessed import QUICK_LOOK_SPACE, parse_name
 from titan_neuro.data.space import Space
@@ -98,26 +98,15 @@ def _stem(path: Path) -> str:
 
 
 def _read_labels(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    import nibabel as nib
-
     if not path.exists():
         raise InputNotFoundError(f"{path}: no such file (named with --atlas).", "Check the path.")
-    try:
-        image = nib.load(path)
-        data = np.asarray(image.dataobj)
-    except (nib.filebasedimages.ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
-        raise ImageError(f"{path}: not a readable atlas: {error}.", "Fetch the file again.") from error
-    if data.ndim != 3:
-        raise ImageError(
-            f"{path}: expected a 3D image of labels, found {data.ndim}D of shape {data.shape}.",
-            "Atlases of probabilities are not supported: take the one of the most probable labels.",
-        )
+    data, affine = read_volume(path, "image of labels")
     whole = np.rint(data)
     if not np.isfinite(data).all() or (whole != data).any() or (whole < 0).any():
         raise ImageError(f"{path}: expected labels, whole numbers from 0 on, found other values.")
     if not whole.any():
         raise ImageError(f"{path}: expected labels, found 0 everywhere.")
-    return whole.astype(np.int64), np.asarray(image.affine, dtype=np.float64)
+    return whole.astype(np.int64), affine
 
 
 def _check_space(path: Path, space: Space, shape: tuple[int, ...], affine: np.ndarray) -> None:
@@ -139,7 +128,7 @@ def _check_space(path: Path, space: Space, shape: tuple[int, ...], affine: np.nd
 
 
 def _names(path: Path, labels: np.ndarray) -> dict[int, str]:
-    table = _table_of(path)
+    table = names_table(path)
     if table is None:
         return {int(label): str(int(label)) for label in labels}
     try:
@@ -160,7 +149,8 @@ def _names(path: Path, labels: np.ndarray) -> dict[int, str]:
     return names
 
 
-def _table_of(path: Path) -> Path | None:
+def names_table(path: Path) -> Path | None:
+    """Table that names an atlas's parcels: of its own name, else the most special one beside it that applies."""
     image = parse_name(path)
     same = path.with_name(f"{_stem(path)}.tsv")
     if same.is_file():

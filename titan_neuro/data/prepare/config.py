@@ -21,7 +21,9 @@ class PrepareConfig:
         A frame is scored when it lies inside an event of one of these ``trial_type``s. A run whose events table has
         none of them (or that has no table) is scored from the end of the warm-up on.
     mask_frames : int
-        Where the dataset brings no brain mask, one is computed from the mean of this many first frames.
+        Where the dataset brings no brain mask, one is computed from the mean of this many first frames; a quick look
+        takes it for its reference. At most the frames of the warm-up, and at least one: they touch each other, and are
+        never scored.
     resolution_mm : float or None
         Edge of a voxel of the output grid in the standard space. None: the image's own grid where it lies in a standard
         space already, else 2 mm.

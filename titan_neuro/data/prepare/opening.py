@@ -24,6 +24,7 @@ from titan_neuro.data.prepare.confounds import (
 )
 from titan_neuro.data.prepare.geometry import Geometry, from_standard, from_transforms
 from titan_neuro.data.prepare.grid import DEFAULT_RESOLUTION_MM
+from titan_neuro.data.prepare.images import read_volume
 from titan_neuro.data.prepare.motion import centre_of_mass, motion_parameters
 from titan_neuro.data.prepare.scratch import Scratch
 from titan_neuro.data.prepare.slice_timing import shift_slices
@@ -118,11 +119,13 @@ def open_run(recording: Recording, config: PrepareConfig, scratch_dir: Path, sta
     tr = repetition_time(recording, volumes.header_repetition_time)
     if config.slice_timing:
         volumes = shift_slices(volumes, recording, tr, stack.enter_context(Scratch(scratch_dir / "slices")))
-    geometry, route = _geometry(recording, volumes, config)
+    # What makes a mask or a reference is fed to a model and never scored.
+    first_frames = max(1, min(config.mask_frames, int(config.warmup_s / tr)))
+    geometry, route = _geometry(recording, volumes, config, first_frames)
     mask = "the template's brain, the subject's and the field of view" if geometry else None
     source: Source
     if geometry is None:
-        space, mask = _own_space(recording, volumes, config)
+        space, mask = _own_space(recording, volumes, first_frames)
         source = MaskedVolumes(volumes, space)
         if config.resolution_mm is not None:
             geometry = from_standard(space, volumes, config.resolution_mm)
@@ -165,46 +168,48 @@ def _open_table(recording: Recording, config: PrepareConfig) -> OpenRun:
     )
 
 
-def _geometry(recording: Recording, volumes: Volumes, config: PrepareConfig) -> tuple[Geometry | None, str]:
+def _geometry(
+    recording: Recording, volumes: Volumes, config: PrepareConfig, first_frames: int
+) -> tuple[Geometry | None, str]:
     if recording.route == "transforms":
         return from_transforms(recording, volumes, config.resolution_mm), "transforms"
     if recording.route == "native" and config.quick_look:
         logger.warning(
             "%s: QUICK LOOK: motion and position are estimated roughly, distortion is not corrected.", recording.key
         )
-        return quick_look.from_recording(volumes, config.resolution_mm, config.mask_frames), "quick look"
+        return quick_look.from_recording(volumes, config.resolution_mm, first_frames), "quick look"
     return None, recording.route
 
 
-def _own_space(recording: Recording, volumes: Volumes, config: PrepareConfig) -> tuple[Space, str]:
+def _own_space(recording: Recording, volumes: Volumes, first_frames: int) -> tuple[Space, str]:
     import nibabel as nib
     from nilearn.masking import compute_epi_mask
 
     name = recording.entities.get("space", "native")
     if recording.mask is None:
         logger.warning("%s: no brain mask in the dataset: computed from its first volumes.", recording.key)
-        first = volumes.read(0, config.mask_frames).astype(np.float32).mean(axis=-1)
+        first = volumes.read(0, first_frames).astype(np.float32).mean(axis=-1)
         mask = np.asarray(compute_epi_mask(nib.Nifti1Image(first, volumes.affine)).dataobj) > 0
-        where = f"computed from {config.mask_frames} first frames"
+        if not mask.any():
+            raise ImageError(
+                f"{volumes.path}: no brain was found in its first {first_frames} frames.",
+                "Give a brain mask (*_desc-brain_mask.nii.gz) with --derivatives.",
+            )
+        where = f"computed from {first_frames} first frames"
     else:
         mask, where = _given_mask(recording.mask, volumes), recording.mask.name
     return Space(kind="volume", name=name, mask=mask, affine=volumes.affine), where
 
 
 def _given_mask(path: Path, volumes: Volumes) -> np.ndarray:
-    import nibabel as nib
-
-    try:
-        found = nib.load(path)
-        mask = np.asarray(found.dataobj) > 0
-    except (nib.filebasedimages.ImageFileError, OSError, EOFError, ValueError) as error:
-        raise ImageError(f"{path}: not a readable brain mask: {error}.", "Fetch the file again.") from error
-    if found.shape != volumes.shape or not np.allclose(found.affine, volumes.affine, atol=1e-3):
+    data, affine = read_volume(path, "brain mask")
+    if data.shape != volumes.shape or not np.allclose(affine, volumes.affine, atol=1e-3):
         raise ImageError(
             f"{path}: expected the grid of {volumes.path.name}, {volumes.shape} with the affine "
-            f"{volumes.affine.tolist()}; found {found.shape} with {found.affine.tolist()}.",
+            f"{volumes.affine.tolist()}; found {data.shape} with {affine.tolist()}.",
             "Give a mask on the grid of the run (--derivatives).",
         )
+    mask = data > 0
     if not mask.any():
         raise ImageError(f"{path}: the brain mask is empty.", "Make it anew, or remove it: then one is computed.")
     return mask

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 
 from titan_neuro.data.annex import annex_key, is_missing
 from titan_neuro.data.bids import Recording
-from titan_neuro.data.prepare.atlas import atlas_name
+from titan_neuro.data.prepare.atlas import atlas_name, names_table
 from titan_neuro.data.prepare.clean import Cleaning, Inspection, causal_blocks, source_blocks, whole_run_blocks
 from titan_neuro.data.prepare.config import PrepareConfig
 from titan_neuro.data.prepare.confounds import ConfoundModel, write_confounds
@@ -139,6 +139,8 @@ def _needed(recording: Recording, config: PrepareConfig) -> dict[str, Path]:
             needed["confounds sidecar"] = sidecar
     if config.atlas is not None:
         needed["atlas"] = config.atlas
+        if table := names_table(config.atlas):
+            needed["atlas names"] = table
     return needed
 
 

@@ -6,7 +6,6 @@ import gzip
 import math
 import re
 import weakref
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from titan_neuro.data.bids import Recording
+from titan_neuro.data.prepare.images import unreadable
 from titan_neuro.data.prepare.spatial import Resampler
 from titan_neuro.data.space import Space
 from titan_neuro.errors import ImageError
@@ -69,7 +69,7 @@ class Volumes:
             weakref.finalize(self, stream.close)
             image = kind.from_file_map({"image": nib.FileHolder(fileobj=stream)})
             unit = _SECONDS.get(image.header.get_xyzt_units()[1])
-        except (*_unreadable(), KeyError) as error:
+        except (*unreadable(), KeyError) as error:
             raise ImageError(f"{path}: not a readable NIfTI image: {error}.", "Fetch the file again.") from error
         _check_header(path, image)
         self.path = path
@@ -95,18 +95,11 @@ class Volumes:
                 # Behind the last voxel lies the checksum.
                 while self._stream.read(_REST_BYTES):
                     pass
-        except _unreadable() as error:
+        except unreadable() as error:
             raise ImageError(
                 f"{self.path}: can't be read at frames {start} to {stop - 1}: {error}.", "Fetch the file again."
             ) from error
         return volumes
-
-
-def _unreadable() -> tuple[type[Exception], ...]:
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError
-
-    return ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error
 
 
 def _check_header(path: Path, image: Any) -> None:

@@ -13,6 +13,7 @@ per run, and each volume is interpolated once.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +22,13 @@ from typing import Any, Protocol
 import numpy as np
 from scipy import ndimage
 
+from titan_neuro.data.prepare.images import read_volume
 from titan_neuro.errors import ImageError, MetadataError
 
 # Cubic splines keep more of the fine detail than lines do, and ring less than higher orders.
 _SPLINE_ORDER = 3
 # What readers of a damaged transform raise, beside nitransforms' own error.
-_UNREADABLE = (OSError, KeyError, ValueError, IndexError, TypeError)
+_UNREADABLE = (OSError, KeyError, ValueError, IndexError, TypeError, zlib.error)
 
 
 class PointMap(Protocol):
@@ -165,7 +167,7 @@ class PhaseEncoding:
             One of them is missing or means nothing.
         """
         direction, readout = sidecar.get("PhaseEncodingDirection"), sidecar.get("TotalReadoutTime")
-        if direction not in {f"{axis}{sign}" for axis in "ijk" for sign in ("", "-")}:
+        if str(direction) not in {f"{axis}{sign}" for axis in "ijk" for sign in ("", "-")}:
             raise MetadataError(
                 f"{path}: a fieldmap belongs to this run, but its sidecar gives no PhaseEncodingDirection: expected i, "
                 f"j or k, with or without -, found {direction!r}.",
@@ -259,14 +261,8 @@ def sample_image(path: Path, points: np.ndarray, what: str) -> np.ndarray:
     ImageError
         The file is no readable 3D image.
     """
-    import nibabel as nib
-
-    try:
-        image = nib.load(path)
-        data = np.asarray(image.dataobj, dtype=np.float32)
-    except (nib.filebasedimages.ImageFileError, OSError, EOFError, ValueError) as error:
-        raise ImageError(f"{path}: not a readable {what}: {error}.", "Fetch the file again.") from error
-    if data.ndim != 3:
-        raise ImageError(f"{path}: expected a 3D {what}, found {data.ndim}D of shape {data.shape}.")
-    voxels = apply_affine(np.linalg.inv(image.affine), points).T
-    return np.asarray(ndimage.map_coordinates(data, voxels, order=1, mode="constant", output=np.float32))
+    data, affine = read_volume(path, what)
+    voxels = apply_affine(np.linalg.inv(affine), points).T
+    return np.asarray(
+        ndimage.map_coordinates(data.astype(np.float32), voxels, order=1, mode="constant", output=np.float32)
+    )
