@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import DEBUG_SETTINGS
 
 from titan_neuro import errors
 
@@ -164,6 +165,23 @@ def test_a_model_of_other_settings_is_not_scored(titan_neuro, output):
     assert "titan-neuro train" in message
     # A mistake leaves no trace: without it, all is as it was.
     assert "scored before" in titan_neuro("evaluate", output).stderr
+
+
+def test_what_used_the_whole_run_says_so_wherever_it_is_read(titan_neuro, study, tmp_path):
+    output, debug = tmp_path / "out", study / "debug.yaml"
+    settings = ("--config-file", debug, "--set", "prepare.estimation=whole-run")
+    titan_neuro("prepare", study / "bids", output, *settings)
+    for verb in ("train", "evaluate", "report"):
+        done = titan_neuro(verb, output, *((*settings, *DEBUG_SETTINGS) if verb != "report" else ()))
+        if verb == "evaluate":
+            assert "Preparation used the whole run (z-score)" in done.stdout
+    for path in [*output.glob("group/*_scores.json"), *output.glob("group/*_statmap.json")]:
+        assert json.loads(path.read_text())["Caveats"][0].startswith("Preparation used the whole run"), path
+    assert "Preparation used the whole run (z-score)" in (output / "report.html").read_text(encoding="utf-8")
+    # Runs that were prepared otherwise do not join them.
+    titan_neuro("prepare", study / "bids", output, "--config-file", debug, "--participant-label", "sid000005")
+    message = failure(titan_neuro, errors.MismatchError, "evaluate", output, "--config-file", debug)
+    assert "The prepared runs differ in normaliser" in message
 
 
 def test_debug_shows_the_traceback(titan_neuro, tmp_path):

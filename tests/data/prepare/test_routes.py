@@ -14,8 +14,8 @@ from titan_neuro.data.bids import find_recordings
 from titan_neuro.data.prepare import PrepareConfig, prepare_run
 from titan_neuro.data.prepare.grid import grid_points, standard_grid
 from titan_neuro.data.prepare.normalize import CausalZScore
-from titan_neuro.data.store import RunStore
-from titan_neuro.errors import ConfigError, ImageError, MetadataError
+from titan_neuro.data.store import RunStore, open_runs
+from titan_neuro.errors import ConfigError, ImageError, MetadataError, MismatchError
 
 N_FRAMES = 48
 COARSE = {"shape": (22, 26, 20), "voxel_mm": 8.0, "warp_spacing_mm": 8.0, "shortest_mm": 50.0, "n_volumes": N_FRAMES}
@@ -231,3 +231,11 @@ def test_parcels_have_no_resolution(sitcom, tmp_path):
     recording = find_recordings(sitcom)[0]
     with pytest.raises(ConfigError, match="parcels have no grid"):
         prepare_run(recording, tmp_path / "out", PrepareConfig(resolution_mm=4), work_dir=tmp_path / "work")
+
+
+def test_one_folder_holds_one_grid(preprocessed, prepare, tmp_path):
+    root, *_ = preprocessed
+    for resolution in (9, 12):
+        prepare(root, resolution_mm=resolution)
+    with pytest.raises(MismatchError, match=r"was prepared twice: .*res-12_desc.* and .*res-9_desc"):
+        open_runs(tmp_path / "out")

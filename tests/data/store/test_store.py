@@ -1,5 +1,6 @@
 """The store: what is written is read again, in blocks of any length, as rows and on the grid."""
 
+import dataclasses
 import json
 import math
 import os
@@ -160,3 +161,19 @@ def test_the_grid_is_that_of_the_space(path, space, frames, device):
         assert (grid.dtype, grid.device.type, grid.shape) == (torch.float32, device, (20, *SHAPE))
         assert np.array_equal(grid.cpu().numpy(), study.scatter(view.read(30, 50).numpy()))
         assert np.array_equal(grid.cpu().numpy()[:, study.mask], frames[30:50][:, study.mask[space.mask]].astype("f2"))
+
+
+@pytest.mark.parametrize(
+    ("record", "caveats"),
+    [
+        ({"route": "transforms", "whole_run": []}, []),
+        ({"whole_run": ["z-score", "high-pass"]}, ["Preparation used the whole run (z-score, high-pass)"]),
+        ({"route": "quick look"}, ["QUICK LOOK: the recordings were registered roughly"]),
+    ],
+)
+def test_what_a_table_must_say_of_its_data(tmp_path, header, frames, record, caveats):
+    path = tmp_path / "x.zarr"
+    write_run(path, dataclasses.replace(header, record=record), [frames])
+    found = RunStore(path).caveats
+    assert len(found) == len(caveats)
+    assert all(sentence.startswith(start) for sentence, start in zip(found, caveats, strict=True))
