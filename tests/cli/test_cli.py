@@ -13,6 +13,7 @@ import pytest
 from conftest import DEBUG_SETTINGS
 
 from titan_neuro import errors
+from titan_neuro.data.store import open_runs
 
 VERBS = ["simulate", "fetch", "prepare", "train", "predict", "evaluate", "probe", "report", "run"]
 
@@ -196,6 +197,16 @@ def test_dry_runs_write_nothing(titan_neuro, study, output, tmp_path):
     before = sorted((path, path.stat().st_mtime_ns) for path in output.rglob("*"))
     assert "Fold 1 (trained, by subject)" in titan_neuro("run", study / "bids", output, "group", "--dry-run").stderr
     assert sorted((path, path.stat().st_mtime_ns) for path in output.rglob("*")) == before
+
+
+def test_side_by_side_it_is_the_same(titan_neuro, study, tmp_path):
+    done = titan_neuro(
+        "prepare", study / "bids", tmp_path / "out", "--nprocs", 2, "--config-file", study / "debug.yaml"
+    )
+    assert "6 runs prepared, 6 of them now." in done.stderr
+    together, alone = (open_runs(folder) for folder in (tmp_path / "out", study / "output"))
+    assert [store.key for store in together] == [store.key for store in alone]
+    assert [store.sha256["frames"] for store in together] == [store.sha256["frames"] for store in alone]
 
 
 def test_what_is_done_is_not_done_again(titan_neuro, study, output):

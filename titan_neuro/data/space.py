@@ -101,8 +101,8 @@ def common_space(spaces: Mapping[str, Space]) -> Space:
         except MismatchError as error:
             raise ImageError(
                 f"{name} does not lie in the space of {names[0]}: {error.message}",
-                "Bring all runs to one grid first (a standard space), or choose runs that share one "
-                "(--participant-label, --bids-filter-file).",
+                "Prepare them with what fMRIPrep made (--derivatives) or roughly (--quick-look), or choose "
+                "runs that share a grid (--participant-label, --bids-filter-file).",
             ) from error
     if first.mask is None:
         return first
