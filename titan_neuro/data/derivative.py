@@ -22,7 +22,7 @@ _README = """# Forecasts made by Titan-Neuro
 Made from the dataset that `dataset_description.json` names under SourceDatasets, with the settings in
 `config.resolved.yaml`; `provenance.json` says by which commands and versions. Open `report.html` in a browser.
 
-- `sub-*/func/*_desc-prepared_*.zarr`: frames as the models read them.
+- `sub-*/func/*_desc-prepared_*.zarr`: frames as the models read them; `*_boldref.nii.gz`: their mean image.
 - `models/fold-*`: trained models.
 - `group/`: scores, maps and curves over all subjects.
 """

@@ -63,6 +63,10 @@ def test_raw_and_transforms(moving, tmp_path, prepare):
     assert store.path.name == f"{STEM}_space-MNI152NLin2009cAsym_res-8_desc-prepared_bold.zarr"
     assert np.allclose(store.space.affine, standard_grid(8)[1])
     assert store.record["whole_run"] == []
+    reference = nib.load(store.path.with_name(f"{STEM}_space-MNI152NLin2009cAsym_res-8_boldref.nii.gz"))
+    shown = np.asarray(reference.dataobj)[store.space.mask]
+    expected = phantom.pattern(grid_points(store.space.mask, store.space.affine)) * course.mean()
+    assert np.corrcoef(shown, expected)[0, 1] > 0.98
     # Still heads brighten and dim together: what is left of each voxel is the planted course.
     frames = store.frames(0, N_FRAMES).astype(np.float64)
     planted = CausalZScore(1)(course[:, None])[:, 0]

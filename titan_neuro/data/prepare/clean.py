@@ -44,7 +44,7 @@ class Cleaning:
 
 
 class Inspection:
-    """Looks at frames as they pass: refuses what was band-passed or holds nothing, counts what is constant.
+    """Looks at frames as they pass: refuses what was band-passed or holds nothing, counts what is constant, averages.
 
     Parameters
     ----------
@@ -62,6 +62,12 @@ class Inspection:
         self._n_seen = 0
         self._first: np.ndarray | None = None
         self._constant = np.ones(n_features, dtype=bool)
+        self._sum, self._n_frames = np.zeros(n_features), 0
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean of the frames so far, before anything was done along time: float64 ``(features,)``."""
+        return self._sum / max(self._n_frames, 1)
 
     @property
     def n_constant(self) -> int:
@@ -73,6 +79,8 @@ class Inspection:
         if self._first is None:
             self._first = np.array(block[0])
         self._constant &= (block == self._first).all(axis=0)
+        self._sum += block.sum(axis=0, dtype=np.float64)
+        self._n_frames += len(block)
         if self._n_seen < _INSPECTED_FRAMES:
             self._seen.append(np.array(block[: _INSPECTED_FRAMES - self._n_seen, :: self._step]))
             self._n_seen += len(self._seen[-1])

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 
 from titan_neuro.data.annex import annex_key, is_missing
 from titan_neuro.data.bids import Recording
+from titan_neuro.data.derivative import write_nifti
 from titan_neuro.data.prepare.atlas import atlas_name, names_table
 from titan_neuro.data.prepare.clean import Cleaning, Inspection, causal_blocks, source_blocks, whole_run_blocks
 from titan_neuro.data.prepare.config import PrepareConfig
@@ -89,6 +90,7 @@ def prepare_run(
             logger.warning("%s: %d voxels or parcels never change; they are 0.", recording.key, inspection.n_constant)
         if opened.computed is not None:
             write_confounds(_confounds_path(path), opened.computed)
+        _write_reference(path, header, inspection.mean)
         write_json(sidecar, _sidecar(header, inspection.n_constant))
     return path, True
 
@@ -265,6 +267,17 @@ def _whole_run(confounds: ConfoundModel, config: PrepareConfig) -> list[str]:
         used += ["confound fit"] if confounds.names else []
         used += ["high-pass"] if config.high_pass_hz is not None else []
     return used
+
+
+def _write_reference(path: Path, header: RunHeader, mean: np.ndarray) -> None:
+    """Write the mean image of a run on its output grid: what tells a reader whether it lies where it should."""
+    if header.space.mask is None:
+        return
+    stem = path.name.split("_desc-prepared")[0]
+    image = path.with_name(f"{stem}_boldref.nii.gz")
+    write_nifti(image, header.space, iter([mean[None]]), n_frames=1, repetition_time=None)
+    sidecar = {"Description": "Mean over the run, before anything was done along time", "Space": header.space.name}
+    write_json(path.with_name(f"{stem}_boldref.json"), {**sidecar, "Route": header.record["route"]})
 
 
 def _sidecar(header: RunHeader, n_constant: int) -> dict[str, Any]:
