@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
@@ -23,6 +24,16 @@ ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 # Small enough for seconds, with every part of a study: three folds over three subjects, a model, a probe, a report.
 DEBUG_SETTINGS = ["--set", "training.max_epochs=2", "--set", "training.steps_per_epoch=2"]
+
+
+@pytest.fixture(autouse=True)
+def _log_as_it_was():
+    """What the command sets up when it is called inside a test must not outlive it: its stream is gone then."""
+    logger = logging.getLogger("titan_neuro")
+    before = logger.handlers[:], logger.level, logger.propagate
+    yield
+    logger.handlers[:], level, logger.propagate = before
+    logger.setLevel(level)
 
 
 def run_command(*arguments: object, check: bool = True, **options: object) -> subprocess.CompletedProcess[str]:

@@ -61,22 +61,26 @@ class DerivativeFiles:
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
-        self._files: list[NamedFile] = []
+        # By suffix: of a whole fMRIPrep tree most files are figures and surfaces, which nobody asks for.
+        self._files: dict[str, list[NamedFile]] = {}
         for folder in folders:
             for where, subfolders, names in os.walk(folder):
                 subfolders[:] = sorted(
-                    name for name in subfolders if not (name.startswith(".") or name.endswith(".zarr"))
+                    name
+                    for name in subfolders
+                    if not (name.startswith(".") or name.endswith(".zarr") or name in _SKIPPED)
                 )
-                subfolders[:] = [name for name in subfolders if name not in _SKIPPED]
-                self._files += [parse_name(Path(where, name)) for name in sorted(names) if name.startswith("sub-")]
+                for name in sorted(names):
+                    if name.startswith("sub-"):
+                        file = parse_name(Path(where, name))
+                        self._files.setdefault(file.suffix, []).append(file)
 
     def find(self, suffix: str, extensions: Sequence[str], **entities: str | None) -> list[NamedFile]:
         """Files of one kind: each entity given must have that value; None means that the name must not have it."""
         return [
             file
-            for file in self._files
-            if file.suffix == suffix
-            and file.extension in extensions
+            for file in self._files.get(suffix, ())
+            if file.extension in extensions
             and all(file.entities.get(name.rstrip("_")) == value for name, value in entities.items())
         ]
 
