@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 
 from titan_neuro.data.bids import find_recordings, join_entities
-from titan_neuro.errors import ConfigError, ImageError, InputNotFoundError, MetadataError, NoMatchError, NotBIDSError
+from titan_neuro.errors import (
+    ConfigError,
+    ImageError,
+    InputNotFoundError,
+    MetadataError,
+    NoMatchError,
+    NotBIDSError,
+    NotFetchedError,
+)
 
 
 @pytest.fixture
@@ -189,3 +197,10 @@ def test_a_broken_sidecar_is_named(dataset):
 def test_entities_are_joined_in_the_order_of_bids():
     joined = join_entities({"space": "T1w", "run": "02", "task": "x", "subject": "1", "session": "a"})
     assert joined == "sub-1_ses-a_task-x_run-02_space-T1w"
+
+
+def test_a_description_that_was_not_fetched(dataset):
+    (dataset / "dataset_description.json").unlink()
+    (dataset / "dataset_description.json").symlink_to(".git/annex/objects/aa/bb/MD5E-s5--0.json/MD5E-s5--0.json")
+    with pytest.raises(NotFetchedError, match="its content is not on this machine"):
+        find_recordings(dataset)

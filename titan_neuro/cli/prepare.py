@@ -43,8 +43,9 @@ def execute(arguments: argparse.Namespace) -> None:
         _show_plan(arguments, recordings)
         return
     study = common.resolve_study(arguments, recordings[0].kind)
-    if not arguments.no_datalad_get:
-        _get_missing(arguments, recordings, study.prepare)
+    if not arguments.no_datalad_get and _get_missing(arguments, recordings, study.prepare):
+        # Sidecars may have been among them.
+        recordings = common.find(arguments)
     claim_output(arguments.output_dir, arguments.bids_dir, __version__)
     common.record_study(arguments, study)
     subjects = sorted({recording.subject for recording in recordings})
@@ -58,13 +59,12 @@ def execute(arguments: argparse.Namespace) -> None:
     logger.info("%d runs prepared, %d of them now.", len(recordings), made)
 
 
-def _get_missing(arguments: argparse.Namespace, recordings: list[Recording], config: PrepareConfig) -> None:
+def _get_missing(arguments: argparse.Namespace, recordings: list[Recording], config: PrepareConfig) -> bool:
     from titan_neuro.data.fetch import get_content
     from titan_neuro.data.prepare import missing_inputs
 
     missing = [path for recording in recordings for path in missing_inputs(recording, arguments.output_dir, config)]
-    if missing:
-        get_content(missing)
+    return get_content(missing) > 0
 
 
 def _input_keys(recordings: list[Recording]) -> dict[str, str | None]:

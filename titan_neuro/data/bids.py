@@ -8,8 +8,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from titan_neuro.data.annex import is_missing
 from titan_neuro.data.preprocessed import STANDARD_SPACES, DerivativeFiles, parse_name, same_label
-from titan_neuro.errors import ConfigError, ImageError, InputNotFoundError, MetadataError, NoMatchError, NotBIDSError
+from titan_neuro.errors import (
+    ConfigError,
+    ImageError,
+    InputNotFoundError,
+    MetadataError,
+    NoMatchError,
+    NotBIDSError,
+    NotFetchedError,
+)
 
 _RUN_ENTITIES = ("subject", "session", "task", "acquisition", "reconstruction", "direction", "run", "echo", "part")
 _NAME_ORDER = (*_RUN_ENTITIES, "space", "resolution", "res", "density", "den", "segmentation", "atlas")
@@ -113,8 +122,9 @@ def find_recordings(
 
     Raises
     ------
-    InputNotFoundError, NotBIDSError, NoMatchError, MetadataError, ConfigError
-        No such folder; no ``dataset_description.json``; nothing matches; two files for one run; bad filter file.
+    InputNotFoundError, NotBIDSError, NotFetchedError, NoMatchError, MetadataError, ConfigError
+        No such folder; no ``dataset_description.json``, or not its content; nothing matches; two files for one run; bad
+        filter file.
     """
     import bids
 
@@ -174,6 +184,11 @@ def _check_is_dataset(bids_dir: Path) -> None:
         raise InputNotFoundError(f"{bids_dir}: no such folder.", "Check the path of the BIDS dataset.")
     if not bids_dir.is_dir():
         raise InputNotFoundError(f"{bids_dir}: is a file; expected the root folder of a BIDS dataset.")
+    if is_missing(bids_dir / "dataset_description.json"):
+        raise NotFetchedError(
+            f"{bids_dir / 'dataset_description.json'}: its content is not on this machine.",
+            f"Get it with `titan-neuro fetch {bids_dir}` (the folder of the clone).",
+        )
     if not (bids_dir / "dataset_description.json").is_file():
         parent = next((p for p in bids_dir.parents if (p / "dataset_description.json").is_file()), None)
         hint = f"Did you mean {parent}?" if parent else "Name the folder that holds dataset_description.json."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import nibabel as nib
 import numpy as np
@@ -10,7 +11,9 @@ import pandas as pd
 import pytest
 from phantom import STEM, Phantom, save
 
+from titan_neuro.cli import main
 from titan_neuro.data.bids import find_recordings
+from titan_neuro.data.fetch.session import datalad_session
 from titan_neuro.data.prepare import PrepareConfig, prepare_run
 from titan_neuro.data.prepare.grid import grid_points, standard_grid
 from titan_neuro.data.prepare.normalize import CausalZScore
@@ -18,7 +21,7 @@ from titan_neuro.data.simulate import SimulateConfig, simulate
 from titan_neuro.data.simulate.config import screenings
 from titan_neuro.data.simulate.signal import film_latents, screened_latents
 from titan_neuro.data.store import RunStore, open_runs
-from titan_neuro.errors import ConfigError, ImageError, MetadataError, MismatchError
+from titan_neuro.errors import ConfigError, ImageError, MetadataError, MismatchError, NotFetchedError
 
 N_FRAMES = 48
 COARSE = {"shape": (22, 26, 20), "voxel_mm": 8.0, "warp_spacing_mm": 8.0, "shortest_mm": 50.0, "n_volumes": N_FRAMES}
@@ -214,6 +217,28 @@ def test_a_preprocessed_image_on_another_grid(preprocessed, prepare, resolution)
 def test_motion24_from_the_table(preprocessed, prepare):
     root, *_ = preprocessed
     assert len(prepare(root, resolution_mm=None, confounds="motion24").record["confounds"]["columns"]) == 24
+
+
+def test_what_is_annexed_is_fetched_and_read_sidecars_and_tables_too(preprocessed, tmp_path, capsys):
+    """The published full fMRIPrep of ds003017 keeps its JSON and TSV in the annex, too."""
+    root, *_ = preprocessed
+    clone, output = tmp_path / "clone", tmp_path / "out"
+    with datalad_session() as datalad:
+        datalad.create(path=str(root), force=True, result_renderer="disabled")
+        datalad.save(dataset=str(root), message="Add everything", result_renderer="disabled")
+        datalad.clone(source=str(root), path=str(clone), result_renderer="disabled")
+    command = ["prepare", str(clone), str(output), "--confounds", "motion24", "--set", "prepare.warmup_s=10"]
+    assert main(command) == NotFetchedError.exit_code
+    advice = re.search(r"titan-neuro fetch (\S+)`", capsys.readouterr().err)[1]
+    with datalad_session() as datalad:
+        datalad.get(path=f"{advice}/dataset_description.json", dataset=advice, result_renderer="disabled")
+    assert main(command) == 0, capsys.readouterr().err
+    assert "1 runs prepared, 1 of them now" in capsys.readouterr().err
+    [store] = open_runs(output)
+    assert {"recording", "mask", "confounds", "sidecar"} <= set(store.record["sources"])
+    assert all(source["content"].startswith("MD5E-") for source in store.record["sources"].values())
+    assert main(command) == 0
+    assert "1 runs prepared, 0 of them now" in capsys.readouterr().err
 
 
 def test_a_table_of_another_run(preprocessed, prepare):

@@ -135,6 +135,9 @@ def _output_entities(recording: Recording, config: PrepareConfig) -> dict[str, s
 def _needed(recording: Recording, config: PrepareConfig) -> dict[str, Path]:
     """Files that are read, by what they are."""
     needed = dict(recording.files)
+    sidecar = recording.path.with_name(f"{recording.path.name.partition('.')[0]}.json")
+    if annex_key(sidecar) is not None:
+        needed["sidecar"] = sidecar
     if recording.confounds is not None:
         sidecar = recording.confounds.with_suffix(".json")
         if sidecar.exists() or sidecar.is_symlink():
