@@ -26,7 +26,10 @@ Made from the dataset that `dataset_description.json` names under SourceDatasets
 - `models/fold-*`: trained models.
 - `group/`: scores, maps and curves over all subjects.
 """
+# The specification has no Zarr yet, and neither references nor tables of confounds: fMRIPrep ignores those, too.
 _BIDSIGNORE = """**/*_desc-prepared_*
+**/*_desc-confounds_timeseries.*
+**/*_boldref.*
 **/*_desc-forecast*
 models
 models/**

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -123,6 +126,20 @@ def test_the_whole_run_is_used_where_asked_and_recorded(moving, tmp_path, prepar
     table = table_beside(store)
     # What was regressed out is gone from every voxel.
     assert np.abs(np.corrcoef(table["global_signal"], frames.T)[0, 1:]).max() < 0.3
+
+
+def test_the_output_is_valid_bids(moving, tmp_path, capsys):
+    phantom, data, _ = moving
+    root, output = phantom.write(tmp_path / "bids", data), tmp_path / "out"
+    command = ["prepare", str(root), str(output), "--resolution", "8", "--set", "prepare.warmup_s=10"]
+    assert main(command) == 0, capsys.readouterr().err
+    done = subprocess.run(
+        [Path(sys.executable).with_name("bids-validator-deno"), output], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+    assert (
+        len(list(output.rglob("*_boldref.nii.gz"))) == len(list(output.rglob("*_desc-confounds_timeseries.tsv"))) == 1
+    )
 
 
 def test_the_planted_truth_of_a_simulated_twin_is_found_again(tmp_path, prepare):
