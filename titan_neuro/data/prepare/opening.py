@@ -254,7 +254,7 @@ def _compute(
     # A run that is shorter than the calibration is calibrated on its first half.
     calibration_frames = min(max(2, round(config.calibration_s / tr)), source.n_frames // 2)
     return compute_confounds(
-        None if geometry.head_motion is None else motion_parameters(geometry.head_motion, volumes.affine, centre_mm),
+        motion_parameters(geometry.head_motion, volumes.affine, centre_mm),
         global_signal,
         *(np.stack(kept[name]) if name in kept else None for name in tissues),
         repetition_time=tr,
