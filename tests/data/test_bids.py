@@ -126,6 +126,52 @@ def test_a_raw_run_is_taken_as_fmriprep_left_it_and_keeps_its_own_events(dataset
     assert find_recordings(dataset, derivatives=[elsewhere])[0].route == "preprocessed"
 
 
+def test_what_we_have_written_is_no_input(dataset, fmriprep):
+    """The output may lie in the dataset's own derivatives, as is recommended."""
+    fmriprep(dataset / "derivatives/titan-neuro")
+    description = {"Name": "x", "BIDSVersion": "1.10.0", "GeneratedBy": [{"Name": "Titan-Neuro"}], "SourceDatasets": []}
+    (dataset / "derivatives/titan-neuro/dataset_description.json").write_text(json.dumps(description))
+    assert {(recording.route, recording.confounds) for recording in find_recordings(dataset)} == {("native", None)}
+
+
+def test_echoes_of_a_run_that_was_combined_are_not_runs(dataset, fmriprep):
+    func = dataset / "sub-01/func"
+    for echo in (1, 2):
+        (func / f"sub-01_task-movie_run-07_echo-{echo}_bold.nii.gz").touch()
+    assert len(find_recordings(dataset, runs=["07"])) == 2
+    fmriprep(dataset / "derivatives/fmriprep", run="07")
+    with pytest.raises(MetadataError, match="is one of several echoes"):
+        find_recordings(dataset, runs=["07"])
+
+
+def test_two_masks_that_apply_alike(dataset):
+    for name in ("one", "other"):
+        folder = dataset / f"derivatives/{name}/sub-01/func"
+        folder.mkdir(parents=True)
+        (folder / "sub-01_task-movie_run-01_desc-brain_mask.nii.gz").touch()
+    with pytest.raises(MetadataError, match="two files apply alike"):
+        find_recordings(dataset)
+    [recording] = find_recordings(dataset, subjects=["01"], runs=["1"], derivatives=[dataset / "derivatives/other"])
+    assert "other" in recording.mask.parts
+
+
+def test_the_mask_of_who_made_the_image_wins(dataset, fmriprep):
+    func = fmriprep(dataset / "derivatives/fmriprep", run="01")
+    other = dataset / "derivatives/xcp_d/sub-01/func"
+    other.mkdir(parents=True)
+    (other / "sub-01_task-movie_run-01_space-MNI152NLin2009cAsym_desc-brain_mask.nii.gz").touch()
+    assert find_recordings(dataset)[0].mask.parent == func
+
+
+@pytest.mark.parametrize("filters", ['{"bold": {"desk": "preproc"}}', '{"bold": {"desc": "preproc"}}'])
+def test_a_filter_that_means_nothing_here(dataset, tmp_path, filters):
+    path = tmp_path / "filter.json"
+    path.write_text(filters)
+    with pytest.raises((ConfigError, NoMatchError)) as caught:
+        find_recordings(dataset, filter_file=path)
+    assert "filter" in str(caught.value)
+
+
 def test_preprocessed_twice(dataset, fmriprep):
     for name in ("one", "other"):
         fmriprep(dataset / "derivatives" / name)

@@ -6,11 +6,13 @@ import argparse
 import logging
 import multiprocessing
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from titan_neuro import __version__
 from titan_neuro.cli import common
+from titan_neuro.errors import TitanNeuroError
 
 if TYPE_CHECKING:
     from titan_neuro.data.bids import Recording
@@ -133,6 +135,11 @@ def _collect(pool: Executor, jobs: list[Future[tuple[Path, bool]]], bar: Any) ->
         for job in as_completed(jobs):
             made += job.result()[1]
             bar.update()
+    except BrokenProcessPool as error:
+        raise TitanNeuroError(
+            "A process that prepared a run was killed, most likely because the memory was full.",
+            "Run the same command again with fewer --nprocs: what is done stays done. A run needs up to 1.5 GiB.",
+        ) from error
     except BaseException:
         # Runs that have not begun are not begun; those under way finish, and are found done the next time.
         pool.shutdown(cancel_futures=True)

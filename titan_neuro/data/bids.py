@@ -203,7 +203,15 @@ def _indexer(bids: Any) -> Any:
 
 
 def _candidates(layout: Any, filters: dict[str, Any]) -> list[Any]:
-    images = layout.get(**{"suffix": "bold", "extension": [".nii.gz", ".nii"], **filters})
+    try:
+        images = layout.get(**{"suffix": "bold", "extension": [".nii.gz", ".nii"], **filters})
+    except Exception as error:  # pybids: ValueError for an entity that it doesn't know, its database's for a pattern
+        if not filters:
+            raise
+        raise ConfigError(
+            f"--bids-filter-file: {json.dumps(filters)} is no filter for this dataset: {error}",
+            "Use the dataset's own entities: session, task, run, acquisition, space, desc, ...",
+        ) from error
     usable = [file for file in images if not file.entities.get("desc", "").startswith(_DENOISED)]
     tables = layout.get(**{"suffix": "timeseries", "extension": ".tsv", **filters})
     # Confounds share the suffix, and are no recordings.
@@ -250,14 +258,24 @@ def _labels(files: Iterable[Any], name: str) -> str:
     return " ".join(labels[:12]) + (f" ... ({len(labels)} in all)" if len(labels) > 12 else "")
 
 
-def _best_match(entities: Mapping[str, str], candidates: Sequence[tuple[Path, Mapping[str, str]]]) -> Path | None:
+def _best_match(
+    entities: Mapping[str, str], candidates: Sequence[tuple[Path, Mapping[str, str]]], beside: Path
+) -> Path | None:
     """Return the most specific file whose entities all apply to the run (BIDS's inheritance principle)."""
-    best: tuple[int, str] | None = None
+    apply: list[tuple[int, Path]] = []
     for path, have in candidates:
         have = {name: value for name, value in have.items() if name not in {"desc", "datatype"}}
         if all(name in entities and same_label(name, value, entities[name]) for name, value in have.items()):
-            best = max(best or (-1, ""), (len(have), str(path)))
-    return Path(best[1]) if best else None
+            apply.append((len(have), path))
+    most = max((count for count, _ in apply), default=0)
+    best = [path for count, path in apply if count == most]
+    # Several programs may have made the same thing: theirs counts who made the image.
+    best = [path for path in best if path.parent == beside.parent] or best
+    if len(best) > 1:
+        raise MetadataError(
+            f"{beside}: two files apply alike: {best[0]} and {best[1]}.", "Name the one to use with --derivatives."
+        )
+    return best[0] if best else None
 
 
 def _recording(file: Any, events: Sequence[tuple[Path, Mapping[str, str]]], is_derivative: bool) -> Recording:
@@ -270,7 +288,7 @@ def _recording(file: Any, events: Sequence[tuple[Path, Mapping[str, str]]], is_d
         entities=entities,
         repetition_time=_sidecar_repetition_time(path, sidecar),
         sidecar=sidecar,
-        events=_best_match(entities, events),
+        events=_best_match(entities, events, path),
         mask=None,
     )
 
@@ -308,17 +326,45 @@ def _complete(recording: Recording, index: DerivativeFiles) -> Recording:
         better = index.preprocessed_image(run)
         if better is not None:
             entities = {**run, **{k: v for k, v in better.long_entities.items() if k not in _RUN_ENTITIES}}
-            recording = replace(recording, path=better.path, route="preprocessed", entities=entities)
+            # What was done to the image stands in its own sidecar; that of the recording still holds.
+            sidecar = {**recording.sidecar, **_own_sidecar(better.path)}
+            recording = replace(recording, path=better.path, route="preprocessed", entities=entities, sidecar=sidecar)
         elif transforms := index.transforms(run):
             recording = replace(recording, route="transforms", transforms=transforms)
+        elif _is_one_of_several(run):
+            _refuse_echoes(recording, index)
     masks = [
         (file.path, file.long_entities)
         for file in index.find("mask", (".nii.gz", ".nii"), desc="brain")
         # Anatomical masks lie on another grid.
         if "func" in file.path.parts
     ]
-    mask = _best_match(recording.entities, masks) if recording.route in {"native", "preprocessed"} else None
+    mask = (
+        _best_match(recording.entities, masks, recording.path)
+        if recording.route in {"native", "preprocessed"}
+        else None
+    )
     return replace(recording, mask=mask, confounds=index.confounds(run))
+
+
+def _own_sidecar(image: Path) -> dict[str, Any]:
+    path = image.with_name(f"{image.name.partition('.')[0]}.json")
+    return read_json(path) if path.is_file() and not is_missing(path) else {}
+
+
+def _is_one_of_several(run: Mapping[str, str]) -> bool:
+    return "echo" in run or "part" in run
+
+
+def _refuse_echoes(recording: Recording, index: DerivativeFiles) -> None:
+    """Refuse an echo of a run of which derivatives hold the combination: three echoes are not three runs."""
+    whole = {name: value for name, value in recording.entities.items() if name not in {"echo", "part"}}
+    if index.preprocessed_image(whole) or index.transforms(whole):
+        raise MetadataError(
+            f"{recording.path}: is one of several echoes (or parts) of a run, of which the derivatives hold what was "
+            "made of all of them.",
+            "Name that derivative dataset as BIDS_DIR.",
+        )
 
 
 def _is_derivative(bids_dir: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -70,6 +71,10 @@ class DerivativeFiles:
                     for name in subfolders
                     if not (name.startswith(".") or name.endswith(".zarr") or name in _SKIPPED)
                 )
+                if "dataset_description.json" in names and _is_ours(Path(where, "dataset_description.json")):
+                    # What we have written is no input of ours, though the output may lie in the dataset's derivatives.
+                    subfolders.clear()
+                    continue
                 for name in sorted(names):
                     if name.startswith("sub-"):
                         file = parse_name(Path(where, name))
@@ -136,12 +141,14 @@ class DerivativeFiles:
         subject = {name: run[name] for name in ("subject", "session") if name in run}
         anatomical = {
             "standard": self.find("xfm", (".h5",), from_="T1w", to=STANDARD_SPACES[0]),
-            "brain": self.find("mask", _IMAGE, desc="brain", space=None, task=None),
+            "brain": self.find("mask", _IMAGE, desc="brain", space=None),
             "white_matter": self.find("probseg", _IMAGE, label="WM", space=None),
             "csf": self.find("probseg", _IMAGE, label="CSF", space=None),
         }
         for role, files in anatomical.items():
-            found[role] = self._anatomical(subject, files, role)
+            # Brain masks are also made of fieldmaps, references and diffusion images.
+            of_anatomy = [file for file in files if "anat" in file.path.parts]
+            found[role] = self._anatomical(subject, of_anatomy, role)
         found.update(self._fieldmap(run, subject))
         return found
 
@@ -182,6 +189,17 @@ class DerivativeFiles:
         return {"fieldmap": self._anatomical(subject, maps, f"fieldmap {name}"), "to_fieldmap": to_fieldmap.path}
 
 
+def _is_ours(description: Path) -> bool:
+    """Whether a dataset is an output of `prepare`: made by us from another one (a simulated twin has no source)."""
+    try:
+        content = json.loads(description.read_text(encoding="utf-8"))
+        makers = [maker["Name"] for maker in content["GeneratedBy"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        # Not fetched, broken, or without a maker: then it is not one that we wrote.
+        return False
+    return "Titan-Neuro" in makers and "SourceDatasets" in content
+
+
 def same_label(name: str, one: str, other: str) -> bool:
     """Whether two labels of an entity mean the same: runs and echoes are counted, ``1`` is ``01``."""
     if name in {"run", "echo"} and one.isdecimal() and other.isdecimal():
@@ -198,7 +216,7 @@ def _one(found: Sequence[NamedFile], what: str, run: Mapping[str, str]) -> Named
     if len(found) > 1:
         raise MetadataError(
             f"{_name(run)}: two files for one {what}: {found[0].path} and {found[1].path}.",
-            "Name the one derivative dataset to use with --derivatives.",
+            "Name the one derivative dataset to use with --derivatives; of several resolutions keep one there.",
         )
     return found[0]
 

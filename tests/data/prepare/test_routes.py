@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -229,6 +230,34 @@ def test_a_preprocessed_image_on_another_grid(preprocessed, prepare, resolution)
     assert np.allclose(store.space.affine, standard_grid(resolution)[1])
     planted = CausalZScore(1)(course[:, None])[:, 0]
     assert np.corrcoef(planted[10:], store.frames(10, N_FRAMES).astype(float).mean(axis=1))[0, 1] > 0.99
+
+
+def test_slice_timing_that_others_corrected_is_named(preprocessed, prepare):
+    root, *_ = preprocessed
+    sidecar = next(root.rglob("*preproc_bold.json"))
+    sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "SliceTimingCorrected": True}))
+    assert prepare(root, resolution_mm=None).record["whole_run"] == ["slice timing (by who preprocessed the image)"]
+    with pytest.raises(ConfigError, match="no longer has the slices of the scan"):
+        prepare(root, resolution_mm=None, slice_timing=True)
+
+
+def test_images_in_a_space_of_their_own_get_no_grid_of_the_template(preprocessed, prepare):
+    root, *_ = preprocessed
+    for path in list(root.rglob("*space-MNI152NLin2009cAsym*")):
+        path.rename(path.with_name(path.name.replace("MNI152NLin2009cAsym", "T1w")))
+    assert prepare(root, resolution_mm=None).space.name == "T1w"
+    with pytest.raises(ConfigError, match="lies in its own space"):
+        prepare(root, resolution_mm=9)
+
+
+def test_presets_that_can_not_be_computed_are_refused_at_once(moving, tmp_path, prepare):
+    phantom, data, _ = moving
+    root = phantom.write(tmp_path / "bids", data)
+    with pytest.raises(ConfigError, match="scrubbing needs what can't be computed from transforms and tissue maps"):
+        prepare(root, confounds="scrubbing")
+    shutil.rmtree(root / "derivatives")
+    with pytest.raises(ConfigError, match="budapest2020 needs what can't be computed from a rough registration"):
+        prepare(root, confounds="budapest2020", quick_look=True)
 
 
 def test_motion24_from_the_table(preprocessed, prepare):

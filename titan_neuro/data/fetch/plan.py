@@ -209,8 +209,10 @@ def _as_recording(file: WantedFile) -> WantedFile:
 
 
 def _matches(file: WantedFile, entity: str, labels: Sequence[str]) -> bool:
-    # A mask or sidecar without the entity applies to all of its values.
-    applies_to_all = entity not in file.entities and not file.recording
+    # A mask or sidecar without the entity applies to all of its values; the run of an anatomy or of a field map is
+    # another count than the recordings'.
+    shared = entity != "sub" and "func" not in file.name.parts
+    applies_to_all = not file.recording and (shared or entity not in file.entities)
     return applies_to_all or matches(file.entities, entity, labels)
 
 

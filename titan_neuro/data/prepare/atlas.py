@@ -112,7 +112,7 @@ def _read_labels(path: Path) -> tuple[np.ndarray, np.ndarray]:
 def _check_space(path: Path, space: Space, shape: tuple[int, ...], affine: np.ndarray) -> None:
     entities = parse_name(path).entities
     named = entities.get("space") or entities.get("tpl")
-    if space.name == "native":
+    if not space.name.startswith("MNI"):
         # What a scanner's grid is called differs; an atlas that lies on it was brought there.
         fits = space.mask is not None and shape == space.mask.shape and np.allclose(affine, space.affine, atol=1e-3)
     elif space.name == QUICK_LOOK_SPACE:

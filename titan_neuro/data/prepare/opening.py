@@ -35,6 +35,9 @@ from titan_neuro.data.space import Space
 from titan_neuro.errors import ConfigError, ImageError, MetadataError
 
 logger = logging.getLogger(__name__)
+# Presets that need columns which only fMRIPrep's own tables have, and those that need white matter and CSF.
+_NOT_COMPUTED = {"scrubbing", "ica_aroma"}
+_NEED_TISSUES = {"simple", "compcor", "budapest2020"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,7 +86,8 @@ def output_space(recording: Recording, config: PrepareConfig) -> tuple[str | Non
         return STANDARD_SPACES[0], config.resolution_mm or DEFAULT_RESOLUTION_MM
     if recording.route == "native" and config.quick_look:
         return QUICK_LOOK_SPACE, config.resolution_mm or DEFAULT_RESOLUTION_MM
-    if config.resolution_mm is not None and recording.route != "preprocessed":
+    in_standard_space = recording.entities.get("space") in STANDARD_SPACES
+    if config.resolution_mm is not None and not (recording.route == "preprocessed" and in_standard_space):
         raise ConfigError(
             f"{recording.key}: prepare.resolution_mm: {config.resolution_mm:g} mm were asked for, but "
             + (
@@ -115,6 +119,7 @@ def open_run(recording: Recording, config: PrepareConfig, scratch_dir: Path, sta
     """
     if recording.kind == "parcels":
         return _open_table(recording, config)
+    _check_settings(recording, config)
     volumes = Volumes(recording.path)
     tr = repetition_time(recording, volumes.header_repetition_time)
     if config.slice_timing:
@@ -150,6 +155,23 @@ def open_run(recording: Recording, config: PrepareConfig, scratch_dir: Path, sta
         computed=computed,
         framewise_displacement=_framewise_displacement(table),
     )
+
+
+def _check_settings(recording: Recording, config: PrepareConfig) -> None:
+    """Refuse what can't come right before hours are spent on it."""
+    if config.slice_timing and recording.route == "preprocessed":
+        raise ConfigError(
+            f"{recording.key}: prepare.slice_timing: a preprocessed image no longer has the slices of the scan.",
+            "Leave it out; fMRIPrep corrects slice timing itself.",
+        )
+    rough = recording.route == "native" and config.quick_look
+    lacking = _NOT_COMPUTED | (_NEED_TISSUES if rough else set())
+    if (rough or recording.route == "transforms") and config.confounds in lacking:
+        raise ConfigError(
+            f"{recording.key}: prepare.confounds: {config.confounds} needs what can't be computed from "
+            + ("a rough registration (tissue maps)." if rough else "transforms and tissue maps."),
+            f"Choose another preset: {'none or motion24' if rough else 'motion24, simple, compcor or budapest2020'}.",
+        )
 
 
 def _open_table(recording: Recording, config: PrepareConfig) -> OpenRun:
@@ -242,7 +264,7 @@ def _compute(
 ) -> ConfoundTable:
     """Compute the confounds of a run while its frames go to `frames`, so that no volume is interpolated twice."""
     tissues = {"csf": geometry.csf, "white_matter": geometry.white_matter}
-    kept: dict[str, list[np.ndarray]] = {name: [] for name, mask in tissues.items() if mask is not None}
+    kept: dict[str, list[np.ndarray]] = {name: [] for name, mask in tissues.items() if mask is not None and mask.any()}
     global_signal = np.empty(source.n_frames)
     for index in range(source.n_frames):
         frame = source.block(index, index + 1)

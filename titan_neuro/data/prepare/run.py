@@ -31,8 +31,16 @@ from titan_neuro.provenance import versions
 
 logger = logging.getLogger(__name__)
 _CONFIG = TypeAdapter(PrepareConfig)
+# Raised when the same files and settings begin to give other frames: what was prepared before is then prepared again.
+_PREPARATION_VERSION = 1
 # What of a sidecar says how a recording is read.
-_READ_OF_SIDECAR = ("PhaseEncodingDirection", "TotalReadoutTime", "SliceTiming", "SliceEncodingDirection")
+_READ_OF_SIDECAR = (
+    "SliceTimingCorrected",
+    "PhaseEncodingDirection",
+    "TotalReadoutTime",
+    "SliceTiming",
+    "SliceEncodingDirection",
+)
 
 
 def prepare_run(
@@ -66,9 +74,10 @@ def prepare_run(
     """
     path = store_path(recording, output_dir, config)
     lock = work_dir / "locks" / f"{path.name}.lock"
-    with writing_to(work_dir), ExitStack() as stack:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(FileLock(lock))
+    with ExitStack() as stack:
+        with writing_to(work_dir):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(lock))
         remove_leftovers(path)
         sources = _sources(recording, config)
         fingerprint = _fingerprint(recording, sources, config)
@@ -76,7 +85,8 @@ def prepare_run(
             return path, False
         _require_content(recording, config)
         scratch = work_dir / "scratch" / path.name
-        scratch.mkdir(parents=True, exist_ok=True)
+        with writing_to(scratch):
+            scratch.mkdir(parents=True, exist_ok=True)
         # A process that was killed may have left something there.
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         opened = open_run(recording, config, scratch, stack)
@@ -84,7 +94,8 @@ def prepare_run(
         inspection = Inspection(recording.key, header.space.n_features, header.repetition_time)
         # The sidecar comes last: with it the run is whole.
         sidecar = path.with_suffix(".json")
-        sidecar.unlink(missing_ok=True)
+        with writing_to(sidecar):
+            sidecar.unlink(missing_ok=True)
         write_run(path, header, _blocks(opened, inspection, config, scratch / "cleaned", memory_bytes))
         if inspection.n_constant:
             logger.warning("%s: %d voxels or parcels never change; they are 0.", recording.key, inspection.n_constant)
@@ -161,8 +172,13 @@ def _content_id(path: Path) -> str:
         return key
     if not path.is_file():
         raise InputNotFoundError(f"{path}: no such file.", "Check the path.")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputNotFoundError(
+            f"{path}: can't be read: {error.strerror}.", "Check your rights to the file."
+        ) from error
 
 
 def _fingerprint(recording: Recording, sources: Mapping[str, Any], config: PrepareConfig) -> str:
@@ -170,12 +186,17 @@ def _fingerprint(recording: Recording, sources: Mapping[str, Any], config: Prepa
     content = {
         "route": recording.route,
         "sources": sources,
-        # Where an atlas lies is no matter; what is in it is among the sources.
-        "config": {**_CONFIG.dump_python(config, mode="json"), "atlas": None},
+        "preparation_version": _PREPARATION_VERSION,
+        "config": _settings(config),
         "repetition_time": recording.repetition_time,
         "sidecar": {name: recording.sidecar[name] for name in _READ_OF_SIDECAR if name in recording.sidecar},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _settings(config: PrepareConfig) -> dict[str, Any]:
+    # Where an atlas lies is no matter; what is in it is among the sources.
+    return {name: value for name, value in _CONFIG.dump_python(config, mode="json").items() if name != "atlas"}
 
 
 def _is_prepared(path: Path, fingerprint: str) -> bool:
@@ -253,18 +274,21 @@ def _header(recording: Recording, opened: OpenRun, config: PrepareConfig, record
             },
             "high_pass_hz": config.high_pass_hz,
             "slice_timing": config.slice_timing,
-            "whole_run": _whole_run(opened.confounds, config),
+            "settings": _settings(config),
+            "whole_run": _whole_run(recording, opened.confounds, config),
             "scored": rule,
             "versions": versions(),
         },
     )
 
 
-def _whole_run(confounds: ConfoundModel, config: PrepareConfig) -> list[str]:
+def _whole_run(recording: Recording, confounds: ConfoundModel, config: PrepareConfig) -> list[str]:
     """What lets later frames touch earlier ones, in words; empty for a causal store."""
     used = [f"confound {name}" for name in confounds.whole_run]
     if config.slice_timing:
         used.append("slice timing (Fourier shift)")
+    if recording.route == "preprocessed" and recording.sidecar.get("SliceTimingCorrected"):
+        used.append("slice timing (by who preprocessed the image)")
     if config.estimation == "whole-run":
         used.append("z-score")
         used += ["confound fit"] if confounds.names else []

@@ -84,8 +84,7 @@ class RunStore:
     @property
     def preparation(self) -> dict[str, Any]:
         """How the frames were made, as far as runs that are used together must agree: JSON, by name of setting."""
-        named = {name: self.record.get(name) for name in ("route", "normaliser", "high_pass_hz", "slice_timing")}
-        return {**named, "confounds": self.record.get("confounds", {}).get("preset")}
+        return {**{name: self.record.get(name) for name in ("route", "normaliser")}, **self.record.get("settings", {})}
 
     @property
     def caveats(self) -> list[str]:
