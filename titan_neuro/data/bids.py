@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from titan_neuro.data.annex import is_missing
-from titan_neuro.data.preprocessed import STANDARD_SPACES, DerivativeFiles, parse_name, same_label
+from titan_neuro.data.preprocessed import (
+    LONG_NAMES,
+    RUN_ENTITIES,
+    STANDARD_SPACES,
+    DerivativeFiles,
+    parse_name,
+    same_label,
+)
 from titan_neuro.errors import (
     ConfigError,
     ImageError,
@@ -20,7 +27,7 @@ from titan_neuro.errors import (
     NotFetchedError,
 )
 
-_RUN_ENTITIES = ("subject", "session", "task", "acquisition", "reconstruction", "direction", "run", "echo", "part")
+_RUN_ENTITIES = tuple(LONG_NAMES.get(name, name) for name in RUN_ENTITIES)
 _NAME_ORDER = (*_RUN_ENTITIES, "space", "resolution", "res", "density", "den", "segmentation", "atlas")
 _SHORT = {
     "subject": "sub",
@@ -172,6 +179,11 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise MetadataError(f"{path}: expected a JSON object {{...}}, found {type(content).__name__}.")
     return content
+
+
+def sidecar_path(file: Path) -> Path:
+    """Return where the JSON beside a file lies, be it there or not."""
+    return file.with_name(f"{file.name.partition('.')[0]}.json")
 
 
 def strip_prefix(label: str, prefix: str) -> str:
@@ -348,7 +360,7 @@ def _complete(recording: Recording, index: DerivativeFiles) -> Recording:
 
 
 def _own_sidecar(image: Path) -> dict[str, Any]:
-    path = image.with_name(f"{image.name.partition('.')[0]}.json")
+    path = sidecar_path(image)
     return read_json(path) if path.is_file() and not is_missing(path) else {}
 
 

@@ -14,10 +14,12 @@ from titan_neuro.errors import MetadataError
 STANDARD_SPACES = ("MNI152NLin2009cAsym", "MNI152NLin6Asym")
 # Every file and table made of roughly registered runs bears this in the place of the template's name.
 QUICK_LOOK_SPACE = "MNI152QuickLook"
-_RUN = ("sub", "ses", "task", "acq", "rec", "dir", "run", "echo", "part")
+# Entities that tell one run from another, in the order of BIDS names.
+RUN_ENTITIES = ("sub", "ses", "task", "acq", "rec", "dir", "run", "echo", "part")
 _IMAGE = (".nii.gz", ".nii")
 _SKIPPED = {"sourcedata", "models"}
-_LONG = {
+# Where the long name of an entity is another.
+LONG_NAMES = {
     "sub": "subject",
     "ses": "session",
     "acq": "acquisition",
@@ -41,7 +43,7 @@ class NamedFile:
     @property
     def long_entities(self) -> dict[str, str]:
         """Entities by their long names, without ``desc``."""
-        return {_LONG.get(name, name): value for name, value in self.entities.items() if name != "desc"}
+        return {LONG_NAMES.get(name, name): value for name, value in self.entities.items() if name != "desc"}
 
 
 def parse_name(path: Path) -> NamedFile:
@@ -91,7 +93,7 @@ class DerivativeFiles:
 
     def of_run(self, run: Mapping[str, str], files: Sequence[NamedFile]) -> list[NamedFile]:
         """Those of `files` that belong to a run, given by its entities (long names); ``run-1`` is ``run-01``."""
-        wanted = {name: run[_LONG.get(name, name)] for name in _RUN if _LONG.get(name, name) in run}
+        wanted = {name: run[LONG_NAMES.get(name, name)] for name in RUN_ENTITIES if LONG_NAMES.get(name, name) in run}
         return [file for file in files if _same_run(wanted, file.entities)]
 
     def preprocessed_image(self, run: Mapping[str, str]) -> NamedFile | None:
@@ -208,7 +210,7 @@ def same_label(name: str, one: str, other: str) -> bool:
 
 
 def _same_run(wanted: Mapping[str, str], have: Mapping[str, str]) -> bool:
-    names = [name for name in _RUN if name in wanted or name in have]
+    names = [name for name in RUN_ENTITIES if name in wanted or name in have]
     return all(name in wanted and name in have and same_label(name, wanted[name], have[name]) for name in names)
 
 
@@ -222,5 +224,5 @@ def _one(found: Sequence[NamedFile], what: str, run: Mapping[str, str]) -> Named
 
 
 def _name(entities: Mapping[str, str]) -> str:
-    named = {name: entities.get(_LONG.get(name, name)) for name in _RUN}
+    named = {name: entities.get(LONG_NAMES.get(name, name)) for name in RUN_ENTITIES}
     return "_".join(f"{name}-{value}" for name, value in named.items() if value is not None)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from titan_neuro.data.bids import matches, strip_prefix
 from titan_neuro.data.fetch.tree import TreeFile
-from titan_neuro.data.preprocessed import STANDARD_SPACES
+from titan_neuro.data.preprocessed import STANDARD_SPACES, parse_name
 from titan_neuro.errors import NoMatchError
 
 # The standard space that BOLD is taken in, where a dataset offers several.
@@ -112,10 +112,8 @@ def _candidates(tree: Sequence[TreeFile]) -> Iterator[WantedFile]:
         parents = file.name.parts[:-1]
         if file.name.name.startswith(".") or any(part in _PASSED_OVER or part.startswith(".") for part in parents):
             continue
-        stem, dot, extension = file.name.name.partition(".")
-        *parts, suffix = stem.split("_")
-        entities = dict(part.split("-", 1) for part in parts if "-" in part)
-        yield WantedFile(**vars(file), entities=entities, suffix=suffix, extension=dot + extension)
+        said = parse_name(file.path)
+        yield WantedFile(**vars(file), entities=said.entities, suffix=said.suffix, extension=said.extension)
 
 
 def _kind(directory: Path, candidates: Sequence[WantedFile]) -> tuple[_Rule, _Rule]:

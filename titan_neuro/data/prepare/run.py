@@ -16,7 +16,7 @@ from filelock import FileLock
 from pydantic import TypeAdapter
 
 from titan_neuro.data.annex import annex_key, is_missing
-from titan_neuro.data.bids import Recording
+from titan_neuro.data.bids import Recording, sidecar_path
 from titan_neuro.data.derivative import write_nifti
 from titan_neuro.data.prepare.atlas import atlas_name, names_table
 from titan_neuro.data.prepare.clean import Cleaning, Inspection, causal_blocks, source_blocks, whole_run_blocks
@@ -146,11 +146,11 @@ def _output_entities(recording: Recording, config: PrepareConfig) -> dict[str, s
 def _needed(recording: Recording, config: PrepareConfig) -> dict[str, Path]:
     """Files that are read, by what they are."""
     needed = dict(recording.files)
-    sidecar = recording.path.with_name(f"{recording.path.name.partition('.')[0]}.json")
+    sidecar = sidecar_path(recording.path)
     if annex_key(sidecar) is not None:
         needed["sidecar"] = sidecar
     if recording.confounds is not None:
-        sidecar = recording.confounds.with_suffix(".json")
+        sidecar = sidecar_path(recording.confounds)
         if sidecar.exists() or sidecar.is_symlink():
             needed["confounds sidecar"] = sidecar
     if config.atlas is not None:
