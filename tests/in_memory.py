@@ -14,6 +14,7 @@ class InMemoryRun:
     scored: np.ndarray
     key: str = "sub-01_task-movie_run-02"
     subject: str = "01"
+    stimulus: str = "task-movie_run-02"
 
     def __post_init__(self):
         self.n_frames, self.n_features = self.frames.shape

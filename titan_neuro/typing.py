@@ -25,6 +25,8 @@ class FrameRun(Protocol):
         BIDS name of the run, such as ``sub-01_task-movie_run-02``; unique within a dataset.
     subject : str
         Label of the subject, without ``sub-``.
+    stimulus : str
+        What was shown: runs of one stimulus saw the same at the same frame, counted from their first scored one.
     n_frames, n_features : int
         Length in volumes; number of voxels inside the mask, or of parcels.
     scored : numpy.ndarray
@@ -33,6 +35,7 @@ class FrameRun(Protocol):
 
     key: str
     subject: str
+    stimulus: str
     n_frames: int
     n_features: int
     scored: np.ndarray

@@ -11,7 +11,7 @@ def study_runs(n_subjects, n_runs):
         SimpleNamespace(
             key=f"sub-{s}_task-movie_run-{r}",
             subject=str(s),
-            entities={"subject": str(s), "task": "movie", "run": str(r)},
+            stimulus=f"task-movie_run-{r}",
         )
         for s in range(n_subjects)
         for r in range(n_runs)

@@ -69,7 +69,7 @@ def make_folds(runs: Sequence[RunStore], config: SplitConfig) -> tuple[Protocol,
     """
     subjects = sorted({run.subject for run in runs})
     protocol: Protocol = ("subject" if len(subjects) >= 3 else "run") if config.by == "auto" else config.by
-    run_labels = sorted({_run_label(run) for run in runs})
+    run_labels = sorted({run.stimulus for run in runs})
     units = run_labels if protocol == "run" else subjects
     _require_three(units, protocol)
     if protocol == "strict":
@@ -84,17 +84,13 @@ def make_folds(runs: Sequence[RunStore], config: SplitConfig) -> tuple[Protocol,
         held_runs = run_labels[index::n_folds] if protocol == "strict" else []
         parts: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
         for run in runs:
-            unit = _run_label(run) if protocol == "run" else run.subject
+            unit = run.stimulus if protocol == "run" else run.subject
             part = "test" if unit in held_units else "validation" if unit in validation_units else "train"
             # In the strict protocol a held-out film part is seen by nobody who is trained, and only it is tested.
-            if protocol != "strict" or (_run_label(run) in held_runs) == (part == "test"):
+            if protocol != "strict" or (run.stimulus in held_runs) == (part == "test"):
                 parts[part].append(run.key)
         folds.append(Fold(index + 1, *(tuple(parts[part]) for part in ("train", "validation", "test"))))
     return protocol, folds
-
-
-def _run_label(run: RunStore) -> str:
-    return "_".join(f"{name}-{run.entities[name]}" for name in ("session", "task", "run") if name in run.entities)
 
 
 def _require_three(units: Sequence[str], what: str) -> None:

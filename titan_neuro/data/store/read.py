@@ -82,6 +82,12 @@ class RunStore:
         return self.entities["subject"]
 
     @property
+    def stimulus(self) -> str:
+        """What was shown, by the labels that subjects share: session, task and run, such as ``task-movie_run-02``."""
+        labels = ((name, self.entities.get(name)) for name in ("session", "task", "run"))
+        return "_".join(f"{name}-{label}" for name, label in labels if label is not None)
+
+    @property
     def preparation(self) -> dict[str, Any]:
         """How the frames were made, as far as runs that are used together must agree: JSON, by name of setting."""
         return {**{name: self.record.get(name) for name in ("route", "normaliser")}, **self.record.get("settings", {})}

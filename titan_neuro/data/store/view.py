@@ -27,6 +27,7 @@ class RunView:
     def __init__(self, store: RunStore, space: Space) -> None:
         self.store, self.space = store, space
         self.key, self.subject, self.n_frames, self.scored = store.key, store.subject, store.n_frames, store.scored
+        self.stimulus = store.stimulus
         self.n_features = space.n_features
         columns = space.columns_in(store.space)
         self._columns = None if len(columns) == store.space.n_features else columns
