@@ -39,7 +39,7 @@ def test_the_mean_is_that_of_the_scored_training_frames(fitted, smooth_runs):
 
 def test_the_mean_of_runs_without_scored_frames_is_refused(smooth_runs):
     class Unscored:
-        key, subject, n_frames, n_features = "sub-01_run-01", "01", 300, 12
+        key, subject, stimulus, n_frames, n_features = "sub-01_run-01", "01", "run-01", 300, 12
         scored = np.zeros(300, dtype=bool)
         read = smooth_runs[0].read
 
