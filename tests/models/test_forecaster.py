@@ -52,7 +52,7 @@ def frames(model):
 
 
 def test_a_new_model_is_the_autoregression(model, frames):
-    model.head.silence()
+    torch.nn.init.zeros_(model.head.patterns)
     history = torch.zeros(2, model.coefficients.shape[1] - 1, model.n_features)
     expected, _ = autoregress(frames, history, model.coefficients, model.intercept)
     assert torch.equal(model(frames)[0], expected)
@@ -95,9 +95,9 @@ def test_restart_forgets_one_stream_and_no_other(model, frames):
 
 @torch.no_grad()
 def test_recall_is_the_last_forecast_of_an_empty_memory(model, frames):
-    tokens = model.tokenizer(frames)
-    whole, _ = model.remember(tokens)
-    torch.testing.assert_close(model.recall(tokens), whole[:, -1], rtol=1e-4, atol=1e-5)
+    _, seen, _ = model.observe(frames, model.init_state(2).linear)
+    whole, _ = model.remember(seen)
+    torch.testing.assert_close(model.recall_last(seen), whole[:, -1], rtol=1e-4, atol=1e-5)
 
 
 def test_every_parameter_learns(model, frames):

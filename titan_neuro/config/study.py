@@ -39,13 +39,14 @@ class StudyConfig:
     seed: Annotated[int, Field(ge=0)] = 0
 
     def __post_init__(self) -> None:
-        window, restart = self.training.window_frames, self.model.backbone.restart_frames
+        window, restart = self.training.window_frames, self.model.restart_frames
         if window % restart:
             raise ConfigError(
                 f"training.window_frames: {window} is no multiple of {restart}, the frames after which a stream may "
-                f"begin anew in this {self.model.backbone.variant} backbone.",
+                f"begin anew in this {self.model.backbone.variant} model.",
                 "Streams end and begin between windows, and can do so between segments (mac: "
-                "model.backbone.segment_frames) or chunks (other variants: model.backbone.memory.chunk_frames) only.",
+                "model.backbone.segment_frames) and chunks (model.backbone.memory.chunk_frames and "
+                "model.recall.chunk_frames) only.",
             )
 
 

@@ -31,7 +31,3 @@ class HorizonHead(nn.Module):
         """Forecast ``K`` horizons of all features from each frame's tokens."""
         weights: Tensor = self.weights(self.norm(tokens.flatten(2)))
         return weights.view(*weights.shape[:2], self.n_horizons, -1) @ self.patterns
-
-    def silence(self) -> None:
-        """Set the patterns back to 0: the head adds nothing."""
-        nn.init.zeros_(self.patterns)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
@@ -16,9 +17,12 @@ from titan_neuro.errors import ConfigError, MismatchError
 from titan_neuro.layers.head import HorizonHead
 from titan_neuro.layers.tokenizer import ParcelTokenizer, ParcelTokenizerConfig, SwinTokenizer, SwinTokenizerConfig
 from titan_neuro.models.backbone import Backbone, BackboneState
+from titan_neuro.models.closed_form import fit_recall
 from titan_neuro.models.mac import MACConfig
+from titan_neuro.models.recall import RecallConfig, RecallState
 from titan_neuro.models.variants import AnyBackboneConfig, require_causal
 from titan_neuro.ops.autoregression import ORDERS, autoregress, fit_autoregression
+from titan_neuro.ops.stream_state import StreamState
 from titan_neuro.typing import FrameRun
 
 
@@ -32,6 +36,8 @@ class ForecasterConfig:
         Chosen by ``kind``: ``swin`` for volumes, ``parcels`` for parcels.
     backbone : LMMConfig, MACConfig, MAGConfig or MALConfig
         Chosen by ``variant``.
+    recall : RecallConfig or None
+        The memories that are fitted in closed form; None for none.
     horizons : tuple of int
         Frames ahead, ascending, each at least 1.
     head_rank : int
@@ -40,6 +46,7 @@ class ForecasterConfig:
 
     tokenizer: Annotated[SwinTokenizerConfig | ParcelTokenizerConfig, Field(discriminator="kind")]
     backbone: AnyBackboneConfig = MACConfig()
+    recall: RecallConfig | None = RecallConfig()
     horizons: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 3, 6, 10)
     head_rank: Annotated[int, Field(ge=1)] = 16
 
@@ -54,36 +61,92 @@ class ForecasterConfig:
             )
         require_causal(self.backbone, "ForecasterConfig")
 
+    @property
+    def restart_frames(self) -> int:
+        """Frames after which a stream may begin anew, and after as many again, and so on."""
+        chunk = 1 if self.recall is None else self.recall.chunk_frames
+        return math.lcm(chunk, self.backbone.restart_frames)
+
     def build(self, *, n_features: int, mask: Tensor | None = None) -> Forecaster:
         """Make the model for `n_features` voxels of `mask`, bool ``(x, y, z)``, or parcels (no mask)."""
         return Forecaster(self, n_features=n_features, mask=mask)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class ForecasterState:
-    """What the model carries from one stretch of a stream to the next.
+@dataclasses.dataclass(frozen=True)
+class LinearState(StreamState):
+    """What the linear skip carries from one call to the next.
 
     Attributes
     ----------
     history : torch.Tensor
-        The last frames, for the linear skip: ``(batch, order - 1, features)``.
-    backbone : BackboneState
+        The last frames, ``(batch, order - 1, features)``.
+    pending : torch.Tensor
+        Its forecasts of the last frames, in the basis of the recall, ``(batch, longest horizon, horizons, width)``.
+    made : torch.Tensor
+        ``(batch, longest horizon)``: 1 where there was a frame to make them from, 0 before the start.
     """
 
-    history: Tensor
-    backbone: BackboneState
+    history: Float[Tensor, "batch ..."]
+    pending: Float[Tensor, "batch ..."]
+    made: Float[Tensor, "batch ..."]
 
-    def detach(self) -> ForecasterState:
-        """Cut the graph: nothing is propagated back beyond this point."""
-        return ForecasterState(self.history.detach(), self.backbone.detach())
+
+@dataclasses.dataclass(frozen=True)
+class MemoryPart(StreamState):
+    """What the learned part carries from one call to the next.
+
+    Attributes
+    ----------
+    backbone : BackboneState
+    recall : tuple of RecallState
+        One, or none.
+    """
+
+    backbone: BackboneState
+    recall: tuple[RecallState, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ForecasterState(StreamState):
+    """What the model carries from one stretch of a stream to the next.
+
+    Attributes
+    ----------
+    linear : LinearState
+    memory : MemoryPart
+    """
+
+    linear: LinearState
+    memory: MemoryPart
+
+
+class Observation(NamedTuple):
+    """What the learned part is told of each frame: nothing that depends on its memory.
+
+    Attributes
+    ----------
+    tokens : torch.Tensor
+        ``(batch, time, tokens, width)``.
+    errors : torch.Tensor
+        What the frame shows beyond the linear forecasts of it, in the basis, ``(batch, time, horizons, width)``; 0
+        where none was made.
+    """
+
+    tokens: Tensor
+    errors: Tensor
+
+    def at(self, place: slice) -> Observation:
+        """A stretch of the streams."""
+        return Observation(self.tokens[:, place], self.errors[:, place])
 
 
 class Forecaster(nn.Module):
-    """Linear autoregression per feature, plus what a tokenizer, a Titans backbone and a head learn beyond it.
+    """Linear autoregression per feature, what memories recall beyond it, and what a backbone and a head learn.
 
-    ``forecast[t, h] = AR_h(y_t, y_{t-1}, ...) + head_h(backbone(tokens of frames <= t))``. The linear part is fitted in
-    closed form (:meth:`fit`); the learned part starts at 0, so that a new model is the autoregression, exactly. It
-    keeps the protocol of :class:`titan_neuro.typing.ForecastModel`.
+    ``forecast[t, h] = AR_h(y_t, y_{t-1}, ...) + recall_h(errors of AR up to t) + head_h(backbone(tokens up to t))``.
+    The first two are fitted in closed form (:meth:`fit`); the third starts at 0, so that training starts from them.
+    Before it is fitted, a model is the autoregression. It keeps the protocol of
+    :class:`titan_neuro.typing.ForecastModel`.
 
     Parameters
     ----------
@@ -127,27 +190,51 @@ class Forecaster(nn.Module):
             rank=config.head_rank,
             n_features=n_features,
         )
+        self.recall = (
+            None
+            if config.recall is None
+            else config.recall.build(horizons=self.horizons, n_features=n_features, context_width=dim)
+        )
+        self.subjects: tuple[str, ...] = ()
         self.register_buffer("coefficients", torch.zeros(len(self.horizons), max(ORDERS), n_features))
         self.register_buffer("intercept", torch.zeros(len(self.horizons), n_features))
 
     def fit(self, runs: Sequence[FrameRun]) -> None:
-        """Fit the linear skip on the training runs (order and penalty by inner cross-validation)."""
+        """Fit the linear skip on the training runs (order and penalty by inner cross-validation), then the recall."""
         fitted = fit_autoregression(runs, self.horizons)
         self.coefficients.copy_(fitted.coefficients)
         self.intercept.copy_(fitted.intercept)
+        if self.recall is not None:
+            self.subjects = fit_recall(self.recall, runs, self.coefficients, self.intercept)
+
+    def left_out(self, subjects: Sequence[str]) -> Int[Tensor, " B"]:
+        """Index of each stream's subject among those fitted on, for `forward`; -1 for one that was not there."""
+        known = self.subjects
+        return torch.tensor([known.index(label) if label in known else -1 for label in subjects])
 
     def init_state(self, batch: int) -> ForecasterState:
         """State before the first frame of `batch` streams."""
         history = self.coefficients.new_zeros(batch, self.coefficients.shape[1] - 1, self.n_features)
-        return ForecasterState(history, self.backbone.init_state(batch))
+        width = 0 if self.recall is None else self.recall.width
+        pending = history.new_zeros(batch, max(self.horizons), len(self.horizons), width)
+        return ForecasterState(LinearState(history, pending, pending.new_zeros(pending.shape[:2])), self.forget(batch))
+
+    def forget(self, batch: int) -> MemoryPart:
+        """State of the learned part before the first frame: nothing is remembered."""
+        recall = () if self.recall is None else (self.recall.init_state(batch),)
+        return MemoryPart(self.backbone.init_state(batch), recall)
 
     def restart(self, state: ForecasterState, is_start: Bool[Tensor, " B"]) -> ForecasterState:
         """Put the streams where `is_start` back to the state before their first frame."""
-        history = state.history.masked_fill(is_start[:, None, None], 0.0)
-        return ForecasterState(history, self.backbone.restart(state.backbone, is_start))
+        return state.reset(is_start, self.init_state(len(is_start)))
 
     def forward(
-        self, frames: Float[Tensor, "B T V"], state: ForecasterState | None = None
+        self,
+        frames: Float[Tensor, "B T V"],
+        state: ForecasterState | None = None,
+        *,
+        memory_frozen: bool = False,
+        left_out: Int[Tensor, " B"] | None = None,
     ) -> tuple[Float[Tensor, "B T K V"], ForecasterState]:
         """Forecast from every frame.
 
@@ -157,6 +244,10 @@ class Forecaster(nn.Module):
             ``(batch, time, features)``, z-scored.
         state : ForecasterState, optional
             What the call before returned; None at the start of the runs.
+        memory_frozen : bool
+            Read the memories that learn at test time as they are, writing nothing into them.
+        left_out : torch.Tensor, optional
+            From :meth:`left_out`: training subjects that must not be read from the film they are part of.
 
         Returns
         -------
@@ -164,37 +255,86 @@ class Forecaster(nn.Module):
             ``(batch, time, horizons, features)``: ``[:, t, k]`` is frame ``t + horizons[k]``, given frames ``<= t``.
         state : ForecasterState
         """
-        linear, beyond, state = self.forecast_parts(frames, state)
+        linear, beyond, state = self.forecast_parts(frames, state, memory_frozen=memory_frozen, left_out=left_out)
         return linear + beyond, state
 
     def forecast_parts(
-        self, frames: Float[Tensor, "B T V"], state: ForecasterState | None = None
+        self,
+        frames: Float[Tensor, "B T V"],
+        state: ForecasterState | None = None,
+        *,
+        memory_frozen: bool = False,
+        left_out: Int[Tensor, " B"] | None = None,
     ) -> tuple[Float[Tensor, "B T K V"], Float[Tensor, "B T K V"], ForecasterState]:
         """Forecast as :meth:`forward` does, the linear part and the learned part apart."""
+        state = self.init_state(len(frames)) if state is None else state
+        linear, seen, linear_state = self.observe(frames, state.linear)
+        beyond, memory = self.remember(seen, state.memory, memory_frozen=memory_frozen, left_out=left_out)
+        return linear, beyond, ForecasterState(linear_state, memory)
+
+    def observe(
+        self, frames: Float[Tensor, "B T V"], state: LinearState
+    ) -> tuple[Float[Tensor, "B T K V"], Observation, LinearState]:
+        """Forecast linearly, and say what the learned part is told of each frame.
+
+        An observation does not depend on what the memory holds: a probe makes it once and reads it with as many
+        memories as it likes.
+        """
         if frames.shape[-1] != self.n_features:
             raise MismatchError(f"Forecaster: expected frames of {self.n_features} features, found {frames.shape[-1]}.")
-        state = self.init_state(len(frames)) if state is None else state
         linear, history = autoregress(frames, state.history, self.coefficients, self.intercept)
-        beyond, backbone = self.remember(self.tokenizer(frames), state.backbone)
-        return linear, beyond, ForecasterState(history, backbone)
+        errors, pending, made = self._errors(frames, linear, state)
+        return linear, Observation(self.tokenizer(frames), errors), LinearState(history, pending, made)
+
+    def _errors(self, frames: Tensor, linear: Tensor, state: LinearState) -> tuple[Tensor, Tensor, Tensor]:
+        if self.recall is None:
+            return linear[..., :0], state.pending, state.made
+        basis = self.recall.basis
+        n_frames, longest = frames.shape[1], max(self.horizons)
+        expected = torch.cat([state.pending, linear @ basis.T], dim=1)
+        made = torch.cat([state.made, state.made.new_ones(len(frames), n_frames)], dim=1)
+        seen = frames @ basis.T
+        errors = []
+        for index, horizon in enumerate(self.horizons):
+            place = slice(longest - horizon, longest - horizon + n_frames)
+            errors.append((seen - expected[:, place, index]) * made[:, place, None])
+        return torch.stack(errors, dim=2), expected[:, n_frames:], made[:, n_frames:]
 
     def remember(
-        self, tokens: Float[Tensor, "B T P D"], state: BackboneState | None = None
-    ) -> tuple[Float[Tensor, "B T K V"], BackboneState]:
-        """Forecast what lies beyond the linear part, from the tokens of the frames.
+        self,
+        seen: Observation,
+        state: MemoryPart | None = None,
+        *,
+        memory_frozen: bool = False,
+        left_out: Int[Tensor, " B"] | None = None,
+    ) -> tuple[Float[Tensor, "B T K V"], MemoryPart]:
+        """Forecast what lies beyond the linear part."""
+        state = self.forget(len(seen.tokens)) if state is None else state
+        read, state = self._read(seen, state, memory_frozen=memory_frozen, left_out=left_out)
+        return self._decode(read), state
 
-        Tokens don't depend on what was before their frame: a probe that asks what the memory holds makes them once and
-        reads them with as many memories as it likes.
-        """
-        out, state = self.backbone(tokens.flatten(1, 2), state)
-        forecasts: Tensor = self.head(out.view_as(tokens))
-        return forecasts, state
+    def recall_last(self, seen: Observation) -> Float[Tensor, "B K V"]:
+        """Forecast what lies beyond the linear part from the last frame alone, with memories empty at the first."""
+        read, _ = self._read(seen, self.forget(len(seen.tokens)), memory_frozen=False, left_out=None)
+        return self._decode(read.at(slice(-1, None)))[:, 0]
 
-    def recall(self, tokens: Float[Tensor, "B T P D"]) -> Float[Tensor, "B K V"]:
-        """Forecast from the last frame alone, with a memory that starts empty at the first."""
-        out, _ = self.backbone(tokens.flatten(1, 2))
-        forecasts: Tensor = self.head(out.view_as(tokens)[:, -1:])
-        return forecasts[:, 0]
+    def _read(
+        self, seen: Observation, state: MemoryPart, *, memory_frozen: bool, left_out: Tensor | None
+    ) -> tuple[Observation, MemoryPart]:
+        """Let backbone and recall say what they make of what was seen: tokens, and errors that are to come."""
+        tokens = seen.tokens
+        out, backbone = self.backbone(tokens.flatten(1, 2), state.backbone, memory_frozen=memory_frozen)
+        out = out.view_as(tokens)
+        if self.recall is None:
+            return Observation(out, seen.errors), MemoryPart(backbone, ())
+        recalled, recall = self.recall(
+            seen.errors, out.mean(dim=2), state.recall[0], left_out=left_out, frozen=memory_frozen
+        )
+        return Observation(out, recalled), MemoryPart(backbone, (recall,))
+
+    def _decode(self, read: Observation) -> Tensor:
+        forecasts: Tensor = self.head(read.tokens)
+        return forecasts if self.recall is None else forecasts + read.errors @ self.recall.basis
 
     def start(self) -> ForecasterState:
         """State before the first frame of one run."""
@@ -202,8 +342,8 @@ class Forecaster(nn.Module):
 
     @torch.inference_mode()
     def step(
-        self, frames: Float[Tensor, "T V"], state: ForecasterState
+        self, frames: Float[Tensor, "T V"], state: ForecasterState, *, memory_frozen: bool = False
     ) -> tuple[Float[Tensor, "T K V"], ForecasterState]:
         """Read the next frames of one run and forecast from each of them; forecasts lie where the frames lie."""
-        forecasts, state = self.eval()(frames.to(self.coefficients)[None], state)
+        forecasts, state = self.eval()(frames.to(self.coefficients)[None], state, memory_frozen=memory_frozen)
         return forecasts[0].to(frames.device), state

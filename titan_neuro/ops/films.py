@@ -37,7 +37,7 @@ class Film:
     n_runs: Tensor
 
 
-def average_films(runs: Sequence[FrameRun], projection: Tensor | None = None) -> list[Film]:
+def average_films(runs: Sequence[FrameRun], projection: Tensor | None = None, *, every: int = 1) -> list[Film]:
     """Average the runs of each stimulus, aligned at their first scored frames.
 
     Parameters
@@ -46,6 +46,8 @@ def average_films(runs: Sequence[FrameRun], projection: Tensor | None = None) ->
         Training runs, of any number of subjects and stimuli.
     projection : torch.Tensor, optional
         ``(features, components)``: average ``frames @ projection`` in place of the frames.
+    every : int
+        Average every so many frames alone, at least 1.
 
     Returns
     -------
@@ -66,7 +68,7 @@ def average_films(runs: Sequence[FrameRun], projection: Tensor | None = None) ->
             raise TrainingError(f"{run.key}: has no scored frame.", "Check the events that mark scored frames.")
         by_stimulus.setdefault(run.stimulus, []).append(run)
     width = n_features if projection is None else projection.shape[1]
-    return [_average(stimulus, by_stimulus[stimulus], projection, width) for stimulus in sorted(by_stimulus)]
+    return [_average(by_stimulus[stimulus], projection, width, every) for stimulus in sorted(by_stimulus)]
 
 
 def first_scored(run: FrameRun) -> int:
@@ -74,19 +76,20 @@ def first_scored(run: FrameRun) -> int:
     return int(run.scored.argmax())
 
 
-def _average(stimulus: str, runs: Sequence[FrameRun], projection: Tensor | None, width: int) -> Film:
+def _average(runs: Sequence[FrameRun], projection: Tensor | None, width: int, every: int) -> Film:
     # What only some runs hold before their first scored frame is left out.
     lead = min(first_scored(run) for run in runs)
     skips = [first_scored(run) - lead for run in runs]
-    length = max(run.n_frames - skip for run, skip in zip(runs, skips, strict=True))
+    length = -(-max(run.n_frames - skip for run, skip in zip(runs, skips, strict=True)) // every)
     total = torch.zeros(length, width, dtype=torch.float64)
     n_runs = torch.zeros(length, dtype=torch.int64)
     scored = torch.zeros(length, dtype=torch.bool)
+    block = every * max(1, _BLOCK_FRAMES // every)
     for run, skip in zip(runs, skips, strict=True):
-        for start in range(skip, run.n_frames, _BLOCK_FRAMES):
-            stop = min(start + _BLOCK_FRAMES, run.n_frames)
-            frames = run.read(start, stop)
-            total[start - skip : stop - skip] += frames if projection is None else frames @ projection
-        n_runs[: run.n_frames - skip] += 1
-        scored[: run.n_frames - skip] |= torch.as_tensor(run.scored[skip:])
-    return Film(stimulus, (total / n_runs[:, None]).float(), scored, n_runs)
+        for start in range(skip, run.n_frames, block):
+            frames = run.read(start, min(start + block, run.n_frames))[::every]
+            place = slice((start - skip) // every, (start - skip) // every + len(frames))
+            total[place] += frames if projection is None else frames @ projection
+            n_runs[place] += 1
+            scored[place] |= torch.as_tensor(run.scored[start : start + block : every])
+    return Film(runs[0].stimulus, (total / n_runs[:, None]).float(), scored, n_runs)

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from titan_neuro.errors import NoMatchError
 from titan_neuro.metrics import bootstrap_interval
-from titan_neuro.models.forecaster import Forecaster
-from titan_neuro.ops.autoregression import autoregress
+from titan_neuro.models.forecaster import Forecaster, Observation
 from titan_neuro.typing import FrameRun
 
 _ENCODED_AT_A_TIME = 64
@@ -86,20 +85,17 @@ class ContextLengthProbe:
             The run has no frame whose targets are all scored.
         """
         model.eval()
-        device = model.coefficients.device
         frames = run.read(0, run.n_frames)
         targets = self._targets(run)
         self._longest_run_s = max(self._longest_run_s, run.n_frames * self.repetition_time)
-        parts = [model.tokenizer(part.to(device)[None])[0] for part in frames.split(_ENCODED_AT_A_TIME)]
-        tokens = torch.cat(parts)
-        linear = self._linear_part(model, frames)[targets]
+        linear, seen = self._observe(model, frames, targets)
         truth = torch.stack([frames[targets + horizon] for horizon in self.horizons], dim=1)
-        whole = self._whole_run(model, tokens, targets)
+        whole = self._whole_run(model, seen, targets)
         sums = self._errors.setdefault(
             run.subject, np.zeros((len(self.contexts) + 1, len(self.horizons), self._n_features))
         )
         for index, context in enumerate(self.contexts):
-            beyond = self._cut(model, tokens, targets, context, whole)
+            beyond = self._cut(model, seen, targets, context, whole)
             sums[index] += (truth - linear - beyond).square().double().sum(0).numpy()
         sums[-1] += (truth - linear - whole).square().double().sum(0).numpy()
         base = self._linear.setdefault(run.subject, np.zeros((len(self.horizons), self._n_features)))
@@ -117,29 +113,37 @@ class ContextLengthProbe:
         return torch.from_numpy(frames[np.linspace(0, len(frames) - 1, count).round().astype(int)])
 
     @staticmethod
-    def _linear_part(model: Forecaster, frames: Tensor) -> Tensor:
-        device = model.coefficients.device
-        history = model.init_state(1).history[0]
-        return autoregress(frames.to(device), history, model.coefficients, model.intercept)[0].cpu()
+    def _observe(model: Forecaster, frames: Tensor, targets: Tensor) -> tuple[Tensor, Observation]:
+        """Return the linear forecasts of the targets, on the CPU, and what the memory is told of all frames."""
+        state, linear, parts = model.init_state(1).linear, [], []
+        for start in range(0, len(frames), _ENCODED_AT_A_TIME):
+            block = frames[start : start + _ENCODED_AT_A_TIME].to(model.coefficients)
+            forecasts, seen, state = model.observe(block[None], state)
+            wanted = targets[(targets >= start) & (targets < start + _ENCODED_AT_A_TIME)] - start
+            linear.append(forecasts[0, wanted].cpu())
+            parts.append(seen)
+        joined = Observation(*(torch.cat(values, dim=1) for values in zip(*parts, strict=True)))
+        return torch.cat(linear), joined
 
-    def _whole_run(self, model: Forecaster, tokens: Tensor, targets: Tensor) -> Tensor:
+    @staticmethod
+    def _whole_run(model: Forecaster, seen: Observation, targets: Tensor) -> Tensor:
         state, found = None, []
-        for start in range(0, len(tokens), _ENCODED_AT_A_TIME):
-            beyond, state = model.remember(tokens[None, start : start + _ENCODED_AT_A_TIME], state)
+        for start in range(0, seen.tokens.shape[1], _ENCODED_AT_A_TIME):
+            beyond, state = model.remember(seen.at(slice(start, start + _ENCODED_AT_A_TIME)), state)
             wanted = targets[(targets >= start) & (targets < start + _ENCODED_AT_A_TIME)] - start
             found.append(beyond[0, wanted].cpu())
         return torch.cat(found)
 
     @staticmethod
-    def _cut(model: Forecaster, tokens: Tensor, targets: Tensor, context: int, whole: Tensor) -> Tensor:
+    def _cut(model: Forecaster, seen: Observation, targets: Tensor, context: int, whole: Tensor) -> Tensor:
         beyond = whole.clone()
         cut = torch.nonzero(targets + 1 > context).flatten()
-        at_a_time = max(1, _TOKENS_AT_A_TIME // (context * tokens.shape[1]))
+        at_a_time = max(1, _TOKENS_AT_A_TIME // (context * seen.tokens.shape[2]))
         for first in range(0, len(cut), at_a_time):
             some = cut[first : first + at_a_time]
-            starts = targets[some] - context + 1
-            windows = torch.stack([tokens[start : start + context] for start in starts.tolist()])
-            beyond[some] = model.recall(windows).cpu()
+            starts = (targets[some] - context + 1).tolist()
+            windows = Observation(*(torch.cat([part[:, start : start + context] for start in starts]) for part in seen))
+            beyond[some] = model.recall_last(windows).cpu()
         return beyond
 
     def skill(self) -> tuple[list[str], np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import shutil
 import time
@@ -227,7 +228,8 @@ class _Windows(lightning.LightningDataModule):
 def _run_trainer(
     module: ForecastModule, training: TrainingConfig, data: _Windows, checkpoints: Path, device: str
 ) -> int:
-    """Fit, put the best epoch's weights into the module, and return that epoch; 0 is the linear skip alone."""
+    """Fit, put the best epoch's weights into the module, and return that epoch; 0 is what was fitted in closed form."""
+    fitted = copy.deepcopy(module.state_dict())
     best = ModelCheckpoint(dirpath=checkpoints, filename="best", monitor="validation_mse", save_last=True)
     accelerator, _, index = device.partition(":")
     last = checkpoints / "last.ckpt"
@@ -258,7 +260,7 @@ def _run_trainer(
     rows = module.history
     chosen = min(rows, key=lambda row: row["validation_mse"])
     if chosen["epoch"] == 0:
-        module.forecaster.head.silence()
+        module.load_state_dict(fitted)
     else:
         content = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
         module.load_state_dict(content["state_dict"])

@@ -16,7 +16,9 @@ from titan_neuro.training.streams import Windows
 
 
 class ForecastModule(lightning.LightningModule):
-    """Fit what a forecaster adds to its linear skip, by the mean squared error of all horizons over scored frames.
+    """Train a forecaster, once it is fitted in closed form, by the mean squared error of all horizons.
+
+    Scored frames alone count.
 
     Parameters
     ----------
@@ -68,13 +70,14 @@ class ForecastModule(lightning.LightningModule):
 
     def _read(self, batch: Windows) -> tuple[Tensor, Tensor, int]:
         """Squared errors of the model and of its linear part, summed, and the number of terms."""
-        frames, valid, is_start = batch
+        frames, valid, is_start, subjects = batch
         ahead = max(self.forecaster.horizons)
         window = frames.shape[1] - ahead
         state = self._state
         if state is not None:
             state = self.forecaster.restart(state.detach(), is_start)
-        linear, beyond, state = self.forecaster.forecast_parts(frames[:, :window], state)
+        left_out = self.forecaster.left_out(subjects)
+        linear, beyond, state = self.forecaster.forecast_parts(frames[:, :window], state, left_out=left_out)
         self._state = state.detach()
         squared, squared_linear, count = frames.new_zeros(()), frames.new_zeros(()), 0
         for index, horizon in enumerate(self.forecaster.horizons):

@@ -24,11 +24,14 @@ class Windows(NamedTuple):
         bool ``(streams, window + longest horizon)``: the frame exists and is scored.
     is_start : torch.Tensor
         bool ``(streams,)``: a run begins here, nothing is carried over from the window before.
+    subjects : tuple of str
+        Whose run each stream reads; empty where it reads none.
     """
 
     frames: Tensor
     valid: Tensor
     is_start: Tensor
+    subjects: tuple[str, ...]
 
 
 class _Piece(NamedTuple):
@@ -116,4 +119,5 @@ class StreamWindows(Dataset[Windows]):
             frames[lane, : len(read)] = read
             valid[lane, : len(read)] = torch.from_numpy(run.scored[piece.start : piece.start + len(read)])
             is_start[lane] = piece.is_start
-        return Windows(frames, valid, is_start)
+        subjects = tuple("" if piece is None else self._runs[piece.run].subject for piece in pieces)
+        return Windows(frames, valid, is_start, subjects)

@@ -1,0 +1,166 @@
+"""A Titans memory that learns, at test time, to forecast."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from titan_neuro.ops.neural_memory import MemoryState, init_state, memory_read, memory_scan
+from titan_neuro.ops.stream_state import StreamState
+
+# A chunk of equal keys of length 1 would undo at most this share of the error at that key.
+_MAX_STEP = 1.5
+_MAX_MOMENTUM = 0.9
+# What a step begins with where `fit` has not chosen one, as a share of the largest.
+_FIRST_STEP = 0.1
+_FIRST_MOMENTUM = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class ForecastMemoryState(StreamState):
+    """What the layer carries from one call to the next.
+
+    Attributes
+    ----------
+    memory : MemoryState
+        One head a horizon.
+    pending : torch.Tensor
+        Keys of the last frames, ``(batch, longest horizon, horizons, key width)``: their outcomes are still to come.
+    """
+
+    memory: MemoryState
+    pending: Float[Tensor, "batch ..."]
+
+
+class ForecastMemory(nn.Module):
+    """What is known at a frame is the key; what came of it, ``h`` frames later, is the value.
+
+    One head of a Titans memory (Behrouz et al. 2025, equations 12 to 16) for each horizon. Where the paper takes key
+    and value from one token, the key of horizon ``h`` waits ``h`` frames for its value, so that the loss whose gradient
+    is the surprise, ``||M(k_(t-h)) - v_t||^2``, is the error of a forecast. The query of frame ``t`` is its key: what
+    is read is what such a moment has led to in *this* recording so far. The memory starts empty (its initial weights
+    are 0) and holds what the subject does otherwise than the subjects of the training.
+
+    Parameters
+    ----------
+    horizons : tuple of int
+        Frames ahead, ascending.
+    n_features : int
+        Numbers that describe a frame at each horizon; keys are a linear map of them.
+    key_width, value_width : int
+        Width of keys and of errors.
+    context_width : int
+        Numbers that move the gates.
+    chunk_frames : int
+        Frames of a chunk.
+
+    Attributes
+    ----------
+    key_map : torch.nn.Parameter
+        ``(horizons, key width, features)``. Keys are cut to length 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        horizons: tuple[int, ...],
+        n_features: int,
+        key_width: int,
+        value_width: int,
+        context_width: int,
+        chunk_frames: int,
+    ) -> None:
+        super().__init__()
+        self.horizons, self.chunk_frames = horizons, chunk_frames
+        n_horizons = len(horizons)
+        self.key_map = nn.Parameter(torch.randn(n_horizons, key_width, n_features) / (n_features * key_width) ** 0.5)
+        self.initial_weights = nn.Parameter(torch.zeros(n_horizons, value_width, key_width))
+        self.gates = nn.Linear(context_width, 3 * n_horizons)
+        nn.init.zeros_(self.gates.weight)
+        first = torch.tensor([1e-3, _FIRST_MOMENTUM / _MAX_MOMENTUM, _FIRST_STEP])
+        with torch.no_grad():
+            self.gates.bias.copy_(torch.logit(first).repeat_interleave(n_horizons))
+
+    @property
+    def largest_step(self) -> float:
+        """Step size above which a chunk of equal keys would overshoot, at momentum 0."""
+        return _MAX_STEP / (2 * self.chunk_frames)
+
+    def set_step(self, horizon: int, step: float, forgetting: float) -> None:
+        """Set the gates of one horizon, by its index: step size in (0, `largest_step`), forgetting in (0, 1)."""
+        n_horizons = len(self.horizons)
+        # What momentum adds to a step is taken from it.
+        with torch.no_grad():
+            self.gates.bias[horizon] = math.log(forgetting / (1 - forgetting))
+            share = step / self.largest_step
+            self.gates.bias[2 * n_horizons + horizon] = math.log(share / (1 - share))
+
+    def init_state(self, batch_size: int) -> ForecastMemoryState:
+        """State before the first frame."""
+        memory = init_state((self.initial_weights,), batch_size)
+        pending = self.key_map.new_zeros(batch_size, max(self.horizons), *self.key_map.shape[:2])
+        return ForecastMemoryState(memory, pending)
+
+    def forward(
+        self,
+        features: Float[Tensor, "B T K F"],
+        errors: Float[Tensor, "B T K D"],
+        context: Float[Tensor, "B T C"],
+        state: ForecastMemoryState,
+        *,
+        frozen: bool = False,
+    ) -> tuple[Float[Tensor, "B T K D"], ForecastMemoryState]:
+        """Write what each frame has shown, then read for it.
+
+        Parameters
+        ----------
+        features : torch.Tensor
+            What is known at each frame, ``(batch, time, horizons, features)``.
+        errors : torch.Tensor
+            ``(batch, time, horizons, value width)``: what the frame has shown beyond the other parts' forecasts of it,
+            made `horizons` frames ago.
+        context : torch.Tensor
+            What moves the gates, ``(batch, time, context width)``.
+        state : ForecastMemoryState
+        frozen : bool
+            Read, and write nothing.
+
+        Returns
+        -------
+        corrections : torch.Tensor
+            Expected errors of the forecasts made now, ``(batch, time, horizons, value width)``.
+        state : ForecastMemoryState
+        """
+        queries = _at_most_unit(torch.einsum("btkf,kdf->btkd", features, self.key_map))
+        waited = torch.cat([state.pending, queries], dim=1)
+        n_frames, longest = queries.shape[1], max(self.horizons)
+        pending = waited[:, n_frames:]
+        if frozen:
+            read = memory_read(queries.transpose(1, 2), state.memory)
+            return read.transpose(1, 2), ForecastMemoryState(state.memory, pending)
+        keys = torch.stack(
+            [waited[:, longest - h : longest - h + n_frames, index] for index, h in enumerate(self.horizons)], dim=1
+        )
+        alpha, eta, theta = torch.sigmoid(self.gates(context)).mT.chunk(3, dim=1)
+        eta = _MAX_MOMENTUM * eta
+        read, memory = memory_scan(
+            queries.transpose(1, 2),
+            keys,
+            errors.transpose(1, 2),
+            alpha,
+            eta,
+            self.largest_step * theta * (1 - eta),
+            state.memory,
+            chunk_size=self.chunk_frames,
+        )
+        return read.transpose(1, 2), ForecastMemoryState(memory, pending)
+
+
+def _at_most_unit(x: Tensor) -> Tensor:
+    # The steps are bounded for keys of length 1; shorter ones stay as they are, their length being their weight.
+    return x / F.relu(x.norm(dim=-1, keepdim=True) - 1).add(1)

@@ -1,0 +1,55 @@
+"""Fit the memories of :mod:`titan_neuro.models.recall` in closed form, on training runs alone.
+
+Every choice is made by forecasts of one training subject from the others: a subject is left out of the film that is
+read for it, as a subject of the test is. The choices are few and made in turn: spatial components; the noise about the
+film, and how sharply to trust the moment; ridge penalties; what keys are made of, and how fast the memory learns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from titan_neuro.models.closed_form.components import find_components, project_run
+from titan_neuro.models.closed_form.film import collect_films, fit_film
+from titan_neuro.models.closed_form.keys import fit_keys
+from titan_neuro.models.closed_form.linear import fit_linear
+from titan_neuro.models.recall import Recall
+from titan_neuro.typing import FrameRun
+
+__all__ = ["fit_recall"]
+
+
+def fit_recall(recall: Recall, runs: Sequence[FrameRun], coefficients: Tensor, intercept: Tensor) -> tuple[str, ...]:
+    """Fit `recall` to the errors that linear autoregression makes on `runs`.
+
+    Parameters
+    ----------
+    recall : Recall
+        On the CPU; its buffers, and what its keys begin with, are set in place.
+    runs : sequence of FrameRun
+        Training runs.
+    coefficients, intercept : torch.Tensor
+        Of the linear skip, ``(horizons, order, features)`` and ``(horizons, features)``.
+
+    Returns
+    -------
+    tuple of str
+        The subjects, in the order in which `FilmMemory.forward` counts those that are left out.
+
+    Raises
+    ------
+    TrainingError
+        No run, or one without a scored frame.
+    MismatchError
+        Runs of different numbers of features.
+    """
+    subjects = tuple(sorted({run.subject for run in runs}))
+    film_directions = find_components(recall, runs, coefficients, intercept)
+    made = [project_run(recall, run, subjects.index(run.subject), coefficients, intercept) for run in runs]
+    films = collect_films(runs, made, len(subjects))
+    fit_film(recall, made, films, film_directions)
+    fit_linear(recall, made, films, film_directions)
+    fit_keys(recall, made)
+    return subjects

@@ -1,0 +1,120 @@
+"""Spatial components, and the training runs in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from titan_neuro.models.recall import Recall
+from titan_neuro.ops.autoregression import autoregress
+from titan_neuro.ops.components import orthonormal_union, principal_components
+from titan_neuro.ops.films import average_films, first_scored
+from titan_neuro.typing import FrameRun
+
+# Frames that components are found from; the work grows with their square.
+_SAMPLED_FRAMES = 1500
+_BLOCK_FRAMES = 64
+
+
+@dataclass(eq=False)
+class ComponentRun:
+    """A training run in components.
+
+    Attributes
+    ----------
+    subject : int
+        Index.
+    first : int
+        First scored frame.
+    frames : torch.Tensor
+        ``(time, width)``.
+    errors : torch.Tensor
+        What each frame showed beyond the linear forecasts of it, ``(time, horizons, width)``; 0 where there were none.
+    scored : torch.Tensor
+        bool ``(time,)``.
+    film_start : int
+        Place of frame 0 in the films, which may lie before their beginning; set by `collect_films`.
+    known, base : torch.Tensor
+        What keys may be made of, and the forecasts without the memory; set by `fit_linear`.
+    """
+
+    subject: int
+    first: int
+    frames: Tensor
+    errors: Tensor
+    scored: Tensor
+    film_start: int | None = None
+    known: Tensor = field(default_factory=lambda: torch.empty(0))
+    base: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    @property
+    def innovations(self) -> Tensor:
+        """Errors of the shortest horizon, ``(time, width)``."""
+        return self.errors[:, 0]
+
+
+def find_components(recall: Recall, runs: Sequence[FrameRun], coefficients: Tensor, intercept: Tensor) -> Tensor:
+    """Set the basis, the components of the film and those of single brains together.
+
+    Returns
+    -------
+    torch.Tensor
+        The film's components in the basis, ``(components, width)``.
+    """
+    lengths: dict[str, int] = {}
+    for run in runs:
+        lengths[run.stimulus] = max(run.n_frames, lengths.get(run.stimulus, 0))
+    films = average_films(runs, every=-(-sum(lengths.values()) // _SAMPLED_FRAMES))
+    film = principal_components(torch.cat([part.frames[part.scored] for part in films]), recall.n_own)
+    samples = _sample_errors(runs, coefficients, intercept)
+    own = principal_components(samples, recall.width)
+    basis = orthonormal_union(film, own)[: recall.width]
+    recall.basis.zero_()
+    recall.basis[: len(basis)] = basis
+    directions = principal_components(samples @ recall.basis.T, recall.n_own)
+    recall.own_directions.zero_()
+    recall.own_directions[: len(directions)] = directions
+    return film @ recall.basis.T
+
+
+def _sample_errors(runs: Sequence[FrameRun], coefficients: Tensor, intercept: Tensor) -> Tensor:
+    """Errors of the shortest forecasts of some scored frames, evenly spread over all runs, ``(samples, features)``."""
+    horizon_steps = sum(int(run.scored.sum()) for run in runs)
+    every = max(1, -(-horizon_steps // _SAMPLED_FRAMES))
+    found = []
+    for run in runs:
+        for frame in torch.as_tensor(run.scored).nonzero()[::every, 0].tolist():
+            error = _error_at(run, frame, coefficients, intercept)
+            if error is not None:
+                found.append(error)
+    return torch.stack(found)
+
+
+def _error_at(run: FrameRun, frame: int, coefficients: Tensor, intercept: Tensor) -> Tensor | None:
+    """Error of the one-frame-ahead forecast of a frame; None where its past does not lie inside the run."""
+    order = coefficients.shape[1]
+    if frame < order:
+        return None
+    past = run.read(frame - order, frame + 1)
+    forecast, _ = autoregress(past[-2:-1], past[:-2], coefficients[:1], intercept[:1])
+    return past[-1] - forecast[0, 0]
+
+
+def project_run(recall: Recall, run: FrameRun, subject: int, coefficients: Tensor, intercept: Tensor) -> ComponentRun:
+    """Read one run, block by block, and keep its components."""
+    n_horizons, order, n_features = coefficients.shape
+    history = torch.zeros(order - 1, n_features)
+    frames, forecasts = [], []
+    for start in range(0, run.n_frames, _BLOCK_FRAMES):
+        block = run.read(start, min(start + _BLOCK_FRAMES, run.n_frames))
+        forecast, history = autoregress(block, history, coefficients, intercept)
+        frames.append(block @ recall.basis.T)
+        forecasts.append(forecast @ recall.basis.T)
+    seen, expected = torch.cat(frames), torch.cat(forecasts)
+    errors = torch.zeros(len(seen), n_horizons, recall.width)
+    for index, horizon in enumerate(recall.horizons):
+        errors[horizon:, index] = seen[horizon:] - expected[:-horizon, index]
+    return ComponentRun(subject, first_scored(run), seen, errors, torch.as_tensor(run.scored))

@@ -1,0 +1,184 @@
+"""The film as the training subjects have seen it, and how its moments are found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from titan_neuro.layers.film_memory import FilmMemory
+from titan_neuro.models.closed_form.components import ComponentRun
+from titan_neuro.models.recall import Recall
+from titan_neuro.ops.moment_filter import accumulate_evidence, moment_probabilities
+from titan_neuro.typing import FrameRun
+
+# Frames by which choices are made: more of them make choosing slower, not better.
+CHOOSING_FRAMES = 12_000
+_DECAYS = (0.9, 0.95, 0.98, 0.99, 0.998)
+_SHARPNESS = (0.125, 0.25, 0.5, 1.0)
+# Shrinks the noise's covariance to its diagonal, since its small ends are estimated badly.
+_SHRINKAGE = 0.1
+_ROUNDING = 1e-6
+
+
+@dataclass(eq=False)
+class Films:
+    """All films that two subjects or more have seen, one after the other.
+
+    Attributes
+    ----------
+    innovations, frames : torch.Tensor
+        Each subject's own, ``(subjects, moments, width)``; 0 where it was not there.
+    present : torch.Tensor
+        bool ``(subjects, moments)``.
+    film : torch.Tensor
+        int ``(moments,)``: which film.
+    """
+
+    innovations: Tensor
+    frames: Tensor
+    present: Tensor
+    film: Tensor
+
+    @property
+    def follows(self) -> Tensor:
+        """1 where the moment before belongs to the same film, else 0; ``(moments,)``."""
+        return (self.film == self.film.roll(1)).float().index_fill(0, torch.tensor(0), 0.0)
+
+    def average(self, values: Tensor, without: int | None = None) -> Tensor:
+        """Mean over the subjects that were there, ``(moments, width)``, or over all but one; 0 where there is none."""
+        weight = self.present.float()
+        if without is not None:
+            weight = weight.index_fill(0, torch.tensor(without), 0.0)
+        return torch.einsum("sn,snd->nd", weight / weight.sum(0).clamp_min(1), values)
+
+    def ahead(self, values: Tensor, n_moments: int) -> Tensor:
+        """What lies `n_moments` further in the same film, ``(moments, ...)``; 0 beyond its ends."""
+        index = torch.arange(len(self.film)) + n_moments
+        inside = index.clamp(0, len(self.film) - 1)
+        same = (index == inside) & (self.film[inside] == self.film)
+        return values[inside] * same.view(-1, *[1] * (values.ndim - 1))
+
+
+def choosing(runs: Sequence[ComponentRun]) -> list[int]:
+    """Indices of the runs by which choices are made, evenly spread."""
+    every = max(1, -(-sum(len(run.frames) for run in runs) // CHOOSING_FRAMES))
+    return list(range(0, len(runs), every))
+
+
+def collect_films(runs: Sequence[FrameRun], made: Sequence[ComponentRun], n_subjects: int) -> Films:
+    """Line up, at their first scored frames, the runs of each stimulus that two subjects or more have seen."""
+    shown: dict[str, list[ComponentRun]] = {}
+    for run, components in zip(runs, made, strict=True):
+        shown.setdefault(run.stimulus, []).append(components)
+    shared = [shown[name] for name in sorted(shown) if len({member.subject for member in shown[name]}) > 1]
+    which: list[int] = []
+    for number, members in enumerate(shared):
+        lead = min(member.first for member in members)
+        for member in members:
+            member.film_start = len(which) - (member.first - lead)
+        which += [number] * max(len(member.frames) - member.first + lead for member in members)
+    size = (n_subjects, len(which), made[0].frames.shape[1])
+    films = Films(torch.zeros(size), torch.zeros(size), torch.zeros(size[:2], dtype=torch.bool), torch.tensor(which))
+    for number, members in enumerate(shared):
+        begin = which.index(number)
+        for member in members:
+            if member.film_start is not None:
+                skip = max(0, begin - member.film_start)
+                place = slice(member.film_start + skip, member.film_start + len(member.frames))
+                films.innovations[member.subject, place] = member.innovations[skip:]
+                films.frames[member.subject, place] = member.frames[skip:]
+                films.present[member.subject, place] = True
+    return films
+
+
+def fit_film(recall: Recall, made: Sequence[ComponentRun], films: Films, directions: Tensor) -> None:
+    """Set by what, and how sharply, moments are found: by the error of what is read from them.
+
+    Parameters
+    ----------
+    recall : Recall
+        Gets a new film memory; its values are still 0.
+    made : sequence of ComponentRun
+    films : Films
+    directions : torch.Tensor
+        Components of the film, ``(components, width)``.
+    """
+    n_moments = len(films.film)
+    recall.film = FilmMemory(n_moments=n_moments, n_horizons=len(recall.horizons), width=recall.width)
+    if not n_moments:
+        return
+    gain, noise = _signal_and_noise(made, films)
+    shrunk = (1 - _SHRINKAGE) * noise + _SHRINKAGE * torch.diag(noise.diagonal())
+    shrunk += _ROUNDING * noise.trace() * torch.eye(recall.width)
+    whitening = torch.linalg.cholesky(torch.linalg.inv(shrunk.double())).float()
+    own_keys = (films.innovations * gain) @ whitening
+    recall.film.whitening.copy_(whitening)
+    recall.film.follows.copy_(films.follows)
+    recall.film.keys.copy_(films.average(own_keys))
+    recall.film.remember_subjects(
+        own_keys, torch.zeros(*own_keys.shape[:2], *recall.film.values.shape[1:]), films.present
+    )
+
+    chosen = [made[index] for index in choosing(made)]
+    best = min(choice for decay in _DECAYS for choice in _errors(recall, chosen, films, directions, decay))
+    recall.film.decay.fill_(best[1])
+    recall.film.sharpness.fill_(best[2])
+
+
+def _signal_and_noise(made: Sequence[ComponentRun], films: Films) -> tuple[Tensor, Tensor]:
+    """How much of the others' mean innovations a subject shows, ``(width,)``, and the covariance of the rest."""
+    product = spread = torch.zeros(())
+    pairs = []
+    for run in made:
+        if run.film_start is not None:
+            others = along(run, films.average(films.innovations, run.subject))
+            pairs.append((run.innovations[run.scored], others[run.scored]))
+            product = product + (pairs[-1][0] * pairs[-1][1]).sum(0)
+            spread = spread + pairs[-1][1].square().sum(0)
+    # An average that a subject follows with the wrong sign tells nothing.
+    gain = (product / spread.clamp_min(1e-12)).clamp(0, 1)
+    rest = torch.cat([own - gain * others for own, others in pairs])
+    return gain, rest.T @ rest / len(rest)
+
+
+def along(run: ComponentRun, values: Tensor) -> Tensor:
+    """Rows of the films at the frames of a run, ``(time, ...)``; 0 before the film's beginning."""
+    index = torch.arange(len(run.frames)) + (run.film_start or 0)
+    return values[index.clamp_min(0)] * (index >= 0).view(-1, *[1] * (values.ndim - 1))
+
+
+def probabilities(recall: Recall, run: ComponentRun) -> Tensor:
+    """Where in the films a training run is at each frame, by the other subjects: ``(time, moments)``."""
+    return moment_probabilities(_course(recall, run, float(recall.film.decay)), float(recall.film.sharpness))
+
+
+def _course(recall: Recall, run: ComponentRun, decay: float) -> Tensor:
+    film = recall.film
+    keys, _ = film.without(run.subject)
+    scores = run.innovations @ film.whitening @ keys.T - 0.5 * keys.square().sum(1)
+    course, _ = accumulate_evidence(scores[None], film.init_state(1), film.follows, decay)
+    return course[0]
+
+
+def _errors(
+    recall: Recall, chosen: Sequence[ComponentRun], films: Films, directions: Tensor, decay: float
+) -> list[tuple[float, float, float]]:
+    """For each sharpness, (error, decay, sharpness): squared error of what is read, with the best gain for each
+    component, up to what is the same for all choices.
+    """
+    sums = torch.zeros(len(_SHARPNESS), 2, len(directions))
+    for run in chosen:
+        course = _course(recall, run, decay)
+        others = films.average(films.frames, run.subject) @ directions.T
+        ahead = torch.cat([films.ahead(others, horizon) for horizon in recall.horizons], dim=1)
+        for choice, sharpness in enumerate(_SHARPNESS):
+            recalled = (moment_probabilities(course, sharpness) @ ahead).view(len(course), len(recall.horizons), -1)
+            for index, horizon in enumerate(recall.horizons):
+                read = recalled[:-horizon, index] * run.scored[horizon:, None]
+                sums[choice, 0] += (read * (run.errors[horizon:, index] @ directions.T)).sum(0)
+                sums[choice, 1] += read.square().sum(0)
+    gained = sums[:, 0].clamp_min(0).square() / sums[:, 1].clamp_min(1e-12)
+    return [(-float(gain), decay, sharpness) for gain, sharpness in zip(gained.sum(dim=1), _SHARPNESS, strict=True)]

@@ -1,0 +1,221 @@
+"""What a forecast takes from memory: the film as other brains have seen it, and what this brain does otherwise."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from titan_neuro.layers.film_memory import FilmMemory
+from titan_neuro.layers.forecast_memory import ForecastMemory, ForecastMemoryState
+from titan_neuro.ops.stream_state import StreamState
+
+# Share of a key's length that the backbone's output has before training: little, since it says nothing yet.
+_FIRST_CONTEXT = 0.1
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class RecallConfig:
+    """Size of the memories that are fitted in closed form.
+
+    Attributes
+    ----------
+    width : int
+        Spatial components that forecasts are made of, at most.
+    n_components : int
+        Components of the film, and of what single brains do, that forecasts are made from.
+    own_lags : int
+        Frames of its own past, in components, that the linear forecast of a brain sees.
+    key_lags : int
+        Frames of its own past that the keys of the memory may be made of.
+    key_components : int
+        Components of them.
+    group_width : int
+        Width that a key gives to each kind of feature in it.
+    n_groups : int
+        Kinds of features in a key, at most; what they are is chosen on the training subjects.
+    chunk_frames : int
+        Frames of a chunk of the memory that learns at test time.
+    """
+
+    width: Annotated[int, Field(ge=1)] = 256
+    n_components: Annotated[int, Field(ge=1)] = 64
+    own_lags: Annotated[int, Field(ge=1)] = 5
+    key_lags: Annotated[int, Field(ge=1)] = 16
+    key_components: Annotated[int, Field(ge=1)] = 32
+    group_width: Annotated[int, Field(ge=1)] = 32
+    n_groups: Annotated[int, Field(ge=1)] = 3
+    chunk_frames: Annotated[int, Field(ge=1)] = 8
+
+    def build(self, *, horizons: tuple[int, ...], n_features: int, context_width: int) -> Recall:
+        """Make the memories for frames of `n_features` and a backbone of width `context_width`."""
+        return Recall(self, horizons=horizons, n_features=n_features, context_width=context_width)
+
+
+@dataclasses.dataclass(frozen=True)
+class RecallState(StreamState):
+    """What is carried from one call to the next.
+
+    Attributes
+    ----------
+    evidence : torch.Tensor
+        For each moment of the film, ``(batch, moments)``.
+    own_tail : torch.Tensor
+        Own components of the last frames, ``(batch, frames, components)``.
+    pending : torch.Tensor
+        Forecasts of the last frames, ``(batch, longest horizon, horizons, width)``: their errors are still to come.
+    memory : ForecastMemoryState
+    """
+
+    evidence: Float[Tensor, "batch ..."]
+    own_tail: Float[Tensor, "batch ..."]
+    pending: Float[Tensor, "batch ..."]
+    memory: ForecastMemoryState
+
+
+class Recall(nn.Module):
+    """Forecast the errors of linear autoregression from three memories, in a few spatial components.
+
+    1. `film`: persistent memory, what the film did to the training subjects (:class:`FilmMemory`).
+    2. A linear forecast from the own last frames, in components: vector autoregression.
+    3. `memory`: a Titans memory that learns at test time what this subject does otherwise (:class:`ForecastMemory`).
+
+    The first two, and what the third begins with, are fitted in closed form
+    (:func:`titan_neuro.models.recall_fit.fit_recall`).
+
+    Parameters
+    ----------
+    config : RecallConfig
+    horizons : tuple of int
+    n_features : int
+        Voxels or parcels.
+    context_width : int
+        Width of the backbone's output.
+
+    Attributes
+    ----------
+    basis : torch.Tensor
+        ``(width, features)``, orthonormal rows, and zeros where the data span fewer.
+    own_directions : torch.Tensor
+        ``(own components, width)``: in the basis, directions of the errors of single brains, scaled to variance 1.
+    own_map : torch.Tensor
+        ``(horizons, lags * components, width)``: the linear forecast.
+    """
+
+    basis: Tensor
+    own_directions: Tensor
+    own_map: Tensor
+
+    def __init__(self, config: RecallConfig, *, horizons: tuple[int, ...], n_features: int, context_width: int) -> None:
+        super().__init__()
+        self.config, self.horizons = config, horizons
+        self.width = min(config.width, n_features)
+        self.n_own = min(config.n_components, self.width)
+        self.n_key_own = min(config.key_components, self.n_own)
+        self.register_buffer("basis", torch.zeros(self.width, n_features))
+        self.register_buffer("own_directions", torch.zeros(self.n_own, self.width))
+        self.register_buffer("own_map", torch.zeros(len(horizons), config.own_lags * self.n_own, self.width))
+        self.film = FilmMemory(n_moments=0, n_horizons=len(horizons), width=self.width)
+        self.n_known = 2 * self.width + config.key_lags * self.n_key_own
+        self.memory = ForecastMemory(
+            horizons=horizons,
+            n_features=self.n_known + context_width,
+            key_width=(config.n_groups + 1) * config.group_width,
+            value_width=self.width,
+            context_width=context_width,
+            chunk_frames=config.chunk_frames,
+        )
+
+    def set_keys(self, key_map: Float[Tensor, "K G F"], steps: list[tuple[float, float]]) -> None:
+        """Let keys begin as fitted, with a small share of the backbone's output beside it.
+
+        Parameters
+        ----------
+        key_map : torch.Tensor
+            ``(horizons, n_groups * group_width, known features)``.
+        steps : list of (float, float)
+            Step size and forgetting of each horizon.
+        """
+        with torch.no_grad():
+            weights, split = self.memory.key_map, key_map.shape[1]
+            weights.zero_()
+            weights[:, :split, : self.n_known] = key_map
+            context = weights[:, split:, self.n_known :]
+            context.normal_(std=_FIRST_CONTEXT / (context.shape[1] * context.shape[2]) ** 0.5)
+        for index, (step, forgetting) in enumerate(steps):
+            self.memory.set_step(index, step, forgetting)
+
+    def init_state(self, batch_size: int) -> RecallState:
+        """State before the first frame."""
+        n_lags = max(self.config.own_lags, self.config.key_lags)
+        return RecallState(
+            self.film.init_state(batch_size),
+            self.basis.new_zeros(batch_size, n_lags - 1, self.n_own),
+            self.basis.new_zeros(batch_size, max(self.horizons), len(self.horizons), self.width),
+            self.memory.init_state(batch_size),
+        )
+
+    def forward(
+        self,
+        errors: Float[Tensor, "B T K D"],
+        context: Float[Tensor, "B T C"],
+        state: RecallState,
+        *,
+        left_out: Int[Tensor, " B"] | None = None,
+        frozen: bool = False,
+    ) -> tuple[Float[Tensor, "B T K D"], RecallState]:
+        """Forecast the errors of the linear skip.
+
+        Parameters
+        ----------
+        errors : torch.Tensor
+            What each frame has shown beyond the linear forecasts of it, in the basis, ``(batch, time, horizons,
+            width)``; 0 where no forecast was made. Those of the shortest horizon are the innovations.
+        context : torch.Tensor
+            The backbone's output, ``(batch, time, context width)``.
+        state : RecallState
+        left_out : torch.Tensor, optional
+            Index of the training subject of each stream, or -1.
+        frozen : bool
+            The memory that learns at test time is read, and not written.
+
+        Returns
+        -------
+        forecasts : torch.Tensor
+            In the basis, ``(batch, time, horizons, width)``.
+        state : RecallState
+        """
+        known, base, evidence, own_tail = self.know(errors, state, left_out)
+        made = torch.cat([state.pending, base], dim=1)
+        n_frames, longest = errors.shape[1], max(self.horizons)
+        left = torch.stack(
+            [
+                errors[:, :, index] - made[:, longest - h : longest - h + n_frames, index]
+                for index, h in enumerate(self.horizons)
+            ],
+            dim=2,
+        )
+        features = torch.cat([known, context.unsqueeze(2).expand(-1, -1, len(self.horizons), -1)], dim=-1)
+        correction, memory = self.memory(features, left, context, state.memory, frozen=frozen)
+        return base + correction, RecallState(evidence, own_tail, made[:, n_frames:], memory)
+
+    def know(
+        self, errors: Float[Tensor, "B T K D"], state: RecallState, left_out: Int[Tensor, " B"] | None
+    ) -> tuple[Float[Tensor, "B T K F"], Float[Tensor, "B T K D"], Float[Tensor, "B N"], Float[Tensor, "B L O"]]:
+        """Return what keys are made of, the forecast without the memory, and the state of both."""
+        innovations = errors[:, :, 0]
+        recalled, evidence = self.film(innovations, state.evidence, left_out)
+        own = torch.cat([state.own_tail, innovations @ self.own_directions.T], dim=1)
+        n_frames, before = errors.shape[1], state.own_tail.shape[1]
+        lagged = [own[:, before - lag : before - lag + n_frames] for lag in range(before + 1)]
+        own_past = torch.cat(lagged[: self.config.own_lags], dim=-1)
+        foretold = torch.einsum("btf,kfd->btkd", own_past, self.own_map)
+        key_past = torch.cat([part[..., : self.n_key_own] for part in lagged[: self.config.key_lags]], dim=-1)
+        key_past = key_past.unsqueeze(2).expand(-1, -1, len(self.horizons), -1)
+        known = torch.cat([recalled, foretold, key_past], dim=-1)
+        return known, recalled + foretold, evidence, own[:, n_frames:]
