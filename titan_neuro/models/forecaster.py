@@ -18,7 +18,7 @@ from titan_neuro.layers.tokenizer import ParcelTokenizer, ParcelTokenizerConfig,
 from titan_neuro.models.backbone import Backbone, BackboneState
 from titan_neuro.models.mac import MACConfig
 from titan_neuro.models.variants import AnyBackboneConfig, require_causal
-from titan_neuro.ops.autoregression import ORDERS, autoregress, fit_autoregression
+from titan_neuro.ops.autoregression import ORDERS, Autoregression, autoregress, fit_autoregression
 from titan_neuro.typing import FrameRun
 
 
@@ -132,7 +132,10 @@ class Forecaster(nn.Module):
 
     def fit(self, runs: Sequence[FrameRun]) -> None:
         """Fit the linear skip on the training runs (order and penalty by inner cross-validation)."""
-        fitted = fit_autoregression(runs, self.horizons)
+        self.take_linear(fit_autoregression(runs, self.horizons))
+
+    def take_linear(self, fitted: Autoregression) -> None:
+        """Take a linear skip that was fitted before: models of one fold share it."""
         self.coefficients.copy_(fitted.coefficients)
         self.intercept.copy_(fitted.intercept)
 
