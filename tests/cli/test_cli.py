@@ -230,6 +230,26 @@ def test_what_is_done_is_not_done_again(titan_neuro, study, output):
     assert results() == before
 
 
+def test_a_seed_and_a_fold_can_be_trained_alone_and_a_study_needs_all(titan_neuro, output):
+    settings = ("--set", "seeds=[0, 5]")
+    text = titan_neuro("train", output, *settings, "--seed", "5", "--fold", "2").stderr
+    assert text.count("is trained:") == 3
+    models = output / "models"
+    assert sorted(path.name for path in models.iterdir()) == ["seed-0", "seed-5"]
+    assert sorted(path.name for path in (models / "seed-5").iterdir()) == ["fold-2"]
+    records = {
+        folder.name: json.loads((folder / "model.json").read_text()) for folder in (models / "seed-5/fold-2").iterdir()
+    }
+    assert sorted(records) == ["gru", "titan-mac", "transformer-20"]
+    assert all((record["seed"], record["fold"]) == (5, 2) for record in records.values())
+    sizes = [record["n_parameters"] for record in records.values()]
+    assert max(sizes) < 1.05 * min(sizes)
+    message = failure(titan_neuro, errors.InputNotFoundError, "evaluate", output, *settings)
+    assert "models/seed-5/fold-1/titan-mac: no trained model" in message
+    # Without the rivals and the other seed the study is whole.
+    assert "was trained before" in titan_neuro("train", output, "--random-seed", "0", "--set", "rivals=false").stderr
+
+
 def test_an_interrupted_training_goes_on_and_ends_the_same(titan_neuro, output, tmp_path):
     undisturbed = Path(shutil.copytree(output, tmp_path / "undisturbed"))
     settings = ("--fold", "1", "--set", "training.max_epochs=25", "--set", "training.patience=25")

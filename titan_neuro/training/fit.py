@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader
 from titan_neuro.data.space import Space
 from titan_neuro.data.splits import Fold, require_disjoint
 from titan_neuro.data.store import RunView
+from titan_neuro.errors import TrainingError
 from titan_neuro.files import atomic
 from titan_neuro.models.forecaster import ForecasterConfig
 from titan_neuro.ops.autoregression import Autoregression, fit_autoregression
@@ -166,7 +167,8 @@ def train_fold(
     Raises
     ------
     TrainingError
-        The loss is not finite; too few frames to fit.
+        The loss, of training or validation, is not finite: what was trained before stays as it was, and the checkpoint
+        of the last good epoch is kept in `work_dir`. Or too few frames to fit.
     """
     fingerprint = fold_fingerprint(data, model, training, seed)
     before = read_record(folder)
@@ -275,6 +277,11 @@ def _run_trainer(
             trainer.validate(module, datamodule=data, verbose=False)
         try:
             trainer.fit(module, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)
+        except TrainingError as error:
+            if not last.is_file():
+                raise
+            kept = f"The last good epoch is kept, and the same command goes on from there: {last}."
+            raise TrainingError(error.message, f"{error.hint} {kept}") from error
         except SystemExit as stop:
             # Lightning turns Ctrl-C into an exit without a word; the command line has one to say.
             raise KeyboardInterrupt from stop
