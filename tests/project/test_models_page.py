@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from titan_neuro.layers import NeuralMemoryConfig
-from titan_neuro.models import LMMConfig, MACConfig, MAGConfig, MALConfig, TitansLMConfig
+from titan_neuro.models import (
+    GRUConfig,
+    LMMConfig,
+    MACConfig,
+    MAGConfig,
+    MALConfig,
+    TitansLMConfig,
+    TransformerConfig,
+)
 
 PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
 
@@ -21,7 +29,7 @@ def test_the_language_model_learns_its_text_and_goes_on_with_it():
     assert torch.cat([names["ids"], names["more"]], dim=1).tolist() == [[n % 6 for n in range(20, 40)]]
 
 
-@pytest.mark.parametrize("config", [LMMConfig, MACConfig, MAGConfig, MALConfig])
+@pytest.mark.parametrize("config", [LMMConfig, MACConfig, MAGConfig, MALConfig, GRUConfig, TransformerConfig])
 def test_every_variant_is_in_the_table(config):
     assert re.search(rf"^\| `{config().variant}`", PAGE, re.MULTILINE)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -11,11 +12,23 @@ from safetensors.torch import load_file, save_file
 
 from titan_neuro.data.space import Space
 from titan_neuro.data.splits import Fold
-from titan_neuro.data.store import RunHeader, RunStore, write_run
+from titan_neuro.data.store import RunHeader, RunStore, RunView, write_run
 from titan_neuro.errors import InputNotFoundError, MismatchError, TrainingError
 from titan_neuro.layers.tokenizer import ParcelTokenizerConfig
-from titan_neuro.models import ForecasterConfig, LMMConfig, MACConfig, MAGConfig, MALConfig
+from titan_neuro.models import (
+    ForecasterConfig,
+    GRUConfig,
+    LMMConfig,
+    MACConfig,
+    MAGConfig,
+    MALConfig,
+    TransformerConfig,
+    match_rivals,
+)
+from titan_neuro.ops.autoregression import fit_autoregression
 from titan_neuro.training import FoldData, TrainingConfig, load_forecaster, require_match, train_fold
+from titan_neuro.training import fit as fit_module
+from titan_neuro.training.fit import data_identity
 
 N_FEATURES = 8
 SPACE = Space(kind="parcels", name="Toy", parcels=tuple(f"p{i}" for i in range(N_FEATURES)))
@@ -92,16 +105,39 @@ def test_what_one_feature_tells_of_another_is_learned(make_fold, train):
     assert table["validation_skill_ar"][0] == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize("backbone", [LMMConfig, MACConfig, MAGConfig, MALConfig])
+@pytest.mark.parametrize("backbone", [LMMConfig, MACConfig, MAGConfig, MALConfig, GRUConfig, TransformerConfig])
 def test_every_variant_trains_and_is_read_back(make_fold, train, backbone):
     data = make_fold(following)
     model = dataclasses.replace(MODEL, backbone=backbone(dim=16, n_layers=1, tokens_per_frame=1))
     quick = TrainingConfig(max_epochs=1, steps_per_epoch=4, window_frames=32, learning_rate=1e-2)
     read, record = load_forecaster(train(data, quick, model=model)[0])
-    assert read.name == f"titan-{model.backbone.variant}"
+    names = {"gru": "gru", "transformer": "transformer-20"}
+    assert read.name == names.get(model.backbone.variant, f"titan-{model.backbone.variant}")
     assert read.config == model
     assert record["config"]["backbone"]["variant"] == model.backbone.variant
     assert record["selected_epoch"] == 1
+
+
+def test_rivals_learn_it_too_and_share_the_linear_skip(make_fold, train, monkeypatch):
+    fits = []
+
+    def counted(runs, horizons):
+        fits.append([run.key for run in runs])
+        return fit_autoregression(runs, horizons)
+
+    monkeypatch.setattr(fit_module, "fit_autoregression", counted)
+    data = make_fold(following)
+    models = [MODEL, *match_rivals(MODEL, n_features=N_FEATURES)]
+    quick = dataclasses.replace(QUICK, max_epochs=2)
+    read = [load_forecaster(train(data, quick, model.backbone.name, model=model)[0]) for model in models]
+    assert [model.name for model, _ in read] == ["titan-mac", "gru", "transformer-20"]
+    assert all(record["validation_skill_ar"] > 0.2 for _, record in read)
+    sizes = [record["n_parameters"] for _, record in read]
+    assert max(sizes) < 1.05 * min(sizes)
+    assert fits == [[*data.fold.train, *data.fold.validation]]
+    for model, _ in read[1:]:
+        assert torch.equal(model.coefficients, read[0][0].coefficients)
+        assert torch.equal(model.intercept, read[0][0].intercept)
 
 
 def test_where_nothing_is_to_be_learned_the_model_is_linear(make_fold, train):
@@ -141,6 +177,64 @@ def test_a_loss_that_is_not_finite_stops_training(make_fold, train, tmp_path):
     assert not (tmp_path / "fold-1").exists()
 
 
+class FailingView(RunView):
+    """A run whose frames are not numbers any more after some readings, as from a disk that fails."""
+
+    readings_left = float("inf")
+
+    def read(self, start, stop):
+        self.readings_left -= 1
+        frames = super().read(start, stop)
+        return frames if self.readings_left >= 0 else torch.full_like(frames, float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("part", "readings", "message"),
+    [
+        ("train", 20, r"The loss is nan in epoch 1, step \d"),
+        ("validation", 17, "The validation error is nan in epoch 1"),
+    ],
+)
+def test_the_last_good_epoch_is_kept_and_training_goes_on_from_it(make_fold, train, tmp_path, part, readings, message):
+    data = make_fold(following)
+    failing = FailingView(data.runs[getattr(data.fold, part)[0]].store, SPACE)
+    data = dataclasses.replace(data, runs={**data.runs, failing.key: failing})
+    data.linear_skip(MODEL.horizons)
+    training = dataclasses.replace(QUICK, steps_per_epoch=14, max_epochs=2)
+    failing.readings_left = readings
+    with pytest.raises(TrainingError, match=message) as caught:
+        train(data, training)
+    [kept] = (tmp_path / "work/fold-1").glob("*/last.ckpt")
+    assert f"The last good epoch is kept, and the same command goes on from there: {kept}." in caught.value.hint
+    content = torch.load(kept, weights_only=True)
+    assert [row["epoch"] for row in content["history"]] == [0, 1]
+    assert all(value.isfinite().all() for value in content["state_dict"].values() if value.is_floating_point())
+    failing.readings_left = float("inf")
+    mended, _ = train(data, training)
+    assert pd.read_csv(mended / "training.csv")["epoch"].tolist() == [0, 1, 2]
+    undisturbed, _ = train(data, training, name="undisturbed")
+    one, other = ((folder / "model.safetensors").read_bytes() for folder in (mended, undisturbed))
+    assert one == other
+
+
+@pytest.mark.parametrize(
+    ("protocol", "parts", "found"),
+    [
+        ("subject", [(0,), (1,), (2, 3)], "no subject in both train and test, found 00"),
+        ("subject", [(0,), (3,), (2,)], "no subject in both train and validation, found 00"),
+        ("strict", [(0,), (1,), (2, 3)], "no subject in both train and test, found 00"),
+        ("run", [(0,), (1,), (2,)], "no stimulus in both train and validation, found task-x"),
+        ("strict", [(0,), (1,), (2,)], "no stimulus in both train and test, found task-x"),
+    ],
+)
+def test_a_split_that_shares_what_it_holds_apart_is_refused(make_fold, protocol, parts, found):
+    runs = list(make_fold(noise).runs.values())
+    runs[3].subject = "00"
+    fold = Fold(2, *(tuple(runs[index].key for index in part) for part in parts))
+    with pytest.raises(MismatchError, match=f"Fold 2: split by {protocol}, expected {found}"):
+        FoldData(fold=fold, protocol=protocol, space=SPACE, runs={run.key: run for run in runs})
+
+
 @pytest.fixture
 def trained(make_fold, train):
     data = make_fold(following)
@@ -151,9 +245,52 @@ def test_a_model_is_bound_to_its_data(trained):
     folder, data = trained
     _, record = load_forecaster(folder)
     require_match(record, data.identity(), "here")
-    for field, value in (("repetition_time", 2.0), ("normaliser", {"method": "other"}), ("n_parcels", 9)):
-        with pytest.raises(MismatchError, match=f"in {field}: expected .* found"):
-            require_match(record, {**data.identity(), field: value}, "here")
+
+
+PARCELS = {"space": SPACE, "repetition_time": 1.0, "normaliser": "none"}
+MASK = np.arange(2 * 3 * 4).reshape(2, 3, 4) % 3 > 0
+VOLUME = {**PARCELS, "space": Space(kind="volume", name="native", mask=MASK, affine=np.eye(4))}
+
+
+def volume(**changes):
+    return {"space": dataclasses.replace(VOLUME["space"], **changes)}
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "changes", "field"),
+    [
+        (VOLUME, volume(mask=~MASK), "mask_sha256"),
+        (VOLUME, volume(affine=np.diag([2.0, 2.0, 2.0, 1.0])), "affine"),
+        (VOLUME, volume(mask=np.pad(MASK, 1)), "shape"),
+        (PARCELS, {"repetition_time": 2.0}, "repetition_time"),
+        (PARCELS, {"space": dataclasses.replace(SPACE, parcels=(*SPACE.parcels[:-1], "q"))}, "parcels_sha256"),
+        (PARCELS, {"space": dataclasses.replace(SPACE, name="Other")}, "space"),
+        (PARCELS, {"normaliser": "causal"}, "normaliser"),
+    ],
+)
+def test_a_model_is_refused_on_other_data_with_both_values(tmp_path, trained_on, changes, field):
+    """The identities are those of stores on disk."""
+
+    def identity(name, *, space, repetition_time, normaliser):
+        header = RunHeader(
+            key=name,
+            entities={"subject": "01", "task": "x"},
+            repetition_time=repetition_time,
+            space=space,
+            scored=np.ones(5, dtype=bool),
+            record={"fingerprint": "0", "normaliser": {"method": normaliser}},
+        )
+        write_run(tmp_path / f"{name}.zarr", header, [np.zeros((5, space.n_features), dtype=np.float32)])
+        return data_identity(space, RunStore(tmp_path / f"{name}.zarr").within(space))
+
+    here, there = identity("here", **{**trained_on, **changes}), identity("there", **trained_on)
+    assert here[field] != there[field]
+    message = f"in {field}: expected {there[field]}, found {here[field]}."
+    for name in set(here) - {field}:
+        here[name] = there[name]
+    with pytest.raises(MismatchError, match=re.escape(message)):
+        require_match({"data": there}, here, "OUT")
+    require_match({"data": there}, {**here, field: there[field]}, "OUT")
 
 
 def test_damaged_models_are_refused(trained, tmp_path):

@@ -41,11 +41,11 @@ def execute(arguments: argparse.Namespace) -> None:
     if common.is_done(arguments.output_dir, "evaluate", fingerprint, [table_path]):
         logger.info("The forecasts were scored before: %s", table_path)
     else:
-        with common.stage(arguments, "evaluate", fingerprint=fingerprint, seed=study.seed, device=trained.device):
+        with common.stage(arguments, "evaluate", fingerprint=fingerprint, seed=study.seeds[0], device=trained.device):
             parts = []
-            for model, data in zip(trained.models, folds, strict=True):
+            for models, data in zip(trained.models[study.seeds[0]], folds, strict=True):
                 train = data.part((*data.fold.train, *data.fold.validation))
-                parts.append(score_fold([model], train, data.part(data.fold.test), study.evaluation))
+                parts.append(score_fold(list(models), train, data.part(data.fold.test), study.evaluation))
             scores = combine(parts)
             _write_tables(scores, folds[0], study, table_path)
             _write_maps(scores, folds[0], trained.stem)
@@ -68,7 +68,7 @@ def _write_tables(scores: Scores, data: FoldData, study: StudyConfig, path: Path
         normalisation=run.store.record["normaliser"]["method"],
         caveats=data.caveats,
     )
-    write_scores(path.parent, scores, context, study.evaluation, study.seed)
+    write_scores(path.parent, scores, context, study.evaluation, study.seeds[0])
 
 
 def _write_maps(scores: Scores, data: FoldData, stem: str) -> None:

@@ -78,6 +78,10 @@ class FilmMemory(nn.Module):
         """
         self._subjects = (keys, values, present)
 
+    def share_subjects(self, other: FilmMemory) -> None:
+        """Hold the subjects' tokens that another memory of the same films holds."""
+        self._subjects = other._subjects
+
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         # How many moments there are is known from the training runs alone: the memory takes the saved size.
         for name in ("keys", "values", "follows"):

@@ -19,6 +19,8 @@ _MAX_MOMENTUM = 0.9
 # What a step begins with where `fit` has not chosen one, as a share of the largest.
 _FIRST_STEP = 0.1
 _FIRST_MOMENTUM = 0.05
+# Length of what keys have of the backbone's output before training.
+_FIRST_CONTEXT = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,19 +53,25 @@ class ForecastMemory(nn.Module):
     horizons : tuple of int
         Frames ahead, ascending.
     n_features : int
-        Numbers that describe a frame at each horizon; keys are a linear map of them.
+        Numbers that describe a frame at each horizon.
     key_width, value_width : int
-        Width of keys and of errors.
-    context_width : int
-        Numbers that move the gates.
+        Width of what keys have of the features, and width of errors.
+    context_width, context_key_width : int
+        Width of the backbone's output, which moves the gates, and of what keys have of it.
     chunk_frames : int
         Frames of a chunk.
 
     Attributes
     ----------
-    key_map : torch.nn.Parameter
-        ``(horizons, key width, features)``. Keys are cut to length 1.
+    key_map : torch.Tensor
+        ``(horizons, key width, features)``: what keys are made of; fitted, not trained.
+    key_scale : torch.nn.Parameter
+        ``(horizons, key width)``: how much each part counts. Keys are cut to length 1.
+    context_map : torch.nn.Parameter
+        ``(horizons, context key width, context width)``.
     """
+
+    key_map: Tensor
 
     def __init__(
         self,
@@ -73,13 +81,18 @@ class ForecastMemory(nn.Module):
         key_width: int,
         value_width: int,
         context_width: int,
+        context_key_width: int,
         chunk_frames: int,
     ) -> None:
         super().__init__()
         self.horizons, self.chunk_frames = horizons, chunk_frames
         n_horizons = len(horizons)
-        self.key_map = nn.Parameter(torch.randn(n_horizons, key_width, n_features) / (n_features * key_width) ** 0.5)
-        self.initial_weights = nn.Parameter(torch.zeros(n_horizons, value_width, key_width))
+        self.register_buffer("key_map", torch.zeros(n_horizons, key_width, n_features))
+        self.key_scale = nn.Parameter(torch.ones(n_horizons, key_width))
+        # Little at first: the backbone says nothing yet, and what it says in keys is noise.
+        spread = _FIRST_CONTEXT / (context_width * context_key_width) ** 0.5
+        self.context_map = nn.Parameter(spread * torch.randn(n_horizons, context_key_width, context_width))
+        self.initial_weights = nn.Parameter(torch.zeros(n_horizons, value_width, key_width + context_key_width))
         self.gates = nn.Linear(context_width, 3 * n_horizons)
         nn.init.zeros_(self.gates.weight)
         first = torch.tensor([1e-3, _FIRST_MOMENTUM / _MAX_MOMENTUM, _FIRST_STEP])
@@ -103,7 +116,8 @@ class ForecastMemory(nn.Module):
     def init_state(self, batch_size: int) -> ForecastMemoryState:
         """State before the first frame."""
         memory = init_state((self.initial_weights,), batch_size)
-        pending = self.key_map.new_zeros(batch_size, max(self.horizons), *self.key_map.shape[:2])
+        n_horizons, _, key_width = self.initial_weights.shape
+        pending = self.key_map.new_zeros(batch_size, max(self.horizons), n_horizons, key_width)
         return ForecastMemoryState(memory, pending)
 
     def forward(
@@ -136,7 +150,9 @@ class ForecastMemory(nn.Module):
             Expected errors of the forecasts made now, ``(batch, time, horizons, value width)``.
         state : ForecastMemoryState
         """
-        queries = _at_most_unit(torch.einsum("btkf,kdf->btkd", features, self.key_map))
+        known = torch.einsum("btkf,kdf->btkd", features, self.key_map) * self.key_scale
+        told = torch.einsum("btc,kdc->btkd", context, self.context_map)
+        queries = _at_most_unit(torch.cat([known, told], dim=-1))
         waited = torch.cat([state.pending, queries], dim=1)
         n_frames, longest = queries.shape[1], max(self.horizons)
         pending = waited[:, n_frames:]

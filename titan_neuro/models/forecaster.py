@@ -21,7 +21,7 @@ from titan_neuro.models.closed_form import fit_recall
 from titan_neuro.models.mac import MACConfig
 from titan_neuro.models.recall import RecallConfig, RecallState
 from titan_neuro.models.variants import AnyBackboneConfig, require_causal
-from titan_neuro.ops.autoregression import ORDERS, autoregress, fit_autoregression
+from titan_neuro.ops.autoregression import ORDERS, Autoregression, autoregress, fit_autoregression
 from titan_neuro.ops.stream_state import StreamState
 from titan_neuro.typing import FrameRun
 
@@ -34,7 +34,7 @@ class ForecasterConfig:
     ----------
     tokenizer : SwinTokenizerConfig or ParcelTokenizerConfig
         Chosen by ``kind``: ``swin`` for volumes, ``parcels`` for parcels.
-    backbone : LMMConfig, MACConfig, MAGConfig or MALConfig
+    backbone : LMMConfig, MACConfig, MAGConfig, MALConfig, GRUConfig or TransformerConfig
         Chosen by ``variant``.
     recall : RecallConfig or None
         The memories that are fitted in closed form; None for none.
@@ -159,7 +159,7 @@ class Forecaster(nn.Module):
     Attributes
     ----------
     name : str
-        Row of the table: ``titan-`` and the variant of the backbone.
+        Row of the table: what the backbone is called.
 
     Raises
     ------
@@ -173,7 +173,7 @@ class Forecaster(nn.Module):
     def __init__(self, config: ForecasterConfig, *, n_features: int, mask: Bool[Tensor, "x y z"] | None = None) -> None:
         super().__init__()
         self.config, self.horizons, self.n_features = config, tuple(config.horizons), n_features
-        self.name = f"titan-{config.backbone.variant}"
+        self.name = config.backbone.name
         dim = config.backbone.dim
         self.tokenizer: SwinTokenizer | ParcelTokenizer
         if isinstance(config.tokenizer, SwinTokenizerConfig):
@@ -195,21 +195,23 @@ class Forecaster(nn.Module):
             if config.recall is None
             else config.recall.build(horizons=self.horizons, n_features=n_features, context_width=dim)
         )
-        self.subjects: tuple[str, ...] = ()
         self.register_buffer("coefficients", torch.zeros(len(self.horizons), max(ORDERS), n_features))
         self.register_buffer("intercept", torch.zeros(len(self.horizons), n_features))
 
     def fit(self, runs: Sequence[FrameRun]) -> None:
         """Fit the linear skip on the training runs (order and penalty by inner cross-validation), then the recall."""
-        fitted = fit_autoregression(runs, self.horizons)
+        self.take_linear(fit_autoregression(runs, self.horizons))
+        if self.recall is not None:
+            fit_recall(self.recall, runs, self.coefficients, self.intercept)
+
+    def take_linear(self, fitted: Autoregression) -> None:
+        """Take a linear skip that was fitted before: models of one fold share it."""
         self.coefficients.copy_(fitted.coefficients)
         self.intercept.copy_(fitted.intercept)
-        if self.recall is not None:
-            self.subjects = fit_recall(self.recall, runs, self.coefficients, self.intercept)
 
     def left_out(self, subjects: Sequence[str]) -> Int[Tensor, " B"]:
         """Index of each stream's subject among those fitted on, for `forward`; -1 for one that was not there."""
-        known = self.subjects
+        known = () if self.recall is None else self.recall.subjects
         return torch.tensor([known.index(label) if label in known else -1 for label in subjects])
 
     def init_state(self, batch: int) -> ForecasterState:

@@ -15,9 +15,6 @@ from titan_neuro.layers.film_memory import FilmMemory
 from titan_neuro.layers.forecast_memory import ForecastMemory, ForecastMemoryState
 from titan_neuro.ops.stream_state import StreamState
 
-# Share of a key's length that the backbone's output has before training: little, since it says nothing yet.
-_FIRST_CONTEXT = 0.1
-
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class RecallConfig:
@@ -102,9 +99,11 @@ class Recall(nn.Module):
     basis : torch.Tensor
         ``(width, features)``, orthonormal rows, and zeros where the data span fewer.
     own_directions : torch.Tensor
-        ``(own components, width)``: in the basis, directions of the errors of single brains, scaled to variance 1.
+        ``(own components, width)``: in the basis, directions of the errors of single brains, the strongest first.
     own_map : torch.Tensor
         ``(horizons, lags * components, width)``: the linear forecast.
+    subjects : tuple of str
+        Those it was fitted on, in the order in which `forward` counts those left out; empty in a model read from a file.
     """
 
     basis: Tensor
@@ -120,19 +119,21 @@ class Recall(nn.Module):
         self.register_buffer("basis", torch.zeros(self.width, n_features))
         self.register_buffer("own_directions", torch.zeros(self.n_own, self.width))
         self.register_buffer("own_map", torch.zeros(len(horizons), config.own_lags * self.n_own, self.width))
+        self.subjects: tuple[str, ...] = ()
         self.film = FilmMemory(n_moments=0, n_horizons=len(horizons), width=self.width)
         self.n_known = 2 * self.width + config.key_lags * self.n_key_own
         self.memory = ForecastMemory(
             horizons=horizons,
-            n_features=self.n_known + context_width,
-            key_width=(config.n_groups + 1) * config.group_width,
+            n_features=self.n_known,
+            key_width=config.n_groups * config.group_width,
             value_width=self.width,
             context_width=context_width,
+            context_key_width=config.group_width,
             chunk_frames=config.chunk_frames,
         )
 
     def set_keys(self, key_map: Float[Tensor, "K G F"], steps: list[tuple[float, float]]) -> None:
-        """Let keys begin as fitted, with a small share of the backbone's output beside it.
+        """Say what keys are made of, and how fast the memory learns.
 
         Parameters
         ----------
@@ -141,14 +142,18 @@ class Recall(nn.Module):
         steps : list of (float, float)
             Step size and forgetting of each horizon.
         """
-        with torch.no_grad():
-            weights, split = self.memory.key_map, key_map.shape[1]
-            weights.zero_()
-            weights[:, :split, : self.n_known] = key_map
-            context = weights[:, split:, self.n_known :]
-            context.normal_(std=_FIRST_CONTEXT / (context.shape[1] * context.shape[2]) ** 0.5)
+        self.memory.key_map.copy_(key_map)
         for index, (step, forgetting) in enumerate(steps):
             self.memory.set_step(index, step, forgetting)
+
+    def take(self, fitted: Recall) -> None:
+        """Take what was fitted before: models of one fold share it. What is drawn at random stays this model's own."""
+        own_context = self.memory.context_map.detach().clone()
+        self.load_state_dict(fitted.state_dict())
+        with torch.no_grad():
+            self.memory.context_map.copy_(own_context)
+        self.film.share_subjects(fitted.film)
+        self.subjects = fitted.subjects
 
     def init_state(self, batch_size: int) -> RecallState:
         """State before the first frame."""
@@ -200,8 +205,7 @@ class Recall(nn.Module):
             ],
             dim=2,
         )
-        features = torch.cat([known, context.unsqueeze(2).expand(-1, -1, len(self.horizons), -1)], dim=-1)
-        correction, memory = self.memory(features, left, context, state.memory, frozen=frozen)
+        correction, memory = self.memory(known, left, context, state.memory, frozen=frozen)
         return base + correction, RecallState(evidence, own_tail, made[:, n_frames:], memory)
 
     def know(

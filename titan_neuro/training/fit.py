@@ -10,10 +10,12 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
+from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any
 
 import lightning
+import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
@@ -23,10 +25,14 @@ from pydantic.dataclasses import dataclass
 from torch.utils.data import DataLoader
 
 from titan_neuro.data.space import Space
-from titan_neuro.data.splits import Fold
+from titan_neuro.data.splits import Fold, require_disjoint
 from titan_neuro.data.store import RunView
+from titan_neuro.errors import TrainingError
 from titan_neuro.files import atomic
+from titan_neuro.models.closed_form import fit_recall
 from titan_neuro.models.forecaster import ForecasterConfig
+from titan_neuro.models.recall import Recall
+from titan_neuro.ops.autoregression import Autoregression, fit_autoregression
 from titan_neuro.provenance import commit, digest, versions
 from titan_neuro.training.checkpoint import read_record, save_forecaster
 from titan_neuro.training.module import ForecastModule
@@ -69,12 +75,23 @@ class TrainingConfig:
 
 @plain_dataclass(frozen=True, kw_only=True)
 class FoldData:
-    """The runs of a fold, seen through the study's mask."""
+    """The runs of a fold, seen through the study's mask.
+
+    Raises
+    ------
+    MismatchError
+        The parts of the fold share a subject, or what else its protocol holds apart.
+    """
 
     fold: Fold
     protocol: str
     space: Space
     runs: Mapping[str, RunView]
+    _linear: dict[tuple[int, ...], Autoregression] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _recall: dict[Any, Recall] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        require_disjoint(self.fold, self.protocol, self.runs)
 
     def part(self, keys: Sequence[str]) -> list[RunView]:
         """Return the runs of these keys."""
@@ -84,6 +101,35 @@ class FoldData:
         """What a model trained on these data is bound to."""
         any_run = self.runs[self.fold.train[0]]
         return data_identity(self.space, any_run)
+
+    def linear_skip(self, horizons: Sequence[int]) -> Autoregression:
+        """Fit the linear skip of the fold's models, once for all seeds and rivals.
+
+        It sees the validation runs too, as the AR baseline of this fold does: the learned part is judged against the
+        very bar that it will be scored against.
+        """
+        key = tuple(horizons)
+        if key not in self._linear:
+            self._linear[key] = fit_autoregression(self.part((*self.fold.train, *self.fold.validation)), key)
+        return self._linear[key]
+
+    def recall(self, model: ForecasterConfig) -> Recall | None:
+        """Fit the memories that a model begins with, once for all seeds."""
+        if model.recall is None:
+            return None
+        key = (model.recall, model.horizons, model.backbone.dim)
+        if key not in self._recall:
+            # What is drawn here is not used (`Recall.take`), and must not shift what is drawn later.
+            with torch.random.fork_rng(devices=[]):
+                recall = model.recall.build(
+                    horizons=model.horizons, n_features=self.space.n_features, context_width=model.backbone.dim
+                )
+            linear = self.linear_skip(model.horizons)
+            fit_recall(
+                recall, self.part((*self.fold.train, *self.fold.validation)), linear.coefficients, linear.intercept
+            )
+            self._recall[key] = recall
+        return self._recall[key]
 
     @property
     def caveats(self) -> list[str]:
@@ -143,20 +189,23 @@ def train_fold(
     Raises
     ------
     TrainingError
-        The loss is not finite; too few frames to fit.
+        The loss, of training or validation, is not finite: what was trained before stays as it was, and the checkpoint
+        of the last good epoch is kept in `work_dir`. Or too few frames to fit.
     """
     fingerprint = fold_fingerprint(data, model, training, seed)
     before = read_record(folder)
     if before is not None and before.get("fingerprint") == fingerprint:
         return False
-    lightning.seed_everything(seed + data.fold.number, verbose=False)
+    # Of both numbers, so that no fold of one seed begins with the weights of another fold of another seed.
+    lightning.seed_everything(int(np.random.SeedSequence([seed, data.fold.number]).generate_state(1)[0]), verbose=False)
     train_runs, validation_runs = data.part(data.fold.train), data.part(data.fold.validation)
     mask = None if data.space.mask is None else torch.from_numpy(data.space.mask)
     forecaster = model.build(n_features=data.space.n_features, mask=mask)
     start = time.monotonic()
-    # The skip sees the validation runs too, as the AR baseline of this fold does: the learned part is judged against
-    # the very bar that it will be scored against.
-    forecaster.fit([*train_runs, *validation_runs])
+    forecaster.take_linear(data.linear_skip(model.horizons))
+    fitted = data.recall(model)
+    if forecaster.recall is not None and fitted is not None:
+        forecaster.recall.take(fitted)
     module = ForecastModule(
         forecaster,
         learning_rate=training.learning_rate,
@@ -254,6 +303,11 @@ def _run_trainer(
             trainer.validate(module, datamodule=data, verbose=False)
         try:
             trainer.fit(module, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)
+        except TrainingError as error:
+            if not last.is_file():
+                raise
+            kept = f"The last good epoch is kept, and the same command goes on from there: {last}."
+            raise TrainingError(error.message, f"{error.hint} {kept}") from error
         except SystemExit as stop:
             # Lightning turns Ctrl-C into an exit without a word; the command line has one to say.
             raise KeyboardInterrupt from stop

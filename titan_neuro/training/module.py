@@ -14,6 +14,8 @@ from titan_neuro.errors import TrainingError
 from titan_neuro.models.forecaster import Forecaster, ForecasterState
 from titan_neuro.training.streams import Windows
 
+_NOT_FINITE_HINT = "Lower --set training.learning_rate, and look at the data of the runs in training and validation."
+
 
 class ForecastModule(lightning.LightningModule):
     """Train a forecaster, once it is fitted in closed form, by the mean squared error of all horizons.
@@ -54,7 +56,7 @@ class ForecastModule(lightning.LightningModule):
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"The loss is {loss.item()} in epoch {self.current_epoch}, step {batch_index}.",
-                "Lower --set training.learning_rate, and look at the data of the runs in training.",
+                _NOT_FINITE_HINT,
             )
         self._train_volumes += len(batch.frames) * (batch.frames.shape[1] - max(self.forecaster.horizons))
         self._train_sum += float(squared.detach())
@@ -105,6 +107,9 @@ class ForecastModule(lightning.LightningModule):
         """Note what the epoch came to."""
         self._state = self._training_state
         mse, mse_linear = (self._errors / max(1, self._error_count)).tolist()
+        if not math.isfinite(mse):
+            # Said before anything is saved: no checkpoint holds weights like these.
+            raise TrainingError(f"The validation error is {mse} in epoch {self.current_epoch}.", _NOT_FINITE_HINT)
         skill = 1 - mse / mse_linear
         self.log_dict({"validation_mse": mse, "validation_skill_ar": skill}, prog_bar=True, batch_size=1)
         fitting = self._train_count > 0

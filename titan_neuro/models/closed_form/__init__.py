@@ -21,7 +21,7 @@ from titan_neuro.typing import FrameRun
 __all__ = ["fit_recall"]
 
 
-def fit_recall(recall: Recall, runs: Sequence[FrameRun], coefficients: Tensor, intercept: Tensor) -> tuple[str, ...]:
+def fit_recall(recall: Recall, runs: Sequence[FrameRun], coefficients: Tensor, intercept: Tensor) -> None:
     """Fit `recall` to the errors that linear autoregression makes on `runs`.
 
     Parameters
@@ -33,11 +33,6 @@ def fit_recall(recall: Recall, runs: Sequence[FrameRun], coefficients: Tensor, i
     coefficients, intercept : torch.Tensor
         Of the linear skip, ``(horizons, order, features)`` and ``(horizons, features)``.
 
-    Returns
-    -------
-    tuple of str
-        The subjects, in the order in which `FilmMemory.forward` counts those that are left out.
-
     Raises
     ------
     TrainingError
@@ -45,11 +40,10 @@ def fit_recall(recall: Recall, runs: Sequence[FrameRun], coefficients: Tensor, i
     MismatchError
         Runs of different numbers of features.
     """
-    subjects = tuple(sorted({run.subject for run in runs}))
+    recall.subjects = subjects = tuple(sorted({run.subject for run in runs}))
     film_directions = find_components(recall, runs, coefficients, intercept)
     made = [project_run(recall, run, subjects.index(run.subject), coefficients, intercept) for run in runs]
     films = collect_films(runs, made, len(subjects))
     fit_film(recall, made, films, film_directions)
     fit_linear(recall, made, films, film_directions)
     fit_keys(recall, made)
-    return subjects
