@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from titan_neuro.baselines.groundwork import Groundwork, ResidualRun, ResidualSpace, SharedFilms
 from titan_neuro.baselines.matching import FilmLibrary, match, shelve
-from titan_neuro.baselines.sharing import held_out_change, shrunk_gain
+from titan_neuro.baselines.sharing import choose_option, held_out_change, shrunk_gain
 from titan_neuro.ops.films import Film
 from titan_neuro.typing import FrameRun
 
@@ -36,8 +36,8 @@ class AnalogBaseline:
     Everything that is chosen is chosen on training subjects left out in turn, of films and gain alike (runs, where
     there is one subject), for each horizon: the sharpness, the match below which nothing is believed, and the gain per
     feature (per component, beyond 512 features). Where stimuli are several, each subject is also tried without the film
-    it saw, so that a film nobody has seen does not call up another. Where nothing helps, the gain is 0 and the
-    forecast that of the autoregression.
+    it saw, so that a film nobody has seen does not call up another. Where nothing helps by more than a standard error
+    between subjects, the gain is 0 and the forecast that of the autoregression; so it is with one training run.
 
     Parameters
     ----------
@@ -163,15 +163,15 @@ class AnalogBaseline:
                     power[index] += _weigh(belief.square(), read.square())
 
     def _choose(self, cross: Tensor, power: Tensor) -> None:
-        change = held_out_change(cross, power)
-        options = []
+        changes = held_out_change(cross, power)
+        options = list(self.options)
         for index in range(len(self.horizons)):
-            best = int(change[:, :, index].argmin())
-            choice, threshold = divmod(best, len(THRESHOLDS))
-            options.append((self._attention.choices[choice], THRESHOLDS[threshold]))
-            if change[choice, threshold, index] < 0:
-                gain = shrunk_gain(cross[:, choice, threshold, index], power[:, choice, threshold, index])
-                self.gain[index] = gain.float()
+            best = choose_option(changes[..., index].flatten(1))
+            if best is not None:
+                choice, threshold = divmod(best, len(THRESHOLDS))
+                options[index] = self._attention.choices[choice], THRESHOLDS[threshold]
+                where = (slice(None), choice, threshold, index)
+                self.gain[index] = shrunk_gain(cross[where], power[where]).float()
         self.options = tuple(options)
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from titan_neuro.baselines.sharing import group_runs, isc_weights
@@ -201,6 +200,8 @@ class Groundwork:
 
 
 def _find_space(runs: Sequence[FrameRun], autoregression: Autoregression) -> ResidualSpace:
+    from sklearn.decomposition import PCA
+
     n_features = common_n_features(runs)
     # Evenly spread frames of all runs are enough to find the axes of 70,000 voxels.
     stride = max(1, -(-sum(run.n_frames for run in runs) * n_features // _PCA_NUMBERS))

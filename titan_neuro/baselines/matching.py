@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 
 from titan_neuro.ops.films import Film
 
-
+# Frames of history from which on a match counts in full.
 SURE_FRAMES = 20
 
 
@@ -48,6 +48,11 @@ def shelve(films: Sequence[Film], scale: Tensor, window: int) -> FilmLibrary:
         Factor of each key, ``(components,)``.
     window : int
         Longest stretch to be compared; the gaps are one frame shorter.
+
+    Returns
+    -------
+    FilmLibrary
+        The films in the order given, each with a gap before it.
     """
     frames = torch.cat([pad(film.frames, (0, 0, window - 1, 0)) for film in films])
     number = torch.cat(

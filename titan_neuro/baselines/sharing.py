@@ -84,23 +84,41 @@ def shrunk_gain(cross: Tensor, power: Tensor) -> Tensor:
 
 
 def held_out_change(cross: Tensor, power: Tensor) -> Tensor:
-    """Change of the squared error by a forecast, the gain of each subject fitted on the others.
+    """Change of each subject's squared error by a forecast, its gain fitted on the others.
 
     Parameters
     ----------
     cross, power : torch.Tensor
-        See :func:`shrunk_gain`: ``(subjects, ..., features)``.
+        See :func:`shrunk_gain`: ``(subjects, ..., features)``, at least two subjects.
 
     Returns
     -------
     torch.Tensor
-        ``(...)``: summed over subjects and features; below 0 where the forecast helps. 0 with one subject.
+        ``(subjects, ...)``, summed over features; below 0 where the forecast helps.
     """
-    change = torch.zeros(cross.shape[1:-1], dtype=cross.dtype)
-    if len(cross) == 1:
-        return change
+    changes = []
     for subject in range(len(cross)):
         others = torch.arange(len(cross)) != subject
         gain = shrunk_gain(cross[others], power[others])
-        change += (gain * (gain * power[subject] - 2 * cross[subject])).sum(-1)
-    return change
+        changes.append((gain * (gain * power[subject] - 2 * cross[subject])).sum(-1))
+    return torch.stack(changes)
+
+
+def choose_option(changes: Tensor) -> int | None:
+    """Choose what lowers the held-out error most, if it does so by more than one standard error.
+
+    The best of many options lowers it somewhat where none has anything to say.
+
+    Parameters
+    ----------
+    changes : torch.Tensor
+        Change of the squared error of each subject by each option, ``(subjects, options)``, at least two subjects.
+
+    Returns
+    -------
+    int or None
+        The option; None: better none of them.
+    """
+    best = int(changes.sum(0).argmin())
+    error = changes[:, best].std() * len(changes) ** 0.5
+    return best if bool(changes[:, best].sum() + error < 0) else None

@@ -10,13 +10,14 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from titan_neuro.baselines.groundwork import Groundwork, ResidualRun, ResidualSpace
+from titan_neuro.baselines.sharing import choose_option
 from titan_neuro.ops.lagged_moments import Span, assign_folds
 from titan_neuro.typing import FrameRun
 
-# (components, lags) to choose from. 200 components with five lags would be 1,000 predictors: never chosen in trials.
+# (components, lags) to choose from. On recordings of a film, more lags of more components did not pay.
 SIZES = ((20, 5), (60, 2), (60, 5), (200, 1), (200, 2))
 # Ridge penalties per row, in units of the mean variance of the components.
-PENALTIES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+PENALTIES = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 _N_FOLDS = 5
 
 
@@ -24,8 +25,9 @@ class VectorAutoregressionBaseline:
     """Autoregression per feature, plus a ridge regression of what it leaves on principal components of the last frames.
 
     For each horizon the numbers of components and lags and the penalty are those with the smallest squared error on
-    training subjects held out in turn (runs, where there is one subject); where none does better than the
-    autoregression alone, the forecast is the autoregression's. The regression has no intercept: residuals have none.
+    training subjects held out in turn (runs, where there is one subject; stretches of time, where there is one run);
+    where none does better than the autoregression alone by more than a standard error, the forecast is the latter's.
+    The regression has no intercept, since residuals have no mean to speak of.
 
     Parameters
     ----------
@@ -128,19 +130,17 @@ class VectorAutoregressionBaseline:
         folds = [fold for fold, n_rows in enumerate(moments[2]) if 0 < n_rows < total[2]]
         available = self.space.components.shape[1]
         sizes = dict.fromkeys((min(n_components, available), n_lags) for n_components, n_lags in SIZES)
-        best, least = None, 0.0
-        for n_components, n_lags in sizes:
-            some = self._subset(n_components, n_lags)
-            for penalty in PENALTIES:
-                change = 0.0
-                for fold in folds:
-                    rest = [whole - part[fold] for whole, part in zip(total, moments, strict=True)]
-                    weights = self._solve(rest, some, penalty)
-                    gram, cross = moments[0][fold][some][:, some], moments[1][fold][some]
-                    change += float((weights * (gram @ weights - 2 * cross)).sum())
-                if change < least:
-                    best, least = (n_components, n_lags, penalty), change
-        return best
+        options = [(*size, penalty) for size in sizes for penalty in PENALTIES]
+        changes = torch.zeros(len(folds), len(options), dtype=torch.float64)
+        for row, fold in enumerate(folds):
+            rest = [whole - part[fold] for whole, part in zip(total, moments, strict=True)]
+            for column, (n_components, n_lags, penalty) in enumerate(options):
+                some = self._subset(n_components, n_lags)
+                weights = self._solve(rest, some, penalty)
+                gram, cross = moments[0][fold][some][:, some], moments[1][fold][some]
+                changes[row, column] = (weights * (gram @ weights - 2 * cross)).sum()
+        best = choose_option(changes)
+        return None if best is None else options[best]
 
 
 def _predictors(n_components: int) -> tuple[Tensor, Tensor]:
