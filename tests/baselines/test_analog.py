@@ -30,11 +30,11 @@ def test_where_nothing_is_shared_every_row_is_as_good_as_autoregression(phi):
 
 
 def test_a_film_that_nobody_saw_calls_up_no_other():
-    runs = film_runs(7, 3, 0.33, n_frames=200, seed=2)
-    known = [run for run in runs if int(run.subject) < 5 and run.stimulus != "task-film2"]
+    runs = film_runs(8, 3, 0.33, seed=2)
+    known = [run for run in runs if int(run.subject) < 6 and run.stimulus != "task-film2"]
     models = fit_all(known, (1, 10))
-    strict = [run for run in runs if int(run.subject) >= 5 and run.stimulus == "task-film2"]
-    seen = [run for run in runs if int(run.subject) >= 5 and run.stimulus != "task-film2"]
+    strict = [run for run in runs if int(run.subject) >= 6 and run.stimulus == "task-film2"]
+    seen = [run for run in runs if int(run.subject) >= 6 and run.stimulus != "task-film2"]
     for name in ANALOGS:
         for horizon in (1, 10):
             assert error(models[name], strict, horizon) < 1.04 * error(models["ar"], strict, horizon)
