@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from film_runs import HORIZONS, ar1_noise, as_run, film_runs, stream
+from film_runs import HORIZONS, ar1_noise, as_run, film_runs, r2, stream
 
 from titan_neuro.baselines import make_references
 
