@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
-import torch
-from in_memory import InMemoryRun
+from film_runs import ar1_noise, as_run, film_runs, fit_all
 
 
 @pytest.fixture(scope="session")
@@ -11,9 +10,18 @@ def smooth_runs():
     runs = []
     for subject in ("01", "02", "03"):
         for number in (1, 2):
-            frames = rng.normal(size=(300, 12))
-            for t in range(1, 300):
-                frames[t] = 0.7 * frames[t - 1] + np.sqrt(1 - 0.49) * frames[t]
             key = f"sub-{subject}_task-movie_run-{number:02}"
-            runs.append(InMemoryRun(torch.tensor(frames, dtype=torch.float32), np.arange(300) >= 10, key, subject))
+            runs.append(as_run(ar1_noise(rng, 300, 12, 0.7), key))
     return runs
+
+
+@pytest.fixture(scope="session")
+def shown_to_all():
+    """Six subjects who are trained on and two who are tested, all shown one film of a third of their variance."""
+    runs = film_runs(8, 1, 0.33)
+    return runs[:6], runs[6:]
+
+
+@pytest.fixture(scope="session")
+def fitted_on_film(shown_to_all):
+    return fit_all(shown_to_all[0])

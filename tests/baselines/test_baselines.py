@@ -1,10 +1,12 @@
-import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from film_runs import stream
+from statsmodels.regression.linear_model import OLS
 
-from titan_neuro.baselines import AutoregressionBaseline, Persistence, TrainingMean
+from titan_neuro.baselines import AutoregressionBaseline, DampedPersistence, Persistence, TrainingMean
 from titan_neuro.errors import TrainingError
 
 HORIZONS = (1, 3)
@@ -13,20 +15,17 @@ HORIZONS = (1, 3)
 @pytest.fixture(scope="module")
 def fitted(smooth_runs):
     models = {
-        model.name: model for model in (TrainingMean(HORIZONS), Persistence(HORIZONS), AutoregressionBaseline(HORIZONS))
+        model.name: model
+        for model in (
+            TrainingMean(HORIZONS),
+            Persistence(HORIZONS),
+            DampedPersistence(HORIZONS),
+            AutoregressionBaseline(HORIZONS),
+        )
     }
     for model in models.values():
         model.fit(smooth_runs)
     return models
-
-
-def stream(model, frames, cuts=()):
-    state, parts = model.start(), []
-    edges = [0, *cuts, len(frames)]
-    for a, b in itertools.pairwise(edges):
-        forecasts, state = model.step(frames[a:b], state)
-        parts.append(forecasts)
-    return torch.cat(parts)
 
 
 def test_the_mean_is_that_of_the_scored_training_frames(fitted, smooth_runs):
@@ -38,13 +37,9 @@ def test_the_mean_is_that_of_the_scored_training_frames(fitted, smooth_runs):
 
 
 def test_the_mean_of_runs_without_scored_frames_is_refused(smooth_runs):
-    class Unscored:
-        key, subject, stimulus, n_frames, n_features = "sub-01_run-01", "01", "run-01", 300, 12
-        scored = np.zeros(300, dtype=bool)
-        read = smooth_runs[0].read
-
+    unscored = replace(smooth_runs[0], scored=np.zeros(300, dtype=bool))
     with pytest.raises(TrainingError, match="None of the 1 training runs"):
-        TrainingMean(HORIZONS).fit([Unscored()])
+        TrainingMean(HORIZONS).fit([unscored])
 
 
 def test_persistence_forecasts_the_present_frame(fitted, smooth_runs):
@@ -52,6 +47,31 @@ def test_persistence_forecasts_the_present_frame(fitted, smooth_runs):
     forecasts = stream(fitted["persistence"], frames, cuts=(100,))
     assert torch.equal(forecasts[:, 0], frames)
     assert torch.equal(forecasts[:, 1], frames)
+
+
+def test_damped_persistence_fades_as_the_regression_on_the_frame_before_says(fitted, smooth_runs):
+    before = np.concatenate([run.frames[9:-1].numpy() for run in smooth_runs]).astype(float)
+    after = np.concatenate([run.frames[10:].numpy() for run in smooth_runs]).astype(float)
+    frames = smooth_runs[0].frames
+    forecasts = stream(fitted["damped"], frames, cuts=(100,))
+    for feature in (0, 5, 11):
+        phi = OLS(after[:, feature], before[:, feature]).fit().params[0]
+        assert phi == pytest.approx(0.7, abs=0.06)
+        np.testing.assert_allclose(forecasts[:, 0, feature], phi * frames[:, feature], atol=1e-5)
+        np.testing.assert_allclose(forecasts[:, 1, feature], phi**3 * frames[:, feature], atol=1e-5)
+
+
+def test_damped_persistence_of_what_grows_does_not_grow(smooth_runs):
+    growing = replace(smooth_runs[0], frames=1.02 ** torch.arange(300.0)[:, None].expand(-1, 12))
+    model = DampedPersistence(HORIZONS)
+    model.fit([growing])
+    assert torch.equal(model.factors, torch.ones(2, 12))
+
+
+def test_damped_persistence_of_runs_without_scored_frames_is_refused(smooth_runs):
+    unscored = replace(smooth_runs[0], scored=np.arange(300) == 0)
+    with pytest.raises(TrainingError, match="None of the 1 training runs has a scored frame with one before it"):
+        DampedPersistence(HORIZONS).fit([unscored])
 
 
 def test_autoregression_finds_the_planted_weights(fitted):
@@ -67,7 +87,7 @@ def test_autoregression_reaches_the_skill_that_is_possible(fitted, smooth_runs):
         assert 1 - error / frames.var() == pytest.approx(0.49**horizon, abs=0.08)
 
 
-@pytest.mark.parametrize("name", ["mean", "persistence", "ar"])
+@pytest.mark.parametrize("name", ["mean", "persistence", "damped", "ar"])
 def test_forecasts_are_the_same_bits_however_the_run_is_cut(fitted, smooth_runs, name):
     frames = smooth_runs[2].frames
     whole = stream(fitted[name], frames)
@@ -75,7 +95,7 @@ def test_forecasts_are_the_same_bits_however_the_run_is_cut(fitted, smooth_runs,
         assert torch.equal(stream(fitted[name], frames, cuts), whole)
 
 
-@pytest.mark.parametrize("name", ["mean", "persistence", "ar"])
+@pytest.mark.parametrize("name", ["mean", "persistence", "damped", "ar"])
 def test_changing_later_frames_changes_no_earlier_forecast(fitted, smooth_runs, name):
     frames = smooth_runs[1].frames
     whole = stream(fitted[name], frames)

@@ -103,7 +103,7 @@ class Recall(nn.Module):
     own_map : torch.Tensor
         ``(horizons, lags * components, width)``: the linear forecast.
     subjects : tuple of str
-        Those it was fitted on, in the order in which `forward` counts those left out; empty in a model read from a file.
+        Those it was fitted on, in the order in which `forward` counts those left out; empty in one read from a file.
     """
 
     basis: Tensor

@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+import torch
+from film_runs import HORIZONS, ar1_noise, as_run, error, film_runs, fit_all, r2, stream
+
+from titan_neuro.baselines import AnalogBaseline, Groundwork, groundwork
+
+ANALOGS = [f"{kind}analog-{window}" for kind in ("", "soft-") for window in (20, 80, 160)]
+
+
+@pytest.mark.parametrize("name", ANALOGS)
+def test_where_a_film_is_shared_they_know_nearly_what_knowing_the_moment_gives(fitted_on_film, shown_to_all, name):
+    test = shown_to_all[1]
+    for horizon in HORIZONS:
+        alone, known = (error(fitted_on_film[row], test, horizon) for row in ("ar", "others+ar"))
+        gain = 1 - error(fitted_on_film[name], test, horizon) / alone
+        assert gain > 0.9 * (1 - known / alone) > 0.2
+
+
+@pytest.mark.parametrize("phi", [0.0, 0.7], ids=["white", "coloured"])
+def test_where_nothing_is_shared_every_row_is_as_good_as_autoregression(phi):
+    runs = film_runs(10, 1, 0.0, phi=phi, seed=1)
+    models = fit_all(runs[:8])
+    for name, model in models.items():
+        for horizon in HORIZONS:
+            if phi == 0:
+                assert r2(model, runs[8:], horizon) < 0.02
+            if name in {*ANALOGS, "var", "others+ar"}:
+                assert error(model, runs[8:], horizon) < 1.005 * error(models["ar"], runs[8:], horizon)
+
+
+def test_a_film_that_nobody_saw_calls_up_no_other():
+    runs = film_runs(8, 3, 0.33, seed=2)
+    known = [run for run in runs if int(run.subject) < 6 and run.stimulus != "task-film2"]
+    models = fit_all(known, (1, 10))
+    strict = [run for run in runs if int(run.subject) >= 6 and run.stimulus == "task-film2"]
+    seen = [run for run in runs if int(run.subject) >= 6 and run.stimulus != "task-film2"]
+    for name in ANALOGS:
+        for horizon in (1, 10):
+            assert error(models[name], strict, horizon) < 1.04 * error(models["ar"], strict, horizon)
+            assert error(models[name], seen, horizon) < 0.87 * error(models["ar"], seen, horizon)
+
+
+def test_with_one_subject_they_read_on_from_its_other_runs():
+    rng = np.random.default_rng(3)
+    story = ar1_noise(rng, 300, 20, 0.7)
+    runs = [
+        as_run(np.sqrt(0.5) * story + np.sqrt(0.5) * ar1_noise(rng, 300, 20, 0.7), f"sub-01_task-film_run-{number}")
+        for number in range(5)
+    ]
+    models = fit_all(runs[:4])
+    for name in ANALOGS:
+        assert error(models[name], runs[4:], 10) < 0.9 * error(models["ar"], runs[4:], 10)
+
+
+def test_with_one_run_they_are_the_autoregression(shown_to_all):
+    models = fit_all(shown_to_all[0][:1])
+    frames = shown_to_all[1][0].frames
+    for name in ANALOGS:
+        assert torch.equal(stream(models[name], frames), stream(models["ar"], frames))
+
+
+def test_a_shared_film_is_read_on_components_too(shown_to_all, monkeypatch):
+    monkeypatch.setattr(groundwork, "MAX_PLAIN_FEATURES", 4)
+    monkeypatch.setattr(groundwork, "MAX_COMPONENTS", 10)
+    train, test = shown_to_all
+    shared = Groundwork(HORIZONS)
+    model = AnalogBaseline(HORIZONS, 80, is_soft=True, groundwork=shared)
+    model.fit(train)
+    assert model.gain.shape == (3, 10)
+    space = shared.residuals(train)[0]
+    alone = space.autoregress(test[0].frames, space.start())[0]
+    errors = [
+        (test[0].frames[20:] - forecasts[10:-10, 2]).square().sum()
+        for forecasts in (stream(model, test[0].frames), alone)
+    ]
+    assert errors[0] < 0.85 * errors[1]
+
+
+def test_the_best_moment_is_read_on_as_it_was(fitted_on_film, shown_to_all):
+    """The definition, step by step, at one frame."""
+    model, frames, t = fitted_on_film["analog-20"], shown_to_all[1][1].frames, 150
+    space, library = model.space, model.library
+    keys = space.score(frames) * model._scale
+    window = keys[t - 19 : t + 1].double()
+    moments = [j for j in (library.film >= 0).nonzero()[:, 0].tolist() if j >= 38]
+    matches = torch.stack(
+        [
+            (window * library.keys[j - 19 : j + 1]).sum() / library.keys[j - 19 : j + 1].norm() / window.norm()
+            for j in moments
+        ]
+    )
+    for index in range(len(HORIZONS)):
+        count, threshold = model.options[index]
+        best = matches.topk(int(count))
+        assert best.values[0] > threshold
+        read = library.values.reshape(-1, 3, 20)[torch.tensor(moments)[best.indices], index].mean(0)
+        expected = stream(fitted_on_film["ar"], frames)[t, index] + model.gain[index] * read
+        np.testing.assert_allclose(stream(model, frames)[t, index], expected, atol=1e-4)
+
+
+def test_the_forecast_does_not_depend_on_how_much_of_the_run_went_before(fitted_on_film, shown_to_all):
+    """A run that begins at a random offset is forecast, once the window is full, as the whole run is."""
+    frames = shown_to_all[1][0].frames
+    for name in ("analog-20", "soft-analog-20"):
+        whole, part = stream(fitted_on_film[name], frames), stream(fitted_on_film[name], frames[97:])
+        np.testing.assert_allclose(part[20:], whole[117:], atol=1e-4)

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+import torch
+from film_runs import ar1_noise, as_run, film_runs
+
+from titan_neuro.baselines.sharing import choose_option, group_runs, held_out_change, isc_weights, locate, shrunk_gain
+from titan_neuro.ops.films import average_films
+
+
+def test_groups_are_subjects_or_the_runs_of_one_subject():
+    runs = film_runs(2, 3, 0.3, n_frames=20)
+    assert [[run.key for run in group] for group in group_runs(runs)] == [
+        [f"sub-{subject:02}_task-film{film}" for film in range(3)] for subject in range(2)
+    ]
+    assert [len(group) for group in group_runs(runs[:3])] == [1, 1, 1]
+
+
+def test_weights_are_the_leave_one_out_correlations_of_an_outside_oracle():
+    isc = pytest.importorskip("brainiak.isc", reason="BrainIAK is not installed").isc
+    runs = film_runs(5, 1, 0.2, n_frames=200)
+    pairs = [(run, average_films([other for other in runs if other is not run])[0]) for run in runs]
+    frames = np.stack([run.frames[10:].double().numpy() for run in runs], axis=-1)
+    expected = isc(frames, pairwise=False).mean(axis=0)
+    np.testing.assert_allclose(isc_weights(pairs, 20), expected.clip(0), atol=1e-5)
+
+
+def test_without_anything_shared_all_weights_are_one():
+    assert torch.equal(isc_weights([], 4), torch.ones(4))
+    opposite = np.outer(np.sin(np.arange(50)), np.ones(4))
+    runs = [as_run(sign * opposite, f"sub-{sign}_task-film") for sign in (-1, 1)]
+    pairs = [(run, average_films([other])[0]) for run, other in (runs, runs[::-1])]
+    assert torch.equal(isc_weights(pairs, 4), torch.ones(4))
+
+
+@pytest.mark.parametrize(("lead", "other_lead"), [(10, 10), (10, 4), (4, 10)])
+def test_a_run_is_found_in_the_film_by_the_first_scored_frame(lead, other_lead):
+    noise = ar1_noise(np.random.default_rng(0), 60, 3, 0.5)
+    run, other = as_run(noise, "sub-01_task-film", lead), as_run(noise, "sub-02_task-film", other_lead)
+    assert locate(average_films([other])[0], run) == other_lead - lead
+    assert locate(average_films([run, other])[0], run) == min(lead, other_lead) - lead
+
+
+def test_gains_that_subjects_agree_on_are_those_of_least_squares():
+    power = torch.tensor([[4.0, 1.0], [2.0, 3.0], [5.0, 2.0]])
+    cross = power * torch.tensor([0.6, 0.2])
+    np.testing.assert_allclose(shrunk_gain(cross, power), [0.6, 0.2], rtol=1e-5)
+    np.testing.assert_allclose(shrunk_gain(cross[:1], power[:1]), [0.6, 0.2], rtol=1e-5)
+
+
+def test_gains_shrink_by_the_standard_error_between_subjects():
+    power = torch.ones(4, 1, dtype=torch.float64)
+    gains = torch.tensor([[0.2], [0.5], [0.6], [0.7]], dtype=torch.float64)
+    error = gains.std() / 2
+    assert float(shrunk_gain(gains, power)) == pytest.approx(float(0.5 * (1 - error**2 / 0.25)))
+
+
+def test_gains_without_agreement_sign_or_forecast_are_zero():
+    power = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0]])
+    cross = torch.tensor([[1.0, -0.5, 0.0], [-0.9, -0.5, 0.0]])
+    assert torch.equal(shrunk_gain(cross, power), torch.zeros(3))
+
+
+def test_the_held_out_change_is_that_of_gains_fitted_without_the_subject():
+    rng = np.random.default_rng(5)
+    forecasts = rng.normal(size=(4, 300, 6))
+    targets = 0.5 * forecasts + rng.normal(size=(4, 300, 6))
+    cross, power = torch.tensor((forecasts * targets).sum(1)), torch.tensor((forecasts**2).sum(1))
+    changes = held_out_change(cross, power)
+    others = [1, 2, 3]
+    gain = shrunk_gain(cross[others], power[others]).numpy()
+    expected = ((targets[0] - gain * forecasts[0]) ** 2 - targets[0] ** 2).sum()
+    assert float(changes[0]) == pytest.approx(expected)
+
+
+def test_an_option_is_taken_if_it_helps_by_more_than_a_standard_error():
+    assert choose_option(torch.tensor([[0.0, -1.0, -3.0], [0.0, -1.0, -2.0], [0.0, -1.0, -4.0]])) == 2
+    assert choose_option(torch.tensor([[1.0, -9.0], [2.0, 4.0], [1.0, 4.0]])) is None
+    assert choose_option(torch.zeros(3, 2)) is None

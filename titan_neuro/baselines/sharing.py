@@ -1,0 +1,124 @@
+"""What the training subjects share: how much of each component, and how far a forecast from it is to be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from titan_neuro.ops.films import Film, first_scored
+from titan_neuro.typing import FrameRun
+
+Run = TypeVar("Run", bound=FrameRun)
+
+
+def group_runs(runs: Sequence[Run]) -> list[list[Run]]:
+    """Group runs by subject; where there is one subject, each run is a group."""
+    several = len({run.subject for run in runs}) > 1
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.subject if several else run.key, []).append(run)
+    return list(groups.values())
+
+
+def locate(film: Film, run: FrameRun) -> int:
+    """Return which frame of the film a run's frame 0 is; negative where the film begins later."""
+    return int(film.scored.int().argmax()) - first_scored(run)
+
+
+def isc_weights(pairs: Sequence[tuple[FrameRun, Film]], n_components: int) -> Tensor:
+    """Weigh components by their inter-subject correlation, each subject against the average of the others.
+
+    Parameters
+    ----------
+    pairs : sequence of (FrameRun, Film)
+        Runs, each with the average of the other subjects' runs of its stimulus; their first features are components.
+    n_components : int
+
+    Returns
+    -------
+    torch.Tensor
+        ``(components,)``: the mean correlation, 0 where it is negative; ones where nobody saw what another saw, or
+        nothing correlates.
+    """
+    total = torch.zeros(n_components)
+    for run, film in pairs:
+        offset = locate(film, run)
+        rows = torch.as_tensor(run.scored).nonzero()[:, 0]
+        rows = rows[(rows + offset >= 0) & (rows + offset < len(film.frames))]
+        own, others = run.read(0, run.n_frames)[rows, :n_components], film.frames[rows + offset, :n_components]
+        own, others = own - own.mean(0), others - others.mean(0)
+        size = (own.norm(dim=0) * others.norm(dim=0)).clamp(min=torch.finfo(own.dtype).tiny)
+        total += (own * others).sum(0) / size
+    weights = (total / max(1, len(pairs))).clamp(min=0)
+    return weights if bool(weights.any()) else torch.ones(n_components)
+
+
+def shrunk_gain(cross: Tensor, power: Tensor) -> Tensor:
+    """Least-squares gains of a forecast, drawn towards 0 as far as subjects disagree on them.
+
+    The positive-part James-Stein factor ``1 - SE^2 / gain^2``, the standard error being that between subjects: where
+    nothing is shared a gain is of the size of its error. Negative gains, which have no meaning, are 0.
+
+    Parameters
+    ----------
+    cross, power : torch.Tensor
+        Of each subject, the sums of forecast times target, and of forecast squared: ``(subjects, ...)``.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(...)``, at least 0.
+    """
+    n_subjects = len(cross)
+    total = power.sum(0)
+    positive = total > 0
+    gain = torch.where(positive, cross.sum(0) / total.where(positive, torch.ones_like(total)), 0).clamp(min=0)
+    if n_subjects == 1:
+        return gain
+    misfit = (cross - gain * power).square().sum(0) * n_subjects / (n_subjects - 1)
+    error = torch.where(gain > 0, misfit / (gain * total).square().where(gain > 0, torch.ones_like(total)), 1)
+    return gain * (1 - error).clamp(min=0)
+
+
+def held_out_change(cross: Tensor, power: Tensor) -> Tensor:
+    """Change of each subject's squared error by a forecast, its gain fitted on the others.
+
+    Parameters
+    ----------
+    cross, power : torch.Tensor
+        See :func:`shrunk_gain`: ``(subjects, ..., features)``, at least two subjects.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(subjects, ...)``, summed over features; below 0 where the forecast helps.
+    """
+    changes = []
+    for subject in range(len(cross)):
+        others = torch.arange(len(cross)) != subject
+        gain = shrunk_gain(cross[others], power[others])
+        changes.append((gain * (gain * power[subject] - 2 * cross[subject])).sum(-1))
+    return torch.stack(changes)
+
+
+def choose_option(changes: Tensor) -> int | None:
+    """Choose what lowers the held-out error most, if it does so by more than one standard error.
+
+    The best of many options lowers it somewhat where none has anything to say.
+
+    Parameters
+    ----------
+    changes : torch.Tensor
+        Change of the squared error of each subject by each option, ``(subjects, options)``, at least two subjects.
+
+    Returns
+    -------
+    int or None
+        The option; None: better none of them.
+    """
+    best = int(changes.sum(0).argmin())
+    error = changes[:, best].std() * len(changes) ** 0.5
+    return best if bool(changes[:, best].sum() + error < 0) else None
