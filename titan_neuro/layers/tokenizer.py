@@ -120,7 +120,7 @@ class SwinTokenizer(nn.Module):
         batch, time, _ = frames.shape
         each = frames.flatten(0, 1)
         at_once = self._volumes_at_once if each.device.type == "cpu" else len(each)
-        tokens = torch.cat([self._encode(some) for some in each.split(at_once)])
+        tokens = torch.cat([self._encode(some) for some in torch.split(each, at_once)])
         return tokens.view(batch, time, *tokens.shape[1:])
 
     def _encode(self, frames: Float[Tensor, "T V"]) -> Float[Tensor, "T P D"]:
