@@ -1,60 +1,64 @@
 """The two sides that forecaster_speed.py compares: our forecaster, and a 4D window model as SwiFT is one.
 
 The peer stands for SwiFT (Kim et al. 2023): Swin features of every volume, attention over space and time of a window, all
-of which it has to see at once. It is given every advantage that costs no accuracy of the comparison:
+of which it has to see at once. It is given every advantage that a comparison of speed allows:
 
-- the same tokens a frame, the same head and the same linear skip as ours, so that what differs is the way from the
-  tokens of many frames to those that forecast;
+- the same tokens a frame, the same head and the same linear skip as ours, so that what differs is the way from the tokens
+  of many frames to those that forecast;
 - as many parameters (its hidden layers are widened until the two agree);
-- full attention in torch's fused kernel, which keeps no matrix of ``T^2`` weights; a frame sees itself and earlier ones,
+- full attention in torch's fused kernel, which keeps no matrix of ``T^2`` weights. A frame sees itself and earlier ones,
   so that one pass over a window forecasts from each of its frames, as ours does.
 
-Its Swin transformer is MONAI's, as MONAI runs it.
+Its Swin transformer is MONAI's as MONAI runs it: all volumes of a call at once. Ours takes some at a time, and fused
+attention where nothing is learned (titan_neuro/layers/tokenizer.py); with ``is_stock=False`` the peer does the same, and
+what is compared is what comes after the tokens.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import sys
 
 import torch
 import torch.nn.functional as F
+from common import BenchmarkError
 from torch import Tensor, nn
 
-from titan_neuro.config.study import cpu_small, gpu_base
+from titan_neuro.config.study import cpu_small, debug, gpu_base
 from titan_neuro.layers.head import HorizonHead
-from titan_neuro.layers.tokenizer import SwinTokenizer, SwinTokenizerConfig
+from titan_neuro.layers.tokenizer import SwinTokenizer
 from titan_neuro.models.forecaster import Forecaster, ForecasterConfig
 from titan_neuro.ops.autoregression import ORDERS, autoregress
 
 PEER_LAYERS, PEER_HEADS = 3, 4
+SIDES = {"tiny": 8, "small": 24, "large": 48}
+"""Voxels along each axis."""
 # Queries that meet all keys at a time; a mask is made for so many.
 _QUERY_FRAMES = 64
 
 
 def config_of(size: str) -> ForecasterConfig:
-    """Settings of our side by the name of a size: ``small`` (24 voxels a side) or ``large`` (48)."""
-    if size == "small":
-        return cpu_small().model
-    large = gpu_base().model
-    backbone = dataclasses.replace(large.backbone, dim=96, n_layers=2)
-    return dataclasses.replace(large, backbone=backbone, head_rank=32)
+    """Settings of both sides: the presets `debug` and `cpu-small`, and `gpu-base` at half its widths."""
+    if size != "large":
+        return (debug() if size == "tiny" else cpu_small()).model
+    model = gpu_base().model
+    backbone = dataclasses.replace(model.backbone, dim=96, n_layers=2)
+    return dataclasses.replace(model, backbone=backbone, head_rank=32)
 
 
-def brain(side: int) -> Tensor:
-    """Return a ball for a mask: bool ``(side, side, side)``, about a third of the grid, as a brain is."""
-    axis = torch.linspace(-1, 1, side)
+def brain(size: str) -> Tensor:
+    """Return a ball for a mask, bool ``(x, y, z)``: about a third of the grid, as a brain is."""
+    axis = torch.linspace(-1, 1, SIDES[size])
     x, y, z = torch.meshgrid(axis, axis, axis, indexing="ij")
     return x**2 + y**2 + z**2 < 0.75
 
 
-SIDES = {"small": 24, "large": 48}
-
-
 def ours(size: str) -> Forecaster:
-    """Our forecaster with a linear skip that is not 0."""
-    mask = brain(SIDES[size])
-    return _with_skip(config_of(size).build(n_features=int(mask.sum()), mask=mask))
+    """Our forecaster."""
+    mask = brain(size)
+    model = config_of(size).build(n_features=int(mask.sum()), mask=mask)
+    _fill(model)
+    return model
 
 
 class WindowForecaster(nn.Module):
@@ -62,32 +66,33 @@ class WindowForecaster(nn.Module):
 
     Parameters
     ----------
-    config : ForecasterConfig
-        Of our side; tokenizer, head and skip are the same.
-    mask : torch.Tensor
-        bool ``(x, y, z)``.
+    size : str
+        One of `SIDES`.
     hidden : int
         Width of the hidden layer of each feed-forward part.
+    is_stock : bool
+        Whether MONAI's transformer runs as it comes.
     """
 
     coefficients: Tensor
     intercept: Tensor
 
-    def __init__(self, config: ForecasterConfig, mask: Tensor, hidden: int) -> None:
+    def __init__(self, size: str, hidden: int, *, is_stock: bool) -> None:
         super().__init__()
-        assert isinstance(config.tokenizer, SwinTokenizerConfig)
-        dim, n_features = config.backbone.dim, int(mask.sum())
+        config, mask = config_of(size), brain(size)
+        dim, n_tokens, n_features = config.backbone.dim, config.tokenizer.n_tokens, int(mask.sum())
+        self.n_features = n_features
         self.tokenizer = SwinTokenizer(config.tokenizer, mask, dim)
-        self.blocks = nn.ModuleList(_AttentionBlock(dim, hidden, config.tokenizer.n_tokens) for _ in range(PEER_LAYERS))
+        if is_stock:
+            _run_as_monai_does(self.tokenizer)
+        self.blocks = nn.ModuleList(_AttentionBlock(dim, hidden, n_tokens) for _ in range(PEER_LAYERS))
         self.norm = nn.RMSNorm(dim, eps=1e-5)
+        n_horizons = len(config.horizons)
         self.head = HorizonHead(
-            token_width=config.tokenizer.n_tokens * dim,
-            n_horizons=len(config.horizons),
-            rank=config.head_rank,
-            n_features=n_features,
+            token_width=n_tokens * dim, n_horizons=n_horizons, rank=config.head_rank, n_features=n_features
         )
-        self.register_buffer("coefficients", torch.zeros(len(config.horizons), max(ORDERS), n_features))
-        self.register_buffer("intercept", torch.zeros(len(config.horizons), n_features))
+        self.register_buffer("coefficients", torch.zeros(n_horizons, max(ORDERS), n_features))
+        self.register_buffer("intercept", torch.zeros(n_horizons, n_features))
 
     def mix(self, tokens: Tensor) -> Tensor:
         """Attention over all frames: ``(batch, time, tokens, dim)`` to the same."""
@@ -99,9 +104,17 @@ class WindowForecaster(nn.Module):
 
     def forward(self, frames: Tensor) -> tuple[Tensor, None]:
         """``(batch, time, features)`` to forecasts from every frame; there is no state to hand on."""
+        return self._linear(frames) + self.head(self.mix(self.tokenizer(frames))), None
+
+    def forecast_last(self, frames: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """Forecast from the last frame of a window, all of which is seen; its tokens may have been kept."""
+        tokens = self.tokenizer(frames) if tokens is None else tokens
+        recent = frames[:, -self.coefficients.shape[1] :]
+        return self._linear(recent)[:, -1] + self.head(self.mix(tokens)[:, -1:])[:, 0]
+
+    def _linear(self, frames: Tensor) -> Tensor:
         history = self.coefficients.new_zeros(len(frames), self.coefficients.shape[1] - 1, frames.shape[-1])
-        linear, _ = autoregress(frames, history, self.coefficients, self.intercept)
-        return linear + self.head(self.mix(self.tokenizer(frames))), None
+        return autoregress(frames, history, self.coefficients, self.intercept)[0]
 
 
 class _AttentionBlock(nn.Module):
@@ -136,14 +149,16 @@ def _moments(tokens: Tensor) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=-1)[:, None]
 
 
-def peer(size: str) -> WindowForecaster:
+def peer(size: str, *, is_stock: bool = True) -> WindowForecaster:
     """Return the peer, its hidden layers so wide that it has as many parameters as ours."""
-    config, mask = config_of(size), brain(SIDES[size])
     wanted, narrow, wide = (
-        n_parameters(model) for model in (ours(size), *(WindowForecaster(config, mask, hidden) for hidden in (1, 2)))
+        n_parameters(model)
+        for model in (ours(size), *(WindowForecaster(size, hidden, is_stock=is_stock) for hidden in (1, 2)))
     )
     hidden = 1 + max(0, round((wanted - narrow) / (wide - narrow)))
-    return _with_skip(WindowForecaster(config, mask, hidden))
+    model = WindowForecaster(size, hidden, is_stock=is_stock)
+    _fill(model)
+    return model
 
 
 def n_parameters(model: nn.Module) -> int:
@@ -151,7 +166,54 @@ def n_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _with_skip(model: Any) -> Any:
+def check_sides(size: str) -> dict[str, float]:
+    """The gate: parameters match, tokens are the same, and each side gives the same however it is fed.
+
+    Returns
+    -------
+    dict
+        Parameters of both sides, and the greatest difference that was found.
+
+    Raises
+    ------
+    BenchmarkError
+        Parameters differ by more than 3 %, or numbers by more than 1e-4 of the largest.
+    """
+    torch.manual_seed(0)
+    mine, theirs = ours(size).eval(), peer(size).eval()
+    counts = {"ours": n_parameters(mine), "peer": n_parameters(theirs)}
+    if abs(counts["peer"] / counts["ours"] - 1) > 0.03:
+        raise BenchmarkError(f"{size}: parameters differ by more than 3 %: {counts}. Nothing is timed.")
+    frames = torch.randn(1, 40, mine.n_features)
+    with torch.inference_mode():
+        whole = mine(frames)[0]
+        state, parts = mine.start(), []
+        for block in frames[0].split(20):
+            forecasts, state = mine.step(block, state)
+            parts.append(forecasts)
+        dense = theirs(frames)[0]
+        pairs = {
+            "ours in pieces": (torch.cat(parts), whole[0]),
+            "peer at the last frame": (theirs.forecast_last(frames), dense[:, -1]),
+            "peer of fewer frames": (theirs(frames[:, :25])[0], dense[:, :25]),
+        }
+        theirs.tokenizer.load_state_dict(mine.tokenizer.state_dict())
+        pairs["tokens"] = (mine.tokenizer(frames), theirs.tokenizer(frames))
+    errors = {name: float((one - other).abs().max() / other.abs().max()) for name, (one, other) in pairs.items()}
+    name, worst = max(errors.items(), key=lambda item: item[1])
+    if not worst < 1e-4:
+        raise BenchmarkError(f"{size}: {name} differ by {worst:.1e}, allowed are 1e-4. Nothing is timed.")
+    return {**counts, "greatest difference": worst}
+
+
+def _fill(model: Forecaster | WindowForecaster) -> None:
+    """Linear weights and patterns that are not 0, as those of a trained model."""
     model.coefficients.normal_(std=0.1)
     nn.init.normal_(model.head.patterns, std=0.1)
-    return model
+
+
+def _run_as_monai_does(tokenizer: SwinTokenizer) -> None:
+    tokenizer._volumes_at_once = sys.maxsize
+    for module in tokenizer.modules():
+        if hasattr(module, "use_flash_attention"):
+            module.use_flash_attention = False
