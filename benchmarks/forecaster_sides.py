@@ -1,17 +1,17 @@
 """The two sides that forecaster_speed.py compares: our forecaster, and a 4D window model as SwiFT is one.
 
-The peer stands for SwiFT (Kim et al. 2023): Swin features of every volume, attention over space and time of a window, all
-of which it has to see at once. It is given every advantage that a comparison of speed allows:
+The peer stands for SwiFT (Kim et al. 2023): Swin features of every volume, attention over space and time of a window,
+all of which it has to see at once. It is given every advantage that a comparison of speed allows:
 
-- the same tokens a frame, the same head and the same linear skip as ours, so that what differs is the way from the tokens
-  of many frames to those that forecast;
+- the same tokens a frame, the same head and the same linear skip as ours, so that what differs is the way from the
+  tokens of many frames to those that forecast;
 - as many parameters (its hidden layers are widened until the two agree);
-- full attention in torch's fused kernel, which keeps no matrix of ``T^2`` weights. A frame sees itself and earlier ones,
-  so that one pass over a window forecasts from each of its frames, as ours does.
+- full attention in torch's fused kernel, which keeps no matrix of ``T^2`` weights. A frame sees itself and earlier
+  ones, so that one pass over a window forecasts from each of its frames, as ours does.
 
 Its Swin transformer is MONAI's as MONAI runs it: all volumes of a call at once. Ours takes some at a time, and fused
-attention where nothing is learned (titan_neuro/layers/tokenizer.py); with ``is_stock=False`` the peer does the same, and
-what is compared is what comes after the tokens.
+attention where nothing is learned (titan_neuro/layers/tokenizer.py); with ``is_stock=False`` the peer does the same,
+and what is compared is what comes after the tokens.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How fast the forecaster is, and what memory it takes: against a 4D window model, and over T.
 
-    python benchmarks/forecaster_speed.py              # volumes of 24 voxels a side, in about six minutes
+    python benchmarks/forecaster_speed.py              # volumes of 24 voxels a side, in about five minutes
     python benchmarks/forecaster_speed.py --full       # 48 voxels a side too, and the peer at every length it can do
     python benchmarks/forecaster_speed.py --quick      # tiny, in seconds: does it run?
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,14 +19,15 @@ from typing import Any
 
 import torch
 from common import (
-    UNPOOLED_HEAP,
     Result,
     alternate,
     cpu_seconds,
     in_fresh_process,
     peak_growth_bytes,
     provenance,
+    resident_bytes_at_peak,
     table,
+    unpool_heap,
     use_one_thread,
     warm_heap,
     write_results,
@@ -69,7 +69,7 @@ class Sizes:
 
 DEFAULT = Sizes()
 FULL = Sizes(sizes=("small", "large"), seconds=20.0, limit_bytes=8e9, limit_s=1_000.0)
-QUICK = Sizes(sizes=("tiny",), streams=2, lengths=(40, 80), seconds=0.0)
+QUICK = Sizes(sizes=("tiny",), streams=2, lengths=(40, 400, 800), seconds=0.0)
 
 
 def train_step(model: nn.Module, frames: Tensor, state: Any = None) -> Any:
@@ -130,7 +130,7 @@ def _frame_by_frame(size: str, mine: nn.Module, theirs: nn.Module, seconds: floa
         kept = torch.cat([tokens[:, 1:], theirs.tokenizer(frames[:, -1:])], dim=1)
         theirs.forecast_last(frames, kept)
 
-    found = alternate({"ours": next_of_ours, "peer": next_of_peer}, seconds=seconds, min_rounds=16)
+    found = alternate({"ours": next_of_ours, "peer": next_of_peer}, seconds=seconds)
     medians = {name: 1 / times["median_s"] for name, times in found.items()}
     return Result(
         row="frame",
@@ -174,51 +174,63 @@ def _features(size: str) -> int:
     return _model("ours", size).n_features
 
 
-def stream_bytes(side: str, size: str, n_frames: int) -> int:
-    """Peak memory of a stream; for a process of its own."""
-    use_one_thread()
-    stream(side, size, 2 * WINDOW)
-    return peak_growth_bytes(lambda: stream(side, size, n_frames))
+def streams_of(
+    side: str, size: str, lengths: Sequence[int], limit_bytes: float, limit_s: float
+) -> dict[str, dict[str, Any]]:
+    """Processor time and peak memory of passes over more and more frames; for a process of its own.
 
-
-def stream_seconds(side: str, size: str, n_frames: int) -> float:
-    """Processor time of a stream; for a process of its own."""
+    Returns
+    -------
+    dict
+        By length: ``seconds`` and ``bytes``; or ``why``, where the pass before tells that this one would pass a limit.
+        What it took is taken to grow as T does, which is the least.
+    """
     use_one_thread()
     warm_heap()
     stream(side, size, 2 * WINDOW)
-    n_times = max(1, min(5, 200 // n_frames))
-    return min(cpu_seconds(lambda: stream(side, size, n_frames)) for _ in range(n_times))
+    before = resident_bytes_at_peak()
+    found: dict[str, dict[str, Any]] = {}
+    for n_frames in lengths:
+        n_times = max(1, min(5, 200 // n_frames))
+        if why := _too_much(found, n_frames, resident_bytes_at_peak() - before, limit_bytes, limit_s):
+            found[str(n_frames)] = {"why": why}
+            continue
+        seconds = min(cpu_seconds(lambda n=n_frames: stream(side, size, n)) for _ in range(n_times))
+        found[str(n_frames)] = {"seconds": seconds}
+    unpool_heap()
+    for length, line in found.items():
+        if "seconds" in line:
+            line["bytes"] = peak_growth_bytes(lambda n=int(length): stream(side, size, n))
+    return found
+
+
+def _too_much(
+    found: dict[str, dict[str, Any]], n_frames: int, grown_bytes: int, limit_bytes: float, limit_s: float
+) -> str:
+    """Say why a pass is not run, from the last that was: its time, and how far it made the process grow."""
+    if not found:
+        return ""
+    before, line = list(found.items())[-1]
+    if "why" in line:
+        return "not run: too much at fewer frames already"
+    seconds = line["seconds"] * n_frames / int(before)
+    if seconds > limit_s:
+        return f"not run: would take more than {seconds:,.0f} s"
+    n_bytes = grown_bytes * n_frames / int(before)
+    return f"not run: would take more than {n_bytes / 1e9:,.0f} GB" if n_bytes > limit_bytes else ""
 
 
 def over_time(sizes: Sizes) -> Iterator[Result]:
     """Rows `memory` and `time`: a pass over T frames, against one over the fewest."""
     size = sizes.sizes[0]
-    mine: dict[int, tuple[float, float]] = {}
-    for side in ("ours", "window", "tokens"):
-        found: dict[int, tuple[float, float]] = {}
-        for before, n_frames in itertools.pairwise((0, *sizes.lengths)):
-            why = "" if side == "ours" or not before else _too_much(found, before, n_frames, sizes)
-            if before in found or not before:
-                shape = {"side": side, "size": size, "n_frames": n_frames}
-                if not why:
-                    found[n_frames] = (
-                        in_fresh_process(stream_bytes, environment=UNPOOLED_HEAP, **shape),
-                        in_fresh_process(stream_seconds, **shape),
-                    )
-            yield from _lines_of(side, size, sizes.lengths[0], n_frames, found, mine, why)
+    shape = {"size": size, "lengths": sizes.lengths, "limit_bytes": sizes.limit_bytes, "limit_s": sizes.limit_s}
+    mine: dict[str, dict[str, Any]] = {}
+    for side in SIDE_NAMES:
+        own = {"limit_bytes": 1e12, "limit_s": 1e6} if side == "ours" else {}
+        found = in_fresh_process(streams_of, side=side, **(shape | own))
+        for n_frames in sizes.lengths:
+            yield from _lines_of(side, size, sizes.lengths[0], n_frames, found, mine)
         mine = mine or found
-
-
-def _too_much(found: dict[int, tuple[float, float]], before: int, n_frames: int, sizes: Sizes) -> str:
-    """Say why the peer is not run: what it took is taken to grow with T, and its time at least so."""
-    if before not in found:
-        return "not run: already too much at fewer frames"
-    factor = n_frames / before
-    n_bytes, seconds = (factor * part for part in found[before])
-    if n_bytes > sizes.limit_bytes:
-        return f"not run: would take more than {n_bytes / 1e9:.0f} GB"
-    # Tokens are mixed in a time that grows with the square of T; at the lengths before, little of it is seen.
-    return f"not run: would take more than {seconds:.0f} s" if seconds > sizes.limit_s else ""
 
 
 SIDE_NAMES = {"ours": "ours", "window": "peer, all frames in one call", "tokens": "peer, tokens kept"}
@@ -229,59 +241,60 @@ def _lines_of(
     size: str,
     fewest: int,
     n_frames: int,
-    found: dict[int, tuple[float, float]],
-    mine: dict[int, tuple[float, float]],
-    why: str,
+    found: dict[str, dict[str, Any]],
+    mine: dict[str, dict[str, Any]],
 ) -> Iterator[Result]:
-    """Two lines for each side and length; ours are judged: memory and time a volume as at the fewest frames."""
-    for index, row in enumerate(("memory", "time")):
+    """Two lines for each side and length; ours are judged: memory, and time a volume, as at the fewest frames."""
+    line, first = found[str(n_frames)], found[str(fewest)]
+    for row, unit in (("memory", "bytes"), ("time", "seconds")):
         case = f"{size}, {SIDE_NAMES[side]}, T {n_frames:,} over T {fewest:,}"
-        if n_frames not in found:
-            yield Result(row=row, case=case, found=None, note=why)
+        if unit not in line:
+            yield Result(row=row, case=case, found=None, note=line["why"])
             continue
-        value, first = found[n_frames][index], found[fewest][index]
-        ratio = value / first if row == "memory" else value / n_frames / (first / fewest)
+        value, ratio = line[unit], line[unit] / first[unit]
         told = f"{value / 1e6:,.0f} MB" if row == "memory" else f"{n_frames / value:,.0f} volumes/s"
-        if n_frames in mine:
-            told += f", {value / mine[n_frames][index]:.2f} of ours"
+        if mine:
+            told += f", {value / mine[str(n_frames)][unit]:.2f} of ours"
         yield Result(
             row=row,
             case=case,
-            found=ratio,
+            found=ratio if row == "memory" else ratio * fewest / n_frames,
             reach=1.05 if side == "ours" and n_frames > fewest else None,
             is_lower_better=True,
             note=told,
-            details={"value": value, "unit": "bytes" if row == "memory" else "s", "first": first},
+            details={unit: value, "first": first[unit]},
         )
 
 
-def training_bytes(side: str, size: str, n_frames: int, streams: int) -> int:
-    """Peak memory of learning from `n_frames`: ours window by window, as it is trained; for a process of its own."""
+def training_bytes(side: str, size: str, lengths: Sequence[int]) -> dict[str, int]:
+    """Peak memory of learning from so many frames, ours window by window; for a process of its own."""
     use_one_thread()
+    unpool_heap()
     torch.manual_seed(0)
     model: Any = ours(size) if side == "ours" else peer(size)
 
-    def learn(frames: Tensor) -> None:
+    def learn(n_frames: int) -> None:
         state = None
-        for window in frames.split(WINDOW if side == "ours" else n_frames, dim=1):
+        for window in torch.randn(1, n_frames, model.n_features).split(WINDOW if side == "ours" else n_frames, dim=1):
             state = train_step(model, window, state and state.detach())
 
-    learn(torch.randn(1, WINDOW, model.n_features))
-    return peak_growth_bytes(lambda: learn(torch.randn(streams, n_frames, model.n_features)))
+    learn(WINDOW)
+    return {str(length): peak_growth_bytes(functools.partial(learn, length)) for length in lengths}
 
 
 def training_memory(sizes: Sizes) -> Iterator[Result]:
     """Row `train memory`: peak memory of learning from T frames, the peer's over ours."""
-    size, long = sizes.sizes[0], 5 * WINDOW
-    for n_frames in (WINDOW, long):
-        shape = {"size": size, "n_frames": n_frames, "streams": 1}
-        found = {side: in_fresh_process(training_bytes, side=side, **shape) for side in ("ours", "peer")}
+    size, lengths = sizes.sizes[0], (WINDOW, 5 * WINDOW)
+    shape = {"size": size, "lengths": lengths}
+    found = {side: in_fresh_process(training_bytes, side=side, **shape) for side in ("ours", "peer")}
+    for length in map(str, lengths):
+        mine, theirs = found["ours"][length], found["peer"][length]
         yield Result(
             row="train memory",
-            case=f"{size}, T {n_frames}, 1 stream: peer over ours",
-            found=found["peer"] / found["ours"],
-            note=f"{found['ours'] / 1e6:,.0f} MB, peer {found['peer'] / 1e6:,.0f} MB",
-            details=found,
+            case=f"{size}, T {length}, 1 stream: peer over ours",
+            found=theirs / mine,
+            note=f"{mine / 1e6:,.0f} MB, peer {theirs / 1e6:,.0f} MB",
+            details={"ours_bytes": mine, "peer_bytes": theirs},
         )
 
 
