@@ -211,6 +211,15 @@ def warm_heap() -> None:
     torch.empty(30 * 2**20, dtype=torch.uint8).fill_(0)
 
 
+def unpool_heap() -> None:
+    """Make glibc do from here on what `UNPOOLED_HEAP` makes it do in a new process."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD, as malloc.h numbers them.
+        for option, value in ((-3, 32768), (-1, 0), (-2, 0)):
+            libc.mallopt(option, value)
+
+
 def cpu_seconds(call: Callable[[], object]) -> float:
     """Processor time of one call, in this process."""
     start = time.process_time()
@@ -299,6 +308,11 @@ def peak_growth_bytes(call: Callable[[], object]) -> int:
     before = _status_bytes("VmRSS")
     call()
     return _status_bytes("VmHWM") - before
+
+
+def resident_bytes_at_peak() -> int:
+    """Greatest resident memory of this process so far, or since `peak_growth_bytes` was called."""
+    return _status_bytes("VmHWM")
 
 
 def _status_bytes(field: str) -> int:

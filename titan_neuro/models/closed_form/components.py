@@ -11,8 +11,8 @@ from torch import Tensor
 from titan_neuro.models.recall import Recall
 from titan_neuro.ops.autoregression import autoregress
 from titan_neuro.ops.components import orthonormal_union, principal_components
-from titan_neuro.ops.films import average_films, first_scored
-from titan_neuro.typing import FrameRun
+from titan_neuro.ops.films import average_films
+from titan_neuro.typing import FrameRun, first_scored
 
 # Frames that components are found from; the work grows with their square.
 _SAMPLED_FRAMES = 1500

@@ -1,0 +1,156 @@
+"""How long the linear autoregression of a whole brain takes: the bar that every forecaster is measured against.
+
+    python benchmarks/autoregression.py              # 70,000 voxels x 3,000 frames, two cores
+    python benchmarks/autoregression.py --quick      # a few voxels, in seconds: does it run?
+
+Ours fits all voxels and horizons at once, with order and penalty chosen by cross-validation over runs. The peer is what
+one would write with scikit-learn: `RidgeCV` for each voxel, horizon and order, on a sample of voxels, scaled up. It is
+the peer's fast way (all penalties and left-out rows from one decomposition), and easier than ours: rows are left out
+one by one, not run by run. Before anything is timed, both give the same weights where order and penalty are given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import BenchmarkError, Result, cpu_seconds, provenance, table, write_results
+from sklearn.linear_model import Ridge, RidgeCV
+
+from titan_neuro.errors import TitanNeuroError
+from titan_neuro.ops.autoregression import ORDERS, PENALTIES, fit_autoregression
+
+HORIZONS = (1, 2, 3, 6, 10, 20)
+
+
+@dataclasses.dataclass
+class NoiseRun:
+    """A run of AR(1) noise in float16, as a store holds it."""
+
+    key: str
+    frames: torch.Tensor
+    subject: str = "01"
+    stimulus: str = "noise"
+
+    def __post_init__(self) -> None:
+        self.n_frames, self.n_features = self.frames.shape
+        self.scored = np.ones(self.n_frames, dtype=bool)
+
+    def read(self, start: int, stop: int) -> torch.Tensor:
+        return self.frames[start:stop].float()
+
+
+def make_runs(n_voxels: int, n_frames: int, n_runs: int = 5) -> list[NoiseRun]:
+    """Return the recording of one subject, in `n_runs` runs."""
+    generator = torch.Generator().manual_seed(0)
+    runs = []
+    for number in range(n_runs):
+        frames = torch.empty(n_frames // n_runs, n_voxels, dtype=torch.float16)
+        state = torch.randn(n_voxels, generator=generator)
+        for t in range(len(frames)):
+            state = 0.7 * state + 0.7 * torch.randn(n_voxels, generator=generator)
+            frames[t] = state
+        runs.append(NoiseRun(f"run-{number + 1}", frames))
+    return runs
+
+
+def rows_of(runs: Sequence[NoiseRun], voxel: int, horizon: int, order: int) -> tuple[np.ndarray, np.ndarray]:
+    """Design and target of one voxel."""
+    design, target = [], []
+    for run in runs:
+        series = run.frames[:, voxel].double().numpy()
+        last = len(series) - horizon
+        design.append(np.stack([series[max(ORDERS) - 1 - lag : last - lag] for lag in range(order)], axis=1))
+        target.append(series[max(ORDERS) - 1 + horizon :])
+    return np.concatenate(design), np.concatenate(target)
+
+
+def fit_sample(runs: Sequence[NoiseRun], n_sample: int) -> None:
+    """Fit some voxels with scikit-learn, all horizons and orders."""
+    for voxel in range(n_sample):
+        for horizon in HORIZONS:
+            for order in ORDERS:
+                design, target = rows_of(runs, voxel, horizon, order)
+                RidgeCV(alphas=[penalty * len(target) for penalty in PENALTIES]).fit(design, target)
+
+
+def check_weights(runs: Sequence[NoiseRun]) -> float:
+    """The gate: with order and penalty given, our weights are scikit-learn's.
+
+    Raises
+    ------
+    BenchmarkError
+        They differ by more than 1e-5.
+    """
+    small = [NoiseRun(run.key, run.frames[:, :3].clone()) for run in runs]
+    fitted = fit_autoregression(small, HORIZONS, orders=(8,), penalties=(0.01,))
+    worst = 0.0
+    for index, horizon in enumerate(HORIZONS):
+        for voxel in range(3):
+            design, target = rows_of(small, voxel, horizon, 8)
+            expected = Ridge(alpha=0.01 * len(target)).fit(design, target).coef_
+            worst = max(worst, float(np.abs(fitted.coefficients[index, :, voxel].numpy() - expected).max()))
+    if not worst < 1e-5:
+        raise BenchmarkError(f"weights differ from scikit-learn's by {worst:.1e}, allowed are 1e-5. Nothing is timed.")
+    return worst
+
+
+def measure(n_voxels: int, n_frames: int, n_sample: int, n_threads: int) -> Iterator[Result]:
+    """Time both sides."""
+    torch.set_num_threads(n_threads)
+    runs = make_runs(n_voxels, n_frames)
+    error = check_weights(runs)
+    shape = f"{n_voxels:,} voxels x {n_frames:,} frames, {len(HORIZONS)} horizons"
+    begin = time.monotonic()
+    cpu_s = cpu_seconds(lambda: fit_autoregression(runs, HORIZONS))
+    wall_s = time.monotonic() - begin
+    peer_s = cpu_seconds(lambda: fit_sample(runs, n_sample)) * n_voxels / n_sample
+    details = {"wall_s": wall_s, "cpu_s": cpu_s, "peer_cpu_s": peer_s, "n_sample": n_sample, "gate": error}
+    note = f"{cpu_s:.0f} s of processor time"
+    yield Result(
+        row="seconds",
+        case=f"{shape}, {n_threads} threads: seconds on the wall",
+        found=wall_s,
+        reach=60,
+        is_lower_better=True,
+        note=note,
+        details=details,
+    )
+    yield Result(
+        row="peer",
+        case=f"{shape}: processor time of RidgeCV over ours",
+        found=peer_s / cpu_s,
+        note=f"RidgeCV {peer_s / 60:,.0f} minutes, from {n_sample} voxels",
+        details=details,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark and return its exit code."""
+    parser = argparse.ArgumentParser(description="How long the linear autoregression of a whole brain takes.")
+    parser.add_argument("--quick", action="store_true", help="50 voxels x 500 frames")
+    parser.add_argument("--threads", type=int, default=2, help="threads of our side (default: %(default)s)")
+    default = Path(__file__).parent / "results" / "autoregression.json"
+    parser.add_argument("--output", type=Path, default=default, metavar="FILE", help="JSON; Markdown goes beside it")
+    arguments = parser.parse_args(argv)
+    facts = provenance(sys.argv[1:] if argv is None else argv, ("scikit-learn",))
+    sizes = (50, 500, 1) if arguments.quick else (70_000, 3_000, 20)
+    try:
+        results = list(measure(*sizes, arguments.threads))
+        how = {"how": "one subject in 5 runs, float16 in memory; orders 1, 2, 4, 8 and 6 penalties; one pass each"}
+        write_results(arguments.output, "Linear autoregression of a whole brain", results, facts | how)
+    except TitanNeuroError as error:
+        print(f"autoregression: {error}", file=sys.stderr)
+        return error.exit_code
+    print(table(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

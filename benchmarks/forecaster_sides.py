@@ -1,0 +1,219 @@
+"""The two sides that forecaster_speed.py compares: our forecaster, and a 4D window model as SwiFT is one.
+
+The peer stands for SwiFT (Kim et al. 2023): Swin features of every volume, attention over space and time of a window,
+all of which it has to see at once. It is given every advantage that a comparison of speed allows:
+
+- the same tokens a frame, the same head and the same linear skip as ours, so that what differs is the way from the
+  tokens of many frames to those that forecast;
+- as many parameters (its hidden layers are widened until the two agree);
+- full attention in torch's fused kernel, which keeps no matrix of ``T^2`` weights. A frame sees itself and earlier
+  ones, so that one pass over a window forecasts from each of its frames, as ours does.
+
+Its Swin transformer is MONAI's as MONAI runs it: all volumes of a call at once. Ours takes some at a time, and fused
+attention where nothing is learned (titan_neuro/layers/tokenizer.py); with ``is_stock=False`` the peer does the same,
+and what is compared is what comes after the tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+import torch
+import torch.nn.functional as F
+from common import BenchmarkError
+from torch import Tensor, nn
+
+from titan_neuro.config.study import cpu_small, debug, gpu_base
+from titan_neuro.layers.head import HorizonHead
+from titan_neuro.layers.tokenizer import SwinTokenizer
+from titan_neuro.models.forecaster import Forecaster, ForecasterConfig
+from titan_neuro.ops.autoregression import ORDERS, autoregress
+
+PEER_LAYERS, PEER_HEADS = 3, 4
+SIDES = {"tiny": 8, "small": 24, "large": 48}
+"""Voxels along each axis."""
+# Queries that meet all keys at a time; a mask is made for so many.
+_QUERY_FRAMES = 64
+
+
+def config_of(size: str) -> ForecasterConfig:
+    """Settings of both sides: the presets `debug` and `cpu-small`, and `gpu-base` at half its widths."""
+    if size != "large":
+        return (debug() if size == "tiny" else cpu_small()).model
+    model = gpu_base().model
+    backbone = dataclasses.replace(model.backbone, dim=96, n_layers=2)
+    return dataclasses.replace(model, backbone=backbone, head_rank=32)
+
+
+def brain(size: str) -> Tensor:
+    """Return a ball for a mask, bool ``(x, y, z)``: about a third of the grid, as a brain is."""
+    axis = torch.linspace(-1, 1, SIDES[size])
+    x, y, z = torch.meshgrid(axis, axis, axis, indexing="ij")
+    return x**2 + y**2 + z**2 < 0.75
+
+
+def ours(size: str) -> Forecaster:
+    """Our forecaster."""
+    mask = brain(size)
+    model = config_of(size).build(n_features=int(mask.sum()), mask=mask)
+    _fill(model)
+    return model
+
+
+class WindowForecaster(nn.Module):
+    """The peer: MONAI's Swin per frame, then full attention over the tokens of all frames.
+
+    Parameters
+    ----------
+    size : str
+        One of `SIDES`.
+    hidden : int
+        Width of the hidden layer of each feed-forward part.
+    is_stock : bool
+        Whether MONAI's transformer runs as it comes.
+    """
+
+    coefficients: Tensor
+    intercept: Tensor
+
+    def __init__(self, size: str, hidden: int, *, is_stock: bool) -> None:
+        super().__init__()
+        config, mask = config_of(size), brain(size)
+        dim, n_tokens, n_features = config.backbone.dim, config.tokenizer.n_tokens, int(mask.sum())
+        self.n_features = n_features
+        self.tokenizer = SwinTokenizer(config.tokenizer, mask, dim)
+        if is_stock:
+            _run_as_monai_does(self.tokenizer)
+        self.blocks = nn.ModuleList(_AttentionBlock(dim, hidden, n_tokens) for _ in range(PEER_LAYERS))
+        self.norm = nn.RMSNorm(dim, eps=1e-5)
+        n_horizons = len(config.horizons)
+        self.head = HorizonHead(
+            token_width=n_tokens * dim, n_horizons=n_horizons, rank=config.head_rank, n_features=n_features
+        )
+        self.register_buffer("coefficients", torch.zeros(n_horizons, max(ORDERS), n_features))
+        self.register_buffer("intercept", torch.zeros(n_horizons, n_features))
+
+    def mix(self, tokens: Tensor) -> Tensor:
+        """Attention over all frames: ``(batch, time, tokens, dim)`` to the same."""
+        x = (tokens + _moments(tokens)).flatten(1, 2)
+        for block in self.blocks:
+            x = block(x)
+        mixed: Tensor = self.norm(x).view_as(tokens)
+        return mixed
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, None]:
+        """``(batch, time, features)`` to forecasts from every frame; there is no state to hand on."""
+        return self._linear(frames) + self.head(self.mix(self.tokenizer(frames))), None
+
+    def forecast_last(self, frames: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """Forecast from the last frame of a window, all of which is seen; its tokens may have been kept."""
+        tokens = self.tokenizer(frames) if tokens is None else tokens
+        recent = frames[:, -self.coefficients.shape[1] :]
+        return self._linear(recent)[:, -1] + self.head(self.mix(tokens)[:, -1:])[:, 0]
+
+    def _linear(self, frames: Tensor) -> Tensor:
+        history = self.coefficients.new_zeros(len(frames), self.coefficients.shape[1] - 1, frames.shape[-1])
+        return autoregress(frames, history, self.coefficients, self.intercept)[0]
+
+
+class _AttentionBlock(nn.Module):
+    def __init__(self, dim: int, hidden: int, tokens_per_frame: int) -> None:
+        super().__init__()
+        self.tokens_per_frame = tokens_per_frame
+        self.norms = nn.ModuleList(nn.RMSNorm(dim, eps=1e-5) for _ in range(2))
+        self.qkv, self.out = nn.Linear(dim, 3 * dim, bias=False), nn.Linear(dim, dim, bias=False)
+        self.up, self.down = nn.Linear(dim, hidden, bias=False), nn.Linear(hidden, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attend(self.norms[0](x))
+        return x + self.down(F.gelu(self.up(self.norms[1](x))))
+
+    def attend(self, x: Tensor) -> Tensor:
+        batch, n_tokens, dim = x.shape
+        q, k, v = self.qkv(x).view(batch, n_tokens, 3, PEER_HEADS, -1).permute(2, 0, 3, 1, 4)
+        frame = torch.arange(n_tokens) // self.tokens_per_frame
+        parts, step = [], _QUERY_FRAMES * self.tokens_per_frame
+        for start in range(0, n_tokens, step):
+            stop = min(start + step, n_tokens)
+            mask = frame[start:stop, None] >= frame[:stop]
+            parts.append(F.scaled_dot_product_attention(q[:, :, start:stop], k[:, :, :stop], v[:, :, :stop], mask))
+        return self.out(torch.cat(parts, dim=2).transpose(1, 2).reshape(batch, n_tokens, dim))
+
+
+def _moments(tokens: Tensor) -> Tensor:
+    """Sines and cosines of the frame's place in the window, ``(time, 1, dim)``."""
+    n_frames, dim = tokens.shape[1], tokens.shape[-1]
+    rates = 10_000 ** (-torch.arange(0, dim, 2) / dim)
+    angles = torch.arange(n_frames)[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)[:, None]
+
+
+def peer(size: str, *, is_stock: bool = True) -> WindowForecaster:
+    """Return the peer, its hidden layers so wide that it has as many parameters as ours."""
+    wanted, narrow, wide = (
+        n_parameters(model)
+        for model in (ours(size), *(WindowForecaster(size, hidden, is_stock=is_stock) for hidden in (1, 2)))
+    )
+    hidden = 1 + max(0, round((wanted - narrow) / (wide - narrow)))
+    model = WindowForecaster(size, hidden, is_stock=is_stock)
+    _fill(model)
+    return model
+
+
+def n_parameters(model: nn.Module) -> int:
+    """Parameters that are learned."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def check_sides(size: str) -> dict[str, float]:
+    """The gate: parameters match, tokens are the same, and each side gives the same however it is fed.
+
+    Returns
+    -------
+    dict
+        Parameters of both sides, and the greatest difference that was found.
+
+    Raises
+    ------
+    BenchmarkError
+        Parameters differ by more than 3 %, or numbers by more than 1e-4 of the largest.
+    """
+    torch.manual_seed(0)
+    mine, theirs = ours(size).eval(), peer(size).eval()
+    counts = {"ours": n_parameters(mine), "peer": n_parameters(theirs)}
+    if abs(counts["peer"] / counts["ours"] - 1) > 0.03:
+        raise BenchmarkError(f"{size}: parameters differ by more than 3 %: {counts}. Nothing is timed.")
+    frames = torch.randn(1, 40, mine.n_features)
+    with torch.inference_mode():
+        whole = mine(frames)[0]
+        state, parts = mine.start(), []
+        for block in frames[0].split(20):
+            forecasts, state = mine.step(block, state)
+            parts.append(forecasts)
+        dense = theirs(frames)[0]
+        pairs = {
+            "ours in pieces": (torch.cat(parts), whole[0]),
+            "peer at the last frame": (theirs.forecast_last(frames), dense[:, -1]),
+            "peer of fewer frames": (theirs(frames[:, :25])[0], dense[:, :25]),
+        }
+        theirs.tokenizer.load_state_dict(mine.tokenizer.state_dict())
+        pairs["tokens"] = (mine.tokenizer(frames), theirs.tokenizer(frames))
+    errors = {name: float((one - other).abs().max() / other.abs().max()) for name, (one, other) in pairs.items()}
+    name, worst = max(errors.items(), key=lambda item: item[1])
+    if not worst < 1e-4:
+        raise BenchmarkError(f"{size}: {name} differ by {worst:.1e}, allowed are 1e-4. Nothing is timed.")
+    return {**counts, "greatest difference": worst}
+
+
+def _fill(model: Forecaster | WindowForecaster) -> None:
+    """Linear weights and patterns that are not 0, as those of a trained model."""
+    model.coefficients.normal_(std=0.1)
+    nn.init.normal_(model.head.patterns, std=0.1)
+
+
+def _run_as_monai_does(tokenizer: SwinTokenizer) -> None:
+    tokenizer._volumes_at_once = sys.maxsize
+    for module in tokenizer.modules():
+        if hasattr(module, "use_flash_attention"):
+            module.use_flash_attention = False

@@ -1,0 +1,360 @@
+"""How fast the forecaster is, and what memory it takes: against a 4D window model, and over T.
+
+    python benchmarks/forecaster_speed.py              # volumes of 24 voxels a side, in about five minutes
+    python benchmarks/forecaster_speed.py --full       # 48 voxels a side too, and the peer at every length it can do
+    python benchmarks/forecaster_speed.py --quick      # tiny, in seconds: does it run?
+
+README.md beside this file says what each row is, forecaster_sides.py what is compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import (
+    Result,
+    alternate,
+    cpu_seconds,
+    in_fresh_process,
+    peak_growth_bytes,
+    provenance,
+    resident_bytes_at_peak,
+    table,
+    unpool_heap,
+    use_one_thread,
+    warm_heap,
+    write_results,
+)
+from forecaster_sides import check_sides, ours, peer
+from torch import Tensor, nn
+
+from titan_neuro.errors import TitanNeuroError
+
+WINDOW = 20
+"""Frames that SwiFT sees."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How much is measured.
+
+    Attributes
+    ----------
+    sizes : tuple of str
+        Of `forecaster_sides.SIDES`, for the rows at T = 20; the first is also streamed.
+    streams : int
+        Runs side by side in training: those of the preset.
+    lengths : tuple of int
+        T of the streams, ascending.
+    seconds : float
+        Time for each comparison, beyond three rounds.
+    limit_bytes, limit_s : float
+        Memory and processor time that the peer may be expected to take in one pass; beyond, it is not run.
+    """
+
+    sizes: tuple[str, ...] = ("small",)
+    streams: int = 4
+    lengths: tuple[int, ...] = (100, 1_000, 10_000)
+    seconds: float = 8.0
+    limit_bytes: float = 4e9
+    limit_s: float = 30.0
+
+
+DEFAULT = Sizes()
+FULL = Sizes(sizes=("small", "large"), seconds=20.0, limit_bytes=8e9, limit_s=1_000.0)
+QUICK = Sizes(sizes=("tiny",), streams=2, lengths=(40, 400, 800), seconds=0.0)
+
+
+def train_step(model: nn.Module, frames: Tensor, state: Any = None) -> Any:
+    """Forward, loss over all forecasts, backward; returns the state."""
+    model.zero_grad(set_to_none=True)
+    forecasts, state = model(frames) if state is None else model(frames, state)
+    forecasts.square().mean().backward()
+    return state
+
+
+@torch.inference_mode()
+def forecast(model: nn.Module, frames: Tensor) -> None:
+    """Forecast from every frame of a window in one pass."""
+    model(frames)
+
+
+def at_twenty(sizes: Sizes) -> Iterator[Result]:
+    """Rows `train` and `infer`: the peer's time over ours at T = 20."""
+    for size in sizes.sizes:
+        torch.manual_seed(0)
+        mine, theirs, fair = ours(size), peer(size), peer(size, is_stock=False)
+        cases: list[tuple[str, Callable[..., Any], int, nn.Module, str, float | None]] = [
+            ("train", train_step, sizes.streams, theirs, "", 1.0),
+            ("train", train_step, sizes.streams, fair, ", our tokenizer on both sides", None),
+            ("train", train_step, 1, theirs, "", None),
+            ("infer", forecast, 1, theirs, "", 1.0),
+            ("infer", forecast, 1, fair, ", our tokenizer on both sides", None),
+        ]
+        for row, call, streams, other, remark, reach in cases:
+            frames = torch.randn(streams, WINDOW, mine.n_features)
+            calls = {name: functools.partial(call, model, frames) for name, model in (("ours", mine), ("peer", other))}
+            found = alternate(calls, seconds=sizes.seconds)
+            rates = {name: streams * WINDOW / times["min_s"] for name, times in found.items()}
+            yield Result(
+                row=row,
+                case=f"{size}, T {WINDOW}, {streams} stream{'s' if streams > 1 else ''}{remark}",
+                found=rates["ours"] / rates["peer"],
+                reach=reach,
+                note=f"{rates['ours']:,.0f} volumes/s, peer {rates['peer']:,.0f}",
+                details=found | {f"{name}_volumes_per_s": rate for name, rate in rates.items()},
+            )
+        yield _frame_by_frame(size, mine, theirs, sizes.seconds)
+
+
+def _frame_by_frame(size: str, mine: nn.Module, theirs: nn.Module, seconds: float) -> Result:
+    """Row `frame`: a forecast from each new frame, the peer seeing the last 20, whose tokens it keeps."""
+    frames = torch.randn(1, WINDOW, mine.n_features)
+    with torch.inference_mode():
+        tokens, (_, state) = theirs.tokenizer(frames), mine(frames)
+
+    @torch.inference_mode()
+    def next_of_ours() -> None:
+        nonlocal state
+        state = mine(frames[:, -1:], state)[1]
+
+    @torch.inference_mode()
+    def next_of_peer() -> None:
+        kept = torch.cat([tokens[:, 1:], theirs.tokenizer(frames[:, -1:])], dim=1)
+        theirs.forecast_last(frames, kept)
+
+    found = alternate({"ours": next_of_ours, "peer": next_of_peer}, seconds=seconds)
+    medians = {name: 1 / times["median_s"] for name, times in found.items()}
+    return Result(
+        row="frame",
+        case=f"{size}, one frame a call; the peer sees the last {WINDOW}",
+        found=medians["ours"] / medians["peer"],
+        note=f"medians; {medians['ours']:,.0f} volumes/s, peer {medians['peer']:,.0f}",
+        details=found,
+    )
+
+
+def stream(side: str, size: str, n_frames: int) -> None:
+    """Take in `n_frames`, made block by block, and forecast: ours from each, the peer from the last.
+
+    ``window`` gives the peer all frames in one call, as SwiFT is given its window; ``tokens`` makes tokens block by
+    block, keeps them alone, and mixes them at the end.
+    """
+    blocks = (torch.randn(1, min(WINDOW, n_frames - start), _features(size)) for start in range(0, n_frames, WINDOW))
+    model = _model(side, size)
+    with torch.inference_mode():
+        if side == "ours":
+            state = model.start()
+            for block in blocks:
+                _, state = model(block, state)
+            return
+        if side == "window":
+            model.forecast_last(torch.cat(list(blocks), dim=1))
+            return
+        tokens = []
+        for block in blocks:
+            tokens.append(model.tokenizer(block))
+        model.forecast_last(block, torch.cat(tokens, dim=1))
+
+
+@functools.cache
+def _model(side: str, size: str) -> Any:
+    torch.manual_seed(0)
+    return ours(size).eval() if side == "ours" else peer(size, is_stock=side == "window").eval()
+
+
+def _features(size: str) -> int:
+    return _model("ours", size).n_features
+
+
+def streams_of(
+    side: str, size: str, lengths: Sequence[int], limit_bytes: float, limit_s: float
+) -> dict[str, dict[str, Any]]:
+    """Processor time and peak memory of passes over more and more frames; for a process of its own.
+
+    Returns
+    -------
+    dict
+        By length: ``seconds`` and ``bytes``; or ``why``, where the pass before tells that this one would pass a limit.
+        What it took is taken to grow as T does, which is the least.
+    """
+    use_one_thread()
+    warm_heap()
+    stream(side, size, 2 * WINDOW)
+    before = resident_bytes_at_peak()
+    found: dict[str, dict[str, Any]] = {}
+    for n_frames in lengths:
+        n_times = max(1, min(5, 200 // n_frames))
+        if why := _too_much(found, n_frames, resident_bytes_at_peak() - before, limit_bytes, limit_s):
+            found[str(n_frames)] = {"why": why}
+            continue
+        seconds = min(cpu_seconds(lambda n=n_frames: stream(side, size, n)) for _ in range(n_times))
+        found[str(n_frames)] = {"seconds": seconds}
+    unpool_heap()
+    for length, line in found.items():
+        if "seconds" in line:
+            line["bytes"] = peak_growth_bytes(lambda n=int(length): stream(side, size, n))
+    return found
+
+
+def _too_much(
+    found: dict[str, dict[str, Any]], n_frames: int, grown_bytes: int, limit_bytes: float, limit_s: float
+) -> str:
+    """Say why a pass is not run, from the last that was: its time, and how far it made the process grow."""
+    if not found:
+        return ""
+    before, line = list(found.items())[-1]
+    if "why" in line:
+        return "not run: too much at fewer frames already"
+    seconds = line["seconds"] * n_frames / int(before)
+    if seconds > limit_s:
+        return f"not run: would take more than {seconds:,.0f} s"
+    n_bytes = grown_bytes * n_frames / int(before)
+    return f"not run: would take more than {n_bytes / 1e9:,.0f} GB" if n_bytes > limit_bytes else ""
+
+
+def over_time(sizes: Sizes) -> Iterator[Result]:
+    """Rows `memory` and `time`: a pass over T frames, against one over the fewest."""
+    size = sizes.sizes[0]
+    shape = {"size": size, "lengths": sizes.lengths, "limit_bytes": sizes.limit_bytes, "limit_s": sizes.limit_s}
+    mine: dict[str, dict[str, Any]] = {}
+    for side in SIDE_NAMES:
+        own = {"limit_bytes": 1e12, "limit_s": 1e6} if side == "ours" else {}
+        found = in_fresh_process(streams_of, side=side, **(shape | own))
+        for n_frames in sizes.lengths:
+            yield from _lines_of(side, size, sizes.lengths[0], n_frames, found, mine)
+        mine = mine or found
+
+
+SIDE_NAMES = {"ours": "ours", "window": "peer, all frames in one call", "tokens": "peer, tokens kept"}
+
+
+def _lines_of(
+    side: str,
+    size: str,
+    fewest: int,
+    n_frames: int,
+    found: dict[str, dict[str, Any]],
+    mine: dict[str, dict[str, Any]],
+) -> Iterator[Result]:
+    """Two lines for each side and length; ours are judged: memory, and time a volume, as at the fewest frames."""
+    line, first = found[str(n_frames)], found[str(fewest)]
+    for row, unit in (("memory", "bytes"), ("time", "seconds")):
+        case = f"{size}, {SIDE_NAMES[side]}, T {n_frames:,} over T {fewest:,}"
+        if unit not in line:
+            yield Result(row=row, case=case, found=None, note=line["why"])
+            continue
+        value, ratio = line[unit], line[unit] / first[unit]
+        told = f"{value / 1e6:,.0f} MB" if row == "memory" else f"{n_frames / value:,.0f} volumes/s"
+        if mine:
+            told += f", {value / mine[str(n_frames)][unit]:.2f} of ours"
+        yield Result(
+            row=row,
+            case=case,
+            found=ratio if row == "memory" else ratio * fewest / n_frames,
+            reach=1.05 if side == "ours" and n_frames > fewest else None,
+            is_lower_better=True,
+            note=told,
+            details={unit: value, "first": first[unit]},
+        )
+
+
+def training_bytes(side: str, size: str, lengths: Sequence[int]) -> dict[str, int]:
+    """Peak memory of learning from so many frames, ours window by window; for a process of its own."""
+    use_one_thread()
+    unpool_heap()
+    torch.manual_seed(0)
+    model: Any = ours(size) if side == "ours" else peer(size)
+
+    def learn(n_frames: int) -> None:
+        state = None
+        for window in torch.randn(1, n_frames, model.n_features).split(WINDOW if side == "ours" else n_frames, dim=1):
+            state = train_step(model, window, state and state.detach())
+
+    learn(WINDOW)
+    return {str(length): peak_growth_bytes(functools.partial(learn, length)) for length in lengths}
+
+
+def training_memory(sizes: Sizes) -> Iterator[Result]:
+    """Row `train memory`: peak memory of learning from T frames, the peer's over ours."""
+    size, lengths = sizes.sizes[0], (WINDOW, 5 * WINDOW)
+    shape = {"size": size, "lengths": lengths}
+    found = {side: in_fresh_process(training_bytes, side=side, **shape) for side in ("ours", "peer")}
+    for length in map(str, lengths):
+        mine, theirs = found["ours"][length], found["peer"][length]
+        yield Result(
+            row="train memory",
+            case=f"{size}, T {length}, 1 stream: peer over ours",
+            found=theirs / mine,
+            note=f"{mine / 1e6:,.0f} MB, peer {theirs / 1e6:,.0f} MB",
+            details={"ours_bytes": mine, "peer_bytes": theirs},
+        )
+
+
+ROWS: dict[str, Callable[[Sizes], Iterator[Result]]] = {
+    "twenty": at_twenty,
+    "training": training_memory,
+    "streams": over_time,
+}
+
+
+def measure(sizes: Sizes, rows: Sequence[str]) -> tuple[list[Result], dict[str, dict[str, float]]]:
+    """Pass the gate, then measure."""
+    use_one_thread()
+    gate = {size: check_sides(size) for size in sizes.sizes}
+    warm_heap()
+    results = []
+    for row in rows:
+        for result in ROWS[row](sizes):
+            print(" | ".join(result.cells()), file=sys.stderr, flush=True)
+            results.append(result)
+    return results, gate
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark and return its exit code."""
+    arguments = _parse(argv)
+    facts = provenance(sys.argv[1:] if argv is None else argv)
+    sizes = QUICK if arguments.quick else FULL if arguments.full else DEFAULT
+    try:
+        results, gate = measure(sizes, arguments.rows)
+        how = {
+            "how": "one thread, processor time, float32; at T 20 the sides take turns in one process (minima), streams "
+            "and peak memory are measured in a fresh process each; ratios of train, infer and frame are above 1 in our "
+            "favour",
+            "limits": f"the peer is not run beyond {sizes.limit_bytes / 1e9:.0f} GB or {sizes.limit_s:.0f} s a pass",
+            "gate": gate,
+        }
+        write_results(arguments.output, "Speed and memory of the forecaster", results, facts | how)
+    except TitanNeuroError as error:
+        print(f"forecaster_speed: {error}", file=sys.stderr)
+        return error.exit_code
+    print(table(results))
+    return 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Speed and memory of the forecaster, against a 4D window model.")
+    amount = parser.add_mutually_exclusive_group()
+    amount.add_argument("--full", action="store_true", help="larger volumes too, and the peer as far as 8 GB")
+    amount.add_argument("--quick", action="store_true", help="tiny volumes and short streams, in seconds")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="what to measure")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path(__file__).parent / "results" / "forecaster_speed.json",
+        metavar="FILE",
+        help="JSON file to write, with a Markdown page beside it (default: results/forecaster_speed.json)",
+    )
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
