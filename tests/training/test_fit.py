@@ -13,6 +13,7 @@ from titan_neuro.data.space import Space
 from titan_neuro.data.splits import Fold
 from titan_neuro.data.store import RunHeader, RunStore, write_run
 from titan_neuro.errors import InputNotFoundError, MismatchError, TrainingError
+from titan_neuro.layers.decoder import LowRankConfig
 from titan_neuro.layers.tokenizer import ParcelTokenizerConfig
 from titan_neuro.models import ForecasterConfig, LMMConfig, MACConfig, MAGConfig, MALConfig
 from titan_neuro.training import FoldData, TrainingConfig, load_forecaster, require_match, train_fold
@@ -23,7 +24,7 @@ MODEL = ForecasterConfig(
     tokenizer=ParcelTokenizerConfig(n_tokens=1),
     backbone=MACConfig(dim=16, n_layers=1, n_heads=2, tokens_per_frame=1, segment_frames=16),
     horizons=(1, 2),
-    head_rank=8,
+    decoder=LowRankConfig(rank=8),
 )
 QUICK = TrainingConfig(max_epochs=4, steps_per_epoch=20, window_frames=32, learning_rate=1e-2, patience=4)
 

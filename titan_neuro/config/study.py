@@ -12,6 +12,7 @@ from titan_neuro.data.prepare import PrepareConfig
 from titan_neuro.data.splits import SplitConfig
 from titan_neuro.errors import ConfigError
 from titan_neuro.evaluation import EvaluationConfig
+from titan_neuro.layers.decoder import LowRankConfig
 from titan_neuro.layers.tokenizer import ParcelTokenizerConfig, SwinTokenizerConfig
 from titan_neuro.models import ForecasterConfig, MACConfig
 from titan_neuro.probing import ContextLengthConfig
@@ -56,7 +57,7 @@ def debug() -> StudyConfig:
             tokenizer=SwinTokenizerConfig(embed_dim=4, num_heads=(1, 2, 4, 8), token_grid=(1, 1, 1)),
             backbone=MACConfig(dim=16, n_layers=1, n_heads=2, tokens_per_frame=1),
             horizons=(1, 2),
-            head_rank=4,
+            decoder=LowRankConfig(rank=4),
         ),
         training=TrainingConfig(max_epochs=2, window_frames=32),
     )
@@ -76,7 +77,7 @@ def gpu_base() -> StudyConfig:
             tokenizer=SwinTokenizerConfig(embed_dim=24, depths=(2, 2, 2, 2), token_grid=(3, 3, 3)),
             backbone=MACConfig(dim=192, n_layers=4, n_heads=4, tokens_per_frame=27),
             horizons=(1, 2, 3, 6, 10, 20),
-            head_rank=64,
+            decoder=LowRankConfig(rank=64),
         ),
         training=TrainingConfig(max_epochs=30, patience=6, n_streams=2, learning_rate=5e-4),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from titan_neuro.errors import ConfigError, MismatchError
-from titan_neuro.layers.head import HorizonHead
+from titan_neuro.layers.decoder import LowRankConfig, LowRankDecoder, UpsamplingConfig, UpsamplingDecoder
 from titan_neuro.layers.tokenizer import ParcelTokenizer, ParcelTokenizerConfig, SwinTokenizer, SwinTokenizerConfig
 from titan_neuro.models.backbone import Backbone, BackboneState
 from titan_neuro.models.mac import MACConfig
@@ -34,14 +34,14 @@ class ForecasterConfig:
         Chosen by ``variant``.
     horizons : tuple of int
         Frames ahead, ascending, each at least 1.
-    head_rank : int
-        Spatial patterns of which a forecast is made.
+    decoder : LowRankConfig or UpsamplingConfig
+        Chosen by ``kind``: ``low-rank`` for volumes and parcels, ``upsampling`` for volumes.
     """
 
     tokenizer: Annotated[SwinTokenizerConfig | ParcelTokenizerConfig, Field(discriminator="kind")]
     backbone: AnyBackboneConfig = MACConfig()
     horizons: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 3, 6, 10)
-    head_rank: Annotated[int, Field(ge=1)] = 16
+    decoder: Annotated[LowRankConfig | UpsamplingConfig, Field(discriminator="kind")] = LowRankConfig()
 
     def __post_init__(self) -> None:
         if not self.horizons or list(self.horizons) != sorted(set(self.horizons)):
@@ -51,6 +51,11 @@ class ForecasterConfig:
                 f"ForecasterConfig: the tokenizer gives {self.tokenizer.n_tokens} tokens a frame, the backbone expects "
                 f"{self.backbone.tokens_per_frame}.",
                 "Set model.backbone.tokens_per_frame to what the tokenizer gives.",
+            )
+        if isinstance(self.decoder, UpsamplingConfig) and not isinstance(self.tokenizer, SwinTokenizerConfig):
+            raise ConfigError(
+                "ForecasterConfig: the upsampling decoder needs volumes; parcels have no grid.",
+                "Set model.decoder.kind to low-rank.",
             )
         require_causal(self.backbone, "ForecasterConfig")
 
@@ -79,10 +84,10 @@ class ForecasterState:
 
 
 class Forecaster(nn.Module):
-    """Linear autoregression per feature, plus what a tokenizer, a Titans backbone and a head learn beyond it.
+    """Linear autoregression per feature, plus what a tokenizer, a Titans backbone and a decoder learn beyond it.
 
-    ``forecast[t, h] = AR_h(y_t, y_{t-1}, ...) + head_h(backbone(tokens of frames <= t))``. The linear part is fitted in
-    closed form (:meth:`fit`); the learned part starts at 0, so that a new model is the autoregression, exactly. It
+    ``forecast[t, h] = AR_h(y_t, y_{t-1}, ...) + decoder_h(backbone(tokens of frames <= t))``. The linear part is fitted
+    in closed form (:meth:`fit`); the learned part starts at 0, so that a new model is the autoregression, exactly. It
     keeps the protocol of :class:`titan_neuro.typing.ForecastModel`.
 
     Parameters
@@ -121,14 +126,19 @@ class Forecaster(nn.Module):
         else:
             self.tokenizer = ParcelTokenizer(config.tokenizer, n_features, dim)
         self.backbone: Backbone = config.backbone.build()
-        self.head = HorizonHead(
-            token_width=config.tokenizer.n_tokens * dim,
-            n_horizons=len(self.horizons),
-            rank=config.head_rank,
-            n_features=n_features,
-        )
+        self.head = self._build_head(mask)
         self.register_buffer("coefficients", torch.zeros(len(self.horizons), max(ORDERS), n_features))
         self.register_buffer("intercept", torch.zeros(len(self.horizons), n_features))
+
+    def _build_head(self, mask: Tensor | None) -> LowRankDecoder | UpsamplingDecoder:
+        sizes = {"dim": self.config.backbone.dim, "n_horizons": len(self.horizons)}
+        decoder, n_tokens = self.config.decoder, self.config.tokenizer.n_tokens
+        if isinstance(decoder, LowRankConfig):
+            return LowRankDecoder(decoder, n_tokens=n_tokens, n_features=self.n_features, **sizes)
+        # A decoder of this kind has a Swin tokenizer beside it, which was given a mask.
+        tokenizer = cast("SwinTokenizerConfig", self.config.tokenizer)
+        grid, patch_size = tokenizer.token_grid, tokenizer.patch_size
+        return UpsamplingDecoder(decoder, mask=cast("Tensor", mask), token_grid=grid, patch_size=patch_size, **sizes)
 
     def fit(self, runs: Sequence[FrameRun]) -> None:
         """Fit the linear skip on the training runs (order and penalty by inner cross-validation)."""
