@@ -16,7 +16,7 @@ from titan_neuro.layers.decoder import LowRankConfig
 from titan_neuro.layers.tokenizer import ParcelTokenizerConfig, SwinTokenizerConfig
 from titan_neuro.models import ForecasterConfig, MACConfig
 from titan_neuro.probing import ContextLengthConfig
-from titan_neuro.training import TrainingConfig
+from titan_neuro.training import TrainingConfig, require_pretraining
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -40,6 +40,7 @@ class StudyConfig:
     seed: Annotated[int, Field(ge=0)] = 0
 
     def __post_init__(self) -> None:
+        require_pretraining(self.model, self.training.pretraining)
         window, restart = self.training.window_frames, self.model.backbone.restart_frames
         if window % restart:
             raise ConfigError(

@@ -120,8 +120,8 @@ class SwinTokenizer(nn.Module):
             spatial_dims=3,
         )
         self.swin.requires_grad_(not config.frozen)
-        self.frozen, self._widths = config.frozen, config.map_widths
-        self.projections = nn.ModuleList(nn.Linear(width, dim, bias=False) for width in self._widths)
+        self.frozen, self.map_widths = config.frozen, config.map_widths
+        self.projections = nn.ModuleList(nn.Linear(width, dim, bias=False) for width in self.map_widths)
         self.position = nn.Parameter(torch.randn(config.n_tokens, dim) * 0.02)
         self._frames_at_once = max(1, _CHUNK_BYTES // _training_bytes(config, mask))
 
@@ -153,7 +153,7 @@ class SwinTokenizer(nn.Module):
     def project(self, features: Float[Tensor, "B T P F"]) -> Float[Tensor, "B T P D"]:
         """Turn what :meth:`features` has returned into tokens."""
         tokens: Tensor = self.position.expand(*features.shape[:2], -1, -1)
-        for values, project in zip(torch.split(features, self._widths, dim=-1), self.projections, strict=True):
+        for values, project in zip(torch.split(features, self.map_widths, dim=-1), self.projections, strict=True):
             tokens = tokens + project(values)
         return tokens
 

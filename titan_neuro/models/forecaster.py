@@ -178,14 +178,25 @@ class Forecaster(nn.Module):
         return linear + beyond, state
 
     def forecast_parts(
-        self, frames: Float[Tensor, "B T V"], state: ForecasterState | None = None
+        self,
+        frames: Float[Tensor, "B T V"],
+        state: ForecasterState | None = None,
+        *,
+        features: Float[Tensor, "B T P F"] | None = None,
     ) -> tuple[Float[Tensor, "B T K V"], Float[Tensor, "B T K V"], ForecasterState]:
-        """Forecast as :meth:`forward` does, the linear part and the learned part apart."""
+        """Forecast as :meth:`forward` does, the linear part and the learned part apart.
+
+        `features` are what :meth:`SwinTokenizer.features` has made of `frames`, where that is known already.
+        """
         if frames.shape[-1] != self.n_features:
             raise MismatchError(f"Forecaster: expected frames of {self.n_features} features, found {frames.shape[-1]}.")
         state = self.init_state(len(frames)) if state is None else state
         linear, history = autoregress(frames, state.history, self.coefficients, self.intercept)
-        beyond, backbone = self.remember(self.tokenizer(frames), state.backbone)
+        if features is not None and isinstance(self.tokenizer, SwinTokenizer):
+            tokens = self.tokenizer.project(features)
+        else:
+            tokens = self.tokenizer(frames)
+        beyond, backbone = self.remember(tokens, state.backbone)
         return linear, beyond, ForecasterState(history, backbone)
 
     def remember(

@@ -68,13 +68,13 @@ class ForecastModule(lightning.LightningModule):
 
     def _read(self, batch: Windows) -> tuple[Tensor, Tensor, int]:
         """Squared errors of the model and of its linear part, summed, and the number of terms."""
-        frames, valid, is_start = batch
+        frames, valid, is_start, features = batch
         ahead = max(self.forecaster.horizons)
         window = frames.shape[1] - ahead
         state = self._state
         if state is not None:
             state = self.forecaster.restart(state.detach(), is_start)
-        linear, beyond, state = self.forecaster.forecast_parts(frames[:, :window], state)
+        linear, beyond, state = self.forecaster.forecast_parts(frames[:, :window], state, features=features)
         self._state = state.detach()
         squared, squared_linear, count = frames.new_zeros(()), frames.new_zeros(()), 0
         for index, horizon in enumerate(self.forecaster.horizons):
