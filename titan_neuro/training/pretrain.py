@@ -124,7 +124,7 @@ def pretrain_swin(
             device,
             config.n_epochs,
             gradient_clip_val=config.gradient_clip,
-            callbacks=[ModelCheckpoint(dirpath=folder, save_last=True, save_top_k=0), TQDMProgressBar()],
+            callbacks=[ModelCheckpoint(dirpath=folder, save_last=True), TQDMProgressBar()],
         )
         batches = _Batches(data.part(data.fold.train), config, seed)
         fit(trainer, module, batches, folder / "last.ckpt")
