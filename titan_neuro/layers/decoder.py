@@ -80,9 +80,10 @@ class LowRankDecoder(nn.Module):
 class UpsamplingDecoder(nn.Module):
     """Forecasts as maps: tokens in their places, upsampled coarse to fine to the patches, and from there to voxels.
 
-    Each stage doubles the grid (trilinear) and adds a convolution over 3 x 3 x 3 neighbours. At the patches each map is
-    weighed by place (a learned gain: convolutions alone don't know where in the brain they are), and a linear map turns
-    a patch's values into those of its voxels, one for each horizon. That last map starts at 0, so that a new model adds
+    Tokens are mixed once over all places, so that a place may be told from what far tokens hold. Each stage doubles the
+    grid (trilinear) and adds a convolution over 3 x 3 x 3 neighbours. At the patches each map is weighed by place (a
+    learned gain, at random first: convolutions alone don't know where in the brain they are), and a linear map turns a
+    patch's values into those of its voxels, one for each horizon. That last map starts at 0, so that a new model adds
     nothing to what stands beside it. A frame never meets another.
 
     Frames are decoded a few at a time, and where a gradient is wanted the maps are computed again for it instead of
@@ -122,8 +123,10 @@ class UpsamplingDecoder(nn.Module):
         self.sizes = _sizes(token_grid, (x, y, z))
         self.norm = nn.LayerNorm(dim)
         self.project = nn.Linear(dim, width)
+        n_mixed = math.prod(token_grid) * width
+        self.mix = nn.Linear(n_mixed, n_mixed)
         self.convolutions = nn.ModuleList(nn.Conv3d(width, width, 3, padding=1) for _ in self.sizes)
-        self.gain = nn.Parameter(torch.ones(width, x * y * z))
+        self.gain = nn.Parameter(1 + torch.randn(width, x * y * z))
         self.to_voxels = nn.Linear(width, n_horizons * patch_size**3)
         patches, voxels = _places(mask, patch_size)
         # They follow from the mask, which the tokenizer keeps.
@@ -146,7 +149,9 @@ class UpsamplingDecoder(nn.Module):
         return forecasts.view(*tokens.shape[:2], self.n_horizons, -1)
 
     def _decode(self, tokens: Float[Tensor, "N P D"]) -> Float[Tensor, "N K V"]:
-        maps: Tensor = self.project(self.norm(tokens)).transpose(1, 2).unflatten(2, self.token_grid)
+        seed: Tensor = self.project(self.norm(tokens)).transpose(1, 2).flatten(1)
+        seed = seed + self.mix(seed)
+        maps: Tensor = seed.view(len(tokens), -1, *self.token_grid)
         for size, convolution in zip(self.sizes, self.convolutions, strict=True):
             maps = nn.functional.interpolate(maps, size=size, mode="trilinear", align_corners=False)
             maps = maps + convolution(nn.functional.gelu(maps))
