@@ -77,9 +77,10 @@ def test_hidden_voxels_are_told_from_the_rest(volume_fold, volume_model, tmp_pat
         pretrain.pretrain_swin(volume_fold, volume_model.tokenizer, config, work_dir=tmp_path, seed=0)
     losses = [float(loss) for loss in caplog.messages[-1].rstrip(".").rpartition(": ")[2].split(", ")]
     assert len(losses) == 3
-    # Signal 0.75 of the variance, on average; all else is noise.
+    # Who knows nothing says 0, and is wrong by the variance.
     variance = float(np.mean([run.read(5, 90).square().mean() for run in volume_fold.part(volume_fold.fold.train)]))
-    assert losses[-1] < 0.5 * variance < losses[0]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 0.35 * variance
 
 
 def test_batches_come_from_scored_places_in_another_order_each_time(volume_fold):
