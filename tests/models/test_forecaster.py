@@ -5,6 +5,7 @@ import torch
 from pydantic import TypeAdapter
 
 from titan_neuro.errors import ConfigError, MismatchError
+from titan_neuro.layers.decoder import LowRankConfig, UpsamplingConfig
 from titan_neuro.layers.tokenizer import ParcelTokenizerConfig, SwinTokenizerConfig
 from titan_neuro.models import (
     Forecaster,
@@ -28,31 +29,34 @@ BACKBONES = {
     "transformer": TransformerConfig(tokens_per_frame=1, n_heads=2, window_frames=6, **SIZE),
 }
 
+DECODERS = {"swin": LowRankConfig(rank=4), "swin-upsampling": UpsamplingConfig(channels=4)}
+
 
 def make(kind: str) -> Forecaster:
     torch.manual_seed(0)
-    if kind == "swin":
+    if kind in DECODERS:
         mask = torch.rand(6, 10, 7) > 0.4
         tokenizer = SwinTokenizerConfig(embed_dim=4, num_heads=(1, 2, 4, 8), token_grid=(2, 1, 1))
         backbone = dataclasses.replace(BACKBONES["mac"], tokens_per_frame=2)
-        config = ForecasterConfig(tokenizer=tokenizer, backbone=backbone, horizons=(1, 3), head_rank=4)
+        config = ForecasterConfig(tokenizer=tokenizer, backbone=backbone, horizons=(1, 3), decoder=DECODERS[kind])
         model = config.build(n_features=int(mask.sum()), mask=mask)
     else:
         config = ForecasterConfig(
             tokenizer=ParcelTokenizerConfig(n_tokens=1),
             backbone=BACKBONES[kind],
             horizons=(1, 3),
-            head_rank=4,
+            decoder=LowRankConfig(rank=4),
         )
         model = config.build(n_features=20)
     with torch.no_grad():
         # A new model forecasts its linear part alone; here every part must take part.
-        model.head.patterns.normal_()
+        last = model.head.to_voxels.weight if kind == "swin-upsampling" else model.head.patterns
+        last.normal_()
         model.coefficients.normal_(std=0.1)
     return model.eval()
 
 
-@pytest.fixture(params=["swin", *BACKBONES])
+@pytest.fixture(params=[*DECODERS, *BACKBONES])
 def model(request) -> Forecaster:
     return make(request.param)
 
@@ -165,6 +169,10 @@ def test_wrong_sizes_are_refused():
         )
     with pytest.raises(ConfigError, match="must divide"):
         SwinTokenizerConfig(embed_dim=10)
+    with pytest.raises(ConfigError, match="parcels have no grid"):
+        ForecasterConfig(
+            tokenizer=ParcelTokenizerConfig(), backbone=BACKBONES["mac"], decoder=DECODERS["swin-upsampling"]
+        )
     config = make("swin").config
     with pytest.raises(MismatchError, match="needs a mask of 5 voxels, found none"):
         config.build(n_features=5)

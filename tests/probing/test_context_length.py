@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from titan_neuro.errors import NoMatchError
+from titan_neuro.layers.decoder import LowRankConfig
 from titan_neuro.layers.tokenizer import ParcelTokenizerConfig
 from titan_neuro.models import BackboneState, ForecasterConfig, MACConfig
 from titan_neuro.probing import ContextLengthConfig, ContextLengthProbe
@@ -38,7 +39,7 @@ def forecaster():
         tokenizer=ParcelTokenizerConfig(n_tokens=1),
         backbone=MACConfig(dim=16, n_layers=1, n_heads=2, tokens_per_frame=1, segment_frames=8),
         horizons=(1, 2),
-        head_rank=4,
+        decoder=LowRankConfig(rank=4),
     )
     model = config.build(n_features=N_FEATURES).eval()
     with torch.no_grad():

@@ -14,6 +14,7 @@ from titan_neuro.data.space import Space
 from titan_neuro.data.splits import Fold
 from titan_neuro.data.store import RunHeader, RunStore, RunView, write_run
 from titan_neuro.errors import InputNotFoundError, MismatchError, TrainingError
+from titan_neuro.layers.decoder import LowRankConfig
 from titan_neuro.layers.tokenizer import ParcelTokenizerConfig
 from titan_neuro.models import (
     ForecasterConfig,
@@ -37,7 +38,7 @@ MODEL = ForecasterConfig(
     backbone=MACConfig(dim=16, n_layers=1, n_heads=2, tokens_per_frame=1, segment_frames=16),
     recall=None,
     horizons=(1, 2),
-    head_rank=8,
+    decoder=LowRankConfig(rank=8),
 )
 QUICK = TrainingConfig(max_epochs=4, steps_per_epoch=20, window_frames=32, learning_rate=1e-2, patience=4)
 

@@ -48,7 +48,7 @@ def test_every_frame_is_read_once_in_order(n_streams):
 def test_valid_marks_frames_that_exist_and_are_scored():
     windows = StreamWindows(RUNS, window_frames=16, n_streams=2, max_horizon=3, seed=None)
     for index in range(len(windows)):
-        frames, valid, _ = windows[index]
+        frames, valid, *_ = windows[index]
         numbers = frames[..., 0].numpy().astype(int)
         exists = numbers > 0
         assert np.array_equal(valid.numpy(), exists & ((numbers - 1) % 1000 % 3 > 0))

@@ -12,10 +12,11 @@ from titan_neuro.data.prepare import PrepareConfig
 from titan_neuro.data.splits import SplitConfig
 from titan_neuro.errors import ConfigError
 from titan_neuro.evaluation import EvaluationConfig
+from titan_neuro.layers.decoder import LowRankConfig
 from titan_neuro.layers.tokenizer import ParcelTokenizerConfig, SwinTokenizerConfig
 from titan_neuro.models import ForecasterConfig, MACConfig
 from titan_neuro.probing import ContextLengthConfig
-from titan_neuro.training import TrainingConfig
+from titan_neuro.training import TrainingConfig, require_pretraining
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -45,6 +46,7 @@ class StudyConfig:
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ConfigError(f"seeds: expected one or more, each once; found {list(self.seeds)}.")
+        require_pretraining(self.model, self.training.pretraining)
         window, restart = self.training.window_frames, self.model.restart_frames
         if window % restart:
             raise ConfigError(
@@ -63,7 +65,7 @@ def debug() -> StudyConfig:
             tokenizer=SwinTokenizerConfig(embed_dim=4, num_heads=(1, 2, 4, 8), token_grid=(1, 1, 1)),
             backbone=MACConfig(dim=16, n_layers=1, n_heads=2, tokens_per_frame=1),
             horizons=(1, 2),
-            head_rank=4,
+            decoder=LowRankConfig(rank=4),
         ),
         training=TrainingConfig(max_epochs=2, window_frames=32),
         seeds=(0,),
@@ -73,7 +75,11 @@ def debug() -> StudyConfig:
 def cpu_small() -> StudyConfig:
     """Volumes on a coarse grid (about 24 voxels a side), trained on a laptop in minutes."""
     return StudyConfig(
-        model=ForecasterConfig(tokenizer=SwinTokenizerConfig(), backbone=MACConfig(dim=48, tokens_per_frame=8))
+        model=ForecasterConfig(
+            # 24 voxels are 12, 6 and 3 patches a side: windows of 3 fit them without padding.
+            tokenizer=SwinTokenizerConfig(window_size=3),
+            backbone=MACConfig(dim=48, tokens_per_frame=8),
+        )
     )
 
 
@@ -84,7 +90,7 @@ def gpu_base() -> StudyConfig:
             tokenizer=SwinTokenizerConfig(embed_dim=24, depths=(2, 2, 2, 2), token_grid=(3, 3, 3)),
             backbone=MACConfig(dim=192, n_layers=4, n_heads=4, tokens_per_frame=27),
             horizons=(1, 2, 3, 6, 10, 20),
-            head_rank=64,
+            decoder=LowRankConfig(rank=64),
         ),
         training=TrainingConfig(max_epochs=30, patience=6, n_streams=2, learning_rate=5e-4),
     )

@@ -23,11 +23,13 @@ Made from the dataset that `dataset_description.json` names under SourceDatasets
 `config.resolved.yaml`; `provenance.json` says by which commands and versions. Open `report.html` in a browser.
 
 - `sub-*/func/*_desc-prepared_*.zarr`: frames as the models read them; `*_boldref.nii.gz`: their mean image.
+- `sub-*/func/*_desc-features*.zarr`: what frozen encoders have made of them; they may be removed at any time.
 - `models/seed-*/fold-*/*`: trained models.
 - `group/`: scores, maps and curves over all subjects.
 """
 # The specification has no Zarr yet, and neither references nor tables of confounds: fMRIPrep ignores those, too.
 _BIDSIGNORE = """**/*_desc-prepared_*
+**/*_desc-features*
 **/*_desc-confounds_timeseries.*
 **/*_boldref.*
 **/*_desc-forecast*

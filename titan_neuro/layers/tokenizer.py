@@ -10,6 +10,7 @@ from jaxtyping import Float
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from titan_neuro.errors import ConfigError
 
@@ -17,6 +18,11 @@ _STAGES = 4
 # Bytes of the largest tensor that volumes make together on a CPU. Larger than 32 MiB, and glibc asks the system for new
 # pages each time, which takes a third of a training step.
 _LARGEST_BYTES = 28 * 2**20
+# What the frames that are encoded at a time may take, with all that their gradient needs.
+_CHUNK_BYTES = 2 * 2**30
+# Numbers that MONAI's Swin keeps for a gradient, measured at 24^3 and 96^3: for each patch, channel and block, and for
+# each patch, head, block and patch of its window.
+_KEPT_PER_CHANNEL, _KEPT_PER_PAIR = 35, 3
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -34,6 +40,8 @@ class SwinTokenizerConfig:
         Blocks and heads of each stage.
     token_grid : tuple of 3 int
         Every map is pooled to this grid: a frame gives its product of tokens.
+    frozen : bool
+        The Swin is pre-trained, and learns nothing more; what turns its maps into tokens does.
     """
 
     kind: Literal["swin"] = "swin"
@@ -43,6 +51,7 @@ class SwinTokenizerConfig:
     depths: tuple[int, int, int, int] = (1, 1, 1, 1)
     num_heads: tuple[int, int, int, int] = (3, 6, 12, 24)
     token_grid: tuple[int, int, int] = (2, 2, 2)
+    frozen: bool = False
 
     def __post_init__(self) -> None:
         for stage, heads in enumerate(self.num_heads):
@@ -58,6 +67,11 @@ class SwinTokenizerConfig:
         """Tokens of a frame."""
         x, y, z = self.token_grid
         return x * y * z
+
+    @property
+    def map_widths(self) -> list[int]:
+        """Channels of the five maps, from the finest to the coarsest."""
+        return [self.embed_dim * 2**stage for stage in range(_STAGES + 1)]
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -77,7 +91,9 @@ class ParcelTokenizerConfig:
 class SwinTokenizer(nn.Module):
     """Volumes to tokens: `SwinTransformer` of MONAI, its five maps pooled to one grid, projected and added.
 
-    All maps take part, from the finest to the one that sees the whole brain, so that no parameter is idle.
+    All maps take part, from the finest to the one that sees the whole brain, so that no parameter is idle. Volumes of
+    any size pass. Frames are encoded a few at a time, and where those would not all fit, what a gradient needs is
+    computed again instead of being kept.
 
     Parameters
     ----------
@@ -111,27 +127,61 @@ class SwinTokenizer(nn.Module):
         n_windows = math.prod(math.ceil(size / (config.patch_size * config.window_size)) for size in mask.shape)
         n_weights = n_windows * config.window_size**6 * config.num_heads[0]
         self._volumes_at_once = max(1, _LARGEST_BYTES // (4 * n_weights))
-        widths = [config.embed_dim * 2**stage for stage in range(_STAGES + 1)]
-        self.projections = nn.ModuleList(nn.Linear(width, dim, bias=False) for width in widths)
+        self.swin.requires_grad_(not config.frozen)
+        self.frozen, self.map_widths = config.frozen, config.map_widths
+        self.projections = nn.ModuleList(nn.Linear(width, dim, bias=False) for width in self.map_widths)
         self.position = nn.Parameter(torch.randn(config.n_tokens, dim) * 0.02)
+        self._frames_at_once = max(1, _CHUNK_BYTES // _training_bytes(config, mask))
 
     def forward(self, frames: Float[Tensor, "B T V"]) -> Float[Tensor, "B T P D"]:
         """Turn frames into tokens, each frame by itself."""
-        batch, time, _ = frames.shape
-        each = frames.flatten(0, 1)
-        at_once = self._volumes_at_once if each.device.type == "cpu" else len(each)
-        tokens = torch.cat([self._encode(some) for some in torch.split(each, at_once)])
-        return tokens.view(batch, time, *tokens.shape[1:])
+        return self.project(self.features(frames))
 
-    def _encode(self, frames: Float[Tensor, "T V"]) -> Float[Tensor, "T P D"]:
+    def features(self, frames: Float[Tensor, "B T V"]) -> Float[Tensor, "B T P F"]:
+        """Return the maps of each frame, pooled to the tokens' grid, the channels of all of them side by side."""
+        learns = torch.is_grad_enabled() and not self.frozen
+        chunks = torch.split(frames.flatten(0, 1), self._frames_at_once)
+        with torch.set_grad_enabled(learns):
+            if learns and len(chunks) > 1:
+                parts = [
+                    checkpoint(self._encode, chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks
+                ]
+            else:
+                parts = [self._encode(chunk) for chunk in chunks]
+        features: Tensor = torch.cat(parts)
+        return features.view(*frames.shape[:2], *features.shape[1:])
+
+    def _encode(self, frames: Float[Tensor, "N V"]) -> Float[Tensor, "N P F"]:
+        at_once = self._volumes_at_once if frames.device.type == "cpu" else len(frames)
+        return torch.cat([self._pooled_maps(some) for some in torch.split(frames, at_once)])
+
+    def _pooled_maps(self, frames: Float[Tensor, "N V"]) -> Float[Tensor, "N P F"]:
         volumes = frames.new_zeros(len(frames), self.mask.numel())
         volumes[:, self.mask.flatten()] = frames
         maps = self.swin(volumes.view(len(frames), 1, *self.mask.shape))
-        tokens: Tensor = self.position.expand(len(frames), -1, -1)
-        for values, project in zip(maps, self.projections, strict=True):
-            pooled = nn.functional.adaptive_avg_pool3d(values, self.token_grid)
-            tokens = tokens + project(pooled.flatten(2).transpose(1, 2))
+        pooled = [nn.functional.adaptive_avg_pool3d(values, self.token_grid) for values in maps]
+        return torch.cat(pooled, dim=1).flatten(2).transpose(1, 2)
+
+    def project(self, features: Float[Tensor, "B T P F"]) -> Float[Tensor, "B T P D"]:
+        """Turn what :meth:`features` has returned into tokens."""
+        tokens: Tensor = self.position.expand(*features.shape[:2], -1, -1)
+        for values, project in zip(torch.split(features, self.map_widths, dim=-1), self.projections, strict=True):
+            tokens = tokens + project(values)
         return tokens
+
+    def train(self, mode: bool = True) -> SwinTokenizer:
+        """Switch to training or evaluation; a frozen Swin stays in evaluation."""
+        super().train(mode)
+        if self.frozen:
+            self.swin.eval()
+        return self
+
+
+def _training_bytes(config: SwinTokenizerConfig, mask: Tensor) -> int:
+    """Memory that one frame needs while its gradient is computed, roughly; the first stage decides."""
+    n_patches = math.prod(-(-length // config.patch_size) for length in mask.shape)
+    per_pair = _KEPT_PER_PAIR * config.window_size**3 * config.num_heads[0]
+    return 4 * n_patches * config.depths[0] * (_KEPT_PER_CHANNEL * config.embed_dim + per_pair)
 
 
 class ParcelTokenizer(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from titan_neuro.errors import ConfigError, MismatchError
-from titan_neuro.layers.head import HorizonHead
+from titan_neuro.layers.decoder import LowRankConfig, LowRankDecoder, UpsamplingConfig, UpsamplingDecoder
 from titan_neuro.layers.tokenizer import ParcelTokenizer, ParcelTokenizerConfig, SwinTokenizer, SwinTokenizerConfig
 from titan_neuro.models.backbone import Backbone, BackboneState
 from titan_neuro.models.closed_form import fit_recall
@@ -40,15 +40,15 @@ class ForecasterConfig:
         The memories that are fitted in closed form; None for none.
     horizons : tuple of int
         Frames ahead, ascending, each at least 1.
-    head_rank : int
-        Spatial patterns of which a forecast is made.
+    decoder : LowRankConfig or UpsamplingConfig
+        Chosen by ``kind``: ``low-rank`` for volumes and parcels, ``upsampling`` for volumes.
     """
 
     tokenizer: Annotated[SwinTokenizerConfig | ParcelTokenizerConfig, Field(discriminator="kind")]
     backbone: AnyBackboneConfig = MACConfig()
     recall: RecallConfig | None = RecallConfig()
     horizons: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 3, 6, 10)
-    head_rank: Annotated[int, Field(ge=1)] = 16
+    decoder: Annotated[LowRankConfig | UpsamplingConfig, Field(discriminator="kind")] = LowRankConfig()
 
     def __post_init__(self) -> None:
         if not self.horizons or list(self.horizons) != sorted(set(self.horizons)):
@@ -58,6 +58,11 @@ class ForecasterConfig:
                 f"ForecasterConfig: the tokenizer gives {self.tokenizer.n_tokens} tokens a frame, the backbone expects "
                 f"{self.backbone.tokens_per_frame}.",
                 "Set model.backbone.tokens_per_frame to what the tokenizer gives.",
+            )
+        if isinstance(self.decoder, UpsamplingConfig) and not isinstance(self.tokenizer, SwinTokenizerConfig):
+            raise ConfigError(
+                "ForecasterConfig: the upsampling decoder needs volumes; parcels have no grid.",
+                "Set model.decoder.kind to low-rank.",
             )
         require_causal(self.backbone, "ForecasterConfig")
 
@@ -141,9 +146,9 @@ class Observation(NamedTuple):
 
 
 class Forecaster(nn.Module):
-    """Linear autoregression per feature, what memories recall beyond it, and what a backbone and a head learn.
+    """Linear autoregression per feature, what memories recall beyond it, and what a backbone and a decoder learn.
 
-    ``forecast[t, h] = AR_h(y_t, y_{t-1}, ...) + recall_h(errors of AR up to t) + head_h(backbone(tokens up to t))``.
+    ``forecast[t, h] = AR_h(y_t, y_{t-1}, ...) + recall_h(errors of AR up to t) + decoder_h(backbone(tokens up to t))``.
     The first two are fitted in closed form (:meth:`fit`); the third starts at 0, so that training starts from them.
     Before it is fitted, a model is the autoregression. It keeps the protocol of
     :class:`titan_neuro.typing.ForecastModel`.
@@ -184,12 +189,7 @@ class Forecaster(nn.Module):
         else:
             self.tokenizer = ParcelTokenizer(config.tokenizer, n_features, dim)
         self.backbone: Backbone = config.backbone.build()
-        self.head = HorizonHead(
-            token_width=config.tokenizer.n_tokens * dim,
-            n_horizons=len(self.horizons),
-            rank=config.head_rank,
-            n_features=n_features,
-        )
+        self.head = self._build_head(mask)
         self.recall = (
             None
             if config.recall is None
@@ -197,6 +197,16 @@ class Forecaster(nn.Module):
         )
         self.register_buffer("coefficients", torch.zeros(len(self.horizons), max(ORDERS), n_features))
         self.register_buffer("intercept", torch.zeros(len(self.horizons), n_features))
+
+    def _build_head(self, mask: Tensor | None) -> LowRankDecoder | UpsamplingDecoder:
+        sizes = {"dim": self.config.backbone.dim, "n_horizons": len(self.horizons)}
+        decoder, n_tokens = self.config.decoder, self.config.tokenizer.n_tokens
+        if isinstance(decoder, LowRankConfig):
+            return LowRankDecoder(decoder, n_tokens=n_tokens, n_features=self.n_features, **sizes)
+        # A decoder of this kind has a Swin tokenizer beside it, which was given a mask.
+        tokenizer = cast("SwinTokenizerConfig", self.config.tokenizer)
+        grid, patch_size = tokenizer.token_grid, tokenizer.patch_size
+        return UpsamplingDecoder(decoder, mask=cast("Tensor", mask), token_grid=grid, patch_size=patch_size, **sizes)
 
     def fit(self, runs: Sequence[FrameRun]) -> None:
         """Fit the linear skip on the training runs (order and penalty by inner cross-validation), then the recall."""
@@ -267,15 +277,19 @@ class Forecaster(nn.Module):
         *,
         memory_frozen: bool = False,
         left_out: Int[Tensor, " B"] | None = None,
+        features: Float[Tensor, "B T P F"] | None = None,
     ) -> tuple[Float[Tensor, "B T K V"], Float[Tensor, "B T K V"], ForecasterState]:
-        """Forecast as :meth:`forward` does, the linear part and the learned part apart."""
+        """Forecast as :meth:`forward` does, the linear part and the learned part apart.
+
+        `features` are what :meth:`SwinTokenizer.features` has made of `frames`, where that is known already.
+        """
         state = self.init_state(len(frames)) if state is None else state
-        linear, seen, linear_state = self.observe(frames, state.linear)
+        linear, seen, linear_state = self.observe(frames, state.linear, features)
         beyond, memory = self.remember(seen, state.memory, memory_frozen=memory_frozen, left_out=left_out)
         return linear, beyond, ForecasterState(linear_state, memory)
 
     def observe(
-        self, frames: Float[Tensor, "B T V"], state: LinearState
+        self, frames: Float[Tensor, "B T V"], state: LinearState, features: Float[Tensor, "B T P F"] | None = None
     ) -> tuple[Float[Tensor, "B T K V"], Observation, LinearState]:
         """Forecast linearly, and say what the learned part is told of each frame.
 
@@ -286,7 +300,11 @@ class Forecaster(nn.Module):
             raise MismatchError(f"Forecaster: expected frames of {self.n_features} features, found {frames.shape[-1]}.")
         linear, history = autoregress(frames, state.history, self.coefficients, self.intercept)
         errors, pending, made = self._errors(frames, linear, state)
-        return linear, Observation(self.tokenizer(frames), errors), LinearState(history, pending, made)
+        if features is not None and isinstance(self.tokenizer, SwinTokenizer):
+            tokens = self.tokenizer.project(features)
+        else:
+            tokens = self.tokenizer(frames)
+        return linear, Observation(tokens, errors), LinearState(history, pending, made)
 
     def _errors(self, frames: Tensor, linear: Tensor, state: LinearState) -> tuple[Tensor, Tensor, Tensor]:
         if self.recall is None:

@@ -2,13 +2,17 @@
 
 from titan_neuro.training.checkpoint import load_forecaster, require_match, require_record, save_forecaster
 from titan_neuro.training.fit import FoldData, TrainingConfig, fold_fingerprint, train_fold
+from titan_neuro.training.masked_volumes import PretrainingConfig
+from titan_neuro.training.pretrain import require_pretraining
 
 __all__ = [
     "FoldData",
+    "PretrainingConfig",
     "TrainingConfig",
     "fold_fingerprint",
     "load_forecaster",
     "require_match",
+    "require_pretraining",
     "require_record",
     "save_forecaster",
     "train_fold",

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 import shutil
 import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field
 from pathlib import Path
@@ -19,24 +17,27 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.plugins.environments import LightningEnvironment
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 from torch.utils.data import DataLoader
 
 from titan_neuro.data.space import Space
 from titan_neuro.data.splits import Fold, require_disjoint
-from titan_neuro.data.store import RunView
-from titan_neuro.errors import TrainingError
+from titan_neuro.data.store import FeatureStore, RunView
 from titan_neuro.files import atomic
+from titan_neuro.layers.tokenizer import SwinTokenizer, SwinTokenizerConfig
 from titan_neuro.models.closed_form import fit_recall
 from titan_neuro.models.forecaster import ForecasterConfig
 from titan_neuro.models.recall import Recall
 from titan_neuro.ops.autoregression import Autoregression, fit_autoregression
 from titan_neuro.provenance import commit, digest, versions
 from titan_neuro.training.checkpoint import read_record, save_forecaster
+from titan_neuro.training.features import cached_features
+from titan_neuro.training.masked_volumes import PretrainingConfig
 from titan_neuro.training.module import ForecastModule
+from titan_neuro.training.pretrain import pretrain_swin, require_pretraining
 from titan_neuro.training.streams import StreamWindows
+from titan_neuro.training.trainer import fit, make_trainer, quiet_lightning
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,8 @@ class TrainingConfig:
         Of AdamW.
     gradient_clip : float
         Largest norm of a step's gradient.
+    pretraining : PretrainingConfig, optional
+        Pre-train the Swin on masked volumes of the training runs; None does not.
     """
 
     max_epochs: Annotated[int, Field(ge=1)] = 12
@@ -71,6 +74,7 @@ class TrainingConfig:
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     gradient_clip: Annotated[float, Field(gt=0)] = 1.0
+    pretraining: PretrainingConfig | None = None
 
 
 @plain_dataclass(frozen=True, kw_only=True)
@@ -196,12 +200,18 @@ def train_fold(
     before = read_record(folder)
     if before is not None and before.get("fingerprint") == fingerprint:
         return False
+    require_pretraining(model, training.pretraining)
+    start = time.monotonic()
+    swin = None
+    if training.pretraining is not None and isinstance(model.tokenizer, SwinTokenizerConfig):
+        swin = pretrain_swin(data, model.tokenizer, training.pretraining, work_dir=work_dir, seed=seed, device=device)
     # Of both numbers, so that no fold of one seed begins with the weights of another fold of another seed.
     lightning.seed_everything(int(np.random.SeedSequence([seed, data.fold.number]).generate_state(1)[0]), verbose=False)
     train_runs, validation_runs = data.part(data.fold.train), data.part(data.fold.validation)
     mask = None if data.space.mask is None else torch.from_numpy(data.space.mask)
     forecaster = model.build(n_features=data.space.n_features, mask=mask)
-    start = time.monotonic()
+    if swin is not None:
+        forecaster.tokenizer.swin.load_state_dict(swin)
     forecaster.take_linear(data.linear_skip(model.horizons))
     fitted = data.recall(model)
     if forecaster.recall is not None and fitted is not None:
@@ -212,9 +222,13 @@ def train_fold(
         weight_decay=training.weight_decay,
         max_epochs=training.max_epochs,
     )
+    features = None
+    if isinstance(forecaster.tokenizer, SwinTokenizer) and forecaster.tokenizer.frozen:
+        runs = [*train_runs, *validation_runs]
+        features = cached_features(runs, forecaster.tokenizer, work_dir=work_dir, device=device)
     checkpoints = work_dir / f"fold-{data.fold.number}-{fingerprint[:12]}"
     epoch = _run_trainer(
-        module, training, _Windows(train_runs, validation_runs, model, training, seed), checkpoints, device
+        module, training, _Windows(train_runs, validation_runs, model, training, seed, features), checkpoints, device
     )
     table = pd.DataFrame(module.history)
     with atomic(folder / "training.csv") as path:
@@ -251,6 +265,7 @@ class _Windows(lightning.LightningDataModule):
         model: ForecasterConfig,
         training: TrainingConfig,
         seed: int,
+        features: Mapping[str, FeatureStore] | None,
     ) -> None:
         super().__init__()
         self._train, self._validation, self._seed = train, validation, seed
@@ -259,6 +274,7 @@ class _Windows(lightning.LightningDataModule):
             "window_frames": training.window_frames,
             "n_streams": training.n_streams,
             "max_horizon": max(model.horizons),
+            "features": features,
         }
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -280,37 +296,20 @@ def _run_trainer(
     """Fit, put the best epoch's weights into the module, and return that epoch; 0 is what was fitted in closed form."""
     fitted = copy.deepcopy(module.state_dict())
     best = ModelCheckpoint(dirpath=checkpoints, filename="best", monitor="validation_mse", save_last=True)
-    accelerator, _, index = device.partition(":")
     last = checkpoints / "last.ckpt"
-    with _quiet_lightning():
-        trainer = lightning.Trainer(
-            accelerator="gpu" if accelerator == "cuda" else "cpu",
-            devices=[int(index)] if index else 1,
-            # One process, also inside a Slurm job that was given several tasks.
-            plugins=[LightningEnvironment()],
-            max_epochs=training.max_epochs,
+    with quiet_lightning():
+        trainer = make_trainer(
+            checkpoints,
+            device,
+            training.max_epochs,
             gradient_clip_val=training.gradient_clip,
             callbacks=[best, EarlyStopping(monitor="validation_mse", patience=training.patience), TQDMProgressBar()],
-            num_sanity_val_steps=0,
-            reload_dataloaders_every_n_epochs=1,
-            logger=False,
-            enable_model_summary=False,
-            default_root_dir=checkpoints,
         )
         if last.is_file():
             logger.info("Training goes on from %s.", last)
         else:
             trainer.validate(module, datamodule=data, verbose=False)
-        try:
-            trainer.fit(module, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)
-        except TrainingError as error:
-            if not last.is_file():
-                raise
-            kept = f"The last good epoch is kept, and the same command goes on from there: {last}."
-            raise TrainingError(error.message, f"{error.hint} {kept}") from error
-        except SystemExit as stop:
-            # Lightning turns Ctrl-C into an exit without a word; the command line has one to say.
-            raise KeyboardInterrupt from stop
+        fit(trainer, module, data, last)
     rows = module.history
     chosen = min(rows, key=lambda row: row["validation_mse"])
     if chosen["epoch"] == 0:
@@ -319,20 +318,3 @@ def _run_trainer(
         content = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
         module.load_state_dict(content["state_dict"])
     return int(chosen["epoch"])
-
-
-@contextlib.contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Keep advice that does not apply here off the terminal: streams must be read in order, by one worker."""
-    loud = [logging.getLogger(name) for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch")]
-    levels = [log.level for log in loud]
-    for log in loud:
-        log.setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*does not have many workers.*")
-        warnings.filterwarnings("ignore", ".*The `srun` command is available.*")
-        warnings.filterwarnings("ignore", ".*Checkpoint directory.*exists and is not empty.*")
-        warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
-        yield
-    for log, level in zip(loud, levels, strict=True):
-        log.setLevel(level)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from titan_neuro.data.store import FeatureStore
 from titan_neuro.typing import FrameRun
 
 
@@ -26,12 +27,15 @@ class Windows(NamedTuple):
         bool ``(streams,)``: a run begins here, nothing is carried over from the window before.
     subjects : tuple of str
         Whose run each stream reads; empty where it reads none.
+    features : torch.Tensor or None
+        float32 ``(streams, window, ...)``: what a frozen encoder has made of the frames that the model reads.
     """
 
     frames: Tensor
     valid: Tensor
     is_start: Tensor
     subjects: tuple[str, ...]
+    features: Tensor | None = None
 
 
 class _Piece(NamedTuple):
@@ -57,6 +61,8 @@ class StreamWindows(Dataset[Windows]):
         Frames after the window that serve as targets.
     min_steps : int
         The runs are read again, in another order, until there are so many steps.
+    features : mapping of str to FeatureStore, optional
+        By the key of the run: read along with the frames.
     seed : int or None
         Order of the runs and their offsets; None takes the runs in order, from their first frame.
     """
@@ -69,9 +75,11 @@ class StreamWindows(Dataset[Windows]):
         n_streams: int,
         max_horizon: int,
         min_steps: int = 1,
+        features: Mapping[str, FeatureStore] | None = None,
         seed: int | None,
     ) -> None:
         self._runs, self._window, self._ahead = runs, window_frames, max_horizon
+        self._features = features
         self._steps = self._schedule(min(n_streams, len(runs)), min_steps, seed)
 
     def _schedule(self, n_streams: int, min_steps: int, seed: int | None) -> list[list[_Piece | None]]:
@@ -120,4 +128,15 @@ class StreamWindows(Dataset[Windows]):
             valid[lane, : len(read)] = torch.from_numpy(run.scored[piece.start : piece.start + len(read)])
             is_start[lane] = piece.is_start
         subjects = tuple("" if piece is None else self._runs[piece.run].subject for piece in pieces)
-        return Windows(frames, valid, is_start, subjects)
+        return Windows(frames, valid, is_start, subjects, self._read_features(pieces))
+
+    def _read_features(self, pieces: Sequence[_Piece | None]) -> Tensor | None:
+        if not self._features:
+            return None
+        shape = next(iter(self._features.values())).shape
+        features = torch.zeros(len(pieces), self._window, *shape)
+        for lane, piece in enumerate(pieces):
+            if piece is not None:
+                read = self._features[self._runs[piece.run].key].read(piece.start, piece.start + self._window)
+                features[lane, : len(read)] = read
+        return features

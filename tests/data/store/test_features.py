@@ -1,0 +1,104 @@
+"""Features beside a run: what is written is read, and nothing that was changed, damaged or made of other things."""
+
+import numpy as np
+import pytest
+import zarr
+
+from titan_neuro.data.store import FeatureStore, feature_name, open_runs, write_features
+from titan_neuro.errors import ImageError, InputNotFoundError, MismatchError
+
+SOURCE = {"key": "sub-01_task-x", "encoder": "e" * 64, "run": {"frames": "f" * 64}}
+N_FRAMES, SHAPE = 70, (2, 5)
+
+
+@pytest.fixture
+def features():
+    return np.random.default_rng(0).normal(size=(N_FRAMES, *SHAPE)).astype(np.float32)
+
+
+@pytest.fixture
+def path(tmp_path, features, monkeypatch):
+    """In chunks of 4 frames and shards of 20."""
+    monkeypatch.setattr("titan_neuro.data.store.write.CHUNK_BYTES", 1)
+    monkeypatch.setattr("titan_neuro.data.store.write.SHARD_BYTES", 2 * 20 * 10)
+    path = tmp_path / "features.zarr"
+    write_features(path, SOURCE, np.split(features, [3, 60]), N_FRAMES, SHAPE)
+    return path
+
+
+def test_what_is_written_is_read(path, features):
+    store = FeatureStore(path, SOURCE)
+    assert (store.n_frames, store.shape) == (N_FRAMES, SHAPE)
+    assert np.array_equal(store.read(0, N_FRAMES).numpy(), features.astype(np.float16).astype(np.float32))
+    assert np.array_equal(store.read(65, 99).numpy(), features[65:].astype(np.float16).astype(np.float32))
+    store.verify()
+    assert len(list(path.glob("features/c/*/0/0"))) == 4
+
+
+@pytest.mark.parametrize("change", [{"encoder": "0" * 64}, {"run": {"frames": "0" * 64}}, {"key": "sub-02"}])
+def test_what_follows_from_something_else_is_refused_with_both_named(path, change):
+    ((name, value),) = change.items()
+    with pytest.raises(MismatchError, match=name) as caught:
+        FeatureStore(path, SOURCE | change)
+    assert str(SOURCE[name]) in caught.value.message
+    assert str(value) in caught.value.message
+
+
+def test_what_is_not_there_or_no_features(path, tmp_path):
+    with pytest.raises(InputNotFoundError):
+        FeatureStore(tmp_path / "nowhere.zarr", SOURCE)
+    zarr.create_group(tmp_path / "stranger.zarr")
+    with pytest.raises(MismatchError, match="found None"):
+        FeatureStore(tmp_path / "stranger.zarr", SOURCE)
+
+
+def test_changed_values_are_found_by_verify(path):
+    array = zarr.open_group(path, mode="r+")["features"]
+    array[:] = array[:][::-1]
+    store = FeatureStore(path, SOURCE)
+    with pytest.raises(MismatchError, match=r"features: expected SHA-256 [0-9a-f]{64}, found [0-9a-f]{64}"):
+        store.verify()
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_damage_is_noticed_at_any_read(path, damage):
+    shard = path / "features/c/1/0/0"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    if damage == "remove":
+        shard.unlink()
+    else:
+        shard.write_bytes(content if damage == "flip" else content[: len(content) // 2])
+    store = FeatureStore(path, SOURCE)
+    store.read(0, 20)
+    with pytest.raises(ImageError, match=r"are not there|can't be read") as caught:
+        store.read(15, 40)
+    assert str(path) in caught.value.message
+    assert "Remove it" in caught.value.hint
+    with pytest.raises(ImageError):
+        store.verify()
+
+
+@pytest.mark.parametrize(
+    ("blocks", "error", "words"),
+    [
+        (lambda x: [x[:-1]], MismatchError, r"expected features of \(70, 2, 5\), found \(69, 2, 5\)"),
+        (lambda x: [x * np.nan], ImageError, "not finite"),
+        (lambda x: [x * 0 + 1e6], ImageError, "65,504"),
+    ],
+)
+def test_features_that_do_not_fit_leave_nothing(tmp_path, features, blocks, error, words):
+    with pytest.raises(error, match=words):
+        write_features(tmp_path / "x.zarr", SOURCE, blocks(features), N_FRAMES, SHAPE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_they_have_a_name_of_their_own_and_are_no_run(path):
+    name = feature_name("sub-01_task-x_run-02_desc-prepared_bold.zarr", "0123456789abcdef")
+    assert name == "sub-01_task-x_run-02_desc-features0123456789ab_bold.zarr"
+    assert feature_name("x.zarr", "0123456789abcdef") == "x_desc-features0123456789ab.zarr"
+    folder = path.parent / "sub-01" / "func"
+    folder.mkdir(parents=True)
+    path.rename(folder / name)
+    with pytest.raises(InputNotFoundError, match="holds no prepared run"):
+        open_runs(path.parent)

@@ -1,0 +1,173 @@
+"""Masked volumes: what is hidden, what counts, what is learned, and from which runs."""
+
+import dataclasses
+import logging
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from titan_neuro.config import load_study
+from titan_neuro.errors import ConfigError, TrainingError
+from titan_neuro.layers.tokenizer import SwinTokenizer
+from titan_neuro.training import PretrainingConfig, TrainingConfig, load_forecaster, pretrain, train_fold
+from titan_neuro.training.masked_volumes import MaskedVolumes, ScatteredFrames
+
+QUICK = PretrainingConfig(n_epochs=2, steps_per_epoch=3, batch_frames=8, channels=4)
+
+
+def masked(fold, model, config=QUICK):
+    torch.manual_seed(0)
+    tokenizer = SwinTokenizer(model.tokenizer, torch.from_numpy(fold.space.mask), dim=1)
+    return MaskedVolumes(tokenizer, model.tokenizer, config)
+
+
+@pytest.mark.parametrize(("share", "mask_patches"), [(0.25, 1), (0.6, 1), (0.6, 2)])
+def test_whole_cubes_are_hidden_and_the_same_share_in_each_frame(volume_fold, volume_model, share, mask_patches):
+    module = masked(volume_fold, volume_model, dataclasses.replace(QUICK, mask_share=share, mask_patches=mask_patches))
+    hidden = module.hide(50, seed=0)
+    cubes = np.argwhere(volume_fold.space.mask) // (volume_model.tokenizer.patch_size * mask_patches)
+    kinds, of_voxel = np.unique(cubes, axis=0, return_inverse=True)
+    for frame in hidden.numpy():
+        of_cube = [set(frame[of_voxel.ravel() == cube].tolist()) for cube in range(len(kinds))]
+        assert all(len(values) == 1 for values in of_cube)
+        assert sum(values == {True} for values in of_cube) == round(share * len(kinds))
+    assert hidden.float().mean(0).sub(share).abs().max() < 0.3
+    assert torch.equal(hidden, module.hide(50, seed=0))
+    assert not torch.equal(hidden, module.hide(50, seed=1))
+
+
+def test_what_is_hidden_is_not_seen(volume_fold, volume_model):
+    module = masked(volume_fold, volume_model)
+    torch.nn.init.normal_(module.decoder.to_voxels.weight)
+    frames = volume_fold.runs["sub-00_task-x"].read(0, 8)
+    hidden = module.hide(8, seed=0)
+    other = torch.where(hidden, frames + 3, frames)
+    assert torch.equal(module.reconstruct(frames, hidden), module.reconstruct(other, hidden))
+    other = torch.where(hidden, frames, frames + 3)
+    assert not torch.equal(module.reconstruct(frames, hidden), module.reconstruct(other, hidden))
+
+
+def test_only_hidden_voxels_count(volume_fold, volume_model):
+    module = masked(volume_fold, volume_model)
+    module.log = lambda *_arguments, **_options: None
+    frames = volume_fold.runs["sub-00_task-x"].read(0, 8)
+    # A new decoder says 0 everywhere.
+    hidden = module.hide(8, seed=0)
+    assert module.training_step(frames, 0).item() == pytest.approx(frames[hidden].square().mean().item(), rel=1e-6)
+
+
+def test_gradients_reach_the_whole_swin_and_what_stands_for_the_hidden(volume_fold, volume_model):
+    module = masked(volume_fold, volume_model)
+    torch.nn.init.normal_(module.decoder.to_voxels.weight)
+    frames = volume_fold.runs["sub-00_task-x"].read(0, 8)
+    module.reconstruct(frames, module.hide(8, seed=0)).square().mean().backward()
+    learned = {
+        id(value) for group in module.configure_optimizers()["optimizer"].param_groups for value in group["params"]
+    }
+    reached = {id(value) for value in module.parameters() if value.grad is not None}
+    assert reached == learned
+    assert module.hidden_patch.grad.any()
+
+
+def test_hidden_voxels_are_told_from_the_rest(volume_fold, volume_model, tmp_path, caplog):
+    config = dataclasses.replace(QUICK, n_epochs=3, steps_per_epoch=30, batch_frames=32, learning_rate=1e-2, channels=8)
+    with caplog.at_level(logging.INFO):
+        pretrain.pretrain_swin(volume_fold, volume_model.tokenizer, config, work_dir=tmp_path, seed=0)
+    losses = [float(loss) for loss in caplog.messages[-1].rstrip(".").rpartition(": ")[2].split(", ")]
+    assert len(losses) == 3
+    # Who knows nothing says 0, and is wrong by the variance.
+    variance = float(np.mean([run.read(5, 90).square().mean() for run in volume_fold.part(volume_fold.fold.train)]))
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 0.35 * variance
+
+
+def test_batches_come_from_scored_places_in_another_order_each_time(volume_fold):
+    runs = volume_fold.part(volume_fold.fold.train)
+    batches = ScatteredFrames(runs, batch_frames=10, n_batches=30, seed=0)
+    known = {tuple(frame): (run.key, t) for run in runs for t, frame in enumerate(run.read(0, run.n_frames).tolist())}
+    seen = [[known[tuple(frame)] for frame in batch.tolist()] for batch in (batches[i] for i in range(len(batches)))]
+    assert all(len(batch) == 10 for batch in seen)
+    assert {key for batch in seen for key, _ in batch} == {run.key for run in runs}
+    assert min(t for batch in seen for _, t in batch) >= 5
+    assert max(t for batch in seen for _, t in batch) == 89
+    assert torch.equal(batches[3], ScatteredFrames(runs, batch_frames=10, n_batches=30, seed=0)[3])
+    assert not torch.equal(batches[3], ScatteredFrames(runs, batch_frames=10, n_batches=30, seed=1)[3])
+
+
+def test_it_reads_training_runs_alone_and_is_done_once(volume_fold, volume_model, tmp_path, monkeypatch):
+    work, read = tmp_path / "work", []
+    for key, run in volume_fold.runs.items():
+        monkeypatch.setattr(run, "read", lambda *span, key=key, run=run: read.append(key) or type(run).read(run, *span))
+    weights = pretrain.pretrain_swin(volume_fold, volume_model.tokenizer, QUICK, work_dir=work, seed=0)
+    assert set(read) == set(volume_fold.fold.train)
+    read.clear()
+    frozen = dataclasses.replace(volume_model.tokenizer, frozen=True)
+    again = pretrain.pretrain_swin(volume_fold, frozen, QUICK, work_dir=work, seed=0)
+    assert not read
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    assert [path.suffix for path in work.iterdir()] == [".safetensors"]
+    path = next(work.iterdir())
+    path.write_bytes(path.read_bytes()[:100])
+    pretrain.pretrain_swin(volume_fold, frozen, QUICK, work_dir=work, seed=0)
+    assert read
+    assert all(torch.equal(weights[name], value) for name, value in load_file(path).items())
+    pretrain.pretrain_swin(volume_fold, frozen, QUICK, work_dir=work, seed=1)
+    assert len(list(work.iterdir())) == 2
+
+
+def test_an_interrupted_pretraining_goes_on(volume_fold, volume_model, tmp_path, monkeypatch):
+    def run(work_dir):
+        return pretrain.pretrain_swin(volume_fold, volume_model.tokenizer, QUICK, work_dir=work_dir, seed=0)
+
+    whole = run(tmp_path / "whole")
+    step, epochs = MaskedVolumes.training_step, []
+
+    def interrupted(module, frames, index):
+        epochs.append(module.current_epoch)
+        if len(epochs) == 5:
+            raise OSError("the power is gone")
+        return step(module, frames, index)
+
+    monkeypatch.setattr(MaskedVolumes, "training_step", interrupted)
+    with pytest.raises(OSError, match="power"):
+        run(tmp_path / "cut")
+    cut = run(tmp_path / "cut")
+    assert epochs == [0, 0, 0, 1, 1, 1, 1, 1]
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_a_loss_that_is_not_finite_stops_it(volume_fold, volume_model, tmp_path):
+    wild = dataclasses.replace(QUICK, learning_rate=1e30, gradient_clip=1e30, steps_per_epoch=20)
+    with pytest.raises(TrainingError, match=r"The loss of pre-training is (nan|inf) in epoch 0"):
+        pretrain.pretrain_swin(volume_fold, volume_model.tokenizer, wild, work_dir=tmp_path, seed=0)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_the_forecaster_starts_from_the_pretrained_swin(volume_fold, volume_model, tmp_path, frozen):
+    tokenizer = dataclasses.replace(volume_model.tokenizer, frozen=frozen)
+    model = dataclasses.replace(volume_model, tokenizer=tokenizer)
+    training = TrainingConfig(max_epochs=1, steps_per_epoch=2, window_frames=16, learning_rate=1e-2, pretraining=QUICK)
+    train_fold(volume_fold, model, training, folder=tmp_path / "model", work_dir=tmp_path / "work", seed=0)
+    trained = load_forecaster(tmp_path / "model")[0].tokenizer.swin.state_dict()
+    weights = load_file(next((tmp_path / "work").glob("swin-*.safetensors")))
+    same = [torch.equal(weights[name], trained[name]) for name in weights]
+    assert all(same) if frozen else not all(same)
+    near = [(weights[name] - trained[name]).abs().max() < 0.1 for name in weights]
+    assert all(near)
+
+
+def test_a_frozen_swin_without_pretraining_and_masked_parcels_are_refused(volume_fold, volume_model, tmp_path):
+    with pytest.raises(ConfigError, match=r"frozen is true, but nothing pre-trains the Swin") as caught:
+        load_study(default_preset="debug", overrides=["model.tokenizer.frozen=true"])
+    assert "training.pretraining" in caught.value.hint
+    study = load_study(
+        default_preset="debug", overrides=["model.tokenizer.frozen=true", "training.pretraining.mask_share=0.5"]
+    )
+    assert study.training.pretraining == PretrainingConfig(mask_share=0.5)
+    with pytest.raises(ConfigError, match=r"model\.tokenizer\.kind is parcels"):
+        load_study(default_preset="parcels", overrides=["training.pretraining={}"])
+    model = dataclasses.replace(volume_model, tokenizer=dataclasses.replace(volume_model.tokenizer, frozen=True))
+    with pytest.raises(ConfigError, match="nothing pre-trains"):
+        train_fold(volume_fold, model, TrainingConfig(), folder=tmp_path / "m", work_dir=tmp_path, seed=0)
