@@ -3,7 +3,8 @@ import pytest
 import torch
 from in_memory import InMemoryRun
 
-from titan_neuro.evaluation import EvaluationConfig
+from titan_neuro.baselines import AutoregressionBaseline, Persistence, TrainingMean
+from titan_neuro.evaluation import EvaluationConfig, score_fold
 
 
 @pytest.fixture(scope="session")
@@ -15,8 +16,9 @@ def make_run():
         frames = rng.normal(size=(n_frames, n_features))
         for t in range(1, n_frames):
             frames[t] = phi * frames[t - 1] + np.sqrt(1 - phi**2) * frames[t]
-        key = f"sub-{subject}_task-movie_run-{number:02}"
-        return InMemoryRun(torch.tensor(frames, dtype=torch.float32), np.arange(n_frames) >= 5, key, subject)
+        stimulus = f"task-movie_run-{number:02}"
+        values = torch.tensor(frames, dtype=torch.float32)
+        return InMemoryRun(values, np.arange(n_frames) >= 5, f"sub-{subject}_{stimulus}", subject, stimulus)
 
     return make
 
@@ -26,7 +28,8 @@ class Oracle:
 
     def __init__(self, runs, share, name="oracle", horizons=(1, 3)):
         self.name, self.horizons, self.share = name, horizons, share
-        self.runs = {run.frames[0, 0].item(): run.frames for run in runs}
+        # A stream may begin anywhere: its first value says where it is.
+        self.runs = {run.frames[t, 0].item(): (run.frames, t) for run in runs for t in range(run.n_frames)}
 
     def fit(self, runs):
         pass
@@ -35,7 +38,7 @@ class Oracle:
         return None
 
     def step(self, frames, state):
-        run, at = (self.runs[frames[0, 0].item()], 0) if state is None else state
+        run, at = self.runs[frames[0, 0].item()] if state is None else state
         forecasts = []
         for t in range(at, at + len(frames)):
             to_come = torch.stack([run[min(t + h, len(run) - 1)] for h in self.horizons])
@@ -50,4 +53,18 @@ def oracle():
 
 @pytest.fixture(scope="session")
 def quick():
-    return EvaluationConfig(n_resamples=2000)
+    """No offsets and no rollouts: what is scored can be written down."""
+    return EvaluationConfig(n_resamples=2000, max_offset_frames=0, rollout_every_frames=0)
+
+
+@pytest.fixture(scope="session")
+def score():
+    """Return a function that scores models of one seed, or of several, beside the three plain baselines."""
+
+    def run(models, train_runs, test_runs, config, *, protocol="subject", references=()):
+        by_seed = models if isinstance(models, dict) else {0: models}
+        horizons = next(iter(by_seed.values()))[0].horizons if any(by_seed.values()) else (1,)
+        baselines = [kind(horizons) for kind in (TrainingMean, Persistence, AutoregressionBaseline)]
+        return score_fold(by_seed, baselines, references, train_runs, test_runs, config, protocol=protocol)
+
+    return run
