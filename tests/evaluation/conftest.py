@@ -5,6 +5,8 @@ from in_memory import InMemoryRun
 
 from titan_neuro.baselines import AutoregressionBaseline, Persistence, TrainingMean
 from titan_neuro.evaluation import EvaluationConfig, score_fold
+from titan_neuro.layers.tokenizer import ParcelTokenizerConfig
+from titan_neuro.models import ForecasterConfig, LMMConfig, MACConfig, MAGConfig
 
 
 @pytest.fixture(scope="session")
@@ -68,3 +70,26 @@ def score():
         return score_fold(by_seed, baselines, references, train_runs, test_runs, config, protocol=protocol)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def make_forecaster():
+    """Return a function that makes a small forecaster whose learned part says something, as after training."""
+    sizes = {"dim": 8, "n_layers": 1, "tokens_per_frame": 1}
+    backbones = {
+        "lmm": LMMConfig(**sizes),
+        "mac": MACConfig(**sizes, n_heads=2),
+        "mag": MAGConfig(**sizes, n_heads=2),
+    }
+
+    def make(variant, n_features=6, horizons=(1, 3)):
+        tokenizer = ParcelTokenizerConfig(n_tokens=1)
+        config = ForecasterConfig(tokenizer=tokenizer, backbone=backbones[variant], horizons=horizons, head_rank=4)
+        torch.manual_seed(0)
+        model = config.build(n_features=n_features)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+        model.coefficients.normal_(std=0.2)
+        return model.eval()
+
+    return make

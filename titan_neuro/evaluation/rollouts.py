@@ -177,7 +177,7 @@ def _roll_on(model: Any, held: Sequence[tuple[int, Tensor, Any]], rolled: _Rolle
                 forecasts, state = model.step(frames, state)
                 frames = forecasts[:, 0].cpu()
             else:
-                forecasts, state = model.forward(frames[:, None].to(_device(state)), state)
+                forecasts, state = model.forward(frames[:, None].to(next(_tensors(state)).device), state)
                 frames = forecasts[:, 0, 0].cpu()
 
 
@@ -199,9 +199,9 @@ def _frame(value: Any) -> Any:
     """All of a state but the numbers in its tensors."""
     if isinstance(value, Tensor):
         return tuple(value.shape[1:])
-    if dataclasses.is_dataclass(value):
-        return [_frame(getattr(value, field.name)) for field in dataclasses.fields(value)]
-    return [_frame(item) for item in value] if isinstance(value, tuple) else value
+    if isinstance(value, tuple) or dataclasses.is_dataclass(value):
+        return [_frame(item) for item in _parts(value)]
+    return value
 
 
 def _join(states: Sequence[Any]) -> Any:
@@ -209,19 +209,25 @@ def _join(states: Sequence[Any]) -> Any:
     first = states[0]
     if isinstance(first, Tensor):
         return torch.cat(list(states))
-    if dataclasses.is_dataclass(first) and not isinstance(first, type):
-        names = [field.name for field in dataclasses.fields(first)]
-        return dataclasses.replace(first, **{name: _join([getattr(state, name) for state in states]) for name in names})
-    return tuple(_join(items) for items in zip(*states, strict=True)) if isinstance(first, tuple) else first
+    if isinstance(first, tuple) or dataclasses.is_dataclass(first):
+        parts = [_join(items) for items in zip(*map(_parts, states), strict=True)]
+        return tuple(parts) if isinstance(first, tuple) else type(first)(*parts)
+    return first
 
 
-def _device(state: Any) -> torch.device:
+def _parts(value: Any) -> list[Any]:
+    """Return what a tuple holds, or the fields of a dataclass, in order."""
+    if isinstance(value, tuple):
+        return list(value)
+    return [getattr(value, field.name) for field in dataclasses.fields(value)]
+
+
+def _tensors(state: Any) -> Iterator[Tensor]:
     if isinstance(state, Tensor):
-        return state.device
-    items = state if isinstance(state, tuple) else [getattr(state, f.name) for f in dataclasses.fields(state)]
-    return next(
-        _device(item) for item in items if isinstance(item, Tensor | tuple) or dataclasses.is_dataclass(item) if item
-    )
+        yield state
+    elif isinstance(state, tuple) or dataclasses.is_dataclass(state):
+        for item in _parts(state):
+            yield from _tensors(item)
 
 
 def _whiteness(residuals: FloatArray) -> tuple[float, float]:
