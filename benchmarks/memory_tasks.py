@@ -108,7 +108,7 @@ class WindowTransformer(nn.Module):
         self.attention = nn.ModuleList(
             WindowAttention(DIM, n_heads=2, n_persistent=4, tokens_per_frame=1, window_frames=WINDOW) for _ in range(2)
         )
-        self.feed_forward = nn.ModuleList(FeedForward(DIM, 2) for _ in range(2))
+        self.feed_forward = nn.ModuleList(FeedForward(DIM, width=2 * DIM) for _ in range(2))
         self.norms = nn.ModuleList(nn.RMSNorm(DIM, eps=1e-5) for _ in range(5))
 
     def forward(self, ids: Tensor, *, memory_frozen: bool = False) -> tuple[Tensor, None]:

@@ -148,7 +148,8 @@ def test_usage_errors(titan_neuro, study, output):
     message = failure(titan_neuro, errors.UsageError, "run", study / "bids", output, "group", "--run-id", "1")
     assert "--run-id has no meaning here" in message
     assert "expected auto, cpu" in failure(titan_neuro, errors.UsageError, "train", output, "--device", "tpu")
-    assert "has the folds 1 to 3" in failure(titan_neuro, errors.UsageError, "train", output, "--fold", "7")
+    assert "has the folds 1, 2, 3" in failure(titan_neuro, errors.UsageError, "train", output, "--fold", "7")
+    assert "has the seeds 0" in failure(titan_neuro, errors.UsageError, "train", output, "--seed", "1")
     assert "forecasts (1, 2) frames" in failure(titan_neuro, errors.UsageError, "predict", output, "--horizon", "5")
 
 
@@ -195,7 +196,10 @@ def test_dry_runs_write_nothing(titan_neuro, study, output, tmp_path):
     assert "sub-sid000005_task-movie_run-01: to prepare" in text
     assert not (tmp_path / "out").exists()
     before = sorted((path, path.stat().st_mtime_ns) for path in output.rglob("*"))
-    assert "Fold 1 (trained, by subject)" in titan_neuro("run", study / "bids", output, "group", "--dry-run").stderr
+    assert (
+        "Fold 1 (3 of 3 models trained, by subject)"
+        in titan_neuro("run", study / "bids", output, "group", "--dry-run").stderr
+    )
     assert sorted((path, path.stat().st_mtime_ns) for path in output.rglob("*")) == before
 
 
@@ -229,7 +233,7 @@ def test_what_is_done_is_not_done_again(titan_neuro, study, output):
 def test_an_interrupted_training_goes_on_and_ends_the_same(titan_neuro, output, tmp_path):
     undisturbed = Path(shutil.copytree(output, tmp_path / "undisturbed"))
     settings = ("--fold", "1", "--set", "training.max_epochs=25", "--set", "training.patience=25")
-    before = (output / "models/fold-1/model.json").read_text()
+    before = (output / "models/seed-0/fold-1/titan-mac/model.json").read_text()
     command = [str(Path(sys.executable).with_name("titan-neuro")), "train", str(output), *settings]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -237,10 +241,10 @@ def test_an_interrupted_training_goes_on_and_ends_the_same(titan_neuro, output, 
         time.sleep(0.02)
     process.kill()
     process.wait()
-    assert (output / "models/fold-1/model.json").read_text() == before
+    assert (output / "models/seed-0/fold-1/titan-mac/model.json").read_text() == before
     assert "Training goes on from" in titan_neuro("train", output, *settings).stderr
     titan_neuro("train", undisturbed, *settings)
-    weights = [folder / "models/fold-1/model.safetensors" for folder in (output, undisturbed)]
+    weights = [folder / "models/seed-0/fold-1/titan-mac/model.safetensors" for folder in (output, undisturbed)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     assert not checkpoints(output)
 
@@ -279,5 +283,6 @@ def test_the_output_is_a_bids_derivative(study):
     assert re.fullmatch(r"[0-9a-f-]{36}", prepared["input_dataset_id"])
     assert all(key.startswith("MD5E-") for key in prepared["input_keys"].values())
     assert all(record["versions"]["torch"] and record["wall_time_s"] > 0 for record in stages.values())
-    assert stages["train fold-1"]["seed"] == 0
+    assert stages["train seed-0 fold-1"]["seed"] == 0
+    assert stages["train seed-0 fold-1"]["models"] == ["titan-mac", "gru", "transformer-20"]
     assert (output / "config.resolved.yaml").is_file()

@@ -20,7 +20,7 @@ def test_raw_volumes_of_one_subject(titan_neuro, haxby, tmp_path):
     (tmp_path / "debug.yaml").write_text("preset: debug\n")
     settings = ("--config-file", tmp_path / "debug.yaml", *QUICK)
     done, table, sidecar = go(titan_neuro, haxby, tmp_path / "out", *settings)
-    assert set(table["model"]) == {"mean", "persistence", "ar", "titan-mac"}
+    assert set(table["model"]) == {"mean", "persistence", "ar", "titan-mac", "gru", "transformer-20"}
     assert (table["n_runs"] == 12).all()
     assert (table["protocol"] == "run").all()
     assert table["skill_ar_low"].isna().all()  # one subject gives no interval
@@ -32,7 +32,7 @@ def test_raw_volumes_of_one_subject(titan_neuro, haxby, tmp_path):
     assert list((tmp_path / "out/group").glob("*_stat-r2_desc-titanmacH1_statmap.nii.gz"))
     assert len(sidecar["Folds"]) == 3
     provenance = json.loads((tmp_path / "out/provenance.json").read_text())["stages"]
-    assert {"prepare sub-01", "train fold-1", "evaluate", "probe context-length"} <= set(provenance)
+    assert {"prepare sub-01", "train seed-0 fold-1", "evaluate", "probe context-length"} <= set(provenance)
     for stage in provenance.values():
         assert stage["wall_time_s"] > 0 and stage["peak_memory_bytes"] > 1e6
         assert stage["versions"]["titan-neuro"]

@@ -25,11 +25,11 @@ def test_what_is_resolved_reads_back_the_same(preset, tmp_path):
 
 
 def test_file_over_preset_and_set_over_both(settings):
-    path = settings("preset: debug\nseed: 3\ntraining: {max_epochs: 9, patience: 2}\n")
+    path = settings("preset: debug\nseeds: [3, 4]\ntraining: {max_epochs: 9, patience: 2}\n")
     study = load_study(default_preset="parcels", config_file=path, overrides=["training.max_epochs=5"], seed=8)
     assert study.training.max_epochs == 5
     assert study.training.patience == 2
-    assert study.seed == 8
+    assert study.seeds == (8,)
     assert study.model == PRESETS["debug"]().model
 
 
@@ -115,7 +115,20 @@ def test_what_is_no_settings_file(settings, tmp_path):
         load_study(default_preset="debug", overrides=["training.max_epochs"])
 
 
+@pytest.mark.parametrize(("seeds", "found"), [("[]", r"\[\]"), ("[1, 2, 1]", r"\[1, 2, 1\]")])
+def test_seeds_are_some_and_each_once(seeds, found):
+    with pytest.raises(ConfigError, match=f"seeds: expected one or more, each once; found {found}"):
+        load_study(default_preset="debug", overrides=[f"seeds={seeds}"])
+    with pytest.raises(ConfigError, match=r"seeds\.0: .*greater than or equal to 0; found -1"):
+        load_study(default_preset="debug", overrides=["seeds=[-1]"])
+
+
+def test_three_seeds_and_rivals_by_default():
+    study = load_study(default_preset="parcels")
+    assert (study.seeds, study.rivals) == ((0, 1, 2), True)
+
+
 def test_settings_are_frozen():
     study = load_study(default_preset="debug")
     with pytest.raises(dataclasses.FrozenInstanceError):
-        study.seed = 1
+        study.seeds = (1,)

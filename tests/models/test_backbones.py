@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from titan_neuro.errors import ConfigError, MismatchError
 from titan_neuro.layers import NeuralMemoryConfig
-from titan_neuro.models import LMMConfig, MACConfig, MAGConfig, MALConfig
+from titan_neuro.models import GRUConfig, LMMConfig, MACConfig, MAGConfig, MALConfig, TransformerConfig
 
 DIM, SEGMENT, WINDOW, CHUNK = 8, 4, 5, 2
 ATTENTION = {"n_heads": 2, "n_persistent": 3}
@@ -21,14 +21,20 @@ VARIANTS = {
     "mag": (MAGConfig, {"window_frames": WINDOW, **ATTENTION}),
     "mal": (MALConfig, {"window_frames": WINDOW, **ATTENTION}),
 }
+RIVALS = {
+    "gru": (GRUConfig, {"ff_width": 12}),
+    "transformer": (TransformerConfig, {"window_frames": WINDOW, "ff_width": 12, **ATTENTION}),
+}
+EVERY = [*VARIANTS, *RIVALS]
 PRINTED = {"mac-printed": (MACConfig, {"causal": False, "n_longterm": 2, **SEGMENTS})}
 
 
 def make(variant, tokens_per_frame=3, dtype=torch.float32, **memory):
     torch.manual_seed(0)
-    config, options = (VARIANTS | PRINTED)[variant]
-    memory = NeuralMemoryConfig(**{"n_heads": 2, "chunk_frames": CHUNK, **memory})
-    return config(dim=DIM, tokens_per_frame=tokens_per_frame, memory=memory, **options).build().to(dtype)
+    config, options = (VARIANTS | PRINTED | RIVALS)[variant]
+    if variant not in RIVALS:
+        options = {**options, "memory": NeuralMemoryConfig(**{"n_heads": 2, "chunk_frames": CHUNK, **memory})}
+    return config(dim=DIM, tokens_per_frame=tokens_per_frame, **options).build().to(dtype)
 
 
 def frames(model, n_frames, batch=2, seed=0):
@@ -57,8 +63,14 @@ def tensors(state):
     return [leaf for leaf in leaves(state) if leaf.ndim]
 
 
-@pytest.fixture(params=VARIANTS)
+@pytest.fixture(params=EVERY)
 def variant(request):
+    return request.param
+
+
+@pytest.fixture(params=VARIANTS)
+def titans(request):
+    """The variants with a memory."""
     return request.param
 
 
@@ -67,8 +79,10 @@ def tokens_per_frame(request):
     return request.param
 
 
-@pytest.mark.parametrize("memory_frozen", [False, True])
 @pytest.mark.parametrize("cuts", [[1] * 19, [4, 4, 4, 4, 3], [10, 9], [3, 1, 6, 9], [2, 17]])
+@pytest.mark.parametrize(
+    ("variant", "memory_frozen"), [*((name, False) for name in EVERY), *((name, True) for name in VARIANTS)]
+)
 def test_a_stream_may_be_cut_at_any_frame(variant, tokens_per_frame, cuts, memory_frozen):
     model = make(variant, tokens_per_frame, torch.float64)
     x = frames(model, 19)
@@ -113,8 +127,8 @@ def test_an_item_changes_no_other(variant):
     assert not torch.equal(after[1], before[1])
 
 
-def test_the_memory_reaches_further_than_attention_and_a_frozen_one_does_not(variant, tokens_per_frame):
-    model = make(variant, tokens_per_frame, torch.float64)
+def test_the_memory_reaches_further_than_attention_and_a_frozen_one_does_not(titans, tokens_per_frame):
+    model = make(titans, tokens_per_frame, torch.float64)
     # Two blocks see back two windows and two convolutions by themselves: 14 frames.
     x = frames(model, 20)
     first = x.clone()
@@ -125,8 +139,8 @@ def test_the_memory_reaches_further_than_attention_and_a_frozen_one_does_not(var
     assert frozen == 0.0
 
 
-def test_frozen_memories_are_not_written_but_their_convolutions_go_on(variant):
-    model = make(variant)
+def test_frozen_memories_are_not_written_but_their_convolutions_go_on(titans):
+    model = make(titans)
     x, fresh = frames(model, 10), model.init_state(2)
     _, state = model(x, memory_frozen=True)
     for block, start in zip(state.blocks, fresh.blocks, strict=True):
@@ -148,14 +162,14 @@ def test_items_begin_anew_one_by_one(variant, tokens_per_frame):
     assert (model(after)[0][1] - mixed[1]).abs().max() > 1e-6
 
 
-def test_items_can_not_begin_anew_inside_a_chunk_or_segment(variant):
-    model = make(variant)
+def test_items_can_not_begin_anew_inside_a_chunk_or_segment(titans):
+    model = make(titans)
     _, state = model(frames(model, 2 * SEGMENT + 1))
     with pytest.raises(MismatchError, match=r"(position|phase): expected \d, as at the start of a stream, found \d"):
         model.restart(state, torch.tensor([True, False]))
 
 
-@pytest.mark.parametrize("variant", [*VARIANTS, *PRINTED])
+@pytest.mark.parametrize("variant", [*EVERY, *PRINTED])
 @pytest.mark.parametrize("depth", [1, 2])
 def test_every_parameter_learns(variant, tokens_per_frame, depth):
     model = make(variant, tokens_per_frame, depth=depth)
@@ -183,7 +197,7 @@ def train(model, n_steps):
         y.square().mean().backward()
 
 
-@pytest.mark.parametrize("variant", [*VARIANTS, *PRINTED])
+@pytest.mark.parametrize("variant", [*EVERY, *PRINTED])
 def test_no_step_of_distributed_training_leaves_a_parameter_out(one_process, variant):
     model = make(variant)
     # DDP itself stops at the step after one that left a parameter out.
@@ -195,14 +209,14 @@ def test_no_step_of_distributed_training_leaves_a_parameter_out(one_process, var
 
 def test_a_detached_state_carries_no_graph(variant):
     model = make(variant)
-    _, state = model(frames(model, 10))
+    _, state = model(frames(model, 10).requires_grad_())
     assert any(t.requires_grad for t in tensors(state))
     assert not any(t.requires_grad for t in tensors(state.detach()))
     y, _ = model(frames(model, 6, seed=1), state.detach())
     y.square().sum().backward()
     # Far into a stream, the tokens that attention always sees go on learning.
     persistent = [p.grad for name, p in model.named_parameters() if name.endswith("persistent")]
-    assert len(persistent) == (0 if variant == "lmm" else 2)
+    assert len(persistent) == (0 if variant in {"lmm", "gru"} else 2)
     assert all(gradient.abs().sum() > 0 for gradient in persistent)
 
 
@@ -239,6 +253,9 @@ def test_wrong_input_is_named(variant):
 OTHERS = {
     "n_layers": ({"n_layers": 1}, {}, "expected one of n_layers 2, found n_layers 1"),
     "width": ({"dim": 16}, {}, "expected one of dim 8, found dim 16"),
+    "tokens": ({"tokens_per_frame": 1}, {}, "expected one of tokens_per_frame 3, found tokens_per_frame 1"),
+}
+OTHER_MEMORIES = {
     "depth": ({}, {"depth": 1}, r"expected one of memory\.depth 2, found memory\.depth 1"),
     "chunk": ({}, {"chunk_frames": 4}, r"expected one of memory\.chunk_frames 2, found memory\.chunk_frames 4"),
     "step": ({}, {"max_step": 1.0}, r"expected one of memory\.max_step 1\.5, found memory\.max_step 1\.0"),
@@ -246,14 +263,18 @@ OTHERS = {
 
 
 def other_than(model, sizes, memory):
-    config = dataclasses.replace(model.config, memory=dataclasses.replace(model.config.memory, **memory), **sizes)
-    return config.build()
+    if memory:
+        sizes = {**sizes, "memory": dataclasses.replace(model.config.memory, **memory)}
+    return dataclasses.replace(model.config, **sizes).build()
 
 
-@pytest.mark.parametrize("case", OTHERS)
+@pytest.mark.parametrize(
+    ("variant", "case"),
+    [*((name, case) for name in EVERY for case in OTHERS), *((n, case) for n in VARIANTS for case in OTHER_MEMORIES)],
+)
 def test_states_and_weights_of_other_settings_are_refused(variant, case):
     model = make(variant)
-    sizes, memory, message = OTHERS[case]
+    sizes, memory, message = (OTHERS | OTHER_MEMORIES)[case]
     other = other_than(model, sizes, memory)
     x = torch.zeros(2, 12, other.config.dim)
     with pytest.raises(MismatchError, match=f"state: {message}"):
@@ -263,7 +284,7 @@ def test_states_and_weights_of_other_settings_are_refused(variant, case):
 
 
 def test_states_and_weights_of_another_variant_are_refused():
-    for one, other in (("mag", "mal"), ("lmm", "mac")):
+    for one, other in (("mag", "mal"), ("lmm", "mac"), ("gru", "lmm"), ("transformer", "gru")):
         model, stranger = make(one), make(other)
         message = f"expected one of variant {one}, found variant {other}"
         with pytest.raises(MismatchError, match=f"state: {message}"):
@@ -272,7 +293,7 @@ def test_states_and_weights_of_another_variant_are_refused():
             model.load_state_dict(stranger.state_dict())
 
 
-@pytest.mark.parametrize("variant", [*VARIANTS, *PRINTED])
+@pytest.mark.parametrize("variant", [*EVERY, *PRINTED])
 def test_loaded_weights_give_the_same_bits(variant, tmp_path):
     model = make(variant)
     torch.save(model.state_dict(), tmp_path / "weights.pt")
@@ -280,6 +301,8 @@ def test_loaded_weights_give_the_same_bits(variant, tmp_path):
     again = other_than(model, {}, {})
     again.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
     assert torch.equal(again(x)[0], model(x)[0])
+    if variant in RIVALS:
+        return
     # All backends compute the same, up to rounding: another one is no other model.
     again = other_than(model, {}, {"backend": "chunked"})
     again.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
@@ -301,6 +324,7 @@ def test_weights_without_their_settings_are_refused():
     [
         (MACConfig, {"segment_frames": 12}, "segment_frames: expected a multiple of memory.chunk_frames"),
         (MAGConfig, {"dim": 36, "n_heads": 4}, "MAGConfig.dim: each head of the attention needs a whole, even share"),
+        (TransformerConfig, {"dim": 36, "n_heads": 4}, "TransformerConfig.dim: each head of the attention needs a"),
         (LMMConfig, {"dim": 66}, "LMMConfig.dim: each head of the memory needs a whole share"),
     ],
 )
@@ -388,3 +412,77 @@ def test_mac_as_printed_sees_its_whole_segment_and_takes_no_part_of_one():
     torch.testing.assert_close(stream(model, x, [2 * SEGMENT, SEGMENT])[0], before, rtol=1e-10, atol=1e-12)
     with pytest.raises(MismatchError, match="x: expected whole segments of 12 tokens with causal=False, found 15"):
         model(frames(model, 5))
+
+
+@pytest.mark.parametrize("variant", RIVALS)
+def test_there_is_no_memory_to_freeze(variant):
+    model = make(variant)
+    with pytest.raises(ConfigError, match=f"memory_frozen: a {variant} backbone has no memory"):
+        model(frames(model, 4), memory_frozen=True)
+
+
+@pytest.mark.parametrize("n_layers", [1, 3])
+def test_the_transformer_sees_its_window_and_not_a_frame_more(tokens_per_frame, n_layers):
+    """However many layers: 20 frames, the present one included."""
+    torch.manual_seed(0)
+    config = TransformerConfig(dim=DIM, n_layers=n_layers, tokens_per_frame=tokens_per_frame, n_heads=2)
+    model = config.build()
+    x = frames(model, 60)
+    before = model(x)[0].detach()
+    changed = x.clone()
+    changed[:, 30 * tokens_per_frame] += 1.0
+    after = model(changed)[0].detach()
+    differs = (after != before).unflatten(1, (-1, tokens_per_frame)).any(-1).any(-1).all(0)
+    assert differs.nonzero().flatten().tolist() == list(range(30, 50))
+
+
+def test_the_transformer_reads_each_frame_as_a_window_by_itself(tokens_per_frame):
+    model = make("transformer", tokens_per_frame, torch.float64)
+    x = frames(model, 14)
+    streamed = model(x)[0].unflatten(1, (-1, tokens_per_frame))
+    for last in (0, 2, WINDOW - 1, 9, 13):
+        window = x[:, max(0, last + 1 - WINDOW) * tokens_per_frame : (last + 1) * tokens_per_frame]
+        alone = model(window)[0][:, -tokens_per_frame:]
+        torch.testing.assert_close(streamed[:, last], alone, rtol=1e-10, atol=1e-12)
+
+
+def test_the_transformer_tells_when_in_its_window_something_was():
+    model = make("transformer", 1, torch.float64)
+    x = frames(model, WINDOW)
+    swapped = x[:, [1, 0, *range(2, WINDOW)]]
+    assert (model(swapped)[0][:, -1] - model(x)[0][:, -1]).abs().max() > 1e-6
+
+
+def test_many_windows_are_read_in_parts_with_the_same_numbers(monkeypatch):
+    model = make("transformer", 3, torch.float64)
+    x = frames(model, 14)
+    expected, _ = model(x)
+    monkeypatch.setattr("titan_neuro.models.transformer._TOKENS_AT_A_TIME", 3 * WINDOW * 3)
+    torch.testing.assert_close(model(x)[0], expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_gru_is_its_equations(tokens_per_frame):
+    """Step by step, by the equations of torch's documentation."""
+    block, x = block_and_frames("gru", tokens_per_frame)
+    tokens = block.mixer_norm(x).unflatten(1, (-1, tokens_per_frame))
+    weights = dict(block.recurrence.named_parameters())
+    hidden, outputs = torch.zeros(2, tokens_per_frame, DIM, dtype=torch.float64), []
+    for frame in tokens.unbind(1):
+        mean = frame.mean(1, keepdim=True).expand_as(frame)
+        told = frame if tokens_per_frame == 1 else torch.cat([frame, mean], dim=-1)
+        new = (told @ weights["weight_ih_l0"].T + weights["bias_ih_l0"]).chunk(3, dim=-1)
+        old = (hidden @ weights["weight_hh_l0"].T + weights["bias_hh_l0"]).chunk(3, dim=-1)
+        reset, update = torch.sigmoid(new[0] + old[0]), torch.sigmoid(new[1] + old[1])
+        hidden = (1 - update) * torch.tanh(new[2] + reset * old[2]) + update * hidden
+        outputs.append(hidden)
+    held = torch.stack(outputs, 1).flatten(1, 2)
+    found, state = block(x, block.init_state(2))
+    torch.testing.assert_close(found, with_feed_forward(block, x, block.output(held)), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(state.hidden, hidden)
+
+
+def test_the_gru_forgets_within_2_to_512_frames_at_first():
+    model = GRUConfig(dim=DIM, tokens_per_frame=1).build()
+    gate = dict(model.blocks[0].recurrence.named_parameters())["bias_ih_l0"][DIM : 2 * DIM]
+    tau = 1 / (1 - torch.sigmoid(gate))
+    torch.testing.assert_close(tau, 2.0 * 256.0 ** torch.linspace(0, 1, DIM), rtol=1e-3, atol=1e-3)

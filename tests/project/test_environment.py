@@ -71,8 +71,10 @@ def test_the_presets_of_the_pipelines_are_valid_and_complete():
     demo, budapest = (
         load_study(default_preset="debug", config_file=ROOT / f"pipelines/{name}.yaml") for name in ("demo", "budapest")
     )
+    assert demo.seeds == (0,)
+    assert budapest.seeds == (0, 1, 2)
     assert demo.split.by == "subject"
     assert budapest.split.by == "strict"
     assert budapest.model.horizons == (1, 2, 3, 6, 10, 20)
     given = yaml.safe_load((ROOT / "pipelines/budapest.yaml").read_text())
-    assert {"prepare", "split", "model", "training", "evaluation", "probe", "seed"} <= set(given)
+    assert {"prepare", "split", "model", "training", "evaluation", "probe", "seeds", "rivals"} <= set(given)

@@ -164,7 +164,7 @@ class OutputFolder:
                 loss = float("nan") if epoch == 0 else 0.6 * np.exp(-epoch / 5)
                 rows.append((epoch, 40 * epoch, loss, 0.56 * (1 - skill), skill, 4.1, 880.5))
                 skill = 0.04 - 0.09 * np.exp(-epoch / 2) + self.rng.normal(0, 0.003)
-            write_table(self.root / "models" / f"fold-{fold}" / "training.csv", columns, rows, separator=",")
+            write_table(self.root / f"models/seed-7/fold-{fold}/titan-mac/training.csv", columns, rows, separator=",")
         return self
 
     def records(self):
@@ -180,7 +180,10 @@ class OutputFolder:
                 "input_keys": {f"run-{run}_bold.nii.gz": None if run else "MD5E-s1--0.nii.gz" for run in range(30)},
                 "wall_time_s": 12.5,
             },
-            **{f"train fold-{fold}": {"seed": 7, "device": "cpu", "wall_time_s": 200.0 + fold} for fold in (1, 2, 3)},
+            **{
+                f"train seed-7 fold-{fold}": {"seed": 7, "device": "cpu", "wall_time_s": 200.0 + fold}
+                for fold in (1, 2, 3)
+            },
             "evaluate": {"arguments": ["evaluate", "out"], "seed": 7, "device": "cpu", "wall_time_s": 4000},
         }
         provenance = {"stages": {name: record | common for name, record in stages.items()}}

@@ -106,14 +106,14 @@ def test_a_curve_of_the_whole_run_alone(results):
 
 def test_training_shows_each_fold_and_their_mean(results):
     figure = training_figure(results.training)
-    mean = lines_of(figure)["mean of the folds"]
+    mean = lines_of(figure)["mean of the trainings"]
     folds = np.stack([table["validation_skill_ar"] for table in results.training.values()])
     np.testing.assert_allclose(mean.get_ydata(), folds.mean(axis=0))
     assert "epoch 0" in texts_of(figure)
 
 
 def test_training_of_one_fold_whose_validation_failed(results):
-    table = results.training["fold-1"].assign(validation_skill_ar=np.nan)
+    table = results.training["seed-7 fold-1"].assign(validation_skill_ar=np.nan)
     assert svg_uri(training_figure({"fold-1": table[table["epoch"] > 0]}))
 
 

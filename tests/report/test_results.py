@@ -26,18 +26,25 @@ def test_reads_every_part(full_output):
     assert all(one.is_volume for one in results.maps)
     assert results.timescale.stat == "timescale"
     assert results.curve["whole_run"].sum() == 2
-    assert list(results.training) == ["fold-1", "fold-2", "fold-3"]
+    assert list(results.training) == ["seed-7 fold-1", "seed-7 fold-2", "seed-7 fold-3"]
     assert "chunk_size: 16" in results.config
     assert results.stages["evaluate"]["seed"] == 7
 
 
-def test_folds_are_in_the_order_of_their_numbers(output_folder):
+def test_trainings_are_in_the_order_of_their_numbers_and_those_of_rivals_are_left_out(output_folder):
     output = output_folder().training()
-    for number in (2, 10, 11):
-        (output.root / "models" / f"fold-{number}").mkdir(exist_ok=True)
-        content = (output.root / "models" / "fold-1" / "training.csv").read_text(encoding="utf-8")
-        (output.root / "models" / f"fold-{number}" / "training.csv").write_text(content, encoding="utf-8")
-    assert list(read_results(output.root).training) == ["fold-1", "fold-2", "fold-3", "fold-10", "fold-11"]
+    models = output.root / "models"
+    content = (models / "seed-7/fold-1/titan-mac/training.csv").read_text(encoding="utf-8")
+    for where in (
+        "seed-7/fold-10/titan-mac",
+        "seed-11/fold-2/titan-mac",
+        "seed-7/fold-2/gru",
+        "seed-0/fold-1/titan-mac",
+    ):
+        (models / where).mkdir(parents=True)
+        (models / where / "training.csv").write_text(content, encoding="utf-8")
+    expected = ["seed-0 fold-1", *(f"seed-7 fold-{number}" for number in (1, 2, 3, 10)), "seed-11 fold-2"]
+    assert list(read_results(output.root).training) == expected
 
 
 def test_a_subject_keeps_the_label_it_has(output_folder):
@@ -83,7 +90,7 @@ def test_refuses_what_is_no_table(full_output, content):
 
 
 def test_refuses_words_where_numbers_belong(full_output):
-    path = full_output.root / "models" / "fold-2" / "training.csv"
+    path = full_output.root / "models/seed-7/fold-2/titan-mac/training.csv"
     replace_in(path, "880.5", "fast")
     with pytest.raises(MetadataError, match=r"fold-2.*column volumes_per_s.*fast"):
         read_results(full_output.root)

@@ -83,15 +83,15 @@ def test_subjects_have_a_row_each(results):
 
 def test_training_names_the_best_epoch(results):
     rows = training_rows(results.training)
-    skill = results.training["fold-2"]["validation_skill_ar"]
-    assert rows[1]["fold"] == "fold-2"
+    skill = results.training["seed-7 fold-2"]["validation_skill_ar"]
+    assert rows[1]["fold"] == "seed-7 fold-2"
     assert rows[1]["best_epoch"] == str(int(np.argmax(skill)))
     assert rows[1]["best"] == number(skill.max())
     assert rows[1]["last"] == number(skill.iloc[-1])
 
 
 def test_training_without_a_finite_score(results):
-    table = results.training["fold-1"].assign(validation_skill_ar=np.nan, volumes_per_s=np.nan)
+    table = results.training["seed-7 fold-1"].assign(validation_skill_ar=np.nan, volumes_per_s=np.nan)
     (row,) = training_rows({"fold-1": table})
     assert (row["best"], row["best_epoch"], row["speed"]) == ("n/a", "n/a", "n/a")
 
@@ -124,7 +124,7 @@ def test_what_differs_between_stages_is_said_of_each(full_output):
     path.write_text(json.dumps(content), encoding="utf-8")
     facts = dict(provenance_facts(read_results(full_output.root).stages))
     assert facts["Commit (evaluate)"] == "not known"
-    assert "Commit (prepare sub-01, train fold-1, train fold-2, train fold-3)" in facts
+    assert "Commit (prepare sub-01, train seed-7 fold-1, train seed-7 fold-2, train seed-7 fold-3)" in facts
     assert facts["Versions"] == "python 3.11.9, titan-neuro 0.1.0, torch 2.13.0"
     assert facts["Input files"].startswith("30, 1 of them with a git-annex key")
     assert facts["Input dataset"].startswith("3d2f1c6e")

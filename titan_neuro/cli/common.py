@@ -17,8 +17,9 @@ from titan_neuro.errors import UsageError
 if TYPE_CHECKING:
     from titan_neuro.config import StudyConfig
     from titan_neuro.data.bids import Recording
+    from titan_neuro.data.space import Space
     from titan_neuro.data.store import RunStore
-    from titan_neuro.models import Forecaster
+    from titan_neuro.models import Forecaster, ForecasterConfig
     from titan_neuro.training.fit import FoldData
 
 logger = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ def add_study(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("settings")
     group.add_argument("--config-file", type=Path, metavar="YAML", help="a preset and what differs from it")
     group.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="one setting")
-    group.add_argument("--random-seed", type=int, metavar="N", help="seed of weights, order and bootstrap")
+    group.add_argument("--random-seed", type=int, metavar="N", help="the one seed of weights, order and bootstrap")
     group.add_argument("-w", "--work-dir", type=Path, metavar="DIR", help="unfinished work (default: OUTPUT_DIR/.work)")
 
 
@@ -239,26 +240,73 @@ def _require_same_preparation(stores: Sequence[RunStore]) -> None:
                 )
 
 
-def model_folder(output_dir: Path, fold_number: int) -> Path:
-    """Return where the model of a fold lies."""
-    return output_dir / "models" / f"fold-{fold_number}"
+def study_models(study: StudyConfig, space: Space) -> dict[str, ForecasterConfig]:
+    """List the forecasters that are trained, by name: the study's model first, then its rivals."""
+    import torch
+
+    from titan_neuro.models import match_rivals
+
+    models = [study.model]
+    if study.rivals:
+        mask = None if space.mask is None else torch.from_numpy(space.mask)
+        models += match_rivals(study.model, n_features=space.n_features, mask=mask)
+    return {model.backbone.name: model for model in models}
 
 
-def load_fold(arguments: argparse.Namespace, data: FoldData, study: StudyConfig, device: str) -> tuple[Forecaster, str]:
-    """Load the model of a fold, and its fingerprint; refuse one of other runs or settings."""
+def model_folder(output_dir: Path, seed: int, fold_number: int, name: str) -> Path:
+    """Return where a model lies: ``OUT/models/seed-0/fold-1/titan-mac``."""
+    return output_dir / "models" / f"seed-{seed}" / f"fold-{fold_number}" / name
+
+
+def find_model(
+    output_dir: Path, data: FoldData, study: StudyConfig, seed: int, model: ForecasterConfig
+) -> tuple[Path, str]:
+    """Find a trained model without loading it; refuse one of other runs or settings.
+
+    Returns
+    -------
+    folder : Path
+    fingerprint : str
+        Of everything that the model follows from.
+    """
     from titan_neuro.errors import MismatchError
-    from titan_neuro.training import fold_fingerprint, load_forecaster, require_match
+    from titan_neuro.training import fold_fingerprint, require_match, require_record
 
-    folder = model_folder(arguments.output_dir, data.fold.number)
-    model, record = load_forecaster(folder, device)
-    require_match(record, data.identity(), str(arguments.output_dir))
-    fingerprint = fold_fingerprint(data, study.model, study.training, study.seed)
+    folder = model_folder(output_dir, seed, data.fold.number, model.backbone.name)
+    record = require_record(folder)
+    require_match(record, data.identity(), str(output_dir))
+    fingerprint = fold_fingerprint(data, model, study.training, seed)
     if record["fingerprint"] != fingerprint:
         raise MismatchError(
             f"{folder}: was trained on other runs or with other settings than those in force now.",
-            f"Run `titan-neuro train {arguments.output_dir}` first.",
+            f"Run `titan-neuro train {output_dir}` first.",
         )
-    return model, fingerprint
+    return folder, fingerprint
+
+
+class StoredModels(Sequence["Forecaster"]):
+    """Models of one seed and fold, each read from its folder when it is asked for, and not kept.
+
+    Parameters
+    ----------
+    folders : sequence of Path
+    device : str
+    """
+
+    def __init__(self, folders: Sequence[Path], device: str) -> None:
+        self._folders, self._device = folders, device
+
+    def __len__(self) -> int:
+        """Number of models."""
+        return len(self._folders)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Load a model, or those of a slice."""
+        from titan_neuro.training import load_forecaster
+
+        if isinstance(index, slice):
+            return StoredModels(self._folders[index], self._device)
+        return load_forecaster(self._folders[index], self._device)[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,8 +318,9 @@ class TrainedStudy:
     study : StudyConfig
     device : str
     folds : list of FoldData
-    models : list of Forecaster
-        One for each fold.
+    models : dict of int to list of sequences of Forecaster
+        Seed, then fold: the study's model and, where the study has them, ``gru`` and ``transformer-20``. A model is
+        read from disk each time that it is asked for, so that no more are held than are in use.
     fingerprints : dict
         JSON: what the models follow from, and the runs that they are tested on.
     stem : str
@@ -281,7 +330,7 @@ class TrainedStudy:
     study: StudyConfig
     device: str
     folds: list[FoldData]
-    models: list[Forecaster]
+    models: dict[int, list[Sequence[Forecaster]]]
     fingerprints: dict[str, Any]
     stem: str
 
@@ -294,17 +343,24 @@ def open_trained(arguments: argparse.Namespace) -> TrainedStudy:
     study = resolve_study(arguments, stores[0].space.kind)
     device = torch_device(arguments.device)
     folds = study_folds(stores, study)
-    loaded = [load_fold(arguments, data, study, device) for data in folds]
+    configs = study_models(study, folds[0].space).values()
+    found = {
+        seed: [[find_model(arguments.output_dir, data, study, seed, model) for model in configs] for data in folds]
+        for seed in study.seeds
+    }
     record_study(arguments, study)
     return TrainedStudy(
         study=study,
         device=device,
         folds=folds,
-        models=[model for model, _ in loaded],
+        models={
+            seed: [StoredModels([folder for folder, _ in fold], device) for fold in of_seed]
+            for seed, of_seed in found.items()
+        },
         fingerprints={
-            "models": [fingerprint for _, fingerprint in loaded],
+            "models": [print_ for of_seed in found.values() for fold in of_seed for _, print_ in fold],
             "tested": {key: data.runs[key].store.record["fingerprint"] for data in folds for key in data.fold.test},
-            "seed": study.seed,
+            "seeds": list(study.seeds),
         },
         stem=_task_stem(arguments.output_dir, stores),
     )

@@ -22,7 +22,9 @@ logger = logging.getLogger(__name__)
 def add_parser(verbs: Any) -> None:
     """Add the verb."""
     parser = common.new_verb(
-        verbs, "predict", "Write the forecasts of held-out runs: volume t is what was expected of volume t."
+        verbs,
+        "predict",
+        "Write the forecasts of held-out runs by the study's model (first seed): volume t is what was expected of it.",
     )
     parser.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR", help="where `train` has written")
     parser.add_argument("--horizon", type=int, default=1, metavar="FRAMES", help="frames ahead (default: 1)")
@@ -33,12 +35,13 @@ def add_parser(verbs: Any) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> None:
-    """Forecast every chosen run with the model of the fold that holds it out."""
+    """Forecast every chosen run with the study's model, of the first seed and the fold that holds the run out."""
     from tqdm import tqdm
 
     from titan_neuro.data.bids import matches
     from titan_neuro.data.store import open_runs
     from titan_neuro.errors import NoMatchError, UsageError
+    from titan_neuro.training import load_forecaster
 
     stores = open_runs(arguments.output_dir)
     study = common.resolve_study(arguments, stores[0].space.kind)
@@ -55,7 +58,8 @@ def execute(arguments: argparse.Namespace) -> None:
         ]
         if not views:
             continue
-        model, _ = common.load_fold(arguments, data, study, device)
+        folder, _ = common.find_model(arguments.output_dir, data, study, study.seeds[0], study.model)
+        model, _ = load_forecaster(folder, device)
         with common.stage(arguments, f"predict fold-{data.fold.number}", horizon=arguments.horizon):
             for view in tqdm(views, desc="predict", unit="run", disable=None):
                 path = _write(model, view, arguments.horizon, data.space)

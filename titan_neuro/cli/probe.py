@@ -24,7 +24,10 @@ def add_parser(verbs: Any) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> None:
-    """Score the held-out runs with the memory cut to each length, and write the curve and the map of timescales."""
+    """Score the held-out runs with the memory cut to each length, and write the curve and the map of timescales.
+
+    It asks the study's model of the first seed.
+    """
     from tqdm import tqdm
 
     from titan_neuro.probing import ContextLengthProbe
@@ -45,15 +48,15 @@ def execute(arguments: argparse.Namespace) -> None:
         n_features=folds[0].space.n_features,
     )
     with common.stage(
-        arguments, "probe context-length", fingerprint=fingerprint, seed=study.seed, device=trained.device
+        arguments, "probe context-length", fingerprint=fingerprint, seed=study.seeds[0], device=trained.device
     ):
         tests = [
-            (model, view)
-            for model, data in zip(trained.models, folds, strict=True)
+            (models, view)
+            for models, data in zip(trained.models[study.seeds[0]], folds, strict=True)
             for view in data.part(data.fold.test)
         ]
-        for model, view in tqdm(tests, desc="probe", unit="run", disable=None):
-            probe.add(model, view)
+        for models, view in tqdm(tests, desc="probe", unit="run", disable=None):
+            probe.add(models[0], view)
         _write(probe, study, trained.stem, curve_path, folds[0])
     logger.info("%s", curve_path)
 
@@ -62,7 +65,7 @@ def _write(probe: Any, study: Any, stem: str, curve_path: Path, data: Any) -> No
     from titan_neuro.data.derivative import write_map
     from titan_neuro.files import atomic, write_json
 
-    curve = probe.curve(n_resamples=study.evaluation.n_resamples, seed=study.seed)
+    curve = probe.curve(n_resamples=study.evaluation.n_resamples, seed=study.seeds[0])
     with atomic(curve_path) as temporary:
         curve.to_csv(temporary, sep="\t", index=False, na_rep="n/a", float_format="%.6g")
     subjects, _ = probe.skill()

@@ -32,7 +32,7 @@ def execute(arguments: argparse.Namespace) -> None:
             "Run `titan-neuro evaluate` first.",
         )
     page = arguments.output_dir / "report.html"
-    inputs = [*arguments.output_dir.glob("group/*"), *arguments.output_dir.glob("models/*/*")]
+    inputs = [*arguments.output_dir.glob("group/*"), *arguments.output_dir.glob("models/*/*/*/*")]
     if page.is_file() and page.stat().st_mtime > max(path.stat().st_mtime for path in inputs):
         logger.info("The report is up to date: %s", page)
         return

@@ -56,12 +56,20 @@ def _show_group_plan(arguments: argparse.Namespace) -> None:
 
     stores = open_runs(arguments.output_dir)
     study = common.resolve_study(arguments, stores[0].space.kind)
-    for data in common.study_folds(stores, study):
-        trained = (common.model_folder(arguments.output_dir, data.fold.number) / "model.json").is_file()
+    folds = common.study_folds(stores, study)
+    names = common.study_models(study, folds[0].space)
+    for data in folds:
+        folders = [
+            common.model_folder(arguments.output_dir, seed, data.fold.number, name)
+            for seed in study.seeds
+            for name in names
+        ]
+        n_trained = sum((folder / "model.json").is_file() for folder in folders)
         common.logger.info(
-            "Fold %d (%s, by %s): train on %s; choose by %s; test %s",
+            "Fold %d (%d of %d models trained, by %s): train on %s; choose by %s; test %s",
             data.fold.number,
-            "trained" if trained else "to train",
+            n_trained,
+            len(folders),
             data.protocol,
             ", ".join(data.fold.train),
             ", ".join(data.fold.validation),

@@ -1,63 +1,92 @@
-"""``titan-neuro train``: fit the forecaster of every fold."""
+"""``titan-neuro train``: fit the forecaster and its rivals, for every seed and fold."""
 
 from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from titan_neuro.cli import common
+
+if TYPE_CHECKING:
+    from titan_neuro.config import StudyConfig
+    from titan_neuro.models import ForecasterConfig
+    from titan_neuro.training import FoldData
 
 logger = logging.getLogger(__name__)
 
 
 def add_parser(verbs: Any) -> None:
     """Add the verb."""
-    parser = common.new_verb(verbs, "train", "Train the forecaster, a model for each fold.")
+    parser = common.new_verb(verbs, "train", "Train the forecaster and its rivals, for each seed and fold.")
     parser.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR", help="where `prepare` has written")
     parser.add_argument("--fold", type=int, nargs="+", metavar="N", help="only these folds, counted from 1")
+    parser.add_argument("--seed", type=int, nargs="+", metavar="S", help="only these of the study's seeds")
     common.add_study(parser)
     common.add_device(parser)
     parser.set_defaults(execute=execute)
 
 
 def execute(arguments: argparse.Namespace) -> None:
-    """Train the folds that are not trained yet."""
+    """Train what is not trained yet."""
     from titan_neuro.data.derivative import check_output
     from titan_neuro.data.store import open_runs
-    from titan_neuro.errors import UsageError
-    from titan_neuro.training import train_fold
 
     check_output(arguments.output_dir)
     stores = open_runs(arguments.output_dir)
     study = common.resolve_study(arguments, stores[0].space.kind)
     device = common.torch_device(arguments.device)
     folds = common.study_folds(stores, study)
-    wanted = getattr(arguments, "fold", None)
-    if wanted and not set(wanted) <= {data.fold.number for data in folds}:
-        raise UsageError(f"--fold {' '.join(map(str, wanted))}: the study has the folds 1 to {len(folds)}.")
+    numbers = _chosen(arguments, "fold", [data.fold.number for data in folds])
+    seeds = _chosen(arguments, "seed", study.seeds)
+    models = common.study_models(study, folds[0].space)
     common.record_study(arguments, study)
-    for data in folds:
-        number = data.fold.number
-        if wanted and number not in wanted:
-            continue
-        folder = common.model_folder(arguments.output_dir, number)
-        logger.info(
-            "Fold %d of %d: %d runs to train on, %d to choose the epoch, %d to test.",
-            *(number, len(folds), len(data.fold.train), len(data.fold.validation), len(data.fold.test)),
+    for seed in seeds:
+        for data in folds:
+            if data.fold.number in numbers:
+                _train(arguments, study, data, seed, models, device)
+
+
+def _chosen(arguments: argparse.Namespace, flag: str, there: Sequence[int]) -> list[int]:
+    """Return what the flag chooses of what is there; all of it, where it is not given."""
+    from titan_neuro.errors import UsageError
+
+    wanted = getattr(arguments, flag, None)
+    if wanted and not set(wanted) <= set(there):
+        raise UsageError(
+            f"--{flag} {' '.join(map(str, wanted))}: the study has the {flag}s {', '.join(map(str, there))}."
         )
-        with common.stage(arguments, f"train fold-{number}", seed=study.seed, device=device) as record:
-            made = train_fold(
-                data,
-                study.model,
-                study.training,
-                folder=folder,
-                work_dir=common.work_dir(arguments),
-                seed=study.seed,
-                device=device,
-            )
-            if not made:
-                record.clear()
+    return [number for number in there if not wanted or number in wanted]
+
+
+def _train(
+    arguments: argparse.Namespace,
+    study: StudyConfig,
+    data: FoldData,
+    seed: int,
+    models: Mapping[str, ForecasterConfig],
+    device: str,
+) -> None:
+    """Train the models of one seed and fold that are not trained yet."""
+    from titan_neuro.training import train_fold
+
+    fold = data.fold
+    logger.info(
+        "Seed %d, fold %d: %d runs to train on, %d to choose the epoch, %d to test.",
+        *(seed, fold.number, len(fold.train), len(fold.validation), len(fold.test)),
+    )
+    with common.stage(arguments, f"train seed-{seed} fold-{fold.number}", seed=seed, device=device) as record:
+        made = []
+        for name, model in models.items():
+            folder = common.model_folder(arguments.output_dir, seed, fold.number, name)
+            work_dir = common.work_dir(arguments)
+            if train_fold(data, model, study.training, folder=folder, work_dir=work_dir, seed=seed, device=device):
+                made.append(name)
+                logger.info("%s is trained: %s", name, folder)
+        record["models"] = made
         if not made:
-            logger.info("Fold %d was trained before.", number)
+            record.clear()
+    if not made:
+        logger.info("Seed %d, fold %d was trained before.", seed, fold.number)

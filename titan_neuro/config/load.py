@@ -36,7 +36,7 @@ def load_study(
     overrides : sequence of str
         ``model.backbone.dim=32``; the value is read as YAML.
     seed : int, optional
-        Takes the place of the file's.
+        The one seed, in the place of the file's.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def load_study(
     for over in (given, *map(_parse_override, overrides)):
         content = _merge(content, over, [StudyConfig])
     if seed is not None:
-        content["seed"] = seed
+        content["seeds"] = [seed]
     try:
         return _STUDY.validate_python(content)
     except ValidationError as error:

@@ -26,8 +26,11 @@ class StudyConfig:
     ----------
     prepare, split, model, training, evaluation, probe
         The settings of each stage; see the classes.
-    seed : int
-        Of the initial weights, the order of the runs and the bootstrap.
+    seeds : tuple of int
+        Of the initial weights and the order of the runs: every fold is trained once with each. The first is that of the
+        bootstrap, too. No number without its repetition: three by default.
+    rivals : bool
+        Whether a GRU and a Transformer that sees 20 frames are trained beside the model (see `match_rivals`).
     """
 
     prepare: PrepareConfig = PrepareConfig()
@@ -36,9 +39,12 @@ class StudyConfig:
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     probe: ContextLengthConfig = ContextLengthConfig()
-    seed: Annotated[int, Field(ge=0)] = 0
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0, 1, 2)
+    rivals: bool = True
 
     def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ConfigError(f"seeds: expected one or more, each once; found {list(self.seeds)}.")
         window, restart = self.training.window_frames, self.model.backbone.restart_frames
         if window % restart:
             raise ConfigError(
@@ -59,6 +65,7 @@ def debug() -> StudyConfig:
             head_rank=4,
         ),
         training=TrainingConfig(max_epochs=2, window_frames=32),
+        seeds=(0,),
     )
 
 

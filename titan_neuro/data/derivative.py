@@ -23,7 +23,7 @@ Made from the dataset that `dataset_description.json` names under SourceDatasets
 `config.resolved.yaml`; `provenance.json` says by which commands and versions. Open `report.html` in a browser.
 
 - `sub-*/func/*_desc-prepared_*.zarr`: frames as the models read them; `*_boldref.nii.gz`: their mean image.
-- `models/fold-*`: trained models.
+- `models/seed-*/fold-*/*`: trained models.
 - `group/`: scores, maps and curves over all subjects.
 """
 # The specification has no Zarr yet, and neither references nor tables of confounds: fMRIPrep ignores those, too.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from typing import Annotated, Literal
 
@@ -11,7 +11,8 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from titan_neuro.data.store import RunStore
-from titan_neuro.errors import NoMatchError
+from titan_neuro.errors import MismatchError, NoMatchError
+from titan_neuro.typing import FrameRun
 
 Protocol = Literal["subject", "run", "strict"]
 
@@ -91,6 +92,39 @@ def make_folds(runs: Sequence[RunStore], config: SplitConfig) -> tuple[Protocol,
                 parts[part].append(run.key)
         folds.append(Fold(index + 1, *(tuple(parts[part]) for part in ("train", "validation", "test"))))
     return protocol, folds
+
+
+def require_disjoint(fold: Fold, protocol: str, runs: Mapping[str, FrameRun]) -> None:
+    """Refuse a fold whose parts share what its protocol holds apart.
+
+    Subjects under ``subject`` and ``strict``, what was shown under ``run``; under ``strict``, too, nothing that was
+    shown in a test run was shown in another part.
+
+    Parameters
+    ----------
+    fold : Fold
+    protocol : {"subject", "run", "strict"}
+    runs : mapping of str to FrameRun
+        The runs of the fold by their keys.
+
+    Raises
+    ------
+    MismatchError
+        Names the two parts and what they share.
+    """
+    pairs = [("train", "validation"), ("train", "test"), ("validation", "test")]
+    rules = [("stimulus" if protocol == "run" else "subject", pairs)]
+    if protocol == "strict":
+        rules.append(("stimulus", pairs[1:]))
+    for unit, apart in rules:
+        for one, other in apart:
+            first, second = ({getattr(runs[key], unit) for key in getattr(fold, part)} for part in (one, other))
+            if first & second:
+                raise MismatchError(
+                    f"Fold {fold.number}: split by {protocol}, expected no {unit} in both {one} and {other}, found "
+                    f"{', '.join(sorted(first & second))}.",
+                    "Scores of such a split are worth nothing; make the folds with `make_folds`.",
+                )
 
 
 def _require_three(units: Sequence[str], what: str) -> None:

@@ -5,6 +5,7 @@ from titan_neuro.layers.feed_forward import FeedForward
 from titan_neuro.layers.gate import NonlinearGate
 from titan_neuro.layers.neural_memory import NeuralMemory, NeuralMemoryConfig, NeuralMemoryState
 from titan_neuro.layers.projection import CausalProjection
+from titan_neuro.layers.whole_window import WholeWindowAttention
 from titan_neuro.layers.window_attention import WindowAttention, WindowCache
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "NeuralMemoryState",
     "NonlinearGate",
     "SegmentAttention",
+    "WholeWindowAttention",
     "WindowAttention",
     "WindowCache",
 ]

@@ -14,14 +14,14 @@ class FeedForward(nn.Module):
     ----------
     dim : int
         Width of a token.
-    expansion : int
-        Hidden width in units of `dim`.
+    width : int
+        Hidden width.
     """
 
-    def __init__(self, dim: int, expansion: int) -> None:
+    def __init__(self, dim: int, *, width: int) -> None:
         super().__init__()
-        self.inner = nn.Linear(dim, 2 * expansion * dim, bias=False)
-        self.outer = nn.Linear(expansion * dim, dim, bias=False)
+        self.inner = nn.Linear(dim, 2 * width, bias=False)
+        self.outer = nn.Linear(width, dim, bias=False)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """Map ``(batch, tokens, dim)``, token by token."""

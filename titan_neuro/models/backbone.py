@@ -1,4 +1,4 @@
-"""What all sequence backbones share: a stack of residual blocks that reads a stream of frames at constant memory."""
+"""What all sequence backbones share: a stack of blocks that reads a stream of frames at constant memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from titan_neuro.errors import ConfigError, MismatchError
-from titan_neuro.layers import FeedForward, NeuralMemoryConfig, NeuralMemoryState
 from titan_neuro.ops.stream_state import StreamState
 
 
@@ -25,84 +24,49 @@ class BackboneConfig:
 
     Attributes
     ----------
-    variant : {"lmm", "mac", "mag", "mal"}
+    variant : {"lmm", "mac", "mag", "mal", "gru", "transformer"}
     dim : int
         Width of a token.
     n_layers : int
-        Blocks, each with its own memory.
+        Layers, one above the other.
     tokens_per_frame : int
         Tokens that make up one frame.
-    ff_expansion : int
-        Hidden width of the feed-forward part, in units of `dim`.
-    memory : NeuralMemoryConfig
     """
 
-    variant: Literal["lmm", "mac", "mag", "mal"]
+    variant: Literal["lmm", "mac", "mag", "mal", "gru", "transformer"]
     dim: Annotated[int, Field(ge=1)] = 64
     n_layers: Annotated[int, Field(ge=1)] = 2
     tokens_per_frame: Annotated[int, Field(ge=1)] = 8
-    ff_expansion: Annotated[int, Field(ge=1)] = 2
-    memory: NeuralMemoryConfig = NeuralMemoryConfig()
 
-    def __post_init__(self) -> None:
-        if self.dim % self.memory.n_heads:
-            raise ConfigError(
-                f"{type(self).__name__}.dim: each head of the memory needs a whole share; found dim {self.dim}, "
-                f"memory.n_heads {self.memory.n_heads}."
-            )
+    @property
+    def name(self) -> str:
+        """What a model with this backbone is called in tables."""
+        return self.variant
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether its blocks have memories that learn while they read."""
+        return False
 
     @property
     def restart_frames(self) -> int:
         """Frames after which a stream may begin anew, and after as many again, and so on."""
-        return self.memory.chunk_frames
+        return 1
 
     def identity(self) -> dict[str, Any]:
         """Every setting that decides what the weights and a stream's state mean, by its dotted name."""
-        settings = dataclasses.asdict(self)
-        memory = settings.pop("memory")
-        # All backends compute the same.
-        del memory["backend"]
-        return settings | {f"memory.{name}": value for name, value in memory.items()}
+        return dataclasses.asdict(self)
 
-
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class AttentionBackboneConfig(BackboneConfig):
-    """Size of a backbone with attention beside the memory: what `BackboneConfig` has, and more.
-
-    Attributes
-    ----------
-    n_heads : int
-        Heads of the attention; ``dim / n_heads`` is a whole, even number.
-    n_persistent : int
-        Learned tokens that attention always sees (equation 19).
-    """
-
-    n_heads: Annotated[int, Field(ge=1)] = 4
-    n_persistent: Annotated[int, Field(ge=0)] = 4
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.dim % (2 * self.n_heads):
+    def require_even_heads(self, n_heads: int) -> None:
+        """Raise a `ConfigError` where the heads of an attention can't share the width."""
+        if self.dim % (2 * n_heads):
             raise ConfigError(
                 f"{type(self).__name__}.dim: each head of the attention needs a whole, even share; found dim "
-                f"{self.dim}, n_heads {self.n_heads}."
+                f"{self.dim}, n_heads {n_heads}."
             )
 
 
-@dataclasses.dataclass(frozen=True)
-class BlockState(StreamState):
-    """What one block carries from one call to the next.
-
-    Attributes
-    ----------
-    memory : NeuralMemoryState
-        The memory as it stands, and the tails of what is written and read.
-    """
-
-    memory: NeuralMemoryState
-
-
-AnyBlockState = TypeVar("AnyBlockState", bound=BlockState)
+AnyBlockState = TypeVar("AnyBlockState", bound=StreamState)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,77 +77,42 @@ class BackboneState(StreamState):
     ----------
     identity : dict
         Settings of the backbone that made it, by their dotted names.
-    blocks : tuple of BlockState
+    blocks : tuple of StreamState
+        What each block carries.
     """
 
     identity: dict[str, Any]
-    blocks: tuple[BlockState, ...]
+    blocks: tuple[StreamState, ...]
 
 
 class Block(nn.Module, ABC, Generic[AnyBlockState]):
-    """One residual block: ``x + mix(norm(x))``, then a feed-forward part, ``x + ff(norm(x))``.
-
-    Parameters
-    ----------
-    config : BackboneConfig
-    """
-
-    def __init__(self, config: BackboneConfig) -> None:
-        super().__init__()
-        self.mixer_norm = nn.RMSNorm(config.dim, eps=1e-5)
-        self.memory = config.memory.build(dim=config.dim, tokens_per_frame=config.tokens_per_frame)
-        self.feed_forward_norm = nn.RMSNorm(config.dim, eps=1e-5)
-        self.feed_forward = FeedForward(config.dim, config.ff_expansion)
+    """One stage that all frames of a stream pass, with a state of its own."""
 
     @abstractmethod
     def init_state(self, batch_size: int) -> AnyBlockState:
         """State before the first frame."""
 
     @abstractmethod
-    def mix(
-        self, x: Float[Tensor, "B T D"], state: AnyBlockState, *, memory_frozen: bool
-    ) -> tuple[Float[Tensor, "B T D"], AnyBlockState]:
-        """Bring tokens together along the stream, by the variant's equations."""
-
-    def forward(
-        self, x: Float[Tensor, "B T D"], state: AnyBlockState, *, memory_frozen: bool
-    ) -> tuple[Float[Tensor, "B T D"], AnyBlockState]:
+    def forward(self, x: Float[Tensor, "B T D"], state: AnyBlockState) -> tuple[Float[Tensor, "B T D"], AnyBlockState]:
         """Run the block over the next frames.
 
         Parameters
         ----------
         x : torch.Tensor
             ``(batch, tokens, dim)``, whole frames.
-        state : BlockState
+        state : StreamState
             What the call before returned.
-        memory_frozen : bool
-            Read the memory, write nothing.
 
         Returns
         -------
         y : torch.Tensor
             ``(batch, tokens, dim)``.
-        state : BlockState
+        state : StreamState
         """
-        mixed, state = self.mix(self.mixer_norm(x), state, memory_frozen=memory_frozen)
-        x = x + mixed
-        return x + self.feed_forward(self.feed_forward_norm(x)), state
-
-    def remember(
-        self, x: Float[Tensor, "B T D"], state: NeuralMemoryState, *, memory_frozen: bool
-    ) -> tuple[Float[Tensor, "B T D"], NeuralMemoryState]:
-        """Write tokens into the memory and read it for each of them; where it is frozen, read it alone."""
-        if not memory_frozen:
-            written: tuple[Tensor, NeuralMemoryState] = self.memory(x, state)
-            return written
-        y, query_tail = self.memory.read(x, state.memory, state.query_tail)
-        # The stream goes on: what is written after a thaw follows the frames that came before it.
-        _, key_value_tail = self.memory.key_value(x, state.key_value_tail)
-        return y, NeuralMemoryState(state.memory, query_tail, key_value_tail)
 
 
 class Backbone(nn.Module):
-    """A stack of residual blocks that reads a stream of frames of any length at constant memory.
+    """A stack of blocks that reads a stream of frames of any length at constant memory.
 
     Causal by frame: the output at a frame depends on the tokens of this frame and of earlier ones. A stream may be cut
     into calls at any frame, with the same numbers.
@@ -231,7 +160,7 @@ class Backbone(nn.Module):
             What the call before returned; by default the start of the streams.
         memory_frozen : bool
             Read the memories as they are, writing nothing into them: the control for what learning at test time is
-            worth. Convolutions and attention go on as ever.
+            worth. Convolutions and attention go on as ever. For backbones with memories alone.
 
         Returns
         -------
@@ -243,14 +172,20 @@ class Backbone(nn.Module):
         ------
         MismatchError
             Tokens of another width, frames that are not whole, or a state of another model or batch size.
+        ConfigError
+            `memory_frozen` in a backbone without memories.
         """
         self._check_input(x)
+        if memory_frozen and not self.config.has_memory:
+            raise ConfigError(f"memory_frozen: a {self.config.variant} backbone has no memory that could be frozen.")
         if state is None:
             state = self.init_state(len(x))
         self._check_state(state, len(x), "x")
+        # Only blocks with a memory know the word.
+        options = {"memory_frozen": True} if memory_frozen else {}
         blocks = []
         for block, block_state in zip(self.blocks, state.blocks, strict=True):
-            x, after = block(x, block_state, memory_frozen=memory_frozen)
+            x, after = block(x, block_state, **options)
             blocks.append(after)
         return self.norm(x), BackboneState(state.identity, tuple(blocks))
 
@@ -276,7 +211,7 @@ class Backbone(nn.Module):
 
     def _check_state(self, state: BackboneState, batch_size: int, origin: str) -> None:
         self._require_own("state", state.identity, "A state goes back into the model that it came from.")
-        found = len(state.blocks[0].memory.memory.weights[0])
+        found = state.batch_size
         if found != batch_size:
             raise MismatchError(f"state: expected a batch of {batch_size}, as {origin} has, found {found}.")
 

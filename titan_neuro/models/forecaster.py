@@ -18,7 +18,7 @@ from titan_neuro.layers.tokenizer import ParcelTokenizer, ParcelTokenizerConfig,
 from titan_neuro.models.backbone import Backbone, BackboneState
 from titan_neuro.models.mac import MACConfig
 from titan_neuro.models.variants import AnyBackboneConfig, require_causal
-from titan_neuro.ops.autoregression import ORDERS, autoregress, fit_autoregression
+from titan_neuro.ops.autoregression import ORDERS, Autoregression, autoregress, fit_autoregression
 from titan_neuro.typing import FrameRun
 
 
@@ -30,7 +30,7 @@ class ForecasterConfig:
     ----------
     tokenizer : SwinTokenizerConfig or ParcelTokenizerConfig
         Chosen by ``kind``: ``swin`` for volumes, ``parcels`` for parcels.
-    backbone : LMMConfig, MACConfig, MAGConfig or MALConfig
+    backbone : LMMConfig, MACConfig, MAGConfig, MALConfig, GRUConfig or TransformerConfig
         Chosen by ``variant``.
     horizons : tuple of int
         Frames ahead, ascending, each at least 1.
@@ -79,7 +79,7 @@ class ForecasterState:
 
 
 class Forecaster(nn.Module):
-    """Linear autoregression per feature, plus what a tokenizer, a Titans backbone and a head learn beyond it.
+    """Linear autoregression per feature, plus what a tokenizer, a backbone and a head learn beyond it.
 
     ``forecast[t, h] = AR_h(y_t, y_{t-1}, ...) + head_h(backbone(tokens of frames <= t))``. The linear part is fitted in
     closed form (:meth:`fit`); the learned part starts at 0, so that a new model is the autoregression, exactly. It
@@ -96,7 +96,7 @@ class Forecaster(nn.Module):
     Attributes
     ----------
     name : str
-        Row of the table: ``titan-`` and the variant of the backbone.
+        Row of the table: what the backbone is called.
 
     Raises
     ------
@@ -110,7 +110,7 @@ class Forecaster(nn.Module):
     def __init__(self, config: ForecasterConfig, *, n_features: int, mask: Bool[Tensor, "x y z"] | None = None) -> None:
         super().__init__()
         self.config, self.horizons, self.n_features = config, tuple(config.horizons), n_features
-        self.name = f"titan-{config.backbone.variant}"
+        self.name = config.backbone.name
         dim = config.backbone.dim
         self.tokenizer: SwinTokenizer | ParcelTokenizer
         if isinstance(config.tokenizer, SwinTokenizerConfig):
@@ -132,7 +132,10 @@ class Forecaster(nn.Module):
 
     def fit(self, runs: Sequence[FrameRun]) -> None:
         """Fit the linear skip on the training runs (order and penalty by inner cross-validation)."""
-        fitted = fit_autoregression(runs, self.horizons)
+        self.take_linear(fit_autoregression(runs, self.horizons))
+
+    def take_linear(self, fitted: Autoregression) -> None:
+        """Take a linear skip that was fitted before: models of one fold share it."""
         self.coefficients.copy_(fitted.coefficients)
         self.intercept.copy_(fitted.intercept)
 

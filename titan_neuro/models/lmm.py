@@ -9,12 +9,13 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from titan_neuro.models.backbone import Backbone, BackboneConfig, Block, BlockState
+from titan_neuro.models.backbone import Backbone
+from titan_neuro.models.memory_block import MemoryBackboneConfig, MemoryBlock, MemoryBlockState
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class LMMConfig(BackboneConfig):
-    """Size of the backbone; see `BackboneConfig`."""
+class LMMConfig(MemoryBackboneConfig):
+    """Size of the backbone; see `MemoryBackboneConfig`."""
 
     variant: Literal["lmm"] = "lmm"
 
@@ -23,7 +24,7 @@ class LMMConfig(BackboneConfig):
         return LMM(self)
 
 
-class LMMBlock(Block[BlockState]):
+class LMMBlock(MemoryBlock[MemoryBlockState]):
     """One residual block: ``x + M(norm(x))``, then a feed-forward part (Behrouz et al. 2025, section 4).
 
     Parameters
@@ -31,16 +32,16 @@ class LMMBlock(Block[BlockState]):
     config : LMMConfig
     """
 
-    def init_state(self, batch_size: int) -> BlockState:
+    def init_state(self, batch_size: int) -> MemoryBlockState:
         """State before the first frame."""
-        return BlockState(self.memory.init_state(batch_size))
+        return MemoryBlockState(self.memory.init_state(batch_size))
 
     def mix(
-        self, x: Float[Tensor, "B T D"], state: BlockState, *, memory_frozen: bool
-    ) -> tuple[Float[Tensor, "B T D"], BlockState]:
+        self, x: Float[Tensor, "B T D"], state: MemoryBlockState, *, memory_frozen: bool
+    ) -> tuple[Float[Tensor, "B T D"], MemoryBlockState]:
         """Write each token and read for it."""
         remembered, memory = self.remember(x, state.memory, memory_frozen=memory_frozen)
-        return remembered, BlockState(memory)
+        return remembered, MemoryBlockState(memory)
 
 
 class LMM(Backbone):

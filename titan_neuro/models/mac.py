@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from titan_neuro.errors import ConfigError, MismatchError
 from titan_neuro.layers import AttentionCache, NeuralMemoryState, NonlinearGate, SegmentAttention
-from titan_neuro.models.backbone import AttentionBackboneConfig, Backbone, Block, BlockState
+from titan_neuro.models.backbone import Backbone
+from titan_neuro.models.memory_block import AttentionBackboneConfig, MemoryBlock, MemoryBlockState
 from titan_neuro.ops.neural_memory import MemoryState
 
 
@@ -59,7 +60,7 @@ class MACConfig(AttentionBackboneConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class MACBlockState(BlockState):
+class MACBlockState(MemoryBlockState):
     """What one block carries from one call to the next, beside the memory.
 
     Attributes
@@ -80,7 +81,7 @@ class MACBlockState(BlockState):
     phase: int
 
 
-class MACBlock(Block[MACBlockState]):
+class MACBlock(MemoryBlock[MACBlockState]):
     """One residual block: equations 21 to 25 of Behrouz et al. 2025, then a feed-forward part.
 
     Per segment: ``h = M(q(S); W before the segment)``; ``y = Attn([persistent ; h ; S])``; ``z = S + y`` is written

@@ -11,7 +11,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from titan_neuro.layers import NonlinearGate, WindowAttention, WindowCache
-from titan_neuro.models.backbone import AttentionBackboneConfig, Backbone, Block, BlockState
+from titan_neuro.models.backbone import Backbone
+from titan_neuro.models.memory_block import AttentionBackboneConfig, MemoryBlock, MemoryBlockState
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -33,7 +34,7 @@ class MAGConfig(AttentionBackboneConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class MAGBlockState(BlockState):
+class MAGBlockState(MemoryBlockState):
     """What one block carries from one call to the next, beside the memory.
 
     Attributes
@@ -45,7 +46,7 @@ class MAGBlockState(BlockState):
     attention: WindowCache
 
 
-class MAGBlock(Block[MAGBlockState]):
+class MAGBlock(MemoryBlock[MAGBlockState]):
     """One residual block: equations 26 to 28 of Behrouz et al. 2025, then a feed-forward part.
 
     ``y = SW-Attn([persistent ; x])``; ``o = y (x) M(x)``. Departure from the paper: the persistent tokens stand in

@@ -11,7 +11,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from titan_neuro.layers import WindowAttention, WindowCache
-from titan_neuro.models.backbone import AttentionBackboneConfig, Backbone, Block, BlockState
+from titan_neuro.models.backbone import Backbone
+from titan_neuro.models.memory_block import AttentionBackboneConfig, MemoryBlock, MemoryBlockState
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -33,7 +34,7 @@ class MALConfig(AttentionBackboneConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class MALBlockState(BlockState):
+class MALBlockState(MemoryBlockState):
     """What one block carries from one call to the next, beside the memory.
 
     Attributes
@@ -45,7 +46,7 @@ class MALBlockState(BlockState):
     attention: WindowCache
 
 
-class MALBlock(Block[MALBlockState]):
+class MALBlock(MemoryBlock[MALBlockState]):
     """One residual block: equations 29 to 31 of Behrouz et al. 2025, then a feed-forward part.
 
     ``r = M([persistent ; x])``; ``o = r + SW-Attn([persistent ; x + r])``. Departure from the paper, which has ``o =

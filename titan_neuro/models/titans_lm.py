@@ -25,7 +25,7 @@ class TitansLMConfig:
     ----------
     vocab_size : int
         Token ids are 0 to ``vocab_size - 1``.
-    backbone : LMMConfig, MACConfig, MAGConfig or MALConfig
+    backbone : LMMConfig, MACConfig, MAGConfig, MALConfig, GRUConfig or TransformerConfig
         Chosen by ``variant``; one token a frame.
     tie_embeddings : bool
         Logits are read off with the embedding's own vectors.

@@ -8,10 +8,13 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from titan_neuro.errors import ConfigError
+from titan_neuro.models.backbone import BackboneConfig
+from titan_neuro.models.gru import GRUConfig
 from titan_neuro.models.lmm import LMMConfig
 from titan_neuro.models.mac import MACConfig
 from titan_neuro.models.mag import MAGConfig
 from titan_neuro.models.mal import MALConfig
+from titan_neuro.models.transformer import TransformerConfig
 
 
 def _mac_by_default(settings: Any) -> Any:
@@ -19,12 +22,14 @@ def _mac_by_default(settings: Any) -> Any:
 
 
 AnyBackboneConfig = Annotated[
-    Annotated[LMMConfig | MACConfig | MAGConfig | MALConfig, Field(discriminator="variant")],
+    Annotated[
+        LMMConfig | MACConfig | MAGConfig | MALConfig | GRUConfig | TransformerConfig, Field(discriminator="variant")
+    ],
     BeforeValidator(_mac_by_default),
 ]
 
 
-def require_causal(config: LMMConfig | MACConfig | MAGConfig | MALConfig, owner: str) -> None:
+def require_causal(config: BackboneConfig, owner: str) -> None:
     """Raise a `ConfigError` where `owner`, which reads streams frame by frame, got a backbone that sees ahead."""
     if isinstance(config, MACConfig) and not config.causal:
         raise ConfigError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -19,6 +19,11 @@ AnyState = TypeVar("AnyState", bound="StreamState")
 @dataclasses.dataclass(frozen=True)
 class StreamState:
     """Base of all streaming states: frozen dataclasses of tensors (batch first), tuples, integers and more states."""
+
+    @property
+    def batch_size(self) -> int:
+        """Number of streams: the first length of its tensors."""
+        return next(len(tensor) for tensor in _tensors(self))
 
     def detach(self: AnyState) -> AnyState:
         """The same state without its autograd history."""
@@ -90,6 +95,17 @@ class StreamState:
     def _map(self: AnyState, function: Callable[[Tensor], Tensor]) -> AnyState:
         values = {field.name: _apply(function, getattr(self, field.name)) for field in dataclasses.fields(self)}
         return dataclasses.replace(self, **values)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, StreamState):
+        for field in dataclasses.fields(value):
+            yield from _tensors(getattr(value, field.name))
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _tensors(item)
 
 
 def _apply(function: Callable[[Tensor], Tensor], value: Any) -> Any:

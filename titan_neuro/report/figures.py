@@ -210,12 +210,12 @@ def context_figure(curve: pd.DataFrame) -> Figure:
 
 @matplotlib.rc_context(STYLE)
 def training_figure(training: dict[str, pd.DataFrame]) -> Figure:
-    """Validation `skill_ar` over epochs: a thin line per fold, their mean where every fold has the epoch.
+    """Validation `skill_ar` over epochs: a thin line per training, their mean where every one has the epoch.
 
     Parameters
     ----------
     training : dict of str to pandas.DataFrame
-        ``training.csv`` of each fold.
+        ``training.csv`` of each seed and fold.
 
     Returns
     -------
@@ -232,13 +232,13 @@ def training_figure(training: dict[str, pd.DataFrame]) -> Figure:
             color=colour if len(folds) == 1 else MUTED,
             alpha=1 if len(folds) == 1 else 0.7,
             linewidth=2 if len(folds) == 1 else 1,
-            label=plain(name) if len(folds) == 1 else f"each of {len(folds)} folds" if rank == 0 else None,
+            label=plain(name) if len(folds) == 1 else f"each of {len(folds)} trainings" if rank == 0 else None,
         )
         if values.notna().any():
             axes.plot(values.idxmax(), values.max(), "o", color=colour, markersize=4.5, zorder=5)
     if len(folds) > 1:
         mean = pd.concat(folds, axis=1, join="inner").mean(axis=1, skipna=False)
-        axes.plot(mean.index, mean, color=colour, linewidth=2.2, label="mean of the folds")
+        axes.plot(mean.index, mean, color=colour, linewidth=2.2, label="mean of the trainings")
     axes.axhline(0, color=_FIXED_LOOK["ar"][0], linewidth=1, zorder=1)
     # The epochs set the scale: where a model stood before it was trained may be far off.
     trained = [value for values in folds.values() for value in values[values.index > 0]]

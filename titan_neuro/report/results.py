@@ -15,6 +15,8 @@ import pandas as pd
 from titan_neuro.errors import InputNotFoundError, MetadataError
 
 BASELINES = ("mean", "persistence", "ar")
+# Trained beside the model, with curves of their own that nobody asked for.
+_RIVALS = ("gru", "transformer-20")
 METRICS = ("skill_ar", "skill", "r2", "r", "pattern_r")
 
 _SCORES_TEXT = ("model", "protocol")
@@ -81,7 +83,7 @@ class Results:
     timescale : StatMap or None
         Map of the context-length probe, in seconds.
     training : dict of str to pandas.DataFrame
-        The epochs of each fold, by name of fold.
+        The epochs of the study's model, by seed and fold (``seed-0 fold-1``).
     config : str
         ``config.resolved.yaml`` as it stands.
     stages : dict of str to dict
@@ -150,8 +152,9 @@ def read_results(output_dir: Path) -> Results:
         curve=_read_curve(curve_path) if curve_path.exists() else None,
         timescale=next((found for found in maps if found.stat == "timescale"), None),
         training={
-            path.parent.name: _read_table(path, (), _TRAINING_NUMBERS, separator=",")
-            for path in sorted(output_dir.glob("models/*/training.csv"), key=_natural)
+            f"{path.parts[-4]} {path.parts[-3]}": _read_table(path, (), _TRAINING_NUMBERS, separator=",")
+            for path in sorted(output_dir.glob("models/seed-*/fold-*/*/training.csv"), key=_natural)
+            if path.parent.name not in _RIVALS
         },
         config=config_path.read_text(encoding="utf-8", errors="replace") if config_path.exists() else "",
         stages=_read_stages(provenance_path) if provenance_path.exists() else {},
@@ -190,7 +193,7 @@ def read_parcels(path: Path) -> pd.DataFrame:
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
-    return [(int(part or 0), text) for text, part in re.findall(r"([^0-9]*)([0-9]*)", path.parent.name)]
+    return [(int(part or 0), text) for text, part in re.findall(r"([^0-9]*)([0-9]*)", "/".join(path.parts[-4:-2]))]
 
 
 def _only_task(group: Path) -> str:

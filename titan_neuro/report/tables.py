@@ -106,12 +106,12 @@ def subject_rows(subjects: pd.DataFrame, model: str) -> list[dict[str, Any]]:
 
 
 def training_rows(training: dict[str, pd.DataFrame]) -> list[dict[str, str]]:
-    """Row for each fold: how many epochs it was trained and where its validation stood at best and at the end.
+    """Row for each seed and fold: how many epochs it was trained and where its validation stood at best and at the end.
 
     Parameters
     ----------
     training : dict of str to pandas.DataFrame
-        ``training.csv`` of each fold.
+        ``training.csv`` of each seed and fold.
 
     Returns
     -------

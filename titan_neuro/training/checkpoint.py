@@ -49,6 +49,28 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     return record
 
 
+def require_record(folder: Path) -> dict[str, Any]:
+    """Return what ``model.json`` says, of a model that can be loaded.
+
+    Raises
+    ------
+    InputNotFoundError
+        There is no model in `folder`.
+    MismatchError
+        The file is damaged, or of another schema version.
+    """
+    record = read_record(folder)
+    if record is None:
+        raise InputNotFoundError(f"{folder}: no trained model (model.json) is here.", "Run `titan-neuro train` first.")
+    found = (record.get("schema"), record.get("schema_version"))
+    if found != (SCHEMA, SCHEMA_VERSION):
+        raise MismatchError(
+            f"{folder / 'model.json'}: expected the schema {SCHEMA} {SCHEMA_VERSION}, found {found[0]} {found[1]}.",
+            "Train the fold again.",
+        )
+    return record
+
+
 def load_forecaster(folder: Path, device: torch.device | str = "cpu") -> tuple[Forecaster, dict[str, Any]]:
     """Read a model that :func:`save_forecaster` wrote.
 
@@ -66,15 +88,7 @@ def load_forecaster(folder: Path, device: torch.device | str = "cpu") -> tuple[F
     MismatchError
         The files are damaged, of another schema version, or don't fit each other.
     """
-    record = read_record(folder)
-    if record is None:
-        raise InputNotFoundError(f"{folder}: no trained model (model.json) is here.", "Run `titan-neuro train` first.")
-    found = (record.get("schema"), record.get("schema_version"))
-    if found != (SCHEMA, SCHEMA_VERSION):
-        raise MismatchError(
-            f"{folder / 'model.json'}: expected the schema {SCHEMA} {SCHEMA_VERSION}, found {found[0]} {found[1]}.",
-            "Train the fold again.",
-        )
+    record = require_record(folder)
     try:
         weights = load_file(folder / "model.safetensors")
         config = _CONFIG.validate_python(record["config"])
@@ -94,7 +108,7 @@ def require_match(record: Mapping[str, Any], data: Mapping[str, Any], where: str
     Parameters
     ----------
     record : mapping
-        From :func:`load_forecaster`.
+        From :func:`load_forecaster` or :func:`require_record`.
     data : mapping
         Identity of the data at hand: space, repetition time, normaliser.
     where : str

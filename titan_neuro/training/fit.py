@@ -9,10 +9,12 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
+from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any
 
 import lightning
+import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
@@ -22,10 +24,11 @@ from pydantic.dataclasses import dataclass
 from torch.utils.data import DataLoader
 
 from titan_neuro.data.space import Space
-from titan_neuro.data.splits import Fold
+from titan_neuro.data.splits import Fold, require_disjoint
 from titan_neuro.data.store import RunView
 from titan_neuro.files import atomic
 from titan_neuro.models.forecaster import ForecasterConfig
+from titan_neuro.ops.autoregression import Autoregression, fit_autoregression
 from titan_neuro.provenance import commit, digest, versions
 from titan_neuro.training.checkpoint import read_record, save_forecaster
 from titan_neuro.training.module import ForecastModule
@@ -68,12 +71,22 @@ class TrainingConfig:
 
 @plain_dataclass(frozen=True, kw_only=True)
 class FoldData:
-    """The runs of a fold, seen through the study's mask."""
+    """The runs of a fold, seen through the study's mask.
+
+    Raises
+    ------
+    MismatchError
+        The parts of the fold share a subject, or what else its protocol holds apart.
+    """
 
     fold: Fold
     protocol: str
     space: Space
     runs: Mapping[str, RunView]
+    _linear: dict[tuple[int, ...], Autoregression] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        require_disjoint(self.fold, self.protocol, self.runs)
 
     def part(self, keys: Sequence[str]) -> list[RunView]:
         """Return the runs of these keys."""
@@ -83,6 +96,17 @@ class FoldData:
         """What a model trained on these data is bound to."""
         any_run = self.runs[self.fold.train[0]]
         return data_identity(self.space, any_run)
+
+    def linear_skip(self, horizons: Sequence[int]) -> Autoregression:
+        """Fit the linear skip of the fold's models, once for all seeds and rivals.
+
+        It sees the validation runs too, as the AR baseline of this fold does: the learned part is judged against the
+        very bar that it will be scored against.
+        """
+        key = tuple(horizons)
+        if key not in self._linear:
+            self._linear[key] = fit_autoregression(self.part((*self.fold.train, *self.fold.validation)), key)
+        return self._linear[key]
 
     @property
     def caveats(self) -> list[str]:
@@ -148,14 +172,13 @@ def train_fold(
     before = read_record(folder)
     if before is not None and before.get("fingerprint") == fingerprint:
         return False
-    lightning.seed_everything(seed + data.fold.number, verbose=False)
+    # Of both numbers, so that no fold of one seed begins with the weights of another fold of another seed.
+    lightning.seed_everything(int(np.random.SeedSequence([seed, data.fold.number]).generate_state(1)[0]), verbose=False)
     train_runs, validation_runs = data.part(data.fold.train), data.part(data.fold.validation)
     mask = None if data.space.mask is None else torch.from_numpy(data.space.mask)
     forecaster = model.build(n_features=data.space.n_features, mask=mask)
     start = time.monotonic()
-    # The skip sees the validation runs too, as the AR baseline of this fold does: the learned part is judged against
-    # the very bar that it will be scored against.
-    forecaster.fit([*train_runs, *validation_runs])
+    forecaster.take_linear(data.linear_skip(model.horizons))
     module = ForecastModule(
         forecaster,
         learning_rate=training.learning_rate,
