@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -38,13 +39,9 @@ def test_the_mean_is_that_of_the_scored_training_frames(fitted, smooth_runs):
 
 
 def test_the_mean_of_runs_without_scored_frames_is_refused(smooth_runs):
-    class Unscored:
-        key, subject, stimulus, n_frames, n_features = "sub-01_run-01", "01", "run-01", 300, 12
-        scored = np.zeros(300, dtype=bool)
-        read = smooth_runs[0].read
-
+    unscored = replace(smooth_runs[0], scored=np.zeros(300, dtype=bool))
     with pytest.raises(TrainingError, match="None of the 1 training runs"):
-        TrainingMean(HORIZONS).fit([Unscored()])
+        TrainingMean(HORIZONS).fit([unscored])
 
 
 def test_persistence_forecasts_the_present_frame(fitted, smooth_runs):

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from titan_neuro.ops.autoregression import Autoregression, autoregress, fit_autoregression
+from titan_neuro.baselines.groundwork import Groundwork
+from titan_neuro.ops.autoregression import Autoregression, autoregress
 from titan_neuro.typing import FrameRun
 
 
@@ -18,6 +19,8 @@ class AutoregressionBaseline:
     ----------
     horizons : tuple of int
         Frames ahead, ascending.
+    groundwork : Groundwork, optional
+        Shared with other rows of the table.
 
     Attributes
     ----------
@@ -28,12 +31,13 @@ class AutoregressionBaseline:
     name = "ar"
     fitted: Autoregression
 
-    def __init__(self, horizons: tuple[int, ...]) -> None:
+    def __init__(self, horizons: tuple[int, ...], groundwork: Groundwork | None = None) -> None:
         self.horizons = horizons
+        self._groundwork = groundwork or Groundwork(horizons)
 
     def fit(self, runs: Sequence[FrameRun]) -> None:
         """Fit to the training runs; see `titan_neuro.ops.autoregression.fit_autoregression` for what it raises."""
-        self.fitted = fit_autoregression(runs, self.horizons)
+        self.fitted = self._groundwork.autoregression(runs)
 
     def start(self) -> Tensor:
         """No past: zeros, the mean of z-scored data, ``(order - 1, features)``."""

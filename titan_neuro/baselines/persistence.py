@@ -1,12 +1,17 @@
-"""Persistence: nothing changes."""
+"""Persistence: nothing changes, or all of it fades."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
+from titan_neuro.errors import TrainingError
+from titan_neuro.ops.lagged_moments import common_n_features
 from titan_neuro.typing import FrameRun
+
+_BLOCK_FRAMES = 256
 
 
 class Persistence:
@@ -32,3 +37,64 @@ class Persistence:
     def step(self, frames: Tensor, state: None) -> tuple[Tensor, None]:
         """Forecast each frame from itself: ``(time, horizons, features)``."""
         return frames[:, None].expand(-1, len(self.horizons), -1), None
+
+
+class DampedPersistence:
+    """Forecast ``phi_v^h y_t``: each feature fades towards 0, the mean of z-scored data, at its own pace.
+
+    ``phi_v`` is the least-squares weight of a frame for the next, over the scored frames of all training runs, held
+    within -1 and 1: a forecast that grows has no meaning.
+
+    Parameters
+    ----------
+    horizons : tuple of int
+        Frames ahead, ascending.
+
+    Attributes
+    ----------
+    factors : torch.Tensor
+        float32, ``(horizons, features)``: ``phi_v^h``; there once `fit` was called.
+    """
+
+    name = "damped"
+    factors: Tensor
+
+    def __init__(self, horizons: tuple[int, ...]) -> None:
+        self.horizons = horizons
+
+    def fit(self, runs: Sequence[FrameRun]) -> None:
+        """Fit ``phi_v`` to the training runs.
+
+        Raises
+        ------
+        TrainingError
+            No run, or no scored frame that has one before it.
+        MismatchError
+            The runs differ in their number of features.
+        """
+        cross = torch.zeros(common_n_features(runs), dtype=torch.float64)
+        power = torch.zeros_like(cross)
+        n_rows = 0
+        for run in runs:
+            scored = torch.as_tensor(run.scored)
+            n_rows += int(scored[1:].sum())
+            for start in range(1, run.n_frames, _BLOCK_FRAMES):
+                stop = min(start + _BLOCK_FRAMES, run.n_frames)
+                frames = run.read(start - 1, stop).double()
+                before, after = frames[:-1][scored[start:stop]], frames[1:][scored[start:stop]]
+                cross += (before * after).sum(dim=0)
+                power += before.square().sum(dim=0)
+        if n_rows == 0:
+            raise TrainingError(
+                f"None of the {len(runs)} training runs has a scored frame with one before it.",
+                "Check the events that mark scored frames.",
+            )
+        phi = (cross / power.clamp(min=torch.finfo(power.dtype).tiny)).clamp(-1, 1)
+        self.factors = torch.stack([phi**horizon for horizon in self.horizons]).float()
+
+    def start(self) -> None:
+        """Nothing is carried from frame to frame."""
+
+    def step(self, frames: Tensor, state: None) -> tuple[Tensor, None]:
+        """Forecast from every frame: ``(time, horizons, features)``."""
+        return frames[:, None] * self.factors, None

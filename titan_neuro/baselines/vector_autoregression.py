@@ -1,0 +1,154 @@
+"""Vector autoregression: what the whole brain's last frames say beyond each feature's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from titan_neuro.baselines.groundwork import Groundwork, ResidualRun, ResidualSpace
+from titan_neuro.ops.lagged_moments import Span, assign_folds
+from titan_neuro.typing import FrameRun
+
+# (components, lags) to choose from. 200 components with five lags would be 1,000 predictors: never chosen in trials.
+SIZES = ((20, 5), (60, 2), (60, 5), (200, 1), (200, 2))
+# Ridge penalties per row, in units of the mean variance of the components.
+PENALTIES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+_N_FOLDS = 5
+
+
+class VectorAutoregressionBaseline:
+    """Autoregression per feature, plus a ridge regression of what it leaves on principal components of the last frames.
+
+    For each horizon the numbers of components and lags and the penalty are those with the smallest squared error on
+    training subjects held out in turn (runs, where there is one subject); where none does better than the
+    autoregression alone, the forecast is the autoregression's. The regression has no intercept: residuals have none.
+
+    Parameters
+    ----------
+    horizons : tuple of int
+        Frames ahead, ascending.
+    groundwork : Groundwork, optional
+        Shared with other rows of the table.
+
+    Attributes
+    ----------
+    space : ResidualSpace
+        The axes; there once `fit` was called.
+    weights : torch.Tensor
+        float32, ``(predictors, horizons, n_residuals)``; a predictor is a component at a lag.
+    chosen : tuple of (int, int, float) or None
+        Components, lags and penalty of each horizon; None: autoregression alone.
+    """
+
+    name = "var"
+    space: ResidualSpace
+    weights: Tensor
+    chosen: tuple[tuple[int, int, float] | None, ...]
+
+    def __init__(self, horizons: tuple[int, ...], groundwork: Groundwork | None = None) -> None:
+        self.horizons = horizons
+        self._groundwork = groundwork or Groundwork(horizons)
+
+    def fit(self, runs: Sequence[FrameRun]) -> None:
+        """Fit to the training runs; see :meth:`Groundwork.residuals` for what it raises."""
+        self.space, projected = self._groundwork.residuals(runs)
+        self._lag, self._component = _predictors(self.space.components.shape[1])
+        spans = assign_folds(projected, _N_FOLDS)
+        self.weights = torch.zeros(len(self._lag), len(self.horizons), self.space.n_residuals)
+        chosen = []
+        for index in range(len(self.horizons)):
+            moments = self._accumulate(spans, index)
+            best = self._choose(moments)
+            chosen.append(best)
+            if best is not None:
+                some = self._subset(*best[:2])
+                self.weights[some, index] = self._solve([part.sum(0) for part in moments], some, best[2]).float()
+        self.chosen = tuple(chosen)
+
+    def start(self) -> tuple[Tensor, Tensor]:
+        """No past: the histories of the autoregression and of the components are zeros."""
+        return self.space.start(), torch.zeros(self._n_past, self.space.components.shape[1])
+
+    def step(self, frames: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Forecast from every frame: ``(time, horizons, features)``."""
+        history, past = state
+        forecasts, history = self.space.autoregress(frames, history)
+        padded = torch.cat([past, self.space.score(frames)])
+        beyond = self._look_back(padded) @ self.weights.flatten(1)
+        forecasts += self.space.to_features(beyond.reshape(len(frames), len(self.horizons), -1))
+        return forecasts, (history, padded[len(frames) :].clone())
+
+    @property
+    def _n_past(self) -> int:
+        return int(self._lag.max())
+
+    def _subset(self, n_components: int, n_lags: int) -> Tensor:
+        return ((self._component < n_components) & (self._lag < n_lags)).nonzero()[:, 0]
+
+    def _look_back(self, padded: Tensor) -> Tensor:
+        """Predictors of every frame but the first `_n_past`: ``(time - _n_past, predictors)``."""
+        n_frames = len(padded) - self._n_past
+        parts = []
+        for lag in range(self._n_past + 1):
+            start = self._n_past - lag
+            parts.append(padded[start : start + n_frames, self._component[self._lag == lag]])
+        return torch.cat(parts, dim=1)
+
+    def _accumulate(self, spans: Sequence[Span], index: int) -> list[Tensor]:
+        """Sum up, for each fold, products of predictors, products with the residuals, and rows."""
+        n_folds, n_predictors = max(span.fold for span in spans) + 1, len(self._lag)
+        gram = torch.zeros(n_folds, n_predictors, n_predictors, dtype=torch.float64)
+        cross = torch.zeros(n_folds, n_predictors, self.space.n_residuals, dtype=torch.float64)
+        n_rows = torch.zeros(n_folds, dtype=torch.float64)
+        for span in spans:
+            run = cast(ResidualRun, span.run)
+            rows = run.targets[:, index].clone()
+            ahead = torch.arange(run.n_frames) + self.horizons[index]
+            rows &= (ahead >= span.start) & (ahead < span.stop)
+            # A run's first frames have no past to learn from.
+            rows[: self._n_past] = False
+            predictors = self._look_back(pad(run.scores, (0, 0, self._n_past, 0)))[rows]
+            gram[span.fold] += predictors.T @ predictors
+            cross[span.fold] += predictors.T @ run.residuals[rows, index]
+            n_rows[span.fold] += len(predictors)
+        return [gram, cross, n_rows]
+
+    def _solve(self, moments: Sequence[Tensor], some: Tensor, penalty: float) -> Tensor:
+        gram, cross, n_rows = moments
+        ridge = penalty * n_rows * self.space.variance.mean()
+        factor = torch.linalg.cholesky(gram[some][:, some] + ridge * torch.eye(len(some), dtype=gram.dtype))
+        return torch.cholesky_solve(cross[some], factor)
+
+    def _choose(self, moments: Sequence[Tensor]) -> tuple[int, int, float] | None:
+        total = [part.sum(0) for part in moments]
+        folds = [fold for fold, n_rows in enumerate(moments[2]) if 0 < n_rows < total[2]]
+        available = self.space.components.shape[1]
+        sizes = dict.fromkeys((min(n_components, available), n_lags) for n_components, n_lags in SIZES)
+        best, least = None, 0.0
+        for n_components, n_lags in sizes:
+            some = self._subset(n_components, n_lags)
+            for penalty in PENALTIES:
+                change = 0.0
+                for fold in folds:
+                    rest = [whole - part[fold] for whole, part in zip(total, moments, strict=True)]
+                    weights = self._solve(rest, some, penalty)
+                    gram, cross = moments[0][fold][some][:, some], moments[1][fold][some]
+                    change += float((weights * (gram @ weights - 2 * cross)).sum())
+                if change < least:
+                    best, least = (n_components, n_lags, penalty), change
+        return best
+
+
+def _predictors(n_components: int) -> tuple[Tensor, Tensor]:
+    """Lag and component of all predictors that some size uses, by lag."""
+    pairs = [
+        (lag, component)
+        for lag in range(max(n_lags for _, n_lags in SIZES))
+        for component in range(min(n_components, max(size for size, n_lags in SIZES if lag < n_lags)))
+    ]
+    lags, components = zip(*pairs, strict=True)
+    return torch.tensor(lags), torch.tensor(components)
