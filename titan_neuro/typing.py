@@ -8,7 +8,7 @@ mask, or parcels).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,6 +50,19 @@ class FrameRun(Protocol):
     def read(self, start: int, stop: int) -> torch.Tensor:
         """Frames ``start <= t < stop``: float32 ``(stop - start, n_features)``, z-scored per feature."""
         ...
+
+
+def first_scored(run: FrameRun) -> int:
+    """Return the first scored frame: where the runs of one stimulus are aligned."""
+    return int(run.scored.argmax())
+
+
+class Stretch(NamedTuple):
+    """Frames ``start <= t < stop`` of a run."""
+
+    run: FrameRun
+    start: int
+    stop: int
 
 
 class ForecastModel(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 from titan_neuro.errors import ConfigError
 
 _STAGES = 4
+# Bytes of the largest tensor that volumes make together on a CPU. Larger than 32 MiB, and glibc asks the system for new
+# pages each time, which takes a third of a training step.
+_LARGEST_BYTES = 28 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -101,7 +105,12 @@ class SwinTokenizer(nn.Module):
             depths=config.depths,
             num_heads=config.num_heads,
             spatial_dims=3,
+            use_flash_attention=True,
         )
+        # The first stage's attention weights are the largest tensor.
+        n_windows = math.prod(math.ceil(size / (config.patch_size * config.window_size)) for size in mask.shape)
+        n_weights = n_windows * config.window_size**6 * config.num_heads[0]
+        self._volumes_at_once = max(1, _LARGEST_BYTES // (4 * n_weights))
         widths = [config.embed_dim * 2**stage for stage in range(_STAGES + 1)]
         self.projections = nn.ModuleList(nn.Linear(width, dim, bias=False) for width in widths)
         self.position = nn.Parameter(torch.randn(config.n_tokens, dim) * 0.02)
@@ -109,14 +118,20 @@ class SwinTokenizer(nn.Module):
     def forward(self, frames: Float[Tensor, "B T V"]) -> Float[Tensor, "B T P D"]:
         """Turn frames into tokens, each frame by itself."""
         batch, time, _ = frames.shape
-        volumes = frames.new_zeros(batch * time, self.mask.numel())
-        volumes[:, self.mask.flatten()] = frames.flatten(0, 1)
-        maps = self.swin(volumes.view(batch * time, 1, *self.mask.shape))
-        tokens: Tensor = self.position.expand(batch * time, -1, -1)
+        each = frames.flatten(0, 1)
+        at_once = self._volumes_at_once if each.device.type == "cpu" else len(each)
+        tokens = torch.cat([self._encode(some) for some in torch.split(each, at_once)])
+        return tokens.view(batch, time, *tokens.shape[1:])
+
+    def _encode(self, frames: Float[Tensor, "T V"]) -> Float[Tensor, "T P D"]:
+        volumes = frames.new_zeros(len(frames), self.mask.numel())
+        volumes[:, self.mask.flatten()] = frames
+        maps = self.swin(volumes.view(len(frames), 1, *self.mask.shape))
+        tokens: Tensor = self.position.expand(len(frames), -1, -1)
         for values, project in zip(maps, self.projections, strict=True):
             pooled = nn.functional.adaptive_avg_pool3d(values, self.token_grid)
             tokens = tokens + project(pooled.flatten(2).transpose(1, 2))
-        return tokens.view(batch, time, *tokens.shape[1:])
+        return tokens
 
 
 class ParcelTokenizer(nn.Module):

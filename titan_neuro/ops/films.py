@@ -10,7 +10,9 @@ from torch import Tensor
 
 from titan_neuro.errors import TrainingError
 from titan_neuro.ops.lagged_moments import common_n_features
-from titan_neuro.typing import FrameRun
+from titan_neuro.typing import FrameRun, first_scored
+
+__all__ = ["Film", "average_films", "first_scored"]
 
 _BLOCK_FRAMES = 256
 
@@ -67,11 +69,6 @@ def average_films(runs: Sequence[FrameRun], projection: Tensor | None = None) ->
         by_stimulus.setdefault(run.stimulus, []).append(run)
     width = n_features if projection is None else projection.shape[1]
     return [_average(stimulus, by_stimulus[stimulus], projection, width) for stimulus in sorted(by_stimulus)]
-
-
-def first_scored(run: FrameRun) -> int:
-    """Return the first scored frame: where the runs of one stimulus are aligned."""
-    return int(run.scored.argmax())
 
 
 def _average(stimulus: str, runs: Sequence[FrameRun], projection: Tensor | None, width: int) -> Film:

@@ -1,0 +1,82 @@
+"""Segments shown twice, found in the events of stored runs."""
+
+import math
+
+import numpy as np
+import pytest
+
+from titan_neuro.data.repeats import find_repeats
+from titan_neuro.data.space import Space
+from titan_neuro.data.store import RunHeader, RunStore, write_run
+from titan_neuro.metrics import retest_ceiling
+
+SPACE = Space(kind="parcels", name="native", mask=None, affine=None, parcels=("a", "b", "c"))
+# The first two runs of ds003017: the last 10 s of the film of the first are shown again.
+FIRST = ((10.0, 577.0, "movie"),)
+SECOND = ((10.0, 10.0, "overlap_with_previous_run"), (20.0, 467.0, "movie"))
+
+
+def stored(folder, number, n_frames, events, *, subject="1", frames=None, repetition_time=1.0):
+    frames = np.random.default_rng([int(number), n_frames]).normal(size=(n_frames, 3)) if frames is None else frames
+    header = RunHeader(
+        key=f"sub-{subject}_task-movie_run-{number}",
+        entities={"subject": subject, "task": "movie", "run": number},
+        repetition_time=repetition_time,
+        space=SPACE,
+        scored=np.ones(n_frames, dtype=bool),
+        events=events,
+    )
+    path = folder / f"{header.key}_bold.zarr"
+    write_run(path, header, [frames.astype(np.float32)])
+    return RunStore(path).within(SPACE)
+
+
+def spans(found):
+    return [(one.run.key, one.start, one.stop, other.run.key, other.start, other.stop) for one, other in found]
+
+
+def test_an_overlap_is_the_end_of_the_film_of_the_run_before(tmp_path):
+    runs = [stored(tmp_path, "02", 498, SECOND), stored(tmp_path, "01", 598, FIRST)]
+    # Shown from 577 s on in the first run, from 10 s on in the second; both 5 s later.
+    assert spans(find_repeats(runs)) == [("sub-1_task-movie_run-01", 582, 592, "sub-1_task-movie_run-02", 15, 25)]
+
+
+def test_what_is_shown_twice_agrees_and_what_lies_beside_it_does_not(tmp_path):
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(598, 3)), rng.normal(size=(498, 3))
+    second[15:25] = first[582:592]
+    runs = [stored(tmp_path, "01", 598, FIRST, frames=first), stored(tmp_path, "02", 498, SECOND, frames=second)]
+    np.testing.assert_allclose(retest_ceiling(find_repeats(runs)).values["1"], 1.0, atol=1e-3)
+    # A run further off would not do.
+    moved = [(one._replace(start=one.start - 1, stop=one.stop - 1), other) for one, other in find_repeats(runs)]
+    assert (retest_ceiling(moved).values["1"] < 0.9).all()
+
+
+def test_frames_are_counted_by_the_repetition_time_and_end_with_the_run(tmp_path):
+    runs = [
+        stored(tmp_path, "1", 48, ((0.0, 90.0, "movie"),), repetition_time=2.0),
+        stored(tmp_path, "2", 60, ((4.0, 21.0, "overlap_with_previous_run"),), repetition_time=2.0),
+    ]
+    # 69 to 90 s and 4 to 25 s, both 5 s later; 10 whole frames, of which the run ends after the 11th.
+    assert spans(find_repeats(runs)) == [("sub-1_task-movie_run-1", 37, 47, "sub-1_task-movie_run-2", 4, 14)]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "subject"),
+    [
+        (FIRST, ((20.0, 400.0, "movie"),), "1"),
+        (FIRST, SECOND, "2"),
+        ((), SECOND, "1"),
+        (FIRST, ((10.0, math.nan, "overlap_with_previous_run"),), "1"),
+        (((0.0, math.nan, "movie"),), SECOND, "1"),
+        (((0.0, 4.0, "movie"),), SECOND, "1"),
+    ],
+    ids=["no overlap", "another subject", "no film before", "unknown length", "unknown end", "longer than the film"],
+)
+def test_nothing_is_paired_that_the_events_do_not_say(tmp_path, first, second, subject):
+    runs = [stored(tmp_path, "01", 598, first), stored(tmp_path, "02", 498, second, subject=subject)]
+    assert find_repeats(runs) == []
+
+
+def test_a_run_without_the_one_before_it_has_no_repeat(tmp_path):
+    assert find_repeats([stored(tmp_path, "03", 498, SECOND), stored(tmp_path, "01", 598, FIRST)]) == []

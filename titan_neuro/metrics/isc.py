@@ -1,0 +1,157 @@
+"""Inter-subject correlation: how much of a brain's response others have at the same moment of the stimulus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from titan_neuro.errors import MismatchError, NoMatchError
+from titan_neuro.metrics.measures import FloatArray, pearson
+from titan_neuro.metrics.moments import ForecastAccumulator, ForecastMoments
+from titan_neuro.typing import FrameRun, first_scored
+
+# What blocks of all subjects may hold at a time, with the sums beside them.
+_MEMORY_BYTES = 2**28
+
+
+@dataclass(frozen=True, eq=False)
+class InterSubject:
+    """How one subject goes with the others.
+
+    Attributes
+    ----------
+    r : numpy.ndarray
+        float64 ``(features,)``, between -1 and 1: correlation with the mean of the others; NaN where either is
+        constant, or where nobody else saw a scored frame of this subject's.
+    n_others : float
+        Subjects in that mean, averaged over frames; 0 where there are none.
+    """
+
+    r: FloatArray
+    n_others: float
+
+
+def leave_one_out_isc(runs: Sequence[FrameRun]) -> dict[str, FloatArray]:
+    """Correlate each subject with the mean of the others, feature by feature; see `inter_subject`.
+
+    Returns
+    -------
+    dict
+        Subject to ``(features,)``; NaN where nobody else saw the same.
+    """
+    return {subject: found.r for subject, found in inter_subject(runs).items()}
+
+
+def inter_subject(runs: Sequence[FrameRun], *, memory_bytes: int = _MEMORY_BYTES) -> dict[str, InterSubject]:
+    """Correlate each subject with the mean of the others over the frames that are scored in both [1]_ [2]_.
+
+    Runs of one stimulus are aligned at their first scored frames. Frames count where they are scored in the subject's
+    own run; the mean is of those others in whom the moment is scored, too. Where there are several stimuli, sums about
+    the mean of each run are joined before they are divided, as those of forecasts are
+    (:class:`titan_neuro.metrics.ForecastMoments`).
+
+    Parameters
+    ----------
+    runs : sequence of FrameRun
+        Of any number of subjects and stimuli; of each subject one for each stimulus.
+    memory_bytes : int
+        Room for the frames held at a time: each run is read once, in blocks.
+
+    Returns
+    -------
+    dict
+        Subject to InterSubject, by label.
+
+    Raises
+    ------
+    NoMatchError
+        No run.
+    MismatchError
+        The runs differ in their number of features; a subject has two runs of one stimulus.
+
+    References
+    ----------
+    .. [1] U. Hasson et al., "Intersubject synchronization of cortical activity during natural vision", Science 303
+       (2004).
+    .. [2] S. A. Nastase et al., "Measuring shared responses across subjects using intersubject correlation", Social
+       Cognitive and Affective Neuroscience 14 (2019): leave-one-out.
+    """
+    if not runs:
+        raise NoMatchError("Inter-subject correlation: there is no run.", "Check the split and the filters.")
+    for run in runs:
+        if run.n_features != runs[0].n_features:
+            raise MismatchError(
+                f"{run.key} has {run.n_features} features, {runs[0].key} has {runs[0].n_features}.",
+                "Prepare all runs with one mask or one parcellation.",
+            )
+    by_stimulus: dict[str, list[FrameRun]] = {}
+    for run in runs:
+        by_stimulus.setdefault(run.stimulus, []).append(run)
+    sums: dict[str, list[_Sums]] = {run.subject: [] for run in runs}
+    for group in by_stimulus.values():
+        for run, found in zip(group, _of_one_stimulus(group, memory_bytes), strict=True):
+            sums[run.subject].append(found)
+    return {subject: _joined(sums[subject]) for subject in sorted(sums)}
+
+
+@dataclass
+class _Sums:
+    """One run against the others' mean: the sums, and the number of others, summed over frames."""
+
+    moments: ForecastMoments
+    others: int
+
+
+def _joined(parts: Sequence[_Sums]) -> InterSubject:
+    moments = reduce(add, (part.moments for part in parts))
+    n_frames = int(moments.n_frames[0])
+    r = pearson(moments.co_spread[0, 0], moments.forecast_spread[0, 0], moments.target_spread[0])
+    return InterSubject(r, sum(part.others for part in parts) / max(1, n_frames))
+
+
+def _of_one_stimulus(runs: Sequence[FrameRun], memory_bytes: int) -> list[_Sums]:
+    subjects = [run.subject for run in runs]
+    for run in runs:
+        if subjects.count(run.subject) > 1:
+            raise MismatchError(
+                f"{run.key}: sub-{run.subject} has {subjects.count(run.subject)} runs of {run.stimulus}.",
+                "Of each subject one run of a stimulus can be compared with the others.",
+            )
+    n_features = runs[0].n_features
+    sums = [ForecastAccumulator(1, 1, n_features) for _ in runs]
+    others = [0] * len(runs)
+    # The frames of each run, and their sum in float64 with one copy of it.
+    block_frames = max(1, memory_bytes // (4 * n_features * (len(runs) + 4)))
+    for frames, scored in _aligned(runs, block_frames):
+        total = torch.zeros(scored.shape[1], n_features, dtype=torch.float64)
+        for values, counts in zip(frames, scored, strict=True):
+            total[counts] += values[counts[: len(values)]]
+        n_others = scored.sum(0) - 1
+        for index, (values, own) in enumerate(zip(frames, scored, strict=True)):
+            rows = (own & (n_others > 0)).nonzero()[:, 0]
+            mean = (total[rows] - values[rows]) / n_others[rows, None]
+            sums[index].add(0, values[rows], [mean.float()])
+            others[index] += int(n_others[rows].sum())
+    return [_Sums(part.finish(), count) for part, count in zip(sums, others, strict=True)]
+
+
+def _aligned(runs: Sequence[FrameRun], block_frames: int) -> Iterator[tuple[list[Tensor], Tensor]]:
+    """Frames of each run from its first scored one on, and whether they are scored: bool ``(runs, block)``."""
+    starts = [first_scored(run) for run in runs]
+    length = max(run.n_frames - start for run, start in zip(runs, starts, strict=True))
+    for begin in range(0, length, block_frames):
+        n_frames = min(block_frames, length - begin)
+        scored = torch.zeros(len(runs), n_frames, dtype=torch.bool)
+        frames = []
+        for row, (run, start) in enumerate(zip(runs, starts, strict=True)):
+            first = min(start + begin, run.n_frames)
+            stop = min(first + n_frames, run.n_frames)
+            frames.append(run.read(first, stop))
+            scored[row, : stop - first] = torch.from_numpy(np.ascontiguousarray(run.scored[first:stop]))
+        yield frames, scored
