@@ -11,7 +11,6 @@ from torch.nn.functional import pad
 
 from titan_neuro.ops.films import Film
 
-
 SURE_FRAMES = 20
 
 

@@ -15,9 +15,10 @@ from titan_neuro.cli import common
 if TYPE_CHECKING:
     import pandas as pd
 
+    from titan_neuro.baselines import Reference
     from titan_neuro.cli.common import TrainedStudy
     from titan_neuro.config import StudyConfig
-    from titan_neuro.evaluation import Benchmark, Reference
+    from titan_neuro.evaluation import Benchmark
     from titan_neuro.training import FoldData
     from titan_neuro.typing import ForecastModel
 
@@ -80,7 +81,7 @@ def score(arguments: argparse.Namespace, notes: Sequence[str] = ()) -> pd.DataFr
     if common.is_done(arguments.output_dir, "evaluate", fingerprint, [table_path]):
         logger.info("The forecasts were scored before: %s", table_path)
     else:
-        with common.stage(arguments, "evaluate", fingerprint=fingerprint, seed=study.seed, device=trained.device):
+        with common.stage(arguments, "evaluate", fingerprint=fingerprint, seed=study.seeds[0], device=trained.device):
             benchmark = _score_folds(trained)
             _write_tables(benchmark, trained.folds[0], study, table_path, caveats)
             _write_maps(benchmark, trained.folds[0], trained.stem, caveats)
@@ -108,9 +109,10 @@ def _score_folds(trained: TrainedStudy) -> Benchmark:
 
 def _rows(horizons: tuple[int, ...]) -> tuple[list[ForecastModel], list[Reference]]:
     """Baselines and reference lines, not fitted yet, in the order of the table."""
-    from titan_neuro.baselines import AutoregressionBaseline, Persistence, TrainingMean
+    from titan_neuro.baselines import Groundwork, make_baselines, make_references
 
-    return [TrainingMean(horizons), Persistence(horizons), AutoregressionBaseline(horizons)], []
+    groundwork = Groundwork(horizons)
+    return make_baselines(horizons, groundwork), make_references(horizons, groundwork)
 
 
 def _write_tables(benchmark: Benchmark, data: FoldData, study: StudyConfig, path: Path, caveats: Sequence[str]) -> None:
@@ -124,7 +126,7 @@ def _write_tables(benchmark: Benchmark, data: FoldData, study: StudyConfig, path
         normalisation=run.store.record["normaliser"]["method"],
         caveats=caveats,
     )
-    write_scores(path.parent, benchmark, context, study.evaluation, study.seed)
+    write_scores(path.parent, benchmark, context, study.evaluation, study.seeds[0])
 
 
 def _write_maps(benchmark: Benchmark, data: FoldData, stem: str, caveats: Sequence[str]) -> None:

@@ -36,7 +36,7 @@ def execute(arguments: argparse.Namespace) -> None:
     recordings = _recordings(arguments, bids_dir, {store.key: store.record for store in stores})
     own = _arguments_of(arguments, f"null-{kind}")
     claim_output(own.output_dir, bids_dir, __version__)
-    with common.stage(own, f"prepare null-{kind}", null_control=kind, seed=study.seed):
+    with common.stage(own, f"prepare null-{kind}", null_control=kind, seed=study.seeds[0]):
         _prepare(own, recordings, kind, study)
     train.execute(own)
     table = evaluate.score(own, [_NOTES[kind]])
@@ -105,7 +105,7 @@ def _prepare(own: argparse.Namespace, recordings: list[Recording], kind: str, st
 
     work_dir = common.work_dir(own)
     for recording in tqdm(recordings, desc=f"prepare null-{kind}", unit="run", disable=None):
-        noise = write_surrogate(recording, kind, work_dir / "surrogates", study.seed)
+        noise = write_surrogate(recording, kind, work_dir / "surrogates", study.seeds[0])
         try:
             prepare_run(noise, own.output_dir, study.prepare, work_dir=work_dir)
         finally:

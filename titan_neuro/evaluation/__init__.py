@@ -3,7 +3,6 @@
 from titan_neuro.evaluation.benchmark import Benchmark, SeedScores, combine
 from titan_neuro.evaluation.causality import check_causal, first_leak
 from titan_neuro.evaluation.controls import FrozenMemory, ResetMemory, controls_of
-from titan_neuro.evaluation.entrants import Reference
 from titan_neuro.evaluation.fold import EvaluationConfig, draw_offset, score_fold
 from titan_neuro.evaluation.scores import METRICS, Fold, Scores
 from titan_neuro.evaluation.tables import residuals_table, rollouts_table, scores_table, subjects_table
@@ -16,7 +15,6 @@ __all__ = [
     "EvaluationConfig",
     "Fold",
     "FrozenMemory",
-    "Reference",
     "ResetMemory",
     "ScoreContext",
     "Scores",

@@ -105,5 +105,5 @@ class ResetMemory(Control):
 
 
 def controls_of(model: Forecaster) -> list[Control]:
-    """Make the controls of a trained model, in the order of the table."""
-    return [FrozenMemory(model), ResetMemory(model)]
+    """Make the controls of a trained model, in the order of the table; none of a model without a memory."""
+    return [FrozenMemory(model), ResetMemory(model)] if model.config.backbone.has_memory else []

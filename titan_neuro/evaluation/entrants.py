@@ -3,36 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
+from titan_neuro.baselines import Reference
 from titan_neuro.errors import ConfigError, MismatchError, NoMatchError
 from titan_neuro.evaluation.controls import Control
 from titan_neuro.evaluation.scores import REFERENCES
 from titan_neuro.typing import ForecastModel, FrameRun
 
 _PLURAL = {"key": "runs", "subject": "subjects", "stimulus": "stimuli"}
-
-
-class Reference(Protocol):
-    """A line to read the table by: it is told which moment of the film a run is at, and so is no forecast.
-
-    Attributes
-    ----------
-    name : str
-        Row of the table.
-    horizons : tuple of int
-    """
-
-    name: str
-    horizons: tuple[int, ...]
-
-    def fit(self, runs: Sequence[FrameRun]) -> None:
-        """Learn from the training runs."""
-        ...
-
-    def follow(self, run: FrameRun, first_frame: int) -> ForecastModel:
-        """Return what goes through `run`, of which frame `first_frame` is fed first."""
-        ...
 
 
 def kinds_of(

@@ -12,9 +12,10 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from tqdm import tqdm
 
+from titan_neuro.baselines import Reference
 from titan_neuro.evaluation.benchmark import Benchmark, SeedScores
 from titan_neuro.evaluation.causality import check_causal
-from titan_neuro.evaluation.entrants import Reference, check_runs, check_seeds, kinds_of
+from titan_neuro.evaluation.entrants import check_runs, check_seeds, kinds_of
 from titan_neuro.evaluation.rollout_scores import RolloutScores, combine_rollouts
 from titan_neuro.evaluation.rollouts import roll_run
 from titan_neuro.evaluation.scores import REFERENCES, Fold, Scores, combine_scores

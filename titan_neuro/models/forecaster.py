@@ -150,7 +150,7 @@ class Forecaster(nn.Module):
         return ForecasterState(history, self.backbone.restart(state.backbone, is_start))
 
     def forward(
-        self, frames: Float[Tensor, "B T V"], state: ForecasterState | None = None
+        self, frames: Float[Tensor, "B T V"], state: ForecasterState | None = None, *, memory_frozen: bool = False
     ) -> tuple[Float[Tensor, "B T K V"], ForecasterState]:
         """Forecast from every frame.
 
@@ -167,29 +167,29 @@ class Forecaster(nn.Module):
             ``(batch, time, horizons, features)``: ``[:, t, k]`` is frame ``t + horizons[k]``, given frames ``<= t``.
         state : ForecasterState
         """
-        linear, beyond, state = self.forecast_parts(frames, state)
+        linear, beyond, state = self.forecast_parts(frames, state, memory_frozen=memory_frozen)
         return linear + beyond, state
 
     def forecast_parts(
-        self, frames: Float[Tensor, "B T V"], state: ForecasterState | None = None
+        self, frames: Float[Tensor, "B T V"], state: ForecasterState | None = None, *, memory_frozen: bool = False
     ) -> tuple[Float[Tensor, "B T K V"], Float[Tensor, "B T K V"], ForecasterState]:
         """Forecast as :meth:`forward` does, the linear part and the learned part apart."""
         if frames.shape[-1] != self.n_features:
             raise MismatchError(f"Forecaster: expected frames of {self.n_features} features, found {frames.shape[-1]}.")
         state = self.init_state(len(frames)) if state is None else state
         linear, history = autoregress(frames, state.history, self.coefficients, self.intercept)
-        beyond, backbone = self.remember(self.tokenizer(frames), state.backbone)
+        beyond, backbone = self.remember(self.tokenizer(frames), state.backbone, memory_frozen=memory_frozen)
         return linear, beyond, ForecasterState(history, backbone)
 
     def remember(
-        self, tokens: Float[Tensor, "B T P D"], state: BackboneState | None = None
+        self, tokens: Float[Tensor, "B T P D"], state: BackboneState | None = None, *, memory_frozen: bool = False
     ) -> tuple[Float[Tensor, "B T K V"], BackboneState]:
         """Forecast what lies beyond the linear part, from the tokens of the frames.
 
         Tokens don't depend on what was before their frame: a probe that asks what the memory holds makes them once and
         reads them with as many memories as it likes.
         """
-        out, state = self.backbone(tokens.flatten(1, 2), state)
+        out, state = self.backbone(tokens.flatten(1, 2), state, memory_frozen=memory_frozen)
         forecasts: Tensor = self.head(out.view_as(tokens))
         return forecasts, state
 
