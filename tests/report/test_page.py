@@ -53,6 +53,7 @@ def test_every_part_is_there_in_order(full_page):
         "How it was scored",
         "held-out subjects",
         "Forecast scores",
+        "Rollouts",
         "Where the forecast works",
         "How much history the model uses",
         "Training",
@@ -90,16 +91,16 @@ def test_the_page_is_small_and_leaves_nothing_beside_it(full_report):
 
 def test_pictures_and_tables_speak_to_a_screen_reader(full_page):
     images = full_page.all("img")
-    assert len(images) == 2 + 3 + 1 + 1 + 1
+    assert len(images) == 2 + 1 + 3 + 1 + 1 + 1
     assert all(len(image["alt"]) > 30 for image in images)
     assert all("scope" in cell for cell in full_page.all("th"))
-    assert len(full_page.all("caption")) == len(full_page.all("table")) == 4
+    assert len(full_page.all("caption")) == len(full_page.all("table")) == 6
 
 
 def test_figures_name_n_and_test(full_page):
     captions = re.findall(r"n = 6 subjects|Mean over 6 subjects|mean skill of 6 subjects", full_page.text)
-    assert len(captions) == 1 + 3 + 1 + 1
-    assert full_page.text.count("No test is made, hence no correction.") == 6
+    assert len(captions) == 1 + 1 + 3 + 1 + 1
+    assert full_page.text.count("No test is made, hence no correction.") == 7
 
 
 def test_nothing_that_was_read_is_markup(output_folder):
@@ -122,7 +123,7 @@ def test_stages_that_have_not_run_are_named_with_their_command(output_folder):
         "run BIDS_DIR OUTPUT_DIR group",
     ):
         assert f"titan-neuro {command}" in text
-    assert text.count("Not made") == 8
+    assert text.count("Not made") == 9
     assert "No verdict yet" in text
 
 

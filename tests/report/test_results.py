@@ -97,7 +97,7 @@ def test_refuses_words_where_numbers_belong(full_output):
 
 
 def test_refuses_a_horizon_that_is_no_whole_number(full_output):
-    replace_in(full_output.group / "task-film_desc-forecast_scores.tsv", "mean\t1\t", "mean\t1.5\t")
+    replace_in(full_output.group / "task-film_desc-forecast_scores.tsv", "mean\tbaseline\t1\t", "mean\tbaseline\t1.5\t")
     with pytest.raises(MetadataError, match=r"column horizon_frames: a whole number was expected, found 1\.5"):
         read_results(full_output.root)
 

@@ -17,10 +17,11 @@ from titan_neuro.metrics import ljung_box
 from titan_neuro.metrics.measures import FloatArray
 from titan_neuro.typing import ForecastModel, FrameRun
 
-# A model without a batched path is rolled from every fourth origin: one frame at a time is slow.
-SLOW_STRIDE = 4
+# A model without a batched path is rolled from every eighth origin: one frame at a time is slow.
+SLOW_STRIDE = 8
 # Values of the states and frames that are rolled side by side, and states at most.
 _HELD_VALUES, _HELD_STATES = 2**24, 64
+_BARS = (REFERENCES["skill_ar"], REFERENCES["r2"])
 LJUNG_BOX_LAGS, LJUNG_BOX_FEATURES, LJUNG_BOX_ALPHA = 10, 200, 0.05
 
 
@@ -29,7 +30,7 @@ def roll_run(entrants: Sequence[ForecastModel], run: FrameRun, first_frame: int,
 
     From an origin, a model is fed with its own forecasts one frame ahead, up to the longest horizon; the state that it
     had at the origin is copied. Models that forecast a batch of streams at once (``forward``) are rolled from every
-    origin, the others from every fourth.
+    origin, the others from every eighth.
 
     Parameters
     ----------
@@ -44,7 +45,7 @@ def roll_run(entrants: Sequence[ForecastModel], run: FrameRun, first_frame: int,
     names, horizons = tuple(entrant.name for entrant in entrants), tuple(entrants[0].horizons)
     course = _Course.of(run, first_frame, horizons, every)
     rolled = [_roll(entrant, course) for entrant in entrants]
-    direct = {name: rolled[names.index(name)].direct_error for name in (REFERENCES["skill_ar"], REFERENCES["r2"])}
+    direct = {name: rolled[names.index(name)].direct_error for name in _BARS}
 
     def stack(values: Sequence[Any]) -> Any:
         return np.stack(values, axis=-1)
@@ -126,6 +127,8 @@ class _Rolled:
 def _roll(model: ForecastModel, course: _Course) -> _Rolled:
     batched = callable(getattr(model, "forward", None))
     own = np.arange(len(course.origins)) % (1 if batched else SLOW_STRIDE) == 0
+    # The others are measured against what these say at every origin.
+    stops = np.arange(len(own)) if model.name in _BARS else np.flatnonzero(own)
     rolled = _Rolled(course, own)
     chosen = torch.from_numpy(
         np.linspace(0, course.observed.shape[1] - 1, rolled.residuals.shape[1]).round().astype(int)
@@ -134,13 +137,16 @@ def _roll(model: ForecastModel, course: _Course) -> _Rolled:
     limit = max(1, min(_HELD_STATES, _HELD_VALUES // course.observed[: 2 * len(course.horizons)].numel()))
     with torch.inference_mode():
         state, start = model.start(), 0
-        for place, origin in enumerate([*course.origins, len(course.observed) - 1]):
+        for place in [*stops, None]:
+            origin = len(course.observed) - 1 if place is None else course.origins[place]
+            if origin < start:
+                break
             forecasts, state = model.step(course.observed[start : origin + 1].clone(), state)
             forecasts = forecasts.cpu()
             due = torch.from_numpy(course.scored[start + 1 : origin + 2]).nonzero()[:, 0]
             residuals.append(course.observed[start + 1 + due][:, chosen] - forecasts[due, 0][:, chosen])
             start = int(origin) + 1
-            if place == len(course.origins):
+            if place is None:
                 break
             rolled.direct_error[place] = _direct_errors(course, place, forecasts[-1])
             if own[place]:
