@@ -46,13 +46,13 @@ def origins_of(run, first_frame, every):
 def test_a_rollout_feeds_on_its_own_forecasts(make_run, baselines):
     run = make_run("11", 1, n_features=6)
     run.moving[[60, 61]] = True
-    scores = roll_run([Halves(), *baselines], run, 3, 4)
+    scores = roll_run([Halves(), *baselines], run, 3, 2)
     sums = scores.subjects["11"]
     frames = run.frames.double()
     for at, horizon in enumerate(HORIZONS):
         targets = [
             (t, t + horizon)
-            for t in origins_of(run, 3, 4)
+            for t in origins_of(run, 3, 2)
             if t + horizon < 160 and run.scored[t + horizon] and not run.moving[t + horizon]
         ]
         assert sums.n_targets[at, 0] == len(targets) > 7

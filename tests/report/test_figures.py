@@ -41,10 +41,12 @@ def test_a_line_for_each_model_shows_the_table(results, metric):
 
 
 def test_of_many_lines_only_the_main_model_has_dots_and_a_band(results):
-    others = [results.scores[results.scores["model"] == "mean"].assign(model=f"other-{n}") for n in range(5)]
+    # Off the scale, all of them, and with names that take room.
+    others = [results.scores[results.scores["model"] == "mean"].assign(model=f"a-long-name-{n}") for n in range(16)]
     scores = pd.concat([results.scores, *others])
     figure = horizon_figure(scores, results.subjects, "r2", "titan-mac")
-    assert len([name for name in lines_of(figure) if not name.startswith("_")]) == 9
+    assert len([name for name in lines_of(figure) if not name.startswith("_")]) == 20
+    assert svg_uri(figure)
     dots = [points for points in figure.axes[0].collections if len(points.get_offsets()) == 24]
     assert len(dots) == 1
     own = results.subjects[results.subjects["model"] == "titan-mac"]

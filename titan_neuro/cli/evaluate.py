@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from titan_neuro.cli.common import TrainedStudy
     from titan_neuro.config import StudyConfig
     from titan_neuro.evaluation import Benchmark
+    from titan_neuro.metrics import Ceiling
     from titan_neuro.training import FoldData
     from titan_neuro.typing import ForecastModel
 
@@ -126,7 +127,17 @@ def _write_tables(benchmark: Benchmark, data: FoldData, study: StudyConfig, path
         normalisation=run.store.record["normaliser"]["method"],
         caveats=caveats,
     )
-    write_scores(path.parent, benchmark, context, study.evaluation, study.seeds[0])
+    write_scores(path.parent, benchmark, context, study.evaluation, study.seeds[0], _ceilings(data))
+
+
+def _ceilings(data: FoldData) -> dict[str, Ceiling]:
+    """From all runs, whatever part they have in this fold: a ceiling is a property of the recordings."""
+    from titan_neuro.data.repeats import find_repeats
+    from titan_neuro.evaluation.ceilings import STIMULUS_LOCKED, TEST_RETEST
+    from titan_neuro.metrics import retest_ceiling, stimulus_locked_ceiling
+
+    runs = list(data.runs.values())
+    return {STIMULUS_LOCKED: stimulus_locked_ceiling(runs), TEST_RETEST: retest_ceiling(find_repeats(runs))}
 
 
 def _write_maps(benchmark: Benchmark, data: FoldData, stem: str, caveats: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from titan_neuro.evaluation.benchmark import Benchmark, SeedScores, combine
 from titan_neuro.evaluation.causality import check_causal, first_leak
+from titan_neuro.evaluation.ceilings import ceilings_table
 from titan_neuro.evaluation.controls import FrozenMemory, ResetMemory, controls_of
 from titan_neuro.evaluation.fold import EvaluationConfig, draw_offset, score_fold
 from titan_neuro.evaluation.scores import METRICS, Fold, Scores
@@ -19,6 +20,7 @@ __all__ = [
     "ScoreContext",
     "Scores",
     "SeedScores",
+    "ceilings_table",
     "check_causal",
     "combine",
     "comparisons",

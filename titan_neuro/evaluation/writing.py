@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from titan_neuro.evaluation.benchmark import Benchmark
+from titan_neuro.evaluation.ceilings import ceilings_table
 from titan_neuro.evaluation.fold import EvaluationConfig
 from titan_neuro.evaluation.rollout_scores import RESIDUAL_METRICS, ROLLOUT_METRICS
 from titan_neuro.evaluation.rollouts import LJUNG_BOX_ALPHA, LJUNG_BOX_FEATURES, LJUNG_BOX_LAGS, SLOW_STRIDE
@@ -17,6 +18,7 @@ from titan_neuro.evaluation.scores import METRICS
 from titan_neuro.evaluation.tables import residuals_table, rollouts_table, scores_table, subjects_table
 from titan_neuro.evaluation.verdict import comparisons, format_table, verdict
 from titan_neuro.files import write_json, write_text
+from titan_neuro.metrics import Ceiling
 from titan_neuro.typing import MOVING_MM
 
 _MEANING = {
@@ -42,6 +44,7 @@ _MEANING = {
     "bias": "Mean of rollout less target, over targets and features; in standard deviations of the frames.",
     "coloured_share": "Share of features whose errors one frame ahead are not white: Ljung-Box, "
     f"{LJUNG_BOX_LAGS} lags, p < {LJUNG_BOX_ALPHA}; white errors give {LJUNG_BOX_ALPHA}.",
+    "ceiling": "stimulus-locked: from leave-one-out inter-subject correlation; test-retest: from segments shown twice.",
     "ljung_box": f"Median over features of the Ljung-Box statistic; white errors give about {LJUNG_BOX_LAGS}.",
 }
 _BOUND = {"low": "Lower", "high": "Upper"}
@@ -53,6 +56,11 @@ _ROLLOUTS = (
 _RESIDUALS = (
     f"Errors one frame ahead of the scored frames of a run in their order, of at most {LJUNG_BOX_FEATURES} features "
     "spread evenly; each run for itself, then averaged over runs and subjects."
+)
+
+_CEILINGS = (
+    "What a forecast could reach that knows the stimulus and nothing of this brain's own history, mean over features; "
+    "a forecaster may exceed it. r2 is the ceiling, skill_ar what it means where linear AR does as well as it did here."
 )
 
 
@@ -82,13 +90,18 @@ class ScoreContext:
 
 
 def write_scores(
-    folder: Path, benchmark: Benchmark, context: ScoreContext, config: EvaluationConfig, seed: int
+    folder: Path,
+    benchmark: Benchmark,
+    context: ScoreContext,
+    config: EvaluationConfig,
+    seed: int,
+    ceilings: Mapping[str, Ceiling] | None = None,
 ) -> pd.DataFrame:
     """Write the tables of a benchmark, each as TSV with a JSON sidecar.
 
     They are named ``task-<task>_desc-<what>_<suffix>``: ``forecast_scores`` (also as Markdown) and
     ``forecast_subjects``; ``forecastmoving_scores`` where the head moved at scored frames; ``rollout_scores`` and
-    ``residuals_scores`` where there are rollouts.
+    ``residuals_scores`` where there are rollouts; ``ceilings_scores`` where there are ceilings.
 
     Parameters
     ----------
@@ -102,6 +115,8 @@ def write_scores(
         Resamples of the intervals.
     seed : int
         Seed of the resamples.
+    ceilings : mapping of str to Ceiling, optional
+        See `ceilings_table`.
 
     Returns
     -------
@@ -117,7 +132,11 @@ def write_scores(
     timed = options | {"repetition_time_s": context.repetition_time_s}
     table = scores_table(benchmark, **timed)
     said = " ".join(filter(None, [verdict(table), comparisons(benchmark, **options)]))
-    common = _facts(benchmark, context, config, seed) | {"Verdict": said}
+    ceilings = ceilings or {}
+    common = _facts(benchmark, context, config, seed) | {
+        "Verdict": said,
+        "NoCeiling": {name: ceiling.reason for name, ceiling in ceilings.items() if not ceiling.values},
+    }
     stem = folder / f"task-{context.task}_desc"
     _write(Path(f"{stem}-forecast_scores"), table, common)
     text = "\n\n".join([format_table(table), said, *context.caveats])
@@ -137,6 +156,9 @@ def write_scores(
             residuals_table(benchmark, **options),
             common | {"Description": _RESIDUALS},
         )
+    bounds = ceilings_table(benchmark, ceilings, **options)
+    if len(bounds):
+        _write(Path(f"{stem}-ceilings_scores"), bounds, common | {"Description": _CEILINGS})
     return table
 
 

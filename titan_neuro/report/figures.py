@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -136,7 +137,7 @@ def horizon_figure(scores: pd.DataFrame, subjects: pd.DataFrame | None, metric: 
     -------
     matplotlib.figure.Figure
     """
-    figure = Figure(figsize=(4.9, 3.7 if scores["model"].nunique() <= _FEW_LINES else 4.9))
+    figure = Figure(figsize=(4.9, 3.7 if scores["model"].nunique() <= _FEW_LINES else 5.4))
     axes = figure.add_subplot()
     horizons = horizons_of(scores)
     models = list(dict.fromkeys(scores["model"]))
@@ -179,7 +180,9 @@ def horizon_figure(scores: pd.DataFrame, subjects: pd.DataFrame | None, metric: 
         axes.set_title(
             "zero: linear AR", loc="right", fontsize=8, fontweight="normal", color=look.get("ar", (MUTED,))[0]
         )
-    figure.legend(loc="outside lower center", ncols=min(4, max(1, len(drawn))), fontsize=8.5 if few else 7)
+    figure.legend(
+        loc="outside lower center", ncols=min(4 if few else 3, max(1, len(drawn))), fontsize=8.5 if few else 7
+    )
     return figure
 
 
@@ -311,7 +314,7 @@ def _fit_y(axes: Axes, core: Iterable[float], averages: dict[str, pd.Series]) ->
             notes.append(f"{plain(name)} {' to '.join(ends)}".replace("-", "\N{MINUS SIGN}"))
     if notes:
         axes.annotate(
-            "off the scale: " + "; ".join(notes),
+            textwrap.fill("off the scale: " + "; ".join(notes), 62),
             (0.02, 0.02),
             xycoords="axes fraction",
             fontsize=7.5,
