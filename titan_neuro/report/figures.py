@@ -169,6 +169,9 @@ def horizon_figure(scores: pd.DataFrame, subjects: pd.DataFrame | None, metric: 
         axes.scatter(own["horizon_frames"] * dodge, own[metric], s=7, color=colour, alpha=0.45, linewidths=0, zorder=3)
         if top or model == "ar":
             core += [*rows[metric], *rows[f"{metric}_low"], *rows[f"{metric}_high"], *(own[metric] if top else [])]
+        else:
+            # Nobody who does better than the zero line is left off the scale.
+            core += [max(value, 0.0) for value in rows[metric]] if metric == "skill_ar" else []
     label, meaning = _AXIS_TITLE[metric]
     axes.axhline(0, color=look["ar"][0] if metric == "skill_ar" and "ar" in look else MUTED, linewidth=1, zorder=2)
     averages = {model: scores.loc[scores["model"] == model, metric] for model in drawn}
@@ -311,7 +314,8 @@ def _fit_y(axes: Axes, core: Iterable[float], averages: dict[str, pd.Series]) ->
         outside = values[(values < low) | (values > high)]
         if len(outside):
             ends = dict.fromkeys(f"{end:.2f}" for end in (outside.min(), outside.max()))
-            notes.append(f"{plain(name)} {' to '.join(ends)}".replace("-", "\N{MINUS SIGN}"))
+            span = " to ".join(ends).replace("-", "\N{MINUS SIGN}")
+            notes.append(f"{plain(name)} {span}")
     if notes:
         axes.annotate(
             textwrap.fill("off the scale: " + "; ".join(notes), 62),
