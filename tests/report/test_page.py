@@ -144,6 +144,21 @@ def test_a_map_that_is_missing_or_empty_is_named(output_folder, coarse_mask):
     assert "no voxels gain from a longer context, so there is nothing to draw" in text
 
 
+def test_moving_frames_and_ceilings_have_their_parts(output_folder):
+    output = output_folder().scores()
+    assert "Frames with head motion" not in page_of(output).text
+    for end in (".tsv", ".json"):
+        table = output.group / f"task-film_desc-forecast_scores{end}"
+        (output.group / f"task-film_desc-forecastmoving_scores{end}").write_text(table.read_text(encoding="utf-8"))
+    (output.group / "task-film_desc-ceilings_scores.tsv").write_text(
+        "ceiling\thorizon_frames\tn_subjects\tr2\tr2_low\tr2_high\tskill_ar\tskill_ar_low\tskill_ar_high\n"
+        "stimulus-locked\t1\t6\t0.311\tn/a\tn/a\t0.052\tn/a\tn/a\n"
+    )
+    text = page_of(output).text
+    assert "3,588 frames of 6 subjects; none of them is in the table above" in text
+    assert "stimulus-locked 6 r2 0.311 stimulus-locked 6 skill_ar 0.052" in text
+
+
 def test_one_subject_has_no_interval_and_no_inference(output_folder):
     text = page_of(output_folder(subjects=("01",)).scores(protocol="run").volumes("native")).text
     assert "No interval below 3 subjects" in text
