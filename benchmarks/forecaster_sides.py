@@ -25,7 +25,7 @@ from common import BenchmarkError
 from torch import Tensor, nn
 
 from titan_neuro.config.study import cpu_small, debug, gpu_base
-from titan_neuro.layers.head import HorizonHead
+from titan_neuro.layers.decoder import LowRankConfig, LowRankDecoder
 from titan_neuro.layers.tokenizer import SwinTokenizer
 from titan_neuro.models.forecaster import Forecaster, ForecasterConfig
 from titan_neuro.ops.autoregression import ORDERS, autoregress
@@ -43,7 +43,7 @@ def config_of(size: str) -> ForecasterConfig:
         return (debug() if size == "tiny" else cpu_small()).model
     model = gpu_base().model
     backbone = dataclasses.replace(model.backbone, dim=96, n_layers=2)
-    return dataclasses.replace(model, backbone=backbone, head_rank=32)
+    return dataclasses.replace(model, backbone=backbone, decoder=LowRankConfig(rank=32))
 
 
 def brain(size: str) -> Tensor:
@@ -88,8 +88,12 @@ class WindowForecaster(nn.Module):
         self.blocks = nn.ModuleList(_AttentionBlock(dim, hidden, n_tokens) for _ in range(PEER_LAYERS))
         self.norm = nn.RMSNorm(dim, eps=1e-5)
         n_horizons = len(config.horizons)
-        self.head = HorizonHead(
-            token_width=n_tokens * dim, n_horizons=n_horizons, rank=config.head_rank, n_features=n_features
+        self.head = LowRankDecoder(
+            LowRankConfig(rank=getattr(config.decoder, "rank", 16)),
+            dim=dim,
+            n_tokens=n_tokens,
+            n_horizons=n_horizons,
+            n_features=n_features,
         )
         self.register_buffer("coefficients", torch.zeros(n_horizons, max(ORDERS), n_features))
         self.register_buffer("intercept", torch.zeros(n_horizons, n_features))

@@ -8,16 +8,19 @@ import torch
 
 @dataclass
 class InMemoryRun:
-    """Frames, float32 ``(time, features)``, and which of them are scored."""
+    """Frames, float32 ``(time, features)``, and which of them are scored; the head lies still unless said otherwise."""
 
     frames: torch.Tensor
     scored: np.ndarray
     key: str = "sub-01_task-movie_run-02"
     subject: str = "01"
     stimulus: str = "task-movie_run-02"
+    moving: np.ndarray | None = None
 
     def __post_init__(self):
         self.n_frames, self.n_features = self.frames.shape
+        if self.moving is None:
+            self.moving = np.zeros(self.n_frames, dtype=bool)
 
     def read(self, start, stop):
         return self.frames[start:stop]

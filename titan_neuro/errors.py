@@ -105,3 +105,9 @@ class TrainingError(TitanNeuroError):
     """Training can't go on: a loss that is not finite, nothing to learn from."""
 
     exit_code = 13
+
+
+class LeakageError(TitanNeuroError):
+    """A null control failed: something was forecast in noise, where nothing can be."""
+
+    exit_code = 14

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+# Framewise displacement, in mm, above which a frame is scored apart (Power et al. 2012).
+MOVING_MM = 0.5
+
 
 @runtime_checkable
 class FrameRun(Protocol):
@@ -31,6 +34,9 @@ class FrameRun(Protocol):
         Length in volumes; number of voxels inside the mask, or of parcels.
     scored : numpy.ndarray
         bool, ``(n_frames,)``: the frames that a loss or a score may use as a target.
+    moving : numpy.ndarray
+        bool, ``(n_frames,)``: the head moved more than `MOVING_MM` since the frame before. Such frames are fed to
+        every model and scored apart. False throughout where head motion is not known.
     """
 
     key: str
@@ -39,6 +45,7 @@ class FrameRun(Protocol):
     n_frames: int
     n_features: int
     scored: np.ndarray
+    moving: np.ndarray
 
     def read(self, start: int, stop: int) -> torch.Tensor:
         """Frames ``start <= t < stop``: float32 ``(stop - start, n_features)``, z-scored per feature."""

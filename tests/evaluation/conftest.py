@@ -3,7 +3,11 @@ import pytest
 import torch
 from in_memory import InMemoryRun
 
-from titan_neuro.evaluation import EvaluationConfig
+from titan_neuro.baselines import AutoregressionBaseline, Persistence, TrainingMean
+from titan_neuro.evaluation import EvaluationConfig, score_fold
+from titan_neuro.layers.decoder import LowRankConfig
+from titan_neuro.layers.tokenizer import ParcelTokenizerConfig
+from titan_neuro.models import ForecasterConfig, LMMConfig, MACConfig, MAGConfig
 
 
 @pytest.fixture(scope="session")
@@ -15,8 +19,9 @@ def make_run():
         frames = rng.normal(size=(n_frames, n_features))
         for t in range(1, n_frames):
             frames[t] = phi * frames[t - 1] + np.sqrt(1 - phi**2) * frames[t]
-        key = f"sub-{subject}_task-movie_run-{number:02}"
-        return InMemoryRun(torch.tensor(frames, dtype=torch.float32), np.arange(n_frames) >= 5, key, subject)
+        stimulus = f"task-movie_run-{number:02}"
+        values = torch.tensor(frames, dtype=torch.float32)
+        return InMemoryRun(values, np.arange(n_frames) >= 5, f"sub-{subject}_{stimulus}", subject, stimulus)
 
     return make
 
@@ -26,7 +31,8 @@ class Oracle:
 
     def __init__(self, runs, share, name="oracle", horizons=(1, 3)):
         self.name, self.horizons, self.share = name, horizons, share
-        self.runs = {run.frames[0, 0].item(): run.frames for run in runs}
+        # A stream may begin anywhere: its first value says where it is.
+        self.runs = {run.frames[t, 0].item(): (run.frames, t) for run in runs for t in range(run.n_frames)}
 
     def fit(self, runs):
         pass
@@ -35,7 +41,7 @@ class Oracle:
         return None
 
     def step(self, frames, state):
-        run, at = (self.runs[frames[0, 0].item()], 0) if state is None else state
+        run, at = self.runs[frames[0, 0].item()] if state is None else state
         forecasts = []
         for t in range(at, at + len(frames)):
             to_come = torch.stack([run[min(t + h, len(run) - 1)] for h in self.horizons])
@@ -50,4 +56,43 @@ def oracle():
 
 @pytest.fixture(scope="session")
 def quick():
-    return EvaluationConfig(n_resamples=2000)
+    """No offsets and no rollouts: what is scored can be written down."""
+    return EvaluationConfig(n_resamples=2000, max_offset_frames=0, rollout_every_frames=0)
+
+
+@pytest.fixture(scope="session")
+def score():
+    """Return a function that scores models of one seed, or of several, beside the three plain baselines."""
+
+    def run(models, train_runs, test_runs, config, *, protocol="subject", references=()):
+        by_seed = models if isinstance(models, dict) else {0: models}
+        horizons = next(iter(by_seed.values()))[0].horizons if any(by_seed.values()) else (1,)
+        baselines = [kind(horizons) for kind in (TrainingMean, Persistence, AutoregressionBaseline)]
+        return score_fold(by_seed, baselines, references, train_runs, test_runs, config, protocol=protocol)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def make_forecaster():
+    """Return a function that makes a small forecaster whose learned part says something, as after training."""
+    sizes = {"dim": 8, "n_layers": 1, "tokens_per_frame": 1}
+    backbones = {
+        "lmm": LMMConfig(**sizes),
+        "mac": MACConfig(**sizes, n_heads=2),
+        "mag": MAGConfig(**sizes, n_heads=2),
+    }
+
+    def make(variant, n_features=6, horizons=(1, 3)):
+        tokenizer = ParcelTokenizerConfig(n_tokens=1)
+        config = ForecasterConfig(
+            tokenizer=tokenizer, backbone=backbones[variant], horizons=horizons, decoder=LowRankConfig(rank=4)
+        )
+        torch.manual_seed(0)
+        model = config.build(n_features=n_features)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+        model.coefficients.normal_(std=0.2)
+        return model.eval()
+
+    return make

@@ -3,7 +3,7 @@ import torch
 
 from titan_neuro.baselines import Persistence
 from titan_neuro.errors import TitanNeuroError
-from titan_neuro.evaluation import check_causal, first_leak, score_fold
+from titan_neuro.evaluation import check_causal, first_leak
 
 
 class PeeksOneFrame(Persistence):
@@ -43,6 +43,6 @@ def test_the_first_frame_that_changed_is_found(make_run):
     assert first_leak(PeeksOneFrame((1,)), frames, 63, 64) is None
 
 
-def test_a_leak_stops_the_benchmark(make_run, quick):
+def test_a_leak_stops_the_benchmark(make_run, quick, score):
     with pytest.raises(TitanNeuroError, match="peeks sees the future"):
-        score_fold([PeeksOneFrame((1,))], [make_run("01", 1), make_run("02", 1)], [make_run("03", 1)], quick)
+        score([PeeksOneFrame((1,))], [make_run("01", 1), make_run("02", 1)], [make_run("03", 1)], quick)

@@ -7,7 +7,7 @@ from sklearn.metrics import r2_score
 
 from titan_neuro.baselines import Persistence
 from titan_neuro.errors import ConfigError, ImageError, MismatchError, NoMatchError, TrainingError
-from titan_neuro.evaluation import METRICS, combine, score_fold
+from titan_neuro.evaluation import METRICS, combine
 
 HORIZONS = (1, 3)
 
@@ -28,30 +28,42 @@ def held_out_runs(runs):
 
 
 @pytest.fixture(scope="module")
-def scores(oracle, train_runs, held_out_runs, quick):
-    return score_fold([oracle(held_out_runs, 0.6)], train_runs, held_out_runs, quick)
+def benchmark(oracle, train_runs, held_out_runs, quick, score):
+    return score([oracle(held_out_runs, 0.6)], train_runs, held_out_runs, quick)
+
+
+@pytest.fixture(scope="module")
+def scores(benchmark):
+    return benchmark.scores
 
 
 def targets_of(run, horizon):
     return [t for t in range(horizon, run.n_frames) if run.scored[t]]
 
 
-def test_baselines_come_first_and_subjects_hold_their_runs(scores, train_runs, held_out_runs):
-    assert scores.models == ("mean", "persistence", "ar", "oracle")
-    assert {label: len(item.runs) for label, item in scores.subjects.items()} == {"04": 2, "05": 2}
-    assert scores.folds[0].train == tuple(run.key for run in train_runs)
-    assert scores.folds[0].test == tuple(run.key for run in held_out_runs)
+def test_the_model_comes_first_and_subjects_hold_their_runs(benchmark, train_runs, held_out_runs):
+    assert list(benchmark.kinds.items()) == [
+        ("oracle", "model"),
+        *((name, "baseline") for name in ("mean", "persistence", "ar")),
+    ]
+    assert benchmark.main_model == "oracle"
+    subjects = benchmark.scores.first.subjects
+    assert {label: sums.runs for label, sums in subjects.items()} == {
+        subject: tuple(f"sub-{subject}_task-movie_run-0{number}" for number in (1, 2)) for subject in ("04", "05")
+    }
+    assert benchmark.folds[0].train == tuple(run.key for run in train_runs)
+    assert benchmark.folds[0].test == tuple(run.key for run in held_out_runs)
 
 
 @pytest.mark.parametrize("horizon", HORIZONS)
 def test_skill_of_a_planted_forecast_is_exact(scores, horizon):
     # Its error is 0.4 of persistence's, in every feature and subject.
     assert scores.subject_values("skill", "oracle", horizon) == pytest.approx([0.84, 0.84])
-    np.testing.assert_allclose(scores.feature_map("skill", "oracle", horizon), 0.84, atol=1e-6)
+    np.testing.assert_allclose(scores.feature_map("r2", "mean", horizon), 0.0, atol=1e-6)
 
 
 @pytest.mark.parametrize("horizon", HORIZONS)
-def test_r2_is_that_of_scikit_learn_about_the_training_mean(scores, train_runs, held_out_runs, horizon):
+def test_r2_is_that_of_scikit_learn_about_the_training_mean(scores, train_runs, held_out_runs, horizon, score):
     mean = np.concatenate([run.frames[run.scored].numpy() for run in train_runs]).astype(float).mean(0)
     for position, subject in enumerate(("04", "05")):
         of_subject = [run for run in held_out_runs if run.subject == subject]
@@ -64,9 +76,9 @@ def test_r2_is_that_of_scikit_learn_about_the_training_mean(scores, train_runs, 
         assert scores.subject_values("r2", "persistence", horizon)[position] == pytest.approx(expected, abs=1e-7)
 
 
-def test_r_is_that_of_scipy_within_runs(oracle, train_runs, held_out_runs, quick):
+def test_r_is_that_of_scipy_within_runs(oracle, train_runs, held_out_runs, quick, score):
     run = held_out_runs[0]
-    scores = score_fold([oracle([run], 0.6)], train_runs, [run], quick)
+    scores = score([oracle([run], 0.6)], train_runs, [run], quick).scores
     at = np.array(targets_of(run, 3))
     frames = run.frames.double().numpy()
     r = [pearsonr(frames[at, v], frames[at - 3, v])[0] for v in range(run.n_features)]
@@ -83,16 +95,16 @@ def test_references_score_zero_against_themselves(scores):
 
 
 def test_the_order_of_ar_noise_is_found(scores):
-    r2 = {model: scores.subject_values("r2", model, 1).mean() for model in scores.models}
+    r2 = {model: scores.subject_values("r2", model, 1).mean() for model in ("ar", "persistence")}
     # AR(1) noise, phi 0.7: AR explains 0.49; persistence 1 - 2 (1 - 0.7) = 0.4.
     assert r2["ar"] == pytest.approx(0.49, abs=0.05)
     assert r2["persistence"] == pytest.approx(0.4, abs=0.06)
 
 
-def test_no_baseline_predicts_white_noise(make_run, quick):
+def test_no_baseline_predicts_white_noise(make_run, quick, score):
     train = [make_run(s, 9, phi=0.0, n_frames=400) for s in ("11", "12", "13")]
     test = [make_run(s, 9, phi=0.0, n_frames=400) for s in ("14", "15")]
-    scores = score_fold([NamedPersistence(HORIZONS)], train, test, quick)
+    scores = score([NamedPersistence(HORIZONS)], train, test, quick).scores
     for model in ("mean", "persistence", "ar"):
         for horizon in HORIZONS:
             assert (scores.subject_values("r2", model, horizon) <= 0.02).all()
@@ -103,47 +115,48 @@ class NamedPersistence(Persistence):
 
 
 @pytest.mark.parametrize("block_frames", [16, 160])
-def test_block_length_changes_no_score(oracle, train_runs, held_out_runs, scores, quick, block_frames):
-    others = score_fold(
+def test_block_length_changes_no_score(oracle, train_runs, held_out_runs, scores, quick, block_frames, score):
+    others = score(
         [oracle(held_out_runs, 0.6)], train_runs, held_out_runs, replace(quick, block_frames=block_frames)
-    )
+    ).scores
     for metric in METRICS:
         np.testing.assert_allclose(
             others.subject_values(metric, "ar", 3), scores.subject_values(metric, "ar", 3), rtol=1e-9
         )
 
 
-def test_folds_of_one_subject_join_to_what_one_fold_would_say(oracle, train_runs, held_out_runs, scores, quick):
-    parts = [score_fold([oracle([run], 0.6)], train_runs, [run], quick) for run in held_out_runs]
+def test_folds_of_one_subject_join_to_what_one_fold_would_say(oracle, train_runs, held_out_runs, scores, quick, score):
+    parts = [score([oracle([run], 0.6)], train_runs, [run], quick) for run in held_out_runs]
     joined = combine(parts)
     assert len(joined.folds) == 4
+    joined = joined.scores
     for metric in METRICS:
-        for model in scores.models:
+        for model in scores.first.models:
             np.testing.assert_allclose(
                 joined.subject_values(metric, model, 3), scores.subject_values(metric, model, 3), rtol=1e-9, atol=1e-12
             )
 
 
-def test_a_run_tested_twice_is_refused(scores):
+def test_a_run_tested_twice_is_refused(benchmark):
     with pytest.raises(MismatchError, match="was tested in two folds"):
-        combine([scores, scores])
+        combine([benchmark, benchmark])
 
 
-def test_scores_of_different_models_are_not_joined(oracle, train_runs, held_out_runs, scores, quick):
-    other = score_fold([oracle(held_out_runs, 0.6, name="another")], train_runs, held_out_runs, quick)
-    with pytest.raises(MismatchError, match="Folds differ"):
-        combine([scores, other])
+def test_scores_of_different_models_are_not_joined(oracle, train_runs, held_out_runs, benchmark, quick, score):
+    other = score([oracle(held_out_runs, 0.6, name="another")], train_runs, held_out_runs, quick)
+    with pytest.raises(MismatchError, match="Folds differ in their kinds of rows"):
+        combine([benchmark, other])
     with pytest.raises(NoMatchError):
         combine([])
 
 
-def test_constant_features_are_left_out_and_counted(make_run, train_runs, quick):
+def test_constant_features_are_left_out_and_counted(make_run, train_runs, quick, score):
     run = make_run("07", 1)
-    whole = score_fold([NamedPersistence(HORIZONS)], train_runs, [run], quick)
+    whole = score([NamedPersistence(HORIZONS)], train_runs, [run], quick).scores
     run.frames[:, 4] = 100.0
-    scores = score_fold([NamedPersistence(HORIZONS)], train_runs, [run], quick)
+    scores = score([NamedPersistence(HORIZONS)], train_runs, [run], quick).scores
     assert scores.n_constant_features() == {"07": 1}
-    skill_map = scores.feature_map("skill_ar", "persistence", 1)
+    skill_map = scores.feature_map("skill_ar", "titan-mac", 1)
     assert np.isnan(skill_map[4])
     assert np.isfinite(np.delete(skill_map, 4)).all()
     # Persistence would be perfect there, and the mean wrong by a hundred standard deviations.
@@ -151,35 +164,50 @@ def test_constant_features_are_left_out_and_counted(make_run, train_runs, quick)
     assert abs(difference[0]) < 0.02
 
 
-def test_a_run_in_training_and_test_is_refused(train_runs, held_out_runs, quick):
-    with pytest.raises(MismatchError, match=f"the first is {train_runs[1].key}"):
-        score_fold([NamedPersistence(HORIZONS)], train_runs, [train_runs[1], *held_out_runs], quick)
+@pytest.mark.parametrize(
+    ("protocol", "said"),
+    [
+        ("run", "on the same runs, 1 of them; the first is sub-02_task-movie_run-02."),
+        ("subject", "on the same subjects, 1 of them; the first is 02."),
+        ("strict", "on the same stimuli, 2 of them; the first is task-movie_run-01."),
+    ],
+)
+def test_a_split_that_shares_what_is_held_out_is_refused(runs, train_runs, held_out_runs, quick, score, protocol, said):
+    test_runs = {
+        "run": [*held_out_runs, runs["02", 2]],
+        "subject": [*held_out_runs, runs["02", 2]],
+        "strict": held_out_runs,
+    }[protocol]
+    train_runs = [run for run in train_runs if protocol != "subject" or run.key != "sub-02_task-movie_run-02"]
+    with pytest.raises(MismatchError) as caught:
+        score([NamedPersistence(HORIZONS)], train_runs, test_runs, quick, protocol=protocol)
+    assert said in str(caught.value)
 
 
-def held_out_runs_of_another_size_are_refused(make_run, train_runs, quick):
+def test_runs_of_another_size_are_refused(make_run, train_runs, quick, score):
     with pytest.raises(MismatchError, match="sub-08_task-movie_run-01 has 7 features"):
-        score_fold([NamedPersistence(HORIZONS)], train_runs, [make_run("08", 1, n_features=7)], quick)
+        score([NamedPersistence(HORIZONS)], train_runs, [make_run("08", 1, n_features=7)], quick)
 
 
-def test_models_must_agree_on_horizons_and_differ_in_name(train_runs, held_out_runs, quick, oracle):
+def test_models_must_agree_on_horizons_and_differ_in_name(train_runs, held_out_runs, quick, oracle, score):
     with pytest.raises(ConfigError, match=r"titan-mac \(1, 3\), oracle \(1, 2\)"):
         models = [NamedPersistence(HORIZONS), oracle(held_out_runs, 0.5, horizons=(1, 2))]
-        score_fold(models, train_runs, held_out_runs, quick)
+        score(models, train_runs, held_out_runs, quick)
     with pytest.raises(ConfigError, match="a name of its own"):
-        score_fold([Persistence(HORIZONS)], train_runs, held_out_runs, quick)
+        score([Persistence(HORIZONS)], train_runs, held_out_runs, quick)
     with pytest.raises(ConfigError, match="ascend"):
-        score_fold([NamedPersistence((3, 1))], train_runs, held_out_runs, quick)
+        score([NamedPersistence((3, 1))], train_runs, held_out_runs, quick)
     with pytest.raises(ConfigError, match="no model"):
-        score_fold([], train_runs, held_out_runs, quick)
+        score([], train_runs, held_out_runs, quick)
 
 
-def test_empty_folds_are_refused(train_runs, held_out_runs, quick):
+def test_empty_folds_are_refused(train_runs, held_out_runs, quick, score):
     with pytest.raises(NoMatchError, match="no test run"):
-        score_fold([NamedPersistence(HORIZONS)], train_runs, [], quick)
+        score([NamedPersistence(HORIZONS)], train_runs, [], quick)
     with pytest.raises(TrainingError, match="no training run"):
-        score_fold([NamedPersistence(HORIZONS)], [], held_out_runs, quick)
+        score([NamedPersistence(HORIZONS)], [], held_out_runs, quick)
 
 
-def test_a_run_too_short_to_score_is_refused(make_run, train_runs, quick):
+def test_a_run_too_short_to_score_is_refused(make_run, train_runs, quick, score):
     with pytest.raises(ImageError, match=r"sub-09_task-movie_run-01.*the run has 6 frames"):
-        score_fold([NamedPersistence((1, 6))], train_runs, [make_run("09", 1, n_frames=6)], quick)
+        score([NamedPersistence((1, 6))], train_runs, [make_run("09", 1, n_frames=6)], quick)

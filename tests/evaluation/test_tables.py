@@ -8,7 +8,6 @@ from titan_neuro.evaluation import (
     METRICS,
     ScoreContext,
     format_table,
-    score_fold,
     scores_table,
     subjects_table,
     verdict,
@@ -16,8 +15,9 @@ from titan_neuro.evaluation import (
 )
 from titan_neuro.metrics import bootstrap_interval
 
-COLUMNS = ["model", "horizon_frames", "horizon_s", "protocol", "n_subjects", "n_runs", "n_frames"]
-SUBJECT_COLUMNS = ["model", "subject", "horizon_frames", "n_runs", "n_frames", *METRICS]
+COLUMNS = ["model", "kind", "horizon_frames", "horizon_s", "protocol", "n_subjects", "n_runs", "n_frames", "n_seeds"]
+SUBJECT_COLUMNS = ["model", "kind", "subject", "horizon_frames", "n_runs", "n_frames", "n_seeds", *METRICS]
+MODELS = ("titan-mac", "mean", "persistence", "ar")
 
 
 def titan(oracle, runs, share):
@@ -25,28 +25,32 @@ def titan(oracle, runs, share):
 
 
 @pytest.fixture(scope="module")
-def six_subjects(make_run, oracle, quick):
+def six_subjects(make_run, oracle, quick, score):
     train = [make_run(s, 1) for s in ("01", "02", "03")]
     test = [make_run(s, n) for s in ("11", "12", "13", "14", "15", "16") for n in (1, 2)]
-    return score_fold([titan(oracle, test, 0.4)], train, test, quick)
+    return score([titan(oracle, test, 0.4)], train, test, quick)
 
 
 @pytest.fixture(scope="module")
 def table(six_subjects, quick):
-    return scores_table(six_subjects, protocol="subject", repetition_time_s=1.5, n_resamples=quick.n_resamples)
+    return scores_table(six_subjects, repetition_time_s=1.5, n_resamples=quick.n_resamples)
 
 
 @pytest.fixture(scope="module")
-def two_subjects(make_run, oracle, quick):
+def two_subjects(make_run, oracle, quick, score):
     train = [make_run(s, 1) for s in ("01", "02", "03")]
     test = [make_run(s, 1) for s in ("11", "12")]
-    return score_fold([titan(oracle, test, 0.4)], train, test, quick)
+    return score([titan(oracle, test, 0.4)], train, test, quick)
 
 
 def test_table_has_a_row_per_model_and_horizon_and_the_columns_agreed_on(table):
-    assert list(table.columns) == [*COLUMNS, *(f"{m}{end}" for m in METRICS for end in ("", "_low", "_high"))]
+    assert list(table.columns) == [
+        *COLUMNS,
+        *(f"{m}{end}" for m in METRICS for end in ("", "_low", "_high")),
+        "skill_ar_seed_sd",
+    ]
     assert list(zip(table["model"], table["horizon_frames"], strict=True)) == [
-        (model, h) for model in ("mean", "persistence", "ar", "titan-mac") for h in (1, 3)
+        (model, h) for model in MODELS for h in (1, 3)
     ]
     assert table["horizon_s"].tolist() == [1.5, 4.5] * 4
     assert (table["n_subjects"] == 6).all()
@@ -55,12 +59,12 @@ def test_table_has_a_row_per_model_and_horizon_and_the_columns_agreed_on(table):
 
 
 def test_means_and_intervals_are_over_subjects(six_subjects, table, quick):
-    values = six_subjects.subject_values("skill_ar", "titan-mac", 1)
+    values = six_subjects.scores.subject_values("skill_ar", "titan-mac", 1)
     row = table[(table["model"] == "titan-mac") & (table["horizon_frames"] == 1)].iloc[0]
     assert row["skill_ar"] == pytest.approx(values.mean())
     low, high = bootstrap_interval(values, n_resamples=quick.n_resamples, seed=0)
     assert (row["skill_ar_low"], row["skill_ar_high"]) == (low, high)
-    r = six_subjects.subject_values("r", "titan-mac", 1)
+    r = six_subjects.scores.subject_values("r", "titan-mac", 1)
     assert row["r"] == pytest.approx(np.tanh(np.arctanh(r).mean()))
     assert row["r_low"] < row["r"] < row["r_high"]
 
@@ -70,7 +74,7 @@ def test_subjects_table_holds_each_subjects_numbers(six_subjects):
     assert list(subjects.columns) == SUBJECT_COLUMNS
     assert len(subjects) == 4 * 6 * 2
     row = subjects.query("model == 'titan-mac' and subject == '13' and horizon_frames == 3").iloc[0]
-    assert row["skill"] == pytest.approx(six_subjects.subject_values("skill", "titan-mac", 3)[2])
+    assert row["skill"] == pytest.approx(six_subjects.scores.subject_values("skill", "titan-mac", 3)[2])
     assert row["n_frames"] == 2 * 155
 
 
@@ -98,7 +102,7 @@ def test_verdict_claims_nothing_that_the_interval_does_not(table):
 
 
 def test_verdict_on_two_subjects_is_descriptive(two_subjects, quick):
-    table = scores_table(two_subjects, protocol="subject", repetition_time_s=1.0, n_resamples=quick.n_resamples)
+    table = scores_table(two_subjects, repetition_time_s=1.0, n_resamples=quick.n_resamples)
     assert table["skill_ar_low"].isna().all()
     said = verdict(table)
     assert "beats" not in said
@@ -114,15 +118,15 @@ def test_formatted_table_is_aligned_markdown(table):
     lines = format_table(table).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert len(lines) == 2 + 8
-    cells = [cell.strip() for cell in lines[-1].split("|")[1:-1]]
-    assert cells[:3] == ["titan-mac", "3", "4.5"]
-    assert cells[3].startswith(f"{table['skill_ar'].iloc[-1]:.3f} [")
-    mean_row = [cell.strip() for cell in lines[2].split("|")[1:-1]]
-    assert mean_row[6] == "n/a"
+    cells = [cell.strip() for cell in lines[3].split("|")[1:-1]]
+    assert cells[:4] == ["titan-mac", "model", "3", "4.5"]
+    assert cells[4].startswith(f"{table['skill_ar'].iloc[1]:.3f} [")
+    mean_row = [cell.strip() for cell in lines[4].split("|")[1:-1]]
+    assert mean_row[7] == "n/a"
 
 
 def test_files_are_read_back_as_they_were_written(tmp_path, six_subjects, quick):
-    context = ScoreContext(task="movie", protocol="subject", repetition_time_s=1.5, space="MNI152NLin2009cAsym")
+    context = ScoreContext(task="movie", repetition_time_s=1.5, space="MNI152NLin2009cAsym")
     table = write_scores(tmp_path / "group", six_subjects, context, quick, 0)
     stem = tmp_path / "group" / "task-movie_desc-forecast_scores"
     raw = stem.with_suffix(".tsv").read_text()
@@ -134,6 +138,7 @@ def test_files_are_read_back_as_they_were_written(tmp_path, six_subjects, quick)
 
     sidecar = json.loads(stem.with_suffix(".json").read_text())
     assert sidecar["Verdict"] == verdict(table)
+    assert stem.with_suffix(".md").read_text() == f"{format_table(table)}\n\n{verdict(table)}\n"
     assert sidecar["HorizonsFrames"] == [1, 3]
     assert sidecar["RepetitionTime"] == 1.5
     assert sidecar["Normalisation"] == "causal expanding z-score"

@@ -32,7 +32,8 @@ def film_run():
 
 @pytest.mark.parametrize("block_frames", [1, 7, 64])
 def test_every_scored_frame_counts_once_at_every_horizon(film_run, block_frames):
-    moments = score_run([Counting()], film_run, block_frames)
+    moments, moving = score_run([Counting()], film_run, block_frames)
+    assert moving is None
     assert moments.n_frames.tolist() == [37, 37]
     frames = film_run.frames.double()
     for index, horizon in enumerate(Counting.horizons):
@@ -44,7 +45,36 @@ def test_every_scored_frame_counts_once_at_every_horizon(film_run, block_frames)
 
 def test_scored_frames_too_near_the_beginning_are_no_targets(film_run):
     film_run.scored[:] = True
-    assert score_run([Counting()], film_run, 8).n_frames.tolist() == [49, 46]
+    assert score_run([Counting()], film_run, 8)[0].n_frames.tolist() == [49, 46]
+
+
+@pytest.mark.parametrize("block_frames", [1, 7, 64])
+def test_frames_at_which_the_head_moved_are_summed_up_apart(film_run, block_frames):
+    film_run.moving[[2, 12, 20, 31]] = True
+    still, moving = score_run([Counting()], film_run, block_frames)
+    # Frames 2 and 31 are not scored.
+    assert still.n_frames.tolist() == [35, 35]
+    assert moving.n_frames.tolist() == [2, 2]
+    frames = film_run.frames.double()
+    for index, horizon in enumerate(Counting.horizons):
+        expected = sum((frames[s] - (frames[s - horizon] + s - horizon + 1)) ** 2 for s in (12, 20))
+        np.testing.assert_allclose(moving.squared_error[index, 0], expected, rtol=1e-6)
+
+
+def test_a_run_that_begins_later_is_the_run_without_its_beginning(film_run):
+    film_run.moving[[12, 20]] = True
+    rest = InMemoryRun(film_run.frames[14:], film_run.scored[14:], moving=film_run.moving[14:])
+    for later, cut in zip(score_run([Counting()], film_run, 8, 14), score_run([Counting()], rest, 8), strict=True):
+        for name, value in vars(later).items():
+            np.testing.assert_array_equal(value, getattr(cut, name))
+
+
+def test_a_run_all_in_motion_has_nothing_to_score(film_run):
+    film_run.moving[20:] = True
+    with pytest.raises(
+        ImageError, match=r"37 scored frames \(27 of them with head motion, scored apart\) lies 4 frames"
+    ):
+        score_run([Counting()], film_run, 8, 18)
 
 
 @pytest.mark.parametrize("scored", [slice(0, 4), slice(0, 0)])
@@ -71,6 +101,11 @@ class NotFiniteAt17(Counting):
 def test_a_forecast_that_is_not_finite_is_named_by_model_run_and_frame(film_run):
     with pytest.raises(TitanNeuroError, match=r"sub-01_task-movie_run-02: model counting .* at frame 17 "):
         score_run([NotFiniteAt17()], film_run, 8)
+
+
+def test_the_frame_that_is_named_is_one_of_the_run(film_run):
+    with pytest.raises(TitanNeuroError, match="at frame 27 "):
+        score_run([NotFiniteAt17()], film_run, 8, 10)
 
 
 class WrongShape(Counting):

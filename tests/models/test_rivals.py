@@ -7,6 +7,7 @@ import torch
 
 from titan_neuro.config.study import PRESETS
 from titan_neuro.errors import ConfigError
+from titan_neuro.layers.decoder import LowRankConfig
 from titan_neuro.layers.tokenizer import ParcelTokenizerConfig
 from titan_neuro.models import (
     ForecasterConfig,
@@ -78,7 +79,7 @@ def test_a_model_too_small_to_be_matched_is_refused():
         tokenizer=ParcelTokenizerConfig(),
         backbone=GRUConfig(dim=1, n_layers=1, ff_width=1, tokens_per_frame=1),
         horizons=(1,),
-        head_rank=1,
+        decoder=LowRankConfig(rank=1),
     )
     with pytest.raises(ConfigError, match=r"the nearest transformer-20 \d+: more than 5% apart"):
         match_rivals(tiny, n_features=1)

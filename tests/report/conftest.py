@@ -12,7 +12,9 @@ from titan_neuro.report import write_report
 HORIZONS = (1, 2, 6, 10)
 REPETITION_TIME = 1.5
 METRICS = ("skill_ar", "skill", "r2", "r", "pattern_r")
-BASELINES_AND_TITAN = ("mean", "persistence", "ar", "titan-mac")
+BASELINES_AND_TITAN = ("titan-mac", "mean", "persistence", "ar")
+BASELINES = ("mean", "persistence", "ar")
+ROLLOUT_METRICS = ("skill_ar", "r2", "variance_ratio", "bias")
 VERDICT = (
     "titan-mac beats linear AR at h = 1, 2 (skill_ar 0.034 [0.025, 0.043], 0.059 [0.052, 0.065]); does not beat linear "
     "AR at h = 6, 10 (skill_ar 0.004 [-0.009, 0.018], -0.013 [-0.025, 0.000]); 6 subjects."
@@ -79,14 +81,16 @@ class OutputFolder:
                     for subject, one in zip(self.subjects, own, strict=True)
                 ]
                 n_subjects = len(self.subjects)
-                row = [model, horizon, horizon * REPETITION_TIME, protocol, n_subjects, 2 * n_subjects]
-                row.append(2 * n_subjects * (300 - horizon))
+                kind = "baseline" if model in BASELINES else "model"
+                row = [model, kind, horizon, horizon * REPETITION_TIME, protocol, n_subjects, 2 * n_subjects]
+                row += [2 * n_subjects * (300 - horizon), 1, float("nan")]
                 for metric in METRICS:
                     values = np.array([one[metric] for one in own])
                     half = 2 * values.std() / np.sqrt(n_subjects) if n_subjects >= 3 else np.nan
                     row += [float(value) for value in (values.mean(), values.mean() - half, values.mean() + half)]
                 score_rows.append(row)
-        columns = ["model", "horizon_frames", "horizon_s", "protocol", "n_subjects", "n_runs", "n_frames"]
+        columns = ["model", "kind", "horizon_frames", "horizon_s", "protocol", "n_subjects", "n_runs", "n_frames"]
+        columns += ["n_seeds", "skill_ar_seed_sd"]
         columns += [f"{metric}{end}" for metric in METRICS for end in ("", "_low", "_high")]
         write_table(self.group / "task-film_desc-forecast_scores.tsv", columns, score_rows)
         columns = ["model", "subject", "horizon_frames", "n_runs", "n_frames", *METRICS]
@@ -103,6 +107,24 @@ class OutputFolder:
         }
         write_json(self.group / "task-film_desc-forecast_scores.json", sidecar)
         write_json(self.group / "task-film_desc-forecast_subjects.json", {})
+        return self
+
+    def rollouts(self, models=BASELINES_AND_TITAN):
+        rows, residuals = [], []
+        for model in models:
+            kind = "baseline" if model in BASELINES else "model"
+            for horizon in HORIZONS:
+                row = [model, kind, horizon, horizon * REPETITION_TIME, len(self.subjects), 40]
+                for value in (-0.01 * horizon, 0.4 / horizon, 1 / horizon, 0.001):
+                    row += [value, value - 0.01, value + 0.01]
+                rows.append(row)
+            residuals.append([model, kind, 0.3, 0.25, 0.35, 14.0, 13.0, 15.0])
+        columns = ["model", "kind", "horizon_frames", "horizon_s", "n_subjects", "n_targets"]
+        columns += [f"{metric}{end}" for metric in ROLLOUT_METRICS for end in ("", "_low", "_high")]
+        write_table(self.group / "task-film_desc-rollout_scores.tsv", columns, rows)
+        columns = ["model", "kind"]
+        columns += [f"{metric}{end}" for metric in ("coloured_share", "ljung_box") for end in ("", "_low", "_high")]
+        write_table(self.group / "task-film_desc-residuals_scores.tsv", columns, residuals)
         return self
 
     def smooth_map(self, centre, spread):
@@ -202,7 +224,7 @@ def output_folder(tmp_path, coarse_mask):
 
 
 def fill(output):
-    return output.scores().volumes().curve().timescale().training().records()
+    return output.scores().rollouts().volumes().curve().timescale().training().records()
 
 
 @pytest.fixture

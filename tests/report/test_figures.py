@@ -2,6 +2,7 @@ import base64
 import io
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.image import imread
 
@@ -37,6 +38,19 @@ def test_a_line_for_each_model_shows_the_table(results, metric):
             assert model not in lines_of(figure)
             continue
         np.testing.assert_array_equal(lines_of(figure)[model].get_ydata(), rows[metric])
+
+
+def test_of_many_lines_only_the_main_model_has_dots_and_a_band(results):
+    # Off the scale, all of them, and with names that take room.
+    others = [results.scores[results.scores["model"] == "mean"].assign(model=f"a-long-name-{n}") for n in range(16)]
+    scores = pd.concat([results.scores, *others])
+    figure = horizon_figure(scores, results.subjects, "r2", "titan-mac")
+    assert len([name for name in lines_of(figure) if not name.startswith("_")]) == 20
+    assert svg_uri(figure)
+    dots = [points for points in figure.axes[0].collections if len(points.get_offsets()) == 24]
+    assert len(dots) == 1
+    own = results.subjects[results.subjects["model"] == "titan-mac"]
+    np.testing.assert_array_equal(dots[0].get_offsets()[:, 1], own["r2"])
 
 
 def test_every_subject_is_a_dot(results):

@@ -53,6 +53,7 @@ def test_every_part_is_there_in_order(full_page):
         "How it was scored",
         "held-out subjects",
         "Forecast scores",
+        "Rollouts",
         "Where the forecast works",
         "How much history the model uses",
         "Training",
@@ -90,16 +91,16 @@ def test_the_page_is_small_and_leaves_nothing_beside_it(full_report):
 
 def test_pictures_and_tables_speak_to_a_screen_reader(full_page):
     images = full_page.all("img")
-    assert len(images) == 2 + 3 + 1 + 1 + 1
+    assert len(images) == 2 + 1 + 3 + 1 + 1 + 1
     assert all(len(image["alt"]) > 30 for image in images)
     assert all("scope" in cell for cell in full_page.all("th"))
-    assert len(full_page.all("caption")) == len(full_page.all("table")) == 4
+    assert len(full_page.all("caption")) == len(full_page.all("table")) == 6
 
 
 def test_figures_name_n_and_test(full_page):
     captions = re.findall(r"n = 6 subjects|Mean over 6 subjects|mean skill of 6 subjects", full_page.text)
-    assert len(captions) == 1 + 3 + 1 + 1
-    assert full_page.text.count("No test is made, hence no correction.") == 6
+    assert len(captions) == 1 + 1 + 3 + 1 + 1
+    assert full_page.text.count("No test is made, hence no correction.") == 7
 
 
 def test_nothing_that_was_read_is_markup(output_folder):
@@ -122,7 +123,7 @@ def test_stages_that_have_not_run_are_named_with_their_command(output_folder):
         "run BIDS_DIR OUTPUT_DIR group",
     ):
         assert f"titan-neuro {command}" in text
-    assert text.count("Not made") == 8
+    assert text.count("Not made") == 9
     assert "No verdict yet" in text
 
 
@@ -141,6 +142,21 @@ def test_a_map_that_is_missing_or_empty_is_named(output_folder, coarse_mask):
     text = page_of(output).text
     assert "Not made: r2 of linear AR, 1 frame ahead" in text
     assert "no voxels gain from a longer context, so there is nothing to draw" in text
+
+
+def test_moving_frames_and_ceilings_have_their_parts(output_folder):
+    output = output_folder().scores()
+    assert "Frames with head motion" not in page_of(output).text
+    for end in (".tsv", ".json"):
+        table = output.group / f"task-film_desc-forecast_scores{end}"
+        (output.group / f"task-film_desc-forecastmoving_scores{end}").write_text(table.read_text(encoding="utf-8"))
+    (output.group / "task-film_desc-ceilings_scores.tsv").write_text(
+        "ceiling\thorizon_frames\tn_subjects\tr2\tr2_low\tr2_high\tskill_ar\tskill_ar_low\tskill_ar_high\n"
+        "stimulus-locked\t1\t6\t0.311\tn/a\tn/a\t0.052\tn/a\tn/a\n"
+    )
+    text = page_of(output).text
+    assert "3,588 frames of 6 subjects; none of them is in the table above" in text
+    assert "stimulus-locked 6 r2 0.311 stimulus-locked 6 skill_ar 0.052" in text
 
 
 def test_one_subject_has_no_interval_and_no_inference(output_folder):

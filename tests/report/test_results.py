@@ -74,6 +74,12 @@ def test_refuses_a_table_without_a_column(full_output):
         read_results(full_output.root)
 
 
+def test_refuses_a_kind_of_row_that_is_none(full_output):
+    replace_in(full_output.group / "task-film_desc-forecast_scores.tsv", "\tbaseline\t", "\tbase line\t")
+    with pytest.raises(MetadataError, match="one of model, control, rival, baseline, reference was expected"):
+        read_results(full_output.root)
+
+
 def test_refuses_a_table_without_rows(full_output):
     path = full_output.group / "task-film_desc-forecast_subjects.tsv"
     path.write_text(path.read_text(encoding="utf-8").splitlines()[0] + "\n", encoding="utf-8")
@@ -97,7 +103,7 @@ def test_refuses_words_where_numbers_belong(full_output):
 
 
 def test_refuses_a_horizon_that_is_no_whole_number(full_output):
-    replace_in(full_output.group / "task-film_desc-forecast_scores.tsv", "mean\t1\t", "mean\t1.5\t")
+    replace_in(full_output.group / "task-film_desc-forecast_scores.tsv", "mean\tbaseline\t1\t", "mean\tbaseline\t1.5\t")
     with pytest.raises(MetadataError, match=r"column horizon_frames: a whole number was expected, found 1\.5"):
         read_results(full_output.root)
 

@@ -6,6 +6,7 @@ import pytest
 
 from titan_neuro.report.results import read_results
 from titan_neuro.report.tables import (
+    ceiling_rows,
     duration,
     number,
     provenance_facts,
@@ -56,6 +57,39 @@ def test_the_best_of_each_horizon_is_the_highest(results, full_output):
         for column, horizon in enumerate((1, 2, 6, 10)):
             best = [row["model"] for row in group["rows"] if row["cells"][column]["best"]]
             assert best == [table.loc[horizon].idxmax()]
+
+
+def test_rows_stand_by_kind_and_a_reference_is_never_the_best(results):
+    others = results.scores[results.scores["model"] == "titan-mac"].assign(model="others", kind="reference")
+    others[["skill_ar", "r2"]] += 0.5
+    scores = pd.concat([others, results.scores])
+    group = score_groups(scores)[0]
+    assert [(row["model"], row["heading"].split(":")[0]) for row in group["rows"]] == [
+        ("titan-mac", "The model"),
+        ("mean", "Baselines"),
+        ("persistence", ""),
+        ("ar", ""),
+        ("others", "Reference lines"),
+    ]
+    assert not any(cell["best"] for cell in group["rows"][-1]["cells"])
+    assert group["rows"][0]["cells"][0]["best"]
+
+
+def test_ceilings_have_a_row_for_each_measure():
+    numbers = {"r2_low": 0.1, "r2_high": 0.3, "skill_ar_low": np.nan, "skill_ar_high": np.nan}
+    table = pd.DataFrame(
+        [
+            {"ceiling": "test-retest", "horizon_frames": h, "n_subjects": 4, "r2": 0.2, "skill_ar": -h, **numbers}
+            for h in (2, 1)
+        ]
+    )
+    rows = ceiling_rows(table)
+    assert [(row["name"], row["n_subjects"], row["metric"]) for row in rows] == [
+        ("test-retest", 4, "r2"),
+        ("test-retest", 4, "skill_ar"),
+    ]
+    assert rows[0]["cells"] == [{"value": "0.200", "interval": "0.100 to 0.300"}] * 2
+    assert [cell["value"] for cell in rows[1]["cells"]] == [f"{MINUS}1.000", f"{MINUS}2.000"]
 
 
 def test_cells_hold_value_and_interval(results):

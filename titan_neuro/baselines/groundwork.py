@@ -103,6 +103,8 @@ class ResidualRun:
 
     def __post_init__(self) -> None:
         self.n_frames, self.n_features = self.frames.shape
+        # What is learned from needs no mark: only scores take such frames apart.
+        self.moving = np.zeros(self.n_frames, dtype=bool)
 
     def read(self, start: int, stop: int) -> Tensor:
         """Frames ``start <= t < stop``."""

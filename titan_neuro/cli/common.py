@@ -50,6 +50,12 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
 def add_bids_input(parser: argparse.ArgumentParser) -> None:
     """Flags that say how a BIDS dataset is read."""
     add_selection(parser)
+    add_sources(parser)
+    add_preparation(parser)
+
+
+def add_sources(parser: Any) -> None:
+    """Flags that say which files of a dataset the runs are."""
     parser.add_argument("--bids-filter-file", type=Path, metavar="JSON", help='for example {"bold": {"session": "02"}}')
     parser.add_argument(
         "-d",
@@ -60,6 +66,10 @@ def add_bids_input(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folders with fMRIPrep's images, masks, confounds or transforms (default: the dataset's derivatives/)",
     )
+
+
+def add_preparation(parser: argparse.ArgumentParser) -> None:
+    """Flags that say how runs are prepared."""
     group = parser.add_argument_group("what is prepared")
     group.add_argument(
         "--resolution",

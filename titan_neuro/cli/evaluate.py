@@ -1,9 +1,11 @@
-"""``titan-neuro evaluate``: score every held-out run beside the baselines."""
+"""``titan-neuro evaluate``: score every held-out run beside controls, rivals, baselines and references."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +13,19 @@ from typing import TYPE_CHECKING, Any
 from titan_neuro.cli import common
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from titan_neuro.baselines import Reference
+    from titan_neuro.cli.common import TrainedStudy
     from titan_neuro.config import StudyConfig
-    from titan_neuro.evaluation import Scores
+    from titan_neuro.evaluation import Benchmark
+    from titan_neuro.metrics import Ceiling
     from titan_neuro.training import FoldData
+    from titan_neuro.typing import ForecastModel
 
 logger = logging.getLogger(__name__)
+# Of twenty rows, these have maps: what the study is about, and its bar.
+_MAPPED_BASELINE = "ar"
 
 
 def add_parser(verbs: Any) -> None:
@@ -24,67 +34,126 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR", help="where `train` has written")
     common.add_study(parser)
     common.add_device(parser)
+    group = parser.add_argument_group("null control")
+    group.add_argument(
+        "--null-control",
+        choices=["white", "phase"],
+        help="go the whole way, preparation and training included, on noise of the data's shape (white) or on the data "
+        "with shuffled phases, into OUTPUT_DIR/null-...; fails where a row scores more than 0.02",
+    )
+    common.add_sources(group)
     parser.set_defaults(execute=execute)
 
 
 def execute(arguments: argparse.Namespace) -> None:
-    """Score all folds, write the tables and maps, and print the table."""
+    """Score all folds, write the tables and maps, and print the table; or do it all on noise."""
+    if getattr(arguments, "null_control", None):
+        from titan_neuro.cli import null_control
+
+        null_control.execute(arguments)
+    else:
+        score(arguments)
+
+
+def score(arguments: argparse.Namespace, notes: Sequence[str] = ()) -> pd.DataFrame:
+    """Score all folds unless that was done before, write the tables and maps, and print the table.
+
+    Parameters
+    ----------
+    arguments : argparse.Namespace
+    notes : sequence of str
+        Caveats beside those of the data.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The table of scores.
+    """
     import pandas as pd
 
-    from titan_neuro.evaluation import combine, format_table, score_fold, verdict
+    from titan_neuro.evaluation import format_table
     from titan_neuro.provenance import digest
 
     trained = common.open_trained(arguments)
-    study, folds = trained.study, trained.folds
+    study = trained.study
+    caveats = [*notes, *trained.folds[0].caveats]
     table_path = Path(f"{trained.stem}_desc-forecast_scores.tsv")
-    fingerprint = digest([asdict(study.evaluation), trained.fingerprints])
+    fingerprint = digest([asdict(study.evaluation), trained.fingerprints, caveats])
     if common.is_done(arguments.output_dir, "evaluate", fingerprint, [table_path]):
         logger.info("The forecasts were scored before: %s", table_path)
     else:
         with common.stage(arguments, "evaluate", fingerprint=fingerprint, seed=study.seeds[0], device=trained.device):
-            parts = []
-            for models, data in zip(trained.models[study.seeds[0]], folds, strict=True):
-                train = data.part((*data.fold.train, *data.fold.validation))
-                parts.append(score_fold(list(models), train, data.part(data.fold.test), study.evaluation))
-            scores = combine(parts)
-            _write_tables(scores, folds[0], study, table_path)
-            _write_maps(scores, folds[0], trained.stem)
+            benchmark = _score_folds(trained)
+            _write_tables(benchmark, trained.folds[0], study, table_path, caveats)
+            _write_maps(benchmark, trained.folds[0], trained.stem, caveats)
     table = pd.read_csv(table_path, sep="\t")
-    print(format_table(table))  # noqa: T201
-    print(verdict(table))  # noqa: T201
-    for caveat in folds[0].caveats:
-        print(caveat)  # noqa: T201
+    said = json.loads(table_path.with_suffix(".json").read_text(encoding="utf-8"))["Verdict"]
+    print("\n".join([format_table(table), said, *caveats]))  # noqa: T201
+    return table
 
 
-def _write_tables(scores: Scores, data: FoldData, study: StudyConfig, path: Path) -> None:
+def _score_folds(trained: TrainedStudy) -> Benchmark:
+    from titan_neuro.evaluation import combine, controls_of, score_fold
+
+    parts = []
+    for at, data in enumerate(trained.folds):
+        models: dict[int, list[ForecastModel]] = {}
+        for seed, folds in trained.models.items():
+            own, *rivals = folds[at]
+            models[seed] = [own, *controls_of(own), *rivals]
+        train = data.part((*data.fold.train, *data.fold.validation))
+        baselines, references = _rows(trained.study.model.horizons)
+        test, config = data.part(data.fold.test), trained.study.evaluation
+        parts.append(score_fold(models, baselines, references, train, test, config, protocol=data.protocol))
+    return combine(parts)
+
+
+def _rows(horizons: tuple[int, ...]) -> tuple[list[ForecastModel], list[Reference]]:
+    """Baselines and reference lines, not fitted yet, in the order of the table."""
+    from titan_neuro.baselines import Groundwork, make_baselines, make_references
+
+    groundwork = Groundwork(horizons)
+    return make_baselines(horizons, groundwork), make_references(horizons, groundwork)
+
+
+def _write_tables(benchmark: Benchmark, data: FoldData, study: StudyConfig, path: Path, caveats: Sequence[str]) -> None:
     from titan_neuro.evaluation import ScoreContext, write_scores
 
     run = data.runs[data.fold.test[0]]
     context = ScoreContext(
         task=path.name.split("_")[0].removeprefix("task-"),
-        protocol=data.protocol,
         repetition_time_s=run.repetition_time,
         space=data.space.name,
         normalisation=run.store.record["normaliser"]["method"],
-        caveats=data.caveats,
+        caveats=caveats,
     )
-    write_scores(path.parent, scores, context, study.evaluation, study.seeds[0])
+    write_scores(path.parent, benchmark, context, study.evaluation, study.seeds[0], _ceilings(data))
 
 
-def _write_maps(scores: Scores, data: FoldData, stem: str) -> None:
+def _ceilings(data: FoldData) -> dict[str, Ceiling]:
+    """From all runs, whatever part they have in this fold: a ceiling is a property of the recordings."""
+    from titan_neuro.data.repeats import find_repeats
+    from titan_neuro.evaluation.ceilings import STIMULUS_LOCKED, TEST_RETEST
+    from titan_neuro.metrics import retest_ceiling, stimulus_locked_ceiling
+
+    runs = list(data.runs.values())
+    return {STIMULUS_LOCKED: stimulus_locked_ceiling(runs), TEST_RETEST: retest_ceiling(find_repeats(runs))}
+
+
+def _write_maps(benchmark: Benchmark, data: FoldData, stem: str, caveats: Sequence[str]) -> None:
     from titan_neuro.data.derivative import write_map
 
-    for model in scores.models:
-        for horizon in scores.horizons:
-            for metric in ("skill_ar", "r2"):
-                if metric == "skill_ar" and model == "ar":
-                    continue  # 0 everywhere, by definition
-                label = f"stat-{metric.replace('_', '')}_desc-{model.replace('-', '')}H{horizon}"
-                facts = {
-                    "Description": f"{metric} of {model}, {horizon} frames ahead, mean over subjects",
-                    "Units": "1 is a perfect forecast",
-                    "NumberOfSubjects": len(scores.subjects),
-                    "Protocol": data.protocol,
-                    "Caveats": data.caveats,
-                }
-                write_map(Path(f"{stem}_{label}"), data.space, scores.feature_map(metric, model, horizon), facts)
+    main, scores = benchmark.main_model, benchmark.scores
+    for model, metric in ((main, "skill_ar"), (main, "r2"), (_MAPPED_BASELINE, "r2")):
+        for horizon in scores.first.horizons:
+            label = f"stat-{metric.replace('_', '')}_desc-{model.replace('-', '')}H{horizon}"
+            facts = {
+                "Description": f"{metric} of {model}, {horizon} frames ahead, mean over subjects; errors summed over "
+                "seeds",
+                "Units": "1 is a perfect forecast",
+                "NumberOfSubjects": len(scores.first.subjects),
+                "Seeds": list(scores.by_seed),
+                "Protocol": benchmark.protocol,
+                "Caveats": list(caveats),
+            }
+            write_map(Path(f"{stem}_{label}"), data.space, scores.feature_map(metric, model, horizon), facts)

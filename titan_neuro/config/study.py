@@ -14,7 +14,7 @@ from titan_neuro.errors import ConfigError
 from titan_neuro.evaluation import EvaluationConfig
 from titan_neuro.layers.decoder import LowRankConfig
 from titan_neuro.layers.tokenizer import ParcelTokenizerConfig, SwinTokenizerConfig
-from titan_neuro.models import ForecasterConfig, MACConfig
+from titan_neuro.models import ForecasterConfig, MACConfig, RecallConfig
 from titan_neuro.probing import ContextLengthConfig
 from titan_neuro.training import TrainingConfig, require_pretraining
 
@@ -65,6 +65,7 @@ def debug() -> StudyConfig:
             tokenizer=SwinTokenizerConfig(embed_dim=4, num_heads=(1, 2, 4, 8), token_grid=(1, 1, 1)),
             backbone=MACConfig(dim=16, n_layers=1, n_heads=2, tokens_per_frame=1),
             horizons=(1, 2),
+            recall=RecallConfig(width=16, n_components=8, own_lags=2, key_lags=4, key_components=4, group_width=8),
             decoder=LowRankConfig(rank=4),
         ),
         training=TrainingConfig(max_epochs=2, window_frames=32),

@@ -37,6 +37,8 @@ models
 models/**
 group
 group/**
+null-*
+null-*/**
 report.html
 config.resolved.yaml
 provenance.json
@@ -199,7 +201,12 @@ def write_nifti(
     header.set_xyzt_units("mm", "sec" if repetition_time is not None else None)
     zooms = tuple(np.sqrt((space.affine[:3, :3] ** 2).sum(0)))
     header.set_zooms(zooms if repetition_time is None else (*zooms, repetition_time))
-    with atomic(path) as temporary, gzip.GzipFile(temporary, "wb", compresslevel=5, mtime=0) as file:
+    # Neither the time nor the temporary name goes into the file: the same values give the same bytes.
+    with (
+        atomic(path) as temporary,
+        temporary.open("wb") as raw,
+        gzip.GzipFile("", "wb", compresslevel=5, fileobj=raw, mtime=0) as file,
+    ):
         header.write_to(file)
         for block in blocks:
             for volume in space.scatter(block, fill):

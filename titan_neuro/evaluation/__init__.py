@@ -1,22 +1,35 @@
-"""The forecast benchmark: every model beside the baselines, on the same frames, with an interval over subjects."""
+"""The forecast benchmark: every model beside its controls, rivals and baselines, on the same frames, with intervals."""
 
+from titan_neuro.evaluation.benchmark import Benchmark, SeedScores, combine
 from titan_neuro.evaluation.causality import check_causal, first_leak
-from titan_neuro.evaluation.fold import EvaluationConfig, score_fold
-from titan_neuro.evaluation.scores import BASELINES, METRICS, Fold, Scores, combine
-from titan_neuro.evaluation.tables import format_table, scores_table, subjects_table, verdict
+from titan_neuro.evaluation.ceilings import ceilings_table
+from titan_neuro.evaluation.controls import FrozenMemory, ResetMemory, controls_of
+from titan_neuro.evaluation.fold import EvaluationConfig, draw_offset, score_fold
+from titan_neuro.evaluation.scores import METRICS, Fold, Scores
+from titan_neuro.evaluation.tables import residuals_table, rollouts_table, scores_table, subjects_table
+from titan_neuro.evaluation.verdict import comparisons, format_table, verdict
 from titan_neuro.evaluation.writing import ScoreContext, write_scores
 
 __all__ = [
-    "BASELINES",
     "METRICS",
+    "Benchmark",
     "EvaluationConfig",
     "Fold",
+    "FrozenMemory",
+    "ResetMemory",
     "ScoreContext",
     "Scores",
+    "SeedScores",
+    "ceilings_table",
     "check_causal",
     "combine",
+    "comparisons",
+    "controls_of",
+    "draw_offset",
     "first_leak",
     "format_table",
+    "residuals_table",
+    "rollouts_table",
     "score_fold",
     "scores_table",
     "subjects_table",

@@ -1,20 +1,31 @@
-"""One fold: baselines fitted on its training runs, then every model and baseline streamed through its test runs."""
+"""One fold: baselines fitted on its training runs, then every row of the table streamed through its test runs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import zlib
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
+import numpy as np
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from tqdm import tqdm
 
-from titan_neuro.baselines import AutoregressionBaseline, Persistence, TrainingMean
-from titan_neuro.errors import ConfigError, MismatchError, NoMatchError
+from titan_neuro.baselines import Reference
+from titan_neuro.evaluation.benchmark import Benchmark, SeedScores
 from titan_neuro.evaluation.causality import check_causal
-from titan_neuro.evaluation.scores import BASELINES, Fold, Scores, SubjectMoments, combine
+from titan_neuro.evaluation.entrants import check_runs, check_seeds, kinds_of
+from titan_neuro.evaluation.rollout_scores import RolloutScores, combine_rollouts
+from titan_neuro.evaluation.rollouts import roll_run
+from titan_neuro.evaluation.scores import REFERENCES, Fold, Scores, combine_scores
+from titan_neuro.evaluation.sums import sums_of
 from titan_neuro.metrics import score_run
 from titan_neuro.typing import ForecastModel, FrameRun
+
+logger = logging.getLogger(__name__)
+# A short run keeps most of its frames.
+_LARGEST_OFFSET_SHARE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -25,40 +36,59 @@ class EvaluationConfig:
     ----------
     block_frames : int
         Frames given to a model at a time, at least 2.
+    max_offset_frames : int
+        A test run begins at a random frame, this one at the latest, and never after a tenth of the run.
+    rollout_every_frames : int
+        From so many frames to the next a rollout starts; 0 for no rollouts. Networks whose states stand at the same
+        place inside a segment roll side by side: a multiple of their segments costs a third of another number.
     n_resamples : int
         Bootstrap resamples of the subjects.
     """
 
     block_frames: Annotated[int, Field(ge=2)] = 64
+    max_offset_frames: Annotated[int, Field(ge=0)] = 30
+    rollout_every_frames: Annotated[int, Field(ge=0)] = 32
     n_resamples: Annotated[int, Field(ge=1000)] = 10_000
 
 
 def score_fold(
-    models: Sequence[ForecastModel],
+    models: Mapping[int, Sequence[ForecastModel]],
+    baselines: Sequence[ForecastModel],
+    references: Sequence[Reference],
     train_runs: Sequence[FrameRun],
     test_runs: Sequence[FrameRun],
     config: EvaluationConfig,
-) -> Scores:
-    """Score models and baselines on the test runs of one fold.
+    *,
+    protocol: str,
+) -> Benchmark:
+    """Score models, baselines and references on the test runs of one fold.
 
-    Each test run is streamed once, from an empty state, through every model; a model is first shown to be causal, bit
-    for bit, on the beginning of the first test run.
+    For each seed, each test run is streamed once, from an empty state, through every row of the table, from an offset
+    that is drawn for run and seed and is the same for all rows. A row is first shown to be causal, bit for bit, on the
+    beginning of the first test run.
 
     Parameters
     ----------
-    models : sequence of ForecastModel
-        At least one, already fitted on `train_runs`, all with the same horizons.
+    models : mapping of int to sequence of ForecastModel
+        By seed, fitted on `train_runs`: the study's own model, its controls, its rivals. Same names and horizons in
+        every seed.
+    baselines : sequence of ForecastModel
+        Fitted here; ``mean``, ``persistence`` and ``ar`` among them.
+    references : sequence of Reference
+        Fitted here.
     train_runs : sequence of FrameRun
-        What the baselines are fitted on.
+        What baselines and references are fitted on.
     test_runs : sequence of FrameRun
         What is scored.
     config : EvaluationConfig
-        Block length.
+        Block length, offsets, rollouts.
+    protocol : {"subject", "run", "strict"}
+        What the test runs must not share with the training runs: a subject; a run; a subject, and what was shown.
 
     Returns
     -------
-    Scores
-        Baselines first, then `models`. Join those of all folds with `combine`.
+    Benchmark
+        Join those of all folds with `combine`.
 
     Raises
     ------
@@ -67,7 +97,7 @@ def score_fold(
     NoMatchError
         No test run.
     MismatchError
-        A run is both trained and tested on, or has another number of features; a forecast has a wrong shape.
+        The split is not what the protocol says; another number of features; a forecast of a wrong shape.
     ImageError
         A test run has nothing to score.
     TrainingError
@@ -75,58 +105,60 @@ def score_fold(
     TitanNeuroError
         A model looks ahead, or forecasts a value that is not finite.
     """
-    horizons = _common_horizons(models)
-    _check_runs(train_runs, test_runs)
-    baselines: list[ForecastModel] = [
-        TrainingMean(horizons),
-        Persistence(horizons),
-        AutoregressionBaseline(horizons),
-    ]
-    for baseline in baselines:
-        baseline.fit(train_runs)
-    entrants = [*baselines, *models]
-    for entrant in entrants:
+    check_seeds(models)
+    first_models = next(iter(models.values()))
+    kinds = kinds_of(first_models, baselines, references)
+    check_runs(train_runs, test_runs, protocol)
+    for row in (*baselines, *references):
+        row.fit(train_runs)
+    of_first = [*baselines, *(reference.follow(test_runs[0], 0) for reference in references)]
+    for entrant in [*of_first, *(model for own in models.values() for model in own)]:
         check_causal(entrant, test_runs[0], config.block_frames)
 
+    mapped = (first_models[0].name, REFERENCES["skill_ar"], REFERENCES["r2"])
+    roll = config.rollout_every_frames > 0 and first_models[0].horizons[0] == 1
+    if config.rollout_every_frames and not roll:
+        logger.warning("No rollouts: they are made of forecasts one frame ahead, and the horizons don't begin with 1.")
+    still, moving, rolled, offsets = {}, {}, {}, {}
+    bar = tqdm(total=len(models) * len(test_runs), desc="evaluate", unit="run", disable=None)
+    for seed, own in models.items():
+        offsets[seed] = {run.key: draw_offset(run, seed, config) for run in test_runs}
+        parts: list[tuple[Scores, Scores, RolloutScores | None]] = []
+        for run in test_runs:
+            first_frame = offsets[seed][run.key]
+            followers = [reference.follow(run, first_frame) for reference in references]
+            by_name = {entrant.name: entrant for entrant in (*own, *baselines, *followers)}
+            entrants = [by_name[name] for name in kinds]
+            scores = _score(entrants, run, first_frame, mapped, config.block_frames)
+            parts.append((*scores, roll_run(entrants, run, first_frame, config.rollout_every_frames) if roll else None))
+            bar.update()
+        still[seed] = combine_scores([part for part, _, _ in parts])
+        moving[seed] = combine_scores([part for _, part, _ in parts])
+        if roll:
+            rolled[seed] = combine_rollouts([part for _, _, part in parts if part is not None])
+    bar.close()
     fold = Fold(tuple(run.key for run in train_runs), tuple(run.key for run in test_runs))
-    names = tuple(entrant.name for entrant in entrants)
-    scores = Scores(names, horizons, {}, (fold,))
-    for run in tqdm(test_runs, desc="evaluate", unit="run", disable=None):
-        moments = score_run(entrants, run, config.block_frames)
-        scores = combine([scores, Scores(names, horizons, {run.subject: SubjectMoments((run.key,), moments)}, ())])
-    return scores
+    return Benchmark(protocol, kinds, SeedScores(still), moving, rolled, offsets, (fold,))
 
 
-def _common_horizons(models: Sequence[ForecastModel]) -> tuple[int, ...]:
-    if not models:
-        raise ConfigError("There is no model to score.")
-    names = [*BASELINES, *(model.name for model in models)]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"Each model needs a name of its own; found {', '.join(names)} (the first three are taken).")
-    horizons = tuple(models[0].horizons)
-    for model in models:
-        if tuple(model.horizons) != horizons:
-            raise ConfigError(
-                f"Models differ in their horizons: {models[0].name} {horizons}, {model.name} {tuple(model.horizons)}.",
-                "Score models of different horizons in separate tables.",
-            )
-    if not horizons or horizons[0] < 1 or list(horizons) != sorted(set(horizons)):
-        raise ConfigError(f"Horizons must ascend and be at least 1; {models[0].name} has {horizons}.")
-    return horizons
+def draw_offset(run: FrameRun, seed: int, config: EvaluationConfig) -> int:
+    """Return the frame at which a test run begins; the same for the same run and seed, whatever else is scored."""
+    latest = min(config.max_offset_frames, int(run.n_frames * _LARGEST_OFFSET_SHARE))
+    return int(np.random.default_rng([seed, zlib.crc32(run.key.encode())]).integers(latest + 1))
 
 
-def _check_runs(train_runs: Sequence[FrameRun], test_runs: Sequence[FrameRun]) -> None:
-    if not test_runs:
-        raise NoMatchError("The fold has no test run.", "Check the split and the filters.")
-    shared = sorted({run.key for run in train_runs} & {run.key for run in test_runs})
-    if shared:
-        raise MismatchError(
-            f"{len(shared)} runs are both trained and tested on, the first is {shared[0]}.", "Check the split."
-        )
-    for run in test_runs:
-        if train_runs and run.n_features != train_runs[0].n_features:
-            raise MismatchError(
-                f"{run.key} has {run.n_features} features; the training runs, such as {train_runs[0].key}, have "
-                f"{train_runs[0].n_features}.",
-                "Prepare all runs with one mask or one parcellation.",
-            )
+def _score(
+    entrants: Sequence[ForecastModel],
+    run: FrameRun,
+    first_frame: int,
+    mapped: tuple[str, ...],
+    block_frames: int,
+) -> tuple[Scores, Scores]:
+    """Scores of one run: over the frames at which the head lay still, and over those at which it moved."""
+    names, horizons = tuple(entrant.name for entrant in entrants), tuple(entrants[0].horizons)
+    still, moving = score_run(entrants, run, block_frames, first_frame)
+    sums = sums_of(run.key, still, [names.index(name) for name in mapped])
+    return (
+        Scores(names, mapped, horizons, {run.subject: sums}),
+        Scores(names, (), horizons, {} if moving is None else {run.subject: sums_of(run.key, moving)}),
+    )

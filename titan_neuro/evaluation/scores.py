@@ -1,4 +1,4 @@
-"""What a benchmark keeps: sums per subject, model, horizon and feature, and the measures made from them."""
+"""What a benchmark keeps of one seed: sums per subject, and the measures made from them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from titan_neuro.baselines import AutoregressionBaseline, Persistence, TrainingMean
 from titan_neuro.errors import MismatchError, NoMatchError
-from titan_neuro.metrics import ForecastMoments, fisher_mean, pearson, pooled_skill, skill
+from titan_neuro.evaluation.sums import SubjectSums
 
-BASELINES = (TrainingMean.name, Persistence.name, AutoregressionBaseline.name)
 # Each skill, and the baseline that it is measured against.
 REFERENCES = {"skill_ar": AutoregressionBaseline.name, "skill": Persistence.name, "r2": TrainingMean.name}
 CORRELATIONS = ("r", "pattern_r")
@@ -29,38 +28,29 @@ class Fold:
 
 
 @dataclass(frozen=True, eq=False)
-class SubjectMoments:
-    """Names of a subject's test runs, and the sums over their scored frames."""
-
-    runs: tuple[str, ...]
-    moments: ForecastMoments
-
-
-@dataclass(frozen=True, eq=False)
 class Scores:
-    """Result of one fold, or of several joined by `combine`.
+    """Result of one seed: of one fold, or of several joined by `combine_scores`.
 
     A subject's measure is made from sums over all its test runs. The skills and `r2` pool the features
-    (`titan_neuro.metrics.pooled_skill` says why); `r` is the average over features, on Fisher's scale, of their
-    correlations over time; `pattern_r` the average over frames of the correlations over features. Features that are
-    constant over a subject's scored frames are left out of all but `pattern_r`, and counted.
+    (`titan_neuro.metrics.pooled_skill` says why); `r` is the average over features and runs, on Fisher's scale, of
+    their correlations over a run; `pattern_r` the average over frames of the correlations over features.
 
     Attributes
     ----------
     models : tuple of str
-        Names, the baselines first.
+        Names of all that was scored, the baselines too.
+    mapped : tuple of str
+        Those of them that have maps.
     horizons : tuple of int
         Frames ahead.
-    subjects : mapping of str to SubjectMoments
-        Sums of each subject, by label.
-    folds : tuple of Fold
-        What was trained and tested on.
+    subjects : mapping of str to SubjectSums
+        Sums of each subject, by label, in the order of their labels.
     """
 
     models: tuple[str, ...]
+    mapped: tuple[str, ...]
     horizons: tuple[int, ...]
-    subjects: Mapping[str, SubjectMoments]
-    folds: tuple[Fold, ...]
+    subjects: Mapping[str, SubjectSums]
 
     def subject_values(self, metric: str, model: str, horizon: int) -> NDArray[np.float64]:
         """Measure of each subject, ``(subjects,)``, in the order of `subjects`; NaN where it is not defined.
@@ -74,56 +64,32 @@ class Scores:
         horizon : int
             Frames ahead, one of `horizons`.
         """
-        return np.array([self._subject_value(item.moments, metric, model, horizon) for item in self.subjects.values()])
+        return np.array([self._value(sums, metric, model, horizon) for sums in self.subjects.values()])
 
-    def feature_map(self, metric: str, model: str, horizon: int) -> NDArray[np.float64]:
-        """Measure of each feature, averaged over subjects, ``(features,)``; NaN where no subject's is defined.
+    def error_map(self, model: str, horizon: int) -> NDArray[np.float64]:
+        """Squared errors of each subject and feature, ``(subjects, features)``.
 
         Parameters
         ----------
-        metric : str
-            One of the skills or `r2`.
         model : str
-            One of `models`.
+            One of `mapped`.
         horizon : int
             Frames ahead, one of `horizons`.
         """
-        maps = []
-        for item in self.subjects.values():
-            error, reference, varies = self._errors(item.moments, metric, model, horizon)
-            maps.append(np.where(varies, skill(error, reference), np.nan))
-        stacked = np.stack(maps)
-        n_defined = np.isfinite(stacked).sum(axis=0)
-        return np.where(n_defined > 0, np.nansum(stacked, axis=0) / np.maximum(n_defined, 1), np.nan)
+        at, which = self.horizons.index(horizon), self.mapped.index(model)
+        return np.stack([sums.error_maps[at, which] for sums in self.subjects.values()])
 
-    def n_constant_features(self) -> dict[str, int]:
-        """For each subject, how many features are left out since they are constant over the scored frames."""
-        return {
-            label: int((item.moments.target_spread == 0).any(axis=0).sum()) for label, item in self.subjects.items()
-        }
-
-    def _errors(
-        self, moments: ForecastMoments, metric: str, model: str, horizon: int
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-        at = self.horizons.index(horizon)
-        error = moments.squared_error[at, self.models.index(model)]
-        reference = moments.squared_error[at, self.models.index(REFERENCES[metric])]
-        return error, reference, moments.target_spread[at] > 0
-
-    def _subject_value(self, moments: ForecastMoments, metric: str, model: str, horizon: int) -> float:
-        if metric in REFERENCES:
-            error, reference, varies = self._errors(moments, metric, model, horizon)
-            return pooled_skill(error[varies], reference[varies])
+    def _value(self, sums: SubjectSums, metric: str, model: str, horizon: int) -> float:
         at, which = self.horizons.index(horizon), self.models.index(model)
-        if metric == "pattern_r":
-            n_patterns = moments.n_patterns[at, which]
-            return float(np.tanh(moments.pattern_z[at, which] / n_patterns)) if n_patterns else float("nan")
-        forecast_spread, co_spread = moments.forecast_spread[at, which], moments.co_spread[at, which]
-        return fisher_mean(pearson(co_spread, forecast_spread, moments.target_spread[at]))
+        if metric in REFERENCES:
+            reference = sums.squared_error[at, self.models.index(REFERENCES[metric])]
+            return float(1 - sums.squared_error[at, which] / reference) if reference > 0 else float("nan")
+        total, count = (sums.r_z, sums.n_r) if metric == "r" else (sums.pattern_z, sums.n_patterns)
+        return float(np.tanh(total[at, which] / count[at, which])) if count[at, which] else float("nan")
 
 
-def combine(parts: Sequence[Scores]) -> Scores:
-    """Join the scores of several folds; the sums of a subject tested in several of them are added.
+def combine_scores(parts: Sequence[Scores]) -> Scores:
+    """Join the scores of several runs or folds; the sums of a subject tested in several of them are added.
 
     Parameters
     ----------
@@ -145,24 +111,24 @@ def combine(parts: Sequence[Scores]) -> Scores:
     if not parts:
         raise NoMatchError("There are no scores to join.", "Check the split and the filters.")
     first = parts[0]
-    by_subject: dict[str, list[SubjectMoments]] = {}
+    by_subject: dict[str, list[SubjectSums]] = {}
     expected: tuple[int, ...] = ()
     for part in parts:
-        if (part.models, part.horizons) != (first.models, first.horizons):
+        if (part.models, part.mapped, part.horizons) != (first.models, first.mapped, first.horizons):
             raise MismatchError(
                 f"Folds differ: {first.models} at horizons {first.horizons}, {part.models} at {part.horizons}."
             )
-        for label, item in part.subjects.items():
-            shape = item.moments.squared_error.shape
+        for label, sums in part.subjects.items():
+            shape = sums.error_maps.shape
             if shape != (expected := expected or shape):
-                raise MismatchError(f"{item.runs[0]} has {shape[-1]} features, the runs before it {expected[-1]}.")
-            by_subject.setdefault(label, []).append(item)
+                raise MismatchError(f"{sums.runs[0]} has {shape[-1]} features, the runs before it {expected[-1]}.")
+            by_subject.setdefault(label, []).append(sums)
     subjects = {label: reduce(_join, by_subject[label]) for label in sorted(by_subject)}
-    return Scores(first.models, first.horizons, subjects, tuple(fold for part in parts for fold in part.folds))
+    return Scores(first.models, first.mapped, first.horizons, subjects)
 
 
-def _join(one: SubjectMoments, other: SubjectMoments) -> SubjectMoments:
+def _join(one: SubjectSums, other: SubjectSums) -> SubjectSums:
     twice = sorted(set(one.runs) & set(other.runs))
     if twice:
         raise MismatchError(f"{twice[0]} was tested in two folds.", "Each run may be tested once; check the split.")
-    return SubjectMoments((*one.runs, *other.runs), one.moments + other.moments)
+    return one + other

@@ -1,61 +1,71 @@
-"""The benchmark as tables, and as one honest sentence."""
+"""The benchmark as tables: over subjects, subject by subject, rollouts, residuals."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from titan_neuro.evaluation.scores import BASELINES, CORRELATIONS, METRICS, Scores
+from titan_neuro.evaluation.benchmark import Benchmark, SeedScores
+from titan_neuro.evaluation.rollout_scores import RESIDUAL_METRICS, ROLLOUT_METRICS, RolloutScores
+from titan_neuro.evaluation.scores import CORRELATIONS, METRICS
 from titan_neuro.metrics import bootstrap_interval, fisher_mean
-from titan_neuro.metrics.measures import fisher_z
-
-# Below this the bootstrap can't reach far enough to cover what it says.
-_FEW_SUBJECTS = 5
+from titan_neuro.metrics.measures import FloatArray, fisher_z
 
 
 def scores_table(
-    scores: Scores, *, protocol: str, repetition_time_s: float, n_resamples: int = 10_000, seed: int = 0
+    benchmark: Benchmark,
+    *,
+    repetition_time_s: float,
+    n_resamples: int = 10_000,
+    seed: int = 0,
+    scores: SeedScores | None = None,
 ) -> pd.DataFrame:
     """Average the measures over subjects, with 95 % bootstrap intervals over subjects.
 
-    Correlations are averaged, and their intervals made, on Fisher's scale.
+    A subject's measure is the mean over the seeds. Correlations are averaged, and their intervals made, on Fisher's
+    scale.
 
     Parameters
     ----------
-    scores : Scores
+    benchmark : Benchmark
         All folds, joined.
-    protocol : str
-        ``subject``, ``run`` or ``strict``: what was held out.
     repetition_time_s : float
         Seconds between frames.
     n_resamples : int
         Bootstrap resamples.
     seed : int
         Seed of the bootstrap.
+    scores : SeedScores, optional
+        What of the benchmark: ``benchmark.scores`` by default.
 
     Returns
     -------
     pandas.DataFrame
-        One row per model and horizon: ``model``, ``horizon_frames``, ``horizon_s``, ``protocol``, ``n_subjects``,
-        ``n_runs``, ``n_frames``, then for each of `METRICS` its mean and the ends of its interval, ``_low`` and
-        ``_high`` (NaN with fewer than three subjects).
+        One row per model and horizon: ``model``, ``kind``, ``horizon_frames``, ``horizon_s``, ``protocol``,
+        ``n_subjects``, ``n_runs``, ``n_frames``, ``n_seeds``, then for each of `METRICS` its mean and the ends of its
+        interval, ``_low`` and ``_high`` (NaN with fewer than three subjects), and ``skill_ar_seed_sd``.
     """
+    scores = benchmark.scores if scores is None else scores
     rows = []
-    for model in scores.models:
-        for at, horizon in enumerate(scores.horizons):
+    for model, kind in benchmark.kinds.items():
+        for horizon in scores.first.horizons:
             row: dict[str, object] = {
                 "model": model,
+                "kind": kind,
                 "horizon_frames": horizon,
                 "horizon_s": round(horizon * repetition_time_s, 6),
-                "protocol": protocol,
-                "n_subjects": len(scores.subjects),
-                "n_runs": sum(len(item.runs) for item in scores.subjects.values()),
-                "n_frames": sum(int(item.moments.n_frames[at]) for item in scores.subjects.values()),
+                "protocol": benchmark.protocol,
+                "n_subjects": len(scores.first.subjects),
+                "n_runs": sum(len(sums.runs) for sums in scores.first.subjects.values()),
+                "n_frames": int(scores.n_frames(horizon).sum()),
+                "n_seeds": len(scores.by_seed),
             }
             for metric in METRICS:
                 values = scores.subject_values(metric, model, horizon)
-                mean, low, high = summarise(values, metric, n_resamples=n_resamples, seed=seed)
-                row |= {metric: mean, f"{metric}_low": low, f"{metric}_high": high}
+                row |= _with_interval(metric, values, n_resamples, seed)
+            row["skill_ar_seed_sd"] = scores.seed_sd("skill_ar", model, horizon)
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -70,7 +80,7 @@ def summarise(
     values : numpy.ndarray
         One a subject, ``(subjects,)``.
     metric : str
-        One of `METRICS`; correlations are averaged on Fisher's scale.
+        Name of the measure; correlations are averaged on Fisher's scale.
     n_resamples : int
         Bootstrap resamples.
     seed : int
@@ -91,112 +101,118 @@ def summarise(
     return float(values.mean()), low, high
 
 
-def subjects_table(scores: Scores) -> pd.DataFrame:
-    """Measures of each subject.
+def subjects_table(benchmark: Benchmark) -> pd.DataFrame:
+    """Measures of each subject, each the mean over the seeds.
 
     Parameters
     ----------
-    scores : Scores
+    benchmark : Benchmark
         All folds, joined.
 
     Returns
     -------
     pandas.DataFrame
-        One row per model, subject and horizon: ``model``, ``subject``, ``horizon_frames``, ``n_runs``, ``n_frames``,
-        then `METRICS`.
+        One row per model, subject and horizon: ``model``, ``kind``, ``subject``, ``horizon_frames``, ``n_runs``,
+        ``n_frames``, ``n_seeds``, then `METRICS`.
     """
+    scores = benchmark.scores
+    n_frames = {horizon: scores.n_frames(horizon) for horizon in scores.first.horizons}
     rows = []
-    for model in scores.models:
+    for model, kind in benchmark.kinds.items():
         values = {
             (metric, horizon): scores.subject_values(metric, model, horizon)
             for metric in METRICS
-            for horizon in scores.horizons
+            for horizon in n_frames
         }
-        for position, (label, item) in enumerate(scores.subjects.items()):
-            for at, horizon in enumerate(scores.horizons):
-                rows.append(
-                    {
-                        "model": model,
-                        "subject": label,
-                        "horizon_frames": horizon,
-                        "n_runs": len(item.runs),
-                        "n_frames": int(item.moments.n_frames[at]),
-                        **{metric: values[metric, horizon][position] for metric in METRICS},
-                    }
-                )
+        for position, (label, sums) in enumerate(scores.first.subjects.items()):
+            rows += [
+                {
+                    "model": model,
+                    "kind": kind,
+                    "subject": label,
+                    "horizon_frames": horizon,
+                    "n_runs": len(sums.runs),
+                    "n_frames": int(n_frames[horizon][position]),
+                    "n_seeds": len(scores.by_seed),
+                    **{metric: values[metric, horizon][position] for metric in METRICS},
+                }
+                for horizon in n_frames
+            ]
     return pd.DataFrame(rows)
 
 
-def verdict(table: pd.DataFrame) -> str:
-    """Say of each model whether it beats linear autoregression: where the whole interval of `skill_ar` lies above 0.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        What `scores_table` returned.
+def rollouts_table(
+    benchmark: Benchmark, *, repetition_time_s: float, n_resamples: int = 10_000, seed: int = 0
+) -> pd.DataFrame:
+    """Average the measures of the rollouts over subjects, as `scores_table` does.
 
     Returns
     -------
-    str
-        One sentence a model. With fewer than three subjects, or with few, it says what that means.
+    pandas.DataFrame
+        One row per model and horizon: ``model``, ``kind``, ``horizon_frames``, ``horizon_s``, ``protocol``,
+        ``n_subjects``, ``n_seeds``, ``n_targets``, then ``skill_ar``, ``r2``, ``variance_ratio`` and ``bias`` with
+        their intervals.
     """
-    models = [model for model in table["model"].unique() if model not in BASELINES]
-    return " ".join(_verdict_on(model, table[table["model"] == model]) for model in models)
-
-
-def _verdict_on(model: str, rows: pd.DataFrame) -> str:
-    n_subjects = int(rows["n_subjects"].iloc[0])
-    who = f"{n_subjects} subject{'s' if n_subjects > 1 else ''}"
-    if rows["skill_ar_low"].isna().all():
-        numbers = ", ".join(f"{row.skill_ar:.3f} at h = {row.horizon_frames}" for row in rows.itertuples())
-        return (
-            f"{model}: skill_ar over linear AR is {numbers}; with {who} no interval over subjects is possible, and the "
-            "numbers describe these recordings only."
-        )
-    better, worse = rows["skill_ar_low"] > 0, rows["skill_ar_high"] < 0
-    clauses = [
-        f"{what} at h = {', '.join(str(h) for h in rows.loc[which, 'horizon_frames'])} "
-        f"(skill_ar {', '.join(_interval(row, 'skill_ar') for _, row in rows[which].iterrows())})"
-        for what, which in (
-            ("beats linear AR", better),
-            ("does not beat linear AR", ~better & ~worse),
-            ("is worse than linear AR", worse),
-        )
-        if which.any()
-    ]
-    caution = ", too few for the interval to cover 95 %" if n_subjects < _FEW_SUBJECTS else ""
-    return f"{model} {'; '.join(clauses)}; {who}{caution}."
-
-
-def _interval(row: pd.Series, metric: str) -> str:
-    if pd.isna(row[metric]):
-        return "n/a"
-    if pd.isna(row[f"{metric}_low"]):
-        return f"{row[metric]:.3f}"
-    return f"{row[metric]:.3f} [{row[f'{metric}_low']:.3f}, {row[f'{metric}_high']:.3f}]"
-
-
-def format_table(table: pd.DataFrame) -> str:
-    """Lay the table out as Markdown that reads well on a terminal too: one row per model and horizon.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        What `scores_table` returned, or ``scores.tsv`` read back with ``na_values="n/a"``.
-
-    Returns
-    -------
-    str
-        Aligned lines; intervals in brackets.
-    """
-    header = ["model", "h", "seconds", *METRICS]
-    lines = [
-        [row["model"], str(row["horizon_frames"]), f"{row['horizon_s']:g}", *(_interval(row, m) for m in METRICS)]
-        for _, row in table.iterrows()
-    ]
-    widths = [max(len(line[column]) for line in [header, *lines]) for column in range(len(header))]
-    rule = ["-" * width for width in widths]
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
-        for line in [header, rule, *lines]
+    first = _first(benchmark.rollouts)
+    values = _over_seeds(benchmark.rollouts, ROLLOUT_METRICS)
+    n_targets = np.min(
+        [sum(sums.n_targets for sums in scores.subjects.values()) for scores in benchmark.rollouts.values()], axis=0
     )
+    rows = []
+    for which, model in enumerate(first.models):
+        for at, horizon in enumerate(first.horizons):
+            row: dict[str, object] = {
+                "model": model,
+                "kind": benchmark.kinds[model],
+                "horizon_frames": horizon,
+                "horizon_s": round(horizon * repetition_time_s, 6),
+                "protocol": benchmark.protocol,
+                "n_subjects": len(first.subjects),
+                "n_seeds": len(benchmark.rollouts),
+                "n_targets": int(n_targets[at, which]),
+            }
+            for metric in ROLLOUT_METRICS:
+                row |= _with_interval(metric, values[metric][:, at, which], n_resamples, seed)
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def residuals_table(benchmark: Benchmark, *, n_resamples: int = 10_000, seed: int = 0) -> pd.DataFrame:
+    """Average over subjects how white the errors of the forecasts one frame ahead are.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per model: ``model``, ``kind``, ``protocol``, ``n_subjects``, ``n_seeds``, then ``coloured_share`` and
+        ``ljung_box`` with their intervals.
+    """
+    first = _first(benchmark.rollouts)
+    values = _over_seeds(benchmark.rollouts, RESIDUAL_METRICS)
+    rows = []
+    for which, model in enumerate(first.models):
+        row: dict[str, object] = {
+            "model": model,
+            "kind": benchmark.kinds[model],
+            "protocol": benchmark.protocol,
+            "n_subjects": len(first.subjects),
+            "n_seeds": len(benchmark.rollouts),
+        }
+        for metric in RESIDUAL_METRICS:
+            row |= _with_interval(metric, values[metric][:, which], n_resamples, seed)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _first(rollouts: Mapping[int, RolloutScores]) -> RolloutScores:
+    return next(iter(rollouts.values()))
+
+
+def _over_seeds(rollouts: Mapping[int, RolloutScores], metrics: Sequence[str]) -> dict[str, FloatArray]:
+    return {
+        metric: np.mean([scores.subject_values(metric) for scores in rollouts.values()], axis=0) for metric in metrics
+    }
+
+
+def _with_interval(metric: str, values: FloatArray, n_resamples: int, seed: int) -> dict[str, object]:
+    mean, low, high = summarise(values, metric, n_resamples=n_resamples, seed=seed)
+    return {metric: mean, f"{metric}_low": low, f"{metric}_high": high}

@@ -2,34 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from titan_neuro.evaluation.benchmark import Benchmark
+from titan_neuro.evaluation.ceilings import ceilings_table
 from titan_neuro.evaluation.fold import EvaluationConfig
-from titan_neuro.evaluation.scores import METRICS, Scores
-from titan_neuro.evaluation.tables import scores_table, subjects_table, verdict
+from titan_neuro.evaluation.rollout_scores import RESIDUAL_METRICS, ROLLOUT_METRICS
+from titan_neuro.evaluation.rollouts import LJUNG_BOX_ALPHA, LJUNG_BOX_FEATURES, LJUNG_BOX_LAGS, SLOW_STRIDE
+from titan_neuro.evaluation.scores import METRICS
+from titan_neuro.evaluation.tables import residuals_table, rollouts_table, scores_table, subjects_table
+from titan_neuro.evaluation.verdict import comparisons, format_table, verdict
 from titan_neuro.files import write_json, write_text
+from titan_neuro.metrics import Ceiling
+from titan_neuro.typing import MOVING_MM
 
 _MEANING = {
-    "model": "Name of the forecaster; mean, persistence and ar are the baselines.",
+    "model": "Name of the forecaster.",
+    "kind": "model: the study's own; control: the same, robbed of its memory; rival: another network, trained the same "
+    "way; baseline; reference: knows the moment of the film, and is no forecast.",
     "subject": "Label of the subject.",
     "horizon_frames": "How many frames ahead.",
     "horizon_s": "How many seconds ahead.",
     "protocol": "What the test runs were held out by: subject, run, or strict (both).",
     "n_subjects": "Subjects that were tested.",
     "n_runs": "Runs that were tested.",
-    "n_frames": "Frames that were scored, over all runs.",
+    "n_frames": "Frames that were scored, over all runs, in the seed with the fewest.",
+    "n_seeds": "Seeds; each trained its own models and drew its own offsets.",
+    "n_targets": "Scored frames that a rollout reached, over all runs, in the seed with the fewest.",
     "skill_ar": "1 - MSE / MSE of linear autoregression per feature, errors summed over features.",
     "skill": "1 - MSE / MSE of persistence, errors summed over features.",
     "r2": "1 - MSE / MSE about the training mean, errors summed over features; may be negative.",
     "r": "Pearson correlation over time within runs, averaged over features on Fisher's scale.",
     "pattern_r": "Pearson correlation over features, averaged over frames on Fisher's scale.",
+    "skill_ar_seed_sd": "Standard deviation over seeds of the mean skill_ar over subjects; n/a with one seed.",
+    "variance_ratio": "Variance of the rollout over that of its targets, in runs, summed over features; 1 is right.",
+    "bias": "Mean of rollout less target, over targets and features; in standard deviations of the frames.",
+    "coloured_share": "Share of features whose errors one frame ahead are not white: Ljung-Box, "
+    f"{LJUNG_BOX_LAGS} lags, p < {LJUNG_BOX_ALPHA}; white errors give {LJUNG_BOX_ALPHA}.",
+    "ceiling": "stimulus-locked: from leave-one-out inter-subject correlation; test-retest: from segments shown twice.",
+    "ljung_box": f"Median over features of the Ljung-Box statistic; white errors give about {LJUNG_BOX_LAGS}.",
 }
 _BOUND = {"low": "Lower", "high": "Upper"}
+_ROLLOUTS = (
+    "The model reads its own forecasts one frame ahead in the place of frames, from origins in the run up to the "
+    "longest horizon. skill_ar and r2 are against the direct forecasts of linear AR, and the training mean, of the "
+    f"same targets. Networks are rolled from every origin, the others from every {SLOW_STRIDE}th."
+)
+_RESIDUALS = (
+    f"Errors one frame ahead of the scored frames of a run in their order, of at most {LJUNG_BOX_FEATURES} features "
+    "spread evenly; each run for itself, then averaged over runs and subjects."
+)
+
+_CEILINGS = (
+    "What a forecast could reach that knows the stimulus and nothing of this brain's own history, mean over features; "
+    "a forecaster may exceed it. r2 is the ceiling, skill_ar what it means where linear AR does as well as it did here."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +72,6 @@ class ScoreContext:
     ----------
     task : str
         BIDS task label.
-    protocol : str
-        ``subject``, ``run`` or ``strict``.
     repetition_time_s : float
         Seconds between frames.
     space : str
@@ -53,7 +83,6 @@ class ScoreContext:
     """
 
     task: str
-    protocol: str
     repetition_time_s: float
     space: str
     normalisation: str = "causal expanding z-score"
@@ -61,15 +90,24 @@ class ScoreContext:
 
 
 def write_scores(
-    folder: Path, scores: Scores, context: ScoreContext, config: EvaluationConfig, seed: int
+    folder: Path,
+    benchmark: Benchmark,
+    context: ScoreContext,
+    config: EvaluationConfig,
+    seed: int,
+    ceilings: Mapping[str, Ceiling] | None = None,
 ) -> pd.DataFrame:
-    """Write ``task-<task>_desc-forecast_{scores,subjects}.tsv`` and their sidecars.
+    """Write the tables of a benchmark, each as TSV with a JSON sidecar.
+
+    They are named ``task-<task>_desc-<what>_<suffix>``: ``forecast_scores`` (also as Markdown) and
+    ``forecast_subjects``; ``forecastmoving_scores`` where the head moved at scored frames; ``rollout_scores`` and
+    ``residuals_scores`` where there are rollouts; ``ceilings_scores`` where there are ceilings.
 
     Parameters
     ----------
     folder : Path
         The derivative's ``group`` folder.
-    scores : Scores
+    benchmark : Benchmark
         All folds, joined.
     context : ScoreContext
         What goes into the sidecars beside the numbers.
@@ -77,6 +115,8 @@ def write_scores(
         Resamples of the intervals.
     seed : int
         Seed of the resamples.
+    ceilings : mapping of str to Ceiling, optional
+        See `ceilings_table`.
 
     Returns
     -------
@@ -88,40 +128,73 @@ def write_scores(
     OutputError
         The folder can't be written.
     """
-    table = scores_table(
-        scores,
-        protocol=context.protocol,
-        repetition_time_s=context.repetition_time_s,
-        n_resamples=config.n_resamples,
-        seed=seed,
-    )
-    common = {
-        "Protocol": context.protocol,
-        "Folds": [asdict(fold) for fold in scores.folds],
-        "Verdict": verdict(table),
+    options: dict[str, Any] = {"n_resamples": config.n_resamples, "seed": seed}
+    timed = options | {"repetition_time_s": context.repetition_time_s}
+    table = scores_table(benchmark, **timed)
+    said = " ".join(filter(None, [verdict(table), comparisons(benchmark, **options)]))
+    ceilings = ceilings or {}
+    common = _facts(benchmark, context, config, seed) | {
+        "Verdict": said,
+        "NoCeiling": {name: ceiling.reason for name, ceiling in ceilings.items() if not ceiling.values},
+    }
+    stem = folder / f"task-{context.task}_desc"
+    _write(Path(f"{stem}-forecast_scores"), table, common)
+    text = "\n\n".join([format_table(table), said, *context.caveats])
+    write_text(Path(f"{stem}-forecast_scores.md"), text + "\n")
+    _write(Path(f"{stem}-forecast_subjects"), subjects_table(benchmark), common)
+    moving = benchmark.moving_scores()
+    if moving is not None:
+        which = {
+            "Description": f"Frames at which the head moved by more than {MOVING_MM} mm; none is in the main table"
+        }
+        _write(Path(f"{stem}-forecastmoving_scores"), scores_table(benchmark, **timed, scores=moving), common | which)
+    if benchmark.rollouts:
+        every = {"Description": _ROLLOUTS, "OriginsEveryFrames": config.rollout_every_frames}
+        _write(Path(f"{stem}-rollout_scores"), rollouts_table(benchmark, **timed), common | every)
+        _write(
+            Path(f"{stem}-residuals_scores"),
+            residuals_table(benchmark, **options),
+            common | {"Description": _RESIDUALS},
+        )
+    bounds = ceilings_table(benchmark, ceilings, **options)
+    if len(bounds):
+        _write(Path(f"{stem}-ceilings_scores"), bounds, common | {"Description": _CEILINGS})
+    return table
+
+
+def _facts(benchmark: Benchmark, context: ScoreContext, config: EvaluationConfig, seed: int) -> dict[str, Any]:
+    return {
+        "Protocol": benchmark.protocol,
+        "Folds": [asdict(fold) for fold in benchmark.folds],
         "Caveats": list(context.caveats),
-        "HorizonsFrames": list(scores.horizons),
+        "HorizonsFrames": list(benchmark.scores.first.horizons),
         "RepetitionTime": context.repetition_time_s,
         "Normalisation": context.normalisation,
         "Space": context.space,
+        "ScoredFrames": f"Those marked in the data at which the head moved by {MOVING_MM} mm at most",
         "Interval": "95 % expanded percentile bootstrap over subjects, each horizon for itself",
         "Resamples": config.n_resamples,
         "Seed": seed,
-        "ConstantFeaturesLeftOut": scores.n_constant_features(),
+        "Seeds": list(benchmark.offsets),
+        "Offsets": "Each test run begins at a frame drawn for run and seed, the same for all rows: what lies before is "
+        "neither fed nor scored",
+        "OffsetsFrames": {str(seed): dict(offsets) for seed, offsets in benchmark.offsets.items()},
+        "ConstantFeaturesLeftOut": benchmark.scores.n_constant_features(),
     }
-    for suffix, content in (("scores", table), ("subjects", subjects_table(scores))):
-        stem = folder / f"task-{context.task}_desc-forecast_{suffix}"
-        text = content.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.6g", lineterminator="\n")
-        write_text(stem.with_suffix(".tsv"), text)
-        write_json(stem.with_suffix(".json"), common | _describe(list(content.columns)))
-    return table
+
+
+def _write(stem: Path, table: pd.DataFrame, facts: Mapping[str, Any]) -> None:
+    text = table.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.6g", lineterminator="\n")
+    # Not Path.with_suffix: a task or model may have a dot in its name.
+    write_text(stem.with_name(f"{stem.name}.tsv"), text)
+    write_json(stem.with_name(f"{stem.name}.json"), {**facts, **_describe(list(table.columns))})
 
 
 def _describe(columns: list[str]) -> dict[str, Any]:
     described = {}
     for column in columns:
         name, _, bound = column.rpartition("_")
-        if name in METRICS and bound in _BOUND:
+        if name in {*METRICS, *ROLLOUT_METRICS, *RESIDUAL_METRICS} and bound in _BOUND:
             text = f"{_BOUND[bound]} end of the interval of {name}; n/a with fewer than three subjects."
         else:
             text = _MEANING[column]

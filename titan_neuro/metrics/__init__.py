@@ -6,6 +6,7 @@ from titan_neuro.metrics.isc import InterSubject, inter_subject, leave_one_out_i
 from titan_neuro.metrics.measures import fisher_mean, pearson, pooled_skill, skill
 from titan_neuro.metrics.moments import ForecastAccumulator, ForecastMoments
 from titan_neuro.metrics.streaming import score_run, stream_forecasts
+from titan_neuro.metrics.whiteness import ljung_box
 
 __all__ = [
     "Ceiling",
@@ -18,6 +19,7 @@ __all__ = [
     "inter_subject",
     "interval_of_related",
     "leave_one_out_isc",
+    "ljung_box",
     "pearson",
     "pooled_skill",
     "retest_ceiling",

@@ -13,11 +13,14 @@ from titan_neuro.metrics.moments import ForecastAccumulator, ForecastMoments
 from titan_neuro.typing import ForecastModel, FrameRun
 
 
-def score_run(models: Sequence[ForecastModel], run: FrameRun, block_frames: int) -> ForecastMoments:
+def score_run(
+    models: Sequence[ForecastModel], run: FrameRun, block_frames: int, first_frame: int = 0
+) -> tuple[ForecastMoments, ForecastMoments | None]:
     """Stream one run through the models once, and sum up their forecasts of its scored frames.
 
     A model is given blocks of frames in order; no frame after a block exists for it. All models are scored on the same
-    targets: for each horizon ``h``, the scored frames that have a frame ``h`` before them.
+    targets: for each horizon ``h``, the scored frames that have a frame ``h`` before them. Those at which the head
+    moved are summed up apart.
 
     Parameters
     ----------
@@ -27,11 +30,15 @@ def score_run(models: Sequence[ForecastModel], run: FrameRun, block_frames: int)
         Run to forecast.
     block_frames : int
         Frames in a block.
+    first_frame : int
+        The run begins here for the models: what lies before is neither fed nor scored.
 
     Returns
     -------
-    ForecastMoments
-        The sums; its models in the order of `models`.
+    still : ForecastMoments
+        The sums over the frames at which the head lay still; its models in the order of `models`.
+    moving : ForecastMoments or None
+        The same over the frames at which it moved; None where there is no such target.
 
     Raises
     ------
@@ -43,28 +50,48 @@ def score_run(models: Sequence[ForecastModel], run: FrameRun, block_frames: int)
         A forecast that is not finite.
     """
     horizons = models[0].horizons
-    observed = run.read(0, run.n_frames)
-    scored = torch.as_tensor(run.scored)
-    for horizon in horizons:
-        if not bool(scored[horizon:].any()):
-            raise ImageError(
-                f"{run.key}: none of its {int(scored.sum())} scored frames lies {horizon} frames into the run or "
-                f"later; the run has {run.n_frames} frames.",
-                "Leave the run out, shorten the horizons, or check the events that mark scored frames.",
-            )
-    sums = ForecastAccumulator(len(horizons), len(models), run.n_features)
-    streams = [stream_forecasts(model, observed, run.key, block_frames) for model in models]
-    starts = range(0, run.n_frames, block_frames)
+    observed = run.read(first_frame, run.n_frames)
+    scored, moving = torch.as_tensor(run.scored)[first_frame:], torch.as_tensor(run.moving)[first_frame:]
+    parts = [scored & ~moving, scored & moving]
+    _require_targets(run, parts[0], horizons, first_frame)
+    n_parts = 2 if bool(parts[1][horizons[0] :].any()) else 1
+    sums = [ForecastAccumulator(len(horizons), len(models), run.n_features) for _ in range(n_parts)]
+    streams = [stream_forecasts(model, observed, run.key, block_frames, first_frame) for model in models]
+    starts = range(0, len(observed), block_frames)
     for start in tqdm(starts, desc=run.key, unit="block", disable=None, leave=False):
         forecasts = [next(stream) for stream in streams]
         for index, horizon in enumerate(horizons):
-            rows = scored[start + horizon : start + horizon + forecasts[0].shape[0]].nonzero()[:, 0]
-            targets = observed[start + horizon + rows]
-            sums.add(index, targets, [forecast[rows, index] for forecast in forecasts])
-    return sums.finish()
+            ahead = slice(start + horizon, start + horizon + forecasts[0].shape[0])
+            for part, total in zip(parts, sums, strict=False):
+                rows = part[ahead].nonzero()[:, 0]
+                if len(rows):
+                    targets = _targets(observed, ahead.start + rows)
+                    total.add(index, targets, [forecast[rows, index] for forecast in forecasts])
+    finished = [total.finish() for total in sums]
+    return finished[0], finished[1] if n_parts == 2 else None
 
 
-def stream_forecasts(model: ForecastModel, frames: Tensor, key: str, block_frames: int) -> Iterator[Tensor]:
+def _targets(observed: Tensor, frames: Tensor) -> Tensor:
+    return observed[frames]
+
+
+def _require_targets(run: FrameRun, still: Tensor, horizons: Sequence[int], first_frame: int) -> None:
+    for horizon in horizons:
+        if not bool(still[horizon:].any()):
+            begun = f", which begins at frame {first_frame}" if first_frame else ""
+            n_moving = int(run.moving[run.scored].sum())
+            raise ImageError(
+                f"{run.key}: none of its {int(run.scored.sum())} scored frames"
+                + (f" ({n_moving} of them with head motion, scored apart)" if n_moving else "")
+                + f" lies {horizon} frames into the run{begun}, or later; the run has {run.n_frames} frames.",
+                "Leave the run out, shorten the horizons or evaluation.max_offset_frames, or check the events that "
+                "mark scored frames.",
+            )
+
+
+def stream_forecasts(
+    model: ForecastModel, frames: Tensor, key: str, block_frames: int, first_frame: int = 0
+) -> Iterator[Tensor]:
     """Yield a model's forecasts of one run, block by block, checked.
 
     Parameters
@@ -77,6 +104,8 @@ def stream_forecasts(model: ForecastModel, frames: Tensor, key: str, block_frame
         Name of the run, for messages.
     block_frames : int
         Frames in a block.
+    first_frame : int
+        Place of the first of `frames` in its run, for messages.
 
     Yields
     ------
@@ -105,7 +134,7 @@ def stream_forecasts(model: ForecastModel, frames: Tensor, key: str, block_frame
         forecasts = forecasts.cpu()
         finite = torch.isfinite(forecasts).flatten(1).all(dim=1)
         if not bool(finite.all()):
-            frame = start + int(finite.logical_not().nonzero()[0])
+            frame = first_frame + start + int(finite.logical_not().nonzero()[0])
             raise TitanNeuroError(
                 f"{key}: model {model.name} gave a forecast that is not finite at frame {frame} (counted from 0).",
                 "Train again with a smaller learning rate, or look at the frames before this one.",

@@ -7,6 +7,7 @@ from titan_neuro.models.lmm import LMM, LMMConfig
 from titan_neuro.models.mac import MAC, MACConfig
 from titan_neuro.models.mag import MAG, MAGConfig
 from titan_neuro.models.mal import MAL, MALConfig
+from titan_neuro.models.recall import RecallConfig
 from titan_neuro.models.rivals import count_parameters, match_rivals
 from titan_neuro.models.titans_lm import TitansLM, TitansLMConfig
 from titan_neuro.models.transformer import Transformer, TransformerConfig
@@ -29,6 +30,7 @@ __all__ = [
     "MACConfig",
     "MAGConfig",
     "MALConfig",
+    "RecallConfig",
     "TitansLM",
     "TitansLMConfig",
     "Transformer",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -44,8 +45,28 @@ STYLE: dict[str, Any] = {
     "svg.hashsalt": "titan-neuro",
 }
 # Okabe and Ito's palette (2008), told apart with any of the usual colour-vision deficiencies; markers say it again.
-_FIXED_LOOK = {"mean": ("#7b8794", "s"), "persistence": ("#e69f00", "^"), "ar": ("#0072b2", "D")}
+_FIXED_LOOK = {
+    "mean": ("#7b8794", "s"),
+    "persistence": ("#e69f00", "^"),
+    "damped": ("#e69f00", "v"),
+    "ar": ("#0072b2", "D"),
+    "var": ("#0072b2", "P"),
+    "gru": ("#cc79a7", "X"),
+    "transformer-20": ("#cc79a7", "d"),
+    "analog-20": ("#7fbfa8", "<"),
+    "analog-80": ("#7fbfa8", "s"),
+    "analog-160": ("#7fbfa8", ">"),
+    "soft-analog-20": ("#009e73", "<"),
+    "soft-analog-80": ("#009e73", "s"),
+    "soft-analog-160": ("#009e73", ">"),
+    "others": ("#1f2933", "*"),
+    "others+ar": ("#1f2933", "p"),
+}
 _OTHER_LOOKS = (("#d55e00", "o"), ("#009e73", "v"), ("#cc79a7", "P"), ("#56b4e9", "X"))
+# Controls and references are no forecasts of their own right.
+_KIND_LINES = {"model": "-", "control": (0, (4, 2)), "rival": "-", "baseline": "-", "reference": (0, (1, 1.5))}
+# With more lines than these, intervals and subjects are shown of the main model alone: the table has the others.
+_FEW_LINES = 6
 # An axis shorter than this would blow rounding up to a mountain range.
 _LEAST_SPAN = 0.01
 _AXIS_TITLE = {
@@ -96,15 +117,17 @@ def plain(text: str) -> str:
 
 @matplotlib.rc_context(STYLE)
 def horizon_figure(scores: pd.DataFrame, subjects: pd.DataFrame | None, metric: str, main_model: str) -> Figure:
-    """Score over horizon: a line per model, its 95 % interval as a band, the subjects as dots.
+    """Score over horizon: a line per model; of few models, or of the main one, 95 % interval and subjects as dots.
 
     The axis fits `main_model` and its subjects; a baseline far below is named in the panel instead of pressing all
     else into a line.
 
     Parameters
     ----------
-    scores, subjects : pandas.DataFrame
-        The forecast table and the same per subject.
+    scores : pandas.DataFrame
+        The forecast table, or that of the rollouts.
+    subjects : pandas.DataFrame or None
+        The same per subject.
     metric : {"skill_ar", "r2"}
         Column to draw.
     main_model : str
@@ -114,35 +137,41 @@ def horizon_figure(scores: pd.DataFrame, subjects: pd.DataFrame | None, metric: 
     -------
     matplotlib.figure.Figure
     """
-    figure = Figure(figsize=(4.9, 3.7))
+    figure = Figure(figsize=(4.9, 3.7 if scores["model"].nunique() <= _FEW_LINES else 5.4))
     axes = figure.add_subplot()
     horizons = horizons_of(scores)
     models = list(dict.fromkeys(scores["model"]))
     # By its definition linear AR scores nought against itself: it is the zero line of that panel, not a curve.
     drawn = [model for model in models if not (metric == "skill_ar" and model == "ar")]
     look = model_look(models)
+    few = len(drawn) <= _FEW_LINES
     core: list[float] = [0.0]
     for rank, model in enumerate(drawn):
         colour, marker = look[model]
         rows = scores[scores["model"] == model].sort_values("horizon_frames")
-        dodge = 1.045 ** (rank - (len(drawn) - 1) / 2)
+        dodge = 1.045 ** (rank - (len(drawn) - 1) / 2) if few else 1.0
         at = rows["horizon_frames"].to_numpy(float) * dodge
         top = model == main_model
-        _draw_interval(axes, at, rows[f"{metric}_low"], rows[f"{metric}_high"], colour)
+        if few or top:
+            _draw_interval(axes, at, rows[f"{metric}_low"], rows[f"{metric}_high"], colour)
         axes.plot(
             at,
             rows[metric],
             color=colour,
             marker=marker,
-            markersize=5,
-            linewidth=2.2 if top else 1.4,
+            markersize=5 if few or top else 3.5,
+            linewidth=2.2 if top else 1.4 if few else 1,
+            linestyle=_KIND_LINES[rows["kind"].iloc[0]],
             zorder=5 if top else 4,
             label=plain(model),
         )
-        own = subjects[subjects["model"] == model] if subjects is not None else rows.iloc[:0]
+        own = subjects[subjects["model"] == model] if subjects is not None and (few or top) else rows.iloc[:0]
         axes.scatter(own["horizon_frames"] * dodge, own[metric], s=7, color=colour, alpha=0.45, linewidths=0, zorder=3)
         if top or model == "ar":
             core += [*rows[metric], *rows[f"{metric}_low"], *rows[f"{metric}_high"], *(own[metric] if top else [])]
+        else:
+            # Nobody who does better than the zero line is left off the scale.
+            core += [max(value, 0.0) for value in rows[metric]] if metric == "skill_ar" else []
     label, meaning = _AXIS_TITLE[metric]
     axes.axhline(0, color=look["ar"][0] if metric == "skill_ar" and "ar" in look else MUTED, linewidth=1, zorder=2)
     averages = {model: scores.loc[scores["model"] == model, metric] for model in drawn}
@@ -154,7 +183,9 @@ def horizon_figure(scores: pd.DataFrame, subjects: pd.DataFrame | None, metric: 
         axes.set_title(
             "zero: linear AR", loc="right", fontsize=8, fontweight="normal", color=look.get("ar", (MUTED,))[0]
         )
-    figure.legend(loc="outside lower center", ncols=min(4, max(1, len(drawn))), fontsize=8.5)
+    figure.legend(
+        loc="outside lower center", ncols=min(4 if few else 3, max(1, len(drawn))), fontsize=8.5 if few else 7
+    )
     return figure
 
 
@@ -283,10 +314,11 @@ def _fit_y(axes: Axes, core: Iterable[float], averages: dict[str, pd.Series]) ->
         outside = values[(values < low) | (values > high)]
         if len(outside):
             ends = dict.fromkeys(f"{end:.2f}" for end in (outside.min(), outside.max()))
-            notes.append(f"{plain(name)} {' to '.join(ends)}".replace("-", "\N{MINUS SIGN}"))
+            span = " to ".join(ends).replace("-", "\N{MINUS SIGN}")
+            notes.append(f"{plain(name)} {span}")
     if notes:
         axes.annotate(
-            "off the scale: " + "; ".join(notes),
+            textwrap.fill("off the scale: " + "; ".join(notes), 62),
             (0.02, 0.02),
             xycoords="axes fraction",
             fontsize=7.5,

@@ -13,10 +13,12 @@ from titan_neuro.files import write_text
 from titan_neuro.report.brain import map_values, plot_map, space_note, symmetric_limit
 from titan_neuro.report.figures import context_figure, horizon_figure, png_uri, svg_uri, training_figure
 from titan_neuro.report.limits import limits
-from titan_neuro.report.results import BASELINES, Results, StatMap, horizons_of, plain_name, read_results
+from titan_neuro.report.results import ROLLOUT_METRICS, Results, StatMap, horizons_of, plain_name, read_results
 from titan_neuro.report.tables import (
+    ceiling_rows,
     number,
     provenance_facts,
+    residual_rows,
     score_groups,
     scoring_facts,
     stage_rows,
@@ -69,6 +71,9 @@ def write_report(output_dir: Path) -> Path:
         model=results.main_model,
         scoring=None if results.scores is None else scoring_facts(results),
         scores=_scores_section(results),
+        moving=_moving_section(results),
+        rollouts=_rollouts_section(results),
+        ceilings=None if results.ceilings is None else _ceilings_section(results.ceilings),
         maps=_maps_section(results),
         context=_context_section(results),
         training=_training_section(results),
@@ -87,7 +92,6 @@ def _scores_section(results: Results) -> dict[str, Any] | None:
     scores = results.scores
     if scores is None:
         return None
-    seconds = dict(zip(scores["horizon_frames"], scores["horizon_s"], strict=True))
     figures = []
     main = scores[scores["model"] == results.main_model]
     for metric in ("skill_ar", "r2"):
@@ -99,18 +103,54 @@ def _scores_section(results: Results) -> dict[str, Any] | None:
             }
         )
     n_subjects = int(scores["n_subjects"].max())
+    dots = "" if results.subjects is None else ", those of the model as dots"
     return {
-        "horizons": [(horizon, f"{seconds[horizon]:g} s") for horizon in horizons_of(scores)],
+        "horizons": _horizons_of(scores),
         "groups": score_groups(scores),
         "figures": figures,
-        "caption": f"n = {_count(n_subjects, 'subject')}, each a dot. {_interval_words(n_subjects)} {_NOT_TESTED}",
+        "caption": f"n = {_count(n_subjects, 'subject')}{dots}. {_interval_words(n_subjects)} {_NOT_TESTED}",
     }
 
 
+def _moving_section(results: Results) -> dict[str, Any] | None:
+    moving = results.moving
+    if moving is None:
+        return None
+    n_subjects = _count(int(moving["n_subjects"].max()), "subject")
+    return {
+        "horizons": _horizons_of(moving),
+        "groups": score_groups(moving, ("skill_ar", "r2")),
+        "caption": f"{int(moving['n_frames'].max()):,} frames of {n_subjects}; none of them is in the table above.",
+    }
+
+
+def _rollouts_section(results: Results) -> dict[str, Any] | None:
+    rollouts = results.rollouts
+    if rollouts is None:
+        return None
+    main = rollouts[rollouts["model"] == results.main_model]
+    n_subjects = int(rollouts["n_subjects"].max())
+    return {
+        "horizons": _horizons_of(rollouts),
+        "groups": score_groups(rollouts, ROLLOUT_METRICS),
+        "source": svg_uri(horizon_figure(rollouts, None, "skill_ar", results.main_model)),
+        "alt": f"skill_ar of rollouts over horizon, a line per model. {_values_in_words(main, 'skill_ar')}",
+        "caption": f"Rollouts. n = {_count(n_subjects, 'subject')}. {_interval_words(n_subjects)} {_NOT_TESTED}",
+        "residuals": [] if results.residuals is None else residual_rows(results.residuals),
+    }
+
+
+def _ceilings_section(ceilings: pd.DataFrame) -> dict[str, Any]:
+    return {"horizons": horizons_of(ceilings), "rows": ceiling_rows(ceilings)}
+
+
+def _horizons_of(table: pd.DataFrame) -> list[tuple[int, str]]:
+    seconds = dict(zip(table["horizon_frames"], table["horizon_s"], strict=True))
+    return [(horizon, f"{seconds[horizon]:g} s") for horizon in horizons_of(table)]
+
+
 def _maps_section(results: Results) -> dict[str, Any] | None:
-    model = plain_name(results.main_model) or next(
-        (one.model for one in results.maps if one.model not in BASELINES), ""
-    )
+    model = plain_name(results.main_model) or next((one.model for one in results.maps if one.model != "ar"), "")
     horizon = min((one.horizon for one in results.maps if one.model == model), default=0)
     wanted = [(model, "skillar"), (model, "r2"), ("ar", "r2")]
     made = {(one.model, one.stat): one for one in results.maps if one.horizon == horizon}

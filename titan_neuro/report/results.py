@@ -14,21 +14,38 @@ import pandas as pd
 
 from titan_neuro.errors import InputNotFoundError, MetadataError
 
-BASELINES = ("mean", "persistence", "ar")
+# Kinds of rows, in the order of the table, and how a group of them is headed.
+KINDS = {
+    "model": "The model",
+    "control": "Controls: the same model, robbed of its memory",
+    "rival": "Rivals: other networks, trained the same way",
+    "baseline": "Baselines",
+    "reference": "Reference lines: they are told the moment of the film, and are no forecasts",
+}
+METRICS = ("skill_ar", "skill", "r2", "r", "pattern_r")
 # Trained beside the model, with curves of their own that nobody asked for.
 _RIVALS = ("gru", "transformer-20")
-METRICS = ("skill_ar", "skill", "r2", "r", "pattern_r")
 
-_SCORES_TEXT = ("model", "protocol")
+ROLLOUT_METRICS = ("skill_ar", "r2", "variance_ratio", "bias")
+RESIDUAL_METRICS = ("coloured_share", "ljung_box")
+
+
+def _with_ends(metrics: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"{metric}{end}" for metric in metrics for end in ("", "_low", "_high"))
+
+
+_SCORES_TEXT = ("model", "kind", "protocol")
 _SCORES_NUMBERS = (
-    *("horizon_frames", "horizon_s", "n_subjects", "n_runs", "n_frames"),
-    *(f"{metric}{end}" for metric in METRICS for end in ("", "_low", "_high")),
+    *("horizon_frames", "horizon_s", "n_subjects", "n_runs", "n_frames", "n_seeds", "skill_ar_seed_sd"),
+    *_with_ends(METRICS),
 )
+_ROLLOUT_NUMBERS = ("horizon_frames", "horizon_s", "n_subjects", "n_targets", *_with_ends(ROLLOUT_METRICS))
+_CEILING_NUMBERS = ("horizon_frames", "n_subjects", *_with_ends(("r2", "skill_ar")))
 _SCORES_KEYS = ("Verdict", "Caveats", "Folds", "RepetitionTime", "Normalisation", "Space")
 _SUBJECTS_NUMBERS = ("horizon_frames", "n_runs", "n_frames", *METRICS)
 _CURVE_NUMBERS = ("context_s", "horizon_frames", "n_subjects", "skill_ar", "skill_ar_low", "skill_ar_high")
 _TRAINING_NUMBERS = ("epoch", "validation_skill_ar", "volumes_per_s")
-_WHOLE_NUMBERS = frozenset({"horizon_frames", "n_subjects", "n_runs", "n_frames", "epoch"})
+_WHOLE_NUMBERS = frozenset({"horizon_frames", "n_subjects", "n_runs", "n_frames", "n_seeds", "n_targets", "epoch"})
 _GROUP_FILE = re.compile(r"^task-(?P<task>[A-Za-z0-9]+)_")
 _MAP_NAME = re.compile(
     r"^task-[A-Za-z0-9]+_stat-(?P<stat>[A-Za-z0-9]+)_desc-(?P<desc>[A-Za-z0-9]+)_statmap(\.nii\.gz|\.tsv)$"
@@ -78,6 +95,8 @@ class Results:
         The forecast table, the same per subject, the context-length curve (its ``whole_run`` is bool).
     scores_sidecar : dict
         The JSON beside `scores`.
+    moving, rollouts, residuals, ceilings : pandas.DataFrame or None
+        Scores of the frames at which the head moved, the rollouts, the whiteness of the errors, the ceilings.
     maps : tuple of StatMap
         Maps of the forecast, by name of file.
     timescale : StatMap or None
@@ -94,6 +113,10 @@ class Results:
     scores: pd.DataFrame | None
     scores_sidecar: dict[str, Any]
     subjects: pd.DataFrame | None
+    moving: pd.DataFrame | None
+    rollouts: pd.DataFrame | None
+    residuals: pd.DataFrame | None
+    ceilings: pd.DataFrame | None
     maps: tuple[StatMap, ...]
     curve: pd.DataFrame | None
     timescale: StatMap | None
@@ -103,9 +126,9 @@ class Results:
 
     @property
     def main_model(self) -> str:
-        """The model the report is about: the first in the table that is no baseline (empty where there is none)."""
-        models = [] if self.scores is None else list(self.scores["model"])
-        return next((model for model in models if model not in BASELINES), "")
+        """The model the report is about (empty where there is none in the table)."""
+        models = [] if self.scores is None else list(self.scores.loc[self.scores["kind"] == "model", "model"])
+        return models[0] if models else ""
 
 
 def read_results(output_dir: Path) -> Results:
@@ -136,18 +159,21 @@ def read_results(output_dir: Path) -> Results:
     group = output_dir / "group"
     prefix = f"task-{_only_task(group)}"
     scores_path = group / f"{prefix}_desc-forecast_scores.tsv"
-    subjects_path = group / f"{prefix}_desc-forecast_subjects.tsv"
     curve_path = group / f"{prefix}_desc-contextlength_curve.tsv"
     maps = _read_maps(group)
     provenance_path = output_dir / "provenance.json"
     config_path = output_dir / "config.resolved.yaml"
     return Results(
         name=str(_read_json(description_path, ["Name"])["Name"]),
-        scores=_read_table(scores_path, _SCORES_TEXT, _SCORES_NUMBERS) if scores_path.exists() else None,
+        scores=_read_scores(scores_path),
         scores_sidecar=_read_sidecar(scores_path, _SCORES_KEYS),
-        subjects=_read_table(subjects_path, ("model", "subject"), _SUBJECTS_NUMBERS)
-        if subjects_path.exists()
-        else None,
+        subjects=_if_there(group / f"{prefix}_desc-forecast_subjects.tsv", ("model", "subject"), _SUBJECTS_NUMBERS),
+        moving=_read_scores(group / f"{prefix}_desc-forecastmoving_scores.tsv"),
+        rollouts=_if_there(group / f"{prefix}_desc-rollout_scores.tsv", ("model", "kind"), _ROLLOUT_NUMBERS),
+        residuals=_if_there(
+            group / f"{prefix}_desc-residuals_scores.tsv", ("model", "kind"), _with_ends(RESIDUAL_METRICS)
+        ),
+        ceilings=_if_there(group / f"{prefix}_desc-ceilings_scores.tsv", ("ceiling",), _CEILING_NUMBERS),
         maps=tuple(found for found in maps if found.model),
         curve=_read_curve(curve_path) if curve_path.exists() else None,
         timescale=next((found for found in maps if found.stat == "timescale"), None),
@@ -226,6 +252,18 @@ def _read_maps(group: Path) -> list[StatMap]:
             )
         )
     return maps
+
+
+def _if_there(path: Path, text: Sequence[str], numbers: Sequence[str]) -> pd.DataFrame | None:
+    return _read_table(path, text, numbers) if path.exists() else None
+
+
+def _read_scores(path: Path) -> pd.DataFrame | None:
+    table = _if_there(path, _SCORES_TEXT, _SCORES_NUMBERS)
+    odd = set() if table is None else set(table["kind"]) - set(KINDS)
+    if odd:
+        raise MetadataError(f"{path}: column kind: one of {', '.join(KINDS)} was expected, found {min(odd)!r}.", _AGAIN)
+    return table
 
 
 def _read_stages(path: Path) -> dict[str, dict[str, Any]]:

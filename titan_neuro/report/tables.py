@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
 from titan_neuro.report.figures import model_look
-from titan_neuro.report.results import METRICS, Results, horizons_of
+from titan_neuro.report.results import KINDS, METRICS, RESIDUAL_METRICS, Results, horizons_of
 
 METRIC_MEANING = {
     "skill_ar": "1 \N{MINUS SIGN} MSE / MSE of linear AR; above 0 beats it",
@@ -16,7 +17,11 @@ METRIC_MEANING = {
     "r2": "1 \N{MINUS SIGN} SSE / SSE about the training mean",
     "r": "Pearson correlation over time, averaged by Fisher z",
     "pattern_r": "Pearson correlation over voxels or parcels, per frame",
+    "variance_ratio": "variance of the rollout / variance of what came; 1 is right",
+    "bias": "mean of rollout less what came, in standard deviations; 0 is right",
 }
+# Higher is better; the best is marked.
+_RANKED = set(METRICS)
 # The baseline that a skill is measured against scores nought by definition, and has no interval.
 _REFERENCE = {"skill_ar": "ar", "skill": "persistence"}
 _MISSING = "n/a"
@@ -43,35 +48,85 @@ def number(value: float) -> str:
     return text.lstrip("-") if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
 
 
-def score_groups(scores: pd.DataFrame) -> list[dict[str, Any]]:
+def score_groups(scores: pd.DataFrame, metrics: Sequence[str] = METRICS) -> list[dict[str, Any]]:
     """Group of rows for each metric: a row per model, a cell per horizon, the best of each horizon marked.
+
+    Reference lines are never the best: they are no forecasts.
 
     Parameters
     ----------
     scores : pandas.DataFrame
-        The forecast table.
+        The forecast table, or that of the rollouts.
+    metrics : sequence of str
+        Columns with an interval.
 
     Returns
     -------
     list of dict
-        ``metric``, ``meaning`` and ``rows``; a row holds ``model``, ``colour`` and ``cells``, a cell ``value``,
-        ``interval`` (empty where there is none) and ``best``.
+        ``metric``, ``meaning`` and ``rows``; a row holds ``heading`` (of a new kind of rows, else empty), ``model``,
+        ``colour`` and ``cells``, a cell ``value``, ``interval`` (empty where there is none) and ``best``.
     """
-    look = model_look(list(dict.fromkeys(scores["model"])))
+    kinds = dict(zip(scores["model"], scores["kind"], strict=True))
+    look = model_look(list(kinds))
     horizons = horizons_of(scores)
+    ranked = scores[scores["kind"] != "reference"]
     groups = []
-    for metric in METRICS:
-        best = scores.groupby("horizon_frames")[metric].max()
-        rows = []
-        for model, (colour, _) in look.items():
+    for metric in metrics:
+        best = ranked.groupby("horizon_frames")[metric].max().reindex(horizons)
+        rows: list[dict[str, Any]] = []
+        before = ""
+        for model in sorted(kinds, key=lambda model: list(KINDS).index(kinds[model])):
             own = scores[scores["model"] == model].drop_duplicates("horizon_frames").set_index("horizon_frames")
             cells = [
-                _cell(own.loc[horizon], metric, float(best[horizon])) if horizon in own.index else _empty_cell()
+                _cell(own.loc[horizon], metric, float(best[horizon]) if metric in _RANKED else math.nan)
+                if horizon in own.index
+                else _empty_cell()
                 for horizon in horizons
             ]
-            rows.append({"model": model, "colour": colour, "cells": cells})
+            heading = KINDS[kinds[model]] if kinds[model] != before else ""
+            before = kinds[model]
+            rows.append({"heading": heading, "model": model, "colour": look[model][0], "cells": cells})
         groups.append({"metric": metric, "meaning": METRIC_MEANING[metric], "rows": rows})
     return groups
+
+
+def residual_rows(residuals: pd.DataFrame) -> list[dict[str, Any]]:
+    """Row for each model: how white its errors one frame ahead are.
+
+    Returns
+    -------
+    list of dict
+        ``model`` and ``cells``, each with ``value`` and ``interval``.
+    """
+    return [
+        {"model": row["model"], "cells": [_cell(row, metric, math.nan) for metric in RESIDUAL_METRICS]}
+        for _, row in residuals.iterrows()
+    ]
+
+
+def ceiling_rows(ceilings: pd.DataFrame) -> list[dict[str, Any]]:
+    """Row for each ceiling and measure, a cell per horizon.
+
+    Returns
+    -------
+    list of dict
+        ``name``, ``n_subjects``, ``metric`` and ``cells``, each with ``value`` and ``interval``.
+    """
+    rows = []
+    for name, own in ceilings.groupby("ceiling", sort=False):
+        at = own.sort_values("horizon_frames")
+        rows += [
+            {
+                "name": name,
+                "n_subjects": int(own["n_subjects"].max()),
+                "metric": metric,
+                "cells": [
+                    {"value": number(row[metric]), "interval": _interval(row, metric)} for _, row in at.iterrows()
+                ],
+            }
+            for metric in ("r2", "skill_ar")
+        ]
+    return rows
 
 
 def subject_rows(subjects: pd.DataFrame, model: str) -> list[dict[str, Any]]:
@@ -160,6 +215,7 @@ def scoring_facts(results: Results) -> list[tuple[str, str]]:
         ("Protocol", "; ".join(protocols)),
         ("Folds", str(len(folds) if isinstance(folds, list | dict) else folds)),
         ("Subjects", _span(scores["n_subjects"])),
+        ("Seeds", _seeds_in_words(results)),
         ("Runs", _span(scores["n_runs"])),
         (
             "Scored frames",
@@ -169,6 +225,7 @@ def scoring_facts(results: Results) -> list[tuple[str, str]]:
             "Horizons",
             ", ".join(f"{frames} ({seconds[frames]:g} s)" for frames in horizons_of(scores)) + " frames ahead",
         ),
+        ("Beginning", "each test run begins at a random frame, the same for all rows and another for each seed"),
         ("Repetition time", f"{sidecar['RepetitionTime']} s"),
         ("Normalisation", f"{sidecar['Normalisation']}, each voxel or parcel by itself"),
         ("Space", str(sidecar["Space"])),
@@ -248,15 +305,30 @@ def duration(seconds: float) -> str:
 
 
 def _cell(row: pd.Series, metric: str, best: float) -> dict[str, Any]:
-    low, high = row[f"{metric}_low"], row[f"{metric}_high"]
-    interval = f"{number(low)} to {number(high)}" if math.isfinite(low) and math.isfinite(high) else ""
+    interval = _interval(row, metric)
     if _REFERENCE.get(metric) == row["model"]:
         interval = "by definition"
-    return {"value": number(row[metric]), "interval": interval, "best": bool(row[metric] == best)}
+    is_best = row["kind"] != "reference" and bool(row[metric] == best)
+    return {"value": number(row[metric]), "interval": interval, "best": is_best}
+
+
+def _interval(row: pd.Series, metric: str) -> str:
+    low, high = row[f"{metric}_low"], row[f"{metric}_high"]
+    return f"{number(low)} to {number(high)}" if math.isfinite(low) and math.isfinite(high) else ""
 
 
 def _empty_cell() -> dict[str, Any]:
     return {"value": _MISSING, "interval": "", "best": False}
+
+
+def _seeds_in_words(results: Results) -> str:
+    """How many seeds, and by how much the model's headline differs between them."""
+    scores = results.scores
+    own = scores[scores["model"] == results.main_model].sort_values("horizon_frames")
+    spread = ", ".join(number(value) for value in own["skill_ar_seed_sd"])
+    if own.empty or own["skill_ar_seed_sd"].isna().all():
+        return _span(scores["n_seeds"])
+    return f"{_span(scores['n_seeds'])}; SD over seeds of skill_ar of {results.main_model}, by horizon: {spread}"
 
 
 def _span(counts: pd.Series) -> str:

@@ -9,6 +9,7 @@ import torch
 
 from titan_neuro.data.space import Space
 from titan_neuro.errors import MismatchError
+from titan_neuro.typing import MOVING_MM
 
 if TYPE_CHECKING:
     from titan_neuro.data.store.read import RunStore
@@ -28,6 +29,9 @@ class RunView:
         self.store, self.space = store, space
         self.key, self.subject, self.n_frames, self.scored = store.key, store.subject, store.n_frames, store.scored
         self.stimulus = store.stimulus
+        displacement = store.framewise_displacement
+        # Not known is not moving: NaN (the first frame) compares as False.
+        self.moving = np.zeros(store.n_frames, bool) if displacement is None else displacement > MOVING_MM
         self.n_features = space.n_features
         columns = space.columns_in(store.space)
         self._columns = None if len(columns) == store.space.n_features else columns

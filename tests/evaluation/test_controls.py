@@ -1,0 +1,80 @@
+"""The controls do to the model what they say, and nothing else."""
+
+import pytest
+import torch
+
+from titan_neuro.baselines import AutoregressionBaseline
+from titan_neuro.evaluation import FrozenMemory, ResetMemory, controls_of
+from titan_neuro.evaluation.controls import RESET_FRAMES
+from titan_neuro.metrics import stream_forecasts
+from titan_neuro.ops.autoregression import autoregress
+
+
+@pytest.fixture(params=["lmm", "mac"])
+def model(request, make_forecaster):
+    return make_forecaster(request.param)
+
+
+@pytest.fixture
+def frames():
+    return torch.randn(70, 6, generator=torch.Generator().manual_seed(1))
+
+
+def forecasts_of(model, frames, block_frames=16):
+    return torch.cat(list(stream_forecasts(model, frames, "run", block_frames)))
+
+
+def test_they_bear_the_models_name(model):
+    name = model.name
+    assert [control.name for control in controls_of(model)] == [f"{name}-frozen", f"{name}-reset20"]
+
+
+@torch.no_grad()
+def test_a_frozen_memory_is_never_written(model, frames):
+    found = forecasts_of(FrozenMemory(model), frames)
+    state = model.start()
+    expected = []
+    for start in range(0, 70, 16):
+        part, state = model(frames[None, start : start + 16], state, memory_frozen=True)
+        expected.append(part[0])
+    torch.testing.assert_close(found, torch.cat(expected), rtol=0, atol=0)
+    for block in state.backbone.blocks:
+        for layer, weight in enumerate(block.memory.memory.weights):
+            initial = model.start().backbone.blocks[0].memory.memory.weights[layer]
+            torch.testing.assert_close(weight, initial, rtol=0, atol=0)
+    assert not torch.allclose(found, forecasts_of(model, frames))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("block_frames", [1, 16, 20, 64])
+def test_a_reset_memory_knows_its_own_twenty_frames_and_the_skip_all_its_lags(model, frames, block_frames):
+    found = forecasts_of(ResetMemory(model), frames, block_frames)
+    history = model.start().history[0]
+    linear, _ = autoregress(frames, history, model.coefficients, model.intercept)
+    beyond = [
+        model.remember(model.tokenizer(frames[None, start : start + RESET_FRAMES]))[0][0] for start in range(0, 70, 20)
+    ]
+    torch.testing.assert_close(found, linear + torch.cat(beyond), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(found, forecasts_of(model, frames))
+
+
+def test_before_training_both_are_the_autoregression(make_run, model, frames):
+    runs = [make_run("01", 1, n_features=6), make_run("02", 1, n_features=6)]
+    model, baseline = model.config.build(n_features=6), AutoregressionBaseline((1, 3))
+    for row in (model, baseline):
+        row.fit(runs)
+    for control in controls_of(model):
+        torch.testing.assert_close(forecasts_of(control, frames), forecasts_of(baseline, frames))
+
+
+def test_the_table_puts_them_below_their_model(make_run, make_forecaster, quick, score):
+    train, test = [make_run(s, 1, n_features=6) for s in ("01", "02")], [make_run("03", 1, n_features=6)]
+    model = make_forecaster("mac")
+    rival = make_forecaster("lmm")
+    benchmark = score([model, rival, *controls_of(model)], train, test, quick)
+    assert list(benchmark.kinds.items())[:4] == [
+        ("titan-mac", "model"),
+        ("titan-mac-frozen", "control"),
+        ("titan-mac-reset20", "control"),
+        ("titan-lmm", "rival"),
+    ]

@@ -1,0 +1,162 @@
+"""The whole benchmark: the scores of every seed, and each subject's measure as their mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from titan_neuro.errors import MismatchError, NoMatchError
+from titan_neuro.evaluation.rollout_scores import RolloutScores, combine_rollouts
+from titan_neuro.evaluation.scores import CORRELATIONS, REFERENCES, Fold, Scores, combine_scores
+from titan_neuro.metrics import skill
+from titan_neuro.metrics.measures import fisher_z
+
+
+@dataclass(frozen=True, eq=False)
+class SeedScores:
+    """Scores of the same runs by models of several seeds.
+
+    The errors of each seed are scored for themselves; a subject's measure is the mean over the seeds (of correlations
+    on Fisher's scale). Errors are never averaged before they are scored: that would score an ensemble.
+
+    Attributes
+    ----------
+    by_seed : mapping of int to Scores
+        Of the same models, horizons and subjects.
+    """
+
+    by_seed: Mapping[int, Scores]
+
+    @property
+    def first(self) -> Scores:
+        """Scores of the first seed, for what all seeds share."""
+        return next(iter(self.by_seed.values()))
+
+    def seed_values(self, metric: str, model: str, horizon: int) -> NDArray[np.float64]:
+        """Measure of each seed and subject, ``(seeds, subjects)``; see `Scores.subject_values`."""
+        return np.stack([scores.subject_values(metric, model, horizon) for scores in self.by_seed.values()])
+
+    def subject_values(self, metric: str, model: str, horizon: int) -> NDArray[np.float64]:
+        """Measure of each subject, ``(subjects,)``: the mean over the seeds."""
+        values = self.seed_values(metric, model, horizon)
+        return np.tanh(fisher_z(values).mean(axis=0)) if metric in CORRELATIONS else values.mean(axis=0)
+
+    def seed_sd(self, metric: str, model: str, horizon: int) -> float:
+        """Standard deviation over the seeds of the mean over subjects; NaN with one seed."""
+        values = self.seed_values(metric, model, horizon)
+        return float(np.std(np.nanmean(values, axis=1), ddof=1)) if len(values) > 1 else float("nan")
+
+    def n_frames(self, horizon: int) -> NDArray[np.int64]:
+        """Scored frames of each subject, in the seed with the fewest: runs begin elsewhere in each."""
+        at = self.first.horizons.index(horizon)
+        return np.min(
+            [[sums.n_frames[at] for sums in scores.subjects.values()] for scores in self.by_seed.values()], axis=0
+        )
+
+    def feature_map(self, metric: str, model: str, horizon: int) -> NDArray[np.float64]:
+        """Measure of each feature, averaged over subjects, ``(features,)``; NaN where no subject's is defined.
+
+        Errors are summed over the seeds.
+
+        Parameters
+        ----------
+        metric : str
+            ``skill_ar`` or ``r2``.
+        model : str
+            One of `Scores.mapped`.
+        horizon : int
+            Frames ahead.
+        """
+        error = sum(scores.error_map(model, horizon) for scores in self.by_seed.values())
+        reference = sum(scores.error_map(REFERENCES[metric], horizon) for scores in self.by_seed.values())
+        values = skill(np.asarray(error), np.asarray(reference))
+        n_defined = np.isfinite(values).sum(axis=0)
+        return np.where(n_defined > 0, np.nansum(values, axis=0) / np.maximum(n_defined, 1), np.nan)
+
+    def n_constant_features(self) -> dict[str, int]:
+        """For each subject, how many features are left out since they are constant over the scored frames of a run."""
+        return {label: sums.n_constant for label, sums in self.first.subjects.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Benchmark:
+    """Everything that scoring has found: of one fold, or of several joined by `combine`.
+
+    Attributes
+    ----------
+    protocol : str
+        ``subject``, ``run`` or ``strict``.
+    kinds : mapping of str to str
+        Kind of each row, in the order of the table: ``model``, ``control``, ``rival``, ``baseline``, ``reference``.
+    scores : SeedScores
+        Over the frames at which the head lay still.
+    moving : mapping of int to Scores
+        By seed, over those at which it moved, of the subjects who have such frames.
+    rollouts : mapping of int to RolloutScores
+        By seed; empty where none were asked for.
+    offsets : mapping of int to mapping of str to int
+        By seed and run, the frame at which the run began.
+    folds : tuple of Fold
+        What was trained and tested on.
+    """
+
+    protocol: str
+    kinds: Mapping[str, str]
+    scores: SeedScores
+    moving: Mapping[int, Scores]
+    rollouts: Mapping[int, RolloutScores]
+    offsets: Mapping[int, Mapping[str, int]]
+    folds: tuple[Fold, ...]
+
+    @property
+    def main_model(self) -> str:
+        """The model that the benchmark is about."""
+        return next(name for name, kind in self.kinds.items() if kind == "model")
+
+    def moving_scores(self) -> SeedScores | None:
+        """Scores over the frames at which the head moved, of the subjects who have some in every seed."""
+        shared = set.intersection(*(set(scores.subjects) for scores in self.moving.values()))
+        if not shared:
+            return None
+        return SeedScores(
+            {
+                seed: replace(scores, subjects={name: sums for name, sums in scores.subjects.items() if name in shared})
+                for seed, scores in self.moving.items()
+            }
+        )
+
+
+def combine(parts: Sequence[Benchmark]) -> Benchmark:
+    """Join the benchmarks of several folds.
+
+    Raises
+    ------
+    NoMatchError
+        There is nothing to join.
+    MismatchError
+        Protocol, seeds, models, horizons or numbers of features differ, or a run was tested twice.
+    """
+    if not parts:
+        raise NoMatchError("There are no scores to join.", "Check the split and the filters.")
+    first = parts[0]
+    for part in parts:
+        for what, one, other in (
+            ("protocol", first.protocol, part.protocol),
+            ("seeds", list(first.offsets), list(part.offsets)),
+            ("kinds of rows", dict(first.kinds), dict(part.kinds)),
+        ):
+            if one != other:
+                raise MismatchError(f"Folds differ in their {what}: {one}, {other}.")
+    seeds = list(first.offsets)
+    return Benchmark(
+        protocol=first.protocol,
+        kinds=first.kinds,
+        scores=SeedScores({seed: combine_scores([part.scores.by_seed[seed] for part in parts]) for seed in seeds}),
+        moving={seed: combine_scores([part.moving[seed] for part in parts]) for seed in seeds},
+        rollouts={seed: combine_rollouts([part.rollouts[seed] for part in parts]) for seed in first.rollouts},
+        offsets={seed: {run: at for part in parts for run, at in part.offsets[seed].items()} for seed in seeds},
+        folds=tuple(fold for part in parts for fold in part.folds),
+    )

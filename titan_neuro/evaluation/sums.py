@@ -1,0 +1,83 @@
+"""What is kept of a subject: sums over features, and over frames for the few rows that become maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from titan_neuro.metrics import ForecastMoments, pearson
+from titan_neuro.metrics.measures import FloatArray, fisher_z
+
+
+@dataclass(frozen=True, eq=False)
+class SubjectSums:
+    """Sums over the scored frames of a subject's test runs, for several forecasters of the same targets.
+
+    Features that are constant over the scored frames of a run are left out of all but the patterns, and counted. Twenty
+    forecasters of 70,000 voxels make 200 MB of sums a run; what is kept of them is a number for each, but for the
+    forecasters in `error_maps`.
+
+    Attributes
+    ----------
+    runs : tuple of str
+        Names of the runs.
+    n_frames : numpy.ndarray
+        int, ``(horizons,)``: scored frames.
+    squared_error : numpy.ndarray
+        ``(horizons, models)``, over frames and features.
+    r_z, n_r : numpy.ndarray
+        ``(horizons, models)``: sum over runs and features of the Fisher z of the correlation over the run's frames, and
+        how many are in it.
+    pattern_z, n_patterns : numpy.ndarray
+        ``(horizons, models)``: the same over frames of the correlation over features.
+    error_maps : numpy.ndarray
+        ``(horizons, mapped models, features)``: squared errors over frames, 0 where a feature is constant.
+    n_constant : int
+        Features left out, in the run with the most of them.
+    """
+
+    runs: tuple[str, ...]
+    n_frames: NDArray[np.int64]
+    squared_error: FloatArray
+    r_z: FloatArray
+    n_r: NDArray[np.int64]
+    pattern_z: FloatArray
+    n_patterns: NDArray[np.int64]
+    error_maps: FloatArray
+    n_constant: int
+
+    def __add__(self, other: SubjectSums) -> SubjectSums:
+        summed = {item.name: getattr(self, item.name) + getattr(other, item.name) for item in fields(self)[:-1]}
+        return SubjectSums(**summed, n_constant=max(self.n_constant, other.n_constant))
+
+
+def sums_of(run: str, moments: ForecastMoments, mapped: Sequence[int] = ()) -> SubjectSums:
+    """Add up the moments of one run over its features.
+
+    Parameters
+    ----------
+    run : str
+        Its name.
+    moments : ForecastMoments
+        Of several models.
+    mapped : sequence of int
+        The models whose errors are kept feature by feature.
+    """
+    varies = moments.target_spread > 0
+    error = np.where(varies[:, None], moments.squared_error, 0.0)
+    r = pearson(moments.co_spread, moments.forecast_spread, moments.target_spread[:, None])
+    defined = np.isfinite(r)
+    return SubjectSums(
+        runs=(run,),
+        n_frames=moments.n_frames,
+        squared_error=error.sum(axis=-1),
+        r_z=np.where(defined, fisher_z(r), 0.0).sum(axis=-1),
+        n_r=defined.sum(axis=-1),
+        pattern_z=moments.pattern_z,
+        n_patterns=moments.n_patterns,
+        error_maps=error[:, list(mapped)],
+        n_constant=int((~varies[moments.n_frames > 0]).any(axis=0).sum()),
+    )

@@ -1,0 +1,131 @@
+"""What the table says, in sentences that claim no more than its intervals do."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from titan_neuro.evaluation.benchmark import Benchmark
+from titan_neuro.evaluation.scores import METRICS
+from titan_neuro.evaluation.tables import summarise
+
+# Rows that the main model is compared with, where they are in the table.
+COMPARED = ("var", "transformer-20", "soft-analog-160")
+# Below this the bootstrap can't reach far enough to cover what it says.
+_FEW_SUBJECTS = 5
+
+
+def verdict(table: pd.DataFrame) -> str:
+    """Say of the main model, then of its rivals, whether they beat linear autoregression.
+
+    They do where the whole interval of `skill_ar` lies above 0.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        What `scores_table` returned.
+
+    Returns
+    -------
+    str
+        One sentence a model. With fewer than three subjects, or with few, it says what that means.
+    """
+    models = table.loc[table["kind"].isin(("model", "rival")), "model"].unique()
+    return " ".join(_verdict_on(model, table[table["model"] == model]) for model in models)
+
+
+def comparisons(benchmark: Benchmark, *, n_resamples: int = 10_000, seed: int = 0) -> str:
+    """Say whether the main model beats VAR, the Transformer of 20 frames and the soft analog of 160 frames.
+
+    The difference of `skill_ar` is taken within each subject; what is said rests on its interval over subjects.
+
+    Parameters
+    ----------
+    benchmark : Benchmark
+        All folds, joined.
+    n_resamples, seed : int
+        Of the bootstrap.
+
+    Returns
+    -------
+    str
+        One sentence a comparison; empty where none of them is in the table.
+    """
+    main, scores = benchmark.main_model, benchmark.scores
+    sentences = []
+    for other in COMPARED:
+        if other not in benchmark.kinds:
+            continue
+        rows = []
+        for horizon in scores.first.horizons:
+            difference = scores.subject_values("skill_ar", main, horizon) - scores.subject_values(
+                "skill_ar", other, horizon
+            )
+            mean, low, high = summarise(difference, "difference", n_resamples=n_resamples, seed=seed)
+            rows.append({"horizon_frames": horizon, "difference": mean, "difference_low": low, "difference_high": high})
+        sentences.append(_sentence(main, other, pd.DataFrame(rows), "difference", "difference of skill_ar"))
+    return " ".join(sentences)
+
+
+def _verdict_on(model: str, rows: pd.DataFrame) -> str:
+    n_subjects = int(rows["n_subjects"].iloc[0])
+    who = f"{n_subjects} subject{'s' if n_subjects > 1 else ''}"
+    if rows["skill_ar_low"].isna().all():
+        numbers = ", ".join(f"{row.skill_ar:.3f} at h = {row.horizon_frames}" for row in rows.itertuples())
+        return (
+            f"{model}: skill_ar over linear AR is {numbers}; with {who} no interval over subjects is possible, and the "
+            "numbers describe these recordings only."
+        )
+    caution = ", too few for the interval to cover 95 %" if n_subjects < _FEW_SUBJECTS else ""
+    return f"{_sentence(model, 'linear AR', rows, 'skill_ar', 'skill_ar').removesuffix('.')}; {who}{caution}."
+
+
+def _sentence(model: str, other: str, rows: pd.DataFrame, column: str, what: str) -> str:
+    if rows[f"{column}_low"].isna().all():
+        numbers = ", ".join(f"{row[column]:.3f} at h = {row['horizon_frames']:.0f}" for _, row in rows.iterrows())
+        return f"{model} against {other}: {what} {numbers}, without an interval."
+    better, worse = rows[f"{column}_low"] > 0, rows[f"{column}_high"] < 0
+    clauses = [
+        f"{how} {other} at h = {', '.join(str(h) for h in rows.loc[which, 'horizon_frames'])} "
+        f"({what} {', '.join(interval(row, column) for _, row in rows[which].iterrows())})"
+        for how, which in (("beats", better), ("does not beat", ~better & ~worse), ("is worse than", worse))
+        if which.any()
+    ]
+    return f"{model} {'; '.join(clauses)}."
+
+
+def interval(row: pd.Series, metric: str) -> str:
+    """Write a mean and its interval: ``0.030 [0.010, 0.050]``."""
+    if pd.isna(row[metric]):
+        return "n/a"
+    if pd.isna(row[f"{metric}_low"]):
+        return f"{row[metric]:.3f}"
+    return f"{row[metric]:.3f} [{row[f'{metric}_low']:.3f}, {row[f'{metric}_high']:.3f}]"
+
+
+def format_table(table: pd.DataFrame, metrics: tuple[str, ...] = METRICS) -> str:
+    """Lay a table out as Markdown that reads well on a terminal too: one row per model and horizon.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        What `scores_table` returned, or ``scores.tsv`` read back with ``na_values="n/a"``.
+    metrics : tuple of str
+        Columns that have an interval.
+
+    Returns
+    -------
+    str
+        Aligned lines; intervals in brackets.
+    """
+    horizons = ["horizon_frames", "horizon_s"] if "horizon_frames" in table else []
+    header = ["model", "kind", *(["h", "seconds"] if horizons else []), *metrics]
+    lines = [
+        [row["model"], row["kind"], *(f"{row[name]:g}" for name in horizons), *(interval(row, m) for m in metrics)]
+        for _, row in table.iterrows()
+    ]
+    widths = [max(len(line[column]) for line in [header, *lines]) for column in range(len(header))]
+    rule = ["-" * width for width in widths]
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
+        for line in [header, rule, *lines]
+    )

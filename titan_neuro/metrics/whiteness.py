@@ -1,0 +1,38 @@
+"""Are a forecast's errors white? What is left in them was there to be forecast."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.stats import chi2
+
+from titan_neuro.metrics.measures import FloatArray
+
+
+def ljung_box(residuals: FloatArray, n_lags: int) -> tuple[FloatArray, FloatArray]:
+    """Test many series for autocorrelation at once (Ljung and Box 1978).
+
+    ``Q = n (n + 2) sum_k r_k^2 / (n - k)`` over the lags ``k = 1 .. n_lags``, ``r_k`` being the autocorrelation; on
+    white noise it is chi-squared with `n_lags` degrees of freedom. None is taken off for a fit: forecasts were fitted
+    on other runs.
+
+    Parameters
+    ----------
+    residuals : numpy.ndarray
+        ``(time, series)``, longer than `n_lags`.
+    n_lags : int
+        Lags looked at.
+
+    Returns
+    -------
+    statistic, p_value : numpy.ndarray
+        ``(series,)``; NaN for a series that is constant.
+    """
+    n = len(residuals)
+    centred = residuals - residuals.mean(axis=0)
+    power = (centred**2).sum(axis=0)
+    total = np.zeros(residuals.shape[1])
+    for lag in range(1, n_lags + 1):
+        total += (centred[lag:] * centred[:-lag]).sum(axis=0) ** 2 / (n - lag)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        statistic = np.where(power > 0, n * (n + 2) * total / power**2, np.nan)
+    return statistic, chi2.sf(statistic, n_lags)
