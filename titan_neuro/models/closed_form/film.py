@@ -17,6 +17,8 @@ from titan_neuro.typing import FrameRun
 # Frames by which choices are made: more of them make choosing slower, not better.
 CHOOSING_FRAMES = 12_000
 _DECAYS = (0.9, 0.95, 0.98, 0.99, 0.998)
+# Of neighbouring frames one is enough to choose by.
+_EVERY = 3
 _SHARPNESS = (0.125, 0.25, 0.5, 1.0)
 # Shrinks the noise's covariance to its diagonal, since its small ends are estimated badly.
 _SHRINKAGE = 0.1
@@ -171,14 +173,15 @@ def _errors(
     """
     sums = torch.zeros(len(_SHARPNESS), 2, len(directions))
     for run in chosen:
-        course = _course(recall, run, decay)
+        course = _course(recall, run, decay)[::_EVERY]
         others = films.average(films.frames, run.subject) @ directions.T
         ahead = torch.cat([films.ahead(others, horizon) for horizon in recall.horizons], dim=1)
         for choice, sharpness in enumerate(_SHARPNESS):
             recalled = (moment_probabilities(course, sharpness) @ ahead).view(len(course), len(recall.horizons), -1)
             for index, horizon in enumerate(recall.horizons):
-                read = recalled[:-horizon, index] * run.scored[horizon:, None]
-                sums[choice, 0] += (read * (run.errors[horizon:, index] @ directions.T)).sum(0)
+                ahead_of = run.errors[horizon:, index][::_EVERY] @ directions.T
+                read = recalled[: len(ahead_of), index] * run.scored[horizon::_EVERY, None]
+                sums[choice, 0] += (read * ahead_of).sum(0)
                 sums[choice, 1] += read.square().sum(0)
     gained = sums[:, 0].clamp_min(0).square() / sums[:, 1].clamp_min(1e-12)
     return [(-float(gain), decay, sharpness) for gain, sharpness in zip(gained.sum(dim=1), _SHARPNESS, strict=True)]

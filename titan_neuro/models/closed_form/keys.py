@@ -23,7 +23,7 @@ _MEAN_SQUARE = 0.7
 # Share of the error that a further kind of feature has to remove to be taken in.
 _LEAST_GAIN = 5e-4
 # Components of the errors by which choices are made.
-_CHOOSING_COMPONENTS = 48
+_CHOOSING_COMPONENTS = 32
 # Where nothing is gained by learning at test time, the step that training starts from.
 _SMALLEST_SHARE = 0.005
 
@@ -88,15 +88,17 @@ def _select(
 ) -> tuple[list[_Group], float]:
     lefts = [_left(recall, run, index) @ directions.T for run in runs]
     taken: list[_Group] = []
+    rest = list(groups)
     best, total = 0.0, sum(float(left[run.scored].square().sum()) for run, left in zip(runs, lefts, strict=True))
-    while len(taken) < recall.config.n_groups:
-        rest = [group for group in groups if all(group is not other for other in taken)]
-        if not rest:
-            break
+    while rest and len(taken) < recall.config.n_groups:
         removed = _removed(recall, runs, lefts, index, [[*taken, group] for group in rest], _STEP_SHARES)
         if float(removed.max()) < best + _LEAST_GAIN * total:
             break
-        taken.append(rest[int(removed.amax(dim=1).argmax())])
+        found = int(removed.amax(dim=1).argmax())
+        # What does not help beside the few is not tried beside more.
+        helps = (removed.amax(dim=1) > best).tolist()
+        taken.append(rest[found])
+        rest = [group for place, group in enumerate(rest) if helps[place] and place != found]
         best = float(removed.max())
     if not taken:
         return taken, _SMALLEST_SHARE
@@ -130,10 +132,10 @@ def _removed(
             mapped = run.known[:, index] @ (torch.cat([group.map for group in groups]) * _scale(groups)).T
             keys[place, :, : mapped.shape[1]] = mapped / (mapped.norm(dim=1, keepdim=True) - 1).clamp_min(0).add(1)
         read = _run_memory(recall, keys, left, horizon, shares)
-        target = left[horizon:]
-        scored = run.scored[horizon:, None]
+        target = left[horizon:] * run.scored[horizon:, None]
+        read = read[:, :-horizon] * run.scored[horizon:, None]
         # |target|^2 - |target - read|^2
-        gain = (read[:, :-horizon] * (2 * target - read[:, :-horizon]) * scored).double().sum(dim=(1, 2))
+        gain = 2 * torch.einsum("ctd,td->c", read, target) - read.square().sum(dim=(1, 2))
         removed += gain.view(removed.shape)
     return removed
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -10,12 +11,15 @@ from torch import Tensor
 from titan_neuro.models.closed_form.components import ComponentRun
 from titan_neuro.models.closed_form.film import Films, probabilities
 from titan_neuro.models.recall import Recall
+from titan_neuro.ops.components import principal_components
 
 # Moments about the one that is forecast, in frames: what is next in the film is a smooth function of them.
 _LEADS = (-3, -2, -1, 0, 1, 2, 3)
 # Ridge penalties a row, in units of the features' mean variance; the largest leaves nothing of them.
 _PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 1e6)
-_MAX_FOLDS = 5
+_MAX_FOLDS = 4
+# Components of the errors by which penalties are chosen.
+_CHOOSING_COMPONENTS = 32
 
 
 def fit_linear(recall: Recall, made: Sequence[ComponentRun], films: Films, directions: Tensor) -> None:
@@ -108,15 +112,19 @@ def _ridge(tables: Sequence[tuple[Tensor, Tensor]], fold_of: Sequence[int], n_fi
         )
         return torch.cholesky_solve(target, torch.linalg.cholesky(matrix + torch.diag(ridge)))
 
-    def error(penalties: Sequence[float]) -> float:
+    strongest = principal_components(torch.cat([targets for _, targets in tables]), _CHOOSING_COMPONENTS).T
+
+    @functools.cache
+    def error(penalties: tuple[float, ...]) -> float:
         total = 0.0
         for own_gram, own_cross, n_own in moments.values():
-            weights = solve(gram - own_gram, cross - own_cross, penalties, 1 - n_own / n_rows)
-            total += float((weights * (own_gram @ weights)).sum() - 2 * (weights * own_cross).sum())
+            few = own_cross @ strongest
+            weights = solve(gram - own_gram, cross @ strongest - few, penalties, 1 - n_own / n_rows)
+            total += float((weights * (own_gram @ weights)).sum() - 2 * (weights * few).sum())
         return total
 
     # In turn, each beside the best of the others, twice.
-    best = [1.0] * len(groups)
+    best = (1.0,) * len(groups)
     for place in [*range(len(groups))] * 2:
-        best = min(([*best[:place], penalty, *best[place + 1 :]] for penalty in _PENALTIES), key=error)
+        best = min(((*best[:place], penalty, *best[place + 1 :]) for penalty in _PENALTIES), key=error)
     return solve(gram, cross, best, 1.0)
