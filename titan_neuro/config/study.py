@@ -105,7 +105,7 @@ def parcels() -> StudyConfig:
             backbone=MACConfig(dim=64, tokens_per_frame=1),
             horizons=(1, 2, 3, 6, 10, 20),
         ),
-        training=TrainingConfig(learning_rate=5e-4, weight_decay=0.1),
+        training=TrainingConfig(max_epochs=8, patience=2, learning_rate=3e-4, weight_decay=0.1),
     )
 
 
