@@ -34,7 +34,7 @@ def verdict(table: pd.DataFrame) -> str:
 
 
 def comparisons(benchmark: Benchmark, *, n_resamples: int = 10_000, seed: int = 0) -> str:
-    """Say whether the main model beats VAR, the Transformer of 20 frames and the soft analog of 160 frames.
+    """Say whether the main model beats its controls, VAR, the Transformer of 20 frames and the soft analog of 160.
 
     The difference of `skill_ar` is taken within each subject; what is said rests on its interval over subjects.
 
@@ -52,9 +52,8 @@ def comparisons(benchmark: Benchmark, *, n_resamples: int = 10_000, seed: int = 
     """
     main, scores = benchmark.main_model, benchmark.scores
     sentences = []
-    for other in COMPARED:
-        if other not in benchmark.kinds:
-            continue
+    controls = [name for name, kind in benchmark.kinds.items() if kind == "control"]
+    for other in (*controls, *(name for name in COMPARED if name in benchmark.kinds)):
         rows = []
         for horizon in scores.first.horizons:
             difference = scores.subject_values("skill_ar", main, horizon) - scores.subject_values(
