@@ -20,7 +20,7 @@ def make(horizons=HORIZONS, dtype=torch.float64, chunk_frames=CHUNK, **sizes):
     return layer.to(dtype)
 
 
-def draw(n_frames, n_horizons=len(HORIZONS), batch=2, dtype=torch.float64):
+def draw(n_frames, n_horizons=2, batch=2, dtype=torch.float64):
     generator = torch.Generator().manual_seed(1)
     shapes = ((n_horizons, SIZES["n_features"]), (n_horizons, SIZES["value_width"]), (SIZES["context_width"],))
     return [torch.randn(batch, n_frames, *shape, generator=generator, dtype=dtype) for shape in shapes]
