@@ -40,6 +40,8 @@ class FilmMemory(nn.Module):
         ``(moments,)``: 0 where a film begins, else 1.
     decay, sharpness : torch.Tensor
         See :mod:`titan_neuro.ops.moment_filter`.
+    own_keys, own_values, present : torch.Tensor
+        Of each subject, as `remember_subjects` takes them; of none in a memory that was read from a file.
     """
 
     whitening: Tensor
@@ -48,6 +50,9 @@ class FilmMemory(nn.Module):
     follows: Tensor
     decay: Tensor
     sharpness: Tensor
+    own_keys: Tensor
+    own_values: Tensor
+    present: Tensor
 
     def __init__(self, *, n_moments: int, n_horizons: int, width: int) -> None:
         super().__init__()
@@ -57,7 +62,10 @@ class FilmMemory(nn.Module):
         self.register_buffer("follows", torch.zeros(n_moments))
         self.register_buffer("decay", torch.zeros(()))
         self.register_buffer("sharpness", torch.ones(()))
-        self._subjects: tuple[Tensor, Tensor, Tensor] | None = None
+        # Buffers, so that they go where the module goes.
+        self.register_buffer("own_keys", torch.zeros(0, n_moments, width), persistent=False)
+        self.register_buffer("own_values", torch.zeros(0, n_moments, n_horizons, width), persistent=False)
+        self.register_buffer("present", torch.zeros(0, n_moments, dtype=torch.bool), persistent=False)
 
     @property
     def n_moments(self) -> int:
@@ -76,11 +84,11 @@ class FilmMemory(nn.Module):
         present : torch.Tensor
             bool ``(subjects, moments)``: the subject saw this moment.
         """
-        self._subjects = (keys, values, present)
+        self.own_keys, self.own_values, self.present = keys, values, present
 
     def share_subjects(self, other: FilmMemory) -> None:
         """Hold the subjects' tokens that another memory of the same films holds."""
-        self._subjects = other._subjects
+        self.remember_subjects(other.own_keys, other.own_values, other.present)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         # How many moments there are is known from the training runs alone: the memory takes the saved size.
@@ -93,8 +101,7 @@ class FilmMemory(nn.Module):
 
     def hold_values(self, values: Tensor) -> None:
         """Put each subject's values in the place of those held."""
-        if self._subjects is not None:
-            self._subjects = (self._subjects[0], values, self._subjects[2])
+        self.own_values = values
 
     def init_state(self, batch_size: int) -> Float[Tensor, "B N"]:
         """Evidence before the first frame: none."""
@@ -127,7 +134,7 @@ class FilmMemory(nn.Module):
         if not self.n_moments:
             return innovations.new_zeros(*innovations.shape[:2], n_horizons, width), evidence
         queries = innovations @ self.whitening
-        if left_out is None or self._subjects is None:
+        if left_out is None or not len(self.present):
             return self._recall(queries, self.keys, self.values, evidence)
         parts = [
             self._recall(queries[[item]], *self.without(int(subject)), evidence[[item]])
@@ -144,16 +151,15 @@ class FilmMemory(nn.Module):
 
     def without(self, subject: int) -> tuple[Tensor, Tensor]:
         """Keys and values averaged over all subjects but one; 0 where nobody else was present."""
-        if subject < 0 or self._subjects is None:
+        if subject < 0 or not len(self.present):
             return self.keys, self.values
-        keys, values, present = self._subjects
-        n_present = present.sum(dim=0)
-        own = present[subject].float()
+        n_present = self.present.sum(dim=0)
+        own = self.present[subject].float()
         rest = (n_present - own).clamp_min(1)
         alone = (n_present - own > 0).float()
         kept = [
             (total * _like(n_present, total) - part[subject] * _like(own, total)) * _like(alone / rest, total)
-            for total, part in ((self.keys, keys), (self.values, values))
+            for total, part in ((self.keys, self.own_keys), (self.values, self.own_values))
         ]
         return kept[0], kept[1]
 

@@ -38,9 +38,15 @@ def principal_components(samples: Tensor, n_components: int) -> Tensor:
 
 
 def orthonormal_union(*bases: Tensor) -> Tensor:
-    """Orthonormal rows that span the rows of all `bases`, each ``(rows, features)``, in their order."""
-    stacked = torch.cat(bases)
-    factor, scale = torch.linalg.qr(stacked.T.double())
-    spans = scale.diagonal().abs() > _ROUNDING**0.5
-    rows: Tensor = factor[:, spans].T.float().contiguous()
+    """Orthonormal rows that span the rows of all `bases`, each ``(rows, features)`` of length 1, in their order."""
+    stacked = torch.cat(bases).double()
+    rest = stacked @ stacked.T
+    kept = []
+    # Rows that those before them span go first: the direction that QR would make up for one hides a later row.
+    for row in range(len(rest)):
+        if rest[row, row] > _ROUNDING:
+            kept.append(row)
+            rest = rest - torch.outer(rest[:, row], rest[row]) / rest[row, row]
+    factor, _ = torch.linalg.qr(stacked[kept].T)
+    rows: Tensor = factor.T.float().contiguous()
     return rows

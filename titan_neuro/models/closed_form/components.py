@@ -69,7 +69,7 @@ def find_components(recall: Recall, runs: Sequence[FrameRun], coefficients: Tens
         lengths[run.stimulus] = max(run.n_frames, lengths.get(run.stimulus, 0))
     films = average_films(runs, every=-(-sum(lengths.values()) // _SAMPLED_FRAMES))
     film = principal_components(torch.cat([part.frames[part.scored] for part in films]), recall.n_own)
-    samples = _sample_errors(runs, coefficients, intercept)
+    samples = _sample_errors(runs, coefficients, intercept, recall.horizons[0])
     own = principal_components(samples, recall.width)
     basis = orthonormal_union(film, own)[: recall.width]
     recall.basis.zero_()
@@ -80,26 +80,27 @@ def find_components(recall: Recall, runs: Sequence[FrameRun], coefficients: Tens
     return film @ recall.basis.T
 
 
-def _sample_errors(runs: Sequence[FrameRun], coefficients: Tensor, intercept: Tensor) -> Tensor:
+def _sample_errors(runs: Sequence[FrameRun], coefficients: Tensor, intercept: Tensor, horizon: int) -> Tensor:
     """Errors of the shortest forecasts of some scored frames, evenly spread over all runs, ``(samples, features)``."""
     horizon_steps = sum(int(run.scored.sum()) for run in runs)
     every = max(1, -(-horizon_steps // _SAMPLED_FRAMES))
     found = []
     for run in runs:
         for frame in torch.as_tensor(run.scored).nonzero()[::every, 0].tolist():
-            error = _error_at(run, frame, coefficients, intercept)
+            error = _error_at(run, frame, coefficients, intercept, horizon)
             if error is not None:
                 found.append(error)
     return torch.stack(found)
 
 
-def _error_at(run: FrameRun, frame: int, coefficients: Tensor, intercept: Tensor) -> Tensor | None:
-    """Error of the one-frame-ahead forecast of a frame; None where its past does not lie inside the run."""
+def _error_at(run: FrameRun, frame: int, coefficients: Tensor, intercept: Tensor, horizon: int) -> Tensor | None:
+    """Error of the shortest forecast of a frame, `horizon` ahead; None where its past does not lie inside the run."""
     order = coefficients.shape[1]
-    if frame < order:
+    first = frame - horizon - order + 1
+    if first < 0:
         return None
-    past = run.read(frame - order, frame + 1)
-    forecast, _ = autoregress(past[-2:-1], past[:-2], coefficients[:1], intercept[:1])
+    past = run.read(first, frame + 1)
+    forecast, _ = autoregress(past[order - 1 : order], past[: order - 1], coefficients[:1], intercept[:1])
     return past[-1] - forecast[0, 0]
 
 

@@ -114,7 +114,7 @@ def fit_film(recall: Recall, made: Sequence[ComponentRun], films: Films, directi
         return
     gain, noise = _signal_and_noise(made, films)
     shrunk = (1 - _SHRINKAGE) * noise + _SHRINKAGE * torch.diag(noise.diagonal())
-    shrunk += _ROUNDING * noise.trace() * torch.eye(recall.width)
+    shrunk += _ROUNDING * noise.trace().clamp_min(_ROUNDING) * torch.eye(recall.width)
     whitening = torch.linalg.cholesky(torch.linalg.inv(shrunk.double())).float()
     own_keys = (films.innovations * gain) @ whitening
     recall.film.whitening.copy_(whitening)

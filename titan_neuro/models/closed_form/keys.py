@@ -144,7 +144,7 @@ def _run_memory(recall: Recall, keys: Tensor, left: Tensor, horizon: int, shares
     """What the memories read, ``(candidates * steps, time, width)``, for keys ``(candidates, time, key width)``."""
     n_candidates, n_frames, key_width = keys.shape
     heads = keys.repeat_interleave(len(shares), dim=0)[None]
-    waited = torch.cat([heads.new_zeros(1, heads.shape[1], horizon, key_width), heads[:, :, :-horizon]], dim=2)
+    waited = torch.cat([heads.new_zeros(1, heads.shape[1], horizon, key_width), heads], dim=2)[:, :, :n_frames]
     steps = torch.tensor(shares).repeat(n_candidates) * recall.memory.largest_step
     theta = steps[None, :, None].expand(1, -1, n_frames)
     read, _ = memory_scan(

@@ -46,14 +46,13 @@ def fit_linear(recall: Recall, made: Sequence[ComponentRun], films: Films, direc
         weights = _ridge(tables, fold_of, n_film)
         recall.own_map[index].copy_(weights[n_film:])
         if has_film:
-            by_lead = weights[:n_film].view(len(leads), len(directions), -1)
+            by_lead = weights[:n_film].view(len(leads), len(directions), recall.width)
             for lead, weight in zip(_LEADS, by_lead, strict=True):
                 own_values[:, :, index] += (shifted[horizon + lead].transpose(0, 1) @ directions.T) @ weight
     if has_film:
         _store_values(recall, films, own_values)
     for run in made:
-        left_out = torch.tensor([run.subject]) if run.film_start is not None else None
-        known, base, _, _ = recall.know(run.errors[None], recall.init_state(1), left_out)
+        known, base, _, _ = recall.know(run.errors[None], recall.init_state(1), torch.tensor([run.subject]))
         run.known, run.base = known[0], base[0]
 
 

@@ -1,0 +1,147 @@
+"""The film memory on planted films: it finds the moment by the stream alone, and recalls nothing of another film."""
+
+import pytest
+import torch
+
+from titan_neuro.layers.film_memory import FilmMemory
+
+WIDTH, N_HORIZONS, N_SUBJECTS = 8, 2, 4
+LENGTHS = (60, 40)
+N_MOMENTS = sum(LENGTHS)
+
+
+def randn(*size, seed):
+    return torch.randn(*size, generator=torch.Generator().manual_seed(seed))
+
+
+def remember(keys, values, present):
+    """A memory of films that these subjects have seen, all there is of them."""
+    memory = FilmMemory(n_moments=N_MOMENTS, n_horizons=N_HORIZONS, width=WIDTH)
+    memory.whitening.copy_(torch.eye(WIDTH))
+    memory.follows.copy_(torch.tensor([float(moment not in (0, LENGTHS[0])) for moment in range(N_MOMENTS)]))
+    memory.decay.fill_(0.95)
+    memory.remember_subjects(keys, values, present)
+    weight = present.float() / present.sum(0).clamp_min(1)
+    memory.keys.copy_(torch.einsum("sn,snd->nd", weight, keys))
+    memory.values.copy_(torch.einsum("sn,snkd->nkd", weight, values))
+    return memory
+
+
+@pytest.fixture
+def tokens():
+    """Keys, values and presence: each subject sees the film in its own noise; the last subject left early."""
+    keys = randn(N_MOMENTS, WIDTH, seed=0) + 0.3 * randn(N_SUBJECTS, N_MOMENTS, WIDTH, seed=1)
+    values = randn(N_MOMENTS, N_HORIZONS, WIDTH, seed=2) + 0.1 * randn(N_SUBJECTS, N_MOMENTS, N_HORIZONS, WIDTH, seed=3)
+    present = torch.ones(N_SUBJECTS, N_MOMENTS, dtype=torch.bool)
+    present[-1, 45:60] = False
+    present[:, 58] = torch.tensor([True, False, False, False])
+    present[:, 59] = False
+    return keys * present[..., None], values * present[..., None, None], present
+
+
+@pytest.fixture
+def memory(tokens):
+    return remember(*tokens)
+
+
+def recall(memory, stream, left_out=None):
+    recalled, _ = memory(stream, memory.init_state(len(stream)), left_out)
+    return recalled
+
+
+@pytest.mark.parametrize("start", [0, 17, 31, 62, 80])
+def test_a_stream_that_starts_anywhere_in_a_film_finds_its_moment(memory, start):
+    stop = LENGTHS[0] - 5 if start < LENGTHS[0] else N_MOMENTS
+    found = recall(memory, memory.keys[None, start:stop] + 0.5 * randn(1, stop - start, WIDTH, seed=4))
+    torch.testing.assert_close(found[0, 6:], memory.values[start + 6 : stop], rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize(("variance", "share"), [(1, 0.05), (2, 0.1)], ids=["noise alone", "another film in noise"])
+def test_what_is_not_a_known_film_recalls_next_to_nothing(memory, variance, share):
+    known = memory.keys[None, :50] + randn(1, 50, WIDTH, seed=6)
+    strength = recall(memory, known)[:, 6:].square().mean()
+    assert strength > 0.8
+    stream = variance**0.5 * randn(20, 100, WIDTH, seed=5)
+    assert recall(memory, stream)[:, 6:].square().mean() < share * strength
+
+
+def test_a_stream_that_leaves_the_film_is_let_go(memory):
+    stream = torch.cat([memory.keys[None, :30], 2**0.5 * randn(1, 40, WIDTH, seed=7)], dim=1)
+    found = recall(memory, stream).square().mean(dim=(0, 2, 3))
+    assert found[10:30].mean() > 0.8
+    assert found[45:].mean() < 0.1
+
+
+@pytest.mark.parametrize("subject", range(N_SUBJECTS))
+def test_a_subject_left_out_is_as_if_it_had_never_been_there(memory, tokens, subject):
+    others = [other for other in range(N_SUBJECTS) if other != subject]
+    expected = remember(*(part[others] for part in tokens))
+    stream = memory.keys[None] + 0.5 * randn(3, N_MOMENTS, WIDTH, seed=8)
+    found = recall(memory, stream, torch.tensor([subject, -1, subject]))
+    torch.testing.assert_close(found[[0, 2]], recall(expected, stream[[0, 2]]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found[1], recall(memory, stream)[1])
+    assert not torch.allclose(found[0], recall(memory, stream)[0], atol=1e-2)
+
+
+def test_what_a_subject_showed_does_not_reach_its_own_forecasts(memory, tokens):
+    keys, values, present = (part.clone() for part in tokens)
+    keys[1] = 5 * randn(N_MOMENTS, WIDTH, seed=9) * present[1, :, None]
+    values[1] *= -3
+    stream = tokens[0][[1]]
+    left_out = torch.tensor([1])
+    altered = remember(keys, values, present)
+    torch.testing.assert_close(
+        recall(altered, stream, left_out), recall(memory, stream, left_out), rtol=1e-4, atol=1e-4
+    )
+    assert not torch.allclose(recall(altered, stream), recall(memory, stream), atol=0.1)
+
+
+@pytest.mark.parametrize("cuts", [(1,), (5, 6, 40), tuple(range(1, 60))])
+def test_a_stream_may_be_cut_anywhere(memory, cuts):
+    stream = memory.keys[None, :60] + randn(2, 60, WIDTH, seed=10)
+    left_out = torch.tensor([2, -1])
+    evidence, parts = memory.init_state(2), []
+    for part in torch.tensor_split(stream, cuts, dim=1):
+        recalled, evidence = memory(part, evidence, left_out)
+        parts.append(recalled)
+    torch.testing.assert_close(torch.cat(parts, dim=1), recall(memory, stream, left_out), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("frame", [0, 20, 58])
+def test_no_later_frame_changes_what_is_recalled(memory, frame):
+    stream = memory.keys[None, :60] + randn(2, 60, WIDTH, seed=11)
+    later = stream.clone()
+    later[:, frame + 1 :] = 5 - later[:, frame + 1 :]
+    for left_out in (None, torch.tensor([0, 3])):
+        before, after = (recall(memory, frames, left_out) for frames in (stream, later))
+        assert torch.equal(before[:, : frame + 1], after[:, : frame + 1])
+        assert not torch.equal(before[:, frame + 1 :], after[:, frame + 1 :])
+
+
+@pytest.mark.parametrize("n_moments", [0, 7, 300])
+def test_a_saved_memory_is_read_back_by_one_of_any_size(memory, n_moments):
+    read = FilmMemory(n_moments=n_moments, n_horizons=N_HORIZONS, width=WIDTH)
+    read.load_state_dict(memory.state_dict())
+    stream = memory.keys[None, :50]
+    assert torch.equal(recall(read, stream), recall(memory, stream))
+    # Subjects are not saved: who reads a file has no training subject to leave out.
+    assert torch.equal(recall(read, stream, torch.tensor([1])), recall(memory, stream))
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        FilmMemory(n_moments=n_moments, n_horizons=N_HORIZONS, width=WIDTH + 1).load_state_dict(memory.state_dict())
+
+
+def test_a_memory_without_films_recalls_nothing(memory):
+    empty = FilmMemory(n_moments=0, n_horizons=N_HORIZONS, width=WIDTH)
+    found = recall(empty, memory.keys[None], torch.tensor([0]))
+    assert torch.equal(found, torch.zeros(1, N_MOMENTS, N_HORIZONS, WIDTH))
+    memory.load_state_dict(empty.state_dict())
+    assert memory.n_moments == 0
+
+
+def test_the_subjects_go_where_the_memory_goes(memory):
+    stream, left_out = memory.keys[None, :50].double(), torch.tensor([1])
+    expected = recall(memory, stream.float(), left_out)
+    found = recall(memory.to(torch.float64), stream, left_out)
+    assert {part.dtype for part in (memory.own_keys, memory.own_values, found)} == {torch.float64}
+    torch.testing.assert_close(found.float(), expected, rtol=1e-4, atol=1e-4)
+    assert memory.to("meta").present.device.type == memory.own_values.device.type == "meta"

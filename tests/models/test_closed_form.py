@@ -1,0 +1,178 @@
+"""The closed-form fit on planted films: what it finds, and what it must not find."""
+
+import numpy as np
+import pytest
+import torch
+from film_runs import as_run
+from recall_runs import N_FEATURES, N_SOURCES, recall_runs, skills, small_forecaster
+
+from titan_neuro.models.recall import RecallConfig
+from titan_neuro.ops.moment_filter import accumulate_evidence, moment_probabilities
+
+
+def fit(runs, horizons=(1, 3), **options):
+    model = small_forecaster(horizons, **options)
+    model.fit(runs)
+    return model
+
+
+def find_moments(model, run):
+    """The likeliest moment of the film at each frame, by the other subjects."""
+    film = model.recall.film
+    _, seen, _ = model.observe(run.frames[None], model.init_state(1).linear)
+    keys, _ = film.without(int(model.left_out([run.subject])))
+    scores = seen.errors[:, :, 0] @ film.whitening @ keys.T - 0.5 * keys.square().sum(1)
+    course, _ = accumulate_evidence(scores, film.init_state(1), film.follows, float(film.decay))
+    return moment_probabilities(course, float(film.sharpness))[0].argmax(dim=1)
+
+
+def test_film_and_memory_both_help_a_subject_nobody_saw(planted, fitted):
+    _, test = planted
+    frozen, live = skills(fitted, test, memory_frozen=True), skills(fitted, test)
+    assert min(frozen) > 0.15
+    assert all(more > less + 0.1 for more, less in zip(live, frozen, strict=True))
+    # No more than there is to know: all but the innovations of the noise.
+    assert max(live) < 0.65
+
+
+def test_without_a_map_of_its_own_the_memory_does_no_harm():
+    runs = recall_runs(8, shared=0.35)
+    model = fit(runs[:6])
+    frozen, live = skills(model, runs[6:], memory_frozen=True), skills(model, runs[6:])
+    assert min(frozen) > 0.25
+    assert np.abs(np.subtract(live, frozen)).max() < 0.01
+
+
+@pytest.mark.parametrize("horizons", [(1,), (3, 20)])
+def test_any_horizons_will_do(planted, horizons):
+    train, test = planted
+    model = fit(train, horizons)
+    frozen, live = skills(model, test, memory_frozen=True), skills(model, test)
+    assert min(frozen) > 0.15
+    assert all(more > less + 0.1 for more, less in zip(live, frozen, strict=True))
+
+
+def test_where_no_film_is_shared_nothing_is_gained_or_lost():
+    runs = recall_runs(8, shared=0.0)
+    model = fit(runs[:6])
+    assert np.abs(skills(model, runs[6:])).max() < 0.01
+    assert np.abs(skills(model, runs[6:], memory_frozen=True)).max() < 0.01
+
+
+def test_a_film_that_nobody_saw_in_training_costs_nothing():
+    runs = recall_runs(8, shared=0.3, own=0.25, films=("task-a", "task-b"))
+    model = fit([run for run in runs[:12] if run.stimulus == "task-a"])
+    assert min(skills(model, [run for run in runs[12:] if run.stimulus == "task-a"])) > 0.3
+    assert min(skills(model, [run for run in runs[12:] if run.stimulus == "task-b"])) > -0.01
+
+
+def test_one_subject_has_no_film_to_share():
+    runs = recall_runs(1, shared=0.35, films=tuple(f"task-{letter}" for letter in "abcde"))
+    model = fit(runs[:4])
+    assert model.recall.film.n_moments == 0
+    assert min(skills(model, runs[4:])) > -0.01
+    assert min(skills(fit(runs[:1]), runs[4:])) > -0.01
+
+
+def test_what_one_feature_tells_of_another_is_forecast_from_the_own_past():
+    rng = np.random.default_rng(0)
+    runs = []
+    for number in range(4):
+        frames = rng.normal(size=(250, N_FEATURES))
+        for t in range(1, 250):
+            # Feature i + 1 shows what feature i showed a frame before.
+            frames[t, 1:] = 0.8 * frames[t - 1, :-1] + 0.6 * frames[t, 1:]
+        runs.append(as_run(frames, f"sub-01_task-{number}"))
+    model = fit(runs[:3], recall=RecallConfig(own_lags=3, key_lags=2))
+    gained = skills(model, runs[3:], memory_frozen=True)
+    # The map is the planted one: 0.64 and 0.8 ** 6 of the variance of all features but the first one or three.
+    assert gained == pytest.approx([0.64 * 23 / 24, 0.8**6 * 21 / 24], abs=0.08)
+
+
+def test_runs_of_other_lengths_and_beginnings_are_aligned(planted, fitted):
+    cuts = [(0, 0), (3, 30), (6, 0), (1, 10), (0, 5), (4, 0), (2, 0), (5, 20)]
+    cropped = [
+        as_run(run.frames[first : run.n_frames - last].numpy(), run.key, 10 - first)
+        for run, (first, last) in zip((*planted[0], *planted[1]), cuts, strict=True)
+    ]
+    model = fit(cropped[:6])
+    # Counted from 4 frames before the first scored one: no run is without these.
+    assert model.recall.film.n_moments == 250 - 6
+    for run, (first, _) in zip(cropped, cuts, strict=True):
+        expected = torch.arange(run.n_frames) + first - 6
+        assert find_moments(model, run)[40:].equal(expected[40:])
+    assert skills(model, cropped[6:]) == pytest.approx(skills(fitted, planted[1]), abs=0.04)
+
+
+def test_films_follow_one_another_and_are_told_apart():
+    runs = recall_runs(6, shared=0.4, films=("task-a", "task-b"), n_frames=120)
+    model = fit(runs[:10])
+    assert model.recall.film.follows.nonzero()[:, 0].tolist() == [*range(1, 120), *range(121, 240)]
+    for run, begin in zip(runs, (0, 120) * 6, strict=True):
+        assert find_moments(model, run)[40:].equal(torch.arange(begin + 40, begin + 120))
+
+
+def test_a_subject_who_saw_another_film_is_fitted_too(planted):
+    train, test = planted
+    stranger = as_run(recall_runs(1, shared=0.5, seed=9)[0].frames.numpy(), "sub-90_task-other")
+    model = fit([*train[:5], stranger])
+    assert model.recall.film.n_moments == 250
+    assert min(skills(model, test)) > 0.3
+    assert np.isfinite(skills(model, [stranger], left_out=model.left_out(["90"]))).all()
+
+
+def test_fitting_is_deterministic(planted, fitted):
+    again = small_forecaster()
+    again.fit(planted[0])
+    assert again.state_dict().keys() == fitted.state_dict().keys()
+    for name, value in fitted.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("horizons", [(1, 3), (4,)])
+def test_components_are_those_of_the_errors_of_the_shortest_forecasts(planted, fitted, horizons):
+    model = fitted if fitted.horizons == horizons else fit(planted[0], horizons)
+    errors = []
+    for run in planted[0]:
+        with torch.no_grad():
+            forecasts, _, _ = model.forecast_parts(run.frames[None])
+        h, first = horizons[0], max(10, model.coefficients.shape[1] + horizons[0] - 1)
+        errors.append((run.frames[h:] - forecasts[0, :-h, 0])[first - h :])
+    _, spread, expected = np.linalg.svd(torch.cat(errors).numpy(), full_matrices=False)
+    found = (model.recall.own_directions @ model.recall.basis).numpy()
+    # The space of the strongest ones, whose order rounding can not change.
+    n = 1 + int(np.argmax(spread[:12] / spread[1:13]))
+    np.testing.assert_allclose(found[:n].T @ found[:n], expected[:n].T @ expected[:n], atol=1e-4)
+    np.testing.assert_allclose(found @ found.T, np.eye(len(found)), atol=1e-4)
+
+
+def test_a_basis_of_the_film_holds_its_sources():
+    runs = recall_runs(6, shared=0.5)
+    width = 8
+    model = fit(runs, recall=RecallConfig(width=width, n_components=N_SOURCES, key_components=4))
+    basis = model.recall.basis.double()
+    np.testing.assert_allclose(basis @ basis.T, np.eye(width), atol=1e-5)
+    average = torch.stack([run.frames for run in runs]).mean(0)[10:].double()
+    _, _, sources = torch.linalg.svd(average, full_matrices=False)
+    np.testing.assert_allclose(sources[:N_SOURCES] @ basis.T @ basis, sources[:N_SOURCES], atol=1e-4)
+
+
+def test_features_that_never_vary_stay_out(planted):
+    runs = []
+    for run in (*planted[0], *planted[1]):
+        frames = run.frames.clone()
+        frames[:, [3, 7]] = 0
+        runs.append(as_run(frames.numpy(), run.key))
+    model = fit(runs[:6])
+    assert min(skills(model, runs[6:])) > 0.3
+    with torch.no_grad():
+        _, beyond, _ = model.forecast_parts(runs[7].frames[None])
+    assert float(beyond[..., [3, 7]].abs().max()) < 1e-6
+    silent = fit([as_run(np.zeros((60, N_FEATURES)), f"sub-0{number}_task-film") for number in range(3)])
+    assert not silent(torch.zeros(1, 60, N_FEATURES))[0].any()
+
+
+def test_a_run_shorter_than_the_longest_horizon_is_no_obstacle(planted):
+    train, test = planted
+    short = as_run(test[0].frames[:8].numpy(), "sub-90_task-other", lead=2)
+    assert min(skills(fit([*train, short], (1, 10)), test)) > 0.15

@@ -1,0 +1,163 @@
+"""A forecaster with fitted memories: causal, streaming, saved and read, and blind to the subject that is left out."""
+
+import copy
+
+import pytest
+import torch
+from recall_runs import RECALL, skills, small_forecaster
+
+from titan_neuro.evaluation import check_causal, first_leak
+from titan_neuro.models.recall import Recall
+from titan_neuro.training.checkpoint import load_forecaster, save_forecaster
+
+
+@pytest.fixture
+def model(fitted):
+    """The fitted forecaster as training may leave it: every part of it has something to say."""
+    model = copy.deepcopy(fitted)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        model.head.patterns.normal_(std=0.1)
+        for parameter in (model.recall.memory.gates.weight, model.recall.memory.initial_weights):
+            parameter.normal_(std=0.1)
+        model.recall.memory.context_map.normal_(std=0.3)
+    return model
+
+
+@pytest.fixture
+def frames(planted):
+    """Two streams of people who are not known, from different moments on."""
+    first, second = planted[1]
+    return torch.stack([first.frames[20:100], second.frames[130:210]])
+
+
+def test_before_training_it_is_what_was_fitted_in_closed_form(planted, fitted):
+    run = planted[1][0]
+    with torch.no_grad():
+        linear, beyond, _ = fitted.forecast_parts(run.frames[None])
+        errors = torch.zeros(1, run.n_frames, 2, fitted.recall.width)
+        for index, h in enumerate(fitted.horizons):
+            left = run.frames[h:] - linear[0, :-h, index]
+            errors[0, h:, index] = left @ fitted.recall.basis.T
+        silent = torch.zeros(1, run.n_frames, 8)
+        recalled, _ = fitted.recall(errors, silent, fitted.recall.init_state(1))
+    # But for what keys have of the backbone's output, which is little.
+    expected = recalled @ fitted.recall.basis
+    assert (beyond - expected).square().mean() < 1e-4 * expected.square().mean()
+
+
+@pytest.mark.parametrize("block_frames", [16, 50, 64])
+def test_it_does_not_look_ahead(model, planted, block_frames):
+    check_causal(model, planted[1][0], block_frames)
+    assert first_leak(model, planted[1][0].frames, 99, 250) is None
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("cuts", [(8,), (1, 2, 3, 30), tuple(range(5, 80, 5))])
+@torch.no_grad()
+def test_a_stream_may_be_cut_anywhere(model, frames, cuts, frozen):
+    left_out, state, parts = torch.tensor([-1, 3]), None, []
+    for part in torch.tensor_split(frames, cuts, dim=1):
+        forecasts, state = model(part, state, memory_frozen=frozen, left_out=left_out)
+        parts.append(forecasts)
+    whole, _ = model(frames, memory_frozen=frozen, left_out=left_out)
+    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_restart_forgets_one_stream_and_no_other(model, frames):
+    _, state = model(frames[:, :16])
+    after, _ = model(frames[:, 16:], model.restart(state, torch.tensor([True, False])))
+    torch.testing.assert_close(after[0], model(frames[:1, 16:])[0][0], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(after[1], model(frames)[0][1, 16:], rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_state_is_saved_and_goes_on(model, frames, tmp_path):
+    expected, state = model(frames[:, :37])
+    torch.save(state.state_dict(), tmp_path / "state.pt")
+    saved = torch.load(tmp_path / "state.pt", weights_only=True)
+    read = model.init_state(2).load_state_dict(saved)
+    expected, _ = model(frames[:, 37:], state)
+    assert torch.equal(model(frames[:, 37:], read)[0], expected)
+
+
+@torch.no_grad()
+def test_streams_side_by_side_do_not_meet(model, frames):
+    torch.testing.assert_close(model(frames)[0][:1], model(frames[:1])[0], rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_checkpoint_is_read_back_with_its_film(model, planted, frames, tmp_path):
+    save_forecaster(tmp_path, model, {"data": {}})
+    read, record = load_forecaster(tmp_path)
+    assert record["config"]["recall"]["width"] == RECALL.width
+    assert read.recall.film.n_moments == 250
+    assert torch.equal(read(frames)[0], model(frames)[0])
+    # Who was trained on is not in the file: everybody is new.
+    assert read.left_out(["00", "07"]).tolist() == [-1, -1]
+    assert model.left_out(["00", "07"]).tolist() == [0, -1]
+
+
+@torch.no_grad()
+def test_what_a_training_subject_showed_does_not_reach_its_own_forecasts(fitted, planted):
+    altered, run = copy.deepcopy(fitted), planted[0][2]
+    film = altered.recall.film
+    film.own_keys[2] = -film.own_keys[2] + 1
+    film.own_values[2] *= 5
+    film.keys.copy_(film.own_keys.mean(0))
+    film.values.copy_(film.own_values.mean(0))
+    left_out = fitted.left_out(["02"])
+    expected, _ = fitted(run.frames[None], left_out=left_out)
+    torch.testing.assert_close(altered(run.frames[None], left_out=left_out)[0], expected, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(altered(run.frames[None])[0], fitted(run.frames[None])[0], atol=0.1)
+
+
+def test_a_training_subject_is_better_known_with_its_own_part_of_the_film(fitted, planted):
+    train, test = planted
+    left_out = torch.tensor(
+        [skills(fitted, [run], memory_frozen=True, left_out=fitted.left_out([run.subject])) for run in train]
+    ).mean(0)
+    # Weights are fitted on training subjects, so that they fit these better than others; but that is all.
+    gap = left_out - torch.tensor(skills(fitted, test, memory_frozen=True))
+    assert (gap.abs() < 0.12).all()
+    assert (torch.tensor(skills(fitted, train, memory_frozen=True)) > left_out + 0.01).all()
+
+
+def test_take_shares_what_was_fitted_and_keeps_its_own_draw(fitted, frames):
+    torch.manual_seed(7)
+    other = Recall(RECALL, horizons=fitted.horizons, n_features=24, context_width=8)
+    drawn = other.memory.context_map.detach().clone()
+    other.take(fitted.recall)
+    assert torch.equal(other.memory.context_map, drawn)
+    assert not torch.equal(drawn, fitted.recall.memory.context_map)
+    for name, value in fitted.recall.state_dict().items():
+        if name != "memory.context_map":
+            assert torch.equal(other.state_dict()[name], value), name
+    assert other.subjects == fitted.recall.subjects == tuple(f"{subject:02}" for subject in range(6))
+    errors = torch.randn(2, 40, 2, other.width, generator=torch.Generator().manual_seed(0))
+    silent, left_out = torch.zeros(2, 40, 8), torch.tensor([1, -1])
+    with torch.no_grad():
+        found, _ = other(errors, silent, other.init_state(2), left_out=left_out)
+        expected, _ = fitted.recall(errors, silent, fitted.recall.init_state(2), left_out=left_out)
+    assert torch.equal(found, expected)
+    # What the one learns from here on is not the other's.
+    other.memory.gates.bias.data.add_(1)
+    assert not torch.equal(other.memory.gates.bias, fitted.recall.memory.gates.bias)
+
+
+@pytest.mark.parametrize("recall", [None, RECALL], ids=["without recall", "not fitted"])
+@torch.no_grad()
+def test_what_is_not_fitted_recalls_nothing(frames, recall):
+    model = small_forecaster(recall=recall)
+    _, beyond, _ = model.forecast_parts(frames)
+    assert not beyond.any()
+
+
+def test_every_parameter_learns_and_nothing_that_was_fitted(model, planted):
+    run, before = planted[0][0], {name: value.clone() for name, value in model.named_buffers()}
+    model.train()
+    _, beyond, _ = model.forecast_parts(run.frames[None, :80], left_out=model.left_out(["00"]))
+    beyond.square().mean().backward()
+    assert [name for name, part in model.recall.named_parameters() if part.grad is None or not part.grad.any()] == []
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())

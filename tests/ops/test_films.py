@@ -1,0 +1,54 @@
+"""The average film, against frames laid side by side by hand."""
+
+import numpy as np
+import pytest
+import torch
+from film_runs import as_run
+
+from titan_neuro.errors import MismatchError, TrainingError
+from titan_neuro.ops.films import average_films
+
+# (subject, stimulus, length, first scored frame); the second film has one viewer.
+SHAPES = [("01", "task-b", 610, 4), ("02", "task-b", 580, 10), ("03", "task-b", 590, 4), ("01", "task-a", 300, 7)]
+
+
+@pytest.fixture(scope="module")
+def runs():
+    rng = np.random.default_rng(0)
+    return [
+        as_run(rng.normal(size=(length, 5)), f"sub-{subject}_{stimulus}", lead)
+        for subject, stimulus, length, lead in SHAPES
+    ]
+
+
+def laid_out(runs, lead):
+    """Frames ``(runs, time, features)``, the first scored ones side by side, NaN where a run was not."""
+    skips = [int(run.scored.argmax()) - lead for run in runs]
+    table = np.full((len(runs), max(run.n_frames - skip for run, skip in zip(runs, skips, strict=True)), 5), np.nan)
+    for row, run, skip in zip(table, runs, skips, strict=True):
+        row[: run.n_frames - skip] = run.frames[skip:]
+    return table
+
+
+@pytest.mark.parametrize("every", [1, 3, 7])
+def test_runs_of_a_stimulus_are_averaged_from_their_first_scored_frames_on(runs, every):
+    films = average_films(runs, every=every)
+    assert [film.stimulus for film in films] == ["task-a", "task-b"]
+    for film, members, lead in ((films[0], runs[3:], 7), (films[1], runs[:3], 4)):
+        table = laid_out(members, lead)[:, ::every]
+        np.testing.assert_allclose(film.frames, np.nanmean(table, axis=0), atol=1e-6)
+        assert np.array_equal(film.n_runs, np.isfinite(table[..., 0]).sum(0))
+        assert np.array_equal(film.scored, np.arange(table.shape[1]) * every >= lead)
+
+
+def test_components_of_the_average_are_the_average_of_components(runs):
+    projection = torch.tensor(np.random.default_rng(1).normal(size=(5, 2)), dtype=torch.float32)
+    for whole, part in zip(average_films(runs), average_films(runs, projection), strict=True):
+        torch.testing.assert_close(part.frames, whole.frames @ projection, rtol=1e-4, atol=1e-5)
+
+
+def test_what_can_not_be_averaged_is_refused(runs):
+    with pytest.raises(TrainingError, match="sub-09_task-b: has no scored frame"):
+        average_films([*runs, as_run(np.zeros((20, 5)), "sub-09_task-b", lead=20)])
+    with pytest.raises(MismatchError, match="sub-09_task-b"):
+        average_films([*runs, as_run(np.zeros((20, 4)), "sub-09_task-b")])

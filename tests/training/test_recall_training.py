@@ -1,0 +1,123 @@
+"""Training that begins with fitted memories: what epoch 0 is, what seeds share, and whom the film leaves out."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+import torch
+from recall_runs import N_FEATURES, recall_runs, skills, small_forecaster
+
+from titan_neuro.data.space import Space
+from titan_neuro.data.splits import Fold
+from titan_neuro.data.store import RunHeader, RunStore, write_run
+from titan_neuro.models import Forecaster
+from titan_neuro.training import FoldData, TrainingConfig, load_forecaster, train_fold
+from titan_neuro.training import fit as fit_module
+
+SPACE = Space(kind="parcels", name="Toy", parcels=tuple(f"p{i}" for i in range(N_FEATURES)))
+MODEL = small_forecaster().config
+QUICK = TrainingConfig(max_epochs=1, steps_per_epoch=2, window_frames=64, learning_rate=1e-3)
+# Steps so large that no epoch of training is as good as what was fitted.
+WILD = dataclasses.replace(QUICK, learning_rate=3.0)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder, runs = tmp_path_factory.mktemp("stores"), {}
+    for number, run in enumerate(recall_runs(6, shared=0.3, own=0.25, n_frames=200)):
+        header = RunHeader(
+            key=run.key,
+            entities={"subject": run.subject, "task": "film"},
+            repetition_time=1.0,
+            space=SPACE,
+            scored=run.scored,
+            record={"fingerprint": str(number), "normaliser": {"method": "none"}},
+        )
+        write_run(folder / f"{number}.zarr", header, [run.frames.numpy()])
+        runs[run.key] = RunStore(folder / f"{number}.zarr").within(SPACE)
+    keys = tuple(runs)
+    return FoldData(fold=Fold(1, keys[:4], keys[4:5], keys[5:]), protocol="subject", space=SPACE, runs=runs)
+
+
+@pytest.fixture
+def train(data, tmp_path):
+    def run(training, name="fold-1", seed=0):
+        folder = tmp_path / name
+        train_fold(data, MODEL, training, folder=folder, work_dir=tmp_path / "work" / name, seed=seed)
+        return folder
+
+    return run
+
+
+class Held:
+    """A run of a store with its frames in memory, as `skills` reads it."""
+
+    def __init__(self, view):
+        self.frames, self.scored, self.subject = view.read(0, view.n_frames), view.scored, view.subject
+
+
+def closed_form(data):
+    """The closed form alone, as it is before any training."""
+    model = small_forecaster()
+    model.fit(data.part((*data.fold.train, *data.fold.validation)))
+    return model
+
+
+def test_epoch_0_is_the_closed_form_with_the_subject_left_out(data, train):
+    folder = train(WILD)
+    table = pd.read_csv(folder / "training.csv").set_index("epoch")["validation_skill_ar"]
+    expected, [held] = closed_form(data), [Held(run) for run in data.part(data.fold.validation)]
+    linear = total = 0.0
+    with torch.no_grad():
+        skip, beyond, _ = expected.forecast_parts(held.frames[None], left_out=expected.left_out([held.subject]))
+    for index, h in enumerate(expected.horizons):
+        scored = torch.as_tensor(held.scored[h:])
+        left = (held.frames[h:] - skip[0, :-h, index])[scored]
+        linear += float(left.square().sum())
+        total += float((left - beyond[0, :-h, index][scored]).square().sum())
+    # But for what keys have of a backbone that was drawn at random.
+    assert table[0] == pytest.approx(1 - total / linear, abs=3e-3)
+    assert table[0] > 0.3
+    assert table[1] < table[0]
+    model, record = load_forecaster(folder)
+    assert record["selected_epoch"] == 0
+    assert record["validation_skill_ar"] == pytest.approx(table[0])
+    test = [Held(run) for run in data.part(data.fold.test)]
+    assert skills(model, test) == pytest.approx(skills(expected, test), abs=3e-3)
+
+
+def test_seeds_share_the_fit_and_nothing_that_is_drawn(data, train, monkeypatch):
+    fits, fit_recall = [], fit_module.fit_recall
+
+    def counted(recall, runs, *linear):
+        fits.append([run.key for run in runs])
+        fit_recall(recall, runs, *linear)
+
+    monkeypatch.setattr(fit_module, "fit_recall", counted)
+    data._recall.clear()
+    one, other = (load_forecaster(train(WILD, f"seed-{seed}", seed))[0] for seed in (1, 2))
+    assert fits == [[*data.fold.train, *data.fold.validation]]
+    for name, value in one.recall.state_dict().items():
+        same = torch.equal(value, other.recall.state_dict()[name])
+        assert same == (name != "memory.context_map"), name
+
+
+def test_the_fit_does_not_shift_what_is_drawn(data, train):
+    data._recall.clear()
+    first, again = (train(QUICK, name) / "model.safetensors" for name in ("first", "again"))
+    assert first.read_bytes() == again.read_bytes()
+
+
+def test_training_leaves_each_stream_s_subject_out_of_the_film(data, train, monkeypatch):
+    seen, forecast_parts = set(), Forecaster.forecast_parts
+
+    def noted(self, frames, state=None, *, left_out=None, **options):
+        seen.update(left_out.tolist())
+        assert self.recall.subjects == tuple(f"{subject:02}" for subject in range(5))
+        assert len(self.recall.film.present) == 5
+        return forecast_parts(self, frames, state, left_out=left_out, **options)
+
+    monkeypatch.setattr(Forecaster, "forecast_parts", noted)
+    train(dataclasses.replace(QUICK, steps_per_epoch=4))
+    # Streams without a run have no subject.
+    assert seen - {-1} == set(range(5))
