@@ -83,7 +83,7 @@ class Recall(nn.Module):
     3. `memory`: a Titans memory that learns at test time what this subject does otherwise (:class:`ForecastMemory`).
 
     The first two, and what the third begins with, are fitted in closed form
-    (:func:`titan_neuro.models.recall_fit.fit_recall`).
+    (:func:`titan_neuro.models.closed_form.fit_recall`).
 
     Parameters
     ----------
