@@ -48,7 +48,7 @@ def fit_linear(recall: Recall, made: Sequence[ComponentRun], films: Films, direc
     if has_film:
         _store_values(recall, films, own_values)
     for run in made:
-        left_out = torch.tensor([run.subject]) if run.film_start is not None else None
+        left_out = torch.tensor([run.subject]) if run.film_place is not None else None
         known, base, _, _ = recall.know(run.errors[None], recall.init_state(1), left_out)
         run.known, run.base = known[0], base[0]
 
