@@ -37,10 +37,11 @@ class NoiseRun:
     frames: torch.Tensor
     subject: str = "01"
     stimulus: str = "noise"
+    film_start: int = 0
 
     def __post_init__(self) -> None:
         self.n_frames, self.n_features = self.frames.shape
-        self.scored = np.ones(self.n_frames, dtype=bool)
+        self.scored, self.moving = np.ones(self.n_frames, dtype=bool), np.zeros(self.n_frames, dtype=bool)
 
     def read(self, start: int, stop: int) -> torch.Tensor:
         return self.frames[start:stop].float()

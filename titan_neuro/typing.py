@@ -29,7 +29,9 @@ class FrameRun(Protocol):
     subject : str
         Label of the subject, without ``sub-``.
     stimulus : str
-        What was shown: runs of one stimulus saw the same at the same frame, counted from their first scored one.
+        What was shown: runs of one stimulus saw the same at the same frame, counted from `film_start`.
+    film_start : int
+        Frame at which the stimulus begins, fed or not, scored or not; 0 where that is not known.
     n_frames, n_features : int
         Length in volumes; number of voxels inside the mask, or of parcels.
     scored : numpy.ndarray
@@ -42,6 +44,7 @@ class FrameRun(Protocol):
     key: str
     subject: str
     stimulus: str
+    film_start: int
     n_frames: int
     n_features: int
     scored: np.ndarray
@@ -50,11 +53,6 @@ class FrameRun(Protocol):
     def read(self, start: int, stop: int) -> torch.Tensor:
         """Frames ``start <= t < stop``: float32 ``(stop - start, n_features)``, z-scored per feature."""
         ...
-
-
-def first_scored(run: FrameRun) -> int:
-    """Return the first scored frame: where the runs of one stimulus are aligned."""
-    return int(run.scored.argmax())
 
 
 class Stretch(NamedTuple):

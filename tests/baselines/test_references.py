@@ -41,7 +41,7 @@ def test_others_approach_the_share_of_variance_that_is_the_films(fitted_on_film,
 
 
 @pytest.mark.parametrize("first_frame", [0, 3, 40])
-def test_runs_are_aligned_at_their_first_scored_frame(fitted_on_film, shown_to_all, first_frame):
+def test_runs_are_aligned_where_the_film_begins(fitted_on_film, shown_to_all, first_frame):
     run = shown_to_all[1][0]
     late = as_run(np.concatenate([np.zeros((25, 20)), run.frames.numpy()]), run.key, lead=35)
     reference = fitted_on_film["others"]

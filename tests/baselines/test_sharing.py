@@ -33,7 +33,7 @@ def test_without_anything_shared_all_weights_are_one():
 
 
 @pytest.mark.parametrize(("lead", "other_lead"), [(10, 10), (10, 4), (4, 10)])
-def test_a_run_is_found_in_the_film_by_the_first_scored_frame(lead, other_lead):
+def test_a_run_is_found_in_the_film_by_where_it_begins(lead, other_lead):
     noise = ar1_noise(np.random.default_rng(0), 60, 3, 0.5)
     run, other = as_run(noise, "sub-01_task-film", lead), as_run(noise, "sub-02_task-film", other_lead)
     assert locate(average_films([other])[0], run) == other_lead - lead

@@ -56,7 +56,7 @@ def test_a_file_may_choose_the_variant_with_its_settings(settings):
 
 def test_streams_restart_where_the_variant_allows_it():
     windows = ["training.window_frames=8", "model.backbone.segment_frames=16"]
-    with pytest.raises(ConfigError, match=r"8 is no multiple of 16, .* mac backbone"):
+    with pytest.raises(ConfigError, match=r"8 is no multiple of 16, .* mac model"):
         load_study(default_preset="debug", overrides=windows)
     assert load_study(default_preset="debug", overrides=[*windows, "model.backbone.variant=mag"])
 

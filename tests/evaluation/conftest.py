@@ -93,6 +93,10 @@ def make_forecaster():
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
         model.coefficients.normal_(std=0.2)
+        recall = model.recall
+        recall.basis.copy_(torch.linalg.qr(torch.randn(n_features, recall.width)).Q.mT)
+        for fitted in (recall.own_directions, recall.own_map, recall.memory.key_map):
+            fitted.normal_(std=0.2)
         return model.eval()
 
     return make

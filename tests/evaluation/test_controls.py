@@ -1,5 +1,7 @@
 """The controls do to the model what they say, and nothing else."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -7,7 +9,6 @@ from titan_neuro.baselines import AutoregressionBaseline
 from titan_neuro.evaluation import FrozenMemory, ResetMemory, controls_of
 from titan_neuro.evaluation.controls import RESET_FRAMES
 from titan_neuro.metrics import stream_forecasts
-from titan_neuro.ops.autoregression import autoregress
 
 
 @pytest.fixture(params=["lmm", "mac"])
@@ -24,6 +25,11 @@ def forecasts_of(model, frames, block_frames=16):
     return torch.cat(list(stream_forecasts(model, frames, "run", block_frames)))
 
 
+def memories_of(state):
+    """What is written at test time: the backbone's memory, and the recall's."""
+    return [*(block.memory.memory for block in state.memory.backbone.blocks), state.memory.recall[0].memory.memory]
+
+
 def test_they_bear_the_models_name(model):
     name = model.name
     assert [control.name for control in controls_of(model)] == [f"{name}-frozen", f"{name}-reset20"]
@@ -35,13 +41,11 @@ def test_a_frozen_memory_is_never_written(model, frames):
     state = model.start()
     expected = []
     for start in range(0, 70, 16):
-        part, state = model(frames[None, start : start + 16], state, memory_frozen=True)
+        part, state = model(frames[start : start + 16][None], state, memory_frozen=True)
         expected.append(part[0])
     torch.testing.assert_close(found, torch.cat(expected), rtol=0, atol=0)
-    for block in state.backbone.blocks:
-        for layer, weight in enumerate(block.memory.memory.weights):
-            initial = model.start().backbone.blocks[0].memory.memory.weights[layer]
-            torch.testing.assert_close(weight, initial, rtol=0, atol=0)
+    for found_memory, initial in zip(memories_of(state), memories_of(model.start()), strict=True):
+        torch.testing.assert_close(found_memory.weights, initial.weights, rtol=0, atol=0)
     assert not torch.allclose(found, forecasts_of(model, frames))
 
 
@@ -49,18 +53,16 @@ def test_a_frozen_memory_is_never_written(model, frames):
 @pytest.mark.parametrize("block_frames", [1, 16, 20, 64])
 def test_a_reset_memory_knows_its_own_twenty_frames_and_the_skip_all_its_lags(model, frames, block_frames):
     found = forecasts_of(ResetMemory(model), frames, block_frames)
-    history = model.start().history[0]
-    linear, _ = autoregress(frames, history, model.coefficients, model.intercept)
-    beyond = [
-        model.remember(model.tokenizer(frames[None, start : start + RESET_FRAMES]))[0][0] for start in range(0, 70, 20)
-    ]
-    torch.testing.assert_close(found, linear + torch.cat(beyond), rtol=1e-5, atol=1e-5)
+    linear, seen, _ = model.observe(frames[None], model.start().linear)
+    beyond = [model.remember(seen.at(slice(start, start + RESET_FRAMES)))[0] for start in range(0, 70, RESET_FRAMES)]
+    torch.testing.assert_close(found, (linear + torch.cat(beyond, dim=1))[0], rtol=1e-5, atol=1e-5)
     assert not torch.allclose(found, forecasts_of(model, frames))
 
 
-def test_before_training_both_are_the_autoregression(make_run, model, frames):
+def test_without_recall_both_are_the_autoregression_before_training(make_run, model, frames):
     runs = [make_run("01", 1, n_features=6), make_run("02", 1, n_features=6)]
-    model, baseline = model.config.build(n_features=6), AutoregressionBaseline((1, 3))
+    model = dataclasses.replace(model.config, recall=None).build(n_features=6)
+    baseline = AutoregressionBaseline((1, 3))
     for row in (model, baseline):
         row.fit(runs)
     for control in controls_of(model):

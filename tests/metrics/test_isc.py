@@ -34,7 +34,7 @@ def test_correlations_are_those_of_brainiak(n_subjects):
         np.testing.assert_allclose(found[str(subject)], expected[subject % len(expected)], atol=1e-6)
 
 
-def test_runs_are_aligned_at_their_first_scored_frames_and_only_scored_ones_count():
+def test_runs_are_aligned_where_the_film_begins_and_only_scored_frames_count():
     data = responses(5, seed=0)
     runs = []
     for subject, frames in enumerate(data):
@@ -46,6 +46,10 @@ def test_runs_are_aligned_at_their_first_scored_frames_and_only_scored_ones_coun
     expected = brainiak_isc(data.transpose(1, 2, 0).astype(float))
     for subject, found in leave_one_out_isc(runs).items():
         np.testing.assert_allclose(found, expected[int(subject)], atol=1e-6)
+    # Nobody's film moves where the first frames of one subject are not scored for head motion.
+    runs[2].scored[5:8] = False
+    expected = brainiak_isc(data[:, 3:].transpose(1, 2, 0).astype(float))
+    np.testing.assert_allclose(leave_one_out_isc(runs)["2"], expected[2], atol=1e-6)
 
 
 def test_a_frame_counts_where_it_is_scored_and_its_mean_is_of_those_in_whom_it_is():

@@ -60,18 +60,18 @@ class Delay(torch.nn.Module):
     def init_state(self, batch):
         return DelayState({}, (), torch.zeros(batch, REACH, N_FEATURES))
 
-    def forward(self, tokens, state=None):
+    def forward(self, tokens, state=None, *, memory_frozen=False):
         state = state or self.init_state(len(tokens))
         both = torch.cat([state.past, tokens], dim=1)
         return both[:, : tokens.shape[1]], DelayState({}, (), both[:, tokens.shape[1] :])
 
 
 def delay_model():
-    """A forecaster whose backbone is the delay line, and whose head passes on what it recalls."""
+    """A forecaster whose backbone, its only memory, is the delay line, and whose head passes on what it recalls."""
     model = forecaster()
     model.tokenizer = torch.nn.Module()
     model.tokenizer.forward = lambda frames: frames[:, :, None]
-    model.backbone = Delay()
+    model.backbone, model.recall = Delay(), None
     model.head = torch.nn.Module()
     model.head.forward = lambda tokens: torch.stack([0.9 * tokens[:, :, 0], 0 * tokens[:, :, 0]], dim=2)
     return model

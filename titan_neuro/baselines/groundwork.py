@@ -84,6 +84,7 @@ class ResidualRun:
     Attributes
     ----------
     key, subject, stimulus : str
+    film_start : int
     scored : numpy.ndarray
         Of the run that it was made from.
     frames : torch.Tensor
@@ -96,6 +97,7 @@ class ResidualRun:
     key: str
     subject: str
     stimulus: str
+    film_start: int
     scored: np.ndarray
     frames: Tensor
     horizons: tuple[int, ...]
@@ -259,5 +261,5 @@ def _project(run: FrameRun, space: ResidualSpace) -> ResidualRun:
         residuals[:-horizon, index] += observed[horizon:]
         residuals[-horizon:, index] = 0
     frames = torch.cat([torch.cat(scores), residuals.flatten(1)], dim=1)
-    scored = np.asarray(run.scored)
-    return ResidualRun(run.key, run.subject, run.stimulus, scored, frames, horizons, scores[0].shape[1])
+    told = run.key, run.subject, run.stimulus, run.film_start, np.asarray(run.scored)
+    return ResidualRun(*told, frames, horizons, scores[0].shape[1])

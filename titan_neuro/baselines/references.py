@@ -42,7 +42,7 @@ class OthersReference:
     """A baseline, plus what it leaves of the training subjects' average at the true moment of the film.
 
     ``forecast = base(y)[t, h] + gain_hv (film[m + h] - base(film)[m, h])``, ``m`` being the moment of the film at which
-    frame ``t`` was recorded: runs of one stimulus are aligned at their first scored frames. The gain of each feature is
+    frame ``t`` was recorded: runs of one stimulus are aligned where it begins. The gain of each feature is
     fitted on training subjects, each against the average of the others, and drawn towards 0 as far as they disagree.
     For a stimulus that no training subject saw, the forecast is the baseline's.
 
@@ -168,10 +168,10 @@ def _take(film: Tensor, start: int, n_frames: int) -> Tensor:
 
 def _without(film: Film, own: Film) -> Film:
     """Take a subject's own film out of the average; zeros, of no run, where nobody else saw it."""
-    shift = int(film.scored.int().argmax()) - int(own.scored.int().argmax())
+    shift = film.start - own.start
     some = slice(shift, shift + len(own.frames))
     total, n_runs = film.frames * film.n_runs[:, None], film.n_runs.clone()
     total[some] -= own.frames * own.n_runs[:, None]
     n_runs[some] -= own.n_runs
     frames = torch.where(n_runs[:, None] > 0, total / n_runs.clamp(min=1)[:, None], 0)
-    return Film(film.stimulus, frames, film.scored, n_runs)
+    return Film(film.stimulus, frames, film.scored, n_runs, film.start)

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from titan_neuro.ops.films import Film, first_scored
+from titan_neuro.ops.films import Film
 from titan_neuro.typing import FrameRun
 
 Run = TypeVar("Run", bound=FrameRun)
@@ -25,7 +25,7 @@ def group_runs(runs: Sequence[Run]) -> list[list[Run]]:
 
 def locate(film: Film, run: FrameRun) -> int:
     """Return which frame of the film a run's frame 0 is; negative where the film begins later."""
-    return int(film.scored.int().argmax()) - first_scored(run)
+    return film.start - run.film_start
 
 
 def isc_weights(pairs: Sequence[tuple[FrameRun, Film]], n_components: int) -> Tensor:

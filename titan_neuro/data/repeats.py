@@ -59,6 +59,5 @@ def _place(run: RunView) -> tuple[str, str | None, str | None, int]:
 
 
 def _film_end(run: RunView) -> float | None:
-    kinds = run.store.record.get("settings", {}).get("scored_trial_types", ("movie",))
-    ends = [onset + duration for onset, duration, kind in run.store.events if kind in kinds and duration > 0]
+    ends = [onset + duration for onset, duration, _ in run.store.film_events if duration > 0]
     return max(ends, default=None)

@@ -14,7 +14,7 @@ from torch import Tensor
 from titan_neuro.errors import MismatchError, NoMatchError
 from titan_neuro.metrics.measures import FloatArray, pearson
 from titan_neuro.metrics.moments import ForecastAccumulator, ForecastMoments
-from titan_neuro.typing import FrameRun, first_scored
+from titan_neuro.typing import FrameRun
 
 # What blocks of all subjects may hold at a time, with the sums beside them.
 _MEMORY_BYTES = 2**28
@@ -51,7 +51,7 @@ def leave_one_out_isc(runs: Sequence[FrameRun]) -> dict[str, FloatArray]:
 def inter_subject(runs: Sequence[FrameRun], *, memory_bytes: int = _MEMORY_BYTES) -> dict[str, InterSubject]:
     """Correlate each subject with the mean of the others over the frames that are scored in both [1]_ [2]_.
 
-    Runs of one stimulus are aligned at their first scored frames. Frames count where they are scored in the subject's
+    Runs of one stimulus are aligned where it begins. Frames count where they are scored in the subject's
     own run; the mean is of those others in whom the moment is scored, too. Where there are several stimuli, sums about
     the mean of each run are joined before they are divided, as those of forecasts are
     (:class:`titan_neuro.metrics.ForecastMoments`).
@@ -142,8 +142,9 @@ def _of_one_stimulus(runs: Sequence[FrameRun], memory_bytes: int) -> list[_Sums]
 
 
 def _aligned(runs: Sequence[FrameRun], block_frames: int) -> Iterator[tuple[list[Tensor], Tensor]]:
-    """Frames of each run from its first scored one on, and whether they are scored: bool ``(runs, block)``."""
-    starts = [first_scored(run) for run in runs]
+    """Frames of each run, aligned where the stimulus begins, and whether they are scored: bool ``(runs, block)``."""
+    lead = min(run.film_start for run in runs)
+    starts = [run.film_start - lead for run in runs]
     length = max(run.n_frames - start for run, start in zip(runs, starts, strict=True))
     for begin in range(0, length, block_frames):
         n_frames = min(block_frames, length - begin)

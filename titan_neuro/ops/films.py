@@ -10,9 +10,9 @@ from torch import Tensor
 
 from titan_neuro.errors import TrainingError
 from titan_neuro.ops.lagged_moments import common_n_features
-from titan_neuro.typing import FrameRun, first_scored
+from titan_neuro.typing import FrameRun
 
-__all__ = ["Film", "average_films", "first_scored"]
+__all__ = ["Film", "average_films"]
 
 _BLOCK_FRAMES = 256
 
@@ -31,16 +31,19 @@ class Film:
         bool ``(time,)``: scored in at least one run.
     n_runs : torch.Tensor
         int64 ``(time,)``: runs that lasted so long.
+    start : int
+        Frame of this average at which the stimulus begins, where every frame is averaged.
     """
 
     stimulus: str
     frames: Tensor
     scored: Tensor
     n_runs: Tensor
+    start: int
 
 
 def average_films(runs: Sequence[FrameRun], projection: Tensor | None = None, *, every: int = 1) -> list[Film]:
-    """Average the runs of each stimulus, aligned at their first scored frames.
+    """Average the runs of each stimulus, aligned where it begins.
 
     Parameters
     ----------
@@ -74,9 +77,9 @@ def average_films(runs: Sequence[FrameRun], projection: Tensor | None = None, *,
 
 
 def _average(runs: Sequence[FrameRun], projection: Tensor | None, width: int, every: int) -> Film:
-    # What only some runs hold before their first scored frame is left out.
-    lead = min(first_scored(run) for run in runs)
-    skips = [first_scored(run) - lead for run in runs]
+    # What only some runs hold before the stimulus begins is left out.
+    lead = min(run.film_start for run in runs)
+    skips = [run.film_start - lead for run in runs]
     length = -(-max(run.n_frames - skip for run, skip in zip(runs, skips, strict=True)) // every)
     total = torch.zeros(length, width, dtype=torch.float64)
     n_runs = torch.zeros(length, dtype=torch.int64)
@@ -89,4 +92,4 @@ def _average(runs: Sequence[FrameRun], projection: Tensor | None, width: int, ev
             total[place] += frames if projection is None else frames @ projection
             n_runs[place] += 1
             scored[place] |= torch.as_tensor(run.scored[start : start + block : every])
-    return Film(runs[0].stimulus, (total / n_runs[:, None]).float(), scored, n_runs)
+    return Film(runs[0].stimulus, (total / n_runs[:, None]).float(), scored, n_runs, lead)

@@ -177,3 +177,25 @@ def test_what_a_table_must_say_of_its_data(tmp_path, header, frames, record, cav
     found = RunStore(path).caveats
     assert len(found) == len(caveats)
     assert all(sentence.startswith(start) for sentence, start in zip(found, caveats, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("events", "settings", "first"),
+    [
+        ([], {}, 0),
+        ([(30.0, 9.0, "fixation")], {}, 0),
+        ([(60.0, 9.0, "movie"), (30.0, 9.0, "movie")], {}, 20),
+        # The clocks of stimulus and scanner differ a little.
+        ([(30.01, 90.0, "movie")], {}, 20),
+        ([(30.75, 90.0, "movie")], {}, 21),
+        ([(-3.0, 90.0, "movie")], {}, -2),
+        ([(30.0, 9.0, "movie"), (45.0, math.nan, "story")], {"scored_trial_types": ["story"]}, 30),
+    ],
+)
+def test_the_film_begins_with_its_first_event_whatever_is_scored(tmp_path, header, frames, events, settings, first):
+    scored = header.scored.copy()
+    scored[20:25] = False
+    told = dataclasses.replace(header, events=events, record={"settings": settings}, scored=scored)
+    write_run(tmp_path / "run.zarr", told, [frames])
+    store = RunStore(tmp_path / "run.zarr")
+    assert store.film_start == store.within(store.space).film_start == first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 from collections.abc import Iterator
 from functools import cached_property
@@ -86,6 +87,19 @@ class RunStore:
         """What was shown, by the labels that subjects share: session, task and run, such as ``task-movie_run-02``."""
         labels = ((name, self.entities.get(name)) for name in ("session", "task", "run"))
         return "_".join(f"{name}-{label}" for name, label in labels if label is not None)
+
+    @property
+    def film_events(self) -> list[Event]:
+        """Events whose frames are scored, as the preparation was told."""
+        kinds = self.record.get("settings", {}).get("scored_trial_types", ("movie",))
+        return [event for event in self.events if event[2] in kinds]
+
+    @property
+    def film_start(self) -> int:
+        """Frame nearest to the onset of the first film event, whatever is scored of it; 0 where there is none."""
+        first_s = min((onset for onset, _, _ in self.film_events), default=0.0)
+        # Not Python's rounding to even numbers, by which runs a frame apart could start at the same one.
+        return math.floor(first_s / self.repetition_time + 0.5)
 
     @property
     def preparation(self) -> dict[str, Any]:

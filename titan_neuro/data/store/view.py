@@ -28,7 +28,7 @@ class RunView:
     def __init__(self, store: RunStore, space: Space) -> None:
         self.store, self.space = store, space
         self.key, self.subject, self.n_frames, self.scored = store.key, store.subject, store.n_frames, store.scored
-        self.stimulus = store.stimulus
+        self.stimulus, self.film_start = store.stimulus, store.film_start
         displacement = store.framewise_displacement
         # Not known is not moving: NaN (the first frame) compares as False.
         self.moving = np.zeros(store.n_frames, bool) if displacement is None else displacement > MOVING_MM

@@ -12,7 +12,7 @@ from titan_neuro.models.recall import Recall
 from titan_neuro.ops.autoregression import autoregress
 from titan_neuro.ops.components import orthonormal_union, principal_components
 from titan_neuro.ops.films import average_films
-from titan_neuro.typing import FrameRun, first_scored
+from titan_neuro.typing import FrameRun
 
 # Frames that components are found from; the work grows with their square.
 _SAMPLED_FRAMES = 1500
@@ -27,26 +27,26 @@ class ComponentRun:
     ----------
     subject : int
         Index.
-    first : int
-        First scored frame.
+    film_start : int
+        Frame at which the stimulus begins.
     frames : torch.Tensor
         ``(time, width)``.
     errors : torch.Tensor
         What each frame showed beyond the linear forecasts of it, ``(time, horizons, width)``; 0 where there were none.
     scored : torch.Tensor
         bool ``(time,)``.
-    film_start : int
+    film_place : int
         Place of frame 0 in the films, which may lie before their beginning; set by `collect_films`.
     known, base : torch.Tensor
         What keys may be made of, and the forecasts without the memory; set by `fit_linear`.
     """
 
     subject: int
-    first: int
+    film_start: int
     frames: Tensor
     errors: Tensor
     scored: Tensor
-    film_start: int | None = None
+    film_place: int | None = None
     known: Tensor = field(default_factory=lambda: torch.empty(0))
     base: Tensor = field(default_factory=lambda: torch.empty(0))
 
@@ -118,4 +118,4 @@ def project_run(recall: Recall, run: FrameRun, subject: int, coefficients: Tenso
     errors = torch.zeros(len(seen), n_horizons, recall.width)
     for index, horizon in enumerate(recall.horizons):
         errors[horizon:, index] = seen[horizon:] - expected[:-horizon, index]
-    return ComponentRun(subject, first_scored(run), seen, errors, torch.as_tensor(run.scored))
+    return ComponentRun(subject, run.film_start, seen, errors, torch.as_tensor(run.scored))

@@ -71,25 +71,25 @@ def choosing(runs: Sequence[ComponentRun]) -> list[int]:
 
 
 def collect_films(runs: Sequence[FrameRun], made: Sequence[ComponentRun], n_subjects: int) -> Films:
-    """Line up, at their first scored frames, the runs of each stimulus that two subjects or more have seen."""
+    """Line up, where the stimulus begins, the runs of each that two subjects or more have seen."""
     shown: dict[str, list[ComponentRun]] = {}
     for run, components in zip(runs, made, strict=True):
         shown.setdefault(run.stimulus, []).append(components)
     shared = [shown[name] for name in sorted(shown) if len({member.subject for member in shown[name]}) > 1]
     which: list[int] = []
     for number, members in enumerate(shared):
-        lead = min(member.first for member in members)
+        lead = min(member.film_start for member in members)
         for member in members:
-            member.film_start = len(which) - (member.first - lead)
-        which += [number] * max(len(member.frames) - member.first + lead for member in members)
+            member.film_place = len(which) - (member.film_start - lead)
+        which += [number] * max(len(member.frames) - member.film_start + lead for member in members)
     size = (n_subjects, len(which), made[0].frames.shape[1])
     films = Films(torch.zeros(size), torch.zeros(size), torch.zeros(size[:2], dtype=torch.bool), torch.tensor(which))
     for number, members in enumerate(shared):
         begin = which.index(number)
         for member in members:
-            if member.film_start is not None:
-                skip = max(0, begin - member.film_start)
-                place = slice(member.film_start + skip, member.film_start + len(member.frames))
+            if member.film_place is not None:
+                skip = max(0, begin - member.film_place)
+                place = slice(member.film_place + skip, member.film_place + len(member.frames))
                 films.innovations[member.subject, place] = member.innovations[skip:]
                 films.frames[member.subject, place] = member.frames[skip:]
                 films.present[member.subject, place] = True
@@ -135,7 +135,7 @@ def _signal_and_noise(made: Sequence[ComponentRun], films: Films) -> tuple[Tenso
     product = spread = torch.zeros(())
     pairs = []
     for run in made:
-        if run.film_start is not None:
+        if run.film_place is not None:
             others = along(run, films.average(films.innovations, run.subject))
             pairs.append((run.innovations[run.scored], others[run.scored]))
             product = product + (pairs[-1][0] * pairs[-1][1]).sum(0)
@@ -148,7 +148,7 @@ def _signal_and_noise(made: Sequence[ComponentRun], films: Films) -> tuple[Tenso
 
 def along(run: ComponentRun, values: Tensor) -> Tensor:
     """Rows of the films at the frames of a run, ``(time, ...)``; 0 before the film's beginning."""
-    index = torch.arange(len(run.frames)) + (run.film_start or 0)
+    index = torch.arange(len(run.frames)) + (run.film_place or 0)
     return values[index.clamp_min(0)] * (index >= 0).view(-1, *[1] * (values.ndim - 1))
 
 
