@@ -176,3 +176,16 @@ def test_a_run_shorter_than_the_longest_horizon_is_no_obstacle(planted):
     train, test = planted
     short = as_run(test[0].frames[:8].numpy(), "sub-90_task-other", lead=2)
     assert min(skills(fit([*train, short], (1, 10)), test)) > 0.15
+
+
+def test_where_some_runs_end_the_others_film_goes_on():
+    runs = recall_runs(10, shared=0.5)
+    train = [run if number < 2 else as_run(run.frames[:200].numpy(), run.key) for number, run in enumerate(runs[:8])]
+    model = fit(train, (1, 20))
+    removed = []
+    with torch.no_grad():
+        for first, stop in ((150, 200), (200, 220)):
+            # Forecasts of these frames, made 20 frames before: of the second ones, while all runs still went on.
+            ends = [as_run(run.frames[:stop].numpy(), run.key, lead=first) for run in runs[8:]]
+            removed.append(skills(model, ends)[1])
+    assert min(removed) > 0.3

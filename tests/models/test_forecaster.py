@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 import torch
+from film_runs import as_run
 from pydantic import TypeAdapter
 
 from titan_neuro.errors import ConfigError, MismatchError
@@ -32,6 +33,11 @@ BACKBONES = {
 DECODERS = {"swin": LowRankConfig(rank=4), "swin-upsampling": UpsamplingConfig(channels=4)}
 
 
+def last_weights(model: Forecaster) -> torch.Tensor:
+    """Those of the decoder's last layer, which are 0 in a new model."""
+    return model.head.to_voxels.weight if hasattr(model.head, "to_voxels") else model.head.patterns
+
+
 def make(kind: str) -> Forecaster:
     torch.manual_seed(0)
     if kind in DECODERS:
@@ -50,8 +56,7 @@ def make(kind: str) -> Forecaster:
         model = config.build(n_features=20)
     with torch.no_grad():
         # A new model forecasts its linear part alone; here every part must take part.
-        last = model.head.to_voxels.weight if kind == "swin-upsampling" else model.head.patterns
-        last.normal_()
+        last_weights(model).normal_()
         model.coefficients.normal_(std=0.1)
     return model.eval()
 
@@ -67,7 +72,7 @@ def frames(model):
 
 
 def test_a_new_model_is_the_autoregression(model, frames):
-    torch.nn.init.zeros_(model.head.patterns)
+    torch.nn.init.zeros_(last_weights(model))
     history = torch.zeros(2, model.coefficients.shape[1] - 1, model.n_features)
     expected, _ = autoregress(frames, history, model.coefficients, model.intercept)
     assert torch.equal(model(frames)[0], expected)
@@ -116,7 +121,12 @@ def test_recall_is_the_last_forecast_of_an_empty_memory(model, frames):
 
 
 def test_every_parameter_learns(model, frames):
-    model.train()(frames)[0].square().mean().backward()
+    # Memories that were not fitted have no keys.
+    shown = torch.randn(4, 60, model.n_features, generator=torch.Generator().manual_seed(2))
+    runs = [as_run((shown[0] + alone).numpy(), f"sub-{number}_film") for number, alone in enumerate(shown[1:])]
+    model.fit(runs)
+    left_out = model.left_out(["1", "nobody"])
+    model.train()(frames, left_out=left_out)[0].square().mean().backward()
     idle = [name for name, parameter in model.named_parameters() if parameter.grad is None]
     assert not idle
     # At the coarse end of a small brain Swin attends over a single patch: there is nothing to weigh.

@@ -161,3 +161,38 @@ def test_every_parameter_learns_and_nothing_that_was_fitted(model, planted):
     beyond.square().mean().backward()
     assert [name for name, part in model.recall.named_parameters() if part.grad is None or not part.grad.any()] == []
     assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+
+
+@torch.no_grad()
+def test_the_memory_is_told_what_the_other_parts_forecast_wrongly(model):
+    recall = model.recall
+    recall.memory.initial_weights.zero_()
+    errors = torch.randn(2, 80, 2, recall.width, generator=torch.Generator().manual_seed(0))
+    context = torch.randn(2, 80, 8, generator=torch.Generator().manual_seed(1))
+    # Frozen at nothing, the memory adds nothing.
+    base, _ = recall(errors, context, recall.init_state(2), frozen=True)
+    left = errors.clone()
+    for index, h in enumerate(recall.horizons):
+        for t in range(h, 80):
+            left[:, t, index] -= base[:, t - h, index]
+    known, *_ = recall.know(errors, recall.init_state(2), None)
+    correction, _ = recall.memory(known, left, context, recall.memory.init_state(2))
+    found, _ = recall(errors, context, recall.init_state(2))
+    torch.testing.assert_close(found, base + correction, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_the_own_past_lies_as_it_was_fitted(fitted):
+    """What is forecast from the own last frames, and what keys are made of, frame by frame."""
+    recall = fitted.recall
+    errors = torch.randn(1, 30, 2, recall.width, generator=torch.Generator().manual_seed(0))
+    known, base, *_ = recall.know(errors, recall.init_state(1), None)
+    recalled, _ = recall.film(errors[:, :, 0], recall.film.init_state(1))
+    own = errors[0, :, 0] @ recall.own_directions.T
+    for t in (0, 1, 2, 17):
+        past = torch.stack([own[t - lag] if t >= lag else torch.zeros_like(own[0]) for lag in range(3)])
+        foretold = torch.einsum("f,kfd->kd", past[: RECALL.own_lags].flatten(), recall.own_map)
+        torch.testing.assert_close(base[0, t], recalled[0, t] + foretold, rtol=1e-4, atol=1e-5)
+        key_part = past[: RECALL.key_lags, : RECALL.key_components].flatten()
+        expected = torch.cat([recalled[0, t], foretold, key_part.expand(2, -1)], dim=1)
+        torch.testing.assert_close(known[0, t], expected, rtol=1e-4, atol=1e-5)

@@ -34,6 +34,7 @@ def fit_linear(recall: Recall, made: Sequence[ComponentRun], films: Films, direc
     own = [_own_past(recall, run) for run in made]
     fold_of = _folds(made)
     shifted = {offset: films.ahead(films.frames.transpose(0, 1), offset) for offset in offsets} if has_film else {}
+    n_present = films.present.sum(0).float()
     own_values = torch.zeros(*films.present.shape, len(recall.horizons), recall.width)
     for index, horizon in enumerate(recall.horizons):
         leads = [offsets.index(horizon + lead) for lead in _LEADS]
@@ -48,7 +49,10 @@ def fit_linear(recall: Recall, made: Sequence[ComponentRun], films: Films, direc
         if has_film:
             by_lead = weights[:n_film].view(len(leads), len(directions), recall.width)
             for lead, weight in zip(_LEADS, by_lead, strict=True):
-                own_values[:, :, index] += (shifted[horizon + lead].transpose(0, 1) @ directions.T) @ weight
+                value = (shifted[horizon + lead].transpose(0, 1) @ directions.T) @ weight
+                # A mean over those who are there then, not over those who are here: some runs end before others.
+                there = films.ahead(n_present, horizon + lead).clamp_min(1)
+                own_values[:, :, index] += value * (n_present / there)[:, None]
     if has_film:
         _store_values(recall, films, own_values)
     for run in made:
