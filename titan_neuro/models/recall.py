@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from titan_neuro.layers.delay_line import DelayLine
 from titan_neuro.layers.film_memory import FilmMemory
 from titan_neuro.layers.forecast_memory import ForecastMemory, ForecastMemoryState
 from titan_neuro.ops.stream_state import StreamState
@@ -38,6 +39,10 @@ class RecallConfig:
         Kinds of features in a key, at most; what they are is chosen on the training subjects.
     chunk_frames : int
         Frames of a chunk of the memory that learns at test time.
+    longest_lag : int
+        Frames of its own past, in components, that the delay line keeps; 0 for none.
+    n_echoes : int
+        Lags that the delay line forecasts from, at most; they are found on the training subjects.
     """
 
     width: Annotated[int, Field(ge=1)] = 256
@@ -48,6 +53,8 @@ class RecallConfig:
     group_width: Annotated[int, Field(ge=1)] = 32
     n_groups: Annotated[int, Field(ge=1)] = 3
     chunk_frames: Annotated[int, Field(ge=1)] = 8
+    longest_lag: Annotated[int, Field(ge=0)] = 320
+    n_echoes: Annotated[int, Field(ge=1)] = 4
 
     def build(self, *, horizons: tuple[int, ...], n_features: int, context_width: int) -> Recall:
         """Make the memories for frames of `n_features` and a backbone of width `context_width`."""
@@ -66,23 +73,28 @@ class RecallState(StreamState):
         Own components of the last frames, ``(batch, frames, components)``.
     pending : torch.Tensor
         Forecasts of the last frames, ``(batch, longest horizon, horizons, width)``: their errors are still to come.
+    delayed : torch.Tensor
+        Own components of the frames that the delay line keeps, ``(batch, longest lag, components)``.
     memory : ForecastMemoryState
     """
 
     evidence: Float[Tensor, "batch ..."]
     own_tail: Float[Tensor, "batch ..."]
     pending: Float[Tensor, "batch ..."]
+    delayed: Float[Tensor, "batch ..."]
     memory: ForecastMemoryState
 
 
 class Recall(nn.Module):
-    """Forecast the errors of linear autoregression from three memories, in a few spatial components.
+    """Forecast the errors of linear autoregression from four memories, in a few spatial components.
 
     1. `film`: persistent memory, what the film did to the training subjects (:class:`FilmMemory`).
     2. A linear forecast from the own last frames, in components: vector autoregression.
-    3. `memory`: a Titans memory that learns at test time what this subject does otherwise (:class:`ForecastMemory`).
+    3. `echoes`: a linear forecast from own frames long ago, at the lags at which something comes back
+       (:class:`DelayLine`).
+    4. `memory`: a Titans memory that learns at test time what this subject does otherwise (:class:`ForecastMemory`).
 
-    The first two, and what the third begins with, are fitted in closed form
+    The first three, and what the fourth begins with, are fitted in closed form
     (:func:`titan_neuro.models.closed_form.fit_recall`).
 
     Parameters
@@ -121,6 +133,9 @@ class Recall(nn.Module):
         self.register_buffer("own_map", torch.zeros(len(horizons), config.own_lags * self.n_own, self.width))
         self.subjects: tuple[str, ...] = ()
         self.film = FilmMemory(n_moments=0, n_horizons=len(horizons), width=self.width)
+        self.echoes = DelayLine(
+            horizons=horizons, longest_lag=config.longest_lag, n_components=self.n_own, width=self.width
+        )
         self.n_known = 2 * self.width + config.key_lags * self.n_key_own
         self.memory = ForecastMemory(
             horizons=horizons,
@@ -162,6 +177,7 @@ class Recall(nn.Module):
             self.film.init_state(batch_size),
             self.basis.new_zeros(batch_size, n_lags - 1, self.n_own),
             self.basis.new_zeros(batch_size, max(self.horizons), len(self.horizons), self.width),
+            self.echoes.init_state(batch_size),
             self.memory.init_state(batch_size),
         )
 
@@ -196,6 +212,8 @@ class Recall(nn.Module):
         state : RecallState
         """
         known, base, evidence, own_tail = self.know(errors, state, left_out)
+        echoed, delayed = self.echoes(errors[:, :, 0] @ self.own_directions.T, state.delayed)
+        base = base + echoed
         made = torch.cat([state.pending, base], dim=1)
         n_frames, longest = errors.shape[1], max(self.horizons)
         left = torch.stack(
@@ -206,12 +224,12 @@ class Recall(nn.Module):
             dim=2,
         )
         correction, memory = self.memory(known, left, context, state.memory, frozen=frozen)
-        return base + correction, RecallState(evidence, own_tail, made[:, n_frames:], memory)
+        return base + correction, RecallState(evidence, own_tail, made[:, n_frames:], delayed, memory)
 
     def know(
         self, errors: Float[Tensor, "B T K D"], state: RecallState, left_out: Int[Tensor, " B"] | None
     ) -> tuple[Float[Tensor, "B T K F"], Float[Tensor, "B T K D"], Float[Tensor, "B N"], Float[Tensor, "B L O"]]:
-        """Return what keys are made of, the forecast without the memory, and the state of both."""
+        """Return what keys are made of, the forecast of film and own last frames, and the state of both."""
         innovations = errors[:, :, 0]
         recalled, evidence = self.film(innovations, state.evidence, left_out)
         own = torch.cat([state.own_tail, innovations @ self.own_directions.T], dim=1)

@@ -32,6 +32,8 @@ class ContextLengthConfig:
     ----------
     longest_s : float
         Contexts are 2, 4, 8, ... seconds up to this, and the whole run.
+    contexts_frames : tuple of int
+        Further contexts, in frames.
     targets_per_run : int
         Frames of a run, evenly spread over the scored ones, from which forecasts are made with every context.
     gain_share : float
@@ -39,6 +41,7 @@ class ContextLengthConfig:
     """
 
     longest_s: Annotated[float, Field(ge=2)] = 128.0
+    contexts_frames: tuple[Annotated[int, Field(ge=1)], ...] = ()
     targets_per_run: Annotated[int, Field(ge=1)] = 48
     gain_share: Annotated[float, Field(gt=0, le=1)] = 0.9
 
@@ -69,7 +72,7 @@ class ContextLengthProbe:
         while seconds <= config.longest_s:
             lengths.append(max(1, round(seconds / repetition_time)))
             seconds *= 2
-        self.contexts = tuple(dict.fromkeys(lengths))
+        self.contexts = tuple(sorted({*lengths, *config.contexts_frames}))
         self._n_features = n_features
         self._errors: dict[str, np.ndarray] = {}
         self._linear: dict[str, np.ndarray] = {}

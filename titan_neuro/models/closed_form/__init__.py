@@ -1,8 +1,9 @@
 """Fit the memories of :mod:`titan_neuro.models.recall` in closed form, on training runs alone.
 
 Every choice is made by forecasts of one training subject from the others: a subject is left out of the film that is
-read for it, as a subject of the test is. The choices are few and made in turn: spatial components; the noise about the
-film, and how sharply to trust the moment; ridge penalties; what keys are made of, and how fast the memory learns.
+read for it, as a subject of the test is. The choices are few and made in turn: spatial components; the noise about
+the film, and how sharply to trust the moment; ridge penalties; lags at which something comes back; what keys are made
+of, and how fast the memory learns.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from titan_neuro.models.closed_form.components import find_components, project_run
+from titan_neuro.models.closed_form.echoes import fit_echoes
 from titan_neuro.models.closed_form.film import collect_films, fit_film
 from titan_neuro.models.closed_form.keys import fit_keys
 from titan_neuro.models.closed_form.linear import fit_linear
@@ -46,4 +48,5 @@ def fit_recall(recall: Recall, runs: Sequence[FrameRun], coefficients: Tensor, i
     films = collect_films(runs, made, len(subjects))
     fit_film(recall, made, films, film_directions)
     fit_linear(recall, made, films, film_directions)
+    fit_echoes(recall, made)
     fit_keys(recall, made)

@@ -1,0 +1,248 @@
+"""The whole table of the forecast benchmark, on the simulated twin and on real recordings.
+
+``python benchmarks/forecasts.py sitcom`` goes the whole way that a user goes (simulate or find the recordings, prepare,
+train, evaluate, probe) with a small training, in minutes; ``--full`` makes the table that is kept, with three seeds.
+What is done stays in the working folder and is not done again: the same command goes on where it was stopped. Numbers
+are read back from the tables that `titan-neuro evaluate` and `titan-neuro probe` write.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from common import ROOT, BenchmarkError, provenance
+
+from titan_neuro import cli
+from titan_neuro.evaluation.verdict import interval
+from titan_neuro.files import write_json, write_text
+from titan_neuro.metrics import bootstrap_interval
+
+RECORDINGS = ROOT.parent / "shared/data"
+COMPARED = ("var", "transformer-20", "soft-analog-160")
+# Contexts of the curve, in frames, beside the probe's own: those of the analog rows, and twice 20.
+_CONTEXTS = "probe.contexts_frames=[20, 40, 80, 160]"
+_QUICK = ("seeds=[0]", "training.max_epochs=2", "training.steps_per_epoch=4", "evaluation.rollout_every_frames=128")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Study:
+    """One of the tables.
+
+    Attributes
+    ----------
+    title : str
+        Heading.
+    recordings : str or None
+        Folder of real recordings; None simulates them.
+    simulated : tuple of str
+        What is simulated, as ``--set`` takes it.
+    settings : tuple of str
+        Of the study, as ``--set`` takes them.
+    """
+
+    title: str
+    recordings: str | None = None
+    simulated: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+
+
+STUDIES = {
+    "twin": Study(
+        title="Forecasts of the simulated twin, held-out subjects",
+        # A film, associations that are new in each subject, and news that comes back after two minutes.
+        simulated=(
+            *("n_subjects=9", "n_runs=2", "volume_scale=1", "film_fraction=0.4"),
+            *("association_fraction=0.2", "cue_interval_s=5", "echo_fraction=0.2", "echo_lags_s=[120]"),
+        ),
+        settings=("model.horizons=[1, 2, 3, 6, 10, 20]",),
+    ),
+    "sitcom": Study(title="Forecasts of the sitcom, held-out subjects, 200 parcels", recordings="sitcom-parcels"),
+    "haxby": Study(
+        title="Forecasts of haxby25mm, one subject, leave-one-run-out",
+        recordings="haxby25mm",
+        settings=("split.by=run", "split.n_folds=12"),
+    ),
+}
+
+
+def go(study: Study, work: Path, source: Path | None, settings: Sequence[str]) -> Path:
+    """Take every step that is not done yet, each as the command line would.
+
+    Returns
+    -------
+    Path
+        The output folder.
+    """
+    output = work / "output"
+    if study.recordings is None:
+        source = source or work / "bids"
+        step("simulate", source, *_each("--set", study.simulated))
+    else:
+        source = source or RECORDINGS / study.recordings
+    overrides = _each("--set", (_CONTEXTS, *study.settings, *settings))
+    step("prepare", source, output, *overrides)
+    step("train", output, *overrides)
+    step("evaluate", output, *overrides)
+    step("probe", "context-length", output, *overrides)
+    return output
+
+
+def step(verb: str, *arguments: object) -> None:
+    """Run one verb of the command line in this process.
+
+    Raises
+    ------
+    BenchmarkError
+        It failed; what it said stands above.
+    """
+    code = cli.main([verb, *map(str, arguments)])
+    if code:
+        raise BenchmarkError(f"titan-neuro {verb}: ended with code {code}; the reason stands above.")
+
+
+def _each(flag: str, values: Sequence[str]) -> list[str]:
+    return [part for value in values for part in (flag, value)]
+
+
+def collect(output: Path) -> dict[str, Any]:
+    """Read back what was written.
+
+    Returns
+    -------
+    dict
+        JSON: ``verdict``, ``caveats``, and as records ``scores``, ``differences``, ``ceilings``, ``rollouts``,
+        ``curve``.
+    """
+    scores, told = _read(output, "forecast_scores")
+    subjects, _ = _read(output, "forecast_subjects")
+    found = {
+        "protocol": told["Protocol"],
+        "seeds": told["Seeds"],
+        "verdict": told["Verdict"],
+        "caveats": told["Caveats"],
+        "no_ceiling": told["NoCeiling"],
+        "scores": scores,
+        "differences": differences(scores, subjects, n_resamples=told["Resamples"], seed=told["Seed"]),
+    }
+    for name, what in (("ceilings", "ceilings_scores"), ("rollouts", "rollout_scores")):
+        found[name] = _read(output, what)[0] if list(output.glob(f"group/*_desc-{what}.tsv")) else pd.DataFrame()
+    found["curve"] = _read(output, "contextlength_curve")[0]
+    return found
+
+
+def _read(output: Path, what: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    [path] = output.glob(f"group/*_desc-{what}.tsv")
+    table = pd.read_csv(path, sep="\t", na_values="n/a", dtype={"subject": str})
+    return table, json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+
+
+def differences(scores: pd.DataFrame, subjects: pd.DataFrame, *, n_resamples: int, seed: int) -> pd.DataFrame:
+    """`skill_ar` of the main model less that of others, within each subject, with intervals over subjects."""
+    main = scores.loc[scores["kind"] == "model", "model"].iloc[0]
+    wide = subjects.pivot_table("skill_ar", ["subject", "horizon_frames"], "model")
+    rows = []
+    for other in (*COMPARED, f"{main}-frozen"):
+        for horizon in sorted(scores["horizon_frames"].unique()):
+            at = wide.xs(horizon, level="horizon_frames")
+            values = (at[main] - at[other]).to_numpy()
+            low, high = bootstrap_interval(values, n_resamples=n_resamples, seed=seed)
+            found = {"difference": float(values.mean()), "difference_low": low, "difference_high": high}
+            rows.append({"model": main, "other": other, "horizon_frames": int(horizon)} | found)
+    return pd.DataFrame(rows)
+
+
+def page(title: str, found: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """Everything as one Markdown page."""
+    scores: pd.DataFrame = found["scores"]
+    main = scores.loc[scores["kind"] == "model", "model"].iloc[0]
+    ours = scores[scores["model"] == main]
+    counts = scores.iloc[0]
+    curve = found["curve"].copy()
+    curve["context"] = [
+        "whole run" if whole else f"{frames:g} frames ({seconds:g} s)"
+        for whole, frames, seconds in zip(curve["whole_run"], curve["context_frames"], curve["context_s"], strict=True)
+    ]
+    parts = [
+        f"# {title}",
+        "\n".join(f"- {name}: {value}" for name, value in facts.items()),
+        f"{counts['n_subjects']} subjects, {counts['n_runs']} runs, {counts['n_seeds']} seeds; protocol "
+        f"{found['protocol']}. h: frames ahead. Intervals are 95 %, bootstrap over subjects.",
+        found["verdict"],
+        *found["caveats"],
+        "## skill_ar: 1 - MSE / MSE of linear autoregression",
+        wide_table(scores, ["model", "kind"], "skill_ar"),
+        f"## r2 of {main}, and of linear autoregression",
+        wide_table(pd.concat([ours, scores[scores["model"] == "ar"]]), ["model", "kind"], "r2"),
+        f"## skill_ar of {main} less that of others, within the subjects",
+        wide_table(found["differences"], ["other"], "difference"),
+        "## Context length: skill_ar with the memory cut to the last frames (first seed)",
+        wide_table(curve, ["context"], "skill_ar"),
+    ]
+    if len(found["ceilings"]):
+        parts += ["## Ceilings: what knows the stimulus alone could reach", wide_table(found["ceilings"], ["ceiling"])]
+    parts += [f"No {name} ceiling: {reason}" for name, reason in found["no_ceiling"].items()]
+    rollouts = found["rollouts"]
+    if len(rollouts):
+        brief = rollouts[rollouts["kind"].isin(("model", "control", "rival")) | rollouts["model"].isin(("ar", "var"))]
+        parts += ["## Rollouts: the model reads its own forecasts", "skill_ar:", wide_table(brief, ["model"])]
+        parts += ["Variance over that of the targets; 1 is right:", wide_table(brief, ["model"], "variance_ratio")]
+    return "\n\n".join(parts) + "\n"
+
+
+def wide_table(table: pd.DataFrame, labels: Sequence[str], metric: str = "skill_ar") -> str:
+    """One line for each row, one column for each horizon: means and intervals, as Markdown readable as text."""
+    horizons = sorted(table["horizon_frames"].unique())
+    lines = [[*labels, *(f"h {horizon:g}" for horizon in horizons)]]
+    for key, part in table.groupby(list(labels), sort=False):
+        by_horizon = {row["horizon_frames"]: interval(row, metric) for _, row in part.iterrows()}
+        lines.append([*key, *(by_horizon.get(horizon, "-") for horizon in horizons)])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    rows = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    ]
+    return "\n".join([rows[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *rows[1:]])
+
+
+def main(arguments: list[str]) -> None:
+    """Go the whole way, print the page, and write it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=STUDIES)
+    parser.add_argument("--full", action="store_true", help="the preset's training with three seeds (hours)")
+    parser.add_argument("--source", type=Path, help="BIDS folder (default: shared/data beside the project, or a twin)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
+    parser.add_argument("--work-dir", type=Path, help="default: benchmarks/.work/NAME, or NAME-quick without --full")
+    parser.add_argument(
+        "--output", type=Path, help="default: benchmarks/results/forecasts_NAME.json; without --full in the work folder"
+    )
+    options = parser.parse_args(arguments)
+    study = STUDIES[options.name]
+    work = options.work_dir or ROOT / "benchmarks/.work" / (options.name if options.full else f"{options.name}-quick")
+    kept = ROOT / "benchmarks/results" if options.full else work
+    target = options.output or kept / f"forecasts_{options.name}.json"
+    settings = [*(() if options.full else _QUICK), *options.settings]
+    facts = provenance(arguments)
+    output = go(study, work, options.source, settings)
+    facts |= {"simulated": list(study.simulated), "settings": [*study.settings, *settings]}
+    found = collect(output)
+    told = page(study.title, found, facts)
+    tables = {name: value.to_dict("records") for name, value in found.items() if isinstance(value, pd.DataFrame)}
+    # JSON knows no NaN.
+    clean = {name: [_without_nan(row) for row in rows] for name, rows in tables.items()}
+    write_json(target, {"title": study.title, **facts, **found, **clean})
+    write_text(target.with_suffix(".md"), told)
+    print(told)
+
+
+def _without_nan(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: None if pd.isna(value) else value for name, value in row.items()}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,70 @@
+"""The table of the forecast benchmark, whole, from a small study; how good the forecasts are is not tested here."""
+
+import json
+from pathlib import Path
+
+import forecasts
+import pandas as pd
+import pytest
+
+# The smallest of everything, and every stage.
+SMALL = [
+    *("model.backbone.dim=8", "model.backbone.n_layers=1", "model.backbone.n_heads=2", "model.horizons=[1, 2]"),
+    *("model.tokenizer.embed_dim=4", "model.tokenizer.num_heads=[1, 2, 4, 8]", "model.tokenizer.token_grid=[1, 1, 1]"),
+    *("model.backbone.tokens_per_frame=1", "model.recall.width=8", "model.recall.key_lags=2"),
+    *("training.max_epochs=1", "training.steps_per_epoch=1", "probe.targets_per_run=4"),
+]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    work = tmp_path_factory.mktemp("forecasts")
+    small = forecasts.Study(
+        title="A small twin", simulated=("n_subjects=3", "n_runs=1", "volume_scale=0.25", "voxel_size_mm=30")
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(forecasts.STUDIES, "twin", small)
+        for _ in range(2):
+            settings = [part for setting in SMALL for part in ("--set", setting)]
+            forecasts.main(["twin", *settings, "--work-dir", str(work), "--output", str(work / "found.json")])
+    return work
+
+
+def test_the_page_has_the_whole_table(made: Path) -> None:
+    content = json.loads((made / "found.json").read_text())
+    [path] = made.glob("output/group/*_desc-forecast_scores.tsv")
+    table = pd.read_csv(path, sep="\t")
+    assert [row["model"] for row in content["scores"]] == table["model"].tolist()
+    assert content["scores"][0]["skill_ar"] == pytest.approx(table["skill_ar"][0])
+    page = (made / "found.md").read_text()
+    for name in table["model"].unique():
+        assert f"| {name} " in page
+    assert content["verdict"] in page
+    assert "| whole run " in page and "| 20 frames (20 s) " in page and "| 80 frames (80 s) " in page
+    assert "## Rollouts" in page
+    assert str(made) not in page and content["date"] in page
+
+
+def test_differences_are_taken_within_subjects(made: Path) -> None:
+    content = json.loads((made / "found.json").read_text())
+    scores = {(row["model"], row["horizon_frames"]): row["skill_ar"] for row in content["scores"]}
+    rows = content["differences"]
+    assert {row["other"] for row in rows} == {"var", "transformer-20", "soft-analog-160", "titan-mac-frozen"}
+    for row in rows:
+        expected = scores["titan-mac", row["horizon_frames"]] - scores[row["other"], row["horizon_frames"]]
+        assert row["difference"] == pytest.approx(expected, abs=1e-5)
+        assert row["difference_low"] <= row["difference"] <= row["difference_high"]
+
+
+def test_what_is_done_is_not_done_again(made: Path) -> None:
+    stages = json.loads((made / "output/provenance.json").read_text())["stages"]
+    records = sorted((made / "output/models").glob("*/*/*/model.json"))
+    assert len(records) == 9
+    assert {"evaluate", "probe context-length"} <= set(stages)
+    # The second round wrote the page again, and no model.
+    assert max(path.stat().st_mtime for path in records) < (made / "found.json").stat().st_mtime - 1
+
+
+def test_a_failed_stage_stops(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(forecasts.BenchmarkError, match="prepare"):
+        forecasts.main(["sitcom", "--source", str(tmp_path / "nowhere"), "--work-dir", str(tmp_path / "work")])

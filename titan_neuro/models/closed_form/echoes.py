@@ -1,0 +1,134 @@
+"""What comes back in every subject after the same time: lags far beyond the linear forecast's, and what they tell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from titan_neuro.models.closed_form.components import ComponentRun
+from titan_neuro.models.recall import Recall
+
+# How far, in robust standard deviations over all lags, the subjects' agreement must stand out at a lag.
+_LEAST_Z = 6.0
+_PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+_MAX_FOLDS = 5
+
+
+def fit_echoes(recall: Recall, made: Sequence[ComponentRun]) -> None:
+    """Find the lags of the delay line, and its map; add its forecasts to the runs' own.
+
+    At a lag at which something comes back, the covariance of what is left of the error with the own components so long
+    ago is alike in all subjects; elsewhere it is each subject's chance. Lags that stand out are kept, `n_echoes` at
+    most, and at each horizon only if a ridge regression on them errs less on subjects that are held out, by more than
+    one standard error of the gain.
+    """
+    line = recall.echoes
+    runs = [run for run in made if len(run.frames) > 1]
+    own = [run.innovations @ recall.own_directions.T for run in runs]
+    fold_of = _folds(runs)
+    lags = _find_lags(recall, runs, own, fold_of)
+    if not lags:
+        return
+    weights = torch.stack([_ridge(_moments(recall, runs, own, fold_of, lags, at)) for at in range(len(line.horizons))])
+    if not bool(weights.any()):
+        return
+    line.set_lags(torch.tensor(lags), weights)
+    for run, components in zip(runs, own, strict=True):
+        run.base = run.base + line(components[None], line.init_state(1))[0][0]
+
+
+def _folds(runs: Sequence[ComponentRun]) -> list[int]:
+    """Fold of each run: groups of subjects, or of runs where there is one subject."""
+    units = sorted({run.subject for run in runs})
+    labels = [units.index(run.subject) for run in runs] if len(units) > 1 else list(range(len(runs)))
+    return [label % _MAX_FOLDS for label in labels]
+
+
+def _left(recall: Recall, run: ComponentRun, index: int) -> Tensor:
+    """What is left of the errors of scored frames by the forecasts so far, ``(time, width)``; 0 at other frames."""
+    horizon = recall.horizons[index]
+    left = torch.zeros_like(run.errors[:, index])
+    left[horizon:] = run.errors[horizon:, index] - run.base[:-horizon, index]
+    return left * run.scored[:, None]
+
+
+def _find_lags(
+    recall: Recall, runs: Sequence[ComponentRun], own: Sequence[Tensor], fold_of: Sequence[int]
+) -> list[int]:
+    """Lags at which the folds agree, those that stand out most first."""
+    first, longest = max(recall.horizons) + 1, recall.echoes.longest_lag
+    if len(set(fold_of)) < 2 or longest <= first:
+        return []
+    spread = torch.cat(list(own)).square().mean(0).sqrt().clamp_min(1e-6 * float(torch.cat(list(own)).std()) + 1e-12)
+    lefts = [_left(recall, run, 0) @ recall.own_directions.T for run in runs]
+    left_spread = torch.cat(lefts).square().mean(0).sqrt().clamp_min(1e-12)
+    total = agreement = torch.zeros(())
+    for fold in sorted(set(fold_of)):
+        members = [index for index, its in enumerate(fold_of) if its == fold]
+        part = torch.zeros(())
+        for index in members:
+            part = part + _lagged_covariance(lefts[index] / left_spread, own[index] / spread, longest)
+        total = total + part
+        agreement = agreement - part.square().sum(dim=(0, 1))
+    agreement = (agreement + total.square().sum(dim=(0, 1)))[first : longest + 1]
+    middle = agreement.median()
+    # 1.4826 median deviations are one standard deviation of a normal density.
+    z = (agreement - middle) / (1.4826 * (agreement - middle).abs().median()).clamp_min(1e-12)
+    standing_out = z.argsort(descending=True)[: recall.config.n_echoes]
+    return [first + int(place) for place in standing_out if float(z[place]) > _LEAST_Z]
+
+
+def _lagged_covariance(left: Tensor, own: Tensor, longest: int) -> Tensor:
+    """Sum over frames of products with what was `lag` frames before, ``(left's, own's, lags from 0)``."""
+    size = len(left) + longest
+    spectrum = torch.fft.rfft(left.T, n=size)[:, None] * torch.fft.rfft(own.T, n=size)[None].conj()
+    covariance: Tensor = torch.fft.irfft(spectrum, n=size)[..., : longest + 1]
+    return covariance
+
+
+def _moments(
+    recall: Recall,
+    runs: Sequence[ComponentRun],
+    own: Sequence[Tensor],
+    fold_of: Sequence[int],
+    lags: Sequence[int],
+    index: int,
+) -> list[tuple[Tensor, Tensor, int]]:
+    """For each fold, products of the features, with the targets, and the number of frames."""
+    longest, horizon = recall.echoes.longest_lag, recall.horizons[index]
+    found: dict[int, tuple[Tensor, Tensor, int]] = {}
+    for run, components, fold in zip(runs, own, fold_of, strict=True):
+        whole = torch.cat([components.new_zeros(longest, components.shape[1]), components])
+        at = run.scored.clone()
+        at[:horizon] = False
+        places = at.nonzero() + longest - torch.tensor(lags)
+        features, targets = whole[places].flatten(1), _left(recall, run, index)[at]
+        gram, cross, n_frames = found.get(fold, (0, 0, 0))
+        found[fold] = (gram + features.T @ features, cross + features.T @ targets, n_frames + len(targets))
+    return list(found.values())
+
+
+def _ridge(folds: Sequence[tuple[Tensor, Tensor, int]]) -> Tensor:
+    """Weights ``(features, width)``; 0 where the folds that are held out don't gain by more than a standard error."""
+    grams, crosses, lengths = zip(*folds, strict=True)
+    gram, cross, n_frames = torch.stack(grams).sum(0), torch.stack(crosses).sum(0), sum(lengths)
+    unit = gram.diagonal().mean().clamp_min(1e-12)
+
+    def solve(matrix: Tensor, target: Tensor, ridge: float) -> Tensor:
+        weights: Tensor = torch.linalg.solve(matrix + ridge * unit * torch.eye(len(matrix)), target)
+        return weights
+
+    def gains(penalty: float) -> Tensor:
+        found = []
+        for own_gram, own_cross, n_own in folds:
+            weights = solve(gram - own_gram, cross - own_cross, penalty * (1 - n_own / n_frames))
+            found.append(2 * (weights * own_cross).sum() - (weights * (own_gram @ weights)).sum())
+        return torch.stack(found)
+
+    penalty = max(_PENALTIES, key=lambda choice: float(gains(choice).sum()))
+    gained = gains(penalty)
+    if float(gained.mean()) <= float(gained.std()) / len(gained) ** 0.5:
+        return torch.zeros_like(cross)
+    return solve(gram, cross, penalty)
