@@ -24,6 +24,8 @@ _MEAN_SQUARE = 0.7
 _LEAST_GAIN = 5e-4
 # Components of the errors by which choices are made.
 _CHOOSING_COMPONENTS = 32
+# Features weaker than this share of the errors are none.
+_LEAST_POWER = 1e-6
 # Where nothing is gained by learning at test time, the step that training starts from.
 _SMALLEST_SHARE = 0.005
 
@@ -70,9 +72,11 @@ def _groups(recall: Recall, runs: Sequence[ComponentRun], index: int) -> list[_G
         first = 2 * width + lag * recall.n_key_own
         places[f"lag {lag}"] = slice(first, first + recall.n_key_own)
     groups = []
+    power = float(torch.cat([run.innovations[run.scored] for run in runs]).square().mean())
     for name, place in places.items():
         samples = torch.cat([run.known[run.scored, index, place] for run in runs])
-        if not bool(samples.any()):
+        # What is next to nothing would be blown up to variance 1.
+        if float(samples.square().mean()) <= _LEAST_POWER * power:
             continue
         directions = principal_components(samples, recall.config.group_width)
         spread = (samples @ directions.T).square().mean(0).sqrt()

@@ -26,8 +26,13 @@ def fit_linear(recall: Recall, made: Sequence[ComponentRun], films: Films, direc
     """Set the values of the film memory and the map of the own past; note in each run what they come to.
 
     A ridge regression of the linear skip's errors, for each horizon, on both; a penalty for each of the two, chosen on
-    subjects (runs, where there is one subject) that are held out in turn.
+    subjects (runs, where there is one subject) that are held out in turn. What is noted in a run is from weights that
+    were fitted without it: what is left of its errors is then as large as it will be in a subject of the test.
     """
+    for run in made:
+        # What keys may be made of is laid out by the recall itself; its first two parts are filled in below.
+        run.known = recall.know(run.errors[None], recall.init_state(1), torch.tensor([run.subject]))[0][0]
+        run.known[..., : 2 * recall.width] = 0.0
     offsets = sorted({horizon + lead for horizon in recall.horizons for lead in _LEADS})
     has_film = len(films.film) > 0
     recalled = [_recalled(recall, run, films, directions, offsets) if has_film else None for run in made]
@@ -44,8 +49,13 @@ def fit_linear(recall: Recall, made: Sequence[ComponentRun], films: Films, direc
             at = run.scored[horizon:].nonzero()[:, 0]
             tables.append((features[at], run.errors[horizon:, index][at]))
         n_film = len(leads) * len(directions) if has_film else 0
-        weights = _ridge(tables, fold_of, n_film)
+        weights, held_out = _ridge(tables, fold_of, n_film)
         recall.own_map[index].copy_(weights[n_film:])
+        for run, film, past, fold in zip(made, recalled, own, fold_of, strict=True):
+            without = held_out[fold]
+            if film is not None:
+                run.known[:, index, : recall.width] = film[:, leads].flatten(1) @ without[:n_film]
+            run.known[:, index, recall.width : 2 * recall.width] = past @ without[n_film:]
         if has_film:
             by_lead = weights[:n_film].view(len(leads), len(directions), recall.width)
             for lead, weight in zip(_LEADS, by_lead, strict=True):
@@ -56,8 +66,7 @@ def fit_linear(recall: Recall, made: Sequence[ComponentRun], films: Films, direc
     if has_film:
         _store_values(recall, films, own_values)
     for run in made:
-        known, base, _, _ = recall.know(run.errors[None], recall.init_state(1), torch.tensor([run.subject]))
-        run.known, run.base = known[0], base[0]
+        run.base = run.known[..., : recall.width] + run.known[..., recall.width : 2 * recall.width]
 
 
 def _store_values(recall: Recall, films: Films, own_values: Tensor) -> None:
@@ -91,8 +100,13 @@ def _folds(made: Sequence[ComponentRun]) -> list[int]:
     return [index % _MAX_FOLDS for index in range(len(made))]
 
 
-def _ridge(tables: Sequence[tuple[Tensor, Tensor]], fold_of: Sequence[int], n_film: int) -> Tensor:
-    """Weights ``(features, width)``; features before `n_film` and after it have a penalty each."""
+def _ridge(
+    tables: Sequence[tuple[Tensor, Tensor]], fold_of: Sequence[int], n_film: int
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """Weights ``(features, width)``, of all runs and without each fold.
+
+    Features before `n_film` and after it have a penalty each.
+    """
     n_features = tables[0][0].shape[1]
     folds = sorted(set(fold_of))
     moments = {}
@@ -104,7 +118,8 @@ def _ridge(tables: Sequence[tuple[Tensor, Tensor]], fold_of: Sequence[int], n_fi
     groups = [slice(0, n_film), slice(n_film, n_features)] if n_film else [slice(0, n_features)]
     units = [gram.diagonal()[group].mean().clamp_min(1e-12) for group in groups]
     if len(folds) == 1:
-        return torch.zeros(n_features, cross.shape[1])
+        nothing = torch.zeros(n_features, cross.shape[1])
+        return nothing, dict.fromkeys(folds, nothing)
 
     def solve(matrix: Tensor, target: Tensor, penalties: Sequence[float], share: float) -> Tensor:
         ridge = torch.cat(
@@ -130,4 +145,8 @@ def _ridge(tables: Sequence[tuple[Tensor, Tensor]], fold_of: Sequence[int], n_fi
     best = (1.0,) * len(groups)
     for place in [*range(len(groups))] * 2:
         best = min(((*best[:place], penalty, *best[place + 1 :]) for penalty in _PENALTIES), key=error)
-    return solve(gram, cross, best, 1.0)
+    held_out = {
+        fold: solve(gram - own_gram, cross - own_cross, best, 1 - n_own / n_rows)
+        for fold, (own_gram, own_cross, n_own) in moments.items()
+    }
+    return solve(gram, cross, best, 1.0), held_out
