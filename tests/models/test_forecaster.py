@@ -1,7 +1,11 @@
+import copy
 import dataclasses
+import functools
 
+import numpy as np
 import pytest
 import torch
+from in_memory import InMemoryRun
 from pydantic import TypeAdapter
 
 from titan_neuro.errors import ConfigError, MismatchError
@@ -15,8 +19,10 @@ from titan_neuro.models import (
     MACConfig,
     MAGConfig,
     MALConfig,
+    RecallConfig,
     TransformerConfig,
 )
+from titan_neuro.models.closed_form import fit_recall
 from titan_neuro.ops.autoregression import autoregress
 
 SIZE = {"dim": 16, "n_layers": 1}
@@ -32,28 +38,51 @@ BACKBONES = {
 DECODERS = {"swin": LowRankConfig(rank=4), "swin-upsampling": UpsamplingConfig(channels=4)}
 
 
-def make(kind: str) -> Forecaster:
+RECALL = RecallConfig(width=8, n_components=4, own_lags=2, key_lags=3, key_components=2, group_width=4)
+
+
+def build(kind: str) -> Forecaster:
+    """A new model: its skip is fitted, and nothing else."""
     torch.manual_seed(0)
     if kind in DECODERS:
         mask = torch.rand(6, 10, 7) > 0.4
         tokenizer = SwinTokenizerConfig(embed_dim=4, num_heads=(1, 2, 4, 8), token_grid=(2, 1, 1))
         backbone = dataclasses.replace(BACKBONES["mac"], tokens_per_frame=2)
-        config = ForecasterConfig(tokenizer=tokenizer, backbone=backbone, horizons=(1, 3), decoder=DECODERS[kind])
+        config = ForecasterConfig(
+            tokenizer=tokenizer, backbone=backbone, recall=RECALL, horizons=(1, 3), decoder=DECODERS[kind]
+        )
         model = config.build(n_features=int(mask.sum()), mask=mask)
     else:
         config = ForecasterConfig(
             tokenizer=ParcelTokenizerConfig(n_tokens=1),
             backbone=BACKBONES[kind],
+            recall=RECALL,
             horizons=(1, 3),
             decoder=LowRankConfig(rank=4),
         )
         model = config.build(n_features=20)
-    with torch.no_grad():
-        # A new model forecasts its linear part alone; here every part must take part.
-        last = model.head.to_voxels.weight if kind == "swin-upsampling" else model.head.patterns
-        last.normal_()
-        model.coefficients.normal_(std=0.1)
+    model.coefficients.normal_(std=0.1)
     return model.eval()
+
+
+@functools.cache
+def trained(kind: str) -> Forecaster:
+    """A model of which every part takes part."""
+    model = build(kind)
+    film, *own = torch.randn(4, 60, model.n_features)
+    runs = [
+        InMemoryRun(film + noise, np.ones(60, dtype=bool), f"sub-{subject}_task-x", str(subject), "task-x")
+        for subject, noise in enumerate(own)
+    ]
+    fit_recall(model.recall, runs, model.coefficients, model.intercept)
+    last = model.head.to_voxels.weight if kind == "swin-upsampling" else model.head.patterns
+    torch.nn.init.normal_(last)
+    torch.nn.init.normal_(model.recall.memory.initial_weights, std=0.1)
+    return model
+
+
+def make(kind: str) -> Forecaster:
+    return copy.deepcopy(trained(kind))
 
 
 @pytest.fixture(params=[*DECODERS, *BACKBONES])
@@ -66,8 +95,10 @@ def frames(model):
     return torch.randn(2, 37, model.n_features, generator=torch.Generator().manual_seed(1))
 
 
-def test_a_new_model_is_the_autoregression(model, frames):
-    torch.nn.init.zeros_(model.head.patterns)
+@pytest.mark.parametrize("kind", [*DECODERS, *BACKBONES])
+def test_a_new_model_is_the_autoregression(kind):
+    model = build(kind)
+    frames = torch.randn(2, 37, model.n_features, generator=torch.Generator().manual_seed(1))
     history = torch.zeros(2, model.coefficients.shape[1] - 1, model.n_features)
     expected, _ = autoregress(frames, history, model.coefficients, model.intercept)
     assert torch.equal(model(frames)[0], expected)
