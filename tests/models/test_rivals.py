@@ -57,8 +57,9 @@ def test_rivals_have_as_many_parameters_as_the_model(name):
     for rival in rivals:
         found = sum(parameter.numel() for parameter in rival.parameters())
         assert abs(found - own) < 0.01 * own
-        # What is not the backbone is the model's own.
-        assert dataclasses.replace(rival.config, backbone=config.backbone) == config
+        # What is no memory is the model's own.
+        assert rival.config.recall is None
+        assert dataclasses.replace(rival.config, backbone=config.backbone, recall=config.recall) == config
         assert rival.config.backbone.n_layers == config.backbone.n_layers
         # As wide as it may be: the feed-forward part is no place to hide parameters in.
         expansion = rival.config.backbone.ff_width / rival.config.backbone.dim

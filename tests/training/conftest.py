@@ -8,13 +8,14 @@ from titan_neuro.data.splits import Fold
 from titan_neuro.data.store import RunHeader, RunStore, write_run
 from titan_neuro.layers.decoder import LowRankConfig
 from titan_neuro.layers.tokenizer import SwinTokenizerConfig
-from titan_neuro.models import ForecasterConfig, MACConfig
+from titan_neuro.models import ForecasterConfig, MACConfig, RecallConfig
 from titan_neuro.training import FoldData
 
 SHAPE, N_FRAMES = (6, 7, 5), 90
 VOLUME_MODEL = ForecasterConfig(
     tokenizer=SwinTokenizerConfig(embed_dim=4, num_heads=(1, 2, 4, 8), token_grid=(1, 2, 1)),
     backbone=MACConfig(dim=8, n_layers=1, n_heads=2, tokens_per_frame=2, segment_frames=16),
+    recall=RecallConfig(width=8, n_components=4, own_lags=2, key_lags=2, key_components=4, group_width=4),
     horizons=(1, 2),
     decoder=LowRankConfig(rank=4),
 )

@@ -150,12 +150,13 @@ def test_the_forecaster_starts_from_the_pretrained_swin(volume_fold, volume_mode
     model = dataclasses.replace(volume_model, tokenizer=tokenizer)
     training = TrainingConfig(max_epochs=1, steps_per_epoch=2, window_frames=16, learning_rate=1e-2, pretraining=QUICK)
     train_fold(volume_fold, model, training, folder=tmp_path / "model", work_dir=tmp_path / "work", seed=0)
-    trained = load_forecaster(tmp_path / "model")[0].tokenizer.swin.state_dict()
+    read, record = load_forecaster(tmp_path / "model")
+    # Two steps of training are worth less than what was fitted before them: what is kept is what they started from.
+    assert record["selected_epoch"] == 0
+    started = read.tokenizer.swin.state_dict()
     weights = load_file(next((tmp_path / "work").glob("swin-*.safetensors")))
-    same = [torch.equal(weights[name], trained[name]) for name in weights]
-    assert all(same) if frozen else not all(same)
-    near = [(weights[name] - trained[name]).abs().max() < 0.1 for name in weights]
-    assert all(near)
+    assert weights and all(torch.equal(value, started[name]) for name, value in weights.items())
+    assert all(parameter.requires_grad is not frozen for parameter in read.tokenizer.swin.parameters())
 
 
 def test_a_frozen_swin_without_pretraining_and_masked_parcels_are_refused(volume_fold, volume_model, tmp_path):

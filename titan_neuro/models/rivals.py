@@ -27,10 +27,10 @@ def match_rivals(
     """Give the forecasters that a study's model is compared with: ``gru`` and ``transformer-20``.
 
     Tokenizer, linear skip, head, horizons and number of layers are the model's own; the backbone differs, and there is
-    no recall: persistent memory and memory are the model's. What is
-    matched is the number of trainable parameters of the whole model, since tokenizer and head grow with the width of
-    the tokens, too. `dim` is the widest whose parameters are no more than the model's, with a feed-forward part as wide
-    in units of `dim`; the feed-forward part takes up the rest.
+    no recall: persistent memory and memory are the model's. What is matched is the number of trainable parameters of
+    the whole model, since tokenizer and head grow with the width of the tokens, too. `dim` is the widest whose
+    parameters are no more than the model's, with a feed-forward part as wide in units of `dim`; the feed-forward part
+    takes up the rest.
 
     Parameters
     ----------
