@@ -1,11 +1,12 @@
 """Does the forecaster find what only a memory can know? Simulated twins with a planted truth, and one without.
 
 ``OMP_NUM_THREADS=1 python benchmarks/planted.py`` makes the whole table; ``--variants lmm mac mag mal`` trains every
-Titans variant. Three twins of nine subjects, without a film:
+Titans variant. Twins of nine subjects, without a film:
 
 - ``associations``: a cue is followed by a response ten frames later; which by which is drawn anew in each subject.
 - ``nothing``: the same twin, without cues and responses.
 - ``echoes``: news comes back after 30, 120 and 300 frames, in voxels of their own.
+- ``drift`` (not by default): the second, with a drift whose pattern is another in each run.
 
 Every subject is held out once. Rows are scored on the same frames; differences of `skill_ar` are taken within each
 subject, and their 95 % intervals are over subjects.
@@ -41,19 +42,23 @@ from titan_neuro.training import FoldData, load_forecaster, train_fold
 from titan_neuro.typing import ForecastModel
 
 VARIANTS = ("lmm", "mac", "mag", "mal")
-HORIZONS = (1, 3, 6, 10)
-# No film: what is new in each subject stands beside activity of its own, drift and noise.
-SHARED = {"film_fraction": 0.0, "spontaneous_fraction": 0.2, "drift_fraction": 0.1, "cue_interval_s": 5.0}
+# No film: what is planted stands beside activity of the brain's own and noise. No drift either: its pattern is another
+# in each run, and a memory learns that, too.
+SHARED = {"film_fraction": 0.0, "spontaneous_fraction": 0.2, "drift_fraction": 0.0, "cue_interval_s": 5.0}
 TWINS: dict[str, dict[str, Any]] = {
     "associations": {"association_fraction": 0.3},
     "nothing": {},
     "echoes": {"echo_fraction": 0.4, "echo_lags_s": (30, 120, 300)},
+    "drift": {"drift_fraction": 0.1},
 }
 BASELINES = ("var", "ar")
 RIVAL = "transformer-20"
 WHOLE = "all"
 # A voxel of the twin is a feature: the linear tokenizer reads them as it does parcels.
-SETTINGS = ("model.horizons=[1, 3, 6, 10]", "evaluation.max_offset_frames=20")
+SETTINGS = (
+    *("model.horizons=[1, 3, 10]", "evaluation.max_offset_frames=20"),
+    *("training.max_epochs=3", "training.patience=1", "training.n_streams=8", "training.steps_per_epoch=16"),
+)
 SMALL_RECALL = (
     *("width=128", "n_components=64", "key_components=24", "key_lags=12", "group_width=24"),
     "longest_lag=320",
@@ -69,6 +74,7 @@ class Size:
     n_subjects, n_runs : int
     volume_scale : float
         Length of the runs; 1 is about 550 frames.
+    voxel_size_mm : float
     settings : tuple of str
         Of the study, as ``--set`` takes them.
     """
@@ -76,14 +82,15 @@ class Size:
     n_subjects: int = 9
     n_runs: int = 2
     volume_scale: float = 1.0
+    voxel_size_mm: float = 15.0
     settings: tuple[str, ...] = (*SETTINGS, *(f"model.recall.{setting}" for setting in SMALL_RECALL))
 
 
 def make_twin(name: str, size: Size, folder: Path) -> tuple[Path, Path]:
     """Simulate and prepare one of `TWINS`, unless it is there: the dataset, and the prepared runs."""
     source, prepared = folder / f"{name}_bids", folder / name
-    length = {"n_subjects": size.n_subjects, "n_runs": size.n_runs, "volume_scale": size.volume_scale}
-    simulate(source, SimulateConfig(**SHARED, **TWINS[name], **length))
+    sizes = {field: getattr(size, field) for field in ("n_subjects", "n_runs", "volume_scale", "voxel_size_mm")}
+    simulate(source, SimulateConfig(**(SHARED | TWINS[name] | sizes)))
     if cli.main(["prepare", str(source), str(prepared)]):
         raise BenchmarkError(f"{name}: the twin can't be prepared; the reason stands above.")
     return source, prepared
@@ -181,21 +188,24 @@ def compare(skill: pd.DataFrame, variants: Sequence[str]) -> pd.DataFrame:
 
 
 def demands(twin: str, found: pd.DataFrame) -> list[dict[str, Any]]:
-    """What must be seen in a twin: which differences lie above 0, and which don't."""
+    """What must be seen in a twin: which differences lie above 0, and which don't.
+
+    Where nothing is planted, the gain over AR and over the Transformer is judged at the longest horizon alone: at
+    shorter ones a voxel's neighbours foretell what AR of each voxel for itself can't, and VAR gains as much.
+    """
     told = []
     if twin == "echoes":
         # Where it comes back, and against what sees no further than a window.
-        places = [place for place in found["place"].unique() if place.startswith("echo-")]
-        wanted = {"ar": places, RIVAL: places, "reset20": places}
+        wanted, places = ("ar", RIVAL, "reset20"), [place for place in found["place"] if place.startswith("echo-")]
     else:
-        wanted = {"ar": [WHOLE], "frozen": [WHOLE], RIVAL: [WHOLE]}
+        wanted, places = ("ar", RIVAL, "frozen"), [WHOLE]
     for _, row in found.iterrows():
         other = row["other"].removeprefix(f"{row['model']}-")
-        if row["place"] not in wanted.get(other, ()):
-            continue
-        above = bool(row["low"] > 0)
-        expected = twin != "nothing"
-        told.append({**row.to_dict(), "above 0": above, "expected": expected, "as expected": above == expected})
+        expected = twin in {"associations", "echoes"}
+        is_judged = expected or other == "frozen" or row["horizon"] == found["horizon"].max()
+        if twin != "drift" and other in wanted and row["place"] in places and is_judged:
+            above = bool(row["low"] > 0)
+            told.append({**row.to_dict(), "above 0": above, "expected": expected, "as expected": above == expected})
     return told
 
 
@@ -256,7 +266,7 @@ def run(name: str, size: Size, variants: Sequence[str], seeds: Sequence[int], fo
 def main(arguments: list[str]) -> int:
     """Make the tables, print and write them; 1 where a demand is not met."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--twins", nargs="+", choices=TWINS, default=list(TWINS))
+    parser.add_argument("--twins", nargs="+", choices=TWINS, default=list(TWINS)[:3])
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["mac"])
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds (default: %(default)s)")
     parser.add_argument("--work-dir", type=Path, help="where twins and models stay (default: a folder that goes)")

@@ -4,29 +4,51 @@ import json
 from pathlib import Path
 
 import forecasts
+import numpy as np
 import pandas as pd
 import pytest
 
 # The smallest of everything, and every stage.
 SMALL = [
     *("model.backbone.dim=8", "model.backbone.n_layers=1", "model.backbone.n_heads=2", "model.horizons=[1, 2]"),
-    *("model.tokenizer.embed_dim=4", "model.tokenizer.num_heads=[1, 2, 4, 8]", "model.tokenizer.token_grid=[1, 1, 1]"),
-    *("model.backbone.tokens_per_frame=1", "model.recall.width=8", "model.recall.key_lags=2"),
-    *("training.max_epochs=1", "training.steps_per_epoch=1", "probe.targets_per_run=4"),
+    *("model.recall.width=8", "model.recall.key_lags=2", "training.max_epochs=1", "training.steps_per_epoch=1"),
+    *("model.backbone.tokens_per_frame=1", "probe.targets_per_run=4"),
 ]
+SWIN = ["model.tokenizer.embed_dim=4", "model.tokenizer.num_heads=[1, 2, 4, 8]", "model.tokenizer.token_grid=[1, 1, 1]"]
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def write_parcels(folder: Path) -> Path:
+    """Three subjects, 200 frames of 12 parcels: half a film, half noise."""
+    rng = np.random.default_rng(0)
+    film = rng.normal(size=(200, 12)).cumsum(axis=0)
+    film -= film.mean(axis=0)
+    for subject in ("01", "02", "03"):
+        func = folder / f"sub-{subject}/func"
+        func.mkdir(parents=True)
+        stem = func / f"sub-{subject}_task-film_seg-Twelve_stat-mean_timeseries"
+        frames = film / film.std(axis=0) + rng.normal(size=film.shape)
+        columns = [f"parcel-{number}" for number in range(12)]
+        pd.DataFrame(frames, columns=columns).to_csv(f"{stem}.tsv", sep="\t", index=False)
+        Path(f"{stem}.json").write_text(json.dumps({"RepetitionTime": 1.0, "SamplingFrequency": 1.0}))
+    (folder / "dataset_description.json").write_text(
+        json.dumps({"Name": "parcels", "BIDSVersion": "1.9.0", "DatasetType": "derivative"})
+    )
+    return folder
+
+
+@pytest.fixture(scope="module", params=["sitcom", pytest.param("twin", marks=pytest.mark.slow)])
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = tmp_path_factory.mktemp("forecasts")
     small = forecasts.Study(
         title="A small twin", simulated=("n_subjects=3", "n_runs=1", "volume_scale=0.25", "voxel_size_mm=30")
     )
+    given = ["--source", str(write_parcels(work / "parcels"))] if request.param == "sitcom" else []
+    settings = [*SMALL, *(SWIN if request.param == "twin" else [])]
+    given += [part for setting in settings for part in ("--set", setting)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(forecasts.STUDIES, "twin", small)
         for _ in range(2):
-            settings = [part for setting in SMALL for part in ("--set", setting)]
-            forecasts.main(["twin", *settings, "--work-dir", str(work), "--output", str(work / "found.json")])
+            forecasts.main([request.param, *given, "--work-dir", str(work), "--output", str(work / "found.json")])
     return work
 
 
