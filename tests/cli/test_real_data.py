@@ -51,7 +51,10 @@ def test_raw_volumes_of_one_subject(titan_neuro, haxby, tmp_path):
 @pytest.mark.parametrize("subjects", [("001", "002", "003", "004")])
 def test_parcels_of_many_subjects(titan_neuro, sitcom, tmp_path, subjects):
     titan_neuro("run", sitcom, tmp_path / "out", "participant", "--participant-label", *subjects)
-    settings = (*QUICK, "--set", "model.backbone.dim=16", "--set", "model.backbone.n_layers=1")
+    small = ("seeds=[0]", "split.n_folds=2", "evaluation.rollout_every_frames=256")
+    small += ("model.backbone.dim=16", "model.backbone.n_layers=1", "model.recall.width=32")
+    small += ("model.recall.n_components=16", "model.recall.group_width=8")
+    settings = (*QUICK, *(part for setting in small for part in ("--set", setting)))
     done = titan_neuro("run", sitcom, tmp_path / "out", "group", *settings)
     [scores] = (tmp_path / "out/group").glob("*_desc-forecast_scores.tsv")
     table = pd.read_csv(scores, sep="\t")
