@@ -48,13 +48,19 @@ def test_raw_volumes_of_one_subject(titan_neuro, haxby, tmp_path):
         assert stage["versions"]["titan-neuro"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subjects", [("001", "002", "003", "004")])
 def test_parcels_of_many_subjects(titan_neuro, sitcom, tmp_path, subjects):
     titan_neuro("run", sitcom, tmp_path / "out", "participant", "--participant-label", *subjects)
-    small = ("seeds=[0]", "split.n_folds=2", "evaluation.rollout_every_frames=256")
-    small += ("model.backbone.dim=16", "model.backbone.n_layers=1", "model.recall.width=32")
-    small += ("model.recall.n_components=16", "model.recall.group_width=8")
-    settings = (*QUICK, *(part for setting in small for part in ("--set", setting)))
+    recall = "{width: 16, n_components: 8, own_lags: 2, key_lags: 4, key_components: 4, group_width: 8}"
+    sizes = (
+        "model.backbone.dim=16",
+        "model.backbone.n_layers=1",
+        f"model.recall={recall}",
+        "seeds=[0]",
+        "rivals=false",
+    )
+    settings = (*QUICK, *(part for size in sizes for part in ("--set", size)))
     done = titan_neuro("run", sitcom, tmp_path / "out", "group", *settings)
     [scores] = (tmp_path / "out/group").glob("*_desc-forecast_scores.tsv")
     table = pd.read_csv(scores, sep="\t")
