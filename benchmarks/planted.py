@@ -276,7 +276,7 @@ def main(arguments: list[str]) -> int:
     logging.getLogger("titan_neuro").setLevel(logging.WARNING)
     size, results = Size(), {}
     facts = provenance(arguments) | {
-        "twins": f"{size.n_subjects} subjects, {size.n_runs} runs, volume_scale {size.volume_scale}; {SHARED}; {TWINS}",
+        "simulated": f"{size.n_subjects} subjects, {size.n_runs} runs, {size.voxel_size_mm:g} mm; {SHARED}; {TWINS}",
         "settings": f"preset parcels, {', '.join(size.settings)}; {options.seeds} seed(s)",
     }
     with tempfile.TemporaryDirectory() as temporary:

@@ -132,6 +132,9 @@ def test_contexts_are_seconds_in_whole_frames():
     assert found.contexts == (1, 2, 3, 6)
     curve_seconds = [context * 2.5 for context in found.contexts]
     assert curve_seconds == [2.5, 5, 7.5, 15]
+    further = ContextLengthConfig(longest_s=16, contexts_frames=(20, 5, 2))
+    found = ContextLengthProbe(further, repetition_time=2.5, horizons=(1,), n_features=1)
+    assert found.contexts == (1, 2, 3, 5, 6, 20)
 
 
 def test_a_run_without_targets_is_refused():
