@@ -24,7 +24,8 @@ class RecallConfig:
     Attributes
     ----------
     width : int
-        Spatial components that forecasts are made of, at most; the fit takes one for 50 training frames at most.
+        Spatial components that forecasts are made of, at most. Where there are fewer than 25 training frames a feature,
+        the fit takes one component for 50 frames at most.
     n_components : int
         Components of the film, and of what single brains do, that forecasts are made from.
     own_lags : int

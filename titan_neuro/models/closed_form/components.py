@@ -17,8 +17,9 @@ from titan_neuro.typing import FrameRun
 # Frames that components are found from; the work grows with their square.
 _SAMPLED_FRAMES = 1500
 _BLOCK_FRAMES = 64
-# Of a twin with 1,600 frames, 32 components served best, of the sitcom's 11,700 all 200.
-_FRAMES_PER_COMPONENT = 50
+# With so many frames a feature nothing has to be left out; with fewer, components have to be few: of a twin with 1,084
+# voxels and 1,600 frames 32 served best.
+_FRAMES_PER_FEATURE, _FRAMES_PER_COMPONENT = 25, 50
 
 
 @dataclass(eq=False)
@@ -70,13 +71,15 @@ def find_components(recall: Recall, runs: Sequence[FrameRun], coefficients: Tens
     for run in runs:
         lengths[run.stimulus] = max(run.n_frames, lengths.get(run.stimulus, 0))
     films = average_films(runs, every=-(-sum(lengths.values()) // _SAMPLED_FRAMES))
-    # More components than the frames can tell apart would hold the noise of those who are fitted on.
-    most = max(2, sum(int(run.scored.sum()) for run in runs) // _FRAMES_PER_COMPONENT)
-    n_own = min(recall.n_own, most // 2)
+    n_frames, most, n_own = sum(int(run.scored.sum()) for run in runs), recall.width, recall.n_own
+    if n_frames < _FRAMES_PER_FEATURE * runs[0].n_features:
+        # More components than the frames can tell apart would hold the noise of those who are fitted on.
+        most = min(most, max(2, n_frames // _FRAMES_PER_COMPONENT))
+        n_own = min(n_own, most // 2)
     film = principal_components(torch.cat([part.frames[part.scored] for part in films]), n_own)
     samples = _sample_errors(runs, coefficients, intercept, recall.horizons[0])
-    own = principal_components(samples, min(recall.width, most))
-    basis = orthonormal_union(film, own)[: min(recall.width, most)]
+    own = principal_components(samples, most)
+    basis = orthonormal_union(film, own)[:most]
     recall.basis.zero_()
     recall.basis[: len(basis)] = basis
     directions = principal_components(samples @ recall.basis.T, n_own)
