@@ -26,14 +26,12 @@ SHARED = ROOT.parent / "shared" / "data"
 DEBUG_SETTINGS = ["--set", "training.max_epochs=2", "--set", "training.steps_per_epoch=2"]
 
 
-@pytest.fixture(autouse=True)
-def _log_as_it_was():
-    """What the command sets up when it is called inside a test must not outlive it: its stream is gone then."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """What the command sets up when it is called inside a test, or a fixture of any scope, must not outlive it."""
     logger = logging.getLogger("titan_neuro")
-    before = logger.handlers[:], logger.level, logger.propagate
-    yield
-    logger.handlers[:], level, logger.propagate = before
-    logger.setLevel(level)
+    logger.handlers[:], logger.propagate = [], True
+    logger.setLevel(logging.NOTSET)
 
 
 def run_command(*arguments: object, check: bool = True, **options: object) -> subprocess.CompletedProcess[str]:
