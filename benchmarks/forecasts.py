@@ -20,12 +20,11 @@ import pandas as pd
 from common import ROOT, BenchmarkError, provenance
 
 from titan_neuro import cli
-from titan_neuro.evaluation.verdict import interval
+from titan_neuro.evaluation.verdict import COMPARED, interval
 from titan_neuro.files import write_json, write_text
 from titan_neuro.metrics import bootstrap_interval
 
 RECORDINGS = ROOT.parent / "shared/data"
-COMPARED = ("var", "transformer-20", "soft-analog-160")
 # Contexts of the curve, in frames, beside the probe's own: those of the analog rows, and twice 20.
 _CONTEXTS = "probe.contexts_frames=[20, 40, 80, 160]"
 _QUICK = ("seeds=[0]", "training.max_epochs=2", "training.steps_per_epoch=4", "evaluation.rollout_every_frames=128")

@@ -123,3 +123,18 @@ def project_run(recall: Recall, run: FrameRun, subject: int, coefficients: Tenso
     for index, horizon in enumerate(recall.horizons):
         errors[horizon:, index] = seen[horizon:] - expected[:-horizon, index]
     return ComponentRun(subject, run.film_start, seen, errors, torch.as_tensor(run.scored))
+
+
+def group_runs(made: Sequence[ComponentRun], n_groups: int) -> list[int]:
+    """Group of each run, to be held out together: of subjects, or of runs where there is one subject."""
+    units = sorted({run.subject for run in made})
+    labels = [units.index(run.subject) for run in made] if len(units) > 1 else range(len(made))
+    return [label % n_groups for label in labels]
+
+
+def left_of(recall: Recall, run: ComponentRun, index: int) -> Tensor:
+    """What is left of each frame's error, at the horizon of this index, by the forecasts so far; ``(time, width)``."""
+    horizon = recall.horizons[index]
+    left = torch.zeros_like(run.errors[:, index])
+    left[horizon:] = run.errors[horizon:, index] - run.base[:-horizon, index]
+    return left

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from titan_neuro.models.closed_form.components import ComponentRun
+from titan_neuro.models.closed_form.components import ComponentRun, group_runs, left_of
 from titan_neuro.models.recall import Recall
 
 # How far, in robust standard deviations over all lags, the subjects' agreement must stand out at a lag.
@@ -27,7 +27,7 @@ def fit_echoes(recall: Recall, made: Sequence[ComponentRun]) -> None:
     line = recall.echoes
     runs = [run for run in made if len(run.frames) > 1]
     own = [run.innovations @ recall.own_directions.T for run in runs]
-    fold_of = _folds(runs)
+    fold_of = group_runs(runs, _MAX_FOLDS)
     lags = _find_lags(recall, runs, own, fold_of)
     if not lags:
         return
@@ -39,21 +39,6 @@ def fit_echoes(recall: Recall, made: Sequence[ComponentRun]) -> None:
         run.base = run.base + line(components[None], line.init_state(1))[0][0]
 
 
-def _folds(runs: Sequence[ComponentRun]) -> list[int]:
-    """Fold of each run: groups of subjects, or of runs where there is one subject."""
-    units = sorted({run.subject for run in runs})
-    labels = [units.index(run.subject) for run in runs] if len(units) > 1 else list(range(len(runs)))
-    return [label % _MAX_FOLDS for label in labels]
-
-
-def _left(recall: Recall, run: ComponentRun, index: int) -> Tensor:
-    """What is left of the errors of scored frames by the forecasts so far, ``(time, width)``; 0 at other frames."""
-    horizon = recall.horizons[index]
-    left = torch.zeros_like(run.errors[:, index])
-    left[horizon:] = run.errors[horizon:, index] - run.base[:-horizon, index]
-    return left * run.scored[:, None]
-
-
 def _find_lags(
     recall: Recall, runs: Sequence[ComponentRun], own: Sequence[Tensor], fold_of: Sequence[int]
 ) -> list[int]:
@@ -62,7 +47,7 @@ def _find_lags(
     if len(set(fold_of)) < 2 or longest <= first:
         return []
     spread = torch.cat(list(own)).square().mean(0).sqrt().clamp_min(1e-6 * float(torch.cat(list(own)).std()) + 1e-12)
-    lefts = [_left(recall, run, 0) @ recall.own_directions.T for run in runs]
+    lefts = [(left_of(recall, run, 0) * run.scored[:, None]) @ recall.own_directions.T for run in runs]
     left_spread = torch.cat(lefts).square().mean(0).sqrt().clamp_min(1e-12)
     total = agreement = torch.zeros(())
     for fold in sorted(set(fold_of)):
@@ -104,7 +89,7 @@ def _moments(
         at = run.scored.clone()
         at[:horizon] = False
         places = at.nonzero() + longest - torch.tensor(lags)
-        features, targets = whole[places].flatten(1), _left(recall, run, index)[at]
+        features, targets = whole[places].flatten(1), left_of(recall, run, index)[at]
         gram, cross, n_frames = found.get(fold, (0, 0, 0))
         found[fold] = (gram + features.T @ features, cross + features.T @ targets, n_frames + len(targets))
     return list(found.values())

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from titan_neuro.models.closed_form.components import ComponentRun
+from titan_neuro.models.closed_form.components import ComponentRun, left_of
 from titan_neuro.models.closed_form.film import choosing
 from titan_neuro.models.recall import Recall
 from titan_neuro.ops.components import principal_components
@@ -90,7 +90,7 @@ def _groups(recall: Recall, runs: Sequence[ComponentRun], index: int) -> list[_G
 def _select(
     recall: Recall, runs: Sequence[ComponentRun], index: int, groups: Sequence[_Group], directions: Tensor
 ) -> tuple[list[_Group], float]:
-    lefts = [_left(recall, run, index) @ directions.T for run in runs]
+    lefts = [left_of(recall, run, index) @ directions.T for run in runs]
     taken: list[_Group] = []
     rest = list(groups)
     best, total = 0.0, sum(float(left[run.scored].square().sum()) for run, left in zip(runs, lefts, strict=True))
@@ -108,14 +108,6 @@ def _select(
         return taken, _SMALLEST_SHARE
     removed = _removed(recall, runs, lefts, index, [taken], _FINE_STEP_SHARES)
     return taken, _FINE_STEP_SHARES[int(removed.argmax())]
-
-
-def _left(recall: Recall, run: ComponentRun, index: int) -> Tensor:
-    """What is left of each frame's error by the forecasts without the memory, ``(time, width)``."""
-    horizon = recall.horizons[index]
-    left = torch.zeros_like(run.errors[:, index])
-    left[horizon:] = run.errors[horizon:, index] - run.base[:-horizon, index]
-    return left
 
 
 def _removed(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from titan_neuro.models.closed_form.components import ComponentRun
+from titan_neuro.models.closed_form.components import ComponentRun, group_runs
 from titan_neuro.models.closed_form.film import Films, probabilities
 from titan_neuro.models.recall import Recall
 from titan_neuro.ops.components import principal_components
@@ -37,7 +37,7 @@ def fit_linear(recall: Recall, made: Sequence[ComponentRun], films: Films, direc
     has_film = len(films.film) > 0
     recalled = [_recalled(recall, run, films, directions, offsets) if has_film else None for run in made]
     own = [_own_past(recall, run) for run in made]
-    fold_of = _folds(made)
+    fold_of = group_runs(made, _MAX_FOLDS)
     shifted = {offset: films.ahead(films.frames.transpose(0, 1), offset) for offset in offsets} if has_film else {}
     n_present = films.present.sum(0).float()
     own_values = torch.zeros(*films.present.shape, len(recall.horizons), recall.width)
@@ -90,14 +90,6 @@ def _own_past(recall: Recall, run: ComponentRun) -> Tensor:
     n_lags = recall.config.own_lags
     padded = torch.cat([own.new_zeros(n_lags - 1, own.shape[1]), own])
     return torch.cat([padded[n_lags - 1 - lag : n_lags - 1 - lag + len(own)] for lag in range(n_lags)], dim=1)
-
-
-def _folds(made: Sequence[ComponentRun]) -> list[int]:
-    """Fold of each run: groups of subjects, or of runs where there is one subject."""
-    units = sorted({run.subject for run in made})
-    if len(units) > 1:
-        return [units.index(run.subject) % _MAX_FOLDS for run in made]
-    return [index % _MAX_FOLDS for index in range(len(made))]
 
 
 def _ridge(
