@@ -3,40 +3,46 @@
 import pytest
 import torch
 
-from titan_neuro.layers.film_memory import FilmMemory
+from titan_neuro.layers.film_memory import LEADS, FilmMemory
 
-WIDTH, N_HORIZONS, N_SUBJECTS = 8, 2, 4
+WIDTH, N_COMPONENTS, HORIZONS, N_SUBJECTS = 8, 3, (1, 4), 4
 LENGTHS = (60, 40)
 N_MOMENTS = sum(LENGTHS)
+READER = (len(HORIZONS), len(LEADS) * N_COMPONENTS, WIDTH)
 
 
 def randn(*size, seed):
     return torch.randn(*size, generator=torch.Generator().manual_seed(seed))
 
 
-def remember(keys, values, present):
-    """A memory of films that these subjects have seen, all there is of them."""
-    memory = FilmMemory(n_moments=N_MOMENTS, n_horizons=N_HORIZONS, width=WIDTH)
+def empty(n_moments=N_MOMENTS, width=WIDTH):
+    return FilmMemory(n_moments=n_moments, n_components=N_COMPONENTS, horizons=HORIZONS, width=width)
+
+
+def averages(keys, values, without=None):
+    """Means over the subjects that are there, or over all but one."""
+    others = [subject for subject in range(N_SUBJECTS) if subject != without]
+    return keys[others].mean(0), values[others].mean(0)
+
+
+def remember(keys, values):
+    """A memory of films that these subjects have seen, all there is of them; the map of each fold is one of its own."""
+    memory = empty()
     memory.whitening.copy_(torch.eye(WIDTH))
     memory.follows.copy_(torch.tensor([float(moment not in (0, LENGTHS[0])) for moment in range(N_MOMENTS)]))
     memory.decay.fill_(0.95)
-    memory.remember_subjects(keys, values, present)
-    weight = present.float() / present.sum(0).clamp_min(1)
-    memory.keys.copy_(torch.einsum("sn,snd->nd", weight, keys))
-    memory.values.copy_(torch.einsum("sn,snkd->nkd", weight, values))
+    memory.set_reader(0.3 * randn(*READER, seed=20), 0.3 * randn(2, *READER, seed=21))
+    memory.keys, memory.values = averages(keys, values)
+    memory.hold_out(*map(torch.stack, zip(*(averages(keys, values, s) for s in range(N_SUBJECTS)), strict=True)))
     return memory
 
 
 @pytest.fixture
 def tokens():
-    """Keys, values and presence: each subject sees the film in its own noise; the last subject left early."""
+    """Keys and values: each subject sees the film in its own noise."""
     keys = randn(N_MOMENTS, WIDTH, seed=0) + 0.3 * randn(N_SUBJECTS, N_MOMENTS, WIDTH, seed=1)
-    values = randn(N_MOMENTS, N_HORIZONS, WIDTH, seed=2) + 0.1 * randn(N_SUBJECTS, N_MOMENTS, N_HORIZONS, WIDTH, seed=3)
-    present = torch.ones(N_SUBJECTS, N_MOMENTS, dtype=torch.bool)
-    present[-1, 45:60] = False
-    present[:, 58] = torch.tensor([True, False, False, False])
-    present[:, 59] = False
-    return keys * present[..., None], values * present[..., None, None], present
+    values = randn(N_MOMENTS, N_COMPONENTS, seed=2) + 0.1 * randn(N_SUBJECTS, N_MOMENTS, N_COMPONENTS, seed=3)
+    return keys, values
 
 
 @pytest.fixture
@@ -44,16 +50,30 @@ def memory(tokens):
     return remember(*tokens)
 
 
-def recall(memory, stream, left_out=None):
-    recalled, _ = memory(stream, memory.init_state(len(stream)), left_out)
+def recall(memory, stream, subjects=None, folds=None):
+    recalled, _ = memory(stream, memory.init_state(len(stream)), subjects, folds)
     return recalled
+
+
+def at_moments(memory):
+    """What is to be recalled at each moment: the map of what the film shows about the frames that are forecast."""
+    film, expected = (memory.follows == 0).cumsum(0).tolist(), torch.zeros(N_MOMENTS, len(HORIZONS), WIDTH)
+    for moment in range(N_MOMENTS):
+        for index, horizon in enumerate(HORIZONS):
+            shown = []
+            for lead in LEADS:
+                place = moment + horizon + lead
+                inside = 0 <= place < N_MOMENTS and film[place] == film[moment]
+                shown.append(memory.values[place] if inside else torch.zeros(N_COMPONENTS))
+            expected[moment, index] = torch.cat(shown) @ memory.reader[index]
+    return expected
 
 
 @pytest.mark.parametrize("start", [0, 17, 31, 62, 80])
 def test_a_stream_that_starts_anywhere_in_a_film_finds_its_moment(memory, start):
-    stop = LENGTHS[0] - 5 if start < LENGTHS[0] else N_MOMENTS
+    stop = LENGTHS[0] if start < LENGTHS[0] else N_MOMENTS
     found = recall(memory, memory.keys[None, start:stop] + 0.5 * randn(1, stop - start, WIDTH, seed=4))
-    torch.testing.assert_close(found[0, 6:], memory.values[start + 6 : stop], rtol=0, atol=0.02)
+    torch.testing.assert_close(found[0, 6:], at_moments(memory)[start + 6 : stop], rtol=0, atol=0.04)
 
 
 @pytest.mark.parametrize(("variance", "share"), [(1, 0.05), (2, 0.1)], ids=["noise alone", "another film in noise"])
@@ -72,39 +92,39 @@ def test_a_stream_that_leaves_the_film_is_let_go(memory):
     assert found[45:].mean() < 0.1
 
 
-@pytest.mark.parametrize("subject", range(N_SUBJECTS))
-def test_a_subject_left_out_is_as_if_it_had_never_been_there(memory, tokens, subject):
-    others = [other for other in range(N_SUBJECTS) if other != subject]
-    expected = remember(*(part[others] for part in tokens))
+@pytest.mark.parametrize(("subject", "fold"), [(0, 1), (3, 0), (2, -1), (-1, 1)])
+def test_a_run_left_out_is_read_with_what_was_fitted_without_it(memory, tokens, subject, fold):
+    expected = remember(*tokens)
+    if subject >= 0:
+        expected.keys, expected.values = averages(*tokens, without=subject)
+    if fold >= 0:
+        expected.reader.copy_(memory.reader_without[fold])
     stream = memory.keys[None] + 0.5 * randn(3, N_MOMENTS, WIDTH, seed=8)
-    found = recall(memory, stream, torch.tensor([subject, -1, subject]))
+    found = recall(memory, stream, torch.tensor([subject, -1, subject]), torch.tensor([fold, -1, fold]))
     torch.testing.assert_close(found[[0, 2]], recall(expected, stream[[0, 2]]), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found[1], recall(memory, stream)[1])
     assert not torch.allclose(found[0], recall(memory, stream)[0], atol=1e-2)
 
 
 def test_what_a_subject_showed_does_not_reach_its_own_forecasts(memory, tokens):
-    keys, values, present = (part.clone() for part in tokens)
-    keys[1] = 5 * randn(N_MOMENTS, WIDTH, seed=9) * present[1, :, None]
+    keys, values = (part.clone() for part in tokens)
+    keys[1] = 5 * randn(N_MOMENTS, WIDTH, seed=9)
     values[1] *= -3
-    stream = tokens[0][[1]]
-    left_out = torch.tensor([1])
-    altered = remember(keys, values, present)
-    torch.testing.assert_close(
-        recall(altered, stream, left_out), recall(memory, stream, left_out), rtol=1e-4, atol=1e-4
-    )
+    stream, subject = tokens[0][[1]], torch.tensor([1])
+    altered = remember(keys, values)
+    torch.testing.assert_close(recall(altered, stream, subject), recall(memory, stream, subject), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(recall(altered, stream), recall(memory, stream), atol=0.1)
 
 
 @pytest.mark.parametrize("cuts", [(1,), (5, 6, 40), tuple(range(1, 60))])
 def test_a_stream_may_be_cut_anywhere(memory, cuts):
     stream = memory.keys[None, :60] + randn(2, 60, WIDTH, seed=10)
-    left_out = torch.tensor([2, -1])
+    left_out = torch.tensor([2, -1]), torch.tensor([-1, 1])
     evidence, parts = memory.init_state(2), []
     for part in torch.tensor_split(stream, cuts, dim=1):
-        recalled, evidence = memory(part, evidence, left_out)
+        recalled, evidence = memory(part, evidence, *left_out)
         parts.append(recalled)
-    torch.testing.assert_close(torch.cat(parts, dim=1), recall(memory, stream, left_out), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.cat(parts, dim=1), recall(memory, stream, *left_out), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("frame", [0, 20, 58])
@@ -112,36 +132,36 @@ def test_no_later_frame_changes_what_is_recalled(memory, frame):
     stream = memory.keys[None, :60] + randn(2, 60, WIDTH, seed=11)
     later = stream.clone()
     later[:, frame + 1 :] = 5 - later[:, frame + 1 :]
-    for left_out in (None, torch.tensor([0, 3])):
-        before, after = (recall(memory, frames, left_out) for frames in (stream, later))
+    for subjects in (None, torch.tensor([0, 3])):
+        before, after = (recall(memory, frames, subjects) for frames in (stream, later))
         assert torch.equal(before[:, : frame + 1], after[:, : frame + 1])
         assert not torch.equal(before[:, frame + 1 :], after[:, frame + 1 :])
 
 
 @pytest.mark.parametrize("n_moments", [0, 7, 300])
 def test_a_saved_memory_is_read_back_by_one_of_any_size(memory, n_moments):
-    read = FilmMemory(n_moments=n_moments, n_horizons=N_HORIZONS, width=WIDTH)
+    read = empty(n_moments)
     read.load_state_dict(memory.state_dict())
     stream = memory.keys[None, :50]
     assert torch.equal(recall(read, stream), recall(memory, stream))
     # Subjects are not saved: who reads a file has no training subject to leave out.
-    assert torch.equal(recall(read, stream, torch.tensor([1])), recall(memory, stream))
+    assert torch.equal(recall(read, stream, torch.tensor([1]), torch.tensor([0])), recall(memory, stream))
     with pytest.raises(RuntimeError, match="size mismatch"):
-        FilmMemory(n_moments=n_moments, n_horizons=N_HORIZONS, width=WIDTH + 1).load_state_dict(memory.state_dict())
+        empty(n_moments, WIDTH + 1).load_state_dict(memory.state_dict())
 
 
 def test_a_memory_without_films_recalls_nothing(memory):
-    empty = FilmMemory(n_moments=0, n_horizons=N_HORIZONS, width=WIDTH)
-    found = recall(empty, memory.keys[None], torch.tensor([0]))
-    assert torch.equal(found, torch.zeros(1, N_MOMENTS, N_HORIZONS, WIDTH))
-    memory.load_state_dict(empty.state_dict())
+    found = recall(empty(0), memory.keys[None], torch.tensor([0]))
+    assert torch.equal(found, torch.zeros(1, N_MOMENTS, len(HORIZONS), WIDTH))
+    memory.load_state_dict(empty(0).state_dict())
     assert memory.n_moments == 0
 
 
-def test_the_subjects_go_where_the_memory_goes(memory):
-    stream, left_out = memory.keys[None, :50].double(), torch.tensor([1])
-    expected = recall(memory, stream.float(), left_out)
-    found = recall(memory.to(torch.float64), stream, left_out)
-    assert {part.dtype for part in (memory.own_keys, memory.own_values, found)} == {torch.float64}
+def test_what_is_held_out_goes_where_the_memory_goes(memory):
+    stream, left_out = memory.keys[None, :50].double(), (torch.tensor([1]), torch.tensor([0]))
+    expected = recall(memory, stream.float(), *left_out)
+    found = recall(memory.to(torch.float64), stream, *left_out)
+    held = (memory.keys_without, memory.values_without, memory.reader_without)
+    assert {part.dtype for part in (*held, found)} == {torch.float64}
     torch.testing.assert_close(found.float(), expected, rtol=1e-4, atol=1e-4)
-    assert memory.to("meta").present.device.type == memory.own_values.device.type == "meta"
+    assert {part.device.type for part in (memory.to("meta").keys_without, memory.reader_without)} == {"meta"}

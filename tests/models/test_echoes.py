@@ -82,11 +82,16 @@ def test_the_line_reads_what_was_shown_so_long_ago() -> None:
     own, weights = torch.randn(2, 30, 3, generator=generator), torch.randn(2, 6, 5, generator=generator)
     forecasts, _ = line(own, line.init_state(2))
     assert not forecasts.any() and forecasts.shape == (2, 30, 2, 5)
-    line.set_lags(torch.tensor([12, 5]), weights)
+    without = torch.randn(3, 2, 6, 5, generator=generator)
+    line.set_lags(torch.tensor([12, 5]), weights, without)
     forecasts, tail = line(own, line.init_state(2))
+    held_out, _ = line(own, line.init_state(2), torch.tensor([2, -1]))
     assert torch.equal(tail, own[:, -12:])
     past = lambda t: own[:, t] if t >= 0 else torch.zeros(2, 3)  # noqa: E731
     for frame in range(30):
         for index, horizon in enumerate((1, 4)):
             source = torch.cat([past(frame + horizon - 12), past(frame + horizon - 5)], dim=1)
             torch.testing.assert_close(forecasts[:, frame, index], source @ weights[index])
+            # A run that the map was fitted on is read with one that was fitted without it.
+            torch.testing.assert_close(held_out[0, frame, index], source[0] @ without[2, index])
+            torch.testing.assert_close(held_out[1, frame, index], source[1] @ weights[index])

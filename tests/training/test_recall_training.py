@@ -53,7 +53,7 @@ class Held:
     """A run of a store with its frames in memory, as `skills` reads it."""
 
     def __init__(self, view):
-        self.frames, self.scored, self.subject = view.read(0, view.n_frames), view.scored, view.subject
+        self.frames, self.scored, self.key = view.read(0, view.n_frames), view.scored, view.key
 
 
 def closed_form(data):
@@ -69,7 +69,7 @@ def test_epoch_0_is_the_closed_form_with_the_subject_left_out(data, train):
     expected, [held] = closed_form(data), [Held(run) for run in data.part(data.fold.validation)]
     linear = total = 0.0
     with torch.no_grad():
-        skip, beyond, _ = expected.forecast_parts(held.frames[None], left_out=expected.left_out([held.subject]))
+        skip, beyond, _ = expected.forecast_parts(held.frames[None], left_out=expected.left_out([held.key]))
     for index, h in enumerate(expected.horizons):
         scored = torch.as_tensor(held.scored[h:])
         left = (held.frames[h:] - skip[0, :-h, index])[scored]
@@ -108,16 +108,16 @@ def test_the_fit_does_not_shift_what_is_drawn(data, train):
     assert first.read_bytes() == again.read_bytes()
 
 
-def test_training_leaves_each_stream_s_subject_out_of_the_film(data, train, monkeypatch):
+def test_training_leaves_each_stream_s_run_out_of_what_was_fitted(data, train, monkeypatch):
     seen, forecast_parts = set(), Forecaster.forecast_parts
 
     def noted(self, frames, state=None, *, left_out=None, **options):
-        seen.update(left_out.tolist())
-        assert self.recall.subjects == tuple(f"{subject:02}" for subject in range(5))
-        assert len(self.recall.film.present) == 5
+        seen.update(map(tuple, left_out.tolist()))
+        assert len(self.recall.runs) == len(self.recall.film.keys_without) == 5
+        assert len(self.recall.own_map_without) == len(self.recall.film.reader_without) == 4
         return forecast_parts(self, frames, state, left_out=left_out, **options)
 
     monkeypatch.setattr(Forecaster, "forecast_parts", noted)
     train(dataclasses.replace(QUICK, steps_per_epoch=4))
-    # Streams without a run have no subject.
-    assert seen - {-1} == set(range(5))
+    # Streams without a run leave nothing out.
+    assert seen - {(-1, -1)} == {(subject, subject % 4) for subject in range(5)}

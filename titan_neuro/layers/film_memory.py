@@ -8,25 +8,36 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from titan_neuro.layers.held_out import pick
 from titan_neuro.ops.moment_filter import accumulate_evidence, moment_probabilities
+
+# Moments about the one that is forecast, in frames: what is next in the film is a smooth function of them.
+LEADS = (-3, -2, -1, 0, 1, 2, 3)
+# Frames that are read on from at once: a number for each of them, moment and offset is held.
+_BLOCK_FRAMES = 64
 
 
 class FilmMemory(nn.Module):
     """Find the moment of the film from the brain's own history, and read on from there.
 
-    Persistent tokens (Behrouz et al. 2025, equation 19) in the order of the film: a key and, for each horizon, a value
-    for each of its moments, averages over the training subjects. Attention to them is the posterior of
-    :mod:`titan_neuro.ops.moment_filter`, so that a frame is matched together with all frames before it. Nothing is
-    known of a frame but what it shows: a stream may begin anywhere in the film, or show another film, and then nothing
-    is recalled.
+    Persistent tokens (Behrouz et al. 2025, equation 19) in the order of the film: a key and a value for each of its
+    moments, averages over the training subjects. Attention to them is the posterior of
+    :mod:`titan_neuro.ops.moment_filter`, so that a frame is matched together with all frames before it. What was found
+    is followed by what the film showed `LEADS` frames about the one that is forecast; a linear map of that is what is
+    recalled. Nothing is known of a frame but what it shows: a stream may begin anywhere in the film, or show another
+    film, and then nothing is recalled.
 
-    A training subject is part of the averages; its own forecasts must not be. While the subjects' own tokens are held
-    (`remember_subjects`), a stream can be read with one of them left out.
+    A training subject is part of the averages and of the map; its own forecasts must not be. While what was fitted
+    without it is held (`hold_out`), a stream can be read as one of somebody who was never there.
 
     Parameters
     ----------
-    n_moments, n_horizons, width : int
-        Sizes; 0 moments make a memory that recalls nothing.
+    n_moments : int
+        Moments of all films together; 0 make a memory that recalls nothing.
+    n_components, width : int
+        Components of the film that are read on from, and width of innovations and forecasts.
+    horizons : tuple of int
+        Frames ahead, ascending.
 
     Attributes
     ----------
@@ -35,60 +46,66 @@ class FilmMemory(nn.Module):
     keys : torch.Tensor
         ``(moments, width)``: whitened innovations that are expected at each moment.
     values : torch.Tensor
-        ``(moments, horizons, width)``: what is to be read at each moment.
+        ``(moments, components)``: what the film showed at each moment.
+    reader : torch.Tensor
+        ``(horizons, leads * components, width)``: from what the film shows to forecasts.
     follows : torch.Tensor
         ``(moments,)``: 0 where a film begins, else 1.
     decay, sharpness : torch.Tensor
         See :mod:`titan_neuro.ops.moment_filter`.
-    own_keys, own_values, present : torch.Tensor
-        Of each subject, as `remember_subjects` takes them; of none in a memory that was read from a file.
+    keys_without, values_without : torch.Tensor
+        ``(subjects, ...)``: averages over all subjects but one; of none in a memory that was read from a file.
+    reader_without : torch.Tensor
+        ``(folds, ...)``: fitted on all runs but those of one fold.
     """
 
     whitening: Tensor
     keys: Tensor
     values: Tensor
+    reader: Tensor
     follows: Tensor
     decay: Tensor
     sharpness: Tensor
-    own_keys: Tensor
-    own_values: Tensor
-    present: Tensor
+    offsets: Tensor
+    leads: Tensor
+    keys_without: Tensor
+    values_without: Tensor
+    reader_without: Tensor
 
-    def __init__(self, *, n_moments: int, n_horizons: int, width: int) -> None:
+    def __init__(self, *, n_moments: int, n_components: int, horizons: tuple[int, ...], width: int) -> None:
         super().__init__()
+        self.horizons = horizons
+        about = torch.tensor(horizons)[:, None] + torch.tensor(LEADS)
+        offsets, leads = torch.unique(about, return_inverse=True)
+        reader = (len(horizons), len(LEADS) * n_components, width)
         self.register_buffer("whitening", torch.zeros(width, width))
         self.register_buffer("keys", torch.zeros(n_moments, width))
-        self.register_buffer("values", torch.zeros(n_moments, n_horizons, width))
+        self.register_buffer("values", torch.zeros(n_moments, n_components))
+        self.register_buffer("reader", torch.zeros(reader))
         self.register_buffer("follows", torch.zeros(n_moments))
         self.register_buffer("decay", torch.zeros(()))
         self.register_buffer("sharpness", torch.ones(()))
-        # Buffers, so that they go where the module goes.
-        self.register_buffer("own_keys", torch.zeros(0, n_moments, width), persistent=False)
-        self.register_buffer("own_values", torch.zeros(0, n_moments, n_horizons, width), persistent=False)
-        self.register_buffer("present", torch.zeros(0, n_moments, dtype=torch.bool), persistent=False)
+        # Moments that are read on to, ascending; and, for each horizon, which of them lie about it.
+        self.register_buffer("offsets", offsets, persistent=False)
+        self.register_buffer("leads", leads, persistent=False)
+        # Buffers, so that they go where the module goes; who reads a file has no training subject to leave out.
+        self.register_buffer("keys_without", torch.zeros(0, n_moments, width), persistent=False)
+        self.register_buffer("values_without", torch.zeros(0, n_moments, n_components), persistent=False)
+        self.register_buffer("reader_without", torch.zeros(0, *reader), persistent=False)
 
     @property
     def n_moments(self) -> int:
         """Moments of all films together."""
         return len(self.keys)
 
-    def remember_subjects(self, keys: Tensor, values: Tensor, present: Tensor) -> None:
-        """Hold each subject's own tokens, so that it can be left out while training; they are not saved.
+    def hold_out(self, keys: Float[Tensor, "S N D"], values: Float[Tensor, "S N C"]) -> None:
+        """Hold what the film is without each subject, so that it can be left out while training; it is not saved."""
+        self.keys_without, self.values_without = keys.to(self.keys), values.to(self.values)
 
-        Parameters
-        ----------
-        keys : torch.Tensor
-            ``(subjects, moments, width)``; `self.keys` is their mean over the subjects that are `present`.
-        values : torch.Tensor
-            ``(subjects, moments, horizons, width)``.
-        present : torch.Tensor
-            bool ``(subjects, moments)``: the subject saw this moment.
-        """
-        self.own_keys, self.own_values, self.present = keys, values, present
-
-    def share_subjects(self, other: FilmMemory) -> None:
-        """Hold the subjects' tokens that another memory of the same films holds."""
-        self.remember_subjects(other.own_keys, other.own_values, other.present)
+    def set_reader(self, reader: Float[Tensor, "K M D"], without: Float[Tensor, "G K M D"]) -> None:
+        """Say how the film is read on from, and how without each fold."""
+        self.reader.copy_(reader)
+        self.reader_without = without.to(self.reader)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         # How many moments there are is known from the training runs alone: the memory takes the saved size.
@@ -99,10 +116,6 @@ class FilmMemory(nn.Module):
                 setattr(self, name, own.new_empty(saved.shape))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
-    def hold_values(self, values: Tensor) -> None:
-        """Put each subject's values in the place of those held."""
-        self.own_values = values
-
     def init_state(self, batch_size: int) -> Float[Tensor, "B N"]:
         """Evidence before the first frame: none."""
         return self.follows.new_zeros(batch_size, self.n_moments)
@@ -111,7 +124,8 @@ class FilmMemory(nn.Module):
         self,
         innovations: Float[Tensor, "B T D"],
         evidence: Float[Tensor, "B N"],
-        left_out: Int[Tensor, " B"] | None = None,
+        subjects: Int[Tensor, " B"] | None = None,
+        folds: Int[Tensor, " B"] | None = None,
     ) -> tuple[Float[Tensor, "B T K D"], Float[Tensor, "B N"]]:
         """Recall what the film showed next.
 
@@ -121,48 +135,58 @@ class FilmMemory(nn.Module):
             What of each frame its own past did not foretell, ``(batch, time, width)``.
         evidence : torch.Tensor
             From the call before, or `init_state`.
-        left_out : torch.Tensor, optional
-            For each stream the index of the subject that is left out of the averages; -1 for none.
+        subjects, folds : torch.Tensor, optional
+            For each stream the index of the subject that is left out of the averages, and of the fold that is left out
+            of the map; -1 for none.
 
         Returns
         -------
         recalled : torch.Tensor
-            ``(batch, time, horizons, width)``: values, averaged over what the moment may be.
+            ``(batch, time, horizons, width)``.
         evidence : torch.Tensor
         """
-        n_horizons, width = self.values.shape[1:]
         if not self.n_moments:
-            return innovations.new_zeros(*innovations.shape[:2], n_horizons, width), evidence
-        queries = innovations @ self.whitening
-        if left_out is None or not len(self.present):
-            return self._recall(queries, self.keys, self.values, evidence)
-        parts = [
-            self._recall(queries[[item]], *self.without(int(subject)), evidence[[item]])
-            for item, subject in enumerate(left_out)
-        ]
-        return torch.cat([recalled for recalled, _ in parts]), torch.cat([after for _, after in parts])
+            return innovations.new_zeros(*innovations.shape[:2], len(self.horizons), self.reader.shape[2]), evidence
+        probabilities, evidence = self.find(innovations, evidence, subjects)
+        about = self.read_on(probabilities, subjects)
+        reader = pick(self.reader, self.reader_without, folds)
+        return (about.transpose(1, 2) @ reader).transpose(1, 2), evidence
 
-    def _recall(self, queries: Tensor, keys: Tensor, values: Tensor, evidence: Tensor) -> tuple[Tensor, Tensor]:
+    def find(
+        self, innovations: Float[Tensor, "B T D"], evidence: Float[Tensor, "B N"], subjects: Tensor | None = None
+    ) -> tuple[Float[Tensor, "B T N"], Float[Tensor, "B N"]]:
+        """Return the probability of each moment at each frame, and the evidence after the last one."""
+        course, evidence = self.weigh(innovations, evidence, float(self.decay), subjects)
+        return moment_probabilities(course, float(self.sharpness)), evidence
+
+    def weigh(
+        self,
+        innovations: Float[Tensor, "B T D"],
+        evidence: Float[Tensor, "B N"],
+        decay: float,
+        subjects: Tensor | None = None,
+    ) -> tuple[Float[Tensor, "B T N"], Float[Tensor, "B N"]]:
+        """Return the evidence of each moment after each frame, and after the last one."""
+        keys = pick(self.keys, self.keys_without, subjects)
         # The log likelihood ratio of two normal densities of covariance 1: about the key, and about 0.
-        scores = queries @ keys.T - 0.5 * keys.square().sum(dim=1)
-        course, evidence = accumulate_evidence(scores, evidence, self.follows, float(self.decay))
-        probabilities = moment_probabilities(course, float(self.sharpness))
-        return (probabilities @ values.flatten(1)).view(*queries.shape[:2], *values.shape[1:]), evidence
+        scores = innovations @ self.whitening @ keys.mT - 0.5 * keys.square().sum(dim=-1).unsqueeze(-2)
+        return accumulate_evidence(scores, evidence, self.follows, decay)
 
-    def without(self, subject: int) -> tuple[Tensor, Tensor]:
-        """Keys and values averaged over all subjects but one; 0 where nobody else was present."""
-        if subject < 0 or not len(self.present):
-            return self.keys, self.values
-        n_present = self.present.sum(dim=0)
-        own = self.present[subject].float()
-        rest = (n_present - own).clamp_min(1)
-        alone = (n_present - own > 0).float()
-        kept = [
-            (total * _like(n_present, total) - part[subject] * _like(own, total)) * _like(alone / rest, total)
-            for total, part in ((self.keys, self.own_keys), (self.values, self.own_values))
-        ]
-        return kept[0], kept[1]
+    def read_on(
+        self, probabilities: Float[Tensor, "B T N"], subjects: Tensor | None = None
+    ) -> Float[Tensor, "B T K M"]:
+        """Return what the film shows about the frames that are forecast, averaged over what the moment may be."""
+        return self.show(probabilities, self.offsets, subjects)[:, :, self.leads].flatten(3)
 
-
-def _like(weights: Tensor, target: Tensor) -> Tensor:
-    return weights.view(-1, *[1] * (target.ndim - 1))
+    def show(
+        self, probabilities: Float[Tensor, "B T N"], offsets: Int[Tensor, " O"], subjects: Tensor | None = None
+    ) -> Float[Tensor, "B T O C"]:
+        """Return what the film shows so many frames after the moment, averaged over what the moment may be."""
+        film = self.follows.eq(0).cumsum(0)
+        places = torch.arange(self.n_moments, device=film.device) - offsets[:, None]
+        source = places.clamp(0, self.n_moments - 1)
+        same = (source == places) & (film[source] == film)
+        values = pick(self.values, self.values_without, subjects).unsqueeze(1)
+        # A sum over moments of what lies so much further is one over what lies there, of probabilities moved on.
+        shown = [(block[..., source] * same) @ values for block in torch.split(probabilities, _BLOCK_FRAMES, 1)]
+        return torch.cat(shown, dim=1)

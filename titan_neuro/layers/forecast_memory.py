@@ -69,6 +69,9 @@ class ForecastMemory(nn.Module):
         ``(horizons, key width)``: how much each part counts. Keys are cut to length 1.
     context_map : torch.nn.Parameter
         ``(horizons, context key width, context width)``.
+    gain : torch.nn.Parameter
+        ``(horizons, value width)``: how much of what is read is believed. Where nothing can be learned, what is read is
+        noise.
     """
 
     key_map: Tensor
@@ -93,6 +96,7 @@ class ForecastMemory(nn.Module):
         spread = _FIRST_CONTEXT / (context_width * context_key_width) ** 0.5
         self.context_map = nn.Parameter(spread * torch.randn(n_horizons, context_key_width, context_width))
         self.initial_weights = nn.Parameter(torch.zeros(n_horizons, value_width, key_width + context_key_width))
+        self.gain = nn.Parameter(torch.ones(n_horizons, value_width))
         self.gates = nn.Linear(context_width, 3 * n_horizons)
         nn.init.zeros_(self.gates.weight)
         first = torch.tensor([1e-3, _FIRST_MOMENTUM / _MAX_MOMENTUM, _FIRST_STEP])
@@ -158,7 +162,7 @@ class ForecastMemory(nn.Module):
         pending = waited[:, n_frames:]
         if frozen:
             read = memory_read(queries.transpose(1, 2), state.memory)
-            return read.transpose(1, 2), ForecastMemoryState(state.memory, pending)
+            return read.transpose(1, 2) * self.gain, ForecastMemoryState(state.memory, pending)
         keys = torch.stack(
             [waited[:, longest - h : longest - h + n_frames, index] for index, h in enumerate(self.horizons)], dim=1
         )
@@ -174,7 +178,7 @@ class ForecastMemory(nn.Module):
             state.memory,
             chunk_size=self.chunk_frames,
         )
-        return read.transpose(1, 2), ForecastMemoryState(memory, pending)
+        return read.transpose(1, 2) * self.gain, ForecastMemoryState(memory, pending)
 
 
 def _at_most_unit(x: Tensor) -> Tensor:

@@ -219,10 +219,9 @@ class Forecaster(nn.Module):
         self.coefficients.copy_(fitted.coefficients)
         self.intercept.copy_(fitted.intercept)
 
-    def left_out(self, subjects: Sequence[str]) -> Int[Tensor, " B"]:
-        """Index of each stream's subject among those fitted on, for `forward`; -1 for one that was not there."""
-        known = () if self.recall is None else self.recall.subjects
-        return torch.tensor([known.index(label) if label in known else -1 for label in subjects])
+    def left_out(self, keys: Sequence[str]) -> Int[Tensor, "B 2"] | None:
+        """What must not be used for these runs, by their keys, since it was fitted on them; for `forward`."""
+        return None if self.recall is None else self.recall.left_out(keys)
 
     def init_state(self, batch: int) -> ForecasterState:
         """State before the first frame of `batch` streams."""
@@ -246,7 +245,7 @@ class Forecaster(nn.Module):
         state: ForecasterState | None = None,
         *,
         memory_frozen: bool = False,
-        left_out: Int[Tensor, " B"] | None = None,
+        left_out: Int[Tensor, "B 2"] | None = None,
     ) -> tuple[Float[Tensor, "B T K V"], ForecasterState]:
         """Forecast from every frame.
 
@@ -259,7 +258,7 @@ class Forecaster(nn.Module):
         memory_frozen : bool
             Read the memories that learn at test time as they are, writing nothing into them.
         left_out : torch.Tensor, optional
-            From :meth:`left_out`: training subjects that must not be read from the film they are part of.
+            From :meth:`left_out`: training runs that must be read with what was fitted without them.
 
         Returns
         -------
@@ -276,7 +275,7 @@ class Forecaster(nn.Module):
         state: ForecasterState | None = None,
         *,
         memory_frozen: bool = False,
-        left_out: Int[Tensor, " B"] | None = None,
+        left_out: Int[Tensor, "B 2"] | None = None,
         features: Float[Tensor, "B T P F"] | None = None,
     ) -> tuple[Float[Tensor, "B T K V"], Float[Tensor, "B T K V"], ForecasterState]:
         """Forecast as :meth:`forward` does, the linear part and the learned part apart.
@@ -326,7 +325,7 @@ class Forecaster(nn.Module):
         state: MemoryPart | None = None,
         *,
         memory_frozen: bool = False,
-        left_out: Int[Tensor, " B"] | None = None,
+        left_out: Int[Tensor, "B 2"] | None = None,
     ) -> tuple[Float[Tensor, "B T K V"], MemoryPart]:
         """Forecast what lies beyond the linear part."""
         state = self.forget(len(seen.tokens)) if state is None else state

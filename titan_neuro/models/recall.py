@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from titan_neuro.layers.delay_line import DelayLine
 from titan_neuro.layers.film_memory import FilmMemory
 from titan_neuro.layers.forecast_memory import ForecastMemory, ForecastMemoryState
+from titan_neuro.layers.held_out import pick
 from titan_neuro.ops.stream_state import StreamState
 
 
@@ -96,7 +98,8 @@ class Recall(nn.Module):
     4. `memory`: a Titans memory that learns at test time what this subject does otherwise (:class:`ForecastMemory`).
 
     The first three, and what the fourth begins with, are fitted in closed form
-    (:func:`titan_neuro.models.closed_form.fit_recall`).
+    (:func:`titan_neuro.models.closed_form.fit_recall`). To a run that they were fitted on they would know too much, in
+    training and in validation: it is read with what was fitted without it (`left_out`).
 
     Parameters
     ----------
@@ -115,13 +118,16 @@ class Recall(nn.Module):
         ``(own components, width)``: in the basis, directions of the errors of single brains, the strongest first.
     own_map : torch.Tensor
         ``(horizons, lags * components, width)``: the linear forecast.
-    subjects : tuple of str
-        Those it was fitted on, in the order in which `forward` counts those left out; empty in one read from a file.
+    own_map_without : torch.Tensor
+        ``(folds, ...)``: fitted on all runs but those of one fold; of none in a recall read from a file.
+    runs : dict of str to (int, int)
+        By its key, subject and fold of each run it was fitted on; empty in one read from a file.
     """
 
     basis: Tensor
     own_directions: Tensor
     own_map: Tensor
+    own_map_without: Tensor
 
     def __init__(self, config: RecallConfig, *, horizons: tuple[int, ...], n_features: int, context_width: int) -> None:
         super().__init__()
@@ -131,9 +137,11 @@ class Recall(nn.Module):
         self.n_key_own = min(config.key_components, self.n_own)
         self.register_buffer("basis", torch.zeros(self.width, n_features))
         self.register_buffer("own_directions", torch.zeros(self.n_own, self.width))
-        self.register_buffer("own_map", torch.zeros(len(horizons), config.own_lags * self.n_own, self.width))
-        self.subjects: tuple[str, ...] = ()
-        self.film = FilmMemory(n_moments=0, n_horizons=len(horizons), width=self.width)
+        own_map = torch.zeros(len(horizons), config.own_lags * self.n_own, self.width)
+        self.register_buffer("own_map", own_map)
+        self.register_buffer("own_map_without", torch.zeros(0, *own_map.shape), persistent=False)
+        self.runs: dict[str, tuple[int, int]] = {}
+        self.film = self.make_film(0)
         self.echoes = DelayLine(
             horizons=horizons, longest_lag=config.longest_lag, n_components=self.n_own, width=self.width
         )
@@ -148,8 +156,23 @@ class Recall(nn.Module):
             chunk_frames=config.chunk_frames,
         )
 
-    def set_keys(self, key_map: Float[Tensor, "K G F"], steps: list[tuple[float, float]]) -> None:
-        """Say what keys are made of, and how fast the memory learns.
+    def make_film(self, n_moments: int) -> FilmMemory:
+        """Make an empty film memory of so many moments."""
+        return FilmMemory(n_moments=n_moments, n_components=self.n_own, horizons=self.horizons, width=self.width)
+
+    def left_out(self, keys: Sequence[str]) -> Int[Tensor, "B 2"]:
+        """Subject and fold of the run that each stream reads, for `forward`; -1 for one that was not there."""
+        return torch.tensor([self.runs.get(key, (-1, -1)) for key in keys], device=self.basis.device)
+
+    def set_own_map(self, own_map: Float[Tensor, "K M D"], without: Float[Tensor, "G K M D"]) -> None:
+        """Say what the own past foretells, and what without each fold."""
+        self.own_map.copy_(own_map)
+        self.own_map_without = without.to(self.own_map)
+
+    def set_keys(
+        self, key_map: Float[Tensor, "K G F"], steps: list[tuple[float, float]], gain: Float[Tensor, "K D"]
+    ) -> None:
+        """Say what keys are made of, how fast the memory learns, and how far it is believed.
 
         Parameters
         ----------
@@ -157,8 +180,12 @@ class Recall(nn.Module):
             ``(horizons, n_groups * group_width, known features)``.
         steps : list of (float, float)
             Step size and forgetting of each horizon.
+        gain : torch.Tensor
+            ``(horizons, width)``.
         """
         self.memory.key_map.copy_(key_map)
+        with torch.no_grad():
+            self.memory.gain.copy_(gain)
         for index, (step, forgetting) in enumerate(steps):
             self.memory.set_step(index, step, forgetting)
 
@@ -168,8 +195,12 @@ class Recall(nn.Module):
         self.load_state_dict(fitted.state_dict())
         with torch.no_grad():
             self.memory.context_map.copy_(own_context)
-        self.film.share_subjects(fitted.film)
-        self.subjects = fitted.subjects
+        for own, other in zip(self.modules(), fitted.modules(), strict=True):
+            for name, value in other.named_buffers(recurse=False):
+                # Held while there is something to be left out, and not saved.
+                if name.endswith("_without"):
+                    setattr(own, name, value)
+        self.runs = fitted.runs
 
     def init_state(self, batch_size: int) -> RecallState:
         """State before the first frame."""
@@ -188,7 +219,7 @@ class Recall(nn.Module):
         context: Float[Tensor, "B T C"],
         state: RecallState,
         *,
-        left_out: Int[Tensor, " B"] | None = None,
+        left_out: Int[Tensor, "B 2"] | None = None,
         frozen: bool = False,
     ) -> tuple[Float[Tensor, "B T K D"], RecallState]:
         """Forecast the errors of the linear skip.
@@ -202,7 +233,7 @@ class Recall(nn.Module):
             The backbone's output, ``(batch, time, context width)``.
         state : RecallState
         left_out : torch.Tensor, optional
-            Index of the training subject of each stream, or -1.
+            Subject and fold of each stream, as the method of this name tells them.
         frozen : bool
             The memory that learns at test time is read, and not written.
 
@@ -213,7 +244,8 @@ class Recall(nn.Module):
         state : RecallState
         """
         known, base, evidence, own_tail = self.know(errors, state, left_out)
-        echoed, delayed = self.echoes(errors[:, :, 0] @ self.own_directions.T, state.delayed)
+        folds = None if left_out is None else left_out[:, 1]
+        echoed, delayed = self.echoes(errors[:, :, 0] @ self.own_directions.T, state.delayed, folds)
         base = base + echoed
         made = torch.cat([state.pending, base], dim=1)
         n_frames, longest = errors.shape[1], max(self.horizons)
@@ -228,16 +260,18 @@ class Recall(nn.Module):
         return base + correction, RecallState(evidence, own_tail, made[:, n_frames:], delayed, memory)
 
     def know(
-        self, errors: Float[Tensor, "B T K D"], state: RecallState, left_out: Int[Tensor, " B"] | None
+        self, errors: Float[Tensor, "B T K D"], state: RecallState, left_out: Int[Tensor, "B 2"] | None
     ) -> tuple[Float[Tensor, "B T K F"], Float[Tensor, "B T K D"], Float[Tensor, "B N"], Float[Tensor, "B L O"]]:
         """Return what keys are made of, the forecast of film and own last frames, and the state of both."""
         innovations = errors[:, :, 0]
-        recalled, evidence = self.film(innovations, state.evidence, left_out)
+        subjects, folds = (None, None) if left_out is None else left_out.unbind(1)
+        recalled, evidence = self.film(innovations, state.evidence, subjects, folds)
         own = torch.cat([state.own_tail, innovations @ self.own_directions.T], dim=1)
         n_frames, before = errors.shape[1], state.own_tail.shape[1]
         lagged = [own[:, before - lag : before - lag + n_frames] for lag in range(before + 1)]
         own_past = torch.cat(lagged[: self.config.own_lags], dim=-1)
-        foretold = torch.einsum("btf,kfd->btkd", own_past, self.own_map)
+        own_map = pick(self.own_map, self.own_map_without, folds)
+        foretold = (own_past.unsqueeze(1) @ own_map).transpose(1, 2)
         key_past = torch.cat([part[..., : self.n_key_own] for part in lagged[: self.config.key_lags]], dim=-1)
         key_past = key_past.unsqueeze(2).expand(-1, -1, len(self.horizons), -1)
         known = torch.cat([recalled, foretold, key_past], dim=-1)

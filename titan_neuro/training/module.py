@@ -72,13 +72,13 @@ class ForecastModule(lightning.LightningModule):
 
     def _read(self, batch: Windows) -> tuple[Tensor, Tensor, int]:
         """Squared errors of the model and of its linear part, summed, and the number of terms."""
-        frames, valid, is_start, subjects, features = batch
+        frames, valid, is_start, keys, features = batch
         ahead = max(self.forecaster.horizons)
         window = frames.shape[1] - ahead
         state = self._state
         if state is not None:
             state = self.forecaster.restart(state.detach(), is_start)
-        left_out = self.forecaster.left_out(subjects)
+        left_out = self.forecaster.left_out(keys)
         linear, beyond, state = self.forecaster.forecast_parts(
             frames[:, :window], state, left_out=left_out, features=features
         )

@@ -25,8 +25,8 @@ class Windows(NamedTuple):
         bool ``(streams, window + longest horizon)``: the frame exists and is scored.
     is_start : torch.Tensor
         bool ``(streams,)``: a run begins here, nothing is carried over from the window before.
-    subjects : tuple of str
-        Whose run each stream reads; empty where it reads none.
+    keys : tuple of str
+        Of the run that each stream reads; empty where it reads none.
     features : torch.Tensor or None
         float32 ``(streams, window, ...)``: what a frozen encoder has made of the frames that the model reads.
     """
@@ -34,7 +34,7 @@ class Windows(NamedTuple):
     frames: Tensor
     valid: Tensor
     is_start: Tensor
-    subjects: tuple[str, ...]
+    keys: tuple[str, ...]
     features: Tensor | None = None
 
 
@@ -127,8 +127,8 @@ class StreamWindows(Dataset[Windows]):
             frames[lane, : len(read)] = read
             valid[lane, : len(read)] = torch.from_numpy(run.scored[piece.start : piece.start + len(read)])
             is_start[lane] = piece.is_start
-        subjects = tuple("" if piece is None else self._runs[piece.run].subject for piece in pieces)
-        return Windows(frames, valid, is_start, subjects, self._read_features(pieces))
+        keys = tuple("" if piece is None else self._runs[piece.run].key for piece in pieces)
+        return Windows(frames, valid, is_start, keys, self._read_features(pieces))
 
     def _read_features(self, pieces: Sequence[_Piece | None]) -> Tensor | None:
         if not self._features:

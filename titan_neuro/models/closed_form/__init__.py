@@ -1,7 +1,8 @@
 """Fit the memories of :mod:`titan_neuro.models.recall` in closed form, on training runs alone.
 
 Every choice is made by forecasts of one training subject from the others: a subject is left out of the film that is
-read for it, as a subject of the test is. The choices are few and made in turn: spatial components; the noise about
+read for it, and of the weights by which it is read, as a subject of the test is. What was fitted without each is kept
+for training and validation. The choices are few and made in turn: spatial components; the noise about
 the film, and how sharply to trust the moment; ridge penalties; lags at which something comes back; what keys are made
 of, and how fast the memory learns.
 """
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from titan_neuro.models.closed_form.components import find_components, project_run
+from titan_neuro.models.closed_form.components import find_components, group_runs, project_run
 from titan_neuro.models.closed_form.echoes import fit_echoes
 from titan_neuro.models.closed_form.film import collect_films, fit_film
 from titan_neuro.models.closed_form.keys import fit_keys
@@ -42,11 +43,14 @@ def fit_recall(recall: Recall, runs: Sequence[FrameRun], coefficients: Tensor, i
     MismatchError
         Runs of different numbers of features.
     """
-    recall.subjects = subjects = tuple(sorted({run.subject for run in runs}))
+    subjects = sorted({run.subject for run in runs})
     film_directions = find_components(recall, runs, coefficients, intercept)
     made = [project_run(recall, run, subjects.index(run.subject), coefficients, intercept) for run in runs]
+    for run, fold in zip(made, group_runs(made), strict=True):
+        run.fold = fold
+    recall.runs = {run.key: (its.subject, its.fold) for run, its in zip(runs, made, strict=True)}
     films = collect_films(runs, made, len(subjects))
     fit_film(recall, made, films, film_directions)
-    fit_linear(recall, made, films, film_directions)
+    fit_linear(recall, made)
     fit_echoes(recall, made)
     fit_keys(recall, made)

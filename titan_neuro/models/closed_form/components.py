@@ -17,6 +17,7 @@ from titan_neuro.typing import FrameRun
 # Frames that components are found from; the work grows with their square.
 _SAMPLED_FRAMES = 1500
 _BLOCK_FRAMES = 64
+_MAX_FOLDS = 4
 # With so many frames a feature nothing has to be left out; with fewer, components have to be few: of a twin with 1,084
 # voxels and 1,600 frames 32 served best.
 _FRAMES_PER_FEATURE, _FRAMES_PER_COMPONENT = 25, 50
@@ -40,8 +41,11 @@ class ComponentRun:
         bool ``(time,)``.
     film_place : int
         Place of frame 0 in the films, which may lie before their beginning; set by `collect_films`.
-    known, base : torch.Tensor
-        What keys may be made of, and the forecasts without the memory; set by `fit_linear`.
+    base : torch.Tensor
+        Forecasts without the memory, from weights that were fitted without the run's fold, so that what is left of its
+        errors is as large as it will be in a subject of the test; set by `fit_linear`.
+    fold : int
+        Runs of one fold are held out together.
     """
 
     subject: int
@@ -50,8 +54,8 @@ class ComponentRun:
     errors: Tensor
     scored: Tensor
     film_place: int | None = None
-    known: Tensor = field(default_factory=lambda: torch.empty(0))
     base: Tensor = field(default_factory=lambda: torch.empty(0))
+    fold: int = 0
 
     @property
     def innovations(self) -> Tensor:
@@ -125,11 +129,16 @@ def project_run(recall: Recall, run: FrameRun, subject: int, coefficients: Tenso
     return ComponentRun(subject, run.film_start, seen, errors, torch.as_tensor(run.scored))
 
 
-def group_runs(made: Sequence[ComponentRun], n_groups: int) -> list[int]:
-    """Group of each run, to be held out together: of subjects, or of runs where there is one subject."""
+def group_runs(made: Sequence[ComponentRun]) -> list[int]:
+    """Fold of each run: of subjects, or of runs where there is one subject."""
     units = sorted({run.subject for run in made})
     labels = [units.index(run.subject) for run in made] if len(units) > 1 else range(len(made))
-    return [label % n_groups for label in labels]
+    return [label % _MAX_FOLDS for label in labels]
+
+
+def left_out(run: ComponentRun) -> Tensor:
+    """Subject and fold of a run, for the parts of a recall that are read without them; ``(1, 2)``."""
+    return torch.tensor([[run.subject, run.fold]])
 
 
 def left_of(recall: Recall, run: ComponentRun, index: int) -> Tensor:

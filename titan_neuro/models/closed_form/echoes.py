@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from titan_neuro.models.closed_form.components import ComponentRun, group_runs, left_of
+from titan_neuro.models.closed_form.components import ComponentRun, left_of
 from titan_neuro.models.recall import Recall
 
 # How far, in robust standard deviations over all lags, the subjects' agreement must stand out at a lag.
 _LEAST_Z = 6.0
 _PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
-_MAX_FOLDS = 5
 
 
 def fit_echoes(recall: Recall, made: Sequence[ComponentRun]) -> None:
@@ -27,23 +26,23 @@ def fit_echoes(recall: Recall, made: Sequence[ComponentRun]) -> None:
     line = recall.echoes
     runs = [run for run in made if len(run.frames) > 1]
     own = [run.innovations @ recall.own_directions.T for run in runs]
-    fold_of = group_runs(runs, _MAX_FOLDS)
-    lags = _find_lags(recall, runs, own, fold_of)
+    lags = _find_lags(recall, runs, own)
     if not lags:
         return
-    weights = torch.stack([_ridge(_moments(recall, runs, own, fold_of, lags, at)) for at in range(len(line.horizons))])
+    n_folds = 1 + max(run.fold for run in made)
+    fitted = [_ridge(_moments(recall, runs, own, lags, at), n_folds) for at in range(len(line.horizons))]
+    weights = torch.stack([whole for whole, _ in fitted])
     if not bool(weights.any()):
         return
-    line.set_lags(torch.tensor(lags), weights)
+    line.set_lags(torch.tensor(lags), weights, torch.stack([held_out for _, held_out in fitted], dim=1))
     for run, components in zip(runs, own, strict=True):
-        run.base = run.base + line(components[None], line.init_state(1))[0][0]
+        run.base = run.base + line(components[None], line.init_state(1), torch.tensor([run.fold]))[0][0]
 
 
-def _find_lags(
-    recall: Recall, runs: Sequence[ComponentRun], own: Sequence[Tensor], fold_of: Sequence[int]
-) -> list[int]:
+def _find_lags(recall: Recall, runs: Sequence[ComponentRun], own: Sequence[Tensor]) -> list[int]:
     """Lags at which the folds agree, those that stand out most first."""
     first, longest = max(recall.horizons) + 1, recall.echoes.longest_lag
+    fold_of = [run.fold for run in runs]
     if len(set(fold_of)) < 2 or longest <= first:
         return []
     spread = torch.cat(list(own)).square().mean(0).sqrt().clamp_min(1e-6 * float(torch.cat(list(own)).std()) + 1e-12)
@@ -77,27 +76,29 @@ def _moments(
     recall: Recall,
     runs: Sequence[ComponentRun],
     own: Sequence[Tensor],
-    fold_of: Sequence[int],
     lags: Sequence[int],
     index: int,
-) -> list[tuple[Tensor, Tensor, int]]:
+) -> dict[int, tuple[Tensor, Tensor, int]]:
     """For each fold, products of the features, with the targets, and the number of frames."""
     longest, horizon = recall.echoes.longest_lag, recall.horizons[index]
     found: dict[int, tuple[Tensor, Tensor, int]] = {}
-    for run, components, fold in zip(runs, own, fold_of, strict=True):
+    for run, components in zip(runs, own, strict=True):
         whole = torch.cat([components.new_zeros(longest, components.shape[1]), components])
         at = run.scored.clone()
         at[:horizon] = False
         places = at.nonzero() + longest - torch.tensor(lags)
         features, targets = whole[places].flatten(1), left_of(recall, run, index)[at]
-        gram, cross, n_frames = found.get(fold, (0, 0, 0))
-        found[fold] = (gram + features.T @ features, cross + features.T @ targets, n_frames + len(targets))
-    return list(found.values())
+        gram, cross, n_frames = found.get(run.fold, (0, 0, 0))
+        found[run.fold] = (gram + features.T @ features, cross + features.T @ targets, n_frames + len(targets))
+    return found
 
 
-def _ridge(folds: Sequence[tuple[Tensor, Tensor, int]]) -> Tensor:
-    """Weights ``(features, width)``; 0 where the folds that are held out don't gain by more than a standard error."""
-    grams, crosses, lengths = zip(*folds, strict=True)
+def _ridge(folds: Mapping[int, tuple[Tensor, Tensor, int]], n_folds: int) -> tuple[Tensor, Tensor]:
+    """Weights ``(features, width)``, and ``(folds, features, width)`` without each fold.
+
+    They are 0 where the folds that are held out don't gain by more than a standard error.
+    """
+    grams, crosses, lengths = zip(*folds.values(), strict=True)
     gram, cross, n_frames = torch.stack(grams).sum(0), torch.stack(crosses).sum(0), sum(lengths)
     unit = gram.diagonal().mean().clamp_min(1e-12)
 
@@ -105,15 +106,19 @@ def _ridge(folds: Sequence[tuple[Tensor, Tensor, int]]) -> Tensor:
         weights: Tensor = torch.linalg.solve(matrix + ridge * unit * torch.eye(len(matrix)), target)
         return weights
 
+    def without(fold: int, penalty: float) -> Tensor:
+        own_gram, own_cross, n_own = folds.get(fold, (0, 0, 0))
+        return solve(gram - own_gram, cross - own_cross, penalty * (1 - n_own / n_frames))
+
     def gains(penalty: float) -> Tensor:
         found = []
-        for own_gram, own_cross, n_own in folds:
-            weights = solve(gram - own_gram, cross - own_cross, penalty * (1 - n_own / n_frames))
+        for fold, (own_gram, own_cross, _) in folds.items():
+            weights = without(fold, penalty)
             found.append(2 * (weights * own_cross).sum() - (weights * (own_gram @ weights)).sum())
         return torch.stack(found)
 
     penalty = max(_PENALTIES, key=lambda choice: float(gains(choice).sum()))
     gained = gains(penalty)
     if float(gained.mean()) <= float(gained.std()) / len(gained) ** 0.5:
-        return torch.zeros_like(cross)
-    return solve(gram, cross, penalty)
+        return torch.zeros_like(cross), torch.zeros(n_folds, *cross.shape)
+    return solve(gram, cross, penalty), torch.stack([without(fold, penalty) for fold in range(n_folds)])

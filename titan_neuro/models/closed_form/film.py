@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from titan_neuro.layers.film_memory import FilmMemory
-from titan_neuro.models.closed_form.components import ComponentRun
+from titan_neuro.models.closed_form.components import ComponentRun, left_out
 from titan_neuro.models.recall import Recall
-from titan_neuro.ops.moment_filter import accumulate_evidence, moment_probabilities
+from titan_neuro.ops.moment_filter import moment_probabilities
 from titan_neuro.typing import FrameRun
 
 # Frames by which choices are made: more of them make choosing slower, not better.
@@ -56,13 +55,6 @@ class Films:
             weight = weight.index_fill(0, torch.tensor(without), 0.0)
         return torch.einsum("sn,snd->nd", weight / weight.sum(0).clamp_min(1), values)
 
-    def ahead(self, values: Tensor, n_moments: int) -> Tensor:
-        """What lies `n_moments` further in the same film, ``(moments, ...)``; 0 beyond its ends."""
-        index = torch.arange(len(self.film)) + n_moments
-        inside = index.clamp(0, len(self.film) - 1)
-        same = (index == inside) & (self.film[inside] == self.film)
-        return values[inside] * same.view(-1, *[1] * (values.ndim - 1))
-
 
 def choosing(runs: Sequence[ComponentRun]) -> list[int]:
     """Indices of the runs by which choices are made, evenly spread."""
@@ -84,15 +76,20 @@ def collect_films(runs: Sequence[FrameRun], made: Sequence[ComponentRun], n_subj
         which += [number] * max(len(member.frames) - member.film_start + lead for member in members)
     size = (n_subjects, len(which), made[0].frames.shape[1])
     films = Films(torch.zeros(size), torch.zeros(size), torch.zeros(size[:2], dtype=torch.bool), torch.tensor(which))
+    n_runs = torch.zeros(size[:2])
     for number, members in enumerate(shared):
         begin = which.index(number)
         for member in members:
             if member.film_place is not None:
                 skip = max(0, begin - member.film_place)
                 place = slice(member.film_place + skip, member.film_place + len(member.frames))
-                films.innovations[member.subject, place] = member.innovations[skip:]
-                films.frames[member.subject, place] = member.frames[skip:]
-                films.present[member.subject, place] = True
+                films.innovations[member.subject, place] += member.innovations[skip:]
+                films.frames[member.subject, place] += member.frames[skip:]
+                n_runs[member.subject, place] += 1
+    # Who saw a film twice counts once.
+    films.innovations.div_(n_runs.clamp_min(1)[..., None])
+    films.frames.div_(n_runs.clamp_min(1)[..., None])
+    films.present.copy_(n_runs > 0)
     return films
 
 
@@ -102,32 +99,36 @@ def fit_film(recall: Recall, made: Sequence[ComponentRun], films: Films, directi
     Parameters
     ----------
     recall : Recall
-        Gets a new film memory; its values are still 0.
+        Gets a new film memory; its reader is still 0.
     made : sequence of ComponentRun
     films : Films
     directions : torch.Tensor
         Components of the film, ``(components, width)``.
     """
-    n_moments = len(films.film)
-    recall.film = FilmMemory(n_moments=n_moments, n_horizons=len(recall.horizons), width=recall.width)
-    if not n_moments:
+    recall.film = film = recall.make_film(len(films.film))
+    if not film.n_moments:
         return
     gain, noise = _signal_and_noise(made, films)
     shrunk = (1 - _SHRINKAGE) * noise + _SHRINKAGE * torch.diag(noise.diagonal())
     shrunk += _ROUNDING * noise.trace().clamp_min(_ROUNDING) * torch.eye(recall.width)
     whitening = torch.linalg.cholesky(torch.linalg.inv(shrunk.double())).float()
-    own_keys = (films.innovations * gain) @ whitening
-    recall.film.whitening.copy_(whitening)
-    recall.film.follows.copy_(films.follows)
-    recall.film.keys.copy_(films.average(own_keys))
-    recall.film.remember_subjects(
-        own_keys, torch.zeros(*own_keys.shape[:2], *recall.film.values.shape[1:]), films.present
-    )
+    film.whitening.copy_(whitening)
+    film.follows.copy_(films.follows)
+
+    def tokens(without: int | None) -> tuple[Tensor, Tensor]:
+        keys = (films.average(films.innovations, without) * gain) @ whitening
+        values = film.values.new_zeros(film.values.shape)
+        values[:, : len(directions)] = films.average(films.frames, without) @ directions.T
+        return keys, values
+
+    film.keys, film.values = tokens(None)
+    keys, values = zip(*(tokens(subject) for subject in range(len(films.present))), strict=True)
+    film.hold_out(torch.stack(keys), torch.stack(values))
 
     chosen = [made[index] for index in choosing(made)]
-    best = min(choice for decay in _DECAYS for choice in _errors(recall, chosen, films, directions, decay))
-    recall.film.decay.fill_(best[1])
-    recall.film.sharpness.fill_(best[2])
+    best = min(choice for decay in _DECAYS for choice in _errors(recall, chosen, directions, decay))
+    film.decay.fill_(best[1])
+    film.sharpness.fill_(best[2])
 
 
 def _signal_and_noise(made: Sequence[ComponentRun], films: Films) -> tuple[Tensor, Tensor]:
@@ -152,32 +153,20 @@ def along(run: ComponentRun, values: Tensor) -> Tensor:
     return values[index.clamp_min(0)] * (index >= 0).view(-1, *[1] * (values.ndim - 1))
 
 
-def probabilities(recall: Recall, run: ComponentRun) -> Tensor:
-    """Where in the films a training run is at each frame, by the other subjects: ``(time, moments)``."""
-    return moment_probabilities(_course(recall, run, float(recall.film.decay)), float(recall.film.sharpness))
-
-
-def _course(recall: Recall, run: ComponentRun, decay: float) -> Tensor:
-    film = recall.film
-    keys, _ = film.without(run.subject)
-    scores = run.innovations @ film.whitening @ keys.T - 0.5 * keys.square().sum(1)
-    course, _ = accumulate_evidence(scores[None], film.init_state(1), film.follows, decay)
-    return course[0]
-
-
 def _errors(
-    recall: Recall, chosen: Sequence[ComponentRun], films: Films, directions: Tensor, decay: float
+    recall: Recall, chosen: Sequence[ComponentRun], directions: Tensor, decay: float
 ) -> list[tuple[float, float, float]]:
     """For each sharpness, (error, decay, sharpness): squared error of what is read, with the best gain for each
     component, up to what is the same for all choices.
     """
+    film = recall.film
     sums = torch.zeros(len(_SHARPNESS), 2, len(directions))
     for run in chosen:
-        course = _course(recall, run, decay)[::_EVERY]
-        others = films.average(films.frames, run.subject) @ directions.T
-        ahead = torch.cat([films.ahead(others, horizon) for horizon in recall.horizons], dim=1)
+        subject = left_out(run)[:, 0]
+        course, _ = film.weigh(run.innovations[None], film.init_state(1), decay, subject)
         for choice, sharpness in enumerate(_SHARPNESS):
-            recalled = (moment_probabilities(course, sharpness) @ ahead).view(len(course), len(recall.horizons), -1)
+            probabilities = moment_probabilities(course[:, ::_EVERY], sharpness)
+            recalled = film.show(probabilities, torch.tensor(recall.horizons), subject)[0, :, :, : len(directions)]
             for index, horizon in enumerate(recall.horizons):
                 ahead_of = run.errors[horizon:, index][::_EVERY] @ directions.T
                 read = recalled[: len(ahead_of), index] * run.scored[horizon::_EVERY, None]

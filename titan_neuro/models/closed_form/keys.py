@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from titan_neuro.models.closed_form.components import ComponentRun, left_of
+from titan_neuro.models.closed_form.components import ComponentRun, left_of, left_out
 from titan_neuro.models.closed_form.film import choosing
 from titan_neuro.models.recall import Recall
 from titan_neuro.ops.components import principal_components
@@ -20,8 +20,9 @@ _FINE_STEP_SHARES = (0.05, 0.1, 0.15, 0.25, 0.4, 0.6, 0.8)
 _FORGETTING = 5e-4
 # Mean squared length of a key; few are then longer than 1, where they are cut.
 _MEAN_SQUARE = 0.7
-# Share of the error that a further kind of feature has to remove to be taken in.
-_LEAST_GAIN = 5e-4
+# Share of the error that a memory has to remove to be believed at all, and that each further kind of feature has to
+# remove beside the others. Where there is no story a person's own slow dynamics are worth half of the first.
+_LEAST_GAIN, _LEAST_FURTHER_GAIN = 1e-2, 1e-3
 # Components of the errors by which choices are made.
 _CHOOSING_COMPONENTS = 32
 # Features weaker than this share of the errors are none.
@@ -37,34 +38,61 @@ class _Group(NamedTuple):
     map: Tensor
 
 
+class _Example(NamedTuple):
+    """A training run at one horizon: what is known at each frame, what is left of its error, and whether it is scored.
+
+    Attributes
+    ----------
+    known, left : torch.Tensor
+        ``(time, known features)`` and ``(time, components)``.
+    scored : torch.Tensor
+        bool ``(time,)``.
+    """
+
+    known: Tensor
+    left: Tensor
+    scored: Tensor
+
+
 def fit_keys(recall: Recall, made: Sequence[ComponentRun]) -> None:
     """Choose, for each horizon, kinds of features and a step: by forward selection, those that err least.
 
     The memory runs through each training run as it will through one of the test, from empty, and what it then removes
-    of the error is what is compared.
+    of the error is what is compared. How far it is believed, component by component, follows from that too.
     """
     chosen = [made[index] for index in choosing(made)]
-    directions = principal_components(torch.cat([run.innovations[run.scored] for run in chosen]), _CHOOSING_COMPONENTS)
+    known = [recall.know(run.errors[None], recall.init_state(1), left_out(run))[0][0] for run in chosen]
+    innovations = torch.cat([run.innovations[run.scored] for run in chosen])
+    directions = principal_components(innovations, _CHOOSING_COMPONENTS)
     width = recall.config.group_width
     key_map = torch.zeros(len(recall.horizons), recall.config.n_groups * width, recall.n_known)
+    gain = torch.zeros(len(recall.horizons), recall.width)
     steps = []
-    for index in range(len(recall.horizons)):
-        groups = _groups(recall, chosen, index)
-        taken, share = _select(recall, chosen, index, groups, directions)
-        if not taken:
+    for index, horizon in enumerate(recall.horizons):
+        examples = [
+            _Example(seen[:, index], left_of(recall, run, index), run.scored)
+            for seen, run in zip(known, chosen, strict=True)
+        ]
+        groups = _groups(recall, examples, float(innovations.square().mean()))
+        few = [example._replace(left=example.left @ directions.T) for example in examples]
+        taken, share = _select(recall, few, horizon, groups)
+        if taken:
+            removed = _run_through(recall, examples, horizon, [taken], [share])
+            gain[index] = removed.gain()[0]
+        else:
             # Training may still find what selection did not.
             taken = [group for group in groups if group.name in {"film", "own", "lag 0"}]
         for place, group in enumerate(taken[: recall.config.n_groups]):
             key_map[index, place * width : place * width + len(group.map)] = group.map * _scale(taken)
         steps.append((share * recall.memory.largest_step, _FORGETTING))
-    recall.set_keys(key_map, steps)
+    recall.set_keys(key_map, steps, gain)
 
 
 def _scale(groups: Sequence[_Group]) -> float:
     return float((_MEAN_SQUARE / sum(len(group.map) for group in groups)) ** 0.5)
 
 
-def _groups(recall: Recall, runs: Sequence[ComponentRun], index: int) -> list[_Group]:
+def _groups(recall: Recall, examples: Sequence[_Example], power: float) -> list[_Group]:
     """The kinds of features that there are at a horizon; those that never vary are left out."""
     width = recall.width
     places = {"film": slice(0, width), "own": slice(width, 2 * width)}
@@ -72,9 +100,8 @@ def _groups(recall: Recall, runs: Sequence[ComponentRun], index: int) -> list[_G
         first = 2 * width + lag * recall.n_key_own
         places[f"lag {lag}"] = slice(first, first + recall.n_key_own)
     groups = []
-    power = float(torch.cat([run.innovations[run.scored] for run in runs]).square().mean())
     for name, place in places.items():
-        samples = torch.cat([run.known[run.scored, index, place] for run in runs])
+        samples = torch.cat([example.known[example.scored, place] for example in examples])
         # What is next to nothing would be blown up to variance 1.
         if float(samples.square().mean()) <= _LEAST_POWER * power:
             continue
@@ -88,52 +115,78 @@ def _groups(recall: Recall, runs: Sequence[ComponentRun], index: int) -> list[_G
 
 
 def _select(
-    recall: Recall, runs: Sequence[ComponentRun], index: int, groups: Sequence[_Group], directions: Tensor
+    recall: Recall, examples: Sequence[_Example], horizon: int, groups: Sequence[_Group]
 ) -> tuple[list[_Group], float]:
-    lefts = [left_of(recall, run, index) @ directions.T for run in runs]
     taken: list[_Group] = []
     rest = list(groups)
-    best, total = 0.0, sum(float(left[run.scored].square().sum()) for run, left in zip(runs, lefts, strict=True))
+    best, total = 0.0, sum(float(example.left[example.scored].square().sum()) for example in examples)
     while rest and len(taken) < recall.config.n_groups:
-        removed = _removed(recall, runs, lefts, index, [[*taken, group] for group in rest], _STEP_SHARES)
-        if float(removed.max()) < best + _LEAST_GAIN * total:
+        removed = _run_through(recall, examples, horizon, [[*taken, group] for group in rest], _STEP_SHARES)
+        most = removed.error().view(len(rest), -1).amax(dim=1)
+        if float(most.max()) < best + (_LEAST_FURTHER_GAIN if taken else _LEAST_GAIN) * total:
             break
-        found = int(removed.amax(dim=1).argmax())
+        found = int(most.argmax())
         # What does not help beside the few is not tried beside more.
-        helps = (removed.amax(dim=1) > best).tolist()
+        helps = (most > best).tolist()
         taken.append(rest[found])
         rest = [group for place, group in enumerate(rest) if helps[place] and place != found]
-        best = float(removed.max())
+        best = float(most.max())
     if not taken:
         return taken, _SMALLEST_SHARE
-    removed = _removed(recall, runs, lefts, index, [taken], _FINE_STEP_SHARES)
-    return taken, _FINE_STEP_SHARES[int(removed.argmax())]
+    removed = _run_through(recall, examples, horizon, [taken], _FINE_STEP_SHARES)
+    return taken, _FINE_STEP_SHARES[int(removed.error().argmax())]
 
 
-def _removed(
+class _Removed(NamedTuple):
+    """Sums over all scored frames, for each choice and component of the errors: ``(choices, components)``.
+
+    Attributes
+    ----------
+    product, square : torch.Tensor
+        Of what was read with the error, and of what was read with itself.
+    power : torch.Tensor
+        ``(components,)``: mean square of the error.
+    """
+
+    product: Tensor
+    square: Tensor
+    power: Tensor
+
+    def gain(self) -> Tensor:
+        """What is read counts so much, 0 to 1: one standard error less than would have served best."""
+        doubt = (self.square * self.power).sqrt()
+        return ((self.product - doubt) / self.square.clamp_min(1e-12)).clamp(0, 1)
+
+    def error(self) -> Tensor:
+        """Squared error that is removed, ``(choices,)``."""
+        gain = self.gain()
+        return (2 * gain * self.product - gain.square() * self.square).sum(dim=1)
+
+
+def _run_through(
     recall: Recall,
-    runs: Sequence[ComponentRun],
-    lefts: Sequence[Tensor],
-    index: int,
+    examples: Sequence[_Example],
+    horizon: int,
     candidates: Sequence[Sequence[_Group]],
     shares: Sequence[float],
-) -> Tensor:
-    """Squared error that a memory with each set of features and each step removes, ``(candidates, steps)``."""
-    removed = torch.zeros(len(candidates), len(shares), dtype=torch.float64)
-    horizon = recall.horizons[index]
+) -> _Removed:
+    """Let a memory with each set of features, and each step, learn its way through the runs."""
+    product = square = power = torch.zeros(())
+    n_frames = 0
     longest = max(sum(len(group.map) for group in groups) for groups in candidates)
-    for run, left in zip(runs, lefts, strict=True):
-        keys = torch.zeros(len(candidates), len(run.frames), longest)
+    for known, left, scored in examples:
+        keys = torch.zeros(len(candidates), len(known), longest)
         for place, groups in enumerate(candidates):
-            mapped = run.known[:, index] @ (torch.cat([group.map for group in groups]) * _scale(groups)).T
+            mapped = known @ (torch.cat([group.map for group in groups]) * _scale(groups)).T
             keys[place, :, : mapped.shape[1]] = mapped / (mapped.norm(dim=1, keepdim=True) - 1).clamp_min(0).add(1)
         read = _run_memory(recall, keys, left, horizon, shares)
-        target = left[horizon:] * run.scored[horizon:, None]
-        read = read[:, :-horizon] * run.scored[horizon:, None]
-        # |target|^2 - |target - read|^2
-        gain = 2 * torch.einsum("ctd,td->c", read, target) - read.square().sum(dim=(1, 2))
-        removed += gain.view(removed.shape)
-    return removed
+        target = left[horizon:] * scored[horizon:, None]
+        read = read[:, :-horizon] * scored[horizon:, None]
+        product = product + torch.einsum("ctd,td->cd", read, target)
+        square = square + read.square().sum(dim=1)
+        power = power + target.square().sum(dim=0)
+        n_frames += int(scored[horizon:].sum())
+    return _Removed(product.double(), square.double(), power.double() / max(1, n_frames))
 
 
 def _run_memory(recall: Recall, keys: Tensor, left: Tensor, horizon: int, shares: Sequence[float]) -> Tensor:
