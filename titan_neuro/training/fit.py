@@ -27,7 +27,7 @@ from titan_neuro.data.store import FeatureStore, RunView
 from titan_neuro.files import atomic
 from titan_neuro.layers.tokenizer import SwinTokenizer, SwinTokenizerConfig
 from titan_neuro.models.closed_form import fit_recall
-from titan_neuro.models.forecaster import ForecasterConfig
+from titan_neuro.models.forecaster import Forecaster, ForecasterConfig
 from titan_neuro.models.recall import Recall
 from titan_neuro.ops.autoregression import Autoregression, fit_autoregression
 from titan_neuro.provenance import commit, digest, versions
@@ -202,26 +202,14 @@ def train_fold(
         return False
     require_pretraining(model, training.pretraining)
     start = time.monotonic()
-    swin = None
-    if training.pretraining is not None and isinstance(model.tokenizer, SwinTokenizerConfig):
-        swin = pretrain_swin(data, model.tokenizer, training.pretraining, work_dir=work_dir, seed=seed, device=device)
-    # Of both numbers, so that no fold of one seed begins with the weights of another fold of another seed.
-    lightning.seed_everything(int(np.random.SeedSequence([seed, data.fold.number]).generate_state(1)[0]), verbose=False)
-    train_runs, validation_runs = data.part(data.fold.train), data.part(data.fold.validation)
-    mask = None if data.space.mask is None else torch.from_numpy(data.space.mask)
-    forecaster = model.build(n_features=data.space.n_features, mask=mask)
-    if swin is not None:
-        forecaster.tokenizer.swin.load_state_dict(swin)
-    forecaster.take_linear(data.linear_skip(model.horizons))
-    fitted = data.recall(model)
-    if forecaster.recall is not None and fitted is not None:
-        forecaster.recall.take(fitted)
+    forecaster = _begin(data, model, training, work_dir=work_dir, seed=seed, device=device)
     module = ForecastModule(
         forecaster,
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
         max_epochs=training.max_epochs,
     )
+    train_runs, validation_runs = data.part(data.fold.train), data.part(data.fold.validation)
     features = None
     if isinstance(forecaster.tokenizer, SwinTokenizer) and forecaster.tokenizer.frozen:
         runs = [*train_runs, *validation_runs]
@@ -253,6 +241,26 @@ def train_fold(
     save_forecaster(folder, forecaster, record)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return True
+
+
+def _begin(
+    data: FoldData, model: ForecasterConfig, training: TrainingConfig, *, work_dir: Path, seed: int, device: str
+) -> Forecaster:
+    """Build the model, and give it what is known before any gradient: a pre-trained encoder, and the closed form."""
+    swin = None
+    if training.pretraining is not None and isinstance(model.tokenizer, SwinTokenizerConfig):
+        swin = pretrain_swin(data, model.tokenizer, training.pretraining, work_dir=work_dir, seed=seed, device=device)
+    # Of both numbers, so that no fold of one seed begins with the weights of another fold of another seed.
+    lightning.seed_everything(int(np.random.SeedSequence([seed, data.fold.number]).generate_state(1)[0]), verbose=False)
+    mask = None if data.space.mask is None else torch.from_numpy(data.space.mask)
+    forecaster = model.build(n_features=data.space.n_features, mask=mask)
+    if swin is not None:
+        forecaster.tokenizer.swin.load_state_dict(swin)
+    forecaster.take_linear(data.linear_skip(model.horizons))
+    fitted = data.recall(model)
+    if forecaster.recall is not None and fitted is not None:
+        forecaster.recall.take(fitted)
+    return forecaster
 
 
 class _Windows(lightning.LightningDataModule):
