@@ -1,15 +1,15 @@
-"""Ridge regression that goes on learning while a stream runs: recursive least squares, a block of frames at a time."""
+"""Ridge regression that goes on learning while a stream runs: recursive least squares, exact at every frame."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-# Weights are learned anew after so many frames of a run.
-BLOCK_FRAMES = 8
+# Frames whose pairs are learned for good at once. Changes the cost, not the numbers.
+BLOCK_FRAMES = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,15 +21,14 @@ class OnlineState:
     n_frames : int
         Frames read.
     inverse : torch.Tensor
-        float64, ``(penalties, predictors, predictors)``: inverse of the sum of products of predictors, plus penalty.
+        float64, ``(penalties, predictors, predictors)``: inverse of the sum of products of predictors that were learned
+        for good, plus penalty.
     weights : torch.Tensor
-        float32, ``(horizons, predictors, outputs)``.
+        float32, ``(horizons, predictors, outputs)``: what was learned for good.
     predictors : torch.Tensor
-        The last `reach` frames, and those of the block that is not yet full.
+        The last frames, which were not: ``(window, predictors)``.
     errors : torch.Tensor
-        The same frames, ``(frames, horizons, outputs)``.
-    gains : torch.Tensor
-        float32, ``(blocks, penalties, predictors, BLOCK_FRAMES)``: of the last blocks, oldest first.
+        The same frames, ``(window, horizons, outputs)``.
     """
 
     n_frames: int
@@ -37,15 +36,16 @@ class OnlineState:
     weights: Tensor
     predictors: Tensor
     errors: Tensor
-    gains: Tensor
 
 
 class OnlineRidge:
     """Regress, for each horizon, what a forecast misses on predictors, from the pairs of a stream that are complete.
 
-    After each block of `BLOCK_FRAMES` frames, the weights of a horizon are those of the ridge regression on all blocks
-    of predictors whose targets were seen by then: exact, by the matrix inversion lemma (block recursive least squares).
-    They start at 0, and the penalty draws them there.
+    At each frame, the weights of a horizon are those of the ridge regression on all pairs whose target has been seen.
+    They start at 0, and the penalty draws them there. Old pairs are learned for good, a block at a time, by the matrix
+    inversion lemma. On top of these stand the last pairs: in the order of time, the lower triangular root of the
+    predictors' products holds in row ``t`` what frame ``t`` has in common with each pair before it, beyond what the
+    pairs before that one tell. So one root serves all frames and, cut off at ``t - h``, all horizons.
 
     Parameters
     ----------
@@ -59,13 +59,6 @@ class OnlineRidge:
         self.horizons = horizons
         self._penalties = tuple(sorted(set(penalties)))
         self._which = [self._penalties.index(penalty) for penalty in penalties]
-        # Blocks that a horizon's targets lie behind its predictors.
-        self._late = [-(-horizon // BLOCK_FRAMES) for horizon in horizons]
-
-    @property
-    def reach(self) -> int:
-        """Full frames that are kept."""
-        return BLOCK_FRAMES * (max(self._late) + 1)
 
     def start(self, n_predictors: int, n_outputs: int) -> OnlineState:
         """Nothing seen: weights of 0."""
@@ -74,9 +67,8 @@ class OnlineRidge:
             0,
             torch.stack([eye / penalty for penalty in self._penalties]),
             torch.zeros(len(self.horizons), n_predictors, n_outputs),
-            torch.zeros(self.reach, n_predictors),
-            torch.zeros(self.reach, len(self.horizons), n_outputs),
-            torch.zeros(max(self._late) + 1, len(self._penalties), n_predictors, BLOCK_FRAMES),
+            torch.zeros(0, n_predictors),
+            torch.zeros(0, len(self.horizons), n_outputs),
         )
 
     def step(self, predictors: Tensor, errors: Tensor, state: OnlineState) -> tuple[Tensor, OnlineState]:
@@ -98,45 +90,53 @@ class OnlineRidge:
             ``(time, horizons, outputs)``: what these forecasts are expected to miss.
         state : OnlineState
         """
+        if state.n_frames % BLOCK_FRAMES + len(predictors) >= BLOCK_FRAMES:
+            # Learned in place from here on: a copy for each block would cost as much as learning.
+            state = replace(state, inverse=state.inverse.clone(), weights=state.weights.clone())
         corrections = []
         while len(predictors):
             n_some = min(BLOCK_FRAMES - state.n_frames % BLOCK_FRAMES, len(predictors))
-            some, predictors = predictors[:n_some], predictors[n_some:]
-            corrections.append(torch.matmul(some, state.weights).transpose(0, 1))
-            state = self._read(some, errors[:n_some], state)
-            errors = errors[n_some:]
+            state = replace(
+                state,
+                n_frames=state.n_frames + n_some,
+                predictors=torch.cat([state.predictors, predictors[:n_some]]),
+                errors=torch.cat([state.errors, errors[:n_some]]),
+            )
+            correction, state = self._advance(state)
+            corrections.append(correction[-n_some:])
+            predictors, errors = predictors[n_some:], errors[n_some:]
         return torch.cat(corrections), state
 
-    def _read(self, predictors: Tensor, errors: Tensor, state: OnlineState) -> OnlineState:
-        predictors, errors = torch.cat([state.predictors, predictors]), torch.cat([state.errors, errors])
-        n_frames = state.n_frames + len(predictors) - len(state.predictors)
-        inverse, weights, gains = state.inverse, state.weights, state.gains
-        if n_frames % BLOCK_FRAMES == 0:
-            predictors, errors = predictors[-self.reach :].clone(), errors[-self.reach :].clone()
-            inverse, gain = _absorb(predictors[-BLOCK_FRAMES:].double(), inverse)
-            gains = torch.cat([gains[1:], gain.float()[None]])
-            weights = self._learn(weights, predictors, errors, gains)
-        return OnlineState(n_frames, inverse, weights, predictors, errors, gains)
+    def _advance(self, state: OnlineState) -> tuple[Tensor, OnlineState]:
+        """Forecast from every frame of the window; learn its oldest block for good, if it is time."""
+        known = torch.matmul(state.predictors, state.weights)
+        wide = state.predictors.double()
+        seen = state.inverse @ wide.T
+        root = torch.linalg.cholesky(wide @ seen + torch.eye(len(wide), dtype=wide.dtype))
+        is_due = state.n_frames % BLOCK_FRAMES == 0 and len(wide) - BLOCK_FRAMES >= max(self.horizons)
+        corrections = torch.empty_like(state.errors)
+        for index, (horizon, which) in enumerate(zip(self.horizons, self._which, strict=True)):
+            # Rows whose target is to come: any number does, they are cut off below.
+            missed = pad(state.errors[horizon:, index], (0, 0, 0, min(horizon, len(wide)))) - known[index]
+            news = torch.linalg.solve_triangular(root[which], missed.double(), upper=False)
+            corrections[:, index] = known[index] + (root[which].tril(-horizon) @ news).float()
+            if is_due:
+                old = slice(0, BLOCK_FRAMES)
+                gain = torch.linalg.solve_triangular(root[which, old, old], seen[which, :, old].T, upper=False).T
+                state.weights[index].addmm_(gain.float(), news[old].float())
+        if is_due:
+            state = _learn_for_good(state, root, seen)
+        return corrections, state
 
-    def _learn(self, weights: Tensor, predictors: Tensor, errors: Tensor, gains: Tensor) -> Tensor:
-        """Learn, for each horizon, the last block whose targets are complete; before there is one, its gain is 0."""
-        learned = weights.clone()
-        for index, (horizon, late) in enumerate(zip(self.horizons, self._late, strict=True)):
-            start = self.reach - BLOCK_FRAMES * (late + 1)
-            keys = predictors[start : start + BLOCK_FRAMES]
-            missed = errors[start + horizon : start + horizon + BLOCK_FRAMES, index] - keys @ weights[index]
-            learned[index].addmm_(gains[-1 - late, self._which[index]], missed)
-        return learned
 
-
-def _absorb(predictors: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
-    """Add a block's products to what `inverse` is the inverse of; also return the gain of what its targets miss."""
-    seen = inverse @ predictors.T
-    spread = predictors @ seen + torch.eye(len(predictors), dtype=predictors.dtype)
-    gain = torch.linalg.solve(spread, seen.mT).mT
-    # One triangular root on both sides keeps the inverse symmetric.
-    root = torch.linalg.solve_triangular(torch.linalg.cholesky(spread), seen.mT, upper=False)
-    return torch.baddbmm(inverse, root.mT, root, alpha=-1), gain
+def _learn_for_good(state: OnlineState, root: Tensor, seen: Tensor) -> OnlineState:
+    """Add the oldest block's products to what the inverse is the inverse of, in place, and drop the block."""
+    old = slice(0, BLOCK_FRAMES)
+    change = torch.linalg.solve_triangular(root[:, old, old], seen[:, :, old].mT, upper=False)
+    # A product with its own transpose keeps the inverse symmetric.
+    state.inverse.baddbmm_(change.mT, change, alpha=-1)
+    window = slice(BLOCK_FRAMES, None)
+    return replace(state, predictors=state.predictors[window].clone(), errors=state.errors[window].clone())
 
 
 def due_errors(residuals: Tensor, horizons: tuple[int, ...]) -> Tensor:

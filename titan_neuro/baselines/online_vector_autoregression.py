@@ -18,7 +18,7 @@ from titan_neuro.typing import FrameRun
 # Frames that a running average looks back. Recordings have slow waves that a few lags don't tell from noise.
 TIME_CONSTANTS = (5, 15, 40, 100)
 # Ridge penalties of the group's weights, per row, and of a run's own, in frames, in units of the predictors' variance.
-GROUP_PENALTIES = (1.0, 3.0, 10.0, 30.0)
+GROUP_PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0)
 OWN_PENALTIES = (300.0, 1000.0, 3000.0)
 # No component counts for less than this share of the mean variance.
 _LEAST_VARIANCE = 1e-3
@@ -88,9 +88,11 @@ class OnlineVectorAutoregressionBaseline:
         self._unit = float(spread.sqrt().mean())
         spans = self.var.fitted.spans
         held_out = self._fit_group(spans)
-        groups = group_runs([cast(ResidualRun, span.run) for span in spans])
-        self.penalties, self.gain = (None,) * len(self.horizons), torch.zeros(len(self.horizons))
-        if len(spans) > 1 and len({run.key for run in groups[0]}) == len(groups[0]) and len(groups) > 1:
+        # By key: the only run of a training set comes in stretches.
+        groups = group_runs(list({span.run.key: cast(ResidualRun, span.run) for span in spans}.values()))
+        self.penalties = tuple(None for _ in self.horizons)
+        self.gain = torch.zeros(len(self.horizons))
+        if len(groups) > 1:
             self._choose_own(*self._try_out(spans, groups, held_out))
         self._learning = [index for index, penalty in enumerate(self.penalties) if penalty is not None]
         ahead = tuple(self.horizons[index] for index in self._learning)
@@ -160,12 +162,8 @@ class OnlineVectorAutoregressionBaseline:
             gram[span.fold] += predictors.T @ (shared[:, None] * predictors)
             cross[span.fold] += predictors.T @ (rows[..., None] * residuals).flatten(1)
             n_rows[span.fold] += shared.sum()
-        held_out = torch.stack(
-            [
-                _solve(gram.sum(0) - gram[fold], cross.sum(0) - cross[fold], self._ridge(n_rows.sum() - n_rows[fold]))
-                for fold in range(n_folds)
-            ]
-        )
+        without = [[part.sum(0) - part[fold] for part in (gram, cross, n_rows)] for fold in range(n_folds)]
+        held_out = torch.stack([_solve(products, targets, self._ridge(n)) for products, targets, n in without])
         whole = _solve(gram.sum(0), cross.sum(0), self._ridge(n_rows.sum()))
         changes = torch.zeros(n_folds, len(GROUP_PENALTIES), shape[0], dtype=torch.float64)
         for fold in range(n_folds):
@@ -183,7 +181,13 @@ class OnlineVectorAutoregressionBaseline:
     def _try_out(
         self, spans: Sequence[Span], groups: Sequence[Sequence[ResidualRun]], held_out: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Learn through each training run, with every penalty: see :func:`shrunk_gain`, ``(groups, penalties, horizons)``."""
+        """Learn through each training run, with every penalty.
+
+        Returns
+        -------
+        cross, power : torch.Tensor
+            float64 ``(groups, penalties, horizons)``; see :func:`shrunk_gain`.
+        """
         group_of = {run.key: number for number, group in enumerate(groups) for run in group}
         cross = torch.zeros(len(groups), len(OWN_PENALTIES), len(self.horizons), dtype=torch.float64)
         power = torch.zeros_like(cross)
@@ -224,7 +228,7 @@ def _solve(gram: Tensor, cross: Tensor, penalties: Sequence[float]) -> Tensor:
 
 def _pick(weights: Tensor, options: Sequence[int | None], shape: tuple[int, int]) -> Tensor:
     """Take each horizon's weights from those of its option: ``(predictors, horizons, n_residuals)``."""
-    by_horizon = weights.unflatten(2, shape)
+    by_horizon = weights.reshape(*weights.shape[:2], *shape)
     nothing = torch.zeros_like(by_horizon[0, :, 0])
     parts = [nothing if option is None else by_horizon[option, :, index] for index, option in enumerate(options)]
     return torch.stack(parts, dim=1)
