@@ -18,8 +18,8 @@ from titan_neuro.typing import FrameRun
 # Frames that a running average looks back. Recordings have slow waves that a few lags don't tell from noise.
 TIME_CONSTANTS = (5, 15, 40, 100)
 # Ridge penalties of the group's weights, per row, and of a run's own, in frames, in units of the predictors' variance.
-GROUP_PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0)
-OWN_PENALTIES = (300.0, 1000.0, 3000.0)
+GROUP_PENALTIES = (2.0, 10.0)
+OWN_PENALTIES = (300.0, 2000.0)
 # No component counts for less than this share of the mean variance.
 _LEAST_VARIANCE = 1e-3
 
@@ -40,8 +40,8 @@ class OnlineVectorAutoregressionBaseline:
     ridge regression of what VAR leaves of the training runs gives the group's weights. In a run, the weights are those
     of a ridge regression towards the group's, on the pairs of this run whose target has been seen; see
     :class:`OnlineRidge`. What they add to the group's forecast is scaled by one gain a horizon. Penalties and gains are
-    chosen on training subjects, going through their runs as at test, VAR and the group's weights being fitted without
-    them; both parts are left out at horizons where they don't pay, and learning where there is but one training run.
+    chosen together on training subjects, going through their runs as at test, VAR and the group's weights being fitted
+    without them; either part is left out at horizons where it doesn't pay, and both where there is one training run.
 
     Parameters
     ----------
@@ -87,13 +87,13 @@ class OnlineVectorAutoregressionBaseline:
         self._scale = spread**-0.25
         self._unit = float(spread.sqrt().mean())
         spans = self.var.fitted.spans
-        held_out = self._fit_group(spans)
-        # By key: the only run of a training set comes in stretches.
-        groups = group_runs(list({span.run.key: cast(ResidualRun, span.run) for span in spans}.values()))
-        self.penalties = tuple(None for _ in self.horizons)
-        self.gain = torch.zeros(len(self.horizons))
-        if len(groups) > 1:
-            self._choose_own(*self._try_out(spans, groups, held_out))
+        nothing = tuple(None for _ in self.horizons)
+        self.group_penalties, self.penalties, self.gain = nothing, nothing, torch.zeros(len(self.horizons))
+        self.weights = torch.zeros(self._n_predictors, len(self.horizons), self.space.n_residuals)
+        # The only run of a training set comes in stretches.
+        if len({span.run.key for span in spans}) > 1:
+            weights = self._fit_group(spans)
+            self._choose(weights[-1], *self._try_out(spans, weights))
         self._learning = [index for index, penalty in enumerate(self.penalties) if penalty is not None]
         ahead = tuple(self.horizons[index] for index in self._learning)
         own = tuple(self._unit * penalty for penalty in self.penalties if penalty is not None)
@@ -126,6 +126,10 @@ class OnlineVectorAutoregressionBaseline:
         starts = {index: longest - self.horizons[index] for index in self._learning}
         return torch.stack([observed - pending[at : at + n_frames, index] for index, at in starts.items()], dim=1)
 
+    @property
+    def _n_predictors(self) -> int:
+        return self.space.components.shape[1] * (1 + len(TIME_CONSTANTS))
+
     def _no_averages(self) -> Tensor:
         return torch.zeros(len(TIME_CONSTANTS), self.space.components.shape[1])
 
@@ -147,88 +151,82 @@ class OnlineVectorAutoregressionBaseline:
         return self._predict_from(run.scores, self._no_averages())[0], residuals
 
     def _fit_group(self, spans: Sequence[Span]) -> Tensor:
-        """Fit the group's weights; return those fitted without each fold, ``(folds, predictors, horizons * axes)``."""
+        """Fit weights without each fold and, last, on all: ``(folds + 1, options, predictors, horizons, n_residuals)``.
+
+        The first option is to have none.
+        """
         n_folds, shape = max(span.fold for span in spans) + 1, (len(self.horizons), self.space.n_residuals)
-        n_predictors = self._no_averages().numel() + self.space.components.shape[1]
-        gram = torch.zeros(n_folds, n_predictors, n_predictors)
-        cross = torch.zeros(n_folds, n_predictors, shape[0] * shape[1])
+        gram = torch.zeros(n_folds, self._n_predictors, self._n_predictors)
+        cross = torch.zeros(n_folds, self._n_predictors, shape[0] * shape[1])
         n_rows = torch.zeros(n_folds)
         for span in spans:
             predictors, residuals = self._left_over(span)
             rows = cast(ResidualRun, span.run).targets.float()
-            rows[: span.start], rows[span.stop :] = 0, 0
             # Horizons share their products: they differ in the rows next to a gap alone.
             shared = rows.mean(1)
             gram[span.fold] += predictors.T @ (shared[:, None] * predictors)
             cross[span.fold] += predictors.T @ (rows[..., None] * residuals).flatten(1)
             n_rows[span.fold] += shared.sum()
-        without = [[part.sum(0) - part[fold] for part in (gram, cross, n_rows)] for fold in range(n_folds)]
-        held_out = torch.stack([_solve(products, targets, self._ridge(n)) for products, targets, n in without])
-        whole = _solve(gram.sum(0), cross.sum(0), self._ridge(n_rows.sum()))
-        changes = torch.zeros(n_folds, len(GROUP_PENALTIES), shape[0], dtype=torch.float64)
-        for fold in range(n_folds):
-            for option, weights in enumerate(held_out[fold]):
-                change = weights * (gram[fold] @ weights - 2 * cross[fold])
-                changes[fold, option] = change.sum(0).reshape(shape).sum(1)
-        best = [choose_option(changes[..., index]) for index in range(shape[0])]
-        self.group_penalties = tuple(None if option is None else GROUP_PENALTIES[option] for option in best)
-        self.weights = _pick(whole, best, shape)
-        return torch.stack([_pick(weights, best, shape) for weights in held_out])
+        fitted = torch.zeros(n_folds + 1, 1 + len(GROUP_PENALTIES), self._n_predictors, *shape)
+        # The last row leaves out no fold.
+        for row in range(n_folds + 1):
+            keep = torch.arange(n_folds) != row
+            products, targets = gram[keep].sum(0).double(), cross[keep].sum(0)
+            for option, penalty in enumerate(GROUP_PENALTIES, start=1):
+                ridge = penalty * self._unit * float(n_rows[keep].sum()) * torch.eye(len(products))
+                solved = torch.cholesky_solve(targets, torch.linalg.cholesky(products + ridge).float())
+                fitted[row, option] = solved.reshape(fitted.shape[2:])
+        return fitted
 
-    def _ridge(self, n_rows: Tensor) -> list[float]:
-        return [penalty * self._unit * float(n_rows) for penalty in GROUP_PENALTIES]
-
-    def _try_out(
-        self, spans: Sequence[Span], groups: Sequence[Sequence[ResidualRun]], held_out: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Learn through each training run, with every penalty.
+    def _try_out(self, spans: Sequence[Span], weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Learn through each training run, from the group's weights without it, by every option.
 
         Returns
         -------
+        change : torch.Tensor
+            Of the squared error by the group's forecast, float64 ``(groups, options, horizons)``.
         cross, power : torch.Tensor
-            float64 ``(groups, penalties, horizons)``; see :func:`shrunk_gain`.
+            Of what is learned on top of it, ``(groups, options, own penalties, horizons)``; see :func:`shrunk_gain`.
         """
+        groups = group_runs([cast(ResidualRun, span.run) for span in spans])
         group_of = {run.key: number for number, group in enumerate(groups) for run in group}
-        cross = torch.zeros(len(groups), len(OWN_PENALTIES), len(self.horizons), dtype=torch.float64)
+        n_options, n_horizons = weights.shape[1], len(self.horizons)
+        change = torch.zeros(len(groups), n_options, n_horizons, dtype=torch.float64)
+        cross = torch.zeros(len(groups), n_options, len(OWN_PENALTIES), n_horizons, dtype=torch.float64)
         power = torch.zeros_like(cross)
         for span in spans:
-            predictors, residuals = self._left_over(span)
-            residuals -= (predictors @ held_out[span.fold].flatten(1)).reshape(residuals.shape)
+            group = group_of[span.run.key]
+            predictors, left = self._left_over(span)
             rows = cast(ResidualRun, span.run).targets[..., None]
-            errors = due_errors(residuals, self.horizons)
-            for option, penalty in enumerate(OWN_PENALTIES):
-                learner = OnlineRidge(self.horizons, (self._unit * penalty,) * len(self.horizons))
-                own, _ = learner.step(predictors, errors, learner.start(predictors.shape[1], residuals.shape[2]))
-                own *= rows
-                cross[group_of[span.run.key], option] += (own * residuals).sum((0, 2))
-                power[group_of[span.run.key], option] += own.square().sum((0, 2))
-        return cross, power
+            missed = [left - torch.tensordot(predictors, option, 1) for option in weights[span.fold]]
+            for option, one in enumerate(missed):
+                change[group, option] += ((one.square() - left.square()) * rows).sum((0, 2))
+            # Options are horizons more to the learner: they share the inverse.
+            horizons = self.horizons * n_options
+            errors = due_errors(torch.cat(missed, dim=1), horizons)
+            for column, penalty in enumerate(OWN_PENALTIES):
+                learner = OnlineRidge(horizons, (self._unit * penalty,) * len(horizons))
+                own, _ = learner.step(predictors, errors, learner.start(predictors.shape[1], left.shape[2]))
+                for option, learned in enumerate(torch.split(own, n_horizons, dim=1)):
+                    cross[group, option, column] += (learned * missed[option] * rows).sum((0, 2))
+                    power[group, option, column] += (learned.square() * rows).sum((0, 2))
+        return change, cross, power
 
-    def _choose_own(self, cross: Tensor, power: Tensor) -> None:
-        changes = held_out_change(cross[..., None], power[..., None])
-        penalties: list[float | None] = []
+    def _choose(self, weights: Tensor, change: Tensor, cross: Tensor, power: Tensor) -> None:
+        own = change[:, :, None] + held_out_change(cross[..., None], power[..., None])
+        # The last column: nothing of a run's own.
+        changes = torch.cat([own, change[:, :, None]], dim=2)
+        group: list[float | None] = [None] * len(self.horizons)
+        penalties = list(group)
         for index in range(len(self.horizons)):
-            best = choose_option(changes[..., index])
-            penalties.append(None if best is None else OWN_PENALTIES[best])
-            if best is not None:
-                self.gain[index] = shrunk_gain(cross[:, best, index], power[:, best, index])
-        self.penalties = tuple(penalties)
-
-
-def _solve(gram: Tensor, cross: Tensor, penalties: Sequence[float]) -> Tensor:
-    """Solve a ridge regression for every penalty: ``(penalties, predictors, outputs)``."""
-    eye = torch.eye(len(gram), dtype=torch.float64)
-    return torch.stack(
-        [
-            torch.cholesky_solve(cross, torch.linalg.cholesky(gram.double() + penalty * eye).float())
-            for penalty in penalties
-        ]
-    )
-
-
-def _pick(weights: Tensor, options: Sequence[int | None], shape: tuple[int, int]) -> Tensor:
-    """Take each horizon's weights from those of its option: ``(predictors, horizons, n_residuals)``."""
-    by_horizon = weights.reshape(*weights.shape[:2], *shape)
-    nothing = torch.zeros_like(by_horizon[0, :, 0])
-    parts = [nothing if option is None else by_horizon[option, :, index] for index, option in enumerate(options)]
-    return torch.stack(parts, dim=1)
+            best = choose_option(changes[..., index].flatten(1))
+            if best is None:
+                continue
+            option, column = divmod(best, changes.shape[2])
+            self.weights[:, index] = weights[option, :, index]
+            group[index] = (None, *GROUP_PENALTIES)[option]
+            if column < len(OWN_PENALTIES):
+                penalties[index] = OWN_PENALTIES[column]
+                where = (slice(None), option, column, index)
+                self.gain[index] = shrunk_gain(cross[where], power[where])
+        self.group_penalties, self.penalties = tuple(group), tuple(penalties)

@@ -34,7 +34,7 @@ def verdict(table: pd.DataFrame) -> str:
 
 
 def comparisons(benchmark: Benchmark, *, n_resamples: int = 10_000, seed: int = 0) -> str:
-    """Say whether the main model beats its controls, VAR, the VAR that goes on learning, the Transformer of 20 frames and the soft analog of 160.
+    """Say whether the main model beats its controls and the rows of `COMPARED`.
 
     The difference of `skill_ar` is taken within each subject; what is said rests on its interval over subjects.
 
