@@ -60,7 +60,7 @@ def look_back(model, frames):
     averages, rows = [np.zeros(scores.shape[1]) for _ in TIME_CONSTANTS], []
     for score in scores:
         averages = [old * (1 - 1 / span) + score / span for old, span in zip(averages, TIME_CONSTANTS, strict=True)]
-        rows.append([score, *(np.sqrt(2 * n - 1) * one for n, one in zip(TIME_CONSTANTS, averages, strict=True))])
+        rows.append([score, *(np.sqrt(n) * one for n, one in zip(TIME_CONSTANTS, averages, strict=True))])
     return np.array(rows).reshape(len(scores), -1)
 
 

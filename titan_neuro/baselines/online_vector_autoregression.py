@@ -18,8 +18,8 @@ from titan_neuro.typing import FrameRun
 # Frames that a running average looks back. Recordings have slow waves that a few lags don't tell from noise.
 TIME_CONSTANTS = (5, 15, 40, 100)
 # Ridge penalties of the group's weights, per row, and of a run's own, in frames, in units of the predictors' variance.
-GROUP_PENALTIES = (2.0, 10.0)
-OWN_PENALTIES = (300.0, 2000.0)
+GROUP_PENALTIES = (1.0, 5.0)
+OWN_PENALTIES = (400.0, 1500.0)
 # No component counts for less than this share of the mean variance.
 _LEAST_VARIANCE = 1e-3
 
@@ -94,9 +94,12 @@ class OnlineVectorAutoregressionBaseline:
         if len({span.run.key for span in spans}) > 1:
             weights = self._fit_group(spans)
             self._choose(weights[-1], *self._try_out(spans, weights))
-        self._learning = [index for index, penalty in enumerate(self.penalties) if penalty is not None]
-        ahead = tuple(self.horizons[index] for index in self._learning)
-        own = tuple(self._unit * penalty for penalty in self.penalties if penalty is not None)
+        learning: dict[int, float] = {
+            index: penalty for index, penalty in enumerate(self.penalties) if penalty is not None
+        }
+        self._learning = list(learning)
+        ahead = tuple(self.horizons[index] for index in learning)
+        own = tuple(self._unit * penalty for penalty in learning.values())
         self._learner = OnlineRidge(ahead, own) if ahead else None
 
     def start(self) -> LearnerState:
@@ -140,8 +143,8 @@ class OnlineVectorAutoregressionBaseline:
         parts = [torch.cat([scores[:0, None], averages[None][:0]], dim=1)]
         for frame in scores:
             averages = averages + (frame - averages) / spans
-            # White noise keeps its variance.
-            parts.append(torch.cat([frame[None], averages * (2 * spans - 1).sqrt()])[None])
+            # Half the variance of white noise is kept: what is slow counts as much as the last frame.
+            parts.append(torch.cat([frame[None], averages * spans.sqrt()])[None])
         return torch.cat(parts).flatten(1), averages
 
     def _left_over(self, span: Span) -> tuple[Tensor, Tensor]:
