@@ -87,16 +87,14 @@ class OnlineVectorAutoregressionBaseline:
         self._scale = spread**-0.25
         self._unit = float(spread.sqrt().mean())
         spans = self.var.fitted.spans
-        nothing = tuple(None for _ in self.horizons)
+        nothing: tuple[float | None, ...] = (None,) * len(self.horizons)
         self.group_penalties, self.penalties, self.gain = nothing, nothing, torch.zeros(len(self.horizons))
         self.weights = torch.zeros(self._n_predictors, len(self.horizons), self.space.n_residuals)
         # The only run of a training set comes in stretches.
         if len({span.run.key for span in spans}) > 1:
             weights = self._fit_group(spans)
             self._choose(weights[-1], *self._try_out(spans, weights))
-        learning: dict[int, float] = {
-            index: penalty for index, penalty in enumerate(self.penalties) if penalty is not None
-        }
+        learning = {index: penalty for index, penalty in enumerate(self.penalties) if penalty is not None}
         self._learning = list(learning)
         ahead = tuple(self.horizons[index] for index in learning)
         own = tuple(self._unit * penalty for penalty in learning.values())
