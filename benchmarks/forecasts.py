@@ -189,7 +189,9 @@ def page(title: str, found: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     parts += [f"No {name} ceiling: {reason}" for name, reason in found["no_ceiling"].items()]
     rollouts = found["rollouts"]
     if len(rollouts):
-        brief = rollouts[rollouts["kind"].isin(("model", "control", "rival")) | rollouts["model"].isin(("ar", "var"))]
+        brief = rollouts[
+            rollouts["kind"].isin(("model", "control", "rival")) | rollouts["model"].isin(("ar", "var", "var-online"))
+        ]
         parts += ["## Rollouts: the model reads its own forecasts", "skill_ar:", wide_table(brief, ["model"])]
         parts += ["Variance over that of the targets; 1 is right:", wide_table(brief, ["model"], "variance_ratio")]
     return "\n\n".join(parts) + "\n"

@@ -12,7 +12,7 @@ LINES = [reference.name for reference in make_references(HORIZONS)]
 
 def test_rows_stand_in_the_order_of_the_table():
     assert [
-        *("mean", "persistence", "damped", "ar", "var"),
+        *("mean", "persistence", "damped", "ar", "var", "var-online"),
         *("analog-20", "analog-80", "analog-160", "soft-analog-20", "soft-analog-80", "soft-analog-160"),
     ] == ROWS
     assert LINES == ["others", "others+ar"]
@@ -40,7 +40,7 @@ def test_forecasts_are_the_same_to_rounding_however_the_run_is_cut(fitted_on_fil
         np.testing.assert_allclose(stream(model, run.frames, cuts), whole, atol=2e-4)
 
 
-@pytest.mark.parametrize("name", ["var", "analog-160", "soft-analog-20"])
+@pytest.mark.parametrize("name", ["var", "var-online", "analog-160", "soft-analog-20"])
 def test_fitting_again_gives_the_same_bits(fitted_on_film, shown_to_all, name):
     model = next(model for model in make_baselines(HORIZONS) if model.name == name)
     model.fit(shown_to_all[0])

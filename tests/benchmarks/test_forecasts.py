@@ -71,7 +71,13 @@ def test_differences_are_taken_within_subjects(made: Path) -> None:
     content = json.loads((made / "found.json").read_text())
     scores = {(row["model"], row["horizon_frames"]): row["skill_ar"] for row in content["scores"]}
     rows = content["differences"]
-    assert {row["other"] for row in rows} == {"var", "transformer-20", "soft-analog-160", "titan-mac-frozen"}
+    assert {row["other"] for row in rows} == {
+        "var",
+        "var-online",
+        "transformer-20",
+        "soft-analog-160",
+        "titan-mac-frozen",
+    }
     for row in rows:
         expected = scores["titan-mac", row["horizon_frames"]] - scores[row["other"], row["horizon_frames"]]
         assert row["difference"] == pytest.approx(expected, abs=1e-5)

@@ -28,6 +28,7 @@ def test_raw_volumes_of_one_subject(titan_neuro, haxby, tmp_path):
         "transformer-20",
         "ar",
         "var",
+        "var-online",
         "soft-analog-160",
     }
     assert rows <= set(table["model"])

@@ -18,7 +18,11 @@ def test_nothing_scored_is_the_first_limit(output_folder):
         (1, "describe this person and nobody else", "2 subjects"),
         (2, "2 subjects were scored: with fewer than 3", "this person"),
         (3, "3 subjects were scored: an interval from so few", "no inference"),
-        (10, "Not in the table, so that whether titan-mac beats them is open: VAR, a GRU", "subjects were scored"),
+        (
+            10,
+            "Not in the table, so that whether titan-mac beats them is open: VAR, VAR that goes on learning, a GRU",
+            "subjects were scored",
+        ),
     ],
 )
 def test_few_subjects(output_folder, n_subjects, said, unsaid):

@@ -6,6 +6,7 @@ from titan_neuro.baselines.analog import AnalogBaseline
 from titan_neuro.baselines.autoregression import AutoregressionBaseline
 from titan_neuro.baselines.groundwork import Groundwork
 from titan_neuro.baselines.mean import TrainingMean
+from titan_neuro.baselines.online_vector_autoregression import OnlineVectorAutoregressionBaseline
 from titan_neuro.baselines.persistence import DampedPersistence, Persistence
 from titan_neuro.baselines.references import OthersReference, Reference
 from titan_neuro.baselines.vector_autoregression import VectorAutoregressionBaseline
@@ -29,7 +30,7 @@ def make_baselines(horizons: tuple[int, ...], groundwork: Groundwork | None = No
     Returns
     -------
     list of ForecastModel
-        mean, persistence, damped, ar, var, analog-20, -80, -160, soft-analog-20, -80, -160.
+        mean, persistence, damped, ar, var, var-online, analog-20, -80, -160, soft-analog-20, -80, -160.
     """
     groundwork = groundwork or Groundwork(horizons)
     return [
@@ -38,6 +39,7 @@ def make_baselines(horizons: tuple[int, ...], groundwork: Groundwork | None = No
         DampedPersistence(horizons),
         AutoregressionBaseline(horizons, groundwork),
         VectorAutoregressionBaseline(horizons, groundwork),
+        OnlineVectorAutoregressionBaseline(horizons, groundwork),
         *(AnalogBaseline(horizons, window, is_soft=False, groundwork=groundwork) for window in ANALOG_WINDOWS),
         *(AnalogBaseline(horizons, window, is_soft=True, groundwork=groundwork) for window in ANALOG_WINDOWS),
     ]
@@ -70,6 +72,7 @@ __all__ = [
     "AutoregressionBaseline",
     "DampedPersistence",
     "Groundwork",
+    "OnlineVectorAutoregressionBaseline",
     "OthersReference",
     "Persistence",
     "Reference",

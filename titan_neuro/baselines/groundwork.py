@@ -6,8 +6,9 @@ whatever the number of voxels: their scores on principal components, and the res
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from titan_neuro.ops.autoregression import Autoregression, autoregress, fit_auto
 from titan_neuro.ops.films import Film, average_films
 from titan_neuro.ops.lagged_moments import common_n_features
 from titan_neuro.typing import FrameRun
+
+T = TypeVar("T")
 
 MAX_COMPONENTS = 200
 # Up to here a residual is kept feature by feature, parcels that is; beyond, on the components.
@@ -167,6 +170,7 @@ class Groundwork:
     _autoregression: Autoregression | None = field(default=None, init=False)
     _residuals: tuple[ResidualSpace, list[ResidualRun]] | None = field(default=None, init=False)
     _shared: SharedFilms | None = field(default=None, init=False)
+    _fitted: dict[type, object] = field(default_factory=dict, init=False)
 
     def autoregression(self, runs: Sequence[FrameRun]) -> Autoregression:
         """Fit the autoregression; see :func:`titan_neuro.ops.autoregression.fit_autoregression`."""
@@ -196,11 +200,22 @@ class Groundwork:
             self._shared = _share(projected, space.components.shape[1])
         return self._shared
 
+    def once(self, runs: Sequence[FrameRun], kind: type[T], make: Callable[[], T]) -> T:
+        """Return the `kind` that `make` made of these runs; it is called if no row has asked for one before."""
+        self._attend_to(runs)
+        if kind not in self._fitted:
+            self._fitted[kind] = make()
+        fitted = self._fitted[kind]
+        if not isinstance(fitted, kind):
+            raise TypeError(f"Expected {kind.__name__}, found {type(fitted).__name__}.")
+        return fitted
+
     def _attend_to(self, runs: Sequence[FrameRun]) -> None:
         known = len(runs) == len(self._runs) and all(a is b for a, b in zip(runs, self._runs, strict=True))
         if not known:
             self._runs = list(runs)
             self._autoregression = self._residuals = self._shared = None
+            self._fitted = {}
 
 
 def _find_space(runs: Sequence[FrameRun], autoregression: Autoregression) -> ResidualSpace:

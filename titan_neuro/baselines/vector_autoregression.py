@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -19,6 +20,28 @@ SIZES = ((20, 5), (60, 2), (60, 5), (200, 1), (200, 2))
 # Ridge penalties per row, in units of the mean variance of the components.
 PENALTIES = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 _N_FOLDS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class VectorAutoregression:
+    """A fitted vector autoregression; see :class:`VectorAutoregressionBaseline`.
+
+    Attributes
+    ----------
+    weights : torch.Tensor
+        float32, ``(predictors, horizons, n_residuals)``.
+    chosen : tuple of (int, int, float) or None
+        Components, lags and penalty of each horizon.
+    spans : list of Span
+        Training runs in the space of the residuals, and the fold of each.
+    held_out : torch.Tensor
+        ``(folds, predictors, horizons, n_residuals)``: weights fitted without a fold, the choice being that of all.
+    """
+
+    weights: Tensor
+    chosen: tuple[tuple[int, int, float] | None, ...]
+    spans: list[Span]
+    held_out: Tensor
 
 
 class VectorAutoregressionBaseline:
@@ -44,12 +67,15 @@ class VectorAutoregressionBaseline:
         float32, ``(predictors, horizons, n_residuals)``; a predictor is a component at a lag.
     chosen : tuple of (int, int, float) or None
         Components, lags and penalty of each horizon; None: autoregression alone.
+    fitted : VectorAutoregression
+        The same, and what was fitted without each fold; shared with the row that learns on.
     """
 
     name = "var"
     space: ResidualSpace
     weights: Tensor
     chosen: tuple[tuple[int, int, float] | None, ...]
+    fitted: VectorAutoregression
 
     def __init__(self, horizons: tuple[int, ...], groundwork: Groundwork | None = None) -> None:
         self.horizons = horizons
@@ -59,17 +85,8 @@ class VectorAutoregressionBaseline:
         """Fit to the training runs; see :meth:`Groundwork.residuals` for what it raises."""
         self.space, projected = self._groundwork.residuals(runs)
         self._lag, self._component = _predictors(self.space.components.shape[1])
-        spans = assign_folds(projected, _N_FOLDS)
-        self.weights = torch.zeros(len(self._lag), len(self.horizons), self.space.n_residuals)
-        chosen = []
-        for index in range(len(self.horizons)):
-            moments = self._accumulate(spans, index)
-            best = self._choose(moments)
-            chosen.append(best)
-            if best is not None:
-                some = self._subset(*best[:2])
-                self.weights[some, index] = self._solve([part.sum(0) for part in moments], some, best[2]).float()
-        self.chosen = tuple(chosen)
+        self.fitted = self._groundwork.once(runs, VectorAutoregression, lambda: self._fit(projected))
+        self.weights, self.chosen = self.fitted.weights, self.fitted.chosen
 
     def start(self) -> tuple[Tensor, Tensor]:
         """No past: the histories of the autoregression and of the components are zeros."""
@@ -83,6 +100,30 @@ class VectorAutoregressionBaseline:
         beyond = self._look_back(padded) @ self.weights.flatten(1)
         forecasts += self.space.to_features(beyond.reshape(len(frames), len(self.horizons), -1))
         return forecasts, (history, padded[len(frames) :].clone())
+
+    def beyond(self, run: ResidualRun, weights: Tensor) -> Tensor:
+        """Forecast a training run's residuals by other weights: ``(time, horizons, n_residuals)``."""
+        predictors = self._look_back(pad(run.scores, (0, 0, self._n_past, 0)))
+        return (predictors @ weights.flatten(1)).reshape(run.n_frames, len(self.horizons), -1)
+
+    def _fit(self, projected: Sequence[ResidualRun]) -> VectorAutoregression:
+        spans = assign_folds(projected, _N_FOLDS)
+        n_folds = max(span.fold for span in spans) + 1
+        weights = torch.zeros(1 + n_folds, len(self._lag), len(self.horizons), self.space.n_residuals)
+        chosen = []
+        for index in range(len(self.horizons)):
+            moments = self._accumulate(spans, index)
+            best = self._choose(moments)
+            chosen.append(best)
+            if best is not None:
+                some = self._subset(*best[:2])
+                total = [part.sum(0) for part in moments]
+                weights[0, some, index] = self._solve(total, some, best[2]).float()
+                for fold in range(n_folds):
+                    rest = [whole - part[fold] for whole, part in zip(total, moments, strict=True)]
+                    if rest[2] > 0:
+                        weights[1 + fold, some, index] = self._solve(rest, some, best[2]).float()
+        return VectorAutoregression(weights[0], tuple(chosen), spans, weights[1:])
 
     @property
     def _n_past(self) -> int:

@@ -9,7 +9,7 @@ from titan_neuro.evaluation.scores import METRICS
 from titan_neuro.evaluation.tables import summarise
 
 # Rows that the main model is compared with, where they are in the table.
-COMPARED = ("var", "transformer-20", "soft-analog-160")
+COMPARED = ("var", "var-online", "transformer-20", "soft-analog-160")
 # Below this the bootstrap can't reach far enough to cover what it says.
 _FEW_SUBJECTS = 5
 
@@ -34,7 +34,7 @@ def verdict(table: pd.DataFrame) -> str:
 
 
 def comparisons(benchmark: Benchmark, *, n_resamples: int = 10_000, seed: int = 0) -> str:
-    """Say whether the main model beats its controls, VAR, the Transformer of 20 frames and the soft analog of 160.
+    """Say whether the main model beats its controls and the rows of `COMPARED`.
 
     The difference of `skill_ar` is taken within each subject; what is said rests on its interval over subjects.
 

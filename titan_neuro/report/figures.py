@@ -51,6 +51,7 @@ _FIXED_LOOK = {
     "damped": ("#e69f00", "v"),
     "ar": ("#0072b2", "D"),
     "var": ("#0072b2", "P"),
+    "var-online": ("#56b4e9", "P"),
     "gru": ("#cc79a7", "X"),
     "transformer-20": ("#cc79a7", "d"),
     "analog-20": ("#7fbfa8", "<"),

@@ -88,6 +88,7 @@ def _of_skill(scores: pd.DataFrame, main_model: str) -> Iterator[str]:
 def _of_rivals(models: set[str], main_model: str) -> Iterator[str]:
     wanted = {
         "var": "VAR",
+        "var-online": "VAR that goes on learning",
         "gru": "a GRU",
         "transformer-20": "a Transformer of 20 frames",
         "soft-analog-160": "analog forecasts",
