@@ -33,6 +33,8 @@ from titan_neuro.ops.autoregression import ORDERS, autoregress
 PEER_LAYERS, PEER_HEADS = 3, 4
 SIDES = {"tiny": 8, "small": 24, "large": 48}
 """Voxels along each axis."""
+FILM_MOMENTS = 3_052
+"""Those of ds003017, all five parts."""
 # Queries that meet all keys at a time; a mask is made for so many.
 _QUERY_FRAMES = 64
 
@@ -58,6 +60,7 @@ def ours(size: str) -> Forecaster:
     mask = brain(size)
     model = config_of(size).build(n_features=int(mask.sum()), mask=mask)
     _fill(model)
+    _remember_film(model)
     return model
 
 
@@ -214,6 +217,19 @@ def _fill(model: Forecaster | WindowForecaster) -> None:
     """Linear weights and patterns that are not 0, as those of a trained model."""
     model.coefficients.normal_(std=0.1)
     nn.init.normal_(model.head.patterns, std=0.1)
+
+
+def _remember_film(model: Forecaster) -> None:
+    """A recall that is not empty, as that of a fitted model: `FILM_MOMENTS` moments of noise."""
+    recall = model.recall
+    if recall is None:
+        return
+    film = recall.film = recall.make_film(FILM_MOMENTS)
+    film.whitening.copy_(torch.eye(recall.width))
+    film.follows[1:] = 1
+    film.decay.fill_(0.98)
+    for values in (film.keys, film.values, film.reader, recall.basis, recall.own_map, recall.memory.key_map):
+        values.normal_(std=0.05)
 
 
 def _run_as_monai_does(tokenizer: SwinTokenizer) -> None:

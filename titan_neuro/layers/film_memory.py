@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -66,7 +67,6 @@ class FilmMemory(nn.Module):
     follows: Tensor
     decay: Tensor
     sharpness: Tensor
-    offsets: Tensor
     leads: Tensor
     keys_without: Tensor
     values_without: Tensor
@@ -75,8 +75,9 @@ class FilmMemory(nn.Module):
     def __init__(self, *, n_moments: int, n_components: int, horizons: tuple[int, ...], width: int) -> None:
         super().__init__()
         self.horizons = horizons
-        about = torch.tensor(horizons)[:, None] + torch.tensor(LEADS)
-        offsets, leads = torch.unique(about, return_inverse=True)
+        # Moments that are read on to, ascending; and, for each horizon, which of them lie about it.
+        self.offsets = sorted({horizon + lead for horizon in horizons for lead in LEADS})
+        leads = torch.tensor([[self.offsets.index(horizon + lead) for lead in LEADS] for horizon in horizons])
         reader = (len(horizons), len(LEADS) * n_components, width)
         self.register_buffer("whitening", torch.zeros(width, width))
         self.register_buffer("keys", torch.zeros(n_moments, width))
@@ -85,8 +86,6 @@ class FilmMemory(nn.Module):
         self.register_buffer("follows", torch.zeros(n_moments))
         self.register_buffer("decay", torch.zeros(()))
         self.register_buffer("sharpness", torch.ones(()))
-        # Moments that are read on to, ascending; and, for each horizon, which of them lie about it.
-        self.register_buffer("offsets", offsets, persistent=False)
         self.register_buffer("leads", leads, persistent=False)
         # Buffers, so that they go where the module goes; who reads a file has no training subject to leave out.
         self.register_buffer("keys_without", torch.zeros(0, n_moments, width), persistent=False)
@@ -179,14 +178,20 @@ class FilmMemory(nn.Module):
         return self.show(probabilities, self.offsets, subjects)[:, :, self.leads].flatten(3)
 
     def show(
-        self, probabilities: Float[Tensor, "B T N"], offsets: Int[Tensor, " O"], subjects: Tensor | None = None
+        self, probabilities: Float[Tensor, "B T N"], offsets: Sequence[int], subjects: Tensor | None = None
     ) -> Float[Tensor, "B T O C"]:
         """Return what the film shows so many frames after the moment, averaged over what the moment may be."""
         film = self.follows.eq(0).cumsum(0)
-        places = torch.arange(self.n_moments, device=film.device) - offsets[:, None]
-        source = places.clamp(0, self.n_moments - 1)
-        same = (source == places) & (film[source] == film)
         values = pick(self.values, self.values_without, subjects).unsqueeze(1)
-        # A sum over moments of what lies so much further is one over what lies there, of probabilities moved on.
-        shown = [(block[..., source] * same) @ values for block in torch.split(probabilities, _BLOCK_FRAMES, 1)]
+        margin = max(abs(offset) for offset in offsets)
+        nowhere = film.new_full((margin,), -1)
+        films = torch.cat([nowhere, film, nowhere])
+        sources = [slice(margin - offset, margin - offset + self.n_moments) for offset in offsets]
+        inside = torch.stack([films[source] == film for source in sources]).to(probabilities)
+        shown = []
+        for block in torch.split(probabilities, _BLOCK_FRAMES, 1):
+            padded = nn.functional.pad(block, (margin, margin))
+            # A sum over moments of what lies so much further is one over what lies there, of probabilities moved on.
+            moved = torch.stack([padded[..., source] for source in sources], dim=2)
+            shown.append((moved * inside) @ values)
         return torch.cat(shown, dim=1)

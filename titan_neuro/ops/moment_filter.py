@@ -17,6 +17,10 @@ import math
 import torch
 from torch import Tensor
 
+# What is less likely than the likeliest by exp of this counts as much: 1e-26. Smaller numbers soon are denormal, and
+# products with these take many times as long.
+_LEAST_LOGIT = -60.0
+
 
 def accumulate_evidence(scores: Tensor, evidence: Tensor, follows: Tensor, decay: float) -> tuple[Tensor, Tensor]:
     """Carry the evidence through some frames.
@@ -60,5 +64,5 @@ def moment_probabilities(course: Tensor, sharpness: float) -> Tensor:
     logits = sharpness * course - math.log(course.shape[-1])
     # The alternative has the logit 0.
     largest = logits.amax(dim=-1, keepdim=True).clamp_min(0)
-    weights = torch.exp(logits - largest)
+    weights = torch.exp((logits - largest).clamp_min(_LEAST_LOGIT))
     return weights / (weights.sum(dim=-1, keepdim=True) + torch.exp(-largest))

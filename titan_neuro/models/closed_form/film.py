@@ -166,7 +166,7 @@ def _errors(
         course, _ = film.weigh(run.innovations[None], film.init_state(1), decay, subject)
         for choice, sharpness in enumerate(_SHARPNESS):
             probabilities = moment_probabilities(course[:, ::_EVERY], sharpness)
-            recalled = film.show(probabilities, torch.tensor(recall.horizons), subject)[0, :, :, : len(directions)]
+            recalled = film.show(probabilities, recall.horizons, subject)[0, :, :, : len(directions)]
             for index, horizon in enumerate(recall.horizons):
                 ahead_of = run.errors[horizon:, index][::_EVERY] @ directions.T
                 read = recalled[: len(ahead_of), index] * run.scored[horizon::_EVERY, None]
