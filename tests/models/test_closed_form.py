@@ -31,8 +31,7 @@ def test_film_and_memory_both_help_a_subject_nobody_saw(planted, fitted):
     frozen, live = skills(fitted, test, memory_frozen=True), skills(fitted, test)
     assert min(frozen) > 0.15
     assert all(more > less + 0.1 for more, less in zip(live, frozen, strict=True))
-    # What each makes of the film has few directions; of the others nothing can be learned.
-    assert (fitted.recall.memory.gain.mean(1) > 0.2).all() and (fitted.recall.memory.gain.amin(1) < 0.1).all()
+    assert (fitted.recall.memory.gain.mean(dim=1) > 0.5).all()
     # No more than there is to know: all but the innovations of the noise.
     assert max(live) < 0.65
 
