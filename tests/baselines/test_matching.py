@@ -8,7 +8,7 @@ from titan_neuro.ops.films import Film
 
 def film(rng, name, n_frames):
     frames = torch.tensor(rng.normal(size=(n_frames, 5)), dtype=torch.float32)
-    return Film(name, frames, torch.ones(n_frames, dtype=torch.bool), torch.ones(n_frames, dtype=torch.int64), 0)
+    return Film(name, frames, torch.ones(n_frames, dtype=torch.bool), torch.ones(n_frames, dtype=torch.int64))
 
 
 @pytest.fixture

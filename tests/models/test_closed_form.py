@@ -6,8 +6,9 @@ import torch
 from film_runs import as_run
 from recall_runs import N_FEATURES, N_SOURCES, recall_runs, skills, small_forecaster
 
-from titan_neuro.models.closed_form.components import find_components, project_run
-from titan_neuro.models.closed_form.film import collect_films
+from titan_neuro.models.closed_form import fit_recall
+from titan_neuro.models.closed_form.components import ComponentRun, find_components, project_run
+from titan_neuro.models.closed_form.film import CHOOSING_FRAMES, choosing, collect_films
 from titan_neuro.models.recall import RecallConfig
 from titan_neuro.ops.autoregression import fit_autoregression
 
@@ -99,10 +100,10 @@ def test_runs_of_other_lengths_and_beginnings_are_aligned(planted, fitted):
         for run, (first, last) in zip((*planted[0], *planted[1]), cuts, strict=True)
     ]
     model = fit(cropped[:6])
-    # Counted from 4 frames before the first scored one: no run is without these.
-    assert model.recall.film.n_moments == 250 - 6
+    # Counted from where the film begins: what lies before belongs to none.
+    assert model.recall.film.n_moments == 250 - 10
     for run, (first, _) in zip(cropped, cuts, strict=True):
-        expected = torch.arange(run.n_frames) + first - 6
+        expected = torch.arange(run.n_frames) + first - 10
         assert find_moments(model, run)[40:].equal(expected[40:])
     assert skills(model, cropped[6:]) == pytest.approx(skills(fitted, planted[1]), abs=0.04)
 
@@ -110,9 +111,44 @@ def test_runs_of_other_lengths_and_beginnings_are_aligned(planted, fitted):
 def test_films_follow_one_another_and_are_told_apart():
     runs = recall_runs(6, shared=0.4, films=("task-a", "task-b"), n_frames=120)
     model = fit(runs[:10])
-    assert model.recall.film.follows.nonzero()[:, 0].tolist() == [*range(1, 120), *range(121, 240)]
-    for run, begin in zip(runs, (0, 120) * 6, strict=True):
-        assert find_moments(model, run)[40:].equal(torch.arange(begin + 40, begin + 120))
+    assert model.recall.film.follows.nonzero()[:, 0].tolist() == [*range(1, 110), *range(111, 220)]
+    for run, begin in zip(runs, (0, 110) * 6, strict=True):
+        assert find_moments(model, run)[40:].equal(torch.arange(begin + 30, begin + 110))
+
+
+def test_the_end_of_a_film_that_is_shown_again_before_the_next_is_not_remembered():
+    """Overlap: a run begins with what the run before, held out here, ended with."""
+    whole = recall_runs(6, shared=0.5, n_frames=260)
+    # The last 20 frames of part a, then part b, of which alone something is scored.
+    rest = [as_run(run.frames[130:].numpy(), f"sub-0{number}_task-b", lead=20) for number, run in enumerate(whole)]
+    test = as_run(whole[5].frames[:150].numpy(), "sub-05_task-a", lead=136)
+    # Were it remembered, as where it counts as part b, it would be foretold.
+    known = fit([as_run(run.frames.numpy(), run.key, lead=0) for run in rest[:5]])
+    assert min(skills(known, [test], memory_frozen=True)) > 0.2
+    model = fit(rest[:5])
+    assert model.recall.film.n_moments == 110
+    assert max(skills(model, [test], memory_frozen=True)) < 0.05
+
+
+def test_where_another_film_will_be_shown_none_is_remembered(planted):
+    train, test = planted
+    model = small_forecaster()
+    model.take_linear(fit_autoregression(train, model.horizons))
+    fit_recall(model.recall, train, model.coefficients, model.intercept, film_is_shared=False)
+    assert model.recall.film.n_moments == 0
+    assert np.abs(skills(model, test, memory_frozen=True)).max() < 0.01
+
+
+def test_choices_are_made_on_all_parts_of_a_film_and_many_subjects():
+    parts = [(subject, part) for subject in range(17) for part in range(5)]
+    runs = [
+        ComponentRun(subject, f"part-{part}", 0, torch.zeros(610, 1), torch.zeros(610, 1, 1), torch.ones(610).bool())
+        for subject, part in parts
+    ]
+    chosen = [parts[index] for index in choosing(runs)]
+    assert len(chosen) * 610 <= 1.1 * CHOOSING_FRAMES
+    assert {part for _, part in chosen} == set(range(5))
+    assert len({subject for subject, _ in chosen}) > 10
 
 
 def test_who_saw_a_film_twice_counts_once(planted):
@@ -126,17 +162,18 @@ def test_who_saw_a_film_twice_counts_once(planted):
     find_components(recall, [first, *rest], *linear)
     runs = [first, twice, *rest]
     made = [project_run(recall, run, subject, *linear) for run, subject in zip(runs, (0, 0, 1, 2), strict=True)]
-    films = collect_films(runs, made, 3)
-    both = (made[0].frames + made[1].frames) / 2
-    torch.testing.assert_close(films.average(films.frames), (both + made[2].frames + made[3].frames) / 3)
-    torch.testing.assert_close(films.average(films.frames, 1), (both + made[3].frames) / 2)
+    films = collect_films(made, 3, recall.width)
+    one, other, second, third = (run.frames[10:] for run in made)
+    both = (one + other) / 2
+    torch.testing.assert_close(films.average(films.frames), (both + second + third) / 3)
+    torch.testing.assert_close(films.average(films.frames, 1), (both + third) / 2)
 
 
 def test_a_subject_who_saw_another_film_is_fitted_too(planted):
     train, test = planted
     stranger = as_run(recall_runs(1, shared=0.5, seed=9)[0].frames.numpy(), "sub-90_task-other")
     model = fit([*train[:5], stranger])
-    assert model.recall.film.n_moments == 250
+    assert model.recall.film.n_moments == 250 - 10
     assert min(skills(model, test)) > 0.3
     assert np.isfinite(skills(model, [stranger], left_out=model.left_out([stranger.key]))).all()
 

@@ -24,12 +24,12 @@ def runs():
     ]
 
 
-def laid_out(runs, lead):
+def laid_out(runs):
     """Frames ``(runs, time, features)``, the first scored ones side by side, NaN where a run was not."""
-    skips = [int(run.scored.argmax()) - lead for run in runs]
-    table = np.full((len(runs), max(run.n_frames - skip for run, skip in zip(runs, skips, strict=True)), 5), np.nan)
-    for row, run, skip in zip(table, runs, skips, strict=True):
-        row[: run.n_frames - skip] = run.frames[skip:]
+    starts = [int(run.scored.argmax()) for run in runs]
+    table = np.full((len(runs), max(run.n_frames - start for run, start in zip(runs, starts, strict=True)), 5), np.nan)
+    for row, run, start in zip(table, runs, starts, strict=True):
+        row[: run.n_frames - start] = run.frames[start:]
     return table
 
 
@@ -37,17 +37,11 @@ def laid_out(runs, lead):
 def test_runs_of_a_stimulus_are_averaged_from_their_first_scored_frames_on(runs, every):
     films = average_films(runs, every=every)
     assert [film.stimulus for film in films] == ["task-a", "task-b"]
-    for film, members, lead in ((films[0], runs[3:], 7), (films[1], runs[:3], 4)):
-        table = laid_out(members, lead)[:, ::every]
+    for film, members in ((films[0], runs[3:]), (films[1], runs[:3])):
+        table = laid_out(members)[:, ::every]
         np.testing.assert_allclose(film.frames, np.nanmean(table, axis=0), atol=1e-6)
         assert np.array_equal(film.n_runs, np.isfinite(table[..., 0]).sum(0))
-        assert np.array_equal(film.scored, np.arange(table.shape[1]) * every >= lead)
-
-
-def test_components_of_the_average_are_the_average_of_components(runs):
-    projection = torch.tensor(np.random.default_rng(1).normal(size=(5, 2)), dtype=torch.float32)
-    for whole, part in zip(average_films(runs), average_films(runs, projection), strict=True):
-        torch.testing.assert_close(part.frames, whole.frames @ projection, rtol=1e-4, atol=1e-5)
+        assert film.scored.all()
 
 
 def test_what_can_not_be_averaged_is_refused(runs):
@@ -71,12 +65,11 @@ def frames():
 
 def test_the_average_holds_each_frame_of_the_film_in_its_place(frames):
     (film,) = average_films([shown("01", frames, 7), shown("02", -3 * frames[:30], 4)])
-    assert film.start == 4
-    torch.testing.assert_close(film.frames[:4], torch.full((4, 3), 50.0))
-    torch.testing.assert_close(film.frames[4:34], -frames[:30])
-    torch.testing.assert_close(film.frames[34:], frames[30:])
-    assert film.n_runs.tolist() == [2] * 34 + [1] * 10
-    assert film.scored.tolist() == [False] * 4 + [True] * 40
+    # What came before the film began is no part of it.
+    torch.testing.assert_close(film.frames[:30], -frames[:30])
+    torch.testing.assert_close(film.frames[30:], frames[30:])
+    assert film.n_runs.tolist() == [2] * 30 + [1] * 10
+    assert film.scored.all()
 
 
 @pytest.mark.parametrize("unscored", [[7], [7, 8, 9], [7, 30]])
@@ -87,9 +80,8 @@ def test_frames_that_are_not_scored_do_not_shift_the_film(frames, unscored):
     scrubbed = dataclasses.replace(whole, scored=scored)
     others = [shown("02", frames, 4), shown("03", frames, 9)]
     (expected,), (found,) = average_films([whole, *others]), average_films([scrubbed, *others])
-    assert found.start == expected.start == 4
     assert torch.equal(found.frames, expected.frames)
-    torch.testing.assert_close(found.frames[4:], frames)
+    torch.testing.assert_close(found.frames, frames)
 
 
 def test_a_film_of_which_nothing_is_scored_is_refused(frames):

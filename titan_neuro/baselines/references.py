@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from titan_neuro.baselines.sharing import group_runs, locate, shrunk_gain
+from titan_neuro.baselines.sharing import group_runs, shrunk_gain
 from titan_neuro.ops.films import Film, average_films
 from titan_neuro.typing import ForecastModel, FrameRun
 
@@ -95,11 +95,11 @@ class OthersReference:
         film = self.films.get(run.stimulus)
         if film is None:
             return _Follower(self.name, self.base, None, self.gain, 0)
-        return _Follower(self.name, self.base, film.frames, self.gain, first_frame + locate(film, run))
+        return _Follower(self.name, self.base, film.frames, self.gain, first_frame - run.film_start)
 
     def _residuals(self, run: FrameRun, others: Film) -> Iterator[tuple[Tensor, Tensor]]:
         """What the baseline leaves of a run's scored frames, and of the others' film there, block by block."""
-        follower = _Follower(self.name, self.base, others.frames, self.gain, locate(others, run))
+        follower = _Follower(self.name, self.base, others.frames, self.gain, -run.film_start)
         # A frame that nobody else saw is no example.
         covered = torch.as_tensor(run.scored).clone()
         moments = torch.arange(run.n_frames) + follower.moment
@@ -168,10 +168,9 @@ def _take(film: Tensor, start: int, n_frames: int) -> Tensor:
 
 def _without(film: Film, own: Film) -> Film:
     """Take a subject's own film out of the average; zeros, of no run, where nobody else saw it."""
-    shift = film.start - own.start
-    some = slice(shift, shift + len(own.frames))
+    some = slice(len(own.frames))
     total, n_runs = film.frames * film.n_runs[:, None], film.n_runs.clone()
     total[some] -= own.frames * own.n_runs[:, None]
     n_runs[some] -= own.n_runs
     frames = torch.where(n_runs[:, None] > 0, total / n_runs.clamp(min=1)[:, None], 0)
-    return Film(film.stimulus, frames, film.scored, n_runs, film.start)
+    return Film(film.stimulus, frames, film.scored, n_runs)

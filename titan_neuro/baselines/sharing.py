@@ -23,11 +23,6 @@ def group_runs(runs: Sequence[Run]) -> list[list[Run]]:
     return list(groups.values())
 
 
-def locate(film: Film, run: FrameRun) -> int:
-    """Return which frame of the film a run's frame 0 is; negative where the film begins later."""
-    return film.start - run.film_start
-
-
 def isc_weights(pairs: Sequence[tuple[FrameRun, Film]], n_components: int) -> Tensor:
     """Weigh components by their inter-subject correlation, each subject against the average of the others.
 
@@ -45,10 +40,11 @@ def isc_weights(pairs: Sequence[tuple[FrameRun, Film]], n_components: int) -> Te
     """
     total = torch.zeros(n_components)
     for run, film in pairs:
-        offset = locate(film, run)
         rows = torch.as_tensor(run.scored).nonzero()[:, 0]
-        rows = rows[(rows + offset >= 0) & (rows + offset < len(film.frames))]
-        own, others = run.read(0, run.n_frames)[rows, :n_components], film.frames[rows + offset, :n_components]
+        moments = rows - run.film_start
+        inside = (moments >= 0) & (moments < len(film.frames))
+        rows, moments = rows[inside], moments[inside]
+        own, others = run.read(0, run.n_frames)[rows, :n_components], film.frames[moments, :n_components]
         own, others = own - own.mean(0), others - others.mean(0)
         size = (own.norm(dim=0) * others.norm(dim=0)).clamp(min=torch.finfo(own.dtype).tiny)
         total += (own * others).sum(0) / size

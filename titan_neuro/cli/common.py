@@ -231,11 +231,11 @@ def _require_same_preparation(stores: Sequence[RunStore]) -> None:
 
     first = stores[0]
     for store in stores[1:]:
-        for name, value in store.preparation.items():
-            if value != first.preparation[name]:
+        for name in sorted({*first.preparation, *store.preparation}):
+            expected, found = first.preparation.get(name), store.preparation.get(name)
+            if found != expected:
                 raise MismatchError(
-                    f"The prepared runs differ in {name}: {first.key} has {first.preparation[name]}, {store.key} "
-                    f"has {value}.",
+                    f"The prepared runs differ in {name}: {first.key} has {expected}, {store.key} has {found}.",
                     "Prepare all runs with the same settings, or each kind into a folder of its own.",
                 )
 

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from titan_neuro.typing import ForecastModel
 
 logger = logging.getLogger(__name__)
+
+# Raised when the same models and settings come to other scores.
+_METHOD_VERSION = 2
+# Files of the group level that are made here, after the stem.
+_WRITTEN = ("desc-forecast*", "desc-rollout_*", "desc-residuals_*", "desc-ceilings_*", "stat-skillar_*", "stat-r2_*")
 # Of twenty rows, these have maps: what the study is about, and its bar.
 _MAPPED_BASELINE = "ar"
 
@@ -78,18 +83,27 @@ def score(arguments: argparse.Namespace, notes: Sequence[str] = ()) -> pd.DataFr
     study = trained.study
     caveats = [*notes, *trained.folds[0].caveats]
     table_path = Path(f"{trained.stem}_desc-forecast_scores.tsv")
-    fingerprint = digest([asdict(study.evaluation), trained.fingerprints, caveats])
+    rows = [row.name for part in _rows(study.model.horizons) for row in part]
+    fingerprint = digest([asdict(study.evaluation), trained.fingerprints, caveats, rows, _METHOD_VERSION])
     if common.is_done(arguments.output_dir, "evaluate", fingerprint, [table_path]):
         logger.info("The forecasts were scored before: %s", table_path)
     else:
         with common.stage(arguments, "evaluate", fingerprint=fingerprint, seed=study.seeds[0], device=trained.device):
             benchmark = _score_folds(trained)
+            _discard_earlier(Path(trained.stem))
             _write_tables(benchmark, trained.folds[0], study, table_path, caveats)
             _write_maps(benchmark, trained.folds[0], trained.stem, caveats)
     table = pd.read_csv(table_path, sep="\t")
     said = json.loads(table_path.with_suffix(".json").read_text(encoding="utf-8"))["Verdict"]
     print("\n".join([format_table(table), said, *caveats]))  # noqa: T201
     return table
+
+
+def _discard_earlier(stem: Path) -> None:
+    """Remove what an earlier evaluation wrote: a table that is no longer made would pass for one of these."""
+    for kind in _WRITTEN:
+        for path in stem.parent.glob(f"{stem.name}_{kind}"):
+            path.unlink()
 
 
 def _score_folds(trained: TrainedStudy) -> Benchmark:

@@ -91,8 +91,14 @@ def _write(model: Forecaster, view: RunView, horizon: int, space: Any) -> Path:
     import pandas as pd
 
     from titan_neuro.data.derivative import write_nifti
+    from titan_neuro.errors import NoMatchError
     from titan_neuro.files import atomic, write_json
 
+    if view.n_frames <= horizon:
+        raise NoMatchError(
+            f"{view.key}: expected more than {horizon} frames to forecast {horizon} ahead, found {view.n_frames}.",
+            "Choose a shorter --horizon, or leave the run out (--run-id).",
+        )
     stem = view.store.path.name.split("_desc-prepared_")[0] + f"_desc-forecastH{horizon}"
     blocks = _forecasts(model, view, horizon)
     if space.kind == "volume":
@@ -107,8 +113,9 @@ def _write(model: Forecaster, view: RunView, horizon: int, space: Any) -> Path:
         {
             "Description": f"Forecast of each frame made {horizon} frames before it; the first {horizon} frames are 0",
             "RepetitionTime": view.repetition_time,
-            "Units": "standard deviations (causal expanding z-score)",
+            "Units": f"standard deviations ({view.store.record['normaliser']['method']})",
             "Sources": [view.store.path.name],
+            "Caveats": view.store.caveats,
         },
     )
     return path

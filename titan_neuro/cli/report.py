@@ -33,7 +33,7 @@ def execute(arguments: argparse.Namespace) -> None:
         )
     page = arguments.output_dir / "report.html"
     inputs = [*arguments.output_dir.glob("group/*"), *arguments.output_dir.glob("models/*/*/*/*")]
-    if page.is_file() and page.stat().st_mtime > max(path.stat().st_mtime for path in inputs):
+    if page.is_file() and page.stat().st_mtime > max((path.stat().st_mtime for path in inputs), default=0):
         logger.info("The report is up to date: %s", page)
         return
     logger.info("Report: %s", write_report(arguments.output_dir))

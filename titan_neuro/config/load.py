@@ -48,9 +48,9 @@ def load_study(
     given = _read_yaml(config_file) if config_file is not None else {}
     where = str(config_file) if config_file is not None else "settings"
     preset = given.pop("preset", default_preset)
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise ConfigError(
-            f"{where}: no preset {preset!r}.", f"There are: {', '.join(PRESETS)}.{_near(preset, PRESETS)}"
+            f"{where}: no preset {preset!r}.", f"There are: {', '.join(PRESETS)}.{_near(str(preset), PRESETS)}"
         )
     content: dict[str, Any] = _STUDY.dump_python(PRESETS[preset](), mode="json")
     for over in (given, *map(_parse_override, overrides)):

@@ -14,7 +14,7 @@ from titan_neuro.ops.moment_filter import accumulate_evidence, moment_probabilit
 
 # Moments about the one that is forecast, in frames: what is next in the film is a smooth function of them.
 LEADS = (-3, -2, -1, 0, 1, 2, 3)
-# Frames that are read on from at once: a number for each of them, moment and offset is held.
+# Frames of all streams that are read on from at once: a number for each of them, moment and offset is held.
 _BLOCK_FRAMES = 64
 
 
@@ -189,7 +189,7 @@ class FilmMemory(nn.Module):
         sources = [slice(margin - offset, margin - offset + self.n_moments) for offset in offsets]
         inside = torch.stack([films[source] == film for source in sources]).to(probabilities)
         shown = []
-        for block in torch.split(probabilities, _BLOCK_FRAMES, 1):
+        for block in torch.split(probabilities, max(1, _BLOCK_FRAMES // len(probabilities)), 1):
             padded = nn.functional.pad(block, (margin, margin))
             # A sum over moments of what lies so much further is one over what lies there, of probabilities moved on.
             moved = torch.stack([padded[..., source] for source in sources], dim=2)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import add
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -142,7 +141,10 @@ def _of_one_stimulus(runs: Sequence[FrameRun], memory_bytes: int) -> list[_Sums]
 
 
 def _aligned(runs: Sequence[FrameRun], block_frames: int) -> Iterator[tuple[list[Tensor], Tensor]]:
-    """Frames of each run, aligned where the stimulus begins, and whether they are scored: bool ``(runs, block)``."""
+    """Frames of each run, aligned where the stimulus begins, and whether they count: bool ``(runs, block)``.
+
+    Those count that are scored, and at which the head lay still, as in the table of forecasts.
+    """
     lead = min(run.film_start for run in runs)
     starts = [run.film_start - lead for run in runs]
     length = max(run.n_frames - start for run, start in zip(runs, starts, strict=True))
@@ -154,5 +156,5 @@ def _aligned(runs: Sequence[FrameRun], block_frames: int) -> Iterator[tuple[list
             first = min(start + begin, run.n_frames)
             stop = min(first + n_frames, run.n_frames)
             frames.append(run.read(first, stop))
-            scored[row, : stop - first] = torch.from_numpy(np.ascontiguousarray(run.scored[first:stop]))
+            scored[row, : stop - first] = torch.from_numpy((run.scored & ~run.moving)[first:stop])
         yield frames, scored

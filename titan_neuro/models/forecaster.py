@@ -145,6 +145,13 @@ class Observation(NamedTuple):
         return Observation(self.tokens[:, place], self.errors[:, place])
 
 
+class _Reading(NamedTuple):
+    """What the learned part makes of each frame: tokens for the decoder, and the recall's forecasts in the basis."""
+
+    tokens: Tensor
+    forecasts: Tensor
+
+
 class Forecaster(nn.Module):
     """Linear autoregression per feature, what memories recall beyond it, and what a backbone and a decoder learn.
 
@@ -335,25 +342,25 @@ class Forecaster(nn.Module):
     def recall_last(self, seen: Observation) -> Float[Tensor, "B K V"]:
         """Forecast what lies beyond the linear part from the last frame alone, with memories empty at the first."""
         read, _ = self._read(seen, self.forget(len(seen.tokens)), memory_frozen=False, left_out=None)
-        return self._decode(read.at(slice(-1, None)))[:, 0]
+        return self._decode(_Reading(read.tokens[:, -1:], read.forecasts[:, -1:]))[:, 0]
 
     def _read(
         self, seen: Observation, state: MemoryPart, *, memory_frozen: bool, left_out: Tensor | None
-    ) -> tuple[Observation, MemoryPart]:
+    ) -> tuple[_Reading, MemoryPart]:
         """Let backbone and recall say what they make of what was seen: tokens, and errors that are to come."""
         tokens = seen.tokens
         out, backbone = self.backbone(tokens.flatten(1, 2), state.backbone, memory_frozen=memory_frozen)
         out = out.view_as(tokens)
         if self.recall is None:
-            return Observation(out, seen.errors), MemoryPart(backbone, ())
+            return _Reading(out, seen.errors), MemoryPart(backbone, ())
         recalled, recall = self.recall(
             seen.errors, out.mean(dim=2), state.recall[0], left_out=left_out, frozen=memory_frozen
         )
-        return Observation(out, recalled), MemoryPart(backbone, (recall,))
+        return _Reading(out, recalled), MemoryPart(backbone, (recall,))
 
-    def _decode(self, read: Observation) -> Tensor:
+    def _decode(self, read: _Reading) -> Tensor:
         forecasts: Tensor = self.head(read.tokens)
-        return forecasts if self.recall is None else forecasts + read.errors @ self.recall.basis
+        return forecasts if self.recall is None else forecasts + read.forecasts @ self.recall.basis
 
     def start(self) -> ForecasterState:
         """State before the first frame of one run."""

@@ -26,31 +26,29 @@ class Film:
     stimulus : str
         See :class:`titan_neuro.typing.FrameRun`.
     frames : torch.Tensor
-        float32 ``(time, features)``, or components, where they were projected.
+        float32 ``(time, features)``, the first of them the one at which the stimulus begins.
     scored : torch.Tensor
         bool ``(time,)``: scored in at least one run.
     n_runs : torch.Tensor
         int64 ``(time,)``: runs that lasted so long.
-    start : int
-        Frame of this average at which the stimulus begins, where every frame is averaged.
     """
 
     stimulus: str
     frames: Tensor
     scored: Tensor
     n_runs: Tensor
-    start: int
 
 
-def average_films(runs: Sequence[FrameRun], projection: Tensor | None = None, *, every: int = 1) -> list[Film]:
-    """Average the runs of each stimulus, aligned where it begins.
+def average_films(runs: Sequence[FrameRun], *, every: int = 1) -> list[Film]:
+    """Average the runs of each stimulus from where it begins.
+
+    What a run holds before belongs to no film that is known: a fixation, or the end of the part of the film that was
+    shown in the run before, which may be held out.
 
     Parameters
     ----------
     runs : sequence of FrameRun
         Training runs, of any number of subjects and stimuli.
-    projection : torch.Tensor, optional
-        ``(features, components)``: average ``frames @ projection`` in place of the frames.
     every : int
         Average every so many frames alone, at least 1.
 
@@ -72,24 +70,21 @@ def average_films(runs: Sequence[FrameRun], projection: Tensor | None = None, *,
         if not run.scored.any():
             raise TrainingError(f"{run.key}: has no scored frame.", "Check the events that mark scored frames.")
         by_stimulus.setdefault(run.stimulus, []).append(run)
-    width = n_features if projection is None else projection.shape[1]
-    return [_average(by_stimulus[stimulus], projection, width, every) for stimulus in sorted(by_stimulus)]
+    return [_average(by_stimulus[stimulus], n_features, every) for stimulus in sorted(by_stimulus)]
 
 
-def _average(runs: Sequence[FrameRun], projection: Tensor | None, width: int, every: int) -> Film:
-    # What only some runs hold before the stimulus begins is left out.
-    lead = min(run.film_start for run in runs)
-    skips = [run.film_start - lead for run in runs]
-    length = -(-max(run.n_frames - skip for run, skip in zip(runs, skips, strict=True)) // every)
-    total = torch.zeros(length, width, dtype=torch.float64)
+def _average(runs: Sequence[FrameRun], n_features: int, every: int) -> Film:
+    length = -(-max(run.n_frames - run.film_start for run in runs) // every)
+    total = torch.zeros(length, n_features, dtype=torch.float64)
     n_runs = torch.zeros(length, dtype=torch.int64)
     scored = torch.zeros(length, dtype=torch.bool)
     block = every * max(1, _BLOCK_FRAMES // every)
-    for run, skip in zip(runs, skips, strict=True):
-        for start in range(skip, run.n_frames, block):
+    for run in runs:
+        for start in range(run.film_start, run.n_frames, block):
             frames = run.read(start, min(start + block, run.n_frames))[::every]
-            place = slice((start - skip) // every, (start - skip) // every + len(frames))
-            total[place] += frames if projection is None else frames @ projection
+            first = (start - run.film_start) // every
+            place = slice(first, first + len(frames))
+            total[place] += frames
             n_runs[place] += 1
             scored[place] |= torch.as_tensor(run.scored[start : start + block : every])
-    return Film(runs[0].stimulus, (total / n_runs[:, None]).float(), scored, n_runs, lead)
+    return Film(runs[0].stimulus, (total / n_runs[:, None]).float(), scored, n_runs)

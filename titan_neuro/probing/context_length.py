@@ -106,7 +106,7 @@ class ContextLengthProbe:
 
     def _targets(self, run: FrameRun) -> Tensor:
         ahead = max(self.horizons)
-        scored = np.asarray(run.scored)
+        scored = np.asarray(run.scored & ~run.moving)
         usable = np.logical_and.reduce([np.roll(scored, -horizon) for horizon in self.horizons])
         usable[run.n_frames - ahead :] = False
         frames = np.flatnonzero(usable)

@@ -17,7 +17,7 @@ from titan_neuro.files import atomic, write_json
 from titan_neuro.models.forecaster import Forecaster, ForecasterConfig
 
 SCHEMA = "titan-neuro-forecaster"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _CONFIG = TypeAdapter(ForecasterConfig)
 
 
@@ -31,10 +31,16 @@ def save_forecaster(folder: Path, model: Forecaster, record: Mapping[str, Any]) 
     record : mapping
         JSON; ``data`` (what the model is bound to: see :func:`require_match`) and whatever else should be known.
     """
+    discard_record(folder)
     with atomic(folder / "model.safetensors") as path:
         save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, path)
     content = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "n_features": model.n_features}
     write_json(folder / "model.json", {**content, "config": _CONFIG.dump_python(model.config, mode="json"), **record})
+
+
+def discard_record(folder: Path) -> None:
+    """Take ``model.json`` away before anything that it speaks of changes."""
+    (folder / "model.json").unlink(missing_ok=True)
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

@@ -31,7 +31,7 @@ from titan_neuro.models.forecaster import Forecaster, ForecasterConfig
 from titan_neuro.models.recall import Recall
 from titan_neuro.ops.autoregression import Autoregression, fit_autoregression
 from titan_neuro.provenance import commit, digest, versions
-from titan_neuro.training.checkpoint import read_record, save_forecaster
+from titan_neuro.training.checkpoint import discard_record, read_record, save_forecaster
 from titan_neuro.training.features import cached_features
 from titan_neuro.training.masked_volumes import PretrainingConfig
 from titan_neuro.training.module import ForecastModule
@@ -40,6 +40,9 @@ from titan_neuro.training.streams import StreamWindows
 from titan_neuro.training.trainer import fit, make_trainer, quiet_lightning
 
 logger = logging.getLogger(__name__)
+
+# Raised when the same settings and data come to other weights: models that are there already are then trained again.
+_METHOD_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -118,7 +121,11 @@ class FoldData:
         return self._linear[key]
 
     def recall(self, model: ForecasterConfig) -> Recall | None:
-        """Fit the memories that a model begins with, once for all seeds."""
+        """Fit the memories that a model begins with, once for all seeds.
+
+        To the training and validation runs, as the linear skip; a validation run is then read with what was fitted
+        without it. Where test runs show what no training run did, no film is remembered.
+        """
         if model.recall is None:
             return None
         key = (model.recall, model.horizons, model.backbone.dim)
@@ -130,7 +137,11 @@ class FoldData:
                 )
             linear = self.linear_skip(model.horizons)
             fit_recall(
-                recall, self.part((*self.fold.train, *self.fold.validation)), linear.coefficients, linear.intercept
+                recall,
+                self.part((*self.fold.train, *self.fold.validation)),
+                linear.coefficients,
+                linear.intercept,
+                film_is_shared=self.protocol == "subject",
             )
             self._recall[key] = recall
         return self._recall[key]
@@ -155,6 +166,7 @@ def fold_fingerprint(data: FoldData, model: ForecasterConfig, training: Training
         "seed": seed,
         # Another version may build another model from the same settings.
         "version": versions()["titan-neuro"],
+        "method": _METHOD_VERSION,
         "data": data.identity(),
         "runs": {key: data.runs[key].store.record["fingerprint"] for key in (*fold.train, *fold.validation)},
         "parts": [fold.train, fold.validation],
@@ -219,6 +231,7 @@ def train_fold(
         module, training, _Windows(train_runs, validation_runs, model, training, seed, features), checkpoints, device
     )
     table = pd.DataFrame(module.history)
+    discard_record(folder)
     with atomic(folder / "training.csv") as path:
         table.to_csv(path, index=False)
     chosen = table.set_index("epoch").loc[epoch]
@@ -232,7 +245,7 @@ def train_fold(
         "test": data.fold.test,
         "selected_epoch": epoch,
         "validation_skill_ar": float(chosen["validation_skill_ar"]),
-        "n_parameters": sum(parameter.numel() for parameter in forecaster.parameters()),
+        "n_parameters": sum(each.numel() for each in forecaster.parameters() if each.requires_grad),
         "seed": seed,
         "versions": versions(),
         "commit": commit(),

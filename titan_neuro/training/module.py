@@ -58,7 +58,8 @@ class ForecastModule(lightning.LightningModule):
                 f"The loss is {loss.item()} in epoch {self.current_epoch}, step {batch_index}.",
                 _NOT_FINITE_HINT,
             )
-        self._train_volumes += len(batch.frames) * (batch.frames.shape[1] - max(self.forecaster.horizons))
+        n_streams = sum(key != "" for key in batch.keys)
+        self._train_volumes += n_streams * (batch.frames.shape[1] - max(self.forecaster.horizons))
         self._train_sum += float(squared.detach())
         self._train_count += count
         self.log("loss", loss.detach(), prog_bar=True, batch_size=1)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from pydantic import TypeAdapter
@@ -112,12 +113,13 @@ def pretrain_swin(
             return load_file(path)
         except SafetensorError:
             logger.warning("%s is damaged; the Swin is pre-trained again.", path)
-    seed += data.fold.number
-    lightning.seed_everything(seed, verbose=False)
+    # Of both numbers, so that no fold of one seed draws what another fold of another seed does.
+    drawn = int(np.random.SeedSequence([seed, data.fold.number]).generate_state(1)[0])
+    lightning.seed_everything(drawn, verbose=False)
     if data.space.mask is None:
         raise MismatchError("Masked volumes need volumes, found parcels.")
     swin = SwinTokenizer(tokenizer, torch.from_numpy(data.space.mask), dim=1)
-    module = MaskedVolumes(swin, tokenizer, config, seed=seed * 1_000_003)
+    module = MaskedVolumes(swin, tokenizer, config, seed=drawn)
     with quiet_lightning():
         trainer = make_trainer(
             folder,
@@ -126,7 +128,7 @@ def pretrain_swin(
             gradient_clip_val=config.gradient_clip,
             callbacks=[ModelCheckpoint(dirpath=folder, save_last=True), TQDMProgressBar()],
         )
-        batches = _Batches(data.part(data.fold.train), config, seed)
+        batches = _Batches(data.part(data.fold.train), config, drawn)
         fit(trainer, module, batches, folder / "last.ckpt")
     logger.info("Hidden voxels' mean squared error: %s.", ", ".join(f"{loss:.3f}" for loss in module.losses))
     weights = {name: value.detach().cpu().contiguous() for name, value in swin.swin.state_dict().items()}

@@ -94,7 +94,7 @@ class StreamWindows(Dataset[Windows]):
                 waiting = [self._pieces(int(run), rng) for run in order][::-1]
                 n_passes += 1
             for lane in lanes:
-                if not lane and waiting:
+                while not lane and waiting:
                     lane.extend(waiting.pop())
             if not any(lanes):
                 return steps

@@ -76,6 +76,8 @@ def quiet_lightning() -> Iterator[None]:
         warnings.filterwarnings("ignore", ".*The `srun` command is available.*")
         warnings.filterwarnings("ignore", ".*Checkpoint directory.*exists and is not empty.*")
         warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
-        yield
-    for log, level in zip(loud, levels, strict=True):
-        log.setLevel(level)
+        try:
+            yield
+        finally:
+            for log, level in zip(loud, levels, strict=True):
+                log.setLevel(level)

@@ -24,7 +24,9 @@ from titan_neuro.typing import FrameRun
 __all__ = ["fit_recall"]
 
 
-def fit_recall(recall: Recall, runs: Sequence[FrameRun], coefficients: Tensor, intercept: Tensor) -> None:
+def fit_recall(
+    recall: Recall, runs: Sequence[FrameRun], coefficients: Tensor, intercept: Tensor, *, film_is_shared: bool = True
+) -> None:
     """Fit `recall` to the errors that linear autoregression makes on `runs`.
 
     Parameters
@@ -35,6 +37,9 @@ def fit_recall(recall: Recall, runs: Sequence[FrameRun], coefficients: Tensor, i
         Training runs.
     coefficients, intercept : torch.Tensor
         Of the linear skip, ``(horizons, order, features)`` and ``(horizons, features)``.
+    film_is_shared : bool
+        False where those who are to be forecast are shown another film than `runs`: then none is remembered, and
+        nothing is chosen as if it could be recalled.
 
     Raises
     ------
@@ -49,7 +54,7 @@ def fit_recall(recall: Recall, runs: Sequence[FrameRun], coefficients: Tensor, i
     for run, fold in zip(made, group_runs(made), strict=True):
         run.fold = fold
     recall.runs = {run.key: (its.subject, its.fold) for run, its in zip(runs, made, strict=True)}
-    films = collect_films(runs, made, len(subjects))
+    films = collect_films(made if film_is_shared else [], len(subjects), recall.width)
     fit_film(recall, made, films, film_directions)
     fit_linear(recall, made)
     fit_echoes(recall, made)

@@ -31,6 +31,8 @@ class ComponentRun:
     ----------
     subject : int
         Index.
+    stimulus : str
+        What was shown.
     film_start : int
         Frame at which the stimulus begins.
     frames : torch.Tensor
@@ -40,7 +42,7 @@ class ComponentRun:
     scored : torch.Tensor
         bool ``(time,)``.
     film_place : int
-        Place of frame 0 in the films, which may lie before their beginning; set by `collect_films`.
+        Where the run's film begins among the films; set by `collect_films`.
     base : torch.Tensor
         Forecasts without the memory, from weights that were fitted without the run's fold, so that what is left of its
         errors is as large as it will be in a subject of the test; set by `fit_linear`.
@@ -49,6 +51,7 @@ class ComponentRun:
     """
 
     subject: int
+    stimulus: str
     film_start: int
     frames: Tensor
     errors: Tensor
@@ -126,7 +129,7 @@ def project_run(recall: Recall, run: FrameRun, subject: int, coefficients: Tenso
     errors = torch.zeros(len(seen), n_horizons, recall.width)
     for index, horizon in enumerate(recall.horizons):
         errors[horizon:, index] = seen[horizon:] - expected[:-horizon, index]
-    return ComponentRun(subject, run.film_start, seen, errors, torch.as_tensor(run.scored))
+    return ComponentRun(subject, run.stimulus, run.film_start, seen, errors, torch.as_tensor(run.scored))
 
 
 def group_runs(made: Sequence[ComponentRun]) -> list[int]:

@@ -11,7 +11,6 @@ from torch import Tensor
 from titan_neuro.models.closed_form.components import ComponentRun, left_out
 from titan_neuro.models.recall import Recall
 from titan_neuro.ops.moment_filter import moment_probabilities
-from titan_neuro.typing import FrameRun
 
 # Frames by which choices are made: more of them make choosing slower, not better.
 CHOOSING_FRAMES = 12_000
@@ -57,35 +56,35 @@ class Films:
 
 
 def choosing(runs: Sequence[ComponentRun]) -> list[int]:
-    """Indices of the runs by which choices are made, evenly spread."""
+    """Indices of the runs by which choices are made, evenly spread over subjects and over what was shown."""
     every = max(1, -(-sum(len(run.frames) for run in runs) // CHOOSING_FRAMES))
-    return list(range(0, len(runs), every))
+    shown: dict[str, list[int]] = {}
+    for index, run in enumerate(runs):
+        shown.setdefault(run.stimulus, []).append(index)
+    # Counted through, one run of every so many could always be the same part of the film.
+    return sorted(index for start, which in enumerate(shown.values()) for index in which[start % every :: every])
 
 
-def collect_films(runs: Sequence[FrameRun], made: Sequence[ComponentRun], n_subjects: int) -> Films:
-    """Line up, where the stimulus begins, the runs of each that two subjects or more have seen."""
+def collect_films(made: Sequence[ComponentRun], n_subjects: int, width: int) -> Films:
+    """Line up the runs of each stimulus that two subjects or more have seen, from where it begins."""
     shown: dict[str, list[ComponentRun]] = {}
-    for run, components in zip(runs, made, strict=True):
-        shown.setdefault(run.stimulus, []).append(components)
+    for run in made:
+        shown.setdefault(run.stimulus, []).append(run)
     shared = [shown[name] for name in sorted(shown) if len({member.subject for member in shown[name]}) > 1]
     which: list[int] = []
     for number, members in enumerate(shared):
-        lead = min(member.film_start for member in members)
         for member in members:
-            member.film_place = len(which) - (member.film_start - lead)
-        which += [number] * max(len(member.frames) - member.film_start + lead for member in members)
-    size = (n_subjects, len(which), made[0].frames.shape[1])
+            member.film_place = len(which)
+        which += [number] * max(len(member.frames) - member.film_start for member in members)
+    size = (n_subjects, len(which), width)
     films = Films(torch.zeros(size), torch.zeros(size), torch.zeros(size[:2], dtype=torch.bool), torch.tensor(which))
     n_runs = torch.zeros(size[:2])
-    for number, members in enumerate(shared):
-        begin = which.index(number)
-        for member in members:
-            if member.film_place is not None:
-                skip = max(0, begin - member.film_place)
-                place = slice(member.film_place + skip, member.film_place + len(member.frames))
-                films.innovations[member.subject, place] += member.innovations[skip:]
-                films.frames[member.subject, place] += member.frames[skip:]
-                n_runs[member.subject, place] += 1
+    for member in made:
+        if member.film_place is not None:
+            place = slice(member.film_place, member.film_place + len(member.frames) - member.film_start)
+            films.innovations[member.subject, place] += member.innovations[member.film_start :]
+            films.frames[member.subject, place] += member.frames[member.film_start :]
+            n_runs[member.subject, place] += 1
     # Who saw a film twice counts once.
     films.innovations.div_(n_runs.clamp_min(1)[..., None])
     films.frames.div_(n_runs.clamp_min(1)[..., None])
@@ -148,9 +147,9 @@ def _signal_and_noise(made: Sequence[ComponentRun], films: Films) -> tuple[Tenso
 
 
 def along(run: ComponentRun, values: Tensor) -> Tensor:
-    """Rows of the films at the frames of a run, ``(time, ...)``; 0 before the film's beginning."""
-    index = torch.arange(len(run.frames)) + (run.film_place or 0)
-    return values[index.clamp_min(0)] * (index >= 0).view(-1, *[1] * (values.ndim - 1))
+    """Rows of the films at the frames of a run, ``(time, width)``; 0 before the film's beginning."""
+    since = torch.arange(len(run.frames)) - run.film_start
+    return values[(run.film_place or 0) + since.clamp_min(0)] * (since >= 0)[:, None]
 
 
 def _errors(
