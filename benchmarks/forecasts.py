@@ -20,7 +20,7 @@ import pandas as pd
 from common import ROOT, BenchmarkError, provenance
 
 from titan_neuro import cli
-from titan_neuro.evaluation.verdict import COMPARED, interval
+from titan_neuro.evaluation.verdict import interval
 from titan_neuro.files import write_json, write_text
 from titan_neuro.metrics import bootstrap_interval
 
@@ -44,12 +44,15 @@ class Study:
         What is simulated, as ``--set`` takes it.
     settings : tuple of str
         Of the study, as ``--set`` takes them.
+    caveat : str
+        What was done to the recordings before, and bears on every number.
     """
 
     title: str
     recordings: str | None = None
     simulated: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
+    caveat: str = ""
 
 
 STUDIES = {
@@ -62,7 +65,13 @@ STUDIES = {
         ),
         settings=("model.horizons=[1, 2, 3, 6, 10, 20]",),
     ),
-    "sitcom": Study(title="Forecasts of the sitcom, held-out subjects, 200 parcels", recordings="sitcom-parcels"),
+    "sitcom": Study(
+        title="Forecasts of the sitcom, held-out subjects, the same film, 200 parcels",
+        recordings="sitcom-parcels",
+        caveat="These recordings were high-passed over whole runs before they came here: there is next to nothing "
+        "below 0.009 Hz. Such a hole can be foretold from far back, by any row that looks so far, and most of all by "
+        "var-online; linear AR sees 8 frames (docs/log.md).",
+    ),
     "haxby": Study(
         title="Forecasts of haxby25mm, one subject, leave-one-run-out",
         recordings="haxby25mm",
@@ -142,12 +151,17 @@ def _read(output: Path, what: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     return table, json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
 
 
+def _records(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text(encoding="utf-8")) for path in output.glob("models/*/*/*/model.json")]
+
+
 def differences(scores: pd.DataFrame, subjects: pd.DataFrame, *, n_resamples: int, seed: int) -> pd.DataFrame:
-    """`skill_ar` of the main model less that of others, within each subject, with intervals over subjects."""
+    """`skill_ar` of the main model less that of each other forecaster, within the subjects; intervals over them."""
     main = scores.loc[scores["kind"] == "model", "model"].iloc[0]
     wide = subjects.pivot_table("skill_ar", ["subject", "horizon_frames"], "model")
     rows = []
-    for other in (*COMPARED, f"{main}-frozen"):
+    kinds = scores.drop_duplicates("model").set_index("model")["kind"]
+    for other in kinds[(kinds != "reference") & (kinds.index != main)].index:
         for horizon in sorted(scores["horizon_frames"].unique()):
             at = wide.xs(horizon, level="horizon_frames")
             values = (at[main] - at[other]).to_numpy()
@@ -192,7 +206,14 @@ def page(title: str, found: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
         brief = rollouts[
             rollouts["kind"].isin(("model", "control", "rival")) | rollouts["model"].isin(("ar", "var", "var-online"))
         ]
-        parts += ["## Rollouts: the model reads its own forecasts", "skill_ar:", wide_table(brief, ["model"])]
+        targets = brief.groupby("model", sort=False)["n_targets"].max()
+        parts += [
+            "## Rollouts: the model reads its own forecasts",
+            "Rows without a batched path are begun from every eighth of the origins, and each row is held against "
+            "linear AR on its own targets: "
+            f"{', '.join(f'{name} {count}' for name, count in targets.items())}.",
+        ]
+        parts += ["skill_ar:", wide_table(brief, ["model"])]
         parts += ["Variance over that of the targets; 1 is right:", wide_table(brief, ["model"], "variance_ratio")]
     return "\n\n".join(parts) + "\n"
 
@@ -231,7 +252,9 @@ def main(arguments: list[str]) -> None:
     facts = provenance(arguments)
     output = go(study, work, options.source, settings)
     facts |= {"simulated": list(study.simulated), "settings": [*study.settings, *settings]}
+    facts["models_of_commits"] = sorted({record["commit"] or "unknown" for record in _records(output)})
     found = collect(output)
+    found["caveats"] += [study.caveat] * bool(study.caveat)
     told = page(study.title, found, facts)
     tables = {name: value.to_dict("records") for name, value in found.items() if isinstance(value, pd.DataFrame)}
     # JSON knows no NaN.

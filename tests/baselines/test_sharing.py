@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from film_runs import ar1_noise, as_run, film_runs
+from film_runs import as_run, film_runs
 
-from titan_neuro.baselines.sharing import choose_option, group_runs, held_out_change, isc_weights, locate, shrunk_gain
+from titan_neuro.baselines.sharing import choose_option, group_runs, held_out_change, isc_weights, shrunk_gain
 from titan_neuro.ops.films import average_films
 
 
@@ -30,14 +30,6 @@ def test_without_anything_shared_all_weights_are_one():
     runs = [as_run(sign * opposite, f"sub-{sign}_task-film") for sign in (-1, 1)]
     pairs = [(run, average_films([other])[0]) for run, other in (runs, runs[::-1])]
     assert torch.equal(isc_weights(pairs, 4), torch.ones(4))
-
-
-@pytest.mark.parametrize(("lead", "other_lead"), [(10, 10), (10, 4), (4, 10)])
-def test_a_run_is_found_in_the_film_by_where_it_begins(lead, other_lead):
-    noise = ar1_noise(np.random.default_rng(0), 60, 3, 0.5)
-    run, other = as_run(noise, "sub-01_task-film", lead), as_run(noise, "sub-02_task-film", other_lead)
-    assert locate(average_films([other])[0], run) == other_lead - lead
-    assert locate(average_films([run, other])[0], run) == min(lead, other_lead) - lead
 
 
 def test_gains_that_subjects_agree_on_are_those_of_least_squares():

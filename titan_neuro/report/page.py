@@ -135,7 +135,9 @@ def _rollouts_section(results: Results) -> dict[str, Any] | None:
         "groups": score_groups(rollouts, ROLLOUT_METRICS),
         "source": svg_uri(horizon_figure(rollouts, None, "skill_ar", results.main_model)),
         "alt": f"skill_ar of rollouts over horizon, a line per model. {_values_in_words(main, 'skill_ar')}",
-        "caption": f"Rollouts. n = {_count(n_subjects, 'subject')}. {_interval_words(n_subjects)} {_NOT_TESTED}",
+        "caption": f"Rollouts. n = {_count(n_subjects, 'subject')}. {_interval_words(n_subjects)} {_NOT_TESTED} "
+        "Baselines are begun from every eighth of the frames that the models are begun from; each row is held against "
+        "linear AR on its own targets.",
         "residuals": [] if results.residuals is None else residual_rows(results.residuals),
     }
 
