@@ -45,8 +45,8 @@ class ForecastMemory(nn.Module):
     One head of a Titans memory (Behrouz et al. 2025, equations 12 to 16) for each horizon. Where the paper takes key
     and value from one token, the key of horizon ``h`` waits ``h`` frames for its value, so that the loss whose gradient
     is the surprise, ``||M(k_(t-h)) - v_t||^2``, is the error of a forecast. The query of frame ``t`` is its key: what
-    is read is what such a moment has led to in *this* recording so far. The memory starts empty (its initial weights
-    are 0) and holds what the subject does otherwise than the subjects of the training.
+    is read is what such a moment has led to in *this* recording so far. The memory starts at 0 (gradients may
+    give it another start) and holds what the subject does otherwise than the subjects of the training.
 
     Parameters
     ----------
@@ -69,6 +69,10 @@ class ForecastMemory(nn.Module):
         ``(horizons, key width)``: how much each part counts. Keys are cut to length 1.
     context_map : torch.nn.Parameter
         ``(horizons, context key width, context width)``.
+    initial_weights : torch.nn.Parameter
+        ``(horizons, value width, key width + context key width)``: what the memory holds before the first frame.
+    gates : torch.nn.Linear
+        From the context to forgetting, momentum and step of each horizon.
     gain : torch.nn.Parameter
         ``(horizons, value width)``: how much of what is read is believed. Where nothing can be learned, what is read is
         noise.
