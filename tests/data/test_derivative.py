@@ -84,13 +84,13 @@ def _described(root):
 
 def test_maps_are_read_back_by_nibabel(space, tmp_path):
     values = np.random.default_rng(0).normal(size=space.n_features)
-    path = write_map(tmp_path / "task-x_stat-r2_desc-arH1", space, values, {"Units": "1"})
+    path = write_map(tmp_path / "task-x", "stat-r2_desc-arH1", space, values, {"Units": "1"})
     image = nib.load(path)
-    assert path.name == "task-x_stat-r2_desc-arH1_statmap.nii.gz"
+    assert path.name == "task-x_space-MNI152NLin2009cAsym_stat-r2_desc-arH1_statmap.nii.gz"
     np.testing.assert_allclose(image.affine, space.affine)
     np.testing.assert_allclose(image.get_fdata()[space.mask], values, rtol=1e-6)
     assert np.isnan(image.get_fdata()[~space.mask]).all()
-    sidecar = json.loads((tmp_path / "task-x_stat-r2_desc-arH1_statmap.json").read_text())
+    sidecar = json.loads((tmp_path / path.name.replace(".nii.gz", ".json")).read_text())
     assert sidecar == {"Units": "1", "Space": "MNI152NLin2009cAsym"}
 
 
@@ -107,6 +107,7 @@ def test_a_series_is_written_in_blocks(space, tmp_path):
 
 def test_parcels_become_a_table(tmp_path):
     parcels = Space(kind="parcels", name="Schaefer", parcels=("a", "b"))
-    path = write_map(tmp_path / "m", parcels, np.array([0.5, np.nan]), {})
+    path = write_map(tmp_path / "task-x", "stat-r2_desc-arH1", parcels, np.array([0.5, np.nan]), {})
+    assert path.name == "task-x_seg-Schaefer_stat-r2_desc-arH1_statmap.tsv"
     assert pd.read_csv(path, sep="\t", na_values="n/a")["value"].tolist()[0] == 0.5
     assert "n/a" in path.read_text()

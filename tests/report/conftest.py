@@ -134,7 +134,8 @@ class OutputFolder:
         return np.where(self.mask.get_fdata() > 0, centre + spread * field / field.std(), np.nan)
 
     def volume(self, stat, desc, data, space="MNI152NLin2009cAsym"):
-        stem = self.group / f"task-film_stat-{stat}_desc-{desc}_statmap"
+        place = "" if space == "native" else f"_space-{space}"
+        stem = self.group / f"task-film{place}_stat-{stat}_desc-{desc}_statmap"
         self.group.mkdir(parents=True, exist_ok=True)
         nibabel.Nifti1Image(data.astype(np.float32), self.mask.affine).to_filename(f"{stem}.nii.gz")
         write_json(Path(f"{stem}.json"), {"Space": space})
@@ -147,7 +148,7 @@ class OutputFolder:
         return self
 
     def parcel_table(self, stat, desc, labels, values):
-        stem = self.group / f"task-film_stat-{stat}_desc-{desc}_statmap"
+        stem = self.group / f"task-film_seg-Schaefer2018_stat-{stat}_desc-{desc}_statmap"
         rows = [(label, float(value)) for label, value in zip(labels, values, strict=True)]
         write_table(Path(f"{stem}.tsv"), ["parcel", "value"], rows)
         write_json(Path(f"{stem}.json"), {"Space": "Schaefer2018"})

@@ -136,7 +136,7 @@ def test_each_part_alone_makes_a_page(output_folder, part):
 
 def test_a_map_that_is_missing_or_empty_is_named(output_folder, coarse_mask):
     output = output_folder().scores().volumes().curve()
-    for path in output.group.glob("task-film_stat-r2_desc-arH1_statmap.*"):
+    for path in output.group.glob("task-film*_stat-r2_desc-arH1_statmap.*"):
         path.unlink()
     output.volume("timescale", "contextlength", np.full(coarse_mask.shape, np.nan))
     text = page_of(output).text

@@ -122,14 +122,16 @@ def test_refuses_a_table_without_its_sidecar(full_output):
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"Space": "native"'])
 def test_refuses_a_broken_sidecar(full_output, content):
-    path = full_output.group / "task-film_stat-r2_desc-arH1_statmap.json"
+    path = full_output.group / "task-film_space-MNI152NLin2009cAsym_stat-r2_desc-arH1_statmap.json"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(MetadataError, match=r"stat-r2_desc-arH1_statmap\.json"):
         read_results(full_output.root)
 
 
 def test_refuses_a_map_that_does_not_say_its_space(full_output):
-    (full_output.group / "task-film_stat-r2_desc-arH1_statmap.json").write_text("{}", encoding="utf-8")
+    (full_output.group / "task-film_space-MNI152NLin2009cAsym_stat-r2_desc-arH1_statmap.json").write_text(
+        "{}", encoding="utf-8"
+    )
     with pytest.raises(MetadataError, match="keys Space are missing"):
         read_results(full_output.root)
 

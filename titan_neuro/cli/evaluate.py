@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 # Raised when the same models and settings come to other scores.
 _METHOD_VERSION = 2
 # Files of the group level that are made here, after the stem.
-_WRITTEN = ("desc-forecast*", "desc-rollout_*", "desc-residuals_*", "desc-ceilings_*", "stat-skillar_*", "stat-r2_*")
+_WRITTEN = ("desc-forecast*", "desc-rollout_*", "desc-residuals_*", "desc-ceilings_*", "*stat-skillar_*", "*stat-r2_*")
 # Of twenty rows, these have maps: what the study is about, and its bar.
 _MAPPED_BASELINE = "ar"
 
@@ -170,4 +170,4 @@ def _write_maps(benchmark: Benchmark, data: FoldData, stem: str, caveats: Sequen
                 "Protocol": benchmark.protocol,
                 "Caveats": list(caveats),
             }
-            write_map(Path(f"{stem}_{label}"), data.space, scores.feature_map(metric, model, horizon), facts)
+            write_map(Path(stem), label, data.space, scores.feature_map(metric, model, horizon), facts)

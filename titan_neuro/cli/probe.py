@@ -82,7 +82,8 @@ def _write(probe: Any, study: Any, stem: str, curve_path: Path, data: Any) -> No
         },
     )
     write_map(
-        Path(f"{stem}_stat-timescale_desc-contextlength"),
+        Path(stem),
+        "stat-timescale_desc-contextlength",
         data.space,
         probe.timescale(),
         {

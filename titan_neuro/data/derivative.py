@@ -135,13 +135,16 @@ def _source(bids_dir: Path) -> dict[str, str]:
     return {**source, "DOI": str(doi)} if doi else source
 
 
-def write_map(stem: Path, space: Space, values: np.ndarray, facts: Mapping[str, Any]) -> Path:
+def write_map(stem: Path, label: str, space: Space, values: np.ndarray, facts: Mapping[str, Any]) -> Path:
     """Write one number for each voxel or parcel, with its sidecar.
 
     Parameters
     ----------
     stem : Path
-        Name up to the suffix: ``group/task-movie_stat-r2_desc-arH1``.
+        Beginning of the name: ``group/task-movie``.
+    label : str
+        Its other entities: ``stat-r2_desc-arH1``. Between the two the name says where the map lies: ``space-`` for
+        volumes (nothing where they are in their native space), ``seg-`` for parcels.
     space : Space
     values : numpy.ndarray
         ``(features,)``; NaN where there is no value.
@@ -153,7 +156,10 @@ def write_map(stem: Path, space: Space, values: np.ndarray, facts: Mapping[str, 
     Path
         ``*_statmap.nii.gz`` for volumes (NaN outside the mask), ``*_statmap.tsv`` (columns parcel, value) for parcels.
     """
-    if space.mask is None or space.affine is None:
+    is_volume = space.mask is not None and space.affine is not None
+    place = "" if space.name == "native" else f"_{'space' if is_volume else 'seg'}-{space.name}"
+    stem = stem.with_name(f"{stem.name}{place}_{label}")
+    if not is_volume:
         path = stem.with_name(f"{stem.name}_statmap.tsv")
         table = pd.DataFrame({"parcel": space.parcels, "value": values})
         with atomic(path) as temporary:

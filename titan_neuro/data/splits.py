@@ -30,8 +30,8 @@ class SplitConfig:
         Number of folds; with as many units or fewer it is leave-one-out, and it is more where so few would leave
         nothing to train on. In ``strict``, fold ``i`` tests the ``i``-th group of subjects on the ``i``-th of runs.
     validation_share : float
-        Share of a fold's remaining units, at least one, that chooses the epoch: no gradient comes from it. What is fitted
-        in closed form (linear AR, recall, baselines) sees it, as it sees training runs.
+        Share of a fold's remaining units, at least one, that chooses the epoch: no gradient comes from it. What is
+        fitted in closed form (linear AR, recall, baselines) sees it, as it sees training runs.
     """
 
     by: Literal["auto", "subject", "run", "strict"] = "auto"

@@ -48,7 +48,8 @@ _TRAINING_NUMBERS = ("epoch", "validation_skill_ar", "volumes_per_s")
 _WHOLE_NUMBERS = frozenset({"horizon_frames", "n_subjects", "n_runs", "n_frames", "n_seeds", "n_targets", "epoch"})
 _GROUP_FILE = re.compile(r"^task-(?P<task>[A-Za-z0-9]+)_")
 _MAP_NAME = re.compile(
-    r"^task-[A-Za-z0-9]+_stat-(?P<stat>[A-Za-z0-9]+)_desc-(?P<desc>[A-Za-z0-9]+)_statmap(\.nii\.gz|\.tsv)$"
+    r"^task-[A-Za-z0-9]+(_(space|seg)-[A-Za-z0-9]+)?_stat-(?P<stat>[A-Za-z0-9]+)_desc-(?P<desc>[A-Za-z0-9]+)"
+    r"_statmap(\.nii\.gz|\.tsv)$"
 )
 _FORECAST_DESC = re.compile(r"^(?P<model>[A-Za-z0-9]+?)H(?P<horizon>[0-9]+)$")
 _AGAIN = "Make the file anew with the stage that wrote it; the files of OUT are not meant to be edited."
