@@ -27,7 +27,7 @@ class Run:
         for t in range(REACH + 1, self.n_frames):
             frames[t] += 0.9 * frames[t - REACH - 1]
         self.frames = torch.from_numpy((frames / frames.std()).astype(np.float32))
-        self.scored = np.arange(self.n_frames) >= 20
+        self.scored, self.moving = np.arange(self.n_frames) >= 20, np.zeros(self.n_frames, dtype=bool)
 
     def read(self, start, stop):
         return self.frames[start:stop]

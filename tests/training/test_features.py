@@ -138,6 +138,6 @@ def test_training_is_the_same_with_them_as_without(volume_fold, volume_model, tm
         # In pre-training, and once for each of three runs of 90 frames in blocks of 64.
         assert (len(seen) == 2 + 3 * 2) == (name == "with")
         tables.append(pd.read_csv(tmp_path / name / "training.csv"))
-    columns = ["train_loss", "validation_mse", "validation_skill_ar"]
-    np.testing.assert_allclose(*(table[columns].to_numpy() for table in tables), rtol=1e-3, atol=1e-4)
+    columns = ["train_loss", "validation_mse"]
+    np.testing.assert_allclose(*(table[columns].to_numpy() for table in tables), rtol=1e-3)
     assert tables[0]["validation_mse"].nunique() == 3

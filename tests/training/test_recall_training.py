@@ -89,9 +89,9 @@ def test_epoch_0_is_the_closed_form_with_the_subject_left_out(data, train):
 def test_seeds_share_the_fit_and_nothing_that_is_drawn(data, train, monkeypatch):
     fits, fit_recall = [], fit_module.fit_recall
 
-    def counted(recall, runs, *linear):
+    def counted(recall, runs, *linear, **options):
         fits.append([run.key for run in runs])
-        fit_recall(recall, runs, *linear)
+        fit_recall(recall, runs, *linear, **options)
 
     monkeypatch.setattr(fit_module, "fit_recall", counted)
     data._recall.clear()
