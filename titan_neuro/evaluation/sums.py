@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from titan_neuro.metrics import ForecastMoments, pearson
 from titan_neuro.metrics.measures import FloatArray, fisher_z
 
+# With fewer frames of a run, as where the head moved, correlations over time are near 1 by themselves.
+LEAST_FRAMES_OF_R = 10
+
 
 @dataclass(frozen=True, eq=False)
 class SubjectSums:
@@ -66,10 +69,11 @@ def sums_of(run: str, moments: ForecastMoments, mapped: Sequence[int] = ()) -> S
     mapped : sequence of int
         The models whose errors are kept feature by feature.
     """
-    varies = moments.target_spread > 0
+    # Of a single frame nobody can say whether a feature varies.
+    varies = (moments.target_spread > 0) | (moments.n_frames < 2)[:, None]
     error = np.where(varies[:, None], moments.squared_error, 0.0)
     r = pearson(moments.co_spread, moments.forecast_spread, moments.target_spread[:, None])
-    defined = np.isfinite(r)
+    defined = np.isfinite(r) & (moments.n_frames >= LEAST_FRAMES_OF_R)[:, None, None]
     return SubjectSums(
         runs=(run,),
         n_frames=moments.n_frames,
