@@ -49,12 +49,14 @@ def fit_recall(
         Runs of different numbers of features.
     """
     subjects = sorted({run.subject for run in runs})
-    film_directions = find_components(recall, runs, coefficients, intercept)
+    viewers = {run.stimulus: {other.subject for other in runs if other.stimulus == run.stimulus} for run in runs}
+    has_film = film_is_shared and any(len(who) > 1 for who in viewers.values())
+    film_directions = find_components(recall, runs, coefficients, intercept, has_film=has_film)
     made = [project_run(recall, run, subjects.index(run.subject), coefficients, intercept) for run in runs]
     for run, fold in zip(made, group_runs(made), strict=True):
         run.fold = fold
     recall.runs = {run.key: (its.subject, its.fold) for run, its in zip(runs, made, strict=True)}
-    films = collect_films(made if film_is_shared else [], len(subjects), recall.width)
+    films = collect_films(made if has_film else [], len(subjects), recall.width)
     fit_film(recall, made, films, film_directions)
     fit_linear(recall, made)
     fit_echoes(recall, made)

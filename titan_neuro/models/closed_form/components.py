@@ -66,8 +66,12 @@ class ComponentRun:
         return self.errors[:, 0]
 
 
-def find_components(recall: Recall, runs: Sequence[FrameRun], coefficients: Tensor, intercept: Tensor) -> Tensor:
+def find_components(
+    recall: Recall, runs: Sequence[FrameRun], coefficients: Tensor, intercept: Tensor, *, has_film: bool = True
+) -> Tensor:
     """Set the basis, the components of the film and those of single brains together.
+
+    Where there is no film to be recognised (`has_film`), components need not be few: ridge penalties do.
 
     Returns
     -------
@@ -79,7 +83,7 @@ def find_components(recall: Recall, runs: Sequence[FrameRun], coefficients: Tens
         lengths[run.stimulus] = max(run.n_frames, lengths.get(run.stimulus, 0))
     films = average_films(runs, every=-(-sum(lengths.values()) // _SAMPLED_FRAMES))
     n_frames, most, n_own = sum(int(run.scored.sum()) for run in runs), recall.width, recall.n_own
-    if n_frames < _FRAMES_PER_FEATURE * runs[0].n_features:
+    if has_film and n_frames < _FRAMES_PER_FEATURE * runs[0].n_features:
         # More components than the frames can tell apart would hold the noise of those who are fitted on.
         most = min(most, max(2, n_frames // _FRAMES_PER_COMPONENT))
         n_own = min(n_own, most // 2)
