@@ -47,6 +47,31 @@ def test_without_a_map_of_its_own_the_memory_does_no_harm():
     assert live == frozen
 
 
+def personal_dynamics(n_subjects, n_frames=500):
+    """Recordings without a film: in each subject other features are followed by others, one frame later."""
+    rng = np.random.default_rng(3)
+    runs = []
+    for subject in range(n_subjects):
+        turn = np.linalg.qr(rng.normal(size=(N_FEATURES, N_FEATURES)))[0]
+        frames = rng.normal(size=(n_frames, N_FEATURES))
+        for t in range(1, n_frames):
+            frames[t] = 0.6 * frames[t - 1] @ turn + 0.8 * frames[t]
+        runs.append(as_run(frames, f"sub-{subject:02}_task-rest"))
+    return runs
+
+
+def test_what_is_learned_of_a_persons_dynamics_alone_is_not_believed():
+    runs = personal_dynamics(7)
+    test = runs[6:]
+    near = fit(runs[:6], (1, 2))
+    # There is something to be learned, and the memory does learn it,
+    assert skills(near, test)[0] > skills(near, test, memory_frozen=True)[0] + 0.05
+    # but it is no story: nothing of it reaches beyond a few frames.
+    far = fit(runs[:6], (1, 2, 10))
+    assert not far.recall.memory.gain.any()
+    assert skills(far, test) == skills(far, test, memory_frozen=True)
+
+
 @pytest.mark.parametrize("horizons", [(1,), (3, 20)])
 def test_any_horizons_will_do(planted, horizons):
     train, test = planted

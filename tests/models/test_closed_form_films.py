@@ -31,9 +31,10 @@ def test_frames_that_are_not_scored_do_not_shift_the_film(unscored):
     nothing = torch.zeros(2, 8, 20), torch.zeros(2, 20)
     find_components(recall, runs, *nothing)
     made = [project_run(recall, run, subject, *nothing) for subject, run in enumerate(runs)]
-    films = collect_films(runs, made, 3)
-    assert [run.film_place for run in made] == [-6, 0, -8]
+    films = collect_films(made, 3, recall.width)
+    assert [run.film_place for run in made] == [0, 0, 0]
     expected = FILM @ recall.basis.T
     for subject, run in enumerate(made):
-        torch.testing.assert_close(films.frames[subject, 4:], expected)
+        torch.testing.assert_close(films.frames[subject], expected)
+        assert not along(run, films.average(films.frames, subject))[: LEADS[subject]].any()
         torch.testing.assert_close(along(run, films.average(films.frames, subject))[LEADS[subject] :], expected)

@@ -23,6 +23,9 @@ _MEAN_SQUARE = 0.7
 # Share of the error that a memory has to remove to be believed at all, and that each further kind of feature has to
 # remove beside the others. Where there is no story a person's own slow dynamics are worth half of the first.
 _LEAST_GAIN, _LEAST_FURTHER_GAIN = 1e-2, 1e-3
+# A memory that is not believed so many frames ahead, or as far as forecasts go, is not believed at all: a haemodynamic
+# response lasts about as long, and each person's own is learned as easily as what the person was shown.
+_FAR_FRAMES = 6
 # Components of the errors by which choices are made.
 _CHOOSING_COMPONENTS = 32
 # Features weaker than this share of the errors are none.
@@ -58,7 +61,8 @@ def fit_keys(recall: Recall, made: Sequence[ComponentRun]) -> None:
     """Choose, for each horizon, kinds of features and a step: by forward selection, those that err least.
 
     The memory runs through each training run as it will through one of the test, from empty, and what it then removes
-    of the error is what is compared. How far it is believed, component by component, follows from that too.
+    of the error is what is compared. How far it is believed, component by component, follows from that too; nowhere,
+    where it pays at short horizons alone.
     """
     chosen = [made[index] for index in choosing(made)]
     known = [recall.know(run.errors[None], recall.init_state(1), left_out(run))[0][0] for run in chosen]
@@ -85,6 +89,10 @@ def fit_keys(recall: Recall, made: Sequence[ComponentRun]) -> None:
         for place, group in enumerate(taken[: recall.config.n_groups]):
             key_map[index, place * width : place * width + len(group.map)] = group.map * _scale(taken)
         steps.append((share * recall.memory.largest_step, _FORGETTING))
+    far = [index for index, horizon in enumerate(recall.horizons) if horizon >= _FAR_FRAMES] or [-1]
+    if not bool(gain[far].any()):
+        # What helps at short horizons alone is how this brain's signal moves, not what it was shown.
+        gain.zero_()
     recall.set_keys(key_map, steps, gain)
 
 
