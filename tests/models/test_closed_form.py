@@ -84,6 +84,7 @@ def test_any_horizons_will_do(planted, horizons):
 def test_where_no_film_is_shared_nothing_is_gained_or_lost():
     runs = recall_runs(8, shared=0.0)
     model = fit(runs[:6])
+    assert model.recall.film.n_moments == 0
     assert np.abs(skills(model, runs[6:])).max() < 0.01
     assert np.abs(skills(model, runs[6:], memory_frozen=True)).max() < 0.01
 

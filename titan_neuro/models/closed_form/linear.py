@@ -14,6 +14,8 @@ from titan_neuro.ops.components import principal_components
 
 # Ridge penalties a row, in units of the features' mean variance; the largest leaves nothing of them.
 _PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 1e6)
+# Share of the error that a film has to remove at some horizon.
+_LEAST_GAIN = 1e-2
 # Components of the errors by which penalties are chosen.
 _CHOOSING_COMPONENTS = 32
 
@@ -22,7 +24,8 @@ def fit_linear(recall: Recall, made: Sequence[ComponentRun]) -> None:
     """Set how the film is read on from, and the map of the own past; note in each run what they come to.
 
     A ridge regression of the linear skip's errors, for each horizon, on both; a penalty for each of the two, chosen on
-    folds that are held out in turn.
+    folds that are held out in turn. A film that removes less than `_LEAST_GAIN` of what the own past leaves, at every
+    horizon, is forgotten: where none was shown, what is taken for its moments still tells a little of slow waves.
     """
     film = [_recalled(recall, run) for run in made]
     own = [_own_past(recall, run) for run in made]
@@ -43,6 +46,22 @@ def fit_linear(recall: Recall, made: Sequence[ComponentRun]) -> None:
     for run in made:
         _, base, *_ = recall.know(run.errors[None], recall.init_state(1), left_out(run))
         run.base = base[0]
+    if recall.film.n_moments and float(_film_gain(recall, made).max()) < _LEAST_GAIN:
+        recall.film = recall.make_film(0)
+        fit_linear(recall, made)
+
+
+def _film_gain(recall: Recall, made: Sequence[ComponentRun]) -> Tensor:
+    """Share of what the own past leaves that the film removes in runs that it was fitted without; ``(horizons,)``."""
+    sums = torch.zeros(2, len(recall.horizons))
+    for run in made:
+        known, *_ = recall.know(run.errors[None], recall.init_state(1), left_out(run))
+        own = known[0, ..., recall.width : 2 * recall.width]
+        for index, horizon in enumerate(recall.horizons):
+            errors, scored = run.errors[horizon:, index], run.scored[horizon:]
+            for row, forecasts in enumerate((own, run.base)):
+                sums[row, index] += (errors - forecasts[:-horizon, index])[scored].square().sum()
+    return 1 - sums[1] / sums[0].clamp_min(1e-12)
 
 
 def _recalled(recall: Recall, run: ComponentRun) -> Tensor:
