@@ -231,7 +231,7 @@ def _require_same_preparation(stores: Sequence[RunStore]) -> None:
 
     first = stores[0]
     for store in stores[1:]:
-        for name in sorted({*first.preparation, *store.preparation}):
+        for name in dict.fromkeys([*first.preparation, *store.preparation]):
             expected, found = first.preparation.get(name), store.preparation.get(name)
             if found != expected:
                 raise MismatchError(
