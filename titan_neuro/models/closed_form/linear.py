@@ -43,25 +43,26 @@ def fit_linear(recall: Recall, made: Sequence[ComponentRun]) -> None:
     without = torch.stack([held_out for _, held_out in fitted], dim=1)
     recall.film.set_reader(weights[:, :n_film], without[:, :, :n_film])
     recall.set_own_map(weights[:, n_film:], without[:, :, n_film:])
+    squared = torch.zeros(2, len(recall.horizons))
     for run in made:
-        _, base, *_ = recall.know(run.errors[None], recall.init_state(1), left_out(run))
+        known, base, *_ = recall.know(run.errors[None], recall.init_state(1), left_out(run))
         run.base = base[0]
-    if recall.film.n_moments and float(_film_gain(recall, made).max()) < _LEAST_GAIN:
+        squared += _squared_errors(recall, run, known[0, ..., recall.width : 2 * recall.width])
+    # Each run is read with what was fitted without it, so that this is what the film removes in runs it does not know.
+    film_gain = 1 - squared[1] / squared[0].clamp_min(1e-12)
+    if recall.film.n_moments and float(film_gain.max()) < _LEAST_GAIN:
         recall.film = recall.make_film(0)
         fit_linear(recall, made)
 
 
-def _film_gain(recall: Recall, made: Sequence[ComponentRun]) -> Tensor:
-    """Share of what the own past leaves that the film removes in runs that it was fitted without; ``(horizons,)``."""
-    sums = torch.zeros(2, len(recall.horizons))
-    for run in made:
-        known, *_ = recall.know(run.errors[None], recall.init_state(1), left_out(run))
-        own = known[0, ..., recall.width : 2 * recall.width]
-        for index, horizon in enumerate(recall.horizons):
-            errors, scored = run.errors[horizon:, index], run.scored[horizon:]
-            for row, forecasts in enumerate((own, run.base)):
-                sums[row, index] += (errors - forecasts[:-horizon, index])[scored].square().sum()
-    return 1 - sums[1] / sums[0].clamp_min(1e-12)
+def _squared_errors(recall: Recall, run: ComponentRun, own: Tensor) -> Tensor:
+    """What is left by the forecasts from the own past, and by those from the film beside it; ``(2, horizons)``."""
+    squared = torch.zeros(2, len(recall.horizons))
+    for index, horizon in enumerate(recall.horizons):
+        errors, scored = run.errors[horizon:, index], run.scored[horizon:]
+        for row, forecasts in enumerate((own, run.base)):
+            squared[row, index] = (errors - forecasts[:-horizon, index])[scored].square().sum()
+    return squared
 
 
 def _recalled(recall: Recall, run: ComponentRun) -> Tensor:
