@@ -228,7 +228,8 @@ def _remember_film(model: Forecaster) -> None:
     film.whitening.copy_(torch.eye(recall.width))
     film.follows[1:] = 1
     film.decay.fill_(0.98)
-    for values in (film.keys, film.values, film.reader, recall.basis, recall.own_map, recall.memory.key_map):
+    directions = (recall.basis, recall.frame_directions, recall.own_directions)
+    for values in (*directions, film.keys, film.values, film.reader, recall.own_map, recall.memory.key_map):
         values.normal_(std=0.05)
 
 

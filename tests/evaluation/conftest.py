@@ -95,7 +95,7 @@ def make_forecaster():
         model.coefficients.normal_(std=0.2)
         recall = model.recall
         recall.basis.copy_(torch.linalg.qr(torch.randn(n_features, recall.width)).Q.mT)
-        for fitted in (recall.own_directions, recall.own_map, recall.memory.key_map):
+        for fitted in (recall.frame_directions, recall.own_directions, recall.own_map, recall.memory.key_map):
             fitted.normal_(std=0.2)
         return model.eval()
 

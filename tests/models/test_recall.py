@@ -42,7 +42,8 @@ def test_before_training_it_is_what_was_fitted_in_closed_form(planted, fitted):
             left = run.frames[h:] - linear[0, :-h, index]
             errors[0, h:, index] = left @ fitted.recall.basis.T
         silent = torch.zeros(1, run.n_frames, 8)
-        recalled, _ = fitted.recall(errors, silent, fitted.recall.init_state(1))
+        shown = run.frames[None] @ fitted.recall.basis.T
+        recalled, _ = fitted.recall(shown, errors, silent, fitted.recall.init_state(1))
     torch.testing.assert_close(beyond, recalled @ fitted.recall.basis, rtol=1e-4, atol=1e-5)
 
 
@@ -122,11 +123,11 @@ def test_take_shares_what_was_fitted_and_keeps_its_own_draw(fitted, frames):
         if name != "memory.context_map":
             assert torch.equal(other.state_dict()[name], value), name
     assert other.runs == {f"sub-{number:02}_task-film": (number, number % 4) for number in range(6)}
-    errors = torch.randn(2, 40, 2, other.width, generator=torch.Generator().manual_seed(0))
+    shown, errors = _random_input(other, 2, 40)
     silent, left_out = torch.zeros(2, 40, 8), torch.tensor([[1, 1], [-1, -1]])
     with torch.no_grad():
-        found, _ = other(errors, silent, other.init_state(2), left_out=left_out)
-        expected, _ = fitted.recall(errors, silent, fitted.recall.init_state(2), left_out=left_out)
+        found, _ = other(shown, errors, silent, other.init_state(2), left_out=left_out)
+        expected, _ = fitted.recall(shown, errors, silent, fitted.recall.init_state(2), left_out=left_out)
     assert torch.equal(found, expected)
     # What the one learns from here on is not the other's.
     other.memory.gates.bias.data.add_(1)
@@ -154,17 +155,17 @@ def test_every_parameter_learns_and_nothing_that_was_fitted(model, planted):
 def test_the_memory_is_told_what_the_other_parts_forecast_wrongly(model):
     recall = model.recall
     recall.memory.initial_weights.zero_()
-    errors = torch.randn(2, 80, 2, recall.width, generator=torch.Generator().manual_seed(0))
+    shown, errors = _random_input(recall, 2, 80)
     context = torch.randn(2, 80, 8, generator=torch.Generator().manual_seed(1))
     # Frozen at nothing, the memory adds nothing.
-    base, _ = recall(errors, context, recall.init_state(2), frozen=True)
+    base, _ = recall(shown, errors, context, recall.init_state(2), frozen=True)
     left = errors.clone()
     for index, h in enumerate(recall.horizons):
         for t in range(h, 80):
             left[:, t, index] -= base[:, t - h, index]
-    known, *_ = recall.know(errors, recall.init_state(2), None)
+    known, *_ = recall.know(shown, errors, recall.init_state(2), None)
     correction, _ = recall.memory(known, left, context, recall.memory.init_state(2))
-    found, _ = recall(errors, context, recall.init_state(2))
+    found, _ = recall(shown, errors, context, recall.init_state(2))
     torch.testing.assert_close(found, base + correction, rtol=1e-4, atol=1e-4)
 
 
@@ -172,14 +173,24 @@ def test_the_memory_is_told_what_the_other_parts_forecast_wrongly(model):
 def test_the_own_past_lies_as_it_was_fitted(fitted):
     """What is forecast from the own last frames, and what keys are made of, frame by frame."""
     recall = fitted.recall
-    errors = torch.randn(1, 30, 2, recall.width, generator=torch.Generator().manual_seed(0))
-    known, base, *_ = recall.know(errors, recall.init_state(1), None)
+    shown, errors = _random_input(recall, 1, 30)
+    known, base, _ = recall.know(shown, errors, recall.init_state(1), None)
     recalled, _ = recall.film(errors[:, :, 0], recall.film.init_state(1))
-    own = errors[0, :, 0] @ recall.own_directions.T
+    components = shown[0] @ recall.frame_directions.T
+    own = errors[0, :, 0] @ recall.own_directions[: RECALL.key_components].T
+
+    def back(values, t, n_lags):
+        return [values[t - lag] if t >= lag else torch.zeros_like(values[0]) for lag in range(n_lags)]
+
     for t in (0, 1, 2, 17):
-        past = torch.stack([own[t - lag] if t >= lag else torch.zeros_like(own[0]) for lag in range(3)])
-        foretold = torch.einsum("f,kfd->kd", past[: RECALL.own_lags].flatten(), recall.own_map)
+        past = torch.cat([shown[0, t], errors[0, t, 0], *back(components, t, RECALL.own_lags)[1:]])
+        foretold = torch.einsum("f,kfd->kd", past, recall.own_map)
         torch.testing.assert_close(base[0, t], recalled[0, t] + foretold, rtol=1e-4, atol=1e-5)
-        key_part = past[: RECALL.key_lags, : RECALL.key_components].flatten()
-        expected = torch.cat([recalled[0, t], foretold, key_part.expand(2, -1)], dim=1)
+        expected = torch.cat([recalled[0, t], foretold, torch.cat(back(own, t, RECALL.key_lags)).expand(2, -1)], dim=1)
         torch.testing.assert_close(known[0, t], expected, rtol=1e-4, atol=1e-5)
+
+
+def _random_input(recall, n_streams, n_frames):
+    generator = torch.Generator().manual_seed(0)
+    shown = torch.randn(n_streams, n_frames, recall.width, generator=generator)
+    return shown, torch.randn(n_streams, n_frames, 2, recall.width, generator=generator)

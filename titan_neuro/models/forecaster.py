@@ -132,17 +132,20 @@ class Observation(NamedTuple):
     ----------
     tokens : torch.Tensor
         ``(batch, time, tokens, width)``.
+    frames : torch.Tensor
+        In the basis of the recall, ``(batch, time, width)``.
     errors : torch.Tensor
         What the frame shows beyond the linear forecasts of it, in the basis, ``(batch, time, horizons, width)``; 0
         where none was made.
     """
 
     tokens: Tensor
+    frames: Tensor
     errors: Tensor
 
     def at(self, place: slice) -> Observation:
         """A stretch of the streams."""
-        return Observation(self.tokens[:, place], self.errors[:, place])
+        return Observation(*(part[:, place] for part in self))
 
 
 class _Reading(NamedTuple):
@@ -305,26 +308,27 @@ class Forecaster(nn.Module):
         if frames.shape[-1] != self.n_features:
             raise MismatchError(f"Forecaster: expected frames of {self.n_features} features, found {frames.shape[-1]}.")
         linear, history = autoregress(frames, state.history, self.coefficients, self.intercept)
-        errors, pending, made = self._errors(frames, linear, state)
+        shown, errors, pending, made = self._project(frames, linear, state)
         if features is not None and isinstance(self.tokenizer, SwinTokenizer):
             tokens = self.tokenizer.project(features)
         else:
             tokens = self.tokenizer(frames)
-        return linear, Observation(tokens, errors), LinearState(history, pending, made)
+        return linear, Observation(tokens, shown, errors), LinearState(history, pending, made)
 
-    def _errors(self, frames: Tensor, linear: Tensor, state: LinearState) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, frames: Tensor, linear: Tensor, state: LinearState) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Frames in the basis of the recall, their errors, and what is carried on of the forecasts."""
         if self.recall is None:
-            return linear[..., :0], state.pending, state.made
+            return frames[..., :0], linear[..., :0], state.pending, state.made
         basis = self.recall.basis
         n_frames, longest = frames.shape[1], max(self.horizons)
         expected = torch.cat([state.pending, linear @ basis.T], dim=1)
         made = torch.cat([state.made, state.made.new_ones(len(frames), n_frames)], dim=1)
-        seen = frames @ basis.T
+        shown = frames @ basis.T
         errors = []
         for index, horizon in enumerate(self.horizons):
             place = slice(longest - horizon, longest - horizon + n_frames)
-            errors.append((seen - expected[:, place, index]) * made[:, place, None])
-        return torch.stack(errors, dim=2), expected[:, n_frames:], made[:, n_frames:]
+            errors.append((shown - expected[:, place, index]) * made[:, place, None])
+        return shown, torch.stack(errors, dim=2), expected[:, n_frames:], made[:, n_frames:]
 
     def remember(
         self,
@@ -354,7 +358,7 @@ class Forecaster(nn.Module):
         if self.recall is None:
             return _Reading(out, seen.errors), MemoryPart(backbone, ())
         recalled, recall = self.recall(
-            seen.errors, out.mean(dim=2), state.recall[0], left_out=left_out, frozen=memory_frozen
+            seen.frames, seen.errors, out.mean(dim=2), state.recall[0], left_out=left_out, frozen=memory_frozen
         )
         return _Reading(out, recalled), MemoryPart(backbone, (recall,))
 

@@ -31,7 +31,8 @@ class RecallConfig:
     n_components : int
         Components of the film, and of what single brains do, that forecasts are made from.
     own_lags : int
-        Frames of its own past, in components, that the linear forecast of a brain sees.
+        Last frames of its own that the linear forecast of a brain sees: the present in full, those before in
+        components.
     key_lags : int
         Frames of its own past that the keys of the memory may be made of.
     key_components : int
@@ -72,8 +73,8 @@ class RecallState(StreamState):
     ----------
     evidence : torch.Tensor
         For each moment of the film, ``(batch, moments)``.
-    own_tail : torch.Tensor
-        Own components of the last frames, ``(batch, frames, components)``.
+    frame_tail, own_tail : torch.Tensor
+        Components of the last frames, and of their innovations, ``(batch, frames, components)``.
     pending : torch.Tensor
         Forecasts of the last frames, ``(batch, longest horizon, horizons, width)``: their errors are still to come.
     delayed : torch.Tensor
@@ -82,6 +83,7 @@ class RecallState(StreamState):
     """
 
     evidence: Float[Tensor, "batch ..."]
+    frame_tail: Float[Tensor, "batch ..."]
     own_tail: Float[Tensor, "batch ..."]
     pending: Float[Tensor, "batch ..."]
     delayed: Float[Tensor, "batch ..."]
@@ -114,10 +116,11 @@ class Recall(nn.Module):
     ----------
     basis : torch.Tensor
         ``(width, features)``, orthonormal rows, and zeros where the data span fewer.
-    own_directions : torch.Tensor
-        ``(own components, width)``: in the basis, directions of the errors of single brains, the strongest first.
+    frame_directions, own_directions : torch.Tensor
+        ``(components, width)``: in the basis, directions of frames, and of the errors of single brains, the strongest
+        first.
     own_map : torch.Tensor
-        ``(horizons, lags * components, width)``: the linear forecast.
+        ``(horizons, features, width)``: the linear forecast, from what `own_past` returns.
     own_map_without : torch.Tensor
         ``(folds, ...)``: fitted on all runs but those of one fold; of none in a recall read from a file.
     runs : dict of str to (int, int)
@@ -125,6 +128,7 @@ class Recall(nn.Module):
     """
 
     basis: Tensor
+    frame_directions: Tensor
     own_directions: Tensor
     own_map: Tensor
     own_map_without: Tensor
@@ -136,8 +140,9 @@ class Recall(nn.Module):
         self.n_own = min(config.n_components, self.width)
         self.n_key_own = min(config.key_components, self.n_own)
         self.register_buffer("basis", torch.zeros(self.width, n_features))
+        self.register_buffer("frame_directions", torch.zeros(self.n_own, self.width))
         self.register_buffer("own_directions", torch.zeros(self.n_own, self.width))
-        own_map = torch.zeros(len(horizons), config.own_lags * self.n_own, self.width)
+        own_map = torch.zeros(len(horizons), sum(self.own_sizes), self.width)
         self.register_buffer("own_map", own_map)
         self.register_buffer("own_map_without", torch.zeros(0, *own_map.shape), persistent=False)
         self.runs: dict[str, tuple[int, int]] = {}
@@ -155,6 +160,11 @@ class Recall(nn.Module):
             context_key_width=config.group_width,
             chunk_frames=config.chunk_frames,
         )
+
+    @property
+    def own_sizes(self) -> tuple[int, ...]:
+        """Numbers of each kind that `own_past` has, in their order: frames, innovations, components of frames."""
+        return self.width, self.width, (self.config.own_lags - 1) * self.n_own
 
     def make_film(self, n_moments: int) -> FilmMemory:
         """Make an empty film memory of so many moments."""
@@ -204,10 +214,10 @@ class Recall(nn.Module):
 
     def init_state(self, batch_size: int) -> RecallState:
         """State before the first frame."""
-        n_lags = max(self.config.own_lags, self.config.key_lags)
         return RecallState(
             self.film.init_state(batch_size),
-            self.basis.new_zeros(batch_size, n_lags - 1, self.n_own),
+            self.basis.new_zeros(batch_size, self.config.own_lags - 1, self.n_own),
+            self.basis.new_zeros(batch_size, self.config.key_lags - 1, self.n_key_own),
             self.basis.new_zeros(batch_size, max(self.horizons), len(self.horizons), self.width),
             self.echoes.init_state(batch_size),
             self.memory.init_state(batch_size),
@@ -215,6 +225,7 @@ class Recall(nn.Module):
 
     def forward(
         self,
+        frames: Float[Tensor, "B T D"],
         errors: Float[Tensor, "B T K D"],
         context: Float[Tensor, "B T C"],
         state: RecallState,
@@ -226,6 +237,8 @@ class Recall(nn.Module):
 
         Parameters
         ----------
+        frames : torch.Tensor
+            In the basis, ``(batch, time, width)``.
         errors : torch.Tensor
             What each frame has shown beyond the linear forecasts of it, in the basis, ``(batch, time, horizons,
             width)``; 0 where no forecast was made. Those of the shortest horizon are the innovations.
@@ -243,7 +256,7 @@ class Recall(nn.Module):
             In the basis, ``(batch, time, horizons, width)``.
         state : RecallState
         """
-        known, base, evidence, own_tail = self.know(errors, state, left_out)
+        known, base, film_and_tails = self.know(frames, errors, state, left_out)
         folds = None if left_out is None else left_out[:, 1]
         echoed, delayed = self.echoes(errors[:, :, 0] @ self.own_directions.T, state.delayed, folds)
         base = base + echoed
@@ -257,22 +270,43 @@ class Recall(nn.Module):
             dim=2,
         )
         correction, memory = self.memory(known, left, context, state.memory, frozen=frozen)
-        return base + correction, RecallState(evidence, own_tail, made[:, n_frames:], delayed, memory)
+        return base + correction, RecallState(*film_and_tails, made[:, n_frames:], delayed, memory)
 
     def know(
-        self, errors: Float[Tensor, "B T K D"], state: RecallState, left_out: Int[Tensor, "B 2"] | None
-    ) -> tuple[Float[Tensor, "B T K F"], Float[Tensor, "B T K D"], Float[Tensor, "B N"], Float[Tensor, "B L O"]]:
-        """Return what keys are made of, the forecast of film and own last frames, and the state of both."""
+        self,
+        frames: Float[Tensor, "B T D"],
+        errors: Float[Tensor, "B T K D"],
+        state: RecallState,
+        left_out: Int[Tensor, "B 2"] | None,
+    ) -> tuple[Float[Tensor, "B T K F"], Float[Tensor, "B T K D"], tuple[Tensor, Tensor, Tensor]]:
+        """Return what keys are made of, the forecast of film and own last frames, and what is carried on of both.
+
+        The last are the film's evidence, and the tails of frames and of innovations.
+        """
         innovations = errors[:, :, 0]
         subjects, folds = (None, None) if left_out is None else left_out.unbind(1)
         recalled, evidence = self.film(innovations, state.evidence, subjects, folds)
-        own = torch.cat([state.own_tail, innovations @ self.own_directions.T], dim=1)
-        n_frames, before = errors.shape[1], state.own_tail.shape[1]
-        lagged = [own[:, before - lag : before - lag + n_frames] for lag in range(before + 1)]
-        own_past = torch.cat(lagged[: self.config.own_lags], dim=-1)
+        past, frame_tail = self.own_past(frames, innovations, state.frame_tail)
         own_map = pick(self.own_map, self.own_map_without, folds)
-        foretold = (own_past.unsqueeze(1) @ own_map).transpose(1, 2)
-        key_past = torch.cat([part[..., : self.n_key_own] for part in lagged[: self.config.key_lags]], dim=-1)
-        key_past = key_past.unsqueeze(2).expand(-1, -1, len(self.horizons), -1)
+        foretold = (past.unsqueeze(1) @ own_map).transpose(1, 2)
+        lagged, own_tail = _look_back(innovations @ self.own_directions[: self.n_key_own].T, state.own_tail)
+        key_past = torch.cat(lagged, dim=-1).unsqueeze(2).expand(-1, -1, len(self.horizons), -1)
         known = torch.cat([recalled, foretold, key_past], dim=-1)
-        return known, recalled + foretold, evidence, own[:, n_frames:]
+        return known, recalled + foretold, (evidence, frame_tail, own_tail)
+
+    def own_past(
+        self, frames: Float[Tensor, "B T D"], innovations: Float[Tensor, "B T D"], tail: Float[Tensor, "B L O"]
+    ) -> tuple[Float[Tensor, "B T F"], Float[Tensor, "B L O"]]:
+        """Return what the linear forecast is made from, and the tail after the last frame.
+
+        The frame and its innovation in full, and components of the frames before, the latest first.
+        """
+        lagged, tail = _look_back(frames @ self.frame_directions.T, tail)
+        return torch.cat([frames, innovations, *lagged[1:]], dim=-1), tail
+
+
+def _look_back(values: Float[Tensor, "B T O"], tail: Float[Tensor, "B L O"]) -> tuple[list[Tensor], Tensor]:
+    """Values at each frame, one frame before, and so on as far as the tail goes; and the tail of the next call."""
+    whole = torch.cat([tail, values], dim=1)
+    n_frames, before = values.shape[1], tail.shape[1]
+    return [whole[:, before - lag : before - lag + n_frames] for lag in range(before + 1)], whole[:, n_frames:]

@@ -17,7 +17,7 @@ from titan_neuro.files import atomic, write_json
 from titan_neuro.models.forecaster import Forecaster, ForecasterConfig
 
 SCHEMA = "titan-neuro-forecaster"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _CONFIG = TypeAdapter(ForecasterConfig)
 
 

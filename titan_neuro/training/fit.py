@@ -42,7 +42,7 @@ from titan_neuro.training.trainer import fit, make_trainer, quiet_lightning
 logger = logging.getLogger(__name__)
 
 # Raised when the same settings and data come to other weights: models that are there already are then trained again.
-_METHOD_VERSION = 2
+_METHOD_VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))

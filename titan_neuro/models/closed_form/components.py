@@ -91,12 +91,20 @@ def find_components(
     samples = _sample_errors(runs, coefficients, intercept, recall.horizons[0])
     own = principal_components(samples, most)
     basis = orthonormal_union(film, own)[:most]
-    recall.basis.zero_()
-    recall.basis[: len(basis)] = basis
-    directions = principal_components(samples @ recall.basis.T, n_own)
-    recall.own_directions.zero_()
-    recall.own_directions[: len(directions)] = directions
+    _fill(recall.basis, basis)
+    _fill(recall.own_directions, principal_components(samples @ recall.basis.T, n_own))
     return film @ recall.basis.T
+
+
+def find_own_components(recall: Recall, made: Sequence[ComponentRun]) -> None:
+    """Set the components of frames that the linear forecast looks back at."""
+    frames = torch.cat([run.frames[run.scored] for run in made])
+    _fill(recall.frame_directions, principal_components(frames, recall.n_own))
+
+
+def _fill(rows: Tensor, found: Tensor) -> None:
+    rows.zero_()
+    rows[: len(found)] = found
 
 
 def _sample_errors(runs: Sequence[FrameRun], coefficients: Tensor, intercept: Tensor, horizon: int) -> Tensor:

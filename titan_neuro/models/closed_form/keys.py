@@ -46,12 +46,15 @@ class _Example(NamedTuple):
 
     Attributes
     ----------
+    unit : int
+        Index of its subject; of the run, where there is one subject.
     known, left : torch.Tensor
         ``(time, known features)`` and ``(time, components)``.
     scored : torch.Tensor
         bool ``(time,)``.
     """
 
+    unit: int
     known: Tensor
     left: Tensor
     scored: Tensor
@@ -65,7 +68,9 @@ def fit_keys(recall: Recall, made: Sequence[ComponentRun]) -> None:
     where it pays at short horizons alone.
     """
     chosen = [made[index] for index in choosing(made)]
-    known = [recall.know(run.errors[None], recall.init_state(1), left_out(run))[0][0] for run in chosen]
+    known = [
+        recall.know(run.frames[None], run.errors[None], recall.init_state(1), left_out(run))[0][0] for run in chosen
+    ]
     innovations = torch.cat([run.innovations[run.scored] for run in chosen])
     directions = principal_components(innovations, _CHOOSING_COMPONENTS)
     width = recall.config.group_width
@@ -74,8 +79,8 @@ def fit_keys(recall: Recall, made: Sequence[ComponentRun]) -> None:
     steps = []
     for index, horizon in enumerate(recall.horizons):
         examples = [
-            _Example(seen[:, index], left_of(recall, run, index), run.scored)
-            for seen, run in zip(known, chosen, strict=True)
+            _Example(unit, seen[:, index], left_of(recall, run, index), run.scored)
+            for unit, seen, run in zip(_units(chosen), known, chosen, strict=True)
         ]
         groups = _groups(recall, examples, float(innovations.square().mean()))
         few = [example._replace(left=example.left @ directions.T) for example in examples]
@@ -94,6 +99,12 @@ def fit_keys(recall: Recall, made: Sequence[ComponentRun]) -> None:
         # What helps at short horizons alone is how this brain's signal moves, not what it was shown.
         gain.zero_()
     recall.set_keys(key_map, steps, gain)
+
+
+def _units(runs: Sequence[ComponentRun]) -> list[int]:
+    """Which runs count as one, their errors not being independent: those of a subject, if there are several."""
+    subjects = sorted({run.subject for run in runs})
+    return [subjects.index(run.subject) if len(subjects) > 1 else place for place, run in enumerate(runs)]
 
 
 def _scale(groups: Sequence[_Group]) -> float:
@@ -146,7 +157,7 @@ def _select(
 
 
 class _Removed(NamedTuple):
-    """Sums over all scored frames, for each choice and component of the errors: ``(choices, components)``.
+    """Sums over all scored frames, for each unit, choice and component of the errors: ``(units, choices, components)``.
 
     Attributes
     ----------
@@ -161,14 +172,24 @@ class _Removed(NamedTuple):
     power: Tensor
 
     def gain(self) -> Tensor:
-        """What is read counts so much, 0 to 1: one standard error less than would have served best."""
-        doubt = (self.square * self.power).sqrt()
-        return ((self.product - doubt) / self.square.clamp_min(1e-12)).clamp(0, 1)
+        """What is read counts so much, 0 to 1: one standard error less than would have served best.
+
+        The standard error is that between units, or that of independent frames where it is larger: few units may agree
+        by chance.
+        """
+        product, square = self.product.sum(dim=0), self.square.sum(dim=0)
+        best = product / square.clamp_min(1e-12)
+        doubt = square * self.power
+        n_units = len(self.product)
+        if n_units > 1:
+            between = (self.product - best * self.square).square().sum(dim=0) * n_units / (n_units - 1)
+            doubt = torch.maximum(doubt, between)
+        return ((product - doubt.sqrt()) / square.clamp_min(1e-12)).clamp(0, 1)
 
     def error(self) -> Tensor:
         """Squared error that is removed, ``(choices,)``."""
-        gain = self.gain()
-        return (2 * gain * self.product - gain.square() * self.square).sum(dim=1)
+        gain, product, square = self.gain(), self.product.sum(dim=0), self.square.sum(dim=0)
+        return (2 * gain * product - gain.square() * square).sum(dim=1)
 
 
 def _run_through(
@@ -179,10 +200,11 @@ def _run_through(
     shares: Sequence[float],
 ) -> _Removed:
     """Let a memory with each set of features, and each step, learn its way through the runs."""
-    product = square = power = torch.zeros(())
-    n_frames = 0
+    n_units, n_choices = 1 + max(example.unit for example in examples), len(candidates) * len(shares)
+    product = torch.zeros(n_units, n_choices, examples[0].left.shape[1])
+    square, power, n_frames = torch.zeros_like(product), torch.zeros(()), 0
     longest = max(sum(len(group.map) for group in groups) for groups in candidates)
-    for known, left, scored in examples:
+    for unit, known, left, scored in examples:
         keys = torch.zeros(len(candidates), len(known), longest)
         for place, groups in enumerate(candidates):
             mapped = known @ (torch.cat([group.map for group in groups]) * _scale(groups)).T
@@ -190,8 +212,8 @@ def _run_through(
         read = _run_memory(recall, keys, left, horizon, shares)
         target = left[horizon:] * scored[horizon:, None]
         read = read[:, :-horizon] * scored[horizon:, None]
-        product = product + torch.einsum("ctd,td->cd", read, target)
-        square = square + read.square().sum(dim=1)
+        product[unit] += torch.einsum("ctd,td->cd", read, target)
+        square[unit] += read.square().sum(dim=1)
         power = power + target.square().sum(dim=0)
         n_frames += int(scored[horizon:].sum())
     return _Removed(product.double(), square.double(), power.double() / max(1, n_frames))
