@@ -39,13 +39,21 @@ FILM_MOMENTS = 3_052
 _QUERY_FRAMES = 64
 
 
+PRESETS = {"tiny": debug, "small": cpu_small, "large": gpu_base}
+
+
 def config_of(size: str) -> ForecasterConfig:
-    """Settings of both sides: the presets `debug` and `cpu-small`, and `gpu-base` at half its widths."""
+    """Settings of both sides: those of `PRESETS`, `gpu-base` at half its widths."""
+    model = PRESETS[size]().model
     if size != "large":
-        return (debug() if size == "tiny" else cpu_small()).model
-    model = gpu_base().model
+        return model
     backbone = dataclasses.replace(model.backbone, dim=96, n_layers=2)
     return dataclasses.replace(model, backbone=backbone, decoder=LowRankConfig(rank=32))
+
+
+def n_streams_of(size: str) -> int:
+    """Streams side by side in training: those of the preset."""
+    return PRESETS[size]().training.n_streams
 
 
 def brain(size: str) -> Tensor:

@@ -1,7 +1,7 @@
 """How fast the forecaster is, and what memory it takes: against a 4D window model, and over T.
 
-    python benchmarks/forecaster_speed.py              # volumes of 24 voxels a side, in about five minutes
-    python benchmarks/forecaster_speed.py --full       # 48 voxels a side too, and the peer at every length it can do
+    python benchmarks/forecaster_speed.py              # volumes of 24 and 48 voxels a side, in about twenty minutes
+    python benchmarks/forecaster_speed.py --full       # and the peer at every length it can do
     python benchmarks/forecaster_speed.py --quick      # tiny, in seconds: does it run?
 
 README.md beside this file says what each row is, forecaster_sides.py what is compared.
@@ -32,7 +32,7 @@ from common import (
     warm_heap,
     write_results,
 )
-from forecaster_sides import check_sides, ours, peer
+from forecaster_sides import check_sides, n_streams_of, ours, peer
 from torch import Tensor, nn
 
 from titan_neuro.errors import TitanNeuroError
@@ -51,8 +51,6 @@ class Sizes:
     ----------
     sizes : tuple of str
         Of `forecaster_sides.SIDES`, for the rows at T = 20; the first is also streamed.
-    streams : int
-        Runs side by side in training: those of the preset.
     lengths : tuple of int
         T of the streams, ascending.
     seconds : float
@@ -61,8 +59,7 @@ class Sizes:
         Memory and processor time that the peer may be expected to take in one pass; beyond, it is not run.
     """
 
-    sizes: tuple[str, ...] = ("small",)
-    streams: int = 4
+    sizes: tuple[str, ...] = ("small", "large")
     lengths: tuple[int, ...] = (100, 1_000, 10_000)
     seconds: float = 8.0
     limit_bytes: float = 4e9
@@ -70,8 +67,8 @@ class Sizes:
 
 
 DEFAULT = Sizes()
-FULL = Sizes(sizes=("small", "large"), seconds=20.0, limit_bytes=8e9, limit_s=1_000.0)
-QUICK = Sizes(sizes=("tiny",), streams=2, lengths=(40, 400, 800), seconds=0.0)
+FULL = Sizes(seconds=20.0, limit_bytes=8e9, limit_s=1_000.0)
+QUICK = Sizes(sizes=("tiny",), lengths=(40, 400, 800), seconds=0.0)
 
 
 def train_step(model: nn.Module, frames: Tensor, state: Any = None) -> Any:
@@ -94,8 +91,8 @@ def at_twenty(sizes: Sizes) -> Iterator[Result]:
         torch.manual_seed(0)
         mine, theirs, fair = ours(size), peer(size), peer(size, is_stock=False)
         cases: list[tuple[str, Callable[..., Any], int, nn.Module, str, float | None]] = [
-            ("train", train_step, sizes.streams, theirs, "", 1.0),
-            ("train", train_step, sizes.streams, fair, ", our tokenizer on both sides", None),
+            ("train", train_step, n_streams_of(size), theirs, "", 1.0),
+            ("train", train_step, n_streams_of(size), fair, ", our tokenizer on both sides", None),
             ("train", train_step, 1, theirs, "", None),
             ("infer", forecast, 1, theirs, "", 1.0),
             ("infer", forecast, 1, fair, ", our tokenizer on both sides", None),
@@ -355,7 +352,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Speed and memory of the forecaster, against a 4D window model.")
     amount = parser.add_mutually_exclusive_group()
-    amount.add_argument("--full", action="store_true", help="larger volumes too, and the peer as far as 8 GB")
+    amount.add_argument("--full", action="store_true", help="longer, and the peer as far as 8 GB")
     amount.add_argument("--quick", action="store_true", help="tiny volumes and short streams, in seconds")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="what to measure")
     parser.add_argument(

@@ -125,8 +125,8 @@ def collect(output: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        JSON: ``verdict``, ``caveats``, and as records ``scores``, ``differences``, ``ceilings``, ``rollouts``,
-        ``curve``.
+        JSON: ``verdict``, ``comparisons``, ``caveats``, and as records ``scores``, ``differences``, ``ceilings``,
+        ``rollouts``, ``curve``.
     """
     scores, told = _read(output, "forecast_scores")
     subjects, _ = _read(output, "forecast_subjects")
@@ -134,6 +134,7 @@ def collect(output: Path) -> dict[str, Any]:
         "protocol": told["Protocol"],
         "seeds": told["Seeds"],
         "verdict": told["Verdict"],
+        "comparisons": told["Comparisons"],
         "caveats": told["Caveats"],
         "no_ceiling": told["NoCeiling"],
         "scores": scores,
@@ -188,6 +189,7 @@ def page(title: str, found: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
         f"{counts['n_subjects']} subjects, {counts['n_runs']} runs, {counts['n_seeds']} seeds; protocol "
         f"{found['protocol']}. h: frames ahead. Intervals are 95 %, bootstrap over subjects.",
         found["verdict"],
+        "\n".join(f"- {sentence}" for sentence in found["comparisons"]),
         *found["caveats"],
         "## skill_ar: 1 - MSE / MSE of linear autoregression",
         wide_table(scores, ["model", "kind"], "skill_ar"),

@@ -169,6 +169,25 @@ def test_a_model_of_other_settings_is_not_scored(titan_neuro, output):
     assert "scored before" in titan_neuro("evaluate", output).stderr
 
 
+def test_how_runs_were_prepared_is_taken_from_them(titan_neuro, study, output, tmp_path):
+    resolved = (output / "config.resolved.yaml").read_text()
+    for verb in ("train", "evaluate", "predict"):
+        message = failure(titan_neuro, errors.MismatchError, verb, output, "--set", "prepare.warmup_s=7")
+        assert "prepare.warmup_s 7.0, the runs there were prepared with" in message
+    message = failure(
+        titan_neuro, errors.MismatchError, "run", study / "bids", output, "group", "--confounds", "motion24"
+    )
+    assert "prepare.confounds motion24, the runs there were prepared with none" in message
+    assert (output / "config.resolved.yaml").read_text() == resolved
+    # Who says nothing of preparation has not chosen the preset's.
+    shutil.copytree(output, tmp_path / "out")
+    titan_neuro("prepare", study / "bids", tmp_path / "out", "--set", "prepare.warmup_s=7")
+    done = titan_neuro(
+        "run", study / "bids", tmp_path / "out", "group", "--dry-run", "--config-file", study / "debug.yaml"
+    )
+    assert "Fold 1 " in done.stderr
+
+
 def test_what_used_the_whole_run_says_so_wherever_it_is_read(titan_neuro, study, tmp_path):
     output, debug = tmp_path / "out", study / "debug.yaml"
     settings = ("--config-file", debug, "--set", "prepare.estimation=whole-run")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,7 +143,7 @@ def find(arguments: argparse.Namespace) -> list[Recording]:
     )
 
 
-def resolve_study(arguments: argparse.Namespace, kind: str) -> StudyConfig:
+def resolve_study(arguments: argparse.Namespace, kind: str, prepared: Mapping[str, Any] | None = None) -> StudyConfig:
     """Put the settings together: a preset, what was resolved before or the file given, then ``--set``.
 
     Parameters
@@ -151,6 +151,8 @@ def resolve_study(arguments: argparse.Namespace, kind: str) -> StudyConfig:
     arguments : argparse.Namespace
     kind : {"volume", "parcels"}
         Of the data; chooses the preset where no file names one.
+    prepared : mapping, optional
+        Settings of preparation that runs were made with, in the place of the preset's.
     """
     from titan_neuro.config import load_study
 
@@ -160,7 +162,41 @@ def resolve_study(arguments: argparse.Namespace, kind: str) -> StudyConfig:
         config_file=arguments.config_file or (resolved if resolved.is_file() else None),
         overrides=[*_of_flags(arguments), *arguments.overrides],
         seed=arguments.random_seed,
+        prepared=prepared,
     )
+
+
+def resolve_prepared(arguments: argparse.Namespace, stores: Sequence[RunStore]) -> StudyConfig:
+    """Put the settings of a study together whose runs are prepared.
+
+    How they were prepared is not up for choice any more: it is taken from the runs, and a file or a flag that says
+    otherwise is refused.
+
+    Raises
+    ------
+    MismatchError
+        Settings of preparation that are not those of the runs, or runs that were prepared differently.
+    """
+    from dataclasses import fields
+
+    from pydantic import TypeAdapter
+
+    from titan_neuro.data.prepare.config import PrepareConfig
+    from titan_neuro.errors import MismatchError
+
+    _require_same_preparation(stores)
+    names = {field.name for field in fields(PrepareConfig)}
+    prepared = {name: value for name, value in stores[0].record.get("settings", {}).items() if name in names}
+    study = resolve_study(arguments, stores[0].space.kind, prepared)
+    told = TypeAdapter(PrepareConfig).dump_python(study.prepare, mode="json")
+    for name, found in prepared.items():
+        if told[name] != found:
+            raise MismatchError(
+                f"{arguments.output_dir}: the settings say prepare.{name} {told[name]}, the runs there were prepared "
+                f"with {found}.",
+                "Prepare them so with `titan-neuro prepare`, or leave this setting out.",
+            )
+    return study
 
 
 def _of_flags(arguments: argparse.Namespace) -> list[str]:
@@ -219,7 +255,6 @@ def study_folds(stores: Sequence[RunStore], study: StudyConfig) -> list[FoldData
             f"The prepared runs differ in their repetition time: {', '.join(f'{t:g} s' for t in sorted(times))}.",
             "A model is bound to one; prepare runs that share it into a folder of their own (--task-id).",
         )
-    _require_same_preparation(stores)
     space = common_space({store.key: store.space for store in stores})
     protocol, folds = make_folds(stores, study.split)
     views = {store.key: store.within(space) for store in stores}
@@ -340,7 +375,7 @@ def open_trained(arguments: argparse.Namespace) -> TrainedStudy:
     from titan_neuro.data.store import open_runs
 
     stores = open_runs(arguments.output_dir)
-    study = resolve_study(arguments, stores[0].space.kind)
+    study = resolve_prepared(arguments, stores)
     device = torch_device(arguments.device)
     folds = study_folds(stores, study)
     configs = study_models(study, folds[0].space).values()

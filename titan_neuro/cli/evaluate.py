@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Raised when the same models and settings come to other scores.
-_METHOD_VERSION = 2
+_METHOD_VERSION = 3
 # Files of the group level that are made here, after the stem.
 _WRITTEN = ("desc-forecast*", "desc-rollout_*", "desc-residuals_*", "desc-ceilings_*", "*stat-skillar_*", "*stat-r2_*")
 # Of twenty rows, these have maps: what the study is about, and its bar.
@@ -94,8 +94,8 @@ def score(arguments: argparse.Namespace, notes: Sequence[str] = ()) -> pd.DataFr
             _write_tables(benchmark, trained.folds[0], study, table_path, caveats)
             _write_maps(benchmark, trained.folds[0], trained.stem, caveats)
     table = pd.read_csv(table_path, sep="\t")
-    said = json.loads(table_path.with_suffix(".json").read_text(encoding="utf-8"))["Verdict"]
-    print("\n".join([format_table(table), said, *caveats]))  # noqa: T201
+    told = json.loads(table_path.with_suffix(".json").read_text(encoding="utf-8"))
+    print("\n".join([format_table(table), told["Verdict"], *told["Comparisons"], *caveats]))  # noqa: T201
     return table
 
 

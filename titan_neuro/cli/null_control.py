@@ -31,7 +31,7 @@ def execute(arguments: argparse.Namespace) -> None:
 
     kind = arguments.null_control
     stores = open_runs(arguments.output_dir)
-    study = common.resolve_study(arguments, stores[0].space.kind)
+    study = common.resolve_prepared(arguments, stores)
     bids_dir = _source(arguments.output_dir)
     recordings = _recordings(arguments, bids_dir, {store.key: store.record for store in stores})
     own = _arguments_of(arguments, f"null-{kind}")

@@ -44,7 +44,7 @@ def execute(arguments: argparse.Namespace) -> None:
     from titan_neuro.training import load_forecaster
 
     stores = open_runs(arguments.output_dir)
-    study = common.resolve_study(arguments, stores[0].space.kind)
+    study = common.resolve_prepared(arguments, stores)
     if arguments.horizon not in study.model.horizons:
         raise UsageError(f"--horizon {arguments.horizon}: the model forecasts {study.model.horizons} frames ahead.")
     device = common.torch_device(arguments.device)

@@ -55,7 +55,7 @@ def _show_group_plan(arguments: argparse.Namespace) -> None:
     from titan_neuro.data.store import open_runs
 
     stores = open_runs(arguments.output_dir)
-    study = common.resolve_study(arguments, stores[0].space.kind)
+    study = common.resolve_prepared(arguments, stores)
     folds = common.study_folds(stores, study)
     names = common.study_models(study, folds[0].space)
     for data in folds:

@@ -36,7 +36,7 @@ def execute(arguments: argparse.Namespace) -> None:
 
     check_output(arguments.output_dir)
     stores = open_runs(arguments.output_dir)
-    study = common.resolve_study(arguments, stores[0].space.kind)
+    study = common.resolve_prepared(arguments, stores)
     device = common.torch_device(arguments.device)
     folds = common.study_folds(stores, study)
     numbers = _chosen(arguments, "fold", [data.fold.number for data in folds])

@@ -22,7 +22,12 @@ _CHOOSERS = ("kind", "variant")
 
 
 def load_study(
-    *, default_preset: str, config_file: Path | None = None, overrides: Sequence[str] = (), seed: int | None = None
+    *,
+    default_preset: str,
+    config_file: Path | None = None,
+    overrides: Sequence[str] = (),
+    seed: int | None = None,
+    prepared: Mapping[str, Any] | None = None,
 ) -> StudyConfig:
     """Put the settings of a study together.
 
@@ -37,6 +42,8 @@ def load_study(
         ``model.backbone.dim=32``; the value is read as YAML.
     seed : int, optional
         The one seed, in the place of the file's.
+    prepared : mapping, optional
+        Settings of preparation that runs were made with, in the place of the preset's.
 
     Raises
     ------
@@ -53,7 +60,7 @@ def load_study(
             f"{where}: no preset {preset!r}.", f"There are: {', '.join(PRESETS)}.{_near(str(preset), PRESETS)}"
         )
     content: dict[str, Any] = _STUDY.dump_python(PRESETS[preset](), mode="json")
-    for over in (given, *map(_parse_override, overrides)):
+    for over in ({"prepare": prepared or {}}, given, *map(_parse_override, overrides)):
         content = _merge(content, over, [StudyConfig])
     if seed is not None:
         content["seeds"] = [seed]

@@ -15,9 +15,9 @@ _FEW_SUBJECTS = 5
 
 
 def verdict(table: pd.DataFrame) -> str:
-    """Say of the main model, then of its rivals, whether they beat linear autoregression.
+    """Say whether the main model beats linear autoregression.
 
-    They do where the whole interval of `skill_ar` lies above 0.
+    It does where the whole interval of `skill_ar` lies above 0.
 
     Parameters
     ----------
@@ -27,14 +27,14 @@ def verdict(table: pd.DataFrame) -> str:
     Returns
     -------
     str
-        One sentence a model. With fewer than three subjects, or with few, it says what that means.
+        One sentence. With fewer than three subjects, or with few, it says what that means.
     """
-    models = table.loc[table["kind"].isin(("model", "rival")), "model"].unique()
-    return " ".join(_verdict_on(model, table[table["model"] == model]) for model in models)
+    [main] = table.loc[table["kind"] == "model", "model"].unique()
+    return _verdict_on(main, table)
 
 
-def comparisons(benchmark: Benchmark, *, n_resamples: int = 10_000, seed: int = 0) -> str:
-    """Say whether the main model beats its controls and the rows of `COMPARED`.
+def comparisons(benchmark: Benchmark, table: pd.DataFrame, *, n_resamples: int = 10_000, seed: int = 0) -> list[str]:
+    """Say whether rivals beat linear autoregression, and the main model its controls and the rows of `COMPARED`.
 
     The difference of `skill_ar` is taken within each subject; what is said rests on its interval over subjects.
 
@@ -42,16 +42,18 @@ def comparisons(benchmark: Benchmark, *, n_resamples: int = 10_000, seed: int = 
     ----------
     benchmark : Benchmark
         All folds, joined.
+    table : pandas.DataFrame
+        What `scores_table` returned for it.
     n_resamples, seed : int
         Of the bootstrap.
 
     Returns
     -------
-    str
+    list of str
         One sentence a comparison; empty where none of them is in the table.
     """
     main, scores = benchmark.main_model, benchmark.scores
-    sentences = []
+    sentences = [_verdict_on(rival, table) for rival in table.loc[table["kind"] == "rival", "model"].unique()]
     controls = [name for name, kind in benchmark.kinds.items() if kind == "control"]
     for other in (*controls, *(name for name in COMPARED if name in benchmark.kinds)):
         rows = []
@@ -62,10 +64,11 @@ def comparisons(benchmark: Benchmark, *, n_resamples: int = 10_000, seed: int = 
             mean, low, high = summarise(difference, "difference", n_resamples=n_resamples, seed=seed)
             rows.append({"horizon_frames": horizon, "difference": mean, "difference_low": low, "difference_high": high})
         sentences.append(_sentence(main, other, pd.DataFrame(rows), "difference", "difference of skill_ar"))
-    return " ".join(sentences)
+    return sentences
 
 
-def _verdict_on(model: str, rows: pd.DataFrame) -> str:
+def _verdict_on(model: str, table: pd.DataFrame) -> str:
+    rows = table[table["model"] == model]
     n_subjects = int(rows["n_subjects"].iloc[0])
     who = f"{n_subjects} subject{'s' if n_subjects > 1 else ''}"
     if rows["skill_ar_low"].isna().all():

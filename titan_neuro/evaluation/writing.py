@@ -131,15 +131,17 @@ def write_scores(
     options: dict[str, Any] = {"n_resamples": config.n_resamples, "seed": seed}
     timed = options | {"repetition_time_s": context.repetition_time_s}
     table = scores_table(benchmark, **timed)
-    said = " ".join(filter(None, [verdict(table), comparisons(benchmark, **options)]))
+    said, compared = verdict(table), comparisons(benchmark, table, **options)
     ceilings = ceilings or {}
     common = _facts(benchmark, context, config, seed) | {
         "Verdict": said,
+        "Comparisons": compared,
         "NoCeiling": {name: ceiling.reason for name, ceiling in ceilings.items() if not ceiling.values},
     }
     stem = folder / f"task-{context.task}_desc"
     _write(Path(f"{stem}-forecast_scores"), table, common)
-    text = "\n\n".join([format_table(table), said, *context.caveats])
+    listed = ["\n".join(f"- {sentence}" for sentence in compared)] if compared else []
+    text = "\n\n".join([format_table(table), said, *listed, *context.caveats])
     write_text(Path(f"{stem}-forecast_scores.md"), text + "\n")
     _write(Path(f"{stem}-forecast_subjects"), subjects_table(benchmark), common)
     moving = benchmark.moving_scores()

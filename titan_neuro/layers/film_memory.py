@@ -14,8 +14,6 @@ from titan_neuro.ops.moment_filter import accumulate_evidence, moment_probabilit
 
 # Moments about the one that is forecast, in frames: what is next in the film is a smooth function of them.
 LEADS = (-3, -2, -1, 0, 1, 2, 3)
-# Frames of all streams that are read on from at once: a number for each of them, moment and offset is held.
-_BLOCK_FRAMES = 64
 
 
 class FilmMemory(nn.Module):
@@ -181,17 +179,15 @@ class FilmMemory(nn.Module):
         self, probabilities: Float[Tensor, "B T N"], offsets: Sequence[int], subjects: Tensor | None = None
     ) -> Float[Tensor, "B T O C"]:
         """Return what the film shows so many frames after the moment, averaged over what the moment may be."""
-        film = self.follows.eq(0).cumsum(0)
-        values = pick(self.values, self.values_without, subjects).unsqueeze(1)
         margin = max(abs(offset) for offset in offsets)
-        nowhere = film.new_full((margin,), -1)
-        films = torch.cat([nowhere, film, nowhere])
-        sources = [slice(margin - offset, margin - offset + self.n_moments) for offset in offsets]
-        inside = torch.stack([films[source] == film for source in sources]).to(probabilities)
-        shown = []
-        for block in torch.split(probabilities, max(1, _BLOCK_FRAMES // len(probabilities)), 1):
-            padded = nn.functional.pad(block, (margin, margin))
-            # A sum over moments of what lies so much further is one over what lies there, of probabilities moved on.
-            moved = torch.stack([padded[..., source] for source in sources], dim=2)
-            shown.append((moved * inside) @ values)
-        return torch.cat(shown, dim=1)
+        # Films lie so far apart that who reads on from one meets silence, not the next one.
+        places = torch.arange(self.n_moments, device=self.follows.device)
+        places += margin * (self.follows.eq(0).cumsum(0) - 1)
+        length = int(places[-1]) + 1
+        values = pick(self.values, self.values_without, subjects)
+        laid_out = values.new_zeros(*values.shape[:-2], length + 2 * margin, values.shape[-1])
+        laid_out[..., margin + places, :] = values
+        weights = probabilities.new_zeros(*probabilities.shape[:-1], length)
+        weights[..., places] = probabilities
+        shown = [weights @ laid_out[..., margin + offset : margin + offset + length, :] for offset in offsets]
+        return torch.stack(shown, dim=2)

@@ -15,6 +15,9 @@ from torch.utils.checkpoint import checkpoint
 from titan_neuro.errors import ConfigError
 
 _STAGES = 4
+# Windows of fewer patches are attended to faster step by step than in torch's fused kernel: 27 take 12 % less, 64 a
+# fifth more.
+_LEAST_FUSED_PATCHES = 64
 # Bytes of the largest tensor that volumes make together on a CPU. Larger than 32 MiB, and glibc asks the system for new
 # pages each time, which takes a third of a training step.
 _LARGEST_BYTES = 28 * 2**20
@@ -121,7 +124,7 @@ class SwinTokenizer(nn.Module):
             depths=config.depths,
             num_heads=config.num_heads,
             spatial_dims=3,
-            use_flash_attention=True,
+            use_flash_attention=config.window_size**3 >= _LEAST_FUSED_PATCHES,
         )
         # The first stage's attention weights are the largest tensor.
         n_windows = math.prod(math.ceil(size / (config.patch_size * config.window_size)) for size in mask.shape)

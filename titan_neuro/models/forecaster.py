@@ -364,7 +364,11 @@ class Forecaster(nn.Module):
 
     def _decode(self, read: _Reading) -> Tensor:
         forecasts: Tensor = self.head(read.tokens)
-        return forecasts if self.recall is None else forecasts + read.forecasts @ self.recall.basis
+        if self.recall is None:
+            return forecasts
+        # One product that is added to what is there: a whole brain for each frame and horizon is the largest tensor.
+        recalled = torch.addmm(forecasts.flatten(0, 2), read.forecasts.flatten(0, 2), self.recall.basis)
+        return recalled.view_as(forecasts)
 
     def start(self) -> ForecasterState:
         """State before the first frame of one run."""

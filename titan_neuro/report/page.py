@@ -67,6 +67,8 @@ def write_report(output_dir: Path) -> Path:
     page = template.render(
         name=results.name,
         verdict=str(results.scores_sidecar.get("Verdict", "")),
+        comparisons=results.scores_sidecar.get("Comparisons", []),
+        no_ceiling=results.scores_sidecar.get("NoCeiling", {}),
         caveats=results.scores_sidecar.get("Caveats", []),
         model=results.main_model,
         scoring=None if results.scores is None else scoring_facts(results),

@@ -41,7 +41,7 @@ _SCORES_NUMBERS = (
 )
 _ROLLOUT_NUMBERS = ("horizon_frames", "horizon_s", "n_subjects", "n_targets", *_with_ends(ROLLOUT_METRICS))
 _CEILING_NUMBERS = ("horizon_frames", "n_subjects", *_with_ends(("r2", "skill_ar")))
-_SCORES_KEYS = ("Verdict", "Caveats", "Folds", "RepetitionTime", "Normalisation", "Space")
+_SCORES_KEYS = ("Verdict", "Comparisons", "NoCeiling", "Caveats", "Folds", "RepetitionTime", "Normalisation", "Space")
 _SUBJECTS_NUMBERS = ("horizon_frames", "n_runs", "n_frames", *METRICS)
 _CURVE_NUMBERS = ("context_s", "horizon_frames", "n_subjects", "skill_ar", "skill_ar_low", "skill_ar_high")
 _TRAINING_NUMBERS = ("epoch", "validation_skill_ar", "volumes_per_s")
