@@ -182,10 +182,18 @@ def test_how_runs_were_prepared_is_taken_from_them(titan_neuro, study, output, t
     # Who says nothing of preparation has not chosen the preset's.
     shutil.copytree(output, tmp_path / "out")
     titan_neuro("prepare", study / "bids", tmp_path / "out", "--set", "prepare.warmup_s=7")
-    done = titan_neuro(
-        "run", study / "bids", tmp_path / "out", "group", "--dry-run", "--config-file", study / "debug.yaml"
-    )
-    assert "Fold 1 " in done.stderr
+    config = tmp_path / "study.yaml"
+    for content in ("preset: debug\n", "preset: debug\nprepare: {warmup_s: 7, confounds: none}\n"):
+        config.write_text(content)
+        group = ("run", study / "bids", tmp_path / "out", "group", "--dry-run")
+        assert "Fold 1 " in titan_neuro(*group, "--config-file", config).stderr
+    # Nor has an interrupted preparation.
+    settings = tmp_path / "out" / "config.resolved.yaml"
+    settings.write_text(settings.read_text().replace("confounds: none", "confounds: motion24"))
+    assert "Fold 1 " in titan_neuro(*group).stderr
+    message = failure(titan_neuro, errors.MismatchError, *group, "--atlas", study / "debug.yaml")
+    assert "prepare.atlas" in message
+    assert "the runs there were prepared with None" in message
 
 
 def test_what_used_the_whole_run_says_so_wherever_it_is_read(titan_neuro, study, tmp_path):

@@ -1,14 +1,17 @@
 """The closed-form fit on planted films: what it finds, and what it must not find."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from film_runs import as_run
-from recall_runs import N_FEATURES, N_SOURCES, recall_runs, skills, small_forecaster
+from recall_runs import N_FEATURES, N_SOURCES, RECALL, recall_runs, skills, small_forecaster
 
 from titan_neuro.models.closed_form import fit_recall
 from titan_neuro.models.closed_form.components import ComponentRun, find_components, project_run
 from titan_neuro.models.closed_form.film import CHOOSING_FRAMES, choosing, collect_films
+from titan_neuro.models.closed_form.keys import _Removed
 from titan_neuro.models.recall import RecallConfig
 from titan_neuro.ops.autoregression import fit_autoregression
 
@@ -70,6 +73,27 @@ def test_what_is_learned_of_a_persons_dynamics_alone_is_not_believed():
     far = fit(runs[:6], (1, 2, 10))
     assert not far.recall.memory.gain.any()
     assert skills(far, test) == skills(far, test, memory_frozen=True)
+
+
+def test_what_subjects_disagree_on_is_not_believed():
+    """Three components over four subjects: all agree; two and two are opposite; all agree, on next to nothing."""
+    product = torch.tensor([[50.0, 80.0, 1.0], [52.0, -80.0, 1.0], [48.0, 80.0, 1.0], [50.0, -80.0, 1.0]])
+    square, power = torch.full((4, 1, 3), 100.0), torch.full((3,), 0.5)
+    gain = _Removed(product[:, None].double(), square.double(), power.double()).gain()[0]
+    # The spread between the first's gains, 0.016, is less than independent frames would have: sqrt(0.5 / 400).
+    torch.testing.assert_close(gain, torch.tensor([0.5 - (0.5 / 400) ** 0.5, 0.0, 0.0]).double())
+    # Where subjects spread more than frames do, their spread counts.
+    product[:, 0] = torch.tensor([40.0, 60.0, 40.0, 60.0])
+    gain = _Removed(product[:, None].double(), square.double(), power.double()).gain()[0]
+    assert gain[0].item() == pytest.approx(0.5 - 0.1 / 3**0.5)
+
+
+@pytest.mark.parametrize(("own_lags", "key_lags"), [(1, 1), (1, 3), (3, 1)])
+def test_one_frame_of_the_past_is_enough(planted, own_lags, key_lags):
+    recall = dataclasses.replace(RECALL, own_lags=own_lags, key_lags=key_lags)
+    train, test = planted
+    model = fit(train, recall=recall)
+    assert min(skills(model, test)) > 0.2
 
 
 @pytest.mark.parametrize("horizons", [(1,), (3, 20)])

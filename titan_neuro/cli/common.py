@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from titan_neuro import __version__
-from titan_neuro.errors import UsageError
+from titan_neuro.errors import MismatchError, UsageError
 
 if TYPE_CHECKING:
     from titan_neuro.config import StudyConfig
@@ -152,15 +152,21 @@ def resolve_study(arguments: argparse.Namespace, kind: str, prepared: Mapping[st
     kind : {"volume", "parcels"}
         Of the data; chooses the preset where no file names one.
     prepared : mapping, optional
-        Settings of preparation that runs were made with, in the place of the preset's.
+        Settings of preparation that runs were made with, in the place of the preset's, and of those that were resolved
+        before: an interrupted `prepare` has left its own there.
     """
     from titan_neuro.config import load_study
 
     resolved = _resolved_path(arguments)
+    is_before = arguments.config_file is None and resolved.is_file()
     return load_study(
         default_preset="cpu-small" if kind == "volume" else "parcels",
-        config_file=arguments.config_file or (resolved if resolved.is_file() else None),
-        overrides=[*_of_flags(arguments), *arguments.overrides],
+        config_file=resolved if is_before else arguments.config_file,
+        overrides=[
+            *_as_overrides(prepared if is_before and prepared else {}),
+            *_of_flags(arguments),
+            *arguments.overrides,
+        ],
         seed=arguments.random_seed,
         prepared=prepared,
     )
@@ -169,8 +175,8 @@ def resolve_study(arguments: argparse.Namespace, kind: str, prepared: Mapping[st
 def resolve_prepared(arguments: argparse.Namespace, stores: Sequence[RunStore]) -> StudyConfig:
     """Put the settings of a study together whose runs are prepared.
 
-    How they were prepared is not up for choice any more: it is taken from the runs, and a file or a flag that says
-    otherwise is refused.
+    How they were prepared is not up for choice any more: it is taken from the runs (where the atlas lies, from what was
+    resolved before), and a file or a flag that says otherwise is refused.
 
     Raises
     ------
@@ -181,22 +187,33 @@ def resolve_prepared(arguments: argparse.Namespace, stores: Sequence[RunStore]) 
 
     from pydantic import TypeAdapter
 
-    from titan_neuro.data.prepare.config import PrepareConfig
-    from titan_neuro.errors import MismatchError
+    from titan_neuro.config import load_study
+    from titan_neuro.data.prepare import PrepareConfig, content_id
 
     _require_same_preparation(stores)
     names = {field.name for field in fields(PrepareConfig)}
-    prepared = {name: value for name, value in stores[0].record.get("settings", {}).items() if name in names}
-    study = resolve_study(arguments, stores[0].space.kind, prepared)
+    kind, record = stores[0].space.kind, stores[0].record
+    prepared = {name: value for name, value in record.get("settings", {}).items() if name in names}
+    atlas, resolved = None, _resolved_path(arguments)
+    if resolved.is_file():
+        atlas = load_study(default_preset="debug", config_file=resolved).prepare.atlas
+    study = resolve_study(arguments, kind, {"atlas": atlas and str(atlas), **prepared})
     told = TypeAdapter(PrepareConfig).dump_python(study.prepare, mode="json")
     for name, found in prepared.items():
         if told[name] != found:
-            raise MismatchError(
-                f"{arguments.output_dir}: the settings say prepare.{name} {told[name]}, the runs there were prepared "
-                f"with {found}.",
-                "Prepare them so with `titan-neuro prepare`, or leave this setting out.",
-            )
+            raise _prepared_otherwise(arguments, name, told[name], found)
+    if study.prepare.atlas is not None and study.prepare.atlas != atlas:
+        used = record.get("sources", {}).get("atlas")
+        if used is None or content_id(study.prepare.atlas) != used["content"]:
+            raise _prepared_otherwise(arguments, "atlas", study.prepare.atlas, used and used["name"])
     return study
+
+
+def _prepared_otherwise(arguments: argparse.Namespace, name: str, told: object, found: object) -> MismatchError:
+    return MismatchError(
+        f"{arguments.output_dir}: the settings say prepare.{name} {told}, the runs there were prepared with {found}.",
+        "Prepare them so with `titan-neuro prepare`, or leave this setting out.",
+    )
 
 
 def _of_flags(arguments: argparse.Namespace) -> list[str]:
@@ -204,8 +221,12 @@ def _of_flags(arguments: argparse.Namespace) -> list[str]:
     flags = {name: getattr(arguments, name, None) for name in ("resolution_mm", "confounds", "atlas", "quick_look")}
     if flags["atlas"] is not None:
         flags["atlas"] = str(flags["atlas"].absolute())
+    return _as_overrides({name: value for name, value in flags.items() if value is not None})
+
+
+def _as_overrides(prepare: Mapping[str, Any]) -> list[str]:
     # JSON is YAML, and a path with a colon stays one text.
-    return [f"prepare.{name}={json.dumps(value)}" for name, value in flags.items() if value is not None]
+    return [f"prepare.{name}={json.dumps(value)}" for name, value in prepare.items()]
 
 
 def record_study(arguments: argparse.Namespace, study: StudyConfig) -> None:

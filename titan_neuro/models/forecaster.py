@@ -158,7 +158,7 @@ class _Reading(NamedTuple):
 class Forecaster(nn.Module):
     """Linear autoregression per feature, what memories recall beyond it, and what a backbone and a decoder learn.
 
-    ``forecast[t, h] = AR_h(y_t, y_{t-1}, ...) + recall_h(errors of AR up to t) + decoder_h(backbone(tokens up to t))``.
+    ``forecast[t, h] = AR_h(y_t, y_{t-1}, ...) + recall_h(frames and AR's errors up to t) + decoder_h(tokens up to t)``.
     The first two are fitted in closed form (:meth:`fit`); the third starts at 0, so that training starts from them.
     Before it is fitted, a model is the autoregression. It keeps the protocol of
     :class:`titan_neuro.typing.ForecastModel`.

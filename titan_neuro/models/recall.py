@@ -94,7 +94,8 @@ class Recall(nn.Module):
     """Forecast the errors of linear autoregression from four memories, in a few spatial components.
 
     1. `film`: persistent memory, what the film did to the training subjects (:class:`FilmMemory`).
-    2. A linear forecast from the own last frames, in components: vector autoregression.
+    2. A linear forecast from the own last frames, the present in full, those before in components: vector
+       autoregression.
     3. `echoes`: a linear forecast from own frames long ago, at the lags at which something comes back
        (:class:`DelayLine`).
     4. `memory`: a Titans memory that learns at test time what this subject does otherwise (:class:`ForecastMemory`).

@@ -161,12 +161,17 @@ def _needed(recording: Recording, config: PrepareConfig) -> dict[str, Path]:
 
 
 def _sources(recording: Recording, config: PrepareConfig) -> dict[str, dict[str, str]]:
-    return {
-        role: {"name": path.name, "content": _content_id(path)} for role, path in _needed(recording, config).items()
-    }
+    return {role: {"name": path.name, "content": content_id(path)} for role, path in _needed(recording, config).items()}
 
 
-def _content_id(path: Path) -> str:
+def content_id(path: Path) -> str:
+    """Return the key of an annexed file, which need not be there, or else the SHA-256 of its bytes.
+
+    Raises
+    ------
+    InputNotFoundError
+        No such file, or one that can't be read.
+    """
     key = annex_key(path)
     if key is not None:
         return key

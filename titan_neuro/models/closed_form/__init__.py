@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from titan_neuro.models.closed_form.components import find_components, find_own_components, group_runs, project_run
+from titan_neuro.models.closed_form.components import find_components, find_frame_components, group_runs, project_run
 from titan_neuro.models.closed_form.echoes import fit_echoes
 from titan_neuro.models.closed_form.film import collect_films, fit_film
 from titan_neuro.models.closed_form.keys import fit_keys
@@ -58,7 +58,7 @@ def fit_recall(
     recall.runs = {run.key: (its.subject, its.fold) for run, its in zip(runs, made, strict=True)}
     films = collect_films(made if has_film else [], len(subjects), recall.width)
     fit_film(recall, made, films, film_directions)
-    find_own_components(recall, made)
+    find_frame_components(recall, made)
     fit_linear(recall, made)
     fit_echoes(recall, made)
     fit_keys(recall, made)

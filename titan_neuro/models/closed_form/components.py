@@ -96,8 +96,8 @@ def find_components(
     return film @ recall.basis.T
 
 
-def find_own_components(recall: Recall, made: Sequence[ComponentRun]) -> None:
-    """Set the components of frames that the linear forecast looks back at."""
+def find_frame_components(recall: Recall, made: Sequence[ComponentRun]) -> None:
+    """Set the components of frames that the linear forecast looks back at; ridge penalties keep their maps small."""
     frames = torch.cat([run.frames[run.scored] for run in made])
     _fill(recall.frame_directions, principal_components(frames, recall.n_own))
 
