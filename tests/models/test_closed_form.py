@@ -189,6 +189,34 @@ def test_where_another_film_will_be_shown_none_is_remembered(planted):
     assert np.abs(skills(model, test, memory_frozen=True)).max() < 0.01
 
 
+def test_where_another_film_will_be_shown_choices_are_made_by_what_was_shown():
+    """In each film features follow one another in an order of its own: nothing of that goes on in another film."""
+    rng = np.random.default_rng(5)
+    runs = []
+    for number in range(4):
+        turn = np.linalg.qr(rng.normal(size=(N_FEATURES, N_FEATURES)))[0]
+        for subject in range(5):
+            frames = rng.normal(size=(300, N_FEATURES))
+            for t in range(1, len(frames)):
+                frames[t] = 0.6 * frames[t - 1] @ turn + 0.8 * frames[t]
+            runs.append(as_run(frames, f"sub-{subject:02}_task-film_run-{number}"))
+    test = [run for run in runs if run.key == "sub-04_task-film_run-3"]
+    train = [run for run in runs if "sub-04" not in run.key and "run-3" not in run.key]
+    model = small_forecaster()
+    model.take_linear(fit_autoregression(train, model.horizons))
+    found = {}
+    for film_is_shared in (True, False):
+        fit_recall(model.recall, train, model.coefficients, model.intercept, film_is_shared=film_is_shared)
+        found[film_is_shared] = skills(model, test, memory_frozen=True)[0]
+    folds = {
+        run.stimulus: {model.recall.runs[other.key][1] for other in train if other.stimulus == run.stimulus}
+        for run in train
+    }
+    assert sorted(folds.values()) == [{0}, {1}, {2}]
+    assert found[False] > found[True] + 0.02
+    assert found[False] > -0.02
+
+
 def test_choices_are_made_on_all_parts_of_a_film_and_many_subjects():
     parts = [(subject, part) for subject in range(17) for part in range(5)]
     runs = [

@@ -53,7 +53,7 @@ def fit_recall(
     has_film = film_is_shared and any(len(who) > 1 for who in viewers.values())
     film_directions = find_components(recall, runs, coefficients, intercept, has_film=has_film)
     made = [project_run(recall, run, subjects.index(run.subject), coefficients, intercept) for run in runs]
-    for run, fold in zip(made, group_runs(made), strict=True):
+    for run, fold in zip(made, group_runs(made, film_is_shared=film_is_shared), strict=True):
         run.fold = fold
     recall.runs = {run.key: (its.subject, its.fold) for run, its in zip(runs, made, strict=True)}
     films = collect_films(made if has_film else [], len(subjects), recall.width)

@@ -144,11 +144,17 @@ def project_run(recall: Recall, run: FrameRun, subject: int, coefficients: Tenso
     return ComponentRun(subject, run.stimulus, run.film_start, seen, errors, torch.as_tensor(run.scored))
 
 
-def group_runs(made: Sequence[ComponentRun]) -> list[int]:
-    """Fold of each run: of subjects, or of runs where there is one subject."""
-    units = sorted({run.subject for run in made})
-    labels = [units.index(run.subject) for run in made] if len(units) > 1 else range(len(made))
-    return [label % _MAX_FOLDS for label in labels]
+def group_runs(made: Sequence[ComponentRun], *, film_is_shared: bool = True) -> list[int]:
+    """Fold of each run: what is held out of a choice is what the test will be new in.
+
+    Subjects; or what was shown, where the test is shown something else: what one film's scenes have in common in all
+    brains would pass for how brains go on. Runs, where there is one of either.
+    """
+    kinds: list[str | int] = [run.subject if film_is_shared else run.stimulus for run in made]
+    if len(set(kinds)) == 1:
+        return [place % _MAX_FOLDS for place in range(len(made))]
+    units = list(dict.fromkeys(kinds))
+    return [units.index(kind) % _MAX_FOLDS for kind in kinds]
 
 
 def left_out(run: ComponentRun) -> Tensor:
