@@ -197,7 +197,7 @@ def streams_of(
     before = resident_bytes_at_peak()
     found: dict[str, dict[str, Any]] = {}
     for n_frames in lengths:
-        n_times = max(1, min(5, 200 // n_frames))
+        n_times = max(1, min(5, 3_000 // n_frames))
         if why := _too_much(found, n_frames, resident_bytes_at_peak() - before, limit_bytes, limit_s):
             found[str(n_frames)] = {"why": why}
             continue
