@@ -99,7 +99,7 @@ class OutputFolder:
             "Protocol": protocol,
             "Folds": [{"number": number} for number in (1, 2, 3)],
             "Verdict": verdict,
-            "Comparisons": [f"{models[0]} does not beat {models[1]} at h = 1."],
+            "Comparisons": [f"{models[0]} does not beat {models[-1]} at h = 1."],
             "NoCeiling": {"test-retest": "no segment was shown twice to one subject"},
             "HorizonsFrames": list(HORIZONS),
             "RepetitionTime": REPETITION_TIME,

@@ -53,7 +53,7 @@ def test_every_part_is_there_in_order(full_page):
         "How it was scored",
         "held-out subjects",
         "Forecast scores",
-        "titan-mac does not beat mean at h = 1.",
+        "titan-mac does not beat ar at h = 1.",
         "Rollouts",
         "No test-retest ceiling: no segment was shown twice to one subject.",
         "Where the forecast works",
