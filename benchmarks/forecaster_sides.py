@@ -31,15 +31,13 @@ from titan_neuro.models.forecaster import Forecaster, ForecasterConfig
 from titan_neuro.ops.autoregression import ORDERS, autoregress
 
 PEER_LAYERS, PEER_HEADS = 3, 4
+PRESETS = {"tiny": debug, "small": cpu_small, "large": gpu_base}
 SIDES = {"tiny": 8, "small": 24, "large": 48}
 """Voxels along each axis."""
 FILM_MOMENTS = 3_052
 """Those of ds003017, all five parts."""
 # Queries that meet all keys at a time; a mask is made for so many.
 _QUERY_FRAMES = 64
-
-
-PRESETS = {"tiny": debug, "small": cpu_small, "large": gpu_base}
 
 
 def config_of(size: str) -> ForecasterConfig:

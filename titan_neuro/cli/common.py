@@ -158,15 +158,14 @@ def resolve_study(arguments: argparse.Namespace, kind: str, prepared: Mapping[st
     from titan_neuro.config import load_study
 
     resolved = _resolved_path(arguments)
-    is_before = arguments.config_file is None and resolved.is_file()
+    goes_on = arguments.config_file is None and resolved.is_file()
+    overrides = [*_of_flags(arguments), *arguments.overrides]
+    if goes_on and prepared:
+        overrides = [*_as_overrides(prepared), *overrides]
     return load_study(
         default_preset="cpu-small" if kind == "volume" else "parcels",
-        config_file=resolved if is_before else arguments.config_file,
-        overrides=[
-            *_as_overrides(prepared if is_before and prepared else {}),
-            *_of_flags(arguments),
-            *arguments.overrides,
-        ],
+        config_file=resolved if goes_on else arguments.config_file,
+        overrides=overrides,
         seed=arguments.random_seed,
         prepared=prepared,
     )
@@ -283,8 +282,6 @@ def study_folds(stores: Sequence[RunStore], study: StudyConfig) -> list[FoldData
 
 
 def _require_same_preparation(stores: Sequence[RunStore]) -> None:
-    from titan_neuro.errors import MismatchError
-
     first = stores[0]
     for store in stores[1:]:
         for name in dict.fromkeys([*first.preparation, *store.preparation]):
@@ -325,7 +322,6 @@ def find_model(
     fingerprint : str
         Of everything that the model follows from.
     """
-    from titan_neuro.errors import MismatchError
     from titan_neuro.training import fold_fingerprint, require_match, require_record
 
     folder = model_folder(output_dir, seed, data.fold.number, model.backbone.name)
