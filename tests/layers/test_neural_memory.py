@@ -87,7 +87,7 @@ def test_every_parameter_learns(layer):
 def test_the_step_is_capped_whatever_the_gates_say(layer, bias):
     with torch.no_grad():
         layer.gates.bias.fill_(bias)
-    alpha, eta, theta = layer._gates(frames(5))
+    alpha, eta, theta = layer.gate_values(frames(5))
     assert alpha.min() >= 0 and alpha.max() <= 1
     assert eta.max() <= layer.config.max_momentum
     # All tokens of a chunk at one key of length 1: together they may undo no more than max_step of the error.

@@ -1,6 +1,7 @@
 """Training on small streams with a known answer, and what it writes down."""
 
 import dataclasses
+import functools
 import json
 import re
 
@@ -28,8 +29,8 @@ from titan_neuro.models import (
 )
 from titan_neuro.ops.autoregression import fit_autoregression
 from titan_neuro.training import FoldData, TrainingConfig, load_forecaster, require_match, train_fold
-from titan_neuro.training import fit as fit_module
-from titan_neuro.training.fit import data_identity
+from titan_neuro.training import closed_form
+from titan_neuro.training.fold import data_identity
 
 N_FEATURES = 8
 SPACE = Space(kind="parcels", name="Toy", parcels=tuple(f"p{i}" for i in range(N_FEATURES)))
@@ -80,9 +81,9 @@ def make_fold(tmp_path):
 
 @pytest.fixture
 def train(tmp_path):
-    def run(data, training=QUICK, name="fold-1", seed=0, model=MODEL):
+    def run(data, training=QUICK, name="fold-1", seed=0, model=MODEL, work=None):
         folder = tmp_path / name
-        made = train_fold(data, model, training, folder=folder, work_dir=tmp_path / "work" / name, seed=seed)
+        made = train_fold(data, model, training, folder=folder, work_dir=tmp_path / (work or f"work-{name}"), seed=seed)
         return folder, made
 
     return run
@@ -126,8 +127,9 @@ def test_rivals_learn_it_too_and_share_the_linear_skip(make_fold, train, monkeyp
         fits.append([run.key for run in runs])
         return fit_autoregression(runs, horizons)
 
-    monkeypatch.setattr(fit_module, "fit_autoregression", counted)
+    monkeypatch.setattr(closed_form, "fit_autoregression", counted)
     data = make_fold(following)
+    train = functools.partial(train, work="work")
     models = [MODEL, *match_rivals(MODEL, n_features=N_FEATURES)]
     quick = dataclasses.replace(QUICK, max_epochs=2)
     read = [load_forecaster(train(data, quick, model.backbone.name, model=model)[0]) for model in models]
@@ -175,7 +177,7 @@ def test_a_loss_that_is_not_finite_stops_training(make_fold, train, tmp_path):
     with pytest.raises(TrainingError, match=r"The loss is (nan|inf) in epoch 0") as caught:
         train(data, wild)
     assert "learning_rate" in caught.value.hint
-    assert not (tmp_path / "fold-1").exists()
+    assert [path.name for path in (tmp_path / "fold-1").iterdir()] == ["logs"]
 
 
 class FailingView(RunView):
@@ -200,13 +202,15 @@ def test_the_last_good_epoch_is_kept_and_training_goes_on_from_it(make_fold, tra
     data = make_fold(following)
     failing = FailingView(data.runs[getattr(data.fold, part)[0]].store, SPACE)
     data = dataclasses.replace(data, runs={**data.runs, failing.key: failing})
-    data.linear_skip(MODEL.horizons)
+    for name in ("fold-1", "undisturbed"):
+        closed_form.linear_skip(data, MODEL.horizons, work_dir=tmp_path / f"work-{name}")
     training = dataclasses.replace(QUICK, steps_per_epoch=14, max_epochs=2)
     failing.readings_left = readings
     with pytest.raises(TrainingError, match=message) as caught:
         train(data, training)
-    [kept] = (tmp_path / "work/fold-1").glob("*/last.ckpt")
-    assert f"The last good epoch is kept, and the same command goes on from there: {kept}." in caught.value.hint
+    [kept] = (tmp_path / "work-fold-1").glob("*/step-*.ckpt")
+    told = f"The last good checkpoint is kept, and the same command goes on from there: {kept.parent}."
+    assert told in caught.value.hint
     content = torch.load(kept, weights_only=True)
     assert [row["epoch"] for row in content["history"]] == [0, 1]
     assert all(value.isfinite().all() for value in content["state_dict"].values() if value.is_floating_point())

@@ -12,7 +12,7 @@ from titan_neuro.data.splits import Fold
 from titan_neuro.data.store import RunHeader, RunStore, write_run
 from titan_neuro.models import Forecaster
 from titan_neuro.training import FoldData, TrainingConfig, load_forecaster, train_fold
-from titan_neuro.training import fit as fit_module
+from titan_neuro.training import closed_form as closed_form_module
 
 SPACE = Space(kind="parcels", name="Toy", parcels=tuple(f"p{i}" for i in range(N_FEATURES)))
 MODEL = small_forecaster().config
@@ -43,7 +43,7 @@ def data(tmp_path_factory):
 def train(data, tmp_path):
     def run(training, name="fold-1", seed=0):
         folder = tmp_path / name
-        train_fold(data, MODEL, training, folder=folder, work_dir=tmp_path / "work" / name, seed=seed)
+        train_fold(data, MODEL, training, folder=folder, work_dir=tmp_path / "work", seed=seed)
         return folder
 
     return run
@@ -87,14 +87,13 @@ def test_epoch_0_is_the_closed_form_with_the_subject_left_out(data, train):
 
 
 def test_seeds_share_the_fit_and_nothing_that_is_drawn(data, train, monkeypatch):
-    fits, fit_recall = [], fit_module.fit_recall
+    fits, fit_recall = [], closed_form_module.fit_recall
 
     def counted(recall, runs, *linear, **options):
         fits.append([run.key for run in runs])
         fit_recall(recall, runs, *linear, **options)
 
-    monkeypatch.setattr(fit_module, "fit_recall", counted)
-    data._recall.clear()
+    monkeypatch.setattr(closed_form_module, "fit_recall", counted)
     one, other = (load_forecaster(train(WILD, f"seed-{seed}", seed))[0] for seed in (1, 2))
     assert fits == [[*data.fold.train, *data.fold.validation]]
     for name, value in one.recall.state_dict().items():
@@ -103,7 +102,6 @@ def test_seeds_share_the_fit_and_nothing_that_is_drawn(data, train, monkeypatch)
 
 
 def test_the_fit_does_not_shift_what_is_drawn(data, train):
-    data._recall.clear()
     first, again = (train(QUICK, name) / "model.safetensors" for name in ("first", "again"))
     assert first.read_bytes() == again.read_bytes()
 

@@ -31,7 +31,7 @@ def streams(windows):
 
 @pytest.mark.parametrize("n_streams", [1, 2, 4, 9])
 def test_every_frame_is_read_once_in_order(n_streams):
-    frames, starts = streams(StreamWindows(RUNS, window_frames=16, n_streams=n_streams, max_horizon=3, seed=None))
+    frames, starts = streams(StreamWindows(RUNS, window_frames=16, n_streams=n_streams, horizons=(1, 3), seed=None))
     seen = frames[frames > 0]
     expected = np.concatenate([run.read(0, run.n_frames)[:, 0].numpy() for run in RUNS])
     # Of a run's last frame nothing can be learned: where it would stand alone in a window, it is left out.
@@ -46,7 +46,7 @@ def test_every_frame_is_read_once_in_order(n_streams):
 
 
 def test_valid_marks_frames_that_exist_and_are_scored():
-    windows = StreamWindows(RUNS, window_frames=16, n_streams=2, max_horizon=3, seed=None)
+    windows = StreamWindows(RUNS, window_frames=16, n_streams=2, horizons=(1, 3), seed=None)
     for index in range(len(windows)):
         frames, valid, *_ = windows[index]
         numbers = frames[..., 0].numpy().astype(int)
@@ -55,7 +55,7 @@ def test_valid_marks_frames_that_exist_and_are_scored():
 
 
 def test_a_seed_shuffles_runs_and_offsets_and_repeats():
-    options = {"window_frames": 16, "n_streams": 2, "max_horizon": 3}
+    options = {"window_frames": 16, "n_streams": 2, "horizons": (1, 3)}
     first, _ = streams(StreamWindows(RUNS, seed=1, **options))
     again, _ = streams(StreamWindows(RUNS, seed=1, **options))
     other, _ = streams(StreamWindows(RUNS, seed=2, **options))
@@ -64,5 +64,5 @@ def test_a_seed_shuffles_runs_and_offsets_and_repeats():
 
 
 def test_runs_are_read_again_until_there_are_enough_steps():
-    windows = StreamWindows(RUNS, window_frames=16, n_streams=2, max_horizon=3, min_steps=40, seed=0)
+    windows = StreamWindows(RUNS, window_frames=16, n_streams=2, horizons=(1, 3), min_steps=40, seed=0)
     assert 40 <= len(windows) < 60

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from titan_neuro.data.space import Space
     from titan_neuro.data.store import RunStore
     from titan_neuro.models import Forecaster, ForecasterConfig
-    from titan_neuro.training.fit import FoldData
+    from titan_neuro.training import FoldData
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def add_preparation(parser: argparse.ArgumentParser) -> None:
         help="register raw runs that bring no transforms, roughly (needs the extra 'raw')",
     )
     parser.add_argument(
-        "--nprocs", type=_positive, default=1, metavar="N", help="runs prepared side by side; CPU threads"
+        "--nprocs", type=positive, default=1, metavar="N", help="runs prepared side by side; CPU threads"
     )
     parser.add_argument(
         "--no-datalad-get",
@@ -116,7 +116,8 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Read a number of at least 1."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected at least 1, found {text}")
@@ -267,7 +268,7 @@ def study_folds(stores: Sequence[RunStore], study: StudyConfig) -> list[FoldData
     from titan_neuro.data.space import common_space
     from titan_neuro.data.splits import make_folds
     from titan_neuro.errors import ImageError
-    from titan_neuro.training.fit import FoldData
+    from titan_neuro.training import FoldData
 
     times = {store.repetition_time for store in stores}
     if len(times) > 1:

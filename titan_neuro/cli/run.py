@@ -23,6 +23,7 @@ def add_parser(verbs: Any) -> None:
     common.add_bids_input(parser)
     common.add_study(parser)
     common.add_device(parser)
+    train.add_processes(parser)
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing")
     parser.set_defaults(execute=execute)
 
@@ -45,10 +46,10 @@ def execute(arguments: argparse.Namespace) -> None:
     import torch
 
     torch.set_num_threads(arguments.nprocs)
-    train.execute(arguments)
-    evaluate.execute(arguments)
-    probe.execute(arguments)
-    report.execute(arguments)
+    if train.execute(arguments):
+        evaluate.execute(arguments)
+        probe.execute(arguments)
+        report.execute(arguments)
 
 
 def _show_group_plan(arguments: argparse.Namespace) -> None:

@@ -179,7 +179,7 @@ class NeuralMemory(nn.Module):
             queries,
             _unit(keys),
             values,
-            *self._gates(x),
+            *self.gate_values(x),
             state.memory,
             chunk_size=self.chunk_size,
             backend=self.config.backend,
@@ -226,7 +226,7 @@ class NeuralMemory(nn.Module):
     def _heads(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], self.config.n_heads, -1).transpose(1, 2)
 
-    def _gates(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def gate_values(self, x: Float[Tensor, "B T D"]) -> tuple[Tensor, Tensor, Tensor]:
         """Forgetting, momentum and step size, ``(batch, heads, tokens)`` each."""
         alpha, eta, theta = torch.sigmoid(self.gates(x)).mT.chunk(3, dim=1)
         eta = self.config.max_momentum * eta

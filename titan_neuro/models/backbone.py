@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -13,6 +14,7 @@ from jaxtyping import Bool, Float
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from titan_neuro.errors import ConfigError, MismatchError
 from titan_neuro.ops.stream_state import StreamState
@@ -121,6 +123,11 @@ class Backbone(nn.Module):
     ----------
     config : BackboneConfig
     blocks : iterable of Block
+
+    Attributes
+    ----------
+    gradient_checkpointing : bool
+        Compute what is inside a block again for its gradient, and keep it not. False unless it is set.
     """
 
     def __init__(self, config: BackboneConfig, blocks: Iterable[Block[Any]]) -> None:
@@ -128,6 +135,7 @@ class Backbone(nn.Module):
         self.config = config
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.RMSNorm(config.dim, eps=1e-5)
+        self.gradient_checkpointing = False
         self._identity = config.identity()
 
     def init_state(self, batch_size: int) -> BackboneState:
@@ -185,7 +193,12 @@ class Backbone(nn.Module):
         options = {"memory_frozen": True} if memory_frozen else {}
         blocks = []
         for block, block_state in zip(self.blocks, state.blocks, strict=True):
-            x, after = block(x, block_state, **options)
+            run = functools.partial(block, **options)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                # No block draws at random.
+                x, after = checkpoint(run, x, block_state, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x, after = run(x, block_state)
             blocks.append(after)
         return self.norm(x), BackboneState(state.identity, tuple(blocks))
 

@@ -307,8 +307,9 @@ class Forecaster(nn.Module):
         """
         if frames.shape[-1] != self.n_features:
             raise MismatchError(f"Forecaster: expected frames of {self.n_features} features, found {frames.shape[-1]}.")
-        linear, history = autoregress(frames, state.history, self.coefficients, self.intercept)
-        shown, errors, pending, made = self._project(frames, linear, state)
+        with _full_precision(frames):
+            linear, history = autoregress(frames, state.history, self.coefficients, self.intercept)
+            shown, errors, pending, made = self._project(frames, linear, state)
         if features is not None and isinstance(self.tokenizer, SwinTokenizer):
             tokens = self.tokenizer.project(features)
         else:
@@ -357,9 +358,11 @@ class Forecaster(nn.Module):
         out = out.view_as(tokens)
         if self.recall is None:
             return _Reading(out, seen.errors), MemoryPart(backbone, ())
-        recalled, recall = self.recall(
-            seen.frames, seen.errors, out.mean(dim=2), state.recall[0], left_out=left_out, frozen=memory_frozen
-        )
+        with _full_precision(out):
+            context = out.mean(dim=2).to(seen.frames.dtype)
+            recalled, recall = self.recall(
+                seen.frames, seen.errors, context, state.recall[0], left_out=left_out, frozen=memory_frozen
+            )
         return _Reading(out, recalled), MemoryPart(backbone, (recall,))
 
     def _decode(self, read: _Reading) -> Tensor:
@@ -367,7 +370,9 @@ class Forecaster(nn.Module):
         if self.recall is None:
             return forecasts
         # One product that is added to what is there: a whole brain for each frame and horizon is the largest tensor.
-        recalled = torch.addmm(forecasts.flatten(0, 2), read.forecasts.flatten(0, 2), self.recall.basis)
+        with _full_precision(forecasts):
+            onto = forecasts.to(read.forecasts.dtype).flatten(0, 2)
+            recalled = torch.addmm(onto, read.forecasts.flatten(0, 2), self.recall.basis)
         return recalled.view_as(forecasts)
 
     def start(self) -> ForecasterState:
@@ -381,3 +386,8 @@ class Forecaster(nn.Module):
         """Read the next frames of one run and forecast from each of them; forecasts lie where the frames lie."""
         forecasts, state = self.eval()(frames.to(self.coefficients)[None], state, memory_frozen=memory_frozen)
         return forecasts[0].to(frames.device), state
+
+
+def _full_precision(tensor: Tensor) -> torch.autocast:
+    """Keep autocast away: evidence adds up over a whole run, and errors are small differences."""
+    return torch.autocast(tensor.device.type, enabled=False)

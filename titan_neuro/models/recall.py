@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import torch
@@ -17,6 +17,9 @@ from titan_neuro.layers.film_memory import FilmMemory
 from titan_neuro.layers.forecast_memory import ForecastMemory, ForecastMemoryState
 from titan_neuro.layers.held_out import pick
 from titan_neuro.ops.stream_state import StreamState
+
+# Buffers that hold what was fitted without some of the runs are called so; they are in no file of weights.
+_HELD_OUT = "_without"
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -203,15 +206,24 @@ class Recall(nn.Module):
     def take(self, fitted: Recall) -> None:
         """Take what was fitted before: models of one fold share it. What is drawn at random stays this model's own."""
         own_context = self.memory.context_map.detach().clone()
-        self.load_state_dict(fitted.state_dict())
+        self.set_fitted(*fitted.fitted())
         with torch.no_grad():
             self.memory.context_map.copy_(own_context)
-        for own, other in zip(self.modules(), fitted.modules(), strict=True):
-            for name, value in other.named_buffers(recurse=False):
-                # Held while there is something to be left out, and not saved.
-                if name.endswith("_without"):
-                    setattr(own, name, value)
-        self.runs = fitted.runs
+
+    def fitted(self) -> tuple[dict[str, Tensor], dict[str, tuple[int, int]]]:
+        """Everything that was fitted, by name, what serves to leave runs out among it; and `runs`."""
+        held_out = {name: value for name, value in self.named_buffers() if name.endswith(_HELD_OUT)}
+        return {**self.state_dict(), **held_out}, self.runs
+
+    def set_fitted(self, tensors: Mapping[str, Tensor], runs: Mapping[str, tuple[int, int]]) -> None:
+        """Put back what :meth:`fitted` has returned, of a recall of the same settings."""
+        for name, value in tensors.items():
+            if name.endswith(_HELD_OUT):
+                # Held while there is something to be left out; how large it is, the runs say.
+                owner, _, buffer = name.rpartition(".")
+                setattr(self.get_submodule(owner), buffer, value)
+        self.load_state_dict({name: value for name, value in tensors.items() if not name.endswith(_HELD_OUT)})
+        self.runs = dict(runs)
 
     def init_state(self, batch_size: int) -> RecallState:
         """State before the first frame."""

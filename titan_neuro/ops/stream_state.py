@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from titan_neuro.errors import MismatchError
@@ -40,6 +40,24 @@ class StreamState:
             Type of the floating-point tensors; by default the one they have. Counts and flags keep theirs.
         """
         return self._map(lambda tensor: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None))
+
+    def select(self: AnyState, items: Int[Tensor, " chosen"]) -> AnyState:
+        """The state of some streams of the batch, in this order; `items` lie on the device of the state."""
+        return self._map(lambda tensor: tensor[items])
+
+    def join(self: AnyState, others: Sequence[AnyState]) -> AnyState:
+        """The streams of several states, those of this one first.
+
+        Raises
+        ------
+        MismatchError
+            The states are of another kind, or their streams stand elsewhere inside a chunk or segment.
+        """
+        values = {}
+        for field in dataclasses.fields(self):
+            parts = [getattr(state, field.name) for state in (self, *others)]
+            values[field.name] = _joined(f"{type(self).__name__}.{field.name}", parts)
+        return dataclasses.replace(self, **values)
 
     def reset(self: AnyState, is_start: Bool[Tensor, " batch"], fresh: AnyState) -> AnyState:
         """Begin anew for some items of the batch.
@@ -116,6 +134,19 @@ def _apply(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(_apply(function, item) for item in value)
     return value
+
+
+def _joined(name: str, parts: Sequence[Any]) -> Any:
+    first = parts[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(parts))
+    if isinstance(first, StreamState):
+        return first.join(parts[1:])
+    if isinstance(first, tuple):
+        return tuple(_joined(name, items) for items in zip(*parts, strict=True))
+    if any(part != first for part in parts):
+        raise MismatchError(f"{name}: streams that are joined must share it, found {', '.join(map(str, parts))}.")
+    return first
 
 
 def _plain(value: Any) -> Any:

@@ -1,14 +1,18 @@
 """Train a forecaster on streams: windows of every run in order, the memory carried from one to the next."""
 
 from titan_neuro.training.checkpoint import load_forecaster, require_match, require_record, save_forecaster
-from titan_neuro.training.fit import FoldData, TrainingConfig, fold_fingerprint, train_fold
+from titan_neuro.training.fit import TrainingConfig, fold_fingerprint, train_fold
+from titan_neuro.training.fold import FoldData
 from titan_neuro.training.masked_volumes import PretrainingConfig
 from titan_neuro.training.pretrain import require_pretraining
+from titan_neuro.training.trainer import Processes, find_processes
 
 __all__ = [
     "FoldData",
     "PretrainingConfig",
+    "Processes",
     "TrainingConfig",
+    "find_processes",
     "fold_fingerprint",
     "load_forecaster",
     "require_match",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass as plain_dataclass
-from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,33 +15,31 @@ import lightning
 import numpy as np
 import pandas as pd
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import EarlyStopping
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
-from torch.utils.data import DataLoader
 
-from titan_neuro.data.space import Space
-from titan_neuro.data.splits import Fold, require_disjoint
 from titan_neuro.data.store import FeatureStore, RunView
 from titan_neuro.files import atomic
 from titan_neuro.layers.tokenizer import SwinTokenizer, SwinTokenizerConfig
-from titan_neuro.models.closed_form import fit_recall
 from titan_neuro.models.forecaster import Forecaster, ForecasterConfig
-from titan_neuro.models.recall import Recall
-from titan_neuro.ops.autoregression import Autoregression, fit_autoregression
 from titan_neuro.provenance import commit, digest, versions
 from titan_neuro.training.checkpoint import discard_record, read_record, save_forecaster
+from titan_neuro.training.closed_form import linear_skip, recall_of
 from titan_neuro.training.features import cached_features
+from titan_neuro.training.fold import FoldData
+from titan_neuro.training.logs import LOG_EVERY_STEPS, MemoryLogs, Progress, make_loggers
 from titan_neuro.training.masked_volumes import PretrainingConfig
 from titan_neuro.training.module import ForecastModule
 from titan_neuro.training.pretrain import pretrain_swin, require_pretraining
-from titan_neuro.training.streams import StreamWindows
-from titan_neuro.training.trainer import fit, make_trainer, quiet_lightning
+from titan_neuro.training.resume import BEST, Checkpoints, find_checkpoint, sole_training
+from titan_neuro.training.streams import Share, StreamLoader, StreamWindows
+from titan_neuro.training.trainer import Precision, Processes, Strategy, fit, make_trainer, quiet_lightning
 
 logger = logging.getLogger(__name__)
 
 # Raised when the same settings and data come to other weights: models that are there already are then trained again.
-_METHOD_VERSION = 3
+_METHOD_VERSION = 4
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -60,11 +57,22 @@ class TrainingConfig:
     window_frames : int
         Frames that are back-propagated through; the memory goes on from window to window, its gradient does not.
     n_streams : int
-        Runs that are read side by side.
+        Runs that are read side by side, by all processes together.
     learning_rate, weight_decay : float
-        Of AdamW.
+        Of AdamW. The rate rises evenly, then falls as a cosine to 0, step by step.
+    warmup_share : float
+        Share of all steps in which the rate rises.
     gradient_clip : float
         Largest norm of a step's gradient.
+    precision : {"float32", "bfloat16", "float16"}
+        Of what tokenizer, backbone and decoder compute. Weights, what memories hold, and all that is fitted in closed
+        form stay float32.
+    gradient_checkpointing : bool
+        Compute what is inside a block of the backbone again for its gradient, and keep it not: more time, less memory.
+    strategy : {"ddp", "fsdp"}
+        What several processes share out: the streams alone, or also the weights and what the optimizer keeps of them.
+    checkpoint_every_s : float
+        Seconds of work that an interruption may cost, roughly.
     pretraining : PretrainingConfig, optional
         Pre-train the Swin on masked volumes of the training runs; None does not.
     """
@@ -76,102 +84,41 @@ class TrainingConfig:
     n_streams: Annotated[int, Field(ge=1)] = 4
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.05
     gradient_clip: Annotated[float, Field(gt=0)] = 1.0
+    precision: Precision = "float32"
+    gradient_checkpointing: bool = False
+    strategy: Strategy = "ddp"
+    checkpoint_every_s: Annotated[float, Field(ge=0)] = 120.0
     pretraining: PretrainingConfig | None = None
 
 
-@plain_dataclass(frozen=True, kw_only=True)
-class FoldData:
-    """The runs of a fold, seen through the study's mask.
-
-    Raises
-    ------
-    MismatchError
-        The parts of the fold share a subject, or what else its protocol holds apart.
-    """
-
-    fold: Fold
-    protocol: str
-    space: Space
-    runs: Mapping[str, RunView]
-    _linear: dict[tuple[int, ...], Autoregression] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _recall: dict[Any, Recall] = field(default_factory=dict, init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        require_disjoint(self.fold, self.protocol, self.runs)
-
-    def part(self, keys: Sequence[str]) -> list[RunView]:
-        """Return the runs of these keys."""
-        return [self.runs[key] for key in keys]
-
-    def identity(self) -> dict[str, Any]:
-        """What a model trained on these data is bound to."""
-        any_run = self.runs[self.fold.train[0]]
-        return data_identity(self.space, any_run)
-
-    def linear_skip(self, horizons: Sequence[int]) -> Autoregression:
-        """Fit the linear skip of the fold's models, once for all seeds and rivals.
-
-        It sees the validation runs too, as the AR baseline of this fold does: the learned part is judged against the
-        very bar that it will be scored against.
-        """
-        key = tuple(horizons)
-        if key not in self._linear:
-            self._linear[key] = fit_autoregression(self.part((*self.fold.train, *self.fold.validation)), key)
-        return self._linear[key]
-
-    def recall(self, model: ForecasterConfig) -> Recall | None:
-        """Fit the memories that a model begins with, once for all seeds.
-
-        To the training and validation runs, as the linear skip; a validation run is then read with what was fitted
-        without it. Where test runs show what no training run did, no film is remembered.
-        """
-        if model.recall is None:
-            return None
-        key = (model.recall, model.horizons, model.backbone.dim)
-        if key not in self._recall:
-            # What is drawn here is not used (`Recall.take`), and must not shift what is drawn later.
-            with torch.random.fork_rng(devices=[]):
-                recall = model.recall.build(
-                    horizons=model.horizons, n_features=self.space.n_features, context_width=model.backbone.dim
-                )
-            linear = self.linear_skip(model.horizons)
-            fit_recall(
-                recall,
-                self.part((*self.fold.train, *self.fold.validation)),
-                linear.coefficients,
-                linear.intercept,
-                film_is_shared=self.protocol == "subject",
-            )
-            self._recall[key] = recall
-        return self._recall[key]
-
-    @property
-    def caveats(self) -> list[str]:
-        """Sentences that every table made from these runs must bear, each once."""
-        return list(dict.fromkeys(caveat for run in self.runs.values() for caveat in run.store.caveats))
-
-
-def data_identity(space: Space, run: RunView) -> dict[str, Any]:
-    """Describe data in JSON: space (grid and mask, or parcels), repetition time, how they were prepared."""
-    return {**space.identity(), "repetition_time": run.repetition_time, **run.store.preparation}
+# Settings that say how a training is gone about, and change nothing of what comes of it but by rounding.
+_NOT_OF_THE_RESULT = ("checkpoint_every_s", "gradient_checkpointing", "strategy")
 
 
 def fold_fingerprint(data: FoldData, model: ForecasterConfig, training: TrainingConfig, seed: int) -> str:
     """Digest of everything that a fold's model follows from."""
-    fold = data.fold
     content = {
+        **_settings(data, model, training, seed),
+        "data": data.identity(),
+        "runs": {run.key: run.store.record["fingerprint"] for run in data.fitted_on},
+    }
+    return digest(content)
+
+
+def _settings(data: FoldData, model: ForecasterConfig, training: TrainingConfig, seed: int) -> dict[str, Any]:
+    """What a fold's model follows from beside the data."""
+    told = TypeAdapter(TrainingConfig).dump_python(training, mode="json")
+    return {
         "model": TypeAdapter(ForecasterConfig).dump_python(model, mode="json"),
-        "training": TypeAdapter(TrainingConfig).dump_python(training, mode="json"),
+        "training": {name: value for name, value in told.items() if name not in _NOT_OF_THE_RESULT},
         "seed": seed,
+        "fold": [data.fold.number, data.protocol, data.fold.train, data.fold.validation],
         # Another version may build another model from the same settings.
         "version": versions()["titan-neuro"],
         "method": _METHOD_VERSION,
-        "data": data.identity(),
-        "runs": {key: data.runs[key].store.record["fingerprint"] for key in (*fold.train, *fold.validation)},
-        "parts": [fold.train, fold.validation],
     }
-    return digest(content)
 
 
 def train_fold(
@@ -182,20 +129,23 @@ def train_fold(
     folder: Path,
     work_dir: Path,
     seed: int,
-    device: str = "cpu",
+    processes: Processes | None = None,
 ) -> bool:
-    """Train the model of one fold, unless it is there already; an interrupted training goes on at its last epoch.
+    """Train the model of one fold, unless it is there; an interrupted training goes on where it was last saved.
 
     Parameters
     ----------
     data : FoldData
     model, training : ForecasterConfig, TrainingConfig
     folder : Path
-        Where ``model.safetensors``, ``model.json`` and ``training.csv`` go.
+        Where ``model.safetensors``, ``model.json``, ``training.csv`` (a row for each validation) and ``logs`` (for
+        TensorBoard, and a table of steps for each start) go.
     work_dir : Path
-        Checkpoints of the trainer, one folder for each fold and setting, until the model is written.
+        Checkpoints of the trainer, one folder for each fold and setting, until the model is written; and what was
+        fitted in closed form, for other trainings.
     seed : int
-    device : {"cpu", "cuda", "cuda:N"}
+    processes : Processes, optional
+        By default this one, on the CPU. Each of several calls this function; the first writes.
 
     Returns
     -------
@@ -205,55 +155,136 @@ def train_fold(
     Raises
     ------
     TrainingError
-        The loss, of training or validation, is not finite: what was trained before stays as it was, and the checkpoint
-        of the last good epoch is kept in `work_dir`. Or too few frames to fit.
+        The loss, of training or validation, is not finite: what was trained before stays as it was, and the last good
+        checkpoint is kept in `work_dir`. Or too few frames to fit, or another of the processes was lost.
+    MismatchError
+        The data are not those that the interrupted training began on.
+    OutputError
+        Another process trains into `folder`, or the disk is full.
     """
     fingerprint = fold_fingerprint(data, model, training, seed)
     before = read_record(folder)
     if before is not None and before.get("fingerprint") == fingerprint:
         return False
     require_pretraining(model, training.pretraining)
+    processes = processes or Processes()
+    run = functools.partial(_train, data, model, training, folder=folder, work_dir=work_dir, seed=seed)
+    if not processes.is_first:
+        run(processes=processes)
+        return True
     start = time.monotonic()
-    forecaster = _begin(data, model, training, work_dir=work_dir, seed=seed, device=device)
+    checkpoints = _checkpoint_folder(work_dir, data, _settings(data, model, training, seed))
+    with sole_training(folder), sole_training(checkpoints):
+        forecaster, history, epoch = run(processes=processes)
+        table = pd.DataFrame(history)
+        discard_record(folder)
+        with atomic(folder / "training.csv") as path:
+            table.to_csv(path, index=False)
+        chosen = table.set_index("epoch").loc[epoch]
+        record = {
+            "fingerprint": fingerprint,
+            "data": data.identity(),
+            "protocol": data.protocol,
+            "fold": data.fold.number,
+            "train": data.fold.train,
+            "validation": data.fold.validation,
+            "test": data.fold.test,
+            "selected_epoch": epoch,
+            "validation_skill_ar": float(chosen["validation_skill_ar"]),
+            "n_parameters": sum(each.numel() for each in forecaster.parameters() if each.requires_grad),
+            "seed": seed,
+            "versions": versions(),
+            "commit": commit(),
+            "wall_time_s": round(time.monotonic() - start, 1),
+        }
+        save_forecaster(folder, forecaster, record)
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    return True
+
+
+def _checkpoint_folder(work_dir: Path, data: FoldData, settings: Mapping[str, Any]) -> Path:
+    return work_dir / f"fold-{data.fold.number}-{digest(settings)[:12]}"
+
+
+def _train(
+    data: FoldData,
+    model: ForecasterConfig,
+    training: TrainingConfig,
+    *,
+    folder: Path,
+    work_dir: Path,
+    seed: int,
+    processes: Processes,
+) -> tuple[Forecaster, list[dict[str, float]], int]:
+    """Fit; return the model with the best epoch's weights, what was noted of each, and that epoch.
+
+    Epoch 0 is what was fitted in closed form. In the processes that write nothing the weights are those of the last.
+    """
+    forecaster = _begin(data, model, training, work_dir=work_dir, seed=seed, device=processes.device)
+    settings = _settings(data, model, training, seed)
+    checkpoints = _checkpoint_folder(work_dir, data, settings)
+    identity = {"settings": digest(settings), "data": data.digests()}
+    windows = _Windows(data, model, training, seed, _features(data, forecaster, work_dir, processes.device))
+    forecaster.backbone.gradient_checkpointing = training.gradient_checkpointing
     module = ForecastModule(
         forecaster,
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
+        warmup_share=training.warmup_share,
         max_epochs=training.max_epochs,
+        fully_sharded=training.strategy == "fsdp" and processes.n * processes.n_nodes > 1,
     )
-    train_runs, validation_runs = data.part(data.fold.train), data.part(data.fold.validation)
-    features = None
-    if isinstance(forecaster.tokenizer, SwinTokenizer) and forecaster.tokenizer.frozen:
-        runs = [*train_runs, *validation_runs]
-        features = cached_features(runs, forecaster.tokenizer, work_dir=work_dir, device=device)
-    checkpoints = work_dir / f"fold-{data.fold.number}-{fingerprint[:12]}"
-    epoch = _run_trainer(
-        module, training, _Windows(train_runs, validation_runs, model, training, seed, features), checkpoints, device
-    )
-    table = pd.DataFrame(module.history)
-    discard_record(folder)
-    with atomic(folder / "training.csv") as path:
-        table.to_csv(path, index=False)
-    chosen = table.set_index("epoch").loc[epoch]
-    record = {
-        "fingerprint": fingerprint,
-        "data": data.identity(),
-        "protocol": data.protocol,
-        "fold": data.fold.number,
-        "train": data.fold.train,
-        "validation": data.fold.validation,
-        "test": data.fold.test,
-        "selected_epoch": epoch,
-        "validation_skill_ar": float(chosen["validation_skill_ar"]),
-        "n_parameters": sum(each.numel() for each in forecaster.parameters() if each.requires_grad),
-        "seed": seed,
-        "versions": versions(),
-        "commit": commit(),
-        "wall_time_s": round(time.monotonic() - start, 1),
-    }
-    save_forecaster(folder, forecaster, record)
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    return True
+    fitted = copy.deepcopy(forecaster.state_dict())
+    last = find_checkpoint(checkpoints, identity)
+    with quiet_lightning():
+        trainer = make_trainer(
+            checkpoints,
+            processes,
+            training.max_epochs,
+            precision=training.precision,
+            strategy=training.strategy,
+            gradient_clip_val=training.gradient_clip,
+            logger=make_loggers(folder / "logs", begins_at=_step_of(last)),
+            log_every_n_steps=LOG_EVERY_STEPS,
+            callbacks=[
+                EarlyStopping(monitor="validation_mse", patience=training.patience),
+                Progress(),
+                MemoryLogs(),
+                Checkpoints(checkpoints, every_s=training.checkpoint_every_s, identity=identity),
+            ],
+        )
+        if last is None:
+            trainer.validate(module, datamodule=windows, verbose=False)
+        else:
+            logger.info("Training goes on from %s.", last)
+        fit(trainer, module, windows, last)
+    chosen = min(module.history, key=lambda row: row["validation_mse"])
+    if processes.is_first:
+        weights = fitted
+        if chosen["epoch"]:
+            saved = torch.load(checkpoints / BEST, map_location="cpu", weights_only=True)["state_dict"]
+            weights = {name.removeprefix("forecaster."): value for name, value in saved.items()}
+        # Weights that were divided among processes can't be put together again in place.
+        forecaster = forecaster if not module.is_sharded else _empty(model, data)
+        forecaster.to("cpu").load_state_dict(weights)
+    return forecaster, module.history, int(chosen["epoch"])
+
+
+def _step_of(checkpoint: Path | None) -> int:
+    if checkpoint is None:
+        return 0
+    return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+
+
+def _features(data: FoldData, forecaster: Forecaster, work_dir: Path, device: str) -> dict[str, FeatureStore] | None:
+    if not isinstance(forecaster.tokenizer, SwinTokenizer) or not forecaster.tokenizer.frozen:
+        return None
+    return cached_features(data.fitted_on, forecaster.tokenizer, work_dir=work_dir, device=device)
+
+
+def _empty(model: ForecasterConfig, data: FoldData) -> Forecaster:
+    mask = None if data.space.mask is None else torch.from_numpy(data.space.mask)
+    return model.build(n_features=data.space.n_features, mask=mask)
 
 
 def _begin(
@@ -265,12 +296,11 @@ def _begin(
         swin = pretrain_swin(data, model.tokenizer, training.pretraining, work_dir=work_dir, seed=seed, device=device)
     # Of both numbers, so that no fold of one seed begins with the weights of another fold of another seed.
     lightning.seed_everything(int(np.random.SeedSequence([seed, data.fold.number]).generate_state(1)[0]), verbose=False)
-    mask = None if data.space.mask is None else torch.from_numpy(data.space.mask)
-    forecaster = model.build(n_features=data.space.n_features, mask=mask)
+    forecaster = _empty(model, data)
     if swin is not None:
         forecaster.tokenizer.swin.load_state_dict(swin)
-    forecaster.take_linear(data.linear_skip(model.horizons))
-    fitted = data.recall(model)
+    forecaster.take_linear(linear_skip(data, model.horizons, work_dir=work_dir))
+    fitted = recall_of(data, model, work_dir=work_dir)
     if forecaster.recall is not None and fitted is not None:
         forecaster.recall.take(fitted)
     return forecaster
@@ -281,61 +311,35 @@ class _Windows(lightning.LightningDataModule):
 
     def __init__(
         self,
-        train: Sequence[RunView],
-        validation: Sequence[RunView],
+        data: FoldData,
         model: ForecasterConfig,
         training: TrainingConfig,
         seed: int,
         features: Mapping[str, FeatureStore] | None,
     ) -> None:
         super().__init__()
-        self._train, self._validation, self._seed = train, validation, seed
-        self._min_steps = training.steps_per_epoch
+        self._train, self._validation = data.part(data.fold.train), data.part(data.fold.validation)
+        self._seed, self._min_steps = seed, training.steps_per_epoch
         self._options = {
             "window_frames": training.window_frames,
             "n_streams": training.n_streams,
-            "max_horizon": max(model.horizons),
+            "horizons": model.horizons,
             "features": features,
         }
 
-    def train_dataloader(self) -> DataLoader[Any]:
+    def train_dataloader(self) -> StreamLoader:
         """Windows of this epoch."""
         epoch = 0 if self.trainer is None else self.trainer.current_epoch
-        seed = self._seed * 100_003 + epoch
-        return DataLoader(
-            StreamWindows(self._train, seed=seed, min_steps=self._min_steps, **self._options), batch_size=None
-        )
+        return self._load(self._train, seed=self._seed * 100_003 + epoch, min_steps=self._min_steps)
 
-    def val_dataloader(self) -> DataLoader[Any]:
+    def val_dataloader(self) -> StreamLoader:
         """Windows of the validation runs."""
-        return DataLoader(StreamWindows(self._validation, seed=None, **self._options), batch_size=None)
+        return self._load(self._validation, seed=None)
 
-
-def _run_trainer(
-    module: ForecastModule, training: TrainingConfig, data: _Windows, checkpoints: Path, device: str
-) -> int:
-    """Fit, put the best epoch's weights into the module, and return that epoch; 0 is what was fitted in closed form."""
-    fitted = copy.deepcopy(module.state_dict())
-    best = ModelCheckpoint(dirpath=checkpoints, filename="best", monitor="validation_mse", save_last=True)
-    last = checkpoints / "last.ckpt"
-    with quiet_lightning():
-        trainer = make_trainer(
-            checkpoints,
-            device,
-            training.max_epochs,
-            gradient_clip_val=training.gradient_clip,
-            callbacks=[best, EarlyStopping(monitor="validation_mse", patience=training.patience), TQDMProgressBar()],
-        )
-        if last.is_file():
-            logger.info("Training goes on from %s.", last)
-        else:
-            trainer.validate(module, datamodule=data, verbose=False)
-        fit(trainer, module, data, last)
-    rows = module.history
-    chosen = min(rows, key=lambda row: row["validation_mse"])
-    if chosen["epoch"] == 0:
-        module.load_state_dict(fitted)
-    else:
-        content = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
-        module.load_state_dict(content["state_dict"])
-    return int(chosen["epoch"])
+    def _load(self, runs: Sequence[RunView], **options: Any) -> StreamLoader:
+        share, on_gpu = Share(), False
+        if self.trainer is not None:
+            share = Share(self.trainer.global_rank, self.trainer.world_size)
+            on_gpu = self.trainer.strategy.root_device.type == "cuda"
+        windows = StreamWindows(runs, share=share, **options, **self._options)
+        return StreamLoader(windows, pin_memory=on_gpu)

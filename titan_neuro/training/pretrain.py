@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import lightning
 import numpy as np
 import torch
+from filelock import FileLock
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from pydantic import TypeAdapter
 from safetensors import SafetensorError
@@ -20,16 +21,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from titan_neuro.errors import ConfigError, MismatchError
-from titan_neuro.files import atomic
+from titan_neuro.files import atomic, writing_to
 from titan_neuro.layers.tokenizer import SwinTokenizer, SwinTokenizerConfig
 from titan_neuro.models.forecaster import ForecasterConfig
 from titan_neuro.provenance import digest, versions
 from titan_neuro.training.masked_volumes import MaskedVolumes, PretrainingConfig, ScatteredFrames
-from titan_neuro.training.trainer import fit, make_trainer, quiet_lightning
+from titan_neuro.training.trainer import Processes, fit, make_trainer, quiet_lightning
 from titan_neuro.typing import FrameRun
 
 if TYPE_CHECKING:
-    from titan_neuro.training.fit import FoldData
+    from titan_neuro.training.fold import FoldData
 
 logger = logging.getLogger(__name__)
 
@@ -108,34 +109,51 @@ def pretrain_swin(
     tokenizer = dataclasses.replace(tokenizer, frozen=False)
     name = _fingerprint(data, tokenizer, config, seed)[:12]
     path, folder = work_dir / f"swin-{name}.safetensors", work_dir / f"swin-{name}"
-    if path.is_file():
-        try:
-            return load_file(path)
-        except SafetensorError:
-            logger.warning("%s is damaged; the Swin is pre-trained again.", path)
+    if data.space.mask is None:
+        raise MismatchError("Masked volumes need volumes, found parcels.")
+    with writing_to(work_dir):
+        (work_dir / "locks").mkdir(parents=True, exist_ok=True)
+    with FileLock(work_dir / "locks" / f"{path.name}.lock"):
+        if path.is_file():
+            try:
+                return load_file(path)
+            except SafetensorError:
+                logger.warning("%s is damaged; the Swin is pre-trained again.", path)
+        weights = _pretrain(data, tokenizer, config, folder=folder, seed=seed, device=device)
+        with atomic(path) as temporary:
+            save_file(weights, temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+    return weights
+
+
+def _pretrain(
+    data: FoldData,
+    tokenizer: SwinTokenizerConfig,
+    config: PretrainingConfig,
+    *,
+    folder: Path,
+    seed: int,
+    device: str,
+) -> dict[str, Tensor]:
     # Of both numbers, so that no fold of one seed draws what another fold of another seed does.
     drawn = int(np.random.SeedSequence([seed, data.fold.number]).generate_state(1)[0])
     lightning.seed_everything(drawn, verbose=False)
-    if data.space.mask is None:
-        raise MismatchError("Masked volumes need volumes, found parcels.")
     swin = SwinTokenizer(tokenizer, torch.from_numpy(data.space.mask), dim=1)
     module = MaskedVolumes(swin, tokenizer, config, seed=drawn)
     with quiet_lightning():
         trainer = make_trainer(
             folder,
-            device,
+            Processes(device=device),
             config.n_epochs,
+            logger=False,
             gradient_clip_val=config.gradient_clip,
             callbacks=[ModelCheckpoint(dirpath=folder, save_last=True), TQDMProgressBar()],
         )
         batches = _Batches(data.part(data.fold.train), config, drawn)
-        fit(trainer, module, batches, folder / "last.ckpt")
+        last = folder / "last.ckpt"
+        fit(trainer, module, batches, last if last.is_file() else None)
     logger.info("Hidden voxels' mean squared error: %s.", ", ".join(f"{loss:.3f}" for loss in module.losses))
-    weights = {name: value.detach().cpu().contiguous() for name, value in swin.swin.state_dict().items()}
-    with atomic(path) as temporary:
-        save_file(weights, temporary)
-    shutil.rmtree(folder, ignore_errors=True)
-    return weights
+    return {name: value.detach().cpu().contiguous() for name, value in swin.swin.state_dict().items()}
 
 
 def _fingerprint(data: FoldData, tokenizer: SwinTokenizerConfig, config: PretrainingConfig, seed: int) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from titan_neuro.data.store import FeatureStore
+from titan_neuro.errors import MismatchError
 from titan_neuro.typing import FrameRun
 
 
@@ -27,6 +29,8 @@ class Windows(NamedTuple):
         bool ``(streams,)``: a run begins here, nothing is carried over from the window before.
     keys : tuple of str
         Of the run that each stream reads; empty where it reads none.
+    n_targets : int
+        Frames that are forecast, over all horizons, scored ones alone: of the streams of all processes.
     features : torch.Tensor or None
         float32 ``(streams, window, ...)``: what a frozen encoder has made of the frames that the model reads.
     """
@@ -35,7 +39,27 @@ class Windows(NamedTuple):
     valid: Tensor
     is_start: Tensor
     keys: tuple[str, ...]
+    n_targets: int
     features: Tensor | None = None
+
+    def pin_memory(self) -> Windows:
+        """The same in memory from which a GPU reads while it computes."""
+        return self._replace(
+            frames=self.frames.pin_memory(),
+            valid=self.valid.pin_memory(),
+            is_start=self.is_start.pin_memory(),
+            features=None if self.features is None else self.features.pin_memory(),
+        )
+
+
+class Share(NamedTuple):
+    """Which streams one of several processes reads: every `n`-th, from the `rank`-th on."""
+
+    rank: int = 0
+    n: int = 1
+
+
+_ALONE = Share()
 
 
 class _Piece(NamedTuple):
@@ -50,21 +74,26 @@ class StreamWindows(Dataset[Windows]):
     A stream takes a new run when its last has ended, so that none waits for the longest. Runs may start at random
     offsets: nothing should be learned from the time since a run began.
 
+    Several processes share the streams: which run is read where and when does not depend on their number, each has as
+    many steps as the others, and one that has no stream of its own reads an empty one.
+
     Parameters
     ----------
     runs : sequence of FrameRun
     window_frames : int
         Frames that the model reads in a step.
     n_streams : int
-        Streams side by side; no more than there are runs.
-    max_horizon : int
-        Frames after the window that serve as targets.
+        Streams side by side, of all processes together; no more than there are runs.
+    horizons : sequence of int
+        Frames ahead that are forecast; the longest says how many frames are read after the window.
     min_steps : int
         The runs are read again, in another order, until there are so many steps.
     features : mapping of str to FeatureStore, optional
         By the key of the run: read along with the frames.
     seed : int or None
         Order of the runs and their offsets; None takes the runs in order, from their first frame.
+    share : Share
+        The part of the streams that is read here.
     """
 
     def __init__(
@@ -73,14 +102,18 @@ class StreamWindows(Dataset[Windows]):
         *,
         window_frames: int,
         n_streams: int,
-        max_horizon: int,
+        horizons: Sequence[int],
         min_steps: int = 1,
         features: Mapping[str, FeatureStore] | None = None,
         seed: int | None,
+        share: Share = _ALONE,
     ) -> None:
-        self._runs, self._window, self._ahead = runs, window_frames, max_horizon
-        self._features = features
-        self._steps = self._schedule(min(n_streams, len(runs)), min_steps, seed)
+        self._runs, self._window, self._horizons = runs, window_frames, tuple(horizons)
+        self._features, self._share = features, share
+        self.n_streams = min(n_streams, len(runs))
+        self._steps = self._schedule(self.n_streams, min_steps, seed)
+        # Scored frames before each frame, so that those of a window are one difference.
+        self._scored_before = [np.concatenate([[0], np.cumsum(run.scored)]) for run in runs]
 
     def _schedule(self, n_streams: int, min_steps: int, seed: int | None) -> list[list[_Piece | None]]:
         rng = None if seed is None else np.random.default_rng(seed)
@@ -106,14 +139,22 @@ class StreamWindows(Dataset[Windows]):
         # The last frame of a run has nothing after it to be learned from.
         return [_Piece(run, start, start == offset) for start in range(offset, length - 1, self._window)]
 
+    def _n_targets(self, piece: _Piece | None) -> int:
+        if piece is None:
+            return 0
+        before, last = self._scored_before[piece.run], self._runs[piece.run].n_frames
+        starts = [min(piece.start + horizon, last) for horizon in self._horizons]
+        return int(sum(before[min(start + self._window, last)] - before[start] for start in starts))
+
     def __len__(self) -> int:
         """Number of steps."""
         return len(self._steps)
 
     def __getitem__(self, index: int) -> Windows:
         """Read the windows of step `index`."""
-        pieces = self._steps[index]
-        length, n_features = self._window + self._ahead, self._runs[0].n_features
+        of_all = self._steps[index]
+        pieces = of_all[self._share.rank :: self._share.n] or [None]
+        length, n_features = self._window + max(self._horizons), self._runs[0].n_features
         frames = torch.zeros(len(pieces), length, n_features)
         valid = torch.zeros(len(pieces), length, dtype=torch.bool)
         is_start = torch.zeros(len(pieces), dtype=torch.bool)
@@ -128,7 +169,8 @@ class StreamWindows(Dataset[Windows]):
             valid[lane, : len(read)] = torch.from_numpy(run.scored[piece.start : piece.start + len(read)])
             is_start[lane] = piece.is_start
         keys = tuple("" if piece is None else self._runs[piece.run].key for piece in pieces)
-        return Windows(frames, valid, is_start, keys, self._read_features(pieces))
+        n_targets = sum(map(self._n_targets, of_all))
+        return Windows(frames, valid, is_start, keys, n_targets, self._read_features(pieces))
 
     def _read_features(self, pieces: Sequence[_Piece | None]) -> Tensor | None:
         if not self._features:
@@ -140,3 +182,54 @@ class StreamWindows(Dataset[Windows]):
                 read = self._features[self._runs[piece.run].key].read(piece.start, piece.start + self._window)
                 features[lane, : len(read)] = read
         return features
+
+
+class StreamLoader:
+    """Windows one after the other, the next being read while the last is learned from; it can go on where it was.
+
+    Parameters
+    ----------
+    windows : StreamWindows
+    pin_memory : bool
+        For a GPU.
+    """
+
+    def __init__(self, windows: StreamWindows, *, pin_memory: bool = False) -> None:
+        self.windows, self._pin_memory = windows, pin_memory
+        self._position = 0
+
+    def __len__(self) -> int:
+        """Number of steps from the first on, wherever this goes on."""
+        return len(self.windows)
+
+    def __iter__(self) -> Iterator[Windows]:
+        """Yield the windows from the position on."""
+        # A thread and no process: decompression lets other threads run, and nothing has to be copied or can be killed.
+        with ThreadPoolExecutor(1, thread_name_prefix="windows") as reader:
+            coming = reader.submit(self._read, self._position) if self._position < len(self) else None
+            while coming is not None:
+                windows = coming.result()
+                self._position += 1
+                coming = reader.submit(self._read, self._position) if self._position < len(self) else None
+                yield windows
+        self._position = 0
+
+    def _read(self, index: int) -> Windows:
+        windows = self.windows[index]
+        return windows.pin_memory() if self._pin_memory else windows
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many steps were taken, and of how many."""
+        return {"position": self._position, "steps": len(self)}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on after so many steps.
+
+        Raises
+        ------
+        MismatchError
+            They were steps of other streams.
+        """
+        if saved["steps"] != len(self):
+            raise MismatchError(f"streams: expected {len(self)} steps, found a position among {saved['steps']}.")
+        self._position = int(saved["position"])

@@ -1,67 +1,171 @@
-"""What the trainers of this room share: one process, one device, and nothing on the terminal that does not apply."""
+"""What the trainers of this room share: where they run, and nothing on the terminal that does not apply."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
-from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.fabric.plugins.environments import ClusterEnvironment
+from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 
-from titan_neuro.errors import TrainingError
+from titan_neuro.errors import ConfigError, TrainingError, UsageError
+from titan_neuro.training.resume import AtomicCheckpointIO
+
+Precision = Literal["float32", "bfloat16", "float16"]
+Strategy = Literal["ddp", "fsdp"]
+_PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
 
 
-def make_trainer(folder: Path, device: str, max_epochs: int, **options: Any) -> lightning.Trainer:
+@dataclass(frozen=True, kw_only=True)
+class Processes:
+    """Where a training runs: one process, by default.
+
+    Attributes
+    ----------
+    device : {"cpu", "cuda", "cuda:N"}
+    n : int
+        Processes on each machine, each with a GPU of its own where there are GPUs.
+    n_nodes : int
+        Machines.
+    environment : ClusterEnvironment
+        Who starts them, and tells each its rank.
+    """
+
+    device: str = "cpu"
+    n: int = 1
+    n_nodes: int = 1
+    environment: ClusterEnvironment = field(default_factory=LightningEnvironment)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.environment.node_rank() == 0 and self.environment.local_rank() == 0
+
+
+def find_processes(device: str, n: int | None) -> Processes:
+    """Join the processes that ``srun`` or ``torchrun`` has started, or else plan for `n` on this machine.
+
+    Raises
+    ------
+    UsageError
+        `n` is not what they have started, or tasks of ``srun`` that nobody can count by machine.
+    """
+    found = Processes(device=device, n=n or 1)
+    # A batch script has the variables of the job alone, a task of `srun` those of its step as well.
+    if "SLURM_STEP_ID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in {"bash", "interactive"}:
+        n_tasks, n_nodes = int(os.environ["SLURM_NTASKS"]), int(os.environ.get("SLURM_NNODES", "1"))
+        if n_tasks > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:
+            raise UsageError(
+                f"srun has started {n_tasks} tasks, and does not say how many on each node.",
+                "Give --ntasks-per-node to sbatch, in the place of --ntasks.",
+            )
+        slurm = SLURMEnvironment(auto_requeue=True)
+        found = Processes(device=device, n=n_tasks // n_nodes, n_nodes=n_nodes, environment=slurm)
+    elif TorchElasticEnvironment.detect():
+        elastic, on_each = TorchElasticEnvironment(), int(os.environ["LOCAL_WORLD_SIZE"])
+        found = Processes(device=device, n=on_each, n_nodes=elastic.world_size() // on_each, environment=elastic)
+    if n is not None and n != found.n:
+        raise UsageError(f"--devices {n}: {found.n} processes were started on this machine.", "Leave --devices out.")
+    return found
+
+
+def make_trainer(
+    folder: Path,
+    processes: Processes,
+    max_epochs: int,
+    *,
+    precision: Precision = "float32",
+    strategy: Strategy = "ddp",
+    **options: Any,
+) -> lightning.Trainer:
     """Make a trainer that keeps its files in `folder`; call it, and what it makes, inside :func:`quiet_lightning`.
 
     Parameters
     ----------
     folder : Path
-    device : {"cpu", "cuda", "cuda:N"}
+    processes : Processes
     max_epochs : int
+    precision : {"float32", "bfloat16", "float16"}
+    strategy : {"ddp", "fsdp"}
+        Of several processes; see `TrainingConfig`.
     **options
         Of `lightning.Trainer`.
+
+    Raises
+    ------
+    ConfigError
+        float16 on a CPU.
     """
-    accelerator, _, index = device.partition(":")
+    accelerator, _, index = processes.device.partition(":")
+    if precision == "float16" and accelerator == "cpu":
+        raise ConfigError(
+            "training.precision: float16 needs a GPU, and this training runs on the CPU.",
+            "Set training.precision to bfloat16 or float32.",
+        )
+    n_processes = processes.n * processes.n_nodes
+    chosen: Any = "auto"
+    if n_processes > 1 and strategy == "ddp":
+        chosen = DDPStrategy()
+    elif n_processes > 1:
+        sizes = {"data_parallel_size": n_processes, "tensor_parallel_size": 1}
+        chosen = ModelParallelStrategy(save_distributed_checkpoint=False, **sizes)
     return lightning.Trainer(
         accelerator="gpu" if accelerator == "cuda" else "cpu",
-        devices=[int(index)] if index else 1,
-        # One process, also inside a Slurm job that was given several tasks.
-        plugins=[LightningEnvironment()],
+        devices=[int(index)] if index else processes.n,
+        num_nodes=processes.n_nodes,
+        strategy=chosen,
+        precision=_PRECISIONS[precision],  # type: ignore[arg-type]
+        plugins=[processes.environment, AtomicCheckpointIO()],
         max_epochs=max_epochs,
         num_sanity_val_steps=0,
         reload_dataloaders_every_n_epochs=1,
-        logger=False,
         enable_model_summary=False,
         default_root_dir=folder,
+        use_distributed_sampler=False,
         **options,
     )
 
 
-def fit(trainer: lightning.Trainer, module: lightning.LightningModule, data: Any, last: Path) -> None:
-    """Train, from the checkpoint `last` on where there is one.
+def fit(trainer: lightning.Trainer, module: lightning.LightningModule, data: Any, checkpoint: Path | None) -> None:
+    """Train, from `checkpoint` on where there is one.
 
     Raises
     ------
     TrainingError
-        A loss is not finite; names the checkpoint that is kept.
+        A loss is not finite, or another process of this training has died; names the folder of what is kept.
     KeyboardInterrupt
-        The user has stopped it.
+        The user, or a signal, has stopped it.
     """
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except TrainingError as error:
-        if not last.is_file():
+        raise TrainingError(error.message, f"{error.hint}{_kept(trainer)}") from error
+    except RuntimeError as error:
+        if trainer.world_size == 1:
             raise
-        kept = f"The last good epoch is kept, and the same command goes on from there: {last}."
-        raise TrainingError(error.message, f"{error.hint} {kept}") from error
+        # What gloo and NCCL say when a peer is gone names addresses and no cause.
+        raise TrainingError(
+            f"Process {trainer.global_rank} of {trainer.world_size} lost the others: {error}",
+            f"One of them was killed, most likely for want of memory; its log says more.{_kept(trainer)}",
+        ) from error
     except SystemExit as stop:
         # Lightning turns Ctrl-C into an exit without a word; the command line has one to say.
         raise KeyboardInterrupt from stop
+
+
+def _kept(trainer: lightning.Trainer) -> str:
+    folder = Path(trainer.default_root_dir)
+    if not list(folder.glob("*.ckpt")):
+        return ""
+    return f" The last good checkpoint is kept, and the same command goes on from there: {folder}."
 
 
 @contextlib.contextmanager
@@ -75,6 +179,7 @@ def quiet_lightning() -> Iterator[None]:
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*The `srun` command is available.*")
         warnings.filterwarnings("ignore", ".*Checkpoint directory.*exists and is not empty.*")
+        warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
         warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
         try:
             yield

@@ -1,0 +1,227 @@
+"""What lets a training be interrupted at any moment: checkpoints, signals, and who may write into a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import time
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning
+import torch
+import torch.distributed
+from filelock import FileLock, Timeout
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+
+from titan_neuro.errors import MismatchError, OutputError
+from titan_neuro.files import atomic, write_text
+
+logger = logging.getLogger(__name__)
+
+BEST = "best.ckpt"
+_IDENTITY = "identity"
+# What to do when a step is over; the highest of all processes holds.
+_GO_ON, _SAVE, _REQUEUE, _STOP = range(4)
+# An older one stays until the next is whole: should the disk spoil one, the other is there.
+_N_KEPT = 2
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write under a temporary name in the same folder, then rename."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """See the base class.
+
+        Raises
+        ------
+        OutputError
+            The disk is full or can't be written; what was there before stays.
+        """
+        with atomic(Path(path)) as temporary:
+            torch.save(checkpoint, temporary)
+
+
+class Checkpoints(Checkpoint):
+    """Save now and then in the middle of an epoch, at its end, and when a signal asks for an end.
+
+    SIGTERM saves and stops. The signal before a time limit (``sbatch --signal=USR1@120``) saves and lets Lightning put
+    the job back into Slurm's queue. Both wait for the end of a step: what is saved between two steps is consistent, and
+    all processes save the same step.
+
+    Parameters
+    ----------
+    folder : Path
+        ``step-<number>.ckpt``, the last two; ``best.ckpt``, the weights of the best validation.
+    every_s : float
+        Seconds between two of them, at least.
+    identity : mapping
+        JSON: what the training follows from. Kept in each, to be compared by :func:`find_checkpoint`.
+    """
+
+    def __init__(self, folder: Path, *, every_s: float, identity: Mapping[str, Any]) -> None:
+        self._folder, self._every_s, self._identity = folder, every_s, identity
+        self._saved_at = time.monotonic()
+        self._asked = _GO_ON
+        self._requeue: Any = None
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Answer signals; Lightning puts back what answered them before."""
+        self._saved_at = time.monotonic()
+        # One that was killed after it had decided to stop must not learn on.
+        trainer.should_stop |= any(each.wait_count >= each.patience for each in trainer.early_stopping_callbacks)
+        with contextlib.suppress(ValueError):  # Not in the main thread, which alone is told of signals.
+            # Lightning's own answers would act in the middle of a step.
+            self._requeue = signal.getsignal(signal.SIGUSR1)
+            if callable(self._requeue):
+                signal.signal(signal.SIGUSR1, self._note)
+            signal.signal(signal.SIGTERM, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._asked = max(self._asked, _STOP if number == signal.SIGTERM else _REQUEUE)
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any, **__: Any
+    ) -> None:
+        """Save where it is time, or asked for."""
+        if trainer.is_last_batch:
+            # The validation comes next, and its checkpoint. One from before it would go on after it.
+            return
+        is_time = time.monotonic() - self._saved_at >= self._every_s
+        self._answer(trainer, max(self._asked, _SAVE if is_time else _GO_ON))
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Save what was validated; the decision whether to stop early is made before, and saved with it."""
+        errors = [row["validation_mse"] for row in pl_module.history]  # type: ignore[union-attr]
+        if errors[-1] < min(errors[:-1]):
+            trainer.save_checkpoint(self._folder / BEST, weights_only=True)
+        self._answer(trainer, max(self._asked, _SAVE))
+
+    def _answer(self, trainer: lightning.Trainer, wish: int) -> None:
+        if trainer.world_size > 1:
+            wishes = torch.tensor(wish, device=trainer.strategy.root_device)
+            wish = int(trainer.strategy.reduce(wishes, reduce_op=torch.distributed.ReduceOp.MAX))
+        if wish == _GO_ON:
+            return
+        if wish == _REQUEUE:
+            logger.info("Slurm asks for an end: the training is saved, and its job is queued again.")
+            self._requeue(signal.SIGUSR1, None)
+        else:
+            self._save(trainer)
+        if wish > _SAVE:
+            raise KeyboardInterrupt
+
+    def _save(self, trainer: lightning.Trainer) -> None:
+        trainer.save_checkpoint(self._folder / f"step-{trainer.global_step:07d}.ckpt", weights_only=False)
+        self._saved_at = time.monotonic()
+        if trainer.is_global_zero:
+            for path in _newest_first(self._folder)[_N_KEPT:]:
+                path.unlink()
+
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Say what the training follows from."""
+        checkpoint[_IDENTITY] = dict(self._identity)
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    """Checkpoints to go on from, those that Slurm's requeue has left among them."""
+    found = [path for path in folder.glob("*.ckpt") if path.name != BEST]
+    return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+
+
+def find_checkpoint(folder: Path, identity: Mapping[str, Any]) -> Path | None:
+    """Find the newest checkpoint that is whole; None where there is none.
+
+    One that is damaged, or not of this training, is put aside and never loaded.
+
+    Parameters
+    ----------
+    folder : Path
+    identity : mapping
+        What the training follows from, of which ``settings`` must be the same; ``data`` maps what it reads to digests.
+
+    Raises
+    ------
+    MismatchError
+        The data have changed since the training began.
+    """
+    for path in _newest_first(folder):
+        try:
+            found = _read_identity(path)
+        except (OSError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            logger.warning("%s is damaged (%s); the one before it is taken.", path, error or type(error).__name__)
+            _put_aside(path)
+            continue
+        if found.get("settings") != identity["settings"]:
+            logger.warning("%s is of another training; it is not gone on from.", path)
+            _put_aside(path)
+            continue
+        _require_same_data(folder, identity["data"], found["data"])
+        return path
+    return None
+
+
+def _read_identity(path: Path) -> dict[str, Any]:
+    with zipfile.ZipFile(path) as archive:
+        # The sums in the archive tell what was written from what the disk gives back.
+        spoiled = archive.testzip()
+    if spoiled is not None:
+        raise ValueError(f"{spoiled} differs from what was written")
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    found: dict[str, Any] = content[_IDENTITY]
+    return found
+
+
+def _put_aside(path: Path) -> None:
+    # Lightning would load any that is called after a requeue.
+    path.rename(path.with_name(f"refused-{path.stem}"))
+
+
+def _require_same_data(folder: Path, now: Mapping[str, str], before: Mapping[str, str]) -> None:
+    for name in sorted(set(now) | set(before)):
+        if now.get(name) != before.get(name):
+            raise MismatchError(
+                f"{folder}: the training there began on other data: {name} was {before.get(name)}, now it is "
+                f"{now.get(name)}.",
+                "Put the data back and run the same command, or remove this folder to begin anew on what is there now.",
+            )
+
+
+@contextlib.contextmanager
+def sole_training(folder: Path) -> Iterator[None]:
+    """Keep others from training into `folder`, for as long as the block runs or this process lives.
+
+    Raises
+    ------
+    OutputError
+        Somebody else does; says who.
+    """
+    path = folder.with_name(f".{folder.name}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    who = path.with_suffix(".holder")
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        holder = who.read_text(encoding="utf-8").strip() if who.is_file() else "another process"
+        raise OutputError(
+            f"{folder}: is being trained already, by {holder}.",
+            "Wait for it to end, or give this training an OUTPUT_DIR of its own.",
+        ) from error
+    try:
+        job = os.environ.get("SLURM_JOB_ID")
+        name = f"process {os.getpid()} on {socket.gethostname()}" + (f", Slurm job {job}" if job else "")
+        write_text(who, f"{name}\n")
+        yield
+    finally:
+        who.unlink(missing_ok=True)
+        lock.release()
