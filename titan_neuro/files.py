@@ -103,6 +103,15 @@ def remove_leftovers(target: Path) -> None:
                 _remove(path)
 
 
+def write_bytes(target: Path, content: bytes | memoryview) -> None:
+    """Write `content` to `target`, atomically.
+
+    Libraries that write a file themselves say of a full disk what only they understand.
+    """
+    with atomic(target) as path:
+        path.write_bytes(content)
+
+
 def write_text(target: Path, text: str) -> None:
     """Write `text` to `target` (UTF-8), atomically."""
     with atomic(target) as path:

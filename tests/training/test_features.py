@@ -115,7 +115,9 @@ def test_what_is_damaged_is_computed_again(runs, tokenizer, tmp_path, calls, cap
 
 def test_windows_carry_the_features_of_their_frames(runs, tokenizer, tmp_path):
     features = cached_features(runs, tokenizer, work_dir=tmp_path)
-    windows = StreamWindows(runs, window_frames=32, n_streams=2, horizons=(1, 2), seed=1, min_steps=7, features=features)
+    windows = StreamWindows(
+        runs, window_frames=32, n_streams=2, horizons=(1, 2), seed=1, min_steps=7, features=features
+    )
     for index in range(len(windows)):
         window = windows[index]
         with torch.no_grad():

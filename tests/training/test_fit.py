@@ -28,8 +28,7 @@ from titan_neuro.models import (
     match_rivals,
 )
 from titan_neuro.ops.autoregression import fit_autoregression
-from titan_neuro.training import FoldData, TrainingConfig, load_forecaster, require_match, train_fold
-from titan_neuro.training import closed_form
+from titan_neuro.training import FoldData, TrainingConfig, closed_form, load_forecaster, require_match, train_fold
 from titan_neuro.training.fold import data_identity
 
 N_FEATURES = 8

@@ -1,93 +1,30 @@
 """Killed, stopped, requeued, short of disk: the same command goes on, and comes to the same weights, bit for bit."""
 
-import dataclasses
-import errno
-import multiprocessing
+import logging
 import os
 import random
-import resource
+import shutil
 import signal
 import time
 from pathlib import Path
 
-import pandas as pd
+import interrupted_training as example
 import pytest
 import torch
+from interrupted_training import TRAINING, outcome, start_training, train, write_store, write_stores
 
-from titan_neuro.data.space import Space
-from titan_neuro.data.splits import Fold
-from titan_neuro.data.store import RunHeader, RunStore, write_run
 from titan_neuro.errors import MismatchError, OutputError
-from titan_neuro.layers.decoder import LowRankConfig
-from titan_neuro.layers.tokenizer import ParcelTokenizerConfig
-from titan_neuro.models import ForecasterConfig, MACConfig, RecallConfig
-from titan_neuro.training import FoldData, TrainingConfig, train_fold
 from titan_neuro.training.module import ForecastModule
 from titan_neuro.training.resume import Checkpoints
 
-N_FEATURES, N_FRAMES, WINDOW = 8, 150, 16
-SPACE = Space(kind="parcels", name="Toy", parcels=tuple(f"p{i}" for i in range(N_FEATURES)))
-# Every kind of state that a stream has: memories, attention, convolutions, delay lines, evidence for a film.
-MODEL = ForecasterConfig(
-    tokenizer=ParcelTokenizerConfig(n_tokens=1),
-    backbone=MACConfig(dim=16, n_layers=1, n_heads=2, tokens_per_frame=1, segment_frames=16),
-    recall=RecallConfig(width=8, n_components=4, own_lags=2, key_lags=2, key_components=4, group_width=4),
-    horizons=(1, 3),
-    decoder=LowRankConfig(rank=8),
-)
-# Every step is saved, and streams are long, so that what they carry counts.
-TRAINING = TrainingConfig(
-    max_epochs=2, steps_per_epoch=8, window_frames=WINDOW, n_streams=2, learning_rate=1e-2, checkpoint_every_s=0
-)
-
-
-def make_data(folder: Path) -> FoldData:
-    """Four runs, written once and read again by each process."""
-    keys = tuple(f"sub-0{number}_task-x" for number in range(4))
-    for number, key in enumerate(keys):
-        if (folder / f"{key}.zarr").exists():
-            continue
-        generator = torch.Generator().manual_seed(number)
-        frames = torch.randn(N_FRAMES, N_FEATURES, generator=generator)
-        for t in range(1, N_FRAMES):
-            frames[t, 1:] = 0.9 * frames[t - 1, :-1] + 0.4 * frames[t, 1:]
-        header = RunHeader(
-            key=key,
-            entities={"subject": f"0{number}", "task": "x"},
-            repetition_time=1.0,
-            space=SPACE,
-            scored=torch.ones(N_FRAMES, dtype=torch.bool).numpy(),
-            record={"fingerprint": str(number), "normaliser": {"method": "none"}},
-        )
-        write_run(folder / f"{key}.zarr", header, [frames.numpy()])
-    runs = {key: RunStore(folder / f"{key}.zarr").within(SPACE) for key in keys}
-    return FoldData(fold=Fold(1, keys[:2], keys[2:3], keys[3:]), protocol="subject", space=SPACE, runs=runs)
-
-
-def train(root: Path, training: TrainingConfig = TRAINING) -> Path:
-    """Train as the command does, beside the stores."""
-    folder = root / "models/fold-1/titan-mac"
-    train_fold(make_data(root.parent / "stores"), MODEL, training, folder=folder, work_dir=root / ".work", seed=3)
-    return folder
-
-
-def train_quietly(root: Path) -> None:
-    """In a process of its own, whose bars nobody reads."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    train(root)
-
-
-def outcome(folder: Path) -> tuple[bytes, list[float]]:
-    """What must not depend on interruptions: the weights, and what was noted of each epoch but for times."""
-    table = pd.read_csv(folder / "training.csv").drop(columns=["seconds", "volumes_per_s"])
-    return (folder / "model.safetensors").read_bytes(), table.fillna(-1).to_numpy().ravel().tolist()
+N_KILLS = 30
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """Stores, and an undisturbed training."""
     base = tmp_path_factory.mktemp("interruptions")
+    write_stores(base / "stores")
     train(base / "undisturbed")
     return base
 
@@ -97,12 +34,26 @@ def undisturbed(base):
     return outcome(base / "undisturbed/models/fold-1/titan-mac")
 
 
+@pytest.fixture
+def root(base, request):
+    """An output folder of the test's own, beside the stores."""
+    root = base / request.node.name.replace("[", "-").replace("]", "")
+    root.mkdir()
+    return root
+
+
+@pytest.fixture(scope="module")
+def spawn():
+    return start_training()
+
+
 def checkpoints(root: Path) -> list[Path]:
-    return sorted(root.glob(".work/fold-1-*/*.ckpt"))
+    """Of a training that is not over, the newest last."""
+    return sorted(root.glob(".work/fold-1-*/step-*.ckpt"))
 
 
 def stop_after(monkeypatch, n_steps: int) -> None:
-    """Interrupt the training after so many answers of the callback: steps, and ends of epochs."""
+    """Interrupt the training after so many answers of the callback: to the ends of steps and of epochs."""
     answer, left = Checkpoints._answer, [n_steps]
 
     def counted(self, trainer, wish):
@@ -114,14 +65,185 @@ def stop_after(monkeypatch, n_steps: int) -> None:
     monkeypatch.setattr(Checkpoints, "_answer", counted)
 
 
-# Two epochs of ten steps: the last of an epoch is answered for with its end.
-@pytest.mark.parametrize("n_steps", range(1, 21))
-def test_stopped_after_any_step_it_comes_to_the_same(base, undisturbed, tmp_path_factory, monkeypatch, n_steps):
-    root = base / f"stopped-{n_steps}"
+def stop(monkeypatch, root: Path, n_steps: int) -> list[Path]:
+    """Train for so many steps, and return the checkpoints."""
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stop_after(patch, n_steps)
         train(root)
-    assert checkpoints(root)
+    return checkpoints(root)
+
+
+# Two epochs of ten steps; the last step of each is answered for with its epoch.
+@pytest.mark.parametrize("n_steps", [1, 5, 9, 10, 11, 19, 20])
+def test_stopped_after_a_step_it_comes_to_the_same(root, undisturbed, monkeypatch, n_steps):
+    assert stop(monkeypatch, root, n_steps)
     assert not (root / "models/fold-1/titan-mac/model.json").exists()
     assert outcome(train(root)) == undisturbed
-    assert not checkpoints(root)
+    assert not list(root.glob(".work/fold-*"))
+
+
+def test_what_the_streams_carry_is_needed_for_that(root, undisturbed, monkeypatch):
+    """The comparison can tell: without the memory's state the weights are others."""
+    stop(monkeypatch, root, 5)
+    monkeypatch.setattr(ForecastModule, "_restored", lambda self, saved: None)
+    assert outcome(train(root)) != undisturbed
+
+
+def test_killed_at_any_moment_it_comes_to_the_same(base, undisturbed, spawn):
+    drawn, hits, n_outputs = random.Random(7), [], 0
+    took = _seconds_of(base / "timed", spawn)
+    while len(hits) < N_KILLS:
+        root = base / f"killed-{n_outputs}"
+        root.mkdir(exist_ok=True)
+        process = spawn(root)
+        process.join(timeout=drawn.uniform(0, 0.5 * took))
+        if process.is_alive():
+            hits.append((len(list(root.glob(".work/*.safetensors"))), len(checkpoints(root))))
+            process.kill()
+            process.join()
+        else:
+            assert process.exitcode == 0, (root / "ended-with-0.txt").read_text()
+            assert outcome(root / "models/fold-1/titan-mac") == undisturbed
+            n_outputs += 1
+    # It was killed before, while and after the closed form was fitted, and after checkpoints had been written.
+    assert {0, 2} <= {fitted for fitted, _ in hits}
+    assert {0, 2} <= {saved for _, saved in hits}
+    last = base / f"killed-{n_outputs}"
+    assert outcome(train(last)) == undisturbed
+    assert not [path for path in last.rglob("*") if path.suffix in {".tmp", ".ckpt"}]
+
+
+def _seconds_of(root, spawn):
+    root.mkdir()
+    start = time.monotonic()
+    process = spawn(root)
+    process.join(timeout=120)
+    assert process.exitcode == 0
+    return time.monotonic() - start
+
+
+def test_a_signal_to_end_saves_first(root, undisturbed, spawn):
+    seldom = TRAINING.__class__(**{**vars(TRAINING), "checkpoint_every_s": 1e6, "max_epochs": 2})
+    process = spawn(root, seldom)
+    logs = "models/fold-1/titan-mac/logs/steps/version_0"
+    wait_for(lambda: (root / logs).exists(), process)
+    time.sleep(0.2)
+    os.kill(process.pid, signal.SIGTERM)
+    process.join(timeout=60)
+    assert (root / "ended-with-0.txt").read_text().startswith("KeyboardInterrupt")
+    assert checkpoints(root)
+    assert outcome(train(root, seldom)) == undisturbed
+
+
+def wait_for(condition, process):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert process.is_alive(), "it was over before its time"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_no_room_on_the_disk_while_saving(root, undisturbed, monkeypatch, spawn):
+    kept = stop(monkeypatch, root, 5)
+    before = {path: path.read_bytes() for path in kept}
+    process = spawn(root, largest_file_bytes=kept[-1].stat().st_size // 2)
+    process.join(timeout=60)
+    said = (root / "ended-with-0.txt").read_text()
+    assert said.startswith("OutputError")
+    assert "step-0000006.ckpt: can't be written" in said
+    assert "room" in said
+    assert {path: path.read_bytes() for path in checkpoints(root)} == before
+    assert not list(root.rglob("*.tmp"))
+    assert outcome(train(root)) == undisturbed
+
+
+@pytest.mark.parametrize("damage", ["cut", "spoilt", "both cut"])
+def test_a_damaged_checkpoint_is_told_of_and_the_one_before_is_taken(root, undisturbed, monkeypatch, caplog, damage):
+    before, newest = stop(monkeypatch, root, 6)
+    for path in (before, newest) if damage == "both cut" else (newest,):
+        content = bytearray(path.read_bytes())
+        if damage == "spoilt":
+            content[len(content) // 2] ^= 1
+        path.write_bytes(content if damage == "spoilt" else content[: len(content) // 2])
+    with caplog.at_level(logging.INFO):
+        assert outcome(train(root)) == undisturbed
+    assert f"{newest} is damaged" in caplog.text
+    assert (f"goes on from {before}" in caplog.text) == (damage != "both cut")
+
+
+@pytest.mark.parametrize("fingerprint", ["0", "prepared otherwise"])
+def test_a_store_that_changed_under_an_interrupted_training_is_refused(base, root, monkeypatch, fingerprint):
+    shutil.copytree(base / "stores", root / "stores")
+    output = root / "output"
+    [*_, kept] = stop(monkeypatch, output, 5)
+    write_store(root / "stores", 0, drawn=99, fingerprint=fingerprint)
+    with pytest.raises(MismatchError, match="began on other data: sub-00_task-x was") as caught:
+        train(output)
+    assert "remove this folder" in caught.value.hint
+    assert kept.exists()
+    write_store(root / "stores", 0, drawn=0, fingerprint="0")
+    train(output)
+
+
+def test_two_trainings_in_one_folder_are_refused(root, undisturbed, spawn):
+    process = spawn(root)
+    wait_for(lambda: checkpoints(root), process)
+    with pytest.raises(OutputError, match=f"is being trained already, by process {process.pid} on") as caught:
+        train(root)
+    assert "OUTPUT_DIR of its own" in caught.value.hint
+    process.join(timeout=60)
+    assert process.exitcode == 0
+    assert outcome(root / "models/fold-1/titan-mac") == undisturbed
+
+
+def test_what_a_requeue_has_left_is_gone_on_from(root, undisturbed, monkeypatch, caplog):
+    earlier, newest = stop(monkeypatch, root, 6)
+    earlier.unlink()
+    requeued = newest.rename(newest.with_name("hpc_ckpt_1.ckpt"))
+    with caplog.at_level(logging.INFO):
+        assert outcome(train(root)) == undisturbed
+    assert f"goes on from {requeued}" in caplog.text
+
+
+@pytest.mark.parametrize("has_own", [True, False])
+def test_what_a_requeue_of_another_run_has_left_is_not_picked_up(root, undisturbed, monkeypatch, caplog, has_own):
+    """Lightning would load it on its own where Slurm's variables are set and nothing else is named."""
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("SLURM_JOB_NAME", "titan-neuro")
+    own = stop(monkeypatch, root, 4)
+    other = root / "other"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_after(patch, 7)
+        train(other, stores=root.parent / "stores", seed=4)
+    [*_, foreign] = checkpoints(other)
+    left = shutil.copy(foreign, own[-1].with_name("hpc_ckpt_7.ckpt"))
+    for path in () if has_own else own:
+        path.unlink()
+    with caplog.at_level(logging.INFO):
+        assert outcome(train(root)) == undisturbed
+    assert f"{left} is of another training" in caplog.text
+    assert ("goes on from" in caplog.text) == has_own
+
+
+def test_a_disk_that_fails_while_it_is_read_ends_the_training(root, monkeypatch):
+    """The frames are read by a thread of their own; what it meets is not lost."""
+    data = example.read_data(root.parent / "stores")
+    view = type(data.runs[example.KEYS[0]])
+    read, left = view.read, [40]
+
+    def failing(self, start, stop):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(5, "Input/output error")
+        return read(self, start, stop)
+
+    monkeypatch.setattr(view, "read", failing)
+    with pytest.raises(OSError, match="Input/output error"):
+        train(root)
+
+
+def test_checkpoints_load_as_weights_alone(root, monkeypatch):
+    [*_, newest] = stop(monkeypatch, root, 5)
+    content = torch.load(newest, weights_only=True)
+    assert content["global_step"] == 5
+    assert {"streams", "random_state", "optimizer_states", "history", "identity"} <= content.keys()

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from titan_neuro.errors import InputNotFoundError, MismatchError
-from titan_neuro.files import atomic, write_json
+from titan_neuro.files import write_bytes, write_json
 from titan_neuro.models.forecaster import Forecaster, ForecasterConfig
 
 SCHEMA = "titan-neuro-forecaster"
@@ -32,8 +32,8 @@ def save_forecaster(folder: Path, model: Forecaster, record: Mapping[str, Any]) 
         JSON; ``data`` (what the model is bound to: see :func:`require_match`) and whatever else should be known.
     """
     discard_record(folder)
-    with atomic(folder / "model.safetensors") as path:
-        save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, path)
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    write_bytes(folder / "model.safetensors", save(weights))
     content = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "n_features": model.n_features}
     write_json(folder / "model.json", {**content, "config": _CONFIG.dump_python(model.config, mode="json"), **record})
 

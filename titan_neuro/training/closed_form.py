@@ -16,10 +16,10 @@ import torch
 from filelock import FileLock
 from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
-from titan_neuro.files import atomic, remove_leftovers, writing_to
+from titan_neuro.files import remove_leftovers, write_bytes, writing_to
 from titan_neuro.models.closed_form import fit_recall
 from titan_neuro.models.forecaster import ForecasterConfig
 from titan_neuro.models.recall import Recall, RecallConfig
@@ -100,9 +100,8 @@ def _once(work_dir: Path, name: str, data: FoldData, settings: Any, fit: Callabl
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    with atomic(path) as temporary:
-        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(whole, temporary, metadata={"facts": json.dumps(facts)})
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_bytes(path, save(whole, metadata={"facts": json.dumps(facts)}))
 
 
 def _read(path: Path) -> _Fitted:

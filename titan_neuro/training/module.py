@@ -90,10 +90,8 @@ class ForecastModule(lightning.LightningModule):
             return
         from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-        mesh = self.device_mesh["data_parallel"]
-        for block in self.forecaster.backbone.blocks:
-            fully_shard(block, mesh=mesh)
-        fully_shard(self, mesh=mesh)
+        # As one group: a stream that begins anew takes its memories' first weights from every block at once.
+        fully_shard(self, mesh=self.device_mesh["data_parallel"])
         for name in ("training_step", "validation_step"):
             # Parameters are gathered before `forward` alone, unless another way in is named.
             register_fsdp_forward_method(self, name)
@@ -113,13 +111,9 @@ class ForecastModule(lightning.LightningModule):
             raise self._not_finite(f"The loss is {loss.item()}", batch_index)
         self._train_errors += errors.detach().double().cpu()
         self._train_count += count
-        self._train_volumes += self._n_volumes(batch)
+        self._train_volumes += batch.n_streams * (batch.frames.shape[1] - max(self.forecaster.horizons))
         self._log_step(loss.detach(), errors.detach())
         return loss
-
-    def _n_volumes(self, batch: Windows) -> int:
-        n_streams = sum(key != "" for key in batch.keys)
-        return n_streams * (batch.frames.shape[1] - max(self.forecaster.horizons)) * self.trainer.world_size
 
     def _log_step(self, loss: Tensor, errors: Tensor) -> None:
         """Log what this process has just learned from."""
@@ -214,7 +208,8 @@ class ForecastModule(lightning.LightningModule):
         )
 
     def _of_all_processes(self, errors: Tensor) -> Tensor:
-        total: Tensor = self.trainer.strategy.reduce(errors.to(self.device), reduce_op="sum")
+        # Reduced in place.
+        total: Tensor = self.trainer.strategy.reduce(errors.clone().to(self.device), reduce_op="sum")
         return total.cpu()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -16,12 +16,12 @@ from filelock import FileLock
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from pydantic import TypeAdapter
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from titan_neuro.errors import ConfigError, MismatchError
-from titan_neuro.files import atomic, writing_to
+from titan_neuro.files import write_bytes, writing_to
 from titan_neuro.layers.tokenizer import SwinTokenizer, SwinTokenizerConfig
 from titan_neuro.models.forecaster import ForecasterConfig
 from titan_neuro.provenance import digest, versions
@@ -120,8 +120,7 @@ def pretrain_swin(
             except SafetensorError:
                 logger.warning("%s is damaged; the Swin is pre-trained again.", path)
         weights = _pretrain(data, tokenizer, config, folder=folder, seed=seed, device=device)
-        with atomic(path) as temporary:
-            save_file(weights, temporary)
+        write_bytes(path, save(weights))
         shutil.rmtree(folder, ignore_errors=True)
     return weights
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import signal
@@ -22,7 +23,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from titan_neuro.errors import MismatchError, OutputError
-from titan_neuro.files import atomic, write_text
+from titan_neuro.files import write_bytes, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +46,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         OutputError
             The disk is full or can't be written; what was there before stays.
         """
-        with atomic(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write_bytes(Path(path), content.getbuffer())
 
 
 class Checkpoints(Checkpoint):
@@ -182,8 +184,8 @@ def _read_identity(path: Path) -> dict[str, Any]:
 
 
 def _put_aside(path: Path) -> None:
-    # Lightning would load any that is called after a requeue.
-    path.rename(path.with_name(f"refused-{path.stem}"))
+    # Inside Slurm, Lightning would load any whose name says that it is of a requeue.
+    path.rename(path.with_name(f"refused-{path.stem.replace('hpc_ckpt', 'requeue')}"))
 
 
 def _require_same_data(folder: Path, now: Mapping[str, str], before: Mapping[str, str]) -> None:

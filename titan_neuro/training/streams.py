@@ -29,6 +29,8 @@ class Windows(NamedTuple):
         bool ``(streams,)``: a run begins here, nothing is carried over from the window before.
     keys : tuple of str
         Of the run that each stream reads; empty where it reads none.
+    n_streams : int
+        Streams that read a run, of all processes together.
     n_targets : int
         Frames that are forecast, over all horizons, scored ones alone: of the streams of all processes.
     features : torch.Tensor or None
@@ -39,6 +41,7 @@ class Windows(NamedTuple):
     valid: Tensor
     is_start: Tensor
     keys: tuple[str, ...]
+    n_streams: int
     n_targets: int
     features: Tensor | None = None
 
@@ -169,8 +172,8 @@ class StreamWindows(Dataset[Windows]):
             valid[lane, : len(read)] = torch.from_numpy(run.scored[piece.start : piece.start + len(read)])
             is_start[lane] = piece.is_start
         keys = tuple("" if piece is None else self._runs[piece.run].key for piece in pieces)
-        n_targets = sum(map(self._n_targets, of_all))
-        return Windows(frames, valid, is_start, keys, n_targets, self._read_features(pieces))
+        n_streams, n_targets = sum(piece is not None for piece in of_all), sum(map(self._n_targets, of_all))
+        return Windows(frames, valid, is_start, keys, n_streams, n_targets, self._read_features(pieces))
 
     def _read_features(self, pieces: Sequence[_Piece | None]) -> Tensor | None:
         if not self._features:

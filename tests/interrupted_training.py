@@ -1,0 +1,113 @@
+"""A small training beside its stores, which can be run in a process of its own and be killed there."""
+
+import multiprocessing
+import os
+import resource
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from titan_neuro.data.space import Space
+from titan_neuro.data.splits import Fold
+from titan_neuro.data.store import RunHeader, RunStore, write_run
+from titan_neuro.layers.decoder import LowRankConfig
+from titan_neuro.layers.tokenizer import ParcelTokenizerConfig
+from titan_neuro.models import ForecasterConfig, MACConfig, RecallConfig
+from titan_neuro.training import FoldData, TrainingConfig, find_processes, train_fold
+
+N_FEATURES, N_FRAMES, WINDOW = 8, 150, 16
+SPACE = Space(kind="parcels", name="Toy", parcels=tuple(f"p{i}" for i in range(N_FEATURES)))
+# Every kind of state that a stream has: memories, attention, convolutions, delay lines, evidence for a film.
+MODEL = ForecasterConfig(
+    tokenizer=ParcelTokenizerConfig(n_tokens=1),
+    backbone=MACConfig(dim=16, n_layers=1, n_heads=2, tokens_per_frame=1, segment_frames=16),
+    recall=RecallConfig(width=8, n_components=4, own_lags=2, key_lags=2, key_components=4, group_width=4),
+    horizons=(1, 3),
+    decoder=LowRankConfig(rank=8),
+)
+# Every step is saved, and streams are long, so that what they carry counts.
+TRAINING = TrainingConfig(
+    max_epochs=2, steps_per_epoch=8, window_frames=WINDOW, n_streams=2, learning_rate=1e-2, checkpoint_every_s=0
+)
+
+
+KEYS = tuple(f"sub-0{number}_task-x" for number in range(4))
+
+
+def write_store(folder: Path, number: int, *, drawn: int, fingerprint: str) -> None:
+    """Write one run, in the place of what was there."""
+    generator = torch.Generator().manual_seed(drawn)
+    frames = torch.randn(N_FRAMES, N_FEATURES, generator=generator)
+    for t in range(1, N_FRAMES):
+        frames[t, 1:] = 0.9 * frames[t - 1, :-1] + 0.4 * frames[t, 1:]
+    header = RunHeader(
+        key=KEYS[number],
+        entities={"subject": f"0{number}", "task": "x"},
+        repetition_time=1.0,
+        space=SPACE,
+        scored=torch.ones(N_FRAMES, dtype=torch.bool).numpy(),
+        record={"fingerprint": fingerprint, "normaliser": {"method": "none"}},
+    )
+    write_run(folder / f"{KEYS[number]}.zarr", header, [frames.numpy()])
+
+
+def write_stores(folder: Path) -> None:
+    """Write four runs."""
+    for number in range(4):
+        write_store(folder, number, drawn=number, fingerprint=str(number))
+
+
+def read_data(folder: Path) -> FoldData:
+    """One fold of the four runs."""
+    runs = {key: RunStore(folder / f"{key}.zarr").within(SPACE) for key in KEYS}
+    return FoldData(fold=Fold(1, KEYS[:2], KEYS[2:3], KEYS[3:]), protocol="subject", space=SPACE, runs=runs)
+
+
+def train(root: Path, training: TrainingConfig = TRAINING, *, stores: Path | None = None, seed: int = 3) -> Path:
+    """Train into `root` as the command does, with the processes that were started together with this one."""
+    folder = root / "models/fold-1/titan-mac"
+    data = read_data(stores or root.parent / "stores")
+    processes = find_processes("cpu", None)
+    train_fold(data, MODEL, training, folder=folder, work_dir=root / ".work", seed=seed, processes=processes)
+    return folder
+
+
+def train_alone(
+    root: Path,
+    training: TrainingConfig = TRAINING,
+    *,
+    largest_file_bytes: int | None = None,
+    variables: Mapping[str, str] | None = None,
+) -> None:
+    """Train in a process of its own, whose bars nobody reads; what it ends with goes into a file."""
+    os.environ.update(variables or {})
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    if largest_file_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file_bytes, largest_file_bytes))
+    try:
+        train(root, training)
+    except BaseException as error:
+        (root / f"ended-with-{os.environ.get('RANK', 0)}.txt").write_text(f"{type(error).__name__}: {error}")
+        raise
+
+
+def outcome(folder: Path) -> tuple[bytes, list[float]]:
+    """What must not depend on interruptions: the weights, and what was noted of each epoch but for times."""
+    table = pd.read_csv(folder / "training.csv").drop(columns=["seconds", "volumes_per_s"])
+    return (folder / "model.safetensors").read_bytes(), table.fillna(-1).to_numpy().ravel().tolist()
+
+
+def start_training():
+    """Return what starts a training in a process that has imported everything already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["interrupted_training", "lightning.pytorch.loggers", "tensorboard"])
+
+    def start(*arguments, **options):
+        process = context.Process(target=train_alone, args=arguments, kwargs=options)
+        process.start()
+        return process
+
+    return start
