@@ -19,11 +19,12 @@ from titan_neuro.training import FoldData, TrainingConfig, find_processes, train
 
 N_FEATURES, N_FRAMES, WINDOW = 8, 150, 16
 SPACE = Space(kind="parcels", name="Toy", parcels=tuple(f"p{i}" for i in range(N_FEATURES)))
-# Every kind of state that a stream has: memories, attention, convolutions, delay lines, evidence for a film.
+# Every kind of state that a stream has: memories, attention, convolutions, delay lines, evidence for a film. The recall
+# is too narrow for the data, so that gradients find something.
 MODEL = ForecasterConfig(
     tokenizer=ParcelTokenizerConfig(n_tokens=1),
     backbone=MACConfig(dim=16, n_layers=1, n_heads=2, tokens_per_frame=1, segment_frames=16),
-    recall=RecallConfig(width=8, n_components=4, own_lags=2, key_lags=2, key_components=4, group_width=4),
+    recall=RecallConfig(width=2, n_components=2, own_lags=2, key_lags=2, key_components=2, group_width=4),
     horizons=(1, 3),
     decoder=LowRankConfig(rank=8),
 )

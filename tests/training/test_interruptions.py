@@ -1,14 +1,17 @@
 """Killed, stopped, requeued, short of disk: the same command goes on, and comes to the same weights, bit for bit."""
 
+import json
 import logging
 import os
 import random
 import shutil
 import signal
 import time
+import zipfile
 from pathlib import Path
 
 import interrupted_training as example
+import pandas as pd
 import pytest
 import torch
 from interrupted_training import TRAINING, outcome, start_training, train, write_store, write_stores
@@ -31,7 +34,11 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(base):
-    return outcome(base / "undisturbed/models/fold-1/titan-mac")
+    folder = base / "undisturbed/models/fold-1/titan-mac"
+    # Weights of the last step, to which every step has led.
+    assert json.loads((folder / "model.json").read_text())["selected_epoch"] == 2
+    assert pd.read_csv(folder / "training.csv")["step"].tolist() == [0, 20, 39]
+    return outcome(folder)
 
 
 @pytest.fixture
@@ -73,8 +80,8 @@ def stop(monkeypatch, root: Path, n_steps: int) -> list[Path]:
     return checkpoints(root)
 
 
-# Two epochs of ten steps; the last step of each is answered for with its epoch.
-@pytest.mark.parametrize("n_steps", [1, 5, 9, 10, 11, 19, 20])
+# Epochs of 20 and of 19 steps; the last step of each is answered for with its epoch.
+@pytest.mark.parametrize("n_steps", [1, 10, 19, 20, 21, 38, 39])
 def test_stopped_after_a_step_it_comes_to_the_same(root, undisturbed, monkeypatch, n_steps):
     assert stop(monkeypatch, root, n_steps)
     assert not (root / "models/fold-1/titan-mac/model.json").exists()
@@ -163,7 +170,9 @@ def test_a_damaged_checkpoint_is_told_of_and_the_one_before_is_taken(root, undis
     for path in (before, newest) if damage == "both cut" else (newest,):
         content = bytearray(path.read_bytes())
         if damage == "spoilt":
-            content[len(content) // 2] ^= 1
+            with zipfile.ZipFile(path) as archive:
+                largest = archive.read(max(archive.infolist(), key=lambda entry: entry.file_size))
+            content[content.index(largest) + len(largest) // 2] ^= 1
         path.write_bytes(content if damage == "spoilt" else content[: len(content) // 2])
     with caplog.at_level(logging.INFO):
         assert outcome(train(root)) == undisturbed

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from titan_neuro.layers.norm import RMSNorm
+
 # How much each side counts at first, beside the 1 that it is added to.
 _FIRST_SCALE = 0.3
 
@@ -26,8 +28,8 @@ class NonlinearGate(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.norm_a = nn.RMSNorm(dim, eps=1e-5)
-        self.norm_b = nn.RMSNorm(dim, eps=1e-5)
+        self.norm_a = RMSNorm(dim)
+        self.norm_b = RMSNorm(dim)
         self.shift_a = nn.Parameter(torch.ones(dim))
         self.shift_b = nn.Parameter(torch.ones(dim))
         for norm in (self.norm_a, self.norm_b):

@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from titan_neuro.errors import ConfigError, MismatchError
+from titan_neuro.layers.norm import RMSNorm
 from titan_neuro.layers.projection import CausalProjection
 from titan_neuro.ops.neural_memory import Backend, MemoryState, init_state, memory_read, memory_scan
 from titan_neuro.ops.stream_state import StreamState
@@ -124,7 +125,7 @@ class NeuralMemory(nn.Module):
         # A memory begins all but empty: what it gives out is what it was told, not what it was born with.
         self.initial_weights[-1].data.mul_(_FIRST_LAST_LAYER)
         self.gates = nn.Linear(dim, 3 * config.n_heads)
-        self.norm = nn.RMSNorm(head_dim, eps=1e-5)
+        self.norm = RMSNorm(head_dim)
         self.output_gate = nn.Linear(dim, dim, bias=False)
         self.output = nn.Linear(dim, dim)
         self._init_forgetting()

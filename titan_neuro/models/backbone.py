@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from titan_neuro.errors import ConfigError, MismatchError
+from titan_neuro.layers.norm import RMSNorm
 from titan_neuro.ops.stream_state import StreamState
 
 
@@ -134,7 +135,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.config = config
         self.blocks = nn.ModuleList(blocks)
-        self.norm = nn.RMSNorm(config.dim, eps=1e-5)
+        self.norm = RMSNorm(config.dim)
         self.gradient_checkpointing = False
         self._identity = config.identity()
 

@@ -314,6 +314,8 @@ class Forecaster(nn.Module):
             tokens = self.tokenizer.project(features)
         else:
             tokens = self.tokenizer(frames)
+        # What blocks add up to stays in full where they compute in half precision.
+        tokens = tokens.to(frames.dtype)
         return linear, Observation(tokens, shown, errors), LinearState(history, pending, made)
 
     def _project(self, frames: Tensor, linear: Tensor, state: LinearState) -> tuple[Tensor, Tensor, Tensor, Tensor]:

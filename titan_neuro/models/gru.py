@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from titan_neuro.layers import FeedForward
+from titan_neuro.layers.norm import RMSNorm
 from titan_neuro.models.backbone import Backbone, BackboneConfig, Block
 from titan_neuro.ops.stream_state import StreamState
 
@@ -66,10 +67,10 @@ class GRUBlock(Block[GRUState]):
     def __init__(self, config: GRUConfig) -> None:
         super().__init__()
         self.dim, self.tokens_per_frame = config.dim, config.tokens_per_frame
-        self.mixer_norm = nn.RMSNorm(config.dim, eps=1e-5)
+        self.mixer_norm = RMSNorm(config.dim)
         self.recurrence = nn.GRU((1 if config.tokens_per_frame == 1 else 2) * config.dim, config.dim, batch_first=True)
         self.output = nn.Linear(config.dim, config.dim, bias=False)
-        self.feed_forward_norm = nn.RMSNorm(config.dim, eps=1e-5)
+        self.feed_forward_norm = RMSNorm(config.dim)
         self.feed_forward = FeedForward(config.dim, width=config.ff_width)
         self._init_forgetting()
 

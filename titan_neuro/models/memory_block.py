@@ -9,10 +9,11 @@ from typing import Annotated, Any, TypeVar
 from jaxtyping import Float
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
-from torch import Tensor, nn
+from torch import Tensor
 
 from titan_neuro.errors import ConfigError
 from titan_neuro.layers import FeedForward, NeuralMemoryConfig, NeuralMemoryState
+from titan_neuro.layers.norm import RMSNorm
 from titan_neuro.models.backbone import BackboneConfig, Block
 from titan_neuro.ops.stream_state import StreamState
 
@@ -108,9 +109,9 @@ class MemoryBlock(Block[AnyMemoryBlockState]):
 
     def __init__(self, config: MemoryBackboneConfig) -> None:
         super().__init__()
-        self.mixer_norm = nn.RMSNorm(config.dim, eps=1e-5)
+        self.mixer_norm = RMSNorm(config.dim)
         self.memory = config.memory.build(dim=config.dim, tokens_per_frame=config.tokens_per_frame)
-        self.feed_forward_norm = nn.RMSNorm(config.dim, eps=1e-5)
+        self.feed_forward_norm = RMSNorm(config.dim)
         self.feed_forward = FeedForward(config.dim, width=config.ff_expansion * config.dim)
 
     @abstractmethod

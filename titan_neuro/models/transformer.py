@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from titan_neuro.layers import FeedForward, WholeWindowAttention
+from titan_neuro.layers.norm import RMSNorm
 from titan_neuro.models.backbone import Backbone, BackboneConfig, Block
 from titan_neuro.ops.stream_state import StreamState
 
@@ -81,14 +82,14 @@ class WindowLayer(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(config.dim, eps=1e-5)
+        self.attention_norm = RMSNorm(config.dim)
         self.attention = WholeWindowAttention(
             config.dim,
             n_heads=config.n_heads,
             n_persistent=config.n_persistent,
             tokens_per_frame=config.tokens_per_frame,
         )
-        self.feed_forward_norm = nn.RMSNorm(config.dim, eps=1e-5)
+        self.feed_forward_norm = RMSNorm(config.dim)
         self.feed_forward = FeedForward(config.dim, width=config.ff_width)
 
     def forward(

@@ -182,7 +182,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
 
 def _differentiate(ctx: Any, gradients: list[Tensor | None]) -> tuple[Any, ...]:
     n_tokens, n_reference = ctx.counts
-    tokens, rest = ctx.saved_tensors[:n_tokens], ctx.saved_tensors[n_tokens:]
+    # Asked for once: under activation checkpointing each asking would compute the forward pass again.
+    saved = ctx.saved_tensors
+    tokens, rest = saved[:n_tokens], saved[n_tokens:]
     reference, output, traces = rest[:n_reference], rest[n_reference], rest[n_reference + 1 :]
     by_output, by_memory = gradients[0], gradients[1 : 1 + len(ctx.memory_shapes)]
     found = _scan_backward(

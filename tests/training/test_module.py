@@ -1,0 +1,149 @@
+"""What a step of training computes with, keeps and tells."""
+
+import dataclasses
+import math
+
+import interrupted_training as example
+import pandas as pd
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from titan_neuro.errors import ConfigError
+from titan_neuro.ops.stream_state import StreamState
+from titan_neuro.training import Processes
+from titan_neuro.training.module import ForecastModule, rate_at
+from titan_neuro.training.trainer import make_trainer
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    base = tmp_path_factory.mktemp("module")
+    example.write_stores(base / "stores")
+    return base
+
+
+def train(base, name, **settings):
+    training = dataclasses.replace(example.TRAINING, checkpoint_every_s=1e6, **settings)
+    return example.train(base / name, training)
+
+
+@pytest.fixture(scope="module")
+def plain(base):
+    return train(base, "plain")
+
+
+def table_of(folder):
+    return pd.read_csv(folder / "training.csv").set_index("epoch")
+
+
+def test_the_rate_rises_evenly_and_falls_as_a_cosine():
+    assert [rate_at(progress, 0.2) for progress in (0.05, 0.1, 0.2, 0.6, 1.0)] == pytest.approx(
+        [0.25, 0.5, 1.0, 0.5, 0.0]
+    )
+    assert rate_at(1e-9, 0.0) == pytest.approx(1.0)
+
+
+def test_every_step_has_its_rate_and_leaves_its_log(plain):
+    [path] = (plain / "logs/steps").glob("*/metrics.csv")
+    steps = pd.read_csv(path).dropna(subset=["learning_rate"])
+    # Epochs of 20 and of 19 steps, one step in five logged.
+    assert steps["step"].tolist() == [4, 9, 14, 19, 24, 29, 34]
+    progress = [(step + 0.5) / 20 / 2 if step < 20 else (1 + (step - 20 + 0.5) / 19) / 2 for step in steps["step"]]
+    assert steps["learning_rate"].tolist() == pytest.approx([1e-2 * rate_at(each, 0.05) for each in progress])
+    for name in ("loss", "gradient_norm", "volumes_per_s", "train_skill_ar", "train_skill_persistence"):
+        assert steps[name].notna().all(), name
+    assert (steps["train_skill_persistence"] > 0).all()
+
+
+def test_gates_and_norms_of_every_memory_are_logged(plain):
+    curves = EventAccumulator(str(plain / "logs"))
+    curves.Reload()
+    tags = curves.Tags()["scalars"]
+    own = "memory/backbone_blocks_0_memory"
+    expected = {f"{own}/{name}" for name in ("forgetting", "momentum", "step_size", "norm_0", "norm_1")}
+    assert expected | {"memory/recall_memory/norm_0", "validation_skill_ar", "validation_skill_persistence"} <= set(
+        tags
+    )
+    forgetting = [event.value for event in curves.Scalars(f"{own}/forgetting")]
+    assert all(0 < value < 1 for value in forgetting)
+
+
+def test_skill_over_persistence_is_that_of_the_errors(plain, base):
+    """By hand, from epoch 0's forecasts of the validation run."""
+    table = table_of(plain)
+    data = example.read_data(base / "stores")
+    [run] = data.part(data.fold.validation)
+    frames = run.read(0, run.n_frames)
+    errors = [frames[h:] - frames[:-h] for h in example.MODEL.horizons]
+    persistence = sum(float(error.square().sum()) for error in errors) / sum(error.numel() for error in errors)
+    expected = 1 - table["validation_mse"] / persistence
+    assert table["validation_skill_persistence"].tolist() == pytest.approx(expected.tolist(), rel=1e-4)
+
+
+def test_computing_again_what_is_not_kept_gives_the_same(base, plain):
+    assert example.outcome(train(base, "recomputed", gradient_checkpointing=True)) == example.outcome(plain)
+
+
+@pytest.fixture
+def seen_types(monkeypatch):
+    """Types of the backbone's output and of all that streams carry, gathered while training."""
+    seen = {"computed": set(), "carried": set()}
+    read = ForecastModule._read
+
+    def watched(self, batch):
+        if not hasattr(self, "_watched"):
+            self._watched = self.forecaster.backbone.blocks[0].feed_forward.register_forward_hook(
+                lambda module, inputs, output: seen["computed"].add(output.dtype)
+            )
+        errors = read(self, batch)
+        seen["carried"] |= types_of(self._state)
+        return errors
+
+    monkeypatch.setattr(ForecastModule, "_read", watched)
+    return seen
+
+
+def types_of(value):
+    if isinstance(value, torch.Tensor):
+        return {value.dtype} if value.is_floating_point() else set()
+    if isinstance(value, StreamState):
+        return set().union(*(types_of(getattr(value, field.name)) for field in dataclasses.fields(value)))
+    return set().union(*map(types_of, value)) if isinstance(value, tuple) else set()
+
+
+def test_half_precision_computes_so_and_carries_on_in_full(base, plain, seen_types):
+    half, full = table_of(train(base, "half", precision="bfloat16")), table_of(plain)
+    assert seen_types == {"computed": {torch.bfloat16}, "carried": {torch.float32}}
+    # What is fitted in closed form does not see it: before training, only what keys have of the backbone differs.
+    assert half["validation_mse"][0] == pytest.approx(full["validation_mse"][0], rel=1e-3)
+    assert half["validation_mse"][2] == pytest.approx(full["validation_mse"][2], rel=2e-2)
+    assert half["validation_mse"][2] < 0.9 * half["validation_mse"][0]
+    weights = example.outcome(base / "half/models/fold-1/titan-mac")[0]
+    assert weights != example.outcome(plain)[0]
+
+
+def test_float16_needs_a_gpu(tmp_path):
+    with pytest.raises(ConfigError, match="float16 needs a GPU"):
+        make_trainer(tmp_path, Processes(), 1, precision="float16")
+
+
+def test_windows_without_a_target_are_read_and_teach_nothing(base, monkeypatch):
+    """Where no frame is scored in any stream, no weight moves, and momentum does not go on."""
+    moved = []
+    step, clip = ForecastModule.training_step, ForecastModule.configure_gradient_clipping
+
+    def nothing_scored(self, batch, batch_index):
+        batch = batch._replace(valid=torch.zeros_like(batch.valid), n_targets=0) if batch_index == 3 else batch
+        self._before = [p.detach().clone() for p in self.parameters()]
+        return step(self, batch, batch_index)
+
+    def watched(self, *arguments, **options):
+        clip(self, *arguments, **options)
+        moved.append(any(p.grad is not None for p in self.parameters()))
+
+    monkeypatch.setattr(ForecastModule, "training_step", nothing_scored)
+    monkeypatch.setattr(ForecastModule, "configure_gradient_clipping", watched)
+    table = table_of(train(base, "unscored", max_epochs=1))
+    assert moved == [index != 3 for index in range(20)]
+    assert math.isfinite(table["train_loss"][1])
