@@ -10,8 +10,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from titan_neuro.errors import ConfigError
+from titan_neuro.models import GRUConfig, LMMConfig, MAGConfig, MALConfig, TransformerConfig
 from titan_neuro.ops.stream_state import StreamState
-from titan_neuro.training import Processes
+from titan_neuro.training import Processes, TrainingConfig, load_forecaster, train_fold
 from titan_neuro.training.module import ForecastModule, rate_at
 from titan_neuro.training.trainer import make_trainer
 
@@ -147,3 +148,26 @@ def test_windows_without_a_target_are_read_and_teach_nothing(base, monkeypatch):
     table = table_of(train(base, "unscored", max_epochs=1))
     assert moved == [index != 3 for index in range(20)]
     assert math.isfinite(table["train_loss"][1])
+
+
+BACKBONES = [LMMConfig, MAGConfig, MALConfig, GRUConfig, TransformerConfig]
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_backbone_trains_in_half_precision_and_recomputes(base, monkeypatch, backbone, tmp_path):
+    model = dataclasses.replace(example.MODEL, backbone=backbone(dim=16, n_layers=1, tokens_per_frame=1))
+    training = dataclasses.replace(
+        example.TRAINING, max_epochs=1, precision="bfloat16", gradient_checkpointing=True, checkpoint_every_s=1e6
+    )
+    data = example.read_data(base / "stores")
+    train_fold(data, model, training, folder=tmp_path / "model", work_dir=base / "work", seed=0)
+    table = table_of(tmp_path / "model")
+    assert table["validation_mse"][1] < table["validation_mse"][0]
+
+
+def test_volumes_train_in_half_precision(volume_fold, volume_model, tmp_path):
+    training = TrainingConfig(max_epochs=1, steps_per_epoch=2, window_frames=32, precision="bfloat16")
+    train_fold(volume_fold, volume_model, training, folder=tmp_path / "model", work_dir=tmp_path / "work", seed=0)
+    model, record = load_forecaster(tmp_path / "model")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert math.isfinite(record["validation_skill_ar"])
