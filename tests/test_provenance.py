@@ -51,6 +51,25 @@ def test_a_damaged_file_is_named(tmp_path):
         read_stage(tmp_path, "evaluate")
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"stages": []}', '{"stages": {"prepare": 1}}'])
+def test_a_damaged_file_stops_a_stage_before_it_begins_and_stays(tmp_path, content):
+    (tmp_path / "provenance.json").write_text(content)
+    with (
+        pytest.raises(OutputError, match=r"provenance\.json: is damaged") as caught,
+        recorded(tmp_path, tmp_path / ".work", "evaluate"),
+    ):
+        pytest.fail("the stage began")
+    assert "it is written anew" in caught.value.hint
+    assert (tmp_path / "provenance.json").read_text() == content
+
+
+def test_half_a_record_of_a_killed_process_is_removed(tmp_path):
+    (tmp_path / ".provenance.json.0123abcd.tmp").write_text("{")
+    with recorded(tmp_path, tmp_path / ".work", "evaluate") as record:
+        record.clear()
+    assert [path.name for path in tmp_path.iterdir()] == [".work"]
+
+
 def test_digest_does_not_depend_on_the_order_of_keys():
     assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1}) != digest({"a": 1, "b": [3]})
 

@@ -13,7 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from titan_neuro.errors import OutputError
+
+WORK_FOLDER = ".work"
+"""Of an output folder: locks, and unfinished work."""
 
 _CAN_NOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR}
 _TEMPORARY = re.compile(r"^\.(?P<name>.+)\.[0-9a-f]{8}\.tmp$")
@@ -94,13 +99,46 @@ def _remove(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def remove_leftovers(target: Path) -> None:
-    """Remove temporary files that a killed process left beside `target` (call it while holding the target's lock)."""
-    if target.parent.is_dir():
-        for path in target.parent.iterdir():
-            match = _TEMPORARY.match(path.name)
-            if match and match["name"] == target.name:
-                _remove(path)
+def is_leftover(path: Path, target: Path) -> bool:
+    """Whether `path` has the name of a temporary file or folder of `target`."""
+    match = _TEMPORARY.match(path.name)
+    return match is not None and match["name"] == target.name
+
+
+def remove_leftovers(*targets: Path) -> None:
+    """Remove temporary files that a killed process left beside each target (call it while holding their lock)."""
+    for target in targets:
+        if target.parent.is_dir():
+            for path in target.parent.iterdir():
+                if is_leftover(path, target):
+                    _remove(path)
+
+
+@contextlib.contextmanager
+def alone_with(target: Path, *more: Path, work_dir: Path) -> Iterator[None]:
+    """Wait until no other process is at `target`, keep it so, and remove what killed processes left beside it.
+
+    Parameters
+    ----------
+    target : Path
+        Its name is that of the lock.
+    *more : Path
+        What is written under the same lock.
+    work_dir : Path
+        The lock lies in its folder ``locks``.
+
+    Raises
+    ------
+    OutputError
+        `work_dir` can't be written.
+    """
+    lock = work_dir / "locks" / f"{target.name}.lock"
+    with contextlib.ExitStack() as stack:
+        with writing_to(work_dir):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(lock))
+        remove_leftovers(target, *more)
+        yield
 
 
 def write_bytes(target: Path, content: bytes | memoryview) -> None:

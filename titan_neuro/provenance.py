@@ -16,10 +16,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from titan_neuro.errors import OutputError
-from titan_neuro.files import write_json
+from titan_neuro.files import alone_with, write_json
 
 PACKAGES = (
     "titan-neuro",
@@ -72,14 +70,18 @@ def commit() -> str | None:
 
 def read_stage(output_dir: Path, stage: str) -> dict[str, Any]:
     """Return what ``provenance.json`` says of a stage; empty where it says nothing."""
-    path = output_dir / "provenance.json"
+    found: dict[str, Any] = _read_stages(output_dir / "provenance.json").get(stage, {})
+    return found
+
+
+def _read_stages(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["stages"].get(stage, {})
-    except (json.JSONDecodeError, KeyError, AttributeError) as error:
+        stages = json.loads(path.read_text(encoding="utf-8"))["stages"]
+        return {str(name): dict(record) for name, record in stages.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise OutputError(f"{path}: is damaged ({error}).", "Remove it; it is written anew.") from error
-    return content
 
 
 @contextlib.contextmanager
@@ -100,7 +102,15 @@ def recorded(output_dir: Path, work_dir: Path, stage: str, **facts: Any) -> Iter
     dict
         The record; what is put into it is written too. Emptied, where there was nothing to do, it is not written, and
         what made the outputs stays on record.
+
+    Raises
+    ------
+    OutputError
+        ``provenance.json`` is damaged: said before the stage begins; or it can't be written.
     """
+    path = output_dir / "provenance.json"
+    with alone_with(path, work_dir=work_dir):
+        _read_stages(path)
     record: dict[str, Any] = {
         "arguments": sys.argv[1:],
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -115,10 +125,5 @@ def recorded(output_dir: Path, work_dir: Path, stage: str, **facts: Any) -> Iter
     # Linux counts kilobytes, macOS bytes.
     record["peak_memory_bytes"] = peak * (1 if sys.platform == "darwin" else 1024)
     record.update(versions=versions(), commit=commit(), machine=platform.machine(), system=platform.system())
-    path = output_dir / "provenance.json"
-    lock = work_dir / "locks" / "provenance.json.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"stages": {}}
-        content["stages"][stage] = record
-        write_json(path, content)
+    with alone_with(path, work_dir=work_dir):
+        write_json(path, {"stages": {**_read_stages(path), stage: record}})

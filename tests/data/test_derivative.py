@@ -30,19 +30,41 @@ def space():
 
 
 def test_the_output_describes_itself(source, tmp_path):
-    claim_output(tmp_path / "out", source, "1.2.3")
+    claim_output(tmp_path / "out", source, "1.2.3", tmp_path / "work")
     description = json.loads((tmp_path / "out/dataset_description.json").read_text())
     assert description["DatasetType"] == "derivative"
     assert description["GeneratedBy"] == [{"Name": "Titan-Neuro", "Version": "1.2.3"}]
     assert description["SourceDatasets"] == [{"URL": source.as_uri(), "DOI": "doi:1/2"}]
-    claim_output(tmp_path / "out", source, "1.2.4")
+    claim_output(tmp_path / "out", source, "1.2.4", tmp_path / "work")
+
+
+@pytest.mark.parametrize("left", [".work/locks/x.lock", ".dataset_description.json.0123abcd.tmp"])
+def test_what_a_process_left_that_was_killed_at_its_beginning_is_no_hindrance(source, tmp_path, left):
+    output = tmp_path / "out"
+    (output / left).parent.mkdir(parents=True)
+    (output / left).touch()
+    claim_output(output, source, "1.2.3", output / ".work")
+    assert sorted(path.name for path in output.iterdir()) == [
+        ".bidsignore",
+        ".work",
+        "README.md",
+        "dataset_description.json",
+    ]
+
+
+def test_what_was_not_written_yet_is_written_by_the_next(source, tmp_path):
+    for name in ("README.md", ".bidsignore"):
+        claim_output(tmp_path / "out", source, "1.2.3", tmp_path / "work")
+        (tmp_path / "out" / name).unlink()
+    claim_output(tmp_path / "out", source, "1.2.3", tmp_path / "work")
+    assert len([*(tmp_path / "out").iterdir()]) == 3
 
 
 def test_an_output_of_another_dataset_is_refused(source, tmp_path):
-    claim_output(tmp_path / "out", source, "1.2.3")
+    claim_output(tmp_path / "out", source, "1.2.3", tmp_path / "work")
     other = source.rename(tmp_path / "other")
     with pytest.raises(OutputError, match="made from another dataset"):
-        claim_output(tmp_path / "out", other, "1.2.3")
+        claim_output(tmp_path / "out", other, "1.2.3", tmp_path / "work")
 
 
 def test_a_folder_that_is_not_ours_is_left_alone(source, tmp_path):
@@ -50,7 +72,7 @@ def test_a_folder_that_is_not_ours_is_left_alone(source, tmp_path):
     out.mkdir()
     (out / "chapter.txt").write_text("years of work")
     with pytest.raises(OutputError, match="not an output of Titan-Neuro"):
-        claim_output(out, source, "1")
+        claim_output(out, source, "1", tmp_path / "work")
     (out / "dataset_description.json").write_text('{"GeneratedBy": [{"Name": "fMRIPrep"}]}')
     with pytest.raises(OutputError, match="made by fMRIPrep"):
         check_output(out)
@@ -70,7 +92,7 @@ def test_a_file_and_a_folder_without_permission(tmp_path):
         check_output(tmp_path / "file")
     if os.geteuid() == 0:  # root may write anywhere but on what the kernel keeps
         with pytest.raises(OutputError, match="can't be written"):
-            claim_output(Path("/sys/titan-neuro"), _described(tmp_path), "1")
+            claim_output(Path("/sys/titan-neuro"), _described(tmp_path), "1", tmp_path / "work")
         return
     (tmp_path / "locked").mkdir(mode=0o500)
     with pytest.raises(OutputError, match="not writable"):

@@ -126,8 +126,10 @@ def positive(text: str) -> int:
 
 def work_dir(arguments: argparse.Namespace) -> Path:
     """Return the folder for unfinished work."""
+    from titan_neuro.files import WORK_FOLDER
+
     given: Path | None = arguments.work_dir
-    return given if given is not None else arguments.output_dir / ".work"
+    return given if given is not None else arguments.output_dir / WORK_FOLDER
 
 
 def find(arguments: argparse.Namespace) -> list[Recording]:
@@ -232,8 +234,11 @@ def _as_overrides(prepare: Mapping[str, Any]) -> list[str]:
 def record_study(arguments: argparse.Namespace, study: StudyConfig) -> None:
     """Write ``config.resolved.yaml``; once it is sure that the settings fit what is there."""
     from titan_neuro.config import write_resolved
+    from titan_neuro.files import alone_with
 
-    write_resolved(_resolved_path(arguments), study)
+    path = _resolved_path(arguments)
+    with alone_with(path, work_dir=work_dir(arguments)):
+        write_resolved(path, study)
 
 
 def _resolved_path(arguments: argparse.Namespace) -> Path:

@@ -35,7 +35,7 @@ def execute(arguments: argparse.Namespace) -> None:
     bids_dir = _source(arguments.output_dir)
     recordings = _recordings(arguments, bids_dir, {store.key: store.record for store in stores})
     own = _arguments_of(arguments, f"null-{kind}")
-    claim_output(own.output_dir, bids_dir, __version__)
+    claim_output(own.output_dir, bids_dir, __version__, common.work_dir(own))
     with common.stage(own, f"prepare null-{kind}", null_control=kind, seed=study.seeds[0]):
         _prepare(own, recordings, kind, study)
     train.execute(own)

@@ -38,6 +38,7 @@ def execute(arguments: argparse.Namespace) -> None:
     """Prepare every chosen run that is not prepared yet."""
     from titan_neuro.data.annex import dataset_id
     from titan_neuro.data.derivative import check_output, claim_output
+    from titan_neuro.provenance import read_stage
 
     recordings = common.find(arguments)
     check_output(arguments.output_dir, arguments.bids_dir)
@@ -48,15 +49,17 @@ def execute(arguments: argparse.Namespace) -> None:
     if not arguments.no_datalad_get and _get_missing(arguments, recordings, study.prepare):
         # Sidecars may have been among them.
         recordings = common.find(arguments)
-    claim_output(arguments.output_dir, arguments.bids_dir, __version__)
+    claim_output(arguments.output_dir, arguments.bids_dir, __version__, common.work_dir(arguments))
     common.record_study(arguments, study)
     subjects = sorted({recording.subject for recording in recordings})
     facts = {"input_dataset_id": dataset_id(arguments.bids_dir), "input_keys": _input_keys(recordings)}
     who = f"sub-{subjects[0]}" + (f" to sub-{subjects[-1]}" if len(subjects) > 1 else "")
-    with common.stage(arguments, f"prepare {who}", **facts) as record:
+    stage = f"prepare {who}"
+    with common.stage(arguments, stage, **facts) as record:
         made = _prepare_all(arguments, recordings, study.prepare)
         record["n_made"], record["n_runs"] = made, len(recordings)
-        if not made:
+        # A process that was killed may have made all runs, and left no record.
+        if not made and read_stage(arguments.output_dir, stage):
             record.clear()
     logger.info("%d runs prepared, %d of them now.", len(recordings), made)
 
@@ -108,6 +111,7 @@ def _prepare_all(arguments: argparse.Namespace, recordings: list[Recording], con
     from tqdm import tqdm
 
     from titan_neuro.data.prepare import prepare_run
+    from titan_neuro.data.prepare.workers import end_with_parent
 
     workers = min(arguments.nprocs, len(recordings))
     memory = None if arguments.mem is None else int(arguments.mem * 1e9 / workers)
@@ -121,7 +125,8 @@ def _prepare_all(arguments: argparse.Namespace, recordings: list[Recording], con
                 bar.update()
             return made
         # Libraries that are loaded here run threads, which a forked process would find stopped in the middle.
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
             jobs = [
                 pool.submit(prepare_run, recording, arguments.output_dir, config, **options) for recording in recordings
             ]

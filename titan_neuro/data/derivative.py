@@ -14,7 +14,7 @@ import pandas as pd
 from titan_neuro.data.bids import read_json
 from titan_neuro.data.space import Space
 from titan_neuro.errors import MetadataError, OutputError, UsageError
-from titan_neuro.files import atomic, write_json, write_text
+from titan_neuro.files import WORK_FOLDER, alone_with, atomic, is_leftover, write_json, write_text
 
 _NAME = "Titan-Neuro"
 _README = """# Forecasts made by Titan-Neuro
@@ -72,9 +72,11 @@ def check_output(output_dir: Path, bids_dir: Path | None = None) -> None:
             f"{output_dir}: can't be written: {existing} is not writable for you.",
             "Name a folder that is yours to write.",
         )
-    if not output_dir.is_dir() or not any(output_dir.iterdir()):
-        return
     description = output_dir / "dataset_description.json"
+    # A process that was killed before it had described the folder leaves no more than its locks and half a description.
+    found = list(output_dir.iterdir()) if output_dir.is_dir() else []
+    if all(path.name == WORK_FOLDER or is_leftover(path, description) for path in found):
+        return
     made_by = read_json(description).get("GeneratedBy") if description.is_file() else None
     names = [entry.get("Name") for entry in made_by if isinstance(entry, dict)] if isinstance(made_by, list) else []
     if _NAME not in names:
@@ -94,8 +96,16 @@ def _check_apart(output: Path, source: Path) -> None:
         )
 
 
-def claim_output(output_dir: Path, bids_dir: Path, version: str) -> None:
+def claim_output(output_dir: Path, bids_dir: Path, version: str, work_dir: Path) -> None:
     """Make the output folder and describe it, or leave it as it is where it is ours and comes from the same source.
+
+    Parameters
+    ----------
+    output_dir, bids_dir : Path
+    version : str
+        Of Titan-Neuro.
+    work_dir : Path
+        Folder for locks.
 
     Raises
     ------
@@ -103,18 +113,27 @@ def claim_output(output_dir: Path, bids_dir: Path, version: str) -> None:
         See :func:`check_output`; also where the folder was made from another dataset.
     """
     check_output(output_dir, bids_dir)
+    description, readme, ignore = (
+        output_dir / name for name in ("dataset_description.json", "README.md", ".bidsignore")
+    )
+    with alone_with(description, readme, ignore, work_dir=work_dir):
+        # It comes first: a folder with anything else in it, and without it, would be none of ours.
+        _describe(description, bids_dir, version)
+        for path, text in ((readme, _README), (ignore, _BIDSIGNORE)):
+            if not path.is_file():
+                write_text(path, text)
+
+
+def _describe(description: Path, bids_dir: Path, version: str) -> None:
     source = _source(bids_dir)
-    description = output_dir / "dataset_description.json"
     if description.is_file():
         found = read_json(description).get("SourceDatasets")
         if found != [source]:
             raise OutputError(
-                f"{output_dir}: was made from another dataset: expected {source}, found {found}.",
+                f"{description.parent}: was made from another dataset: expected {source}, found {found}.",
                 "Name another folder.",
             )
         return
-    write_text(output_dir / "README.md", _README)
-    write_text(output_dir / ".bidsignore", _BIDSIGNORE)
     name = read_json(bids_dir / "dataset_description.json").get("Name", bids_dir.name)
     write_json(
         description,

@@ -20,6 +20,7 @@ from titan_neuro.data.prepare.geometry import Geometry
 from titan_neuro.data.prepare.grid import DEFAULT_RESOLUTION_MM, grid_points, standard_grid, template_brain
 from titan_neuro.data.prepare.sources import Volumes, finite_volume
 from titan_neuro.data.prepare.spatial import Resampler, antialiasing, apply_affine
+from titan_neuro.data.prepare.workers import end_with_parent
 from titan_neuro.data.preprocessed import QUICK_LOOK_SPACE
 from titan_neuro.data.space import Space
 from titan_neuro.errors import ConfigError, ImageError
@@ -178,6 +179,7 @@ def _ants_process(path: Path) -> Iterator[ProcessPoolExecutor]:
 
 
 def _one_thread() -> None:
+    end_with_parent()
     os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from pydantic import TypeAdapter
 
 from titan_neuro.data.annex import annex_key, is_missing
@@ -26,7 +25,7 @@ from titan_neuro.data.prepare.opening import OpenRun, open_run, output_space
 from titan_neuro.data.prepare.timing import read_events, scored_frames
 from titan_neuro.data.store import RunHeader, RunStore, store_name, write_run
 from titan_neuro.errors import InputNotFoundError, MetadataError, NotFetchedError, TitanNeuroError
-from titan_neuro.files import remove_leftovers, write_json, writing_to
+from titan_neuro.files import alone_with, write_json, writing_to
 from titan_neuro.provenance import versions
 
 logger = logging.getLogger(__name__)
@@ -73,35 +72,33 @@ def prepare_run(
         folder can't be written; a setting does not go with the data.
     """
     path = store_path(recording, output_dir, config)
-    lock = work_dir / "locks" / f"{path.name}.lock"
+    sidecar, confounds, reference = path.with_suffix(".json"), _confounds_path(path), _reference_path(path)
+    tables = (confounds, confounds.with_suffix(".json"))
+    images = (reference, sidecar_path(reference))
     with ExitStack() as stack:
-        with writing_to(work_dir):
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(FileLock(lock))
-        remove_leftovers(path)
+        stack.enter_context(alone_with(path, sidecar, *tables, *images, work_dir=work_dir))
+        scratch = work_dir / "scratch" / path.name
+        # Also where nothing is left to do: a process that was killed may have left something there.
+        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         sources = _sources(recording, config)
         fingerprint = _fingerprint(recording, sources, config)
         if _is_prepared(path, fingerprint):
             return path, False
         _require_content(recording, config)
-        scratch = work_dir / "scratch" / path.name
         with writing_to(scratch):
             scratch.mkdir(parents=True, exist_ok=True)
-        # A process that was killed may have left something there.
-        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         opened = open_run(recording, config, scratch, stack)
         header = _header(recording, opened, config, {"fingerprint": fingerprint, "sources": sources})
         inspection = Inspection(recording.key, header.space.n_features, header.repetition_time)
         # The sidecar comes last: with it the run is whole.
-        sidecar = path.with_suffix(".json")
         with writing_to(sidecar):
             sidecar.unlink(missing_ok=True)
         write_run(path, header, _blocks(opened, inspection, config, scratch / "cleaned", memory_bytes))
         if inspection.n_constant:
             logger.warning("%s: %d voxels or parcels never change; they are 0.", recording.key, inspection.n_constant)
         if opened.computed is not None:
-            write_confounds(_confounds_path(path), opened.computed)
-        _write_reference(path, header, inspection.mean)
+            write_confounds(confounds, opened.computed)
+        _write_reference(reference, header, inspection.mean)
         write_json(sidecar, _sidecar(header, inspection.n_constant))
     return path, True
 
@@ -128,6 +125,10 @@ def missing_inputs(recording: Recording, output_dir: Path, config: PrepareConfig
 def _confounds_path(store: Path) -> Path:
     # fMRIPrep's name for the table of a run, beside the store.
     return store.with_name(f"{store.name.split('_space-')[0]}_desc-confounds_timeseries.tsv")
+
+
+def _reference_path(store: Path) -> Path:
+    return store.with_name(f"{store.name.split('_desc-prepared')[0]}_boldref.nii.gz")
 
 
 def _output_entities(recording: Recording, config: PrepareConfig) -> dict[str, str]:
@@ -305,11 +306,9 @@ def _write_reference(path: Path, header: RunHeader, mean: np.ndarray) -> None:
     """Write the mean image of a run on its output grid: what tells a reader whether it lies where it should."""
     if header.space.mask is None:
         return
-    stem = path.name.split("_desc-prepared")[0]
-    image = path.with_name(f"{stem}_boldref.nii.gz")
-    write_nifti(image, header.space, iter([mean[None]]), n_frames=1, repetition_time=None)
+    write_nifti(path, header.space, iter([mean[None]]), n_frames=1, repetition_time=None)
     sidecar = {"Description": "Mean over the run, before anything was done along time", "Space": header.space.name}
-    write_json(path.with_name(f"{stem}_boldref.json"), {**sidecar, "Route": header.record["route"]})
+    write_json(sidecar_path(path), {**sidecar, "Route": header.record["route"]})
 
 
 def _sidecar(header: RunHeader, n_constant: int) -> dict[str, Any]:
