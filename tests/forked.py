@@ -11,12 +11,15 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-# All that `prepare` imports while it works; what is missing here costs time, and changes nothing.
-_CONTEXT.set_forkserver_preload(
+CONTEXT = multiprocessing.get_context("forkserver")
+# A process has one server: it imports all that `prepare` and training import while they work. What is missing here
+# costs time, and changes nothing.
+CONTEXT.set_forkserver_preload(
     [
         "bids",
         "h5py",
+        "interrupted_training",
+        "lightning.pytorch.loggers",
         "nilearn.datasets",
         "nilearn.interfaces.fmriprep",
         "nilearn.masking",
@@ -24,6 +27,7 @@ _CONTEXT.set_forkserver_preload(
         "nitransforms.manip",
         "pytest",
         "sqlalchemy.dialects.sqlite",
+        "tensorboard",
         "titan_neuro.cli",
         "titan_neuro.config",
         "titan_neuro.data.derivative",
@@ -37,7 +41,7 @@ _CHANGES = {"open", "os.remove", "os.rename", "os.rmdir"}
 
 def start(arguments: Sequence[object], messages: Path, before: Callable[[], None] | None = None) -> ForkServerProcess:
     """Start ``titan-neuro``; what it says is added to a file; `before` is called in the process first."""
-    process = _CONTEXT.Process(target=_command, args=([*map(str, arguments)], messages, before))
+    process = CONTEXT.Process(target=_command, args=([*map(str, arguments)], messages, before))
     process.start()
     return process
 

@@ -1,13 +1,14 @@
 """A small training beside its stores, which can be run in a process of its own and be killed there."""
 
-import multiprocessing
 import os
 import resource
 from collections.abc import Mapping
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pandas as pd
 import torch
+from forked import CONTEXT
 
 from titan_neuro.data.space import Space
 from titan_neuro.data.splits import Fold
@@ -101,14 +102,8 @@ def outcome(folder: Path) -> tuple[bytes, list[float]]:
     return (folder / "model.safetensors").read_bytes(), table.fillna(-1).to_numpy().ravel().tolist()
 
 
-def start_training():
-    """Return what starts a training in a process that has imported everything already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["interrupted_training", "lightning.pytorch.loggers", "tensorboard"])
-
-    def start(*arguments, **options):
-        process = context.Process(target=train_alone, args=arguments, kwargs=options)
-        process.start()
-        return process
-
-    return start
+def start_training(*arguments: object, **options: object) -> ForkServerProcess:
+    """Start a training in a process that has imported everything already."""
+    process = CONTEXT.Process(target=train_alone, args=arguments, kwargs=options)
+    process.start()
+    return process

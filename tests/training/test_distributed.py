@@ -31,22 +31,15 @@ def root(base, request):
     return root
 
 
-@pytest.fixture(scope="module")
-def start():
+def start(n, root, training=TRAINING):
     """Start a training by `n` processes, as torchrun does."""
-    spawn = start_training()
-
-    def start(n, root, training=TRAINING):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        shared = {"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        shared |= {"WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n), "GROUP_RANK": "0"}
-        return [
-            spawn(root, training, variables={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(n)
-        ]
-
-    return start
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared |= {"WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n), "GROUP_RANK": "0"}
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(n)]
+    return [start_training(root, training, variables={**shared, **rank}) for rank in ranks]
 
 
 def finish(root, processes):
@@ -71,12 +64,12 @@ def assert_agree(base, root):
 
 # There are two streams: of three processes one has none, and none is split.
 @pytest.mark.parametrize("n", [2, 3])
-def test_streams_are_shared_out(base, root, start, n):
+def test_streams_are_shared_out(base, root, n):
     finish(root, start(n, root))
     assert_agree(base, root)
 
 
-def test_weights_are_shared_out(base, root, start):
+def test_weights_are_shared_out(base, root):
     finish(root, start(2, root, dataclasses.replace(TRAINING, strategy="fsdp")))
     assert_agree(base, root)
 
@@ -94,7 +87,7 @@ def saved(root):
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_a_signal_to_all_saves_one_step_and_fewer_processes_go_on(base, root, start, strategy):
+def test_a_signal_to_all_saves_one_step_and_fewer_processes_go_on(base, root, strategy):
     training = dataclasses.replace(TRAINING, strategy=strategy)
     processes = start(2, root, training)
     stop_at(root, processes, lambda: saved(root))
@@ -108,7 +101,7 @@ def test_a_signal_to_all_saves_one_step_and_fewer_processes_go_on(base, root, st
     assert_agree(base, root)
 
 
-def test_more_processes_go_on_where_one_was_stopped(base, root, start, monkeypatch):
+def test_more_processes_go_on_where_one_was_stopped(base, root, monkeypatch):
     answer, left = Checkpoints._answer, [5]
 
     def stop(self, trainer, wish):
@@ -125,7 +118,7 @@ def test_more_processes_go_on_where_one_was_stopped(base, root, start, monkeypat
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_where_one_process_dies_the_others_say_so_and_what_is_saved_stays(base, root, start, victim):
+def test_where_one_process_dies_the_others_say_so_and_what_is_saved_stays(base, root, victim):
     processes = start(2, root)
     stop_at(root, processes, lambda: saved(root))
     processes[victim].kill()

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from titan_neuro.files import remove_leftovers, write_bytes, writing_to
+from titan_neuro.files import alone_with, write_bytes
 from titan_neuro.models.closed_form import fit_recall
 from titan_neuro.models.forecaster import ForecasterConfig
 from titan_neuro.models.recall import Recall, RecallConfig
@@ -85,10 +84,7 @@ def _once(work_dir: Path, name: str, data: FoldData, settings: Any, fit: Callabl
     keys = [run.key for run in data.fitted_on]
     follows_from = [settings, keys, data.digests(), versions()["titan-neuro"], _METHOD_VERSION]
     path = work_dir / f"{name}-{digest(follows_from)[:12]}.safetensors"
-    with writing_to(work_dir):
-        (work_dir / "locks").mkdir(parents=True, exist_ok=True)
-    with FileLock(work_dir / "locks" / f"{path.name}.lock"):
-        remove_leftovers(path)
+    with alone_with(path, work_dir=work_dir):
         if path.is_file():
             try:
                 return _read(path)

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from tqdm import tqdm
 
 from titan_neuro.data.store import FeatureStore, RunView, feature_name, write_features
 from titan_neuro.errors import ImageError, InputNotFoundError, MismatchError
-from titan_neuro.files import remove_leftovers, writing_to
+from titan_neuro.files import alone_with
 from titan_neuro.layers.tokenizer import SwinTokenizer
 
 logger = logging.getLogger(__name__)
@@ -58,11 +57,7 @@ def cached_features(
         source = {"key": run.key, "encoder": encoder, "run": store.sha256}
         folder = store.path.parent if isinstance(store.path, Path) else work_dir / "features"
         path = folder / feature_name(str(store.path).rstrip("/").rpartition("/")[2], encoder)
-        lock = work_dir / "locks" / f"{path.name}.lock"
-        with writing_to(work_dir):
-            lock.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock):
-            remove_leftovers(path)
+        with alone_with(path, work_dir=work_dir):
             found[run.key] = _whole(path, source) or _compute(path, source, run, tokenizer, device)
     return found
 

@@ -20,7 +20,7 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from titan_neuro.data.store import FeatureStore, RunView
-from titan_neuro.files import atomic
+from titan_neuro.files import atomic, remove_leftovers
 from titan_neuro.layers.tokenizer import SwinTokenizer, SwinTokenizerConfig
 from titan_neuro.models.forecaster import Forecaster, ForecasterConfig
 from titan_neuro.provenance import commit, digest, versions
@@ -175,6 +175,7 @@ def train_fold(
     start = time.monotonic()
     checkpoints = _checkpoint_folder(work_dir, data, _settings(data, model, training, seed))
     with sole_training(folder), sole_training(checkpoints):
+        remove_leftovers(*(folder / name for name in ("model.safetensors", "model.json", "training.csv")))
         forecaster, history, epoch = run(processes=processes)
         table = pd.DataFrame(history)
         discard_record(folder)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import lightning
 import numpy as np
 import torch
-from filelock import FileLock
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from pydantic import TypeAdapter
 from safetensors import SafetensorError
@@ -21,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from titan_neuro.errors import ConfigError, MismatchError
-from titan_neuro.files import write_bytes, writing_to
+from titan_neuro.files import alone_with, write_bytes
 from titan_neuro.layers.tokenizer import SwinTokenizer, SwinTokenizerConfig
 from titan_neuro.models.forecaster import ForecasterConfig
 from titan_neuro.provenance import digest, versions
@@ -111,9 +110,7 @@ def pretrain_swin(
     path, folder = work_dir / f"swin-{name}.safetensors", work_dir / f"swin-{name}"
     if data.space.mask is None:
         raise MismatchError("Masked volumes need volumes, found parcels.")
-    with writing_to(work_dir):
-        (work_dir / "locks").mkdir(parents=True, exist_ok=True)
-    with FileLock(work_dir / "locks" / f"{path.name}.lock"):
+    with alone_with(path, work_dir=work_dir):
         if path.is_file():
             try:
                 return load_file(path)
