@@ -52,8 +52,9 @@ def execute(arguments: argparse.Namespace) -> bool:
     """
     from titan_neuro.data.derivative import check_output
     from titan_neuro.data.store import open_runs
-    from titan_neuro.training import find_processes
+    from titan_neuro.training import expect_time_limit, find_processes
 
+    expect_time_limit()
     check_output(arguments.output_dir)
     stores = open_runs(arguments.output_dir)
     study = common.resolve_prepared(arguments, stores)

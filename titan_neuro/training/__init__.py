@@ -5,6 +5,7 @@ from titan_neuro.training.fit import TrainingConfig, fold_fingerprint, train_fol
 from titan_neuro.training.fold import FoldData
 from titan_neuro.training.masked_volumes import PretrainingConfig
 from titan_neuro.training.pretrain import require_pretraining
+from titan_neuro.training.resume import expect_time_limit
 from titan_neuro.training.trainer import Processes, find_processes
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "PretrainingConfig",
     "Processes",
     "TrainingConfig",
+    "expect_time_limit",
     "find_processes",
     "fold_fingerprint",
     "load_forecaster",

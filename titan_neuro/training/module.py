@@ -192,7 +192,8 @@ class ForecastModule(lightning.LightningModule):
             "validation_skill_ar": 1 - mse / mse_linear,
             "validation_skill_persistence": 1 - mse / mse_persistence,
         }
-        self.log_dict({"validation_mse": mse, **skills}, prog_bar=True, batch_size=1)
+        # The same in all processes; saying so keeps Lightning from advising it.
+        self.log_dict({"validation_mse": mse, **skills}, prog_bar=True, batch_size=1, sync_dist=True)
         fitting = self._train_count > 0
         train_error = float(self._of_all_processes(self._train_errors)[0])
         self.history.append(

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,8 @@ BEST = "best.ckpt"
 _IDENTITY = "identity"
 # What to do when a step is over; the highest of all processes holds.
 _GO_ON, _SAVE, _REQUEUE, _STOP = range(4)
+TIME_LIMIT = signal.SIGUSR1
+_ANSWERS: dict[int, int] = {TIME_LIMIT: _REQUEUE, signal.SIGTERM: _STOP}
 # An older one stays until the next is whole: should the disk spoil one, the other is there.
 _N_KEPT = 2
 
@@ -51,12 +54,29 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         write_bytes(Path(path), content.getbuffer())
 
 
+# Signals that were noted, and not answered yet.
+_noted: set[int] = set()
+
+
+def _note(number: int, frame: FrameType | None) -> None:
+    _noted.add(number)
+
+
+def expect_time_limit() -> None:
+    """In a job of Slurm, note the signal that comes before its end, whenever it comes; the next step answers it.
+
+    Without this, it would end a process that still loads its data, or fits in closed form.
+    """
+    if "SLURM_JOB_ID" in os.environ:
+        signal.signal(TIME_LIMIT, _note)
+
+
 class Checkpoints(Checkpoint):
     """Save now and then in the middle of an epoch, at its end, and when a signal asks for an end.
 
-    SIGTERM saves and stops. The signal before a time limit (``sbatch --signal=USR1@120``) saves and lets Lightning put
-    the job back into Slurm's queue. Both wait for the end of a step: what is saved between two steps is consistent, and
-    all processes save the same step.
+    SIGTERM saves and stops. The signal before a time limit (``sbatch --signal=USR1@180``) saves, puts the job back into
+    Slurm's queue and stops. Both wait for the end of a step: what is saved between two steps is consistent, and all
+    processes save the same step. (Lightning's own answer saves in the middle of whatever was being done.)
 
     Parameters
     ----------
@@ -71,23 +91,14 @@ class Checkpoints(Checkpoint):
     def __init__(self, folder: Path, *, every_s: float, identity: Mapping[str, Any]) -> None:
         self._folder, self._every_s, self._identity = folder, every_s, identity
         self._saved_at = time.monotonic()
-        self._asked = _GO_ON
-        self._requeue: Any = None
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Answer signals; Lightning puts back what answered them before."""
+        """Answer SIGTERM, which Lightning gives back when the training is over."""
         self._saved_at = time.monotonic()
         # One that was killed after it had decided to stop must not learn on.
         trainer.should_stop |= any(each.wait_count >= each.patience for each in trainer.early_stopping_callbacks)
         with contextlib.suppress(ValueError):  # Not in the main thread, which alone is told of signals.
-            # Lightning's own answers would act in the middle of a step.
-            self._requeue = signal.getsignal(signal.SIGUSR1)
-            if callable(self._requeue):
-                signal.signal(signal.SIGUSR1, self._note)
-            signal.signal(signal.SIGTERM, self._note)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self._asked = max(self._asked, _STOP if number == signal.SIGTERM else _REQUEUE)
+            signal.signal(signal.SIGTERM, _note)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any, **__: Any
@@ -97,27 +108,27 @@ class Checkpoints(Checkpoint):
             # The validation comes next, and its checkpoint. One from before it would go on after it.
             return
         is_time = time.monotonic() - self._saved_at >= self._every_s
-        self._answer(trainer, max(self._asked, _SAVE if is_time else _GO_ON))
+        self._answer(trainer, _SAVE if is_time else _GO_ON)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Save what was validated; the decision whether to stop early is made before, and saved with it."""
         errors = [row["validation_mse"] for row in pl_module.history]  # type: ignore[union-attr]
         if errors[-1] < min(errors[:-1]):
             trainer.save_checkpoint(self._folder / BEST, weights_only=True)
-        self._answer(trainer, max(self._asked, _SAVE))
+        self._answer(trainer, _SAVE)
 
     def _answer(self, trainer: lightning.Trainer, wish: int) -> None:
+        wish = max([wish, *(_ANSWERS[number] for number in _noted)])
         if trainer.world_size > 1:
             wishes = torch.tensor(wish, device=trainer.strategy.root_device)
             wish = int(trainer.strategy.reduce(wishes, reduce_op=torch.distributed.ReduceOp.MAX))
         if wish == _GO_ON:
             return
-        if wish == _REQUEUE:
-            logger.info("Slurm asks for an end: the training is saved, and its job is queued again.")
-            self._requeue(signal.SIGUSR1, None)
-        else:
-            self._save(trainer)
+        self._save(trainer)
+        if wish == _REQUEUE and trainer.is_global_zero:
+            _requeue()
         if wish > _SAVE:
+            _noted.clear()
             raise KeyboardInterrupt
 
     def _save(self, trainer: lightning.Trainer) -> None:
@@ -134,8 +145,23 @@ class Checkpoints(Checkpoint):
         checkpoint[_IDENTITY] = dict(self._identity)
 
 
+def _requeue() -> None:
+    """Put this job back into Slurm's queue; its own end follows."""
+    job = os.environ["SLURM_JOB_ID"]
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    asked = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
+    if asked.returncode:
+        logger.warning(
+            "The training is saved, but Slurm does not queue job %s again (%s): submit the same command once more.",
+            *(job, asked.stderr.strip()),
+        )
+    else:
+        logger.info("The time limit is near: the training is saved, and job %s is queued again.", job)
+
+
 def _newest_first(folder: Path) -> list[Path]:
-    """Checkpoints to go on from, those that Slurm's requeue has left among them."""
+    """Checkpoints to go on from."""
     found = [path for path in folder.glob("*.ckpt") if path.name != BEST]
     return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
 
@@ -184,7 +210,7 @@ def _read_identity(path: Path) -> dict[str, Any]:
 
 
 def _put_aside(path: Path) -> None:
-    # Inside Slurm, Lightning would load any whose name says that it is of a requeue.
+    # Inside Slurm, Lightning loads by itself whatever bears the name of its own requeue.
     path.rename(path.with_name(f"refused-{path.stem.replace('hpc_ckpt', 'requeue')}"))
 
 

@@ -67,7 +67,8 @@ def find_processes(device: str, n: int | None) -> Processes:
                 f"srun has started {n_tasks} tasks, and does not say how many on each node.",
                 "Give --ntasks-per-node to sbatch, in the place of --ntasks.",
             )
-        slurm = SLURMEnvironment(auto_requeue=True)
+        # The signal before a time limit is answered between two steps (`resume.Checkpoints`).
+        slurm = SLURMEnvironment(auto_requeue=False)
         found = Processes(device=device, n=n_tasks // n_nodes, n_nodes=n_nodes, environment=slurm)
     elif TorchElasticEnvironment.detect():
         elastic, on_each = TorchElasticEnvironment(), int(os.environ["LOCAL_WORLD_SIZE"])

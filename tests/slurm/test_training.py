@@ -1,0 +1,110 @@
+"""One training as one job of a real Slurm: two tasks that train together, and a job whose time runs out."""
+
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+SCRIPT = Path(__file__).parents[2] / "pipelines/train.sbatch"
+# Long enough to be interrupted, and saved seldom, so that it is the signal that saves.
+SETTINGS = ["rivals=false", "training.max_epochs=2", "training.steps_per_epoch=60", "training.window_frames=16"]
+SETTINGS += ["training.n_streams=2", "training.patience=2", "training.checkpoint_every_s=1000", "seeds=[0]"]
+FLAGS = ["--fold", "1", *(part for setting in SETTINGS for part in ("--set", setting))]
+
+pytestmark = pytest.mark.slurm
+
+
+def prepared(study: Path, folder: Path) -> Path:
+    """An output folder of one's own, where runs are prepared and nothing is trained."""
+    output = folder / "output"
+    shutil.copytree(study / "output", output, ignore=shutil.ignore_patterns("models", "group", ".work"))
+    return output
+
+
+@pytest.fixture(scope="module")
+def undisturbed(study, titan_neuro, tmp_path_factory):
+    """The weights of the same training, by one process that nobody disturbed."""
+    output = prepared(study, tmp_path_factory.mktemp("undisturbed"))
+    titan_neuro("train", output, *FLAGS)
+    return weights(output)
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    return load_file(output / "models/seed-0/fold-1/titan-mac/model.safetensors")
+
+
+def submit(folder: Path, *arguments: object, options: tuple[str, ...] = ()) -> str:
+    given = ["--cpus-per-task=1", "--mem=4G", "--time=30", f"--output={folder / 'job.log'}", *options]
+    command = ["sbatch", "--parsable", *given, str(SCRIPT), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder).stdout.strip()
+
+
+def state_of(job: str) -> dict[str, str]:
+    shown = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, check=True).stdout
+    return dict(re.findall(r"(\w+)=(\S+)", shown))
+
+
+def wait(job: str, log: Path, is_over) -> dict[str, str]:
+    deadline = time.monotonic() + 300
+    while not is_over(state := state_of(job)):
+        assert time.monotonic() < deadline, (state, log.read_text() if log.exists() else "")
+        time.sleep(0.2)
+    return state
+
+
+def completed(state: dict[str, str]) -> bool:
+    assert state["JobState"] not in {"FAILED", "CANCELLED", "TIMEOUT"}, state
+    return state["JobState"] == "COMPLETED"
+
+
+def hurried(state: dict[str, str]) -> bool:
+    """A job that was queued again would wait for two minutes."""
+    if state["JobState"] == "PENDING":
+        subprocess.run(["scontrol", "update", f"JobId={state['JobId']}", "StartTime=now"], check=False)
+    return completed(state)
+
+
+def test_two_tasks_train_one_model(cluster, study, undisturbed, tmp_path):
+    output = prepared(study, tmp_path)
+    job = submit(tmp_path, output, *FLAGS, options=("--ntasks-per-node=2",))
+    wait(job, tmp_path / "job.log", completed)
+    log = (tmp_path / "job.log").read_text()
+    assert "MEMBER: 2/2" in log
+    # The second task trains, and says nothing of its own.
+    assert log.count("titan-mac is trained") == 1
+    for name, value in weights(output).items():
+        torch.testing.assert_close(value, undisturbed[name], rtol=2e-3, atol=2e-5, msg=f"{name} differs")
+
+
+def test_a_job_whose_time_runs_out_saves_and_queues_again(cluster, study, undisturbed, tmp_path):
+    output, log = prepared(study, tmp_path), tmp_path / "job.log"
+    job = submit(tmp_path, output, *FLAGS)
+    wait(job, log, lambda state: list(output.glob("models/seed-0/fold-1/titan-mac/logs/steps/version_0")))
+    time.sleep(1)
+    # What Slurm sends to the tasks as `--signal` asks, so long before the time limit as it says.
+    subprocess.run(["scancel", "--signal=USR1", job], check=True)
+    wait(job, log, lambda state: state["Restarts"] == "1")
+    [kept] = output.glob(".work/fold-1-*/step-*.ckpt")
+    wait(job, log, hurried)
+    said = log.read_text()
+    assert f"job {job} is queued again" in said
+    assert f"Training goes on from {kept}" in said
+    assert all(torch.equal(value, undisturbed[name]) for name, value in weights(output).items())
+    assert not list(output.glob(".work/fold-*"))
+
+
+def test_a_job_that_is_cancelled_leaves_nothing_half_written(cluster, study, undisturbed, tmp_path, titan_neuro):
+    output, log = prepared(study, tmp_path), tmp_path / "job.log"
+    job = submit(tmp_path, output, *FLAGS)
+    wait(job, log, lambda state: list(output.glob("models/seed-0/fold-1/titan-mac/logs/steps/version_0")))
+    subprocess.run(["scancel", job], check=True)
+    wait(job, log, lambda state: state["JobState"] == "CANCELLED")
+    assert not list(output.glob("models/**/model.*"))
+    assert not [path for path in output.rglob("*") if path.suffix == ".tmp"]
+    titan_neuro("train", output, *FLAGS)
+    assert all(torch.equal(value, undisturbed[name]) for name, value in weights(output).items())
