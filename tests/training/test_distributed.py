@@ -12,6 +12,8 @@ import torch
 from interrupted_training import TRAINING, start_training, train, write_stores
 from safetensors.torch import load_file
 
+from titan_neuro.errors import UsageError
+from titan_neuro.training import find_processes
 from titan_neuro.training.resume import Checkpoints
 
 
@@ -101,16 +103,21 @@ def test_a_signal_to_all_saves_one_step_and_fewer_processes_go_on(base, root, st
     assert_agree(base, root)
 
 
-def test_more_processes_go_on_where_one_was_stopped(base, root, monkeypatch):
-    answer, left = Checkpoints._answer, [5]
+def stop_after(n, function):
+    """Interrupt the training after so many calls."""
+    left = [n]
 
-    def stop(self, trainer, wish):
-        answer(self, trainer, wish)
+    def stop(*arguments, **options):
+        function(*arguments, **options)
         left[0] -= 1
         if not left[0]:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Checkpoints, "_answer", stop)
+    return stop
+
+
+def test_more_processes_go_on_where_one_was_stopped(base, root, monkeypatch):
+    monkeypatch.setattr(Checkpoints, "_save", stop_after(5, Checkpoints._save))
     with pytest.raises(KeyboardInterrupt):
         train(root)
     finish(root, start(2, root))
@@ -130,3 +137,32 @@ def test_where_one_process_dies_the_others_say_so_and_what_is_saved_stays(base, 
     assert "the same command goes on from there" in said
     train(root)
     assert_agree(base, root)
+
+
+def test_a_damaged_checkpoint_is_left_out_by_all(base, root, monkeypatch):
+    monkeypatch.setattr(Checkpoints, "_save", stop_after(5, Checkpoints._save))
+    with pytest.raises(KeyboardInterrupt):
+        train(root)
+    newest = max(saved(root))
+    newest.write_bytes(newest.read_bytes()[:1000])
+    finish(root, start(2, root))
+    assert_agree(base, root)
+
+
+@pytest.mark.parametrize(
+    ("variables", "device", "n", "message"),
+    [
+        ({"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}, "cpu", 3, "--devices 3: 2 processes were started"),
+        ({}, "cuda", 2, "2 processes need a GPU each, and there is 0 GPUs"),
+        ({}, "cuda:0", 2, "the one GPU of --device cuda:0"),
+        ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2"}, "cpu", None, "srun has started 2 tasks"),
+    ],
+)
+def test_processes_that_can_not_train_together_are_refused(monkeypatch, variables, device, n, message):
+    if "WORLD_SIZE" in variables:
+        variables |= {"TORCHELASTIC_RUN_ID": "test"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=message) as caught:
+        find_processes(device, n)
+    assert caught.value.hint

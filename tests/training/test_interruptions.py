@@ -170,9 +170,12 @@ def test_a_damaged_checkpoint_is_told_of_and_the_one_before_is_taken(root, undis
                 largest = archive.read(max(archive.infolist(), key=lambda entry: entry.file_size))
             content[content.index(largest) + len(largest) // 2] ^= 1
         path.write_bytes(content if damage == "spoilt" else content[: len(content) // 2])
+    # What a process that was killed while it saved has left.
+    newest.with_name(f".{newest.name}.0123abcd.tmp").write_bytes(b"half")
     with caplog.at_level(logging.INFO):
         assert outcome(train(root)) == undisturbed
     assert f"{newest} is damaged" in caplog.text
+    assert not list(root.rglob("*.tmp"))
     assert (f"goes on from {before}" in caplog.text) == (damage != "both cut")
 
 
@@ -182,8 +185,10 @@ def test_a_store_that_changed_under_an_interrupted_training_is_refused(base, roo
     output = root / "output"
     [*_, kept] = stop(monkeypatch, output, 5)
     write_store(root / "stores", 0, drawn=99, fingerprint=fingerprint)
+    fitted = sorted(output.glob(".work/*.safetensors"))
     with pytest.raises(MismatchError, match="began on other data: sub-00_task-x was") as caught:
         train(output)
+    assert sorted(output.glob(".work/*.safetensors")) == fitted
     assert "remove this folder" in caught.value.hint
     assert kept.exists()
     write_store(root / "stores", 0, drawn=0, fingerprint="0")

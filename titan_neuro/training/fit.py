@@ -84,7 +84,7 @@ class TrainingConfig:
     n_streams: Annotated[int, Field(ge=1)] = 4
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
-    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.15
     gradient_clip: Annotated[float, Field(gt=0)] = 1.0
     precision: Precision = "float32"
     gradient_checkpointing: bool = False
@@ -166,6 +166,7 @@ def train_fold(
     before = read_record(folder)
     if before is not None and before.get("fingerprint") == fingerprint:
         return False
+    # Told before minutes are spent on what is fitted in closed form.
     require_pretraining(model, training.pretraining)
     processes = processes or Processes()
     run = functools.partial(_train, data, model, training, folder=folder, work_dir=work_dir, seed=seed)
@@ -221,10 +222,11 @@ def _train(
 
     Epoch 0 is what was fitted in closed form. In the processes that write nothing the weights are those of the last.
     """
-    forecaster = _begin(data, model, training, work_dir=work_dir, seed=seed, device=processes.device)
     settings = _settings(data, model, training, seed)
     checkpoints = _checkpoint_folder(work_dir, data, settings)
     identity = {"settings": digest(settings), "data": data.digests()}
+    last = find_checkpoint(checkpoints, identity, may_tidy=processes.is_first)
+    forecaster = _begin(data, model, training, work_dir=work_dir, seed=seed, device=processes.device)
     windows = _Windows(data, model, training, seed, _features(data, forecaster, work_dir, processes.device))
     forecaster.backbone.gradient_checkpointing = training.gradient_checkpointing
     module = ForecastModule(
@@ -236,7 +238,6 @@ def _train(
         fully_sharded=training.strategy == "fsdp" and processes.n * processes.n_nodes > 1,
     )
     fitted = copy.deepcopy(forecaster.state_dict())
-    last = find_checkpoint(checkpoints, identity)
     with quiet_lightning():
         trainer = make_trainer(
             checkpoints,

@@ -162,56 +162,59 @@ def _requeue() -> None:
 
 def _newest_first(folder: Path) -> list[Path]:
     """Checkpoints to go on from."""
-    found = [path for path in folder.glob("*.ckpt") if path.name != BEST]
-    return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+    found = {}
+    for path in folder.glob("*.ckpt"):
+        with contextlib.suppress(FileNotFoundError):  # Another process of this training has just put it aside.
+            found[path] = (path.stat().st_mtime_ns, path.name)
+    return sorted((path for path in found if path.name != BEST), key=lambda path: found[path], reverse=True)
 
 
-def find_checkpoint(folder: Path, identity: Mapping[str, Any]) -> Path | None:
+def find_checkpoint(folder: Path, identity: Mapping[str, Any], *, may_tidy: bool = True) -> Path | None:
     """Find the newest checkpoint that is whole; None where there is none.
 
-    One that is damaged, or not of this training, is put aside and never loaded.
+    One that is damaged, or not of this training, is never loaded. Processes that look at the same time find the same.
 
     Parameters
     ----------
     folder : Path
     identity : mapping
         What the training follows from, of which ``settings`` must be the same; ``data`` maps what it reads to digests.
+    may_tidy : bool
+        Put such checkpoints aside, and remove what a killed process has left half written: for one process.
 
     Raises
     ------
     MismatchError
         The data have changed since the training began.
     """
+    if may_tidy:
+        for path in folder.glob(".*.ckpt.*.tmp"):
+            path.unlink()
     for path in _newest_first(folder):
-        try:
-            found = _read_identity(path)
-        except (OSError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            logger.warning("%s is damaged (%s); the one before it is taken.", path, error or type(error).__name__)
-            _put_aside(path)
-            continue
+        found, why = _read_identity(path)
         if found.get("settings") != identity["settings"]:
-            logger.warning("%s is of another training; it is not gone on from.", path)
-            _put_aside(path)
+            logger.warning("%s is %s; it is not gone on from.", path, why)
+            if may_tidy:
+                # Inside Slurm, Lightning loads by itself whatever bears the name of its own requeue.
+                path.rename(path.with_name(f"refused-{path.stem.replace('hpc_ckpt', 'requeue')}"))
             continue
         _require_same_data(folder, identity["data"], found["data"])
         return path
     return None
 
 
-def _read_identity(path: Path) -> dict[str, Any]:
-    with zipfile.ZipFile(path) as archive:
-        # The sums in the archive tell what was written from what the disk gives back.
-        spoiled = archive.testzip()
-    if spoiled is not None:
-        raise ValueError(f"{spoiled} differs from what was written")
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    found: dict[str, Any] = content[_IDENTITY]
-    return found
-
-
-def _put_aside(path: Path) -> None:
-    # Inside Slurm, Lightning loads by itself whatever bears the name of its own requeue.
-    path.rename(path.with_name(f"refused-{path.stem.replace('hpc_ckpt', 'requeue')}"))
+def _read_identity(path: Path) -> tuple[dict[str, Any], str]:
+    """What the training followed from; and why nothing is known of it, if so."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # The sums in the archive tell what was written from what the disk gives back.
+            spoilt = archive.testzip()
+        if spoilt is not None:
+            raise ValueError(f"{spoilt} is not what was written")
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return content[_IDENTITY], "of another training"
+    except (OSError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        return {}, f"damaged ({error or type(error).__name__})"
 
 
 def _require_same_data(folder: Path, now: Mapping[str, str], before: Mapping[str, str]) -> None:

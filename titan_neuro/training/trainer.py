@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning
+import torch
 from lightning.fabric.plugins.environments import ClusterEnvironment
 from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
@@ -56,7 +57,7 @@ def find_processes(device: str, n: int | None) -> Processes:
     Raises
     ------
     UsageError
-        `n` is not what they have started, or tasks of ``srun`` that nobody can count by machine.
+        `n` is not what they have started, tasks of ``srun`` that nobody can count by machine, or too few GPUs.
     """
     found = Processes(device=device, n=n or 1)
     # A batch script has the variables of the job alone, a task of `srun` those of its step as well.
@@ -75,6 +76,12 @@ def find_processes(device: str, n: int | None) -> Processes:
         found = Processes(device=device, n=on_each, n_nodes=elastic.world_size() // on_each, environment=elastic)
     if n is not None and n != found.n:
         raise UsageError(f"--devices {n}: {found.n} processes were started on this machine.", "Leave --devices out.")
+    kind, _, index = device.partition(":")
+    if kind == "cuda" and found.n > 1 and (index or found.n > torch.cuda.device_count()):
+        there = f"the one GPU of --device {device}" if index else f"{torch.cuda.device_count()} GPUs"
+        raise UsageError(
+            f"{found.n} processes need a GPU each, and there is {there}.", "Start fewer, or use --device cpu."
+        )
     return found
 
 
