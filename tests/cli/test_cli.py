@@ -298,7 +298,7 @@ def test_an_interrupted_training_goes_on_and_ends_the_same(titan_neuro, output, 
 
 def checkpoints(output):
     """Checkpoints of trainings that were not finished."""
-    return list((output / ".work").glob("fold-1-*/last.ckpt"))
+    return list((output / ".work").glob("fold-1-*/step-*.ckpt"))
 
 
 def test_predict_writes_an_image_of_every_held_out_run(titan_neuro, output):

@@ -176,7 +176,7 @@ def test_a_loss_that_is_not_finite_stops_training(make_fold, train, tmp_path):
     with pytest.raises(TrainingError, match=r"The loss is (nan|inf) in epoch 0") as caught:
         train(data, wild)
     assert "learning_rate" in caught.value.hint
-    assert [path.name for path in (tmp_path / "fold-1").iterdir()] == ["logs"]
+    assert sorted(path.name for path in (tmp_path / "fold-1").iterdir()) == [".lock", "logs"]
 
 
 class FailingView(RunView):

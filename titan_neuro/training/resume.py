@@ -24,7 +24,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from titan_neuro.errors import MismatchError, OutputError
-from titan_neuro.files import write_bytes, write_text
+from titan_neuro.files import write_bytes, write_text, writing_to
 
 logger = logging.getLogger(__name__)
 
@@ -236,9 +236,9 @@ def sole_training(folder: Path) -> Iterator[None]:
     OutputError
         Somebody else does; says who.
     """
-    path = folder.with_name(f".{folder.name}.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    who = path.with_suffix(".holder")
+    path, who = folder / ".lock", folder / ".locked-by"
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
         lock.acquire(blocking=False)
