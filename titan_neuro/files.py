@@ -94,6 +94,11 @@ def _remove(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether `path` has a name that :func:`atomic` gives to what is not finished yet."""
+    return _TEMPORARY.match(path.name) is not None
+
+
 def remove_leftovers(target: Path) -> None:
     """Remove temporary files that a killed process left beside `target` (call it while holding the target's lock)."""
     if target.parent.is_dir():

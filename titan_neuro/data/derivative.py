@@ -14,7 +14,7 @@ import pandas as pd
 from titan_neuro.data.bids import read_json
 from titan_neuro.data.space import Space
 from titan_neuro.errors import MetadataError, OutputError, UsageError
-from titan_neuro.files import atomic, write_json, write_text
+from titan_neuro.files import atomic, is_temporary, write_json, write_text
 
 _NAME = "Titan-Neuro"
 _README = """# Forecasts made by Titan-Neuro
@@ -72,7 +72,8 @@ def check_output(output_dir: Path, bids_dir: Path | None = None) -> None:
             f"{output_dir}: can't be written: {existing} is not writable for you.",
             "Name a folder that is yours to write.",
         )
-    if not output_dir.is_dir() or not any(output_dir.iterdir()):
+    # Jobs that begin together meet each other's locks and unfinished files before the folder is described.
+    if not output_dir.is_dir() or all(_is_unfinished(path) for path in output_dir.iterdir()):
         return
     description = output_dir / "dataset_description.json"
     made_by = read_json(description).get("GeneratedBy") if description.is_file() else None
@@ -83,6 +84,10 @@ def check_output(output_dir: Path, bids_dir: Path | None = None) -> None:
             f"{output_dir}: holds files already and is {what}: nothing is written there.",
             "Name a new folder, or one that Titan-Neuro made.",
         )
+
+
+def _is_unfinished(path: Path) -> bool:
+    return path.name == ".work" or is_temporary(path)
 
 
 def _check_apart(output: Path, source: Path) -> None:
@@ -112,9 +117,9 @@ def claim_output(output_dir: Path, bids_dir: Path, version: str) -> None:
                 f"{output_dir}: was made from another dataset: expected {source}, found {found}.",
                 "Name another folder.",
             )
+        _explain(output_dir)
         return
-    write_text(output_dir / "README.md", _README)
-    write_text(output_dir / ".bidsignore", _BIDSIGNORE)
+    # The description comes first: by it a job that begins now knows whose the folder is.
     name = read_json(bids_dir / "dataset_description.json").get("Name", bids_dir.name)
     write_json(
         description,
@@ -126,6 +131,13 @@ def claim_output(output_dir: Path, bids_dir: Path, version: str) -> None:
             "SourceDatasets": [source],
         },
     )
+    _explain(output_dir)
+
+
+def _explain(output_dir: Path) -> None:
+    for name, text in (("README.md", _README), (".bidsignore", _BIDSIGNORE)):
+        if not (output_dir / name).exists():
+            write_text(output_dir / name, text)
 
 
 def _source(bids_dir: Path) -> dict[str, str]:
