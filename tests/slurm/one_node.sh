@@ -1,7 +1,7 @@
 #!/bin/bash
 # A real Slurm on this machine alone, as root and without systemd (Debian: slurm-wlm, munge). Usage: one_node.sh STATE_DIR
 # All of it lives in STATE_DIR, on ports of its own: a Slurm that runs here already is left alone. Programs find it by
-# SLURM_CONF=STATE_DIR/slurm.conf. Prints nothing but errors; the daemons' process ids are in STATE_DIR/*.pid.
+# SLURM_CONF=STATE_DIR/slurm.conf and, before others on PATH, STATE_DIR/bin. Prints nothing but errors; the daemons' process ids are in STATE_DIR/*.pid.
 set -euo pipefail
 state=$1
 host=$(hostname -s)
@@ -46,10 +46,14 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2
 ReturnToService=2
 KillWait=5
 MinJobAge=3600
-NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$memory_mb State=UNKNOWN
+NodeName=$host NodeAddr=127.0.0.1 CPUs=$(getconf _NPROCESSORS_ONLN) RealMemory=$memory_mb State=UNKNOWN
 PartitionName=debug Nodes=$host Default=YES MaxTime=01:00:00 State=UP
 CONF
 export SLURM_CONF=$state/slurm.conf
+# A cluster has its slurm.conf where every program looks; ours is found by a variable, which Snakemake takes from its jobs.
+mkdir -p "$state/bin"
+printf '#!/bin/sh\nSLURM_CONF=%s exec %s "$@"\n' "$SLURM_CONF" "$(command -v srun)" >"$state/bin/srun"
+chmod +x "$state/bin/srun"
 slurmctld -f "$SLURM_CONF"
 slurmd -f "$SLURM_CONF"
 

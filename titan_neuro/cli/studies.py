@@ -72,7 +72,8 @@ def load_pipeline(folder: Path, given: Mapping[str, Any]) -> Pipeline:
     InputNotFoundError
         The dataset, or the file of settings, is not there.
     """
-    studies, given = _read(folder), dict(given)
+    # Snakemake hands on the word.
+    studies, given = _read(folder), {part: None if value == "null" else value for part, value in given.items()}
     name = given.pop("study", None)
     if name not in studies:
         said = "no study is named" if name is None else f"no study {name!r}.{_near(str(name), studies)}"

@@ -1,0 +1,51 @@
+"""A Slurm whose one node is this machine, shared by the tests of a file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cluster of one node, with the environment's programs first on PATH, as after `source .venv/bin/activate`.
+
+    Workers that test side by side take turns.
+    """
+    lacking = [program for program in ("slurmctld", "slurmd", "sbatch", "munge") if not shutil.which(program)]
+    if lacking:
+        pytest.skip(f"{', '.join(lacking)} not installed (Debian: slurm-wlm, munge)")
+    if os.geteuid() != 0:
+        pytest.skip("only root can start the daemons of Slurm")
+    state = tmp_path_factory.mktemp("slurm")
+    with (
+        FileLock(Path(tempfile.gettempdir(), "titan-neuro-one-node-slurm.lock")),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        subprocess.run([str(Path(__file__).with_name("one_node.sh")), str(state)], check=True, timeout=60)
+        patch.setenv("SLURM_CONF", str(state / "slurm.conf"))
+        patch.setenv("PATH", f"{state / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}")
+        try:
+            yield
+        finally:
+            subprocess.run(["scancel", "--user", "root"], check=True, timeout=60)
+            for pid_file in state.glob("*.pid"):
+                _stop(int(pid_file.read_text()))
+
+
+def _stop(process: int) -> None:
+    """End a daemon and wait until it is gone: the next cluster wants its ports."""
+    os.kill(process, signal.SIGTERM)
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{process}").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
