@@ -66,7 +66,11 @@ def test_budapest_fetches_the_transforms(snakemake):
         ({"study": "budapst"}, "no study 'budapst'. Did you mean 'budapest'?", "--config study=NAME"),
         ({"study": "demo", "bids_dr": "x"}, "unknown part 'bids_dr'. Did you mean 'bids_dir'?", "There are: about,"),
         ({"study": "demo", "set": "a=1"}, "set: expected a list, found 'a=1'", "set='[ONE, ANOTHER]'"),
-        ({"study": "haxby", "bids_dir": "/nowhere"}, "/nowhere: no such folder (bids_dir of study haxby", "bids_dir=DIR"),
+        (
+            {"study": "haxby", "bids_dir": "/nowhere"},
+            "/nowhere: no such folder (bids_dir of study haxby",
+            "bids_dir=DIR",
+        ),
         ({"study": "demo", "settings": "/nowhere"}, "/nowhere: no such file (settings of study demo)", ""),
     ],
 )
@@ -148,7 +152,7 @@ def test_the_profile_of_a_cluster_says_what_each_step_asks_for(snakemake, tmp_pa
         return {rule: " ".join(re.findall(r"^    ((?:threads|resources): .*)$", text, re.M)) for rule, text in found}
 
     given = asked("slurm")
-    # Memory depends on the attempt, which a dry run does not know.
+    # Memory depends on the attempt, which a dry run does not know; nor does it look at names.
     assert re.fullmatch("threads: 8 resources: mem_mb=.*runtime=720", given["evaluate"])
     assert re.fullmatch("threads: 4 resources: mem_mb=.*runtime=480", given["probe"])
     assert re.fullmatch("resources: mem_mb=.*runtime=60", given["report"])
@@ -161,4 +165,4 @@ def test_the_profile_of_a_cluster_says_what_each_step_asks_for(snakemake, tmp_pa
     assert given["evaluate"].endswith("gpu=1")
     assert given["probe"].endswith("gpu=1")
     assert "gpu=" not in given["report"]
-    assert "slurm_partition=gpu, slurm_account=NAME" in given["report"]
+    assert re.search("slurm_partition=.* slurm_account=", given["report"])

@@ -62,10 +62,20 @@ def test_it_asks_for_what_the_two_calls_of_run_do(snakemake, config, tmp_path):
 def test_a_killed_workflow_can_be_unlocked(snakemake, config, tmp_path):
     pipelines = find_pipelines()
     command = [Path(sys.executable).with_name("snakemake"), "--snakefile", pipelines / "Snakefile", "--profile"]
-    command += [pipelines / "profiles/local", "runs", "--config", *(f"{name}={value}" for name, value in config.items())]
+    command += [
+        pipelines / "profiles/local",
+        "runs",
+        "--config",
+        *(f"{name}={value}" for name, value in config.items()),
+    ]
     marks = tmp_path / "output/.work/workflow"
-    with subprocess.Popen(list(map(str, command)), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                          start_new_session=True) as process:
+    with subprocess.Popen(
+        list(map(str, command)),
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
         while not (marks / "logs/runs.log").exists() and process.poll() is None:
             time.sleep(0.02)
         os.killpg(process.pid, signal.SIGKILL)

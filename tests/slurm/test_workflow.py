@@ -20,7 +20,15 @@ pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
 
 # What the profile asks of a cluster's nodes and waits for, cut to this one; the rest of the profile stands.
 ONE_NODE = [
-    *("--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "2", "--default-resources", "mem_mb=2000", "runtime=10"),
+    *(
+        "--slurm-init-seconds-before-status-checks",
+        "1",
+        "--latency-wait",
+        "2",
+        "--default-resources",
+        "mem_mb=2000",
+        "runtime=10",
+    ),
     *("--set-resources", "train:mem_mb=3000", "--set-threads", "prepare=1", "train=1", "evaluate=1", "probe=1"),
 ]
 # The smallest of everything.
