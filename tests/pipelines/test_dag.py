@@ -52,6 +52,13 @@ def test_every_study_can_be_planned_without_a_network(snakemake, request, study)
             assert words[words.index("--config-file") + 1] == str(PIPELINES / f"{study}.yaml")
 
 
+@pytest.mark.parametrize("profile", ["local", "slurm"])
+def test_a_failure_stops_nothing_else_and_is_shown(profile):
+    options = yaml.safe_load((PIPELINES / "profiles" / profile / "config.yaml").read_text())
+    assert all(options[name] is True for name in ("keep-going", "rerun-incomplete", "show-failed-logs"))
+    assert options["retries"] >= 1
+
+
 def test_budapest_fetches_the_transforms(snakemake):
     said = snakemake("--dry-run", study="budapest").stdout
     [fetch] = [words for words in commands(said) if words[1] == "fetch"]

@@ -48,8 +48,8 @@ class Workflow:
     def __init__(self, folder: Path, *arguments: str, config: list[str]) -> None:
         pipelines = find_pipelines()
         self.log = folder / "snakemake.log"
-        command = ["snakemake", "--snakefile", str(pipelines / "Snakefile"), "--profile"]
-        command += [str(pipelines / "profiles/slurm"), *ONE_NODE, *arguments, "--config", *config]
+        command = ["snakemake", *arguments, "--snakefile", str(pipelines / "Snakefile"), "--profile"]
+        command += [str(pipelines / "profiles/slurm"), *ONE_NODE, "--config", *config]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
 
@@ -94,7 +94,7 @@ def jobs_of(rule: str) -> list[tuple[str, str]]:
 
 
 def marks(output: Path, kind: str) -> list[str]:
-    return sorted(path.name for path in (output / ".work/workflow" / kind).glob("*"))
+    return sorted(path.name for path in (output / ".work/workflow" / kind).glob("[!.]*"))
 
 
 def require_whole(output: Path) -> None:
@@ -175,17 +175,16 @@ def test_a_cancelled_training_leaves_no_half_of_a_model_and_goes_on(cluster, stu
     config, output = prepared
     config += [f"bids_dir={study / 'bids'}", "set=[training.max_epochs=20, training.patience=20]"]
     shutil.copytree(study / "output", output, symlinks=True, ignore=shutil.ignore_patterns("models", "group", ".work"))
-    # All runs are prepared there: marks say so, and no job looks.
-    folder = output / ".work/workflow/prepared"
-    folder.mkdir(parents=True)
     code, said = Workflow(tmp_path, "runs", config=config).wait()
     assert code == 0, said
-    for path in (output / ".work/workflow/runs").glob("*.json"):
-        (folder / path.stem).touch()
+    # All runs are prepared there: marks say so, and no job looks.
+    (output / ".work/workflow/prepared").mkdir()
+    for run in marks(output, "runs"):
+        (output / ".work/workflow/prepared" / run.removesuffix(".json")).touch()
     target = f"{output}/.work/workflow/trained/seed-0_fold-1"
 
-    workflow = Workflow(tmp_path, "--retries", "0", target, config=config)
-    workflow.until(lambda: list(output.glob(".work/*/*.ckpt")))
+    workflow = Workflow(tmp_path, target, "--retries", "0", config=config)
+    workflow.until(lambda: list(output.glob(".work/**/last.ckpt")))
     scancel(workflow)
     require_whole(output)
     assert marks(output, "trained") == []
@@ -193,5 +192,6 @@ def test_a_cancelled_training_leaves_no_half_of_a_model_and_goes_on(cluster, stu
     code, said = Workflow(tmp_path, target, config=config).wait()
     assert code == 0, said
     require_whole(output)
+    assert "goes on from" in (output / ".work/workflow/logs/train/seed-0_fold-1.log").read_text()
     assert (output / "models/seed-0/fold-1/titan-mac/model.json").exists()
     assert list(output.glob("**/.*.tmp")) == []
