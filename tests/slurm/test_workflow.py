@@ -38,7 +38,7 @@ SMALL = (
     "model.backbone.dim=16, model.backbone.n_heads=2, model.backbone.n_layers=1, model.recall.width=16, "
     "model.recall.n_components=8, probe.targets_per_run=8]"
 )
-TIMEOUT_S = 300
+TIMEOUT_S = 600
 RUNS = tuple(f"sub-sid00000{number}_task-movie_run-01" for number in (5, 7, 9))
 
 
