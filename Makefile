@@ -16,7 +16,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt setup.py $(wildcard titan_neu
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(TORCH)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,pipelines]'
 	touch $@
 
 # The main job on a simulated twin of ds003017. What is done already is not done again.
@@ -28,7 +28,7 @@ demo: install
 	@echo "Report: $(abspath $(DEMO)/output/report.html)"
 
 test: install lint
-	$(BIN)/pytest -m 'not slow' -n $(WORKERS)
+	$(BIN)/pytest -m 'not slow' -n $(WORKERS) --dist loadgroup
 
 test-slow: install
 	$(BIN)/pytest -m slow

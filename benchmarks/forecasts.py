@@ -25,7 +25,8 @@ from titan_neuro.files import write_json, write_text
 from titan_neuro.metrics import bootstrap_interval
 
 RECORDINGS = ROOT.parent / "shared/data"
-# Contexts of the curve, in frames, beside the probe's own: those of the analog rows, and twice 20.
+PIPELINES = ROOT / "pipelines"
+# Contexts of the twin's curve, in frames, beside the probe's own: those of the analog rows, and twice 20.
 _CONTEXTS = "probe.contexts_frames=[20, 40, 80, 160]"
 _QUICK = ("seeds=[0]", "training.max_epochs=2", "training.steps_per_epoch=4", "evaluation.rollout_every_frames=128")
 
@@ -40,6 +41,8 @@ class Study:
         Heading.
     recordings : str or None
         Folder of real recordings; None simulates them.
+    settings_file : str or None
+        File in ``pipelines/`` that the settings below stand over.
     simulated : tuple of str
         What is simulated, as ``--set`` takes it.
     settings : tuple of str
@@ -50,6 +53,7 @@ class Study:
 
     title: str
     recordings: str | None = None
+    settings_file: str | None = None
     simulated: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
     caveat: str = ""
@@ -68,6 +72,7 @@ STUDIES = {
     "sitcom": Study(
         title="Forecasts of the sitcom, held-out subjects, the same film, 200 parcels",
         recordings="sitcom-parcels",
+        settings_file="sitcom.yaml",
         caveat="These recordings were high-passed over whole runs before they came here: there is next to nothing "
         "below 0.009 Hz. Such a hole can be foretold from far back, by any row that looks so far, and most of all by "
         "var-online; linear AR sees 8 frames (docs/log.md).",
@@ -75,7 +80,7 @@ STUDIES = {
     "haxby": Study(
         title="Forecasts of haxby25mm, one subject, leave-one-run-out",
         recordings="haxby25mm",
-        settings=("split.by=run", "split.n_folds=12"),
+        settings_file="haxby.yaml",
     ),
 }
 
@@ -94,7 +99,8 @@ def go(study: Study, work: Path, source: Path | None, settings: Sequence[str]) -
         step("simulate", source, *_each("--set", study.simulated))
     else:
         source = source or RECORDINGS / study.recordings
-    overrides = _each("--set", (_CONTEXTS, *study.settings, *settings))
+    own = ["--set", _CONTEXTS] if study.settings_file is None else ["--config-file", PIPELINES / study.settings_file]
+    overrides = [*own, *_each("--set", (*study.settings, *settings))]
     step("prepare", source, output, *overrides)
     step("train", output, *overrides)
     step("evaluate", output, *overrides)
@@ -253,7 +259,8 @@ def main(arguments: list[str]) -> None:
     settings = [*(() if options.full else _QUICK), *options.settings]
     facts = provenance(arguments)
     output = go(study, work, options.source, settings)
-    facts |= {"simulated": list(study.simulated), "settings": [*study.settings, *settings]}
+    facts |= {"simulated": list(study.simulated), "settings_file": study.settings_file}
+    facts["settings"] = [*study.settings, *settings]
     facts["models_of_commits"] = sorted({record["commit"] or "unknown" for record in _records(output)})
     found = collect(output)
     found["caveats"] += [study.caveat] * bool(study.caveat)

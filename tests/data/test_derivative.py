@@ -79,6 +79,27 @@ def test_a_folder_that_is_not_ours_is_left_alone(source, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == ["chapter.txt", "dataset_description.json"]
 
 
+def test_jobs_that_begin_together_don_t_take_each_other_for_strangers(source, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    (out / ".work/locks").mkdir(parents=True)
+    seen = []
+
+    def another_job(*_):
+        seen.append(sorted(path.name for path in out.iterdir()))
+        check_output(out, source)
+
+    # Whenever one of the job's files is about to get its name, another job looks.
+    rename = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda path, target: (another_job(), rename(path, target))[1])
+    claim_output(out, source, "1", out / ".work")
+    assert len(seen) == 3
+    assert {path.name for path in out.iterdir()} == {".work", "README.md", ".bidsignore", "dataset_description.json"}
+    # What an interrupted job left out is written by the next.
+    (out / "README.md").unlink()
+    claim_output(out, source, "1", out / ".work")
+    assert (out / "README.md").exists()
+
+
 def test_an_output_inside_the_input(source):
     for path in (source, source / "out", source / "sub-01/func"):
         with pytest.raises(UsageError, match="inside the input dataset"):

@@ -75,6 +75,12 @@ def test_the_presets_of_the_pipelines_are_valid_and_complete():
     assert (budapest.seeds, budapest.rivals) == ((0, 1, 2), True)
     assert demo.split.by == "subject"
     assert budapest.split.by == "strict"
+    sitcom, haxby = (
+        load_study(default_preset="debug", config_file=ROOT / f"pipelines/{name}.yaml") for name in ("sitcom", "haxby")
+    )
+    assert (sitcom.split.by, haxby.split.by, haxby.split.n_folds) == ("subject", "run", 12)
+    assert sitcom.model.tokenizer.kind == "parcels"
+    assert sitcom.seeds == haxby.seeds == (0, 1, 2)
     assert budapest.model.horizons == (1, 2, 3, 6, 10, 20)
     given = yaml.safe_load((ROOT / "pipelines/budapest.yaml").read_text())
     assert {"prepare", "split", "model", "training", "evaluation", "probe", "seeds", "rivals"} <= set(given)

@@ -16,7 +16,7 @@ SETTINGS = ["rivals=false", "training.max_epochs=2", "training.steps_per_epoch=6
 SETTINGS += ["training.n_streams=2", "training.patience=2", "training.checkpoint_every_s=1000", "seeds=[0]"]
 FLAGS = ["--fold", "1", *(part for setting in SETTINGS for part in ("--set", setting))]
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
 
 
 def prepared(study: Path, folder: Path) -> Path:

@@ -8,22 +8,30 @@ import os
 import sys
 from collections.abc import Sequence
 
-from titan_neuro.cli import common, evaluate, fetch, predict, prepare, probe, report, run, simulate, train
+from titan_neuro.cli import common, evaluate, fetch, predict, prepare, probe, report, run, simulate, studies, train
 from titan_neuro.errors import TitanNeuroError
 
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
 _VERBS = (simulate, fetch, prepare, train, predict, evaluate, probe, report, run)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Parser of the whole command, which reads the list of studies when somebody asks for help, and only then."""
+
+    def format_help(self) -> str:
+        """Return the help, with the command of each study."""
+        return f"{super().format_help()}\n{studies.describe_pipelines()}\n"
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Make the parser of the whole command."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="titan-neuro",
         description="Forecast whole fMRI recordings with a memory that learns at test time, and ask what it holds.",
         epilog="The main job: `titan-neuro run BIDS_DIR OUTPUT_DIR participant`, then `... group`.",
     )
     common.add_version(parser)
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=argparse.ArgumentParser)
     for verb in _VERBS:
         verb.add_parser(verbs)
     return parser
@@ -31,7 +39,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or the code of the error's class (see :mod:`titan_neuro.errors`)."""
-    arguments = build_parser().parse_args(argv)
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.verb is None:
+        parser.print_help()
+        return 0
     _set_up_logging(arguments.verbose)
     try:
         arguments.execute(arguments)

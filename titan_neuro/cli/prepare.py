@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from titan_neuro import __version__
 from titan_neuro.cli import common
-from titan_neuro.errors import TitanNeuroError
+from titan_neuro.errors import TitanNeuroError, UsageError
 
 if TYPE_CHECKING:
     from titan_neuro.data.bids import Recording
@@ -31,6 +31,12 @@ def add_parser(verbs: Any) -> None:
     common.add_bids_input(parser)
     common.add_study(parser)
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing")
+    parser.add_argument(
+        "--filters",
+        type=Path,
+        metavar="DIR",
+        help="with --dry-run: write a --bids-filter-file for each run there, that chooses it alone: for arrays of jobs",
+    )
     parser.set_defaults(execute=execute)
 
 
@@ -40,10 +46,15 @@ def execute(arguments: argparse.Namespace) -> None:
     from titan_neuro.data.derivative import check_output, claim_output
     from titan_neuro.provenance import read_stage
 
+    filters: Path | None = getattr(arguments, "filters", None)
+    if filters is not None and not arguments.dry_run:
+        raise UsageError("prepare: --filters goes with --dry-run alone: one job lists the runs, others prepare them.")
     recordings = common.find(arguments)
     check_output(arguments.output_dir, arguments.bids_dir)
     if arguments.dry_run:
         _show_plan(arguments, recordings)
+        if filters is not None:
+            _write_filters(filters, recordings, arguments.bids_filter_file)
         return
     study = common.resolve_study(arguments, recordings[0].kind)
     if not arguments.no_datalad_get and _get_missing(arguments, recordings, study.prepare):
@@ -92,7 +103,20 @@ def _show_plan(arguments: argparse.Namespace, recordings: list[Recording]) -> No
             store.name,
             f"; {len(missing)} files are not fetched yet" if missing else "",
         )
-    logger.info("%d runs; nothing was written.", len(recordings))
+    logger.info("%d runs; nothing was prepared.", len(recordings))
+
+
+def _write_filters(folder: Path, recordings: list[Recording], given: Path | None) -> None:
+    """Write ``KEY.json`` for each run: what a given filter asks for, and the run's own entities."""
+    from titan_neuro.data.bids import read_json
+    from titan_neuro.files import write_json
+
+    asked = {} if given is None else read_json(given).get("bold", {})
+    names = sorted({name for recording in recordings for name in recording.run_entities})
+    for recording in recordings:
+        # None: a run without a label must not match those that have one.
+        own = {name: recording.run_entities.get(name) for name in names}
+        write_json(folder / f"{recording.key}.json", {"bold": {**asked, **own}})
 
 
 def _describe(recording: Recording, config: PrepareConfig) -> str:

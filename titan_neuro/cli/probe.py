@@ -12,11 +12,14 @@ from titan_neuro.cli import common
 
 logger = logging.getLogger(__name__)
 
+# Every probe, and what it asks; the workflow of `pipelines/` runs each of them.
+PROBES = {"context-length": "how far back it reaches"}
+
 
 def add_parser(verbs: Any) -> None:
     """Add the verb."""
     parser = common.new_verb(verbs, "probe", "Ask what the memory holds.")
-    parser.add_argument("name", choices=["context-length"], help="context-length: how far back it reaches")
+    parser.add_argument("name", choices=PROBES, help="; ".join(f"{name}: {asks}" for name, asks in PROBES.items()))
     parser.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR", help="where `train` has written")
     common.add_study(parser)
     common.add_device(parser)

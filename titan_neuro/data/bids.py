@@ -81,7 +81,12 @@ class Recording:
     @property
     def key(self) -> str:
         """Name of the run: ``sub-01_task-movie_run-02``."""
-        return join_entities({name: self.entities[name] for name in _RUN_ENTITIES if name in self.entities})
+        return join_entities(self.run_entities)
+
+    @property
+    def run_entities(self) -> dict[str, str]:
+        """Those of the entities that tell runs apart, whatever was made of them."""
+        return {name: self.entities[name] for name in _RUN_ENTITIES if name in self.entities}
 
     @property
     def subject(self) -> str:

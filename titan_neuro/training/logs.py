@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import logging
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,8 @@ from torch.utils.hooks import RemovableHandle
 
 from titan_neuro.layers.forecast_memory import ForecastMemory
 from titan_neuro.layers.neural_memory import NeuralMemory
+
+logger = logging.getLogger(__name__)
 
 LOG_EVERY_STEPS = 5
 _GATES = ("forgetting", "momentum", "step_size")
@@ -35,29 +39,51 @@ def make_loggers(folder: Path, *, begins_at: int) -> list[Logger]:
 
 
 class Progress(TQDMProgressBar):
-    """Lightning's bar, with volumes a second, and the time that is left of the whole training."""
+    """Lightning's bar, with volumes a second, and the time that is left of the whole training, at most.
+
+    Where nobody watches, in the log of a job, it is a line for each epoch.
+    """
 
     def __init__(self) -> None:
-        super().__init__()
+        self._is_watched = sys.stderr.isatty()
+        super().__init__(refresh_rate=1 if self._is_watched else 0)
         self._began: tuple[float, float] | None = None
 
     def get_metrics(self, trainer: lightning.Trainer, pl_module: Any) -> dict[str, Any]:
         """Numbers beside the bar."""
         shown: dict[str, Any] = {k: v for k, v in super().get_metrics(trainer, pl_module).items() if k != "v_num"}
-        if not trainer.training:
-            return shown
+        if trainer.training:
+            shown |= {"left": self._left(trainer, pl_module), "volumes/s": f"{pl_module.volumes_per_s:.3g}"}
+        return shown
+
+    def _left(self, trainer: lightning.Trainer, pl_module: Any) -> str:
         steps = trainer.fit_loop.batch_idx + 1
         progress = (trainer.current_epoch + steps / trainer.num_training_batches) / pl_module.max_epochs
         now = time.monotonic()
         if self._began is None:
             self._began = (now, progress)
         since, at_start = self._began
-        if progress > at_start:
-            left = (now - since) * (1 - progress) / (progress - at_start)
-            # At most: training may stop early.
-            shown["left"] = str(datetime.timedelta(seconds=round(left)))
-        shown["volumes/s"] = f"{pl_module.volumes_per_s:.3g}"
-        return shown
+        if progress <= at_start:
+            return "?"
+        left = (now - since) * (1 - progress) / (progress - at_start)
+        return str(datetime.timedelta(seconds=round(left)))
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *rest: Any) -> None:
+        """Move the bar on."""
+        super().on_train_batch_end(trainer, pl_module, *rest)
+        if self._began is None:
+            self._left(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Say what the epoch came to, where no bar does."""
+        super().on_train_epoch_end(trainer, pl_module)
+        if not self._is_watched:
+            row = pl_module.history[-1]
+            logger.info(
+                "Epoch %d of %d: skill %.4f over AR, %.4f over persistence; %.3g volumes/s, %s left at most.",
+                *(row["epoch"], pl_module.max_epochs, row["validation_skill_ar"], row["validation_skill_persistence"]),
+                *(row["volumes_per_s"], self._left(trainer, pl_module)),
+            )
 
 
 class MemoryLogs(Callback):

@@ -1,0 +1,175 @@
+"""Which jobs the workflow comes to, before any of them is run; and what it says where it can't begin."""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from pydantic import TypeAdapter
+
+from titan_neuro.cli.probe import PROBES
+from titan_neuro.config import load_study, write_resolved
+from titan_neuro.data.derivative import claim_output
+from titan_neuro.data.prepare import PrepareConfig
+from titan_neuro.data.space import Space
+from titan_neuro.data.store import RunHeader, write_run
+
+ROOT = Path(__file__).parents[2]
+PIPELINES = ROOT / "pipelines"
+PUBLISHED = ROOT.parent / "shared" / "ds003017"
+ONCE = {"all": 1, "evaluate": 1, "folds": 1, "probe": len(PROBES), "report": 1, "runs": 1}
+
+
+def planned(said: str) -> Counter[str]:
+    """How many jobs of each rule, as Snakemake's table says."""
+    table = said.split("Job stats:")[1].split("total")[0]
+    return Counter({name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)})
+
+
+def commands(said: str) -> list[list[str]]:
+    """The words of every command that would be run."""
+    return [line.split() for line in re.findall(r"^Shell command: (titan-neuro .*)$", said, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("study", yaml.safe_load((PIPELINES / "studies.yaml").read_text()))
+def test_every_study_can_be_planned_without_a_network(snakemake, request, study):
+    if study in ("sitcom", "haxby"):
+        request.getfixturevalue(study)
+    done = snakemake("--dry-run", study=study)
+    assert done.returncode == 0, done.stdout
+    before = {"demo": ["simulate", "fetch"], "budapest": ["fetch"]}.get(study, [])
+    # How many runs and folds there are shows after these.
+    assert planned(done.stdout) == ONCE | dict.fromkeys(before, 1)
+    verbs = [words[1] for words in commands(done.stdout)]
+    assert sorted(verbs) == sorted([*before, "prepare", "run", "evaluate", *["probe"] * len(PROBES), "report"])
+    for words in commands(done.stdout):
+        if words[1] in ("prepare", "run", "evaluate", "probe"):
+            assert words[words.index("--config-file") + 1] == str(PIPELINES / f"{study}.yaml")
+
+
+@pytest.mark.parametrize("profile", ["local", "slurm"])
+def test_a_failure_stops_nothing_else_and_is_shown(profile):
+    options = yaml.safe_load((PIPELINES / "profiles" / profile / "config.yaml").read_text())
+    assert all(options[name] is True for name in ("keep-going", "rerun-incomplete", "show-failed-logs"))
+    assert options["retries"] >= 1
+
+
+def test_budapest_fetches_the_transforms(snakemake):
+    said = snakemake("--dry-run", study="budapest").stdout
+    [fetch] = [words for words in commands(said) if words[1] == "fetch"]
+    assert fetch[2:3] == ["ds003017"]
+    assert fetch[4:6] == ["--with", "transforms"]
+
+
+@pytest.mark.parametrize(
+    ("config", "message", "hint"),
+    [
+        ({}, "no study is named", "demo, budapest, sitcom, haxby"),
+        ({"study": "budapst"}, "no study 'budapst'. Did you mean 'budapest'?", "--config study=NAME"),
+        ({"study": "demo", "bids_dr": "x"}, "unknown part 'bids_dr'. Did you mean 'bids_dir'?", "There are: about,"),
+        ({"study": "demo", "set": "a=1"}, "set: expected a list, found 'a=1'", "set='[ONE, ANOTHER]'"),
+        (
+            {"study": "haxby", "bids_dir": "/nowhere"},
+            "/nowhere: no such folder (bids_dir of study haxby",
+            "bids_dir=DIR",
+        ),
+        ({"study": "demo", "settings": "/nowhere"}, "/nowhere: no such file (settings of study demo)", ""),
+    ],
+)
+def test_what_can_not_be_planned_is_said(snakemake, config, message, hint):
+    done = snakemake("--dry-run", **config)
+    assert done.returncode != 0
+    assert message in done.stdout
+    assert hint in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def unpack(name: str, folder: Path) -> None:
+    if not (PUBLISHED / name).exists():
+        pytest.skip("the published metadata of ds003017 are not beside the project")
+    folder.mkdir(parents=True)
+    with tarfile.open(PUBLISHED / name) as archive:
+        # Scans are links to where git-annex would have their content, which the safe filters take for an escape.
+        archive.extractall(folder, filter="fully_trusted")  # noqa: S202
+
+
+def pretend_to_prepare(output: Path, key: str, settings: dict) -> None:
+    """A store of two frames of noise, under the name and with the settings of a run."""
+    subject, task, run = (part.split("-")[1] for part in key.split("_"))
+    header = RunHeader(
+        key=key,
+        entities={"subject": subject, "task": task, "run": run},
+        repetition_time=1.0,
+        space=Space(kind="volume", name="MNI152NLin2009cAsym", mask=np.ones((4, 4, 4), bool), affine=np.eye(4)),
+        scored=np.ones(2, bool),
+        record={"route": "transforms", "normaliser": {"method": "causal"}, "settings": settings},
+    )
+    frames = np.random.default_rng(0).normal(size=(2, 64)).astype(np.float32)
+    write_run(output / f"sub-{subject}/func/{key}_desc-prepared_bold.zarr", header, [frames])
+
+
+def test_budapest_is_125_runs_and_fifteen_trainings(snakemake, tmp_path):
+    """The real tree of ds003017 and of its transforms, names alone; its runs are pretended to be prepared."""
+    bids, output = tmp_path / "ds003017", tmp_path / "output"
+    unpack("ds003017-metadata.tar.gz", bids)
+    unpack("ds003017-fmriprep-metadata.tar.gz", bids / "derivatives/ds003017-fmriprep")
+    config = {"study": "budapest", "source": "null", "bids_dir": bids, "output_dir": output}
+    done = snakemake("runs", **config)
+    assert done.returncode == 0, done.stdout
+    marks = output / ".work/workflow"
+    keys = sorted(path.stem for path in (marks / "runs").glob("*.json"))
+    assert len(keys) == 125
+    assert (marks / "logs/runs.log").read_text().count("raw and fMRIPrep's transforms, in one interpolation") == 125
+
+    said = snakemake("--dry-run", **config).stdout
+    assert planned(said) == Counter({**ONCE, "runs": 0, "prepare": 125})
+    prepare = [words for words in commands(said) if words[1] == "prepare"]
+    chosen = [words[words.index("--bids-filter-file") + 1] for words in prepare]
+    assert sorted(chosen) == [str(marks / "runs" / f"{key}.json") for key in keys]
+    # Compute nodes need no network, and no two jobs write into one clone.
+    assert all("--no-datalad-get" in words for words in prepare)
+
+    study = load_study(default_preset="debug", config_file=PIPELINES / "budapest.yaml")
+    claim_output(output, bids, "0", output / ".work")
+    write_resolved(output / "config.resolved.yaml", study)
+    (marks / "prepared").mkdir(exist_ok=True)
+    for key in keys:
+        pretend_to_prepare(output, key, TypeAdapter(PrepareConfig).dump_python(study.prepare, mode="json"))
+        (marks / "prepared" / key).touch()
+    done = snakemake("folds", **config)
+    assert done.returncode == 0, done.stdout
+    told = (marks / "folds.txt").read_text()
+    assert len(re.findall(r"^Fold \d \(0 of 9 models trained, by strict\)", told, re.MULTILINE)) == 5
+
+    said = snakemake("--dry-run", **config).stdout
+    assert planned(said) == Counter({**ONCE, "runs": 0, "folds": 0, "train": 15})
+    trained = {(words[4], words[6]) for words in commands(said) if words[1] == "train"}
+    assert trained == {(str(seed), str(fold)) for seed in (0, 1, 2) for fold in (1, 2, 3, 4, 5)}
+
+
+def test_the_profile_of_a_cluster_says_what_each_step_asks_for(snakemake, tmp_path):
+    def asked(profile: object) -> dict[str, str]:
+        said = snakemake("--dry-run", profile=profile, study="demo").stdout
+        found = re.findall(r"^rule (\w+):\n((?:    .*\n)+)", said, re.MULTILINE)
+        return {rule: " ".join(re.findall(r"^    ((?:threads|resources): .*)$", text, re.M)) for rule, text in found}
+
+    given = asked("slurm")
+    # Memory depends on the attempt, which a dry run does not know; nor does it look at names.
+    assert re.fullmatch("threads: 8 resources: mem_mb=.*runtime=720", given["evaluate"])
+    assert re.fullmatch("threads: 4 resources: mem_mb=.*runtime=480", given["probe"])
+    assert re.fullmatch("resources: mem_mb=.*runtime=60", given["report"])
+    # What is a comment there works once it is none.
+    text = (PIPELINES / "profiles/slurm/config.yaml").read_text()
+    ours = re.sub(r"^  # (- (?:\w+:gpu|slurm_\w+)=\w+)", r"  \1", text, flags=re.MULTILINE)
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours/config.yaml").write_text(ours)
+    given = asked(tmp_path / "ours")
+    assert given["evaluate"].endswith("gpu=1")
+    assert given["probe"].endswith("gpu=1")
+    assert "gpu=" not in given["report"]
+    assert re.search("slurm_partition=.* slurm_account=", given["report"])

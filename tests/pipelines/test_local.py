@@ -1,0 +1,88 @@
+"""The whole workflow on this machine: it does what `titan-neuro run` does, once, and survives being killed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from titan_neuro.cli.studies import find_pipelines
+
+# What a study comes to; the rest are records of when and by whom.
+RESULTS = ("sub-*/func/*.zarr/**/*", "models/**/*", "group/*")
+
+
+@pytest.fixture
+def config(study, tmp_path):
+    """A study that `titan-neuro run` has gone through, seen through the workflow: nothing is fetched."""
+    shutil.copytree(study / "output", tmp_path / "output", symlinks=True)
+    settings = "[training.max_epochs=2, training.steps_per_epoch=2]"
+    return {
+        **{"study": "demo", "source": "null", "bids_dir": study / "bids", "output_dir": tmp_path / "output"},
+        **{"settings": study / "debug.yaml", "set": settings},
+    }
+
+
+def contents(output: Path) -> dict[str, tuple[str, int]]:
+    files = {path for pattern in RESULTS for path in output.glob(pattern) if path.is_file()}
+    return {
+        str(path.relative_to(output)): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
+        for path in files
+    }
+
+
+def test_it_asks_for_what_the_two_calls_of_run_do(snakemake, config, tmp_path):
+    output = tmp_path / "output"
+    before = contents(output)
+    assert len(before) > 30
+    # One model is to be made, and with it what follows from all of them.
+    shutil.rmtree(output / "models/seed-0/fold-2")
+    done = snakemake(**config)
+    assert done.returncode == 0, done.stdout
+    assert f"Report: {output / 'report.html'}" in done.stdout
+    after = contents(output)
+    assert after.keys() == before.keys()
+    kept = [name for name in before if not name.startswith(("models/seed-0/fold-2", "group/"))]
+    assert [name for name in kept if after[name] != before[name]] == []
+    weights = "models/seed-0/fold-2/titan-mac/model.safetensors"
+    assert after[weights][0] == before[weights][0]
+    # Again, there is nothing to do; a changed setting is a reason to look again.
+    assert "Nothing to be done" in snakemake(**config).stdout
+    said = snakemake("--dry-run", **{**config, "set": "[training.max_epochs=3]"}).stdout
+    assert "Params have changed" in said
+
+
+def test_a_killed_workflow_can_be_unlocked(snakemake, config, tmp_path):
+    pipelines = find_pipelines()
+    command = [Path(sys.executable).with_name("snakemake"), "--snakefile", pipelines / "Snakefile", "--profile"]
+    command += [
+        pipelines / "profiles/local",
+        "runs",
+        "--config",
+        *(f"{name}={value}" for name, value in config.items()),
+    ]
+    marks = tmp_path / "output/.work/workflow"
+    with subprocess.Popen(
+        list(map(str, command)),
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
+        while not (marks / "logs/runs.log").exists() and process.poll() is None:
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+    locked = snakemake("runs", **config)
+    assert locked.returncode != 0
+    assert "--unlock" in locked.stdout
+    assert snakemake("--unlock", **config).returncode == 0
+    done = snakemake("runs", **config)
+    assert done.returncode == 0, done.stdout
+    assert len(list((marks / "runs").glob("*.json"))) == 6
