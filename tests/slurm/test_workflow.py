@@ -101,8 +101,8 @@ def require_whole(output: Path) -> None:
     """What has its final name is whole: frames by their checksums, models by being loaded."""
     for path in output.glob("sub-*/func/[!.]*.zarr"):
         RunStore(path).verify()
-    for folder in output.glob("models/seed-*/fold-*/[!.]*"):
-        load_forecaster(folder)
+    for record in output.glob("models/seed-*/fold-*/*/model.json"):
+        load_forecaster(record.parent)
 
 
 def scancel(workflow: Workflow) -> None:
