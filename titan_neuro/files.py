@@ -146,8 +146,11 @@ def write_bytes(target: Path, content: bytes | memoryview) -> None:
 
     Libraries that write a file themselves say of a full disk what only they understand.
     """
-    with atomic(target) as path:
-        path.write_bytes(content)
+    with atomic(target) as path, path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        # Before it gets its name: a power cut would leave an empty file with a good name.
+        os.fsync(file.fileno())
 
 
 def write_text(target: Path, text: str) -> None:

@@ -81,9 +81,10 @@ def test_two_tasks_train_one_model(cluster, study, undisturbed, tmp_path):
         torch.testing.assert_close(value, undisturbed[name], rtol=2e-3, atol=2e-5, msg=f"{name} differs")
 
 
-def test_a_job_whose_time_runs_out_saves_and_queues_again(cluster, study, undisturbed, tmp_path):
+@pytest.mark.parametrize("n_tasks", [1, 2])
+def test_a_job_whose_time_runs_out_saves_and_queues_again(cluster, study, undisturbed, tmp_path, n_tasks):
     output, log = prepared(study, tmp_path), tmp_path / "job.log"
-    job = submit(tmp_path, output, *FLAGS)
+    job = submit(tmp_path, output, *FLAGS, options=(f"--ntasks-per-node={n_tasks}",))
     wait(job, log, lambda state: list(output.glob("models/seed-0/fold-1/titan-mac/logs/steps/version_0")))
     time.sleep(1)
     # What Slurm sends to the tasks as `--signal` asks, so long before the time limit as it says.
@@ -94,7 +95,10 @@ def test_a_job_whose_time_runs_out_saves_and_queues_again(cluster, study, undist
     said = log.read_text()
     assert f"job {job} is queued again" in said
     assert f"Training goes on from {kept}" in said
-    assert all(torch.equal(value, undisturbed[name]) for name, value in weights(output).items())
+    for name, value in weights(output).items():
+        # Bit for bit, but where sums are taken in another order.
+        close = {"rtol": 0, "atol": 0} if n_tasks == 1 else {"rtol": 2e-3, "atol": 2e-5}
+        torch.testing.assert_close(value, undisturbed[name], **close, msg=f"{name} differs")
     assert not list(output.glob(".work/fold-*"))
 
 

@@ -1,7 +1,9 @@
 """Several processes train one model: they come to what one comes to, and survive what one survives."""
 
 import dataclasses
+import json
 import os
+import shutil
 import signal
 import socket
 import time
@@ -166,3 +168,14 @@ def test_processes_that_can_not_train_together_are_refused(monkeypatch, variable
     with pytest.raises(UsageError, match=message) as caught:
         find_processes(device, n)
     assert caught.value.hint
+
+
+def test_the_command_starts_them_itself(study, titan_neuro, tmp_path):
+    """And they go on together to the next model."""
+    output = tmp_path / "output"
+    shutil.copytree(study / "output", output, ignore=shutil.ignore_patterns("models", "group", ".work"))
+    settings = ("--fold", 1, "--set", "training.max_epochs=1", "--set", "training.steps_per_epoch=2")
+    said = titan_neuro("train", output, "--devices", 2, *settings).stderr
+    assert said.count("is trained:") == len(list(output.glob("models/seed-0/fold-1/*/model.json"))) == 3
+    stage = json.loads((output / "provenance.json").read_text())["stages"]["train seed-0 fold-1"]
+    assert stage["processes"] == 2

@@ -1,5 +1,6 @@
 """Killed, stopped, requeued, short of disk: the same command goes on, and comes to the same weights, bit for bit."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -58,9 +59,9 @@ def stop_after(monkeypatch, n_steps: int) -> None:
     """Interrupt the training after so many answers of the callback: to the ends of steps and of epochs."""
     answer, left = Checkpoints._answer, [n_steps]
 
-    def counted(self, trainer, wish):
-        answer(self, trainer, wish)
-        left[0] -= 1
+    def counted(self, trainer, wish, *, may_save=True):
+        answer(self, trainer, wish, may_save=may_save)
+        left[0] -= may_save
         if left[0] == 0:
             raise KeyboardInterrupt
 
@@ -126,7 +127,7 @@ def _seconds_of(root):
 
 
 def test_a_signal_to_end_saves_first(root, undisturbed):
-    seldom = TRAINING.__class__(**{**vars(TRAINING), "checkpoint_every_s": 1e6, "max_epochs": 2})
+    seldom = dataclasses.replace(TRAINING, checkpoint_every_s=1e6)
     process = start_training(root, seldom)
     logs = "models/fold-1/titan-mac/logs/steps/version_0"
     wait_for(lambda: (root / logs).exists(), process)
@@ -233,6 +234,45 @@ def test_what_a_requeue_of_another_run_has_left_is_not_picked_up(root, undisturb
         assert outcome(train(root)) == undisturbed
     assert f"{left} is of another training" in caplog.text
     assert ("goes on from" in caplog.text) == has_own
+
+
+def test_what_another_program_has_left_is_not_picked_up(root, undisturbed, monkeypatch, caplog):
+    """Of objects that are no tensors nothing is loaded, whatever they are."""
+    own = stop(monkeypatch, root, 4)
+    left = own[-1].with_name("hpc_ckpt_9.ckpt")
+    torch.save({"a": Path("object")}, left)
+    assert outcome(train(root)) == undisturbed
+    assert f"{left} is of another training" in caplog.text
+
+
+def test_damaged_weights_of_the_best_epoch_are_learned_again(root, undisturbed, monkeypatch, caplog):
+    stop(monkeypatch, root, 30)
+    [best] = root.glob(".work/fold-1-*/best-0001.ckpt")
+    best.write_bytes(best.read_bytes()[:500])
+    assert outcome(train(root)) == undisturbed
+    assert "whose best weights, of epoch 1, are damaged" in caplog.text
+
+
+def test_one_that_had_decided_to_stop_learns_no_further(base, root, monkeypatch):
+    """Killed between the decision and the model."""
+    worse = dataclasses.replace(TRAINING, learning_rate=0.5, patience=1, max_epochs=4)
+    expected = outcome(train(root / "undisturbed", worse, stores=base / "stores"))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_after(patch, 39)
+        train(root / "stopped", worse, stores=base / "stores")
+    assert outcome(train(root / "stopped", worse, stores=base / "stores")) == expected
+    # The second epoch was worse than the first: there is no third.
+    assert len(pd.read_csv(root / "stopped/models/fold-1/titan-mac/training.csv")) == 3
+
+
+def test_checkpoints_of_a_model_that_is_done_go_with_the_next_call(root, undisturbed, monkeypatch):
+    """Killed when all was done but to tidy up."""
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+        train(root)
+    assert checkpoints(root)
+    assert outcome(train(root)) == undisturbed
+    assert not checkpoints(root)
 
 
 def test_a_disk_that_fails_while_it_is_read_ends_the_training(root, monkeypatch):

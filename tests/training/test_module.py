@@ -88,15 +88,18 @@ def test_computing_again_what_is_not_kept_gives_the_same(base, plain):
 
 @pytest.fixture
 def seen_types(monkeypatch):
-    """Types of the backbone's output and of all that streams carry, gathered while training."""
-    seen = {"computed": set(), "carried": set()}
+    """Types of what a block computes, of what its memory holds before anything is cast, and of all that is carried."""
+    seen = {"computed": set(), "held": set(), "carried": set()}
     read = ForecastModule._read
 
     def watched(self, batch):
         if not hasattr(self, "_watched"):
-            self._watched = self.forecaster.backbone.blocks[0].feed_forward.register_forward_hook(
-                lambda module, inputs, output: seen["computed"].add(output.dtype)
-            )
+            block = self.forecaster.backbone.blocks[0]
+            self._watched = [
+                block.feed_forward.register_forward_hook(lambda *given: seen["computed"].add(given[2].dtype)),
+                block.memory.register_forward_hook(lambda *given: seen["held"].update(types_of(given[2][1].memory))),
+                self.forecaster.recall.register_forward_hook(lambda *given: seen["held"].update(types_of(given[2][1]))),
+            ]
         errors = read(self, batch)
         seen["carried"] |= types_of(self._state)
         return errors
@@ -115,7 +118,7 @@ def types_of(value):
 
 def test_half_precision_computes_so_and_carries_on_in_full(base, plain, seen_types):
     half, full = table_of(train(base, "half", precision="bfloat16")), table_of(plain)
-    assert seen_types == {"computed": {torch.bfloat16}, "carried": {torch.float32}}
+    assert seen_types == {"computed": {torch.bfloat16}, "held": {torch.float32}, "carried": {torch.float32}}
     # What is fitted in closed form does not see it: before training, only what keys have of the backbone differs.
     assert half["validation_mse"][0] == pytest.approx(full["validation_mse"][0], rel=1e-3)
     assert half["validation_mse"][2] == pytest.approx(full["validation_mse"][2], rel=2e-2)
@@ -127,6 +130,11 @@ def test_half_precision_computes_so_and_carries_on_in_full(base, plain, seen_typ
 def test_float16_needs_a_gpu(tmp_path):
     with pytest.raises(ConfigError, match="float16 needs a GPU"):
         make_trainer(tmp_path, Processes(), 1, precision="float16")
+
+
+def test_half_precision_of_a_gpu_is_not_for_divided_weights():
+    with pytest.raises(ConfigError, match="float16 is not for"):
+        TrainingConfig(precision="float16", strategy="fsdp")
 
 
 def test_windows_without_a_target_are_read_and_teach_nothing(base, monkeypatch):

@@ -20,6 +20,7 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from titan_neuro.data.store import FeatureStore, RunView
+from titan_neuro.errors import ConfigError, MismatchError
 from titan_neuro.files import atomic, remove_leftovers
 from titan_neuro.layers.tokenizer import SwinTokenizer, SwinTokenizerConfig
 from titan_neuro.models.forecaster import Forecaster, ForecasterConfig
@@ -32,9 +33,16 @@ from titan_neuro.training.logs import LOG_EVERY_STEPS, MemoryLogs, Progress, mak
 from titan_neuro.training.masked_volumes import PretrainingConfig
 from titan_neuro.training.module import ForecastModule
 from titan_neuro.training.pretrain import pretrain_swin, require_pretraining
-from titan_neuro.training.resume import BEST, Checkpoints, find_checkpoint, sole_training
+from titan_neuro.training.resume import (
+    Checkpoints,
+    answer_between_stages,
+    best_epoch,
+    best_path,
+    find_checkpoint,
+    sole_training,
+)
 from titan_neuro.training.streams import Share, StreamLoader, StreamWindows
-from titan_neuro.training.trainer import Precision, Processes, Strategy, fit, make_trainer, quiet_lightning
+from titan_neuro.training.trainer import Precision, Processes, Strategy, explained, fit, make_trainer, quiet_lightning
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +99,12 @@ class TrainingConfig:
     strategy: Strategy = "ddp"
     checkpoint_every_s: Annotated[float, Field(ge=0)] = 120.0
     pretraining: PretrainingConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.strategy == "fsdp" and self.precision == "float16":
+            raise ConfigError(
+                "training.precision: float16 is not for training.strategy fsdp.", "Set training.precision to bfloat16."
+            )
 
 
 # Settings that say how a training is gone about, and change nothing of what comes of it but by rounding.
@@ -163,18 +177,20 @@ def train_fold(
         Another process trains into `folder`, or the disk is full.
     """
     fingerprint = fold_fingerprint(data, model, training, seed)
-    before = read_record(folder)
-    if before is not None and before.get("fingerprint") == fingerprint:
+    processes = processes or Processes()
+    checkpoints = _checkpoint_folder(work_dir, data, _settings(data, model, training, seed))
+    if _is_trained(folder, fingerprint):
+        if processes.is_first:
+            # One that was killed when all was done but this.
+            shutil.rmtree(checkpoints, ignore_errors=True)
         return False
     # Told before minutes are spent on what is fitted in closed form.
     require_pretraining(model, training.pretraining)
-    processes = processes or Processes()
     run = functools.partial(_train, data, model, training, folder=folder, work_dir=work_dir, seed=seed)
     if not processes.is_first:
         run(processes=processes)
         return True
     start = time.monotonic()
-    checkpoints = _checkpoint_folder(work_dir, data, _settings(data, model, training, seed))
     with sole_training(folder), sole_training(checkpoints):
         remove_leftovers(*(folder / name for name in ("model.safetensors", "model.json", "training.csv")))
         forecaster, history, epoch = run(processes=processes)
@@ -204,6 +220,15 @@ def train_fold(
     return True
 
 
+def _is_trained(folder: Path, fingerprint: str) -> bool:
+    try:
+        record = read_record(folder)
+    except MismatchError as error:
+        logger.warning("%s It is trained again.", error.message)
+        return False
+    return record is not None and record.get("fingerprint") == fingerprint
+
+
 def _checkpoint_folder(work_dir: Path, data: FoldData, settings: Mapping[str, Any]) -> Path:
     return work_dir / f"fold-{data.fold.number}-{digest(settings)[:12]}"
 
@@ -226,8 +251,9 @@ def _train(
     checkpoints = _checkpoint_folder(work_dir, data, settings)
     identity = {"settings": digest(settings), "data": data.digests()}
     last = find_checkpoint(checkpoints, identity, may_tidy=processes.is_first)
-    forecaster = _begin(data, model, training, work_dir=work_dir, seed=seed, device=processes.device)
-    windows = _Windows(data, model, training, seed, _features(data, forecaster, work_dir, processes.device))
+    forecaster = _begin(data, model, training, work_dir=work_dir, seed=seed, device=processes.own_device)
+    windows = _Windows(data, model, training, seed, _features(data, forecaster, work_dir, processes.own_device))
+    answer_between_stages(is_first=processes.is_first)
     forecaster.backbone.gradient_checkpointing = training.gradient_checkpointing
     module = ForecastModule(
         forecaster,
@@ -256,20 +282,22 @@ def _train(
             ],
         )
         if last is None:
-            trainer.validate(module, datamodule=windows, verbose=False)
+            with explained(trainer):
+                trainer.validate(module, datamodule=windows, verbose=False)
+            answer_between_stages(is_first=processes.is_first)
         else:
             logger.info("Training goes on from %s.", last)
         fit(trainer, module, windows, last)
-    chosen = min(module.history, key=lambda row: row["validation_mse"])
+    epoch = best_epoch(module.history)
     if processes.is_first:
         weights = fitted
-        if chosen["epoch"]:
-            saved = torch.load(checkpoints / BEST, map_location="cpu", weights_only=True)["state_dict"]
+        if epoch:
+            saved = torch.load(best_path(checkpoints, epoch), map_location="cpu", weights_only=True)["state_dict"]
             weights = {name.removeprefix("forecaster."): value for name, value in saved.items()}
         # Weights that were divided among processes can't be put together again in place.
         forecaster = forecaster if not module.is_sharded else _empty(model, data)
         forecaster.to("cpu").load_state_dict(weights)
-    return forecaster, module.history, int(chosen["epoch"])
+    return forecaster, module.history, epoch
 
 
 def _step_of(checkpoint: Path | None) -> int:

@@ -33,8 +33,8 @@ def make_loggers(folder: Path, *, begins_at: int) -> list[Logger]:
     Tables of steps (``version_<n>/metrics.csv``) are one for each start.
     """
     return [
-        TensorBoardLogger(folder, name="", version="", purge_step=begins_at or None),
-        CSVLogger(folder, name="steps"),
+        TensorBoardLogger(folder, name="", version="", purge_step=begins_at),
+        CSVLogger(folder, name="steps", flush_logs_every_n_steps=LOG_EVERY_STEPS),
     ]
 
 

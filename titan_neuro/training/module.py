@@ -18,6 +18,8 @@ from titan_neuro.models.forecaster import Forecaster, ForecasterState
 from titan_neuro.training.streams import Windows
 
 _NOT_FINITE_HINT = "Lower --set training.learning_rate, and look at the data of the runs in training and validation."
+# Steps in a row that float16's scaler may leave out: from its first scale, 2^16, down to 1.
+_MOST_SCALINGS = 16
 # What errors are summed up of, in this order.
 _FORECASTS = ("model", "linear", "persistence")
 
@@ -68,6 +70,7 @@ class ForecastModule(lightning.LightningModule):
         self._fully_sharded, self.is_sharded = fully_sharded, False
         self._state: ForecasterState | None = None
         self._saved_streams: Mapping[str, Any] | None = None
+        self._n_not_finite = 0
         self._begin_epoch()
         self._validation_errors = torch.zeros(len(_FORECASTS), dtype=torch.float64)
         self._validation_count = 0
@@ -112,16 +115,18 @@ class ForecastModule(lightning.LightningModule):
         self._train_errors += errors.detach().double().cpu()
         self._train_count += count
         self._train_volumes += batch.n_streams * (batch.frames.shape[1] - max(self.forecaster.horizons))
-        self._log_step(loss.detach(), errors.detach())
+        self._log_step(errors.detach(), batch)
         return loss
 
-    def _log_step(self, loss: Tensor, errors: Tensor) -> None:
+    def _log_step(self, errors: Tensor, batch: Windows) -> None:
         """Log what this process has just learned from."""
+        window = batch.frames.shape[1] - max(self.forecaster.horizons)
+        scored = sum(batch.valid[:, horizon : horizon + window].sum() for horizon in self.forecaster.horizons)
         model, linear, persistence = errors.tolist()
-        if self._has_targets and linear and persistence:
+        if linear and persistence:
             shown = {"train_skill_ar": 1 - model / linear, "train_skill_persistence": 1 - model / persistence}
             self.log_dict(shown, batch_size=1)
-        self.log("loss", loss, prog_bar=True, batch_size=1)
+            self.log("loss", model / (float(scored) * self.forecaster.n_features), prog_bar=True, batch_size=1)
         self.log("volumes_per_s", self.volumes_per_s, batch_size=1)
 
     def validation_step(self, batch: Windows, batch_index: int) -> None:
@@ -159,8 +164,10 @@ class ForecastModule(lightning.LightningModule):
             return
         norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val or math.inf)
         norm = norm.full_tensor() if self.is_sharded else norm
-        # In float16 the scaler leaves such a step out, and lowers its scale.
-        if not torch.isfinite(norm) and getattr(self.trainer.precision_plugin, "scaler", None) is None:
+        self._n_not_finite = 0 if torch.isfinite(norm) else self._n_not_finite + 1
+        # In float16 the scaler leaves such a step out, and lowers its scale until it fits.
+        allowed = 0 if getattr(self.trainer.precision_plugin, "scaler", None) is None else _MOST_SCALINGS
+        if self._n_not_finite > allowed:
             raise self._not_finite(f"The gradient's norm is {norm.item()}", self.trainer.fit_loop.batch_idx)
         self.log("gradient_norm", norm, batch_size=1)
 

@@ -25,6 +25,7 @@ from titan_neuro.layers.tokenizer import SwinTokenizer, SwinTokenizerConfig
 from titan_neuro.models.forecaster import ForecasterConfig
 from titan_neuro.provenance import digest, versions
 from titan_neuro.training.masked_volumes import MaskedVolumes, PretrainingConfig, ScatteredFrames
+from titan_neuro.training.resume import is_whole
 from titan_neuro.training.trainer import Processes, fit, make_trainer, quiet_lightning
 from titan_neuro.typing import FrameRun
 
@@ -147,7 +148,7 @@ def _pretrain(
         )
         batches = _Batches(data.part(data.fold.train), config, drawn)
         last = folder / "last.ckpt"
-        fit(trainer, module, batches, last if last.is_file() else None)
+        fit(trainer, module, batches, last if is_whole(last) else None)
     logger.info("Hidden voxels' mean squared error: %s.", ", ".join(f"{loss:.3f}" for loss in module.losses))
     return {name: value.detach().cpu().contiguous() for name, value in swin.swin.state_dict().items()}
 

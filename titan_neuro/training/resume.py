@@ -6,12 +6,13 @@ import contextlib
 import io
 import logging
 import os
+import pickle
 import signal
 import socket
 import subprocess
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,18 +24,18 @@ from filelock import FileLock, Timeout
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
-from titan_neuro.errors import MismatchError, OutputError
+from titan_neuro.errors import MismatchError, OutputError, TrainingError
 from titan_neuro.files import write_bytes, write_text, writing_to
 
 logger = logging.getLogger(__name__)
 
-BEST = "best.ckpt"
+_BEST = "best-"
 _IDENTITY = "identity"
 # What to do when a step is over; the highest of all processes holds.
 _GO_ON, _SAVE, _REQUEUE, _STOP = range(4)
 TIME_LIMIT = signal.SIGUSR1
 _ANSWERS: dict[int, int] = {TIME_LIMIT: _REQUEUE, signal.SIGTERM: _STOP}
-# An older one stays until the next is whole: should the disk spoil one, the other is there.
+# An older one stays until the next is whole: should the disk spoil one, the other is there. So of the best.
 _N_KEPT = 2
 
 
@@ -71,6 +72,22 @@ def expect_time_limit() -> None:
         signal.signal(TIME_LIMIT, _note)
 
 
+def answer_between_stages(*, is_first: bool) -> None:
+    """Answer a signal that came while nothing was trained, and nothing has to be saved: queue again, and stop.
+
+    The first of several processes does, whose end ends the others.
+
+    Raises
+    ------
+    KeyboardInterrupt
+    """
+    if _noted and is_first:
+        if TIME_LIMIT in _noted:
+            _requeue()
+        _noted.clear()
+        raise KeyboardInterrupt
+
+
 class Checkpoints(Checkpoint):
     """Save now and then in the middle of an epoch, at its end, and when a signal asks for an end.
 
@@ -81,7 +98,7 @@ class Checkpoints(Checkpoint):
     Parameters
     ----------
     folder : Path
-        ``step-<number>.ckpt``, the last two; ``best.ckpt``, the weights of the best validation.
+        ``step-<number>.ckpt``, the last two; ``best-<epoch>.ckpt``, the weights of the best validations, the last two.
     every_s : float
         Seconds between two of them, at least.
     identity : mapping
@@ -93,10 +110,29 @@ class Checkpoints(Checkpoint):
         self._saved_at = time.monotonic()
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Answer SIGTERM, which Lightning gives back when the training is over."""
+        """Answer SIGTERM, which Lightning gives back when the training is over.
+
+        Raises
+        ------
+        TrainingError
+            Processes that share a folder have not found the same checkpoint in it.
+        """
         self._saved_at = time.monotonic()
+        steps = {int(_reduced(trainer, trainer.global_step, kind)) for kind in ("MIN", "MAX")}
+        if len(steps) > 1:
+            raise TrainingError(
+                f"{self._folder}: processes go on from different steps, {min(steps)} and {max(steps)}.",
+                "The folder's disk shows them different files: wait until it has settled, and give the command again.",
+            )
         # One that was killed after it had decided to stop must not learn on.
         trainer.should_stop |= any(each.wait_count >= each.patience for each in trainer.early_stopping_callbacks)
+        self._listen()
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Answer SIGTERM in the validation before all training, too."""
+        self._listen()
+
+    def _listen(self) -> None:
         with contextlib.suppress(ValueError):  # Not in the main thread, which alone is told of signals.
             signal.signal(signal.SIGTERM, _note)
 
@@ -110,23 +146,30 @@ class Checkpoints(Checkpoint):
         is_time = time.monotonic() - self._saved_at >= self._every_s
         self._answer(trainer, _SAVE if is_time else _GO_ON)
 
+    def on_validation_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any, **__: Any
+    ) -> None:
+        """Stop where that is asked for; what was learned since the last checkpoint is learned again."""
+        self._answer(trainer, _GO_ON, may_save=False)
+
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Save what was validated; the decision whether to stop early is made before, and saved with it."""
-        errors = [row["validation_mse"] for row in pl_module.history]  # type: ignore[union-attr]
-        if errors[-1] < min(errors[:-1]):
-            trainer.save_checkpoint(self._folder / BEST, weights_only=True)
+        history: list[dict[str, float]] = pl_module.history  # type: ignore[assignment]
+        if best_epoch(history) == history[-1]["epoch"]:
+            trainer.save_checkpoint(best_path(self._folder, best_epoch(history)), weights_only=True)
         self._answer(trainer, _SAVE)
 
-    def _answer(self, trainer: lightning.Trainer, wish: int) -> None:
-        wish = max([wish, *(_ANSWERS[number] for number in _noted)])
-        if trainer.world_size > 1:
-            wishes = torch.tensor(wish, device=trainer.strategy.root_device)
-            wish = int(trainer.strategy.reduce(wishes, reduce_op=torch.distributed.ReduceOp.MAX))
+    def _answer(self, trainer: lightning.Trainer, wish: int, *, may_save: bool = True) -> None:
+        wish = int(_reduced(trainer, max([wish, *(_ANSWERS[number] for number in _noted)]), "MAX"))
         if wish == _GO_ON:
             return
-        self._save(trainer)
-        if wish == _REQUEUE and trainer.is_global_zero:
-            _requeue()
+        if may_save:
+            self._save(trainer)
+        if wish == _REQUEUE:
+            if trainer.is_global_zero:
+                _requeue()
+            # srun ends all tasks as soon as one has ended: not before the job is queued.
+            trainer.strategy.barrier()
         if wish > _SAVE:
             _noted.clear()
             raise KeyboardInterrupt
@@ -135,7 +178,8 @@ class Checkpoints(Checkpoint):
         trainer.save_checkpoint(self._folder / f"step-{trainer.global_step:07d}.ckpt", weights_only=False)
         self._saved_at = time.monotonic()
         if trainer.is_global_zero:
-            for path in _newest_first(self._folder)[_N_KEPT:]:
+            bests = sorted(self._folder.glob(f"{_BEST}*.ckpt"), reverse=True)
+            for path in (*_newest_first(self._folder)[_N_KEPT:], *bests[_N_KEPT:]):
                 path.unlink()
 
     def on_save_checkpoint(
@@ -145,19 +189,42 @@ class Checkpoints(Checkpoint):
         checkpoint[_IDENTITY] = dict(self._identity)
 
 
+def best_epoch(history: Sequence[Mapping[str, float]]) -> int:
+    """Return the epoch with the least validation error, the first of equal ones; 0 is the closed form."""
+    return int(min(history, key=lambda row: row["validation_mse"])["epoch"])
+
+
+def best_path(folder: Path, epoch: int) -> Path:
+    """Return where the weights of a best epoch lie."""
+    return folder / f"{_BEST}{epoch:04d}.ckpt"
+
+
+def _reduced(trainer: lightning.Trainer, value: int, kind: str) -> int:
+    """The least or greatest value of all processes."""
+    if trainer.world_size == 1:
+        return value
+    tensor = torch.tensor(value, device=trainer.strategy.root_device)
+    return int(trainer.strategy.reduce(tensor, reduce_op=getattr(torch.distributed.ReduceOp, kind)))
+
+
 def _requeue() -> None:
     """Put this job back into Slurm's queue; its own end follows."""
     job = os.environ["SLURM_JOB_ID"]
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    asked = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
-    if asked.returncode:
+    try:
+        asked = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
+        why = asked.stderr.strip() if asked.returncode else ""
+    except OSError as error:  # a container without Slurm's programs
+        why = f"scontrol: {error.strerror}"
+    if why:
         logger.warning(
-            "The training is saved, but Slurm does not queue job %s again (%s): submit the same command once more.",
-            *(job, asked.stderr.strip()),
+            "The time limit is near; what can be saved is saved, but job %s can't be queued again (%s): submit the "
+            "same command once more.",
+            *(job, why),
         )
     else:
-        logger.info("The time limit is near: the training is saved, and job %s is queued again.", job)
+        logger.info("The time limit is near; what can be saved is saved, and job %s is queued again.", job)
 
 
 def _newest_first(folder: Path) -> list[Path]:
@@ -166,7 +233,8 @@ def _newest_first(folder: Path) -> list[Path]:
     for path in folder.glob("*.ckpt"):
         with contextlib.suppress(FileNotFoundError):  # Another process of this training has just put it aside.
             found[path] = (path.stat().st_mtime_ns, path.name)
-    return sorted((path for path in found if path.name != BEST), key=lambda path: found[path], reverse=True)
+    own = (path for path in found if not path.name.startswith(_BEST))
+    return sorted(own, key=lambda path: found[path], reverse=True)
 
 
 def find_checkpoint(folder: Path, identity: Mapping[str, Any], *, may_tidy: bool = True) -> Path | None:
@@ -191,7 +259,7 @@ def find_checkpoint(folder: Path, identity: Mapping[str, Any], *, may_tidy: bool
         for path in folder.glob(".*.ckpt.*.tmp"):
             path.unlink()
     for path in _newest_first(folder):
-        found, why = _read_identity(path)
+        found, why = _read_identity(path, folder)
         if found.get("settings") != identity["settings"]:
             logger.warning("%s is %s; it is not gone on from.", path, why)
             if may_tidy:
@@ -203,18 +271,27 @@ def find_checkpoint(folder: Path, identity: Mapping[str, Any], *, may_tidy: bool
     return None
 
 
-def _read_identity(path: Path) -> tuple[dict[str, Any], str]:
-    """What the training followed from; and why nothing is known of it, if so."""
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint is what was written: the sums in its archive tell."""
     try:
         with zipfile.ZipFile(path) as archive:
-            # The sums in the archive tell what was written from what the disk gives back.
-            spoilt = archive.testzip()
-        if spoilt is not None:
-            raise ValueError(f"{spoilt} is not what was written")
+            return archive.testzip() is None
+    except (FileNotFoundError, zipfile.BadZipFile, EOFError):
+        return False
+
+
+def _read_identity(path: Path, folder: Path) -> tuple[dict[str, Any], str]:
+    """What the training followed from; and why nothing is known of it, if so."""
+    if not is_whole(path):
+        return {}, "damaged"
+    try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return content[_IDENTITY], "of another training"
-    except (OSError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        return {}, f"damaged ({error or type(error).__name__})"
+        found, epoch = dict(content[_IDENTITY]), best_epoch(content["history"])
+    except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, TypeError):
+        return {}, "of another training"
+    if found.get("settings") and epoch and not is_whole(best_path(folder, epoch)):
+        return {}, f"of a training whose best weights, of epoch {epoch}, are damaged"
+    return found, "of another training"
 
 
 def _require_same_data(folder: Path, now: Mapping[str, str], before: Mapping[str, str]) -> None:

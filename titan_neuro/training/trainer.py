@@ -18,10 +18,12 @@ from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEn
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 
 from titan_neuro.errors import ConfigError, TrainingError, UsageError
+from titan_neuro.files import writing_to
 from titan_neuro.training.resume import AtomicCheckpointIO
 
 Precision = Literal["float32", "bfloat16", "float16"]
 Strategy = Literal["ddp", "fsdp"]
+_OF_PEERS = ("gloo", "NCCL", "Connection closed", "reset by peer", "Broken pipe")
 _PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
 
 
@@ -49,6 +51,11 @@ class Processes:
     def is_first(self) -> bool:
         """Whether this is the process that writes."""
         return self.environment.node_rank() == 0 and self.environment.local_rank() == 0
+
+    @property
+    def own_device(self) -> str:
+        """Where this process computes what is no matter of Lightning's."""
+        return f"cuda:{self.environment.local_rank()}" if self.device == "cuda" and self.n > 1 else self.device
 
 
 def find_processes(device: str, n: int | None) -> Processes:
@@ -80,7 +87,8 @@ def find_processes(device: str, n: int | None) -> Processes:
     if kind == "cuda" and found.n > 1 and (index or found.n > torch.cuda.device_count()):
         there = f"the one GPU of --device {device}" if index else f"{torch.cuda.device_count()} GPUs"
         raise UsageError(
-            f"{found.n} processes need a GPU each, and there is {there}.", "Start fewer, or use --device cpu."
+            f"{found.n} processes need a GPU each, and there is {there}.",
+            "Start fewer, or use --device cpu. In Slurm ask with --gres=gpu:N, so that each task sees all of its node.",
         )
     return found
 
@@ -152,20 +160,28 @@ def fit(trainer: lightning.Trainer, module: lightning.LightningModule, data: Any
     KeyboardInterrupt
         The user, or a signal, has stopped it.
     """
-    try:
+    with explained(trainer):
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+
+
+@contextlib.contextmanager
+def explained(trainer: lightning.Trainer) -> Iterator[None]:
+    """Say what ended a training, or the validation before it, as :func:`fit` does."""
+    try:
+        with writing_to(Path(trainer.default_root_dir)):
+            yield
     except TrainingError as error:
         raise TrainingError(error.message, f"{error.hint}{_kept(trainer)}") from error
     except RuntimeError as error:
-        if trainer.world_size == 1:
+        if not any(word in str(error) for word in _OF_PEERS):
             raise
         # What gloo and NCCL say when a peer is gone names addresses and no cause.
         raise TrainingError(
             f"Process {trainer.global_rank} of {trainer.world_size} lost the others: {error}",
-            f"One of them was killed, most likely for want of memory; its log says more.{_kept(trainer)}",
+            f"One of them has ended, perhaps killed for want of memory; its log says more.{_kept(trainer)}",
         ) from error
     except SystemExit as stop:
-        # Lightning turns Ctrl-C into an exit without a word; the command line has one to say.
+        # Lightning turns Ctrl-C, and SIGTERM, into an exit without a word; the command line has one to say.
         raise KeyboardInterrupt from stop
 
 
