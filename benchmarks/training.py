@@ -253,8 +253,8 @@ def _speed(shape: str, training: Mapping[str, Any], found: Mapping[str, float], 
         case=f"{SHAPES[shape].told}, {training['n_streams']} streams, windows of {training['window_frames']} frames: "
         f"volumes/s of {where}",
         found=found["volumes_per_s"],
-        note=f"{found['steps']:,.0f} steps in {found['seconds']:,.0f} s; model {found['model_bytes'] / 1e6:,.0f} MB, "
-        f"checkpoint {found['checkpoint_bytes'] / 1e6:,.0f} MB",
+        note=f"{found['steps']:,.0f} steps in {found['seconds']:,.0f} s, {found['cores']:.2f} cores; "
+        f"model {found['model_bytes'] / 1e6:,.0f} MB, checkpoint {found['checkpoint_bytes'] / 1e6:,.0f} MB",
         details={**found, "shape": shape},
     )
 
@@ -290,7 +290,7 @@ def scaling(sizes: Sizes, folder: Path) -> Iterator[Result]:
                 case=f"{SHAPES[shape].told}, {training['n_streams']} streams, {n} process{'es' if n > 1 else ''}: "
                 "volumes/s over those of one",
                 found=rate / alone,
-                note=f"{rate:,.1f} volumes/s",
+                note=f"{rate:,.1f} volumes/s; {'each had' if n > 1 else 'it had'} {found['cores']:.2f} cores",
                 details={**found, "shape": shape, "processes": n},
             )
 

@@ -176,11 +176,15 @@ def given_linear(data: FoldData, horizons: tuple[int, ...]) -> Autoregression:
 
 @dataclasses.dataclass
 class Pass:
-    """One pass through a loader: when it began, how long its windows were waited for, how many there were."""
+    """One pass through a loader: when it began, how long its windows were waited for, how many there were.
+
+    `cores` is how many of them this process has had: less than 1 where others wanted them, too.
+    """
 
     began: float
     waited_s: float = 0.0
     steps: int = 0
+    cores: float = 0.0
 
 
 def watched_loader(passes: list[Pass], *, ahead: bool) -> type[StreamLoader]:
@@ -191,10 +195,13 @@ def watched_loader(passes: list[Pass], *, ahead: bool) -> type[StreamLoader]:
             source = super().__iter__() if ahead else (self._read(index) for index in range(len(self)))
             noted = Pass(time.time())
             passes.append(noted)
+            first, worked = time.perf_counter(), time.process_time()
             while True:
                 start = time.perf_counter()
                 windows = next(source, None)
-                noted.waited_s += time.perf_counter() - start
+                now = time.perf_counter()
+                noted.waited_s += now - start
+                noted.cores = (time.process_time() - worked) / (now - first)
                 if windows is None:
                     return
                 noted.steps += 1
@@ -236,8 +243,8 @@ def train(
     -------
     dict
         ``seconds``, ``volumes_per_s`` as the training's own table has them (of all processes), ``waited_s``, ``steps``,
-        ``began`` of the training's one epoch; bytes of model and checkpoint. Of the processes that write nothing, no
-        table.
+        ``began``, ``cores`` of the training's one epoch; bytes of model and checkpoint. Of the processes that write
+        nothing, no table.
     """
     data, study = read_data(folder), SHAPES[shape].study()
     settings = dataclasses.replace(study.training, max_epochs=1, **training)
@@ -266,7 +273,7 @@ def train(
         )
         # Validated, trained, validated.
         _, epoch, _ = passes
-        found = {"waited_s": epoch.waited_s, "steps": epoch.steps, "began": epoch.began}
+        found = dataclasses.asdict(epoch)
         if processes.is_first:
             row = pd.read_csv(target / "model" / "training.csv").set_index("epoch").loc[1]
             found |= {"seconds": float(row["seconds"]), "volumes_per_s": float(row["volumes_per_s"])}

@@ -133,18 +133,19 @@ def test_waiting_is_noted_and_windows_are_the_same(stores, ahead):
 
 
 def test_two_processes_are_told_of_each_other_and_the_first_answers(monkeypatch):
-    def answer(function, folder, **arguments):
-        return {"volumes_per_s": 5.0} if folder == "one" else {}
+    asked = []
 
-    asked = pretend(monkeypatch, answer)
-    assert training.train_together(2, folder="one") == {"volumes_per_s": 5.0}
-    told = sorted((call["environment"] for call in asked), key=lambda variables: variables["RANK"])
+    def here(function, *, environment=None, **arguments):
+        asked.append(environment)
+        return {"rank": None if environment is None else environment["RANK"]}
+
+    monkeypatch.setattr(training, "in_fresh_process", here)
+    assert training.train_together(2, folder="one") == {"rank": "0"}
+    told = sorted(asked, key=lambda variables: variables["RANK"])
     assert [variables["RANK"] for variables in told] == ["0", "1"]
     assert {variables["WORLD_SIZE"] for variables in told} == {"2"}
     assert len({variables["MASTER_PORT"] for variables in told}) == 1
-    asked.clear()
-    training.train_together(1, folder="one")
-    assert [call["environment"] for call in asked] == [None]
+    assert training.train_together(1, folder="one") == {"rank": None}
 
 
 def test_without_a_gpu_nothing_is_said_of_one(tmp_path, monkeypatch):
