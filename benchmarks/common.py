@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePath
 from typing import Any
@@ -313,6 +313,33 @@ def peak_growth_bytes(call: Callable[[], object]) -> int:
 def resident_bytes_at_peak() -> int:
     """Greatest resident memory of this process so far, or since `peak_growth_bytes` was called."""
     return _status_bytes("VmHWM")
+
+
+def forget_files(paths: Iterable[Path]) -> None:
+    """Take files out of the system's cache, so that the next read comes from the disk."""
+    for path in paths:
+        file = os.open(path, os.O_RDONLY)
+        try:
+            # Pages that are not on the disk yet stay.
+            os.fsync(file)
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(file)
+
+
+def disk_bytes() -> int:
+    """Bytes that this process has had fetched from the disk so far.
+
+    Raises
+    ------
+    BenchmarkError
+        Not on Linux.
+    """
+    try:
+        lines = Path("/proc/self/io").read_text().splitlines()
+    except OSError as error:
+        raise BenchmarkError(f"what is read from the disk can't be counted: {error}.", "It takes Linux.") from error
+    return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes:"))
 
 
 def _status_bytes(field: str) -> int:

@@ -28,6 +28,7 @@ from titan_neuro.config.study import cpu_small, debug, gpu_base
 from titan_neuro.layers.decoder import LowRankConfig, LowRankDecoder
 from titan_neuro.layers.tokenizer import SwinTokenizer
 from titan_neuro.models.forecaster import Forecaster, ForecasterConfig
+from titan_neuro.models.recall import Recall
 from titan_neuro.ops.autoregression import ORDERS, autoregress
 
 PEER_LAYERS, PEER_HEADS = 3, 4
@@ -66,7 +67,8 @@ def ours(size: str) -> Forecaster:
     mask = brain(size)
     model = config_of(size).build(n_features=int(mask.sum()), mask=mask)
     _fill(model)
-    _remember_film(model)
+    if model.recall is not None:
+        fill_recall(model.recall, FILM_MOMENTS)
     return model
 
 
@@ -225,12 +227,9 @@ def _fill(model: Forecaster | WindowForecaster) -> None:
     nn.init.normal_(model.head.patterns, std=0.1)
 
 
-def _remember_film(model: Forecaster) -> None:
-    """A recall that is not empty, as that of a fitted model: `FILM_MOMENTS` moments of noise."""
-    recall = model.recall
-    if recall is None:
-        return
-    film = recall.film = recall.make_film(FILM_MOMENTS)
+def fill_recall(recall: Recall, n_moments: int) -> None:
+    """Make a recall like that of a fitted model, with so many moments of noise for a film."""
+    film = recall.film = recall.make_film(n_moments)
     film.whitening.copy_(torch.eye(recall.width))
     film.follows[1:] = 1
     film.decay.fill_(0.98)

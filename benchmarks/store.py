@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import os
 import statistics
 import sys
 import tempfile
@@ -27,6 +26,8 @@ from common import (
     BenchmarkError,
     Result,
     cpu_seconds,
+    disk_bytes,
+    forget_files,
     provenance,
     summary,
     table,
@@ -101,14 +102,7 @@ def gate(sides: Mapping[str, Side], frames: np.ndarray) -> dict[str, float]:
 def drop(side: Side) -> None:
     """Take a side's files out of the system's cache, so that the next read comes from the disk."""
     side.forget()
-    for path in side.paths:
-        file = os.open(path, os.O_RDONLY)
-        try:
-            # Pages that are not on the disk yet stay.
-            os.fsync(file)
-            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(file)
+    forget_files(side.paths)
 
 
 def wall_seconds(call: Callable[[], object]) -> float:
@@ -116,15 +110,6 @@ def wall_seconds(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
-
-
-def disk_bytes() -> int:
-    """Bytes that this process has had fetched from the disk so far."""
-    try:
-        lines = Path("/proc/self/io").read_text().splitlines()
-    except OSError as error:
-        raise BenchmarkError(f"what is read from the disk can't be counted: {error}.", "It takes Linux.") from error
-    return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes:"))
 
 
 @dataclasses.dataclass

@@ -81,9 +81,9 @@ def make_folds(runs: Sequence[RunStore], config: SplitConfig) -> tuple[Protocol,
         n_folds += 1
     folds = []
     for index in range(n_folds):
-        held_units = units[index::n_folds]
-        validation_units = _validation_units(units, index, n_folds, config.validation_share)
-        held_runs = run_labels[index::n_folds] if protocol == "strict" else []
+        held_units = set(units[index::n_folds])
+        validation_units = set(_validation_units(units, index, n_folds, config.validation_share))
+        held_runs = set(run_labels[index::n_folds] if protocol == "strict" else ())
         parts: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
         for run in runs:
             unit = run.stimulus if protocol == "run" else run.subject

@@ -1,0 +1,477 @@
+"""What training takes: memory over the length of the runs, waiting for data, volumes a second by one and two processes.
+
+    python benchmarks/training.py              # in about twenty minutes
+    python benchmarks/training.py --full       # longer runs, the presets' own streams
+    python benchmarks/training.py --quick      # tiny, in a minute: does it run?
+
+README.md beside this file says what each row is, training_runs.py what is trained. `scale.py` computes from the results
+what a study costs (`docs/scale.md`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import (
+    UNPOOLED_HEAP,
+    BenchmarkError,
+    Result,
+    cpu_seconds,
+    in_fresh_process,
+    peak_growth_bytes,
+    provenance,
+    table,
+    use_one_thread,
+    write_results,
+)
+from training_runs import (
+    SHAPES,
+    open_again,
+    read_data,
+    torchrun_variables,
+    train,
+    watch_training,
+    write_index,
+    write_stores,
+)
+
+from titan_neuro.data.bids import find_recordings
+from titan_neuro.errors import TitanNeuroError
+from titan_neuro.training.closed_form import recall_of
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How much is measured. Shapes are those of `training_runs.SHAPES`.
+
+    Attributes
+    ----------
+    memory : tuple of str
+        Shapes whose peak memory is measured.
+    lengths : tuple of int
+        Frames of a run, ascending.
+    n_streams : int or None
+        Of the memory row; None for the preset's.
+    worn_steps : int
+        Steps that short runs are trained for, over and over: after so many a heap's gaps grow no more.
+    closed_form : tuple of (str, tuple of int)
+        Shapes, and frames of each of four runs, that closed forms are fitted to.
+    loading, speed : mapping of str to int
+        Shapes, and windows of each stream.
+    short_windows : mapping of str to int
+        Frames of a window, where one of the preset's would take minutes.
+    scaling : mapping of str to int
+        Shapes, and windows of each stream.
+    gpu : mapping of str to int
+        Shapes that are trained on a GPU, and windows of each stream.
+    opened : str
+        Shape whose run is opened over and over.
+    n_opened : int
+        How often.
+    indexed : (int, int)
+        Subjects of two datasets whose names are read.
+    prepared : (float, float) or None
+        Lengths of two simulated runs that are prepared, as shares of ds003017's first; None prepares none.
+    """
+
+    memory: tuple[str, ...] = ("small", "parcels")
+    lengths: tuple[int, ...] = (100, 1_000, 10_000)
+    n_streams: int | None = 1
+    worn_steps: int = 40
+    closed_form: tuple[tuple[str, tuple[int, ...]], ...] = (
+        ("small", (300, 1_000, 3_000)),
+        ("parcels", (300, 1_000, 3_000)),
+    )
+    loading: Mapping[str, int] = dataclasses.field(default_factory=lambda: {"small": 16, "parcels": 80})
+    speed: Mapping[str, int] = dataclasses.field(default_factory=lambda: {"large": 2, "budapest": 2})
+    short_windows: Mapping[str, int] = dataclasses.field(default_factory=lambda: {"budapest": 16})
+    scaling: Mapping[str, int] = dataclasses.field(default_factory=lambda: {"small": 10, "parcels": 40})
+    gpu: Mapping[str, int] = dataclasses.field(default_factory=lambda: {"budapest": 20, "small": 60, "parcels": 200})
+    opened: str = "budapest"
+    n_opened: int = 40
+    indexed: tuple[int, int] = (400, 1_600)
+    prepared: tuple[float, float] | None = (0.05, 0.15)
+
+
+DEFAULT = Sizes()
+FULL = Sizes(
+    n_streams=None,
+    worn_steps=80,
+    closed_form=(("small", (300, 1_000, 3_000, 10_000)), ("parcels", (300, 1_000, 3_000, 10_000))),
+    loading={"small": 100, "parcels": 600},
+    speed={"large": 6, "budapest": 10},
+    scaling={"small": 60, "parcels": 300},
+    indexed=(1_000, 4_000),
+    prepared=(0.1, 0.5),
+)
+QUICK = Sizes(
+    memory=("tiny",),
+    lengths=(100, 400),
+    worn_steps=2,
+    closed_form=(("tiny", (150, 300)),),
+    loading={"tiny": 4},
+    speed={},
+    scaling={"tiny": 4},
+    gpu={"tiny": 4},
+    opened="tiny",
+    n_opened=3,
+    indexed=(3, 6),
+    prepared=None,
+)
+
+
+def peak_of_training(folder: str, warm: str, shape: str, training: Mapping[str, Any]) -> dict[str, float]:
+    """Peak memory of training on the stores of `folder`, after a training on those of `warm`; for a process of its own.
+
+    Returns
+    -------
+    dict
+        ``bytes`` beyond what is resident before, ``steps``.
+    """
+    use_one_thread()
+    train(Path(warm), shape, "warm", {**training, "steps_per_epoch": 1})
+    found: dict[str, float] = {}
+    grown = peak_growth_bytes(lambda: found.update(train(Path(folder), shape, "measured", training)))
+    return {"bytes": grown, "steps": found["steps"]}
+
+
+def memory(sizes: Sizes, folder: Path) -> Iterator[Result]:
+    """Row `memory`: peak memory of training on runs of T frames, over that of the shortest."""
+    for shape in sizes.memory:
+        config = SHAPES[shape].study().training
+        window, n_streams = config.window_frames, sizes.n_streams or config.n_streams
+        write_stores(folder / shape / "warm", shape, n_streams, 2 * window)
+        fewest, told = None, f"{n_streams} stream{'s' if n_streams > 1 else ''}"
+        for n_frames in sizes.lengths:
+            place = folder / shape / str(n_frames)
+            write_stores(place, shape, n_streams, n_frames)
+            # Asked for more than one pass gives, a training makes two at least.
+            steps = 1 if n_frames > sizes.worn_steps * window else sizes.worn_steps
+            # As often as it takes, so that short trainings save in the middle of a stream, too.
+            training = {"n_streams": n_streams, "steps_per_epoch": steps, "checkpoint_every_s": 2.0}
+            where = {"folder": str(place), "warm": str(folder / shape / "warm")}
+            found = in_fresh_process(
+                peak_of_training, environment=UNPOOLED_HEAP, **where, shape=shape, training=training
+            )
+            fewest = fewest or found["bytes"]
+            yield Result(
+                row="memory",
+                case=f"{SHAPES[shape].told}, {told}, T {n_frames:,} over T {sizes.lengths[0]:,}",
+                found=found["bytes"] / fewest,
+                reach=1.05 if n_frames > sizes.lengths[0] else None,
+                is_lower_better=True,
+                note=f"{found['bytes'] / 1e6:,.0f} MB, {found['steps']:,.0f} steps",
+                details=found,
+            )
+
+
+def peak_of_closed_form(folder: str, shape: str) -> dict[str, float]:
+    """Peak memory and processor time of what is fitted in closed form; for a process of its own."""
+    use_one_thread()
+    data, study = read_data(Path(folder)), SHAPES[shape].study()
+    found: dict[str, float] = {}
+
+    def fit() -> None:
+        work = Path(folder) / "work"
+        found["seconds"] = cpu_seconds(lambda: recall_of(data, study.model, work_dir=work))
+
+    return {"bytes": peak_growth_bytes(fit), **found}
+
+
+def closed_form(sizes: Sizes, folder: Path) -> Iterator[Result]:
+    """Row `closed form`: peak memory of the fit, which reads whole runs, over that of the shortest runs."""
+    n_runs = 4
+    for shape, lengths in sizes.closed_form:
+        fewest = None
+        for n_frames in lengths:
+            place = folder / shape / str(n_frames)
+            write_stores(place, shape, n_runs, n_frames)
+            found = in_fresh_process(peak_of_closed_form, environment=UNPOOLED_HEAP, folder=str(place), shape=shape)
+            fewest = fewest or found["bytes"]
+            yield Result(
+                row="closed form",
+                case=f"{SHAPES[shape].told}, {n_runs} runs of one film, T {n_frames:,} over T {lengths[0]:,}",
+                found=found["bytes"] / fewest,
+                is_lower_better=True,
+                note=f"{found['bytes'] / 1e6:,.0f} MB, {found['seconds']:,.0f} s",
+                details={**found, "shape": shape, "n_runs": n_runs, "n_frames": n_frames},
+            )
+
+
+def _write_windows(place: Path, shape: str, n_windows: int, sizes: Sizes) -> dict[str, Any]:
+    """Write as many runs as the preset has streams, of so many windows; return what one pass over them takes."""
+    config = SHAPES[shape].study().training
+    window = sizes.short_windows.get(shape, config.window_frames)
+    write_stores(place, shape, config.n_streams, n_windows * window)
+    return {"n_streams": config.n_streams, "window_frames": window, "steps_per_epoch": 1}
+
+
+def loading(sizes: Sizes, folder: Path) -> Iterator[Result]:
+    """Rows `loading` and `speed`: share of the time in which the thread that learns waits for windows."""
+    for shape, n_windows in sizes.loading.items():
+        training = _write_windows(folder / shape, shape, n_windows, sizes)
+        for ahead in (True, False):
+            where = {"folder": str(folder / shape), "name": "read-ahead" if ahead else "read-in-turn"}
+            found = in_fresh_process(watch_training, **where, shape=shape, training=training, ahead=ahead)
+            a_step = 1e3 / found["steps"]
+            yield Result(
+                row="loading",
+                case=f"{SHAPES[shape].told}, read {'while the model learns' if ahead else 'by the thread that learns'}",
+                found=found["waited_s"] / found["seconds"],
+                reach=0.05 if ahead else None,
+                is_lower_better=True,
+                note=f"{a_step * found['waited_s']:,.1f} of {a_step * found['seconds']:,.0f} "
+                f"ms a step; {found['disk_bytes'] / 1e6:,.0f} MB from the disk",
+                details={**found, "shape": shape},
+            )
+            if ahead:
+                yield _speed(shape, training, found)
+
+
+def speed(sizes: Sizes, folder: Path) -> Iterator[Result]:
+    """Row `speed`: volumes/s of shapes that are too slow for the other rows."""
+    for shape, n_windows in sizes.speed.items():
+        training = _write_windows(folder / shape, shape, n_windows, sizes)
+        found = in_fresh_process(
+            watch_training, folder=str(folder / shape), shape=shape, name="speed", training=training
+        )
+        yield _speed(shape, training, found)
+
+
+def _speed(shape: str, training: Mapping[str, Any], found: Mapping[str, float], where: str = "one process") -> Result:
+    return Result(
+        row="speed",
+        case=f"{SHAPES[shape].told}, {training['n_streams']} streams, windows of {training['window_frames']} frames: "
+        f"volumes/s of {where}",
+        found=found["volumes_per_s"],
+        note=f"{found['steps']:,.0f} steps in {found['seconds']:,.0f} s, {found['cores']:.2f} cores; "
+        f"model {found['model_bytes'] / 1e6:,.0f} MB, checkpoint {found['checkpoint_bytes'] / 1e6:,.0f} MB",
+        details={**found, "shape": shape},
+    )
+
+
+def train_together(n: int, **arguments: Any) -> dict[str, float]:
+    """Have `n` processes of one thread each train one model, as torchrun starts them."""
+    if n == 1:
+        return dict(in_fresh_process(watch_training, **arguments))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with ThreadPoolExecutor(n) as pool:
+        jobs = [
+            pool.submit(in_fresh_process, watch_training, environment=variables, **arguments)
+            for variables in torchrun_variables(n, port)
+        ]
+    first, *_ = [job.result() for job in jobs]
+    return dict(first)
+
+
+def scaling(sizes: Sizes, folder: Path) -> Iterator[Result]:
+    """Row `scaling`: volumes/s of one and of two processes, which share out the same streams."""
+    for shape, n_windows in sizes.scaling.items():
+        training = _write_windows(folder / shape, shape, n_windows, sizes)
+        alone = None
+        for n in (1, 2):
+            where = {"folder": str(folder / shape), "name": f"by-{n}"}
+            found = train_together(n, **where, shape=shape, training=training)
+            rate = found["volumes_per_s"]
+            alone = alone or rate
+            yield Result(
+                row="scaling",
+                case=f"{SHAPES[shape].told}, {training['n_streams']} streams, {n} process{'es' if n > 1 else ''}: "
+                "volumes/s over those of one",
+                found=rate / alone,
+                note=f"{rate:,.1f} volumes/s; {'each had' if n > 1 else 'it had'} {found['cores']:.2f} cores",
+                details={**found, "shape": shape, "processes": n},
+            )
+
+
+def gpu(sizes: Sizes, folder: Path) -> Iterator[Result]:
+    """Rows `gpu` and `speed` on a GPU: share of the time in which it has work."""
+    if not torch.cuda.is_available():
+        yield Result(row="gpu", case="share of the time in which the GPU has work", found=None, note="no GPU here")
+        return
+    for shape, n_windows in sizes.gpu.items():
+        training = _write_windows(folder / shape, shape, n_windows, dataclasses.replace(sizes, short_windows={}))
+        where = {"folder": str(folder / shape), "name": "gpu"}
+        found = in_fresh_process(watch_training, **where, shape=shape, training=training, device="cuda")
+        yield Result(
+            row="gpu",
+            case=f"{SHAPES[shape].told}, share of the time in which the GPU has work",
+            found=found["busy"],
+            note=f"waits for windows {found['waited_s'] / found['seconds']:.2f} of the time",
+            details={**found, "shape": shape},
+        )
+        yield _speed(shape, training, {**found, "on_gpu": True}, where=f"one {torch.cuda.get_device_name()}")
+
+
+def opening_of(folder: str, n_times: int) -> dict[str, float]:
+    """Memory and processor time that each run of a study takes before anything is read; for a process of its own."""
+    use_one_thread()
+    place, kept = Path(folder), []
+    kept += open_again(place, 1)
+    seconds = 0.0
+
+    def open_all() -> None:
+        nonlocal seconds
+        seconds = cpu_seconds(lambda: kept.extend(open_again(place, n_times)))
+
+    return {"bytes": peak_growth_bytes(open_all) / n_times, "seconds": seconds / n_times}
+
+
+def indexing_of(folder: str, warm: str) -> float:
+    """Processor time in which the names of a dataset are read, after those of another; for a process of its own."""
+    find_recordings(Path(warm))
+    return cpu_seconds(lambda: find_recordings(Path(folder)))
+
+
+def opening(sizes: Sizes, folder: Path) -> Iterator[Result]:
+    """Rows `open` and `index`: what each further run costs a verb before it begins."""
+    write_stores(folder / "opened", sizes.opened, 0, 4)
+    found = in_fresh_process(
+        opening_of, environment=UNPOOLED_HEAP, folder=str(folder / "opened"), n_times=sizes.n_opened
+    )
+    yield Result(
+        row="open",
+        case=f"{SHAPES[sizes.opened].told}: MB that a run takes while it is open",
+        found=found["bytes"] / 1e6,
+        note=f"{found['seconds'] * 1e3:,.0f} ms to open",
+        details=found,
+    )
+    write_index(folder / "index", 1)
+    times = {}
+    for n_subjects in sizes.indexed:
+        place = folder / f"index-{n_subjects}"
+        write_index(place, n_subjects)
+        times[n_subjects] = in_fresh_process(indexing_of, folder=str(place), warm=str(folder / "index"))
+    (few, short), (many, long) = times.items()
+    # a n + b n^2 through both: each run is also compared with the events of all.
+    square = (long / many - short / few) / (many - few)
+    yield Result(
+        row="index",
+        case=f"names of {many:,} subjects with events: seconds",
+        found=long,
+        note=f"{few:,} subjects {short:.1f} s",
+        details={"linear_s": short / few - square * few, "square_s": square, "seconds": times},
+    )
+
+
+def preparing_of(folder: str, share: float) -> dict[str, float]:
+    """Processor time of preparing a simulated run from its raw images and transforms; for a process of its own."""
+    from titan_neuro import cli
+    from titan_neuro.data.store import open_runs
+
+    use_one_thread()
+    twin, output = Path(folder) / "twin", Path(folder) / "output"
+    simulated = (
+        "--subjects",
+        "1",
+        "--runs",
+        "1",
+        "--volume-scale",
+        str(share),
+        "--voxel-size-mm",
+        "2.5",
+        "--transforms",
+    )
+    _verb("simulate", twin, *simulated, main=cli.main)
+    settings = ("--resolution", "2", "--confounds", "motion24", "--set", "prepare.high_pass_hz=0.008")
+    seconds = cpu_seconds(lambda: _verb("prepare", twin, output, *settings, main=cli.main))
+    [store] = open_runs(output)
+    return {"seconds": seconds, "n_frames": store.n_frames, "n_voxels": store.space.n_features}
+
+
+def _verb(name: str, *arguments: object, main: Callable[[list[str]], int]) -> None:
+    if code := main([name, *map(str, arguments)]):
+        raise BenchmarkError(f"titan-neuro {name}: ended with code {code}.")
+
+
+def preparing(sizes: Sizes, folder: Path) -> Iterator[Result]:
+    """Row `prepare`: volumes/s of one core, and seconds for each run beside."""
+    if sizes.prepared is None:
+        return
+    short, long = (
+        in_fresh_process(preparing_of, folder=str(folder / str(share)), share=share) for share in sizes.prepared
+    )
+    a_volume = (long["seconds"] - short["seconds"]) / (long["n_frames"] - short["n_frames"])
+    a_run = short["seconds"] - a_volume * short["n_frames"]
+    yield Result(
+        row="prepare",
+        case=f"raw images and transforms to {long['n_voxels']:,.0f} voxels at 2 mm: volumes/s",
+        found=1 / a_volume,
+        note=f"and {a_run:.0f} s for each run; runs of {short['n_frames']} and {long['n_frames']} volumes",
+        details={"volume_s": a_volume, "run_s": a_run, "n_voxels": long["n_voxels"]},
+    )
+
+
+ROWS: dict[str, Callable[[Sizes, Path], Iterator[Result]]] = {
+    "memory": memory,
+    "closed-form": closed_form,
+    "loading": loading,
+    "speed": speed,
+    "scaling": scaling,
+    "gpu": gpu,
+    "opening": opening,
+    "preparing": preparing,
+}
+
+
+def measure(sizes: Sizes, rows: Sequence[str], folder: Path | None) -> list[Result]:
+    """Measure row by row; each has its stores in a folder of its own, for as long as it takes."""
+    results = []
+    for row in rows:
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            for result in ROWS[row](sizes, Path(place)):
+                print(" | ".join(result.cells()), file=sys.stderr, flush=True)
+                results.append(result)
+    return results
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark and return its exit code."""
+    arguments = _parse(argv)
+    facts = provenance(sys.argv[1:] if argv is None else argv)
+    sizes = QUICK if arguments.quick else FULL if arguments.full else DEFAULT
+    how = {
+        "how": "the package's own training, one thread that learns and one that reads, float32, time on the wall; "
+        "stores are read from the disk; each line is measured in a process of its own; what is fitted in closed form "
+        "is given, and has a row of its own",
+    }
+    try:
+        results = measure(sizes, arguments.rows, arguments.folder)
+        write_results(arguments.output, "Training", results, facts | how)
+    except TitanNeuroError as error:
+        print(f"training: {error}", file=sys.stderr)
+        return error.exit_code
+    print(table(results))
+    return 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Memory, waiting for data, and speed of training.")
+    amount = parser.add_mutually_exclusive_group()
+    amount.add_argument("--full", action="store_true", help="longer, with the presets' own streams")
+    amount.add_argument("--quick", action="store_true", help="tiny volumes and short runs, in a minute")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="what to measure")
+    parser.add_argument("--folder", type=Path, help="where to write the stores, on a disk (default: the system's own)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path(__file__).parent / "results" / "training.json",
+        metavar="FILE.json",
+        help="JSON file to write, with a Markdown page beside it (default: results/training.json)",
+    )
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
