@@ -2,6 +2,8 @@
 
 import dataclasses
 import logging
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from titan_neuro.errors import ConfigError, TrainingError
 from titan_neuro.layers.tokenizer import SwinTokenizer
 from titan_neuro.training import PretrainingConfig, TrainingConfig, load_forecaster, pretrain, train_fold
 from titan_neuro.training.masked_volumes import MaskedVolumes, ScatteredFrames
+from titan_neuro.training.resume import expect_time_limit
 
 QUICK = PretrainingConfig(n_epochs=2, steps_per_epoch=3, batch_frames=8, channels=4)
 
@@ -171,3 +174,23 @@ def test_a_frozen_swin_without_pretraining_and_masked_parcels_are_refused(volume
     model = dataclasses.replace(volume_model, tokenizer=dataclasses.replace(volume_model.tokenizer, frozen=True))
     with pytest.raises(ConfigError, match="nothing pre-trains"):
         train_fold(volume_fold, model, TrainingConfig(), folder=tmp_path / "m", work_dir=tmp_path, seed=0)
+
+
+def test_a_time_limit_is_answered_while_it_trains(volume_fold, volume_model, tmp_path, monkeypatch):
+    """The job asks to be queued again, and the next one goes on at the last epoch."""
+    asked = tmp_path / "asked"
+    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    before = signal.getsignal(signal.SIGUSR1)
+    expect_time_limit()
+    try:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain.pretrain_swin(volume_fold, volume_model.tokenizer, QUICK, work_dir=tmp_path / "work", seed=0)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert asked.read_text() == "requeue 17\n"
+    monkeypatch.delenv("SLURM_JOB_ID")
+    pretrain.pretrain_swin(volume_fold, volume_model.tokenizer, QUICK, work_dir=tmp_path / "work", seed=0)

@@ -25,7 +25,7 @@ from titan_neuro.layers.tokenizer import SwinTokenizer, SwinTokenizerConfig
 from titan_neuro.models.forecaster import ForecasterConfig
 from titan_neuro.provenance import digest, versions
 from titan_neuro.training.masked_volumes import MaskedVolumes, PretrainingConfig, ScatteredFrames
-from titan_neuro.training.resume import is_whole
+from titan_neuro.training.resume import StopWhenAsked, is_whole
 from titan_neuro.training.trainer import Processes, fit, make_trainer, quiet_lightning
 from titan_neuro.typing import FrameRun
 
@@ -144,7 +144,7 @@ def _pretrain(
             config.n_epochs,
             logger=False,
             gradient_clip_val=config.gradient_clip,
-            callbacks=[ModelCheckpoint(dirpath=folder, save_last=True), TQDMProgressBar()],
+            callbacks=[ModelCheckpoint(dirpath=folder, save_last=True), TQDMProgressBar(), StopWhenAsked()],
         )
         batches = _Batches(data.part(data.fold.train), config, drawn)
         last = folder / "last.ckpt"

@@ -22,7 +22,7 @@ import torch
 import torch.distributed
 from filelock import FileLock, Timeout
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint
 
 from titan_neuro.errors import MismatchError, OutputError, TrainingError
 from titan_neuro.files import write_bytes, write_text, writing_to
@@ -86,6 +86,14 @@ def answer_between_stages(*, is_first: bool) -> None:
             _requeue()
         _noted.clear()
         raise KeyboardInterrupt
+
+
+class StopWhenAsked(Callback):
+    """Answer a signal in a training that saves at the ends of its epochs alone."""
+
+    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
+        """Queue again, and stop."""
+        answer_between_stages(is_first=True)
 
 
 class Checkpoints(Checkpoint):
