@@ -38,7 +38,7 @@ PAGE = ROOT / "docs" / "scale.md"
 # A process that has had less of a core shared it.
 _A_CORE = 0.9
 _NEEDED = ("training", "autoregression")
-# Rows that were measured by themselves, and stand before those of the whole run: two processes on a quiet machine, a GPU.
+# Rows measured by themselves, which stand before those of the whole run: two processes on a quiet machine, and a GPU.
 _APART = ("training_scaling.json", "training_gpu.json")
 
 # ds003017 as published (README.md; its sidecars): volumes of the five runs, subjects, a recording's grid, bytes of its
