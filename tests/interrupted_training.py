@@ -2,6 +2,7 @@
 
 import os
 import resource
+import time
 from collections.abc import Mapping
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -17,6 +18,7 @@ from titan_neuro.layers.decoder import LowRankConfig
 from titan_neuro.layers.tokenizer import ParcelTokenizerConfig
 from titan_neuro.models import ForecasterConfig, MACConfig, RecallConfig
 from titan_neuro.training import FoldData, TrainingConfig, find_processes, train_fold
+from titan_neuro.training.module import ForecastModule
 
 N_FEATURES, N_FRAMES, WINDOW = 8, 150, 16
 SPACE = Space(kind="parcels", name="Toy", parcels=tuple(f"p{i}" for i in range(N_FEATURES)))
@@ -82,9 +84,12 @@ def train_alone(
     *,
     largest_file_bytes: int | None = None,
     variables: Mapping[str, str] | None = None,
+    pause_s: float = 0.0,
 ) -> None:
     """Train in a process of its own, whose bars nobody reads; what it ends with goes into a file."""
     os.environ.update(variables or {})
+    step = ForecastModule.training_step
+    ForecastModule.training_step = lambda *given: (time.sleep(pause_s), step(*given))[1]
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     if largest_file_bytes is not None:

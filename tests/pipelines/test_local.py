@@ -32,6 +32,8 @@ def config(study, tmp_path):
 
 def contents(output: Path) -> dict[str, tuple[str, int]]:
     files = {path for pattern in RESULTS for path in output.glob(pattern) if path.is_file()}
+    # Logs tell of times.
+    files = {path for path in files if "logs" not in path.parts}
     return {
         str(path.relative_to(output)): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
         for path in files

@@ -128,10 +128,9 @@ def _seconds_of(root):
 
 def test_a_signal_to_end_saves_first(root, undisturbed):
     seldom = dataclasses.replace(TRAINING, checkpoint_every_s=1e6)
-    process = start_training(root, seldom)
-    logs = "models/fold-1/titan-mac/logs/steps/version_0"
-    wait_for(lambda: (root / logs).exists(), process)
-    time.sleep(0.2)
+    process = start_training(root, seldom, pause_s=0.1)
+    steps = root / "models/fold-1/titan-mac/logs/steps/version_0/metrics.csv"
+    wait_for(lambda: steps.exists() and "gradient_norm" in steps.read_text(), process)
     os.kill(process.pid, signal.SIGTERM)
     process.join(timeout=60)
     assert (root / "ended-with-0.txt").read_text().startswith("KeyboardInterrupt")
