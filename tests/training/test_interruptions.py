@@ -252,6 +252,21 @@ def test_damaged_weights_of_the_best_epoch_are_learned_again(root, undisturbed, 
     assert "whose best weights, of epoch 1, are damaged" in caplog.text
 
 
+def test_one_that_begins_anew_keeps_its_own_best_weights(root, undisturbed, monkeypatch, caplog):
+    """Beside those of the training that was lost, whose epochs were later."""
+    stop(monkeypatch, root, 39)
+    [folder] = root.glob(".work/fold-1-*")
+    for epoch in (8, 9):
+        shutil.copy(folder / "best-0002.ckpt", folder / f"best-{epoch:04d}.ckpt")
+    for path in checkpoints(root):
+        path.write_bytes(b"")
+    stop(monkeypatch, root, 20)
+    assert (folder / "best-0001.ckpt").exists()
+    caplog.clear()
+    assert outcome(train(root)) == undisturbed
+    assert "damaged" not in caplog.text
+
+
 def test_one_that_had_decided_to_stop_learns_no_further(base, root, monkeypatch):
     """Killed between the decision and the model."""
     worse = dataclasses.replace(TRAINING, learning_rate=0.5, patience=1, max_epochs=4)

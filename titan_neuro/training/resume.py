@@ -30,6 +30,8 @@ from titan_neuro.files import write_bytes, write_text, writing_to
 logger = logging.getLogger(__name__)
 
 _BEST = "best-"
+# What a training goes on from: its own, and what Lightning's requeue would have left.
+_RESUMABLE = "[!b]*[0-9].ckpt"
 _IDENTITY = "identity"
 # What to do when a step is over; the highest of all processes holds.
 _GO_ON, _SAVE, _REQUEUE, _STOP = range(4)
@@ -186,9 +188,9 @@ class Checkpoints(Checkpoint):
         trainer.save_checkpoint(self._folder / f"step-{trainer.global_step:07d}.ckpt", weights_only=False)
         self._saved_at = time.monotonic()
         if trainer.is_global_zero:
-            bests = sorted(self._folder.glob(f"{_BEST}*.ckpt"), reverse=True)
-            for path in (*_newest_first(self._folder)[_N_KEPT:], *bests[_N_KEPT:]):
-                path.unlink()
+            for kind in (_RESUMABLE, f"{_BEST}*.ckpt"):
+                for path in _newest_first(self._folder, kind)[_N_KEPT:]:
+                    path.unlink()
 
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
@@ -235,14 +237,13 @@ def _requeue() -> None:
         logger.info("The time limit is near; what can be saved is saved, and job %s is queued again.", job)
 
 
-def _newest_first(folder: Path) -> list[Path]:
-    """Checkpoints to go on from."""
+def _newest_first(folder: Path, kind: str) -> list[Path]:
+    """Checkpoints of a kind, by when they were written: what a lost training has left is older than what is new."""
     found = {}
-    for path in folder.glob("*.ckpt"):
+    for path in folder.glob(kind):
         with contextlib.suppress(FileNotFoundError):  # Another process of this training has just put it aside.
             found[path] = (path.stat().st_mtime_ns, path.name)
-    own = (path for path in found if not path.name.startswith(_BEST))
-    return sorted(own, key=lambda path: found[path], reverse=True)
+    return sorted(found, key=lambda path: found[path], reverse=True)
 
 
 def find_checkpoint(folder: Path, identity: Mapping[str, Any], *, may_tidy: bool = True) -> Path | None:
@@ -266,7 +267,7 @@ def find_checkpoint(folder: Path, identity: Mapping[str, Any], *, may_tidy: bool
     if may_tidy:
         for path in folder.glob(".*.ckpt.*.tmp"):
             path.unlink()
-    for path in _newest_first(folder):
+    for path in _newest_first(folder, _RESUMABLE):
         found, why = _read_identity(path, folder)
         if found.get("settings") != identity["settings"]:
             logger.warning("%s is %s; it is not gone on from.", path, why)
