@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,30 +50,33 @@ def state_of(job: str) -> dict[str, str]:
     return dict(re.findall(r"(\w+)=(\S+)", shown))
 
 
-def wait(job: str, log: Path, is_over) -> dict[str, str]:
+def wait(job: str, log: Path, is_over: Callable[[dict[str, str]], object]) -> None:
+    """Wait while the job is queued or runs; where it ends without what is waited for, what it said is shown."""
     deadline = time.monotonic() + 300
     while not is_over(state := state_of(job)):
-        assert time.monotonic() < deadline, (state, log.read_text() if log.exists() else "")
+        has_ended = state["JobState"] in {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"}
+        if has_ended or time.monotonic() > deadline:
+            raise AssertionError(f"{state}\n{log.read_text() if log.exists() else 'it has said nothing'}")
         time.sleep(0.2)
-    return state
 
 
-def completed(state: dict[str, str]) -> bool:
-    assert state["JobState"] not in {"FAILED", "CANCELLED", "TIMEOUT"}, state
-    return state["JobState"] == "COMPLETED"
+def wait_until_completed(job: str, log: Path) -> None:
+    wait(job, log, lambda state: state["JobState"] == "COMPLETED")
 
 
-def hurried(state: dict[str, str]) -> bool:
-    """A job that was queued again would wait for two minutes."""
-    if state["JobState"] == "PENDING":
-        subprocess.run(["scontrol", "update", f"JobId={state['JobId']}", "StartTime=now"], check=False)
-    return completed(state)
+def hurry(job: str, log: Path) -> None:
+    """Start a job soon that was queued again, which would wait for two minutes.
+
+    Not at once: Slurm revokes what the job was allowed before by the second, and in that second it would not start.
+    """
+    wait(job, log, lambda state: state["JobState"] == "PENDING")
+    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now+2"], check=True)
 
 
 def test_two_tasks_train_one_model(cluster, study, undisturbed, tmp_path):
     output = prepared(study, tmp_path)
     job = submit(tmp_path, output, *FLAGS, options=("--ntasks-per-node=2",))
-    wait(job, tmp_path / "job.log", completed)
+    wait_until_completed(job, tmp_path / "job.log")
     log = (tmp_path / "job.log").read_text()
     assert "MEMBER: 2/2" in log
     # The second task trains, and says nothing of its own.
@@ -91,7 +95,8 @@ def test_a_job_whose_time_runs_out_saves_and_queues_again(cluster, study, undist
     subprocess.run(["scancel", "--signal=USR1", job], check=True)
     wait(job, log, lambda state: state["Restarts"] == "1")
     [kept] = output.glob(".work/fold-1-*/step-*.ckpt")
-    wait(job, log, hurried)
+    hurry(job, log)
+    wait_until_completed(job, log)
     said = log.read_text()
     assert f"job {job} is queued again" in said
     assert f"Training goes on from {kept}" in said
