@@ -27,7 +27,7 @@ from titan_neuro.metrics import bootstrap_interval
 RECORDINGS = ROOT.parent / "shared/data"
 PIPELINES = ROOT / "pipelines"
 # Contexts of the twin's curve, in frames, beside the probe's own: those of the analog rows, and twice 20.
-_CONTEXTS = "probe.contexts_frames=[20, 40, 80, 160]"
+_CONTEXTS = "probe.context_length.contexts_frames=[20, 40, 80, 160]"
 _QUICK = ("seeds=[0]", "training.max_epochs=2", "training.steps_per_epoch=4", "evaluation.rollout_every_frames=128")
 
 

@@ -6,7 +6,14 @@ import pandas as pd
 import pytest
 
 # Small models and few rounds: what is tested is that real data go the whole way, not how good the forecast is.
-QUICK = ("--set", "training.max_epochs=1", "--set", "training.steps_per_epoch=2", "--set", "probe.targets_per_run=4")
+QUICK = (
+    "--set",
+    "training.max_epochs=1",
+    "--set",
+    "training.steps_per_epoch=2",
+    "--set",
+    "probe.context_length.targets_per_run=4",
+)
 
 
 def go(titan_neuro, source, output, *settings):

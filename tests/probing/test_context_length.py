@@ -10,7 +10,7 @@ from titan_neuro.errors import NoMatchError
 from titan_neuro.layers.decoder import LowRankConfig
 from titan_neuro.layers.tokenizer import ParcelTokenizerConfig
 from titan_neuro.models import BackboneState, ForecasterConfig, MACConfig
-from titan_neuro.probing import ContextLengthConfig, ContextLengthProbe
+from titan_neuro.probing import ContextLengthConfig, ContextLengthProbe, ProbedFold, ProbeFacts
 
 REACH, N_FEATURES = 12, 6
 
@@ -78,20 +78,25 @@ def delay_model():
 
 
 def probe(config=None):
-    return ContextLengthProbe(
-        config or ContextLengthConfig(longest_s=64, targets_per_run=60),
-        repetition_time=1.0,
-        horizons=(1, 2),
-        n_features=N_FEATURES,
-    )
+    return ContextLengthProbe(config or ContextLengthConfig(longest_s=64, targets_per_run=60), facts())
+
+
+def facts(**other):
+    given = {"repetition_time": 1.0, "horizons": (1, 2), "n_features": N_FEATURES, **other}
+    return ProbeFacts(**given, n_permutations=100, n_resamples=1000, seed=0)
+
+
+def alone(model):
+    """A fold of this model, for a probe that asks about nothing else."""
+    return ProbedFold(model=model, untrained=model, tests=[], others=[])
 
 
 def test_a_memory_of_known_reach_is_found():
     found = probe()
     for subject in range(4):
-        found.add(delay_model(), Run(str(subject), subject))
+        found.add(alone(delay_model()), Run(str(subject), subject))
     assert found.contexts == (2, 4, 8, 16, 32, 64)
-    curve = found.curve(n_resamples=1000, seed=0)
+    curve = found.curve()
     at_one = curve[curve.horizon_frames == 1].skill_ar.to_numpy()
     # Shorter than the reach: nothing is recalled. Longer: four fifths of the variance.
     np.testing.assert_allclose(at_one[:3], 0, atol=1e-6)
@@ -104,7 +109,7 @@ def test_a_memory_of_known_reach_is_found():
 def test_the_whole_run_is_what_streaming_gives():
     model, run = forecaster(), Run()
     found = probe()
-    found.add(model, run)
+    found.add(alone(model), run)
     forecasts, _ = model.step(run.frames, model.start())
     targets = found._targets(run)
     for index, horizon in enumerate((1, 2)):
@@ -117,7 +122,7 @@ def test_the_whole_run_is_what_streaming_gives():
 def test_a_cut_memory_is_an_empty_one_that_reads_the_last_frames():
     model, run = forecaster(), Run()
     found = probe(ContextLengthConfig(longest_s=4, targets_per_run=5))
-    found.add(model, run)
+    found.add(alone(model), run)
     targets = found._targets(run)
     errors, base = 0, 0
     for target in targets.tolist():
@@ -128,12 +133,12 @@ def test_a_cut_memory_is_an_empty_one_that_reads_the_last_frames():
 
 
 def test_contexts_are_seconds_in_whole_frames():
-    found = ContextLengthProbe(ContextLengthConfig(longest_s=16), repetition_time=2.5, horizons=(1,), n_features=1)
+    found = ContextLengthProbe(ContextLengthConfig(longest_s=16), facts(repetition_time=2.5, horizons=(1,)))
     assert found.contexts == (1, 2, 3, 6)
     curve_seconds = [context * 2.5 for context in found.contexts]
     assert curve_seconds == [2.5, 5, 7.5, 15]
     further = ContextLengthConfig(longest_s=16, contexts_frames=(20, 5, 2))
-    found = ContextLengthProbe(further, repetition_time=2.5, horizons=(1,), n_features=1)
+    found = ContextLengthProbe(further, facts(repetition_time=2.5, horizons=(1,)))
     assert found.contexts == (1, 2, 3, 5, 6, 20)
 
 
@@ -141,4 +146,4 @@ def test_a_run_without_targets_is_refused():
     run = Run()
     run.scored = np.zeros(run.n_frames, dtype=bool)
     with pytest.raises(NoMatchError, match="no frame has scored frames"):
-        probe().add(forecaster(), run)
+        probe().add(alone(forecaster()), run)

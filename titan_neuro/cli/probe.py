@@ -6,9 +6,13 @@ import argparse
 import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from titan_neuro.cli import common
+
+if TYPE_CHECKING:
+    from titan_neuro.probing import Findings
+    from titan_neuro.training import FoldData
 
 logger = logging.getLogger(__name__)
 
@@ -27,72 +31,67 @@ def add_parser(verbs: Any) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> None:
-    """Score the held-out runs with the memory cut to each length, and write the curve and the map of timescales.
+    """Ask the study's model of the first seed about its held-out runs, and write what was found."""
+    ask(arguments.name, arguments)
 
-    It asks the study's model of the first seed.
-    """
+
+def ask(name: str, arguments: argparse.Namespace) -> None:
+    """Ask one probe, unless that was done."""
     from tqdm import tqdm
 
-    from titan_neuro.probing import ContextLengthProbe
+    from titan_neuro.probing import ProbedFold, ProbeFacts, make_probe, untrained_like
     from titan_neuro.provenance import digest
 
     trained = common.open_trained(arguments)
-    study, folds = trained.study, trained.folds
-    curve_path = Path(f"{trained.stem}_desc-contextlength_curve.tsv")
-    # The curve's intervals are made with the evaluation's settings.
-    fingerprint = digest([asdict(study.probe), asdict(study.evaluation), trained.fingerprints])
-    if common.is_done(arguments.output_dir, "probe context-length", fingerprint, [curve_path]):
-        logger.info("The context-length probe was run before.")
+    study, folds, seed = trained.study, trained.folds, trained.study.seeds[0]
+    settings = getattr(study.probe, name.replace("-", "_"))
+    # The intervals are made with the evaluation's settings.
+    follows_from = [asdict(settings), study.probe.n_permutations, asdict(study.evaluation), trained.fingerprints]
+    fingerprint = digest(follows_from)
+    done = Path(f"{trained.stem}_desc-{name.replace('-', '')}_findings.json")
+    if common.is_done(arguments.output_dir, f"probe {name}", fingerprint, [done]):
+        logger.info("The %s probe was run before.", name)
         return
-    probe = ContextLengthProbe(
-        study.probe,
+    facts = ProbeFacts(
         repetition_time=folds[0].runs[folds[0].fold.test[0]].repetition_time,
         horizons=study.model.horizons,
         n_features=folds[0].space.n_features,
+        n_permutations=study.probe.n_permutations,
+        n_resamples=study.evaluation.n_resamples,
+        seed=seed,
     )
-    with common.stage(
-        arguments, "probe context-length", fingerprint=fingerprint, seed=study.seeds[0], device=trained.device
-    ):
-        tests = [
-            (models, view)
-            for models, data in zip(trained.models[study.seeds[0]], folds, strict=True)
-            for view in data.part(data.fold.test)
-        ]
-        for models, view in tqdm(tests, desc="probe", unit="run", disable=None):
-            probe.add(models[0], view)
-        _write(probe, study, trained.stem, curve_path, folds[0])
-    logger.info("%s", curve_path)
+    probe = make_probe(name, study.probe, facts)
+    with common.stage(arguments, f"probe {name}", fingerprint=fingerprint, seed=seed, device=trained.device):
+        with tqdm(total=sum(len(data.fold.test) for data in folds), desc=name, unit="run", disable=None) as bar:
+            for models, data in zip(trained.models[seed], folds, strict=True):
+                model = models[0]
+                fold = ProbedFold(
+                    model=model,
+                    untrained=untrained_like(model, seed=seed),
+                    tests=data.part(data.fold.test),
+                    others=data.fitted_on,
+                )
+                for run in fold.tests:
+                    probe.add(fold, run)
+                    bar.update()
+        found = probe.findings()
+        _write(found, Path(trained.stem), name, folds[0], done)
+    logger.info("%s: %s", name, found.sentence)
 
 
-def _write(probe: Any, study: Any, stem: str, curve_path: Path, data: Any) -> None:
+def _write(found: Findings, stem: Path, name: str, data: FoldData, done: Path) -> None:
+    """Write tables and maps, and last the JSON that says that they are there."""
     from titan_neuro.data.derivative import write_map
     from titan_neuro.files import atomic, write_json
 
-    curve = probe.curve(n_resamples=study.evaluation.n_resamples, seed=study.seeds[0])
-    with atomic(curve_path) as temporary:
-        curve.to_csv(temporary, sep="\t", index=False, na_rep="n/a", float_format="%.6g")
-    subjects, _ = probe.skill()
-    write_json(
-        curve_path.with_suffix(".json"),
-        {
-            "Description": "skill_ar of held-out runs with the memory cut to the last seconds",
-            "Protocol": data.protocol,
-            "Caveats": data.caveats,
-            "Subjects": subjects,
-            "TargetsPerRun": study.probe.targets_per_run,
-            "Interval": "95 % bootstrap over subjects",
-            "context_s": {"Description": "What the memory has read before the forecast", "Units": "s"},
-        },
-    )
-    write_map(
-        Path(stem),
-        "stat-timescale_desc-contextlength",
-        data.space,
-        probe.timescale(),
-        {
-            "Description": f"Shortest context with {study.probe.gain_share:.0%} of the gain, at the shortest horizon",
-            "Units": "s",
-            "NumberOfSubjects": len(subjects),
-            "Caveats": data.caveats,
-        },
-    )
+    done.unlink(missing_ok=True)
+    short = name.replace("-", "")
+    shared = {"Protocol": data.protocol, "Caveats": data.caveats}
+    for suffix, table in found.tables.items():
+        path = stem.with_name(f"{stem.name}_desc-{short}_{suffix}.tsv")
+        with atomic(path) as temporary:
+            table.to_csv(temporary, sep="\t", index=False, na_rep="n/a", float_format="%.6g")
+        write_json(path.with_suffix(".json"), {**found.facts, **shared})
+    for stat, (values, facts) in found.maps.items():
+        write_map(stem, f"stat-{stat}_desc-{short}", data.space, values, {**facts, **shared})
+    write_json(done, {"Probe": name, "Asks": PROBES[name], "Sentence": found.sentence, **found.facts, **shared})

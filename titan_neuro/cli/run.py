@@ -48,7 +48,8 @@ def execute(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(arguments.nprocs)
     if train.execute(arguments):
         evaluate.execute(arguments)
-        probe.execute(arguments)
+        for name in probe.PROBES:
+            probe.ask(name, arguments)
         report.execute(arguments)
 
 

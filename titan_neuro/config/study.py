@@ -15,7 +15,7 @@ from titan_neuro.evaluation import EvaluationConfig
 from titan_neuro.layers.decoder import LowRankConfig
 from titan_neuro.layers.tokenizer import ParcelTokenizerConfig, SwinTokenizerConfig
 from titan_neuro.models import ForecasterConfig, MACConfig, RecallConfig
-from titan_neuro.probing import ContextLengthConfig
+from titan_neuro.probing import ProbeConfig
 from titan_neuro.training import TrainingConfig, require_pretraining
 
 
@@ -39,7 +39,7 @@ class StudyConfig:
     model: ForecasterConfig
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    probe: ContextLengthConfig = ContextLengthConfig()
+    probe: ProbeConfig = ProbeConfig()
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0, 1, 2)
     rivals: bool = True
 

@@ -346,6 +346,15 @@ class Forecaster(nn.Module):
         read, state = self._read(seen, state, memory_frozen=memory_frozen, left_out=left_out)
         return self._decode(read), state
 
+    def hold(self, seen: Observation, state: MemoryPart) -> tuple[Float[Tensor, "B T F"], MemoryPart]:
+        """Return what the learned part holds of each frame, for a probe to read, and the state after the last.
+
+        The backbone's output, averaged over the frame's tokens, and then what is recalled of the frames to come, in the
+        basis of the recall, horizon by horizon.
+        """
+        read, state = self._read(seen, state, memory_frozen=False, left_out=None)
+        return torch.cat([read.tokens.mean(dim=2).to(read.forecasts), read.forecasts.flatten(2)], dim=-1), state
+
     def recall_last(self, seen: Observation) -> Float[Tensor, "B K V"]:
         """Forecast what lies beyond the linear part from the last frame alone, with memories empty at the first."""
         read, _ = self._read(seen, self.forget(len(seen.tokens)), memory_frozen=False, left_out=None)

@@ -5,7 +5,6 @@ The model's temporal receptive window, after Hasson et al. (2008) and Lerner et 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch import Tensor
 from titan_neuro.errors import NoMatchError
 from titan_neuro.metrics import bootstrap_interval
 from titan_neuro.models.forecaster import Forecaster, Observation
+from titan_neuro.probing.findings import Findings, ProbedFold, ProbeFacts
 from titan_neuro.typing import FrameRun
 
 _ENCODED_AT_A_TIME = 64
@@ -56,38 +56,33 @@ class ContextLengthProbe:
     Parameters
     ----------
     config : ContextLengthConfig
-    repetition_time : float
-        Seconds.
-    horizons : sequence of int
-        The model's.
-    n_features : int
+    facts : ProbeFacts
     """
 
-    def __init__(
-        self, config: ContextLengthConfig, *, repetition_time: float, horizons: Sequence[int], n_features: int
-    ) -> None:
-        self.config, self.repetition_time, self.horizons = config, repetition_time, tuple(horizons)
+    def __init__(self, config: ContextLengthConfig, facts: ProbeFacts) -> None:
+        self.config, self.facts = config, facts
+        self.repetition_time, self.horizons = facts.repetition_time, facts.horizons
         lengths = []
         seconds = 2.0
         while seconds <= config.longest_s:
-            lengths.append(max(1, round(seconds / repetition_time)))
+            lengths.append(max(1, round(seconds / facts.repetition_time)))
             seconds *= 2
         self.contexts = tuple(sorted({*lengths, *config.contexts_frames}))
-        self._n_features = n_features
+        self._n_features = facts.n_features
         self._errors: dict[str, np.ndarray] = {}
         self._linear: dict[str, np.ndarray] = {}
         self._longest_run_s = 0.0
 
     @torch.inference_mode()
-    def add(self, model: Forecaster, run: FrameRun) -> None:
-        """Score a run that `model` was not trained on.
+    def add(self, fold: ProbedFold, run: FrameRun) -> None:
+        """Score a held-out run.
 
         Raises
         ------
         NoMatchError
             The run has no frame whose targets are all scored.
         """
-        model.eval()
+        model = fold.model.eval()
         frames = run.read(0, run.n_frames)
         targets = self._targets(run)
         self._longest_run_s = max(self._longest_run_s, run.n_frames * self.repetition_time)
@@ -165,7 +160,36 @@ class ContextLengthProbe:
         errors = np.stack([self._errors[subject] for subject in subjects])
         return errors, np.stack([self._linear[subject] for subject in subjects])[:, None]
 
-    def curve(self, *, n_resamples: int, seed: int) -> pd.DataFrame:
+    def findings(self) -> Findings:
+        """Return the curve and the map of timescales."""
+        curve = self.curve()
+        share = f"{self.config.gain_share:.0%}"
+        whole = curve[(curve["whole_run"] == "true") & (curve["horizon_frames"] == self.horizons[0])].iloc[0]
+        subjects = sorted(self._errors)
+        return Findings(
+            sentence=f"With the whole run in memory, skill_ar is {whole['skill_ar']:.3f} at h = {self.horizons[0]} "
+            f"(n = {len(subjects)}).",
+            tables={"curve": curve},
+            maps={
+                "timescale": (
+                    self.timescale(),
+                    {
+                        "Description": f"Shortest context with {share} of the gain, at the shortest horizon",
+                        "Units": "s",
+                        "NumberOfSubjects": len(subjects),
+                    },
+                )
+            },
+            facts={
+                "Description": "skill_ar of held-out runs with the memory cut to the last seconds",
+                "Subjects": subjects,
+                "TargetsPerRun": self.config.targets_per_run,
+                "Interval": "95 % bootstrap over subjects",
+                "context_s": {"Description": "What the memory has read before the forecast", "Units": "s"},
+            },
+        )
+
+    def curve(self) -> pd.DataFrame:
         """Return the curve: errors summed over features, a mean over subjects and its bootstrap interval."""
         errors, base = self._stacked()
         by_subject = 1 - errors.sum(-1) / base.sum(-1)
@@ -173,7 +197,7 @@ class ContextLengthProbe:
         for index, context in enumerate([*self.contexts, 0]):
             for number, horizon in enumerate(self.horizons):
                 values = by_subject[:, index, number]
-                low, high = bootstrap_interval(values, n_resamples=n_resamples, seed=seed)
+                low, high = bootstrap_interval(values, n_resamples=self.facts.n_resamples, seed=self.facts.seed)
                 rows.append(
                     {
                         "context_frames": context if context else "n/a",

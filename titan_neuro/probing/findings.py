@@ -1,0 +1,110 @@
+"""What every probe is given and gives: folds and their runs in, tables, maps and a sentence out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from titan_neuro.models.forecaster import Forecaster
+from titan_neuro.typing import FrameRun
+
+# Columns of a probe's `scores` table, in this order; the report draws `value` over `x`, or condition by condition.
+SCORES = (
+    *("measure", "condition", "is_control", "x", "value", "low", "high", "null", "null_low", "null_high"),
+    *("p", "n_subjects"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbedFold:
+    """One fold, as a probe sees it.
+
+    Attributes
+    ----------
+    model : Forecaster
+        Trained on this fold; has seen nothing of `tests`.
+    untrained : Forecaster
+        The same with what training has put into tokenizer, memories and decoder taken away again: a control.
+    tests : sequence of FrameRun
+        The held-out runs.
+    others : sequence of FrameRun
+        Runs of training and validation.
+    """
+
+    model: Forecaster
+    untrained: Forecaster
+    tests: Sequence[FrameRun]
+    others: Sequence[FrameRun]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeFacts:
+    """What all probes of a study share.
+
+    Attributes
+    ----------
+    repetition_time : float
+        Seconds.
+    horizons : tuple of int
+        The model's.
+    n_features : int
+    n_permutations : int
+        Of each test.
+    n_resamples : int
+        Of each bootstrap.
+    seed : int
+    """
+
+    repetition_time: float
+    horizons: tuple[int, ...]
+    n_features: int
+    n_permutations: int
+    n_resamples: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What a probe has found.
+
+    Attributes
+    ----------
+    sentence : str
+        What it comes to, in one sentence with its numbers, n, test and correction.
+    tables : dict of str to pandas.DataFrame
+        By BIDS suffix: ``scores`` (columns `SCORES`), ``curve``, ...
+    maps : dict of str to (numpy.ndarray, dict)
+        By ``stat``: ``(features,)`` (NaN: no value), and JSON for the sidecar.
+    facts : dict
+        JSON for the sidecar of each table: what was done, how it was tested, what the columns are.
+    """
+
+    sentence: str
+    tables: Mapping[str, pd.DataFrame]
+    maps: Mapping[str, tuple[np.ndarray, Mapping[str, Any]]] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Probe(Protocol):
+    """What every probe does."""
+
+    def add(self, fold: ProbedFold, run: FrameRun) -> None:
+        """Ask about one of the held-out runs of a fold; runs of one fold come one after the other."""
+        ...
+
+    def findings(self) -> Findings:
+        """Return what was found in all of them."""
+        ...
+
+
+def score_row(measure: str, condition: str, **values: Any) -> dict[str, Any]:
+    """One row of a `scores` table; what is not given is NaN (`is_control`: False)."""
+    unknown = set(values) - set(SCORES)
+    if unknown:
+        raise TypeError(f"score_row: unknown columns {sorted(unknown)}")
+    row = {**dict.fromkeys(SCORES, float("nan")), "is_control": False, "n_subjects": 0}
+    return {**row, "measure": measure, "condition": condition, **values}
