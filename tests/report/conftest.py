@@ -7,6 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from titan_neuro.probing.findings import SCORES
 from titan_neuro.report import write_report
 
 HORIZONS = (1, 2, 6, 10)
@@ -180,6 +181,21 @@ class OutputFolder:
         self.volume("timescale", "contextlength", seconds)
         return self
 
+    def probe(self, name="history-swap", measures=("skill_ar lost at h = 1 frame",), asks="what it loses", **facts):
+        rows = []
+        for measure in measures:
+            for condition, control in (("nothing", "False"), ("another subject", "False"), ("untrained", "True")):
+                for seconds in (8, 32):
+                    value = 0.001 if control == "True" else 0.05 - seconds / 1000
+                    row = (measure, condition, control, seconds, value, value - 0.01, value + 0.01, 0.0, -0.005, 0.005)
+                    rows.append((*row, 0.00005 if control == "False" else 0.4, len(self.subjects)))
+        short = name.replace("-", "")
+        write_table(self.group / f"task-film_desc-{short}_scores.tsv", SCORES, rows)
+        told = {"Probe": name, "Asks": asks, "Sentence": f"{name} found <b>something</b>."}
+        told |= {"x": {"Description": "kept before the forecast", "Units": "s"}, "Test": "sign-flip", **facts}
+        write_json(self.group / f"task-film_desc-{short}_findings.json", told)
+        return self
+
     def training(self):
         columns = ["epoch", "step", "train_loss", "validation_mse", "validation_skill_ar", "seconds", "volumes_per_s"]
         for fold in (1, 2, 3):
@@ -227,7 +243,7 @@ def output_folder(tmp_path, coarse_mask):
 
 
 def fill(output):
-    return output.scores().rollouts().volumes().curve().timescale().training().records()
+    return output.scores().rollouts().volumes().curve().timescale().probe().training().records()
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ def test_one_seed_is_named(full_output):
 def test_coarse_voxels_and_untested_maps(full_output):
     text = limits_of(full_output)
     assert "Voxels are 12 mm wide" in text
-    assert "No map is tested" in text
+    assert "No map of the forecast or of timescales is tested" in text
     assert "native" not in text
     assert "atlas" not in text
 

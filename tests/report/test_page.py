@@ -93,15 +93,15 @@ def test_the_page_is_small_and_leaves_nothing_beside_it(full_report):
 
 def test_pictures_and_tables_speak_to_a_screen_reader(full_page):
     images = full_page.all("img")
-    assert len(images) == 2 + 1 + 3 + 1 + 1 + 1
+    assert len(images) == 2 + 1 + 3 + 1 + 1 + 1 + 1
     assert all(len(image["alt"]) > 30 for image in images)
     assert all("scope" in cell for cell in full_page.all("th"))
-    assert len(full_page.all("caption")) == len(full_page.all("table")) == 6
+    assert len(full_page.all("caption")) == len(full_page.all("table")) == 7
 
 
 def test_figures_name_n_and_test(full_page):
     captions = re.findall(r"n = 6 subjects|Mean over 6 subjects|mean skill of 6 subjects", full_page.text)
-    assert len(captions) == 1 + 1 + 3 + 1 + 1
+    assert len(captions) == 1 + 1 + 3 + 1 + 1 + 1
     assert full_page.text.count("No test is made, hence no correction.") == 7
 
 
@@ -121,11 +121,12 @@ def test_stages_that_have_not_run_are_named_with_their_command(output_folder):
     for command in (
         "evaluate OUTPUT_DIR",
         "probe context-length OUTPUT_DIR",
+        "probe NAME OUTPUT_DIR",
         "train OUTPUT_DIR",
         "run BIDS_DIR OUTPUT_DIR group",
     ):
         assert f"titan-neuro {command}" in text
-    assert text.count("Not made") == 9
+    assert text.count("Not made") == 10
     assert "No verdict yet" in text
 
 

@@ -49,7 +49,7 @@ def limits(results: Results) -> list[str]:
         ]
         sentences += _of_rivals(set(results.scores["model"]), results.main_model)
         sentences += _of_seeds(int(results.scores["n_seeds"].max()), results.main_model)
-    return [*sentences, *_of_maps(results), *_of_context(results)]
+    return [*sentences, *_of_maps(results), *_of_context(results), *_of_probes(results)]
 
 
 def _of_subjects(n_subjects: int) -> Iterator[str]:
@@ -112,8 +112,8 @@ def _of_maps(results: Results) -> Iterator[str]:
     if not maps:
         return
     yield (
-        "No map is tested: they show averages over subjects as they are, without a threshold, and a single coloured "
-        "place is no finding."
+        "No map of the forecast or of timescales is tested: they show averages over subjects as they are, without a "
+        "threshold, and a single coloured place is no finding."
     )
     volumes = [one for one in maps if one.is_volume]
     if len(volumes) < len(maps):
@@ -137,6 +137,15 @@ def _of_context(results: Results) -> Iterator[str]:
             "The context-length curve says how much history this model uses. That the brain keeps as much does not "
             "follow from it. A timescale is given wherever a longer context gains anything, be it by chance."
         )
+
+
+def _of_probes(results: Results) -> Iterator[str]:
+    if results.probes:
+        yield (
+            "The probes read a model that watched a brain. What the model holds is not thereby held by the brain, and "
+            "what a linear probe does not find may be there in another form. They ask the first seed's model alone."
+        )
+        yield "Each probe corrects, if at all, within itself; nothing corrects for the number of probes."
 
 
 def _in_words(horizons: list[int]) -> str:

@@ -13,6 +13,7 @@ from titan_neuro.files import write_text
 from titan_neuro.report.brain import map_values, plot_map, space_note, symmetric_limit
 from titan_neuro.report.figures import context_figure, horizon_figure, png_uri, svg_uri, training_figure
 from titan_neuro.report.limits import limits
+from titan_neuro.report.probes import probe_sections
 from titan_neuro.report.results import ROLLOUT_METRICS, Results, StatMap, horizons_of, plain_name, read_results
 from titan_neuro.report.tables import (
     ceiling_rows,
@@ -78,6 +79,7 @@ def write_report(output_dir: Path) -> Path:
         ceilings=None if results.ceilings is None else _ceilings_section(results.ceilings),
         maps=_maps_section(results),
         context=_context_section(results),
+        probes=probe_sections(results.probes),
         training=_training_section(results),
         subjects=_subjects_section(results),
         stages=stage_rows(results.stages),

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from titan_neuro.errors import InputNotFoundError, MetadataError
+from titan_neuro.probing.findings import SCORES
 
 # Kinds of rows, in the order of the table, and how a group of them is headed.
 KINDS = {
@@ -44,6 +45,7 @@ _CEILING_NUMBERS = ("horizon_frames", "n_subjects", *_with_ends(("r2", "skill_ar
 _SCORES_KEYS = ("Verdict", "Comparisons", "NoCeiling", "Caveats", "Folds", "RepetitionTime", "Normalisation", "Space")
 _SUBJECTS_NUMBERS = ("horizon_frames", "n_runs", "n_frames", *METRICS)
 _CURVE_NUMBERS = ("context_s", "horizon_frames", "n_subjects", "skill_ar", "skill_ar_low", "skill_ar_high")
+_PROBE_NUMBERS = tuple(name for name in SCORES if name not in {"measure", "condition", "is_control"})
 _TRAINING_NUMBERS = ("epoch", "validation_skill_ar", "volumes_per_s")
 _WHOLE_NUMBERS = frozenset({"horizon_frames", "n_subjects", "n_runs", "n_frames", "n_seeds", "n_targets", "epoch"})
 _GROUP_FILE = re.compile(r"^task-(?P<task>[A-Za-z0-9]+)_")
@@ -65,9 +67,11 @@ class StatMap:
     stat : str
         ``skillar``, ``r2`` or ``timescale``.
     model : str
-        Name of the model without its punctuation (``titanmac``); empty for a map of the context-length probe.
+        Name of the model without its punctuation (``titanmac``); empty for a map of a probe.
+    probe : str
+        Name of the probe without its punctuation (``contextlength``); empty for a map of the forecast.
     horizon : int
-        Frames ahead; 0 for a map of the context-length probe.
+        Frames ahead; 0 for a map of a probe.
     sidecar : dict
         The JSON beside the map.
     """
@@ -75,6 +79,7 @@ class StatMap:
     path: Path
     stat: str
     model: str
+    probe: str
     horizon: int
     sidecar: dict[str, Any]
 
@@ -82,6 +87,36 @@ class StatMap:
     def is_volume(self) -> bool:
         """Whether the map is an image, and not a table of parcels."""
         return self.path.name.endswith(".nii.gz")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeResult:
+    """What one probe has left.
+
+    Attributes
+    ----------
+    name, asks, sentence : str
+        The probe, what it asks, and what it found.
+    facts : dict
+        How it was asked and tested: the JSON that the probe wrote.
+    scores : pandas.DataFrame
+        Columns of `titan_neuro.probing.findings.SCORES`.
+    maps : tuple of StatMap
+    """
+
+    name: str
+    asks: str
+    sentence: str
+    facts: dict[str, Any]
+    scores: pd.DataFrame
+    maps: tuple[StatMap, ...]
+
+    @property
+    def x_label(self) -> str:
+        """What the column `x` is, with its unit."""
+        told = self.facts.get("x") or {}
+        unit = f", {told['Units']}" if told.get("Units") else ""
+        return f"{told.get('Description', 'x')}{unit}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +137,8 @@ class Results:
         Maps of the forecast, by name of file.
     timescale : StatMap or None
         Map of the context-length probe, in seconds.
+    probes : tuple of ProbeResult
+        The other probes, by name.
     training : dict of str to pandas.DataFrame
         The epochs of the study's model, by seed and fold (``seed-0 fold-1``).
     config : str
@@ -121,6 +158,7 @@ class Results:
     maps: tuple[StatMap, ...]
     curve: pd.DataFrame | None
     timescale: StatMap | None
+    probes: tuple[ProbeResult, ...]
     training: dict[str, pd.DataFrame]
     config: str
     stages: dict[str, dict[str, Any]]
@@ -176,6 +214,11 @@ def read_results(output_dir: Path) -> Results:
         ),
         ceilings=_if_there(group / f"{prefix}_desc-ceilings_scores.tsv", ("ceiling",), _CEILING_NUMBERS),
         maps=tuple(found for found in maps if found.model),
+        probes=tuple(
+            _read_probe(path, maps)
+            for path in sorted(group.glob(f"{prefix}_desc-*_findings.json"))
+            if path.with_name(path.name.replace("_findings.json", "_scores.tsv")).exists()
+        ),
         curve=_read_curve(curve_path) if curve_path.exists() else None,
         timescale=next((found for found in maps if found.stat == "timescale"), None),
         training={
@@ -186,6 +229,16 @@ def read_results(output_dir: Path) -> Results:
         config=config_path.read_text(encoding="utf-8", errors="replace") if config_path.exists() else "",
         stages=_read_stages(provenance_path) if provenance_path.exists() else {},
     )
+
+
+def _read_probe(path: Path, maps: Sequence[StatMap]) -> ProbeResult:
+    told = _read_json(path, ["Probe", "Asks", "Sentence"])
+    table = path.with_name(path.name.replace("_findings.json", "_scores.tsv"))
+    scores = _read_table(table, ("measure", "condition", "is_control"), _PROBE_NUMBERS)
+    scores["is_control"] = scores["is_control"].str.lower() == "true"
+    own = tuple(one for one in maps if one.probe == plain_name(str(told["Probe"])))
+    names = {name: str(told[key]) for name, key in (("name", "Probe"), ("asks", "Asks"), ("sentence", "Sentence"))}
+    return ProbeResult(**names, facts=told, scores=scores, maps=own)
 
 
 def plain_name(model: str) -> str:
@@ -241,13 +294,12 @@ def _read_maps(group: Path) -> list[StatMap]:
         if name is None:
             continue
         forecast = _FORECAST_DESC.match(name["desc"])
-        if forecast is None and name["stat"] != "timescale":
-            continue
         maps.append(
             StatMap(
                 path=path,
                 stat=name["stat"],
                 model=forecast["model"] if forecast else "",
+                probe="" if forecast else name["desc"],
                 horizon=int(forecast["horizon"]) if forecast else 0,
                 sidecar=_read_sidecar(path, ["Space"]),
             )
