@@ -117,3 +117,26 @@ def test_a_job_that_is_cancelled_leaves_nothing_half_written(cluster, study, und
     assert not [path for path in output.rglob("*") if path.suffix == ".tmp"]
     titan_neuro("train", output, *FLAGS)
     assert all(torch.equal(value, undisturbed[name]) for name, value in weights(output).items())
+
+
+@pytest.mark.slow
+def test_a_job_that_takes_longer_than_its_time_limit(cluster, study, tmp_path, titan_neuro):
+    """Slurm itself signals, again and again: 10 to 40 s after each start of a job of one minute."""
+    longer = [flag.replace("steps_per_epoch=60", "steps_per_epoch=250") for flag in FLAGS]
+    reference, output, log = (
+        prepared(study, tmp_path / "reference"),
+        prepared(study, tmp_path / "job"),
+        tmp_path / "job.log",
+    )
+    titan_neuro("train", reference, *longer)
+    job, restarts = submit(tmp_path, output, *longer, options=("--time=1", "--signal=USR1@20")), 0
+    while True:
+        wait(job, log, lambda state, seen=restarts: state["JobState"] == "COMPLETED" or int(state["Restarts"]) > seen)
+        if state_of(job)["JobState"] == "COMPLETED":
+            break
+        restarts = int(state_of(job)["Restarts"])
+        hurry(job, log)
+    assert restarts >= 1
+    assert "goes on from" in log.read_text()
+    expected, found = weights(reference), weights(output)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
