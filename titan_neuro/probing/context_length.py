@@ -113,8 +113,8 @@ class ContextLengthProbe:
         beyond = whole.clone()
         cut = torch.nonzero(targets + 1 > context).flatten()
         if len(cut):
-            places = targets[cut, None] + torch.arange(1 - context, 1)
-            beyond[cut] = recall_windows(model, seen, places)
+            windows = targets[cut, None] + torch.arange(1 - context, 1)
+            beyond[cut] = recall_windows(model, seen, windows)[:, 0]
         return beyond
 
     def skill(self) -> tuple[list[str], np.ndarray]:

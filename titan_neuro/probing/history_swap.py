@@ -14,6 +14,7 @@ from torch import Tensor
 
 from titan_neuro.metrics import bootstrap_interval, corrected_over_map, sign_flip_test, sign_flips
 from titan_neuro.metrics.measures import FloatArray
+from titan_neuro.models.forecaster import Forecaster, Observation
 from titan_neuro.probing.findings import SCORES, Findings, ProbedFold, ProbeFacts, score_row
 from titan_neuro.probing.swaps import NOTHING, PART, SUBJECT, TRUE, SwapPlan, SwapPlanner
 from titan_neuro.probing.windows import joined, observe_run, recall_windows
@@ -35,23 +36,25 @@ class HistorySwapConfig:
         Seconds before those that are swapped; of a short run two fifths of it at most.
     blocks_s : tuple of float
         Seconds of the blocks that a history is scrambled in; those that fit into it twice are asked.
-    targets_per_run : int
-        Frames of a run, evenly spread over those that can be asked, from which forecasts are made.
+    seams_per_run : int
+        Seams in a run, evenly spread over those that can be asked about; from each, a forecast is made for every length
+        kept.
     """
 
     kept_s: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (8.0, 16.0, 32.0, 64.0)
     history_s: Annotated[float, Field(gt=0)] = 240.0
     blocks_s: tuple[Annotated[float, Field(gt=0)], ...] = (1.0, 4.0, 12.0, 36.0, 120.0)
-    targets_per_run: Annotated[int, Field(ge=1)] = 16
+    seams_per_run: Annotated[int, Field(ge=1)] = 12
 
 
 class HistorySwapProbe:
     """Collect squared errors with the true history and with each that it is swapped for.
 
-    A window is a stretch of history and, right after it, the frames that are kept; memories begin empty at its first
-    frame. All windows of one length kept are made for the same targets, so that losses are paired. What the memory is
-    told of a frame was observed in the frame's own run: kept frames and the linear skip are the same with every
-    history, and an error of the linear forecast is never one across the seam.
+    A window is a stretch of history and, from the seam on, the frames that are kept; memories begin empty at its first
+    frame. Windows of all conditions have the same seams, and forecasts are made from the last frame of each length
+    kept, so that losses are paired. What the memory is told of a frame was observed in the frame's own run: kept frames
+    and the linear skip are the same with every history, and an error of the linear forecast is never one across the
+    seam.
 
     Parameters
     ----------
@@ -81,39 +84,61 @@ class HistorySwapProbe:
         """Ask about a held-out run; one that is too short, or has nothing to score, is left out and said so."""
         plan = self._plan(fold, run)
         self._not_asked += plan.not_asked
-        if not plan.swaps:
+        if not plan.windows:
             return
         self._histories.add(plan.history)
         tested = {test.key for test in fold.tests} | {run.key}
         self._trained_on += any(source.key not in tested for source in plan.sources)
-        ahead = [run.read(target + 1, target + max(self.facts.horizons) + 1) for target in plan.targets.tolist()]
-        truth = torch.stack([frames[[horizon - 1 for horizon in self.facts.horizons]] for frames in ahead])
+        targets, where = plan.targets[plan.usable].unique(return_inverse=True)
+        truth = self._truth(run, targets)
         for model, is_control in ((fold.model, False), (fold.untrained, True)):
             model.eval()
-            linear, seen = observe_run(model, run, plan.targets)
-            nowhere = plan.targets[:0]
+            linear, seen = observe_run(model, run, targets)
+            nowhere = targets[:0]
             library = joined([seen, *(observe_run(model, other, nowhere)[1] for other in plan.sources[1:])])
-            for kept, swap in plan.swaps.items():
-                residual = truth[swap.rows] - linear[swap.rows]
-                true = _squares(residual - recall_windows(model, library, swap.places[TRUE]))
-                for condition, places in swap.places.items():
-                    if condition != TRUE:
-                        swapped = _squares(residual - recall_windows(model, library, places))
-                        sums = np.stack([true, swapped, _squares(residual)])
+            residual = (truth - linear)[where]
+            true = self._squares(model, library, plan, TRUE, residual)
+            base = [_sum_of_squares(residual[plan.usable.nonzero()[:, 1] == index]) for index in range(len(self.kept))]
+            for condition in plan.windows.keys() - {TRUE}:
+                # Windows cost, and what order is to a memory that was not trained says little.
+                if is_control and condition in self._blocks:
+                    continue
+                swapped = self._squares(model, library, plan, condition, residual)
+                for index, kept in enumerate(self.kept):
+                    if plan.usable[:, index].any():
+                        sums = np.stack([true[index], swapped[index], base[index]])
                         self._take(run.subject, (is_control, condition, kept), sums)
+
+    def _truth(self, run: FrameRun, targets: Tensor) -> Tensor:
+        """Frames that are forecast from the targets, ``(targets, horizons, features)``."""
+        horizons = torch.tensor(self.facts.horizons)
+        return torch.stack(
+            [run.read(frame + 1, frame + int(horizons[-1]) + 1)[horizons - 1] for frame in targets.tolist()]
+        )
+
+    def _squares(
+        self, model: Forecaster, library: Observation, plan: SwapPlan, condition: str, residual: Tensor
+    ) -> list[FloatArray]:
+        """Sum squared errors over the targets of each length kept, ``(horizons, features)`` each."""
+        windows = plan.windows[condition]
+        seam = windows.shape[1] - max(self.kept)
+        beyond = recall_windows(model, library, windows, [seam + kept - 1 for kept in self.kept])[plan.usable]
+        length = plan.usable.nonzero()[:, 1]
+        errors = residual - beyond
+        return [_sum_of_squares(errors[length == index]) for index in range(len(self.kept))]
 
     def _plan(self, fold: ProbedFold, run: FrameRun) -> SwapPlan:
         history = min(self._frames(self.config.history_s), int(_LARGEST_SHARE * run.n_frames))
         if history < 1:
             return SwapPlan(history=history, sources=[run], not_asked=[f"{run.key}: too short to swap a frame of it."])
-        planner = SwapPlanner(
-            run, fold.tests, fold.others, horizons=self.facts.horizons, history=history, seed=self.facts.seed
-        )
+        shape = {"horizons": self.facts.horizons, "kept": self.kept, "history": history}
+        planner = SwapPlanner(run, fold.tests, fold.others, **shape, seed=self.facts.seed)
         fitting = {condition: block for condition, block in self._blocks.items() if 2 * block <= history}
-        plan = planner.plan(self.kept, fitting, count=self.config.targets_per_run)
+        plan = planner.plan(fitting, count=self.config.seams_per_run)
         plan.not_asked += [
             f"{run.key}: a history of {history} frames is too short to be {condition}."
-            for condition in self._blocks.keys() - fitting.keys()
+            for condition in self._blocks
+            if condition not in fitting
         ]
         return plan
 
@@ -185,8 +210,8 @@ class HistorySwapProbe:
                 told.append(f"{condition} costs " + " and ".join(dict.fromkeys((losses[0], losses[-1]))))
         return (
             f"Put in the place of what came before the last {first['x'].iloc[0]:g} s, {'; '.join(told)} of skill_ar "
-            f"(n = {first['n_subjects'].max()}; one-sided sign-flip test over subjects, false discovery rate controlled "
-            f"over {(~table['is_control']).sum()} losses)."
+            f"(n = {first['n_subjects'].max()}; one-sided sign-flip test over subjects, false discovery rate "
+            f"controlled over {(~table['is_control']).sum()})."
         )
 
     def _maps(self) -> dict[str, tuple[FloatArray, dict[str, Any]]]:
@@ -221,13 +246,13 @@ class HistorySwapProbe:
             "Description": "skill_ar with the true history less that with another before the same last seconds",
             "Test": "one-sided sign-flip test over subjects; null is the mean, null_low and null_high are 95 % of the "
             "means of flipped losses",
-            "Correction": "p: false discovery rate (Benjamini-Hochberg) over conditions, x and horizons, of the trained "
-            "and of the untrained model apart",
+            "Correction": "p: false discovery rate (Benjamini-Hochberg) over conditions, x and horizons, of the "
+            "trained and of the untrained model apart",
             "Interval": "95 % bootstrap over subjects",
-            "Controls": "An untrained model. The current frame alone and a polynomial of time have no history: by "
-            "construction they lose nothing.",
+            "Controls": "An untrained model, not scrambled. The current frame alone and a polynomial of time have no "
+            "history: by construction they lose nothing.",
             "Subjects": subjects,
-            "TargetsPerRun": self.config.targets_per_run,
+            "SeamsPerRun": self.config.seams_per_run,
             "HistorySeconds": sorted(frames * seconds for frames in self._histories),
             "RunsWithHistoriesTrainedOn": self._trained_on,
             "NotAsked": self._not_asked,
@@ -235,7 +260,7 @@ class HistorySwapProbe:
         }
 
 
-def _squares(errors: Tensor) -> FloatArray:
+def _sum_of_squares(errors: Tensor) -> FloatArray:
     """Sum squares over targets, ``(horizons, features)``."""
     summed: FloatArray = errors.square().sum(0, dtype=torch.float64).numpy()
     return summed

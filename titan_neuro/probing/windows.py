@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,10 +16,22 @@ ENCODED_AT_A_TIME = 64
 _TOKENS_AT_A_TIME = 2**15
 
 
-def spread_targets(
-    run: FrameRun, horizons: tuple[int, ...], *, count: int, allowed: np.ndarray | None = None
-) -> Tensor:
-    """Choose frames to forecast from, evenly spread over those whose targets are all scored and not moving.
+def usable_targets(run: FrameRun, horizons: tuple[int, ...]) -> np.ndarray:
+    """Frames whose targets, at all horizons, are scored and not moving: bool ``(frames,)``."""
+    scored = np.asarray(run.scored & ~run.moving)
+    usable: np.ndarray = np.logical_and.reduce([np.roll(scored, -horizon) for horizon in horizons])
+    usable[max(0, run.n_frames - max(horizons)) :] = False
+    return usable
+
+
+def spread(allowed: np.ndarray, count: int) -> Tensor:
+    """Choose `count` places at most, evenly spread over those where `allowed` is true: int ``(places,)``, ascending."""
+    places = np.flatnonzero(allowed)
+    return torch.from_numpy(places[np.linspace(0, len(places) - 1, min(count, len(places))).round().astype(int)])
+
+
+def spread_targets(run: FrameRun, horizons: tuple[int, ...], *, count: int) -> Tensor:
+    """Choose frames to forecast from, evenly spread over the usable ones.
 
     Parameters
     ----------
@@ -25,8 +39,6 @@ def spread_targets(
     horizons : tuple of int
     count : int
         Frames wanted, at most.
-    allowed : numpy.ndarray, optional
-        bool ``(frames,)``: frames that may be chosen; None for all.
 
     Returns
     -------
@@ -38,16 +50,10 @@ def spread_targets(
     NoMatchError
         The run has no such frame.
     """
-    scored = np.asarray(run.scored & ~run.moving)
-    usable = np.logical_and.reduce([np.roll(scored, -horizon) for horizon in horizons])
-    usable[run.n_frames - max(horizons) :] = False
-    if allowed is not None:
-        usable &= allowed
-    frames = np.flatnonzero(usable)
-    if not len(frames):
+    usable = usable_targets(run, horizons)
+    if not usable.any():
         raise NoMatchError(f"{run.key}: no frame has scored frames at all of {horizons} frames after it.")
-    chosen = np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)
-    return torch.from_numpy(frames[chosen])
+    return spread(usable, count)
 
 
 def observe_run(model: Forecaster, run: FrameRun, targets: Tensor) -> tuple[Tensor, Observation]:
@@ -82,25 +88,28 @@ def joined(parts: list[Observation]) -> Observation:
     return Observation(*(torch.cat(values, dim=1) for values in zip(*parts, strict=True)))
 
 
-def recall_windows(model: Forecaster, seen: Observation, places: Tensor) -> Tensor:
-    """Forecast from the last frame of each window, with memories empty at its first.
+def recall_windows(model: Forecaster, seen: Observation, windows: Tensor, at: Sequence[int] = (-1,)) -> Tensor:
+    """Forecast from some frames of each window, with memories empty at its first.
 
     Parameters
     ----------
     model : Forecaster
     seen : Observation
         ``(1, frames, ...)``.
-    places : torch.Tensor
+    windows : torch.Tensor
         int ``(windows, length)``: the frames of `seen` that a window is made of, in the order they are read.
+    at : sequence of int
+        Places in the window that are forecast from.
 
     Returns
     -------
     torch.Tensor
-        What lies beyond the linear part, on the CPU, ``(windows, horizons, features)``.
+        What lies beyond the linear part, on the CPU, ``(windows, places, horizons, features)``.
     """
-    at_a_time = max(1, _TOKENS_AT_A_TIME // (places.shape[1] * seen.tokens.shape[2]))
-    found = []
-    for some in places.split(at_a_time):
-        some = some.to(seen.tokens.device)
-        found.append(model.recall_last(Observation(*(part[0][some] for part in seen))).cpu())
-    return torch.cat(found)
+    at_a_time = max(1, _TOKENS_AT_A_TIME // (windows.shape[1] * seen.tokens.shape[2]))
+    return torch.cat(
+        [
+            model.recall_at(Observation(*(part[0][some] for part in seen)), at).cpu()
+            for some in windows.to(seen.tokens.device).split(at_a_time)
+        ]
+    )
