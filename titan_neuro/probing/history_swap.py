@@ -44,7 +44,7 @@ class HistorySwapConfig:
     kept_s: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (8.0, 16.0, 32.0, 64.0)
     history_s: Annotated[float, Field(gt=0)] = 240.0
     blocks_s: tuple[Annotated[float, Field(gt=0)], ...] = (1.0, 4.0, 12.0, 36.0, 120.0)
-    seams_per_run: Annotated[int, Field(ge=1)] = 12
+    seams_per_run: Annotated[int, Field(ge=1)] = 8
 
 
 class HistorySwapProbe:
@@ -89,7 +89,7 @@ class HistorySwapProbe:
         self._histories.add(plan.history)
         tested = {test.key for test in fold.tests} | {run.key}
         self._trained_on += any(source.key not in tested for source in plan.sources)
-        targets, where = plan.targets[plan.usable].unique(return_inverse=True)
+        targets, where = torch.unique(plan.targets[plan.usable], return_inverse=True)
         truth = self._truth(run, targets)
         for model, is_control in ((fold.model, False), (fold.untrained, True)):
             model.eval()
@@ -131,8 +131,10 @@ class HistorySwapProbe:
         history = min(self._frames(self.config.history_s), int(_LARGEST_SHARE * run.n_frames))
         if history < 1:
             return SwapPlan(history=history, sources=[run], not_asked=[f"{run.key}: too short to swap a frame of it."])
-        shape = {"horizons": self.facts.horizons, "kept": self.kept, "history": history}
-        planner = SwapPlanner(run, fold.tests, fold.others, **shape, seed=self.facts.seed)
+        horizons, seed = self.facts.horizons, self.facts.seed
+        planner = SwapPlanner(
+            run, fold.tests, fold.others, horizons=horizons, kept=self.kept, history=history, seed=seed
+        )
         fitting = {condition: block for condition, block in self._blocks.items() if 2 * block <= history}
         plan = planner.plan(fitting, count=self.config.seams_per_run)
         plan.not_asked += [

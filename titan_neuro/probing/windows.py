@@ -110,6 +110,6 @@ def recall_windows(model: Forecaster, seen: Observation, windows: Tensor, at: Se
     return torch.cat(
         [
             model.recall_at(Observation(*(part[0][some] for part in seen)), at).cpu()
-            for some in windows.to(seen.tokens.device).split(at_a_time)
+            for some in torch.split(windows.to(seen.tokens.device), at_a_time)
         ]
     )
