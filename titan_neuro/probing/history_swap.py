@@ -74,7 +74,8 @@ class HistorySwapProbe:
         self._by_feature: dict[str, FloatArray] = {}
         self._histories: set[int] = set()
         self._trained_on = 0
-        self._not_asked: list[str] = []
+        # Why something could not be asked, and of which runs.
+        self._not_asked: dict[str, list[str]] = {}
 
     def _frames(self, seconds: float) -> int:
         return max(1, round(seconds / self.facts.repetition_time))
@@ -83,7 +84,8 @@ class HistorySwapProbe:
     def add(self, fold: ProbedFold, run: FrameRun) -> None:
         """Ask about a held-out run; one that is too short, or has nothing to score, is left out and said so."""
         plan = self._plan(fold, run)
-        self._not_asked += plan.not_asked
+        for reason in plan.not_asked:
+            self._not_asked.setdefault(reason, []).append(run.key)
         if not plan.windows:
             return
         self._histories.add(plan.history)
@@ -130,7 +132,7 @@ class HistorySwapProbe:
     def _plan(self, fold: ProbedFold, run: FrameRun) -> SwapPlan:
         history = min(self._frames(self.config.history_s), int(_LARGEST_SHARE * run.n_frames))
         if history < 1:
-            return SwapPlan(history=history, sources=[run], not_asked=[f"{run.key}: too short to swap a frame of it."])
+            return SwapPlan(history=history, sources=[run], not_asked=["The run is too short to swap a frame of it"])
         horizons, seed = self.facts.horizons, self.facts.seed
         planner = SwapPlanner(
             run, fold.tests, fold.others, horizons=horizons, kept=self.kept, history=history, seed=seed
@@ -138,7 +140,7 @@ class HistorySwapProbe:
         fitting = {condition: block for condition, block in self._blocks.items() if 2 * block <= history}
         plan = planner.plan(fitting, count=self.config.seams_per_run)
         plan.not_asked += [
-            f"{run.key}: a history of {history} frames is too short to be {condition}."
+            f"A history of {history} frames is too short to be {condition}"
             for condition in self._blocks
             if condition not in fitting
         ]
@@ -257,7 +259,7 @@ class HistorySwapProbe:
             "SeamsPerRun": self.config.seams_per_run,
             "HistorySeconds": sorted(frames * seconds for frames in self._histories),
             "RunsWithHistoriesTrainedOn": self._trained_on,
-            "NotAsked": self._not_asked,
+            "NotAsked": [f"{reason}: {', '.join(keys)}." for reason, keys in self._not_asked.items()],
             "x": {"Description": "Last seconds before the forecast, which are kept", "Units": "s"},
         }
 

@@ -34,7 +34,7 @@ class SwapPlan:
         By condition: int ``(seams, frames)``, places in the sources put one after the other. All end with the same true
         frames, as many as the longest length kept. Empty where nothing can be asked.
     not_asked : list of str
-        What could not be asked, and why.
+        Reasons why something could not be asked.
     """
 
     history: int
@@ -94,14 +94,14 @@ class SwapPlanner:
         asked = self._asked(possible)
         for condition in (PART, SUBJECT):
             if condition not in asked:
-                found.not_asked.append(f"{self.run.key}: no history of {condition}.")
+                found.not_asked.append(f"There is no history of {condition}")
         seams = spread(np.logical_and.reduce([possible, *asked.values()]), count)
         if len(seams):
             found.targets = seams[:, None] + torch.tensor(self.kept) - 1
             found.usable = torch.from_numpy(usable)[found.targets]
             found.windows = self._windows(seams, blocks, asked)
         else:
-            found.not_asked.append(f"{self.run.key}: no frame to score lies {self.history + self.kept[0]} frames on.")
+            found.not_asked.append(f"No frame to score lies {self.history + self.kept[0]} frames or more into the run")
         return found
 
     def _draw(self, runs: list[FrameRun]) -> FrameRun | None:
