@@ -44,7 +44,7 @@ class HistorySwapConfig:
     kept_s: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (8.0, 16.0, 32.0, 64.0)
     history_s: Annotated[float, Field(gt=0)] = 240.0
     blocks_s: tuple[Annotated[float, Field(gt=0)], ...] = (1.0, 4.0, 12.0, 36.0, 120.0)
-    seams_per_run: Annotated[int, Field(ge=1)] = 8
+    seams_per_run: Annotated[int, Field(ge=1)] = 6
 
 
 class HistorySwapProbe:
@@ -247,7 +247,8 @@ class HistorySwapProbe:
     def _facts(self, subjects: list[str]) -> dict[str, Any]:
         seconds = self.facts.repetition_time
         return {
-            "Description": "skill_ar with the true history less that with another before the same last seconds",
+            "Description": "skill_ar with the true history less that with another before the same last seconds. With "
+            "nothing, what the memory held is lost; another history may mislead it, too.",
             "Test": "one-sided sign-flip test over subjects; null is the mean, null_low and null_high are 95 % of the "
             "means of flipped losses",
             "Correction": "p: false discovery rate (Benjamini-Hochberg) over conditions, x and horizons, of the "
