@@ -357,8 +357,12 @@ class Forecaster(nn.Module):
 
     def recall_last(self, seen: Observation) -> Float[Tensor, "B K V"]:
         """Forecast what lies beyond the linear part from the last frame alone, with memories empty at the first."""
+        return self.recall_at(seen, [-1])[:, 0]
+
+    def recall_at(self, seen: Observation, places: Sequence[int]) -> Float[Tensor, "B N K V"]:
+        """Forecast as :meth:`recall_last` does, from the frames at these places."""
         read, _ = self._read(seen, self.forget(len(seen.tokens)), memory_frozen=False, left_out=None)
-        return self._decode(_Reading(read.tokens[:, -1:], read.forecasts[:, -1:]))[:, 0]
+        return self._decode(_Reading(read.tokens[:, list(places)], read.forecasts[:, list(places)]))
 
     def _read(
         self, seen: Observation, state: MemoryPart, *, memory_frozen: bool, left_out: Tensor | None

@@ -14,14 +14,11 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from titan_neuro.errors import NoMatchError
 from titan_neuro.metrics import bootstrap_interval
 from titan_neuro.models.forecaster import Forecaster, Observation
 from titan_neuro.probing.findings import Findings, ProbedFold, ProbeFacts
+from titan_neuro.probing.windows import ENCODED_AT_A_TIME, observe_run, recall_windows, spread_targets
 from titan_neuro.typing import FrameRun
-
-_ENCODED_AT_A_TIME = 64
-_TOKENS_AT_A_TIME = 2**15
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -86,7 +83,7 @@ class ContextLengthProbe:
         frames = run.read(0, run.n_frames)
         targets = self._targets(run)
         self._longest_run_s = max(self._longest_run_s, run.n_frames * self.repetition_time)
-        linear, seen = self._observe(model, frames, targets)
+        linear, seen = observe_run(model, run, targets)
         truth = torch.stack([frames[targets + horizon] for horizon in self.horizons], dim=1)
         whole = self._whole_run(model, seen, targets)
         sums = self._errors.setdefault(
@@ -100,35 +97,14 @@ class ContextLengthProbe:
         base += (truth - linear).square().double().sum(0).numpy()
 
     def _targets(self, run: FrameRun) -> Tensor:
-        ahead = max(self.horizons)
-        scored = np.asarray(run.scored & ~run.moving)
-        usable = np.logical_and.reduce([np.roll(scored, -horizon) for horizon in self.horizons])
-        usable[run.n_frames - ahead :] = False
-        frames = np.flatnonzero(usable)
-        if not len(frames):
-            raise NoMatchError(f"{run.key}: no frame has scored frames at all of {self.horizons} frames after it.")
-        count = min(self.config.targets_per_run, len(frames))
-        return torch.from_numpy(frames[np.linspace(0, len(frames) - 1, count).round().astype(int)])
-
-    @staticmethod
-    def _observe(model: Forecaster, frames: Tensor, targets: Tensor) -> tuple[Tensor, Observation]:
-        """Return the linear forecasts of the targets, on the CPU, and what the memory is told of all frames."""
-        state, linear, parts = model.init_state(1).linear, [], []
-        for start in range(0, len(frames), _ENCODED_AT_A_TIME):
-            block = frames[start : start + _ENCODED_AT_A_TIME].to(model.coefficients)
-            forecasts, seen, state = model.observe(block[None], state)
-            wanted = targets[(targets >= start) & (targets < start + _ENCODED_AT_A_TIME)] - start
-            linear.append(forecasts[0, wanted].cpu())
-            parts.append(seen)
-        joined = Observation(*(torch.cat(values, dim=1) for values in zip(*parts, strict=True)))
-        return torch.cat(linear), joined
+        return spread_targets(run, self.horizons, count=self.config.targets_per_run)
 
     @staticmethod
     def _whole_run(model: Forecaster, seen: Observation, targets: Tensor) -> Tensor:
         state, found = None, []
-        for start in range(0, seen.tokens.shape[1], _ENCODED_AT_A_TIME):
-            beyond, state = model.remember(seen.at(slice(start, start + _ENCODED_AT_A_TIME)), state)
-            wanted = targets[(targets >= start) & (targets < start + _ENCODED_AT_A_TIME)] - start
+        for start in range(0, seen.tokens.shape[1], ENCODED_AT_A_TIME):
+            beyond, state = model.remember(seen.at(slice(start, start + ENCODED_AT_A_TIME)), state)
+            wanted = targets[(targets >= start) & (targets < start + ENCODED_AT_A_TIME)] - start
             found.append(beyond[0, wanted].cpu())
         return torch.cat(found)
 
@@ -136,12 +112,9 @@ class ContextLengthProbe:
     def _cut(model: Forecaster, seen: Observation, targets: Tensor, context: int, whole: Tensor) -> Tensor:
         beyond = whole.clone()
         cut = torch.nonzero(targets + 1 > context).flatten()
-        at_a_time = max(1, _TOKENS_AT_A_TIME // (context * seen.tokens.shape[2]))
-        for first in range(0, len(cut), at_a_time):
-            some = cut[first : first + at_a_time]
-            starts = (targets[some] - context + 1).tolist()
-            windows = Observation(*(torch.cat([part[:, start : start + context] for start in starts]) for part in seen))
-            beyond[some] = model.recall_last(windows).cpu()
+        if len(cut):
+            windows = targets[cut, None] + torch.arange(1 - context, 1)
+            beyond[cut] = recall_windows(model, seen, windows)[:, 0]
         return beyond
 
     def skill(self) -> tuple[list[str], np.ndarray]:
