@@ -17,10 +17,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Every probe, and what it asks; the workflow of `pipelines/` runs each of them.
-PROBES = {
-    "context-length": "how far back it reaches",
-    "history-swap": "what is lost when what came before is swapped",
-}
+PROBES = {"context-length": "how far back it reaches"}
 
 
 def add_parser(verbs: Any) -> None:

@@ -8,7 +8,10 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from titan_neuro.probing.context_length import ContextLengthConfig
+from titan_neuro.probing.decoding import DecodingConfig
 from titan_neuro.probing.history_swap import HistorySwapConfig
+from titan_neuro.probing.moment_matching import MomentMatchingConfig
+from titan_neuro.probing.surprise import SurpriseConfig
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -19,10 +22,13 @@ class ProbeConfig:
     ----------
     n_permutations : int
         Of each test; the exact set where that is smaller.
-    context_length, history_swap
+    context_length, history_swap, surprise, moment_matching, decoding
         Settings of the probe of this name; see the class.
     """
 
     n_permutations: Annotated[int, Field(ge=1)] = 10_000
     context_length: ContextLengthConfig = ContextLengthConfig()
     history_swap: HistorySwapConfig = HistorySwapConfig()
+    surprise: SurpriseConfig = SurpriseConfig()
+    moment_matching: MomentMatchingConfig = MomentMatchingConfig()
+    decoding: DecodingConfig = DecodingConfig()
