@@ -3,6 +3,7 @@
 from titan_neuro.probing.config import ProbeConfig
 from titan_neuro.probing.context_length import ContextLengthConfig, ContextLengthProbe
 from titan_neuro.probing.findings import Findings, Probe, ProbedFold, ProbeFacts
+from titan_neuro.probing.surprise import SurpriseConfig, SurpriseProbe
 from titan_neuro.probing.untrained import untrained_like
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     "ProbeConfig",
     "ProbeFacts",
     "ProbedFold",
+    "SurpriseConfig",
+    "SurpriseProbe",
     "make_probe",
     "untrained_like",
 ]
@@ -20,5 +23,5 @@ __all__ = [
 
 def make_probe(name: str, config: ProbeConfig, facts: ProbeFacts) -> Probe:
     """Make the probe of this name (``context-length``, ...) with its settings."""
-    made: dict[str, type[Probe]] = {"context-length": ContextLengthProbe}
+    made: dict[str, type[Probe]] = {"context-length": ContextLengthProbe, "surprise": SurpriseProbe}
     return made[name](getattr(config, name.replace("-", "_")), facts)  # type: ignore[call-arg]
