@@ -51,12 +51,15 @@ class SurpriseConfig:
     window_s : float
         Frames at most so many seconds from a boundary, before or after it, count as near. Boundaries come from BOLD, as
         surprise does: neither lags behind the other.
+    delay_s : float
+        What was annotated is looked for so many seconds later: the haemodynamic response lags behind the film.
     n_components : int
         Principal components of the other subjects' average that events are found in, at most.
     """
 
     event_s: Annotated[float, Field(gt=0)] = 30.0
     window_s: Annotated[float, Field(ge=0)] = 2.0
+    delay_s: Annotated[float, Field(ge=0)] = 5.0
     n_components: Annotated[int, Field(ge=2)] = 50
 
 
@@ -124,7 +127,9 @@ class SurpriseProbe:
         return self._events[key] + run.film_start
 
     def _annotated(self, run: FrameRun) -> np.ndarray:
-        onsets = [onset for onset, _, kind in getattr(run, "events", ()) if kind not in _NO_EVENTS]
+        onsets = [
+            onset + self.config.delay_s for onset, _, kind in getattr(run, "events", ()) if kind not in _NO_EVENTS
+        ]
         frames = np.asarray(onsets, float) / self.facts.repetition_time
         return np.unique(np.floor(frames[np.isfinite(frames)] + 0.5).astype(int))
 
@@ -236,6 +241,8 @@ class SurpriseProbe:
             },
             "Events": "HMM of Baldassano et al. 2017 on the other subjects' average, as many events as there are "
             f"{self.config.event_s:g} s in it",
+            "AnnotatedEvents": f"Onsets of trial types other than {', '.join(_NO_EVENTS)}; boundaries "
+            f"{self.config.delay_s:g} s later",
             "PredictionChange": f"Root mean square over features of the difference of two forecasts: {pair}",
             "NotAsked": list(not_asked),
             "x": {"Description": "Frames at most so far from a boundary count as near", "Units": "s"},

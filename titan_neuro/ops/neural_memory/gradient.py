@@ -18,9 +18,9 @@ def gradient_norm(
     """``||grad_W ||M(k_t; W) - v_t||^2||`` over all layers: the surprise of Behrouz et al. 2025 (equations 8, 12).
 
     A token's gradient by a layer's weights is the outer product of ``delta``, the loss's gradient by the layer's
-    result, and ``a``, what the layer is given; its norm is ``||delta|| ||a||``. All tokens are measured at the same weights: to
-    have what `memory_scan` writes, give it tokens of one chunk and the weights that the chunk begins with. What
-    ``max_delta_norm`` would shorten is measured in full.
+    result, and ``a``, what the layer is given; its norm is ``||delta|| ||a||``. All tokens are measured at the same
+    weights: to have what `memory_scan` writes, give it tokens of one chunk and the weights that the chunk begins with.
+    What ``max_delta_norm`` would shorten is measured in full.
 
     Parameters
     ----------
