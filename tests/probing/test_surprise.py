@@ -1,5 +1,7 @@
 """Surprise must be the memory's gradient, boundaries must be those that were planted, and chance must stay chance."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,14 @@ from brainiak.eventseg.event import EventSegment
 from film_runs import ar1_noise
 from in_memory import InMemoryRun
 from recall_runs import N_FEATURES, small_forecaster
+from recall_runs import RECALL as RECALL_SIZE
 from scipy.stats import binomtest
 
 from titan_neuro.errors import MismatchError
 from titan_neuro.layers import NeuralMemoryConfig
+from titan_neuro.layers.decoder import LowRankConfig
+from titan_neuro.layers.tokenizer import ParcelTokenizerConfig
+from titan_neuro.models import ForecasterConfig, GRUConfig, MACConfig
 from titan_neuro.models.recall import RecallConfig
 from titan_neuro.probing import ProbedFold, ProbeFacts, SurpriseConfig, SurpriseProbe, make_probe, untrained_like
 from titan_neuro.probing.boundaries import MarkedRun, average_frames, boundary_contrast, events_within, find_events
@@ -31,6 +37,9 @@ from titan_neuro.probing.watching import (
 )
 
 N_FRAMES, EVENT = 240, 24
+SIZE = {"tokens_per_frame": 1, "dim": 8, "n_layers": 1}
+# Models with long chunks are fed long blocks: fewer steps for the tests.
+LONG_CHUNKS = dataclasses.replace(RECALL_SIZE, chunk_frames=40)
 STARTS = np.array([20, 47, 66, 95, 120, 141, 170, 190, 216])
 
 
@@ -40,7 +49,7 @@ def film(seed=0, starts=STARTS):
     return patterns[np.searchsorted(starts, np.arange(N_FRAMES), side="right")]
 
 
-def viewer(subject, *, seed=0, lead=0, stimulus="task-movie", noise=0.5, frames=None, scored_from=8):
+def viewer(subject, *, seed=0, lead=0, stimulus="task-movie", noise=0.3, frames=None, scored_from=8):
     """A subject who sees the film from frame `lead` on."""
     rng = np.random.default_rng([subject, seed])
     shown = film(seed) if frames is None else frames
@@ -70,9 +79,18 @@ def asked(tests, others, *, model=None, config=None, **other):
     return probe.findings()
 
 
-def persistent(**options):
+def persistent(*, recall=LONG_CHUNKS, horizons=(1, 3), backbone=None):
     """A forecaster that says the next frames are as this one; its memories read, and were never trained."""
-    model = small_forecaster(**options).eval()
+    torch.manual_seed(0)
+    config = ForecasterConfig(
+        tokenizer=ParcelTokenizerConfig(n_tokens=1),
+        backbone=backbone
+        or MACConfig(**SIZE, n_heads=2, segment_frames=40, memory=NeuralMemoryConfig(chunk_frames=40)),
+        recall=recall,
+        horizons=horizons,
+        decoder=LowRankConfig(rank=4),
+    )
+    model = config.build(n_features=N_FEATURES).eval()
     with torch.no_grad():
         model.coefficients[:, 0] = 1
         if model.recall is not None:
@@ -120,17 +138,17 @@ def test_the_surprise_of_the_recall_is_the_error_of_its_forecasts():
     torch.testing.assert_close(surprise[0, 4], expected.sqrt())
     assert surprise[0, 0] == 0, "nothing was forecast of the first frame"
     with pytest.raises(MismatchError, match="reach beyond the chunk"):
-        memory.surprise(*(torch.cat([part, part], dim=1) for part in (features, errors, context)), memory.init_state(1))
+        memory.surprise(*(torch.cat([part] * 6, dim=1) for part in (features, errors, context)), memory.init_state(1))
 
 
-def test_watching_is_the_same_frame_by_frame(monkeypatch):
+def test_watching_is_the_same_in_other_blocks(monkeypatch):
     model, run = persistent(), viewer(1)
     at_once = watch(model, run)
-    assert block_frames(model) == 8
-    monkeypatch.setattr("titan_neuro.probing.watching.block_frames", lambda _: 1)
-    one_by_one = watch(model, run)
+    assert block_frames(model) == 40
+    monkeypatch.setattr("titan_neuro.probing.watching.block_frames", lambda _: 5)
+    in_parts = watch(model, run)
     for name in MEASURES:
-        np.testing.assert_allclose(at_once[name], one_by_one[name], rtol=2e-3, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(at_once[name], in_parts[name], rtol=2e-3, atol=1e-4, err_msg=name)
         assert at_once[name].shape == (N_FRAMES,)
     assert not model.recall.memory._forward_pre_hooks, "the model is left as it was"
 
@@ -166,8 +184,8 @@ def test_planted_events_are_found_as_brainiak_finds_them():
 
 
 def test_many_features_are_mixed():
-    frames = np.repeat(film(), 30, axis=1) * np.random.default_rng(0).normal(size=30 * N_FEATURES)
-    others = [viewer(1)]
+    others = [viewer(1, noise=0.1)]
+    frames = others[0].frames.numpy() @ np.random.default_rng(0).normal(size=(N_FEATURES, 30 * N_FEATURES))
     others[0].frames, others[0].n_features = torch.tensor(frames, dtype=torch.float32), frames.shape[1]
     average, places = average_frames(others, None)
     assert average.shape[1] == 512
@@ -264,11 +282,11 @@ def test_chance_is_called_a_finding_as_often_as_it_says(null, n_stimuli):
 def test_a_rise_at_boundaries_is_found(null):
     runs = group(np.random.default_rng(1), 4, height=3.0, n_stimuli=2)
     observed, by_chance = boundary_contrast(runs, OTHERS, null, half_width=2, n_permutations=199, seed=0)
-    assert observed.shape == (4, 1) and observed.mean() > by_chance.max()
+    assert observed.shape == (4, 1) and np.mean(by_chance >= observed.mean()) < 0.02
 
 
 def test_jumps_of_the_film_are_found_by_the_model_and_not_by_a_clock():
-    found = asked([viewer(subject, lead=3 * subject) for subject in range(4)], [viewer(s) for s in range(10, 13)])
+    found = asked([viewer(subject, lead=3 * subject) for subject in range(4)], [viewer(9)])
     table = found.tables["scores"]
     assert list(table.columns) == list(SCORES) and not table.is_control[table.measure == RECALL].any()
     assert (table.n_subjects == 4).all()
@@ -298,9 +316,8 @@ def test_annotated_events_are_looked_for_after_a_delay():
     tests = [viewer(subject) for subject in range(3)]
     for run in tests:
         # Film, fixation and onsets that are not known are no events; two at once are one.
-        run.events = ((0.0, 240.0, "movie"), (5.0, 1.0, "fixation"), (float("nan"), 1.0, "cut")) + tuple(
-            (start - 4.0, 1.0, kind) for start in STARTS for kind in ("cut", "scene")
-        )
+        run.events = ((0.0, 240.0, "movie"), (5.0, 1.0, "fixation"), (float("nan"), 1.0, "cut"))
+        run.events += tuple((start - 4.0, 1.0, kind) for start in STARTS for kind in ("cut", "scene"))
     config = SurpriseConfig(event_s=EVENT, window_s=1, delay_s=4)
     found = asked(tests, [viewer(9)], config=config)
     assert (rows(found, ANNOTATED, RECALL).p < 0.02).all()
@@ -350,10 +367,7 @@ def test_one_subject_has_a_value_and_no_interval():
 
 
 def test_models_without_memories_are_asked_about_their_predictions():
-    model = persistent(recall=None, horizons=(1,))
-    model.backbone = torch.nn.Module()
-    model.backbone.init_state = lambda batch: ()
-    model.backbone.forward = lambda tokens, state, memory_frozen: (tokens, ())
+    model = persistent(recall=None, horizons=(1,), backbone=GRUConfig(**SIZE))
     tests = [viewer(1), viewer(3)]
     probe = SurpriseProbe(SurpriseConfig(event_s=EVENT, window_s=1), facts(horizons=(1,)))
     both = ProbedFold(model=model, untrained=model, tests=tests, others=[viewer(2)])

@@ -125,8 +125,10 @@ def find_events(average: np.ndarray, *, n_events: int, n_components: int) -> np.
     from brainiak.eventseg.event import EventSegment
 
     left, scales, _ = np.linalg.svd(average - average.mean(axis=0), full_matrices=False)
-    shown = (left * scales)[:, scales > 1e-9 * scales.max()][:, :n_components]
-    fitted = EventSegment(n_events).fit(shown)
+    shown = (left * scales)[:, :n_components]
+    # The HMM takes its mean from each frame: with their negatives beside them it leaves components as they are, and
+    # correlates frames by the angle between them, whichever way components point.
+    fitted = EventSegment(n_events).fit(np.column_stack([shown, -shown]))
     return np.flatnonzero(np.diff(fitted.segments_[0].argmax(axis=1))) + 1
 
 
