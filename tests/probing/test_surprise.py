@@ -49,7 +49,7 @@ def film(seed=0, starts=STARTS):
     return patterns[np.searchsorted(starts, np.arange(N_FRAMES), side="right")]
 
 
-def viewer(subject, *, seed=0, lead=0, stimulus="task-movie", noise=0.3, frames=None, scored_from=8):
+def viewer(subject, *, seed=0, lead=0, stimulus="task-movie", noise=0.5, frames=None, scored_from=8):
     """A subject who sees the film from frame `lead` on."""
     rng = np.random.default_rng([subject, seed])
     shown = film(seed) if frames is None else frames

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from scipy.linalg import hadamard
 from torch import Tensor
 
 from titan_neuro.typing import FrameRun
@@ -126,9 +127,11 @@ def find_events(average: np.ndarray, *, n_events: int, n_components: int) -> np.
 
     left, scales, _ = np.linalg.svd(average - average.mean(axis=0), full_matrices=False)
     shown = (left * scales)[:, :n_components]
-    # The HMM takes its mean from each frame: with their negatives beside them it leaves components as they are, and
-    # correlates frames by the angle between them, whichever way components point.
-    fitted = EventSegment(n_events).fit(np.column_stack([shown, -shown]))
+    # brainiak brings each of its features to variance 1 over time, by which weak components would count as much as
+    # strong ones, and takes its mean from each frame. Spread over the rows of a Hadamard matrix, without that of ones,
+    # components give features of one and the same variance, and frames of mean 0: angles between frames stay.
+    rows = hadamard(2 ** int(np.ceil(np.log2(shown.shape[1] + 1))))[1 : shown.shape[1] + 1]
+    fitted = EventSegment(n_events).fit(shown @ rows)
     return np.flatnonzero(np.diff(fitted.segments_[0].argmax(axis=1))) + 1
 
 
