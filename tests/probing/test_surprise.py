@@ -269,7 +269,7 @@ def group(rng, n_subjects, *, height=0.0, n_stimuli=1):
 
 @pytest.mark.parametrize("null, n_stimuli", [("shifts", 1), ("shifts", 2), ("lengths", 1), ("lengths", 2)])
 def test_chance_is_called_a_finding_as_often_as_it_says(null, n_stimuli):
-    n_seeds, level, hits = 300, 0.05, 0
+    n_seeds, level, hits = 240, 0.05, 0
     for seed in range(n_seeds):
         runs = group(np.random.default_rng([seed, n_stimuli]), 4, n_stimuli=n_stimuli)
         observed, by_chance = boundary_contrast(runs, OTHERS, null, half_width=2, n_permutations=199, seed=seed)

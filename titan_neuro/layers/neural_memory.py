@@ -239,8 +239,8 @@ class NeuralMemory(nn.Module):
                 "Stream the model in blocks that divide its chunks.",
             )
         keys, values, _ = self._keys_and_values(x, state.key_value_tail)
-        norms = gradient_norm(keys, values, state.memory.reference).square().sum(dim=1)
-        return norms.unflatten(1, (-1, self.tokens_per_frame)).sum(dim=2).sqrt()
+        squares = gradient_norm(keys, values, state.memory.reference).square().sum(dim=1)
+        return squares.view(len(x), -1, self.tokens_per_frame).sum(dim=2).sqrt()
 
     def _check(self, x: Tensor) -> None:
         if x.shape[-1] != self.dim or x.shape[1] % self.tokens_per_frame or not x.shape[1]:
