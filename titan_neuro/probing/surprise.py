@@ -204,20 +204,21 @@ class SurpriseProbe:
         return pd.concat(parts, ignore_index=True)
 
     def _sentence(self, scores: pd.DataFrame, corrected: Mapping[str, float], not_asked: Sequence[str]) -> str:
-        first = scores[np.isfinite(scores["value"])]
-        if first.empty:
+        found = scores[np.isfinite(scores["value"])]
+        if found.empty:
             return f"Surprise at event boundaries could not be asked about: {' '.join(not_asked)}"
-        kind = OTHERS if first["condition"].str.startswith(OTHERS).any() else ANNOTATED
-        first = first[first["condition"] == f"{kind}, {NULLS['shifts']}"]
-        said = [
-            f"{row.measure} {row.value:+.3f} (p = {corrected[f'{kind}: {row.measure}']:.4f})"
-            for row in first[~first["is_control"]].itertuples()
-        ]
-        control = first[first["measure"] == FRAME]
-        against = "" if control.empty else f"; control, {FRAME}: {control['value'].iloc[0]:+.3f}"
+        said = []
+        for kind in (OTHERS, ANNOTATED):
+            rows = found[found["condition"] == f"{kind}, {NULLS['shifts']}"]
+            parts = [
+                f"{row.measure} {row.value:+.3f} (p = {corrected[f'{kind}: {row.measure}']:.4f})"
+                for row in rows[~rows["is_control"]].itertuples()
+            ]
+            parts += [f"control, {FRAME}, {value:+.3f}" for value in rows.loc[rows["measure"] == FRAME, "value"]]
+            said += [f"{kind}: {', '.join(parts)}"] if parts else []
         return (
-            f"Within {self.config.window_s:g} s of where {kind} begin, against elsewhere, in standard deviations of a "
-            f"run: {', '.join(said)}{against} (n = {int(first['n_subjects'].max())}; one-sided, the larger p of "
+            f"Within {self.config.window_s:g} s of where events begin, against elsewhere, in standard deviations of a "
+            f"run: {'; '.join(said)} (n = {int(found['n_subjects'].max())}; one-sided, the larger p of "
             f"{' and '.join(NULLS.values())}, {self.facts.n_permutations} draws at most, Holm's correction)."
         )
 
