@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from titan_neuro.ops.neural_memory import MemoryState, init_state, memory_read, memory_scan
+from titan_neuro.errors import MismatchError
+from titan_neuro.ops.neural_memory import MemoryState, gradient_norm, init_state, memory_read, memory_scan
 from titan_neuro.ops.stream_state import StreamState
 
 # A chunk of equal keys of length 1 would undo at most this share of the error at that key.
@@ -158,18 +159,10 @@ class ForecastMemory(nn.Module):
             Expected errors of the forecasts made now, ``(batch, time, horizons, value width)``.
         state : ForecastMemoryState
         """
-        known = torch.einsum("btkf,kdf->btkd", features, self.key_map) * self.key_scale
-        told = torch.einsum("btc,kdc->btkd", context, self.context_map)
-        queries = _at_most_unit(torch.cat([known, told], dim=-1))
-        waited = torch.cat([state.pending, queries], dim=1)
-        n_frames, longest = queries.shape[1], max(self.horizons)
-        pending = waited[:, n_frames:]
+        queries, keys, pending = self._queries_and_keys(features, context, state.pending)
         if frozen:
             read = memory_read(queries.transpose(1, 2), state.memory)
             return read.transpose(1, 2) * self.gain, ForecastMemoryState(state.memory, pending)
-        keys = torch.stack(
-            [waited[:, longest - h : longest - h + n_frames, index] for index, h in enumerate(self.horizons)], dim=1
-        )
         alpha, eta, theta = torch.sigmoid(self.gates(context)).mT.chunk(3, dim=1)
         eta = _MAX_MOMENTUM * eta
         read, memory = memory_scan(
@@ -183,6 +176,52 @@ class ForecastMemory(nn.Module):
             chunk_size=self.chunk_frames,
         )
         return read.transpose(1, 2) * self.gain, ForecastMemoryState(memory, pending)
+
+    def surprise(
+        self,
+        features: Float[Tensor, "B T K F"],
+        errors: Float[Tensor, "B T K D"],
+        context: Float[Tensor, "B T C"],
+        state: ForecastMemoryState,
+    ) -> Float[Tensor, "B T"]:
+        """Norm of the gradient that `forward` would write at each frame, over all horizons, writing nothing.
+
+        ``2 ||M k - v|| ||k||`` for each horizon, root of the sum of squares.
+
+        Parameters
+        ----------
+        features, errors, context, state
+            As `forward` has them, but no further than to the end of the open chunk: at its first weights all its
+            gradients are taken (equation 16).
+
+        Returns
+        -------
+        torch.Tensor
+            ``(batch, time)``, at least 0.
+
+        Raises
+        ------
+        MismatchError
+            Frames that reach beyond the chunk.
+        """
+        if state.memory.position + features.shape[1] > self.chunk_frames:
+            raise MismatchError(
+                f"features: {features.shape[1]} frames reach beyond the chunk of {self.chunk_frames}, of which "
+                f"{state.memory.position} are written.",
+                "Stream the model in blocks that divide its chunks.",
+            )
+        _, keys, _ = self._queries_and_keys(features, context, state.pending)
+        return gradient_norm(keys, errors.transpose(1, 2), state.memory.reference).square().sum(dim=1).sqrt()
+
+    def _queries_and_keys(self, features: Tensor, context: Tensor, pending: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries ``(batch, time, horizons, width)``, keys by head, and keys that wait for their outcomes."""
+        known = torch.einsum("btkf,kdf->btkd", features, self.key_map) * self.key_scale
+        told = torch.einsum("btc,kdc->btkd", context, self.context_map)
+        queries = _at_most_unit(torch.cat([known, told], dim=-1))
+        waited = torch.cat([pending, queries], dim=1)
+        n_frames, longest = queries.shape[1], max(self.horizons)
+        keys = [waited[:, longest - h : longest - h + n_frames, index] for index, h in enumerate(self.horizons)]
+        return queries, torch.stack(keys, dim=1), waited[:, n_frames:]
 
 
 def _at_most_unit(x: Tensor) -> Tensor:

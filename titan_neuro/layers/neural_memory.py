@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from titan_neuro.errors import ConfigError, MismatchError
 from titan_neuro.layers.norm import RMSNorm
 from titan_neuro.layers.projection import CausalProjection
-from titan_neuro.ops.neural_memory import Backend, MemoryState, init_state, memory_read, memory_scan
+from titan_neuro.ops.neural_memory import Backend, MemoryState, gradient_norm, init_state, memory_read, memory_scan
 from titan_neuro.ops.stream_state import StreamState
 
 # Half-lives, in frames, that the heads begin with: from a few frames to a few minutes of fMRI.
@@ -174,11 +174,10 @@ class NeuralMemory(nn.Module):
         self._check(x)
         state = self.init_state(len(x)) if state is None else state
         queries, query_tail = self._queries(x, state.query_tail)
-        keys_and_values, key_value_tail = self.key_value(x, state.key_value_tail)
-        keys, values = (self._heads(part) for part in keys_and_values.chunk(2, dim=-1))
+        keys, values, key_value_tail = self._keys_and_values(x, state.key_value_tail)
         read, memory = memory_scan(
             queries,
-            _unit(keys),
+            keys,
             values,
             *self.gate_values(x),
             state.memory,
@@ -213,6 +212,36 @@ class NeuralMemory(nn.Module):
         queries, query_tail = self._queries(x, query_tail)
         return self._output(memory_read(queries, memory), x), query_tail
 
+    def surprise(self, x: Float[Tensor, "B T D"], state: NeuralMemoryState) -> Float[Tensor, "B frames"]:
+        """Norm of the gradient that `forward` would write, over all heads and the tokens of a frame, writing nothing.
+
+        Parameters
+        ----------
+        x, state
+            As `forward` has them, but no further than to the end of the open chunk: at its first weights all its
+            gradients are taken (equation 16).
+
+        Returns
+        -------
+        torch.Tensor
+            ``(batch, frames)``, at least 0; before what ``max_delta_norm`` shortens.
+
+        Raises
+        ------
+        MismatchError
+            Tokens that don't fit, or that reach beyond the chunk.
+        """
+        self._check(x)
+        if state.memory.position + x.shape[1] > self.chunk_size:
+            raise MismatchError(
+                f"x: {x.shape[1]} tokens reach beyond the chunk of {self.chunk_size}, of which "
+                f"{state.memory.position} are written.",
+                "Stream the model in blocks that divide its chunks.",
+            )
+        keys, values, _ = self._keys_and_values(x, state.key_value_tail)
+        squares = gradient_norm(keys, values, state.memory.reference).square().sum(dim=1)
+        return squares.view(len(x), -1, self.tokens_per_frame).sum(dim=2).sqrt()
+
     def _check(self, x: Tensor) -> None:
         if x.shape[-1] != self.dim or x.shape[1] % self.tokens_per_frame or not x.shape[1]:
             raise MismatchError(
@@ -223,6 +252,11 @@ class NeuralMemory(nn.Module):
     def _queries(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
         queries, tail = self.query(x, tail)
         return _unit(self._heads(queries)), tail
+
+    def _keys_and_values(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        keys_and_values, tail = self.key_value(x, tail)
+        keys, values = (self._heads(part) for part in keys_and_values.chunk(2, dim=-1))
+        return _unit(keys), values, tail
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], self.config.n_heads, -1).transpose(1, 2)

@@ -13,6 +13,7 @@ from titan_neuro.typing import MOVING_MM
 
 if TYPE_CHECKING:
     from titan_neuro.data.store.read import RunStore
+    from titan_neuro.data.store.schema import Event
 
 
 class RunView:
@@ -41,6 +42,16 @@ class RunView:
     def repetition_time(self) -> float:
         """Seconds."""
         return self.store.repetition_time
+
+    @property
+    def displacement(self) -> np.ndarray | None:
+        """Framewise displacement: float32 ``(time,)``, mm from the frame before, NaN at frame 0; None: not known."""
+        return self.store.framewise_displacement
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """Onset and duration in seconds from the first frame (NaN: unknown), and the ``trial_type``."""
+        return self.store.events
 
     def read(self, start: int, stop: int) -> torch.Tensor:
         """Return frames ``start <= t < stop``: float32 ``(time, features)``, in standard deviations."""
