@@ -18,8 +18,8 @@ STATES = ("state", "untrained state", "state begun late")
 class FilmTraces:
     """Trace runs with the models of one fold, and average others' traces of a stimulus.
 
-    Sums alone are kept: of each stimulus one number a moment, kind and feature, however many subjects there are. Moments
-    are counted from where the film begins; a row is NaN where a run has no such moment.
+    Sums alone are kept: of each stimulus one number a moment, kind and feature, however many subjects there are.
+    Moments are counted from where the film begins; a row is NaN where a run has no such moment.
 
     Parameters
     ----------
@@ -42,20 +42,24 @@ class FilmTraces:
 
     def begun_late(self, run: FrameRun, late_frames: int) -> np.ndarray:
         """States of a model that is shown the film from a later moment on: NaN before that."""
+        if run.film_start + late_frames >= run.n_frames:
+            return np.full(((run.n_frames - run.film_start) // self._every, 1), np.nan)
         return self._watched(self.fold.model, run, late_frames)["state"]
 
     def others_of(self, run: FrameRun) -> Sequence[FrameRun]:
-        """Runs of the same stimulus by subjects who are not `run`'s.
+        """Runs of the same stimulus by subjects who are not `run`'s, if they last until the film begins.
 
         Those that the model was trained on; where the fold has held out what was shown, too, its test runs.
         """
-        tested = {other.subject for other in self.fold.tests if other.stimulus == run.stimulus}
-        trained = [
-            other for other in self.fold.others if other.stimulus == run.stimulus and other.subject not in tested
-        ]
+        tested = {other.subject for other in self._shown(self.fold.tests, run.stimulus)}
+        trained = [other for other in self._shown(self.fold.others, run.stimulus) if other.subject not in tested]
         return trained or [
-            other for other in self.fold.tests if other.stimulus == run.stimulus and other.subject != run.subject
+            other for other in self._shown(self.fold.tests, run.stimulus) if other.subject != run.subject
         ]
+
+    @staticmethod
+    def _shown(runs: Sequence[FrameRun], stimulus: str) -> list[FrameRun]:
+        return [run for run in runs if run.stimulus == stimulus and run.n_frames > run.film_start]
 
     def reference(self, run: FrameRun, own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Average over the runs of :meth:`others_of`, which must not be empty: float64 ``(moments, width)`` each.
@@ -66,7 +70,7 @@ class FilmTraces:
         if run.stimulus not in self._sums:
             summed = self.others_of(run)
             if not among_trained:
-                summed = [other for other in self.fold.tests if other.stimulus == run.stimulus]
+                summed = self._shown(self.fold.tests, run.stimulus)
             sums: dict[str, np.ndarray] = {}
             for other in summed:
                 for kind, values in self.own(other).items():
@@ -75,8 +79,8 @@ class FilmTraces:
         found = self._sums[run.stimulus]
         if not among_trained:
             found = {kind: _added(total, own[kind], -1) for kind, total in found.items()}
-            for again in self.fold.tests:
-                if (again.stimulus, again.subject) == (run.stimulus, run.subject) and again.key != run.key:
+            for again in self._shown(self.fold.tests, run.stimulus):
+                if again.subject == run.subject and again.key != run.key:
                     found = {kind: _added(found[kind], values, -1) for kind, values in self.own(again).items()}
         with np.errstate(invalid="ignore", divide="ignore"):
             # The last column counts runs; rounding is what is left where all were taken away again.

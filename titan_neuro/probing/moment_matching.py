@@ -67,7 +67,7 @@ class MomentMatchingProbe:
     def __init__(self, config: MomentMatchingConfig, facts: ProbeFacts) -> None:
         self.config, self.facts = config, facts
         self._every = "accuracy"
-        self._sparse = f"accuracy at every {config.state_every_frames}th frame"
+        self._sparse = f"accuracy, one frame in {config.state_every_frames}"
         self._found: dict[tuple[str, str, int], list[tuple[str, str, Matched]]] = {}
         self._not_asked: dict[str, list[str]] = {}
         self._traces: FilmTraces | None = None
@@ -77,12 +77,15 @@ class MomentMatchingProbe:
         if self._traces is None or self._traces.fold is not fold:
             self._traces = FilmTraces(fold, every_frames=self.config.state_every_frames, width=self.config.width)
         traces = self._traces
+        if run.n_frames <= run.film_start:
+            self._refuse("the recording ends before the film begins", run.key)
+            return
         if not traces.others_of(run):
             self._refuse("no run of another subject shows the same stimulus", run.key)
             return
         own = traces.own(run)
         reference = traces.reference(run, own)
-        if not own["state"].any():
+        if len(own["state"]) and not own["state"].any():
             self._refuse("the model has no memory that learns at test time, so that there is no state", run.key)
         own[_LATE], reference[_LATE] = traces.begun_late(run, self.config.begun_late_frames), reference["state"]
         longest = max(len(own["frame"]), len(reference["frame"]))
@@ -288,7 +291,7 @@ class MomentMatchingProbe:
 
 
 def _order(key: tuple[str, str, int]) -> tuple[bool, int, int]:
-    """The state and what it is compared with first, then the memory at every frame; controls after what they control."""
+    """The state and what it is compared with first, then the memory at every frame; controls come last."""
     measure, kind, window = key
     kinds = ("state", _LATE, "memory", *CONTROLS)
     return measure == "accuracy", window, kinds.index(kind)

@@ -90,7 +90,8 @@ def segments(values: np.ndarray, ends: np.ndarray, window: int) -> np.ndarray:
     rows = values[ends[:, None] - np.arange(window)].reshape(len(ends), -1)
     rows = rows - rows.mean(axis=1, keepdims=True)
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 0)
+    unit: np.ndarray = np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 0)
+    return unit
 
 
 def match_segments(run: np.ndarray, reference: np.ndarray, times: np.ndarray, asked: np.ndarray, away: int) -> Matched:

@@ -116,7 +116,7 @@ def trace_run(
 
 
 def _blocks(start: int, stop: int, at_a_time: int, count_from: int, every: int) -> Iterator[tuple[int, int]]:
-    """Stretches of `at_a_time` times `every` frames; the first may be shorter, so that they end where a state is due."""
+    """Stretches of `at_a_time` times `every` frames, the first maybe shorter: they end where a state is due."""
     size = at_a_time * every
     while start < stop:
         end = min(start + size - (start - count_from) % every, stop)
