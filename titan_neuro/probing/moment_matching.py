@@ -234,6 +234,14 @@ class MomentMatchingProbe:
                 rows.append({"condition": kind, "lag_s": lag_s, "share": share, "n_subjects": len(shares)})
         return pd.DataFrame(rows)
 
+    def _chance(self) -> dict[str, float]:
+        """By measure, for segments of the first length."""
+        first: dict[str, float] = {}
+        for measure, kind, window in sorted(self._found, key=_order):
+            found = [matched.chance for _, _, matched in self._found[measure, kind, window]]
+            first.setdefault(measure, float(np.mean(found)))
+        return first
+
     def _sentence(self, scores: pd.DataFrame) -> str:
         shown = next(
             (kind for kind in ("state", "memory") if kind in set(scores.condition[scores.n_subjects > 0])), None
@@ -247,14 +255,11 @@ class MomentMatchingProbe:
             for kind, words in (("frame", "the frame alone"), ("untrained state", "an untrained memory's state"))
             if kind in same.index
         ]
-        tested = (
-            f"shifted runs {row.null:.0%}, one-sided p = {row.p:.2g} by circular shifts"
-            if np.isfinite(row.p)
-            else "too short to be tested by shifts"
-        )
+        chance = self._chance()[row.measure]
+        tested = f"one-sided p = {row.p:.2g} by circular shifts" if np.isfinite(row.p) else "too short to be tested"
         return (
             f"From the {shown} of the memory alone, the moment of the film that another subject is at is found in "
-            f"{row.value:.0%} of cases ({tested}, n = {row.n_subjects}, uncorrected)"
+            f"{row.value:.0%} of cases (chance {chance:.1%}, {tested}, n = {row.n_subjects}, uncorrected)"
             f"{': ' if beside else ''}{', '.join(beside)}."
         )
 
@@ -271,11 +276,14 @@ class MomentMatchingProbe:
             "Interval": "95 % bootstrap over subjects",
             "Subjects": subjects,
             "x": {"Description": "Length of the segment that is matched (difference: of the control's)", "Units": "s"},
-            "null": {"Description": "Mean, and 95 % range, over shifts (difference: over sign flips)"},
+            "null": {
+                "Description": "Mean, and 95 % range, over shifts (difference: over sign flips). A segment that "
+                "matches its own moment matches no other: where much is found, shifts find less than chance would"
+            },
             "Chance": {
-                f"{measure}, {window} frames": float(np.mean([found.chance for _, _, found in runs]))
-                for (measure, kind, window), runs in self._found.items()
-                if kind in ("state", "memory")
+                "Description": "Mean over moments of 1 / (moments far enough away + 1): accuracy where all are equally "
+                "likely. Neighbours in time are alike, so that it is a rough guide, and shifts are the test",
+                **self._chance(),
             },
             "Features": f"A polynomial of time of degree {config.detrend_degree} is taken from each feature over the "
             "run, and the spread of the reference from both: this looks at the whole run, as a probe may. Wider "

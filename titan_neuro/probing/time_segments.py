@@ -87,7 +87,7 @@ def segments(values: np.ndarray, ends: np.ndarray, window: int) -> np.ndarray:
     numpy.ndarray
         ``(segments, window * features)``: products of two are correlations. A segment without spread is 0.
     """
-    rows = values[ends[:, None] - np.arange(window)].reshape(len(ends), -1)
+    rows = values[ends[:, None] - np.arange(window)].reshape(len(ends), window * values.shape[1])
     rows = rows - rows.mean(axis=1, keepdims=True)
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
     unit: np.ndarray = np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 0)
