@@ -40,11 +40,12 @@ class FilmTraces:
         untrained = self._watched(self.fold.untrained, run)
         return {**trained, **{f"untrained {kind}": untrained[kind] for kind in ("memory", "state")}}
 
-    def begun_late(self, run: FrameRun, late_frames: int) -> np.ndarray:
-        """States of a model that is shown the film from a later moment on: NaN before that."""
+    def begun_late(self, run: FrameRun, late_frames: int) -> dict[str, np.ndarray]:
+        """Memory and state of a model that is shown the film from a later moment on: NaN before that."""
         if run.film_start + late_frames >= run.n_frames:
-            return np.full(((run.n_frames - run.film_start) // self._every, 1), np.nan)
-        return self._watched(self.fold.model, run, late_frames)["state"]
+            return {}
+        late = self._watched(self.fold.model, run, late_frames)
+        return {f"{kind} begun late": late[kind] for kind in ("memory", "state")}
 
     def others_of(self, run: FrameRun) -> Sequence[FrameRun]:
         """Runs of the same stimulus by subjects who are not `run`'s, if they last until the film begins.
@@ -100,7 +101,10 @@ class FilmTraces:
             width=self._width,
         )
         n_moments = run.n_frames - run.film_start
-        rows = {kind: getattr(trace, kind)[-n_moments:] for kind in ("frame", "encoded", "memory")}
+        rows = {}
+        for kind in ("frame", "encoded", "memory"):
+            values = getattr(trace, kind)[-n_moments:]
+            rows[kind] = np.pad(values, ((n_moments - len(values), 0), (0, 0)), constant_values=np.nan)
         moments = trace.state_frames + 1 - run.film_start
         # A film whose end leaves some frames over has a last state that others may not have.
         kept = (moments > 0) & (moments % self._every == 0)

@@ -21,7 +21,7 @@ from titan_neuro.probing.trace import time_polynomial
 from titan_neuro.typing import FrameRun
 
 CONTROLS = ("frame", "encoded", "untrained memory", "untrained state", "polynomial of time")
-_CLOCK, _LATE = "polynomial of time", "state begun late"
+_CLOCK, _LATE = "polynomial of time", " begun late"
 _LAG_BINS = 16
 _TIES = 1e-12
 
@@ -87,7 +87,8 @@ class MomentMatchingProbe:
         reference = traces.reference(run, own)
         if len(own["state"]) and not own["state"].any():
             self._refuse("the model has no memory that learns at test time, so that there is no state", run.key)
-        own[_LATE], reference[_LATE] = traces.begun_late(run, self.config.begun_late_frames), reference["state"]
+        for kind, values in traces.begun_late(run, self.config.begun_late_frames).items():
+            own[kind], reference[kind] = values, reference[kind.removesuffix(_LATE)]
         longest = max(len(own["frame"]), len(reference["frame"]))
         own[_CLOCK] = reference[_CLOCK] = time_polynomial(longest)
         for kind in own:
@@ -220,7 +221,7 @@ class MomentMatchingProbe:
         counted in them.
         """
         every, rows = self.config.state_every_frames, []
-        for kind in ("state", _LATE):
+        for kind in ("state", f"state{_LATE}"):
             runs = self._found.get((self._sparse, kind, 1), [])
             by_subject: dict[str, list[np.ndarray]] = {}
             for subject, _, found in runs:
@@ -289,8 +290,10 @@ class MomentMatchingProbe:
             "run, and the spread of the reference from both: this looks at the whole run, as a probe may. Wider "
             f"features than {config.width} are projected at random. Polynomial of time: not detrended; what a clock "
             "finds, since runs are aligned, and why an accuracy alone does not show that content was held",
-            "StateBegunLate": f"The same memory, shown the film from frame {config.begun_late_frames} on, matched with "
+            "BegunLate": f"The same memory, shown the film from frame {config.begun_late_frames} on, matched with "
             "others who saw it from the start: a count of the frames since the start would be wrong by as many",
+            "Memory": "What the memories say at each frame. Where the model has a recall, that is read, too, off the "
+            "average film of its training subjects, who are the reference: an untrained memory has no such film",
             "Reference": "Average over training and validation subjects of the same film, else over other test "
             "subjects. Training subjects' traces come from a model that was trained on their runs; a model read from "
             "disk can't leave them out",
@@ -301,7 +304,7 @@ class MomentMatchingProbe:
 def _order(key: tuple[str, str, int]) -> tuple[bool, int, int]:
     """The state and what it is compared with first, then the memory at every frame; controls come last."""
     measure, kind, window = key
-    kinds = ("state", _LATE, "memory", *CONTROLS)
+    kinds = ("state", f"state{_LATE}", "memory", f"memory{_LATE}", *CONTROLS)
     return measure == "accuracy", window, kinds.index(kind)
 
 
