@@ -295,6 +295,7 @@ def test_what_cannot_be_asked_is_said():
     one = asked(fold_of(runs_of((0,)), runs_of((1,)))).tables["scores"]
     assert value(one, "accuracy", "frame").n_subjects == 1 and np.isnan(value(one, "accuracy", "frame").low)
     middling = asked(fold_of(runs_of((0,), n_frames=38), runs_of((1,), n_frames=38)))
+    assert any("40 frames late" in said for said in middling.facts["NotAsked"])
     assert "state" in middling.sentence or "memory" in middling.sentence
 
 

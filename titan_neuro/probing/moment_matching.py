@@ -87,7 +87,10 @@ class MomentMatchingProbe:
         reference = traces.reference(run, own)
         if len(own["state"]) and not own["state"].any():
             self._refuse("the model has no memory that learns at test time, so that there is no state", run.key)
-        for kind, values in traces.begun_late(run, self.config.begun_late_frames).items():
+        late = traces.begun_late(run, self.config.begun_late_frames)
+        if not late:
+            self._refuse(f"the film ends before a memory begins {self.config.begun_late_frames} frames late", run.key)
+        for kind, values in late.items():
             own[kind], reference[kind] = values, reference[kind.removesuffix(_LATE)]
         longest = max(len(own["frame"]), len(reference["frame"]))
         own[_CLOCK] = reference[_CLOCK] = time_polynomial(longest)
