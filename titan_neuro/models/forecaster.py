@@ -346,13 +346,15 @@ class Forecaster(nn.Module):
         read, state = self._read(seen, state, memory_frozen=memory_frozen, left_out=left_out)
         return self._decode(read), state
 
-    def hold(self, seen: Observation, state: MemoryPart) -> tuple[Float[Tensor, "B T F"], MemoryPart]:
+    def hold(
+        self, seen: Observation, state: MemoryPart, *, left_out: Int[Tensor, "B 2"] | None = None
+    ) -> tuple[Float[Tensor, "B T F"], MemoryPart]:
         """Return what the learned part holds of each frame, for a probe to read, and the state after the last.
 
         The backbone's output, averaged over the frame's tokens, and then what is recalled of the frames to come, in the
-        basis of the recall, horizon by horizon.
+        basis of the recall, horizon by horizon. `left_out` is what must not be used for runs that it was fitted on.
         """
-        read, state = self._read(seen, state, memory_frozen=False, left_out=None)
+        read, state = self._read(seen, state, memory_frozen=False, left_out=left_out)
         return torch.cat([read.tokens.mean(dim=2).to(read.forecasts), read.forecasts.flatten(2)], dim=-1), state
 
     def recall_last(self, seen: Observation) -> Float[Tensor, "B K V"]:

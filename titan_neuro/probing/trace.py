@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,8 +48,17 @@ class Trace:
 
 
 @torch.inference_mode()
-def trace_run(model: Forecaster, run: FrameRun, *, state_every_frames: int = 8) -> Trace:
-    """Let a model watch a run from its first frame to its last.
+def trace_run(
+    model: Forecaster,
+    run: FrameRun,
+    *,
+    state_every_frames: int = 8,
+    first_frame: int = 0,
+    count_from: int = 0,
+    left_out: Tensor | None = None,
+    width: int | None = None,
+) -> Trace:
+    """Let a model watch a run from its first frame, or a later one, to its last.
 
     Parameters
     ----------
@@ -57,6 +66,17 @@ def trace_run(model: Forecaster, run: FrameRun, *, state_every_frames: int = 8) 
     run : FrameRun
     state_every_frames : int
         Frames from one reading of the state to the next.
+    first_frame : int
+        The first frame that the model is shown; what is given at each frame begins there, and `state_frames` go on
+        counting from the run's first.
+    count_from : int
+        A frame before which a reading of the state falls, so that runs in which a film begins at different frames are
+        read at the same moments of it.
+    left_out : torch.Tensor, optional
+        Of :meth:`Forecaster.left_out`, for a run that the model was fitted on.
+    width : int, optional
+        What is wider than this, frame by frame, is projected at random onto so many numbers, as the state is: memory
+        grows with the run's length, and not with the number of voxels.
 
     Returns
     -------
@@ -64,40 +84,97 @@ def trace_run(model: Forecaster, run: FrameRun, *, state_every_frames: int = 8) 
         Causal: what is given at a frame depends on this and earlier frames.
     """
     model.eval()
-    state = model.start()
-    sketch = _Sketch(state)
-    frame, encoded, memory, states, at = list[Tensor](), list[Tensor](), list[Tensor](), list[Tensor](), list[int]()
-    for start in range(0, run.n_frames, state_every_frames):
-        stop = min(start + state_every_frames, run.n_frames)
+    state, sketch = model.start(), _WeightSketch(model.start())
+    linear_state, held_state = state.linear, state.memory
+    parts: tuple[list[Tensor], ...] = ([], [], [])
+    states, at = list[Tensor](), list[int]()
+    narrow = [_narrowed(width, seed) for seed in (1, 2, 3)]
+    for start, stop in _blocks(
+        first_frame, run.n_frames, max(_FRAMES_AT_A_TIME // state_every_frames, 1), count_from, state_every_frames
+    ):
         block = run.read(start, stop).to(model.coefficients)[None]
-        _, seen, linear = model.observe(block, state.linear)
-        held, part = model.hold(seen, state.memory)
-        state = type(state)(linear, part)
-        frame.append((seen.frames if model.recall is not None else block)[0].cpu())
-        encoded.append(seen.tokens[0].flatten(1).cpu())
-        memory.append(held[0].cpu())
-        states.append(sketch(state))
-        at.append(stop - 1)
-    parts = (torch.cat(values).float().numpy() for values in (frame, encoded, memory))
-    names = ("frame", "encoded", "memory")
+        _, seen, linear_state = model.observe(block, linear_state)
+        found: list[Tensor] = []
+        for begin, end in _blocks(start, stop, 1, count_from, state_every_frames):
+            held, held_state = model.hold(seen.at(slice(begin - start, end - start)), held_state, left_out=left_out)
+            found.append(held[0])
+            states.append(sketch(held_state))
+            at.append(end - 1)
+        frames = (seen.frames if model.recall is not None else block)[0]
+        for into, values, project in zip(
+            parts, (frames, seen.tokens[0].flatten(1), torch.cat(found)), narrow, strict=True
+        ):
+            into.append(project(values.float().cpu()))
+    frame, encoded, memory = (torch.cat(values).numpy() for values in parts)
     return Trace(
-        **dict(zip(names, parts, strict=True)), state=torch.stack(states).numpy(), state_frames=np.array(at, dtype=int)
+        frame=frame,
+        encoded=encoded,
+        memory=memory,
+        state=torch.stack(states).numpy(),
+        state_frames=np.array(at, dtype=int),
     )
 
 
-class _Sketch:
-    """A count sketch (Charikar et al. 2002): each weight goes, with a random sign, to one of the places."""
+def _blocks(start: int, stop: int, at_a_time: int, count_from: int, every: int) -> Iterator[tuple[int, int]]:
+    """Stretches of `at_a_time` times `every` frames, the first maybe shorter: they end where a state is due."""
+    size = at_a_time * every
+    while start < stop:
+        end = min(start + size - (start - count_from) % every, stop)
+        yield start, end
+        start = end
+
+
+def count_sketch(values: Tensor, places: Tensor, signs: Tensor, width: int) -> Tensor:
+    """Project onto `width` numbers: each number goes, with a random sign, to one of the places.
+
+    Inner products are kept up to an error of about ``1 / sqrt(width)`` of the norms (Charikar et al. 2002), at a cost
+    that does not grow with `width`.
+
+    Parameters
+    ----------
+    values : torch.Tensor
+        ``(..., n)``.
+    places, signs : torch.Tensor
+        ``(n,)``: integers below `width`, and -1 or 1; see :func:`drawn`.
+    width : int
+    """
+    return values.new_zeros(*values.shape[:-1], width).index_add_(-1, places, values * signs)
+
+
+def drawn(n: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Places and signs of a :func:`count_sketch` of `n` numbers; the same wherever they are drawn."""
+    generator = torch.Generator().manual_seed(seed)
+    places = torch.randint(width, (n,), generator=generator)
+    return places, torch.randint(2, (n,), generator=generator).float().mul_(2).sub_(1)
+
+
+def _narrowed(width: int | None, seed: int) -> Callable[[Tensor], Tensor]:
+    """A projection onto `width` numbers of what is wider, drawn when the first values come."""
+    known: list[tuple[Tensor, Tensor]] = []
+
+    def project(values: Tensor) -> Tensor:
+        if width is None or values.shape[-1] <= width:
+            return values
+        if not known:
+            known.append(drawn(values.shape[-1], width, seed))
+        return count_sketch(values, *known[0], width)
+
+    return project
+
+
+class _WeightSketch:
+    """What the weights of all memories have become, less what they began with, on `STATE_WIDTH` numbers."""
 
     def __init__(self, first: StreamState) -> None:
-        self._first = torch.cat([weights.flatten() for weights in memory_weights(first)] or [torch.zeros(0)]).cpu()
-        generator = torch.Generator().manual_seed(0)
-        self._places = torch.randint(STATE_WIDTH, self._first.shape, generator=generator)
-        self._signs = torch.randint(2, self._first.shape, generator=generator).float().mul_(2).sub_(1)
+        self._first = self._flat(first)
+        self._drawn = drawn(len(self._first), STATE_WIDTH)
+
+    @staticmethod
+    def _flat(state: StreamState) -> Tensor:
+        return torch.cat([part.flatten() for part in memory_weights(state)] or [torch.zeros(0)]).float().cpu()
 
     def __call__(self, state: StreamState) -> Tensor:
-        weights = torch.cat([part.flatten() for part in memory_weights(state)] or [torch.zeros(0)]).cpu()
-        changed = (weights - self._first).float() * self._signs
-        return torch.zeros(STATE_WIDTH).index_add_(0, self._places, changed)
+        return count_sketch(self._flat(state) - self._first, *self._drawn, STATE_WIDTH)
 
 
 def memory_weights(state: object) -> Iterator[Tensor]:
