@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Every probe, and what it asks; the workflow of `pipelines/` runs each of them.
-PROBES = {"context-length": "how far back it reaches"}
+PROBES = {
+    "context-length": "how far back it reaches",
+    "decoding": "what events and annotations can be read from it",
+}
 
 
 def add_parser(verbs: Any) -> None:

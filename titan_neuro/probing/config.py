@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from titan_neuro.probing.context_length import ContextLengthConfig
+from titan_neuro.probing.decoding import DecodingConfig
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -18,9 +19,10 @@ class ProbeConfig:
     ----------
     n_permutations : int
         Of each test; the exact set where that is smaller.
-    context_length
+    context_length, decoding
         Settings of the probe of this name; see the class.
     """
 
     n_permutations: Annotated[int, Field(ge=1)] = 10_000
     context_length: ContextLengthConfig = ContextLengthConfig()
+    decoding: DecodingConfig = DecodingConfig()

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from titan_neuro.data.space import Space
+from titan_neuro.data.store.schema import Event
 from titan_neuro.errors import MismatchError
 from titan_neuro.typing import MOVING_MM
 
@@ -41,6 +42,11 @@ class RunView:
     def repetition_time(self) -> float:
         """Seconds."""
         return self.store.repetition_time
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """Onset and duration in seconds from the first frame (NaN: unknown), and the ``trial_type``, of each event."""
+        return self.store.events
 
     def read(self, start: int, stop: int) -> torch.Tensor:
         """Return frames ``start <= t < stop``: float32 ``(time, features)``, in standard deviations."""
