@@ -288,6 +288,10 @@ class DecodingProbe:
                 "Caveats": [
                     "At x = 0 others saw the same moments: what is decoded may be the moment, by anything that all "
                     "brains do then, rather than what the label says. Only at x > 0 must it hold at other moments.",
+                    "A decoder that was fitted on other moments knows the mean label of these, which lies on the other "
+                    "side of the mean where the one that it reads lies on this: its scores tend to lie below chance.",
+                    "With the labels moved, p says that predictions go with the labels, not by what: slow drifts that "
+                    "share a trend with the labels do, too; see the polynomial of time.",
                     "The model was trained on the runs that decoders are fitted on, not on those that are read.",
                 ],
                 "x": {
@@ -376,17 +380,21 @@ class DecodingProbe:
     def _said(self, target: str, rows: Mapping[tuple[str, str], dict[str, Any]]) -> str:
         """What one sentence says of one target."""
         measure, scale = self._measure(target), "" if target in self._classes else " (Fisher z)"
-        row = rows.get((measure, "memory"))
-        if row is None:
+        same = rows.get((measure, "memory"))
+        if same is None:
             return f"{measure}: not decoded from the memory"
+        # Where others saw the same film, only other moments show that more than the moment is known.
+        elsewhere = _named("memory", self.config.apart_s)
+        row = rows.get((measure, elsewhere), same)
         text = f"{measure} {row['value']:.3f} from the memory, by chance {row['null']:.3f}, {_p(row)}"
-        elsewhere = rows.get((measure, _named("memory", self.config.apart_s)))
-        if elsewhere is not None:
-            text += f", {elsewhere['value']:.3f} where fitted on other moments of the film, {_p(elsewhere)}"
-        difference = rows.get((f"{measure}, difference{scale}", "memory - frame alone"))
+        text += f", n = {row['n_subjects']}"
+        compared = "memory - frame alone" if row is same else _named("memory - frame alone", self.config.apart_s)
+        difference = rows.get((f"{measure}, difference{scale}", compared))
         if difference is not None:
             text += f", {difference['value']:+.3f}{scale} against the frame alone, {_p(difference)}"
-        return f"{text}, n = {row['n_subjects']}"
+        if row is same:
+            return text
+        return f"{text}, where fitted on other moments of the film ({same['value']:.3f}, {_p(same)}, on the same ones)"
 
 
 def _p(row: Mapping[str, Any]) -> str:

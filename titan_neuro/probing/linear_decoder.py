@@ -85,10 +85,11 @@ def fit_decoder(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) ->
     sklearn.linear_model.LogisticRegression or sklearn.linear_model.Ridge
     """
     n_groups = len(np.unique(groups))
-    inner = GroupKFold(min(_INNER_FOLDS, n_groups)) if n_groups > 1 else KFold(min(_INNER_FOLDS, len(labels)))
-    splits = [
-        (train, test) for train, test in inner.split(features, labels, groups) if len(np.unique(labels[train])) > 1
-    ]
+    if n_groups > 1:
+        inner = GroupKFold(min(_INNER_FOLDS, n_groups)).split(features, labels, groups)
+    else:
+        inner = KFold(min(_INNER_FOLDS, len(labels))).split(features)
+    splits = [(train, test) for train, test in inner if len(np.unique(labels[train])) > 1]
     penalties = len(labels) * _PENALTIES
     if labels.dtype.kind == "U":
         model, grid = _logistic(), {"C": 1 / penalties}
