@@ -166,9 +166,11 @@ def label_frames(annotation: Annotation, times: np.ndarray) -> np.ndarray:
         several[start:stop] |= (taken >= 0) & (taken != code)
         label[start:stop] = code
     label[several] = -1
-    return np.append(kinds, "" if kinds.dtype.kind == "U" else np.nan)[label]
+    labels: np.ndarray = np.append(kinds, "" if kinds.dtype.kind == "U" else np.nan)[label]
+    return labels
 
 
 def is_labelled(labels: np.ndarray) -> np.ndarray:
     """Which labels say something: bool, of their shape."""
-    return labels != "" if labels.dtype.kind == "U" else np.isfinite(labels)
+    there: np.ndarray = labels != "" if labels.dtype.kind == "U" else np.isfinite(labels)
+    return there

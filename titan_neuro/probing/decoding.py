@@ -7,7 +7,7 @@ they hold, have no axes in common; decoders are fitted fold by fold.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass as plain_dataclass
 from typing import Annotated, Any
 
@@ -16,36 +16,19 @@ import pandas as pd
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from titan_neuro.metrics import bootstrap_interval, p_of_null, sign_flip_test, sign_flips
-from titan_neuro.metrics.measures import fisher_z
 from titan_neuro.probing.annotations import annotations_of, is_labelled, label_frames, read_annotations
+from titan_neuro.probing.decoded_scores import READ, DecodedScores
 from titan_neuro.probing.findings import SCORES, Findings, ProbedFold, ProbeFacts, score_row
 from titan_neuro.probing.linear_decoder import (
     Reduction,
-    draw_shifts,
     fit_decoder,
     fit_reduction,
     narrowed,
     refit,
-    shifted_scores,
 )
 from titan_neuro.probing.trace import time_polynomial, trace_run
 from titan_neuro.typing import FrameRun
 
-# Whether each thing that is read is a control.
-_READ = {
-    "memory": False,
-    "state": False,
-    "frame alone": True,
-    "encoded": True,
-    "untrained memory": True,
-    "untrained state": True,
-    "polynomial of time": True,
-}
-_COMPARED = (
-    *(("memory", other) for other in ("frame alone", "encoded", "untrained memory", "polynomial of time")),
-    *(("state", other) for other in ("frame alone", "untrained state", "polynomial of time")),
-)
 # What is also read by decoders that were fitted on other moments of the film: refitting takes time.
 _READ_ELSEWHERE = ("memory", "state", "frame alone")
 # Frames that the decoders of a fold are fitted on: neighbours in time say nearly the same.
@@ -117,9 +100,7 @@ class DecodingProbe:
         self._fold: ProbedFold | None = None
         self._fitted: dict[str, _Fitted] = {}
         self._elsewhere: dict[tuple[Any, ...], Any] = {}
-        # By what was decoded, from what, and how far from the frames fitted on; then by subject: stimuli and scores.
-        self._scores: dict[tuple[str, str, float], dict[str, list[tuple[str, np.ndarray]]]] = {}
-        self._classes: dict[str, int] = {}
+        self._scores = DecodedScores(facts)
         self._not_asked: dict[str, None] = {}
 
     def add(self, fold: ProbedFold, run: FrameRun) -> None:
@@ -161,7 +142,7 @@ class DecodingProbe:
         runs = [run for run in fold.others if self._labels(run)]
         count = min(self.config.max_runs, len(runs))
         chosen = [runs[index] for index in np.linspace(0, len(runs) - 1, count).round().astype(int)]
-        parts: dict[str, list[tuple[FrameRun, np.ndarray, np.ndarray]]] = {read: [] for read in _READ}
+        parts: dict[str, list[tuple[FrameRun, np.ndarray, np.ndarray]]] = {read: [] for read in READ}
         for run in chosen:
             labelled = np.logical_or.reduce([is_labelled(values) for values in self._labels(run).values()])
             for read, (features, frames) in self._features(fold, run).items():
@@ -207,18 +188,18 @@ class DecodingProbe:
             self._not_asked[f"{target}: the runs to fit on have fewer than two kinds of it."] = None
             return
         if labels.dtype.kind == "U":
-            self._classes[target] = max(self._classes.get(target, 0), len(decoder.classes_))
+            self._scores.classes[target] = max(self._scores.classes.get(target, 0), len(decoder.classes_))
             # What was never seen in training can't be decoded.
             labels = np.where(np.isin(labels, decoder.classes_), labels, "")
         usable = ~run.moving[frames]
         if len(np.unique(labels[usable & is_labelled(labels)])) < 2:
             self._not_asked[f"{run.key}: {target}: fewer than two kinds of it in frames that count ({read})."] = None
             return
-        self._keep((target, read, 0.0), run, decoder.predict(features), labels, usable)
+        self._scores.keep((target, read, 0.0), run, decoder.predict(features), labels, usable)
         if read in _READ_ELSEWHERE and self.config.n_stretches > 1:
             predicted = self._read_elsewhere(read, target, run, features, frames)
             if predicted is not None:
-                self._keep((target, read, self.config.apart_s), run, predicted, labels, usable)
+                self._scores.keep((target, read, self.config.apart_s), run, predicted, labels, usable)
 
     def _read_elsewhere(
         self, read: str, target: str, run: FrameRun, features: np.ndarray, frames: np.ndarray
@@ -248,25 +229,14 @@ class DecodingProbe:
                 self._not_asked[f"{target}: other moments of {run.stimulus} have fewer than two kinds of it."] = None
                 return None
             predicted.append(self._elsewhere[key].predict(features[stretch]))
-        return np.concatenate(predicted)
-
-    def _keep(
-        self, key: tuple[str, str, float], run: FrameRun, predicted: np.ndarray, labels: np.ndarray, usable: np.ndarray
-    ) -> None:
-        scores = shifted_scores(predicted, labels, usable)
-        if labels.dtype.kind == "U":
-            scores = np.where(np.isfinite(scores), scores, 1 / self._classes[key[0]])
-        else:
-            # A prediction that is constant knows nothing.
-            scores = fisher_z(np.nan_to_num(scores))
-        self._scores.setdefault(key, {}).setdefault(run.subject, []).append((run.stimulus, scores))
+        whole: np.ndarray = np.concatenate(predicted)
+        return whole
 
     def findings(self) -> Findings:
         """Return what was decoded, by chance too, and how much better than from the controls."""
-        rows = [self._score(key) for key in self._scores]
-        for target in dict.fromkeys(target for target, _, _ in self._scores):
-            for x in sorted({x for name, _, x in self._scores if name == target}):
-                rows += [row for one, other in _COMPARED if (row := self._difference(target, one, other, x))]
+        rows = self._scores.rows()
+        if len(self._scores.subjects) == 1:
+            self._not_asked["Differences from controls are not tested: there is one subject."] = None
         tests = sum(not row["is_control"] for row in rows)
         if not rows:
             rows = [score_row("decoding", "memory")]
@@ -281,8 +251,8 @@ class DecodingProbe:
                 "flipped, one-sided.",
                 "Correction": f"None over the {tests} tests of rows that are no controls (Bonferroni: p times that).",
                 "Interval": "95 % bootstrap over subjects",
-                "Subjects": sorted({subject for by_subject in self._scores.values() for subject in by_subject}),
-                "Classes": self._classes,
+                "Subjects": self._scores.subjects,
+                "Classes": self._scores.classes,
                 "DelaySeconds": self.config.delay_s,
                 "NotAsked": list(self._not_asked),
                 "Caveats": [
@@ -302,107 +272,13 @@ class DecodingProbe:
             },
         )
 
-    def _subjects(self, key: tuple[str, str, float]) -> dict[str, float]:
-        """Score of each subject, a mean over runs; r on Fisher's scale."""
-        scores = self._scores.get(key, {})
-        return {subject: float(np.mean([run[0] for _, run in scores[subject]])) for subject in sorted(scores)}
-
-    def _null(self, key: tuple[str, str, float]) -> np.ndarray:
-        """Mean over subjects with each draw of shifts: ``(permutations,)``."""
-        scores = self._scores[key]
-        lengths: dict[str, int] = {}
-        for stimulus, run in (pair for runs in scores.values() for pair in runs):
-            lengths[stimulus] = max(lengths.get(stimulus, 0), len(run))
-        shares = draw_shifts(lengths, n_permutations=self.facts.n_permutations, seed=self.facts.seed)
-        total = 0.0
-        for subject in sorted(scores):
-            # Rounding must not turn a share of k / n into frame k - 1.
-            moved = [run[np.floor(shares[stimulus] * len(run) + 1e-9).astype(int)] for stimulus, run in scores[subject]]
-            total = total + np.mean(moved, axis=0)
-        return np.asarray(total / len(scores))
-
-    def _measure(self, target: str) -> str:
-        return f"{target}: {'balanced accuracy' if target in self._classes else 'r'}"
-
-    def _score(self, key: tuple[str, str, float]) -> dict[str, Any]:
-        target, read, x = key
-        back: Callable[[float], float] = float if target in self._classes else np.tanh
-        values, null = np.array([*self._subjects(key).values()]), self._null(key)
-        low, high = bootstrap_interval(values, n_resamples=self.facts.n_resamples, seed=self.facts.seed)
-        chance = (null.mean(), *np.quantile(null, (0.025, 0.975))) if len(null) else (np.nan, np.nan, np.nan)
-        numbers = zip(
-            ("value", "low", "high", "null", "null_low", "null_high"), (values.mean(), low, high, *chance), strict=True
-        )
-        return score_row(
-            self._measure(target),
-            _named(read, x),
-            is_control=_READ[read],
-            x=x,
-            **{name: float(back(number)) for name, number in numbers},
-            # Sums of the same numbers in another order differ by rounding, and must count as equal.
-            p=p_of_null(values.mean() - 1e-9, null) if len(null) else np.nan,
-            n_subjects=len(values),
-        )
-
-    def _difference(self, target: str, one: str, other: str, x: float) -> dict[str, Any] | None:
-        """How much better one is decoded from than the other, in the same subjects; r on Fisher's scale."""
-        ours, theirs = self._subjects((target, one, x)), self._subjects((target, other, x))
-        both = [subject for subject in ours if subject in theirs]
-        if not both:
-            return None
-        if len(both) == 1:
-            self._not_asked["Differences from controls are not tested: there is one subject."] = None
-        values = np.array([ours[subject] - theirs[subject] for subject in both])
-        low, high = bootstrap_interval(values, n_resamples=self.facts.n_resamples, seed=self.facts.seed)
-        flips = {"n_permutations": self.facts.n_permutations, "seed": self.facts.seed}
-        null_low, null_high = np.quantile(sign_flips(len(both), **flips) @ values / len(both), (0.025, 0.975))
-        scale = "" if target in self._classes else " (Fisher z)"
-        return score_row(
-            f"{self._measure(target)}, difference{scale}",
-            _named(f"{one} - {other}", x),
-            x=x,
-            value=float(values.mean()),
-            low=low,
-            high=high,
-            **({"null": 0.0, "null_low": null_low, "null_high": null_high} if len(both) > 1 else {}),
-            p=float(sign_flip_test(values, **flips)) if len(both) > 1 else np.nan,
-            n_subjects=len(both),
-        )
-
     def _sentence(self, rows: Sequence[dict[str, Any]]) -> str:
-        if not self._scores:
+        if not self._scores.scores:
             why = next(iter(self._not_asked), "no run was asked about.")
             return f"Nothing was decoded (n = 0): {why}"
         by_name = {(row["measure"], row["condition"]): row for row in rows}
-        said = [self._said(target, by_name) for target in dict.fromkeys(target for target, _, _ in self._scores)]
+        said = [self._scores.said(target, self.config.apart_s, by_name) for target in self._scores.targets]
         return f"{'; '.join(said)} (labels moved along the run; differences: signs of subjects flipped; uncorrected)."
-
-    def _said(self, target: str, rows: Mapping[tuple[str, str], dict[str, Any]]) -> str:
-        """What one sentence says of one target."""
-        measure, scale = self._measure(target), "" if target in self._classes else " (Fisher z)"
-        same = rows.get((measure, "memory"))
-        if same is None:
-            return f"{measure}: not decoded from the memory"
-        # Where others saw the same film, only other moments show that more than the moment is known.
-        elsewhere = _named("memory", self.config.apart_s)
-        row = rows.get((measure, elsewhere), same)
-        text = f"{measure} {row['value']:.3f} from the memory, by chance {row['null']:.3f}, {_p(row)}"
-        text += f", n = {row['n_subjects']}"
-        compared = "memory - frame alone" if row is same else _named("memory - frame alone", self.config.apart_s)
-        difference = rows.get((f"{measure}, difference{scale}", compared))
-        if difference is not None:
-            text += f", {difference['value']:+.3f}{scale} against the frame alone, {_p(difference)}"
-        if row is same:
-            return text
-        return f"{text}, where fitted on other moments of the film ({same['value']:.3f}, {_p(same)}, on the same ones)"
-
-
-def _p(row: Mapping[str, Any]) -> str:
-    return f"p = {row['p']:.3g}" if np.isfinite(row["p"]) else "not tested"
-
-
-def _named(read: str, x: float) -> str:
-    return f"{read}, other moments" if x else read
 
 
 def _each(names: Sequence[str], parts: Sequence[tuple[FrameRun, np.ndarray, np.ndarray]]) -> np.ndarray:
