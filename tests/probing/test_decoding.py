@@ -299,6 +299,17 @@ def test_a_number_of_a_table_is_decoded(tmp_path):
     assert "sign sign: r 0.9" in findings.sentence
 
 
+def test_what_has_no_labels_at_the_frames_of_the_state_is_read_from_the_rest(tmp_path):
+    table = write(tmp_path / "task-x_run-09_desc-other_events.tsv", "onset duration size\n0 1 1\n")
+    tests, others = [Run("01"), Run("02")], [Run("06"), Run("07")]
+    for run in others:
+        run.events = tuple(event for event in run.events if event[0] % 8 != 7)[1:]
+    findings, scores = found(probe(tables=(str(table),)), tests, others)
+    assert "memory" in scores.index and "state" not in scores.index
+    assert any(why.startswith("state: ") for why in findings.facts["NotAsked"])
+    assert "other size: says nothing of what was read." in findings.facts["NotAsked"]
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

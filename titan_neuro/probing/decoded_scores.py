@@ -170,4 +170,5 @@ def _p(row: Mapping[str, Any]) -> str:
 
 
 def named(read: str, x: float) -> str:
+    """Name a condition."""
     return f"{read}, other moments" if x else read

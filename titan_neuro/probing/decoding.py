@@ -65,7 +65,7 @@ class DecodingConfig:
     n_components: Annotated[int, Field(ge=1)] = 100
     max_runs: Annotated[int, Field(ge=1)] = 16
     n_stretches: Annotated[int, Field(ge=1)] = 4
-    apart_s: Annotated[float, Field(ge=0)] = 20.0
+    apart_s: Annotated[float, Field(gt=0)] = 20.0
 
 
 @plain_dataclass(frozen=True, kw_only=True, eq=False)
@@ -112,6 +112,9 @@ class DecodingProbe:
         if fold is not self._fold:
             self._fold, self._fitted, self._elsewhere = fold, self._fit(fold), {}
         for read, (features, frames) in self._features(fold, run).items() if self._fitted else ():
+            if read not in self._fitted:
+                self._not_asked[f"{read}: the runs to fit on have no labels at its frames."] = None
+                continue
             reduced = self._fitted[read].reduction(features)
             for target, of_frames in labels.items():
                 self._read(read, target, run, reduced, frames, of_frames[frames])
@@ -235,6 +238,8 @@ class DecodingProbe:
     def findings(self) -> Findings:
         """Return what was decoded, by chance too, and how much better than from the controls."""
         rows = self._scores.rows()
+        for name in dict.fromkeys(table.name for table in self._tables if table.name not in self._scores.targets):
+            self._not_asked[f"{name}: says nothing of what was read."] = None
         if len(self._scores.subjects) == 1:
             self._not_asked["Differences from controls are not tested: there is one subject."] = None
         tests = sum(not row["is_control"] for row in rows)
