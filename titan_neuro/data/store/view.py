@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from titan_neuro.data.space import Space
+from titan_neuro.data.store.schema import Event
 from titan_neuro.errors import MismatchError
 from titan_neuro.typing import MOVING_MM
 
@@ -50,7 +51,7 @@ class RunView:
 
     @property
     def events(self) -> tuple[Event, ...]:
-        """Onset and duration in seconds from the first frame (NaN: unknown), and the ``trial_type``."""
+        """Onset and duration in seconds from the first frame (NaN: unknown), and the ``trial_type``, of each event."""
         return self.store.events
 
     def read(self, start: int, stop: int) -> torch.Tensor:
