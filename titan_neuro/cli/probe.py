@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Every probe, and what it asks; the workflow of `pipelines/` runs each of them.
-PROBES = {"context-length": "how far back it reaches"}
+PROBES = {
+    "context-length": "how far back it reaches",
+    "history-swap": "what is lost when what came before is swapped",
+    "surprise": "whether it is surprised where one event of the film ends and the next begins",
+    "moment-matching": "whether it knows the moment of the film",
+    "decoding": "what events and annotations can be read from it",
+}
 
 
 def add_parser(verbs: Any) -> None:
@@ -39,6 +45,7 @@ def ask(name: str, arguments: argparse.Namespace) -> None:
     """Ask one probe, unless that was done."""
     from tqdm import tqdm
 
+    from titan_neuro.data.prepare import content_id
     from titan_neuro.probing import ProbedFold, ProbeFacts, make_probe, untrained_like
     from titan_neuro.provenance import digest
 
@@ -47,6 +54,8 @@ def ask(name: str, arguments: argparse.Namespace) -> None:
     settings = getattr(study.probe, name.replace("-", "_"))
     # The intervals are made with the evaluation's settings.
     follows_from = [asdict(settings), study.probe.n_permutations, asdict(study.evaluation), trained.fingerprints]
+    # Of tables that are decoded: a file may change and keep its name.
+    follows_from += [content_id(Path(path)) for path in getattr(settings, "tables", ()) if Path(path).is_file()]
     fingerprint = digest(follows_from)
     done = Path(f"{trained.stem}_desc-{name.replace('-', '')}_findings.json")
     if common.is_done(arguments.output_dir, f"probe {name}", fingerprint, [done]):
