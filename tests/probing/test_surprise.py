@@ -296,6 +296,11 @@ def test_jumps_of_the_film_are_found_by_the_model_and_not_by_a_clock():
     clock = rows(found, OTHERS, "polynomial of time")
     assert clock.is_control.all() and (clock.p > 0.05).all()
     assert (table.null_low <= table.null).all() and (table.null <= table.null_high).all()
+    paired = rows(found, f"{OTHERS}, paired with its control").set_index("measure")
+    # Not more than the frames themselves change, which jump there.
+    assert not paired.is_control.any() and paired.p[f"{RECALL} less {FRAME}"] > 0.05
+    two = table[(table.condition == f"{OTHERS}, circular shifts")].set_index("measure").value
+    assert paired.value[f"{RECALL} less {FRAME}"] == pytest.approx(two[RECALL] - two[FRAME])
     for run, part in found.tables["timeseries"].groupby("run"):
         lead = 3 * int(run[4:6])
         np.testing.assert_array_equal(part.frame[part.boundary == 1], STARTS + lead)

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from titan_neuro.metrics import bootstrap_interval, p_of_null, sign_flip_test, sign_flips
+from titan_neuro.metrics import bootstrap_interval, p_of_null
 from titan_neuro.metrics.measures import fisher_z
-from titan_neuro.probing.findings import ProbeFacts, score_row
+from titan_neuro.probing.findings import ProbeFacts, paired_row, score_row
 from titan_neuro.probing.linear_decoder import draw_shifts, shifted_scores
 from titan_neuro.typing import FrameRun
 
@@ -129,21 +129,9 @@ class DecodedScores:
         if not both:
             return None
         values = np.array([ours[subject] - theirs[subject] for subject in both])
-        low, high = bootstrap_interval(values, n_resamples=self.facts.n_resamples, seed=self.facts.seed)
-        flips = {"n_permutations": self.facts.n_permutations, "seed": self.facts.seed}
-        null_low, null_high = np.quantile(sign_flips(len(both), **flips) @ values / len(both), (0.025, 0.975))
         scale = "" if target in self.classes else " (Fisher z)"
-        return score_row(
-            f"{self._measure(target)}, difference{scale}",
-            named(f"{one} - {other}", x),
-            x=x,
-            value=float(values.mean()),
-            low=low,
-            high=high,
-            **({"null": 0.0, "null_low": null_low, "null_high": null_high} if len(both) > 1 else {}),
-            p=float(sign_flip_test(values, **flips)) if len(both) > 1 else np.nan,
-            n_subjects=len(both),
-        )
+        measure = f"{self._measure(target)}, difference{scale}"
+        return paired_row(measure, named(f"{one} - {other}", x), values, self.facts, x=x)
 
     def said(self, target: str, apart_s: float, rows: Mapping[tuple[str, str], dict[str, Any]]) -> str:
         """What one sentence says of one target."""

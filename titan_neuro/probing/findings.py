@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
+from titan_neuro.metrics import bootstrap_interval, sign_flip_test, sign_flips
 from titan_neuro.models.forecaster import Forecaster
 from titan_neuro.typing import FrameRun
 
@@ -108,3 +109,29 @@ def score_row(measure: str, condition: str, **values: Any) -> dict[str, Any]:
         raise TypeError(f"score_row: unknown columns {sorted(unknown)}")
     row = {**dict.fromkeys(SCORES, float("nan")), "is_control": False, "n_subjects": 0}
     return {**row, "measure": measure, "condition": condition, **values}
+
+
+def paired_row(measure: str, condition: str, values: np.ndarray, facts: ProbeFacts, *, x: float) -> dict[str, Any]:
+    """Row of a difference within subjects, tested by flipping their signs; one subject has no test.
+
+    Parameters
+    ----------
+    measure, condition : str
+    values : numpy.ndarray
+        Finite, ``(subjects,)``: what is claimed less its control.
+    facts : ProbeFacts
+    x : float
+    """
+    draws = {"n_permutations": facts.n_permutations, "seed": facts.seed}
+    low, high = bootstrap_interval(values, n_resamples=facts.n_resamples, seed=facts.seed)
+    tested: dict[str, float] = {}
+    if len(values) > 1:
+        null_low, null_high = np.quantile(sign_flips(len(values), **draws) @ values / len(values), (0.025, 0.975))
+        tested = {
+            "null": 0.0,
+            "null_low": null_low,
+            "null_high": null_high,
+            "p": float(sign_flip_test(values, **draws)),
+        }
+    shared = {"x": x, "value": float(values.mean()), "low": low, "high": high, "n_subjects": len(values)}
+    return score_row(measure, condition, **shared, **tested)

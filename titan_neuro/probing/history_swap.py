@@ -208,7 +208,9 @@ class HistorySwapProbe:
         for condition in (NOTHING, PART, SUBJECT):
             of_it = first[first["condition"] == condition]
             losses = [
-                f"{row.value:.3f} at {row.measure.split(' at ')[1]} (p = {row.p:.2g})" for row in of_it.itertuples()
+                # Adding 0 takes the sign from a rounded nought.
+                f"{round(row.value, 3) + 0:.3f} at {row.measure.split(' at ')[1]} (p = {row.p:.2g})"
+                for row in of_it.itertuples()
             ]
             if losses:
                 told.append(f"{condition} costs " + " and ".join(dict.fromkeys((losses[0], losses[-1]))))

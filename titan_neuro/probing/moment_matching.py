@@ -13,9 +13,9 @@ import pandas as pd
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from titan_neuro.metrics import bootstrap_interval, p_of_null, sign_flip_test, sign_flips
+from titan_neuro.metrics import bootstrap_interval, p_of_null
 from titan_neuro.probing.film_traces import STATES, FilmTraces
-from titan_neuro.probing.findings import SCORES, Findings, ProbedFold, ProbeFacts, score_row
+from titan_neuro.probing.findings import SCORES, Findings, ProbedFold, ProbeFacts, paired_row, score_row
 from titan_neuro.probing.time_segments import Matched, match_segments, segments, shifted_means, standardised
 from titan_neuro.probing.trace import time_polynomial
 from titan_neuro.typing import FrameRun
@@ -194,28 +194,11 @@ class MomentMatchingProbe:
                     both = sorted(ours.keys() & theirs.keys())
                     values = np.array([ours[subject] - theirs[subject] for subject in both])
                     if len(values):
-                        rows.append(self._difference(f"{kind} less {control}", window, values))
+                        x = window * self.facts.repetition_time
+                        rows.append(
+                            paired_row("accuracy difference", f"{kind} less {control}", values, self.facts, x=x)
+                        )
         return rows
-
-    def _difference(self, condition: str, window: int, values: np.ndarray) -> dict[str, Any]:
-        facts = self.facts
-        given = {"n_permutations": facts.n_permutations, "seed": facts.seed}
-        low, high = bootstrap_interval(values, n_resamples=facts.n_resamples, seed=facts.seed)
-        null = sign_flips(len(values), **given) @ values / len(values)
-        null_low, null_high = np.quantile(null, (0.025, 0.975))
-        return score_row(
-            "accuracy difference",
-            condition,
-            x=window * facts.repetition_time,
-            value=values.mean(),
-            low=low,
-            high=high,
-            null=0.0,
-            null_low=null_low,
-            null_high=null_high,
-            p=float(sign_flip_test(values, **given)),
-            n_subjects=len(values),
-        )
 
     def lags(self) -> pd.DataFrame:
         """Return how far the best moment lies from the true one: shares of moments, mean over subjects.

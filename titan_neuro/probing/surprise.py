@@ -15,8 +15,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from statsmodels.stats.multitest import multipletests
 
-from titan_neuro.metrics import bootstrap_interval
-from titan_neuro.metrics.permutation import p_of_null
+from titan_neuro.metrics import bootstrap_interval, p_of_null
 from titan_neuro.probing.boundaries import (
     MarkedRun,
     Null,
@@ -25,12 +24,13 @@ from titan_neuro.probing.boundaries import (
     events_within,
     find_events,
 )
-from titan_neuro.probing.findings import SCORES, Findings, ProbedFold, ProbeFacts, score_row
+from titan_neuro.probing.findings import SCORES, Findings, ProbedFold, ProbeFacts, paired_row, score_row
 from titan_neuro.probing.trace import time_polynomial
 from titan_neuro.probing.watching import FRAME, GLOBAL, MEASURES, prediction_pair, watch, watch_frames
 from titan_neuro.typing import FrameRun
 
 OTHERS, ANNOTATED = "events of other subjects' brains", "annotated events"
+PAIRED = "paired with its control"
 NULLS: dict[Null, str] = {"shifts": "circular shifts", "lengths": "event lengths shuffled"}
 DISPLACEMENT, POLYNOMIAL = "framewise displacement", "polynomial of time"
 CONTROLS = (*(f"{name}, untrained" for name in MEASURES), FRAME, GLOBAL, DISPLACEMENT, POLYNOMIAL)
@@ -167,10 +167,24 @@ class SurpriseProbe:
             n_permutations=self.facts.n_permutations,
             seed=self.facts.seed,
         )
-        return [
+        rows = [
             self._row(name, f"{kind}, {NULLS[null]}", observed[:, index], by_chance[:, index])
             for index, name in enumerate(COLUMNS)
         ]
+        # What is observed is the same with either null.
+        return rows if null == "lengths" else [*rows, *self._differences(kind, observed)]
+
+    def _differences(self, kind: str, observed: np.ndarray) -> list[dict[str, Any]]:
+        """How much more of it there is near boundaries than of its control, subject by subject."""
+        rows = []
+        for name in MEASURES:
+            for control in (f"{name}, untrained", FRAME):
+                values = observed[:, COLUMNS.index(name)] - observed[:, COLUMNS.index(control)]
+                values = values[np.isfinite(values)]
+                if len(values):
+                    less = f"{name} less {'untrained' if control != FRAME else control}"
+                    rows.append(paired_row(less, f"{kind}, {PAIRED}", values, self.facts, x=self.config.window_s))
+        return rows
 
     def _row(self, name: str, condition: str, observed: np.ndarray, by_chance: np.ndarray) -> dict[str, Any]:
         values = observed[np.isfinite(observed)]
@@ -231,7 +245,8 @@ class SurpriseProbe:
             "Test": "One-sided: higher near boundaries. p = (b + 1) / (n + 1). Circular shifts turn the measure round "
             "in the run's frames that count (all shifts where there is one stimulus and they are no more than "
             f"{self.facts.n_permutations}); shuffled lengths put events in another order. Draws are shared by the "
-            "subjects of a stimulus.",
+            "subjects of a stimulus. Paired with a control: the difference within subjects, signs of subjects flipped, "
+            "one-sided.",
             "Correction": "None in the table. PCorrected: of the two nulls the larger p, then Holm over measures and "
             "kinds of events, controls not counted.",
             "PCorrected": dict(corrected),
@@ -273,7 +288,7 @@ def _inside(places: np.ndarray, usable: np.ndarray) -> np.ndarray:
 
 def _corrected(scores: pd.DataFrame) -> dict[str, float]:
     """Of each measure and kind of events: both nulls must say so (the larger p), and Holm's correction."""
-    asked = scores[~scores["is_control"].astype(bool) & np.isfinite(scores["p"])]
+    asked = scores[scores["measure"].isin(MEASURES) & np.isfinite(scores["p"])]
     if asked.empty:
         return {}
     names = asked["condition"].str.rsplit(", ", n=1).str[0] + ": " + asked["measure"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import matplotlib
@@ -19,6 +20,7 @@ from titan_neuro.report.tables import number
 _MOST_FIGURES = 4
 _COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#1f2933")
 _MARKERS = "osD^vPX*<>"
+_MOST_NOT_ASKED = 6
 _NOTES = {"Test": "Test", "Correction": "Correction", "Interval": "Interval", "Null": "Null"}
 
 
@@ -32,21 +34,20 @@ def probe_sections(probes: tuple[ProbeResult, ...]) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        What the template prints: ``name``, ``asks``, ``sentence``, ``figures`` and their ``caption``, ``groups`` (of
-        rows, one a measure), ``x`` (heading of that column, empty where no row has one), ``notes``, ``maps``.
+        What the template prints: ``name``, ``asks``, ``sentence``, ``figures`` and their ``caption``, ``groups`` of
+        rows and ``n_rows``, ``x`` (heading of that column, empty where no row has one), ``notes``,
+        ``maps``.
     """
     return [_section(probe) for probe in probes]
 
 
 def _section(probe: ProbeResult) -> dict[str, Any]:
-    measures = list(dict.fromkeys(probe.scores["measure"]))
-    by_measure = {measure: probe.scores[probe.scores["measure"] == measure] for measure in measures}
-    drawn = {name: rows for name, rows in by_measure.items() if rows["value"].notna().any()}
+    groups = _grouped(probe.scores)
+    drawn = {name: rows for name, rows in groups.items() if rows["value"].notna().any()}
     figures = [
         {"source": svg_uri(probe_figure(rows, name, probe.x_label)), "alt": _in_words(name, rows)}
         for name, rows in list(drawn.items())[:_MOST_FIGURES]
     ]
-    notes = [f"{title}: {probe.facts[key]}" for key, title in _NOTES.items() if probe.facts.get(key)]
     return {
         "name": probe.name,
         "asks": probe.asks,
@@ -54,12 +55,28 @@ def _section(probe: ProbeResult) -> dict[str, Any]:
         "figures": figures,
         "caption": _caption(int(probe.scores["n_subjects"].max()), len(drawn)),
         "x": probe.x_label if probe.scores["x"].notna().any() else "",
-        "groups": [
-            {"measure": name, "rows": [_row(row) for _, row in rows.iterrows()]} for name, rows in by_measure.items()
-        ],
-        "notes": [*notes, *map(str, probe.facts.get("NotAsked", []))],
+        "groups": [{"name": name, "rows": [_row(row) for _, row in rows.iterrows()]} for name, rows in groups.items()],
+        "n_rows": len(probe.scores),
+        "notes": _notes(probe.facts),
         "maps": [_map(one) for one in probe.maps],
     }
+
+
+def _grouped(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Rows by measure, or by condition where there are fewer of these; what a row is called is its `label`."""
+    name, label = "measure", "condition"
+    if scores["x"].nunique() < 2 and scores["condition"].nunique() < scores["measure"].nunique():
+        name, label = label, name
+    scores = scores.assign(label=scores[label])
+    return {each: scores[scores[name] == each] for each in dict.fromkeys(scores[name])}
+
+
+def _notes(facts: dict[str, Any]) -> list[str]:
+    told = [f"{title}: {facts[key]}" for key, title in _NOTES.items() if facts.get(key)]
+    caveats, left_out = (list(map(str, facts.get(key, []))) for key in ("Caveats", "NotAsked"))
+    if len(left_out) > _MOST_NOT_ASKED:
+        left_out = [*left_out[:_MOST_NOT_ASKED], f"And {len(left_out) - _MOST_NOT_ASKED} more, in the JSON."]
+    return [*told, *caveats, *left_out]
 
 
 def _caption(n_subjects: int, n_measures: int) -> str:
@@ -74,7 +91,7 @@ def _caption(n_subjects: int, n_measures: int) -> str:
 def _row(row: pd.Series) -> dict[str, Any]:
     interval = f"{number(row['low'])} to {number(row['high'])}" if np.isfinite(row["low"]) else ""
     return {
-        "condition": row["condition"],
+        "label": row["label"],
         "is_control": bool(row["is_control"]),
         "x": f"{row['x']:g}" if np.isfinite(row["x"]) else "",
         "value": number(row["value"]),
@@ -93,7 +110,7 @@ def _p(p: float) -> str:
 
 def _in_words(measure: str, rows: pd.DataFrame) -> str:
     told = rows[rows["value"].notna()].head(8)
-    values = ", ".join(f"{row['condition']} {number(row['value'])}" for _, row in told.iterrows())
+    values = ", ".join(f"{row['label']} {number(row['value'])}" for _, row in told.iterrows())
     return f"{measure}: {values}."
 
 
@@ -103,6 +120,10 @@ def _map(one: StatMap) -> dict[str, str]:
     if values.size == 0:
         return {"empty": f"{title}: no value, so there is nothing to draw."}
     unit = "voxels" if one.is_volume else "parcels"
+    if "Correction" in one.sidecar:
+        # A map of p values is told, not drawn: what it is a test of is drawn beside it.
+        below = int((values < 0.05).sum())
+        return {"empty": f"{title}: below 0.05 in {below:,} of {len(values):,} {unit} ({one.sidecar['Correction']})."}
     return {
         "source": png_uri(plot_map(one.path, one.sidecar, title)),
         "alt": f"{title}. Median {number(float(np.median(values)))} over {len(values):,} {unit}.",
@@ -112,14 +133,14 @@ def _map(one: StatMap) -> dict[str, str]:
 
 
 @matplotlib.rc_context(STYLE)
-def probe_figure(rows: pd.DataFrame, measure: str, x_label: str) -> Figure:
-    """One measure of a probe: lines over `x` where the rows have several, else a row for each condition.
+def probe_figure(rows: pd.DataFrame, title: str, x_label: str) -> Figure:
+    """Rows of a probe that belong together: lines over `x` where they have several, else one below the other.
 
     Parameters
     ----------
     rows : pandas.DataFrame
-        Rows of one measure, columns of `titan_neuro.probing.findings.SCORES`.
-    measure : str
+        Columns of `titan_neuro.probing.findings.SCORES`, and `label`, what each row is called.
+    title : str
     x_label : str
         What `x` is, with its unit.
 
@@ -129,8 +150,8 @@ def probe_figure(rows: pd.DataFrame, measure: str, x_label: str) -> Figure:
     """
     rows = rows[rows["value"].notna()]
     is_course = rows["x"].nunique() > 1
-    conditions = list(dict.fromkeys(rows["condition"]))
-    height = 3.7 if is_course else max(1.6, 0.9 + 0.32 * len(rows))
+    conditions = list(dict.fromkeys(rows["label"]))
+    height = 3.9 if is_course else 1.2 + 0.36 * len(rows)
     figure = Figure(figsize=(4.9, height))
     axes = figure.add_subplot()
     if is_course:
@@ -139,13 +160,14 @@ def probe_figure(rows: pd.DataFrame, measure: str, x_label: str) -> Figure:
         figure.legend(loc="outside lower center", ncols=2, fontsize=8, handlelength=1.6)
     else:
         _draw_conditions(axes, rows)
-    axes.set_title(plain(measure))
+    # Above the whole figure: the axes of long labels are narrow.
+    figure.suptitle(textwrap.fill(plain(title), 52), x=0.01, ha="left", fontsize=10, fontweight="bold")
     return figure
 
 
 def _draw_courses(axes: Axes, rows: pd.DataFrame, conditions: list[str]) -> None:
     for rank, condition in enumerate(conditions):
-        own = rows[rows["condition"] == condition].sort_values("x")
+        own = rows[rows["label"] == condition].sort_values("x")
         is_control = bool(own["is_control"].iloc[0])
         colour = MUTED if is_control else _COLOURS[rank % len(_COLOURS)]
         marker = _MARKERS[rank % len(_MARKERS)]
@@ -174,7 +196,7 @@ def _draw_conditions(axes: Axes, rows: pd.DataFrame) -> None:
         if np.isfinite(row["low"]):
             axes.hlines(place, row["low"], row["high"], color=colour, linewidth=1.4)
         axes.plot(row["value"], place, "s" if row["is_control"] else "o", color=colour, markersize=5.5)
-    axes.set_yticks(places, [plain(name) for name in rows["condition"]])
+    axes.set_yticks(places, [textwrap.fill(plain(name), 30) for name in rows["label"]], fontsize=8)
     axes.set_ylim(-0.7, len(rows) - 0.3)
     axes.axvline(0, color=MUTED, linewidth=0.8, zorder=0)
     axes.grid(axis="x", color=RULE, linewidth=0.6)
