@@ -1,0 +1,47 @@
+"""The five probes as they are asked: what they leave, and when they are asked again."""
+
+import json
+import shutil
+
+import pandas as pd
+import pytest
+
+from titan_neuro.cli.probe import PROBES
+from titan_neuro.probing.findings import SCORES
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_each_probe_leaves_a_table_and_a_sentence_with_its_test(study, name):
+    short = name.replace("-", "")
+    told = json.loads((study / f"output/group/task-movie_desc-{short}_findings.json").read_text())
+    assert told["Probe"] == name
+    assert told["Asks"] == PROBES[name]
+    assert told["Sentence"].endswith(".")
+    assert told["Protocol"] == "subject"
+    assert "Interval" in told
+    if name == "context-length":
+        return
+    assert "Test" in told
+    table = pd.read_csv(study / f"output/group/task-movie_desc-{short}_scores.tsv", sep="\t", na_values="n/a")
+    assert tuple(table.columns) == SCORES
+    assert (table["n_subjects"] <= 3).all()
+    assert table["p"].dropna().between(0, 1).all()
+    sidecar = json.loads((study / f"output/group/task-movie_desc-{short}_scores.json").read_text())
+    assert sidecar["Test"] == told["Test"]
+
+
+def test_a_table_that_changed_is_decoded_anew(study, titan_neuro, tmp_path):
+    output = tmp_path / "output"
+    shutil.copytree(study / "output", output)
+    table = tmp_path / "task-movie_desc-scene_events.tsv"
+    rows = "".join(f"{onset}\t4\t{'day' if onset % 16 else 'night'}\n" for onset in range(0, 60, 8))
+    table.write_text(f"onset\tduration\ttrial_type\n{rows}")
+    asked = ("probe", "decoding", output, "--set", f"probe.decoding.tables=[{table}]")
+    assert "scene" in titan_neuro(*asked).stderr
+    assert "run before" in titan_neuro(*asked).stderr
+    table.write_text(table.read_text().replace("night", "dusk"))
+    assert "run before" not in titan_neuro(*asked).stderr
+    table.unlink()
+    refused = titan_neuro(*asked, check=False)
+    assert refused.returncode != 0
+    assert str(table) in refused.stderr
