@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -32,7 +34,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         FileLock(Path(tempfile.gettempdir(), "titan-neuro-one-node-slurm.lock")),
         pytest.MonkeyPatch.context() as patch,
     ):
-        subprocess.run([str(Path(__file__).with_name("one_node.sh")), str(state)], check=True, timeout=60)
+        # What an earlier session of tests has left running, if it was killed, is not taken for this one's.
+        ports = map(str, _free_ports(2))
+        subprocess.run([str(Path(__file__).with_name("one_node.sh")), str(state), *ports], check=True, timeout=60)
         patch.setenv("SLURM_CONF", str(state / "slurm.conf"))
         patch.setenv("PATH", f"{state / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}")
         try:
@@ -43,8 +47,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
                 _stop(int(pid_file.read_text()))
 
 
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
 def _stop(process: int) -> None:
-    """End a daemon and wait until it is gone: the next cluster wants its ports."""
+    """End a daemon and wait until it is gone."""
     os.kill(process, signal.SIGTERM)
     deadline = time.monotonic() + 30
     while Path(f"/proc/{process}").exists() and time.monotonic() < deadline:

@@ -1,9 +1,10 @@
 #!/bin/bash
-# A real Slurm on this machine alone, as root and without systemd (Debian: slurm-wlm, munge). Usage: one_node.sh STATE_DIR
+# A real Slurm on this machine alone, as root and without systemd (Debian: slurm-wlm, munge).
+# Usage: one_node.sh STATE_DIR CONTROLLER_PORT NODE_PORT
 # All of it lives in STATE_DIR, on ports of its own: a Slurm that runs here already is left alone. Programs find it by
 # SLURM_CONF=STATE_DIR/slurm.conf and, before others on PATH, STATE_DIR/bin. Prints nothing but errors; the daemons' process ids are in STATE_DIR/*.pid.
 set -euo pipefail
-state=$1
+state=$1 controller_port=$2 node_port=$3
 host=$(hostname -s)
 mkdir -p "$state"/{ctld,d,log}
 getent hosts "$host" >/dev/null || echo "127.0.0.1 $host" >>/etc/hosts
@@ -26,8 +27,8 @@ SlurmctldHost=$host
 AuthType=auth/munge
 SlurmUser=root
 SlurmdUser=root
-SlurmctldPort=16817
-SlurmdPort=16818
+SlurmctldPort=$controller_port
+SlurmdPort=$node_port
 StateSaveLocation=$state/ctld
 SlurmdSpoolDir=$state/d
 SlurmctldPidFile=$state/slurmctld.pid
