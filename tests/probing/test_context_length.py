@@ -1,15 +1,14 @@
 """The probe must find a memory of known reach, and must say what streaming the model says."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
+from delay_memory import Delay
 
 from titan_neuro.errors import NoMatchError
 from titan_neuro.layers.decoder import LowRankConfig
 from titan_neuro.layers.tokenizer import ParcelTokenizerConfig
-from titan_neuro.models import BackboneState, ForecasterConfig, MACConfig
+from titan_neuro.models import ForecasterConfig, MACConfig
 from titan_neuro.probing import ContextLengthConfig, ContextLengthProbe, ProbedFold, ProbeFacts
 
 REACH, N_FEATURES = 12, 6
@@ -47,31 +46,12 @@ def forecaster():
     return model
 
 
-@dataclasses.dataclass(frozen=True)
-class DelayState(BackboneState):
-    """What is still on its way."""
-
-    past: torch.Tensor
-
-
-class Delay(torch.nn.Module):
-    """A memory that is known: it recalls the frame REACH frames back, and nothing where its stream began later."""
-
-    def init_state(self, batch):
-        return DelayState({}, (), torch.zeros(batch, REACH, N_FEATURES))
-
-    def forward(self, tokens, state=None, *, memory_frozen=False):
-        state = state or self.init_state(len(tokens))
-        both = torch.cat([state.past, tokens], dim=1)
-        return both[:, : tokens.shape[1]], DelayState({}, (), both[:, tokens.shape[1] :])
-
-
 def delay_model():
     """A forecaster whose backbone, its only memory, is the delay line, and whose head passes on what it recalls."""
     model = forecaster()
     model.tokenizer = torch.nn.Module()
     model.tokenizer.forward = lambda frames: frames[:, :, None]
-    model.backbone, model.recall = Delay(), None
+    model.backbone, model.recall = Delay(REACH, N_FEATURES), None
     model.head = torch.nn.Module()
     model.head.forward = lambda tokens: torch.stack([0.9 * tokens[:, :, 0], 0 * tokens[:, :, 0]], dim=2)
     return model

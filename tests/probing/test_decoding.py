@@ -1,11 +1,11 @@
 """The probe must find labels that history alone gives, and nothing in noise; its scores are scikit-learn's."""
 
-import dataclasses
 import json
 
 import numpy as np
 import pytest
 import torch
+from delay_memory import Delay
 from scipy.stats import binom, pearsonr
 from sklearn.metrics import balanced_accuracy_score
 
@@ -13,7 +13,7 @@ from titan_neuro.errors import InputNotFoundError, MetadataError
 from titan_neuro.layers.decoder import LowRankConfig
 from titan_neuro.layers.tokenizer import ParcelTokenizerConfig
 from titan_neuro.metrics import p_of_null
-from titan_neuro.models import BackboneState, ForecasterConfig, MACConfig
+from titan_neuro.models import ForecasterConfig, MACConfig
 from titan_neuro.probing import DecodingConfig, DecodingProbe, ProbedFold, ProbeFacts
 from titan_neuro.probing.annotations import Annotation, label_frames, read_annotations
 from titan_neuro.probing.findings import SCORES
@@ -62,29 +62,11 @@ def forecaster():
     ).build(n_features=N_FEATURES)
 
 
-@dataclasses.dataclass(frozen=True)
-class DelayState(BackboneState):
-    """What is still on its way."""
-
-    past: torch.Tensor
-
-
-class Delay(torch.nn.Module):
-    """A memory that is known: it recalls the frame REACH frames back."""
-
-    def init_state(self, batch):
-        return DelayState({}, (), torch.zeros(batch, REACH, N_FEATURES))
-
-    def forward(self, tokens, state, *, memory_frozen=False):
-        both = torch.cat([state.past, tokens], dim=1)
-        return both[:, : tokens.shape[1]], DelayState({}, (), both[:, tokens.shape[1] :])
-
-
 def delay_model():
     model = forecaster()
     model.tokenizer = torch.nn.Module()
     model.tokenizer.forward = lambda frames: frames[:, :, None]
-    model.backbone = Delay()
+    model.backbone = Delay(REACH, N_FEATURES)
     return model
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,18 +39,23 @@ def add_parser(verbs: Any) -> None:
 
 def execute(arguments: argparse.Namespace) -> None:
     """Ask the study's model of the first seed about its held-out runs, and write what was found."""
-    ask(arguments.name, arguments)
+    ask([arguments.name], arguments)
 
 
-def ask(name: str, arguments: argparse.Namespace) -> None:
-    """Ask one probe, unless that was done."""
+def ask(names: Iterable[str], arguments: argparse.Namespace) -> None:
+    """Ask probes one after the other, but for those that were asked before."""
+    trained = common.open_trained(arguments)
+    for name in names:
+        _ask(name, arguments, trained)
+
+
+def _ask(name: str, arguments: argparse.Namespace, trained: common.TrainedStudy) -> None:
     from tqdm import tqdm
 
     from titan_neuro.data.prepare import content_id
     from titan_neuro.probing import ProbedFold, ProbeFacts, make_probe, untrained_like
     from titan_neuro.provenance import digest
 
-    trained = common.open_trained(arguments)
     study, folds, seed = trained.study, trained.folds, trained.study.seeds[0]
     settings = getattr(study.probe, name.replace("-", "_"))
     # The intervals are made with the evaluation's settings.

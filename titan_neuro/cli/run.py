@@ -48,8 +48,7 @@ def execute(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(arguments.nprocs)
     if train.execute(arguments):
         evaluate.execute(arguments)
-        for name in probe.PROBES:
-            probe.ask(name, arguments)
+        probe.ask(probe.PROBES, arguments)
         report.execute(arguments)
 
 

@@ -12,8 +12,10 @@ import pandas as pd
 from titan_neuro.errors import InputNotFoundError, MetadataError
 from titan_neuro.typing import FrameRun
 
-# Trial types that say which frames count, or that nothing was shown.
-NO_CONTENT = ("", "n/a", "movie", "overlap_with_previous_run", "fixation", "rest")
+# Trial types that say what was on, not that something new began.
+NO_EVENTS = ("movie", "overlap_with_previous_run", "fixation")
+# Those, and what says that nothing was shown.
+NO_CONTENT = ("", "n/a", *NO_EVENTS, "rest")
 # Entities of BIDS names that tell runs apart; the others (desc, space, ...) don't choose among runs.
 _RUN_ENTITIES = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "echo", "part")
 _COUNTED = ("run", "echo")

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from titan_neuro.metrics import bootstrap_interval, p_of_null
 from titan_neuro.metrics.measures import fisher_z
-from titan_neuro.probing.findings import ProbeFacts, paired_row, score_row
+from titan_neuro.probing.findings import ProbeFacts, paired_row, tested_row
 from titan_neuro.probing.linear_decoder import draw_shifts, shifted_scores
 from titan_neuro.typing import FrameRun
 
@@ -105,22 +104,12 @@ class DecodedScores:
     def _score(self, key: Key) -> dict[str, Any]:
         target, read, x = key
         back: Callable[[float], float] = float if target in self.classes else np.tanh
-        values, null = np.array([*self._subjects(key).values()]), self._null(key)
-        low, high = bootstrap_interval(values, n_resamples=self.facts.n_resamples, seed=self.facts.seed)
-        chance = (null.mean(), *np.quantile(null, (0.025, 0.975))) if len(null) else (np.nan, np.nan, np.nan)
-        numbers = zip(
-            ("value", "low", "high", "null", "null_low", "null_high"), (values.mean(), low, high, *chance), strict=True
+        values = np.array([*self._subjects(key).values()])
+        row = tested_row(
+            self._measure(target), named(read, x), values, self._null(key), self.facts, is_control=READ[read], x=x
         )
-        return score_row(
-            self._measure(target),
-            named(read, x),
-            is_control=READ[read],
-            x=x,
-            **{name: float(back(number)) for name, number in numbers},
-            # Sums of the same numbers in another order differ by rounding, and must count as equal.
-            p=p_of_null(values.mean() - 1e-9, null) if len(null) else np.nan,
-            n_subjects=len(values),
-        )
+        numbers = ("value", "low", "high", "null", "null_low", "null_high")
+        return {**row, **{name: float(back(row[name])) for name in numbers}}
 
     def _difference(self, target: str, one: str, other: str, x: float) -> dict[str, Any] | None:
         """How much better one is decoded from than the other, in the same subjects; r on Fisher's scale."""

@@ -7,7 +7,7 @@ they hold, have no axes in common; decoders are fitted fold by fold.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from typing import Annotated, Any
 
@@ -142,23 +142,30 @@ class DecodingProbe:
         }
 
     def _fit(self, fold: ProbedFold) -> dict[str, _Fitted]:
-        runs = [run for run in fold.others if self._labels(run)]
+        labels = {run.key: found for run in fold.others if (found := self._labels(run))}
+        runs = [run for run in fold.others if run.key in labels]
         count = min(self.config.max_runs, len(runs))
         chosen = [runs[index] for index in np.linspace(0, len(runs) - 1, count).round().astype(int)]
         parts: dict[str, list[tuple[FrameRun, np.ndarray, np.ndarray]]] = {read: [] for read in READ}
         for run in chosen:
-            labelled = np.logical_or.reduce([is_labelled(values) for values in self._labels(run).values()])
+            labelled = np.logical_or.reduce([is_labelled(values) for values in labels[run.key].values()])
             for read, (features, frames) in self._features(fold, run).items():
                 usable = np.flatnonzero((labelled & ~run.moving)[frames])
                 kept = usable[:: max(1, -(-len(usable) * count // _FITTED_FRAMES))]
                 parts[read].append((run, features[kept], frames[kept]))
-        return {read: self._fit_one(of_runs) for read, of_runs in parts.items() if sum(len(at) for _, _, at in of_runs)}
+        return {
+            read: self._fit_one(of_runs, labels)
+            for read, of_runs in parts.items()
+            if sum(len(at) for _, _, at in of_runs)
+        }
 
-    def _fit_one(self, parts: Sequence[tuple[FrameRun, np.ndarray, np.ndarray]]) -> _Fitted:
+    def _fit_one(
+        self, parts: Sequence[tuple[FrameRun, np.ndarray, np.ndarray]], labels_of: Mapping[str, _Labels]
+    ) -> _Fitted:
         features = np.concatenate([values for _, values, _ in parts])
         reduction = fit_reduction(features, self.config.n_components)
         reduced = reduction(features)
-        of_runs = [(self._labels(run), frames) for run, _, frames in parts]
+        of_runs = [(labels_of[run.key], frames) for run, _, frames in parts]
         labels = {}
         for target, like in {name: like for all_labels, _ in of_runs for name, like in all_labels.items()}.items():
             nothing = "" if like.dtype.kind == "U" else np.nan

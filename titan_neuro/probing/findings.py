@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from titan_neuro.metrics import bootstrap_interval, sign_flip_test, sign_flips
+from titan_neuro.metrics import bootstrap_interval, p_of_null, sign_flip_test, sign_flips
 from titan_neuro.models.forecaster import Forecaster
 from titan_neuro.typing import FrameRun
 
@@ -135,3 +135,31 @@ def paired_row(measure: str, condition: str, values: np.ndarray, facts: ProbeFac
         }
     shared = {"x": x, "value": float(values.mean()), "low": low, "high": high, "n_subjects": len(values)}
     return score_row(measure, condition, **shared, **tested)
+
+
+def tested_row(
+    measure: str, condition: str, values: np.ndarray, null: np.ndarray, facts: ProbeFacts, **other: Any
+) -> dict[str, Any]:
+    """Row of a mean over subjects beside what chance gives; without draws there is no test.
+
+    Parameters
+    ----------
+    measure, condition : str
+    values : numpy.ndarray
+        Finite, ``(subjects,)``.
+    null : numpy.ndarray
+        Means over subjects by chance, ``(draws,)``.
+    facts : ProbeFacts
+    **other
+        Further columns.
+    """
+    low, high = bootstrap_interval(values, n_resamples=facts.n_resamples, seed=facts.seed)
+    value = float(values.mean())
+    tested: dict[str, float] = {}
+    if len(null):
+        null_low, null_high = np.quantile(null, (0.025, 0.975))
+        tested = {"null": float(null.mean()), "null_low": float(null_low), "null_high": float(null_high)}
+        # Sums of the same numbers in another order differ by rounding, and must count as equal.
+        tested["p"] = p_of_null(value - 1e-9, null)
+    shared = {"value": value, "low": low, "high": high, "n_subjects": len(values)}
+    return score_row(measure, condition, **shared, **tested, **other)

@@ -13,9 +13,8 @@ import pandas as pd
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from titan_neuro.metrics import bootstrap_interval, p_of_null
 from titan_neuro.probing.film_traces import STATES, FilmTraces
-from titan_neuro.probing.findings import SCORES, Findings, ProbedFold, ProbeFacts, paired_row, score_row
+from titan_neuro.probing.findings import SCORES, Findings, ProbedFold, ProbeFacts, paired_row, score_row, tested_row
 from titan_neuro.probing.time_segments import Matched, match_segments, segments, shifted_means, standardised
 from titan_neuro.probing.trace import time_polynomial
 from titan_neuro.typing import FrameRun
@@ -23,7 +22,6 @@ from titan_neuro.typing import FrameRun
 CONTROLS = ("frame", "encoded", "untrained memory", "untrained state", "polynomial of time")
 _CLOCK, _LATE = "polynomial of time", " begun late"
 _LAG_BINS = 16
-_TIES = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -159,23 +157,8 @@ class MomentMatchingProbe:
         values, null = shifted_means(
             runs, away=self._away(window), n_permutations=facts.n_permutations, seed=facts.seed
         )
-        low, high = bootstrap_interval(values, n_resamples=facts.n_resamples, seed=facts.seed)
-        tested = {}
-        if len(null):
-            null_low, null_high = np.quantile(null, (0.025, 0.975))
-            p = p_of_null(values.mean() - _TIES, null)
-            tested = {"null": null.mean(), "null_low": null_low, "null_high": null_high, "p": p}
-        return score_row(
-            measure,
-            kind,
-            is_control=kind in CONTROLS,
-            x=window * facts.repetition_time,
-            value=values.mean(),
-            low=low,
-            high=high,
-            n_subjects=len(values),
-            **tested,
-        )
+        x = window * facts.repetition_time
+        return tested_row(measure, kind, values, null, facts, is_control=kind in CONTROLS, x=x)
 
     def _differences(self) -> list[dict[str, Any]]:
         """Memory and state less each control, subject by subject.

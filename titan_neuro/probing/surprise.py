@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from statsmodels.stats.multitest import multipletests
 
-from titan_neuro.metrics import bootstrap_interval, p_of_null
+from titan_neuro.probing.annotations import NO_EVENTS
 from titan_neuro.probing.boundaries import (
     MarkedRun,
     Null,
@@ -24,7 +24,7 @@ from titan_neuro.probing.boundaries import (
     events_within,
     find_events,
 )
-from titan_neuro.probing.findings import SCORES, Findings, ProbedFold, ProbeFacts, paired_row, score_row
+from titan_neuro.probing.findings import SCORES, Findings, ProbedFold, ProbeFacts, paired_row, score_row, tested_row
 from titan_neuro.probing.trace import time_polynomial
 from titan_neuro.probing.watching import FRAME, GLOBAL, MEASURES, prediction_pair, watch, watch_frames
 from titan_neuro.typing import FrameRun
@@ -35,8 +35,6 @@ NULLS: dict[Null, str] = {"shifts": "circular shifts", "lengths": "event lengths
 DISPLACEMENT, POLYNOMIAL = "framewise displacement", "polynomial of time"
 CONTROLS = (*(f"{name}, untrained" for name in MEASURES), FRAME, GLOBAL, DISPLACEMENT, POLYNOMIAL)
 COLUMNS = (*MEASURES, *CONTROLS)
-# Rows of events.tsv that say what was on, not that something new began.
-_NO_EVENTS = ("movie", "overlap_with_previous_run", "fixation")
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -127,9 +125,7 @@ class SurpriseProbe:
         return self._events[key] + run.film_start
 
     def _annotated(self, run: FrameRun) -> np.ndarray:
-        onsets = [
-            onset + self.config.delay_s for onset, _, kind in getattr(run, "events", ()) if kind not in _NO_EVENTS
-        ]
+        onsets = [onset + self.config.delay_s for onset, _, kind in getattr(run, "events", ()) if kind not in NO_EVENTS]
         frames = np.asarray(onsets, float) / self.facts.repetition_time
         return np.unique(np.floor(frames[np.isfinite(frames)] + 0.5).astype(int))
 
@@ -188,22 +184,10 @@ class SurpriseProbe:
 
     def _row(self, name: str, condition: str, observed: np.ndarray, by_chance: np.ndarray) -> dict[str, Any]:
         values = observed[np.isfinite(observed)]
-        shared = {"is_control": name in CONTROLS, "x": self.config.window_s, "n_subjects": len(values)}
+        shared = {"is_control": name in CONTROLS, "x": self.config.window_s}
         if not len(values):
             return score_row(name, condition, **shared)
-        low, high = bootstrap_interval(values, n_resamples=self.facts.n_resamples, seed=self.facts.seed)
-        value = float(values.mean())
-        tested = {}
-        if len(by_chance):
-            null_low, null_high = np.quantile(by_chance, [0.025, 0.975])
-            tested = {
-                "null": float(by_chance.mean()),
-                "null_low": float(null_low),
-                "null_high": float(null_high),
-                # Sums of the same numbers in another order differ by rounding, and must count as equal.
-                "p": p_of_null(value - 1e-9, by_chance),
-            }
-        return score_row(name, condition, **shared, value=value, low=low, high=high, **tested)
+        return tested_row(name, condition, values, by_chance, self.facts, **shared)
 
     def _timeseries(self) -> pd.DataFrame:
         """Every frame of every run: measures as they are, not scaled, and where events begin."""
@@ -257,7 +241,7 @@ class SurpriseProbe:
             },
             "Events": "HMM of Baldassano et al. 2017 on the other subjects' average, as many events as there are "
             f"{self.config.event_s:g} s in it",
-            "AnnotatedEvents": f"Onsets of trial types other than {', '.join(_NO_EVENTS)}; boundaries "
+            "AnnotatedEvents": f"Onsets of trial types other than {', '.join(NO_EVENTS)}; boundaries "
             f"{self.config.delay_s:g} s later",
             "PredictionChange": f"Root mean square over features of the difference of two forecasts: {pair}",
             "NotAsked": list(not_asked),

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from titan_neuro.data.space import Space
-from titan_neuro.data.store.schema import Event
 from titan_neuro.errors import MismatchError
 from titan_neuro.typing import MOVING_MM
 
