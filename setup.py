@@ -4,12 +4,12 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
-FOLDER = Path("titan_neuro/ops/neural_memory/cpp")
+FOLDER = Path("titan_neuro/titans/memory/cpp")
 
 setup(
     ext_modules=[
         Extension(
-            "titan_neuro.ops.neural_memory._native",
+            "titan_neuro.titans.memory._native",
             [str(FOLDER / "scan.cpp")],
             depends=[str(path) for path in sorted(FOLDER.glob("*.h"))],
             extra_compile_args=["-O3", "-g0", "-std=c++17"],

@@ -1,6 +1,6 @@
 """How long the linear autoregression of a whole brain takes: the bar that every forecaster is measured against.
 
-    python benchmarks/autoregression.py              # 70,000 voxels x 3,000 frames, two cores
+    python benchmarks/autoregression.py              # 70,000 voxels x 3,000 time points, two cores
     python benchmarks/autoregression.py --quick      # a few voxels, in seconds: does it run?
 
 Ours fits all voxels and horizons at once, with order and penalty chosen by cross-validation over runs. The peer is what
@@ -24,7 +24,7 @@ from common import BenchmarkError, Result, cpu_seconds, provenance, table, write
 from sklearn.linear_model import Ridge, RidgeCV
 
 from titan_neuro.errors import TitanNeuroError
-from titan_neuro.ops.autoregression import ORDERS, PENALTIES, fit_autoregression
+from titan_neuro.linear.autoregression import ORDERS, PENALTIES, fit_autoregression
 
 HORIZONS = (1, 2, 3, 6, 10, 20)
 
@@ -34,30 +34,33 @@ class NoiseRun:
     """A run of AR(1) noise in float16, as a store holds it."""
 
     key: str
-    frames: torch.Tensor
+    series: torch.Tensor
     subject: str = "01"
     stimulus: str = "noise"
-    film_start: int = 0
+    stimulus_start: int = 0
 
     def __post_init__(self) -> None:
-        self.n_frames, self.n_features = self.frames.shape
-        self.scored, self.moving = np.ones(self.n_frames, dtype=bool), np.zeros(self.n_frames, dtype=bool)
+        self.n_time_points, self.n_features = self.series.shape
+        self.scored, self.high_motion = (
+            np.ones(self.n_time_points, dtype=bool),
+            np.zeros(self.n_time_points, dtype=bool),
+        )
 
     def read(self, start: int, stop: int) -> torch.Tensor:
-        return self.frames[start:stop].float()
+        return self.series[start:stop].float()
 
 
-def make_runs(n_voxels: int, n_frames: int, n_runs: int = 5) -> list[NoiseRun]:
+def make_runs(n_voxels: int, n_time_points: int, n_runs: int = 5) -> list[NoiseRun]:
     """Return the recording of one subject, in `n_runs` runs."""
     generator = torch.Generator().manual_seed(0)
     runs = []
     for number in range(n_runs):
-        frames = torch.empty(n_frames // n_runs, n_voxels, dtype=torch.float16)
+        series = torch.empty(n_time_points // n_runs, n_voxels, dtype=torch.float16)
         state = torch.randn(n_voxels, generator=generator)
-        for t in range(len(frames)):
+        for t in range(len(series)):
             state = 0.7 * state + 0.7 * torch.randn(n_voxels, generator=generator)
-            frames[t] = state
-        runs.append(NoiseRun(f"run-{number + 1}", frames))
+            series[t] = state
+        runs.append(NoiseRun(f"run-{number + 1}", series))
     return runs
 
 
@@ -65,7 +68,7 @@ def rows_of(runs: Sequence[NoiseRun], voxel: int, horizon: int, order: int) -> t
     """Design and target of one voxel."""
     design, target = [], []
     for run in runs:
-        series = run.frames[:, voxel].double().numpy()
+        series = run.series[:, voxel].double().numpy()
         last = len(series) - horizon
         design.append(np.stack([series[max(ORDERS) - 1 - lag : last - lag] for lag in range(order)], axis=1))
         target.append(series[max(ORDERS) - 1 + horizon :])
@@ -89,7 +92,7 @@ def check_weights(runs: Sequence[NoiseRun]) -> float:
     BenchmarkError
         They differ by more than 1e-5.
     """
-    small = [NoiseRun(run.key, run.frames[:, :3].clone()) for run in runs]
+    small = [NoiseRun(run.key, run.series[:, :3].clone()) for run in runs]
     fitted = fit_autoregression(small, HORIZONS, orders=(8,), penalties=(0.01,))
     worst = 0.0
     for index, horizon in enumerate(HORIZONS):
@@ -102,12 +105,12 @@ def check_weights(runs: Sequence[NoiseRun]) -> float:
     return worst
 
 
-def measure(n_voxels: int, n_frames: int, n_sample: int, n_threads: int) -> Iterator[Result]:
+def measure(n_voxels: int, n_time_points: int, n_sample: int, n_threads: int) -> Iterator[Result]:
     """Time both sides."""
     torch.set_num_threads(n_threads)
-    runs = make_runs(n_voxels, n_frames)
+    runs = make_runs(n_voxels, n_time_points)
     error = check_weights(runs)
-    shape = f"{n_voxels:,} voxels x {n_frames:,} frames, {len(HORIZONS)} horizons"
+    shape = f"{n_voxels:,} voxels x {n_time_points:,} time points, {len(HORIZONS)} horizons"
     begin = time.monotonic()
     cpu_s = cpu_seconds(lambda: fit_autoregression(runs, HORIZONS))
     wall_s = time.monotonic() - begin
@@ -135,17 +138,17 @@ def measure(n_voxels: int, n_frames: int, n_sample: int, n_threads: int) -> Iter
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark and return its exit code."""
     parser = argparse.ArgumentParser(description="How long the linear autoregression of a whole brain takes.")
-    parser.add_argument("--quick", action="store_true", help="50 voxels x 500 frames")
+    parser.add_argument("--quick", action="store_true", help="50 voxels x 500 time points")
     parser.add_argument("--threads", type=int, default=2, help="threads of our side (default: %(default)s)")
     default = Path(__file__).parent / "results" / "autoregression.json"
     parser.add_argument("--output", type=Path, default=default, metavar="FILE", help="JSON; Markdown goes beside it")
     arguments = parser.parse_args(argv)
-    facts = provenance(sys.argv[1:] if argv is None else argv, ("scikit-learn",))
+    metadata = provenance(sys.argv[1:] if argv is None else argv, ("scikit-learn",))
     sizes = (50, 500, 1) if arguments.quick else (70_000, 3_000, 20)
     try:
         results = list(measure(*sizes, arguments.threads))
         how = {"how": "one subject in 5 runs, float16 in memory; orders 1, 2, 4, 8 and 6 penalties; one pass each"}
-        write_results(arguments.output, "Linear autoregression of a whole brain", results, facts | how)
+        write_results(arguments.output, "Linear autoregression of a whole brain", results, metadata | how)
     except TitanNeuroError as error:
         print(f"autoregression: {error}", file=sys.stderr)
         return error.exit_code

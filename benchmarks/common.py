@@ -116,7 +116,7 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join(rows)
 
 
-def write_results(target: Path, title: str, results: Sequence[Result], facts: Mapping[str, Any]) -> None:
+def write_results(target: Path, title: str, results: Sequence[Result], metadata: Mapping[str, Any]) -> None:
     """Write `target` (JSON) and the same beside it as Markdown, each under a temporary name first.
 
     Parameters
@@ -126,12 +126,12 @@ def write_results(target: Path, title: str, results: Sequence[Result], facts: Ma
     title : str
         Heading of the Markdown page.
     results : sequence of Result
-    facts : mapping
+    metadata : mapping
         What `provenance` returned, and how it was measured (JSON).
     """
     lines = [dataclasses.asdict(result) | {"met": result.met} for result in results]
-    write_json(target, {"title": title, **facts, "results": lines})
-    told = "\n".join(f"- {name}: {_in_words(value)}" for name, value in facts.items())
+    write_json(target, {"title": title, **metadata, "results": lines})
+    told = "\n".join(f"- {name}: {_in_words(value)}" for name, value in metadata.items())
     write_text(target.with_suffix(".md"), f"# {title}\n\n{told}\n\n{table(results)}\n")
 
 

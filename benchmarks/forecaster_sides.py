@@ -3,11 +3,11 @@
 The peer stands for SwiFT (Kim et al. 2023): Swin features of every volume, attention over space and time of a window,
 all of which it has to see at once. It is given every advantage that a comparison of speed allows:
 
-- the same tokens a frame, the same head and the same linear skip as ours, so that what differs is the way from the
-  tokens of many frames to those that forecast;
+- the same tokens a time point, the same head and the same linear skip as ours, so that what differs is the way from the
+  tokens of many time points to those that forecast;
 - as many parameters (its hidden layers are widened until the two agree);
-- full attention in torch's fused kernel, which keeps no matrix of ``T^2`` weights. A frame sees itself and earlier
-  ones, so that one pass over a window forecasts from each of its frames, as ours does.
+- full attention in torch's fused kernel, which keeps no matrix of ``T^2`` weights. A time point sees itself and earlier
+  ones, so that one pass over a window forecasts from each of its time points, as ours does.
 
 Its Swin transformer is MONAI's as MONAI runs it: all volumes of a call at once. Ours takes some at a time, and fused
 attention where nothing is learned (titan_neuro/layers/tokenizer.py); with ``is_stock=False`` the peer does the same,
@@ -24,21 +24,21 @@ import torch.nn.functional as F
 from common import BenchmarkError
 from torch import Tensor, nn
 
-from titan_neuro.config.study import cpu_small, debug, gpu_base
-from titan_neuro.layers.decoder import LowRankConfig, LowRankDecoder
-from titan_neuro.layers.tokenizer import SwinTokenizer
-from titan_neuro.models.forecaster import Forecaster, ForecasterConfig
-from titan_neuro.models.recall import Recall
-from titan_neuro.ops.autoregression import ORDERS, autoregress
+from titan_neuro.forecaster.decoders import LowRankConfig, LowRankDecoder
+from titan_neuro.forecaster.forecaster import Forecaster, ForecasterConfig
+from titan_neuro.forecaster.recall.recall import Recall
+from titan_neuro.forecaster.tokenizers import SwinTokenizer
+from titan_neuro.linear.autoregression import ORDERS, autoregress
+from titan_neuro.study.config import cpu_small, debug, gpu_base
 
 PEER_LAYERS, PEER_HEADS = 3, 4
 PRESETS = {"tiny": debug, "small": cpu_small, "large": gpu_base}
 SIDES = {"tiny": 8, "small": 24, "large": 48}
 """Voxels along each axis."""
-FILM_MOMENTS = 3_052
+STIMULUS_POSITIONS = 3_052
 """Those of ds003017, all five parts."""
 # Queries that meet all keys at a time; a mask is made for so many.
-_QUERY_FRAMES = 64
+_QUERY_TIME_POINTS = 64
 
 
 def config_of(size: str) -> ForecasterConfig:
@@ -68,12 +68,12 @@ def ours(size: str) -> Forecaster:
     model = config_of(size).build(n_features=int(mask.sum()), mask=mask)
     _fill(model)
     if model.recall is not None:
-        fill_recall(model.recall, FILM_MOMENTS)
+        fill_recall(model.recall, STIMULUS_POSITIONS)
     return model
 
 
 class WindowForecaster(nn.Module):
-    """The peer: MONAI's Swin per frame, then full attention over the tokens of all frames.
+    """The peer: MONAI's Swin per time point, then full attention over the tokens of all time points.
 
     Parameters
     ----------
@@ -110,32 +110,32 @@ class WindowForecaster(nn.Module):
         self.register_buffer("intercept", torch.zeros(n_horizons, n_features))
 
     def mix(self, tokens: Tensor) -> Tensor:
-        """Attention over all frames: ``(batch, time, tokens, dim)`` to the same."""
-        x = (tokens + _moments(tokens)).flatten(1, 2)
+        """Attention over all time points: ``(batch, time, tokens, dim)`` to the same."""
+        x = (tokens + _statistics(tokens)).flatten(1, 2)
         for block in self.blocks:
             x = block(x)
         mixed: Tensor = self.norm(x).view_as(tokens)
         return mixed
 
-    def forward(self, frames: Tensor) -> tuple[Tensor, None]:
-        """``(batch, time, features)`` to forecasts from every frame; there is no state to hand on."""
-        return self._linear(frames) + self.head(self.mix(self.tokenizer(frames))), None
+    def forward(self, series: Tensor) -> tuple[Tensor, None]:
+        """``(batch, time, features)`` to forecasts from every time point; there is no state to hand on."""
+        return self._linear(series) + self.head(self.mix(self.tokenizer(series))), None
 
-    def forecast_last(self, frames: Tensor, tokens: Tensor | None = None) -> Tensor:
-        """Forecast from the last frame of a window, all of which is seen; its tokens may have been kept."""
-        tokens = self.tokenizer(frames) if tokens is None else tokens
-        recent = frames[:, -self.coefficients.shape[1] :]
+    def forecast_last(self, series: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """Forecast from the last time point of a window, all of which is seen; its tokens may have been kept."""
+        tokens = self.tokenizer(series) if tokens is None else tokens
+        recent = series[:, -self.coefficients.shape[1] :]
         return self._linear(recent)[:, -1] + self.head(self.mix(tokens)[:, -1:])[:, 0]
 
-    def _linear(self, frames: Tensor) -> Tensor:
-        history = self.coefficients.new_zeros(len(frames), self.coefficients.shape[1] - 1, frames.shape[-1])
-        return autoregress(frames, history, self.coefficients, self.intercept)[0]
+    def _linear(self, series: Tensor) -> Tensor:
+        history = self.coefficients.new_zeros(len(series), self.coefficients.shape[1] - 1, series.shape[-1])
+        return autoregress(series, history, self.coefficients, self.intercept)[0]
 
 
 class _AttentionBlock(nn.Module):
-    def __init__(self, dim: int, hidden: int, tokens_per_frame: int) -> None:
+    def __init__(self, dim: int, hidden: int, tokens_per_time_point: int) -> None:
         super().__init__()
-        self.tokens_per_frame = tokens_per_frame
+        self.tokens_per_time_point = tokens_per_time_point
         self.norms = nn.ModuleList(nn.RMSNorm(dim, eps=1e-5) for _ in range(2))
         self.qkv, self.out = nn.Linear(dim, 3 * dim, bias=False), nn.Linear(dim, dim, bias=False)
         self.up, self.down = nn.Linear(dim, hidden, bias=False), nn.Linear(hidden, dim, bias=False)
@@ -147,20 +147,20 @@ class _AttentionBlock(nn.Module):
     def attend(self, x: Tensor) -> Tensor:
         batch, n_tokens, dim = x.shape
         q, k, v = self.qkv(x).view(batch, n_tokens, 3, PEER_HEADS, -1).permute(2, 0, 3, 1, 4)
-        frame = torch.arange(n_tokens) // self.tokens_per_frame
-        parts, step = [], _QUERY_FRAMES * self.tokens_per_frame
+        time_point = torch.arange(n_tokens) // self.tokens_per_time_point
+        parts, step = [], _QUERY_TIME_POINTS * self.tokens_per_time_point
         for start in range(0, n_tokens, step):
             stop = min(start + step, n_tokens)
-            mask = frame[start:stop, None] >= frame[:stop]
+            mask = time_point[start:stop, None] >= time_point[:stop]
             parts.append(F.scaled_dot_product_attention(q[:, :, start:stop], k[:, :, :stop], v[:, :, :stop], mask))
         return self.out(torch.cat(parts, dim=2).transpose(1, 2).reshape(batch, n_tokens, dim))
 
 
-def _moments(tokens: Tensor) -> Tensor:
-    """Sines and cosines of the frame's place in the window, ``(time, 1, dim)``."""
-    n_frames, dim = tokens.shape[1], tokens.shape[-1]
+def _statistics(tokens: Tensor) -> Tensor:
+    """Sines and cosines of the time point's place in the window, ``(time, 1, dim)``."""
+    n_time_points, dim = tokens.shape[1], tokens.shape[-1]
     rates = 10_000 ** (-torch.arange(0, dim, 2) / dim)
-    angles = torch.arange(n_frames)[:, None] * rates
+    angles = torch.arange(n_time_points)[:, None] * rates
     return torch.cat([angles.sin(), angles.cos()], dim=-1)[:, None]
 
 
@@ -199,21 +199,21 @@ def check_sides(size: str) -> dict[str, float]:
     counts = {"ours": n_parameters(mine), "peer": n_parameters(theirs)}
     if abs(counts["peer"] / counts["ours"] - 1) > 0.03:
         raise BenchmarkError(f"{size}: parameters differ by more than 3 %: {counts}. Nothing is timed.")
-    frames = torch.randn(1, 40, mine.n_features)
+    series = torch.randn(1, 40, mine.n_features)
     with torch.inference_mode():
-        whole = mine(frames)[0]
+        whole = mine(series)[0]
         state, parts = mine.start(), []
-        for block in frames[0].split(20):
+        for block in series[0].split(20):
             forecasts, state = mine.step(block, state)
             parts.append(forecasts)
-        dense = theirs(frames)[0]
+        dense = theirs(series)[0]
         pairs = {
             "ours in pieces": (torch.cat(parts), whole[0]),
-            "peer at the last frame": (theirs.forecast_last(frames), dense[:, -1]),
-            "peer of fewer frames": (theirs(frames[:, :25])[0], dense[:, :25]),
+            "peer at the last time point": (theirs.forecast_last(series), dense[:, -1]),
+            "peer of fewer time points": (theirs(series[:, :25])[0], dense[:, :25]),
         }
         theirs.tokenizer.load_state_dict(mine.tokenizer.state_dict())
-        pairs["tokens"] = (mine.tokenizer(frames), theirs.tokenizer(frames))
+        pairs["tokens"] = (mine.tokenizer(series), theirs.tokenizer(series))
     errors = {name: float((one - other).abs().max() / other.abs().max()) for name, (one, other) in pairs.items()}
     name, worst = max(errors.items(), key=lambda item: item[1])
     if not worst < 1e-4:
@@ -227,14 +227,14 @@ def _fill(model: Forecaster | WindowForecaster) -> None:
     nn.init.normal_(model.head.patterns, std=0.1)
 
 
-def fill_recall(recall: Recall, n_moments: int) -> None:
-    """Make a recall like that of a fitted model, with so many moments of noise for a film."""
-    film = recall.film = recall.make_film(n_moments)
-    film.whitening.copy_(torch.eye(recall.width))
-    film.follows[1:] = 1
-    film.decay.fill_(0.98)
-    directions = (recall.basis, recall.frame_directions, recall.own_directions)
-    for values in (*directions, film.keys, film.values, film.reader, recall.own_map, recall.memory.key_map):
+def fill_recall(recall: Recall, n_positions: int) -> None:
+    """Make a recall like that of a fitted model, with so many moments of noise for a stimulus."""
+    stimulus = recall.stimulus = recall.init_stimulus_memory(n_positions)
+    stimulus.whitening.copy_(torch.eye(recall.width))
+    stimulus.follows[1:] = 1
+    stimulus.decay.fill_(0.98)
+    directions = (recall.basis, recall.present_directions, recall.own_directions)
+    for values in (*directions, stimulus.keys, stimulus.values, stimulus.reader, recall.own_map, recall.memory.key_map):
         values.normal_(std=0.05)
 
 

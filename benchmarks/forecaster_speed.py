@@ -38,9 +38,9 @@ from torch import Tensor, nn
 from titan_neuro.errors import TitanNeuroError
 
 WINDOW = 20
-"""Frames that SwiFT sees."""
+"""Time points that SwiFT sees."""
 # After so many the heap's gaps grow no more.
-_WORN_FRAMES = 2_000
+_WORN_TIME_POINTS = 2_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,18 +71,18 @@ FULL = Sizes(seconds=20.0, limit_bytes=8e9, limit_s=1_000.0)
 QUICK = Sizes(sizes=("tiny",), lengths=(40, 400, 800), seconds=0.0)
 
 
-def train_step(model: nn.Module, frames: Tensor, state: Any = None) -> Any:
+def train_step(model: nn.Module, series: Tensor, state: Any = None) -> Any:
     """Forward, loss over all forecasts, backward; returns the state."""
     model.zero_grad(set_to_none=True)
-    forecasts, state = model(frames) if state is None else model(frames, state)
+    forecasts, state = model(series) if state is None else model(series, state)
     forecasts.square().mean().backward()
     return state
 
 
 @torch.inference_mode()
-def forecast(model: nn.Module, frames: Tensor) -> None:
-    """Forecast from every frame of a window in one pass."""
-    model(frames)
+def forecast(model: nn.Module, series: Tensor) -> None:
+    """Forecast from every time point of a window in one pass."""
+    model(series)
 
 
 def at_twenty(sizes: Sizes) -> Iterator[Result]:
@@ -98,8 +98,8 @@ def at_twenty(sizes: Sizes) -> Iterator[Result]:
             ("infer", forecast, 1, fair, ", our tokenizer on both sides", None),
         ]
         for row, call, streams, other, remark, reach in cases:
-            frames = torch.randn(streams, WINDOW, mine.n_features)
-            calls = {name: functools.partial(call, model, frames) for name, model in (("ours", mine), ("peer", other))}
+            series = torch.randn(streams, WINDOW, mine.n_features)
+            calls = {name: functools.partial(call, model, series) for name, model in (("ours", mine), ("peer", other))}
             found = alternate(calls, seconds=sizes.seconds)
             rates = {name: streams * WINDOW / times["min_s"] for name, times in found.items()}
             yield Result(
@@ -110,36 +110,36 @@ def at_twenty(sizes: Sizes) -> Iterator[Result]:
                 note=f"{rates['ours']:,.1f} volumes/s, peer {rates['peer']:,.1f}",
                 details=found | {f"{name}_volumes_per_s": rate for name, rate in rates.items()},
             )
-        yield from _frame_by_frame(size, mine, theirs, sizes.seconds)
+        yield from _frame_by_time_point(size, mine, theirs, sizes.seconds)
 
 
-def _frame_by_frame(size: str, mine: nn.Module, theirs: nn.Module, seconds: float) -> Iterator[Result]:
-    """Row `frame`: a forecast from each new frame, the peer given its last 20, or keeping the tokens of 19."""
-    frames = torch.randn(1, WINDOW, mine.n_features)
+def _frame_by_time_point(size: str, mine: nn.Module, theirs: nn.Module, seconds: float) -> Iterator[Result]:
+    """Row `time_point`: a forecast from each new time point, the peer given its last 20, or keeping the tokens of 19."""
+    series = torch.randn(1, WINDOW, mine.n_features)
     with torch.inference_mode():
-        tokens, (_, state) = theirs.tokenizer(frames), mine(frames)
+        tokens, (_, state) = theirs.tokenizer(series), mine(series)
 
     @torch.inference_mode()
     def next_of_ours() -> None:
         nonlocal state
-        state = mine(frames[:, -1:], state)[1]
+        state = mine(series[:, -1:], state)[1]
 
     @torch.inference_mode()
     def window_of_peer() -> None:
-        theirs.forecast_last(frames)
+        theirs.forecast_last(series)
 
     @torch.inference_mode()
     def tokens_of_peer() -> None:
-        kept = torch.cat([tokens[:, 1:], theirs.tokenizer(frames[:, -1:])], dim=1)
-        theirs.forecast_last(frames, kept)
+        kept = torch.cat([tokens[:, 1:], theirs.tokenizer(series[:, -1:])], dim=1)
+        theirs.forecast_last(series, kept)
 
     ways = ((window_of_peer, f"the peer is given the last {WINDOW}", 1.0), (tokens_of_peer, "it keeps tokens", None))
     for next_of_peer, way, reach in ways:
         found = alternate({"ours": next_of_ours, "peer": next_of_peer}, seconds=seconds)
         medians = {name: 1 / times["median_s"] for name, times in found.items()}
         yield Result(
-            row="frame",
-            case=f"{size}, one frame a call; {way}",
+            row="time_point",
+            case=f"{size}, one time point a call; {way}",
             found=medians["ours"] / medians["peer"],
             reach=reach,
             note=f"medians; {medians['ours']:,.1f} volumes/s, peer {medians['peer']:,.1f}",
@@ -147,13 +147,15 @@ def _frame_by_frame(size: str, mine: nn.Module, theirs: nn.Module, seconds: floa
         )
 
 
-def stream(side: str, size: str, n_frames: int) -> None:
-    """Take in `n_frames`, made block by block, and forecast: ours from each, the peer from the last.
+def stream(side: str, size: str, n_time_points: int) -> None:
+    """Take in `n_time_points`, made block by block, and forecast: ours from each, the peer from the last.
 
-    ``window`` gives the peer all frames in one call, as SwiFT is given its window; ``tokens`` makes tokens block by
-    block, keeps them alone, and mixes them at the end.
+    ``window`` gives the peer all time points in one call, as SwiFT is given its window; ``tokens`` makes tokens block
+    by block, keeps them alone, and mixes them at the end.
     """
-    blocks = (torch.randn(1, min(WINDOW, n_frames - start), _features(size)) for start in range(0, n_frames, WINDOW))
+    blocks = (
+        torch.randn(1, min(WINDOW, n_time_points - start), _features(size)) for start in range(0, n_time_points, WINDOW)
+    )
     model = _model(side, size)
     with torch.inference_mode():
         if side == "ours":
@@ -183,7 +185,7 @@ def _features(size: str) -> int:
 def streams_of(
     side: str, size: str, lengths: Sequence[int], limit_bytes: float, limit_s: float
 ) -> dict[str, dict[str, Any]]:
-    """Processor time and peak memory of passes over more and more frames; for a process of its own.
+    """Processor time and peak memory of passes over more and more time points; for a process of its own.
 
     Returns
     -------
@@ -196,13 +198,13 @@ def streams_of(
     stream(side, size, 2 * WINDOW)
     before = resident_bytes_at_peak()
     found: dict[str, dict[str, Any]] = {}
-    for n_frames in lengths:
-        n_times = max(1, min(5, 3_000 // n_frames))
-        if why := _too_much(found, n_frames, resident_bytes_at_peak() - before, limit_bytes, limit_s):
-            found[str(n_frames)] = {"why": why}
+    for n_time_points in lengths:
+        n_times = max(1, min(5, 3_000 // n_time_points))
+        if why := _too_much(found, n_time_points, resident_bytes_at_peak() - before, limit_bytes, limit_s):
+            found[str(n_time_points)] = {"why": why}
             continue
-        seconds = min(cpu_seconds(lambda n=n_frames: stream(side, size, n)) for _ in range(n_times))
-        found[str(n_frames)] = {"seconds": seconds}
+        seconds = min(cpu_seconds(lambda n=n_time_points: stream(side, size, n)) for _ in range(n_times))
+        found[str(n_time_points)] = {"seconds": seconds}
     unpool_heap()
     for length, line in found.items():
         if "seconds" in line:
@@ -210,72 +212,72 @@ def streams_of(
     return found
 
 
-def _stream_again(side: str, size: str, n_frames: int, n_most: int) -> None:
+def _stream_again(side: str, size: str, n_time_points: int, n_most: int) -> None:
     """Take in short streams several times: a heap that is used longer has more gaps, however long a stream is.
 
     So a short stream is measured on a heap that has been used about as long as by a long one. The peer, whose passes
     take all memory at once, has no such gaps.
     """
-    for _ in range(max(1, min(n_most, _WORN_FRAMES) // n_frames) if side == "ours" else 1):
-        stream(side, size, n_frames)
+    for _ in range(max(1, min(n_most, _WORN_TIME_POINTS) // n_time_points) if side == "ours" else 1):
+        stream(side, size, n_time_points)
 
 
 def _too_much(
-    found: dict[str, dict[str, Any]], n_frames: int, grown_bytes: int, limit_bytes: float, limit_s: float
+    found: dict[str, dict[str, Any]], n_time_points: int, grown_bytes: int, limit_bytes: float, limit_s: float
 ) -> str:
     """Say why a pass is not run, from the last that was: its time, and how far it made the process grow."""
     if not found:
         return ""
     before, line = list(found.items())[-1]
     if "why" in line:
-        return "not run: too much at fewer frames already"
-    seconds = line["seconds"] * n_frames / int(before)
+        return "not run: too much at fewer time points already"
+    seconds = line["seconds"] * n_time_points / int(before)
     if seconds > limit_s:
         return f"not run: would take more than {seconds:,.0f} s"
-    n_bytes = grown_bytes * n_frames / int(before)
+    n_bytes = grown_bytes * n_time_points / int(before)
     return f"not run: would take more than {n_bytes / 1e9:,.0f} GB" if n_bytes > limit_bytes else ""
 
 
 def over_time(sizes: Sizes) -> Iterator[Result]:
-    """Rows `memory` and `time`: a pass over T frames, against one over the fewest."""
+    """Rows `memory` and `time`: a pass over T time points, against one over the fewest."""
     size = sizes.sizes[0]
     shape = {"size": size, "lengths": sizes.lengths, "limit_bytes": sizes.limit_bytes, "limit_s": sizes.limit_s}
     mine: dict[str, dict[str, Any]] = {}
     for side in SIDE_NAMES:
         own = {"limit_bytes": 1e12, "limit_s": 1e6} if side == "ours" else {}
         found = in_fresh_process(streams_of, side=side, **(shape | own))
-        for n_frames in sizes.lengths:
-            yield from _lines_of(side, size, sizes.lengths[0], n_frames, found, mine)
+        for n_time_points in sizes.lengths:
+            yield from _lines_of(side, size, sizes.lengths[0], n_time_points, found, mine)
         mine = mine or found
 
 
-SIDE_NAMES = {"ours": "ours", "window": "peer, all frames in one call", "tokens": "peer, tokens kept"}
+SIDE_NAMES = {"ours": "ours", "window": "peer, all time points in one call", "tokens": "peer, tokens kept"}
 
 
 def _lines_of(
     side: str,
     size: str,
     fewest: int,
-    n_frames: int,
+    n_time_points: int,
     found: dict[str, dict[str, Any]],
     mine: dict[str, dict[str, Any]],
 ) -> Iterator[Result]:
-    """Two lines for each side and length; ours are judged: memory, and time a volume, as at the fewest frames."""
-    line, first = found[str(n_frames)], found[str(fewest)]
+    """Two lines for each side and length; ours are judged: memory, and time a volume, as at the fewest time points."""
+    line, first = found[str(n_time_points)], found[str(fewest)]
     for row, unit in (("memory", "bytes"), ("time", "seconds")):
-        case = f"{size}, {SIDE_NAMES[side]}, T {n_frames:,} over T {fewest:,}"
+        case = f"{size}, {SIDE_NAMES[side]}, T {n_time_points:,} over T {fewest:,}"
         if unit not in line:
             yield Result(row=row, case=case, found=None, note=line["why"])
             continue
         value, ratio = line[unit], line[unit] / first[unit]
-        told = f"{value / 1e6:,.0f} MB" if row == "memory" else f"{n_frames / value:,.0f} volumes/s"
+        told = f"{value / 1e6:,.0f} MB" if row == "memory" else f"{n_time_points / value:,.0f} volumes/s"
         if mine:
-            told += f", {value / mine[str(n_frames)][unit]:.2f} of ours"
+            told += f", {value / mine[str(n_time_points)][unit]:.2f} of ours"
         yield Result(
             row=row,
             case=case,
-            found=ratio if row == "memory" else ratio * fewest / n_frames,
-            reach=1.05 if side == "ours" and n_frames > fewest else None,
+            found=ratio if row == "memory" else ratio * fewest / n_time_points,
+            reach=1.05 if side == "ours" and n_time_points > fewest else None,
             is_lower_better=True,
             note=told,
             details={unit: value, "first": first[unit]},
@@ -283,15 +285,17 @@ def _lines_of(
 
 
 def training_bytes(side: str, size: str, lengths: Sequence[int]) -> dict[str, int]:
-    """Peak memory of learning from so many frames, ours window by window; for a process of its own."""
+    """Peak memory of learning from so many time points, ours window by window; for a process of its own."""
     use_one_thread()
     unpool_heap()
     torch.manual_seed(0)
     model: Any = ours(size) if side == "ours" else peer(size)
 
-    def learn(n_frames: int) -> None:
+    def learn(n_time_points: int) -> None:
         state = None
-        for window in torch.randn(1, n_frames, model.n_features).split(WINDOW if side == "ours" else n_frames, dim=1):
+        for window in torch.randn(1, n_time_points, model.n_features).split(
+            WINDOW if side == "ours" else n_time_points, dim=1
+        ):
             state = train_step(model, window, state and state.detach())
 
     learn(WINDOW)
@@ -299,7 +303,7 @@ def training_bytes(side: str, size: str, lengths: Sequence[int]) -> dict[str, in
 
 
 def training_memory(sizes: Sizes) -> Iterator[Result]:
-    """Row `train memory`: peak memory of learning from T frames, the peer's over ours."""
+    """Row `train memory`: peak memory of learning from T time points, the peer's over ours."""
     size, lengths = sizes.sizes[0], (WINDOW, 5 * WINDOW)
     shape = {"size": size, "lengths": lengths}
     found = {side: in_fresh_process(training_bytes, side=side, **shape) for side in ("ours", "peer")}
@@ -337,18 +341,18 @@ def measure(sizes: Sizes, rows: Sequence[str]) -> tuple[list[Result], dict[str, 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark and return its exit code."""
     arguments = _parse(argv)
-    facts = provenance(sys.argv[1:] if argv is None else argv)
+    metadata = provenance(sys.argv[1:] if argv is None else argv)
     sizes = QUICK if arguments.quick else FULL if arguments.full else DEFAULT
     try:
         results, gate = measure(sizes, arguments.rows)
         how = {
             "how": "one thread, processor time, float32; at T 20 the sides take turns in one process (minima), streams "
-            "and peak memory are measured in a fresh process each; ratios of train, infer and frame are above 1 in our "
-            "favour",
+            "and peak memory are measured in a fresh process each; ratios of train, infer and time point are above 1 in our "
+            "favor",
             "limits": f"the peer is not run beyond {sizes.limit_bytes / 1e9:.0f} GB or {sizes.limit_s:.0f} s a pass",
             "gate": gate,
         }
-        write_results(arguments.output, "Speed and memory of the forecaster", results, facts | how)
+        write_results(arguments.output, "Speed and memory of the forecaster", results, metadata | how)
     except TitanNeuroError as error:
         print(f"forecaster_speed: {error}", file=sys.stderr)
         return error.exit_code

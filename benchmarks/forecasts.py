@@ -1,4 +1,4 @@
-"""The whole table of the forecast benchmark, on the simulated twin and on real recordings.
+"""The whole table of the forecast benchmark, on the synthetic dataset and on real recordings.
 
 ``python benchmarks/forecasts.py sitcom`` goes the whole way that a user goes (simulate or find the recordings, prepare,
 train, evaluate, probe) with a small training, in minutes; ``--full`` makes the table that is kept, with three seeds.
@@ -20,15 +20,21 @@ import pandas as pd
 from common import ROOT, BenchmarkError, provenance
 
 from titan_neuro import cli
-from titan_neuro.evaluation.verdict import interval
+from titan_neuro.evaluation.summary import interval
 from titan_neuro.files import write_json, write_text
 from titan_neuro.metrics import bootstrap_interval
 
 RECORDINGS = ROOT.parent / "shared/data"
 PIPELINES = ROOT / "pipelines"
-# Contexts of the twin's curve, in frames, beside the probe's own: those of the analog rows, and twice 20.
-_CONTEXTS = "probe.context_length.contexts_frames=[20, 40, 80, 160]"
-_QUICK = ("seeds=[0]", "training.max_epochs=2", "training.steps_per_epoch=4", "evaluation.rollout_every_frames=128")
+# Contexts of the synthetic dataset's curve, in time points, beside the probe's own: those of the analog rows, and twice
+# 20.
+_CONTEXTS = "probe.context_length.contexts_time_points=[20, 40, 80, 160]"
+_QUICK = (
+    "seeds=[0]",
+    "training.max_epochs=2",
+    "training.steps_per_epoch=4",
+    "evaluation.rollout_every_time_points=128",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,22 +66,27 @@ class Study:
 
 
 STUDIES = {
-    "twin": Study(
-        title="Forecasts of the simulated twin, held-out subjects",
-        # A film, associations that are new in each subject, and news that comes back after two minutes.
+    "synthetic": Study(
+        title="Forecasts of the synthetic dataset, held-out subjects",
+        # A stimulus, associations that are new in each subject, and news that comes back after two minutes.
         simulated=(
-            *("n_subjects=9", "n_runs=2", "volume_scale=1", "film_fraction=0.4"),
-            *("association_fraction=0.2", "cue_interval_s=5", "echo_fraction=0.2", "echo_lags_s=[120]"),
+            *("n_subjects=9", "n_runs=2", "volume_scale=1", "stimulus_fraction=0.4"),
+            *(
+                "association_fraction=0.2",
+                "cue_interval_s=5",
+                "delayed_response_fraction=0.2",
+                "delayed_response_lags_s=[120]",
+            ),
         ),
         settings=("model.horizons=[1, 2, 3, 6, 10, 20]",),
     ),
     "sitcom": Study(
-        title="Forecasts of the sitcom, held-out subjects, the same film, 200 parcels",
+        title="Forecasts of the sitcom, held-out subjects, the same stimulus, 200 parcels",
         recordings="sitcom-parcels",
         settings_file="sitcom.yaml",
         caveat="These recordings were high-passed over whole runs before they came here: there is next to nothing "
-        "below 0.009 Hz. Such a hole can be foretold from far back, by any row that looks so far, and most of all by "
-        "var-online; linear AR sees 8 frames (docs/log.md).",
+        "below 0.009 Hz. Such a hole can be predicted from far back, by any row that looks so far, and most of all by "
+        "var-online; linear AR sees 8 time points (docs/log.md).",
     ),
     "haxby": Study(
         title="Forecasts of haxby25mm, one subject, leave-one-run-out",
@@ -108,17 +119,17 @@ def go(study: Study, work: Path, source: Path | None, settings: Sequence[str]) -
     return output
 
 
-def step(verb: str, *arguments: object) -> None:
-    """Run one verb of the command line in this process.
+def step(subcommand: str, *arguments: object) -> None:
+    """Run one subcommand of the command line in this process.
 
     Raises
     ------
     BenchmarkError
         It failed; what it said stands above.
     """
-    code = cli.main([verb, *map(str, arguments)])
+    code = cli.main([subcommand, *map(str, arguments)])
     if code:
-        raise BenchmarkError(f"titan-neuro {verb}: ended with code {code}; the reason stands above.")
+        raise BenchmarkError(f"titan-neuro {subcommand}: ended with code {code}; the reason stands above.")
 
 
 def _each(flag: str, values: Sequence[str]) -> list[str]:
@@ -131,7 +142,7 @@ def collect(output: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        JSON: ``verdict``, ``comparisons``, ``caveats``, and as records ``scores``, ``differences``, ``ceilings``,
+        JSON: ``summary``, ``comparisons``, ``caveats``, and as records ``scores``, ``differences``, ``ceilings``,
         ``rollouts``, ``curve``.
     """
     scores, told = _read(output, "forecast_scores")
@@ -139,7 +150,7 @@ def collect(output: Path) -> dict[str, Any]:
     found = {
         "protocol": told["Protocol"],
         "seeds": told["Seeds"],
-        "verdict": told["Verdict"],
+        "summary": told["Verdict"],
         "comparisons": told["Comparisons"],
         "caveats": told["Caveats"],
         "no_ceiling": told["NoCeiling"],
@@ -165,20 +176,20 @@ def _records(output: Path) -> list[dict[str, Any]]:
 def differences(scores: pd.DataFrame, subjects: pd.DataFrame, *, n_resamples: int, seed: int) -> pd.DataFrame:
     """`skill_ar` of the main model less that of each other forecaster, within the subjects; intervals over them."""
     main = scores.loc[scores["kind"] == "model", "model"].iloc[0]
-    wide = subjects.pivot_table("skill_ar", ["subject", "horizon_frames"], "model")
+    wide = subjects.pivot_table("skill_ar", ["subject", "lead_time_points"], "model")
     rows = []
     kinds = scores.drop_duplicates("model").set_index("model")["kind"]
     for other in kinds[(kinds != "reference") & (kinds.index != main)].index:
-        for horizon in sorted(scores["horizon_frames"].unique()):
-            at = wide.xs(horizon, level="horizon_frames")
+        for horizon in sorted(scores["lead_time_points"].unique()):
+            at = wide.xs(horizon, level="lead_time_points")
             values = (at[main] - at[other]).to_numpy()
             low, high = bootstrap_interval(values, n_resamples=n_resamples, seed=seed)
             found = {"difference": float(values.mean()), "difference_low": low, "difference_high": high}
-            rows.append({"model": main, "other": other, "horizon_frames": int(horizon)} | found)
+            rows.append({"model": main, "other": other, "lead_time_points": int(horizon)} | found)
     return pd.DataFrame(rows)
 
 
-def page(title: str, found: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+def page(title: str, found: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
     """Everything as one Markdown page."""
     scores: pd.DataFrame = found["scores"]
     main = scores.loc[scores["kind"] == "model", "model"].iloc[0]
@@ -186,15 +197,17 @@ def page(title: str, found: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     counts = scores.iloc[0]
     curve = found["curve"].copy()
     curve["context"] = [
-        "whole run" if whole else f"{frames:g} frames ({seconds:g} s)"
-        for whole, frames, seconds in zip(curve["whole_run"], curve["context_frames"], curve["context_s"], strict=True)
+        "whole run" if whole else f"{series:g} time points ({seconds:g} s)"
+        for whole, series, seconds in zip(
+            curve["whole_run"], curve["context_time_points"], curve["context_s"], strict=True
+        )
     ]
     parts = [
         f"# {title}",
-        "\n".join(f"- {name}: {value}" for name, value in facts.items()),
+        "\n".join(f"- {name}: {value}" for name, value in metadata.items()),
         f"{counts['n_subjects']} subjects, {counts['n_runs']} runs, {counts['n_seeds']} seeds; protocol "
-        f"{found['protocol']}. h: frames ahead. Intervals are 95 %, bootstrap over subjects.",
-        found["verdict"],
+        f"{found['protocol']}. h: time points ahead. Intervals are 95 %, bootstrap over subjects.",
+        found["summary"],
         "\n".join(f"- {sentence}" for sentence in found["comparisons"]),
         *found["caveats"],
         "## skill_ar: 1 - MSE / MSE of linear autoregression",
@@ -203,7 +216,7 @@ def page(title: str, found: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
         wide_table(pd.concat([ours, scores[scores["model"] == "ar"]]), ["model", "kind"], "r2"),
         f"## skill_ar of {main} less that of others, within the subjects",
         wide_table(found["differences"], ["other"], "difference"),
-        "## Context length: skill_ar with the memory cut to the last frames (first seed)",
+        "## Context length: skill_ar with the memory cut to the last time points (first seed)",
         wide_table(curve, ["context"], "skill_ar"),
     ]
     if len(found["ceilings"]):
@@ -212,7 +225,8 @@ def page(title: str, found: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     rollouts = found["rollouts"]
     if len(rollouts):
         brief = rollouts[
-            rollouts["kind"].isin(("model", "control", "rival")) | rollouts["model"].isin(("ar", "var", "var-online"))
+            rollouts["kind"].isin(("model", "control", "comparison_model"))
+            | rollouts["model"].isin(("ar", "var", "var-online"))
         ]
         targets = brief.groupby("model", sort=False)["n_targets"].max()
         parts += [
@@ -228,10 +242,10 @@ def page(title: str, found: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
 
 def wide_table(table: pd.DataFrame, labels: Sequence[str], metric: str = "skill_ar") -> str:
     """One line for each row, one column for each horizon: means and intervals, as Markdown readable as text."""
-    horizons = sorted(table["horizon_frames"].unique())
+    horizons = sorted(table["lead_time_points"].unique())
     lines = [[*labels, *(f"h {horizon:g}" for horizon in horizons)]]
     for key, part in table.groupby(list(labels), sort=False):
-        by_horizon = {row["horizon_frames"]: interval(row, metric) for _, row in part.iterrows()}
+        by_horizon = {row["lead_time_points"]: interval(row, metric) for _, row in part.iterrows()}
         lines.append([*key, *(by_horizon.get(horizon, "-") for horizon in horizons)])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     rows = [
@@ -245,7 +259,9 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=STUDIES)
     parser.add_argument("--full", action="store_true", help="the preset's training with three seeds (hours)")
-    parser.add_argument("--source", type=Path, help="BIDS folder (default: shared/data beside the project, or a twin)")
+    parser.add_argument(
+        "--source", type=Path, help="BIDS folder (default: shared/data beside the project, or a synthetic dataset)"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
     parser.add_argument("--work-dir", type=Path, help="default: benchmarks/.work/NAME, or NAME-quick without --full")
     parser.add_argument(
@@ -257,18 +273,18 @@ def main(arguments: list[str]) -> None:
     kept = ROOT / "benchmarks/results" if options.full else work
     target = options.output or kept / f"forecasts_{options.name}.json"
     settings = [*(() if options.full else _QUICK), *options.settings]
-    facts = provenance(arguments)
+    metadata = provenance(arguments)
     output = go(study, work, options.source, settings)
-    facts |= {"simulated": list(study.simulated), "settings_file": study.settings_file}
-    facts["settings"] = [*study.settings, *settings]
-    facts["models_of_commits"] = sorted({record["commit"] or "unknown" for record in _records(output)})
+    metadata |= {"simulated": list(study.simulated), "settings_file": study.settings_file}
+    metadata["settings"] = [*study.settings, *settings]
+    metadata["models_of_commits"] = sorted({record["commit"] or "unknown" for record in _records(output)})
     found = collect(output)
     found["caveats"] += [study.caveat] * bool(study.caveat)
-    told = page(study.title, found, facts)
+    told = page(study.title, found, metadata)
     tables = {name: value.to_dict("records") for name, value in found.items() if isinstance(value, pd.DataFrame)}
     # JSON knows no NaN.
     clean = {name: [_without_nan(row) for row in rows] for name, rows in tables.items()}
-    write_json(target, {"title": study.title, **facts, **found, **clean})
+    write_json(target, {"title": study.title, **metadata, **found, **clean})
     write_text(target.with_suffix(".md"), told)
     print(told)
 

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from common import BenchmarkError
 from torch import Tensor, nn
 
-from titan_neuro.ops.neural_memory import Backend, MemoryState, init_state, memory_scan
+from titan_neuro.titans.memory import Backend, MemoryState, init_state, memory_scan
 
 HEADS, CHUNK, EXPANSION, MAX_STEP = 4, 64, 2, 0.01
 TOLERANCE = 1e-10
@@ -86,12 +86,12 @@ def ours(kind: Kind, width: int, depth: int, backend: Backend = "auto") -> nn.Mo
     if kind == "memory":
         return Memory(width, depth, backend)
     # Where only the memory is measured, as on a bare GPU machine, its layer's dependencies need not be there.
-    from titan_neuro.layers.neural_memory import NeuralMemoryConfig
+    from titan_neuro.titans.layers.neural_memory import NeuralMemoryConfig
 
     config = NeuralMemoryConfig(
-        n_heads=HEADS, depth=depth, expansion=EXPANSION, chunk_frames=CHUNK, max_delta_norm=None, backend=backend
+        n_heads=HEADS, depth=depth, expansion=EXPANSION, chunk_time_points=CHUNK, max_delta_norm=None, backend=backend
     )
-    return config.build(dim=width, tokens_per_frame=1)
+    return config.build(dim=width, tokens_per_time_point=1)
 
 
 def peer(kind: Kind, width: int, depth: int, *, is_exact: bool) -> nn.Module:

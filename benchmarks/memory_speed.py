@@ -53,7 +53,7 @@ from memory_sides import (
 from torch import Tensor, nn
 
 from titan_neuro.errors import TitanNeuroError
-from titan_neuro.ops.neural_memory import init_state, memory_scan, native
+from titan_neuro.titans.memory import init_state, memory_scan, native
 
 STREAM_BATCH = 24
 """Streams side by side where memory is measured: the system counts pages to about 100 kB."""
@@ -325,11 +325,11 @@ def gpu(sizes: tuple[int, int, int], seconds: float, width: int = 384, depth: in
     found["matrix_product"] = _matrix_product_times(seconds)
     rate = 2 * _MATRIX**3 / found["matrix_product"]["min_s"]
     flops = 2 * multiply_adds(width, depth, n_tokens) * batch / found["triton"]["min_s"]
-    facts = {"error": error, "matrix_tflops": rate / 1e12, "tflops": flops / 1e12}
+    metadata = {"error": error, "matrix_tflops": rate / 1e12, "tflops": flops / 1e12}
     ratio = found["chunked"]["min_s"] / found["triton"]["min_s"]
     yield Result(row="gpu", case=cases["ratio"], found=ratio, reach=10, details=found)
     note = f"of {rate / 1e12:.0f} TFLOP/s"
-    yield Result(row="gpu", case=cases["share"], found=flops / rate, aim=0.25, note=note, details=facts)
+    yield Result(row="gpu", case=cases["share"], found=flops / rate, aim=0.25, note=note, details=metadata)
     single = {name: _GpuScan(width, depth, 1, long, name).outputs for name in ("triton", "chunked")}
     found = alternate(single, seconds=seconds, clock=cuda_seconds)
     rates = {name: long / times["min_s"] for name, times in found.items()}
@@ -414,16 +414,16 @@ def measure(sizes: Sizes, rows: Sequence[str] = ROWS) -> tuple[list[Result], dic
 def main(argv: Sequence[str] | None = None, sizes: Sizes | None = None) -> int:
     """Run the benchmark and return its exit code; `sizes` overrides what the arguments say of them."""
     arguments = _parse(argv)
-    facts = provenance(sys.argv[1:] if argv is None else argv, ("titans-pytorch", "triton"))
+    metadata = provenance(sys.argv[1:] if argv is None else argv, ("titans-pytorch", "triton"))
     try:
         results, errors = measure(sizes or (FULL if arguments.full else SMALL), arguments.rows)
         how = {
             "how": f"one thread, processor time, float32, C {CHUNK}, {HEADS} heads, expansion {EXPANSION}, no clamp; "
-            "sides in turns, garbage collection off, heap warmed; ratios of minima, above 1 in our favour",
+            "sides in turns, garbage collection off, heap warmed; ratios of minima, above 1 in our favor",
             "backend": "native" if native.IS_COMPILED else "chunked",
             "gate": errors,
         }
-        write_results(arguments.output, "Speed and memory of the neural memory", results, facts | how)
+        write_results(arguments.output, "Speed and memory of the neural memory", results, metadata | how)
     except TitanNeuroError as error:
         print(f"memory_speed: {error}", file=sys.stderr)
         return error.exit_code

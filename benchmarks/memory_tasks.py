@@ -26,8 +26,8 @@ from common import ROOT, provenance, use_one_thread
 from torch import Tensor, nn
 
 from titan_neuro.files import write_json, write_text
-from titan_neuro.layers import FeedForward, NeuralMemory, NeuralMemoryConfig, WindowAttention
-from titan_neuro.models import LMMConfig, MACConfig, MAGConfig, MALConfig, TitansLMConfig
+from titan_neuro.titans.layers import FeedForward, NeuralMemory, NeuralMemoryConfig, WindowAttention
+from titan_neuro.titans.models import LMMConfig, MACConfig, MAGConfig, MALConfig, TitansLMConfig
 
 N_SYMBOLS, N_KEYS = 16, 16
 SEPARATOR = N_SYMBOLS + N_KEYS
@@ -106,7 +106,8 @@ class WindowTransformer(nn.Module):
         self.embedding = nn.Embedding(VOCABULARY, DIM)
         nn.init.normal_(self.embedding.weight, std=DIM**-0.5)
         self.attention = nn.ModuleList(
-            WindowAttention(DIM, n_heads=2, n_persistent=4, tokens_per_frame=1, window_frames=WINDOW) for _ in range(2)
+            WindowAttention(DIM, n_heads=2, n_persistent=4, tokens_per_time_point=1, window_time_points=WINDOW)
+            for _ in range(2)
         )
         self.feed_forward = nn.ModuleList(FeedForward(DIM, width=2 * DIM) for _ in range(2))
         self.norms = nn.ModuleList(nn.RMSNorm(DIM, eps=1e-5) for _ in range(5))
@@ -122,14 +123,14 @@ class WindowTransformer(nn.Module):
 
 def build(name: str) -> nn.Module:
     """Make a model by its name in the table."""
-    memory = NeuralMemoryConfig(n_heads=2, depth=1, chunk_frames=WINDOW)
-    shared = {"dim": DIM, "n_layers": 1, "tokens_per_frame": 1, "memory": memory}
+    memory = NeuralMemoryConfig(n_heads=2, depth=1, chunk_time_points=WINDOW)
+    shared = {"dim": DIM, "n_layers": 1, "tokens_per_time_point": 1, "memory": memory}
     attending = {**shared, "n_heads": 2}
     configs = {
         "LMM": lambda: LMMConfig(**shared),
-        "MAC": lambda: MACConfig(**attending, segment_frames=WINDOW),
-        "MAG": lambda: MAGConfig(**attending, window_frames=WINDOW),
-        "MAL": lambda: MALConfig(**attending, window_frames=WINDOW),
+        "MAC": lambda: MACConfig(**attending, segment_time_points=WINDOW),
+        "MAG": lambda: MAGConfig(**attending, window_time_points=WINDOW),
+        "MAL": lambda: MALConfig(**attending, window_time_points=WINDOW),
     }
     if name == WINDOW_MODEL:
         return WindowTransformer()
@@ -165,17 +166,17 @@ def run(trial: Trial) -> dict[str, object]:
     start = time.process_time()
     model, make = build(trial.model), TASKS[trial.task]
     generator = torch.Generator().manual_seed(trial.seed)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, trial.n_steps))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, trial.n_steps))
     for _ in range(trial.n_steps):
         length = int(torch.randint(3 * TRAINING_LENGTH // 4, TRAINING_LENGTH + 1, (1,), generator=generator))
         ids, targets = make(generator, BATCH_SIZE, length)
         logits, _ = model(ids)
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        optimizer.step()
         schedule.step()
     return {
         **dataclasses.asdict(trial),
@@ -283,7 +284,7 @@ def main(arguments: list[str]) -> None:
     tasks = options.tasks or (list(TASKS) if options.full else ["needle"])
     seeds = range(options.seeds or (3 if options.full else 1))
     trials = [Trial(task, model, seed, options.steps) for seed in seeds for task in tasks for model in options.models]
-    facts = provenance(arguments) | {
+    metadata = provenance(arguments) | {
         "training": f"{options.steps} steps of {BATCH_SIZE} sequences of {TRAINING_LENGTH} tokens, {len(seeds)} seeds",
         "window": f"{WINDOW} tokens; what is asked for lies at least {DISTANCE} back",
         "chance": f"{1 / N_SYMBOLS:.2f}; copy {1 / SEPARATOR:.2f}",
@@ -292,16 +293,16 @@ def main(arguments: list[str]) -> None:
     for result in _run_all(trials, options.processes):
         results.append(result)
         # What is there so far is kept, should the run be stopped.
-        write(options.output, facts, results)
+        write(options.output, metadata, results)
     print(table(results))
 
 
-def write(target: Path, facts: dict, results: list[dict]) -> None:
+def write(target: Path, metadata: dict, results: list[dict]) -> None:
     """Write JSON, and Markdown beside it, each under a temporary name first."""
     sizes = {result["model"]: result["n_parameters"] for result in results}
-    told = "\n".join(f"- {name}: {value}" for name, value in (facts | {"parameters": sizes}).items())
+    told = "\n".join(f"- {name}: {value}" for name, value in (metadata | {"parameters": sizes}).items())
     note = f"Share of right answers: mean over the seeds, the least in brackets; bold where no seed is below {SOLVED}."
-    write_json(target, {**facts, "results": results})
+    write_json(target, {**metadata, "results": results})
     write_text(target.with_suffix(".md"), f"# Recall tasks\n\n{told}\n\n{note}\n\n{table(results)}\n")
 
 

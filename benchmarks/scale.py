@@ -26,10 +26,10 @@ from training_runs import SHAPES, budapest
 from titan_neuro.data.splits import SplitConfig, make_folds
 from titan_neuro.errors import TitanNeuroError
 from titan_neuro.files import write_text
-from titan_neuro.layers.film_memory import LEADS
-from titan_neuro.models.recall import RecallConfig
-from titan_neuro.ops.autoregression import ORDERS
-from titan_neuro.ops.lagged_moments import MomentLayout
+from titan_neuro.forecaster.recall.recall import RecallConfig
+from titan_neuro.forecaster.recall.stimulus_memory import LEADS
+from titan_neuro.linear.autoregression import ORDERS
+from titan_neuro.linear.lagged_statistics import StatisticsLayout
 from titan_neuro.training import TrainingConfig
 from titan_neuro.training.streams import StreamWindows
 
@@ -81,24 +81,24 @@ def count_work(runs: Sequence[Any], split: SplitConfig, training: TrainingConfig
         for part, counted in parts.items():
             windows = StreamWindows(
                 [by_key[key] for key in getattr(fold, part)],
-                window_frames=training.window_frames,
+                window_time_points=training.window_time_points,
                 n_streams=training.n_streams,
                 horizons=(1,),
                 min_steps=training.steps_per_epoch if part == "train" else 1,
                 seed=0 if part == "train" else None,
             )
-            counted.append(len(windows) * windows.n_streams * training.window_frames)
+            counted.append(len(windows) * windows.n_streams * training.window_time_points)
     return Work(train=tuple(parts["train"]), validation=tuple(parts["validation"]))
 
 
 def _runs(n_subjects: int, volumes: Sequence[int]) -> list[Any]:
-    """Runs without frames."""
+    """Runs without time points."""
     return [
         SimpleNamespace(
             key=f"sub-{subject:05}_run-{number}",
             subject=f"{subject:05}",
             stimulus=f"run-{number}",
-            n_frames=length,
+            n_time_points=length,
             scored=np.ones(length, dtype=bool),
             n_features=1,
         )
@@ -118,7 +118,7 @@ def budapest_work() -> Work:
 def large_work() -> Work:
     """Of one fold of the large study, held-out subjects."""
     study = budapest()
-    split = SplitConfig(by="subject", n_folds=5, validation_share=study.split.validation_share)
+    split = SplitConfig(by="subject", n_folds=5, validation_fraction=study.split.validation_fraction)
     return count_work(_runs(LARGE_SUBJECTS, (LARGE_VOLUMES,)), split, study.training, n_folds=1)
 
 
@@ -226,7 +226,7 @@ def measured_table(found: Measured) -> str:
             "row `index`",
         ],
         [
-            "`a`, linear skip, 70,000 voxels x 3,000 frames, two cores",
+            "`a`, linear skip, 70,000 voxels x 3,000 time points, two cores",
             f"{told(found.autoregression_s)} s",
             "autoregression.md",
         ],
@@ -238,7 +238,7 @@ def budapest_tables(found: Measured) -> dict[str, str]:
     """Tables of ds003017."""
     study = budapest()
     work = budapest_work()
-    n_folds, n_models, epochs = len(work.train), 1 + 2 * study.rivals, study.training.max_epochs
+    n_folds, n_models, epochs = len(work.train), 1 + 2 * study.comparison_models, study.training.max_epochs
     trainings, n_volumes = len(study.seeds) * n_models, N_SUBJECTS * sum(RUN_VOLUMES)
     total, n_jobs = work.volumes(epochs=epochs, trainings=trainings), n_folds * len(study.seeds)
     voxels, details, preparing = n_features("budapest"), found.details("budapest"), found.preparing
@@ -268,7 +268,7 @@ def budapest_tables(found: Measured) -> dict[str, str]:
         ],
         [
             "`E`, volumes of an epoch, all folds",
-            "windows of 64 frames, `make_folds`, `StreamWindows`",
+            "windows of 64 time points, `make_folds`, `StreamWindows`",
             f"{sum(work.train):,}",
         ],
         ["`W`, volumes validated, all folds", "the same", f"{sum(work.validation):,}"],
@@ -347,24 +347,24 @@ def limits_table(found: Measured) -> str:
     recall = study.model.recall or RecallConfig()
     s, t = round(0.8 * LARGE_SUBJECTS), LARGE_VOLUMES
     width, own, n_horizons = recall.width, recall.n_components, len(study.model.horizons)
-    film, past = len(LEADS) * own, 2 * width + (recall.own_lags - 1) * own
-    frames = 4 * s * t
-    n_rows = MomentLayout(study.model.horizons, max(ORDERS)).n_rows
+    stimulus, past = len(LEADS) * own, 2 * width + (recall.own_lags - 1) * own
+    series = 4 * s * t
+    n_rows = StatisticsLayout(study.model.horizons, max(ORDERS)).n_rows
     # As `fit_autoregression` divides the features: five folds and their sum, 1 GiB.
     passes = math.ceil(n_features("budapest") / max(1, 2**30 // (8 * n_rows * 6)))
     index = found.index["linear_s"] * LARGE_SUBJECTS + found.index["square_s"] * LARGE_SUBJECTS**2
     rows = [
-        ["`FilmMemory.keys_without`, `values_without`: in every process, on the GPU too, and in a file",
-         "4 S T (width + own)", n_bytes(frames * (width + own))],
-        ["`collect_films`: what each subject showed", "2 x 4 S T width", n_bytes(2 * frames * width)],
+        ["`StimulusMemory.keys_without`, `values_without`: in every process, on the GPU too, and in a file",
+         "4 S T (width + own)", n_bytes(series * (width + own))],
+        ["`collect_stimuli`: what each subject showed", "2 x 4 S T width", n_bytes(2 * series * width)],
         ["`project_run`: every run in components, its errors at K horizons, its forecasts", "4 S T width (1 + 2 K)",
-         n_bytes(frames * width * (1 + 2 * n_horizons))],
-        ["`fit_linear`: what the film shows about each frame", "4 S T K leads own",
-         n_bytes(frames * n_horizons * film)],
+         n_bytes(series * width * (1 + 2 * n_horizons))],
+        ["`fit_linear`: what the stimulus shows about each time point", "4 S T K leads own",
+         n_bytes(series * n_horizons * stimulus)],
         ["`fit_linear`: own past; the table of one horizon", "4 S T (past + leads own + past + width)",
-         n_bytes(frames * (2 * past + film + width))],
+         n_bytes(series * (2 * past + stimulus + width))],
         ["`RunView`, `RunStore`: open runs, in every process", "n x o", n_bytes(LARGE_SUBJECTS * found.open_bytes)],
-        ["the same, time before any verb begins", "n x time of o", f"{told(LARGE_SUBJECTS * found.open_s / 60)} min"],
+        ["the same, time before any subcommand begins", "n x time of o", f"{told(LARGE_SUBJECTS * found.open_s / 60)} min"],
         ["`fit_autoregression`: passes over the store, as the moments find room in 1 GiB",
          "features x rows x 8 bytes x (folds + 1) / 1 GiB; store",
          f"{passes:,} x {n_bytes(2 * n_features('budapest') * s * t)}"],

@@ -1,10 +1,10 @@
-"""How fast a prepared run is read: the store against .nii.gz, plain and indexed, a file a frame, and a memmap.
+"""How fast a prepared run is read: the store against .nii.gz, plain and indexed, a file a time point, and a memmap.
 
-    python benchmarks/store.py              # 200 frames at 2 mm, in about two minutes
-    python benchmarks/store.py --full       # 800 frames
+    python benchmarks/store.py              # 200 time points at 2 mm, in about two minutes
+    python benchmarks/store.py --full       # 800 time points
 
 README.md beside this file says what each row is, store_sides.py what is compared. Before anything is timed, all sides
-give back the same frames, or the run stops.
+give back the same time points, or the run stops.
 """
 
 from __future__ import annotations
@@ -51,28 +51,28 @@ class Sizes:
     ----------
     voxel_mm : float
         Resolution of the brain mask, in mm.
-    n_frames : int
+    n_time_points : int
         Length of the run.
     n_windows : int
-        Random windows of 20 frames.
+        Random windows of 20 time points.
     n_plain : int
         So many of them for plain ``.nii.gz`` too, which reads from the start of the file.
     n_passes : int
-        Times that the run is read from its first to its last frame.
+        Times that the run is read from its first to its last time point.
     """
 
     voxel_mm: int = 2
-    n_frames: int = 200
+    n_time_points: int = 200
     n_windows: int = 16
     n_plain: int = 4
     n_passes: int = 3
 
 
 SMALL = Sizes()
-FULL = Sizes(n_frames=800, n_windows=40, n_plain=5)
+FULL = Sizes(n_time_points=800, n_windows=40, n_plain=5)
 
 
-def gate(sides: Mapping[str, Side], frames: np.ndarray) -> dict[str, float]:
+def gate(sides: Mapping[str, Side], chunk_volumes: np.ndarray) -> dict[str, float]:
     """Read a window from all sides in both ways and compare it with what was written.
 
     Returns
@@ -85,9 +85,9 @@ def gate(sides: Mapping[str, Side], frames: np.ndarray) -> dict[str, float]:
     BenchmarkError
         It is more than half a step of the integers in ``.nii.gz``, or than nothing for what holds float16.
     """
-    start = len(frames) // 3
+    start = len(chunk_volumes) // 3
     stop = start + WINDOW
-    expected = torch.from_numpy(frames[start:stop].astype(np.float32))
+    expected = torch.from_numpy(chunk_volumes[start:stop].astype(np.float32))
     grid = sides["store"].grid(start, stop)
     errors = {}
     for name, side in sides.items():
@@ -133,7 +133,7 @@ class Times:
 
 def windows(sides: Mapping[str, Side], sizes: Sizes, *, grid: bool = False) -> dict[str, Times]:
     """Time random windows, the same for all sides, which take turns."""
-    starts = np.random.default_rng(1).integers(0, sizes.n_frames - WINDOW + 1, sizes.n_windows).tolist()
+    starts = np.random.default_rng(1).integers(0, sizes.n_time_points - WINDOW + 1, sizes.n_windows).tolist()
     times = {name: Times() for name in sides}
     for i, start in enumerate(starts):
         for name, side in sides.items():
@@ -144,11 +144,11 @@ def windows(sides: Mapping[str, Side], sizes: Sizes, *, grid: bool = False) -> d
 
 
 def passes(sides: Mapping[str, Side], sizes: Sizes) -> dict[str, Times]:
-    """Time whole runs in windows of 20 frames, one behind the other."""
+    """Time whole runs in windows of 20 time points, one behind the other."""
 
     def whole(side: Side) -> None:
-        for start in range(0, sizes.n_frames, WINDOW):
-            side.window(start, min(start + WINDOW, sizes.n_frames))
+        for start in range(0, sizes.n_time_points, WINDOW):
+            side.window(start, min(start + WINDOW, sizes.n_time_points))
 
     times = {name: Times() for name in sides}
     for i in range(sizes.n_passes):
@@ -178,12 +178,12 @@ def check_cold(times: Mapping[str, Times], files: Mapping[str, int]) -> None:
 _DEMANDS: dict[str, tuple[bool, dict[str, float]]] = {
     "indexed .nii.gz": (False, {"window, warm": 5, "sequential, warm": 4}),
     PLAIN: (False, {}),
-    "a file a frame": (False, {}),
+    "a file a time point": (False, {}),
     "memmap": (True, {"window, cold": 2.5, "sequential, warm": 2.5, "sequential, cold": 2.5}),
 }
 
 
-def compare(row: str, series: Mapping[str, Sequence[float]], n_frames: int) -> Iterator[Result]:
+def compare(row: str, series: Mapping[str, Sequence[float]], n_time_points: int) -> Iterator[Result]:
     """Put the store beside each peer: ratios of medians over the calls that both made."""
     for peer, (is_inverse, demands) in _DEMANDS.items():
         n = min(len(series[peer]), len(series["store"]))
@@ -194,7 +194,7 @@ def compare(row: str, series: Mapping[str, Sequence[float]], n_frames: int) -> I
             found=ours / theirs if is_inverse else theirs / ours,
             reach=demands.get(row),
             is_lower_better=is_inverse,
-            note=f"{_rate(n_frames / ours)} against {_rate(n_frames / theirs)} volumes/s",
+            note=f"{_rate(n_time_points / ours)} against {_rate(n_time_points / theirs)} volumes/s",
             details={"store": summary(series["store"][:n]), "peer": summary(series[peer][:n])},
         )
 
@@ -220,43 +220,43 @@ def measure(sizes: Sizes, folder: Path) -> tuple[list[Result], dict[str, Any]]:
     """Write all sides into `folder`, pass the gate, then measure; return the results and what else was found."""
     use_one_thread()
     space = brain(sizes.voxel_mm)
-    frames = noise(space, sizes.n_frames, sizes.voxel_mm)
-    sides = make_sides(folder, space, frames)
-    errors = gate(sides, frames)
+    chunk_volumes = noise(space, sizes.n_time_points, sizes.voxel_mm)
+    sides = make_sides(folder, space, chunk_volumes)
+    errors = gate(sides, chunk_volumes)
     warm_heap()
     files = {name: sum(path.stat().st_size for path in side.paths) for name, side in sides.items()}
     found = {"window": windows(sides, sizes), "sequential": passes(sides, sizes)}
     check_cold(found["sequential"], files)
     results = list(sizes_on_disk(files))
     for what, times in found.items():
-        n_frames = WINDOW if what == "window" else sizes.n_frames
+        n_time_points = WINDOW if what == "window" else sizes.n_time_points
         for state in ("warm", "cold"):
             series = {name: getattr(side, state) for name, side in times.items()}
-            results += compare(f"{what}, {state}", series, n_frames)
+            results += compare(f"{what}, {state}", series, n_time_points)
     grids = {name: side.warm for name, side in windows(sides, sizes, grid=True).items()}
     results += compare("grid, warm", grids, WINDOW)
-    facts = {
-        "run": f"{sizes.n_frames} frames of {space.n_features:,} voxels of {' x '.join(map(str, space.mask.shape))}",
+    metadata = {
+        "run": f"{sizes.n_time_points} time points of {space.n_features:,} voxels of {' x '.join(map(str, space.mask.shape))}",
         "gate": errors,
         "from_disk_in_a_cold_window_mb": {
             name: round(statistics.median(side.disk) / 1e6, 1) for name, side in found["window"].items()
         },
     }
-    return results, facts
+    return results, metadata
 
 
 def main(argv: Sequence[str] | None = None, sizes: Sizes | None = None) -> int:
     """Run the benchmark and return its exit code; `sizes` overrides what the arguments say of them."""
     arguments = _parse(argv)
-    facts = provenance(sys.argv[1:] if argv is None else argv, ("indexed-gzip",))
+    metadata = provenance(sys.argv[1:] if argv is None else argv, ("indexed-gzip",))
     how = {
-        "how": f"windows of {WINDOW} frames, float32 inside the mask; one thread, sides in turns, medians; warm: "
+        "how": f"windows of {WINDOW} time points, float32 inside the mask; one thread, sides in turns, medians; warm: "
         "processor time, files in the system's cache; cold: time on the wall, files dropped from it before each call"
     }
     try:
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
             results, found = measure(sizes or (FULL if arguments.full else SMALL), Path(folder))
-        write_results(arguments.output, "Reading a prepared run", results, facts | how | found)
+        write_results(arguments.output, "Reading a prepared run", results, metadata | how | found)
     except TitanNeuroError as error:
         print(f"store: {error}", file=sys.stderr)
         return error.exit_code
@@ -266,7 +266,7 @@ def main(argv: Sequence[str] | None = None, sizes: Sizes | None = None) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Speed and size of prepared runs, against other ways to keep them.")
-    parser.add_argument("--full", action="store_true", help="a run of 800 frames; by default of 200")
+    parser.add_argument("--full", action="store_true", help="a run of 800 time points; by default of 200")
     parser.add_argument("--folder", type=Path, help="where to write the runs, on a disk (default: the system's own)")
     parser.add_argument(
         "--output",

@@ -30,20 +30,21 @@ def brain(voxel_mm: int) -> Space:
     return Space(kind="volume", name="MNI152", mask=mask, affine=np.asarray(image.affine, dtype=np.float64))
 
 
-def noise(space: Space, n_frames: int, voxel_mm: int) -> np.ndarray:
-    """Stand in for z-scored frames, which compress as badly: float16 ``(time, voxels)``, about one standard deviation.
+def noise(space: Space, n_time_points: int, voxel_mm: int) -> np.ndarray:
+    """Stand in for z-scored time points, which compress as badly: float16 ``(time, voxels)``, about one standard
+    deviation.
 
     81 % of the variance is smooth in space (Gaussian of 5 mm FWHM) and in time (AR(1), 0.5), 19 % white.
     """
     rng = np.random.default_rng(0)
-    frames = np.empty((n_frames, space.n_features), dtype=np.float16)
+    series = np.empty((n_time_points, space.n_features), dtype=np.float16)
     smooth = np.zeros(space.n_features, dtype=np.float32)
-    for t in range(n_frames):
+    for t in range(n_time_points):
         field = gaussian_filter(rng.standard_normal(space.mask.shape, dtype=np.float32), 5 / 2.355 / voxel_mm)
         new = field[space.mask] / field.std()
         smooth = 0.5 * smooth + np.sqrt(0.75) * new if t else new
-        frames[t] = 0.9 * smooth + np.sqrt(0.19) * rng.standard_normal(space.n_features, dtype=np.float32)
-    return frames
+        series[t] = 0.9 * smooth + np.sqrt(0.19) * rng.standard_normal(space.n_features, dtype=np.float32)
+    return series
 
 
 class Side(Protocol):
@@ -61,11 +62,13 @@ class Side(Protocol):
     order: np.ndarray | slice
 
     def window(self, start: int, stop: int) -> Tensor:
-        """Frames ``start <= t < stop`` inside the mask: float32 ``(time, voxels)``, voxels in the order of the file."""
+        """Time points ``start <= t < stop`` inside the mask: float32 ``(time, voxels)``, voxels in the order of the
+        file.
+        """
         ...
 
     def grid(self, start: int, stop: int) -> Tensor:
-        """Frames ``start <= t < stop``: float32 ``(time, x, y, z)``, 0 outside the mask, in whatever memory order."""
+        """Time points ``start <= t < stop``: float32 ``(time, x, y, z)``, 0 outside the mask, in whatever memory order."""
         ...
 
     def forget(self) -> None:
@@ -78,11 +81,11 @@ class Store:
 
     order = slice(None)
 
-    def __init__(self, folder: Path, space: Space, frames: np.ndarray) -> None:
+    def __init__(self, folder: Path, space: Space, series: np.ndarray) -> None:
         path = folder / "run.zarr"
-        scored = np.ones(len(frames), dtype=bool)
+        scored = np.ones(len(series), dtype=bool)
         header = RunHeader(key="run", entities={"subject": "01"}, repetition_time=1.0, space=space, scored=scored)
-        write_run(path, header, [frames])
+        write_run(path, header, [series])
         self.paths = [file for file in path.rglob("*") if file.is_file()]
         self._view = RunStore(path).within(space)
 
@@ -101,11 +104,11 @@ class Memmap:
 
     order = slice(None)
 
-    def __init__(self, folder: Path, space: Space, frames: np.ndarray) -> None:
+    def __init__(self, folder: Path, space: Space, series: np.ndarray) -> None:
         self.paths = [folder / "run.f16"]
-        self._shape, self._voxels = (len(frames), *space.mask.shape), np.flatnonzero(space.mask)
+        self._shape, self._voxels = (len(series), *space.mask.shape), np.flatnonzero(space.mask)
         with self.paths[0].open("wb") as file:
-            for volume in _volumes(space, frames):
+            for volume in _volumes(space, series):
                 file.write(volume.tobytes())
         self._map: np.memmap | None = None
 
@@ -125,15 +128,15 @@ class Memmap:
         self._map = None
 
 
-class Frames:
-    """A file a frame, the full grid as float16, kept by torch: SwiFT's way."""
+class Volumes:
+    """A file a time point, the full grid as float16, kept by torch: SwiFT's way."""
 
     order = slice(None)
 
-    def __init__(self, folder: Path, space: Space, frames: np.ndarray) -> None:
-        self.paths = [folder / f"frame_{t}.pt" for t in range(len(frames))]
+    def __init__(self, folder: Path, space: Space, series: np.ndarray) -> None:
+        self.paths = [folder / f"frame_{t}.pt" for t in range(len(series))]
         self._voxels = torch.from_numpy(np.flatnonzero(space.mask))
-        for path, volume in zip(self.paths, _volumes(space, frames), strict=True):
+        for path, volume in zip(self.paths, _volumes(space, series), strict=True):
             torch.save(torch.from_numpy(volume), path)
 
     def _load(self, start: int, stop: int) -> Iterator[Tensor]:
@@ -152,7 +155,7 @@ class Frames:
 class Nifti:
     """``.nii.gz`` of int16, as fMRIPrep's, read from its start or by an index of the whole file."""
 
-    def __init__(self, path: Path, space: Space, n_frames: int, *, is_indexed: bool) -> None:
+    def __init__(self, path: Path, space: Space, n_time_points: int, *, is_indexed: bool) -> None:
         self.paths = [path]
         self._voxels = np.flatnonzero(space.mask.T)
         # NIfTI counts x first: its voxels come in the order of the transposed grid.
@@ -169,7 +172,7 @@ class Nifti:
             # Given as a file, so that nibabel does not choose the indexed reader by itself.
             self._file = gzip.GzipFile(path)
         # A slope of 1 here: nibabel would scale to float64, which takes longer.
-        spec = ((*space.mask.shape, n_frames), np.dtype("<i2"), _HEADER_BYTES, 1.0, 0.0)
+        spec = ((*space.mask.shape, n_time_points), np.dtype("<i2"), _HEADER_BYTES, 1.0, 0.0)
         self._data = nib.arrayproxy.ArrayProxy(self._file, spec)
 
     def window(self, start: int, stop: int) -> Tensor:
@@ -183,23 +186,23 @@ class Nifti:
         pass
 
     @staticmethod
-    def write(path: Path, space: Space, frames: np.ndarray) -> None:
-        """Write it frame by frame with zlib's level 1, which nibabel takes too."""
+    def write(path: Path, space: Space, series: np.ndarray) -> None:
+        """Write it time point by time point with zlib's level 1, which nibabel takes too."""
         header = nib.Nifti1Header()
         header.set_data_dtype(np.int16)
-        header.set_data_shape((*space.mask.shape, len(frames)))
+        header.set_data_shape((*space.mask.shape, len(series)))
         header.set_slope_inter(STEP, 0)
         header.set_sform(space.affine)
         header["vox_offset"], header["magic"] = _HEADER_BYTES, b"n+1"
         with gzip.open(path, "wb", compresslevel=1) as file:
             file.write(header.binaryblock.ljust(_HEADER_BYTES, b"\0"))
-            for volume in _volumes(space, frames):
+            for volume in _volumes(space, series):
                 file.write(np.rint(volume.astype(np.float32) / STEP).astype("<i2").tobytes(order="F"))
 
 
-def _volumes(space: Space, frames: np.ndarray) -> Iterator[np.ndarray]:
-    for frame in frames:
-        yield space.scatter(frame).astype("<f2")
+def _volumes(space: Space, series: np.ndarray) -> Iterator[np.ndarray]:
+    for time_point in series:
+        yield space.scatter(time_point).astype("<f2")
 
 
 def _indexed_gzip() -> object:
@@ -210,15 +213,15 @@ def _indexed_gzip() -> object:
     return indexed_gzip
 
 
-def make_sides(folder: Path, space: Space, frames: np.ndarray) -> dict[str, Side]:
+def make_sides(folder: Path, space: Space, series: np.ndarray) -> dict[str, Side]:
     """Write the run in every way, and open it; the store comes first."""
     recording = folder / "run.nii.gz"
-    Nifti.write(recording, space, frames)
+    Nifti.write(recording, space, series)
     makers: dict[str, Callable[[], Side]] = {
-        "store": lambda: Store(folder, space, frames),
-        "memmap": lambda: Memmap(folder, space, frames),
-        "a file a frame": lambda: Frames(folder, space, frames),
-        "indexed .nii.gz": lambda: Nifti(recording, space, len(frames), is_indexed=True),
-        "plain .nii.gz": lambda: Nifti(recording, space, len(frames), is_indexed=False),
+        "store": lambda: Store(folder, space, series),
+        "memmap": lambda: Memmap(folder, space, series),
+        "a file a time point": lambda: Volumes(folder, space, series),
+        "indexed .nii.gz": lambda: Nifti(recording, space, len(series), is_indexed=True),
+        "plain .nii.gz": lambda: Nifti(recording, space, len(series), is_indexed=False),
     }
     return {name: make() for name, make in makers.items()}

@@ -44,7 +44,7 @@ from training_runs import (
     write_stores,
 )
 
-from titan_neuro.data.bids import find_recordings
+from titan_neuro.data.bids.recordings import find_recordings
 from titan_neuro.errors import TitanNeuroError
 from titan_neuro.training.closed_form import recall_of
 
@@ -58,17 +58,17 @@ class Sizes:
     memory : tuple of str
         Shapes whose peak memory is measured.
     lengths : tuple of int
-        Frames of a run, ascending.
+        Time points of a run, ascending.
     n_streams : int or None
         Of the memory row; None for the preset's.
     worn_steps : int
         Steps that short runs are trained for, over and over: after so many a heap's gaps grow no more.
     closed_form : tuple of (str, tuple of int)
-        Shapes, and frames of each of four runs, that closed forms are fitted to.
+        Shapes, and time points of each of four runs, that closed forms are fitted to.
     loading, speed : mapping of str to int
         Shapes, and windows of each stream.
     short_windows : mapping of str to int
-        Frames of a window, where one of the preset's would take minutes.
+        Time points of a window, where one of the preset's would take minutes.
     scaling : mapping of str to int
         Shapes, and windows of each stream.
     gpu : mapping of str to int
@@ -145,17 +145,17 @@ def peak_of_training(folder: str, warm: str, shape: str, training: Mapping[str, 
 
 
 def memory(sizes: Sizes, folder: Path) -> Iterator[Result]:
-    """Row `memory`: peak memory of training on runs of T frames, over that of the shortest."""
+    """Row `memory`: peak memory of training on runs of T time points, over that of the shortest."""
     for shape in sizes.memory:
         config = SHAPES[shape].study().training
-        window, n_streams = config.window_frames, sizes.n_streams or config.n_streams
+        window, n_streams = config.window_time_points, sizes.n_streams or config.n_streams
         write_stores(folder / shape / "warm", shape, n_streams, 2 * window)
         fewest, told = None, f"{n_streams} stream{'s' if n_streams > 1 else ''}"
-        for n_frames in sizes.lengths:
-            place = folder / shape / str(n_frames)
-            write_stores(place, shape, n_streams, n_frames)
+        for n_time_points in sizes.lengths:
+            place = folder / shape / str(n_time_points)
+            write_stores(place, shape, n_streams, n_time_points)
             # Asked for more than one pass gives, a training makes two at least.
-            steps = 1 if n_frames > sizes.worn_steps * window else sizes.worn_steps
+            steps = 1 if n_time_points > sizes.worn_steps * window else sizes.worn_steps
             # As often as it takes, so that short trainings save in the middle of a stream, too.
             training = {"n_streams": n_streams, "steps_per_epoch": steps, "checkpoint_every_s": 2.0}
             where = {"folder": str(place), "warm": str(folder / shape / "warm")}
@@ -165,9 +165,9 @@ def memory(sizes: Sizes, folder: Path) -> Iterator[Result]:
             fewest = fewest or found["bytes"]
             yield Result(
                 row="memory",
-                case=f"{SHAPES[shape].told}, {told}, T {n_frames:,} over T {sizes.lengths[0]:,}",
+                case=f"{SHAPES[shape].told}, {told}, T {n_time_points:,} over T {sizes.lengths[0]:,}",
                 found=found["bytes"] / fewest,
-                reach=1.05 if n_frames > sizes.lengths[0] else None,
+                reach=1.05 if n_time_points > sizes.lengths[0] else None,
                 is_lower_better=True,
                 note=f"{found['bytes'] / 1e6:,.0f} MB, {found['steps']:,.0f} steps",
                 details=found,
@@ -192,27 +192,27 @@ def closed_form(sizes: Sizes, folder: Path) -> Iterator[Result]:
     n_runs = 4
     for shape, lengths in sizes.closed_form:
         fewest = None
-        for n_frames in lengths:
-            place = folder / shape / str(n_frames)
-            write_stores(place, shape, n_runs, n_frames)
+        for n_time_points in lengths:
+            place = folder / shape / str(n_time_points)
+            write_stores(place, shape, n_runs, n_time_points)
             found = in_fresh_process(peak_of_closed_form, environment=UNPOOLED_HEAP, folder=str(place), shape=shape)
             fewest = fewest or found["bytes"]
             yield Result(
                 row="closed form",
-                case=f"{SHAPES[shape].told}, {n_runs} runs of one film, T {n_frames:,} over T {lengths[0]:,}",
+                case=f"{SHAPES[shape].told}, {n_runs} runs of one stimulus, T {n_time_points:,} over T {lengths[0]:,}",
                 found=found["bytes"] / fewest,
                 is_lower_better=True,
                 note=f"{found['bytes'] / 1e6:,.0f} MB, {found['seconds']:,.0f} s",
-                details={**found, "shape": shape, "n_runs": n_runs, "n_frames": n_frames},
+                details={**found, "shape": shape, "n_runs": n_runs, "n_time_points": n_time_points},
             )
 
 
 def _write_windows(place: Path, shape: str, n_windows: int, sizes: Sizes) -> dict[str, Any]:
     """Write as many runs as the preset has streams, of so many windows; return what one pass over them takes."""
     config = SHAPES[shape].study().training
-    window = sizes.short_windows.get(shape, config.window_frames)
+    window = sizes.short_windows.get(shape, config.window_time_points)
     write_stores(place, shape, config.n_streams, n_windows * window)
-    return {"n_streams": config.n_streams, "window_frames": window, "steps_per_epoch": 1}
+    return {"n_streams": config.n_streams, "window_time_points": window, "steps_per_epoch": 1}
 
 
 def loading(sizes: Sizes, folder: Path) -> Iterator[Result]:
@@ -250,7 +250,7 @@ def speed(sizes: Sizes, folder: Path) -> Iterator[Result]:
 def _speed(shape: str, training: Mapping[str, Any], found: Mapping[str, float], where: str = "one process") -> Result:
     return Result(
         row="speed",
-        case=f"{SHAPES[shape].told}, {training['n_streams']} streams, windows of {training['window_frames']} frames: "
+        case=f"{SHAPES[shape].told}, {training['n_streams']} streams, windows of {training['window_time_points']} time points: "
         f"volumes/s of {where}",
         found=found["volumes_per_s"],
         note=f"{found['steps']:,.0f} steps in {found['seconds']:,.0f} s, {found['cores']:.2f} cores; "
@@ -335,7 +335,7 @@ def indexing_of(folder: str, warm: str) -> float:
 
 
 def opening(sizes: Sizes, folder: Path) -> Iterator[Result]:
-    """Rows `open` and `index`: what each further run costs a verb before it begins."""
+    """Rows `open` and `index`: what each further run costs a subcommand before it begins."""
     write_stores(folder / "opened", sizes.opened, 0, 4)
     found = in_fresh_process(
         opening_of, environment=UNPOOLED_HEAP, folder=str(folder / "opened"), n_times=sizes.n_opened
@@ -371,7 +371,7 @@ def preparing_of(folder: str, share: float) -> dict[str, float]:
     from titan_neuro.data.store import open_runs
 
     use_one_thread()
-    twin, output = Path(folder) / "twin", Path(folder) / "output"
+    synthetic, output = Path(folder) / "synthetic", Path(folder) / "output"
     simulated = (
         "--subjects",
         "1",
@@ -383,11 +383,11 @@ def preparing_of(folder: str, share: float) -> dict[str, float]:
         "2.5",
         "--transforms",
     )
-    _verb("simulate", twin, *simulated, main=cli.main)
+    _verb("simulate", synthetic, *simulated, main=cli.main)
     settings = ("--resolution", "2", "--confounds", "motion24", "--set", "prepare.high_pass_hz=0.008")
-    seconds = cpu_seconds(lambda: _verb("prepare", twin, output, *settings, main=cli.main))
+    seconds = cpu_seconds(lambda: _verb("prepare", synthetic, output, *settings, main=cli.main))
     [store] = open_runs(output)
-    return {"seconds": seconds, "n_frames": store.n_frames, "n_voxels": store.space.n_features}
+    return {"seconds": seconds, "n_time_points": store.n_time_points, "n_voxels": store.space.n_features}
 
 
 def _verb(name: str, *arguments: object, main: Callable[[list[str]], int]) -> None:
@@ -402,13 +402,13 @@ def preparing(sizes: Sizes, folder: Path) -> Iterator[Result]:
     short, long = (
         in_fresh_process(preparing_of, folder=str(folder / str(share)), share=share) for share in sizes.prepared
     )
-    a_volume = (long["seconds"] - short["seconds"]) / (long["n_frames"] - short["n_frames"])
-    a_run = short["seconds"] - a_volume * short["n_frames"]
+    a_volume = (long["seconds"] - short["seconds"]) / (long["n_time_points"] - short["n_time_points"])
+    a_run = short["seconds"] - a_volume * short["n_time_points"]
     yield Result(
         row="prepare",
         case=f"raw images and transforms to {long['n_voxels']:,.0f} voxels at 2 mm: volumes/s",
         found=1 / a_volume,
-        note=f"and {a_run:.0f} s for each run; runs of {short['n_frames']} and {long['n_frames']} volumes",
+        note=f"and {a_run:.0f} s for each run; runs of {short['n_time_points']} and {long['n_time_points']} volumes",
         details={"volume_s": a_volume, "run_s": a_run, "n_voxels": long["n_voxels"]},
     )
 
@@ -439,7 +439,7 @@ def measure(sizes: Sizes, rows: Sequence[str], folder: Path | None) -> list[Resu
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark and return its exit code."""
     arguments = _parse(argv)
-    facts = provenance(sys.argv[1:] if argv is None else argv)
+    metadata = provenance(sys.argv[1:] if argv is None else argv)
     sizes = QUICK if arguments.quick else FULL if arguments.full else DEFAULT
     how = {
         "how": "the package's own training, one thread that learns and one that reads, float32, time on the wall; "
@@ -448,7 +448,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     try:
         results = measure(sizes, arguments.rows, arguments.folder)
-        write_results(arguments.output, "Training", results, facts | how)
+        write_results(arguments.output, "Training", results, metadata | how)
     except TitanNeuroError as error:
         print(f"training: {error}", file=sys.stderr)
         return error.exit_code

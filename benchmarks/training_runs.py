@@ -4,8 +4,8 @@ All of a training is the package's own code: Lightning's trainer, windows read f
 learned from, validation, logs, checkpoints, the model that is written at the end. Put in its place are two things:
 
 - What is fitted in closed form is given, not fitted: it reads whole runs, once, and is no part of a training step. The
-  recall is that of a fitted model (`forecaster_sides.fill_recall`), with a film of `FILM_MOMENTS` moments whatever the
-  length of the runs is, and with all that a training subject is read without. It has a row of its own.
+  recall is that of a fitted model (`forecaster_sides.fill_recall`), with a stimulus of `STIMULUS_POSITIONS` moments
+  whatever the length of the runs is, and with all that a training subject is read without. It has a row of its own.
 - The loader of windows has a stopwatch.
 """
 
@@ -26,33 +26,33 @@ import numpy as np
 import pandas as pd
 import torch
 from common import ROOT, BenchmarkError, disk_bytes, forget_files, use_one_thread
-from forecaster_sides import FILM_MOMENTS, brain, config_of, fill_recall
+from forecaster_sides import STIMULUS_POSITIONS, brain, config_of, fill_recall
 from scipy.signal import lfilter
 from store_sides import brain as template_brain
 
-from titan_neuro.config import StudyConfig, load_study
-from titan_neuro.config.study import PRESETS
 from titan_neuro.data.space import Space
 from titan_neuro.data.splits import Fold
 from titan_neuro.data.store import RunHeader, RunStore, RunView, open_runs, store_name, write_run
 from titan_neuro.files import write_json
-from titan_neuro.models.recall import Recall
-from titan_neuro.ops.autoregression import ORDERS, Autoregression
+from titan_neuro.forecaster.recall.recall import Recall
+from titan_neuro.linear.autoregression import ORDERS, Autoregression
+from titan_neuro.study import StudyConfig, load_study
+from titan_neuro.study.config import PRESETS
 from titan_neuro.training import FoldData, find_processes, train_fold
 from titan_neuro.training import fit as fitting
 from titan_neuro.training.resume import Checkpoints
 from titan_neuro.training.streams import StreamLoader, Windows
 
 N_PARCELS = 200
-# Frames that one subject shows alike with all others, as a share of the variance.
-_FILM_SHARE, _MEMORY = 0.3, 0.8
-_BLOCK_FRAMES = 256
-_VALIDATION_FRAMES = 100
+# Time points that one subject shows alike with all others, as a share of the variance.
+_STIMULUS_FRACTION, _MEMORY = 0.3, 0.8
+_BLOCK_TIME_POINTS = 256
+_VALIDATION_TIME_POINTS = 100
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shape:
-    """A model, and the frames that it reads.
+    """A model, and the time points that it reads.
 
     Attributes
     ----------
@@ -62,14 +62,14 @@ class Shape:
         Its settings.
     space : callable
         Where its features lie.
-    film_moments : int
+    stimulus_positions : int
         Of the recall that it begins with.
     """
 
     told: str
     study: Callable[[], StudyConfig]
     space: Callable[[], Space]
-    film_moments: int = FILM_MOMENTS
+    stimulus_positions: int = STIMULUS_POSITIONS
 
 
 def _volumes(size: str) -> Space:
@@ -91,40 +91,44 @@ def budapest() -> StudyConfig:
 
 
 SHAPES = {
-    "tiny": Shape(told="8 voxels a side", study=PRESETS["debug"], space=lambda: _volumes("tiny"), film_moments=50),
+    "tiny": Shape(
+        told="8 voxels a side", study=PRESETS["debug"], space=lambda: _volumes("tiny"), stimulus_positions=50
+    ),
     "small": Shape(told="24 voxels a side, cpu-small", study=PRESETS["cpu-small"], space=lambda: _volumes("small")),
     "large": Shape(told="48 voxels a side, gpu-base at half its widths", study=_large, space=lambda: _volumes("large")),
     "parcels": Shape(told=f"{N_PARCELS} parcels", study=PRESETS["parcels"], space=_parcels),
-    # Its test shows another part of the film than its training: no film is remembered.
-    "budapest": Shape(told="2 mm, budapest.yaml", study=budapest, space=lambda: template_brain(2), film_moments=0),
+    # Its test shows another part of the stimulus than its training: no stimulus is remembered.
+    "budapest": Shape(
+        told="2 mm, budapest.yaml", study=budapest, space=lambda: template_brain(2), stimulus_positions=0
+    ),
 }
 
 
-def write_stores(folder: Path, shape: str, n_train: int, n_frames: int) -> None:
-    """Write so many runs to train on, and a short one to validate on: one film, each subject with noise of its own."""
+def write_stores(folder: Path, shape: str, n_train: int, n_time_points: int) -> None:
+    """Write so many runs to train on, and a short one to validate on: one stimulus, each subject with noise of its own."""
     space = SHAPES[shape].space()
-    lengths = [*[n_frames] * n_train, min(n_frames, _VALIDATION_FRAMES)]
+    lengths = [*[n_time_points] * n_train, min(n_time_points, _VALIDATION_TIME_POINTS)]
     for number, length in enumerate(lengths):
-        entities = {"subject": f"{number:02}", "task": "film"}
+        entities = {"subject": f"{number:02}", "task": "stimulus"}
         header = RunHeader(
             key=f"sub-{number:02}_task-film",
             entities=entities,
             repetition_time=1.0,
             space=space,
             scored=np.ones(length, dtype=bool),
-            record={"fingerprint": f"{shape} {number} {length}", "normaliser": {"method": "none"}},
+            record={"fingerprint": f"{shape} {number} {length}", "normalizer": {"method": "none"}},
         )
         target = folder / f"sub-{number:02}" / "func" / store_name(entities, space.kind)
-        write_run(target, header, _frames(number, length, space.n_features))
+        write_run(target, header, _series(number, length, space.n_features))
 
 
-def _frames(number: int, n_frames: int, n_features: int) -> Iterator[np.ndarray]:
-    """Blocks of frames, about one standard deviation; AR(1)."""
+def _series(number: int, n_time_points: int, n_features: int) -> Iterator[np.ndarray]:
+    """Blocks of time points, about one standard deviation; AR(1)."""
     generators = [np.random.default_rng(seed) for seed in ([0], [1, number])]
     ends = [np.zeros((1, n_features)), np.zeros((1, n_features))]
-    shares = np.sqrt([_FILM_SHARE, 1 - _FILM_SHARE])
-    for start in range(0, n_frames, _BLOCK_FRAMES):
-        block = np.zeros((min(_BLOCK_FRAMES, n_frames - start), n_features))
+    shares = np.sqrt([_STIMULUS_FRACTION, 1 - _STIMULUS_FRACTION])
+    for start in range(0, n_time_points, _BLOCK_TIME_POINTS):
+        block = np.zeros((min(_BLOCK_TIME_POINTS, n_time_points - start), n_features))
         for part, (generator, share) in enumerate(zip(generators, shares, strict=True)):
             news = generator.standard_normal(block.shape) * np.sqrt(1 - _MEMORY**2)
             values, ends[part] = lfilter([1], [1, -_MEMORY], news, axis=0, zi=ends[part])
@@ -155,18 +159,20 @@ def given_recall(data: FoldData, shape: str) -> Recall | None:
     recall = model.recall.build(
         horizons=model.horizons, n_features=data.space.n_features, context_width=model.backbone.dim
     )
-    fill_recall(recall, SHAPES[shape].film_moments)
+    fill_recall(recall, SHAPES[shape].stimulus_positions)
     n_subjects, n_folds = len(data.fitted_on), min(4, len(data.fitted_on))
     recall.runs = {run.key: (place, place % n_folds) for place, run in enumerate(data.fitted_on)}
     recall.set_own_map(recall.own_map.clone(), recall.own_map.expand(n_folds, *recall.own_map.shape).clone())
-    film = recall.film
-    film.hold_out(film.keys.expand(n_subjects, -1, -1).clone(), film.values.expand(n_subjects, -1, -1).clone())
-    film.set_reader(film.reader.clone(), film.reader.expand(n_folds, *film.reader.shape).clone())
+    stimulus = recall.stimulus
+    stimulus.hold_out(
+        stimulus.keys.expand(n_subjects, -1, -1).clone(), stimulus.values.expand(n_subjects, -1, -1).clone()
+    )
+    stimulus.set_reader(stimulus.reader.clone(), stimulus.reader.expand(n_folds, *stimulus.reader.shape).clone())
     return recall
 
 
 def given_linear(data: FoldData, horizons: tuple[int, ...]) -> Autoregression:
-    """Weights of a linear skip, the present frame's alone."""
+    """Weights of a linear skip, the present time point's alone."""
     coefficients = torch.zeros(len(horizons), max(ORDERS), data.space.n_features)
     for index, horizon in enumerate(horizons):
         coefficients[index, 0] = _MEMORY**horizon
@@ -299,7 +305,7 @@ def watch_training(
         found = train(Path(folder), shape, name, training, ahead=ahead, device=device)
     found["disk_bytes"] = disk_bytes() - before
     if device != "cpu":
-        found["busy"] = busy_share(samples, found["began"], found["began"] + found["seconds"])
+        found["busy"] = busy_fraction(samples, found["began"], found["began"] + found["seconds"])
     return found
 
 
@@ -329,7 +335,7 @@ def watched_gpu(every_ms: int = 100) -> Iterator[list[tuple[float, float]]]:
             thread.join()
 
 
-def busy_share(samples: list[tuple[float, float]], began: float, ended: float) -> float:
+def busy_fraction(samples: list[tuple[float, float]], began: float, ended: float) -> float:
     """Mean of what was told between two moments.
 
     Raises
@@ -337,7 +343,7 @@ def busy_share(samples: list[tuple[float, float]], began: float, ended: float) -
     BenchmarkError
         Nothing was told.
     """
-    within = [share for moment, share in samples if began <= moment <= ended]
+    within = [share for position, share in samples if began <= position <= ended]
     if not within:
         raise BenchmarkError("nvidia-smi told nothing while the training ran.", "Train longer, or look at its message.")
     return float(np.mean(within))

@@ -64,13 +64,13 @@ def haxby() -> Path:
 
 @pytest.fixture(scope="session")
 def sitcom() -> Path:
-    """Twelve subjects who watched one sitcom episode, 1,486 frames of 200 parcels, TR 1 s."""
+    """Twelve subjects who watched one sitcom episode, 1,486 time points of 200 parcels, TR 1 s."""
     return _shared("sitcom-parcels")
 
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study of the simulated twin with the debug preset: ``twin`` (source), ``bids`` (clone), ``output``.
+    """A study of the synthetic dataset with the debug preset: ``synthetic`` (source), ``bids`` (clone), ``output``.
 
     Made once, also where several workers run the tests. Read it; copy it before changing it.
     """
@@ -84,9 +84,18 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
             root.mkdir()
             (root / "debug.yaml").write_text("preset: debug\n")
             run_command(
-                "simulate", root / "twin", "--subjects", 3, "--runs", 2, "--volume-scale", 0.12, "--voxel-size-mm", 20
+                "simulate",
+                root / "synthetic",
+                "--subjects",
+                3,
+                "--runs",
+                2,
+                "--volume-scale",
+                0.12,
+                "--voxel-size-mm",
+                20,
             )
-            run_command("fetch", root / "twin", root / "bids")
+            run_command("fetch", root / "synthetic", root / "bids")
             for level in ("participant", "group"):
                 run_command(
                     *("run", root / "bids", root / "output", level, "--config-file", root / "debug.yaml"),

@@ -4,7 +4,7 @@ import dataclasses
 
 import torch
 
-from titan_neuro.models import BackboneState
+from titan_neuro.titans.models import BackboneState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +15,7 @@ class DelayState(BackboneState):
 
 
 class Delay(torch.nn.Module):
-    """Recall the token `reach` frames back, and nothing where its stream began later."""
+    """Recall the token `reach` time points back, and nothing where its stream began later."""
 
     def __init__(self, reach, n_features):
         super().__init__()

@@ -14,26 +14,27 @@ from forked import CONTEXT
 from titan_neuro.data.space import Space
 from titan_neuro.data.splits import Fold
 from titan_neuro.data.store import RunHeader, RunStore, write_run
-from titan_neuro.layers.decoder import LowRankConfig
-from titan_neuro.layers.tokenizer import ParcelTokenizerConfig
-from titan_neuro.models import ForecasterConfig, MACConfig, RecallConfig
+from titan_neuro.forecaster import ForecasterConfig, RecallConfig
+from titan_neuro.forecaster.decoders import LowRankConfig
+from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig
+from titan_neuro.titans.models import MACConfig
 from titan_neuro.training import FoldData, TrainingConfig, find_processes, train_fold
 from titan_neuro.training.module import ForecastModule
 
-N_FEATURES, N_FRAMES, WINDOW = 8, 150, 16
+N_FEATURES, N_TIME_POINTS, WINDOW = 8, 150, 16
 SPACE = Space(kind="parcels", name="Toy", parcels=tuple(f"p{i}" for i in range(N_FEATURES)))
-# Every kind of state that a stream has: memories, attention, convolutions, delay lines, evidence for a film. The recall
-# is too narrow for the data, so that gradients find something.
+# Every kind of state that a stream has: memories, attention, convolutions, delay lines, evidence for a stimulus. The
+# recall is too narrow for the data, so that gradients find something.
 MODEL = ForecasterConfig(
     tokenizer=ParcelTokenizerConfig(n_tokens=1),
-    backbone=MACConfig(dim=16, n_layers=1, n_heads=2, tokens_per_frame=1, segment_frames=16),
+    backbone=MACConfig(dim=16, n_layers=1, n_heads=2, tokens_per_time_point=1, segment_time_points=16),
     recall=RecallConfig(width=2, n_components=2, own_lags=2, key_lags=2, key_components=2, group_width=4),
     horizons=(1, 3),
     decoder=LowRankConfig(rank=8),
 )
 # Every step is saved, and streams are long, so that what they carry counts.
 TRAINING = TrainingConfig(
-    max_epochs=2, steps_per_epoch=8, window_frames=WINDOW, n_streams=2, learning_rate=1e-2, checkpoint_every_s=0
+    max_epochs=2, steps_per_epoch=8, window_time_points=WINDOW, n_streams=2, learning_rate=1e-2, checkpoint_every_s=0
 )
 
 
@@ -41,20 +42,20 @@ KEYS = tuple(f"sub-0{number}_task-x" for number in range(4))
 
 
 def write_store(folder: Path, number: int, *, drawn: int, fingerprint: str) -> None:
-    """Write one run, in the place of what was there."""
+    """Write one run, instead of what was there."""
     generator = torch.Generator().manual_seed(drawn)
-    frames = torch.randn(N_FRAMES, N_FEATURES, generator=generator)
-    for t in range(1, N_FRAMES):
-        frames[t, 1:] = 0.9 * frames[t - 1, :-1] + 0.4 * frames[t, 1:]
+    series = torch.randn(N_TIME_POINTS, N_FEATURES, generator=generator)
+    for t in range(1, N_TIME_POINTS):
+        series[t, 1:] = 0.9 * series[t - 1, :-1] + 0.4 * series[t, 1:]
     header = RunHeader(
         key=KEYS[number],
         entities={"subject": f"0{number}", "task": "x"},
         repetition_time=1.0,
         space=SPACE,
-        scored=torch.ones(N_FRAMES, dtype=torch.bool).numpy(),
-        record={"fingerprint": fingerprint, "normaliser": {"method": "none"}},
+        scored=torch.ones(N_TIME_POINTS, dtype=torch.bool).numpy(),
+        record={"fingerprint": fingerprint, "normalizer": {"method": "none"}},
     )
-    write_run(folder / f"{KEYS[number]}.zarr", header, [frames.numpy()])
+    write_run(folder / f"{KEYS[number]}.zarr", header, [series.numpy()])
 
 
 def write_stores(folder: Path) -> None:

@@ -5,7 +5,7 @@ import os
 
 import torch
 
-SHAPE, N_FRAMES = (5, 6, 7), 150
+SHAPE, N_TIME_POINTS = (5, 6, 7), 150
 NAME = "sub-01/func/sub-01_task-movie_run-01_desc-prepared_bold.zarr"
 EVENTS = ((0.0, 90.5, "movie"), (120.25, math.nan, "recall"))
 
@@ -15,7 +15,7 @@ class Windows(torch.utils.data.Dataset):
         self.view = view
 
     def __len__(self):
-        return (N_FRAMES - 20) // 10
+        return (N_TIME_POINTS - 20) // 10
 
     def __getitem__(self, index):
         start = 10 * index

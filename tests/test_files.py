@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from titan_neuro.errors import NoMatchError, OutputError, TitanNeuroError
-from titan_neuro.files import alone_with, atomic, remove_leftovers, write_json, write_text
+from titan_neuro.files import atomic, file_lock, remove_leftovers, write_json, write_text
 
 
 def names(folder):
@@ -73,7 +73,7 @@ def test_leftovers_are_found_by_name(tmp_path):
 def test_alone_with_a_file_what_killed_processes_left_is_removed(tmp_path):
     for name in (".x.json.0123abcd.tmp", ".y.json.0123abcd.tmp", ".z.json.0123abcd.tmp"):
         (tmp_path / name).touch()
-    with alone_with(tmp_path / "x.json", tmp_path / "y.json", work_dir=tmp_path / "work"):
+    with file_lock(tmp_path / "x.json", tmp_path / "y.json", work_dir=tmp_path / "work"):
         assert names(tmp_path) == [".z.json.0123abcd.tmp", "work"]
 
 
@@ -81,10 +81,10 @@ def test_nobody_removes_what_another_process_is_writing(tmp_path):
     target, outcome = tmp_path / "x.json", []
 
     def other():
-        with alone_with(target, work_dir=tmp_path):
+        with file_lock(target, work_dir=tmp_path):
             outcome.append(target.read_text())
 
-    with alone_with(target, work_dir=tmp_path), atomic(target) as path:
+    with file_lock(target, work_dir=tmp_path), atomic(target) as path:
         path.write_text("whole")
         thread = threading.Thread(target=other)
         thread.start()

@@ -115,7 +115,7 @@ def remove_leftovers(*targets: Path) -> None:
 
 
 @contextlib.contextmanager
-def alone_with(target: Path, *more: Path, work_dir: Path) -> Iterator[None]:
+def file_lock(target: Path, *more: Path, work_dir: Path) -> Iterator[None]:
     """Wait until no other process is at `target`, keep it so, and remove what killed processes left beside it.
 
     Parameters

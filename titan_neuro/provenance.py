@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from titan_neuro.errors import OutputError
-from titan_neuro.files import alone_with, write_json
+from titan_neuro.files import file_lock, write_json
 
 PACKAGES = (
     "titan-neuro",
@@ -85,7 +85,7 @@ def _read_stages(path: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def recorded(output_dir: Path, work_dir: Path, stage: str, **facts: Any) -> Iterator[dict[str, Any]]:
+def recorded(output_dir: Path, work_dir: Path, stage: str, **metadata: Any) -> Iterator[dict[str, Any]]:
     """Time a stage and write its record into ``provenance.json`` when it succeeds.
 
     Parameters
@@ -109,12 +109,12 @@ def recorded(output_dir: Path, work_dir: Path, stage: str, **facts: Any) -> Iter
         ``provenance.json`` is damaged: said before the stage begins; or it can't be written.
     """
     path = output_dir / "provenance.json"
-    with alone_with(path, work_dir=work_dir):
+    with file_lock(path, work_dir=work_dir):
         _read_stages(path)
     record: dict[str, Any] = {
         "arguments": sys.argv[1:],
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        **facts,
+        **metadata,
     }
     start = time.monotonic()
     yield record
@@ -125,5 +125,5 @@ def recorded(output_dir: Path, work_dir: Path, stage: str, **facts: Any) -> Iter
     # Linux counts kilobytes, macOS bytes.
     record["peak_memory_bytes"] = peak * (1 if sys.platform == "darwin" else 1024)
     record.update(versions=versions(), commit=commit(), machine=platform.machine(), system=platform.system())
-    with alone_with(path, work_dir=work_dir):
+    with file_lock(path, work_dir=work_dir):
         write_json(path, {"stages": {**_read_stages(path), stage: record}})

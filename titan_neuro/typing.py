@@ -1,8 +1,8 @@
 """Shapes and the protocol that every forecaster keeps, ours and the baselines alike.
 
-Dimension letters, used inside `ops` and `layers` alone: ``B`` batch, ``T`` time (frames or tokens), ``P`` tokens of a
-frame, ``D`` width of a memory head or of a token, ``H`` heads, ``C`` chunk length, ``V`` features (voxels inside the
-mask, or parcels).
+Dimension letters, used inside `ops` and `layers` alone: ``B`` batch, ``T`` time (time points or tokens), ``P`` tokens
+of a time point, ``D`` width of a memory head or of a token, ``H`` heads, ``C`` chunk length, ``V`` features (voxels
+inside the mask, or parcels).
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-# Framewise displacement, in mm, above which a frame is scored apart (Power et al. 2012).
-MOVING_MM = 0.5
+# Framewise displacement, in mm, above which a time point is scored apart (Power et al. 2012).
+HIGH_MOTION_MM = 0.5
 
 
 @runtime_checkable
-class FrameRun(Protocol):
-    """What a forecaster may know of one recording: its frames and which of them count.
+class RunData(Protocol):
+    """What a forecaster may know of one recording: its time points and which of them count.
 
     Attributes
     ----------
@@ -29,36 +29,36 @@ class FrameRun(Protocol):
     subject : str
         Label of the subject, without ``sub-``.
     stimulus : str
-        What was shown: runs of one stimulus saw the same at the same frame, counted from `film_start`.
-    film_start : int
-        Frame at which the stimulus begins, fed or not, scored or not; 0 where that is not known.
-    n_frames, n_features : int
+        What was shown: runs of one stimulus saw the same at the same time point, counted from `stimulus_start`.
+    stimulus_start : int
+        Time point at which the stimulus begins, fed or not, scored or not; 0 where that is not known.
+    n_time_points, n_features : int
         Length in volumes; number of voxels inside the mask, or of parcels.
     scored : numpy.ndarray
-        bool, ``(n_frames,)``: the frames that a loss or a score may use as a target.
+        bool, ``(n_time_points,)``: the time points that a loss or a score may use as a target.
     moving : numpy.ndarray
-        bool, ``(n_frames,)``: the head moved more than `MOVING_MM` since the frame before. Such frames are fed to
-        every model and scored apart. False throughout where head motion is not known.
+        bool, ``(n_time_points,)``: the head moved more than `HIGH_MOTION_MM` since the time point before. Such time
+        points are fed to every model and scored apart. False throughout where head motion is not known.
     """
 
     key: str
     subject: str
     stimulus: str
-    film_start: int
-    n_frames: int
+    stimulus_start: int
+    n_time_points: int
     n_features: int
     scored: np.ndarray
-    moving: np.ndarray
+    high_motion: np.ndarray
 
     def read(self, start: int, stop: int) -> torch.Tensor:
-        """Frames ``start <= t < stop``: float32 ``(stop - start, n_features)``, z-scored per feature."""
+        """Time points ``start <= t < stop``: float32 ``(stop - start, n_features)``, z-scored per feature."""
         ...
 
 
 class Stretch(NamedTuple):
-    """Frames ``start <= t < stop`` of a run."""
+    """Time points ``start <= t < stop`` of a run."""
 
-    run: FrameRun
+    run: RunData
     start: int
     stop: int
 
@@ -71,25 +71,25 @@ class ForecastModel(Protocol):
     name : str
         Row of the table.
     horizons : tuple of int
-        How many frames ahead each forecast looks; ascending, each at least 1.
+        How many time points ahead each forecast looks; ascending, each at least 1.
     """
 
     name: str
     horizons: tuple[int, ...]
 
-    def fit(self, runs: Sequence[FrameRun]) -> None:
+    def fit(self, runs: Sequence[RunData]) -> None:
         """Learn from the training runs."""
         ...
 
     def start(self) -> Any:
-        """State before the first frame of a run."""
+        """State before the first time point of a run."""
         ...
 
-    def step(self, frames: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
-        """Read `frames`, ``(time, features)``, and forecast from each of them.
+    def step(self, series: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
+        """Read `series`, ``(time, features)``, and forecast from each of them.
 
-        Returns the forecasts, ``(time, horizons, features)``: entry ``[t, k]`` is what frame ``t + horizons[k]`` is
-        expected to be, given the frames up to and including ``t``, on the device of `frames`; and the state after the
-        last frame.
+        Returns the forecasts, ``(time, horizons, features)``: entry ``[t, k]`` is what time point ``t + horizons[k]``
+        is expected to be, given the time points up to and including ``t``, on the device of `series`; and the state
+        after the last time point.
         """
         ...

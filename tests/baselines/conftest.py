@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from film_runs import ar1_noise, as_run, film_runs, fit_all
+from stimulus_runs import ar1_noise, as_run, fit_all, stimulus_runs
 
 
 @pytest.fixture(scope="session")
 def smooth_runs():
-    """Three subjects, two runs each, of AR(1) noise (phi 0.7); the first ten frames are not scored."""
+    """Three subjects, two runs each, of AR(1) noise (phi 0.7); the first ten time points are not scored."""
     rng = np.random.default_rng(0)
     runs = []
     for subject in ("01", "02", "03"):
@@ -17,11 +17,11 @@ def smooth_runs():
 
 @pytest.fixture(scope="session")
 def shown_to_all():
-    """Six subjects who are trained on and two who are tested, all shown one film of a third of their variance."""
-    runs = film_runs(8, 1, 0.33)
+    """Six subjects who are trained on and two who are tested, all shown one stimulus of a third of their variance."""
+    runs = stimulus_runs(8, 1, 0.33)
     return runs[:6], runs[6:]
 
 
 @pytest.fixture(scope="session")
-def fitted_on_film(shown_to_all):
+def fitted_on_stimulus(shown_to_all):
     return fit_all(shown_to_all[0])

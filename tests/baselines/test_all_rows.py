@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from film_runs import HORIZONS, stream
+from stimulus_runs import HORIZONS, stream
 
 from titan_neuro.baselines import make_baselines, make_references
 from titan_neuro.evaluation.causality import check_causal, first_leak
@@ -19,30 +19,30 @@ def test_rows_stand_in_the_order_of_the_table():
 
 
 @pytest.mark.parametrize("name", [*ROWS, *LINES])
-def test_no_row_sees_what_comes(fitted_on_film, shown_to_all, name):
+def test_no_row_sees_what_comes(fitted_on_stimulus, shown_to_all, name):
     run = shown_to_all[1][0]
-    model = fitted_on_film[name]
+    model = fitted_on_stimulus[name]
     if name in LINES:
         model = model.follow(run, 0)
     check_causal(model, run, 64)
-    for last, block_frames in [(0, 64), (17, 300), (170, 300), (298, 300), (170, 7)]:
-        assert first_leak(model, run.frames, last, block_frames) is None
+    for last, block_time_points in [(0, 64), (17, 300), (170, 300), (298, 300), (170, 7)]:
+        assert first_leak(model, run.series, last, block_time_points) is None
 
 
 @pytest.mark.parametrize("name", [*ROWS, *LINES])
-def test_forecasts_are_the_same_to_rounding_however_the_run_is_cut(fitted_on_film, shown_to_all, name):
+def test_forecasts_are_the_same_to_rounding_however_the_run_is_cut(fitted_on_stimulus, shown_to_all, name):
     run = shown_to_all[1][1]
-    model = fitted_on_film[name]
+    model = fitted_on_stimulus[name]
     if name in LINES:
         model = model.follow(run, 0)
-    whole = stream(model, run.frames)
+    whole = stream(model, run.series)
     for cuts in [(1,), (64, 128, 192), (3, 4, 5, 290), tuple(range(1, 300, 2))]:
-        np.testing.assert_allclose(stream(model, run.frames, cuts), whole, atol=2e-4)
+        np.testing.assert_allclose(stream(model, run.series, cuts), whole, atol=2e-4)
 
 
 @pytest.mark.parametrize("name", ["var", "var-online", "analog-160", "soft-analog-20"])
-def test_fitting_again_gives_the_same_bits(fitted_on_film, shown_to_all, name):
+def test_fitting_again_gives_the_same_bits(fitted_on_stimulus, shown_to_all, name):
     model = next(model for model in make_baselines(HORIZONS) if model.name == name)
     model.fit(shown_to_all[0])
-    frames = shown_to_all[1][0].frames
-    assert torch.equal(stream(model, frames), stream(fitted_on_film[name], frames))
+    series = shown_to_all[1][0].series
+    assert torch.equal(stream(model, series), stream(fitted_on_stimulus[name], series))

@@ -1,25 +1,25 @@
 import numpy as np
 import pytest
 import torch
-from film_runs import HORIZONS, ar1_noise, as_run, error, film_runs, fit_all, r2, stream
+from stimulus_runs import HORIZONS, ar1_noise, as_run, error, fit_all, r2, stimulus_runs, stream
 
-from titan_neuro.baselines import AnalogBaseline, Groundwork, groundwork
+from titan_neuro.baselines import AnalogBaseline, SharedFits, shared_fits
 
 ANALOGS = [f"{kind}analog-{window}" for kind in ("", "soft-") for window in (20, 80, 160)]
 
 
 @pytest.mark.parametrize("name", ANALOGS)
-def test_where_a_film_is_shared_they_know_nearly_what_knowing_the_moment_gives(fitted_on_film, shown_to_all, name):
+def test_where_a_film_is_shared_they_know_nearly_what_knowing_the_moment_gives(fitted_on_stimulus, shown_to_all, name):
     test = shown_to_all[1]
     for horizon in HORIZONS:
-        alone, known = (error(fitted_on_film[row], test, horizon) for row in ("ar", "others+ar"))
-        gain = 1 - error(fitted_on_film[name], test, horizon) / alone
+        alone, known = (error(fitted_on_stimulus[row], test, horizon) for row in ("ar", "others+ar"))
+        gain = 1 - error(fitted_on_stimulus[name], test, horizon) / alone
         assert gain > 0.9 * (1 - known / alone) > 0.2
 
 
-@pytest.mark.parametrize("phi", [0.0, 0.7], ids=["white", "coloured"])
+@pytest.mark.parametrize("phi", [0.0, 0.7], ids=["white", "colored"])
 def test_where_nothing_is_shared_every_row_is_as_good_as_autoregression(phi):
-    runs = film_runs(10, 1, 0.0, phi=phi, seed=1)
+    runs = stimulus_runs(10, 1, 0.0, phi=phi, seed=1)
     models = fit_all(runs[:8])
     for name, model in models.items():
         for horizon in HORIZONS:
@@ -30,7 +30,7 @@ def test_where_nothing_is_shared_every_row_is_as_good_as_autoregression(phi):
 
 
 def test_a_film_that_nobody_saw_calls_up_no_other():
-    runs = film_runs(8, 3, 0.33, seed=2)
+    runs = stimulus_runs(8, 3, 0.33, seed=2)
     known = [run for run in runs if int(run.subject) < 6 and run.stimulus != "task-film2"]
     models = fit_all(known, (1, 10))
     strict = [run for run in runs if int(run.subject) >= 6 and run.stimulus == "task-film2"]
@@ -45,7 +45,7 @@ def test_with_one_subject_they_read_on_from_its_other_runs():
     rng = np.random.default_rng(3)
     story = ar1_noise(rng, 300, 20, 0.7)
     runs = [
-        as_run(np.sqrt(0.5) * story + np.sqrt(0.5) * ar1_noise(rng, 300, 20, 0.7), f"sub-01_task-film_run-{number}")
+        as_run(np.sqrt(0.5) * story + np.sqrt(0.5) * ar1_noise(rng, 300, 20, 0.7), f"sub-01_task-stimulus_run-{number}")
         for number in range(5)
     ]
     models = fit_all(runs[:4])
@@ -55,53 +55,53 @@ def test_with_one_subject_they_read_on_from_its_other_runs():
 
 def test_with_one_run_they_are_the_autoregression(shown_to_all):
     models = fit_all(shown_to_all[0][:1])
-    frames = shown_to_all[1][0].frames
+    series = shown_to_all[1][0].series
     for name in ANALOGS:
-        assert torch.equal(stream(models[name], frames), stream(models["ar"], frames))
+        assert torch.equal(stream(models[name], series), stream(models["ar"], series))
 
 
 def test_a_shared_film_is_read_on_components_too(shown_to_all, monkeypatch):
-    monkeypatch.setattr(groundwork, "MAX_PLAIN_FEATURES", 4)
-    monkeypatch.setattr(groundwork, "MAX_COMPONENTS", 10)
+    monkeypatch.setattr(shared_fits, "MAX_PLAIN_FEATURES", 4)
+    monkeypatch.setattr(shared_fits, "MAX_COMPONENTS", 10)
     train, test = shown_to_all
-    shared = Groundwork(HORIZONS)
-    model = AnalogBaseline(HORIZONS, 80, is_soft=True, groundwork=shared)
+    shared = SharedFits(HORIZONS)
+    model = AnalogBaseline(HORIZONS, 80, is_soft=True, shared_fits=shared)
     model.fit(train)
     assert model.gain.shape == (3, 10)
     space = shared.residuals(train)[0]
-    alone = space.autoregress(test[0].frames, space.start())[0]
+    alone = space.autoregress(test[0].series, space.start())[0]
     errors = [
-        (test[0].frames[20:] - forecasts[10:-10, 2]).square().sum()
-        for forecasts in (stream(model, test[0].frames), alone)
+        (test[0].series[20:] - forecasts[10:-10, 2]).square().sum()
+        for forecasts in (stream(model, test[0].series), alone)
     ]
     assert errors[0] < 0.85 * errors[1]
 
 
-def test_the_best_moment_is_read_on_as_it_was(fitted_on_film, shown_to_all):
-    """The definition, step by step, at one frame."""
-    model, frames, t = fitted_on_film["analog-20"], shown_to_all[1][1].frames, 150
-    space, library = model.space, model.library
-    keys = space.score(frames) * model._scale
+def test_the_best_moment_is_read_on_as_it_was(fitted_on_stimulus, shown_to_all):
+    """The definition, step by step, at one time point."""
+    model, series, t = fitted_on_stimulus["analog-20"], shown_to_all[1][1].series, 150
+    space, bank = model.space, model.bank
+    keys = space.score(series) * model._scale
     window = keys[t - 19 : t + 1].double()
-    moments = [j for j in (library.film >= 0).nonzero()[:, 0].tolist() if j >= 38]
+    statistics = [j for j in (bank.stimulus >= 0).nonzero()[:, 0].tolist() if j >= 38]
     matches = torch.stack(
         [
-            (window * library.keys[j - 19 : j + 1]).sum() / library.keys[j - 19 : j + 1].norm() / window.norm()
-            for j in moments
+            (window * bank.keys[j - 19 : j + 1]).sum() / bank.keys[j - 19 : j + 1].norm() / window.norm()
+            for j in statistics
         ]
     )
     for index in range(len(HORIZONS)):
         count, threshold = model.options[index]
         best = matches.topk(int(count))
         assert best.values[0] > threshold
-        read = library.values.reshape(-1, 3, 20)[torch.tensor(moments)[best.indices], index].mean(0)
-        expected = stream(fitted_on_film["ar"], frames)[t, index] + model.gain[index] * read
-        np.testing.assert_allclose(stream(model, frames)[t, index], expected, atol=1e-4)
+        read = bank.values.reshape(-1, 3, 20)[torch.tensor(statistics)[best.indices], index].mean(0)
+        expected = stream(fitted_on_stimulus["ar"], series)[t, index] + model.gain[index] * read
+        np.testing.assert_allclose(stream(model, series)[t, index], expected, atol=1e-4)
 
 
-def test_the_forecast_does_not_depend_on_how_much_of_the_run_went_before(fitted_on_film, shown_to_all):
+def test_the_forecast_does_not_depend_on_how_much_of_the_run_went_before(fitted_on_stimulus, shown_to_all):
     """A run that begins at a random offset is forecast, once the window is full, as the whole run is."""
-    frames = shown_to_all[1][0].frames
+    series = shown_to_all[1][0].series
     for name in ("analog-20", "soft-analog-20"):
-        whole, part = stream(fitted_on_film[name], frames), stream(fitted_on_film[name], frames[97:])
+        whole, part = stream(fitted_on_stimulus[name], series), stream(fitted_on_stimulus[name], series[97:])
         np.testing.assert_allclose(part[20:], whole[117:], atol=1e-4)

@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from film_runs import stream
 from statsmodels.regression.linear_model import OLS
+from stimulus_runs import stream
 
 from titan_neuro.baselines import AutoregressionBaseline, DampedPersistence, Persistence, TrainingMean
 from titan_neuro.errors import TrainingError
@@ -29,8 +29,8 @@ def fitted(smooth_runs):
 
 
 def test_the_mean_is_that_of_the_scored_training_frames(fitted, smooth_runs):
-    expected = np.concatenate([run.frames[run.scored].numpy() for run in smooth_runs]).astype(float).mean(0)
-    forecasts = stream(fitted["mean"], smooth_runs[0].frames)
+    expected = np.concatenate([run.series[run.scored].numpy() for run in smooth_runs]).astype(float).mean(0)
+    forecasts = stream(fitted["mean"], smooth_runs[0].series)
     assert forecasts.shape == (300, 2, 12)
     np.testing.assert_allclose(forecasts[123, 1], expected, atol=1e-6)
     assert torch.equal(forecasts, forecasts[:1, :1].expand_as(forecasts))
@@ -43,26 +43,26 @@ def test_the_mean_of_runs_without_scored_frames_is_refused(smooth_runs):
 
 
 def test_persistence_forecasts_the_present_frame(fitted, smooth_runs):
-    frames = smooth_runs[0].frames
-    forecasts = stream(fitted["persistence"], frames, cuts=(100,))
-    assert torch.equal(forecasts[:, 0], frames)
-    assert torch.equal(forecasts[:, 1], frames)
+    series = smooth_runs[0].series
+    forecasts = stream(fitted["persistence"], series, cuts=(100,))
+    assert torch.equal(forecasts[:, 0], series)
+    assert torch.equal(forecasts[:, 1], series)
 
 
 def test_damped_persistence_fades_as_the_regression_on_the_frame_before_says(fitted, smooth_runs):
-    before = np.concatenate([run.frames[9:-1].numpy() for run in smooth_runs]).astype(float)
-    after = np.concatenate([run.frames[10:].numpy() for run in smooth_runs]).astype(float)
-    frames = smooth_runs[0].frames
-    forecasts = stream(fitted["damped"], frames, cuts=(100,))
+    before = np.concatenate([run.series[9:-1].numpy() for run in smooth_runs]).astype(float)
+    after = np.concatenate([run.series[10:].numpy() for run in smooth_runs]).astype(float)
+    series = smooth_runs[0].series
+    forecasts = stream(fitted["damped"], series, cuts=(100,))
     for feature in (0, 5, 11):
         phi = OLS(after[:, feature], before[:, feature]).fit().params[0]
         assert phi == pytest.approx(0.7, abs=0.06)
-        np.testing.assert_allclose(forecasts[:, 0, feature], phi * frames[:, feature], atol=1e-5)
-        np.testing.assert_allclose(forecasts[:, 1, feature], phi**3 * frames[:, feature], atol=1e-5)
+        np.testing.assert_allclose(forecasts[:, 0, feature], phi * series[:, feature], atol=1e-5)
+        np.testing.assert_allclose(forecasts[:, 1, feature], phi**3 * series[:, feature], atol=1e-5)
 
 
 def test_damped_persistence_of_what_grows_does_not_grow(smooth_runs):
-    growing = replace(smooth_runs[0], frames=1.02 ** torch.arange(300.0)[:, None].expand(-1, 12))
+    growing = replace(smooth_runs[0], series=1.02 ** torch.arange(300.0)[:, None].expand(-1, 12))
     model = DampedPersistence(HORIZONS)
     model.fit([growing])
     assert torch.equal(model.factors, torch.ones(2, 12))
@@ -70,7 +70,7 @@ def test_damped_persistence_of_what_grows_does_not_grow(smooth_runs):
 
 def test_damped_persistence_of_runs_without_scored_frames_is_refused(smooth_runs):
     unscored = replace(smooth_runs[0], scored=np.arange(300) == 0)
-    with pytest.raises(TrainingError, match="None of the 1 training runs has a scored frame with one before it"):
+    with pytest.raises(TrainingError, match="None of the 1 training runs has a scored time point with one before it"):
         DampedPersistence(HORIZONS).fit([unscored])
 
 
@@ -81,25 +81,25 @@ def test_autoregression_finds_the_planted_weights(fitted):
 
 
 def test_autoregression_reaches_the_skill_that_is_possible(fitted, smooth_runs):
-    frames, forecasts = smooth_runs[0].frames, stream(fitted["ar"], smooth_runs[0].frames)
+    series, forecasts = smooth_runs[0].series, stream(fitted["ar"], smooth_runs[0].series)
     for index, horizon in enumerate(HORIZONS):
-        error = (frames[horizon:] - forecasts[:-horizon, index]).square().mean()
-        assert 1 - error / frames.var() == pytest.approx(0.49**horizon, abs=0.08)
+        error = (series[horizon:] - forecasts[:-horizon, index]).square().mean()
+        assert 1 - error / series.var() == pytest.approx(0.49**horizon, abs=0.08)
 
 
 @pytest.mark.parametrize("name", ["mean", "persistence", "damped", "ar"])
 def test_forecasts_are_the_same_bits_however_the_run_is_cut(fitted, smooth_runs, name):
-    frames = smooth_runs[2].frames
-    whole = stream(fitted[name], frames)
+    series = smooth_runs[2].series
+    whole = stream(fitted[name], series)
     for cuts in ((1,), (64, 128, 192), (3, 4, 5, 200), tuple(range(1, 300))):
-        assert torch.equal(stream(fitted[name], frames, cuts), whole)
+        assert torch.equal(stream(fitted[name], series, cuts), whole)
 
 
 @pytest.mark.parametrize("name", ["mean", "persistence", "damped", "ar"])
 def test_changing_later_frames_changes_no_earlier_forecast(fitted, smooth_runs, name):
-    frames = smooth_runs[1].frames
-    whole = stream(fitted[name], frames)
+    series = smooth_runs[1].series
+    whole = stream(fitted[name], series)
     for last in (0, 1, 63, 64, 150, 298):
-        altered = frames.clone()
+        altered = series.clone()
         altered[last + 1 :] = 3 - 2 * altered[last + 1 :]
         assert torch.equal(stream(fitted[name], altered)[: last + 1], whole[: last + 1])

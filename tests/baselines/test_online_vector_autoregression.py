@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 import torch
-from film_runs import ar1_noise, as_run, error, r2, stream
+from stimulus_runs import ar1_noise, as_run, error, r2, stream
 
 from titan_neuro.baselines import (
-    Groundwork,
     OnlineVectorAutoregressionBaseline,
+    SharedFits,
     VectorAutoregressionBaseline,
-    groundwork,
     online_vector_autoregression,
+    shared_fits,
     vector_autoregression,
 )
 from titan_neuro.baselines.online_vector_autoregression import TIME_CONSTANTS
@@ -16,15 +16,15 @@ from titan_neuro.baselines.online_vector_autoregression import TIME_CONSTANTS
 HORIZONS = (1, 3)
 
 
-def own_dynamics(rng, subject, n_frames=700):
+def own_dynamics(rng, subject, n_time_points=700):
     """A VAR(1) of twelve features, each driven by one other: in every subject by another one."""
     order = rng.permutation(12)
     weights = 0.5 * np.eye(12)
     weights[order, np.roll(order, 1)] = 0.45
-    frames = rng.normal(size=(n_frames, 12))
-    for t in range(1, n_frames):
-        frames[t] += weights @ frames[t - 1]
-    return as_run(frames / frames.std(), f"sub-{subject:02}_task-rest")
+    series = rng.normal(size=(n_time_points, 12))
+    for t in range(1, n_time_points):
+        series[t] += weights @ series[t - 1]
+    return as_run(series / series.std(), f"sub-{subject:02}_task-rest")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def people():
 
 
 def fit_both(runs, horizons=HORIZONS):
-    shared = Groundwork(horizons)
+    shared = SharedFits(horizons)
     online, var = OnlineVectorAutoregressionBaseline(horizons, shared), VectorAutoregressionBaseline(horizons, shared)
     online.fit(runs)
     var.fit(runs)
@@ -53,9 +53,9 @@ def test_it_finds_a_persons_own_dynamics_that_the_group_has_not(fitted, people):
     assert r2(online, people[6:], 3) > r2(var, people[6:], 3) + 0.02
 
 
-def look_back(model, frames):
-    """Predictors frame by frame: scaled components, and their running averages."""
-    scores = (frames.numpy() - model.space.mean.numpy()) @ model.space.components.numpy()
+def look_back(model, series):
+    """Predictors time point by time point: scaled components, and their running averages."""
+    scores = (series.numpy() - model.space.mean.numpy()) @ model.space.components.numpy()
     scores = scores.astype(np.float64) / model.space.variance.numpy() ** 0.25
     averages, rows = [np.zeros(scores.shape[1]) for _ in TIME_CONSTANTS], []
     for score in scores:
@@ -68,17 +68,17 @@ def look_back(model, frames):
 def test_weights_at_each_frame_are_those_of_a_ridge_regression_on_the_pairs_seen(
     people, monkeypatch, max_plain_features
 ):
-    monkeypatch.setattr(groundwork, "MAX_PLAIN_FEATURES", max_plain_features)
+    monkeypatch.setattr(shared_fits, "MAX_PLAIN_FEATURES", max_plain_features)
     model, var = fit_both(people[:6])
     model.weights = 0.01 * torch.randn(model.weights.shape, generator=torch.Generator().manual_seed(0))
-    frames = people[6].frames[:300]
-    predictors, group = look_back(model, frames), stream(var, frames).numpy()
-    forecasts = stream(model, frames, cuts=(45, 46, 200)).numpy()
+    series = people[6].series[:300]
+    predictors, group = look_back(model, series), stream(var, series).numpy()
+    forecasts = stream(model, series, cuts=(45, 46, 200)).numpy()
     unit = float((model.space.variance**0.5).mean())
     axes = np.eye(12) if max_plain_features == 512 else model.space.components.numpy()
     for index, horizon in enumerate(HORIZONS):
         base = model.weights[:, index].numpy().astype(np.float64)
-        beyond = (frames[horizon:].numpy() - group[:-horizon, index]) @ axes
+        beyond = (series[horizon:].numpy() - group[:-horizon, index]) @ axes
         penalty = unit * model.penalties[index]
         for t in (0, horizon, 31, 32, 40, 97, 150, 299):
             seen = slice(0, max(0, t - horizon + 1))
@@ -90,18 +90,18 @@ def test_weights_at_each_frame_are_those_of_a_ridge_regression_on_the_pairs_seen
 
 
 def test_a_state_can_be_gone_on_from_twice(fitted, people):
-    model, frames = fitted[0], people[7].frames
-    _, state = model.step(frames[:90], model.start())
-    first, _ = model.step(frames[90:200], state)
-    again, _ = model.step(frames[90:200], state)
+    model, series = fitted[0], people[7].series
+    _, state = model.step(series[:90], model.start())
+    first, _ = model.step(series[90:200], state)
+    again, _ = model.step(series[90:200], state)
     assert torch.equal(first, again)
 
 
 def test_what_it_keeps_does_not_grow_with_the_run(fitted, people):
     model = fitted[0]
     sizes = []
-    for n_frames in (128, 640):
-        _, state = model.step(people[7].frames[:n_frames], model.start())
+    for n_time_points in (128, 640):
+        _, state = model.step(people[7].series[:n_time_points], model.start())
         kept = [state.averages, state.pending, *vars(state.learned).values()]
         sizes.append(sum(part.numel() for part in kept if isinstance(part, torch.Tensor)))
     assert sizes[0] == sizes[1]
@@ -119,14 +119,14 @@ def test_where_nothing_pays_it_is_var(people, monkeypatch):
     monkeypatch.setattr(online_vector_autoregression, "choose_option", lambda changes: None)
     online, var = fit_both(people[:6])
     assert online.penalties == online.group_penalties == (None, None)
-    assert torch.equal(stream(online, people[6].frames), stream(var, people[6].frames))
+    assert torch.equal(stream(online, people[6].series), stream(var, people[6].series))
 
 
 @pytest.mark.parametrize("n_runs", [1, 2])
 def test_one_subject_is_enough(people, n_runs):
-    frames = people[0].frames[:480].numpy().reshape(n_runs, -1, 12)
-    later = [as_run(people[0].frames[480:].numpy(), "sub-00_run-9")]
-    online, var = fit_both([as_run(part, f"sub-00_run-{number}") for number, part in enumerate(frames)])
+    series = people[0].series[:480].numpy().reshape(n_runs, -1, 12)
+    later = [as_run(people[0].series[480:].numpy(), "sub-00_run-9")]
+    online, var = fit_both([as_run(part, f"sub-00_run-{number}") for number, part in enumerate(series)])
     if n_runs == 1:
         assert online.penalties == (None, None)
     assert error(online, later, 1) < 1.02 * error(var, later, 1)

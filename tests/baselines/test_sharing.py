@@ -1,26 +1,26 @@
 import numpy as np
 import pytest
 import torch
-from film_runs import as_run, film_runs
+from stimulus_runs import as_run, stimulus_runs
 
 from titan_neuro.baselines.sharing import choose_option, group_runs, held_out_change, isc_weights, shrunk_gain
-from titan_neuro.ops.films import average_films
+from titan_neuro.linear.stimulus_average import average_over_subjects
 
 
 def test_groups_are_subjects_or_the_runs_of_one_subject():
-    runs = film_runs(2, 3, 0.3, n_frames=20)
+    runs = stimulus_runs(2, 3, 0.3, n_time_points=20)
     assert [[run.key for run in group] for group in group_runs(runs)] == [
-        [f"sub-{subject:02}_task-film{film}" for film in range(3)] for subject in range(2)
+        [f"sub-{subject:02}_task-film{stimulus}" for stimulus in range(3)] for subject in range(2)
     ]
     assert [len(group) for group in group_runs(runs[:3])] == [1, 1, 1]
 
 
 def test_weights_are_the_leave_one_out_correlations_of_an_outside_oracle():
     isc = pytest.importorskip("brainiak.isc", reason="BrainIAK is not installed").isc
-    runs = film_runs(5, 1, 0.2, n_frames=200)
-    pairs = [(run, average_films([other for other in runs if other is not run])[0]) for run in runs]
-    frames = np.stack([run.frames[10:].double().numpy() for run in runs], axis=-1)
-    expected = isc(frames, pairwise=False).mean(axis=0)
+    runs = stimulus_runs(5, 1, 0.2, n_time_points=200)
+    pairs = [(run, average_over_subjects([other for other in runs if other is not run])[0]) for run in runs]
+    series = np.stack([run.series[10:].double().numpy() for run in runs], axis=-1)
+    expected = isc(series, pairwise=False).mean(axis=0)
     np.testing.assert_allclose(isc_weights(pairs, 20), expected.clip(0), atol=1e-5)
 
 
@@ -28,7 +28,7 @@ def test_without_anything_shared_all_weights_are_one():
     assert torch.equal(isc_weights([], 4), torch.ones(4))
     opposite = np.outer(np.sin(np.arange(50)), np.ones(4))
     runs = [as_run(sign * opposite, f"sub-{sign}_task-film") for sign in (-1, 1)]
-    pairs = [(run, average_films([other])[0]) for run, other in (runs, runs[::-1])]
+    pairs = [(run, average_over_subjects([other])[0]) for run, other in (runs, runs[::-1])]
     assert torch.equal(isc_weights(pairs, 4), torch.ones(4))
 
 

@@ -1,33 +1,33 @@
 import numpy as np
 import pytest
 import torch
-from film_runs import ar1_noise, as_run, error, r2, stream
 from scipy.linalg import solve_discrete_lyapunov
 from sklearn.linear_model import Ridge
+from stimulus_runs import ar1_noise, as_run, error, r2, stream
 
 from titan_neuro.baselines import (
     AutoregressionBaseline,
     VectorAutoregressionBaseline,
-    groundwork,
+    shared_fits,
     vector_autoregression,
 )
 from titan_neuro.errors import TrainingError
 
 HORIZONS = (1, 3)
-# Feature v + 1 follows feature v, a frame later.
+# Feature v + 1 follows feature v, a time point later.
 WEIGHTS = 0.5 * np.eye(12) + 0.45 * np.eye(12, k=-1)
 
 
 @pytest.fixture(scope="module")
 def process_runs():
-    """Four subjects of a VAR(1) process, a thousand frames each."""
+    """Four subjects of a VAR(1) process, a thousand time points each."""
     rng = np.random.default_rng(1)
     runs = []
     for subject in range(4):
-        frames = rng.normal(size=(1000, 12))
+        series = rng.normal(size=(1000, 12))
         for t in range(1, 1000):
-            frames[t] += WEIGHTS @ frames[t - 1]
-        runs.append(as_run(frames, f"sub-{subject:02}_task-rest"))
+            series[t] += WEIGHTS @ series[t - 1]
+        runs.append(as_run(series, f"sub-{subject:02}_task-rest"))
     return runs
 
 
@@ -51,24 +51,24 @@ def test_it_approaches_the_true_r2_where_features_drive_each_other(fitted, proce
 
 @pytest.mark.parametrize("max_plain_features", [512, 4], ids=["features", "components"])
 def test_weights_are_those_of_scikit_learn_on_the_residuals(process_runs, monkeypatch, max_plain_features):
-    monkeypatch.setattr(groundwork, "MAX_PLAIN_FEATURES", max_plain_features)
+    monkeypatch.setattr(shared_fits, "MAX_PLAIN_FEATURES", max_plain_features)
     runs = process_runs[:3]
     model = VectorAutoregressionBaseline(HORIZONS)
     model.fit(runs)
     alone = AutoregressionBaseline(HORIZONS)
     alone.fit(runs)
-    forecasts = stream(model, process_runs[3].frames) - stream(alone, process_runs[3].frames)
+    forecasts = stream(model, process_runs[3].series) - stream(alone, process_runs[3].series)
     for index, horizon in enumerate(HORIZONS):
         n_components, n_lags, penalty = model.chosen[index]
 
         def look_back(run, n_lags=n_lags, n_components=n_components):
-            scores = model.space.score(run.frames)[:, :n_components].numpy()
+            scores = model.space.score(run.series)[:, :n_components].numpy()
             return np.concatenate([np.pad(scores, ((lag, 0), (0, 0)))[: len(scores)] for lag in range(n_lags)], axis=1)
 
         predictors, targets = [], []
         for run in runs:
             rows = np.arange(max(4, 10 - horizon), 1000 - horizon)
-            residual = run.frames[horizon:] - stream(alone, run.frames)[:-horizon, index]
+            residual = run.series[horizon:] - stream(alone, run.series)[:-horizon, index]
             predictors.append(look_back(run)[rows])
             targets.append(residual[rows].numpy())
         predictors, targets = np.concatenate(predictors), np.concatenate(targets)
@@ -93,13 +93,13 @@ def test_where_no_choice_helps_it_is_the_autoregression(process_runs, monkeypatc
     model.fit(process_runs[:3])
     alone.fit(process_runs[:3])
     assert model.chosen == (None, None)
-    assert torch.equal(stream(model, process_runs[3].frames), stream(alone, process_runs[3].frames))
+    assert torch.equal(stream(model, process_runs[3].series), stream(alone, process_runs[3].series))
 
 
 @pytest.mark.parametrize("n_runs", [1, 2])
 def test_one_subject_is_enough(process_runs, n_runs):
-    frames = process_runs[0].frames.numpy().reshape(n_runs, -1, 12)
-    runs = [as_run(part, f"sub-00_run-{number}") for number, part in enumerate(frames)]
+    series = process_runs[0].series.numpy().reshape(n_runs, -1, 12)
+    runs = [as_run(part, f"sub-00_run-{number}") for number, part in enumerate(series)]
     model, alone = VectorAutoregressionBaseline(HORIZONS), AutoregressionBaseline(HORIZONS)
     model.fit(runs)
     alone.fit(runs)

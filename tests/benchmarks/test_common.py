@@ -33,11 +33,11 @@ def test_a_result_without_demands_is_not_judged() -> None:
 
 
 def test_results_are_written_with_their_origin_and_without_folders(tmp_path: Path) -> None:
-    facts = common.provenance(
+    metadata = common.provenance(
         ["--full", "--output", str(tmp_path / "x.json"), f"--output={tmp_path}/y.json"], ["no-such"]
     )
     results = [common.Result(row="exact", case="T 512", found=31.4159, reach=30, aim=60, details={"n": 1})]
-    common.write_results(tmp_path / "found.json", "Speed", results, facts)
+    common.write_results(tmp_path / "found.json", "Speed", results, metadata)
     text, content = (tmp_path / "found.md").read_text(), json.loads((tmp_path / "found.json").read_text())
     assert str(tmp_path) not in text + json.dumps(content)
     assert content["command"].endswith("--full --output x.json --output=y.json")

@@ -27,7 +27,7 @@ def test_all_rows_are_measured_and_written(tmp_path: Path, monkeypatch: pytest.M
     assert forecaster_speed.main(["--quick", "--output", str(target)]) == 0
     content = json.loads(target.read_text())
     assert {result["row"] for result in content["results"]} == {
-        "train", "infer", "frame", "train memory", "memory", "time",
+        "train", "infer", "time_point", "train memory", "memory", "time",
     }  # fmt: skip
     for result in content["results"]:
         assert result["found"] > 0
@@ -44,7 +44,7 @@ def test_the_peer_is_stopped_where_it_would_take_too_much() -> None:
     assert forecaster_speed._too_much(found, 1000, **limits) == "not run: would take more than 10 s"
     assert "more than 2 GB" in forecaster_speed._too_much(found, 200, 10**9, limit_bytes=1e9, limit_s=5.0)
     found["1000"] = {"why": "not run"}
-    assert "fewer frames already" in forecaster_speed._too_much(found, 10_000, **limits)
+    assert "fewer time points already" in forecaster_speed._too_much(found, 10_000, **limits)
     lines = list(
         forecaster_speed._lines_of("window", "small", 100, 1000, found | {"100": {"seconds": 1, "bytes": 1}}, {})
     )
@@ -55,20 +55,20 @@ def test_sides_have_as_many_parameters_and_forecast_the_same_shape() -> None:
     mine, theirs = forecaster_sides.ours("tiny"), forecaster_sides.peer("tiny")
     counts = [forecaster_sides.n_parameters(model) for model in (mine, theirs)]
     assert counts[1] == pytest.approx(counts[0], rel=0.01)
-    frames = torch.randn(2, 9, mine.n_features)
-    assert mine(frames)[0].shape == theirs(frames)[0].shape
+    series = torch.randn(2, 9, mine.n_features)
+    assert mine(series)[0].shape == theirs(series)[0].shape
 
 
 def test_the_peer_sees_every_earlier_frame_and_no_later_one() -> None:
     torch.manual_seed(0)
-    model, frames = forecaster_sides.peer("tiny"), torch.randn(1, 80, forecaster_sides.peer("tiny").n_features)
+    model, series = forecaster_sides.peer("tiny"), torch.randn(1, 80, forecaster_sides.peer("tiny").n_features)
     with torch.no_grad():
-        before = model(frames)[0]
-        # Its linear skip sees 8 frames.
-        changed = frames.clone()
+        before = model(series)[0]
+        # Its linear skip sees 8 time points.
+        changed = series.clone()
         changed[:, 70] += 1
         assert torch.equal(model(changed)[0][:, :64], before[:, :64])
-        changed = frames.clone()
+        changed = series.clone()
         changed[:, 0] += 1
         assert (model(changed)[0] - before).abs().amax((0, 2, 3)).min() > 0
 
@@ -77,7 +77,7 @@ def test_nothing_is_timed_when_the_sides_do_not_match(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one = forecaster_sides.peer("tiny")
-    monkeypatch.setattr(one, "forecast_last", lambda frames: torch.zeros(1, 2, one.n_features))
+    monkeypatch.setattr(one, "forecast_last", lambda series: torch.zeros(1, 2, one.n_features))
     monkeypatch.setattr(forecaster_sides, "peer", lambda size: one)
     assert forecaster_speed.main(["--quick", "--output", str(tmp_path / "found.json")]) != 0
     assert "Nothing is timed" in capsys.readouterr().err

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import scale
 
-from titan_neuro.config.study import cpu_small
 from titan_neuro.data.splits import SplitConfig
+from titan_neuro.study.config import cpu_small
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +42,13 @@ def test_windows_are_counted_as_they_are_trained_on():
 def test_an_epoch_has_at_least_its_steps():
     runs = [
         SimpleNamespace(
-            key=f"{number}", subject=f"{number}", stimulus="x", n_frames=64, scored=np.ones(64, bool), n_features=1
+            key=f"{number}", subject=f"{number}", stimulus="x", n_time_points=64, scored=np.ones(64, bool), n_features=1
         )
         for number in range(6)
     ]
     training = cpu_small().training
     work = scale.count_work(runs, SplitConfig(), training, n_folds=1)
-    assert work.train[0] >= training.steps_per_epoch * training.window_frames
+    assert work.train[0] >= training.steps_per_epoch * training.window_time_points
 
 
 def test_hours_follow_from_volumes_a_second(contents):

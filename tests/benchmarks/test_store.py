@@ -10,7 +10,7 @@ import store
 import store_sides
 import torch
 
-TINY = store.Sizes(voxel_mm=8, n_frames=45, n_windows=3, n_plain=2, n_passes=2)
+TINY = store.Sizes(voxel_mm=8, n_time_points=45, n_windows=3, n_plain=2, n_passes=2)
 
 
 @pytest.fixture(autouse=True)
@@ -58,24 +58,24 @@ def test_all_rows_are_measured_and_written(tmp_path, monkeypatch):
     assert sorted(tmp_path.iterdir()) == [target, target.with_suffix(".md")]
 
 
-@pytest.mark.parametrize("name", ["store", "memmap", "a file a frame", "indexed .nii.gz", "plain .nii.gz"])
+@pytest.mark.parametrize("name", ["store", "memmap", "a file a time point", "indexed .nii.gz", "plain .nii.gz"])
 def test_all_sides_give_the_same(sides, run, name):
-    space, frames = run
+    space, series = run
     window, grid = sides[name].window(17, 37), sides[name].grid(17, 37)
     assert (window.dtype, grid.dtype) == (torch.float32, torch.float32)
     tolerance = store_sides.STEP / 2 if ".nii.gz" in name else 0
-    np.testing.assert_allclose(window.numpy()[:, sides[name].order], frames[17:37], rtol=0, atol=tolerance)
-    np.testing.assert_allclose(grid.numpy(), space.scatter(frames[17:37]), rtol=0, atol=tolerance)
+    np.testing.assert_allclose(window.numpy()[:, sides[name].order], series[17:37], rtol=0, atol=tolerance)
+    np.testing.assert_allclose(grid.numpy(), space.scatter(series[17:37]), rtol=0, atol=tolerance)
 
 
 def test_nifti_is_one_that_others_read(sides, run, tmp_path):
     import nibabel as nib
 
-    space, frames = run
+    space, series = run
     image = nib.load(tmp_path / "run.nii.gz")
     assert np.array_equal(image.affine, space.affine)
     values = np.asarray(image.dataobj)[space.mask].T
-    np.testing.assert_allclose(values, frames, rtol=0, atol=store_sides.STEP / 2)
+    np.testing.assert_allclose(values, series, rtol=0, atol=store_sides.STEP / 2)
 
 
 def test_nothing_is_timed_when_the_frames_differ(tmp_path, monkeypatch, capsys):
@@ -94,7 +94,7 @@ def test_what_was_not_read_from_the_disk_is_not_called_cold():
 
 
 def test_ratios_are_of_the_windows_that_both_read():
-    series = dict.fromkeys(("memmap", "a file a frame", "indexed .nii.gz"), [1.0] * 3)
+    series = dict.fromkeys(("memmap", "a file a time point", "indexed .nii.gz"), [1.0] * 3)
     series |= {"store": [2.0, 2.0, 100.0, 100.0], "plain .nii.gz": [6.0, 6.0]}
     found = {result.case: result.found for result in store.compare("window, warm", series, 20)}
     assert found["plain .nii.gz over store"] == 3.0

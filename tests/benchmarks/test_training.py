@@ -73,7 +73,9 @@ def test_memory_is_judged_by_the_shortest_runs(tmp_path, monkeypatch):
     # Windows of 32: the longest runs have more than ten, and are read once; the others until there are as many.
     assert [call["training"]["steps_per_epoch"] for call in asked] == [10, 10, 1]
     assert all(call["environment"] == common.UNPOOLED_HEAP for call in asked)
-    lengths = [training_runs.read_data(tmp_path / "tiny" / n).fitted_on[0].n_frames for n in ("100", "200", "2000")]
+    lengths = [
+        training_runs.read_data(tmp_path / "tiny" / n).fitted_on[0].n_time_points for n in ("100", "200", "2000")
+    ]
     assert lengths == [100, 200, 2_000]
 
 
@@ -87,7 +89,7 @@ def test_it_is_the_packages_own_training(stores, monkeypatch):
 
     monkeypatch.setattr(torch.optim.AdamW, "step", count)
     found = training_runs.train(stores, "tiny", "own", {"n_streams": 3, "steps_per_epoch": 1})
-    # 130 frames from an offset below 32 on, in windows of 32, read once.
+    # 130 time points from an offset below 32 on, in windows of 32, read once.
     assert found["steps"] == len(learned)
     assert found["steps"] in {4, 5}
     assert 0 < found["waited_s"] < found["seconds"]
@@ -100,8 +102,8 @@ def test_it_is_the_packages_own_training(stores, monkeypatch):
 def test_a_film_is_given_and_whoever_is_trained_on_is_left_out_of_it(stores):
     data = training_runs.read_data(stores)
     recall = training_runs.given_recall(data, "tiny")
-    assert recall.film.n_moments == training_runs.SHAPES["tiny"].film_moments
-    assert recall.film.keys_without.shape == (4, *recall.film.keys.shape)
+    assert recall.stimulus.n_positions == training_runs.SHAPES["tiny"].stimulus_positions
+    assert recall.stimulus.keys_without.shape == (4, *recall.stimulus.keys.shape)
     keys = [run.key for run in data.fitted_on]
     assert recall.left_out([*keys, "who"])[:, 0].tolist() == [0, 1, 2, 3, -1]
 
@@ -122,14 +124,14 @@ def test_waiting_is_noted_and_windows_are_the_same(stores, ahead):
             return super().__getitem__(index)
 
     runs = training_runs.read_data(stores).fitted_on
-    windows = Slow(runs, window_frames=32, n_streams=2, horizons=(1, 2), seed=3)
+    windows = Slow(runs, window_time_points=32, n_streams=2, horizons=(1, 2), seed=3)
     passes = []
     found = list(training_runs.watched_loader(passes, ahead=ahead)(windows))
     [noted] = passes
     assert noted.steps == len(windows) == len(found)
     # Nobody learns here: all reading is waited for.
     assert noted.waited_s >= 0.02 * len(windows)
-    assert all(torch.equal(one.frames, other.frames) for one, other in zip(found, StreamLoader(windows), strict=True))
+    assert all(torch.equal(one.series, other.series) for one, other in zip(found, StreamLoader(windows), strict=True))
 
 
 def test_two_processes_are_told_of_each_other_and_the_first_answers(monkeypatch):
@@ -166,9 +168,9 @@ def test_a_gpu_is_busy_as_its_driver_says(tmp_path, monkeypatch):
             assert time.time() < began + 30
             time.sleep(0.01)
     assert [share for _, share in samples] == [0, 0.5, 1]
-    assert training_runs.busy_share(samples, began, time.time()) == 0.5
+    assert training_runs.busy_fraction(samples, began, time.time()) == 0.5
     with pytest.raises(common.BenchmarkError, match="told nothing"):
-        training_runs.busy_share(samples, began - 2, began - 1)
+        training_runs.busy_fraction(samples, began - 2, began - 1)
 
 
 def test_what_a_further_run_costs_is_told_from_what_all_cost(tmp_path, monkeypatch):
@@ -187,8 +189,8 @@ def test_what_a_further_run_costs_is_told_from_what_all_cost(tmp_path, monkeypat
 
 def test_preparing_is_told_by_the_volume_and_by_the_run(tmp_path, monkeypatch):
     def answer(function, folder, share):
-        n_frames = round(600 * share)
-        return {"seconds": 7 + 0.25 * n_frames, "n_frames": n_frames, "n_voxels": 1000}
+        n_time_points = round(600 * share)
+        return {"seconds": 7 + 0.25 * n_time_points, "n_time_points": n_time_points, "n_voxels": 1000}
 
     pretend(monkeypatch, answer)
     [result] = training.preparing(training.Sizes(prepared=(0.1, 0.5)), tmp_path)

@@ -13,7 +13,7 @@ from nilearn.signal import clean
 from titan_neuro import errors
 from titan_neuro.cli import main
 
-SHAPE, N_FRAMES, STEM = (6, 7, 8), 80, "sub-01_task-movie_run-01"
+SHAPE, N_TIME_POINTS, STEM = (6, 7, 8), 80, "sub-01_task-movie_run-01"
 
 
 class Dataset:
@@ -25,12 +25,12 @@ class Dataset:
         self.func.mkdir(parents=True)
         self.masks.mkdir(parents=True)
         (root / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.8.0"}')
-        self.data = np.random.default_rng(0).normal(1000, 10, (*SHAPE, N_FRAMES))
+        self.data = np.random.default_rng(0).normal(1000, 10, (*SHAPE, N_TIME_POINTS))
         self.image(self.data)
         self.sidecar({"RepetitionTime": 1.0, "TaskName": "movie"})
         self.events("onset\tduration\ttrial_type\n10\t60\tmovie\n")
         self.mask(np.ones(SHAPE))
-        self.confounds(N_FRAMES)
+        self.confounds(N_TIME_POINTS)
 
     @property
     def bold(self):
@@ -70,7 +70,7 @@ class Dataset:
         self.image(self.data)
 
     def band_pass(self):
-        series = clean(self.data.reshape(-1, N_FRAMES).T, low_pass=0.1, high_pass=0.01, t_r=1.0, standardize=None)
+        series = clean(self.data.reshape(-1, N_TIME_POINTS).T, low_pass=0.1, high_pass=0.01, t_r=1.0, standardize=None)
         self.image(1000 + series.T.reshape(self.data.shape))
 
     def denoised(self):
@@ -84,7 +84,7 @@ class Dataset:
 
 GRID = np.diag([2.0, 2.0, 2.0, 1.0])
 CASES = {
-    "truncated": (lambda d: d.truncate(), errors.ImageError, "_bold.nii.gz: can't be read at frames"),
+    "truncated": (lambda d: d.truncate(), errors.ImageError, "_bold.nii.gz: can't be read at time points"),
     # So small a file is found corrupt when its header is read.
     "corrupt": (lambda d: d.corrupt(), errors.ImageError, "_bold.nii.gz: not a readable NIfTI image"),
     "no image": (lambda d: d.bold.write_text("x"), errors.ImageError, "not a readable NIfTI image"),
@@ -92,8 +92,8 @@ CASES = {
     "5D": (lambda d: d.image(d.data[..., None]), errors.ImageError, "found 5D of shape (6, 7, 8, 80, 1)"),
     "no volume": (lambda d: d.image(d.data[..., :0]), errors.ImageError, "expected at least 2 volumes, found 0"),
     "one volume": (lambda d: d.image(d.data[..., :1]), errors.ImageError, "expected at least 2 volumes, found 1"),
-    "NaN": (lambda d: d.with_value(np.nan), errors.ImageError, "found nan in frame 17"),
-    "Inf": (lambda d: d.with_value(-np.inf), errors.ImageError, "found -inf in frame 17"),
+    "NaN": (lambda d: d.with_value(np.nan), errors.ImageError, "found nan in time point 17"),
+    "Inf": (lambda d: d.with_value(-np.inf), errors.ImageError, "found -inf in time point 17"),
     "all constant": (lambda d: d.with_value(5, np.s_[:]), errors.ImageError, "found every one of 336 voxels"),
     "no TR": (
         lambda d: (d.sidecar({}), d.image(d.data, repetition_time=0)),
@@ -112,7 +112,11 @@ CASES = {
         errors.MetadataError,
         "line 2: the event 'movie' ends at 110 s, but the run is over at 80 s",
     ),
-    "confounds": (lambda d: d.confounds(79), errors.MetadataError, "expected 80, one for each frame of the run, found"),
+    "confounds": (
+        lambda d: d.confounds(79),
+        errors.MetadataError,
+        "expected 80, one for each time point of the run, found",
+    ),
     "mask shape": (lambda d: d.mask(np.ones((3, 4, 5))), errors.ImageError, "expected the grid of"),
     "mask affine": (lambda d: d.mask(np.ones(SHAPE), GRID), errors.ImageError, "expected the grid of"),
     "empty mask": (lambda d: d.mask(np.zeros(SHAPE)), errors.ImageError, "the brain mask is empty"),
@@ -158,8 +162,8 @@ def test_some_constant_voxels_are_counted_and_zero(dataset, tmp_path, capsys):
     assert prepare(dataset, tmp_path / "out") == 0
     assert "3 voxels or parcels never change" in capsys.readouterr().err
     [store] = open_runs(tmp_path / "out")
-    assert not store.frames(0, N_FRAMES)[:, :3].any()
-    assert store.frames(1, N_FRAMES)[:, 3:].any(axis=0).all()
+    assert not store.series(0, N_TIME_POINTS)[:, :3].any()
+    assert store.series(1, N_TIME_POINTS)[:, 3:].any(axis=0).all()
 
 
 @pytest.mark.parametrize(

@@ -28,13 +28,13 @@ def test_help_names_every_verb_and_loads_nothing_heavy(titan_neuro):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for verb in VERBS:
-        assert re.search(rf"^\s+{verb}\s", done.stdout, re.MULTILINE)
+    for subcommand in VERBS:
+        assert re.search(rf"^\s+{subcommand}\s", done.stdout, re.MULTILINE)
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help(titan_neuro, verb):
-    assert "usage: titan-neuro" in titan_neuro(verb, "--help").stdout
+@pytest.mark.parametrize("subcommand", VERBS)
+def test_every_verb_has_help(titan_neuro, subcommand):
+    assert "usage: titan-neuro" in titan_neuro(subcommand, "--help").stdout
 
 
 def test_the_bids_app_flags_are_there(titan_neuro):
@@ -90,7 +90,7 @@ def test_no_runs_match(titan_neuro, study, tmp_path):
 
 def test_a_file_that_was_not_fetched(titan_neuro, study, tmp_path):
     clone = tmp_path / "clone"
-    titan_neuro("fetch", study / "twin", clone, "--participant-label", "sid000005", "--run-id", "1")
+    titan_neuro("fetch", study / "synthetic", clone, "--participant-label", "sid000005", "--run-id", "1")
     message = failure(titan_neuro, errors.NotFetchedError, "prepare", clone, tmp_path / "out", "--no-datalad-get")
     assert "its content is not on this machine" in message
     # What the message advises is what helps.
@@ -101,7 +101,7 @@ def test_a_file_that_was_not_fetched(titan_neuro, study, tmp_path):
 
 def test_prepare_fetches_what_is_missing_and_a_prepared_run_needs_no_content(titan_neuro, study, tmp_path):
     clone, output = tmp_path / "clone", tmp_path / "out"
-    titan_neuro("fetch", study / "twin", clone, "--participant-label", "sid000005", "--run-id", "1")
+    titan_neuro("fetch", study / "synthetic", clone, "--participant-label", "sid000005", "--run-id", "1")
     chosen = ("--participant-label", "sid000005", "sid000007")
     assert "3 files" in titan_neuro("prepare", clone, output, *chosen).stderr
     images = sorted(clone.glob("sub-*/func/*_bold.nii.gz"))
@@ -113,11 +113,11 @@ def test_prepare_fetches_what_is_missing_and_a_prepared_run_needs_no_content(tit
 
 
 def test_what_is_nowhere_else_is_not_dropped(titan_neuro, study, tmp_path):
-    twin = tmp_path / "twin"
-    shutil.copytree(study / "twin", twin, symlinks=True)
-    message = failure(titan_neuro, errors.FetchError, "fetch", twin, "--drop", "--run-id", "1")
+    synthetic = tmp_path / "synthetic"
+    shutil.copytree(study / "synthetic", synthetic, symlinks=True)
+    message = failure(titan_neuro, errors.FetchError, "fetch", synthetic, "--drop", "--run-id", "1")
     assert "files are kept" in message
-    assert all(image.exists() for image in twin.glob("sub-*/func/*_bold.nii.gz"))
+    assert all(image.exists() for image in synthetic.glob("sub-*/func/*_bold.nii.gz"))
     assert "no clone" in failure(titan_neuro, errors.InputNotFoundError, "fetch", tmp_path, "--drop")
 
 
@@ -150,14 +150,16 @@ def test_usage_errors(titan_neuro, study, output):
     assert "expected auto, cpu" in failure(titan_neuro, errors.UsageError, "train", output, "--device", "tpu")
     assert "has the folds 1, 2, 3" in failure(titan_neuro, errors.UsageError, "train", output, "--fold", "7")
     assert "has the seeds 0" in failure(titan_neuro, errors.UsageError, "train", output, "--seed", "1")
-    assert "forecasts (1, 2) frames" in failure(titan_neuro, errors.UsageError, "predict", output, "--horizon", "5")
+    assert "forecasts (1, 2) time points" in failure(
+        titan_neuro, errors.UsageError, "predict", output, "--horizon", "5"
+    )
 
 
 def test_later_verbs_ask_for_the_earlier_ones(titan_neuro, study, tmp_path):
     assert "titan-neuro prepare" in failure(titan_neuro, errors.InputNotFoundError, "train", tmp_path / "out")
     titan_neuro("prepare", study / "bids", tmp_path / "out")
-    for verb in (["evaluate"], ["probe", "context-length"], ["predict"]):
-        message = failure(titan_neuro, errors.InputNotFoundError, *verb, tmp_path / "out")
+    for subcommand in (["evaluate"], ["probe", "context-length"], ["predict"]):
+        message = failure(titan_neuro, errors.InputNotFoundError, *subcommand, tmp_path / "out")
         assert "titan-neuro train" in message
     assert "titan-neuro evaluate" in failure(titan_neuro, errors.InputNotFoundError, "report", tmp_path / "out")
 
@@ -171,8 +173,8 @@ def test_a_model_of_other_settings_is_not_scored(titan_neuro, output):
 
 def test_how_runs_were_prepared_is_taken_from_them(titan_neuro, study, output, tmp_path):
     resolved = (output / "config.resolved.yaml").read_text()
-    for verb in ("train", "evaluate", "predict"):
-        message = failure(titan_neuro, errors.MismatchError, verb, output, "--set", "prepare.warmup_s=7")
+    for subcommand in ("train", "evaluate", "predict"):
+        message = failure(titan_neuro, errors.MismatchError, subcommand, output, "--set", "prepare.warmup_s=7")
         assert "prepare.warmup_s 7.0, the runs there were prepared with" in message
     message = failure(
         titan_neuro, errors.MismatchError, "run", study / "bids", output, "group", "--confounds", "motion24"
@@ -200,9 +202,9 @@ def test_what_used_the_whole_run_says_so_wherever_it_is_read(titan_neuro, study,
     output, debug = tmp_path / "out", study / "debug.yaml"
     settings = ("--config-file", debug, "--set", "prepare.estimation=whole-run")
     titan_neuro("prepare", study / "bids", output, *settings)
-    for verb in ("train", "evaluate", "report"):
-        done = titan_neuro(verb, output, *((*settings, *DEBUG_SETTINGS) if verb != "report" else ()))
-        if verb == "evaluate":
+    for subcommand in ("train", "evaluate", "report"):
+        done = titan_neuro(subcommand, output, *((*settings, *DEBUG_SETTINGS) if subcommand != "report" else ()))
+        if subcommand == "evaluate":
             assert "Preparation used the whole run (z-score)" in done.stdout
     for path in [*output.glob("group/*_scores.json"), *output.glob("group/*_statmap.json")]:
         assert json.loads(path.read_text())["Caveats"][0].startswith("Preparation used the whole run"), path
@@ -210,7 +212,7 @@ def test_what_used_the_whole_run_says_so_wherever_it_is_read(titan_neuro, study,
     # Runs that were prepared otherwise do not join them.
     titan_neuro("prepare", study / "bids", output, "--config-file", debug, "--participant-label", "sid000005")
     message = failure(titan_neuro, errors.MismatchError, "evaluate", output, "--config-file", debug)
-    assert "The prepared runs differ in normaliser" in message
+    assert "The prepared runs differ in normalizer" in message
 
 
 def test_debug_shows_the_traceback(titan_neuro, tmp_path):
@@ -237,7 +239,7 @@ def test_side_by_side_it_is_the_same(titan_neuro, study, tmp_path):
     assert "6 runs prepared, 6 of them now." in done.stderr
     together, alone = (open_runs(folder) for folder in (tmp_path / "out", study / "output"))
     assert [store.key for store in together] == [store.key for store in alone]
-    assert [store.sha256["frames"] for store in together] == [store.sha256["frames"] for store in alone]
+    assert [store.sha256["series"] for store in together] == [store.sha256["series"] for store in alone]
 
 
 def test_what_is_done_is_not_done_again(titan_neuro, study, output):
@@ -273,8 +275,11 @@ def test_a_seed_and_a_fold_can_be_trained_alone_and_a_study_needs_all(titan_neur
     assert max(sizes) < 1.05 * min(sizes)
     message = failure(titan_neuro, errors.InputNotFoundError, "evaluate", output, *settings)
     assert "models/seed-5/fold-1/titan-mac: no trained model" in message
-    # Without the rivals and the other seed the study is whole.
-    assert "was trained before" in titan_neuro("train", output, "--random-seed", "0", "--set", "rivals=false").stderr
+    # Without the comparison models and the other seed the study is whole.
+    assert (
+        "was trained before"
+        in titan_neuro("train", output, "--random-seed", "0", "--set", "comparison_models=false").stderr
+    )
 
 
 def test_an_interrupted_training_goes_on_and_ends_the_same(titan_neuro, output, tmp_path):

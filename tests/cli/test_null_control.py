@@ -10,30 +10,30 @@ from scipy.signal import lfilter
 from titan_neuro import errors
 from titan_neuro.cli import main
 
-N_FRAMES, N_PARCELS = 260, 12
+N_TIME_POINTS, N_PARCELS = 260, 12
 # As small as a model can be.
 SMALL = (
     *("--set", "model.backbone.dim=16", "--set", "model.backbone.n_layers=1", "--set", "model.backbone.n_heads=2"),
     *("--set", "model.horizons=[1,3]", "--set", "model.decoder.rank=4"),
     *("--set", "training.max_epochs=2", "--set", "training.steps_per_epoch=4"),
-    *("--set", "evaluation.n_resamples=1000", "--set", "evaluation.rollout_every_frames=0", "--random-seed", "0"),
+    *("--set", "evaluation.n_resamples=1000", "--set", "evaluation.rollout_every_time_points=0", "--random-seed", "0"),
 )
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """Parcels of four subjects and three runs, autocorrelated and with a film in common, prepared."""
+    """Parcels of four subjects and three runs, autocorrelated and with a stimulus in common, prepared."""
     root = tmp_path_factory.mktemp("null")
     rng = np.random.default_rng(5)
     bids = root / "bids"
     bids.mkdir()
-    (bids / "dataset_description.json").write_text('{"Name": "film", "BIDSVersion": "1.8.0"}')
+    (bids / "dataset_description.json").write_text('{"Name": "stimulus", "BIDSVersion": "1.8.0"}')
     for run in (1, 2, 3):
-        film = rng.normal(size=(N_FRAMES, N_PARCELS))
+        stimulus = rng.normal(size=(N_TIME_POINTS, N_PARCELS))
         for subject in ("01", "02", "03", "04"):
             func = bids / f"sub-{subject}/func"
             func.mkdir(parents=True, exist_ok=True)
-            own = lfilter([1], [1, -0.7], film + rng.normal(size=film.shape), axis=0)
+            own = lfilter([1], [1, -0.7], stimulus + rng.normal(size=stimulus.shape), axis=0)
             stem = f"sub-{subject}_task-movie_run-{run}"
             table = pd.DataFrame(own + 50, columns=[f"P{parcel}" for parcel in range(N_PARCELS)])
             table.to_csv(func / f"{stem}_atlas-x_timeseries.tsv", sep="\t", index=False)
@@ -73,15 +73,15 @@ def test_on_white_noise_nobody_forecasts_anything(prepared, protocol, capsys):
 
 def test_with_shuffled_phases_nobody_beats_autoregression(prepared, capsys):
     assert control(prepared, "phase", "subject") == 0
-    table = table_of(prepared, "phase").set_index(["model", "horizon_frames"])
+    table = table_of(prepared, "phase").set_index(["model", "lead_time_points"])
     assert table.loc[("ar", 1), "r2"] > 0.3
     assert (table["skill_ar"] <= 0.02).all()
     assert "Null control phase passed" in capsys.readouterr().out
 
 
 def test_a_shifted_target_is_found_out(prepared, monkeypatch, capsys):
-    monkeypatch.setattr("titan_neuro.metrics.streaming._targets", lambda observed, frames: observed[frames - 1])
-    code = control(prepared, "white", "strict", "--set", "evaluation.block_frames=63")
+    monkeypatch.setattr("titan_neuro.metrics.streaming._targets", lambda observed, series: observed[series - 1])
+    code = control(prepared, "white", "strict", "--set", "evaluation.block_time_points=63")
     assert code == errors.LeakageError.exit_code
     assert "expected r2 <= 0.02 of every row on noise, found persistence 1.000 at h = 1" in capsys.readouterr().err
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from titan_neuro.cli.probe import PROBES
-from titan_neuro.probing.findings import SCORES
+from titan_neuro.probing.tools.results import SCORES
 
 
 @pytest.mark.parametrize("name", PROBES)

@@ -43,7 +43,7 @@ def test_raw_volumes_of_one_subject(titan_neuro, haxby, tmp_path):
     assert (table["protocol"] == "run").all()
     assert table["skill_ar_low"].isna().all()  # one subject gives no interval
     assert "no interval over subjects" in done.stdout
-    ar = table[(table.model == "ar") & (table.horizon_frames == 1)]
+    ar = table[(table.model == "ar") & (table.lead_time_points == 1)]
     assert 0.1 < ar["r2"].item() < 0.6
     page = (tmp_path / "out/report.html").read_text()
     assert "native" in page.lower()
@@ -66,15 +66,15 @@ def test_parcels_of_many_subjects(titan_neuro, sitcom, tmp_path, subjects):
         "model.backbone.n_layers=1",
         f"model.recall={recall}",
         "seeds=[0]",
-        "rivals=false",
+        "comparison_models=false",
     )
     settings = (*QUICK, *(part for size in sizes for part in ("--set", size)))
     done = titan_neuro("run", sitcom, tmp_path / "out", "group", *settings)
     [scores] = (tmp_path / "out/group").glob("*_desc-forecast_scores.tsv")
     table = pd.read_csv(scores, sep="\t")
     assert (table["n_subjects"] == 4).all()
-    assert sorted(table["horizon_frames"].unique()) == [1, 2, 3, 6, 10, 20]
-    ar = table[table.model == "ar"].set_index("horizon_frames")["r2"]
+    assert sorted(table["lead_time_points"].unique()) == [1, 2, 3, 6, 10, 20]
+    ar = table[table.model == "ar"].set_index("lead_time_points")["r2"]
     # What AR(8) was measured to reach on these recordings, with another scaling: 0.44, 0.26, 0.13, 0.02.
     assert ar[1] == pytest.approx(0.44, abs=0.06)
     assert ar[2] == pytest.approx(0.26, abs=0.06)

@@ -11,23 +11,27 @@ from titan_neuro.data.store import RunHeader, RunStore, write_run
 from titan_neuro.metrics import retest_ceiling
 
 SPACE = Space(kind="parcels", name="native", mask=None, affine=None, parcels=("a", "b", "c"))
-# The first two runs of ds003017: the last 10 s of the film of the first are shown again.
+# The first two runs of ds003017: the last 10 s of the stimulus of the first are shown again.
 FIRST = ((10.0, 577.0, "movie"),)
 SECOND = ((10.0, 10.0, "overlap_with_previous_run"), (20.0, 467.0, "movie"))
 
 
-def stored(folder, number, n_frames, events, *, subject="1", frames=None, repetition_time=1.0):
-    frames = np.random.default_rng([int(number), n_frames]).normal(size=(n_frames, 3)) if frames is None else frames
+def stored(folder, number, n_time_points, events, *, subject="1", series=None, repetition_time=1.0):
+    series = (
+        np.random.default_rng([int(number), n_time_points]).normal(size=(n_time_points, 3))
+        if series is None
+        else series
+    )
     header = RunHeader(
         key=f"sub-{subject}_task-movie_run-{number}",
         entities={"subject": subject, "task": "movie", "run": number},
         repetition_time=repetition_time,
         space=SPACE,
-        scored=np.ones(n_frames, dtype=bool),
+        scored=np.ones(n_time_points, dtype=bool),
         events=events,
     )
     path = folder / f"{header.key}_bold.zarr"
-    write_run(path, header, [frames.astype(np.float32)])
+    write_run(path, header, [series.astype(np.float32)])
     return RunStore(path).within(SPACE)
 
 
@@ -45,7 +49,7 @@ def test_what_is_shown_twice_agrees_and_what_lies_beside_it_does_not(tmp_path):
     rng = np.random.default_rng(0)
     first, second = rng.normal(size=(598, 3)), rng.normal(size=(498, 3))
     second[15:25] = first[582:592]
-    runs = [stored(tmp_path, "01", 598, FIRST, frames=first), stored(tmp_path, "02", 498, SECOND, frames=second)]
+    runs = [stored(tmp_path, "01", 598, FIRST, series=first), stored(tmp_path, "02", 498, SECOND, series=second)]
     np.testing.assert_allclose(retest_ceiling(find_repeats(runs)).values["1"], 1.0, atol=1e-3)
     # A run further off would not do.
     moved = [(one._replace(start=one.start - 1, stop=one.stop - 1), other) for one, other in find_repeats(runs)]
@@ -57,7 +61,7 @@ def test_frames_are_counted_by_the_repetition_time_and_end_with_the_run(tmp_path
         stored(tmp_path, "1", 48, ((0.0, 90.0, "movie"),), repetition_time=2.0),
         stored(tmp_path, "2", 60, ((4.0, 21.0, "overlap_with_previous_run"),), repetition_time=2.0),
     ]
-    # 69 to 90 s and 4 to 25 s, both 5 s later; 10 whole frames, of which the run ends after the 11th.
+    # 69 to 90 s and 4 to 25 s, both 5 s later; 10 whole time points, of which the run ends after the 11th.
     assert spans(find_repeats(runs)) == [("sub-1_task-movie_run-1", 37, 47, "sub-1_task-movie_run-2", 4, 14)]
 
 
@@ -71,7 +75,14 @@ def test_frames_are_counted_by_the_repetition_time_and_end_with_the_run(tmp_path
         (((0.0, math.nan, "movie"),), SECOND, "1"),
         (((0.0, 4.0, "movie"),), SECOND, "1"),
     ],
-    ids=["no overlap", "another subject", "no film before", "unknown length", "unknown end", "longer than the film"],
+    ids=[
+        "no overlap",
+        "another subject",
+        "no stimulus before",
+        "unknown length",
+        "unknown end",
+        "longer than the stimulus",
+    ],
 )
 def test_nothing_is_paired_that_the_events_do_not_say(tmp_path, first, second, subject):
     runs = [stored(tmp_path, "01", 598, first), stored(tmp_path, "02", 498, second, subject=subject)]

@@ -5,23 +5,24 @@ from in_memory import InMemoryRun
 
 from titan_neuro.baselines import AutoregressionBaseline, Persistence, TrainingMean
 from titan_neuro.evaluation import EvaluationConfig, score_fold
-from titan_neuro.layers.decoder import LowRankConfig
-from titan_neuro.layers.tokenizer import ParcelTokenizerConfig
-from titan_neuro.models import ForecasterConfig, LMMConfig, MACConfig, MAGConfig
+from titan_neuro.forecaster import ForecasterConfig
+from titan_neuro.forecaster.decoders import LowRankConfig
+from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig
+from titan_neuro.titans.models import LMMConfig, MACConfig, MAGConfig
 
 
 @pytest.fixture(scope="session")
 def make_run():
-    """Return a function that makes a run of AR(1) noise with a given `phi`; the first five frames are not scored."""
+    """Return a function that makes a run of AR(1) noise with a given `phi`; the first five time points are not scored."""
 
-    def make(subject, number, *, phi=0.7, n_frames=160, n_features=30):
+    def make(subject, number, *, phi=0.7, n_time_points=160, n_features=30):
         rng = np.random.default_rng([int(subject), number])
-        frames = rng.normal(size=(n_frames, n_features))
-        for t in range(1, n_frames):
-            frames[t] = phi * frames[t - 1] + np.sqrt(1 - phi**2) * frames[t]
+        series = rng.normal(size=(n_time_points, n_features))
+        for t in range(1, n_time_points):
+            series[t] = phi * series[t - 1] + np.sqrt(1 - phi**2) * series[t]
         stimulus = f"task-movie_run-{number:02}"
-        values = torch.tensor(frames, dtype=torch.float32)
-        return InMemoryRun(values, np.arange(n_frames) >= 5, f"sub-{subject}_{stimulus}", subject, stimulus)
+        values = torch.tensor(series, dtype=torch.float32)
+        return InMemoryRun(values, np.arange(n_time_points) >= 5, f"sub-{subject}_{stimulus}", subject, stimulus)
 
     return make
 
@@ -32,7 +33,7 @@ class Oracle:
     def __init__(self, runs, share, name="oracle", horizons=(1, 3)):
         self.name, self.horizons, self.share = name, horizons, share
         # A stream may begin anywhere: its first value says where it is.
-        self.runs = {run.frames[t, 0].item(): (run.frames, t) for run in runs for t in range(run.n_frames)}
+        self.runs = {run.series[t, 0].item(): (run.series, t) for run in runs for t in range(run.n_time_points)}
 
     def fit(self, runs):
         pass
@@ -40,13 +41,13 @@ class Oracle:
     def start(self):
         return None
 
-    def step(self, frames, state):
-        run, at = self.runs[frames[0, 0].item()] if state is None else state
+    def step(self, series, state):
+        run, at = self.runs[series[0, 0].item()] if state is None else state
         forecasts = []
-        for t in range(at, at + len(frames)):
+        for t in range(at, at + len(series)):
             to_come = torch.stack([run[min(t + h, len(run) - 1)] for h in self.horizons])
             forecasts.append(self.share * to_come + (1 - self.share) * run[t])
-        return torch.stack(forecasts), (run, at + len(frames))
+        return torch.stack(forecasts), (run, at + len(series))
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +58,7 @@ def oracle():
 @pytest.fixture(scope="session")
 def quick():
     """No offsets and no rollouts: what is scored can be written down."""
-    return EvaluationConfig(n_resamples=2000, max_offset_frames=0, rollout_every_frames=0)
+    return EvaluationConfig(n_resamples=2000, max_offset_time_points=0, rollout_every_time_points=0)
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +77,7 @@ def score():
 @pytest.fixture(scope="session")
 def make_forecaster():
     """Return a function that makes a small forecaster whose learned part says something, as after training."""
-    sizes = {"dim": 8, "n_layers": 1, "tokens_per_frame": 1}
+    sizes = {"dim": 8, "n_layers": 1, "tokens_per_time_point": 1}
     backbones = {
         "lmm": LMMConfig(**sizes),
         "mac": MACConfig(**sizes, n_heads=2),
@@ -95,7 +96,7 @@ def make_forecaster():
         model.coefficients.normal_(std=0.2)
         recall = model.recall
         recall.basis.copy_(torch.linalg.qr(torch.randn(n_features, recall.width)).Q.mT)
-        for fitted in (recall.frame_directions, recall.own_directions, recall.own_map, recall.memory.key_map):
+        for fitted in (recall.present_directions, recall.own_directions, recall.own_map, recall.memory.key_map):
             fitted.normal_(std=0.2)
         return model.eval()
 

@@ -27,7 +27,7 @@ def test_ceilings_are_averaged_over_the_subjects_that_were_tested(benchmark, cei
     table = ceilings_table(benchmark, ceilings, n_resamples=2000)
     own = np.array([0.3, 0.5, 0.2])
     assert table["ceiling"].tolist() == [STIMULUS_LOCKED] * 2
-    assert table["horizon_frames"].tolist() == [1, 3]
+    assert table["lead_time_points"].tolist() == [1, 3]
     assert (table["n_subjects"] == 3).all()
     assert table["r2"].tolist() == pytest.approx([own.mean()] * 2)
     low, high = interval_of_related(own, n_resamples=2000, seed=0)

@@ -38,7 +38,7 @@ def scores(benchmark):
 
 
 def targets_of(run, horizon):
-    return [t for t in range(horizon, run.n_frames) if run.scored[t]]
+    return [t for t in range(horizon, run.n_time_points) if run.scored[t]]
 
 
 def test_the_model_comes_first_and_subjects_hold_their_runs(benchmark, train_runs, held_out_runs):
@@ -64,11 +64,11 @@ def test_skill_of_a_planted_forecast_is_exact(scores, horizon):
 
 @pytest.mark.parametrize("horizon", HORIZONS)
 def test_r2_is_that_of_scikit_learn_about_the_training_mean(scores, train_runs, held_out_runs, horizon, score):
-    mean = np.concatenate([run.frames[run.scored].numpy() for run in train_runs]).astype(float).mean(0)
+    mean = np.concatenate([run.series[run.scored].numpy() for run in train_runs]).astype(float).mean(0)
     for position, subject in enumerate(("04", "05")):
         of_subject = [run for run in held_out_runs if run.subject == subject]
-        target = np.concatenate([run.frames[targets_of(run, horizon)] for run in of_subject]).astype(float)
-        forecast = np.concatenate([run.frames[np.array(targets_of(run, horizon)) - horizon] for run in of_subject])
+        target = np.concatenate([run.series[targets_of(run, horizon)] for run in of_subject]).astype(float)
+        forecast = np.concatenate([run.series[np.array(targets_of(run, horizon)) - horizon] for run in of_subject])
         # scikit-learn takes SSE about the test mean; the ratio of two such numbers is about the training mean.
         own = r2_score(target.ravel(), forecast.astype(float).ravel())
         of_mean = r2_score(target.ravel(), np.broadcast_to(mean, target.shape).ravel())
@@ -80,10 +80,10 @@ def test_r_is_that_of_scipy_within_runs(oracle, train_runs, held_out_runs, quick
     run = held_out_runs[0]
     scores = score([oracle([run], 0.6)], train_runs, [run], quick).scores
     at = np.array(targets_of(run, 3))
-    frames = run.frames.double().numpy()
-    r = [pearsonr(frames[at, v], frames[at - 3, v])[0] for v in range(run.n_features)]
+    series = run.series.double().numpy()
+    r = [pearsonr(series[at, v], series[at - 3, v])[0] for v in range(run.n_features)]
     assert scores.subject_values("r", "persistence", 3)[0] == pytest.approx(np.tanh(np.arctanh(r).mean()), abs=1e-9)
-    pattern = [pearsonr(frames[t], frames[t - 3])[0] for t in at]
+    pattern = [pearsonr(series[t], series[t - 3])[0] for t in at]
     expected = np.tanh(np.arctanh(pattern).mean())
     assert scores.subject_values("pattern_r", "persistence", 3)[0] == pytest.approx(expected, abs=1e-9)
 
@@ -102,8 +102,8 @@ def test_the_order_of_ar_noise_is_found(scores):
 
 
 def test_no_baseline_predicts_white_noise(make_run, quick, score):
-    train = [make_run(s, 9, phi=0.0, n_frames=400) for s in ("11", "12", "13")]
-    test = [make_run(s, 9, phi=0.0, n_frames=400) for s in ("14", "15")]
+    train = [make_run(s, 9, phi=0.0, n_time_points=400) for s in ("11", "12", "13")]
+    test = [make_run(s, 9, phi=0.0, n_time_points=400) for s in ("14", "15")]
     scores = score([NamedPersistence(HORIZONS)], train, test, quick).scores
     for model in ("mean", "persistence", "ar"):
         for horizon in HORIZONS:
@@ -114,10 +114,10 @@ class NamedPersistence(Persistence):
     name = "titan-mac"
 
 
-@pytest.mark.parametrize("block_frames", [16, 160])
-def test_block_length_changes_no_score(oracle, train_runs, held_out_runs, scores, quick, block_frames, score):
+@pytest.mark.parametrize("block_time_points", [16, 160])
+def test_block_length_changes_no_score(oracle, train_runs, held_out_runs, scores, quick, block_time_points, score):
     others = score(
-        [oracle(held_out_runs, 0.6)], train_runs, held_out_runs, replace(quick, block_frames=block_frames)
+        [oracle(held_out_runs, 0.6)], train_runs, held_out_runs, replace(quick, block_time_points=block_time_points)
     ).scores
     for metric in METRICS:
         np.testing.assert_allclose(
@@ -153,7 +153,7 @@ def test_scores_of_different_models_are_not_joined(oracle, train_runs, held_out_
 def test_constant_features_are_left_out_and_counted(make_run, train_runs, quick, score):
     run = make_run("07", 1)
     whole = score([NamedPersistence(HORIZONS)], train_runs, [run], quick).scores
-    run.frames[:, 4] = 100.0
+    run.series[:, 4] = 100.0
     scores = score([NamedPersistence(HORIZONS)], train_runs, [run], quick).scores
     assert scores.n_constant_features() == {"07": 1}
     skill_map = scores.feature_map("skill_ar", "titan-mac", 1)
@@ -209,5 +209,5 @@ def test_empty_folds_are_refused(train_runs, held_out_runs, quick, score):
 
 
 def test_a_run_too_short_to_score_is_refused(make_run, train_runs, quick, score):
-    with pytest.raises(ImageError, match=r"sub-09_task-movie_run-01.*the run has 6 frames"):
-        score([NamedPersistence((1, 6))], train_runs, [make_run("09", 1, n_frames=6)], quick)
+    with pytest.raises(ImageError, match=r"sub-09_task-movie_run-01.*the run has 6 time points"):
+        score([NamedPersistence((1, 6))], train_runs, [make_run("09", 1, n_time_points=6)], quick)

@@ -7,7 +7,7 @@ from titan_neuro.evaluation.null_control import check_null
 
 def table(**changed):
     rows = [
-        {"model": model, "horizon_frames": h, "protocol": "strict", "r2": -0.01, "skill_ar": -0.02}
+        {"model": model, "lead_time_points": h, "protocol": "strict", "r2": -0.01, "skill_ar": -0.02}
         for model in ("titan-mac", "ar")
         for h in (1, 2)
     ]

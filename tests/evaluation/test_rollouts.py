@@ -28,44 +28,44 @@ def baselines(train_runs):
 
 
 class Halves:
-    """Forecasts half of the frame for the next one, and nothing further ahead: its rollout decays by halves."""
+    """Forecasts half of the time point for the next one, and nothing further ahead: its rollout decays by halves."""
 
     name, horizons = "halves", HORIZONS
 
     def start(self):
         return None
 
-    def step(self, frames, state):
-        return torch.stack([frames / 2, 0 * frames, 0 * frames], dim=1), None
+    def step(self, series, state):
+        return torch.stack([series / 2, 0 * series, 0 * series], dim=1), None
 
 
-def origins_of(run, first_frame, every):
-    return range(first_frame + every - 1, run.n_frames - 1, every)[::SLOW_STRIDE]
+def origins_of(run, first_time_point, every):
+    return range(first_time_point + every - 1, run.n_time_points - 1, every)[::SLOW_STRIDE]
 
 
 def test_a_rollout_feeds_on_its_own_forecasts(make_run, baselines):
     run = make_run("11", 1, n_features=6)
-    run.moving[[60, 61]] = True
+    run.high_motion[[60, 61]] = True
     scores = roll_run([Halves(), *baselines], run, 3, 2)
     sums = scores.subjects["11"]
-    frames = run.frames.double()
+    series = run.series.double()
     for at, horizon in enumerate(HORIZONS):
         targets = [
             (t, t + horizon)
             for t in origins_of(run, 3, 2)
-            if t + horizon < 160 and run.scored[t + horizon] and not run.moving[t + horizon]
+            if t + horizon < 160 and run.scored[t + horizon] and not run.high_motion[t + horizon]
         ]
         assert sums.n_targets[at, 0] == len(targets) > 7
-        rolled = torch.stack([frames[t] / 2**horizon for t, _ in targets])
-        truth = torch.stack([frames[s] for _, s in targets])
+        rolled = torch.stack([series[t] / 2**horizon for t, _ in targets])
+        truth = torch.stack([series[s] for _, s in targets])
         assert sums.squared_error[at, 0] == pytest.approx(float((rolled - truth).square().sum()), rel=1e-5)
         assert sums.measure("bias")[at, 0] == pytest.approx(float((rolled - truth).mean()), abs=1e-6)
         ratio = rolled.var(dim=0).sum() / truth.var(dim=0).sum()
         assert sums.measure("variance_ratio")[at, 0] == pytest.approx(float(ratio), rel=1e-5)
         # The bar is the direct forecast of AR, on the same targets.
         baseline = baselines[2]
-        direct, _ = baseline.step(run.frames[3:], baseline.start())
-        bar = sum((direct[t - 3, at].double() - frames[s]).square().sum() for t, s in targets)
+        direct, _ = baseline.step(run.series[3:], baseline.start())
+        bar = sum((direct[t - 3, at].double() - series[s]).square().sum() for t, s in targets)
         expected = 1 - float((rolled - truth).square().sum() / bar)
         assert sums.measure("skill_ar")[at, 0] == pytest.approx(expected, abs=1e-5)
 
@@ -85,10 +85,10 @@ def test_many_origins_side_by_side_are_as_many_one_by_one(
 ):
     monkeypatch.setattr("titan_neuro.evaluation.rollouts.SLOW_STRIDE", 1)
     model = make_forecaster(variant, horizons=HORIZONS)
-    entrant = [model, *controls_of(model)][which]
+    forecaster = [model, *controls_of(model)][which]
     run = make_run("11", 1, n_features=6)
-    together = roll_run([entrant, *baselines], run, 2, 5).subjects["11"]
-    alone = roll_run([OneByOne(entrant), *baselines], run, 2, 5).subjects["11"]
+    together = roll_run([forecaster, *baselines], run, 2, 5).subjects["11"]
+    alone = roll_run([OneByOne(forecaster), *baselines], run, 2, 5).subjects["11"]
     assert together.n_targets[0, 0] == 31
     for name in ("skill_ar", "variance_ratio", "bias", "ljung_box"):
         np.testing.assert_allclose(together.measure(name), alone.measure(name), rtol=1e-4, atol=1e-5)
@@ -101,13 +101,13 @@ class OneByOne:
         self.name, self.horizons, self.start, self.step = model.name, model.horizons, model.start, model.step
 
 
-def test_white_residuals_are_told_from_coloured_ones(make_run, baselines):
-    run = make_run("12", 1, n_frames=800, n_features=200)
-    train = [make_run(s, 1, n_frames=800, n_features=200) for s in ("01", "02")]
+def test_white_residuals_are_told_from_colored_ones(make_run, baselines):
+    run = make_run("12", 1, n_time_points=800, n_features=200)
+    train = [make_run(s, 1, n_time_points=800, n_features=200) for s in ("01", "02")]
     for row in baselines:
         row.fit(train)
     sums = roll_run(baselines, run, 0, 400).subjects["12"]
-    mean, persistence, ar = sums.measure("coloured_share")
+    mean, persistence, ar = sums.measure("autocorrelated_fraction")
     # AR(1) noise: the mean leaves all of it, AR nothing but white noise.
     assert mean == persistence == 1
     assert ar < 0.15
@@ -117,28 +117,28 @@ def test_white_residuals_are_told_from_coloured_ones(make_run, baselines):
 @pytest.fixture(scope="module")
 def benchmark(make_run, make_forecaster, train_runs, quick, score):
     test = [make_run(s, n, n_features=6) for s in ("11", "12", "13") for n in (1, 2)]
-    config = replace(quick, rollout_every_frames=10, max_offset_frames=10)
+    config = replace(quick, rollout_every_time_points=10, max_offset_time_points=10)
     models = {seed: [make_forecaster("lmm", horizons=HORIZONS)] for seed in (0, 1)}
     return combine([score(models, train_runs, test[:2], config), score(models, train_runs, test[2:], config)])
 
 
 def test_the_tables_have_a_row_for_each_model(benchmark):
     table = rollouts_table(benchmark, repetition_time_s=1.5, n_resamples=1000)
-    assert list(zip(table["model"], table["horizon_frames"], strict=True)) == [
+    assert list(zip(table["model"], table["lead_time_points"], strict=True)) == [
         (model, horizon) for model in benchmark.kinds for horizon in HORIZONS
     ]
     assert (table["n_seeds"] == 2).all() and (table["n_subjects"] == 3).all()
-    row = table.query("model == 'ar' and horizon_frames == 5").iloc[0]
+    row = table.query("model == 'ar' and lead_time_points == 5").iloc[0]
     values = np.mean([scores.subject_values("skill_ar")[:, 2, 3] for scores in benchmark.rollouts.values()], axis=0)
     assert row["skill_ar"] == pytest.approx(values.mean())
     assert row["skill_ar_low"] <= row["skill_ar"] <= row["skill_ar_high"]
     residuals = residuals_table(benchmark, n_resamples=1000)
     assert residuals["model"].tolist() == list(benchmark.kinds)
-    assert residuals.set_index("model")["coloured_share"]["mean"] > 0.9
+    assert residuals.set_index("model")["autocorrelated_fraction"]["mean"] > 0.9
 
 
 def test_without_forecasts_one_frame_ahead_there_are_none(make_run, oracle, quick, score, caplog):
     train, test = [make_run(s, 1) for s in ("01", "02")], [make_run("11", 1)]
-    benchmark = score([oracle(test, 0.5, horizons=(2, 3))], train, test, replace(quick, rollout_every_frames=10))
+    benchmark = score([oracle(test, 0.5, horizons=(2, 3))], train, test, replace(quick, rollout_every_time_points=10))
     assert benchmark.rollouts == {}
     assert "the horizons don't begin with 1" in caplog.text

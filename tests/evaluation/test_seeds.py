@@ -18,14 +18,14 @@ def runs(make_run):
 
 @pytest.fixture(scope="module")
 def models(oracle, runs):
-    """Two seeds of a model, one better than the other, and a rival that is always the same."""
-    rival = oracle(runs[1], 0.3, name="var")
-    return {seed: [oracle(runs[1], share, name="titan-mac"), rival] for seed, share in ((4, 0.5), (9, 0.7))}
+    """Two seeds of a model, one better than the other, and a comparison model that is always the same."""
+    comparison_model = oracle(runs[1], 0.3, name="var")
+    return {seed: [oracle(runs[1], share, name="titan-mac"), comparison_model] for seed, share in ((4, 0.5), (9, 0.7))}
 
 
 @pytest.fixture(scope="module")
 def config(quick):
-    return replace(quick, max_offset_frames=10)
+    return replace(quick, max_offset_time_points=10)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_each_seed_is_scored_for_itself(benchmark):
 
 
 def test_the_table_tells_the_spread_over_seeds(benchmark):
-    table = scores_table(benchmark, repetition_time_s=1.0, n_resamples=1000).query("horizon_frames == 1")
+    table = scores_table(benchmark, repetition_time_s=1.0, n_resamples=1000).query("lead_time_points == 1")
     assert (table["n_seeds"] == 2).all()
     row = table[table.model == "titan-mac"].iloc[0]
     by_seed = [scores.subject_values("skill_ar", "titan-mac", 1).mean() for scores in benchmark.scores.by_seed.values()]
@@ -65,16 +65,16 @@ def test_offsets_are_drawn_for_run_and_seed(benchmark, runs, config):
     assert benchmark.offsets == {seed: {run.key: draw_offset(run, seed, config) for run in runs[1]} for seed in (4, 9)}
     drawn = [offset for by_run in benchmark.offsets.values() for offset in by_run.values()]
     assert len(set(drawn)) > 4 and min(drawn) >= 0 and max(drawn) <= 10
-    # Frames before the offset are not scored; the first five are not anyway.
+    # Time points before the offset are not scored; the first five are not anyway.
     for seed, offsets in benchmark.offsets.items():
         sums = benchmark.scores.by_seed[seed].subjects["11"]
         expected = sum(160 - max(5, offsets[run] + 3) for run in sums.runs)
-        assert sums.n_frames[1] == expected
+        assert sums.n_time_points[1] == expected
 
 
 def test_a_short_run_loses_a_tenth_at_most(make_run, quick):
-    run = make_run("01", 1, n_frames=40)
-    assert {draw_offset(run, seed, replace(quick, max_offset_frames=30)) for seed in range(200)} == set(range(5))
+    run = make_run("01", 1, n_time_points=40)
+    assert {draw_offset(run, seed, replace(quick, max_offset_time_points=30)) for seed in range(200)} == set(range(5))
 
 
 def test_it_is_all_the_same_the_second_time(benchmark, score, models, runs, config):
@@ -101,8 +101,8 @@ def test_the_comparison_is_paired_over_subjects(benchmark):
 
 
 def test_a_difference_that_may_be_none_is_no_win(make_run, oracle, score, runs, quick):
-    rival = oracle(runs[1], 0.5, name="transformer-20")
-    benchmark = score([oracle(runs[1], 0.5), rival], *runs, quick)
+    comparison_model = oracle(runs[1], 0.5, name="transformer-20")
+    benchmark = score([oracle(runs[1], 0.5), comparison_model], *runs, quick)
     table = scores_table(benchmark, repetition_time_s=1.0, n_resamples=1000)
     said = comparisons(benchmark, table, n_resamples=1000)
     assert said[0].startswith("transformer-20 beats linear AR at h = 1, 3 (skill_ar ")
@@ -114,7 +114,7 @@ def test_seeds_must_have_the_same_models(score, oracle, runs, quick):
         score({0: [oracle(runs[1], 0.5, name="titan-mac")], 1: [oracle(runs[1], 0.5, name="other")]}, *runs, quick)
 
 
-class TellsTheMoment:
+class KnowsThePosition:
     """A reference line: knows the run, and hence what will come."""
 
     name, horizons = "others", (1, 3)
@@ -125,13 +125,13 @@ class TellsTheMoment:
     def fit(self, runs):
         self.fitted = [run.key for run in runs]
 
-    def follow(self, run, first_frame):
-        self.asked.append((run.key, first_frame))
+    def follow(self, run, first_time_point):
+        self.asked.append((run.key, first_time_point))
         return self.oracle([run], 0.8, name="others")
 
 
 def test_references_follow_each_run_from_where_it_begins(score, oracle, models, runs, config):
-    reference = TellsTheMoment(oracle)
+    reference = KnowsThePosition(oracle)
     benchmark = score(models, *runs, config, references=[reference])
     assert reference.fitted == [run.key for run in runs[0]]
     offsets = [item for by_run in benchmark.offsets.values() for item in by_run.items()]
@@ -149,13 +149,13 @@ def test_without_the_baselines_to_measure_by_there_is_no_table(oracle, runs, qui
 def test_moving_frames_have_a_table_of_their_own(make_run, oracle, score, quick):
     train = [make_run(s, 1) for s in ("01", "02")]
     test = [make_run(s, 1) for s in ("21", "22")]
-    test[0].moving[[3, 40, 41, 90]] = True
+    test[0].high_motion[[3, 40, 41, 90]] = True
     benchmark = score([oracle(test, 0.6)], train, test, quick)
-    moving = benchmark.moving_scores()
-    assert list(moving.first.subjects) == ["21"]
-    assert moving.first.subjects["21"].n_frames.tolist() == [3, 3]
-    assert benchmark.scores.n_frames(1).tolist() == [152, 155]
-    table = scores_table(benchmark, repetition_time_s=1.0, n_resamples=1000, scores=moving)
-    assert (table["n_frames"] == 3).all()
+    high_motion = benchmark.high_motion_scores()
+    assert list(high_motion.first.subjects) == ["21"]
+    assert high_motion.first.subjects["21"].n_time_points.tolist() == [3, 3]
+    assert benchmark.scores.n_time_points(1).tolist() == [152, 155]
+    table = scores_table(benchmark, repetition_time_s=1.0, n_resamples=1000, scores=high_motion)
+    assert (table["n_time_points"] == 3).all()
     assert table[table.model == "oracle"]["skill"].tolist() == pytest.approx([0.84, 0.84])
-    assert combine([score([oracle(train, 0.6)], test, train, quick)]).moving_scores() is None
+    assert combine([score([oracle(train, 0.6)], test, train, quick)]).high_motion_scores() is None

@@ -10,13 +10,23 @@ from titan_neuro.evaluation import (
     format_table,
     scores_table,
     subjects_table,
-    verdict,
+    summary,
     write_scores,
 )
 from titan_neuro.metrics import bootstrap_interval
 
-COLUMNS = ["model", "kind", "horizon_frames", "horizon_s", "protocol", "n_subjects", "n_runs", "n_frames", "n_seeds"]
-SUBJECT_COLUMNS = ["model", "kind", "subject", "horizon_frames", "n_runs", "n_frames", "n_seeds", *METRICS]
+COLUMNS = [
+    "model",
+    "kind",
+    "lead_time_points",
+    "lead_time_s",
+    "protocol",
+    "n_subjects",
+    "n_runs",
+    "n_time_points",
+    "n_seeds",
+]
+SUBJECT_COLUMNS = ["model", "kind", "subject", "lead_time_points", "n_runs", "n_time_points", "n_seeds", *METRICS]
 MODELS = ("titan-mac", "mean", "persistence", "ar")
 
 
@@ -49,18 +59,18 @@ def test_table_has_a_row_per_model_and_horizon_and_the_columns_agreed_on(table):
         *(f"{m}{end}" for m in METRICS for end in ("", "_low", "_high")),
         "skill_ar_seed_sd",
     ]
-    assert list(zip(table["model"], table["horizon_frames"], strict=True)) == [
+    assert list(zip(table["model"], table["lead_time_points"], strict=True)) == [
         (model, h) for model in MODELS for h in (1, 3)
     ]
-    assert table["horizon_s"].tolist() == [1.5, 4.5] * 4
+    assert table["lead_time_s"].tolist() == [1.5, 4.5] * 4
     assert (table["n_subjects"] == 6).all()
     assert (table["n_runs"] == 12).all()
-    assert (table["n_frames"] == 12 * 155).all()
+    assert (table["n_time_points"] == 12 * 155).all()
 
 
 def test_means_and_intervals_are_over_subjects(six_subjects, table, quick):
     values = six_subjects.scores.subject_values("skill_ar", "titan-mac", 1)
-    row = table[(table["model"] == "titan-mac") & (table["horizon_frames"] == 1)].iloc[0]
+    row = table[(table["model"] == "titan-mac") & (table["lead_time_points"] == 1)].iloc[0]
     assert row["skill_ar"] == pytest.approx(values.mean())
     low, high = bootstrap_interval(values, n_resamples=quick.n_resamples, seed=0)
     assert (row["skill_ar_low"], row["skill_ar_high"]) == (low, high)
@@ -73,13 +83,13 @@ def test_subjects_table_holds_each_subjects_numbers(six_subjects):
     subjects = subjects_table(six_subjects)
     assert list(subjects.columns) == SUBJECT_COLUMNS
     assert len(subjects) == 4 * 6 * 2
-    row = subjects.query("model == 'titan-mac' and subject == '13' and horizon_frames == 3").iloc[0]
+    row = subjects.query("model == 'titan-mac' and subject == '13' and lead_time_points == 3").iloc[0]
     assert row["skill"] == pytest.approx(six_subjects.scores.subject_values("skill", "titan-mac", 3)[2])
-    assert row["n_frames"] == 2 * 155
+    assert row["n_time_points"] == 2 * 155
 
 
 def test_verdict_says_where_ar_is_beaten(table):
-    said = verdict(table)
+    said = summary(table)
     row = table[table["model"] == "titan-mac"].iloc[0]
     assert said.startswith("titan-mac beats linear AR at h = 1, 3 (skill_ar ")
     assert f"{row['skill_ar']:.3f} [{row['skill_ar_low']:.3f}, {row['skill_ar_high']:.3f}]" in said
@@ -88,14 +98,14 @@ def test_verdict_says_where_ar_is_beaten(table):
 
 def with_intervals(table, *intervals):
     rows = table[table["model"] == "titan-mac"].iloc[[0] * len(intervals)].copy()
-    rows["horizon_frames"] = range(1, len(intervals) + 1)
+    rows["lead_time_points"] = range(1, len(intervals) + 1)
     rows["skill_ar_low"], rows["skill_ar_high"] = zip(*intervals, strict=True)
     rows["skill_ar"] = rows[["skill_ar_low", "skill_ar_high"]].mean(axis=1)
     return rows
 
 
 def test_verdict_claims_nothing_that_the_interval_does_not(table):
-    said = verdict(with_intervals(table, (0.01, 0.05), (-0.01, 0.05), (0.0, 0.02), (-0.03, -0.01)))
+    said = summary(with_intervals(table, (0.01, 0.05), (-0.01, 0.05), (0.0, 0.02), (-0.03, -0.01)))
     assert "beats linear AR at h = 1 (skill_ar 0.030 [0.010, 0.050])" in said
     assert "does not beat linear AR at h = 2, 3 (" in said
     assert "is worse than linear AR at h = 4 (skill_ar -0.020 [-0.030, -0.010])" in said
@@ -104,14 +114,14 @@ def test_verdict_claims_nothing_that_the_interval_does_not(table):
 def test_verdict_on_two_subjects_is_descriptive(two_subjects, quick):
     table = scores_table(two_subjects, repetition_time_s=1.0, n_resamples=quick.n_resamples)
     assert table["skill_ar_low"].isna().all()
-    said = verdict(table)
+    said = summary(table)
     assert "beats" not in said
     assert "with 2 subjects no interval over subjects is possible" in said
 
 
 def test_verdict_on_three_subjects_says_that_they_are_few(table):
     few = table.assign(n_subjects=3)
-    assert verdict(few).endswith("3 subjects, too few for the interval to cover 95 %.")
+    assert summary(few).endswith("3 subjects, too few for the interval to cover 95 %.")
 
 
 def test_formatted_table_is_aligned_markdown(table):
@@ -137,11 +147,11 @@ def test_files_are_read_back_as_they_were_written(tmp_path, six_subjects, quick)
     assert format_table(back).count("\n") == format_table(table).count("\n")
 
     sidecar = json.loads(stem.with_suffix(".json").read_text())
-    assert sidecar["Verdict"] == verdict(table)
-    assert stem.with_suffix(".md").read_text() == f"{format_table(table)}\n\n{verdict(table)}\n"
+    assert sidecar["Verdict"] == summary(table)
+    assert stem.with_suffix(".md").read_text() == f"{format_table(table)}\n\n{summary(table)}\n"
     assert sidecar["HorizonsFrames"] == [1, 3]
     assert sidecar["RepetitionTime"] == 1.5
-    assert sidecar["Normalisation"] == "causal expanding z-score"
+    assert sidecar["Normalization"] == "causal expanding z-score"
     assert sidecar["Space"] == "MNI152NLin2009cAsym"
     assert sidecar["Folds"][0]["test"][0] == "sub-11_task-movie_run-01"
     assert set(table.columns) <= set(sidecar)

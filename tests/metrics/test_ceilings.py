@@ -17,35 +17,35 @@ from titan_neuro.metrics.ceilings import shared_variance
 from titan_neuro.typing import Stretch
 
 
-def run_of(subject, frames, stimulus="film"):
-    frames = torch.as_tensor(np.asarray(frames), dtype=torch.float32)
-    return InMemoryRun(frames, np.ones(len(frames), dtype=bool), f"sub-{subject}_{stimulus}", str(subject), stimulus)
+def run_of(subject, series, stimulus="stimulus"):
+    series = torch.as_tensor(np.asarray(series), dtype=torch.float32)
+    return InMemoryRun(series, np.ones(len(series), dtype=bool), f"sub-{subject}_{stimulus}", str(subject), stimulus)
 
 
-def brains(n_subjects, shared, n_frames=1500, n_features=40, seed=0):
+def brains(n_subjects, shared, n_time_points=1500, n_features=40, seed=0):
     rng = np.random.default_rng([seed, n_subjects])
-    film = rng.normal(size=(n_frames, n_features))
-    own = rng.normal(size=(n_subjects, n_frames, n_features))
-    return film, np.sqrt(shared) * film + np.sqrt(1 - shared) * own
+    stimulus = rng.normal(size=(n_time_points, n_features))
+    own = rng.normal(size=(n_subjects, n_time_points, n_features))
+    return stimulus, np.sqrt(shared) * stimulus + np.sqrt(1 - shared) * own
 
 
 @pytest.mark.parametrize("n_subjects", [2, 3, 12])
 @pytest.mark.parametrize("shared", [0.0, 0.1, 0.5])
 def test_ceiling_is_the_r2_of_who_knows_what_the_film_does(n_subjects, shared):
-    film, data = brains(n_subjects, shared)
-    ceiling = stimulus_locked_ceiling([run_of(s, frames) for s, frames in enumerate(data)])
+    stimulus, data = brains(n_subjects, shared)
+    ceiling = stimulus_locked_ceiling([run_of(s, series) for s, series in enumerate(data)])
     assert ceiling.reason is None
     found = np.mean([values.mean() for values in ceiling.values.values()])
     truth = np.mean(
-        [r2_score(data[s], np.sqrt(shared) * film, multioutput="variance_weighted") for s in range(n_subjects)]
+        [r2_score(data[s], np.sqrt(shared) * stimulus, multioutput="variance_weighted") for s in range(n_subjects)]
     )
-    # Standard error over 40 features of 1,500 frames: at most 0.006.
+    # Standard error over 40 features of 1,500 time points: at most 0.006.
     assert found == pytest.approx(truth, abs=0.02)
 
 
 def test_the_others_mean_itself_does_no_better_than_the_ceiling_and_nearly_reaches_it():
     _, data = brains(12, 0.3)
-    runs = [run_of(s, frames) for s, frames in enumerate(data)]
+    runs = [run_of(s, series) for s, series in enumerate(data)]
     ceiling = np.mean([values.mean() for values in stimulus_locked_ceiling(runs).values.values()])
     best_of_the_mean = np.mean([(r**2).mean() for r in leave_one_out_isc(runs).values()])
     assert 0.8 * ceiling < best_of_the_mean < ceiling
@@ -69,7 +69,7 @@ def test_one_subject_has_no_ceiling_and_the_reason_is_told():
 
 
 def test_who_saw_the_film_alone_is_left_out():
-    _, data = brains(3, 0.5, n_frames=100)
+    _, data = brains(3, 0.5, n_time_points=100)
     runs = [run_of(0, data[0]), run_of(1, data[1]), run_of(2, data[2], "another")]
     assert set(stimulus_locked_ceiling(runs).values) == {"0", "1"}
 
@@ -84,11 +84,11 @@ def test_both_showings_are_correlated_about_the_mean_of_each():
     runs = [run_of("1", first, "a"), run_of("1", second, "b")]
     pairs = [tuple(Stretch(run, *span) for run in runs) for span in ((0, 15), (15, 30))]
     found = retest_ceiling(pairs).values["1"]
-    centred = [
+    centered = [
         np.concatenate([part[:15] - part[:15].mean(0), part[15:] - part[15:].mean(0)]) for part in (first, second)
     ]
     for feature in range(5):
-        expected = np.corrcoef(centred[0][:, feature], centred[1][:, feature])[0, 1]
+        expected = np.corrcoef(centered[0][:, feature], centered[1][:, feature])[0, 1]
         assert found[feature] == pytest.approx(expected, abs=1e-5)
 
 

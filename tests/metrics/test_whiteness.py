@@ -17,7 +17,7 @@ def test_it_is_the_test_of_statsmodels(phi, n_lags):
         assert p_value[series] == pytest.approx(expected["lb_pvalue"].item(), rel=1e-9)
 
 
-def test_white_noise_is_called_coloured_as_often_as_it_should():
+def test_white_noise_is_called_colored_as_often_as_it_should():
     _, p_value = ljung_box(np.random.default_rng(1).normal(size=(400, 4000)), 10)
     assert (p_value < 0.05).mean() == pytest.approx(0.05, abs=0.015)
 

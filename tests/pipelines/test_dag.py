@@ -13,11 +13,11 @@ import yaml
 from pydantic import TypeAdapter
 
 from titan_neuro.cli.probe import PROBES
-from titan_neuro.config import load_study, write_resolved
-from titan_neuro.data.derivative import claim_output
+from titan_neuro.data.bids.output import init_output_dir
 from titan_neuro.data.prepare import PrepareConfig
 from titan_neuro.data.space import Space
 from titan_neuro.data.store import RunHeader, write_run
+from titan_neuro.study import load_study, write_resolved
 
 ROOT = Path(__file__).parents[2]
 PIPELINES = ROOT / "pipelines"
@@ -45,8 +45,8 @@ def test_every_study_can_be_planned_without_a_network(snakemake, request, study)
     before = {"demo": ["simulate", "fetch"], "budapest": ["fetch"]}.get(study, [])
     # How many runs and folds there are shows after these.
     assert planned(done.stdout) == ONCE | dict.fromkeys(before, 1)
-    verbs = [words[1] for words in commands(done.stdout)]
-    assert sorted(verbs) == sorted([*before, "prepare", "run", "evaluate", *["probe"] * len(PROBES), "report"])
+    subcommands = [words[1] for words in commands(done.stdout)]
+    assert sorted(subcommands) == sorted([*before, "prepare", "run", "evaluate", *["probe"] * len(PROBES), "report"])
     for words in commands(done.stdout):
         if words[1] in ("prepare", "run", "evaluate", "probe"):
             assert words[words.index("--config-file") + 1] == str(PIPELINES / f"{study}.yaml")
@@ -99,7 +99,7 @@ def unpack(name: str, folder: Path) -> None:
 
 
 def pretend_to_prepare(output: Path, key: str, settings: dict) -> None:
-    """A store of two frames of noise, under the name and with the settings of a run."""
+    """A store of two time points of noise, under the name and with the settings of a run."""
     subject, task, run = (part.split("-")[1] for part in key.split("_"))
     header = RunHeader(
         key=key,
@@ -107,10 +107,10 @@ def pretend_to_prepare(output: Path, key: str, settings: dict) -> None:
         repetition_time=1.0,
         space=Space(kind="volume", name="MNI152NLin2009cAsym", mask=np.ones((4, 4, 4), bool), affine=np.eye(4)),
         scored=np.ones(2, bool),
-        record={"route": "transforms", "normaliser": {"method": "causal"}, "settings": settings},
+        record={"route": "transforms", "normalizer": {"method": "causal"}, "settings": settings},
     )
-    frames = np.random.default_rng(0).normal(size=(2, 64)).astype(np.float32)
-    write_run(output / f"sub-{subject}/func/{key}_desc-prepared_bold.zarr", header, [frames])
+    series = np.random.default_rng(0).normal(size=(2, 64)).astype(np.float32)
+    write_run(output / f"sub-{subject}/func/{key}_desc-prepared_bold.zarr", header, [series])
 
 
 def test_budapest_is_125_runs_and_fifteen_trainings(snakemake, tmp_path):
@@ -135,7 +135,7 @@ def test_budapest_is_125_runs_and_fifteen_trainings(snakemake, tmp_path):
     assert all("--no-datalad-get" in words for words in prepare)
 
     study = load_study(default_preset="debug", config_file=PIPELINES / "budapest.yaml")
-    claim_output(output, bids, "0", output / ".work")
+    init_output_dir(output, bids, "0", output / ".work")
     write_resolved(output / "config.resolved.yaml", study)
     (marks / "prepared").mkdir(exist_ok=True)
     for key in keys:

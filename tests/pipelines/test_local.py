@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from titan_neuro.cli.studies import find_pipelines
+from titan_neuro.study.pipelines import find_pipelines
 
 # What a study comes to; the rest are records of when and by whom.
 RESULTS = ("sub-*/func/*.zarr/**/*", "models/**/*", "group/*")

@@ -9,46 +9,50 @@ import torch
 from scipy.stats import binom, false_discovery_control, permutation_test
 
 from tests.probing.test_context_length import N_FEATURES, REACH, Run, delay_model, forecaster
-from titan_neuro.probing import HistorySwapConfig, HistorySwapProbe, ProbedFold, ProbeFacts
-from titan_neuro.probing.findings import SCORES
-from titan_neuro.probing.swaps import NOTHING, PART, SUBJECT, TRUE, SwapPlanner, scrambled
+from titan_neuro.probing import HistorySwapConfig, HistorySwapProbe, ProbeContext, ProbedFold
+from titan_neuro.probing.tools.results import SCORES
+from titan_neuro.probing.tools.swaps import NOTHING, PART, SUBJECT, TRUE, SwapPlanner, scrambled
 
 SHAPE = {"horizons": (1, 2), "kept": (4, 16), "history": 24, "seed": 0}
-CONFIG = HistorySwapConfig(kept_s=(4, 16), history_s=24, blocks_s=(1, 12), seams_per_run=20)
+CONFIG = HistorySwapConfig(context_s=(4, 16), history_s=24, blocks_s=(1, 12), seams_per_run=20)
 
 
-def film_run(subject="01", seed=0, *, stimulus="film", lead=0, n_frames=240, name="x"):
+def stimulus_run(subject="01", seed=0, *, stimulus="stimulus", lead=0, n_time_points=240, name="x"):
     run = Run(subject, seed)
-    run.key, run.stimulus, run.film_start = f"sub-{subject}_task-{name}", stimulus, lead
-    run.n_frames = n_frames
-    run.frames, run.scored, run.moving = run.frames[:n_frames], run.scored[:n_frames], run.moving[:n_frames]
+    run.key, run.stimulus, run.stimulus_start = f"sub-{subject}_task-{name}", stimulus, lead
+    run.n_time_points = n_time_points
+    run.series, run.scored, run.high_motion = (
+        run.series[:n_time_points],
+        run.scored[:n_time_points],
+        run.high_motion[:n_time_points],
+    )
     return run
 
 
 def probe(config=CONFIG, **other):
     given = {"repetition_time": 1.0, "horizons": (1, 2), "n_features": N_FEATURES, "n_permutations": 1000, **other}
-    return HistorySwapProbe(config, ProbeFacts(**given, n_resamples=1000, seed=0))
+    return HistorySwapProbe(config, ProbeContext(**given, n_resamples=1000, seed=0))
 
 
-def ask(runs, model, config=CONFIG, others=(), **facts):
-    found = probe(config, **facts)
+def ask(runs, model, config=CONFIG, others=(), **metadata):
+    found = probe(config, **metadata)
     fold = ProbedFold(model=model, untrained=forecaster(), tests=runs, others=others)
     for run in runs:
         found.add(fold, run)
-    return found.findings()
+    return found.results()
 
 
 def test_a_memory_of_known_reach_loses_what_lay_before_the_seam():
-    runs = [film_run(str(subject), subject) for subject in range(7)]
-    findings = ask(runs, delay_model())
-    scores = findings.tables["scores"]
+    runs = [stimulus_run(str(subject), subject) for subject in range(7)]
+    results = ask(runs, delay_model())
+    scores = results.tables["scores"]
     assert tuple(scores.columns) == SCORES
-    trained = scores[~scores.is_control & scores.measure.str.endswith("h = 1 frame")]
+    trained = scores[~scores.is_control & scores.measure.str.endswith("h = 1 time point")]
     short, long = trained[trained.x == 4].set_index("condition"), trained[trained.x == 16]
     assert set(short.index) == {
         PART, SUBJECT, NOTHING, "scrambled in blocks of 1 s", "scrambled in blocks of 12 s"
     }  # fmt: skip
-    # The frame that is recalled lies before the seam: without it all is lost, with a wrong one still more.
+    # The time point that is recalled lies before the seam: without it all is lost, with a wrong one still more.
     assert short.value[NOTHING] > 0.6 and (short.value.drop("scrambled in blocks of 12 s") > 0.6).all()
     assert short.value[PART] > short.value[NOTHING] and short.value[SUBJECT] > short.value[NOTHING]
     # The smallest p of seven subjects is 1 / 128, here of 5 losses of 20.
@@ -56,9 +60,9 @@ def test_a_memory_of_known_reach_loses_what_lay_before_the_seam():
     assert (short.n_subjects == 7).all()
     # What is recalled was kept: nothing is lost, exactly.
     assert (long.value == 0).all() and (long.p == 1).all()
-    lost, _ = findings.maps["lost"]
-    assert lost.shape == (N_FEATURES,) and (lost > 0.5).all() and (findings.maps["lostq"][0] < 0.05).all()
-    assert f"{short.value[NOTHING]:.3f} at h = 1" in findings.sentence and "n = 7" in findings.sentence
+    lost, _ = results.maps["lost"]
+    assert lost.shape == (N_FEATURES,) and (lost > 0.5).all() and (results.maps["lostq"][0] < 0.05).all()
+    assert f"{short.value[NOTHING]:.3f} at h = 1" in results.sentence and "n = 7" in results.sentence
     # An empty decoder is not the delay line: the control loses next to nothing of it.
     control = scores[scores.is_control]
     assert set(control.condition) == {f"{name}, untrained model" for name in (PART, SUBJECT, NOTHING)}
@@ -66,7 +70,7 @@ def test_a_memory_of_known_reach_loses_what_lay_before_the_seam():
 
 
 def test_the_whole_history_at_once_is_what_streaming_gives():
-    model, run = forecaster(), film_run()
+    model, run = forecaster(), stimulus_run()
     found = probe()
     plan = found._plan(ProbedFold(model=model, untrained=model, tests=[run], others=[]), run)
     found.add(ProbedFold(model=model, untrained=model, tests=[run], others=[]), run)
@@ -74,21 +78,21 @@ def test_the_whole_history_at_once_is_what_streaming_gives():
         errors = 0
         for target in plan.targets[plan.usable[:, index], index].tolist():
             first = target - kept - plan.history + 1
-            forecasts, _ = model.step(run.frames[first : target + 1], model.start())
-            errors += (run.frames[target + 1] - forecasts[-1, 0]).square().sum()
+            forecasts, _ = model.step(run.series[first : target + 1], model.start())
+            errors += (run.series[target + 1] - forecasts[-1, 0]).square().sum()
         # No recall: a seam's errors aside, windows of a run are what a stream that begins there reads.
         np.testing.assert_allclose(found._sums[False, NOTHING, kept]["01"][0, 0], errors, rtol=1e-4)
 
 
 def test_windows_are_made_of_the_frames_that_they_name():
-    run, other = film_run(lead=5), film_run("02", 1, lead=12)
-    stranger = film_run("03", 2, stimulus="another film")
+    run, other = stimulus_run(lead=5), stimulus_run("02", 1, lead=12)
+    stranger = stimulus_run("03", 2, stimulus="another stimulus")
     plan = SwapPlanner(run, [run, other, stranger], [], **SHAPE).plan({"blocks": 5}, count=20)
     assert [source.key for source in plan.sources] == [run.key, other.key]
     seams = plan.targets[:, 0] - 3
     true = seams[:, None] + torch.arange(-24, 0)
     assert torch.equal(plan.windows[TRUE][:, :24], true)
-    assert torch.equal(plan.windows[SUBJECT][:, :24], true + 7 + run.n_frames)
+    assert torch.equal(plan.windows[SUBJECT][:, :24], true + 7 + run.n_time_points)
     for windows in plan.windows.values():
         assert torch.equal(windows[:, -16:], (seams[:, None] + torch.arange(16)).clamp(max=239))
     part = plan.windows[PART][:, :24]
@@ -101,64 +105,67 @@ def test_windows_are_made_of_the_frames_that_they_name():
 
 
 def test_a_short_run_takes_another_part_from_another_of_the_subjects_runs():
-    run, next_run = film_run(n_frames=70), film_run(seed=3, stimulus="part two", n_frames=60, name="y")
+    run, next_run = (
+        stimulus_run(n_time_points=70),
+        stimulus_run(seed=3, stimulus="part two", n_time_points=60, name="y"),
+    )
     plan = SwapPlanner(run, [run], [next_run], **SHAPE).plan({}, count=20)
     assert plan.sources == [run, next_run] and (plan.windows[PART][:, :24] >= 70).any()
     assert len(plan.not_asked) == 1 and SUBJECT in plan.not_asked[0]
 
 
 def test_tested_subjects_are_taken_before_those_trained_on():
-    run, tested, trained = film_run(), film_run("02", 1), film_run("03", 2)
+    run, tested, trained = stimulus_run(), stimulus_run("02", 1), stimulus_run("03", 2)
     assert SwapPlanner(run, [run, tested], [trained], **SHAPE)._subject is tested
     assert SwapPlanner(run, [run], [trained], **SHAPE)._subject is trained
-    shorter = film_run("04", 3, n_frames=100)
+    shorter = stimulus_run("04", 3, n_time_points=100)
     assert SwapPlanner(run, [run, shorter, tested], [], **SHAPE)._subject is tested
-    assert ask([run], forecaster(), others=[trained]).facts["RunsWithHistoriesTrainedOn"] == 1
+    assert ask([run], forecaster(), others=[trained]).metadata["RunsWithHistoriesTrainedOn"] == 1
 
 
-@pytest.mark.parametrize(("n_frames", "block"), [(24, 1), (24, 12), (25, 12), (24, 7), (2, 1)])
-def test_blocks_stay_whole(n_frames, block):
-    order = scrambled(n_frames, block, np.random.default_rng(0))
-    assert sorted(order) == list(range(n_frames)) and (order != np.arange(n_frames)).any()
-    assert (np.diff(order) != 1).sum() <= -(-n_frames // block) - 1
+@pytest.mark.parametrize(("n_time_points", "block"), [(24, 1), (24, 12), (25, 12), (24, 7), (2, 1)])
+def test_blocks_stay_whole(n_time_points, block):
+    order = scrambled(n_time_points, block, np.random.default_rng(0))
+    assert sorted(order) == list(range(n_time_points)) and (order != np.arange(n_time_points)).any()
+    assert (np.diff(order) != 1).sum() <= -(-n_time_points // block) - 1
 
 
 def test_what_cannot_be_asked_is_said():
-    alone = ask([film_run()], forecaster())
+    alone = ask([stimulus_run()], forecaster())
     assert (alone.tables["scores"].n_subjects == 1).all() and alone.tables["scores"].low.isna().all()
-    assert any(SUBJECT in sentence for sentence in alone.facts["NotAsked"])
-    unscored = film_run()
+    assert any(SUBJECT in sentence for sentence in alone.metadata["NotAsked"])
+    unscored = stimulus_run()
     unscored.scored = np.zeros(240, dtype=bool)
-    for runs in ([unscored], [film_run(n_frames=2)], []):
+    for runs in ([unscored], [stimulus_run(n_time_points=2)], []):
         nothing = ask(runs, forecaster())
         assert len(nothing.tables["scores"]) == 1 and np.isnan(nothing.tables["scores"].value[0])
         assert "could not be asked" in nothing.sentence and not nothing.maps
-        assert bool(nothing.facts["NotAsked"]) == bool(runs)
-    short = HistorySwapConfig(kept_s=(4,), history_s=20, blocks_s=(12,))
-    assert any("too short" in sentence for sentence in ask([film_run()], forecaster(), short).facts["NotAsked"])
+        assert bool(nothing.metadata["NotAsked"]) == bool(runs)
+    short = HistorySwapConfig(context_s=(4,), history_s=20, blocks_s=(12,))
+    assert any("too short" in sentence for sentence in ask([stimulus_run()], forecaster(), short).metadata["NotAsked"])
 
 
 def test_runs_of_several_lengths_and_parts_add_up():
     runs = [
-        film_run(subject, number, stimulus=part, n_frames=n_frames, name=part)
-        for number, (subject, part, n_frames) in enumerate(
+        stimulus_run(subject, number, stimulus=part, n_time_points=n_time_points, name=part)
+        for number, (subject, part, n_time_points) in enumerate(
             [("01", "a", 240), ("01", "b", 150), ("02", "a", 200), ("02", "b", 160), ("03", "a", 32)]
         )
     ]
-    findings = ask(runs, delay_model())
-    assert findings.facts["Subjects"] == ["01", "02", "03"] and findings.facts["HistorySeconds"] == [12, 24]
-    at_one = findings.tables["scores"].query("x == 4 and condition == 'nothing'").iloc[0]
+    results = ask(runs, delay_model())
+    assert results.metadata["Subjects"] == ["01", "02", "03"] and results.metadata["HistorySeconds"] == [12, 24]
+    at_one = results.tables["scores"].query("x == 4 and condition == 'nothing'").iloc[0]
     assert at_one.value > 0.4
 
 
 def fed(losses):
     """A probe that was given these losses, ``(subjects, conditions, horizons)``, with an error of 1 without memory."""
-    found = probe(dataclasses.replace(CONFIG, kept_s=(4.0,)))
+    found = probe(dataclasses.replace(CONFIG, context_s=(4.0,)))
     for subject, of_subject in enumerate(losses):
         for condition, loss in zip((PART, SUBJECT, *found._blocks, NOTHING), of_subject, strict=True):
             sums = np.stack([np.ones(2), 1 + loss, np.ones(2)])[:, :, None]
             found._take(str(subject), (False, condition, 4), sums)
-    return found.findings().tables["scores"]
+    return found.results().tables["scores"]
 
 
 def test_p_is_scipys_paired_test_corrected_by_scipy():
@@ -187,6 +194,6 @@ def test_where_nothing_is_lost_it_is_rarely_said():
 def test_a_forecaster_that_remembers_nothing_loses_nothing():
     model = delay_model()
     model.head.forward = lambda tokens: torch.zeros(*tokens.shape[:2], 2, N_FEATURES)
-    scores = ask([film_run(str(subject), subject) for subject in range(3)], model).tables["scores"]
+    scores = ask([stimulus_run(str(subject), subject) for subject in range(3)], model).tables["scores"]
     assert (scores[~scores.is_control].value == 0).all() and (scores[~scores.is_control].p == 1).all()
     assert REACH < 24

@@ -6,65 +6,72 @@ import numpy as np
 import pytest
 import torch
 from brainiak.eventseg.event import EventSegment
-from film_runs import ar1_noise
 from in_memory import InMemoryRun
 from recall_runs import N_FEATURES, small_forecaster
 from recall_runs import RECALL as RECALL_SIZE
 from scipy.stats import binomtest
+from stimulus_runs import ar1_noise
 
 from titan_neuro.errors import MismatchError
-from titan_neuro.layers import NeuralMemoryConfig
-from titan_neuro.layers.decoder import LowRankConfig
-from titan_neuro.layers.tokenizer import ParcelTokenizerConfig
-from titan_neuro.models import ForecasterConfig, GRUConfig, MACConfig
-from titan_neuro.models.recall import RecallConfig
-from titan_neuro.probing import ProbedFold, ProbeFacts, SurpriseConfig, SurpriseProbe, make_probe, untrained_like
-from titan_neuro.probing.boundaries import MarkedRun, average_frames, boundary_contrast, events_within, find_events
+from titan_neuro.forecaster import ForecasterConfig
+from titan_neuro.forecaster.decoders import LowRankConfig
+from titan_neuro.forecaster.recall.recall import RecallConfig
+from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig
+from titan_neuro.probing import ProbeContext, ProbedFold, SurpriseConfig, SurpriseProbe, make_probe, untrained_like
 from titan_neuro.probing.config import ProbeConfig
-from titan_neuro.probing.findings import SCORES
 from titan_neuro.probing.surprise import ANNOTATED, OTHERS
-from titan_neuro.probing.watching import (
+from titan_neuro.probing.tools.boundaries import (
+    MarkedRun,
+    average_time_points,
+    boundary_contrast,
+    events_within,
+    find_events,
+)
+from titan_neuro.probing.tools.recording import (
     BACKBONE,
-    FRAME,
     GLOBAL,
     MEASURES,
     PREDICTION,
     RECALL,
-    block_frames,
+    TIME_POINT,
+    block_time_points,
     prediction_pair,
+    trace_time_points,
     watch,
-    watch_frames,
 )
+from titan_neuro.probing.tools.results import SCORES
+from titan_neuro.titans.layers import NeuralMemoryConfig
+from titan_neuro.titans.models import GRUConfig, MACConfig
 
-N_FRAMES, EVENT = 240, 24
-SIZE = {"tokens_per_frame": 1, "dim": 8, "n_layers": 1}
+N_TIME_POINTS, EVENT = 240, 24
+SIZE = {"tokens_per_time_point": 1, "dim": 8, "n_layers": 1}
 # Models with long chunks are fed long blocks: fewer steps for the tests.
-LONG_CHUNKS = dataclasses.replace(RECALL_SIZE, chunk_frames=40)
+LONG_CHUNKS = dataclasses.replace(RECALL_SIZE, chunk_time_points=40)
 STARTS = np.array([20, 47, 66, 95, 120, 141, 170, 190, 216])
 
 
-def film(seed=0, starts=STARTS):
+def stimulus_of(seed=0, starts=STARTS):
     """A pattern that stays from one start to the next, and then is another."""
     patterns = np.random.default_rng([7, seed]).normal(size=(len(starts) + 1, N_FEATURES))
-    return patterns[np.searchsorted(starts, np.arange(N_FRAMES), side="right")]
+    return patterns[np.searchsorted(starts, np.arange(N_TIME_POINTS), side="right")]
 
 
-def viewer(subject, *, seed=0, lead=0, stimulus="task-movie", noise=0.5, frames=None, scored_from=8):
-    """A subject who sees the film from frame `lead` on."""
+def viewer(subject, *, seed=0, lead=0, stimulus="task-movie", noise=0.5, series=None, scored_from=8):
+    """A subject who sees the stimulus from time point `lead` on."""
     rng = np.random.default_rng([subject, seed])
-    shown = film(seed) if frames is None else frames
+    shown = stimulus_of(seed) if series is None else series
     shown = np.concatenate([np.zeros((lead, N_FEATURES)), shown])
-    frames = shown + noise * rng.normal(size=shown.shape)
-    scored = np.arange(len(frames)) >= lead + scored_from
+    series = shown + noise * rng.normal(size=shown.shape)
+    scored = np.arange(len(series)) >= lead + scored_from
     key = f"sub-{subject:02}_{stimulus}"
     return InMemoryRun(
-        torch.tensor(frames, dtype=torch.float32), scored, key, f"{subject:02}", stimulus, film_start=lead
+        torch.tensor(series, dtype=torch.float32), scored, key, f"{subject:02}", stimulus, stimulus_start=lead
     )
 
 
-def facts(**other):
+def metadata(**other):
     given = {"repetition_time": 1.0, "horizons": (1, 3), "n_features": N_FEATURES, "n_permutations": 500, **other}
-    return ProbeFacts(n_resamples=500, seed=0, **given)
+    return ProbeContext(n_resamples=500, seed=0, **given)
 
 
 def fold(model, tests, others):
@@ -72,20 +79,20 @@ def fold(model, tests, others):
 
 
 def asked(tests, others, *, model=None, config=None, **other):
-    probe = SurpriseProbe(config or SurpriseConfig(event_s=EVENT, window_s=1), facts(**other))
+    probe = SurpriseProbe(config or SurpriseConfig(event_s=EVENT, window_s=1), metadata(**other))
     asked_fold = fold(model or persistent(), tests, others)
     for run in tests:
         probe.add(asked_fold, run)
-    return probe.findings()
+    return probe.results()
 
 
 def persistent(*, recall=LONG_CHUNKS, horizons=(1, 3), backbone=None):
-    """A forecaster that says the next frames are as this one; its memories read, and were never trained."""
+    """A forecaster that says the next time points are as this one; its memories read, and were never trained."""
     torch.manual_seed(0)
     config = ForecasterConfig(
         tokenizer=ParcelTokenizerConfig(n_tokens=1),
         backbone=backbone
-        or MACConfig(**SIZE, n_heads=2, segment_frames=40, memory=NeuralMemoryConfig(chunk_frames=40)),
+        or MACConfig(**SIZE, n_heads=2, segment_time_points=40, memory=NeuralMemoryConfig(chunk_time_points=40)),
         recall=recall,
         horizons=horizons,
         decoder=LowRankConfig(rank=4),
@@ -96,7 +103,7 @@ def persistent(*, recall=LONG_CHUNKS, horizons=(1, 3), backbone=None):
         if model.recall is not None:
             model.recall.basis.copy_(torch.eye(N_FEATURES))
             model.recall.own_directions.copy_(torch.eye(N_FEATURES)[: model.recall.n_own])
-            model.recall.frame_directions.copy_(torch.eye(N_FEATURES)[: model.recall.n_own])
+            model.recall.present_directions.copy_(torch.eye(N_FEATURES)[: model.recall.n_own])
             keys = model.recall.memory.key_map
             keys.copy_(torch.randn(keys.shape) / keys.shape[-1] ** 0.5)
     return model
@@ -111,8 +118,8 @@ def rows(found, condition, measure=None):
 @pytest.mark.parametrize("n_heads, depth", [(1, 1), (2, 2)])
 def test_the_surprise_of_a_layer_is_what_it_writes(n_heads, depth):
     torch.manual_seed(0)
-    config = NeuralMemoryConfig(n_heads=n_heads, depth=depth, chunk_frames=4, max_delta_norm=None)
-    memory = config.build(dim=8, tokens_per_frame=1)
+    config = NeuralMemoryConfig(n_heads=n_heads, depth=depth, chunk_time_points=4, max_delta_norm=None)
+    memory = config.build(dim=8, tokens_per_time_point=1)
     before = memory.init_state(3)
     x = torch.randn(3, 1, 8)
     _, after = memory(x, before)
@@ -130,13 +137,13 @@ def test_the_surprise_of_the_recall_is_the_error_of_its_forecasts():
     features, errors = torch.randn(1, 8, 2, memory.key_map.shape[-1]), torch.randn(1, 8, 2, N_FEATURES)
     context = torch.randn(1, 8, 8)
     surprise = memory.surprise(features, errors, context, memory.init_state(1))
-    # An empty memory forecasts 0; the keys are the queries of one frame ago and of three.
+    # An empty memory forecasts 0; the keys are the queries of one time point ago and of three.
     queries, _, _ = memory._queries_and_keys(features, context, memory.init_state(1).pending)
     expected = sum(
         (4 * errors[0, 4, k].square().sum() * queries[0, 4 - h, k].square().sum()) for k, h in enumerate((1, 3))
     )
     torch.testing.assert_close(surprise[0, 4], expected.sqrt())
-    assert surprise[0, 0] == 0, "nothing was forecast of the first frame"
+    assert surprise[0, 0] == 0, "nothing was forecast of the first time point"
     with pytest.raises(MismatchError, match="reach beyond the chunk"):
         memory.surprise(*(torch.cat([part] * 6, dim=1) for part in (features, errors, context)), memory.init_state(1))
 
@@ -144,12 +151,12 @@ def test_the_surprise_of_the_recall_is_the_error_of_its_forecasts():
 def test_watching_is_the_same_in_other_blocks(monkeypatch):
     model, run = persistent(), viewer(1)
     at_once = watch(model, run)
-    assert block_frames(model) == 40
-    monkeypatch.setattr("titan_neuro.probing.watching.block_frames", lambda _: 5)
+    assert block_time_points(model) == 40
+    monkeypatch.setattr("titan_neuro.probing.tools.recording.block_time_points", lambda _: 5)
     in_parts = watch(model, run)
     for name in MEASURES:
         np.testing.assert_allclose(at_once[name], in_parts[name], rtol=2e-3, atol=1e-4, err_msg=name)
-        assert at_once[name].shape == (N_FRAMES,)
+        assert at_once[name].shape == (N_TIME_POINTS,)
     assert not model.recall.memory._forward_pre_hooks, "the model is left as it was"
 
 
@@ -158,7 +165,7 @@ def test_the_change_of_the_prediction_compares_two_forecasts_of_one_frame():
     assert prediction_pair((1, 4, 6)) == (1, 2, 2)
     assert prediction_pair((5,)) == (0, 0, 1)
     model, run = persistent(), viewer(1)
-    forecasts, _ = model.step(run.frames, model.start())
+    forecasts, _ = model.step(run.series, model.start())
     expected = (forecasts[2:, 0] - forecasts[:-2, 1]).square().mean(1).sqrt()
     found = watch(model, run)[PREDICTION]
     assert np.isnan(found[:2]).all()
@@ -167,16 +174,16 @@ def test_the_change_of_the_prediction_compares_two_forecasts_of_one_frame():
 
 def test_frames_change_by_what_numpy_says():
     run = viewer(1)
-    found, frames = watch_frames(run), run.frames.numpy().astype(float)
-    np.testing.assert_allclose(found[FRAME][1:], np.sqrt((np.diff(frames, axis=0) ** 2).mean(1)), rtol=1e-5)
-    np.testing.assert_allclose(found[GLOBAL][1:], np.abs(np.diff(frames.mean(1))), rtol=1e-3, atol=1e-6)
+    found, series = trace_time_points(run), run.series.numpy().astype(float)
+    np.testing.assert_allclose(found[TIME_POINT][1:], np.sqrt((np.diff(series, axis=0) ** 2).mean(1)), rtol=1e-5)
+    np.testing.assert_allclose(found[GLOBAL][1:], np.abs(np.diff(series.mean(1))), rtol=1e-3, atol=1e-6)
 
 
 def test_planted_events_are_found_as_brainiak_finds_them():
     others = [viewer(subject, lead=5 * subject) for subject in range(3)]
-    average, places = average_frames(others, None)
-    # Frames that half of the viewers at least have scored, counted from the film's beginning.
-    assert places[0] == 8 and places[-1] == N_FRAMES - 1
+    average, places = average_time_points(others, None)
+    # Time points that half of the viewers at least have scored, counted from the stimulus's beginning.
+    assert places[0] == 8 and places[-1] == N_TIME_POINTS - 1
     found = places[find_events(average, n_events=len(STARTS) + 1, n_components=50)]
     np.testing.assert_array_equal(found, STARTS)
     expected = EventSegment(len(STARTS) + 1).fit(average).segments_[0].argmax(axis=1)
@@ -185,9 +192,9 @@ def test_planted_events_are_found_as_brainiak_finds_them():
 
 def test_many_features_are_mixed():
     others = [viewer(1, noise=0.1)]
-    frames = others[0].frames.numpy() @ np.random.default_rng(0).normal(size=(N_FEATURES, 30 * N_FEATURES))
-    others[0].frames, others[0].n_features = torch.tensor(frames, dtype=torch.float32), frames.shape[1]
-    average, places = average_frames(others, None)
+    series = others[0].series.numpy() @ np.random.default_rng(0).normal(size=(N_FEATURES, 30 * N_FEATURES))
+    others[0].series, others[0].n_features = torch.tensor(series, dtype=torch.float32), series.shape[1]
+    average, places = average_time_points(others, None)
     assert average.shape[1] == 512
     np.testing.assert_array_equal(places[find_events(average, n_events=10, n_components=50)], STARTS)
 
@@ -210,8 +217,8 @@ def marked(values, starts, subject="01", stimulus="a", usable=None):
     )
 
 
-def near(n_frames, starts, width):
-    return np.array([np.abs(np.asarray(starts) - frame).min() <= width for frame in range(n_frames)])
+def near(n_time_points, starts, width):
+    return np.array([np.abs(np.asarray(starts) - time_point).min() <= width for time_point in range(n_time_points)])
 
 
 def test_the_statistic_and_its_shifts_are_those_of_a_loop():
@@ -234,7 +241,7 @@ def test_the_statistic_and_its_shifts_are_those_of_a_loop():
 def test_shuffled_lengths_keep_the_lengths(monkeypatch):
     rng = np.random.default_rng(0)
     run = marked(rng.normal(size=(60, 1)), [3, 20, 24, 41])
-    monkeypatch.setattr("titan_neuro.probing.boundaries._PERMUTATIONS_AT_A_TIME", 7)
+    monkeypatch.setattr("titan_neuro.probing.tools.boundaries._PERMUTATIONS_AT_A_TIME", 7)
     observed, by_chance = boundary_contrast([run], OTHERS, "lengths", half_width=2, n_permutations=400, seed=0)
     scaled = run.scaled()[:, 0]
 
@@ -254,14 +261,14 @@ def group(rng, n_subjects, *, height=0.0, n_stimuli=1):
     """Subjects whose measures follow an AR(1) that is partly shared, and rise where events begin."""
     runs = []
     for stimulus in range(n_stimuli):
-        n_frames = 200 + 17 * stimulus
+        n_time_points = 200 + 17 * stimulus
         # Lengths that may stand in any order.
         lengths = rng.permutation(rng.integers(8, 40, size=20))
         starts = np.cumsum(lengths)
-        starts = starts[starts < n_frames - 8]
-        shared = ar1_noise(rng, n_frames, 1, 0.8)
+        starts = starts[starts < n_time_points - 8]
+        shared = ar1_noise(rng, n_time_points, 1, 0.8)
         for subject in range(n_subjects):
-            values = 0.6 * shared + 0.8 * ar1_noise(rng, n_frames, 1, 0.8)
+            values = 0.6 * shared + 0.8 * ar1_noise(rng, n_time_points, 1, 0.8)
             values[starts] += height
             runs.append(marked(values, starts, f"{subject:02}", f"film-{stimulus}"))
     return runs
@@ -290,44 +297,44 @@ def test_jumps_of_the_film_are_found_by_the_model_and_not_by_a_clock():
     table = found.tables["scores"]
     assert list(table.columns) == list(SCORES) and not table.is_control[table.measure == RECALL].any()
     assert (table.n_subjects == 4).all()
-    for measure in (RECALL, PREDICTION, FRAME):
+    for measure in (RECALL, PREDICTION, TIME_POINT):
         assert (rows(found, OTHERS, measure).p < 0.02).all(), measure
         assert (rows(found, OTHERS, measure).low > 0.3).all(), measure
     clock = rows(found, OTHERS, "polynomial of time")
     assert clock.is_control.all() and (clock.p > 0.05).all()
     assert (table.null_low <= table.null).all() and (table.null <= table.null_high).all()
     paired = rows(found, f"{OTHERS}, paired with its control").set_index("measure")
-    # Not more than the frames themselves change, which jump there.
-    assert not paired.is_control.any() and paired.p[f"{RECALL} less {FRAME}"] > 0.05
+    # Not more than the time points themselves change, which jump there.
+    assert not paired.is_control.any() and paired.p[f"{RECALL} less {TIME_POINT}"] > 0.05
     two = table[(table.condition == f"{OTHERS}, circular shifts")].set_index("measure").value
-    assert paired.value[f"{RECALL} less {FRAME}"] == pytest.approx(two[RECALL] - two[FRAME])
+    assert paired.value[f"{RECALL} less {TIME_POINT}"] == pytest.approx(two[RECALL] - two[TIME_POINT])
     for run, part in found.tables["timeseries"].groupby("run"):
         lead = 3 * int(run[4:6])
-        np.testing.assert_array_equal(part.frame[part.boundary == 1], STARTS + lead)
-        assert len(part) == N_FRAMES + lead and part.counts.sum() == N_FRAMES - 8
-    assert found.facts["PCorrected"][f"{OTHERS}: {RECALL}"] < 0.05
-    assert found.facts["Subjects"] == ["00", "01", "02", "03"]
+        np.testing.assert_array_equal(part.time_point[part.boundary == 1], STARTS + lead)
+        assert len(part) == N_TIME_POINTS + lead and part.counts.sum() == N_TIME_POINTS - 8
+    assert found.metadata["PCorrected"][f"{OTHERS}: {RECALL}"] < 0.05
+    assert found.metadata["Subjects"] == ["00", "01", "02", "03"]
     assert "n = 4" in found.sentence and "one-sided" in found.sentence
 
 
 def test_noise_has_no_surprising_boundaries():
     rng = np.random.default_rng(0)
-    noise = [viewer(s, frames=ar1_noise(rng, N_FRAMES, N_FEATURES, 0.5)) for s in range(8)]
+    noise = [viewer(s, series=ar1_noise(rng, N_TIME_POINTS, N_FEATURES, 0.5)) for s in range(8)]
     found = asked(noise[:4], noise[4:])
-    assert min(found.facts["PCorrected"].values()) > 0.05
+    assert min(found.metadata["PCorrected"].values()) > 0.05
 
 
 def test_annotated_events_are_looked_for_after_a_delay():
     tests = [viewer(subject) for subject in range(3)]
     for run in tests:
-        # Film, fixation and onsets that are not known are no events; two at once are one.
+        # StimulusAverage, fixation and onsets that are not known are no events; two at once are one.
         run.events = ((0.0, 240.0, "movie"), (5.0, 1.0, "fixation"), (float("nan"), 1.0, "cut"))
         run.events += tuple((start - 4.0, 1.0, kind) for start in STARTS for kind in ("cut", "scene"))
     config = SurpriseConfig(event_s=EVENT, window_s=1, delay_s=4)
     found = asked(tests, [viewer(9)], config=config)
     assert (rows(found, ANNOTATED, RECALL).p < 0.02).all()
     series = found.tables["timeseries"]
-    np.testing.assert_array_equal(series.frame[series.annotated_boundary == 1], np.tile(STARTS, 3))
+    np.testing.assert_array_equal(series.time_point[series.annotated_boundary == 1], np.tile(STARTS, 3))
     missed = asked(tests, [viewer(9)], config=SurpriseConfig(event_s=EVENT, window_s=1, delay_s=9))
     assert (rows(missed, ANNOTATED, RECALL).p > 0.05).all()
 
@@ -335,25 +342,25 @@ def test_annotated_events_are_looked_for_after_a_delay():
 def test_moving_frames_and_displacement():
     tests = [viewer(subject) for subject in range(3)]
     for run in tests:
-        run.displacement = np.full(N_FRAMES, 0.1)
+        run.displacement = np.full(N_TIME_POINTS, 0.1)
         run.displacement[STARTS] = 0.4
         run.displacement[0] = np.nan
-        run.moving[100:110] = True
+        run.high_motion[100:110] = True
     found = asked(tests, [viewer(9)])
     assert (rows(found, OTHERS, "framewise displacement").p < 0.05).all()
     series = found.tables["timeseries"]
-    assert not series.counts[series.frame.between(100, 109)].any()
+    assert not series.counts[series.time_point.between(100, 109)].any()
 
 
 def test_events_come_from_other_subjects_alone():
     own, other = viewer(1), viewer(2)
     shuffled = viewer(1, seed=5, stimulus="task-movie")
-    # The subject's own run of the film is never used, be it among the others.
+    # The subject's own run of the stimulus is never used, be it among the others.
     found = asked([own], [shuffled, other]).tables["timeseries"]
-    np.testing.assert_array_equal(found.frame[found.boundary == 1], STARTS)
+    np.testing.assert_array_equal(found.time_point[found.boundary == 1], STARTS)
     # Where nobody else of the training saw it, other held-out subjects did.
     found = asked([own, other], [viewer(3, stimulus="task-else")]).tables["timeseries"]
-    np.testing.assert_array_equal(found.frame[found.boundary == 1], np.tile(STARTS, 2))
+    np.testing.assert_array_equal(found.time_point[found.boundary == 1], np.tile(STARTS, 2))
 
 
 def test_parts_of_a_film_and_subjects_who_missed_one():
@@ -368,21 +375,21 @@ def test_one_subject_has_a_value_and_no_interval():
     found = asked([viewer(1)], [viewer(2)])
     row = rows(found, OTHERS, RECALL).iloc[0]
     assert row.n_subjects == 1 and np.isfinite([row.value, row.p]).all() and np.isnan(row.low)
-    assert any("framewise displacement" in sentence for sentence in found.facts["NotAsked"])
+    assert any("framewise displacement" in sentence for sentence in found.metadata["NotAsked"])
 
 
 def test_models_without_memories_are_asked_about_their_predictions():
     model = persistent(recall=None, horizons=(1,), backbone=GRUConfig(**SIZE))
     tests = [viewer(1), viewer(3)]
-    probe = SurpriseProbe(SurpriseConfig(event_s=EVENT, window_s=1), facts(horizons=(1,)))
+    probe = SurpriseProbe(SurpriseConfig(event_s=EVENT, window_s=1), metadata(horizons=(1,)))
     both = ProbedFold(model=model, untrained=model, tests=tests, others=[viewer(2)])
     for run in tests:
         probe.add(both, run)
-    found = probe.findings()
-    assert block_frames(model) == 64
+    found = probe.results()
+    assert block_time_points(model) == 64
     assert (rows(found, OTHERS, PREDICTION).p < 0.05).all()
     assert not set(found.tables["scores"].measure) & {RECALL, BACKBONE}
-    assert any(BACKBONE in sentence for sentence in found.facts["NotAsked"])
+    assert any(BACKBONE in sentence for sentence in found.metadata["NotAsked"])
 
 
 def alone():
@@ -396,30 +403,30 @@ def unscored():
 
 
 def brief():
-    runs = [viewer(subject, frames=film()[:10], scored_from=2) for subject in (1, 2)]
+    runs = [viewer(subject, series=stimulus_of()[:10], scored_from=2) for subject in (1, 2)]
     return runs[:1], runs[1:]
 
 
-@pytest.mark.parametrize("runs, why", [(alone, "no other subject"), (unscored, "no frame"), (brief, "No run has")])
+@pytest.mark.parametrize("runs, why", [(alone, "no other subject"), (unscored, "no time point"), (brief, "No run has")])
 def test_what_cannot_be_asked_is_said(runs, why):
     found = asked(*runs())
     table = found.tables["scores"]
     assert list(table.columns) == list(SCORES) and len(table) == 1 and np.isnan(table.value[0])
-    assert why in " ".join(found.facts["NotAsked"]) and why in found.sentence
+    assert why in " ".join(found.metadata["NotAsked"]) and why in found.sentence
 
 
 def test_no_runs_at_all():
-    found = SurpriseProbe(SurpriseConfig(), facts()).findings()
+    found = SurpriseProbe(SurpriseConfig(), metadata()).results()
     assert len(found.tables["scores"]) == 1 and "could not be asked" in found.sentence
 
 
 def test_it_is_made_by_its_name():
     config = ProbeConfig(surprise=SurpriseConfig(event_s=12))
-    assert make_probe("surprise", config, facts()).config.event_s == 12
+    assert make_probe("surprise", config, metadata()).config.event_s == 12
 
 
 def test_a_recall_of_other_chunks_is_streamed_in_blocks_that_fit_both():
-    recall = RecallConfig(width=8, n_components=4, key_lags=2, key_components=2, group_width=4, chunk_frames=12)
+    recall = RecallConfig(width=8, n_components=4, key_lags=2, key_components=2, group_width=4, chunk_time_points=12)
     model = small_forecaster(recall=recall).eval()
-    assert block_frames(model) == 4
+    assert block_time_points(model) == 4
     assert np.isfinite(watch(model, viewer(1))[BACKBONE]).all()

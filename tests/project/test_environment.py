@@ -66,13 +66,13 @@ def test_the_command_is_installed_under_its_name(project):
 
 
 def test_the_presets_of_the_pipelines_are_valid_and_complete():
-    from titan_neuro.config import load_study
+    from titan_neuro.study import load_study
 
     demo, budapest = (
         load_study(default_preset="debug", config_file=ROOT / f"pipelines/{name}.yaml") for name in ("demo", "budapest")
     )
-    assert (demo.seeds, demo.rivals) == ((0,), False)
-    assert (budapest.seeds, budapest.rivals) == ((0, 1, 2), True)
+    assert (demo.seeds, demo.comparison_models) == ((0,), False)
+    assert (budapest.seeds, budapest.comparison_models) == ((0, 1, 2), True)
     assert demo.split.by == "subject"
     assert budapest.split.by == "strict"
     sitcom, haxby = (
@@ -83,4 +83,4 @@ def test_the_presets_of_the_pipelines_are_valid_and_complete():
     assert sitcom.seeds == haxby.seeds == (0, 1, 2)
     assert budapest.model.horizons == (1, 2, 3, 6, 10, 20)
     given = yaml.safe_load((ROOT / "pipelines/budapest.yaml").read_text())
-    assert {"prepare", "split", "model", "training", "evaluation", "probe", "seeds", "rivals"} <= set(given)
+    assert {"prepare", "split", "model", "training", "evaluation", "probe", "seeds", "comparison_models"} <= set(given)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from titan_neuro.layers import NeuralMemoryConfig
-from titan_neuro.models import (
+from titan_neuro.titans.layers import NeuralMemoryConfig
+from titan_neuro.titans.models import (
     GRUConfig,
     LMMConfig,
     MACConfig,

@@ -22,7 +22,7 @@ def test_the_ten_lines_run(study, tmp_path, monkeypatch):
     [code] = blocks("python")
     names = {}
     exec(compile(code, "README.md", "exec"), names)  # noqa: S102 - our own README
-    assert names["forecasts"].shape[:2] == (min(100, names["run"].n_frames), len(names["model"].horizons))
+    assert names["forecasts"].shape[:2] == (min(100, names["run"].n_time_points), len(names["model"].horizons))
     assert len([line for line in code.splitlines() if line]) <= 10
 
 
@@ -31,7 +31,7 @@ def test_every_command_parses():
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("titan-neuro ")]
     assert len(commands) >= 4
     for command in commands:
-        assert build_parser().parse_args(command).verb == command[0]
+        assert build_parser().parse_args(command).subcommand == command[0]
 
 
 def test_make_targets_exist():

@@ -7,7 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from titan_neuro.probing.findings import SCORES
+from titan_neuro.probing.tools.results import SCORES
 from titan_neuro.report import write_report
 
 HORIZONS = (1, 2, 6, 10)
@@ -16,7 +16,7 @@ METRICS = ("skill_ar", "skill", "r2", "r", "pattern_r")
 BASELINES_AND_TITAN = ("titan-mac", "mean", "persistence", "ar")
 BASELINES = ("mean", "persistence", "ar")
 ROLLOUT_METRICS = ("skill_ar", "r2", "variance_ratio", "bias")
-VERDICT = (
+SUMMARY = (
     "titan-mac beats linear AR at h = 1, 2 (skill_ar 0.034 [0.025, 0.043], 0.059 [0.052, 0.065]); does not beat linear "
     "AR at h = 6, 10 (skill_ar 0.004 [-0.009, 0.018], -0.013 [-0.025, 0.000]); 6 subjects."
 )
@@ -64,7 +64,9 @@ def coarse_mask():
 class OutputFolder:
     """Writes the parts of an output folder one by one, so that a test can leave one out."""
 
-    def __init__(self, root: Path, mask, subjects=("01", "02", "03", "04", "05", "06"), name="Simulated twin"):
+    def __init__(
+        self, root: Path, mask, subjects=("01", "02", "03", "04", "05", "06"), name="Simulated synthetic dataset"
+    ):
         self.root, self.mask, self.subjects = root, mask, subjects
         self.group = root / "group"
         self.rng = np.random.default_rng(2718)
@@ -72,7 +74,7 @@ class OutputFolder:
             root / "dataset_description.json", {"Name": name, "BIDSVersion": "1.10.0", "DatasetType": "derivative"}
         )
 
-    def scores(self, verdict=VERDICT, models=BASELINES_AND_TITAN, protocol="subject", space="MNI152NLin2009cAsym"):
+    def scores(self, summary=SUMMARY, models=BASELINES_AND_TITAN, protocol="subject", space="MNI152NLin2009cAsym"):
         score_rows, subject_rows = [], []
         for model in models:
             for horizon in HORIZONS:
@@ -90,21 +92,30 @@ class OutputFolder:
                     half = 2 * values.std() / np.sqrt(n_subjects) if n_subjects >= 3 else np.nan
                     row += [float(value) for value in (values.mean(), values.mean() - half, values.mean() + half)]
                 score_rows.append(row)
-        columns = ["model", "kind", "horizon_frames", "horizon_s", "protocol", "n_subjects", "n_runs", "n_frames"]
+        columns = [
+            "model",
+            "kind",
+            "lead_time_points",
+            "lead_time_s",
+            "protocol",
+            "n_subjects",
+            "n_runs",
+            "n_time_points",
+        ]
         columns += ["n_seeds", "skill_ar_seed_sd"]
         columns += [f"{metric}{end}" for metric in METRICS for end in ("", "_low", "_high")]
         write_table(self.group / "task-film_desc-forecast_scores.tsv", columns, score_rows)
-        columns = ["model", "subject", "horizon_frames", "n_runs", "n_frames", *METRICS]
+        columns = ["model", "subject", "lead_time_points", "n_runs", "n_time_points", *METRICS]
         write_table(self.group / "task-film_desc-forecast_subjects.tsv", columns, subject_rows)
         sidecar = {
             "Protocol": protocol,
             "Folds": [{"number": number} for number in (1, 2, 3)],
-            "Verdict": verdict,
+            "Verdict": summary,
             "Comparisons": [f"{models[0]} does not beat {models[-1]} at h = 1."],
             "NoCeiling": {"test-retest": "no segment was shown twice to one subject"},
             "HorizonsFrames": list(HORIZONS),
             "RepetitionTime": REPETITION_TIME,
-            "Normalisation": "causal expanding z-score",
+            "Normalization": "causal expanding z-score",
             "Caveats": [],
             "Space": space,
         }
@@ -122,19 +133,21 @@ class OutputFolder:
                     row += [value, value - 0.01, value + 0.01]
                 rows.append(row)
             residuals.append([model, kind, 0.3, 0.25, 0.35, 14.0, 13.0, 15.0])
-        columns = ["model", "kind", "horizon_frames", "horizon_s", "n_subjects", "n_targets"]
+        columns = ["model", "kind", "lead_time_points", "lead_time_s", "n_subjects", "n_targets"]
         columns += [f"{metric}{end}" for metric in ROLLOUT_METRICS for end in ("", "_low", "_high")]
         write_table(self.group / "task-film_desc-rollout_scores.tsv", columns, rows)
         columns = ["model", "kind"]
-        columns += [f"{metric}{end}" for metric in ("coloured_share", "ljung_box") for end in ("", "_low", "_high")]
+        columns += [
+            f"{metric}{end}" for metric in ("autocorrelated_fraction", "ljung_box") for end in ("", "_low", "_high")
+        ]
         write_table(self.group / "task-film_desc-residuals_scores.tsv", columns, residuals)
         return self
 
-    def smooth_map(self, centre, spread):
+    def smooth_map(self, center, spread):
         from scipy.ndimage import gaussian_filter
 
         field = gaussian_filter(self.rng.normal(size=self.mask.shape), 1.0)
-        return np.where(self.mask.get_fdata() > 0, centre + spread * field / field.std(), np.nan)
+        return np.where(self.mask.get_fdata() > 0, center + spread * field / field.std(), np.nan)
 
     def volume(self, stat, desc, data, space="MNI152NLin2009cAsym"):
         place = "" if space == "native" else f"_space-{space}"
@@ -157,8 +170,8 @@ class OutputFolder:
         write_json(Path(f"{stem}.json"), {"Space": "Schaefer2018"})
 
     def parcels(self, labels):
-        for desc, stat, centre in (("titanmacH1", "skillar", 0.03), ("titanmacH1", "r2", 0.4), ("arH1", "r2", 0.4)):
-            self.parcel_table(stat, desc, labels, self.rng.normal(centre, 0.05, len(labels)))
+        for desc, stat, center in (("titanmacH1", "skillar", 0.03), ("titanmacH1", "r2", 0.4), ("arH1", "r2", 0.4)):
+            self.parcel_table(stat, desc, labels, self.rng.normal(center, 0.05, len(labels)))
         self.parcel_table("timescale", "contextlength", labels, 2.0 ** self.rng.integers(1, 8, len(labels)))
         return self
 
@@ -166,11 +179,11 @@ class OutputFolder:
         rows = []
         for horizon in (1, 6):
             for power in range(1, 9):
-                frames = 2**power
-                mean = 0.05 * (1 - np.exp(-frames / 40)) - 0.01 * horizon / 6
-                rows.append((frames, frames * 1.5, "false", horizon, 6, mean, mean - 0.008, mean + 0.008))
+                series = 2**power
+                mean = 0.05 * (1 - np.exp(-series / 40)) - 0.01 * horizon / 6
+                rows.append((series, series * 1.5, "false", horizon, 6, mean, mean - 0.008, mean + 0.008))
             rows.append((float("nan"), float("nan"), "true", horizon, 6, mean + 0.004, mean - 0.004, mean + 0.012))
-        columns = ("context_frames", "context_s", "whole_run", "horizon_frames", "n_subjects")
+        columns = ("context_time_points", "context_s", "whole_run", "lead_time_points", "n_subjects")
         columns += ("skill_ar", "skill_ar_low", "skill_ar_high")
         write_table(self.group / "task-film_desc-contextlength_curve.tsv", columns, rows)
         write_json(self.group / "task-film_desc-contextlength_curve.json", {})
@@ -181,7 +194,9 @@ class OutputFolder:
         self.volume("timescale", "contextlength", seconds)
         return self
 
-    def probe(self, name="history-swap", measures=("skill_ar lost at h = 1 frame",), asks="what it loses", **facts):
+    def probe(
+        self, name="history-swap", measures=("skill_ar lost at h = 1 time point",), asks="what it loses", **metadata
+    ):
         rows = []
         for measure in measures:
             for condition, control in (("nothing", "False"), ("another subject", "False"), ("untrained", "True")):
@@ -192,7 +207,7 @@ class OutputFolder:
         short = name.replace("-", "")
         write_table(self.group / f"task-film_desc-{short}_scores.tsv", SCORES, rows)
         told = {"Probe": name, "Asks": asks, "Sentence": f"{name} found <b>something</b>."}
-        told |= {"x": {"Description": "kept before the forecast", "Units": "s"}, "Test": "sign-flip", **facts}
+        told |= {"x": {"Description": "kept before the forecast", "Units": "s"}, "Test": "sign-flip", **metadata}
         write_json(self.group / f"task-film_desc-{short}_findings.json", told)
         return self
 

@@ -9,7 +9,7 @@ from matplotlib.image import imread
 from titan_neuro.report.figures import (
     context_figure,
     horizon_figure,
-    model_look,
+    model_style,
     png_uri,
     svg_uri,
     training_figure,
@@ -79,8 +79,8 @@ def test_an_axis_that_holds_all_leaves_nothing_to_be_named(results):
 def test_one_subject_one_horizon_one_model(output_folder):
     output = output_folder(subjects=("01",)).scores(models=("titan-mac",))
     results = read_results(output.root)
-    first = results.scores[results.scores["horizon_frames"] == 1]
-    figure = horizon_figure(first, results.subjects[results.subjects["horizon_frames"] == 1], "skill_ar", "titan-mac")
+    first = results.scores[results.scores["lead_time_points"] == 1]
+    figure = horizon_figure(first, results.subjects[results.subjects["lead_time_points"] == 1], "skill_ar", "titan-mac")
     assert svg_uri(figure).startswith("data:image/svg+xml;base64,")
 
 
@@ -94,16 +94,16 @@ def test_names_are_drawn_letter_by_letter(results):
 
 def test_models_have_one_look_each_and_baselines_always_the_same():
     models = ["mean", "persistence", "ar", *(f"model-{number}" for number in range(4))]
-    look = model_look(models)
+    look = model_style(models)
     assert len(set(look.values())) == len(models)
-    assert look["ar"] == model_look(["ar"])["ar"]
+    assert look["ar"] == model_style(["ar"])["ar"]
 
 
 def test_the_whole_run_stands_apart_from_the_cut_contexts(results):
     figure = context_figure(results.curve)
     assert figure.axes[0].get_xscale() == "log"
     (h1,) = [line for label, line in lines_of(figure).items() if label == "h = 1"]
-    rows = results.curve[(results.curve["horizon_frames"] == 1) & ~results.curve["whole_run"]]
+    rows = results.curve[(results.curve["lead_time_points"] == 1) & ~results.curve["whole_run"]]
     np.testing.assert_array_equal(h1.get_ydata(), rows["skill_ar"])
     labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert labels == ["3", "6", "12", "24", "48", "96", "192", "384", "whole\nrun"]

@@ -48,7 +48,7 @@ def test_an_interval_that_holds_zero_is_named(full_output):
 
 @pytest.mark.parametrize(
     ("protocol", "said"),
-    [("run", "a person the model has never seen"), ("subject", "knowledge of this film"), ("strict", "")],
+    [("run", "a person the model has never seen"), ("subject", "knowledge of this stimulus"), ("strict", "")],
 )
 def test_the_protocol_has_its_limit(output_folder, protocol, said):
     text = limits_of(output_folder().scores(protocol=protocol))

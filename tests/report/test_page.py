@@ -48,7 +48,7 @@ def full_page(full_report):
 
 def test_every_part_is_there_in_order(full_page):
     order = [
-        "Simulated twin",
+        "Simulated synthetic dataset",
         "beats linear AR at h = 1, 2",
         "How it was scored",
         "held-out subjects",
@@ -108,7 +108,7 @@ def test_figures_name_n_and_test(full_page):
 def test_nothing_that_was_read_is_markup(output_folder):
     labels = [HOSTILE, "LH_Vis_1", "b"]
     output = output_folder(subjects=(HOSTILE, "02", "03"), name=HOSTILE)
-    output.scores(verdict=HOSTILE, models=("ar", HOSTILE), space=HOSTILE).parcels(labels).training().records()
+    output.scores(summary=HOSTILE, models=("ar", HOSTILE), space=HOSTILE).parcels(labels).training().records()
     page = page_of(output)
     assert not page.all("script")
     assert not page.all("b")
@@ -127,7 +127,7 @@ def test_stages_that_have_not_run_are_named_with_their_command(output_folder):
     ):
         assert f"titan-neuro {command}" in text
     assert text.count("Not made") == 10
-    assert "No verdict yet" in text
+    assert "No summary yet" in text
 
 
 @pytest.mark.parametrize("part", ["scores", "volumes", "curve", "timescale", "training", "records"])
@@ -143,22 +143,22 @@ def test_a_map_that_is_missing_or_empty_is_named(output_folder, coarse_mask):
         path.unlink()
     output.volume("timescale", "contextlength", np.full(coarse_mask.shape, np.nan))
     text = page_of(output).text
-    assert "Not made: r2 of linear AR, 1 frame ahead" in text
+    assert "Not made: r2 of linear AR, 1 time point ahead" in text
     assert "no voxels gain from a longer context, so there is nothing to draw" in text
 
 
 def test_moving_frames_and_ceilings_have_their_parts(output_folder):
     output = output_folder().scores()
-    assert "Frames with head motion" not in page_of(output).text
+    assert "Time points with head motion" not in page_of(output).text
     for end in (".tsv", ".json"):
         table = output.group / f"task-film_desc-forecast_scores{end}"
         (output.group / f"task-film_desc-forecastmoving_scores{end}").write_text(table.read_text(encoding="utf-8"))
     (output.group / "task-film_desc-ceilings_scores.tsv").write_text(
-        "ceiling\thorizon_frames\tn_subjects\tr2\tr2_low\tr2_high\tskill_ar\tskill_ar_low\tskill_ar_high\n"
+        "ceiling\thorizon_time_points\tn_subjects\tr2\tr2_low\tr2_high\tskill_ar\tskill_ar_low\tskill_ar_high\n"
         "stimulus-locked\t1\t6\t0.311\tn/a\tn/a\t0.052\tn/a\tn/a\n"
     )
     text = page_of(output).text
-    assert "3,588 frames of 6 subjects; none of them is in the table above" in text
+    assert "3,588 time points of 6 subjects; none of them is in the table above" in text
     assert "stimulus-locked 6 r2 0.311 stimulus-locked 6 skill_ar 0.052" in text
 
 

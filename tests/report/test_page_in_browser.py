@@ -13,11 +13,11 @@ from titan_neuro.report import write_report
 
 pytestmark = pytest.mark.browser
 
-# The page forbids scripts, its own included: another page holds it in a frame of a given width and measures it.
-FRAME = """<!DOCTYPE html><meta charset="utf-8"><body style="margin: 0">
-<iframe id="frame" style="border: 0" width="{width}" height="900" srcdoc="{page}"></iframe><pre id="found"></pre>
+# The page forbids scripts, its own included: another page holds it in a time point of a given width and measures it.
+TIME_POINT = """<!DOCTYPE html><meta charset="utf-8"><body style="margin: 0">
+<iframe id="time point" style="border: 0" width="{width}" height="900" srcdoc="{page}"></iframe><pre id="found"></pre>
 <script>
-document.getElementById("frame").addEventListener("load", (event) => {{
+document.getElementById("time point").addEventListener("load", (event) => {{
   const page = event.target.contentDocument, images = [...page.images], root = page.documentElement;
   document.getElementById("found").textContent = JSON.stringify({{
     width: event.target.contentWindow.innerWidth, content: root.scrollWidth, height: root.scrollHeight,
@@ -58,11 +58,11 @@ def chromium(tmp_path):
 @pytest.fixture
 def measure(chromium, tmp_path):
     def measure(page, width):
-        frame = tmp_path / f"frame-{width}.html"
-        frame.write_text(
-            FRAME.format(width=width, page=html.escape(page.read_text(encoding="utf-8"))), encoding="utf-8"
+        time_point = tmp_path / f"frame-{width}.html"
+        time_point.write_text(
+            TIME_POINT.format(width=width, page=html.escape(page.read_text(encoding="utf-8"))), encoding="utf-8"
         )
-        dumped = chromium(frame, "--dump-dom")
+        dumped = chromium(time_point, "--dump-dom")
         return json.loads(html.unescape(re.search(r'<pre id="found">(.*?)</pre>', dumped)[1]))
 
     return measure
@@ -81,7 +81,7 @@ def test_the_page_fits_its_window_and_every_picture_is_drawn(full_report, measur
 def test_hostile_names_neither_run_nor_break_the_page(output_folder, measure):
     name = "<script>document.title='run'</script>" + "long" * 60
     labels = [f"{name}_{number}" for number in range(5)]
-    output = output_folder(subjects=(name,), name=name).scores(verdict=name, space=name).parcels(labels).records()
+    output = output_folder(subjects=(name,), name=name).scores(summary=name, space=name).parcels(labels).records()
     found = measure(write_report(output.root), 400)
     assert found["title"] == name
     assert found["content"] == 400
@@ -95,7 +95,7 @@ def test_the_picture_of_the_page_is_not_blank(full_report, measure, chromium, tm
     assert picture.shape == (height, 1280, 3)
     inked = (picture < 0.9).any(axis=2)
     assert 0.03 < inked.mean() < 0.6
-    # Every fifth of the page has something on it, and colours beside the black of letters.
+    # Every fifth of the page has something on it, and colors beside the black of letters.
     assert all(part.any() for part in inked.reshape(5, -1))
     assert (picture.max(axis=2) - picture.min(axis=2) > 0.3).mean() > 0.005
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from titan_neuro.errors import MetadataError
-from titan_neuro.probing.findings import score_row
+from titan_neuro.probing.tools.results import score_row
 from titan_neuro.report import write_report
 from titan_neuro.report.probes import probe_figure, probe_sections
 from titan_neuro.report.results import read_results

@@ -14,7 +14,7 @@ def replace_in(path, old, new):
 
 def test_reads_every_part(full_output):
     results = read_results(full_output.root)
-    assert results.name == "Simulated twin"
+    assert results.name == "Simulated synthetic dataset"
     assert results.main_model == "titan-mac"
     assert len(results.scores) == 16
     assert len(results.subjects) == 16 * 6
@@ -76,7 +76,9 @@ def test_refuses_a_table_without_a_column(full_output):
 
 def test_refuses_a_kind_of_row_that_is_none(full_output):
     replace_in(full_output.group / "task-film_desc-forecast_scores.tsv", "\tbaseline\t", "\tbase line\t")
-    with pytest.raises(MetadataError, match="one of model, control, rival, baseline, reference was expected"):
+    with pytest.raises(
+        MetadataError, match="one of model, control, comparison model, baseline, reference was expected"
+    ):
         read_results(full_output.root)
 
 
@@ -104,7 +106,7 @@ def test_refuses_words_where_numbers_belong(full_output):
 
 def test_refuses_a_horizon_that_is_no_whole_number(full_output):
     replace_in(full_output.group / "task-film_desc-forecast_scores.tsv", "mean\tbaseline\t1\t", "mean\tbaseline\t1.5\t")
-    with pytest.raises(MetadataError, match=r"column horizon_frames: a whole number was expected, found 1\.5"):
+    with pytest.raises(MetadataError, match=r"column lead_time_points: a whole number was expected, found 1\.5"):
         read_results(full_output.root)
 
 
@@ -145,7 +147,7 @@ def test_refuses_a_provenance_without_stages(full_output, content):
 
 def test_refuses_two_tasks_on_one_page(full_output):
     (full_output.group / "task-rest_desc-forecast_scores.tsv").write_text("", encoding="utf-8")
-    with pytest.raises(MetadataError, match="film, rest"):
+    with pytest.raises(MetadataError, match="stimulus, rest"):
         read_results(full_output.root)
 
 

@@ -53,7 +53,7 @@ def test_the_best_of_each_horizon_is_the_highest(results, full_output):
     raw = pd.read_csv(full_output.group / "task-film_desc-forecast_scores.tsv", sep="\t", na_values="n/a")
     groups = {group["metric"]: group for group in score_groups(results.scores)}
     for metric, group in groups.items():
-        table = raw.pivot_table(index="horizon_frames", columns="model", values=metric)
+        table = raw.pivot_table(index="lead_time_points", columns="model", values=metric)
         for column, horizon in enumerate((1, 2, 6, 10)):
             best = [row["model"] for row in group["rows"] if row["cells"][column]["best"]]
             assert best == [table.loc[horizon].idxmax()]
@@ -79,7 +79,7 @@ def test_ceilings_have_a_row_for_each_measure():
     numbers = {"r2_low": 0.1, "r2_high": 0.3, "skill_ar_low": np.nan, "skill_ar_high": np.nan}
     table = pd.DataFrame(
         [
-            {"ceiling": "test-retest", "horizon_frames": h, "n_subjects": 4, "r2": 0.2, "skill_ar": -h, **numbers}
+            {"ceiling": "test-retest", "lead_time_points": h, "n_subjects": 4, "r2": 0.2, "skill_ar": -h, **numbers}
             for h in (2, 1)
         ]
     )
@@ -94,7 +94,7 @@ def test_ceilings_have_a_row_for_each_measure():
 
 def test_cells_hold_value_and_interval(results):
     rows = {row["model"]: row for row in score_groups(results.scores)[0]["rows"]}
-    source = results.scores.set_index(["model", "horizon_frames"]).loc[("titan-mac", 2)]
+    source = results.scores.set_index(["model", "lead_time_points"]).loc[("titan-mac", 2)]
     cell = rows["titan-mac"]["cells"][1]
     assert cell["value"] == number(source["skill_ar"])
     assert cell["interval"] == f"{number(source['skill_ar_low'])} to {number(source['skill_ar_high'])}"
@@ -102,7 +102,7 @@ def test_cells_hold_value_and_interval(results):
 
 
 def test_a_model_that_lacks_a_horizon_has_an_empty_cell(results):
-    scores = results.scores[~((results.scores["model"] == "mean") & (results.scores["horizon_frames"] == 6))]
+    scores = results.scores[~((results.scores["model"] == "mean") & (results.scores["lead_time_points"] == 6))]
     rows = {row["model"]: row for row in score_groups(scores)[2]["rows"]}
     assert [cell["value"] == "n/a" for cell in rows["mean"]["cells"]] == [False, False, True, False]
 
@@ -112,7 +112,7 @@ def test_subjects_have_a_row_each(results):
     assert [row["subject"] for row in rows] == ["01", "02", "03", "04", "05", "06"]
     own = results.subjects.query("model == 'titan-mac' and subject == '03'")
     assert rows[2]["cells"] == [*map(number, own["skill_ar"]), *map(number, own["r2"])]
-    assert rows[2]["n_frames"] == own["n_frames"].min()
+    assert rows[2]["n_time_points"] == own["n_time_points"].min()
 
 
 def test_training_names_the_best_epoch(results):
@@ -132,14 +132,14 @@ def test_training_without_a_finite_score(results):
 
 @pytest.mark.parametrize(("protocol", "words"), [("run", "other runs of the same"), ("strict", "neither the person")])
 def test_the_protocol_is_said_in_words(output_folder, protocol, words):
-    facts = dict(scoring_facts(read_results(output_folder().scores(protocol=protocol).root)))
-    assert words in facts["Protocol"]
-    assert facts["Folds"] == "3"
-    assert facts["Subjects"] == "6"
-    assert facts["Runs"] == "12"
-    assert facts["Scored frames"].startswith("3,480 to 3,588")
-    assert facts["Horizons"].startswith("1 (1.5 s), 2 (3 s), 6 (9 s), 10 (15 s)")
-    assert "causal" in facts["Normalisation"]
+    metadata = dict(scoring_facts(read_results(output_folder().scores(protocol=protocol).root)))
+    assert words in metadata["Protocol"]
+    assert metadata["Folds"] == "3"
+    assert metadata["Subjects"] == "6"
+    assert metadata["Runs"] == "12"
+    assert metadata["Scored time points"].startswith("3,480 to 3,588")
+    assert metadata["Horizons"].startswith("1 (1.5 s), 2 (3 s), 6 (9 s), 10 (15 s)")
+    assert "causal" in metadata["Normalization"]
 
 
 def test_stages_say_what_they_took(results):
@@ -156,9 +156,9 @@ def test_what_differs_between_stages_is_said_of_each(full_output):
     content = json.loads(path.read_text(encoding="utf-8"))
     content["stages"]["evaluate"]["commit"] = None
     path.write_text(json.dumps(content), encoding="utf-8")
-    facts = dict(provenance_facts(read_results(full_output.root).stages))
-    assert facts["Commit (evaluate)"] == "not known"
-    assert "Commit (prepare sub-01, train seed-7 fold-1, train seed-7 fold-2, train seed-7 fold-3)" in facts
-    assert facts["Versions"] == "python 3.11.9, titan-neuro 0.1.0, torch 2.13.0"
-    assert facts["Input files"].startswith("30, 1 of them with a git-annex key")
-    assert facts["Input dataset"].startswith("3d2f1c6e")
+    metadata = dict(provenance_facts(read_results(full_output.root).stages))
+    assert metadata["Commit (evaluate)"] == "not known"
+    assert "Commit (prepare sub-01, train seed-7 fold-1, train seed-7 fold-2, train seed-7 fold-3)" in metadata
+    assert metadata["Versions"] == "python 3.11.9, titan-neuro 0.1.0, torch 2.13.0"
+    assert metadata["Input files"].startswith("30, 1 of them with a git-annex key")
+    assert metadata["Input dataset"].startswith("3d2f1c6e")

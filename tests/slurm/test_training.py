@@ -13,7 +13,12 @@ from safetensors.torch import load_file
 
 SCRIPT = Path(__file__).parents[2] / "pipelines/train.sbatch"
 # Long enough to be interrupted, and saved seldom, so that it is the signal that saves.
-SETTINGS = ["rivals=false", "training.max_epochs=2", "training.steps_per_epoch=60", "training.window_frames=16"]
+SETTINGS = [
+    "comparison_models=false",
+    "training.max_epochs=2",
+    "training.steps_per_epoch=60",
+    "training.window_time_points=16",
+]
 SETTINGS += ["training.n_streams=2", "training.patience=2", "training.checkpoint_every_s=1000", "seeds=[0]"]
 FLAGS = ["--fold", "1", *(part for setting in SETTINGS for part in ("--set", setting))]
 

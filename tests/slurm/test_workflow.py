@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from titan_neuro.cli.studies import find_pipelines
 from titan_neuro.data.store import RunStore
+from titan_neuro.study.pipelines import find_pipelines
 from titan_neuro.training import load_forecaster
 
 pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
@@ -72,7 +72,7 @@ class Workflow:
         raise AssertionError(f"did not happen: {condition.__name__}\n{self.log.read_text()}")
 
 
-def processes(verb: str, *contains: str) -> list[int]:
+def processes(subcommand: str, *contains: str) -> list[int]:
     """Jobs' own processes, `titan-neuro VERB`, with arguments that hold these texts."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
@@ -80,7 +80,7 @@ def processes(verb: str, *contains: str) -> list[int]:
             words = (folder / "cmdline").read_bytes().decode().split("\0")
         except OSError:
             continue  # it has ended
-        if len(words) > 2 and words[1].endswith("/titan-neuro") and words[2] == verb:
+        if len(words) > 2 and words[1].endswith("/titan-neuro") and words[2] == subcommand:
             found += [int(folder.name)] * all(any(text in word for word in words) for text in contains)
     return found
 
@@ -98,7 +98,7 @@ def marks(output: Path, kind: str) -> list[str]:
 
 
 def require_whole(output: Path) -> None:
-    """What has its final name is whole: frames by their checksums, models by being loaded."""
+    """What has its final name is whole: time points by their checksums, models by being loaded."""
     for path in output.glob("sub-*/func/[!.]*.zarr"):
         RunStore(path).verify()
     for record in output.glob("models/seed-*/fold-*/*/model.json"):
@@ -173,7 +173,10 @@ def test_a_failed_job_shows_its_log_and_the_others_finish(cluster, study, prepar
 
 def test_a_cancelled_training_leaves_no_half_of_a_model_and_goes_on(cluster, study, prepared, tmp_path):
     config, output = prepared
-    config += [f"bids_dir={study / 'bids'}", "set=[rivals=false, training.max_epochs=6, training.patience=6]"]
+    config += [
+        f"bids_dir={study / 'bids'}",
+        "set=[comparison_models=false, training.max_epochs=6, training.patience=6]",
+    ]
     shutil.copytree(study / "output", output, symlinks=True, ignore=shutil.ignore_patterns("models", "group", ".work"))
     code, said = Workflow(tmp_path, "runs", config=config).wait()
     assert code == 0, said

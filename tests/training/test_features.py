@@ -10,7 +10,7 @@ import torch
 
 from titan_neuro.data.store import RunStore, write_run
 from titan_neuro.data.store.schema import RunHeader
-from titan_neuro.layers.tokenizer import SwinTokenizer
+from titan_neuro.forecaster.tokenizers import SwinTokenizer
 from titan_neuro.training import PretrainingConfig, TrainingConfig, fit, train_fold
 from titan_neuro.training.features import cached_features, encoder_digest
 from titan_neuro.training.streams import StreamWindows
@@ -18,9 +18,9 @@ from titan_neuro.training.streams import StreamWindows
 QUICK = TrainingConfig(
     max_epochs=2,
     steps_per_epoch=4,
-    window_frames=32,
+    window_time_points=32,
     learning_rate=1e-2,
-    pretraining=PretrainingConfig(n_epochs=1, steps_per_epoch=2, batch_frames=8, channels=4),
+    pretraining=PretrainingConfig(n_epochs=1, steps_per_epoch=2, batch_time_points=8, channels=4),
 )
 
 
@@ -57,9 +57,9 @@ def test_they_are_what_the_swin_gives_and_computed_once(runs, tokenizer, tmp_pat
     found = cached_features(runs, tokenizer, work_dir=tmp_path / "work")
     for run in runs:
         with torch.no_grad():
-            expected = tokenizer.features(run.read(0, run.n_frames)[None])[0]
+            expected = tokenizer.features(run.read(0, run.n_time_points)[None])[0]
         # float16: 11 bits.
-        torch.testing.assert_close(found[run.key].read(0, run.n_frames), expected, rtol=6e-4, atol=1e-6)
+        torch.testing.assert_close(found[run.key].read(0, run.n_time_points), expected, rtol=6e-4, atol=1e-6)
         assert found[run.key].path.parent == run.store.path.parent
         run.store.verify()
     assert len(calls) == 2
@@ -85,7 +85,7 @@ def test_another_encoder_has_others_and_a_new_preparation_makes_them_anew(
         scored=store.scored,
         record=store.record,
     )
-    write_run(store.path, header, [store.frames(0, store.n_frames)[::-1]])
+    write_run(store.path, header, [store.series(0, store.n_time_points)[::-1]])
     renewed = [RunStore(store.path).within(volume_fold.space), runs[1]]
     with caplog.at_level(logging.WARNING):
         found = cached_features(renewed, tokenizer, work_dir=tmp_path)
@@ -116,13 +116,13 @@ def test_what_is_damaged_is_computed_again(runs, tokenizer, tmp_path, calls, cap
 def test_windows_carry_the_features_of_their_frames(runs, tokenizer, tmp_path):
     features = cached_features(runs, tokenizer, work_dir=tmp_path)
     windows = StreamWindows(
-        runs, window_frames=32, n_streams=2, horizons=(1, 2), seed=1, min_steps=7, features=features
+        runs, window_time_points=32, n_streams=2, horizons=(1, 2), seed=1, min_steps=7, features=features
     )
     for index in range(len(windows)):
         window = windows[index]
         with torch.no_grad():
-            expected = tokenizer.features(window.frames[:, :32])
-        exists = window.frames[:, :32].any(dim=2)
+            expected = tokenizer.features(window.series[:, :32])
+        exists = window.series[:, :32].any(dim=2)
         torch.testing.assert_close(window.features[exists], expected[exists], rtol=6e-4, atol=1e-6)
         assert not window.features[~exists].any()
 
@@ -131,13 +131,13 @@ def test_training_is_the_same_with_them_as_without(volume_fold, volume_model, tm
     model = dataclasses.replace(volume_model, tokenizer=dataclasses.replace(volume_model.tokenizer, frozen=True))
     swin, tables = SwinTokenizer.features, []
     seen = []
-    monkeypatch.setattr(SwinTokenizer, "features", lambda self, frames: seen.append(len(frames)) or swin(self, frames))
+    monkeypatch.setattr(SwinTokenizer, "features", lambda self, series: seen.append(len(series)) or swin(self, series))
     for name in ("with", "without"):
         if name == "without":
             monkeypatch.setattr(fit, "cached_features", lambda *_arguments, **_options: None)
         seen.clear()
         train_fold(volume_fold, model, QUICK, folder=tmp_path / name, work_dir=tmp_path / f"work-{name}", seed=0)
-        # In pre-training, and once for each of three runs of 90 frames in blocks of 64.
+        # In pre-training, and once for each of three runs of 90 time points in blocks of 64.
         assert (len(seen) == 2 + 3 * 2) == (name == "with")
         tables.append(pd.read_csv(tmp_path / name / "training.csv"))
     columns = ["train_loss", "validation_mse"]

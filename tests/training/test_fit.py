@@ -15,19 +15,11 @@ from titan_neuro.data.space import Space
 from titan_neuro.data.splits import Fold
 from titan_neuro.data.store import RunHeader, RunStore, RunView, write_run
 from titan_neuro.errors import InputNotFoundError, MismatchError, TrainingError
-from titan_neuro.layers.decoder import LowRankConfig
-from titan_neuro.layers.tokenizer import ParcelTokenizerConfig
-from titan_neuro.models import (
-    ForecasterConfig,
-    GRUConfig,
-    LMMConfig,
-    MACConfig,
-    MAGConfig,
-    MALConfig,
-    TransformerConfig,
-    match_rivals,
-)
-from titan_neuro.ops.autoregression import fit_autoregression
+from titan_neuro.forecaster import ForecasterConfig, match_comparison_models
+from titan_neuro.forecaster.decoders import LowRankConfig
+from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig
+from titan_neuro.linear.autoregression import fit_autoregression
+from titan_neuro.titans.models import GRUConfig, LMMConfig, MACConfig, MAGConfig, MALConfig, TransformerConfig
 from titan_neuro.training import FoldData, TrainingConfig, closed_form, load_forecaster, require_match, train_fold
 from titan_neuro.training.fold import data_identity
 
@@ -35,42 +27,42 @@ N_FEATURES = 8
 SPACE = Space(kind="parcels", name="Toy", parcels=tuple(f"p{i}" for i in range(N_FEATURES)))
 MODEL = ForecasterConfig(
     tokenizer=ParcelTokenizerConfig(n_tokens=1),
-    backbone=MACConfig(dim=16, n_layers=1, n_heads=2, tokens_per_frame=1, segment_frames=16),
+    backbone=MACConfig(dim=16, n_layers=1, n_heads=2, tokens_per_time_point=1, segment_time_points=16),
     recall=None,
     horizons=(1, 2),
     decoder=LowRankConfig(rank=8),
 )
-QUICK = TrainingConfig(max_epochs=4, steps_per_epoch=20, window_frames=32, learning_rate=1e-2, patience=4)
+QUICK = TrainingConfig(max_epochs=4, steps_per_epoch=20, window_time_points=32, learning_rate=1e-2, patience=4)
 
 
-def following(rng, n_frames):
+def following(rng, n_time_points):
     """Feature i + 1 shows at t + 1 what feature i showed at t: noise for each alone, plain for all together."""
-    frames = rng.normal(size=(n_frames, N_FEATURES))
-    for t in range(1, n_frames):
-        frames[t, 1:] = 0.9 * frames[t - 1, :-1] + 0.4 * frames[t, 1:]
-    return frames
+    series = rng.normal(size=(n_time_points, N_FEATURES))
+    for t in range(1, n_time_points):
+        series[t, 1:] = 0.9 * series[t - 1, :-1] + 0.4 * series[t, 1:]
+    return series
 
 
-def noise(rng, n_frames):
-    return rng.normal(size=(n_frames, N_FEATURES))
+def noise(rng, n_time_points):
+    return rng.normal(size=(n_time_points, N_FEATURES))
 
 
 @pytest.fixture
 def make_fold(tmp_path):
-    def make(signal, n_frames=200):
+    def make(signal, n_time_points=200):
         runs = {}
         for number in range(4):
-            frames = signal(np.random.default_rng(number), n_frames).astype(np.float32)
+            series = signal(np.random.default_rng(number), n_time_points).astype(np.float32)
             header = RunHeader(
                 key=f"sub-0{number}_task-x",
                 entities={"subject": f"0{number}", "task": "x"},
                 repetition_time=1.0,
                 space=SPACE,
-                scored=np.ones(n_frames, dtype=bool),
-                record={"fingerprint": str(number), "normaliser": {"method": "none"}},
+                scored=np.ones(n_time_points, dtype=bool),
+                record={"fingerprint": str(number), "normalizer": {"method": "none"}},
             )
             path = tmp_path / f"{signal.__name__}-{number}.zarr"
-            write_run(path, header, [frames])
+            write_run(path, header, [series])
             runs[header.key] = RunStore(path).within(SPACE)
         keys = tuple(runs)
         return FoldData(fold=Fold(1, keys[:2], keys[2:3], keys[3:]), protocol="subject", space=SPACE, runs=runs)
@@ -94,12 +86,12 @@ def test_what_one_feature_tells_of_another_is_learned(make_fold, train):
     model, record = load_forecaster(folder)
     assert made
     assert record["validation_skill_ar"] > 0.2
-    # The run that nobody has seen: one frame ahead, against the linear skip alone.
-    frames = data.runs[data.fold.test[0]].read(0, 200)
-    forecasts, _ = model.step(frames, model.start())
+    # The run that nobody has seen: one time point ahead, against the linear skip alone.
+    series = data.runs[data.fold.test[0]].read(0, 200)
+    forecasts, _ = model.step(series, model.start())
     torch.nn.init.zeros_(model.head.patterns)
-    linear, _ = model.step(frames, model.start())
-    error, error_linear = ((frames[1:] - f[:-1, 0]).square().mean() for f in (forecasts, linear))
+    linear, _ = model.step(series, model.start())
+    error, error_linear = ((series[1:] - f[:-1, 0]).square().mean() for f in (forecasts, linear))
     assert error < 0.8 * error_linear
     table = pd.read_csv(folder / "training.csv")
     assert table["epoch"].tolist() == [0, 1, 2, 3, 4]
@@ -109,8 +101,8 @@ def test_what_one_feature_tells_of_another_is_learned(make_fold, train):
 @pytest.mark.parametrize("backbone", [LMMConfig, MACConfig, MAGConfig, MALConfig, GRUConfig, TransformerConfig])
 def test_every_variant_trains_and_is_read_back(make_fold, train, backbone):
     data = make_fold(following)
-    model = dataclasses.replace(MODEL, backbone=backbone(dim=16, n_layers=1, tokens_per_frame=1))
-    quick = TrainingConfig(max_epochs=1, steps_per_epoch=4, window_frames=32, learning_rate=1e-2)
+    model = dataclasses.replace(MODEL, backbone=backbone(dim=16, n_layers=1, tokens_per_time_point=1))
+    quick = TrainingConfig(max_epochs=1, steps_per_epoch=4, window_time_points=32, learning_rate=1e-2)
     read, record = load_forecaster(train(data, quick, model=model)[0])
     names = {"gru": "gru", "transformer": "transformer-20"}
     assert read.name == names.get(model.backbone.variant, f"titan-{model.backbone.variant}")
@@ -129,7 +121,7 @@ def test_rivals_learn_it_too_and_share_the_linear_skip(make_fold, train, monkeyp
     monkeypatch.setattr(closed_form, "fit_autoregression", counted)
     data = make_fold(following)
     train = functools.partial(train, work="work")
-    models = [MODEL, *match_rivals(MODEL, n_features=N_FEATURES)]
+    models = [MODEL, *match_comparison_models(MODEL, n_features=N_FEATURES)]
     quick = dataclasses.replace(QUICK, max_epochs=2)
     read = [load_forecaster(train(data, quick, model.backbone.name, model=model)[0]) for model in models]
     assert [model.name for model, _ in read] == ["titan-mac", "gru", "transformer-20"]
@@ -152,7 +144,7 @@ def test_where_nothing_is_to_be_learned_the_model_is_linear(make_fold, train):
 
 def test_the_same_seed_gives_the_same_weights_and_another_others(make_fold, train):
     data = make_fold(following)
-    quick = TrainingConfig(max_epochs=1, steps_per_epoch=3, window_frames=32)
+    quick = TrainingConfig(max_epochs=1, steps_per_epoch=3, window_time_points=32)
     one, again, other = (
         (train(data, quick, name, seed)[0] / "model.safetensors").read_bytes()
         for name, seed in (("one", 0), ("again", 0), ("other", 1))
@@ -162,7 +154,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_others(make_fold, trai
 
 def test_a_trained_fold_is_left_until_something_changes(make_fold, train):
     data = make_fold(following)
-    quick = TrainingConfig(max_epochs=1, steps_per_epoch=2, window_frames=32)
+    quick = TrainingConfig(max_epochs=1, steps_per_epoch=2, window_time_points=32)
     folder, _ = train(data, quick)
     stamp = (folder / "model.json").stat().st_mtime_ns
     assert train(data, quick) == (folder, False)
@@ -172,7 +164,9 @@ def test_a_trained_fold_is_left_until_something_changes(make_fold, train):
 
 def test_a_loss_that_is_not_finite_stops_training(make_fold, train, tmp_path):
     data = make_fold(following)
-    wild = TrainingConfig(max_epochs=2, steps_per_epoch=20, window_frames=32, learning_rate=1e30, gradient_clip=1e30)
+    wild = TrainingConfig(
+        max_epochs=2, steps_per_epoch=20, window_time_points=32, learning_rate=1e30, gradient_clip=1e30
+    )
     with pytest.raises(TrainingError, match=r"The loss is (nan|inf) in epoch 0") as caught:
         train(data, wild)
     assert "learning_rate" in caught.value.hint
@@ -180,14 +174,14 @@ def test_a_loss_that_is_not_finite_stops_training(make_fold, train, tmp_path):
 
 
 class FailingView(RunView):
-    """A run whose frames are not numbers any more after some readings, as from a disk that fails."""
+    """A run whose time points are not numbers any more after some readings, as from a disk that fails."""
 
     readings_left = float("inf")
 
     def read(self, start, stop):
         self.readings_left -= 1
-        frames = super().read(start, stop)
-        return frames if self.readings_left >= 0 else torch.full_like(frames, float("nan"))
+        series = super().read(start, stop)
+        return series if self.readings_left >= 0 else torch.full_like(series, float("nan"))
 
 
 @pytest.mark.parametrize(
@@ -242,7 +236,7 @@ def test_a_split_that_shares_what_it_holds_apart_is_refused(make_fold, protocol,
 @pytest.fixture
 def trained(make_fold, train):
     data = make_fold(following)
-    return train(data, TrainingConfig(max_epochs=1, steps_per_epoch=2, window_frames=32))[0], data
+    return train(data, TrainingConfig(max_epochs=1, steps_per_epoch=2, window_time_points=32))[0], data
 
 
 def test_a_model_is_bound_to_its_data(trained):
@@ -251,7 +245,7 @@ def test_a_model_is_bound_to_its_data(trained):
     require_match(record, data.identity(), "here")
 
 
-PARCELS = {"space": SPACE, "repetition_time": 1.0, "normaliser": "none"}
+PARCELS = {"space": SPACE, "repetition_time": 1.0, "normalizer": "none"}
 MASK = np.arange(2 * 3 * 4).reshape(2, 3, 4) % 3 > 0
 VOLUME = {**PARCELS, "space": Space(kind="volume", name="native", mask=MASK, affine=np.eye(4))}
 
@@ -269,20 +263,20 @@ def volume(**changes):
         (PARCELS, {"repetition_time": 2.0}, "repetition_time"),
         (PARCELS, {"space": dataclasses.replace(SPACE, parcels=(*SPACE.parcels[:-1], "q"))}, "parcels_sha256"),
         (PARCELS, {"space": dataclasses.replace(SPACE, name="Other")}, "space"),
-        (PARCELS, {"normaliser": "causal"}, "normaliser"),
+        (PARCELS, {"normalizer": "causal"}, "normalizer"),
     ],
 )
 def test_a_model_is_refused_on_other_data_with_both_values(tmp_path, trained_on, changes, field):
     """The identities are those of stores on disk."""
 
-    def identity(name, *, space, repetition_time, normaliser):
+    def identity(name, *, space, repetition_time, normalizer):
         header = RunHeader(
             key=name,
             entities={"subject": "01", "task": "x"},
             repetition_time=repetition_time,
             space=space,
             scored=np.ones(5, dtype=bool),
-            record={"fingerprint": "0", "normaliser": {"method": normaliser}},
+            record={"fingerprint": "0", "normalizer": {"method": normalizer}},
         )
         write_run(tmp_path / f"{name}.zarr", header, [np.zeros((5, space.n_features), dtype=np.float32)])
         return data_identity(space, RunStore(tmp_path / f"{name}.zarr").within(space))
@@ -314,9 +308,11 @@ def test_damaged_models_are_refused(trained, tmp_path):
     record = json.loads((folder / "model.json").read_text())
     # Another chunk shows in no shape, yet it is another model.
     other = {**record["config"], "backbone": {**record["config"]["backbone"]}}
-    other["backbone"]["memory"] = {**other["backbone"]["memory"], "chunk_frames": 4}
+    other["backbone"]["memory"] = {**other["backbone"]["memory"], "chunk_time_points": 4}
     (folder / "model.json").write_text(json.dumps({**record, "config": other}))
-    with pytest.raises(MismatchError, match=r"expected one of memory\.chunk_frames 4, found memory\.chunk_frames 8"):
+    with pytest.raises(
+        MismatchError, match=r"expected one of memory\.chunk_time_points 4, found memory\.chunk_time_points 8"
+    ):
         load_forecaster(folder)
     weights.unlink()
     with pytest.raises(MismatchError, match="can't be read"):

@@ -290,7 +290,7 @@ def test_checkpoints_of_a_model_that_is_done_go_with_the_next_call(root, undistu
 
 
 def test_a_disk_that_fails_while_it_is_read_ends_the_training(root, monkeypatch):
-    """The frames are read by a thread of their own; what it meets is not lost."""
+    """The time points are read by a thread of their own; what it meets is not lost."""
     data = example.read_data(root.parent / "stores")
     view = type(data.runs[example.KEYS[0]])
     read, left = view.read, [40]

@@ -10,8 +10,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from titan_neuro.errors import ConfigError
-from titan_neuro.models import GRUConfig, LMMConfig, MAGConfig, MALConfig, TransformerConfig
-from titan_neuro.ops.stream_state import StreamState
+from titan_neuro.titans.models import GRUConfig, LMMConfig, MAGConfig, MALConfig, TransformerConfig
+from titan_neuro.titans.stream_state import StreamState
 from titan_neuro.training import Processes, TrainingConfig, load_forecaster, train_fold
 from titan_neuro.training.module import ForecastModule, rate_at
 from titan_neuro.training.trainer import make_trainer
@@ -75,8 +75,8 @@ def test_skill_over_persistence_is_that_of_the_errors(plain, base):
     table = table_of(plain)
     data = example.read_data(base / "stores")
     [run] = data.part(data.fold.validation)
-    frames = run.read(0, run.n_frames)
-    errors = [frames[h:] - frames[:-h] for h in example.MODEL.horizons]
+    series = run.read(0, run.n_time_points)
+    errors = [series[h:] - series[:-h] for h in example.MODEL.horizons]
     persistence = sum(float(error.square().sum()) for error in errors) / sum(error.numel() for error in errors)
     expected = 1 - table["validation_mse"] / persistence
     assert table["validation_skill_persistence"].tolist() == pytest.approx(expected.tolist(), rel=1e-4)
@@ -138,7 +138,7 @@ def test_half_precision_of_a_gpu_is_not_for_divided_weights():
 
 
 def test_windows_without_a_target_are_read_and_teach_nothing(base, monkeypatch):
-    """Where no frame is scored in any stream, no weight moves, and momentum does not go on."""
+    """Where no time point is scored in any stream, no weight moves, and momentum does not go on."""
     moved = []
     step, clip = ForecastModule.training_step, ForecastModule.configure_gradient_clipping
 
@@ -163,7 +163,7 @@ BACKBONES = [LMMConfig, MAGConfig, MALConfig, GRUConfig, TransformerConfig]
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_every_backbone_trains_in_half_precision_and_recomputes(base, monkeypatch, backbone, tmp_path):
-    model = dataclasses.replace(example.MODEL, backbone=backbone(dim=16, n_layers=1, tokens_per_frame=1))
+    model = dataclasses.replace(example.MODEL, backbone=backbone(dim=16, n_layers=1, tokens_per_time_point=1))
     training = dataclasses.replace(
         example.TRAINING, max_epochs=1, precision="bfloat16", gradient_checkpointing=True, checkpoint_every_s=1e6
     )
@@ -174,7 +174,7 @@ def test_every_backbone_trains_in_half_precision_and_recomputes(base, monkeypatc
 
 
 def test_volumes_train_in_half_precision(volume_fold, volume_model, tmp_path):
-    training = TrainingConfig(max_epochs=1, steps_per_epoch=2, window_frames=32, precision="bfloat16")
+    training = TrainingConfig(max_epochs=1, steps_per_epoch=2, window_time_points=32, precision="bfloat16")
     train_fold(volume_fold, volume_model, training, folder=tmp_path / "model", work_dir=tmp_path / "work", seed=0)
     model, record = load_forecaster(tmp_path / "model")
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}

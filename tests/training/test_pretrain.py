@@ -10,14 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from titan_neuro.config import load_study
 from titan_neuro.errors import ConfigError, TrainingError
-from titan_neuro.layers.tokenizer import SwinTokenizer
+from titan_neuro.forecaster.tokenizers import SwinTokenizer
+from titan_neuro.study import load_study
 from titan_neuro.training import PretrainingConfig, TrainingConfig, load_forecaster, pretrain, train_fold
-from titan_neuro.training.masked_volumes import MaskedVolumes, ScatteredFrames
+from titan_neuro.training.masked_volumes import MaskedVolumes, ScatteredVolumes
 from titan_neuro.training.resume import expect_time_limit
 
-QUICK = PretrainingConfig(n_epochs=2, steps_per_epoch=3, batch_frames=8, channels=4)
+QUICK = PretrainingConfig(n_epochs=2, steps_per_epoch=3, batch_time_points=8, channels=4)
 
 
 def masked(fold, model, config=QUICK):
@@ -28,12 +28,14 @@ def masked(fold, model, config=QUICK):
 
 @pytest.mark.parametrize(("share", "mask_patches"), [(0.25, 1), (0.6, 1), (0.6, 2)])
 def test_whole_cubes_are_hidden_and_the_same_share_in_each_frame(volume_fold, volume_model, share, mask_patches):
-    module = masked(volume_fold, volume_model, dataclasses.replace(QUICK, mask_share=share, mask_patches=mask_patches))
+    module = masked(
+        volume_fold, volume_model, dataclasses.replace(QUICK, mask_fraction=share, mask_patches=mask_patches)
+    )
     hidden = module.hide(50, seed=0)
     cubes = np.argwhere(volume_fold.space.mask) // (volume_model.tokenizer.patch_size * mask_patches)
     kinds, of_voxel = np.unique(cubes, axis=0, return_inverse=True)
-    for frame in hidden.numpy():
-        of_cube = [set(frame[of_voxel.ravel() == cube].tolist()) for cube in range(len(kinds))]
+    for time_point in hidden.numpy():
+        of_cube = [set(time_point[of_voxel.ravel() == cube].tolist()) for cube in range(len(kinds))]
         assert all(len(values) == 1 for values in of_cube)
         assert sum(values == {True} for values in of_cube) == round(share * len(kinds))
     assert hidden.float().mean(0).sub(share).abs().max() < 0.3
@@ -44,28 +46,28 @@ def test_whole_cubes_are_hidden_and_the_same_share_in_each_frame(volume_fold, vo
 def test_what_is_hidden_is_not_seen(volume_fold, volume_model):
     module = masked(volume_fold, volume_model)
     torch.nn.init.normal_(module.decoder.to_voxels.weight)
-    frames = volume_fold.runs["sub-00_task-x"].read(0, 8)
+    series = volume_fold.runs["sub-00_task-x"].read(0, 8)
     hidden = module.hide(8, seed=0)
-    other = torch.where(hidden, frames + 3, frames)
-    assert torch.equal(module.reconstruct(frames, hidden), module.reconstruct(other, hidden))
-    other = torch.where(hidden, frames, frames + 3)
-    assert not torch.equal(module.reconstruct(frames, hidden), module.reconstruct(other, hidden))
+    other = torch.where(hidden, series + 3, series)
+    assert torch.equal(module.reconstruct(series, hidden), module.reconstruct(other, hidden))
+    other = torch.where(hidden, series, series + 3)
+    assert not torch.equal(module.reconstruct(series, hidden), module.reconstruct(other, hidden))
 
 
 def test_only_hidden_voxels_count(volume_fold, volume_model):
     module = masked(volume_fold, volume_model)
     module.log = lambda *_arguments, **_options: None
-    frames = volume_fold.runs["sub-00_task-x"].read(0, 8)
+    series = volume_fold.runs["sub-00_task-x"].read(0, 8)
     # A new decoder says 0 everywhere.
     hidden = module.hide(8, seed=0)
-    assert module.training_step(frames, 0).item() == pytest.approx(frames[hidden].square().mean().item(), rel=1e-6)
+    assert module.training_step(series, 0).item() == pytest.approx(series[hidden].square().mean().item(), rel=1e-6)
 
 
 def test_gradients_reach_the_whole_swin_and_what_stands_for_the_hidden(volume_fold, volume_model):
     module = masked(volume_fold, volume_model)
     torch.nn.init.normal_(module.decoder.to_voxels.weight)
-    frames = volume_fold.runs["sub-00_task-x"].read(0, 8)
-    module.reconstruct(frames, module.hide(8, seed=0)).square().mean().backward()
+    series = volume_fold.runs["sub-00_task-x"].read(0, 8)
+    module.reconstruct(series, module.hide(8, seed=0)).square().mean().backward()
     learned = {
         id(value) for group in module.configure_optimizers()["optimizer"].param_groups for value in group["params"]
     }
@@ -75,7 +77,9 @@ def test_gradients_reach_the_whole_swin_and_what_stands_for_the_hidden(volume_fo
 
 
 def test_hidden_voxels_are_told_from_the_rest(volume_fold, volume_model, tmp_path, caplog):
-    config = dataclasses.replace(QUICK, n_epochs=3, steps_per_epoch=30, batch_frames=32, learning_rate=1e-2, channels=8)
+    config = dataclasses.replace(
+        QUICK, n_epochs=3, steps_per_epoch=30, batch_time_points=32, learning_rate=1e-2, channels=8
+    )
     with caplog.at_level(logging.INFO):
         pretrain.pretrain_swin(volume_fold, volume_model.tokenizer, config, work_dir=tmp_path, seed=0)
     losses = [float(loss) for loss in caplog.messages[-1].rstrip(".").rpartition(": ")[2].split(", ")]
@@ -88,15 +92,22 @@ def test_hidden_voxels_are_told_from_the_rest(volume_fold, volume_model, tmp_pat
 
 def test_batches_come_from_scored_places_in_another_order_each_time(volume_fold):
     runs = volume_fold.part(volume_fold.fold.train)
-    batches = ScatteredFrames(runs, batch_frames=10, n_batches=30, seed=0)
-    known = {tuple(frame): (run.key, t) for run in runs for t, frame in enumerate(run.read(0, run.n_frames).tolist())}
-    seen = [[known[tuple(frame)] for frame in batch.tolist()] for batch in (batches[i] for i in range(len(batches)))]
+    batches = ScatteredVolumes(runs, batch_time_points=10, n_batches=30, seed=0)
+    known = {
+        tuple(time_point): (run.key, t)
+        for run in runs
+        for t, time_point in enumerate(run.read(0, run.n_time_points).tolist())
+    }
+    seen = [
+        [known[tuple(time_point)] for time_point in batch.tolist()]
+        for batch in (batches[i] for i in range(len(batches)))
+    ]
     assert all(len(batch) == 10 for batch in seen)
     assert {key for batch in seen for key, _ in batch} == {run.key for run in runs}
     assert min(t for batch in seen for _, t in batch) >= 5
     assert max(t for batch in seen for _, t in batch) == 89
-    assert torch.equal(batches[3], ScatteredFrames(runs, batch_frames=10, n_batches=30, seed=0)[3])
-    assert not torch.equal(batches[3], ScatteredFrames(runs, batch_frames=10, n_batches=30, seed=1)[3])
+    assert torch.equal(batches[3], ScatteredVolumes(runs, batch_time_points=10, n_batches=30, seed=0)[3])
+    assert not torch.equal(batches[3], ScatteredVolumes(runs, batch_time_points=10, n_batches=30, seed=1)[3])
 
 
 def test_it_reads_training_runs_alone_and_is_done_once(volume_fold, volume_model, tmp_path, monkeypatch):
@@ -126,11 +137,11 @@ def test_an_interrupted_pretraining_goes_on(volume_fold, volume_model, tmp_path,
     whole = run(tmp_path / "whole")
     step, epochs = MaskedVolumes.training_step, []
 
-    def interrupted(module, frames, index):
+    def interrupted(module, series, index):
         epochs.append(module.current_epoch)
         if len(epochs) == 5:
             raise OSError("the power is gone")
-        return step(module, frames, index)
+        return step(module, series, index)
 
     monkeypatch.setattr(MaskedVolumes, "training_step", interrupted)
     with pytest.raises(OSError, match="power"):
@@ -150,7 +161,9 @@ def test_a_loss_that_is_not_finite_stops_it(volume_fold, volume_model, tmp_path)
 def test_the_forecaster_starts_from_the_pretrained_swin(volume_fold, volume_model, tmp_path, frozen):
     tokenizer = dataclasses.replace(volume_model.tokenizer, frozen=frozen)
     model = dataclasses.replace(volume_model, tokenizer=tokenizer)
-    training = TrainingConfig(max_epochs=1, steps_per_epoch=2, window_frames=16, learning_rate=0.3, pretraining=QUICK)
+    training = TrainingConfig(
+        max_epochs=1, steps_per_epoch=2, window_time_points=16, learning_rate=0.3, pretraining=QUICK
+    )
     train_fold(volume_fold, model, training, folder=tmp_path / "model", work_dir=tmp_path / "work", seed=0)
     read, record = load_forecaster(tmp_path / "model")
     # Two such steps lead away from what was fitted before them: what is kept is what they started from.
@@ -166,9 +179,9 @@ def test_a_frozen_swin_without_pretraining_and_masked_parcels_are_refused(volume
         load_study(default_preset="debug", overrides=["model.tokenizer.frozen=true"])
     assert "training.pretraining" in caught.value.hint
     study = load_study(
-        default_preset="debug", overrides=["model.tokenizer.frozen=true", "training.pretraining.mask_share=0.5"]
+        default_preset="debug", overrides=["model.tokenizer.frozen=true", "training.pretraining.mask_fraction=0.5"]
     )
-    assert study.training.pretraining == PretrainingConfig(mask_share=0.5)
+    assert study.training.pretraining == PretrainingConfig(mask_fraction=0.5)
     with pytest.raises(ConfigError, match=r"model\.tokenizer\.kind is parcels"):
         load_study(default_preset="parcels", overrides=["training.pretraining={}"])
     model = dataclasses.replace(volume_model, tokenizer=dataclasses.replace(volume_model.tokenizer, frozen=True))

@@ -1,4 +1,4 @@
-"""Training that begins with fitted memories: what epoch 0 is, what seeds share, and whom the film leaves out."""
+"""Training that begins with fitted memories: what epoch 0 is, what seeds share, and whom the stimulus leaves out."""
 
 import dataclasses
 
@@ -10,13 +10,13 @@ from recall_runs import N_FEATURES, recall_runs, skills, small_forecaster
 from titan_neuro.data.space import Space
 from titan_neuro.data.splits import Fold
 from titan_neuro.data.store import RunHeader, RunStore, write_run
-from titan_neuro.models import Forecaster
+from titan_neuro.forecaster import Forecaster
 from titan_neuro.training import FoldData, TrainingConfig, load_forecaster, train_fold
 from titan_neuro.training import closed_form as closed_form_module
 
 SPACE = Space(kind="parcels", name="Toy", parcels=tuple(f"p{i}" for i in range(N_FEATURES)))
 MODEL = small_forecaster().config
-QUICK = TrainingConfig(max_epochs=1, steps_per_epoch=2, window_frames=64, learning_rate=1e-3)
+QUICK = TrainingConfig(max_epochs=1, steps_per_epoch=2, window_time_points=64, learning_rate=1e-3)
 # Steps so large that no epoch of training is as good as what was fitted.
 WILD = dataclasses.replace(QUICK, learning_rate=3.0)
 
@@ -24,16 +24,16 @@ WILD = dataclasses.replace(QUICK, learning_rate=3.0)
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder, runs = tmp_path_factory.mktemp("stores"), {}
-    for number, run in enumerate(recall_runs(6, shared=0.3, own=0.25, n_frames=200)):
+    for number, run in enumerate(recall_runs(6, shared=0.3, own=0.25, n_time_points=200)):
         header = RunHeader(
             key=run.key,
-            entities={"subject": run.subject, "task": "film"},
+            entities={"subject": run.subject, "task": "stimulus"},
             repetition_time=1.0,
             space=SPACE,
             scored=run.scored,
-            record={"fingerprint": str(number), "normaliser": {"method": "none"}},
+            record={"fingerprint": str(number), "normalizer": {"method": "none"}},
         )
-        write_run(folder / f"{number}.zarr", header, [run.frames.numpy()])
+        write_run(folder / f"{number}.zarr", header, [run.series.numpy()])
         runs[run.key] = RunStore(folder / f"{number}.zarr").within(SPACE)
     keys = tuple(runs)
     return FoldData(fold=Fold(1, keys[:4], keys[4:5], keys[5:]), protocol="subject", space=SPACE, runs=runs)
@@ -50,10 +50,10 @@ def train(data, tmp_path):
 
 
 class Held:
-    """A run of a store with its frames in memory, as `skills` reads it."""
+    """A run of a store with its time points in memory, as `skills` reads it."""
 
     def __init__(self, view):
-        self.frames, self.scored, self.key = view.read(0, view.n_frames), view.scored, view.key
+        self.series, self.scored, self.key = view.read(0, view.n_time_points), view.scored, view.key
 
 
 def closed_form(data):
@@ -69,10 +69,10 @@ def test_epoch_0_is_the_closed_form_with_the_subject_left_out(data, train):
     expected, [held] = closed_form(data), [Held(run) for run in data.part(data.fold.validation)]
     linear = total = 0.0
     with torch.no_grad():
-        skip, beyond, _ = expected.forecast_parts(held.frames[None], left_out=expected.left_out([held.key]))
+        skip, beyond, _ = expected.forecast_parts(held.series[None], left_out=expected.left_out([held.key]))
     for index, h in enumerate(expected.horizons):
         scored = torch.as_tensor(held.scored[h:])
-        left = (held.frames[h:] - skip[0, :-h, index])[scored]
+        left = (held.series[h:] - skip[0, :-h, index])[scored]
         linear += float(left.square().sum())
         total += float((left - beyond[0, :-h, index][scored]).square().sum())
     # But for what keys have of a backbone that was drawn at random.
@@ -109,11 +109,11 @@ def test_the_fit_does_not_shift_what_is_drawn(data, train):
 def test_training_leaves_each_stream_s_run_out_of_what_was_fitted(data, train, monkeypatch):
     seen, forecast_parts = set(), Forecaster.forecast_parts
 
-    def noted(self, frames, state=None, *, left_out=None, **options):
+    def noted(self, series, state=None, *, left_out=None, **options):
         seen.update(map(tuple, left_out.tolist()))
-        assert len(self.recall.runs) == len(self.recall.film.keys_without) == 5
-        assert len(self.recall.own_map_without) == len(self.recall.film.reader_without) == 4
-        return forecast_parts(self, frames, state, left_out=left_out, **options)
+        assert len(self.recall.runs) == len(self.recall.stimulus.keys_without) == 5
+        assert len(self.recall.own_map_without) == len(self.recall.stimulus.reader_without) == 4
+        return forecast_parts(self, series, state, left_out=left_out, **options)
 
     monkeypatch.setattr(Forecaster, "forecast_parts", noted)
     train(dataclasses.replace(QUICK, steps_per_epoch=4))

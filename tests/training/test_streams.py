@@ -6,16 +6,16 @@ from titan_neuro.training.streams import StreamWindows
 
 
 class NumberedRun:
-    """Frame t of run r holds the one value 1000 r + t + 1."""
+    """Time point t of run r holds the one value 1000 r + t + 1."""
 
     n_features = 1
 
-    def __init__(self, number, n_frames):
-        self.number, self.n_frames, self.key, self.subject = number, n_frames, f"run-{number}", "01"
-        self.scored = np.arange(n_frames) % 3 > 0
+    def __init__(self, number, n_time_points):
+        self.number, self.n_time_points, self.key, self.subject = number, n_time_points, f"run-{number}", "01"
+        self.scored = np.arange(n_time_points) % 3 > 0
 
     def read(self, start, stop):
-        return torch.arange(start, min(stop, self.n_frames)).float()[:, None] + 1000 * self.number + 1
+        return torch.arange(start, min(stop, self.n_time_points)).float()[:, None] + 1000 * self.number + 1
 
 
 RUNS = [NumberedRun(number, length) for number, length in enumerate([50, 33, 16, 81, 47])]
@@ -24,20 +24,24 @@ RUNS = [NumberedRun(number, length) for number, length in enumerate([50, 33, 16,
 def streams(windows):
     """Values that the model reads, and where it starts anew, along each stream."""
     steps = [windows[index] for index in range(len(windows))]
-    frames = torch.stack([step.frames[:, :16, 0] for step in steps], 1)
+    series = torch.stack([step.series[:, :16, 0] for step in steps], 1)
     starts = torch.stack([step.is_start for step in steps], 1)
-    return frames.numpy(), starts.numpy()
+    return series.numpy(), starts.numpy()
 
 
 @pytest.mark.parametrize("n_streams", [1, 2, 4, 9])
 def test_every_frame_is_read_once_in_order(n_streams):
-    frames, starts = streams(StreamWindows(RUNS, window_frames=16, n_streams=n_streams, horizons=(1, 3), seed=None))
-    seen = frames[frames > 0]
-    expected = np.concatenate([run.read(0, run.n_frames)[:, 0].numpy() for run in RUNS])
-    # Of a run's last frame nothing can be learned: where it would stand alone in a window, it is left out.
-    assert set(expected) - set(seen) <= {1000 * run.number + run.n_frames for run in RUNS if run.n_frames % 16 == 1}
+    series, starts = streams(
+        StreamWindows(RUNS, window_time_points=16, n_streams=n_streams, horizons=(1, 3), seed=None)
+    )
+    seen = series[series > 0]
+    expected = np.concatenate([run.read(0, run.n_time_points)[:, 0].numpy() for run in RUNS])
+    # Of a run's last time point nothing can be learned: where it would stand alone in a window, it is left out.
+    assert set(expected) - set(seen) <= {
+        1000 * run.number + run.n_time_points for run in RUNS if run.n_time_points % 16 == 1
+    }
     assert len(seen) == len(set(seen))
-    for lane, is_start in zip(frames, starts, strict=True):
+    for lane, is_start in zip(series, starts, strict=True):
         for step in range(1, len(lane)):
             if not is_start[step]:
                 assert lane[step, 0] == lane[step - 1, 0] + 16  # goes on where it was
@@ -46,16 +50,16 @@ def test_every_frame_is_read_once_in_order(n_streams):
 
 
 def test_valid_marks_frames_that_exist_and_are_scored():
-    windows = StreamWindows(RUNS, window_frames=16, n_streams=2, horizons=(1, 3), seed=None)
+    windows = StreamWindows(RUNS, window_time_points=16, n_streams=2, horizons=(1, 3), seed=None)
     for index in range(len(windows)):
-        frames, valid, *_ = windows[index]
-        numbers = frames[..., 0].numpy().astype(int)
+        series, valid, *_ = windows[index]
+        numbers = series[..., 0].numpy().astype(int)
         exists = numbers > 0
         assert np.array_equal(valid.numpy(), exists & ((numbers - 1) % 1000 % 3 > 0))
 
 
 def test_a_seed_shuffles_runs_and_offsets_and_repeats():
-    options = {"window_frames": 16, "n_streams": 2, "horizons": (1, 3)}
+    options = {"window_time_points": 16, "n_streams": 2, "horizons": (1, 3)}
     first, _ = streams(StreamWindows(RUNS, seed=1, **options))
     again, _ = streams(StreamWindows(RUNS, seed=1, **options))
     other, _ = streams(StreamWindows(RUNS, seed=2, **options))
@@ -64,5 +68,5 @@ def test_a_seed_shuffles_runs_and_offsets_and_repeats():
 
 
 def test_runs_are_read_again_until_there_are_enough_steps():
-    windows = StreamWindows(RUNS, window_frames=16, n_streams=2, horizons=(1, 3), min_steps=40, seed=0)
+    windows = StreamWindows(RUNS, window_time_points=16, n_streams=2, horizons=(1, 3), min_steps=40, seed=0)
     assert 40 <= len(windows) < 60

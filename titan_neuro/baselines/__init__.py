@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from titan_neuro.baselines.analog import AnalogBaseline
 from titan_neuro.baselines.autoregression import AutoregressionBaseline
-from titan_neuro.baselines.groundwork import Groundwork
 from titan_neuro.baselines.mean import TrainingMean
 from titan_neuro.baselines.online_vector_autoregression import OnlineVectorAutoregressionBaseline
+from titan_neuro.baselines.oracle_references import IntersubjectAverageReference, Reference
 from titan_neuro.baselines.persistence import DampedPersistence, Persistence
-from titan_neuro.baselines.references import OthersReference, Reference
+from titan_neuro.baselines.shared_fits import SharedFits
 from titan_neuro.baselines.vector_autoregression import VectorAutoregressionBaseline
 from titan_neuro.typing import ForecastModel
 
 ANALOG_WINDOWS = (20, 80, 160)
 
 
-def make_baselines(horizons: tuple[int, ...], groundwork: Groundwork | None = None) -> list[ForecastModel]:
+def make_baselines(horizons: tuple[int, ...], shared_fits: SharedFits | None = None) -> list[ForecastModel]:
     """Make all baselines, unfitted, in the order of the table.
 
     They share what they have in common: fitted one after another on the same runs, it is made once.
@@ -23,8 +23,8 @@ def make_baselines(horizons: tuple[int, ...], groundwork: Groundwork | None = No
     Parameters
     ----------
     horizons : tuple of int
-        Frames ahead, ascending.
-    groundwork : Groundwork, optional
+        Time points ahead, ascending.
+    shared_fits : SharedFits, optional
         To be shared with the references.
 
     Returns
@@ -32,37 +32,37 @@ def make_baselines(horizons: tuple[int, ...], groundwork: Groundwork | None = No
     list of ForecastModel
         mean, persistence, damped, ar, var, var-online, analog-20, -80, -160, soft-analog-20, -80, -160.
     """
-    groundwork = groundwork or Groundwork(horizons)
+    shared_fits = shared_fits or SharedFits(horizons)
     return [
         TrainingMean(horizons),
         Persistence(horizons),
         DampedPersistence(horizons),
-        AutoregressionBaseline(horizons, groundwork),
-        VectorAutoregressionBaseline(horizons, groundwork),
-        OnlineVectorAutoregressionBaseline(horizons, groundwork),
-        *(AnalogBaseline(horizons, window, is_soft=False, groundwork=groundwork) for window in ANALOG_WINDOWS),
-        *(AnalogBaseline(horizons, window, is_soft=True, groundwork=groundwork) for window in ANALOG_WINDOWS),
+        AutoregressionBaseline(horizons, shared_fits),
+        VectorAutoregressionBaseline(horizons, shared_fits),
+        OnlineVectorAutoregressionBaseline(horizons, shared_fits),
+        *(AnalogBaseline(horizons, window, is_soft=False, shared_fits=shared_fits) for window in ANALOG_WINDOWS),
+        *(AnalogBaseline(horizons, window, is_soft=True, shared_fits=shared_fits) for window in ANALOG_WINDOWS),
     ]
 
 
-def make_references(horizons: tuple[int, ...], groundwork: Groundwork | None = None) -> list[Reference]:
-    """Make the reference lines, unfitted: ``others`` and ``others+ar``; see :class:`OthersReference`.
+def make_references(horizons: tuple[int, ...], shared_fits: SharedFits | None = None) -> list[Reference]:
+    """Make the reference lines, unfitted: ``others`` and ``others+ar``; see :class:`IntersubjectAverageReference`.
 
     Parameters
     ----------
     horizons : tuple of int
-        Frames ahead, ascending.
-    groundwork : Groundwork, optional
+        Time points ahead, ascending.
+    shared_fits : SharedFits, optional
         To be shared with the baselines.
 
     Returns
     -------
     list of Reference
-        Those that know the moment of the film.
+        Those that know the moment of the stimulus.
     """
     return [
-        OthersReference("others", TrainingMean(horizons)),
-        OthersReference("others+ar", AutoregressionBaseline(horizons, groundwork)),
+        IntersubjectAverageReference("others", TrainingMean(horizons)),
+        IntersubjectAverageReference("others+ar", AutoregressionBaseline(horizons, shared_fits)),
     ]
 
 
@@ -71,11 +71,11 @@ __all__ = [
     "AnalogBaseline",
     "AutoregressionBaseline",
     "DampedPersistence",
-    "Groundwork",
+    "IntersubjectAverageReference",
     "OnlineVectorAutoregressionBaseline",
-    "OthersReference",
     "Persistence",
     "Reference",
+    "SharedFits",
     "TrainingMean",
     "VectorAutoregressionBaseline",
     "make_baselines",

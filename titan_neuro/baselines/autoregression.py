@@ -7,19 +7,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from titan_neuro.baselines.groundwork import Groundwork
-from titan_neuro.ops.autoregression import Autoregression, autoregress
-from titan_neuro.typing import FrameRun
+from titan_neuro.baselines.shared_fits import SharedFits
+from titan_neuro.linear.autoregression import Autoregression, autoregress
+from titan_neuro.typing import RunData
 
 
 class AutoregressionBaseline:
-    """Forecast each feature from its own last frames; the reference of `skill_ar`.
+    """Forecast each feature from its own last time points; the reference of `skill_ar`.
 
     Parameters
     ----------
     horizons : tuple of int
-        Frames ahead, ascending.
-    groundwork : Groundwork, optional
+        Time points ahead, ascending.
+    shared_fits : SharedFits, optional
         Shared with other rows of the table.
 
     Attributes
@@ -31,19 +31,19 @@ class AutoregressionBaseline:
     name = "ar"
     fitted: Autoregression
 
-    def __init__(self, horizons: tuple[int, ...], groundwork: Groundwork | None = None) -> None:
+    def __init__(self, horizons: tuple[int, ...], shared_fits: SharedFits | None = None) -> None:
         self.horizons = horizons
-        self._groundwork = groundwork or Groundwork(horizons)
+        self._shared_fits = shared_fits or SharedFits(horizons)
 
-    def fit(self, runs: Sequence[FrameRun]) -> None:
-        """Fit to the training runs; see `titan_neuro.ops.autoregression.fit_autoregression` for what it raises."""
-        self.fitted = self._groundwork.autoregression(runs)
+    def fit(self, runs: Sequence[RunData]) -> None:
+        """Fit to the training runs; see `titan_neuro.linear.autoregression.fit_autoregression` for what it raises."""
+        self.fitted = self._shared_fits.autoregression(runs)
 
     def start(self) -> Tensor:
         """No past: zeros, the mean of z-scored data, ``(order - 1, features)``."""
         _, order, n_features = self.fitted.coefficients.shape
         return torch.zeros(order - 1, n_features)
 
-    def step(self, frames: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Forecast from every frame: ``(time, horizons, features)``; the state is the last frames."""
-        return autoregress(frames, state, self.fitted.coefficients, self.fitted.intercept)
+    def step(self, series: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Forecast from every time point: ``(time, horizons, features)``; the state is the last time points."""
+        return autoregress(series, state, self.fitted.coefficients, self.fitted.intercept)

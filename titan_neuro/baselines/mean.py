@@ -8,19 +8,19 @@ import torch
 from torch import Tensor
 
 from titan_neuro.errors import TrainingError
-from titan_neuro.ops.lagged_moments import common_n_features
-from titan_neuro.typing import FrameRun
+from titan_neuro.linear.lagged_statistics import common_n_features
+from titan_neuro.typing import RunData
 
-_BLOCK_FRAMES = 256
+_BLOCK_TIME_POINTS = 256
 
 
 class TrainingMean:
-    """Forecast each feature's mean over the scored frames of the training runs; the reference of `r2`.
+    """Forecast each feature's mean over the scored time points of the training runs; the reference of `r2`.
 
     Parameters
     ----------
     horizons : tuple of int
-        Frames ahead, ascending.
+        Time points ahead, ascending.
 
     Attributes
     ----------
@@ -34,13 +34,13 @@ class TrainingMean:
     def __init__(self, horizons: tuple[int, ...]) -> None:
         self.horizons = horizons
 
-    def fit(self, runs: Sequence[FrameRun]) -> None:
-        """Average the scored frames of all `runs`.
+    def fit(self, runs: Sequence[RunData]) -> None:
+        """Average the scored time points of all `runs`.
 
         Raises
         ------
         TrainingError
-            No run, or no scored frame in any of them.
+            No run, or no scored time point in any of them.
         MismatchError
             The runs differ in their number of features.
         """
@@ -49,19 +49,19 @@ class TrainingMean:
         for run in runs:
             scored = torch.as_tensor(run.scored)
             n_scored += int(scored.sum())
-            for start in range(0, run.n_frames, _BLOCK_FRAMES):
-                stop = min(start + _BLOCK_FRAMES, run.n_frames)
+            for start in range(0, run.n_time_points, _BLOCK_TIME_POINTS):
+                stop = min(start + _BLOCK_TIME_POINTS, run.n_time_points)
                 total += run.read(start, stop)[scored[start:stop]].double().sum(dim=0)
         if n_scored == 0:
             raise TrainingError(
-                f"None of the {len(runs)} training runs has a scored frame.",
-                "Check the events that mark scored frames.",
+                f"None of the {len(runs)} training runs has a scored time point.",
+                "Check the events that mark scored time points.",
             )
         self.mean = (total / n_scored).float()
 
     def start(self) -> None:
-        """Nothing is carried from frame to frame."""
+        """Nothing is carried from time point to time point."""
 
-    def step(self, frames: Tensor, state: None) -> tuple[Tensor, None]:
-        """Forecast the mean from every frame: ``(time, horizons, features)``."""
-        return self.mean.expand(frames.shape[0], len(self.horizons), -1), None
+    def step(self, series: Tensor, state: None) -> tuple[Tensor, None]:
+        """Forecast the mean from every time point: ``(time, horizons, features)``."""
+        return self.mean.expand(series.shape[0], len(self.horizons), -1), None

@@ -8,16 +8,17 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from titan_neuro.baselines.groundwork import Groundwork, ResidualRun, ResidualSpace
 from titan_neuro.baselines.online_ridge import OnlineRidge, OnlineState, due_errors
+from titan_neuro.baselines.shared_fits import ResidualRun, ResidualSpace, SharedFits
 from titan_neuro.baselines.sharing import choose_option, group_runs, held_out_change, shrunk_gain
 from titan_neuro.baselines.vector_autoregression import VectorAutoregressionBaseline
-from titan_neuro.ops.lagged_moments import Span
-from titan_neuro.typing import FrameRun
+from titan_neuro.linear.lagged_statistics import Span
+from titan_neuro.typing import RunData
 
-# Frames that a running average looks back. Recordings have slow waves that a few lags don't tell from noise.
+# Time points that a running average looks back. Recordings have slow waves that a few lags don't tell from noise.
 TIME_CONSTANTS = (5, 15, 40, 100)
-# Ridge penalties of the group's weights, per row, and of a run's own, in frames, in units of the predictors' variance.
+# Ridge penalties of the group's weights, per row, and of a run's own, in time points, in units of the predictors'
+# variance.
 GROUP_PENALTIES = (1.0, 5.0)
 OWN_PENALTIES = (400.0, 1500.0)
 # No component counts for less than this share of the mean variance.
@@ -34,11 +35,12 @@ class LearnerState(NamedTuple):
 
 
 class OnlineVectorAutoregressionBaseline:
-    """VAR, plus a regression of what it leaves on the last frame and running averages, which learns in every run anew.
+    """VAR, plus a regression of what it leaves on the last time point and running averages, which learns in every run
+    anew.
 
-    Predictors are principal components of the last frame, and their running averages over `TIME_CONSTANTS` frames. A
-    ridge regression of what VAR leaves of the training runs gives the group's weights. In a run, the weights are those
-    of a ridge regression towards the group's, on the pairs of this run whose target has been seen; see
+    Predictors are principal components of the last time point, and their running averages over `TIME_CONSTANTS` time
+    points. A ridge regression of what VAR leaves of the training runs gives the group's weights. In a run, the weights
+    are those of a ridge regression towards the group's, on the pairs of this run whose target has been seen; see
     :class:`OnlineRidge`. What they add to the group's forecast is scaled by one gain a horizon. Penalties and gains are
     chosen together on training subjects, going through their runs as at test, VAR and the group's weights being fitted
     without them; either part is left out at horizons where it doesn't pay, and both where there is one training run.
@@ -46,8 +48,8 @@ class OnlineVectorAutoregressionBaseline:
     Parameters
     ----------
     horizons : tuple of int
-        Frames ahead, ascending.
-    groundwork : Groundwork, optional
+        Time points ahead, ascending.
+    shared_fits : SharedFits, optional
         Shared with other rows of the table.
 
     Attributes
@@ -70,17 +72,17 @@ class OnlineVectorAutoregressionBaseline:
     penalties: tuple[float | None, ...]
     gain: Tensor
 
-    def __init__(self, horizons: tuple[int, ...], groundwork: Groundwork | None = None) -> None:
+    def __init__(self, horizons: tuple[int, ...], shared_fits: SharedFits | None = None) -> None:
         self.horizons = horizons
-        self.var = VectorAutoregressionBaseline(horizons, groundwork)
+        self.var = VectorAutoregressionBaseline(horizons, shared_fits)
 
     @property
     def space(self) -> ResidualSpace:
         """The axes; there once `fit` was called."""
         return self.var.space
 
-    def fit(self, runs: Sequence[FrameRun]) -> None:
-        """Fit to the training runs; see :meth:`Groundwork.residuals` for what it raises."""
+    def fit(self, runs: Sequence[RunData]) -> None:
+        """Fit to the training runs; see :meth:`SharedFits.residuals` for what it raises."""
         self.var.fit(runs)
         spread = self.space.variance.clamp(min=_LEAST_VARIANCE * float(self.space.variance.mean()))
         # Half-way to equal variances: small components say more of a person than their size, though less than large.
@@ -107,25 +109,25 @@ class OnlineVectorAutoregressionBaseline:
         pending = torch.zeros(longest, len(self.horizons), n_residuals)
         return LearnerState(self.var.start(), self._no_averages(), pending, learned)
 
-    def step(self, frames: Tensor, state: LearnerState) -> tuple[Tensor, LearnerState]:
-        """Forecast from every frame: ``(time, horizons, features)``."""
-        forecasts, var = self.var.step(frames, state.var)
-        predictors, averages = self._predict_from(self.space.score(frames), state.averages)
-        more = (predictors @ self.weights.flatten(1)).reshape(len(frames), *state.pending.shape[1:])
+    def step(self, series: Tensor, state: LearnerState) -> tuple[Tensor, LearnerState]:
+        """Forecast from every time point: ``(time, horizons, features)``."""
+        forecasts, var = self.var.step(series, state.var)
+        predictors, averages = self._predict_from(self.space.score(series), state.averages)
+        more = (predictors @ self.weights.flatten(1)).reshape(len(series), *state.pending.shape[1:])
         pending, learned = state.pending, state.learned
         if self._learner and learned is not None:
             pending = torch.cat([pending, self.space.to_residuals(forecasts) + more])
-            errors = self._fall_due(self.space.to_residuals(frames), pending)
+            errors = self._fall_due(self.space.to_residuals(series), pending)
             own, learned = self._learner.step(predictors, errors, learned)
             more[:, self._learning] += self.gain[self._learning, None] * own
-            pending = pending[len(frames) :].clone()
+            pending = pending[len(series) :].clone()
         return forecasts + self.space.to_features(more), LearnerState(var, averages, pending, learned)
 
     def _fall_due(self, observed: Tensor, pending: Tensor) -> Tensor:
-        """What the forecasts of these frames missed, ``(time, learning horizons, n_residuals)``."""
-        longest, n_frames = max(self.horizons), len(observed)
+        """What the forecasts of these time points missed, ``(time, learning horizons, n_residuals)``."""
+        longest, n_time_points = max(self.horizons), len(observed)
         starts = {index: longest - self.horizons[index] for index in self._learning}
-        return torch.stack([observed - pending[at : at + n_frames, index] for index, at in starts.items()], dim=1)
+        return torch.stack([observed - pending[at : at + n_time_points, index] for index, at in starts.items()], dim=1)
 
     @property
     def _n_predictors(self) -> int:
@@ -135,18 +137,18 @@ class OnlineVectorAutoregressionBaseline:
         return torch.zeros(len(TIME_CONSTANTS), self.space.components.shape[1])
 
     def _predict_from(self, scores: Tensor, averages: Tensor) -> tuple[Tensor, Tensor]:
-        """Predictors of every frame, ``(time, predictors)``, and the averages after the last."""
+        """Predictors of every time point, ``(time, predictors)``, and the averages after the last."""
         scores = scores * self._scale
         spans = torch.tensor(TIME_CONSTANTS, dtype=scores.dtype)[:, None]
         parts = [torch.cat([scores[:0, None], averages[None][:0]], dim=1)]
-        for frame in scores:
-            averages = averages + (frame - averages) / spans
-            # Half the variance of white noise is kept: what is slow counts as much as the last frame.
-            parts.append(torch.cat([frame[None], averages * spans.sqrt()])[None])
+        for time_point in scores:
+            averages = averages + (time_point - averages) / spans
+            # Half the variance of white noise is kept: what is slow counts as much as the last time point.
+            parts.append(torch.cat([time_point[None], averages * spans.sqrt()])[None])
         return torch.cat(parts).flatten(1), averages
 
     def _left_over(self, span: Span) -> tuple[Tensor, Tensor]:
-        """Predictors of a training run, and what VAR, fitted without its fold, leaves of its frames to come."""
+        """Predictors of a training run, and what VAR, fitted without its fold, leaves of its time points to come."""
         run = cast(ResidualRun, span.run)
         residuals = run.residuals - self.var.beyond(run, self.var.fitted.held_out[span.fold])
         return self._predict_from(run.scores, self._no_averages())[0], residuals

@@ -8,10 +8,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from titan_neuro.ops.films import Film
-from titan_neuro.typing import FrameRun
+from titan_neuro.linear.stimulus_average import StimulusAverage
+from titan_neuro.typing import RunData
 
-Run = TypeVar("Run", bound=FrameRun)
+Run = TypeVar("Run", bound=RunData)
 
 
 def group_runs(runs: Sequence[Run]) -> list[list[Run]]:
@@ -23,12 +23,12 @@ def group_runs(runs: Sequence[Run]) -> list[list[Run]]:
     return list(groups.values())
 
 
-def isc_weights(pairs: Sequence[tuple[FrameRun, Film]], n_components: int) -> Tensor:
+def isc_weights(pairs: Sequence[tuple[RunData, StimulusAverage]], n_components: int) -> Tensor:
     """Weigh components by their inter-subject correlation, each subject against the average of the others.
 
     Parameters
     ----------
-    pairs : sequence of (FrameRun, Film)
+    pairs : sequence of (RunData, StimulusAverage)
         Runs, each with the average of the other subjects' runs of its stimulus; their first features are components.
     n_components : int
 
@@ -39,12 +39,12 @@ def isc_weights(pairs: Sequence[tuple[FrameRun, Film]], n_components: int) -> Te
         nothing correlates.
     """
     total = torch.zeros(n_components)
-    for run, film in pairs:
+    for run, stimulus in pairs:
         rows = torch.as_tensor(run.scored).nonzero()[:, 0]
-        moments = rows - run.film_start
-        inside = (moments >= 0) & (moments < len(film.frames))
-        rows, moments = rows[inside], moments[inside]
-        own, others = run.read(0, run.n_frames)[rows, :n_components], film.frames[moments, :n_components]
+        statistics = rows - run.stimulus_start
+        inside = (statistics >= 0) & (statistics < len(stimulus.series))
+        rows, statistics = rows[inside], statistics[inside]
+        own, others = run.read(0, run.n_time_points)[rows, :n_components], stimulus.series[statistics, :n_components]
         own, others = own - own.mean(0), others - others.mean(0)
         size = (own.norm(dim=0) * others.norm(dim=0)).clamp(min=torch.finfo(own.dtype).tiny)
         total += (own * others).sum(0) / size

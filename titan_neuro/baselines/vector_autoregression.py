@@ -1,4 +1,4 @@
-"""Vector autoregression: what the whole brain's last frames say beyond each feature's own."""
+"""Vector autoregression: what the whole brain's last time points say beyond each feature's own."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from titan_neuro.baselines.groundwork import Groundwork, ResidualRun, ResidualSpace
+from titan_neuro.baselines.shared_fits import ResidualRun, ResidualSpace, SharedFits
 from titan_neuro.baselines.sharing import choose_option
-from titan_neuro.ops.lagged_moments import Span, assign_folds
-from titan_neuro.typing import FrameRun
+from titan_neuro.linear.lagged_statistics import Span, assign_folds
+from titan_neuro.typing import RunData
 
-# (components, lags) to choose from. On recordings of a film, more lags of more components did not pay.
+# (components, lags) to choose from. On recordings of a stimulus, more lags of more components did not pay.
 SIZES = ((20, 5), (60, 2), (60, 5), (200, 1), (200, 2))
 # Ridge penalties per row, in units of the mean variance of the components.
 PENALTIES = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
@@ -45,7 +45,8 @@ class VectorAutoregression:
 
 
 class VectorAutoregressionBaseline:
-    """Autoregression per feature, plus a ridge regression of what it leaves on principal components of the last frames.
+    """Autoregression per feature, plus a ridge regression of what it leaves on principal components of the last time
+    points.
 
     For each horizon the numbers of components and lags and the penalty are those with the smallest squared error on
     training subjects held out in turn (runs, where there is one subject; stretches of time, where there is one run);
@@ -55,8 +56,8 @@ class VectorAutoregressionBaseline:
     Parameters
     ----------
     horizons : tuple of int
-        Frames ahead, ascending.
-    groundwork : Groundwork, optional
+        Time points ahead, ascending.
+    shared_fits : SharedFits, optional
         Shared with other rows of the table.
 
     Attributes
@@ -77,34 +78,34 @@ class VectorAutoregressionBaseline:
     chosen: tuple[tuple[int, int, float] | None, ...]
     fitted: VectorAutoregression
 
-    def __init__(self, horizons: tuple[int, ...], groundwork: Groundwork | None = None) -> None:
+    def __init__(self, horizons: tuple[int, ...], shared_fits: SharedFits | None = None) -> None:
         self.horizons = horizons
-        self._groundwork = groundwork or Groundwork(horizons)
+        self._shared_fits = shared_fits or SharedFits(horizons)
 
-    def fit(self, runs: Sequence[FrameRun]) -> None:
-        """Fit to the training runs; see :meth:`Groundwork.residuals` for what it raises."""
-        self.space, projected = self._groundwork.residuals(runs)
+    def fit(self, runs: Sequence[RunData]) -> None:
+        """Fit to the training runs; see :meth:`SharedFits.residuals` for what it raises."""
+        self.space, projected = self._shared_fits.residuals(runs)
         self._lag, self._component = _predictors(self.space.components.shape[1])
-        self.fitted = self._groundwork.once(runs, VectorAutoregression, lambda: self._fit(projected))
+        self.fitted = self._shared_fits.once(runs, VectorAutoregression, lambda: self._fit(projected))
         self.weights, self.chosen = self.fitted.weights, self.fitted.chosen
 
     def start(self) -> tuple[Tensor, Tensor]:
         """No past: the histories of the autoregression and of the components are zeros."""
         return self.space.start(), torch.zeros(self._n_past, self.space.components.shape[1])
 
-    def step(self, frames: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Forecast from every frame: ``(time, horizons, features)``."""
+    def step(self, series: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Forecast from every time point: ``(time, horizons, features)``."""
         history, past = state
-        forecasts, history = self.space.autoregress(frames, history)
-        padded = torch.cat([past, self.space.score(frames)])
+        forecasts, history = self.space.autoregress(series, history)
+        padded = torch.cat([past, self.space.score(series)])
         beyond = self._look_back(padded) @ self.weights.flatten(1)
-        forecasts += self.space.to_features(beyond.reshape(len(frames), len(self.horizons), -1))
-        return forecasts, (history, padded[len(frames) :].clone())
+        forecasts += self.space.to_features(beyond.reshape(len(series), len(self.horizons), -1))
+        return forecasts, (history, padded[len(series) :].clone())
 
     def beyond(self, run: ResidualRun, weights: Tensor) -> Tensor:
         """Forecast a training run's residuals by other weights: ``(time, horizons, n_residuals)``."""
         predictors = self._look_back(pad(run.scores, (0, 0, self._n_past, 0)))
-        return (predictors @ weights.flatten(1)).reshape(run.n_frames, len(self.horizons), -1)
+        return (predictors @ weights.flatten(1)).reshape(run.n_time_points, len(self.horizons), -1)
 
     def _fit(self, projected: Sequence[ResidualRun]) -> VectorAutoregression:
         spans = assign_folds(projected, _N_FOLDS)
@@ -112,15 +113,15 @@ class VectorAutoregressionBaseline:
         weights = torch.zeros(1 + n_folds, len(self._lag), len(self.horizons), self.space.n_residuals)
         chosen = []
         for index in range(len(self.horizons)):
-            moments = self._accumulate(spans, index)
-            best = self._choose(moments)
+            statistics = self._accumulate(spans, index)
+            best = self._choose(statistics)
             chosen.append(best)
             if best is not None:
                 some = self._subset(*best[:2])
-                total = [part.sum(0) for part in moments]
+                total = [part.sum(0) for part in statistics]
                 weights[0, some, index] = self._solve(total, some, best[2]).float()
                 for fold in range(n_folds):
-                    rest = [whole - part[fold] for whole, part in zip(total, moments, strict=True)]
+                    rest = [whole - part[fold] for whole, part in zip(total, statistics, strict=True)]
                     if rest[2] > 0:
                         weights[1 + fold, some, index] = self._solve(rest, some, best[2]).float()
         return VectorAutoregression(weights[0], tuple(chosen), spans, weights[1:])
@@ -133,12 +134,12 @@ class VectorAutoregressionBaseline:
         return ((self._component < n_components) & (self._lag < n_lags)).nonzero()[:, 0]
 
     def _look_back(self, padded: Tensor) -> Tensor:
-        """Predictors of every frame but the first `_n_past`: ``(time - _n_past, predictors)``."""
-        n_frames = len(padded) - self._n_past
+        """Predictors of every time point but the first `_n_past`: ``(time - _n_past, predictors)``."""
+        n_time_points = len(padded) - self._n_past
         parts = []
         for lag in range(self._n_past + 1):
             start = self._n_past - lag
-            parts.append(padded[start : start + n_frames, self._component[self._lag == lag]])
+            parts.append(padded[start : start + n_time_points, self._component[self._lag == lag]])
         return torch.cat(parts, dim=1)
 
     def _accumulate(self, spans: Sequence[Span], index: int) -> list[Tensor]:
@@ -150,9 +151,9 @@ class VectorAutoregressionBaseline:
         for span in spans:
             run = cast(ResidualRun, span.run)
             rows = run.targets[:, index].clone()
-            ahead = torch.arange(run.n_frames) + self.horizons[index]
+            ahead = torch.arange(run.n_time_points) + self.horizons[index]
             rows &= (ahead >= span.start) & (ahead < span.stop)
-            # A run's first frames have no past to learn from.
+            # A run's first time points have no past to learn from.
             rows[: self._n_past] = False
             predictors = self._look_back(pad(run.scores, (0, 0, self._n_past, 0)))[rows]
             gram[span.fold] += predictors.T @ predictors
@@ -160,25 +161,25 @@ class VectorAutoregressionBaseline:
             n_rows[span.fold] += len(predictors)
         return [gram, cross, n_rows]
 
-    def _solve(self, moments: Sequence[Tensor], some: Tensor, penalty: float) -> Tensor:
-        gram, cross, n_rows = moments
+    def _solve(self, statistics: Sequence[Tensor], some: Tensor, penalty: float) -> Tensor:
+        gram, cross, n_rows = statistics
         ridge = penalty * n_rows * self.space.variance.mean()
         factor = torch.linalg.cholesky(gram[some][:, some] + ridge * torch.eye(len(some), dtype=gram.dtype))
         return torch.cholesky_solve(cross[some], factor)
 
-    def _choose(self, moments: Sequence[Tensor]) -> tuple[int, int, float] | None:
-        total = [part.sum(0) for part in moments]
-        folds = [fold for fold, n_rows in enumerate(moments[2]) if 0 < n_rows < total[2]]
+    def _choose(self, statistics: Sequence[Tensor]) -> tuple[int, int, float] | None:
+        total = [part.sum(0) for part in statistics]
+        folds = [fold for fold, n_rows in enumerate(statistics[2]) if 0 < n_rows < total[2]]
         available = self.space.components.shape[1]
         sizes = dict.fromkeys((min(n_components, available), n_lags) for n_components, n_lags in SIZES)
         options = [(*size, penalty) for size in sizes for penalty in PENALTIES]
         changes = torch.zeros(len(folds), len(options), dtype=torch.float64)
         for row, fold in enumerate(folds):
-            rest = [whole - part[fold] for whole, part in zip(total, moments, strict=True)]
+            rest = [whole - part[fold] for whole, part in zip(total, statistics, strict=True)]
             for column, (n_components, n_lags, penalty) in enumerate(options):
                 some = self._subset(n_components, n_lags)
                 weights = self._solve(rest, some, penalty)
-                gram, cross = moments[0][fold][some][:, some], moments[1][fold][some]
+                gram, cross = statistics[0][fold][some][:, some], statistics[1][fold][some]
                 changes[row, column] = (weights * (gram @ weights - 2 * cross)).sum()
         best = choose_option(changes)
         return None if best is None else options[best]

@@ -1,4 +1,4 @@
-"""The command ``titan-neuro``: one module a verb, each of which imports what is heavy only when it runs."""
+"""The command ``titan-neuro``: one module a subcommand, each of which imports what is heavy only when it runs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import os
 import sys
 from collections.abc import Sequence
 
-from titan_neuro.cli import common, evaluate, fetch, predict, prepare, probe, report, run, simulate, studies, train
+from titan_neuro.cli import common, evaluate, fetch, predict, prepare, probe, report, run, simulate, train
 from titan_neuro.errors import TitanNeuroError
+from titan_neuro.study import pipelines
 
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
-_VERBS = (simulate, fetch, prepare, train, predict, evaluate, probe, report, run)
+_SUBCOMMANDS = (simulate, fetch, prepare, train, predict, evaluate, probe, report, run)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -20,7 +21,7 @@ class _Parser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         """Return the help, with the command of each study."""
-        return f"{super().format_help()}\n{studies.describe_pipelines()}\n"
+        return f"{super().format_help()}\n{pipelines.describe_pipelines()}\n"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -31,9 +32,9 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="The main job: `titan-neuro run BIDS_DIR OUTPUT_DIR participant`, then `... group`.",
     )
     common.add_version(parser)
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=argparse.ArgumentParser)
-    for verb in _VERBS:
-        verb.add_parser(verbs)
+    subcommands = parser.add_subparsers(dest="subcommand", metavar="VERB", parser_class=argparse.ArgumentParser)
+    for subcommand in _SUBCOMMANDS:
+        subcommand.add_parser(subcommands)
     return parser
 
 
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or the code of the error's class (see :mod:`titan_neuro.errors`)."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
-    if arguments.verb is None:
+    if arguments.subcommand is None:
         parser.print_help()
         return 0
     _set_up_logging(arguments.verbose)
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TitanNeuroError as error:
         if arguments.debug:
             raise
-        print(f"titan-neuro {arguments.verb}: {error.message}", file=sys.stderr)  # noqa: T201
+        print(f"titan-neuro {arguments.subcommand}: {error.message}", file=sys.stderr)  # noqa: T201
         if error.hint:
             print(f"  {error.hint}", file=sys.stderr)  # noqa: T201
         return error.exit_code
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # the last resort: whoever runs the command can do nothing with a traceback
         if arguments.debug:
             raise
-        print(f"titan-neuro {arguments.verb}: internal error: {type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201
+        print(f"titan-neuro {arguments.subcommand}: internal error: {type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201
         print("  This is a fault of ours. Run it with --debug and report what it says.", file=sys.stderr)  # noqa: T201
         return INTERNAL_ERROR
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Flags that several verbs share, and what they stand for."""
+"""Flags that several subcommands share, and what they stand for."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from titan_neuro import __version__
 from titan_neuro.errors import MismatchError, UsageError
 
 if TYPE_CHECKING:
-    from titan_neuro.config import StudyConfig
-    from titan_neuro.data.bids import Recording
+    from titan_neuro.data.bids.recordings import Recording
     from titan_neuro.data.space import Space
     from titan_neuro.data.store import RunStore
-    from titan_neuro.models import Forecaster, ForecasterConfig
+    from titan_neuro.forecaster import Forecaster, ForecasterConfig
+    from titan_neuro.study import StudyConfig
     from titan_neuro.training import FoldData
 
 logger = logging.getLogger(__name__)
@@ -30,9 +30,9 @@ def add_version(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", action="version", version=f"titan-neuro {__version__}")
 
 
-def new_verb(verbs: Any, name: str, help_text: str, **options: Any) -> argparse.ArgumentParser:
-    """Add a verb with the flags that every verb has."""
-    parser: argparse.ArgumentParser = verbs.add_parser(name, help=help_text, description=help_text, **options)
+def new_subcommand(subcommands: Any, name: str, help_text: str, **options: Any) -> argparse.ArgumentParser:
+    """Add a subcommand with the flags that every subcommand has."""
+    parser: argparse.ArgumentParser = subcommands.add_parser(name, help=help_text, description=help_text, **options)
     add_version(parser)
     parser.add_argument("-v", "--verbose", action="count", default=0, help="say more; twice: libraries too")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -82,9 +82,9 @@ def add_preparation(parser: argparse.ArgumentParser) -> None:
         metavar="PRESET",
         help="none, motion24, simple, scrubbing, compcor, ica_aroma or budapest2020 (default: none)",
     )
-    group.add_argument("--atlas", type=Path, metavar="IMAGE", help="labels image: parcels in the place of voxels")
+    group.add_argument("--atlas", type=Path, metavar="IMAGE", help="labels image: parcels instead of voxels")
     group.add_argument(
-        "--quick-look",
+        "--rough-registration",
         action="store_const",
         const=True,
         help="register raw runs that bring no transforms, roughly (needs the extra 'raw')",
@@ -134,7 +134,7 @@ def work_dir(arguments: argparse.Namespace) -> Path:
 
 def find(arguments: argparse.Namespace) -> list[Recording]:
     """List the recordings that the flags choose."""
-    from titan_neuro.data.bids import find_recordings
+    from titan_neuro.data.bids.recordings import find_recordings
 
     return find_recordings(
         arguments.bids_dir,
@@ -155,10 +155,10 @@ def resolve_study(arguments: argparse.Namespace, kind: str, prepared: Mapping[st
     kind : {"volume", "parcels"}
         Of the data; chooses the preset where no file names one.
     prepared : mapping, optional
-        Settings of preparation that runs were made with, in the place of the preset's, and of those that were resolved
+        Settings of preparation that runs were made with, instead of the preset's, and of those that were resolved
         before: an interrupted `prepare` has left its own there.
     """
-    from titan_neuro.config import load_study
+    from titan_neuro.study import load_study
 
     resolved = _resolved_path(arguments)
     goes_on = arguments.config_file is None and resolved.is_file()
@@ -189,8 +189,8 @@ def resolve_prepared(arguments: argparse.Namespace, stores: Sequence[RunStore]) 
 
     from pydantic import TypeAdapter
 
-    from titan_neuro.config import load_study
     from titan_neuro.data.prepare import PrepareConfig, content_id
+    from titan_neuro.study import load_study
 
     _require_same_preparation(stores)
     names = {field.name for field in fields(PrepareConfig)}
@@ -220,7 +220,9 @@ def _prepared_otherwise(arguments: argparse.Namespace, name: str, told: object, 
 
 def _of_flags(arguments: argparse.Namespace) -> list[str]:
     """Settings that have a flag of their own, as ``--set`` would give them."""
-    flags = {name: getattr(arguments, name, None) for name in ("resolution_mm", "confounds", "atlas", "quick_look")}
+    flags = {
+        name: getattr(arguments, name, None) for name in ("resolution_mm", "confounds", "atlas", "rough_registration")
+    }
     if flags["atlas"] is not None:
         flags["atlas"] = str(flags["atlas"].absolute())
     return _as_overrides({name: value for name, value in flags.items() if value is not None})
@@ -233,11 +235,11 @@ def _as_overrides(prepare: Mapping[str, Any]) -> list[str]:
 
 def record_study(arguments: argparse.Namespace, study: StudyConfig) -> None:
     """Write ``config.resolved.yaml``; once it is sure that the settings fit what is there."""
-    from titan_neuro.config import write_resolved
-    from titan_neuro.files import alone_with
+    from titan_neuro.files import file_lock
+    from titan_neuro.study import write_resolved
 
     path = _resolved_path(arguments)
-    with alone_with(path, work_dir=work_dir(arguments)):
+    with file_lock(path, work_dir=work_dir(arguments)):
         write_resolved(path, study)
 
 
@@ -300,15 +302,15 @@ def _require_same_preparation(stores: Sequence[RunStore]) -> None:
 
 
 def study_models(study: StudyConfig, space: Space) -> dict[str, ForecasterConfig]:
-    """List the forecasters that are trained, by name: the study's model first, then its rivals."""
+    """List the forecasters that are trained, by name: the study's model first, then its comparison models."""
     import torch
 
-    from titan_neuro.models import match_rivals
+    from titan_neuro.forecaster import match_comparison_models
 
     models = [study.model]
-    if study.rivals:
+    if study.comparison_models:
         mask = None if space.mask is None else torch.from_numpy(space.mask)
-        models += match_rivals(study.model, n_features=space.n_features, mask=mask)
+        models += match_comparison_models(study.model, n_features=space.n_features, mask=mask)
     return {model.backbone.name: model for model in models}
 
 
@@ -432,11 +434,11 @@ def _task_stem(output_dir: Path, stores: Sequence[RunStore]) -> str:
 
 
 @contextmanager
-def stage(arguments: argparse.Namespace, name: str, **facts: Any) -> Iterator[dict[str, Any]]:
+def stage(arguments: argparse.Namespace, name: str, **metadata: Any) -> Iterator[dict[str, Any]]:
     """Run a stage with its record in the output folder's ``provenance.json``."""
     from titan_neuro.provenance import recorded
 
-    with recorded(arguments.output_dir, work_dir(arguments), name, **facts) as record:
+    with recorded(arguments.output_dir, work_dir(arguments), name, **metadata) as record:
         yield record
 
 

@@ -1,4 +1,4 @@
-"""``titan-neuro evaluate``: score every held-out run beside controls, rivals, baselines and references."""
+"""``titan-neuro evaluate``: score every held-out run beside controls, comparison models, baselines and references."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from titan_neuro.baselines import Reference
     from titan_neuro.cli.common import TrainedStudy
-    from titan_neuro.config import StudyConfig
     from titan_neuro.evaluation import Benchmark
     from titan_neuro.metrics import Ceiling
+    from titan_neuro.study import StudyConfig
     from titan_neuro.training import FoldData
     from titan_neuro.typing import ForecastModel
 
@@ -33,9 +33,11 @@ _WRITTEN = ("desc-forecast*", "desc-rollout_*", "desc-residuals_*", "desc-ceilin
 _MAPPED_BASELINE = "ar"
 
 
-def add_parser(verbs: Any) -> None:
-    """Add the verb."""
-    parser = common.new_verb(verbs, "evaluate", "Score the forecasts of held-out runs beside the baselines.")
+def add_parser(subcommands: Any) -> None:
+    """Add the subcommand."""
+    parser = common.new_subcommand(
+        subcommands, "evaluate", "Score the forecasts of held-out runs beside the baselines."
+    )
     parser.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR", help="where `train` has written")
     common.add_study(parser)
     common.add_device(parser)
@@ -113,8 +115,8 @@ def _score_folds(trained: TrainedStudy) -> Benchmark:
     for at, data in enumerate(trained.folds):
         models: dict[int, list[ForecastModel]] = {}
         for seed, folds in trained.models.items():
-            own, *rivals = folds[at]
-            models[seed] = [own, *controls_of(own), *rivals]
+            own, *comparison_models = folds[at]
+            models[seed] = [own, *controls_of(own), *comparison_models]
         train = data.part((*data.fold.train, *data.fold.validation))
         baselines, references = _rows(trained.study.model.horizons)
         test, config = data.part(data.fold.test), trained.study.evaluation
@@ -124,10 +126,10 @@ def _score_folds(trained: TrainedStudy) -> Benchmark:
 
 def _rows(horizons: tuple[int, ...]) -> tuple[list[ForecastModel], list[Reference]]:
     """Baselines and reference lines, not fitted yet, in the order of the table."""
-    from titan_neuro.baselines import Groundwork, make_baselines, make_references
+    from titan_neuro.baselines import SharedFits, make_baselines, make_references
 
-    groundwork = Groundwork(horizons)
-    return make_baselines(horizons, groundwork), make_references(horizons, groundwork)
+    shared_fits = SharedFits(horizons)
+    return make_baselines(horizons, shared_fits), make_references(horizons, shared_fits)
 
 
 def _write_tables(benchmark: Benchmark, data: FoldData, study: StudyConfig, path: Path, caveats: Sequence[str]) -> None:
@@ -138,7 +140,7 @@ def _write_tables(benchmark: Benchmark, data: FoldData, study: StudyConfig, path
         task=path.name.split("_")[0].removeprefix("task-"),
         repetition_time_s=run.repetition_time,
         space=data.space.name,
-        normalisation=run.store.record["normaliser"]["method"],
+        normalization=run.store.record["normalizer"]["method"],
         caveats=caveats,
     )
     write_scores(path.parent, benchmark, context, study.evaluation, study.seeds[0], _ceilings(data))
@@ -155,14 +157,14 @@ def _ceilings(data: FoldData) -> dict[str, Ceiling]:
 
 
 def _write_maps(benchmark: Benchmark, data: FoldData, stem: str, caveats: Sequence[str]) -> None:
-    from titan_neuro.data.derivative import write_map
+    from titan_neuro.data.bids.output import write_map
 
     main, scores = benchmark.main_model, benchmark.scores
     for model, metric in ((main, "skill_ar"), (main, "r2"), (_MAPPED_BASELINE, "r2")):
         for horizon in scores.first.horizons:
             label = f"stat-{metric.replace('_', '')}_desc-{model.replace('-', '')}H{horizon}"
-            facts = {
-                "Description": f"{metric} of {model}, {horizon} frames ahead, mean over subjects; errors summed over "
+            metadata = {
+                "Description": f"{metric} of {model}, {horizon} time points ahead, mean over subjects; errors summed over "
                 "seeds",
                 "Units": "1 is a perfect forecast",
                 "NumberOfSubjects": len(scores.first.subjects),
@@ -170,4 +172,4 @@ def _write_maps(benchmark: Benchmark, data: FoldData, stem: str, caveats: Sequen
                 "Protocol": benchmark.protocol,
                 "Caveats": list(caveats),
             }
-            write_map(Path(stem), label, data.space, scores.feature_map(metric, model, horizon), facts)
+            write_map(Path(stem), label, data.space, scores.feature_map(metric, model, horizon), metadata)

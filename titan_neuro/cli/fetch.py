@@ -10,9 +10,11 @@ from titan_neuro.cli import common
 from titan_neuro.errors import UsageError
 
 
-def add_parser(verbs: Any) -> None:
-    """Add the verb."""
-    parser = common.new_verb(verbs, "fetch", "Clone a DataLad dataset and get the recordings that the job needs.")
+def add_parser(subcommands: Any) -> None:
+    """Add the subcommand."""
+    parser = common.new_subcommand(
+        subcommands, "fetch", "Clone a DataLad dataset and get the recordings that the job needs."
+    )
     parser.add_argument("source", metavar="SOURCE", help="an accession number (ds003017), a URL, or a path")
     parser.add_argument(
         "directory", type=Path, nargs="?", metavar="DIR", help="default: SOURCE itself, if it is a clone"

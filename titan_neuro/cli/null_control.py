@@ -1,4 +1,4 @@
-"""``titan-neuro evaluate --null-control``: the whole way on noise, where every score must be nought."""
+"""``titan-neuro evaluate --null-control``: the whole way on noise, where every score must be zero."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from titan_neuro import __version__
 from titan_neuro.cli import common, evaluate, train
 
 if TYPE_CHECKING:
-    from titan_neuro.config import StudyConfig
-    from titan_neuro.data.bids import Recording
+    from titan_neuro.data.bids.recordings import Recording
+    from titan_neuro.study import StudyConfig
 
 logger = logging.getLogger(__name__)
 _NOTES = {
-    "white": "NULL CONTROL: the frames are white noise of the data's shape and timing, and nothing can be forecast.",
+    "white": "NULL CONTROL: the time points are white noise of the data's shape and timing, and nothing can be forecast.",
     "phase": "NULL CONTROL: the phases of the data were drawn anew, and nothing can be forecast beyond linear AR.",
 }
 
 
 def execute(arguments: argparse.Namespace) -> None:
     """Prepare noise as the data were prepared, train and evaluate on it in ``OUT/null-<kind>``, and check the table."""
-    from titan_neuro.data.derivative import claim_output
+    from titan_neuro.data.bids.output import init_output_dir
     from titan_neuro.data.store import open_runs
     from titan_neuro.evaluation.null_control import check_null
 
@@ -35,7 +35,7 @@ def execute(arguments: argparse.Namespace) -> None:
     bids_dir = _source(arguments.output_dir)
     recordings = _recordings(arguments, bids_dir, {store.key: store.record for store in stores})
     own = _arguments_of(arguments, f"null-{kind}")
-    claim_output(own.output_dir, bids_dir, __version__, common.work_dir(own))
+    init_output_dir(own.output_dir, bids_dir, __version__, common.work_dir(own))
     with common.stage(own, f"prepare null-{kind}", null_control=kind, seed=study.seeds[0]):
         _prepare(own, recordings, kind, study)
     train.execute(own)
@@ -45,7 +45,7 @@ def execute(arguments: argparse.Namespace) -> None:
 
 def _source(output_dir: Path) -> Path:
     """Where the dataset lies that was prepared."""
-    from titan_neuro.data.bids import read_json
+    from titan_neuro.data.bids.recordings import read_json
     from titan_neuro.errors import InputNotFoundError
 
     description = output_dir / "dataset_description.json"
@@ -61,8 +61,8 @@ def _source(output_dir: Path) -> Path:
 
 def _recordings(arguments: argparse.Namespace, bids_dir: Path, records: dict[str, dict]) -> list[Recording]:
     """Find the recordings that the stores of a study were made from."""
-    from titan_neuro.data.annex import is_missing
-    from titan_neuro.data.bids import find_recordings
+    from titan_neuro.data.bids.annex import is_missing
+    from titan_neuro.data.bids.recordings import find_recordings
     from titan_neuro.errors import NoMatchError, NotFetchedError
 
     found = find_recordings(bids_dir, filter_file=arguments.bids_filter_file, derivatives=arguments.derivatives)
@@ -101,7 +101,7 @@ def _prepare(own: argparse.Namespace, recordings: list[Recording], kind: str, st
     from tqdm import tqdm
 
     from titan_neuro.data.prepare import prepare_run
-    from titan_neuro.data.surrogate import write_surrogate
+    from titan_neuro.data.simulate.surrogate import write_surrogate
 
     work_dir = common.work_dir(own)
     for recording in tqdm(recordings, desc=f"prepare null-{kind}", unit="run", disable=None):

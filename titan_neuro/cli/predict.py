@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     import numpy as np
 
     from titan_neuro.data.store import RunView
-    from titan_neuro.models import Forecaster
+    from titan_neuro.forecaster import Forecaster
 
 logger = logging.getLogger(__name__)
 
 
-def add_parser(verbs: Any) -> None:
-    """Add the verb."""
-    parser = common.new_verb(
-        verbs,
+def add_parser(subcommands: Any) -> None:
+    """Add the subcommand."""
+    parser = common.new_subcommand(
+        subcommands,
         "predict",
         "Write the forecasts of held-out runs by the study's model (first seed): volume t is what was expected of it.",
     )
     parser.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR", help="where `train` has written")
-    parser.add_argument("--horizon", type=int, default=1, metavar="FRAMES", help="frames ahead (default: 1)")
+    parser.add_argument("--horizon", type=int, default=1, metavar="FRAMES", help="time points ahead (default: 1)")
     common.add_selection(parser)
     common.add_study(parser)
     common.add_device(parser)
@@ -38,7 +38,7 @@ def execute(arguments: argparse.Namespace) -> None:
     """Forecast every chosen run with the study's model, of the first seed and the fold that holds the run out."""
     from tqdm import tqdm
 
-    from titan_neuro.data.bids import matches
+    from titan_neuro.data.bids.recordings import matches
     from titan_neuro.data.store import open_runs
     from titan_neuro.errors import NoMatchError, UsageError
     from titan_neuro.training import load_forecaster
@@ -46,7 +46,9 @@ def execute(arguments: argparse.Namespace) -> None:
     stores = open_runs(arguments.output_dir)
     study = common.resolve_prepared(arguments, stores)
     if arguments.horizon not in study.model.horizons:
-        raise UsageError(f"--horizon {arguments.horizon}: the model forecasts {study.model.horizons} frames ahead.")
+        raise UsageError(
+            f"--horizon {arguments.horizon}: the model forecasts {study.model.horizons} time points ahead."
+        )
     device = common.torch_device(arguments.device)
     wanted = {"subject": arguments.participant_label, "task": arguments.task_id, "run": arguments.run_id}
     count = 0
@@ -73,14 +75,14 @@ def execute(arguments: argparse.Namespace) -> None:
 
 
 def _forecasts(model: Forecaster, view: RunView, horizon: int) -> Iterator[np.ndarray]:
-    """Yield blocks of the run's length in all: frame t as it was expected `horizon` frames before."""
+    """Yield blocks of the run's length in all: time point t as it was expected `horizon` time points before."""
     import numpy as np
 
     index = model.horizons.index(horizon)
-    # Nothing was forecast of the first frames.
-    yield np.zeros((min(horizon, view.n_frames), view.n_features), dtype=np.float32)
+    # Nothing was forecast of the first time points.
+    yield np.zeros((min(horizon, view.n_time_points), view.n_features), dtype=np.float32)
     state = model.start()
-    last = view.n_frames - horizon
+    last = view.n_time_points - horizon
     for start in range(0, last, 64):
         forecasts, state = model.step(view.read(start, min(start + 64, last)), state)
         yield forecasts[:, index].numpy()
@@ -90,20 +92,20 @@ def _write(model: Forecaster, view: RunView, horizon: int, space: Any) -> Path:
     import numpy as np
     import pandas as pd
 
-    from titan_neuro.data.derivative import write_nifti
+    from titan_neuro.data.bids.output import write_nifti
     from titan_neuro.errors import NoMatchError
     from titan_neuro.files import atomic, write_json
 
-    if view.n_frames <= horizon:
+    if view.n_time_points <= horizon:
         raise NoMatchError(
-            f"{view.key}: expected more than {horizon} frames to forecast {horizon} ahead, found {view.n_frames}.",
+            f"{view.key}: expected more than {horizon} time points to forecast {horizon} ahead, found {view.n_time_points}.",
             "Choose a shorter --horizon, or leave the run out (--run-id).",
         )
     stem = view.store.path.name.split("_desc-prepared_")[0] + f"_desc-forecastH{horizon}"
     blocks = _forecasts(model, view, horizon)
     if space.kind == "volume":
         path = view.store.path.with_name(f"{stem}_bold.nii.gz")
-        write_nifti(path, space, blocks, n_frames=view.n_frames, repetition_time=view.repetition_time)
+        write_nifti(path, space, blocks, n_time_points=view.n_time_points, repetition_time=view.repetition_time)
     else:
         path = view.store.path.with_name(f"{stem}_timeseries.tsv")
         with atomic(path) as temporary:
@@ -111,9 +113,9 @@ def _write(model: Forecaster, view: RunView, horizon: int, space: Any) -> Path:
     write_json(
         path.with_name(path.name.split(".")[0] + ".json"),
         {
-            "Description": f"Forecast of each frame made {horizon} frames before it; the first {horizon} frames are 0",
+            "Description": f"Forecast of each time point made {horizon} time points before it; the first {horizon} time points are 0",
             "RepetitionTime": view.repetition_time,
-            "Units": f"standard deviations ({view.store.record['normaliser']['method']})",
+            "Units": f"standard deviations ({view.store.record['normalizer']['method']})",
             "Sources": [view.store.path.name],
             "Caveats": view.store.caveats,
         },

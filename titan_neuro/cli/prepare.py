@@ -1,4 +1,4 @@
-"""``titan-neuro prepare``: from recordings to stores of causally scaled frames."""
+"""``titan-neuro prepare``: from recordings to stores of causally scaled time points."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ from titan_neuro.cli import common
 from titan_neuro.errors import TitanNeuroError, UsageError
 
 if TYPE_CHECKING:
-    from titan_neuro.data.bids import Recording
+    from titan_neuro.data.bids.recordings import Recording
     from titan_neuro.data.prepare import PrepareConfig
 
 logger = logging.getLogger(__name__)
 
 
-def add_parser(verbs: Any) -> None:
-    """Add the verb."""
-    parser = common.new_verb(
-        verbs, "prepare", "Bring recordings to one grid, clean and scale them causally, and store them as frames."
+def add_parser(subcommands: Any) -> None:
+    """Add the subcommand."""
+    parser = common.new_subcommand(
+        subcommands,
+        "prepare",
+        "Bring recordings to one grid, clean and scale them causally, and store them as time points.",
     )
     parser.add_argument("bids_dir", type=Path, metavar="BIDS_DIR")
     parser.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR")
@@ -42,8 +44,8 @@ def add_parser(verbs: Any) -> None:
 
 def execute(arguments: argparse.Namespace) -> None:
     """Prepare every chosen run that is not prepared yet."""
-    from titan_neuro.data.annex import dataset_id
-    from titan_neuro.data.derivative import check_output, claim_output
+    from titan_neuro.data.bids.annex import dataset_id
+    from titan_neuro.data.bids.output import check_output, init_output_dir
     from titan_neuro.provenance import read_stage
 
     filters: Path | None = getattr(arguments, "filters", None)
@@ -60,13 +62,13 @@ def execute(arguments: argparse.Namespace) -> None:
     if not arguments.no_datalad_get and _get_missing(arguments, recordings, study.prepare):
         # Sidecars may have been among them.
         recordings = common.find(arguments)
-    claim_output(arguments.output_dir, arguments.bids_dir, __version__, common.work_dir(arguments))
+    init_output_dir(arguments.output_dir, arguments.bids_dir, __version__, common.work_dir(arguments))
     common.record_study(arguments, study)
     subjects = sorted({recording.subject for recording in recordings})
-    facts = {"input_dataset_id": dataset_id(arguments.bids_dir), "input_keys": _input_keys(recordings)}
+    metadata = {"input_dataset_id": dataset_id(arguments.bids_dir), "input_keys": _input_keys(recordings)}
     who = f"sub-{subjects[0]}" + (f" to sub-{subjects[-1]}" if len(subjects) > 1 else "")
     stage = f"prepare {who}"
-    with common.stage(arguments, stage, **facts) as record:
+    with common.stage(arguments, stage, **metadata) as record:
         made = _prepare_all(arguments, recordings, study.prepare)
         record["n_made"], record["n_runs"] = made, len(recordings)
         # A process that was killed may have made all runs, and left no record.
@@ -84,7 +86,7 @@ def _get_missing(arguments: argparse.Namespace, recordings: list[Recording], con
 
 
 def _input_keys(recordings: list[Recording]) -> dict[str, str | None]:
-    from titan_neuro.data.annex import annex_key
+    from titan_neuro.data.bids.annex import annex_key
 
     return {recording.path.name: annex_key(recording.path) for recording in recordings}
 
@@ -108,7 +110,7 @@ def _show_plan(arguments: argparse.Namespace, recordings: list[Recording]) -> No
 
 def _write_filters(folder: Path, recordings: list[Recording], given: Path | None) -> None:
     """Write ``KEY.json`` for each run: what a given filter asks for, and the run's own entities."""
-    from titan_neuro.data.bids import read_json
+    from titan_neuro.data.bids.recordings import read_json
     from titan_neuro.files import write_json
 
     asked = {} if given is None else read_json(given).get("bold", {})
@@ -120,7 +122,7 @@ def _write_filters(folder: Path, recordings: list[Recording], given: Path | None
 
 
 def _describe(recording: Recording, config: PrepareConfig) -> str:
-    if recording.route == "native" and config.quick_look:
+    if recording.route == "native" and config.rough_registration:
         return "raw, registered roughly: QUICK LOOK"
     mask = f"mask: {recording.mask.name}" if recording.mask else "mask computed from the first volumes"
     return {

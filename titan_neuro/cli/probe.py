@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from titan_neuro.cli import common
 
 if TYPE_CHECKING:
-    from titan_neuro.probing import Findings
+    from titan_neuro.probing import ProbeResults
     from titan_neuro.training import FoldData
 
 logger = logging.getLogger(__name__)
@@ -21,15 +21,15 @@ logger = logging.getLogger(__name__)
 PROBES = {
     "context-length": "how far back it reaches",
     "history-swap": "what is lost when what came before is swapped",
-    "surprise": "whether it is surprised where one event of the film ends and the next begins",
-    "moment-matching": "whether it knows the moment of the film",
+    "surprise": "whether it is surprised where one event of the stimulus ends and the next begins",
+    "time-segment-matching": "whether it knows the moment of the stimulus",
     "decoding": "what events and annotations can be read from it",
 }
 
 
-def add_parser(verbs: Any) -> None:
-    """Add the verb."""
-    parser = common.new_verb(verbs, "probe", "Ask what the memory holds.")
+def add_parser(subcommands: Any) -> None:
+    """Add the subcommand."""
+    parser = common.new_subcommand(subcommands, "probe", "Ask what the memory holds.")
     parser.add_argument("name", choices=PROBES, help="; ".join(f"{name}: {asks}" for name, asks in PROBES.items()))
     parser.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR", help="where `train` has written")
     common.add_study(parser)
@@ -53,7 +53,7 @@ def _ask(name: str, arguments: argparse.Namespace, trained: common.TrainedStudy)
     from tqdm import tqdm
 
     from titan_neuro.data.prepare import content_id
-    from titan_neuro.probing import ProbedFold, ProbeFacts, make_probe, untrained_like
+    from titan_neuro.probing import ProbeContext, ProbedFold, make_probe, untrained_like
     from titan_neuro.provenance import digest
 
     study, folds, seed = trained.study, trained.folds, trained.study.seeds[0]
@@ -67,7 +67,7 @@ def _ask(name: str, arguments: argparse.Namespace, trained: common.TrainedStudy)
     if common.is_done(arguments.output_dir, f"probe {name}", fingerprint, [done]):
         logger.info("The %s probe was run before.", name)
         return
-    facts = ProbeFacts(
+    metadata = ProbeContext(
         repetition_time=folds[0].runs[folds[0].fold.test[0]].repetition_time,
         horizons=study.model.horizons,
         n_features=folds[0].space.n_features,
@@ -75,7 +75,7 @@ def _ask(name: str, arguments: argparse.Namespace, trained: common.TrainedStudy)
         n_resamples=study.evaluation.n_resamples,
         seed=seed,
     )
-    probe = make_probe(name, study.probe, facts)
+    probe = make_probe(name, study.probe, metadata)
     with common.stage(arguments, f"probe {name}", fingerprint=fingerprint, seed=seed, device=trained.device):
         with tqdm(total=sum(len(data.fold.test) for data in folds), desc=name, unit="run", disable=None) as bar:
             for models, data in zip(trained.models[seed], folds, strict=True):
@@ -89,14 +89,14 @@ def _ask(name: str, arguments: argparse.Namespace, trained: common.TrainedStudy)
                 for run in fold.tests:
                     probe.add(fold, run)
                     bar.update()
-        found = probe.findings()
+        found = probe.results()
         _write(found, Path(trained.stem), name, folds[0], done)
     logger.info("%s: %s", name, found.sentence)
 
 
-def _write(found: Findings, stem: Path, name: str, data: FoldData, done: Path) -> None:
+def _write(found: ProbeResults, stem: Path, name: str, data: FoldData, done: Path) -> None:
     """Write tables and maps, and last the JSON that says that they are there."""
-    from titan_neuro.data.derivative import write_map
+    from titan_neuro.data.bids.output import write_map
     from titan_neuro.files import atomic, write_json
 
     done.unlink(missing_ok=True)
@@ -106,7 +106,7 @@ def _write(found: Findings, stem: Path, name: str, data: FoldData, done: Path) -
         path = stem.with_name(f"{stem.name}_desc-{short}_{suffix}.tsv")
         with atomic(path) as temporary:
             table.to_csv(temporary, sep="\t", index=False, na_rep="n/a", float_format="%.6g")
-        write_json(path.with_suffix(".json"), {**found.facts, **shared})
-    for stat, (values, facts) in found.maps.items():
-        write_map(stem, f"stat-{stat}_desc-{short}", data.space, values, {**facts, **shared})
-    write_json(done, {"Probe": name, "Asks": PROBES[name], "Sentence": found.sentence, **found.facts, **shared})
+        write_json(path.with_suffix(".json"), {**found.metadata, **shared})
+    for stat, (values, metadata) in found.maps.items():
+        write_map(stem, f"stat-{stat}_desc-{short}", data.space, values, {**metadata, **shared})
+    write_json(done, {"Probe": name, "Asks": PROBES[name], "Sentence": found.sentence, **found.metadata, **shared})

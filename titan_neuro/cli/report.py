@@ -12,16 +12,18 @@ from titan_neuro.cli import common
 logger = logging.getLogger(__name__)
 
 
-def add_parser(verbs: Any) -> None:
-    """Add the verb."""
-    parser = common.new_verb(verbs, "report", "Write report.html from what the other verbs have made.")
+def add_parser(subcommands: Any) -> None:
+    """Add the subcommand."""
+    parser = common.new_subcommand(
+        subcommands, "report", "Write report.html from what the other subcommands have made."
+    )
     parser.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR")
     parser.set_defaults(execute=execute)
 
 
 def execute(arguments: argparse.Namespace) -> None:
     """Write the page, unless nothing has changed since it was written."""
-    from titan_neuro.data.derivative import check_output
+    from titan_neuro.data.bids.output import check_output
     from titan_neuro.errors import InputNotFoundError
     from titan_neuro.report import write_report
 

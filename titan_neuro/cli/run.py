@@ -10,10 +10,10 @@ from titan_neuro.cli import common, evaluate, prepare, probe, report, train
 from titan_neuro.errors import UsageError
 
 
-def add_parser(verbs: Any) -> None:
-    """Add the verb."""
-    parser = common.new_verb(
-        verbs,
+def add_parser(subcommands: Any) -> None:
+    """Add the subcommand."""
+    parser = common.new_subcommand(
+        subcommands,
         "run",
         "The whole way as a BIDS-App: `participant` prepares runs, `group` trains, evaluates, probes and reports.",
     )

@@ -1,4 +1,4 @@
-"""``titan-neuro simulate``: a twin of ds003017 whose truth is known."""
+"""``titan-neuro simulate``: a synthetic dataset of ds003017 whose truth is known."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import Any
 from titan_neuro.cli import common
 
 
-def add_parser(verbs: Any) -> None:
-    """Add the verb."""
-    parser = common.new_verb(
-        verbs, "simulate", "Write a twin of OpenNeuro ds003017, a real DataLad dataset with a planted truth."
+def add_parser(subcommands: Any) -> None:
+    """Add the subcommand."""
+    parser = common.new_subcommand(
+        subcommands,
+        "simulate",
+        "Write a synthetic dataset of OpenNeuro ds003017, a real DataLad dataset with a planted truth.",
     )
     parser.add_argument("directory", type=Path, metavar="DIR")
     parser.add_argument("--subjects", type=int, metavar="N", dest="n_subjects", help="of 25 (default: 6)")
@@ -34,7 +36,7 @@ def add_parser(verbs: Any) -> None:
         default=[],
         metavar="KEY=VALUE",
         dest="overrides",
-        help="one setting of what is planted, for example association_fraction=0.2 or echo_lags_s=[30,120]",
+        help="one setting of what is planted, for example association_fraction=0.2 or delayed_response_lags_s=[30,120]",
     )
     parser.add_argument("--random-seed", type=int, metavar="N", dest="seed", help="default: 0")
     parser.set_defaults(execute=execute)

@@ -1,4 +1,4 @@
-"""``titan-neuro train``: fit the forecaster and its rivals, for every seed and fold."""
+"""``titan-neuro train``: fit the forecaster and its comparison models, for every seed and fold."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 from titan_neuro.cli import common
 
 if TYPE_CHECKING:
-    from titan_neuro.config import StudyConfig
-    from titan_neuro.models import ForecasterConfig
+    from titan_neuro.forecaster import ForecasterConfig
+    from titan_neuro.study import StudyConfig
     from titan_neuro.training import FoldData, Processes
 
 logger = logging.getLogger(__name__)
 
 
-def add_parser(verbs: Any) -> None:
-    """Add the verb."""
-    parser = common.new_verb(verbs, "train", "Train the forecaster and its rivals, for each seed and fold.")
+def add_parser(subcommands: Any) -> None:
+    """Add the subcommand."""
+    parser = common.new_subcommand(
+        subcommands, "train", "Train the forecaster and its comparison models, for each seed and fold."
+    )
     parser.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR", help="where `prepare` has written")
     parser.add_argument("--fold", type=int, nargs="+", metavar="N", help="only these folds, counted from 1")
     parser.add_argument("--seed", type=int, nargs="+", metavar="S", help="only these of the study's seeds")
@@ -50,7 +52,7 @@ def execute(arguments: argparse.Namespace) -> bool:
     bool
         Whether this is the process that goes on when several have trained together.
     """
-    from titan_neuro.data.derivative import check_output
+    from titan_neuro.data.bids.output import check_output
     from titan_neuro.data.store import open_runs
     from titan_neuro.training import expect_time_limit, find_processes
 
@@ -102,8 +104,8 @@ def _train(
         "Seed %d, fold %d: %d runs to train on, %d to choose the epoch, %d to test.",
         *(seed, fold.number, len(fold.train), len(fold.validation), len(fold.test)),
     )
-    facts = {"seed": seed, "device": processes.device, "processes": processes.n * processes.n_nodes}
-    stage = common.stage(arguments, f"train seed-{seed} fold-{fold.number}", **facts)
+    metadata = {"seed": seed, "device": processes.device, "processes": processes.n * processes.n_nodes}
+    stage = common.stage(arguments, f"train seed-{seed} fold-{fold.number}", **metadata)
     with stage if processes.is_first else contextlib.nullcontext({}) as record:
         made = []
         for name, model in models.items():

@@ -1,1 +1,1 @@
-"""From a BIDS dataset to model-ready frames: fetch, find, prepare, store, split; and the simulator. No models."""
+"""From a BIDS dataset to model-ready time points: fetch, find, prepare, store, split; and the simulator. No models."""

@@ -101,7 +101,7 @@ def common_space(spaces: Mapping[str, Space]) -> Space:
         except MismatchError as error:
             raise ImageError(
                 f"{name} does not lie in the space of {names[0]}: {error.message}",
-                "Prepare them with what fMRIPrep made (--derivatives) or roughly (--quick-look), or choose "
+                "Prepare them with what fMRIPrep made (--derivatives) or roughly (--rough-registration), or choose "
                 "runs that share a grid (--participant-label, --bids-filter-file).",
             ) from error
     if first.mask is None:

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from titan_neuro.data.store import RunStore
 from titan_neuro.errors import MismatchError, NoMatchError
-from titan_neuro.typing import FrameRun
+from titan_neuro.typing import RunData
 
 Protocol = Literal["subject", "run", "strict"]
 
@@ -24,19 +24,20 @@ class SplitConfig:
     Attributes
     ----------
     by : {"auto", "subject", "run", "strict"}
-        ``subject``: held-out subjects, same film. ``run``: held-out runs of the training subjects. ``strict``: held-out
-        subjects and held-out runs at once. ``auto``: ``subject`` where there are three subjects or more, else ``run``.
+        ``subject``: held-out subjects, same stimulus. ``run``: held-out runs of the training subjects. ``strict``:
+        held-out subjects and held-out runs at once. ``auto``: ``subject`` where there are three subjects or more, else
+        ``run``.
     n_folds : int
         Number of folds; with as many units or fewer it is leave-one-out, and it is more where so few would leave
         nothing to train on. In ``strict``, fold ``i`` tests the ``i``-th group of subjects on the ``i``-th of runs.
-    validation_share : float
+    validation_fraction : float
         Share of a fold's remaining units, at least one, that chooses the epoch: no gradient comes from it. What is
         fitted in closed form (linear AR, recall, baselines) sees it, as it sees training runs.
     """
 
     by: Literal["auto", "subject", "run", "strict"] = "auto"
     n_folds: Annotated[int, Field(ge=2)] = 3
-    validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.15
 
 
 @plain_dataclass(frozen=True)
@@ -82,20 +83,20 @@ def make_folds(runs: Sequence[RunStore], config: SplitConfig) -> tuple[Protocol,
     folds = []
     for index in range(n_folds):
         held_units = set(units[index::n_folds])
-        validation_units = set(_validation_units(units, index, n_folds, config.validation_share))
+        validation_units = set(_validation_units(units, index, n_folds, config.validation_fraction))
         held_runs = set(run_labels[index::n_folds] if protocol == "strict" else ())
         parts: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
         for run in runs:
             unit = run.stimulus if protocol == "run" else run.subject
             part = "test" if unit in held_units else "validation" if unit in validation_units else "train"
-            # In the strict protocol a held-out film part is seen by nobody who is trained, and only it is tested.
+            # In the strict protocol a held-out stimulus part is seen by nobody who is trained, and only it is tested.
             if protocol != "strict" or (run.stimulus in held_runs) == (part == "test"):
                 parts[part].append(run.key)
         folds.append(Fold(index + 1, *(tuple(parts[part]) for part in ("train", "validation", "test"))))
     return protocol, folds
 
 
-def require_disjoint(fold: Fold, protocol: str, runs: Mapping[str, FrameRun]) -> None:
+def require_disjoint(fold: Fold, protocol: str, runs: Mapping[str, RunData]) -> None:
     """Refuse a fold whose parts share what its protocol holds apart.
 
     Subjects under ``subject`` and ``strict``, what was shown under ``run``; under ``strict``, too, nothing that was
@@ -105,7 +106,7 @@ def require_disjoint(fold: Fold, protocol: str, runs: Mapping[str, FrameRun]) ->
     ----------
     fold : Fold
     protocol : {"subject", "run", "strict"}
-    runs : mapping of str to FrameRun
+    runs : mapping of str to RunData
         The runs of the fold by their keys.
 
     Raises

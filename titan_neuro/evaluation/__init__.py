@@ -1,4 +1,6 @@
-"""The forecast benchmark: every model beside its controls, rivals and baselines, on the same frames, with intervals."""
+"""The forecast benchmark: every model beside its controls, comparison models and baselines, on the same time points,
+with intervals.
+"""
 
 from titan_neuro.evaluation.benchmark import Benchmark, SeedScores, combine
 from titan_neuro.evaluation.causality import check_causal, first_leak
@@ -6,8 +8,8 @@ from titan_neuro.evaluation.ceilings import ceilings_table
 from titan_neuro.evaluation.controls import FrozenMemory, ResetMemory, controls_of
 from titan_neuro.evaluation.fold import EvaluationConfig, draw_offset, score_fold
 from titan_neuro.evaluation.scores import METRICS, Fold, Scores
+from titan_neuro.evaluation.summary import comparisons, format_table, summary
 from titan_neuro.evaluation.tables import residuals_table, rollouts_table, scores_table, subjects_table
-from titan_neuro.evaluation.verdict import comparisons, format_table, verdict
 from titan_neuro.evaluation.writing import ScoreContext, write_scores
 
 __all__ = [
@@ -33,6 +35,6 @@ __all__ = [
     "score_fold",
     "scores_table",
     "subjects_table",
-    "verdict",
+    "summary",
     "write_scores",
 ]

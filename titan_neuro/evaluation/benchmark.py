@@ -49,11 +49,11 @@ class SeedScores:
         values = self.seed_values(metric, model, horizon)
         return float(np.std(np.nanmean(values, axis=1), ddof=1)) if len(values) > 1 else float("nan")
 
-    def n_frames(self, horizon: int) -> NDArray[np.int64]:
-        """Scored frames of each subject, in the seed with the fewest: runs begin elsewhere in each."""
+    def n_time_points(self, horizon: int) -> NDArray[np.int64]:
+        """Scored time points of each subject, in the seed with the fewest: runs begin elsewhere in each."""
         at = self.first.horizons.index(horizon)
         return np.min(
-            [[sums.n_frames[at] for sums in scores.subjects.values()] for scores in self.by_seed.values()], axis=0
+            [[sums.n_time_points[at] for sums in scores.subjects.values()] for scores in self.by_seed.values()], axis=0
         )
 
     def feature_map(self, metric: str, model: str, horizon: int) -> NDArray[np.float64]:
@@ -68,7 +68,7 @@ class SeedScores:
         model : str
             One of `Scores.mapped`.
         horizon : int
-            Frames ahead.
+            Time points ahead.
         """
         error = sum(scores.error_map(model, horizon) for scores in self.by_seed.values())
         reference = sum(scores.error_map(REFERENCES[metric], horizon) for scores in self.by_seed.values())
@@ -77,7 +77,9 @@ class SeedScores:
         return np.where(n_defined > 0, np.nansum(values, axis=0) / np.maximum(n_defined, 1), np.nan)
 
     def n_constant_features(self) -> dict[str, int]:
-        """For each subject, how many features are left out since they are constant over the scored frames of a run."""
+        """For each subject, how many features are left out since they are constant over the scored time points of a
+        run.
+        """
         return {label: sums.n_constant for label, sums in self.first.subjects.items()}
 
 
@@ -90,15 +92,16 @@ class Benchmark:
     protocol : str
         ``subject``, ``run`` or ``strict``.
     kinds : mapping of str to str
-        Kind of each row, in the order of the table: ``model``, ``control``, ``rival``, ``baseline``, ``reference``.
+        Kind of each row, in the order of the table: ``model``, ``control``, ``comparison model``, ``baseline``,
+        ``reference``.
     scores : SeedScores
-        Over the frames at which the head lay still.
+        Over the time points at which the head lay still.
     moving : mapping of int to Scores
-        By seed, over those at which it moved, of the subjects who have such frames.
+        By seed, over those at which it moved, of the subjects who have such time points.
     rollouts : mapping of int to RolloutScores
         By seed; empty where none were asked for.
     offsets : mapping of int to mapping of str to int
-        By seed and run, the frame at which the run began.
+        By seed and run, the time point at which the run began.
     folds : tuple of Fold
         What was trained and tested on.
     """
@@ -106,7 +109,7 @@ class Benchmark:
     protocol: str
     kinds: Mapping[str, str]
     scores: SeedScores
-    moving: Mapping[int, Scores]
+    high_motion: Mapping[int, Scores]
     rollouts: Mapping[int, RolloutScores]
     offsets: Mapping[int, Mapping[str, int]]
     folds: tuple[Fold, ...]
@@ -116,15 +119,15 @@ class Benchmark:
         """The model that the benchmark is about."""
         return next(name for name, kind in self.kinds.items() if kind == "model")
 
-    def moving_scores(self) -> SeedScores | None:
-        """Scores over the frames at which the head moved, of the subjects who have some in every seed."""
-        shared = set.intersection(*(set(scores.subjects) for scores in self.moving.values()))
+    def high_motion_scores(self) -> SeedScores | None:
+        """Scores over the time points at which the head moved, of the subjects who have some in every seed."""
+        shared = set.intersection(*(set(scores.subjects) for scores in self.high_motion.values()))
         if not shared:
             return None
         return SeedScores(
             {
                 seed: replace(scores, subjects={name: sums for name, sums in scores.subjects.items() if name in shared})
-                for seed, scores in self.moving.items()
+                for seed, scores in self.high_motion.items()
             }
         )
 
@@ -155,7 +158,7 @@ def combine(parts: Sequence[Benchmark]) -> Benchmark:
         protocol=first.protocol,
         kinds=first.kinds,
         scores=SeedScores({seed: combine_scores([part.scores.by_seed[seed] for part in parts]) for seed in seeds}),
-        moving={seed: combine_scores([part.moving[seed] for part in parts]) for seed in seeds},
+        high_motion={seed: combine_scores([part.high_motion[seed] for part in parts]) for seed in seeds},
         rollouts={seed: combine_rollouts([part.rollouts[seed] for part in parts]) for seed in first.rollouts},
         offsets={seed: {run: at for part in parts for run, at in part.offsets[seed].items()} for seed in seeds},
         folds=tuple(fold for part in parts for fold in part.folds),

@@ -12,7 +12,7 @@ from titan_neuro.evaluation.scores import REFERENCES
 from titan_neuro.metrics import Ceiling, bootstrap_interval, ceiling_on_skill, interval_of_related
 
 STIMULUS_LOCKED, TEST_RETEST = "stimulus-locked", "test-retest"
-_COLUMNS = ("ceiling", "horizon_frames", "n_subjects")
+_COLUMNS = ("ceiling", "lead_time_points", "n_subjects")
 
 
 def ceilings_table(
@@ -32,7 +32,7 @@ def ceilings_table(
     Returns
     -------
     pandas.DataFrame
-        One row per ceiling and horizon: ``ceiling``, ``horizon_frames``, ``n_subjects``, then ``r2`` and ``skill_ar``
+        One row per ceiling and horizon: ``ceiling``, ``lead_time_points``, ``n_subjects``, then ``r2`` and ``skill_ar``
         with the ends of their intervals. A ceiling on `r2` is the same at every horizon.
     """
     scores = benchmark.scores

@@ -1,4 +1,4 @@
-"""The same model, robbed of what is to be shown: its memory frozen, or begun anew every few frames."""
+"""The same model, robbed of what is to be shown: its memory frozen, or reset every few time points."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from titan_neuro.models import Forecaster
-from titan_neuro.typing import FrameRun
+from titan_neuro.forecaster import Forecaster
+from titan_neuro.typing import RunData
 
-# Frames that the memory is left with: what a window of the rivals sees.
-RESET_FRAMES = 20
+# Time points that the memory is left with: what a window of the comparison models sees.
+RESET_TIME_POINTS = 20
 
 
 class Control:
@@ -38,21 +38,21 @@ class Control:
         self.model = model
         self.name, self.horizons = f"{model.name}-{self.suffix}", tuple(model.horizons)
 
-    def fit(self, runs: Sequence[FrameRun]) -> None:
+    def fit(self, runs: Sequence[RunData]) -> None:
         """There is nothing to learn: the model is trained."""
 
     def start(self) -> Any:
-        """State before the first frame of a run."""
+        """State before the first time point of a run."""
         return self.model.start()
 
     @torch.inference_mode()
-    def step(self, frames: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Read the next frames of one run and forecast from each of them."""
+    def step(self, series: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Read the next time points of one run and forecast from each of them."""
         self.model.eval()
-        forecasts, state = self.forward(frames.to(self.model.coefficients)[None], state)
-        return forecasts[0].to(frames.device), state
+        forecasts, state = self.forward(series.to(self.model.coefficients)[None], state)
+        return forecasts[0].to(series.device), state
 
-    def forward(self, frames: Tensor, state: Any) -> tuple[Tensor, Any]:
+    def forward(self, series: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Do the same for a batch of runs: ``(batch, time, features)`` to ``(batch, time, horizons, features)``."""
         raise NotImplementedError
 
@@ -62,44 +62,44 @@ class FrozenMemory(Control):
 
     suffix = "frozen"
 
-    def forward(self, frames: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Read frames without writing; see :class:`Control`."""
-        forecasts, state = self.model(frames, state, memory_frozen=True)
+    def forward(self, series: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Read time points without writing; see :class:`Control`."""
+        forecasts, state = self.model(series, state, memory_frozen=True)
         return forecasts, state
 
 
 @dataclasses.dataclass(frozen=True)
 class ResetState:
-    """State of the model, and the frames that its memory holds."""
+    """State of the model, and the time points that its memory holds."""
 
     position: int
     inner: Any
 
 
 class ResetMemory(Control):
-    """The memory begins anew at every 20th frame, counted from where the run begins.
+    """The memory is reset at every 20th time point, counted from where the run begins.
 
-    A forecast rests on the frames since the last such beginning: 1 to 20 of them. The linear skip keeps its lags: it is
-    no memory, and the row would fall below linear AR for a reason that has nothing to do with memory.
+    A forecast rests on the time points since the last such beginning: 1 to 20 of them. The linear skip keeps its lags:
+    it is no memory, and the row would fall below linear AR for a reason that has nothing to do with memory.
     """
 
-    suffix = f"reset{RESET_FRAMES}"
+    suffix = f"reset{RESET_TIME_POINTS}"
 
     def start(self) -> ResetState:
-        """State before the first frame of a run."""
+        """State before the first time point of a run."""
         return ResetState(0, self.model.start())
 
-    def forward(self, frames: Tensor, state: ResetState) -> tuple[Tensor, ResetState]:
-        """Read frames window by window; see :class:`Control`."""
+    def forward(self, series: Tensor, state: ResetState) -> tuple[Tensor, ResetState]:
+        """Read time points window by window; see :class:`Control`."""
         forecasts, at = [], 0
-        while at < frames.shape[1]:
-            length = min(RESET_FRAMES - state.position, frames.shape[1] - at)
-            piece, inner = self.model(frames[:, at : at + length], state.inner)
+        while at < series.shape[1]:
+            length = min(RESET_TIME_POINTS - state.position, series.shape[1] - at)
+            piece, inner = self.model(series[:, at : at + length], state.inner)
             forecasts.append(piece)
             at += length
-            position = (state.position + length) % RESET_FRAMES
+            position = (state.position + length) % RESET_TIME_POINTS
             if position == 0:
-                inner = dataclasses.replace(inner, memory=self.model.forget(len(frames)))
+                inner = dataclasses.replace(inner, memory=self.model.forget(len(series)))
             state = ResetState(position, inner)
         return torch.cat(forecasts, dim=1), state
 

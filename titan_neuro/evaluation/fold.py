@@ -15,17 +15,17 @@ from tqdm import tqdm
 from titan_neuro.baselines import Reference
 from titan_neuro.evaluation.benchmark import Benchmark, SeedScores
 from titan_neuro.evaluation.causality import check_causal
-from titan_neuro.evaluation.entrants import check_runs, check_seeds, kinds_of
+from titan_neuro.evaluation.forecasters import check_runs, check_seeds, kinds_of
 from titan_neuro.evaluation.rollout_scores import RolloutScores, combine_rollouts
 from titan_neuro.evaluation.rollouts import roll_run
 from titan_neuro.evaluation.scores import REFERENCES, Fold, Scores, combine_scores
 from titan_neuro.evaluation.sums import sums_of
 from titan_neuro.metrics import score_run
-from titan_neuro.typing import ForecastModel, FrameRun
+from titan_neuro.typing import ForecastModel, RunData
 
 logger = logging.getLogger(__name__)
-# A short run keeps most of its frames.
-_LARGEST_OFFSET_SHARE = 0.1
+# A short run keeps most of its time points.
+_LARGEST_OFFSET_FRACTION = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -34,20 +34,20 @@ class EvaluationConfig:
 
     Attributes
     ----------
-    block_frames : int
-        Frames given to a model at a time, at least 2.
-    max_offset_frames : int
-        A test run begins at a random frame, this one at the latest, and never after a tenth of the run.
-    rollout_every_frames : int
-        From so many frames to the next a rollout starts; 0 for no rollouts. Networks whose states stand at the same
-        place inside a segment roll side by side: a multiple of their segments costs a third of another number.
+    block_time_points : int
+        Time points given to a model at a time, at least 2.
+    max_offset_time_points : int
+        A test run begins at a random time point, this one at the latest, and never after a tenth of the run.
+    rollout_every_time_points : int
+        From so many time points to the next a rollout starts; 0 for no rollouts. Networks whose states stand at the
+        same place inside a segment roll side by side: a multiple of their segments costs a third of another number.
     n_resamples : int
         Bootstrap resamples of the subjects.
     """
 
-    block_frames: Annotated[int, Field(ge=2)] = 64
-    max_offset_frames: Annotated[int, Field(ge=0)] = 30
-    rollout_every_frames: Annotated[int, Field(ge=0)] = 32
+    block_time_points: Annotated[int, Field(ge=2)] = 64
+    max_offset_time_points: Annotated[int, Field(ge=0)] = 30
+    rollout_every_time_points: Annotated[int, Field(ge=0)] = 32
     n_resamples: Annotated[int, Field(ge=1000)] = 10_000
 
 
@@ -55,8 +55,8 @@ def score_fold(
     models: Mapping[int, Sequence[ForecastModel]],
     baselines: Sequence[ForecastModel],
     references: Sequence[Reference],
-    train_runs: Sequence[FrameRun],
-    test_runs: Sequence[FrameRun],
+    train_runs: Sequence[RunData],
+    test_runs: Sequence[RunData],
     config: EvaluationConfig,
     *,
     protocol: str,
@@ -70,15 +70,15 @@ def score_fold(
     Parameters
     ----------
     models : mapping of int to sequence of ForecastModel
-        By seed, fitted on `train_runs`: the study's own model, its controls, its rivals. Same names and horizons in
-        every seed.
+        By seed, fitted on `train_runs`: the study's own model, its controls, its comparison models. Same names and
+        horizons in every seed.
     baselines : sequence of ForecastModel
         Fitted here; ``mean``, ``persistence`` and ``ar`` among them.
     references : sequence of Reference
         Fitted here.
-    train_runs : sequence of FrameRun
+    train_runs : sequence of RunData
         What baselines and references are fitted on.
-    test_runs : sequence of FrameRun
+    test_runs : sequence of RunData
         What is scored.
     config : EvaluationConfig
         Block length, offsets, rollouts.
@@ -112,53 +112,60 @@ def score_fold(
     for row in (*baselines, *references):
         row.fit(train_runs)
     of_first = [*baselines, *(reference.follow(test_runs[0], 0) for reference in references)]
-    for entrant in [*of_first, *(model for own in models.values() for model in own)]:
-        check_causal(entrant, test_runs[0], config.block_frames)
+    for forecaster in [*of_first, *(model for own in models.values() for model in own)]:
+        check_causal(forecaster, test_runs[0], config.block_time_points)
 
     mapped = (first_models[0].name, REFERENCES["skill_ar"], REFERENCES["r2"])
-    roll = config.rollout_every_frames > 0 and first_models[0].horizons[0] == 1
-    if config.rollout_every_frames and not roll:
-        logger.warning("No rollouts: they are made of forecasts one frame ahead, and the horizons don't begin with 1.")
-    still, moving, rolled, offsets = {}, {}, {}, {}
+    roll = config.rollout_every_time_points > 0 and first_models[0].horizons[0] == 1
+    if config.rollout_every_time_points and not roll:
+        logger.warning(
+            "No rollouts: they are made of forecasts one time point ahead, and the horizons don't begin with 1."
+        )
+    still, high_motion, rolled, offsets = {}, {}, {}, {}
     bar = tqdm(total=len(models) * len(test_runs), desc="evaluate", unit="run", disable=None)
     for seed, own in models.items():
         offsets[seed] = {run.key: draw_offset(run, seed, config) for run in test_runs}
         parts: list[tuple[Scores, Scores, RolloutScores | None]] = []
         for run in test_runs:
-            first_frame = offsets[seed][run.key]
-            followers = [reference.follow(run, first_frame) for reference in references]
-            by_name = {entrant.name: entrant for entrant in (*own, *baselines, *followers)}
-            entrants = [by_name[name] for name in kinds]
-            scores = _score(entrants, run, first_frame, mapped, config.block_frames)
-            parts.append((*scores, roll_run(entrants, run, first_frame, config.rollout_every_frames) if roll else None))
+            first_time_point = offsets[seed][run.key]
+            followers = [reference.follow(run, first_time_point) for reference in references]
+            by_name = {forecaster.name: forecaster for forecaster in (*own, *baselines, *followers)}
+            forecasters = [by_name[name] for name in kinds]
+            scores = _score(forecasters, run, first_time_point, mapped, config.block_time_points)
+            parts.append(
+                (
+                    *scores,
+                    roll_run(forecasters, run, first_time_point, config.rollout_every_time_points) if roll else None,
+                )
+            )
             bar.update()
         still[seed] = combine_scores([part for part, _, _ in parts])
-        moving[seed] = combine_scores([part for _, part, _ in parts])
+        high_motion[seed] = combine_scores([part for _, part, _ in parts])
         if roll:
             rolled[seed] = combine_rollouts([part for _, _, part in parts if part is not None])
     bar.close()
     fold = Fold(tuple(run.key for run in train_runs), tuple(run.key for run in test_runs))
-    return Benchmark(protocol, kinds, SeedScores(still), moving, rolled, offsets, (fold,))
+    return Benchmark(protocol, kinds, SeedScores(still), high_motion, rolled, offsets, (fold,))
 
 
-def draw_offset(run: FrameRun, seed: int, config: EvaluationConfig) -> int:
-    """Return the frame at which a test run begins; the same for the same run and seed, whatever else is scored."""
-    latest = min(config.max_offset_frames, int(run.n_frames * _LARGEST_OFFSET_SHARE))
+def draw_offset(run: RunData, seed: int, config: EvaluationConfig) -> int:
+    """Return the time point at which a test run begins; the same for the same run and seed, whatever else is scored."""
+    latest = min(config.max_offset_time_points, int(run.n_time_points * _LARGEST_OFFSET_FRACTION))
     return int(np.random.default_rng([seed, zlib.crc32(run.key.encode())]).integers(latest + 1))
 
 
 def _score(
-    entrants: Sequence[ForecastModel],
-    run: FrameRun,
-    first_frame: int,
+    forecasters: Sequence[ForecastModel],
+    run: RunData,
+    first_time_point: int,
     mapped: tuple[str, ...],
-    block_frames: int,
+    block_time_points: int,
 ) -> tuple[Scores, Scores]:
-    """Scores of one run: over the frames at which the head lay still, and over those at which it moved."""
-    names, horizons = tuple(entrant.name for entrant in entrants), tuple(entrants[0].horizons)
-    still, moving = score_run(entrants, run, block_frames, first_frame)
+    """Scores of one run: over the time points at which the head lay still, and over those at which it moved."""
+    names, horizons = tuple(forecaster.name for forecaster in forecasters), tuple(forecasters[0].horizons)
+    still, high_motion = score_run(forecasters, run, block_time_points, first_time_point)
     sums = sums_of(run.key, still, [names.index(name) for name in mapped])
     return (
         Scores(names, mapped, horizons, {run.subject: sums}),
-        Scores(names, (), horizons, {} if moving is None else {run.subject: sums_of(run.key, moving)}),
+        Scores(names, (), horizons, {} if high_motion is None else {run.subject: sums_of(run.key, high_motion)}),
     )

@@ -37,7 +37,7 @@ def check_null(table: pd.DataFrame, kind: Literal["white", "phase"]) -> str:
     bad = table[~(table[metric] <= LARGEST_SCORE)]
     if len(bad):
         rows = ", ".join(
-            f"{row['model']} {row[metric]:.3f} at h = {row['horizon_frames']}" for _, row in bad.iterrows()
+            f"{row['model']} {row[metric]:.3f} at h = {row['lead_time_points']}" for _, row in bad.iterrows()
         )
         raise LeakageError(
             f"Null control {kind}, protocol {table['protocol'].iloc[0]}: expected {metric} <= {LARGEST_SCORE} of every "
@@ -47,5 +47,5 @@ def check_null(table: pd.DataFrame, kind: Literal["white", "phase"]) -> str:
     top = table.loc[table[metric].idxmax()]
     return (
         f"Null control {kind} passed: no row has {metric} above {LARGEST_SCORE}; the largest is {top[metric]:.4f}, "
-        f"{top['model']} at h = {top['horizon_frames']}."
+        f"{top['model']} at h = {top['lead_time_points']}."
     )

@@ -13,7 +13,7 @@ from titan_neuro.errors import NoMatchError
 from titan_neuro.metrics.measures import FloatArray
 
 ROLLOUT_METRICS = ("skill_ar", "r2", "variance_ratio", "bias")
-RESIDUAL_METRICS = ("coloured_share", "ljung_box")
+RESIDUAL_METRICS = ("autocorrelated_fraction", "ljung_box")
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +24,7 @@ class RolloutSums:
     ----------
     n_runs : int
     n_targets : numpy.ndarray
-        int: scored frames that a rollout reached.
+        int: scored time points that a rollout reached.
     squared_error, error : numpy.ndarray
         Of the rollouts, over targets and features; `error` is forecast less target.
     n_values : numpy.ndarray
@@ -33,7 +33,7 @@ class RolloutSums:
         Squared errors of the direct forecasts of linear AR, and of the training mean, on the same targets.
     spread, target_spread : numpy.ndarray
         Sums of squares about each feature's mean over the run's targets, of rollouts and of targets.
-    coloured_share, ljung_box : numpy.ndarray
+    autocorrelated_fraction, ljung_box : numpy.ndarray
         ``(models,)``, summed over runs: share of features whose one-step residuals are not white (Ljung-Box, p < 0.05),
         and the median of the statistic.
     """
@@ -47,7 +47,7 @@ class RolloutSums:
     mean_error: FloatArray
     spread: FloatArray
     target_spread: FloatArray
-    coloured_share: FloatArray
+    autocorrelated_fraction: FloatArray
     ljung_box: FloatArray
 
     def __add__(self, other: RolloutSums) -> RolloutSums:

@@ -1,4 +1,4 @@
-"""Rollouts: a model that reads its own forecasts in the place of frames, from many origins of a run."""
+"""Rollouts: a model that reads its own forecasts instead of time points, from many origins of a run."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from titan_neuro.evaluation.rollout_scores import RolloutScores, RolloutSums
 from titan_neuro.evaluation.scores import REFERENCES
 from titan_neuro.metrics import ljung_box
 from titan_neuro.metrics.measures import FloatArray
-from titan_neuro.typing import ForecastModel, FrameRun
+from titan_neuro.typing import ForecastModel, RunData
 
-# A model without a batched path is rolled from every eighth origin: one frame at a time is slow.
+# A model without a batched path is rolled from every eighth origin: one time point at a time is slow.
 SLOW_STRIDE = 8
-# Values of the states and frames that are rolled side by side, and states at most.
+# Values of the states and time points that are rolled side by side, and states at most.
 _HELD_VALUES, _HELD_STATES = 2**24, 64
 _BARS = (REFERENCES["skill_ar"], REFERENCES["r2"])
 LJUNG_BOX_LAGS, LJUNG_BOX_FEATURES, LJUNG_BOX_ALPHA = 10, 200, 0.05
 
 
-def roll_run(entrants: Sequence[ForecastModel], run: FrameRun, first_frame: int, every: int) -> RolloutScores:
-    """Roll every entrant through one run, and look at the residuals of its one-step forecasts on the way.
+def roll_run(forecasters: Sequence[ForecastModel], run: RunData, first_time_point: int, every: int) -> RolloutScores:
+    """Roll every forecaster through one run, and look at the residuals of its one-step forecasts on the way.
 
-    From an origin, a model is fed with its own forecasts one frame ahead, up to the longest horizon; the state that it
-    had at the origin is copied. Models that forecast a batch of streams at once (``forward``) are rolled from every
-    origin, the others from every eighth.
+    From an origin, a model is fed with its own forecasts one time point ahead, up to the longest horizon; the state
+    that it had at the origin is copied. Models that forecast a batch of streams at once (``forward``) are rolled from
+    every origin, the others from every eighth.
 
     Parameters
     ----------
-    entrants : sequence of ForecastModel
+    forecasters : sequence of ForecastModel
         Fitted, with the same horizons, which begin with 1; one for each of the references of `skill_ar` and `r2`.
-    run : FrameRun
-    first_frame : int
+    run : RunData
+    first_time_point : int
         The run begins here.
     every : int
-        Frames from one origin to the next.
+        Time points from one origin to the next.
     """
-    names, horizons = tuple(entrant.name for entrant in entrants), tuple(entrants[0].horizons)
-    course = _Course.of(run, first_frame, horizons, every)
-    rolled = [_roll(entrant, course) for entrant in entrants]
+    names, horizons = tuple(forecaster.name for forecaster in forecasters), tuple(forecasters[0].horizons)
+    course = _Course.of(run, first_time_point, horizons, every)
+    rolled = [_roll(forecaster, course) for forecaster in forecasters]
     direct = {name: rolled[names.index(name)].direct_error for name in _BARS}
 
     def stack(values: Sequence[Any]) -> Any:
@@ -65,7 +65,7 @@ def roll_run(entrants: Sequence[ForecastModel], run: FrameRun, first_frame: int,
         mean_error=on_targets(direct[REFERENCES["r2"]]),
         spread=stack([one.spread(0) for one in rolled]),
         target_spread=stack([one.spread(1) for one in rolled]),
-        coloured_share=np.array([share for share, _ in whiteness]),
+        autocorrelated_fraction=np.array([share for share, _ in whiteness]),
         ljung_box=np.array([median for _, median in whiteness]),
     )
     return RolloutScores(names, horizons, {run.subject: sums})
@@ -82,16 +82,16 @@ class _Course:
     targets: np.ndarray
 
     @classmethod
-    def of(cls, run: FrameRun, first_frame: int, horizons: tuple[int, ...], every: int) -> _Course:
-        scored = (run.scored & ~run.moving)[first_frame:]
+    def of(cls, run: RunData, first_time_point: int, horizons: tuple[int, ...], every: int) -> _Course:
+        scored = (run.scored & ~run.high_motion)[first_time_point:]
         origins = np.arange(every - 1, len(scored) - 1, every)
         ahead = origins[:, None] + np.array(horizons)
         targets = (ahead < len(scored)) & scored[np.minimum(ahead, len(scored) - 1)]
-        return cls(run.read(first_frame, run.n_frames), scored, horizons, origins, targets)
+        return cls(run.read(first_time_point, run.n_time_points), scored, horizons, origins, targets)
 
 
 class _Rolled:
-    """What one entrant did on a course."""
+    """What one forecaster did on a course."""
 
     def __init__(self, course: _Course, own: np.ndarray) -> None:
         n_horizons, n_features = len(course.horizons), course.observed.shape[1]
@@ -108,8 +108,8 @@ class _Rolled:
         hit = self.targets[origins, at]
         if not hit.any():
             return
-        frames = torch.from_numpy(self._course.origins[origins[hit]] + self._course.horizons[at])
-        values, truth = forecasts[torch.from_numpy(hit)].double(), self._course.observed[frames].double()
+        observed_series = torch.from_numpy(self._course.origins[origins[hit]] + self._course.horizons[at])
+        values, truth = forecasts[torch.from_numpy(hit)].double(), self._course.observed[observed_series].double()
         difference = values - truth
         self.squared_error[at] += float(difference.square().sum())
         self.error[at] += float(difference.sum())
@@ -172,41 +172,41 @@ def _roll_on(model: Any, held: Sequence[tuple[int, Tensor, Any]], rolled: _Rolle
     """Feed a model its own forecasts, from one state or from several that can go on side by side."""
     for group in _groups(held):
         origins = np.array([place for place, _, _ in group])
-        frames = torch.stack([forecast for _, forecast, _ in group])
+        observed_series = torch.stack([forecast for _, forecast, _ in group])
         state = group[0][2] if len(group) == 1 else _join([state for _, _, state in group])
         for ahead in range(1, horizons[-1] + 1):
             if ahead in horizons:
-                rolled.add(origins, horizons.index(ahead), frames)
+                rolled.add(origins, horizons.index(ahead), observed_series)
             if ahead == horizons[-1]:
                 break
             if len(group) == 1:
-                forecasts, state = model.step(frames, state)
-                frames = forecasts[:, 0].cpu()
+                forecasts, state = model.step(observed_series, state)
+                observed_series = forecasts[:, 0].cpu()
             else:
-                forecasts, state = model.forward(frames[:, None].to(next(_tensors(state)).device), state)
-                frames = forecasts[:, 0, 0].cpu()
+                forecasts, state = model.forward(observed_series[:, None].to(next(_tensors(state)).device), state)
+                observed_series = forecasts[:, 0, 0].cpu()
 
 
 def _groups(held: Sequence[tuple[int, Tensor, Any]]) -> Iterator[list[tuple[int, Tensor, Any]]]:
     """Put states together that stand at the same place inside a chunk, segment or window."""
     groups: list[tuple[Any, list[tuple[int, Tensor, Any]]]] = []
     for item in held:
-        frame = _frame(item[2])
-        members = next((members for other, members in groups if other == frame), None)
+        time_point = _time_point(item[2])
+        members = next((members for other, members in groups if other == time_point), None)
         if members is None:
-            groups.append((frame, [item]))
+            groups.append((time_point, [item]))
         else:
             members.append(item)
     for _, members in groups:
         yield members
 
 
-def _frame(value: Any) -> Any:
+def _time_point(value: Any) -> Any:
     """All of a state but the numbers in its tensors."""
     if isinstance(value, Tensor):
         return tuple(value.shape[1:])
     if isinstance(value, tuple) or dataclasses.is_dataclass(value):
-        return [_frame(item) for item in _parts(value)]
+        return [_time_point(item) for item in _parts(value)]
     return value
 
 
@@ -237,7 +237,7 @@ def _tensors(state: Any) -> Iterator[Tensor]:
 
 
 def _whiteness(residuals: FloatArray) -> tuple[float, float]:
-    """Share of features whose residuals are coloured, and the median of the statistic; NaN where it can't be told."""
+    """Share of features whose residuals are colored, and the median of the statistic; NaN where it can't be told."""
     if len(residuals) <= 2 * LJUNG_BOX_LAGS:
         return float("nan"), float("nan")
     statistic, p_value = ljung_box(residuals, LJUNG_BOX_LAGS)

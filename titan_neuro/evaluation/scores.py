@@ -33,7 +33,7 @@ class Scores:
 
     A subject's measure is made from sums over all its test runs. The skills and `r2` pool the features
     (`titan_neuro.metrics.pooled_skill` says why); `r` is the average over features and runs, on Fisher's scale, of
-    their correlations over a run; `pattern_r` the average over frames of the correlations over features.
+    their correlations over a run; `pattern_r` the average over time points of the correlations over features.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class Scores:
     mapped : tuple of str
         Those of them that have maps.
     horizons : tuple of int
-        Frames ahead.
+        Time points ahead.
     subjects : mapping of str to SubjectSums
         Sums of each subject, by label, in the order of their labels.
     """
@@ -62,7 +62,7 @@ class Scores:
         model : str
             One of `models`.
         horizon : int
-            Frames ahead, one of `horizons`.
+            Time points ahead, one of `horizons`.
         """
         return np.array([self._value(sums, metric, model, horizon) for sums in self.subjects.values()])
 
@@ -74,7 +74,7 @@ class Scores:
         model : str
             One of `mapped`.
         horizon : int
-            Frames ahead, one of `horizons`.
+            Time points ahead, one of `horizons`.
         """
         at, which = self.horizons.index(horizon), self.mapped.index(model)
         return np.stack([sums.error_maps[at, which] for sums in self.subjects.values()])

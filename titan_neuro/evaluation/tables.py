@@ -32,7 +32,7 @@ def scores_table(
     benchmark : Benchmark
         All folds, joined.
     repetition_time_s : float
-        Seconds between frames.
+        Seconds between time points.
     n_resamples : int
         Bootstrap resamples.
     seed : int
@@ -43,9 +43,9 @@ def scores_table(
     Returns
     -------
     pandas.DataFrame
-        One row per model and horizon: ``model``, ``kind``, ``horizon_frames``, ``horizon_s``, ``protocol``,
-        ``n_subjects``, ``n_runs``, ``n_frames``, ``n_seeds``, then for each of `METRICS` its mean and the ends of its
-        interval, ``_low`` and ``_high`` (NaN with fewer than three subjects), and ``skill_ar_seed_sd``.
+        One row per model and horizon: ``model``, ``kind``, ``lead_time_points``, ``lead_time_s``, ``protocol``,
+        ``n_subjects``, ``n_runs``, ``n_time_points``, ``n_seeds``, then for each of `METRICS` its mean and the ends of
+        its interval, ``_low`` and ``_high`` (NaN with fewer than three subjects), and ``skill_ar_seed_sd``.
     """
     scores = benchmark.scores if scores is None else scores
     rows = []
@@ -54,12 +54,12 @@ def scores_table(
             row: dict[str, object] = {
                 "model": model,
                 "kind": kind,
-                "horizon_frames": horizon,
-                "horizon_s": round(horizon * repetition_time_s, 6),
+                "lead_time_points": horizon,
+                "lead_time_s": round(horizon * repetition_time_s, 6),
                 "protocol": benchmark.protocol,
                 "n_subjects": len(scores.first.subjects),
                 "n_runs": sum(len(sums.runs) for sums in scores.first.subjects.values()),
-                "n_frames": int(scores.n_frames(horizon).sum()),
+                "n_time_points": int(scores.n_time_points(horizon).sum()),
                 "n_seeds": len(scores.by_seed),
             }
             for metric in METRICS:
@@ -70,7 +70,7 @@ def scores_table(
     return pd.DataFrame(rows)
 
 
-def summarise(
+def summarize(
     values: np.ndarray, metric: str, *, n_resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float, float]:
     """Mean over subjects and its 95 % interval, of those subjects whose measure is defined.
@@ -112,17 +112,17 @@ def subjects_table(benchmark: Benchmark) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row per model, subject and horizon: ``model``, ``kind``, ``subject``, ``horizon_frames``, ``n_runs``,
-        ``n_frames``, ``n_seeds``, then `METRICS`.
+        One row per model, subject and horizon: ``model``, ``kind``, ``subject``, ``lead_time_points``, ``n_runs``,
+        ``n_time_points``, ``n_seeds``, then `METRICS`.
     """
     scores = benchmark.scores
-    n_frames = {horizon: scores.n_frames(horizon) for horizon in scores.first.horizons}
+    n_time_points = {horizon: scores.n_time_points(horizon) for horizon in scores.first.horizons}
     rows = []
     for model, kind in benchmark.kinds.items():
         values = {
             (metric, horizon): scores.subject_values(metric, model, horizon)
             for metric in METRICS
-            for horizon in n_frames
+            for horizon in n_time_points
         }
         for position, (label, sums) in enumerate(scores.first.subjects.items()):
             rows += [
@@ -130,13 +130,13 @@ def subjects_table(benchmark: Benchmark) -> pd.DataFrame:
                     "model": model,
                     "kind": kind,
                     "subject": label,
-                    "horizon_frames": horizon,
+                    "lead_time_points": horizon,
                     "n_runs": len(sums.runs),
-                    "n_frames": int(n_frames[horizon][position]),
+                    "n_time_points": int(n_time_points[horizon][position]),
                     "n_seeds": len(scores.by_seed),
                     **{metric: values[metric, horizon][position] for metric in METRICS},
                 }
-                for horizon in n_frames
+                for horizon in n_time_points
             ]
     return pd.DataFrame(rows)
 
@@ -149,7 +149,7 @@ def rollouts_table(
     Returns
     -------
     pandas.DataFrame
-        One row per model and horizon: ``model``, ``kind``, ``horizon_frames``, ``horizon_s``, ``protocol``,
+        One row per model and horizon: ``model``, ``kind``, ``lead_time_points``, ``lead_time_s``, ``protocol``,
         ``n_subjects``, ``n_seeds``, ``n_targets``, then ``skill_ar``, ``r2``, ``variance_ratio`` and ``bias`` with
         their intervals.
     """
@@ -164,8 +164,8 @@ def rollouts_table(
             row: dict[str, object] = {
                 "model": model,
                 "kind": benchmark.kinds[model],
-                "horizon_frames": horizon,
-                "horizon_s": round(horizon * repetition_time_s, 6),
+                "lead_time_points": horizon,
+                "lead_time_s": round(horizon * repetition_time_s, 6),
                 "protocol": benchmark.protocol,
                 "n_subjects": len(first.subjects),
                 "n_seeds": len(benchmark.rollouts),
@@ -178,13 +178,13 @@ def rollouts_table(
 
 
 def residuals_table(benchmark: Benchmark, *, n_resamples: int = 10_000, seed: int = 0) -> pd.DataFrame:
-    """Average over subjects how white the errors of the forecasts one frame ahead are.
+    """Average over subjects how white the errors of the forecasts one time point ahead are.
 
     Returns
     -------
     pandas.DataFrame
-        One row per model: ``model``, ``kind``, ``protocol``, ``n_subjects``, ``n_seeds``, then ``coloured_share`` and
-        ``ljung_box`` with their intervals.
+        One row per model: ``model``, ``kind``, ``protocol``, ``n_subjects``, ``n_seeds``, then
+        ``autocorrelated_fraction`` and ``ljung_box`` with their intervals.
     """
     first = _first(benchmark.rollouts)
     values = _over_seeds(benchmark.rollouts, RESIDUAL_METRICS)
@@ -214,5 +214,5 @@ def _over_seeds(rollouts: Mapping[int, RolloutScores], metrics: Sequence[str]) -
 
 
 def _with_interval(metric: str, values: FloatArray, n_resamples: int, seed: int) -> dict[str, object]:
-    mean, low, high = summarise(values, metric, n_resamples=n_resamples, seed=seed)
+    mean, low, high = summarize(values, metric, n_resamples=n_resamples, seed=seed)
     return {metric: mean, f"{metric}_low": low, f"{metric}_high": high}

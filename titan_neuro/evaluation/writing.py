@@ -15,46 +15,46 @@ from titan_neuro.evaluation.fold import EvaluationConfig
 from titan_neuro.evaluation.rollout_scores import RESIDUAL_METRICS, ROLLOUT_METRICS
 from titan_neuro.evaluation.rollouts import LJUNG_BOX_ALPHA, LJUNG_BOX_FEATURES, LJUNG_BOX_LAGS, SLOW_STRIDE
 from titan_neuro.evaluation.scores import METRICS
+from titan_neuro.evaluation.summary import comparisons, format_table, summary
 from titan_neuro.evaluation.tables import residuals_table, rollouts_table, scores_table, subjects_table
-from titan_neuro.evaluation.verdict import comparisons, format_table, verdict
 from titan_neuro.files import write_json, write_text
 from titan_neuro.metrics import Ceiling
-from titan_neuro.typing import MOVING_MM
+from titan_neuro.typing import HIGH_MOTION_MM
 
 _MEANING = {
     "model": "Name of the forecaster.",
-    "kind": "model: the study's own; control: the same, robbed of its memory; rival: another network, trained the same "
-    "way; baseline; reference: knows the moment of the film, and is no forecast.",
+    "kind": "model: the study's own; control: the same, robbed of its memory; comparison model: another network, trained the same "
+    "way; baseline; reference: knows the moment of the stimulus, and is no forecast.",
     "subject": "Label of the subject.",
-    "horizon_frames": "How many frames ahead.",
-    "horizon_s": "How many seconds ahead.",
+    "lead_time_points": "How many time points ahead.",
+    "lead_time_s": "How many seconds ahead.",
     "protocol": "What the test runs were held out by: subject, run, or strict (both).",
     "n_subjects": "Subjects that were tested.",
     "n_runs": "Runs that were tested.",
-    "n_frames": "Frames that were scored, over all runs, in the seed with the fewest.",
+    "n_time_points": "Time points that were scored, over all runs, in the seed with the fewest.",
     "n_seeds": "Seeds; each trained its own models and drew its own offsets.",
-    "n_targets": "Scored frames that a rollout reached, over all runs, in the seed with the fewest.",
+    "n_targets": "Scored time points that a rollout reached, over all runs, in the seed with the fewest.",
     "skill_ar": "1 - MSE / MSE of linear autoregression per feature, errors summed over features.",
     "skill": "1 - MSE / MSE of persistence, errors summed over features.",
     "r2": "1 - MSE / MSE about the training mean, errors summed over features; may be negative.",
     "r": "Pearson correlation over time within runs, averaged over features on Fisher's scale.",
-    "pattern_r": "Pearson correlation over features, averaged over frames on Fisher's scale.",
+    "pattern_r": "Pearson correlation over features, averaged over time points on Fisher's scale.",
     "skill_ar_seed_sd": "Standard deviation over seeds of the mean skill_ar over subjects; n/a with one seed.",
     "variance_ratio": "Variance of the rollout over that of its targets, in runs, summed over features; 1 is right.",
-    "bias": "Mean of rollout less target, over targets and features; in standard deviations of the frames.",
-    "coloured_share": "Share of features whose errors one frame ahead are not white: Ljung-Box, "
+    "bias": "Mean of rollout less target, over targets and features; in standard deviations of the time points.",
+    "autocorrelated_fraction": "Share of features whose errors one time point ahead are not white: Ljung-Box, "
     f"{LJUNG_BOX_LAGS} lags, p < {LJUNG_BOX_ALPHA}; white errors give {LJUNG_BOX_ALPHA}.",
     "ceiling": "stimulus-locked: from leave-one-out inter-subject correlation; test-retest: from segments shown twice.",
     "ljung_box": f"Median over features of the Ljung-Box statistic; white errors give about {LJUNG_BOX_LAGS}.",
 }
 _BOUND = {"low": "Lower", "high": "Upper"}
 _ROLLOUTS = (
-    "The model reads its own forecasts one frame ahead in the place of frames, from origins in the run up to the "
+    "The model reads its own forecasts one time point ahead instead of time points, from origins in the run up to the "
     "longest horizon. skill_ar and r2 are against the direct forecasts of linear AR, and the training mean, of the "
     f"same targets. Networks are rolled from every origin, the others from every {SLOW_STRIDE}th."
 )
 _RESIDUALS = (
-    f"Errors one frame ahead of the scored frames of a run in their order, of at most {LJUNG_BOX_FEATURES} features "
+    f"Errors one time point ahead of the scored time points of a run in their order, of at most {LJUNG_BOX_FEATURES} features "
     "spread evenly; each run for itself, then averaged over runs and subjects."
 )
 
@@ -73,11 +73,11 @@ class ScoreContext:
     task : str
         BIDS task label.
     repetition_time_s : float
-        Seconds between frames.
+        Seconds between time points.
     space : str
         Space or parcellation of the features.
-    normalisation : str
-        How frames were scaled.
+    normalization : str
+        How time points were scaled.
     caveats : sequence of str
         Sentences on the preparation of the data without which the table must not be read.
     """
@@ -85,7 +85,7 @@ class ScoreContext:
     task: str
     repetition_time_s: float
     space: str
-    normalisation: str = "causal expanding z-score"
+    normalization: str = "causal expanding z-score"
     caveats: Sequence[str] = ()
 
 
@@ -100,7 +100,7 @@ def write_scores(
     """Write the tables of a benchmark, each as TSV with a JSON sidecar.
 
     They are named ``task-<task>_desc-<what>_<suffix>``: ``forecast_scores`` (also as Markdown) and
-    ``forecast_subjects``; ``forecastmoving_scores`` where the head moved at scored frames; ``rollout_scores`` and
+    ``forecast_subjects``; ``forecastmoving_scores`` where the head moved at scored time points; ``rollout_scores`` and
     ``residuals_scores`` where there are rollouts; ``ceilings_scores`` where there are ceilings.
 
     Parameters
@@ -121,7 +121,7 @@ def write_scores(
     Returns
     -------
     pandas.DataFrame
-        The table of scores, for `format_table` and `verdict`.
+        The table of scores, for `format_table` and `summary`.
 
     Raises
     ------
@@ -131,9 +131,9 @@ def write_scores(
     options: dict[str, Any] = {"n_resamples": config.n_resamples, "seed": seed}
     timed = options | {"repetition_time_s": context.repetition_time_s}
     table = scores_table(benchmark, **timed)
-    said, compared = verdict(table), comparisons(benchmark, table, **options)
+    said, compared = summary(table), comparisons(benchmark, table, **options)
     ceilings = ceilings or {}
-    common = _facts(benchmark, context, config, seed) | {
+    common = _metadata(benchmark, context, config, seed) | {
         "Verdict": said,
         "Comparisons": compared,
         "NoCeiling": {name: ceiling.reason for name, ceiling in ceilings.items() if not ceiling.values},
@@ -144,14 +144,16 @@ def write_scores(
     text = "\n\n".join([format_table(table), said, *listed, *context.caveats])
     write_text(Path(f"{stem}-forecast_scores.md"), text + "\n")
     _write(Path(f"{stem}-forecast_subjects"), subjects_table(benchmark), common)
-    moving = benchmark.moving_scores()
-    if moving is not None:
+    high_motion = benchmark.high_motion_scores()
+    if high_motion is not None:
         which = {
-            "Description": f"Frames at which the head moved by more than {MOVING_MM} mm; none is in the main table"
+            "Description": f"Time points at which the head moved by more than {HIGH_MOTION_MM} mm; none is in the main table"
         }
-        _write(Path(f"{stem}-forecastmoving_scores"), scores_table(benchmark, **timed, scores=moving), common | which)
+        _write(
+            Path(f"{stem}-forecastmoving_scores"), scores_table(benchmark, **timed, scores=high_motion), common | which
+        )
     if benchmark.rollouts:
-        every = {"Description": _ROLLOUTS, "OriginsEveryFrames": config.rollout_every_frames}
+        every = {"Description": _ROLLOUTS, "OriginsEveryFrames": config.rollout_every_time_points}
         _write(Path(f"{stem}-rollout_scores"), rollouts_table(benchmark, **timed), common | every)
         _write(
             Path(f"{stem}-residuals_scores"),
@@ -164,32 +166,32 @@ def write_scores(
     return table
 
 
-def _facts(benchmark: Benchmark, context: ScoreContext, config: EvaluationConfig, seed: int) -> dict[str, Any]:
+def _metadata(benchmark: Benchmark, context: ScoreContext, config: EvaluationConfig, seed: int) -> dict[str, Any]:
     return {
         "Protocol": benchmark.protocol,
         "Folds": [asdict(fold) for fold in benchmark.folds],
         "Caveats": list(context.caveats),
         "HorizonsFrames": list(benchmark.scores.first.horizons),
         "RepetitionTime": context.repetition_time_s,
-        "Normalisation": context.normalisation,
+        "Normalization": context.normalization,
         "Space": context.space,
-        "ScoredFrames": f"Those marked in the data at which the head moved by {MOVING_MM} mm at most",
+        "ScoredFrames": f"Those marked in the data at which the head moved by {HIGH_MOTION_MM} mm at most",
         "Interval": "95 % expanded percentile bootstrap over subjects, each horizon for itself",
         "Resamples": config.n_resamples,
         "Seed": seed,
         "Seeds": list(benchmark.offsets),
-        "Offsets": "Each test run begins at a frame drawn for run and seed, the same for all rows: what lies before is "
+        "Offsets": "Each test run begins at a time point drawn for run and seed, the same for all rows: what lies before is "
         "neither fed nor scored",
         "OffsetsFrames": {str(seed): dict(offsets) for seed, offsets in benchmark.offsets.items()},
         "ConstantFeaturesLeftOut": benchmark.scores.n_constant_features(),
     }
 
 
-def _write(stem: Path, table: pd.DataFrame, facts: Mapping[str, Any]) -> None:
+def _write(stem: Path, table: pd.DataFrame, metadata: Mapping[str, Any]) -> None:
     text = table.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.6g", lineterminator="\n")
     # Not Path.with_suffix: a task or model may have a dot in its name.
     write_text(stem.with_name(f"{stem.name}.tsv"), text)
-    write_json(stem.with_name(f"{stem.name}.json"), {**facts, **_describe(list(table.columns))})
+    write_json(stem.with_name(f"{stem.name}.json"), {**metadata, **_describe(list(table.columns))})
 
 
 def _describe(columns: list[str]) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""How good a forecast is, and how sure we are: sums over frames, measures from the sums, intervals over subjects."""
+"""How good a forecast is, and how sure we are: sums over time points, measures from the sums, intervals over subjects."""
 
 from titan_neuro.metrics.ceilings import Ceiling, ceiling_on_skill, retest_ceiling, stimulus_locked_ceiling
+from titan_neuro.metrics.forecast_statistics import ForecastAccumulator, ForecastStatistics
 from titan_neuro.metrics.intervals import bootstrap_interval, interval_of_related
 from titan_neuro.metrics.isc import InterSubject, inter_subject, leave_one_out_isc
 from titan_neuro.metrics.measures import fisher_mean, pearson, pooled_skill, skill
-from titan_neuro.metrics.moments import ForecastAccumulator, ForecastMoments
 from titan_neuro.metrics.permutation import corrected_over_map, p_of_null, sign_flip_test, sign_flips
 from titan_neuro.metrics.streaming import score_run, stream_forecasts
 from titan_neuro.metrics.whiteness import ljung_box
@@ -12,7 +12,7 @@ from titan_neuro.metrics.whiteness import ljung_box
 __all__ = [
     "Ceiling",
     "ForecastAccumulator",
-    "ForecastMoments",
+    "ForecastStatistics",
     "InterSubject",
     "bootstrap_interval",
     "ceiling_on_skill",

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from titan_neuro.errors import MismatchError
+from titan_neuro.metrics.forecast_statistics import ForecastAccumulator
 from titan_neuro.metrics.isc import inter_subject
 from titan_neuro.metrics.measures import FloatArray, pearson
-from titan_neuro.metrics.moments import ForecastAccumulator
-from titan_neuro.typing import FrameRun, Stretch
+from titan_neuro.typing import RunData, Stretch
 
 # With fewer degrees of freedom a correlation says nothing: its standard error is above 0.35.
 _FEWEST_FREE = 8
@@ -48,8 +48,8 @@ def shared_variance(r: FloatArray, n_others: float) -> FloatArray:
     which is solved for ``c``. With one other subject it is `r` itself; with very many, its square. `r` squared alone
     would call the others' noise a limit of the stimulus (Hsu et al. 2004, Schoppe et al. 2016, for repeated trials).
 
-    Where subjects respond differently to the film, or late, what is stimulus-locked in one brain alone counts as its
-    own: the true ceiling is higher. Noise that is shared (a scanner's drift locked to the run) makes it lower.
+    Where subjects respond differently to the stimulus, or late, what is stimulus-locked in one brain alone counts as
+    its own: the true ceiling is higher. Noise that is shared (a scanner's drift locked to the run) makes it lower.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def shared_variance(r: FloatArray, n_others: float) -> FloatArray:
     return share
 
 
-def stimulus_locked_ceiling(runs: Sequence[FrameRun]) -> Ceiling:
+def stimulus_locked_ceiling(runs: Sequence[RunData]) -> Ceiling:
     """Ceiling on the `r2` of a forecast that knows what the stimulus does to everybody, and nothing else.
 
     It holds at every horizon. A forecaster that follows this brain's own fluctuations as well, as linear autoregression
@@ -85,7 +85,7 @@ def stimulus_locked_ceiling(runs: Sequence[FrameRun]) -> Ceiling:
 
     Parameters
     ----------
-    runs : sequence of FrameRun
+    runs : sequence of RunData
         See :func:`titan_neuro.metrics.inter_subject`, also for what is raised.
 
     Returns
@@ -106,8 +106,8 @@ def retest_ceiling(repeats: Sequence[tuple[Stretch, Stretch]]) -> Ceiling:
     With ``x = f + e``, ``f`` this subject's own response to the segment, ``e`` independent between showings, and both
     of equal strength in them, the correlation is the share of ``f`` in the variance (Spearman's reliability). It
     includes what is locked to the stimulus in this brain alone, which `stimulus_locked_ceiling` does not. It misses
-    what changes because a thing is seen again, and it is noisy: the overlaps of ds003017 are 53 frames a subject, a
-    standard error of 0.14 for a single feature.
+    what changes because a thing is seen again, and it is noisy: the overlaps of ds003017 are 53 time points a subject,
+    a standard error of 0.14 for a single feature.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ def retest_ceiling(repeats: Sequence[tuple[Stretch, Stretch]]) -> Ceiling:
     Returns
     -------
     Ceiling
-        Subjects with fewer than 8 degrees of freedom (frames less segments) are left out.
+        Subjects with fewer than 8 degrees of freedom (time points less segments) are left out.
 
     Raises
     ------
@@ -135,8 +135,8 @@ def retest_ceiling(repeats: Sequence[tuple[Stretch, Stretch]]) -> Ceiling:
         length, subject = one.stop - one.start, one.run.subject
         part = ForecastAccumulator(1, 1, n_features)
         part.add(0, one.run.read(one.start, one.stop), [other.run.read(other.start, other.stop)])
-        moments = part.finish()
-        spreads = np.stack([moments.co_spread[0, 0], moments.target_spread[0], moments.forecast_spread[0, 0]])
+        statistics = part.finish()
+        spreads = np.stack([statistics.co_spread[0, 0], statistics.target_spread[0], statistics.forecast_spread[0, 0]])
         sums.setdefault(subject, []).append(spreads)
         free[subject] = free.get(subject, 0) + length - 1
     enough = [subject for subject in sorted(sums) if free[subject] >= _FEWEST_FREE]
@@ -153,7 +153,7 @@ def ceiling_on_skill(r2_ceiling: FloatArray, r2_reference: FloatArray) -> NDArra
     ----------
     r2_ceiling, r2_reference : numpy.ndarray
         The ceiling, and the `r2` that the skill's reference (persistence; linear autoregression) has on the same
-        frames. Shapes broadcast.
+        time points. Shapes broadcast.
 
     Returns
     -------
@@ -170,5 +170,5 @@ def _check_pair(one: Stretch, other: Stretch, n_features: int) -> None:
     if sizes != [(one.run.subject, one.stop - one.start, n_features)] * 2:
         raise MismatchError(
             f"Two showings of one segment: expected one subject, one length and {n_features} features, found "
-            f"{one.run.key} {sizes[0]} and {other.run.key} {sizes[1]} (subject, frames, features)."
+            f"{one.run.key} {sizes[0]} and {other.run.key} {sizes[1]} (subject, time points, features)."
         )

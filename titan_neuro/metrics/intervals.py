@@ -1,4 +1,6 @@
-"""Intervals over subjects, who are the unit of inference: frames of one recording are not independent of each other."""
+"""Intervals over subjects, who are the unit of inference: time points of one recording are not independent of each
+other.
+"""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from titan_neuro.errors import MismatchError, NoMatchError
+from titan_neuro.metrics.forecast_statistics import ForecastAccumulator, ForecastStatistics
 from titan_neuro.metrics.measures import FloatArray, pearson
-from titan_neuro.metrics.moments import ForecastAccumulator, ForecastMoments
-from titan_neuro.typing import FrameRun
+from titan_neuro.typing import RunData
 
 # What blocks of all subjects may hold at a time, with the sums beside them.
 _MEMORY_BYTES = 2**28
@@ -27,16 +27,16 @@ class InterSubject:
     ----------
     r : numpy.ndarray
         float64 ``(features,)``, between -1 and 1: correlation with the mean of the others; NaN where either is
-        constant, or where nobody else saw a scored frame of this subject's.
+        constant, or where nobody else saw a scored time point of this subject's.
     n_others : float
-        Subjects in that mean, averaged over frames; 0 where there are none.
+        Subjects in that mean, averaged over time points; 0 where there are none.
     """
 
     r: FloatArray
     n_others: float
 
 
-def leave_one_out_isc(runs: Sequence[FrameRun]) -> dict[str, FloatArray]:
+def leave_one_out_isc(runs: Sequence[RunData]) -> dict[str, FloatArray]:
     """Correlate each subject with the mean of the others, feature by feature; see `inter_subject`.
 
     Returns
@@ -47,20 +47,20 @@ def leave_one_out_isc(runs: Sequence[FrameRun]) -> dict[str, FloatArray]:
     return {subject: found.r for subject, found in inter_subject(runs).items()}
 
 
-def inter_subject(runs: Sequence[FrameRun], *, memory_bytes: int = _MEMORY_BYTES) -> dict[str, InterSubject]:
-    """Correlate each subject with the mean of the others over the frames that are scored in both [1]_ [2]_.
+def inter_subject(runs: Sequence[RunData], *, memory_bytes: int = _MEMORY_BYTES) -> dict[str, InterSubject]:
+    """Correlate each subject with the mean of the others over the time points that are scored in both [1]_ [2]_.
 
-    Runs of one stimulus are aligned where it begins. Frames count where they are scored in the subject's
+    Runs of one stimulus are aligned where it begins. Time points count where they are scored in the subject's
     own run; the mean is of those others in whom the moment is scored, too. Where there are several stimuli, sums about
     the mean of each run are joined before they are divided, as those of forecasts are
-    (:class:`titan_neuro.metrics.ForecastMoments`).
+    (:class:`titan_neuro.metrics.ForecastStatistics`).
 
     Parameters
     ----------
-    runs : sequence of FrameRun
+    runs : sequence of RunData
         Of any number of subjects and stimuli; of each subject one for each stimulus.
     memory_bytes : int
-        Room for the frames held at a time: each run is read once, in blocks.
+        Room for the time points held at a time: each run is read once, in blocks.
 
     Returns
     -------
@@ -89,7 +89,7 @@ def inter_subject(runs: Sequence[FrameRun], *, memory_bytes: int = _MEMORY_BYTES
                 f"{run.key} has {run.n_features} features, {runs[0].key} has {runs[0].n_features}.",
                 "Prepare all runs with one mask or one parcellation.",
             )
-    by_stimulus: dict[str, list[FrameRun]] = {}
+    by_stimulus: dict[str, list[RunData]] = {}
     for run in runs:
         by_stimulus.setdefault(run.stimulus, []).append(run)
     sums: dict[str, list[_Sums]] = {run.subject: [] for run in runs}
@@ -101,20 +101,20 @@ def inter_subject(runs: Sequence[FrameRun], *, memory_bytes: int = _MEMORY_BYTES
 
 @dataclass
 class _Sums:
-    """One run against the others' mean: the sums, and the number of others, summed over frames."""
+    """One run against the others' mean: the sums, and the number of others, summed over time points."""
 
-    moments: ForecastMoments
+    statistics: ForecastStatistics
     others: int
 
 
 def _joined(parts: Sequence[_Sums]) -> InterSubject:
-    moments = reduce(add, (part.moments for part in parts))
-    n_frames = int(moments.n_frames[0])
-    r = pearson(moments.co_spread[0, 0], moments.forecast_spread[0, 0], moments.target_spread[0])
-    return InterSubject(r, sum(part.others for part in parts) / max(1, n_frames))
+    statistics = reduce(add, (part.statistics for part in parts))
+    n_time_points = int(statistics.n_time_points[0])
+    r = pearson(statistics.co_spread[0, 0], statistics.forecast_spread[0, 0], statistics.target_spread[0])
+    return InterSubject(r, sum(part.others for part in parts) / max(1, n_time_points))
 
 
-def _of_one_stimulus(runs: Sequence[FrameRun], memory_bytes: int) -> list[_Sums]:
+def _of_one_stimulus(runs: Sequence[RunData], memory_bytes: int) -> list[_Sums]:
     subjects = [run.subject for run in runs]
     for run in runs:
         if subjects.count(run.subject) > 1:
@@ -125,14 +125,14 @@ def _of_one_stimulus(runs: Sequence[FrameRun], memory_bytes: int) -> list[_Sums]
     n_features = runs[0].n_features
     sums = [ForecastAccumulator(1, 1, n_features) for _ in runs]
     others = [0] * len(runs)
-    # The frames of each run, and their sum in float64 with one copy of it.
-    block_frames = max(1, memory_bytes // (4 * n_features * (len(runs) + 4)))
-    for frames, scored in _aligned(runs, block_frames):
+    # The time points of each run, and their sum in float64 with one copy of it.
+    block_time_points = max(1, memory_bytes // (4 * n_features * (len(runs) + 4)))
+    for series, scored in _aligned(runs, block_time_points):
         total = torch.zeros(scored.shape[1], n_features, dtype=torch.float64)
-        for values, counts in zip(frames, scored, strict=True):
+        for values, counts in zip(series, scored, strict=True):
             total[counts] += values[counts[: len(values)]]
         n_others = scored.sum(0) - 1
-        for index, (values, own) in enumerate(zip(frames, scored, strict=True)):
+        for index, (values, own) in enumerate(zip(series, scored, strict=True)):
             rows = (own & (n_others > 0)).nonzero()[:, 0]
             mean = (total[rows] - values[rows]) / n_others[rows, None]
             sums[index].add(0, values[rows], [mean.float()])
@@ -140,21 +140,21 @@ def _of_one_stimulus(runs: Sequence[FrameRun], memory_bytes: int) -> list[_Sums]
     return [_Sums(part.finish(), count) for part, count in zip(sums, others, strict=True)]
 
 
-def _aligned(runs: Sequence[FrameRun], block_frames: int) -> Iterator[tuple[list[Tensor], Tensor]]:
-    """Frames of each run, aligned where the stimulus begins, and whether they count: bool ``(runs, block)``.
+def _aligned(runs: Sequence[RunData], block_time_points: int) -> Iterator[tuple[list[Tensor], Tensor]]:
+    """Time points of each run, aligned where the stimulus begins, and whether they count: bool ``(runs, block)``.
 
     Those count that are scored, and at which the head lay still, as in the table of forecasts.
     """
-    lead = min(run.film_start for run in runs)
-    starts = [run.film_start - lead for run in runs]
-    length = max(run.n_frames - start for run, start in zip(runs, starts, strict=True))
-    for begin in range(0, length, block_frames):
-        n_frames = min(block_frames, length - begin)
-        scored = torch.zeros(len(runs), n_frames, dtype=torch.bool)
-        frames = []
+    lead = min(run.stimulus_start for run in runs)
+    starts = [run.stimulus_start - lead for run in runs]
+    length = max(run.n_time_points - start for run, start in zip(runs, starts, strict=True))
+    for begin in range(0, length, block_time_points):
+        n_time_points = min(block_time_points, length - begin)
+        scored = torch.zeros(len(runs), n_time_points, dtype=torch.bool)
+        series = []
         for row, (run, start) in enumerate(zip(runs, starts, strict=True)):
-            first = min(start + begin, run.n_frames)
-            stop = min(first + n_frames, run.n_frames)
-            frames.append(run.read(first, stop))
-            scored[row, : stop - first] = torch.from_numpy((run.scored & ~run.moving)[first:stop])
-        yield frames, scored
+            first = min(start + begin, run.n_time_points)
+            stop = min(first + n_time_points, run.n_time_points)
+            series.append(run.read(first, stop))
+            scored[row, : stop - first] = torch.from_numpy((run.scored & ~run.high_motion)[first:stop])
+        yield series, scored

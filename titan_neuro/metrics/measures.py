@@ -1,4 +1,4 @@
-"""The measures, as pure functions of sums over frames."""
+"""The measures, as pure functions of sums over time points."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def skill(squared_error: FloatArray, reference_error: FloatArray) -> FloatArray:
     Parameters
     ----------
     squared_error, reference_error : numpy.ndarray
-        Sums over the same frames, of one shape.
+        Sums over the same time points, of one shape.
 
     Returns
     -------
@@ -36,12 +36,12 @@ def pooled_skill(squared_error: FloatArray, reference_error: FloatArray) -> floa
     It is the average of the features' skills, each weighted by its reference error. An unweighted average has no floor:
     one voxel that the reference forecasts almost perfectly (a dropout, a border voxel of few grey levels) can bring a
     skill of minus a thousand and decide the table alone. Here such a voxel weighs next to nothing, as it should: there
-    was nothing to win in it. The frames being z-scored, ordinary voxels weigh about the same.
+    was nothing to win in it. The time points being z-scored, ordinary voxels weigh about the same.
 
     Parameters
     ----------
     squared_error, reference_error : numpy.ndarray
-        Sums over the same frames, ``(features,)``.
+        Sums over the same time points, ``(features,)``.
 
     Returns
     -------

@@ -9,55 +9,58 @@ from torch import Tensor
 from tqdm import tqdm
 
 from titan_neuro.errors import ImageError, MismatchError, TitanNeuroError
-from titan_neuro.metrics.moments import ForecastAccumulator, ForecastMoments
-from titan_neuro.typing import ForecastModel, FrameRun
+from titan_neuro.metrics.forecast_statistics import ForecastAccumulator, ForecastStatistics
+from titan_neuro.typing import ForecastModel, RunData
 
 
 def score_run(
-    models: Sequence[ForecastModel], run: FrameRun, block_frames: int, first_frame: int = 0
-) -> tuple[ForecastMoments, ForecastMoments | None]:
-    """Stream one run through the models once, and sum up their forecasts of its scored frames.
+    models: Sequence[ForecastModel], run: RunData, block_time_points: int, first_time_point: int = 0
+) -> tuple[ForecastStatistics, ForecastStatistics | None]:
+    """Stream one run through the models once, and sum up their forecasts of its scored time points.
 
-    A model is given blocks of frames in order; no frame after a block exists for it. All models are scored on the same
-    targets: for each horizon ``h``, the scored frames that have a frame ``h`` before them. Those at which the head
-    moved are summed up apart.
+    A model is given blocks of time points in order; no time point after a block exists for it. All models are scored on
+    the same targets: for each horizon ``h``, the scored time points that have a time point ``h`` before them. Those at
+    which the head moved are summed up apart.
 
     Parameters
     ----------
     models : sequence of ForecastModel
         Fitted, with the same horizons.
-    run : FrameRun
+    run : RunData
         Run to forecast.
-    block_frames : int
-        Frames in a block.
-    first_frame : int
+    block_time_points : int
+        Time points in a block.
+    first_time_point : int
         The run begins here for the models: what lies before is neither fed nor scored.
 
     Returns
     -------
-    still : ForecastMoments
-        The sums over the frames at which the head lay still; its models in the order of `models`.
-    moving : ForecastMoments or None
-        The same over the frames at which it moved; None where there is no such target.
+    still : ForecastStatistics
+        The sums over the time points at which the head lay still; its models in the order of `models`.
+    moving : ForecastStatistics or None
+        The same over the time points at which it moved; None where there is no such target.
 
     Raises
     ------
     ImageError
-        The run has no scored frame at some horizon.
+        The run has no scored time point at some horizon.
     MismatchError
         A forecast of another shape than (time, horizons, features).
     TitanNeuroError
         A forecast that is not finite.
     """
     horizons = models[0].horizons
-    observed = run.read(first_frame, run.n_frames)
-    scored, moving = torch.as_tensor(run.scored)[first_frame:], torch.as_tensor(run.moving)[first_frame:]
-    parts = [scored & ~moving, scored & moving]
-    _require_targets(run, parts[0], horizons, first_frame)
+    observed = run.read(first_time_point, run.n_time_points)
+    scored, high_motion = (
+        torch.as_tensor(run.scored)[first_time_point:],
+        torch.as_tensor(run.high_motion)[first_time_point:],
+    )
+    parts = [scored & ~high_motion, scored & high_motion]
+    _require_targets(run, parts[0], horizons, first_time_point)
     n_parts = 2 if bool(parts[1][horizons[0] :].any()) else 1
     sums = [ForecastAccumulator(len(horizons), len(models), run.n_features) for _ in range(n_parts)]
-    streams = [stream_forecasts(model, observed, run.key, block_frames, first_frame) for model in models]
-    starts = range(0, len(observed), block_frames)
+    streams = [stream_forecasts(model, observed, run.key, block_time_points, first_time_point) for model in models]
+    starts = range(0, len(observed), block_time_points)
     for start in tqdm(starts, desc=run.key, unit="block", disable=None, leave=False):
         forecasts = [next(stream) for stream in streams]
         for index, horizon in enumerate(horizons):
@@ -71,26 +74,26 @@ def score_run(
     return finished[0], finished[1] if n_parts == 2 else None
 
 
-def _targets(observed: Tensor, frames: Tensor) -> Tensor:
-    return observed[frames]
+def _targets(observed: Tensor, series: Tensor) -> Tensor:
+    return observed[series]
 
 
-def _require_targets(run: FrameRun, still: Tensor, horizons: Sequence[int], first_frame: int) -> None:
+def _require_targets(run: RunData, still: Tensor, horizons: Sequence[int], first_time_point: int) -> None:
     for horizon in horizons:
         if not bool(still[horizon:].any()):
-            begun = f", which begins at frame {first_frame}" if first_frame else ""
-            n_moving = int(run.moving[run.scored].sum())
+            begun = f", which begins at time point {first_time_point}" if first_time_point else ""
+            n_moving = int(run.high_motion[run.scored].sum())
             raise ImageError(
-                f"{run.key}: none of its {int(run.scored.sum())} scored frames"
+                f"{run.key}: none of its {int(run.scored.sum())} scored time points"
                 + (f" ({n_moving} of them with head motion, scored apart)" if n_moving else "")
-                + f" lies {horizon} frames into the run{begun}, or later; the run has {run.n_frames} frames.",
-                "Leave the run out, shorten the horizons or evaluation.max_offset_frames, or check the events that "
-                "mark scored frames.",
+                + f" lies {horizon} time points into the run{begun}, or later; the run has {run.n_time_points} time points.",
+                "Leave the run out, shorten the horizons or evaluation.max_offset_time_points, or check the events that "
+                "mark scored time points.",
             )
 
 
 def stream_forecasts(
-    model: ForecastModel, frames: Tensor, key: str, block_frames: int, first_frame: int = 0
+    model: ForecastModel, series: Tensor, key: str, block_time_points: int, first_time_point: int = 0
 ) -> Iterator[Tensor]:
     """Yield a model's forecasts of one run, block by block, checked.
 
@@ -98,14 +101,14 @@ def stream_forecasts(
     ----------
     model : ForecastModel
         A fitted forecaster.
-    frames : torch.Tensor
+    series : torch.Tensor
         The run, ``(time, features)``; the model gets a copy of each block.
     key : str
         Name of the run, for messages.
-    block_frames : int
-        Frames in a block.
-    first_frame : int
-        Place of the first of `frames` in its run, for messages.
+    block_time_points : int
+        Time points in a block.
+    first_time_point : int
+        Place of the first of `series` in its run, for messages.
 
     Yields
     ------
@@ -121,8 +124,8 @@ def stream_forecasts(
     """
     with torch.no_grad():
         state = model.start()
-    for start in range(0, frames.shape[0], block_frames):
-        block = frames[start : start + block_frames].clone()
+    for start in range(0, series.shape[0], block_time_points):
+        block = series[start : start + block_time_points].clone()
         with torch.no_grad():
             forecasts, state = model.step(block, state)
         expected = (block.shape[0], len(model.horizons), block.shape[1])
@@ -134,9 +137,9 @@ def stream_forecasts(
         forecasts = forecasts.cpu()
         finite = torch.isfinite(forecasts).flatten(1).all(dim=1)
         if not bool(finite.all()):
-            frame = first_frame + start + int(finite.logical_not().nonzero()[0])
+            time_point = first_time_point + start + int(finite.logical_not().nonzero()[0])
             raise TitanNeuroError(
-                f"{key}: model {model.name} gave a forecast that is not finite at frame {frame} (counted from 0).",
-                "Train again with a smaller learning rate, or look at the frames before this one.",
+                f"{key}: model {model.name} gave a forecast that is not finite at time point {time_point} (counted from 0).",
+                "Train again with a smaller learning rate, or look at the time points before this one.",
             )
         yield forecasts

@@ -28,11 +28,11 @@ def ljung_box(residuals: FloatArray, n_lags: int) -> tuple[FloatArray, FloatArra
         ``(series,)``; NaN for a series that is constant.
     """
     n = len(residuals)
-    centred = residuals - residuals.mean(axis=0)
-    power = (centred**2).sum(axis=0)
+    centered = residuals - residuals.mean(axis=0)
+    power = (centered**2).sum(axis=0)
     total = np.zeros(residuals.shape[1])
     for lag in range(1, n_lags + 1):
-        total += (centred[lag:] * centred[:-lag]).sum(axis=0) ** 2 / (n - lag)
+        total += (centered[lag:] * centered[:-lag]).sum(axis=0) ** 2 / (n - lag)
     with np.errstate(divide="ignore", invalid="ignore"):
         statistic = np.where(power > 0, n * (n + 2) * total / power**2, np.nan)
     return statistic, chi2.sf(statistic, n_lags)

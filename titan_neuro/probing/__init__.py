@@ -3,40 +3,40 @@
 from titan_neuro.probing.config import ProbeConfig
 from titan_neuro.probing.context_length import ContextLengthConfig, ContextLengthProbe
 from titan_neuro.probing.decoding import DecodingConfig, DecodingProbe
-from titan_neuro.probing.findings import Findings, Probe, ProbedFold, ProbeFacts
 from titan_neuro.probing.history_swap import HistorySwapConfig, HistorySwapProbe
-from titan_neuro.probing.moment_matching import MomentMatchingConfig, MomentMatchingProbe
 from titan_neuro.probing.surprise import SurpriseConfig, SurpriseProbe
-from titan_neuro.probing.untrained import untrained_like
+from titan_neuro.probing.time_segment_matching import TimeSegmentMatchingConfig, TimeSegmentMatchingProbe
+from titan_neuro.probing.tools.results import Probe, ProbeContext, ProbedFold, ProbeResults
+from titan_neuro.probing.tools.untrained import untrained_like
 
 __all__ = [
     "ContextLengthConfig",
     "ContextLengthProbe",
     "DecodingConfig",
     "DecodingProbe",
-    "Findings",
     "HistorySwapConfig",
     "HistorySwapProbe",
-    "MomentMatchingConfig",
-    "MomentMatchingProbe",
     "Probe",
     "ProbeConfig",
-    "ProbeFacts",
+    "ProbeContext",
+    "ProbeResults",
     "ProbedFold",
     "SurpriseConfig",
     "SurpriseProbe",
+    "TimeSegmentMatchingConfig",
+    "TimeSegmentMatchingProbe",
     "make_probe",
     "untrained_like",
 ]
 
 
-def make_probe(name: str, config: ProbeConfig, facts: ProbeFacts) -> Probe:
+def make_probe(name: str, config: ProbeConfig, metadata: ProbeContext) -> Probe:
     """Make the probe of this name (``context-length``, ...) with its settings."""
     made: dict[str, type[Probe]] = {
         "context-length": ContextLengthProbe,
         "history-swap": HistorySwapProbe,
         "surprise": SurpriseProbe,
-        "moment-matching": MomentMatchingProbe,
+        "time-segment-matching": TimeSegmentMatchingProbe,
         "decoding": DecodingProbe,
     }
-    return made[name](getattr(config, name.replace("-", "_")), facts)  # type: ignore[call-arg]
+    return made[name](getattr(config, name.replace("-", "_")), metadata)  # type: ignore[call-arg]

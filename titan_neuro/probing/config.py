@@ -10,8 +10,8 @@ from pydantic.dataclasses import dataclass
 from titan_neuro.probing.context_length import ContextLengthConfig
 from titan_neuro.probing.decoding import DecodingConfig
 from titan_neuro.probing.history_swap import HistorySwapConfig
-from titan_neuro.probing.moment_matching import MomentMatchingConfig
 from titan_neuro.probing.surprise import SurpriseConfig
+from titan_neuro.probing.time_segment_matching import TimeSegmentMatchingConfig
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -22,7 +22,7 @@ class ProbeConfig:
     ----------
     n_permutations : int
         Of each test; the exact set where that is smaller.
-    context_length, history_swap, surprise, moment_matching, decoding
+    context_length, history_swap, surprise, time_segment_matching, decoding
         Settings of the probe of this name; see the class.
     """
 
@@ -30,5 +30,5 @@ class ProbeConfig:
     context_length: ContextLengthConfig = ContextLengthConfig()
     history_swap: HistorySwapConfig = HistorySwapConfig()
     surprise: SurpriseConfig = SurpriseConfig()
-    moment_matching: MomentMatchingConfig = MomentMatchingConfig()
+    time_segment_matching: TimeSegmentMatchingConfig = TimeSegmentMatchingConfig()
     decoding: DecodingConfig = DecodingConfig()

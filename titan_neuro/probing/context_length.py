@@ -14,11 +14,11 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from titan_neuro.forecaster.forecaster import Forecaster, Observation
 from titan_neuro.metrics import bootstrap_interval
-from titan_neuro.models.forecaster import Forecaster, Observation
-from titan_neuro.probing.findings import Findings, ProbedFold, ProbeFacts
-from titan_neuro.probing.windows import ENCODED_AT_A_TIME, observe_run, recall_windows, spread_targets
-from titan_neuro.typing import FrameRun
+from titan_neuro.probing.tools.results import ProbeContext, ProbedFold, ProbeResults
+from titan_neuro.probing.tools.windows import ENCODED_AT_A_TIME, observe_run, recall_windows, spread_targets
+from titan_neuro.typing import RunData
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -29,62 +29,62 @@ class ContextLengthConfig:
     ----------
     longest_s : float
         Contexts are 2, 4, 8, ... seconds up to this, and the whole run.
-    contexts_frames : tuple of int
-        Further contexts, in frames.
+    contexts_time_points : tuple of int
+        Further contexts, in time points.
     targets_per_run : int
-        Frames of a run, evenly spread over the scored ones, from which forecasts are made with every context.
-    gain_share : float
+        Time points of a run, evenly spread over the scored ones, from which forecasts are made with every context.
+    gain_fraction : float
         The timescale is the shortest context that reaches this share of the gain from the shortest to the longest.
     """
 
     longest_s: Annotated[float, Field(ge=2)] = 128.0
-    contexts_frames: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    contexts_time_points: tuple[Annotated[int, Field(ge=1)], ...] = ()
     targets_per_run: Annotated[int, Field(ge=1)] = 48
-    gain_share: Annotated[float, Field(gt=0, le=1)] = 0.9
+    gain_fraction: Annotated[float, Field(gt=0, le=1)] = 0.9
 
 
 class ContextLengthProbe:
     """Collect squared errors over runs, with the memory cut to each length and whole.
 
-    For a context of ``L`` frames the memory starts empty at frame ``t - L + 1`` and reads on to ``t``; the linear skip
-    keeps its own lags, so that the curve shows the memory alone. A context longer than what lies before ``t`` is the
-    whole run up to ``t``. All contexts are scored on the same frames.
+    For a context of ``L`` time points the memory starts empty at time point ``t - L + 1`` and reads on to ``t``; the
+    linear skip keeps its own lags, so that the curve shows the memory alone. A context longer than what lies before
+    ``t`` is the whole run up to ``t``. All contexts are scored on the same time points.
 
     Parameters
     ----------
     config : ContextLengthConfig
-    facts : ProbeFacts
+    metadata : ProbeContext
     """
 
-    def __init__(self, config: ContextLengthConfig, facts: ProbeFacts) -> None:
-        self.config, self.facts = config, facts
-        self.repetition_time, self.horizons = facts.repetition_time, facts.horizons
+    def __init__(self, config: ContextLengthConfig, metadata: ProbeContext) -> None:
+        self.config, self.metadata = config, metadata
+        self.repetition_time, self.horizons = metadata.repetition_time, metadata.horizons
         lengths = []
         seconds = 2.0
         while seconds <= config.longest_s:
-            lengths.append(max(1, round(seconds / facts.repetition_time)))
+            lengths.append(max(1, round(seconds / metadata.repetition_time)))
             seconds *= 2
-        self.contexts = tuple(sorted({*lengths, *config.contexts_frames}))
-        self._n_features = facts.n_features
+        self.contexts = tuple(sorted({*lengths, *config.contexts_time_points}))
+        self._n_features = metadata.n_features
         self._errors: dict[str, np.ndarray] = {}
         self._linear: dict[str, np.ndarray] = {}
         self._longest_run_s = 0.0
 
     @torch.inference_mode()
-    def add(self, fold: ProbedFold, run: FrameRun) -> None:
+    def add(self, fold: ProbedFold, run: RunData) -> None:
         """Score a held-out run.
 
         Raises
         ------
         NoMatchError
-            The run has no frame whose targets are all scored.
+            The run has no time point whose targets are all scored.
         """
         model = fold.model.eval()
-        frames = run.read(0, run.n_frames)
+        series = run.read(0, run.n_time_points)
         targets = self._targets(run)
-        self._longest_run_s = max(self._longest_run_s, run.n_frames * self.repetition_time)
+        self._longest_run_s = max(self._longest_run_s, run.n_time_points * self.repetition_time)
         linear, seen = observe_run(model, run, targets)
-        truth = torch.stack([frames[targets + horizon] for horizon in self.horizons], dim=1)
+        truth = torch.stack([series[targets + horizon] for horizon in self.horizons], dim=1)
         whole = self._whole_run(model, seen, targets)
         sums = self._errors.setdefault(
             run.subject, np.zeros((len(self.contexts) + 1, len(self.horizons), self._n_features))
@@ -96,7 +96,7 @@ class ContextLengthProbe:
         base = self._linear.setdefault(run.subject, np.zeros((len(self.horizons), self._n_features)))
         base += (truth - linear).square().double().sum(0).numpy()
 
-    def _targets(self, run: FrameRun) -> Tensor:
+    def _targets(self, run: RunData) -> Tensor:
         return spread_targets(run, self.horizons, count=self.config.targets_per_run)
 
     @staticmethod
@@ -133,13 +133,13 @@ class ContextLengthProbe:
         errors = np.stack([self._errors[subject] for subject in subjects])
         return errors, np.stack([self._linear[subject] for subject in subjects])[:, None]
 
-    def findings(self) -> Findings:
+    def results(self) -> ProbeResults:
         """Return the curve and the map of timescales."""
         curve = self.curve()
-        share = f"{self.config.gain_share:.0%}"
-        whole = curve[(curve["whole_run"] == "true") & (curve["horizon_frames"] == self.horizons[0])].iloc[0]
+        share = f"{self.config.gain_fraction:.0%}"
+        whole = curve[(curve["whole_run"] == "true") & (curve["lead_time_points"] == self.horizons[0])].iloc[0]
         subjects = sorted(self._errors)
-        return Findings(
+        return ProbeResults(
             sentence=f"With the whole run in memory, skill_ar is {whole['skill_ar']:.3f} at h = {self.horizons[0]} "
             f"(n = {len(subjects)}).",
             tables={"curve": curve},
@@ -153,7 +153,7 @@ class ContextLengthProbe:
                     },
                 )
             },
-            facts={
+            metadata={
                 "Description": "skill_ar of held-out runs with the memory cut to the last seconds",
                 "Subjects": subjects,
                 "TargetsPerRun": self.config.targets_per_run,
@@ -170,13 +170,13 @@ class ContextLengthProbe:
         for index, context in enumerate([*self.contexts, 0]):
             for number, horizon in enumerate(self.horizons):
                 values = by_subject[:, index, number]
-                low, high = bootstrap_interval(values, n_resamples=self.facts.n_resamples, seed=self.facts.seed)
+                low, high = bootstrap_interval(values, n_resamples=self.metadata.n_resamples, seed=self.metadata.seed)
                 rows.append(
                     {
-                        "context_frames": context if context else "n/a",
+                        "context_time_points": context if context else "n/a",
                         "context_s": context * self.repetition_time if context else "n/a",
                         "whole_run": str(not context).lower(),
-                        "horizon_frames": horizon,
+                        "lead_time_points": horizon,
                         "n_subjects": len(values),
                         "skill_ar": values.mean(),
                         "skill_ar_low": low,
@@ -194,6 +194,6 @@ class ContextLengthProbe:
         _, skill = self.skill()
         mean = skill[:, :, 0].mean(axis=0)
         gain = mean[-1] - mean[0]
-        reached = mean >= mean[0] + self.config.gain_share * gain
+        reached = mean >= mean[0] + self.config.gain_fraction * gain
         seconds = np.array([*(context * self.repetition_time for context in self.contexts), self._longest_run_s])
         return np.where(gain > 0, seconds[reached.argmax(axis=0)], np.nan)

@@ -47,7 +47,7 @@ def plot_map(path: Path, sidecar: Mapping[str, Any], title: str, *, limit: float
     title : str
         Heading of the picture.
     limit : float, optional
-        End of the symmetric colour scale (parcels: the axis reaches at least as far), so that two maps can share one;
+        End of the symmetric color scale (parcels: the axis reaches at least as far), so that two maps can share one;
         from the map itself where it is not given. A timescale has its own.
 
     Returns
@@ -70,18 +70,18 @@ def plot_map(path: Path, sidecar: Mapping[str, Any], title: str, *, limit: float
         raise ImageError(f"{path}: holds no value to draw.")
     if stat[1] == "timescale" and values.min() <= 0:
         raise ImageError(f"{path}: timescales above 0 s were expected, found {values.min():g} s.", "Make the map anew.")
-    norm, colours = _scale(values, stat[1], limit)
+    norm, colors = _scale(values, stat[1], limit)
     label = _LABELS.get(stat[1], stat[1])
     with matplotlib.rc_context(STYLE):
         if path.name.endswith(".tsv"):
             return parcel_figure(read_parcels(path), label, title, limit=limit, log=isinstance(norm, LogNorm))
-        return _volume_figure(path, ScalarMappable(norm, colours), label, (title, space_note(sidecar)))
+        return _volume_figure(path, ScalarMappable(norm, colors), label, (title, space_note(sidecar)))
 
 
 def map_values(path: Path) -> np.ndarray:
     """Values of a map: of a table what is finite, of an image what lies inside the mask.
 
-    Outside the mask our images are NaN. One without any NaN has nought there.
+    Outside the mask our images are NaN. One without any NaN has zero there.
 
     Parameters
     ----------
@@ -183,32 +183,32 @@ def _scale(values: np.ndarray, stat: str, limit: float | None) -> tuple[Normaliz
     return Normalize(-end, end), "RdBu_r"
 
 
-def _volume_figure(path: Path, colours: ScalarMappable, label: str, words: tuple[str, str]) -> Figure:
+def _volume_figure(path: Path, colors: ScalarMappable, label: str, words: tuple[str, str]) -> Figure:
     image = _load(path)
     data = image.get_fdata()
     shown = np.where(_inside(data), data, np.nan)
     figure = Figure(figsize=(7.6, 4.1), layout="none")
-    if isinstance(colours.norm, LogNorm):
-        # nilearn colours linearly: the logarithm is drawn, shifted so that no voxel falls on nought, which it hides.
-        ends = (1.0, float(np.log(colours.norm.vmax / colours.norm.vmin)) + 1)
-        _draw_cuts(figure, image, np.log(shown / colours.norm.vmin) + 1, colours.cmap, ends)
+    if isinstance(colors.norm, LogNorm):
+        # nilearn colors linearly: the logarithm is drawn, shifted so that no voxel falls on zero, which it hides.
+        ends = (1.0, float(np.log(colors.norm.vmax / colors.norm.vmin)) + 1)
+        _draw_cuts(figure, image, np.log(shown / colors.norm.vmin) + 1, colors.cmap, ends)
     else:
-        _draw_cuts(figure, image, shown, colours.cmap, (colours.norm.vmin, colours.norm.vmax))
+        _draw_cuts(figure, image, shown, colors.cmap, (colors.norm.vmin, colors.norm.vmax))
     figure.text(0.01, 0.985, plain(words[0]), fontsize=10, fontweight="bold", va="top")
-    _colour_bar(figure, colours, shown[np.isfinite(shown)], label)
+    _color_bar(figure, colors, shown[np.isfinite(shown)], label)
     figure.text(0.01, 0.012, textwrap.fill(plain(words[1]), 125), fontsize=7, color=MUTED, va="bottom")
     return figure
 
 
 def _draw_cuts(
-    figure: Figure, image: nibabel.Nifti1Image, shown: np.ndarray, colours: Colormap, ends: tuple[float, float]
+    figure: Figure, image: nibabel.Nifti1Image, shown: np.ndarray, colors: Colormap, ends: tuple[float, float]
 ) -> None:
     # nilearn takes a second to import, and parcels never need it.
     from nilearn.datasets import load_mni152_brain_mask, load_mni152_template
     from nilearn.plotting import plot_stat_map
 
     template, outline = load_mni152_template(resolution=2), load_mni152_brain_mask(resolution=2)
-    # nilearn hides what is nought: inside the mask it is a value like any other.
+    # nilearn hides what is zero: inside the mask it is a value like any other.
     drawn = _refined(np.where(np.isnan(shown), 0, np.where(shown == 0, _ALMOST_NOUGHT, shown)), image.affine)
     for mode, bottom, height in (("z", 0.55, 0.375), ("x", 0.235, 0.3)):
         display = plot_stat_map(
@@ -221,7 +221,7 @@ def _draw_cuts(
             colorbar=False,
             annotate=False,
             black_bg=False,
-            cmap=colours,
+            cmap=colors,
             vmin=ends[0],
             vmax=ends[1],
             symmetric_cbar=False,
@@ -235,7 +235,7 @@ def _draw_cuts(
 def _refined(data: np.ndarray, affine: np.ndarray) -> nibabel.Nifti1Image:
     """Split each voxel into equal ones of about 2 mm, which changes no value and no place.
 
-    nilearn stretches a picture from the first voxel's centre to the last one's: half a voxel is lost at either end,
+    nilearn stretches a picture from the first voxel's center to the last one's: half a voxel is lost at either end,
     which is nothing at 2 mm and would move a voxel of 25 mm by a gyrus.
     """
     parts = np.maximum(1, np.round(nibabel.affines.voxel_sizes(affine) / _DRAWN_MM)).astype(int)
@@ -257,13 +257,13 @@ def _cuts(image: nibabel.Nifti1Image, shown: np.ndarray, mode: str) -> list[floa
     return [float(layer) for layer in layers[chosen]]
 
 
-def _colour_bar(figure: Figure, colours: ScalarMappable, values: np.ndarray, label: str) -> None:
-    clipped = values.max() > colours.norm.vmax or values.min() < colours.norm.vmin
+def _color_bar(figure: Figure, colors: ScalarMappable, values: np.ndarray, label: str) -> None:
+    clipped = values.max() > colors.norm.vmax or values.min() < colors.norm.vmin
     axes = figure.add_axes((0.25, 0.185, 0.5, 0.028))
-    bar = figure.colorbar(colours, cax=axes, orientation="horizontal", extend="both" if clipped else "neither")
+    bar = figure.colorbar(colors, cax=axes, orientation="horizontal", extend="both" if clipped else "neither")
     bar.outline.set_visible(False)
     axes.tick_params(length=2, labelsize=8)
-    if isinstance(colours.norm, LogNorm):
+    if isinstance(colors.norm, LogNorm):
         set_log_ticks(axes.xaxis, values)
     else:
         axes.xaxis.set_major_locator(MaxNLocator(5, symmetric=True))

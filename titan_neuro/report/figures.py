@@ -44,8 +44,8 @@ STYLE: dict[str, Any] = {
     "svg.fonttype": "path",
     "svg.hashsalt": "titan-neuro",
 }
-# Okabe and Ito's palette (2008), told apart with any of the usual colour-vision deficiencies; markers say it again.
-_FIXED_LOOK = {
+# Okabe and Ito's palette (2008), told apart with any of the usual color-vision deficiencies; markers say it again.
+_FIXED_STYLES = {
     "mean": ("#7b8794", "s"),
     "persistence": ("#e69f00", "^"),
     "damped": ("#e69f00", "v"),
@@ -63,9 +63,15 @@ _FIXED_LOOK = {
     "others": ("#1f2933", "*"),
     "others+ar": ("#1f2933", "p"),
 }
-_OTHER_LOOKS = (("#d55e00", "o"), ("#009e73", "v"), ("#cc79a7", "P"), ("#56b4e9", "X"))
+_OTHER_STYLES = (("#d55e00", "o"), ("#009e73", "v"), ("#cc79a7", "P"), ("#56b4e9", "X"))
 # Controls and references are no forecasts of their own right.
-_KIND_LINES = {"model": "-", "control": (0, (4, 2)), "rival": "-", "baseline": "-", "reference": (0, (1, 1.5))}
+_KIND_LINES = {
+    "model": "-",
+    "control": (0, (4, 2)),
+    "comparison_model": "-",
+    "baseline": "-",
+    "reference": (0, (1, 1.5)),
+}
 # With more lines than these, intervals and subjects are shown of the main model alone: the table has the others.
 _FEW_LINES = 6
 # An axis shorter than this would blow rounding up to a mountain range.
@@ -76,8 +82,8 @@ _AXIS_TITLE = {
 }
 
 
-def model_look(models: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Colour and marker of each model, the same in every figure of a report.
+def model_style(models: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Color and marker of each model, the same in every figure of a report.
 
     Parameters
     ----------
@@ -87,10 +93,10 @@ def model_look(models: Sequence[str]) -> dict[str, tuple[str, str]]:
     Returns
     -------
     dict of str to (str, str)
-        Hexadecimal colour and matplotlib marker.
+        Hexadecimal color and matplotlib marker.
     """
-    free = iter(_OTHER_LOOKS * (1 + len(models) // len(_OTHER_LOOKS)))
-    return {model: _FIXED_LOOK.get(model) or next(free) for model in models}
+    free = iter(_OTHER_STYLES * (1 + len(models) // len(_OTHER_STYLES)))
+    return {model: _FIXED_STYLES.get(model) or next(free) for model in models}
 
 
 def svg_uri(figure: Figure) -> str:
@@ -142,23 +148,23 @@ def horizon_figure(scores: pd.DataFrame, subjects: pd.DataFrame | None, metric: 
     axes = figure.add_subplot()
     horizons = horizons_of(scores)
     models = list(dict.fromkeys(scores["model"]))
-    # By its definition linear AR scores nought against itself: it is the zero line of that panel, not a curve.
+    # By its definition linear AR scores zero against itself: it is the zero line of that panel, not a curve.
     drawn = [model for model in models if not (metric == "skill_ar" and model == "ar")]
-    look = model_look(models)
+    look = model_style(models)
     few = len(drawn) <= _FEW_LINES
     core: list[float] = [0.0]
     for rank, model in enumerate(drawn):
-        colour, marker = look[model]
-        rows = scores[scores["model"] == model].sort_values("horizon_frames")
+        color, marker = look[model]
+        rows = scores[scores["model"] == model].sort_values("lead_time_points")
         dodge = 1.045 ** (rank - (len(drawn) - 1) / 2) if few else 1.0
-        at = rows["horizon_frames"].to_numpy(float) * dodge
+        at = rows["lead_time_points"].to_numpy(float) * dodge
         top = model == main_model
         if few or top:
-            _draw_interval(axes, at, rows[f"{metric}_low"], rows[f"{metric}_high"], colour)
+            _draw_interval(axes, at, rows[f"{metric}_low"], rows[f"{metric}_high"], color)
         axes.plot(
             at,
             rows[metric],
-            color=colour,
+            color=color,
             marker=marker,
             markersize=5 if few or top else 3.5,
             linewidth=2.2 if top else 1.4 if few else 1,
@@ -167,7 +173,7 @@ def horizon_figure(scores: pd.DataFrame, subjects: pd.DataFrame | None, metric: 
             label=plain(model),
         )
         own = subjects[subjects["model"] == model] if subjects is not None and (few or top) else rows.iloc[:0]
-        axes.scatter(own["horizon_frames"] * dodge, own[metric], s=7, color=colour, alpha=0.45, linewidths=0, zorder=3)
+        axes.scatter(own["lead_time_points"] * dodge, own[metric], s=7, color=color, alpha=0.45, linewidths=0, zorder=3)
         if top or model == "ar":
             core += [*rows[metric], *rows[f"{metric}_low"], *rows[f"{metric}_high"], *(own[metric] if top else [])]
         else:
@@ -177,9 +183,9 @@ def horizon_figure(scores: pd.DataFrame, subjects: pd.DataFrame | None, metric: 
     axes.axhline(0, color=look["ar"][0] if metric == "skill_ar" and "ar" in look else MUTED, linewidth=1, zorder=2)
     averages = {model: scores.loc[scores["model"] == model, metric] for model in drawn}
     _fit_y(axes, core, averages)
-    seconds = dict(zip(scores["horizon_frames"], scores["horizon_s"], strict=True))
+    seconds = dict(zip(scores["lead_time_points"], scores["lead_time_s"], strict=True))
     _log_axis(axes, horizons, [f"{horizon}\n{seconds[horizon]:g} s" for horizon in horizons])
-    axes.set(xlabel="horizon: frames ahead, seconds ahead", ylabel=meaning, title=label)
+    axes.set(xlabel="horizon: time points ahead, seconds ahead", ylabel=meaning, title=label)
     if metric == "skill_ar":
         axes.set_title(
             "zero: linear AR", loc="right", fontsize=8, fontweight="normal", color=look.get("ar", (MUTED,))[0]
@@ -210,31 +216,31 @@ def context_figure(curve: pd.DataFrame) -> Figure:
     last = contexts[-1] if contexts else 1.0
     apart = last * 3
     horizons = horizons_of(curve)
-    colours = matplotlib.colormaps["viridis"](np.linspace(0.1, 0.8, len(horizons)))
+    colors = matplotlib.colormaps["viridis"](np.linspace(0.1, 0.8, len(horizons)))
     for rank, horizon in enumerate(horizons):
-        colour = matplotlib.colors.to_hex(colours[rank])
+        color = matplotlib.colors.to_hex(colors[rank])
         dodge = 1.06 ** (rank - (len(horizons) - 1) / 2)
         for rows, whole in (
-            (cut[cut["horizon_frames"] == horizon].sort_values("context_s"), False),
-            (curve[(curve["horizon_frames"] == horizon) & curve["whole_run"]], True),
+            (cut[cut["lead_time_points"] == horizon].sort_values("context_s"), False),
+            (curve[(curve["lead_time_points"] == horizon) & curve["whole_run"]], True),
         ):
             at = (np.full(len(rows), apart) if whole else rows["context_s"].to_numpy(float)) * dodge
-            _draw_interval(axes, at, rows["skill_ar_low"], rows["skill_ar_high"], colour)
+            _draw_interval(axes, at, rows["skill_ar_low"], rows["skill_ar_high"], color)
             axes.plot(
                 at,
                 rows["skill_ar"],
-                color=colour,
+                color=color,
                 marker="D" if whole else "o",
                 markersize=6 if whole else 4.5,
                 linewidth=1.8,
                 zorder=4,
                 label=None if whole else f"h = {horizon}",
             )
-    axes.axhline(0, color=_FIXED_LOOK["ar"][0], linewidth=1, zorder=2)
+    axes.axhline(0, color=_FIXED_STYLES["ar"][0], linewidth=1, zorder=2)
     axes.axvline(math.sqrt(last * apart), color=RULE, linewidth=1, linestyle=(0, (3, 3)), zorder=1)
     _log_axis(axes, [*contexts, apart], [*(f"{context:g}" for context in contexts), "whole\nrun"])
     axes.set(xlabel="context that the memory may use, s", ylabel="1 - MSE / MSE of linear AR", title="skill_ar")
-    axes.set_title("zero: linear AR", loc="right", fontsize=8, fontweight="normal", color=_FIXED_LOOK["ar"][0])
+    axes.set_title("zero: linear AR", loc="right", fontsize=8, fontweight="normal", color=_FIXED_STYLES["ar"][0])
     if contexts:
         figure.legend(loc="outside lower center", ncols=min(6, len(horizons)), fontsize=8, handlelength=1.4)
     return figure
@@ -255,36 +261,36 @@ def training_figure(training: dict[str, pd.DataFrame]) -> Figure:
     """
     figure = Figure(figsize=(4.9, 3.7))
     axes = figure.add_subplot()
-    colour = _OTHER_LOOKS[0][0]
+    color = _OTHER_STYLES[0][0]
     folds = {name: rows.groupby("epoch")["validation_skill_ar"].last() for name, rows in training.items()}
     for rank, (name, values) in enumerate(folds.items()):
         axes.plot(
             values.index,
             values,
-            color=colour if len(folds) == 1 else MUTED,
+            color=color if len(folds) == 1 else MUTED,
             alpha=1 if len(folds) == 1 else 0.7,
             linewidth=2 if len(folds) == 1 else 1,
             label=plain(name) if len(folds) == 1 else f"each of {len(folds)} trainings" if rank == 0 else None,
         )
         if values.notna().any():
-            axes.plot(values.idxmax(), values.max(), "o", color=colour, markersize=4.5, zorder=5)
+            axes.plot(values.idxmax(), values.max(), "o", color=color, markersize=4.5, zorder=5)
     if len(folds) > 1:
         mean = pd.concat(folds, axis=1, join="inner").mean(axis=1, skipna=False)
-        axes.plot(mean.index, mean, color=colour, linewidth=2.2, label="mean of the trainings")
-    axes.axhline(0, color=_FIXED_LOOK["ar"][0], linewidth=1, zorder=1)
+        axes.plot(mean.index, mean, color=color, linewidth=2.2, label="mean of the trainings")
+    axes.axhline(0, color=_FIXED_STYLES["ar"][0], linewidth=1, zorder=1)
     # The epochs set the scale: where a model stood before it was trained may be far off.
     trained = [value for values in folds.values() for value in values[values.index > 0]]
     _fit_y(axes, [0.0, *trained], {"epoch 0": pd.concat([values[values.index == 0] for values in folds.values()])})
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(xlabel="epoch (0: before training)", ylabel="validation skill_ar", title="skill_ar on validation runs")
-    axes.set_title("zero: linear AR", loc="right", fontsize=8, fontweight="normal", color=_FIXED_LOOK["ar"][0])
+    axes.set_title("zero: linear AR", loc="right", fontsize=8, fontweight="normal", color=_FIXED_STYLES["ar"][0])
     figure.legend(loc="outside lower center", ncols=2, fontsize=8.5)
     return figure
 
 
-def _draw_interval(axes: Axes, at: np.ndarray, low: pd.Series, high: pd.Series, colour: str) -> None:
-    axes.fill_between(at, low, high, color=colour, alpha=0.14, linewidth=0, zorder=2)
-    axes.vlines(at, low, high, color=colour, linewidth=1, alpha=0.7, zorder=3)
+def _draw_interval(axes: Axes, at: np.ndarray, low: pd.Series, high: pd.Series, color: str) -> None:
+    axes.fill_between(at, low, high, color=color, alpha=0.14, linewidth=0, zorder=2)
+    axes.vlines(at, low, high, color=color, linewidth=1, alpha=0.7, zorder=3)
 
 
 def _log_axis(axes: Axes, positions: Sequence[float], labels: Sequence[str]) -> None:

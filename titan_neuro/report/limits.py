@@ -20,7 +20,7 @@ _PROTOCOL_LIMITS = {
     ),
     "subject": (
         "The training subjects went through the same runs as the test subjects: what the model gained may be knowledge "
-        "of this film or task, not of brains at large."
+        "of this stimulus or task, not of brains at large."
     ),
 }
 
@@ -47,7 +47,7 @@ def limits(results: Results) -> list[str]:
         sentences += [
             _PROTOCOL_LIMITS[name] for name in results.scores["protocol"].unique() if name in _PROTOCOL_LIMITS
         ]
-        sentences += _of_rivals(set(results.scores["model"]), results.main_model)
+        sentences += _of_comparison_models(set(results.scores["model"]), results.main_model)
         sentences += _of_seeds(int(results.scores["n_seeds"].max()), results.main_model)
     return [*sentences, *_of_maps(results), *_of_context(results), *_of_probes(results)]
 
@@ -85,12 +85,12 @@ def _of_skill(scores: pd.DataFrame, main_model: str) -> Iterator[str]:
         yield f"The intervals are not corrected for the {len(rows)} horizons looked at."
 
 
-def _of_rivals(models: set[str], main_model: str) -> Iterator[str]:
+def _of_comparison_models(models: set[str], main_model: str) -> Iterator[str]:
     wanted = {
         "var": "VAR",
         "var-online": "VAR that goes on learning",
         "gru": "a GRU",
-        "transformer-20": "a Transformer of 20 frames",
+        "transformer-20": "a Transformer of 20 time points",
         "soft-analog-160": "analog forecasts",
         f"{main_model}-frozen": "its own memory frozen",
     }
@@ -113,7 +113,7 @@ def _of_maps(results: Results) -> Iterator[str]:
         return
     yield (
         "No map of the forecast or of timescales is tested: they show averages over subjects as they are, without a "
-        "threshold, and a single coloured place is no finding."
+        "threshold, and a single colored place is no finding."
     )
     volumes = [one for one in maps if one.is_volume]
     if len(volumes) < len(maps):

@@ -67,14 +67,14 @@ def write_report(output_dir: Path) -> Path:
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     page = template.render(
         name=results.name,
-        verdict=str(results.scores_sidecar.get("Verdict", "")),
+        summary=str(results.scores_sidecar.get("Verdict", "")),
         comparisons=results.scores_sidecar.get("Comparisons", []),
         no_ceiling=results.scores_sidecar.get("NoCeiling", {}),
         caveats=results.scores_sidecar.get("Caveats", []),
         model=results.main_model,
         scoring=None if results.scores is None else scoring_facts(results),
         scores=_scores_section(results),
-        moving=_moving_section(results),
+        high_motion=_moving_section(results),
         rollouts=_rollouts_section(results),
         ceilings=None if results.ceilings is None else _ceilings_section(results.ceilings),
         maps=_maps_section(results),
@@ -117,14 +117,14 @@ def _scores_section(results: Results) -> dict[str, Any] | None:
 
 
 def _moving_section(results: Results) -> dict[str, Any] | None:
-    moving = results.moving
-    if moving is None:
+    high_motion = results.high_motion
+    if high_motion is None:
         return None
-    n_subjects = _count(int(moving["n_subjects"].max()), "subject")
+    n_subjects = _count(int(high_motion["n_subjects"].max()), "subject")
     return {
-        "horizons": _horizons_of(moving),
-        "groups": score_groups(moving, ("skill_ar", "r2")),
-        "caption": f"{int(moving['n_frames'].max()):,} frames of {n_subjects}; none of them is in the table above.",
+        "horizons": _horizons_of(high_motion),
+        "groups": score_groups(high_motion, ("skill_ar", "r2")),
+        "caption": f"{int(high_motion['n_time_points'].max()):,} time points of {n_subjects}; none of them is in the table above.",
     }
 
 
@@ -140,7 +140,7 @@ def _rollouts_section(results: Results) -> dict[str, Any] | None:
         "source": svg_uri(horizon_figure(rollouts, None, "skill_ar", results.main_model)),
         "alt": f"skill_ar of rollouts over horizon, a line per model. {_values_in_words(main, 'skill_ar')}",
         "caption": f"Rollouts. n = {_count(n_subjects, 'subject')}. {_interval_words(n_subjects)} {_NOT_TESTED} "
-        "Baselines are begun from every eighth of the frames that the models are begun from; each row is held against "
+        "Baselines are begun from every eighth of the time points that the models are begun from; each row is held against "
         "linear AR on its own targets.",
         "residuals": [] if results.residuals is None else residual_rows(results.residuals),
     }
@@ -151,7 +151,7 @@ def _ceilings_section(ceilings: pd.DataFrame) -> dict[str, Any]:
 
 
 def _horizons_of(table: pd.DataFrame) -> list[tuple[int, str]]:
-    seconds = dict(zip(table["horizon_frames"], table["horizon_s"], strict=True))
+    seconds = dict(zip(table["lead_time_points"], table["lead_time_s"], strict=True))
     return [(horizon, f"{seconds[horizon]:g} s") for horizon in horizons_of(table)]
 
 
@@ -168,7 +168,7 @@ def _maps_section(results: Results) -> dict[str, Any] | None:
     figures = []
     for key in wanted:
         name = "linear AR" if key[0] == "ar" else results.main_model or model
-        title = f"{_MAP_METRICS[key[1]]} of {name}, {_count(horizon, 'frame')} ahead"
+        title = f"{_MAP_METRICS[key[1]]} of {name}, {_count(horizon, 'time_point')} ahead"
         limit = shared if key[1] == "r2" else None
         figures.append(_map_figure(results, found.get(key), title, limit) or {"absent": title})
     return {"figures": figures, "parcels": not all(one.is_volume for one in found.values())}
@@ -224,7 +224,7 @@ def _context_section(results: Results) -> dict[str, Any] | None:
         "alt": f"skill_ar against context in s, a line per horizon. With the whole run: "
         f"{_values_in_words(curve[curve['whole_run']], 'skill_ar') or 'not scored'}.",
         "caption": (
-            "skill_ar with the memory cut to the last seconds; h: horizon in frames; diamonds: the whole run. "
+            "skill_ar with the memory cut to the last seconds; h: horizon in time points; diamonds: the whole run. "
             f"n = {_count(n_subjects, 'subject')}. {_interval_words(n_subjects)} {_NOT_TESTED}"
         ),
         "timescale": timescale or {"absent": "the map of timescales"},
@@ -252,8 +252,8 @@ def _subjects_section(results: Results) -> dict[str, Any] | None:
 
 
 def _values_in_words(rows: pd.DataFrame, column: str) -> str:
-    pairs = zip(rows["horizon_frames"], rows[column], strict=True)
-    return ", ".join(f"{number(value)} at {_count(horizon, 'frame')}" for horizon, value in pairs)
+    pairs = zip(rows["lead_time_points"], rows[column], strict=True)
+    return ", ".join(f"{number(value)} at {_count(horizon, 'time_point')}" for horizon, value in pairs)
 
 
 def _count(count: int, noun: str) -> str:

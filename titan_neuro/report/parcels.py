@@ -61,20 +61,20 @@ def parcel_figure(parcels: pd.DataFrame, label: str, title: str, *, limit: float
     rows = [["atlas", "sorted"]] if networks is None else [["atlas", "sorted"], ["network", "network"]]
     figure = Figure(figsize=(7.6, 2.7 * len(rows) + 0.5))
     panels = figure.subplot_mosaic(rows)
-    colours = np.full(len(values), MUTED, dtype=object)
+    colors = np.full(len(values), MUTED, dtype=object)
     if networks is not None:
-        colours = networks["side"].map({side: colour for side, (_, colour) in _SIDES.items()}).to_numpy()
-    _bars(panels["atlas"], values, list(colours), _frame(panels["atlas"], values, limit, log=log))
+        colors = networks["side"].map({side: color for side, (_, color) in _SIDES.items()}).to_numpy()
+    _bars(panels["atlas"], values, list(colors), _time_point(panels["atlas"], values, limit, log=log))
     # NaN sorts to the end.
-    _bars(panels["sorted"], values[np.argsort(-values)], MUTED, _frame(panels["sorted"], values, limit, log=log))
+    _bars(panels["sorted"], values[np.argsort(-values)], MUTED, _time_point(panels["sorted"], values, limit, log=log))
     panels["atlas"].set(xlabel="parcel, in the order of the atlas", ylabel=label.split(":")[0])
     panels["sorted"].set(xlabel="parcel, from the highest value to the lowest")
     panels["sorted"].tick_params(labelleft=False)
     if networks is not None:
         _network_panel(panels["network"], networks["network"], values, (networks["side"] == "LH").to_numpy())
-        _frame(panels["network"], values, limit, log=log)
+        _time_point(panels["network"], values, limit, log=log)
         panels["network"].set(ylabel=label.split(":")[0])
-        keys = [Line2D([], [], color=colour, linewidth=3) for _, colour in _SIDES.values()]
+        keys = [Line2D([], [], color=color, linewidth=3) for _, color in _SIDES.values()]
         figure.legend(keys, [text for text, _ in _SIDES.values()], loc="outside lower center", ncols=2, fontsize=8.5)
     figure.suptitle(plain(title), fontsize=10, fontweight="bold", x=0.01, ha="left")
     return figure
@@ -97,14 +97,14 @@ def set_log_ticks(axis: Axis, values: np.ndarray) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
 
 
-def _bars(axes: Axes, values: np.ndarray, colours: str | list[str], bottom: float) -> None:
+def _bars(axes: Axes, values: np.ndarray, colors: str | list[str], bottom: float) -> None:
     # Bars thinner than three pixels or so lose their gaps, or turn them into stripes.
     width = 0.85 if len(values) <= 80 else 1.0
-    axes.bar(np.arange(1, len(values) + 1), values - bottom, bottom=bottom, width=width, color=colours, linewidth=0)
+    axes.bar(np.arange(1, len(values) + 1), values - bottom, bottom=bottom, width=width, color=colors, linewidth=0)
     axes.set_xlim(0, len(values) + 1)
 
 
-def _frame(axes: Axes, values: np.ndarray, limit: float | None, *, log: bool) -> float:
+def _time_point(axes: Axes, values: np.ndarray, limit: float | None, *, log: bool) -> float:
     """Set the scale of the vertical axis and return where bars stand on it."""
     finite = values[np.isfinite(values)]
     low, high = float(finite.min()), float(finite.max())
@@ -127,8 +127,8 @@ def _frame(axes: Axes, values: np.ndarray, limit: float | None, *, log: bool) ->
 def _network_panel(axes: Axes, networks: pd.Series, values: np.ndarray, left: np.ndarray) -> None:
     names = list(dict.fromkeys(networks))
     rank = networks.map(names.index).to_numpy()
-    for side, shift, (_, colour) in ((left, -0.17, _SIDES["LH"]), (~left, 0.17, _SIDES["RH"])):
-        axes.scatter(rank[side] + shift, values[side], s=10, color=colour, alpha=0.55, linewidths=0)
+    for side, shift, (_, color) in ((left, -0.17, _SIDES["LH"]), (~left, 0.17, _SIDES["RH"])):
+        axes.scatter(rank[side] + shift, values[side], s=10, color=color, alpha=0.55, linewidths=0)
     for place in range(len(names)):
         inside = values[(rank == place) & np.isfinite(values)]
         if inside.size:

@@ -18,7 +18,7 @@ from titan_neuro.report.tables import number
 
 # Figures of one probe; the table has every measure.
 _MOST_FIGURES = 4
-_COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#1f2933")
+_COLORS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#1f2933")
 _MARKERS = "osD^vPX*<>"
 _MOST_NOT_ASKED = 6
 _NOTES = {"Test": "Test", "Correction": "Correction", "Interval": "Interval", "Null": "Null"}
@@ -57,7 +57,7 @@ def _section(probe: ProbeResult) -> dict[str, Any]:
         "x": probe.x_label if probe.scores["x"].notna().any() else "",
         "groups": [{"name": name, "rows": [_row(row) for _, row in rows.iterrows()]} for name, rows in groups.items()],
         "n_rows": len(probe.scores),
-        "notes": _notes(probe.facts),
+        "notes": _notes(probe.metadata),
         "maps": [_map(one) for one in probe.maps],
     }
 
@@ -71,9 +71,9 @@ def _grouped(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {each: scores[scores[name] == each] for each in dict.fromkeys(scores[name])}
 
 
-def _notes(facts: dict[str, Any]) -> list[str]:
-    told = [f"{title}: {facts[key]}" for key, title in _NOTES.items() if facts.get(key)]
-    caveats, left_out = (list(map(str, facts.get(key, []))) for key in ("Caveats", "NotAsked"))
+def _notes(metadata: dict[str, Any]) -> list[str]:
+    told = [f"{title}: {metadata[key]}" for key, title in _NOTES.items() if metadata.get(key)]
+    caveats, left_out = (list(map(str, metadata.get(key, []))) for key in ("Caveats", "NotAsked"))
     if len(left_out) > _MOST_NOT_ASKED:
         left_out = [*left_out[:_MOST_NOT_ASKED], f"And {len(left_out) - _MOST_NOT_ASKED} more, in the JSON."]
     return [*told, *caveats, *left_out]
@@ -139,7 +139,7 @@ def probe_figure(rows: pd.DataFrame, title: str, x_label: str) -> Figure:
     Parameters
     ----------
     rows : pandas.DataFrame
-        Columns of `titan_neuro.probing.findings.SCORES`, and `label`, what each row is called.
+        Columns of `titan_neuro.probing.tools.results.SCORES`, and `label`, what each row is called.
     title : str
     x_label : str
         What `x` is, with its unit.
@@ -169,10 +169,10 @@ def _draw_courses(axes: Axes, rows: pd.DataFrame, conditions: list[str]) -> None
     for rank, condition in enumerate(conditions):
         own = rows[rows["label"] == condition].sort_values("x")
         is_control = bool(own["is_control"].iloc[0])
-        colour = MUTED if is_control else _COLOURS[rank % len(_COLOURS)]
+        color = MUTED if is_control else _COLORS[rank % len(_COLORS)]
         marker = _MARKERS[rank % len(_MARKERS)]
-        axes.fill_between(own["x"], own["low"], own["high"], color=colour, alpha=0.12, linewidth=0)
-        axes.plot(own["x"], own["value"], "--" if is_control else "-", marker=marker, color=colour, markersize=4.5)
+        axes.fill_between(own["x"], own["low"], own["high"], color=color, alpha=0.12, linewidth=0)
+        axes.plot(own["x"], own["value"], "--" if is_control else "-", marker=marker, color=color, markersize=4.5)
         axes.lines[-1].set_label(plain(condition))
         if own["null"].notna().any():
             axes.fill_between(own["x"], own["null_low"], own["null_high"], color=RULE, alpha=0.6, linewidth=0, zorder=0)
@@ -188,14 +188,14 @@ def _draw_courses(axes: Axes, rows: pd.DataFrame, conditions: list[str]) -> None
 def _draw_conditions(axes: Axes, rows: pd.DataFrame) -> None:
     places = np.arange(len(rows))[::-1]
     for place, (_, row) in zip(places, rows.iterrows(), strict=True):
-        colour = MUTED if row["is_control"] else _COLOURS[0]
+        color = MUTED if row["is_control"] else _COLORS[0]
         if np.isfinite(row["null_low"]):
             axes.fill_betweenx([place - 0.35, place + 0.35], row["null_low"], row["null_high"], color=RULE, linewidth=0)
         if np.isfinite(row["null"]):
             axes.plot([row["null"]] * 2, [place - 0.35, place + 0.35], color=MUTED, linewidth=1)
         if np.isfinite(row["low"]):
-            axes.hlines(place, row["low"], row["high"], color=colour, linewidth=1.4)
-        axes.plot(row["value"], place, "s" if row["is_control"] else "o", color=colour, markersize=5.5)
+            axes.hlines(place, row["low"], row["high"], color=color, linewidth=1.4)
+        axes.plot(row["value"], place, "s" if row["is_control"] else "o", color=color, markersize=5.5)
     axes.set_yticks(places, [textwrap.fill(plain(name), 30) for name in rows["label"]], fontsize=8)
     axes.set_ylim(-0.7, len(rows) - 0.3)
     axes.axvline(0, color=MUTED, linewidth=0.8, zorder=0)

@@ -13,22 +13,22 @@ from typing import Any
 import pandas as pd
 
 from titan_neuro.errors import InputNotFoundError, MetadataError
-from titan_neuro.probing.findings import SCORES
+from titan_neuro.probing.tools.results import SCORES
 
 # Kinds of rows, in the order of the table, and how a group of them is headed.
 KINDS = {
     "model": "The model",
     "control": "Controls: the same model, robbed of its memory",
-    "rival": "Rivals: other networks, trained the same way",
+    "comparison_model": "Comparison models: other networks, trained the same way",
     "baseline": "Baselines",
-    "reference": "Reference lines: they are told the moment of the film, and are no forecasts",
+    "reference": "Reference lines: they are told the moment of the stimulus, and are no forecasts",
 }
 METRICS = ("skill_ar", "skill", "r2", "r", "pattern_r")
 # Trained beside the model, with curves of their own that nobody asked for.
-_RIVALS = ("gru", "transformer-20")
+_COMPARISON_MODELS = ("gru", "transformer-20")
 
 ROLLOUT_METRICS = ("skill_ar", "r2", "variance_ratio", "bias")
-RESIDUAL_METRICS = ("coloured_share", "ljung_box")
+RESIDUAL_METRICS = ("autocorrelated_fraction", "ljung_box")
 
 
 def _with_ends(metrics: Sequence[str]) -> tuple[str, ...]:
@@ -37,17 +37,19 @@ def _with_ends(metrics: Sequence[str]) -> tuple[str, ...]:
 
 _SCORES_TEXT = ("model", "kind", "protocol")
 _SCORES_NUMBERS = (
-    *("horizon_frames", "horizon_s", "n_subjects", "n_runs", "n_frames", "n_seeds", "skill_ar_seed_sd"),
+    *("lead_time_points", "lead_time_s", "n_subjects", "n_runs", "n_time_points", "n_seeds", "skill_ar_seed_sd"),
     *_with_ends(METRICS),
 )
-_ROLLOUT_NUMBERS = ("horizon_frames", "horizon_s", "n_subjects", "n_targets", *_with_ends(ROLLOUT_METRICS))
-_CEILING_NUMBERS = ("horizon_frames", "n_subjects", *_with_ends(("r2", "skill_ar")))
-_SCORES_KEYS = ("Verdict", "Comparisons", "NoCeiling", "Caveats", "Folds", "RepetitionTime", "Normalisation", "Space")
-_SUBJECTS_NUMBERS = ("horizon_frames", "n_runs", "n_frames", *METRICS)
-_CURVE_NUMBERS = ("context_s", "horizon_frames", "n_subjects", "skill_ar", "skill_ar_low", "skill_ar_high")
+_ROLLOUT_NUMBERS = ("lead_time_points", "lead_time_s", "n_subjects", "n_targets", *_with_ends(ROLLOUT_METRICS))
+_CEILING_NUMBERS = ("lead_time_points", "n_subjects", *_with_ends(("r2", "skill_ar")))
+_SCORES_KEYS = ("Verdict", "Comparisons", "NoCeiling", "Caveats", "Folds", "RepetitionTime", "Normalization", "Space")
+_SUBJECTS_NUMBERS = ("lead_time_points", "n_runs", "n_time_points", *METRICS)
+_CURVE_NUMBERS = ("context_s", "lead_time_points", "n_subjects", "skill_ar", "skill_ar_low", "skill_ar_high")
 _PROBE_NUMBERS = tuple(name for name in SCORES if name not in {"measure", "condition", "is_control"})
 _TRAINING_NUMBERS = ("epoch", "validation_skill_ar", "volumes_per_s")
-_WHOLE_NUMBERS = frozenset({"horizon_frames", "n_subjects", "n_runs", "n_frames", "n_seeds", "n_targets", "epoch"})
+_WHOLE_NUMBERS = frozenset(
+    {"lead_time_points", "n_subjects", "n_runs", "n_time_points", "n_seeds", "n_targets", "epoch"}
+)
 _GROUP_FILE = re.compile(r"^task-(?P<task>[A-Za-z0-9]+)_")
 _MAP_NAME = re.compile(
     r"^task-[A-Za-z0-9]+(_(space|seg)-[A-Za-z0-9]+)?_stat-(?P<stat>[A-Za-z0-9]+)_desc-(?P<desc>[A-Za-z0-9]+)"
@@ -71,7 +73,7 @@ class StatMap:
     probe : str
         Name of the probe without its punctuation (``contextlength``); empty for a map of the forecast.
     horizon : int
-        Frames ahead; 0 for a map of a probe.
+        Time points ahead; 0 for a map of a probe.
     sidecar : dict
         The JSON beside the map.
     """
@@ -97,24 +99,24 @@ class ProbeResult:
     ----------
     name, asks, sentence : str
         The probe, what it asks, and what it found.
-    facts : dict
+    metadata : dict
         How it was asked and tested: the JSON that the probe wrote.
     scores : pandas.DataFrame
-        Columns of `titan_neuro.probing.findings.SCORES`.
+        Columns of `titan_neuro.probing.tools.results.SCORES`.
     maps : tuple of StatMap
     """
 
     name: str
     asks: str
     sentence: str
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
     scores: pd.DataFrame
     maps: tuple[StatMap, ...]
 
     @property
     def x_label(self) -> str:
         """What the column `x` is, with its unit."""
-        told = self.facts.get("x") or {}
+        told = self.metadata.get("x") or {}
         unit = f", {told['Units']}" if told.get("Units") else ""
         return f"{told.get('Description', 'x')}{unit}"
 
@@ -132,7 +134,7 @@ class Results:
     scores_sidecar : dict
         The JSON beside `scores`.
     moving, rollouts, residuals, ceilings : pandas.DataFrame or None
-        Scores of the frames at which the head moved, the rollouts, the whiteness of the errors, the ceilings.
+        Scores of the time points at which the head moved, the rollouts, the whiteness of the errors, the ceilings.
     maps : tuple of StatMap
         Maps of the forecast, by name of file.
     timescale : StatMap or None
@@ -151,7 +153,7 @@ class Results:
     scores: pd.DataFrame | None
     scores_sidecar: dict[str, Any]
     subjects: pd.DataFrame | None
-    moving: pd.DataFrame | None
+    high_motion: pd.DataFrame | None
     rollouts: pd.DataFrame | None
     residuals: pd.DataFrame | None
     ceilings: pd.DataFrame | None
@@ -207,7 +209,7 @@ def read_results(output_dir: Path) -> Results:
         scores=_read_scores(scores_path),
         scores_sidecar=_read_sidecar(scores_path, _SCORES_KEYS),
         subjects=_if_there(group / f"{prefix}_desc-forecast_subjects.tsv", ("model", "subject"), _SUBJECTS_NUMBERS),
-        moving=_read_scores(group / f"{prefix}_desc-forecastmoving_scores.tsv"),
+        high_motion=_read_scores(group / f"{prefix}_desc-forecastmoving_scores.tsv"),
         rollouts=_if_there(group / f"{prefix}_desc-rollout_scores.tsv", ("model", "kind"), _ROLLOUT_NUMBERS),
         residuals=_if_there(
             group / f"{prefix}_desc-residuals_scores.tsv", ("model", "kind"), _with_ends(RESIDUAL_METRICS)
@@ -224,7 +226,7 @@ def read_results(output_dir: Path) -> Results:
         training={
             f"{path.parts[-4]} {path.parts[-3]}": _read_table(path, (), _TRAINING_NUMBERS, separator=",")
             for path in sorted(output_dir.glob("models/seed-*/fold-*/*/training.csv"), key=_natural)
-            if path.parent.name not in _RIVALS
+            if path.parent.name not in _COMPARISON_MODELS
         },
         config=config_path.read_text(encoding="utf-8", errors="replace") if config_path.exists() else "",
         stages=_read_stages(provenance_path) if provenance_path.exists() else {},
@@ -238,7 +240,7 @@ def _read_probe(path: Path, maps: Sequence[StatMap]) -> ProbeResult:
     scores["is_control"] = scores["is_control"].str.lower() == "true"
     own = tuple(one for one in maps if one.probe == plain_name(str(told["Probe"])))
     names = {name: str(told[key]) for name, key in (("name", "Probe"), ("asks", "Asks"), ("sentence", "Sentence"))}
-    return ProbeResult(**names, facts=told, scores=scores, maps=own)
+    return ProbeResult(**names, metadata=told, scores=scores, maps=own)
 
 
 def plain_name(model: str) -> str:
@@ -247,8 +249,8 @@ def plain_name(model: str) -> str:
 
 
 def horizons_of(table: pd.DataFrame) -> list[int]:
-    """Horizons of a table, in frames, ascending."""
-    return sorted({int(horizon) for horizon in table["horizon_frames"]})
+    """Horizons of a table, in time points, ascending."""
+    return sorted({int(horizon) for horizon in table["lead_time_points"]})
 
 
 def read_parcels(path: Path) -> pd.DataFrame:

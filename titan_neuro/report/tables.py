@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from titan_neuro.report.figures import model_look
+from titan_neuro.report.figures import model_style
 from titan_neuro.report.results import KINDS, METRICS, RESIDUAL_METRICS, Results, horizons_of
 
 METRIC_MEANING = {
@@ -16,16 +16,16 @@ METRIC_MEANING = {
     "skill": "1 \N{MINUS SIGN} MSE / MSE of persistence",
     "r2": "1 \N{MINUS SIGN} SSE / SSE about the training mean",
     "r": "Pearson correlation over time, averaged by Fisher z",
-    "pattern_r": "Pearson correlation over voxels or parcels, per frame",
+    "pattern_r": "Pearson correlation over voxels or parcels, per time point",
     "variance_ratio": "variance of the rollout / variance of what came; 1 is right",
     "bias": "mean of rollout less what came, in standard deviations; 0 is right",
 }
 # Higher is better; the best is marked.
 _RANKED = set(METRICS)
-# The baseline that a skill is measured against scores nought by definition, and has no interval.
+# The baseline that a skill is measured against scores zero by definition, and has no interval.
 _REFERENCE = {"skill_ar": "ar", "skill": "persistence"}
 _MISSING = "n/a"
-_FACTS = {
+_METADATA = {
     "Input dataset": "input_dataset_id",
     "Commit": "commit",
     "Versions": "versions",
@@ -64,19 +64,19 @@ def score_groups(scores: pd.DataFrame, metrics: Sequence[str] = METRICS) -> list
     -------
     list of dict
         ``metric``, ``meaning`` and ``rows``; a row holds ``heading`` (of a new kind of rows, else empty), ``model``,
-        ``colour`` and ``cells``, a cell ``value``, ``interval`` (empty where there is none) and ``best``.
+        ``color`` and ``cells``, a cell ``value``, ``interval`` (empty where there is none) and ``best``.
     """
     kinds = dict(zip(scores["model"], scores["kind"], strict=True))
-    look = model_look(list(kinds))
+    look = model_style(list(kinds))
     horizons = horizons_of(scores)
     ranked = scores[scores["kind"] != "reference"]
     groups = []
     for metric in metrics:
-        best = ranked.groupby("horizon_frames")[metric].max().reindex(horizons)
+        best = ranked.groupby("lead_time_points")[metric].max().reindex(horizons)
         rows: list[dict[str, Any]] = []
         before = ""
         for model in sorted(kinds, key=lambda model: list(KINDS).index(kinds[model])):
-            own = scores[scores["model"] == model].drop_duplicates("horizon_frames").set_index("horizon_frames")
+            own = scores[scores["model"] == model].drop_duplicates("lead_time_points").set_index("lead_time_points")
             cells = [
                 _cell(own.loc[horizon], metric, float(best[horizon]) if metric in _RANKED else math.nan)
                 if horizon in own.index
@@ -85,13 +85,13 @@ def score_groups(scores: pd.DataFrame, metrics: Sequence[str] = METRICS) -> list
             ]
             heading = KINDS[kinds[model]] if kinds[model] != before else ""
             before = kinds[model]
-            rows.append({"heading": heading, "model": model, "colour": look[model][0], "cells": cells})
+            rows.append({"heading": heading, "model": model, "color": look[model][0], "cells": cells})
         groups.append({"metric": metric, "meaning": METRIC_MEANING[metric], "rows": rows})
     return groups
 
 
 def residual_rows(residuals: pd.DataFrame) -> list[dict[str, Any]]:
-    """Row for each model: how white its errors one frame ahead are.
+    """Row for each model: how white its errors one time point ahead are.
 
     Returns
     -------
@@ -114,7 +114,7 @@ def ceiling_rows(ceilings: pd.DataFrame) -> list[dict[str, Any]]:
     """
     rows = []
     for name, own in ceilings.groupby("ceiling", sort=False):
-        at = own.sort_values("horizon_frames")
+        at = own.sort_values("lead_time_points")
         rows += [
             {
                 "name": name,
@@ -142,18 +142,18 @@ def subject_rows(subjects: pd.DataFrame, model: str) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        ``subject``, ``n_runs``, ``n_frames`` (the fewest over horizons) and ``cells``, text, first of `skill_ar`, then
-        of `r2`.
+        ``subject``, ``n_runs``, ``n_time_points`` (the fewest over horizons) and ``cells``, text, first of `skill_ar`,
+        then of `r2`.
     """
     horizons = horizons_of(subjects)
     rows = []
     for subject, own in subjects[subjects["model"] == model].groupby("subject", sort=True):
-        at = own.drop_duplicates("horizon_frames").set_index("horizon_frames").reindex(horizons)
+        at = own.drop_duplicates("lead_time_points").set_index("lead_time_points").reindex(horizons)
         rows.append(
             {
                 "subject": subject,
                 "n_runs": int(own["n_runs"].max()),
-                "n_frames": int(own["n_frames"].min()),
+                "n_time_points": int(own["n_time_points"].min()),
                 "cells": [number(value) for metric in ("skill_ar", "r2") for value in at[metric]],
             }
         )
@@ -202,10 +202,10 @@ def scoring_facts(results: Results) -> list[tuple[str, str]]:
     Returns
     -------
     list of (str, str)
-        Protocol, folds, subjects, runs, scored frames, horizons, repetition time, scaling, space, intervals.
+        Protocol, folds, subjects, runs, scored time points, horizons, repetition time, scaling, space, intervals.
     """
     scores, sidecar = results.scores, results.scores_sidecar
-    seconds = dict(zip(scores["horizon_frames"], scores["horizon_s"], strict=True))
+    seconds = dict(zip(scores["lead_time_points"], scores["lead_time_s"], strict=True))
     protocols = [
         f"{_PROTOCOLS.get(name, 'not one that this page knows')} (\u201c{name}\u201d)"
         for name in scores["protocol"].unique()
@@ -218,16 +218,16 @@ def scoring_facts(results: Results) -> list[tuple[str, str]]:
         ("Seeds", _seeds_in_words(results)),
         ("Runs", _span(scores["n_runs"])),
         (
-            "Scored frames",
-            f"{_span(scores['n_frames'])} (frames of the film or task; the rest is fed to the model, not scored)",
+            "Scored time points",
+            f"{_span(scores['n_time_points'])} (time points of the stimulus or task; the rest is fed to the model, not scored)",
         ),
         (
             "Horizons",
-            ", ".join(f"{frames} ({seconds[frames]:g} s)" for frames in horizons_of(scores)) + " frames ahead",
+            ", ".join(f"{series} ({seconds[series]:g} s)" for series in horizons_of(scores)) + " time points ahead",
         ),
-        ("Beginning", "each test run begins at a random frame, the same for all rows and another for each seed"),
+        ("Beginning", "each test run begins at a random time point, the same for all rows and another for each seed"),
         ("Repetition time", f"{sidecar['RepetitionTime']} s"),
-        ("Normalisation", f"{sidecar['Normalisation']}, each voxel or parcel by itself"),
+        ("Normalization", f"{sidecar['Normalization']}, each voxel or parcel by itself"),
         ("Space", str(sidecar["Space"])),
         ("Intervals", "95 %, bootstrap over subjects; none below 3 subjects"),
     ]
@@ -278,18 +278,18 @@ def provenance_facts(stages: dict[str, dict[str, Any]]) -> list[tuple[str, str]]
     """
     keys = {file: key for record in stages.values() for file, key in record.get("input_keys", {}).items()}
     n_keys = sum(key is not None for key in keys.values())
-    facts = (
+    metadata = (
         [("Input files", f"{len(keys)}, {n_keys} of them with a git-annex key (in provenance.json)")] if keys else []
     )
-    for term, key in _FACTS.items():
+    for term, key in _METADATA.items():
         values: dict[str, list[str]] = {}
         for stage, record in stages.items():
             if key in record:
                 values.setdefault(_as_text(record[key]), []).append(stage)
         if len(values) == 1:
-            facts.append((term, next(iter(values))))
-        facts += [(f"{term} ({', '.join(names)})", text) for text, names in values.items() if len(values) > 1]
-    return facts
+            metadata.append((term, next(iter(values))))
+        metadata += [(f"{term} ({', '.join(names)})", text) for text, names in values.items() if len(values) > 1]
+    return metadata
 
 
 def duration(seconds: float) -> str:
@@ -324,7 +324,7 @@ def _empty_cell() -> dict[str, Any]:
 def _seeds_in_words(results: Results) -> str:
     """How many seeds, and by how much the model's headline differs between them."""
     scores = results.scores
-    own = scores[scores["model"] == results.main_model].sort_values("horizon_frames")
+    own = scores[scores["model"] == results.main_model].sort_values("lead_time_points")
     spread = ", ".join(number(value) for value in own["skill_ar_seed_sd"])
     if own.empty or own["skill_ar_seed_sd"].isna().all():
         return _span(scores["n_seeds"])

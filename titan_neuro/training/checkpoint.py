@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 
 from titan_neuro.errors import InputNotFoundError, MismatchError
 from titan_neuro.files import write_bytes, write_json
-from titan_neuro.models.forecaster import Forecaster, ForecasterConfig
+from titan_neuro.forecaster.forecaster import Forecaster, ForecasterConfig
 
 SCHEMA = "titan-neuro-forecaster"
 SCHEMA_VERSION = 4
@@ -116,7 +116,7 @@ def require_match(record: Mapping[str, Any], data: Mapping[str, Any], where: str
     record : mapping
         From :func:`load_forecaster` or :func:`require_record`.
     data : mapping
-        Identity of the data at hand: space, repetition time, normaliser.
+        Identity of the data at hand: space, repetition time, normalizer.
     where : str
         The data's name, for the message.
 

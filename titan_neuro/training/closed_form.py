@@ -1,7 +1,8 @@
 """What a fold's models begin with: fitted in closed form once, kept in the work folder, shared by whoever needs it.
 
-Seeds, rivals, the processes of one training and the jobs of an array all begin with the same linear skip and memories.
-The first that comes fits them, the others wait for its file. A training that is resumed does not fit them again.
+Seeds, comparison models, the processes of one training and the jobs of an array all begin with the same linear skip and
+memories. The first that comes fits them, the others wait for its file. A training that is resumed does not fit them
+again.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from titan_neuro.files import alone_with, write_bytes
-from titan_neuro.models.closed_form import fit_recall
-from titan_neuro.models.forecaster import ForecasterConfig
-from titan_neuro.models.recall import Recall, RecallConfig
-from titan_neuro.ops.autoregression import Autoregression, fit_autoregression
+from titan_neuro.files import file_lock, write_bytes
+from titan_neuro.forecaster.forecaster import ForecasterConfig
+from titan_neuro.forecaster.recall.fit import fit_recall
+from titan_neuro.forecaster.recall.recall import Recall, RecallConfig
+from titan_neuro.linear.autoregression import Autoregression, fit_autoregression
 from titan_neuro.provenance import digest, versions
 from titan_neuro.training.fold import FoldData
 
@@ -45,9 +46,9 @@ def linear_skip(data: FoldData, horizons: Sequence[int], *, work_dir: Path) -> A
         tensors = {"coefficients": fitted.coefficients, "intercept": fitted.intercept}
         return tensors, {"order": fitted.order, "penalty": fitted.penalty}
 
-    tensors, facts = _once(work_dir, "linear", data, list(horizons), fit)
+    tensors, metadata = _once(work_dir, "linear", data, list(horizons), fit)
     return Autoregression(
-        **tensors, horizons=tuple(horizons), order=tuple(facts["order"]), penalty=tuple(facts["penalty"])
+        **tensors, horizons=tuple(horizons), order=tuple(metadata["order"]), penalty=tuple(metadata["penalty"])
     )
 
 
@@ -55,7 +56,7 @@ def recall_of(data: FoldData, model: ForecasterConfig, *, work_dir: Path) -> Rec
     """Fit the memories that a model begins with, once for all seeds; None for a model without.
 
     To the training and validation runs, as the linear skip; a validation run is then read with what was fitted without
-    it. Where test runs show what no training run did, no film is remembered.
+    it. Where test runs show what no training run did, no stimulus is remembered.
     """
     config = model.recall
     if config is None:
@@ -69,13 +70,13 @@ def recall_of(data: FoldData, model: ForecasterConfig, *, work_dir: Path) -> Rec
     def fit() -> _Fitted:
         linear = linear_skip(data, model.horizons, work_dir=work_dir)
         is_shared = data.protocol == "subject"
-        fit_recall(recall, data.fitted_on, linear.coefficients, linear.intercept, film_is_shared=is_shared)
+        fit_recall(recall, data.fitted_on, linear.coefficients, linear.intercept, stimulus_is_shared=is_shared)
         tensors, runs = recall.fitted()
         return tensors, {"runs": runs}
 
     settings = [TypeAdapter(RecallConfig).dump_python(config, mode="json"), model.horizons, model.backbone.dim]
-    tensors, facts = _once(work_dir, "recall", data, [*settings, data.protocol], fit)
-    recall.set_fitted(tensors, {key: tuple(place) for key, place in facts["runs"].items()})
+    tensors, metadata = _once(work_dir, "recall", data, [*settings, data.protocol], fit)
+    recall.set_fitted(tensors, {key: tuple(place) for key, place in metadata["runs"].items()})
     return recall
 
 
@@ -84,7 +85,7 @@ def _once(work_dir: Path, name: str, data: FoldData, settings: Any, fit: Callabl
     keys = [run.key for run in data.fitted_on]
     follows_from = [settings, keys, data.digests(), versions()["titan-neuro"], _METHOD_VERSION]
     path = work_dir / f"{name}-{digest(follows_from)[:12]}.safetensors"
-    with alone_with(path, work_dir=work_dir):
+    with file_lock(path, work_dir=work_dir):
         if path.is_file():
             try:
                 return _read(path)
@@ -95,11 +96,11 @@ def _once(work_dir: Path, name: str, data: FoldData, settings: Any, fit: Callabl
         return _read(path)
 
 
-def _write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_bytes(path, save(whole, metadata={"facts": json.dumps(facts)}))
+    write_bytes(path, save(whole, metadata={"metadata": json.dumps(metadata)}))
 
 
 def _read(path: Path) -> _Fitted:
     with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["facts"])  # noqa: SIM118
+        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["metadata"])  # noqa: SIM118

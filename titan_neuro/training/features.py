@@ -1,4 +1,4 @@
-"""Features of a frozen Swin: computed once for each run, kept beside its store, read in the place of its frames."""
+"""Features of a frozen Swin: computed once for each run, kept beside its store, read instead of its time points."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from titan_neuro.data.store import FeatureStore, RunView, feature_name, write_features
 from titan_neuro.errors import ImageError, InputNotFoundError, MismatchError
-from titan_neuro.files import alone_with
-from titan_neuro.layers.tokenizer import SwinTokenizer
+from titan_neuro.files import file_lock
+from titan_neuro.forecaster.tokenizers import SwinTokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -57,13 +57,13 @@ def cached_features(
         source = {"key": run.key, "encoder": encoder, "run": store.sha256}
         folder = store.path.parent if isinstance(store.path, Path) else work_dir / "features"
         path = folder / feature_name(str(store.path).rstrip("/").rpartition("/")[2], encoder)
-        with alone_with(path, work_dir=work_dir):
+        with file_lock(path, work_dir=work_dir):
             found[run.key] = _whole(path, source) or _compute(path, source, run, tokenizer, device)
     return found
 
 
 def encoder_digest(tokenizer: SwinTokenizer) -> str:
-    """SHA-256 of what features follow from beside the frames: the Swin's weights, the mask, the tokens' grid."""
+    """SHA-256 of what features follow from beside the time points: the Swin's weights, the mask, the tokens' grid."""
     digest = hashlib.sha256(repr((tokenizer.token_grid, tuple(tokenizer.mask.shape))).encode())
     tensors = {"mask": tokenizer.mask, **tokenizer.swin.state_dict()}
     for name in sorted(tensors):
@@ -89,13 +89,13 @@ def _compute(
     path: Path, source: dict[str, object], run: RunView, tokenizer: SwinTokenizer, device: str
 ) -> FeatureStore:
     shape = (tokenizer.position.shape[0], sum(tokenizer.map_widths))
-    write_features(path, source, _blocks(run, tokenizer.to(device), device), run.n_frames, shape)
+    write_features(path, source, _blocks(run, tokenizer.to(device), device), run.n_time_points, shape)
     tokenizer.to("cpu")
     return FeatureStore(path, source)
 
 
 @torch.inference_mode()
 def _blocks(run: RunView, tokenizer: SwinTokenizer, device: str) -> Iterator[np.ndarray]:
-    for start in range(0, run.n_frames, _FRAMES_AT_A_TIME):
-        frames = run.read(start, start + _FRAMES_AT_A_TIME).to(device)
-        yield tokenizer.features(frames[None])[0].cpu().numpy()
+    for start in range(0, run.n_time_points, _FRAMES_AT_A_TIME):
+        series = run.read(start, start + _FRAMES_AT_A_TIME).to(device)
+        yield tokenizer.features(series[None])[0].cpu().numpy()

@@ -22,8 +22,8 @@ from pydantic.dataclasses import dataclass
 from titan_neuro.data.store import FeatureStore, RunView
 from titan_neuro.errors import ConfigError, MismatchError
 from titan_neuro.files import atomic, remove_leftovers
-from titan_neuro.layers.tokenizer import SwinTokenizer, SwinTokenizerConfig
-from titan_neuro.models.forecaster import Forecaster, ForecasterConfig
+from titan_neuro.forecaster.forecaster import Forecaster, ForecasterConfig
+from titan_neuro.forecaster.tokenizers import SwinTokenizer, SwinTokenizerConfig
 from titan_neuro.provenance import commit, digest, versions
 from titan_neuro.training.checkpoint import discard_record, read_record, save_forecaster
 from titan_neuro.training.closed_form import linear_skip, recall_of
@@ -39,7 +39,7 @@ from titan_neuro.training.resume import (
     best_epoch,
     best_path,
     find_checkpoint,
-    sole_training,
+    training_lock,
 )
 from titan_neuro.training.streams import Share, StreamLoader, StreamWindows
 from titan_neuro.training.trainer import Precision, Processes, Strategy, explained, fit, make_trainer, quiet_lightning
@@ -62,13 +62,13 @@ class TrainingConfig:
         A round is one pass over the training runs, or as many as give so many steps.
     patience : int
         Epochs without a better validation error after which training stops.
-    window_frames : int
-        Frames that are back-propagated through; the memory goes on from window to window, its gradient does not.
+    window_time_points : int
+        Time points that are back-propagated through; the memory goes on from window to window, its gradient does not.
     n_streams : int
         Runs that are read side by side, by all processes together.
     learning_rate, weight_decay : float
         Of AdamW. The rate rises evenly, then falls as a cosine to 0, step by step.
-    warmup_share : float
+    warmup_fraction : float
         Share of all steps in which the rate rises.
     gradient_clip : float
         Largest norm of a step's gradient.
@@ -88,11 +88,11 @@ class TrainingConfig:
     max_epochs: Annotated[int, Field(ge=1)] = 12
     steps_per_epoch: Annotated[int, Field(ge=1)] = 32
     patience: Annotated[int, Field(ge=1)] = 4
-    window_frames: Annotated[int, Field(ge=1)] = 64
+    window_time_points: Annotated[int, Field(ge=1)] = 64
     n_streams: Annotated[int, Field(ge=1)] = 4
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
-    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.15
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.15
     gradient_clip: Annotated[float, Field(gt=0)] = 1.0
     precision: Precision = "float32"
     gradient_checkpointing: bool = False
@@ -170,7 +170,7 @@ def train_fold(
     ------
     TrainingError
         The loss, of training or validation, is not finite: what was trained before stays as it was, and the last good
-        checkpoint is kept in `work_dir`. Or too few frames to fit, or another of the processes was lost.
+        checkpoint is kept in `work_dir`. Or too few time points to fit, or another of the processes was lost.
     MismatchError
         The data are not those that the interrupted training began on.
     OutputError
@@ -191,7 +191,7 @@ def train_fold(
         run(processes=processes)
         return True
     start = time.monotonic()
-    with sole_training(folder), sole_training(checkpoints):
+    with training_lock(folder), training_lock(checkpoints):
         remove_leftovers(*(folder / name for name in ("model.safetensors", "model.json", "training.csv")))
         forecaster, history, epoch = run(processes=processes)
         table = pd.DataFrame(history)
@@ -259,7 +259,7 @@ def _train(
         forecaster,
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
-        warmup_share=training.warmup_share,
+        warmup_fraction=training.warmup_fraction,
         max_epochs=training.max_epochs,
         fully_sharded=training.strategy == "fsdp" and processes.n * processes.n_nodes > 1,
     )
@@ -329,7 +329,7 @@ def _begin(
     forecaster = _empty(model, data)
     if swin is not None:
         forecaster.tokenizer.swin.load_state_dict(swin)
-    forecaster.take_linear(linear_skip(data, model.horizons, work_dir=work_dir))
+    forecaster.set_linear(linear_skip(data, model.horizons, work_dir=work_dir))
     fitted = recall_of(data, model, work_dir=work_dir)
     if forecaster.recall is not None and fitted is not None:
         forecaster.recall.take(fitted)
@@ -351,7 +351,7 @@ class _Windows(lightning.LightningDataModule):
         self._train, self._validation = data.part(data.fold.train), data.part(data.fold.validation)
         self._seed, self._min_steps = seed, training.steps_per_epoch
         self._options = {
-            "window_frames": training.window_frames,
+            "window_time_points": training.window_time_points,
             "n_streams": training.n_streams,
             "horizons": model.horizons,
             "features": features,

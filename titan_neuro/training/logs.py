@@ -17,8 +17,8 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from titan_neuro.layers.forecast_memory import ForecastMemory
-from titan_neuro.layers.neural_memory import NeuralMemory
+from titan_neuro.forecaster.recall.forecast_memory import ForecastMemory
+from titan_neuro.titans.layers.neural_memory import NeuralMemory
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """Masked volumes: hide parts of a brain, and tell them from the rest.
 
-Masked-volume modelling after SimMIM (Xie et al., 2022, arXiv:2111.09886), which is masked autoencoding (MAE: He et al.,
+Masked-volume modeling after SimMIM (Xie et al., 2022, arXiv:2111.09886), which is masked autoencoding (MAE: He et al.,
 2022, arXiv:2111.06377) for encoders that need the whole grid: cubes of patches are replaced by a learned patch, and a
 light decoder tells from the encoder's features what was hidden; hidden voxels of the brain alone count.
 """
@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from titan_neuro.errors import TrainingError
-from titan_neuro.layers.decoder import UpsamplingConfig, UpsamplingDecoder
-from titan_neuro.layers.tokenizer import SwinTokenizer, SwinTokenizerConfig
-from titan_neuro.typing import FrameRun
+from titan_neuro.forecaster.decoders import UpsamplingConfig, UpsamplingDecoder
+from titan_neuro.forecaster.tokenizers import SwinTokenizer, SwinTokenizerConfig
+from titan_neuro.typing import RunData
 
 # Neighbours in time are read together: a chunk of the store holds at least as many.
-_BLOCK_FRAMES = 4
+_BLOCK_TIME_POINTS = 4
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -34,7 +34,7 @@ class PretrainingConfig:
 
     Attributes
     ----------
-    mask_share : float
+    mask_fraction : float
         Of the cubes that hold brain, the share that is hidden.
     mask_patches : int
         Patches along each side of a cube.
@@ -42,20 +42,20 @@ class PretrainingConfig:
         Maps of the light decoder.
     n_epochs, steps_per_epoch : int
         Rounds, each followed by a checkpoint, and the steps of a round.
-    batch_frames : int
-        Frames of a step: four neighbours from each of as many places of the training runs as it takes.
+    batch_time_points : int
+        Volumes of a step: four neighbors from each of as many places of the training runs as it takes.
     learning_rate, weight_decay : float
         Of AdamW; the rate falls as a cosine to 0.
     gradient_clip : float
         Largest norm of a step's gradient.
     """
 
-    mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.6
+    mask_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.6
     mask_patches: Annotated[int, Field(ge=1)] = 1
     channels: Annotated[int, Field(ge=1)] = 16
     n_epochs: Annotated[int, Field(ge=1)] = 10
     steps_per_epoch: Annotated[int, Field(ge=1)] = 50
-    batch_frames: Annotated[int, Field(ge=1)] = 32
+    batch_time_points: Annotated[int, Field(ge=1)] = 32
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     gradient_clip: Annotated[float, Field(gt=0)] = 1.0
@@ -110,25 +110,25 @@ class MaskedVolumes(lightning.LightningModule):
         self.losses: list[float] = []
         self._sum, self._count = 0.0, 0
 
-    def hide(self, n_frames: int, seed: int) -> Tensor:
-        """Draw what is hidden of each frame: bool ``(frames, features)``; of cubes, the same share in each."""
+    def hide(self, n_time_points: int, seed: int) -> Tensor:
+        """Draw what is hidden of each volume: bool ``(volumes, features)``; of cubes, the same share in each."""
         n_units = int(self.units.max()) + 1
-        n_hidden = min(max(1, round(self.config.mask_share * n_units)), n_units)
+        n_hidden = min(max(1, round(self.config.mask_fraction * n_units)), n_units)
         # Drawn where all machines draw the same.
-        draws = torch.rand(n_frames, n_units, generator=torch.Generator().manual_seed(seed))
+        draws = torch.rand(n_time_points, n_units, generator=torch.Generator().manual_seed(seed))
         ranks = draws.argsort(dim=1).argsort(dim=1).to(self.units.device)
         return (ranks < n_hidden)[:, self.units]
 
-    def reconstruct(self, frames: Tensor, hidden: Tensor) -> Tensor:
+    def reconstruct(self, volumes: Tensor, hidden: Tensor) -> Tensor:
         """Tell all voxels, ``(batch, features)``, from those that are not hidden."""
-        shown = torch.where(hidden, self.hidden_patch[self.within], frames)
+        shown = torch.where(hidden, self.hidden_patch[self.within], volumes)
         forecasts: Tensor = self.decoder(self.tokenizer.features(shown[:, None]))
         return forecasts[:, 0, 0]
 
-    def training_step(self, frames: Tensor, batch_index: int) -> Tensor:
+    def training_step(self, volumes: Tensor, batch_index: int) -> Tensor:
         """Learn from one batch of volumes."""
-        hidden = self.hide(len(frames), self.seed + self.global_step)
-        loss = (self.reconstruct(frames, hidden) - frames)[hidden].square().mean()
+        hidden = self.hide(len(volumes), self.seed + self.global_step)
+        loss = (self.reconstruct(volumes, hidden) - volumes)[hidden].square().mean()
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"The loss of pre-training is {loss.item()} in epoch {self.current_epoch}, step {batch_index}.",
@@ -162,29 +162,29 @@ class MaskedVolumes(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, rate)}
 
 
-class ScatteredFrames(Dataset[Tensor]):
-    """Batches of frames from random places of runs, around scored frames; item ``i`` is the same under the same seed.
+class ScatteredVolumes(Dataset[Tensor]):
+    """Batches of volumes from random places of runs, around scored volumes; item ``i`` is the same under the same seed.
 
     Parameters
     ----------
-    runs : sequence of FrameRun
-    batch_frames, n_batches, seed : int
+    runs : sequence of RunData
+    batch_time_points, n_batches, seed : int
     """
 
-    def __init__(self, runs: Sequence[FrameRun], *, batch_frames: int, n_batches: int, seed: int) -> None:
-        self._runs, self._batch, self._n_batches, self._seed = runs, batch_frames, n_batches, seed
-        self._places = [(run, int(frame)) for run, view in enumerate(runs) for frame in np.flatnonzero(view.scored)]
+    def __init__(self, runs: Sequence[RunData], *, batch_time_points: int, n_batches: int, seed: int) -> None:
+        self._runs, self._batch, self._n_batches, self._seed = runs, batch_time_points, n_batches, seed
+        self._places = [(run, int(volume)) for run, view in enumerate(runs) for volume in np.flatnonzero(view.scored)]
 
     def __len__(self) -> int:
         """Number of batches."""
         return self._n_batches
 
     def __getitem__(self, index: int) -> Tensor:
-        """Read batch `index`: float32 ``(frames, features)``."""
+        """Read batch `index`: float32 ``(volumes, features)``."""
         rng = np.random.default_rng([self._seed, index])
         blocks = []
-        for place in rng.integers(len(self._places), size=-(-self._batch // _BLOCK_FRAMES)):
-            run, frame = self._places[place]
-            start = max(0, min(frame, self._runs[run].n_frames - _BLOCK_FRAMES))
-            blocks.append(self._runs[run].read(start, start + _BLOCK_FRAMES))
+        for place in rng.integers(len(self._places), size=-(-self._batch // _BLOCK_TIME_POINTS)):
+            run, volume = self._places[place]
+            start = max(0, min(volume, self._runs[run].n_time_points - _BLOCK_TIME_POINTS))
+            blocks.append(self._runs[run].read(start, start + _BLOCK_TIME_POINTS))
         return torch.cat(blocks)[: self._batch]

@@ -14,7 +14,7 @@ import torch.distributed
 from torch import Tensor
 
 from titan_neuro.errors import TrainingError
-from titan_neuro.models.forecaster import Forecaster, ForecasterState
+from titan_neuro.forecaster.forecaster import Forecaster, ForecasterState
 from titan_neuro.training.streams import Windows
 
 _NOT_FINITE_HINT = "Lower --set training.learning_rate, and look at the data of the runs in training and validation."
@@ -27,8 +27,8 @@ _FORECASTS = ("model", "linear", "persistence")
 class ForecastModule(lightning.LightningModule):
     """Train a forecaster, once it is fitted in closed form, by the mean squared error of all horizons.
 
-    Scored frames alone count. Several processes have streams of their own, and take the step that one would take that
-    has them all. A checkpoint holds the memory of every stream: training goes on in the middle of one.
+    Scored time points alone count. Several processes have streams of their own, and take the step that one would take
+    that has them all. A checkpoint holds the memory of every stream: training goes on in the middle of one.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class ForecastModule(lightning.LightningModule):
         Its linear skip is fitted already, and stays.
     learning_rate, weight_decay : float
         Of AdamW; the rate rises evenly at first, then falls as a cosine to 0.
-    warmup_share : float
+    warmup_fraction : float
         Share of all steps in which the rate rises.
     max_epochs : int
     fully_sharded : bool
@@ -58,14 +58,14 @@ class ForecastModule(lightning.LightningModule):
         *,
         learning_rate: float,
         weight_decay: float,
-        warmup_share: float,
+        warmup_fraction: float,
         max_epochs: int,
         fully_sharded: bool = False,
     ) -> None:
         super().__init__()
         self.forecaster = forecaster
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.warmup_share, self.max_epochs = warmup_share, max_epochs
+        self.warmup_fraction, self.max_epochs = warmup_fraction, max_epochs
         self.history: list[dict[str, float]] = []
         self._fully_sharded, self.is_sharded = fully_sharded, False
         self._state: ForecasterState | None = None
@@ -93,7 +93,7 @@ class ForecastModule(lightning.LightningModule):
             return
         from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-        # As one group: a stream that begins anew takes its memories' first weights from every block at once.
+        # As one group: a stream that is reset takes its memories' first weights from every block at once.
         fully_shard(self, mesh=self.device_mesh["data_parallel"])
         for name in ("training_step", "validation_step"):
             # Parameters are gathered before `forward` alone, unless another way in is named.
@@ -114,13 +114,13 @@ class ForecastModule(lightning.LightningModule):
             raise self._not_finite(f"The loss is {loss.item()}", batch_index)
         self._train_errors += errors.detach().double().cpu()
         self._train_count += count
-        self._train_volumes += batch.n_streams * (batch.frames.shape[1] - max(self.forecaster.horizons))
+        self._train_volumes += batch.n_streams * (batch.series.shape[1] - max(self.forecaster.horizons))
         self._log_step(errors.detach(), batch)
         return loss
 
     def _log_step(self, errors: Tensor, batch: Windows) -> None:
         """Log what this process has just learned from."""
-        window = batch.frames.shape[1] - max(self.forecaster.horizons)
+        window = batch.series.shape[1] - max(self.forecaster.horizons)
         scored = sum(batch.valid[:, horizon : horizon + window].sum() for horizon in self.forecaster.horizons)
         model, linear, persistence = errors.tolist()
         if linear and persistence:
@@ -136,22 +136,22 @@ class ForecastModule(lightning.LightningModule):
 
     def _read(self, batch: Windows) -> Tensor:
         """Squared errors of the model, of its linear part and of persistence, summed over this process's streams."""
-        frames, valid = batch.frames, batch.valid
-        window = frames.shape[1] - max(self.forecaster.horizons)
+        series, valid = batch.series, batch.valid
+        window = series.shape[1] - max(self.forecaster.horizons)
         state = self._state
         if state is not None:
             state = self.forecaster.restart(state.detach(), batch.is_start)
         linear, beyond, state = self.forecaster.forecast_parts(
-            frames[:, :window], state, left_out=self.forecaster.left_out(batch.keys), features=batch.features
+            series[:, :window], state, left_out=self.forecaster.left_out(batch.keys), features=batch.features
         )
         # Of what ran in half precision nothing half precise is carried on.
         self._state = state.detach().to(dtype=torch.float32)
-        errors = frames.new_zeros(len(_FORECASTS))
+        errors = series.new_zeros(len(_FORECASTS))
         for index, horizon in enumerate(self.forecaster.horizons):
             scored = valid[:, horizon : horizon + window]
-            target = frames[:, horizon : horizon + window][scored]
+            target = series[:, horizon : horizon + window][scored]
             left = target - linear[:, :, index][scored]
-            parts = (left - beyond[:, :, index][scored], left, target - frames[:, :window][scored])
+            parts = (left - beyond[:, :, index][scored], left, target - series[:, :window][scored])
             errors = errors + torch.stack([part.square().sum() for part in parts])
         return errors
 
@@ -271,7 +271,7 @@ class ForecastModule(lightning.LightningModule):
         # Epochs differ in their steps, since runs begin at random offsets: progress counts epochs and parts of them.
         part = (batch_index + 0.5) / self.trainer.num_training_batches
         progress = (self.current_epoch + part) / self.max_epochs
-        rate = self.learning_rate * rate_at(progress, self.warmup_share)
+        rate = self.learning_rate * rate_at(progress, self.warmup_fraction)
         for group in self.optimizers().param_groups:
             group["lr"] = rate
         self.log("learning_rate", rate, batch_size=1)
@@ -281,8 +281,8 @@ class ForecastModule(lightning.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
 
 
-def rate_at(progress: float, warmup_share: float) -> float:
-    """Share of the learning rate at a progress from 0 to 1: an even rise up to `warmup_share`, then a cosine to 0."""
-    if progress < warmup_share:
-        return progress / warmup_share
-    return 0.5 * (1 + math.cos(math.pi * (progress - warmup_share) / (1 - warmup_share)))
+def rate_at(progress: float, warmup_fraction: float) -> float:
+    """Share of the learning rate at a progress from 0 to 1: an even rise up to `warmup_fraction`, then a cosine to 0."""
+    if progress < warmup_fraction:
+        return progress / warmup_fraction
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup_fraction) / (1 - warmup_fraction)))

@@ -20,14 +20,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from titan_neuro.errors import ConfigError, MismatchError
-from titan_neuro.files import alone_with, write_bytes
-from titan_neuro.layers.tokenizer import SwinTokenizer, SwinTokenizerConfig
-from titan_neuro.models.forecaster import ForecasterConfig
+from titan_neuro.files import file_lock, write_bytes
+from titan_neuro.forecaster.forecaster import ForecasterConfig
+from titan_neuro.forecaster.tokenizers import SwinTokenizer, SwinTokenizerConfig
 from titan_neuro.provenance import digest, versions
-from titan_neuro.training.masked_volumes import MaskedVolumes, PretrainingConfig, ScatteredFrames
+from titan_neuro.training.masked_volumes import MaskedVolumes, PretrainingConfig, ScatteredVolumes
 from titan_neuro.training.resume import StopWhenAsked, is_whole
 from titan_neuro.training.trainer import Processes, fit, make_trainer, quiet_lightning
-from titan_neuro.typing import FrameRun
+from titan_neuro.typing import RunData
 
 if TYPE_CHECKING:
     from titan_neuro.training.fold import FoldData
@@ -58,16 +58,16 @@ def require_pretraining(model: ForecasterConfig, pretraining: PretrainingConfig 
 class _Batches(lightning.LightningDataModule):
     """Other places in each epoch."""
 
-    def __init__(self, runs: Sequence[FrameRun], config: PretrainingConfig, seed: int) -> None:
+    def __init__(self, runs: Sequence[RunData], config: PretrainingConfig, seed: int) -> None:
         super().__init__()
         self._runs, self._config, self._seed = runs, config, seed
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches of this epoch."""
         epoch = 0 if self.trainer is None else self.trainer.current_epoch
-        options = {"batch_frames": self._config.batch_frames, "n_batches": self._config.steps_per_epoch}
-        frames = ScatteredFrames(self._runs, seed=self._seed * 100_003 + epoch, **options)
-        return DataLoader(frames, batch_size=None)
+        options = {"batch_time_points": self._config.batch_time_points, "n_batches": self._config.steps_per_epoch}
+        series = ScatteredVolumes(self._runs, seed=self._seed * 100_003 + epoch, **options)
+        return DataLoader(series, batch_size=None)
 
 
 def pretrain_swin(
@@ -111,7 +111,7 @@ def pretrain_swin(
     path, folder = work_dir / f"swin-{name}.safetensors", work_dir / f"swin-{name}"
     if data.space.mask is None:
         raise MismatchError("Masked volumes need volumes, found parcels.")
-    with alone_with(path, work_dir=work_dir):
+    with file_lock(path, work_dir=work_dir):
         if path.is_file():
             try:
                 return load_file(path)

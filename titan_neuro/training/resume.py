@@ -61,7 +61,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 _noted: set[int] = set()
 
 
-def _note(number: int, frame: FrameType | None) -> None:
+def _note(number: int, time_point: FrameType | None) -> None:
     _noted.add(number)
 
 
@@ -314,7 +314,7 @@ def _require_same_data(folder: Path, now: Mapping[str, str], before: Mapping[str
 
 
 @contextlib.contextmanager
-def sole_training(folder: Path) -> Iterator[None]:
+def training_lock(folder: Path) -> Iterator[None]:
     """Keep others from training into `folder`, for as long as the block runs or this process lives.
 
     Raises

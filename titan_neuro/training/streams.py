@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from titan_neuro.data.store import FeatureStore
 from titan_neuro.errors import MismatchError
-from titan_neuro.typing import FrameRun
+from titan_neuro.typing import RunData
 
 
 class Windows(NamedTuple):
@@ -21,10 +21,10 @@ class Windows(NamedTuple):
 
     Attributes
     ----------
-    frames : torch.Tensor
+    series : torch.Tensor
         float32 ``(streams, window + longest horizon, features)``: what the model reads, and what comes after it.
     valid : torch.Tensor
-        bool ``(streams, window + longest horizon)``: the frame exists and is scored.
+        bool ``(streams, window + longest horizon)``: the time point exists and is scored.
     is_start : torch.Tensor
         bool ``(streams,)``: a run begins here, nothing is carried over from the window before.
     keys : tuple of str
@@ -32,12 +32,12 @@ class Windows(NamedTuple):
     n_streams : int
         Streams that read a run, of all processes together.
     n_targets : int
-        Frames that are forecast, over all horizons, scored ones alone: of the streams of all processes.
+        Time points that are forecast, over all horizons, scored ones alone: of the streams of all processes.
     features : torch.Tensor or None
-        float32 ``(streams, window, ...)``: what a frozen encoder has made of the frames that the model reads.
+        float32 ``(streams, window, ...)``: what a frozen encoder has made of the time points that the model reads.
     """
 
-    frames: Tensor
+    series: Tensor
     valid: Tensor
     is_start: Tensor
     keys: tuple[str, ...]
@@ -48,7 +48,7 @@ class Windows(NamedTuple):
     def pin_memory(self) -> Windows:
         """The same in memory from which a GPU reads while it computes."""
         return self._replace(
-            frames=self.frames.pin_memory(),
+            series=self.series.pin_memory(),
             valid=self.valid.pin_memory(),
             is_start=self.is_start.pin_memory(),
             features=None if self.features is None else self.features.pin_memory(),
@@ -82,28 +82,28 @@ class StreamWindows(Dataset[Windows]):
 
     Parameters
     ----------
-    runs : sequence of FrameRun
-    window_frames : int
-        Frames that the model reads in a step.
+    runs : sequence of RunData
+    window_time_points : int
+        Time points that the model reads in a step.
     n_streams : int
         Streams side by side, of all processes together; no more than there are runs.
     horizons : sequence of int
-        Frames ahead that are forecast; the longest says how many frames are read after the window.
+        Time points ahead that are forecast; the longest says how many time points are read after the window.
     min_steps : int
         The runs are read again, in another order, until there are so many steps.
     features : mapping of str to FeatureStore, optional
-        By the key of the run: read along with the frames.
+        By the key of the run: read along with the time points.
     seed : int or None
-        Order of the runs and their offsets; None takes the runs in order, from their first frame.
+        Order of the runs and their offsets; None takes the runs in order, from their first time point.
     share : Share
         The part of the streams that is read here.
     """
 
     def __init__(
         self,
-        runs: Sequence[FrameRun],
+        runs: Sequence[RunData],
         *,
-        window_frames: int,
+        window_time_points: int,
         n_streams: int,
         horizons: Sequence[int],
         min_steps: int = 1,
@@ -111,11 +111,11 @@ class StreamWindows(Dataset[Windows]):
         seed: int | None,
         share: Share = _ALONE,
     ) -> None:
-        self._runs, self._window, self._horizons = runs, window_frames, tuple(horizons)
+        self._runs, self._window, self._horizons = runs, window_time_points, tuple(horizons)
         self._features, self._share = features, share
         self.n_streams = min(n_streams, len(runs))
         self._steps = self._schedule(self.n_streams, min_steps, seed)
-        # Scored frames before each frame, so that those of a window are one difference.
+        # Scored time points before each time point, so that those of a window are one difference.
         self._scored_before = [np.concatenate([[0], np.cumsum(run.scored)]) for run in runs]
 
     def _schedule(self, n_streams: int, min_steps: int, seed: int | None) -> list[list[_Piece | None]]:
@@ -137,15 +137,15 @@ class StreamWindows(Dataset[Windows]):
             steps.append([lane.pop(0) if lane else None for lane in lanes])
 
     def _pieces(self, run: int, rng: np.random.Generator | None) -> list[_Piece]:
-        length = self._runs[run].n_frames
+        length = self._runs[run].n_time_points
         offset = int(rng.integers(min(self._window, max(1, length // 2)))) if rng is not None else 0
-        # The last frame of a run has nothing after it to be learned from.
+        # The last time point of a run has nothing after it to be learned from.
         return [_Piece(run, start, start == offset) for start in range(offset, length - 1, self._window)]
 
     def _n_targets(self, piece: _Piece | None) -> int:
         if piece is None:
             return 0
-        before, last = self._scored_before[piece.run], self._runs[piece.run].n_frames
+        before, last = self._scored_before[piece.run], self._runs[piece.run].n_time_points
         starts = [min(piece.start + horizon, last) for horizon in self._horizons]
         return int(sum(before[min(start + self._window, last)] - before[start] for start in starts))
 
@@ -158,7 +158,7 @@ class StreamWindows(Dataset[Windows]):
         of_all = self._steps[index]
         pieces = of_all[self._share.rank :: self._share.n] or [None]
         length, n_features = self._window + max(self._horizons), self._runs[0].n_features
-        frames = torch.zeros(len(pieces), length, n_features)
+        series = torch.zeros(len(pieces), length, n_features)
         valid = torch.zeros(len(pieces), length, dtype=torch.bool)
         is_start = torch.zeros(len(pieces), dtype=torch.bool)
         for lane, piece in enumerate(pieces):
@@ -167,13 +167,13 @@ class StreamWindows(Dataset[Windows]):
                 is_start[lane] = True
                 continue
             run = self._runs[piece.run]
-            read = run.read(piece.start, min(piece.start + length, run.n_frames))
-            frames[lane, : len(read)] = read
+            read = run.read(piece.start, min(piece.start + length, run.n_time_points))
+            series[lane, : len(read)] = read
             valid[lane, : len(read)] = torch.from_numpy(run.scored[piece.start : piece.start + len(read)])
             is_start[lane] = piece.is_start
         keys = tuple("" if piece is None else self._runs[piece.run].key for piece in pieces)
         n_streams, n_targets = sum(piece is not None for piece in of_all), sum(map(self._n_targets, of_all))
-        return Windows(frames, valid, is_start, keys, n_streams, n_targets, self._read_features(pieces))
+        return Windows(series, valid, is_start, keys, n_streams, n_targets, self._read_features(pieces))
 
     def _read_features(self, pieces: Sequence[_Piece | None]) -> Tensor | None:
         if not self._features:

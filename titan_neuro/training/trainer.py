@@ -73,7 +73,7 @@ def find_processes(device: str, n: int | None) -> Processes:
         if n_tasks > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:
             raise UsageError(
                 f"srun has started {n_tasks} tasks, and does not say how many on each node.",
-                "Give --ntasks-per-node to sbatch, in the place of --ntasks.",
+                "Give --ntasks-per-node to sbatch, instead of --ntasks.",
             )
         # The signal before a time limit is answered between two steps (`resume.Checkpoints`).
         slurm = SLURMEnvironment(auto_requeue=False)

@@ -55,7 +55,7 @@ def _commit_links(root: Path, links: Mapping[str, str]) -> str:
     return _commit(root)
 
 
-def _make_twin(root: Path, **settings: int) -> Path:
+def _make_synthetic(root: Path, **settings: int) -> Path:
     simulate(root, SimulateConfig(volume_scale=0.05, voxel_size_mm=20, **settings))
     return root
 
@@ -77,15 +77,15 @@ def commit_links() -> Callable[[Path, Mapping[str, str]], str]:
 
 
 @pytest.fixture(scope="session")
-def make_twin() -> Callable[..., Path]:
+def make_synthetic() -> Callable[..., Path]:
     """Simulate a small dataset with content."""
-    return _make_twin
+    return _make_synthetic
 
 
 @pytest.fixture(scope="module")
-def twin(tmp_path_factory):
+def synthetic(tmp_path_factory):
     """Two subjects, two runs."""
-    return _make_twin(tmp_path_factory.mktemp("fetch") / "twin", n_subjects=2, n_runs=2)
+    return _make_synthetic(tmp_path_factory.mktemp("fetch") / "synthetic", n_subjects=2, n_runs=2)
 
 
 @pytest.fixture

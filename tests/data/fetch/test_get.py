@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from titan_neuro.data.annex import dataset_id, is_missing
+from titan_neuro.data.bids.annex import dataset_id, is_missing
 from titan_neuro.data.fetch import fetch
 from titan_neuro.errors import FetchError, InputNotFoundError, NoMatchError, OutputError
 
@@ -35,40 +35,40 @@ def masks(root: Path) -> list[Path]:
 # ---- from a path ------------------------------------------------------------------------------------
 
 
-def test_from_a_path_first_a_part_then_the_rest(twin, tmp_path, capfd):
+def test_from_a_path_first_a_part_then_the_rest(synthetic, tmp_path, capfd):
     clone = tmp_path / "clone"
-    part = fetch(str(twin), clone, subjects=[f"sub-{FIRST}"], tasks=["movie"], runs=["2"], n_jobs=2)
+    part = fetch(str(synthetic), clone, subjects=[f"sub-{FIRST}"], tasks=["movie"], runs=["2"], n_jobs=2)
     present = [path.name for path in bold(clone) if not is_missing(path)]
     assert present == [f"sub-{FIRST}_task-movie_run-02_bold.nii.gz"]
     assert not is_missing(masks(clone)[0])
     # The truth is no business of prepare's.
     assert is_missing(next(clone.glob("derivatives/truth/*_dseg.nii.gz")))
     assert (part.n_subjects, part.n_runs, part.n_files, part.n_files_to_get) == (1, 1, 2, 2)
-    assert part.n_bytes_to_get == sum(path.stat().st_size for path in (bold(twin)[1], masks(twin)[0]))
+    assert part.n_bytes_to_get == sum(path.stat().st_size for path in (bold(synthetic)[1], masks(synthetic)[0]))
 
-    rest = fetch(str(twin), clone, n_jobs=2)
+    rest = fetch(str(synthetic), clone, n_jobs=2)
     # The two subjects' masks are one content.
     assert (rest.n_files, rest.n_files_to_get) == (6, 3)
-    for mine, theirs in zip(bold(clone) + masks(clone), bold(twin) + masks(twin), strict=True):
+    for mine, theirs in zip(bold(clone) + masks(clone), bold(synthetic) + masks(synthetic), strict=True):
         assert hashlib.md5(mine.read_bytes()).digest() == hashlib.md5(theirs.read_bytes()).digest()  # noqa: S324
-    assert fetch(str(twin), clone).n_files_to_get == 0
-    assert rest.dataset_id == part.dataset_id == dataset_id(twin)
+    assert fetch(str(synthetic), clone).n_files_to_get == 0
+    assert rest.dataset_id == part.dataset_id == dataset_id(synthetic)
     captured = capfd.readouterr()
     assert captured.out == ""
     assert all("Fetching" in line for line in re.split(r"[\r\n]+", captured.err) if line.strip())
     assert "100%" in captured.err
 
 
-def test_a_dataset_fetches_into_itself(twin):
-    assert fetch(str(twin), twin).n_files_to_get == 0
+def test_a_dataset_fetches_into_itself(synthetic):
+    assert fetch(str(synthetic), synthetic).n_files_to_get == 0
 
 
-def test_a_dry_run_leaves_nothing_behind(twin, tmp_path):
-    plan = fetch(str(twin), tmp_path / "clone", runs=["run-01"], dry_run=True)
+def test_a_dry_run_leaves_nothing_behind(synthetic, tmp_path):
+    plan = fetch(str(synthetic), tmp_path / "clone", runs=["run-01"], dry_run=True)
     assert (plan.n_subjects, plan.n_runs, plan.n_files, plan.n_files_to_get) == (2, 2, 4, 4)
     assert list(tmp_path.iterdir()) == []
-    fetch(str(twin), tmp_path / "clone", runs=["1"])
-    plan = fetch(str(twin), tmp_path / "clone", dry_run=True)
+    fetch(str(synthetic), tmp_path / "clone", runs=["1"])
+    plan = fetch(str(synthetic), tmp_path / "clone", dry_run=True)
     assert plan.n_files_to_get == 2
     assert sum(is_missing(path) for path in bold(tmp_path / "clone")) == 2
     assert f"to be fetched: 2 ({plan.n_bytes_to_get / 1000:.1f}kB)" in plan.describe()
@@ -77,20 +77,20 @@ def test_a_dry_run_leaves_nothing_behind(twin, tmp_path):
 # ---- over HTTP --------------------------------------------------------------------------------------
 
 
-def test_over_http(twin, tmp_path, serve, run):
-    run(twin, "git", "update-server-info")
-    url = serve(twin.parent)
+def test_over_http(synthetic, tmp_path, serve, run):
+    run(synthetic, "git", "update-server-info")
+    url = serve(synthetic.parent)
     summary = fetch(f"{url}/twin", tmp_path / "clone", subjects=[SECOND])
     assert summary.n_files_to_get == 3
     assert [is_missing(path) for path in bold(tmp_path / "clone")] == [True, True, False, False]
-    assert bold(tmp_path / "clone")[2].read_bytes() == bold(twin)[2].read_bytes()
+    assert bold(tmp_path / "clone")[2].read_bytes() == bold(synthetic)[2].read_bytes()
     # DataLad has recorded URL/.git: the clone is known again.
     assert fetch(f"{url}/twin", tmp_path / "clone", subjects=[SECOND]).n_files_to_get == 0
 
 
-def test_a_killed_fetch_is_taken_up_again(twin, tmp_path, serve, run):
+def test_a_killed_fetch_is_taken_up_again(synthetic, tmp_path, serve, run):
     """The server hands out a part of the files and hangs; the process is killed there, and the next one goes on."""
-    run(twin, "git", "update-server-info")
+    run(synthetic, "git", "update-server-info")
     let_through, hanging, go_on = iter(range(2)), threading.Event(), threading.Event()
 
     class HangingHandler(http.server.SimpleHTTPRequestHandler):
@@ -100,7 +100,7 @@ def test_a_killed_fetch_is_taken_up_again(twin, tmp_path, serve, run):
                 go_on.wait(30)
             super().do_GET()
 
-    url = f"{serve(twin.parent, HangingHandler)}/twin"
+    url = f"{serve(synthetic.parent, HangingHandler)}/twin"
     clone = tmp_path / "clone"
     script = "from pathlib import Path; from titan_neuro.data.fetch import fetch; "
     script += f"fetch({url!r}, Path({str(clone)!r}), n_jobs=1)"
@@ -117,17 +117,17 @@ def test_a_killed_fetch_is_taken_up_again(twin, tmp_path, serve, run):
     assert not any(is_missing(path) for path in bold(clone) + masks(clone))
 
 
-def test_a_killed_clone_is_made_anew(twin, tmp_path):
+def test_a_killed_clone_is_made_anew(synthetic, tmp_path):
     (tmp_path / ".clone.0123abcd.tmp" / ".git").mkdir(parents=True)
-    fetch(str(twin), tmp_path / "clone", subjects=[FIRST])
+    fetch(str(synthetic), tmp_path / "clone", subjects=[FIRST])
     assert sorted(path.name for path in tmp_path.iterdir()) == [".clone.lock", "clone"]
 
 
 # ---- from a RIA store -------------------------------------------------------------------------------
 
 
-def test_from_a_ria_store(tmp_path, make_twin, run):
-    source, store = make_twin(tmp_path / "twin", n_subjects=1, n_runs=2), tmp_path / "store"
+def test_from_a_ria_store(tmp_path, make_synthetic, run):
+    source, store = make_synthetic(tmp_path / "synthetic", n_subjects=1, n_runs=2), tmp_path / "store"
     run(source, "datalad", "create-sibling-ria", "--name=ria", "--new-store-ok", f"ria+{store.as_uri()}")
     run(source, "datalad", "push", "--to=ria")
     summary = fetch(f"ria+{store.as_uri()}#{dataset_id(source)}", tmp_path / "clone", runs=["2"])
@@ -168,21 +168,21 @@ class LyingHandler(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.mark.parametrize("handler", [MissingHandler, DyingHandler, LyingHandler])
-def test_a_server_that_fails_is_named_and_a_better_one_goes_on(twin, tmp_path, serve, run, handler):
-    run(twin, "git", "update-server-info")
+def test_a_server_that_fails_is_named_and_a_better_one_goes_on(synthetic, tmp_path, serve, run, handler):
+    run(synthetic, "git", "update-server-info")
     clone = tmp_path / "clone"
     with pytest.raises(FetchError, match="6 of 6 files could not be fetched"):
-        fetch(f"{serve(twin.parent, handler)}/twin", clone)
+        fetch(f"{serve(synthetic.parent, handler)}/twin", clone)
     assert all(is_missing(path) for path in bold(clone) + masks(clone))
-    run(clone, "git", "remote", "set-url", "origin", f"{serve(twin.parent)}/twin/.git")
-    assert fetch(str(twin), clone).n_files_to_get == 6
-    for mine, theirs in zip(bold(clone), bold(twin), strict=True):
+    run(clone, "git", "remote", "set-url", "origin", f"{serve(synthetic.parent)}/twin/.git")
+    assert fetch(str(synthetic), clone).n_files_to_get == 6
+    for mine, theirs in zip(bold(clone), bold(synthetic), strict=True):
         assert mine.read_bytes() == theirs.read_bytes()
 
 
-def test_a_place_that_was_away_is_asked_again_as_the_hint_says(tmp_path, make_twin, serve, run):
+def test_a_place_that_was_away_is_asked_again_as_the_hint_says(tmp_path, make_synthetic, serve, run):
     """The dataset names a store on the web, which does not answer when the clone is made; then it does."""
-    source, folder = make_twin(tmp_path / "twin", n_subjects=1, n_runs=1), tmp_path / "www"
+    source, folder = make_synthetic(tmp_path / "synthetic", n_subjects=1, n_runs=1), tmp_path / "www"
     folder.mkdir()
     url = serve(folder)
     run(tmp_path, "git", "clone", "--quiet", "--no-local", str(source), str(folder / "store"))
@@ -203,20 +203,20 @@ def test_a_place_that_was_away_is_asked_again_as_the_hint_says(tmp_path, make_tw
     assert not any(map(is_missing, bold(tmp_path / "clone")))
 
 
-def test_without_git_annex(twin, tmp_path, monkeypatch):
+def test_without_git_annex(synthetic, tmp_path, monkeypatch):
     programs = tmp_path / "bin"
     programs.mkdir()
     (programs / "git").symlink_to(shutil.which("git"))
     monkeypatch.setenv("PATH", str(programs))
     monkeypatch.setattr(sysconfig, "get_path", lambda _: str(programs))
     with pytest.raises(FetchError, match="git-annex was not found on PATH") as caught:
-        fetch(str(twin), tmp_path / "clone")
+        fetch(str(synthetic), tmp_path / "clone")
     assert "pip install git-annex" in caught.value.hint
     assert not (tmp_path / "clone").exists()
 
 
-def test_content_that_nobody_has_is_named(tmp_path, make_twin, run):
-    source = make_twin(tmp_path / "twin", n_subjects=1, n_runs=2)
+def test_content_that_nobody_has_is_named(tmp_path, make_synthetic, run):
+    source = make_synthetic(tmp_path / "synthetic", n_subjects=1, n_runs=2)
     lost = bold(source)[1].relative_to(source)
     run(source, "git", "annex", "drop", "--force", str(lost))
     with pytest.raises(FetchError, match=rf"1 of 3 files could not be fetched:\n  {lost}: .*not available") as caught:
@@ -225,31 +225,31 @@ def test_content_that_nobody_has_is_named(tmp_path, make_twin, run):
     assert not is_missing(bold(tmp_path / "clone")[0])
 
 
-def test_another_dataset_in_the_folder_is_refused(twin, tmp_path, make_twin):
-    other = make_twin(tmp_path / "other", n_subjects=1, n_runs=1)
+def test_another_dataset_in_the_folder_is_refused(synthetic, tmp_path, make_synthetic):
+    other = make_synthetic(tmp_path / "other", n_subjects=1, n_runs=1)
     fetch(str(other), tmp_path / "clone")
     with pytest.raises(OutputError, match="holds another dataset"):
-        fetch(str(twin), tmp_path / "clone")
+        fetch(str(synthetic), tmp_path / "clone")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     with pytest.raises(OutputError, match="is no clone"):
-        fetch(str(twin), tmp_path / "mine")
+        fetch(str(synthetic), tmp_path / "mine")
 
 
-def test_the_same_dataset_from_another_place_is_continued(twin, tmp_path, serve, run):
-    fetch(str(twin), tmp_path / "clone", subjects=[FIRST])
-    run(twin, "git", "update-server-info")
-    url = serve(twin.parent)
+def test_the_same_dataset_from_another_place_is_continued(synthetic, tmp_path, serve, run):
+    fetch(str(synthetic), tmp_path / "clone", subjects=[FIRST])
+    run(synthetic, "git", "update-server-info")
+    url = serve(synthetic.parent)
     assert fetch(f"{url}/twin/.git", tmp_path / "clone").n_files_to_get == 2
 
 
-def test_filters_that_match_nothing(twin, tmp_path, commit_links):
+def test_filters_that_match_nothing(synthetic, tmp_path, commit_links):
     clone = tmp_path / "clone"
     with pytest.raises(NoMatchError, match="no BOLD image of participant '01'") as caught:
-        fetch(str(twin), clone, subjects=[FIRST, "01"])
+        fetch(str(synthetic), clone, subjects=[FIRST, "01"])
     assert f"participant {FIRST} {SECOND}; task movie; run 01 02" in caught.value.hint
     with pytest.raises(NoMatchError, match="no BOLD image of run '3'"):
-        fetch(str(twin), clone, subjects=[FIRST], runs=["3"])
+        fetch(str(synthetic), clone, subjects=[FIRST], runs=["3"])
     lopsided = {
         "sub-01/func/sub-01_task-x_run-1_bold.nii.gz": "MD5E-s5--1a.nii.gz",
         "sub-02/func/sub-02_task-x_run-2_bold.nii.gz": "MD5E-s5--1b.nii.gz",

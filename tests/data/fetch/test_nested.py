@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from titan_neuro.data.annex import is_missing
+from titan_neuro.data.bids.annex import is_missing
 from titan_neuro.data.fetch import Published, RegistryEntry, drop, fetch, get_content
 from titan_neuro.data.fetch.tree import nested_clones, read_tree
 from titan_neuro.errors import FetchError, NoMatchError, OutputError
@@ -61,10 +61,10 @@ def size(names):
 
 
 @pytest.fixture(scope="module")
-def datasets(tmp_path_factory, make_twin, run, commit):
+def datasets(tmp_path_factory, make_synthetic, run, commit):
     """A folder to serve: a raw dataset, its transforms, its preprocessed images; and the commit of each."""
     folder, commits = tmp_path_factory.mktemp("datasets"), {}
-    make_twin(folder / "raw", n_subjects=2, n_runs=2)
+    make_synthetic(folder / "raw", n_subjects=2, n_runs=2)
     transforms = [files(subject, ("01", "02"), OF_A_SUBJECT + NOT_NEEDED, OF_A_RUN) for subject in (FIRST, SECOND)]
     fmriprep = [files(subject, (1, 2), NOT_NEEDED, OF_A_PREPROCESSED_RUN) for subject in (FIRST, SECOND)]
     make(folder / "transforms", [*transforms[0], *transforms[1]], commit)

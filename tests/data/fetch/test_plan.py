@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-from titan_neuro.data.annex import annex_key, key_bytes
+from titan_neuro.data.bids.annex import annex_key, key_bytes
 from titan_neuro.data.fetch import Published, RegistryEntry, fetch
 from titan_neuro.data.fetch.plan import find_wanted
 from titan_neuro.data.fetch.survey import survey

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from titan_neuro.data.annex import is_missing
+from titan_neuro.data.bids.annex import is_missing
 from titan_neuro.data.fetch import REGISTRY, Published, RegistryEntry, drop, fetch
 from titan_neuro.data.fetch.clone import check_out, commit_of
 from titan_neuro.data.fetch.registry import find_derivative, find_entry

@@ -4,13 +4,13 @@ import pytest
 from nilearn.image import resample_to_img
 from nilearn.maskers import NiftiLabelsMasker
 
+from titan_neuro.data.bids.derivatives import ROUGH_SPACE
 from titan_neuro.data.prepare.atlas import atlas_name, read_atlas
 from titan_neuro.data.prepare.sources import MaskedVolumes, Parcels, Volumes
-from titan_neuro.data.preprocessed import QUICK_LOOK_SPACE
 from titan_neuro.data.space import Space
 from titan_neuro.errors import ImageError, InputNotFoundError, MetadataError
 
-SHAPE, N_FRAMES = (12, 14, 10), 20
+SHAPE, N_TIME_POINTS = (12, 14, 10), 20
 AFFINE = np.array([[-3.0, 0, 0, 17], [0, 3.0, 0, -20], [0, 0, 3.0, -14], [0, 0, 0, 1]])
 MNI = "MNI152NLin2009cAsym"
 DSEG = f"space-{MNI}_atlas-Parts_dseg"
@@ -38,7 +38,7 @@ def space():
 @pytest.fixture
 def volumes(tmp_path):
     path = tmp_path / "sub-1_bold.nii.gz"
-    data = np.random.default_rng(1).normal(1000, 20, (*SHAPE, N_FRAMES))
+    data = np.random.default_rng(1).normal(1000, 20, (*SHAPE, N_TIME_POINTS))
     nib.save(nib.Nifti1Image(data.astype(np.float32), AFFINE), path)
     return Volumes(path)
 
@@ -51,14 +51,14 @@ def nilearn_means(volumes, space, atlas):
 
 def our_means(volumes, space, path):
     atlas = read_atlas(path, space)
-    return Parcels(MaskedVolumes(volumes, space), atlas.labels, atlas.names, atlas.name).block(0, N_FRAMES)
+    return Parcels(MaskedVolumes(volumes, space), atlas.labels, atlas.names, atlas.name).block(0, N_TIME_POINTS)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32, np.float64])
 def test_means_are_nilearns(tmp_path, volumes, space, dtype):
     path = write(tmp_path / f"{DSEG}.nii.gz", np.minimum(blocks(), 200), dtype=dtype)
     found = our_means(volumes, space, path)
-    assert found.shape == (N_FRAMES, 25)
+    assert found.shape == (N_TIME_POINTS, 25)
     np.testing.assert_allclose(found, nilearn_means(volumes, space, nib.load(path)), rtol=1e-5)
 
 
@@ -85,7 +85,7 @@ def test_voxels_outside_the_atlas_belong_to_none(tmp_path, space):
 LABELS = np.unique(blocks()[blocks() > 0])
 
 
-def names_table(path, names=None, header="index\tname\tcolour"):
+def names_table(path, names=None, header="index\tname\tcolor"):
     rows = names or {label: f"part {label}" for label in LABELS}
     path.write_text("\n".join([header, *(f"{label}\t{name}\t#fff" for label, name in rows.items())]) + "\n")
 
@@ -125,13 +125,13 @@ def test_without_a_table_labels_are_named_by_their_numbers(tmp_path, space):
 @pytest.mark.parametrize(
     ("rows", "header", "message"),
     [
-        ({label: f"part {label}" for label in LABELS[:-1]}, "index\tname\tcolour", f"found none for {LABELS[-1]}"),
-        ({label: "" if label == 118 else f"{label}" for label in LABELS}, "index\tname\tcolour", "found none for 118"),
-        (dict.fromkeys(LABELS, "part"), "index\tname\tcolour", "every name once, found some twice"),
-        ({label: f"part {label}" for label in LABELS}, "label\tname\tcolour", "expected the columns index"),
-        ({label: f"part {label}" for label in LABELS}, "index\tregion\tcolour", "expected the columns index"),
-        ({label + 0.5: f"part {label}" for label in LABELS}, "index\tname\tcolour", "expected the columns index"),
-        ({"": "x"}, "index\tname\tcolour", "expected the columns index"),
+        ({label: f"part {label}" for label in LABELS[:-1]}, "index\tname\tcolor", f"found none for {LABELS[-1]}"),
+        ({label: "" if label == 118 else f"{label}" for label in LABELS}, "index\tname\tcolor", "found none for 118"),
+        (dict.fromkeys(LABELS, "part"), "index\tname\tcolor", "every name once, found some twice"),
+        ({label: f"part {label}" for label in LABELS}, "label\tname\tcolor", "expected the columns index"),
+        ({label: f"part {label}" for label in LABELS}, "index\tregion\tcolor", "expected the columns index"),
+        ({label + 0.5: f"part {label}" for label in LABELS}, "index\tname\tcolor", "expected the columns index"),
+        ({"": "x"}, "index\tname\tcolor", "expected the columns index"),
     ],
 )
 def test_tables_of_names_that_are_of_no_use(tmp_path, space, rows, header, message):
@@ -187,9 +187,9 @@ def test_files_that_are_none(tmp_path, space):
         ("native", "mine", SHAPE, True),
         ("native", "mine", (13, 14, 10), False),
         ("native", f"tpl-{MNI}_dseg", (13, 14, 10), False),
-        (QUICK_LOOK_SPACE, f"tpl-{MNI}_dseg", (13, 14, 10), True),
-        (QUICK_LOOK_SPACE, "mine", SHAPE, True),
-        (QUICK_LOOK_SPACE, "sub-1_space-T1w_dseg", SHAPE, False),
+        (ROUGH_SPACE, f"tpl-{MNI}_dseg", (13, 14, 10), True),
+        (ROUGH_SPACE, "mine", SHAPE, True),
+        (ROUGH_SPACE, "sub-1_space-T1w_dseg", SHAPE, False),
     ],
 )
 def test_the_atlas_lies_in_the_space_of_the_run(tmp_path, run, atlas, shape, fits):

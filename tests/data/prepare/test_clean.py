@@ -4,7 +4,7 @@ import pytest
 from nilearn.signal import clean
 from scipy.stats import zscore
 
-from titan_neuro.data.bids import find_recordings
+from titan_neuro.data.bids.recordings import find_recordings
 from titan_neuro.data.prepare.clean import Cleaning, Inspection, causal_blocks, source_blocks, whole_run_blocks
 from titan_neuro.data.prepare.confounds import ConfoundModel
 from titan_neuro.data.prepare.normalize import CausalZScore
@@ -14,7 +14,7 @@ from titan_neuro.data.prepare.temporal import CausalHighPass, CausalRegression
 from titan_neuro.data.space import Space
 from titan_neuro.errors import ConfigError, ImageError
 
-N_FRAMES, N_FEATURES, TR = 300, 37, 1.5
+N_TIME_POINTS, N_FEATURES, TR = 300, 37, 1.5
 CONSTANT = [4, 36]
 
 
@@ -22,17 +22,17 @@ CONSTANT = [4, 36]
 def run():
     """Noise on drifts and a baseline, correlated with the confounds; two voxels never change."""
     rng = np.random.default_rng(0)
-    drift = np.cumsum(rng.normal(size=(N_FRAMES, N_FEATURES)), axis=0)
-    run = rng.uniform(500, 1500, N_FEATURES) + drift + rng.normal(0, 3, (N_FRAMES, N_FEATURES))
+    drift = np.cumsum(rng.normal(size=(N_TIME_POINTS, N_FEATURES)), axis=0)
+    run = rng.uniform(500, 1500, N_FEATURES) + drift + rng.normal(0, 3, (N_TIME_POINTS, N_FEATURES))
     run += confounds().values @ rng.normal(size=(4, N_FEATURES))
     run[:, CONSTANT] = 1234.567
     return run.astype(np.float32)
 
 
 def confounds(n_columns=4):
-    values = np.random.default_rng(1).normal(size=(N_FRAMES, n_columns)).cumsum(axis=0)
+    values = np.random.default_rng(1).normal(size=(N_TIME_POINTS, n_columns)).cumsum(axis=0)
     names = tuple(f"c{number}" for number in range(n_columns))
-    return ConfoundModel(names=names, values=values, whole_run=(), excluded=np.zeros(N_FRAMES, dtype=bool))
+    return ConfoundModel(names=names, values=values, whole_run=(), excluded=np.zeros(N_TIME_POINTS, dtype=bool))
 
 
 STEPS = {
@@ -87,26 +87,26 @@ class TestCausal:
         assert n_parts == {1: 300, 7 * N_FEATURES * 64: 43, 101 * N_FEATURES * 64: 3}[memory_bytes]
 
     @pytest.mark.parametrize("cleaning", STEPS.values(), ids=STEPS)
-    @pytest.mark.parametrize("frame", [0, 1, 42, 298])
-    def test_no_later_frame_changes_an_earlier_output(self, source, run, cleaning, frame):
+    @pytest.mark.parametrize("volume", [0, 1, 42, 298])
+    def test_no_later_frame_changes_an_earlier_output(self, source, run, cleaning, volume):
         before, _ = causal(source, cleaning)
         later = run.copy()
-        later[frame + 1 :] = np.random.default_rng(2).normal(1e4, 1e5, later[frame + 1 :].shape)
+        later[volume + 1 :] = np.random.default_rng(2).normal(1e4, 1e5, later[volume + 1 :].shape)
         spoilt = cleaning.confounds.values.copy()
-        spoilt[frame + 1 :] *= -1e3
+        spoilt[volume + 1 :] *= -1e3
         model = ConfoundModel(**{**vars(cleaning.confounds), "values": spoilt})
         other = Cleaning(confounds=model, high_pass_hz=cleaning.high_pass_hz, repetition_time=TR)
         found = np.concatenate(list(causal_blocks(iter(np.array_split(later, 5)), N_FEATURES, other)))
-        assert np.array_equal(found[: frame + 1], before[: frame + 1])
+        assert np.array_equal(found[: volume + 1], before[: volume + 1])
         assert not np.array_equal(found, before)
 
     @pytest.mark.parametrize("cleaning", STEPS.values(), ids=STEPS)
     def test_what_never_changes_is_0_and_what_does_is_scaled(self, source, cleaning):
         found, _ = causal(source, cleaning)
         assert (found[:, CONSTANT] == 0).all()
-        moving = np.delete(found, CONSTANT, axis=1)
-        assert (moving[1:] != 0).all()
-        assert moving[100:].std() == pytest.approx(1.1, abs=0.35)
+        high_motion = np.delete(found, CONSTANT, axis=1)
+        assert (high_motion[1:] != 0).all()
+        assert high_motion[100:].std() == pytest.approx(1.1, abs=0.35)
 
 
 class TestWholeRun:
@@ -121,8 +121,8 @@ class TestWholeRun:
             high_pass=cleaning.high_pass_hz,
             **{"t_r": TR, "detrend": False, "standardize": None},
         )
-        moving = np.delete(np.arange(N_FEATURES), CONSTANT)
-        np.testing.assert_allclose(found[:, moving], zscore(oracle[:, moving]), atol=1e-4)
+        high_motion = np.delete(np.arange(N_FEATURES), CONSTANT)
+        np.testing.assert_allclose(found[:, high_motion], zscore(oracle[:, high_motion]), atol=1e-4)
         assert (found[:, CONSTANT] == 0).all()
         assert not (tmp_path / "cleaned").exists()
 
@@ -131,7 +131,7 @@ class TestWholeRun:
         columns = Scratch.columns
         monkeypatch.setattr(Scratch, "columns", lambda self, a, b: (seen.append(b - a), columns(self, a, b))[1])
         whole_run(source, STEPS["scale"], tmp_path, 100 * N_FEATURES * 64)
-        # Of 300 frames a third as many columns as blocks of 100 frames had.
+        # Of 300 volumes a third as many columns as blocks of 100 volumes had.
         assert seen == [12, 12, 12, 1]
 
     def test_a_voxel_that_the_confounds_explain_wholly_is_0(self, run, tmp_path):
@@ -145,7 +145,7 @@ class TestWholeRun:
         assert found[:, 1].std() == pytest.approx(1)
 
     def test_small_fluctuations_on_a_large_baseline_are_kept(self, tmp_path):
-        small = np.random.default_rng(3).normal(1e4, 0.004, (N_FRAMES, 3)).astype(np.float32)
+        small = np.random.default_rng(3).normal(1e4, 0.004, (N_TIME_POINTS, 3)).astype(np.float32)
         found = np.concatenate(list(whole_run_blocks(iter([small]), 3, STEPS["scale"], tmp_path / "x")))
         np.testing.assert_allclose(found, zscore(small.astype(np.float64)), atol=1e-5)
 
@@ -163,13 +163,15 @@ class TestWholeRun:
         ],
     )
     def test_runs_that_are_too_short(self, run, tmp_path, cleaning, needed):
-        def cleaned(n_frames):
-            model = ConfoundModel(**{**vars(cleaning.confounds), "values": cleaning.confounds.values[:n_frames]})
+        def cleaned(n_time_points):
+            model = ConfoundModel(**{**vars(cleaning.confounds), "values": cleaning.confounds.values[:n_time_points]})
             short = Cleaning(confounds=model, high_pass_hz=cleaning.high_pass_hz, repetition_time=TR)
-            return np.concatenate(list(whole_run_blocks(iter([run[:n_frames]]), N_FEATURES, short, tmp_path / "x")))
+            return np.concatenate(
+                list(whole_run_blocks(iter([run[:n_time_points]]), N_FEATURES, short, tmp_path / "x"))
+            )
 
         assert np.isfinite(cleaned(needed)).all()
-        with pytest.raises(ImageError, match=f"need at least {needed} frames, found {needed - 1}"):
+        with pytest.raises(ImageError, match=f"need at least {needed} volumes, found {needed - 1}"):
             cleaned(needed - 1)
         assert not (tmp_path / "x").exists()
 
@@ -209,13 +211,13 @@ class TestInspection:
         with pytest.raises(ImageError, match="sub-1: expected values that change over time, found every one of 9"):
             look(np.tile(np.arange(9.0), (40, 1)), TR)
 
-    @pytest.mark.parametrize("n_frames", [40, 255, 256, 257, 900])
+    @pytest.mark.parametrize("n_time_points", [40, 255, 256, 257, 900])
     @pytest.mark.parametrize("block", [1, 64, 1000])
-    def test_a_band_passed_run_is_refused_with_the_reason(self, n_frames, block):
+    def test_a_band_passed_run_is_refused_with_the_reason(self, n_time_points, block):
         noise = np.random.default_rng(4).normal(size=(1000, 30))
-        look(noise[:n_frames], TR, block)
+        look(noise[:n_time_points], TR, block)
         with pytest.raises(ImageError, match=r"low-passed or band-passed.*white noise gives an r2 of 0\.99") as caught:
-            look(low_passed(noise, TR)[:n_frames], TR, block)
+            look(low_passed(noise, TR)[:n_time_points], TR, block)
         assert "high-pass is fine" in caught.value.hint
 
     def test_it_says_so_before_the_whole_run_is_read(self):
@@ -232,10 +234,10 @@ class TestInspection:
         with pytest.raises(ImageError, match="band-passed"):
             look(noise, TR)
 
-    @pytest.mark.parametrize("n_frames", [2, 5, 31])
-    def test_too_short_to_tell(self, n_frames):
+    @pytest.mark.parametrize("n_time_points", [2, 5, 31])
+    def test_too_short_to_tell(self, n_time_points):
         noise = low_passed(np.random.default_rng(7).normal(size=(200, 30)), TR)
-        assert look(noise[:n_frames], TR).n_constant == 0
+        assert look(noise[:n_time_points], TR).n_constant == 0
 
     @pytest.mark.parametrize("subject", ["003", "007"])
     def test_real_parcels_are_accepted_and_refused_once_band_passed(self, sitcom, subject):
@@ -253,7 +255,7 @@ class TestInspection:
 
 
 def test_blocks_are_as_large_as_what_is_read_allows(tmp_path):
-    """Three parcels of 8,000 voxels: a frame takes what its volume takes."""
+    """Three parcels of 8,000 voxels: a volume takes what its volume takes."""
     path = tmp_path / "x.nii"
     data = np.random.default_rng(8).normal(size=(20, 20, 20, 50)).astype(np.float32)
     nib.save(nib.Nifti1Image(data, np.eye(4)), path)

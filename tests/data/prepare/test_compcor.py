@@ -10,29 +10,31 @@ from titan_neuro.errors import ImageError
 
 @pytest.fixture(scope="module")
 def tissue():
-    """240 frames of 150 voxels on a baseline: three common courses, a drift, noise; two voxels outside the field."""
+    """240 volumes of 150 voxels on a baseline: three common courses, a drift, noise; two voxels outside the field."""
     rng = np.random.default_rng(0)
     courses = rng.normal(size=(240, 3)) * [3, 2, 1]
-    frames = courses @ rng.normal(size=(3, 150)) + rng.normal(size=(240, 150))
-    frames += 800 + np.linspace(0, 30, 240)[:, None] * rng.normal(size=150)
-    frames[:, [3, 70]] = 0
-    return frames, courses
+    volumes = courses @ rng.normal(size=(3, 150)) + rng.normal(size=(240, 150))
+    volumes += 800 + np.linspace(0, 30, 240)[:, None] * rng.normal(size=150)
+    volumes[:, [3, 70]] = 0
+    return volumes, courses
 
 
-@pytest.mark.parametrize(("n_frames", "repetition_time"), [(240, 1.0), (803, 1.0), (121, 2.5), (20, 1.0), (1, 2.0)])
-def test_cosines_are_those_of_nilearn_without_the_constant(n_frames, repetition_time):
-    found = cosine_drifts(n_frames, repetition_time)
-    if n_frames > 1:
-        expected = create_cosine_drift(1 / 128, np.arange(n_frames) * repetition_time)[:, :-1]
+@pytest.mark.parametrize(
+    ("n_time_points", "repetition_time"), [(240, 1.0), (803, 1.0), (121, 2.5), (20, 1.0), (1, 2.0)]
+)
+def test_cosines_are_those_of_nilearn_without_the_constant(n_time_points, repetition_time):
+    found = cosine_drifts(n_time_points, repetition_time)
+    if n_time_points > 1:
+        expected = create_cosine_drift(1 / 128, np.arange(n_time_points) * repetition_time)[:, :-1]
         np.testing.assert_allclose(found, expected, atol=1e-12)
-    assert found.shape == (n_frames, int(n_frames * repetition_time / 64) if n_frames > 1 else 0)
+    assert found.shape == (n_time_points, int(n_time_points * repetition_time / 64) if n_time_points > 1 else 0)
 
 
 class TestWholeRun:
     def test_components_are_the_principal_components_of_the_filtered_scaled_voxels(self, tissue):
-        frames = np.delete(tissue[0], [3, 70], axis=1)
+        volumes = np.delete(tissue[0], [3, 70], axis=1)
         filtered = clean(
-            frames, detrend=False, standardize="zscore_sample", filter="cosine", high_pass=1 / 128, t_r=1.0
+            volumes, detrend=False, standardize="zscore_sample", filter="cosine", high_pass=1 / 128, t_r=1.0
         )
         oracle = PCA(n_components=5, svd_solver="full").fit(filtered)
         components, explained = compcor(tissue[0], 5, None, 1.0)
@@ -51,8 +53,8 @@ class TestWholeRun:
 
 class TestCausal:
     def test_components_are_projections_on_the_weights_of_the_calibration(self, tissue):
-        frames = np.delete(tissue[0], [3, 70], axis=1)
-        filtered = CausalHighPass(148, 1 / 128, 1.0)(frames)
+        volumes = np.delete(tissue[0], [3, 70], axis=1)
+        filtered = CausalHighPass(148, 1 / 128, 1.0)(volumes)
         standard = (filtered - filtered[:90].mean(axis=0)) / filtered[:90].std(axis=0)
         oracle = PCA(n_components=4, svd_solver="full").fit(standard[:90])
         components, explained = compcor(tissue[0], 4, 90, 1.0)
@@ -63,36 +65,36 @@ class TestCausal:
         np.testing.assert_allclose(explained, oracle.explained_variance_ratio_, atol=1e-10)
 
     def test_what_the_voxels_share_is_found_after_the_calibration(self, tissue):
-        frames, courses = tissue
-        components, _ = compcor(frames, 3, 90, 1.0)
+        volumes, courses = tissue
+        components, _ = compcor(volumes, 3, 90, 1.0)
         target = CausalHighPass(3, 1 / 128, 1.0)(courses)[90:]
         design = np.column_stack([components[90:], np.ones(150)])
         error = target - design @ np.linalg.lstsq(design, target, rcond=None)[0]
         assert (1 - error.var(axis=0) / target.var(axis=0)).min() > 0.9
 
-    @pytest.mark.parametrize("frame", [40, 89, 90, 100, 153, 154, 238])
+    @pytest.mark.parametrize("volume", [40, 89, 90, 100, 153, 154, 238])
     @pytest.mark.parametrize("later", [np.nan, 0.0, 1e6])
-    def test_no_later_frame_changes_an_earlier_value(self, tissue, frame, later):
+    def test_no_later_frame_changes_an_earlier_value(self, tissue, volume, later):
         other = tissue[0].copy()
-        if frame < 89:
-            # A calibration of frames without value has no components; of others it has other ones.
-            later = np.random.default_rng(1).normal(size=other[frame + 1 :].shape)
-        other[frame + 1 :] = later
+        if volume < 89:
+            # A calibration of volumes without value has no components; of others it has other ones.
+            later = np.random.default_rng(1).normal(size=other[volume + 1 :].shape)
+        other[volume + 1 :] = later
         found, changed = compcor(tissue[0], 3, 90, 1.0)[0], compcor(other, 3, 90, 1.0)[0]
-        assert np.array_equal(found[: frame + 1], changed[: frame + 1])
+        assert np.array_equal(found[: volume + 1], changed[: volume + 1])
         assert not np.array_equal(found, changed)
 
     def test_a_run_within_its_calibration_is_refused(self, tissue):
-        with pytest.raises(ImageError, match="longer than the 240 frames of its calibration, found 240"):
+        with pytest.raises(ImageError, match="longer than the 240 volumes of its calibration, found 240"):
             compcor(tissue[0], 3, 240, 1.0)
 
 
 def test_whole_numbers_as_a_scanner_writes_them_do_not_overflow():
     rng = np.random.default_rng(2)
-    frames = rng.integers(-32768, 32767, size=(80, 30), dtype=np.int16)
-    frames[0], frames[1] = -32768, 32767
+    volumes = rng.integers(-32768, 32767, size=(80, 30), dtype=np.int16)
+    volumes[0], volumes[1] = -32768, 32767
     for calibration in (None, 40):
-        found, expected = (compcor(each, 2, calibration, 1.0) for each in (frames, frames.astype(np.float64)))
+        found, expected = (compcor(each, 2, calibration, 1.0) for each in (volumes, volumes.astype(np.float64)))
         np.testing.assert_allclose(found[0], expected[0], atol=1e-12)
 
 

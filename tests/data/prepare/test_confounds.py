@@ -23,7 +23,7 @@ from titan_neuro.data.prepare.motion import MOTION, framewise_displacement
 from titan_neuro.data.prepare.temporal import CausalRegression
 from titan_neuro.errors import ConfigError, ImageError, MetadataError, NotFetchedError
 
-# Real tables of two fMRIPreps, which nilearn tests itself on: 30 frames, the first of them before the steady state.
+# Real tables of two fMRIPreps, which nilearn tests itself on: 30 volumes, the first of them before the steady state.
 REAL = Path(nilearn.interfaces.fmriprep.__file__).parent / "data"
 TABLES = {
     "1.4": REAL / "test_desc-confounds_regressors.tsv",
@@ -43,7 +43,7 @@ def fmriprep(request, tmp_path):
     name = f"sub-01_task-movie_run-1_desc-confounds_{source.stem.rsplit('_', 1)[1]}"
     columns = pd.read_csv(source, sep="\t")
     if request.param == "21":
-        # A head five times stiller: as it was, scrubbing leaves no frame of it.
+        # A head five times stiller: as it was, scrubbing leaves no volume of it.
         columns[["framewise_displacement", "std_dvars"]] /= 5
     columns.to_csv(folder / f"{name}.tsv", sep="\t", na_rep="n/a", index=False)
     shutil.copy(source.with_suffix(".json"), folder / f"{name}.json")
@@ -57,21 +57,21 @@ def table_of(folder):
     return read_confounds(path)
 
 
-def recording(n_frames=150):
+def recording(n_time_points=150):
     rng = np.random.default_rng(0)
-    motion = pd.DataFrame(np.cumsum(rng.normal(size=(n_frames, 6)) * 0.01, axis=0), columns=list(MOTION))
-    common = rng.normal(size=(n_frames, 8)) @ rng.normal(size=(8, 60))
-    csf, white_matter = np.split(500 + common + rng.normal(size=(n_frames, 60)), [20], axis=1)
+    motion = pd.DataFrame(np.cumsum(rng.normal(size=(n_time_points, 6)) * 0.01, axis=0), columns=list(MOTION))
+    common = rng.normal(size=(n_time_points, 8)) @ rng.normal(size=(8, 60))
+    csf, white_matter = np.split(500 + common + rng.normal(size=(n_time_points, 60)), [20], axis=1)
     return {
         "motion": motion,
-        "global_signal": 700 + rng.normal(size=n_frames),
+        "global_signal": 700 + rng.normal(size=n_time_points),
         "csf": csf,
         "white_matter": white_matter,
     }
 
 
-def computed(calibration_frames=60, **changes):
-    timing = {"repetition_time": 1.0, "calibration_frames": calibration_frames, "source": "sub-01, computed"}
+def computed(calibration_time_points=60, **changes):
+    timing = {"repetition_time": 1.0, "calibration_time_points": calibration_time_points, "source": "sub-01, computed"}
     return compute_confounds(**(recording() | changes), **timing)
 
 
@@ -82,7 +82,7 @@ class TestNilearnStrategies:
         expected, kept = load_confounds_strategy(str(image), preset, demean=False)
         found = select(table_of(fmriprep), preset, image.name)
         assert found.names == tuple(expected.columns)
-        # The first frame's derivatives don't exist: nilearn writes the second's there, which is a later frame's.
+        # The first volume's derivatives don't exist: nilearn writes the second's there, which is a later volume's.
         np.testing.assert_allclose(found.values[1:], expected.to_numpy()[1:], **EXACT)
         derivative = ["derivative1" in name for name in found.names]
         first = np.where(derivative, 0.0, expected.to_numpy()[0])
@@ -199,9 +199,9 @@ class TestPresets:
 
     def test_a_preset_that_drops_every_frame_is_refused(self, fmriprep):
         table = table_of(fmriprep)
-        moving = ConfoundTable(columns=table.columns.assign(framewise_displacement=0.6), source="x.tsv")
-        with pytest.raises(MetadataError, match=r"x\.tsv: the confounds preset scrubbing drops all 30 frames"):
-            select(moving, "scrubbing")
+        high_motion = ConfoundTable(columns=table.columns.assign(framewise_displacement=0.6), source="x.tsv")
+        with pytest.raises(MetadataError, match=r"x\.tsv: the confounds preset scrubbing drops all 30 volumes"):
+            select(high_motion, "scrubbing")
 
     def test_a_column_without_a_value_is_refused(self):
         table = computed()
@@ -215,18 +215,18 @@ class TestPresets:
         assert "motion24" in caught.value.hint
 
     @pytest.mark.parametrize("preset", [name for name in PRESETS if name not in ("scrubbing", "ica_aroma")])
-    @pytest.mark.parametrize("frame", [59, 60, 148])
-    def test_no_later_frame_changes_an_earlier_value_or_residual(self, preset, frame):
+    @pytest.mark.parametrize("volume", [59, 60, 148])
+    def test_no_later_frame_changes_an_earlier_value_or_residual(self, preset, volume):
         other = recording()
         for value in (other["motion"].to_numpy(), *(other[name] for name in ("global_signal", "csf", "white_matter"))):
-            value[frame + 1 :] = -3 * value[frame + 1 :]
+            value[volume + 1 :] = -3 * value[volume + 1 :]
         assert not other["motion"].equals(recording()["motion"])
         bold = np.random.default_rng(5).normal(size=(150, 4))
         models = [select(computed(**inputs), preset) for inputs in ({}, other)]
-        assert np.array_equal(models[0].values[: frame + 1], models[1].values[: frame + 1])
+        assert np.array_equal(models[0].values[: volume + 1], models[1].values[: volume + 1])
         assert preset == "none" or not np.array_equal(models[0].values, models[1].values)
         residuals = [CausalRegression(4, len(model.names))(bold, model.values) for model in models]
-        assert np.array_equal(residuals[0][: frame + 1], residuals[1][: frame + 1])
+        assert np.array_equal(residuals[0][: volume + 1], residuals[1][: volume + 1])
 
 
 class TestComputed:
@@ -332,11 +332,11 @@ class TestFiles:
         with pytest.raises(NotFetchedError, match=rf"confounds_\w+\{suffix}: in the dataset"):
             read_confounds(path.with_suffix(".tsv"))
 
-    @pytest.mark.parametrize("n_frames", [29, 31])
-    def test_another_number_of_rows_is_refused(self, fmriprep, n_frames):
+    @pytest.mark.parametrize("n_time_points", [29, 31])
+    def test_another_number_of_rows_is_refused(self, fmriprep, n_time_points):
         table = table_of(fmriprep)
         check_rows(table, 30)
         with pytest.raises(
-            MetadataError, match=rf"\.tsv: confounds with another number of rows: expected {n_frames}, .* found 30"
+            MetadataError, match=rf"\.tsv: confounds with another number of rows: expected {n_time_points}, .* found 30"
         ):
-            check_rows(table, n_frames)
+            check_rows(table, n_time_points)

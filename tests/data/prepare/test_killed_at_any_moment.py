@@ -87,12 +87,12 @@ def stages(output):
 def native(tmp_path_factory):
     """Three runs in their own space: read and written in one pass."""
     folder = tmp_path_factory.mktemp("native")
-    root = native_runs.write(folder / "bids", n_runs=3, shape=(24, 26, 22), n_frames=40)
+    root = native_runs.write(folder / "bids", n_runs=3, shape=(24, 26, 22), n_time_points=40)
     return Route(root, (), folder, 3)
 
 
 def raw_with_transforms(folder, n_runs, n_volumes):
-    """Runs whose frames lie on disk between two passes, with a table of confounds each."""
+    """Runs whose volumes lie on disk between two passes, with a table of confounds each."""
     phantom = Phantom(shape=(16, 18, 14), voxel_mm=10.0, warp_spacing_mm=10.0, n_volumes=n_volumes)
     noise = np.random.default_rng(0).normal(0, 10, (*phantom.shape, phantom.n_volumes))
     root = phantom.write(folder / "bids", phantom.record(0)[..., None] + noise)
@@ -153,12 +153,12 @@ def test_killed_at_random_moments(name, request):
     route = request.getfixturevalue(name)
     rng = np.random.default_rng(SEED)
     # One in each of as many stretches of the work; three of them, far apart, for each output.
-    moments = (np.arange(N_KILLS) + rng.random(N_KILLS)) / N_KILLS
+    positions = (np.arange(N_KILLS) + rng.random(N_KILLS)) / N_KILLS
     whole_s, n_killed, found = duration_s(route), 0, Counter()
-    for of_output in rng.permutation(moments.reshape(3, -1).T):
+    for of_output in rng.permutation(positions.reshape(3, -1).T):
         output, done = route.new_output(), {}
-        for moment in of_output:
-            while not kill_at(route, output, moment * whole_s):
+        for position in of_output:
+            while not kill_at(route, output, position * whole_s):
                 route.check(output)
                 if not done:
                     # A whole preparation was over before that moment: this machine has become faster.
@@ -166,7 +166,7 @@ def test_killed_at_random_moments(name, request):
                 output, done = route.new_output(), {}
             n_killed += 1
             stages_hit = seen(output, route)
-            print(f"seed {SEED}: killed after {moment * whole_s:.3f} of {whole_s:.3f} s, {', '.join(stages_hit)}")
+            print(f"seed {SEED}: killed after {position * whole_s:.3f} of {whole_s:.3f} s, {', '.join(stages_hit)}")
             found.update(stages_hit)
             # What was done is not done again.
             assert done.items() <= sidecars(output).items()
@@ -178,7 +178,7 @@ def test_killed_at_random_moments(name, request):
         route.check(output)
     print(found)
     assert n_killed == N_KILLS
-    # The frames of a run with transforms stay between the passes until its store is written.
+    # The volumes of a run with transforms stay between the passes until its store is written.
     in_a_run = "between the passes" if name == "raw" else "a store half written"
     assert {"before any output", "before the first run was done", in_a_run, "some runs done"} <= found.keys()
 

@@ -54,6 +54,6 @@ def test_the_longest_run_at_2_mm(full_size, tmp_path, settings):
     peak_kib = int(done.stdout.split()[1])
     assert peak_kib < 1.5 * 2**20
     [store] = open_runs(tmp_path / "out")
-    assert store.n_frames == N_VOLUMES
+    assert store.n_time_points == N_VOLUMES
     assert store.space.n_features > 100_000
     assert len(store.record["whole_run"]) == (0 if not settings else 10)

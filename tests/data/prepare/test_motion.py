@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from titan_neuro.data.prepare.motion import (
     MOTION,
-    centre_of_mass,
+    center_of_mass,
     framewise_displacement,
     motion_parameters,
     read_head_motion,
@@ -40,7 +40,7 @@ def reference():
     return volume
 
 
-def planted(n=30, translation_mm=0.6, rotation_rad=0.03):
+def truth(n=30, translation_mm=0.6, rotation_rad=0.03):
     scale = np.repeat([translation_mm, rotation_rad], 3)
     return np.vstack([np.zeros(6), np.random.default_rng(1).normal(size=(n - 1, 6)) * scale])
 
@@ -54,51 +54,51 @@ def left_handed(axis, angle):
     return matrix
 
 
-def fsl_matrices(parameters, centre_mm):
-    """FSL's matrices of a movement: turn about the centre (in FSL's own mm), then shift."""
+def fsl_matrices(parameters, center_mm):
+    """FSL's matrices of a movement: turn about the center (in FSL's own mm), then shift."""
     matrices = []
     for shift, angles in zip(parameters[:, :3], parameters[:, 3:], strict=True):
         turn = left_handed(0, angles[0]) @ left_handed(1, angles[1]) @ left_handed(2, angles[2])
-        matrices.append(from_matvec(turn, shift + centre_mm - turn @ centre_mm))
+        matrices.append(from_matvec(turn, shift + center_mm - turn @ center_mm))
     return np.stack(matrices)
 
 
-def planted_motion(parameters, volume, affine):
+def true_motion(parameters, volume, affine):
     """What a registration would have written, by nitransforms' conversion from FSL."""
     image = nib.Nifti1Image(volume, affine)
-    centre = np.array([np.average(np.indices(SHAPE)[i], weights=volume) for i in range(3)])
+    center = np.array([np.average(np.indices(SHAPE)[i], weights=volume) for i in range(3)])
     if np.linalg.det(affine) > 0:
-        centre[0] = SHAPE[0] - 1 - centre[0]
+        center[0] = SHAPE[0] - 1 - center[0]
     series = FSLLinearTransformArray()
     series.xforms = [
-        FSLLinearTransformArray._inner_type(m) for m in fsl_matrices(parameters, centre * image.header.get_zooms())
+        FSLLinearTransformArray._inner_type(m) for m in fsl_matrices(parameters, center * image.header.get_zooms())
     ]
-    return series.to_ras(moving=image, reference=image)
+    return series.to_ras(high_motion=image, reference=image)
 
 
 @every_orientation
 def test_planted_motion_is_found(reference, affine):
-    parameters = planted()
-    head_motion = planted_motion(parameters, reference, affine)
-    found = motion_parameters(head_motion, affine, centre_of_mass(reference, affine))
+    parameters = truth()
+    head_motion = true_motion(parameters, reference, affine)
+    found = motion_parameters(head_motion, affine, center_of_mass(reference, affine))
     assert tuple(found.columns) == MOTION
     np.testing.assert_allclose(found.to_numpy(), parameters, atol=2e-6)
 
 
 @every_orientation
 def test_fmriprep_recovers_the_same_to_the_first_order(reference, affine):
-    parameters = planted(translation_mm=0.3, rotation_rad=0.004)
+    parameters = truth(translation_mm=0.3, rotation_rad=0.004)
     image = nib.Nifti1Image(reference, affine)
-    head_motion = planted_motion(parameters, reference, affine)
-    fsl = FSLLinearTransformArray.from_ras(head_motion, reference=image, moving=image)
+    head_motion = true_motion(parameters, reference, affine)
+    fsl = FSLLinearTransformArray.from_ras(head_motion, reference=image, high_motion=image)
     matrices = np.stack([each["parameters"] for each in fsl.xforms])
     turns = matrices[:, :3, :3].transpose(0, 2, 1)
-    centre = np.array([np.average(np.indices(SHAPE)[i], weights=reference) for i in range(3)])
+    center = np.array([np.average(np.indices(SHAPE)[i], weights=reference) for i in range(3)])
     if np.linalg.det(affine) > 0:
-        centre[0] = SHAPE[0] - 1 - centre[0]
-    centre *= image.header.get_zooms()
-    shifts = matrices[:, :3, 3] - turns @ centre + centre
-    found = motion_parameters(head_motion, affine, centre_of_mass(reference, affine))
+        center[0] = SHAPE[0] - 1 - center[0]
+    center *= image.header.get_zooms()
+    shifts = matrices[:, :3, 3] - turns @ center + center
+    found = motion_parameters(head_motion, affine, center_of_mass(reference, affine))
     np.testing.assert_allclose(found[list(MOTION[:3])], shifts, atol=0.01)
     np.testing.assert_allclose(found[list(MOTION[3:])], Rotation.from_matrix(turns).as_euler("XYZ"), atol=1e-4)
 
@@ -110,24 +110,24 @@ def test_the_way_back_counts_along_the_first_axis_of_fsl(codes, expected):
     np.testing.assert_allclose(found.to_numpy(), [[expected, 0, 0, 0, 0, 0]], atol=1e-12)
 
 
-def test_a_rotation_about_the_centre_is_no_translation():
-    centre = np.array([10.0, -25.0, 40.0])
+def test_a_rotation_about_the_center_is_no_translation():
+    center = np.array([10.0, -25.0, 40.0])
     turn = Rotation.from_euler("x", 0.05).as_matrix()
-    nod = from_matvec(turn, centre - turn @ centre)[None]
-    found = motion_parameters(nod, oriented("LAS"), centre)
+    nod = from_matvec(turn, center - turn @ center)[None]
+    found = motion_parameters(nod, oriented("LAS"), center)
     np.testing.assert_allclose(found.to_numpy(), [[0, 0, 0, 0.05, 0, 0]], atol=1e-12)
     elsewhere = motion_parameters(nod, oriented("LAS"), np.zeros(3))
     assert np.abs(elsewhere[["trans_y", "trans_z"]].to_numpy()).min() > 1
 
 
-def test_the_centre_of_mass_is_a_point_of_the_world(reference):
+def test_the_center_of_mass_is_a_point_of_the_world(reference):
     volume = np.zeros(SHAPE)
     volume[3, 5, 7] = 2
     np.testing.assert_allclose(
-        centre_of_mass(volume, AFFINES["oblique LPS"]), apply_affine(AFFINES["oblique LPS"], [3, 5, 7])
+        center_of_mass(volume, AFFINES["oblique LPS"]), apply_affine(AFFINES["oblique LPS"], [3, 5, 7])
     )
     volume[5, 5, 7] = 2
-    np.testing.assert_allclose(centre_of_mass(volume, AFFINES["LAS"]), apply_affine(AFFINES["LAS"], [4, 5, 7]))
+    np.testing.assert_allclose(center_of_mass(volume, AFFINES["LAS"]), apply_affine(AFFINES["LAS"], [4, 5, 7]))
 
 
 class TestFramewiseDisplacement:
@@ -139,20 +139,20 @@ class TestFramewiseDisplacement:
         np.testing.assert_allclose(framewise_displacement(motion, radius_mm=80), [np.nan, 0.5, 0.8, 1.3])
 
     def test_no_later_frame_changes_an_earlier_one(self):
-        motion = pd.DataFrame(planted(), columns=list(MOTION))
+        motion = pd.DataFrame(truth(), columns=list(MOTION))
         other = motion.copy()
         other.iloc[12:] = np.nan
         assert np.array_equal(framewise_displacement(other)[:12], framewise_displacement(motion)[:12], equal_nan=True)
 
     def test_it_needs_no_order_of_columns(self):
-        motion = pd.DataFrame(planted(), columns=list(MOTION))
+        motion = pd.DataFrame(truth(), columns=list(MOTION))
         mixed = motion[list(MOTION[::-1])].assign(csf=1.0)
         np.testing.assert_array_equal(framewise_displacement(mixed), framewise_displacement(motion))
 
 
 @pytest.mark.parametrize("n", [1, 2, 30])
 def test_transforms_are_read_as_written(tmp_path, reference, n):
-    head_motion = planted_motion(planted(), reference, AFFINES["LAS"])[:n]
+    head_motion = true_motion(truth(), reference, AFFINES["LAS"])[:n]
     path = tmp_path / "sub-01_from-orig_to-boldref_mode-image_desc-hmc_xfm.txt"
     LinearTransformsMapping(head_motion).to_filename(path, fmt="itk")
     found = read_head_motion(path)
@@ -163,11 +163,11 @@ def test_transforms_are_read_as_written(tmp_path, reference, n):
 
 def test_motion_of_later_volumes_does_not_reach_earlier_ones(reference):
     affine = AFFINES["oblique RAS"]
-    head_motion = planted_motion(planted(), reference, affine)
+    head_motion = true_motion(truth(), reference, affine)
     other = head_motion.copy()
     other[15:, :3, 3] += 40
-    centre = centre_of_mass(reference, affine)
-    found, changed = (motion_parameters(each, affine, centre)[:15] for each in (head_motion, other))
+    center = center_of_mass(reference, affine)
+    found, changed = (motion_parameters(each, affine, center)[:15] for each in (head_motion, other))
     assert np.array_equal(found.to_numpy(), changed.to_numpy())
 
 

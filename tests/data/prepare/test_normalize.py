@@ -26,11 +26,11 @@ def test_blocks_give_the_same_bits_as_one_call(bold, cuts):
     assert np.array_equal(np.concatenate(pieces), CausalZScore(7)(bold))
 
 
-@pytest.mark.parametrize("frame", [0, 1, 50, 199])
-def test_no_later_frame_changes_an_earlier_one(bold, frame):
+@pytest.mark.parametrize("volume", [0, 1, 50, 199])
+def test_no_later_frame_changes_an_earlier_one(bold, volume):
     other = bold.copy()
-    other[frame + 1 :] = np.random.default_rng(1).normal(size=other[frame + 1 :].shape)
-    assert np.array_equal(CausalZScore(7)(bold)[: frame + 1], CausalZScore(7)(other)[: frame + 1])
+    other[volume + 1 :] = np.random.default_rng(1).normal(size=other[volume + 1 :].shape)
+    assert np.array_equal(CausalZScore(7)(bold)[: volume + 1], CausalZScore(7)(other)[: volume + 1])
 
 
 def test_a_constant_voxel_is_zero_not_noise():

@@ -16,30 +16,36 @@ import pytest
 from phantom import STEM, Phantom, save
 
 from titan_neuro.cli import main
-from titan_neuro.data.bids import find_recordings
+from titan_neuro.data.bids.recordings import find_recordings
 from titan_neuro.data.fetch.session import datalad_session
 from titan_neuro.data.prepare import PrepareConfig, prepare_run
 from titan_neuro.data.prepare.grid import grid_points, standard_grid
 from titan_neuro.data.prepare.normalize import CausalZScore
 from titan_neuro.data.simulate import SimulateConfig, simulate
 from titan_neuro.data.simulate.config import screenings
-from titan_neuro.data.simulate.signal import film_latents, screened_latents
+from titan_neuro.data.simulate.signal import screened_latents, stimulus_latents
 from titan_neuro.data.store import RunStore, open_runs
 from titan_neuro.errors import ConfigError, ImageError, MetadataError, MismatchError, NotFetchedError
 
-N_FRAMES = 48
-COARSE = {"shape": (22, 26, 20), "voxel_mm": 8.0, "warp_spacing_mm": 8.0, "shortest_mm": 50.0, "n_volumes": N_FRAMES}
+N_TIME_POINTS = 48
+COARSE = {
+    "shape": (22, 26, 20),
+    "voxel_mm": 8.0,
+    "warp_spacing_mm": 8.0,
+    "shortest_mm": 50.0,
+    "n_volumes": N_TIME_POINTS,
+}
 SETTINGS = {"warmup_s": 10, "resolution_mm": 8, "calibration_s": 20}
 
 
 @pytest.fixture(scope="module")
-def moving():
+def high_motion():
     """A phantom of 48 volumes, the head moving in each; all of it brightens and dims by a known time course."""
     phantom = Phantom(**COARSE)
     rng = np.random.default_rng(1)
-    course = 1 + 0.02 * rng.standard_normal(N_FRAMES)
-    noise = rng.normal(0, 2, (*phantom.shape, N_FRAMES))
-    data = np.stack([phantom.record(t) * course[t] for t in range(N_FRAMES)], axis=-1) + noise
+    course = 1 + 0.02 * rng.standard_normal(N_TIME_POINTS)
+    noise = rng.normal(0, 2, (*phantom.shape, N_TIME_POINTS))
+    data = np.stack([phantom.record(t) * course[t] for t in range(N_TIME_POINTS)], axis=-1) + noise
     return phantom, data, course
 
 
@@ -60,8 +66,8 @@ def table_beside(store):
 # ---- raw images and the transforms of fMRIPrep's minimal output ------------------------------------
 
 
-def test_raw_and_transforms(moving, tmp_path, prepare):
-    phantom, data, course = moving
+def test_raw_and_transforms(high_motion, tmp_path, prepare):
+    phantom, data, course = high_motion
     store = prepare(phantom.write(tmp_path / "bids", data))
     assert store.record["route"] == "transforms"
     assert store.record["spatial"]["steps"] == [
@@ -75,18 +81,18 @@ def test_raw_and_transforms(moving, tmp_path, prepare):
     expected = phantom.pattern(grid_points(store.space.mask, store.space.affine)) * course.mean()
     assert np.corrcoef(shown, expected)[0, 1] > 0.98
     # Still heads brighten and dim together: what is left of each voxel is the planted course.
-    frames = store.frames(0, N_FRAMES).astype(np.float64)
-    planted = CausalZScore(1)(course[:, None])[:, 0]
-    each = [np.corrcoef(planted[10:], voxel)[0, 1] for voxel in frames[10:].T]
+    volumes = store.volumes(0, N_TIME_POINTS).astype(np.float64)
+    truth = CausalZScore(1)(course[:, None])[:, 0]
+    each = [np.corrcoef(truth[10:], voxel)[0, 1] for voxel in volumes[10:].T]
     assert np.median(each) > 0.9
 
 
-def test_confounds_are_computed_from_transforms_and_tissues(moving, tmp_path, prepare):
-    phantom, data, course = moving
+def test_confounds_are_computed_from_transforms_and_tissues(high_motion, tmp_path, prepare):
+    phantom, data, course = high_motion
     store = prepare(phantom.write(tmp_path / "bids", data), confounds="budapest2020")
     table = table_beside(store)
     still = Phantom(**COARSE).head_motion
-    # The displacement of the head's centre, whatever the parameters are called.
+    # The displacement of the head's center, whatever the parameters are called.
     steps = np.linalg.norm(np.diff(still[:, :3, 3], axis=0), axis=1)
     assert np.corrcoef(table["framewise_displacement"][1:], steps)[0, 1] > 0.6
     np.testing.assert_allclose(store.framewise_displacement, table["framewise_displacement"], rtol=1e-5)
@@ -98,39 +104,39 @@ def test_confounds_are_computed_from_transforms_and_tissues(moving, tmp_path, pr
 
 
 @pytest.mark.parametrize("settings", [{}, {"confounds": "budapest2020", "high_pass_hz": 0.01}])
-def test_no_later_frame_changes_an_earlier_one(moving, tmp_path, prepare, settings):
-    phantom, data, _ = moving
+def test_no_later_frame_changes_an_earlier_one(high_motion, tmp_path, prepare, settings):
+    phantom, data, _ = high_motion
     root = phantom.write(tmp_path / "bids", data)
     store = prepare(root, **settings)
-    before, after, table = store.frames(0, 30), store.frames(30, N_FRAMES), table_beside(store)[:30]
+    before, after, table = store.volumes(0, 30), store.volumes(30, N_TIME_POINTS), table_beside(store)[:30]
     (tmp_path / "out").rename(tmp_path / "first")
     later = data.copy()
     later[..., 30:] = np.random.default_rng(9).normal(500, 300, later[..., 30:].shape)
     save(root / f"sub-01/func/{STEM}_bold.nii.gz", later.astype(np.float32), phantom.affine)
     again = prepare(root, **settings)
-    assert np.array_equal(again.frames(0, 30), before)
-    assert not np.array_equal(again.frames(30, N_FRAMES), after)
+    assert np.array_equal(again.volumes(0, 30), before)
+    assert not np.array_equal(again.volumes(30, N_TIME_POINTS), after)
     pd.testing.assert_frame_equal(table_beside(again)[:30], table, check_exact=True)
 
 
-def test_the_whole_run_is_used_where_asked_and_recorded(moving, tmp_path, prepare):
-    phantom, data, _ = moving
+def test_the_whole_run_is_used_where_asked_and_recorded(high_motion, tmp_path, prepare):
+    phantom, data, _ = high_motion
     store = prepare(
         phantom.write(tmp_path / "bids", data), estimation="whole-run", confounds="budapest2020", high_pass_hz=0.01
     )
-    assert store.record["normaliser"]["method"] == "z-score over the whole run"
+    assert store.record["normalizer"]["method"] == "z-score over the whole run"
     components = [f"confound a_comp_cor_0{number}" for number in range(6)]
     assert store.record["whole_run"] == [*components, "z-score", "confound fit", "high-pass"]
-    frames = store.frames(0, N_FRAMES).astype(np.float64)
-    np.testing.assert_allclose(frames.mean(axis=0), 0, atol=2e-3)
-    np.testing.assert_allclose(frames.std(axis=0), 1, atol=2e-3)
+    volumes = store.volumes(0, N_TIME_POINTS).astype(np.float64)
+    np.testing.assert_allclose(volumes.mean(axis=0), 0, atol=2e-3)
+    np.testing.assert_allclose(volumes.std(axis=0), 1, atol=2e-3)
     table = table_beside(store)
     # What was regressed out is gone from every voxel.
-    assert np.abs(np.corrcoef(table["global_signal"], frames.T)[0, 1:]).max() < 0.3
+    assert np.abs(np.corrcoef(table["global_signal"], volumes.T)[0, 1:]).max() < 0.3
 
 
-def test_the_output_is_valid_bids(moving, tmp_path, capsys):
-    phantom, data, _ = moving
+def test_the_output_is_valid_bids(high_motion, tmp_path, capsys):
+    phantom, data, _ = high_motion
     root, output = phantom.write(tmp_path / "bids", data), tmp_path / "out"
     command = ["prepare", str(root), str(output), "--resolution", "8", "--set", "prepare.warmup_s=10"]
     assert main(command) == 0, capsys.readouterr().err
@@ -144,32 +150,34 @@ def test_the_output_is_valid_bids(moving, tmp_path, capsys):
 
 
 def test_the_planted_truth_of_a_simulated_twin_is_found_again(tmp_path, prepare):
-    """Another writer of the same transforms: the twin as a scanner records it, prepared, shows the planted film."""
+    """Another writer of the same transforms: the synthetic dataset as a scanner records it, prepared, shows the planted
+    stimulus.
+    """
     config = SimulateConfig(n_subjects=1, n_runs=1, volume_scale=0.2, voxel_size_mm=7, transforms=True)
-    simulate(tmp_path / "twin", config)
-    store = prepare(tmp_path / "twin", resolution_mm=7)
+    simulate(tmp_path / "synthetic", config)
+    store = prepare(tmp_path / "synthetic", resolution_mm=7)
     assert store.record["route"] == "transforms"
-    image = nib.load(tmp_path / "twin" / json.loads((tmp_path / "twin/truth.json").read_text())["region_image"])
+    image = nib.load(tmp_path / "synthetic" / json.loads((tmp_path / "twin/truth.json").read_text())["region_image"])
     points = grid_points(store.space.mask, store.space.affine)
     voxels = np.rint((points - image.affine[:3, 3]) / np.diag(image.affine)[:3]).astype(int)
     inside = ((voxels >= 0) & (voxels < image.shape)).all(axis=1)
     regions = np.zeros(len(points), int)
     regions[inside] = np.asarray(image.dataobj)[tuple(voxels[inside].T)]
     [run] = screenings(config)
-    latents = screened_latents(film_latents(config), run)
-    frames = store.frames(0, store.n_frames).astype(np.float64)
+    latents = screened_latents(stimulus_latents(config), run)
+    volumes = store.volumes(0, store.n_time_points).astype(np.float64)
     scored = store.scored
     found = [
-        np.corrcoef(frames[scored][:, regions == number + 1].mean(axis=1), latents[scored, number])[0, 1]
+        np.corrcoef(volumes[scored][:, regions == number + 1].mean(axis=1), latents[scored, number])[0, 1]
         for number in range(latents.shape[1])
     ]
-    # Each region carries spontaneous activity of its own, too: 0.15 of the variance against the film's 0.55.
+    # Each region carries spontaneous activity of its own, too: 0.15 of the variance against the stimulus's 0.55.
     assert min(found) > 0.6
     assert np.median(found) > 0.8
 
 
-def test_transforms_of_a_run_that_is_not_there(moving, tmp_path, prepare):
-    phantom, data, _ = moving
+def test_transforms_of_a_run_that_is_not_there(high_motion, tmp_path, prepare):
+    phantom, data, _ = high_motion
     root = phantom.write(tmp_path / "bids", data)
     mask = next(root.rglob("*desc-brain_mask.nii.gz"))
     image = nib.load(mask)
@@ -189,7 +197,7 @@ def preprocessed(tmp_path):
     shape, affine = standard_grid(6)
     inside = np.zeros(shape, bool)
     inside[6:-6, 6:-6, 6:-6] = True
-    course = np.random.default_rng(2).normal(0, 1, N_FRAMES)
+    course = np.random.default_rng(2).normal(0, 1, N_TIME_POINTS)
     pattern = phantom.pattern(grid_points(np.ones(shape, bool), affine)).reshape(shape)
     func = tmp_path / "fmriprep/sub-01/func"
     func.mkdir(parents=True)
@@ -197,10 +205,10 @@ def preprocessed(tmp_path):
     (tmp_path / "fmriprep/dataset_description.json").write_text(json.dumps(description))
     stem = f"{STEM}_space-MNI152NLin2009cAsym_desc"
     save(func / f"{stem}-brain_mask.nii.gz", inside.astype(np.uint8), affine)
-    data = pattern[..., None] * (1 + 0.01 * course) + np.random.default_rng(3).normal(0, 1, (*shape, N_FRAMES))
+    data = pattern[..., None] * (1 + 0.01 * course) + np.random.default_rng(3).normal(0, 1, (*shape, N_TIME_POINTS))
     save(func / f"{stem}-preproc_bold.nii.gz", data.astype(np.float32), affine)
     (func / f"{stem}-preproc_bold.json").write_text('{"RepetitionTime": 1.0, "TaskName": "movie"}')
-    motion = np.random.default_rng(4).normal(0, 0.1, (N_FRAMES, 6))
+    motion = np.random.default_rng(4).normal(0, 0.1, (N_TIME_POINTS, 6))
     names = [f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz"]
     table = pd.DataFrame(motion, columns=names)
     for name in names:
@@ -218,8 +226,8 @@ def test_a_preprocessed_image_on_its_own_grid(preprocessed, prepare):
     assert (store.record["route"], store.record["spatial"]) == ("preprocessed", {})
     assert store.space.mask.shape == standard_grid(6)[0]
     assert np.isnan(store.framewise_displacement[0])
-    planted = CausalZScore(1)(course[:, None])[:, 0]
-    assert np.corrcoef(planted[10:], store.frames(10, N_FRAMES).astype(float).mean(axis=1))[0, 1] > 0.99
+    truth = CausalZScore(1)(course[:, None])[:, 0]
+    assert np.corrcoef(truth[10:], store.volumes(10, N_TIME_POINTS).astype(float).mean(axis=1))[0, 1] > 0.99
 
 
 @pytest.mark.parametrize("resolution", [4.5, 9])
@@ -228,8 +236,8 @@ def test_a_preprocessed_image_on_another_grid(preprocessed, prepare, resolution)
     store = prepare(root, resolution_mm=resolution)
     assert store.path.name.startswith(f"{STEM}_space-MNI152NLin2009cAsym_res-{f'{resolution:g}'.replace('.', 'p')}_")
     assert np.allclose(store.space.affine, standard_grid(resolution)[1])
-    planted = CausalZScore(1)(course[:, None])[:, 0]
-    assert np.corrcoef(planted[10:], store.frames(10, N_FRAMES).astype(float).mean(axis=1))[0, 1] > 0.99
+    truth = CausalZScore(1)(course[:, None])[:, 0]
+    assert np.corrcoef(truth[10:], store.volumes(10, N_TIME_POINTS).astype(float).mean(axis=1))[0, 1] > 0.99
 
 
 def test_slice_timing_that_others_corrected_is_named(preprocessed, prepare):
@@ -250,14 +258,14 @@ def test_images_in_a_space_of_their_own_get_no_grid_of_the_template(preprocessed
         prepare(root, resolution_mm=9)
 
 
-def test_presets_that_can_not_be_computed_are_refused_at_once(moving, tmp_path, prepare):
-    phantom, data, _ = moving
+def test_presets_that_can_not_be_computed_are_refused_at_once(high_motion, tmp_path, prepare):
+    phantom, data, _ = high_motion
     root = phantom.write(tmp_path / "bids", data)
     with pytest.raises(ConfigError, match="scrubbing needs what can't be computed from transforms and tissue maps"):
         prepare(root, confounds="scrubbing")
     shutil.rmtree(root / "derivatives")
     with pytest.raises(ConfigError, match="budapest2020 needs what can't be computed from a rough registration"):
-        prepare(root, confounds="budapest2020", quick_look=True)
+        prepare(root, confounds="budapest2020", rough_registration=True)
 
 
 def test_motion24_from_the_table(preprocessed, prepare):
@@ -317,7 +325,7 @@ def test_parcels_of_an_atlas(preprocessed, prepare, tmp_path):
     image = nib.load(next(root.rglob("*preproc_bold.nii.gz"))).get_fdata()
     mask = nib.load(next(root.rglob("*brain_mask.nii.gz"))).get_fdata() > 0
     means = np.stack([image[mask & (labels == label)].mean(axis=0) for label in (3, 7)], axis=1)
-    np.testing.assert_allclose(store.frames(0, N_FRAMES), CausalZScore(2)(means), atol=4e-3)
+    np.testing.assert_allclose(store.volumes(0, N_TIME_POINTS), CausalZScore(2)(means), atol=4e-3)
 
 
 # ---- settings that do not go with the data ---------------------------------------------------------
@@ -327,7 +335,7 @@ def test_a_resolution_needs_a_standard_space(haxby, tmp_path):
     recording = find_recordings(haxby)[0]
     with pytest.raises(ConfigError, match="lies in its own space and no transforms") as caught:
         prepare_run(recording, tmp_path / "out", PrepareConfig(resolution_mm=4), work_dir=tmp_path / "work")
-    assert "--quick-look" in caught.value.hint
+    assert "--rough-registration" in caught.value.hint
 
 
 def test_parcels_have_no_resolution(sitcom, tmp_path):

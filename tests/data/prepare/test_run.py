@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from titan_neuro.data.bids import find_recordings
+from titan_neuro.data.bids.recordings import find_recordings
 from titan_neuro.data.prepare import PrepareConfig, prepare_run
 from titan_neuro.data.prepare.normalize import CausalZScore
 from titan_neuro.data.store import RunStore, open_runs
@@ -19,19 +19,19 @@ from titan_neuro.errors import (
     OutputError,
 )
 
-SHAPE, N_FRAMES = (5, 6, 7), 60
+SHAPE, N_TIME_POINTS = (5, 6, 7), 60
 
 
 @pytest.fixture
 def dataset(tmp_path):
-    """One run of noise on a small grid with a mask, TR 1 s, a film from 10 s to 50 s."""
+    """One run of noise on a small grid with a mask, TR 1 s, a stimulus from 10 s to 50 s."""
     root = tmp_path / "bids"
     func = root / "sub-01/func"
     masks = root / "derivatives/mask/sub-01/func"
     func.mkdir(parents=True)
     masks.mkdir(parents=True)
     (root / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.8.0"}')
-    write_bold(func, np.random.default_rng(0).normal(1000, 10, (*SHAPE, N_FRAMES)))
+    write_bold(func, np.random.default_rng(0).normal(1000, 10, (*SHAPE, N_TIME_POINTS)))
     (func / "sub-01_task-movie_run-01_bold.json").write_text('{"RepetitionTime": 1, "TaskName": "movie"}')
     (func / "sub-01_task-movie_run-01_events.tsv").write_text("onset\tduration\ttrial_type\n10.0\t40.0\tmovie\n")
     mask = np.random.default_rng(1).random(SHAPE) > 0.4
@@ -64,7 +64,7 @@ def test_frames_are_the_masked_causal_z_scores(prepare, dataset):
     mask = nib.load(next(dataset.rglob("*_mask.nii.gz"))).get_fdata() > 0
     expected = CausalZScore(int(mask.sum()))(image[mask].T)
     assert made
-    np.testing.assert_allclose(store.frames(0, N_FRAMES), expected, atol=4e-3)  # float16
+    np.testing.assert_allclose(store.volumes(0, N_TIME_POINTS), expected, atol=4e-3)  # float16
     assert np.array_equal(store.space.mask, mask)
     assert path.name == "sub-01_task-movie_run-01_desc-prepared_bold.zarr"
     assert store.repetition_time == 1.0
@@ -76,19 +76,19 @@ def test_frames_inside_the_film_and_after_the_warm_up_are_scored(prepare):
 
 
 def test_memory_bound_changes_nothing(prepare, tmp_path):
-    whole = RunStore(prepare()[0]).frames(0, N_FRAMES)
+    whole = RunStore(prepare()[0]).volumes(0, N_TIME_POINTS)
     (tmp_path / "out").rename(tmp_path / "first")
-    assert np.array_equal(RunStore(prepare(memory_bytes=1)[0]).frames(0, N_FRAMES), whole)
+    assert np.array_equal(RunStore(prepare(memory_bytes=1)[0]).volumes(0, N_TIME_POINTS), whole)
 
 
 def test_no_later_frame_changes_an_earlier_one(prepare, dataset, tmp_path):
-    before = RunStore(prepare()[0]).frames(0, 30)
+    before = RunStore(prepare()[0]).volumes(0, 30)
     (tmp_path / "out").rename(tmp_path / "first")
     path = next(dataset.glob("sub-01/func/*_bold.nii.gz"))
     data = nib.load(path).get_fdata()
     data[..., 30:] = np.random.default_rng(5).normal(0, 1e4, data[..., 30:].shape)
     write_bold(path.parent, data)
-    assert np.array_equal(RunStore(prepare()[0]).frames(0, 30), before)
+    assert np.array_equal(RunStore(prepare()[0]).volumes(0, 30), before)
 
 
 def test_what_is_prepared_is_left_and_what_changed_is_done_again(prepare, dataset):
@@ -113,7 +113,7 @@ def test_leftovers_of_a_killed_process_are_cleared_away(prepare):
 
 def test_without_a_mask_one_is_computed_from_the_first_volumes(prepare, dataset):
     next(dataset.rglob("*_mask.nii.gz")).unlink()
-    data = np.full((12, 12, 12, N_FRAMES), 10.0)
+    data = np.full((12, 12, 12, N_TIME_POINTS), 10.0)
     data[3:9, 3:9, 3:9] = 1000
     data += np.random.default_rng(0).normal(size=data.shape)
     write_bold(dataset / "sub-01/func", data)
@@ -151,16 +151,16 @@ def test_a_file_that_is_no_image_is_refused(prepare, dataset):
 
 
 def test_nan_inside_the_mask_is_refused_with_its_place(prepare, dataset):
-    data = np.random.default_rng(0).normal(1000, 10, (*SHAPE, N_FRAMES))
+    data = np.random.default_rng(0).normal(1000, 10, (*SHAPE, N_TIME_POINTS))
     data[..., 17] = np.nan
     write_bold(dataset / "sub-01/func", data)
-    with pytest.raises(ImageError, match="found nan in frame 17"):
+    with pytest.raises(ImageError, match="found nan in volume 17"):
         prepare()
 
 
 def test_no_repetition_time(prepare, dataset):
     next(dataset.glob("sub-01/func/*_bold.json")).unlink()
-    write_bold(dataset / "sub-01/func", np.ones((*SHAPE, N_FRAMES)), repetition_time=0)
+    write_bold(dataset / "sub-01/func", np.ones((*SHAPE, N_TIME_POINTS)), repetition_time=0)
     with pytest.raises(MetadataError, match="no repetition time"):
         prepare()
 
@@ -180,7 +180,7 @@ def test_a_mask_on_another_grid(prepare, dataset):
 
 def test_an_empty_film(prepare, dataset):
     next(dataset.rglob("*_events.tsv")).write_text("onset\tduration\ttrial_type\n0.0\t5.0\tmovie\n")
-    with pytest.raises(MetadataError, match="no frame is left to score"):
+    with pytest.raises(MetadataError, match="no volume is left to score"):
         prepare()
 
 
@@ -206,7 +206,7 @@ def test_parcels(sitcom, tmp_path):
     table = pd.read_csv(recording.path, sep="\t")
     assert store.space.parcels == tuple(table.columns)
     expected = CausalZScore(200)(table.to_numpy())
-    np.testing.assert_allclose(store.frames(700, 720), expected[700:720], atol=4e-3)
+    np.testing.assert_allclose(store.volumes(700, 720), expected[700:720], atol=4e-3)
     assert path.name == "sub-003_task-sitcomep1_seg-Schaefer200_desc-prepared_timeseries.zarr"
     assert store.scored.sum() == 1486 - 20
 

@@ -19,9 +19,9 @@ def fill(scratch, run, cuts=(1, 9)):
 def test_frames_and_columns_come_back(tmp_path, run, cuts):
     with Scratch(tmp_path / "run") as scratch:
         fill(scratch, run, cuts)
-        assert (scratch.n_frames, scratch.n_columns) == run.shape
+        assert (scratch.n_time_points, scratch.n_columns) == run.shape
         assert np.array_equal(scratch.columns(4, 11), run[:, 4:11])
-        assert np.array_equal(scratch.frames(7, 23), run[7:23])
+        assert np.array_equal(scratch.volumes(7, 23), run[7:23])
         assert np.array_equal(scratch.columns(0, 1), run[:, :1])
 
 
@@ -33,7 +33,7 @@ def test_columns_are_replaced_and_the_rest_stays(tmp_path, run):
         expected[:, 3:7] *= -1
         # What is appended afterwards goes to the end, wherever was written last.
         scratch.append(run[:2])
-        assert np.array_equal(scratch.frames(0, 25), np.concatenate([expected, run[:2]]))
+        assert np.array_equal(scratch.volumes(0, 25), np.concatenate([expected, run[:2]]))
 
 
 def test_other_orders_and_types_in_memory_come_back(tmp_path):
@@ -41,7 +41,7 @@ def test_other_orders_and_types_in_memory_come_back(tmp_path):
     with Scratch(tmp_path / "run") as scratch:
         scratch.append(np.asfortranarray(block))
         scratch.append(block[:, ::-1])
-        assert np.array_equal(scratch.frames(0, 10), np.concatenate([block, block[:, ::-1]]))
+        assert np.array_equal(scratch.volumes(0, 10), np.concatenate([block, block[:, ::-1]]))
 
 
 def test_the_file_goes_at_the_end(tmp_path, run):
@@ -59,7 +59,7 @@ def test_the_file_goes_after_an_error(tmp_path, run):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("read", [lambda scratch: scratch.frames(20, 23), lambda scratch: scratch.columns(0, 11)])
+@pytest.mark.parametrize("read", [lambda scratch: scratch.volumes(20, 23), lambda scratch: scratch.columns(0, 11)])
 def test_a_file_that_ends_early(tmp_path, run, read):
     with Scratch(tmp_path / "run") as scratch:
         fill(scratch, run)

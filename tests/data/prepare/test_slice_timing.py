@@ -2,14 +2,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from titan_neuro.data.bids import Recording
+from titan_neuro.data.bids.recordings import Recording
 from titan_neuro.data.prepare import slice_timing
 from titan_neuro.data.prepare.scratch import Scratch
 from titan_neuro.data.prepare.slice_timing import shift_slices
 from titan_neuro.data.prepare.sources import Volumes
 from titan_neuro.errors import ImageError, MetadataError
 
-SHAPE, N_FRAMES, TR = (6, 5, 7), 120, 2.0
+SHAPE, N_TIME_POINTS, TR = (6, 5, 7), 120, 2.0
 # Interleaved, as they are acquired along the slices: the last is not as late as a whole TR.
 TIMES = {
     "i": [0.0, 0.9, 0.3, 1.2, 0.6, 1.5],
@@ -41,7 +41,7 @@ def acquired_at(direction):
 
 @pytest.fixture
 def shift(tmp_path):
-    def shift_(data, sidecar, read=lambda volumes: volumes.read(0, volumes.n_frames)):
+    def shift_(data, sidecar, read=lambda volumes: volumes.read(0, volumes.n_time_points)):
         path = tmp_path / "sub-1_bold.nii.gz"
         nib.save(nib.Nifti1Image(data.astype(np.float32), np.diag([3.0, -3.0, 3.0, 1.0])), path)
         recording = Recording(
@@ -56,12 +56,12 @@ def shift(tmp_path):
 
 @pytest.mark.parametrize("direction", ["k", "k-", "j", "i-", None])
 def test_every_slice_is_as_if_acquired_in_the_middle_of_the_volume(shift, direction):
-    frames = np.arange(N_FRAMES) * TR
-    recorded = signal(frames + acquired_at(direction or "k"))
+    volumes = np.arange(N_TIME_POINTS) * TR
+    recorded = signal(volumes + acquired_at(direction or "k"))
     sidecar = {"SliceTiming": TIMES[(direction or "k")[0]]}
     found = shift(recorded, {**sidecar, "SliceEncodingDirection": direction} if direction else sidecar)
     times = TIMES[(direction or "k")[0]]
-    expected = signal(frames + np.full((*SHAPE, 1), max(times) / 2))
+    expected = signal(volumes + np.full((*SHAPE, 1), max(times) / 2))
     assert found.dtype == np.float32
     inner = np.s_[..., 20:-20]
     assert np.abs(found - expected)[inner].max() < 1.0
@@ -71,15 +71,15 @@ def test_every_slice_is_as_if_acquired_in_the_middle_of_the_volume(shift, direct
 
 
 def test_volumes_come_back_one_by_one_as_together(shift):
-    data = np.random.default_rng(1).normal(1000, 10, (*SHAPE, N_FRAMES))
+    data = np.random.default_rng(1).normal(1000, 10, (*SHAPE, N_TIME_POINTS))
     sidecar = {"SliceTiming": TIMES["j"], "SliceEncodingDirection": "j"}
     together = shift(data, sidecar)
-    single = shift(data, sidecar, lambda volumes: [volumes.read(t, t + 1) for t in (0, 7, N_FRAMES - 1)])
-    assert np.array_equal(np.concatenate(single, axis=-1), together[..., [0, 7, N_FRAMES - 1]])
+    single = shift(data, sidecar, lambda volumes: [volumes.read(t, t + 1) for t in (0, 7, N_TIME_POINTS - 1)])
+    assert np.array_equal(np.concatenate(single, axis=-1), together[..., [0, 7, N_TIME_POINTS - 1]])
 
 
 def test_only_some_columns_are_in_memory_at_a_time(shift, monkeypatch):
-    data = np.random.default_rng(2).normal(1000, 10, (*SHAPE, N_FRAMES))
+    data = np.random.default_rng(2).normal(1000, 10, (*SHAPE, N_TIME_POINTS))
     whole = shift(data, {"SliceTiming": TIMES["k"]})
     widths = []
     fourier_shift = slice_timing.fourier_shift
@@ -89,7 +89,7 @@ def test_only_some_columns_are_in_memory_at_a_time(shift, monkeypatch):
         return fourier_shift(series, *arguments)
 
     monkeypatch.setattr(slice_timing, "fourier_shift", watched)
-    monkeypatch.setattr(slice_timing, "_MEMORY_BYTES", 4 * 64 * N_FRAMES)
+    monkeypatch.setattr(slice_timing, "_MEMORY_BYTES", 4 * 64 * N_TIME_POINTS)
     assert np.array_equal(shift(data, {"SliceTiming": TIMES["k"]}), whole)
     # A slice of 6 x 5 voxels, four at a time.
     assert widths == [4, 4, 4, 4, 4, 4, 4, 2] * 7
@@ -120,5 +120,5 @@ def test_sidecars_that_say_too_little_or_nonsense(shift, tmp_path, sidecar, mess
 def test_a_value_that_is_not_finite(shift):
     data = np.ones((*SHAPE, 5))
     data[1, 2, 3, 4] = np.inf
-    with pytest.raises(ImageError, match=r"found inf in frame 4, voxel \(1, 2, 3\)"):
+    with pytest.raises(ImageError, match=r"found inf in volume 4, voxel \(1, 2, 3\)"):
         shift(data, {"SliceTiming": TIMES["k"]})

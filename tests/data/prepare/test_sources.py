@@ -5,13 +5,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from titan_neuro.data.bids import Recording
+from titan_neuro.data.bids.recordings import Recording
 from titan_neuro.data.prepare.sources import MaskedVolumes, Parcels, ResampledVolumes, Stored, Table, Volumes
 from titan_neuro.data.prepare.spatial import Resampler
 from titan_neuro.data.space import Space
 from titan_neuro.errors import ImageError
 
-SHAPE, N_FRAMES = (9, 8, 7), 30
+SHAPE, N_TIME_POINTS = (9, 8, 7), 30
 AFFINE = np.array([[-2.0, 0, 0, 9], [0, 2.0, 0.1, -8], [0, -0.1, 2.0, -7], [0, 0, 0, 1]])
 
 
@@ -26,7 +26,7 @@ def write(path, data, dtype=np.float32, unit="sec", tr=0.72):
 
 @pytest.fixture
 def data():
-    return np.random.default_rng(0).normal(1000, 50, (*SHAPE, N_FRAMES))
+    return np.random.default_rng(0).normal(1000, 50, (*SHAPE, N_TIME_POINTS))
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_volumes_are_what_was_written(tmp_path, data, space, name, dtype):
     if dtype is np.uint8:
         data = data / 10
     volumes = Volumes(write(tmp_path / name, data, dtype))
-    assert (volumes.shape, volumes.n_frames) == (SHAPE, N_FRAMES)
+    assert (volumes.shape, volumes.n_time_points) == (SHAPE, N_TIME_POINTS)
     np.testing.assert_allclose(volumes.affine, AFFINE, atol=1e-6)
     expected = data.astype(dtype)
     for start, stop in ((0, 4), (4, 30), (2, 3)):
@@ -59,14 +59,14 @@ def test_nifti_2(path, data):
 
 
 def test_slope_and_intercept_are_applied(path, data, space):
-    stored = np.random.default_rng(2).integers(-3000, 3000, (*SHAPE, N_FRAMES), dtype=np.int16)
+    stored = np.random.default_rng(2).integers(-3000, 3000, (*SHAPE, N_TIME_POINTS), dtype=np.int16)
     image = nib.Nifti1Image(stored, AFFINE)
     nib.save(image, path)
     raw = bytearray(gzip.decompress(path.read_bytes()))
     # scl_slope and scl_inter lie at the bytes 112 and 116 of the header.
     raw[112:120] = np.array([0.25, 500.0], dtype="<f4").tobytes()
     path.write_bytes(gzip.compress(bytes(raw)))
-    found = MaskedVolumes(Volumes(path), space).block(0, N_FRAMES)
+    found = MaskedVolumes(Volumes(path), space).block(0, N_TIME_POINTS)
     assert np.array_equal(found, 0.25 * stored[space.mask].T.astype(np.float64) + 500)
 
 
@@ -94,9 +94,9 @@ def test_other_shapes(path, shape, message):
         Volumes(write(path, np.ones(shape)))
 
 
-def test_colours_and_complex_numbers(path):
-    colours = np.zeros((*SHAPE, 3), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
-    for values in (colours, np.ones((*SHAPE, 3), dtype=np.complex64)):
+def test_colors_and_complex_numbers(path):
+    colors = np.zeros((*SHAPE, 3), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    for values in (colors, np.ones((*SHAPE, 3), dtype=np.complex64)):
         nib.save(nib.Nifti1Image(values, AFFINE), path)
         with pytest.raises(ImageError, match="expected real numbers, found values of type"):
             Volumes(path)
@@ -129,7 +129,7 @@ def test_no_image(path, content):
 
 def read_all(path, step=7):
     volumes = Volumes(path)
-    return [volumes.read(start, min(start + step, N_FRAMES)) for start in range(0, N_FRAMES, step)]
+    return [volumes.read(start, min(start + step, N_TIME_POINTS)) for start in range(0, N_TIME_POINTS, step)]
 
 
 @pytest.mark.parametrize("share", [0.3, 0.7, 0.999])
@@ -137,7 +137,7 @@ def read_all(path, step=7):
 def test_a_truncated_file(tmp_path, data, name, share):
     path = write(tmp_path / name, data)
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with pytest.raises(ImageError, match=r"x\.nii.*: (can't be read at frames|not a readable)"):
+    with pytest.raises(ImageError, match=r"x\.nii.*: (can't be read at volumes|not a readable)"):
         read_all(path)
 
 
@@ -154,7 +154,7 @@ def test_a_damaged_file_is_known_by_its_checksum(path, data, at, level, monkeypa
     damaged = bytearray(sound)
     damaged[int(at * len(sound))] ^= 0x10
     path.write_bytes(damaged)
-    with pytest.raises(ImageError, match=r"can't be read at frames|not a readable"):
+    with pytest.raises(ImageError, match=r"can't be read at volumes|not a readable"):
         read_all(path)
 
 
@@ -164,7 +164,7 @@ def test_a_damaged_file_that_can_not_be_unpacked(path, data, monkeypatch):
     middle = len(damaged) // 2
     damaged[middle : middle + 300] = b"\xff" * 300
     path.write_bytes(damaged)
-    with pytest.raises(ImageError, match="can't be read at frames") as caught:
+    with pytest.raises(ImageError, match="can't be read at volumes") as caught:
         read_all(path)
     assert isinstance(caught.value.__cause__, zlib.error)
 
@@ -190,7 +190,7 @@ def test_values_that_are_not_finite_are_named(path, data, space, value):
     voxel = tuple(np.argwhere(space.mask)[40])
     data[(*voxel, 17)] = value
     volumes = Volumes(write(path, data))
-    place = rf"found {value} in frame 17, voxel \({', '.join(map(str, voxel))}\)"
+    place = rf"found {value} in volume 17, voxel \({', '.join(map(str, voxel))}\)"
     masked = MaskedVolumes(volumes, space)
     assert np.isfinite(masked.block(0, 17)).all()
     with pytest.raises(ImageError, match=place):
@@ -203,7 +203,7 @@ def test_values_that_are_not_finite_are_named(path, data, space, value):
 
 def test_outside_the_mask_nothing_matters(path, data, space):
     data[~space.mask] = np.nan
-    assert np.isfinite(MaskedVolumes(Volumes(write(path, data)), space).block(0, N_FRAMES)).all()
+    assert np.isfinite(MaskedVolumes(Volumes(write(path, data)), space).block(0, N_TIME_POINTS)).all()
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.float64])
@@ -215,11 +215,11 @@ def test_resampled_on_its_own_grid_a_volume_stays(path, data, space, dtype):
     np.testing.assert_allclose(found, data.astype(dtype)[space.mask].T[3:6], atol=0.05)
 
 
-class Frames:
+class InMemoryVolumes:
     def __init__(self, values):
         self.values = values
 
-    def frames(self, start, stop):
+    def volumes(self, start, stop):
         return self.values[start:stop]
 
 
@@ -228,11 +228,11 @@ def test_parcels_are_means_whatever_their_order():
     values, labels = rng.normal(size=(12, 60)), rng.choice([0, 3, 8, 900], 60)
     space = Space(kind="volume", name="native", mask=np.ones((3, 4, 5), bool), affine=np.eye(4))
     names = {8: "eight", 900: "many", 3: "three"}
-    parcels = Parcels(Stored(Frames(values), space, 12), labels, names, "mine")
+    parcels = Parcels(Stored(InMemoryVolumes(values), space, 12), labels, names, "mine")
     expected = np.stack([values[2:9, labels == label].mean(axis=1) for label in names], axis=1)
     np.testing.assert_allclose(parcels.block(2, 9), expected, rtol=1e-12)
     assert parcels.space.parcels == ("eight", "many", "three")
-    assert (parcels.space.name, parcels.n_frames, parcels.width) == ("mine", 12, 60)
+    assert (parcels.space.name, parcels.n_time_points, parcels.width) == ("mine", 12, 60)
 
 
 def table(tmp_path, text):
@@ -259,8 +259,8 @@ def test_a_table_is_read(tmp_path):
         ("a\tb\n1\ttwo\n3\t4\n", "expected a table of numbers"),
         ("a\tb\n1\t2\t3\t4\n3\n", "expected a table of numbers|found nan"),
         ("", "expected a table of numbers"),
-        ("a\tb\n1\t2\n", r"at least 2 frames \(rows\), found 1"),
-        ("a\tb\n1\t2\n3\tn/a\n", "found nan in frame 1, parcel b"),
+        ("a\tb\n1\t2\n", r"at least 2 volumes \(rows\), found 1"),
+        ("a\tb\n1\t2\n3\tn/a\n", "found nan in volume 1, parcel b"),
         ("0.1\t-0.2\n1\t2\n3\t4\n", "expected the names of parcels in its first line, found numbers: 0.1, -0.2"),
     ],
 )

@@ -12,7 +12,7 @@ import pytest
 from phantom import ORIENTATIONS, STEM, Phantom, move, rigid, save, write_itk
 from scipy import ndimage
 
-from titan_neuro.data.bids import find_recordings
+from titan_neuro.data.bids.recordings import find_recordings
 from titan_neuro.data.prepare.geometry import from_transforms
 from titan_neuro.data.prepare.grid import grid_points
 from titan_neuro.data.prepare.sources import ResampledVolumes, Volumes
@@ -26,24 +26,24 @@ def undo(root):
     assert recording.route == "transforms"
     volumes = Volumes(recording.path)
     geometry = from_transforms(recording, volumes, Phantom.voxel_mm)
-    frames = ResampledVolumes(volumes, geometry.space, geometry.resampler).block(0, volumes.n_frames)
-    return frames, grid_points(geometry.space.mask, geometry.space.affine)
+    scanned = ResampledVolumes(volumes, geometry.space, geometry.resampler).block(0, volumes.n_time_points)
+    return scanned, grid_points(geometry.space.mask, geometry.space.affine)
 
 
-def displacement_mm(phantom, frames, points):
+def displacement_mm(phantom, scanned, points):
     """How far off the pattern lies, along its slope: what nine voxels of ten stay below."""
     slope = np.linalg.norm(phantom.gradient(points), axis=1)
     steep = slope > np.median(slope)
-    return np.quantile(np.abs(frames - phantom.pattern(points))[:, steep] / slope[steep], 0.9)
+    return np.quantile(np.abs(scanned - phantom.pattern(points))[:, steep] / slope[steep], 0.9)
 
 
 @pytest.mark.parametrize(("orientation", "direction"), [*zip(ORIENTATIONS, ["j", "j-", "i", "k-"], strict=True)])
 def test_everything_planted_is_undone_to_a_fraction_of_a_voxel(tmp_path, orientation, direction):
     phantom = Phantom(orientation=orientation, direction=direction)
-    frames, points = undo(phantom.write(tmp_path / "bids"))
+    scanned, points = undo(phantom.write(tmp_path / "bids"))
     assert len(points) > 10_000
-    assert displacement_mm(phantom, frames, points) < 0.05 * Phantom.voxel_mm
-    error = np.sqrt(((frames - phantom.pattern(points)) ** 2).mean()) / phantom.pattern(points).std()
+    assert displacement_mm(phantom, scanned, points) < 0.05 * Phantom.voxel_mm
+    error = np.sqrt(((scanned - phantom.pattern(points)) ** 2).mean()) / phantom.pattern(points).std()
     assert error < 0.05
 
 
@@ -66,14 +66,14 @@ def test_each_part_matters(tmp_path, spoil):
     data = np.stack([phantom.record(t) for t in range(phantom.n_volumes)], axis=-1)
     truth = Phantom()
     spoil(phantom)
-    frames, points = undo(phantom.write(tmp_path / "bids", data))
-    assert displacement_mm(truth, frames, points) > 0.25 * Phantom.voxel_mm
+    scanned, points = undo(phantom.write(tmp_path / "bids", data))
+    assert displacement_mm(truth, scanned, points) > 0.25 * Phantom.voxel_mm
 
 
 def test_one_interpolation_beats_two(tmp_path):
     phantom = Phantom(shortest_mm=12.0)
     root = phantom.write(tmp_path / "bids")
-    frames, points = undo(root)
+    scanned, points = undo(root)
     image = nib.load(root / f"sub-01/func/{STEM}_bold.nii.gz")
     every = np.stack(np.meshgrid(*map(np.arange, Phantom.shape), indexing="ij"), axis=-1).reshape(-1, 3)
     realign = Resampler(move(phantom.affine, every), phantom.affine, head_motion=phantom.head_motion)
@@ -85,7 +85,7 @@ def test_one_interpolation_beats_two(tmp_path):
     transform.unlink()
     write_itk(transform, still.head_motion)
     twice, _ = undo(root)
-    once_error, twice_error = (np.sqrt(((x - phantom.pattern(points)) ** 2).mean()) for x in (frames, twice))
+    once_error, twice_error = (np.sqrt(((x - phantom.pattern(points)) ** 2).mean()) for x in (scanned, twice))
     assert once_error < 0.8 * twice_error
 
 
@@ -100,7 +100,7 @@ def test_a_composite_that_ants_wrote_moves_points_as_ants_does(tmp_path):
     affine[:3, 3] = -60
     oblique = rigid([8, -5, 3], [4, 2, -3]) @ affine
     images = []
-    for name, data, where in (("fixed", base, affine), ("moving", bent, oblique)):
+    for name, data, where in (("fixed", base, affine), ("high_motion", bent, oblique)):
         save(tmp_path / f"{name}.nii", data.astype(np.float32), where)
         images.append(ants.image_read(str(tmp_path / f"{name}.nii")))
     found = ants.registration(

@@ -51,13 +51,13 @@ class TestEveryCausalPiece:
         pieces = [step(part) for part in np.split(stream, cuts)]
         assert np.array_equal(np.concatenate(pieces), make()(stream))
 
-    @pytest.mark.parametrize("frame", [0, 1, 69, 70, 148])
+    @pytest.mark.parametrize("volume", [0, 1, 69, 70, 148])
     @pytest.mark.parametrize("later", [np.nan, 1e9])
-    def test_no_later_frame_changes_an_earlier_one(self, bold, nuisance, make, frame, later):
+    def test_no_later_frame_changes_an_earlier_one(self, bold, nuisance, make, volume, later):
         stream = np.hstack([bold, nuisance])
         other = stream.copy()
-        other[frame + 1 :] = later
-        assert np.array_equal(make()(stream)[: frame + 1], make()(other)[: frame + 1])
+        other[volume + 1 :] = later
+        assert np.array_equal(make()(stream)[: volume + 1], make()(other)[: volume + 1])
 
 
 class TestHighPass:
@@ -85,16 +85,16 @@ class TestHighPass:
 
 
 class TestRegression:
-    @pytest.mark.parametrize("frame", [1, 2, 5, 40, 149])
-    def test_it_is_ridge_regression_on_the_frames_so_far_solved_anew(self, bold, frame):
+    @pytest.mark.parametrize("volume", [1, 2, 5, 40, 149])
+    def test_it_is_ridge_regression_on_the_frames_so_far_solved_anew(self, bold, volume):
         columns = np.random.default_rng(3).normal(size=(150, 4)) * [1, 100, 0.01, 1] + [0, 1e4, 0, 3]
         found = CausalRegression(7, 4)(bold, columns)
-        seen, target = columns[: frame + 1], bold[: frame + 1]
+        seen, target = columns[: volume + 1], bold[: volume + 1]
         deviation = seen.std(axis=0)
-        # A penalty of n0 variances is one of n0 on standardised columns.
+        # A penalty of n0 variances is one of n0 on standardized columns.
         oracle = Ridge(alpha=4).fit(seen / deviation, target)
         expected = target[-1] - oracle.predict(seen[-1:] / deviation)[0]
-        np.testing.assert_allclose(found[frame], expected, atol=1e-9)
+        np.testing.assert_allclose(found[volume], expected, atol=1e-9)
 
     def test_late_it_is_least_squares(self):
         rng = np.random.default_rng(4)
@@ -119,13 +119,13 @@ class TestRegression:
     def test_the_first_frames_fade_in_instead_of_being_fitted_away(self):
         rng = np.random.default_rng(6)
         columns, noise = rng.normal(size=(60, 24)), rng.normal(size=(60, 2000))
-        centred = noise - [noise[: t + 1].mean(axis=0) for t in range(60)]
+        centered = noise - [noise[: t + 1].mean(axis=0) for t in range(60)]
         found = CausalRegression(2000, 24)(noise, columns)
-        share = found.std(axis=1)[1:] / centred.std(axis=1)[1:]
-        # By the ridge: a third of frame 1, half within ten frames.
+        share = found.std(axis=1)[1:] / centered.std(axis=1)[1:]
+        # By the ridge: a third of volume 1, half within ten volumes.
         assert share.min() == pytest.approx(1 / 3)
         assert share[10:].min() > 0.5
-        # Without the ridge, 25 unknowns take all of the first 25 frames.
+        # Without the ridge, 25 unknowns take all of the first 25 volumes.
         design = np.column_stack([np.ones(20), columns[:20]])
         assert np.abs(noise[:20] - design @ np.linalg.lstsq(design, noise[:20], rcond=None)[0]).max() < 1e-10
 
@@ -138,14 +138,14 @@ class TestRegression:
         assert (found[100:].std(axis=1) / without[100:].std(axis=1)).min() > 0.3
 
     def test_constant_columns_contribute_nothing(self, bold):
-        moving = np.random.default_rng(8).normal(size=(150, 2))
-        constant = np.column_stack([moving, np.zeros(150), np.full(150, 0.1)])
+        high_motion = np.random.default_rng(8).normal(size=(150, 2))
+        constant = np.column_stack([high_motion, np.zeros(150), np.full(150, 0.1)])
         found = CausalRegression(7, 4)(bold, constant)
         assert np.isfinite(found).all()
         # They count as columns, though: the ridge is the same for every run of a study.
-        deviation = moving.std(axis=0)
-        oracle = Ridge(alpha=4).fit(moving / deviation, bold)
-        np.testing.assert_allclose(found[-1], bold[-1] - oracle.predict(moving[-1:] / deviation)[0], atol=1e-9)
+        deviation = high_motion.std(axis=0)
+        oracle = Ridge(alpha=4).fit(high_motion / deviation, bold)
+        np.testing.assert_allclose(found[-1], bold[-1] - oracle.predict(high_motion[-1:] / deviation)[0], atol=1e-9)
 
     def test_a_large_baseline_costs_no_precision(self, nuisance):
         small = np.random.default_rng(9).normal(size=(150, 3))
@@ -186,14 +186,14 @@ def test_what_is_causal_teaches_white_noise_nothing():
 
 class TestFourierShift:
     @pytest.mark.parametrize("shift_s", [0.9, -0.35, 0.0])
-    @pytest.mark.parametrize("n_frames", [100, 101])
-    def test_it_is_exact_on_what_the_mirrored_series_can_hold(self, shift_s, n_frames):
+    @pytest.mark.parametrize("n_time_points", [100, 101])
+    def test_it_is_exact_on_what_the_mirrored_series_can_hold(self, shift_s, n_time_points):
         def signal(time):
-            return sum(np.cos(np.pi * k * (time + 0.5) / n_frames) * k for k in (0, 1, 7, 60))
+            return sum(np.cos(np.pi * k * (time + 0.5) / n_time_points) * k for k in (0, 1, 7, 60))
 
-        frames = np.arange(n_frames)
-        found = fourier_shift(np.stack([signal(frames)] * 2, axis=-1), shift_s, 1.8)
-        np.testing.assert_allclose(found, np.stack([signal(frames + shift_s / 1.8)] * 2, axis=-1), atol=1e-10)
+        volumes = np.arange(n_time_points)
+        found = fourier_shift(np.stack([signal(volumes)] * 2, axis=-1), shift_s, 1.8)
+        np.testing.assert_allclose(found, np.stack([signal(volumes + shift_s / 1.8)] * 2, axis=-1), atol=1e-10)
 
     def test_inside_a_run_any_band_limited_signal_is_shifted(self):
         time = np.arange(400) * 2.0
@@ -214,12 +214,12 @@ class TestFourierShift:
         np.testing.assert_allclose(slice_timing_shifts([0.0, 0.6, 0.3, 0.9]), [0.45, -0.15, 0.15, -0.45])
 
 
-def autoregressive(phi, n_frames=600):
-    noise = np.random.default_rng(12).normal(size=(n_frames + 500, 40))
+def autoregressive(phi, n_time_points=600):
+    noise = np.random.default_rng(12).normal(size=(n_time_points + 500, 40))
     return lfilter([1], [1, -phi], noise, axis=0)[500:]
 
 
-def haemodynamic(repetition_time, noise):
+def hemodynamic(repetition_time, noise):
     time = np.arange(0, 30, repetition_time)
     response = time**5 * np.exp(-time) / 120 - time**15 * np.exp(-time) / 1.307674368e12 / 6
     rng = np.random.default_rng(13)
@@ -253,8 +253,8 @@ class TestBandPassed:
         assert not is_band_passed(autoregressive(phi), repetition_time)
 
     @pytest.mark.parametrize("repetition_time", [0.72, 1.0, 2.0])
-    def test_haemodynamics_with_a_little_noise_are_not(self, repetition_time):
-        assert not is_band_passed(haemodynamic(repetition_time, 0.05), repetition_time)
+    def test_hemodynamics_with_a_little_noise_are_not(self, repetition_time):
+        assert not is_band_passed(hemodynamic(repetition_time, 0.05), repetition_time)
 
     @pytest.mark.parametrize("subject", [1, 5, 12])
     def test_real_parcels_are_not_until_they_are(self, sitcom, subject):
@@ -271,7 +271,7 @@ class TestBandPassed:
         assert not is_band_passed(CausalHighPass(series.shape[1], 0.008, 2.5)(series), 2.5)
         assert is_band_passed(low_passed(series, 2.5, 0.09), 2.5)
 
-    @pytest.mark.parametrize("series", [autoregressive(0.0), autoregressive(0.9), haemodynamic(1.0, 0.05)])
+    @pytest.mark.parametrize("series", [autoregressive(0.0), autoregressive(0.9), hemodynamic(1.0, 0.05)])
     def test_filtered_series_are(self, series):
         for cutoff_hz in (0.08, 0.1, 0.2):
             assert is_band_passed(low_passed(series, 1.0, cutoff_hz), 1.0)

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from titan_neuro.data.bids import Recording
+from titan_neuro.data.bids.recordings import Recording
 from titan_neuro.data.prepare import PrepareConfig
-from titan_neuro.data.prepare.timing import read_events, repetition_time, scored_frames
+from titan_neuro.data.prepare.timing import read_events, repetition_time, scored_time_points
 from titan_neuro.errors import MetadataError
 
 DS003017 = Path(__file__).parents[4] / "shared/ds003017/ds003017-metadata.tar.gz"
@@ -112,30 +112,30 @@ class TestEvents:
 
 class TestScoredFrames:
     def test_an_event_holds_its_onset_and_not_its_end(self):
-        scored, rule = scored_frames([(3.0, 2.0, "movie"), (7.5, 1.0, "movie")], 12, 1.0, 0.0, ["movie"])
+        scored, rule = scored_time_points([(3.0, 2.0, "movie"), (7.5, 1.0, "movie")], 12, 1.0, 0.0, ["movie"])
         assert np.flatnonzero(scored).tolist() == [3, 4, 8]
-        assert rule == "frames inside events of type movie, after the warm-up"
+        assert rule == "volumes inside events of type movie, after the warm-up"
 
     @pytest.mark.parametrize("tr", [0.72, 0.8, 1.1, 2.0, 2.4])
     def test_rounding_moves_no_frame(self, tr):
         """10 * 0.72 is 7.199999999999999."""
-        for frame in range(1, 200):
-            scored, _ = scored_frames([(round(frame * tr, 6), round(tr, 6), "movie")], 300, tr, 0.0, ["movie"])
-            assert np.flatnonzero(scored).tolist() == [frame]
+        for volume in range(1, 200):
+            scored, _ = scored_time_points([(round(volume * tr, 6), round(tr, 6), "movie")], 300, tr, 0.0, ["movie"])
+            assert np.flatnonzero(scored).tolist() == [volume]
 
     def test_the_warm_up_holds_its_first_second(self):
-        scored, rule = scored_frames([], 50, 0.72, 7.2, ["movie"])
+        scored, rule = scored_time_points([], 50, 0.72, 7.2, ["movie"])
         assert np.flatnonzero(scored).tolist() == list(range(10, 50))
-        assert rule == "all frames after the warm-up (no events)"
+        assert rule == "all volumes after the warm-up (no events)"
 
     def test_without_the_type_that_is_wanted(self):
-        scored, rule = scored_frames([(0.0, 5.0, "rest")], 10, 1.0, 4.0, ["movie", "story"])
+        scored, rule = scored_time_points([(0.0, 5.0, "rest")], 10, 1.0, 4.0, ["movie", "story"])
         assert np.flatnonzero(scored).tolist() == [4, 5, 6, 7, 8, 9]
-        assert rule == "all frames after the warm-up (no event of type movie or story)"
+        assert rule == "all volumes after the warm-up (no event of type movie or story)"
 
     def test_an_unknown_duration_has_no_frames_and_is_said(self):
         events = [(0.0, math.nan, "movie"), (6.0, 2.0, "movie")]
-        scored, rule = scored_frames(events, 10, 1.0, 0.0, ["movie"])
+        scored, rule = scored_time_points(events, 10, 1.0, 0.0, ["movie"])
         assert np.flatnonzero(scored).tolist() == [6, 7]
         assert rule.endswith("without 1 events of unknown duration")
 
@@ -151,7 +151,7 @@ def ds003017(tmp_path_factory):
     return root
 
 
-# Run by run: volumes (of 1 s); film that is new, from its onset to its end; frames of it after 20 s of warm-up.
+# Run by run: volumes (of 1 s); stimulus that is new, from its onset to its end; volumes of it after 20 s of warm-up.
 RUNS = {
     1: (598, (10, 587), 567),
     2: (498, (20, 487), 467),
@@ -161,18 +161,20 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize(("run", "n_frames", "film", "expected"), [(run, *facts) for run, facts in RUNS.items()])
-def test_the_real_film_is_scored_and_neither_fixation_nor_overlap(ds003017, run, n_frames, film, expected):
+@pytest.mark.parametrize(
+    ("run", "n_time_points", "stimulus", "expected"), [(run, *metadata) for run, metadata in RUNS.items()]
+)
+def test_the_real_film_is_scored_and_neither_fixation_nor_overlap(ds003017, run, n_time_points, stimulus, expected):
     tables = sorted(ds003017.rglob(f"*_run-{run:02d}_events.tsv"))
     assert len(tables) == 25
     for path in tables:
-        events = read_events(path, n_frames * 1.0)
-        scored, rule = scored_frames(events, n_frames, 1.0, DEFAULTS.warmup_s, DEFAULTS.scored_trial_types)
-        assert np.flatnonzero(scored).tolist() == list(range(max(20, film[0]), film[1]))
+        events = read_events(path, n_time_points * 1.0)
+        scored, rule = scored_time_points(events, n_time_points, 1.0, DEFAULTS.warmup_s, DEFAULTS.scored_trial_types)
+        assert np.flatnonzero(scored).tolist() == list(range(max(20, stimulus[0]), stimulus[1]))
         assert scored.sum() == expected
-        assert rule == "frames inside events of type movie, after the warm-up"
+        assert rule == "volumes inside events of type movie, after the warm-up"
         for onset, duration, name in events:
             if name == "overlap_with_previous_run":
                 assert not scored[int(onset) : int(onset + duration)].any()
     with pytest.raises(MetadataError, match="the run is over at"):
-        read_events(tables[0], n_frames - 13.0)
+        read_events(tables[0], n_time_points - 13.0)

@@ -21,7 +21,7 @@ N_RUNS = 4
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     return native_runs.write(
-        tmp_path_factory.mktemp("workers") / "bids", n_runs=N_RUNS, shape=(24, 26, 22), n_frames=80
+        tmp_path_factory.mktemp("workers") / "bids", n_runs=N_RUNS, shape=(24, 26, 22), n_time_points=80
     )
 
 

@@ -1,4 +1,4 @@
-"""A twin of the default settings, and how its files are read."""
+"""A synthetic dataset of the default settings, and how its files are read."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ PUBLISHED = Path(__file__).parents[3].parent / "shared" / "ds003017"
 
 
 @pytest.fixture(scope="session")
-def twin(tmp_path_factory) -> Path:
-    """A twin of the default settings."""
-    root = tmp_path_factory.mktemp("simulate") / "twin"
+def synthetic(tmp_path_factory) -> Path:
+    """A synthetic dataset of the default settings."""
+    root = tmp_path_factory.mktemp("simulate") / "synthetic"
     simulate(root, SimulateConfig())
     return root
 

@@ -11,9 +11,16 @@ from titan_neuro import cli, errors
 
 def test_flags_and_settings_are_what_is_simulated(tmp_path):
     small = ["--subjects", "1", "--runs", "1", "--volume-scale", "0.1", "--voxel-size-mm", "25", "--random-seed", "3"]
-    planted = ["--set", "association_fraction=0.1", "--set", "echo_lags_s=[5, 9]", "--set", "motion_sd_mm=0.5"]
-    assert cli.main(["simulate", str(tmp_path / "twin"), *small, "--transforms", *planted]) == 0
-    simulated = json.loads((tmp_path / "twin" / "truth.json").read_text())["simulated"]
+    truth = [
+        "--set",
+        "association_fraction=0.1",
+        "--set",
+        "delayed_response_lags_s=[5, 9]",
+        "--set",
+        "motion_sd_mm=0.5",
+    ]
+    assert cli.main(["simulate", str(tmp_path / "synthetic"), *small, "--transforms", *truth]) == 0
+    simulated = json.loads((tmp_path / "synthetic" / "truth.json").read_text())["simulated"]
     expected = {
         "n_subjects": 1,
         "n_runs": 1,
@@ -22,9 +29,9 @@ def test_flags_and_settings_are_what_is_simulated(tmp_path):
         "seed": 3,
         "transforms": True,
         "association_fraction": 0.1,
-        "echo_lags_s": [5, 9],
+        "delayed_response_lags_s": [5, 9],
         "motion_sd_mm": 0.5,
-        "echo_fraction": 0,
+        "delayed_response_fraction": 0,
     }
     assert simulated.items() >= expected.items()
 
@@ -33,14 +40,18 @@ def test_flags_and_settings_are_what_is_simulated(tmp_path):
     ("arguments", "error", "message"),
     [
         (["--set", "echo_lag=30"], errors.UsageError, "unknown setting 'echo_lag'"),
-        (["--set", "echo_lags_s"], errors.UsageError, "expected KEY=VALUE"),
-        (["--set", "echo_lags_s=[30"], errors.UsageError, "not valid YAML"),
-        (["--set", "echo_lags_s=[30, 999]"], errors.UsageError, "echo_lags_s.1: Input should be less than"),
+        (["--set", "delayed_response_lags_s"], errors.UsageError, "expected KEY=VALUE"),
+        (["--set", "delayed_response_lags_s=[30"], errors.UsageError, "not valid YAML"),
+        (
+            ["--set", "delayed_response_lags_s=[30, 999]"],
+            errors.UsageError,
+            "delayed_response_lags_s.1: Input should be less than",
+        ),
         (["--runs", "6"], errors.UsageError, "n_runs: Input should be less than or equal to 5; found 6"),
-        (["--set", "echo_fraction=0.5"], errors.ConfigError, "must not exceed 1"),
+        (["--set", "delayed_response_fraction=0.5"], errors.ConfigError, "must not exceed 1"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path, capsys, arguments, error, message):
-    assert cli.main(["simulate", str(tmp_path / "twin"), *arguments]) == error.exit_code
+    assert cli.main(["simulate", str(tmp_path / "synthetic"), *arguments]) == error.exit_code
     assert message in capsys.readouterr().err
-    assert not (tmp_path / "twin").exists()
+    assert not (tmp_path / "synthetic").exists()

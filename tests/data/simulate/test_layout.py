@@ -1,4 +1,4 @@
-"""The twin's layout against the real dataset's: names, sidecars, headers; and that a seed says every byte."""
+"""The synthetic dataset's layout against the real dataset's: names, sidecars, headers; and that a seed says every byte."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from titan_neuro.data.annex import annex_key
+from titan_neuro.data.bids.annex import annex_key
 from titan_neuro.data.simulate import SimulateConfig, simulate
 from titan_neuro.data.simulate.config import screenings
 
@@ -40,40 +40,40 @@ def test_real_timing_at_scale_one(real_files):
         rows = [line.split("\t") for line in content[f"{stem}_events.tsv"].splitlines()[1:]]
         assert run.events() == [(float(onset), float(duration), kind) for onset, duration, kind in rows]
         assert run.n_volumes == json.loads(content[f"{stem}_bold.json"])["dcmmeta_shape"][3]
-    # Film time of the first volume of film, from the data paper's code.
-    starts = [run.film_start for run in screenings(SimulateConfig(n_runs=5, volume_scale=1))]
+    # StimulusAverage time of the first volume of movie, from the data paper's code.
+    starts = [run.stimulus_start for run in screenings(SimulateConfig(n_runs=5, volume_scale=1))]
     np.testing.assert_allclose(starts, [2722.899, 3290.0, 3747.0, 4250.0, 4837.0], atol=0.2)
 
 
-def test_names_are_those_of_the_real_dataset(twin, real_files):
+def test_names_are_those_of_the_real_dataset(synthetic, real_files):
     names, _ = real_files
-    simulated = {str(path.relative_to(twin)) for path in twin.glob("sub-*/func/*")}
+    simulated = {str(path.relative_to(synthetic)) for path in synthetic.glob("sub-*/func/*")}
     assert len(simulated) == 6 * 3 * 3
     assert simulated <= names
 
 
-def test_sidecars_have_the_real_values(twin, real_files):
+def test_sidecars_have_the_real_values(synthetic, real_files):
     _, content = real_files
     name = "sub-sid000005/func/sub-sid000005_task-movie_run-02_bold.json"
-    simulated, real = json.loads((twin / name).read_text()), json.loads(content[name])
+    simulated, real = json.loads((synthetic / name).read_text()), json.loads(content[name])
     for field in ("TaskName", "RepetitionTime", "EchoTime", "FlipAngle", "PhaseEncodingDirection", "TotalReadoutTime"):
         assert simulated[field] == real[field]
-    assert '"RepetitionTime": 1,' in (twin / name).read_text()
+    assert '"RepetitionTime": 1,' in (synthetic / name).read_text()
 
 
-def test_bids_validator_finds_no_error(twin):
+def test_bids_validator_finds_no_error(synthetic):
     program = Path(sys.executable).with_name("bids-validator-deno")
-    done = subprocess.run([program, "--json", twin], capture_output=True, text=True, check=False)
+    done = subprocess.run([program, "--json", synthetic], capture_output=True, text=True, check=False)
     issues = json.loads(done.stdout)["issues"]["issues"]
     assert [issue for issue in issues if issue["severity"] == "error"] == []
     assert done.returncode == 0
 
 
-def test_image_headers(twin):
+def test_image_headers(synthetic):
     from nilearn.datasets import load_mni152_brain_mask
     from nilearn.image import resample_to_img
 
-    image = nib.load(twin / "sub-sid000007/func/sub-sid000007_task-movie_run-02_bold.nii.gz")
+    image = nib.load(synthetic / "sub-sid000007/func/sub-sid000007_task-movie_run-02_bold.nii.gz")
     header = image.header
     assert image.shape == (14, 17, 14, 124)
     assert image.get_data_dtype() == np.int16
@@ -81,7 +81,7 @@ def test_image_headers(twin):
     assert header.get_xyzt_units() == ("mm", "sec")
     assert (header["sform_code"], header["qform_code"]) == (4, 4)
     np.testing.assert_array_equal(header.get_qform(), header.get_sform())
-    mask = nib.load(twin / "derivatives/mask/sub-sid000007/func/sub-sid000007_task-movie_desc-brain_mask.nii.gz")
+    mask = nib.load(synthetic / "derivatives/mask/sub-sid000007/func/sub-sid000007_task-movie_desc-brain_mask.nii.gz")
     np.testing.assert_array_equal(mask.affine, image.affine)
     inside = np.asarray(mask.dataobj) > 0
     assert 1000 < inside.sum() < 1200
@@ -95,14 +95,14 @@ def test_image_headers(twin):
     assert data[inside].min() > 200
 
 
-def test_is_a_clean_datalad_dataset(twin):
+def test_is_a_clean_datalad_dataset(synthetic):
     # Git asks git-annex about files whose time stamps tell it nothing.
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    command = ["git", "-C", twin, "status", "--porcelain"]
+    command = ["git", "-C", synthetic, "status", "--porcelain"]
     status = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert status.stdout == ""
-    assert all(annex_key(twin / path).startswith("MD5E-s") for path in images(twin))
-    assert not any(path.is_symlink() for pattern in ("*.json", "*/func/*.tsv") for path in twin.glob(pattern))
+    assert all(annex_key(synthetic / path).startswith("MD5E-s") for path in images(synthetic))
+    assert not any(path.is_symlink() for pattern in ("*.json", "*/func/*.tsv") for path in synthetic.glob(pattern))
 
 
 # ---- same seed, same bytes -----------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""A twin with everything on: names, sidecars, truth, the head's motion, and the same bytes again."""
+"""A synthetic dataset with everything on: names, sidecars, truth, the head's motion, and the same bytes again."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from titan_neuro.data.annex import annex_key
+from titan_neuro.data.bids.annex import annex_key
 from titan_neuro.data.simulate import SimulateConfig, simulate
 from titan_neuro.data.simulate.config import screenings
 from titan_neuro.data.simulate.files import template_brain
 from titan_neuro.data.simulate.head import draw_head, draw_position
 from titan_neuro.data.simulate.images import write_image
 from titan_neuro.data.simulate.scanner import Camera, HeadView
-from titan_neuro.data.simulate.signal import film_latents, run_frames, screened_latents
+from titan_neuro.data.simulate.signal import run_time_points, screened_latents, stimulus_latents
 
 FULL = SimulateConfig(
     n_subjects=2,
@@ -30,8 +30,8 @@ FULL = SimulateConfig(
     volume_scale=0.1,
     voxel_size_mm=14,
     association_fraction=0.2,
-    echo_fraction=0.2,
-    echo_lags_s=(10, 30),
+    delayed_response_fraction=0.2,
+    delayed_response_lags_s=(10, 30),
     transforms=True,
 )
 MINIMAL = "derivatives/ds003017-fmriprep"
@@ -40,7 +40,7 @@ MINIMAL = "derivatives/ds003017-fmriprep"
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory) -> Path:
     """Two subjects with all that can be planted, as recorded."""
-    root = tmp_path_factory.mktemp("everything") / "twin"
+    root = tmp_path_factory.mktemp("everything") / "synthetic"
     simulate(root, FULL)
     return root
 
@@ -145,12 +145,12 @@ def test_tissues_fill_the_brain(everything):
 
 def test_truth_says_what_to_recall(everything):
     truth = json.loads((everything / "truth.json").read_text())
-    associations, echoes = truth["associations"], truth["echoes"]
+    associations, delayed_responses = truth["associations"], truth["delayed_responses"]
     labels = np.asarray(nib.load(everything / associations["voxel_image"]).dataobj)
     names = pd.read_csv(everything / "derivatives/truth/desc-recall_dseg.tsv", sep="\t").set_index("index")["name"]
     assert names.to_dict() == {1: "cue", 2: "response", 3: "news", 4: "echo-1", 5: "echo-2"}
-    assert echoes["lags_s"] == {"echo-1": 10, "echo-2": 30}
-    patterns = {**associations["patterns"], **echoes["patterns"]}
+    assert delayed_responses["lags_s"] == {"echo-1": 10, "echo-2": 30}
+    patterns = {**associations["patterns"], **delayed_responses["patterns"]}
     for index, name in names.items():
         image = np.asarray(nib.load(everything / patterns[name]).dataobj)
         np.testing.assert_array_equal((image != 0).any(-1), labels == index)
@@ -164,12 +164,12 @@ def test_truth_says_what_to_recall(everything):
     assert [pairing[cue - 1] for cue in cues["cue"]] == list(cues["response"])
     shown = cues.dropna()
     assert (shown["response_onset"] - shown["onset"] == associations["lag_s"]).all()
-    assert cues["onset"].between(run["fixation"], run["fixation"] + run["film"] - 1).all()
+    assert cues["onset"].between(run["fixation"], run["fixation"] + run["stimulus"] - 1).all()
     news = pd.read_csv(
         everything / "derivatives/truth/sub-sid000007/func/sub-sid000007_task-movie_run-02_desc-news_timeseries.tsv",
         sep="\t",
     )
-    assert list(news["volume"]) == list(range(run["fixation"] - 30, run["fixation"] + run["film"]))
+    assert list(news["volume"]) == list(range(run["fixation"] - 30, run["fixation"] + run["stimulus"]))
 
 
 def test_memory_does_not_grow_with_the_length(tmp_path):
@@ -177,21 +177,23 @@ def test_memory_does_not_grow_with_the_length(tmp_path):
     brain, run = template_brain(config), screenings(config)[4]
     head = draw_head(config, 0, brain.coordinates_mm())
     camera = Camera(config, HeadView(head, brain), draw_position(config, 0, run, head))
-    film = screened_latents(film_latents(config), run)
+    stimulus = screened_latents(stimulus_latents(config), run)
 
     def peak(n_volumes: int) -> int:
         tracemalloc.start()
         part = replace(run, n_volumes=n_volumes)
-        frames = run_frames(config, 0, part, film=film, regions=brain.regions, baseline=brain.baseline, camera=camera)
-        write_image(tmp_path / "bold.nii.gz", camera.grid, frames, n_volumes=n_volumes)
+        volumes = run_time_points(
+            config, 0, part, stimulus=stimulus, regions=brain.regions, baseline=brain.baseline, camera=camera
+        )
+        write_image(tmp_path / "bold.nii.gz", camera.grid, volumes, n_volumes=n_volumes)
         size = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return size
 
     peak(2)
-    # Eight times the frames; what is longer is the drift's few numbers a volume.
-    one_frame = 2 * camera.n_voxels
-    assert peak(803) - peak(100) < 20 * one_frame < 703 * one_frame / 30
+    # Eight times the volumes; what is longer is the drift's few numbers a volume.
+    one_time_point = 2 * camera.n_voxels
+    assert peak(803) - peak(100) < 20 * one_time_point < 703 * one_time_point / 30
 
 
 def test_heads_move_as_configured():
@@ -203,8 +205,8 @@ def test_heads_move_as_configured():
         for run in screenings(config):
             position = draw_position(config, subject, run, head)
             motion = position.volume_from_boldref
-            centre = position.boldref_from_t1w @ [*head.centre_mm, 1]
-            shifts.append((motion @ centre)[:, :3] - centre[:3])
+            center = position.boldref_from_t1w @ [*head.center_mm, 1]
+            shifts.append((motion @ center)[:, :3] - center[:3])
             angles = np.stack([motion[:, 2, 1], -motion[:, 2, 0], motion[:, 1, 0]], axis=-1)
             degrees.append(np.rad2deg(angles))
             steps = np.abs(np.diff(shifts[-1], axis=0)).sum(1) + 50 * np.abs(np.diff(angles, axis=0)).sum(1)

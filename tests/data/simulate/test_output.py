@@ -1,4 +1,4 @@
-"""Where the twin is written: a folder that is not free, a kill, a bare machine, settings out of range."""
+"""Where the synthetic dataset is written: a folder that is not free, a kill, a bare machine, settings out of range."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ SMALL = SimulateConfig(n_subjects=2, n_runs=2, volume_scale=0.05, voxel_size_mm=
 
 
 def test_a_finished_twin_is_left_alone_and_another_is_refused(tmp_path):
-    simulate(tmp_path / "twin", SMALL)
-    head = tmp_path / "twin" / ".git" / "refs" / "heads"
+    simulate(tmp_path / "synthetic", SMALL)
+    head = tmp_path / "synthetic" / ".git" / "refs" / "heads"
     before = {path: path.read_text() for path in head.iterdir()}
     began = time.perf_counter()
-    simulate(tmp_path / "twin", SMALL)
+    simulate(tmp_path / "synthetic", SMALL)
     assert time.perf_counter() - began < 0.5
     assert before == {path: path.read_text() for path in head.iterdir()}
-    with pytest.raises(OutputError, match=r"twin of other settings \(they differ in seed\)"):
-        simulate(tmp_path / "twin", SimulateConfig(**{**vars_of(SMALL), "seed": 5}))
+    with pytest.raises(OutputError, match=r"synthetic dataset of other settings \(they differ in seed\)"):
+        simulate(tmp_path / "synthetic", SimulateConfig(**{**vars_of(SMALL), "seed": 5}))
 
 
 def vars_of(config: SimulateConfig) -> dict:
@@ -42,22 +42,22 @@ def test_a_folder_of_somebody_else_is_refused(tmp_path):
         simulate(tmp_path, SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     with pytest.raises(OutputError):
-        simulate(tmp_path / "notes.txt" / "twin", SMALL)
+        simulate(tmp_path / "notes.txt" / "synthetic", SMALL)
 
 
 def test_after_a_kill_the_next_call_begins_anew(tmp_path):
     script = (
         "from pathlib import Path; from titan_neuro.data.simulate import *; "
-        f"simulate(Path({str(tmp_path / 'twin')!r}), SimulateConfig(n_subjects=25, n_runs=5, volume_scale=1))"
+        f"simulate(Path({str(tmp_path / 'synthetic')!r}), SimulateConfig(n_subjects=25, n_runs=5, volume_scale=1))"
     )
     with subprocess.Popen([sys.executable, "-c", script], start_new_session=True, stderr=subprocess.DEVNULL) as process:
         while not list(tmp_path.glob(".twin.*.tmp/sub-*/func/*_bold.nii.gz")):
             assert process.poll() is None
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGKILL)
-    assert not (tmp_path / "twin").exists()
-    simulate(tmp_path / "twin", SMALL)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".twin.lock", "twin"]
+    assert not (tmp_path / "synthetic").exists()
+    simulate(tmp_path / "synthetic", SMALL)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".twin.lock", "synthetic"]
 
 
 # ---- the machine ---------------------------------------------------------------------------------
@@ -67,7 +67,7 @@ def test_without_activation_without_identity_and_silent(tmp_path):
     """The interpreter called by its path, on a machine where git knows nobody: it works, and only our bar is seen."""
     script = (
         "from pathlib import Path; from titan_neuro.data.simulate import *; "
-        "simulate(Path('twin'), SimulateConfig(n_subjects=1, n_runs=1, volume_scale=0.05, voxel_size_mm=20))"
+        "simulate(Path('synthetic dataset'), SimulateConfig(n_subjects=1, n_runs=1, volume_scale=0.05, voxel_size_mm=20))"
     )
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "GIT_CONFIG_NOSYSTEM": "1"}
     done = subprocess.run(
@@ -77,7 +77,7 @@ def test_without_activation_without_identity_and_silent(tmp_path):
     assert done.stdout == ""
     assert all("Simulating" in line for line in done.stderr.split("\n") if line.strip()), done.stderr
     log = subprocess.run(
-        ["git", "-C", tmp_path / "twin", "log", "--all", "--format=%an <%ae>"],
+        ["git", "-C", tmp_path / "synthetic", "log", "--all", "--format=%an <%ae>"],
         capture_output=True,
         text=True,
         check=True,
@@ -91,8 +91,8 @@ def test_git_annex_absent(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path / "bin"))
     with pytest.raises(FetchError, match="git-annex was not found"):
-        simulate(tmp_path / "twin", SMALL)
-    assert not (tmp_path / "twin").exists()
+        simulate(tmp_path / "synthetic", SMALL)
+    assert not (tmp_path / "synthetic").exists()
 
 
 def test_settings_out_of_range():
@@ -101,6 +101,6 @@ def test_settings_out_of_range():
     with pytest.raises(ValidationError):
         SimulateConfig(subjects=3)
     with pytest.raises(ConfigError, match="must not exceed 1"):
-        SimulateConfig(film_fraction=0.9, spontaneous_fraction=0.2)
+        SimulateConfig(stimulus_fraction=0.9, spontaneous_fraction=0.2)
     with pytest.raises(ConfigError, match="one length"):
         SimulateConfig(lags_s=(0, 3))

@@ -1,4 +1,4 @@
-"""Associations and echoes: what a predictor with a memory gains from them, and that nothing else does."""
+"""Associations and delayed responses: what a predictor with a memory gains from them, and that nothing else does."""
 
 from __future__ import annotations
 
@@ -11,19 +11,24 @@ import pytest
 from titan_neuro.data.simulate import SimulateConfig
 from titan_neuro.data.simulate.config import screenings
 from titan_neuro.data.simulate.recall import Recall
-from titan_neuro.data.simulate.signal import assign_regions, film_latents, run_frames, screened_latents
+from titan_neuro.data.simulate.signal import assign_regions, run_time_points, screened_latents, stimulus_latents
 from titan_neuro.errors import ConfigError
 
 LAG, ORDER = 10, 8
 ASSOCIATIONS = SimulateConfig(
-    n_subjects=10, n_runs=2, volume_scale=1, film_fraction=0.4, association_fraction=0.3, association_lag_s=LAG
+    n_subjects=10, n_runs=2, volume_scale=1, stimulus_fraction=0.4, association_fraction=0.3, association_lag_s=LAG
 )
-ECHOES = SimulateConfig(
-    n_subjects=8, n_runs=2, volume_scale=1, film_fraction=0.4, echo_fraction=0.3, echo_lags_s=(30, 120, 300)
+DELAYED_RESPONSES = SimulateConfig(
+    n_subjects=8,
+    n_runs=2,
+    volume_scale=1,
+    stimulus_fraction=0.4,
+    delayed_response_fraction=0.3,
+    delayed_response_lags_s=(30, 120, 300),
 )
 
 
-def planted(config: SimulateConfig) -> Recall:
+def truth(config: SimulateConfig) -> Recall:
     """What is planted in 600 voxels of a box."""
     coordinates = np.random.default_rng(0).uniform([-60, -100, -60], [60, 60, 70], (600, 3))
     return Recall(config=config, regions=assign_regions(coordinates, 4), coordinates_mm=coordinates)
@@ -31,30 +36,30 @@ def planted(config: SimulateConfig) -> Recall:
 
 @cache
 def recorded(config: SimulateConfig, subject: int, run: int, *, with_recall: bool) -> np.ndarray:
-    """Standardised frames of a run's film, ``(seconds, voxels)``."""
-    recall, screening = planted(config), screenings(config)[run]
-    film = screened_latents(film_latents(config), screening)
-    frames = run_frames(
+    """Standardized volumes of a run's movie, ``(seconds, voxels)``."""
+    recall, screening = truth(config), screenings(config)[run]
+    stimulus = screened_latents(stimulus_latents(config), screening)
+    volumes = run_time_points(
         *(config, subject, screening),
-        film=film,
+        stimulus=stimulus,
         regions=recall.regions,
         baseline=np.full(600, 1000.0),
         recall=recall if with_recall else None,
     )
-    shown = np.array(list(frames), dtype=float)[screening.fixation : screening.fixation + screening.film]
+    shown = np.array(list(volumes), dtype=float)[screening.fixation : screening.fixation + screening.stimulus]
     return (shown - shown.mean(0)) / shown.std(0)
 
 
-def autoregression(frames: list[np.ndarray], horizon: int) -> np.ndarray:
-    """Weights of a linear AR per voxel, ``(voxels, ORDER)``, for the frame `horizon` ahead."""
-    past = np.concatenate([lagged(run)[: len(run) - ORDER - horizon + 1] for run in frames])
-    future = np.concatenate([run[ORDER - 1 + horizon :] for run in frames])
+def autoregression(volumes: list[np.ndarray], horizon: int) -> np.ndarray:
+    """Weights of a linear AR per voxel, ``(voxels, ORDER)``, for the volume `horizon` ahead."""
+    past = np.concatenate([lagged(run)[: len(run) - ORDER - horizon + 1] for run in volumes])
+    future = np.concatenate([run[ORDER - 1 + horizon :] for run in volumes])
     return np.stack([np.linalg.lstsq(past[:, v], future[:, v], rcond=None)[0] for v in range(future.shape[1])])
 
 
-def lagged(frames: np.ndarray) -> np.ndarray:
-    """The frame and the ``ORDER - 1`` before it, ``(seconds - ORDER + 1, voxels, ORDER)``."""
-    return np.stack([frames[ORDER - 1 - k : len(frames) - k] for k in range(ORDER)], axis=-1)
+def lagged(volumes: np.ndarray) -> np.ndarray:
+    """The volume and the ``ORDER - 1`` before it, ``(seconds - ORDER + 1, voxels, ORDER)``."""
+    return np.stack([volumes[ORDER - 1 - k : len(volumes) - k] for k in range(ORDER)], axis=-1)
 
 
 # ---- associations --------------------------------------------------------------------------------
@@ -62,21 +67,21 @@ def lagged(frames: np.ndarray) -> np.ndarray:
 
 @cache
 def residuals_at_responses(*, with_recall: bool) -> tuple[list[list[tuple[int, np.ndarray]]], float]:
-    """For each subject (cue, what AR leaves over at the response's peak), in order; and AR's own r2 at those frames."""
-    recall = planted(ASSOCIATIONS)
+    """For each subject (cue, what AR leaves over at the response's peak), in order; and AR's own r2 at those volumes."""
+    recall = truth(ASSOCIATIONS)
     voxels = recall.places["response"]
     runs = screenings(ASSOCIATIONS)
-    frames = [[recorded(ASSOCIATIONS, s, r, with_recall=with_recall)[:, voxels] for r in (0, 1)] for s in range(10)]
-    weights = autoregression([run for subject in frames[:5] for run in subject], LAG)
+    volumes = [[recorded(ASSOCIATIONS, s, r, with_recall=with_recall)[:, voxels] for r in (0, 1)] for s in range(10)]
+    weights = autoregression([run for subject in volumes[:5] for run in subject], LAG)
     left, total, of_subjects = 0.0, 0.0, []
     for subject in range(5, 10):
         events = []
         for run in runs:
-            shown = frames[subject][run.run - 1]
+            shown = volumes[subject][run.run - 1]
             forecast = np.einsum("tvk,vk->tv", lagged(shown), weights)
             for volume, cue in recall.cues(subject, run):
                 peak = volume - run.fixation + 1 + LAG
-                if ORDER + LAG <= peak < run.film:
+                if ORDER + LAG <= peak < run.stimulus:
                     residual = shown[peak] - forecast[peak - LAG - ORDER + 1]
                     events.append((cue, residual))
                     left, total = left + (residual**2).sum(), total + (shown[peak] ** 2).sum()
@@ -106,7 +111,7 @@ def gain(of_subjects: list[list[tuple[int, np.ndarray]]], memory: str) -> float:
 def test_a_memory_of_the_subjects_own_pairs_foretells_the_responses():
     with_pairs, r2 = residuals_at_responses(with_recall=True)
     assert gain(with_pairs, "of this subject") > 0.5
-    # Ten seconds ahead a voxel's own past knows the slowest of the film alone, and nothing of a response.
+    # Ten seconds ahead a voxel's own past knows the slowest of the movie alone, and nothing of a response.
     assert r2 < 0.06
 
 
@@ -119,7 +124,7 @@ def test_nothing_else_foretells_them():
 
 def test_pairs_are_new_in_each_subject_and_add_up_to_nothing():
     config = replace(ASSOCIATIONS, n_subjects=25)
-    recall = planted(config)
+    recall = truth(config)
     pairings = np.array([recall.pairing(subject) for subject in range(25)])
     np.testing.assert_array_equal(np.sort(pairings, axis=1), np.tile(np.arange(8), (25, 1)))
     assert len(np.unique(pairings, axis=0)) == 25
@@ -134,7 +139,7 @@ def test_pairs_are_new_in_each_subject_and_add_up_to_nothing():
 
 def test_cues_do_not_foretell_cues():
     config = replace(ASSOCIATIONS, n_subjects=25, n_runs=5)
-    recall = planted(config)
+    recall = truth(config)
     soon, late, repeats, n = [], [], 0, 0
     for subject in range(25):
         for run in screenings(config):
@@ -149,33 +154,33 @@ def test_cues_do_not_foretell_cues():
         assert abs(hits / count - expected) < 4 * np.sqrt(expected * (1 - expected) / count)
 
 
-@pytest.mark.parametrize("config", [ASSOCIATIONS, ECHOES], ids=["associations", "echoes"])
+@pytest.mark.parametrize("config", [ASSOCIATIONS, DELAYED_RESPONSES], ids=["associations", "delayed_responses"])
 def test_the_share_of_the_variance_is_the_planted_one(config):
-    recall = planted(replace(config, association_lag_s=1))
+    recall = truth(replace(config, association_lag_s=1))
     power, n = np.zeros(600), 0
     for subject in range(config.n_subjects):
         for run in screenings(config):
             shown = recall.courses(subject, run) @ recall.patterns
             assert (shown[: run.fixation] == 0).all()
-            assert (shown[run.fixation + run.film :] == 0).all()
-            power, n = power + (shown**2).sum(0), n + run.film
+            assert (shown[run.fixation + run.stimulus :] == 0).all()
+            power, n = power + (shown**2).sum(0), n + run.stimulus
     for voxels in recall.places.values():
         assert (power / n)[voxels].mean() == pytest.approx(0.3, rel=0.1)
     np.testing.assert_allclose(recall.share, 0.3 * np.any(list(recall.places.values()), axis=0))
 
 
-# ---- echoes --------------------------------------------------------------------------------------
+# ---- delayed responses --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("echo", "lag"), [("echo-1", 30), ("echo-2", 120), ("echo-3", 300)])
-def test_an_echo_is_foretold_from_exactly_its_lag(echo, lag):
+@pytest.mark.parametrize(("delayed_response", "lag"), [("echo-1", 30), ("echo-2", 120), ("echo-3", 300)])
+def test_an_echo_is_foretold_from_exactly_its_lag(delayed_response, lag):
     """A linear map from the news to the echo, learnt on seven subjects, holds in the eighth: at the lag alone."""
-    recall = planted(ECHOES)
-    news, late = recall.places["news"], recall.places[echo]
+    recall = truth(DELAYED_RESPONSES)
+    news, late = recall.places["news"], recall.places[delayed_response]
 
     def r2(shift: int, *, with_recall: bool = True) -> float:
-        frames = [[recorded(ECHOES, s, r, with_recall=with_recall) for r in (0, 1)] for s in range(8)]
-        pairs = [[(run[: len(run) - shift, news], run[shift:, late]) for run in subject] for subject in frames]
+        volumes = [[recorded(DELAYED_RESPONSES, s, r, with_recall=with_recall) for r in (0, 1)] for s in range(8)]
+        pairs = [[(run[: len(run) - shift, news], run[shift:, late]) for run in subject] for subject in volumes]
         x = np.concatenate([x for subject in pairs[:7] for x, _ in subject])
         y = np.concatenate([y for subject in pairs[:7] for _, y in subject])
         weights = np.linalg.solve(x.T @ x + 1000 * np.eye(x.shape[1]), x.T @ y)
@@ -184,14 +189,14 @@ def test_an_echo_is_foretold_from_exactly_its_lag(echo, lag):
 
     assert r2(lag) > 0.2
     assert r2(lag, with_recall=False) < 0.01
-    # The film's lags are in both halves too: what a window of 10 s sees of it is all it sees.
+    # The movie's lags are in both halves too: what a window of 10 s sees of it is all it sees.
     for shift in (lag - 5, lag + 5, 10):
         assert r2(shift) < r2(shift, with_recall=False) + 0.04
 
 
 def test_echoes_are_white_and_new_in_each_subject_and_run():
-    recall = planted(ECHOES)
-    first, second = screenings(ECHOES)
+    recall = truth(DELAYED_RESPONSES)
+    first, second = screenings(DELAYED_RESPONSES)
     news = [recall.news(0, first), recall.news(1, first), recall.news(0, second)]
     length = min(map(len, news))
     for one in range(3):
@@ -205,11 +210,11 @@ def test_echoes_are_white_and_new_in_each_subject_and_run():
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ConfigError, match=r"association_fraction or echo_fraction; found 1\.1"):
+    with pytest.raises(ConfigError, match=r"association_fraction or delayed_response_fraction; found 1\.1"):
         SimulateConfig(association_fraction=0.3)
     # Two sets of voxels: the fractions need not fit together.
-    assert SimulateConfig(association_fraction=0.2, echo_fraction=0.2).thermal_fraction == 0.2
-    with pytest.raises(ConfigError, match="echo_lags_s: no run shows 300 s of film"):
-        SimulateConfig(echo_fraction=0.2, echo_lags_s=(30, 300))
+    assert SimulateConfig(association_fraction=0.2, delayed_response_fraction=0.2).thermal_fraction == 0.2
+    with pytest.raises(ConfigError, match="delayed_response_lags_s: no run shows 300 s of movie"):
+        SimulateConfig(delayed_response_fraction=0.2, delayed_response_lags_s=(30, 300))
     with pytest.raises(ConfigError, match="association_lag_s: no run shows 250 s"):
         SimulateConfig(association_fraction=0.2, association_lag_s=250)

@@ -1,4 +1,4 @@
-"""The twin's signal against what truth.json says was planted."""
+"""The synthetic dataset's signal against what truth.json says was planted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from titan_neuro.data.simulate import SimulateConfig
 from titan_neuro.data.simulate.config import screenings
-from titan_neuro.data.simulate.signal import assign_regions, film_latents, run_frames, screened_latents
+from titan_neuro.data.simulate.signal import assign_regions, run_time_points, screened_latents, stimulus_latents
 
 
 def frames_of(root: Path, subject: str, run: int) -> np.ndarray:
@@ -27,7 +27,7 @@ def frames_of(root: Path, subject: str, run: int) -> np.ndarray:
 
 def test_latents_have_the_planted_timescales_and_lags():
     config = SimulateConfig(n_runs=5, volume_scale=1)
-    latents = film_latents(config).reshape(-1, 3, 4)
+    latents = stimulus_latents(config).reshape(-1, 3, 4)
     n = len(latents)
     news = [(latents[1:, :, k] - np.exp(-1 / tau) * latents[:-1, :, k]) for k, tau in enumerate(config.timescales_s)]
     for level, (timescale, lag) in enumerate(zip(config.timescales_s, config.lags_s, strict=True)):
@@ -47,18 +47,20 @@ def test_latents_have_the_planted_timescales_and_lags():
 
 def test_the_overlap_shows_the_same_film():
     config = SimulateConfig(
-        volume_scale=1, film_fraction=1, spontaneous_fraction=0, drift_fraction=0, n_subjects=2, n_runs=2
+        volume_scale=1, stimulus_fraction=1, spontaneous_fraction=0, drift_fraction=0, n_subjects=2, n_runs=2
     )
-    latents = film_latents(config)
+    latents = stimulus_latents(config)
     regions, baseline = np.arange(12), np.full(12, 1000.0)
     first, second = screenings(config)
 
-    def frames(subject, run):
-        film = screened_latents(latents, run)
-        return np.array(list(run_frames(config, subject, run, film=film, regions=regions, baseline=baseline)))
+    def volumes(subject, run):
+        stimulus = screened_latents(latents, run)
+        return np.array(
+            list(run_time_points(config, subject, run, stimulus=stimulus, regions=regions, baseline=baseline))
+        )
 
-    one, two = frames(0, first), frames(1, second)
-    last_seen = one[first.fixation + first.film - 10 : first.fixation + first.film]
+    one, two = volumes(0, first), volumes(1, second)
+    last_seen = one[first.fixation + first.stimulus - 10 : first.fixation + first.stimulus]
     np.testing.assert_array_equal(last_seen, two[10:20])
     # Nothing but the baseline during fixation.
     assert (one[:10] == 1000).all()
@@ -69,40 +71,42 @@ def test_the_overlap_shows_the_same_film():
 def test_variances_are_as_configured():
     config = SimulateConfig(volume_scale=1, n_runs=1)
     (run,) = screenings(config)
-    film = screened_latents(film_latents(config), run)
+    stimulus = screened_latents(stimulus_latents(config), run)
     rng = np.random.default_rng(0)
     coordinates = rng.uniform(-60, 60, (1200, 3))
     regions = assign_regions(coordinates, 4)
     assert (np.bincount(regions) == 100).all()
     kept = []
     for subject in range(20):
-        frames = run_frames(config, subject, run, film=film, regions=regions, baseline=np.full(1200, 1000.0))
-        kept.append(np.array([frame[::10] for frame in frames]) / 10 - 100)
-    per_cent = np.array(kept)[:, run.fixation : run.fixation + run.film]
-    planted = film[run.fixation : run.fixation + run.film][:, regions[::10]]
-    # Subjects share the film alone: their mean shows it, what is left of each is the rest.
-    slope = (per_cent.mean(0) * planted).sum() / (planted**2).sum()
-    assert slope == pytest.approx(1.5 * np.sqrt(config.film_fraction), rel=0.05)
-    rest = per_cent - slope * planted
-    assert rest.var() == pytest.approx(1.5**2 * (1 - config.film_fraction), rel=0.05)
+        volumes = run_time_points(
+            config, subject, run, stimulus=stimulus, regions=regions, baseline=np.full(1200, 1000.0)
+        )
+        kept.append(np.array([volume[::10] for volume in volumes]) / 10 - 100)
+    per_cent = np.array(kept)[:, run.fixation : run.fixation + run.stimulus]
+    truth = stimulus[run.fixation : run.fixation + run.stimulus][:, regions[::10]]
+    # Subjects share the movie alone: their mean shows it, what is left of each is the rest.
+    slope = (per_cent.mean(0) * truth).sum() / (truth**2).sum()
+    assert slope == pytest.approx(1.5 * np.sqrt(config.stimulus_fraction), rel=0.05)
+    rest = per_cent - slope * truth
+    assert rest.var() == pytest.approx(1.5**2 * (1 - config.stimulus_fraction), rel=0.05)
     # Two voxels of a region differ in drift and noise, each its own; four differences in time (of gain 70) leave noise.
     one, other = np.flatnonzero(regions[::10] == 3)[:2]
     difference = np.diff(rest[:, :, one] - rest[:, :, other], n=4, axis=1)
     assert difference.var() / 70 == pytest.approx(2 * 1.5**2 * config.thermal_fraction, rel=0.1)
 
 
-def test_truth_describes_the_images(twin):
-    truth = json.loads((twin / "truth.json").read_text())
-    segmentation = np.asarray(nib.load(twin / truth["region_image"]).dataobj)
-    latents = pd.read_csv(twin / truth["film_latents"], sep="\t").set_index("film_time")
+def test_truth_describes_the_images(synthetic):
+    truth = json.loads((synthetic / "truth.json").read_text())
+    segmentation = np.asarray(nib.load(synthetic / truth["region_image"]).dataobj)
+    latents = pd.read_csv(synthetic / truth["stimulus_latents"], sep="\t").set_index("film_time")
     assert sum(truth["variance_fractions"].values()) == pytest.approx(1)
-    names = pd.read_csv(twin / "derivatives/truth/desc-region_dseg.tsv", sep="\t").set_index("index")["name"]
+    names = pd.read_csv(synthetic / "derivatives/truth/desc-region_dseg.tsv", sep="\t").set_index("index")["name"]
     of_voxel = segmentation[segmentation > 0]
-    subjects = sorted(path.name for path in twin.glob("sub-*"))
+    subjects = sorted(path.name for path in synthetic.glob("sub-*"))
     run = truth["runs"][1]
-    mean = np.mean([frames_of(twin, subject, 2) for subject in subjects], axis=0)
-    shown = slice(run["fixation"], run["fixation"] + run["film"])
-    seconds = range(run["film_start"], run["film_start"] + run["film"])
+    mean = np.mean([frames_of(synthetic, subject, 2) for subject in subjects], axis=0)
+    shown = slice(run["fixation"], run["fixation"] + run["stimulus"])
+    seconds = range(run["stimulus_start"], run["stimulus_start"] + run["stimulus"])
     for region in truth["regions"]:
         assert names[region["index"]] == region["name"]
         assert (of_voxel == region["index"]).sum() == region["n_voxels"]
@@ -110,36 +114,36 @@ def test_truth_describes_the_images(twin):
         assert np.corrcoef(measured, latents.loc[seconds, region["name"]])[0, 1] > 0.7
 
 
-def test_voxels_are_as_predictable_as_real_ones_and_more_so_from_other_regions(twin):
-    """On a held-out subject and run AR(8) explains 0.3 to 0.5 of the next frame; other regions' past adds to it."""
-    truth = json.loads((twin / "truth.json").read_text())
-    segmentation = np.asarray(nib.load(twin / truth["region_image"]).dataobj)
+def test_voxels_are_as_predictable_as_real_ones_and_more_so_from_other_regions(synthetic):
+    """On a held-out subject and run AR(8) explains 0.3 to 0.5 of the next volume; other regions' past adds to it."""
+    truth = json.loads((synthetic / "truth.json").read_text())
+    segmentation = np.asarray(nib.load(synthetic / truth["region_image"]).dataobj)
     regions = segmentation[segmentation > 0] - 1
     to_regions = np.eye(12)[regions] / np.bincount(regions)
     order = 8
 
     def scaled(subject, run):
-        frames = frames_of(twin, subject, run)
-        return (frames - frames.mean(0)) / frames.std(0)
+        volumes = frames_of(synthetic, subject, run)
+        return (volumes - volumes.mean(0)) / volumes.std(0)
 
-    def lagged(frames):
-        return np.stack([frames[order - 1 - k : len(frames) - 1 - k] for k in range(order)], axis=-1)
+    def lagged(volumes):
+        return np.stack([volumes[order - 1 - k : len(volumes) - 1 - k] for k in range(order)], axis=-1)
 
-    subjects = sorted(path.name for path in twin.glob("sub-*"))
+    subjects = sorted(path.name for path in synthetic.glob("sub-*"))
     training = [scaled(subject, run) for subject in subjects[:5] for run in (1, 2)]
     test = scaled(subjects[5], 3)
-    past = np.concatenate([lagged(frames) for frames in training])
-    future = np.concatenate([frames[order:] for frames in training])
+    past = np.concatenate([lagged(volumes) for volumes in training])
+    future = np.concatenate([volumes[order:] for volumes in training])
     weights = np.stack([np.linalg.lstsq(past[:, v], future[:, v], rcond=None)[0] for v in range(len(regions))])
     forecast = np.einsum("tvk,vk->tv", lagged(test), weights)
     error = ((test[order:] - forecast) ** 2).sum(0)
     r2 = 1 - error / (test[order:] ** 2).sum(0)
     assert 0.3 < r2.mean() < 0.5
 
-    def regions_past(frames):
-        return lagged(frames @ to_regions).reshape(len(frames) - order, -1)
+    def regions_past(volumes):
+        return lagged(volumes @ to_regions).reshape(len(volumes) - order, -1)
 
-    features = np.concatenate([regions_past(frames) for frames in training])
+    features = np.concatenate([regions_past(volumes) for volumes in training])
     residual = future - np.einsum("tvk,vk->tv", past, weights)
     gram = features.T @ features + 100 * np.eye(features.shape[1])
     forecast = forecast + regions_past(test) @ np.linalg.solve(gram, features.T @ residual)

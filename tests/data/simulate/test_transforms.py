@@ -1,4 +1,4 @@
-"""The transforms of a recorded twin: read by others' programs, and undoing exactly what the scanner did."""
+"""The transforms of a recorded synthetic dataset: read by others' programs, and undoing exactly what the scanner did."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from titan_neuro.data.simulate.files import template_brain
 from titan_neuro.data.simulate.head import draw_head, draw_position
 from titan_neuro.data.simulate.recall import plan_recall
 from titan_neuro.data.simulate.scanner import Camera, HeadView
-from titan_neuro.data.simulate.signal import film_latents, run_frames, screened_latents
+from titan_neuro.data.simulate.signal import run_time_points, screened_latents, stimulus_latents
 
-# Nothing but the film, so that the planted frame is known; a head that moves much, so that it matters.
+# Nothing but the movie, so that the planted volume is known; a head that moves much, so that it matters.
 CONFIG = SimulateConfig(
     n_subjects=1,
     n_runs=1,
     volume_scale=0.1,
     voxel_size_mm=6,
-    film_fraction=1,
+    stimulus_fraction=1,
     spontaneous_fraction=0,
     drift_fraction=0,
     signal_sd_percent=5,
@@ -47,16 +47,16 @@ def recorder(brain):
 
 
 @pytest.fixture(scope="module")
-def twin(tmp_path_factory) -> Path:
+def synthetic(tmp_path_factory) -> Path:
     """One run of one subject, recorded."""
-    root = tmp_path_factory.mktemp("recorded") / "twin"
+    root = tmp_path_factory.mktemp("recorded") / "synthetic"
     simulate(root, CONFIG)
     return root
 
 
 @pytest.fixture(scope="module")
 def brain():
-    """The template's brain, where the film is planted."""
+    """The template's brain, where the movie is planted."""
     return template_brain(CONFIG)
 
 
@@ -110,7 +110,7 @@ class Recorded:
         assert sidecar["PhaseEncodingDirection"] == "j-"
         self.readout_time = sidecar["TotalReadoutTime"]
 
-    def frames(self, template_points: np.ndarray, *, still: bool = False, field_sign: float = 1) -> np.ndarray:
+    def volumes(self, template_points: np.ndarray, *, still: bool = False, field_sign: float = 1) -> np.ndarray:
         """Values of the template's points in all volumes, by the convention that truth.json states."""
         h5 = minimal(self.root, "acq-MPRAGE_from-T1w_to-MNI152NLin2009cAsym_mode-image_xfm.h5")
         boldref = through(self.coreg, through_composite(h5, template_points))
@@ -124,16 +124,16 @@ class Recorded:
 
 
 @pytest.fixture(scope="module")
-def planted(brain) -> np.ndarray:
-    """The frames in the template's space, before any scanner, ``(time, voxels)``."""
+def truth(brain) -> np.ndarray:
+    """The volumes in the template's space, before any scanner, ``(time, voxels)``."""
     (run,) = screenings(CONFIG)
-    film = screened_latents(film_latents(CONFIG), run)
-    frames = run_frames(CONFIG, 0, run, film=film, regions=brain.regions, baseline=brain.baseline)
-    return np.array(list(frames), dtype=float)
+    stimulus = screened_latents(stimulus_latents(CONFIG), run)
+    volumes = run_time_points(CONFIG, 0, run, stimulus=stimulus, regions=brain.regions, baseline=brain.baseline)
+    return np.array(list(volumes), dtype=float)
 
 
-def of_regions(frames: np.ndarray, regions: np.ndarray) -> np.ndarray:
-    return np.stack([frames[:, regions == region].mean(1) for region in range(12)], axis=-1)
+def of_regions(volumes: np.ndarray, regions: np.ndarray) -> np.ndarray:
+    return np.stack([volumes[:, regions == region].mean(1) for region in range(12)], axis=-1)
 
 
 def correlations(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -144,25 +144,25 @@ def correlations(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 # ---- the convention ------------------------------------------------------------------------------
 
 
-def test_undoing_the_scanner_finds_the_planted_frames(twin, brain, planted):
+def test_undoing_the_scanner_finds_the_planted_frames(synthetic, brain, truth):
     inside = binary_erosion(brain.mask, iterations=2)[brain.mask]
-    found = Recorded(twin).frames(brain.coordinates_mm()[inside])
+    found = Recorded(synthetic).volumes(brain.coordinates_mm()[inside])
     shown = slice(4, -4)
     regions = brain.regions[inside]
-    time_courses = correlations(of_regions(found[shown], regions), of_regions(planted[shown][:, inside], regions))
-    # Interpolated twice: regions of few voxels take something of their neighbours.
+    time_courses = correlations(of_regions(found[shown], regions), of_regions(truth[shown][:, inside], regions))
+    # Interpolated twice: regions of few voxels take something of their neighbors.
     assert np.median(time_courses) > 0.995
     assert time_courses.min() > 0.975
-    assert np.median(correlations(found[shown], planted[shown][:, inside])) > 0.95
+    assert np.median(correlations(found[shown], truth[shown][:, inside])) > 0.95
 
 
 @pytest.fixture(scope="module")
-def smooth_recording(twin, brain):
+def smooth_recording(synthetic, brain):
     """The same head in the same run, but what is recorded is smooth; and the place and value of its voxels."""
     smooth = smooth_fields(np.random.default_rng(5), brain.coordinates_mm(), 40, 2)
     head, position = recorder(brain)
     camera = Camera(CONFIG, HeadView(head, replace(brain, baseline=1000 + 100 * smooth[0])), position)
-    recording = Recorded(twin)
+    recording = Recorded(synthetic)
     recording.data[:] = 0
     for volume in range(recording.data.shape[-1]):
         intensity, signal = camera.look(volume, 0.1 * smooth[1])
@@ -174,51 +174,58 @@ def smooth_recording(twin, brain):
 
 def test_smooth_content_comes_back(smooth_recording):
     recording, points, expected = smooth_recording
-    found = recording.frames(points)
-    assert min(np.corrcoef(frame, expected)[0, 1] for frame in found) > 0.9999
+    found = recording.volumes(points)
+    assert min(np.corrcoef(volume, expected)[0, 1] for volume in found) > 0.9999
     # The convention is the stated one, in all of its parts: less of it is seen at once.
-    moved = recording.frames(points, still=True)
+    moved = recording.volumes(points, still=True)
     assert moved.std(0).mean() > 5 * found.std(0).mean()
     error = np.abs(found.mean(0) - expected).mean()
     for sign in (0, -1):
-        assert np.abs(recording.frames(points, field_sign=sign).mean(0) - expected).mean() > 1.5 * error
+        assert np.abs(recording.volumes(points, field_sign=sign).mean(0) - expected).mean() > 1.5 * error
 
 
 def test_noise_is_of_the_scanners_voxels(brain):
-    """No film: what varies is white, its own in each recorded voxel, and gives way where a memory's part is planted."""
-    noise = replace(CONFIG, film_fraction=0, motion_sd_mm=0, motion_sd_degrees=0, volume_scale=0.5, echo_fraction=0.75)
+    """No movie: what varies is white, its own in each recorded voxel, and gives way where a memory's part is planted."""
+    noise = replace(
+        CONFIG,
+        stimulus_fraction=0,
+        motion_sd_mm=0,
+        motion_sd_degrees=0,
+        volume_scale=0.5,
+        delayed_response_fraction=0.75,
+    )
     (run,) = screenings(noise)
     head, _ = recorder(brain)
     camera = Camera(noise, HeadView(head, brain), draw_position(noise, 0, run, head))
     recall = plan_recall(noise, brain.regions, brain.coordinates_mm())
-    fixation = replace(run, n_volumes=200, film=0, fixation=200)
-    frames = run_frames(
+    fixation = replace(run, n_volumes=200, stimulus=0, fixation=200)
+    volumes = run_time_points(
         *(noise, 0, fixation),
-        film=np.zeros((200, 12)),
+        stimulus=np.zeros((200, 12)),
         regions=brain.regions,
         baseline=brain.baseline,
         recall=recall,
         camera=camera,
     )
-    frames = np.array(list(frames), dtype=float)
-    bright = frames.mean(0) > 500
-    frames = frames[:, bright]
-    sd = frames.std(0) / frames.mean(0)
+    volumes = np.array(list(volumes), dtype=float)
+    bright = volumes.mean(0) > 500
+    volumes = volumes[:, bright]
+    sd = volumes.std(0) / volumes.mean(0)
     share = camera.at_rest(recall.share)[bright]
     assert sd[share == 0].mean() == pytest.approx(0.05, rel=0.02)
     assert sd[share > 0.749].mean() == pytest.approx(0.05 * np.sqrt(0.25), rel=0.03)
     # Voxels beside each other along the last axis.
-    assert abs(correlations(frames[:, ::2][:, :1000], frames[:, 1::2][:, :1000]).mean()) < 0.01
+    assert abs(correlations(volumes[:, ::2][:, :1000], volumes[:, 1::2][:, :1000]).mean()) < 0.01
 
 
 # ---- the files, read by others -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("direction", ["from-T1w_to-MNI152NLin2009cAsym", "from-MNI152NLin2009cAsym_to-T1w"])
-def test_composites_are_read_by_ants(twin, brain, direction):
+def test_composites_are_read_by_ants(synthetic, brain, direction):
     import ants
 
-    path = minimal(twin, f"acq-MPRAGE_{direction}_mode-image_xfm.h5")
+    path = minimal(synthetic, f"acq-MPRAGE_{direction}_mode-image_xfm.h5")
     points = brain.coordinates_mm()[::40]
     transform = ants.read_transform(str(path), precision="double")
     theirs = np.array([ants.apply_ants_transform_to_point(transform, point) for point in points * LPS]) * LPS
@@ -234,7 +241,7 @@ def test_composites_are_read_by_ants(twin, brain, direction):
         assert off.max() < 0.5
 
 
-def test_affines_are_read_by_ants(twin, brain):
+def test_affines_are_read_by_ants(synthetic, brain):
     import ants
 
     _, position = recorder(brain)
@@ -243,9 +250,9 @@ def test_affines_are_read_by_ants(twin, brain):
         ("from-boldref_to-T1w_mode-image_desc-coreg_xfm.txt", position.boldref_from_t1w),
         ("from-boldref_to-auto00000_mode-image_xfm.txt", position.boldref_from_fieldmap),
     ):
-        transform = ants.read_transform(str(run_file(twin, name)), precision="double")
+        transform = ants.read_transform(str(run_file(synthetic, name)), precision="double")
         theirs = np.array([ants.apply_ants_transform_to_point(transform, point) for point in points * LPS]) * LPS
         np.testing.assert_allclose(through(matrix, points), theirs, atol=1e-6)
-    hmc = run_file(twin, "from-orig_to-boldref_mode-image_desc-hmc_xfm.txt")
+    hmc = run_file(synthetic, "from-orig_to-boldref_mode-image_desc-hmc_xfm.txt")
     theirs = ITKLinearTransformArray.from_filename(hmc).to_ras()
     np.testing.assert_allclose(theirs, position.volume_from_boldref, atol=1e-4)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from store_example import EVENTS, N_FRAMES, NAME, SHAPE
+from store_example import EVENTS, N_TIME_POINTS, NAME, SHAPE
 
 from titan_neuro.data.space import Space
 from titan_neuro.data.store import RunHeader, write_run
@@ -15,38 +15,38 @@ def space():
 
 
 @pytest.fixture
-def frames(space):
-    return np.random.default_rng(1).normal(size=(N_FRAMES, space.n_features)).astype(np.float32)
+def series(space):
+    return np.random.default_rng(1).normal(size=(N_TIME_POINTS, space.n_features)).astype(np.float32)
 
 
 @pytest.fixture
 def header(space):
-    displacement = np.linspace(0, 1, N_FRAMES, dtype=np.float32)
+    displacement = np.linspace(0, 1, N_TIME_POINTS, dtype=np.float32)
     displacement[0] = np.nan
     return RunHeader(
         key="sub-01_task-movie_run-01",
         entities={"subject": "01", "task": "movie", "run": "01"},
         repetition_time=1.5,
         space=space,
-        scored=np.arange(N_FRAMES) >= 20,
+        scored=np.arange(N_TIME_POINTS) >= 20,
         events=EVENTS,
         framewise_displacement=displacement,
-        record={"normaliser": {"method": "causal expanding z-score", "warmup_s": 20.0}, "whole_run": []},
+        record={"normalizer": {"method": "causal expanding z-score", "warmup_s": 20.0}, "whole_run": []},
     )
 
 
 @pytest.fixture
-def path(tmp_path, header, frames):
+def path(tmp_path, header, series):
     path = tmp_path / "out" / NAME
-    write_run(path, header, [frames])
+    write_run(path, header, [series])
     return path
 
 
 @pytest.fixture
-def sharded(tmp_path, monkeypatch, header, frames):
-    """The same run in chunks of 4 frames and shards of 40."""
+def sharded(tmp_path, monkeypatch, header, series):
+    """The same run in chunks of 4 time points and shards of 40."""
     monkeypatch.setattr("titan_neuro.data.store.write.CHUNK_BYTES", 1)
-    monkeypatch.setattr("titan_neuro.data.store.write.SHARD_BYTES", 2 * 40 * frames.shape[1])
+    monkeypatch.setattr("titan_neuro.data.store.write.SHARD_BYTES", 2 * 40 * series.shape[1])
     path = tmp_path / "sharded" / NAME
-    write_run(path, header, [frames])
+    write_run(path, header, [series])
     return path

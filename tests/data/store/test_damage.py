@@ -16,14 +16,14 @@ from titan_neuro.data.store import RunStore, open_runs
 from titan_neuro.errors import ImageError, InputNotFoundError, MismatchError
 
 
-def test_checksums_are_those_of_the_documented_bytes(path, header, frames):
+def test_checksums_are_those_of_the_documented_bytes(path, header, series):
     """As another program would: nothing but hashlib, json and zarr."""
     group = zarr.open_group(path, mode="r")
     attributes = dict(group.attrs)
     sums = attributes.pop("sha256")
     text = json.dumps(attributes, sort_keys=True, separators=(",", ":"))
     assert sums == {
-        "frames": hashlib.sha256(frames.astype("<f2").tobytes()).hexdigest(),
+        "series": hashlib.sha256(series.astype("<f2").tobytes()).hexdigest(),
         "scored": hashlib.sha256(bytes(header.scored.tolist())).hexdigest(),
         "mask": hashlib.sha256(bytes(header.space.mask.ravel().tolist())).hexdigest(),
         "framewise_displacement": hashlib.sha256(header.framewise_displacement.astype("<f4").tobytes()).hexdigest(),
@@ -41,7 +41,7 @@ def _rewrite(name):
     return change
 
 
-@pytest.mark.parametrize("name", ["frames", "scored", "mask", "framewise_displacement"])
+@pytest.mark.parametrize("name", ["series", "scored", "mask", "framewise_displacement"])
 def test_verify_names_what_was_changed(sharded, name):
     expected = RunStore(sharded).sha256[name]
     _rewrite(name)(sharded)
@@ -59,15 +59,15 @@ def test_changed_attributes_are_not_read(path):
 
 
 @pytest.mark.parametrize("place", [0.01, 0.3, 0.6, 0.99])
-def test_a_flipped_byte_is_noticed_at_any_read(sharded, frames, place):
+def test_a_flipped_byte_is_noticed_at_any_read(sharded, series, place):
     shard = sharded / "frames/c/1/0"
     content = bytearray(shard.read_bytes())
     content[int(place * len(content))] ^= 0x10
     shard.write_bytes(content)
     store = RunStore(sharded)
-    assert np.array_equal(store.frames(0, 40), frames[:40].astype(np.float16))
-    with pytest.raises(ImageError, match=r"frames 40 to 79 can't be read: .*") as caught:
-        store.frames(40, 80)
+    assert np.array_equal(store.series(0, 40), series[:40].astype(np.float16))
+    with pytest.raises(ImageError, match=r"time points 40 to 79 can't be read: .*") as caught:
+        store.series(40, 80)
     assert str(sharded) in caught.value.message
     with pytest.raises(ImageError):
         store.verify()
@@ -79,14 +79,16 @@ def test_a_truncated_shard_is_noticed(sharded, keep):
     content = shard.read_bytes()
     shard.write_bytes(content[: int(keep * len(content)) if keep < 1 else keep])
     for start, stop in ((40, 80), (75, 80)):
-        with pytest.raises(ImageError, match=f"frames {start} to {stop - 1} can't be read|frame {start} is not there"):
-            RunStore(sharded).frames(start, stop)
+        with pytest.raises(
+            ImageError, match=f"time points {start} to {stop - 1} can't be read|time point {start} is not there"
+        ):
+            RunStore(sharded).series(start, stop)
 
 
 def test_a_lost_shard_is_not_read_as_zeros(sharded):
     (sharded / "frames/c/1/0").unlink()
-    with pytest.raises(ImageError, match="frame 40 is not there"):
-        RunStore(sharded).frames(35, 45)
+    with pytest.raises(ImageError, match="time point 40 is not there"):
+        RunStore(sharded).series(35, 45)
     (sharded / "scored/c/0").unlink()
     with pytest.raises(MismatchError, match="scored: expected SHA-256"):
         _ = RunStore(sharded).scored

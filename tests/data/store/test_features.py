@@ -7,35 +7,35 @@ import zarr
 from titan_neuro.data.store import FeatureStore, feature_name, open_runs, write_features
 from titan_neuro.errors import ImageError, InputNotFoundError, MismatchError
 
-SOURCE = {"key": "sub-01_task-x", "encoder": "e" * 64, "run": {"frames": "f" * 64}}
-N_FRAMES, SHAPE = 70, (2, 5)
+SOURCE = {"key": "sub-01_task-x", "encoder": "e" * 64, "run": {"series": "f" * 64}}
+N_TIME_POINTS, SHAPE = 70, (2, 5)
 
 
 @pytest.fixture
 def features():
-    return np.random.default_rng(0).normal(size=(N_FRAMES, *SHAPE)).astype(np.float32)
+    return np.random.default_rng(0).normal(size=(N_TIME_POINTS, *SHAPE)).astype(np.float32)
 
 
 @pytest.fixture
 def path(tmp_path, features, monkeypatch):
-    """In chunks of 4 frames and shards of 20."""
+    """In chunks of 4 time points and shards of 20."""
     monkeypatch.setattr("titan_neuro.data.store.write.CHUNK_BYTES", 1)
     monkeypatch.setattr("titan_neuro.data.store.write.SHARD_BYTES", 2 * 20 * 10)
     path = tmp_path / "features.zarr"
-    write_features(path, SOURCE, np.split(features, [3, 60]), N_FRAMES, SHAPE)
+    write_features(path, SOURCE, np.split(features, [3, 60]), N_TIME_POINTS, SHAPE)
     return path
 
 
 def test_what_is_written_is_read(path, features):
     store = FeatureStore(path, SOURCE)
-    assert (store.n_frames, store.shape) == (N_FRAMES, SHAPE)
-    assert np.array_equal(store.read(0, N_FRAMES).numpy(), features.astype(np.float16).astype(np.float32))
+    assert (store.n_time_points, store.shape) == (N_TIME_POINTS, SHAPE)
+    assert np.array_equal(store.read(0, N_TIME_POINTS).numpy(), features.astype(np.float16).astype(np.float32))
     assert np.array_equal(store.read(65, 99).numpy(), features[65:].astype(np.float16).astype(np.float32))
     store.verify()
     assert len(list(path.glob("features/c/*/0/0"))) == 4
 
 
-@pytest.mark.parametrize("change", [{"encoder": "0" * 64}, {"run": {"frames": "0" * 64}}, {"key": "sub-02"}])
+@pytest.mark.parametrize("change", [{"encoder": "0" * 64}, {"run": {"series": "0" * 64}}, {"key": "sub-02"}])
 def test_what_follows_from_something_else_is_refused_with_both_named(path, change):
     ((name, value),) = change.items()
     with pytest.raises(MismatchError, match=name) as caught:
@@ -89,7 +89,7 @@ def test_damage_is_noticed_at_any_read(path, damage):
 )
 def test_features_that_do_not_fit_leave_nothing(tmp_path, features, blocks, error, words):
     with pytest.raises(error, match=words):
-        write_features(tmp_path / "x.zarr", SOURCE, blocks(features), N_FRAMES, SHAPE)
+        write_features(tmp_path / "x.zarr", SOURCE, blocks(features), N_TIME_POINTS, SHAPE)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -59,7 +59,7 @@ def address(request, path):
 
 
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])
-def test_any_number_of_processes_read_one_store(address, frames, start_method):
+def test_any_number_of_processes_read_one_store(address, series, start_method):
     store = RunStore(address)
     # The parent has read before: its threads and connections must not be the children's.
     view = store.within(store.space)
@@ -69,35 +69,35 @@ def test_any_number_of_processes_read_one_store(address, frames, start_method):
     )
     processes, windows = (torch.cat(parts) for parts in zip(*loader, strict=True))
     assert len(set(processes.tolist()) - {os.getpid()}) == 2
-    expected = np.lib.stride_tricks.sliding_window_view(frames.astype(np.float16), 20, axis=0)[:-1:10]
+    expected = np.lib.stride_tricks.sliding_window_view(series.astype(np.float16), 20, axis=0)[:-1:10]
     assert np.array_equal(windows.numpy(), expected.transpose(0, 2, 1).astype(np.float32))
 
 
-def test_an_address_takes_few_requests(path, sharded, frames):
+def test_an_address_takes_few_requests(path, sharded, series):
     with serve(sharded.parents[2]) as server:
         store = RunStore(f"{server.url}/{NAME}")
         assert [request for request, _ in server.requests] == [f"/{NAME}/zarr.json"]
         server.requests.clear()
-        assert np.array_equal(store.frames(42, 47), frames[42:47].astype(np.float16))
+        assert np.array_equal(store.series(42, 47), series[42:47].astype(np.float16))
         # The index of the shard, and two of its ten chunks.
         assert [request for request, _ in server.requests] == [f"/{NAME}/frames/c/1/0"] * 3
         assert all(part for _, part in server.requests)
         store.verify()
 
 
-def test_a_store_in_memory(path, frames):
+def test_a_store_in_memory(path, series):
     fsspec.filesystem("memory").put(str(path), "/test_store/x.zarr", recursive=True)
     store = RunStore("memory://test_store/x.zarr")
     store.verify()
-    assert np.array_equal(store.frames(0, 5), frames[:5].astype(np.float16))
+    assert np.array_equal(store.series(0, 5), series[:5].astype(np.float16))
     with pytest.raises(InputNotFoundError, match=r"memory://test_store/y.zarr: no prepared run"):
         RunStore("memory://test_store/y.zarr")
 
 
-def test_runs_are_found_at_an_address(path, header, frames):
+def test_runs_are_found_at_an_address(path, header, series):
     root = path.parents[2]
     other = root / "sub-02/ses-1/func/sub-02_ses-1_task-movie_desc-prepared_bold.zarr"
-    write_run(other, RunHeader(**(vars(header) | {"key": "z", "entities": {"subject": "02"}})), [frames])
+    write_run(other, RunHeader(**(vars(header) | {"key": "z", "entities": {"subject": "02"}})), [series])
     (root / "sub-02/ses-1/func/sub-02_ses-1_task-movie_desc-prepared_bold.json").write_text("{}")
     with serve(root) as server:
         found = [run.path for run in open_runs(server.url)]
@@ -111,8 +111,8 @@ def test_runs_are_found_at_an_address(path, header, frames):
 def test_servers_that_lack_something(path):
     with serve(path.parents[2], ranges=False, lists=False) as server:
         url = f"{server.url}/{NAME}"
-        with pytest.raises(ImageError, match="frames 3 to 6 can't be read") as caught:
-            RunStore(url).frames(3, 7)
+        with pytest.raises(ImageError, match="time points 3 to 6 can't be read") as caught:
+            RunStore(url).series(3, 7)
         assert "byte ranges" in caught.value.hint
         with pytest.raises(InputNotFoundError, match="can't be listed") as caught:
             open_runs(server.url)

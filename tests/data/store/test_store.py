@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import zarr
-from store_example import EVENTS, N_FRAMES, SHAPE
+from store_example import EVENTS, N_TIME_POINTS, SHAPE
 
 from titan_neuro.data.space import Space
 from titan_neuro.data.store import RunHeader, RunStore, write_run
@@ -22,10 +22,10 @@ from titan_neuro.errors import ImageError, InputNotFoundError, MismatchError, Ou
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
-def test_what_is_written_is_read(path, header, frames):
+def test_what_is_written_is_read(path, header, series):
     store = RunStore(path)
-    assert np.array_equal(store.frames(0, N_FRAMES), frames.astype(np.float16))
-    assert np.array_equal(store.frames(61, 70), frames[61:70].astype(np.float16))
+    assert np.array_equal(store.series(0, N_TIME_POINTS), series.astype(np.float16))
+    assert np.array_equal(store.series(61, 70), series[61:70].astype(np.float16))
     assert np.array_equal(store.scored, header.scored)
     assert np.array_equal(store.space.mask, header.space.mask)
     assert np.array_equal(store.space.affine, header.space.affine)
@@ -33,7 +33,12 @@ def test_what_is_written_is_read(path, header, frames):
     assert store.events[0] == EVENTS[0]
     assert store.events[1][::2] == EVENTS[1][::2]
     assert math.isnan(store.events[1][1])
-    assert (store.key, store.subject, store.repetition_time, store.n_frames) == (header.key, "01", 1.5, N_FRAMES)
+    assert (store.key, store.subject, store.repetition_time, store.n_time_points) == (
+        header.key,
+        "01",
+        1.5,
+        N_TIME_POINTS,
+    )
     assert store.record == header.record
     store.verify()
 
@@ -45,18 +50,18 @@ def test_parcels_without_events_or_motion(tmp_path):
     store = RunStore(tmp_path / "x.zarr")
     assert (store.space.parcels, store.space.mask) == (("a", "b"), None)
     assert (store.framewise_displacement, store.events) == (None, ())
-    assert store.frames(1, 3).tolist() == [[2, 3], [4, 5]]
+    assert store.series(1, 3).tolist() == [[2, 3], [4, 5]]
     with pytest.raises(MismatchError, match="no grid"):
         store.within(space).read_grid(0, 1)
 
 
-@pytest.mark.parametrize("lengths", [[1] * N_FRAMES, [7, 0, 100, 43], [39, 1, 41, 69], [N_FRAMES]])
-def test_blocks_may_have_any_length(sharded, header, frames, lengths):
+@pytest.mark.parametrize("lengths", [[1] * N_TIME_POINTS, [7, 0, 100, 43], [39, 1, 41, 69], [N_TIME_POINTS]])
+def test_blocks_may_have_any_length(sharded, header, series, lengths):
     one_block = {file.relative_to(sharded): file.read_bytes() for file in sharded.rglob("*") if file.is_file()}
-    write_run(sharded, header, np.split(frames, np.cumsum(lengths)[:-1]))
+    write_run(sharded, header, np.split(series, np.cumsum(lengths)[:-1]))
     assert {file.relative_to(sharded): file.read_bytes() for file in sharded.rglob("*") if file.is_file()} == one_block
     assert len(list(sharded.glob("frames/c/*"))) == 4
-    assert np.array_equal(RunStore(sharded).frames(0, N_FRAMES), frames.astype(np.float16))
+    assert np.array_equal(RunStore(sharded).series(0, N_TIME_POINTS), series.astype(np.float16))
 
 
 @pytest.mark.parametrize("n_features", [1, 200, 20_000, 235_375, 2_000_000])
@@ -119,16 +124,20 @@ def test_schemas_of_other_versions_and_strangers_are_refused(path, tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        (lambda x: [x[:-1]], MismatchError, "expected 150 frames, found 149"),
-        (lambda x: [x, x[:1]], MismatchError, "expected 150 frames, found 151"),
+        (lambda x: [x[:-1]], MismatchError, "expected 150 time points, found 149"),
+        (lambda x: [x, x[:1]], MismatchError, "expected 150 time points, found 151"),
         (lambda x: [x[:, :1]], MismatchError, r"features\), found one of shape \(150, 1\)"),
-        (lambda x: [x[:100], np.where(x[100:] == x[102, 3], np.nan, x[100:])], ImageError, "nan in frame 102, .* 3"),
-        (lambda x: [x * 0 + 1e6], ImageError, "at most 65,504 .* found 1000000.0 in frame 0"),
+        (
+            lambda x: [x[:100], np.where(x[100:] == x[102, 3], np.nan, x[100:])],
+            ImageError,
+            "nan in time point 102, .* 3",
+        ),
+        (lambda x: [x * 0 + 1e6], ImageError, "at most 65,504 .* found 1000000.0 in time point 0"),
     ],
 )
-def test_frames_that_do_not_fit_leave_nothing(tmp_path, header, frames, change, error, words):
+def test_frames_that_do_not_fit_leave_nothing(tmp_path, header, series, change, error, words):
     with pytest.raises(error, match=words):
-        write_run(tmp_path / "x.zarr", header, change(frames))
+        write_run(tmp_path / "x.zarr", header, change(series))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -137,22 +146,22 @@ def test_frames_that_do_not_fit_leave_nothing(tmp_path, header, frames, change, 
     [
         ({"record": {"rate": math.nan}}, "JSON"),
         ({"record": {"array": np.ones(2)}}, "JSON"),
-        ({"framewise_displacement": np.zeros(3, np.float32)}, "framewise_displacement: expected 150 frames"),
+        ({"framewise_displacement": np.zeros(3, np.float32)}, "framewise_displacement: expected 150 time points"),
     ],
 )
-def test_headers_that_can_not_be_stored(tmp_path, header, frames, change, words):
+def test_headers_that_can_not_be_stored(tmp_path, header, series, change, words):
     with pytest.raises(MismatchError, match=words):
-        write_run(tmp_path / "x.zarr", RunHeader(**(vars(header) | change)), [frames])
+        write_run(tmp_path / "x.zarr", RunHeader(**(vars(header) | change)), [series])
 
 
-def test_a_folder_that_is_no_folder(tmp_path, header, frames):
+def test_a_folder_that_is_no_folder(tmp_path, header, series):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="can't be written"):
-        write_run(tmp_path / "file/sub-01/x.zarr", header, [frames])
+        write_run(tmp_path / "file/sub-01/x.zarr", header, [series])
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_the_grid_is_that_of_the_space(path, space, frames, device):
+def test_the_grid_is_that_of_the_space(path, space, series, device):
     smaller = Space(kind="volume", name="native", mask=space.mask.copy(), affine=space.affine)
     smaller.mask[2] = False
     for study in (space, smaller):
@@ -160,7 +169,7 @@ def test_the_grid_is_that_of_the_space(path, space, frames, device):
         grid = view.read_grid(30, 50, device)
         assert (grid.dtype, grid.device.type, grid.shape) == (torch.float32, device, (20, *SHAPE))
         assert np.array_equal(grid.cpu().numpy(), study.scatter(view.read(30, 50).numpy()))
-        assert np.array_equal(grid.cpu().numpy()[:, study.mask], frames[30:50][:, study.mask[space.mask]].astype("f2"))
+        assert np.array_equal(grid.cpu().numpy()[:, study.mask], series[30:50][:, study.mask[space.mask]].astype("f2"))
 
 
 @pytest.mark.parametrize(
@@ -168,12 +177,12 @@ def test_the_grid_is_that_of_the_space(path, space, frames, device):
     [
         ({"route": "transforms", "whole_run": []}, []),
         ({"whole_run": ["z-score", "high-pass"]}, ["Preparation used the whole run (z-score, high-pass)"]),
-        ({"route": "quick look"}, ["QUICK LOOK: the recordings were registered roughly"]),
+        ({"route": "rough registration"}, ["QUICK LOOK: the recordings were registered roughly"]),
     ],
 )
-def test_what_a_table_must_say_of_its_data(tmp_path, header, frames, record, caveats):
+def test_what_a_table_must_say_of_its_data(tmp_path, header, series, record, caveats):
     path = tmp_path / "x.zarr"
-    write_run(path, dataclasses.replace(header, record=record), [frames])
+    write_run(path, dataclasses.replace(header, record=record), [series])
     found = RunStore(path).caveats
     assert len(found) == len(caveats)
     assert all(sentence.startswith(start) for sentence, start in zip(found, caveats, strict=True))
@@ -192,10 +201,10 @@ def test_what_a_table_must_say_of_its_data(tmp_path, header, frames, record, cav
         ([(30.0, 9.0, "movie"), (45.0, math.nan, "story")], {"scored_trial_types": ["story"]}, 30),
     ],
 )
-def test_the_film_begins_with_its_first_event_whatever_is_scored(tmp_path, header, frames, events, settings, first):
+def test_the_film_begins_with_its_first_event_whatever_is_scored(tmp_path, header, series, events, settings, first):
     scored = header.scored.copy()
     scored[20:25] = False
     told = dataclasses.replace(header, events=events, record={"settings": settings}, scored=scored)
-    write_run(tmp_path / "run.zarr", told, [frames])
+    write_run(tmp_path / "run.zarr", told, [series])
     store = RunStore(tmp_path / "run.zarr")
-    assert store.film_start == store.within(store.space).film_start == first
+    assert store.stimulus_start == store.within(store.space).stimulus_start == first

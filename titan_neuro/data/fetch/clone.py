@@ -1,4 +1,4 @@
-"""Clones of DataLad datasets: made, recognised, and put at the commit that is meant."""
+"""Clones of DataLad datasets: made, recognized, and put at the commit that is meant."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from titan_neuro.data.annex import dataset_id, parse_dataset_id
+from titan_neuro.data.bids.annex import dataset_id, parse_dataset_id
 from titan_neuro.data.fetch.registry import Published, is_url
 from titan_neuro.data.fetch.session import datalad_session, dataset_lock, failure_reason
 from titan_neuro.data.fetch.tree import is_clone

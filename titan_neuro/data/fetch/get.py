@@ -190,5 +190,5 @@ def _say_what_lacks(raw: Job, derivative: Job, kind: DerivativeKind) -> None:
 
 def _say_room(directory: Path, n_bytes: int) -> None:
     free = free_bytes(directory)
-    verdict = "enough" if free >= n_bytes else "not enough"
-    _log.info("Room on the disk: %s bytes are free, %s are to be fetched: %s.", f"{free:,}", f"{n_bytes:,}", verdict)
+    summary = "enough" if free >= n_bytes else "not enough"
+    _log.info("Room on the disk: %s bytes are free, %s are to be fetched: %s.", f"{free:,}", f"{n_bytes:,}", summary)

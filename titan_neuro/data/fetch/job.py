@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from titan_neuro.data.annex import dataset_id
+from titan_neuro.data.bids.annex import dataset_id
 from titan_neuro.data.fetch.clone import commit_of
 from titan_neuro.data.fetch.plan import WantedFile, find_wanted
 from titan_neuro.data.fetch.survey import Survey, survey

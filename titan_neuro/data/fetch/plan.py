@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from titan_neuro.data.bids import matches, strip_prefix
+from titan_neuro.data.bids.derivatives import STANDARD_SPACES, parse_name
+from titan_neuro.data.bids.recordings import matches, strip_prefix
 from titan_neuro.data.fetch.tree import TreeFile
-from titan_neuro.data.preprocessed import STANDARD_SPACES, parse_name
 from titan_neuro.errors import NoMatchError
 
 # The standard space that BOLD is taken in, where a dataset offers several.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from titan_neuro.data.bids import read_json
+from titan_neuro.data.bids.recordings import read_json
 from titan_neuro.data.fetch.plan import WantedFile
 from titan_neuro.data.fetch.tree import TreeFile, total_bytes
 from titan_neuro.errors import MetadataError

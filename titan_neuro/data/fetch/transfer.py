@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from titan_neuro.data.annex import is_missing
+from titan_neuro.data.bids.annex import is_missing
 from titan_neuro.data.fetch.session import datalad_session, failure_reason, result_reason
 from titan_neuro.data.fetch.tree import TreeFile, total_bytes
 from titan_neuro.errors import FetchError

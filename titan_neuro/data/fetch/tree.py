@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from titan_neuro.data.annex import annex_key, key_bytes
+from titan_neuro.data.bids.annex import annex_key, key_bytes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from titan_neuro.data.bids.derivatives import ROUGH_SPACE, parse_name
 from titan_neuro.data.prepare.grid import grid_points
 from titan_neuro.data.prepare.images import read_volume
 from titan_neuro.data.prepare.spatial import apply_affine
-from titan_neuro.data.preprocessed import QUICK_LOOK_SPACE, parse_name
 from titan_neuro.data.space import Space
 from titan_neuro.errors import ImageError, InputNotFoundError, MetadataError
 
@@ -39,7 +39,7 @@ class Atlas:
 
 
 def read_atlas(path: Path, space: Space) -> Atlas:
-    """Read a labels image, by nearest neighbour where it lies on another grid of the same standard space.
+    """Read a labels image, by nearest neighbor where it lies on another grid of the same standard space.
 
     Names come from the table beside it (``*_dseg.tsv`` with the columns ``index`` and ``name``) whose name says most of
     what the image's says and nothing else (BIDS's inheritance principle: it may lack ``res``); without one, labels are
@@ -115,7 +115,7 @@ def _check_space(path: Path, space: Space, shape: tuple[int, ...], affine: np.nd
     if not space.name.startswith("MNI"):
         # What a scanner's grid is called differs; an atlas that lies on it was brought there.
         fits = space.mask is not None and shape == space.mask.shape and np.allclose(affine, space.affine, atol=1e-3)
-    elif space.name == QUICK_LOOK_SPACE:
+    elif space.name == ROUGH_SPACE:
         fits = named is None or named.startswith("MNI152")
     else:
         fits = named in (None, space.name)

@@ -1,4 +1,4 @@
-"""From frames to standard deviations: high-pass, confound fit, z-score; causal, or over the whole run where asked."""
+"""From volumes to standard deviations: high-pass, confound fit, z-score; causal, or over the whole run where asked."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from titan_neuro.data.prepare.sources import Source
 from titan_neuro.data.prepare.temporal import CausalHighPass, CausalRegression, check_cutoff, is_band_passed
 from titan_neuro.errors import ImageError
 
-# A frame is read as it is stored and in double precision; what is kept of it is held a few times over.
+# A volume is read as it is stored and in double precision; what is kept of it is held a few times over.
 _READ_BYTES_A_VALUE = 8 * 2
 _BYTES_A_VALUE = 8 * 6
 _DEFAULT_MEMORY_BYTES = 128 * 2**20
 # Enough of a run to see what was filtered out of it.
-_INSPECTED_FRAMES, _INSPECTED_FEATURES = 256, 1000
-# nilearn's filter continues a run by 18 frames at both ends, which it must have.
-_FILTERED_FRAMES = 19
+_INSPECTED_TIME_POINTS, _INSPECTED_FEATURES = 256, 1000
+# nilearn's filter continues a run by 18 volumes at both ends, which it must have.
+_FILTERED_TIME_POINTS = 19
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class Cleaning:
 
 
 class Inspection:
-    """Looks at frames as they pass: refuses what was band-passed or holds nothing, counts what is constant, averages.
+    """Looks at volumes as they pass: refuses what was band-passed or holds nothing, counts what is constant, averages.
 
     Parameters
     ----------
@@ -62,12 +62,12 @@ class Inspection:
         self._n_seen = 0
         self._first: np.ndarray | None = None
         self._constant = np.ones(n_features, dtype=bool)
-        self._sum, self._n_frames = np.zeros(n_features), 0
+        self._sum, self._n_time_points = np.zeros(n_features), 0
 
     @property
     def mean(self) -> np.ndarray:
-        """Mean of the frames so far, before anything was done along time: float64 ``(features,)``."""
-        return self._sum / max(self._n_frames, 1)
+        """Mean of the volumes so far, before anything was done along time: float64 ``(features,)``."""
+        return self._sum / max(self._n_time_points, 1)
 
     @property
     def n_constant(self) -> int:
@@ -75,16 +75,16 @@ class Inspection:
         return int(self._constant.sum())
 
     def look(self, block: np.ndarray) -> None:
-        """Look at the next frames, ``(time, features)``."""
+        """Look at the next volumes, ``(time, features)``."""
         if self._first is None:
             self._first = np.array(block[0])
         self._constant &= (block == self._first).all(axis=0)
         self._sum += block.sum(axis=0, dtype=np.float64)
-        self._n_frames += len(block)
-        if self._n_seen < _INSPECTED_FRAMES:
-            self._seen.append(np.array(block[: _INSPECTED_FRAMES - self._n_seen, :: self._step]))
+        self._n_time_points += len(block)
+        if self._n_seen < _INSPECTED_TIME_POINTS:
+            self._seen.append(np.array(block[: _INSPECTED_TIME_POINTS - self._n_seen, :: self._step]))
             self._n_seen += len(self._seen[-1])
-            if self._n_seen == _INSPECTED_FRAMES:
+            if self._n_seen == _INSPECTED_TIME_POINTS:
                 self._check_spectrum()
 
     def finish(self) -> None:
@@ -101,14 +101,14 @@ class Inspection:
                 "or parcels constant.",
                 "Is the mask on the brain? Is the file an image of one moment?",
             )
-        if self._n_seen < _INSPECTED_FRAMES:
+        if self._n_seen < _INSPECTED_TIME_POINTS:
             self._check_spectrum()
 
     def _check_spectrum(self) -> None:
         if is_band_passed(np.concatenate(self._seen), self._repetition_time):
             raise ImageError(
-                f"{self._name}: expected frames as they were recorded, found them low-passed or band-passed: from such "
-                "frames any later one can be told (white noise gives an r2 of 0.99), which is no forecast.",
+                f"{self._name}: expected volumes as they were recorded, found them low-passed or band-passed: from such "
+                "volumes any later one can be told (white noise gives an r2 of 0.99), which is no forecast.",
                 "Prepare the data without a temporal filter; a high-pass is fine (--set prepare.high_pass_hz=0.008).",
             )
 
@@ -116,16 +116,16 @@ class Inspection:
 def source_blocks(source: Source, inspection: Inspection, memory_bytes: int | None) -> Iterator[np.ndarray]:
     """Read a source to its end, in blocks that fit the memory, and have them looked at."""
     memory_bytes = memory_bytes or _DEFAULT_MEMORY_BYTES
-    frames = max(1, memory_bytes // (source.width * _READ_BYTES_A_VALUE + source.space.n_features * _BYTES_A_VALUE))
-    for start in range(0, source.n_frames, frames):
-        block = source.block(start, min(start + frames, source.n_frames))
+    volumes = max(1, memory_bytes // (source.width * _READ_BYTES_A_VALUE + source.space.n_features * _BYTES_A_VALUE))
+    for start in range(0, source.n_time_points, volumes):
+        block = source.block(start, min(start + volumes, source.n_time_points))
         inspection.look(block)
         yield block
     inspection.finish()
 
 
 def causal_blocks(blocks: Iterator[np.ndarray], n_features: int, cleaning: Cleaning) -> Iterator[np.ndarray]:
-    """Clean and scale frame after frame, each from what came before it.
+    """Clean and scale volume after volume, each from what came before it.
 
     Parameters
     ----------
@@ -178,7 +178,7 @@ def whole_run_blocks(
     ConfigError
         The high-pass filter's cut-off is not below the Nyquist frequency.
     ImageError
-        The run is too short for that filter, or has no more frames than confounds, which would explain anything.
+        The run is too short for that filter, or has no more volumes than confounds, which would explain anything.
     """
     if cleaning.high_pass_hz is not None:
         check_cutoff(cleaning.high_pass_hz, cleaning.repetition_time)
@@ -187,22 +187,24 @@ def whole_run_blocks(
         for block in blocks:
             scratch.append(block)
             length = max(length, len(block))
-        _check_length(scratch.n_frames, cleaning)
+        _check_length(scratch.n_time_points, cleaning)
         # As much at a time as the blocks held.
-        width = max(1, length * n_features // scratch.n_frames)
+        width = max(1, length * n_features // scratch.n_time_points)
         for first in range(0, n_features, width):
             columns = scratch.columns(first, min(first + width, n_features))
             scratch.replace_columns(first, _clean_whole(columns, cleaning))
-        for start in range(0, scratch.n_frames, length):
-            yield scratch.frames(start, min(start + length, scratch.n_frames))
+        for start in range(0, scratch.n_time_points, length):
+            yield scratch.volumes(start, min(start + length, scratch.n_time_points))
 
 
-def _check_length(n_frames: int, cleaning: Cleaning) -> None:
-    needed = max(cleaning.confounds.values.shape[1] + 2, _FILTERED_FRAMES if cleaning.high_pass_hz is not None else 2)
-    if n_frames < needed:
+def _check_length(n_time_points: int, cleaning: Cleaning) -> None:
+    needed = max(
+        cleaning.confounds.values.shape[1] + 2, _FILTERED_TIME_POINTS if cleaning.high_pass_hz is not None else 2
+    )
+    if n_time_points < needed:
         raise ImageError(
             f"Over the whole run, this high-pass and {cleaning.confounds.values.shape[1]} confounds need at least "
-            f"{needed} frames, found {n_frames}.",
+            f"{needed} volumes, found {n_time_points}.",
             "Leave the run out, or choose fewer confounds.",
         )
 
@@ -211,7 +213,7 @@ def _clean_whole(series: np.ndarray, cleaning: Cleaning) -> np.ndarray:
     from nilearn.signal import clean
 
     confounds = cleaning.confounds.values
-    # Counted from the first frame, what never changes is 0 without any rounding, and stays 0.
+    # Counted from the first volume, what never changes is 0 without any rounding, and stays 0.
     series = series - series[0].astype(np.float64)
     cleaned = clean(
         series,
@@ -222,8 +224,8 @@ def _clean_whole(series: np.ndarray, cleaning: Cleaning) -> np.ndarray:
         standardize=None,
         standardize_confounds=True,
     )
-    centred = cleaned - cleaned.mean(axis=0)
-    deviation = centred.std(axis=0)
+    centered = cleaned - cleaned.mean(axis=0)
+    deviation = centered.std(axis=0)
     # Where the confounds explain all, rounding is what they leave.
     constant = deviation <= 1e-9 * series.std(axis=0)
-    return np.where(constant, 0.0, centred / np.where(constant, 1.0, deviation))
+    return np.where(constant, 0.0, centered / np.where(constant, 1.0, deviation))

@@ -12,25 +12,25 @@ _BLOCK = 64
 
 
 def compcor(
-    frames: np.ndarray, n_components: int, calibration_frames: int | None, repetition_time: float
+    volumes: np.ndarray, n_components: int, calibration_time_points: int | None, repetition_time: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the principal components of the signal in a noise mask (Behzadi et al., NeuroImage 37, 2007).
 
-    Each voxel is high-passed at 1/128 Hz, centred and scaled to unit variance; a component is a left singular vector of
-    what is left, of unit length. Its sign is the one that makes its largest spatial weight positive.
+    Each voxel is high-passed at 1/128 Hz, centered and scaled to unit variance; a component is a left singular vector
+    of what is left, of unit length. Its sign is the one that makes its largest spatial weight positive.
 
-    With `calibration_frames` the definition is made causal: the high-pass is `CausalHighPass`; centres, scales and
-    spatial weights are of the first `calibration_frames` frames; the components of later frames are projections on
-    those weights. During the calibration they are not known yet, and 0. Without it the components are fMRIPrep's: of
-    the whole run, cosine drifts regressed out, so that **every value depends on all frames**.
+    With `calibration_time_points` the definition is made causal: the high-pass is `CausalHighPass`; centers, scales and
+    spatial weights are of the first `calibration_time_points` volumes; the components of later volumes are projections
+    on those weights. During the calibration they are not known yet, and 0. Without it the components are fMRIPrep's: of
+    the whole run, cosine drifts regressed out, so that **every value depends on all volumes**.
 
     Parameters
     ----------
-    frames : numpy.ndarray
+    volumes : numpy.ndarray
         ``(time, voxels)`` inside the mask, in the units of the scanner.
     n_components : int
-        Above 0; fewer than the frames they are fitted to, no more than the voxels that vary.
-    calibration_frames : int or None
+        Above 0; fewer than the volumes they are fitted to, no more than the voxels that vary.
+    calibration_time_points : int or None
         Length of the calibration; None for the whole run.
     repetition_time : float
         Seconds.
@@ -47,60 +47,62 @@ def compcor(
     ImageError
         The run is not longer than the calibration, or the mask holds fewer components.
     """
-    n_fitted = len(frames) if calibration_frames is None else calibration_frames
-    if calibration_frames is not None and calibration_frames >= len(frames):
+    n_fitted = len(volumes) if calibration_time_points is None else calibration_time_points
+    if calibration_time_points is not None and calibration_time_points >= len(volumes):
         raise ImageError(
-            f"aCompCor: expected a run longer than the {calibration_frames} frames of its calibration, found "
-            f"{len(frames)} frames.",
+            f"aCompCor: expected a run longer than the {calibration_time_points} volumes of its calibration, found "
+            f"{len(volumes)} volumes.",
             "Shorten the calibration.",
         )
-    frames = frames[:, (frames[:n_fitted] != frames[0]).any(axis=0)]
-    high_pass = CausalHighPass(frames.shape[1], _HIGH_PASS_HZ, repetition_time)
-    fitted = _without_drifts(frames, repetition_time) if calibration_frames is None else high_pass(frames[:n_fitted])
-    centre, scale = fitted.mean(axis=0), fitted.std(axis=0)
-    fitted = (fitted - centre) / scale
+    volumes = volumes[:, (volumes[:n_fitted] != volumes[0]).any(axis=0)]
+    high_pass = CausalHighPass(volumes.shape[1], _HIGH_PASS_HZ, repetition_time)
+    fitted = (
+        _without_drifts(volumes, repetition_time) if calibration_time_points is None else high_pass(volumes[:n_fitted])
+    )
+    center, scale = fitted.mean(axis=0), fitted.std(axis=0)
+    fitted = (fitted - center) / scale
     variance, vectors = np.linalg.eigh(fitted @ fitted.T)
     if (variance > 1e-9 * variance[-1]).sum() < n_components:
         raise ImageError(
-            f"aCompCor: expected at least {n_components} components in the noise mask, found {frames.shape[1]} voxels "
-            f"that vary over {n_fitted} frames.",
+            f"aCompCor: expected at least {n_components} components in the noise mask, found {volumes.shape[1]} voxels "
+            f"that vary over {n_fitted} volumes.",
             "Check the tissue maps, or choose a preset without aCompCor.",
         )
     explained = variance[::-1][:n_components] / variance.sum()
     length, vectors = np.sqrt(variance[::-1][:n_components]), vectors[:, ::-1][:, :n_components]
     weights = fitted.T @ vectors / length
     signs = np.sign(weights[np.abs(weights).argmax(axis=0), np.arange(n_components)])
-    if calibration_frames is None:
+    if calibration_time_points is None:
         return vectors * signs, explained
-    components = np.zeros((len(frames), n_components))
-    for start in range(n_fitted, len(frames), _BLOCK):
-        block = (high_pass(frames[start : start + _BLOCK]) - centre) / scale
+    components = np.zeros((len(volumes), n_components))
+    for start in range(n_fitted, len(volumes), _BLOCK):
+        block = (high_pass(volumes[start : start + _BLOCK]) - center) / scale
         components[start : start + _BLOCK] = block @ weights * (signs / length)
     return components, explained
 
 
-def cosine_drifts(n_frames: int, repetition_time: float) -> np.ndarray:
+def cosine_drifts(n_time_points: int, repetition_time: float) -> np.ndarray:
     """Return the orthonormal cosines that are slower than 1/128 Hz: the ``cosineXX`` of fMRIPrep.
 
     They are the first terms of a discrete cosine transform, the constant left out: of a run they know its length alone.
 
     Parameters
     ----------
-    n_frames : int
+    n_time_points : int
     repetition_time : float
         Seconds.
 
     Returns
     -------
     numpy.ndarray
-        float64 ``(n_frames, order)``.
+        float64 ``(n_time_points, order)``.
     """
-    order = min(n_frames - 1, int(2 * n_frames * _HIGH_PASS_HZ * repetition_time))
-    angles = np.pi / n_frames * (np.arange(n_frames) + 0.5)[:, None] * np.arange(1, order + 1)
-    return np.asarray(np.sqrt(2 / n_frames) * np.cos(angles))
+    order = min(n_time_points - 1, int(2 * n_time_points * _HIGH_PASS_HZ * repetition_time))
+    angles = np.pi / n_time_points * (np.arange(n_time_points) + 0.5)[:, None] * np.arange(1, order + 1)
+    return np.asarray(np.sqrt(2 / n_time_points) * np.cos(angles))
 
 
-def _without_drifts(frames: np.ndarray, repetition_time: float) -> np.ndarray:
-    cosines = cosine_drifts(len(frames), repetition_time)
-    centred = frames - frames.mean(axis=0, dtype=np.float64)
-    return np.asarray(centred - cosines @ (cosines.T @ centred))
+def _without_drifts(volumes: np.ndarray, repetition_time: float) -> np.ndarray:
+    cosines = cosine_drifts(len(volumes), repetition_time)
+    centered = volumes - volumes.mean(axis=0, dtype=np.float64)
+    return np.asarray(centered - cosines @ (cosines.T @ centered))

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from titan_neuro.data.annex import is_missing
+from titan_neuro.data.bids.annex import is_missing
 from titan_neuro.data.prepare.compcor import compcor, cosine_drifts
 from titan_neuro.data.prepare.motion import MOTION, framewise_displacement
 from titan_neuro.errors import ConfigError, ImageError, MetadataError, NotFetchedError
@@ -61,7 +61,7 @@ class ConfoundTable:
     Attributes
     ----------
     columns : pandas.DataFrame
-        One row a frame; NaN where a value does not exist (a derivative at the first frame).
+        One row a volume; NaN where a value does not exist (a derivative at the first volume).
     metadata : dict
         What the JSON beside the table says of its columns.
     source : str
@@ -83,12 +83,12 @@ class ConfoundModel:
     values : numpy.ndarray
         float64 ``(n, len(names))``; 0 where the table has no value.
     whole_run : tuple of str
-        Those of `names` whose earlier values depend on later frames of the run (principal or independent components
+        Those of `names` whose earlier values depend on later volumes of the run (principal or independent components
         fitted to all of it); for ``ica_aroma`` the denoised image itself. A study that uses them is not causal, and
         says so. Cosines and Legendre polynomials are not among them: they depend on the length of the run, not on what
         was measured.
     excluded : numpy.ndarray
-        bool ``(n,)``: frames that the strategy drops (scrubbed, or before the steady state). They are fed to a model,
+        bool ``(n,)``: volumes that the strategy drops (scrubbed, or before the steady state). They are fed to a model,
         and never scored.
     """
 
@@ -166,17 +166,17 @@ def write_confounds(path: Path, table: ConfoundTable) -> None:
         table.columns.to_csv(temporary, sep="\t", na_rep="n/a", index=False)
 
 
-def check_rows(table: ConfoundTable, n_frames: int) -> None:
-    """Check that a table has one row for each frame of its run.
+def check_rows(table: ConfoundTable, n_time_points: int) -> None:
+    """Check that a table has one row for each volume of its run.
 
     Raises
     ------
     MetadataError
         It has another number of rows.
     """
-    if len(table.columns) != n_frames:
+    if len(table.columns) != n_time_points:
         raise MetadataError(
-            f"{table.source}: confounds with another number of rows: expected {n_frames}, one for each frame of the "
+            f"{table.source}: confounds with another number of rows: expected {n_time_points}, one for each volume of the "
             f"run, found {len(table.columns)}.",
             "Give the table of this run, made from the same, untrimmed recording.",
         )
@@ -189,7 +189,7 @@ def compute_confounds(
     white_matter: np.ndarray | None,
     *,
     repetition_time: float,
-    calibration_frames: int | None,
+    calibration_time_points: int | None,
     source: str,
 ) -> ConfoundTable:
     """Compute a table under fMRIPrep's names from what a run has; what it has not makes no column.
@@ -197,8 +197,8 @@ def compute_confounds(
     Columns: the six motion parameters, the means ``global_signal``, ``csf``, ``white_matter``, each with
     ``_derivative1`` (backward difference), ``_power2`` and ``_derivative1_power2``; ``csf_wm``;
     ``framewise_displacement``; ``a_comp_cor_00`` to ``05`` of CSF and white matter together; ``cosine00``, ... Every
-    value of frame ``t`` is made from frames up to ``t`` alone, but for the components where `calibration_frames` is
-    None. The cosines know the length of the run.
+    value of volume ``t`` is made from volumes up to ``t`` alone, but for the components where `calibration_time_points`
+    is None. The cosines know the length of the run.
 
     Parameters
     ----------
@@ -207,11 +207,11 @@ def compute_confounds(
     global_signal : numpy.ndarray or None
         ``(n,)``, mean inside the brain mask.
     csf, white_matter : numpy.ndarray or None
-        ``(n, voxels)``, the frames inside the two tissue masks (fMRIPrep's: a tissue fraction above 0.99, away from
+        ``(n, voxels)``, the volumes inside the two tissue masks (fMRIPrep's: a tissue fraction above 0.99, away from
         grey matter). The components need both.
     repetition_time : float
         Seconds.
-    calibration_frames : int or None
+    calibration_time_points : int or None
         See `compcor`.
     source : str
         How the table was made, for messages and records.
@@ -226,10 +226,10 @@ def compute_confounds(
         A tissue mask is empty, or `compcor` can't be computed.
     """
     tissues = {"csf": csf, "white_matter": white_matter}
-    for name, frames in tissues.items():
-        if frames is not None and not frames.shape[1]:
+    for name, volumes in tissues.items():
+        if volumes is not None and not volumes.shape[1]:
             raise ImageError(f"{source}: no voxel of {name} in the tissue mask.", "Check the tissue maps.")
-    means = {name: frames.mean(axis=1, dtype=np.float64) for name, frames in tissues.items() if frames is not None}
+    means = {name: volumes.mean(axis=1, dtype=np.float64) for name, volumes in tissues.items() if volumes is not None}
     if global_signal is not None:
         means["global_signal"] = np.asarray(global_signal, dtype=np.float64)
     parameters = {name: motion[name].to_numpy(dtype=np.float64) for name in MOTION} if motion is not None else {}
@@ -243,17 +243,17 @@ def compute_confounds(
         both = np.concatenate([csf, white_matter], axis=1)
         columns["csf_wm"] = both.mean(axis=1, dtype=np.float64)
         metadata["csf_wm"] = {"Method": "Mean"}
-        components, explained = compcor(both, N_COMPONENTS, calibration_frames, repetition_time)
+        components, explained = compcor(both, N_COMPONENTS, calibration_time_points, repetition_time)
         for number, share in enumerate(explained):
             columns[f"a_comp_cor_{number:02d}"] = components[:, number]
             metadata[f"a_comp_cor_{number:02d}"] = {
                 **{"Method": "aCompCor", "Mask": "combined", "Retained": True, "VarianceExplained": float(share)},
                 "CumulativeVarianceExplained": float(explained[: number + 1].sum()),
-                "CalibrationFrames": calibration_frames,
+                "CalibrationFrames": calibration_time_points,
             }
     if columns:
-        n_frames = len(next(iter(columns.values())))
-        cosines = cosine_drifts(n_frames, repetition_time)
+        n_time_points = len(next(iter(columns.values())))
+        cosines = cosine_drifts(n_time_points, repetition_time)
         columns |= {f"cosine{number:02d}": cosine for number, cosine in enumerate(cosines.T)}
     return ConfoundTable(columns=pd.DataFrame(columns), metadata=metadata, source=source)
 
@@ -267,13 +267,13 @@ def select(table: ConfoundTable, preset: str, image: str = "") -> ConfoundModel:
     """Take from a table the columns of a preset.
 
     ``none``; ``motion24`` (six motion parameters, derivatives, squares of both: Friston 1996 as nilearn has it);
-    ``simple``, ``scrubbing``, ``compcor``, ``ica_aroma``: the columns and dropped frames of nilearn's
+    ``simple``, ``scrubbing``, ``compcor``, ``ica_aroma``: the columns and dropped volumes of nilearn's
     ``load_confounds_strategy``; ``budapest2020``: the data paper's of ds003017 (Sci Data 7, 383), 23 columns with the
     regression's intercept: six motion parameters, their derivatives, framewise displacement, global signal, six
     aCompCor components, Legendre polynomials of order 1 and 2.
 
     Values are the table's own. nilearn's would not be causal: it takes away the mean over the run, and writes the
-    second frame's derivatives into the first.
+    second volume's derivatives into the first.
 
     Parameters
     ----------
@@ -293,8 +293,8 @@ def select(table: ConfoundTable, preset: str, image: str = "") -> ConfoundModel:
     ConfigError
         No such preset.
     MetadataError
-        The table lacks columns of the preset, or has no value in one; the preset drops every frame; ``ica_aroma`` on an
-        image without ICA-AROMA.
+        The table lacks columns of the preset, or has no value in one; the preset drops every volume; ``ica_aroma`` on
+        an image without ICA-AROMA.
     """
     if preset not in _NEEDED:
         raise ConfigError(f"Confounds: no preset {preset!r}.", f"Choose one of {', '.join(PRESETS)}.")
@@ -358,7 +358,7 @@ def _nilearn_strategy(table: ConfoundTable, preset: str) -> tuple[tuple[str, ...
         excluded[kept] = False
     if excluded.all():
         raise MetadataError(
-            f"{table.source}: the confounds preset {preset} drops all {len(excluded)} frames of the run.",
+            f"{table.source}: the confounds preset {preset} drops all {len(excluded)} volumes of the run.",
             "Leave the run out, or choose a preset that drops none (`motion24`).",
         )
     return tuple(chosen.columns), excluded

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from titan_neuro.data.bids import Recording
+from titan_neuro.data.bids.derivatives import STANDARD_SPACES
+from titan_neuro.data.bids.recordings import Recording
 from titan_neuro.data.prepare.grid import DEFAULT_RESOLUTION_MM, grid_points, regrid_mask, standard_grid, template_brain
 from titan_neuro.data.prepare.motion import read_head_motion
 from titan_neuro.data.prepare.sources import Volumes
@@ -20,7 +21,6 @@ from titan_neuro.data.prepare.spatial import (
     load_composite,
     sample_image,
 )
-from titan_neuro.data.preprocessed import STANDARD_SPACES
 from titan_neuro.data.space import Space
 from titan_neuro.errors import ImageError
 
@@ -75,9 +75,9 @@ def from_transforms(recording: Recording, volumes: Volumes, resolution_mm: float
     """
     files, resolution_mm = recording.transforms, resolution_mm or DEFAULT_RESOLUTION_MM
     head_motion = read_head_motion(files["head_motion"])
-    if len(head_motion) != volumes.n_frames:
+    if len(head_motion) != volumes.n_time_points:
         raise ImageError(
-            f"{files['head_motion']}: expected {volumes.n_frames} transforms, one for each volume of "
+            f"{files['head_motion']}: expected {volumes.n_time_points} transforms, one for each volume of "
             f"{volumes.path.name}, found {len(head_motion)}.",
             "Do the transforms belong to this run? Fetch both again.",
         )

@@ -46,7 +46,7 @@ def template_brain(shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarra
 def regrid_mask(
     mask: np.ndarray, mask_affine: np.ndarray, shape: tuple[int, int, int], affine: np.ndarray
 ) -> np.ndarray:
-    """Bring a mask to another grid of the same space: the voxels whose centre it covers at least half.
+    """Bring a mask to another grid of the same space: the voxels whose center it covers at least half.
 
     Parameters
     ----------

@@ -42,8 +42,8 @@ def read_head_motion(path: Path) -> np.ndarray:
         ) from error
 
 
-def centre_of_mass(volume: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """Return the centre of mass of a reference volume: the point about which MCFLIRT, and fMRIPrep, count rotations.
+def center_of_mass(volume: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """Return the center of mass of a reference volume: the point about which MCFLIRT, and fMRIPrep, count rotations.
 
     Parameters
     ----------
@@ -62,15 +62,15 @@ def centre_of_mass(volume: np.ndarray, affine: np.ndarray) -> np.ndarray:
     return np.asarray(affine[:3, :3] @ center_of_mass(np.asarray(volume)) + affine[:3, 3], dtype=np.float64)
 
 
-def motion_parameters(head_motion: np.ndarray, affine: np.ndarray, centre_mm: np.ndarray) -> pd.DataFrame:
+def motion_parameters(head_motion: np.ndarray, affine: np.ndarray, center_mm: np.ndarray) -> pd.DataFrame:
     """Return the six motion parameters of each volume, as MCFLIRT (so fMRIPrep) defines them.
 
     The parameters are those of the movement that brings volume ``t`` back onto the reference, in FSL's axes: along the
     voxel axes of the image, in mm, the first axis flipped where the affine has a positive determinant. Translations
-    are those of `centre_mm`; rotations are about it, with the matrix ``Rx Ry Rz`` of left-handed angles
+    are those of `center_mm`; rotations are about it, with the matrix ``Rx Ry Rz`` of left-handed angles
     (``rotmat2euler`` and ``decompose_aff`` of FSL's miscmaths). fMRIPrep from 23.2 on recovers them from its transforms
     with the matrix transposed, which is the same to the first order of the angles: it differs by some
-    angle^2 x centre, 0.01 mm at 0.6 degrees.
+    angle^2 x center, 0.01 mm at 0.6 degrees.
 
     Parameters
     ----------
@@ -78,8 +78,8 @@ def motion_parameters(head_motion: np.ndarray, affine: np.ndarray, centre_mm: np
         ``(n, 4, 4)`` from `read_head_motion`.
     affine : numpy.ndarray
         ``(4, 4)`` of the images, voxels to RAS, mm.
-    centre_mm : numpy.ndarray
-        ``(3,)``, RAS: the `centre_of_mass` of the reference.
+    center_mm : numpy.ndarray
+        ``(3,)``, RAS: the `center_of_mass` of the reference.
 
     Returns
     -------
@@ -93,28 +93,28 @@ def motion_parameters(head_motion: np.ndarray, affine: np.ndarray, centre_mm: np
         axes = axes * [-1, 1, 1]
     to_axes = np.linalg.inv(axes)
     back = np.linalg.inv(head_motion)
-    moved = back[:, :3, :3] @ centre_mm + back[:, :3, 3] - centre_mm
+    moved = back[:, :3, :3] @ center_mm + back[:, :3, 3] - center_mm
     # Turning to the right by -a is turning to the left by a.
     angles = -Rotation.from_matrix(to_axes @ back[:, :3, :3] @ axes).as_euler("XYZ")
     return pd.DataFrame(np.hstack([moved @ to_axes.T, angles]), columns=list(MOTION))
 
 
 def framewise_displacement(motion: pd.DataFrame, radius_mm: float = 50.0) -> np.ndarray:
-    """Return how far the head moved from one frame to the next (Power et al., NeuroImage 59, 2012).
+    """Return how far the head moved from one volume to the next (Power et al., NeuroImage 59, 2012).
 
     The sum of the absolute changes of the six parameters, rotations as the arc that they make on a sphere.
 
     Parameters
     ----------
     motion : pandas.DataFrame
-        Columns `MOTION`, one row a frame.
+        Columns `MOTION`, one row a volume.
     radius_mm : float
         Radius of the sphere.
 
     Returns
     -------
     numpy.ndarray
-        float64 ``(n,)``, mm; NaN at frame 0, which has none before it.
+        float64 ``(n,)``, mm; NaN at volume 0, which has none before it.
     """
     steps = np.abs(np.diff(motion[list(MOTION)].to_numpy(dtype=np.float64), axis=0))
     steps[:, 3:] *= radius_mm

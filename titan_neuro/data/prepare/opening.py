@@ -1,4 +1,4 @@
-"""Open a run by the route that it was found on: its frames, their grid, and what is known to confound them."""
+"""Open a run by the route that it was found on: its volumes, their grid, and what is known to confound them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from titan_neuro.data.bids import Recording
-from titan_neuro.data.prepare import quick_look
+from titan_neuro.data.bids.derivatives import ROUGH_SPACE, STANDARD_SPACES
+from titan_neuro.data.bids.recordings import Recording
+from titan_neuro.data.prepare import rough_registration
 from titan_neuro.data.prepare.atlas import read_atlas
 from titan_neuro.data.prepare.config import PrepareConfig
 from titan_neuro.data.prepare.confounds import (
@@ -25,12 +26,11 @@ from titan_neuro.data.prepare.confounds import (
 from titan_neuro.data.prepare.geometry import Geometry, from_standard, from_transforms
 from titan_neuro.data.prepare.grid import DEFAULT_RESOLUTION_MM
 from titan_neuro.data.prepare.images import read_volume
-from titan_neuro.data.prepare.motion import centre_of_mass, motion_parameters
+from titan_neuro.data.prepare.motion import center_of_mass, motion_parameters
 from titan_neuro.data.prepare.scratch import Scratch
 from titan_neuro.data.prepare.slice_timing import shift_slices
 from titan_neuro.data.prepare.sources import MaskedVolumes, Parcels, ResampledVolumes, Source, Stored, Table, Volumes
 from titan_neuro.data.prepare.timing import repetition_time
-from titan_neuro.data.preprocessed import QUICK_LOOK_SPACE, STANDARD_SPACES
 from titan_neuro.data.space import Space
 from titan_neuro.errors import ConfigError, ImageError, MetadataError
 
@@ -47,7 +47,7 @@ class OpenRun:
     Attributes
     ----------
     source : Source
-        Its frames on the output grid, before anything is done along time.
+        Its volumes on the output grid, before anything is done along time.
     repetition_time : float
         Seconds.
     route : str
@@ -61,7 +61,7 @@ class OpenRun:
     computed : ConfoundTable or None
         The table of confounds, where it was computed here.
     framewise_displacement : numpy.ndarray or None
-        ``(frames,)``, mm; NaN in the first.
+        ``(series,)``, mm; NaN in the first.
     """
 
     source: Source
@@ -84,8 +84,8 @@ def output_space(recording: Recording, config: PrepareConfig) -> tuple[str | Non
     """
     if recording.route == "transforms":
         return STANDARD_SPACES[0], config.resolution_mm or DEFAULT_RESOLUTION_MM
-    if recording.route == "native" and config.quick_look:
-        return QUICK_LOOK_SPACE, config.resolution_mm or DEFAULT_RESOLUTION_MM
+    if recording.route == "native" and config.rough_registration:
+        return ROUGH_SPACE, config.resolution_mm or DEFAULT_RESOLUTION_MM
     in_standard_space = recording.entities.get("space") in STANDARD_SPACES
     if config.resolution_mm is not None and not (recording.route == "preprocessed" and in_standard_space):
         raise ConfigError(
@@ -96,7 +96,7 @@ def output_space(recording: Recording, config: PrepareConfig) -> tuple[str | Non
                 else "the recording lies in its own space and no transforms to a standard one were found."
             ),
             "Leave --resolution out, give the transforms of fMRIPrep (--derivatives; titan-neuro fetch ... --with "
-            "transforms), or register roughly with --quick-look.",
+            "transforms), or register roughly with --rough-registration.",
         )
     return None, config.resolution_mm
 
@@ -125,12 +125,12 @@ def open_run(recording: Recording, config: PrepareConfig, scratch_dir: Path, sta
     if config.slice_timing:
         volumes = shift_slices(volumes, recording, tr, stack.enter_context(Scratch(scratch_dir / "slices")))
     # What makes a mask or a reference is fed to a model and never scored.
-    first_frames = max(1, min(config.mask_frames, int(config.warmup_s / tr)))
-    geometry, route = _geometry(recording, volumes, config, first_frames)
+    first_time_points = max(1, min(config.mask_time_points, int(config.warmup_s / tr)))
+    geometry, route = _geometry(recording, volumes, config, first_time_points)
     mask = "the template's brain, the subject's and the field of view" if geometry else None
     source: Source
     if geometry is None:
-        space, mask = _own_space(recording, volumes, first_frames)
+        space, mask = _own_space(recording, volumes, first_time_points)
         source = MaskedVolumes(volumes, space)
         if config.resolution_mm is not None:
             geometry = from_standard(space, volumes, config.resolution_mm)
@@ -138,10 +138,10 @@ def open_run(recording: Recording, config: PrepareConfig, scratch_dir: Path, sta
         source = ResampledVolumes(volumes, geometry.space, geometry.resampler)
     computed = None
     if geometry is not None and geometry.head_motion is not None:
-        frames = stack.enter_context(Scratch(scratch_dir / "frames"))
-        computed = _compute(source, geometry, volumes, tr, config, frames)
-        source = Stored(frames, geometry.space, source.n_frames)
-    table = computed or _given_table(recording, source.n_frames)
+        series = stack.enter_context(Scratch(scratch_dir / "series"))
+        computed = _compute(source, geometry, volumes, tr, config, series)
+        source = Stored(series, geometry.space, source.n_time_points)
+    table = computed or _given_table(recording, source.n_time_points)
     if config.atlas is not None:
         atlas = read_atlas(config.atlas, source.space)
         source = Parcels(source, atlas.labels, atlas.names, atlas.name)
@@ -151,7 +151,7 @@ def open_run(recording: Recording, config: PrepareConfig, scratch_dir: Path, sta
         route=route,
         spatial={"steps": list(geometry.steps), "resolution_mm": geometry.resolution_mm} if geometry else {},
         mask=mask,
-        confounds=_select(table, config, recording, source.n_frames),
+        confounds=_select(table, config, recording, source.n_time_points),
         computed=computed,
         framewise_displacement=_framewise_displacement(table),
     )
@@ -164,7 +164,7 @@ def _check_settings(recording: Recording, config: PrepareConfig) -> None:
             f"{recording.key}: prepare.slice_timing: a preprocessed image no longer has the slices of the scan.",
             "Leave it out; fMRIPrep corrects slice timing itself.",
         )
-    rough = recording.route == "native" and config.quick_look
+    rough = recording.route == "native" and config.rough_registration
     lacking = _NOT_COMPUTED | (_NEED_TISSUES if rough else set())
     if (rough or recording.route == "transforms") and config.confounds in lacking:
         raise ConfigError(
@@ -179,45 +179,45 @@ def _open_table(recording: Recording, config: PrepareConfig) -> OpenRun:
         if getattr(config, setting):
             raise ConfigError(f"{recording.key}: prepare.{setting}: parcels are no images.", "Leave it out.")
     source = Table(recording)
-    table = _given_table(recording, source.n_frames)
+    table = _given_table(recording, source.n_time_points)
     tr = repetition_time(recording, None)
     return OpenRun(
         source=source,
         repetition_time=tr,
         route="parcels",
-        confounds=_select(table, config, recording, source.n_frames),
+        confounds=_select(table, config, recording, source.n_time_points),
         framewise_displacement=_framewise_displacement(table),
     )
 
 
 def _geometry(
-    recording: Recording, volumes: Volumes, config: PrepareConfig, first_frames: int
+    recording: Recording, volumes: Volumes, config: PrepareConfig, first_time_points: int
 ) -> tuple[Geometry | None, str]:
     if recording.route == "transforms":
         return from_transforms(recording, volumes, config.resolution_mm), "transforms"
-    if recording.route == "native" and config.quick_look:
+    if recording.route == "native" and config.rough_registration:
         logger.warning(
             "%s: QUICK LOOK: motion and position are estimated roughly, distortion is not corrected.", recording.key
         )
-        return quick_look.from_recording(volumes, config.resolution_mm, first_frames), "quick look"
+        return rough_registration.from_recording(volumes, config.resolution_mm, first_time_points), "rough registration"
     return None, recording.route
 
 
-def _own_space(recording: Recording, volumes: Volumes, first_frames: int) -> tuple[Space, str]:
+def _own_space(recording: Recording, volumes: Volumes, first_time_points: int) -> tuple[Space, str]:
     import nibabel as nib
     from nilearn.masking import compute_epi_mask
 
     name = recording.entities.get("space", "native")
     if recording.mask is None:
         logger.warning("%s: no brain mask in the dataset: computed from its first volumes.", recording.key)
-        first = volumes.read(0, first_frames).astype(np.float32).mean(axis=-1)
+        first = volumes.read(0, first_time_points).astype(np.float32).mean(axis=-1)
         mask = np.asarray(compute_epi_mask(nib.Nifti1Image(first, volumes.affine)).dataobj) > 0
         if not mask.any():
             raise ImageError(
-                f"{volumes.path}: no brain was found in its first {first_frames} frames.",
+                f"{volumes.path}: no brain was found in its first {first_time_points} volumes.",
                 "Give a brain mask (*_desc-brain_mask.nii.gz) with --derivatives.",
             )
-        where = f"computed from {first_frames} first frames"
+        where = f"computed from {first_time_points} first volumes"
     else:
         mask, where = _given_mask(recording.mask, volumes), recording.mask.name
     return Space(kind="volume", name=name, mask=mask, affine=volumes.affine), where
@@ -237,18 +237,20 @@ def _given_mask(path: Path, volumes: Volumes) -> np.ndarray:
     return mask
 
 
-def _given_table(recording: Recording, n_frames: int) -> ConfoundTable | None:
+def _given_table(recording: Recording, n_time_points: int) -> ConfoundTable | None:
     if recording.confounds is None:
         return None
     table = read_confounds(recording.confounds)
-    check_rows(table, n_frames)
+    check_rows(table, n_time_points)
     return table
 
 
-def _select(table: ConfoundTable | None, config: PrepareConfig, recording: Recording, n_frames: int) -> ConfoundModel:
+def _select(
+    table: ConfoundTable | None, config: PrepareConfig, recording: Recording, n_time_points: int
+) -> ConfoundModel:
     if config.confounds == "none":
         return ConfoundModel(
-            names=(), values=np.zeros((n_frames, 0)), whole_run=(), excluded=np.zeros(n_frames, dtype=bool)
+            names=(), values=np.zeros((n_time_points, 0)), whole_run=(), excluded=np.zeros(n_time_points, dtype=bool)
         )
     if table is None:
         raise MetadataError(
@@ -260,27 +262,27 @@ def _select(table: ConfoundTable | None, config: PrepareConfig, recording: Recor
 
 
 def _compute(
-    source: Source, geometry: Geometry, volumes: Volumes, tr: float, config: PrepareConfig, frames: Scratch
+    source: Source, geometry: Geometry, volumes: Volumes, tr: float, config: PrepareConfig, series: Scratch
 ) -> ConfoundTable:
-    """Compute the confounds of a run while its frames go to `frames`, so that no volume is interpolated twice."""
+    """Compute the confounds of a run while its volumes go to `series`, so that no volume is interpolated twice."""
     tissues = {"csf": geometry.csf, "white_matter": geometry.white_matter}
     kept: dict[str, list[np.ndarray]] = {name: [] for name, mask in tissues.items() if mask is not None and mask.any()}
-    global_signal = np.empty(source.n_frames)
-    for index in range(source.n_frames):
-        frame = source.block(index, index + 1)
-        frames.append(frame)
-        global_signal[index] = frame.mean(dtype=np.float64)
+    global_signal = np.empty(source.n_time_points)
+    for index in range(source.n_time_points):
+        volume = source.block(index, index + 1)
+        series.append(volume)
+        global_signal[index] = volume.mean(dtype=np.float64)
         for name, collected in kept.items():
-            collected.append(frame[0, tissues[name]])
-    centre_mm = centre_of_mass(volumes.read(0, 1)[..., 0], volumes.affine)
+            collected.append(volume[0, tissues[name]])
+    center_mm = center_of_mass(volumes.read(0, 1)[..., 0], volumes.affine)
     # A run that is shorter than the calibration is calibrated on its first half.
-    calibration_frames = min(max(2, round(config.calibration_s / tr)), source.n_frames // 2)
+    calibration_time_points = min(max(2, round(config.calibration_s / tr)), source.n_time_points // 2)
     return compute_confounds(
-        motion_parameters(geometry.head_motion, volumes.affine, centre_mm),
+        motion_parameters(geometry.head_motion, volumes.affine, center_mm),
         global_signal,
         *(np.stack(kept[name]) if name in kept else None for name in tissues),
         repetition_time=tr,
-        calibration_frames=calibration_frames if config.estimation == "causal" else None,
+        calibration_time_points=calibration_time_points if config.estimation == "causal" else None,
         source=f"{volumes.path} (computed)",
     )
 

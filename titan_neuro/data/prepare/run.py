@@ -14,23 +14,23 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from titan_neuro.data.annex import annex_key, is_missing
-from titan_neuro.data.bids import Recording, sidecar_path
-from titan_neuro.data.derivative import write_nifti
+from titan_neuro.data.bids.annex import annex_key, is_missing
+from titan_neuro.data.bids.output import write_nifti
+from titan_neuro.data.bids.recordings import Recording, sidecar_path
 from titan_neuro.data.prepare.atlas import atlas_name, names_table
 from titan_neuro.data.prepare.clean import Cleaning, Inspection, causal_blocks, source_blocks, whole_run_blocks
 from titan_neuro.data.prepare.config import PrepareConfig
 from titan_neuro.data.prepare.confounds import ConfoundModel, write_confounds
 from titan_neuro.data.prepare.opening import OpenRun, open_run, output_space
-from titan_neuro.data.prepare.timing import read_events, scored_frames
+from titan_neuro.data.prepare.timing import read_events, scored_time_points
 from titan_neuro.data.store import RunHeader, RunStore, store_name, write_run
 from titan_neuro.errors import InputNotFoundError, MetadataError, NotFetchedError, TitanNeuroError
-from titan_neuro.files import alone_with, write_json, writing_to
+from titan_neuro.files import file_lock, write_json, writing_to
 from titan_neuro.provenance import versions
 
 logger = logging.getLogger(__name__)
 _CONFIG = TypeAdapter(PrepareConfig)
-# Raised when the same files and settings begin to give other frames: what was prepared before is then prepared again.
+# Raised when the same files and settings begin to give other volumes: what was prepared before is then prepared again.
 _PREPARATION_VERSION = 1
 # What of a sidecar says how a recording is read.
 _READ_OF_SIDECAR = (
@@ -54,9 +54,9 @@ def prepare_run(
         Root of the output dataset; the store goes to ``sub-X/[ses-Y/]func/``.
     config : PrepareConfig
     work_dir : Path
-        Folder for locks, and for frames between two passes.
+        Folder for locks, and for volumes between two passes.
     memory_bytes : int, optional
-        Bound on the frames that are worked on at a time (128 MiB by default); at least one frame is.
+        Bound on the volumes that are worked on at a time (128 MiB by default); at least one volume is.
 
     Returns
     -------
@@ -76,7 +76,7 @@ def prepare_run(
     tables = (confounds, confounds.with_suffix(".json"))
     images = (reference, sidecar_path(reference))
     with ExitStack() as stack:
-        stack.enter_context(alone_with(path, sidecar, *tables, *images, work_dir=work_dir))
+        stack.enter_context(file_lock(path, sidecar, *tables, *images, work_dir=work_dir))
         scratch = work_dir / "scratch" / path.name
         # Also where nothing is left to do: a process that was killed may have left something there.
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
@@ -246,15 +246,17 @@ def _blocks(
 
 
 def _header(recording: Recording, opened: OpenRun, config: PrepareConfig, record: Mapping[str, Any]) -> RunHeader:
-    n_frames = opened.source.n_frames
-    events = read_events(recording.events, n_frames * opened.repetition_time) if recording.events else []
-    scored, rule = scored_frames(events, n_frames, opened.repetition_time, config.warmup_s, config.scored_trial_types)
+    n_time_points = opened.source.n_time_points
+    events = read_events(recording.events, n_time_points * opened.repetition_time) if recording.events else []
+    scored, rule = scored_time_points(
+        events, n_time_points, opened.repetition_time, config.warmup_s, config.scored_trial_types
+    )
     if opened.confounds.excluded.any():
         scored &= ~opened.confounds.excluded
-        rule += f", without {int(opened.confounds.excluded.sum())} frames that the {config.confounds} strategy drops"
+        rule += f", without {int(opened.confounds.excluded.sum())} volumes that the {config.confounds} strategy drops"
     if not scored.any():
         raise MetadataError(
-            f"{recording.key}: no frame is left to score: {n_frames} frames, TR {opened.repetition_time} s, warm-up "
+            f"{recording.key}: no volume is left to score: {n_time_points} volumes, TR {opened.repetition_time} s, warm-up "
             f"{config.warmup_s} s, scored: {rule}.",
             "Check the events table, or shorten the warm-up with --set prepare.warmup_s=...",
         )
@@ -272,7 +274,7 @@ def _header(recording: Recording, opened: OpenRun, config: PrepareConfig, record
             "route": opened.route,
             "spatial": opened.spatial,
             "mask": opened.mask,
-            "normaliser": {"method": scaling, "warmup_s": config.warmup_s},
+            "normalizer": {"method": scaling, "warmup_s": config.warmup_s},
             "confounds": {
                 "preset": config.confounds,
                 "columns": list(opened.confounds.names),
@@ -289,7 +291,7 @@ def _header(recording: Recording, opened: OpenRun, config: PrepareConfig, record
 
 
 def _whole_run(recording: Recording, confounds: ConfoundModel, config: PrepareConfig) -> list[str]:
-    """What lets later frames touch earlier ones, in words; empty for a causal store."""
+    """What lets later volumes touch earlier ones, in words; empty for a causal store."""
     used = [f"confound {name}" for name in confounds.whole_run]
     if config.slice_timing:
         used.append("slice timing (Fourier shift)")
@@ -306,7 +308,7 @@ def _write_reference(path: Path, header: RunHeader, mean: np.ndarray) -> None:
     """Write the mean image of a run on its output grid: what tells a reader whether it lies where it should."""
     if header.space.mask is None:
         return
-    write_nifti(path, header.space, iter([mean[None]]), n_frames=1, repetition_time=None)
+    write_nifti(path, header.space, iter([mean[None]]), n_time_points=1, repetition_time=None)
     sidecar = {"Description": "Mean over the run, before anything was done along time", "Space": header.space.name}
     write_json(sidecar_path(path), {**sidecar, "Route": header.record["route"]})
 
@@ -314,7 +316,7 @@ def _write_reference(path: Path, header: RunHeader, mean: np.ndarray) -> None:
 def _sidecar(header: RunHeader, n_constant: int) -> dict[str, Any]:
     record = header.record
     return {
-        "Description": "Frames scaled for forecasting (Zarr, one row a frame, one column a voxel or parcel)",
+        "Description": "Volumes scaled for forecasting (Zarr, one row a volume, one column a voxel or parcel)",
         "RepetitionTime": header.repetition_time,
         "Space": header.space.name,
         "Route": record["route"],
@@ -323,7 +325,7 @@ def _sidecar(header: RunHeader, n_constant: int) -> dict[str, Any]:
         "NumberOfFeatures": header.space.n_features,
         "NumberOfConstantFeatures": n_constant,
         "Sources": [source["name"] for source in record["sources"].values()],
-        "Normaliser": record["normaliser"],
+        "Normalizer": record["normalizer"],
         "Confounds": record["confounds"],
         "HighPassHz": record["high_pass_hz"],
         "WholeRun": record["whole_run"],

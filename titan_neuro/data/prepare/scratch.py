@@ -1,4 +1,4 @@
-"""A run on disk between two passes: written frame by frame, read by frames or by columns, never whole in memory."""
+"""A run on disk between two passes: written volume by volume, read by volumes or by columns, never whole in memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BYTES = np.dtype(np.float32).itemsize
 
 
 class Scratch:
-    """A float32 matrix ``(frames, columns)`` in a file that is removed at the end of the ``with`` block.
+    """A float32 matrix ``(volumes, columns)`` in a file that is removed at the end of the ``with`` block.
 
     Plain reads and writes are used, not a memory map: mapped pages count as memory of the process.
 
@@ -24,12 +24,12 @@ class Scratch:
 
     Attributes
     ----------
-    n_frames, n_columns : int
+    n_time_points, n_columns : int
         Of what was appended.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path, self.n_columns, self.n_frames = path, 0, 0
+        self._path, self.n_columns, self.n_time_points = path, 0, 0
         self._file = path.open("w+b", buffering=0)
 
     def __enter__(self) -> Scratch:
@@ -42,36 +42,36 @@ class Scratch:
         self._path.unlink(missing_ok=True)
 
     def append(self, block: np.ndarray) -> None:
-        """Add frames ``(time, columns)`` at the end."""
+        """Add volumes ``(time, columns)`` at the end."""
         self.n_columns = block.shape[1]
-        self._seek(self.n_frames, 0)
+        self._seek(self.n_time_points, 0)
         self._write(np.ascontiguousarray(block, dtype=np.float32))
-        self.n_frames += len(block)
+        self.n_time_points += len(block)
 
-    def frames(self, start: int, stop: int) -> np.ndarray:
-        """Frames ``start <= t < stop``: ``(time, columns)``."""
+    def volumes(self, start: int, stop: int) -> np.ndarray:
+        """Volumes ``start <= t < stop``: ``(time, columns)``."""
         self._seek(start, 0)
         block = np.empty((stop - start, self.n_columns), dtype=np.float32)
         self._read(block)
         return block
 
     def columns(self, start: int, stop: int) -> np.ndarray:
-        """Columns ``start <= v < stop`` of all frames: ``(frames, stop - start)``."""
-        block = np.empty((self.n_frames, stop - start), dtype=np.float32)
-        for frame in range(self.n_frames):
-            self._seek(frame, start)
-            self._read(block[frame])
+        """Columns ``start <= v < stop`` of all volumes: ``(volumes, stop - start)``."""
+        block = np.empty((self.n_time_points, stop - start), dtype=np.float32)
+        for volume in range(self.n_time_points):
+            self._seek(volume, start)
+            self._read(block[volume])
         return block
 
     def replace_columns(self, start: int, block: np.ndarray) -> None:
-        """Put ``(frames, columns)`` in place of the columns from `start` on."""
+        """Put ``(volumes, columns)`` in place of the columns from `start` on."""
         block = np.ascontiguousarray(block, dtype=np.float32)
-        for frame in range(self.n_frames):
-            self._seek(frame, start)
-            self._write(block[frame])
+        for volume in range(self.n_time_points):
+            self._seek(volume, start)
+            self._write(block[volume])
 
-    def _seek(self, frame: int, column: int) -> None:
-        self._file.seek((frame * self.n_columns + column) * _BYTES)
+    def _seek(self, volume: int, column: int) -> None:
+        self._file.seek((volume * self.n_columns + column) * _BYTES)
 
     def _write(self, values: np.ndarray) -> None:
         view = memoryview(values).cast("B")

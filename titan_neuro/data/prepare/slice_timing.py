@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from titan_neuro.data.bids import Recording
+from titan_neuro.data.bids.recordings import Recording
 from titan_neuro.data.prepare.scratch import Scratch
 from titan_neuro.data.prepare.sources import Volumes, finite_volume
 from titan_neuro.data.prepare.temporal import fourier_shift, slice_timing_shifts
@@ -25,14 +25,14 @@ class ShiftedVolumes(Volumes):
 
     def __init__(self, volumes: Volumes, axis: int, scratch: Scratch) -> None:
         self.path, self.shape, self.affine = volumes.path, volumes.shape, volumes.affine
-        self.n_frames, self.header_repetition_time = volumes.n_frames, volumes.header_repetition_time
+        self.n_time_points, self.header_repetition_time = volumes.n_time_points, volumes.header_repetition_time
         self._axis, self._scratch = axis, scratch
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Volumes ``start <= t < stop``: float32 ``(x, y, z, time)``."""
         sliced = [self.shape[self._axis], *np.delete(self.shape, self._axis)]
-        frames = self._scratch.frames(start, stop).reshape(stop - start, *sliced)
-        return np.moveaxis(np.moveaxis(frames, 1, self._axis + 1), 0, -1)
+        volumes = self._scratch.volumes(start, stop).reshape(stop - start, *sliced)
+        return np.moveaxis(np.moveaxis(volumes, 1, self._axis + 1), 0, -1)
 
 
 def shift_slices(volumes: Volumes, recording: Recording, repetition_time: float, scratch: Scratch) -> ShiftedVolumes:
@@ -58,10 +58,10 @@ def shift_slices(volumes: Volumes, recording: Recording, repetition_time: float,
         A value is not finite: it would spread over the whole run.
     """
     axis, times = _slice_times(recording.sidecar, recording.path, volumes.shape, repetition_time)
-    for index in range(volumes.n_frames):
+    for index in range(volumes.n_time_points):
         scratch.append(np.moveaxis(finite_volume(volumes, index), axis, 0).reshape(1, -1))
     size = scratch.n_columns // len(times)
-    width = max(1, _MEMORY_BYTES // (_BYTES_A_VALUE * volumes.n_frames))
+    width = max(1, _MEMORY_BYTES // (_BYTES_A_VALUE * volumes.n_time_points))
     for number, shift_s in enumerate(slice_timing_shifts(times)):
         end = (number + 1) * size
         for first in range(number * size, end, width):

@@ -1,4 +1,4 @@
-"""Frames in order of time, from whatever a run was found as: images, resampled images, tables, parcels of images."""
+"""Volumes in order of time, from whatever a run was found as: images, resampled images, tables, parcels of images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from titan_neuro.data.bids import Recording
+from titan_neuro.data.bids.recordings import Recording
 from titan_neuro.data.prepare.images import unreadable
 from titan_neuro.data.prepare.spatial import Resampler
 from titan_neuro.data.space import Space
@@ -24,22 +24,22 @@ _REST_BYTES = 2**20
 
 
 class Source(Protocol):
-    """Frames of a run, read once in order of time.
+    """Volumes of a run, read once in order of time.
 
     Attributes
     ----------
     space : Space
-    n_frames : int
+    n_time_points : int
     width : int
-        Values that are held for each frame while it is read: all voxels of an image, also where few are kept.
+        Values that are held for each volume while it is read: all voxels of an image, also where few are kept.
     """
 
     space: Space
-    n_frames: int
+    n_time_points: int
     width: int
 
     def block(self, start: int, stop: int) -> np.ndarray:
-        """Frames ``start <= t < stop``, ``(time, features)``."""
+        """Volumes ``start <= t < stop``, ``(time, features)``."""
         ...
 
 
@@ -74,7 +74,7 @@ class Volumes:
         _check_header(path, image)
         self.path = path
         self.shape: tuple[int, int, int] = image.shape[:3]
-        self.n_frames: int = image.shape[3]
+        self.n_time_points: int = image.shape[3]
         self.affine = np.asarray(image.affine, dtype=np.float64)
         # Headers hold single precision: 0.72 s is 0.7200000286 there.
         step = float(f"{image.header.get_zooms()[3]:.6g}")
@@ -91,13 +91,13 @@ class Volumes:
         """
         try:
             volumes = np.asarray(self._data[..., start:stop])
-            if stop >= self.n_frames:
+            if stop >= self.n_time_points:
                 # Behind the last voxel lies the checksum.
                 while self._stream.read(_REST_BYTES):
                     pass
         except unreadable() as error:
             raise ImageError(
-                f"{self.path}: can't be read at frames {start} to {stop - 1}: {error}.", "Fetch the file again."
+                f"{self.path}: can't be read at volumes {start} to {stop - 1}: {error}.", "Fetch the file again."
             ) from error
         return volumes
 
@@ -126,11 +126,11 @@ class MaskedVolumes:
     """The voxels inside a mask, as they were recorded (or preprocessed)."""
 
     def __init__(self, volumes: Volumes, space: Space) -> None:
-        self._volumes, self.space, self.n_frames = volumes, space, volumes.n_frames
+        self._volumes, self.space, self.n_time_points = volumes, space, volumes.n_time_points
         self.width = math.prod(volumes.shape)
 
     def block(self, start: int, stop: int) -> np.ndarray:
-        """Frames ``start <= t < stop``, ``(time, voxels)``."""
+        """Volumes ``start <= t < stop``, ``(time, voxels)``."""
         block = self._volumes.read(start, stop)[self.space.mask].T
         require_finite(block, start, self._volumes.path, lambda voxel: _voxel(np.argwhere(self.space.mask)[voxel]))
         return block
@@ -141,14 +141,14 @@ class ResampledVolumes:
 
     def __init__(self, volumes: Volumes, space: Space, resampler: Resampler) -> None:
         self._volumes, self._resampler = volumes, resampler
-        self.space, self.n_frames, self.width = space, volumes.n_frames, space.n_features
+        self.space, self.n_time_points, self.width = space, volumes.n_time_points, space.n_features
 
     def block(self, start: int, stop: int) -> np.ndarray:
-        """Frames ``start <= t < stop``, float32 ``(time, voxels)``."""
-        frames = np.empty((stop - start, self.space.n_features), dtype=np.float32)
+        """Volumes ``start <= t < stop``, float32 ``(time, voxels)``."""
+        volumes = np.empty((stop - start, self.space.n_features), dtype=np.float32)
         for index in range(start, stop):
-            frames[index - start] = self._resampler(finite_volume(self._volumes, index), index)
-        return frames
+            volumes[index - start] = self._resampler(finite_volume(self._volumes, index), index)
+        return volumes
 
 
 class Table:
@@ -181,27 +181,27 @@ class Table:
                 "Write a header.",
             )
         if len(self._values) < 2:
-            raise ImageError(f"{recording.path}: expected at least 2 frames (rows), found {len(self._values)}.")
+            raise ImageError(f"{recording.path}: expected at least 2 volumes (rows), found {len(self._values)}.")
         atlas = recording.entities.get("segmentation", recording.entities.get("atlas", "unknown"))
         self.space = Space(kind="parcels", name=atlas, parcels=tuple(map(str, table.columns)))
-        self.n_frames, self.width = self._values.shape
+        self.n_time_points, self.width = self._values.shape
 
     def block(self, start: int, stop: int) -> np.ndarray:
-        """Frames ``start <= t < stop``, ``(time, parcels)``."""
+        """Volumes ``start <= t < stop``, ``(time, parcels)``."""
         block = self._values[start:stop]
         require_finite(block, start, self._path, lambda parcel: f"parcel {self.space.parcels[parcel]}")
         return block
 
 
 class Stored:
-    """Frames that another pass has put on disk (anything with ``frames(start, stop)``)."""
+    """Volumes that another pass has put on disk (anything with ``volumes(start, stop)``)."""
 
-    def __init__(self, frames: Any, space: Space, n_frames: int) -> None:
-        self._frames, self.space, self.n_frames, self.width = frames, space, n_frames, space.n_features
+    def __init__(self, volumes: Any, space: Space, n_time_points: int) -> None:
+        self._volumes, self.space, self.n_time_points, self.width = volumes, space, n_time_points, space.n_features
 
     def block(self, start: int, stop: int) -> np.ndarray:
-        """Frames ``start <= t < stop``, float32 ``(time, features)``."""
-        return np.asarray(self._frames.frames(start, stop))
+        """Volumes ``start <= t < stop``, float32 ``(time, features)``."""
+        return np.asarray(self._volumes.volumes(start, stop))
 
 
 class Parcels:
@@ -224,14 +224,14 @@ class Parcels:
         voxels = np.flatnonzero(np.isin(labels, list(names)))
         position = {label: number for number, label in enumerate(names)}
         parcels = np.array([position[label] for label in labels[voxels]])
-        # Rows add up to 1: a product with the frames is the mean over each parcel.
+        # Rows add up to 1: a product with the volumes is the mean over each parcel.
         shares = 1 / np.bincount(parcels)[parcels]
         self._means = sparse.csr_array((shares, (parcels, voxels)), shape=(len(names), len(labels)))
-        self._source, self.n_frames, self.width = source, source.n_frames, source.width
+        self._source, self.n_time_points, self.width = source, source.n_time_points, source.width
         self.space = Space(kind="parcels", name=atlas, parcels=tuple(names.values()))
 
     def block(self, start: int, stop: int) -> np.ndarray:
-        """Frames ``start <= t < stop``, ``(time, parcels)``."""
+        """Volumes ``start <= t < stop``, ``(time, parcels)``."""
         return np.asarray((self._means @ self._source.block(start, stop).T).T)
 
 
@@ -250,8 +250,8 @@ def finite_volume(volumes: Volumes, index: int) -> np.ndarray:
     return volume
 
 
-def require_finite(block: np.ndarray, first_frame: int, path: Path, place: Callable[[int], str]) -> None:
-    """Refuse frames ``(time, features)`` with NaN or infinity; the message has the first frame, and `place` in it.
+def require_finite(block: np.ndarray, first_time_point: int, path: Path, place: Callable[[int], str]) -> None:
+    """Refuse volumes ``(time, features)`` with NaN or infinity; the message has the first volume, and `place` in it.
 
     Raises
     ------
@@ -260,9 +260,9 @@ def require_finite(block: np.ndarray, first_frame: int, path: Path, place: Calla
     finite = np.isfinite(block)
     if finite.all():
         return
-    frame, feature = np.argwhere(~finite)[0]
+    volume, feature = np.argwhere(~finite)[0]
     raise ImageError(
-        f"{path}: expected finite values, found {block[frame, feature]} in frame {first_frame + frame}, "
+        f"{path}: expected finite values, found {block[volume, feature]} in volume {first_time_point + volume}, "
         f"{place(feature)}.",
         "Repair the file or leave the run out.",
     )

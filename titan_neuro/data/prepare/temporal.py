@@ -1,7 +1,7 @@
-"""Work along time: what is causal, frame by frame; what is not, said so; and the test for what was done before us.
+"""Work along time: what is causal, volume by volume; what is not, said so; and the test for what was done before us.
 
 Measured on white noise, a low-pass filter lets an autoregression "predict" at r2 0.99; a high-pass filter doesn't. So
-the only filter here is a high-pass, and a series that somebody low-passed before is recognised and refused.
+the only filter here is a high-pass, and a series that somebody low-passed before is recognized and refused.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def check_cutoff(cutoff_hz: float, repetition_time: float) -> None:
 class CausalHighPass:
     """Second-order Butterworth high-pass of a stream, run forward only.
 
-    The filter starts in the steady state of the first frame: its first output is 0, and a constant gives 0 for ever. It
-    runs sample by sample, so that a stream may be cut into blocks anywhere and gives the same bits.
+    The filter starts in the steady state of the first volume: its first output is 0, and a constant gives 0 for ever.
+    It runs sample by sample, so that a stream may be cut into blocks anywhere and gives the same bits.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class CausalHighPass:
     cutoff_hz : float
         Frequency at which half of the power passes, above 0 and below Nyquist.
     repetition_time : float
-        Seconds between two frames.
+        Seconds between two volumes.
 
     Raises
     ------
@@ -66,7 +66,7 @@ class CausalHighPass:
         self._origin: np.ndarray | None = None
 
     def __call__(self, block: np.ndarray) -> np.ndarray:
-        """Filter the next frames of the stream.
+        """Filter the next volumes of the stream.
 
         Parameters
         ----------
@@ -91,18 +91,18 @@ class CausalHighPass:
 
 
 class CausalRegression:
-    """Expanding least squares: from frame ``t`` is taken what the confounds explain in frames ``0 .. t``.
+    """Expanding least squares: from volume ``t`` is taken what the confounds explain in volumes ``0 .. t``.
 
-    With ``x_s`` and ``y_s`` centred on their means over ``0 .. t``, frame ``t`` becomes
+    With ``x_s`` and ``y_s`` centered on their means over ``0 .. t``, volume ``t`` becomes
     ``r_t = y_t - x_t A_t^-1 sum_s x_s' y_s`` with ``A_t = sum_s x_s' x_s + n0 diag(v_t)``. The intercept is not
     penalised, and taken away too. ``v_t`` is the variance of each column so far and ``n0`` the number of columns: a
-    ridge worth ``n0`` frames, which fades as frames come in. Without it the first ``n0`` frames would be fitted
-    perfectly, and gone. A column counts from the frame before its first change: one that starts late (a component that
+    ridge worth ``n0`` volumes, which fades as volumes come in. Without it the first ``n0`` volumes would be fitted
+    perfectly, and gone. A column counts from the volume before its first change: one that starts late (a component that
     needs a calibration) fades in like the others. A column that never changed contributes nothing.
 
-    Only sums are carried from frame to frame (Welford's, about the running means), never coefficients: frame ``t`` is
-    the ridge regression of frames ``0 .. t`` solved anew. Each frame is one step of its own, so that a stream may be
-    cut into blocks anywhere and gives the same bits.
+    Only sums are carried from volume to volume (Welford's, about the running means), never coefficients: volume ``t``
+    is the ridge regression of volumes ``0 .. t`` solved anew. Each volume is one step of its own, so that a stream may
+    be cut into blocks anywhere and gives the same bits.
 
     Parameters
     ----------
@@ -114,21 +114,21 @@ class CausalRegression:
 
     def __init__(self, n_features: int, n_confounds: int) -> None:
         self._n = 0
-        self._quiet_frames = np.zeros(n_confounds)
+        self._quiet_time_points = np.zeros(n_confounds)
         self._confound_mean = np.zeros(n_confounds)
         self._confound_products = np.zeros((n_confounds, n_confounds))
         self._mean = np.zeros(n_features)
         self._products = np.zeros((n_confounds, n_features))
 
     def __call__(self, block: np.ndarray, confounds: np.ndarray) -> np.ndarray:
-        """Take the confounds out of the next frames of the stream.
+        """Take the confounds out of the next volumes of the stream.
 
         Parameters
         ----------
         block : numpy.ndarray
             ``(time, features)``, in any units.
         confounds : numpy.ndarray
-            ``(time, confounds)`` of the same frames, finite.
+            ``(time, confounds)`` of the same volumes, finite.
 
         Returns
         -------
@@ -138,25 +138,27 @@ class CausalRegression:
         Raises
         ------
         MetadataError
-            The two have another number of frames.
+            The two have another number of volumes.
         """
         if len(block) != len(confounds):
-            raise MetadataError(f"Expected a row of confounds for each frame, found {len(confounds)} for {len(block)}.")
+            raise MetadataError(
+                f"Expected a row of confounds for each volume, found {len(confounds)} for {len(block)}."
+            )
         steps = [self._advance(row) for row in np.asarray(confounds, dtype=np.float64)]
         residual = np.array(block, dtype=np.float64)
         for start in range(0, residual.shape[1], _CHUNK):
             chunk = slice(start, start + _CHUNK)
             mean, products = self._mean[chunk], self._products[:, chunk]
-            for frame, (n, deviation, weights) in zip(residual[:, chunk], steps, strict=True):
-                difference = frame - mean
+            for volume, (n, deviation, weights) in zip(residual[:, chunk], steps, strict=True):
+                difference = volume - mean
                 mean += difference / n
                 products += deviation[:, None] * difference
-                frame -= mean
-                frame -= weights @ products
+                volume -= mean
+                volume -= weights @ products
         return residual
 
     def _advance(self, row: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
-        """Take in one row of confounds; return the frames so far, the factor of the products, and the weights."""
+        """Take in one row of confounds; return the volumes so far, the factor of the products, and the weights."""
         self._n += 1
         difference = row - self._confound_mean
         self._confound_mean += difference / self._n
@@ -164,15 +166,15 @@ class CausalRegression:
         self._confound_products += np.outer(deviation, difference)
         squares = np.diag(self._confound_products)
         # What moves by less than a 1e-12th of itself is a constant with rounding errors.
-        moving = squares > self._n * (1e-12 * self._confound_mean) ** 2
-        self._quiet_frames[~moving] = self._n - 1
+        high_motion = squares > self._n * (1e-12 * self._confound_mean) ** 2
+        self._quiet_time_points[~high_motion] = self._n - 1
         weights = np.zeros(len(row))
-        if moving.any():
-            scale = np.sqrt(squares[moving])
-            standard = self._confound_products[np.ix_(moving, moving)] / np.outer(scale, scale)
-            ridge = len(row) / (self._n - self._quiet_frames[moving])
-            centred = (row - self._confound_mean)[moving] / scale
-            weights[moving] = np.linalg.solve(standard + np.diag(ridge), centred) / scale
+        if high_motion.any():
+            scale = np.sqrt(squares[high_motion])
+            standard = self._confound_products[np.ix_(high_motion, high_motion)] / np.outer(scale, scale)
+            ridge = len(row) / (self._n - self._quiet_time_points[high_motion])
+            centered = (row - self._confound_mean)[high_motion] / scale
+            weights[high_motion] = np.linalg.solve(standard + np.diag(ridge), centered) / scale
         return self._n, deviation, weights
 
 
@@ -198,11 +200,11 @@ def slice_timing_shifts(slice_times_s: Sequence[float]) -> np.ndarray:
 def fourier_shift(series: np.ndarray, shift_s: float, repetition_time: float) -> np.ndarray:
     """Give a series the values that it would have had `shift_s` seconds later, by a shift of its phases.
 
-    **Not causal**: every value depends on all frames, later ones with weights that fall as 1 / distance. White noise
+    **Not causal**: every value depends on all volumes, later ones with weights that fall as 1 / distance. White noise
     stays white, though (AR(5) on it: r2 -0.01; a linear half-frame shift gives 0.42), which is why slice timing is
     corrected with this or not at all, and recorded in the store.
 
-    The series is continued by its mirror image at both ends (the last frame follows on itself, reversed), so that its
+    The series is continued by its mirror image at both ends (the last volume follows on itself, reversed), so that its
     end does not wrap around to its start. Exact for sums of the cosines of the discrete cosine transform.
 
     Parameters
@@ -212,7 +214,7 @@ def fourier_shift(series: np.ndarray, shift_s: float, repetition_time: float) ->
     shift_s : float
         Seconds; positive is later, negative earlier.
     repetition_time : float
-        Seconds between two frames.
+        Seconds between two volumes.
 
     Returns
     -------
@@ -233,10 +235,10 @@ def is_band_passed(block: np.ndarray, repetition_time: float) -> bool:
     Judged on the spectrum (Welch, segments of 128 s): the mean power density in the top fifth of the frequencies over
     the mean density from 0.01 Hz to Nyquist, median over at most 1,000 features. Scanner and parcel data carry a floor
     of white noise which only a low-pass filter removes. Measured: raw voxels 0.57 (TR 2.5 s), real parcels 0.17 (TR
-    1 s), AR(1) noise at phi 0.9 and 0.95 0.085 and 0.06, haemodynamics with 5 % white noise 0.05. After a filter:
+    1 s), AR(1) noise at phi 0.9 and 0.95 0.085 and 0.06, hemodynamics with 5 % white noise 0.05. After a filter:
     Gaussian of 1 TR on white noise 0.002 (0.005 once rounded to integers at an amplitude of 10), on parcels 0.0002;
     causal Butterworth of order 2 at 0.2 Hz on white noise 0.0013; a zero-phase Butterworth of order 5 below 1e-6. The
-    threshold is 0.01. Not recognised: mild smoothing (a mean of two or three frames; a Gaussian of 0.85 TR or less on
+    threshold is 0.01. Not recognized: mild smoothing (a mean of two or three volumes; a Gaussian of 0.85 TR or less on
     white noise).
 
     Parameters
@@ -244,12 +246,13 @@ def is_band_passed(block: np.ndarray, repetition_time: float) -> bool:
     block : numpy.ndarray
         ``(time, features)`` of a whole run, in any units.
     repetition_time : float
-        Seconds between two frames.
+        Seconds between two volumes.
 
     Returns
     -------
     bool
-        False also where it can't be told: a Nyquist frequency below 0.15 Hz, fewer than 32 frames, nothing that varies.
+        False also where it can't be told: a Nyquist frequency below 0.15 Hz, fewer than 32 volumes, nothing that
+        varies.
     """
     from scipy.signal import welch
 

@@ -1,4 +1,4 @@
-"""When things happen in a run: the repetition time, the events, and the frames that are scored."""
+"""When things happen in a run: the repetition time, the events, and the volumes that are scored."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from titan_neuro.data.bids import Recording
+from titan_neuro.data.bids.recordings import Recording
 from titan_neuro.data.store.schema import Event
 from titan_neuro.errors import MetadataError
 
@@ -50,7 +50,7 @@ def repetition_time(recording: Recording, header: float | None) -> float:
 def read_events(path: Path, duration_s: float) -> list[Event]:
     """Rows (onset, duration, trial_type) of an events table, in seconds; the duration is NaN where it is not known.
 
-    Onsets may lie before the first frame, as BIDS has it.
+    Onsets may lie before the first volume, as BIDS has it.
 
     Parameters
     ----------
@@ -94,18 +94,18 @@ def read_events(path: Path, duration_s: float) -> list[Event]:
     return events
 
 
-def scored_frames(
-    events: Sequence[Event], n_frames: int, repetition_time_s: float, warmup_s: float, trial_types: Sequence[str]
+def scored_time_points(
+    events: Sequence[Event], n_time_points: int, repetition_time_s: float, warmup_s: float, trial_types: Sequence[str]
 ) -> tuple[np.ndarray, str]:
-    """Return the frames that a loss or a score may use as a target.
+    """Return the volumes that a loss or a score may use as a target.
 
-    A frame belongs to an event when its onset does: ``onset <= t < onset + duration``. An event whose duration is not
-    known has no frames.
+    A volume belongs to an event when its onset does: ``onset <= t < onset + duration``. An event whose duration is not
+    known has no volumes.
 
     Parameters
     ----------
     events : sequence of (float, float, str)
-    n_frames : int
+    n_time_points : int
     repetition_time_s, warmup_s : float
     trial_types : sequence of str
         Of the events that are scored.
@@ -113,19 +113,19 @@ def scored_frames(
     Returns
     -------
     scored : numpy.ndarray
-        bool ``(n_frames,)``.
+        bool ``(n_time_points,)``.
     rule : str
         By which they were chosen, in words.
     """
-    onset = np.arange(n_frames) * repetition_time_s + _ROUNDING_S
+    onset = np.arange(n_time_points) * repetition_time_s + _ROUNDING_S
     warm = onset >= warmup_s
     chosen = [event for event in events if event[2] in trial_types]
     if not chosen:
         why = f"no event of type {' or '.join(trial_types)}" if events else "no events"
-        return warm, f"all frames after the warm-up ({why})"
-    inside = np.zeros(n_frames, dtype=bool)
+        return warm, f"all volumes after the warm-up ({why})"
+    inside = np.zeros(n_time_points, dtype=bool)
     for start, duration, _ in chosen:
         inside |= (onset >= start) & (onset < start + duration)
-    rule = f"frames inside events of type {' or '.join(trial_types)}, after the warm-up"
+    rule = f"volumes inside events of type {' or '.join(trial_types)}, after the warm-up"
     unknown = sum(math.isnan(duration) for _, duration, _ in chosen)
     return inside & warm, rule + (f", without {unknown} events of unknown duration" if unknown else "")

@@ -1,4 +1,4 @@
-"""Simulate: a twin of OpenNeuro ds003017 whose truth is known."""
+"""Simulate: a synthetic dataset of OpenNeuro ds003017 whose truth is known."""
 
 from titan_neuro.data.simulate.config import SimulateConfig
 from titan_neuro.data.simulate.dataset import simulate

@@ -1,4 +1,6 @@
-"""Write a twin of OpenNeuro ds003017: its layout and names, as a real DataLad dataset, with a signal that is known."""
+"""Write a synthetic dataset of OpenNeuro ds003017: its layout and names, as a real DataLad dataset, with a signal that
+is known.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from titan_neuro.errors import OutputError
 from titan_neuro.files import atomic, remove_leftovers, write_text
 
 _log = logging.getLogger(__name__)
-# Raised when the same settings begin to mean other bytes: a twin of before is then another twin.
+# Raised when the same settings begin to mean other bytes: a synthetic dataset of before is then another synthetic
+# dataset.
 _SIGNAL_VERSION = 1
 # As in ds003017: images in the annex, everything that is read as text in git.
 _ATTRIBUTES = """\
@@ -30,21 +33,23 @@ README annex.largefiles=nothing
 
 
 def simulate(directory: Path, config: SimulateConfig) -> None:
-    """Write the twin to `directory`; a twin of the same settings that is already there is left as it is.
+    """Write the synthetic dataset to `directory`; a synthetic dataset of the same settings that is already there is
+    left as it is.
 
     The dataset appears under its name only when it is complete. Memory does not grow with its length.
 
     Parameters
     ----------
     directory : Path
-        Root of the dataset to be: does not exist, is empty, or holds a twin.
+        Root of the dataset to be: does not exist, is empty, or holds a synthetic dataset.
     config : SimulateConfig
         What is planted, and how much of it.
 
     Raises
     ------
     OutputError
-        The folder holds something else, or a twin of other settings; it can't be written; DataLad can't save.
+        The folder holds something else, or a synthetic dataset of other settings; it can't be written; DataLad can't
+        save.
     FetchError
         git or git-annex is not installed.
     """
@@ -69,7 +74,9 @@ def _make(root: Path, config: SimulateConfig) -> None:
             datalad.create(path=str(root), description="Simulated by Titan-Neuro", result_renderer="disabled")
             write_text(root / ".gitattributes", _ATTRIBUTES)
             write_dataset(root, config, _identity(config))
-            datalad.save(dataset=str(root), message="Simulate a twin of ds003017", result_renderer="disabled")
+            datalad.save(
+                dataset=str(root), message="Simulate a synthetic dataset of ds003017", result_renderer="disabled"
+            )
         except (CommandError, IncompleteResultsError) as error:
             raise OutputError(
                 f"{root.parent}: DataLad can't write a dataset there: {failure_reason(error)}.",
@@ -89,10 +96,10 @@ def _is_there(directory: Path, config: SimulateConfig) -> bool:
     if found != wanted:
         differing = sorted(key for key in wanted.keys() | found.keys() if found.get(key) != wanted.get(key))
         raise OutputError(
-            f"{directory}: holds a twin of other settings (they differ in {', '.join(differing)}).",
+            f"{directory}: holds a synthetic dataset of other settings (they differ in {', '.join(differing)}).",
             "Choose another folder, or remove this one.",
         )
-    _log.info("%s: the twin is already there.", directory)
+    _log.info("%s: the synthetic dataset is already there.", directory)
     return True
 
 

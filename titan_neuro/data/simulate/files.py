@@ -1,4 +1,4 @@
-"""The files of a simulated twin of ds003017: images, sidecars, events and masks."""
+"""The files of a synthetic dataset of ds003017: images, sidecars, events and masks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from titan_neuro.data.simulate.minimal import write_anatomy, write_minimal_descr
 from titan_neuro.data.simulate.names import LABELS, TASK, description, run_stem, subject_name, table
 from titan_neuro.data.simulate.recall import plan_recall
 from titan_neuro.data.simulate.scanner import Camera, HeadView, Template
-from titan_neuro.data.simulate.signal import assign_regions, film_latents, run_frames, screened_latents
+from titan_neuro.data.simulate.signal import assign_regions, run_time_points, screened_latents, stimulus_latents
 from titan_neuro.data.simulate.truth import write_truth
 from titan_neuro.files import write_json, write_text
 
@@ -29,7 +29,7 @@ _SIDECAR = {
     "TotalReadoutTime": TOTAL_READOUT_TIME,
 }
 _README = """\
-A simulated twin of OpenNeuro ds003017 ("The Grand Budapest Hotel"), written by Titan-Neuro.
+A synthetic dataset of OpenNeuro ds003017 ("The Grand Budapest Hotel"), written by Titan-Neuro.
 
 Nobody was scanned: layout, names, timing and sidecars follow the real dataset (Visconti di Oleggio Castello et al., Sci
 Data 7, 383, 2020); the images are noise with a planted signal. What was planted is in truth.json and derivatives/truth.
@@ -46,13 +46,13 @@ and leaves its intensity. All slices of a volume are of one moment; away from th
 slices than the real 48 hold all of it.
 """
 _WITH_RECALL = """\
-Some of what is planted can be foretold by a memory alone, written while the subject is watched: see "associations" and
-"echoes" in truth.json.
+Some of what is planted can be predicted by a memory alone, written while the subject is watched: see "associations" and
+"delayed responses" in truth.json.
 """
 
 
 def write_dataset(root: Path, config: SimulateConfig, identity: dict[str, Any]) -> None:
-    """Write every file of the twin: raw BIDS, derivatives, and ``truth.json``.
+    """Write every file of the synthetic dataset: raw BIDS, derivatives, and ``truth.json``.
 
     Parameters
     ----------
@@ -61,10 +61,10 @@ def write_dataset(root: Path, config: SimulateConfig, identity: dict[str, Any]) 
     config : SimulateConfig
         What is planted, and how much of it.
     identity : dict
-        What makes this twin this twin; recorded in ``truth.json``.
+        What makes this synthetic dataset this synthetic dataset; recorded in ``truth.json``.
     """
     template = template_brain(config)
-    latents = film_latents(config)
+    latents = stimulus_latents(config)
     recall = plan_recall(config, template.regions, template.coordinates_mm())
     runs = screenings(config)
     _write_top_level(root, config)
@@ -78,15 +78,15 @@ def write_dataset(root: Path, config: SimulateConfig, identity: dict[str, Any]) 
             view = _draw_view(root, config, subject, template) if config.transforms else None
             for run in runs:
                 camera = None if view is None else _draw_camera(root, config, subject, run, view)
-                frames = run_frames(
+                volumes = run_time_points(
                     *(config, subject, run),
-                    film=screened_latents(latents, run),
+                    stimulus=screened_latents(latents, run),
                     regions=template.regions,
                     baseline=template.baseline,
                     recall=recall,
                     camera=camera,
                 )
-                _write_run(root, subject, run, template.grid if camera is None else camera.grid, frames)
+                _write_run(root, subject, run, template.grid if camera is None else camera.grid, volumes)
                 bar.update()
 
 
@@ -133,13 +133,13 @@ def template_brain(config: SimulateConfig) -> Template:
 
 def _write_top_level(root: Path, config: SimulateConfig) -> None:
     content = {
-        **description("Simulated twin of ds003017, The Grand Budapest Hotel", "raw"),
+        **description("Synthetic dataset of ds003017, The Grand Budapest Hotel", "raw"),
         "License": "CC0",
         "Authors": ["The Titan-Neuro developers"],
     }
     write_json(root / "dataset_description.json", content)
     space = _IN_SCANNER_SPACE if config.transforms else _IN_TEMPLATE_SPACE
-    to_recall = config.association_fraction > 0 or config.echo_fraction > 0
+    to_recall = config.association_fraction > 0 or config.delayed_response_fraction > 0
     write_text(root / "README", _README + space + (_WITH_RECALL if to_recall else ""))
     write_text(root / "CHANGES", f"1.0.0 2026-01-01\n  - Simulated with seed {config.seed}.\n")
     write_text(root / ".bidsignore", "truth.json\n")
@@ -157,9 +157,9 @@ def _write_masks(folder: Path, config: SimulateConfig, template: Template) -> No
         write_image(path, template.grid, [np.ones(len(template.regions), dtype=np.uint8)])
 
 
-def _write_run(root: Path, subject: int, run: Screening, grid: Grid, frames: Iterable[np.ndarray]) -> None:
+def _write_run(root: Path, subject: int, run: Screening, grid: Grid, volumes: Iterable[np.ndarray]) -> None:
     stem = run_stem(root, subject, run.run)
-    write_image(Path(f"{stem}_bold.nii.gz"), grid, frames, n_volumes=run.n_volumes)
+    write_image(Path(f"{stem}_bold.nii.gz"), grid, volumes, n_volumes=run.n_volumes)
     # Slice timing stands in each run's own sidecar, as in ds003017; here every slice is of the same moment.
     write_json(Path(f"{stem}_bold.json"), {**_SIDECAR, "SliceTiming": [0.0] * grid.mask.shape[2]})
     rows = [[str(onset), str(duration), trial_type] for onset, duration, trial_type in run.events()]

@@ -25,7 +25,7 @@ _IN_PLANE_MM = 240.0
 _SINUS_MM = np.array([0.0, 45.0, -18.0])
 _SINUS_WIDTH_MM, _SINUS_SHIFT_MM, _ELSEWHERE_SHIFT_MM = 22.0, 5.0, 1.0
 _FIELDMAP_SPACING_MM = 5.0
-_SLOW_S, _SETTLE_S, _JUMP_EVERY_S, _JUMP_SHARE = 20.0, 60.0, 150.0, 0.25
+_SLOW_S, _SETTLE_S, _JUMP_EVERY_S, _JUMP_FRACTION = 20.0, 60.0, 150.0, 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Lattice:
     affine: np.ndarray
 
     def points(self) -> np.ndarray:
-        """Centres of all voxels in C order, ``(voxels, 3)``."""
+        """Centers of all voxels in C order, ``(voxels, 3)``."""
         return map_points(self.affine, np.indices(self.shape).reshape(3, -1).T)
 
 
@@ -52,7 +52,7 @@ class Head:
         The non-linear part, in the template's space; applied before `affine`.
     fieldmap_from_t1w : numpy.ndarray
         From the T1w image to where the head lies when the fieldmap is recorded, rigid, ``(4, 4)``.
-    centre_mm : numpy.ndarray
+    center_mm : numpy.ndarray
         Middle of the brain in the T1w image, ``(3,)``.
     t1w, bold, fieldmap : Lattice
         The grids of the anatomical image, of the recordings and of the fieldmap, each in its own space.
@@ -63,7 +63,7 @@ class Head:
     affine: np.ndarray
     warp: DisplacementField
     fieldmap_from_t1w: np.ndarray
-    centre_mm: np.ndarray
+    center_mm: np.ndarray
     t1w: Lattice
     bold: Lattice
     fieldmap: Lattice
@@ -103,13 +103,13 @@ class Position:
     volume_from_boldref: np.ndarray
 
 
-def rigid(degrees: np.ndarray, shift_mm: np.ndarray, centre_mm: np.ndarray) -> np.ndarray:
-    """Rotate about the axes through `centre_mm`, x first, then shift: ``(4, 4)``."""
+def rigid(degrees: np.ndarray, shift_mm: np.ndarray, center_mm: np.ndarray) -> np.ndarray:
+    """Rotate about the axes through `center_mm`, x first, then shift: ``(4, 4)``."""
     from scipy.spatial.transform import Rotation
 
     matrix = np.eye(4)
     matrix[:3, :3] = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix()
-    matrix[:3, 3] = centre_mm + shift_mm - matrix[:3, :3] @ centre_mm
+    matrix[:3, 3] = center_mm + shift_mm - matrix[:3, :3] @ center_mm
     return matrix
 
 
@@ -131,12 +131,12 @@ def draw_head(config: SimulateConfig, subject: int, brain_mm: np.ndarray) -> Hea
     affine[:3, :3] = affine[:3, :3] @ stretch
     warp = _draw_warp(rng)
     brain = map_points(affine, warp(brain_mm))
-    centre = (brain.min(0) + brain.max(0)) / 2
+    center = (brain.min(0) + brain.max(0)) / 2
     oblique = rigid(rng.normal(0, [6, 1, 1]), np.zeros(3), np.zeros(3))[:3, :3]
     t1w = _around(brain, oblique, max(2.0, 0.4 * config.voxel_size_mm))
     # As in ds003017: the first axis runs to the left, and the slices are tilted by some degrees, the front down.
     tilted = rigid(rng.normal([-4, 0, 0], [4, 1, 2]), np.zeros(3), np.zeros(3))[:3, :3] @ np.diag([-1.0, 1.0, 1.0])
-    lying = rigid(rng.normal(0, 3, 3), rng.normal(0, 4, 3), centre)
+    lying = rigid(rng.normal(0, 3, 3), rng.normal(0, 4, 3), center)
     in_scanner = map_points(lying, brain)
     bold = _around(in_scanner, tilted, config.voxel_size_mm, in_plane_mm=_IN_PLANE_MM)
     fieldmap = _around(in_scanner, tilted, min(_FIELDMAP_SPACING_MM, config.voxel_size_mm), in_plane_mm=_IN_PLANE_MM)
@@ -144,7 +144,7 @@ def draw_head(config: SimulateConfig, subject: int, brain_mm: np.ndarray) -> Hea
         affine=affine,
         warp=warp,
         fieldmap_from_t1w=lying,
-        centre_mm=centre,
+        center_mm=center,
         t1w=t1w,
         bold=bold,
         fieldmap=fieldmap,
@@ -162,11 +162,11 @@ def draw_position(config: SimulateConfig, subject: int, run: Screening, head: He
     """Draw how the head lies and moves in a run; over the run its movements add up to none."""
     rng = config.rng(Draw.POSITION, subject, run.run)
     lying = head.fieldmap_from_t1w
-    centre = map_points(lying, head.centre_mm)
-    settled = rigid(rng.normal(0, 0.5, 3), rng.normal(0, 0.5, 3), centre)
+    center = map_points(lying, head.center_mm)
+    settled = rigid(rng.normal(0, 0.5, 3), rng.normal(0, 0.5, 3), center)
     steps = _motion(config.rng(Draw.MOTION, subject, run.run), run.n_volumes)
     degrees, shifts_mm = steps[:, :3] * config.motion_sd_degrees, steps[:, 3:] * config.motion_sd_mm
-    moves = [rigid(degree, shift, centre) for degree, shift in zip(degrees, shifts_mm, strict=True)]
+    moves = [rigid(degree, shift, center) for degree, shift in zip(degrees, shifts_mm, strict=True)]
     return Position(
         boldref_from_t1w=settled @ lying,
         # The fieldmap was recorded where the head lay between the runs.
@@ -189,7 +189,7 @@ def _draw_warp(rng: np.random.Generator) -> DisplacementField:
 
 
 def _around(points: np.ndarray, axes: np.ndarray, spacing_mm: float, in_plane_mm: float = 0.0) -> Lattice:
-    """A grid along `axes`, centred on `points`, with a margin of 10 mm and a voxel, at least `in_plane_mm` wide."""
+    """A grid along `axes`, centered on `points`, with a margin of 10 mm and a voxel, at least `in_plane_mm` wide."""
     along = points @ axes
     low, high = along.min(0), along.max(0)
     extent = np.maximum(high - low + 20 + 2 * spacing_mm, [in_plane_mm, in_plane_mm, 0])
@@ -220,9 +220,9 @@ def _motion(rng: np.random.Generator, n_volumes: int) -> np.ndarray:
     slow, settle = np.exp(-1 / _SLOW_S), np.exp(-1 / _SETTLE_S)
     noise = rng.standard_normal((before + n_volumes, 6))
     walk = lfilter([1], np.convolve([1, -slow], [1, -slow]), noise, axis=0)
-    walk *= np.sqrt((1 - _JUMP_SHARE) * (1 - slow**2) ** 3 / (1 + slow**2))
+    walk *= np.sqrt((1 - _JUMP_FRACTION) * (1 - slow**2) ** 3 / (1 + slow**2))
     jumps = rng.standard_normal((before + n_volumes, 6)) * (rng.random((before + n_volumes, 1)) < 1 / _JUMP_EVERY_S)
     jumps = lfilter([1], [1, -settle], jumps, axis=0)
-    jumps *= np.sqrt(_JUMP_SHARE * (1 - settle**2) * _JUMP_EVERY_S)
+    jumps *= np.sqrt(_JUMP_FRACTION * (1 - settle**2) * _JUMP_EVERY_S)
     courses: np.ndarray = (walk + jumps)[before:]
     return courses - courses.mean(0)

@@ -1,4 +1,4 @@
-"""NIfTI images written frame by frame, with bytes that depend on nothing but the values."""
+"""NIfTI images written volume by volume, with bytes that depend on nothing but the values."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Grid:
     code: str
 
 
-def write_image(path: Path, grid: Grid, frames: Iterable[np.ndarray], n_volumes: int | None = None) -> None:
-    """Write values inside the mask as gzipped NIfTI, one frame in memory at a time.
+def write_image(path: Path, grid: Grid, volumes: Iterable[np.ndarray], n_volumes: int | None = None) -> None:
+    """Write values inside the mask as gzipped NIfTI, one volume in memory at a time.
 
     Parameters
     ----------
@@ -42,10 +42,10 @@ def write_image(path: Path, grid: Grid, frames: Iterable[np.ndarray], n_volumes:
         The image to be.
     grid : Grid
         Where the values lie.
-    frames : iterable of numpy.ndarray
+    volumes : iterable of numpy.ndarray
         Values of a volume, ``(voxels of the mask,)`` in C order; the first says the type of all.
     n_volumes : int, optional
-        How many frames come; without it the one frame makes a 3D image.
+        How many volumes come; without it the one volume makes a 3D image.
     """
     volume = None
     with (
@@ -54,7 +54,7 @@ def write_image(path: Path, grid: Grid, frames: Iterable[np.ndarray], n_volumes:
         # Neither a name nor a date in the gzip header: the annex key is made of these bytes.
         gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=6, mtime=0) as file,
     ):
-        for values in frames:
+        for values in volumes:
             if volume is None:
                 volume = np.zeros(grid.mask.shape, dtype=values.dtype)
                 file.write(_header(grid, values.dtype, n_volumes))

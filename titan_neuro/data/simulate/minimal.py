@@ -1,6 +1,7 @@
-"""The minimal derivatives that fMRIPrep would have written of a twin, with its names, and the raw anatomy they are of.
+"""The minimal derivatives that fMRIPrep would have written of a synthetic dataset, with its names, and the raw anatomy
+they are of.
 
-Here nothing was estimated: these are the very transforms through which the twin was recorded.
+Here nothing was estimated: these are the very transforms through which the synthetic dataset was recorded.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from titan_neuro.files import write_json
 _ANATOMY = "acq-MPRAGE"
 _FIELDMAP = "acq-25mm"
 _FIELDMAP_ID = "fmapid-auto00000"
-_ECHO_TIMES = (0.00492, 0.00738)
+_DELAYED_RESPONSE_TIMES = (0.00492, 0.00738)
 _GM, _WM, _CSF = 1, 2, 3
 
 
 def write_minimal_description(root: Path) -> None:
-    """Write what says what the derivatives of the twin at `root` are."""
+    """Write what says what the derivatives of the synthetic dataset at `root` are."""
     content = {**description("Minimal derivatives as fMRIPrep writes them, simulated", "derivative"), "License": "CC0"}
     write_json(root / "derivatives" / MINIMAL / "dataset_description.json", content)
 
@@ -38,9 +39,9 @@ def write_anatomy(root: Path, config: SimulateConfig, subject: int, view: HeadVi
     Parameters
     ----------
     root : Path
-        The twin.
+        The synthetic dataset.
     config : SimulateConfig
-        Of the twin.
+        Of the synthetic dataset.
     subject : int
         Index, from 0.
     view : HeadView
@@ -82,14 +83,14 @@ def _write_fieldmap(root: Path, config: SimulateConfig, subject: int, view: Head
     magnitude = np.rint(interpolate(view.baseline, view.indices(points))).astype(np.int16)
     hertz = head.fieldmap_hz.ravel()
     # As the scanner stores a phase: a turn has 4,096 steps, and none lies in the middle.
-    turns = hertz * (_ECHO_TIMES[1] - _ECHO_TIMES[0])
+    turns = hertz * (_DELAYED_RESPONSE_TIMES[1] - _DELAYED_RESPONSE_TIMES[0])
     phase = (np.rint(2048 + 4096 * turns) % 4096).astype(np.int16)
     intended = [f"func/{name}_task-{TASK}_run-{run + 1:02d}_bold.nii.gz" for run in range(config.n_runs)]
     shared = {"RepetitionTime": 0.675, "FlipAngle": 60, "IntendedFor": intended}
-    times = {f"EchoTime{index + 1}": time for index, time in enumerate(_ECHO_TIMES)}
+    times = {f"EchoTime{index + 1}": time for index, time in enumerate(_DELAYED_RESPONSE_TIMES)}
     raws: list[tuple[str, np.ndarray, dict[str, float]]] = [
-        ("magnitude1", magnitude, {"EchoTime": _ECHO_TIMES[0]}),
-        ("magnitude2", magnitude, {"EchoTime": _ECHO_TIMES[1]}),
+        ("magnitude1", magnitude, {"EchoTime": _DELAYED_RESPONSE_TIMES[0]}),
+        ("magnitude2", magnitude, {"EchoTime": _DELAYED_RESPONSE_TIMES[1]}),
         ("phasediff", phase, times),
     ]
     for suffix, values, timing in raws:
@@ -113,7 +114,7 @@ def write_run_transforms(root: Path, subject: int, run: Screening, camera: Camer
     Parameters
     ----------
     root : Path
-        The twin.
+        The synthetic dataset.
     subject : int
         Index, from 0.
     run : Screening

@@ -1,4 +1,4 @@
-"""Names and constants that the files of a twin share with ds003017."""
+"""Names and constants that the files of a synthetic dataset share with ds003017."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What only a memory can foretell: associations that are new in every subject, and echoes of news long past.
+"""What only a memory can predict: associations that are new in every subject, and delayed responses of news long past.
 
-**Associations.** Cues come at random seconds of the film and each shows one of ``n_associations`` patterns over the
-voxels of the ventral stream, for three frames. Its response, a pattern over the dorsal stream, begins
+**Associations.** Cues come at random seconds of the movie and each shows one of ``n_associations`` patterns over the
+voxels of the ventral stream, for three volumes. Its response, a pattern over the dorsal stream, begins
 ``association_lag_s`` later. Both sets of patterns are the same in all subjects, so a model may learn what they look
 like; which response belongs to which cue is a permutation drawn anew in each subject, and holds in all of its runs.
 The patterns of a set add up to zero, so the mean over the possible responses is none: what was seen in other subjects
@@ -10,12 +10,12 @@ tells nothing, and a pair seen once in this subject tells all.
 **Echoes.** Standard normal news ``w_j(t)``, drawn anew for each subject, run and second, show as patterns over the left
 half of the middle stream, and again ``lag`` seconds later, to the same ``w_j``, as other patterns over its right half;
 with several lags each has its own part of that half, from the back to the front. The patterns are the same in all
-subjects, the news is not. Without a clock it can be foretold too: what the echo shows now was in the news, and what
+subjects, the news is not. Without a clock it can be predicted too: what the echo shows now was in the news, and what
 the news showed next is what the echo shows next.
 
-Every voxel of a set has variance 1 from it, in expectation, while the film runs. In the first ``lag`` seconds no
-responses come, and the echoes are of news that was never shown. Without them, at the same seed, everything else is
-drawn as it was: the control differs in this alone.
+Every voxel of a set has variance 1 from it, in expectation, while the movie runs. In the first ``lag`` seconds no
+responses come, and the delayed responses are of news that was never shown. Without them, at the same seed, everything
+else is drawn as it was: the control differs in this alone.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import numpy as np
 from titan_neuro.data.simulate.config import Draw, Screening, SimulateConfig
 from titan_neuro.data.simulate.fields import smooth_fields
 
-ECHO_PATTERNS = 16
+DELAYED_RESPONSE_PATTERNS = 16
 _BUMP = np.array([0.5, 1.0, 0.5])
 _SMOOTH_MM = 12.0
 _VENTRAL, _MIDDLE, _DORSAL = 0, 1, 2
@@ -61,11 +61,11 @@ class Recall:
         places: dict[str, np.ndarray] = {}
         if config.association_fraction > 0:
             places |= {"cue": stream == _VENTRAL, "response": stream == _DORSAL}
-        if config.echo_fraction > 0:
+        if config.delayed_response_fraction > 0:
             places["news"] = (stream == _MIDDLE) & (x < 0)
             echoing = np.flatnonzero((stream == _MIDDLE) & (x >= 0))
             from_the_back = echoing[np.argsort(y[echoing], kind="stable")]
-            for index, part in enumerate(np.array_split(from_the_back, len(config.echo_lags_s))):
+            for index, part in enumerate(np.array_split(from_the_back, len(config.delayed_response_lags_s))):
                 places[f"echo-{index + 1}"] = np.isin(np.arange(len(stream)), part)
         return places
 
@@ -77,12 +77,13 @@ class Recall:
     def patterns_by_set(self) -> dict[str, np.ndarray]:
         """Patterns of each of `places`, ``(patterns, voxels)``, zero outside its voxels.
 
-        The mean square over a set of associations, or the sum of squares over a set of echoes, is 1 in each voxel.
+        The mean square over a set of associations, or the sum of squares over a set of delayed responses, is 1 in each
+        voxel.
         """
         rng = self.config.rng(Draw.PATTERNS)
-        names = ("cue", "response", "news", "echo")
-        counts = dict(zip(names, [self.config.n_associations] * 2 + [ECHO_PATTERNS] * 2, strict=True))
-        # All are drawn, whatever is planted: associations look the same with echoes and without.
+        names = ("cue", "response", "news", "delayed_response")
+        counts = dict(zip(names, [self.config.n_associations] * 2 + [DELAYED_RESPONSE_PATTERNS] * 2, strict=True))
+        # All are drawn, whatever is planted: associations look the same with delayed responses and without.
         generators = dict(zip(names, rng.spawn(len(names)), strict=True))
         patterns = {}
         for place, voxels in self.places.items():
@@ -107,7 +108,9 @@ class Recall:
         return share
 
     def _fraction(self, place: str) -> float:
-        return self.config.association_fraction if place in {"cue", "response"} else self.config.echo_fraction
+        return (
+            self.config.association_fraction if place in {"cue", "response"} else self.config.delayed_response_fraction
+        )
 
     def pairing(self, subject: int) -> np.ndarray:
         """Index of the response that this subject pairs with each cue, ``(n_associations,)``, from 0."""
@@ -116,45 +119,49 @@ class Recall:
     def cues(self, subject: int, run: Screening) -> list[tuple[int, int]]:
         """Cues of a run in their order: (volume at which it begins, index of the cue from 0)."""
         rng = self.config.rng(Draw.CUES, subject, run.run)
-        begins = np.flatnonzero(rng.random(run.film) < 1 / self.config.cue_interval_s)
+        begins = np.flatnonzero(rng.random(run.stimulus) < 1 / self.config.cue_interval_s)
         which = rng.integers(self.config.n_associations, size=len(begins))
         return [(run.fixation + int(second), int(cue)) for second, cue in zip(begins, which, strict=True)]
 
     def news(self, subject: int, run: Screening) -> np.ndarray:
-        """News of a run, ``(longest echo lag + seconds of film, ECHO_PATTERNS)``; what comes first is never shown."""
+        """News of a run, ``(longest delayed_response lag + seconds of stimulus, DELAYED_RESPONSE_PATTERNS)``; what
+        comes first is never shown.
+        """
         rng = self.config.rng(Draw.NEWS, subject, run.run)
-        return rng.standard_normal((max(self.config.echo_lags_s) + run.film, ECHO_PATTERNS))
+        return rng.standard_normal((max(self.config.delayed_response_lags_s) + run.stimulus, DELAYED_RESPONSE_PATTERNS))
 
     def courses(self, subject: int, run: Screening) -> np.ndarray:
         """How strongly each of `patterns` shows at each volume, ``(n_volumes, patterns)``; zero during fixation."""
         parts = []
         if self.config.association_fraction > 0:
             parts += self._association_courses(subject, run)
-        if self.config.echo_fraction > 0:
+        if self.config.delayed_response_fraction > 0:
             news = self.news(subject, run)
-            before = max(self.config.echo_lags_s)
-            parts += [news[before - lag : before - lag + run.film] for lag in (0, *self.config.echo_lags_s)]
+            before = max(self.config.delayed_response_lags_s)
+            parts += [
+                news[before - lag : before - lag + run.stimulus] for lag in (0, *self.config.delayed_response_lags_s)
+            ]
         fractions = [self._fraction(place) for place in self.places]
         scaled = [np.sqrt(fraction) * part for fraction, part in zip(fractions, parts, strict=True)]
         shown = np.zeros((run.n_volumes, sum(part.shape[1] for part in parts)))
-        shown[run.fixation : run.fixation + run.film] = np.concatenate(scaled, axis=1)
+        shown[run.fixation : run.fixation + run.stimulus] = np.concatenate(scaled, axis=1)
         return shown
 
     def _association_courses(self, subject: int, run: Screening) -> list[np.ndarray]:
         pairing = self.pairing(subject)
         lag, tail = self.config.association_lag_s, len(_BUMP)
-        cues, responses = np.zeros((2, run.film + lag + tail, self.config.n_associations))
+        cues, responses = np.zeros((2, run.stimulus + lag + tail, self.config.n_associations))
         # One event a `cue_interval_s`, of independent marks that add up to zero: this makes the variance 1.
         bump = _BUMP * np.sqrt(self.config.cue_interval_s / (_BUMP**2).sum())
         for volume, cue in self.cues(subject, run):
             second = volume - run.fixation
             cues[second : second + tail, cue] += bump
             responses[second + lag : second + lag + tail, pairing[cue]] += bump
-        return [cues[: run.film], responses[: run.film]]
+        return [cues[: run.stimulus], responses[: run.stimulus]]
 
 
 def plan_recall(config: SimulateConfig, regions: np.ndarray, coordinates_mm: np.ndarray) -> Recall | None:
     """What is planted for a memory; None where both fractions are 0."""
-    if config.association_fraction == config.echo_fraction == 0:
+    if config.association_fraction == config.delayed_response_fraction == 0:
         return None
     return Recall(config=config, regions=regions, coordinates_mm=coordinates_mm)

@@ -1,4 +1,4 @@
-"""What a scanner records of a moving head: the template's frame, seen through every transform, on oblique slices.
+"""What a scanner records of a moving head: the template's volume, seen through every transform, on oblique slices.
 
 What lies at the point ``p`` of the undistorted reference (boldref) is recorded in volume ``t`` at the voxel ::
 
@@ -123,7 +123,7 @@ class Camera:
         return len(self._voxels)
 
     def look(self, volume: int, signal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """See a frame of the template in a volume.
+        """See a volume of the template in a volume.
 
         Parameters
         ----------
@@ -173,7 +173,7 @@ class Camera:
 
 
 def _reach_mm(config: SimulateConfig) -> float:
-    """How far the head's motion takes a point: four deviations, at 100 mm from the centre."""
+    """How far the head's motion takes a point: four deviations, at 100 mm from the center."""
     return 4 * (config.motion_sd_mm + config.motion_sd_degrees * np.pi / 180 * 100)
 
 

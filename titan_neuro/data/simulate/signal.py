@@ -1,21 +1,21 @@
-"""The planted truth of a simulated recording: when the film ran, what it drives, and the frames that come of it.
+"""The planted truth of a simulated recording: when the movie ran, what it drives, and the volumes that come of it.
 
 Every voxel belongs to one region, every region to one stream (what is shown) and one level (how long it is kept). With
-``u_s`` the film's news of stream ``s``, standard normal and new in each second, a region at level ``k`` carries ::
+``u_s`` the movie's news of stream ``s``, standard normal and new in each second, a region at level ``k`` carries ::
 
     x_sk(t) = a_k x_sk(t - 1) + sqrt(1 - a_k^2) u_s(t - lag_k),    a_k = exp(-1 / timescale_k)
 
-in film time ``t`` (seconds): its autocorrelation is ``exp(-|h| / timescale_k)``, and what the lowest level shows now
+in movie time ``t`` (seconds): its autocorrelation is ``exp(-|h| / timescale_k)``, and what the lowest level shows now
 the higher ones show ``lag_k`` later, so one voxel's future is in another's past. A voxel ``v`` of that region is ::
 
-    y_v = baseline_v (1 + sd (sqrt(film) x_sk + sqrt(spontaneous) z_sk + sqrt(recall_v) r_v
+    y_v = baseline_v (1 + sd (sqrt(movie) x_sk + sqrt(spontaneous) z_sk + sqrt(recall_v) r_v
                               + sqrt(drift) d_v + sqrt(thermal_v) e_v))
 
 where each of ``x, z, r, d, e`` has variance 1 and the five fractions add up to 1: ``z`` is the subject's own activity
 (AR(1), one series a region), ``d`` a drift of three half-cosines a run, ``e`` white noise. ``r`` is what a memory alone
-can foretell (`titan_neuro.data.simulate.recall`): ``recall_v`` is the fraction of associations where those are, of
-echoes where those are, and 0 elsewhere and by default. The latents are meant at the level of the BOLD signal: no
-haemodynamic response is laid over them, so the planted timescales are those of the data.
+can predict (`titan_neuro.data.simulate.recall`): ``recall_v`` is the fraction of associations where those are, of
+delayed responses where those are, and 0 elsewhere and by default. The latents are meant at the level of the BOLD
+signal: no hemodynamic response is laid over them, so the planted timescales are those of the data.
 
 With ``transforms`` the first three terms, and the baseline, are seen through the head as it lies at that moment
 (`titan_neuro.data.simulate.scanner`); drift and noise are of the scanner's voxels.
@@ -27,7 +27,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from titan_neuro.data.simulate.config import FIRST_FILM_SECOND, Draw, Screening, SimulateConfig, screenings
+from titan_neuro.data.simulate.config import FIRST_STIMULUS_SECOND, Draw, Screening, SimulateConfig, screenings
 from titan_neuro.data.simulate.recall import Recall
 from titan_neuro.data.simulate.scanner import Camera
 
@@ -59,19 +59,20 @@ def assign_regions(coordinates_mm: np.ndarray, n_levels: int) -> np.ndarray:
     return regions
 
 
-def film_latents(config: SimulateConfig) -> np.ndarray:
-    """What the film plants in each region, the same in every subject.
+def stimulus_latents(config: SimulateConfig) -> np.ndarray:
+    """What the movie plants in each region, the same in every subject.
 
     Returns
     -------
     numpy.ndarray
-        ``(seconds of film, regions)``, of variance 1 in expectation; row 0 is the film's second at which run 1 begins.
+        ``(seconds of stimulus, regions)``, of variance 1 in expectation; row 0 is the movie's second at which run 1
+        begins.
     """
     from scipy.signal import lfilter
 
-    n_seconds = max(run.film_start + run.film for run in screenings(config)) - FIRST_FILM_SECOND
+    n_seconds = max(run.stimulus_start + run.stimulus for run in screenings(config)) - FIRST_STIMULUS_SECOND
     before = int(10 * max(config.timescales_s)) + max(config.lags_s)
-    news = config.rng(Draw.FILM).standard_normal((before + n_seconds, len(STREAMS)))
+    news = config.rng(Draw.STIMULUS).standard_normal((before + n_seconds, len(STREAMS)))
     latents = np.empty((n_seconds, len(STREAMS), len(config.lags_s)))
     for level, (timescale, lag) in enumerate(zip(config.timescales_s, config.lags_s, strict=True)):
         keep = np.exp(-1 / timescale)
@@ -81,25 +82,25 @@ def film_latents(config: SimulateConfig) -> np.ndarray:
 
 
 def screened_latents(latents: np.ndarray, run: Screening) -> np.ndarray:
-    """The film's latents at each volume of a run, ``(n_volumes, regions)``; zero during fixation."""
+    """The movie's latents at each volume of a run, ``(n_volumes, regions)``; zero during fixation."""
     shown = np.zeros((run.n_volumes, latents.shape[1]))
-    start = run.film_start - FIRST_FILM_SECOND
-    shown[run.fixation : run.fixation + run.film] = latents[start : start + run.film]
+    start = run.stimulus_start - FIRST_STIMULUS_SECOND
+    shown[run.fixation : run.fixation + run.stimulus] = latents[start : start + run.stimulus]
     return shown
 
 
-def run_frames(
+def run_time_points(
     config: SimulateConfig,
     subject: int,
     run: Screening,
     *,
-    film: np.ndarray,
+    stimulus: np.ndarray,
     regions: np.ndarray,
     baseline: np.ndarray,
     recall: Recall | None = None,
     camera: Camera | None = None,
 ) -> Iterator[np.ndarray]:
-    """Simulate one run, frame by frame: memory does not grow with its length.
+    """Simulate one run, volume by volume: memory does not grow with its length.
 
     Parameters
     ----------
@@ -109,7 +110,7 @@ def run_frames(
         Index of the subject, from 0.
     run : Screening
         Which run.
-    film : numpy.ndarray
+    stimulus : numpy.ndarray
         `screened_latents` of the run, ``(n_volumes, regions)``.
     regions, baseline : numpy.ndarray
         Region of each voxel, ``(voxels,)``, and its mean intensity in the image's units.
@@ -121,10 +122,10 @@ def run_frames(
     Yields
     ------
     numpy.ndarray
-        A frame, int16, ``(voxels,)`` or, with a `camera`, ``(recorded voxels,)``.
+        A volume, int16, ``(voxels,)`` or, with a `camera`, ``(recorded voxels,)``.
     """
     rng = config.rng(Draw.RUN, subject, run.run)
-    n_regions = film.shape[1]
+    n_regions = stimulus.shape[1]
     thermal = np.sqrt(config.thermal_fraction - (0 if recall is None else recall.share))
     if camera is not None:
         thermal = camera.at_rest(np.broadcast_to(thermal, regions.shape))
@@ -136,7 +137,9 @@ def run_frames(
     phase = np.pi * (np.arange(run.n_volumes) + 0.5) / run.n_volumes
     drift_terms = np.cos(np.outer(phase, np.arange(1, _DRIFT_TERMS + 1)))
     for volume in range(run.n_volumes):
-        of_region = np.sqrt(config.film_fraction) * film[volume] + np.sqrt(config.spontaneous_fraction) * spontaneous
+        of_region = (
+            np.sqrt(config.stimulus_fraction) * stimulus[volume] + np.sqrt(config.spontaneous_fraction) * spontaneous
+        )
         signal = of_region[regions]
         if recalled is not None:
             courses, patterns = recalled

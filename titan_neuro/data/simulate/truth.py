@@ -19,7 +19,7 @@ from titan_neuro.files import write_json, write_text
 _FOLDER = "derivatives/truth"
 _REGION_IMAGE = f"space-{SPACE}_desc-region_dseg.nii.gz"
 _RECALL_IMAGE = f"space-{SPACE}_desc-recall_dseg.nii.gz"
-_FILM_TABLE = f"task-{TASK}_desc-film_timeseries.tsv"
+_STIMULUS_TABLE = f"task-{TASK}_desc-film_timeseries.tsv"
 _CUES = "desc-cue_events"
 _NEWS = "desc-news_timeseries"
 
@@ -37,17 +37,17 @@ def write_truth(
     Parameters
     ----------
     root : Path
-        The twin.
+        The synthetic dataset.
     config : SimulateConfig
-        Of the twin.
+        Of the synthetic dataset.
     template : Template
         Where signals are planted.
     latents : numpy.ndarray
-        `film_latents`.
+        `stimulus_latents`.
     recall : Recall or None
         What is planted for a memory.
     identity : dict
-        What makes this twin this twin.
+        What makes this synthetic dataset this synthetic dataset.
     """
     folder = root / _FOLDER
     write_json(folder / "dataset_description.json", description("What was planted", "derivative"))
@@ -55,39 +55,39 @@ def write_truth(
     write_image(folder / _REGION_IMAGE, template.grid, [(template.regions + 1).astype(np.uint8)])
     rows = [["index", "name"], *([str(region["index"]), region["name"]] for region in regions)]
     write_text(folder / "desc-region_dseg.tsv", table(rows))
-    _write_film(folder, config, [region["name"] for region in regions], latents)
+    _write_stimulus(folder, config, [region["name"] for region in regions], latents)
     if recall is not None:
         _write_recall(folder, config, template, recall)
     content = {
         "simulated": identity,
         "model": "The formula and every setting are explained in titan_neuro.data.simulate.signal.",
         "variance_fractions": {
-            "film": config.film_fraction,
+            "stimulus": config.stimulus_fraction,
             "spontaneous": config.spontaneous_fraction,
             "drift": config.drift_fraction,
             "thermal": config.thermal_fraction,
         },
         "regions": regions,
         "region_image": f"{_FOLDER}/{_REGION_IMAGE}",
-        "film_latents": f"{_FOLDER}/{_FILM_TABLE}",
-        "units": {"film_start": "s of film time", "n_volumes, fixation, overlap, film": "volumes of 1 s"},
+        "stimulus_latents": f"{_FOLDER}/{_STIMULUS_TABLE}",
+        "units": {"stimulus_start": "s of movie time", "n_volumes, fixation, overlap, movie": "volumes of 1 s"},
         "runs": [asdict(run) for run in screenings(config)],
         "associations": _associations(config, recall),
-        "echoes": _echoes(config, recall),
+        "delayed_responses": _delayed_responses(config, recall),
         "transforms": _transforms(config),
     }
     write_json(root / "truth.json", content)
 
 
-def _write_film(folder: Path, config: SimulateConfig, names: list[str], latents: np.ndarray) -> None:
-    first_second = screenings(config)[0].film_start
+def _write_stimulus(folder: Path, config: SimulateConfig, names: list[str], latents: np.ndarray) -> None:
+    first_second = screenings(config)[0].stimulus_start
     rows = [[str(first_second + second), *(f"{value:.6f}" for value in row)] for second, row in enumerate(latents)]
-    write_text(folder / _FILM_TABLE, table([["film_time", *names], *rows]))
+    write_text(folder / _STIMULUS_TABLE, table([["film_time", *names], *rows]))
     columns = {
-        "film_time": {"Description": "Time in the film", "Units": "s"},
-        **{name: {"Description": f"What the film plants in {name}, of expected variance 1"} for name in names},
+        "film_time": {"Description": "Time in the movie", "Units": "s"},
+        **{name: {"Description": f"What the movie plants in {name}, of expected variance 1"} for name in names},
     }
-    write_json(folder / _FILM_TABLE.replace(".tsv", ".json"), {"SamplingFrequency": 1, **columns})
+    write_json(folder / _STIMULUS_TABLE.replace(".tsv", ".json"), {"SamplingFrequency": 1, **columns})
 
 
 def _write_recall(folder: Path, config: SimulateConfig, template: Template, recall: Recall) -> None:
@@ -101,7 +101,7 @@ def _write_recall(folder: Path, config: SimulateConfig, template: Template, reca
         write_image(path, template.grid, patterns.astype(np.float32), n_volumes=len(patterns))
     if config.association_fraction > 0:
         _write_cues(folder, config, recall)
-    if config.echo_fraction > 0:
+    if config.delayed_response_fraction > 0:
         _write_news(folder, config, recall)
 
 
@@ -112,7 +112,7 @@ def _write_cues(folder: Path, config: SimulateConfig, recall: Recall) -> None:
         "cue": {"Description": "Which cue: the pattern of this number, from 1"},
         "response": {"Description": "Which response this subject pairs with it, from 1"},
         "response_onset": {
-            "Description": "First volume that shows the response; n/a where the film has ended by then",
+            "Description": "First volume that shows the response; n/a where the movie has ended by then",
             "Units": "s",
         },
     }
@@ -123,17 +123,17 @@ def _write_cues(folder: Path, config: SimulateConfig, recall: Recall) -> None:
             rows = [list(sidecar)]
             for volume, cue in recall.cues(subject, run):
                 response = volume + config.association_lag_s
-                onset = str(response) if response < run.fixation + run.film else "n/a"
+                onset = str(response) if response < run.fixation + run.stimulus else "n/a"
                 rows.append([str(volume), "3", str(cue + 1), str(pairing[cue] + 1), onset])
             write_text(Path(f"{run_stem(folder, subject, run.run)}_{_CUES}.tsv"), table(rows))
 
 
 def _write_news(folder: Path, config: SimulateConfig, recall: Recall) -> None:
-    before = max(config.echo_lags_s)
+    before = max(config.delayed_response_lags_s)
     columns = [f"news-{index + 1}" for index in range(recall.news(0, screenings(config)[0]).shape[1])]
     sidecar = {
         "volume": {
-            "Description": "Volume that shows the news; before the film they are not shown, but echo",
+            "Description": "Volume that shows the news; before the movie they are not shown, but echo",
             "Units": "s",
         },
         **{name: {"Description": "Strength of the pattern of this number, standard normal"} for name in columns},
@@ -170,12 +170,12 @@ def _associations(config: SimulateConfig, recall: Recall | None) -> dict[str, An
     }
 
 
-def _echoes(config: SimulateConfig, recall: Recall | None) -> dict[str, Any] | None:
-    if recall is None or config.echo_fraction == 0:
+def _delayed_responses(config: SimulateConfig, recall: Recall | None) -> dict[str, Any] | None:
+    if recall is None or config.delayed_response_fraction == 0:
         return None
     return {
-        "fraction": config.echo_fraction,
-        "lags_s": {f"echo-{index + 1}": lag for index, lag in enumerate(config.echo_lags_s)},
+        "fraction": config.delayed_response_fraction,
+        "lags_s": {f"echo-{index + 1}": lag for index, lag in enumerate(config.delayed_response_lags_s)},
         "voxel_image": f"{_FOLDER}/{_RECALL_IMAGE}",
         "patterns": {
             name: f"{_FOLDER}/{_pattern_image(name)}" for name in recall.places if name not in ("cue", "response")

@@ -34,9 +34,9 @@ class FeatureStore:
 
     Attributes
     ----------
-    n_frames : int
+    n_time_points : int
     shape : tuple of int
-        Of a frame's features.
+        Of a time point's features.
 
     Raises
     ------
@@ -61,11 +61,11 @@ class FeatureStore:
             self._features: Any = group["features"]
         except (KeyError, ValueError) as error:
             raise MismatchError(f"{path}: holds no features: {error}.", _HINT) from error
-        self.n_frames: int = self._features.shape[0]
+        self.n_time_points: int = self._features.shape[0]
         self.shape: tuple[int, ...] = self._features.shape[1:]
 
     def read(self, start: int, stop: int) -> torch.Tensor:
-        """Return the features of frames ``start <= t < stop``: float32 ``(time, *shape)``.
+        """Return the features of time points ``start <= t < stop``: float32 ``(time, *shape)``.
 
         Raises
         ------
@@ -85,7 +85,7 @@ class FeatureStore:
             Something can't be read.
         """
         digest = hashlib.sha256()
-        for start in range(0, self.n_frames, self._features.shards[0]):
+        for start in range(0, self.n_time_points, self._features.shards[0]):
             digest.update(np.ascontiguousarray(self._values(start, start + self._features.shards[0])))
         if digest.hexdigest() != self._sha256:
             raise MismatchError(
@@ -116,7 +116,7 @@ def feature_name(store_name: str, encoder: str) -> str:
 
 
 def write_features(
-    path: Path, source: Mapping[str, Any], blocks: Iterable[np.ndarray], n_frames: int, shape: tuple[int, ...]
+    path: Path, source: Mapping[str, Any], blocks: Iterable[np.ndarray], n_time_points: int, shape: tuple[int, ...]
 ) -> None:
     """Write a run's features block by block, and rename them to `path` when they are whole.
 
@@ -127,25 +127,25 @@ def write_features(
     source : mapping
         What the features follow from, JSON: reading asks for the same.
     blocks : iterable of numpy.ndarray
-        ``(any number of frames, *shape)``, in order of time; together `n_frames`. They are kept as float16.
-    n_frames : int
+        ``(any number of series, *shape)``, in order of time; together `n_time_points`. They are kept as float16.
+    n_time_points : int
     shape : tuple of int
 
     Raises
     ------
     MismatchError
-        The blocks hold another number of frames.
+        The blocks hold another number of time points.
     ImageError
         A value is not finite, or beyond what float16 holds.
     OutputError
         The folder can't be written.
     """
-    chunk, shard = layout(n_frames, int(np.prod(shape)))
+    chunk, shard = layout(n_time_points, int(np.prod(shape)))
     with atomic(path) as temporary:
         group = zarr.open_group(temporary, mode="w-", zarr_format=3)
         features = group.create_array(
             "features",
-            shape=(n_frames, *shape),
+            shape=(n_time_points, *shape),
             dtype="float16",
             chunks=(chunk, *shape),
             shards={"shape": (shard, *shape), "index_location": "start"},
@@ -153,10 +153,10 @@ def write_features(
             fill_value=np.nan,
             dimension_names=("time", *(None for _ in shape)),
         )
-        # A few MB for each hundred frames, where those themselves may be gigabytes.
+        # A few MB for each hundred time points, where those themselves may be gigabytes.
         whole = np.concatenate([_half(block, path) for block in blocks])
-        if whole.shape != (n_frames, *shape):
-            raise MismatchError(f"{path}: expected features of {(n_frames, *shape)}, found {whole.shape}.")
+        if whole.shape != (n_time_points, *shape):
+            raise MismatchError(f"{path}: expected features of {(n_time_points, *shape)}, found {whole.shape}.")
         features[...] = whole
         group.attrs.update(
             {

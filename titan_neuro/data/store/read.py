@@ -38,10 +38,10 @@ class RunStore:
     key, entities, repetition_time, record
         As in :class:`RunHeader`.
     events : tuple of (float, float, str)
-        Onset and duration in seconds from the first frame (NaN: unknown), and the ``trial_type``.
+        Onset and duration in seconds from the first time point (NaN: unknown), and the ``trial_type``.
     sha256 : dict of str
         Checksums by name: each array's, and ``attributes`` (``docs/store.md``).
-    n_frames : int
+    n_time_points : int
 
     Raises
     ------
@@ -71,8 +71,8 @@ class RunStore:
         self.repetition_time: float = attributes["repetition_time"]
         self.record: dict[str, Any] = attributes["record"]
         self.events: tuple[Event, ...] = events_of(attributes)
-        with self._readable("frames"):
-            self.n_frames: int = self._group["frames"].shape[0]
+        with self._readable("series"):
+            self.n_time_points: int = self._group["series"].shape[0]
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_group": None, "_process": None}
@@ -89,22 +89,22 @@ class RunStore:
         return "_".join(f"{name}-{label}" for name, label in labels if label is not None)
 
     @property
-    def film_events(self) -> list[Event]:
-        """Events whose frames are scored, as the preparation was told."""
+    def stimulus_events(self) -> list[Event]:
+        """Events whose time points are scored, as the preparation was told."""
         kinds = self.record.get("settings", {}).get("scored_trial_types", ("movie",))
         return [event for event in self.events if event[2] in kinds]
 
     @property
-    def film_start(self) -> int:
-        """Frame nearest to the onset of the first film event, whatever is scored of it; 0 where there is none."""
-        first_s = min((onset for onset, _, _ in self.film_events), default=0.0)
-        # Not Python's rounding to even numbers, by which runs a frame apart could start at the same one.
+    def stimulus_start(self) -> int:
+        """Time point nearest to the onset of the first stimulus event, whatever is scored of it; 0 where there is none."""
+        first_s = min((onset for onset, _, _ in self.stimulus_events), default=0.0)
+        # Not Python's rounding to even numbers, by which runs a time point apart could start at the same one.
         return math.floor(first_s / self.repetition_time + 0.5)
 
     @property
     def preparation(self) -> dict[str, Any]:
-        """How the frames were made, as far as runs that are used together must agree: JSON, by name of setting."""
-        return {**{name: self.record.get(name) for name in ("route", "normaliser")}, **self.record.get("settings", {})}
+        """How the time points were made, as far as runs that are used together must agree: JSON, by name of setting."""
+        return {**{name: self.record.get(name) for name in ("route", "normalizer")}, **self.record.get("settings", {})}
 
     @property
     def caveats(self) -> list[str]:
@@ -112,10 +112,10 @@ class RunStore:
         found = []
         if used := self.record.get("whole_run"):
             found.append(
-                f"Preparation used the whole run ({', '.join(used)}): later frames have touched earlier ones, and "
+                f"Preparation used the whole run ({', '.join(used)}): later time points have touched earlier ones, and "
                 "forecasts may look better than they are."
             )
-        if self.record.get("route") == "quick look":
+        if self.record.get("route") == "rough registration":
             found.append(
                 "QUICK LOOK: the recordings were registered roughly, from the images alone, and no distortion was "
                 "corrected: good for trying things out, not for a finding."
@@ -124,12 +124,12 @@ class RunStore:
 
     @cached_property
     def scored(self) -> np.ndarray:
-        """Frames that a loss or a score may use as a target: bool ``(time,)``."""
+        """Time points that a loss or a score may use as a target: bool ``(time,)``."""
         return self._small("scored")
 
     @cached_property
     def framewise_displacement(self) -> np.ndarray | None:
-        """float32 ``(time,)``, mm from the frame before, NaN at frame 0; None where it is not known."""
+        """float32 ``(time,)``, mm from the time point before, NaN at time point 0; None where it is not known."""
         return self._small("framewise_displacement") if "framewise_displacement" in self.sha256 else None
 
     @cached_property
@@ -145,20 +145,22 @@ class RunStore:
             parcels=tuple(attributes["parcels"]),
         )
 
-    def frames(self, start: int, stop: int) -> np.ndarray:
-        """Return frames ``start <= t < stop``: float16 ``(time, features)``, in standard deviations.
+    def series(self, start: int, stop: int) -> np.ndarray:
+        """Return time points ``start <= t < stop``: float16 ``(time, features)``, in standard deviations.
 
         Raises
         ------
         ImageError
-            The frames are damaged, or gone.
+            The time points are damaged, or gone.
         """
-        with self._readable(f"frames {start} to {stop - 1}"):
-            values = np.asarray(self._array("frames")[start:stop])
-        # What is gone reads as NaN (the fill value), which no frame holds.
+        with self._readable(f"time points {start} to {stop - 1}"):
+            values = np.asarray(self._array("series")[start:stop])
+        # What is gone reads as NaN (the fill value), which no time point holds.
         if np.isnan(values[:, :1]).any():
             lost = start + int(np.isnan(values[:, 0]).argmax())
-            raise ImageError(f"{self.path}: frame {lost} is not there: a shard is missing or cut short.", self._hint)
+            raise ImageError(
+                f"{self.path}: time point {lost} is not there: a shard is missing or cut short.", self._hint
+            )
         return values
 
     def verify(self) -> None:
@@ -171,13 +173,13 @@ class RunStore:
         ImageError
             Something can't be read.
         """
-        for name in self.sha256.keys() - {"frames", "attributes"}:
+        for name in self.sha256.keys() - {"series", "attributes"}:
             self._small(name)
         digest = hashlib.sha256()
-        step = self._array("frames").shards[0]
-        for start in range(0, self.n_frames, step):
-            digest.update(np.ascontiguousarray(self.frames(start, start + step)))
-        self._compare("frames", digest.hexdigest())
+        step = self._array("series").shards[0]
+        for start in range(0, self.n_time_points, step):
+            digest.update(np.ascontiguousarray(self.series(start, start + step)))
+        self._compare("series", digest.hexdigest())
 
     def within(self, space: Space) -> RunView:
         """See the run through the mask of a study."""

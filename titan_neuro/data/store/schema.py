@@ -1,4 +1,4 @@
-"""What a store says of its run beside the frames, and how its contents are summed up (``docs/store.md``)."""
+"""What a store says of its run beside the time points, and how its contents are summed up (``docs/store.md``)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Event = tuple[float, float, str]
 
 @dataclass(frozen=True, kw_only=True)
 class RunHeader:
-    """What a store says of its run beside the frames.
+    """What a store says of its run beside the time points.
 
     Attributes
     ----------
@@ -35,13 +35,14 @@ class RunHeader:
         Seconds.
     space : Space
     scored : numpy.ndarray
-        bool ``(time,)``: frames that a loss or a score may use as a target.
+        bool ``(time,)``: time points that a loss or a score may use as a target.
     events : sequence of (float, float, str)
-        Onset and duration in seconds from the first frame (NaN: unknown), and the ``trial_type``.
+        Onset and duration in seconds from the first time point (NaN: unknown), and the ``trial_type``.
     framewise_displacement : numpy.ndarray or None
-        float32 ``(time,)``, mm from the frame before, NaN at frame 0; None where the head's motion is not known.
+        float32 ``(time,)``, mm from the time point before, NaN at time point 0; None where the head's motion is not
+        known.
     record : dict
-        Where the frames come from and what was done to them: plain JSON, with the keys of ``docs/store.md``.
+        Where the time points come from and what was done to them: plain JSON, with the keys of ``docs/store.md``.
     """
 
     key: str
@@ -67,7 +68,9 @@ def arrays_of(header: RunHeader) -> dict[str, np.ndarray]:
         arrays["framewise_displacement"] = header.framewise_displacement.astype("<f4")
     for name, values in arrays.items():
         if values.shape != header.scored.shape[:1]:
-            raise MismatchError(f"{header.key}: {name}: expected {len(header.scored)} frames, found {values.shape}.")
+            raise MismatchError(
+                f"{header.key}: {name}: expected {len(header.scored)} time points, found {values.shape}."
+            )
     if header.space.mask is not None:
         arrays["mask"] = header.space.mask.astype(bool)
     return arrays

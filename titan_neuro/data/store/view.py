@@ -9,7 +9,7 @@ import torch
 
 from titan_neuro.data.space import Space
 from titan_neuro.errors import MismatchError
-from titan_neuro.typing import MOVING_MM
+from titan_neuro.typing import HIGH_MOTION_MM
 
 if TYPE_CHECKING:
     from titan_neuro.data.store.read import RunStore
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class RunView:
-    """A stored run reduced to the features of a study: a :class:`titan_neuro.typing.FrameRun`.
+    """A stored run reduced to the features of a study: a :class:`titan_neuro.typing.RunData`.
 
     Parameters
     ----------
@@ -28,11 +28,18 @@ class RunView:
 
     def __init__(self, store: RunStore, space: Space) -> None:
         self.store, self.space = store, space
-        self.key, self.subject, self.n_frames, self.scored = store.key, store.subject, store.n_frames, store.scored
-        self.stimulus, self.film_start = store.stimulus, store.film_start
+        self.key, self.subject, self.n_time_points, self.scored = (
+            store.key,
+            store.subject,
+            store.n_time_points,
+            store.scored,
+        )
+        self.stimulus, self.stimulus_start = store.stimulus, store.stimulus_start
         displacement = store.framewise_displacement
-        # Not known is not moving: NaN (the first frame) compares as False.
-        self.moving = np.zeros(store.n_frames, bool) if displacement is None else displacement > MOVING_MM
+        # Not known is not moving: NaN (the first time point) compares as False.
+        self.high_motion = (
+            np.zeros(store.n_time_points, bool) if displacement is None else displacement > HIGH_MOTION_MM
+        )
         self.n_features = space.n_features
         columns = space.columns_in(store.space)
         self._columns = None if len(columns) == store.space.n_features else columns
@@ -45,21 +52,25 @@ class RunView:
 
     @property
     def displacement(self) -> np.ndarray | None:
-        """Framewise displacement: float32 ``(time,)``, mm from the frame before, NaN at frame 0; None: not known."""
+        """Framewise displacement: float32 ``(time,)``, mm from the time point before, NaN at time point 0; None: not
+        known.
+        """
         return self.store.framewise_displacement
 
     @property
     def events(self) -> tuple[Event, ...]:
-        """Onset and duration in seconds from the first frame (NaN: unknown), and the ``trial_type``, of each event."""
+        """Onset and duration in seconds from the first time point (NaN: unknown), and the ``trial_type``, of each
+        event.
+        """
         return self.store.events
 
     def read(self, start: int, stop: int) -> torch.Tensor:
-        """Return frames ``start <= t < stop``: float32 ``(time, features)``, in standard deviations."""
+        """Return time points ``start <= t < stop``: float32 ``(time, features)``, in standard deviations."""
         # torch widens float16 six times as fast as numpy does.
-        return torch.from_numpy(self._frames(start, stop)).float()
+        return torch.from_numpy(self._series(start, stop)).float()
 
     def read_grid(self, start: int, stop: int, device: torch.device | str = "cpu") -> torch.Tensor:
-        """Return frames ``start <= t < stop`` on the grid: float32 ``(time, x, y, z)``, 0 outside the mask.
+        """Return time points ``start <= t < stop`` on the grid: float32 ``(time, x, y, z)``, 0 outside the mask.
 
         What travels to `device` are the float16 values inside the mask, a ninth of the grid's bytes in a brain of
         common size; they are put in their places there. This is for who wants volumes: models of other makers, or
@@ -75,7 +86,7 @@ class RunView:
         if mask is None:
             raise MismatchError(f"{self.key}: parcel values have no grid to be put on.", "Read them with `read`.")
         device = torch.device(device)
-        values = torch.from_numpy(self._frames(start, stop)).to(device)
+        values = torch.from_numpy(self._series(start, stop)).to(device)
         if device not in self._voxels:
             self._voxels[device] = torch.from_numpy(np.flatnonzero(mask)).to(device)
         shape = (len(values), mask.size)
@@ -85,6 +96,6 @@ class RunView:
         )
         return grid.index_copy_(1, self._voxels[device], values.float()).view(-1, *mask.shape)
 
-    def _frames(self, start: int, stop: int) -> np.ndarray:
-        frames = self.store.frames(start, stop)
-        return frames if self._columns is None else frames.take(self._columns, axis=1)
+    def _series(self, start: int, stop: int) -> np.ndarray:
+        series = self.store.series(start, stop)
+        return series if self._columns is None else series.take(self._columns, axis=1)

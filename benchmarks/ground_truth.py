@@ -1,0 +1,297 @@
+"""Does the forecaster find what only a memory can know? Simulated synthetic datasets with a planted truth, and one
+without.
+
+``OMP_NUM_THREADS=1 python benchmarks/truth.py`` makes the whole table; ``--variants lmm mac mag mal`` trains every
+Titans variant. Twins of nine subjects, without a stimulus:
+
+- ``associations``: a cue is followed by a response ten time points later; which by which is drawn anew in each subject.
+- ``nothing``: the same synthetic dataset, without cues and responses.
+- ``delayed_responses``: news comes back after 30, 120 and 300 time points, in voxels of their own.
+- ``drift`` (not by default): the second, with a drift whose pattern is another in each run.
+
+Every subject is held out once. Rows are scored on the same time points; differences of `skill_ar` are taken within each
+subject, and their 95 % intervals are over subjects.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from common import ROOT, BenchmarkError, provenance, use_one_thread
+
+from titan_neuro import cli
+from titan_neuro.baselines import make_baselines
+from titan_neuro.cli.common import study_folds
+from titan_neuro.data.simulate import SimulateConfig, simulate
+from titan_neuro.data.store import open_runs
+from titan_neuro.evaluation import controls_of, draw_offset
+from titan_neuro.files import write_json, write_text
+from titan_neuro.forecaster import ForecasterConfig, match_comparison_models
+from titan_neuro.metrics import bootstrap_interval, score_run
+from titan_neuro.study import StudyConfig, load_study
+from titan_neuro.training import FoldData, load_forecaster, train_fold
+from titan_neuro.typing import ForecastModel
+
+VARIANTS = ("lmm", "mac", "mag", "mal")
+# What is planted stands beside noise and nothing else. A stimulus is recalled; activity of the brain's own is shared by
+# the voxels of a region, so that one predicts the other; the pattern of a drift is another in each run, and is learned.
+SHARED = {"stimulus_fraction": 0.0, "spontaneous_fraction": 0.0, "drift_fraction": 0.0, "cue_interval_s": 5.0}
+SYNTHETIC_DATASETS: dict[str, dict[str, Any]] = {
+    "associations": {"association_fraction": 0.3},
+    "nothing": {},
+    "delayed_responses": {"delayed_response_fraction": 0.4, "delayed_response_lags_s": (30, 120, 300)},
+    "drift": {"drift_fraction": 0.1},
+}
+BASELINES = ("var", "ar")
+COMPARISON_MODEL = "transformer-20"
+WHOLE = "all"
+# A voxel of the synthetic dataset is a feature: the linear tokenizer reads them as it does parcels.
+SETTINGS = (
+    *("model.horizons=[1, 3, 10]", "evaluation.max_offset_time_points=20"),
+    *("training.max_epochs=3", "training.patience=1", "training.n_streams=8", "training.steps_per_epoch=16"),
+)
+SMALL_RECALL = (
+    *("width=128", "n_components=64", "key_components=24", "key_lags=12", "group_width=24"),
+    "longest_lag=320",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Size:
+    """How much is simulated and trained.
+
+    Attributes
+    ----------
+    n_subjects, n_runs : int
+    volume_scale : float
+        Length of the runs; 1 is about 550 time points.
+    voxel_size_mm : float
+    settings : tuple of str
+        Of the study, as ``--set`` takes them.
+    """
+
+    n_subjects: int = 9
+    n_runs: int = 2
+    volume_scale: float = 1.0
+    voxel_size_mm: float = 15.0
+    settings: tuple[str, ...] = (*SETTINGS, *(f"model.recall.{setting}" for setting in SMALL_RECALL))
+
+
+def make_synthetic(name: str, size: Size, folder: Path) -> tuple[Path, Path]:
+    """Simulate and prepare one of `SYNTHETIC_DATASETS`, unless it is there: the dataset, and the prepared runs."""
+    source, prepared = folder / f"{name}_bids", folder / name
+    sizes = {field: getattr(size, field) for field in ("n_subjects", "n_runs", "volume_scale", "voxel_size_mm")}
+    simulate(source, SimulateConfig(**(SHARED | SYNTHETIC_DATASETS[name] | sizes)))
+    if cli.main(["prepare", str(source), str(prepared)]):
+        raise BenchmarkError(f"{name}: the synthetic dataset can't be prepared; the reason stands above.")
+    return source, prepared
+
+
+def places_of(source: Path, data: FoldData) -> dict[str, np.ndarray]:
+    """Voxels in which something was planted, by name, as masks ``(features,)``; and all of them."""
+    truth = source / "derivatives/truth"
+    places = {WHOLE: np.ones(data.space.n_features, dtype=bool)}
+    table = truth / "desc-recall_dseg.tsv"
+    if table.is_file():
+        [image] = truth.glob("*_desc-recall_dseg.nii.gz")
+        labels = np.asarray(nib.load(image).dataobj)[data.space.mask]
+        places |= {row.name: labels == row.index for row in pd.read_csv(table, sep="\t").itertuples(index=False)}
+    return places
+
+
+def study_of(size: Size, variant: str) -> StudyConfig:
+    """Settings of a study with one of the variants."""
+    return load_study(default_preset="parcels", overrides=[f"model.backbone.variant={variant}", *size.settings])
+
+
+def score_synthetic(
+    source: Path, prepared: Path, size: Size, variants: Sequence[str], seeds: Sequence[int]
+) -> Iterator[dict[str, Any]]:
+    """Train and score every fold of a synthetic dataset.
+
+    Yields
+    ------
+    dict
+        ``seed``, ``subject``, ``row``, ``place``, ``horizon`` and ``squared_error`` of one run.
+    """
+    stores = open_runs(prepared)
+    study = study_of(size, variants[0])
+    for data in study_folds(stores, study):
+        places = places_of(source, data)
+        baselines = [row for row in make_baselines(study.model.horizons) if row.name in BASELINES]
+        train = data.part((*data.fold.train, *data.fold.validation))
+        for row in baselines:
+            row.fit(train)
+        for seed in seeds:
+            rows = [*_trained(data, prepared, size, variants, seed), *baselines]
+            for run in data.part(data.fold.test):
+                first = draw_offset(run, seed, study.evaluation)
+                sums, _ = score_run(rows, run, study.evaluation.block_time_points, first)
+                for place, voxels in places.items():
+                    errors = sums.squared_error[..., voxels].sum(axis=-1)
+                    for at, horizon in enumerate(study.model.horizons):
+                        for row, error in zip(rows, errors[at], strict=True):
+                            told = {"seed": seed, "subject": run.subject, "row": row.name, "place": place}
+                            yield told | {"horizon": horizon, "squared_error": float(error)}
+
+
+def _trained(data: FoldData, prepared: Path, size: Size, variants: Sequence[str], seed: int) -> Iterator[ForecastModel]:
+    """The variants, each with its controls, and a Transformer of as many parameters as the first."""
+    configs = {variant: study_of(size, variant) for variant in variants}
+    for variant, study in configs.items():
+        model = _train(data, prepared, study, study.model, seed, variant)
+        yield model
+        yield from controls_of(model)
+    study = configs[variants[0]]
+    comparison_models = match_comparison_models(study.model, n_features=data.space.n_features)
+    [comparison_model] = [
+        comparison_model for comparison_model in comparison_models if comparison_model.backbone.name == COMPARISON_MODEL
+    ]
+    yield _train(data, prepared, study, comparison_model, seed, COMPARISON_MODEL)
+
+
+def _train(
+    data: FoldData, prepared: Path, study: StudyConfig, model: ForecasterConfig, seed: int, name: str
+) -> ForecastModel:
+    folder = prepared / "models" / f"seed-{seed}" / f"fold-{data.fold.number}" / name
+    train_fold(data, model, study.training, folder=folder, work_dir=prepared / ".work", seed=seed)
+    return load_forecaster(folder, "cpu")[0]
+
+
+def skills(errors: pd.DataFrame) -> pd.DataFrame:
+    """`skill_ar` of each subject: the mean over the seeds, errors summed over the runs."""
+    keys = ["place", "horizon", "seed", "subject"]
+    wide = errors.pivot_table("squared_error", keys, "row", aggfunc="sum")
+    skill = 1 - wide.div(wide["ar"], axis=0)
+    return skill.groupby(level=["place", "horizon", "subject"]).mean()
+
+
+def compare(skill: pd.DataFrame, variants: Sequence[str]) -> pd.DataFrame:
+    """Differences of each variant from every other row, and from its own controls, with intervals over subjects."""
+    rows = []
+    for variant in variants:
+        main = f"titan-{variant}"
+        for other in ("ar", "var", COMPARISON_MODEL, f"{main}-frozen", f"{main}-reset20"):
+            for (place, horizon), part in skill.groupby(level=["place", "horizon"], sort=False):
+                difference = (part[main] - part[other]).to_numpy()
+                low, high = bootstrap_interval(difference, n_resamples=10_000, seed=0)
+                found = {"difference": float(difference.mean()), "low": low, "high": high}
+                rows.append({"model": main, "other": other, "place": place, "horizon": int(horizon)} | found)
+    return pd.DataFrame(rows)
+
+
+def demands(synthetic: str, found: pd.DataFrame) -> list[dict[str, Any]]:
+    """What must be seen in a synthetic dataset: which differences lie above 0, and which don't."""
+    told = []
+    if synthetic == "delayed_responses":
+        # Where it comes back, and against what sees no further than a window.
+        wanted, places = (
+            ("ar", COMPARISON_MODEL, "reset20"),
+            [place for place in found["place"] if place.startswith("echo-")],
+        )
+    else:
+        wanted, places = ("ar", COMPARISON_MODEL, "frozen"), [WHOLE]
+    for _, row in found.iterrows():
+        other = row["other"].removeprefix(f"{row['model']}-")
+        expected = synthetic in {"associations", "delayed_responses"}
+        if synthetic != "drift" and other in wanted and row["place"] in places:
+            above = bool(row["low"] > 0)
+            told.append({**row.to_dict(), "above 0": above, "expected": expected, "as expected": above == expected})
+    return told
+
+
+def table(lines: Sequence[Sequence[str]]) -> str:
+    """Markdown that is readable as text, the first line its heading."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    rows = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    ]
+    return "\n".join([rows[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *rows[1:]])
+
+
+def page(results: Mapping[str, Mapping[str, Any]], metadata: Mapping[str, Any]) -> str:
+    """All synthetic datasets as one Markdown page."""
+    parts = ["# Planted truth", "\n".join(f"- {name}: {value}" for name, value in metadata.items())]
+    for synthetic, result in results.items():
+        skill, found = pd.DataFrame(result["skill_ar"]), pd.DataFrame(result["differences"])
+        horizons = sorted(skill["horizon"].unique())
+        heading = ["voxels", "row", *(f"h {horizon}" for horizon in horizons)]
+        lines = [heading]
+        for (place, row), part in skill.groupby(["place", "row"], sort=False):
+            lines.append([place, row, *(f"{value:.3f}" for value in part.set_index("horizon")["skill_ar"][horizons])])
+        parts += [f"## {synthetic}", "`skill_ar`, mean over the subjects:", table(lines)]
+        lines = [["voxels", "difference", *heading[2:]]]
+        for (place, model, other), part in found.groupby(["place", "model", "other"], sort=False):
+            cells = [f"{row.difference:.4f} [{row.low:.4f}, {row.high:.4f}]" for row in part.itertuples()]
+            lines.append([place, f"{model} - {other}", *cells])
+        parts += ["Differences within the subjects, with 95 % intervals over them:", table(lines)]
+        unmet = [row for row in result["demands"] if not row["as expected"]]
+        parts.append(f"{len(result['demands']) - len(unmet)} of {len(result['demands'])} demands are met.")
+        parts += [
+            f"- {row['model']} - {row['other']}, {row['place']}, h = {row['horizon']}: {row['difference']:.4f} "
+            f"[{row['low']:.4f}, {row['high']:.4f}], expected {'above' if row['expected'] else 'not above'} 0"
+            for row in unmet
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def run(name: str, size: Size, variants: Sequence[str], seeds: Sequence[int], folder: Path) -> dict[str, Any]:
+    """Simulate, train and score one synthetic dataset.
+
+    Returns
+    -------
+    dict
+        JSON: ``skill_ar`` of each row, ``differences``, ``demands``.
+    """
+    source, prepared = make_synthetic(name, size, folder)
+    skill = skills(pd.DataFrame(score_synthetic(source, prepared, size, variants, seeds)))
+    found = compare(skill, variants)
+    mean = skill.groupby(level=["place", "horizon"], sort=False).mean().stack().rename("skill_ar").reset_index()
+    return {
+        "skill_ar": mean.to_dict("records"),
+        "differences": found.to_dict("records"),
+        "demands": demands(name, found),
+    }
+
+
+def main(arguments: list[str]) -> int:
+    """Make the tables, print and write them; 1 where a demand is not met."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--twins", nargs="+", choices=SYNTHETIC_DATASETS, default=list(SYNTHETIC_DATASETS)[:3])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["mac"])
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds (default: %(default)s)")
+    parser.add_argument(
+        "--work-dir", type=Path, help="where synthetic datasets and models stay (default: a folder that goes)"
+    )
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/planted.json")
+    options = parser.parse_args(arguments)
+    use_one_thread()
+    logging.getLogger("titan_neuro").setLevel(logging.WARNING)
+    size, results = Size(), {}
+    metadata = provenance(arguments) | {
+        "simulated": f"{size.n_subjects} subjects, {size.n_runs} runs, {size.voxel_size_mm:g} mm; {SHARED}; {SYNTHETIC_DATASETS}",
+        "settings": f"preset parcels, {', '.join(size.settings)}; {options.seeds} seed(s)",
+    }
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in options.synthetic_datasets:
+            folder = options.work_dir or Path(temporary)
+            results[name] = run(name, size, options.variants, range(options.seeds), folder)
+            # What is there so far is kept, should the run be stopped.
+            write_json(options.output, {**metadata, "synthetic_datasets": results})
+            write_text(options.output.with_suffix(".md"), page(results, metadata))
+    print(page(results, metadata))
+    return int(not all(row["as expected"] for result in results.values() for row in result["demands"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

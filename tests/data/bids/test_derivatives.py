@@ -1,0 +1,88 @@
+"""The real trees of ds003017 and of its published transforms: every run finds every part of its way to the template."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from titan_neuro.data.bids.derivatives import parse_name
+from titan_neuro.data.bids.recordings import find_recordings
+from titan_neuro.errors import MetadataError
+
+DS003017 = Path(__file__).parents[2].parent / "shared" / "ds003017"
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """Names, sidecars and dangling annex links, as git has them."""
+    if not DS003017.is_dir():
+        pytest.skip(f"the metadata of ds003017 are not at {DS003017}")
+    root = tmp_path_factory.mktemp("published") / "ds003017"
+    for folder, name in {root: "ds003017-metadata", root / "derivatives/minimal": "ds003017-fmriprep-metadata"}.items():
+        folder.mkdir(parents=True)
+        with tarfile.open(DS003017 / f"{name}.tar.gz") as archive:
+            archive.extractall(folder, filter="tar")
+    return root
+
+
+def test_every_run_of_ds003017_has_its_transforms(published):
+    found = find_recordings(published)
+    assert len(found) == 125
+    assert {recording.route for recording in found} == {"transforms"}
+    assert {recording.sidecar["PhaseEncodingDirection"] for recording in found} == {"j-"}
+    assert {recording.repetition_time for recording in found} == {1.0}
+    roles = {"head_motion", "coregistration", "standard", "brain", "white_matter", "csf", "fieldmap", "to_fieldmap"}
+    for recording in found:
+        assert set(recording.transforms) == roles
+        for role in ("head_motion", "coregistration", "to_fieldmap"):
+            assert recording.transforms[role].name.startswith(f"{recording.key}_from-")
+        assert {path.name[:13] for path in recording.transforms.values()} == {f"sub-{recording.subject}"}
+    first = found[0].transforms
+    assert first["head_motion"].name.endswith("from-orig_to-boldref_mode-image_desc-hmc_xfm.txt")
+    assert first["standard"].name.endswith("from-T1w_to-MNI152NLin2009cAsym_mode-image_xfm.h5")
+    assert first["fieldmap"].name.endswith("fmapid-auto00000_desc-preproc_fieldmap.nii.gz")
+    assert first["brain"].name.endswith("MPRAGE_desc-brain_mask.nii.gz")
+
+
+@pytest.mark.parametrize(
+    ("gone", "message"),
+    [
+        ("*from-boldref_to-T1w*", "no from-boldref_to-T1w transform"),
+        ("*from-T1w_to-MNI152NLin2009cAsym*", r"no transform from T1w to MNI152NLin2009cAsym \(.h5\)"),
+        ("*label-CSF*", "no csf image"),
+        ("*fieldmap.nii.gz", "no fieldmap auto00000 image"),
+    ],
+)
+def test_a_part_that_is_missing_is_named(published, tmp_path, gone, message):
+    shutil.copytree(published / "derivatives/minimal/sub-sid000005", tmp_path / "copy/sub-sid000005", symlinks=True)
+    for path in (tmp_path / "copy").rglob(gone):
+        path.unlink()
+    with pytest.raises(MetadataError, match=message):
+        find_recordings(published, subjects=["sid000005"], derivatives=[tmp_path / "copy"])
+
+
+def test_a_brain_mask_of_the_fieldmap_is_not_the_anatomys(published, tmp_path):
+    shutil.copytree(published / "derivatives/minimal/sub-sid000005", tmp_path / "sub-sid000005", symlinks=True)
+    (tmp_path / "sub-sid000005/fmap/sub-sid000005_fmapid-auto00000_desc-brain_mask.nii.gz").touch()
+    first = find_recordings(published, subjects=["sid000005"], derivatives=[tmp_path])[0]
+    assert first.transforms["brain"].parent.name == "anat"
+
+
+def test_without_a_fieldmap_distortion_is_left_alone(published, tmp_path):
+    shutil.copytree(published / "derivatives/minimal/sub-sid000005", tmp_path / "sub-sid000005", symlinks=True)
+    for path in tmp_path.rglob("*_to-auto00000*"):
+        path.unlink()
+    first = find_recordings(published, subjects=["sid000005"], derivatives=[tmp_path])[0]
+    assert first.route == "transforms"
+    assert "fieldmap" not in first.transforms
+
+
+def test_names_are_taken_apart():
+    file = parse_name(Path("/x/sub-01_task-a_run-2_space-MNI_res-2_desc-preproc_bold.nii.gz"))
+    assert (file.suffix, file.extension) == ("bold", ".nii.gz")
+    assert file.entities == {"sub": "01", "task": "a", "run": "2", "space": "MNI", "res": "2", "desc": "preproc"}
+    assert file.long_entities["resolution"] == "2"
+    assert "desc" not in file.long_entities

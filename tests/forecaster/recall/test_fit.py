@@ -1,0 +1,327 @@
+"""The closed-form fit on planted stimuli: what it finds, and what it must not find."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from recall_runs import N_FEATURES, N_SOURCES, RECALL, recall_runs, skills, small_forecaster
+from stimulus_runs import as_run
+
+from titan_neuro.forecaster.recall.fit import fit_recall
+from titan_neuro.forecaster.recall.fit.components import ComponentRun, find_components, project_run
+from titan_neuro.forecaster.recall.fit.forecast_memory import _Removed
+from titan_neuro.forecaster.recall.fit.stimulus_memory import CHOOSING_TIME_POINTS, choosing, collect_stimuli
+from titan_neuro.forecaster.recall.recall import RecallConfig
+from titan_neuro.linear.autoregression import fit_autoregression
+
+
+def fit(runs, horizons=(1, 3), **options):
+    model = small_forecaster(horizons, **options)
+    model.fit(runs)
+    return model
+
+
+def find_positions(model, run):
+    """The likeliest moment of the stimulus at each time point, by the other subjects."""
+    stimulus = model.recall.stimulus
+    _, seen, _ = model.observe(run.series[None], model.init_state(1).linear)
+    probabilities, _ = stimulus.find(seen.errors[:, :, 0], stimulus.init_state(1), model.left_out([run.key])[:, 0])
+    return probabilities[0].argmax(dim=1)
+
+
+def test_film_and_memory_both_help_a_subject_nobody_saw(truth, fitted):
+    _, test = truth
+    frozen, live = skills(fitted, test, memory_frozen=True), skills(fitted, test)
+    assert min(frozen) > 0.15
+    assert all(more > less + 0.1 for more, less in zip(live, frozen, strict=True))
+    assert (fitted.recall.memory.gain.mean(dim=1) > 0.5).all()
+    # No more than there is to know: all but the innovations of the noise.
+    assert max(live) < 0.65
+
+
+def test_without_a_map_of_its_own_the_memory_does_no_harm():
+    runs = recall_runs(8, shared=0.35)
+    model = fit(runs[:6])
+    frozen, live = skills(model, runs[6:], memory_frozen=True), skills(model, runs[6:])
+    assert min(frozen) > 0.25
+    # It is not believed at all.
+    assert not model.recall.memory.gain.any()
+    assert live == frozen
+
+
+def personal_dynamics(n_subjects, n_time_points=500):
+    """Recordings without a stimulus: in each subject other features are followed by others, one time point later."""
+    rng = np.random.default_rng(3)
+    runs = []
+    for subject in range(n_subjects):
+        turn = np.linalg.qr(rng.normal(size=(N_FEATURES, N_FEATURES)))[0]
+        series = rng.normal(size=(n_time_points, N_FEATURES))
+        for t in range(1, n_time_points):
+            series[t] = 0.6 * series[t - 1] @ turn + 0.8 * series[t]
+        runs.append(as_run(series, f"sub-{subject:02}_task-rest"))
+    return runs
+
+
+def test_what_is_learned_of_a_persons_dynamics_alone_is_not_believed():
+    runs = personal_dynamics(7)
+    test = runs[6:]
+    near = fit(runs[:6], (1, 2))
+    # There is something to be learned, and the memory does learn it,
+    assert skills(near, test)[0] > skills(near, test, memory_frozen=True)[0] + 0.05
+    # but it is no story: nothing of it reaches beyond a few time points.
+    far = fit(runs[:6], (1, 2, 10))
+    assert not far.recall.memory.gain.any()
+    assert skills(far, test) == skills(far, test, memory_frozen=True)
+
+
+def test_what_subjects_disagree_on_is_not_believed():
+    """Three components over four subjects: all agree; two and two are opposite; all agree, on next to nothing."""
+    product = torch.tensor([[50.0, 80.0, 1.0], [52.0, -80.0, 1.0], [48.0, 80.0, 1.0], [50.0, -80.0, 1.0]])
+    square, power = torch.full((4, 1, 3), 100.0), torch.full((3,), 0.5)
+    gain = _Removed(product[:, None].double(), square.double(), power.double()).gain()[0]
+    # The spread between the first's gains, 0.016, is less than independent time points would have: sqrt(0.5 / 400).
+    torch.testing.assert_close(gain, torch.tensor([0.5 - (0.5 / 400) ** 0.5, 0.0, 0.0]).double())
+    # Where subjects spread more than time points do, their spread counts.
+    product[:, 0] = torch.tensor([40.0, 60.0, 40.0, 60.0])
+    gain = _Removed(product[:, None].double(), square.double(), power.double()).gain()[0]
+    assert gain[0].item() == pytest.approx(0.5 - 0.1 / 3**0.5)
+
+
+@pytest.mark.parametrize(("own_lags", "key_lags"), [(1, 1), (1, 3), (3, 1)])
+def test_one_frame_of_the_past_is_enough(truth, own_lags, key_lags):
+    recall = dataclasses.replace(RECALL, own_lags=own_lags, key_lags=key_lags)
+    train, test = truth
+    model = fit(train, recall=recall)
+    assert min(skills(model, test)) > 0.2
+
+
+@pytest.mark.parametrize("horizons", [(1,), (3, 20)])
+def test_any_horizons_will_do(truth, horizons):
+    train, test = truth
+    model = fit(train, horizons)
+    frozen, live = skills(model, test, memory_frozen=True), skills(model, test)
+    assert min(frozen) > 0.15
+    assert all(more > less + 0.1 for more, less in zip(live, frozen, strict=True))
+
+
+def test_where_no_film_is_shared_nothing_is_gained_or_lost():
+    runs = recall_runs(8, shared=0.0)
+    model = fit(runs[:6])
+    assert model.recall.stimulus.n_positions == 0
+    assert np.abs(skills(model, runs[6:])).max() < 0.01
+    assert np.abs(skills(model, runs[6:], memory_frozen=True)).max() < 0.01
+
+
+def test_a_film_that_nobody_saw_in_training_costs_nothing():
+    runs = recall_runs(8, shared=0.3, own=0.25, stimuli=("task-a", "task-b"))
+    model = fit([run for run in runs[:12] if run.stimulus == "task-a"])
+    assert min(skills(model, [run for run in runs[12:] if run.stimulus == "task-a"])) > 0.3
+    assert min(skills(model, [run for run in runs[12:] if run.stimulus == "task-b"])) > -0.01
+
+
+def test_one_subject_has_no_film_to_share():
+    runs = recall_runs(1, shared=0.35, stimuli=tuple(f"task-{letter}" for letter in "abcde"))
+    model = fit(runs[:4])
+    assert model.recall.stimulus.n_positions == 0
+    assert min(skills(model, runs[4:])) > -0.01
+    assert min(skills(fit(runs[:1]), runs[4:])) > -0.01
+
+
+def test_what_one_feature_tells_of_another_is_forecast_from_the_own_past():
+    rng = np.random.default_rng(0)
+    runs = []
+    for number in range(4):
+        series = rng.normal(size=(250, N_FEATURES))
+        for t in range(1, 250):
+            # Feature i + 1 shows what feature i showed a time point before.
+            series[t, 1:] = 0.8 * series[t - 1, :-1] + 0.6 * series[t, 1:]
+        runs.append(as_run(series, f"sub-01_task-{number}"))
+    model = fit(runs[:3], recall=RecallConfig(own_lags=3, key_lags=2))
+    gained = skills(model, runs[3:], memory_frozen=True)
+    # The map is the planted one: 0.64 and 0.8 ** 6 of the variance of all features but the first one or three.
+    assert gained == pytest.approx([0.64 * 23 / 24, 0.8**6 * 21 / 24], abs=0.08)
+
+
+def test_runs_of_other_lengths_and_beginnings_are_aligned(truth, fitted):
+    cuts = [(0, 0), (3, 30), (6, 0), (1, 10), (0, 5), (4, 0), (2, 0), (5, 20)]
+    cropped = [
+        as_run(run.series[first : run.n_time_points - last].numpy(), run.key, 10 - first)
+        for run, (first, last) in zip((*truth[0], *truth[1]), cuts, strict=True)
+    ]
+    model = fit(cropped[:6])
+    # Counted from where the stimulus begins: what lies before belongs to none.
+    assert model.recall.stimulus.n_positions == 250 - 10
+    for run, (first, _) in zip(cropped, cuts, strict=True):
+        expected = torch.arange(run.n_time_points) + first - 10
+        assert find_positions(model, run)[40:].equal(expected[40:])
+    assert skills(model, cropped[6:]) == pytest.approx(skills(fitted, truth[1]), abs=0.04)
+
+
+def test_films_follow_one_another_and_are_told_apart():
+    runs = recall_runs(6, shared=0.4, stimuli=("task-a", "task-b"), n_time_points=120)
+    model = fit(runs[:10])
+    assert model.recall.stimulus.follows.nonzero()[:, 0].tolist() == [*range(1, 110), *range(111, 220)]
+    for run, begin in zip(runs, (0, 110) * 6, strict=True):
+        assert find_positions(model, run)[40:].equal(torch.arange(begin + 30, begin + 110))
+
+
+def test_the_end_of_a_film_that_is_shown_again_before_the_next_is_not_remembered():
+    """Overlap: a run begins with what the run before, held out here, ended with."""
+    whole = recall_runs(6, shared=0.5, n_time_points=260)
+    # The last 20 time points of part a, then part b, of which alone something is scored.
+    rest = [as_run(run.series[130:].numpy(), f"sub-0{number}_task-b", lead=20) for number, run in enumerate(whole)]
+    test = as_run(whole[5].series[:150].numpy(), "sub-05_task-a", lead=136)
+    # Were it remembered, as where it counts as part b, it would be predicted.
+    known = fit([as_run(run.series.numpy(), run.key, lead=0) for run in rest[:5]])
+    assert min(skills(known, [test], memory_frozen=True)) > 0.2
+    model = fit(rest[:5])
+    assert model.recall.stimulus.n_positions == 110
+    assert max(skills(model, [test], memory_frozen=True)) < 0.05
+
+
+def test_where_another_film_will_be_shown_none_is_remembered(truth):
+    train, test = truth
+    model = small_forecaster()
+    model.set_linear(fit_autoregression(train, model.horizons))
+    fit_recall(model.recall, train, model.coefficients, model.intercept, stimulus_is_shared=False)
+    assert model.recall.stimulus.n_positions == 0
+    assert np.abs(skills(model, test, memory_frozen=True)).max() < 0.01
+
+
+def test_where_another_film_will_be_shown_choices_are_made_by_what_was_shown():
+    """In each stimulus features follow one another in an order of its own: nothing of that goes on in another stimulus."""
+    rng = np.random.default_rng(5)
+    runs = []
+    for number in range(4):
+        turn = np.linalg.qr(rng.normal(size=(N_FEATURES, N_FEATURES)))[0]
+        for subject in range(5):
+            series = rng.normal(size=(300, N_FEATURES))
+            for t in range(1, len(series)):
+                series[t] = 0.6 * series[t - 1] @ turn + 0.8 * series[t]
+            runs.append(as_run(series, f"sub-{subject:02}_task-stimulus_run-{number}"))
+    test = [run for run in runs if run.key == "sub-04_task-stimulus_run-3"]
+    train = [run for run in runs if "sub-04" not in run.key and "run-3" not in run.key]
+    model = small_forecaster()
+    model.set_linear(fit_autoregression(train, model.horizons))
+    found = {}
+    for stimulus_is_shared in (True, False):
+        fit_recall(model.recall, train, model.coefficients, model.intercept, stimulus_is_shared=stimulus_is_shared)
+        found[stimulus_is_shared] = skills(model, test, memory_frozen=True)[0]
+    folds = {
+        run.stimulus: {model.recall.runs[other.key][1] for other in train if other.stimulus == run.stimulus}
+        for run in train
+    }
+    assert sorted(folds.values()) == [{0}, {1}, {2}]
+    assert found[False] > found[True] + 0.02
+    assert found[False] > -0.02
+
+
+def test_choices_are_made_on_all_parts_of_a_film_and_many_subjects():
+    parts = [(subject, part) for subject in range(17) for part in range(5)]
+    runs = [
+        ComponentRun(subject, f"part-{part}", 0, torch.zeros(610, 1), torch.zeros(610, 1, 1), torch.ones(610).bool())
+        for subject, part in parts
+    ]
+    chosen = [parts[index] for index in choosing(runs)]
+    assert len(chosen) * 610 <= 1.1 * CHOOSING_TIME_POINTS
+    assert {part for _, part in chosen} == set(range(5))
+    assert len({subject for subject, _ in chosen}) > 10
+
+
+def test_who_saw_a_film_twice_counts_once(truth):
+    first, *rest = truth[0][:3]
+    twice = recall_runs(1, shared=0.0, seed=9)[0]
+    twice = as_run(twice.series.numpy(), "sub-00_task-stimulus_run-2")
+    twice.stimulus = first.stimulus
+    model = small_forecaster()
+    model.set_linear(fit_autoregression([first, *rest], model.horizons))
+    recall, linear = model.recall, (model.coefficients, model.intercept)
+    find_components(recall, [first, *rest], *linear)
+    runs = [first, twice, *rest]
+    made = [project_run(recall, run, subject, *linear) for run, subject in zip(runs, (0, 0, 1, 2), strict=True)]
+    stimuli = collect_stimuli(made, 3, recall.width)
+    one, other, second, third = (run.series[10:] for run in made)
+    both = (one + other) / 2
+    torch.testing.assert_close(stimuli.average(stimuli.series), (both + second + third) / 3)
+    torch.testing.assert_close(stimuli.average(stimuli.series, 1), (both + third) / 2)
+
+
+def test_a_subject_who_saw_another_film_is_fitted_too(truth):
+    train, test = truth
+    stranger = as_run(recall_runs(1, shared=0.5, seed=9)[0].series.numpy(), "sub-90_task-other")
+    model = fit([*train[:5], stranger])
+    assert model.recall.stimulus.n_positions == 250 - 10
+    assert min(skills(model, test)) > 0.3
+    assert np.isfinite(skills(model, [stranger], left_out=model.left_out([stranger.key]))).all()
+
+
+def test_fitting_is_deterministic(truth, fitted):
+    again = small_forecaster()
+    again.fit(truth[0])
+    assert again.state_dict().keys() == fitted.state_dict().keys()
+    for name, value in fitted.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("horizons", [(1, 3), (4,)])
+def test_components_are_those_of_the_errors_of_the_shortest_forecasts(truth, fitted, horizons):
+    model = fitted if fitted.horizons == horizons else fit(truth[0], horizons)
+    errors = []
+    for run in truth[0]:
+        with torch.no_grad():
+            forecasts, _, _ = model.forecast_parts(run.series[None])
+        h, first = horizons[0], max(10, model.coefficients.shape[1] + horizons[0] - 1)
+        errors.append((run.series[h:] - forecasts[0, :-h, 0])[first - h :])
+    _, spread, expected = np.linalg.svd(torch.cat(errors).numpy(), full_matrices=False)
+    found = (model.recall.own_directions @ model.recall.basis).numpy()
+    # The space of the strongest ones, whose order rounding can not change.
+    n = 1 + int(np.argmax(spread[:12] / spread[1:13]))
+    np.testing.assert_allclose(found[:n].T @ found[:n], expected[:n].T @ expected[:n], atol=1e-4)
+    np.testing.assert_allclose(found @ found.T, np.eye(len(found)), atol=1e-4)
+
+
+def test_a_basis_of_the_film_holds_its_sources():
+    runs = recall_runs(6, shared=0.5)
+    width = 8
+    model = fit(runs, recall=RecallConfig(width=width, n_components=N_SOURCES, key_components=4))
+    basis = model.recall.basis.double()
+    np.testing.assert_allclose(basis @ basis.T, np.eye(width), atol=1e-5)
+    average = torch.stack([run.series for run in runs]).mean(0)[10:].double()
+    _, _, sources = torch.linalg.svd(average, full_matrices=False)
+    np.testing.assert_allclose(sources[:N_SOURCES] @ basis.T @ basis, sources[:N_SOURCES], atol=1e-4)
+
+
+def test_features_that_never_vary_stay_out(truth):
+    runs = []
+    for run in (*truth[0], *truth[1]):
+        series = run.series.clone()
+        series[:, [3, 7]] = 0
+        runs.append(as_run(series.numpy(), run.key))
+    model = fit(runs[:6])
+    assert min(skills(model, runs[6:])) > 0.3
+    with torch.no_grad():
+        _, beyond, _ = model.forecast_parts(runs[7].series[None])
+    assert float(beyond[..., [3, 7]].abs().max()) < 1e-6
+    silent = fit([as_run(np.zeros((60, N_FEATURES)), f"sub-0{number}_task-film") for number in range(3)])
+    assert not silent(torch.zeros(1, 60, N_FEATURES))[0].any()
+
+
+def test_a_run_shorter_than_the_longest_horizon_is_no_obstacle(truth):
+    train, test = truth
+    short = as_run(test[0].series[:8].numpy(), "sub-90_task-other", lead=2)
+    assert min(skills(fit([*train, short], (1, 10)), test)) > 0.15
+
+
+def test_where_some_runs_end_the_others_film_goes_on():
+    runs = recall_runs(10, shared=0.5)
+    train = [run if number < 2 else as_run(run.series[:200].numpy(), run.key) for number, run in enumerate(runs[:8])]
+    model = fit(train, (1, 20))
+    removed = []
+    with torch.no_grad():
+        for first, stop in ((150, 200), (200, 220)):
+            # Forecasts of these time points, made 20 time points before: of the second ones, while all runs still went
+            # on.
+            ends = [as_run(run.series[:stop].numpy(), run.key, lead=first) for run in runs[8:]]
+            removed.append(skills(model, ends)[1])
+    assert min(removed) > 0.3

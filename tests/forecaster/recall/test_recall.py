@@ -1,0 +1,196 @@
+"""A forecaster with fitted memories: causal, streaming, saved and read, and blind to the subject that is left out."""
+
+import copy
+
+import pytest
+import torch
+from recall_runs import RECALL, skills, small_forecaster
+
+from titan_neuro.evaluation import check_causal, first_leak
+from titan_neuro.forecaster.recall.recall import Recall
+from titan_neuro.training.checkpoint import load_forecaster, save_forecaster
+
+
+@pytest.fixture
+def model(fitted):
+    """The fitted forecaster as training may leave it: every part of it has something to say."""
+    model = copy.deepcopy(fitted)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        model.head.patterns.normal_(std=0.1)
+        for parameter in (model.recall.memory.gates.weight, model.recall.memory.initial_weights):
+            parameter.normal_(std=0.1)
+        model.recall.memory.context_map.normal_(std=0.3)
+    return model
+
+
+@pytest.fixture
+def series(truth):
+    """Two streams of people who are not known, from different moments on."""
+    first, second = truth[1]
+    return torch.stack([first.series[20:100], second.series[130:210]])
+
+
+def test_before_training_it_is_what_was_fitted_in_closed_form(truth, fitted):
+    run, fitted = truth[1][0], copy.deepcopy(fitted)
+    with torch.no_grad():
+        # What keys have of the backbone's output, which says nothing yet.
+        fitted.recall.memory.context_map.zero_()
+        linear, beyond, _ = fitted.forecast_parts(run.series[None])
+        errors = torch.zeros(1, run.n_time_points, 2, fitted.recall.width)
+        for index, h in enumerate(fitted.horizons):
+            left = run.series[h:] - linear[0, :-h, index]
+            errors[0, h:, index] = left @ fitted.recall.basis.T
+        silent = torch.zeros(1, run.n_time_points, 8)
+        shown = run.series[None] @ fitted.recall.basis.T
+        recalled, _ = fitted.recall(shown, errors, silent, fitted.recall.init_state(1))
+    torch.testing.assert_close(beyond, recalled @ fitted.recall.basis, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("block_time_points", [16, 50, 64])
+def test_it_does_not_look_ahead(model, truth, block_time_points):
+    check_causal(model, truth[1][0], block_time_points)
+    assert first_leak(model, truth[1][0].series, 99, 250) is None
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("cuts", [(8,), (1, 2, 3, 30), tuple(range(5, 80, 5))])
+@torch.no_grad()
+def test_a_stream_may_be_cut_anywhere(model, series, cuts, frozen):
+    left_out, state, parts = torch.tensor([[-1, -1], [3, 1]]), None, []
+    for part in torch.tensor_split(series, cuts, dim=1):
+        forecasts, state = model(part, state, memory_frozen=frozen, left_out=left_out)
+        parts.append(forecasts)
+    whole, _ = model(series, memory_frozen=frozen, left_out=left_out)
+    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_restart_forgets_one_stream_and_no_other(model, series):
+    _, state = model(series[:, :16])
+    after, _ = model(series[:, 16:], model.restart(state, torch.tensor([True, False])))
+    torch.testing.assert_close(after[0], model(series[:1, 16:])[0][0], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(after[1], model(series)[0][1, 16:], rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_state_is_saved_and_goes_on(model, series, tmp_path):
+    expected, state = model(series[:, :37])
+    torch.save(state.state_dict(), tmp_path / "state.pt")
+    saved = torch.load(tmp_path / "state.pt", weights_only=True)
+    read = model.init_state(2).load_state_dict(saved)
+    expected, _ = model(series[:, 37:], state)
+    assert torch.equal(model(series[:, 37:], read)[0], expected)
+
+
+@torch.no_grad()
+def test_streams_side_by_side_do_not_meet(model, series):
+    torch.testing.assert_close(model(series)[0][:1], model(series[:1])[0], rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_checkpoint_is_read_back_with_its_film(model, truth, series, tmp_path):
+    save_forecaster(tmp_path, model, {"data": {}})
+    read, record = load_forecaster(tmp_path)
+    assert record["config"]["recall"]["width"] == RECALL.width
+    assert read.recall.stimulus.n_positions == 250 - 10
+    assert torch.equal(read(series)[0], model(series)[0])
+    # Who was trained on is not in the file: everybody is new.
+    keys = ["sub-05_task-film", "sub-07_task-film"]
+    assert read.left_out(keys).tolist() == [[-1, -1], [-1, -1]]
+    assert model.left_out(keys).tolist() == [[5, 1], [-1, -1]]
+
+
+def test_a_training_run_is_better_known_by_what_was_fitted_on_it(fitted, truth):
+    train, test = truth
+    left_out, known = (
+        torch.tensor([skills(fitted, [run], memory_frozen=True, left_out=told(run)) for run in train]).mean(0)
+        for told in (lambda run: fitted.left_out([run.key]), lambda run: None)
+    )
+    gap = left_out - torch.tensor(skills(fitted, test, memory_frozen=True))
+    assert (gap.abs() < 0.05).all()
+    assert (known > left_out + 0.03).all()
+
+
+def test_take_shares_what_was_fitted_and_keeps_its_own_draw(fitted, series):
+    torch.manual_seed(7)
+    other = Recall(RECALL, horizons=fitted.horizons, n_features=24, context_width=8)
+    drawn = other.memory.context_map.detach().clone()
+    other.take(fitted.recall)
+    assert torch.equal(other.memory.context_map, drawn)
+    assert not torch.equal(drawn, fitted.recall.memory.context_map)
+    for name, value in fitted.recall.state_dict().items():
+        if name != "memory.context_map":
+            assert torch.equal(other.state_dict()[name], value), name
+    assert other.runs == {f"sub-{number:02}_task-film": (number, number % 4) for number in range(6)}
+    shown, errors = _random_input(other, 2, 40)
+    silent, left_out = torch.zeros(2, 40, 8), torch.tensor([[1, 1], [-1, -1]])
+    with torch.no_grad():
+        found, _ = other(shown, errors, silent, other.init_state(2), left_out=left_out)
+        expected, _ = fitted.recall(shown, errors, silent, fitted.recall.init_state(2), left_out=left_out)
+    assert torch.equal(found, expected)
+    # What the one learns from here on is not the other's.
+    other.memory.gates.bias.data.add_(1)
+    assert not torch.equal(other.memory.gates.bias, fitted.recall.memory.gates.bias)
+
+
+@pytest.mark.parametrize("recall", [None, RECALL], ids=["without recall", "not fitted"])
+@torch.no_grad()
+def test_what_is_not_fitted_recalls_nothing(series, recall):
+    model = small_forecaster(recall=recall)
+    _, beyond, _ = model.forecast_parts(series)
+    assert not beyond.any()
+
+
+def test_every_parameter_learns_and_nothing_that_was_fitted(model, truth):
+    run, before = truth[0][0], {name: value.clone() for name, value in model.named_buffers()}
+    model.train()
+    _, beyond, _ = model.forecast_parts(run.series[None, :80], left_out=model.left_out(["sub-00_task-film"]))
+    beyond.square().mean().backward()
+    assert [name for name, part in model.recall.named_parameters() if part.grad is None or not part.grad.any()] == []
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+
+
+@torch.no_grad()
+def test_the_memory_is_told_what_the_other_parts_forecast_wrongly(model):
+    recall = model.recall
+    recall.memory.initial_weights.zero_()
+    shown, errors = _random_input(recall, 2, 80)
+    context = torch.randn(2, 80, 8, generator=torch.Generator().manual_seed(1))
+    # Frozen at nothing, the memory adds nothing.
+    base, _ = recall(shown, errors, context, recall.init_state(2), frozen=True)
+    left = errors.clone()
+    for index, h in enumerate(recall.horizons):
+        for t in range(h, 80):
+            left[:, t, index] -= base[:, t - h, index]
+    known, *_ = recall.know(shown, errors, recall.init_state(2), None)
+    correction, _ = recall.memory(known, left, context, recall.memory.init_state(2))
+    found, _ = recall(shown, errors, context, recall.init_state(2))
+    torch.testing.assert_close(found, base + correction, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_the_own_past_lies_as_it_was_fitted(fitted):
+    """What is forecast from the own last time points, and what keys are made of, time point by time point."""
+    recall = fitted.recall
+    shown, errors = _random_input(recall, 1, 30)
+    known, base, _ = recall.know(shown, errors, recall.init_state(1), None)
+    recalled, _ = recall.stimulus(errors[:, :, 0], recall.stimulus.init_state(1))
+    components = shown[0] @ recall.present_directions.T
+    own = errors[0, :, 0] @ recall.own_directions[: RECALL.key_components].T
+
+    def back(values, t, n_lags):
+        return [values[t - lag] if t >= lag else torch.zeros_like(values[0]) for lag in range(n_lags)]
+
+    for t in (0, 1, 2, 17):
+        past = torch.cat([shown[0, t], errors[0, t, 0], *back(components, t, RECALL.own_lags)[1:]])
+        foretold = torch.einsum("f,kfd->kd", past, recall.own_map)
+        torch.testing.assert_close(base[0, t], recalled[0, t] + foretold, rtol=1e-4, atol=1e-5)
+        expected = torch.cat([recalled[0, t], foretold, torch.cat(back(own, t, RECALL.key_lags)).expand(2, -1)], dim=1)
+        torch.testing.assert_close(known[0, t], expected, rtol=1e-4, atol=1e-5)
+
+
+def _random_input(recall, n_streams, n_time_points):
+    generator = torch.Generator().manual_seed(0)
+    shown = torch.randn(n_streams, n_time_points, recall.width, generator=generator)
+    return shown, torch.randn(n_streams, n_time_points, 2, recall.width, generator=generator)

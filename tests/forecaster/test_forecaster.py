@@ -1,0 +1,185 @@
+import dataclasses
+
+import pytest
+import torch
+from pydantic import TypeAdapter
+from stimulus_runs import as_run
+
+from titan_neuro.errors import ConfigError, MismatchError
+from titan_neuro.forecaster import Forecaster, ForecasterConfig
+from titan_neuro.forecaster.decoders import LowRankConfig, UpsamplingConfig
+from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig, SwinTokenizerConfig
+from titan_neuro.linear.autoregression import autoregress
+from titan_neuro.titans.models import GRUConfig, LMMConfig, MACConfig, MAGConfig, MALConfig, TransformerConfig
+
+SIZE = {"dim": 16, "n_layers": 1}
+BACKBONES = {
+    "lmm": LMMConfig(tokens_per_time_point=1, **SIZE),
+    "mac": MACConfig(tokens_per_time_point=1, n_heads=2, segment_time_points=8, **SIZE),
+    "mag": MAGConfig(tokens_per_time_point=1, n_heads=2, window_time_points=6, **SIZE),
+    "mal": MALConfig(tokens_per_time_point=1, n_heads=2, window_time_points=6, **SIZE),
+    "gru": GRUConfig(tokens_per_time_point=1, **SIZE),
+    "transformer": TransformerConfig(tokens_per_time_point=1, n_heads=2, window_time_points=6, **SIZE),
+}
+
+DECODERS = {"swin": LowRankConfig(rank=4), "swin-upsampling": UpsamplingConfig(channels=4)}
+
+
+def last_weights(model: Forecaster) -> torch.Tensor:
+    """Those of the decoder's last layer, which are 0 in a new model."""
+    return model.head.to_voxels.weight if hasattr(model.head, "to_voxels") else model.head.patterns
+
+
+def make(kind: str) -> Forecaster:
+    torch.manual_seed(0)
+    if kind in DECODERS:
+        mask = torch.rand(6, 10, 7) > 0.4
+        tokenizer = SwinTokenizerConfig(embed_dim=4, num_heads=(1, 2, 4, 8), token_grid=(2, 1, 1))
+        backbone = dataclasses.replace(BACKBONES["mac"], tokens_per_time_point=2)
+        config = ForecasterConfig(tokenizer=tokenizer, backbone=backbone, horizons=(1, 3), decoder=DECODERS[kind])
+        model = config.build(n_features=int(mask.sum()), mask=mask)
+    else:
+        config = ForecasterConfig(
+            tokenizer=ParcelTokenizerConfig(n_tokens=1),
+            backbone=BACKBONES[kind],
+            horizons=(1, 3),
+            decoder=LowRankConfig(rank=4),
+        )
+        model = config.build(n_features=20)
+    with torch.no_grad():
+        # A new model forecasts its linear part alone; here every part must take part.
+        last_weights(model).normal_()
+        model.coefficients.normal_(std=0.1)
+    return model.eval()
+
+
+@pytest.fixture(params=[*DECODERS, *BACKBONES])
+def model(request) -> Forecaster:
+    return make(request.param)
+
+
+@pytest.fixture
+def series(model):
+    return torch.randn(2, 37, model.n_features, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_new_model_is_the_autoregression(model, series):
+    torch.nn.init.zeros_(last_weights(model))
+    history = torch.zeros(2, model.coefficients.shape[1] - 1, model.n_features)
+    expected, _ = autoregress(series, history, model.coefficients, model.intercept)
+    assert torch.equal(model(series)[0], expected)
+
+
+@pytest.mark.parametrize("time_point", [0, 5, 8, 36])
+@torch.no_grad()
+def test_no_later_frame_changes_a_forecast(model, series, time_point):
+    other = series.clone()
+    other[:, time_point + 1 :] = 5 - other[:, time_point + 1 :]
+    assert torch.equal(model(series)[0][:, : time_point + 1], model(other)[0][:, : time_point + 1])
+    assert not torch.equal(model(series)[0], model(other)[0]) or time_point == 36
+
+
+@pytest.mark.parametrize("cuts", [(8,), (3, 5, 20), (16, 32)])
+@torch.no_grad()
+def test_a_stream_may_be_cut_anywhere(model, series, cuts):
+    state, parts = None, []
+    for part in torch.tensor_split(series, cuts, dim=1):
+        forecasts, state = model(part, state)
+        parts.append(forecasts)
+    torch.testing.assert_close(torch.cat(parts, 1), model(series)[0], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_step_streams_one_run(model, series):
+    state = model.start()
+    first, state = model.step(series[0, :20], state)
+    second, _ = model.step(series[0, 20:], state)
+    torch.testing.assert_close(torch.cat([first, second]), model(series[:1])[0][0], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_restart_forgets_one_stream_and_no_other(model, series):
+    _, state = model(series[:, :16])
+    after, _ = model(series[:, 16:], model.restart(state, torch.tensor([True, False])))
+    torch.testing.assert_close(after[0], model(series[:1, 16:])[0][0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(after[1], model(series)[0][1, 16:], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_recall_is_the_last_forecast_of_an_empty_memory(model, series):
+    _, seen, _ = model.observe(series, model.init_state(2).linear)
+    whole, _ = model.remember(seen)
+    torch.testing.assert_close(model.recall_last(seen), whole[:, -1], rtol=1e-4, atol=1e-5)
+
+
+def test_every_parameter_learns(model, series):
+    # Memories that were not fitted have no keys.
+    shown = torch.randn(4, 60, model.n_features, generator=torch.Generator().manual_seed(2))
+    runs = [as_run((shown[0] + alone).numpy(), f"sub-{number}_stimulus") for number, alone in enumerate(shown[1:])]
+    model.fit(runs)
+    with torch.no_grad():
+        # In noise there is nothing to be learned, and the memory is not believed.
+        model.recall.memory.gain.fill_(0.5)
+    left_out = model.left_out(["sub-1_stimulus", "nobody"])
+    model.train()(series, left_out=left_out)[0].square().mean().backward()
+    idle = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert not idle
+    # At the coarse end of a small brain Swin attends over a single patch: there is nothing to weigh.
+    dead = [name for name, parameter in model.named_parameters() if not parameter.grad.any()]
+    assert not [name for name in dead if not name.startswith("tokenizer.swin.layers")]
+
+
+def test_the_memory_state_does_not_grow(model, series):
+    def size(state):
+        total = 0
+        for value in vars(state).values() if dataclasses.is_dataclass(state) else []:
+            leaves = value if isinstance(value, tuple) else (value,)
+            total += sum(leaf.numel() if isinstance(leaf, torch.Tensor) else size(leaf) for leaf in leaves)
+        return total
+
+    with torch.no_grad():
+        _, short = model(series[:, :8])
+        _, long = model(series[:, :32])
+    assert size(short) == size(long) > 0
+
+
+def test_it_is_named_after_its_backbone():
+    names = [make(variant).name for variant in BACKBONES]
+    assert names == ["titan-lmm", "titan-mac", "titan-mag", "titan-mal", "gru", "transformer-6"]
+
+
+def test_the_backbone_is_chosen_by_its_variant_and_is_mac_by_default():
+    settings = {"tokenizer": {"kind": "parcels"}, "backbone": {"tokens_per_time_point": 1}}
+    read = TypeAdapter(ForecasterConfig).validate_python
+    assert isinstance(read(settings).backbone, MACConfig)
+    settings["backbone"]["variant"] = "mag"
+    assert isinstance(read(settings).backbone, MAGConfig)
+
+
+def test_a_backbone_that_sees_ahead_is_refused():
+    backbone = dataclasses.replace(BACKBONES["mac"], causal=False)
+    with pytest.raises(
+        ConfigError, match=r"backbone\.causal is False, so that a time point would see later time points"
+    ):
+        ForecasterConfig(tokenizer=ParcelTokenizerConfig(), backbone=backbone)
+
+
+def test_wrong_sizes_are_refused():
+    model = make("mac")
+    with pytest.raises(MismatchError, match="expected time points of 20 features, found 19"):
+        model(torch.zeros(1, 4, 19))
+    with pytest.raises(ConfigError, match="2 tokens a time point, the backbone expects 8"):
+        ForecasterConfig(tokenizer=ParcelTokenizerConfig(n_tokens=2), backbone=MACConfig(tokens_per_time_point=8))
+    with pytest.raises(ConfigError, match="must ascend"):
+        ForecasterConfig(
+            tokenizer=ParcelTokenizerConfig(n_tokens=1), backbone=MACConfig(tokens_per_time_point=1), horizons=(3, 1)
+        )
+    with pytest.raises(ConfigError, match="must divide"):
+        SwinTokenizerConfig(embed_dim=10)
+    with pytest.raises(ConfigError, match="parcels have no grid"):
+        ForecasterConfig(
+            tokenizer=ParcelTokenizerConfig(), backbone=BACKBONES["mac"], decoder=DECODERS["swin-upsampling"]
+        )
+    config = make("swin").config
+    with pytest.raises(MismatchError, match="needs a mask of 5 voxels, found none"):
+        config.build(n_features=5)

@@ -1,0 +1,52 @@
+"""Volumes pass MONAI's Swin a few at a time, and through its fused attention where nothing is learned."""
+
+import pytest
+import torch
+from torch import nn
+
+from titan_neuro.forecaster.tokenizers import SwinTokenizer, SwinTokenizerConfig
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    torch.manual_seed(0)
+    mask = torch.zeros(11, 12, 9, dtype=torch.bool)
+    mask[2:9, 1:11, 1:8] = True
+    config = SwinTokenizerConfig(embed_dim=4, num_heads=(1, 2, 4, 8), depths=(2, 1, 1, 1), token_grid=(2, 2, 1))
+    return SwinTokenizer(config, mask, 10)
+
+
+@pytest.fixture(scope="module")
+def series(tokenizer):
+    return torch.randn(2, 7, int(tokenizer.mask.sum()), generator=torch.Generator().manual_seed(1))
+
+
+def tokens_of_monai(tokenizer, time_point):
+    """Tokens of one time point, by MONAI's transformer as it comes."""
+    volume = torch.zeros(tokenizer.mask.shape).masked_scatter(tokenizer.mask, time_point)
+    tokens = tokenizer.position
+    for values, project in zip(tokenizer.swin(volume[None, None]), tokenizer.projections, strict=True):
+        pooled = nn.functional.adaptive_avg_pool3d(values, tokenizer.token_grid)
+        tokens = tokens + project(pooled[0].flatten(1).T)
+    return tokens
+
+
+@pytest.mark.parametrize("n_volumes", [1, 3, 100])
+def test_tokens_are_those_of_each_frame_alone(tokenizer, series, monkeypatch, n_volumes):
+    monkeypatch.setattr(tokenizer, "_volumes_at_once", n_volumes)
+    expected = torch.stack(
+        [torch.stack([tokens_of_monai(tokenizer, time_point) for time_point in run]) for run in series]
+    )
+    assert expected.requires_grad
+    torch.testing.assert_close(tokenizer(series), expected, atol=1e-5, rtol=1e-5)
+    with torch.inference_mode():
+        torch.testing.assert_close(tokenizer(series), expected.detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_large_volumes_go_one_by_one():
+    mask = torch.ones(24, 24, 24, dtype=torch.bool)
+    config = SwinTokenizerConfig(embed_dim=4, num_heads=(1, 1, 1, 1))
+    # 27 windows of 64 patches, each weighed by 64 others: 442 kB for a head.
+    assert SwinTokenizer(config, mask, 8)._volumes_at_once == 28 * 2**20 // (4 * 27 * 64 * 64)
+    heads = SwinTokenizerConfig(embed_dim=64, num_heads=(64, 1, 1, 1))
+    assert SwinTokenizer(heads, mask, 8)._volumes_at_once == 1

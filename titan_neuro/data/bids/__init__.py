@@ -1,0 +1,1 @@
+"""BIDS: names, recordings, derivatives, output folders, git-annex."""

@@ -1,0 +1,1 @@
+"""What is solved in closed form over streams: ridge, autoregression, sufficient statistics, components."""

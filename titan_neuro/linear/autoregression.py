@@ -1,0 +1,246 @@
+"""Linear autoregression, one per feature, fitted in closed form and run as a stream.
+
+For feature ``v`` and horizon ``h`` (an AR(p) of Box and Jenkins, with weights of its own for each horizon)::
+
+    y_v[t + h]  ~  b_hv + sum_{i=0}^{p-1} a_hiv y_v[t - i]
+
+It is the bar that a forecaster has to clear, and the linear path that ours adds to. Both come from here, so that the
+two can't differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from titan_neuro.errors import ConfigError, MismatchError, TrainingError
+from titan_neuro.linear.lagged_statistics import (
+    CenteredStatistics,
+    StatisticsLayout,
+    accumulate_statistics,
+    assign_folds,
+    common_n_features,
+    count_rows,
+    feature_blocks,
+)
+from titan_neuro.typing import RunData
+
+ORDERS = (1, 2, 4, 8)
+PENALTIES = (1e-6, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+
+# Forecasts that are summed up at a time; small enough to stay in a core's cache.
+_BLOCK_NUMBERS = 2**18
+
+
+@dataclass(frozen=True, eq=False)
+class Autoregression:
+    """Fitted weights.
+
+    Attributes
+    ----------
+    coefficients : torch.Tensor
+        float32, ``(horizons, max(orders), features)``: weight of the time point ``i`` steps back, ``i = 0`` being the
+        present one; zero beyond the order that was chosen.
+    intercept : torch.Tensor
+        float32, ``(horizons, features)``.
+    horizons : tuple of int
+        Time points ahead.
+    order : tuple of int
+        For each horizon, the number of time points used; the same for all features.
+    penalty : tuple of float
+        For each horizon, the ridge penalty per row, in units of the data's variance; the same for all features.
+    """
+
+    coefficients: Tensor
+    intercept: Tensor
+    horizons: tuple[int, ...]
+    order: tuple[int, ...]
+    penalty: tuple[float, ...]
+
+
+def autoregress(series: Tensor, history: Tensor, coefficients: Tensor, intercept: Tensor) -> tuple[Tensor, Tensor]:
+    """Forecast from every time point of a stretch of a run.
+
+    Made of products and sums of single numbers, in an order that does not depend on the length of the stretch: the
+    forecasts are the same, bit for bit, however a run is cut.
+
+    Parameters
+    ----------
+    series : torch.Tensor
+        ``(..., time, features)``.
+    history : torch.Tensor
+        The ``order - 1`` time points before them, ``(..., order - 1, features)``. Zeros, the mean of z-scored data,
+        where the run had not begun.
+    coefficients : torch.Tensor
+        ``(horizons, order, features)``.
+    intercept : torch.Tensor
+        ``(horizons, features)``.
+
+    Returns
+    -------
+    forecasts : torch.Tensor
+        ``(..., time, horizons, features)``.
+    history : torch.Tensor
+        The last ``order - 1`` time points, for the next stretch.
+
+    Raises
+    ------
+    MismatchError
+        The shapes don't fit each other.
+    """
+    n_time_points, n_features = series.shape[-2:]
+    n_horizons, order, n_fitted = coefficients.shape
+    if n_features != n_fitted or history.shape[-2:] != (order - 1, n_features):
+        raise MismatchError(
+            f"Autoregression of order {order} on {n_fitted} features: expected time points (..., time, {n_fitted}) and a "
+            f"history (..., {order - 1}, {n_fitted}), found {tuple(series.shape)} and {tuple(history.shape)}."
+        )
+    padded = torch.cat([history, series], dim=-2)
+    width = max(256, _BLOCK_NUMBERS // (n_time_points * n_horizons))
+    parts = []
+    for first in range(0, n_features, width):
+        some = slice(first, first + width)
+        offset = intercept[:, some]
+        total = offset.expand(*series.shape[:-1], *offset.shape).clone()
+        for lag in range(order):
+            past = padded[..., order - 1 - lag : order - 1 - lag + n_time_points, None, some]
+            # Two operations on purpose: a fused multiply-add may round once here and twice there in one tensor.
+            total += coefficients[:, lag, some] * past
+        parts.append(total)
+    return torch.cat(parts, dim=-1), padded[..., n_time_points:, :].clone()
+
+
+def fit_autoregression(
+    runs: Sequence[RunData],
+    horizons: Sequence[int],
+    *,
+    orders: Sequence[int] = ORDERS,
+    penalties: Sequence[float] = PENALTIES,
+    n_folds: int = 5,
+    memory_bytes: int = 2**30,
+) -> Autoregression:
+    """Fit a ridge regression for each feature and horizon, its order and penalty chosen on held-out training data.
+
+    Minimises ``sum_t (y_v[t + h] - forecast)^2 + penalty * n_rows * sum_i a_i^2`` over the rows ``t`` whose target is
+    scored and whose ``max(orders)`` lags lie inside the run: the same rows for every order. For each horizon one order
+    and one penalty serve all features: the pair with the smallest squared error, summed over features, on folds that
+    are held out in turn. A fold is a group of subjects; of runs, where there is one subject; a stretch of time, where
+    there is one run.
+
+    Parameters
+    ----------
+    runs : sequence of RunData
+        Training runs, z-scored per feature.
+    horizons : sequence of int
+        Time points ahead, each at least 1.
+    orders : sequence of int
+        Orders to choose from, each at least 1.
+    penalties : sequence of float
+        Penalties to choose from, above 0; in units of the data's variance.
+    n_folds : int
+        The most folds to make, at least 2.
+    memory_bytes : int
+        Room for the moments held at a time. Features that find none wait for a further pass over the runs.
+
+    Returns
+    -------
+    Autoregression
+        The weights, fitted on all runs.
+
+    Raises
+    ------
+    ConfigError
+        A horizon, order, penalty or number of folds out of its range.
+    MismatchError
+        The runs differ in their number of features.
+    TrainingError
+        No run; a time point that is not finite; too few scored time points to fit and to hold out.
+    """
+    _check_choices(horizons, orders, penalties, n_folds)
+    n_features = common_n_features(runs)
+    layout = StatisticsLayout(tuple(horizons), max(orders))
+    spans = assign_folds(runs, n_folds)
+    counts = count_rows(spans, layout)
+    _check_counts(counts, layout)
+
+    width = max(1, memory_bytes // (8 * layout.n_rows * (len(counts) + 1)))
+    candidates = [(order, penalty) for order in sorted(orders) for penalty in sorted(penalties)]
+    errors = torch.zeros(len(horizons), len(candidates), dtype=torch.float64)
+    totals = torch.empty(layout.n_rows, n_features, dtype=torch.float64)
+    for first in range(0, n_features, width):
+        features = slice(first, min(first + width, n_features))
+        statistics = accumulate_statistics(spans, layout, features, len(counts))
+        totals[:, features] = statistics.sum(0)
+        errors += _held_out_errors(statistics, counts, layout, candidates)
+    chosen = [candidates[int(best)] for best in errors.argmin(dim=1)]
+
+    coefficients = torch.zeros(len(horizons), max(orders), n_features)
+    intercept = torch.zeros(len(horizons), n_features)
+    for index, candidate in enumerate(chosen):
+        for some in feature_blocks(n_features):
+            weights, offset = _solve(layout.center(totals[:, some], counts[:, index].sum(), index), [candidate])
+            coefficients[index, :, some] = weights[..., 0].T.float()
+            intercept[index, some] = offset[:, 0].float()
+    order, penalty = zip(*chosen, strict=True)
+    return Autoregression(coefficients, intercept, tuple(horizons), order, penalty)
+
+
+def _solve(statistics: CenteredStatistics, candidates: Sequence[tuple[int, float]]) -> tuple[Tensor, Tensor]:
+    """Ridge weights ``(features, order, candidates)`` and intercepts ``(features, candidates)``."""
+    gram, cross = statistics.products[:, :-1, :-1], statistics.products[:, :-1, -1:]
+    identity = statistics.n_rows * torch.eye(gram.shape[-1], dtype=gram.dtype)
+    penalties = {penalty for _, penalty in candidates}
+    factors = {penalty: torch.linalg.cholesky(gram + penalty * identity) for penalty in penalties}
+    weights = gram.new_zeros(*gram.shape[:2], len(candidates))
+    for column, (order, penalty) in enumerate(candidates):
+        # The corner of a Cholesky factor is the factor of the corner: one factor serves every order.
+        factor = factors[penalty][:, :order, :order]
+        weights[:, :order, column] = torch.cholesky_solve(cross[:, :order], factor)[..., 0]
+    return weights, statistics.mean[:, -1:] - (statistics.mean[:, None, :-1] @ weights)[:, 0]
+
+
+def _held_out_errors(
+    statistics: Tensor, counts: Tensor, layout: StatisticsLayout, candidates: Sequence[tuple[int, float]]
+) -> Tensor:
+    """Squared error on the folds, each held out in turn, summed over features: ``(horizons, candidates)``."""
+    errors = torch.zeros(len(layout.horizons), len(candidates), dtype=torch.float64)
+    n_rows = counts.sum(0)
+    for some in feature_blocks(statistics.shape[-1]):
+        part = statistics[:, :, some]
+        total = part.sum(0)
+        # A fold without a row at some horizon has nothing to say there.
+        for fold, index in counts.nonzero().tolist():
+            train = layout.center(total - part[fold], n_rows[index] - counts[fold, index], index)
+            test = layout.center(part[fold], counts[fold, index], index)
+            weights, offset = _solve(train, candidates)
+            # The residual is a sum of the variables: the target, less the weights times the lags.
+            residual = torch.cat([-weights, torch.ones_like(weights[:, :1])], dim=1)
+            spread = (residual * (test.products @ residual)).sum(dim=(0, 1))
+            bias = (test.mean[:, None] @ residual)[:, 0] - offset
+            errors[index] += spread + test.n_rows * bias.square().sum(0)
+    return errors
+
+
+def _check_choices(horizons: Sequence[int], orders: Sequence[int], penalties: Sequence[float], n_folds: int) -> None:
+    if not (horizons and min(horizons) >= 1 and orders and min(orders) >= 1 and penalties and min(penalties) > 0):
+        raise ConfigError(
+            f"Autoregression: horizons {tuple(horizons)} and orders {tuple(orders)} must be at least 1 and penalties "
+            f"{tuple(penalties)} above 0, and there must be one of each."
+        )
+    if n_folds < 2:
+        raise ConfigError(f"Autoregression: n_folds must be at least 2, found {n_folds}.")
+
+
+def _check_counts(counts: Tensor, layout: StatisticsLayout) -> None:
+    for index, horizon in enumerate(layout.horizons):
+        n_filled = int((counts[:, index] > 0).sum())
+        if n_filled < 2:
+            raise TrainingError(
+                f"Autoregression at horizon {horizon}: {int(counts[:, index].sum())} training rows in {n_filled} of "
+                f"{len(counts)} folds; order and penalty are chosen on rows in at least two. A row is a scored time point "
+                f"with {horizon + layout.order - 1} time points of its run before it.",
+                "Give more or longer training runs, or shorter horizons.",
+            )

@@ -1,0 +1,141 @@
+"""Sums over the scored time points of a run, from which every measure is made; sums of runs add to those of a subject."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from titan_neuro.metrics.measures import FloatArray, fisher_z, pearson
+
+# Features whose working set stays in a core's cache.
+_BLOCK_FEATURES = 4096
+# A sum of squares about the mean that is smaller than this share of the plain sum of squares is rounding: the series is
+# constant. 1e-10 is far above float64's rounding over any run and far below what float32 data can vary by.
+_ROUNDING = 1e-10
+
+
+@dataclass(frozen=True, eq=False)
+class ForecastStatistics:
+    """Sums over scored time points for several models that forecast the same targets; ``statistics + statistics`` joins
+    runs.
+
+    Spreads are taken about the mean of each run before runs are joined: a model that only knows that runs differ in
+    their level earns no correlation, and a training mean, which is lower where the run left out is higher, loses none.
+
+    Attributes
+    ----------
+    n_time_points : numpy.ndarray
+        int, ``(horizons,)``: scored time points.
+    target_spread : numpy.ndarray
+        ``(horizons, features)``: sum of squares of the target about its run's mean; exactly 0 where it is constant.
+    forecast_spread : numpy.ndarray
+        ``(horizons, models, features)``: the same of the forecasts.
+    co_spread : numpy.ndarray
+        ``(horizons, models, features)``: sum of products of the two.
+    squared_error : numpy.ndarray
+        ``(horizons, models, features)``: sum of squared errors.
+    pattern_z : numpy.ndarray
+        ``(horizons, models)``: sum over time points of the Fisher z of the correlation over features.
+    n_patterns : numpy.ndarray
+        int, ``(horizons, models)``: the time points in it; those with a constant forecast or target have no
+        correlation.
+    """
+
+    n_time_points: NDArray[np.int64]
+    target_spread: FloatArray
+    forecast_spread: FloatArray
+    co_spread: FloatArray
+    squared_error: FloatArray
+    pattern_z: FloatArray
+    n_patterns: NDArray[np.int64]
+
+    def __add__(self, other: ForecastStatistics) -> ForecastStatistics:
+        names = (item.name for item in fields(self))
+        return ForecastStatistics(**{name: getattr(self, name) + getattr(other, name) for name in names})
+
+
+class ForecastAccumulator:
+    """Add up one run, block by block, in float64.
+
+    Parameters
+    ----------
+    n_horizons, n_models, n_features : int
+        Sizes of the sums.
+    """
+
+    def __init__(self, n_horizons: int, n_models: int, n_features: int) -> None:
+        self._n_time_points = np.zeros(n_horizons, dtype=np.int64)
+        # Sum and sum of squares of the target; then, for each model, of the forecast, and of their product.
+        self._target = torch.zeros(n_horizons, 2, n_features, dtype=torch.float64)
+        self._forecast = torch.zeros(n_horizons, n_models, 3, n_features, dtype=torch.float64)
+        self._pattern_z = np.zeros((n_horizons, n_models))
+        self._n_patterns = np.zeros((n_horizons, n_models), dtype=np.int64)
+
+    def add(self, horizon: int, targets: Tensor, forecasts: Sequence[Tensor]) -> None:
+        """Add some time points.
+
+        Parameters
+        ----------
+        horizon : int
+            Index of the horizon.
+        targets : torch.Tensor
+            What was observed, float32 ``(series, features)``.
+        forecasts : sequence of torch.Tensor
+            Each model's forecasts of these targets, ``(series, features)``.
+        """
+        n_time_points, n_features = targets.shape
+        self._n_time_points[horizon] += n_time_points
+        # The same sums, over the features of each time point.
+        time_point_target = torch.zeros(2, n_time_points, dtype=torch.float64)
+        time_point_forecast = torch.zeros(len(forecasts), 3, n_time_points, dtype=torch.float64)
+        for first in range(0, n_features, _BLOCK_FEATURES):
+            some = slice(first, first + _BLOCK_FEATURES)
+            target = targets[:, some].double()
+            for index, series in enumerate((target, target * target)):
+                self._target[horizon, index, some] += series.sum(dim=0)
+                time_point_target[index] += series.sum(dim=1)
+            for model, forecast in enumerate(forecasts):
+                values = forecast[:, some].double()
+                for index, series in enumerate((values, values * values, values * target)):
+                    self._forecast[horizon, model, index, some] += series.sum(dim=0)
+                    time_point_forecast[model, index] += series.sum(dim=1)
+        self._add_patterns(horizon, n_features, time_point_target.numpy(), time_point_forecast.numpy())
+
+    def finish(self) -> ForecastStatistics:
+        """Return the sums of the run, spreads taken about its mean."""
+        n_time_points = np.maximum(self._n_time_points, 1)[:, None]
+        target, target_square = self._target.numpy().transpose(1, 0, 2)
+        forecast, forecast_square, product = self._forecast.numpy().transpose(2, 0, 1, 3)
+        squared_error = target_square[:, None] - 2 * product + forecast_square
+        return ForecastStatistics(
+            n_time_points=self._n_time_points,
+            target_spread=_spread(target, target_square, n_time_points),
+            forecast_spread=_spread(forecast, forecast_square, n_time_points[..., None]),
+            co_spread=product - forecast * target[:, None] / n_time_points[..., None],
+            squared_error=np.maximum(squared_error, 0.0),
+            pattern_z=self._pattern_z,
+            n_patterns=self._n_patterns,
+        )
+
+    def _add_patterns(self, horizon: int, n_features: int, targets: FloatArray, forecasts: FloatArray) -> None:
+        target, target_square = targets
+        forecast, forecast_square, product = forecasts.transpose(1, 0, 2)
+        r = pearson(
+            product - forecast * target / n_features,
+            _spread(forecast, forecast_square, n_features),
+            _spread(target, target_square, n_features),
+        )
+        defined = np.isfinite(r)
+        self._pattern_z[horizon] += np.where(defined, fisher_z(r), 0.0).sum(axis=1)
+        self._n_patterns[horizon] += defined.sum(axis=1)
+
+
+def _spread(total: FloatArray, total_square: FloatArray, n: int | NDArray[np.int64]) -> FloatArray:
+    """Sum of squares about the mean; exactly 0 where it is no more than rounding."""
+    about_mean = total_square - total**2 / n
+    return np.where(about_mean > _ROUNDING * total_square, about_mean, 0.0)

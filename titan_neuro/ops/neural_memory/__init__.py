@@ -1,7 +1,0 @@
-"""The Titans memory: an MLP that learns at test time, one gradient step a token (README.md derives the fast form)."""
-
-from titan_neuro.ops.neural_memory.gradient import gradient_norm
-from titan_neuro.ops.neural_memory.scan import Backend, memory_read, memory_scan
-from titan_neuro.ops.neural_memory.state import MemoryState, init_state
-
-__all__ = ["Backend", "MemoryState", "gradient_norm", "init_state", "memory_read", "memory_scan"]

@@ -1,0 +1,121 @@
+"""All settings of a study in one tree, and the presets to start from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from titan_neuro.data.prepare import PrepareConfig
+from titan_neuro.data.splits import SplitConfig
+from titan_neuro.errors import ConfigError
+from titan_neuro.evaluation import EvaluationConfig
+from titan_neuro.forecaster import ForecasterConfig, RecallConfig
+from titan_neuro.forecaster.decoders import LowRankConfig
+from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig, SwinTokenizerConfig
+from titan_neuro.probing import ProbeConfig
+from titan_neuro.titans.models import MACConfig
+from titan_neuro.training import TrainingConfig, require_pretraining
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class StudyConfig:
+    """What `config.resolved.yaml` holds: one part for each stage.
+
+    Attributes
+    ----------
+    prepare, split, model, training, evaluation, probe
+        The settings of each stage; see the classes.
+    seeds : tuple of int
+        Of the initial weights and the order of the runs: every fold is trained once with each. The first is that of the
+        bootstrap, too. No number without its repetition: three by default.
+    comparison_models : bool
+        Whether a GRU and a Transformer that sees 20 time points are trained beside the model (see
+        `match_comparison_models`).
+    """
+
+    prepare: PrepareConfig = PrepareConfig()
+    split: SplitConfig = SplitConfig()
+    model: ForecasterConfig
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    probe: ProbeConfig = ProbeConfig()
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0, 1, 2)
+    comparison_models: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ConfigError(f"seeds: expected one or more, each once; found {list(self.seeds)}.")
+        require_pretraining(self.model, self.training.pretraining)
+        window, restart = self.training.window_time_points, self.model.restart_time_points
+        if window % restart:
+            raise ConfigError(
+                f"training.window_time_points: {window} is no multiple of {restart}, the time points after which a stream may "
+                f"begin anew in this {self.model.backbone.variant} model.",
+                "Streams end and begin between windows, and can do so between segments (mac: "
+                "model.backbone.segment_time_points) and chunks (model.backbone.memory.chunk_time_points and "
+                "model.recall.chunk_time_points) only.",
+            )
+
+
+def debug() -> StudyConfig:
+    """Smallest model that has every part: for tests and for trying things out, in seconds."""
+    return StudyConfig(
+        model=ForecasterConfig(
+            tokenizer=SwinTokenizerConfig(embed_dim=4, num_heads=(1, 2, 4, 8), token_grid=(1, 1, 1)),
+            backbone=MACConfig(dim=16, n_layers=1, n_heads=2, tokens_per_time_point=1),
+            horizons=(1, 2),
+            recall=RecallConfig(width=16, n_components=8, own_lags=2, key_lags=4, key_components=4, group_width=8),
+            decoder=LowRankConfig(rank=4),
+        ),
+        training=TrainingConfig(max_epochs=2, window_time_points=32),
+        seeds=(0,),
+    )
+
+
+def cpu_small() -> StudyConfig:
+    """Volumes on a coarse grid (about 24 voxels a side), trained on a laptop in minutes."""
+    return StudyConfig(
+        model=ForecasterConfig(
+            # 24 voxels are 12, 6 and 3 patches a side: windows of 3 fit them without padding.
+            tokenizer=SwinTokenizerConfig(window_size=3),
+            backbone=MACConfig(dim=48, tokens_per_time_point=8),
+            # The full recall would take as long as the encoder of so small a volume.
+            recall=RecallConfig(width=128, n_components=32, key_components=16),
+        )
+    )
+
+
+def gpu_base() -> StudyConfig:
+    """Volumes of about 96 voxels a side, on one GPU."""
+    return StudyConfig(
+        model=ForecasterConfig(
+            tokenizer=SwinTokenizerConfig(embed_dim=24, depths=(2, 2, 2, 2), token_grid=(3, 3, 3)),
+            backbone=MACConfig(dim=192, n_layers=4, n_heads=4, tokens_per_time_point=27),
+            horizons=(1, 2, 3, 6, 10, 20),
+            decoder=LowRankConfig(rank=64),
+        ),
+        training=TrainingConfig(max_epochs=30, patience=6, n_streams=2, learning_rate=5e-4),
+    )
+
+
+def parcels() -> StudyConfig:
+    """Time series of a few hundred parcels, trained on a laptop in minutes."""
+    return StudyConfig(
+        model=ForecasterConfig(
+            tokenizer=ParcelTokenizerConfig(n_tokens=1),
+            backbone=MACConfig(dim=64, tokens_per_time_point=1),
+            horizons=(1, 2, 3, 6, 10, 20),
+        ),
+        training=TrainingConfig(max_epochs=8, patience=2, learning_rate=3e-4, weight_decay=0.1),
+    )
+
+
+PRESETS: dict[str, Callable[[], StudyConfig]] = {
+    "debug": debug,
+    "cpu-small": cpu_small,
+    "gpu-base": gpu_base,
+    "parcels": parcels,
+}

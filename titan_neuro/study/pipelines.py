@@ -1,0 +1,139 @@
+"""The studies of ``pipelines/``: where their data come from and go to, and the command that runs each."""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+import shutil
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from titan_neuro.errors import ConfigError, InputNotFoundError
+
+_FILE = "studies.yaml"
+_PATHS = ("bids_dir", "output_dir", "settings")
+_LISTS = ("set", "simulate", "fetch", "prepare")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """One study of the workflow; ``pipelines/studies.yaml`` says what each part is.
+
+    Attributes
+    ----------
+    name, about : str
+    settings, bids_dir, output_dir : Path
+        Absolute.
+    set : tuple of str
+        Settings over those of the file.
+    source : str or None
+        None where nothing is fetched.
+    simulate : tuple of str or None
+        None where nothing is simulated.
+    fetch, prepare : tuple of str
+        Flags of these subcommands.
+    """
+
+    name: str
+    about: str = ""
+    settings: Path
+    bids_dir: Path
+    output_dir: Path
+    set: tuple[str, ...] = ()
+    source: str | None = None
+    simulate: tuple[str, ...] | None = None
+    fetch: tuple[str, ...] = ()
+    prepare: tuple[str, ...] = ()
+
+
+def find_pipelines() -> Path | None:
+    """Return the folder with the workflow: the checkout's, else the installation's; None where there is neither."""
+    places = (Path(__file__).resolve().parents[2] / "pipelines", Path(sys.prefix, "share", "titan-neuro", "pipelines"))
+    return next((place for place in places if (place / _FILE).is_file()), None)
+
+
+def load_pipeline(folder: Path, given: Mapping[str, Any]) -> Pipeline:
+    """Put a study together: what ``studies.yaml`` says, and what was given over it.
+
+    Parameters
+    ----------
+    folder : Path
+        That of ``studies.yaml``.
+    given : mapping
+        ``study``, its name, and parts that replace the file's: what follows Snakemake's ``--config``.
+
+    Raises
+    ------
+    ConfigError
+        No study is named, or an unknown one, or an unknown part, or one of another kind.
+    InputNotFoundError
+        The dataset, or the file of settings, is not there.
+    """
+    # Snakemake hands on the word.
+    studies, given = _read(folder), {part: None if value == "null" else value for part, value in given.items()}
+    name = given.pop("study", None)
+    if name not in studies:
+        said = "no study is named" if name is None else f"no study {name!r}.{_near(str(name), studies)}"
+        raise ConfigError(f"{folder / _FILE}: {said}", f"Name one with --config study=NAME: {', '.join(studies)}.")
+    written = studies[name]
+    for where, parts in ((f"{folder / _FILE}: {name}", written), ("--config", given)):
+        _check(where, parts)
+    if "bids_dir" in written and "source" not in written:
+        written = {**written, "bids_dir": folder.parent / written["bids_dir"]}
+    parts = {"settings": folder / f"{name}.yaml", **written, **given}
+    paths = {part: Path.cwd() / Path(parts[part]).expanduser() for part in _PATHS}
+    lists = {part: tuple(map(str, parts[part])) for part in _LISTS if parts.get(part) is not None}
+    pipeline = Pipeline(**{**parts, "name": name, **paths, **lists})
+    if not pipeline.settings.is_file():
+        raise InputNotFoundError(f"{pipeline.settings}: no such file (settings of study {name}).")
+    if pipeline.source is None and not pipeline.bids_dir.is_dir():
+        raise InputNotFoundError(
+            f"{pipeline.bids_dir}: no such folder (bids_dir of study {name}, which is not fetched).",
+            "Name the BIDS dataset with --config bids_dir=DIR, or with source=WHERE where it comes from.",
+        )
+    return pipeline
+
+
+def _read(folder: Path) -> dict[str, dict[str, Any]]:
+    import yaml
+
+    return dict(yaml.safe_load((folder / _FILE).read_text(encoding="utf-8")))
+
+
+def _check(where: str, parts: Mapping[str, Any]) -> None:
+    known = [field.name for field in fields(Pipeline) if field.name != "name"]
+    for part, value in parts.items():
+        if part not in known:
+            raise ConfigError(f"{where}: unknown part {part!r}.{_near(part, known)}", f"There are: {', '.join(known)}.")
+        if part in _LISTS and not isinstance(value, list | None):
+            raise ConfigError(
+                f"{where}: {part}: expected a list, found {value!r}.", f"Write it as {part}='[ONE, ANOTHER]'."
+            )
+
+
+def _near(name: str, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def describe_pipelines() -> str:
+    """Say for each study what it is and the command that runs it, as text for the help."""
+    folder = find_pipelines()
+    if folder is None:
+        return "The workflow of whole studies (pipelines/) is not installed here; it is in the project's repository."
+    program = Path(sys.executable).with_name("snakemake")
+    if not program.is_file():
+        return f"Whole studies, by the workflow in {folder}: install it with `pip install 'titan-neuro[pipelines]'`."
+    # Its bare name is enough where it is what the shell would find.
+    name = "snakemake" if shutil.which("snakemake") == str(program) else str(program)
+    command = [name, "--snakefile", str(folder / "Snakefile"), "--profile", str(folder / "profiles" / "local")]
+    lines = ["whole studies, with every step (on a Slurm cluster: profiles/slurm instead of profiles/local):"]
+    for study, parts in _read(folder).items():
+        config = [f"study={study}"]
+        if "source" not in parts and not (folder.parent / parts["bids_dir"]).is_dir():
+            config.append("bids_dir=BIDS_DIR")
+        lines += [f"  {study}: {parts['about']}", f"    {shlex.join([*command, '--config', *config])}"]
+    return "\n".join(lines)

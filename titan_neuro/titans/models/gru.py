@@ -1,0 +1,115 @@
+"""The recurrent comparison model: a gated recurrent unit instead of the memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from titan_neuro.titans.layers import FeedForward
+from titan_neuro.titans.layers.norm import RMSNorm
+from titan_neuro.titans.models.backbone import Backbone, BackboneConfig, Block
+from titan_neuro.titans.stream_state import StreamState
+
+# Time constants, in time points, that the units begin with.
+_FASTEST, _SLOWEST = 2.0, 512.0
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class GRUConfig(BackboneConfig):
+    """Size of the backbone: what `BackboneConfig` has, and more. The recurrent state is `dim` wide.
+
+    Attributes
+    ----------
+    ff_width : int
+        Hidden width of the feed-forward part.
+    """
+
+    variant: Literal["gru"] = "gru"
+    ff_width: Annotated[int, Field(ge=1)] = 128
+
+    def build(self) -> GRU:
+        """Make the backbone."""
+        return GRU(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class GRUState(StreamState):
+    """What the units hold.
+
+    Attributes
+    ----------
+    hidden : torch.Tensor
+        ``(batch, tokens_per_time_point, dim)``.
+    """
+
+    hidden: Float[Tensor, "B P D"]
+
+
+class GRUBlock(Block[GRUState]):
+    """One residual layer: ``x + W h(norm(x))``, then a feed-forward part, ``x + ff(norm(x))``.
+
+    ``h`` is `torch.nn.GRU` (Cho et al. 2014, arXiv:1406.1078). Each of a time point's places is a stream of its own,
+    with the same weights; beside its own token it reads the mean of the time point's, so that what happens anywhere can
+    be kept everywhere. The update gates begin with time constants from 2 to 512 time points, spread over the units
+    (Tallec and Ollivier 2018, arXiv:1804.11188), as the memories' half-lives do: with torch's own, all forget within
+    two time points.
+
+    Parameters
+    ----------
+    config : GRUConfig
+    """
+
+    def __init__(self, config: GRUConfig) -> None:
+        super().__init__()
+        self.dim, self.tokens_per_time_point = config.dim, config.tokens_per_time_point
+        self.mixer_norm = RMSNorm(config.dim)
+        self.recurrence = nn.GRU(
+            (1 if config.tokens_per_time_point == 1 else 2) * config.dim, config.dim, batch_first=True
+        )
+        self.output = nn.Linear(config.dim, config.dim, bias=False)
+        self.feed_forward_norm = RMSNorm(config.dim)
+        self.feed_forward = FeedForward(config.dim, width=config.ff_width)
+        self._init_forgetting()
+
+    def _init_forgetting(self) -> None:
+        """With an update gate of ``sigmoid(b)`` a unit keeps a share of ``1 - 1 / tau``, where ``b = log(tau - 1)``."""
+        tau = _FASTEST * (_SLOWEST / _FASTEST) ** torch.linspace(0, 1, self.dim)
+        weights = dict(self.recurrence.named_parameters())
+        with torch.no_grad():
+            weights["bias_hh_l0"].zero_()
+            weights["bias_ih_l0"].zero_()[self.dim : 2 * self.dim] = torch.log(tau - 1)
+            for gate in range(3):
+                nn.init.orthogonal_(weights["weight_hh_l0"][gate * self.dim : (gate + 1) * self.dim])
+
+    def init_state(self, batch_size: int) -> GRUState:
+        """State before the first time point: the units hold nothing."""
+        return GRUState(self.output.weight.new_zeros(batch_size, self.tokens_per_time_point, self.dim))
+
+    def forward(self, x: Float[Tensor, "B T D"], state: GRUState) -> tuple[Float[Tensor, "B T D"], GRUState]:
+        """Run the block over the next time points."""
+        tokens = self.mixer_norm(x).unflatten(1, (-1, self.tokens_per_time_point))
+        if self.tokens_per_time_point > 1:
+            tokens = torch.cat([tokens, tokens.mean(dim=2, keepdim=True).expand_as(tokens)], dim=-1)
+        streams = tokens.transpose(1, 2).flatten(0, 1)
+        held, hidden = self.recurrence(streams, state.hidden.flatten(0, 1)[None].contiguous())
+        held = held.unflatten(0, (len(x), -1)).transpose(1, 2).flatten(1, 2)
+        x = x + self.output(held)
+        return x + self.feed_forward(self.feed_forward_norm(x)), GRUState(hidden[0].unflatten(0, (len(x), -1)))
+
+
+class GRU(Backbone):
+    """Gated recurrent units, stacked: what happened is kept by weights that stay as they are.
+
+    Parameters
+    ----------
+    config : GRUConfig
+    """
+
+    def __init__(self, config: GRUConfig) -> None:
+        super().__init__(config, (GRUBlock(config) for _ in range(config.n_layers)))

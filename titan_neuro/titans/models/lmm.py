@@ -1,0 +1,57 @@
+"""The memory alone (LMM): no attention beside it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from jaxtyping import Float
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from titan_neuro.titans.models.backbone import Backbone
+from titan_neuro.titans.models.memory_block import MemoryBackboneConfig, MemoryBlock, MemoryBlockState
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class LMMConfig(MemoryBackboneConfig):
+    """Size of the backbone; see `MemoryBackboneConfig`."""
+
+    variant: Literal["lmm"] = "lmm"
+
+    def build(self) -> LMM:
+        """Make the backbone."""
+        return LMM(self)
+
+
+class LMMBlock(MemoryBlock[MemoryBlockState]):
+    """One residual block: ``x + M(norm(x))``, then a feed-forward part (Behrouz et al. 2025, section 4).
+
+    Parameters
+    ----------
+    config : LMMConfig
+    """
+
+    def init_state(self, batch_size: int) -> MemoryBlockState:
+        """State before the first time point."""
+        return MemoryBlockState(self.memory.init_state(batch_size))
+
+    def mix(
+        self, x: Float[Tensor, "B T D"], state: MemoryBlockState, *, memory_frozen: bool
+    ) -> tuple[Float[Tensor, "B T D"], MemoryBlockState]:
+        """Write each token and read for it."""
+        remembered, memory = self.remember(x, state.memory, memory_frozen=memory_frozen)
+        return remembered, MemoryBlockState(memory)
+
+
+class LMM(Backbone):
+    """The memory alone, stacked: all that a token knows of earlier time points went through a memory or its
+    convolutions.
+
+    Parameters
+    ----------
+    config : LMMConfig
+    """
+
+    def __init__(self, config: LMMConfig) -> None:
+        super().__init__(config, (LMMBlock(config) for _ in range(config.n_layers)))

@@ -1,0 +1,141 @@
+"""What the backbones with a memory share: residual blocks, each with a memory of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from typing import Annotated, Any, TypeVar
+
+from jaxtyping import Float
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from titan_neuro.errors import ConfigError
+from titan_neuro.titans.layers import FeedForward, NeuralMemoryConfig, NeuralMemoryState
+from titan_neuro.titans.layers.norm import RMSNorm
+from titan_neuro.titans.models.backbone import BackboneConfig, Block
+from titan_neuro.titans.stream_state import StreamState
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class MemoryBackboneConfig(BackboneConfig):
+    """Size of a backbone whose blocks have memories: what `BackboneConfig` has, and more.
+
+    Attributes
+    ----------
+    ff_expansion : int
+        Hidden width of the feed-forward part, in units of `dim`.
+    memory : NeuralMemoryConfig
+    """
+
+    ff_expansion: Annotated[int, Field(ge=1)] = 2
+    memory: NeuralMemoryConfig = NeuralMemoryConfig()
+
+    def __post_init__(self) -> None:
+        if self.dim % self.memory.n_heads:
+            raise ConfigError(
+                f"{type(self).__name__}.dim: each head of the memory needs a whole share; found dim {self.dim}, "
+                f"memory.n_heads {self.memory.n_heads}."
+            )
+
+    @property
+    def name(self) -> str:
+        """What a model with this backbone is called in tables: ``titan-`` and the variant."""
+        return f"titan-{self.variant}"
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether its blocks have memories that learn while they read."""
+        return True
+
+    @property
+    def restart_time_points(self) -> int:
+        """Time points after which a stream may begin anew, and after as many again, and so on."""
+        return self.memory.chunk_time_points
+
+    def identity(self) -> dict[str, Any]:
+        """Every setting that decides what the weights and a stream's state mean, by its dotted name."""
+        settings = super().identity()
+        memory = settings.pop("memory")
+        # All backends compute the same.
+        del memory["backend"]
+        return settings | {f"memory.{name}": value for name, value in memory.items()}
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class AttentionBackboneConfig(MemoryBackboneConfig):
+    """Size of a backbone with attention beside the memory: what `MemoryBackboneConfig` has, and more.
+
+    Attributes
+    ----------
+    n_heads : int
+        Heads of the attention; ``dim / n_heads`` is a whole, even number.
+    n_persistent : int
+        Learned tokens that attention always sees (equation 19).
+    """
+
+    n_heads: Annotated[int, Field(ge=1)] = 4
+    n_persistent: Annotated[int, Field(ge=0)] = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_even_heads(self.n_heads)
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryBlockState(StreamState):
+    """What one block carries from one call to the next.
+
+    Attributes
+    ----------
+    memory : NeuralMemoryState
+        The memory as it stands, and the tails of what is written and read.
+    """
+
+    memory: NeuralMemoryState
+
+
+AnyMemoryBlockState = TypeVar("AnyMemoryBlockState", bound=MemoryBlockState)
+
+
+class MemoryBlock(Block[AnyMemoryBlockState]):
+    """One residual block: ``x + mix(norm(x))``, then a feed-forward part, ``x + ff(norm(x))``.
+
+    Parameters
+    ----------
+    config : MemoryBackboneConfig
+    """
+
+    def __init__(self, config: MemoryBackboneConfig) -> None:
+        super().__init__()
+        self.mixer_norm = RMSNorm(config.dim)
+        self.memory = config.memory.build(dim=config.dim, tokens_per_time_point=config.tokens_per_time_point)
+        self.feed_forward_norm = RMSNorm(config.dim)
+        self.feed_forward = FeedForward(config.dim, width=config.ff_expansion * config.dim)
+
+    @abstractmethod
+    def mix(
+        self, x: Float[Tensor, "B T D"], state: AnyMemoryBlockState, *, memory_frozen: bool
+    ) -> tuple[Float[Tensor, "B T D"], AnyMemoryBlockState]:
+        """Bring tokens together along the stream, by the variant's equations."""
+
+    def forward(
+        self, x: Float[Tensor, "B T D"], state: AnyMemoryBlockState, *, memory_frozen: bool = False
+    ) -> tuple[Float[Tensor, "B T D"], AnyMemoryBlockState]:
+        """Run the block over the next time points; `memory_frozen` reads the memory and writes nothing."""
+        mixed, state = self.mix(self.mixer_norm(x), state, memory_frozen=memory_frozen)
+        x = x + mixed
+        return x + self.feed_forward(self.feed_forward_norm(x)), state
+
+    def remember(
+        self, x: Float[Tensor, "B T D"], state: NeuralMemoryState, *, memory_frozen: bool
+    ) -> tuple[Float[Tensor, "B T D"], NeuralMemoryState]:
+        """Write tokens into the memory and read it for each of them; where it is frozen, read it alone."""
+        if not memory_frozen:
+            written: tuple[Tensor, NeuralMemoryState] = self.memory(x, state)
+            return written
+        y, query_tail = self.memory.read(x, state.memory, state.query_tail)
+        # The stream goes on: what is written after a thaw follows the time points that came before it.
+        _, key_value_tail = self.memory.key_value(x, state.key_value_tail)
+        return y, NeuralMemoryState(state.memory, query_tail, key_value_tail)
