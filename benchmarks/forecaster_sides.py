@@ -202,7 +202,7 @@ def check_sides(size: str) -> dict[str, float]:
     series = torch.randn(1, 40, mine.n_features)
     with torch.inference_mode():
         whole = mine(series)[0]
-        state, parts = mine.start(), []
+        state, parts = mine.init_state(), []
         for block in series[0].split(20):
             forecasts, state = mine.step(block, state)
             parts.append(forecasts)

@@ -159,7 +159,7 @@ def stream(side: str, size: str, n_time_points: int) -> None:
     model = _model(side, size)
     with torch.inference_mode():
         if side == "ours":
-            state = model.start()
+            state = model.init_state()
             for block in blocks:
                 _, state = model(block, state)
             return

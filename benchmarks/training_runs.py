@@ -164,7 +164,7 @@ def given_recall(data: FoldData, shape: str) -> Recall | None:
     recall.runs = {run.key: (place, place % n_folds) for place, run in enumerate(data.fitted_on)}
     recall.set_own_map(recall.own_map.clone(), recall.own_map.expand(n_folds, *recall.own_map.shape).clone())
     stimulus = recall.stimulus
-    stimulus.hold_out(
+    stimulus.set_held_out(
         stimulus.keys.expand(n_subjects, -1, -1).clone(), stimulus.values.expand(n_subjects, -1, -1).clone()
     )
     stimulus.set_reader(stimulus.reader.clone(), stimulus.reader.expand(n_folds, *stimulus.reader.shape).clone())

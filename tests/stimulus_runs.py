@@ -45,7 +45,7 @@ def stimulus_runs(n_subjects, n_stimuli, share, *, phi=0.7, n_time_points=300, s
 
 def stream(model, series, cuts=()):
     """All forecasts of one run, which is fed in parts."""
-    state, parts = model.start(), []
+    state, parts = model.init_state(), []
     for a, b in itertools.pairwise([0, *cuts, len(series)]):
         forecasts, state = model.step(series[a:b], state)
         parts.append(forecasts)

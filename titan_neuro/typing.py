@@ -81,7 +81,7 @@ class ForecastModel(Protocol):
         """Learn from the training runs."""
         ...
 
-    def start(self) -> Any:
+    def init_state(self) -> Any:
         """State before the first time point of a run."""
         ...
 

@@ -15,7 +15,7 @@ def test_rows_stand_in_the_order_of_the_table():
         *("mean", "persistence", "damped", "ar", "var", "var-online"),
         *("analog-20", "analog-80", "analog-160", "soft-analog-20", "soft-analog-80", "soft-analog-160"),
     ] == ROWS
-    assert LINES == ["others", "others+ar"]
+    assert LINES == ["intersubject-average", "intersubject-average+ar"]
 
 
 @pytest.mark.parametrize("name", [*ROWS, *LINES])

@@ -12,7 +12,7 @@ ANALOGS = [f"{kind}analog-{window}" for kind in ("", "soft-") for window in (20,
 def test_where_a_film_is_shared_they_know_nearly_what_knowing_the_moment_gives(fitted_on_stimulus, shown_to_all, name):
     test = shown_to_all[1]
     for horizon in HORIZONS:
-        alone, known = (error(fitted_on_stimulus[row], test, horizon) for row in ("ar", "others+ar"))
+        alone, known = (error(fitted_on_stimulus[row], test, horizon) for row in ("ar", "intersubject-average+ar"))
         gain = 1 - error(fitted_on_stimulus[name], test, horizon) / alone
         assert gain > 0.9 * (1 - known / alone) > 0.2
 
@@ -25,7 +25,7 @@ def test_where_nothing_is_shared_every_row_is_as_good_as_autoregression(phi):
         for horizon in HORIZONS:
             if phi == 0:
                 assert r2(model, runs[8:], horizon) < 0.02
-            if name in {*ANALOGS, "var", "others+ar"}:
+            if name in {*ANALOGS, "var", "intersubject-average+ar"}:
                 assert error(model, runs[8:], horizon) < 1.005 * error(models["ar"], runs[8:], horizon)
 
 
@@ -69,7 +69,7 @@ def test_a_shared_film_is_read_on_components_too(shown_to_all, monkeypatch):
     model.fit(train)
     assert model.gain.shape == (3, 10)
     space = shared.residuals(train)[0]
-    alone = space.autoregress(test[0].series, space.start())[0]
+    alone = space.autoregress(test[0].series, space.init_state())[0]
     errors = [
         (test[0].series[20:] - forecasts[10:-10, 2]).square().sum()
         for forecasts in (stream(model, test[0].series), alone)

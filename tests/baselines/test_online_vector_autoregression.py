@@ -91,7 +91,7 @@ def test_weights_at_each_frame_are_those_of_a_ridge_regression_on_the_pairs_seen
 
 def test_a_state_can_be_gone_on_from_twice(fitted, people):
     model, series = fitted[0], people[7].series
-    _, state = model.step(series[:90], model.start())
+    _, state = model.step(series[:90], model.init_state())
     first, _ = model.step(series[90:200], state)
     again, _ = model.step(series[90:200], state)
     assert torch.equal(first, again)
@@ -101,7 +101,7 @@ def test_what_it_keeps_does_not_grow_with_the_run(fitted, people):
     model = fitted[0]
     sizes = []
     for n_time_points in (128, 640):
-        _, state = model.step(people[7].series[:n_time_points], model.start())
+        _, state = model.step(people[7].series[:n_time_points], model.init_state())
         kept = [state.averages, state.pending, *vars(state.learned).values()]
         sizes.append(sum(part.numel() for part in kept if isinstance(part, torch.Tensor)))
     assert sizes[0] == sizes[1]

@@ -8,7 +8,7 @@ from titan_neuro.baselines import make_references
 LEAD = 10
 
 
-@pytest.mark.parametrize(("name", "base"), [("others", "mean"), ("others+ar", "ar")])
+@pytest.mark.parametrize(("name", "base"), [("intersubject-average", "mean"), ("intersubject-average+ar", "ar")])
 def test_forecasts_are_the_definition(fitted_on_stimulus, shown_to_all, name, base):
     train, (run, _) = shown_to_all
     stimulus = torch.stack([other.series for other in train]).mean(0)
@@ -32,7 +32,7 @@ def test_gains_are_those_of_each_subject_against_the_others(fitted_on_stimulus, 
     others = (series.sum(0) - series) / 5
     left, right = (others - mean)[:, 10:].reshape(-1, 20), (series - mean)[:, 10:].reshape(-1, 20)
     plain = (left * right).sum(0) / (left**2).sum(0)
-    gain = fitted_on_stimulus["others"].gain[0].numpy()
+    gain = fitted_on_stimulus["intersubject-average"].gain[0].numpy()
     assert plain.mean() > 0.4
     assert (gain <= plain + 1e-4).all()
     assert gain.mean() == pytest.approx(plain.mean(), rel=0.1)
@@ -42,14 +42,14 @@ def test_others_approach_the_share_of_variance_that_is_the_films(fitted_on_stimu
     run = shown_to_all[1][0]
     # The average of six subjects with a third of shared variance each.
     true = 0.33**2 / (0.33 + 0.67 / 6)
-    assert r2(fitted_on_stimulus["others"], [run], 10) == pytest.approx(true, abs=0.06)
+    assert r2(fitted_on_stimulus["intersubject-average"], [run], 10) == pytest.approx(true, abs=0.06)
 
 
 @pytest.mark.parametrize("first_time_point", [0, 3, 40])
 def test_runs_are_aligned_where_the_film_begins(fitted_on_stimulus, shown_to_all, first_time_point):
     run = shown_to_all[1][0]
     late = as_run(np.concatenate([np.zeros((25, 20)), run.series.numpy()]), run.key, lead=35)
-    reference = fitted_on_stimulus["others"]
+    reference = fitted_on_stimulus["intersubject-average"]
     expected = stream(reference.follow(run, 0), run.series)
     found = stream(reference.follow(late, 25 + first_time_point), run.series[first_time_point:])
     assert torch.equal(found, expected[first_time_point:])
@@ -59,13 +59,13 @@ def test_runs_are_aligned_where_the_film_begins(fitted_on_stimulus, shown_to_all
 
 def test_what_came_before_the_first_frame_counts_in_the_film_alone(fitted_on_stimulus, shown_to_all):
     run = shown_to_all[1][0]
-    reference = fitted_on_stimulus["others+ar"]
+    reference = fitted_on_stimulus["intersubject-average+ar"]
     found = stream(reference.follow(run, 100), run.series[100:])
     # Eight time points on, the autoregression has the past that it looks at.
     np.testing.assert_allclose(found[8:], stream(reference.follow(run, 0), run.series)[108:], atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "base"), [("others", "mean"), ("others+ar", "ar")])
+@pytest.mark.parametrize(("name", "base"), [("intersubject-average", "mean"), ("intersubject-average+ar", "ar")])
 def test_a_stimulus_that_nobody_saw_gets_the_baseline(fitted_on_stimulus, name, base):
     run = as_run(ar1_noise(np.random.default_rng(9), 100, 20, 0.7), "sub-20_task-other")
     found = stream(fitted_on_stimulus[name].follow(run, 0), run.series)

@@ -105,7 +105,7 @@ def test_a_film_is_given_and_whoever_is_trained_on_is_left_out_of_it(stores):
     assert recall.stimulus.n_positions == training_runs.SHAPES["tiny"].stimulus_positions
     assert recall.stimulus.keys_without.shape == (4, *recall.stimulus.keys.shape)
     keys = [run.key for run in data.fitted_on]
-    assert recall.left_out([*keys, "who"])[:, 0].tolist() == [0, 1, 2, 3, -1]
+    assert recall.held_out_index([*keys, "who"])[:, 0].tolist() == [0, 1, 2, 3, -1]
 
 
 def test_runs_share_a_film_and_have_noise_of_their_own(stores):

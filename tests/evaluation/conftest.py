@@ -38,7 +38,7 @@ class Oracle:
     def fit(self, runs):
         pass
 
-    def start(self):
+    def init_state(self):
         return None
 
     def step(self, series, state):

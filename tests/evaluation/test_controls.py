@@ -38,13 +38,13 @@ def test_they_bear_the_models_name(model):
 @torch.no_grad()
 def test_a_frozen_memory_is_never_written(model, series):
     found = forecasts_of(FrozenMemory(model), series)
-    state = model.start()
+    state = model.init_state()
     expected = []
     for start in range(0, 70, 16):
         part, state = model(series[start : start + 16][None], state, memory_frozen=True)
         expected.append(part[0])
     torch.testing.assert_close(found, torch.cat(expected), rtol=0, atol=0)
-    for found_memory, initial in zip(memories_of(state), memories_of(model.start()), strict=True):
+    for found_memory, initial in zip(memories_of(state), memories_of(model.init_state()), strict=True):
         torch.testing.assert_close(found_memory.weights, initial.weights, rtol=0, atol=0)
     assert not torch.allclose(found, forecasts_of(model, series))
 
@@ -53,9 +53,10 @@ def test_a_frozen_memory_is_never_written(model, series):
 @pytest.mark.parametrize("block_time_points", [1, 16, 20, 64])
 def test_a_reset_memory_knows_its_own_twenty_frames_and_the_skip_all_its_lags(model, series, block_time_points):
     found = forecasts_of(ResetMemory(model), series, block_time_points)
-    linear, seen, _ = model.observe(series[None], model.start().linear)
+    linear, seen, _ = model.observe(series[None], model.init_state().linear)
     beyond = [
-        model.remember(seen.at(slice(start, start + RESET_TIME_POINTS)))[0] for start in range(0, 70, RESET_TIME_POINTS)
+        model.forecast_residual(seen.at(slice(start, start + RESET_TIME_POINTS)))[0]
+        for start in range(0, 70, RESET_TIME_POINTS)
     ]
     torch.testing.assert_close(found, (linear + torch.cat(beyond, dim=1))[0], rtol=1e-5, atol=1e-5)
     assert not torch.allclose(found, forecasts_of(model, series))

@@ -32,7 +32,7 @@ class Halves:
 
     name, horizons = "halves", HORIZONS
 
-    def start(self):
+    def init_state(self):
         return None
 
     def step(self, series, state):
@@ -64,7 +64,7 @@ def test_a_rollout_feeds_on_its_own_forecasts(make_run, baselines):
         assert sums.measure("variance_ratio")[at, 0] == pytest.approx(float(ratio), rel=1e-5)
         # The bar is the direct forecast of AR, on the same targets.
         baseline = baselines[2]
-        direct, _ = baseline.step(run.series[3:], baseline.start())
+        direct, _ = baseline.step(run.series[3:], baseline.init_state())
         bar = sum((direct[t - 3, at].double() - series[s]).square().sum() for t, s in targets)
         expected = 1 - float((rolled - truth).square().sum() / bar)
         assert sums.measure("skill_ar")[at, 0] == pytest.approx(expected, abs=1e-5)

@@ -117,7 +117,7 @@ def test_seeds_must_have_the_same_models(score, oracle, runs, quick):
 class KnowsThePosition:
     """A reference line: knows the run, and hence what will come."""
 
-    name, horizons = "others", (1, 3)
+    name, horizons = "intersubject-average", (1, 3)
 
     def __init__(self, oracle):
         self.oracle, self.fitted, self.asked = oracle, None, []
@@ -127,7 +127,7 @@ class KnowsThePosition:
 
     def follow(self, run, first_time_point):
         self.asked.append((run.key, first_time_point))
-        return self.oracle([run], 0.8, name="others")
+        return self.oracle([run], 0.8, name="intersubject-average")
 
 
 def test_references_follow_each_run_from_where_it_begins(score, oracle, models, runs, config):
@@ -137,8 +137,8 @@ def test_references_follow_each_run_from_where_it_begins(score, oracle, models, 
     offsets = [item for by_run in benchmark.offsets.values() for item in by_run.items()]
     # Once more before, to see whether it looks ahead.
     assert reference.asked == [(runs[1][0].key, 0), *offsets]
-    assert benchmark.kinds["others"] == "reference"
-    np.testing.assert_allclose(benchmark.scores.subject_values("skill", "others", 3), 0.96, atol=1e-6)
+    assert benchmark.kinds["intersubject-average"] == "reference"
+    np.testing.assert_allclose(benchmark.scores.subject_values("skill", "intersubject-average", 3), 0.96, atol=1e-6)
 
 
 def test_without_the_baselines_to_measure_by_there_is_no_table(oracle, runs, quick):

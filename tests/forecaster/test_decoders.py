@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from titan_neuro.forecaster.decoders import LowRankConfig, LowRankDecoder, UpsamplingConfig, UpsamplingDecoder
 from titan_neuro.forecaster import decoders as module
+from titan_neuro.forecaster.decoders import LowRankConfig, LowRankDecoder, UpsamplingConfig, UpsamplingDecoder
 
 GRID, DIM, HORIZONS = (2, 2, 1), 12, 3
 SHAPE, PATCH = (9, 13, 7), 2

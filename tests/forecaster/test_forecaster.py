@@ -91,7 +91,7 @@ def test_a_stream_may_be_cut_anywhere(model, series, cuts):
 
 @torch.no_grad()
 def test_step_streams_one_run(model, series):
-    state = model.start()
+    state = model.init_state()
     first, state = model.step(series[0, :20], state)
     second, _ = model.step(series[0, 20:], state)
     torch.testing.assert_close(torch.cat([first, second]), model(series[:1])[0][0], rtol=1e-4, atol=1e-5)
@@ -108,7 +108,7 @@ def test_restart_forgets_one_stream_and_no_other(model, series):
 @torch.no_grad()
 def test_recall_is_the_last_forecast_of_an_empty_memory(model, series):
     _, seen, _ = model.observe(series, model.init_state(2).linear)
-    whole, _ = model.remember(seen)
+    whole, _ = model.forecast_residual(seen)
     torch.testing.assert_close(model.recall_last(seen), whole[:, -1], rtol=1e-4, atol=1e-5)
 
 
@@ -120,8 +120,8 @@ def test_every_parameter_learns(model, series):
     with torch.no_grad():
         # In noise there is nothing to be learned, and the memory is not believed.
         model.recall.memory.gain.fill_(0.5)
-    left_out = model.left_out(["sub-1_stimulus", "nobody"])
-    model.train()(series, left_out=left_out)[0].square().mean().backward()
+    held_out_index = model.held_out_index(["sub-1_stimulus", "nobody"])
+    model.train()(series, held_out_index=held_out_index)[0].square().mean().backward()
     idle = [name for name, parameter in model.named_parameters() if parameter.grad is None]
     assert not idle
     # At the coarse end of a small brain Swin attends over a single patch: there is nothing to weigh.

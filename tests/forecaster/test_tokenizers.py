@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
+from titan_neuro.forecaster import tokenizers as module
 from titan_neuro.forecaster.decoders import UpsamplingConfig, UpsamplingDecoder
 from titan_neuro.forecaster.tokenizers import SwinTokenizer, SwinTokenizerConfig
-from titan_neuro.forecaster import tokenizers as module
 
 TINY = SwinTokenizerConfig(embed_dim=3, num_heads=(1, 2, 3, 4), token_grid=(2, 1, 2))
 

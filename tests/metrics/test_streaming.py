@@ -13,7 +13,7 @@ class Counting:
     name = "counting"
     horizons = (1, 4)
 
-    def start(self):
+    def init_state(self):
         return 0
 
     def step(self, series, state):

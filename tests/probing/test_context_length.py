@@ -91,7 +91,7 @@ def test_the_whole_run_is_what_streaming_gives():
     model, run = forecaster(), Run()
     found = probe()
     found.add(alone(model), run)
-    forecasts, _ = model.step(run.series, model.start())
+    forecasts, _ = model.step(run.series, model.init_state())
     targets = found._targets(run)
     for index, horizon in enumerate((1, 2)):
         truth = run.series[targets + horizon]
@@ -107,7 +107,7 @@ def test_a_cut_memory_is_an_empty_one_that_reads_the_last_frames():
     targets = found._targets(run)
     errors, base = 0, 0
     for target in targets.tolist():
-        forecasts, _ = model.step(run.series[target - 3 : target + 1], model.start())
+        forecasts, _ = model.step(run.series[target - 3 : target + 1], model.init_state())
         errors += (run.series[target + 1] - forecasts[-1, 0]).square()
         base += run.series[target + 1].square()
     np.testing.assert_allclose(found.skill()[1][0, 1, 0], 1 - errors / base, atol=1e-4)

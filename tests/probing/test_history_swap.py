@@ -78,7 +78,7 @@ def test_the_whole_history_at_once_is_what_streaming_gives():
         errors = 0
         for target in plan.targets[plan.usable[:, index], index].tolist():
             first = target - kept - plan.history + 1
-            forecasts, _ = model.step(run.series[first : target + 1], model.start())
+            forecasts, _ = model.step(run.series[first : target + 1], model.init_state())
             errors += (run.series[target + 1] - forecasts[-1, 0]).square().sum()
         # No recall: a seam's errors aside, windows of a run are what a stream that begins there reads.
         np.testing.assert_allclose(found._sums[False, NOTHING, kept]["01"][0, 0], errors, rtol=1e-4)

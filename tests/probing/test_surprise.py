@@ -165,7 +165,7 @@ def test_the_change_of_the_prediction_compares_two_forecasts_of_one_frame():
     assert prediction_pair((1, 4, 6)) == (1, 2, 2)
     assert prediction_pair((5,)) == (0, 0, 1)
     model, run = persistent(), viewer(1)
-    forecasts, _ = model.step(run.series, model.start())
+    forecasts, _ = model.step(run.series, model.init_state())
     expected = (forecasts[2:, 0] - forecasts[:-2, 1]).square().mean(1).sqrt()
     found = watch(model, run)[PREDICTION]
     assert np.isnan(found[:2]).all()

@@ -60,7 +60,9 @@ def test_the_best_of_each_horizon_is_the_highest(results, full_output):
 
 
 def test_rows_stand_by_kind_and_a_reference_is_never_the_best(results):
-    others = results.scores[results.scores["model"] == "titan-mac"].assign(model="others", kind="reference")
+    others = results.scores[results.scores["model"] == "titan-mac"].assign(
+        model="intersubject-average", kind="reference"
+    )
     others[["skill_ar", "r2"]] += 0.5
     scores = pd.concat([others, results.scores])
     group = score_groups(scores)[0]
@@ -69,7 +71,7 @@ def test_rows_stand_by_kind_and_a_reference_is_never_the_best(results):
         ("mean", "Baselines"),
         ("persistence", ""),
         ("ar", ""),
-        ("others", "Reference lines"),
+        ("intersubject-average", "Reference lines"),
     ]
     assert not any(cell["best"] for cell in group["rows"][-1]["cells"])
     assert group["rows"][0]["cells"][0]["best"]

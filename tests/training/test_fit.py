@@ -88,9 +88,9 @@ def test_what_one_feature_tells_of_another_is_learned(make_fold, train):
     assert record["validation_skill_ar"] > 0.2
     # The run that nobody has seen: one time point ahead, against the linear skip alone.
     series = data.runs[data.fold.test[0]].read(0, 200)
-    forecasts, _ = model.step(series, model.start())
+    forecasts, _ = model.step(series, model.init_state())
     torch.nn.init.zeros_(model.head.patterns)
-    linear, _ = model.step(series, model.start())
+    linear, _ = model.step(series, model.init_state())
     error, error_linear = ((series[1:] - f[:-1, 0]).square().mean() for f in (forecasts, linear))
     assert error < 0.8 * error_linear
     table = pd.read_csv(folder / "training.csv")

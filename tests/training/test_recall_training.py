@@ -69,7 +69,7 @@ def test_epoch_0_is_the_closed_form_with_the_subject_left_out(data, train):
     expected, [held] = closed_form(data), [Held(run) for run in data.part(data.fold.validation)]
     linear = total = 0.0
     with torch.no_grad():
-        skip, beyond, _ = expected.forecast_parts(held.series[None], left_out=expected.left_out([held.key]))
+        skip, beyond, _ = expected.forecast_parts(held.series[None], held_out_index=expected.held_out_index([held.key]))
     for index, h in enumerate(expected.horizons):
         scored = torch.as_tensor(held.scored[h:])
         left = (held.series[h:] - skip[0, :-h, index])[scored]
@@ -109,11 +109,11 @@ def test_the_fit_does_not_shift_what_is_drawn(data, train):
 def test_training_leaves_each_stream_s_run_out_of_what_was_fitted(data, train, monkeypatch):
     seen, forecast_parts = set(), Forecaster.forecast_parts
 
-    def noted(self, series, state=None, *, left_out=None, **options):
-        seen.update(map(tuple, left_out.tolist()))
+    def noted(self, series, state=None, *, held_out_index=None, **options):
+        seen.update(map(tuple, held_out_index.tolist()))
         assert len(self.recall.runs) == len(self.recall.stimulus.keys_without) == 5
         assert len(self.recall.own_map_without) == len(self.recall.stimulus.reader_without) == 4
-        return forecast_parts(self, series, state, left_out=left_out, **options)
+        return forecast_parts(self, series, state, held_out_index=held_out_index, **options)
 
     monkeypatch.setattr(Forecaster, "forecast_parts", noted)
     train(dataclasses.replace(QUICK, steps_per_epoch=4))

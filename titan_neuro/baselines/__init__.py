@@ -46,7 +46,8 @@ def make_baselines(horizons: tuple[int, ...], shared_fits: SharedFits | None = N
 
 
 def make_references(horizons: tuple[int, ...], shared_fits: SharedFits | None = None) -> list[Reference]:
-    """Make the reference lines, unfitted: ``others`` and ``others+ar``; see :class:`IntersubjectAverageReference`.
+    """Make the reference lines, unfitted: ``intersubject-average`` and ``intersubject-average+ar``; see
+    :class:`IntersubjectAverageReference`.
 
     Parameters
     ----------
@@ -61,8 +62,8 @@ def make_references(horizons: tuple[int, ...], shared_fits: SharedFits | None = 
         Those that know the moment of the stimulus.
     """
     return [
-        IntersubjectAverageReference("others", TrainingMean(horizons)),
-        IntersubjectAverageReference("others+ar", AutoregressionBaseline(horizons, shared_fits)),
+        IntersubjectAverageReference("intersubject-average", TrainingMean(horizons)),
+        IntersubjectAverageReference("intersubject-average+ar", AutoregressionBaseline(horizons, shared_fits)),
     ]
 
 

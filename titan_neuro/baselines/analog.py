@@ -88,10 +88,10 @@ class AnalogBaseline:
         if len(shared.groups) > 1:
             self._choose(*self._try_out(shared))
 
-    def start(self) -> tuple[Tensor, Tensor, Tensor]:
+    def init_state(self) -> tuple[Tensor, Tensor, Tensor]:
         """No past: no history for the autoregression, no components, and no time point seen."""
         past = torch.zeros(self.window - 1, self.space.components.shape[1])
-        return self.space.start(), past, torch.zeros(self.window - 1)
+        return self.space.init_state(), past, torch.zeros(self.window - 1)
 
     def step(
         self, series: Tensor, state: tuple[Tensor, Tensor, Tensor]

@@ -39,7 +39,7 @@ class AutoregressionBaseline:
         """Fit to the training runs; see `titan_neuro.linear.autoregression.fit_autoregression` for what it raises."""
         self.fitted = self._shared_fits.autoregression(runs)
 
-    def start(self) -> Tensor:
+    def init_state(self) -> Tensor:
         """No past: zeros, the mean of z-scored data, ``(order - 1, features)``."""
         _, order, n_features = self.fitted.coefficients.shape
         return torch.zeros(order - 1, n_features)

@@ -59,7 +59,7 @@ class TrainingMean:
             )
         self.mean = (total / n_scored).float()
 
-    def start(self) -> None:
+    def init_state(self) -> None:
         """Nothing is carried from time point to time point."""
 
     def step(self, series: Tensor, state: None) -> tuple[Tensor, None]:

@@ -60,7 +60,7 @@ class OnlineRidge:
         self._penalties = tuple(sorted(set(penalties)))
         self._which = [self._penalties.index(penalty) for penalty in penalties]
 
-    def start(self, n_predictors: int, n_outputs: int) -> OnlineState:
+    def init_state(self, n_predictors: int, n_outputs: int) -> OnlineState:
         """Nothing seen: weights of 0."""
         eye = torch.eye(n_predictors, dtype=torch.float64)
         return OnlineState(

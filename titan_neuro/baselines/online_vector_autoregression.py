@@ -102,12 +102,12 @@ class OnlineVectorAutoregressionBaseline:
         own = tuple(self._unit * penalty for penalty in learning.values())
         self._learner = OnlineRidge(ahead, own) if ahead else None
 
-    def start(self) -> LearnerState:
+    def init_state(self) -> LearnerState:
         """Nothing seen, and nothing learned."""
         n_residuals, longest = self.space.n_residuals, max(self.horizons)
-        learned = self._learner.start(len(self.weights), n_residuals) if self._learner else None
+        learned = self._learner.init_state(len(self.weights), n_residuals) if self._learner else None
         pending = torch.zeros(longest, len(self.horizons), n_residuals)
-        return LearnerState(self.var.start(), self._no_averages(), pending, learned)
+        return LearnerState(self.var.init_state(), self._no_averages(), pending, learned)
 
     def step(self, series: Tensor, state: LearnerState) -> tuple[Tensor, LearnerState]:
         """Forecast from every time point: ``(time, horizons, features)``."""
@@ -209,7 +209,7 @@ class OnlineVectorAutoregressionBaseline:
             errors = due_errors(torch.cat(missed, dim=1), horizons)
             for column, penalty in enumerate(OWN_PENALTIES):
                 learner = OnlineRidge(horizons, (self._unit * penalty,) * len(horizons))
-                own, _ = learner.step(predictors, errors, learner.start(predictors.shape[1], left.shape[2]))
+                own, _ = learner.step(predictors, errors, learner.init_state(predictors.shape[1], left.shape[2]))
                 for option, learned in enumerate(torch.split(own, n_horizons, dim=1)):
                     cross[group, option, column] += (learned * missed[option] * rows).sum((0, 2))
                     power[group, option, column] += (learned.square() * rows).sum((0, 2))

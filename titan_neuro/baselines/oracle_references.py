@@ -109,7 +109,7 @@ class IntersubjectAverageReference:
         covered &= inside & (others.n_runs[statistics.clamp(0, len(others.series) - 1)] > 0)
         reach = max(self.horizons)
         padded = torch.nn.functional.pad(covered, (0, reach))
-        state = follower.start()
+        state = follower.init_state()
         for start in range(0, run.n_time_points, _BLOCK_TIME_POINTS):
             stop = min(start + _BLOCK_TIME_POINTS, run.n_time_points)
             series = run.read(start, min(stop + reach, run.n_time_points))
@@ -130,14 +130,14 @@ class _Follower:
     def fit(self, runs: Sequence[RunData]) -> None:
         """It was fitted before it was bound."""
 
-    def start(self) -> tuple[Any, Any, int]:
+    def init_state(self) -> tuple[Any, Any, int]:
         """The baseline's state in the run and in the stimulus, and the moment."""
-        stimulus_state = self._base.start()
+        stimulus_state = self._base.init_state()
         if self._stimulus is not None:
             for start in range(0, min(self.moment, len(self._stimulus)), _BLOCK_TIME_POINTS):
                 stop = min(start + _BLOCK_TIME_POINTS, self.moment)
                 _, stimulus_state = self._base.step(self._stimulus[start:stop], stimulus_state)
-        return self._base.start(), stimulus_state, self.moment
+        return self._base.init_state(), stimulus_state, self.moment
 
     def step(self, series: Tensor, state: tuple[Any, Any, int]) -> tuple[Tensor, tuple[Any, Any, int]]:
         """Forecast from every time point: ``(time, horizons, features)``."""

@@ -31,7 +31,7 @@ class Persistence:
     def fit(self, runs: Sequence[RunData]) -> None:
         """There is nothing to learn."""
 
-    def start(self) -> None:
+    def init_state(self) -> None:
         """Nothing is carried from time point to time point."""
 
     def step(self, series: Tensor, state: None) -> tuple[Tensor, None]:
@@ -92,7 +92,7 @@ class DampedPersistence:
         phi = (cross / power.clamp(min=torch.finfo(power.dtype).tiny)).clamp(-1, 1)
         self.factors = torch.stack([phi**horizon for horizon in self.horizons]).float()
 
-    def start(self) -> None:
+    def init_state(self) -> None:
         """Nothing is carried from time point to time point."""
 
     def step(self, series: Tensor, state: None) -> tuple[Tensor, None]:

@@ -62,7 +62,7 @@ class ResidualSpace:
         """Principal component scores of time points: ``(..., components)``."""
         return (series - self.mean) @ self.components
 
-    def start(self) -> Tensor:
+    def init_state(self) -> Tensor:
         """History of the autoregression before a run: ``(order - 1, features)``."""
         _, order, n_features = self.autoregression.coefficients.shape
         return torch.zeros(order - 1, n_features)
@@ -264,7 +264,7 @@ def _every(run: RunData, stride: int) -> np.ndarray:
 def _project(run: RunData, space: ResidualSpace) -> ResidualRun:
     """One pass over the run. Projections are linear, so that time points and forecasts may be projected apart."""
     horizons = space.autoregression.horizons
-    scores, seen, forecasts, history = [], [], [], space.start()
+    scores, seen, forecasts, history = [], [], [], space.init_state()
     for start in range(0, run.n_time_points, _BLOCK_TIME_POINTS):
         series = run.read(start, min(start + _BLOCK_TIME_POINTS, run.n_time_points))
         forecast, history = space.autoregress(series, history)

@@ -89,9 +89,9 @@ class VectorAutoregressionBaseline:
         self.fitted = self._shared_fits.once(runs, VectorAutoregression, lambda: self._fit(projected))
         self.weights, self.chosen = self.fitted.weights, self.fitted.chosen
 
-    def start(self) -> tuple[Tensor, Tensor]:
+    def init_state(self) -> tuple[Tensor, Tensor]:
         """No past: the histories of the autoregression and of the components are zeros."""
-        return self.space.start(), torch.zeros(self._n_past, self.space.components.shape[1])
+        return self.space.init_state(), torch.zeros(self._n_past, self.space.components.shape[1])
 
     def step(self, series: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Forecast from every time point: ``(time, horizons, features)``."""

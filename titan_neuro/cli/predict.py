@@ -81,7 +81,7 @@ def _forecasts(model: Forecaster, view: RunView, horizon: int) -> Iterator[np.nd
     index = model.horizons.index(horizon)
     # Nothing was forecast of the first time points.
     yield np.zeros((min(horizon, view.n_time_points), view.n_features), dtype=np.float32)
-    state = model.start()
+    state = model.init_state()
     last = view.n_time_points - horizon
     for start in range(0, last, 64):
         forecasts, state = model.step(view.read(start, min(start + 64, last)), state)

@@ -41,9 +41,9 @@ class Control:
     def fit(self, runs: Sequence[RunData]) -> None:
         """There is nothing to learn: the model is trained."""
 
-    def start(self) -> Any:
+    def init_state(self) -> Any:
         """State before the first time point of a run."""
-        return self.model.start()
+        return self.model.init_state()
 
     @torch.inference_mode()
     def step(self, series: Tensor, state: Any) -> tuple[Tensor, Any]:
@@ -85,9 +85,9 @@ class ResetMemory(Control):
 
     suffix = f"reset{RESET_TIME_POINTS}"
 
-    def start(self) -> ResetState:
+    def init_state(self) -> ResetState:
         """State before the first time point of a run."""
-        return ResetState(0, self.model.start())
+        return ResetState(0, self.model.init_state())
 
     def forward(self, series: Tensor, state: ResetState) -> tuple[Tensor, ResetState]:
         """Read time points window by window; see :class:`Control`."""
@@ -99,7 +99,7 @@ class ResetMemory(Control):
             at += length
             position = (state.position + length) % RESET_TIME_POINTS
             if position == 0:
-                inner = dataclasses.replace(inner, memory=self.model.forget(len(series)))
+                inner = dataclasses.replace(inner, memory=self.model.init_memory(len(series)))
             state = ResetState(position, inner)
         return torch.cat(forecasts, dim=1), state
 

@@ -136,7 +136,7 @@ def _roll(model: ForecastModel, course: _Course) -> _Rolled:
     residuals, held = [], []
     limit = max(1, min(_HELD_STATES, _HELD_VALUES // course.observed[: 2 * len(course.horizons)].numel()))
     with torch.inference_mode():
-        state, start = model.start(), 0
+        state, start = model.init_state(), 0
         for place in [*stops, None]:
             origin = len(course.observed) - 1 if place is None else course.origins[place]
             if origin < start:

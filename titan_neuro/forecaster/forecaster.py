@@ -230,18 +230,20 @@ class Forecaster(nn.Module):
         self.coefficients.copy_(fitted.coefficients)
         self.intercept.copy_(fitted.intercept)
 
-    def left_out(self, keys: Sequence[str]) -> Int[Tensor, "B 2"] | None:
+    def held_out_index(self, keys: Sequence[str]) -> Int[Tensor, "B 2"] | None:
         """What must not be used for these runs, by their keys, since it was fitted on them; for `forward`."""
-        return None if self.recall is None else self.recall.left_out(keys)
+        return None if self.recall is None else self.recall.held_out_index(keys)
 
-    def init_state(self, batch: int) -> ForecasterState:
+    def init_state(self, batch: int = 1) -> ForecasterState:
         """State before the first time point of `batch` streams."""
         history = self.coefficients.new_zeros(batch, self.coefficients.shape[1] - 1, self.n_features)
         width = 0 if self.recall is None else self.recall.width
         pending = history.new_zeros(batch, max(self.horizons), len(self.horizons), width)
-        return ForecasterState(LinearState(history, pending, pending.new_zeros(pending.shape[:2])), self.forget(batch))
+        return ForecasterState(
+            LinearState(history, pending, pending.new_zeros(pending.shape[:2])), self.init_memory(batch)
+        )
 
-    def forget(self, batch: int) -> MemoryPart:
+    def init_memory(self, batch: int) -> MemoryPart:
         """State of the learned part before the first time point: nothing is remembered."""
         recall = () if self.recall is None else (self.recall.init_state(batch),)
         return MemoryPart(self.backbone.init_state(batch), recall)
@@ -256,7 +258,7 @@ class Forecaster(nn.Module):
         state: ForecasterState | None = None,
         *,
         memory_frozen: bool = False,
-        left_out: Int[Tensor, "B 2"] | None = None,
+        held_out_index: Int[Tensor, "B 2"] | None = None,
     ) -> tuple[Float[Tensor, "B T K V"], ForecasterState]:
         """Forecast from every time point.
 
@@ -268,8 +270,8 @@ class Forecaster(nn.Module):
             What the call before returned; None at the start of the runs.
         memory_frozen : bool
             Read the memories that learn at test time as they are, writing nothing into them.
-        left_out : torch.Tensor, optional
-            From :meth:`left_out`: training runs that must be read with what was fitted without them.
+        held_out_index : torch.Tensor, optional
+            From :meth:`held_out_index`: training runs that must be read with what was fitted without them.
 
         Returns
         -------
@@ -278,7 +280,9 @@ class Forecaster(nn.Module):
             ``<= t``.
         state : ForecasterState
         """
-        linear, beyond, state = self.forecast_parts(series, state, memory_frozen=memory_frozen, left_out=left_out)
+        linear, beyond, state = self.forecast_parts(
+            series, state, memory_frozen=memory_frozen, held_out_index=held_out_index
+        )
         return linear + beyond, state
 
     def forecast_parts(
@@ -287,7 +291,7 @@ class Forecaster(nn.Module):
         state: ForecasterState | None = None,
         *,
         memory_frozen: bool = False,
-        left_out: Int[Tensor, "B 2"] | None = None,
+        held_out_index: Int[Tensor, "B 2"] | None = None,
         features: Float[Tensor, "B T P F"] | None = None,
     ) -> tuple[Float[Tensor, "B T K V"], Float[Tensor, "B T K V"], ForecasterState]:
         """Forecast as :meth:`forward` does, the linear part and the learned part apart.
@@ -296,7 +300,9 @@ class Forecaster(nn.Module):
         """
         state = self.init_state(len(series)) if state is None else state
         linear, seen, linear_state = self.observe(series, state.linear, features)
-        beyond, memory = self.remember(seen, state.memory, memory_frozen=memory_frozen, left_out=left_out)
+        beyond, memory = self.forecast_residual(
+            seen, state.memory, memory_frozen=memory_frozen, held_out_index=held_out_index
+        )
         return linear, beyond, ForecasterState(linear_state, memory)
 
     def observe(
@@ -337,29 +343,29 @@ class Forecaster(nn.Module):
             errors.append((shown - expected[:, place, index]) * made[:, place, None])
         return shown, torch.stack(errors, dim=2), expected[:, n_time_points:], made[:, n_time_points:]
 
-    def remember(
+    def forecast_residual(
         self,
         seen: Observation,
         state: MemoryPart | None = None,
         *,
         memory_frozen: bool = False,
-        left_out: Int[Tensor, "B 2"] | None = None,
+        held_out_index: Int[Tensor, "B 2"] | None = None,
     ) -> tuple[Float[Tensor, "B T K V"], MemoryPart]:
         """Forecast what lies beyond the linear part."""
-        state = self.forget(len(seen.tokens)) if state is None else state
-        read, state = self._read(seen, state, memory_frozen=memory_frozen, left_out=left_out)
+        state = self.init_memory(len(seen.tokens)) if state is None else state
+        read, state = self._read(seen, state, memory_frozen=memory_frozen, held_out_index=held_out_index)
         return self._decode(read), state
 
-    def hold(
-        self, seen: Observation, state: MemoryPart, *, left_out: Int[Tensor, "B 2"] | None = None
+    def features(
+        self, seen: Observation, state: MemoryPart, *, held_out_index: Int[Tensor, "B 2"] | None = None
     ) -> tuple[Float[Tensor, "B T F"], MemoryPart]:
         """Return what the learned part holds of each time point, for a probe to read, and the state after the last.
 
         The backbone's output, averaged over the time point's tokens, and then what is recalled of the time points to
-        come, in the basis of the recall, horizon by horizon. `left_out` is what must not be used for runs that it was
-        fitted on.
+        come, in the basis of the recall, horizon by horizon. `held_out_index` is what must not be used for runs that it
+        was fitted on.
         """
-        read, state = self._read(seen, state, memory_frozen=False, left_out=left_out)
+        read, state = self._read(seen, state, memory_frozen=False, held_out_index=held_out_index)
         return torch.cat([read.tokens.mean(dim=2).to(read.forecasts), read.forecasts.flatten(2)], dim=-1), state
 
     def recall_last(self, seen: Observation) -> Float[Tensor, "B K V"]:
@@ -368,11 +374,11 @@ class Forecaster(nn.Module):
 
     def recall_at(self, seen: Observation, places: Sequence[int]) -> Float[Tensor, "B N K V"]:
         """Forecast as :meth:`recall_last` does, from the time points at these places."""
-        read, _ = self._read(seen, self.forget(len(seen.tokens)), memory_frozen=False, left_out=None)
+        read, _ = self._read(seen, self.init_memory(len(seen.tokens)), memory_frozen=False, held_out_index=None)
         return self._decode(_Reading(read.tokens[:, list(places)], read.forecasts[:, list(places)]))
 
     def _read(
-        self, seen: Observation, state: MemoryPart, *, memory_frozen: bool, left_out: Tensor | None
+        self, seen: Observation, state: MemoryPart, *, memory_frozen: bool, held_out_index: Tensor | None
     ) -> tuple[_Reading, MemoryPart]:
         """Let backbone and recall say what they make of what was seen: tokens, and errors that are to come."""
         tokens = seen.tokens
@@ -383,7 +389,7 @@ class Forecaster(nn.Module):
         with _full_precision(out):
             context = out.mean(dim=2).to(seen.series.dtype)
             recalled, recall = self.recall(
-                seen.series, seen.errors, context, state.recall[0], left_out=left_out, frozen=memory_frozen
+                seen.series, seen.errors, context, state.recall[0], held_out_index=held_out_index, frozen=memory_frozen
             )
         return _Reading(out, recalled), MemoryPart(backbone, (recall,))
 
@@ -397,10 +403,6 @@ class Forecaster(nn.Module):
             onto = forecasts.to(read.forecasts.dtype).flatten(0, 2)
             recalled = torch.addmm(onto, read.forecasts.flatten(0, 2), self.recall.basis)
         return recalled.view_as(forecasts)
-
-    def start(self) -> ForecasterState:
-        """State before the first time point of one run."""
-        return self.init_state(1)
 
     @torch.inference_mode()
     def step(

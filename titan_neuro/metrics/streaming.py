@@ -123,7 +123,7 @@ def stream_forecasts(
         A forecast that is not finite.
     """
     with torch.no_grad():
-        state = model.start()
+        state = model.init_state()
     for start in range(0, series.shape[0], block_time_points):
         block = series[start : start + block_time_points].clone()
         with torch.no_grad():

@@ -103,7 +103,7 @@ class ContextLengthProbe:
     def _whole_run(model: Forecaster, seen: Observation, targets: Tensor) -> Tensor:
         state, found = None, []
         for start in range(0, seen.tokens.shape[1], ENCODED_AT_A_TIME):
-            beyond, state = model.remember(seen.at(slice(start, start + ENCODED_AT_A_TIME)), state)
+            beyond, state = model.forecast_residual(seen.at(slice(start, start + ENCODED_AT_A_TIME)), state)
             wanted = targets[(targets >= start) & (targets < start + ENCODED_AT_A_TIME)] - start
             found.append(beyond[0, wanted].cpu())
         return torch.cat(found)

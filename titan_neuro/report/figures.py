@@ -60,8 +60,8 @@ _FIXED_STYLES = {
     "soft-analog-20": ("#009e73", "<"),
     "soft-analog-80": ("#009e73", "s"),
     "soft-analog-160": ("#009e73", ">"),
-    "others": ("#1f2933", "*"),
-    "others+ar": ("#1f2933", "p"),
+    "intersubject-average": ("#1f2933", "*"),
+    "intersubject-average+ar": ("#1f2933", "p"),
 }
 _OTHER_STYLES = (("#d55e00", "o"), ("#009e73", "v"), ("#cc79a7", "P"), ("#56b4e9", "X"))
 # Controls and references are no forecasts of their own right.

@@ -73,10 +73,13 @@ def _grouped(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def _notes(metadata: dict[str, Any]) -> list[str]:
     told = [f"{title}: {metadata[key]}" for key, title in _NOTES.items() if metadata.get(key)]
-    caveats, left_out = (list(map(str, metadata.get(key, []))) for key in ("Caveats", "NotAsked"))
-    if len(left_out) > _MOST_NOT_ASKED:
-        left_out = [*left_out[:_MOST_NOT_ASKED], f"And {len(left_out) - _MOST_NOT_ASKED} more, in the JSON."]
-    return [*told, *caveats, *left_out]
+    caveats, held_out_index = (list(map(str, metadata.get(key, []))) for key in ("Caveats", "NotAsked"))
+    if len(held_out_index) > _MOST_NOT_ASKED:
+        held_out_index = [
+            *held_out_index[:_MOST_NOT_ASKED],
+            f"And {len(held_out_index) - _MOST_NOT_ASKED} more, in the JSON.",
+        ]
+    return [*told, *caveats, *held_out_index]
 
 
 def _caption(n_subjects: int, n_measures: int) -> str:

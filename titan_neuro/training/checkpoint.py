@@ -17,7 +17,7 @@ from titan_neuro.files import write_bytes, write_json
 from titan_neuro.forecaster.forecaster import Forecaster, ForecasterConfig
 
 SCHEMA = "titan-neuro-forecaster"
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 _CONFIG = TypeAdapter(ForecasterConfig)
 
 

@@ -142,7 +142,10 @@ class ForecastModule(lightning.LightningModule):
         if state is not None:
             state = self.forecaster.restart(state.detach(), batch.is_start)
         linear, beyond, state = self.forecaster.forecast_parts(
-            series[:, :window], state, left_out=self.forecaster.left_out(batch.keys), features=batch.features
+            series[:, :window],
+            state,
+            held_out_index=self.forecaster.held_out_index(batch.keys),
+            features=batch.features,
         )
         # Of what ran in half precision nothing half precise is carried on.
         self._state = state.detach().to(dtype=torch.float32)

@@ -61,9 +61,9 @@ def test_names_are_the_published_ones(everything, published):
     minimal = {name.removeprefix(f"{MINIMAL}/") for name in names if name.startswith(MINIMAL)}
     assert minimal <= derived
     # What the published derivatives hold of two runs, less surfaces, other templates and the field's coefficients.
-    left_out = (".gii", "fsnative", "MNI152NLin6Asym", "coeff", "ribbon", "aseg", "run-03", "run-04", "run-05")
+    held_out_index = (".gii", "fsnative", "MNI152NLin6Asym", "coeff", "ribbon", "aseg", "run-03", "run-04", "run-05")
     of_two = {name for name in derived if name.startswith(("sub-sid000005/", "sub-sid000007/")) and "." in name}
-    assert {name for name in of_two if not any(part in name for part in left_out)} == {
+    assert {name for name in of_two if not any(part in name for part in held_out_index)} == {
         name for name in minimal if name.startswith("sub-")
     }
 

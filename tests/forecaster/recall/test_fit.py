@@ -26,7 +26,9 @@ def find_positions(model, run):
     """The likeliest moment of the stimulus at each time point, by the other subjects."""
     stimulus = model.recall.stimulus
     _, seen, _ = model.observe(run.series[None], model.init_state(1).linear)
-    probabilities, _ = stimulus.find(seen.errors[:, :, 0], stimulus.init_state(1), model.left_out([run.key])[:, 0])
+    probabilities, _ = stimulus.find(
+        seen.errors[:, :, 0], stimulus.init_state(1), model.held_out_index([run.key])[:, 0]
+    )
     return probabilities[0].argmax(dim=1)
 
 
@@ -253,7 +255,7 @@ def test_a_subject_who_saw_another_film_is_fitted_too(truth):
     model = fit([*train[:5], stranger])
     assert model.recall.stimulus.n_positions == 250 - 10
     assert min(skills(model, test)) > 0.3
-    assert np.isfinite(skills(model, [stranger], left_out=model.left_out([stranger.key]))).all()
+    assert np.isfinite(skills(model, [stranger], held_out_index=model.held_out_index([stranger.key]))).all()
 
 
 def test_fitting_is_deterministic(truth, fitted):

@@ -57,11 +57,11 @@ def test_it_does_not_look_ahead(model, truth, block_time_points):
 @pytest.mark.parametrize("cuts", [(8,), (1, 2, 3, 30), tuple(range(5, 80, 5))])
 @torch.no_grad()
 def test_a_stream_may_be_cut_anywhere(model, series, cuts, frozen):
-    left_out, state, parts = torch.tensor([[-1, -1], [3, 1]]), None, []
+    held_out_index, state, parts = torch.tensor([[-1, -1], [3, 1]]), None, []
     for part in torch.tensor_split(series, cuts, dim=1):
-        forecasts, state = model(part, state, memory_frozen=frozen, left_out=left_out)
+        forecasts, state = model(part, state, memory_frozen=frozen, held_out_index=held_out_index)
         parts.append(forecasts)
-    whole, _ = model(series, memory_frozen=frozen, left_out=left_out)
+    whole, _ = model(series, memory_frozen=frozen, held_out_index=held_out_index)
     torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-3, atol=1e-4)
 
 
@@ -97,19 +97,19 @@ def test_a_checkpoint_is_read_back_with_its_film(model, truth, series, tmp_path)
     assert torch.equal(read(series)[0], model(series)[0])
     # Who was trained on is not in the file: everybody is new.
     keys = ["sub-05_task-film", "sub-07_task-film"]
-    assert read.left_out(keys).tolist() == [[-1, -1], [-1, -1]]
-    assert model.left_out(keys).tolist() == [[5, 1], [-1, -1]]
+    assert read.held_out_index(keys).tolist() == [[-1, -1], [-1, -1]]
+    assert model.held_out_index(keys).tolist() == [[5, 1], [-1, -1]]
 
 
 def test_a_training_run_is_better_known_by_what_was_fitted_on_it(fitted, truth):
     train, test = truth
-    left_out, known = (
-        torch.tensor([skills(fitted, [run], memory_frozen=True, left_out=told(run)) for run in train]).mean(0)
-        for told in (lambda run: fitted.left_out([run.key]), lambda run: None)
+    held_out_index, known = (
+        torch.tensor([skills(fitted, [run], memory_frozen=True, held_out_index=told(run)) for run in train]).mean(0)
+        for told in (lambda run: fitted.held_out_index([run.key]), lambda run: None)
     )
-    gap = left_out - torch.tensor(skills(fitted, test, memory_frozen=True))
+    gap = held_out_index - torch.tensor(skills(fitted, test, memory_frozen=True))
     assert (gap.abs() < 0.05).all()
-    assert (known > left_out + 0.03).all()
+    assert (known > held_out_index + 0.03).all()
 
 
 def test_take_shares_what_was_fitted_and_keeps_its_own_draw(fitted, series):
@@ -124,10 +124,10 @@ def test_take_shares_what_was_fitted_and_keeps_its_own_draw(fitted, series):
             assert torch.equal(other.state_dict()[name], value), name
     assert other.runs == {f"sub-{number:02}_task-film": (number, number % 4) for number in range(6)}
     shown, errors = _random_input(other, 2, 40)
-    silent, left_out = torch.zeros(2, 40, 8), torch.tensor([[1, 1], [-1, -1]])
+    silent, held_out_index = torch.zeros(2, 40, 8), torch.tensor([[1, 1], [-1, -1]])
     with torch.no_grad():
-        found, _ = other(shown, errors, silent, other.init_state(2), left_out=left_out)
-        expected, _ = fitted.recall(shown, errors, silent, fitted.recall.init_state(2), left_out=left_out)
+        found, _ = other(shown, errors, silent, other.init_state(2), held_out_index=held_out_index)
+        expected, _ = fitted.recall(shown, errors, silent, fitted.recall.init_state(2), held_out_index=held_out_index)
     assert torch.equal(found, expected)
     # What the one learns from here on is not the other's.
     other.memory.gates.bias.data.add_(1)
@@ -145,7 +145,9 @@ def test_what_is_not_fitted_recalls_nothing(series, recall):
 def test_every_parameter_learns_and_nothing_that_was_fitted(model, truth):
     run, before = truth[0][0], {name: value.clone() for name, value in model.named_buffers()}
     model.train()
-    _, beyond, _ = model.forecast_parts(run.series[None, :80], left_out=model.left_out(["sub-00_task-film"]))
+    _, beyond, _ = model.forecast_parts(
+        run.series[None, :80], held_out_index=model.held_out_index(["sub-00_task-film"])
+    )
     beyond.square().mean().backward()
     assert [name for name, part in model.recall.named_parameters() if part.grad is None or not part.grad.any()] == []
     assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
@@ -163,7 +165,7 @@ def test_the_memory_is_told_what_the_other_parts_forecast_wrongly(model):
     for index, h in enumerate(recall.horizons):
         for t in range(h, 80):
             left[:, t, index] -= base[:, t - h, index]
-    known, *_ = recall.know(shown, errors, recall.init_state(2), None)
+    known, *_ = recall.key_features(shown, errors, recall.init_state(2), None)
     correction, _ = recall.memory(known, left, context, recall.memory.init_state(2))
     found, _ = recall(shown, errors, context, recall.init_state(2))
     torch.testing.assert_close(found, base + correction, rtol=1e-4, atol=1e-4)
@@ -174,7 +176,7 @@ def test_the_own_past_lies_as_it_was_fitted(fitted):
     """What is forecast from the own last time points, and what keys are made of, time point by time point."""
     recall = fitted.recall
     shown, errors = _random_input(recall, 1, 30)
-    known, base, _ = recall.know(shown, errors, recall.init_state(1), None)
+    known, base, _ = recall.key_features(shown, errors, recall.init_state(1), None)
     recalled, _ = recall.stimulus(errors[:, :, 0], recall.stimulus.init_state(1))
     components = shown[0] @ recall.present_directions.T
     own = errors[0, :, 0] @ recall.own_directions[: RECALL.key_components].T

@@ -27,7 +27,7 @@ def averages(keys, values, without=None):
     return keys[others].mean(0), values[others].mean(0)
 
 
-def remember(keys, values):
+def forecast_residual(keys, values):
     """A memory of stimuli that these subjects have seen, all there is of them; the map of each fold is one of its own."""
     memory = empty()
     memory.whitening.copy_(torch.eye(WIDTH))
@@ -35,7 +35,7 @@ def remember(keys, values):
     memory.decay.fill_(0.95)
     memory.set_reader(0.3 * randn(*READER, seed=20), 0.3 * randn(2, *READER, seed=21))
     memory.keys, memory.values = averages(keys, values)
-    memory.hold_out(*map(torch.stack, zip(*(averages(keys, values, s) for s in range(N_SUBJECTS)), strict=True)))
+    memory.set_held_out(*map(torch.stack, zip(*(averages(keys, values, s) for s in range(N_SUBJECTS)), strict=True)))
     return memory
 
 
@@ -49,7 +49,7 @@ def tokens():
 
 @pytest.fixture
 def memory(tokens):
-    return remember(*tokens)
+    return forecast_residual(*tokens)
 
 
 def recall(memory, stream, subjects=None, folds=None):
@@ -98,7 +98,7 @@ def test_a_stream_that_leaves_the_film_is_let_go(memory):
 
 @pytest.mark.parametrize(("subject", "fold"), [(0, 1), (3, 0), (2, -1), (-1, 1)])
 def test_a_run_left_out_is_read_with_what_was_fitted_without_it(memory, tokens, subject, fold):
-    expected = remember(*tokens)
+    expected = forecast_residual(*tokens)
     if subject >= 0:
         expected.keys, expected.values = averages(*tokens, without=subject)
     if fold >= 0:
@@ -115,7 +115,7 @@ def test_what_a_subject_showed_does_not_reach_its_own_forecasts(memory, tokens):
     keys[1] = 5 * randn(N_POSITIONS, WIDTH, seed=9)
     values[1] *= -3
     stream, subject = tokens[0][[1]], torch.tensor([1])
-    altered = remember(keys, values)
+    altered = forecast_residual(keys, values)
     torch.testing.assert_close(recall(altered, stream, subject), recall(memory, stream, subject), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(recall(altered, stream), recall(memory, stream), atol=0.1)
 
@@ -123,12 +123,12 @@ def test_what_a_subject_showed_does_not_reach_its_own_forecasts(memory, tokens):
 @pytest.mark.parametrize("cuts", [(1,), (5, 6, 40), tuple(range(1, 60))])
 def test_a_stream_may_be_cut_anywhere(memory, cuts):
     stream = memory.keys[None, :60] + randn(2, 60, WIDTH, seed=10)
-    left_out = torch.tensor([2, -1]), torch.tensor([-1, 1])
+    held_out_index = torch.tensor([2, -1]), torch.tensor([-1, 1])
     evidence, parts = memory.init_state(2), []
     for part in torch.tensor_split(stream, cuts, dim=1):
-        recalled, evidence = memory(part, evidence, *left_out)
+        recalled, evidence = memory(part, evidence, *held_out_index)
         parts.append(recalled)
-    torch.testing.assert_close(torch.cat(parts, dim=1), recall(memory, stream, *left_out), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.cat(parts, dim=1), recall(memory, stream, *held_out_index), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("time_point", [0, 20, 58])
@@ -162,9 +162,9 @@ def test_a_memory_without_films_recalls_nothing(memory):
 
 
 def test_what_is_held_out_goes_where_the_memory_goes(memory):
-    stream, left_out = memory.keys[None, :50].double(), (torch.tensor([1]), torch.tensor([0]))
-    expected = recall(memory, stream.float(), *left_out)
-    found = recall(memory.to(torch.float64), stream, *left_out)
+    stream, held_out_index = memory.keys[None, :50].double(), (torch.tensor([1]), torch.tensor([0]))
+    expected = recall(memory, stream.float(), *held_out_index)
+    found = recall(memory.to(torch.float64), stream, *held_out_index)
     held = (memory.keys_without, memory.values_without, memory.reader_without)
     assert {part.dtype for part in (*held, found)} == {torch.float64}
     torch.testing.assert_close(found.float(), expected, rtol=1e-4, atol=1e-4)

@@ -18,7 +18,7 @@ from titan_neuro.errors import ImageError, MismatchError
 from titan_neuro.files import atomic
 
 SCHEMA = "titan-neuro-features"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _HINT = "Remove it: the next training computes it again."
 
 

@@ -15,7 +15,7 @@ from titan_neuro.data.space import Space
 from titan_neuro.errors import MismatchError
 
 SCHEMA = "titan-neuro-run"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Event = tuple[float, float, str]
 """Onset and duration in seconds (NaN where the table says ``n/a``), and the ``trial_type``."""

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from titan_neuro.forecaster.recall.held_out import pick
+from titan_neuro.forecaster.recall.held_out import select
 
 
 class DelayLine(nn.Module):
@@ -90,7 +90,7 @@ class DelayLine(nn.Module):
             return own.new_zeros(*own.shape[:2], len(self.horizons), self.map.shape[2]), tail
         whole = torch.cat([tail, own], dim=1)
         now = torch.arange(self.longest_lag, whole.shape[1], device=own.device)[:, None]
-        weights = pick(self.map, self.map_without, folds)
+        weights = select(self.map, self.map_without, folds)
         forecasts = [
             whole[:, now + horizon - self.lags].flatten(2) @ weights[:, index]
             for index, horizon in enumerate(self.horizons)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def pick(fitted: Tensor, without: Tensor, index: Tensor | None) -> Tensor:
+def select(fitted: Tensor, without: Tensor, index: Tensor | None) -> Tensor:
     """Take, for each stream, what was fitted on all or what was fitted without one part.
 
     Parameters

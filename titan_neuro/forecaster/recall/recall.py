@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from titan_neuro.forecaster.recall.delayed_responses import DelayLine
 from titan_neuro.forecaster.recall.forecast_memory import ForecastMemory, ForecastMemoryState
-from titan_neuro.forecaster.recall.held_out import pick
+from titan_neuro.forecaster.recall.held_out import select
 from titan_neuro.forecaster.recall.stimulus_memory import StimulusMemory
 from titan_neuro.titans.stream_state import StreamState
 
@@ -106,7 +106,7 @@ class Recall(nn.Module):
 
     The first three, and what the fourth begins with, are fitted in closed form
     (:func:`titan_neuro.forecaster.recall.fit.fit_recall`). To a run that they were fitted on they would know too much,
-    in training and in validation: it is read with what was fitted without it (`left_out`).
+    in training and in validation: it is read with what was fitted without it (`held_out_index`).
 
     Parameters
     ----------
@@ -179,7 +179,7 @@ class Recall(nn.Module):
             n_positions=n_positions, n_components=self.n_own, horizons=self.horizons, width=self.width
         )
 
-    def left_out(self, keys: Sequence[str]) -> Int[Tensor, "B 2"]:
+    def held_out_index(self, keys: Sequence[str]) -> Int[Tensor, "B 2"]:
         """Subject and fold of the run that each stream reads, for `forward`; -1 for one that was not there."""
         return torch.tensor([self.runs.get(key, (-1, -1)) for key in keys], device=self.basis.device)
 
@@ -248,7 +248,7 @@ class Recall(nn.Module):
         context: Float[Tensor, "B T C"],
         state: RecallState,
         *,
-        left_out: Int[Tensor, "B 2"] | None = None,
+        held_out_index: Int[Tensor, "B 2"] | None = None,
         frozen: bool = False,
     ) -> tuple[Float[Tensor, "B T K D"], RecallState]:
         """Forecast the errors of the linear skip.
@@ -263,7 +263,7 @@ class Recall(nn.Module):
         context : torch.Tensor
             The backbone's output, ``(batch, time, context width)``.
         state : RecallState
-        left_out : torch.Tensor, optional
+        held_out_index : torch.Tensor, optional
             Subject and fold of each stream, as the method of this name tells them.
         frozen : bool
             The memory that learns at test time is read, and not written.
@@ -274,8 +274,8 @@ class Recall(nn.Module):
             In the basis, ``(batch, time, horizons, width)``.
         state : RecallState
         """
-        known, base, stimulus_and_tails = self.know(series, errors, state, left_out)
-        folds = None if left_out is None else left_out[:, 1]
+        known, base, stimulus_and_tails = self.key_features(series, errors, state, held_out_index)
+        folds = None if held_out_index is None else held_out_index[:, 1]
         echoed, delayed = self.delayed_responses(errors[:, :, 0] @ self.own_directions.T, state.delayed, folds)
         base = base + echoed
         made = torch.cat([state.pending, base], dim=1)
@@ -290,12 +290,12 @@ class Recall(nn.Module):
         correction, memory = self.memory(known, left, context, state.memory, frozen=frozen)
         return base + correction, RecallState(*stimulus_and_tails, made[:, n_time_points:], delayed, memory)
 
-    def know(
+    def key_features(
         self,
         series: Float[Tensor, "B T D"],
         errors: Float[Tensor, "B T K D"],
         state: RecallState,
-        left_out: Int[Tensor, "B 2"] | None,
+        held_out_index: Int[Tensor, "B 2"] | None,
     ) -> tuple[Float[Tensor, "B T K F"], Float[Tensor, "B T K D"], tuple[Tensor, Tensor, Tensor]]:
         """Return what keys are made of, the forecast of stimulus and own last time points, and what is carried on of
         both.
@@ -303,10 +303,10 @@ class Recall(nn.Module):
         The last are the stimulus's evidence, and the tails of time points and of innovations.
         """
         innovations = errors[:, :, 0]
-        subjects, folds = (None, None) if left_out is None else left_out.unbind(1)
+        subjects, folds = (None, None) if held_out_index is None else held_out_index.unbind(1)
         recalled, evidence = self.stimulus(innovations, state.evidence, subjects, folds)
         past, recent_tail = self.own_past(series, innovations, state.recent_tail)
-        own_map = pick(self.own_map, self.own_map_without, folds)
+        own_map = select(self.own_map, self.own_map_without, folds)
         foretold = (past.unsqueeze(1) @ own_map).transpose(1, 2)
         lagged, own_tail = _look_back(innovations @ self.own_directions[: self.n_key_own].T, state.own_tail)
         key_past = torch.cat(lagged, dim=-1).unsqueeze(2).expand(-1, -1, len(self.horizons), -1)

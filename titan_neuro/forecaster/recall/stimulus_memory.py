@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from titan_neuro.forecaster.recall.held_out import pick
+from titan_neuro.forecaster.recall.held_out import select
 from titan_neuro.forecaster.recall.stimulus_position import accumulate_evidence, position_probabilities
 
 # Moments about the one that is forecast, in time points: what is next in the stimulus is a smooth function of them.
@@ -27,7 +27,7 @@ class StimulusMemory(nn.Module):
     begin anywhere in the stimulus, or show another stimulus, and then nothing is recalled.
 
     A training subject is part of the averages and of the map; its own forecasts must not be. While what was fitted
-    without it is held (`hold_out`), a stream can be read as one of somebody who was never there.
+    without it is held (`set_held_out`), a stream can be read as one of somebody who was never there.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ class StimulusMemory(nn.Module):
         """Moments of all stimuli together."""
         return len(self.keys)
 
-    def hold_out(self, keys: Float[Tensor, "S N D"], values: Float[Tensor, "S N C"]) -> None:
+    def set_held_out(self, keys: Float[Tensor, "S N D"], values: Float[Tensor, "S N C"]) -> None:
         """Hold what the stimulus is without each subject, so that it can be left out while training; it is not saved."""
         self.keys_without, self.values_without = keys.to(self.keys), values.to(self.values)
 
@@ -146,7 +146,7 @@ class StimulusMemory(nn.Module):
             return innovations.new_zeros(*innovations.shape[:2], len(self.horizons), self.reader.shape[2]), evidence
         probabilities, evidence = self.find(innovations, evidence, subjects)
         about = self.read_on(probabilities, subjects)
-        reader = pick(self.reader, self.reader_without, folds)
+        reader = select(self.reader, self.reader_without, folds)
         return (about.transpose(1, 2) @ reader).transpose(1, 2), evidence
 
     def find(
@@ -164,7 +164,7 @@ class StimulusMemory(nn.Module):
         subjects: Tensor | None = None,
     ) -> tuple[Float[Tensor, "B T N"], Float[Tensor, "B N"]]:
         """Return the evidence of each moment after each time point, and after the last one."""
-        keys = pick(self.keys, self.keys_without, subjects)
+        keys = select(self.keys, self.keys_without, subjects)
         # The log likelihood ratio of two normal densities of covariance 1: about the key, and about 0.
         scores = innovations @ self.whitening @ keys.mT - 0.5 * keys.square().sum(dim=-1).unsqueeze(-2)
         return accumulate_evidence(scores, evidence, self.follows, decay)
@@ -184,7 +184,7 @@ class StimulusMemory(nn.Module):
         places = torch.arange(self.n_positions, device=self.follows.device)
         places += margin * (self.follows.eq(0).cumsum(0) - 1)
         length = int(places[-1]) + 1
-        values = pick(self.values, self.values_without, subjects)
+        values = select(self.values, self.values_without, subjects)
         laid_out = values.new_zeros(*values.shape[:-2], length + 2 * margin, values.shape[-1])
         laid_out[..., margin + places, :] = values
         weights = probabilities.new_zeros(*probabilities.shape[:-1], length)

@@ -49,7 +49,7 @@ def watch(model: Forecaster, run: RunData) -> dict[str, np.ndarray]:
         feature, root mean square over features.
     """
     model.eval()
-    state, changes, step = model.start(), _PredictionChange(model.horizons), block_time_points(model)
+    state, changes, step = model.init_state(), _PredictionChange(model.horizons), block_time_points(model)
     with _listening(model) as heard:
         for start in range(0, run.n_time_points, step):
             series = run.read(start, min(start + step, run.n_time_points)).to(model.coefficients)

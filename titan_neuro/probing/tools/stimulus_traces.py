@@ -99,7 +99,7 @@ class StimulusTraces:
             state_every_time_points=self._every,
             first_time_point=run.stimulus_start + late_time_points if late_time_points else 0,
             count_from=run.stimulus_start,
-            left_out=model.left_out([run.key]),
+            held_out_index=model.held_out_index([run.key]),
             width=self._width,
         )
         n_positions = run.n_time_points - run.stimulus_start

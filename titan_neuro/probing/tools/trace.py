@@ -55,7 +55,7 @@ def trace_run(
     state_every_time_points: int = 8,
     first_time_point: int = 0,
     count_from: int = 0,
-    left_out: Tensor | None = None,
+    held_out_index: Tensor | None = None,
     width: int | None = None,
 ) -> Trace:
     """Let a model watch a run from its first time point, or a later one, to its last.
@@ -72,8 +72,8 @@ def trace_run(
     count_from : int
         A time point before which a reading of the state falls, so that runs in which a stimulus begins at different
         time points are read at the same moments of it.
-    left_out : torch.Tensor, optional
-        Of :meth:`Forecaster.left_out`, for a run that the model was fitted on.
+    held_out_index : torch.Tensor, optional
+        Of :meth:`Forecaster.held_out_index`, for a run that the model was fitted on.
     width : int, optional
         What is wider than this, time point by time point, is projected at random onto so many numbers, as the state is:
         memory grows with the run's length, and not with the number of voxels.
@@ -84,7 +84,7 @@ def trace_run(
         Causal: what is given at a time point depends on this and earlier time points.
     """
     model.eval()
-    state, sketch = model.start(), _WeightSketch(model.start())
+    state, sketch = model.init_state(), _WeightSketch(model.init_state())
     linear_state, held_state = state.linear, state.memory
     parts: tuple[list[Tensor], ...] = ([], [], [])
     states, at = list[Tensor](), list[int]()
@@ -100,7 +100,9 @@ def trace_run(
         _, seen, linear_state = model.observe(block, linear_state)
         found: list[Tensor] = []
         for begin, end in _blocks(start, stop, 1, count_from, state_every_time_points):
-            held, held_state = model.hold(seen.at(slice(begin - start, end - start)), held_state, left_out=left_out)
+            held, held_state = model.features(
+                seen.at(slice(begin - start, end - start)), held_state, held_out_index=held_out_index
+            )
             found.append(held[0])
             states.append(sketch(held_state))
             at.append(end - 1)

@@ -160,12 +160,12 @@ def group_runs(made: Sequence[ComponentRun], *, stimulus_is_shared: bool = True)
     return [units.index(kind) % _MAX_FOLDS for kind in kinds]
 
 
-def left_out(run: ComponentRun) -> Tensor:
+def held_out_index(run: ComponentRun) -> Tensor:
     """Subject and fold of a run, for the parts of a recall that are read without them; ``(1, 2)``."""
     return torch.tensor([[run.subject, run.fold]])
 
 
-def left_of(recall: Recall, run: ComponentRun, index: int) -> Tensor:
+def residual_of(recall: Recall, run: ComponentRun, index: int) -> Tensor:
     """What is left of each time point's error, at the horizon of this index, by the forecasts so far; ``(time,
     width)``.
     """

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from titan_neuro.forecaster.recall.fit.components import ComponentRun, left_of
+from titan_neuro.forecaster.recall.fit.components import ComponentRun, residual_of
 from titan_neuro.forecaster.recall.recall import Recall
 
 # How far, in robust standard deviations over all lags, the subjects' agreement must stand out at a lag.
@@ -46,7 +46,7 @@ def _find_lags(recall: Recall, runs: Sequence[ComponentRun], own: Sequence[Tenso
     if len(set(fold_of)) < 2 or longest <= first:
         return []
     spread = torch.cat(list(own)).square().mean(0).sqrt().clamp_min(1e-6 * float(torch.cat(list(own)).std()) + 1e-12)
-    lefts = [(left_of(recall, run, 0) * run.scored[:, None]) @ recall.own_directions.T for run in runs]
+    lefts = [(residual_of(recall, run, 0) * run.scored[:, None]) @ recall.own_directions.T for run in runs]
     left_spread = torch.cat(lefts).square().mean(0).sqrt().clamp_min(1e-12)
     total = agreement = torch.zeros(())
     for fold in sorted(set(fold_of)):
@@ -87,7 +87,7 @@ def _statistics(
         at = run.scored.clone()
         at[:horizon] = False
         places = at.nonzero() + longest - torch.tensor(lags)
-        features, targets = whole[places].flatten(1), left_of(recall, run, index)[at]
+        features, targets = whole[places].flatten(1), residual_of(recall, run, index)[at]
         gram, cross, n_time_points = found.get(run.fold, (0, 0, 0))
         found[run.fold] = (gram + features.T @ features, cross + features.T @ targets, n_time_points + len(targets))
     return found

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from titan_neuro.forecaster.recall.fit.components import ComponentRun, left_of, left_out
+from titan_neuro.forecaster.recall.fit.components import ComponentRun, held_out_index, residual_of
 from titan_neuro.forecaster.recall.fit.stimulus_memory import choosing
 from titan_neuro.forecaster.recall.recall import Recall
 from titan_neuro.linear.components import principal_components
@@ -70,7 +70,8 @@ def fit_keys(recall: Recall, made: Sequence[ComponentRun]) -> None:
     """
     chosen = [made[index] for index in choosing(made)]
     known = [
-        recall.know(run.series[None], run.errors[None], recall.init_state(1), left_out(run))[0][0] for run in chosen
+        recall.key_features(run.series[None], run.errors[None], recall.init_state(1), held_out_index(run))[0][0]
+        for run in chosen
     ]
     innovations = torch.cat([run.innovations[run.scored] for run in chosen])
     directions = principal_components(innovations, _CHOOSING_COMPONENTS)
@@ -80,7 +81,7 @@ def fit_keys(recall: Recall, made: Sequence[ComponentRun]) -> None:
     steps = []
     for index, horizon in enumerate(recall.horizons):
         examples = [
-            _Example(unit, seen[:, index], left_of(recall, run, index), run.scored)
+            _Example(unit, seen[:, index], residual_of(recall, run, index), run.scored)
             for unit, seen, run in zip(_units(chosen), known, chosen, strict=True)
         ]
         groups = _groups(recall, examples, float(innovations.square().mean()))

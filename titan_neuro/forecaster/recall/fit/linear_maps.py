@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from titan_neuro.forecaster.recall.fit.components import ComponentRun, left_out
+from titan_neuro.forecaster.recall.fit.components import ComponentRun, held_out_index
 from titan_neuro.forecaster.recall.recall import Recall
 from titan_neuro.linear.components import principal_components
 
@@ -48,7 +48,9 @@ def fit_linear(recall: Recall, made: Sequence[ComponentRun]) -> None:
     recall.set_own_map(weights[:, n_stimulus:], without[:, :, n_stimulus:])
     squared = torch.zeros(2, len(recall.horizons))
     for run in made:
-        known, base, *_ = recall.know(run.series[None], run.errors[None], recall.init_state(1), left_out(run))
+        known, base, *_ = recall.key_features(
+            run.series[None], run.errors[None], recall.init_state(1), held_out_index(run)
+        )
         run.base = base[0]
         squared += _squared_errors(recall, run, known[0, ..., recall.width : 2 * recall.width])
     # Each run is read with what was fitted without it, so that this is what the stimulus removes in runs it does not
@@ -71,7 +73,7 @@ def _squared_errors(recall: Recall, run: ComponentRun, own: Tensor) -> Tensor:
 
 def _recalled(recall: Recall, run: ComponentRun) -> Tensor:
     """The others' stimulus about the time points that are forecast, by the moment found; ``(time, horizons, ...)``."""
-    stimulus, subject = recall.stimulus, left_out(run)[:, 0]
+    stimulus, subject = recall.stimulus, held_out_index(run)[:, 0]
     if not stimulus.n_positions:
         return run.series.new_zeros(len(run.series), *stimulus.reader.shape[:2])
     probabilities, _ = stimulus.find(run.innovations[None], stimulus.init_state(1), subject)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from titan_neuro.forecaster.recall.fit.components import ComponentRun, left_out
+from titan_neuro.forecaster.recall.fit.components import ComponentRun, held_out_index
 from titan_neuro.forecaster.recall.recall import Recall
 from titan_neuro.forecaster.recall.stimulus_position import position_probabilities
 
@@ -126,7 +126,7 @@ def fit_stimulus_memory(
 
     stimulus.keys, stimulus.values = tokens(None)
     keys, values = zip(*(tokens(subject) for subject in range(len(stimuli.present))), strict=True)
-    stimulus.hold_out(torch.stack(keys), torch.stack(values))
+    stimulus.set_held_out(torch.stack(keys), torch.stack(values))
 
     chosen = [made[index] for index in choosing(made)]
     best = min(choice for decay in _DECAYS for choice in _errors(recall, chosen, directions, decay))
@@ -165,7 +165,7 @@ def _errors(
     stimulus = recall.stimulus
     sums = torch.zeros(len(_SHARPNESS), 2, len(directions))
     for run in chosen:
-        subject = left_out(run)[:, 0]
+        subject = held_out_index(run)[:, 0]
         course, _ = stimulus.weigh(run.innovations[None], stimulus.init_state(1), decay, subject)
         for choice, sharpness in enumerate(_SHARPNESS):
             probabilities = position_probabilities(course[:, ::_EVERY], sharpness)
