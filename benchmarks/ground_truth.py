@@ -27,18 +27,17 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pandas as pd
-from common import ROOT, BenchmarkError, provenance, use_one_thread
+from common import ROOT, provenance, use_one_thread
 
-from titan_neuro import cli
 from titan_neuro.baselines import make_baselines
-from titan_neuro.cli.common import study_folds
 from titan_neuro.data.simulate import SimulateConfig, simulate
 from titan_neuro.data.store import open_runs
 from titan_neuro.evaluation import controls_of, draw_offset
 from titan_neuro.files import write_json, write_text
 from titan_neuro.forecaster import ForecasterConfig, match_comparison_models
 from titan_neuro.metrics import bootstrap_interval, score_run
-from titan_neuro.study import StudyConfig, load_study
+from titan_neuro.study import Study, StudyConfig, load_study
+from titan_neuro.study.models import study_folds
 from titan_neuro.training import FoldData, load_forecaster, train_fold
 from titan_neuro.typing import ForecastModel
 
@@ -92,8 +91,7 @@ def make_synthetic(name: str, size: Size, folder: Path) -> tuple[Path, Path]:
     source, prepared = folder / f"{name}_bids", folder / name
     sizes = {field: getattr(size, field) for field in ("n_subjects", "n_runs", "volume_scale", "voxel_size_mm")}
     simulate(source, SimulateConfig(**(SHARED | SYNTHETIC_DATASETS[name] | sizes)))
-    if cli.main(["prepare", str(source), str(prepared)]):
-        raise BenchmarkError(f"{name}: the synthetic dataset can't be prepared; the reason stands above.")
+    Study.open(source, prepared).prepare()
     return source, prepared
 
 

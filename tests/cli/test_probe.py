@@ -6,7 +6,7 @@ import shutil
 import pandas as pd
 import pytest
 
-from titan_neuro.cli.probe import PROBES
+from titan_neuro.probing import PROBES
 from titan_neuro.probing.tools.results import SCORES
 
 

@@ -25,7 +25,7 @@ def load_study(
     *,
     default_preset: str,
     config_file: Path | None = None,
-    overrides: Sequence[Mapping[str, Any]] = (),
+    overrides: Sequence[str | Mapping[str, Any]] = (),
     seed: int | None = None,
     prepared: Mapping[str, Any] | None = None,
 ) -> StudyConfig:
@@ -38,8 +38,9 @@ def load_study(
     config_file : Path, optional
         YAML: ``preset: NAME`` and, below it, what differs. A file without ``preset`` that gives everything
         (``config.resolved.yaml``) stands alone.
-    overrides : sequence of mapping
-        Nested settings over those of the file, later ones over earlier ones; see :func:`parse_setting`.
+    overrides : sequence of str or mapping
+        Over the file, later ones over earlier ones: ``"training.max_epochs=5"``, or nested settings
+        ``{"training": {"max_epochs": 5}}``.
     seed : int, optional
         The one seed, instead of the file's.
     prepared : mapping, optional
@@ -60,7 +61,8 @@ def load_study(
             f"{where}: no preset {preset!r}.", f"There are: {', '.join(PRESETS)}.{_near(str(preset), PRESETS)}"
         )
     content: dict[str, Any] = _STUDY.dump_python(PRESETS[preset](), mode="json")
-    for over in ({"prepare": prepared or {}}, given, *overrides):
+    settings = [parse_setting(over) if isinstance(over, str) else over for over in overrides]
+    for over in ({"prepare": prepared or {}}, given, *settings):
         content = _merge(content, over, [StudyConfig])
     if seed is not None:
         content["seeds"] = [seed]
