@@ -150,7 +150,7 @@ def _ceilings(data: FoldData) -> dict[str, Ceiling]:
     """From all runs, whatever part they have in this fold: a ceiling is a property of the recordings."""
     from titan_neuro.data.repeats import find_repeats
     from titan_neuro.evaluation.ceilings import STIMULUS_LOCKED, TEST_RETEST
-    from titan_neuro.metrics import retest_ceiling, stimulus_locked_ceiling
+    from titan_neuro.evaluation.noise_ceilings import retest_ceiling, stimulus_locked_ceiling
 
     runs = list(data.runs.values())
     return {STIMULUS_LOCKED: stimulus_locked_ceiling(runs), TEST_RETEST: retest_ceiling(find_repeats(runs))}

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from titan_neuro.errors import TitanNeuroError
-from titan_neuro.metrics import stream_forecasts
+from titan_neuro.evaluation.streaming import stream_forecasts
 from titan_neuro.typing import ForecastModel, RunData
 
 
