@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 from brainiak.isc import isc as brainiak_isc
-from in_memory import InMemoryRun
 
 from titan_neuro.errors import MismatchError, NoMatchError
 from titan_neuro.evaluation.intersubject import intersubject_correlations
 from titan_neuro.metrics import bootstrap_interval, leave_one_out_interval
+from titan_neuro.runs import InMemoryRun
 
 N_TIME_POINTS, N_FEATURES = 120, 7
 

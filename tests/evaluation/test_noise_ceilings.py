@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from in_memory import InMemoryRun
 from sklearn.metrics import r2_score
 
 from titan_neuro.errors import MismatchError
 from titan_neuro.evaluation.intersubject import intersubject_correlations
 from titan_neuro.evaluation.noise_ceilings import retest_ceiling, stimulus_locked_ceiling
+from titan_neuro.runs import InMemoryRun
 from titan_neuro.typing import Stretch
 
 
