@@ -149,7 +149,7 @@ def _write_tables(benchmark: Benchmark, data: FoldData, study: StudyConfig, path
 def _ceilings(data: FoldData) -> dict[str, Ceiling]:
     """From all runs, whatever part they have in this fold: a ceiling is a property of the recordings."""
     from titan_neuro.data.repeats import find_repeats
-    from titan_neuro.evaluation.ceilings import STIMULUS_LOCKED, TEST_RETEST
+    from titan_neuro.evaluation.vocabulary import STIMULUS_LOCKED, TEST_RETEST
     from titan_neuro.metrics import retest_ceiling, stimulus_locked_ceiling
 
     runs = list(data.runs.values())
