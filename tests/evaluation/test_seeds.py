@@ -137,7 +137,7 @@ def test_references_follow_each_run_from_where_it_begins(score, oracle, models, 
     offsets = [item for by_run in benchmark.offsets.values() for item in by_run.items()]
     # Once more before, to see whether it looks ahead.
     assert reference.asked == [(runs[1][0].key, 0), *offsets]
-    assert benchmark.kinds["intersubject-average"] == "reference"
+    assert benchmark.kinds["intersubject-average"] == "oracle_reference"
     np.testing.assert_allclose(benchmark.scores.subject_values("skill", "intersubject-average", 3), 0.96, atol=1e-6)
 
 

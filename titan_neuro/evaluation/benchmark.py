@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from titan_neuro.errors import MismatchError, NoMatchError
 from titan_neuro.evaluation.rollout_scores import RolloutScores, combine_rollouts
-from titan_neuro.evaluation.scores import CORRELATIONS, REFERENCES, Fold, Scores, combine_scores
+from titan_neuro.evaluation.scores import Fold, Scores, combine_scores
+from titan_neuro.evaluation.vocabulary import CORRELATIONS, REFERENCES, Kind
 from titan_neuro.metrics import skill
 from titan_neuro.metrics.measures import fisher_z
 
@@ -91,9 +92,8 @@ class Benchmark:
     ----------
     protocol : str
         ``subject``, ``run`` or ``strict``.
-    kinds : mapping of str to str
-        Kind of each row, in the order of the table: ``model``, ``control``, ``comparison model``, ``baseline``,
-        ``reference``.
+    kinds : mapping of str to Kind
+        Kind of each row, in the order of the table.
     scores : SeedScores
         Over the time points at which the head lay still.
     moving : mapping of int to Scores
@@ -107,7 +107,7 @@ class Benchmark:
     """
 
     protocol: str
-    kinds: Mapping[str, str]
+    kinds: Mapping[str, Kind]
     scores: SeedScores
     high_motion: Mapping[int, Scores]
     rollouts: Mapping[int, RolloutScores]
@@ -117,7 +117,7 @@ class Benchmark:
     @property
     def main_model(self) -> str:
         """The model that the benchmark is about."""
-        return next(name for name, kind in self.kinds.items() if kind == "model")
+        return next(name for name, kind in self.kinds.items() if kind == Kind.MODEL)
 
     def high_motion_scores(self) -> SeedScores | None:
         """Scores over the time points at which the head moved, of the subjects who have some in every seed."""

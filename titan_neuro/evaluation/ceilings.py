@@ -8,10 +8,9 @@ import numpy as np
 import pandas as pd
 
 from titan_neuro.evaluation.benchmark import Benchmark
-from titan_neuro.evaluation.scores import REFERENCES
+from titan_neuro.evaluation.vocabulary import REFERENCES, STIMULUS_LOCKED
 from titan_neuro.metrics import Ceiling, bootstrap_interval, ceiling_on_skill, leave_one_out_interval
 
-STIMULUS_LOCKED, TEST_RETEST = "stimulus-locked", "test-retest"
 _COLUMNS = ("ceiling", "lead_time_points", "n_subjects")
 
 

@@ -9,11 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from titan_neuro.evaluation.vocabulary import FROZEN_SUFFIX, RESET_SUFFIX, RESET_TIME_POINTS, control_name
 from titan_neuro.forecaster import Forecaster
 from titan_neuro.typing import RunData
-
-# Time points that the memory is left with: what a window of the comparison models sees.
-RESET_TIME_POINTS = 20
 
 
 class Control:
@@ -36,7 +34,7 @@ class Control:
 
     def __init__(self, model: Forecaster) -> None:
         self.model = model
-        self.name, self.horizons = f"{model.name}-{self.suffix}", tuple(model.horizons)
+        self.name, self.horizons = control_name(model.name, self.suffix), tuple(model.horizons)
 
     def fit(self, runs: Sequence[RunData]) -> None:
         """There is nothing to learn: the model is trained."""
@@ -60,7 +58,7 @@ class Control:
 class FrozenMemory(Control):
     """The memory recalls what training has put into it, and nothing is written during the run."""
 
-    suffix = "frozen"
+    suffix = FROZEN_SUFFIX
 
     def forward(self, series: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Read time points without writing; see :class:`Control`."""
@@ -83,7 +81,7 @@ class ResetMemory(Control):
     it is no memory, and the row would fall below linear AR for a reason that has nothing to do with memory.
     """
 
-    suffix = f"reset{RESET_TIME_POINTS}"
+    suffix = RESET_SUFFIX
 
     def init_state(self) -> ResetState:
         """State before the first time point of a run."""

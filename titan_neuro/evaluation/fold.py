@@ -18,9 +18,10 @@ from titan_neuro.evaluation.causality import check_causal
 from titan_neuro.evaluation.forecasters import check_runs, check_seeds, kinds_of
 from titan_neuro.evaluation.rollout_scores import RolloutScores, combine_rollouts
 from titan_neuro.evaluation.rollouts import roll_run
-from titan_neuro.evaluation.scores import REFERENCES, Fold, Scores, combine_scores
+from titan_neuro.evaluation.scores import Fold, Scores, combine_scores
 from titan_neuro.evaluation.streaming import score_run
 from titan_neuro.evaluation.sums import sums_of
+from titan_neuro.evaluation.vocabulary import REFERENCES
 from titan_neuro.typing import ForecastModel, RunData
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from titan_neuro.baselines import Reference
 from titan_neuro.errors import ConfigError, MismatchError, NoMatchError
 from titan_neuro.evaluation.controls import Control
-from titan_neuro.evaluation.scores import REFERENCES
+from titan_neuro.evaluation.vocabulary import REFERENCES, Kind
 from titan_neuro.typing import ForecastModel, RunData
 
 _PLURAL = {"key": "runs", "subject": "subjects", "stimulus": "stimuli"}
@@ -15,7 +15,7 @@ _PLURAL = {"key": "runs", "subject": "subjects", "stimulus": "stimuli"}
 
 def kinds_of(
     models: Sequence[ForecastModel], baselines: Sequence[ForecastModel], references: Sequence[Reference]
-) -> dict[str, str]:
+) -> dict[str, Kind]:
     """Return the kind of each row, in the order of the table; `models` begin with the study's own.
 
     Raises
@@ -42,14 +42,14 @@ def kinds_of(
             )
     if not horizons or horizons[0] < 1 or list(horizons) != sorted(set(horizons)):
         raise ConfigError(f"Horizons must ascend and be at least 1; {models[0].name} has {horizons}.")
-    kinds = {model.name: "control" if isinstance(model, Control) else "comparison_model" for model in models[1:]}
+    kinds = {model.name: Kind.CONTROL if isinstance(model, Control) else Kind.COMPARISON_MODEL for model in models[1:]}
     # Controls stand below their model, whatever the order was.
-    kinds = dict(sorted(kinds.items(), key=lambda item: item[1]))
+    kinds = dict(sorted(kinds.items(), key=lambda item: list(Kind).index(item[1])))
     return {
-        models[0].name: "model",
+        models[0].name: Kind.MODEL,
         **kinds,
-        **{baseline.name: "baseline" for baseline in baselines},
-        **{reference.name: "reference" for reference in references},
+        **{baseline.name: Kind.BASELINE for baseline in baselines},
+        **{reference.name: Kind.ORACLE_REFERENCE for reference in references},
     }
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from titan_neuro.evaluation.rollout_scores import RolloutScores, RolloutSums
-from titan_neuro.evaluation.scores import REFERENCES
+from titan_neuro.evaluation.vocabulary import LJUNG_BOX_ALPHA, LJUNG_BOX_FEATURES, LJUNG_BOX_LAGS, REFERENCES
 from titan_neuro.metrics import ljung_box
 from titan_neuro.metrics.measures import FloatArray
 from titan_neuro.typing import ForecastModel, RunData
@@ -22,7 +22,6 @@ SLOW_STRIDE = 8
 # Values of the states and time points that are rolled side by side, and states at most.
 _HELD_VALUES, _HELD_STATES = 2**24, 64
 _BARS = (REFERENCES["skill_ar"], REFERENCES["r2"])
-LJUNG_BOX_LAGS, LJUNG_BOX_FEATURES, LJUNG_BOX_ALPHA = 10, 200, 0.05
 
 
 def roll_run(forecasters: Sequence[ForecastModel], run: RunData, first_time_point: int, every: int) -> RolloutScores:

@@ -9,14 +9,9 @@ from functools import reduce
 import numpy as np
 from numpy.typing import NDArray
 
-from titan_neuro.baselines import AutoregressionBaseline, Persistence, TrainingMean
 from titan_neuro.errors import MismatchError, NoMatchError
 from titan_neuro.evaluation.sums import SubjectSums
-
-# Each skill, and the baseline that it is measured against.
-REFERENCES = {"skill_ar": AutoregressionBaseline.name, "skill": Persistence.name, "r2": TrainingMean.name}
-CORRELATIONS = ("r", "pattern_r")
-METRICS = (*REFERENCES, *CORRELATIONS)
+from titan_neuro.evaluation.vocabulary import REFERENCES
 
 
 @dataclass(frozen=True)

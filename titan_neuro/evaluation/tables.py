@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from titan_neuro.evaluation.benchmark import Benchmark, SeedScores
-from titan_neuro.evaluation.rollout_scores import RESIDUAL_METRICS, ROLLOUT_METRICS, RolloutScores
-from titan_neuro.evaluation.scores import CORRELATIONS, METRICS
+from titan_neuro.evaluation.rollout_scores import RolloutScores
+from titan_neuro.evaluation.vocabulary import CORRELATIONS, METRICS, RESIDUAL_METRICS, ROLLOUT_METRICS
 from titan_neuro.metrics import bootstrap_interval, fisher_mean
 from titan_neuro.metrics.measures import FloatArray, fisher_z
 
