@@ -28,12 +28,12 @@ def test_ceiling_equals_r2_of_the_shared_response(n_subjects, shared):
     stimulus, data = brains(n_subjects, shared)
     ceiling = stimulus_locked_ceiling([run_of(s, series) for s, series in enumerate(data)])
     assert ceiling.reason is None
-    found = np.mean([values.mean() for values in ceiling.values.values()])
+    estimate = np.mean([values.mean() for values in ceiling.values.values()])
     truth = np.mean(
         [r2_score(data[s], np.sqrt(shared) * stimulus, multioutput="variance_weighted") for s in range(n_subjects)]
     )
     # Standard error over 40 features of 1,500 time points: at most 0.006.
-    assert found == pytest.approx(truth, abs=0.02)
+    assert estimate == pytest.approx(truth, abs=0.02)
 
 
 def test_average_of_the_others_stays_below_the_ceiling():
@@ -65,31 +65,31 @@ def test_showings_are_correlated_about_their_own_means():
     second[15:] += 40
     runs = [run_of("1", first, "a"), run_of("1", second, "b")]
     pairs = [tuple(Stretch(run, *span) for run in runs) for span in ((0, 15), (15, 30))]
-    found = retest_ceiling(pairs).values["1"]
+    r = retest_ceiling(pairs).values["1"]
     centered = [
         np.concatenate([part[:15] - part[:15].mean(0), part[15:] - part[15:].mean(0)]) for part in (first, second)
     ]
     for feature in range(5):
         expected = np.corrcoef(centered[0][:, feature], centered[1][:, feature])[0, 1]
-        assert found[feature] == pytest.approx(expected, abs=1e-5)
+        assert r[feature] == pytest.approx(expected, abs=1e-5)
 
 
 def test_retest_ceiling_equals_the_repeated_variance():
     rng = np.random.default_rng(2)
     own = rng.normal(size=(53, 4000))
     runs = [run_of("1", np.sqrt(0.3) * own + np.sqrt(0.7) * rng.normal(size=own.shape), name) for name in "ab"]
-    found = retest_ceiling([(Stretch(runs[0], 0, 53), Stretch(runs[1], 0, 53))]).values["1"]
+    r = retest_ceiling([(Stretch(runs[0], 0, 53), Stretch(runs[1], 0, 53))]).values["1"]
     # 4,000 features with a standard error of 0.13 each.
-    assert found.mean() == pytest.approx(0.3, abs=0.01)
-    assert found.std() == pytest.approx(0.91 / np.sqrt(51), rel=0.1)
+    assert r.mean() == pytest.approx(0.3, abs=0.01)
+    assert r.std() == pytest.approx(0.91 / np.sqrt(51), rel=0.1)
 
 
 def test_missing_or_short_repeats_have_no_ceiling():
     assert retest_ceiling([]).reason == "no segment was shown twice to one subject"
     run = run_of("1", np.random.default_rng(3).normal(size=(30, 2)))
-    found = retest_ceiling([(Stretch(run, 0, 5), Stretch(run, 10, 15))])
-    assert not found.values
-    assert "4 degrees of freedom, 8 needed" in found.reason
+    ceiling = retest_ceiling([(Stretch(run, 0, 5), Stretch(run, 10, 15))])
+    assert not ceiling.values
+    assert "4 degrees of freedom, 8 needed" in ceiling.reason
 
 
 def test_mismatched_showings_are_refused():

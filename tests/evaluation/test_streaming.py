@@ -8,7 +8,7 @@ from titan_neuro.runs import InMemoryRun
 
 
 class Counting:
-    """Forecasts each time point plus the number of time points read so far: needs its state, and overwrites its input."""
+    """Forecasts the present plus the number of time points read so far, and overwrites its input."""
 
     name = "counting"
     horizons = (1, 4)

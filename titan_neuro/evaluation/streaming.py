@@ -97,8 +97,8 @@ def _require_targets(run: RunData, low_motion: Tensor, horizons: Sequence[int], 
                 + (f" ({n_high_motion} of them with high motion, scored separately)" if n_high_motion else "")
                 + f" lies {horizon} time points into the run{begins}, or later; the run has {run.n_time_points} time "
                 "points.",
-                "Leave the run out, shorten the horizons or evaluation.max_offset_time_points, or check the events that "
-                "mark scored time points.",
+                "Leave the run out, shorten the horizons or evaluation.max_offset_time_points, or check the events that mark "
+                "scored time points.",
             )
 
 
@@ -149,8 +149,8 @@ def stream_forecasts(
         if not bool(finite.all()):
             time_point = first_time_point + start + int(finite.logical_not().nonzero()[0])
             raise TitanNeuroError(
-                f"{key}: model {model.name} gave a forecast that is not finite at time point {time_point} (counted from "
-                "0).",
+                f"{key}: model {model.name} gave a forecast that is not finite at time point {time_point} (counted "
+                "from 0).",
                 "Train again with a smaller learning rate, or look at the time points before this one.",
             )
         yield forecasts

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from titan_neuro.baselines import SharedFits, make_baselines, make_references
+from titan_neuro.baselines import SharedFits, make_baselines, make_oracle_references
 from titan_neuro.data.bids.output import write_map
 from titan_neuro.data.repeats import find_repeats
 from titan_neuro.evaluation import ScoreContext, combine, controls_of, format_table, score_fold, write_scores
@@ -20,7 +20,7 @@ from titan_neuro.evaluation.vocabulary import AR, STIMULUS_LOCKED, TEST_RETEST
 from titan_neuro.provenance import digest
 
 if TYPE_CHECKING:
-    from titan_neuro.baselines import Reference
+    from titan_neuro.baselines import OracleReference
     from titan_neuro.evaluation import Benchmark
     from titan_neuro.metrics import Ceiling
     from titan_neuro.study.config import StudyConfig
@@ -115,10 +115,10 @@ def _score_folds(trained: TrainedStudy) -> Benchmark:
     return combine(parts)
 
 
-def _rows(horizons: tuple[int, ...]) -> tuple[list[ForecastModel], list[Reference]]:
+def _rows(horizons: tuple[int, ...]) -> tuple[list[ForecastModel], list[OracleReference]]:
     """Baselines and oracle references, not fitted yet, in the order of the table."""
     shared_fits = SharedFits(horizons)
-    return make_baselines(horizons, shared_fits), make_references(horizons, shared_fits)
+    return make_baselines(horizons, shared_fits), make_oracle_references(horizons, shared_fits)
 
 
 def _write_tables(
