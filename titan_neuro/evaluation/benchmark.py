@@ -52,7 +52,7 @@ class ScoresBySeed:
         return float(np.std(np.nanmean(values, axis=1), ddof=1)) if len(values) > 1 else float("nan")
 
     def n_time_points(self, horizon: int) -> NDArray[np.int64]:
-        """Scored time points of each subject, ``(subjects,)``, in the seed with the fewest; offsets differ between seeds."""
+        """Scored time points of each subject, ``(subjects,)``, in the seed with the fewest; each draws its offsets."""
         lead = self.first.horizons.index(horizon)
         counts = [[sums.n_time_points[lead] for sums in scores.subjects.values()] for scores in self.by_seed.values()]
         fewest: NDArray[np.int64] = np.min(counts, axis=0)

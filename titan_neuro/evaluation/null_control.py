@@ -9,7 +9,7 @@ import pandas as pd
 from titan_neuro.errors import LeakageError
 from titan_neuro.evaluation.vocabulary import LEAD_TIME_POINTS
 
-# White noise can't be forecast. Phase shuffling keeps each feature's autocorrelation, so that only linear AR forecasts it.
+# White noise can't be forecast; phase-shuffled data keep the autocorrelation of features, which linear AR forecasts.
 CHECKED = {"white": "r2", "phase": "skill_ar"}
 LARGEST_SCORE = 0.02
 

@@ -161,9 +161,9 @@ class _Rollouts:
 
 
 class _Origin(NamedTuple):
-    """Where a rollout begins: index of the origin, one-step forecast made there ``(features,)``, and the state."""
+    """Where a rollout begins: number of the origin, one-step forecast made there ``(features,)``, and the state."""
 
-    index: int
+    number: int
     forecast: Tensor
     state: Any
 
@@ -182,8 +182,8 @@ def _roll_out_model(model: ForecastModel, plan: _RolloutPlan) -> _Rollouts:
     waiting: list[_Origin] = []
     with torch.inference_mode():
         for origin in _read_to_origins(model, plan, is_rolled, residuals):
-            rollouts.add_direct(origin.index, origin.forecast)
-            if is_rolled[origin.index]:
+            rollouts.add_direct(origin.number, origin.forecast)
+            if is_rolled[origin.number]:
                 waiting.append(origin._replace(forecast=origin.forecast[0], state=copy.deepcopy(origin.state)))
             if len(waiting) == limit:
                 _roll_out(model, waiting, rollouts, plan.horizons)
@@ -220,7 +220,7 @@ def _read_to_origins(
 def _roll_out(model: ForecastModel, origins: Sequence[_Origin], rollouts: _Rollouts, horizons: tuple[int, ...]) -> None:
     """Feed a model its own forecasts up to the longest lead time; states that fit together go as one batch."""
     for group in _compatible(origins):
-        indices = np.array([origin.index for origin in group])
+        indices = np.array([origin.number for origin in group])
         forecast = torch.stack([origin.forecast for origin in group])
         first, *others = (origin.state for origin in group)
         state = first.join(others) if others else first
