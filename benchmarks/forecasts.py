@@ -22,6 +22,7 @@ from common import ROOT, provenance
 
 from titan_neuro.data.simulate import read_config, simulate
 from titan_neuro.evaluation.summary import interval
+from titan_neuro.evaluation.vocabulary import AR, VAR, VAR_ONLINE, Kind
 from titan_neuro.files import write_json, write_text
 from titan_neuro.metrics import bootstrap_interval
 from titan_neuro.study import Study, parse_setting
@@ -161,11 +162,11 @@ def _records(output: Path) -> list[dict[str, Any]]:
 
 def differences(scores: pd.DataFrame, subjects: pd.DataFrame, *, n_resamples: int, seed: int) -> pd.DataFrame:
     """`skill_ar` of the main model less that of each other forecaster, within the subjects; intervals over them."""
-    main = scores.loc[scores["kind"] == "model", "model"].iloc[0]
+    main = scores.loc[scores["kind"] == Kind.MODEL, "model"].iloc[0]
     wide = subjects.pivot_table("skill_ar", ["subject", "lead_time_points"], "model")
     rows = []
     kinds = scores.drop_duplicates("model").set_index("model")["kind"]
-    for other in kinds[(kinds != "reference") & (kinds.index != main)].index:
+    for other in kinds[(kinds != Kind.ORACLE_REFERENCE) & (kinds.index != main)].index:
         for horizon in sorted(scores["lead_time_points"].unique()):
             at = wide.xs(horizon, level="lead_time_points")
             values = (at[main] - at[other]).to_numpy()
@@ -178,7 +179,7 @@ def differences(scores: pd.DataFrame, subjects: pd.DataFrame, *, n_resamples: in
 def page(title: str, found: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
     """Everything as one Markdown page."""
     scores: pd.DataFrame = found["scores"]
-    main = scores.loc[scores["kind"] == "model", "model"].iloc[0]
+    main = scores.loc[scores["kind"] == Kind.MODEL, "model"].iloc[0]
     ours = scores[scores["model"] == main]
     counts = scores.iloc[0]
     curve = found["curve"].copy()
@@ -211,8 +212,8 @@ def page(title: str, found: Mapping[str, Any], metadata: Mapping[str, Any]) -> s
     rollouts = found["rollouts"]
     if len(rollouts):
         brief = rollouts[
-            rollouts["kind"].isin(("model", "control", "comparison_model"))
-            | rollouts["model"].isin(("ar", "var", "var-online"))
+            rollouts["kind"].isin((Kind.MODEL, Kind.CONTROL, Kind.COMPARISON_MODEL))
+            | rollouts["model"].isin((AR, VAR, VAR_ONLINE))
         ]
         targets = brief.groupby("model", sort=False)["n_targets"].max()
         parts += [

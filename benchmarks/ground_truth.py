@@ -33,9 +33,10 @@ from titan_neuro.baselines import make_baselines
 from titan_neuro.data.simulate import SimulateConfig, simulate
 from titan_neuro.data.store import open_runs
 from titan_neuro.evaluation import controls_of, draw_offset
+from titan_neuro.evaluation.streaming import score_run
 from titan_neuro.files import write_json, write_text
 from titan_neuro.forecaster import ForecasterConfig, match_comparison_models
-from titan_neuro.metrics import bootstrap_interval, score_run
+from titan_neuro.metrics import bootstrap_interval
 from titan_neuro.study import Study, StudyConfig, load_study
 from titan_neuro.study.models import study_folds
 from titan_neuro.training import FoldData, load_forecaster, train_fold
@@ -134,7 +135,7 @@ def score_synthetic(
             rows = [*_trained(data, prepared, size, variants, seed), *baselines]
             for run in data.part(data.fold.test):
                 first = draw_offset(run, seed, study.evaluation)
-                sums, _ = score_run(rows, run, study.evaluation.block_time_points, first)
+                sums = score_run(rows, run, study.evaluation.block_time_points, first).low_motion
                 for place, voxels in places.items():
                     errors = sums.squared_error[..., voxels].sum(axis=-1)
                     for at, horizon in enumerate(study.model.horizons):

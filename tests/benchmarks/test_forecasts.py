@@ -75,7 +75,7 @@ def test_differences_are_taken_within_subjects(made: Path) -> None:
     scores = {(row["model"], row["lead_time_points"]): row["skill_ar"] for row in content["scores"]}
     rows = content["differences"]
     kinds = {row["model"]: row["kind"] for row in content["scores"]}
-    others = {name for name, kind in kinds.items() if kind != "reference"} - {"titan-mac"}
+    others = {name for name, kind in kinds.items() if kind != "oracle_reference"} - {"titan-mac"}
     assert {row["other"] for row in rows} == others
     assert {"var-online", "gru", "transformer-20", "soft-analog-160", "titan-mac-frozen"} < others
     for row in rows:

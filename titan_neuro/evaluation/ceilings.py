@@ -8,10 +8,9 @@ import numpy as np
 import pandas as pd
 
 from titan_neuro.evaluation.benchmark import Benchmark
-from titan_neuro.evaluation.scores import REFERENCES
-from titan_neuro.metrics import Ceiling, bootstrap_interval, ceiling_on_skill, interval_of_related
+from titan_neuro.evaluation.vocabulary import REFERENCES, STIMULUS_LOCKED
+from titan_neuro.metrics import Ceiling, bootstrap_interval, ceiling_on_skill, leave_one_out_interval
 
-STIMULUS_LOCKED, TEST_RETEST = "stimulus-locked", "test-retest"
 _COLUMNS = ("ceiling", "lead_time_points", "n_subjects")
 
 
@@ -44,7 +43,7 @@ def ceilings_table(
         labels = list(scores.first.subjects)
         on_r2 = np.array([np.nanmean(ceiling.values[labels[place]]) for place in chosen])
         # Leave-one-out values share their subjects.
-        interval = interval_of_related if name == STIMULUS_LOCKED else bootstrap_interval
+        interval = leave_one_out_interval if name == STIMULUS_LOCKED else bootstrap_interval
         for horizon in scores.first.horizons:
             reached = scores.subject_values("r2", REFERENCES["skill_ar"], horizon)[chosen]
             row: dict[str, object] = dict(zip(_COLUMNS, (name, horizon, len(chosen)), strict=True))

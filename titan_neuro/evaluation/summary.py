@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from titan_neuro.evaluation.benchmark import Benchmark
-from titan_neuro.evaluation.scores import METRICS
 from titan_neuro.evaluation.tables import summarize
+from titan_neuro.evaluation.vocabulary import METRICS, Kind
 
 # Rows that the main model is compared with, where they are in the table.
 COMPARED = ("var", "var-online", "transformer-20", "soft-analog-160")
@@ -29,7 +29,7 @@ def summary(table: pd.DataFrame) -> str:
     str
         One sentence. With fewer than three subjects, or with few, it says what that means.
     """
-    [main] = table.loc[table["kind"] == "model", "model"].unique()
+    [main] = table.loc[table["kind"] == Kind.MODEL, "model"].unique()
     return _summarize(main, table)
 
 
@@ -56,9 +56,9 @@ def comparisons(benchmark: Benchmark, table: pd.DataFrame, *, n_resamples: int =
     main, scores = benchmark.main_model, benchmark.scores
     sentences = [
         _summarize(comparison_model, table)
-        for comparison_model in table.loc[table["kind"] == "comparison_model", "model"].unique()
+        for comparison_model in table.loc[table["kind"] == Kind.COMPARISON_MODEL, "model"].unique()
     ]
-    controls = [name for name, kind in benchmark.kinds.items() if kind == "control"]
+    controls = [name for name, kind in benchmark.kinds.items() if kind == Kind.CONTROL]
     for other in (*controls, *(name for name in COMPARED if name in benchmark.kinds)):
         rows = []
         for horizon in scores.first.horizons:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from titan_neuro.evaluation.benchmark import Benchmark, SeedScores
-from titan_neuro.evaluation.rollout_scores import RESIDUAL_METRICS, ROLLOUT_METRICS, RolloutScores
-from titan_neuro.evaluation.scores import CORRELATIONS, METRICS
+from titan_neuro.evaluation.benchmark import Benchmark, ScoresBySeed
+from titan_neuro.evaluation.rollout_scores import RolloutScores
+from titan_neuro.evaluation.vocabulary import CORRELATIONS, METRICS, RESIDUAL_METRICS, ROLLOUT_METRICS
 from titan_neuro.metrics import bootstrap_interval, fisher_mean
 from titan_neuro.metrics.measures import FloatArray, fisher_z
 
@@ -20,7 +20,7 @@ def scores_table(
     repetition_time_s: float,
     n_resamples: int = 10_000,
     seed: int = 0,
-    scores: SeedScores | None = None,
+    scores: ScoresBySeed | None = None,
 ) -> pd.DataFrame:
     """Average the measures over subjects, with 95 % bootstrap intervals over subjects.
 
@@ -37,7 +37,7 @@ def scores_table(
         Bootstrap resamples.
     seed : int
         Seed of the bootstrap.
-    scores : SeedScores, optional
+    scores : ScoresBySeed, optional
         What of the benchmark: ``benchmark.scores`` by default.
 
     Returns

@@ -12,42 +12,14 @@ import pandas as pd
 from titan_neuro.evaluation.benchmark import Benchmark
 from titan_neuro.evaluation.ceilings import ceilings_table
 from titan_neuro.evaluation.fold import EvaluationConfig
-from titan_neuro.evaluation.rollout_scores import RESIDUAL_METRICS, ROLLOUT_METRICS
-from titan_neuro.evaluation.rollouts import LJUNG_BOX_ALPHA, LJUNG_BOX_FEATURES, LJUNG_BOX_LAGS, SLOW_STRIDE
-from titan_neuro.evaluation.scores import METRICS
+from titan_neuro.evaluation.rollouts import SLOW_STRIDE
 from titan_neuro.evaluation.summary import comparisons, format_table, summary
 from titan_neuro.evaluation.tables import residuals_table, rollouts_table, scores_table, subjects_table
+from titan_neuro.evaluation.vocabulary import LJUNG_BOX_FEATURES, describe_column
 from titan_neuro.files import write_json, write_text
 from titan_neuro.metrics import Ceiling
 from titan_neuro.typing import HIGH_MOTION_MM
 
-_MEANING = {
-    "model": "Name of the forecaster.",
-    "kind": "model: the study's own; control: the same, robbed of its memory; comparison model: another network, trained the same "
-    "way; baseline; reference: knows the moment of the stimulus, and is no forecast.",
-    "subject": "Label of the subject.",
-    "lead_time_points": "How many time points ahead.",
-    "lead_time_s": "How many seconds ahead.",
-    "protocol": "What the test runs were held out by: subject, run, or strict (both).",
-    "n_subjects": "Subjects that were tested.",
-    "n_runs": "Runs that were tested.",
-    "n_time_points": "Time points that were scored, over all runs, in the seed with the fewest.",
-    "n_seeds": "Seeds; each trained its own models and drew its own offsets.",
-    "n_targets": "Scored time points that a rollout reached, over all runs, in the seed with the fewest.",
-    "skill_ar": "1 - MSE / MSE of linear autoregression per feature, errors summed over features.",
-    "skill": "1 - MSE / MSE of persistence, errors summed over features.",
-    "r2": "1 - MSE / MSE about the training mean, errors summed over features; may be negative.",
-    "r": "Pearson correlation over time within runs, averaged over features on Fisher's scale.",
-    "pattern_r": "Pearson correlation over features, averaged over time points on Fisher's scale.",
-    "skill_ar_seed_sd": "Standard deviation over seeds of the mean skill_ar over subjects; n/a with one seed.",
-    "variance_ratio": "Variance of the rollout over that of its targets, in runs, summed over features; 1 is right.",
-    "bias": "Mean of rollout less target, over targets and features; in standard deviations of the time points.",
-    "autocorrelated_fraction": "Share of features whose errors one time point ahead are not white: Ljung-Box, "
-    f"{LJUNG_BOX_LAGS} lags, p < {LJUNG_BOX_ALPHA}; white errors give {LJUNG_BOX_ALPHA}.",
-    "ceiling": "stimulus-locked: from leave-one-out inter-subject correlation; test-retest: from segments shown twice.",
-    "ljung_box": f"Median over features of the Ljung-Box statistic; white errors give about {LJUNG_BOX_LAGS}.",
-}
-_BOUND = {"low": "Lower", "high": "Upper"}
 _ROLLOUTS = (
     "The model reads its own forecasts one time point ahead instead of time points, from origins in the run up to the "
     "longest horizon. skill_ar and r2 are against the direct forecasts of linear AR, and the training mean, of the "
@@ -191,16 +163,6 @@ def _write(stem: Path, table: pd.DataFrame, metadata: Mapping[str, Any]) -> None
     text = table.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.6g", lineterminator="\n")
     # Not Path.with_suffix: a task or model may have a dot in its name.
     write_text(stem.with_name(f"{stem.name}.tsv"), text)
-    write_json(stem.with_name(f"{stem.name}.json"), {**metadata, **_describe(list(table.columns))})
-
-
-def _describe(columns: list[str]) -> dict[str, Any]:
-    described = {}
-    for column in columns:
-        name, _, bound = column.rpartition("_")
-        if name in {*METRICS, *ROLLOUT_METRICS, *RESIDUAL_METRICS} and bound in _BOUND:
-            text = f"{_BOUND[bound]} end of the interval of {name}; n/a with fewer than three subjects."
-        else:
-            text = _MEANING[column]
-        described[column] = {"Description": text}
-    return described
+    write_json(
+        stem.with_name(f"{stem.name}.json"), {**metadata, **{column: describe_column(column) for column in table}}
+    )

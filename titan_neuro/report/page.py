@@ -9,12 +9,13 @@ import jinja2
 import numpy as np
 import pandas as pd
 
+from titan_neuro.evaluation.vocabulary import ROLLOUT_METRICS
 from titan_neuro.files import write_text
 from titan_neuro.report.brain import map_values, plot_map, space_note, symmetric_limit
 from titan_neuro.report.figures import context_figure, horizon_figure, png_uri, svg_uri, training_figure
 from titan_neuro.report.limits import limits
 from titan_neuro.report.probes import probe_sections
-from titan_neuro.report.results import ROLLOUT_METRICS, Results, StatMap, horizons_of, plain_name, read_results
+from titan_neuro.report.results import Results, StatMap, horizons_of, plain_name, read_results
 from titan_neuro.report.tables import (
     ceiling_rows,
     number,
