@@ -45,8 +45,8 @@ def execute(arguments: argparse.Namespace) -> None:
 
 def _source(output_dir: Path) -> Path:
     """Where the dataset lies that was prepared."""
-    from titan_neuro.data.bids.recordings import read_json
     from titan_neuro.errors import InputNotFoundError
+    from titan_neuro.files import read_json
 
     description = output_dir / "dataset_description.json"
     url = urlparse(read_json(description)["SourceDatasets"][0]["URL"])

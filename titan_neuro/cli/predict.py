@@ -38,7 +38,7 @@ def execute(arguments: argparse.Namespace) -> None:
     """Forecast every chosen run with the study's model, of the first seed and the fold that holds the run out."""
     from tqdm import tqdm
 
-    from titan_neuro.data.bids.recordings import matches
+    from titan_neuro.data.bids.names import has_label
     from titan_neuro.data.store import open_runs
     from titan_neuro.errors import NoMatchError, UsageError
     from titan_neuro.training import load_forecaster
@@ -56,7 +56,7 @@ def execute(arguments: argparse.Namespace) -> None:
         views = [
             view
             for view in data.part(data.fold.test)
-            if all(matches(view.store.entities, name, labels) for name, labels in wanted.items())
+            if all(has_label(view.store.entities, name, labels) for name, labels in wanted.items())
         ]
         if not views:
             continue

@@ -110,8 +110,7 @@ def _show_plan(arguments: argparse.Namespace, recordings: list[Recording]) -> No
 
 def _write_filters(folder: Path, recordings: list[Recording], given: Path | None) -> None:
     """Write ``KEY.json`` for each run: what a given filter asks for, and the run's own entities."""
-    from titan_neuro.data.bids.recordings import read_json
-    from titan_neuro.files import write_json
+    from titan_neuro.files import read_json, write_json
 
     asked = {} if given is None else read_json(given).get("bold", {})
     names = sorted({name for recording in recordings for name in recording.run_entities})

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from titan_neuro.data.bids.derivatives import ROUGH_SPACE
+from titan_neuro.data.bids.names import ROUGH_SPACE
 from titan_neuro.data.prepare.geometry import Geometry
 from titan_neuro.data.prepare.grid import DEFAULT_RESOLUTION_MM, grid_points, standard_grid, template_brain
 from titan_neuro.data.prepare.sources import Volumes, finite_volume
