@@ -157,7 +157,7 @@ def test_the_planted_truth_of_a_simulated_twin_is_found_again(tmp_path, prepare)
     simulate(tmp_path / "synthetic", config)
     store = prepare(tmp_path / "synthetic", resolution_mm=7)
     assert store.record["route"] == "transforms"
-    image = nib.load(tmp_path / "synthetic" / json.loads((tmp_path / "twin/truth.json").read_text())["region_image"])
+    image = nib.load(tmp_path / "synthetic" / json.loads((tmp_path / "synthetic/truth.json").read_text())["region_image"])
     points = grid_points(store.space.mask, store.space.affine)
     voxels = np.rint((points - image.affine[:3, 3]) / np.diag(image.affine)[:3]).astype(int)
     inside = ((voxels >= 0) & (voxels < image.shape)).all(axis=1)
