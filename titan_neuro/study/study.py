@@ -206,7 +206,7 @@ class Study:
 
     def write_filters(self, folder: Path) -> None:
         """Write a filter file for each chosen run, that chooses it alone (``folder/KEY.json``): for arrays of jobs."""
-        from titan_neuro.data.bids.recordings import read_json
+        from titan_neuro.files import read_json
         from titan_neuro.study.prepare import write_filters
 
         given = self.selection.filter_file

@@ -4,7 +4,7 @@ import pytest
 from nilearn.image import resample_to_img
 from nilearn.maskers import NiftiLabelsMasker
 
-from titan_neuro.data.bids.derivatives import ROUGH_SPACE
+from titan_neuro.data.bids.names import ROUGH_SPACE
 from titan_neuro.data.prepare.atlas import atlas_name, read_atlas
 from titan_neuro.data.prepare.images import BoldImage
 from titan_neuro.data.prepare.time_series import MaskedVolumes, ParcelMeans

@@ -8,7 +8,7 @@ from nilearn.datasets import load_mni152_template
 from phantom import move, rigid, save
 from scipy import ndimage
 
-from titan_neuro.data.bids.derivatives import ROUGH_SPACE
+from titan_neuro.data.bids.names import ROUGH_SPACE
 from titan_neuro.data.prepare import rough_registration
 from titan_neuro.data.prepare.grid import grid_points
 from titan_neuro.data.prepare.images import BoldImage

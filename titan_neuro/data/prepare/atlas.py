@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from titan_neuro.data.bids.derivatives import ROUGH_SPACE, parse_name
+from titan_neuro.data.bids.names import ROUGH_SPACE, parse_name
 from titan_neuro.data.prepare.grid import grid_points
 from titan_neuro.data.prepare.images import read_volume
 from titan_neuro.data.prepare.transforms import apply_affine

@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from titan_neuro.data.bids.annex import annex_key, is_missing
-from titan_neuro.data.bids.recordings import Recording, sidecar_path
+from titan_neuro.data.bids.names import sidecar_path
+from titan_neuro.data.bids.recordings import Recording
 from titan_neuro.data.prepare.atlas import names_table
 from titan_neuro.data.prepare.config import PrepareConfig
 from titan_neuro.errors import InputNotFoundError, NotFetchedError

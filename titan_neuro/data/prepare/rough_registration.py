@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from titan_neuro.data.bids.derivatives import ROUGH_SPACE
+from titan_neuro.data.bids.names import ROUGH_SPACE
 from titan_neuro.data.prepare.brain_mask import compute_brain_mask
 from titan_neuro.data.prepare.grid import DEFAULT_RESOLUTION_MM, grid_points, standard_grid, template_brain
 from titan_neuro.data.prepare.images import BoldImage

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from titan_neuro.data.bids.derivatives import ROUGH_SPACE, STANDARD_SPACES
+from titan_neuro.data.bids.names import ROUGH_SPACE, STANDARD_SPACES
 from titan_neuro.data.bids.recordings import Recording
 from titan_neuro.data.prepare.atlas import read_atlas
 from titan_neuro.data.prepare.brain_mask import mask_image

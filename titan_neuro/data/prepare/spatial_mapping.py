@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from titan_neuro.data.bids.derivatives import STANDARD_SPACES
+from titan_neuro.data.bids.names import STANDARD_SPACES
 from titan_neuro.data.bids.recordings import Recording
 from titan_neuro.data.prepare.distortion_correction import DistortionShift, PhaseEncoding, distortion_shift
 from titan_neuro.data.prepare.grid import DEFAULT_RESOLUTION_MM, grid_points, regrid_mask, standard_grid, template_brain

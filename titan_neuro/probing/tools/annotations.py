@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from titan_neuro.data.bids.names import applies_to, parse_entities, parse_name, run_entities
 from titan_neuro.errors import InputNotFoundError, MetadataError
 from titan_neuro.typing import RunData
 
@@ -16,9 +17,6 @@ from titan_neuro.typing import RunData
 NO_EVENTS = ("movie", "overlap_with_previous_run", "fixation")
 # Those, and what says that nothing was shown.
 NO_CONTENT = ("", "n/a", *NO_EVENTS, "rest")
-# Entities of BIDS names that tell runs apart; the others (desc, space, ...) don't choose among runs.
-_RUN_ENTITIES = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "delayed_response", "part")
-_COUNTED = ("run", "delayed_response")
 _NAN = ("", "n/a")
 # Onsets are decimal fractions, times of time points products: equal ones may differ in the last digit.
 _ROUNDING_S = 1e-6
@@ -47,20 +45,7 @@ class Annotation:
 
     def applies_to(self, run: RunData) -> bool:
         """Whether the run's name has all entities of the table's, ``run-1`` being ``run-01``."""
-        have = entities_of(run.key)
-        return all(
-            name in have and _label(name, have[name]) == _label(name, value) for name, value in self.entities.items()
-        )
-
-
-def entities_of(name: str) -> dict[str, str]:
-    """Entities of a BIDS name that tell runs apart: ``{"task": "movie", "run": "01"}``."""
-    pairs = (piece.partition("-") for piece in name.split("_"))
-    return {key: value for key, dash, value in pairs if dash and key in _RUN_ENTITIES}
-
-
-def _label(name: str, value: str) -> str:
-    return str(int(value)) if name in _COUNTED and value.isdecimal() else value
+        return applies_to(self.entities, parse_entities(run.key))
 
 
 def read_annotations(paths: Iterable[str | Path]) -> list[Annotation]:
@@ -96,15 +81,15 @@ def _read(path: Path) -> list[Annotation]:
             "Name the columns as BIDS has them.",
         )
     onsets, durations = _numbers(path, table["onset"]), _numbers(path, table["duration"])
-    pieces = dict(piece.partition("-")[::2] for piece in path.name.split("_") if "-" in piece)
-    title = pieces.get("desc", path.name.removesuffix(".tsv").removesuffix("_events"))
+    entities = parse_name(path).entities
+    title = entities.get("desc", path.name.removesuffix(".tsv").removesuffix("_events"))
     return [
         Annotation(
             name=f"{title} {column}",
             onsets=onsets,
             durations=durations,
             values=_categories(table[column]) if column == "trial_type" else _numbers(path, table[column]),
-            entities=entities_of(path.name),
+            entities=run_entities(entities),
         )
         for column in columns
     ]
