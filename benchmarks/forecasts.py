@@ -21,7 +21,7 @@ import pandas as pd
 from common import ROOT, provenance
 
 from titan_neuro.data.simulate import read_config, simulate
-from titan_neuro.evaluation.summary import interval
+from titan_neuro.evaluation.formatting import format_interval, markdown_table
 from titan_neuro.evaluation.vocabulary import AR, VAR, VAR_ONLINE, Kind
 from titan_neuro.files import write_json, write_text
 from titan_neuro.metrics import bootstrap_interval
@@ -140,7 +140,7 @@ def collect(output: Path) -> dict[str, Any]:
         "summary": told["Summary"],
         "comparisons": told["Comparisons"],
         "caveats": told["Caveats"],
-        "no_ceiling": told["NoCeiling"],
+        "no_ceiling": told["MissingCeilings"],
         "scores": scores,
         "differences": differences(scores, subjects, n_resamples=told["Resamples"], seed=told["Seed"]),
     }
@@ -230,15 +230,12 @@ def page(title: str, found: Mapping[str, Any], metadata: Mapping[str, Any]) -> s
 def wide_table(table: pd.DataFrame, labels: Sequence[str], metric: str = "skill_ar") -> str:
     """One line for each row, one column for each horizon: means and intervals, as Markdown readable as text."""
     horizons = sorted(table["lead_time_points"].unique())
-    lines = [[*labels, *(f"h {horizon:g}" for horizon in horizons)]]
+    header = [*labels, *(f"h {horizon:g}" for horizon in horizons)]
+    lines = []
     for key, part in table.groupby(list(labels), sort=False):
-        by_horizon = {row["lead_time_points"]: interval(row, metric) for _, row in part.iterrows()}
+        by_horizon = {row["lead_time_points"]: format_interval(row, metric) for _, row in part.iterrows()}
         lines.append([*key, *(by_horizon.get(horizon, "-") for horizon in horizons)])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    rows = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    ]
-    return "\n".join([rows[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *rows[1:]])
+    return markdown_table(header, lines)
 
 
 def main(arguments: list[str]) -> None:

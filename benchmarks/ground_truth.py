@@ -32,7 +32,7 @@ from common import ROOT, provenance, use_one_thread
 from titan_neuro.baselines import make_baselines
 from titan_neuro.data.simulate import SimulateConfig, simulate
 from titan_neuro.data.store import open_runs
-from titan_neuro.evaluation import controls_of, draw_offset
+from titan_neuro.evaluation import controls_of, draw_offset, markdown_table
 from titan_neuro.evaluation.streaming import score_run
 from titan_neuro.files import write_json, write_text
 from titan_neuro.forecaster import ForecasterConfig, match_comparison_models
@@ -209,15 +209,6 @@ def demands(synthetic: str, found: pd.DataFrame) -> list[dict[str, Any]]:
     return told
 
 
-def table(lines: Sequence[Sequence[str]]) -> str:
-    """Markdown that is readable as text, the first line its heading."""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    rows = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    ]
-    return "\n".join([rows[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *rows[1:]])
-
-
 def page(results: Mapping[str, Mapping[str, Any]], metadata: Mapping[str, Any]) -> str:
     """All synthetic datasets as one Markdown page."""
     parts = ["# Planted truth", "\n".join(f"- {name}: {value}" for name, value in metadata.items())]
@@ -225,15 +216,15 @@ def page(results: Mapping[str, Mapping[str, Any]], metadata: Mapping[str, Any]) 
         skill, found = pd.DataFrame(result["skill_ar"]), pd.DataFrame(result["differences"])
         horizons = sorted(skill["horizon"].unique())
         heading = ["voxels", "row", *(f"h {horizon}" for horizon in horizons)]
-        lines = [heading]
+        lines = []
         for (place, row), part in skill.groupby(["place", "row"], sort=False):
             lines.append([place, row, *(f"{value:.3f}" for value in part.set_index("horizon")["skill_ar"][horizons])])
-        parts += [f"## {synthetic}", "`skill_ar`, mean over the subjects:", table(lines)]
-        lines = [["voxels", "difference", *heading[2:]]]
+        parts += [f"## {synthetic}", "`skill_ar`, mean over the subjects:", markdown_table(heading, lines)]
+        heading, lines = ["voxels", "difference", *heading[2:]], []
         for (place, model, other), part in found.groupby(["place", "model", "other"], sort=False):
             cells = [f"{row.difference:.4f} [{row.low:.4f}, {row.high:.4f}]" for row in part.itertuples()]
             lines.append([place, f"{model} - {other}", *cells])
-        parts += ["Differences within the subjects, with 95 % intervals over them:", table(lines)]
+        parts += ["Differences within the subjects, with 95 % intervals over them:", markdown_table(heading, lines)]
         unmet = [row for row in result["demands"] if not row["as expected"]]
         parts.append(f"{len(result['demands']) - len(unmet)} of {len(result['demands'])} demands are met.")
         parts += [
