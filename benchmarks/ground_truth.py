@@ -128,12 +128,12 @@ def score_synthetic(
     for data in study_folds(stores, study):
         places = places_of(source, data)
         baselines = [row for row in make_baselines(study.model.horizons) if row.name in BASELINES]
-        train = data.part((*data.fold.train, *data.fold.validation))
+        train = data.select((*data.fold.train, *data.fold.validation))
         for row in baselines:
             row.fit(train)
         for seed in seeds:
             rows = [*_trained(data, prepared, size, variants, seed), *baselines]
-            for run in data.part(data.fold.test):
+            for run in data.select(data.fold.test):
                 first = draw_offset(run, seed, study.evaluation)
                 sums = score_run(rows, run, study.evaluation.block_time_points, first).low_motion
                 for place, voxels in places.items():

@@ -45,7 +45,7 @@ from training_runs import (
 
 from titan_neuro.data.bids.recordings import find_recordings
 from titan_neuro.errors import TitanNeuroError
-from titan_neuro.training.closed_form import recall_of
+from titan_neuro.training.closed_form import fitted_recall
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -181,7 +181,7 @@ def peak_of_closed_form(folder: str, shape: str) -> dict[str, float]:
 
     def fit() -> None:
         work = Path(folder) / "work"
-        found["seconds"] = cpu_seconds(lambda: recall_of(data, study.model, work_dir=work))
+        found["seconds"] = cpu_seconds(lambda: fitted_recall(data, study.model, work_dir=work))
 
     return {"bytes": peak_growth_bytes(fit), **found}
 

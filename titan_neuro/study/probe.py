@@ -88,8 +88,8 @@ def _run(probe: Probe, name: str, trained: TrainedStudy) -> ProbeResults:
             fold = ProbedFold(
                 model=model,
                 untrained=untrained_like(model, seed=seed),
-                tests=data.part(data.fold.test),
-                others=data.fitted_on,
+                tests=data.select(data.fold.test),
+                others=data.fit_runs,
             )
             for run in fold.tests:
                 probe.add(fold, run)

@@ -384,7 +384,7 @@ class Study:
             raise UsageError(f"--horizon {horizon}: the model forecasts {config.model.horizons} time points ahead.")
         paths = []
         for data in self.folds():
-            views = [view for view in data.part(data.fold.test) if self.selection.matches(view.store.entities)]
+            views = [view for view in data.select(data.fold.test) if self.selection.matches(view.store.entities)]
             if not views:
                 continue
             model = self.forecaster(fold=data.fold.number)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +11,7 @@ import torch
 from scipy.linalg import hadamard
 from torch import Tensor
 
+from titan_neuro.seeds import named_generator
 from titan_neuro.typing import RunData
 
 Null = Literal["lengths", "shifts"]
@@ -213,7 +213,7 @@ def _draw_shifts(runs: Sequence[MarkedRun], n_permutations: int, seed: int) -> d
 
 
 def _generator(seed: int, stimulus: str) -> np.random.Generator:
-    return np.random.default_rng([seed, zlib.crc32(stimulus.encode())])
+    return named_generator(seed, stimulus)
 
 
 def _shifted(run: MarkedRun, kind: str, half_width: int, shares: np.ndarray) -> np.ndarray:

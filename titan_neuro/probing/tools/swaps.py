@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from titan_neuro.probing.tools.windows import spread, usable_targets
+from titan_neuro.seeds import named_generator
 from titan_neuro.typing import RunData
 
 TRUE, PART, SUBJECT, NOTHING = "true history", "another part", "another subject", "nothing"
@@ -74,7 +74,7 @@ class SwapPlanner:
         seed: int,
     ) -> None:
         self.run, self.horizons, self.kept, self.history = run, horizons, kept, history
-        self._rng = np.random.default_rng([seed, zlib.crc32(run.key.encode())])
+        self._rng = named_generator(seed, run.key)
         self._part = self._draw(self._parts(tests) or self._parts(others))
         self._subject = self._draw(self._subjects(tests) or self._subjects(others))
         self._sources, self._offsets = [run], {run.key: 0}
