@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from titan_neuro.errors import ConfigError, InputNotFoundError
+from titan_neuro.errors import ConfigError, InputNotFoundError, near_miss
 from titan_neuro.files import write_text
 from titan_neuro.study.config import PRESETS, StudyConfig
 
@@ -57,7 +56,7 @@ def load_study(
     preset = given.pop("preset", default_preset)
     if not isinstance(preset, str) or preset not in PRESETS:
         raise ConfigError(
-            f"{where}: no preset {preset!r}.", f"There are: {', '.join(PRESETS)}.{_near(str(preset), PRESETS)}"
+            f"{where}: no preset {preset!r}.", f"There are: {', '.join(PRESETS)}.{near_miss(str(preset), PRESETS)}"
         )
     content: dict[str, Any] = _STUDY.dump_python(PRESETS[preset](), mode="json")
     for over in ({"prepare": prepared or {}}, given, *map(_parse_override, overrides)):
@@ -131,13 +130,13 @@ def _explain(error: ValidationError, where: str) -> ConfigError:
         _, parents = _follow(problem["loc"][:-1])
         names = sorted({name for parent in parents for name in _names(parent)})
         return ConfigError(
-            f"{where}: unknown setting {key!r}.{_near(location[-1], names)}",
+            f"{where}: unknown setting {key!r}.{near_miss(location[-1], names)}",
             f"Known under {'.'.join(location[:-1]) or 'the top level'}: {', '.join(names)}.",
         )
     if problem["type"] == "union_tag_invalid":
         chooser, choices = _choice(components[0])[0], [str(_choice(component)[1]) for component in components]
         return ConfigError(
-            f"{where}: {key}.{chooser}: no such {chooser}, {context['tag']!r}.{_near(context['tag'], choices)}",
+            f"{where}: {key}.{chooser}: no such {chooser}, {context['tag']!r}.{near_miss(context['tag'], choices)}",
             f"There are: {', '.join(choices)}.",
         )
     cause = context.get("error")
@@ -175,8 +174,3 @@ def _choice(component: Any) -> tuple[str, str | None]:
 
 def _names(component: Any) -> set[str]:
     return {field.name for field in dataclasses.fields(component)}
-
-
-def _near(name: str, names: typing.Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(name), list(names), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
