@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from titan_neuro.errors import ConfigError, MismatchError
 from titan_neuro.titans.layers.norm import RMSNorm
+from titan_neuro.titans.pretrained import Pretrained
 from titan_neuro.titans.stream_state import StreamState
 
 
@@ -114,7 +115,7 @@ class Block(nn.Module, ABC, Generic[AnyBlockState]):
         """
 
 
-class Backbone(nn.Module):
+class Backbone(Pretrained):
     """A stack of blocks that reads a stream of time points of any length at constant memory.
 
     Causal by time point: the output at a time point depends on the tokens of this time point and of earlier ones. A

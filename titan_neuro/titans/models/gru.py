@@ -111,5 +111,7 @@ class GRU(Backbone):
     config : GRUConfig
     """
 
+    config_class = GRUConfig
+
     def __init__(self, config: GRUConfig) -> None:
         super().__init__(config, (GRUBlock(config) for _ in range(config.n_layers)))

@@ -53,5 +53,7 @@ class LMM(Backbone):
     config : LMMConfig
     """
 
+    config_class = LMMConfig
+
     def __init__(self, config: LMMConfig) -> None:
         super().__init__(config, (LMMBlock(config) for _ in range(config.n_layers)))

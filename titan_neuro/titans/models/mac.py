@@ -169,6 +169,8 @@ class MAC(Backbone):
     config : MACConfig
     """
 
+    config_class = MACConfig
+
     def __init__(self, config: MACConfig) -> None:
         super().__init__(config, (MACBlock(config) for _ in range(config.n_layers)))
         self._segment_tokens = None if config.causal else config.segment_time_points * config.tokens_per_time_point

@@ -89,5 +89,7 @@ class MAG(Backbone):
     config : MAGConfig
     """
 
+    config_class = MAGConfig
+
     def __init__(self, config: MAGConfig) -> None:
         super().__init__(config, (MAGBlock(config) for _ in range(config.n_layers)))

@@ -101,5 +101,7 @@ class MAL(Backbone):
     config : MALConfig
     """
 
+    config_class = MALConfig
+
     def __init__(self, config: MALConfig) -> None:
         super().__init__(config, (MALBlock(config) for _ in range(config.n_layers)))

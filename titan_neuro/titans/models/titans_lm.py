@@ -15,6 +15,7 @@ from titan_neuro.errors import ConfigError, MismatchError
 from titan_neuro.titans.models.backbone import Backbone, BackboneState
 from titan_neuro.titans.models.mac import MACConfig
 from titan_neuro.titans.models.variants import AnyBackboneConfig, require_causal
+from titan_neuro.titans.pretrained import Pretrained
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -48,13 +49,15 @@ class TitansLMConfig:
         return TitansLM(self)
 
 
-class TitansLM(nn.Module):
+class TitansLM(Pretrained):
     """An embedding, a backbone, and logits for the token that comes next.
 
     Parameters
     ----------
     config : TitansLMConfig
     """
+
+    config_class = TitansLMConfig
 
     def __init__(self, config: TitansLMConfig) -> None:
         super().__init__()

@@ -162,5 +162,7 @@ class Transformer(Backbone):
     config : TransformerConfig
     """
 
+    config_class = TransformerConfig
+
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config, (WindowStack(config),))
