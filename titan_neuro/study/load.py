@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,10 +13,9 @@ from pydantic import TypeAdapter, ValidationError
 from titan_neuro.errors import ConfigError, InputNotFoundError, near_miss
 from titan_neuro.files import write_text
 from titan_neuro.study.config import PRESETS, StudyConfig
+from titan_neuro.titans.config import choice, components_at, explain_validation_error, field_names
 
 _STUDY = TypeAdapter(StudyConfig)
-# Fields by which one component is chosen among several.
-_CHOOSERS = ("kind", "variant")
 
 
 def load_study(
@@ -68,7 +66,7 @@ def load_study(
     try:
         return _STUDY.validate_python(content)
     except ValidationError as error:
-        raise _explain(error, where) from error
+        raise explain_validation_error(error, StudyConfig, where) from error
 
 
 def write_resolved(path: Path, study: StudyConfig) -> None:
@@ -114,7 +112,7 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any], components: Sequence[A
     for key, value in over.items():
         old = merged.get(key)
         if isinstance(old, dict) and isinstance(value, Mapping):
-            below = _components_at(components, key)
+            below = components_at(components, key)
             merged[key] = _merge(_what_stays(old, value, below), value, below)
         else:
             merged[key] = value
@@ -124,62 +122,7 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any], components: Sequence[A
 def _what_stays(old: dict[str, Any], over: Mapping[str, Any], components: Sequence[Any]) -> dict[str, Any]:
     """Where `over` chooses another component: those settings of the old one that the new one has too."""
     for component in components:
-        chooser, choice = _choice(component)
-        if choice is not None and choice == over.get(chooser) != old.get(chooser):
-            return {name: value for name, value in old.items() if name in _names(component)}
+        chooser, chosen = choice(component)
+        if chosen is not None and chosen == over.get(chooser) != old.get(chooser):
+            return {name: value for name, value in old.items() if name in field_names(component)}
     return old
-
-
-def _explain(error: ValidationError, where: str) -> ConfigError:
-    problem = error.errors(include_url=False)[0]
-    location, components = _follow(problem["loc"])
-    key = ".".join(location)
-    context = problem.get("ctx", {})
-    if problem["type"] == "unexpected_keyword_argument":
-        _, parents = _follow(problem["loc"][:-1])
-        names = sorted({name for parent in parents for name in _names(parent)})
-        return ConfigError(
-            f"{where}: unknown setting {key!r}.{near_miss(location[-1], names)}",
-            f"Known under {'.'.join(location[:-1]) or 'the top level'}: {', '.join(names)}.",
-        )
-    if problem["type"] == "union_tag_invalid":
-        chooser, choices = _choice(components[0])[0], [str(_choice(component)[1]) for component in components]
-        return ConfigError(
-            f"{where}: {key}.{chooser}: no such {chooser}, {context['tag']!r}.{near_miss(context['tag'], choices)}",
-            f"There are: {', '.join(choices)}.",
-        )
-    cause = context.get("error")
-    if isinstance(cause, ConfigError):
-        return cause
-    return ConfigError(f"{where}: {key}: {problem['msg']}; found {problem['input']!r}.")
-
-
-def _follow(location: Sequence[int | str]) -> tuple[list[str], list[Any]]:
-    """Keys of a place in the tree, and the components that may stand there; of those a choice among them leaves one."""
-    keys, components = [], [StudyConfig]
-    for part in map(str, location):
-        chosen = [component for component in components if _choice(component)[1] == part]
-        if chosen:
-            components = chosen
-        else:
-            keys.append(part)
-            components = _components_at(components, part)
-    return keys, components
-
-
-def _components_at(components: Sequence[Any], key: str) -> list[Any]:
-    """Components that one of `components` may hold under `key`."""
-    found = [typing.get_type_hints(component).get(key) for component in components]
-    return [leaf for kind in found for leaf in (typing.get_args(kind) or (kind,)) if dataclasses.is_dataclass(leaf)]
-
-
-def _choice(component: Any) -> tuple[str, str | None]:
-    """By which field, and by which value of it, the component is chosen; None where there is no choice."""
-    for field in dataclasses.fields(component):
-        if field.name in _CHOOSERS:
-            return field.name, str(field.default)
-    return "", None
-
-
-def _names(component: Any) -> set[str]:
-    return {field.name for field in dataclasses.fields(component)}

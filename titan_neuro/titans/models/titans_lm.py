@@ -7,18 +7,18 @@ from typing import Annotated
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 from torch import Tensor, nn
 
 from titan_neuro.errors import ConfigError, MismatchError
+from titan_neuro.titans.config import settings
 from titan_neuro.titans.models.backbone import Backbone, BackboneState
 from titan_neuro.titans.models.mac import MACConfig
 from titan_neuro.titans.models.variants import AnyBackboneConfig, require_causal
 from titan_neuro.titans.pretrained import Pretrained
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class TitansLMConfig:
     """The whole model.
 
