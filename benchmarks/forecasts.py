@@ -150,7 +150,7 @@ def collect(output: Path) -> dict[str, Any]:
     found = {
         "protocol": told["Protocol"],
         "seeds": told["Seeds"],
-        "summary": told["Verdict"],
+        "summary": told["Summary"],
         "comparisons": told["Comparisons"],
         "caveats": told["Caveats"],
         "no_ceiling": told["NoCeiling"],

@@ -147,7 +147,7 @@ def test_files_are_read_back_as_they_were_written(tmp_path, six_subjects, quick)
     assert format_table(back).count("\n") == format_table(table).count("\n")
 
     sidecar = json.loads(stem.with_suffix(".json").read_text())
-    assert sidecar["Verdict"] == summary(table)
+    assert sidecar["Summary"] == summary(table)
     assert stem.with_suffix(".md").read_text() == f"{format_table(table)}\n\n{summary(table)}\n"
     assert sidecar["HorizonsFrames"] == [1, 3]
     assert sidecar["RepetitionTime"] == 1.5

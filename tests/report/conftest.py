@@ -110,7 +110,7 @@ class OutputFolder:
         sidecar = {
             "Protocol": protocol,
             "Folds": [{"number": number} for number in (1, 2, 3)],
-            "Verdict": summary,
+            "Summary": summary,
             "Comparisons": [f"{models[0]} does not beat {models[-1]} at h = 1."],
             "NoCeiling": {"test-retest": "no segment was shown twice to one subject"},
             "HorizonsFrames": list(HORIZONS),
@@ -206,7 +206,7 @@ class OutputFolder:
                     rows.append((*row, 0.00005 if control == "False" else 0.4, len(self.subjects)))
         short = name.replace("-", "")
         write_table(self.group / f"task-film_desc-{short}_scores.tsv", SCORES, rows)
-        told = {"Probe": name, "Asks": asks, "Sentence": f"{name} found <b>something</b>."}
+        told = {"Probe": name, "Asks": asks, "Summary": f"{name} found <b>something</b>."}
         told |= {"x": {"Description": "kept before the forecast", "Units": "s"}, "Test": "sign-flip", **metadata}
         write_json(self.group / f"task-film_desc-{short}_findings.json", told)
         return self

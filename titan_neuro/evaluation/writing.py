@@ -134,7 +134,7 @@ def write_scores(
     said, compared = summary(table), comparisons(benchmark, table, **options)
     ceilings = ceilings or {}
     common = _metadata(benchmark, context, config, seed) | {
-        "Verdict": said,
+        "Summary": said,
         "Comparisons": compared,
         "NoCeiling": {name: ceiling.reason for name, ceiling in ceilings.items() if not ceiling.values},
     }

@@ -9,7 +9,17 @@ from titan_neuro.probing.time_segment_matching import TimeSegmentMatchingConfig,
 from titan_neuro.probing.tools.results import Probe, ProbeContext, ProbedFold, ProbeResults
 from titan_neuro.probing.tools.untrained import untrained_like
 
+# Every probe, and what it asks.
+PROBES = {
+    "context-length": "how far back it reaches",
+    "history-swap": "what is lost when what came before is swapped",
+    "surprise": "whether it is surprised where one event of the stimulus ends and the next begins",
+    "time-segment-matching": "whether it knows the time point of the stimulus",
+    "decoding": "what events and annotations can be read from it",
+}
+
 __all__ = [
+    "PROBES",
     "ContextLengthConfig",
     "ContextLengthProbe",
     "DecodingConfig",

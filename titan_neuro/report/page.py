@@ -67,7 +67,7 @@ def write_report(output_dir: Path) -> Path:
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     page = template.render(
         name=results.name,
-        summary=str(results.scores_sidecar.get("Verdict", "")),
+        summary=str(results.scores_sidecar.get("Summary", "")),
         comparisons=results.scores_sidecar.get("Comparisons", []),
         no_ceiling=results.scores_sidecar.get("NoCeiling", {}),
         caveats=results.scores_sidecar.get("Caveats", []),

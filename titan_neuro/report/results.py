@@ -42,7 +42,7 @@ _SCORES_NUMBERS = (
 )
 _ROLLOUT_NUMBERS = ("lead_time_points", "lead_time_s", "n_subjects", "n_targets", *_with_ends(ROLLOUT_METRICS))
 _CEILING_NUMBERS = ("lead_time_points", "n_subjects", *_with_ends(("r2", "skill_ar")))
-_SCORES_KEYS = ("Verdict", "Comparisons", "NoCeiling", "Caveats", "Folds", "RepetitionTime", "Normalization", "Space")
+_SCORES_KEYS = ("Summary", "Comparisons", "NoCeiling", "Caveats", "Folds", "RepetitionTime", "Normalization", "Space")
 _SUBJECTS_NUMBERS = ("lead_time_points", "n_runs", "n_time_points", *METRICS)
 _CURVE_NUMBERS = ("context_s", "lead_time_points", "n_subjects", "skill_ar", "skill_ar_low", "skill_ar_high")
 _PROBE_NUMBERS = tuple(name for name in SCORES if name not in {"measure", "condition", "is_control"})
@@ -234,12 +234,12 @@ def read_results(output_dir: Path) -> Results:
 
 
 def _read_probe(path: Path, maps: Sequence[StatMap]) -> ProbeResult:
-    told = _read_json(path, ["Probe", "Asks", "Sentence"])
+    told = _read_json(path, ["Probe", "Asks", "Summary"])
     table = path.with_name(path.name.replace("_findings.json", "_scores.tsv"))
     scores = _read_table(table, ("measure", "condition", "is_control"), _PROBE_NUMBERS)
     scores["is_control"] = scores["is_control"].str.lower() == "true"
     own = tuple(one for one in maps if one.probe == plain_name(str(told["Probe"])))
-    names = {name: str(told[key]) for name, key in (("name", "Probe"), ("asks", "Asks"), ("sentence", "Sentence"))}
+    names = {name: str(told[key]) for name, key in (("name", "Probe"), ("asks", "Asks"), ("sentence", "Summary"))}
     return ProbeResult(**names, metadata=told, scores=scores, maps=own)
 
 

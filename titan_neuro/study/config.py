@@ -52,8 +52,8 @@ class StudyConfig:
         window, restart = self.training.window_time_points, self.model.restart_time_points
         if window % restart:
             raise ConfigError(
-                f"training.window_time_points: {window} is no multiple of {restart}, the time points after which a stream may "
-                f"begin anew in this {self.model.backbone.variant} model.",
+                f"training.window_time_points: {window} is no multiple of {restart}, after which a stream may "
+                f"be reset in this {self.model.backbone.variant} model.",
                 "Streams end and begin between windows, and can do so between segments (mac: "
                 "model.backbone.segment_time_points) and chunks (model.backbone.memory.chunk_time_points and "
                 "model.recall.chunk_time_points) only.",

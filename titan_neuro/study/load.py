@@ -25,7 +25,7 @@ def load_study(
     *,
     default_preset: str,
     config_file: Path | None = None,
-    overrides: Sequence[str] = (),
+    overrides: Sequence[Mapping[str, Any]] = (),
     seed: int | None = None,
     prepared: Mapping[str, Any] | None = None,
 ) -> StudyConfig:
@@ -38,8 +38,8 @@ def load_study(
     config_file : Path, optional
         YAML: ``preset: NAME`` and, below it, what differs. A file without ``preset`` that gives everything
         (``config.resolved.yaml``) stands alone.
-    overrides : sequence of str
-        ``model.backbone.dim=32``; the value is read as YAML.
+    overrides : sequence of mapping
+        Nested settings over those of the file, later ones over earlier ones; see :func:`parse_setting`.
     seed : int, optional
         The one seed, instead of the file's.
     prepared : mapping, optional
@@ -60,7 +60,7 @@ def load_study(
             f"{where}: no preset {preset!r}.", f"There are: {', '.join(PRESETS)}.{_near(str(preset), PRESETS)}"
         )
     content: dict[str, Any] = _STUDY.dump_python(PRESETS[preset](), mode="json")
-    for over in ({"prepare": prepared or {}}, given, *map(_parse_override, overrides)):
+    for over in ({"prepare": prepared or {}}, given, *overrides):
         content = _merge(content, over, [StudyConfig])
     if seed is not None:
         content["seeds"] = [seed]
@@ -87,14 +87,21 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def _parse_override(override: str) -> dict[str, Any]:
-    key, equals, value = override.partition("=")
+def parse_setting(text: str) -> dict[str, Any]:
+    """Read one setting as ``--set`` gives it: ``model.backbone.dim=32`` is ``{"model": {"backbone": {"dim": 32}}}``.
+
+    Raises
+    ------
+    ConfigError
+        It has no ``=`` or an empty key, or its value is not YAML.
+    """
+    key, equals, value = text.partition("=")
     if not equals or not all(key.split(".")):
-        raise ConfigError(f"--set {override}: expected KEY=VALUE, for example --set training.max_epochs=5.")
+        raise ConfigError(f"--set {text}: expected KEY=VALUE, for example --set training.max_epochs=5.")
     try:
         nested: Any = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value is not valid YAML: {error}") from error
+        raise ConfigError(f"--set {text}: the value is not valid YAML: {error}") from error
     for part in reversed(key.split(".")):
         nested = {part: nested}
     return typing.cast("dict[str, Any]", nested)
@@ -169,7 +176,7 @@ def _choice(component: Any) -> tuple[str, str | None]:
     """By which field, and by which value of it, the component is chosen; None where there is no choice."""
     for field in dataclasses.fields(component):
         if field.name in _CHOOSERS:
-            return field.name, field.default
+            return field.name, str(field.default)
     return "", None
 
 
