@@ -4,9 +4,9 @@ import itertools
 
 import numpy as np
 import torch
-from in_memory import InMemoryRun
 
 from titan_neuro.baselines import SharedFits, make_baselines, make_references
+from titan_neuro.runs import InMemoryRun
 
 HORIZONS = (1, 3, 10)
 

@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 import torch
-from in_memory import InMemoryRun
 
 from titan_neuro.baselines import AutoregressionBaseline, Persistence, TrainingMean
 from titan_neuro.evaluation import EvaluationConfig, score_fold
 from titan_neuro.forecaster import ForecasterConfig
 from titan_neuro.forecaster.decoders import LowRankConfig
 from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig
+from titan_neuro.runs import InMemoryRun
 from titan_neuro.titans.models import LMMConfig, MACConfig, MAGConfig
 
 

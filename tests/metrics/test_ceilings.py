@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from in_memory import InMemoryRun
 from sklearn.metrics import r2_score
 
 from titan_neuro.errors import MismatchError
@@ -14,6 +13,7 @@ from titan_neuro.metrics import (
     stimulus_locked_ceiling,
 )
 from titan_neuro.metrics.ceilings import shared_variance
+from titan_neuro.runs import InMemoryRun
 from titan_neuro.typing import Stretch
 
 

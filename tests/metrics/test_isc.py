@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 from brainiak.isc import isc as brainiak_isc
-from in_memory import InMemoryRun
 
 from titan_neuro.errors import MismatchError, NoMatchError
 from titan_neuro.metrics import bootstrap_interval, inter_subject, interval_of_related, leave_one_out_isc
+from titan_neuro.runs import InMemoryRun
 
 N_TIME_POINTS, N_FEATURES = 120, 7
 

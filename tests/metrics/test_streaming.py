@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import torch
-from in_memory import InMemoryRun
 
 from titan_neuro.errors import ImageError, MismatchError, TitanNeuroError
 from titan_neuro.metrics import score_run
+from titan_neuro.runs import InMemoryRun
 
 
 class Counting:

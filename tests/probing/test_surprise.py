@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from brainiak.eventseg.event import EventSegment
-from in_memory import InMemoryRun
 from recall_runs import N_FEATURES, small_forecaster
 from recall_runs import RECALL as RECALL_SIZE
 from scipy.stats import binomtest
@@ -40,6 +39,7 @@ from titan_neuro.probing.tools.recording import (
     watch,
 )
 from titan_neuro.probing.tools.results import SCORES
+from titan_neuro.runs import InMemoryRun
 from titan_neuro.titans.layers import NeuralMemoryConfig
 from titan_neuro.titans.models import GRUConfig, MACConfig
 

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from titan_neuro.baselines.online_ridge import OnlineRidge, OnlineState, due_errors
 from titan_neuro.baselines.shared_fits import ResidualRun, ResidualSpace, SharedFits
-from titan_neuro.baselines.sharing import choose_option, group_runs, held_out_change, shrunk_gain
+from titan_neuro.baselines.sharing import choose_option, held_out_change, shrunk_gain
 from titan_neuro.baselines.vector_autoregression import VectorAutoregressionBaseline
 from titan_neuro.linear.lagged_statistics import Span
+from titan_neuro.runs import group_runs
 from titan_neuro.typing import RunData
 
 # Time points that a running average looks back. Recordings have slow waves that a few lags don't tell from noise.

@@ -10,8 +10,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from titan_neuro.baselines.sharing import group_runs, shrunk_gain
+from titan_neuro.baselines.sharing import shrunk_gain
 from titan_neuro.linear.stimulus_average import StimulusAverage, average_over_subjects
+from titan_neuro.runs import group_runs
 from titan_neuro.typing import ForecastModel, RunData
 
 _BLOCK_TIME_POINTS = 128
