@@ -17,7 +17,7 @@ from titan_neuro.errors import ConfigError, MismatchError
 from titan_neuro.titans.config import settings
 from titan_neuro.titans.layers.norm import RMSNorm
 from titan_neuro.titans.layers.projection import CausalProjection
-from titan_neuro.titans.memory import Backend, MemoryState, gradient_norm, init_state, memory_read, memory_scan
+from titan_neuro.titans.memory import Backend, MemoryState, init_state, memory_read, memory_scan, memory_surprise
 from titan_neuro.titans.stream_state import StreamState
 
 # Half-lives, in time points, that the heads begin with: from a few time points to a few minutes of fMRI.
@@ -212,7 +212,7 @@ class NeuralMemory(nn.Module):
         queries, query_tail = self._queries(x, query_tail)
         return self._output(memory_read(queries, memory), x), query_tail
 
-    def surprise(self, x: Float[Tensor, "B T D"], state: NeuralMemoryState) -> Float[Tensor, "B time points"]:
+    def surprise(self, x: Float[Tensor, "B T D"], state: NeuralMemoryState) -> Float[Tensor, "B time_points"]:
         """Norm of the gradient that `forward` would write, over all heads and the tokens of a time point, writing
         nothing.
 
@@ -240,7 +240,7 @@ class NeuralMemory(nn.Module):
                 "Stream the model in blocks that divide its chunks.",
             )
         keys, values, _ = self._keys_and_values(x, state.key_value_tail)
-        squares = gradient_norm(keys, values, state.memory.reference).square().sum(dim=1)
+        squares = memory_surprise(keys, values, state.memory.reference).square().sum(dim=1)
         return squares.view(len(x), -1, self.tokens_per_time_point).sum(dim=2).sqrt()
 
     def _check(self, x: Tensor) -> None:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def gradient_norm(
+def memory_surprise(
     keys: Float[Tensor, "*groups tokens key_dim"],
     values: Float[Tensor, "*groups tokens value_dim"],
     weights: Sequence[Float[Tensor, "*groups _ _"]],

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from titan_neuro.titans.memory import gradient_norm
+from titan_neuro.titans.memory import memory_surprise
 from titan_neuro.titans.memory.mlp import memory_mlp
 
 
@@ -13,7 +13,7 @@ def test_it_is_that_of_autograd(widths):
     pairs = list(zip(widths[1:], widths[:-1], strict=True))
     weights = tuple(torch.randn(2, 3, *pair, dtype=torch.float64) for pair in pairs)
     keys, values = (torch.randn(2, 3, 6, width, dtype=torch.float64) for width in (widths[0], widths[-1]))
-    found = gradient_norm(keys, values, weights)
+    found = memory_surprise(keys, values, weights)
     assert found.shape == (2, 3, 6)
     for token in range(6):
         leaves = [weight.clone().requires_grad_() for weight in weights]
@@ -26,4 +26,4 @@ def test_it_is_that_of_autograd(widths):
 def test_what_was_learned_does_not_surprise():
     key = torch.nn.functional.normalize(torch.randn(1, 1, 1, 4, dtype=torch.float64), dim=-1)
     value = torch.randn(1, 1, 1, 3, dtype=torch.float64)
-    assert gradient_norm(key, value, (value.mT @ key,)).item() < 1e-12
+    assert memory_surprise(key, value, (value.mT @ key,)).item() < 1e-12
