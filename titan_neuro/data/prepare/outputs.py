@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from titan_neuro.data.bids.output import write_nifti
 from titan_neuro.data.bids.names import sidecar_path
+from titan_neuro.data.bids.output import write_nifti
 from titan_neuro.data.bids.recordings import Recording
 from titan_neuro.data.prepare.atlas import atlas_name
 from titan_neuro.data.prepare.config import PrepareConfig
