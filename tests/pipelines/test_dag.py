@@ -12,7 +12,7 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
-from titan_neuro.cli.probe import PROBES
+from titan_neuro.probing import PROBES
 from titan_neuro.data.bids.output import init_output_dir
 from titan_neuro.data.prepare import PrepareConfig
 from titan_neuro.data.space import Space

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
-import numpy as np
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from tqdm import tqdm
@@ -21,6 +19,7 @@ from titan_neuro.evaluation.rollouts import roll_run
 from titan_neuro.evaluation.scores import REFERENCES, Fold, Scores, combine_scores
 from titan_neuro.evaluation.sums import sums_of
 from titan_neuro.metrics import score_run
+from titan_neuro.seeds import keyed_generator
 from titan_neuro.typing import ForecastModel, RunData
 
 logger = logging.getLogger(__name__)
@@ -151,7 +150,7 @@ def score_fold(
 def draw_offset(run: RunData, seed: int, config: EvaluationConfig) -> int:
     """Return the time point at which a test run begins; the same for the same run and seed, whatever else is scored."""
     latest = min(config.max_offset_time_points, int(run.n_time_points * _LARGEST_OFFSET_FRACTION))
-    return int(np.random.default_rng([seed, zlib.crc32(run.key.encode())]).integers(latest + 1))
+    return int(keyed_generator(seed, run.key).integers(latest + 1))
 
 
 def _score(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from titan_neuro.data.prepare.sources import Table, Volumes
 from titan_neuro.data.prepare.timing import repetition_time
 from titan_neuro.data.space import Space
 from titan_neuro.files import atomic, writing_to
+from titan_neuro.seeds import keyed_generator
 
 SurrogateKind = Literal["white", "phase"]
 # What is worked on at a time.
@@ -59,7 +59,7 @@ def write_surrogate(recording: Recording, kind: SurrogateKind, folder: Path, see
     """
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng([seed, zlib.crc32(recording.key.encode())])
+    rng = keyed_generator(seed, recording.key)
     write = _write_table if recording.kind == "parcels" else _write_image
     return replace(recording, path=write(recording, kind, folder, rng))
 

@@ -1,4 +1,4 @@
-"""What was shown at each time point of a run: its own events, and any time-stamped table in BIDS ``events.tsv`` form."""
+"""Labels of the time points of a run: from its own events, or from any table in BIDS ``events.tsv`` form."""
 
 from __future__ import annotations
 
