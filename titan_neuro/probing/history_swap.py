@@ -256,8 +256,8 @@ class HistorySwapProbe:
         return (
             f"Erasing the history before the last {loss['x']:g} s of context lowers the error removed beyond linear "
             f"autoregression (skill_ar), at the shortest lead time, by {lost}. {compared} "
-            f"(n = {int(loss['n_subjects'])}); a wrong history can also mislead the memory, so only the erased one shows "
-            "what it contained."
+            f"(n = {int(loss['n_subjects'])}); a wrong history can also mislead the memory, so only the erased one "
+            "shows what it contained."
         )
 
     def _maps(self) -> dict[str, tuple[FloatArray, Mapping[str, Any]]]:
