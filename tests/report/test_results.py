@@ -77,7 +77,7 @@ def test_refuses_a_table_without_a_column(full_output):
 def test_refuses_a_kind_of_row_that_is_none(full_output):
     replace_in(full_output.group / "task-film_desc-forecast_scores.tsv", "\tbaseline\t", "\tbase line\t")
     with pytest.raises(
-        MetadataError, match="one of model, control, comparison model, baseline, reference was expected"
+        MetadataError, match="one of model, control, comparison_model, baseline, oracle_reference was expected"
     ):
         read_results(full_output.root)
 
@@ -147,7 +147,7 @@ def test_refuses_a_provenance_without_stages(full_output, content):
 
 def test_refuses_two_tasks_on_one_page(full_output):
     (full_output.group / "task-rest_desc-forecast_scores.tsv").write_text("", encoding="utf-8")
-    with pytest.raises(MetadataError, match="stimulus, rest"):
+    with pytest.raises(MetadataError, match="film, rest"):
         read_results(full_output.root)
 
 

@@ -61,17 +61,17 @@ def test_the_best_of_each_horizon_is_the_highest(results, full_output):
 
 def test_rows_stand_by_kind_and_a_reference_is_never_the_best(results):
     others = results.scores[results.scores["model"] == "titan-mac"].assign(
-        model="intersubject-average", kind="reference"
+        model="intersubject-average", kind="oracle_reference"
     )
     others[["skill_ar", "r2"]] += 0.5
     scores = pd.concat([others, results.scores])
     group = score_groups(scores)[0]
     assert [(row["model"], row["heading"].split(":")[0]) for row in group["rows"]] == [
-        ("titan-mac", "The model"),
+        ("titan-mac", "The study's model"),
         ("mean", "Baselines"),
         ("persistence", ""),
         ("ar", ""),
-        ("intersubject-average", "Reference lines"),
+        ("intersubject-average", "Oracle references"),
     ]
     assert not any(cell["best"] for cell in group["rows"][-1]["cells"])
     assert group["rows"][0]["cells"][0]["best"]
@@ -132,7 +132,7 @@ def test_training_without_a_finite_score(results):
     assert (row["best"], row["best_epoch"], row["speed"]) == ("n/a", "n/a", "n/a")
 
 
-@pytest.mark.parametrize(("protocol", "words"), [("run", "other runs of the same"), ("strict", "neither the person")])
+@pytest.mark.parametrize(("protocol", "words"), [("run", "other runs of the same"), ("strict", "neither the subject")])
 def test_the_protocol_is_said_in_words(output_folder, protocol, words):
     metadata = dict(scoring_facts(read_results(output_folder().scores(protocol=protocol).root)))
     assert words in metadata["Protocol"]

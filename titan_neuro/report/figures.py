@@ -70,7 +70,7 @@ _KIND_LINES = {
     "control": (0, (4, 2)),
     "comparison_model": "-",
     "baseline": "-",
-    "reference": (0, (1, 1.5)),
+    "oracle_reference": (0, (1, 1.5)),
 }
 # With more lines than these, intervals and subjects are shown of the main model alone: the table has the others.
 _FEW_LINES = 6

@@ -9,12 +9,13 @@ import jinja2
 import numpy as np
 import pandas as pd
 
+from titan_neuro.evaluation.vocabulary import ROLLOUT_METRICS
 from titan_neuro.files import write_text
 from titan_neuro.report.brain import map_values, plot_map, space_note, symmetric_limit
 from titan_neuro.report.figures import context_figure, horizon_figure, png_uri, svg_uri, training_figure
 from titan_neuro.report.limits import limits
 from titan_neuro.report.probes import probe_sections
-from titan_neuro.report.results import ROLLOUT_METRICS, Results, StatMap, horizons_of, plain_name, read_results
+from titan_neuro.report.results import Results, StatMap, horizons_of, plain_name, read_results
 from titan_neuro.report.tables import (
     ceiling_rows,
     number,
@@ -69,7 +70,7 @@ def write_report(output_dir: Path) -> Path:
         name=results.name,
         summary=str(results.scores_sidecar.get("Summary", "")),
         comparisons=results.scores_sidecar.get("Comparisons", []),
-        no_ceiling=results.scores_sidecar.get("NoCeiling", {}),
+        no_ceiling=results.scores_sidecar.get("MissingCeilings", {}),
         caveats=results.scores_sidecar.get("Caveats", []),
         model=results.main_model,
         scoring=None if results.scores is None else scoring_facts(results),

@@ -13,36 +13,25 @@ from typing import Any
 import pandas as pd
 
 from titan_neuro.errors import InputNotFoundError, MetadataError
+from titan_neuro.evaluation.vocabulary import (
+    CEILING_METRICS,
+    METRICS,
+    RESIDUAL_METRICS,
+    ROLLOUT_METRICS,
+    Kind,
+    interval_columns,
+    row_of,
+)
 from titan_neuro.probing.tools.results import SCORES
-
-# Kinds of rows, in the order of the table, and how a group of them is headed.
-KINDS = {
-    "model": "The model",
-    "control": "Controls: the same model, robbed of its memory",
-    "comparison_model": "Comparison models: other networks, trained the same way",
-    "baseline": "Baselines",
-    "reference": "Reference lines: they are told the moment of the stimulus, and are no forecasts",
-}
-METRICS = ("skill_ar", "skill", "r2", "r", "pattern_r")
-# Trained beside the model, with curves of their own that nobody asked for.
-_COMPARISON_MODELS = ("gru", "transformer-20")
-
-ROLLOUT_METRICS = ("skill_ar", "r2", "variance_ratio", "bias")
-RESIDUAL_METRICS = ("autocorrelated_fraction", "ljung_box")
-
-
-def _with_ends(metrics: Sequence[str]) -> tuple[str, ...]:
-    return tuple(f"{metric}{end}" for metric in metrics for end in ("", "_low", "_high"))
-
 
 _SCORES_TEXT = ("model", "kind", "protocol")
 _SCORES_NUMBERS = (
     *("lead_time_points", "lead_time_s", "n_subjects", "n_runs", "n_time_points", "n_seeds", "skill_ar_seed_sd"),
-    *_with_ends(METRICS),
+    *interval_columns(METRICS),
 )
-_ROLLOUT_NUMBERS = ("lead_time_points", "lead_time_s", "n_subjects", "n_targets", *_with_ends(ROLLOUT_METRICS))
-_CEILING_NUMBERS = ("lead_time_points", "n_subjects", *_with_ends(("r2", "skill_ar")))
-_SCORES_KEYS = ("Summary", "Comparisons", "NoCeiling", "Caveats", "Folds", "RepetitionTime", "Normalization", "Space")
+_ROLLOUT_NUMBERS = ("lead_time_points", "lead_time_s", "n_subjects", "n_targets", *interval_columns(ROLLOUT_METRICS))
+_CEILING_NUMBERS = ("lead_time_points", "n_subjects", *interval_columns(CEILING_METRICS))
+_SCORES_KEYS = ("Summary", "Comparisons", "MissingCeilings", "Caveats", "Folds", "RepetitionTime", "Normalization", "Space")
 _SUBJECTS_NUMBERS = ("lead_time_points", "n_runs", "n_time_points", *METRICS)
 _CURVE_NUMBERS = ("context_s", "lead_time_points", "n_subjects", "skill_ar", "skill_ar_low", "skill_ar_high")
 _PROBE_NUMBERS = tuple(name for name in SCORES if name not in {"measure", "condition", "is_control"})
@@ -168,7 +157,7 @@ class Results:
     @property
     def main_model(self) -> str:
         """The model the report is about (empty where there is none in the table)."""
-        models = [] if self.scores is None else list(self.scores.loc[self.scores["kind"] == "model", "model"])
+        models = [] if self.scores is None else list(self.scores.loc[self.scores["kind"] == Kind.MODEL, "model"])
         return models[0] if models else ""
 
 
@@ -209,10 +198,10 @@ def read_results(output_dir: Path) -> Results:
         scores=_read_scores(scores_path),
         scores_sidecar=_read_sidecar(scores_path, _SCORES_KEYS),
         subjects=_if_there(group / f"{prefix}_desc-forecast_subjects.tsv", ("model", "subject"), _SUBJECTS_NUMBERS),
-        high_motion=_read_scores(group / f"{prefix}_desc-forecastmoving_scores.tsv"),
+        high_motion=_read_scores(group / f"{prefix}_desc-forecasthighmotion_scores.tsv"),
         rollouts=_if_there(group / f"{prefix}_desc-rollout_scores.tsv", ("model", "kind"), _ROLLOUT_NUMBERS),
         residuals=_if_there(
-            group / f"{prefix}_desc-residuals_scores.tsv", ("model", "kind"), _with_ends(RESIDUAL_METRICS)
+            group / f"{prefix}_desc-residuals_scores.tsv", ("model", "kind"), interval_columns(RESIDUAL_METRICS)
         ),
         ceilings=_if_there(group / f"{prefix}_desc-ceilings_scores.tsv", ("ceiling",), _CEILING_NUMBERS),
         maps=tuple(found for found in maps if found.model),
@@ -226,7 +215,7 @@ def read_results(output_dir: Path) -> Results:
         training={
             f"{path.parts[-4]} {path.parts[-3]}": _read_table(path, (), _TRAINING_NUMBERS, separator=",")
             for path in sorted(output_dir.glob("models/seed-*/fold-*/*/training.csv"), key=_natural)
-            if path.parent.name not in _COMPARISON_MODELS
+            if row_of(path.parent.name).kind != Kind.COMPARISON_MODEL
         },
         config=config_path.read_text(encoding="utf-8", errors="replace") if config_path.exists() else "",
         stages=_read_stages(provenance_path) if provenance_path.exists() else {},
@@ -315,9 +304,9 @@ def _if_there(path: Path, text: Sequence[str], numbers: Sequence[str]) -> pd.Dat
 
 def _read_scores(path: Path) -> pd.DataFrame | None:
     table = _if_there(path, _SCORES_TEXT, _SCORES_NUMBERS)
-    odd = set() if table is None else set(table["kind"]) - set(KINDS)
+    odd = set() if table is None else set(table["kind"]) - set(Kind)
     if odd:
-        raise MetadataError(f"{path}: column kind: one of {', '.join(KINDS)} was expected, found {min(odd)!r}.", _AGAIN)
+        raise MetadataError(f"{path}: column kind: one of {', '.join(Kind)} was expected, found {min(odd)!r}.", _AGAIN)
     return table
 
 

@@ -8,18 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from titan_neuro.evaluation.vocabulary import KIND_HEADINGS, METRICS, METRICS_BY_NAME, PROTOCOLS, RESIDUAL_METRICS, Kind
 from titan_neuro.report.figures import model_style
-from titan_neuro.report.results import KINDS, METRICS, RESIDUAL_METRICS, Results, horizons_of
+from titan_neuro.report.results import Results, horizons_of
 
-METRIC_MEANING = {
-    "skill_ar": "1 \N{MINUS SIGN} MSE / MSE of linear AR; above 0 beats it",
-    "skill": "1 \N{MINUS SIGN} MSE / MSE of persistence",
-    "r2": "1 \N{MINUS SIGN} SSE / SSE about the training mean",
-    "r": "Pearson correlation over time, averaged by Fisher z",
-    "pattern_r": "Pearson correlation over voxels or parcels, per time point",
-    "variance_ratio": "variance of the rollout / variance of what came; 1 is right",
-    "bias": "mean of rollout less what came, in standard deviations; 0 is right",
-}
 # Higher is better; the best is marked.
 _RANKED = set(METRICS)
 # The baseline that a skill is measured against scores zero by definition, and has no interval.
@@ -31,11 +23,6 @@ _METADATA = {
     "Versions": "versions",
     "System": "system",
     "Machine": "machine",
-}
-_PROTOCOLS = {
-    "run": "leave one run out, within subjects: the model was trained on other runs of the same subjects",
-    "subject": "held-out subjects: the model was trained on other people who went through the same runs",
-    "strict": "held-out subjects and held-out runs: the model had seen neither the person nor the run",
 }
 
 
@@ -69,13 +56,13 @@ def score_groups(scores: pd.DataFrame, metrics: Sequence[str] = METRICS) -> list
     kinds = dict(zip(scores["model"], scores["kind"], strict=True))
     look = model_style(list(kinds))
     horizons = horizons_of(scores)
-    ranked = scores[scores["kind"] != "reference"]
+    ranked = scores[scores["kind"] != Kind.ORACLE_REFERENCE]
     groups = []
     for metric in metrics:
         best = ranked.groupby("lead_time_points")[metric].max().reindex(horizons)
         rows: list[dict[str, Any]] = []
         before = ""
-        for model in sorted(kinds, key=lambda model: list(KINDS).index(kinds[model])):
+        for model in sorted(kinds, key=lambda model: list(Kind).index(kinds[model])):
             own = scores[scores["model"] == model].drop_duplicates("lead_time_points").set_index("lead_time_points")
             cells = [
                 _cell(own.loc[horizon], metric, float(best[horizon]) if metric in _RANKED else math.nan)
@@ -83,10 +70,10 @@ def score_groups(scores: pd.DataFrame, metrics: Sequence[str] = METRICS) -> list
                 else _empty_cell()
                 for horizon in horizons
             ]
-            heading = KINDS[kinds[model]] if kinds[model] != before else ""
+            heading = KIND_HEADINGS[Kind(kinds[model])] if kinds[model] != before else ""
             before = kinds[model]
             rows.append({"heading": heading, "model": model, "color": look[model][0], "cells": cells})
-        groups.append({"metric": metric, "meaning": METRIC_MEANING[metric], "rows": rows})
+        groups.append({"metric": metric, "meaning": METRICS_BY_NAME[metric].formula, "rows": rows})
     return groups
 
 
@@ -207,7 +194,7 @@ def scoring_facts(results: Results) -> list[tuple[str, str]]:
     scores, sidecar = results.scores, results.scores_sidecar
     seconds = dict(zip(scores["lead_time_points"], scores["lead_time_s"], strict=True))
     protocols = [
-        f"{_PROTOCOLS.get(name, 'not one that this page knows')} (\u201c{name}\u201d)"
+        f"{PROTOCOLS.get(name, 'not one that this page knows')} (\u201c{name}\u201d)"
         for name in scores["protocol"].unique()
     ]
     folds = sidecar["Folds"]
@@ -308,7 +295,7 @@ def _cell(row: pd.Series, metric: str, best: float) -> dict[str, Any]:
     interval = _interval(row, metric)
     if _REFERENCE.get(metric) == row["model"]:
         interval = "by definition"
-    is_best = row["kind"] != "reference" and bool(row[metric] == best)
+    is_best = row["kind"] != Kind.ORACLE_REFERENCE and bool(row[metric] == best)
     return {"value": number(row[metric]), "interval": interval, "best": is_best}
 
 

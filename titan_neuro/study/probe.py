@@ -88,8 +88,8 @@ def _run(probe: Probe, name: str, trained: TrainedStudy) -> ProbeResults:
             fold = ProbedFold(
                 model=model,
                 untrained_model=untrained_like(model, seed=seed),
-                test_runs=data.part(data.fold.test),
-                training_runs=data.fitted_on,
+                test_runs=data.select(data.fold.test),
+                training_runs=data.fit_runs,
             )
             for run in fold.test_runs:
                 probe.add(fold, run)

@@ -50,12 +50,12 @@ def dataset(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def high_motion(tmp_path_factory):
+def moving(tmp_path_factory):
     """One raw run with transforms: its volumes lie on disk between two passes."""
     phantom = Phantom(shape=(22, 26, 20), voxel_mm=8.0, warp_spacing_mm=8.0, n_volumes=200)
     rng = np.random.default_rng(0)
     data = phantom.record(0)[..., None] + rng.normal(0, 10, (*phantom.shape, 200))
-    return phantom.write(tmp_path_factory.mktemp("high_motion") / "bids", data)
+    return phantom.write(tmp_path_factory.mktemp("moving") / "bids", data)
 
 
 def start(root, output, *options, **popen):
@@ -88,20 +88,20 @@ def assert_whole(output):
 
 def test_killed_while_writing(dataset, tmp_path):
     output = tmp_path / "out"
-    kill_when_there_is(start(dataset, output), output, ".*.zarr.*.tmp/frames")
+    kill_when_there_is(start(dataset, output), output, ".*.zarr.*.tmp/series")
     assert not list(output.rglob("sub-01/func/*.zarr"))
     code, messages = finish(start(dataset, output))
     assert code == 0, messages
     assert assert_whole(output).n_time_points == N_TIME_POINTS
 
 
-def test_killed_between_the_passes(high_motion, tmp_path):
+def test_killed_between_the_passes(moving, tmp_path):
     output = tmp_path / "out"
     options = ("--resolution", "8", "--confounds", "motion24")
-    kill_when_there_is(start(high_motion, output, *options), output, ".work/scratch/*/frames")
+    kill_when_there_is(start(moving, output, *options), output, ".work/scratch/*/series")
     assert not list(output.rglob("sub-01/func/*.zarr"))
     assert list(output.glob(".work/scratch/*"))
-    code, messages = finish(start(high_motion, output, *options))
+    code, messages = finish(start(moving, output, *options))
     assert code == 0, messages
     assert_whole(output)
 
@@ -118,10 +118,10 @@ def test_two_processes_prepare_the_same_run(dataset, tmp_path):
 
 
 @pytest.mark.parametrize("which", ["store", "scratch"])
-def test_no_room_on_the_disk(dataset, high_motion, tmp_path, which):
+def test_no_room_on_the_disk(dataset, moving, tmp_path, which):
     """A limit on the size of a file stands for the disk: the same system calls fail in the same places."""
     output = tmp_path / "out"
-    root, options = (dataset, ()) if which == "store" else (high_motion, ("--resolution", "8"))
+    root, options = (dataset, ()) if which == "store" else (moving, ("--resolution", "8"))
     limit = 2**20 if which == "store" else 2**18
 
     def no_room():

@@ -126,7 +126,7 @@ def seen(output, route):
         "some runs done": 0 < n_done < route.n_runs,
         "all runs done": n_done == route.n_runs,
         "a store half written": any(output.rglob(".*.zarr.*.tmp")),
-        "between the passes": any(path.stat().st_size for path in output.glob(".work/scratch/*/frames")),
+        "between the passes": any(path.stat().st_size for path in output.glob(".work/scratch/*/series")),
     }
     return [name for name, true in there.items() if true]
 

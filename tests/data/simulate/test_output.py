@@ -51,13 +51,13 @@ def test_after_a_kill_the_next_call_begins_anew(tmp_path):
         f"simulate(Path({str(tmp_path / 'synthetic')!r}), SimulateConfig(n_subjects=25, n_runs=5, volume_scale=1))"
     )
     with subprocess.Popen([sys.executable, "-c", script], start_new_session=True, stderr=subprocess.DEVNULL) as process:
-        while not list(tmp_path.glob(".twin.*.tmp/sub-*/func/*_bold.nii.gz")):
+        while not list(tmp_path.glob(".synthetic.*.tmp/sub-*/func/*_bold.nii.gz")):
             assert process.poll() is None
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGKILL)
     assert not (tmp_path / "synthetic").exists()
     simulate(tmp_path / "synthetic", SMALL)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".twin.lock", "synthetic"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".synthetic.lock", "synthetic"]
 
 
 # ---- the machine ---------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from scipy.linalg import hadamard
 from torch import Tensor
 
 from titan_neuro.runs import read_blocks
-from titan_neuro.seeds import keyed_generator
+from titan_neuro.seeds import named_generator
 from titan_neuro.typing import RunData
 
 Null = Literal["lengths", "shifts"]
@@ -207,7 +207,7 @@ def _draw_shifts(runs: Sequence[RunMeasures], n_permutations: int, seed: int) ->
     if len(lengths) == 1 and max(lengths.values()) - 1 <= n_permutations:
         return {stimulus: np.arange(1, length) / length for stimulus, length in lengths.items()}
     return {
-        stimulus: keyed_generator(seed, stimulus).integers(length, size=n_permutations) / length
+        stimulus: named_generator(seed, stimulus).integers(length, size=n_permutations) / length
         for stimulus, length in lengths.items()
     }
 
@@ -241,7 +241,7 @@ def _sums_under_shuffled_lengths(
     lengths = np.diff([first, *run.boundaries[kind], stop])
     values = np.column_stack([run.scaled(), np.ones(len(run.usable))]) * run.usable[:, None]
     cumulative = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0)])
-    generator, sums = keyed_generator(seed, run.stimulus), list[np.ndarray]()
+    generator, sums = named_generator(seed, run.stimulus), list[np.ndarray]()
     for start in range(0, n_permutations, _PERMUTATIONS_AT_A_TIME):
         orders = np.tile(lengths, (min(_PERMUTATIONS_AT_A_TIME, n_permutations - start), 1))
         orders = generator.permuted(orders, axis=1)

@@ -161,4 +161,5 @@ def sum_of_squares(errors: Tensor) -> np.ndarray:
 
 def _within(time_points: Tensor, block: slice) -> Tensor:
     """Return the time points that lie in a block, counted from its start."""
-    return time_points[(time_points >= block.start) & (time_points < block.stop)] - block.start
+    within: Tensor = time_points[(time_points >= block.start) & (time_points < block.stop)] - block.start
+    return within

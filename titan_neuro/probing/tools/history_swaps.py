@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from titan_neuro.probing.tools.forecasts import evenly_spaced, find_origins
-from titan_neuro.seeds import keyed_generator
+from titan_neuro.seeds import named_generator
 from titan_neuro.typing import RunData
 
 TRUE_HISTORY, NO_HISTORY = "true history", "no history"
@@ -81,7 +81,7 @@ class SwapPlanner:
         seed: int,
     ) -> None:
         self.run, self.horizons, self.contexts, self.history = run, horizons, contexts, history
-        self._rng = keyed_generator(seed, run.key)
+        self._rng = named_generator(seed, run.key)
         self._other_part = self._draw(self._part_runs(test_runs) or self._part_runs(training_runs))
         self._other_subject = self._draw(self._subject_runs(test_runs) or self._subject_runs(training_runs))
         self._sources, self._offsets = [run], {run.key: 0}
@@ -124,7 +124,7 @@ class SwapPlanner:
         return plan
 
     def _draw(self, runs: Sequence[RunData]) -> RunData | None:
-        return runs[self._rng.integers(len(runs))] if runs else None
+        return runs[int(self._rng.integers(len(runs)))] if runs else None
 
     def _part_runs(self, runs: Sequence[RunData]) -> list[RunData]:
         """Other runs of the subject, if this run is too short to contain another part for every swap point."""

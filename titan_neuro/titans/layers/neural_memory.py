@@ -10,11 +10,11 @@ from typing import Annotated
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 from torch import Tensor, nn
 
 from titan_neuro.errors import ConfigError, MismatchError
+from titan_neuro.titans.config import settings
 from titan_neuro.titans.layers.norm import RMSNorm
 from titan_neuro.titans.layers.projection import CausalProjection
 from titan_neuro.titans.memory import Backend, MemoryState, init_state, memory_read, memory_scan, memory_surprise
@@ -26,7 +26,7 @@ _FIRST_HALF_LIFE, _LAST_HALF_LIFE = 8.0, 512.0
 _FIRST_LAST_LAYER = 0.05
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class NeuralMemoryConfig:
     """What kind of memory, and how fast it may learn.
 

@@ -11,17 +11,18 @@ from typing import Annotated, Any, Generic, Literal, TypeVar, cast
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from titan_neuro.errors import ConfigError, MismatchError
+from titan_neuro.titans.config import settings
 from titan_neuro.titans.layers.norm import RMSNorm
+from titan_neuro.titans.pretrained import Pretrained
 from titan_neuro.titans.stream_state import StreamState
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class BackboneConfig:
     """Size of a backbone: what every variant has.
 
@@ -114,7 +115,7 @@ class Block(nn.Module, ABC, Generic[AnyBlockState]):
         """
 
 
-class Backbone(nn.Module):
+class Backbone(Pretrained):
     """A stack of blocks that reads a stream of time points of any length at constant memory.
 
     Causal by time point: the output at a time point depends on the tokens of this time point and of earlier ones. A

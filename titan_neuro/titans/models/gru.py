@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 from torch import Tensor, nn
 
+from titan_neuro.titans.config import settings
 from titan_neuro.titans.layers import FeedForward
 from titan_neuro.titans.layers.norm import RMSNorm
 from titan_neuro.titans.models.backbone import Backbone, BackboneConfig, Block
@@ -20,7 +20,7 @@ from titan_neuro.titans.stream_state import StreamState
 _FASTEST, _SLOWEST = 2.0, 512.0
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class GRUConfig(BackboneConfig):
     """Size of the backbone: what `BackboneConfig` has, and more. The recurrent state is `dim` wide.
 
@@ -110,6 +110,8 @@ class GRU(Backbone):
     ----------
     config : GRUConfig
     """
+
+    config_class = GRUConfig
 
     def __init__(self, config: GRUConfig) -> None:
         super().__init__(config, (GRUBlock(config) for _ in range(config.n_layers)))

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 from jaxtyping import Float
-from pydantic import ConfigDict
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from titan_neuro.titans.config import settings
 from titan_neuro.titans.models.backbone import Backbone
 from titan_neuro.titans.models.memory_block import MemoryBackboneConfig, MemoryBlock, MemoryBlockState
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class LMMConfig(MemoryBackboneConfig):
     """Size of the backbone; see `MemoryBackboneConfig`."""
 
@@ -52,6 +51,8 @@ class LMM(Backbone):
     ----------
     config : LMMConfig
     """
+
+    config_class = LMMConfig
 
     def __init__(self, config: LMMConfig) -> None:
         super().__init__(config, (LMMBlock(config) for _ in range(config.n_layers)))

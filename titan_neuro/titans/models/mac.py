@@ -8,18 +8,18 @@ from typing import Annotated, Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 from torch import Tensor, nn
 
 from titan_neuro.errors import ConfigError, MismatchError
+from titan_neuro.titans.config import settings
 from titan_neuro.titans.layers import AttentionCache, NeuralMemoryState, NonlinearGate, SegmentAttention
 from titan_neuro.titans.memory import MemoryState
 from titan_neuro.titans.models.backbone import Backbone
 from titan_neuro.titans.models.memory_block import AttentionBackboneConfig, MemoryBlock, MemoryBlockState
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class MACConfig(AttentionBackboneConfig):
     """Size of the backbone: what `AttentionBackboneConfig` has, and its segments.
 
@@ -168,6 +168,8 @@ class MAC(Backbone):
     ----------
     config : MACConfig
     """
+
+    config_class = MACConfig
 
     def __init__(self, config: MACConfig) -> None:
         super().__init__(config, (MACBlock(config) for _ in range(config.n_layers)))

@@ -6,16 +6,16 @@ import dataclasses
 from typing import Annotated, Literal
 
 from jaxtyping import Float
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 from torch import Tensor
 
+from titan_neuro.titans.config import settings
 from titan_neuro.titans.layers import NonlinearGate, WindowAttention, WindowCache
 from titan_neuro.titans.models.backbone import Backbone
 from titan_neuro.titans.models.memory_block import AttentionBackboneConfig, MemoryBlock, MemoryBlockState
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class MAGConfig(AttentionBackboneConfig):
     """Size of the backbone: what `AttentionBackboneConfig` has, and its window.
 
@@ -88,6 +88,8 @@ class MAG(Backbone):
     ----------
     config : MAGConfig
     """
+
+    config_class = MAGConfig
 
     def __init__(self, config: MAGConfig) -> None:
         super().__init__(config, (MAGBlock(config) for _ in range(config.n_layers)))

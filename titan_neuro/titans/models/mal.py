@@ -6,16 +6,16 @@ import dataclasses
 from typing import Annotated, Literal
 
 from jaxtyping import Float
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 from torch import Tensor
 
+from titan_neuro.titans.config import settings
 from titan_neuro.titans.layers import WindowAttention, WindowCache
 from titan_neuro.titans.models.backbone import Backbone
 from titan_neuro.titans.models.memory_block import AttentionBackboneConfig, MemoryBlock, MemoryBlockState
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class MALConfig(AttentionBackboneConfig):
     """Size of the backbone: what `AttentionBackboneConfig` has, and its window.
 
@@ -100,6 +100,8 @@ class MAL(Backbone):
     ----------
     config : MALConfig
     """
+
+    config_class = MALConfig
 
     def __init__(self, config: MALConfig) -> None:
         super().__init__(config, (MALBlock(config) for _ in range(config.n_layers)))

@@ -7,18 +7,18 @@ from abc import abstractmethod
 from typing import Annotated, Any, TypeVar
 
 from jaxtyping import Float
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 from torch import Tensor
 
 from titan_neuro.errors import ConfigError
+from titan_neuro.titans.config import settings
 from titan_neuro.titans.layers import FeedForward, NeuralMemoryConfig, NeuralMemoryState
 from titan_neuro.titans.layers.norm import RMSNorm
 from titan_neuro.titans.models.backbone import BackboneConfig, Block
 from titan_neuro.titans.stream_state import StreamState
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class MemoryBackboneConfig(BackboneConfig):
     """Size of a backbone whose blocks have memories: what `BackboneConfig` has, and more.
 
@@ -63,7 +63,7 @@ class MemoryBackboneConfig(BackboneConfig):
         return settings | {f"memory.{name}": value for name, value in memory.items()}
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class AttentionBackboneConfig(MemoryBackboneConfig):
     """Size of a backbone with attention beside the memory: what `MemoryBackboneConfig` has, and more.
 

@@ -7,17 +7,18 @@ from typing import Annotated
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 from torch import Tensor, nn
 
 from titan_neuro.errors import ConfigError, MismatchError
+from titan_neuro.titans.config import settings
 from titan_neuro.titans.models.backbone import Backbone, BackboneState
 from titan_neuro.titans.models.mac import MACConfig
 from titan_neuro.titans.models.variants import AnyBackboneConfig, require_causal
+from titan_neuro.titans.pretrained import Pretrained
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class TitansLMConfig:
     """The whole model.
 
@@ -48,13 +49,15 @@ class TitansLMConfig:
         return TitansLM(self)
 
 
-class TitansLM(nn.Module):
+class TitansLM(Pretrained):
     """An embedding, a backbone, and logits for the token that comes next.
 
     Parameters
     ----------
     config : TitansLMConfig
     """
+
+    config_class = TitansLMConfig
 
     def __init__(self, config: TitansLMConfig) -> None:
         super().__init__()

@@ -9,10 +9,10 @@ from typing import Annotated, Literal, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 from torch import Tensor, nn
 
+from titan_neuro.titans.config import settings
 from titan_neuro.titans.layers import FeedForward, WholeWindowAttention
 from titan_neuro.titans.layers.norm import RMSNorm
 from titan_neuro.titans.models.backbone import Backbone, BackboneConfig, Block
@@ -22,7 +22,7 @@ from titan_neuro.titans.stream_state import StreamState
 _TOKENS_AT_A_TIME = 2**16
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class TransformerConfig(BackboneConfig):
     """Size of the backbone: what `BackboneConfig` has, and more.
 
@@ -161,6 +161,8 @@ class Transformer(Backbone):
     ----------
     config : TransformerConfig
     """
+
+    config_class = TransformerConfig
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config, (WindowStack(config),))

@@ -4,7 +4,8 @@ import torch
 from brainiak.isc import isc as brainiak_isc
 
 from titan_neuro.errors import MismatchError, NoMatchError
-from titan_neuro.metrics import bootstrap_interval, inter_subject, interval_of_related, leave_one_out_isc
+from titan_neuro.evaluation.intersubject import intersubject_correlations
+from titan_neuro.metrics import bootstrap_interval, leave_one_out_interval
 from titan_neuro.runs import InMemoryRun
 
 N_TIME_POINTS, N_FEATURES = 120, 7
@@ -16,8 +17,17 @@ def run_of(subject, series, scored=None, stimulus="task-movie_run-01"):
     return InMemoryRun(series, scored, f"sub-{subject}_{stimulus}", str(subject), stimulus)
 
 
+def isc_of(data):
+    """Leave-one-out correlations of ``(subjects, time, features)``, by subject."""
+    return r_by_subject([run_of(subject, series) for subject, series in enumerate(data)])
+
+
+def r_by_subject(runs):
+    return {subject: correlation.r for subject, correlation in intersubject_correlations(runs).items()}
+
+
 def responses(n_subjects, seed, n_time_points=N_TIME_POINTS, n_features=N_FEATURES, shared=0.4):
-    """A response that all share beside what is each one's own: float32 ``(subjects, time, features)``."""
+    """A shared response plus independent noise in each subject: float32 ``(subjects, time, features)``."""
     rng = np.random.default_rng(seed)
     stimulus = rng.normal(size=(n_time_points, n_features))
     own = rng.normal(size=(n_subjects, n_time_points, n_features))
@@ -25,16 +35,16 @@ def responses(n_subjects, seed, n_time_points=N_TIME_POINTS, n_features=N_FEATUR
 
 
 @pytest.mark.parametrize("n_subjects", [2, 3, 8])
-def test_correlations_are_those_of_brainiak(n_subjects):
+def test_correlations_agree_with_brainiak(n_subjects):
     data = responses(n_subjects, seed=n_subjects)
-    found = leave_one_out_isc([run_of(subject, series) for subject, series in enumerate(data)])
-    # brainiak makes one number of two subjects; ours has it for each of them.
+    isc = isc_of(data)
+    # BrainIAK returns one number for two subjects; ours returns it for each of them.
     expected = np.atleast_2d(brainiak_isc(data.transpose(1, 2, 0).astype(float)))
     for subject in range(n_subjects):
-        np.testing.assert_allclose(found[str(subject)], expected[subject % len(expected)], atol=1e-6)
+        np.testing.assert_allclose(isc[str(subject)], expected[subject % len(expected)], atol=1e-6)
 
 
-def test_runs_are_aligned_where_the_film_begins_and_only_scored_frames_count():
+def test_runs_are_aligned_where_their_stimulus_begins():
     data = responses(5, seed=0)
     runs = []
     for subject, series in enumerate(data):
@@ -44,36 +54,36 @@ def test_runs_are_aligned_where_the_film_begins_and_only_scored_frames_count():
         scored[lead : lead + N_TIME_POINTS] = True
         runs.append(run_of(subject, padded, scored))
     expected = brainiak_isc(data.transpose(1, 2, 0).astype(float))
-    for subject, found in leave_one_out_isc(runs).items():
-        np.testing.assert_allclose(found, expected[int(subject)], atol=1e-6)
-    # Nobody's stimulus moves where the first time points of one subject are not scored for head motion.
+    for subject, r in r_by_subject(runs).items():
+        np.testing.assert_allclose(r, expected[int(subject)], atol=1e-6)
+    # Unscored time points at the start of one run don't shift its alignment.
     runs[2].scored[5:8] = False
     expected = brainiak_isc(data[:, 3:].transpose(1, 2, 0).astype(float))
-    np.testing.assert_allclose(leave_one_out_isc(runs)["2"], expected[2], atol=1e-6)
+    np.testing.assert_allclose(r_by_subject(runs)["2"], expected[2], atol=1e-6)
 
 
-def test_a_frame_counts_where_it_is_scored_and_its_mean_is_of_those_in_whom_it_is():
+def test_only_scored_time_points_enter_run_and_average():
     data = responses(4, seed=3).astype(float)
     scored = np.random.default_rng(4).random((4, N_TIME_POINTS)) > 0.3
     scored[:, 0] = True
-    # Nobody but the first saw this.
+    # Scored in the first subject alone.
     scored[1:, 40:50], scored[0, 40:50] = False, True
-    found = inter_subject([run_of(s, data[s].astype(np.float32), scored[s]) for s in range(4)])
+    correlations = intersubject_correlations([run_of(s, data[s].astype(np.float32), scored[s]) for s in range(4)])
     for subject in range(4):
         others = [other for other in range(4) if other != subject]
         rows = scored[subject] & scored[others].any(axis=0)
-        hidden = np.where(scored[others][:, rows, None], data[others][:, rows], np.nan)
-        mean = np.nanmean(hidden, axis=0)
+        counted = np.where(scored[others][:, rows, None], data[others][:, rows], np.nan)
+        average = np.nanmean(counted, axis=0)
         for feature in range(N_FEATURES):
-            expected = np.corrcoef(data[subject][rows, feature], mean[:, feature])[0, 1]
-            assert found[str(subject)].r[feature] == pytest.approx(expected, abs=1e-6)
-        assert found[str(subject)].n_others == pytest.approx(scored[others][:, rows].sum(axis=0).mean())
+            expected = np.corrcoef(data[subject][rows, feature], average[:, feature])[0, 1]
+            assert correlations[str(subject)].r[feature] == pytest.approx(expected, abs=1e-6)
+        assert correlations[str(subject)].n_others == pytest.approx(scored[others][:, rows].sum(axis=0).mean())
 
 
-def test_small_blocks_and_runs_of_different_length_change_nothing():
+def test_block_length_changes_no_correlation():
     data = responses(4, seed=5)
     runs = [run_of(subject, series[: N_TIME_POINTS - 11 * subject]) for subject, series in enumerate(data)]
-    whole, cut = (inter_subject(runs, memory_bytes=size) for size in (2**28, 4 * N_FEATURES * 8 * 7))
+    whole, cut = (intersubject_correlations(runs, memory_bytes=size) for size in (2**28, 4 * N_FEATURES * 8 * 7))
     for subject in whole:
         np.testing.assert_allclose(cut[subject].r, whole[subject].r, atol=1e-12)
         assert cut[subject].n_others == whole[subject].n_others
@@ -81,39 +91,39 @@ def test_small_blocks_and_runs_of_different_length_change_nothing():
     assert whole["0"].n_others < 3
 
 
-def test_stimuli_are_joined_about_the_mean_of_each_run():
+def test_stimuli_are_joined_about_each_run_mean():
     first, second = responses(3, seed=6), responses(3, seed=7)
-    # A level of its own in one run would be a correlation of nearly 1, if runs were strung together.
+    # Concatenated runs of different levels would correlate at nearly 1.
     runs = [run_of(s, first[s] + 100) for s in range(3)] + [run_of(s, second[s], stimulus="b") for s in range(3)]
     centered = np.concatenate([part - part.mean(axis=1, keepdims=True) for part in (first, second)], axis=1)
     expected = brainiak_isc(centered.transpose(1, 2, 0).astype(float))
-    for subject, found in leave_one_out_isc(runs).items():
-        np.testing.assert_allclose(found, expected[int(subject)], atol=1e-5)
+    for subject, r in r_by_subject(runs).items():
+        np.testing.assert_allclose(r, expected[int(subject)], atol=1e-5)
 
 
-def test_one_subject_and_a_constant_feature_have_no_correlation():
+def test_lone_subjects_and_constant_features_are_nan():
     data = responses(3, seed=8)
     data[1, :, 2] = 0.5
-    alone = inter_subject([run_of(0, data[0]), run_of(1, data[1], stimulus="another")])
+    alone = intersubject_correlations([run_of(0, data[0]), run_of(1, data[1], stimulus="another")])
     assert np.isnan(alone["0"].r).all()
     assert alone["0"].n_others == 0
-    found = leave_one_out_isc([run_of(subject, series) for subject, series in enumerate(data)])
-    assert np.isnan(found["1"][2])
-    assert np.isfinite(found["0"]).all()
+    isc = isc_of(data)
+    assert np.isnan(isc["1"][2])
+    assert np.isfinite(isc["0"]).all()
 
 
-def test_what_does_not_fit_is_refused():
+def test_mismatched_runs_are_refused():
     series = np.zeros((10, 2))
     with pytest.raises(NoMatchError, match="no run"):
-        leave_one_out_isc([])
+        r_by_subject([])
     with pytest.raises(MismatchError, match="3 features, sub-1_task-movie_run-01 has 2"):
-        leave_one_out_isc([run_of(1, series), run_of(2, np.zeros((10, 3)))])
+        r_by_subject([run_of(1, series), run_of(2, np.zeros((10, 3)))])
     with pytest.raises(MismatchError, match="sub-1 has 2 runs of task-movie_run-01"):
-        leave_one_out_isc([run_of(1, series), run_of(1, series)])
+        r_by_subject([run_of(1, series), run_of(1, series)])
 
 
 def smooth_noise(n_subjects, n_time_points, n_features, seed):
-    """AR(1) noise at 0.8, as BOLD is at least: nothing is shared."""
+    """AR(1) noise, phi 0.8, about as smooth as BOLD; independent between subjects."""
     rng = np.random.default_rng(seed)
     noise = rng.normal(size=(n_subjects, n_time_points + 50, n_features))
     for t in range(1, n_time_points + 50):
@@ -122,14 +132,14 @@ def smooth_noise(n_subjects, n_time_points, n_features, seed):
 
 
 @pytest.mark.parametrize("make", ["white", "smooth"])
-def test_on_noise_correlations_are_within_their_standard_error_of_0(make):
+def test_noise_correlates_at_zero_within_its_error(make):
     n_subjects, n_time_points, n_features = 8, 300, 400
     if make == "white":
         data = responses(n_subjects, 11, n_time_points, n_features, shared=0.0)
     else:
         data = smooth_noise(n_subjects, n_time_points, n_features, 12)
-    found = leave_one_out_isc([run_of(subject, series) for subject, series in enumerate(data)])
-    r = np.stack(list(found.values()))
+    isc = isc_of(data)
+    r = np.stack(list(isc.values()))
     # Bartlett: two AR(1) series of phi 0.8 have (1 + phi^2) / (1 - phi^2) = 4.6 times the variance of white ones.
     spread = np.sqrt((1 if make == "white" else 4.6) / n_time_points)
     assert r.std() == pytest.approx(spread, rel=0.1)
@@ -139,30 +149,20 @@ def test_on_noise_correlations_are_within_their_standard_error_of_0(make):
 
 
 @pytest.mark.parametrize("make", ["white", "smooth"])
-def test_on_noise_the_interval_of_correlations_holds_0_as_often_as_it_says(make):
+def test_leave_one_out_interval_has_nominal_coverage_on_noise(make):
     n_subjects, n_features = 12, 400
     if make == "white":
         data = responses(n_subjects, 14, 200, n_features, shared=0.0)
     else:
         data = smooth_noise(n_subjects, 200, n_features, 13)
-    found = leave_one_out_isc([run_of(subject, series) for subject, series in enumerate(data)])
-    r = np.stack(list(found.values()))
-    held = {bootstrap_interval: [], interval_of_related: []}
-    for interval, hits in held.items():
+    isc = isc_of(data)
+    r = np.stack(list(isc.values()))
+    hits_by_interval = {bootstrap_interval: [], leave_one_out_interval: []}
+    for interval, hits in hits_by_interval.items():
         for feature in range(n_features):
             low, high = interval(r[:, feature], n_resamples=1000, seed=feature)
             hits.append(low <= 0 <= high)
     # 0.94 and 0.83 in a larger simulation; 400 draws: standard error 0.012 and 0.019.
-    assert 0.90 <= np.mean(held[interval_of_related]) <= 0.98
-    # Why subjects can't be taken for independent here.
-    assert np.mean(held[bootstrap_interval]) < 0.88
-
-
-def test_the_interval_of_related_values_is_the_other_one_widened():
-    values = np.random.default_rng(0).normal(size=9)
-    narrow, wide = (
-        np.array(interval(values, n_resamples=1000, seed=1)) - values.mean()
-        for interval in (bootstrap_interval, interval_of_related)
-    )
-    np.testing.assert_allclose(wide, np.sqrt(2) * narrow)
-    assert np.isnan(interval_of_related(values[:2], n_resamples=1000, seed=1)).all()
+    assert 0.90 <= np.mean(hits_by_interval[leave_one_out_interval]) <= 0.98
+    # The plain interval takes subjects for independent and is too short.
+    assert np.mean(hits_by_interval[bootstrap_interval]) < 0.88

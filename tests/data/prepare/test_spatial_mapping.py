@@ -13,10 +13,13 @@ from phantom import ORIENTATIONS, STEM, Phantom, move, rigid, save, write_itk
 from scipy import ndimage
 
 from titan_neuro.data.bids.recordings import find_recordings
-from titan_neuro.data.prepare.geometry import from_transforms
+from titan_neuro.data.prepare.distortion_correction import PhaseEncoding
 from titan_neuro.data.prepare.grid import grid_points
-from titan_neuro.data.prepare.sources import ResampledVolumes, Volumes
-from titan_neuro.data.prepare.spatial import PhaseEncoding, Resampler, load_affine, load_composite
+from titan_neuro.data.prepare.images import BoldImage
+from titan_neuro.data.prepare.resampling import Resampler
+from titan_neuro.data.prepare.spatial_mapping import map_by_transforms
+from titan_neuro.data.prepare.time_series import ResampledVolumes
+from titan_neuro.data.prepare.transforms import load_affine, load_composite
 from titan_neuro.errors import ImageError, MetadataError
 
 
@@ -24,9 +27,9 @@ def undo(root):
     """The phantom's volumes on the template, ``(time, voxels)``, and the points of its voxels."""
     [recording] = find_recordings(root)
     assert recording.route == "transforms"
-    volumes = Volumes(recording.path)
-    geometry = from_transforms(recording, volumes, Phantom.voxel_mm)
-    scanned = ResampledVolumes(volumes, geometry.space, geometry.resampler).block(0, volumes.n_time_points)
+    volumes = BoldImage(recording.path)
+    geometry = map_by_transforms(recording, volumes, Phantom.voxel_mm)
+    scanned = ResampledVolumes(volumes, geometry.space, geometry.resampler).read(0, volumes.n_volumes)
     return scanned, grid_points(geometry.space.mask, geometry.space.affine)
 
 
@@ -100,7 +103,7 @@ def test_a_composite_that_ants_wrote_moves_points_as_ants_does(tmp_path):
     affine[:3, 3] = -60
     oblique = rigid([8, -5, 3], [4, 2, -3]) @ affine
     images = []
-    for name, data, where in (("fixed", base, affine), ("high_motion", bent, oblique)):
+    for name, data, where in (("fixed", base, affine), ("moving", bent, oblique)):
         save(tmp_path / f"{name}.nii", data.astype(np.float32), where)
         images.append(ants.image_read(str(tmp_path / f"{name}.nii")))
     found = ants.registration(
@@ -150,4 +153,4 @@ def test_transforms_of_another_run(tmp_path):
     write_itk(next(root.rglob("*desc-hmc_xfm.txt")), phantom.head_motion)
     [recording] = find_recordings(root)
     with pytest.raises(ImageError, match=r"expected 3 transforms, one for each volume .* found 2"):
-        from_transforms(recording, Volumes(recording.path), Phantom.voxel_mm)
+        map_by_transforms(recording, BoldImage(recording.path), Phantom.voxel_mm)

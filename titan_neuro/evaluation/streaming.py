@@ -1,49 +1,66 @@
-"""A run is fed to the models as it would come from the scanner, and what they said is compared with what came."""
+"""Forecasters read a run as it would come from the scanner, block by block, and their forecasts are scored."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from titan_neuro.errors import ImageError, MismatchError, TitanNeuroError
-from titan_neuro.metrics.forecast_statistics import ForecastAccumulator, ForecastStatistics
+from titan_neuro.linear.lead_time import scored_targets
+from titan_neuro.metrics import ForecastAccumulator, ForecastStatistics
 from titan_neuro.typing import ForecastModel, RunData
+
+
+@dataclass(frozen=True, eq=False)
+class RunStatistics:
+    """Sums over the scored time points of one run.
+
+    Attributes
+    ----------
+    low_motion : ForecastStatistics
+        Over the time points without high motion.
+    high_motion : ForecastStatistics or None
+        Over those with framewise displacement above :data:`titan_neuro.typing.HIGH_MOTION_MM`; None where there is no
+        such target.
+    """
+
+    low_motion: ForecastStatistics
+    high_motion: ForecastStatistics | None
 
 
 def score_run(
     models: Sequence[ForecastModel], run: RunData, block_time_points: int, first_time_point: int = 0
-) -> tuple[ForecastStatistics, ForecastStatistics | None]:
+) -> RunStatistics:
     """Stream one run through the models once, and sum up their forecasts of its scored time points.
 
-    A model is given blocks of time points in order; no time point after a block exists for it. All models are scored on
-    the same targets: for each horizon ``h``, the scored time points that have a time point ``h`` before them. Those at
-    which the head moved are summed up apart.
+    A model is given blocks of time points in order, and never sees a time point after its block. All models are scored
+    on the same targets: for each lead time ``h``, the scored time points that lie ``h`` time points into the run, or
+    later. Targets with high motion are summed up separately.
 
     Parameters
     ----------
     models : sequence of ForecastModel
-        Fitted, with the same horizons.
+        Fitted, with the same lead times.
     run : RunData
         Run to forecast.
     block_time_points : int
         Time points in a block.
     first_time_point : int
-        The run begins here for the models: what lies before is neither fed nor scored.
+        The run begins here for the models: earlier time points are neither read nor scored.
 
     Returns
     -------
-    still : ForecastStatistics
-        The sums over the time points at which the head lay still; its models in the order of `models`.
-    moving : ForecastStatistics or None
-        The same over the time points at which it moved; None where there is no such target.
+    RunStatistics
+        Models stand in the order of `models`.
 
     Raises
     ------
     ImageError
-        The run has no scored time point at some horizon.
+        The run has no scored time point at some lead time.
     MismatchError
         A forecast of another shape than (time, horizons, features).
     TitanNeuroError
@@ -51,42 +68,35 @@ def score_run(
     """
     horizons = models[0].horizons
     observed = run.read(first_time_point, run.n_time_points)
-    scored, high_motion = (
-        torch.as_tensor(run.scored)[first_time_point:],
-        torch.as_tensor(run.high_motion)[first_time_point:],
-    )
-    parts = [scored & ~high_motion, scored & high_motion]
-    _require_targets(run, parts[0], horizons, first_time_point)
-    n_parts = 2 if bool(parts[1][horizons[0] :].any()) else 1
-    sums = [ForecastAccumulator(len(horizons), len(models), run.n_features) for _ in range(n_parts)]
+    scored = torch.as_tensor(run.scored)[first_time_point:]
+    high_motion = torch.as_tensor(run.high_motion)[first_time_point:]
+    masks = [scored & ~high_motion, scored & high_motion]
+    _require_targets(run, masks[0], horizons, first_time_point)
+    n_masks = 2 if bool(masks[1][horizons[0] :].any()) else 1
+    sums = [ForecastAccumulator(len(horizons), len(models), run.n_features) for _ in range(n_masks)]
     streams = [stream_forecasts(model, observed, run.key, block_time_points, first_time_point) for model in models]
     starts = range(0, len(observed), block_time_points)
     for start in tqdm(starts, desc=run.key, unit="block", disable=None, leave=False):
         forecasts = [next(stream) for stream in streams]
-        for index, horizon in enumerate(horizons):
-            ahead = slice(start + horizon, start + horizon + forecasts[0].shape[0])
-            for part, total in zip(parts, sums, strict=False):
-                rows = part[ahead].nonzero()[:, 0]
-                if len(rows):
-                    targets = _targets(observed, ahead.start + rows)
-                    total.add(index, targets, [forecast[rows, index] for forecast in forecasts])
-    finished = [total.finish() for total in sums]
-    return finished[0], finished[1] if n_parts == 2 else None
+        for mask, total in zip(masks, sums, strict=False):
+            pairs = scored_targets(observed[start:], mask[start:], horizons, len(forecasts[0]))
+            for index, (has_target, targets) in enumerate(pairs):
+                if len(targets):
+                    total.add(index, targets, [forecast[has_target, index] for forecast in forecasts])
+    statistics = [total.finish() for total in sums]
+    return RunStatistics(statistics[0], statistics[1] if n_masks == 2 else None)
 
 
-def _targets(observed: Tensor, series: Tensor) -> Tensor:
-    return observed[series]
-
-
-def _require_targets(run: RunData, still: Tensor, horizons: Sequence[int], first_time_point: int) -> None:
+def _require_targets(run: RunData, low_motion: Tensor, horizons: Sequence[int], first_time_point: int) -> None:
     for horizon in horizons:
-        if not bool(still[horizon:].any()):
-            begun = f", which begins at time point {first_time_point}" if first_time_point else ""
-            n_moving = int(run.high_motion[run.scored].sum())
+        if not bool(low_motion[horizon:].any()):
+            begins = f", which begins at time point {first_time_point}" if first_time_point else ""
+            n_high_motion = int(run.high_motion[run.scored].sum())
             raise ImageError(
                 f"{run.key}: none of its {int(run.scored.sum())} scored time points"
-                + (f" ({n_moving} of them with head motion, scored apart)" if n_moving else "")
-                + f" lies {horizon} time points into the run{begun}, or later; the run has {run.n_time_points} time points.",
+                + (f" ({n_high_motion} of them with high motion, scored separately)" if n_high_motion else "")
+                + f" lies {horizon} time points into the run{begins}, or later; the run has {run.n_time_points} time "
+                "points.",
                 "Leave the run out, shorten the horizons or evaluation.max_offset_time_points, or check the events that "
                 "mark scored time points.",
             )
@@ -95,12 +105,12 @@ def _require_targets(run: RunData, still: Tensor, horizons: Sequence[int], first
 def stream_forecasts(
     model: ForecastModel, series: Tensor, key: str, block_time_points: int, first_time_point: int = 0
 ) -> Iterator[Tensor]:
-    """Yield a model's forecasts of one run, block by block, checked.
+    """Yield a model's forecasts of one run, block by block, and check their shape and values.
 
     Parameters
     ----------
     model : ForecastModel
-        A fitted forecaster.
+        Fitted.
     series : torch.Tensor
         The run, ``(time, features)``; the model gets a copy of each block.
     key : str
@@ -139,7 +149,8 @@ def stream_forecasts(
         if not bool(finite.all()):
             time_point = first_time_point + start + int(finite.logical_not().nonzero()[0])
             raise TitanNeuroError(
-                f"{key}: model {model.name} gave a forecast that is not finite at time point {time_point} (counted from 0).",
+                f"{key}: model {model.name} gave a forecast that is not finite at time point {time_point} (counted "
+                "from 0).",
                 "Train again with a smaller learning rate, or look at the time points before this one.",
             )
         yield forecasts

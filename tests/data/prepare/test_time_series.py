@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from titan_neuro.data.bids.recordings import Recording
-from titan_neuro.data.prepare.sources import MaskedVolumes, Parcels, ResampledVolumes, Stored, Table, Volumes
-from titan_neuro.data.prepare.spatial import Resampler
+from titan_neuro.data.prepare.images import BoldImage
+from titan_neuro.data.prepare.resampling import Resampler
+from titan_neuro.data.prepare.time_series import MaskedVolumes, ParcelMeans, ParcelTable, ResampledVolumes, StoredSeries
 from titan_neuro.data.space import Space
 from titan_neuro.errors import ImageError
 
@@ -44,18 +45,18 @@ def path(tmp_path):
 def test_volumes_are_what_was_written(tmp_path, data, space, name, dtype):
     if dtype is np.uint8:
         data = data / 10
-    volumes = Volumes(write(tmp_path / name, data, dtype))
-    assert (volumes.shape, volumes.n_time_points) == (SHAPE, N_TIME_POINTS)
+    volumes = BoldImage(write(tmp_path / name, data, dtype))
+    assert (volumes.shape, volumes.n_volumes) == (SHAPE, N_TIME_POINTS)
     np.testing.assert_allclose(volumes.affine, AFFINE, atol=1e-6)
     expected = data.astype(dtype)
     for start, stop in ((0, 4), (4, 30), (2, 3)):
         assert np.array_equal(volumes.read(start, stop), expected[..., start:stop])
-    assert np.array_equal(MaskedVolumes(volumes, space).block(5, 9), expected[space.mask].T[5:9])
+    assert np.array_equal(MaskedVolumes(volumes, space).read(5, 9), expected[space.mask].T[5:9])
 
 
 def test_nifti_2(path, data):
     nib.save(nib.Nifti2Image(data.astype(np.float32), AFFINE), path)
-    assert np.array_equal(Volumes(path).read(3, 5), data.astype(np.float32)[..., 3:5])
+    assert np.array_equal(BoldImage(path).read(3, 5), data.astype(np.float32)[..., 3:5])
 
 
 def test_slope_and_intercept_are_applied(path, data, space):
@@ -66,7 +67,7 @@ def test_slope_and_intercept_are_applied(path, data, space):
     # scl_slope and scl_inter lie at the bytes 112 and 116 of the header.
     raw[112:120] = np.array([0.25, 500.0], dtype="<f4").tobytes()
     path.write_bytes(gzip.compress(bytes(raw)))
-    found = MaskedVolumes(Volumes(path), space).block(0, N_TIME_POINTS)
+    found = MaskedVolumes(BoldImage(path), space).read(0, N_TIME_POINTS)
     assert np.array_equal(found, 0.25 * stored[space.mask].T.astype(np.float64) + 500)
 
 
@@ -75,7 +76,7 @@ def test_slope_and_intercept_are_applied(path, data, space):
     [("sec", 0.72, 0.72), ("msec", 720, 0.72), ("usec", 720_000, 0.72), ("unknown", 0.72, None), ("sec", 0, None)],
 )
 def test_the_repetition_time_of_the_header(path, data, unit, tr, expected):
-    found = Volumes(write(path, data, unit=unit, tr=tr)).header_repetition_time
+    found = BoldImage(write(path, data, unit=unit, tr=tr)).header_repetition_time
     # Exactly 0.72, not the nearest number in single precision.
     assert found == (expected if unit != "usec" else pytest.approx(0.72, abs=1e-12))
 
@@ -91,7 +92,7 @@ def test_the_repetition_time_of_the_header(path, data, unit, tr, expected):
 )
 def test_other_shapes(path, shape, message):
     with pytest.raises(ImageError, match=message):
-        Volumes(write(path, np.ones(shape)))
+        BoldImage(write(path, np.ones(shape)))
 
 
 def test_colors_and_complex_numbers(path):
@@ -99,7 +100,7 @@ def test_colors_and_complex_numbers(path):
     for values in (colors, np.ones((*SHAPE, 3), dtype=np.complex64)):
         nib.save(nib.Nifti1Image(values, AFFINE), path)
         with pytest.raises(ImageError, match="expected real numbers, found values of type"):
-            Volumes(path)
+            BoldImage(path)
 
 
 def test_an_affine_that_is_none(path, data):
@@ -107,15 +108,15 @@ def test_an_affine_that_is_none(path, data):
     # The last row of the affine lies at the byte 312 of the header.
     raw[312:328] = bytes(16)
     path.write_bytes(gzip.compress(bytes(raw)))
-    with pytest.raises(ImageError, match="expected an affine that says where the voxels lie"):
-        Volumes(path)
+    with pytest.raises(ImageError, match="expected an invertible affine"):
+        BoldImage(path)
 
 
 def test_another_kind_of_image(tmp_path):
     path = tmp_path / "x.mgz"
     nib.save(nib.MGHImage(np.ones((*SHAPE, 3), np.float32), np.eye(4)), path)
     with pytest.raises(ImageError, match="expected a NIfTI image of volumes, found MGHImage"):
-        Volumes(path)
+        BoldImage(path)
 
 
 @pytest.mark.parametrize(
@@ -124,11 +125,11 @@ def test_another_kind_of_image(tmp_path):
 def test_no_image(path, content):
     path.write_bytes(content)
     with pytest.raises(ImageError, match="not a readable NIfTI image"):
-        Volumes(path)
+        BoldImage(path)
 
 
 def read_all(path, step=7):
-    volumes = Volumes(path)
+    volumes = BoldImage(path)
     return [volumes.read(start, min(start + step, N_TIME_POINTS)) for start in range(0, N_TIME_POINTS, step)]
 
 
@@ -179,7 +180,7 @@ def test_damaged_headers_are_refused_or_read(path, data):
         damaged[at] ^= int(rng.integers(1, 256))
         path.write_bytes(gzip.compress(bytes(damaged), 1))
         try:
-            Volumes(path)
+            BoldImage(path)
         except ImageError:
             refused += 1
     assert 3 < refused < 100
@@ -189,37 +190,37 @@ def test_damaged_headers_are_refused_or_read(path, data):
 def test_values_that_are_not_finite_are_named(path, data, space, value):
     voxel = tuple(np.argwhere(space.mask)[40])
     data[(*voxel, 17)] = value
-    volumes = Volumes(write(path, data))
+    volumes = BoldImage(write(path, data))
     place = rf"found {value} in volume 17, voxel \({', '.join(map(str, voxel))}\)"
     masked = MaskedVolumes(volumes, space)
-    assert np.isfinite(masked.block(0, 17)).all()
+    assert np.isfinite(masked.read(0, 17)).all()
     with pytest.raises(ImageError, match=place):
-        masked.block(10, 20)
+        masked.read(10, 20)
     resampled = ResampledVolumes(volumes, space, Resampler(np.argwhere(space.mask) * 2.0, AFFINE))
-    assert np.isfinite(resampled.block(10, 17)).all()
+    assert np.isfinite(resampled.read(10, 17)).all()
     with pytest.raises(ImageError, match=place):
-        resampled.block(10, 20)
+        resampled.read(10, 20)
 
 
 def test_outside_the_mask_nothing_matters(path, data, space):
     data[~space.mask] = np.nan
-    assert np.isfinite(MaskedVolumes(Volumes(write(path, data)), space).block(0, N_TIME_POINTS)).all()
+    assert np.isfinite(MaskedVolumes(BoldImage(write(path, data)), space).read(0, N_TIME_POINTS)).all()
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.float64])
 def test_resampled_on_its_own_grid_a_volume_stays(path, data, space, dtype):
     points = np.argwhere(space.mask) @ AFFINE[:3, :3].T + AFFINE[:3, 3]
-    volumes = Volumes(write(path, data, dtype))
-    found = ResampledVolumes(volumes, space, Resampler(points, volumes.affine)).block(3, 6)
+    volumes = BoldImage(write(path, data, dtype))
+    found = ResampledVolumes(volumes, space, Resampler(points, volumes.affine)).read(3, 6)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, data.astype(dtype)[space.mask].T[3:6], atol=0.05)
 
 
-class InMemoryVolumes:
+class InMemorySeries:
     def __init__(self, values):
-        self.values = values
+        self.values, self.n_time_points = values, len(values)
 
-    def volumes(self, start, stop):
+    def read(self, start, stop):
         return self.values[start:stop]
 
 
@@ -228,17 +229,17 @@ def test_parcels_are_means_whatever_their_order():
     values, labels = rng.normal(size=(12, 60)), rng.choice([0, 3, 8, 900], 60)
     space = Space(kind="volume", name="native", mask=np.ones((3, 4, 5), bool), affine=np.eye(4))
     names = {8: "eight", 900: "many", 3: "three"}
-    parcels = Parcels(Stored(InMemoryVolumes(values), space, 12), labels, names, "mine")
+    parcels = ParcelMeans(StoredSeries(InMemorySeries(values), space), labels, names, "mine")
     expected = np.stack([values[2:9, labels == label].mean(axis=1) for label in names], axis=1)
-    np.testing.assert_allclose(parcels.block(2, 9), expected, rtol=1e-12)
+    np.testing.assert_allclose(parcels.read(2, 9), expected, rtol=1e-12)
     assert parcels.space.parcels == ("eight", "many", "three")
-    assert (parcels.space.name, parcels.n_time_points, parcels.width) == ("mine", 12, 60)
+    assert (parcels.space.name, parcels.n_time_points, parcels.n_values_read) == ("mine", 12, 60)
 
 
 def table(tmp_path, text):
     path = tmp_path / "sub-1_seg-X_timeseries.tsv"
     path.write_text(text)
-    return Table(
+    return ParcelTable(
         Recording(
             **{"path": path, "kind": "parcels", "route": "parcels", "entities": {"subject": "1", "segmentation": "X"}},
             **{"repetition_time": 1.0, "events": None, "mask": None},
@@ -250,7 +251,7 @@ def test_a_table_is_read(tmp_path):
     found = table(tmp_path, "left hand\t7\n1.5\t-2\n3\t4e2\n5\t6\n")
     assert found.space.parcels == ("left hand", "7")
     assert found.space.name == "X"
-    assert found.block(1, 3).tolist() == [[3, 400], [5, 6]]
+    assert found.read(1, 3).tolist() == [[3, 400], [5, 6]]
 
 
 @pytest.mark.parametrize(
@@ -259,11 +260,11 @@ def test_a_table_is_read(tmp_path):
         ("a\tb\n1\ttwo\n3\t4\n", "expected a table of numbers"),
         ("a\tb\n1\t2\t3\t4\n3\n", "expected a table of numbers|found nan"),
         ("", "expected a table of numbers"),
-        ("a\tb\n1\t2\n", r"at least 2 volumes \(rows\), found 1"),
+        ("a\tb\n1\t2\n", r"at least 2 time points \(rows\), found 1"),
         ("a\tb\n1\t2\n3\tn/a\n", "found nan in volume 1, parcel b"),
         ("0.1\t-0.2\n1\t2\n3\t4\n", "expected the names of parcels in its first line, found numbers: 0.1, -0.2"),
     ],
 )
 def test_tables_that_are_none(tmp_path, text, message):
     with pytest.raises(ImageError, match=message):
-        table(tmp_path, text).block(0, 2)
+        table(tmp_path, text).read(0, 2)

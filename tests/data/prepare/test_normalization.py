@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from titan_neuro.data.prepare.normalize import CausalZScore
+from titan_neuro.data.prepare.normalization import CausalZScore
 
 
 @pytest.fixture

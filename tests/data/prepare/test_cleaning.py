@@ -4,13 +4,15 @@ import pytest
 from nilearn.signal import clean
 from scipy.stats import zscore
 
-from titan_neuro.data.bids.recordings import find_recordings
-from titan_neuro.data.prepare.clean import Cleaning, Inspection, causal_blocks, source_blocks, whole_run_blocks
-from titan_neuro.data.prepare.confounds import ConfoundModel
-from titan_neuro.data.prepare.normalize import CausalZScore
-from titan_neuro.data.prepare.scratch import Scratch
-from titan_neuro.data.prepare.sources import MaskedVolumes, Parcels, Stored, Table, Volumes
-from titan_neuro.data.prepare.temporal import CausalHighPass, CausalRegression
+from titan_neuro.data.prepare.cleaning import Cleaning, clean_causally, clean_whole_run, read_in_blocks
+from titan_neuro.data.prepare.confound_presets import ConfoundModel
+from titan_neuro.data.prepare.confound_regression import CausalRegression
+from titan_neuro.data.prepare.high_pass import CausalHighPass
+from titan_neuro.data.prepare.images import BoldImage
+from titan_neuro.data.prepare.inspection import Inspection
+from titan_neuro.data.prepare.normalization import CausalZScore
+from titan_neuro.data.prepare.scratch import ScratchSeries
+from titan_neuro.data.prepare.time_series import MaskedVolumes, ParcelMeans, StoredSeries
 from titan_neuro.data.space import Space
 from titan_neuro.errors import ConfigError, ImageError
 
@@ -45,9 +47,9 @@ STEPS = {
 
 @pytest.fixture
 def source(tmp_path, run):
-    with Scratch(tmp_path / "source") as scratch:
+    with ScratchSeries(tmp_path / "source") as scratch:
         scratch.append(run)
-        yield Stored(scratch, volume_space(run.shape[1]), len(run))
+        yield StoredSeries(scratch, volume_space(run.shape[1]))
 
 
 def volume_space(n_features):
@@ -59,13 +61,13 @@ def inspection(n_features=N_FEATURES, repetition_time=TR):
 
 
 def causal(source, cleaning, memory_bytes=None):
-    blocks = list(causal_blocks(source_blocks(source, inspection(), memory_bytes), N_FEATURES, cleaning))
+    blocks = list(clean_causally(read_in_blocks(source, inspection(), memory_bytes), N_FEATURES, cleaning))
     return np.concatenate(blocks), len(blocks)
 
 
 def whole_run(source, cleaning, tmp_path, memory_bytes=None):
-    blocks = source_blocks(source, inspection(), memory_bytes)
-    return np.concatenate(list(whole_run_blocks(blocks, N_FEATURES, cleaning, tmp_path / "cleaned")))
+    blocks = read_in_blocks(source, inspection(), memory_bytes)
+    return np.concatenate(list(clean_whole_run(blocks, N_FEATURES, cleaning, tmp_path / "cleaned")))
 
 
 class TestCausal:
@@ -96,7 +98,7 @@ class TestCausal:
         spoilt[volume + 1 :] *= -1e3
         model = ConfoundModel(**{**vars(cleaning.confounds), "values": spoilt})
         other = Cleaning(confounds=model, high_pass_hz=cleaning.high_pass_hz, repetition_time=TR)
-        found = np.concatenate(list(causal_blocks(iter(np.array_split(later, 5)), N_FEATURES, other)))
+        found = np.concatenate(list(clean_causally(iter(np.array_split(later, 5)), N_FEATURES, other)))
         assert np.array_equal(found[: volume + 1], before[: volume + 1])
         assert not np.array_equal(found, before)
 
@@ -104,9 +106,9 @@ class TestCausal:
     def test_what_never_changes_is_0_and_what_does_is_scaled(self, source, cleaning):
         found, _ = causal(source, cleaning)
         assert (found[:, CONSTANT] == 0).all()
-        high_motion = np.delete(found, CONSTANT, axis=1)
-        assert (high_motion[1:] != 0).all()
-        assert high_motion[100:].std() == pytest.approx(1.1, abs=0.35)
+        varying = np.delete(found, CONSTANT, axis=1)
+        assert (varying[1:] != 0).all()
+        assert varying[100:].std() == pytest.approx(1.1, abs=0.35)
 
 
 class TestWholeRun:
@@ -121,15 +123,17 @@ class TestWholeRun:
             high_pass=cleaning.high_pass_hz,
             **{"t_r": TR, "detrend": False, "standardize": None},
         )
-        high_motion = np.delete(np.arange(N_FEATURES), CONSTANT)
-        np.testing.assert_allclose(found[:, high_motion], zscore(oracle[:, high_motion]), atol=1e-4)
+        varying = np.delete(np.arange(N_FEATURES), CONSTANT)
+        np.testing.assert_allclose(found[:, varying], zscore(oracle[:, varying]), atol=1e-4)
         assert (found[:, CONSTANT] == 0).all()
         assert not (tmp_path / "cleaned").exists()
 
     def test_the_memory_bounds_the_columns_too(self, source, tmp_path, monkeypatch):
         seen = []
-        columns = Scratch.columns
-        monkeypatch.setattr(Scratch, "columns", lambda self, a, b: (seen.append(b - a), columns(self, a, b))[1])
+        columns = ScratchSeries.read_columns
+        monkeypatch.setattr(
+            ScratchSeries, "read_columns", lambda self, a, b: (seen.append(b - a), columns(self, a, b))[1]
+        )
         whole_run(source, STEPS["scale"], tmp_path, 100 * N_FEATURES * 64)
         # Of 300 volumes a third as many columns as blocks of 100 volumes had.
         assert seen == [12, 12, 12, 1]
@@ -140,13 +144,13 @@ class TestWholeRun:
         exact = run[:, :1].astype(np.float64)
         model = ConfoundModel(**{**vars(confounds(1)), "values": exact})
         cleaning = Cleaning(confounds=model, high_pass_hz=None, repetition_time=TR)
-        found = np.concatenate(list(whole_run_blocks(iter([run]), N_FEATURES, cleaning, tmp_path / "x")))
+        found = np.concatenate(list(clean_whole_run(iter([run]), N_FEATURES, cleaning, tmp_path / "x")))
         assert (found[:, 0] == 0).all()
         assert found[:, 1].std() == pytest.approx(1)
 
     def test_small_fluctuations_on_a_large_baseline_are_kept(self, tmp_path):
         small = np.random.default_rng(3).normal(1e4, 0.004, (N_TIME_POINTS, 3)).astype(np.float32)
-        found = np.concatenate(list(whole_run_blocks(iter([small]), 3, STEPS["scale"], tmp_path / "x")))
+        found = np.concatenate(list(clean_whole_run(iter([small]), 3, STEPS["scale"], tmp_path / "x")))
         np.testing.assert_allclose(found, zscore(small.astype(np.float64)), atol=1e-5)
 
     def test_a_cut_off_above_nyquist(self, source, tmp_path):
@@ -166,92 +170,12 @@ class TestWholeRun:
         def cleaned(n_time_points):
             model = ConfoundModel(**{**vars(cleaning.confounds), "values": cleaning.confounds.values[:n_time_points]})
             short = Cleaning(confounds=model, high_pass_hz=cleaning.high_pass_hz, repetition_time=TR)
-            return np.concatenate(
-                list(whole_run_blocks(iter([run[:n_time_points]]), N_FEATURES, short, tmp_path / "x"))
-            )
+            return np.concatenate(list(clean_whole_run(iter([run[:n_time_points]]), N_FEATURES, short, tmp_path / "x")))
 
         assert np.isfinite(cleaned(needed)).all()
-        with pytest.raises(ImageError, match=f"need at least {needed} volumes, found {needed - 1}"):
+        with pytest.raises(ImageError, match=f"need at least {needed} time points, found {needed - 1}"):
             cleaned(needed - 1)
         assert not (tmp_path / "x").exists()
-
-
-def look(series, repetition_time, block=50):
-    found = inspection(series.shape[1], repetition_time)
-    for start in range(0, len(series), block):
-        found.look(series[start : start + block])
-    found.finish()
-    return found
-
-
-def low_passed(series, repetition_time):
-    return clean(series, low_pass=0.1, t_r=repetition_time, standardize=None, detrend=False)
-
-
-def sitcom_parcels(sitcom, subject):
-    return Table(find_recordings(sitcom, subjects=[subject])[0]).block(0, 1486)
-
-
-def haxby_voxels(haxby, run):
-    recording = next(found for found in find_recordings(haxby) if int(found.entities["run"]) == run)
-    mask = nib.load(recording.mask).get_fdata() > 0
-    volumes = Volumes(recording.path)
-    return MaskedVolumes(volumes, Space(kind="volume", name="native", mask=mask, affine=volumes.affine)).block(0, 121)
-
-
-class TestInspection:
-    def test_constant_voxels_are_counted(self, run):
-        assert look(run, TR).n_constant == 2
-        late = run.copy()
-        late[-1, 4] += 1
-        assert look(late, TR).n_constant == 1
-        assert look(late, TR, block=1).n_constant == 1
-
-    def test_nothing_but_constants_is_refused(self):
-        with pytest.raises(ImageError, match="sub-1: expected values that change over time, found every one of 9"):
-            look(np.tile(np.arange(9.0), (40, 1)), TR)
-
-    @pytest.mark.parametrize("n_time_points", [40, 255, 256, 257, 900])
-    @pytest.mark.parametrize("block", [1, 64, 1000])
-    def test_a_band_passed_run_is_refused_with_the_reason(self, n_time_points, block):
-        noise = np.random.default_rng(4).normal(size=(1000, 30))
-        look(noise[:n_time_points], TR, block)
-        with pytest.raises(ImageError, match=r"low-passed or band-passed.*white noise gives an r2 of 0\.99") as caught:
-            look(low_passed(noise, TR)[:n_time_points], TR, block)
-        assert "high-pass is fine" in caught.value.hint
-
-    def test_it_says_so_before_the_whole_run_is_read(self):
-        noise = low_passed(np.random.default_rng(5).normal(size=(1000, 30)), TR)
-        found = inspection(30)
-        found.look(noise[:255])
-        with pytest.raises(ImageError, match="band-passed"):
-            found.look(noise[255:256])
-
-    def test_of_many_voxels_those_far_apart_are_judged(self):
-        """Were it the first thousand, the noise of air would hide what was done to the brain."""
-        noise = np.random.default_rng(6).normal(size=(200, 9000))
-        noise[:, 2000:] = low_passed(noise[:, 2000:], TR)
-        with pytest.raises(ImageError, match="band-passed"):
-            look(noise, TR)
-
-    @pytest.mark.parametrize("n_time_points", [2, 5, 31])
-    def test_too_short_to_tell(self, n_time_points):
-        noise = low_passed(np.random.default_rng(7).normal(size=(200, 30)), TR)
-        assert look(noise[:n_time_points], TR).n_constant == 0
-
-    @pytest.mark.parametrize("subject", ["003", "007"])
-    def test_real_parcels_are_accepted_and_refused_once_band_passed(self, sitcom, subject):
-        series = sitcom_parcels(sitcom, subject)
-        assert look(series, 1.0).n_constant == 0
-        with pytest.raises(ImageError, match="band-passed"):
-            look(low_passed(series, 1.0), 1.0)
-
-    @pytest.mark.parametrize("run", [1, 8])
-    def test_real_voxels_are_accepted_and_refused_once_band_passed(self, haxby, run):
-        series = haxby_voxels(haxby, run)
-        look(series, 2.5)
-        with pytest.raises(ImageError, match="band-passed"):
-            look(low_passed(series, 2.5), 2.5)
 
 
 def test_blocks_are_as_large_as_what_is_read_allows(tmp_path):
@@ -259,11 +183,11 @@ def test_blocks_are_as_large_as_what_is_read_allows(tmp_path):
     path = tmp_path / "x.nii"
     data = np.random.default_rng(8).normal(size=(20, 20, 20, 50)).astype(np.float32)
     nib.save(nib.Nifti1Image(data, np.eye(4)), path)
-    volumes = Volumes(path)
+    volumes = BoldImage(path)
     mask = np.zeros((20, 20, 20), dtype=bool)
     mask[:3] = True
     source = MaskedVolumes(volumes, Space(kind="volume", name="native", mask=mask, affine=np.eye(4)))
-    source = Parcels(source, np.repeat([1, 2, 3], 400), {1: "a", 2: "b", 3: "c"}, "X")
-    blocks = list(source_blocks(source, inspection(3), 10 * 8000 * 16 + 10 * 3 * 48))
+    source = ParcelMeans(source, np.repeat([1, 2, 3], 400), {1: "a", 2: "b", 3: "c"}, "X")
+    blocks = list(read_in_blocks(source, inspection(3), 10 * 8000 * 16 + 10 * 3 * 48))
     assert [len(block) for block in blocks] == [10] * 5
     np.testing.assert_allclose(np.concatenate(blocks), data[:3].mean(axis=(1, 2)).T, atol=1e-6)
