@@ -15,8 +15,8 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from titan_neuro.data.bids.annex import annex_key, is_missing
-from titan_neuro.data.bids.output import write_nifti
 from titan_neuro.data.bids.names import sidecar_path
+from titan_neuro.data.bids.output import write_nifti
 from titan_neuro.data.bids.recordings import Recording
 from titan_neuro.data.prepare.atlas import atlas_name, names_table
 from titan_neuro.data.prepare.clean import Cleaning, Inspection, causal_blocks, source_blocks, whole_run_blocks
