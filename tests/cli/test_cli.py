@@ -201,7 +201,7 @@ def test_settings_of_preparation_come_from_the_runs(titan_neuro, study, output, 
 def test_whole_run_preparation_is_said_everywhere(titan_neuro, study, tmp_path):
     output, debug = tmp_path / "out", study / "debug.yaml"
     settings = ("--config-file", debug, "--set", "prepare.estimation=whole-run", "--set", "comparison_models=false")
-    settings += ("--set", "evaluation.n_resamples=200", "--set", "evaluation.rollout_every_time_points=0")
+    settings += ("--set", "evaluation.n_resamples=1000", "--set", "evaluation.rollout_every_time_points=0")
     titan_neuro("prepare", study / "bids", output, *settings)
     for subcommand in ("train", "evaluate", "report"):
         done = titan_neuro(subcommand, output, *((*settings, *DEBUG_SETTINGS) if subcommand != "report" else ()))
