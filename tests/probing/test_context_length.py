@@ -43,7 +43,7 @@ def forecaster():
     )
     model = config.build(n_features=N_FEATURES).eval()
     with torch.no_grad():
-        model.head.patterns.normal_(std=0.1)
+        model.decoder.patterns.normal_(std=0.1)
     return model
 
 
@@ -53,8 +53,8 @@ def delay_model():
     model.tokenizer = torch.nn.Module()
     model.tokenizer.forward = lambda series: series[:, :, None]
     model.backbone, model.recall = Delay(REACH, N_FEATURES), None
-    model.head = torch.nn.Module()
-    model.head.forward = lambda tokens: torch.stack([0.9 * tokens[:, :, 0], 0 * tokens[:, :, 0]], dim=2)
+    model.decoder = torch.nn.Module()
+    model.decoder.forward = lambda tokens: torch.stack([0.9 * tokens[:, :, 0], 0 * tokens[:, :, 0]], dim=2)
     return model
 
 

@@ -193,7 +193,7 @@ def test_where_nothing_is_lost_it_is_rarely_said():
 
 def test_a_forecaster_that_remembers_nothing_loses_nothing():
     model = delay_model()
-    model.head.forward = lambda tokens: torch.zeros(*tokens.shape[:2], 2, N_FEATURES)
+    model.decoder.forward = lambda tokens: torch.zeros(*tokens.shape[:2], 2, N_FEATURES)
     scores = ask([stimulus_run(str(subject), subject) for subject in range(3)], model).tables["scores"]
     assert (scores[~scores.is_control].value == 0).all() and (scores[~scores.is_control].p == 1).all()
     assert REACH < 24

@@ -242,7 +242,7 @@ def test_a_trace_says_what_streaming_the_model_says(recall):
     trace = trace_run(model, run, count_from=5)
     assert trace.state_time_points.tolist() == [*range(4, 83, 8), 82]
     with torch.inference_mode():
-        _, seen, _ = model.observe(run.series[None], model.init_state().linear)
+        _, seen, _ = model.observe(run.series[None], model.init_state().observation)
         held, _ = model.features(seen, model.init_memory(1))
     np.testing.assert_allclose(trace.memory, held[0], atol=1e-4)
     assert len(trace.time_point) == len(trace.encoded) == 83

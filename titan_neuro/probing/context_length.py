@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from titan_neuro.forecaster.forecaster import Forecaster, Observation
+from titan_neuro.forecaster import Forecaster, Observation
 from titan_neuro.metrics import bootstrap_interval
 from titan_neuro.probing.tools.results import ProbeContext, ProbedFold, ProbeResults
 from titan_neuro.probing.tools.windows import ENCODED_AT_A_TIME, observe_run, recall_windows, spread_targets

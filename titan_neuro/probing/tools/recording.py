@@ -52,7 +52,7 @@ def watch(model: Forecaster, run: RunData) -> dict[str, np.ndarray]:
     state, changes, step = model.init_state(), _PredictionChange(model.horizons), block_time_points(model)
     with _listening(model) as heard:
         for start in range(0, run.n_time_points, step):
-            series = run.read(start, min(start + step, run.n_time_points)).to(model.coefficients)
+            series = run.read(start, min(start + step, run.n_time_points)).to(model.linear_skip.coefficients)
             forecasts, state = model(series[None], state)
             changes.take(forecasts[0])
     found = {PREDICTION: torch.cat(changes.found).double().cpu().numpy()}

@@ -85,7 +85,7 @@ def trace_run(
     """
     model.eval()
     state, sketch = model.init_state(), _WeightSketch(model.init_state())
-    linear_state, held_state = state.linear, state.memory
+    observation_state, held_state = state.observation, state.memory
     parts: tuple[list[Tensor], ...] = ([], [], [])
     states, at = list[Tensor](), list[int]()
     narrow = [_narrowed(width, seed) for seed in (1, 2, 3)]
@@ -96,8 +96,8 @@ def trace_run(
         count_from,
         state_every_time_points,
     ):
-        block = run.read(start, stop).to(model.coefficients)[None]
-        _, seen, linear_state = model.observe(block, linear_state)
+        block = run.read(start, stop).to(model.linear_skip.coefficients)[None]
+        _, seen, observation_state = model.observe(block, observation_state)
         found: list[Tensor] = []
         for begin, end in _blocks(start, stop, 1, count_from, state_every_time_points):
             held, held_state = model.features(

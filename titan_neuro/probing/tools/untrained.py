@@ -27,11 +27,11 @@ def untrained_like(model: Forecaster, *, seed: int) -> Forecaster:
         torch.manual_seed(seed)
         mask = getattr(model.tokenizer, "mask", None)
         fresh = model.config.build(n_features=model.n_features, mask=None if mask is None else mask.cpu())
-        fresh.coefficients.copy_(model.coefficients)
-        fresh.intercept.copy_(model.intercept)
+        fresh.linear_skip.load_state_dict(model.linear_skip.state_dict())
         if fresh.recall is not None and model.recall is not None:
-            for name in ("basis", "present_directions", "own_directions"):
-                getattr(fresh.recall, name).copy_(getattr(model.recall, name))
+            fresh.recall.basis.copy_(model.recall.basis)
+            fresh.recall.innovation_directions.copy_(model.recall.innovation_directions)
+            fresh.recall.autoregression.directions.copy_(model.recall.autoregression.directions)
             keys = fresh.recall.memory.key_map
             keys.copy_(torch.randn(keys.shape) / keys.shape[-1] ** 0.5)
-    return fresh.to(model.coefficients.device).eval()
+    return fresh.to(model.linear_skip.coefficients.device).eval()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from titan_neuro.errors import NoMatchError
-from titan_neuro.forecaster.forecaster import Forecaster, Observation
+from titan_neuro.forecaster import Forecaster, Observation
 from titan_neuro.typing import RunData
 
 ENCODED_AT_A_TIME = 64
@@ -75,9 +75,9 @@ def observe_run(model: Forecaster, run: RunData, targets: Tensor) -> tuple[Tenso
     seen : Observation
         What the memory is told of all time points, ``(1, series, ...)``, where the model is.
     """
-    state, linear, parts = model.init_state(1).linear, [], []
+    state, linear, parts = model.init_state(1).observation, [], []
     for start in range(0, run.n_time_points, ENCODED_AT_A_TIME):
-        block = run.read(start, min(start + ENCODED_AT_A_TIME, run.n_time_points)).to(model.coefficients)
+        block = run.read(start, min(start + ENCODED_AT_A_TIME, run.n_time_points)).to(model.linear_skip.coefficients)
         forecasts, seen, state = model.observe(block[None], state)
         wanted = targets[(targets >= start) & (targets < start + ENCODED_AT_A_TIME)] - start
         linear.append(forecasts[0, wanted].cpu())
@@ -111,7 +111,7 @@ def recall_windows(model: Forecaster, seen: Observation, windows: Tensor, at: Se
     at_a_time = max(1, _TOKENS_AT_A_TIME // (windows.shape[1] * seen.tokens.shape[2]))
     return torch.cat(
         [
-            model.recall_at(Observation(*(part[0][some] for part in seen)), at).cpu()
+            model.forecast_residual_at(Observation(*(part[0][some] for part in seen)), at).cpu()
             for some in torch.split(windows.to(seen.tokens.device), at_a_time)
         ]
     )
