@@ -348,7 +348,7 @@ def limits_table(found: Measured) -> str:
     recall = study.model.recall or RecallConfig()
     s, t = round(0.8 * LARGE_SUBJECTS), LARGE_VOLUMES
     width, own, n_horizons = recall.width, recall.n_components, len(study.model.horizons)
-    stimulus, past = len(LEADS) * own, 2 * width + (recall.own_lags - 1) * own
+    stimulus, past = len(LEADS) * own, 2 * width + (recall.autoregressive_lags - 1) * own
     series = 4 * s * t
     n_rows = StatisticsLayout(study.model.horizons, max(ORDERS)).n_rows
     # As `fit_autoregression` divides the features: five folds and their sum, 1 GiB.

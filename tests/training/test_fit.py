@@ -89,7 +89,7 @@ def test_what_one_feature_tells_of_another_is_learned(make_fold, train):
     # The run that nobody has seen: one time point ahead, against the linear skip alone.
     series = data.runs[data.fold.test[0]].read(0, 200)
     forecasts, _ = model.step(series, model.init_state())
-    torch.nn.init.zeros_(model.head.patterns)
+    torch.nn.init.zeros_(model.decoder.patterns)
     linear, _ = model.step(series, model.init_state())
     error, error_linear = ((series[1:] - f[:-1, 0]).square().mean() for f in (forecasts, linear))
     assert error < 0.8 * error_linear
@@ -130,8 +130,8 @@ def test_rivals_learn_it_too_and_share_the_linear_skip(make_fold, train, monkeyp
     assert max(sizes) < 1.05 * min(sizes)
     assert fits == [[*data.fold.train, *data.fold.validation]]
     for model, _ in read[1:]:
-        assert torch.equal(model.coefficients, read[0][0].coefficients)
-        assert torch.equal(model.intercept, read[0][0].intercept)
+        assert torch.equal(model.linear_skip.coefficients, read[0][0].linear_skip.coefficients)
+        assert torch.equal(model.linear_skip.intercept, read[0][0].linear_skip.intercept)
 
 
 def test_where_nothing_is_to_be_learned_the_model_is_linear(make_fold, train):
@@ -139,7 +139,7 @@ def test_where_nothing_is_to_be_learned_the_model_is_linear(make_fold, train):
     model, record = load_forecaster(folder)
     assert record["validation_skill_ar"] < 0.02
     if record["selected_epoch"] == 0:
-        assert not model.head.patterns.any()
+        assert not model.decoder.patterns.any()
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_others(make_fold, train):

@@ -7,22 +7,22 @@ again.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+from tqdm import tqdm
 
 from titan_neuro.files import file_lock, write_bytes
-from titan_neuro.forecaster.forecaster import ForecasterConfig
-from titan_neuro.forecaster.recall.fit import fit_recall
-from titan_neuro.forecaster.recall.recall import Recall, RecallConfig
+from titan_neuro.forecaster import ForecasterConfig, RecallConfig
+from titan_neuro.forecaster.recall import RecallFit, fit_recall
 from titan_neuro.linear.autoregression import Autoregression, fit_autoregression
 from titan_neuro.provenance import digest, versions
 from titan_neuro.training.fold import FoldData
@@ -30,7 +30,7 @@ from titan_neuro.training.fold import FoldData
 logger = logging.getLogger(__name__)
 
 # Raised when the same runs and settings come to other numbers.
-_METHOD_VERSION = 1
+_METHOD_VERSION = 2
 _Fitted = tuple[dict[str, Tensor], dict[str, Any]]
 
 
@@ -42,7 +42,8 @@ def fitted_linear_skip(data: FoldData, horizons: Sequence[int], *, work_dir: Pat
     """
 
     def fit() -> _Fitted:
-        fitted = fit_autoregression(data.fit_runs, tuple(horizons))
+        progress = functools.partial(tqdm, desc="autoregression", unit="run", disable=None, leave=False)
+        fitted = fit_autoregression(data.fit_runs, tuple(horizons), progress=progress)
         tensors = {"coefficients": fitted.coefficients, "intercept": fitted.intercept}
         return tensors, {"order": fitted.order, "penalty": fitted.penalty}
 
@@ -52,7 +53,7 @@ def fitted_linear_skip(data: FoldData, horizons: Sequence[int], *, work_dir: Pat
     )
 
 
-def fitted_recall(data: FoldData, model: ForecasterConfig, *, work_dir: Path) -> Recall | None:
+def fitted_recall(data: FoldData, model: ForecasterConfig, *, work_dir: Path) -> RecallFit | None:
     """Fit the memories that a model begins with, once for all seeds; None for a model without.
 
     To the training and validation runs, as the linear skip; a validation run is then read with what was fitted without
@@ -61,23 +62,15 @@ def fitted_recall(data: FoldData, model: ForecasterConfig, *, work_dir: Path) ->
     config = model.recall
     if config is None:
         return None
-    # What is drawn here is not used (`Recall.take`), and must not shift what is drawn later.
-    with torch.random.fork_rng(devices=[]):
-        recall = config.build(
-            horizons=model.horizons, n_features=data.space.n_features, context_width=model.backbone.dim
-        )
 
     def fit() -> _Fitted:
         linear = fitted_linear_skip(data, model.horizons, work_dir=work_dir)
-        is_shared = data.protocol == "subject"
-        fit_recall(recall, data.fit_runs, linear.coefficients, linear.intercept, stimulus_is_shared=is_shared)
-        tensors, runs = recall.fitted()
-        return tensors, {"runs": runs}
+        fitted = fit_recall(config, data.fit_runs, linear, stimulus_is_shared=data.protocol == "subject")
+        return fitted.tensors(), {"runs": fitted.runs}
 
-    settings = [TypeAdapter(RecallConfig).dump_python(config, mode="json"), model.horizons, model.backbone.dim]
+    settings = [TypeAdapter(RecallConfig).dump_python(config, mode="json"), model.horizons]
     tensors, metadata = _once(work_dir, "recall", data, [*settings, data.protocol], fit)
-    recall.set_fitted(tensors, {key: tuple(place) for key, place in metadata["runs"].items()})
-    return recall
+    return RecallFit.from_tensors(tensors, {key: tuple(place) for key, place in metadata["runs"].items()})
 
 
 def _once(work_dir: Path, name: str, data: FoldData, settings: Any, fit: Callable[[], _Fitted]) -> _Fitted:

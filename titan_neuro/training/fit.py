@@ -22,7 +22,7 @@ from pydantic.dataclasses import dataclass
 from titan_neuro.data.store import FeatureStore, RunView
 from titan_neuro.errors import ConfigError, MismatchError
 from titan_neuro.files import atomic, remove_leftovers
-from titan_neuro.forecaster.forecaster import Forecaster, ForecasterConfig
+from titan_neuro.forecaster import Forecaster, ForecasterConfig
 from titan_neuro.forecaster.tokenizers import SwinTokenizer, SwinTokenizerConfig
 from titan_neuro.provenance import commit, digest, versions
 from titan_neuro.training.checkpoint import discard_record, read_record, save_forecaster
@@ -329,10 +329,10 @@ def _begin(
     forecaster = _empty(model, data)
     if swin is not None:
         forecaster.tokenizer.swin.load_state_dict(swin)
-    forecaster.set_linear(fitted_linear_skip(data, model.horizons, work_dir=work_dir))
+    forecaster.linear_skip.load(fitted_linear_skip(data, model.horizons, work_dir=work_dir))
     fitted = fitted_recall(data, model, work_dir=work_dir)
     if forecaster.recall is not None and fitted is not None:
-        forecaster.recall.take(fitted)
+        forecaster.recall.load(fitted)
     return forecaster
 
 

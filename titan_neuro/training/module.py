@@ -14,7 +14,7 @@ import torch.distributed
 from torch import Tensor
 
 from titan_neuro.errors import TrainingError
-from titan_neuro.forecaster.forecaster import Forecaster, ForecasterState
+from titan_neuro.forecaster import Forecaster, ForecasterState
 from titan_neuro.training.streams import Windows
 
 _NOT_FINITE_HINT = "Lower --set training.learning_rate, and look at the data of the runs in training and validation."

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from titan_neuro.errors import ConfigError, MismatchError
 from titan_neuro.files import file_lock, write_bytes
-from titan_neuro.forecaster.forecaster import ForecasterConfig
+from titan_neuro.forecaster import ForecasterConfig
 from titan_neuro.forecaster.tokenizers import SwinTokenizer, SwinTokenizerConfig
 from titan_neuro.provenance import digest, versions
 from titan_neuro.training.masked_volumes import MaskedVolumes, PretrainingConfig, ScatteredVolumes
