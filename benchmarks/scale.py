@@ -25,6 +25,7 @@ from training_runs import SHAPES, budapest
 
 from titan_neuro.data.splits import SplitConfig, make_folds
 from titan_neuro.errors import TitanNeuroError
+from titan_neuro.evaluation.formatting import markdown_table
 from titan_neuro.files import write_text
 from titan_neuro.forecaster.recall.recall import RecallConfig
 from titan_neuro.forecaster.recall.stimulus_memory import LEADS
@@ -180,12 +181,6 @@ def n_features(shape: str) -> int:
     return SHAPES[shape].space().n_features
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def told(number: float) -> str:
     """Three digits, with commas."""
     if number == 0:
@@ -231,7 +226,7 @@ def measured_table(found: Measured) -> str:
             "autoregression.md",
         ],
     ]
-    return table(["what", "measured", "where"], rows)
+    return markdown_table(["what", "measured", "where"], rows)
 
 
 def budapest_tables(found: Measured) -> dict[str, str]:
@@ -275,7 +270,10 @@ def budapest_tables(found: Measured) -> dict[str, str]:
         ["`N`, volumes of all trainings, at most", f"{trainings} x ({epochs} x (E + W) + W)", f"{total:,}"],
         ["train, two cores, at most", "N / (r1 x s)", f"{told(hours)} h = {told(hours / 24 / 365)} years"],
     ]
-    return {"budapest": table(["what", "formula", "it comes to"], rows), "budapest-gpus": _gpus(found, hours, n_jobs)}
+    return {
+        "budapest": markdown_table(["what", "formula", "result"], rows),
+        "budapest-gpus": _gpus(found, hours, n_jobs),
+    }
 
 
 def _gpus(found: Measured, hours: float, n_jobs: int) -> str:
@@ -304,7 +302,7 @@ def _gpus(found: Measured, hours: float, n_jobs: int) -> str:
         f"{n_jobs} GPUs, one a fold and seed",
         "GPUs for a week",
     ]
-    return table(header, rows)
+    return markdown_table(header, rows)
 
 
 def large_tables(found: Measured) -> dict[str, str]:
@@ -338,7 +336,10 @@ def large_tables(found: Measured) -> dict[str, str]:
         )
     header = ["model", "store: 2 x features x volumes", "linear skip, two cores: a x ...", "two cores: N / (r1 x s)"]
     header += [f"g = {speed_up}: hours; GPUs for a week" for speed_up in SPEED_UPS]
-    return {"large": table(["what", "formula", "it comes to"], rows), "large-training": table(header, by_shape)}
+    return {
+        "large": markdown_table(["what", "formula", "result"], rows),
+        "large-training": markdown_table(header, by_shape),
+    }
 
 
 def limits_table(found: Measured) -> str:
@@ -377,7 +378,7 @@ def limits_table(found: Measured) -> str:
         f"S = {s:,} subjects (four fifths), n = {LARGE_SUBJECTS:,}, T = {t}, K = {n_horizons}, width = {width}, own = "
     )
     given += f"{own}, leads = {len(LEADS)}, past = {past}, all as in budapest.yaml."
-    return given + "\n\n" + table(["where", "formula", "it comes to"], rows)
+    return given + "\n\n" + markdown_table(["where", "formula", "result"], rows)
 
 
 def tables(found: Measured) -> dict[str, str]:

@@ -4,8 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from titan_neuro.errors import NoMatchError, OutputError, TitanNeuroError
-from titan_neuro.files import atomic, file_lock, remove_leftovers, write_json, write_text
+from titan_neuro.errors import (
+    InputNotFoundError,
+    MetadataError,
+    MismatchError,
+    NoMatchError,
+    OutputError,
+    TitanNeuroError,
+)
+from titan_neuro.files import atomic, file_lock, load_or_make, read_json, remove_leftovers, write_json, write_text
 
 
 def names(folder):
@@ -70,14 +77,14 @@ def test_leftovers_are_found_by_name(tmp_path):
     assert names(tmp_path) == [".y.zarr.0123abcd.tmp", "x.zarr.tmp"]
 
 
-def test_alone_with_a_file_what_killed_processes_left_is_removed(tmp_path):
+def test_locking_removes_leftovers_of_killed_processes(tmp_path):
     for name in (".x.json.0123abcd.tmp", ".y.json.0123abcd.tmp", ".z.json.0123abcd.tmp"):
         (tmp_path / name).touch()
     with file_lock(tmp_path / "x.json", tmp_path / "y.json", work_dir=tmp_path / "work"):
         assert names(tmp_path) == [".z.json.0123abcd.tmp", "work"]
 
 
-def test_nobody_removes_what_another_process_is_writing(tmp_path):
+def test_a_lock_protects_a_file_being_written(tmp_path):
     target, outcome = tmp_path / "x.json", []
 
     def other():
@@ -92,6 +99,68 @@ def test_nobody_removes_what_another_process_is_writing(tmp_path):
         assert thread.is_alive()
     thread.join(10)
     assert outcome == ["whole"]
+
+
+def _load(target, fingerprint):
+    content = target.read_text()
+    if not content.endswith(fingerprint):
+        raise MismatchError(f"{target}: expected {fingerprint}, found {content}.")
+    return content
+
+
+def test_content_is_made_once_and_loaded_afterwards(tmp_path):
+    target, made = tmp_path / "x", []
+
+    def load_or_make_it():
+        def make():
+            made.append(None)
+            write_text(target, f"content {len(made)} of a")
+
+        return load_or_make(target, work_dir=tmp_path / "work", load=lambda: _load(target, "of a"), make=make)
+
+    outcomes = []
+    threads = [threading.Thread(target=lambda: outcomes.append(load_or_make_it())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert outcomes == ["content 1 of a"] * 4
+
+
+def test_damaged_or_outdated_content_is_made_again(tmp_path, caplog):
+    target = tmp_path / "x"
+    write_text(target, "content of b")
+    for _ in range(2):
+        content = load_or_make(
+            target,
+            work_dir=tmp_path,
+            load=lambda: _load(target, "of a"),
+            make=lambda: write_text(target, "content of a"),
+        )
+        assert content == "content of a"
+    assert caplog.messages == [f"{target}: expected of a, found content of b. It is made again."]
+
+
+def test_json_objects_are_read_or_refused(tmp_path):
+    path = tmp_path / "x.json"
+    write_json(path, {"é": [1]})
+    assert read_json(path, keys=["é"]) == {"é": [1]}
+    with pytest.raises(MetadataError, match=r"x\.json: the keys a, b are missing"):
+        read_json(path, keys=["a", "b"])
+    path.write_bytes(b"[1]")
+    with pytest.raises(MetadataError, match="found list") as caught:
+        read_json(path)
+    assert caught.value.hint == "Correct the file, or fetch it again."
+    for content in (b"{", b"\xff", b""):
+        path.write_bytes(content)
+        with pytest.raises(OutputError, match=r"x\.json: is not valid JSON") as caught:
+            read_json(path, hint="Remove it.", error=OutputError)
+        assert caught.value.hint == "Remove it."
+
+
+def test_a_missing_json_file_is_named(tmp_path):
+    with pytest.raises(InputNotFoundError, match=r"x\.json: can't be read: No such file"):
+        read_json(tmp_path / "x.json")
 
 
 def test_json_has_no_nan(tmp_path):

@@ -1,24 +1,36 @@
-"""Writing files so that a reader never sees half of one: a temporary name beside the target, then a rename."""
+"""Files that other processes read: written under a temporary name, then renamed; locked; made once; JSON."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import json
+import logging
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock
 
-from titan_neuro.errors import OutputError
+from titan_neuro.errors import (
+    ImageError,
+    InputNotFoundError,
+    MetadataError,
+    MismatchError,
+    OutputError,
+    TitanNeuroError,
+)
+
+logger = logging.getLogger(__name__)
+
+_Content = TypeVar("_Content")
 
 WORK_FOLDER = ".work"
-"""Of an output folder: locks, and unfinished work."""
+"""Subfolder of an output folder for locks and unfinished work."""
 
 _CAN_NOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR}
 _TEMPORARY = re.compile(r"^\.(?P<name>.+)\.[0-9a-f]{8}\.tmp$")
@@ -26,14 +38,15 @@ _TEMPORARY = re.compile(r"^\.(?P<name>.+)\.[0-9a-f]{8}\.tmp$")
 
 @contextlib.contextmanager
 def atomic(target: Path) -> Iterator[Path]:
-    """Give a temporary path beside `target`; on success it becomes `target`, on failure it is removed.
+    """Yield a temporary path beside `target`, and rename it to `target` when the block succeeds.
 
-    Works for a file and for a folder; what `target` held before is replaced only at the very end.
+    Works for a file and for a folder. The old content of `target` stays until the rename. When the block fails, the
+    temporary file or folder is removed.
 
     Parameters
     ----------
     target : Path
-        The final path. Its parent folder is made where it is missing.
+        The final path. Its parent folder is created where it is missing.
 
     Yields
     ------
@@ -43,19 +56,19 @@ def atomic(target: Path) -> Iterator[Path]:
     Raises
     ------
     OutputError
-        The folder can't be written or the disk is full.
+        The folder can't be written, or the disk is full.
     """
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = _temporary_path(target)
     with writing_to(target):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             if temporary.is_dir() and target.is_dir():
-                # A folder can't be renamed over another: the old one steps aside first.
-                aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
-                target.rename(aside)
+                # A folder can't be renamed over another: the old one is renamed first.
+                replaced = _temporary_path(target)
+                target.rename(replaced)
                 temporary.rename(target)
-                shutil.rmtree(aside, ignore_errors=True)
+                shutil.rmtree(replaced, ignore_errors=True)
             else:
                 temporary.replace(target)
         except BaseException:
@@ -63,18 +76,23 @@ def atomic(target: Path) -> Iterator[Path]:
             raise
 
 
+def _temporary_path(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+
+
 @contextlib.contextmanager
 def writing_to(target: Path) -> Iterator[None]:
-    """Say what can't be written where a ``with`` block meets a full or a read-only disk, or a folder of others.
+    """Turn an operating system's refusal to write, inside the block, into an error that names `target`.
 
     Parameters
     ----------
     target : Path
-        What the block writes, for the message.
+        The file or folder that the block writes, for the message.
 
     Raises
     ------
     OutputError
+        The disk is full or read-only, or the folder belongs to another user.
     """
     try:
         yield
@@ -90,7 +108,7 @@ def writing_to(target: Path) -> Iterator[None]:
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         for folder, _, _ in os.walk(path):
-            # git-annex takes the right to write away from the folders of its objects.
+            # git-annex makes the folders of its objects read-only.
             with contextlib.suppress(OSError):
                 Path(folder).chmod(0o700)
         shutil.rmtree(path, ignore_errors=True)
@@ -106,7 +124,7 @@ def is_leftover(path: Path, target: Path) -> bool:
 
 
 def remove_leftovers(*targets: Path) -> None:
-    """Remove temporary files that a killed process left beside each target (call it while holding their lock)."""
+    """Remove temporary files that a killed process left beside each target; call it while holding their lock."""
     for target in targets:
         if target.parent.is_dir():
             for path in target.parent.iterdir():
@@ -116,16 +134,18 @@ def remove_leftovers(*targets: Path) -> None:
 
 @contextlib.contextmanager
 def file_lock(target: Path, *more: Path, work_dir: Path) -> Iterator[None]:
-    """Wait until no other process is at `target`, keep it so, and remove what killed processes left beside it.
+    """Hold a lock on `target`: other processes that ask for the same lock wait until the block ends.
+
+    Temporary files that killed processes left beside the targets are removed first.
 
     Parameters
     ----------
     target : Path
-        Its name is that of the lock.
+        Gives the lock its name.
     *more : Path
-        What is written under the same lock.
+        Other files that are written under the same lock.
     work_dir : Path
-        The lock lies in its folder ``locks``.
+        The lock file lies in its subfolder ``locks``.
 
     Raises
     ------
@@ -141,15 +161,51 @@ def file_lock(target: Path, *more: Path, work_dir: Path) -> Iterator[None]:
         yield
 
 
+def load_or_make(target: Path, *, work_dir: Path, load: Callable[[], _Content], make: Callable[[], object]) -> _Content:
+    """Load `target`; where it is missing, damaged or outdated, make it first. Of several processes one makes it.
+
+    Parameters
+    ----------
+    target : Path
+        A file or folder that is expensive to make.
+    work_dir : Path
+        The lock lies there; see :func:`file_lock`.
+    load : callable
+        Reads `target` and checks it. It raises `MismatchError` or `ImageError` where the content is damaged, or was
+        made from other inputs (another fingerprint): `target` is then made again.
+    make : callable
+        Writes `target`, atomically: by :func:`atomic` or :func:`write_bytes`.
+
+    Returns
+    -------
+    object
+        From `load`, also directly after `make`: the process that makes `target` works with the same bits as all that
+        load it later.
+
+    Raises
+    ------
+    OutputError
+        `target` or `work_dir` can't be written.
+    """
+    with file_lock(target, work_dir=work_dir):
+        if target.exists():
+            try:
+                return load()
+            except (MismatchError, ImageError) as error:
+                logger.warning("%s It is made again.", error.message)
+        make()
+        return load()
+
+
 def write_bytes(target: Path, content: bytes | memoryview) -> None:
     """Write `content` to `target`, atomically.
 
-    Libraries that write a file themselves say of a full disk what only they understand.
+    Use it for libraries that would write the file themselves: their messages about a full disk are obscure.
     """
     with atomic(target) as path, path.open("wb") as file:
         file.write(content)
         file.flush()
-        # Before it gets its name: a power cut would leave an empty file with a good name.
+        # Before the rename: a power cut would otherwise leave an empty file under the final name.
         os.fsync(file.fileno())
 
 
@@ -162,3 +218,47 @@ def write_text(target: Path, text: str) -> None:
 def write_json(target: Path, content: Any) -> None:
     """Write `content` to `target` as indented JSON, atomically. NaN is refused: JSON has none."""
     write_text(target, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(
+    path: Path,
+    *,
+    keys: Sequence[str] = (),
+    hint: str = "Correct the file, or fetch it again.",
+    error: type[TitanNeuroError] = MetadataError,
+) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Parameters
+    ----------
+    path : Path
+    keys : sequence of str
+        Keys that the object must have.
+    hint : str
+        What to do about a file that can't be read, for the message.
+    error : type of TitanNeuroError
+        Class of the error for content that can't be used.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    InputNotFoundError
+        The file is missing, or this user may not read it.
+    MetadataError
+        The file is not JSON, not an object, or lacks a key. (Or `error`, where given.)
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as cause:
+        raise InputNotFoundError(f"{path}: can't be read: {cause.strerror or cause}.", hint) from cause
+    except ValueError as cause:
+        raise error(f"{path}: is not valid JSON: {cause}.", hint) from cause
+    if not isinstance(content, dict):
+        raise error(f"{path}: expected a JSON object {{...}}, found {type(content).__name__}.", hint)
+    missing = [key for key in keys if key not in content]
+    if missing:
+        raise error(f"{path}: the keys {', '.join(missing)} are missing.", hint)
+    return content

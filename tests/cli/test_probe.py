@@ -6,7 +6,7 @@ import shutil
 import pandas as pd
 import pytest
 
-from titan_neuro.cli.probe import PROBES
+from titan_neuro.probing import PROBES
 from titan_neuro.probing.tools.results import SCORES
 
 
@@ -15,7 +15,7 @@ def test_each_probe_leaves_a_table_and_a_sentence_with_its_test(study, name):
     short = name.replace("-", "")
     told = json.loads((study / f"output/group/task-movie_desc-{short}_findings.json").read_text())
     assert told["Probe"] == name
-    assert told["Asks"] == PROBES[name]
+    assert told["Asks"] == PROBES[name].question
     assert told["Summary"].endswith(".")
     assert told["Protocol"] == "subject"
     assert "Interval" in told

@@ -42,7 +42,7 @@ def test_they_have_a_file_and_the_sidecar_says_what_is_lacking(benchmark, ceilin
     table = pd.read_csv(tmp_path / "task-movie_desc-ceilings_scores.tsv", sep="\t")
     assert table["r2"].tolist() == pytest.approx([1 / 3] * 2, rel=1e-5)
     sidecar = pd.read_json(tmp_path / "task-movie_desc-forecast_scores.json", typ="series")
-    assert sidecar["NoCeiling"] == {TEST_RETEST: "no segment was shown twice to one subject"}
+    assert sidecar["MissingCeilings"] == {TEST_RETEST: "no segment was shown twice to one subject"}
 
 
 def test_without_ceilings_there_is_no_file(benchmark, quick, tmp_path):

@@ -1,4 +1,4 @@
-"""Seeds are scored separately and then averaged; runs begin at offsets that all rows share."""
+"""Seeds are scored apart and then averaged; runs begin at offsets that all rows share."""
 
 from dataclasses import replace
 
@@ -7,7 +7,15 @@ import pytest
 
 from titan_neuro.baselines import Persistence
 from titan_neuro.errors import ConfigError
-from titan_neuro.evaluation import combine, comparisons, draw_offset, score_fold, scores_table, subjects_table
+from titan_neuro.evaluation import (
+    combine,
+    comparisons,
+    comparisons_table,
+    draw_offset,
+    score_fold,
+    scores_table,
+    subjects_table,
+)
 from titan_neuro.metrics.measures import fisher_z
 
 
@@ -20,9 +28,7 @@ def runs(make_run):
 def models(oracle, runs):
     """Two seeds of a model, one better than the other, and a comparison model that is always the same."""
     comparison_model = oracle(runs[1], 0.3, name="var")
-    return {
-        seed: [oracle(runs[1], fraction, name="titan-mac"), comparison_model] for seed, fraction in ((4, 0.5), (9, 0.7))
-    }
+    return {seed: [oracle(runs[1], share, name="titan-mac"), comparison_model] for seed, share in ((4, 0.5), (9, 0.7))}
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +41,8 @@ def benchmark(score, models, runs, config):
     return score(models, *runs, config)
 
 
-def test_each_seed_is_scored_separately(benchmark):
-    # The errors are 0.5 and 0.3 of those of persistence; an ensemble of the two would have 0.4, and a skill of 0.84.
+def test_each_seed_is_scored_for_itself(benchmark):
+    # Of persistence's error 0.5 and 0.3 are left. An ensemble of the two would have 0.4, and a skill of 0.84.
     for seed, expected in ((4, 0.75), (9, 0.91)):
         values = benchmark.scores.by_seed[seed].subject_values("skill", "titan-mac", 3)
         np.testing.assert_allclose(values, expected, atol=1e-6)
@@ -47,7 +53,7 @@ def test_each_seed_is_scored_separately(benchmark):
     )
 
 
-def test_table_reports_the_spread_over_seeds(benchmark):
+def test_the_table_tells_the_spread_over_seeds(benchmark):
     table = scores_table(benchmark, repetition_time_s=1.0, n_resamples=1000).query("lead_time_points == 1")
     assert (table["n_seeds"] == 2).all()
     row = table[table.model == "titan-mac"].iloc[0]
@@ -58,7 +64,7 @@ def test_table_reports_the_spread_over_seeds(benchmark):
     assert (subjects_table(benchmark)["n_seeds"] == 2).all()
 
 
-def test_one_seed_has_no_spread(score, oracle, runs, config):
+def test_with_one_seed_there_is_no_spread(score, oracle, runs, config):
     table = scores_table(score([oracle(runs[1], 0.5)], *runs, config), repetition_time_s=1.0, n_resamples=1000)
     assert table["skill_ar_seed_sd"].isna().all()
 
@@ -74,12 +80,12 @@ def test_offsets_are_drawn_for_run_and_seed(benchmark, runs, config):
         assert sums.n_time_points[1] == expected
 
 
-def test_a_short_run_loses_at_most_a_tenth(make_run, quick):
+def test_a_short_run_loses_a_tenth_at_most(make_run, quick):
     run = make_run("01", 1, n_time_points=40)
     assert {draw_offset(run, seed, replace(quick, max_offset_time_points=30)) for seed in range(200)} == set(range(5))
 
 
-def test_scoring_twice_gives_the_same_bits(benchmark, score, models, runs, config):
+def test_it_is_all_the_same_the_second_time(benchmark, score, models, runs, config):
     again = score(models, *runs, config)
     for metric in ("skill_ar", "pattern_r"):
         for model in again.kinds:
@@ -88,27 +94,31 @@ def test_scoring_twice_gives_the_same_bits(benchmark, score, models, runs, confi
             )
 
 
-def test_the_comparison_is_paired_over_subjects(benchmark):
-    table = scores_table(benchmark, repetition_time_s=1.0, n_resamples=1000)
-    [*_, said] = comparisons(benchmark, table, n_resamples=1000)
-    differences = [
-        benchmark.scores.subject_values("skill_ar", "titan-mac", h)
-        - benchmark.scores.subject_values("skill_ar", "var", h)
-        for h in (1, 3)
-    ]
-    low, high = differences[0].min(), differences[0].max()
-    assert said.startswith(
-        f"titan-mac beats var at h = 1, 3 (difference of skill_ar {differences[0].mean():.3f} [{low:.3f}, {high:.3f}]"
-    )
+def test_comparisons_are_paired_over_subjects(benchmark):
+    table = comparisons_table(benchmark, repetition_time_s=1.5, n_resamples=1000)
+    pair = table[(table["model"] == "titan-mac") & (table["compared_with"] == "var")]
+    assert pair["lead_time_points"].tolist() == [1, 3]
+    assert pair["lead_time_s"].tolist() == [1.5, 4.5]
+    for (_, row), horizon in zip(pair.iterrows(), (1, 3), strict=True):
+        difference = benchmark.scores.subject_values("skill_ar", "titan-mac", horizon)
+        difference = difference - benchmark.scores.subject_values("skill_ar", "var", horizon)
+        assert row["difference"] == pytest.approx(difference.mean())
+        assert (row["difference_low"], row["difference_high"]) == pytest.approx((difference.min(), difference.max()))
 
 
-def test_an_interval_including_zero_is_no_win(make_run, oracle, score, runs, quick):
+def test_comparison_models_are_compared_with_linear_autoregression(make_run, oracle, score, runs, quick):
     comparison_model = oracle(runs[1], 0.5, name="transformer-20")
     benchmark = score([oracle(runs[1], 0.5), comparison_model], *runs, quick)
-    table = scores_table(benchmark, repetition_time_s=1.0, n_resamples=1000)
-    said = comparisons(benchmark, table, n_resamples=1000)
-    assert said[0].startswith("transformer-20 beats linear AR at h = 1, 3 (skill_ar ")
-    assert said[1].startswith("oracle does not beat transformer-20 at h = 1, 3 (difference of skill_ar 0.000 [")
+    options = {"repetition_time_s": 1.0, "n_resamples": 1000}
+    table, scores = comparisons_table(benchmark, **options), scores_table(benchmark, **options)
+    first = table[table["compared_with"] == "ar"]
+    expected = scores[scores["model"] == "transformer-20"]
+    assert first["model"].unique().tolist() == ["transformer-20"]
+    for end in ("", "_low", "_high"):
+        np.testing.assert_array_equal(first[f"difference{end}"], expected[f"skill_ar{end}"])
+    beats_ar, same = comparisons(table)
+    assert beats_ar.startswith("transformer-20 beats ar (linear autoregression")
+    assert same.startswith("oracle is not shown to differ from transformer-20 (Transformer")
 
 
 def test_seeds_must_have_the_same_models(score, oracle, runs, quick):
@@ -116,39 +126,39 @@ def test_seeds_must_have_the_same_models(score, oracle, runs, quick):
         score({0: [oracle(runs[1], 0.5, name="titan-mac")], 1: [oracle(runs[1], 0.5, name="other")]}, *runs, quick)
 
 
-class GivenTheRun:
-    """An oracle reference that is given the run itself."""
+class KnowsThePosition:
+    """A reference line: knows the run, and hence what will come."""
 
     name, horizons = "intersubject-average", (1, 3)
 
     def __init__(self, oracle):
-        self.oracle, self.fitted_on, self.bound_to = oracle, None, []
+        self.oracle, self.fitted, self.asked = oracle, None, []
 
     def fit(self, runs):
-        self.fitted_on = [run.key for run in runs]
+        self.fitted = [run.key for run in runs]
 
-    def bind(self, run, first_time_point):
-        self.bound_to.append((run.key, first_time_point))
+    def follow(self, run, first_time_point):
+        self.asked.append((run.key, first_time_point))
         return self.oracle([run], 0.8, name="intersubject-average")
 
 
-def test_references_are_bound_at_each_offset(score, oracle, models, runs, config):
-    reference = GivenTheRun(oracle)
+def test_references_follow_each_run_from_where_it_begins(score, oracle, models, runs, config):
+    reference = KnowsThePosition(oracle)
     benchmark = score(models, *runs, config, references=[reference])
-    assert reference.fitted_on == [run.key for run in runs[0]]
+    assert reference.fitted == [run.key for run in runs[0]]
     offsets = [item for by_run in benchmark.offsets.values() for item in by_run.items()]
-    # Bound once more before that, to check that it is causal.
-    assert reference.bound_to == [(runs[1][0].key, 0), *offsets]
+    # Once more before, to see whether it looks ahead.
+    assert reference.asked == [(runs[1][0].key, 0), *offsets]
     assert benchmark.kinds["intersubject-average"] == "oracle_reference"
     np.testing.assert_allclose(benchmark.scores.subject_values("skill", "intersubject-average", 3), 0.96, atol=1e-6)
 
 
-def test_missing_reference_baselines_are_refused(oracle, runs, quick):
+def test_without_the_baselines_to_measure_by_there_is_no_table(oracle, runs, quick):
     with pytest.raises(ConfigError, match="measured against ar, mean, not among"):
         score_fold({0: [oracle(runs[1], 0.5)]}, [Persistence((1, 3))], [], *runs, quick, protocol="subject")
 
 
-def test_high_motion_targets_have_their_own_table(make_run, oracle, score, quick):
+def test_moving_frames_have_a_table_of_their_own(make_run, oracle, score, quick):
     train = [make_run(s, 1) for s in ("01", "02")]
     test = [make_run(s, 1) for s in ("21", "22")]
     test[0].high_motion[[3, 40, 41, 90]] = True

@@ -152,7 +152,7 @@ def test_moving_frames_and_ceilings_have_their_parts(output_folder):
     assert "Time points with head motion" not in page_of(output).text
     for end in (".tsv", ".json"):
         table = output.group / f"task-film_desc-forecast_scores{end}"
-        (output.group / f"task-film_desc-forecastmoving_scores{end}").write_text(table.read_text(encoding="utf-8"))
+        (output.group / f"task-film_desc-forecasthighmotion_scores{end}").write_text(table.read_text(encoding="utf-8"))
     (output.group / "task-film_desc-ceilings_scores.tsv").write_text(
         "ceiling\thorizon_time_points\tn_subjects\tr2\tr2_low\tr2_high\tskill_ar\tskill_ar_low\tskill_ar_high\n"
         "stimulus-locked\t1\t6\t0.311\tn/a\tn/a\t0.052\tn/a\tn/a\n"

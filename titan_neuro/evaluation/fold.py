@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from typing import Annotated
 
-import numpy as np
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from tqdm import tqdm
@@ -23,6 +21,7 @@ from titan_neuro.evaluation.scores import FoldRuns, Scores, combine_scores
 from titan_neuro.evaluation.streaming import score_run
 from titan_neuro.evaluation.sums import subject_sums
 from titan_neuro.evaluation.vocabulary import REFERENCES, Kind
+from titan_neuro.seeds import named_generator
 from titan_neuro.typing import ForecastModel, RunData
 
 logger = logging.getLogger(__name__)
@@ -144,7 +143,7 @@ def draw_offset(run: RunData, seed: int, config: EvaluationConfig) -> int:
         From 0 to `config.max_offset_time_points`, and at most a tenth of the run.
     """
     latest = min(config.max_offset_time_points, int(run.n_time_points * _MAX_OFFSET_FRACTION))
-    return int(np.random.default_rng([seed, zlib.crc32(run.key.encode())]).integers(latest + 1))
+    return int(named_generator(seed, run.key).integers(latest + 1))
 
 
 @plain_dataclass(frozen=True, eq=False)

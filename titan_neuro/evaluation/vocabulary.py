@@ -307,6 +307,8 @@ COLUMNS = {
     "n_seeds": "Number of seeds. Each seed trains its own models and draws its own offsets.",
     "n_targets": "Number of scored time points that a rollout reached, over all runs, in the seed with the fewest.",
     "skill_ar_seed_sd": "Standard deviation over seeds of the mean skill_ar over subjects; n/a with one seed.",
+    "compared_with": "Row that the forecaster is compared with.",
+    "difference": "Mean over subjects of skill_ar of the forecaster minus that of the row that it is compared with.",
     "ceiling": "Noise ceiling. " + "; ".join(f"{name}: {source}" for name, source in CEILINGS.items()) + ".",
 }
 """Description of each column that is not a metric."""
@@ -335,7 +337,7 @@ def describe_column(column: str) -> dict[str, str]:
             "Units": metric.unit,
         }
     name, _, end = column.rpartition("_")
-    if name in METRICS_BY_NAME and end in _ENDS:
+    if name in {*METRICS_BY_NAME, "difference"} and end in _ENDS:
         return {"Description": f"{_ENDS[end]} end of the 95 % interval of {name}; n/a with fewer than three subjects."}
     return {"Description": COLUMNS[column]}
 

@@ -70,7 +70,7 @@ def write_report(output_dir: Path) -> Path:
         name=results.name,
         summary=str(results.scores_sidecar.get("Summary", "")),
         comparisons=results.scores_sidecar.get("Comparisons", []),
-        no_ceiling=results.scores_sidecar.get("NoCeiling", {}),
+        no_ceiling=results.scores_sidecar.get("MissingCeilings", {}),
         caveats=results.scores_sidecar.get("Caveats", []),
         model=results.main_model,
         scoring=None if results.scores is None else scoring_facts(results),

@@ -31,7 +31,7 @@ _SCORES_NUMBERS = (
 )
 _ROLLOUT_NUMBERS = ("lead_time_points", "lead_time_s", "n_subjects", "n_targets", *interval_columns(ROLLOUT_METRICS))
 _CEILING_NUMBERS = ("lead_time_points", "n_subjects", *interval_columns(CEILING_METRICS))
-_SCORES_KEYS = ("Summary", "Comparisons", "NoCeiling", "Caveats", "Folds", "RepetitionTime", "Normalization", "Space")
+_SCORES_KEYS = ("Summary", "Comparisons", "MissingCeilings", "Caveats", "Folds", "RepetitionTime", "Normalization", "Space")
 _SUBJECTS_NUMBERS = ("lead_time_points", "n_runs", "n_time_points", *METRICS)
 _CURVE_NUMBERS = ("context_s", "lead_time_points", "n_subjects", "skill_ar", "skill_ar_low", "skill_ar_high")
 _PROBE_NUMBERS = tuple(name for name in SCORES if name not in {"measure", "condition", "is_control"})
@@ -198,7 +198,7 @@ def read_results(output_dir: Path) -> Results:
         scores=_read_scores(scores_path),
         scores_sidecar=_read_sidecar(scores_path, _SCORES_KEYS),
         subjects=_if_there(group / f"{prefix}_desc-forecast_subjects.tsv", ("model", "subject"), _SUBJECTS_NUMBERS),
-        high_motion=_read_scores(group / f"{prefix}_desc-forecastmoving_scores.tsv"),
+        high_motion=_read_scores(group / f"{prefix}_desc-forecasthighmotion_scores.tsv"),
         rollouts=_if_there(group / f"{prefix}_desc-rollout_scores.tsv", ("model", "kind"), _ROLLOUT_NUMBERS),
         residuals=_if_there(
             group / f"{prefix}_desc-residuals_scores.tsv", ("model", "kind"), interval_columns(RESIDUAL_METRICS)

@@ -108,7 +108,7 @@ def _score_folds(trained: TrainedStudy) -> Benchmark:
             main, *comparison_models = folds[position]
             models[seed] = [main, *controls_of(main), *comparison_models]
         baselines, references = _rows(trained.config.model.horizons)
-        train, test = data.fitted_on, data.part(data.fold.test)
+        train, test = data.fit_runs, data.select(data.fold.test)
         parts.append(
             score_fold(models, baselines, references, train, test, trained.config.evaluation, protocol=data.protocol)
         )
