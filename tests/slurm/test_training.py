@@ -104,7 +104,7 @@ def test_a_job_whose_time_runs_out_saves_and_queues_again(cluster, study, undist
     wait_until_completed(job, log)
     said = log.read_text()
     assert f"job {job} is queued again" in said
-    assert f"Training goes on from {kept}" in said
+    assert f"Training resumes from {kept}" in said
     for name, value in weights(output).items():
         # Bit for bit, but where sums are taken in another order.
         close = {"rtol": 0, "atol": 0} if n_tasks == 1 else {"rtol": 2e-3, "atol": 2e-5}
@@ -142,6 +142,6 @@ def test_a_job_that_takes_longer_than_its_time_limit(cluster, study, tmp_path, t
         restarts = int(state_of(job)["Restarts"])
         hurry(job, log)
     assert restarts >= 1
-    assert "goes on from" in log.read_text()
+    assert "resumes from" in log.read_text()
     expected, found = weights(reference), weights(output)
     assert all(torch.equal(found[name], value) for name, value in expected.items())

@@ -195,6 +195,6 @@ def test_a_cancelled_training_leaves_no_half_of_a_model_and_goes_on(cluster, stu
     code, said = Workflow(tmp_path, target, config=config).wait()
     assert code == 0, said
     require_whole(output)
-    assert "goes on from" in (output / ".work/workflow/logs/train/seed-0_fold-1.log").read_text()
+    assert "resumes from" in (output / ".work/workflow/logs/train/seed-0_fold-1.log").read_text()
     assert (output / "models/seed-0/fold-1/titan-mac/model.json").exists()
     assert list(output.glob("**/.*.tmp")) == []

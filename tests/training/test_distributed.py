@@ -135,8 +135,8 @@ def test_where_one_process_dies_the_others_say_so_and_what_is_saved_stays(base, 
     left.join(timeout=90)
     assert not left.is_alive()
     said = (root / f"ended-with-{1 - victim}.txt").read_text()
-    assert said.startswith(f"TrainingError: Process {1 - victim} of 2 lost the others")
-    assert "the same command goes on from there" in said
+    assert said.startswith(f"TrainingError: Process {1 - victim} of 2 lost the connection to the others")
+    assert "the same command resumes from it" in said
     train(root)
     assert_agree(base, root)
 
@@ -155,8 +155,8 @@ def test_a_damaged_checkpoint_is_left_out_by_all(base, root, monkeypatch):
     ("variables", "device", "n", "message"),
     [
         ({"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}, "cpu", 3, "--devices 3: 2 processes were started"),
-        ({}, "cuda", 2, "2 processes need a GPU each, and there is 0 GPUs"),
-        ({}, "cuda:0", 2, "the one GPU of --device cuda:0"),
+        ({}, "cuda", 2, "2 processes need a GPU each; available: 0 GPUs"),
+        ({}, "cuda:0", 2, "available: the one GPU of --device cuda:0"),
         ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2"}, "cpu", None, "srun has started 2 tasks"),
     ],
 )

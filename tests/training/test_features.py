@@ -20,7 +20,7 @@ QUICK = TrainingConfig(
     steps_per_epoch=4,
     window_time_points=32,
     learning_rate=1e-2,
-    pretraining=PretrainingConfig(n_epochs=1, steps_per_epoch=2, batch_time_points=8, channels=4),
+    pretraining=PretrainingConfig(n_epochs=1, steps_per_epoch=2, batch_volumes=8, channels=4),
 )
 
 
@@ -90,7 +90,7 @@ def test_another_encoder_has_others_and_a_new_preparation_makes_them_anew(
     with caplog.at_level(logging.WARNING):
         found = cached_features(renewed, tokenizer, work_dir=tmp_path)
     assert calls[4:] == [store.key]
-    assert "run: expected" in caplog.text and "computed again" in caplog.text
+    assert "run: expected" in caplog.text and "It is made again" in caplog.text
     with torch.no_grad():
         expected = tokenizer.features(renewed[0].read(0, 5)[None])[0]
     torch.testing.assert_close(found[store.key].read(0, 5), expected, rtol=6e-4, atol=1e-6)

@@ -202,7 +202,7 @@ def test_the_last_good_epoch_is_kept_and_training_goes_on_from_it(make_fold, tra
     with pytest.raises(TrainingError, match=message) as caught:
         train(data, training)
     [kept] = (tmp_path / "work-fold-1").glob("*/step-*.ckpt")
-    told = f"The last good checkpoint is kept, and the same command goes on from there: {kept.parent}."
+    told = f"The last good checkpoint is kept, and the same command resumes from it: {kept.parent}."
     assert told in caught.value.hint
     content = torch.load(kept, weights_only=True)
     assert [row["epoch"] for row in content["history"]] == [0, 1]

@@ -13,7 +13,8 @@ from titan_neuro.errors import ConfigError
 from titan_neuro.titans.models import GRUConfig, LMMConfig, MAGConfig, MALConfig, TransformerConfig
 from titan_neuro.titans.stream_state import StreamState
 from titan_neuro.training import Processes, TrainingConfig, load_forecaster, train_fold
-from titan_neuro.training.module import ForecastModule, rate_at
+from titan_neuro.training.module import ForecastModule
+from titan_neuro.training.schedule import rate_factor
 from titan_neuro.training.trainer import make_trainer
 
 
@@ -39,10 +40,10 @@ def table_of(folder):
 
 
 def test_the_rate_rises_evenly_and_falls_as_a_cosine():
-    assert [rate_at(progress, 0.2) for progress in (0.05, 0.1, 0.2, 0.6, 1.0)] == pytest.approx(
+    assert [rate_factor(progress, 0.2) for progress in (0.05, 0.1, 0.2, 0.6, 1.0)] == pytest.approx(
         [0.25, 0.5, 1.0, 0.5, 0.0]
     )
-    assert rate_at(1e-9, 0.0) == pytest.approx(1.0)
+    assert rate_factor(1e-9, 0.0) == pytest.approx(1.0)
 
 
 def test_every_step_has_its_rate_and_leaves_its_log(plain):
@@ -51,7 +52,7 @@ def test_every_step_has_its_rate_and_leaves_its_log(plain):
     # Epochs of 20 and of 19 steps, one step in five logged.
     assert steps["step"].tolist() == [4, 9, 14, 19, 24, 29, 34]
     progress = [(step + 0.5) / 20 / 2 if step < 20 else (1 + (step - 20 + 0.5) / 19) / 2 for step in steps["step"]]
-    assert steps["learning_rate"].tolist() == pytest.approx([1e-2 * rate_at(each, 0.15) for each in progress])
+    assert steps["learning_rate"].tolist() == pytest.approx([1e-2 * rate_factor(each, 0.15) for each in progress])
     for name in ("loss", "gradient_norm", "volumes_per_s", "train_skill_ar", "train_skill_persistence"):
         assert steps[name].notna().all(), name
     assert (steps["train_skill_persistence"] > 0).all()
@@ -90,7 +91,7 @@ def test_computing_again_what_is_not_kept_gives_the_same(base, plain):
 def seen_types(monkeypatch):
     """Types of what a block computes, of what its memory holds before anything is cast, and of all that is carried."""
     seen = {"computed": set(), "held": set(), "carried": set()}
-    read = ForecastModule._read
+    read = ForecastModule._sum_errors
 
     def watched(self, batch):
         if not hasattr(self, "_watched"):
@@ -104,7 +105,7 @@ def seen_types(monkeypatch):
         seen["carried"] |= types_of(self._state)
         return errors
 
-    monkeypatch.setattr(ForecastModule, "_read", watched)
+    monkeypatch.setattr(ForecastModule, "_sum_errors", watched)
     return seen
 
 
@@ -133,7 +134,7 @@ def test_float16_needs_a_gpu(tmp_path):
 
 
 def test_half_precision_of_a_gpu_is_not_for_divided_weights():
-    with pytest.raises(ConfigError, match="float16 is not for"):
+    with pytest.raises(ConfigError, match="float16 can't be combined"):
         TrainingConfig(precision="float16", strategy="fsdp")
 
 

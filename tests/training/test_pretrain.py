@@ -14,10 +14,10 @@ from titan_neuro.errors import ConfigError, TrainingError
 from titan_neuro.forecaster.tokenizers import SwinTokenizer
 from titan_neuro.study import load_study
 from titan_neuro.training import PretrainingConfig, TrainingConfig, load_forecaster, pretrain, train_fold
-from titan_neuro.training.masked_volumes import MaskedVolumes, ScatteredVolumes
+from titan_neuro.training.masked_volumes import MaskedVolumes, RandomVolumes
 from titan_neuro.training.resume import expect_time_limit
 
-QUICK = PretrainingConfig(n_epochs=2, steps_per_epoch=3, batch_time_points=8, channels=4)
+QUICK = PretrainingConfig(n_epochs=2, steps_per_epoch=3, batch_volumes=8, channels=4)
 
 
 def masked(fold, model, config=QUICK):
@@ -31,7 +31,7 @@ def test_whole_cubes_are_hidden_and_the_same_share_in_each_frame(volume_fold, vo
     module = masked(
         volume_fold, volume_model, dataclasses.replace(QUICK, mask_fraction=share, mask_patches=mask_patches)
     )
-    hidden = module.hide(50, seed=0)
+    hidden = module.draw_hidden(50, seed=0)
     cubes = np.argwhere(volume_fold.space.mask) // (volume_model.tokenizer.patch_size * mask_patches)
     kinds, of_voxel = np.unique(cubes, axis=0, return_inverse=True)
     for time_point in hidden.numpy():
@@ -39,15 +39,15 @@ def test_whole_cubes_are_hidden_and_the_same_share_in_each_frame(volume_fold, vo
         assert all(len(values) == 1 for values in of_cube)
         assert sum(values == {True} for values in of_cube) == round(share * len(kinds))
     assert hidden.float().mean(0).sub(share).abs().max() < 0.3
-    assert torch.equal(hidden, module.hide(50, seed=0))
-    assert not torch.equal(hidden, module.hide(50, seed=1))
+    assert torch.equal(hidden, module.draw_hidden(50, seed=0))
+    assert not torch.equal(hidden, module.draw_hidden(50, seed=1))
 
 
 def test_what_is_hidden_is_not_seen(volume_fold, volume_model):
     module = masked(volume_fold, volume_model)
     torch.nn.init.normal_(module.decoder.to_voxels.weight)
     series = volume_fold.runs["sub-00_task-x"].read(0, 8)
-    hidden = module.hide(8, seed=0)
+    hidden = module.draw_hidden(8, seed=0)
     other = torch.where(hidden, series + 3, series)
     assert torch.equal(module.reconstruct(series, hidden), module.reconstruct(other, hidden))
     other = torch.where(hidden, series, series + 3)
@@ -59,7 +59,7 @@ def test_only_hidden_voxels_count(volume_fold, volume_model):
     module.log = lambda *_arguments, **_options: None
     series = volume_fold.runs["sub-00_task-x"].read(0, 8)
     # A new decoder says 0 everywhere.
-    hidden = module.hide(8, seed=0)
+    hidden = module.draw_hidden(8, seed=0)
     assert module.training_step(series, 0).item() == pytest.approx(series[hidden].square().mean().item(), rel=1e-6)
 
 
@@ -67,7 +67,7 @@ def test_gradients_reach_the_whole_swin_and_what_stands_for_the_hidden(volume_fo
     module = masked(volume_fold, volume_model)
     torch.nn.init.normal_(module.decoder.to_voxels.weight)
     series = volume_fold.runs["sub-00_task-x"].read(0, 8)
-    module.reconstruct(series, module.hide(8, seed=0)).square().mean().backward()
+    module.reconstruct(series, module.draw_hidden(8, seed=0)).square().mean().backward()
     learned = {
         id(value) for group in module.configure_optimizers()["optimizer"].param_groups for value in group["params"]
     }
@@ -78,7 +78,7 @@ def test_gradients_reach_the_whole_swin_and_what_stands_for_the_hidden(volume_fo
 
 def test_hidden_voxels_are_told_from_the_rest(volume_fold, volume_model, tmp_path, caplog):
     config = dataclasses.replace(
-        QUICK, n_epochs=3, steps_per_epoch=30, batch_time_points=32, learning_rate=1e-2, channels=8
+        QUICK, n_epochs=3, steps_per_epoch=30, batch_volumes=32, learning_rate=1e-2, channels=8
     )
     with caplog.at_level(logging.INFO):
         pretrain.pretrain_swin(volume_fold, volume_model.tokenizer, config, work_dir=tmp_path, seed=0)
@@ -92,7 +92,7 @@ def test_hidden_voxels_are_told_from_the_rest(volume_fold, volume_model, tmp_pat
 
 def test_batches_come_from_scored_places_in_another_order_each_time(volume_fold):
     runs = volume_fold.select(volume_fold.fold.train)
-    batches = ScatteredVolumes(runs, batch_time_points=10, n_batches=30, seed=0)
+    batches = RandomVolumes(runs, batch_volumes=10, n_batches=30, seed=0)
     known = {
         tuple(time_point): (run.key, t)
         for run in runs
@@ -106,8 +106,8 @@ def test_batches_come_from_scored_places_in_another_order_each_time(volume_fold)
     assert {key for batch in seen for key, _ in batch} == {run.key for run in runs}
     assert min(t for batch in seen for _, t in batch) >= 5
     assert max(t for batch in seen for _, t in batch) == 89
-    assert torch.equal(batches[3], ScatteredVolumes(runs, batch_time_points=10, n_batches=30, seed=0)[3])
-    assert not torch.equal(batches[3], ScatteredVolumes(runs, batch_time_points=10, n_batches=30, seed=1)[3])
+    assert torch.equal(batches[3], RandomVolumes(runs, batch_volumes=10, n_batches=30, seed=0)[3])
+    assert not torch.equal(batches[3], RandomVolumes(runs, batch_volumes=10, n_batches=30, seed=1)[3])
 
 
 def test_it_reads_training_runs_alone_and_is_done_once(volume_fold, volume_model, tmp_path, monkeypatch):
@@ -175,7 +175,7 @@ def test_the_forecaster_starts_from_the_pretrained_swin(volume_fold, volume_mode
 
 
 def test_a_frozen_swin_without_pretraining_and_masked_parcels_are_refused(volume_fold, volume_model, tmp_path):
-    with pytest.raises(ConfigError, match=r"frozen is true, but nothing pre-trains the Swin") as caught:
+    with pytest.raises(ConfigError, match=r"frozen is true, but the Swin is not pre-trained") as caught:
         load_study(default_preset="debug", overrides=["model.tokenizer.frozen=true"])
     assert "training.pretraining" in caught.value.hint
     study = load_study(
@@ -185,7 +185,7 @@ def test_a_frozen_swin_without_pretraining_and_masked_parcels_are_refused(volume
     with pytest.raises(ConfigError, match=r"model\.tokenizer\.kind is parcels"):
         load_study(default_preset="parcels", overrides=["training.pretraining={}"])
     model = dataclasses.replace(volume_model, tokenizer=dataclasses.replace(volume_model.tokenizer, frozen=True))
-    with pytest.raises(ConfigError, match="nothing pre-trains"):
+    with pytest.raises(ConfigError, match="the Swin is not pre-trained"):
         train_fold(volume_fold, model, TrainingConfig(), folder=tmp_path / "m", work_dir=tmp_path, seed=0)
 
 
