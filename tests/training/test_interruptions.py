@@ -15,7 +15,16 @@ import interrupted_training as example
 import pandas as pd
 import pytest
 import torch
-from interrupted_training import MODEL_FOLDER, N_STEPS, TRAINING, outcome, start_training, train, write_store, write_stores
+from interrupted_training import (
+    MODEL_FOLDER,
+    N_STEPS,
+    TRAINING,
+    outcome,
+    start_training,
+    train,
+    write_store,
+    write_stores,
+)
 
 from titan_neuro.errors import MismatchError, OutputError
 from titan_neuro.training.module import ForecastModule
@@ -269,7 +278,8 @@ def test_a_restarted_training_keeps_its_own_best_weights(root, undisturbed, monk
 
 
 def test_a_decision_to_stop_early_survives_a_kill(base, root, monkeypatch):
-    worse = dataclasses.replace(TRAINING, learning_rate=0.5, patience=1, max_epochs=4)
+    # The learning rate grows until epoch 2, and is then far too large.
+    worse = dataclasses.replace(TRAINING, learning_rate=1.0, warmup_fraction=0.6, patience=1, max_epochs=4)
     expected = outcome(train(root / "undisturbed", worse, stores=base / "stores"))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stop_after(patch, 2 * N_STEPS)
