@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from common import BenchmarkError
 from torch import Tensor, nn
 
-from titan_neuro.forecaster.decoders import LowRankConfig, LowRankDecoder
 from titan_neuro.forecaster import Forecaster, ForecasterConfig
+from titan_neuro.forecaster.decoders import LowRankConfig, LowRankDecoder
 from titan_neuro.forecaster.recall.recall import Recall
 from titan_neuro.forecaster.tokenizers import SwinTokenizer
 from titan_neuro.linear.autoregression import ORDERS, autoregress

@@ -296,7 +296,7 @@ def test_an_interrupted_training_resumes_to_the_same_weights(titan_neuro, output
     process.kill()
     process.wait()
     assert (output / "models/seed-0/fold-1/titan-mac/model.json").read_text() == before
-    assert "Training goes on from" in titan_neuro("train", output, *settings).stderr
+    assert "Training resumes from" in titan_neuro("train", output, *settings).stderr
     titan_neuro("train", undisturbed, *settings)
     weights = [folder / "models/seed-0/fold-1/titan-mac/model.safetensors" for folder in (output, undisturbed)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
