@@ -27,18 +27,18 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pandas as pd
-from common import ROOT, BenchmarkError, provenance, use_one_thread
-from titan_neuro.cli.common import study_folds
+from common import ROOT, provenance, use_one_thread
 
-from titan_neuro import cli
 from titan_neuro.baselines import make_baselines
 from titan_neuro.data.simulate import SimulateConfig, simulate
 from titan_neuro.data.store import open_runs
 from titan_neuro.evaluation import controls_of, draw_offset, markdown_table
+from titan_neuro.evaluation.streaming import score_run
 from titan_neuro.files import write_json, write_text
 from titan_neuro.forecaster import ForecasterConfig, match_comparison_models
-from titan_neuro.metrics import bootstrap_interval, score_run
-from titan_neuro.study import StudyConfig, load_study
+from titan_neuro.metrics import bootstrap_interval
+from titan_neuro.study import Study, StudyConfig, load_study
+from titan_neuro.study.models import study_folds
 from titan_neuro.training import FoldData, load_forecaster, train_fold
 from titan_neuro.typing import ForecastModel
 
@@ -92,8 +92,7 @@ def make_synthetic(name: str, size: Size, folder: Path) -> tuple[Path, Path]:
     source, prepared = folder / f"{name}_bids", folder / name
     sizes = {field: getattr(size, field) for field in ("n_subjects", "n_runs", "volume_scale", "voxel_size_mm")}
     simulate(source, SimulateConfig(**(SHARED | SYNTHETIC_DATASETS[name] | sizes)))
-    if cli.main(["prepare", str(source), str(prepared)]):
-        raise BenchmarkError(f"{name}: the synthetic dataset can't be prepared; the reason stands above.")
+    Study.open(source, prepared).prepare()
     return source, prepared
 
 
@@ -101,9 +100,9 @@ def places_of(source: Path, data: FoldData) -> dict[str, np.ndarray]:
     """Voxels in which something was planted, by name, as masks ``(features,)``; and all of them."""
     truth = source / "derivatives/truth"
     places = {WHOLE: np.ones(data.space.n_features, dtype=bool)}
-    table = truth / "desc-recall_dseg.tsv"
+    table = truth / "desc-memory_dseg.tsv"
     if table.is_file():
-        [image] = truth.glob("*_desc-recall_dseg.nii.gz")
+        [image] = truth.glob("*_desc-memory_dseg.nii.gz")
         labels = np.asarray(nib.load(image).dataobj)[data.space.mask]
         places |= {row.name: labels == row.index for row in pd.read_csv(table, sep="\t").itertuples(index=False)}
     return places
@@ -129,14 +128,14 @@ def score_synthetic(
     for data in study_folds(stores, study):
         places = places_of(source, data)
         baselines = [row for row in make_baselines(study.model.horizons) if row.name in BASELINES]
-        train = data.part((*data.fold.train, *data.fold.validation))
+        train = data.select((*data.fold.train, *data.fold.validation))
         for row in baselines:
             row.fit(train)
         for seed in seeds:
             rows = [*_trained(data, prepared, size, variants, seed), *baselines]
-            for run in data.part(data.fold.test):
+            for run in data.select(data.fold.test):
                 first = draw_offset(run, seed, study.evaluation)
-                sums, _ = score_run(rows, run, study.evaluation.block_time_points, first)
+                sums = score_run(rows, run, study.evaluation.block_time_points, first).low_motion
                 for place, voxels in places.items():
                     errors = sums.squared_error[..., voxels].sum(axis=-1)
                     for at, horizon in enumerate(study.model.horizons):
@@ -197,7 +196,7 @@ def demands(synthetic: str, found: pd.DataFrame) -> list[dict[str, Any]]:
         # Where it comes back, and against what sees no further than a window.
         wanted, places = (
             ("ar", COMPARISON_MODEL, "reset20"),
-            [place for place in found["place"] if place.startswith("echo-")],
+            [place for place in found["place"] if place.startswith("delayed-")],
         )
     else:
         wanted, places = ("ar", COMPARISON_MODEL, "frozen"), [WHOLE]

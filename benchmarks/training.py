@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from common import (
     UNPOOLED_HEAP,
-    BenchmarkError,
     Result,
     cpu_seconds,
     in_fresh_process,
@@ -46,7 +45,7 @@ from training_runs import (
 
 from titan_neuro.data.bids.recordings import find_recordings
 from titan_neuro.errors import TitanNeuroError
-from titan_neuro.training.closed_form import recall_of
+from titan_neuro.training.closed_form import fitted_recall
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -182,7 +181,7 @@ def peak_of_closed_form(folder: str, shape: str) -> dict[str, float]:
 
     def fit() -> None:
         work = Path(folder) / "work"
-        found["seconds"] = cpu_seconds(lambda: recall_of(data, study.model, work_dir=work))
+        found["seconds"] = cpu_seconds(lambda: fitted_recall(data, study.model, work_dir=work))
 
     return {"bytes": peak_growth_bytes(fit), **found}
 
@@ -367,32 +366,17 @@ def opening(sizes: Sizes, folder: Path) -> Iterator[Result]:
 
 def preparing_of(folder: str, share: float) -> dict[str, float]:
     """Processor time of preparing a simulated run from its raw images and transforms; for a process of its own."""
-    from titan_neuro import cli
-    from titan_neuro.data.store import open_runs
+    from titan_neuro.data.simulate import SimulateConfig, simulate
+    from titan_neuro.study import Study
 
     use_one_thread()
     synthetic, output = Path(folder) / "synthetic", Path(folder) / "output"
-    simulated = (
-        "--subjects",
-        "1",
-        "--runs",
-        "1",
-        "--volume-scale",
-        str(share),
-        "--voxel-size-mm",
-        "2.5",
-        "--transforms",
-    )
-    _verb("simulate", synthetic, *simulated, main=cli.main)
-    settings = ("--resolution", "2", "--confounds", "motion24", "--set", "prepare.high_pass_hz=0.008")
-    seconds = cpu_seconds(lambda: _verb("prepare", synthetic, output, *settings, main=cli.main))
-    [store] = open_runs(output)
-    return {"seconds": seconds, "n_time_points": store.n_time_points, "n_voxels": store.space.n_features}
-
-
-def _verb(name: str, *arguments: object, main: Callable[[list[str]], int]) -> None:
-    if code := main([name, *map(str, arguments)]):
-        raise BenchmarkError(f"titan-neuro {name}: ended with code {code}.")
+    simulate(synthetic, SimulateConfig(n_subjects=1, n_runs=1, volume_scale=share, voxel_size_mm=2.5, transforms=True))
+    settings = {"resolution_mm": 2, "confounds": "motion24", "high_pass_hz": 0.008}
+    study = Study.open(synthetic, output, prepare=settings)
+    seconds = cpu_seconds(study.prepare)
+    [run] = study.runs()
+    return {"seconds": seconds, "n_time_points": run.n_time_points, "n_voxels": run.space.n_features}
 
 
 def preparing(sizes: Sizes, folder: Path) -> Iterator[Result]:

@@ -160,8 +160,8 @@ def given_recall(data: FoldData, shape: str) -> Recall | None:
         horizons=model.horizons, n_features=data.space.n_features, context_width=model.backbone.dim
     )
     fill_recall(recall, SHAPES[shape].stimulus_positions)
-    n_subjects, n_folds = len(data.fitted_on), min(4, len(data.fitted_on))
-    recall.runs = {run.key: (place, place % n_folds) for place, run in enumerate(data.fitted_on)}
+    n_subjects, n_folds = len(data.fit_runs), min(4, len(data.fit_runs))
+    recall.runs = {run.key: (place, place % n_folds) for place, run in enumerate(data.fit_runs)}
     recall.set_own_map(recall.own_map.clone(), recall.own_map.expand(n_folds, *recall.own_map.shape).clone())
     stimulus = recall.stimulus
     stimulus.set_held_out(
@@ -261,8 +261,8 @@ def train(
         if processes.is_first:
             stack.callback(shutil.rmtree, target, ignore_errors=True)
         put = {
-            "linear_skip": lambda data, horizons, *, work_dir: given_linear(data, tuple(horizons)),
-            "recall_of": lambda data, model, *, work_dir: recall,
+            "fitted_linear_skip": lambda data, horizons, *, work_dir: given_linear(data, tuple(horizons)),
+            "fitted_recall": lambda data, model, *, work_dir: recall,
             "StreamLoader": watched_loader(passes, ahead=ahead),
             "Checkpoints": _Sizes,
         }

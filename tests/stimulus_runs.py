@@ -4,9 +4,9 @@ import itertools
 
 import numpy as np
 import torch
-from in_memory import InMemoryRun
 
-from titan_neuro.baselines import SharedFits, make_baselines, make_references
+from titan_neuro.baselines import SharedFits, make_baselines, make_oracle_references
+from titan_neuro.runs import InMemoryRun
 
 HORIZONS = (1, 3, 10)
 
@@ -56,7 +56,7 @@ def error(model, runs, horizon):
     """Squared error of a model's forecasts of scored time points, summed over the runs."""
     total = 0.0
     for run in runs:
-        follower = model.follow(run, 0) if hasattr(model, "follow") else model
+        follower = model.bind(run, 0) if hasattr(model, "bind") else model
         forecasts = stream(follower, run.series)[:-horizon, model.horizons.index(horizon)]
         scored = torch.as_tensor(run.scored[horizon:])
         total += float((run.series[horizon:] - forecasts)[scored].double().square().sum())
@@ -73,7 +73,8 @@ def fit_all(runs, horizons=HORIZONS):
     """All baselines and reference lines, by name, fitted."""
     shared_fits = SharedFits(horizons)
     models = {
-        model.name: model for model in (*make_baselines(horizons, shared_fits), *make_references(horizons, shared_fits))
+        model.name: model
+        for model in (*make_baselines(horizons, shared_fits), *make_oracle_references(horizons, shared_fits))
     }
     for model in models.values():
         model.fit(runs)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from stimulus_runs import HORIZONS, ar1_noise, as_run, r2, stimulus_runs, stream
 
-from titan_neuro.baselines import make_references
+from titan_neuro.baselines import make_oracle_references
 
 LEAD = 10
 
@@ -15,7 +15,7 @@ def test_forecasts_are_the_definition(fitted_on_stimulus, shown_to_all, name, ba
     # Before it begins there is no stimulus.
     stimulus[:LEAD] = 0
     reference = fitted_on_stimulus[name]
-    forecasts = stream(reference.follow(run, 0), run.series, cuts=(50, 51, 200))
+    forecasts = stream(reference.bind(run, 0), run.series, cuts=(50, 51, 200))
     own, of_stimulus = (stream(fitted_on_stimulus[base], series) for series in (run.series, stimulus))
     for index, horizon in enumerate(HORIZONS):
         beyond = stimulus[horizon:] - of_stimulus[:-horizon, index]
@@ -50,32 +50,32 @@ def test_runs_are_aligned_where_the_film_begins(fitted_on_stimulus, shown_to_all
     run = shown_to_all[1][0]
     late = as_run(np.concatenate([np.zeros((25, 20)), run.series.numpy()]), run.key, lead=35)
     reference = fitted_on_stimulus["intersubject-average"]
-    expected = stream(reference.follow(run, 0), run.series)
-    found = stream(reference.follow(late, 25 + first_time_point), run.series[first_time_point:])
+    expected = stream(reference.bind(run, 0), run.series)
+    found = stream(reference.bind(late, 25 + first_time_point), run.series[first_time_point:])
     assert torch.equal(found, expected[first_time_point:])
-    before = stream(reference.follow(late, 0), late.series)
+    before = stream(reference.bind(late, 0), late.series)
     assert torch.equal(before[25:], expected)
 
 
 def test_what_came_before_the_first_frame_counts_in_the_film_alone(fitted_on_stimulus, shown_to_all):
     run = shown_to_all[1][0]
     reference = fitted_on_stimulus["intersubject-average+ar"]
-    found = stream(reference.follow(run, 100), run.series[100:])
+    found = stream(reference.bind(run, 100), run.series[100:])
     # Eight time points on, the autoregression has the past that it looks at.
-    np.testing.assert_allclose(found[8:], stream(reference.follow(run, 0), run.series)[108:], atol=1e-5)
+    np.testing.assert_allclose(found[8:], stream(reference.bind(run, 0), run.series)[108:], atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "base"), [("intersubject-average", "mean"), ("intersubject-average+ar", "ar")])
 def test_a_stimulus_that_nobody_saw_gets_the_baseline(fitted_on_stimulus, name, base):
     run = as_run(ar1_noise(np.random.default_rng(9), 100, 20, 0.7), "sub-20_task-other")
-    found = stream(fitted_on_stimulus[name].follow(run, 0), run.series)
+    found = stream(fitted_on_stimulus[name].bind(run, 0), run.series)
     assert torch.equal(found, stream(fitted_on_stimulus[base], run.series))
 
 
 def test_films_that_one_subject_saw_alone_have_no_gain():
     runs = stimulus_runs(4, 4, 0.5)
     alone = [run for run in runs if run.stimulus == f"task-film{int(run.subject)}"]
-    for reference in make_references(HORIZONS):
+    for reference in make_oracle_references(HORIZONS):
         reference.fit(alone)
         assert torch.equal(reference.gain, torch.zeros(3, 20))
 
@@ -85,9 +85,9 @@ def test_runs_of_different_lengths_are_compared_where_both_last(shown_to_all):
     short = [
         as_run(other.series[:250].numpy(), other.key) if number % 2 else other for number, other in enumerate(train)
     ]
-    reference = make_references(HORIZONS)[0]
+    reference = make_oracle_references(HORIZONS)[0]
     reference.fit(short)
     stimulus = torch.stack([other.series[250:] for other in short[::2]]).mean(0)
-    forecasts = stream(reference.follow(run, 0), run.series)
+    forecasts = stream(reference.bind(run, 0), run.series)
     expected = reference.base.mean + reference.gain[0] * (stimulus - reference.base.mean)
     np.testing.assert_allclose(forecasts[249:-1, 0], expected, atol=1e-5)

@@ -3,16 +3,8 @@ import pytest
 import torch
 from stimulus_runs import as_run, stimulus_runs
 
-from titan_neuro.baselines.sharing import choose_option, group_runs, held_out_change, isc_weights, shrunk_gain
+from titan_neuro.baselines.sharing import choose_option, held_out_change, isc_weights, shrunk_gain
 from titan_neuro.linear.stimulus_average import average_over_subjects
-
-
-def test_groups_are_subjects_or_the_runs_of_one_subject():
-    runs = stimulus_runs(2, 3, 0.3, n_time_points=20)
-    assert [[run.key for run in group] for group in group_runs(runs)] == [
-        [f"sub-{subject:02}_task-film{stimulus}" for stimulus in range(3)] for subject in range(2)
-    ]
-    assert [len(group) for group in group_runs(runs[:3])] == [1, 1, 1]
 
 
 def test_weights_are_the_leave_one_out_correlations_of_an_outside_oracle():

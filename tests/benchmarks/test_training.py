@@ -74,7 +74,7 @@ def test_memory_is_judged_by_the_shortest_runs(tmp_path, monkeypatch):
     assert [call["training"]["steps_per_epoch"] for call in asked] == [10, 10, 1]
     assert all(call["environment"] == common.UNPOOLED_HEAP for call in asked)
     lengths = [
-        training_runs.read_data(tmp_path / "tiny" / n).fitted_on[0].n_time_points for n in ("100", "200", "2000")
+        training_runs.read_data(tmp_path / "tiny" / n).fit_runs[0].n_time_points for n in ("100", "200", "2000")
     ]
     assert lengths == [100, 200, 2_000]
 
@@ -104,12 +104,12 @@ def test_a_film_is_given_and_whoever_is_trained_on_is_left_out_of_it(stores):
     recall = training_runs.given_recall(data, "tiny")
     assert recall.stimulus.n_positions == training_runs.SHAPES["tiny"].stimulus_positions
     assert recall.stimulus.keys_without.shape == (4, *recall.stimulus.keys.shape)
-    keys = [run.key for run in data.fitted_on]
+    keys = [run.key for run in data.fit_runs]
     assert recall.held_out_index([*keys, "who"])[:, 0].tolist() == [0, 1, 2, 3, -1]
 
 
 def test_runs_share_a_film_and_have_noise_of_their_own(stores):
-    runs = training_runs.read_data(stores).fitted_on
+    runs = training_runs.read_data(stores).fit_runs
     one, other = (run.read(0, 130).double() for run in runs[:2])
     assert one.std() == pytest.approx(1, abs=0.1)
     alike = torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1]
@@ -123,7 +123,7 @@ def test_waiting_is_noted_and_windows_are_the_same(stores, ahead):
             time.sleep(0.02)
             return super().__getitem__(index)
 
-    runs = training_runs.read_data(stores).fitted_on
+    runs = training_runs.read_data(stores).fit_runs
     windows = Slow(runs, window_time_points=32, n_streams=2, horizons=(1, 2), seed=3)
     passes = []
     found = list(training_runs.watched_loader(passes, ahead=ahead)(windows))

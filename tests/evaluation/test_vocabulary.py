@@ -1,6 +1,6 @@
 import pytest
 
-from titan_neuro.baselines import make_baselines, make_references
+from titan_neuro.baselines import make_baselines, make_oracle_references
 from titan_neuro.evaluation.vocabulary import (
     GRU,
     METRICS,
@@ -26,7 +26,7 @@ def names_of(kind):
 
 def test_baselines_and_oracle_references_have_their_rows():
     assert [row.name for row in make_baselines((1,))] == names_of(Kind.BASELINE)
-    assert [row.name for row in make_references((1,))] == names_of(Kind.ORACLE_REFERENCE)
+    assert [row.name for row in make_oracle_references((1,))] == names_of(Kind.ORACLE_REFERENCE)
 
 
 def test_comparison_models_have_their_rows(make_forecaster):

@@ -51,7 +51,7 @@ def test_every_part_is_there_in_order(full_page):
         "Simulated synthetic dataset",
         "beats ar at lead times of 1 to 2 time points.",
         "How it was scored",
-        "leave-one-subject-out",
+        "held-out subjects;",
         "Forecast scores",
         "titan-mac is not shown to differ from ar at every lead time.",
         "compared with: linear autoregression",
@@ -144,7 +144,7 @@ def test_a_map_that_is_missing_or_empty_is_named(output_folder, coarse_mask):
         path.unlink()
     output.volume("timescale", "contextlength", np.full(coarse_mask.shape, np.nan))
     text = page_of(output).text
-    assert "Not made: r2 of linear autoregression (AR) of each feature, lead time 1 time point" in text
+    assert "Not made: r2 of linear autoregression, lead time 1 time point" in text
     assert "no voxels gain from a longer context, so there is no picture" in text
 
 

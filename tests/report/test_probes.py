@@ -19,7 +19,7 @@ def probed(output_folder):
 
 
 def test_each_probe_has_its_summary_figures_and_numbers(probed):
-    probed.probe("decoding", measures=[f"measure {number}" for number in range(6)], NotAsked=["No faces & bodies."])
+    probed.probe("decoding", measures=[f"measure {number}" for number in range(6)], NotTested=["No faces & bodies."])
     first, second = probe_sections(read_results(probed.root).probes)
     assert (first["name"], second["name"]) == ("decoding", "history-swap")
     assert len(first["figures"]) == 4

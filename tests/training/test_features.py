@@ -37,7 +37,7 @@ def tokenizer(volume_fold, volume_model):
 
 @pytest.fixture
 def runs(volume_fold):
-    return volume_fold.part(volume_fold.fold.train)
+    return volume_fold.select(volume_fold.fold.train)
 
 
 @pytest.fixture

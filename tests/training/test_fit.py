@@ -196,7 +196,7 @@ def test_the_last_good_epoch_is_kept_and_training_goes_on_from_it(make_fold, tra
     failing = FailingView(data.runs[getattr(data.fold, part)[0]].store, SPACE)
     data = dataclasses.replace(data, runs={**data.runs, failing.key: failing})
     for name in ("fold-1", "undisturbed"):
-        closed_form.linear_skip(data, MODEL.horizons, work_dir=tmp_path / f"work-{name}")
+        closed_form.fitted_linear_skip(data, MODEL.horizons, work_dir=tmp_path / f"work-{name}")
     training = dataclasses.replace(QUICK, steps_per_epoch=14, max_epochs=2)
     failing.readings_left = readings
     with pytest.raises(TrainingError, match=message) as caught:

@@ -74,7 +74,7 @@ def test_skill_over_persistence_is_that_of_the_errors(plain, base):
     """By hand, from epoch 0's forecasts of the validation run."""
     table = table_of(plain)
     data = example.read_data(base / "stores")
-    [run] = data.part(data.fold.validation)
+    [run] = data.select(data.fold.validation)
     series = run.read(0, run.n_time_points)
     errors = [series[h:] - series[:-h] for h in example.MODEL.horizons]
     persistence = sum(float(error.square().sum()) for error in errors) / sum(error.numel() for error in errors)

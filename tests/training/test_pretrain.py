@@ -85,13 +85,13 @@ def test_hidden_voxels_are_told_from_the_rest(volume_fold, volume_model, tmp_pat
     losses = [float(loss) for loss in caplog.messages[-1].rstrip(".").rpartition(": ")[2].split(", ")]
     assert len(losses) == 3
     # Who knows nothing says 0, and is wrong by the variance.
-    variance = float(np.mean([run.read(5, 90).square().mean() for run in volume_fold.part(volume_fold.fold.train)]))
+    variance = float(np.mean([run.read(5, 90).square().mean() for run in volume_fold.select(volume_fold.fold.train)]))
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < 0.35 * variance
 
 
 def test_batches_come_from_scored_places_in_another_order_each_time(volume_fold):
-    runs = volume_fold.part(volume_fold.fold.train)
+    runs = volume_fold.select(volume_fold.fold.train)
     batches = ScatteredVolumes(runs, batch_time_points=10, n_batches=30, seed=0)
     known = {
         tuple(time_point): (run.key, t)

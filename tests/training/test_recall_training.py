@@ -59,14 +59,14 @@ class Held:
 def closed_form(data):
     """The closed form alone, as it is before any training."""
     model = small_forecaster()
-    model.fit(data.part((*data.fold.train, *data.fold.validation)))
+    model.fit(data.select((*data.fold.train, *data.fold.validation)))
     return model
 
 
 def test_epoch_0_is_the_closed_form_with_the_subject_left_out(data, train):
     folder = train(WILD)
     table = pd.read_csv(folder / "training.csv").set_index("epoch")["validation_skill_ar"]
-    expected, [held] = closed_form(data), [Held(run) for run in data.part(data.fold.validation)]
+    expected, [held] = closed_form(data), [Held(run) for run in data.select(data.fold.validation)]
     linear = total = 0.0
     with torch.no_grad():
         skip, beyond, _ = expected.forecast_parts(held.series[None], held_out_index=expected.held_out_index([held.key]))
@@ -82,7 +82,7 @@ def test_epoch_0_is_the_closed_form_with_the_subject_left_out(data, train):
     model, record = load_forecaster(folder)
     assert record["selected_epoch"] == 0
     assert record["validation_skill_ar"] == pytest.approx(table[0])
-    test = [Held(run) for run in data.part(data.fold.test)]
+    test = [Held(run) for run in data.select(data.fold.test)]
     assert skills(model, test) == pytest.approx(skills(expected, test), abs=3e-3)
 
 

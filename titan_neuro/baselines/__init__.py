@@ -6,7 +6,7 @@ from titan_neuro.baselines.analog import AnalogBaseline
 from titan_neuro.baselines.autoregression import AutoregressionBaseline
 from titan_neuro.baselines.mean import TrainingMean
 from titan_neuro.baselines.online_vector_autoregression import OnlineVectorAutoregressionBaseline
-from titan_neuro.baselines.oracle_references import IntersubjectAverageReference, Reference
+from titan_neuro.baselines.oracle_references import IntersubjectAverageReference, OracleReference
 from titan_neuro.baselines.persistence import DampedPersistence, Persistence
 from titan_neuro.baselines.shared_fits import SharedFits
 from titan_neuro.baselines.vector_autoregression import VectorAutoregressionBaseline
@@ -45,7 +45,7 @@ def make_baselines(horizons: tuple[int, ...], shared_fits: SharedFits | None = N
     ]
 
 
-def make_references(horizons: tuple[int, ...], shared_fits: SharedFits | None = None) -> list[Reference]:
+def make_oracle_references(horizons: tuple[int, ...], shared_fits: SharedFits | None = None) -> list[OracleReference]:
     """Make the reference lines, unfitted: ``intersubject-average`` and ``intersubject-average+ar``; see
     :class:`IntersubjectAverageReference`.
 
@@ -58,7 +58,7 @@ def make_references(horizons: tuple[int, ...], shared_fits: SharedFits | None = 
 
     Returns
     -------
-    list of Reference
+    list of OracleReference
         Those that know the moment of the stimulus.
     """
     return [
@@ -75,10 +75,10 @@ __all__ = [
     "IntersubjectAverageReference",
     "OnlineVectorAutoregressionBaseline",
     "Persistence",
-    "Reference",
+    "OracleReference",
     "SharedFits",
     "TrainingMean",
     "VectorAutoregressionBaseline",
     "make_baselines",
-    "make_references",
+    "make_oracle_references",
 ]

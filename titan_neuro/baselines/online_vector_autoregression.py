@@ -8,12 +8,14 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from titan_neuro.baselines.online_ridge import OnlineRidge, OnlineState, due_errors
 from titan_neuro.baselines.shared_fits import ResidualRun, ResidualSpace, SharedFits
-from titan_neuro.baselines.sharing import choose_option, group_runs, held_out_change, shrunk_gain
+from titan_neuro.baselines.sharing import choose_option, held_out_change, shrunk_gain
 from titan_neuro.baselines.vector_autoregression import VectorAutoregressionBaseline
-from titan_neuro.linear.lagged_statistics import Span
-from titan_neuro.typing import RunData
+from titan_neuro.linear.lead_time import at_target_time
+from titan_neuro.linear.online_ridge import OnlineRidge, OnlineState
+from titan_neuro.linear.ridge import RidgeStatistics
+from titan_neuro.runs import group_runs
+from titan_neuro.typing import RunData, Stretch
 
 # Time points that a running average looks back. Recordings have slow waves that a few lags don't tell from noise.
 TIME_CONSTANTS = (5, 15, 40, 100)
@@ -88,14 +90,14 @@ class OnlineVectorAutoregressionBaseline:
         # Half-way to equal variances: small components say more of a person than their size, though less than large.
         self._scale = spread**-0.25
         self._unit = float(spread.sqrt().mean())
-        spans = self.var.fitted.spans
+        stretches = self.var.fitted.stretches
         nothing: tuple[float | None, ...] = (None,) * len(self.horizons)
         self.group_penalties, self.penalties, self.gain = nothing, nothing, torch.zeros(len(self.horizons))
         self.weights = torch.zeros(self._n_predictors, len(self.horizons), self.space.n_residuals)
         # The only run of a training set comes in stretches.
-        if len({span.run.key for span in spans}) > 1:
-            weights = self._fit_group(spans)
-            self._choose(weights[-1], *self._try_out(spans, weights))
+        if len({stretch.run.key for stretch in stretches}) > 1:
+            weights = self._fit_group(stretches)
+            self._choose(weights[-1], *self._try_out(stretches, weights))
         learning = {index: penalty for index, penalty in enumerate(self.penalties) if penalty is not None}
         self._learning = list(learning)
         ahead = tuple(self.horizons[index] for index in learning)
@@ -147,41 +149,40 @@ class OnlineVectorAutoregressionBaseline:
             parts.append(torch.cat([time_point[None], averages * spans.sqrt()])[None])
         return torch.cat(parts).flatten(1), averages
 
-    def _left_over(self, span: Span) -> tuple[Tensor, Tensor]:
+    def _left_over(self, stretch: Stretch) -> tuple[Tensor, Tensor]:
         """Predictors of a training run, and what VAR, fitted without its fold, leaves of its time points to come."""
-        run = cast(ResidualRun, span.run)
-        residuals = run.residuals - self.var.beyond(run, self.var.fitted.held_out[span.fold])
+        run = cast(ResidualRun, stretch.run)
+        residuals = run.residuals - self.var.beyond(run, self.var.fitted.held_out[stretch.fold])
         return self._predict_from(run.scores, self._no_averages())[0], residuals
 
-    def _fit_group(self, spans: Sequence[Span]) -> Tensor:
+    def _fit_group(self, stretches: Sequence[Stretch]) -> Tensor:
         """Fit weights without each fold and, last, on all: ``(folds + 1, options, predictors, horizons, n_residuals)``.
 
         The first option is to have none.
         """
-        n_folds, shape = max(span.fold for span in spans) + 1, (len(self.horizons), self.space.n_residuals)
+        n_folds, shape = max(stretch.fold for stretch in stretches) + 1, (len(self.horizons), self.space.n_residuals)
         gram = torch.zeros(n_folds, self._n_predictors, self._n_predictors)
         cross = torch.zeros(n_folds, self._n_predictors, shape[0] * shape[1])
         n_rows = torch.zeros(n_folds)
-        for span in spans:
-            predictors, residuals = self._left_over(span)
-            rows = cast(ResidualRun, span.run).targets.float()
+        for stretch in stretches:
+            predictors, residuals = self._left_over(stretch)
+            rows = cast(ResidualRun, stretch.run).targets.float()
             # Horizons share their products: they differ in the rows next to a gap alone.
             shared = rows.mean(1)
-            gram[span.fold] += predictors.T @ (shared[:, None] * predictors)
-            cross[span.fold] += predictors.T @ (rows[..., None] * residuals).flatten(1)
-            n_rows[span.fold] += shared.sum()
+            gram[stretch.fold] += predictors.T @ (shared[:, None] * predictors)
+            cross[stretch.fold] += predictors.T @ (rows[..., None] * residuals).flatten(1)
+            n_rows[stretch.fold] += shared.sum()
         fitted = torch.zeros(n_folds + 1, 1 + len(GROUP_PENALTIES), self._n_predictors, *shape)
         # The last row leaves out no fold.
         for row in range(n_folds + 1):
             keep = torch.arange(n_folds) != row
-            products, targets = gram[keep].sum(0).double(), cross[keep].sum(0)
+            statistics = RidgeStatistics(gram[keep].sum(0).double(), cross[keep].sum(0), float(n_rows[keep].sum()))
             for option, penalty in enumerate(GROUP_PENALTIES, start=1):
-                ridge = penalty * self._unit * float(n_rows[keep].sum()) * torch.eye(len(products))
-                solved = torch.cholesky_solve(targets, torch.linalg.cholesky(products + ridge).float())
+                solved = statistics.solve(penalty * self._unit * statistics.n_rows)
                 fitted[row, option] = solved.reshape(fitted.shape[2:])
         return fitted
 
-    def _try_out(self, spans: Sequence[Span], weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _try_out(self, stretches: Sequence[Stretch], weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Learn through each training run, from the group's weights without it, by every option.
 
         Returns
@@ -191,22 +192,22 @@ class OnlineVectorAutoregressionBaseline:
         cross, power : torch.Tensor
             Of what is learned on top of it, ``(groups, options, own penalties, horizons)``; see :func:`shrunk_gain`.
         """
-        groups = group_runs([cast(ResidualRun, span.run) for span in spans])
+        groups = group_runs([cast(ResidualRun, stretch.run) for stretch in stretches])
         group_of = {run.key: number for number, group in enumerate(groups) for run in group}
         n_options, n_horizons = weights.shape[1], len(self.horizons)
         change = torch.zeros(len(groups), n_options, n_horizons, dtype=torch.float64)
         cross = torch.zeros(len(groups), n_options, len(OWN_PENALTIES), n_horizons, dtype=torch.float64)
         power = torch.zeros_like(cross)
-        for span in spans:
-            group = group_of[span.run.key]
-            predictors, left = self._left_over(span)
-            rows = cast(ResidualRun, span.run).targets[..., None]
-            missed = [left - torch.tensordot(predictors, option, 1) for option in weights[span.fold]]
+        for stretch in stretches:
+            group = group_of[stretch.run.key]
+            predictors, left = self._left_over(stretch)
+            rows = cast(ResidualRun, stretch.run).targets[..., None]
+            missed = [left - torch.tensordot(predictors, option, 1) for option in weights[stretch.fold]]
             for option, one in enumerate(missed):
                 change[group, option] += ((one.square() - left.square()) * rows).sum((0, 2))
             # Options are horizons more to the learner: they share the inverse.
             horizons = self.horizons * n_options
-            errors = due_errors(torch.cat(missed, dim=1), horizons)
+            errors = at_target_time(torch.cat(missed, dim=1), horizons)
             for column, penalty in enumerate(OWN_PENALTIES):
                 learner = OnlineRidge(horizons, (self._unit * penalty,) * len(horizons))
                 own, _ = learner.step(predictors, errors, learner.init_state(predictors.shape[1], left.shape[2]))

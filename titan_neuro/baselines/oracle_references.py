@@ -1,4 +1,4 @@
-"""Reference lines: what a forecast would be worth that knows the moment of the stimulus. No forecasts, and no
+"""OracleReference lines: what a forecast would be worth that knows the moment of the stimulus. No forecasts, and no
 comparison models.
 """
 
@@ -10,14 +10,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from titan_neuro.baselines.sharing import group_runs, shrunk_gain
+from titan_neuro.baselines.sharing import shrunk_gain
 from titan_neuro.linear.stimulus_average import StimulusAverage, average_over_subjects
+from titan_neuro.runs import group_runs
 from titan_neuro.typing import ForecastModel, RunData
 
 _BLOCK_TIME_POINTS = 128
 
 
-class Reference(Protocol):
+class OracleReference(Protocol):
     """A line of the table that is told what is shown and when.
 
     Attributes
@@ -35,7 +36,7 @@ class Reference(Protocol):
         """Learn from the training runs."""
         ...
 
-    def follow(self, run: RunData, first_time_point: int) -> ForecastModel:
+    def bind(self, run: RunData, first_time_point: int) -> ForecastModel:
         """Bind to a run, the first time point of which that will be fed is `first_time_point`."""
         ...
 
@@ -92,7 +93,7 @@ class IntersubjectAverageReference:
                         power[number] += beyond.square().sum(dim=0)
         self.gain = shrunk_gain(cross, power).float()
 
-    def follow(self, run: RunData, first_time_point: int) -> ForecastModel:
+    def bind(self, run: RunData, first_time_point: int) -> ForecastModel:
         """Bind to a run, the first time point of which that will be fed is `first_time_point`."""
         stimulus = self.stimuli.get(run.stimulus)
         if stimulus is None:

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from titan_neuro.baselines.sharing import group_runs, isc_weights
+from titan_neuro.baselines.sharing import isc_weights
 from titan_neuro.linear.autoregression import Autoregression, autoregress, fit_autoregression
 from titan_neuro.linear.lagged_statistics import common_n_features
 from titan_neuro.linear.stimulus_average import StimulusAverage, average_over_subjects
+from titan_neuro.runs import group_runs
 from titan_neuro.typing import RunData
 
 T = TypeVar("T")

@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from titan_neuro.linear.stimulus_average import StimulusAverage
 from titan_neuro.typing import RunData
-
-Run = TypeVar("Run", bound=RunData)
-
-
-def group_runs(runs: Sequence[Run]) -> list[list[Run]]:
-    """Group runs by subject; where there is one subject, each run is a group."""
-    several = len({run.subject for run in runs}) > 1
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(run.subject if several else run.key, []).append(run)
-    return list(groups.values())
 
 
 def isc_weights(pairs: Sequence[tuple[RunData, StimulusAverage]], n_components: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -12,8 +14,9 @@ from torch.nn.functional import pad
 
 from titan_neuro.baselines.shared_fits import ResidualRun, ResidualSpace, SharedFits
 from titan_neuro.baselines.sharing import choose_option
-from titan_neuro.linear.lagged_statistics import Span, assign_folds
-from titan_neuro.typing import RunData
+from titan_neuro.linear.lagged_statistics import assign_folds
+from titan_neuro.linear.ridge import RidgeStatistics
+from titan_neuro.typing import RunData, Stretch
 
 # (components, lags) to choose from. On recordings of a stimulus, more lags of more components did not pay.
 SIZES = ((20, 5), (60, 2), (60, 5), (200, 1), (200, 2))
@@ -32,15 +35,15 @@ class VectorAutoregression:
         float32, ``(predictors, horizons, n_residuals)``.
     chosen : tuple of (int, int, float) or None
         Components, lags and penalty of each horizon.
-    spans : list of Span
-        Training runs in the space of the residuals, and the fold of each.
+    stretches : list of Stretch
+        Training runs in the space of the residuals, with their folds.
     held_out : torch.Tensor
         ``(folds, predictors, horizons, n_residuals)``: weights fitted without a fold, the choice being that of all.
     """
 
     weights: Tensor
     chosen: tuple[tuple[int, int, float] | None, ...]
-    spans: list[Span]
+    stretches: list[Stretch]
     held_out: Tensor
 
 
@@ -108,23 +111,22 @@ class VectorAutoregressionBaseline:
         return (predictors @ weights.flatten(1)).reshape(run.n_time_points, len(self.horizons), -1)
 
     def _fit(self, projected: Sequence[ResidualRun]) -> VectorAutoregression:
-        spans = assign_folds(projected, _N_FOLDS)
-        n_folds = max(span.fold for span in spans) + 1
+        stretches = assign_folds(projected, _N_FOLDS)
+        n_folds = max(stretch.fold for stretch in stretches) + 1
         weights = torch.zeros(1 + n_folds, len(self._lag), len(self.horizons), self.space.n_residuals)
         chosen = []
         for index in range(len(self.horizons)):
-            statistics = self._accumulate(spans, index)
-            best = self._choose(statistics)
+            folds = self._accumulate(stretches, index, n_folds)
+            total = functools.reduce(operator.add, folds)
+            best = self._choose(folds, total)
             chosen.append(best)
             if best is not None:
-                some = self._subset(*best[:2])
-                total = [part.sum(0) for part in statistics]
-                weights[0, some, index] = self._solve(total, some, best[2]).float()
-                for fold in range(n_folds):
-                    rest = [whole - part[fold] for whole, part in zip(total, statistics, strict=True)]
-                    if rest[2] > 0:
-                        weights[1 + fold, some, index] = self._solve(rest, some, best[2]).float()
-        return VectorAutoregression(weights[0], tuple(chosen), spans, weights[1:])
+                predictors = self._subset(*best[:2])
+                weights[0, predictors, index] = self._solve(total, predictors, best[2]).float()
+                for number, fold in enumerate(folds):
+                    if fold.n_rows < total.n_rows:
+                        weights[1 + number, predictors, index] = self._solve(total - fold, predictors, best[2]).float()
+        return VectorAutoregression(weights[0], tuple(chosen), stretches, weights[1:])
 
     @property
     def _n_past(self) -> int:
@@ -142,45 +144,40 @@ class VectorAutoregressionBaseline:
             parts.append(padded[start : start + n_time_points, self._component[self._lag == lag]])
         return torch.cat(parts, dim=1)
 
-    def _accumulate(self, spans: Sequence[Span], index: int) -> list[Tensor]:
-        """Sum up, for each fold, products of predictors, products with the residuals, and rows."""
-        n_folds, n_predictors = max(span.fold for span in spans) + 1, len(self._lag)
+    def _accumulate(self, stretches: Sequence[Stretch], index: int, n_folds: int) -> list[RidgeStatistics]:
+        """Sum up products of the predictors and with the residuals at one horizon, for each fold."""
+        n_predictors, n_residuals = len(self._lag), self.space.n_residuals
         gram = torch.zeros(n_folds, n_predictors, n_predictors, dtype=torch.float64)
-        cross = torch.zeros(n_folds, n_predictors, self.space.n_residuals, dtype=torch.float64)
-        n_rows = torch.zeros(n_folds, dtype=torch.float64)
-        for span in spans:
-            run = cast(ResidualRun, span.run)
+        cross = torch.zeros(n_folds, n_predictors, n_residuals, dtype=torch.float64)
+        n_rows = [0.0] * n_folds
+        for stretch in stretches:
+            run = cast(ResidualRun, stretch.run)
             rows = run.targets[:, index].clone()
             ahead = torch.arange(run.n_time_points) + self.horizons[index]
-            rows &= (ahead >= span.start) & (ahead < span.stop)
+            rows &= (ahead >= stretch.start) & (ahead < stretch.stop)
             # A run's first time points have no past to learn from.
             rows[: self._n_past] = False
             predictors = self._look_back(pad(run.scores, (0, 0, self._n_past, 0)))[rows]
-            gram[span.fold] += predictors.T @ predictors
-            cross[span.fold] += predictors.T @ run.residuals[rows, index]
-            n_rows[span.fold] += len(predictors)
-        return [gram, cross, n_rows]
+            gram[stretch.fold] += predictors.T @ predictors
+            cross[stretch.fold] += predictors.T @ run.residuals[rows, index]
+            n_rows[stretch.fold] += len(predictors)
+        return [RidgeStatistics(*fold) for fold in zip(gram, cross, n_rows, strict=True)]
 
-    def _solve(self, statistics: Sequence[Tensor], some: Tensor, penalty: float) -> Tensor:
-        gram, cross, n_rows = statistics
-        ridge = penalty * n_rows * self.space.variance.mean()
-        factor = torch.linalg.cholesky(gram[some][:, some] + ridge * torch.eye(len(some), dtype=gram.dtype))
-        return torch.cholesky_solve(cross[some], factor)
+    def _solve(self, statistics: RidgeStatistics, predictors: Tensor, penalty: float) -> Tensor:
+        return statistics.select(predictors).solve(penalty * statistics.n_rows * float(self.space.variance.mean()))
 
-    def _choose(self, statistics: Sequence[Tensor]) -> tuple[int, int, float] | None:
-        total = [part.sum(0) for part in statistics]
-        folds = [fold for fold, n_rows in enumerate(statistics[2]) if 0 < n_rows < total[2]]
+    def _choose(self, folds: Sequence[RidgeStatistics], total: RidgeStatistics) -> tuple[int, int, float] | None:
+        folds = [fold for fold in folds if 0 < fold.n_rows < total.n_rows]
         available = self.space.components.shape[1]
         sizes = dict.fromkeys((min(n_components, available), n_lags) for n_components, n_lags in SIZES)
         options = [(*size, penalty) for size in sizes for penalty in PENALTIES]
         changes = torch.zeros(len(folds), len(options), dtype=torch.float64)
         for row, fold in enumerate(folds):
-            rest = [whole - part[fold] for whole, part in zip(total, statistics, strict=True)]
+            rest = total - fold
             for column, (n_components, n_lags, penalty) in enumerate(options):
-                some = self._subset(n_components, n_lags)
-                weights = self._solve(rest, some, penalty)
-                gram, cross = statistics[0][fold][some][:, some], statistics[1][fold][some]
-                changes[row, column] = (weights * (gram @ weights - 2 * cross)).sum()
+                predictors = self._subset(n_components, n_lags)
+                weights = self._solve(rest, predictors, penalty)
+                changes[row, column] = fold.select(predictors).error_change(weights)
         best = choose_option(changes)
         return None if best is None else options[best]
 

@@ -15,7 +15,7 @@ from titan_neuro.evaluation.vocabulary import (
     STIMULUS_LOCKED,
     interval_columns,
 )
-from titan_neuro.metrics import Ceiling, bootstrap_interval, ceiling_on_skill, interval_of_related
+from titan_neuro.metrics import Ceiling, bootstrap_interval, ceiling_on_skill, leave_one_out_interval
 
 _COLUMNS = ("ceiling", LEAD_TIME_POINTS, "n_subjects", *interval_columns(CEILING_METRICS))
 
@@ -50,7 +50,7 @@ def ceilings_table(
             continue
         on_r2 = np.array([np.nanmean(ceiling.values[labels[position]]) for position in positions])
         # Leave-one-subject-out values share their subjects.
-        interval = interval_of_related if name == STIMULUS_LOCKED else bootstrap_interval
+        interval = leave_one_out_interval if name == STIMULUS_LOCKED else bootstrap_interval
         for horizon in scores.first.horizons:
             ar_r2 = scores.subject_values("r2", REFERENCES["skill_ar"], horizon)[positions]
             row: dict[str, object] = {"ceiling": name, LEAD_TIME_POINTS: horizon, "n_subjects": len(positions)}

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from titan_neuro.evaluation.benchmark import Benchmark, SeedScores
+from titan_neuro.evaluation.benchmark import Benchmark, ScoresBySeed
 from titan_neuro.evaluation.rollout_scores import RolloutScores
 from titan_neuro.evaluation.vocabulary import (
     CORRELATIONS,
@@ -27,7 +27,7 @@ def scores_table(
     repetition_time_s: float,
     n_resamples: int = 10_000,
     seed: int = 0,
-    scores: SeedScores | None = None,
+    scores: ScoresBySeed | None = None,
 ) -> pd.DataFrame:
     """Average the metrics over subjects, with 95 % bootstrap intervals over subjects.
 
@@ -43,7 +43,7 @@ def scores_table(
         Bootstrap resamples.
     seed : int
         Seed of the bootstrap.
-    scores : SeedScores, optional
+    scores : ScoresBySeed, optional
         Scores to tabulate: ``benchmark.scores`` by default.
 
     Returns

@@ -45,7 +45,7 @@ class ForecasterConfig:
     """
 
     tokenizer: Annotated[SwinTokenizerConfig | ParcelTokenizerConfig, Field(discriminator="kind")]
-    backbone: AnyBackboneConfig = MACConfig()
+    backbone: AnyBackboneConfig = MACConfig(tokens_per_time_point=8)
     recall: RecallConfig | None = RecallConfig()
     horizons: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 3, 6, 10)
     decoder: Annotated[LowRankConfig | UpsamplingConfig, Field(discriminator="kind")] = LowRankConfig()

@@ -51,9 +51,12 @@ def scoring_terms(scores: pd.DataFrame, metadata: ForecastMetadata) -> list[tupl
     seconds = dict(zip(scores[LEAD_TIME_POINTS], scores[LEAD_TIME_S], strict=True))
     lead_times = ", ".join(f"{points} ({seconds[points]:g} s)" for points in lead_times_of(scores))
     protocols = [f"{name}: {PROTOCOLS.get(name, 'no description')}" for name in scores["protocol"].unique()]
+    n_folds = str(metadata.n_folds)
+    if "subject" in set(scores["protocol"]) and metadata.n_folds == scores["n_subjects"].max():
+        n_folds += " (leave-one-subject-out)"
     return [
         ("Protocol", "; ".join(protocols)),
-        ("Folds", str(metadata.n_folds)),
+        ("Folds", n_folds),
         ("Subjects", count_range(scores["n_subjects"])),
         ("Seeds", _seeds(scores)),
         ("Runs", count_range(scores["n_runs"])),

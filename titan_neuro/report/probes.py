@@ -95,7 +95,7 @@ def _grouped(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def _notes(metadata: Mapping[str, Any]) -> list[str]:
     notes = [f"{key}: {metadata[key]}" for key in _NOTES if metadata.get(key)]
-    caveats, exclusions = ([str(sentence) for sentence in metadata.get(key, [])] for key in ("Caveats", "NotAsked"))
+    caveats, exclusions = ([str(sentence) for sentence in metadata.get(key, [])] for key in ("Caveats", "NotTested"))
     if len(exclusions) > _MOST_EXCLUSIONS:
         beyond = len(exclusions) - _MOST_EXCLUSIONS
         exclusions = [*exclusions[:_MOST_EXCLUSIONS], f"And {beyond} more, in the JSON."]

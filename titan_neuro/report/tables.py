@@ -151,7 +151,8 @@ def _score_group(scores: pd.DataFrame, kinds: dict[str, Kind], metric: str, *, i
         )
         previous = kind
     described = METRICS_BY_NAME[metric]
-    meaning = f"{described.formula.replace('-', MINUS)}; {described.direction_in_words}"
+    formula = described.formula.replace("-", MINUS).replace("^2", "\N{SUPERSCRIPT TWO}")
+    meaning = f"{formula}; {described.direction_in_words}"
     return ScoreGroup(metric=metric, label=described.label, meaning=meaning, rows=rows)
 
 

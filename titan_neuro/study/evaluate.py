@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from titan_neuro.baselines import SharedFits, make_baselines, make_references
+from titan_neuro.baselines import SharedFits, make_baselines, make_oracle_references
 from titan_neuro.data.bids.output import write_map
 from titan_neuro.data.repeats import find_repeats
 from titan_neuro.evaluation import ScoreContext, combine, controls_of, format_table, score_fold, write_scores
+from titan_neuro.evaluation.noise_ceilings import retest_ceiling, stimulus_locked_ceiling
 from titan_neuro.evaluation.vocabulary import AR, STIMULUS_LOCKED, TEST_RETEST
-from titan_neuro.metrics import retest_ceiling, stimulus_locked_ceiling
 from titan_neuro.provenance import digest
 
 if TYPE_CHECKING:
-    from titan_neuro.baselines import Reference
+    from titan_neuro.baselines import OracleReference
     from titan_neuro.evaluation import Benchmark
     from titan_neuro.metrics import Ceiling
     from titan_neuro.study.config import StudyConfig
@@ -108,17 +108,17 @@ def _score_folds(trained: TrainedStudy) -> Benchmark:
             main, *comparison_models = folds[position]
             models[seed] = [main, *controls_of(main), *comparison_models]
         baselines, references = _rows(trained.config.model.horizons)
-        train, test = data.fitted_on, data.part(data.fold.test)
+        train, test = data.fit_runs, data.select(data.fold.test)
         parts.append(
             score_fold(models, baselines, references, train, test, trained.config.evaluation, protocol=data.protocol)
         )
     return combine(parts)
 
 
-def _rows(horizons: tuple[int, ...]) -> tuple[list[ForecastModel], list[Reference]]:
+def _rows(horizons: tuple[int, ...]) -> tuple[list[ForecastModel], list[OracleReference]]:
     """Baselines and oracle references, not fitted yet, in the order of the table."""
     shared_fits = SharedFits(horizons)
-    return make_baselines(horizons, shared_fits), make_references(horizons, shared_fits)
+    return make_baselines(horizons, shared_fits), make_oracle_references(horizons, shared_fits)
 
 
 def _write_tables(

@@ -34,7 +34,7 @@ _METHOD_VERSION = 1
 _Fitted = tuple[dict[str, Tensor], dict[str, Any]]
 
 
-def linear_skip(data: FoldData, horizons: Sequence[int], *, work_dir: Path) -> Autoregression:
+def fitted_linear_skip(data: FoldData, horizons: Sequence[int], *, work_dir: Path) -> Autoregression:
     """Fit the linear skip of the fold's models, once for all.
 
     It sees the validation runs too, as the AR baseline of this fold does: the learned part is judged against the very
@@ -42,7 +42,7 @@ def linear_skip(data: FoldData, horizons: Sequence[int], *, work_dir: Path) -> A
     """
 
     def fit() -> _Fitted:
-        fitted = fit_autoregression(data.fitted_on, tuple(horizons))
+        fitted = fit_autoregression(data.fit_runs, tuple(horizons))
         tensors = {"coefficients": fitted.coefficients, "intercept": fitted.intercept}
         return tensors, {"order": fitted.order, "penalty": fitted.penalty}
 
@@ -52,7 +52,7 @@ def linear_skip(data: FoldData, horizons: Sequence[int], *, work_dir: Path) -> A
     )
 
 
-def recall_of(data: FoldData, model: ForecasterConfig, *, work_dir: Path) -> Recall | None:
+def fitted_recall(data: FoldData, model: ForecasterConfig, *, work_dir: Path) -> Recall | None:
     """Fit the memories that a model begins with, once for all seeds; None for a model without.
 
     To the training and validation runs, as the linear skip; a validation run is then read with what was fitted without
@@ -68,9 +68,9 @@ def recall_of(data: FoldData, model: ForecasterConfig, *, work_dir: Path) -> Rec
         )
 
     def fit() -> _Fitted:
-        linear = linear_skip(data, model.horizons, work_dir=work_dir)
+        linear = fitted_linear_skip(data, model.horizons, work_dir=work_dir)
         is_shared = data.protocol == "subject"
-        fit_recall(recall, data.fitted_on, linear.coefficients, linear.intercept, stimulus_is_shared=is_shared)
+        fit_recall(recall, data.fit_runs, linear.coefficients, linear.intercept, stimulus_is_shared=is_shared)
         tensors, runs = recall.fitted()
         return tensors, {"runs": runs}
 
@@ -82,7 +82,7 @@ def recall_of(data: FoldData, model: ForecasterConfig, *, work_dir: Path) -> Rec
 
 def _once(work_dir: Path, name: str, data: FoldData, settings: Any, fit: Callable[[], _Fitted]) -> _Fitted:
     """Read what was fitted to these runs with these settings before, or fit it."""
-    keys = [run.key for run in data.fitted_on]
+    keys = [run.key for run in data.fit_runs]
     follows_from = [settings, keys, data.digests(), versions()["titan-neuro"], _METHOD_VERSION]
     path = work_dir / f"{name}-{digest(follows_from)[:12]}.safetensors"
     with file_lock(path, work_dir=work_dir):

@@ -26,7 +26,7 @@ from titan_neuro.forecaster.forecaster import Forecaster, ForecasterConfig
 from titan_neuro.forecaster.tokenizers import SwinTokenizer, SwinTokenizerConfig
 from titan_neuro.provenance import commit, digest, versions
 from titan_neuro.training.checkpoint import discard_record, read_record, save_forecaster
-from titan_neuro.training.closed_form import linear_skip, recall_of
+from titan_neuro.training.closed_form import fitted_linear_skip, fitted_recall
 from titan_neuro.training.features import cached_features
 from titan_neuro.training.fold import FoldData
 from titan_neuro.training.logs import LOG_EVERY_STEPS, MemoryLogs, Progress, make_loggers
@@ -116,7 +116,7 @@ def fold_fingerprint(data: FoldData, model: ForecasterConfig, training: Training
     content = {
         **_settings(data, model, training, seed),
         "data": data.identity(),
-        "runs": {run.key: run.store.record["fingerprint"] for run in data.fitted_on},
+        "runs": {run.key: run.store.record["fingerprint"] for run in data.fit_runs},
     }
     return digest(content)
 
@@ -309,7 +309,7 @@ def _step_of(checkpoint: Path | None) -> int:
 def _features(data: FoldData, forecaster: Forecaster, work_dir: Path, device: str) -> dict[str, FeatureStore] | None:
     if not isinstance(forecaster.tokenizer, SwinTokenizer) or not forecaster.tokenizer.frozen:
         return None
-    return cached_features(data.fitted_on, forecaster.tokenizer, work_dir=work_dir, device=device)
+    return cached_features(data.fit_runs, forecaster.tokenizer, work_dir=work_dir, device=device)
 
 
 def _empty(model: ForecasterConfig, data: FoldData) -> Forecaster:
@@ -329,8 +329,8 @@ def _begin(
     forecaster = _empty(model, data)
     if swin is not None:
         forecaster.tokenizer.swin.load_state_dict(swin)
-    forecaster.set_linear(linear_skip(data, model.horizons, work_dir=work_dir))
-    fitted = recall_of(data, model, work_dir=work_dir)
+    forecaster.set_linear(fitted_linear_skip(data, model.horizons, work_dir=work_dir))
+    fitted = fitted_recall(data, model, work_dir=work_dir)
     if forecaster.recall is not None and fitted is not None:
         forecaster.recall.take(fitted)
     return forecaster
@@ -348,7 +348,7 @@ class _Windows(lightning.LightningDataModule):
         features: Mapping[str, FeatureStore] | None,
     ) -> None:
         super().__init__()
-        self._train, self._validation = data.part(data.fold.train), data.part(data.fold.validation)
+        self._train, self._validation = data.select(data.fold.train), data.select(data.fold.validation)
         self._seed, self._min_steps = seed, training.steps_per_epoch
         self._options = {
             "window_time_points": training.window_time_points,

@@ -30,7 +30,7 @@ class FoldData:
     def __post_init__(self) -> None:
         require_disjoint(self.fold, self.protocol, self.runs)
 
-    def part(self, keys: Sequence[str]) -> list[RunView]:
+    def select(self, keys: Sequence[str]) -> list[RunView]:
         """Return the runs of these keys."""
         return [self.runs[key] for key in keys]
 
@@ -40,13 +40,13 @@ class FoldData:
         return data_identity(self.space, any_run)
 
     @property
-    def fitted_on(self) -> list[RunView]:
+    def fit_runs(self) -> list[RunView]:
         """Runs of training and validation: what is fitted in closed form sees both."""
-        return self.part((*self.fold.train, *self.fold.validation))
+        return self.select((*self.fold.train, *self.fold.validation))
 
     def digests(self) -> dict[str, str]:
         """What is read while training, by name: the runs, as they lie on the disk, and what they are seen through."""
-        runs = {run.key: digest([run.store.record["fingerprint"], run.store.sha256]) for run in self.fitted_on}
+        runs = {run.key: digest([run.store.record["fingerprint"], run.store.sha256]) for run in self.fit_runs}
         return {**runs, "the grid and how runs were prepared": digest(self.identity())}
 
     @property

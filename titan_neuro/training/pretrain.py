@@ -146,7 +146,7 @@ def _pretrain(
             gradient_clip_val=config.gradient_clip,
             callbacks=[ModelCheckpoint(dirpath=folder, save_last=True), TQDMProgressBar(), StopWhenAsked()],
         )
-        batches = _Batches(data.part(data.fold.train), config, drawn)
+        batches = _Batches(data.select(data.fold.train), config, drawn)
         last = folder / "last.ckpt"
         fit(trainer, module, batches, last if is_whole(last) else None)
     logger.info("Hidden voxels' mean squared error: %s.", ", ".join(f"{loss:.3f}" for loss in module.losses))

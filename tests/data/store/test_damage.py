@@ -112,7 +112,7 @@ def test_killed_while_writing_leaves_no_store(tmp_path):
     path = tmp_path / NAME
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script), path], check=False)
     assert done.returncode == -signal.SIGKILL
-    assert list(path.parent.glob(".*.tmp/frames/c/*"))
+    assert list(path.parent.glob(".*.tmp/series/c/*"))
     with pytest.raises(InputNotFoundError):
         RunStore(path)
     with pytest.raises(InputNotFoundError, match="holds no prepared run"):

@@ -80,7 +80,7 @@ def test_an_address_takes_few_requests(path, sharded, series):
         server.requests.clear()
         assert np.array_equal(store.series(42, 47), series[42:47].astype(np.float16))
         # The index of the shard, and two of its ten chunks.
-        assert [request for request, _ in server.requests] == [f"/{NAME}/frames/c/1/0"] * 3
+        assert [request for request, _ in server.requests] == [f"/{NAME}/series/c/1/0"] * 3
         assert all(part for _, part in server.requests)
         store.verify()
 
@@ -102,7 +102,7 @@ def test_runs_are_found_at_an_address(path, header, series):
     with serve(root) as server:
         found = [run.path for run in open_runs(server.url)]
         assert found == [f"{server.url}/{file.relative_to(root)}" for file in (path, other)]
-        assert not any(".zarr/frames" in request for request, _ in server.requests)
+        assert not any(".zarr/series" in request for request, _ in server.requests)
         assert [run.key for run in open_runs(server.url, ["02"])] == ["z"]
         with pytest.raises(InputNotFoundError, match="holds no prepared run of sub-03"):
             open_runs(server.url, ["03"])

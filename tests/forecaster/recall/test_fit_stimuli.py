@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from in_memory import InMemoryRun
 
 from titan_neuro.forecaster import RecallConfig
 from titan_neuro.forecaster.recall.fit.components import find_components, project_run
 from titan_neuro.forecaster.recall.fit.stimulus_memory import along, collect_stimuli
+from titan_neuro.runs import InMemoryRun
 
 STIMULUS = torch.randn(60, 20, generator=torch.Generator().manual_seed(0))
 LEADS = (10, 4, 12)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +12,13 @@ import pandas as pd
 
 from titan_neuro.data.bids.output import write_nifti
 from titan_neuro.data.bids.recordings import Recording
-from titan_neuro.data.prepare.scratch import Scratch
-from titan_neuro.data.prepare.sources import Table, Volumes
+from titan_neuro.data.prepare.images import BoldImage
+from titan_neuro.data.prepare.scratch import ScratchSeries
+from titan_neuro.data.prepare.time_series import ParcelTable
 from titan_neuro.data.prepare.timing import repetition_time
 from titan_neuro.data.space import Space
 from titan_neuro.files import atomic, writing_to
+from titan_neuro.seeds import named_generator
 
 SurrogateKind = Literal["white", "phase"]
 # What is worked on at a time.
@@ -59,7 +60,7 @@ def write_surrogate(recording: Recording, kind: SurrogateKind, folder: Path, see
     """
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng([seed, zlib.crc32(recording.key.encode())])
+    rng = named_generator(seed, recording.key)
     write = _write_table if recording.kind == "parcels" else _write_image
     return replace(recording, path=write(recording, kind, folder, rng))
 
@@ -92,12 +93,12 @@ def surrogate(series: np.ndarray, kind: SurrogateKind, rng: np.random.Generator,
             # The Nyquist frequency has no phase but a sign.
             turn[-1] = np.where(rng.random(spectrum.shape[1]) < 0.5, -1.0, 1.0)
         noise = np.fft.irfft(spectrum * turn, len(series), axis=0)
-    return noise + mean if keep_mean else noise
+    return np.asarray(noise + mean if keep_mean else noise)
 
 
 def _write_table(recording: Recording, kind: SurrogateKind, folder: Path, rng: np.random.Generator) -> Path:
-    table = Table(recording)
-    values = surrogate(table.block(0, table.n_time_points), kind, rng, keep_mean=True)
+    table = ParcelTable(recording)
+    values = surrogate(table.read(0, table.n_time_points), kind, rng, keep_mean=True)
     path = folder / recording.path.name
     with atomic(path) as temporary:
         pd.DataFrame(values, columns=list(table.space.parcels)).to_csv(
@@ -107,24 +108,24 @@ def _write_table(recording: Recording, kind: SurrogateKind, folder: Path, rng: n
 
 
 def _write_image(recording: Recording, kind: SurrogateKind, folder: Path, rng: np.random.Generator) -> Path:
-    volumes = Volumes(recording.path)
-    tr = repetition_time(recording, volumes.header_repetition_time)
-    whole = Space(kind="volume", name="native", mask=np.ones(volumes.shape, dtype=bool), affine=volumes.affine)
+    image = BoldImage(recording.path)
+    tr = repetition_time(recording, image.header_repetition_time)
+    whole = Space(kind="volume", name="native", mask=np.ones(image.shape, dtype=bool), affine=image.affine)
     path = folder / f"{recording.path.name.partition('.')[0]}.nii.gz"
     at_a_time = max(1, _VALUES_AT_A_TIME // whole.n_features)
-    with Scratch(folder / "series") as scratch:
-        for start in range(0, volumes.n_time_points, at_a_time):
-            block = volumes.read(start, min(start + at_a_time, volumes.n_time_points))
+    with ScratchSeries(folder / "series") as scratch:
+        for start in range(0, image.n_volumes, at_a_time):
+            block = image.read(start, min(start + at_a_time, image.n_volumes))
             scratch.append(block.reshape(whole.n_features, -1).T)
-        width = max(1, _VALUES_AT_A_TIME // volumes.n_time_points)
+        width = max(1, _VALUES_AT_A_TIME // image.n_volumes)
         for first in range(0, whole.n_features, width):
-            series = scratch.columns(first, min(first + width, whole.n_features))
+            series = scratch.read_columns(first, min(first + width, whole.n_features))
             made = surrogate(series, kind, rng, keep_mean=recording.route != "transforms")
             scratch.replace_columns(first, made)
-        write_nifti(path, whole, _volumes(scratch), n_time_points=volumes.n_time_points, repetition_time=tr)
+        write_nifti(path, whole, _volumes(scratch), n_time_points=image.n_volumes, repetition_time=tr)
     return path
 
 
-def _volumes(scratch: Scratch) -> Iterator[np.ndarray]:
+def _volumes(scratch: ScratchSeries) -> Iterator[np.ndarray]:
     for volume in range(scratch.n_time_points):
-        yield scratch.volumes(volume, volume + 1)
+        yield scratch.read(volume, volume + 1)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 import zarr
 from zarr.codecs import Crc32cCodec
 
@@ -16,6 +15,9 @@ from titan_neuro.data.store.address import open_group
 from titan_neuro.data.store.write import layout
 from titan_neuro.errors import ImageError, MismatchError
 from titan_neuro.files import atomic
+
+if TYPE_CHECKING:
+    import torch
 
 SCHEMA = "titan-neuro-features"
 SCHEMA_VERSION = 2
@@ -72,6 +74,9 @@ class FeatureStore:
         ImageError
             They are damaged, or gone.
         """
+        # Imported here: the preparation of runs needs no torch.
+        import torch
+
         return torch.from_numpy(self._values(start, stop)).float()
 
     def verify(self) -> None:

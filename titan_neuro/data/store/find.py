@@ -7,7 +7,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from titan_neuro.data.bids.recordings import join_entities
+from titan_neuro.data.bids.names import join_entities
 from titan_neuro.data.store.address import file_system, is_url
 from titan_neuro.data.store.read import RunStore
 from titan_neuro.errors import InputNotFoundError, MismatchError

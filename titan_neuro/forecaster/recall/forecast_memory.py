@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from titan_neuro.errors import MismatchError
-from titan_neuro.titans.memory import MemoryState, gradient_norm, init_state, memory_read, memory_scan
+from titan_neuro.titans.memory import MemoryState, init_state, memory_read, memory_scan, memory_surprise
 from titan_neuro.titans.stream_state import StreamState
 
 # A chunk of equal keys of length 1 would undo at most this share of the error at that key.
@@ -212,7 +212,7 @@ class ForecastMemory(nn.Module):
                 "Stream the model in blocks that divide its chunks.",
             )
         _, keys, _ = self._queries_and_keys(features, context, state.pending)
-        return gradient_norm(keys, errors.transpose(1, 2), state.memory.reference).square().sum(dim=1).sqrt()
+        return memory_surprise(keys, errors.transpose(1, 2), state.memory.reference).square().sum(dim=1).sqrt()
 
     def _queries_and_keys(self, features: Tensor, context: Tensor, pending: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries ``(batch, time, horizons, width)``, keys by head, and keys that wait for their outcomes."""
