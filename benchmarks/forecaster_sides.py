@@ -234,7 +234,14 @@ def fill_recall(recall: Recall, n_positions: int) -> None:
     stimulus.continues[1:] = 1
     stimulus.decay.fill_(0.98)
     directions = (recall.basis, recall.autoregression.directions, recall.innovation_directions)
-    for values in (*directions, stimulus.keys, stimulus.values, stimulus.weights, recall.autoregression.weights, recall.memory.key_map):
+    for values in (
+        *directions,
+        stimulus.keys,
+        stimulus.values,
+        stimulus.weights,
+        recall.autoregression.weights,
+        recall.memory.key_map,
+    ):
         values.normal_(std=0.05)
 
 
