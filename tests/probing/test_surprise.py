@@ -127,7 +127,7 @@ def test_the_surprise_of_a_layer_is_what_it_writes(n_heads, depth):
     # The first token's momentum is its gradient, times the step.
     norms = [(part.flatten(2).norm(dim=2) / theta[..., 0]).square().sum(1) for part in after.memory.momentum]
     torch.testing.assert_close(memory.surprise(x, before)[:, 0], sum(norms).sqrt())
-    with pytest.raises(MismatchError, match="reach beyond the chunk"):
+    with pytest.raises(MismatchError, match="up to the end of the chunk"):
         memory.surprise(torch.randn(3, 4, 8), after)
 
 
@@ -144,7 +144,7 @@ def test_the_surprise_of_the_recall_is_the_error_of_its_forecasts():
     )
     torch.testing.assert_close(surprise[0, 4], expected.sqrt())
     assert surprise[0, 0] == 0, "nothing was forecast of the first time point"
-    with pytest.raises(MismatchError, match="reach beyond the chunk"):
+    with pytest.raises(MismatchError, match="up to the end of the chunk"):
         memory.surprise(*(torch.cat([part] * 6, dim=1) for part in (features, errors, context)), memory.init_state(1))
 
 

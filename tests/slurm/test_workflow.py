@@ -101,7 +101,7 @@ def require_whole(output: Path) -> None:
     """What has its final name is whole: time points by their checksums, models by being loaded."""
     for path in output.glob("sub-*/func/[!.]*.zarr"):
         RunStore(path).verify()
-    for record in output.glob("models/seed-*/fold-*/*/model.json"):
+    for record in output.glob("models/seed-*/fold-*/*/config.json"):
         load_forecaster(record.parent)
 
 
@@ -196,5 +196,5 @@ def test_a_cancelled_training_leaves_no_half_of_a_model_and_goes_on(cluster, stu
     assert code == 0, said
     require_whole(output)
     assert "goes on from" in (output / ".work/workflow/logs/train/seed-0_fold-1.log").read_text()
-    assert (output / "models/seed-0/fold-1/titan-mac/model.json").exists()
+    assert (output / "models/seed-0/fold-1/titan-mac/config.json").exists()
     assert list(output.glob("**/.*.tmp")) == []

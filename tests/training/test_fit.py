@@ -21,6 +21,7 @@ from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig
 from titan_neuro.linear.autoregression import fit_autoregression
 from titan_neuro.titans.models import GRUConfig, LMMConfig, MACConfig, MAGConfig, MALConfig, TransformerConfig
 from titan_neuro.training import FoldData, TrainingConfig, closed_form, load_forecaster, require_match, train_fold
+from titan_neuro.training.checkpoint import read_record
 from titan_neuro.training.fold import data_identity
 
 N_FEATURES = 8
@@ -114,9 +115,9 @@ def test_every_variant_trains_and_is_read_back(make_fold, train, backbone):
 def test_rivals_learn_it_too_and_share_the_linear_skip(make_fold, train, monkeypatch):
     fits = []
 
-    def counted(runs, horizons):
+    def counted(runs, horizons, **options):
         fits.append([run.key for run in runs])
-        return fit_autoregression(runs, horizons)
+        return fit_autoregression(runs, horizons, **options)
 
     monkeypatch.setattr(closed_form, "fit_autoregression", counted)
     data = make_fold(following)
@@ -156,9 +157,9 @@ def test_a_trained_fold_is_left_until_something_changes(make_fold, train):
     data = make_fold(following)
     quick = TrainingConfig(max_epochs=1, steps_per_epoch=2, window_time_points=32)
     folder, _ = train(data, quick)
-    stamp = (folder / "model.json").stat().st_mtime_ns
+    stamp = (folder / "config.json").stat().st_mtime_ns
     assert train(data, quick) == (folder, False)
-    assert (folder / "model.json").stat().st_mtime_ns == stamp
+    assert (folder / "config.json").stat().st_mtime_ns == stamp
     assert train(data, quick, seed=1)[1]
 
 
@@ -296,29 +297,29 @@ def test_damaged_models_are_refused(trained, tmp_path):
     weights = folder / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(MismatchError, match="can't be read"):
+    with pytest.raises(MismatchError, match="can't be loaded"):
         load_forecaster(folder)
     weights.write_bytes(whole)
     tensors = load_file(weights)
-    tensors["head.patterns"] = torch.zeros(3, 3)
+    tensors["decoder.patterns"] = torch.zeros(3, 3)
     save_file(tensors, weights)
-    with pytest.raises(MismatchError, match=r"head\.patterns"):
+    with pytest.raises(MismatchError, match=r"decoder\.patterns"):
         load_forecaster(folder)
     weights.write_bytes(whole)
-    record = json.loads((folder / "model.json").read_text())
+    record = json.loads((folder / "config.json").read_text())
     # Another chunk shows in no shape, yet it is another model.
     other = {**record["config"], "backbone": {**record["config"]["backbone"]}}
     other["backbone"]["memory"] = {**other["backbone"]["memory"], "chunk_time_points": 4}
-    (folder / "model.json").write_text(json.dumps({**record, "config": other}))
+    (folder / "config.json").write_text(json.dumps({**record, "config": other}))
     with pytest.raises(
         MismatchError, match=r"expected one of memory\.chunk_time_points 4, found memory\.chunk_time_points 8"
     ):
         load_forecaster(folder)
     weights.unlink()
-    with pytest.raises(MismatchError, match="can't be read"):
+    with pytest.raises(InputNotFoundError, match=r"model\.safetensors: no such file"):
         load_forecaster(folder)
-    (folder / "model.json").write_text(json.dumps({**record, "schema_version": 7}))
-    with pytest.raises(MismatchError, match="found titan-neuro-forecaster 7"):
+    (folder / "config.json").write_text(json.dumps({**record, "schema_version": 7}))
+    with pytest.raises(MismatchError, match="found titan-neuro-model version 7"):
         load_forecaster(folder)
     with pytest.raises(InputNotFoundError, match="no trained model"):
         load_forecaster(tmp_path / "nowhere")
@@ -326,7 +327,7 @@ def test_damaged_models_are_refused(trained, tmp_path):
 
 def test_a_model_explains_itself(trained):
     folder, data = trained
-    record = json.loads((folder / "model.json").read_text())
+    record = read_record(folder)
     assert record["data"]["space"] == "Toy"
     assert record["data"]["repetition_time"] == 1.0
     assert record["test"] == list(data.fold.test)

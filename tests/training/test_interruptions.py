@@ -37,7 +37,7 @@ def base(tmp_path_factory):
 def undisturbed(base):
     folder = base / "undisturbed/models/fold-1/titan-mac"
     # Weights of the last step, to which every step has led.
-    assert json.loads((folder / "model.json").read_text())["selected_epoch"] == 2
+    assert json.loads((folder / "config.json").read_text())["metadata"]["selected_epoch"] == 2
     assert pd.read_csv(folder / "training.csv")["step"].tolist() == [0, 20, 39]
     return outcome(folder)
 
@@ -80,7 +80,7 @@ def stop(monkeypatch, root: Path, n_steps: int) -> list[Path]:
 @pytest.mark.parametrize("n_steps", [1, 10, 19, 20, 21, 38, 39])
 def test_stopped_after_a_step_it_comes_to_the_same(root, undisturbed, monkeypatch, n_steps):
     assert stop(monkeypatch, root, n_steps)
-    assert not (root / "models/fold-1/titan-mac/model.json").exists()
+    assert not (root / "models/fold-1/titan-mac/config.json").exists()
     assert outcome(train(root)) == undisturbed
     assert not list(root.glob(".work/fold-*"))
 

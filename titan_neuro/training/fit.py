@@ -152,7 +152,7 @@ def train_fold(
     data : FoldData
     model, training : ForecasterConfig, TrainingConfig
     folder : Path
-        Where ``model.safetensors``, ``model.json``, ``training.csv`` (a row for each validation) and ``logs`` (for
+        Where ``model.safetensors``, ``config.json``, ``training.csv`` (a row for each validation) and ``logs`` (for
         TensorBoard, and a table of steps for each start) go.
     work_dir : Path
         Checkpoints of the trainer, one folder for each fold and setting, until the model is written; and what was
@@ -192,7 +192,7 @@ def train_fold(
         return True
     start = time.monotonic()
     with training_lock(folder), training_lock(checkpoints):
-        remove_leftovers(*(folder / name for name in ("model.safetensors", "model.json", "training.csv")))
+        remove_leftovers(*(folder / name for name in ("model.safetensors", "config.json", "training.csv")))
         forecaster, history, epoch = run(processes=processes)
         table = pd.DataFrame(history)
         discard_record(folder)
