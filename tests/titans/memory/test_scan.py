@@ -3,7 +3,6 @@
 import subprocess
 import sys
 
-import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
@@ -60,15 +59,7 @@ def test_dual_forms_equal_naive_in_float32(make_stream, depth, chunk_size, n_tok
 @pytest.mark.parametrize("eta", [0.0, 1e-7, 1 - 1e-7, 1.0])
 def test_gates_at_their_limits_are_exact(make_stream, depth, alpha, eta):
     stream = make_stream(depth, 37)
-    with torch.no_grad():
-        if alpha == "mixed":
-            stream.tokens[3][..., ::3] = 1.0
-            stream.tokens[3][..., 1::3] = 0.0
-        else:
-            stream.tokens[3].fill_(alpha)
-        # Momentum that never fades, without forgetting, grows: keep the window of the test short of that.
-        stream.tokens[4].fill_(eta)
-        stream.tokens[5].mul_(0.02)
+    stream.fill_gates(alpha, eta)
     expected = stream.scan_with_gradients(backend="naive", chunk_size=16)
     for backend in DUAL_FORMS:
         found = stream.scan_with_gradients(backend=backend, chunk_size=16)
@@ -232,14 +223,8 @@ def test_half_precision_tokens_keep_a_float32_state(make_stream):
     assert state.weights[0].dtype == torch.float32
 
 
+@pytest.mark.usefixtures("without_shape_checks")
 class TestInput:
-    @pytest.fixture(autouse=True)
-    def no_other_checks(self):
-        # A wrong shape shall reach our own message, ahead of beartype's.
-        jaxtyping.config.update("jaxtyping_disable", True)
-        yield
-        jaxtyping.config.update("jaxtyping_disable", False)
-
     @pytest.mark.parametrize(
         ("place", "change", "message"),
         [
@@ -308,7 +293,7 @@ class TestInput:
                 {"chunk_size": 4, "backend": "fast"},
                 "backend: expected one of auto, naive, chunked, native, triton, found 'fast'",
             ),
-            ({"chunk_size": 4, "max_delta_norm": 0.0}, "max_delta_norm: expected a length above 0, found 0.0"),
+            ({"chunk_size": 4, "max_delta_norm": 0.0}, "max_delta_norm: expected a norm above 0, found 0.0"),
         ],
     )
     def test_a_wrong_option_is_named(self, make_stream, options, message):

@@ -141,15 +141,7 @@ def test_half_precision_streams_keep_a_float32_state(make, depth, dtype):
 )
 def test_gates_at_their_limits_are_exact(make, depth, alpha, eta):
     stream = make(depth, 20)
-    with torch.no_grad():
-        if alpha == "mixed":
-            stream.tokens[3][..., ::3] = 1.0
-            stream.tokens[3][..., 1::3] = 0.0
-        else:
-            stream.tokens[3].fill_(alpha)
-        # Momentum that never fades, without forgetting, grows: keep the window of the test short of that.
-        stream.tokens[4].fill_(eta)
-        stream.tokens[5].mul_(0.02)
+    stream.fill_gates(alpha, eta)
     expected = with_gradients(stream, stream.scan(backend="naive", chunk_size=16))
     found = with_gradients(stream, scan(stream))
     assert all(x.isfinite().all() for x in found)
