@@ -1,4 +1,4 @@
-"""What several tests of the package share. It must work where nothing of the rest of Titan-Neuro is installed."""
+"""Fixtures of the package's tests; they need nothing of the rest of Titan-Neuro."""
 
 import jaxtyping
 import pytest

@@ -82,7 +82,7 @@ def make_stream() -> Callable[..., Stream]:
 
 @pytest.fixture
 def poisoned_memory() -> Iterator[None]:
-    """Every tensor that torch leaves uninitialized holds NaN."""
+    """Fill every uninitialized tensor of torch with NaN."""
     torch.use_deterministic_algorithms(True)
     assert torch.utils.deterministic.fill_uninitialized_memory
     assert torch.empty(3).isnan().all()

@@ -1,4 +1,4 @@
-"""The language model: what it writes is what its own logits say, at constant memory."""
+"""The language model: generation follows its logits, with a state of constant size."""
 
 import dataclasses
 
@@ -84,24 +84,24 @@ def test_sampling_is_reproducible(model, prompt):
 def test_top_k_limits_the_candidates(prompt):
     model = make("lmm")
     texts = prompt[:1].expand(500, -1)
-    found = model.generate(texts, 1, temperature=5.0, top_k=3, generator=torch.Generator().manual_seed(0))
-    likeliest = model(prompt[:1])[0, -1].topk(3).indices
-    assert set(found.flatten().tolist()) == set(likeliest.tolist())
+    samples = model.generate(texts, 1, temperature=5.0, top_k=3, generator=torch.Generator().manual_seed(0))
+    top = model(prompt[:1])[0, -1].topk(3).indices
+    assert set(samples.flatten().tolist()) == set(top.tolist())
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 3.0])
 def test_samples_follow_the_softmax_probabilities(prompt, temperature):
     model = make("lmm")
     generator = torch.Generator().manual_seed(0)
-    found = model.generate(prompt[:1].expand(5000, -1), 1, temperature=temperature, generator=generator)
-    chances = (model(prompt[:1])[0, -1] / temperature).softmax(-1)
+    samples = model.generate(prompt[:1].expand(5000, -1), 1, temperature=temperature, generator=generator)
+    probabilities = (model(prompt[:1])[0, -1] / temperature).softmax(-1)
     # Four standard errors.
-    allowed = 4 * (chances * (1 - chances) / 5000).sqrt() + 1e-3
-    assert ((found.flatten().bincount(minlength=VOCAB) / 5000 - chances).abs() < allowed).all()
+    allowed = 4 * (probabilities * (1 - probabilities) / 5000).sqrt() + 1e-3
+    assert ((samples.flatten().bincount(minlength=VOCAB) / 5000 - probabilities).abs() < allowed).all()
 
 
 def test_the_state_does_not_grow(model, prompt):
-    # Whole segments of 4 apart: the open segment's cache is as long.
+    # Lengths differ by whole segments of 4, so that the open segment has the same length.
     sizes = {stored_bytes(model.generate(prompt, n_tokens, return_state=True)[1]) for n_tokens in (8, 12, 40)}
     assert len(sizes) == 1
 
@@ -123,28 +123,28 @@ def test_a_frozen_memory_is_not_written(prompt):
 
 def test_wrong_input_is_named(prompt):
     model = make("mag")
-    with pytest.raises(MismatchError, match=r"input_ids: expected int64 \(batch, tokens\), found torch.float32"):
+    with pytest.raises(MismatchError, match=r"input_ids: expected int64 \(batch, tokens\), samples torch.float32"):
         model(prompt.float())
-    with pytest.raises(MismatchError, match=r"input_ids: expected token ids from 0 to 10, found 0 to 11"):
+    with pytest.raises(MismatchError, match=r"input_ids: expected token ids from 0 to 10, samples 0 to 11"):
         model(torch.tensor([[0, 11]]))
-    with pytest.raises(MismatchError, match=r"prompt: expected token ids from 0 to 10, found -1 to 3"):
+    with pytest.raises(MismatchError, match=r"prompt: expected token ids from 0 to 10, samples -1 to 3"):
         model.generate(torch.tensor([[-1, 3]]), 2)
-    with pytest.raises(MismatchError, match=r"prompt: expected at least one token, found shape \(2, 0\)"):
+    with pytest.raises(MismatchError, match=r"prompt: expected at least one token, samples shape \(2, 0\)"):
         model.generate(prompt[:, :0], 2)
-    with pytest.raises(ConfigError, match="n_tokens: expected at least 1, found 0"):
+    with pytest.raises(ConfigError, match="n_tokens: expected at least 1, samples 0"):
         model.generate(prompt, 0)
     for temperature in (-1.0, float("nan")):
         with pytest.raises(ConfigError, match=r"temperature: expected 0 .* or more"):
             model.generate(prompt, 2, temperature=temperature)
     for top_k in (0, VOCAB + 1):
-        with pytest.raises(ConfigError, match=r"top_k: expected 1 to 11 \(the vocabulary\), found"):
+        with pytest.raises(ConfigError, match=r"top_k: expected 1 to 11 \(the vocabulary\), samples"):
             model.generate(prompt, 2, temperature=1.0, top_k=top_k)
     with pytest.raises(MismatchError, match="state: expected a batch of 1"):
         model.generate(prompt[:1], 2, state=model(prompt, return_state=True)[1])
 
 
 def test_inconsistent_settings_are_refused():
-    with pytest.raises(ConfigError, match=r"tokens_per_time_point: expected 1, found 3"):
+    with pytest.raises(ConfigError, match=r"tokens_per_time_point: expected 1, samples 3"):
         TitansLMConfig(vocab_size=VOCAB, backbone=dataclasses.replace(BACKBONES["mag"], tokens_per_time_point=3))
     with pytest.raises(ConfigError, match=r"backbone\.causal is False"):
         TitansLMConfig(vocab_size=VOCAB, backbone=dataclasses.replace(BACKBONES["mac"], causal=False))
