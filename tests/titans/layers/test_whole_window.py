@@ -57,5 +57,5 @@ def test_it_equals_its_equation(attention, windows, n_query_time_points):
 
 
 def test_parts_of_time_points_are_refused(attention, windows):
-    with pytest.raises(MismatchError, match=r"whole time points of 2 tokens, result \(2, 9, 8\)"):
+    with pytest.raises(MismatchError, match=r"whole time points of 2 tokens, found \(2, 9, 8\)"):
         attention(windows[:, 1:], IS_VALID, n_query_time_points=1)

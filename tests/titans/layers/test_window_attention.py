@@ -156,7 +156,7 @@ def test_half_precision_keeps_one_type():
 
 def test_wrong_input_is_named():
     attention = make(window_time_points=4)
-    with pytest.raises(MismatchError, match=r"whole time points of 2 tokens, result \(2, 3, 8\)"):
+    with pytest.raises(MismatchError, match=r"whole time points of 2 tokens, found \(2, 3, 8\)"):
         attention(tokens(attention, 2)[:, :3], attention.init_state(2))
 
 

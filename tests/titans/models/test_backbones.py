@@ -171,7 +171,7 @@ def test_streams_restart_independently(variant, tokens_per_time_point):
 def test_restarting_inside_a_chunk_or_segment_is_refused(titans):
     model = make(titans)
     _, state = model(time_points(model, 2 * SEGMENT + 1))
-    with pytest.raises(MismatchError, match=r"(position|phase): expected \d, as at the start of a stream, result \d"):
+    with pytest.raises(MismatchError, match=r"position: expected \d, as at the start of a stream, found \d"):
         model.restart(state, torch.tensor([True, False]))
 
 
@@ -243,37 +243,37 @@ def test_long_streams_stay_bounded_with_a_constant_state(variant, n_calls):
 
 def test_wrong_input_is_named(variant):
     model = make(variant)
-    with pytest.raises(MismatchError, match=r"x: expected .* whole time points of 3 tokens, result \(2, 10, 8\)"):
+    with pytest.raises(MismatchError, match=r"x: expected .* whole time points of 3 tokens, found \(2, 10, 8\)"):
         model(torch.zeros(2, 10, DIM))
-    with pytest.raises(MismatchError, match=r"x: expected \(batch, tokens, 8\) .* result \(2, 9, 7\)"):
+    with pytest.raises(MismatchError, match=r"x: expected \(batch, tokens, 8\) .* found \(2, 9, 7\)"):
         model(torch.zeros(2, 9, 7))
-    with pytest.raises(MismatchError, match=r"x: expected .* result \(2, 0, 8\)"):
+    with pytest.raises(MismatchError, match=r"x: expected .* found \(2, 0, 8\)"):
         model(torch.zeros(2, 0, DIM))
     _, state = model(time_points(model, 4))
-    with pytest.raises(MismatchError, match="state: expected a batch of 3, as x has, result 2"):
+    with pytest.raises(MismatchError, match="state: expected a batch of 3, as x has, found 2"):
         model(time_points(model, 4, batch=3), state)
-    with pytest.raises(MismatchError, match="state: expected a batch of 3, as is_start has, result 2"):
+    with pytest.raises(MismatchError, match="state: expected a batch of 3, as is_start has, found 2"):
         model.restart(state, torch.tensor([True, False, False]))
 
 
 # What a model may differ in, and how it is named.
 OTHERS = {
-    "n_layers": ({"n_layers": 1}, {}, "expected one of n_layers 2, result n_layers 1"),
-    "width": ({"dim": 16}, {}, "expected one of dim 8, result dim 16"),
+    "n_layers": ({"n_layers": 1}, {}, "expected one of n_layers 2, found n_layers 1"),
+    "width": ({"dim": 16}, {}, "expected one of dim 8, found dim 16"),
     "tokens": (
         {"tokens_per_time_point": 1},
         {},
-        "expected one of tokens_per_time_point 3, result tokens_per_time_point 1",
+        "expected one of tokens_per_time_point 3, found tokens_per_time_point 1",
     ),
 }
 OTHER_MEMORIES = {
-    "depth": ({}, {"depth": 1}, r"expected one of memory\.depth 2, result memory\.depth 1"),
+    "depth": ({}, {"depth": 1}, r"expected one of memory\.depth 2, found memory\.depth 1"),
     "chunk": (
         {},
         {"chunk_time_points": 4},
-        r"expected one of memory\.chunk_time_points 2, result memory\.chunk_time_points 4",
+        r"expected one of memory\.chunk_time_points 2, found memory\.chunk_time_points 4",
     ),
-    "step": ({}, {"max_step": 1.0}, r"expected one of memory\.max_step 1\.5, result memory\.max_step 1\.0"),
+    "step": ({}, {"max_step": 1.0}, r"expected one of memory\.max_step 1\.5, found memory\.max_step 1\.0"),
 }
 
 
@@ -301,7 +301,7 @@ def test_states_and_weights_of_other_settings_are_refused(variant, case):
 def test_states_and_weights_of_another_variant_are_refused():
     for one, other in (("mag", "mal"), ("lmm", "mac"), ("gru", "lmm"), ("transformer", "gru")):
         model, other_model = make(one), make(other)
-        message = f"expected one of variant {one}, result variant {other}"
+        message = f"expected one of variant {one}, found variant {other}"
         with pytest.raises(MismatchError, match=f"state: {message}"):
             model(time_points(model, 4), other_model(time_points(model, 4))[1])
         with pytest.raises(MismatchError, match=f"state_dict: {message}"):
@@ -433,7 +433,7 @@ def test_mac_as_printed_needs_whole_segments():
     assert torch.equal(after[:, :first], before[:, :first])
     assert (after[:, first:] != before[:, first:]).any(-1).all()
     torch.testing.assert_close(stream(model, x, [2 * SEGMENT, SEGMENT])[0], before, rtol=1e-10, atol=1e-12)
-    with pytest.raises(MismatchError, match="x: expected whole segments of 12 tokens with causal=False, result 15"):
+    with pytest.raises(MismatchError, match="x: expected whole segments of 12 tokens with causal=False, found 15"):
         model(time_points(model, 5))
 
 

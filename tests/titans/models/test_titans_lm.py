@@ -123,28 +123,28 @@ def test_a_frozen_memory_is_not_written(prompt):
 
 def test_wrong_input_is_named(prompt):
     model = make("mag")
-    with pytest.raises(MismatchError, match=r"input_ids: expected int64 \(batch, tokens\), samples torch.float32"):
+    with pytest.raises(MismatchError, match=r"input_ids: expected int64 \(batch, tokens\), found torch.float32"):
         model(prompt.float())
-    with pytest.raises(MismatchError, match=r"input_ids: expected token ids from 0 to 10, samples 0 to 11"):
+    with pytest.raises(MismatchError, match=r"input_ids: expected token ids from 0 to 10, found 0 to 11"):
         model(torch.tensor([[0, 11]]))
-    with pytest.raises(MismatchError, match=r"prompt: expected token ids from 0 to 10, samples -1 to 3"):
+    with pytest.raises(MismatchError, match=r"prompt: expected token ids from 0 to 10, found -1 to 3"):
         model.generate(torch.tensor([[-1, 3]]), 2)
-    with pytest.raises(MismatchError, match=r"prompt: expected at least one token, samples shape \(2, 0\)"):
+    with pytest.raises(MismatchError, match=r"prompt: expected at least one token, found shape \(2, 0\)"):
         model.generate(prompt[:, :0], 2)
-    with pytest.raises(ConfigError, match="n_tokens: expected at least 1, samples 0"):
+    with pytest.raises(ConfigError, match="n_tokens: expected at least 1, found 0"):
         model.generate(prompt, 0)
     for temperature in (-1.0, float("nan")):
         with pytest.raises(ConfigError, match=r"temperature: expected 0 .* or more"):
             model.generate(prompt, 2, temperature=temperature)
     for top_k in (0, VOCAB + 1):
-        with pytest.raises(ConfigError, match=r"top_k: expected 1 to 11 \(the vocabulary\), samples"):
+        with pytest.raises(ConfigError, match=r"top_k: expected 1 to 11 \(the vocabulary\), found"):
             model.generate(prompt, 2, temperature=1.0, top_k=top_k)
     with pytest.raises(MismatchError, match="state: expected a batch of 1"):
         model.generate(prompt[:1], 2, state=model(prompt, return_state=True)[1])
 
 
 def test_inconsistent_settings_are_refused():
-    with pytest.raises(ConfigError, match=r"tokens_per_time_point: expected 1, samples 3"):
+    with pytest.raises(ConfigError, match=r"tokens_per_time_point: expected 1, found 3"):
         TitansLMConfig(vocab_size=VOCAB, backbone=dataclasses.replace(BACKBONES["mag"], tokens_per_time_point=3))
     with pytest.raises(ConfigError, match=r"backbone\.causal is False"):
         TitansLMConfig(vocab_size=VOCAB, backbone=dataclasses.replace(BACKBONES["mac"], causal=False))
