@@ -177,7 +177,7 @@ def test_the_grid_is_that_of_the_space(path, space, series, device):
     [
         ({"route": "transforms", "whole_run": []}, []),
         ({"whole_run": ["z-score", "high-pass"]}, ["Preparation used the whole run (z-score, high-pass)"]),
-        ({"route": "rough registration"}, ["QUICK LOOK: the recordings were registered roughly"]),
+        ({"route": "rough registration"}, ["ROUGH REGISTRATION: head motion and position were estimated"]),
     ],
 )
 def test_what_a_table_must_say_of_its_data(tmp_path, header, series, record, caveats):

@@ -117,8 +117,8 @@ class RunStore:
             )
         if self.record.get("route") == "rough registration":
             found.append(
-                "QUICK LOOK: the recordings were registered roughly, from the images alone, and no distortion was "
-                "corrected: good for trying things out, not for a finding."
+                "ROUGH REGISTRATION: head motion and position were estimated from the images alone, and distortion was not "
+                "corrected. Use these results for a first look, not for conclusions."
             )
         return found
 
