@@ -32,7 +32,7 @@ def turned(vector, time_point):
 
 
 @pytest.mark.parametrize("n_query_time_points", [1, 3, N_TIME_POINTS])
-def test_it_is_its_equation(attention, windows, n_query_time_points):
+def test_it_equals_its_equation(attention, windows, n_query_time_points):
     found = attention(windows, HAS_BEEN, n_query_time_points=n_query_time_points)
     assert found.shape == (2, n_query_time_points * TOKENS, DIM)
     for item in range(2):
@@ -51,6 +51,6 @@ def test_it_is_its_equation(attention, windows, n_query_time_points):
             torch.testing.assert_close(found[item, row], attention.output(torch.cat(heads)), rtol=1e-10, atol=1e-12)
 
 
-def test_frames_that_are_not_whole_are_refused(attention, windows):
+def test_parts_of_time_points_are_refused(attention, windows):
     with pytest.raises(MismatchError, match=r"whole time points of 2 tokens, found \(2, 9, 8\)"):
         attention(windows[:, 1:], HAS_BEEN, n_query_time_points=1)
