@@ -55,7 +55,7 @@ def test_every_run_of_ds003017_has_its_transforms(published):
         ("*fieldmap.nii.gz", "no fieldmap auto00000 image"),
     ],
 )
-def test_a_part_that_is_missing_is_named(published, tmp_path, gone, message):
+def test_missing_parts_are_named(published, tmp_path, gone, message):
     shutil.copytree(published / "derivatives/minimal/sub-sid000005", tmp_path / "copy/sub-sid000005", symlinks=True)
     for path in (tmp_path / "copy").rglob(gone):
         path.unlink()
@@ -63,14 +63,14 @@ def test_a_part_that_is_missing_is_named(published, tmp_path, gone, message):
         find_recordings(published, subjects=["sid000005"], derivatives=[tmp_path / "copy"])
 
 
-def test_a_brain_mask_of_the_fieldmap_is_not_the_anatomys(published, tmp_path):
+def test_brain_masks_of_fieldmaps_are_ignored(published, tmp_path):
     shutil.copytree(published / "derivatives/minimal/sub-sid000005", tmp_path / "sub-sid000005", symlinks=True)
     (tmp_path / "sub-sid000005/fmap/sub-sid000005_fmapid-auto00000_desc-brain_mask.nii.gz").touch()
     first = find_recordings(published, subjects=["sid000005"], derivatives=[tmp_path])[0]
     assert first.transforms["brain"].parent.name == "anat"
 
 
-def test_without_a_fieldmap_distortion_is_left_alone(published, tmp_path):
+def test_transforms_without_a_fieldmap_are_complete(published, tmp_path):
     shutil.copytree(published / "derivatives/minimal/sub-sid000005", tmp_path / "sub-sid000005", symlinks=True)
     for path in tmp_path.rglob("*_to-auto00000*"):
         path.unlink()
