@@ -1,4 +1,4 @@
-"""The real trees of ds003017 and of its published transforms: every run finds every part of its way to the template."""
+"""The real trees of ds003017 and its published transforms: all parts of the resampling are found for every run."""
 
 from __future__ import annotations
 
@@ -46,8 +46,22 @@ def test_every_run_of_ds003017_has_its_transforms(published):
     assert first["brain"].name.endswith("MPRAGE_desc-brain_mask.nii.gz")
 
 
+@pytest.fixture
+def one_subject(published, tmp_path):
+    """The first subject alone, and a folder with its derivatives that may be changed."""
+    root, derivatives = tmp_path / "raw", tmp_path / "derivatives"
+    root.mkdir()
+    for file in published.iterdir():
+        if file.is_file():
+            shutil.copy(file, root)
+    name = "sub-sid000005"
+    shutil.copytree(published / name, root / name, symlinks=True)
+    shutil.copytree(published / "derivatives/minimal" / name, derivatives / name, symlinks=True)
+    return root, derivatives
+
+
 @pytest.mark.parametrize(
-    ("gone", "message"),
+    ("pattern", "message"),
     [
         ("*from-boldref_to-T1w*", "no from-boldref_to-T1w transform"),
         ("*from-T1w_to-MNI152NLin2009cAsym*", r"no transform from T1w to MNI152NLin2009cAsym \(.h5\)"),
@@ -55,25 +69,25 @@ def test_every_run_of_ds003017_has_its_transforms(published):
         ("*fieldmap.nii.gz", "no fieldmap auto00000 image"),
     ],
 )
-def test_missing_parts_are_named(published, tmp_path, gone, message):
-    shutil.copytree(published / "derivatives/minimal/sub-sid000005", tmp_path / "copy/sub-sid000005", symlinks=True)
-    for path in (tmp_path / "copy").rglob(gone):
+def test_missing_parts_are_named(one_subject, pattern, message):
+    root, derivatives = one_subject
+    for path in derivatives.rglob(pattern):
         path.unlink()
     with pytest.raises(MetadataError, match=message):
-        find_recordings(published, subjects=["sid000005"], derivatives=[tmp_path / "copy"])
+        find_recordings(root, derivatives=[derivatives])
 
 
-def test_brain_masks_of_fieldmaps_are_ignored(published, tmp_path):
-    shutil.copytree(published / "derivatives/minimal/sub-sid000005", tmp_path / "sub-sid000005", symlinks=True)
-    (tmp_path / "sub-sid000005/fmap/sub-sid000005_fmapid-auto00000_desc-brain_mask.nii.gz").touch()
-    first = find_recordings(published, subjects=["sid000005"], derivatives=[tmp_path])[0]
+def test_brain_masks_of_fieldmaps_are_ignored(one_subject):
+    root, derivatives = one_subject
+    (derivatives / "sub-sid000005/fmap/sub-sid000005_fmapid-auto00000_desc-brain_mask.nii.gz").touch()
+    first = find_recordings(root, derivatives=[derivatives])[0]
     assert first.transforms["brain"].parent.name == "anat"
 
 
-def test_transforms_without_a_fieldmap_are_complete(published, tmp_path):
-    shutil.copytree(published / "derivatives/minimal/sub-sid000005", tmp_path / "sub-sid000005", symlinks=True)
-    for path in tmp_path.rglob("*_to-auto00000*"):
+def test_transforms_without_a_fieldmap_are_complete(one_subject):
+    root, derivatives = one_subject
+    for path in derivatives.rglob("*_to-auto00000*"):
         path.unlink()
-    first = find_recordings(published, subjects=["sid000005"], derivatives=[tmp_path])[0]
+    first = find_recordings(root, derivatives=[derivatives])[0]
     assert first.route == "transforms"
     assert "fieldmap" not in first.transforms

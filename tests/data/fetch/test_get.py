@@ -126,6 +126,7 @@ def test_a_killed_clone_is_made_again(synthetic, tmp_path):
 # ---- from a RIA store -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_fetching_from_a_ria_store(tmp_path, copy_synthetic, run):
     source, store = copy_synthetic(tmp_path / "synthetic", n_subjects=1, n_runs=2), tmp_path / "store"
     run(source, "datalad", "create-sibling-ria", "--name=ria", "--new-store-ok", f"ria+{store.as_uri()}")
@@ -167,7 +168,14 @@ class LyingHandler(http.server.SimpleHTTPRequestHandler):
         outputfile.write(bytes(byte ^ 1 for byte in content) if "annex/objects" in self.path else content)
 
 
-@pytest.mark.parametrize("handler", [MissingHandler, DyingHandler, LyingHandler])
+@pytest.mark.parametrize(
+    "handler",
+    [
+        pytest.param(MissingHandler, marks=pytest.mark.slow),
+        pytest.param(DyingHandler, marks=pytest.mark.slow),
+        LyingHandler,
+    ],
+)
 def test_failing_servers_are_named_and_replaced(synthetic, tmp_path, serve, run, handler):
     run(synthetic, "git", "update-server-info")
     clone = tmp_path / "clone"
@@ -180,6 +188,7 @@ def test_failing_servers_are_named_and_replaced(synthetic, tmp_path, serve, run,
         assert mine.read_bytes() == theirs.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_hint_enables_a_remote_again(tmp_path, copy_synthetic, serve, run):
     """The dataset names a store on the web, which does not answer when the clone is made; then it does."""
     source, folder = copy_synthetic(tmp_path / "synthetic", n_subjects=1, n_runs=1), tmp_path / "www"

@@ -159,6 +159,7 @@ def test_preprocessed_images_replace_raw_ones(registry, tmp_path):
     assert fetch("ds999999", clone, registry=registry, subjects=[SECOND], runs=["01"]).n_files_to_get == 2
 
 
+@pytest.mark.slow
 def test_derivatives_are_added_to_existing_clones(registry, tmp_path):
     clone = tmp_path / "clone"
     fetch("ds999999", clone, registry=registry, subjects=[FIRST])
@@ -218,6 +219,7 @@ def test_drop_continues_after_files_that_are_kept(datasets, registry, tmp_path, 
     assert present(inner) == []
 
 
+@pytest.mark.slow
 def test_interrupted_derivatives_are_resumed(datasets, tmp_path, serve):
     """The raw dataset's place works, the derivative's does not: what has come is kept."""
     folder, commits = datasets

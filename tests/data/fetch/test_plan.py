@@ -74,20 +74,11 @@ def test_a_dry_run_describes_the_real_dataset(published, tmp_path, run, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_transforms_of_the_real_derivatives(published, published_transforms, tmp_path, run):
-    registry = {
-        "ds003017": RegistryEntry(
-            raw=Published(url=str(published), commit=run(published, "git", "rev-parse", "HEAD")),
-            derivatives={"transforms": Published(url=str(published_transforms), name="ds003017-fmriprep")},
-        )
-    }
-    options = {"derivative": "transforms", "dry_run": True, "registry": registry}
-    plan = fetch("ds003017", tmp_path / "clone", **options)
-    assert plan.n_bytes == 27_644_347_435
-    assert (plan.derivative.n_subjects, plan.derivative.n_runs) == (25, 125)
-    # 25 subjects of 20 files: five runs of three transforms, a warp, a brain mask, two tissues, a field map.
-    assert (plan.derivative.n_files, plan.derivative.n_bytes) == (500, 2_351_331_173)
-    assert plan.derivative.directory == tmp_path / "clone" / "derivatives" / "ds003017-fmriprep"
+def test_transforms_of_the_real_derivatives(published_transforms):
+    plan = plan_of(published_transforms)
+    assert (plan.n_subjects, plan.n_runs) == (25, 125)
+    # 20 files of each of 25 subjects: three transforms of five runs, a warp, a brain mask, two tissues, a fieldmap.
+    assert (plan.n_files, plan.n_bytes) == (500, 2_351_331_173)
     one = plan_of(published_transforms, subjects=["sid000005"], runs=["3"])
     assert (one.n_files, one.n_bytes) == (8, 93_654_237)
     names, recordings = wanted(published_transforms, subjects=["sid000005"], runs=["3"])
