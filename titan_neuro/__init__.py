@@ -1,5 +1,42 @@
-"""Titan-Neuro: forecast whole fMRI recordings with a memory that learns at test time."""
+"""Titan-Neuro: forecast whole fMRI recordings with a memory that learns at test time.
 
+Where to begin:
+
+- `titan_neuro.Study`: a whole study from Python: ``Study.open(bids_dir, output_dir)``, then ``prepare()``, ``train()``,
+  ``evaluate()``, ``probe(name)`` and ``report()``.
+- `titan_neuro.Forecaster` and `titan_neuro.ForecasterConfig`: the model alone, on arrays ``(time, features)``:
+  ``fit``, ``forward``, ``step``, ``features``.
+- `titan_neuro.titans`: the memory of the Titans paper and its variants LMM, MAC, MAG and MAL; no fMRI in it.
+- On the command line: ``titan-neuro --help``.
+
+Each of them is loaded when it is first used, so that importing this package takes milliseconds.
+"""
+
+from __future__ import annotations
+
+import importlib
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from titan_neuro import titans
+    from titan_neuro.forecaster import Forecaster, ForecasterConfig
+    from titan_neuro.study import Study
 
 __version__ = version("titan-neuro")
+
+_HOMES = {"Forecaster": "forecaster", "ForecasterConfig": "forecaster", "Study": "study"}
+
+__all__ = ["Forecaster", "ForecasterConfig", "Study", "__version__", "titans"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if name == "titans":
+        return importlib.import_module(f"{__name__}.titans")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""What made a result: arguments, versions, commit, wall time, peak memory."""
+"""Provenance of results: arguments, versions, commit, wall time and peak memory of each stage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from titan_neuro.errors import OutputError
-from titan_neuro.files import file_lock, write_json
+from titan_neuro.files import file_lock, read_json, write_json
 
 PACKAGES = (
     "titan-neuro",
@@ -37,21 +37,24 @@ PACKAGES = (
 
 
 def digest(content: Any) -> str:
-    """SHA-256 of JSON content; keys in any order."""
+    """Return the SHA-256 of JSON content; it does not depend on the order of keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a result depends on."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the packages that a result depends on, by name."""
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
+            installed[package] = version(package)
+    return installed
 
 
 def commit() -> str | None:
-    """Commit of the source that runs, with ``-dirty`` after it where it was changed; None for an installed package."""
+    """Return the commit of the running source, with ``-dirty`` appended where files were changed since.
+
+    None for an installed package.
+    """
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return None
@@ -69,19 +72,24 @@ def commit() -> str | None:
 
 
 def read_stage(output_dir: Path, stage: str) -> dict[str, Any]:
-    """Return what ``provenance.json`` says of a stage; empty where it says nothing."""
-    found: dict[str, Any] = _read_stages(output_dir / "provenance.json").get(stage, {})
-    return found
+    """Return the record of a stage in ``provenance.json``; empty where there is none.
+
+    Raises
+    ------
+    OutputError
+        ``provenance.json`` is damaged.
+    """
+    return _read_stages(output_dir / "provenance.json").get(stage, {})
 
 
-def _read_stages(path: Path) -> dict[str, Any]:
+def _read_stages(path: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         return {}
-    try:
-        stages = json.loads(path.read_text(encoding="utf-8"))["stages"]
-        return {str(name): dict(record) for name, record in stages.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise OutputError(f"{path}: is damaged ({error}).", "Remove it; it is written anew.") from error
+    hint = "Remove it; the next stage writes a new one."
+    stages = read_json(path, keys=["stages"], hint=hint, error=OutputError)["stages"]
+    if not isinstance(stages, dict) or not all(isinstance(record, dict) for record in stages.values()):
+        raise OutputError(f"{path}: expected one record for each stage, found something else.", hint)
+    return stages
 
 
 @contextlib.contextmanager
@@ -91,22 +99,22 @@ def recorded(output_dir: Path, work_dir: Path, stage: str, **metadata: Any) -> I
     Parameters
     ----------
     output_dir, work_dir : Path
-        The record goes into the first; the lock, for jobs that run side by side, into the second.
+        Folders of ``provenance.json`` and of its lock: several jobs may write records at the same time.
     stage : str
-        Key of the record: ``prepare sub-01``, ``train fold-1``, ``evaluate``.
-    **facts
-        What else belongs to the record (JSON).
+        Key of the record: ``prepare sub-01``, ``train seed-0 fold-1``, ``evaluate``.
+    **metadata
+        Further entries of the record (JSON).
 
     Yields
     ------
     dict
-        The record; what is put into it is written too. Emptied, where there was nothing to do, it is not written, and
-        what made the outputs stays on record.
+        The record; entries that the block adds are written, too. A block that had nothing to do clears it: then the
+        earlier record stays, which says how the outputs were made.
 
     Raises
     ------
     OutputError
-        ``provenance.json`` is damaged: said before the stage begins; or it can't be written.
+        ``provenance.json`` is damaged (raised before the stage begins), or can't be written.
     """
     path = output_dir / "provenance.json"
     with file_lock(path, work_dir=work_dir):

@@ -8,7 +8,7 @@ import pytest
 from titan_neuro.data.repeats import find_repeats
 from titan_neuro.data.space import Space
 from titan_neuro.data.store import RunHeader, RunStore, write_run
-from titan_neuro.metrics import retest_ceiling
+from titan_neuro.evaluation.noise_ceilings import retest_ceiling
 
 SPACE = Space(kind="parcels", name="native", mask=None, affine=None, parcels=("a", "b", "c"))
 # The first two runs of ds003017: the last 10 s of the stimulus of the first are shown again.

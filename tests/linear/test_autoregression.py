@@ -5,11 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from in_memory import InMemoryRun
 from sklearn.linear_model import Ridge
 
 from titan_neuro.errors import ConfigError, MismatchError, TrainingError
 from titan_neuro.linear.autoregression import autoregress, fit_autoregression
+from titan_neuro.runs import InMemoryRun
 
 HORIZONS = (1, 2, 5)
 

@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from in_memory import InMemoryRun
 from stimulus_runs import as_run
 
 from titan_neuro.errors import MismatchError, TrainingError
 from titan_neuro.linear.stimulus_average import average_over_subjects
+from titan_neuro.runs import InMemoryRun
 
 # (subject, stimulus, length, first scored time point); the second stimulus has one viewer.
 SHAPES = [("01", "task-b", 610, 4), ("02", "task-b", 580, 10), ("03", "task-b", 590, 4), ("01", "task-a", 300, 7)]

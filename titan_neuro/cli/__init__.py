@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from titan_neuro.cli import common, evaluate, fetch, predict, prepare, probe, report, run, simulate, train
+from titan_neuro.cli import evaluate, fetch, flags, predict, prepare, probe, report, run, simulate, train
 from titan_neuro.errors import TitanNeuroError
 from titan_neuro.study import pipelines
 
@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Forecast whole fMRI recordings with a memory that learns at test time, and ask what it holds.",
         epilog="The main job: `titan-neuro run BIDS_DIR OUTPUT_DIR participant`, then `... group`.",
     )
-    common.add_version(parser)
+    flags.add_version(parser)
     subcommands = parser.add_subparsers(dest="subcommand", metavar="VERB", parser_class=argparse.ArgumentParser)
     for subcommand in _SUBCOMMANDS:
         subcommand.add_parser(subcommands)

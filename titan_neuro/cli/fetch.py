@@ -6,20 +6,20 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from titan_neuro.cli import common
+from titan_neuro.cli import flags
 from titan_neuro.errors import UsageError
 
 
 def add_parser(subcommands: Any) -> None:
     """Add the subcommand."""
-    parser = common.new_subcommand(
+    parser = flags.new_subcommand(
         subcommands, "fetch", "Clone a DataLad dataset and get the recordings that the job needs."
     )
     parser.add_argument("source", metavar="SOURCE", help="an accession number (ds003017), a URL, or a path")
     parser.add_argument(
         "directory", type=Path, nargs="?", metavar="DIR", help="default: SOURCE itself, if it is a clone"
     )
-    common.add_selection(parser)
+    flags.add_selection(parser)
     parser.add_argument(
         "--with",
         choices=("transforms", "fmriprep"),

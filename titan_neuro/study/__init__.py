@@ -1,6 +1,48 @@
-"""Presets, and the strict loader of YAML files and ``--set`` overrides."""
+"""A whole study from Python: `Study` prepares, trains, evaluates, probes and reports; `StudyConfig` holds settings.
 
-from titan_neuro.study.config import StudyConfig
-from titan_neuro.study.load import load_study, write_resolved
+What is imported from here is loaded when it is first used: `load_pipeline` and the help of the command need no torch.
+"""
 
-__all__ = ["StudyConfig", "load_study", "write_resolved"]
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from titan_neuro.study.config import StudyConfig
+    from titan_neuro.study.load import load_study, parse_setting, write_resolved
+    from titan_neuro.study.pipelines import Pipeline, load_pipeline
+    from titan_neuro.study.selection import Selection
+    from titan_neuro.study.study import Study
+
+_HOMES = {
+    "Pipeline": "pipelines",
+    "Selection": "selection",
+    "Study": "study",
+    "StudyConfig": "config",
+    "load_pipeline": "pipelines",
+    "load_study": "load",
+    "parse_setting": "load",
+    "write_resolved": "load",
+}
+
+__all__ = [
+    "Pipeline",
+    "Selection",
+    "Study",
+    "StudyConfig",
+    "load_pipeline",
+    "load_study",
+    "parse_setting",
+    "write_resolved",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

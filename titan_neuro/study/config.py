@@ -52,8 +52,8 @@ class StudyConfig:
         window, restart = self.training.window_time_points, self.model.restart_time_points
         if window % restart:
             raise ConfigError(
-                f"training.window_time_points: {window} is no multiple of {restart}, the time points after which a stream may "
-                f"begin anew in this {self.model.backbone.variant} model.",
+                f"training.window_time_points: {window} is no multiple of {restart}, after which a stream may "
+                f"be reset in this {self.model.backbone.variant} model.",
                 "Streams end and begin between windows, and can do so between segments (mac: "
                 "model.backbone.segment_time_points) and chunks (model.backbone.memory.chunk_time_points and "
                 "model.recall.chunk_time_points) only.",
@@ -67,7 +67,9 @@ def debug() -> StudyConfig:
             tokenizer=SwinTokenizerConfig(embed_dim=4, num_heads=(1, 2, 4, 8), token_grid=(1, 1, 1)),
             backbone=MACConfig(dim=16, n_layers=1, n_heads=2, tokens_per_time_point=1),
             horizons=(1, 2),
-            recall=RecallConfig(width=16, n_components=8, own_lags=2, key_lags=4, key_components=4, group_width=8),
+            recall=RecallConfig(
+                width=16, n_components=8, autoregressive_lags=2, key_lags=4, key_components=4, group_width=8
+            ),
             decoder=LowRankConfig(rank=4),
         ),
         training=TrainingConfig(max_epochs=2, window_time_points=32),

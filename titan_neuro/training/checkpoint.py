@@ -1,8 +1,7 @@
-"""A trained forecaster on disk: weights as safetensors, and a JSON that says what they were trained on."""
+"""A trained forecaster on disk: weights as safetensors, and a JSON record of the model, its data and its training."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,23 +12,23 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from titan_neuro.errors import InputNotFoundError, MismatchError
-from titan_neuro.files import write_bytes, write_json
-from titan_neuro.forecaster.forecaster import Forecaster, ForecasterConfig
+from titan_neuro.files import read_json, write_bytes, write_json
+from titan_neuro.forecaster import Forecaster, ForecasterConfig
 
 SCHEMA = "titan-neuro-forecaster"
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 _CONFIG = TypeAdapter(ForecasterConfig)
 
 
 def save_forecaster(folder: Path, model: Forecaster, record: Mapping[str, Any]) -> None:
-    """Write ``model.safetensors`` and ``model.json`` into `folder`, the JSON last: a folder that has it is whole.
+    """Write ``model.safetensors`` and ``model.json`` into `folder`, the JSON last: a folder that has it is complete.
 
     Parameters
     ----------
     folder : Path
     model : Forecaster
     record : mapping
-        JSON; ``data`` (what the model is bound to: see :func:`require_match`) and whatever else should be known.
+        JSON: ``data`` (the identity of the data, see :func:`require_match`), and any further entries.
     """
     discard_record(folder)
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
@@ -39,24 +38,24 @@ def save_forecaster(folder: Path, model: Forecaster, record: Mapping[str, Any]) 
 
 
 def discard_record(folder: Path) -> None:
-    """Take ``model.json`` away before anything that it speaks of changes."""
+    """Remove ``model.json``; call it before any file that it describes changes."""
     (folder / "model.json").unlink(missing_ok=True)
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """Return what ``model.json`` says; None where there is no finished model."""
+    """Return the content of ``model.json``; None where there is no finished model.
+
+    Raises
+    ------
+    MismatchError
+        The file is damaged.
+    """
     path = folder / "model.json"
-    if not path.is_file():
-        return None
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise MismatchError(f"{path}: is not valid JSON: {error}.", "Train the fold again.") from error
-    return record
+    return read_json(path, hint="Train the fold again.", error=MismatchError) if path.is_file() else None
 
 
 def require_record(folder: Path) -> dict[str, Any]:
-    """Return what ``model.json`` says, of a model that can be loaded.
+    """Return the content of ``model.json``, of a model that can be loaded.
 
     Raises
     ------
@@ -92,7 +91,7 @@ def load_forecaster(folder: Path, device: torch.device | str = "cpu") -> tuple[F
     InputNotFoundError
         There is no model in `folder`.
     MismatchError
-        The files are damaged, of another schema version, or don't fit each other.
+        The files are damaged, of another schema version, or do not fit each other.
     """
     record = require_record(folder)
     try:
@@ -109,16 +108,16 @@ def load_forecaster(folder: Path, device: torch.device | str = "cpu") -> tuple[F
 
 
 def require_match(record: Mapping[str, Any], data: Mapping[str, Any], where: str) -> None:
-    """Refuse a model on data that differ from what it was trained on.
+    """Refuse data that differ from those that a model was trained on.
 
     Parameters
     ----------
     record : mapping
-        From :func:`load_forecaster` or :func:`require_record`.
+        Of the model, from :func:`load_forecaster` or :func:`require_record`.
     data : mapping
-        Identity of the data at hand: space, repetition time, normalizer.
+        Identity of the data: space, repetition time, normalizer.
     where : str
-        The data's name, for the message.
+        Name of the data, for the message.
 
     Raises
     ------
@@ -129,7 +128,7 @@ def require_match(record: Mapping[str, Any], data: Mapping[str, Any], where: str
     for field in sorted(set(trained) | set(data)):
         if trained.get(field) != data.get(field):
             raise MismatchError(
-                f"{where} differs from what the model was trained on, in {field}: expected {trained.get(field)}, "
-                f"found {data.get(field)}.",
-                "Use data prepared in the same way, or train a model on these.",
+                f"{where} differs from the data that the model was trained on, in {field}: expected "
+                f"{trained.get(field)}, found {data.get(field)}.",
+                "Use data prepared in the same way, or train a model on these data.",
             )

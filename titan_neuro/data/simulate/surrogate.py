@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +12,13 @@ import pandas as pd
 
 from titan_neuro.data.bids.output import write_nifti
 from titan_neuro.data.bids.recordings import Recording
-from titan_neuro.data.prepare.scratch import Scratch
-from titan_neuro.data.prepare.sources import Table, Volumes
+from titan_neuro.data.prepare.images import BoldImage
+from titan_neuro.data.prepare.scratch import ScratchSeries
+from titan_neuro.data.prepare.time_series import ParcelTable
 from titan_neuro.data.prepare.timing import repetition_time
 from titan_neuro.data.space import Space
 from titan_neuro.files import atomic, writing_to
+from titan_neuro.seeds import named_generator
 
 SurrogateKind = Literal["white", "phase"]
 # Number of values in memory at a time.
@@ -59,7 +60,7 @@ def write_surrogate(recording: Recording, kind: SurrogateKind, folder: Path, see
     """
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng([seed, zlib.crc32(recording.key.encode())])
+    rng = named_generator(seed, recording.key)
     write = _write_table if recording.kind == "parcels" else _write_image
     return replace(recording, path=write(recording, kind, folder, rng))
 
@@ -96,8 +97,8 @@ def surrogate(series: np.ndarray, kind: SurrogateKind, rng: np.random.Generator,
 
 
 def _write_table(recording: Recording, kind: SurrogateKind, folder: Path, rng: np.random.Generator) -> Path:
-    table = Table(recording)
-    values = surrogate(table.block(0, table.n_time_points), kind, rng, keep_mean=True)
+    table = ParcelTable(recording)
+    values = surrogate(table.read(0, table.n_time_points), kind, rng, keep_mean=True)
     path = folder / recording.path.name
     with atomic(path) as temporary:
         pd.DataFrame(values, columns=list(table.space.parcels)).to_csv(
@@ -107,23 +108,23 @@ def _write_table(recording: Recording, kind: SurrogateKind, folder: Path, rng: n
 
 
 def _write_image(recording: Recording, kind: SurrogateKind, folder: Path, rng: np.random.Generator) -> Path:
-    volumes = Volumes(recording.path)
-    tr = repetition_time(recording, volumes.header_repetition_time)
-    all_voxels = Space(kind="volume", name="native", mask=np.ones(volumes.shape, dtype=bool), affine=volumes.affine)
+    image = BoldImage(recording.path)
+    tr = repetition_time(recording, image.header_repetition_time)
+    all_voxels = Space(kind="volume", name="native", mask=np.ones(image.shape, dtype=bool), affine=image.affine)
     path = folder / f"{recording.path.name.partition('.')[0]}.nii.gz"
     n_volumes = max(1, _BLOCK_VALUES // all_voxels.n_features)
-    with Scratch(folder / "series") as scratch:
-        for start in range(0, volumes.n_time_points, n_volumes):
-            block = volumes.read(start, min(start + n_volumes, volumes.n_time_points))
+    with ScratchSeries(folder / "series") as scratch:
+        for start in range(0, image.n_volumes, n_volumes):
+            block = image.read(start, min(start + n_volumes, image.n_volumes))
             scratch.append(block.reshape(all_voxels.n_features, -1).T)
-        n_columns = max(1, _BLOCK_VALUES // volumes.n_time_points)
+        n_columns = max(1, _BLOCK_VALUES // image.n_volumes)
         for first in range(0, all_voxels.n_features, n_columns):
-            series = scratch.columns(first, min(first + n_columns, all_voxels.n_features))
+            series = scratch.read_columns(first, min(first + n_columns, all_voxels.n_features))
             scratch.replace_columns(first, surrogate(series, kind, rng, keep_mean=recording.route != "transforms"))
-        write_nifti(path, all_voxels, _volumes(scratch), n_time_points=volumes.n_time_points, repetition_time=tr)
+        write_nifti(path, all_voxels, _volumes(scratch), n_time_points=image.n_volumes, repetition_time=tr)
     return path
 
 
-def _volumes(scratch: Scratch) -> Iterator[np.ndarray]:
+def _volumes(scratch: ScratchSeries) -> Iterator[np.ndarray]:
     for volume in range(scratch.n_time_points):
-        yield scratch.volumes(volume, volume + 1)
+        yield scratch.read(volume, volume + 1)

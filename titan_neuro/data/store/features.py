@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 import zarr
 
 from titan_neuro.data.store.address import open_group
 from titan_neuro.data.store.arrays import check_sha256, create_array, get_array, read_errors, sha256_of_blocks
 from titan_neuro.errors import ImageError, MismatchError
 from titan_neuro.files import atomic
+
+if TYPE_CHECKING:
+    import torch
 
 SCHEMA = "titan-neuro-features"
 SCHEMA_VERSION = 2
@@ -70,6 +72,9 @@ class FeatureStore:
         ImageError
             They are damaged or missing.
         """
+        # Imported here: the preparation of runs needs no torch.
+        import torch
+
         return torch.from_numpy(self._read(start, stop)).float()
 
     def verify(self) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from titan_neuro.data.space import Space
 from titan_neuro.errors import MismatchError
 from titan_neuro.typing import HIGH_MOTION_MM
 
 if TYPE_CHECKING:
+    import torch
+
     from titan_neuro.data.store.read import RunStore
     from titan_neuro.data.store.schema import Event
 
@@ -71,6 +72,9 @@ class RunView:
 
     def read(self, start: int, stop: int) -> torch.Tensor:
         """Return time points ``start <= t < stop``: float32 ``(time, features)``, in standard deviations."""
+        # Imported here: the preparation of runs needs no torch.
+        import torch
+
         # torch widens float16 six times as fast as numpy does.
         return torch.from_numpy(self._series(start, stop)).float()
 
@@ -94,6 +98,8 @@ class RunView:
         mask = self.space.mask
         if mask is None:
             raise MismatchError(f"{self.key}: parcels have no grid.", "Read them with `read`.")
+        import torch
+
         device = torch.device(device)
         values = torch.from_numpy(self._series(start, stop)).to(device)
         if device not in self._voxels:

@@ -1,0 +1,158 @@
+"""The third stage: the forecasts of held-out runs are scored beside controls, comparison models and baselines."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from titan_neuro.baselines import SharedFits, make_baselines, make_oracle_references
+from titan_neuro.data.bids.output import write_map
+from titan_neuro.data.repeats import find_repeats
+from titan_neuro.evaluation import ScoreContext, combine, controls_of, format_table, score_fold, write_scores
+from titan_neuro.evaluation.noise_ceilings import retest_ceiling, stimulus_locked_ceiling
+from titan_neuro.evaluation.vocabulary import AR, STIMULUS_LOCKED, TEST_RETEST
+from titan_neuro.provenance import digest
+
+if TYPE_CHECKING:
+    from titan_neuro.baselines import OracleReference
+    from titan_neuro.evaluation import Benchmark
+    from titan_neuro.metrics import Ceiling
+    from titan_neuro.study.config import StudyConfig
+    from titan_neuro.study.models import TrainedStudy
+    from titan_neuro.study.output import OutputFolder
+    from titan_neuro.training import FoldData
+    from titan_neuro.typing import ForecastModel
+
+logger = logging.getLogger(__name__)
+
+# Raised when the same models and settings come to other scores.
+_METHOD_VERSION = 3
+# Files of the group level that are made here, after the stem.
+_WRITTEN = ("desc-forecast*", "desc-rollout_*", "desc-residuals_*", "desc-ceilings_*", "*stat-skillar_*", "*stat-r2_*")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores of a study.
+
+    Attributes
+    ----------
+    scores : pandas.DataFrame
+        A row for each model and lead time; `titan_neuro.evaluation.vocabulary` defines the columns.
+    summary : str
+        One sentence on the study's model.
+    comparisons : list of str
+        One sentence for each comparison of the model with another row.
+    caveats : list of str
+        What must be said beside these scores.
+    path : Path
+        The table on the disk; other tables and maps lie beside it.
+    """
+
+    scores: pd.DataFrame
+    summary: str
+    comparisons: list[str]
+    caveats: list[str]
+    path: Path
+
+    def __str__(self) -> str:
+        """The table and the sentences, for the terminal."""
+        return "\n".join([format_table(self.scores), self.summary, *self.comparisons, *self.caveats])
+
+
+def evaluate_study(trained: TrainedStudy, output: OutputFolder, notes: Sequence[str] = ()) -> Evaluation:
+    """Score all folds unless that was done before, and write the tables and maps.
+
+    Parameters
+    ----------
+    trained : TrainedStudy
+    output : OutputFolder
+    notes : sequence of str
+        Caveats beside those of the data.
+    """
+    config = trained.config
+    caveats = [*notes, *trained.folds[0].caveats]
+    path = trained.stem.with_name(f"{trained.stem.name}_desc-forecast_scores.tsv")
+    rows = [row.name for part in _rows(config.model.horizons) for row in part]
+    fingerprint = digest([asdict(config.evaluation), trained.fingerprints, caveats, rows, _METHOD_VERSION])
+    if output.is_done("evaluate", fingerprint, [path]):
+        logger.info("The forecasts were scored before: %s", path)
+    else:
+        with output.stage("evaluate", fingerprint=fingerprint, seed=config.seeds[0], device=trained.device):
+            benchmark = _score_folds(trained)
+            _discard_earlier(trained.stem)
+            _write_tables(benchmark, trained.folds[0], config, path, caveats)
+            _write_maps(benchmark, trained.folds[0], trained.stem, caveats)
+    sidecar = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    return Evaluation(pd.read_csv(path, sep="\t"), sidecar["Summary"], sidecar["Comparisons"], caveats, path)
+
+
+def _discard_earlier(stem: Path) -> None:
+    """Remove what an earlier evaluation wrote: a table that is no longer made would pass for one of these."""
+    for kind in _WRITTEN:
+        for path in stem.parent.glob(f"{stem.name}_{kind}"):
+            path.unlink()
+
+
+def _score_folds(trained: TrainedStudy) -> Benchmark:
+    parts = []
+    for position, data in enumerate(trained.folds):
+        models: dict[int, list[ForecastModel]] = {}
+        for seed, folds in trained.models.items():
+            main, *comparison_models = folds[position]
+            models[seed] = [main, *controls_of(main), *comparison_models]
+        baselines, references = _rows(trained.config.model.horizons)
+        train, test = data.fit_runs, data.select(data.fold.test)
+        parts.append(
+            score_fold(models, baselines, references, train, test, trained.config.evaluation, protocol=data.protocol)
+        )
+    return combine(parts)
+
+
+def _rows(horizons: tuple[int, ...]) -> tuple[list[ForecastModel], list[OracleReference]]:
+    """Baselines and oracle references, not fitted yet, in the order of the table."""
+    shared_fits = SharedFits(horizons)
+    return make_baselines(horizons, shared_fits), make_oracle_references(horizons, shared_fits)
+
+
+def _write_tables(
+    benchmark: Benchmark, data: FoldData, config: StudyConfig, path: Path, caveats: Sequence[str]
+) -> None:
+    run = data.runs[data.fold.test[0]]
+    context = ScoreContext(
+        task=path.name.split("_")[0].removeprefix("task-"),
+        repetition_time_s=run.repetition_time,
+        space=data.space.name,
+        normalization=run.store.record["normalizer"]["method"],
+        caveats=caveats,
+    )
+    write_scores(path.parent, benchmark, context, config.evaluation, config.seeds[0], _ceilings(data))
+
+
+def _ceilings(data: FoldData) -> dict[str, Ceiling]:
+    """From all runs, whatever part they have in this fold: a ceiling is a property of the recordings."""
+    runs = list(data.runs.values())
+    return {STIMULUS_LOCKED: stimulus_locked_ceiling(runs), TEST_RETEST: retest_ceiling(find_repeats(runs))}
+
+
+def _write_maps(benchmark: Benchmark, data: FoldData, stem: Path, caveats: Sequence[str]) -> None:
+    main, scores = benchmark.main_model, benchmark.scores
+    for model, metric in ((main, "skill_ar"), (main, "r2"), (AR, "r2")):
+        for horizon in scores.first.horizons:
+            label = f"stat-{metric.replace('_', '')}_desc-{model.replace('-', '')}H{horizon}"
+            metadata = {
+                "Description": f"{metric} of {model}, lead time {horizon} time points, mean over subjects; errors "
+                "summed over seeds",
+                "Units": "1 is a perfect forecast",
+                "NumberOfSubjects": len(scores.first.subjects),
+                "Seeds": list(scores.by_seed),
+                "Protocol": benchmark.protocol,
+                "Caveats": list(caveats),
+            }
+            write_map(stem, label, data.space, scores.feature_map(metric, model, horizon), metadata)

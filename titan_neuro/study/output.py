@@ -1,0 +1,74 @@
+"""The output folder of a study: where its parts lie, and the record of each stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from titan_neuro.files import WORK_FOLDER
+
+if TYPE_CHECKING:
+    from titan_neuro.data.store import RunStore
+    from titan_neuro.study.config import StudyConfig
+
+
+@dataclass(frozen=True)
+class OutputFolder:
+    """Paths inside ``OUTPUT_DIR``.
+
+    Attributes
+    ----------
+    path : Path
+        The folder; it may be missing until `prepare` makes it.
+    work_dir : Path
+        Unfinished work and locks; by default ``OUTPUT_DIR/.work``.
+    """
+
+    path: Path
+    work_dir: Path
+
+    @classmethod
+    def at(cls, path: Path, work_dir: Path | None = None) -> OutputFolder:
+        """Return the folder at `path`; unfinished work lies in it, unless `work_dir` says otherwise."""
+        return cls(path, path / WORK_FOLDER if work_dir is None else work_dir)
+
+    @property
+    def resolved_settings(self) -> Path:
+        """``config.resolved.yaml``: every setting in force."""
+        return self.path / "config.resolved.yaml"
+
+    def model(self, seed: int, fold_number: int, name: str) -> Path:
+        """Return the folder of a model: ``OUT/models/seed-0/fold-1/titan-mac``."""
+        return self.path / "models" / f"seed-{seed}" / f"fold-{fold_number}" / name
+
+    def group_stem(self, runs: Sequence[RunStore]) -> Path:
+        """Return the start of the names of group results: ``OUT/group/task-movie``."""
+        tasks = sorted({run.entities.get("task", "unknown") for run in runs})
+        # BIDS labels are letters and digits alone.
+        return self.path / "group" / f"task-{''.join(tasks)}"
+
+    def record_settings(self, config: StudyConfig) -> None:
+        """Write ``config.resolved.yaml``; to be called once the settings are known to fit what is there."""
+        from titan_neuro.files import file_lock
+        from titan_neuro.study.load import write_resolved
+
+        with file_lock(self.resolved_settings, work_dir=self.work_dir):
+            write_resolved(self.resolved_settings, config)
+
+    @contextmanager
+    def stage(self, name: str, **metadata: Any) -> Iterator[dict[str, Any]]:
+        """Run a stage with its record in ``provenance.json``; see :func:`titan_neuro.provenance.recorded`."""
+        from titan_neuro.provenance import recorded
+
+        with recorded(self.path, self.work_dir, name, **metadata) as record:
+            yield record
+
+    def is_done(self, stage: str, fingerprint: str, outputs: Sequence[Path]) -> bool:
+        """Whether a stage was run on the same inputs with the same settings, and its outputs are there."""
+        from titan_neuro.provenance import read_stage
+
+        same = read_stage(self.path, stage).get("fingerprint") == fingerprint
+        return same and all(path.exists() for path in outputs)

@@ -1,0 +1,39 @@
+"""Which runs of a dataset a stage works on, and which of their files it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Choose runs by BIDS labels, as the flags of BIDS-Apps do. What is None or empty chooses all.
+
+    Attributes
+    ----------
+    subjects, tasks, runs : sequence of str, optional
+        Labels, with or without ``sub-``; the run labels 1 and 01 are the same.
+    filter_file : Path, optional
+        JSON in the form of fMRIPrep's ``--bids-filter-file``: ``{"bold": {"session": "02"}}``.
+    derivatives : sequence of Path
+        Folders with fMRIPrep's images, masks, confounds or transforms; empty: the dataset's ``derivatives/``.
+    """
+
+    subjects: Sequence[str] | None = None
+    tasks: Sequence[str] | None = None
+    runs: Sequence[str] | None = None
+    filter_file: Path | None = None
+    derivatives: Sequence[Path] = ()
+
+    @property
+    def labels(self) -> dict[str, Sequence[str] | None]:
+        """Labels that are asked for, by entity."""
+        return {"subject": self.subjects, "task": self.tasks, "run": self.runs}
+
+    def matches(self, entities: Mapping[str, str]) -> bool:
+        """Whether a run with these entities is chosen by its labels."""
+        from titan_neuro.data.bids.names import has_label
+
+        return all(has_label(entities, name, labels) for name, labels in self.labels.items())

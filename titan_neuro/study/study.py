@@ -1,0 +1,457 @@
+"""A study from Python: what the command ``titan-neuro`` does, without its flags."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from titan_neuro.errors import ConfigError, InputNotFoundError, NoMatchError, UsageError
+from titan_neuro.study.output import OutputFolder
+from titan_neuro.study.selection import Selection
+
+if TYPE_CHECKING:
+    from titan_neuro.data.bids.recordings import Recording
+    from titan_neuro.data.store import RunStore
+    from titan_neuro.forecaster import Forecaster
+    from titan_neuro.study.config import StudyConfig
+    from titan_neuro.study.evaluate import Evaluation
+    from titan_neuro.study.models import TrainedStudy
+    from titan_neuro.study.null_control import NullKind
+    from titan_neuro.study.prepare import PlannedRun
+    from titan_neuro.study.probe import ProbeOutcome
+    from titan_neuro.study.settings import GivenSettings
+    from titan_neuro.study.train import PlannedFold, TrainedModel
+    from titan_neuro.training import FoldData
+
+logger = logging.getLogger(__name__)
+
+
+class Study:
+    """One dataset, one output folder, one set of settings. Make it with :meth:`open`.
+
+    Every stage does only what is not done yet, and reads what the stage before has left in the output folder, so that a
+    study can be continued in another process or on another machine.
+
+    Attributes
+    ----------
+    bids_dir : Path or None
+        The BIDS dataset; None for a study that is prepared already.
+    output : OutputFolder
+    settings : GivenSettings
+        What was asked for; :attr:`config` says what is in force.
+    selection : Selection
+        Which runs `prepare` and `predict` work on.
+    device : str
+        ``cpu`` or ``cuda[:N]``.
+
+    Examples
+    --------
+    >>> study = Study.open("bids", "output", preset="parcels", seeds=[0])  # doctest: +SKIP
+    >>> study.prepare()  # doctest: +SKIP
+    >>> study.train()  # doctest: +SKIP
+    >>> study.evaluate().scores  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        bids_dir: Path | None,
+        output: OutputFolder,
+        settings: GivenSettings,
+        *,
+        selection: Selection | None = None,
+        device: str = "auto",
+    ) -> None:
+        self.bids_dir, self.output, self.settings = bids_dir, output, settings
+        self.selection = Selection() if selection is None else selection
+        self._device = device
+
+    @classmethod
+    def open(
+        cls,
+        bids_dir: str | Path | None,
+        output_dir: str | Path,
+        *,
+        preset: str | None = None,
+        config_file: str | Path | None = None,
+        selection: Selection | None = None,
+        work_dir: str | Path | None = None,
+        device: str = "auto",
+        overrides: Sequence[str] = (),
+        **settings: Any,
+    ) -> Study:
+        """Open a study, new or begun. Nothing is read or written yet.
+
+        Parameters
+        ----------
+        bids_dir : path or None
+            The BIDS dataset; None where the runs are prepared.
+        output_dir : path
+            A new folder, or one that Titan-Neuro made.
+        preset : {"debug", "cpu-small", "gpu-base", "parcels"}, optional
+            By default ``config.resolved.yaml`` of the output folder, else the preset of the kind of data.
+        config_file : path, optional
+            YAML: a preset and what differs from it.
+        selection : Selection, optional
+            Which runs; by default all.
+        work_dir : path, optional
+            Unfinished work and locks; by default ``OUTPUT_DIR/.work``.
+        device : {"auto", "cpu", "cuda", "cuda:N"}
+            By default a GPU where there is one.
+        overrides : sequence of str
+            Single settings as ``--set`` takes them: ``"training.max_epochs=5"``.
+        **settings
+            The same as nested parts of :class:`StudyConfig`: ``training={"max_epochs": 5}, seeds=[0]``.
+
+        Raises
+        ------
+        ConfigError
+            Both a preset and a file are given, or a setting that does not exist; said by the first stage that needs
+            the settings.
+        """
+        from titan_neuro.study.settings import GivenSettings
+
+        if preset is not None and config_file is not None:
+            raise ConfigError(
+                f"Study.open: preset={preset!r} and config_file={str(config_file)!r} don't go together.",
+                "Name the preset in the file: `preset: NAME`.",
+            )
+        given = GivenSettings(
+            preset=preset,
+            config_file=None if config_file is None else Path(config_file),
+            overrides=[*overrides, settings],
+        )
+        folder = OutputFolder.at(Path(output_dir), None if work_dir is None else Path(work_dir))
+        bids = None if bids_dir is None else Path(bids_dir)
+        return cls(bids, folder, given, selection=selection, device=device)
+
+    @property
+    def device(self) -> str:
+        """``cpu`` or ``cuda[:N]``.
+
+        Raises
+        ------
+        UsageError
+            No such device on this machine.
+        """
+        from titan_neuro.study.device import torch_device
+
+        return torch_device(self._device)
+
+    @property
+    def config(self) -> StudyConfig:
+        """Every setting in force; runs that are prepared settle those of preparation."""
+        from titan_neuro.data.store import open_runs
+
+        try:
+            runs = open_runs(self.output.path)
+        except InputNotFoundError:
+            return self.settings.resolve(self.output, self.recordings()[0].kind)
+        return self.settings.resolve_prepared(self.output, runs)
+
+    def recordings(self) -> list[Recording]:
+        """List the recordings of the dataset that are chosen.
+
+        Raises
+        ------
+        UsageError
+            The study was opened without a dataset.
+        NotBIDSError, NoMatchError, InputNotFoundError
+            See :func:`titan_neuro.data.bids.recordings.find_recordings`.
+        """
+        from titan_neuro.data.bids.recordings import find_recordings
+
+        return find_recordings(
+            self._dataset(),
+            subjects=self.selection.subjects,
+            tasks=self.selection.tasks,
+            runs=self.selection.runs,
+            filter_file=self.selection.filter_file,
+            derivatives=self.selection.derivatives,
+        )
+
+    def runs(self) -> list[RunStore]:
+        """Open the prepared runs.
+
+        Raises
+        ------
+        InputNotFoundError
+            Nothing is prepared yet.
+        """
+        from titan_neuro.data.store import open_runs
+
+        return open_runs(self.output.path)
+
+    def folds(self) -> list[FoldData]:
+        """Divide the prepared runs into folds, as `train` and `evaluate` do."""
+        from titan_neuro.study.models import study_folds
+
+        runs = self.runs()
+        return study_folds(runs, self.settings.resolve_prepared(self.output, runs))
+
+    def check_output(self) -> None:
+        """Refuse an output folder that can't be written or that is not ours; see `OutputError`, `UsageError`."""
+        from titan_neuro.data.bids.output import check_output
+
+        check_output(self.output.path, self.bids_dir)
+
+    def plan(self) -> list[PlannedRun]:
+        """Say what :meth:`prepare` would do with each chosen run; nothing is written."""
+        from titan_neuro.study.prepare import plan_runs
+
+        recordings = self.recordings()
+        self.check_output()
+        return plan_runs(recordings, self.output, self.settings.resolve(self.output, recordings[0].kind).prepare)
+
+    def write_filters(self, folder: Path) -> None:
+        """Write a filter file for each chosen run, that chooses it alone (``folder/KEY.json``): for arrays of jobs."""
+        from titan_neuro.files import read_json
+        from titan_neuro.study.prepare import write_filters
+
+        given = self.selection.filter_file
+        write_filters(folder, self.recordings(), {} if given is None else read_json(given).get("bold", {}))
+
+    def prepare(self, *, n_processes: int = 1, memory_bytes: int | None = None, fetch: bool = True) -> list[RunStore]:
+        """Bring every chosen run to one grid, clean and scale it causally, and store it.
+
+        Parameters
+        ----------
+        n_processes : int
+            Runs prepared side by side.
+        memory_bytes : int, optional
+            What preparing may use in all.
+        fetch : bool
+            Get what a DataLad dataset has not on this machine; else that is an error.
+
+        Returns
+        -------
+        list of RunStore
+            All prepared runs of the output folder.
+        """
+        from titan_neuro.study.prepare import fetch_missing, prepare_runs
+
+        recordings = self.recordings()
+        self.check_output()
+        config = self.settings.resolve(self.output, recordings[0].kind)
+        if fetch and fetch_missing(recordings, self.output, config.prepare):
+            # Sidecars may have been among them.
+            recordings = self.recordings()
+        n_made = prepare_runs(
+            recordings, self._dataset(), self.output, config, n_processes=n_processes, memory_bytes=memory_bytes
+        )
+        logger.info("%d runs prepared, %d of them now.", len(recordings), n_made)
+        return self.runs()
+
+    def plan_group(self) -> list[PlannedFold]:
+        """Say which models :meth:`train` would make and which runs they would be tested on; nothing is written."""
+        from titan_neuro.study.train import plan_folds
+
+        runs = self.runs()
+        return plan_folds(self.output, runs, self.settings.resolve_prepared(self.output, runs))
+
+    def train(
+        self,
+        *,
+        folds: Sequence[int] | None = None,
+        seeds: Sequence[int] | None = None,
+        n_processes: int | None = None,
+    ) -> list[TrainedModel]:
+        """Train the study's model and its comparison models, for each fold and seed.
+
+        Parameters
+        ----------
+        folds, seeds : sequence of int, optional
+            Only these; folds are counted from 1.
+        n_processes : int, optional
+            That train one model together, each on a GPU of its own or on the CPU. By default one, or those that
+            ``srun`` or ``torchrun`` started.
+
+        Returns
+        -------
+        list of TrainedModel
+            Empty in the processes that have only helped the first one.
+        """
+        from titan_neuro.study.train import train_models
+
+        models, is_first = train_models(self, folds, seeds, n_processes)
+        return models if is_first else []
+
+    def open_trained(self) -> TrainedStudy:
+        """Open the folds and models of a study whose folds are all trained."""
+        from titan_neuro.study.models import open_trained
+
+        runs = self.runs()
+        return open_trained(self.output, runs, self.settings.resolve_prepared(self.output, runs), self.device)
+
+    def forecaster(self, *, fold: int = 1, seed: int | None = None, name: str | None = None) -> Forecaster:
+        """Load a trained model.
+
+        Parameters
+        ----------
+        fold : int
+            Counted from 1; :meth:`folds` says which runs it holds out.
+        seed : int, optional
+            By default the study's first.
+        name : str, optional
+            ``gru`` or ``transformer-20``; by default the study's model.
+        """
+        from titan_neuro.study.models import find_model, study_models
+        from titan_neuro.training import load_forecaster
+
+        runs = self.runs()
+        config = self.settings.resolve_prepared(self.output, runs)
+        folds = {data.fold.number: data for data in self.folds()}
+        if fold not in folds:
+            raise UsageError(f"fold={fold}: the study has the folds {', '.join(map(str, folds))}.")
+        configs = study_models(config, folds[fold].space)
+        chosen = config.model.backbone.name if name is None else name
+        if chosen not in configs:
+            raise UsageError(f"name={chosen!r}: the study has the models {', '.join(configs)}.")
+        first_seed = config.seeds[0] if seed is None else seed
+        folder, _ = find_model(self.output, folds[fold], config, first_seed, configs[chosen])
+        return load_forecaster(folder, self.device)[0]
+
+    def evaluate(self) -> Evaluation:
+        """Score the forecasts of all held-out runs beside controls, comparison models, baselines and references."""
+        from titan_neuro.study.evaluate import evaluate_study
+
+        return evaluate_study(self.open_trained(), self.output)
+
+    def null_control(self, kind: NullKind) -> tuple[Evaluation, str]:
+        """Go the whole way on noise of the data's shape, in ``OUTPUT_DIR/null-<kind>``.
+
+        Parameters
+        ----------
+        kind : {"white", "phase"}
+            White noise, or the data with phases drawn anew for each subject.
+
+        Returns
+        -------
+        evaluation : Evaluation
+        check : str
+            A sentence: no row scores more than 0.02.
+
+        Raises
+        ------
+        LeakageError
+            A row scores more.
+        """
+        from titan_neuro.evaluation.null_control import check_null
+        from titan_neuro.study.evaluate import evaluate_study
+        from titan_neuro.study.null_control import NOTES, prepare_null, source_of
+
+        runs = self.runs()
+        config = self.settings.resolve_prepared(self.output, runs)
+        name = f"null-{kind}"
+        folder = OutputFolder(self.output.path / name, self._work_dir_of(name))
+        settings = self.settings.on_top_of(self.output.resolved_settings)
+        null = Study(self.bids_dir, folder, settings, selection=self.selection, device=self._device)
+        source = source_of(self.output.path)
+        prepare_null(kind, source, {run.key: run.record for run in runs}, self.selection, folder, config)
+        null.train()
+        evaluation = evaluate_study(null.open_trained(), folder, [NOTES[kind]])
+        return evaluation, check_null(evaluation.scores, kind)
+
+    def predict(self, horizon: int = 1) -> list[Path]:
+        """Write forecasts of the chosen held-out runs, by the study's model of the first seed.
+
+        Parameters
+        ----------
+        horizon : int
+            Lead time in time points; one of the model's.
+
+        Returns
+        -------
+        list of Path
+            An image or a table for each run, beside the prepared run; volume ``t`` is what was expected of it at
+            ``t - horizon``.
+
+        Raises
+        ------
+        UsageError
+            The model has no such lead time.
+        NoMatchError
+            No held-out run is chosen, or a run is too short.
+        """
+        from tqdm import tqdm
+
+        from titan_neuro.study.predict import write_forecast
+
+        runs = self.runs()
+        config = self.settings.resolve_prepared(self.output, runs)
+        if horizon not in config.model.horizons:
+            raise UsageError(f"--horizon {horizon}: the model forecasts {config.model.horizons} time points ahead.")
+        paths = []
+        for data in self.folds():
+            views = [view for view in data.select(data.fold.test) if self.selection.matches(view.store.entities)]
+            if not views:
+                continue
+            model = self.forecaster(fold=data.fold.number)
+            with self.output.stage(f"predict fold-{data.fold.number}", horizon=horizon):
+                for view in tqdm(views, desc="predict", unit="run", disable=None):
+                    paths.append(write_forecast(model, view, horizon, data.space))
+                    logger.info("%s", paths[-1])
+        if not paths:
+            raise NoMatchError(
+                f"{self.output.path}: no held-out run matches.", f"There are: {', '.join(run.key for run in runs)}."
+            )
+        return paths
+
+    def probe(self, name: str) -> ProbeOutcome:
+        """Ask what the memory of the study's model holds.
+
+        Parameters
+        ----------
+        name : str
+            ``context-length``, ``history-swap``, ``surprise``, ``time-segment-matching`` or ``decoding``.
+        """
+        return self.probes([name])[0]
+
+    def probes(self, names: Iterable[str]) -> list[ProbeOutcome]:
+        """Ask several probes one after the other; runs and models are opened once for all."""
+        from titan_neuro.probing import PROBES
+        from titan_neuro.study.probe import probe_study
+
+        asked = list(names)
+        for name in asked:
+            if name not in PROBES:
+                raise UsageError(f"probe {name!r}: no such probe.", f"There are: {', '.join(PROBES)}.")
+        trained = self.open_trained()
+        return [probe_study(name, trained, self.output) for name in asked]
+
+    def report(self) -> Path:
+        """Write ``report.html`` from what the other stages have made, unless it is newer than all of that.
+
+        Raises
+        ------
+        InputNotFoundError
+            Nothing is scored yet.
+        """
+        from titan_neuro.report import write_report
+
+        self.check_output()
+        if not (self.output.path / "group").is_dir():
+            raise InputNotFoundError(
+                f"{self.output.path}: there is nothing to report: no folder group/.",
+                "Run `titan-neuro evaluate` first.",
+            )
+        page = self.output.path / "report.html"
+        inputs = [*self.output.path.glob("group/*"), *self.output.path.glob("models/*/*/*/*")]
+        if page.is_file() and page.stat().st_mtime > max((path.stat().st_mtime for path in inputs), default=0):
+            logger.info("The report is up to date: %s", page)
+        else:
+            logger.info("Report: %s", write_report(self.output.path))
+        return page
+
+    def _dataset(self) -> Path:
+        if self.bids_dir is None:
+            raise UsageError("The study was opened without a dataset.", "Name it: Study.open(BIDS_DIR, OUTPUT_DIR).")
+        return self.bids_dir
+
+    def _work_dir_of(self, name: str) -> Path:
+        """Folder for unfinished work of a study inside this one."""
+        inside = OutputFolder.at(self.output.path)
+        return (
+            OutputFolder.at(self.output.path / name).work_dir if self.output == inside else self.output.work_dir / name
+        )
