@@ -45,8 +45,8 @@ def fetch(
     subjects, tasks, runs : sequence of str, optional
         Labels to select, with or without ``sub-``, ``task-``, ``run-``.
     derivative : {"transforms", "fmriprep"}, optional
-        Derivative dataset to fetch with a dataset of the registry, into its own clone in ``derivatives/`` of
-        `directory`. Preprocessed BOLD (``fmriprep``) replaces the raw images, which are then not fetched.
+        Derivative dataset to fetch as well, into its own clone in ``derivatives/`` of `directory`; of datasets in the
+        registry only. Preprocessed BOLD (``fmriprep``) replaces the raw images, which are then not fetched.
     n_jobs : int
         Number of parallel transfers.
     dry_run : bool
@@ -81,13 +81,7 @@ def fetch(
             clone = stack.enter_context(working_tree(published, folder, dry_run=dry_run))
             jobs.append(plan_job(published.url, folder, clone, labels))
             _warn_of_missing_runs(jobs[0], jobs[1], derivative)
-        n_bytes = sum(job.summary.n_bytes_to_get for job in jobs)
-        _log_disk_space(directory, n_bytes)
-        if not dry_run:
-            check_disk_space(directory, n_bytes)
-            for job in jobs:
-                if job.missing:
-                    get_files(job.clone, job.missing, n_jobs)
+        _get_missing(directory, jobs, n_jobs, dry_run=dry_run)
     if published:
         _log.info("For the next stage: -d %s", directory / "derivatives" / published.name / published.root)
     summary = jobs[0].summary
@@ -191,7 +185,13 @@ def _warn_of_missing_runs(raw: Job, derivative: Job, kind: DerivativeKind) -> No
         _log.warning("%d of %d runs have no %s: %s.", len(missing), len(raw.recordings), kind, listed)
 
 
-def _log_disk_space(directory: Path, n_bytes: int) -> None:
-    free = free_bytes(directory)
+def _get_missing(directory: Path, jobs: Sequence[Job], n_jobs: int, *, dry_run: bool) -> None:
+    n_bytes, free = sum(job.summary.n_bytes_to_get for job in jobs), free_bytes(directory)
     summary = "enough" if free >= n_bytes else "not enough"
     _log.info("Disk space: %s bytes are free, %s are to be fetched: %s.", f"{free:,}", f"{n_bytes:,}", summary)
+    if dry_run:
+        return
+    check_disk_space(directory, n_bytes)
+    for job in jobs:
+        if job.missing:
+            get_files(job.clone, job.missing, n_jobs)
