@@ -28,18 +28,18 @@ def published(tmp_path_factory):
 
 
 def test_every_run_of_ds003017_has_its_transforms(published):
-    found = find_recordings(published)
-    assert len(found) == 125
-    assert {recording.route for recording in found} == {"transforms"}
-    assert {recording.sidecar["PhaseEncodingDirection"] for recording in found} == {"j-"}
-    assert {recording.repetition_time for recording in found} == {1.0}
+    recordings = find_recordings(published)
+    assert len(recordings) == 125
+    assert {recording.route for recording in recordings} == {"transforms"}
+    assert {recording.sidecar["PhaseEncodingDirection"] for recording in recordings} == {"j-"}
+    assert {recording.repetition_time for recording in recordings} == {1.0}
     roles = {"head_motion", "coregistration", "standard", "brain", "white_matter", "csf", "fieldmap", "to_fieldmap"}
-    for recording in found:
+    for recording in recordings:
         assert set(recording.transforms) == roles
         for role in ("head_motion", "coregistration", "to_fieldmap"):
             assert recording.transforms[role].name.startswith(f"{recording.key}_from-")
         assert {path.name[:13] for path in recording.transforms.values()} == {f"sub-{recording.subject}"}
-    first = found[0].transforms
+    first = recordings[0].transforms
     assert first["head_motion"].name.endswith("from-orig_to-boldref_mode-image_desc-hmc_xfm.txt")
     assert first["standard"].name.endswith("from-T1w_to-MNI152NLin2009cAsym_mode-image_xfm.h5")
     assert first["fieldmap"].name.endswith("fmapid-auto00000_desc-preproc_fieldmap.nii.gz")

@@ -36,10 +36,10 @@ def keys(recordings):
 
 
 def test_all_runs_are_found_in_order(dataset):
-    found = find_recordings(dataset)
-    assert keys(found) == [f"sub-{s}_task-movie_run-{r}" for s in ("01", "02") for r in ("01", "02")]
-    assert {recording.repetition_time for recording in found} == {1.0}
-    assert found[3].events.name == "sub-02_task-movie_run-02_events.tsv"
+    recordings = find_recordings(dataset)
+    assert keys(recordings) == [f"sub-{s}_task-movie_run-{r}" for s in ("01", "02") for r in ("01", "02")]
+    assert {recording.repetition_time for recording in recordings} == {1.0}
+    assert recordings[3].events.name == "sub-02_task-movie_run-02_events.tsv"
 
 
 @pytest.mark.parametrize("labels", [["02"], ["sub-02"]])
@@ -54,20 +54,20 @@ def test_nearer_sidecars_take_precedence(dataset):
 
 
 def test_real_raw_data(haxby):
-    found = find_recordings(haxby)
-    assert len(found) == 12
-    assert {recording.kind for recording in found} == {"volume"}
-    assert {recording.repetition_time for recording in found} == {2.5}
+    recordings = find_recordings(haxby)
+    assert len(recordings) == 12
+    assert {recording.kind for recording in recordings} == {"volume"}
+    assert {recording.repetition_time for recording in recordings} == {2.5}
     # The mask names no run: it holds for all.
-    assert {recording.mask.name for recording in found} == {"sub-01_task-objectviewing_desc-brain_mask.nii.gz"}
+    assert {recording.mask.name for recording in recordings} == {"sub-01_task-objectviewing_desc-brain_mask.nii.gz"}
 
 
 def test_real_parcels(sitcom):
-    found = find_recordings(sitcom)
-    assert len(found) == 12
-    assert {(recording.kind, recording.repetition_time) for recording in found} == {("parcels", 1.0)}
+    recordings = find_recordings(sitcom)
+    assert len(recordings) == 12
+    assert {(recording.kind, recording.repetition_time) for recording in recordings} == {("parcels", 1.0)}
     # One events table at the root serves all subjects.
-    assert {recording.events.name for recording in found} == {"task-sitcomep1_desc-narrative_events.tsv"}
+    assert {recording.events.name for recording in recordings} == {"task-sitcomep1_desc-narrative_events.tsv"}
 
 
 @pytest.fixture

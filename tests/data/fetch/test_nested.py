@@ -138,8 +138,8 @@ def test_nested_files_belong_to_their_own_clone(registry, tmp_path, caplog, monk
     assert drop(clone, **first_run) > n_bytes + size(files(FIRST, ["01"], OF_A_SUBJECT, OF_A_RUN))
     assert f"{inner}: freed" in caplog.text
     assert is_missing(bold)
-    left = [*files(FIRST, ["02"], [], OF_A_RUN), *here, other.relative_to(inner).as_posix()]
-    assert present(inner) == sorted(left)
+    remaining = [*files(FIRST, ["02"], [], OF_A_RUN), *here, other.relative_to(inner).as_posix()]
+    assert present(inner) == sorted(remaining)
     drop(clone)
     assert present(inner) == [other.relative_to(inner).as_posix()]
     assert not any("_bold" in name for name in present(clone))

@@ -151,7 +151,7 @@ def test_an_adjusted_branch_stays_adjusted(grown, tmp_path, run):
 
 
 def test_incomplete_clones_are_refused(tmp_path, run, commit_links):
-    """DataLad takes it for made; a full disk does the same as an object that is not there."""
+    """DataLad reports success; a missing object has the same effect as a full disk."""
     source = tmp_path / "source"
     commit_links(source, {BOLD: "MD5E-s5--1.nii.gz"})
     (source / "README").write_text("lost")

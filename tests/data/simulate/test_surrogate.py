@@ -1,4 +1,4 @@
-"""Surrogates keep what they say and nothing else."""
+"""Surrogates keep the stated statistics of the data, and nothing else."""
 
 import json
 
