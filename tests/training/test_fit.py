@@ -21,6 +21,7 @@ from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig
 from titan_neuro.linear.autoregression import fit_autoregression
 from titan_neuro.titans.models import GRUConfig, LMMConfig, MACConfig, MAGConfig, MALConfig, TransformerConfig
 from titan_neuro.training import FoldData, TrainingConfig, closed_form, load_forecaster, require_match, train_fold
+from titan_neuro.training.checkpoint import read_record
 from titan_neuro.training.fold import data_identity
 
 N_FEATURES = 8
