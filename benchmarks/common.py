@@ -106,14 +106,11 @@ def _number(value: float | None) -> str:
 
 
 def table(results: Sequence[Result]) -> str:
-    """All results as a Markdown table that is readable as text, too."""
-    lines = [HEADER, *(result.cells() for result in results)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
-    rows = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    ]
-    rows.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(rows)
+    """Lay out all results as a Markdown table."""
+    # Not at the top: it takes seconds, and peak memory is measured in processes that import this module.
+    from titan_neuro.evaluation.formatting import markdown_table
+
+    return markdown_table(HEADER, [result.cells() for result in results])
 
 
 def write_results(target: Path, title: str, results: Sequence[Result], metadata: Mapping[str, Any]) -> None:

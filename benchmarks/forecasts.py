@@ -1,8 +1,8 @@
 """The whole table of the forecast benchmark, on the synthetic dataset and on real recordings.
 
-``python benchmarks/forecasts.py sitcom`` goes the whole way that a user goes (simulate or find the recordings, prepare,
-train, evaluate, probe) with a small training, in minutes; ``--full`` makes the table that is kept, with three seeds.
-What is done stays in the working folder and is not done again: the same command goes on where it was stopped. Numbers
+``python benchmarks/forecasts.py sitcom`` runs a whole study (simulate or find the recordings, prepare, train, evaluate,
+probe) with a small training, in minutes; ``--full`` makes the table that is kept, with three seeds.
+What is done stays in the working folder and is not done again: the same command resumes where it was stopped. Numbers
 are read back from the tables that `titan-neuro evaluate` and `titan-neuro probe` write.
 """
 
@@ -12,17 +12,20 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from common import ROOT, BenchmarkError, provenance
+from common import ROOT, provenance
 
-from titan_neuro import cli
-from titan_neuro.evaluation.summary import interval
+from titan_neuro.data.simulate import read_config, simulate
+from titan_neuro.evaluation.formatting import format_interval, markdown_table
+from titan_neuro.evaluation.vocabulary import AR, VAR, VAR_ONLINE, Kind
 from titan_neuro.files import write_json, write_text
 from titan_neuro.metrics import bootstrap_interval
+from titan_neuro.study import Study, parse_setting
 
 RECORDINGS = ROOT.parent / "shared/data"
 PIPELINES = ROOT / "pipelines"
@@ -38,7 +41,7 @@ _QUICK = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Study:
+class Example:
     """One of the tables.
 
     Attributes
@@ -65,8 +68,8 @@ class Study:
     caveat: str = ""
 
 
-STUDIES = {
-    "synthetic": Study(
+EXAMPLES = {
+    "synthetic": Example(
         title="Forecasts of the synthetic dataset, held-out subjects",
         # A stimulus, associations that are new in each subject, and news that comes back after two minutes.
         simulated=(
@@ -80,7 +83,7 @@ STUDIES = {
         ),
         settings=("model.horizons=[1, 2, 3, 6, 10, 20]",),
     ),
-    "sitcom": Study(
+    "sitcom": Example(
         title="Forecasts of the sitcom, held-out subjects, the same stimulus, 200 parcels",
         recordings="sitcom-parcels",
         settings_file="sitcom.yaml",
@@ -88,7 +91,7 @@ STUDIES = {
         "below 0.009 Hz. Such a hole can be predicted from far back, by any row that looks so far, and most of all by "
         "var-online; linear AR sees 8 time points (docs/log.md).",
     ),
-    "haxby": Study(
+    "haxby": Example(
         title="Forecasts of haxby25mm, one subject, leave-one-run-out",
         recordings="haxby25mm",
         settings_file="haxby.yaml",
@@ -96,8 +99,8 @@ STUDIES = {
 }
 
 
-def go(study: Study, work: Path, source: Path | None, settings: Sequence[str]) -> Path:
-    """Take every step that is not done yet, each as the command line would.
+def run_study(example: Example, work: Path, source: Path | None, settings: Sequence[str]) -> Path:
+    """Take every stage that is not done yet.
 
     Returns
     -------
@@ -105,35 +108,19 @@ def go(study: Study, work: Path, source: Path | None, settings: Sequence[str]) -
         The output folder.
     """
     output = work / "output"
-    if study.recordings is None:
+    if example.recordings is None:
         source = source or work / "bids"
-        step("simulate", source, *_each("--set", study.simulated))
+        simulate(source, read_config(dict(ChainMap(*map(parse_setting, example.simulated)))))
+        study = Study.open(source, output, overrides=[_CONTEXTS, *example.settings, *settings])
     else:
-        source = source or RECORDINGS / study.recordings
-    own = ["--set", _CONTEXTS] if study.settings_file is None else ["--config-file", PIPELINES / study.settings_file]
-    overrides = [*own, *_each("--set", (*study.settings, *settings))]
-    step("prepare", source, output, *overrides)
-    step("train", output, *overrides)
-    step("evaluate", output, *overrides)
-    step("probe", "context-length", output, *overrides)
+        source = source or RECORDINGS / example.recordings
+        file = PIPELINES / str(example.settings_file)
+        study = Study.open(source, output, config_file=file, overrides=[*example.settings, *settings])
+    study.prepare()
+    study.train()
+    print(study.evaluate())
+    print(study.probe("context-length"))
     return output
-
-
-def step(subcommand: str, *arguments: object) -> None:
-    """Run one subcommand of the command line in this process.
-
-    Raises
-    ------
-    BenchmarkError
-        It failed; what it said stands above.
-    """
-    code = cli.main([subcommand, *map(str, arguments)])
-    if code:
-        raise BenchmarkError(f"titan-neuro {subcommand}: ended with code {code}; the reason stands above.")
-
-
-def _each(flag: str, values: Sequence[str]) -> list[str]:
-    return [part for value in values for part in (flag, value)]
 
 
 def collect(output: Path) -> dict[str, Any]:
@@ -153,7 +140,7 @@ def collect(output: Path) -> dict[str, Any]:
         "summary": told["Summary"],
         "comparisons": told["Comparisons"],
         "caveats": told["Caveats"],
-        "no_ceiling": told["NoCeiling"],
+        "no_ceiling": told["MissingCeilings"],
         "scores": scores,
         "differences": differences(scores, subjects, n_resamples=told["Resamples"], seed=told["Seed"]),
     }
@@ -175,11 +162,11 @@ def _records(output: Path) -> list[dict[str, Any]]:
 
 def differences(scores: pd.DataFrame, subjects: pd.DataFrame, *, n_resamples: int, seed: int) -> pd.DataFrame:
     """`skill_ar` of the main model less that of each other forecaster, within the subjects; intervals over them."""
-    main = scores.loc[scores["kind"] == "model", "model"].iloc[0]
+    main = scores.loc[scores["kind"] == Kind.MODEL, "model"].iloc[0]
     wide = subjects.pivot_table("skill_ar", ["subject", "lead_time_points"], "model")
     rows = []
     kinds = scores.drop_duplicates("model").set_index("model")["kind"]
-    for other in kinds[(kinds != "reference") & (kinds.index != main)].index:
+    for other in kinds[(kinds != Kind.ORACLE_REFERENCE) & (kinds.index != main)].index:
         for horizon in sorted(scores["lead_time_points"].unique()):
             at = wide.xs(horizon, level="lead_time_points")
             values = (at[main] - at[other]).to_numpy()
@@ -192,7 +179,7 @@ def differences(scores: pd.DataFrame, subjects: pd.DataFrame, *, n_resamples: in
 def page(title: str, found: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
     """Everything as one Markdown page."""
     scores: pd.DataFrame = found["scores"]
-    main = scores.loc[scores["kind"] == "model", "model"].iloc[0]
+    main = scores.loc[scores["kind"] == Kind.MODEL, "model"].iloc[0]
     ours = scores[scores["model"] == main]
     counts = scores.iloc[0]
     curve = found["curve"].copy()
@@ -225,8 +212,8 @@ def page(title: str, found: Mapping[str, Any], metadata: Mapping[str, Any]) -> s
     rollouts = found["rollouts"]
     if len(rollouts):
         brief = rollouts[
-            rollouts["kind"].isin(("model", "control", "comparison_model"))
-            | rollouts["model"].isin(("ar", "var", "var-online"))
+            rollouts["kind"].isin((Kind.MODEL, Kind.CONTROL, Kind.COMPARISON_MODEL))
+            | rollouts["model"].isin((AR, VAR, VAR_ONLINE))
         ]
         targets = brief.groupby("model", sort=False)["n_targets"].max()
         parts += [
@@ -243,21 +230,18 @@ def page(title: str, found: Mapping[str, Any], metadata: Mapping[str, Any]) -> s
 def wide_table(table: pd.DataFrame, labels: Sequence[str], metric: str = "skill_ar") -> str:
     """One line for each row, one column for each horizon: means and intervals, as Markdown readable as text."""
     horizons = sorted(table["lead_time_points"].unique())
-    lines = [[*labels, *(f"h {horizon:g}" for horizon in horizons)]]
+    header = [*labels, *(f"h {horizon:g}" for horizon in horizons)]
+    lines = []
     for key, part in table.groupby(list(labels), sort=False):
-        by_horizon = {row["lead_time_points"]: interval(row, metric) for _, row in part.iterrows()}
+        by_horizon = {row["lead_time_points"]: format_interval(row, metric) for _, row in part.iterrows()}
         lines.append([*key, *(by_horizon.get(horizon, "-") for horizon in horizons)])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    rows = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    ]
-    return "\n".join([rows[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *rows[1:]])
+    return markdown_table(header, lines)
 
 
 def main(arguments: list[str]) -> None:
     """Go the whole way, print the page, and write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=STUDIES)
+    parser.add_argument("name", choices=EXAMPLES)
     parser.add_argument("--full", action="store_true", help="the preset's training with three seeds (hours)")
     parser.add_argument(
         "--source", type=Path, help="BIDS folder (default: shared/data beside the project, or a synthetic dataset)"
@@ -268,25 +252,25 @@ def main(arguments: list[str]) -> None:
         "--output", type=Path, help="default: benchmarks/results/forecasts_NAME.json; without --full in the work folder"
     )
     options = parser.parse_args(arguments)
-    study = STUDIES[options.name]
+    example = EXAMPLES[options.name]
     work = options.work_dir or ROOT / "benchmarks/.work" / (options.name if options.full else f"{options.name}-quick")
     kept = ROOT / "benchmarks/results" if options.full else work
     target = options.output or kept / f"forecasts_{options.name}.json"
     settings = [*(() if options.full else _QUICK), *options.settings]
     metadata = provenance(arguments)
-    output = go(study, work, options.source, settings)
-    metadata |= {"simulated": list(study.simulated), "settings_file": study.settings_file}
-    metadata["settings"] = [*study.settings, *settings]
+    output = run_study(example, work, options.source, settings)
+    metadata |= {"simulated": list(example.simulated), "settings_file": example.settings_file}
+    metadata["settings"] = [*example.settings, *settings]
     metadata["models_of_commits"] = sorted({record["commit"] or "unknown" for record in _records(output)})
     found = collect(output)
-    found["caveats"] += [study.caveat] * bool(study.caveat)
-    told = page(study.title, found, metadata)
+    found["caveats"] += [example.caveat] * bool(example.caveat)
+    text = page(example.title, found, metadata)
     tables = {name: value.to_dict("records") for name, value in found.items() if isinstance(value, pd.DataFrame)}
     # JSON knows no NaN.
     clean = {name: [_without_nan(row) for row in rows] for name, rows in tables.items()}
-    write_json(target, {"title": study.title, **metadata, **found, **clean})
-    write_text(target.with_suffix(".md"), told)
-    print(told)
+    write_json(target, {"title": example.title, **metadata, **found, **clean})
+    write_text(target.with_suffix(".md"), text)
+    print(text)
 
 
 def _without_nan(row: Mapping[str, Any]) -> dict[str, Any]:

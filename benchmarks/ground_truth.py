@@ -27,18 +27,18 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pandas as pd
-from common import ROOT, BenchmarkError, provenance, use_one_thread
+from common import ROOT, provenance, use_one_thread
 
-from titan_neuro import cli
 from titan_neuro.baselines import make_baselines
-from titan_neuro.cli.common import study_folds
 from titan_neuro.data.simulate import SimulateConfig, simulate
 from titan_neuro.data.store import open_runs
-from titan_neuro.evaluation import controls_of, draw_offset
+from titan_neuro.evaluation import controls_of, draw_offset, markdown_table
+from titan_neuro.evaluation.streaming import score_run
 from titan_neuro.files import write_json, write_text
 from titan_neuro.forecaster import ForecasterConfig, match_comparison_models
-from titan_neuro.metrics import bootstrap_interval, score_run
-from titan_neuro.study import StudyConfig, load_study
+from titan_neuro.metrics import bootstrap_interval
+from titan_neuro.study import Study, StudyConfig, load_study
+from titan_neuro.study.models import study_folds
 from titan_neuro.training import FoldData, load_forecaster, train_fold
 from titan_neuro.typing import ForecastModel
 
@@ -92,8 +92,7 @@ def make_synthetic(name: str, size: Size, folder: Path) -> tuple[Path, Path]:
     source, prepared = folder / f"{name}_bids", folder / name
     sizes = {field: getattr(size, field) for field in ("n_subjects", "n_runs", "volume_scale", "voxel_size_mm")}
     simulate(source, SimulateConfig(**(SHARED | SYNTHETIC_DATASETS[name] | sizes)))
-    if cli.main(["prepare", str(source), str(prepared)]):
-        raise BenchmarkError(f"{name}: the synthetic dataset can't be prepared; the reason stands above.")
+    Study.open(source, prepared).prepare()
     return source, prepared
 
 
@@ -101,9 +100,9 @@ def places_of(source: Path, data: FoldData) -> dict[str, np.ndarray]:
     """Voxels in which something was planted, by name, as masks ``(features,)``; and all of them."""
     truth = source / "derivatives/truth"
     places = {WHOLE: np.ones(data.space.n_features, dtype=bool)}
-    table = truth / "desc-recall_dseg.tsv"
+    table = truth / "desc-memory_dseg.tsv"
     if table.is_file():
-        [image] = truth.glob("*_desc-recall_dseg.nii.gz")
+        [image] = truth.glob("*_desc-memory_dseg.nii.gz")
         labels = np.asarray(nib.load(image).dataobj)[data.space.mask]
         places |= {row.name: labels == row.index for row in pd.read_csv(table, sep="\t").itertuples(index=False)}
     return places
@@ -136,7 +135,7 @@ def score_synthetic(
             rows = [*_trained(data, prepared, size, variants, seed), *baselines]
             for run in data.select(data.fold.test):
                 first = draw_offset(run, seed, study.evaluation)
-                sums, _ = score_run(rows, run, study.evaluation.block_time_points, first)
+                sums = score_run(rows, run, study.evaluation.block_time_points, first).low_motion
                 for place, voxels in places.items():
                     errors = sums.squared_error[..., voxels].sum(axis=-1)
                     for at, horizon in enumerate(study.model.horizons):
@@ -197,7 +196,7 @@ def demands(synthetic: str, found: pd.DataFrame) -> list[dict[str, Any]]:
         # Where it comes back, and against what sees no further than a window.
         wanted, places = (
             ("ar", COMPARISON_MODEL, "reset20"),
-            [place for place in found["place"] if place.startswith("echo-")],
+            [place for place in found["place"] if place.startswith("delayed-")],
         )
     else:
         wanted, places = ("ar", COMPARISON_MODEL, "frozen"), [WHOLE]
@@ -210,15 +209,6 @@ def demands(synthetic: str, found: pd.DataFrame) -> list[dict[str, Any]]:
     return told
 
 
-def table(lines: Sequence[Sequence[str]]) -> str:
-    """Markdown that is readable as text, the first line its heading."""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    rows = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    ]
-    return "\n".join([rows[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *rows[1:]])
-
-
 def page(results: Mapping[str, Mapping[str, Any]], metadata: Mapping[str, Any]) -> str:
     """All synthetic datasets as one Markdown page."""
     parts = ["# Planted truth", "\n".join(f"- {name}: {value}" for name, value in metadata.items())]
@@ -226,15 +216,15 @@ def page(results: Mapping[str, Mapping[str, Any]], metadata: Mapping[str, Any]) 
         skill, found = pd.DataFrame(result["skill_ar"]), pd.DataFrame(result["differences"])
         horizons = sorted(skill["horizon"].unique())
         heading = ["voxels", "row", *(f"h {horizon}" for horizon in horizons)]
-        lines = [heading]
+        lines = []
         for (place, row), part in skill.groupby(["place", "row"], sort=False):
             lines.append([place, row, *(f"{value:.3f}" for value in part.set_index("horizon")["skill_ar"][horizons])])
-        parts += [f"## {synthetic}", "`skill_ar`, mean over the subjects:", table(lines)]
-        lines = [["voxels", "difference", *heading[2:]]]
+        parts += [f"## {synthetic}", "`skill_ar`, mean over the subjects:", markdown_table(heading, lines)]
+        heading, lines = ["voxels", "difference", *heading[2:]], []
         for (place, model, other), part in found.groupby(["place", "model", "other"], sort=False):
             cells = [f"{row.difference:.4f} [{row.low:.4f}, {row.high:.4f}]" for row in part.itertuples()]
             lines.append([place, f"{model} - {other}", *cells])
-        parts += ["Differences within the subjects, with 95 % intervals over them:", table(lines)]
+        parts += ["Differences within the subjects, with 95 % intervals over them:", markdown_table(heading, lines)]
         unmet = [row for row in result["demands"] if not row["as expected"]]
         parts.append(f"{len(result['demands']) - len(unmet)} of {len(result['demands'])} demands are met.")
         parts += [

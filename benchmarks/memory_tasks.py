@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from common import ROOT, provenance, use_one_thread
 from torch import Tensor, nn
 
+from titan_neuro.evaluation.formatting import markdown_table
 from titan_neuro.files import write_json, write_text
 from titan_neuro.titans.layers import FeedForward, NeuralMemory, NeuralMemoryConfig, WindowAttention
 from titan_neuro.titans.models import LMMConfig, MACConfig, MAGConfig, MALConfig, TitansLMConfig
@@ -116,7 +117,7 @@ class WindowTransformer(nn.Module):
         """Token ids to logits; there is no memory to freeze."""
         x = self.embedding(ids)
         for layer, (attention, feed_forward) in enumerate(zip(self.attention, self.feed_forward, strict=True)):
-            x = x + attention(self.norms[2 * layer](x), attention.init_cache(len(ids)))[0]
+            x = x + attention(self.norms[2 * layer](x), attention.init_state(len(ids)))[0]
             x = x + feed_forward(self.norms[2 * layer + 1](x))
         return F.linear(self.norms[-1](x), self.embedding.weight), None
 
@@ -251,16 +252,14 @@ def table(results: list[dict]) -> str:
     """Mean accuracy over the seeds, the least in brackets; bold where every seed solves it."""
     columns = [(name, "accuracy", name) for name in MODELS]
     columns += [(name, kind, f"{name} {kind}") for kind in ("frozen", "spared") for name in WITH_MEMORY]
-    lines = [["task", "length", *(title for _, _, title in columns)]]
+    header, lines = ["task", "length", *(title for _, _, title in columns)], []
     for task in dict.fromkeys(result["task"] for result in results):
         for factor in map(str, LENGTHS):
             cells = []
             for model, kind, _ in columns:
                 cells.append(_cell([r[kind][factor] for r in results if (r["task"], r["model"]) == (task, model)]))
             lines.append([task, f"{factor} x", *cells])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    rows = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines]
-    return "\n".join([rows[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *rows[1:]])
+    return markdown_table(header, lines)
 
 
 def _cell(found: list[float]) -> str:

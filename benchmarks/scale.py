@@ -24,6 +24,7 @@ from training_runs import SHAPES, budapest
 
 from titan_neuro.data.splits import SplitConfig, make_folds
 from titan_neuro.errors import TitanNeuroError
+from titan_neuro.evaluation.formatting import markdown_table
 from titan_neuro.files import write_text
 from titan_neuro.forecaster.recall.recall import RecallConfig
 from titan_neuro.forecaster.recall.stimulus_memory import LEADS
@@ -179,12 +180,6 @@ def n_features(shape: str) -> int:
     return SHAPES[shape].space().n_features
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def format_number(number: float) -> str:
     """Format with three significant digits, and commas between thousands."""
     if number == 0:
@@ -234,7 +229,7 @@ def measured_table(measured: Measured) -> str:
             "autoregression.md",
         ],
     ]
-    return table(["quantity", "measured", "source"], rows)
+    return markdown_table(["quantity", "measured", "source"], rows)
 
 
 def budapest_tables(measured: Measured) -> dict[str, str]:
@@ -282,7 +277,10 @@ def budapest_tables(measured: Measured) -> dict[str, str]:
             f"{format_number(hours)} h = {format_number(hours / 24 / 365)} years",
         ],
     ]
-    return {"budapest": table(["quantity", "formula", "value"], rows), "budapest-gpus": _gpus(measured, hours, n_jobs)}
+    return {
+        "budapest": markdown_table(["quantity", "formula", "value"], rows),
+        "budapest-gpus": _gpus(measured, hours, n_jobs),
+    }
 
 
 def _gpus(measured: Measured, hours: float, n_jobs: int) -> str:
@@ -311,7 +309,7 @@ def _gpus(measured: Measured, hours: float, n_jobs: int) -> str:
         f"{n_jobs} GPUs, one for each fold and seed",
         "GPUs for a week",
     ]
-    return table(header, rows)
+    return markdown_table(header, rows)
 
 
 def large_tables(measured: Measured) -> dict[str, str]:
@@ -353,7 +351,10 @@ def large_tables(measured: Measured) -> dict[str, str]:
         )
     header = ["model", "store: 2 x features x volumes", "linear skip, two cores: a x ...", "two cores: N / (r1 x s)"]
     header += [f"g = {speed_up}: hours; GPUs for a week" for speed_up in SPEED_UPS]
-    return {"large": table(["quantity", "formula", "value"], rows), "large-training": table(header, by_shape)}
+    return {
+        "large": markdown_table(["quantity", "formula", "value"], rows),
+        "large-training": markdown_table(header, by_shape),
+    }
 
 
 def limits_table(measured: Measured) -> str:
@@ -362,7 +363,7 @@ def limits_table(measured: Measured) -> str:
     recall = study.model.recall or RecallConfig()
     s, t = round(0.8 * LARGE_SUBJECTS), LARGE_VOLUMES
     width, own, n_horizons = recall.width, recall.n_components, len(study.model.horizons)
-    stimulus, past = len(LEADS) * own, 2 * width + (recall.own_lags - 1) * own
+    stimulus, past = len(LEADS) * own, 2 * width + (recall.autoregressive_lags - 1) * own
     series = 4 * s * t
     n_rows = StatisticsLayout(study.model.horizons, max(ORDERS)).n_rows
     # As `fit_autoregression` divides the features: five folds and their sum, 1 GiB.
@@ -395,7 +396,7 @@ def limits_table(measured: Measured) -> str:
         f"S = {s:,} subjects (four fifths), n = {LARGE_SUBJECTS:,}, T = {t}, K = {n_horizons}, width = {width}, own = "
     )
     symbols += f"{own}, leads = {len(LEADS)}, past = {past}, all as in budapest.yaml."
-    return symbols + "\n\n" + table(["function", "formula", "value"], rows)
+    return symbols + "\n\n" + markdown_table(["function", "formula", "value"], rows)
 
 
 def tables(measured: Measured) -> dict[str, str]:

@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from common import (
     UNPOOLED_HEAP,
-    BenchmarkError,
     Result,
     cpu_seconds,
     in_fresh_process,
@@ -365,34 +364,19 @@ def opening(sizes: Sizes, folder: Path) -> Iterator[Result]:
     )
 
 
-def preparing_of(folder: str, fraction: float) -> dict[str, float]:
-    """Measure the processor time of preparing a simulated run with transforms, in a process of its own."""
-    from titan_neuro import cli
-    from titan_neuro.data.store import open_runs
+def preparing_of(folder: str, share: float) -> dict[str, float]:
+    """Processor time of preparing a simulated run from its raw images and transforms; for a process of its own."""
+    from titan_neuro.data.simulate import SimulateConfig, simulate
+    from titan_neuro.study import Study
 
     use_one_thread()
     synthetic, output = Path(folder) / "synthetic", Path(folder) / "output"
-    simulated = (
-        "--subjects",
-        "1",
-        "--runs",
-        "1",
-        "--volume-scale",
-        str(fraction),
-        "--voxel-size-mm",
-        "2.5",
-        "--transforms",
-    )
-    _run_subcommand("simulate", synthetic, *simulated, main=cli.main)
-    settings = ("--resolution", "2", "--confounds", "motion24", "--set", "prepare.high_pass_hz=0.008")
-    seconds = cpu_seconds(lambda: _run_subcommand("prepare", synthetic, output, *settings, main=cli.main))
-    [store] = open_runs(output)
-    return {"seconds": seconds, "n_time_points": store.n_time_points, "n_voxels": store.space.n_features}
-
-
-def _run_subcommand(name: str, *arguments: object, main: Callable[[list[str]], int]) -> None:
-    if code := main([name, *map(str, arguments)]):
-        raise BenchmarkError(f"titan-neuro {name}: ended with code {code}.")
+    simulate(synthetic, SimulateConfig(n_subjects=1, n_runs=1, volume_scale=share, voxel_size_mm=2.5, transforms=True))
+    settings = {"resolution_mm": 2, "confounds": "motion24", "high_pass_hz": 0.008}
+    study = Study.open(synthetic, output, prepare=settings)
+    seconds = cpu_seconds(study.prepare)
+    [run] = study.runs()
+    return {"seconds": seconds, "n_time_points": run.n_time_points, "n_voxels": run.space.n_features}
 
 
 def preparing(sizes: Sizes, folder: Path) -> Iterator[Result]:

@@ -164,12 +164,15 @@ def preset_recall(data: FoldData, shape: str) -> Recall | None:
     fill_recall(recall, SHAPES[shape].stimulus_positions)
     n_subjects, n_folds = len(data.fit_runs), min(4, len(data.fit_runs))
     recall.runs = {run.key: (place, place % n_folds) for place, run in enumerate(data.fit_runs)}
-    recall.set_own_map(recall.own_map.clone(), recall.own_map.expand(n_folds, *recall.own_map.shape).clone())
+    recall.set_own_map(
+        recall.autoregression.weights.clone(),
+        recall.autoregression.weights.expand(n_folds, *recall.autoregression.weights.shape).clone(),
+    )
     stimulus = recall.stimulus
     stimulus.set_held_out(
         stimulus.keys.expand(n_subjects, -1, -1).clone(), stimulus.values.expand(n_subjects, -1, -1).clone()
     )
-    stimulus.set_reader(stimulus.reader.clone(), stimulus.reader.expand(n_folds, *stimulus.reader.shape).clone())
+    stimulus.set_reader(stimulus.weights.clone(), stimulus.weights.expand(n_folds, *stimulus.weights.shape).clone())
     return recall
 
 

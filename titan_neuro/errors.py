@@ -6,6 +6,8 @@ command line prints the two and exits with the class's code; the traceback is sh
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -111,3 +113,22 @@ class LeakageError(TitanNeuroError):
     """A null control failed: something was forecast in noise, where nothing can be."""
 
     exit_code = 14
+
+
+def near_miss(name: str, names: Iterable[str]) -> str:
+    """Ask whether the nearest of the valid names was meant, to end a message about an unknown one.
+
+    Parameters
+    ----------
+    name : str
+        The unknown name.
+    names : iterable of str
+        The valid names.
+
+    Returns
+    -------
+    str
+        `` Did you mean 'dim'?``, with a space in front; empty where no valid name is near.
+    """
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""

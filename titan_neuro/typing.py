@@ -63,11 +63,12 @@ class RunData(Protocol):
 
 
 class Stretch(NamedTuple):
-    """Time points ``start <= t < stop`` of a run."""
+    """Time points ``start <= t < stop`` of a run, and the fold of cross-validation that they belong to, if any."""
 
     run: RunData
     start: int
     stop: int
+    fold: int = 0
 
 
 class ForecastModel(Protocol):

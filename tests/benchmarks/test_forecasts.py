@@ -8,11 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from titan_neuro.errors import InputNotFoundError
+
 # The smallest of everything, and every stage.
 SMALL = [
     *("model.backbone.dim=8", "model.backbone.n_layers=1", "model.backbone.n_heads=2", "model.horizons=[1, 2]"),
     *("model.recall.width=8", "model.recall.key_lags=2", "training.max_epochs=1", "training.steps_per_epoch=1"),
-    *("model.backbone.tokens_per_time_point=1", "probe.context_length.targets_per_run=4"),
+    *("model.backbone.tokens_per_time_point=1", "probe.context_length.origins_per_run=4"),
 ]
 SWIN = ["model.tokenizer.embed_dim=4", "model.tokenizer.num_heads=[1, 2, 4, 8]", "model.tokenizer.token_grid=[1, 1, 1]"]
 
@@ -39,7 +41,7 @@ def write_parcels(folder: Path) -> Path:
 @pytest.fixture(scope="module", params=["sitcom", pytest.param("synthetic", marks=pytest.mark.slow)])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = tmp_path_factory.mktemp("forecasts")
-    small = forecasts.Study(
+    small = forecasts.Example(
         title="A small synthetic dataset",
         simulated=("n_subjects=3", "n_runs=1", "volume_scale=0.25", "voxel_size_mm=30"),
     )
@@ -47,7 +49,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     settings = [*SMALL, *(SWIN if request.param == "synthetic" else [])]
     given += [part for setting in settings for part in ("--set", setting)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(forecasts.STUDIES, "synthetic", small)
+        patch.setitem(forecasts.EXAMPLES, "synthetic", small)
         for _ in range(2):
             forecasts.main([request.param, *given, "--work-dir", str(work), "--output", str(work / "found.json")])
     return work
@@ -73,7 +75,7 @@ def test_differences_are_taken_within_subjects(made: Path) -> None:
     scores = {(row["model"], row["lead_time_points"]): row["skill_ar"] for row in content["scores"]}
     rows = content["differences"]
     kinds = {row["model"]: row["kind"] for row in content["scores"]}
-    others = {name for name, kind in kinds.items() if kind != "reference"} - {"titan-mac"}
+    others = {name for name, kind in kinds.items() if kind != "oracle_reference"} - {"titan-mac"}
     assert {row["other"] for row in rows} == others
     assert {"var-online", "gru", "transformer-20", "soft-analog-160", "titan-mac-frozen"} < others
     for row in rows:
@@ -91,6 +93,6 @@ def test_what_is_done_is_not_done_again(made: Path) -> None:
     assert max(path.stat().st_mtime for path in records) < (made / "found.json").stat().st_mtime - 1
 
 
-def test_a_failed_stage_stops(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(forecasts.BenchmarkError, match="prepare"):
+def test_a_failed_stage_stops(tmp_path: Path) -> None:
+    with pytest.raises(InputNotFoundError, match="nowhere"):
         forecasts.main(["sitcom", "--source", str(tmp_path / "nowhere"), "--work-dir", str(tmp_path / "work")])

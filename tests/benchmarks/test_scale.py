@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from types import SimpleNamespace
 
 import common
@@ -67,6 +68,11 @@ def test_hours_follow_from_volumes_per_second(contents):
     assert hours[0] / hours[2] == pytest.approx(scale.SPEED_UPS[2] / scale.SPEED_UPS[0], rel=0.02)
     on_two_cores = next(line for line in before["budapest"].splitlines() if "train, two cores" in line)
     assert hours[0] * scale.SPEED_UPS[0] == pytest.approx(_hours(on_two_cores.split(" | ")[2]), rel=0.02)
+
+
+def _squeezed(table):
+    """A Markdown table without the spaces that align its columns."""
+    return re.sub(" +", " ", table)
 
 
 def test_bytes_of_the_store(contents):

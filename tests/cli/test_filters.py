@@ -52,7 +52,7 @@ def test_a_filter_that_was_given_stays_in_force(dataset, tmp_path):
     assert main([*arguments, "--filters", str(filters)]) == 0
     asked = [json.loads(path.read_text())["bold"] for path in sorted(filters.iterdir())]
     own = {"subject": "02", "session": "b", "task": "rest", "datatype": "func"}
-    assert asked == [{**own, "delayed_response": "1"}, {**own, "delayed_response": "2"}]
+    assert asked == [{**own, "echo": "1"}, {**own, "echo": "2"}]
 
 
 def test_only_a_dry_run_lists_runs(dataset, tmp_path, capsys):

@@ -13,7 +13,7 @@ from titan_neuro.titans.models import LMMConfig, MACConfig, MAGConfig
 
 @pytest.fixture(scope="session")
 def make_run():
-    """Return a function that makes a run of AR(1) noise with a given `phi`; the first five time points are not scored."""
+    """Return a function that makes a run of AR(1) noise; its first five time points are not scored."""
 
     def make(subject, number, *, phi=0.7, n_time_points=160, n_features=30):
         rng = np.random.default_rng([int(subject), number])
@@ -28,11 +28,11 @@ def make_run():
 
 
 class Oracle:
-    """Forecasts part of what is coming, since it was given the runs beforehand: `share` of the way from persistence."""
+    """Given the runs beforehand, forecasts `fraction` of the way from persistence to the target."""
 
-    def __init__(self, runs, share, name="oracle", horizons=(1, 3)):
-        self.name, self.horizons, self.share = name, horizons, share
-        # A stream may begin anywhere: its first value says where it is.
+    def __init__(self, runs, fraction, name="oracle", horizons=(1, 3)):
+        self.name, self.horizons, self.fraction = name, horizons, fraction
+        # A stream may begin anywhere: its first value identifies the run and the time point.
         self.runs = {run.series[t, 0].item(): (run.series, t) for run in runs for t in range(run.n_time_points)}
 
     def fit(self, runs):
@@ -45,8 +45,8 @@ class Oracle:
         run, at = self.runs[series[0, 0].item()] if state is None else state
         forecasts = []
         for t in range(at, at + len(series)):
-            to_come = torch.stack([run[min(t + h, len(run) - 1)] for h in self.horizons])
-            forecasts.append(self.share * to_come + (1 - self.share) * run[t])
+            targets = torch.stack([run[min(t + h, len(run) - 1)] for h in self.horizons])
+            forecasts.append(self.fraction * targets + (1 - self.fraction) * run[t])
         return torch.stack(forecasts), (run, at + len(series))
 
 
@@ -57,7 +57,7 @@ def oracle():
 
 @pytest.fixture(scope="session")
 def quick():
-    """No offsets and no rollouts: what is scored can be written down."""
+    """No offsets and no rollouts, so that expected scores can be written down."""
     return EvaluationConfig(n_resamples=2000, max_offset_time_points=0, rollout_every_time_points=0)
 
 
@@ -76,7 +76,7 @@ def score():
 
 @pytest.fixture(scope="session")
 def make_forecaster():
-    """Return a function that makes a small forecaster whose learned part says something, as after training."""
+    """Return a function that makes a small forecaster with random weights in every learned part."""
     sizes = {"dim": 8, "n_layers": 1, "tokens_per_time_point": 1}
     backbones = {
         "lmm": LMMConfig(**sizes),
@@ -93,10 +93,15 @@ def make_forecaster():
         model = config.build(n_features=n_features)
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
-        model.coefficients.normal_(std=0.2)
+        model.linear_skip.coefficients.normal_(std=0.2)
         recall = model.recall
         recall.basis.copy_(torch.linalg.qr(torch.randn(n_features, recall.width)).Q.mT)
-        for fitted in (recall.present_directions, recall.own_directions, recall.own_map, recall.memory.key_map):
+        for fitted in (
+            recall.autoregression.directions,
+            recall.innovation_directions,
+            recall.autoregression.weights,
+            recall.memory.key_map,
+        ):
             fitted.normal_(std=0.2)
         return model.eval()
 

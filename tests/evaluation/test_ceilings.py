@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 
 from titan_neuro.evaluation import ScoreContext, ceilings_table, write_scores
-from titan_neuro.evaluation.ceilings import STIMULUS_LOCKED, TEST_RETEST
-from titan_neuro.metrics import Ceiling, bootstrap_interval, interval_of_related
+from titan_neuro.evaluation.vocabulary import STIMULUS_LOCKED, TEST_RETEST
+from titan_neuro.metrics import Ceiling, bootstrap_interval, leave_one_out_interval
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def test_ceilings_are_averaged_over_the_subjects_that_were_tested(benchmark, cei
     assert table["lead_time_points"].tolist() == [1, 3]
     assert (table["n_subjects"] == 3).all()
     assert table["r2"].tolist() == pytest.approx([own.mean()] * 2)
-    low, high = interval_of_related(own, n_resamples=2000, seed=0)
+    low, high = leave_one_out_interval(own, n_resamples=2000, seed=0)
     assert (table["r2_low"][0], table["r2_high"][0]) == (low, high) != bootstrap_interval(own, n_resamples=2000, seed=0)
     ar = benchmark.scores.subject_values("r2", "ar", 3)[:3]
     assert table["skill_ar"][1] == pytest.approx((1 - (1 - own) / (1 - ar)).mean())
@@ -42,7 +42,7 @@ def test_they_have_a_file_and_the_sidecar_says_what_is_lacking(benchmark, ceilin
     table = pd.read_csv(tmp_path / "task-movie_desc-ceilings_scores.tsv", sep="\t")
     assert table["r2"].tolist() == pytest.approx([1 / 3] * 2, rel=1e-5)
     sidecar = pd.read_json(tmp_path / "task-movie_desc-forecast_scores.json", typ="series")
-    assert sidecar["NoCeiling"] == {TEST_RETEST: "no segment was shown twice to one subject"}
+    assert sidecar["MissingCeilings"] == {TEST_RETEST: "no segment was shown twice to one subject"}
 
 
 def test_without_ceilings_there_is_no_file(benchmark, quick, tmp_path):

@@ -7,7 +7,8 @@ from sklearn.metrics import r2_score
 
 from titan_neuro.baselines import Persistence
 from titan_neuro.errors import ConfigError, ImageError, MismatchError, NoMatchError, TrainingError
-from titan_neuro.evaluation import METRICS, combine
+from titan_neuro.evaluation import combine
+from titan_neuro.evaluation.vocabulary import METRICS
 
 HORIZONS = (1, 3)
 
@@ -41,7 +42,7 @@ def targets_of(run, horizon):
     return [t for t in range(horizon, run.n_time_points) if run.scored[t]]
 
 
-def test_the_model_comes_first_and_subjects_hold_their_runs(benchmark, train_runs, held_out_runs):
+def test_rows_and_subjects_are_in_order(benchmark, train_runs, held_out_runs):
     assert list(benchmark.kinds.items()) == [
         ("oracle", "model"),
         *((name, "baseline") for name in ("mean", "persistence", "ar")),
@@ -63,7 +64,7 @@ def test_skill_of_a_planted_forecast_is_exact(scores, horizon):
 
 
 @pytest.mark.parametrize("horizon", HORIZONS)
-def test_r2_is_that_of_scikit_learn_about_the_training_mean(scores, train_runs, held_out_runs, horizon, score):
+def test_r2_agrees_with_scikit_learn(scores, train_runs, held_out_runs, horizon, score):
     mean = np.concatenate([run.series[run.scored].numpy() for run in train_runs]).astype(float).mean(0)
     for position, subject in enumerate(("04", "05")):
         of_subject = [run for run in held_out_runs if run.subject == subject]
@@ -76,7 +77,7 @@ def test_r2_is_that_of_scikit_learn_about_the_training_mean(scores, train_runs, 
         assert scores.subject_values("r2", "persistence", horizon)[position] == pytest.approx(expected, abs=1e-7)
 
 
-def test_r_is_that_of_scipy_within_runs(oracle, train_runs, held_out_runs, quick, score):
+def test_correlations_agree_with_scipy(oracle, train_runs, held_out_runs, quick, score):
     run = held_out_runs[0]
     scores = score([oracle([run], 0.6)], train_runs, [run], quick).scores
     at = np.array(targets_of(run, 3))
@@ -94,7 +95,7 @@ def test_references_score_zero_against_themselves(scores):
     assert np.isnan(scores.subject_values("r", "mean", 1)).all()
 
 
-def test_the_order_of_ar_noise_is_found(scores):
+def test_ar_noise_gets_its_theoretical_r2(scores):
     r2 = {model: scores.subject_values("r2", model, 1).mean() for model in ("ar", "persistence")}
     # AR(1) noise, phi 0.7: AR explains 0.49; persistence 1 - 2 (1 - 0.7) = 0.4.
     assert r2["ar"] == pytest.approx(0.49, abs=0.05)
@@ -116,16 +117,16 @@ class NamedPersistence(Persistence):
 
 @pytest.mark.parametrize("block_time_points", [16, 160])
 def test_block_length_changes_no_score(oracle, train_runs, held_out_runs, scores, quick, block_time_points, score):
-    others = score(
+    scored_in_blocks = score(
         [oracle(held_out_runs, 0.6)], train_runs, held_out_runs, replace(quick, block_time_points=block_time_points)
     ).scores
     for metric in METRICS:
         np.testing.assert_allclose(
-            others.subject_values(metric, "ar", 3), scores.subject_values(metric, "ar", 3), rtol=1e-9
+            scored_in_blocks.subject_values(metric, "ar", 3), scores.subject_values(metric, "ar", 3), rtol=1e-9
         )
 
 
-def test_folds_of_one_subject_join_to_what_one_fold_would_say(oracle, train_runs, held_out_runs, scores, quick, score):
+def test_joined_folds_equal_one_fold(oracle, train_runs, held_out_runs, scores, quick, score):
     parts = [score([oracle([run], 0.6)], train_runs, [run], quick) for run in held_out_runs]
     joined = combine(parts)
     assert len(joined.folds) == 4
@@ -165,14 +166,14 @@ def test_constant_features_are_left_out_and_counted(make_run, train_runs, quick,
 
 
 @pytest.mark.parametrize(
-    ("protocol", "said"),
+    ("protocol", "message"),
     [
         ("run", "on the same runs, 1 of them; the first is sub-02_task-movie_run-02."),
         ("subject", "on the same subjects, 1 of them; the first is 02."),
         ("strict", "on the same stimuli, 2 of them; the first is task-movie_run-01."),
     ],
 )
-def test_a_split_that_shares_what_is_held_out_is_refused(runs, train_runs, held_out_runs, quick, score, protocol, said):
+def test_a_split_violating_its_protocol_is_refused(runs, train_runs, held_out_runs, quick, score, protocol, message):
     test_runs = {
         "run": [*held_out_runs, runs["02", 2]],
         "subject": [*held_out_runs, runs["02", 2]],
@@ -181,19 +182,19 @@ def test_a_split_that_shares_what_is_held_out_is_refused(runs, train_runs, held_
     train_runs = [run for run in train_runs if protocol != "subject" or run.key != "sub-02_task-movie_run-02"]
     with pytest.raises(MismatchError) as caught:
         score([NamedPersistence(HORIZONS)], train_runs, test_runs, quick, protocol=protocol)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_runs_of_another_size_are_refused(make_run, train_runs, quick, score):
+def test_runs_of_another_feature_count_are_refused(make_run, train_runs, quick, score):
     with pytest.raises(MismatchError, match="sub-08_task-movie_run-01 has 7 features"):
         score([NamedPersistence(HORIZONS)], train_runs, [make_run("08", 1, n_features=7)], quick)
 
 
-def test_models_must_agree_on_horizons_and_differ_in_name(train_runs, held_out_runs, quick, oracle, score):
+def test_inconsistent_rows_are_refused(train_runs, held_out_runs, quick, oracle, score):
     with pytest.raises(ConfigError, match=r"titan-mac \(1, 3\), oracle \(1, 2\)"):
         models = [NamedPersistence(HORIZONS), oracle(held_out_runs, 0.5, horizons=(1, 2))]
         score(models, train_runs, held_out_runs, quick)
-    with pytest.raises(ConfigError, match="a name of its own"):
+    with pytest.raises(ConfigError, match="a unique name"):
         score([Persistence(HORIZONS)], train_runs, held_out_runs, quick)
     with pytest.raises(ConfigError, match="ascend"):
         score([NamedPersistence((3, 1))], train_runs, held_out_runs, quick)

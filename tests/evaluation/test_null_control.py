@@ -15,7 +15,7 @@ def table(**changed):
     return pd.DataFrame(rows)
 
 
-def test_what_finds_nothing_passes():
+def test_scores_at_chance_pass():
     assert check_null(table(r2=0.02), "white") == (
         "Null control white passed: no row has r2 above 0.02; the largest is 0.0200, ar at h = 2."
     )
@@ -23,8 +23,8 @@ def test_what_finds_nothing_passes():
 
 
 @pytest.mark.parametrize("kind", ["white", "phase"])
-@pytest.mark.parametrize("found", [0.021, float("nan")])
-def test_what_finds_something_is_named(kind, found):
+@pytest.mark.parametrize("score", [0.021, float("nan")])
+def test_scores_above_chance_are_refused(kind, score):
     metric = {"white": "r2", "phase": "skill_ar"}[kind]
-    with pytest.raises(LeakageError, match=rf"protocol strict: expected {metric} .* found ar {found:.3f} at h = 2\."):
-        check_null(table(**{metric: found}), kind)
+    with pytest.raises(LeakageError, match=rf"protocol strict: expected {metric} .* found ar {score:.3f} at h = 2\."):
+        check_null(table(**{metric: score}), kind)

@@ -1,4 +1,4 @@
-"""Rollouts: a model that lives on its own forecasts, scored against targets counted by hand."""
+"""Rollouts are scored against targets that are counted by hand."""
 
 from dataclasses import replace
 
@@ -43,7 +43,7 @@ def origins_of(run, first_time_point, every):
     return range(first_time_point + every - 1, run.n_time_points - 1, every)[::SLOW_STRIDE]
 
 
-def test_a_rollout_feeds_on_its_own_forecasts(make_run, baselines):
+def test_a_rollout_reads_its_own_forecasts(make_run, baselines):
     run = make_run("11", 1, n_features=6)
     run.high_motion[[60, 61]] = True
     scores = roll_run([Halves(), *baselines], run, 3, 2)
@@ -62,53 +62,56 @@ def test_a_rollout_feeds_on_its_own_forecasts(make_run, baselines):
         assert sums.measure("bias")[at, 0] == pytest.approx(float((rolled - truth).mean()), abs=1e-6)
         ratio = rolled.var(dim=0).sum() / truth.var(dim=0).sum()
         assert sums.measure("variance_ratio")[at, 0] == pytest.approx(float(ratio), rel=1e-5)
-        # The bar is the direct forecast of AR, on the same targets.
+        # The reference is the direct forecast of AR on the same targets.
         baseline = baselines[2]
         direct, _ = baseline.step(run.series[3:], baseline.init_state())
-        bar = sum((direct[t - 3, at].double() - series[s]).square().sum() for t, s in targets)
-        expected = 1 - float((rolled - truth).square().sum() / bar)
+        reference = sum((direct[t - 3, at].double() - series[s]).square().sum() for t, s in targets)
+        expected = 1 - float((rolled - truth).square().sum() / reference)
         assert sums.measure("skill_ar")[at, 0] == pytest.approx(expected, abs=1e-5)
 
 
-def test_one_frame_ahead_rollout_and_direct_forecast_are_one(make_run, baselines):
+def test_one_step_rollouts_equal_direct_forecasts(make_run, baselines):
     sums = roll_run(baselines, make_run("11", 1, n_features=6), 0, 4).subjects["11"]
     np.testing.assert_allclose(sums.measure("skill_ar")[0, 2], 0, atol=1e-9)
-    # The mean and persistence stay what they are, however often they read themselves.
+    # Rollouts of the mean stay at the mean.
     np.testing.assert_allclose(sums.measure("r2")[:, 0], 0, atol=1e-9)
     np.testing.assert_allclose(sums.measure("variance_ratio")[:, 0], 0, atol=1e-9)
 
 
 @pytest.mark.parametrize("variant", ["lmm", "mac", "mag"])
 @pytest.mark.parametrize("which", [0, 1, 2])
-def test_many_origins_side_by_side_are_as_many_one_by_one(
-    make_run, baselines, variant, which, make_forecaster, monkeypatch
-):
+def test_batched_rollouts_equal_single_ones(make_run, baselines, variant, which, make_forecaster, monkeypatch):
     monkeypatch.setattr("titan_neuro.evaluation.rollouts.SLOW_STRIDE", 1)
     model = make_forecaster(variant, horizons=HORIZONS)
     forecaster = [model, *controls_of(model)][which]
     run = make_run("11", 1, n_features=6)
-    together = roll_run([forecaster, *baselines], run, 2, 5).subjects["11"]
-    alone = roll_run([OneByOne(forecaster), *baselines], run, 2, 5).subjects["11"]
-    assert together.n_targets[0, 0] == 31
+    batched = roll_run([forecaster, *baselines], run, 2, 5).subjects["11"]
+    single = roll_run([Unbatched(forecaster), *baselines], run, 2, 5).subjects["11"]
+    assert batched.n_targets[0, 0] == 31
     for name in ("skill_ar", "variance_ratio", "bias", "ljung_box"):
-        np.testing.assert_allclose(together.measure(name), alone.measure(name), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(batched.measure(name), single.measure(name), rtol=1e-4, atol=1e-5)
 
 
-class OneByOne:
+class Unbatched:
     """A model without its batched path."""
 
     def __init__(self, model):
-        self.name, self.horizons, self.start, self.step = model.name, model.horizons, model.start, model.step
+        self.name, self.horizons, self.init_state, self.step = (
+            model.name,
+            model.horizons,
+            model.init_state,
+            model.step,
+        )
 
 
-def test_white_residuals_are_told_from_colored_ones(make_run, baselines):
+def test_autocorrelated_residuals_are_detected(make_run, baselines):
     run = make_run("12", 1, n_time_points=800, n_features=200)
     train = [make_run(s, 1, n_time_points=800, n_features=200) for s in ("01", "02")]
     for row in baselines:
         row.fit(train)
     sums = roll_run(baselines, run, 0, 400).subjects["12"]
     mean, persistence, ar = sums.measure("autocorrelated_fraction")
-    # AR(1) noise: the mean leaves all of it, AR nothing but white noise.
+    # AR(1) noise: the residuals of the mean are all of it, those of AR are white.
     assert mean == persistence == 1
     assert ar < 0.15
     assert sums.measure("ljung_box")[2] == pytest.approx(10, abs=2)
@@ -122,7 +125,7 @@ def benchmark(make_run, make_forecaster, train_runs, quick, score):
     return combine([score(models, train_runs, test[:2], config), score(models, train_runs, test[2:], config)])
 
 
-def test_the_tables_have_a_row_for_each_model(benchmark):
+def test_tables_have_a_row_per_model(benchmark):
     table = rollouts_table(benchmark, repetition_time_s=1.5, n_resamples=1000)
     assert list(zip(table["model"], table["lead_time_points"], strict=True)) == [
         (model, horizon) for model in benchmark.kinds for horizon in HORIZONS
@@ -137,7 +140,7 @@ def test_the_tables_have_a_row_for_each_model(benchmark):
     assert residuals.set_index("model")["autocorrelated_fraction"]["mean"] > 0.9
 
 
-def test_without_forecasts_one_frame_ahead_there_are_none(make_run, oracle, quick, score, caplog):
+def test_rollouts_need_one_step_forecasts(make_run, oracle, quick, score, caplog):
     train, test = [make_run(s, 1) for s in ("01", "02")], [make_run("11", 1)]
     benchmark = score([oracle(test, 0.5, horizons=(2, 3))], train, test, replace(quick, rollout_every_time_points=10))
     assert benchmark.rollouts == {}

@@ -7,7 +7,15 @@ import pytest
 
 from titan_neuro.baselines import Persistence
 from titan_neuro.errors import ConfigError
-from titan_neuro.evaluation import combine, comparisons, draw_offset, score_fold, scores_table, subjects_table
+from titan_neuro.evaluation import (
+    combine,
+    comparisons,
+    comparisons_table,
+    draw_offset,
+    score_fold,
+    scores_table,
+    subjects_table,
+)
 from titan_neuro.metrics.measures import fisher_z
 
 
@@ -86,27 +94,31 @@ def test_it_is_all_the_same_the_second_time(benchmark, score, models, runs, conf
             )
 
 
-def test_the_comparison_is_paired_over_subjects(benchmark):
-    table = scores_table(benchmark, repetition_time_s=1.0, n_resamples=1000)
-    [*_, said] = comparisons(benchmark, table, n_resamples=1000)
-    differences = [
-        benchmark.scores.subject_values("skill_ar", "titan-mac", h)
-        - benchmark.scores.subject_values("skill_ar", "var", h)
-        for h in (1, 3)
-    ]
-    low, high = differences[0].min(), differences[0].max()
-    assert said.startswith(
-        f"titan-mac beats var at h = 1, 3 (difference of skill_ar {differences[0].mean():.3f} [{low:.3f}, {high:.3f}]"
-    )
+def test_comparisons_are_paired_over_subjects(benchmark):
+    table = comparisons_table(benchmark, repetition_time_s=1.5, n_resamples=1000)
+    pair = table[(table["model"] == "titan-mac") & (table["compared_with"] == "var")]
+    assert pair["lead_time_points"].tolist() == [1, 3]
+    assert pair["lead_time_s"].tolist() == [1.5, 4.5]
+    for (_, row), horizon in zip(pair.iterrows(), (1, 3), strict=True):
+        difference = benchmark.scores.subject_values("skill_ar", "titan-mac", horizon)
+        difference = difference - benchmark.scores.subject_values("skill_ar", "var", horizon)
+        assert row["difference"] == pytest.approx(difference.mean())
+        assert (row["difference_low"], row["difference_high"]) == pytest.approx((difference.min(), difference.max()))
 
 
-def test_a_difference_that_may_be_none_is_no_win(make_run, oracle, score, runs, quick):
+def test_comparison_models_are_compared_with_linear_autoregression(make_run, oracle, score, runs, quick):
     comparison_model = oracle(runs[1], 0.5, name="transformer-20")
     benchmark = score([oracle(runs[1], 0.5), comparison_model], *runs, quick)
-    table = scores_table(benchmark, repetition_time_s=1.0, n_resamples=1000)
-    said = comparisons(benchmark, table, n_resamples=1000)
-    assert said[0].startswith("transformer-20 beats linear AR at h = 1, 3 (skill_ar ")
-    assert said[1].startswith("oracle does not beat transformer-20 at h = 1, 3 (difference of skill_ar 0.000 [")
+    options = {"repetition_time_s": 1.0, "n_resamples": 1000}
+    table, scores = comparisons_table(benchmark, **options), scores_table(benchmark, **options)
+    first = table[table["compared_with"] == "ar"]
+    expected = scores[scores["model"] == "transformer-20"]
+    assert first["model"].unique().tolist() == ["transformer-20"]
+    for end in ("", "_low", "_high"):
+        np.testing.assert_array_equal(first[f"difference{end}"], expected[f"skill_ar{end}"])
+    beats_ar, same = comparisons(table)
+    assert beats_ar.startswith("transformer-20 beats ar (linear autoregression")
+    assert same.startswith("oracle is not shown to differ from transformer-20 (Transformer")
 
 
 def test_seeds_must_have_the_same_models(score, oracle, runs, quick):
@@ -137,7 +149,7 @@ def test_references_follow_each_run_from_where_it_begins(score, oracle, models, 
     offsets = [item for by_run in benchmark.offsets.values() for item in by_run.items()]
     # Once more before, to see whether it looks ahead.
     assert reference.asked == [(runs[1][0].key, 0), *offsets]
-    assert benchmark.kinds["intersubject-average"] == "reference"
+    assert benchmark.kinds["intersubject-average"] == "oracle_reference"
     np.testing.assert_allclose(benchmark.scores.subject_values("skill", "intersubject-average", 3), 0.96, atol=1e-6)
 
 

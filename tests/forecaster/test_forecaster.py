@@ -27,7 +27,7 @@ DECODERS = {"swin": LowRankConfig(rank=4), "swin-upsampling": UpsamplingConfig(c
 
 def last_weights(model: Forecaster) -> torch.Tensor:
     """Those of the decoder's last layer, which are 0 in a new model."""
-    return model.head.to_voxels.weight if hasattr(model.head, "to_voxels") else model.head.patterns
+    return model.decoder.to_voxels.weight if hasattr(model.decoder, "to_voxels") else model.decoder.patterns
 
 
 def make(kind: str) -> Forecaster:
@@ -49,7 +49,7 @@ def make(kind: str) -> Forecaster:
     with torch.no_grad():
         # A new model forecasts its linear part alone; here every part must take part.
         last_weights(model).normal_()
-        model.coefficients.normal_(std=0.1)
+        model.linear_skip.coefficients.normal_(std=0.1)
     return model.eval()
 
 
@@ -65,8 +65,8 @@ def series(model):
 
 def test_a_new_model_is_the_autoregression(model, series):
     torch.nn.init.zeros_(last_weights(model))
-    history = torch.zeros(2, model.coefficients.shape[1] - 1, model.n_features)
-    expected, _ = autoregress(series, history, model.coefficients, model.intercept)
+    history = torch.zeros(2, model.linear_skip.coefficients.shape[1] - 1, model.n_features)
+    expected, _ = autoregress(series, history, model.linear_skip.coefficients, model.linear_skip.intercept)
     assert torch.equal(model(series)[0], expected)
 
 
@@ -107,9 +107,9 @@ def test_restart_forgets_one_stream_and_no_other(model, series):
 
 @torch.no_grad()
 def test_recall_is_the_last_forecast_of_an_empty_memory(model, series):
-    _, seen, _ = model.observe(series, model.init_state(2).linear)
+    _, seen, _ = model.observe(series, model.init_state(2).observation)
     whole, _ = model.forecast_residual(seen)
-    torch.testing.assert_close(model.recall_last(seen), whole[:, -1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.forecast_residual_at(seen, [-1])[:, 0], whole[:, -1], rtol=1e-4, atol=1e-5)
 
 
 def test_every_parameter_learns(model, series):
@@ -119,7 +119,7 @@ def test_every_parameter_learns(model, series):
     model.fit(runs)
     with torch.no_grad():
         # In noise there is nothing to be learned, and the memory is not believed.
-        model.recall.memory.gain.fill_(0.5)
+        model.recall.memory.reliability.fill_(0.5)
     held_out_index = model.held_out_index(["sub-1_stimulus", "nobody"])
     model.train()(series, held_out_index=held_out_index)[0].square().mean().backward()
     idle = [name for name, parameter in model.named_parameters() if parameter.grad is None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from titan_neuro.linear.lead_time import at_forecast_time, scored_targets, wait_for_targets
+from titan_neuro.linear.lead_time import at_forecast_time, at_target_time, scored_targets, wait_for_targets
 
 HORIZONS = (1, 3, 12)
 
@@ -60,3 +60,10 @@ def test_forecasts_fall_due_alike_in_any_blocks(block: int) -> None:
     for index, horizon in enumerate(HORIZONS):
         assert torch.equal(whole[:, horizon:, index], forecasts[:, :-horizon, index])
         assert not whole[:, :horizon, index].any()
+
+
+def test_forecasts_of_a_run_move_to_their_targets():
+    forecasts = torch.randn(9, 2, 3)
+    due = at_target_time(forecasts, (2, 12))
+    assert torch.equal(due[2:, 0], forecasts[:-2, 0])
+    assert not due[:2, 0].any() and not due[:, 1].any()

@@ -34,7 +34,7 @@ def accumulate(targets, forecasts, cuts=()):
 FEATURES = (0, 1, 4095, 4096, 4098)
 
 
-def test_squared_error_is_that_of_scikit_learn(targets, forecasts):
+def test_squared_error_agrees_with_scikit_learn(targets, forecasts):
     statistics = accumulate(targets, forecasts, cuts=(7, 64))
     for model in range(2):
         for v in FEATURES:
@@ -42,7 +42,7 @@ def test_squared_error_is_that_of_scikit_learn(targets, forecasts):
             assert statistics.squared_error[0, model, v] / N_TIME_POINTS == pytest.approx(expected, rel=1e-10)
 
 
-def test_skill_against_the_mean_is_r2_of_scikit_learn(targets, forecasts):
+def test_skill_against_mean_agrees_with_scikit_learn(targets, forecasts):
     mean = targets.double().mean(0).expand(N_TIME_POINTS, -1)
     statistics = accumulate(targets, [mean, *forecasts])
     r2 = skill(statistics.squared_error[0, 1], statistics.squared_error[0, 0])
@@ -50,14 +50,14 @@ def test_skill_against_the_mean_is_r2_of_scikit_learn(targets, forecasts):
         assert r2[v] == pytest.approx(r2_score(targets[:, v].double(), forecasts[0][:, v].double()), abs=1e-10)
 
 
-def test_r_over_time_is_that_of_scipy(targets, forecasts):
+def test_r_over_time_agrees_with_scipy(targets, forecasts):
     statistics = accumulate(targets, forecasts, cuts=(1, 50))
     r = pearson(statistics.co_spread[0, 1], statistics.forecast_spread[0, 1], statistics.target_spread[0])
     for v in FEATURES:
         assert r[v] == pytest.approx(pearsonr(targets[:, v].double(), forecasts[1][:, v].double())[0], abs=1e-10)
 
 
-def test_pattern_r_is_that_of_scipy_averaged_on_fishers_scale(targets, forecasts):
+def test_pattern_r_agrees_with_scipy(targets, forecasts):
     statistics = accumulate(targets, forecasts, cuts=(33,))
     expected = [np.arctanh(pearsonr(targets[t].double(), forecasts[0][t].double())[0]) for t in range(N_TIME_POINTS)]
     assert statistics.n_patterns[0, 0] == N_TIME_POINTS
@@ -74,7 +74,7 @@ def test_sums_survive_a_large_mean():
     np.testing.assert_allclose(r, expected, rtol=1e-7)
 
 
-def test_a_difference_in_level_between_runs_earns_no_correlation():
+def test_levels_of_runs_earn_no_correlation():
     generator = torch.Generator().manual_seed(3)
     runs = []
     for level in (-5.0, 5.0):
@@ -88,7 +88,7 @@ def test_a_difference_in_level_between_runs_earns_no_correlation():
     assert both.squared_error[0, 0, 0] == runs[0].squared_error[0, 0, 0] + runs[1].squared_error[0, 0, 0]
 
 
-def test_constant_series_have_no_correlation_and_a_spread_of_exactly_zero():
+def test_constant_series_have_no_spread_or_correlation():
     targets = torch.randn(100, 4)
     targets[:, 2] = 0.1
     forecast = torch.full((100, 4), 0.3)
@@ -106,11 +106,11 @@ def test_a_perfect_forecast_has_a_finite_fisher_mean():
     assert np.isnan(fisher_mean(np.array([np.nan])))
 
 
-def test_fisher_mean_leaves_out_what_is_not_defined():
+def test_fisher_mean_leaves_out_nan():
     assert fisher_mean(np.array([0.1, np.nan, 0.9])) == pytest.approx(np.tanh((np.arctanh(0.1) + np.arctanh(0.9)) / 2))
 
 
-def test_one_voxel_that_the_reference_forecasts_almost_perfectly_does_not_decide_the_table():
+def test_one_voxel_does_not_decide_pooled_skill():
     reference = np.full(1000, 100.0)
     error = np.full(1000, 90.0)
     reference[0], error[0] = 1e-6, 1.0
@@ -118,7 +118,7 @@ def test_one_voxel_that_the_reference_forecasts_almost_perfectly_does_not_decide
     assert pooled_skill(error, reference) == pytest.approx(0.1, abs=1e-3)
 
 
-def test_skill_is_zero_at_par_and_not_defined_without_reference_error():
+def test_skill_is_nan_without_reference_error():
     assert skill(np.array([2.0, 1.0]), np.array([2.0, 0.0]))[0] == 0
     assert np.isnan(skill(np.array([2.0, 1.0]), np.array([2.0, 0.0]))[1])
     assert np.isnan(pooled_skill(np.array([1.0]), np.array([0.0])))

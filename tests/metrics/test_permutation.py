@@ -9,14 +9,14 @@ from scipy.stats import binom, false_discovery_control, permutation_test
 from titan_neuro.metrics import corrected_over_map, p_of_null, sign_flip_test, sign_flips
 
 
-def test_the_exact_set_is_scipys():
+def test_exact_set_agrees_with_scipy():
     values = np.random.default_rng(0).normal(0.4, 1, size=8)
     oracle = permutation_test((values,), np.mean, permutation_type="samples", alternative="greater", n_resamples=np.inf)
     # scipy's exact set holds the identity, ours adds it in `(b + 1) / (n + 1)`.
     assert sign_flip_test(values, n_permutations=10_000, seed=0) == pytest.approx(oracle.pvalue)
 
 
-def test_no_p_is_below_what_the_subjects_allow():
+def test_smallest_p_follows_from_the_subjects():
     assert sign_flip_test(np.ones(5), n_permutations=10_000, seed=0) == pytest.approx(1 / 2**5)
     assert len(sign_flips(5, n_permutations=10_000, seed=0)) == 2**5 - 1
     assert sign_flips(20, n_permutations=100, seed=0).shape == (100, 20)
@@ -30,14 +30,14 @@ def test_equal_sums_in_another_order_count_as_equal():
     assert sign_flip_test(values, n_permutations=100, seed=0) == pytest.approx(reached / 8)
 
 
-def test_features_are_tested_side_by_side():
+def test_features_are_tested_together():
     values = np.random.default_rng(1).normal(0.2, 1, size=(9, 5))
     together = sign_flip_test(values, n_permutations=1000, seed=0)
     alone = [sign_flip_test(values[:, feature], n_permutations=1000, seed=0) for feature in range(5)]
     np.testing.assert_allclose(together, alone)
 
 
-def test_false_positives_are_as_many_as_said():
+def test_false_positive_rate_is_nominal():
     n_sets = 2000
     values = np.random.default_rng(2).standard_t(3, size=(12, n_sets))
     rejected = int((sign_flip_test(values, n_permutations=2000, seed=3) <= 0.05).sum())
@@ -45,12 +45,12 @@ def test_false_positives_are_as_many_as_said():
     assert low <= rejected <= high
 
 
-def test_p_of_a_null_counts_the_observed_one():
+def test_p_value_counts_the_observed_statistic():
     assert p_of_null(3.0, np.array([1.0, 2.0, 3.0, 4.0])) == 3 / 5
     assert p_of_null(9.0, np.zeros(99)) == 1 / 100
 
 
-def test_maps_are_corrected_where_there_is_a_value():
+def test_correction_skips_nan_features():
     p = np.array([0.01, np.nan, 0.02, 0.5])
     corrected = corrected_over_map(p)
     np.testing.assert_allclose(corrected[[0, 2, 3]], false_discovery_control(p[[0, 2, 3]]))

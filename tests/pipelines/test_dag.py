@@ -12,11 +12,11 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
-from titan_neuro.cli.probe import PROBES
 from titan_neuro.data.bids.output import init_output_dir
 from titan_neuro.data.prepare import PrepareConfig
 from titan_neuro.data.space import Space
 from titan_neuro.data.store import RunHeader, write_run
+from titan_neuro.probing import PROBES
 from titan_neuro.study import load_study, write_resolved
 
 ROOT = Path(__file__).parents[2]

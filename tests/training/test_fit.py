@@ -95,9 +95,9 @@ def trained_models(stores, tmp_path_factory):
     """Folders of the model and its comparison models, by name, and the runs of each fit of the linear skip."""
     root, fits = tmp_path_factory.mktemp("models"), []
 
-    def counted(runs, horizons):
+    def counted(runs, horizons, **options):
         fits.append([run.key for run in runs])
-        return fit_autoregression(runs, horizons)
+        return fit_autoregression(runs, horizons, **options)
 
     data = read_fold(stores)
     with pytest.MonkeyPatch.context() as patch:
@@ -120,7 +120,7 @@ def test_coupled_features_are_forecast(trained, data):
     # The test run: one time point ahead, relative to the linear skip.
     series = data.runs[data.fold.test[0]].read(0, N_TIME_POINTS)
     forecasts, _ = model.step(series, model.init_state())
-    torch.nn.init.zeros_(model.head.patterns)
+    torch.nn.init.zeros_(model.decoder.patterns)
     linear, _ = model.step(series, model.init_state())
     error, error_linear = ((series[1:] - f[:-1, 0]).square().mean() for f in (forecasts, linear))
     assert error < 0.8 * error_linear
@@ -150,8 +150,8 @@ def test_comparison_models_learn_and_share_the_linear_skip(trained_models, data)
     assert max(sizes) < 1.05 * min(sizes)
     assert fits == [[*data.fold.train, *data.fold.validation]]
     for model, _ in loaded[1:]:
-        assert torch.equal(model.coefficients, loaded[0][0].coefficients)
-        assert torch.equal(model.intercept, loaded[0][0].intercept)
+        assert torch.equal(model.linear_skip.coefficients, loaded[0][0].linear_skip.coefficients)
+        assert torch.equal(model.linear_skip.intercept, loaded[0][0].linear_skip.intercept)
 
 
 def test_a_model_of_noise_stays_linear(stores, train):
@@ -159,7 +159,7 @@ def test_a_model_of_noise_stays_linear(stores, train):
     model, record = load_forecaster(folder)
     assert record["validation_skill_ar"] < 0.02
     if record["selected_epoch"] == 0:
-        assert not model.head.patterns.any()
+        assert not model.decoder.patterns.any()
 
 
 def test_weights_follow_from_the_seed(data, train):

@@ -89,9 +89,9 @@ def test_epoch_0_is_the_held_out_closed_form(data, train):
 def test_seeds_share_the_fit_but_no_random_weights(data, train, monkeypatch):
     fits, fit_recall = [], closed_form_module.fit_recall
 
-    def counted(recall, runs, *linear, **options):
+    def counted(config, runs, linear, **options):
         fits.append([run.key for run in runs])
-        fit_recall(recall, runs, *linear, **options)
+        return fit_recall(config, runs, linear, **options)
 
     monkeypatch.setattr(closed_form_module, "fit_recall", counted)
     one, other = (load_forecaster(train(DIVERGING, f"seed-{seed}", seed))[0] for seed in (1, 2))
@@ -112,7 +112,7 @@ def test_each_training_run_is_read_with_held_out_fits(data, train, monkeypatch):
     def recorded(self, series, state=None, *, held_out_index=None, **options):
         held_out.update(map(tuple, held_out_index.tolist()))
         assert len(self.recall.runs) == len(self.recall.stimulus.keys_without) == 5
-        assert len(self.recall.own_map_without) == len(self.recall.stimulus.reader_without) == 4
+        assert len(self.recall.autoregression.weights_without) == len(self.recall.stimulus.weights_without) == 4
         return forecast_parts(self, series, state, held_out_index=held_out_index, **options)
 
     monkeypatch.setattr(Forecaster, "forecast_parts", recorded)

@@ -125,12 +125,12 @@ def positive(text: str) -> int:
 
 def study_of(arguments: argparse.Namespace) -> Study:
     """Open the study that the flags describe; flags that the subcommand does not have are at their defaults."""
-    from titan_neuro.study import Selection, Study, parse_setting
+    from titan_neuro.study import Selection, Study
     from titan_neuro.study.output import OutputFolder
     from titan_neuro.study.settings import GivenSettings
 
     given: Mapping[str, Any] = vars(arguments)
-    overrides = [*_of_flags(given), *map(parse_setting, given.get("overrides", ()))]
+    overrides = [*_of_flags(given), *given.get("overrides", ())]
     return Study(
         given.get("bids_dir"),
         OutputFolder.at(given["output_dir"], given.get("work_dir")),

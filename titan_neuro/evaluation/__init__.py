@@ -2,34 +2,40 @@
 with intervals.
 """
 
-from titan_neuro.evaluation.benchmark import Benchmark, SeedScores, combine
+from titan_neuro.evaluation.benchmark import Benchmark, ScoresBySeed, combine
 from titan_neuro.evaluation.causality import check_causal, first_leak
 from titan_neuro.evaluation.ceilings import ceilings_table
+from titan_neuro.evaluation.comparisons import comparisons_table
 from titan_neuro.evaluation.controls import FrozenMemory, ResetMemory, controls_of
 from titan_neuro.evaluation.fold import EvaluationConfig, draw_offset, score_fold
-from titan_neuro.evaluation.scores import METRICS, Fold, Scores
-from titan_neuro.evaluation.summary import comparisons, format_table, summary
+from titan_neuro.evaluation.formatting import format_interval, format_table, markdown_table
+from titan_neuro.evaluation.scores import FoldRuns, Scores
+from titan_neuro.evaluation.summary import comparisons, summary
 from titan_neuro.evaluation.tables import residuals_table, rollouts_table, scores_table, subjects_table
+from titan_neuro.evaluation.vocabulary import METRICS
 from titan_neuro.evaluation.writing import ScoreContext, write_scores
 
 __all__ = [
     "METRICS",
     "Benchmark",
     "EvaluationConfig",
-    "Fold",
+    "FoldRuns",
     "FrozenMemory",
     "ResetMemory",
     "ScoreContext",
     "Scores",
-    "SeedScores",
+    "ScoresBySeed",
     "ceilings_table",
     "check_causal",
     "combine",
     "comparisons",
+    "comparisons_table",
     "controls_of",
     "draw_offset",
     "first_leak",
+    "format_interval",
     "format_table",
+    "markdown_table",
     "residuals_table",
     "rollouts_table",
     "score_fold",

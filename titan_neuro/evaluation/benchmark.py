@@ -1,4 +1,4 @@
-"""The whole benchmark: the scores of every seed, and each subject's measure as their mean."""
+"""The whole benchmark: the scores of every seed, and each subject's metrics averaged over the seeds."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from numpy.typing import NDArray
 
 from titan_neuro.errors import MismatchError, NoMatchError
 from titan_neuro.evaluation.rollout_scores import RolloutScores, combine_rollouts
-from titan_neuro.evaluation.scores import CORRELATIONS, REFERENCES, Fold, Scores, combine_scores
+from titan_neuro.evaluation.scores import FoldRuns, Scores, combine_scores
+from titan_neuro.evaluation.vocabulary import CORRELATIONS, REFERENCES, Kind
 from titan_neuro.metrics import skill
-from titan_neuro.metrics.measures import fisher_z
+from titan_neuro.metrics.measures import FloatArray, fisher_z
 
 
 @dataclass(frozen=True, eq=False)
-class SeedScores:
+class ScoresBySeed:
     """Scores of the same runs by models of several seeds.
 
-    The errors of each seed are scored for themselves; a subject's measure is the mean over the seeds (of correlations
-    on Fisher's scale). Errors are never averaged before they are scored: that would score an ensemble.
+    Each seed is scored separately; a subject's metric is the mean over the seeds (of correlations on Fisher's scale).
+    Forecasts are never averaged over seeds before they are scored: that would score an ensemble.
 
     Attributes
     ----------
     by_seed : mapping of int to Scores
-        Of the same models, horizons and subjects.
+        Of the same models, lead times and subjects.
     """
 
     by_seed: Mapping[int, Scores]
@@ -35,14 +36,15 @@ class SeedScores:
         """Scores of the first seed, for what all seeds share."""
         return next(iter(self.by_seed.values()))
 
-    def seed_values(self, metric: str, model: str, horizon: int) -> NDArray[np.float64]:
-        """Measure of each seed and subject, ``(seeds, subjects)``; see `Scores.subject_values`."""
+    def seed_values(self, metric: str, model: str, horizon: int) -> FloatArray:
+        """Metric of each seed and subject, ``(seeds, subjects)``; see `Scores.subject_values`."""
         return np.stack([scores.subject_values(metric, model, horizon) for scores in self.by_seed.values()])
 
-    def subject_values(self, metric: str, model: str, horizon: int) -> NDArray[np.float64]:
-        """Measure of each subject, ``(subjects,)``: the mean over the seeds."""
+    def subject_values(self, metric: str, model: str, horizon: int) -> FloatArray:
+        """Metric of each subject, ``(subjects,)``: the mean over the seeds."""
         values = self.seed_values(metric, model, horizon)
-        return np.tanh(fisher_z(values).mean(axis=0)) if metric in CORRELATIONS else values.mean(axis=0)
+        mean: FloatArray = np.tanh(fisher_z(values).mean(axis=0)) if metric in CORRELATIONS else values.mean(axis=0)
+        return mean
 
     def seed_sd(self, metric: str, model: str, horizon: int) -> float:
         """Standard deviation over the seeds of the mean over subjects; NaN with one seed."""
@@ -50,16 +52,14 @@ class SeedScores:
         return float(np.std(np.nanmean(values, axis=1), ddof=1)) if len(values) > 1 else float("nan")
 
     def n_time_points(self, horizon: int) -> NDArray[np.int64]:
-        """Scored time points of each subject, in the seed with the fewest: runs begin elsewhere in each."""
-        at = self.first.horizons.index(horizon)
-        return np.min(
-            [[sums.n_time_points[at] for sums in scores.subjects.values()] for scores in self.by_seed.values()], axis=0
-        )
+        """Scored time points of each subject, ``(subjects,)``, in the seed with the fewest; each draws its offsets."""
+        lead = self.first.horizons.index(horizon)
+        counts = [[sums.n_time_points[lead] for sums in scores.subjects.values()] for scores in self.by_seed.values()]
+        fewest: NDArray[np.int64] = np.min(counts, axis=0)
+        return fewest
 
-    def feature_map(self, metric: str, model: str, horizon: int) -> NDArray[np.float64]:
-        """Measure of each feature, averaged over subjects, ``(features,)``; NaN where no subject's is defined.
-
-        Errors are summed over the seeds.
+    def feature_map(self, metric: str, model: str, horizon: int) -> FloatArray:
+        """Metric of each feature, averaged over subjects; errors are summed over the seeds.
 
         Parameters
         ----------
@@ -68,7 +68,12 @@ class SeedScores:
         model : str
             One of `Scores.mapped`.
         horizon : int
-            Time points ahead.
+            One of `Scores.horizons`.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(features,)``; NaN where it is not defined in any subject.
         """
         error = sum(scores.error_map(model, horizon) for scores in self.by_seed.values())
         reference = sum(scores.error_map(REFERENCES[metric], horizon) for scores in self.by_seed.values())
@@ -77,54 +82,50 @@ class SeedScores:
         return np.where(n_defined > 0, np.nansum(values, axis=0) / np.maximum(n_defined, 1), np.nan)
 
     def n_constant_features(self) -> dict[str, int]:
-        """For each subject, how many features are left out since they are constant over the scored time points of a
-        run.
-        """
+        """By subject, the number of features that are left out because they are constant in a run."""
         return {label: sums.n_constant for label, sums in self.first.subjects.items()}
 
 
 @dataclass(frozen=True, eq=False)
 class Benchmark:
-    """Everything that scoring has found: of one fold, or of several joined by `combine`.
+    """All scores, of one fold or of several joined by `combine`.
 
     Attributes
     ----------
-    protocol : str
-        ``subject``, ``run`` or ``strict``.
-    kinds : mapping of str to str
-        Kind of each row, in the order of the table: ``model``, ``control``, ``comparison model``, ``baseline``,
-        ``reference``.
-    scores : SeedScores
-        Over the time points at which the head lay still.
-    moving : mapping of int to Scores
-        By seed, over those at which it moved, of the subjects who have such time points.
+    protocol : {"subject", "run", "strict"}
+    kinds : mapping of str to Kind
+        Kind of each row, in the order of the table.
+    scores : ScoresBySeed
+        Over the targets without high motion.
+    high_motion : mapping of int to Scores
+        By seed, over the targets with high motion, of the subjects who have such time points.
     rollouts : mapping of int to RolloutScores
-        By seed; empty where none were asked for.
+        By seed; empty where there are no rollouts.
     offsets : mapping of int to mapping of str to int
         By seed and run, the time point at which the run began.
-    folds : tuple of Fold
-        What was trained and tested on.
+    folds : tuple of FoldRuns
+        Runs of each fold.
     """
 
     protocol: str
-    kinds: Mapping[str, str]
-    scores: SeedScores
+    kinds: Mapping[str, Kind]
+    scores: ScoresBySeed
     high_motion: Mapping[int, Scores]
     rollouts: Mapping[int, RolloutScores]
     offsets: Mapping[int, Mapping[str, int]]
-    folds: tuple[Fold, ...]
+    folds: tuple[FoldRuns, ...]
 
     @property
     def main_model(self) -> str:
-        """The model that the benchmark is about."""
-        return next(name for name, kind in self.kinds.items() if kind == "model")
+        """Name of the study's own model."""
+        return next(name for name, kind in self.kinds.items() if kind == Kind.MODEL)
 
-    def high_motion_scores(self) -> SeedScores | None:
-        """Scores over the time points at which the head moved, of the subjects who have some in every seed."""
+    def high_motion_scores(self) -> ScoresBySeed | None:
+        """Scores over the targets with high motion, of the subjects who have some in every seed; None without any."""
         shared = set.intersection(*(set(scores.subjects) for scores in self.high_motion.values()))
         if not shared:
             return None
-        return SeedScores(
+        return ScoresBySeed(
             {
                 seed: replace(scores, subjects={name: sums for name, sums in scores.subjects.items() if name in shared})
                 for seed, scores in self.high_motion.items()
@@ -135,29 +136,38 @@ class Benchmark:
 def combine(parts: Sequence[Benchmark]) -> Benchmark:
     """Join the benchmarks of several folds.
 
+    Parameters
+    ----------
+    parts : sequence of Benchmark
+        Of the same protocol, seeds and rows.
+
+    Returns
+    -------
+    Benchmark
+
     Raises
     ------
     NoMatchError
-        There is nothing to join.
+        `parts` is empty.
     MismatchError
-        Protocol, seeds, models, horizons or numbers of features differ, or a run was tested twice.
+        Protocol, seeds, rows, lead times or numbers of features differ, or a run was tested twice.
     """
     if not parts:
         raise NoMatchError("There are no scores to join.", "Check the split and the filters.")
     first = parts[0]
     for part in parts:
-        for what, one, other in (
+        for what, expected, found in (
             ("protocol", first.protocol, part.protocol),
             ("seeds", list(first.offsets), list(part.offsets)),
             ("kinds of rows", dict(first.kinds), dict(part.kinds)),
         ):
-            if one != other:
-                raise MismatchError(f"Folds differ in their {what}: {one}, {other}.")
+            if expected != found:
+                raise MismatchError(f"Folds differ in their {what}: {expected}, {found}.")
     seeds = list(first.offsets)
     return Benchmark(
         protocol=first.protocol,
         kinds=first.kinds,
-        scores=SeedScores({seed: combine_scores([part.scores.by_seed[seed] for part in parts]) for seed in seeds}),
+        scores=ScoresBySeed({seed: combine_scores([part.scores.by_seed[seed] for part in parts]) for seed in seeds}),
         high_motion={seed: combine_scores([part.high_motion[seed] for part in parts]) for seed in seeds},
         rollouts={seed: combine_rollouts([part.rollouts[seed] for part in parts]) for seed in first.rollouts},
         offsets={seed: {run: at for part in parts for run, at in part.offsets[seed].items()} for seed in seeds},

@@ -1,4 +1,4 @@
-"""Does a model look ahead? Change the future; the past must not notice, bit for bit."""
+"""Check that a model is causal: when later time points are changed, earlier forecasts stay the same, bit for bit."""
 
 from __future__ import annotations
 
@@ -6,55 +6,54 @@ import torch
 from torch import Tensor
 
 from titan_neuro.errors import TitanNeuroError
-from titan_neuro.metrics import stream_forecasts
+from titan_neuro.evaluation.streaming import stream_forecasts
 from titan_neuro.typing import ForecastModel, RunData
 
 
 def first_leak(model: ForecastModel, series: Tensor, last: int, block_time_points: int) -> int | None:
-    """Find the first time point at or before `last` whose forecasts change when every time point after `last` is
-    changed.
+    """Change every time point after `last`, and find the first forecast made up to `last` that changes with them.
 
     Parameters
     ----------
     model : ForecastModel
-        A fitted forecaster.
+        Fitted.
     series : torch.Tensor
         A run, or its beginning, ``(time, features)``.
     last : int
-        Last time point that stays as it is.
+        Last time point that is not changed.
     block_time_points : int
-        Time points given to the model at a time. A model can look ahead inside a block only; where `last` is a block's
-        last time point, all models pass.
+        Time points given to the model at once. A model can look ahead only inside a block; where `last` ends a block,
+        all models pass.
 
     Returns
     -------
     int or None
-        The time point, counted from 0; None where no output changes.
+        The time point at which that forecast was made, counted from 0; None where no forecast changes.
     """
     altered = series.clone()
     altered[last + 1 :] = 1 - altered[last + 1 :]
-    forecasts = torch.cat(list(stream_forecasts(model, series, "original time points", block_time_points)))
-    others = torch.cat(list(stream_forecasts(model, altered, "altered time points", block_time_points)))
-    changed = (forecasts[: last + 1] != others[: last + 1]).flatten(1).any(dim=1)
+    original = torch.cat(list(stream_forecasts(model, series, "original time points", block_time_points)))
+    after_change = torch.cat(list(stream_forecasts(model, altered, "altered time points", block_time_points)))
+    changed = (original[: last + 1] != after_change[: last + 1]).flatten(1).any(dim=1)
     return int(changed.nonzero()[0]) if bool(changed.any()) else None
 
 
 def check_causal(model: ForecastModel, run: RunData, block_time_points: int) -> None:
-    """Refuse a model that looks ahead, shown on the first two blocks of a run.
+    """Refuse a model that looks ahead, tested on the first two blocks of a run.
 
     Parameters
     ----------
     model : ForecastModel
-        A fitted forecaster.
+        Fitted.
     run : RunData
         Any run.
     block_time_points : int
-        Time points given to the model at a time.
+        Time points given to the model at once.
 
     Raises
     ------
     TitanNeuroError
-        A forecast changed when only later time points were changed.
+        A forecast changed although only later time points were changed.
     """
     n_blocks = 2 if run.n_time_points >= 2 * block_time_points else 1
     series = run.read(0, min(n_blocks * block_time_points, run.n_time_points))
@@ -63,7 +62,7 @@ def check_causal(model: ForecastModel, run: RunData, block_time_points: int) -> 
     leak = first_leak(model, series, last, block_time_points)
     if leak is not None:
         raise TitanNeuroError(
-            f"{run.key}: model {model.name} sees the future: its forecasts from time point {leak} change when only time points "
-            f"after {last} are changed.",
-            "Its scores would mean nothing. Look for statistics, filters or attention that reach over the whole block.",
+            f"{run.key}: model {model.name} looks ahead: its forecasts from time point {leak} on change when only time "
+            f"points after {last} are changed.",
+            "Its scores would mean nothing. Look for statistics, filters or attention that cover the whole block.",
         )

@@ -1,4 +1,4 @@
-"""The ceilings beside the table: how far knowledge of the stimulus alone would reach."""
+"""Noise ceilings beside the forecast table: the skill that knowledge of the stimulus alone allows."""
 
 from __future__ import annotations
 
@@ -8,49 +8,54 @@ import numpy as np
 import pandas as pd
 
 from titan_neuro.evaluation.benchmark import Benchmark
-from titan_neuro.evaluation.scores import REFERENCES
-from titan_neuro.metrics import Ceiling, bootstrap_interval, ceiling_on_skill, interval_of_related
+from titan_neuro.evaluation.vocabulary import (
+    CEILING_METRICS,
+    LEAD_TIME_POINTS,
+    REFERENCES,
+    STIMULUS_LOCKED,
+    interval_columns,
+)
+from titan_neuro.metrics import Ceiling, bootstrap_interval, ceiling_on_skill, leave_one_out_interval
 
-STIMULUS_LOCKED, TEST_RETEST = "stimulus-locked", "test-retest"
-_COLUMNS = ("ceiling", "lead_time_points", "n_subjects")
+_COLUMNS = ("ceiling", LEAD_TIME_POINTS, "n_subjects", *interval_columns(CEILING_METRICS))
 
 
 def ceilings_table(
     benchmark: Benchmark, ceilings: Mapping[str, Ceiling], *, n_resamples: int = 10_000, seed: int = 0
 ) -> pd.DataFrame:
-    """Average ceilings over features, then over the subjects that were tested.
+    """Average noise ceilings over features, then over the test subjects.
 
     Parameters
     ----------
     benchmark : Benchmark
-        For the subjects, and for what linear AR reaches in each: with it a ceiling on `r2` becomes one on `skill_ar`.
+        Gives the test subjects, and the `r2` of linear autoregression in each of them: with it, a ceiling on `r2`
+        becomes one on `skill_ar`.
     ceilings : mapping of str to Ceiling
-        By name: `STIMULUS_LOCKED`, `TEST_RETEST`. One without values has no row.
+        By name, of `titan_neuro.evaluation.vocabulary.CEILINGS`. A ceiling without values has no row.
     n_resamples, seed : int
         Of the bootstrap.
 
     Returns
     -------
     pandas.DataFrame
-        One row per ceiling and horizon: ``ceiling``, ``lead_time_points``, ``n_subjects``, then ``r2`` and ``skill_ar``
-        with the ends of their intervals. A ceiling on `r2` is the same at every horizon.
+        One row per ceiling and lead time: ``ceiling``, ``lead_time_points``, ``n_subjects``, then ``r2`` and
+        ``skill_ar`` with the ends of their intervals. A ceiling on `r2` is the same at every lead time.
     """
     scores = benchmark.scores
+    labels = list(scores.first.subjects)
     rows = []
     for name, ceiling in ceilings.items():
-        chosen = [place for place, label in enumerate(scores.first.subjects) if label in ceiling.values]
-        if not chosen:
+        positions = [position for position, label in enumerate(labels) if label in ceiling.values]
+        if not positions:
             continue
-        labels = list(scores.first.subjects)
-        on_r2 = np.array([np.nanmean(ceiling.values[labels[place]]) for place in chosen])
-        # Leave-one-out values share their subjects.
-        interval = interval_of_related if name == STIMULUS_LOCKED else bootstrap_interval
+        on_r2 = np.array([np.nanmean(ceiling.values[labels[position]]) for position in positions])
+        # Leave-one-subject-out values share their subjects.
+        interval = leave_one_out_interval if name == STIMULUS_LOCKED else bootstrap_interval
         for horizon in scores.first.horizons:
-            reached = scores.subject_values("r2", REFERENCES["skill_ar"], horizon)[chosen]
-            row: dict[str, object] = dict(zip(_COLUMNS, (name, horizon, len(chosen)), strict=True))
-            for metric, values in (("r2", on_r2), ("skill_ar", ceiling_on_skill(on_r2, reached))):
+            ar_r2 = scores.subject_values("r2", REFERENCES["skill_ar"], horizon)[positions]
+            row: dict[str, object] = {"ceiling": name, LEAD_TIME_POINTS: horizon, "n_subjects": len(positions)}
+            for metric, values in zip(CEILING_METRICS, (on_r2, ceiling_on_skill(on_r2, ar_r2)), strict=True):
                 low, high = interval(values, n_resamples=n_resamples, seed=seed)
                 row |= {metric: float(values.mean()), f"{metric}_low": low, f"{metric}_high": high}
             rows.append(row)
-    ends = [f"{metric}{end}" for metric in ("r2", "skill_ar") for end in ("", "_low", "_high")]
-    return pd.DataFrame(rows, columns=[*_COLUMNS, *ends])
+    return pd.DataFrame(rows, columns=list(_COLUMNS))

@@ -1,23 +1,27 @@
-"""The same model, robbed of what is to be shown: its memory frozen, or reset every few time points."""
+"""Controls: the study's model with its memory restricted, which shows what the memory contributes.
+
+``-frozen``: test-time learning off. ``-reset20``: memory reset every 20 time points.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from titan_neuro.forecaster import Forecaster
+from titan_neuro.evaluation.vocabulary import FROZEN_SUFFIX, RESET_SUFFIX, RESET_TIME_POINTS, control_name
+from titan_neuro.forecaster import Forecaster, ForecasterState
+from titan_neuro.titans.stream_state import StreamState
 from titan_neuro.typing import RunData
 
-# Time points that the memory is left with: what a window of the comparison models sees.
-RESET_TIME_POINTS = 20
+State = TypeVar("State", bound=StreamState)
 
 
-class Control:
-    """A trained forecaster with a handicap; it keeps the protocol of :class:`titan_neuro.typing.ForecastModel`.
+class Control(Generic[State]):
+    """A trained forecaster with a restricted memory; keeps the protocol of :class:`titan_neuro.typing.ForecastModel`.
 
     Parameters
     ----------
@@ -27,83 +31,109 @@ class Control:
     Attributes
     ----------
     name : str
-        The model's, and the handicap.
+        The model's name and the restriction, such as ``titan-mac-frozen``.
     horizons : tuple of int
-        The model's.
+        The model's lead times, in time points.
     """
 
     suffix: str
 
     def __init__(self, model: Forecaster) -> None:
         self.model = model
-        self.name, self.horizons = f"{model.name}-{self.suffix}", tuple(model.horizons)
+        self.name, self.horizons = control_name(model.name, self.suffix), tuple(model.horizons)
 
     def fit(self, runs: Sequence[RunData]) -> None:
-        """There is nothing to learn: the model is trained."""
+        """Do nothing: the model is trained."""
 
-    def init_state(self) -> Any:
+    def init_state(self) -> State:
         """State before the first time point of a run."""
-        return self.model.init_state()
+        raise NotImplementedError
 
     @torch.inference_mode()
-    def step(self, series: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Read the next time points of one run and forecast from each of them."""
+    def step(self, series: Tensor, state: State) -> tuple[Tensor, State]:
+        """Forecast from each time point of the next block of a run.
+
+        Parameters
+        ----------
+        series : torch.Tensor
+            ``(time, features)``.
+        state : StreamState
+            State before the block.
+
+        Returns
+        -------
+        forecasts : torch.Tensor
+            ``(time, horizons, features)``, on the device of `series`.
+        state : StreamState
+            State after the block.
+        """
         self.model.eval()
-        forecasts, state = self.forward(series.to(self.model.coefficients)[None], state)
+        forecasts, state = self.forward(series.to(self.model.linear_skip.coefficients)[None], state)
         return forecasts[0].to(series.device), state
 
-    def forward(self, series: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Do the same for a batch of runs: ``(batch, time, features)`` to ``(batch, time, horizons, features)``."""
+    def forward(self, series: Tensor, state: State) -> tuple[Tensor, State]:
+        """Forecast for a batch of runs: ``(batch, time, features)`` to ``(batch, time, horizons, features)``."""
         raise NotImplementedError
 
 
-class FrozenMemory(Control):
-    """The memory recalls what training has put into it, and nothing is written during the run."""
+class FrozenMemory(Control[ForecasterState]):
+    """Test-time learning off: the memory is read as it was after training, and never written."""
 
-    suffix = "frozen"
+    suffix = FROZEN_SUFFIX
 
-    def forward(self, series: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Read time points without writing; see :class:`Control`."""
+    def init_state(self) -> ForecasterState:
+        """State before the first time point of a run."""
+        return self.model.init_state()
+
+    def forward(self, series: Tensor, state: ForecasterState) -> tuple[Tensor, ForecasterState]:
+        """Forecast without writing the memory; shapes as in :meth:`Control.forward`."""
         forecasts, state = self.model(series, state, memory_frozen=True)
         return forecasts, state
 
 
 @dataclasses.dataclass(frozen=True)
-class ResetState:
-    """State of the model, and the time points that its memory holds."""
+class ResetState(StreamState):
+    """State of a model whose memory is reset regularly.
 
-    position: int
-    inner: Any
-
-
-class ResetMemory(Control):
-    """The memory is reset at every 20th time point, counted from where the run begins.
-
-    A forecast rests on the time points since the last such beginning: 1 to 20 of them. The linear skip keeps its lags:
-    it is no memory, and the row would fall below linear AR for a reason that has nothing to do with memory.
+    Attributes
+    ----------
+    position : int
+        Time points read since the last reset.
+    forecaster : ForecasterState
     """
 
-    suffix = f"reset{RESET_TIME_POINTS}"
+    position: int
+    forecaster: ForecasterState
+
+
+class ResetMemory(Control[ResetState]):
+    """Memory reset every 20 time points, counted from the beginning of the run.
+
+    A forecast rests on the 1 to 20 time points since the last reset. The linear skip keeps its lags: it is no memory,
+    and without them the row would fall below linear autoregression for a reason that is not the memory.
+    """
+
+    suffix = RESET_SUFFIX
 
     def init_state(self) -> ResetState:
         """State before the first time point of a run."""
         return ResetState(0, self.model.init_state())
 
     def forward(self, series: Tensor, state: ResetState) -> tuple[Tensor, ResetState]:
-        """Read time points window by window; see :class:`Control`."""
-        forecasts, at = [], 0
-        while at < series.shape[1]:
-            length = min(RESET_TIME_POINTS - state.position, series.shape[1] - at)
-            piece, inner = self.model(series[:, at : at + length], state.inner)
-            forecasts.append(piece)
-            at += length
+        """Forecast window by window, with a reset after each; shapes as in :meth:`Control.forward`."""
+        forecasts, start = [], 0
+        while start < series.shape[1]:
+            length = min(RESET_TIME_POINTS - state.position, series.shape[1] - start)
+            part, forecaster = self.model(series[:, start : start + length], state.forecaster)
+            forecasts.append(part)
+            start += length
             position = (state.position + length) % RESET_TIME_POINTS
             if position == 0:
-                inner = dataclasses.replace(inner, memory=self.model.init_memory(len(series)))
-            state = ResetState(position, inner)
+                forecaster = dataclasses.replace(forecaster, memory=self.model.init_memory(len(series)))
+            state = ResetState(position, forecaster)
         return torch.cat(forecasts, dim=1), state
 
 
-def controls_of(model: Forecaster) -> list[Control]:
+def controls_of(model: Forecaster) -> list[FrozenMemory | ResetMemory]:
     """Make the controls of a trained model, in the order of the table; none of a model without a memory."""
     return [FrozenMemory(model), ResetMemory(model)] if model.config.backbone.has_memory else []

@@ -1,45 +1,48 @@
-"""One fold: baselines fitted on its training runs, then every row of the table streamed through its test runs."""
+"""One fold: baselines are fitted on its training runs, then every row is streamed through its test runs."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass as plain_dataclass
 from typing import Annotated
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from tqdm import tqdm
 
-from titan_neuro.baselines import Reference
-from titan_neuro.evaluation.benchmark import Benchmark, SeedScores
+from titan_neuro.baselines import OracleReference
+from titan_neuro.evaluation.benchmark import Benchmark, ScoresBySeed
 from titan_neuro.evaluation.causality import check_causal
 from titan_neuro.evaluation.forecasters import check_runs, check_seeds, kinds_of
 from titan_neuro.evaluation.rollout_scores import RolloutScores, combine_rollouts
 from titan_neuro.evaluation.rollouts import roll_run
-from titan_neuro.evaluation.scores import REFERENCES, Fold, Scores, combine_scores
-from titan_neuro.evaluation.sums import sums_of
-from titan_neuro.metrics import score_run
+from titan_neuro.evaluation.scores import FoldRuns, Scores, combine_scores
+from titan_neuro.evaluation.streaming import score_run
+from titan_neuro.evaluation.sums import subject_sums
+from titan_neuro.evaluation.vocabulary import REFERENCES, Kind
 from titan_neuro.seeds import named_generator
 from titan_neuro.typing import ForecastModel, RunData
 
 logger = logging.getLogger(__name__)
-# A short run keeps most of its time points.
-_LARGEST_OFFSET_FRACTION = 0.1
+# A test run loses at most this fraction of its time points to the offset.
+_MAX_OFFSET_FRACTION = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class EvaluationConfig:
-    """How forecasts are scored. The horizons are the models'.
+    """How forecasts are scored. The lead times are the models'.
 
     Attributes
     ----------
     block_time_points : int
-        Time points given to a model at a time, at least 2.
+        Time points given to a model at once, at least 2.
     max_offset_time_points : int
-        A test run begins at a random time point, this one at the latest, and never after a tenth of the run.
+        Each test run begins at a random time point, at most this one, and within the first tenth of the run.
     rollout_every_time_points : int
-        From so many time points to the next a rollout starts; 0 for no rollouts. Networks whose states stand at the
-        same place inside a segment roll side by side: a multiple of their segments costs a third of another number.
+        Time points from the origin of one rollout to the next; 0 for no rollouts. Networks whose states stand at the
+        same place inside a segment are rolled out as one batch, so that a multiple of their segment length costs a
+        third of another number.
     n_resamples : int
         Bootstrap resamples of the subjects.
     """
@@ -53,36 +56,36 @@ class EvaluationConfig:
 def score_fold(
     models: Mapping[int, Sequence[ForecastModel]],
     baselines: Sequence[ForecastModel],
-    references: Sequence[Reference],
+    references: Sequence[OracleReference],
     train_runs: Sequence[RunData],
     test_runs: Sequence[RunData],
     config: EvaluationConfig,
     *,
     protocol: str,
 ) -> Benchmark:
-    """Score models, baselines and references on the test runs of one fold.
+    """Score models, baselines and oracle references on the test runs of one fold.
 
-    For each seed, each test run is streamed once, from an empty state, through every row of the table, from an offset
-    that is drawn for run and seed and is the same for all rows. A row is first shown to be causal, bit for bit, on the
-    beginning of the first test run.
+    For each seed, each test run is streamed once through every row of the table, from an empty state. It begins at an
+    offset that is drawn for run and seed and is the same for all rows. Before that, every row is checked to be causal,
+    bit for bit, on the beginning of the first test run.
 
     Parameters
     ----------
     models : mapping of int to sequence of ForecastModel
         By seed, fitted on `train_runs`: the study's own model, its controls, its comparison models. Same names and
-        horizons in every seed.
+        lead times in every seed.
     baselines : sequence of ForecastModel
         Fitted here; ``mean``, ``persistence`` and ``ar`` among them.
-    references : sequence of Reference
+    references : sequence of OracleReference
         Fitted here.
     train_runs : sequence of RunData
-        What baselines and references are fitted on.
+        Runs on which baselines and references are fitted.
     test_runs : sequence of RunData
-        What is scored.
+        Runs that are scored.
     config : EvaluationConfig
         Block length, offsets, rollouts.
     protocol : {"subject", "run", "strict"}
-        What the test runs must not share with the training runs: a subject; a run; a subject, and what was shown.
+        What the test runs must not share with the training runs: the subject; the run; the subject and the stimulus.
 
     Returns
     -------
@@ -92,13 +95,13 @@ def score_fold(
     Raises
     ------
     ConfigError
-        No model; two of one name; horizons that differ or are not ascending from 1.
+        No model; two of one name; lead times that differ, or that don't ascend from at least 1.
     NoMatchError
         No test run.
     MismatchError
-        The split is not what the protocol says; another number of features; a forecast of a wrong shape.
+        The split violates the protocol; another number of features; a forecast of a wrong shape.
     ImageError
-        A test run has nothing to score.
+        A test run has no scored time point at some lead time.
     TrainingError
         The baselines can't be fitted.
     TitanNeuroError
@@ -108,63 +111,125 @@ def score_fold(
     first_models = next(iter(models.values()))
     kinds = kinds_of(first_models, baselines, references)
     check_runs(train_runs, test_runs, protocol)
-    for row in (*baselines, *references):
-        row.fit(train_runs)
-    of_first = [*baselines, *(reference.follow(test_runs[0], 0) for reference in references)]
-    for forecaster in [*of_first, *(model for own in models.values() for model in own)]:
-        check_causal(forecaster, test_runs[0], config.block_time_points)
-
-    mapped = (first_models[0].name, REFERENCES["skill_ar"], REFERENCES["r2"])
-    roll = config.rollout_every_time_points > 0 and first_models[0].horizons[0] == 1
-    if config.rollout_every_time_points and not roll:
-        logger.warning(
-            "No rollouts: they are made of forecasts one time point ahead, and the horizons don't begin with 1."
-        )
-    still, high_motion, rolled, offsets = {}, {}, {}, {}
-    bar = tqdm(total=len(models) * len(test_runs), desc="evaluate", unit="run", disable=None)
-    for seed, own in models.items():
-        offsets[seed] = {run.key: draw_offset(run, seed, config) for run in test_runs}
-        parts: list[tuple[Scores, Scores, RolloutScores | None]] = []
-        for run in test_runs:
-            first_time_point = offsets[seed][run.key]
-            followers = [reference.follow(run, first_time_point) for reference in references]
-            by_name = {forecaster.name: forecaster for forecaster in (*own, *baselines, *followers)}
-            forecasters = [by_name[name] for name in kinds]
-            scores = _score(forecasters, run, first_time_point, mapped, config.block_time_points)
-            parts.append(
-                (
-                    *scores,
-                    roll_run(forecasters, run, first_time_point, config.rollout_every_time_points) if roll else None,
-                )
-            )
-            bar.update()
-        still[seed] = combine_scores([part for part, _, _ in parts])
-        high_motion[seed] = combine_scores([part for _, part, _ in parts])
-        if roll:
-            rolled[seed] = combine_rollouts([part for _, _, part in parts if part is not None])
-    bar.close()
-    fold = Fold(tuple(run.key for run in train_runs), tuple(run.key for run in test_runs))
-    return Benchmark(protocol, kinds, SeedScores(still), high_motion, rolled, offsets, (fold,))
+    for baseline in baselines:
+        baseline.fit(train_runs)
+    for reference in references:
+        reference.fit(train_runs)
+    by_seed = {seed: _Rows(kinds, of_seed, baselines, references) for seed, of_seed in models.items()}
+    _check_all_causal(by_seed, test_runs[0], config.block_time_points)
+    rollout_interval = _rollout_interval(config, first_models[0].horizons)
+    with tqdm(total=len(models) * len(test_runs), desc="evaluate", unit="run", disable=None) as progress:
+        results = {
+            seed: _score_seed(rows, test_runs, seed, config, rollout_interval, progress)
+            for seed, rows in by_seed.items()
+        }
+    return Benchmark(
+        protocol=protocol,
+        kinds=kinds,
+        scores=ScoresBySeed({seed: result.low_motion for seed, result in results.items()}),
+        high_motion={seed: result.high_motion for seed, result in results.items()},
+        rollouts={seed: result.rollouts for seed, result in results.items() if result.rollouts is not None},
+        offsets={seed: result.offsets for seed, result in results.items()},
+        folds=(FoldRuns(tuple(run.key for run in train_runs), tuple(run.key for run in test_runs)),),
+    )
 
 
 def draw_offset(run: RunData, seed: int, config: EvaluationConfig) -> int:
-    """Return the time point at which a test run begins; the same for the same run and seed, whatever else is scored."""
-    latest = min(config.max_offset_time_points, int(run.n_time_points * _LARGEST_OFFSET_FRACTION))
+    """Draw the time point at which a test run begins; it depends on the run's key and length, the seed and `config`.
+
+    Returns
+    -------
+    int
+        From 0 to `config.max_offset_time_points`, and at most a tenth of the run.
+    """
+    latest = min(config.max_offset_time_points, int(run.n_time_points * _MAX_OFFSET_FRACTION))
     return int(named_generator(seed, run.key).integers(latest + 1))
 
 
-def _score(
+@plain_dataclass(frozen=True, eq=False)
+class _Rows:
+    """All rows of the table in one seed."""
+
+    kinds: Mapping[str, Kind]
+    models: Sequence[ForecastModel]
+    baselines: Sequence[ForecastModel]
+    references: Sequence[OracleReference]
+
+    def forecasters(self, run: RunData, first_time_point: int) -> list[ForecastModel]:
+        """All rows in the order of the table, the references bound to the run."""
+        bound = [reference.bind(run, first_time_point) for reference in self.references]
+        by_name = {forecaster.name: forecaster for forecaster in (*self.models, *self.baselines, *bound)}
+        return [by_name[name] for name in self.kinds]
+
+
+@plain_dataclass(frozen=True, eq=False)
+class _SeedResult:
+    """Scores of one seed, of targets without and with high motion, and the offset of each test run."""
+
+    low_motion: Scores
+    high_motion: Scores
+    rollouts: RolloutScores | None
+    offsets: Mapping[str, int]
+
+
+def _check_all_causal(by_seed: Mapping[int, _Rows], run: RunData, block_time_points: int) -> None:
+    """Check each row once: baselines and references with the first seed alone."""
+    first = next(iter(by_seed.values()))
+    shared = [*first.baselines, *(reference.bind(run, 0) for reference in first.references)]
+    for forecaster in [*shared, *(model for rows in by_seed.values() for model in rows.models)]:
+        check_causal(forecaster, run, block_time_points)
+
+
+def _rollout_interval(config: EvaluationConfig, horizons: Sequence[int]) -> int:
+    """Time points between the origins of rollouts; 0 where there are none."""
+    if config.rollout_every_time_points and horizons[0] != 1:
+        logger.warning(
+            "No rollouts: they are made of forecasts one time point ahead, and the horizons don't begin with 1."
+        )
+        return 0
+    return config.rollout_every_time_points
+
+
+def _score_seed(
+    rows: _Rows,
+    test_runs: Sequence[RunData],
+    seed: int,
+    config: EvaluationConfig,
+    rollout_interval: int,
+    progress: tqdm[None],
+) -> _SeedResult:
+    mapped = (rows.models[0].name, REFERENCES["skill_ar"], REFERENCES["r2"])
+    offsets = {run.key: draw_offset(run, seed, config) for run in test_runs}
+    low_motion, high_motion, rollouts = [], [], []
+    for run in test_runs:
+        forecasters = rows.forecasters(run, offsets[run.key])
+        low, high = _score_run(forecasters, run, offsets[run.key], mapped, config.block_time_points)
+        low_motion.append(low)
+        high_motion.append(high)
+        if rollout_interval:
+            rollouts.append(roll_run(forecasters, run, offsets[run.key], rollout_interval))
+        progress.update()
+    return _SeedResult(
+        combine_scores(low_motion),
+        combine_scores(high_motion),
+        combine_rollouts(rollouts) if rollouts else None,
+        offsets,
+    )
+
+
+def _score_run(
     forecasters: Sequence[ForecastModel],
     run: RunData,
     first_time_point: int,
     mapped: tuple[str, ...],
     block_time_points: int,
 ) -> tuple[Scores, Scores]:
-    """Scores of one run: over the time points at which the head lay still, and over those at which it moved."""
+    """Scores of one run: over targets without high motion, and over those with it, of which there may be none."""
     names, horizons = tuple(forecaster.name for forecaster in forecasters), tuple(forecasters[0].horizons)
-    still, high_motion = score_run(forecasters, run, block_time_points, first_time_point)
-    sums = sums_of(run.key, still, [names.index(name) for name in mapped])
+    statistics = score_run(forecasters, run, block_time_points, first_time_point)
+    sums = subject_sums(run.key, statistics.low_motion, [names.index(name) for name in mapped])
+    high = statistics.high_motion
     return (
         Scores(names, mapped, horizons, {run.subject: sums}),
-        Scores(names, (), horizons, {} if high_motion is None else {run.subject: sums_of(run.key, high_motion)}),
+        Scores(names, (), horizons, {} if high is None else {run.subject: subject_sums(run.key, high)}),
     )

@@ -1,55 +1,77 @@
-"""Who takes part, in which order, and whether they may: names, horizons, and what was trained on."""
+"""Rows of the table: their kinds and order, and the checks of names, lead times and split before anything is scored."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
-from titan_neuro.baselines import Reference
+from titan_neuro.baselines import OracleReference
 from titan_neuro.errors import ConfigError, MismatchError, NoMatchError
 from titan_neuro.evaluation.controls import Control
-from titan_neuro.evaluation.scores import REFERENCES
+from titan_neuro.evaluation.vocabulary import REFERENCES, Kind
 from titan_neuro.typing import ForecastModel, RunData
 
 _PLURAL = {"key": "runs", "subject": "subjects", "stimulus": "stimuli"}
+# What test runs must not share with training runs, by protocol.
+_HELD_OUT = {"run": ("key",), "subject": ("key", "subject"), "strict": ("key", "subject", "stimulus")}
+
+
+class _Row(Protocol):
+    """Name and lead times, which models, baselines and oracle references all have."""
+
+    name: str
+    horizons: tuple[int, ...]
 
 
 def kinds_of(
-    models: Sequence[ForecastModel], baselines: Sequence[ForecastModel], references: Sequence[Reference]
-) -> dict[str, str]:
-    """Return the kind of each row, in the order of the table; `models` begin with the study's own.
+    models: Sequence[ForecastModel], baselines: Sequence[ForecastModel], references: Sequence[OracleReference]
+) -> dict[str, Kind]:
+    """Return the kind of each row, in the order of the table.
+
+    Parameters
+    ----------
+    models : sequence of ForecastModel
+        The study's own model first, then its controls and comparison models in any order.
+    baselines : sequence of ForecastModel
+    references : sequence of OracleReference
+
+    Returns
+    -------
+    dict of str to Kind
+        By name: the study's model, controls, comparison models, baselines, oracle references.
 
     Raises
     ------
     ConfigError
-        No model; two of one name; horizons that differ or are not ascending from 1; a baseline is lacking that the
-        others are measured against.
+        No model; two of one name; lead times that differ, or that don't ascend from at least 1; no baseline for one
+        of the skills.
     """
     if not models:
         raise ConfigError("There is no model to score.")
-    names = [forecaster.name for forecaster in (*models, *baselines, *references)]
+    rows: list[_Row] = [*models, *baselines, *references]
+    names = [row.name for row in rows]
     if len(set(names)) < len(names):
-        raise ConfigError(f"Each row needs a name of its own; found {', '.join(names)}.")
-    lacking = set(REFERENCES.values()) - {baseline.name for baseline in baselines}
-    if lacking:
-        raise ConfigError(f"The others are measured against {', '.join(sorted(lacking))}, not among the baselines.")
+        raise ConfigError(f"Each row needs a unique name; found {', '.join(names)}.")
+    missing = set(REFERENCES.values()) - {baseline.name for baseline in baselines}
+    if missing:
+        raise ConfigError(f"Skills are measured against {', '.join(sorted(missing))}, not among the baselines.")
     horizons = tuple(models[0].horizons)
-    for forecaster in (*models, *baselines, *references):
-        if tuple(forecaster.horizons) != horizons:
+    for row in rows:
+        if tuple(row.horizons) != horizons:
             raise ConfigError(
-                f"Rows differ in their horizons: {models[0].name} {horizons}, {forecaster.name} "
-                f"{tuple(forecaster.horizons)}.",
+                f"Rows differ in their horizons: {models[0].name} {horizons}, {row.name} {tuple(row.horizons)}.",
                 "Score models of different horizons in separate tables.",
             )
     if not horizons or horizons[0] < 1 or list(horizons) != sorted(set(horizons)):
         raise ConfigError(f"Horizons must ascend and be at least 1; {models[0].name} has {horizons}.")
-    kinds = {model.name: "control" if isinstance(model, Control) else "comparison_model" for model in models[1:]}
-    # Controls stand below their model, whatever the order was.
-    kinds = dict(sorted(kinds.items(), key=lambda item: item[1]))
+    controls = [model.name for model in models[1:] if isinstance(model, Control)]
+    comparison_models = [model.name for model in models[1:] if not isinstance(model, Control)]
     return {
-        models[0].name: "model",
-        **kinds,
-        **{baseline.name: "baseline" for baseline in baselines},
-        **{reference.name: "reference" for reference in references},
+        models[0].name: Kind.MODEL,
+        **dict.fromkeys(controls, Kind.CONTROL),
+        **dict.fromkeys(comparison_models, Kind.COMPARISON_MODEL),
+        **{baseline.name: Kind.BASELINE for baseline in baselines},
+        **{reference.name: Kind.ORACLE_REFERENCE for reference in references},
     }
 
 
@@ -59,42 +81,39 @@ def check_seeds(models: Mapping[int, Sequence[ForecastModel]]) -> None:
     Raises
     ------
     ConfigError
-        No seed, or other names.
+        No seed, or names that differ between seeds.
     """
     if not models:
         raise ConfigError("There is no model to score.")
-    first = next(iter(models.values()))
-    for seed, own in models.items():
-        if [model.name for model in own] != [model.name for model in first]:
+    expected = [model.name for model in next(iter(models.values()))]
+    for seed, of_seed in models.items():
+        names = [model.name for model in of_seed]
+        if names != expected:
             raise ConfigError(
-                f"Seeds differ in their models: {[model.name for model in first]}, seed {seed} "
-                f"{[model.name for model in own]}.",
+                f"Seeds differ in their models: {expected}, seed {seed} {names}.",
                 "Train every model for every seed.",
             )
 
 
 def check_runs(train_runs: Sequence[RunData], test_runs: Sequence[RunData], protocol: str) -> None:
-    """Refuse a split that the protocol does not allow, and runs that don't fit each other.
+    """Refuse a split that violates its protocol, and test runs of another number of features.
 
     Raises
     ------
     NoMatchError
         No test run.
     MismatchError
-        What was to be held out was trained on; another number of features.
+        A training run shares with a test run what the protocol holds out; another number of features.
     """
     if not test_runs:
         raise NoMatchError("The fold has no test run.", "Check the split and the filters.")
-    held_out = {
-        "run": ["key"],
-        "subject": ["key", "subject"],
-        "strict": ["key", "subject", "stimulus"],
-    }[protocol]
-    for what in held_out:
-        shared = sorted({getattr(run, what) for run in train_runs} & {getattr(run, what) for run in test_runs})
+    for attribute in _HELD_OUT[protocol]:
+        shared = sorted(
+            {getattr(run, attribute) for run in train_runs} & {getattr(run, attribute) for run in test_runs}
+        )
         if shared:
             raise MismatchError(
-                f"Protocol {protocol}: trained and tested on the same {_PLURAL[what]}, {len(shared)} of them; the "
+                f"Protocol {protocol}: trained and tested on the same {_PLURAL[attribute]}, {len(shared)} of them; the "
                 f"first is {shared[0]}.",
                 "Check the split.",
             )

@@ -1,4 +1,4 @@
-"""Where nothing is to be forecast, nobody may forecast it: the check of the null controls."""
+"""Null controls: on noise that can't be forecast, no row of the table may score above chance."""
 
 from __future__ import annotations
 
@@ -7,45 +7,49 @@ from typing import Literal
 import pandas as pd
 
 from titan_neuro.errors import LeakageError
+from titan_neuro.evaluation.vocabulary import LEAD_TIME_POINTS
 
-# Of white noise nothing can be forecast. Where each voxel keeps its autocorrelation, nothing beyond linear AR.
+# White noise can't be forecast; phase-shuffled data keep the autocorrelation of features, which linear AR forecasts.
 CHECKED = {"white": "r2", "phase": "skill_ar"}
 LARGEST_SCORE = 0.02
 
 
 def check_null(table: pd.DataFrame, kind: Literal["white", "phase"]) -> str:
-    """Refuse a table of scores on noise in which a row has found something.
+    """Refuse a table of scores on noise in which a row scores above chance.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        What `scores_table` returned, of a null control.
+        What `scores_table` returned for the null control.
     kind : {"white", "phase"}
-        `r2` is checked on white noise, `skill_ar` on shuffled phases, which leave each voxel's autocorrelation.
+        `r2` is checked on white noise, `skill_ar` on shuffled phases.
 
     Returns
     -------
     str
-        What was seen, in one sentence.
+        The result, in one sentence.
 
     Raises
     ------
     LeakageError
-        A row scores more than 0.02, or what no number is.
+        A row scores more than 0.02, or NaN.
     """
     metric = CHECKED[kind]
-    bad = table[~(table[metric] <= LARGEST_SCORE)]
+    scores = table[metric].astype(float)
+    bad = table[~(scores <= LARGEST_SCORE)]
     if len(bad):
         rows = ", ".join(
-            f"{row['model']} {row[metric]:.3f} at h = {row['lead_time_points']}" for _, row in bad.iterrows()
+            f"{model} {score:.3f} at h = {lead}"
+            for model, score, lead in zip(bad["model"], bad[metric], bad[LEAD_TIME_POINTS], strict=True)
         )
         raise LeakageError(
             f"Null control {kind}, protocol {table['protocol'].iloc[0]}: expected {metric} <= {LARGEST_SCORE} of every "
             f"row on noise, found {rows}.",
-            "What is to come leaks into what is given: look at preparation, split and model first.",
+            "Future time points leak into the forecasts: check preparation, split and model first.",
         )
-    top = table.loc[table[metric].idxmax()]
+    top = int(scores.to_numpy().argmax())
+    model, lead = table["model"].iloc[top], table[LEAD_TIME_POINTS].iloc[top]
     return (
-        f"Null control {kind} passed: no row has {metric} above {LARGEST_SCORE}; the largest is {top[metric]:.4f}, "
-        f"{top['model']} at h = {top['lead_time_points']}."
+        f"Null control {kind} passed: no row has {metric} above {LARGEST_SCORE}; the largest is {scores.iloc[top]:.4f}"
+        f", {model} at h = {lead}."
     )

@@ -10,10 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from titan_neuro.errors import NoMatchError
+from titan_neuro.evaluation.vocabulary import RESIDUAL_METRICS
 from titan_neuro.metrics.measures import FloatArray
-
-ROLLOUT_METRICS = ("skill_ar", "r2", "variance_ratio", "bias")
-RESIDUAL_METRICS = ("autocorrelated_fraction", "ljung_box")
 
 
 @dataclass(frozen=True, eq=False)

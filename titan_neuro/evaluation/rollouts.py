@@ -1,243 +1,273 @@
-"""Rollouts: a model that reads its own forecasts instead of time points, from many origins of a run."""
+"""Rollouts: from many origins of a run, a model reads its own forecasts instead of observed time points."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, TypeGuard
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from titan_neuro.evaluation.rollout_scores import RolloutScores, RolloutSums
-from titan_neuro.evaluation.scores import REFERENCES
+from titan_neuro.evaluation.vocabulary import LJUNG_BOX_ALPHA, LJUNG_BOX_FEATURES, LJUNG_BOX_LAGS, REFERENCES
+from titan_neuro.linear.lead_time import at_forecast_time, scored_targets
 from titan_neuro.metrics import ljung_box
 from titan_neuro.metrics.measures import FloatArray
+from titan_neuro.titans.stream_state import StreamState
 from titan_neuro.typing import ForecastModel, RunData
 
-# A model without a batched path is rolled from every eighth origin: one time point at a time is slow.
+# A model that can't forecast a batch of streams is rolled out from every eighth origin: its steps are slow.
 SLOW_STRIDE = 8
-# Values of the states and time points that are rolled side by side, and states at most.
-_HELD_VALUES, _HELD_STATES = 2**24, 64
-_BARS = (REFERENCES["skill_ar"], REFERENCES["r2"])
-LJUNG_BOX_LAGS, LJUNG_BOX_FEATURES, LJUNG_BOX_ALPHA = 10, 200, 0.05
+# Largest number of values, and of states, in a batch of rollouts.
+_BATCH_VALUES, _BATCH_STATES = 2**24, 64
+_REFERENCES = (REFERENCES["skill_ar"], REFERENCES["r2"])
+
+
+class BatchedModel(ForecastModel, Protocol):
+    """A model that can forecast a batch of streams."""
+
+    def forward(self, series: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """From ``(batch, time, features)`` to ``(batch, time, horizons, features)``, on the model's device."""
+        ...
 
 
 def roll_run(forecasters: Sequence[ForecastModel], run: RunData, first_time_point: int, every: int) -> RolloutScores:
-    """Roll every forecaster through one run, and look at the residuals of its one-step forecasts on the way.
+    """Roll every forecaster out through one run, and test the residuals of its one-step forecasts for autocorrelation.
 
-    From an origin, a model is fed with its own forecasts one time point ahead, up to the longest horizon; the state
-    that it had at the origin is copied. Models that forecast a batch of streams at once (``forward``) are rolled from
-    every origin, the others from every eighth.
+    From each origin, a model is given its own forecasts one time point ahead, up to the longest lead time, starting
+    from a copy of its state at the origin. Models that can forecast a batch of streams are rolled out from every
+    origin, the others from every eighth.
 
     Parameters
     ----------
     forecasters : sequence of ForecastModel
-        Fitted, with the same horizons, which begin with 1; one for each of the references of `skill_ar` and `r2`.
+        Fitted, with the same lead times, which begin with 1. The references of `skill_ar` and `r2` are among them.
     run : RunData
     first_time_point : int
         The run begins here.
     every : int
         Time points from one origin to the next.
+
+    Returns
+    -------
+    RolloutScores
+        Of the run's subject.
     """
     names, horizons = tuple(forecaster.name for forecaster in forecasters), tuple(forecasters[0].horizons)
-    course = _Course.of(run, first_time_point, horizons, every)
-    rolled = [_roll(forecaster, course) for forecaster in forecasters]
-    direct = {name: rolled[names.index(name)].direct_error for name in _BARS}
+    plan = _RolloutPlan.of(run, first_time_point, horizons, every)
+    rolled = [_roll_out_model(forecaster, plan) for forecaster in forecasters]
 
-    def stack(values: Sequence[Any]) -> Any:
-        return np.stack(values, axis=-1)
+    def by_model(value: Callable[[_Rollouts], NDArray[Any]]) -> NDArray[Any]:
+        return np.stack([value(one) for one in rolled], axis=-1)
 
-    def on_targets(errors: FloatArray) -> FloatArray:
-        return stack([np.where(one.targets, errors, 0.0).sum(axis=0) for one in rolled])
+    def reference_error(metric: str) -> FloatArray:
+        """Squared errors of the reference's direct forecasts on each model's targets, ``(horizons, models)``."""
+        direct = rolled[names.index(REFERENCES[metric])].direct_error
+        return by_model(lambda one: np.where(one.targets, direct, 0.0).sum(axis=0))
 
-    whiteness = [_whiteness(one.residuals) for one in rolled]
-    n_targets = stack([one.targets.sum(axis=0) for one in rolled])
+    whiteness = [_test_whiteness(one.residuals) for one in rolled]
+    n_targets = by_model(lambda one: one.targets.sum(axis=0))
     sums = RolloutSums(
         n_runs=1,
         n_targets=n_targets,
-        squared_error=stack([one.squared_error for one in rolled]),
-        error=stack([one.error for one in rolled]),
+        squared_error=by_model(lambda one: one.squared_error),
+        error=by_model(lambda one: one.error),
         n_values=n_targets * run.n_features,
-        ar_error=on_targets(direct[REFERENCES["skill_ar"]]),
-        mean_error=on_targets(direct[REFERENCES["r2"]]),
-        spread=stack([one.spread(0) for one in rolled]),
-        target_spread=stack([one.spread(1) for one in rolled]),
-        autocorrelated_fraction=np.array([share for share, _ in whiteness]),
+        ar_error=reference_error("skill_ar"),
+        mean_error=reference_error("r2"),
+        spread=by_model(lambda one: one.forecast_spread()),
+        target_spread=by_model(lambda one: one.target_spread()),
+        autocorrelated_fraction=np.array([fraction for fraction, _ in whiteness]),
         ljung_box=np.array([median for _, median in whiteness]),
     )
     return RolloutScores(names, horizons, {run.subject: sums})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Course:
-    """A run from where it begins, its origins, and for each of them and each horizon whether that is a target."""
+class _RolloutPlan:
+    """The observed run from where it begins, and the origins of its rollouts.
+
+    `scored` are the scored time points without high motion, `targets` says for each origin and lead time whether the
+    target is one of them, and `tested` are the features whose residuals are tested.
+    """
 
     observed: Tensor
-    scored: np.ndarray
+    scored: Tensor
     horizons: tuple[int, ...]
-    origins: np.ndarray
-    targets: np.ndarray
+    origins: NDArray[np.int64]
+    targets: NDArray[np.bool_]
+    tested: Tensor
 
     @classmethod
-    def of(cls, run: RunData, first_time_point: int, horizons: tuple[int, ...], every: int) -> _Course:
-        scored = (run.scored & ~run.high_motion)[first_time_point:]
+    def of(cls, run: RunData, first_time_point: int, horizons: tuple[int, ...], every: int) -> _RolloutPlan:
+        observed = run.read(first_time_point, run.n_time_points)
+        scored = torch.as_tensor((run.scored & ~run.high_motion)[first_time_point:])
         origins = np.arange(every - 1, len(scored) - 1, every)
-        ahead = origins[:, None] + np.array(horizons)
-        targets = (ahead < len(scored)) & scored[np.minimum(ahead, len(scored) - 1)]
-        return cls(run.read(first_time_point, run.n_time_points), scored, horizons, origins, targets)
+        n_tested = min(run.n_features, LJUNG_BOX_FEATURES)
+        tested = torch.from_numpy(np.linspace(0, run.n_features - 1, n_tested).round().astype(int))
+        return cls(observed, scored, horizons, origins, at_forecast_time(scored, horizons).numpy()[origins], tested)
 
 
-class _Rolled:
-    """What one forecaster did on a course."""
+class _Rollouts:
+    """Sums over the rollouts of one forecaster, from the origins that are marked in `is_rolled`."""
 
-    def __init__(self, course: _Course, own: np.ndarray) -> None:
-        n_horizons, n_features = len(course.horizons), course.observed.shape[1]
-        self._course = course
-        self.targets = course.targets & own[:, None]
-        self.direct_error = np.zeros(course.targets.shape)
+    def __init__(self, plan: _RolloutPlan, is_rolled: NDArray[np.bool_]) -> None:
+        n_horizons, n_features = len(plan.horizons), plan.observed.shape[1]
+        self._plan = plan
+        self.targets = plan.targets & is_rolled[:, None]
+        self.direct_error = np.zeros(plan.targets.shape)
         self.squared_error, self.error = np.zeros(n_horizons), np.zeros(n_horizons)
-        self.residuals = np.zeros((0, min(n_features, LJUNG_BOX_FEATURES)))
+        self.residuals: FloatArray = np.zeros((0, len(plan.tested)))
         # Of forecasts and of targets: sums and sums of squares over the run's targets.
         self._sums = torch.zeros(2, 2, n_horizons, n_features, dtype=torch.float64)
 
-    def add(self, origins: np.ndarray, at: int, forecasts: Tensor) -> None:
-        """Take in forecasts ``(origins, features)`` of one horizon; `origins` are places in the list of them."""
-        hit = self.targets[origins, at]
-        if not hit.any():
+    def add(self, origins: NDArray[np.int64], lead: int, forecasts: Tensor) -> None:
+        """Add forecasts ``(origins, features)`` of the lead time of index `lead`, from origins given by their index."""
+        is_target = self.targets[origins, lead]
+        if not is_target.any():
             return
-        observed_series = torch.from_numpy(self._course.origins[origins[hit]] + self._course.horizons[at])
-        values, truth = forecasts[torch.from_numpy(hit)].double(), self._course.observed[observed_series].double()
-        difference = values - truth
-        self.squared_error[at] += float(difference.square().sum())
-        self.error[at] += float(difference.sum())
-        for which, series in enumerate((values, truth)):
-            self._sums[which, 0, at] += series.sum(dim=0)
-            self._sums[which, 1, at] += series.square().sum(dim=0)
+        time_points = torch.from_numpy(self._plan.origins[origins[is_target]] + self._plan.horizons[lead])
+        values, targets = forecasts[torch.from_numpy(is_target)].double(), self._plan.observed[time_points].double()
+        difference = values - targets
+        self.squared_error[lead] += float(difference.square().sum())
+        self.error[lead] += float(difference.sum())
+        for which, series in enumerate((values, targets)):
+            self._sums[which, 0, lead] += series.sum(dim=0)
+            self._sums[which, 1, lead] += series.square().sum(dim=0)
 
-    def spread(self, which: int) -> FloatArray:
-        """Sum over features of the sums of squares about the mean, ``(horizons,)``: 0 of rollouts, 1 of targets."""
+    def add_direct(self, origin: int, forecasts: Tensor) -> None:
+        """Note the squared errors of the direct forecasts, ``(horizons, features)``, from the origin of this index."""
+        for lead in np.flatnonzero(self._plan.targets[origin]):
+            target = self._plan.observed[self._plan.origins[origin] + self._plan.horizons[lead]]
+            difference = forecasts[lead].double() - target.double()
+            self.direct_error[origin, lead] = float(difference.square().sum())
+
+    def forecast_spread(self) -> FloatArray:
+        """Sums of squares of the rollouts about their mean, summed over features, ``(horizons,)``."""
+        return self._spread(0)
+
+    def target_spread(self) -> FloatArray:
+        """The same of the targets."""
+        return self._spread(1)
+
+    def _spread(self, which: int) -> FloatArray:
         total, square = self._sums[which].numpy()
         n_targets = np.maximum(self.targets.sum(axis=0), 1)[:, None]
         return np.asarray(np.maximum(square - total**2 / n_targets, 0.0).sum(axis=-1))
 
 
-def _roll(model: ForecastModel, course: _Course) -> _Rolled:
-    batched = callable(getattr(model, "forward", None))
-    own = np.arange(len(course.origins)) % (1 if batched else SLOW_STRIDE) == 0
-    # The others are measured against what these say at every origin.
-    stops = np.arange(len(own)) if model.name in _BARS else np.flatnonzero(own)
-    rolled = _Rolled(course, own)
-    chosen = torch.from_numpy(
-        np.linspace(0, course.observed.shape[1] - 1, rolled.residuals.shape[1]).round().astype(int)
-    )
-    residuals, held = [], []
-    limit = max(1, min(_HELD_STATES, _HELD_VALUES // course.observed[: 2 * len(course.horizons)].numel()))
+class _Origin(NamedTuple):
+    """Where a rollout begins: number of the origin, one-step forecast made there ``(features,)``, and the state."""
+
+    number: int
+    forecast: Tensor
+    state: Any
+
+
+def _can_batch(model: ForecastModel) -> TypeGuard[BatchedModel]:
+    return callable(getattr(model, "forward", None))
+
+
+def _roll_out_model(model: ForecastModel, plan: _RolloutPlan) -> _Rollouts:
+    """Read the run once, and roll the model out from its origins on the way, a batch of them at a time."""
+    is_rolled = np.arange(len(plan.origins)) % (1 if _can_batch(model) else SLOW_STRIDE) == 0
+    rollouts = _Rollouts(plan, is_rolled)
+    limit = max(1, min(_BATCH_STATES, _BATCH_VALUES // plan.observed[: 2 * len(plan.horizons)].numel()))
+    limit = limit if _can_batch(model) else 1
+    residuals: list[Tensor] = []
+    waiting: list[_Origin] = []
     with torch.inference_mode():
-        state, start = model.init_state(), 0
-        for place in [*stops, None]:
-            origin = len(course.observed) - 1 if place is None else course.origins[place]
-            if origin < start:
-                break
-            forecasts, state = model.step(course.observed[start : origin + 1].clone(), state)
-            forecasts = forecasts.cpu()
-            due = torch.from_numpy(course.scored[start + 1 : origin + 2]).nonzero()[:, 0]
-            residuals.append(course.observed[start + 1 + due][:, chosen] - forecasts[due, 0][:, chosen])
-            start = int(origin) + 1
-            if place is None:
-                break
-            rolled.direct_error[place] = _direct_errors(course, place, forecasts[-1])
-            if own[place]:
-                held.append((place, forecasts[-1, 0], copy.deepcopy(state)))
-            if len(held) == (limit if batched else 1):
-                _roll_on(model, held, rolled, course.horizons)
-                held = []
-        _roll_on(model, held, rolled, course.horizons)
-    rolled.residuals = torch.cat(residuals).double().numpy()
-    return rolled
+        for origin in _read_to_origins(model, plan, is_rolled, residuals):
+            rollouts.add_direct(origin.number, origin.forecast)
+            if is_rolled[origin.number]:
+                waiting.append(origin._replace(forecast=origin.forecast[0], state=copy.deepcopy(origin.state)))
+            if len(waiting) == limit:
+                _roll_out(model, waiting, rollouts, plan.horizons)
+                waiting = []
+        _roll_out(model, waiting, rollouts, plan.horizons)
+    rollouts.residuals = torch.cat(residuals).double().numpy()
+    return rollouts
 
 
-def _direct_errors(course: _Course, place: int, forecasts: Tensor) -> FloatArray:
-    """Squared errors of the direct forecasts from one origin, ``(horizons,)``; 0 where there is no target."""
-    errors = np.zeros(len(course.horizons))
-    for at in np.flatnonzero(course.targets[place]):
-        truth = course.observed[course.origins[place] + course.horizons[at]]
-        errors[at] = float((forecasts[at].double() - truth.double()).square().sum())
-    return errors
+def _read_to_origins(
+    model: ForecastModel, plan: _RolloutPlan, is_rolled: NDArray[np.bool_], residuals: list[Tensor]
+) -> Iterator[_Origin]:
+    """Read the whole run and stop at each origin, with all forecasts ``(horizons, features)`` made there.
+
+    A reference of the skills stops at every origin, since all others are measured against it. The residuals of the
+    one-step forecasts of scored time points are appended to `residuals`, ``(targets, tested features)``.
+    """
+    tested = plan.observed[:, plan.tested]
+    indices = range(len(is_rolled)) if model.name in _REFERENCES else np.flatnonzero(is_rolled).tolist()
+    state, start = model.init_state(), 0
+    for index in [*indices, None]:
+        stop = len(plan.observed) if index is None else int(plan.origins[index]) + 1
+        if stop <= start:
+            return
+        forecasts, state = model.step(plan.observed[start:stop].clone(), state)
+        forecasts = forecasts.cpu()
+        [(has_target, targets)] = scored_targets(tested[start:], plan.scored[start:], (1,), stop - start)
+        residuals.append(targets - forecasts[has_target, 0][:, plan.tested])
+        start = stop
+        if index is not None:
+            yield _Origin(index, forecasts[-1], state)
 
 
-def _roll_on(model: Any, held: Sequence[tuple[int, Tensor, Any]], rolled: _Rolled, horizons: tuple[int, ...]) -> None:
-    """Feed a model its own forecasts, from one state or from several that can go on side by side."""
-    for group in _groups(held):
-        origins = np.array([place for place, _, _ in group])
-        observed_series = torch.stack([forecast for _, forecast, _ in group])
-        state = group[0][2] if len(group) == 1 else _join([state for _, _, state in group])
+def _roll_out(model: ForecastModel, origins: Sequence[_Origin], rollouts: _Rollouts, horizons: tuple[int, ...]) -> None:
+    """Feed a model its own forecasts up to the longest lead time; states that fit together go as one batch."""
+    for group in _compatible(origins):
+        indices = np.array([origin.number for origin in group])
+        forecast = torch.stack([origin.forecast for origin in group])
+        first, *others = (origin.state for origin in group)
+        state = first.join(others) if others else first
         for ahead in range(1, horizons[-1] + 1):
             if ahead in horizons:
-                rolled.add(origins, horizons.index(ahead), observed_series)
+                rollouts.add(indices, horizons.index(ahead), forecast)
             if ahead == horizons[-1]:
                 break
-            if len(group) == 1:
-                forecasts, state = model.step(observed_series, state)
-                observed_series = forecasts[:, 0].cpu()
+            if others and _can_batch(model):
+                forecasts, state = model.forward(forecast[:, None].to(_device(state)), state)
+                forecast = forecasts[:, 0, 0].cpu()
             else:
-                forecasts, state = model.forward(observed_series[:, None].to(next(_tensors(state)).device), state)
-                observed_series = forecasts[:, 0, 0].cpu()
+                forecasts, state = model.step(forecast, state)
+                forecast = forecasts[:, 0].cpu()
 
 
-def _groups(held: Sequence[tuple[int, Tensor, Any]]) -> Iterator[list[tuple[int, Tensor, Any]]]:
-    """Put states together that stand at the same place inside a chunk, segment or window."""
-    groups: list[tuple[Any, list[tuple[int, Tensor, Any]]]] = []
-    for item in held:
-        time_point = _time_point(item[2])
-        members = next((members for other, members in groups if other == time_point), None)
+def _compatible(origins: Sequence[_Origin]) -> list[list[_Origin]]:
+    """Group origins whose states can be joined: they stand at the same place inside a chunk, segment or window."""
+    groups: list[tuple[list[Any], list[_Origin]]] = []
+    for origin in origins:
+        structure = [tuple(leaf.shape[1:]) if isinstance(leaf, Tensor) else leaf for leaf in _leaves(origin.state)]
+        members = next((members for other, members in groups if other == structure), None)
         if members is None:
-            groups.append((time_point, [item]))
+            groups.append((structure, [origin]))
         else:
-            members.append(item)
-    for _, members in groups:
-        yield members
+            members.append(origin)
+    return [members for _, members in groups]
 
 
-def _time_point(value: Any) -> Any:
-    """All of a state but the numbers in its tensors."""
-    if isinstance(value, Tensor):
-        return tuple(value.shape[1:])
-    if isinstance(value, tuple) or dataclasses.is_dataclass(value):
-        return [_time_point(item) for item in _parts(value)]
-    return value
-
-
-def _join(states: Sequence[Any]) -> Any:
-    """Lay states side by side, along the first dimension of their tensors."""
-    first = states[0]
-    if isinstance(first, Tensor):
-        return torch.cat(list(states))
-    if isinstance(first, tuple) or dataclasses.is_dataclass(first):
-        parts = [_join(items) for items in zip(*map(_parts, states), strict=True)]
-        return tuple(parts) if isinstance(first, tuple) else type(first)(*parts)
-    return first
-
-
-def _parts(value: Any) -> list[Any]:
-    """Return what a tuple holds, or the fields of a dataclass, in order."""
-    if isinstance(value, tuple):
-        return list(value)
-    return [getattr(value, field.name) for field in dataclasses.fields(value)]
-
-
-def _tensors(state: Any) -> Iterator[Tensor]:
-    if isinstance(state, Tensor):
+def _leaves(state: Any) -> Iterator[Any]:
+    """Tensors, numbers and other values of a state, in order."""
+    if isinstance(state, StreamState):
+        for field in dataclasses.fields(state):
+            yield from _leaves(getattr(state, field.name))
+    elif isinstance(state, tuple):
+        for item in state:
+            yield from _leaves(item)
+    else:
         yield state
-    elif isinstance(state, tuple) or dataclasses.is_dataclass(state):
-        for item in _parts(state):
-            yield from _tensors(item)
 
 
-def _whiteness(residuals: FloatArray) -> tuple[float, float]:
-    """Share of features whose residuals are colored, and the median of the statistic; NaN where it can't be told."""
+def _device(state: StreamState) -> torch.device:
+    return next(leaf.device for leaf in _leaves(state) if isinstance(leaf, Tensor))
+
+
+def _test_whiteness(residuals: FloatArray) -> tuple[float, float]:
+    """Fraction of features with autocorrelated residuals, and the median of the statistic; NaN where undefined."""
     if len(residuals) <= 2 * LJUNG_BOX_LAGS:
         return float("nan"), float("nan")
     statistic, p_value = ljung_box(residuals, LJUNG_BOX_LAGS)

@@ -1,4 +1,4 @@
-"""What a benchmark keeps of one seed: sums per subject, and the measures made from them."""
+"""Scores of one seed: sums per subject, and the metrics made from them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,15 @@ from functools import reduce
 import numpy as np
 from numpy.typing import NDArray
 
-from titan_neuro.baselines import AutoregressionBaseline, Persistence, TrainingMean
 from titan_neuro.errors import MismatchError, NoMatchError
 from titan_neuro.evaluation.sums import SubjectSums
-
-# Each skill, and the baseline that it is measured against.
-REFERENCES = {"skill_ar": AutoregressionBaseline.name, "skill": Persistence.name, "r2": TrainingMean.name}
-CORRELATIONS = ("r", "pattern_r")
-METRICS = (*REFERENCES, *CORRELATIONS)
+from titan_neuro.evaluation.vocabulary import REFERENCES
+from titan_neuro.metrics import pooled_skill
 
 
 @dataclass(frozen=True)
-class Fold:
-    """Names of the runs that a fold trained and tested on."""
+class FoldRuns:
+    """Keys of the runs that a fold was fitted on (validation runs included) and tested on."""
 
     train: tuple[str, ...]
     test: tuple[str, ...]
@@ -29,22 +25,22 @@ class Fold:
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Result of one seed: of one fold, or of several joined by `combine_scores`.
+    """Scores of one seed, of one fold or of several joined by `combine_scores`.
 
-    A subject's measure is made from sums over all its test runs. The skills and `r2` pool the features
-    (`titan_neuro.metrics.pooled_skill` says why); `r` is the average over features and runs, on Fisher's scale, of
-    their correlations over a run; `pattern_r` the average over time points of the correlations over features.
+    A subject's metric is made from sums over all its test runs. The skills and `r2` pool the features
+    (:func:`titan_neuro.metrics.pooled_skill` says why). `r` is the average over features and runs, on Fisher's scale,
+    of their correlations over a run; `pattern_r` the average over time points of the correlations over features.
 
     Attributes
     ----------
     models : tuple of str
-        Names of all that was scored, the baselines too.
+        Names of all rows, baselines included.
     mapped : tuple of str
         Those of them that have maps.
     horizons : tuple of int
-        Time points ahead.
+        Lead times, in time points.
     subjects : mapping of str to SubjectSums
-        Sums of each subject, by label, in the order of their labels.
+        Sums of each subject, in the order of their labels.
     """
 
     models: tuple[str, ...]
@@ -53,39 +49,49 @@ class Scores:
     subjects: Mapping[str, SubjectSums]
 
     def subject_values(self, metric: str, model: str, horizon: int) -> NDArray[np.float64]:
-        """Measure of each subject, ``(subjects,)``, in the order of `subjects`; NaN where it is not defined.
+        """Metric of each subject.
 
         Parameters
         ----------
         metric : str
-            One of `METRICS`.
+            One of :data:`titan_neuro.evaluation.vocabulary.METRICS`.
         model : str
             One of `models`.
         horizon : int
-            Time points ahead, one of `horizons`.
+            One of `horizons`.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(subjects,)``, in the order of `subjects`; NaN where it is not defined.
         """
         return np.array([self._value(sums, metric, model, horizon) for sums in self.subjects.values()])
 
     def error_map(self, model: str, horizon: int) -> NDArray[np.float64]:
-        """Squared errors of each subject and feature, ``(subjects, features)``.
+        """Squared errors, summed over scored time points.
 
         Parameters
         ----------
         model : str
             One of `mapped`.
         horizon : int
-            Time points ahead, one of `horizons`.
+            One of `horizons`.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(subjects, features)``.
         """
-        at, which = self.horizons.index(horizon), self.mapped.index(model)
-        return np.stack([sums.error_maps[at, which] for sums in self.subjects.values()])
+        where = self.horizons.index(horizon), self.mapped.index(model)
+        return np.stack([sums.error_maps[where] for sums in self.subjects.values()])
 
     def _value(self, sums: SubjectSums, metric: str, model: str, horizon: int) -> float:
-        at, which = self.horizons.index(horizon), self.models.index(model)
+        lead, row = self.horizons.index(horizon), self.models.index(model)
         if metric in REFERENCES:
-            reference = sums.squared_error[at, self.models.index(REFERENCES[metric])]
-            return float(1 - sums.squared_error[at, which] / reference) if reference > 0 else float("nan")
+            reference = self.models.index(REFERENCES[metric])
+            return pooled_skill(sums.squared_error[lead, row], sums.squared_error[lead, reference])
         total, count = (sums.r_z, sums.n_r) if metric == "r" else (sums.pattern_z, sums.n_patterns)
-        return float(np.tanh(total[at, which] / count[at, which])) if count[at, which] else float("nan")
+        return float(np.tanh(total[lead, row] / count[lead, row])) if count[lead, row] else float("nan")
 
 
 def combine_scores(parts: Sequence[Scores]) -> Scores:
@@ -104,9 +110,9 @@ def combine_scores(parts: Sequence[Scores]) -> Scores:
     Raises
     ------
     NoMatchError
-        There is nothing to join.
+        `parts` is empty.
     MismatchError
-        Models, horizons or numbers of features differ, or a run was tested twice.
+        Rows, lead times or numbers of features differ, or a run was tested twice.
     """
     if not parts:
         raise NoMatchError("There are no scores to join.", "Check the split and the filters.")
@@ -123,12 +129,12 @@ def combine_scores(parts: Sequence[Scores]) -> Scores:
             if shape != (expected := expected or shape):
                 raise MismatchError(f"{sums.runs[0]} has {shape[-1]} features, the runs before it {expected[-1]}.")
             by_subject.setdefault(label, []).append(sums)
-    subjects = {label: reduce(_join, by_subject[label]) for label in sorted(by_subject)}
+    subjects = {label: reduce(_add, by_subject[label]) for label in sorted(by_subject)}
     return Scores(first.models, first.mapped, first.horizons, subjects)
 
 
-def _join(one: SubjectSums, other: SubjectSums) -> SubjectSums:
-    twice = sorted(set(one.runs) & set(other.runs))
+def _add(first: SubjectSums, second: SubjectSums) -> SubjectSums:
+    twice = sorted(set(first.runs) & set(second.runs))
     if twice:
         raise MismatchError(f"{twice[0]} was tested in two folds.", "Each run may be tested once; check the split.")
-    return one + other
+    return first + second

@@ -1,139 +1,95 @@
-"""What the table says, in sentences that claim no more than its intervals do."""
+"""The forecast table in sentences that claim no more than its intervals support; the numbers stand in the tables."""
 
 from __future__ import annotations
 
 import pandas as pd
 
-from titan_neuro.evaluation.benchmark import Benchmark
-from titan_neuro.evaluation.scores import METRICS
-from titan_neuro.evaluation.tables import summarize
+from titan_neuro.evaluation.formatting import format_interval
+from titan_neuro.evaluation.vocabulary import AR, LEAD_TIME_POINTS, METRICS_BY_NAME, Kind, count_in_words, row_of
 
-# Rows that the main model is compared with, where they are in the table.
-COMPARED = ("var", "var-online", "transformer-20", "soft-analog-160")
-# Below this the bootstrap can't reach far enough to cover what it says.
+# With fewer, the bootstrap can't reach far enough to cover 95 %.
 _FEW_SUBJECTS = 5
+_SKILL = METRICS_BY_NAME["skill_ar"].label
 
 
 def summary(table: pd.DataFrame) -> str:
-    """Say whether the main model beats linear autoregression.
+    """Say whether the study's model beats linear autoregression.
 
-    It does where the whole interval of `skill_ar` lies above 0.
+    It does at a lead time where the whole interval of `skill_ar` lies above 0.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        What `scores_table` returned.
+        Returned by `scores_table`.
 
     Returns
     -------
     str
-        One sentence. With fewer than three subjects, or with few, it says what that means.
+        A few short sentences, with a caution where the subjects are few.
     """
-    [main] = table.loc[table["kind"] == "model", "model"].unique()
-    return _summarize(main, table)
+    rows = table[table["kind"] == Kind.MODEL]
+    model, n_subjects = str(rows["model"].iloc[0]), int(rows["n_subjects"].iloc[0])
+    best = rows.sort_values("skill_ar", na_position="first").iloc[-1]
+    largest = f"Its largest skill_ar, the {_SKILL}, is {format_interval(best, 'skill_ar')}."
+    subjects = count_in_words(n_subjects, "subject")
+    if rows["skill_ar_low"].isna().all():
+        return (
+            f"{model} was compared with {row_of(AR).label} in {subjects}. {largest} No interval over subjects is "
+            "possible with so few, and the numbers describe these recordings only."
+        )
+    caution = ""
+    if n_subjects < _FEW_SUBJECTS:
+        caution = f" {subjects} are too few for the interval to cover 95 %."
+    return f"{_compare(model, AR, rows, 'skill_ar')} {largest} n = {subjects}.{caution}"
 
 
-def comparisons(benchmark: Benchmark, table: pd.DataFrame, *, n_resamples: int = 10_000, seed: int = 0) -> list[str]:
-    """Say whether comparison models beat linear autoregression, and the main model its controls and the rows of
-    `COMPARED`.
-
-    The difference of `skill_ar` is taken within each subject; what is said rests on its interval over subjects.
+def comparisons(table: pd.DataFrame) -> list[str]:
+    """Say which row of each pair is better, and at which lead times.
 
     Parameters
     ----------
-    benchmark : Benchmark
-        All folds, joined.
     table : pandas.DataFrame
-        What `scores_table` returned for it.
-    n_resamples, seed : int
-        Of the bootstrap.
+        Returned by `comparisons_table`.
 
     Returns
     -------
     list of str
-        One sentence a comparison; empty where none of them is in the table.
+        A few short sentences for each pair; none for an empty table.
     """
-    main, scores = benchmark.main_model, benchmark.scores
-    sentences = [
-        _summarize(comparison_model, table)
-        for comparison_model in table.loc[table["kind"] == "comparison_model", "model"].unique()
+    if table.empty:
+        return []
+    return [
+        _compare(str(model), str(other), rows, "difference")
+        for (model, other), rows in table.groupby(["model", "compared_with"], sort=False)
     ]
-    controls = [name for name, kind in benchmark.kinds.items() if kind == "control"]
-    for other in (*controls, *(name for name in COMPARED if name in benchmark.kinds)):
-        rows = []
-        for horizon in scores.first.horizons:
-            difference = scores.subject_values("skill_ar", main, horizon) - scores.subject_values(
-                "skill_ar", other, horizon
-            )
-            mean, low, high = summarize(difference, "difference", n_resamples=n_resamples, seed=seed)
-            rows.append(
-                {"lead_time_points": horizon, "difference": mean, "difference_low": low, "difference_high": high}
-            )
-        sentences.append(_sentence(main, other, pd.DataFrame(rows), "difference", "difference of skill_ar"))
-    return sentences
 
 
-def _summarize(model: str, table: pd.DataFrame) -> str:
-    rows = table[table["model"] == model]
-    n_subjects = int(rows["n_subjects"].iloc[0])
-    who = f"{n_subjects} subject{'s' if n_subjects > 1 else ''}"
-    if rows["skill_ar_low"].isna().all():
-        numbers = ", ".join(f"{row.skill_ar:.3f} at h = {row.lead_time_points}" for row in rows.itertuples())
-        return (
-            f"{model}: skill_ar over linear AR is {numbers}; with {who} no interval over subjects is possible, and the "
-            "numbers describe these recordings only."
-        )
-    caution = ", too few for the interval to cover 95 %" if n_subjects < _FEW_SUBJECTS else ""
-    return f"{_sentence(model, 'linear AR', rows, 'skill_ar', 'skill_ar').removesuffix('.')}; {who}{caution}."
-
-
-def _sentence(model: str, other: str, rows: pd.DataFrame, column: str, what: str) -> str:
+def _compare(model: str, other: str, rows: pd.DataFrame, column: str) -> str:
+    name = f"{other} ({row_of(other).label})"
     if rows[f"{column}_low"].isna().all():
-        numbers = ", ".join(f"{row[column]:.3f} at h = {row['lead_time_points']:.0f}" for _, row in rows.iterrows())
-        return f"{model} against {other}: {what} {numbers}, without an interval."
+        return f"{model} can't be compared with {name}: there is no interval over subjects."
     better, worse = rows[f"{column}_low"] > 0, rows[f"{column}_high"] < 0
-    clauses = [
-        f"{how} {other} at h = {', '.join(str(h) for h in rows.loc[which, 'lead_time_points'])} "
-        f"({what} {', '.join(interval(row, column) for _, row in rows[which].iterrows())})"
-        for how, which in (("beats", better), ("does not beat", ~better & ~worse), ("is worse than", worse))
-        if which.any()
-    ]
-    return f"{model} {'; '.join(clauses)}."
+    sentences: list[str] = []
+    for verb, selected, every in (
+        ("beats", better, "every"),
+        ("is worse than", worse, "every"),
+        ("is not shown to differ from", ~better & ~worse, "any"),
+    ):
+        if selected.any():
+            subject, described = ("It", other) if sentences else (model, name)
+            sentences.append(f"{subject} {verb} {described} at {_lead_times(rows, selected, every)}.")
+    return " ".join(sentences)
 
 
-def interval(row: pd.Series, metric: str) -> str:
-    """Write a mean and its interval: ``0.030 [0.010, 0.050]``."""
-    if pd.isna(row[metric]):
-        return "n/a"
-    if pd.isna(row[f"{metric}_low"]):
-        return f"{row[metric]:.3f}"
-    return f"{row[metric]:.3f} [{row[f'{metric}_low']:.3f}, {row[f'{metric}_high']:.3f}]"
-
-
-def format_table(table: pd.DataFrame, metrics: tuple[str, ...] = METRICS) -> str:
-    """Lay a table out as Markdown that reads well on a terminal too: one row per model and horizon.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        What `scores_table` returned, or ``scores.tsv`` read back with ``na_values="n/a"``.
-    metrics : tuple of str
-        Columns that have an interval.
-
-    Returns
-    -------
-    str
-        Aligned lines; intervals in brackets.
-    """
-    horizons = ["lead_time_points", "lead_time_s"] if "lead_time_points" in table else []
-    header = ["model", "kind", *(["h", "seconds"] if horizons else []), *metrics]
-    lines = [
-        [row["model"], row["kind"], *(f"{row[name]:g}" for name in horizons), *(interval(row, m) for m in metrics)]
-        for _, row in table.iterrows()
-    ]
-    widths = [max(len(line[column]) for line in [header, *lines]) for column in range(len(header))]
-    rule = ["-" * width for width in widths]
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
-        for line in [header, rule, *lines]
-    )
+def _lead_times(rows: pd.DataFrame, selected: pd.Series, every: str) -> str:
+    """Lead times of some of the rows, with at most two numbers; of all rows: ``every lead time``."""
+    tested = sorted(int(points) for points in rows[LEAD_TIME_POINTS])
+    chosen = sorted(int(points) for points in rows.loc[selected, LEAD_TIME_POINTS])
+    if len(chosen) == 1:
+        return f"a lead time of {count_in_words(chosen[0], 'time point')}"
+    if chosen == tested:
+        return f"{every} lead time"
+    first = tested.index(chosen[0])
+    if chosen == tested[first : first + len(chosen)]:
+        return f"lead times of {chosen[0]} to {chosen[-1]} time points"
+    return f"{len(chosen)} of the {len(tested)} lead times"

@@ -1,4 +1,4 @@
-"""The benchmark as tables: over subjects, subject by subject, rollouts, residuals."""
+"""The benchmark as tables: over subjects, subject by subject, of rollouts and of residuals."""
 
 from __future__ import annotations
 
@@ -7,9 +7,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from titan_neuro.evaluation.benchmark import Benchmark, SeedScores
-from titan_neuro.evaluation.rollout_scores import RESIDUAL_METRICS, ROLLOUT_METRICS, RolloutScores
-from titan_neuro.evaluation.scores import CORRELATIONS, METRICS
+from titan_neuro.evaluation.benchmark import Benchmark, ScoresBySeed
+from titan_neuro.evaluation.rollout_scores import RolloutScores
+from titan_neuro.evaluation.vocabulary import (
+    CORRELATIONS,
+    LEAD_TIME_POINTS,
+    LEAD_TIME_S,
+    METRICS,
+    RESIDUAL_METRICS,
+    ROLLOUT_METRICS,
+)
 from titan_neuro.metrics import bootstrap_interval, fisher_mean
 from titan_neuro.metrics.measures import FloatArray, fisher_z
 
@@ -20,12 +27,11 @@ def scores_table(
     repetition_time_s: float,
     n_resamples: int = 10_000,
     seed: int = 0,
-    scores: SeedScores | None = None,
+    scores: ScoresBySeed | None = None,
 ) -> pd.DataFrame:
-    """Average the measures over subjects, with 95 % bootstrap intervals over subjects.
+    """Average the metrics over subjects, with 95 % bootstrap intervals over subjects.
 
-    A subject's measure is the mean over the seeds. Correlations are averaged, and their intervals made, on Fisher's
-    scale.
+    A subject's value is the mean over the seeds. Correlations and their intervals are averaged on Fisher's scale.
 
     Parameters
     ----------
@@ -37,13 +43,13 @@ def scores_table(
         Bootstrap resamples.
     seed : int
         Seed of the bootstrap.
-    scores : SeedScores, optional
-        What of the benchmark: ``benchmark.scores`` by default.
+    scores : ScoresBySeed, optional
+        Scores to tabulate: ``benchmark.scores`` by default.
 
     Returns
     -------
     pandas.DataFrame
-        One row per model and horizon: ``model``, ``kind``, ``lead_time_points``, ``lead_time_s``, ``protocol``,
+        One row per forecaster and lead time: ``model``, ``kind``, ``lead_time_points``, ``lead_time_s``, ``protocol``,
         ``n_subjects``, ``n_runs``, ``n_time_points``, ``n_seeds``, then for each of `METRICS` its mean and the ends of
         its interval, ``_low`` and ``_high`` (NaN with fewer than three subjects), and ``skill_ar_seed_sd``.
     """
@@ -53,9 +59,9 @@ def scores_table(
         for horizon in scores.first.horizons:
             row: dict[str, object] = {
                 "model": model,
-                "kind": kind,
-                "lead_time_points": horizon,
-                "lead_time_s": round(horizon * repetition_time_s, 6),
+                "kind": kind.value,
+                LEAD_TIME_POINTS: horizon,
+                LEAD_TIME_S: round(horizon * repetition_time_s, 6),
                 "protocol": benchmark.protocol,
                 "n_subjects": len(scores.first.subjects),
                 "n_runs": sum(len(sums.runs) for sums in scores.first.subjects.values()),
@@ -71,16 +77,16 @@ def scores_table(
 
 
 def summarize(
-    values: np.ndarray, metric: str, *, n_resamples: int = 10_000, seed: int = 0
+    values: FloatArray, metric: str, *, n_resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Mean over subjects and its 95 % interval, of those subjects whose measure is defined.
+    """Average the finite values over subjects, with a 95 % interval.
 
     Parameters
     ----------
     values : numpy.ndarray
-        One a subject, ``(subjects,)``.
+        One value per subject, ``(subjects,)``.
     metric : str
-        Name of the measure; correlations are averaged on Fisher's scale.
+        Name of the metric; correlations are averaged on Fisher's scale.
     n_resamples : int
         Bootstrap resamples.
     seed : int
@@ -102,7 +108,7 @@ def summarize(
 
 
 def subjects_table(benchmark: Benchmark) -> pd.DataFrame:
-    """Measures of each subject, each the mean over the seeds.
+    """List the metrics of each subject, each the mean over the seeds.
 
     Parameters
     ----------
@@ -112,8 +118,8 @@ def subjects_table(benchmark: Benchmark) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row per model, subject and horizon: ``model``, ``kind``, ``subject``, ``lead_time_points``, ``n_runs``,
-        ``n_time_points``, ``n_seeds``, then `METRICS`.
+        One row per forecaster, subject and lead time: ``model``, ``kind``, ``subject``, ``lead_time_points``,
+        ``n_runs``, ``n_time_points``, ``n_seeds``, then `METRICS`.
     """
     scores = benchmark.scores
     n_time_points = {horizon: scores.n_time_points(horizon) for horizon in scores.first.horizons}
@@ -128,9 +134,9 @@ def subjects_table(benchmark: Benchmark) -> pd.DataFrame:
             rows += [
                 {
                     "model": model,
-                    "kind": kind,
+                    "kind": kind.value,
                     "subject": label,
-                    "lead_time_points": horizon,
+                    LEAD_TIME_POINTS: horizon,
                     "n_runs": len(sums.runs),
                     "n_time_points": int(n_time_points[horizon][position]),
                     "n_seeds": len(scores.by_seed),
@@ -144,61 +150,80 @@ def subjects_table(benchmark: Benchmark) -> pd.DataFrame:
 def rollouts_table(
     benchmark: Benchmark, *, repetition_time_s: float, n_resamples: int = 10_000, seed: int = 0
 ) -> pd.DataFrame:
-    """Average the measures of the rollouts over subjects, as `scores_table` does.
+    """Average the metrics of the rollouts over subjects.
+
+    Parameters
+    ----------
+    benchmark : Benchmark
+        With rollouts.
+    repetition_time_s : float
+        Seconds between time points.
+    n_resamples, seed : int
+        Of the bootstrap.
 
     Returns
     -------
     pandas.DataFrame
-        One row per model and horizon: ``model``, ``kind``, ``lead_time_points``, ``lead_time_s``, ``protocol``,
-        ``n_subjects``, ``n_seeds``, ``n_targets``, then ``skill_ar``, ``r2``, ``variance_ratio`` and ``bias`` with
-        their intervals.
+        One row per forecaster and lead time: ``model``, ``kind``, ``lead_time_points``, ``lead_time_s``, ``protocol``,
+        ``n_subjects``, ``n_seeds``, ``n_targets``, then `ROLLOUT_METRICS` with their intervals.
     """
     first = _first(benchmark.rollouts)
     values = _over_seeds(benchmark.rollouts, ROLLOUT_METRICS)
-    n_targets = np.min(
-        [sum(sums.n_targets for sums in scores.subjects.values()) for scores in benchmark.rollouts.values()], axis=0
-    )
+    # (seeds, horizons, models)
+    n_targets = np.array(
+        [
+            np.sum([sums.n_targets for sums in scores.subjects.values()], axis=0)
+            for scores in benchmark.rollouts.values()
+        ]
+    ).min(axis=0)
     rows = []
-    for which, model in enumerate(first.models):
-        for at, horizon in enumerate(first.horizons):
+    for column, model in enumerate(first.models):
+        for position, horizon in enumerate(first.horizons):
             row: dict[str, object] = {
                 "model": model,
-                "kind": benchmark.kinds[model],
-                "lead_time_points": horizon,
-                "lead_time_s": round(horizon * repetition_time_s, 6),
+                "kind": benchmark.kinds[model].value,
+                LEAD_TIME_POINTS: horizon,
+                LEAD_TIME_S: round(horizon * repetition_time_s, 6),
                 "protocol": benchmark.protocol,
                 "n_subjects": len(first.subjects),
                 "n_seeds": len(benchmark.rollouts),
-                "n_targets": int(n_targets[at, which]),
+                "n_targets": int(n_targets[position, column]),
             }
             for metric in ROLLOUT_METRICS:
-                row |= _with_interval(metric, values[metric][:, at, which], n_resamples, seed)
+                row |= _with_interval(metric, values[metric][:, position, column], n_resamples, seed)
             rows.append(row)
     return pd.DataFrame(rows)
 
 
 def residuals_table(benchmark: Benchmark, *, n_resamples: int = 10_000, seed: int = 0) -> pd.DataFrame:
-    """Average over subjects how white the errors of the forecasts one time point ahead are.
+    """Average over subjects how strongly the errors of forecasts one time point ahead are autocorrelated.
+
+    Parameters
+    ----------
+    benchmark : Benchmark
+        With rollouts.
+    n_resamples, seed : int
+        Of the bootstrap.
 
     Returns
     -------
     pandas.DataFrame
-        One row per model: ``model``, ``kind``, ``protocol``, ``n_subjects``, ``n_seeds``, then
-        ``autocorrelated_fraction`` and ``ljung_box`` with their intervals.
+        One row per forecaster: ``model``, ``kind``, ``protocol``, ``n_subjects``, ``n_seeds``, then `RESIDUAL_METRICS`
+        with their intervals.
     """
     first = _first(benchmark.rollouts)
     values = _over_seeds(benchmark.rollouts, RESIDUAL_METRICS)
     rows = []
-    for which, model in enumerate(first.models):
+    for column, model in enumerate(first.models):
         row: dict[str, object] = {
             "model": model,
-            "kind": benchmark.kinds[model],
+            "kind": benchmark.kinds[model].value,
             "protocol": benchmark.protocol,
             "n_subjects": len(first.subjects),
             "n_seeds": len(benchmark.rollouts),
         }
         for metric in RESIDUAL_METRICS:
-            row |= _with_interval(metric, values[metric][:, which], n_resamples, seed)
+            row |= _with_interval(metric, values[metric][:, column], n_resamples, seed)
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -4,13 +4,13 @@ For feature ``v`` and horizon ``h`` (an AR(p) of Box and Jenkins, with weights o
 
     y_v[t + h]  ~  b_hv + sum_{i=0}^{p-1} a_hiv y_v[t - i]
 
-It is the bar that a forecaster has to clear, and the linear path that ours adds to. Both come from here, so that the
-two can't differ.
+It is the reference of every skill score, and the linear skip of the forecaster. Both are computed here, so that they
+are identical.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from titan_neuro.errors import ConfigError, MismatchError, TrainingError
 from titan_neuro.linear.lagged_statistics import (
     CenteredStatistics,
+    Progress,
     StatisticsLayout,
     accumulate_statistics,
     assign_folds,
@@ -26,12 +27,14 @@ from titan_neuro.linear.lagged_statistics import (
     count_rows,
     feature_blocks,
 )
+from titan_neuro.linear.ridge import ridge_factor
+from titan_neuro.runs import BLOCK_TIME_POINTS, read_blocks
 from titan_neuro.typing import RunData
 
 ORDERS = (1, 2, 4, 8)
 PENALTIES = (1e-6, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
-# Forecasts that are summed up at a time; small enough to stay in a core's cache.
+# Forecasts computed at a time; few enough to stay in a core's cache.
 _BLOCK_NUMBERS = 2**18
 
 
@@ -43,7 +46,7 @@ class Autoregression:
     ----------
     coefficients : torch.Tensor
         float32, ``(horizons, max(orders), features)``: weight of the time point ``i`` steps back, ``i = 0`` being the
-        present one; zero beyond the order that was chosen.
+        present one; zero beyond the chosen order.
     intercept : torch.Tensor
         float32, ``(horizons, features)``.
     horizons : tuple of int
@@ -62,18 +65,18 @@ class Autoregression:
 
 
 def autoregress(series: Tensor, history: Tensor, coefficients: Tensor, intercept: Tensor) -> tuple[Tensor, Tensor]:
-    """Forecast from every time point of a stretch of a run.
+    """Forecast from every time point of a block of a run.
 
-    Made of products and sums of single numbers, in an order that does not depend on the length of the stretch: the
-    forecasts are the same, bit for bit, however a run is cut.
+    The order of products and sums does not depend on the length of the block: the forecasts are identical, bit for bit,
+    however a run is cut into blocks.
 
     Parameters
     ----------
     series : torch.Tensor
         ``(..., time, features)``.
     history : torch.Tensor
-        The ``order - 1`` time points before them, ``(..., order - 1, features)``. Zeros, the mean of z-scored data,
-        where the run had not begun.
+        The ``order - 1`` time points before the block, ``(..., order - 1, features)``. Zeros, the mean of z-scored
+        data, before the run.
     coefficients : torch.Tensor
         ``(horizons, order, features)``.
     intercept : torch.Tensor
@@ -84,7 +87,7 @@ def autoregress(series: Tensor, history: Tensor, coefficients: Tensor, intercept
     forecasts : torch.Tensor
         ``(..., time, horizons, features)``.
     history : torch.Tensor
-        The last ``order - 1`` time points, for the next stretch.
+        The last ``order - 1`` time points, for the next block.
 
     Raises
     ------
@@ -95,22 +98,48 @@ def autoregress(series: Tensor, history: Tensor, coefficients: Tensor, intercept
     n_horizons, order, n_fitted = coefficients.shape
     if n_features != n_fitted or history.shape[-2:] != (order - 1, n_features):
         raise MismatchError(
-            f"Autoregression of order {order} on {n_fitted} features: expected time points (..., time, {n_fitted}) and a "
-            f"history (..., {order - 1}, {n_fitted}), found {tuple(series.shape)} and {tuple(history.shape)}."
+            f"Autoregression of order {order} on {n_fitted} features: expected time points (..., time, {n_fitted}) and "
+            f"a history (..., {order - 1}, {n_fitted}), found {tuple(series.shape)} and {tuple(history.shape)}."
         )
     padded = torch.cat([history, series], dim=-2)
     width = max(256, _BLOCK_NUMBERS // (n_time_points * n_horizons))
     parts = []
     for first in range(0, n_features, width):
-        some = slice(first, first + width)
-        offset = intercept[:, some]
+        columns = slice(first, first + width)
+        offset = intercept[:, columns]
         total = offset.expand(*series.shape[:-1], *offset.shape).clone()
         for lag in range(order):
-            past = padded[..., order - 1 - lag : order - 1 - lag + n_time_points, None, some]
+            past = padded[..., order - 1 - lag : order - 1 - lag + n_time_points, None, columns]
             # Two operations on purpose: a fused multiply-add may round once here and twice there in one tensor.
-            total += coefficients[:, lag, some] * past
+            total += coefficients[:, lag, columns] * past
         parts.append(total)
     return torch.cat(parts, dim=-1), padded[..., n_time_points:, :].clone()
+
+
+def autoregress_blocks(
+    run: RunData, fitted: Autoregression, block_time_points: int = BLOCK_TIME_POINTS
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Read a run block by block, and forecast from each of its time points.
+
+    Parameters
+    ----------
+    run : RunData
+    fitted : Autoregression
+    block_time_points : int
+        Length of a block in time points.
+
+    Yields
+    ------
+    series : torch.Tensor
+        ``(time, features)``.
+    forecasts : torch.Tensor
+        Made at these time points, ``(time, horizons, features)``.
+    """
+    _, order, n_features = fitted.coefficients.shape
+    history = fitted.coefficients.new_zeros(order - 1, n_features)
+    for _, series in read_blocks(run, block_time_points):
+        forecasts, history = autoregress(series, history, fitted.coefficients, fitted.intercept)
+        yield series, forecasts
 
 
 def fit_autoregression(
@@ -121,14 +150,15 @@ def fit_autoregression(
     penalties: Sequence[float] = PENALTIES,
     n_folds: int = 5,
     memory_bytes: int = 2**30,
+    progress: Progress | None = None,
 ) -> Autoregression:
     """Fit a ridge regression for each feature and horizon, its order and penalty chosen on held-out training data.
 
-    Minimises ``sum_t (y_v[t + h] - forecast)^2 + penalty * n_rows * sum_i a_i^2`` over the rows ``t`` whose target is
+    Minimizes ``sum_t (y_v[t + h] - forecast)^2 + penalty * n_rows * sum_i a_i^2`` over the rows ``t`` whose target is
     scored and whose ``max(orders)`` lags lie inside the run: the same rows for every order. For each horizon one order
-    and one penalty serve all features: the pair with the smallest squared error, summed over features, on folds that
-    are held out in turn. A fold is a group of subjects; of runs, where there is one subject; a stretch of time, where
-    there is one run.
+    and one penalty serve all features: the pair with the smallest squared error, summed over features, in
+    cross-validation. A fold is a group of subjects; of runs, where there is one subject; a stretch of time, where there
+    is one run.
 
     Parameters
     ----------
@@ -141,9 +171,11 @@ def fit_autoregression(
     penalties : sequence of float
         Penalties to choose from, above 0; in units of the data's variance.
     n_folds : int
-        The most folds to make, at least 2.
+        The most folds, at least 2.
     memory_bytes : int
-        Room for the moments held at a time. Features that find none wait for a further pass over the runs.
+        Memory for sufficient statistics. Features for which it does not suffice take a further pass over the runs.
+    progress : callable, optional
+        Wraps the stretches of runs while they are read, to show progress.
 
     Returns
     -------
@@ -162,8 +194,8 @@ def fit_autoregression(
     _check_choices(horizons, orders, penalties, n_folds)
     n_features = common_n_features(runs)
     layout = StatisticsLayout(tuple(horizons), max(orders))
-    spans = assign_folds(runs, n_folds)
-    counts = count_rows(spans, layout)
+    stretches = assign_folds(runs, n_folds)
+    counts = count_rows(stretches, layout)
     _check_counts(counts, layout)
 
     width = max(1, memory_bytes // (8 * layout.n_rows * (len(counts) + 1)))
@@ -172,7 +204,7 @@ def fit_autoregression(
     totals = torch.empty(layout.n_rows, n_features, dtype=torch.float64)
     for first in range(0, n_features, width):
         features = slice(first, min(first + width, n_features))
-        statistics = accumulate_statistics(spans, layout, features, len(counts))
+        statistics = accumulate_statistics(stretches, layout, features, len(counts), progress)
         totals[:, features] = statistics.sum(0)
         errors += _held_out_errors(statistics, counts, layout, candidates)
     chosen = [candidates[int(best)] for best in errors.argmin(dim=1)]
@@ -180,10 +212,10 @@ def fit_autoregression(
     coefficients = torch.zeros(len(horizons), max(orders), n_features)
     intercept = torch.zeros(len(horizons), n_features)
     for index, candidate in enumerate(chosen):
-        for some in feature_blocks(n_features):
-            weights, offset = _solve(layout.center(totals[:, some], counts[:, index].sum(), index), [candidate])
-            coefficients[index, :, some] = weights[..., 0].T.float()
-            intercept[index, some] = offset[:, 0].float()
+        for columns in feature_blocks(n_features):
+            weights, offset = _solve(layout.center(totals[:, columns], counts[:, index].sum(), index), [candidate])
+            coefficients[index, :, columns] = weights[..., 0].T.float()
+            intercept[index, columns] = offset[:, 0].float()
     order, penalty = zip(*chosen, strict=True)
     return Autoregression(coefficients, intercept, tuple(horizons), order, penalty)
 
@@ -191,12 +223,10 @@ def fit_autoregression(
 def _solve(statistics: CenteredStatistics, candidates: Sequence[tuple[int, float]]) -> tuple[Tensor, Tensor]:
     """Ridge weights ``(features, order, candidates)`` and intercepts ``(features, candidates)``."""
     gram, cross = statistics.products[:, :-1, :-1], statistics.products[:, :-1, -1:]
-    identity = statistics.n_rows * torch.eye(gram.shape[-1], dtype=gram.dtype)
-    penalties = {penalty for _, penalty in candidates}
-    factors = {penalty: torch.linalg.cholesky(gram + penalty * identity) for penalty in penalties}
+    factors = {penalty: ridge_factor(gram, penalty * statistics.n_rows) for _, penalty in candidates}
     weights = gram.new_zeros(*gram.shape[:2], len(candidates))
     for column, (order, penalty) in enumerate(candidates):
-        # The corner of a Cholesky factor is the factor of the corner: one factor serves every order.
+        # One factor serves every order: its corner is the factor of the corner.
         factor = factors[penalty][:, :order, :order]
         weights[:, :order, column] = torch.cholesky_solve(cross[:, :order], factor)[..., 0]
     return weights, statistics.mean[:, -1:] - (statistics.mean[:, None, :-1] @ weights)[:, 0]
@@ -205,13 +235,13 @@ def _solve(statistics: CenteredStatistics, candidates: Sequence[tuple[int, float
 def _held_out_errors(
     statistics: Tensor, counts: Tensor, layout: StatisticsLayout, candidates: Sequence[tuple[int, float]]
 ) -> Tensor:
-    """Squared error on the folds, each held out in turn, summed over features: ``(horizons, candidates)``."""
+    """Cross-validated squared error, summed over features: ``(horizons, candidates)``."""
     errors = torch.zeros(len(layout.horizons), len(candidates), dtype=torch.float64)
     n_rows = counts.sum(0)
-    for some in feature_blocks(statistics.shape[-1]):
-        part = statistics[:, :, some]
+    for columns in feature_blocks(statistics.shape[-1]):
+        part = statistics[:, :, columns]
         total = part.sum(0)
-        # A fold without a row at some horizon has nothing to say there.
+        # A fold without a row at some horizon is skipped there.
         for fold, index in counts.nonzero().tolist():
             train = layout.center(total - part[fold], n_rows[index] - counts[fold, index], index)
             test = layout.center(part[fold], counts[fold, index], index)
@@ -240,7 +270,7 @@ def _check_counts(counts: Tensor, layout: StatisticsLayout) -> None:
         if n_filled < 2:
             raise TrainingError(
                 f"Autoregression at horizon {horizon}: {int(counts[:, index].sum())} training rows in {n_filled} of "
-                f"{len(counts)} folds; order and penalty are chosen on rows in at least two. A row is a scored time point "
-                f"with {horizon + layout.order - 1} time points of its run before it.",
+                f"{len(counts)} folds; order and penalty are chosen on rows in at least two. A row is a scored time "
+                f"point with {horizon + layout.order - 1} time points of its run before it.",
                 "Give more or longer training runs, or shorter horizons.",
             )

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# A component whose variance is a smaller share of the largest is rounding.
+# A component whose variance is a smaller fraction of the largest is rounding error.
 _ROUNDING = 1e-6
 
 
 def principal_components(samples: Tensor, n_components: int) -> Tensor:
-    """Directions along which samples spread most about 0, the strongest first.
+    """Directions of largest mean square of the samples, in descending order.
 
     Parameters
     ----------
@@ -29,24 +29,38 @@ def principal_components(samples: Tensor, n_components: int) -> Tensor:
     gram = (samples @ samples.T if wide else samples.T @ samples).double()
     spread, vectors = torch.linalg.eigh(gram)
     spread, vectors = spread.flip(0), vectors.flip(1)
-    kept = min(n_components, int((spread > _ROUNDING * spread[0].clamp_min(torch.finfo(torch.float64).tiny)).sum()))
-    found = vectors[:, :kept].T.float()
+    n_components = min(
+        n_components, int((spread > _ROUNDING * spread[0].clamp_min(torch.finfo(torch.float64).tiny)).sum())
+    )
+    directions = vectors[:, :n_components].T.float()
     if wide:
-        found = found @ samples
-    unit: Tensor = found / found.norm(dim=1, keepdim=True)
-    return unit
+        directions = directions @ samples
+    unit_directions: Tensor = directions / directions.norm(dim=1, keepdim=True)
+    return unit_directions
 
 
 def orthonormal_union(*bases: Tensor) -> Tensor:
-    """Orthonormal rows that span the rows of all `bases`, each ``(rows, features)`` of length 1, in their order."""
+    """Orthonormal basis of the span of several sets of directions.
+
+    Parameters
+    ----------
+    *bases : torch.Tensor
+        Each ``(rows, features)``, rows of length 1.
+
+    Returns
+    -------
+    torch.Tensor
+        float32 ``(rows, features)``: orthonormal rows whose first ``n`` span the first ``n`` linearly independent rows
+        of `bases`.
+    """
     stacked = torch.cat(bases).double()
     rest = stacked @ stacked.T
-    kept = []
-    # Rows that those before them span go first: the direction that QR would make up for one hides a later row.
+    independent = []
+    # Rows in the span of earlier rows are removed first: QR would invent a direction for each, which hides a later row.
     for row in range(len(rest)):
         if rest[row, row] > _ROUNDING:
-            kept.append(row)
+            independent.append(row)
             rest = rest - torch.outer(rest[:, row], rest[row]) / rest[row, row]
-    factor, _ = torch.linalg.qr(stacked[kept].T)
+    factor, _ = torch.linalg.qr(stacked[independent].T)
     rows: Tensor = factor.T.float().contiguous()
     return rows

@@ -1,44 +1,36 @@
-"""First and second moments of a run's lags and targets, per feature, in one pass over the data.
+"""Sufficient statistics of autoregressions, per feature: sums and products of lags and target, in one pass over runs.
 
-All that a linear autoregression needs to know of its training data. Moments add over runs, so those of a part of the
-data are those of the whole less those of the rest; and the moments of a low order are a corner of those of the highest.
+They add over runs, so those without a fold are those of all runs less those of the fold; and those of a low order are a
+corner of those of the highest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from titan_neuro.errors import MismatchError, TrainingError
-from titan_neuro.typing import RunData
+from titan_neuro.runs import read_blocks, unit_labels
+from titan_neuro.typing import RunData, Stretch
 
-_BLOCK_TIME_POINTS = 256
+# Wraps the stretches while they are read, such as `tqdm`.
+Progress = Callable[[Sequence[Stretch]], Iterable[Stretch]]
+
 # Features whose working set stays in a core's cache: several times faster than all at once.
 _BLOCK_FEATURES = 1024
 
 
 @dataclass(frozen=True, eq=False)
-class Span:
-    """Target time points ``start <= s < stop`` of a run, and the fold that they belong to."""
-
-    run: RunData
-    start: int
-    stop: int
-    fold: int
-
-
-@dataclass(frozen=True, eq=False)
 class CenteredStatistics:
-    """Moments about the mean of some features. The variables are the lags, newest first, and at last the target.
+    """Second moments about the mean of some features. The variables are the lags, newest first, then the target.
 
     Attributes
     ----------
     n_rows : float
-        Rows that were summed.
+        Number of rows.
     mean : torch.Tensor
         ``(features, variables)``.
     products : torch.Tensor
@@ -51,23 +43,23 @@ class CenteredStatistics:
 
 
 class StatisticsLayout:
-    """Where each moment stands in a table of moments, ``(n_rows, features)``.
+    """Where each sum stands in a table of sums, ``(n_rows, features)``.
 
     Seen from the target's time point ``s``, a variable is the time point ``s - back``. A second moment is a sum of
-    products of two time points a fixed distance apart; the products of one distance are made once, for all horizons and
-    pairs of variables, and summed with different 0/1 weights by one matrix product.
+    products of two time points a fixed distance apart. The products of one distance are computed once, for all horizons
+    and pairs of variables, and summed with different 0/1 weights by one matrix product.
 
     Parameters
     ----------
     horizons : tuple of int
-        Time points ahead.
+        Lead times in time points.
     order : int
         Number of lags.
 
     Attributes
     ----------
     reach : int
-        How far the oldest lag lies behind the target, at the longest horizon.
+        Time points from the oldest lag to the target, at the longest horizon.
     parts : list of (int, list of (int, int))
         Consecutive rows that belong together: their distance (-1: plain sums), and for each of them the index of its
         horizon and the `back` of its newer time point.
@@ -84,8 +76,9 @@ class StatisticsLayout:
             backs = [*(horizon + lag for lag in range(order)), 0]
             for a, back in enumerate(backs):
                 by_distance.setdefault(-1, []).append((index, back, a, a))
-                for b, other in enumerate(backs[a:], start=a):
-                    by_distance.setdefault(abs(back - other), []).append((index, min(back, other), a, b))
+                for b, other_back in enumerate(backs[a:], start=a):
+                    distance = abs(back - other_back)
+                    by_distance.setdefault(distance, []).append((index, min(back, other_back), a, b))
         self.parts: list[tuple[int, list[tuple[int, int]]]] = []
         self.n_rows = 0
         for distance, members in sorted(by_distance.items()):
@@ -97,19 +90,23 @@ class StatisticsLayout:
                     self._second[index, a, b] = self._second[index, b, a] = self.n_rows
                 self.n_rows += 1
 
-    def targets(self, span: Span) -> Tensor:
-        """Mark the time points that are targets: float64 0 or 1, ``(horizons, n_time_points + reach)``, zeros at the
-        end.
+    def targets(self, stretch: Stretch) -> Tensor:
+        """Mark the time points that are targets.
+
+        Returns
+        -------
+        torch.Tensor
+            float64 0 or 1, ``(horizons, n_time_points + reach)``; zeros after the run's end.
         """
-        chosen = torch.zeros(len(self.horizons), span.run.n_time_points + self.reach, dtype=torch.float64)
-        scored = torch.as_tensor(span.run.scored).double()
+        is_target = torch.zeros(len(self.horizons), stretch.run.n_time_points + self.reach, dtype=torch.float64)
+        scored = torch.as_tensor(stretch.run.scored).double()
         for index, horizon in enumerate(self.horizons):
-            start = max(span.start, horizon + self.order - 1)
-            chosen[index, start : span.stop] = scored[start : span.stop]
-        return chosen
+            start = max(stretch.start, horizon + self.order - 1)
+            is_target[index, start : stretch.stop] = scored[start : stretch.stop]
+        return is_target
 
     def center(self, statistics: Tensor, n_rows: Tensor, index: int) -> CenteredStatistics:
-        """Take one horizon's moments, by its `index`, out of a table of some features, ``(n_rows, features)``."""
+        """Select the horizon of this `index` from a table of some features, ``(n_rows, features)``, and center it."""
         mean = statistics[self._first[index]].T / n_rows
         # Contiguous, or every batched product that follows copies it again.
         products = statistics[self._second[index]].permute(2, 0, 1).contiguous()
@@ -137,52 +134,57 @@ def common_n_features(runs: Sequence[RunData]) -> int:
     return runs[0].n_features
 
 
-def assign_folds(runs: Sequence[RunData], n_folds: int) -> list[Span]:
-    """Share `runs` among folds: whole subjects; whole runs, where there is one subject; stretches of the only run.
+def assign_folds(runs: Sequence[RunData], n_folds: int) -> list[Stretch]:
+    """Distribute `runs` over folds: whole subjects; whole runs of one subject; stretches of the only run.
 
     Parameters
     ----------
     runs : sequence of RunData
         At least one.
     n_folds : int
-        The most folds to make; fewer where there are fewer subjects or runs.
+        The most folds; fewer where there are fewer subjects or runs.
 
     Returns
     -------
-    list of Span
+    list of Stretch
         Every time point of every run, once.
     """
     if len(runs) == 1:
-        # Neighbouring stretches share the lags across their border; with one run there is nothing better.
+        # Neighboring stretches share the lags across their border; with one run there is nothing better.
         edges = [round(runs[0].n_time_points * part / n_folds) for part in range(n_folds + 1)]
-        return [Span(runs[0], edges[part], edges[part + 1], part) for part in range(n_folds)]
-    several_subjects = len({run.subject for run in runs}) > 1
-    unit_of = {run.key: run.subject if several_subjects else run.key for run in runs}
-    units = sorted(set(unit_of.values()))
+        return [Stretch(runs[0], edges[part], edges[part + 1], part) for part in range(n_folds)]
+    labels = unit_labels(runs)
+    units = sorted(set(labels))
     fold_of = {unit: position % min(n_folds, len(units)) for position, unit in enumerate(units)}
-    return [Span(run, 0, run.n_time_points, fold_of[unit_of[run.key]]) for run in runs]
+    return [Stretch(run, 0, run.n_time_points, fold_of[label]) for run, label in zip(runs, labels, strict=True)]
 
 
-def count_rows(spans: Sequence[Span], layout: StatisticsLayout) -> Tensor:
-    """Count the rows (a scored target whose lags all lie inside the run) of each fold and horizon.
+def count_rows(stretches: Sequence[Stretch], layout: StatisticsLayout) -> Tensor:
+    """Count the rows of each fold and horizon; a row is a scored target whose lags all lie inside the run.
 
     Returns
     -------
     torch.Tensor
         float64, ``(folds, horizons)``.
     """
-    counts = torch.zeros(max(span.fold for span in spans) + 1, len(layout.horizons), dtype=torch.float64)
-    for span in spans:
-        counts[span.fold] += layout.targets(span).sum(dim=1)
+    counts = torch.zeros(max(stretch.fold for stretch in stretches) + 1, len(layout.horizons), dtype=torch.float64)
+    for stretch in stretches:
+        counts[stretch.fold] += layout.targets(stretch).sum(dim=1)
     return counts
 
 
-def accumulate_statistics(spans: Sequence[Span], layout: StatisticsLayout, features: slice, n_folds: int) -> Tensor:
-    """Sum the moments of some features over the rows of each fold, in one pass over the runs.
+def accumulate_statistics(
+    stretches: Sequence[Stretch],
+    layout: StatisticsLayout,
+    features: slice,
+    n_folds: int,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Sum up the statistics of some features over the rows of each fold, in one pass over the runs.
 
     Parameters
     ----------
-    spans : sequence of Span
+    stretches : sequence of Stretch
         What to read, and for which fold.
     layout : StatisticsLayout
         Horizons and order.
@@ -190,6 +192,8 @@ def accumulate_statistics(spans: Sequence[Span], layout: StatisticsLayout, featu
         Features to do.
     n_folds : int
         Number of folds.
+    progress : callable, optional
+        Wraps the stretches while they are read, to show progress.
 
     Returns
     -------
@@ -202,17 +206,17 @@ def accumulate_statistics(spans: Sequence[Span], layout: StatisticsLayout, featu
         A time point is not finite.
     """
     statistics = torch.zeros(n_folds, layout.n_rows, features.stop - features.start, dtype=torch.float64)
-    for span in tqdm(spans, desc="autoregression", unit="run", disable=None, leave=False):
-        targets = layout.targets(span)
-        for start in range(max(0, span.start - layout.reach), span.stop, _BLOCK_TIME_POINTS):
-            stop = min(start + _BLOCK_TIME_POINTS, span.stop)
+    for stretch in stretches if progress is None else progress(stretches):
+        targets = layout.targets(stretch)
+        start = max(0, stretch.start - layout.reach)
+        for block, padded in _padded_blocks(stretch.run, start, stretch.stop, layout.reach):
             weights = [
-                torch.stack([targets[index, start + back : stop + back] for index, back in members])
+                torch.stack([targets[index, block.start + back : block.stop + back] for index, back in members])
                 for _, members in layout.parts
             ]
-            series = _read_with_past(span.run, start, stop, layout.reach)[:, features]
-            for some in feature_blocks(statistics.shape[-1]):
-                _add_products(statistics[span.fold, :, some], series[:, some].double(), weights, layout)
+            series = padded[:, features]
+            for columns in feature_blocks(statistics.shape[-1]):
+                _add_products(statistics[stretch.fold, :, columns], series[:, columns].double(), weights, layout)
     return statistics
 
 
@@ -231,14 +235,14 @@ def _add_products(statistics: Tensor, series: Tensor, weights: Sequence[Tensor],
         row += len(members)
 
 
-def _read_with_past(run: RunData, start: int, stop: int, n_past: int) -> Tensor:
-    """Time points ``start - n_past <= t < stop``; zeros, which no row uses, where the run had not begun."""
-    low = max(0, start - n_past)
-    series = run.read(low, stop)
-    finite = torch.isfinite(series).all(dim=1)
-    if not bool(finite.all()):
-        raise TrainingError(
-            f"{run.key}: time point {low + int(finite.logical_not().nonzero()[0])} (counted from 0) is not finite.",
-            "Prepare the run again.",
-        )
-    return torch.nn.functional.pad(series, (0, 0, n_past - (start - low), 0))
+def _padded_blocks(run: RunData, start: int, stop: int, n_past: int) -> Iterator[tuple[slice, Tensor]]:
+    """Blocks led by `n_past` time points; zeros, which no row uses, before the run."""
+    for block, series in read_blocks(run, start=start, stop=stop, n_before=n_past):
+        n_read = block.start - max(0, block.start - n_past)
+        finite = torch.isfinite(series).all(dim=1)
+        if not bool(finite.all()):
+            time_point = block.start - n_read + int(finite.logical_not().nonzero()[0])
+            raise TrainingError(
+                f"{run.key}: time point {time_point} (counted from 0) is not finite.", "Prepare the run again."
+            )
+        yield block, torch.nn.functional.pad(series, (0, 0, n_past - n_read, 0))

@@ -94,3 +94,22 @@ def wait_for_targets(
         for index, horizon in enumerate(horizons)
     ]
     return torch.stack(due, dim=dim + 1), made.narrow(dim, n_time_points, n_waiting)
+
+
+def at_target_time(forecasts: Tensor, horizons: Sequence[int]) -> Tensor:
+    """Move the forecasts of a whole run from the time point at which they were made to their target.
+
+    Parameters
+    ----------
+    forecasts : torch.Tensor
+        ``(time, horizons, ...)``.
+    horizons : sequence of int
+        Lead times.
+
+    Returns
+    -------
+    torch.Tensor
+        Shaped like `forecasts`: entry ``[t, k]`` was made at ``t - horizons[k]``; 0 where that is before the run.
+    """
+    before_the_run = forecasts.new_zeros(max(horizons), *forecasts.shape[1:])
+    return wait_for_targets(before_the_run, forecasts, horizons)[0]

@@ -1,4 +1,4 @@
-"""What the stimulus did to the training subjects together: their average, time point by time point."""
+"""The intersubject average: what the training subjects' runs of one stimulus have in common."""
 
 from __future__ import annotations
 
@@ -10,23 +10,22 @@ from torch import Tensor
 
 from titan_neuro.errors import TrainingError
 from titan_neuro.linear.lagged_statistics import common_n_features
+from titan_neuro.runs import BLOCK_TIME_POINTS, read_blocks
 from titan_neuro.typing import RunData
 
 __all__ = ["StimulusAverage", "average_over_subjects"]
 
-_BLOCK_TIME_POINTS = 256
-
 
 @dataclass(frozen=True, eq=False)
 class StimulusAverage:
-    """Average of the runs of one stimulus.
+    """Average of the runs of one stimulus, over subjects.
 
     Attributes
     ----------
     stimulus : str
         See :class:`titan_neuro.typing.RunData`.
     series : torch.Tensor
-        float32 ``(time, features)``, the first of them the one at which the stimulus begins.
+        float32 ``(time, features)``; time point 0 is the one at which the stimulus begins.
     scored : torch.Tensor
         bool ``(time,)``: scored in at least one run.
     n_runs : torch.Tensor
@@ -42,20 +41,20 @@ class StimulusAverage:
 def average_over_subjects(runs: Sequence[RunData], *, every: int = 1) -> list[StimulusAverage]:
     """Average the runs of each stimulus from where it begins.
 
-    What a run holds before belongs to no stimulus that is known: a fixation, or the end of the part of the stimulus
-    that was shown in the run before, which may be held out.
+    Time points before that are left out: they show a fixation, or the end of what the run before showed, which may be
+    held out.
 
     Parameters
     ----------
     runs : sequence of RunData
         Training runs, of any number of subjects and stimuli.
     every : int
-        Average every so many time points alone, at least 1.
+        Average only every so many time points, at least 1.
 
     Returns
     -------
     list of StimulusAverage
-        One for each stimulus, by name.
+        One for each stimulus, ordered by name.
 
     Raises
     ------
@@ -80,13 +79,13 @@ def _average(runs: Sequence[RunData], n_features: int, every: int) -> StimulusAv
     total = torch.zeros(length, n_features, dtype=torch.float64)
     n_runs = torch.zeros(length, dtype=torch.int64)
     scored = torch.zeros(length, dtype=torch.bool)
-    block = every * max(1, _BLOCK_TIME_POINTS // every)
+    block_time_points = every * max(1, BLOCK_TIME_POINTS // every)
     for run in runs:
-        for start in range(run.stimulus_start, run.n_time_points, block):
-            series = run.read(start, min(start + block, run.n_time_points))[::every]
-            first = (start - run.stimulus_start) // every
-            place = slice(first, first + len(series))
-            total[place] += series
-            n_runs[place] += 1
-            scored[place] |= torch.as_tensor(run.scored[start : start + block : every])
+        for block, series in read_blocks(run, block_time_points, start=run.stimulus_start):
+            sampled = series[::every]
+            first = (block.start - run.stimulus_start) // every
+            rows = slice(first, first + len(sampled))
+            total[rows] += sampled
+            n_runs[rows] += 1
+            scored[rows] |= torch.as_tensor(run.scored[block.start : block.stop : every])
     return StimulusAverage(runs[0].stimulus, (total / n_runs[:, None]).float(), scored, n_runs)

@@ -1,4 +1,4 @@
-"""Sums over the scored time points of a run, from which every measure is made; sums of runs add to those of a subject."""
+"""Sums over the scored time points of a run, from which every metric is made; those of runs add up to a subject's."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def bootstrap_interval(
     return float(interval.low), float(interval.high)
 
 
-def interval_of_related(
+def leave_one_out_interval(
     values: FloatArray, *, n_resamples: int, seed: int, confidence: float = 0.95
 ) -> tuple[float, float]:
     """Interval of the mean of leave-one-out correlations, or of ceilings made from them.

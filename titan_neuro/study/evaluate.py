@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from titan_neuro.baselines import SharedFits, make_baselines, make_references
+from titan_neuro.baselines import SharedFits, make_baselines, make_oracle_references
 from titan_neuro.data.bids.output import write_map
 from titan_neuro.data.repeats import find_repeats
 from titan_neuro.evaluation import ScoreContext, combine, controls_of, format_table, score_fold, write_scores
-from titan_neuro.evaluation.ceilings import STIMULUS_LOCKED, TEST_RETEST
-from titan_neuro.metrics import retest_ceiling, stimulus_locked_ceiling
+from titan_neuro.evaluation.noise_ceilings import retest_ceiling, stimulus_locked_ceiling
+from titan_neuro.evaluation.vocabulary import AR, STIMULUS_LOCKED, TEST_RETEST
 from titan_neuro.provenance import digest
 
 if TYPE_CHECKING:
-    from titan_neuro.baselines import Reference
+    from titan_neuro.baselines import OracleReference
     from titan_neuro.evaluation import Benchmark
     from titan_neuro.metrics import Ceiling
     from titan_neuro.study.config import StudyConfig
@@ -35,8 +35,6 @@ logger = logging.getLogger(__name__)
 _METHOD_VERSION = 3
 # Files of the group level that are made here, after the stem.
 _WRITTEN = ("desc-forecast*", "desc-rollout_*", "desc-residuals_*", "desc-ceilings_*", "*stat-skillar_*", "*stat-r2_*")
-# Of twenty rows, these have maps: what the study is about, and its bar.
-_MAPPED_BASELINE = "ar"
 
 
 @dataclass(frozen=True)
@@ -117,10 +115,10 @@ def _score_folds(trained: TrainedStudy) -> Benchmark:
     return combine(parts)
 
 
-def _rows(horizons: tuple[int, ...]) -> tuple[list[ForecastModel], list[Reference]]:
+def _rows(horizons: tuple[int, ...]) -> tuple[list[ForecastModel], list[OracleReference]]:
     """Baselines and oracle references, not fitted yet, in the order of the table."""
     shared_fits = SharedFits(horizons)
-    return make_baselines(horizons, shared_fits), make_references(horizons, shared_fits)
+    return make_baselines(horizons, shared_fits), make_oracle_references(horizons, shared_fits)
 
 
 def _write_tables(
@@ -145,7 +143,7 @@ def _ceilings(data: FoldData) -> dict[str, Ceiling]:
 
 def _write_maps(benchmark: Benchmark, data: FoldData, stem: Path, caveats: Sequence[str]) -> None:
     main, scores = benchmark.main_model, benchmark.scores
-    for model, metric in ((main, "skill_ar"), (main, "r2"), (_MAPPED_BASELINE, "r2")):
+    for model, metric in ((main, "skill_ar"), (main, "r2"), (AR, "r2")):
         for horizon in scores.first.horizons:
             label = f"stat-{metric.replace('_', '')}_desc-{model.replace('-', '')}H{horizon}"
             metadata = {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,20 +10,19 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from titan_neuro.errors import ConfigError, InputNotFoundError
+from titan_neuro.errors import ConfigError, InputNotFoundError, near_miss
 from titan_neuro.files import write_text
 from titan_neuro.study.config import PRESETS, StudyConfig
+from titan_neuro.titans.config import choice, components_at, explain_validation_error, field_names
 
 _STUDY = TypeAdapter(StudyConfig)
-# Fields by which one component is chosen among several.
-_CHOOSERS = ("kind", "variant")
 
 
 def load_study(
     *,
     default_preset: str,
     config_file: Path | None = None,
-    overrides: Sequence[Mapping[str, Any]] = (),
+    overrides: Sequence[str | Mapping[str, Any]] = (),
     seed: int | None = None,
     prepared: Mapping[str, Any] | None = None,
 ) -> StudyConfig:
@@ -38,8 +35,9 @@ def load_study(
     config_file : Path, optional
         YAML: ``preset: NAME`` and, below it, what differs. A file without ``preset`` that gives everything
         (``config.resolved.yaml``) stands alone.
-    overrides : sequence of mapping
-        Nested settings over those of the file, later ones over earlier ones; see :func:`parse_setting`.
+    overrides : sequence of str or mapping
+        Over the file, later ones over earlier ones: ``"training.max_epochs=5"``, or nested settings
+        ``{"training": {"max_epochs": 5}}``.
     seed : int, optional
         The one seed, instead of the file's.
     prepared : mapping, optional
@@ -57,17 +55,18 @@ def load_study(
     preset = given.pop("preset", default_preset)
     if not isinstance(preset, str) or preset not in PRESETS:
         raise ConfigError(
-            f"{where}: no preset {preset!r}.", f"There are: {', '.join(PRESETS)}.{_near(str(preset), PRESETS)}"
+            f"{where}: no preset {preset!r}.", f"There are: {', '.join(PRESETS)}.{near_miss(str(preset), PRESETS)}"
         )
     content: dict[str, Any] = _STUDY.dump_python(PRESETS[preset](), mode="json")
-    for over in ({"prepare": prepared or {}}, given, *overrides):
+    settings = [parse_setting(over) if isinstance(over, str) else over for over in overrides]
+    for over in ({"prepare": prepared or {}}, given, *settings):
         content = _merge(content, over, [StudyConfig])
     if seed is not None:
         content["seeds"] = [seed]
     try:
         return _STUDY.validate_python(content)
     except ValidationError as error:
-        raise _explain(error, where) from error
+        raise explain_validation_error(error, StudyConfig, where) from error
 
 
 def write_resolved(path: Path, study: StudyConfig) -> None:
@@ -113,7 +112,7 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any], components: Sequence[A
     for key, value in over.items():
         old = merged.get(key)
         if isinstance(old, dict) and isinstance(value, Mapping):
-            below = _components_at(components, key)
+            below = components_at(components, key)
             merged[key] = _merge(_what_stays(old, value, below), value, below)
         else:
             merged[key] = value
@@ -123,67 +122,7 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any], components: Sequence[A
 def _what_stays(old: dict[str, Any], over: Mapping[str, Any], components: Sequence[Any]) -> dict[str, Any]:
     """Where `over` chooses another component: those settings of the old one that the new one has too."""
     for component in components:
-        chooser, choice = _choice(component)
-        if choice is not None and choice == over.get(chooser) != old.get(chooser):
-            return {name: value for name, value in old.items() if name in _names(component)}
+        chooser, chosen = choice(component)
+        if chosen is not None and chosen == over.get(chooser) != old.get(chooser):
+            return {name: value for name, value in old.items() if name in field_names(component)}
     return old
-
-
-def _explain(error: ValidationError, where: str) -> ConfigError:
-    problem = error.errors(include_url=False)[0]
-    location, components = _follow(problem["loc"])
-    key = ".".join(location)
-    context = problem.get("ctx", {})
-    if problem["type"] == "unexpected_keyword_argument":
-        _, parents = _follow(problem["loc"][:-1])
-        names = sorted({name for parent in parents for name in _names(parent)})
-        return ConfigError(
-            f"{where}: unknown setting {key!r}.{_near(location[-1], names)}",
-            f"Known under {'.'.join(location[:-1]) or 'the top level'}: {', '.join(names)}.",
-        )
-    if problem["type"] == "union_tag_invalid":
-        chooser, choices = _choice(components[0])[0], [str(_choice(component)[1]) for component in components]
-        return ConfigError(
-            f"{where}: {key}.{chooser}: no such {chooser}, {context['tag']!r}.{_near(context['tag'], choices)}",
-            f"There are: {', '.join(choices)}.",
-        )
-    cause = context.get("error")
-    if isinstance(cause, ConfigError):
-        return cause
-    return ConfigError(f"{where}: {key}: {problem['msg']}; found {problem['input']!r}.")
-
-
-def _follow(location: Sequence[int | str]) -> tuple[list[str], list[Any]]:
-    """Keys of a place in the tree, and the components that may stand there; of those a choice among them leaves one."""
-    keys, components = [], [StudyConfig]
-    for part in map(str, location):
-        chosen = [component for component in components if _choice(component)[1] == part]
-        if chosen:
-            components = chosen
-        else:
-            keys.append(part)
-            components = _components_at(components, part)
-    return keys, components
-
-
-def _components_at(components: Sequence[Any], key: str) -> list[Any]:
-    """Components that one of `components` may hold under `key`."""
-    found = [typing.get_type_hints(component).get(key) for component in components]
-    return [leaf for kind in found for leaf in (typing.get_args(kind) or (kind,)) if dataclasses.is_dataclass(leaf)]
-
-
-def _choice(component: Any) -> tuple[str, str | None]:
-    """By which field, and by which value of it, the component is chosen; None where there is no choice."""
-    for field in dataclasses.fields(component):
-        if field.name in _CHOOSERS:
-            return field.name, str(field.default)
-    return "", None
-
-
-def _names(component: Any) -> set[str]:
-    return {field.name for field in dataclasses.fields(component)}
-
-
-def _near(name: str, names: typing.Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(name), list(names), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""

@@ -12,10 +12,11 @@ from tqdm import tqdm
 from titan_neuro import __version__
 from titan_neuro.data.bids.annex import is_missing
 from titan_neuro.data.bids.output import init_output_dir
-from titan_neuro.data.bids.recordings import find_recordings, read_json
+from titan_neuro.data.bids.recordings import find_recordings
 from titan_neuro.data.prepare import prepare_run
 from titan_neuro.data.simulate.surrogate import write_surrogate
 from titan_neuro.errors import InputNotFoundError, NoMatchError, NotFetchedError
+from titan_neuro.files import read_json
 
 if TYPE_CHECKING:
     from titan_neuro.data.bids.recordings import Recording

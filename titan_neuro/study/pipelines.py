@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from titan_neuro.errors import ConfigError, InputNotFoundError
+from titan_neuro.errors import ConfigError, InputNotFoundError, near_miss
 
 _FILE = "studies.yaml"
 _PATHS = ("bids_dir", "output_dir", "settings")
@@ -76,7 +75,7 @@ def load_pipeline(folder: Path, given: Mapping[str, Any]) -> Pipeline:
     studies, given = _read(folder), {part: None if value == "null" else value for part, value in given.items()}
     name = given.pop("study", None)
     if name not in studies:
-        said = "no study is named" if name is None else f"no study {name!r}.{_near(str(name), studies)}"
+        said = "no study is named" if name is None else f"no study {name!r}.{near_miss(str(name), studies)}"
         raise ConfigError(f"{folder / _FILE}: {said}", f"Name one with --config study=NAME: {', '.join(studies)}.")
     written = studies[name]
     for where, parts in ((f"{folder / _FILE}: {name}", written), ("--config", given)):
@@ -107,16 +106,13 @@ def _check(where: str, parts: Mapping[str, Any]) -> None:
     known = [field.name for field in fields(Pipeline) if field.name != "name"]
     for part, value in parts.items():
         if part not in known:
-            raise ConfigError(f"{where}: unknown part {part!r}.{_near(part, known)}", f"There are: {', '.join(known)}.")
+            raise ConfigError(
+                f"{where}: unknown part {part!r}.{near_miss(part, known)}", f"There are: {', '.join(known)}."
+            )
         if part in _LISTS and not isinstance(value, list | None):
             raise ConfigError(
                 f"{where}: {part}: expected a list, found {value!r}.", f"Write it as {part}='[ONE, ANOTHER]'."
             )
-
-
-def _near(name: str, names: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(names), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def describe_pipelines() -> str:

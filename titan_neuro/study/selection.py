@@ -34,6 +34,6 @@ class Selection:
 
     def matches(self, entities: Mapping[str, str]) -> bool:
         """Whether a run with these entities is chosen by its labels."""
-        from titan_neuro.data.bids.recordings import matches
+        from titan_neuro.data.bids.names import has_label
 
-        return all(matches(entities, name, labels) for name, labels in self.labels.items())
+        return all(has_label(entities, name, labels) for name, labels in self.labels.items())

@@ -29,15 +29,15 @@ class GivenSettings:
         Name of a preset. By default that of the kind of data: ``cpu-small`` for volumes, ``parcels`` for parcels.
     config_file : Path, optional
         YAML: a preset and what differs from it.
-    overrides : sequence of mapping
-        Nested settings, later ones over earlier ones: ``{"training": {"max_epochs": 5}}``.
+    overrides : sequence of str or mapping
+        Single settings over the file, later ones over earlier ones; see :func:`titan_neuro.study.load_study`.
     seed : int, optional
         The one seed of weights, order of the runs and bootstrap.
     """
 
     preset: str | None = None
     config_file: Path | None = None
-    overrides: Sequence[Mapping[str, Any]] = ()
+    overrides: Sequence[str | Mapping[str, Any]] = ()
     seed: int | None = None
 
     def resolve(self, output: OutputFolder, kind: str, prepared: Mapping[str, Any] | None = None) -> StudyConfig:
@@ -60,7 +60,7 @@ class GivenSettings:
         """
         resolved = output.resolved_settings
         continues = self.config_file is None and self.preset is None and resolved.is_file()
-        overrides = list(self.overrides)
+        overrides: list[str | Mapping[str, Any]] = list(self.overrides)
         if continues and prepared:
             overrides = [{"prepare": prepared}, *overrides]
         return load_study(

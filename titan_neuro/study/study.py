@@ -78,6 +78,7 @@ class Study:
         selection: Selection | None = None,
         work_dir: str | Path | None = None,
         device: str = "auto",
+        overrides: Sequence[str] = (),
         **settings: Any,
     ) -> Study:
         """Open a study, new or begun. Nothing is read or written yet.
@@ -98,8 +99,10 @@ class Study:
             Unfinished work and locks; by default ``OUTPUT_DIR/.work``.
         device : {"auto", "cpu", "cuda", "cuda:N"}
             By default a GPU where there is one.
+        overrides : sequence of str
+            Single settings as ``--set`` takes them: ``"training.max_epochs=5"``.
         **settings
-            Parts of :class:`StudyConfig` that differ: ``training={"max_epochs": 5}, seeds=[0]``.
+            The same as nested parts of :class:`StudyConfig`: ``training={"max_epochs": 5}, seeds=[0]``.
 
         Raises
         ------
@@ -117,7 +120,7 @@ class Study:
         given = GivenSettings(
             preset=preset,
             config_file=None if config_file is None else Path(config_file),
-            overrides=[settings] if settings else [],
+            overrides=[*overrides, settings],
         )
         folder = OutputFolder.at(Path(output_dir), None if work_dir is None else Path(work_dir))
         bids = None if bids_dir is None else Path(bids_dir)
@@ -203,7 +206,7 @@ class Study:
 
     def write_filters(self, folder: Path) -> None:
         """Write a filter file for each chosen run, that chooses it alone (``folder/KEY.json``): for arrays of jobs."""
-        from titan_neuro.data.bids.recordings import read_json
+        from titan_neuro.files import read_json
         from titan_neuro.study.prepare import write_filters
 
         given = self.selection.filter_file

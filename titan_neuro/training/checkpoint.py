@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save
 
 from titan_neuro.errors import InputNotFoundError, MismatchError
 from titan_neuro.files import read_json, write_bytes, write_json
-from titan_neuro.forecaster.forecaster import Forecaster, ForecasterConfig
+from titan_neuro.forecaster import Forecaster, ForecasterConfig
 
 SCHEMA = "titan-neuro-forecaster"
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 _CONFIG = TypeAdapter(ForecasterConfig)
 
 

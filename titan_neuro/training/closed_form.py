@@ -6,16 +6,16 @@ recall. The first that needs them fits them, the others wait for its file. A res
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import TypeAdapter
+from tqdm import tqdm
 
-from titan_neuro.forecaster.forecaster import ForecasterConfig
-from titan_neuro.forecaster.recall.fit import fit_recall
-from titan_neuro.forecaster.recall.recall import Recall, RecallConfig
+from titan_neuro.forecaster import ForecasterConfig, RecallConfig
+from titan_neuro.forecaster.recall import RecallFit, fit_recall
 from titan_neuro.linear.autoregression import Autoregression, fit_autoregression
 from titan_neuro.provenance import digest, versions
 from titan_neuro.training.fold import FoldData
@@ -40,7 +40,8 @@ def fitted_linear_skip(data: FoldData, horizons: Sequence[int], *, work_dir: Pat
     """
 
     def fit() -> TensorsAndMetadata:
-        fitted = fit_autoregression(data.fit_runs, tuple(horizons))
+        progress = functools.partial(tqdm, desc="autoregression", unit="run", disable=None, leave=False)
+        fitted = fit_autoregression(data.fit_runs, tuple(horizons), progress=progress)
         tensors = {"coefficients": fitted.coefficients, "intercept": fitted.intercept}
         return tensors, {"order": fitted.order, "penalty": fitted.penalty}
 
@@ -50,8 +51,8 @@ def fitted_linear_skip(data: FoldData, horizons: Sequence[int], *, work_dir: Pat
     )
 
 
-def fitted_recall(data: FoldData, model: ForecasterConfig, *, work_dir: Path) -> Recall | None:
-    """Return the recall of a model, fitted once for all seeds; None for a model without one.
+def fitted_recall(data: FoldData, model: ForecasterConfig, *, work_dir: Path) -> RecallFit | None:
+    """Return the fit of a model's recall, made once for all seeds; None for a model without one.
 
     It is fitted to the training and validation runs, as the linear skip is. Each of these runs is later read with the
     fit to the other runs (`Forecaster.held_out_index`). Where the test runs have another stimulus than the training
@@ -66,23 +67,15 @@ def fitted_recall(data: FoldData, model: ForecasterConfig, *, work_dir: Path) ->
     config = model.recall
     if config is None:
         return None
-    # The random initial values are not used (`Recall.take`); they must not change what is drawn later.
-    with torch.random.fork_rng(devices=[]):
-        recall = config.build(
-            horizons=model.horizons, n_features=data.space.n_features, context_width=model.backbone.dim
-        )
 
     def fit() -> TensorsAndMetadata:
         linear = fitted_linear_skip(data, model.horizons, work_dir=work_dir)
-        is_shared = data.protocol == "subject"
-        fit_recall(recall, data.fit_runs, linear.coefficients, linear.intercept, stimulus_is_shared=is_shared)
-        tensors, runs = recall.fitted()
-        return tensors, {"runs": runs}
+        fitted = fit_recall(config, data.fit_runs, linear, stimulus_is_shared=data.protocol == "subject")
+        return fitted.tensors(), {"runs": fitted.runs}
 
-    settings = [TypeAdapter(RecallConfig).dump_python(config, mode="json"), model.horizons, model.backbone.dim]
-    tensors, metadata = cached_tensors(work_dir, "recall", _fingerprint(data, [*settings, data.protocol]), fit)
-    recall.set_fitted(tensors, {key: tuple(place) for key, place in metadata["runs"].items()})
-    return recall
+    settings = [TypeAdapter(RecallConfig).dump_python(config, mode="json"), model.horizons, data.protocol]
+    tensors, metadata = cached_tensors(work_dir, "recall", _fingerprint(data, settings), fit)
+    return RecallFit.from_tensors(tensors, {key: tuple(place) for key, place in metadata["runs"].items()})
 
 
 def _fingerprint(data: FoldData, settings: Any) -> str:

@@ -21,7 +21,7 @@ from pydantic.dataclasses import dataclass as validated_dataclass
 from titan_neuro.data.store import FeatureStore, RunView
 from titan_neuro.errors import ConfigError, MismatchError
 from titan_neuro.files import atomic, remove_leftovers
-from titan_neuro.forecaster.forecaster import Forecaster, ForecasterConfig
+from titan_neuro.forecaster import Forecaster, ForecasterConfig
 from titan_neuro.forecaster.tokenizers import SwinTokenizer, SwinTokenizerConfig
 from titan_neuro.provenance import commit, digest, versions
 from titan_neuro.seeds import epoch_seed, fold_seed
@@ -364,10 +364,10 @@ def _init_forecaster(job: _Job) -> Forecaster:
     forecaster = job.build()
     if encoder is not None and isinstance(forecaster.tokenizer, SwinTokenizer):
         forecaster.tokenizer.swin.load_state_dict(encoder)
-    forecaster.set_linear(fitted_linear_skip(data, model.horizons, work_dir=job.work_dir))
+    forecaster.linear_skip.load(fitted_linear_skip(data, model.horizons, work_dir=job.work_dir))
     recall = fitted_recall(data, model, work_dir=job.work_dir)
     if forecaster.recall is not None and recall is not None:
-        forecaster.recall.take(recall)
+        forecaster.recall.load(recall)
     return forecaster
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from titan_neuro.errors import TrainingError
-from titan_neuro.forecaster.forecaster import Forecaster, ForecasterState
+from titan_neuro.forecaster import Forecaster, ForecasterState
 from titan_neuro.linear.lead_time import scored_targets
 from titan_neuro.training.schedule import rate_factor
 from titan_neuro.training.streams import StreamLoader, WindowBatch

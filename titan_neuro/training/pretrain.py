@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from titan_neuro.errors import ConfigError, MismatchError
-from titan_neuro.forecaster.forecaster import ForecasterConfig
+from titan_neuro.forecaster import ForecasterConfig
 from titan_neuro.forecaster.tokenizers import SwinTokenizer, SwinTokenizerConfig
 from titan_neuro.provenance import digest, versions
 from titan_neuro.seeds import epoch_seed, fold_seed

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from titan_neuro.data.bids.derivatives import parse_name
 from titan_neuro.data.bids.recordings import find_recordings
 from titan_neuro.errors import MetadataError
 
-DS003017 = Path(__file__).parents[2].parent / "shared" / "ds003017"
+DS003017 = Path(__file__).parents[3].parent / "shared" / "ds003017"
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +77,3 @@ def test_without_a_fieldmap_distortion_is_left_alone(published, tmp_path):
     first = find_recordings(published, subjects=["sid000005"], derivatives=[tmp_path])[0]
     assert first.route == "transforms"
     assert "fieldmap" not in first.transforms
-
-
-def test_names_are_taken_apart():
-    file = parse_name(Path("/x/sub-01_task-a_run-2_space-MNI_res-2_desc-preproc_bold.nii.gz"))
-    assert (file.suffix, file.extension) == ("bold", ".nii.gz")
-    assert file.entities == {"sub": "01", "task": "a", "run": "2", "space": "MNI", "res": "2", "desc": "preproc"}
-    assert file.long_entities["resolution"] == "2"
-    assert "desc" not in file.long_entities

@@ -80,12 +80,12 @@ def test_a_dry_run_leaves_nothing_behind(synthetic, tmp_path):
 def test_over_http(synthetic, tmp_path, serve, run):
     run(synthetic, "git", "update-server-info")
     url = serve(synthetic.parent)
-    summary = fetch(f"{url}/twin", tmp_path / "clone", subjects=[SECOND])
+    summary = fetch(f"{url}/synthetic", tmp_path / "clone", subjects=[SECOND])
     assert summary.n_files_to_get == 3
     assert [is_missing(path) for path in bold(tmp_path / "clone")] == [True, True, False, False]
     assert bold(tmp_path / "clone")[2].read_bytes() == bold(synthetic)[2].read_bytes()
     # DataLad has recorded URL/.git: the clone is known again.
-    assert fetch(f"{url}/twin", tmp_path / "clone", subjects=[SECOND]).n_files_to_get == 0
+    assert fetch(f"{url}/synthetic", tmp_path / "clone", subjects=[SECOND]).n_files_to_get == 0
 
 
 def test_a_killed_fetch_is_taken_up_again(synthetic, tmp_path, serve, run):
@@ -100,7 +100,7 @@ def test_a_killed_fetch_is_taken_up_again(synthetic, tmp_path, serve, run):
                 go_on.wait(30)
             super().do_GET()
 
-    url = f"{serve(synthetic.parent, HangingHandler)}/twin"
+    url = f"{serve(synthetic.parent, HangingHandler)}/synthetic"
     clone = tmp_path / "clone"
     script = "from pathlib import Path; from titan_neuro.data.fetch import fetch; "
     script += f"fetch({url!r}, Path({str(clone)!r}), n_jobs=1)"
@@ -172,9 +172,9 @@ def test_a_server_that_fails_is_named_and_a_better_one_goes_on(synthetic, tmp_pa
     run(synthetic, "git", "update-server-info")
     clone = tmp_path / "clone"
     with pytest.raises(FetchError, match="6 of 6 files could not be fetched"):
-        fetch(f"{serve(synthetic.parent, handler)}/twin", clone)
+        fetch(f"{serve(synthetic.parent, handler)}/synthetic", clone)
     assert all(is_missing(path) for path in bold(clone) + masks(clone))
-    run(clone, "git", "remote", "set-url", "origin", f"{serve(synthetic.parent)}/twin/.git")
+    run(clone, "git", "remote", "set-url", "origin", f"{serve(synthetic.parent)}/synthetic/.git")
     assert fetch(str(synthetic), clone).n_files_to_get == 6
     for mine, theirs in zip(bold(clone), bold(synthetic), strict=True):
         assert mine.read_bytes() == theirs.read_bytes()
@@ -240,7 +240,7 @@ def test_the_same_dataset_from_another_place_is_continued(synthetic, tmp_path, s
     fetch(str(synthetic), tmp_path / "clone", subjects=[FIRST])
     run(synthetic, "git", "update-server-info")
     url = serve(synthetic.parent)
-    assert fetch(f"{url}/twin/.git", tmp_path / "clone").n_files_to_get == 2
+    assert fetch(f"{url}/synthetic/.git", tmp_path / "clone").n_files_to_get == 2
 
 
 def test_filters_that_match_nothing(synthetic, tmp_path, commit_links):
@@ -264,7 +264,7 @@ def test_sources_that_are_not_there(tmp_path):
         fetch(str(tmp_path / "nothing"), tmp_path / "clone")
     # Nothing listens on port 9.
     with pytest.raises(FetchError, match="can't be cloned: unable to access"):
-        fetch("http://127.0.0.1:9/twin", tmp_path / "clone")
+        fetch("http://127.0.0.1:9/synthetic", tmp_path / "clone")
     (tmp_path / "folder").mkdir()
     with pytest.raises(FetchError, match=r"can't be cloned: repository .* does not exist"):
         fetch(str(tmp_path / "folder"), tmp_path / "clone")

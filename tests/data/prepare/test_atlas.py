@@ -4,9 +4,10 @@ import pytest
 from nilearn.image import resample_to_img
 from nilearn.maskers import NiftiLabelsMasker
 
-from titan_neuro.data.bids.derivatives import ROUGH_SPACE
+from titan_neuro.data.bids.names import ROUGH_SPACE
 from titan_neuro.data.prepare.atlas import atlas_name, read_atlas
-from titan_neuro.data.prepare.sources import MaskedVolumes, Parcels, Volumes
+from titan_neuro.data.prepare.images import BoldImage
+from titan_neuro.data.prepare.time_series import MaskedVolumes, ParcelMeans
 from titan_neuro.data.space import Space
 from titan_neuro.errors import ImageError, InputNotFoundError, MetadataError
 
@@ -40,7 +41,7 @@ def volumes(tmp_path):
     path = tmp_path / "sub-1_bold.nii.gz"
     data = np.random.default_rng(1).normal(1000, 20, (*SHAPE, N_TIME_POINTS))
     nib.save(nib.Nifti1Image(data.astype(np.float32), AFFINE), path)
-    return Volumes(path)
+    return BoldImage(path)
 
 
 def nilearn_means(volumes, space, atlas):
@@ -51,7 +52,7 @@ def nilearn_means(volumes, space, atlas):
 
 def our_means(volumes, space, path):
     atlas = read_atlas(path, space)
-    return Parcels(MaskedVolumes(volumes, space), atlas.labels, atlas.names, atlas.name).block(0, N_TIME_POINTS)
+    return ParcelMeans(MaskedVolumes(volumes, space), atlas.labels, atlas.names, atlas.name).read(0, N_TIME_POINTS)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32, np.float64])
@@ -127,7 +128,7 @@ def test_without_a_table_labels_are_named_by_their_numbers(tmp_path, space):
     [
         ({label: f"part {label}" for label in LABELS[:-1]}, "index\tname\tcolor", f"found none for {LABELS[-1]}"),
         ({label: "" if label == 118 else f"{label}" for label in LABELS}, "index\tname\tcolor", "found none for 118"),
-        (dict.fromkeys(LABELS, "part"), "index\tname\tcolor", "every name once, found some twice"),
+        (dict.fromkeys(LABELS, "part"), "index\tname\tcolor", "each name once, found duplicates"),
         ({label: f"part {label}" for label in LABELS}, "label\tname\tcolor", "expected the columns index"),
         ({label: f"part {label}" for label in LABELS}, "index\tregion\tcolor", "expected the columns index"),
         ({label + 0.5: f"part {label}" for label in LABELS}, "index\tname\tcolor", "expected the columns index"),
@@ -145,7 +146,7 @@ def test_tables_of_names_that_are_of_no_use(tmp_path, space, rows, header, messa
 def test_an_index_that_is_there_twice(tmp_path, space):
     path = write(tmp_path / "x.nii", np.ones(SHAPE))
     (tmp_path / "x.tsv").write_text("index\tname\n1\tone\n1\tuno\n")
-    with pytest.raises(MetadataError, match="found some twice"):
+    with pytest.raises(MetadataError, match="found duplicates"):
         read_atlas(path, space)
 
 
@@ -203,7 +204,7 @@ def test_the_atlas_lies_in_the_space_of_the_run(tmp_path, run, atlas, shape, fit
 
 
 def test_runs_of_parcels_have_no_grid(tmp_path):
-    with pytest.raises(ImageError, match="no grid that an atlas could be laid on"):
+    with pytest.raises(ImageError, match="an atlas needs volumes, found parcels"):
         read_atlas(write(tmp_path / "x.nii", np.ones(SHAPE)), Space(kind="parcels", name="X", parcels=("a", "b")))
 
 

@@ -4,7 +4,7 @@ from nilearn.signal import clean, create_cosine_drift
 from sklearn.decomposition import PCA
 
 from titan_neuro.data.prepare.compcor import compcor, cosine_drifts
-from titan_neuro.data.prepare.temporal import CausalHighPass
+from titan_neuro.data.prepare.high_pass import CausalHighPass
 from titan_neuro.errors import ImageError
 
 

@@ -10,17 +10,17 @@ from nilearn.interfaces.fmriprep import load_confounds, load_confounds_strategy
 from scipy.special import eval_legendre
 
 from titan_neuro.data.prepare.compcor import compcor
-from titan_neuro.data.prepare.confounds import (
-    PRESETS,
+from titan_neuro.data.prepare.confound_presets import PRESETS, select_confounds
+from titan_neuro.data.prepare.confound_regression import CausalRegression
+from titan_neuro.data.prepare.confound_table import (
+    ConfoundSources,
     ConfoundTable,
     check_rows,
     compute_confounds,
     read_confounds,
-    select,
     write_confounds,
 )
 from titan_neuro.data.prepare.motion import MOTION, framewise_displacement
-from titan_neuro.data.prepare.temporal import CausalRegression
 from titan_neuro.errors import ConfigError, ImageError, MetadataError, NotFetchedError
 
 # Real tables of two fMRIPreps, which nilearn tests itself on: 30 volumes, the first of them before the steady state.
@@ -72,7 +72,7 @@ def recording(n_time_points=150):
 
 def computed(calibration_time_points=60, **changes):
     timing = {"repetition_time": 1.0, "calibration_time_points": calibration_time_points, "source": "sub-01, computed"}
-    return compute_confounds(**(recording() | changes), **timing)
+    return compute_confounds(ConfoundSources(**(recording() | changes)), **timing)
 
 
 class TestNilearnStrategies:
@@ -80,7 +80,7 @@ class TestNilearnStrategies:
     def test_columns_and_dropped_frames_are_those_of_nilearn_called_directly(self, fmriprep, preset):
         (image,) = fmriprep.glob("*smoothAROMAnonaggr_bold.nii.gz" if preset == "ica_aroma" else "*preproc_bold.nii.gz")
         expected, kept = load_confounds_strategy(str(image), preset, demean=False)
-        found = select(table_of(fmriprep), preset, image.name)
+        found = select_confounds(table_of(fmriprep), preset, image.name)
         assert found.names == tuple(expected.columns)
         # The first volume's derivatives don't exist: nilearn writes the second's there, which is a later volume's.
         np.testing.assert_allclose(found.values[1:], expected.to_numpy()[1:], **EXACT)
@@ -93,16 +93,16 @@ class TestNilearnStrategies:
         table = table_of(fmriprep)
         moved = (table.columns["framewise_displacement"] > 0.5) | (table.columns["std_dvars"] > 1.5)
         unsteady = table.columns.filter(like="non_steady_state").sum(axis=1) > 0
-        found = select(table, "scrubbing")
+        found = select_confounds(table, "scrubbing")
         assert found.excluded[moved | unsteady].all()
         assert moved.sum() in (0, 8)
-        assert not select(table, "motion24").excluded.any()
-        np.testing.assert_array_equal(select(table, "simple").excluded, unsteady)
+        assert not select_confounds(table, "motion24").excluded.any()
+        np.testing.assert_array_equal(select_confounds(table, "simple").excluded, unsteady)
 
     def test_motion24_is_nilearns_full_motion(self, fmriprep):
         (image,) = fmriprep.glob("*preproc_bold.nii.gz")
         expected, _ = load_confounds(str(image), strategy=("motion",), motion="full", demean=False)
-        found = select(table_of(fmriprep), "motion24")
+        found = select_confounds(table_of(fmriprep), "motion24")
         assert sorted(found.names) == sorted(expected.columns)
         assert len(found.names) == 24
         np.testing.assert_allclose(found.values[1:], expected[list(found.names)].to_numpy()[1:], **EXACT)
@@ -113,33 +113,33 @@ class TestNilearnStrategies:
         write_confounds(tmp_path / "sub-01_task-movie_desc-confounds_timeseries.tsv", table)
         image = tmp_path / "sub-01_task-movie_space-T1w_desc-preproc_bold.nii.gz"
         expected, _ = load_confounds_strategy(str(image), preset, demean=False)
-        found = select(table, preset)
+        found = select_confounds(table, preset)
         assert found.names == tuple(expected.columns)
         np.testing.assert_allclose(found.values[1:], expected.to_numpy()[1:], **EXACT)
         assert {name for name in found.names if name.startswith("cosine")} == {"cosine00", "cosine01"}
 
     def test_ica_aroma_is_for_the_image_that_was_denoised(self, fmriprep):
         table = table_of(fmriprep)
-        assert select(table, "ica_aroma", AROMA).whole_run == ("desc-smoothAROMAnonaggr_bold",)
+        assert select_confounds(table, "ica_aroma", AROMA).whole_run == ("desc-smoothAROMAnonaggr_bold",)
         for image in ("", "sub-01_task-movie_desc-preproc_bold.nii.gz"):
             with pytest.raises(MetadataError, match="is for an image desc-smoothAROMAnonaggr_bold, found"):
-                select(table, "ica_aroma", image)
+                select_confounds(table, "ica_aroma", image)
 
     def test_nothing_is_left_in_the_temporary_folder(self, tmp_path, monkeypatch):
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-        select(computed(), "simple")
+        select_confounds(computed(), "simple")
         assert not list(tmp_path.iterdir())
 
 
 class TestPresets:
     def test_none_is_no_column(self):
-        found = select(computed(), "none")
+        found = select_confounds(computed(), "none")
         assert found.names == ()
         assert found.values.shape == (150, 0)
 
     def test_budapest_has_23_columns_with_the_intercept(self):
         table = computed()
-        found = select(table, "budapest2020")
+        found = select_confounds(table, "budapest2020")
         assert len(found.names) + 1 == 23
         assert found.names[-2:] == ("legendre01", "legendre02")
         values = pd.DataFrame(found.values, columns=found.names)
@@ -156,7 +156,7 @@ class TestPresets:
     @pytest.mark.parametrize("fmriprep", ["1.4"], indirect=True)
     @pytest.mark.parametrize("preset", [name for name in PRESETS if name != "ica_aroma"])
     def test_what_was_fitted_to_the_whole_run_is_named(self, fmriprep, preset):
-        found = select(table_of(fmriprep), preset)
+        found = select_confounds(table_of(fmriprep), preset)
         assert set(found.whole_run) == {name for name in found.names if "comp_cor" in name}
         assert bool(found.whole_run) == (preset in ("compcor", "budapest2020"))
 
@@ -165,7 +165,7 @@ class TestPresets:
         path = tmp_path / "sub-01_desc-confounds_timeseries.tsv"
         for calibration, expected in ((60, 0), (None, 6)):
             write_confounds(path, computed(calibration))
-            assert len(select(read_confounds(path), preset).whole_run) == expected
+            assert len(select_confounds(read_confounds(path), preset).whole_run) == expected
 
     @pytest.mark.parametrize("fmriprep", ["1.4"], indirect=True)
     @pytest.mark.parametrize(
@@ -183,35 +183,35 @@ class TestPresets:
         table = table_of(fmriprep)
         less = ConfoundTable(columns=table.columns.drop(columns=lacking), metadata=table.metadata, source=table.source)
         with pytest.raises(MetadataError, match=rf"_desc-confounds_\w+\.tsv: .* {preset} needs .* lacks: {lacking}\."):
-            select(less, preset, AROMA)
+            select_confounds(less, preset, AROMA)
 
     def test_components_without_their_json_are_refused(self, fmriprep):
         table = ConfoundTable(columns=table_of(fmriprep).columns, metadata={}, source="bare.tsv")
         with pytest.raises(MetadataError, match=r"bare\.tsv: nilearn can't make the confounds preset compcor"):
-            select(table, "compcor")
+            select_confounds(table, "compcor")
 
     def test_a_table_with_too_few_components_is_refused(self, fmriprep):
         table = table_of(fmriprep)
         if "a_comp_cor_05" in table.columns:
             table = ConfoundTable(columns=table.columns.drop(columns="a_comp_cor_05"), source="x.tsv")
         with pytest.raises(MetadataError, match="lacks: a_comp_cor_05"):
-            select(table, "budapest2020")
+            select_confounds(table, "budapest2020")
 
     def test_a_preset_that_drops_every_frame_is_refused(self, fmriprep):
         table = table_of(fmriprep)
-        high_motion = ConfoundTable(columns=table.columns.assign(framewise_displacement=0.6), source="x.tsv")
-        with pytest.raises(MetadataError, match=r"x\.tsv: the confounds preset scrubbing drops all 30 volumes"):
-            select(high_motion, "scrubbing")
+        moving = ConfoundTable(columns=table.columns.assign(framewise_displacement=0.6), source="x.tsv")
+        with pytest.raises(MetadataError, match=r"x\.tsv: the confounds preset scrubbing censors all 30 volumes"):
+            select_confounds(moving, "scrubbing")
 
     def test_a_column_without_a_value_is_refused(self):
         table = computed()
         empty = ConfoundTable(columns=table.columns.assign(trans_x=np.nan), metadata=table.metadata, source="x.tsv")
         with pytest.raises(MetadataError, match=r"x\.tsv: no value in the columns trans_x of"):
-            select(empty, "motion24")
+            select_confounds(empty, "motion24")
 
     def test_an_unknown_preset_is_refused(self):
         with pytest.raises(ConfigError, match="no preset 'motion12'") as caught:
-            select(computed(), "motion12")
+            select_confounds(computed(), "motion12")
         assert "motion24" in caught.value.hint
 
     @pytest.mark.parametrize("preset", [name for name in PRESETS if name not in ("scrubbing", "ica_aroma")])
@@ -222,7 +222,7 @@ class TestPresets:
             value[volume + 1 :] = -3 * value[volume + 1 :]
         assert not other["motion"].equals(recording()["motion"])
         bold = np.random.default_rng(5).normal(size=(150, 4))
-        models = [select(computed(**inputs), preset) for inputs in ({}, other)]
+        models = [select_confounds(computed(**inputs), preset) for inputs in ({}, other)]
         assert np.array_equal(models[0].values[: volume + 1], models[1].values[: volume + 1])
         assert preset == "none" or not np.array_equal(models[0].values, models[1].values)
         residuals = [CausalRegression(4, len(model.names))(bold, model.values) for model in models]
@@ -256,7 +256,7 @@ class TestComputed:
         assert shares == sorted(shares, reverse=True)
         last = metadata["a_comp_cor_05"]
         assert last["CumulativeVarianceExplained"] == pytest.approx(sum(shares))
-        assert (last["Mask"], last["Method"], last["CalibrationFrames"]) == ("combined", "aCompCor", 60)
+        assert (last["Mask"], last["Method"], last["CalibrationVolumes"]) == ("combined", "aCompCor", 60)
         assert metadata["csf"] == {"Method": "Mean"}
         assert metadata["trans_z"] == {"Units": "mm"}
 
@@ -336,7 +336,5 @@ class TestFiles:
     def test_another_number_of_rows_is_refused(self, fmriprep, n_time_points):
         table = table_of(fmriprep)
         check_rows(table, 30)
-        with pytest.raises(
-            MetadataError, match=rf"\.tsv: confounds with another number of rows: expected {n_time_points}, .* found 30"
-        ):
+        with pytest.raises(MetadataError, match=rf"\.tsv: expected {n_time_points} rows of confounds, .* found 30"):
             check_rows(table, n_time_points)

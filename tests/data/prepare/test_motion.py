@@ -73,7 +73,7 @@ def true_motion(parameters, volume, affine):
     series.xforms = [
         FSLLinearTransformArray._inner_type(m) for m in fsl_matrices(parameters, center * image.header.get_zooms())
     ]
-    return series.to_ras(high_motion=image, reference=image)
+    return series.to_ras(moving=image, reference=image)
 
 
 @every_orientation
@@ -90,7 +90,7 @@ def test_fmriprep_recovers_the_same_to_the_first_order(reference, affine):
     parameters = truth(translation_mm=0.3, rotation_rad=0.004)
     image = nib.Nifti1Image(reference, affine)
     head_motion = true_motion(parameters, reference, affine)
-    fsl = FSLLinearTransformArray.from_ras(head_motion, reference=image, high_motion=image)
+    fsl = FSLLinearTransformArray.from_ras(head_motion, reference=image, moving=image)
     matrices = np.stack([each["parameters"] for each in fsl.xforms])
     turns = matrices[:, :3, :3].transpose(0, 2, 1)
     center = np.array([np.average(np.indices(SHAPE)[i], weights=reference) for i in range(3)])

@@ -8,11 +8,11 @@ from nilearn.datasets import load_mni152_template
 from phantom import move, rigid, save
 from scipy import ndimage
 
-from titan_neuro.data.bids.derivatives import ROUGH_SPACE
+from titan_neuro.data.bids.names import ROUGH_SPACE
 from titan_neuro.data.prepare import rough_registration
 from titan_neuro.data.prepare.grid import grid_points
-from titan_neuro.data.prepare.rough_registration import from_recording
-from titan_neuro.data.prepare.sources import Volumes
+from titan_neuro.data.prepare.images import BoldImage
+from titan_neuro.data.prepare.rough_registration import map_by_registration
 from titan_neuro.errors import ConfigError, ImageError
 
 VOXEL_MM, SHAPE, REFERENCE_TIME_POINTS = 6.0, (34, 40, 32), 2
@@ -54,7 +54,7 @@ def registered(recorded, tmp_path_factory):
 def register(data, folder):
     path = folder / "sub-01_task-x_bold.nii.gz"
     save(path, data, AFFINE)
-    return from_recording(Volumes(path), VOXEL_MM, REFERENCE_TIME_POINTS)
+    return map_by_registration(BoldImage(path), VOXEL_MM, REFERENCE_TIME_POINTS)
 
 
 def read_voxels(geometry, volume):
@@ -124,7 +124,7 @@ def test_a_value_that_is_not_finite(recorded, tmp_path):
 def test_a_volume_that_shows_nothing(recorded, tmp_path):
     data = recorded.copy()
     data[..., 1] = 7
-    with pytest.raises(ImageError, match="volume 1 is the same everywhere"):
+    with pytest.raises(ImageError, match="volume 1 is constant"):
         register(data, tmp_path)
 
 

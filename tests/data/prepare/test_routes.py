@@ -20,10 +20,10 @@ from titan_neuro.data.bids.recordings import find_recordings
 from titan_neuro.data.fetch.session import datalad_session
 from titan_neuro.data.prepare import PrepareConfig, prepare_run
 from titan_neuro.data.prepare.grid import grid_points, standard_grid
-from titan_neuro.data.prepare.normalize import CausalZScore
+from titan_neuro.data.prepare.normalization import CausalZScore
 from titan_neuro.data.simulate import SimulateConfig, simulate
-from titan_neuro.data.simulate.config import screenings
-from titan_neuro.data.simulate.signal import screened_latents, stimulus_latents
+from titan_neuro.data.simulate.config import run_designs
+from titan_neuro.data.simulate.signal import latents_at_volumes, stimulus_latents
 from titan_neuro.data.store import RunStore, open_runs
 from titan_neuro.errors import ConfigError, ImageError, MetadataError, MismatchError, NotFetchedError
 
@@ -39,7 +39,7 @@ SETTINGS = {"warmup_s": 10, "resolution_mm": 8, "calibration_s": 20}
 
 
 @pytest.fixture(scope="module")
-def high_motion():
+def moving():
     """A phantom of 48 volumes, the head moving in each; all of it brightens and dims by a known time course."""
     phantom = Phantom(**COARSE)
     rng = np.random.default_rng(1)
@@ -66,8 +66,8 @@ def table_beside(store):
 # ---- raw images and the transforms of fMRIPrep's minimal output ------------------------------------
 
 
-def test_raw_and_transforms(high_motion, tmp_path, prepare):
-    phantom, data, course = high_motion
+def test_raw_and_transforms(moving, tmp_path, prepare):
+    phantom, data, course = moving
     store = prepare(phantom.write(tmp_path / "bids", data))
     assert store.record["route"] == "transforms"
     assert store.record["spatial"]["steps"] == [
@@ -81,14 +81,14 @@ def test_raw_and_transforms(high_motion, tmp_path, prepare):
     expected = phantom.pattern(grid_points(store.space.mask, store.space.affine)) * course.mean()
     assert np.corrcoef(shown, expected)[0, 1] > 0.98
     # Still heads brighten and dim together: what is left of each voxel is the planted course.
-    volumes = store.volumes(0, N_TIME_POINTS).astype(np.float64)
+    volumes = store.series(0, N_TIME_POINTS).astype(np.float64)
     truth = CausalZScore(1)(course[:, None])[:, 0]
     each = [np.corrcoef(truth[10:], voxel)[0, 1] for voxel in volumes[10:].T]
     assert np.median(each) > 0.9
 
 
-def test_confounds_are_computed_from_transforms_and_tissues(high_motion, tmp_path, prepare):
-    phantom, data, course = high_motion
+def test_confounds_are_computed_from_transforms_and_tissues(moving, tmp_path, prepare):
+    phantom, data, course = moving
     store = prepare(phantom.write(tmp_path / "bids", data), confounds="budapest2020")
     table = table_beside(store)
     still = Phantom(**COARSE).head_motion
@@ -104,30 +104,30 @@ def test_confounds_are_computed_from_transforms_and_tissues(high_motion, tmp_pat
 
 
 @pytest.mark.parametrize("settings", [{}, {"confounds": "budapest2020", "high_pass_hz": 0.01}])
-def test_no_later_frame_changes_an_earlier_one(high_motion, tmp_path, prepare, settings):
-    phantom, data, _ = high_motion
+def test_no_later_frame_changes_an_earlier_one(moving, tmp_path, prepare, settings):
+    phantom, data, _ = moving
     root = phantom.write(tmp_path / "bids", data)
     store = prepare(root, **settings)
-    before, after, table = store.volumes(0, 30), store.volumes(30, N_TIME_POINTS), table_beside(store)[:30]
+    before, after, table = store.series(0, 30), store.series(30, N_TIME_POINTS), table_beside(store)[:30]
     (tmp_path / "out").rename(tmp_path / "first")
     later = data.copy()
     later[..., 30:] = np.random.default_rng(9).normal(500, 300, later[..., 30:].shape)
     save(root / f"sub-01/func/{STEM}_bold.nii.gz", later.astype(np.float32), phantom.affine)
     again = prepare(root, **settings)
-    assert np.array_equal(again.volumes(0, 30), before)
-    assert not np.array_equal(again.volumes(30, N_TIME_POINTS), after)
+    assert np.array_equal(again.series(0, 30), before)
+    assert not np.array_equal(again.series(30, N_TIME_POINTS), after)
     pd.testing.assert_frame_equal(table_beside(again)[:30], table, check_exact=True)
 
 
-def test_the_whole_run_is_used_where_asked_and_recorded(high_motion, tmp_path, prepare):
-    phantom, data, _ = high_motion
+def test_the_whole_run_is_used_where_asked_and_recorded(moving, tmp_path, prepare):
+    phantom, data, _ = moving
     store = prepare(
         phantom.write(tmp_path / "bids", data), estimation="whole-run", confounds="budapest2020", high_pass_hz=0.01
     )
     assert store.record["normalizer"]["method"] == "z-score over the whole run"
     components = [f"confound a_comp_cor_0{number}" for number in range(6)]
     assert store.record["whole_run"] == [*components, "z-score", "confound fit", "high-pass"]
-    volumes = store.volumes(0, N_TIME_POINTS).astype(np.float64)
+    volumes = store.series(0, N_TIME_POINTS).astype(np.float64)
     np.testing.assert_allclose(volumes.mean(axis=0), 0, atol=2e-3)
     np.testing.assert_allclose(volumes.std(axis=0), 1, atol=2e-3)
     table = table_beside(store)
@@ -135,8 +135,8 @@ def test_the_whole_run_is_used_where_asked_and_recorded(high_motion, tmp_path, p
     assert np.abs(np.corrcoef(table["global_signal"], volumes.T)[0, 1:]).max() < 0.3
 
 
-def test_the_output_is_valid_bids(high_motion, tmp_path, capsys):
-    phantom, data, _ = high_motion
+def test_the_output_is_valid_bids(moving, tmp_path, capsys):
+    phantom, data, _ = moving
     root, output = phantom.write(tmp_path / "bids", data), tmp_path / "out"
     command = ["prepare", str(root), str(output), "--resolution", "8", "--set", "prepare.warmup_s=10"]
     assert main(command) == 0, capsys.readouterr().err
@@ -157,15 +157,17 @@ def test_the_planted_truth_of_a_simulated_twin_is_found_again(tmp_path, prepare)
     simulate(tmp_path / "synthetic", config)
     store = prepare(tmp_path / "synthetic", resolution_mm=7)
     assert store.record["route"] == "transforms"
-    image = nib.load(tmp_path / "synthetic" / json.loads((tmp_path / "twin/truth.json").read_text())["region_image"])
+    image = nib.load(
+        tmp_path / "synthetic" / json.loads((tmp_path / "synthetic/truth.json").read_text())["region_image"]
+    )
     points = grid_points(store.space.mask, store.space.affine)
     voxels = np.rint((points - image.affine[:3, 3]) / np.diag(image.affine)[:3]).astype(int)
     inside = ((voxels >= 0) & (voxels < image.shape)).all(axis=1)
     regions = np.zeros(len(points), int)
     regions[inside] = np.asarray(image.dataobj)[tuple(voxels[inside].T)]
-    [run] = screenings(config)
-    latents = screened_latents(stimulus_latents(config), run)
-    volumes = store.volumes(0, store.n_time_points).astype(np.float64)
+    [run] = run_designs(config)
+    latents = latents_at_volumes(stimulus_latents(config), run)
+    volumes = store.series(0, store.n_time_points).astype(np.float64)
     scored = store.scored
     found = [
         np.corrcoef(volumes[scored][:, regions == number + 1].mean(axis=1), latents[scored, number])[0, 1]
@@ -176,8 +178,8 @@ def test_the_planted_truth_of_a_simulated_twin_is_found_again(tmp_path, prepare)
     assert np.median(found) > 0.8
 
 
-def test_transforms_of_a_run_that_is_not_there(high_motion, tmp_path, prepare):
-    phantom, data, _ = high_motion
+def test_transforms_of_a_run_that_is_not_there(moving, tmp_path, prepare):
+    phantom, data, _ = moving
     root = phantom.write(tmp_path / "bids", data)
     mask = next(root.rglob("*desc-brain_mask.nii.gz"))
     image = nib.load(mask)
@@ -227,7 +229,7 @@ def test_a_preprocessed_image_on_its_own_grid(preprocessed, prepare):
     assert store.space.mask.shape == standard_grid(6)[0]
     assert np.isnan(store.framewise_displacement[0])
     truth = CausalZScore(1)(course[:, None])[:, 0]
-    assert np.corrcoef(truth[10:], store.volumes(10, N_TIME_POINTS).astype(float).mean(axis=1))[0, 1] > 0.99
+    assert np.corrcoef(truth[10:], store.series(10, N_TIME_POINTS).astype(float).mean(axis=1))[0, 1] > 0.99
 
 
 @pytest.mark.parametrize("resolution", [4.5, 9])
@@ -237,14 +239,14 @@ def test_a_preprocessed_image_on_another_grid(preprocessed, prepare, resolution)
     assert store.path.name.startswith(f"{STEM}_space-MNI152NLin2009cAsym_res-{f'{resolution:g}'.replace('.', 'p')}_")
     assert np.allclose(store.space.affine, standard_grid(resolution)[1])
     truth = CausalZScore(1)(course[:, None])[:, 0]
-    assert np.corrcoef(truth[10:], store.volumes(10, N_TIME_POINTS).astype(float).mean(axis=1))[0, 1] > 0.99
+    assert np.corrcoef(truth[10:], store.series(10, N_TIME_POINTS).astype(float).mean(axis=1))[0, 1] > 0.99
 
 
 def test_slice_timing_that_others_corrected_is_named(preprocessed, prepare):
     root, *_ = preprocessed
     sidecar = next(root.rglob("*preproc_bold.json"))
     sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "SliceTimingCorrected": True}))
-    assert prepare(root, resolution_mm=None).record["whole_run"] == ["slice timing (by who preprocessed the image)"]
+    assert prepare(root, resolution_mm=None).record["whole_run"] == ["slice timing (in the preprocessed image)"]
     with pytest.raises(ConfigError, match="no longer has the slices of the scan"):
         prepare(root, resolution_mm=None, slice_timing=True)
 
@@ -254,17 +256,17 @@ def test_images_in_a_space_of_their_own_get_no_grid_of_the_template(preprocessed
     for path in list(root.rglob("*space-MNI152NLin2009cAsym*")):
         path.rename(path.with_name(path.name.replace("MNI152NLin2009cAsym", "T1w")))
     assert prepare(root, resolution_mm=None).space.name == "T1w"
-    with pytest.raises(ConfigError, match="lies in its own space"):
+    with pytest.raises(ConfigError, match="is in its own space"):
         prepare(root, resolution_mm=9)
 
 
-def test_presets_that_can_not_be_computed_are_refused_at_once(high_motion, tmp_path, prepare):
-    phantom, data, _ = high_motion
+def test_presets_that_can_not_be_computed_are_refused_at_once(moving, tmp_path, prepare):
+    phantom, data, _ = moving
     root = phantom.write(tmp_path / "bids", data)
-    with pytest.raises(ConfigError, match="scrubbing needs what can't be computed from transforms and tissue maps"):
+    with pytest.raises(ConfigError, match="scrubbing can't be computed from transforms and tissue maps"):
         prepare(root, confounds="scrubbing")
     shutil.rmtree(root / "derivatives")
-    with pytest.raises(ConfigError, match="budapest2020 needs what can't be computed from a rough registration"):
+    with pytest.raises(ConfigError, match="budapest2020 can't be computed from a rough registration"):
         prepare(root, confounds="budapest2020", rough_registration=True)
 
 
@@ -300,7 +302,7 @@ def test_a_table_of_another_run(preprocessed, prepare):
     path = next(root.rglob("*confounds_timeseries.tsv"))
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:-3]))
-    with pytest.raises(MetadataError, match=r"another number of rows: expected 48, .* found 45"):
+    with pytest.raises(MetadataError, match=r"expected 48 rows of confounds, .* found 45"):
         prepare(root, resolution_mm=None)
 
 
@@ -325,7 +327,7 @@ def test_parcels_of_an_atlas(preprocessed, prepare, tmp_path):
     image = nib.load(next(root.rglob("*preproc_bold.nii.gz"))).get_fdata()
     mask = nib.load(next(root.rglob("*brain_mask.nii.gz"))).get_fdata() > 0
     means = np.stack([image[mask & (labels == label)].mean(axis=0) for label in (3, 7)], axis=1)
-    np.testing.assert_allclose(store.volumes(0, N_TIME_POINTS), CausalZScore(2)(means), atol=4e-3)
+    np.testing.assert_allclose(store.series(0, N_TIME_POINTS), CausalZScore(2)(means), atol=4e-3)
 
 
 # ---- settings that do not go with the data ---------------------------------------------------------
@@ -333,7 +335,7 @@ def test_parcels_of_an_atlas(preprocessed, prepare, tmp_path):
 
 def test_a_resolution_needs_a_standard_space(haxby, tmp_path):
     recording = find_recordings(haxby)[0]
-    with pytest.raises(ConfigError, match="lies in its own space and no transforms") as caught:
+    with pytest.raises(ConfigError, match="is in its own space, and no transforms") as caught:
         prepare_run(recording, tmp_path / "out", PrepareConfig(resolution_mm=4), work_dir=tmp_path / "work")
     assert "--rough-registration" in caught.value.hint
 

@@ -8,7 +8,7 @@ import pytest
 
 from titan_neuro.data.bids.recordings import find_recordings
 from titan_neuro.data.prepare import PrepareConfig, prepare_run
-from titan_neuro.data.prepare.normalize import CausalZScore
+from titan_neuro.data.prepare.normalization import CausalZScore
 from titan_neuro.data.store import RunStore, open_runs
 from titan_neuro.errors import (
     ImageError,
@@ -64,7 +64,7 @@ def test_frames_are_the_masked_causal_z_scores(prepare, dataset):
     mask = nib.load(next(dataset.rglob("*_mask.nii.gz"))).get_fdata() > 0
     expected = CausalZScore(int(mask.sum()))(image[mask].T)
     assert made
-    np.testing.assert_allclose(store.volumes(0, N_TIME_POINTS), expected, atol=4e-3)  # float16
+    np.testing.assert_allclose(store.series(0, N_TIME_POINTS), expected, atol=4e-3)  # float16
     assert np.array_equal(store.space.mask, mask)
     assert path.name == "sub-01_task-movie_run-01_desc-prepared_bold.zarr"
     assert store.repetition_time == 1.0
@@ -76,19 +76,19 @@ def test_frames_inside_the_film_and_after_the_warm_up_are_scored(prepare):
 
 
 def test_memory_bound_changes_nothing(prepare, tmp_path):
-    whole = RunStore(prepare()[0]).volumes(0, N_TIME_POINTS)
+    whole = RunStore(prepare()[0]).series(0, N_TIME_POINTS)
     (tmp_path / "out").rename(tmp_path / "first")
-    assert np.array_equal(RunStore(prepare(memory_bytes=1)[0]).volumes(0, N_TIME_POINTS), whole)
+    assert np.array_equal(RunStore(prepare(memory_bytes=1)[0]).series(0, N_TIME_POINTS), whole)
 
 
 def test_no_later_frame_changes_an_earlier_one(prepare, dataset, tmp_path):
-    before = RunStore(prepare()[0]).volumes(0, 30)
+    before = RunStore(prepare()[0]).series(0, 30)
     (tmp_path / "out").rename(tmp_path / "first")
     path = next(dataset.glob("sub-01/func/*_bold.nii.gz"))
     data = nib.load(path).get_fdata()
     data[..., 30:] = np.random.default_rng(5).normal(0, 1e4, data[..., 30:].shape)
     write_bold(path.parent, data)
-    assert np.array_equal(RunStore(prepare()[0]).volumes(0, 30), before)
+    assert np.array_equal(RunStore(prepare()[0]).series(0, 30), before)
 
 
 def test_what_is_prepared_is_left_and_what_changed_is_done_again(prepare, dataset):
@@ -167,7 +167,7 @@ def test_no_repetition_time(prepare, dataset):
 
 def test_header_and_sidecar_that_disagree(prepare, dataset):
     next(dataset.glob("sub-01/func/*_bold.json")).write_text('{"RepetitionTime": 2}')
-    with pytest.raises(MetadataError, match=r"sidecar says a repetition time of 2.0 s, the header 1.0 s"):
+    with pytest.raises(MetadataError, match=r"sidecar gives a repetition time of 2.0 s, the header 1.0 s"):
         prepare()
 
 
@@ -180,7 +180,7 @@ def test_a_mask_on_another_grid(prepare, dataset):
 
 def test_an_empty_film(prepare, dataset):
     next(dataset.rglob("*_events.tsv")).write_text("onset\tduration\ttrial_type\n0.0\t5.0\tmovie\n")
-    with pytest.raises(MetadataError, match="no volume is left to score"):
+    with pytest.raises(MetadataError, match="no time point remains to be scored"):
         prepare()
 
 
@@ -206,7 +206,7 @@ def test_parcels(sitcom, tmp_path):
     table = pd.read_csv(recording.path, sep="\t")
     assert store.space.parcels == tuple(table.columns)
     expected = CausalZScore(200)(table.to_numpy())
-    np.testing.assert_allclose(store.volumes(700, 720), expected[700:720], atol=4e-3)
+    np.testing.assert_allclose(store.series(700, 720), expected[700:720], atol=4e-3)
     assert path.name == "sub-003_task-sitcomep1_seg-Schaefer200_desc-prepared_timeseries.zarr"
     assert store.scored.sum() == 1486 - 20
 
@@ -227,7 +227,7 @@ def test_stores_are_opened_by_name_and_strangers_refused(prepare, tmp_path):
     attributes = json.loads((path / "zarr.json").read_text())
     attributes["attributes"]["schema_version"] = 99
     (path / "zarr.json").write_text(json.dumps(attributes))
-    with pytest.raises(MismatchError, match="expected the schema titan-neuro-run 2, found titan-neuro-run 99"):
+    with pytest.raises(MismatchError, match="expected the schema titan-neuro-run 3, found titan-neuro-run 99"):
         open_runs(tmp_path / "out")
 
 

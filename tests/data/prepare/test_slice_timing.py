@@ -1,12 +1,13 @@
 import nibabel as nib
 import numpy as np
 import pytest
+from autoregression import ar5_r2
 
 from titan_neuro.data.bids.recordings import Recording
 from titan_neuro.data.prepare import slice_timing
-from titan_neuro.data.prepare.scratch import Scratch
-from titan_neuro.data.prepare.slice_timing import shift_slices
-from titan_neuro.data.prepare.sources import Volumes
+from titan_neuro.data.prepare.images import BoldImage
+from titan_neuro.data.prepare.scratch import ScratchSeries
+from titan_neuro.data.prepare.slice_timing import correct_slice_timing, fourier_shift, slice_timing_shifts
 from titan_neuro.errors import ImageError, MetadataError
 
 SHAPE, N_TIME_POINTS, TR = (6, 5, 7), 120, 2.0
@@ -41,15 +42,15 @@ def acquired_at(direction):
 
 @pytest.fixture
 def shift(tmp_path):
-    def shift_(data, sidecar, read=lambda volumes: volumes.read(0, volumes.n_time_points)):
+    def shift_(data, sidecar, read=lambda image: image.read(0, image.n_volumes)):
         path = tmp_path / "sub-1_bold.nii.gz"
         nib.save(nib.Nifti1Image(data.astype(np.float32), np.diag([3.0, -3.0, 3.0, 1.0])), path)
         recording = Recording(
             **{"path": path, "kind": "volume", "route": "native", "entities": {"subject": "1"}, "sidecar": sidecar},
             **{"repetition_time": TR, "events": None, "mask": None},
         )
-        with Scratch(tmp_path / "slices") as scratch:
-            return read(shift_slices(Volumes(path), recording, TR, scratch))
+        with ScratchSeries(tmp_path / "slices") as scratch:
+            return read(correct_slice_timing(BoldImage(path), recording, TR, scratch))
 
     return shift_
 
@@ -122,3 +123,33 @@ def test_a_value_that_is_not_finite(shift):
     data[1, 2, 3, 4] = np.inf
     with pytest.raises(ImageError, match=r"found inf in volume 4, voxel \(1, 2, 3\)"):
         shift(data, {"SliceTiming": TIMES["k"]})
+
+
+class TestFourierShift:
+    @pytest.mark.parametrize("shift_s", [0.9, -0.35, 0.0])
+    @pytest.mark.parametrize("n_time_points", [100, 101])
+    def test_it_is_exact_on_what_the_mirrored_series_can_hold(self, shift_s, n_time_points):
+        def signal(time):
+            return sum(np.cos(np.pi * k * (time + 0.5) / n_time_points) * k for k in (0, 1, 7, 60))
+
+        volumes = np.arange(n_time_points)
+        found = fourier_shift(np.stack([signal(volumes)] * 2, axis=-1), shift_s, 1.8)
+        np.testing.assert_allclose(found, np.stack([signal(volumes + shift_s / 1.8)] * 2, axis=-1), atol=1e-10)
+
+    def test_inside_a_run_any_band_limited_signal_is_shifted(self):
+        time = np.arange(400) * 2.0
+        found = fourier_shift(np.sin(0.3 * time + 1), 0.8, 2.0)[50:-50]
+        np.testing.assert_allclose(found, np.sin(0.3 * (time + 0.8) + 1)[50:-50], atol=5e-3)
+
+    def test_a_drift_does_not_wrap_around(self):
+        found = fourier_shift(np.linspace(1000, 1100, 201), 0.5, 1.0)
+        np.testing.assert_allclose(found[20:-20], np.linspace(1000, 1100, 201)[20:-20] + 0.25, atol=0.02)
+
+    def test_white_noise_stays_white_and_would_not_under_a_linear_shift(self):
+        noise = np.random.default_rng(11).normal(size=(600, 60))
+        linear = (noise[1:] + noise[:-1]) / 2
+        assert ar5_r2(fourier_shift(noise, 0.5, 1.0)) == pytest.approx(-0.01, abs=0.02)
+        assert ar5_r2(linear) == pytest.approx(0.42, abs=0.03)
+
+    def test_slices_move_to_the_middle_of_the_acquired_span(self):
+        np.testing.assert_allclose(slice_timing_shifts([0.0, 0.6, 0.3, 0.9]), [0.45, -0.15, 0.15, -0.45])

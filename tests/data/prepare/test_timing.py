@@ -38,7 +38,7 @@ class TestRepetitionTime:
             (None, -2.0, "above 0 s, found -2.0"),
             (math.nan, None, "found nan"),
             (math.inf, None, "found inf"),
-            (1.0, 1.002, "sidecar says a repetition time of 1.0 s, the header 1.002 s"),
+            (1.0, 1.002, "sidecar gives a repetition time of 1.0 s, the header 1.002 s"),
             (1.0, math.nan, "the header nan s"),
         ],
     )
@@ -82,7 +82,7 @@ class TestEvents:
     @pytest.mark.parametrize(
         ("row", "message"),
         [
-            (("5", "5.01", "movie"), r"line 3: the event 'movie' ends at 10.01 s, but the run is over at 9 s"),
+            (("5", "5.01", "movie"), r"line 3: the event 'movie' ends at 10.01 s, but the run ends at 9 s"),
             (("11", "n/a", "movie"), r"line 3: the event 'movie' ends at 11 s"),
             (("n/a", "1", "movie"), "line 3: expected an onset in seconds and a duration from 0 s on, found nan"),
             (("1", "-1", "movie"), r"line 3: .* found 1.0 and -1.0"),
@@ -114,7 +114,7 @@ class TestScoredFrames:
     def test_an_event_holds_its_onset_and_not_its_end(self):
         scored, rule = scored_time_points([(3.0, 2.0, "movie"), (7.5, 1.0, "movie")], 12, 1.0, 0.0, ["movie"])
         assert np.flatnonzero(scored).tolist() == [3, 4, 8]
-        assert rule == "volumes inside events of type movie, after the warm-up"
+        assert rule == "time points inside events of type movie, after the warm-up"
 
     @pytest.mark.parametrize("tr", [0.72, 0.8, 1.1, 2.0, 2.4])
     def test_rounding_moves_no_frame(self, tr):
@@ -126,12 +126,12 @@ class TestScoredFrames:
     def test_the_warm_up_holds_its_first_second(self):
         scored, rule = scored_time_points([], 50, 0.72, 7.2, ["movie"])
         assert np.flatnonzero(scored).tolist() == list(range(10, 50))
-        assert rule == "all volumes after the warm-up (no events)"
+        assert rule == "all time points after the warm-up (no events)"
 
     def test_without_the_type_that_is_wanted(self):
         scored, rule = scored_time_points([(0.0, 5.0, "rest")], 10, 1.0, 4.0, ["movie", "story"])
         assert np.flatnonzero(scored).tolist() == [4, 5, 6, 7, 8, 9]
-        assert rule == "all volumes after the warm-up (no event of type movie or story)"
+        assert rule == "all time points after the warm-up (no event of type movie or story)"
 
     def test_an_unknown_duration_has_no_frames_and_is_said(self):
         events = [(0.0, math.nan, "movie"), (6.0, 2.0, "movie")]
@@ -172,9 +172,9 @@ def test_the_real_film_is_scored_and_neither_fixation_nor_overlap(ds003017, run,
         scored, rule = scored_time_points(events, n_time_points, 1.0, DEFAULTS.warmup_s, DEFAULTS.scored_trial_types)
         assert np.flatnonzero(scored).tolist() == list(range(max(20, stimulus[0]), stimulus[1]))
         assert scored.sum() == expected
-        assert rule == "volumes inside events of type movie, after the warm-up"
+        assert rule == "time points inside events of type movie, after the warm-up"
         for onset, duration, name in events:
             if name == "overlap_with_previous_run":
                 assert not scored[int(onset) : int(onset + duration)].any()
-    with pytest.raises(MetadataError, match="the run is over at"):
+    with pytest.raises(MetadataError, match="the run ends at"):
         read_events(tables[0], n_time_points - 13.0)

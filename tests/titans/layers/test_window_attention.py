@@ -25,7 +25,7 @@ def tokens(attention, n_time_points, seed=1):
 
 
 def stream(attention, x, cuts):
-    cache, outputs = attention.init_cache(len(x)), []
+    cache, outputs = attention.init_state(len(x)), []
     for part in torch.split(x, [n * attention.tokens_per_time_point for n in cuts], dim=1):
         y, cache = attention(part, cache)
         outputs.append(y)
@@ -61,7 +61,7 @@ def written_out(attention, x):
 @pytest.mark.parametrize("n_time_points", [1, 2, 5, 6, 23])
 @pytest.mark.parametrize("window_time_points", [1, 2, 5, 40])
 @pytest.mark.parametrize(("tokens_per_time_point", "n_persistent"), [(1, 3), (2, 0), (3, 1)])
-def test_it_is_attention_written_out(n_time_points, window_time_points, tokens_per_time_point, n_persistent):
+def test_it_equals_full_attention_with_a_mask(n_time_points, window_time_points, tokens_per_time_point, n_persistent):
     attention = make(window_time_points, tokens_per_time_point, n_persistent)
     x = tokens(attention, n_time_points).requires_grad_()
     weights = tokens(attention, n_time_points, seed=2)
@@ -74,7 +74,7 @@ def test_it_is_attention_written_out(n_time_points, window_time_points, tokens_p
 
 @pytest.mark.parametrize("window_time_points", [1, 5, 40])
 @pytest.mark.parametrize("cuts", [[1] * 23, [4, 19], [5, 5, 5, 8], [22, 1], [2, 1, 20]])
-def test_a_stream_may_be_cut_at_any_frame(window_time_points, cuts):
+def test_a_stream_may_be_cut_anywhere(window_time_points, cuts):
     attention = make(window_time_points)
     x = tokens(attention, 23)
     expected, expected_cache = stream(attention, x, [23])
@@ -84,7 +84,7 @@ def test_a_stream_may_be_cut_at_any_frame(window_time_points, cuts):
     torch.testing.assert_close((cache.keys, cache.values), (expected_cache.keys, expected_cache.values))
 
 
-def test_what_is_seen_is_known_by_what_changes():
+def test_exactly_the_visible_tokens_matter():
     attention = make(window_time_points=4)
     x = tokens(attention, 15)
     before, _ = stream(attention, x, [15])
@@ -93,7 +93,7 @@ def test_what_is_seen_is_known_by_what_changes():
     assert changed.nonzero().flatten().tolist() == list(range(6 * 2, 10 * 2))
 
 
-def test_the_persistent_tokens_are_always_visible():
+def test_persistent_tokens_are_always_visible():
     attention = make(window_time_points=4)
     x = tokens(attention, 15)
     before, _ = stream(attention, x, [15])
@@ -102,7 +102,7 @@ def test_the_persistent_tokens_are_always_visible():
     assert (stream(attention, x, [15])[0] != before).any(-1).all()
 
 
-def test_no_frame_of_the_past_costs_precision():
+def test_precision_does_not_depend_on_stream_length():
     """Bit for bit the same after a thousand time points as after a window: no place grows with the stream."""
     attention = make(window_time_points=4).float()
     x = tokens(attention, 1004).float()
@@ -111,14 +111,14 @@ def test_no_frame_of_the_past_costs_precision():
     assert torch.equal(late[:, -2:], early[:, -2:])
 
 
-def test_items_begin_anew_one_by_one():
+def test_streams_restart_independently():
     attention = make(window_time_points=4)
     x, after = tokens(attention, 7), tokens(attention, 6, seed=2)
     _, cache = stream(attention, x, [7])
-    mixed, _ = attention(after, cache.reset(torch.tensor([True, False]), attention.init_cache(2)))
+    mixed, _ = attention(after, cache.reset(torch.tensor([True, False]), attention.init_state(2)))
     torch.testing.assert_close(mixed[0], stream(attention, after, [6])[0][0], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(mixed[1], stream(attention, torch.cat([x, after], 1), [13])[0][1, 14:])
-    one, cache = attention(after[:, :2], cache.reset(torch.tensor([True, False]), attention.init_cache(2)))
+    one, cache = attention(after[:, :2], cache.reset(torch.tensor([True, False]), attention.init_state(2)))
     assert cache.n_time_points.tolist() == [1, 3]
     torch.testing.assert_close(one, mixed[:, :2], rtol=1e-12, atol=1e-12)
 
@@ -136,7 +136,7 @@ class _Largest(TorchDispatchMode):
         return result
 
 
-def test_memory_grows_with_the_tokens_and_not_with_their_square():
+def test_memory_is_linear_in_the_tokens():
     attention, sizes = make(window_time_points=4), []
     for n_time_points in (64, 256):
         with torch.no_grad(), _Largest() as largest:
@@ -157,10 +157,10 @@ def test_half_precision_keeps_one_type():
 def test_wrong_input_is_named():
     attention = make(window_time_points=4)
     with pytest.raises(MismatchError, match=r"whole time points of 2 tokens, found \(2, 3, 8\)"):
-        attention(tokens(attention, 2)[:, :3], attention.init_cache(2))
+        attention(tokens(attention, 2)[:, :3], attention.init_state(2))
 
 
-def test_one_frame_of_a_window_of_one_sees_itself_alone():
+def test_a_window_of_one_sees_itself_only():
     attention = make(window_time_points=1, tokens_per_time_point=1, n_persistent=0)
     x = tokens(attention, 5)
     _, values = attention.key_value(x).chunk(2, dim=-1)

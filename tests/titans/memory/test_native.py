@@ -57,7 +57,7 @@ def test_threads_change_nothing():
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def test_streams_may_lie_anyhow_in_memory():
+def test_any_memory_layout_of_the_streams_works():
     expected = results(make())
     leaves = make()
     for n, lie in enumerate(
@@ -81,10 +81,10 @@ def test_streams_may_lie_anyhow_in_memory():
 
 
 def _results_in_child(queue: multiprocessing.SimpleQueue) -> None:
-    queue.put([x.detach().numpy() for x in results(make())])
+    queue.put([x.tolist() for x in results(make())])
 
 
-def test_a_forked_process_goes_on():
+def test_a_forked_process_computes_the_same():
     torch.set_num_threads(1)
     expected, context = results(make()), multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
@@ -92,10 +92,10 @@ def test_a_forked_process_goes_on():
     child.start()
     found = queue.get()
     child.join()
-    assert all(torch.equal(torch.from_numpy(a), b.detach()) for a, b in zip(found, expected, strict=True))
+    assert all(a == b.tolist() for a, b in zip(found, expected, strict=True))
 
 
-def test_auto_is_the_compiled_form_where_there_is_one(monkeypatch):
+def test_auto_selects_the_compiled_form(monkeypatch):
     expected = {backend: results(make(), backend) for backend in ("native", "chunked")}
     assert not torch.equal(expected["native"][0], expected["chunked"][0]), "these numbers don't tell the two apart"
     assert all(torch.equal(a, b) for a, b in zip(results(make(), "auto"), expected["native"], strict=True))
@@ -130,6 +130,6 @@ except MemoryError as error:
 """
 
 
-def test_a_chunk_that_memory_can_not_hold_is_an_error():
+def test_a_chunk_too_large_for_memory_is_an_error():
     done = subprocess.run([sys.executable, "-c", NO_MEMORY], capture_output=True, text=True, check=False)
-    assert "A scan of 1 chunks of 131072 tokens found no memory to work in." in done.stdout, done.stderr
+    assert "Not enough memory for a scan of 1 chunks of 131072 tokens." in done.stdout, done.stderr

@@ -29,7 +29,7 @@ class SiluMLP(nn.Module):
 @pytest.mark.parametrize("backend", ["naive", "chunked", "native"])
 @pytest.mark.parametrize("depth", [1, 2, 3])
 @pytest.mark.parametrize("chunk_size", [1, 5, 16])
-def test_titans_pytorch_gives_the_same(backend: str, depth: int, chunk_size: int) -> None:
+def test_titans_pytorch_computes_the_same(backend: str, depth: int, chunk_size: int) -> None:
     titans_pytorch = pytest.importorskip("titans_pytorch", reason="titans-pytorch comes with the extra [dev]")
     torch.manual_seed(depth)
     peer = titans_pytorch.NeuralMemory(

@@ -1,103 +1,78 @@
-"""What other programs have made of a recording: fMRIPrep's images, confounds and transforms, found by their names."""
+"""fMRIPrep's derivatives of a recording (images, masks, confounds, transforms), found by their names."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from titan_neuro.errors import MetadataError
+from titan_neuro.data.bids.names import (
+    IMAGE_EXTENSIONS,
+    STANDARD_SPACES,
+    BidsFile,
+    join_entities,
+    parse_name,
+    run_entities,
+    same_run,
+    short_entities,
+)
+from titan_neuro.errors import MetadataError, TitanNeuroError
+from titan_neuro.files import read_json
 
-# The template that is registered to; of several spaces the first of these is taken.
-STANDARD_SPACES = ("MNI152NLin2009cAsym", "MNI152NLin6Asym")
-# Every file and table made of roughly registered runs bears this instead of the template's name.
-ROUGH_SPACE = "MNI152RoughRegistration"
-# Entities that tell one run from another, in the order of BIDS names.
-RUN_ENTITIES = ("sub", "ses", "task", "acq", "rec", "dir", "run", "echo", "part")
-_IMAGE = (".nii.gz", ".nii")
-_SKIPPED = {"sourcedata", "models"}
-# Where the long name of an entity is another.
-LONG_NAMES = {
-    "sub": "subject",
-    "ses": "session",
-    "acq": "acquisition",
-    "rec": "reconstruction",
-    "dir": "direction",
-    "res": "resolution",
-    "seg": "segmentation",
-    "den": "density",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class NamedFile:
-    """A file and what its BIDS name says; entities by their short names (``sub``, ``run``, ``space``)."""
-
-    path: Path
-    entities: Mapping[str, str]
-    suffix: str
-    extension: str
-
-    @property
-    def long_entities(self) -> dict[str, str]:
-        """Entities by their long names, without ``desc``."""
-        return {LONG_NAMES.get(name, name): value for name, value in self.entities.items() if name != "desc"}
-
-
-def parse_name(path: Path) -> NamedFile:
-    """Take a BIDS name apart: ``sub-1_run-2_bold.nii.gz`` is sub 1, run 2, suffix ``bold``, extension ``.nii.gz``."""
-    stem, dot, extension = path.name.partition(".")
-    *parts, suffix = stem.split("_")
-    entities = dict(part.split("-", 1) for part in parts if "-" in part)
-    return NamedFile(path=path, entities=entities, suffix=suffix, extension=dot + extension)
+_SKIPPED_FOLDERS = {"sourcedata", "models"}
+_HINT = "Fetch the whole derivative dataset (`titan-neuro fetch ... --with transforms`)."
 
 
 class DerivativeFiles:
-    """All files of the subjects in some folders, looked up by what their names say.
+    """Index of the files of all subjects in some folders, searched by the parts of their names.
 
     Parameters
     ----------
     folders : sequence of Path
-        Derivative datasets, or folders that hold them; one that does not exist holds nothing.
+        Derivative datasets, or folders that contain some; folders that don't exist are skipped. The outputs of
+        `prepare` are skipped, too: they may lie among the dataset's derivatives, and are never our own input.
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
-        # By suffix: of a whole fMRIPrep tree most files are figures and surfaces, which nobody asks for.
-        self._files: dict[str, list[NamedFile]] = {}
+        # By suffix: most files of a whole fMRIPrep tree are figures and surfaces, which are never searched.
+        self._files: dict[str, list[BidsFile]] = {}
         for folder in folders:
-            for where, subfolders, names in os.walk(folder):
-                subfolders[:] = sorted(
-                    name
-                    for name in subfolders
-                    if not (name.startswith(".") or name.endswith(".zarr") or name in _SKIPPED)
-                )
-                if "dataset_description.json" in names and _is_ours(Path(where, "dataset_description.json")):
-                    # What we have written is no input of ours, though the output may lie in the dataset's derivatives.
+            for parent, subfolders, names in os.walk(folder):
+                subfolders[:] = sorted(filter(_is_searched, subfolders))
+                if "dataset_description.json" in names and _is_prepare_output(parent):
                     subfolders.clear()
                     continue
                 for name in sorted(names):
                     if name.startswith("sub-"):
-                        file = parse_name(Path(where, name))
+                        file = parse_name(Path(parent, name))
                         self._files.setdefault(file.suffix, []).append(file)
 
-    def find(self, suffix: str, extensions: Sequence[str], **entities: str | None) -> list[NamedFile]:
-        """Files of one kind: each entity given must have that value; None means that the name must not have it."""
+    def find(self, suffix: str, extensions: Sequence[str], **entities: str | None) -> list[BidsFile]:
+        """List files of one kind.
+
+        Parameters
+        ----------
+        suffix : str
+        extensions : sequence of str
+            Any of these.
+        **entities : str or None
+            Label that each entity must have, by short name (``from_`` for ``from``); None: the name must lack it.
+        """
         return [
             file
             for file in self._files.get(suffix, ())
             if file.extension in extensions
-            and all(file.entities.get(name.rstrip("_")) == value for name, value in entities.items())
+            and all(file.entities.get(name.rstrip("_")) == label for name, label in entities.items())
         ]
 
-    def of_run(self, run: Mapping[str, str], files: Sequence[NamedFile]) -> list[NamedFile]:
-        """Those of `files` that belong to a run, given by its entities (long names); ``run-1`` is ``run-01``."""
-        wanted = {name: run[LONG_NAMES.get(name, name)] for name in RUN_ENTITIES if LONG_NAMES.get(name, name) in run}
-        return [file for file in files if _same_run(wanted, file.entities)]
+    def find_for_run(
+        self, run: Mapping[str, str], suffix: str, extensions: Sequence[str], **entities: str | None
+    ) -> list[BidsFile]:
+        """List files of one kind that belong to a run, given by its entities; ``run-1`` is ``run-01``."""
+        return [file for file in self.find(suffix, extensions, **entities) if same_run(run, file.entities)]
 
-    def preprocessed_image(self, run: Mapping[str, str]) -> NamedFile | None:
-        """Preprocessed BOLD of a run in a standard space; None where there is none.
+    def preprocessed_image(self, run: Mapping[str, str]) -> BidsFile | None:
+        """Preprocessed BOLD image of a run in a standard space; None if there is none.
 
         Raises
         ------
@@ -105,124 +80,110 @@ class DerivativeFiles:
             There are several in the same space (of different resolutions, or of different programs).
         """
         for space in STANDARD_SPACES:
-            found = self.of_run(run, self.find("bold", _IMAGE, desc="preproc", space=space))
-            if found:
-                return _one(found, f"preprocessed image in {space}", run)
+            images = self.find_for_run(run, "bold", IMAGE_EXTENSIONS, desc="preproc", space=space)
+            if images:
+                return _single(images, f"preprocessed image in {space}", run)
         return None
 
     def confounds(self, run: Mapping[str, str]) -> Path | None:
-        """Table of confounds of a run, under fMRIPrep's new name or its old one (``regressors``)."""
+        """Table of confounds of a run, under fMRIPrep's new name or its old one (``regressors``); None if missing."""
         for suffix in ("timeseries", "regressors"):
-            found = self.of_run(run, self.find(suffix, (".tsv",), desc="confounds"))
-            if found:
-                return _one(found, "table of confounds", run).path
+            tables = self.find_for_run(run, suffix, (".tsv",), desc="confounds")
+            if tables:
+                return _single(tables, "table of confounds", run).path
         return None
 
+    def brain_masks(self) -> list[BidsFile]:
+        """Brain masks of functional images; those of anatomical images lie on another grid."""
+        masks = self.find("mask", IMAGE_EXTENSIONS, desc="brain")
+        return [file for file in masks if "func" in file.path.parts]
+
     def transforms(self, run: Mapping[str, str]) -> dict[str, Path]:
-        """Return what fMRIPrep's minimal output has of a run; empty where it has no head motion.
+        """Return fMRIPrep's minimal output for a run: the transforms from raw BOLD to the template.
 
         Returns
         -------
         dict
             ``head_motion`` (boldref to volume), ``coregistration`` (T1w to boldref), ``standard`` (template to T1w),
             ``brain``, ``white_matter``, ``csf`` (images in T1w space); with a fieldmap also ``fieldmap`` (Hz) and
-            ``to_fieldmap`` (fieldmap to boldref). Each transform takes points of the space named first to the second.
+            ``to_fieldmap`` (fieldmap to boldref). Each transform maps points of the first space to the second. Empty if
+            the run has no head-motion transforms.
 
         Raises
         ------
         MetadataError
-            A part is missing, or is there twice.
+            A part is missing, or exists twice.
         """
-        head_motion = self.of_run(run, self._transform("orig", "boldref"))
+        head_motion = self.find_for_run(run, "xfm", (".txt",), from_="orig", to="boldref")
         if not head_motion:
             return {}
-        found = {
-            "head_motion": _one(head_motion, "head motion transform", run).path,
-            "coregistration": self._needed(run, self._transform("boldref", "T1w"), "from-boldref_to-T1w transform"),
+        coregistration = self.find_for_run(run, "xfm", (".txt",), from_="boldref", to="T1w")
+        if not coregistration:
+            raise _missing_part(run, "from-boldref_to-T1w transform")
+        transforms = {
+            "head_motion": _single(head_motion, "head motion transform", run).path,
+            "coregistration": _single(coregistration, "from-boldref_to-T1w transform", run).path,
         }
-        subject = {name: run[name] for name in ("subject", "session") if name in run}
         anatomical = {
             "standard": self.find("xfm", (".h5",), from_="T1w", to=STANDARD_SPACES[0]),
-            "brain": self.find("mask", _IMAGE, desc="brain", space=None),
-            "white_matter": self.find("probseg", _IMAGE, label="WM", space=None),
-            "csf": self.find("probseg", _IMAGE, label="CSF", space=None),
+            "brain": self.find("mask", IMAGE_EXTENSIONS, desc="brain", space=None),
+            "white_matter": self.find("probseg", IMAGE_EXTENSIONS, label="WM", space=None),
+            "csf": self.find("probseg", IMAGE_EXTENSIONS, label="CSF", space=None),
         }
         for role, files in anatomical.items():
-            # Brain masks are also made of fieldmaps, references and diffusion images.
-            of_anatomy = [file for file in files if "anat" in file.path.parts]
-            found[role] = self._anatomical(subject, of_anatomy, role)
-        found.update(self._fieldmap(run, subject))
-        return found
+            # Fieldmaps, references and diffusion images have brain masks, too.
+            in_anat = [file for file in files if "anat" in file.path.parts]
+            part = f"transform from T1w to {STANDARD_SPACES[0]} (.h5)" if role == "standard" else f"{role} image"
+            transforms[role] = _single_of_subject(in_anat, part, run)
+        return {**transforms, **self._fieldmap(run)}
 
-    def _transform(self, source: str, target: str) -> list[NamedFile]:
-        return self.find("xfm", (".txt",), from_=source, to=target)
-
-    def _needed(self, run: Mapping[str, str], files: Sequence[NamedFile], what: str) -> Path:
-        found = self.of_run(run, files)
-        if not found:
-            raise MetadataError(
-                f"{_name(run)}: its head motion transforms are there, but no {what}.",
-                "Fetch the whole derivative dataset (`titan-neuro fetch ... --with transforms`).",
-            )
-        return _one(found, what, run).path
-
-    def _anatomical(self, subject: Mapping[str, str], files: Sequence[NamedFile], role: str) -> Path:
-        of_subject = [file for file in files if file.entities.get("sub") == subject["subject"]]
-        same_session = [file for file in of_subject if file.entities.get("ses") == subject.get("session")]
-        # One anatomy serves all sessions.
-        found = same_session or of_subject
-        if not found:
-            what = f"transform from T1w to {STANDARD_SPACES[0]} (.h5)" if role == "standard" else f"{role} image"
-            raise MetadataError(
-                f"{_name(subject)}: its head motion transforms are there, but no {what}.",
-                "Fetch the whole derivative dataset (`titan-neuro fetch ... --with transforms`).",
-            )
-        return _one(found, f"{role} image", subject).path
-
-    def _fieldmap(self, run: Mapping[str, str], subject: Mapping[str, str]) -> dict[str, Path]:
-        targets = ("orig", "boldref", "T1w")
-        files = [file for file in self.find("xfm", (".txt",), from_="boldref") if file.entities["to"] not in targets]
-        found = self.of_run(run, files)
-        if not found:
+    def _fieldmap(self, run: Mapping[str, str]) -> dict[str, Path]:
+        from_boldref = self.find_for_run(run, "xfm", (".txt",), from_="boldref")
+        to_fieldmaps = [file for file in from_boldref if file.entities["to"] not in ("orig", "boldref", "T1w")]
+        if not to_fieldmaps:
             return {}
-        to_fieldmap = _one(found, "transform to a fieldmap", run)
+        to_fieldmap = _single(to_fieldmaps, "transform to a fieldmap", run)
         name = to_fieldmap.entities["to"]
-        maps = self.find("fieldmap", _IMAGE, desc="preproc", fmapid=name)
-        return {"fieldmap": self._anatomical(subject, maps, f"fieldmap {name}"), "to_fieldmap": to_fieldmap.path}
+        fieldmaps = self.find("fieldmap", IMAGE_EXTENSIONS, desc="preproc", fmapid=name)
+        fieldmap = _single_of_subject(fieldmaps, f"fieldmap {name} image", run)
+        return {"fieldmap": fieldmap, "to_fieldmap": to_fieldmap.path}
 
 
-def _is_ours(description: Path) -> bool:
-    """Whether a dataset is an output of `prepare`: made by us from another one (a synthetic dataset has no source)."""
+def _is_searched(folder: str) -> bool:
+    return not (folder.startswith(".") or folder.endswith(".zarr") or folder in _SKIPPED_FOLDERS)
+
+
+def _is_prepare_output(folder: str) -> bool:
+    """Whether a dataset was made by `prepare`; our synthetic datasets name us, too, but have no source dataset."""
     try:
-        content = json.loads(description.read_text(encoding="utf-8"))
-        makers = [maker["Name"] for maker in content["GeneratedBy"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        # Not fetched, broken, or without a maker: then it is not one that we wrote.
+        description = read_json(Path(folder, "dataset_description.json"))
+        makers = [maker["Name"] for maker in description["GeneratedBy"]]
+    except (TitanNeuroError, KeyError, TypeError):
+        # Not fetched, broken, or without GeneratedBy: none of these were written by us.
         return False
-    return "Titan-Neuro" in makers and "SourceDatasets" in content
+    return "Titan-Neuro" in makers and "SourceDatasets" in description
 
 
-def same_label(name: str, one: str, other: str) -> bool:
-    """Whether two labels of an entity mean the same: runs and echoes are counted, ``1`` is ``01``."""
-    if name in {"run", "echo"} and one.isdecimal() and other.isdecimal():
-        return int(one) == int(other)
-    return one == other
+def _single_of_subject(files: Sequence[BidsFile], part: str, run: Mapping[str, str]) -> Path:
+    """Return the one file of the run's session, or of the whole subject: one anatomy may serve all sessions."""
+    subject = {name: label for name, label in short_entities(run).items() if name in {"sub", "ses"}}
+    of_subject = [file for file in files if file.entities.get("sub") == subject["sub"]]
+    of_session = [file for file in of_subject if file.entities.get("ses") == subject.get("ses")]
+    if not of_subject:
+        raise _missing_part(subject, part)
+    return _single(of_session or of_subject, part, subject).path
 
 
-def _same_run(wanted: Mapping[str, str], have: Mapping[str, str]) -> bool:
-    names = [name for name in RUN_ENTITIES if name in wanted or name in have]
-    return all(name in wanted and name in have and same_label(name, wanted[name], have[name]) for name in names)
-
-
-def _one(found: Sequence[NamedFile], what: str, run: Mapping[str, str]) -> NamedFile:
-    if len(found) > 1:
+def _single(files: Sequence[BidsFile], part: str, run: Mapping[str, str]) -> BidsFile:
+    if len(files) > 1:
         raise MetadataError(
-            f"{_name(run)}: two files for one {what}: {found[0].path} and {found[1].path}.",
-            "Name the one derivative dataset to use with --derivatives; of several resolutions keep one there.",
+            f"{join_entities(run_entities(run))}: two files for one {part}: {files[0].path} and {files[1].path}.",
+            "Name the one derivative dataset to use with --derivatives, and keep one resolution in it.",
         )
-    return found[0]
+    return files[0]
 
 
-def _name(entities: Mapping[str, str]) -> str:
-    named = {name: entities.get(LONG_NAMES.get(name, name)) for name in RUN_ENTITIES}
-    return "_".join(f"{name}-{value}" for name, value in named.items() if value is not None)
+def _missing_part(run: Mapping[str, str], part: str) -> MetadataError:
+    return MetadataError(
+        f"{join_entities(run_entities(run))}: has head-motion transforms in the derivatives, but no {part}.", _HINT
+    )

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from titan_neuro.data.bids.recordings import read_json
 from titan_neuro.data.space import Space
 from titan_neuro.errors import MetadataError, OutputError, UsageError
-from titan_neuro.files import WORK_FOLDER, atomic, file_lock, is_leftover, write_json, write_text
+from titan_neuro.files import WORK_FOLDER, atomic, file_lock, is_leftover, read_json, write_json, write_text
 
 _NAME = "Titan-Neuro"
 _README = """# Forecasts made by Titan-Neuro

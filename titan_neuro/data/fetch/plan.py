@@ -6,14 +6,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from titan_neuro.data.bids.derivatives import STANDARD_SPACES, parse_name
-from titan_neuro.data.bids.recordings import matches, strip_prefix
+from titan_neuro.data.bids.names import (
+    IMAGE_EXTENSIONS,
+    STANDARD_SPACES,
+    canonical_label,
+    has_label,
+    list_labels,
+    parse_name,
+    strip_prefix,
+)
 from titan_neuro.data.fetch.tree import TreeFile
 from titan_neuro.errors import NoMatchError
 
 # The standard space that BOLD is taken in, where a dataset offers several.
 _FILTERS = {"sub": "participant", "task": "task", "run": "run"}
-_IMAGE = {".nii", ".nii.gz"}
 # Nothing that is read as a recording lies there, in any BIDS dataset.
 _PASSED_OVER = {"sourcedata", "code"}
 _WORDS = {"bold": "BOLD image", "timeseries": "time series", "xfm": "head-motion transform"}
@@ -42,14 +48,12 @@ class WantedFile(TreeFile):
     @property
     def is_image(self) -> bool:
         """Whether it is a NIfTI image."""
-        return self.extension in _IMAGE
+        return self.extension in IMAGE_EXTENSIONS
 
     @property
     def run_key(self) -> tuple[str, ...]:
         """Subject, session, task and run; equal for ``run-1`` and ``run-01``."""
-        run = self.entities.get("run", "")
-        number = str(int(run)) if run.isdigit() else run
-        return (*(self.entities.get(name, "") for name in ("sub", "ses", "task")), number)
+        return tuple(canonical_label(name, self.entities.get(name, "")) for name in ("sub", "ses", "task", "run"))
 
 
 def find_wanted(
@@ -87,7 +91,12 @@ def find_wanted(
     others = [file for file in candidates if belongs(file) and not is_recording(file)]
     labels = {"sub": subjects, "task": tasks, "run": runs}
     asked = {entity: [strip_prefix(label, entity) for label in wanted] for entity, wanted in labels.items() if wanted}
-    there = "The dataset has: " + "; ".join(_labels(recordings, entity) for entity in _FILTERS) + "."
+    names = [file.entities for file in recordings]
+    there = (
+        "The dataset has: "
+        + "; ".join(f"{word} {list_labels(names, entity)}" for entity, word in _FILTERS.items())
+        + "."
+    )
     what = _WORDS[recordings[0].suffix]
     for entity, wanted in asked.items():
         for label in wanted:
@@ -199,7 +208,11 @@ def _is_transform(file: WantedFile) -> bool:
 
 
 def _is_brain_mask(file: WantedFile) -> bool:
-    return file.suffix == "mask" and file.entities.get("desc") == "brain" and file.extension in {*_IMAGE, ".json"}
+    return (
+        file.suffix == "mask"
+        and file.entities.get("desc") == "brain"
+        and file.extension in {*IMAGE_EXTENSIONS, ".json"}
+    )
 
 
 def _as_recording(file: WantedFile) -> WantedFile:
@@ -211,10 +224,4 @@ def _matches(file: WantedFile, entity: str, labels: Sequence[str]) -> bool:
     # another count than the recordings'.
     shared = entity != "sub" and "func" not in file.name.parts
     applies_to_all = not file.recording and (shared or entity not in file.entities)
-    return applies_to_all or matches(file.entities, entity, labels)
-
-
-def _labels(recordings: Sequence[WantedFile], entity: str) -> str:
-    labels = sorted({file.entities.get(entity, "(none)") for file in recordings})
-    shown = " ".join(labels[:30]) + (f" ... ({len(labels)} in all)" if len(labels) > 30 else "")
-    return f"{_FILTERS[entity]} {shown}"
+    return applies_to_all or has_label(file.entities, entity, labels)

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from titan_neuro.data.bids.recordings import read_json
+from titan_neuro.data.bids.names import applies_to
 from titan_neuro.data.fetch.plan import WantedFile
 from titan_neuro.data.fetch.tree import TreeFile, total_bytes
 from titan_neuro.errors import MetadataError
+from titan_neuro.files import read_json
 
 _log = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ def _metadata(recordings: Sequence[WantedFile], wanted: Sequence[WantedFile]) ->
         merged: dict[str, Any] = {}
         for folder in reversed(recording.path.parents):
             sidecars = by_folder.get((folder, recording.suffix), ())
-            applicable = [sidecar for sidecar in sidecars if sidecar.entities.items() <= recording.entities.items()]
+            applicable = [sidecar for sidecar in sidecars if applies_to(sidecar.entities, recording.entities)]
             for sidecar in sorted(applicable, key=lambda sidecar: len(sidecar.entities)):
                 merged.update(read(sidecar.path))
         found.append(merged)

@@ -1,6 +1,12 @@
-"""Prepare: from a recording to a store of causally scaled volumes."""
+"""Prepare recordings: spatial mapping, temporal cleaning and causal normalization, into one store a run.
+
+Which file does what: ``routes`` opens a run by its route; ``spatial_mapping`` composes head motion, distortion
+correction, coregistration and template warp, which ``resampling`` applies in one interpolation; ``cleaning`` runs
+``high_pass``, ``confound_regression`` and ``normalization`` over the time series; ``run`` does all of it for one run.
+"""
 
 from titan_neuro.data.prepare.config import PrepareConfig
-from titan_neuro.data.prepare.run import content_id, missing_inputs, prepare_run, store_path
+from titan_neuro.data.prepare.inputs import content_id
+from titan_neuro.data.prepare.run import missing_inputs, prepare_run, store_path
 
 __all__ = ["PrepareConfig", "content_id", "missing_inputs", "prepare_run", "store_path"]

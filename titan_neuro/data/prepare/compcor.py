@@ -1,14 +1,14 @@
-"""aCompCor: what is common to the voxels of white matter and CSF, as fMRIPrep defines it and in a causal form."""
+"""aCompCor: principal components of the voxels of white matter and CSF, as in fMRIPrep and in a causal form."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from titan_neuro.data.prepare.temporal import CausalHighPass
+from titan_neuro.data.prepare.high_pass import CausalHighPass
 from titan_neuro.errors import ImageError
 
 _HIGH_PASS_HZ = 1 / 128
-_BLOCK = 64
+_BLOCK_LENGTH = 64
 
 
 def compcor(
@@ -16,20 +16,20 @@ def compcor(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the principal components of the signal in a noise mask (Behzadi et al., NeuroImage 37, 2007).
 
-    Each voxel is high-passed at 1/128 Hz, centered and scaled to unit variance; a component is a left singular vector
-    of what is left, of unit length. Its sign is the one that makes its largest spatial weight positive.
+    Each voxel is high-passed at 1/128 Hz, centered and scaled to unit variance; the components are the left singular
+    vectors of the result, of unit length. The sign makes the largest spatial weight of a component positive.
 
-    With `calibration_time_points` the definition is made causal: the high-pass is `CausalHighPass`; centers, scales and
-    spatial weights are of the first `calibration_time_points` volumes; the components of later volumes are projections
-    on those weights. During the calibration they are not known yet, and 0. Without it the components are fMRIPrep's: of
-    the whole run, cosine drifts regressed out, so that **every value depends on all volumes**.
+    With `calibration_time_points` the components are causal: the high-pass is `CausalHighPass`; means, standard
+    deviations and spatial weights are estimated on the first `calibration_time_points` volumes; later volumes are
+    projected on those weights. During the calibration the components are 0. Without it they are fMRIPrep's: fitted to
+    the whole run, after cosine drifts were regressed out, so that **every value depends on all volumes**.
 
     Parameters
     ----------
     volumes : numpy.ndarray
-        ``(time, voxels)`` inside the mask, in the units of the scanner.
+        ``(time, voxels)`` inside the noise mask, in any units.
     n_components : int
-        Above 0; fewer than the volumes they are fitted to, no more than the voxels that vary.
+        Above 0; fewer than the volumes that they are fitted to, and at most the number of voxels that vary.
     calibration_time_points : int or None
         Length of the calibration; None for the whole run.
     repetition_time : float
@@ -40,12 +40,13 @@ def compcor(
     components : numpy.ndarray
         float64 ``(time, n_components)``.
     variance_explained : numpy.ndarray
-        float64 ``(n_components,)``, shares of the variance that the components are fitted to, in falling order.
+        float64 ``(n_components,)``, fractions of the variance in the volumes that the components are fitted to,
+        descending.
 
     Raises
     ------
     ImageError
-        The run is not longer than the calibration, or the mask holds fewer components.
+        The run is not longer than the calibration, or the noise mask has fewer components.
     """
     n_fitted = len(volumes) if calibration_time_points is None else calibration_time_points
     if calibration_time_points is not None and calibration_time_points >= len(volumes):
@@ -57,7 +58,7 @@ def compcor(
     volumes = volumes[:, (volumes[:n_fitted] != volumes[0]).any(axis=0)]
     high_pass = CausalHighPass(volumes.shape[1], _HIGH_PASS_HZ, repetition_time)
     fitted = (
-        _without_drifts(volumes, repetition_time) if calibration_time_points is None else high_pass(volumes[:n_fitted])
+        _remove_drifts(volumes, repetition_time) if calibration_time_points is None else high_pass(volumes[:n_fitted])
     )
     center, scale = fitted.mean(axis=0), fitted.std(axis=0)
     fitted = (fitted - center) / scale
@@ -75,16 +76,17 @@ def compcor(
     if calibration_time_points is None:
         return vectors * signs, explained
     components = np.zeros((len(volumes), n_components))
-    for start in range(n_fitted, len(volumes), _BLOCK):
-        block = (high_pass(volumes[start : start + _BLOCK]) - center) / scale
-        components[start : start + _BLOCK] = block @ weights * (signs / length)
+    for start in range(n_fitted, len(volumes), _BLOCK_LENGTH):
+        block = (high_pass(volumes[start : start + _BLOCK_LENGTH]) - center) / scale
+        components[start : start + _BLOCK_LENGTH] = block @ weights * (signs / length)
     return components, explained
 
 
 def cosine_drifts(n_time_points: int, repetition_time: float) -> np.ndarray:
-    """Return the orthonormal cosines that are slower than 1/128 Hz: the ``cosineXX`` of fMRIPrep.
+    """Return the orthonormal cosines slower than 1/128 Hz: the ``cosineXX`` of fMRIPrep.
 
-    They are the first terms of a discrete cosine transform, the constant left out: of a run they know its length alone.
+    They are the first terms of a discrete cosine transform without the constant, and depend only on the length of a
+    run.
 
     Parameters
     ----------
@@ -102,7 +104,7 @@ def cosine_drifts(n_time_points: int, repetition_time: float) -> np.ndarray:
     return np.asarray(np.sqrt(2 / n_time_points) * np.cos(angles))
 
 
-def _without_drifts(volumes: np.ndarray, repetition_time: float) -> np.ndarray:
+def _remove_drifts(volumes: np.ndarray, repetition_time: float) -> np.ndarray:
     cosines = cosine_drifts(len(volumes), repetition_time)
     centered = volumes - volumes.mean(axis=0, dtype=np.float64)
     return np.asarray(centered - cosines @ (cosines.T @ centered))

@@ -11,40 +11,42 @@ from pydantic.dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class PrepareConfig:
-    """How recordings become volumes.
+    """Settings of the preparation: ``prepare.*``.
 
     Attributes
     ----------
     warmup_s : float
-        Seconds at the start of a run that are fed but never scored: running estimates rest on too little there.
+        Seconds at the start of a run that models receive as input, and that are never scored: running estimates are
+        unreliable there.
     scored_trial_types : tuple of str
-        A volume is scored when it lies inside an event of one of these ``trial_type``s. A run whose events table has
-        none of them (or that has no table) is scored from the end of the warm-up on.
+        A time point is scored when it lies inside an event of one of these ``trial_type``s. Where the events table has
+        no such event, or there is no table, all time points after the warm-up are scored.
     mask_time_points : int
-        Where the dataset brings no brain mask, one is computed from the mean of this many first volumes; a rough
-        registration takes it for its reference. At most the volumes of the warm-up, and at least one: they touch each
-        other, and are never scored.
+        Number of first volumes whose mean gives the brain mask where the dataset has none, and the reference of a rough
+        registration. It is limited to the volumes of the warm-up, which are never scored, because these volumes are not
+        processed causally; at least one is used.
     resolution_mm : float or None
-        Edge of a voxel of the output grid in the standard space. None: the image's own grid where it lies in a standard
-        space already, else 2 mm.
+        Edge of an output voxel in the standard space. None: the grid of the image where it is in a standard space
+        already, else 2 mm.
     confounds : {"none", "motion24", "simple", "scrubbing", "compcor", "ica_aroma", "budapest2020"}
-        What is regressed out: nothing; 6 motion parameters, their derivatives and the squares of both; a strategy of
-        `nilearn.interfaces.fmriprep.load_confounds_strategy`; the 23 columns of the data paper of ds003017.
+        Preset of the confounds that are regressed out. ``motion24``: 6 motion parameters, their derivatives and the
+        squares of both; ``budapest2020``: the 23 columns of the data paper of ds003017; the others: strategies of
+        `nilearn.interfaces.fmriprep.load_confounds_strategy`.
     calibration_s : float
-        Seconds at the start of a run from which the aCompCor components of a table that is computed here are learned;
-        they are 0 till then, so that no later volume touches an earlier one.
+        Seconds at the start of a run on which aCompCor components are fitted, where they are computed here. During the
+        calibration they are 0, so that no later volume changes an earlier one.
     high_pass_hz : float or None
         Cut-off of the high-pass filter (Butterworth, second order); None for none. There is no low-pass.
     slice_timing : bool
-        Shift every slice to the middle of its volume, through the Fourier transform of the whole run.
+        Correct slice timing: shift every slice to the middle of its volume, by the Fourier transform of the whole run.
     estimation : {"causal", "whole-run"}
-        Whether scaling, confound fit and high-pass use the volumes up to now, or the whole run. The latter lets what
-        comes later touch what came before: it is for comparison with other work, and every table says so.
+        Whether z-score, confound regression and high-pass use the time points so far, or the whole run. In the latter
+        case later time points change earlier ones; it serves for comparison with other work, and every table says so.
     rough_registration : bool
-        Register raw recordings that bring no transforms to the template with ANTs (needs the extra ``raw``). Motion and
-        position are estimated from the recording alone: enough to look at, not to publish.
+        Register raw recordings without transforms to the template with ANTs (needs the extra ``raw``). Head motion and
+        position are estimated from the recording alone: sufficient for a first look, not for a publication.
     atlas : Path or None
-        Labels image in the standard space: volumes become the means of its parcels.
+        Image of labels in the standard space: the time series of voxels are averaged over its parcels.
     """
 
     warmup_s: Annotated[float, Field(ge=0)] = 20.0

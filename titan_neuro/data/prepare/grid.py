@@ -1,21 +1,24 @@
-"""The grid in MNI space that volumes are brought to."""
+"""The output grid in MNI space, and masks on it."""
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
 
-# TemplateFlow's MNI152NLin2009cAsym at 1 mm: where its first voxel lies, and how many there are.
-_FIRST_MM = np.array([-96.0, -132.0, -78.0])
+from titan_neuro.data.prepare.transforms import apply_affine
+
+# TemplateFlow's MNI152NLin2009cAsym at 1 mm: position of the first voxel, and size in voxels.
+_FIRST_VOXEL_MM = np.array([-96.0, -132.0, -78.0])
 _EXTENT_MM = (193, 229, 193)
 DEFAULT_RESOLUTION_MM = 2.0
 
 
 def standard_grid(resolution_mm: float) -> tuple[tuple[int, int, int], np.ndarray]:
-    """Grid over the field of view of MNI152NLin2009cAsym.
+    """Return a grid over the field of view of MNI152NLin2009cAsym.
 
-    At 1 and 2 mm it is TemplateFlow's (``res-01``, ``res-02``), which fMRIPrep writes to.
+    At 1 and 2 mm it is TemplateFlow's (``res-01``, ``res-02``), on which fMRIPrep's output lies.
 
     Parameters
     ----------
@@ -31,44 +34,52 @@ def standard_grid(resolution_mm: float) -> tuple[tuple[int, int, int], np.ndarra
     """
     shape = tuple(math.ceil(extent / resolution_mm) for extent in _EXTENT_MM)
     affine = np.diag([resolution_mm, resolution_mm, resolution_mm, 1.0])
-    affine[:3, 3] = _FIRST_MM - (resolution_mm - 1) / 2
+    affine[:3, 3] = _FIRST_VOXEL_MM - (resolution_mm - 1) / 2
     return (shape[0], shape[1], shape[2]), affine
 
 
 def template_brain(shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:
-    """Brain mask of the MNI152 template on a grid: bool `shape`."""
+    """Return the brain mask of the MNI152 template on a grid of `shape` and `affine`: bool ``(x, y, z)``."""
+    mask, mask_affine = _template_brain_1mm()
+    return regrid_mask(mask, mask_affine, shape, affine)
+
+
+@functools.cache
+def _template_brain_1mm() -> tuple[np.ndarray, np.ndarray]:
     from nilearn.datasets import load_mni152_brain_mask
 
     brain = load_mni152_brain_mask(resolution=1)
-    return regrid_mask(np.asarray(brain.dataobj) > 0, brain.affine, shape, affine)
+    return np.asarray(brain.dataobj) > 0, np.asarray(brain.affine)
 
 
 def regrid_mask(
     mask: np.ndarray, mask_affine: np.ndarray, shape: tuple[int, int, int], affine: np.ndarray
 ) -> np.ndarray:
-    """Bring a mask to another grid of the same space: the voxels whose center it covers at least half.
+    """Resample a mask to another grid of the same space: linear interpolation, threshold 0.5.
 
     Parameters
     ----------
     mask : numpy.ndarray
         bool ``(x, y, z)``.
     mask_affine : numpy.ndarray
-        ``(4, 4)``, its voxel indices to mm.
-    shape, affine
-        Of the grid wanted.
+        ``(4, 4)``, voxel indices of `mask` to mm.
+    shape : tuple of 3 int
+        Of the other grid.
+    affine : numpy.ndarray
+        ``(4, 4)`` of the other grid.
 
     Returns
     -------
     numpy.ndarray
-        bool `shape`.
+        bool ``(x, y, z)``, of `shape`.
     """
     from scipy.ndimage import affine_transform
 
-    between = np.linalg.inv(mask_affine) @ affine
-    soft = affine_transform(mask.astype(np.float32), between[:3, :3], between[:3, 3], output_shape=shape, order=1)
-    return np.asarray(soft) >= 0.5
+    to_mask = np.linalg.inv(mask_affine) @ affine
+    coverage = affine_transform(mask.astype(np.float32), to_mask[:3, :3], to_mask[:3, 3], output_shape=shape, order=1)
+    return np.asarray(coverage) >= 0.5
 
 
 def grid_points(mask: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """World coordinates of the set voxels of a mask, in C order: float64 ``(voxels, 3)``, mm, RAS."""
-    return np.argwhere(mask) @ affine[:3, :3].T + affine[:3, 3]
+    """Return the coordinates of the voxels in a mask, in C order: float64 ``(voxels in mask, 3)``, mm, RAS."""
+    return apply_affine(affine, np.argwhere(mask))

@@ -1,23 +1,30 @@
-"""Images of one moment, read whole: masks, tissue maps, fieldmaps, atlases."""
+"""Reading NIfTI images: 3D images at once, 4D images (BOLD runs) a few volumes at a time."""
 
 from __future__ import annotations
 
+import gzip
+import weakref
 import zlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from titan_neuro.errors import ImageError
 
+_SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
+_CHECKSUM_READ_BYTES = 2**20
 
-def read_volume(path: Path, what: str) -> tuple[np.ndarray, np.ndarray]:
+
+def read_volume(path: Path, description: str) -> tuple[np.ndarray, np.ndarray]:
     """Read a 3D image.
 
     Parameters
     ----------
     path : Path
-    what : str
-        What it should be, for messages: ``brain mask``.
+    description : str
+        What the image should be, for messages: ``brain mask``.
 
     Returns
     -------
@@ -36,18 +43,171 @@ def read_volume(path: Path, what: str) -> tuple[np.ndarray, np.ndarray]:
     try:
         image = nib.load(path)
         data = np.asarray(image.dataobj)
-    except unreadable() as error:
-        raise ImageError(f"{path}: not a readable {what}: {error}.", "Fetch the file again.") from error
+    except _read_errors() as error:
+        raise ImageError(f"{path}: not a readable {description}: {error}.", "Fetch the file again.") from error
     if data.ndim != 3:
         raise ImageError(
-            f"{path}: expected a 3D {what}, found {data.ndim}D of shape {data.shape}.", "Name an image of one moment."
+            f"{path}: expected a 3D {description}, found {data.ndim}D of shape {data.shape}.", "Give a 3D image."
         )
     return data, np.asarray(image.affine, dtype=np.float64)
 
 
-def unreadable() -> tuple[type[Exception], ...]:
-    """What reading a damaged image raises."""
+class BoldImage:
+    """A 4D NIfTI image, opened to be read once, in the order of its volumes.
+
+    Parameters
+    ----------
+    path : Path
+
+    Attributes
+    ----------
+    path : Path
+    shape : tuple of 3 int
+        Voxels along x, y, z.
+    n_volumes : int
+    affine : numpy.ndarray
+        float64 ``(4, 4)``, voxel indices to mm, RAS.
+    header_repetition_time : float or None
+        Seconds, from the header; None where the header gives none.
+
+    Raises
+    ------
+    ImageError
+        Not a readable NIfTI image of real numbers, not 4D, or fewer than two volumes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import nibabel as nib
+
+        self.path = path
+        image: Any
+        try:
+            image_class = type(nib.load(path))
+            if not issubclass(image_class, nib.Nifti1Image):
+                raise ImageError(f"{path}: expected a NIfTI image of volumes, found {image_class.__name__}.")
+            # nibabel would stop at the last voxel, before the checksum of a gzip file. And it would open the file anew
+            # for each block of volumes, and decompress it from its start each time.
+            self._stream = gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115
+            weakref.finalize(self, self._stream.close)
+            image = image_class.from_file_map({"image": nib.FileHolder(fileobj=self._stream)})
+            seconds = _SECONDS.get(image.header.get_xyzt_units()[1])
+        except _read_errors() as error:
+            raise ImageError(f"{path}: not a readable NIfTI image: {error}.", "Fetch the file again.") from error
+        _check_header(path, image)
+        self.shape: tuple[int, int, int] = image.shape[:3]
+        self.n_volumes: int = image.shape[3]
+        self.affine = np.asarray(image.affine, dtype=np.float64)
+        # Headers are in single precision: 0.72 s is 0.7200000286 there.
+        step = float(f"{image.header.get_zooms()[3]:.6g}")
+        self.header_repetition_time = (step * seconds or None) if seconds else None
+        self._voxels = image.dataobj
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Read volumes ``start <= t < stop``.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(x, y, z, time)``, in the image's units.
+
+        Raises
+        ------
+        ImageError
+            The file is truncated or corrupt.
+        """
+        try:
+            volumes = np.asarray(self._voxels[..., start:stop])
+            if stop >= self.n_volumes:
+                # Read to the end of the file: the gzip checksum follows the last voxel.
+                while self._stream.read(_CHECKSUM_READ_BYTES):
+                    pass
+        except _read_errors() as error:
+            raise ImageError(
+                f"{self.path}: can't be read at volumes {start} to {stop - 1}: {error}.", "Fetch the file again."
+            ) from error
+        return volumes
+
+    def read_finite_volume(self, index: int) -> np.ndarray:
+        """Read volume `index` and check that all its values are finite: filters would spread NaN to other voxels.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(x, y, z)``, in the image's units.
+
+        Raises
+        ------
+        ImageError
+            The file is corrupt, or a value is not finite.
+        """
+        volume: np.ndarray = self.read(index, index + 1)[..., 0]
+        check_finite(
+            volume.reshape(1, -1),
+            index,
+            self.path,
+            lambda voxel: describe_voxel(int(i) for i in np.unravel_index(voxel, volume.shape)),
+        )
+        return volume
+
+
+def check_finite(series: np.ndarray, first_time_point: int, path: Path, describe: Callable[[int], str]) -> None:
+    """Check that a series is finite.
+
+    Parameters
+    ----------
+    series : numpy.ndarray
+        ``(time, features)``.
+    first_time_point : int
+        Number, within the run, of the first row.
+    path : Path
+        Where the series is from, for the message.
+    describe : callable
+        Describes a feature in words, for the message.
+
+    Raises
+    ------
+    ImageError
+        A value is NaN or infinite; the message says the time point and the feature.
+    """
+    finite = np.isfinite(series)
+    if finite.all():
+        return
+    row, feature = np.argwhere(~finite)[0]
+    raise ImageError(
+        f"{path}: expected finite values, found {series[row, feature]} in volume {first_time_point + row}, "
+        f"{describe(feature)}.",
+        "Repair the file, or exclude the run with --bids-filter-file.",
+    )
+
+
+def describe_voxel(indices: Iterable[int]) -> str:
+    """Return ``voxel (x, y, z)``, for messages."""
+    return f"voxel ({', '.join(map(str, indices))})"
+
+
+def _check_header(path: Path, image: Any) -> None:
+    if image.ndim != 4:
+        raise ImageError(
+            f"{path}: expected a 4D image (x, y, z, time), found {image.ndim}D of shape {image.shape}.",
+            "A run is a series of volumes; exclude single images with --bids-filter-file.",
+        )
+    if image.shape[3] < 2:
+        raise ImageError(
+            f"{path}: expected at least 2 volumes, found {image.shape[3]}.",
+            "If the scan was aborted, exclude it with --bids-filter-file.",
+        )
+    if image.get_data_dtype().kind not in "iuf":
+        raise ImageError(f"{path}: expected real numbers, found values of type {image.get_data_dtype()}.")
+    if not np.isfinite(image.affine).all() or not np.linalg.det(image.affine[:3, :3]):
+        raise ImageError(
+            f"{path}: expected an invertible affine (voxel indices to mm), found {image.affine.tolist()}.",
+            "Correct the header.",
+        )
+
+
+def _read_errors() -> tuple[type[Exception], ...]:
+    """Exceptions that nibabel raises for a damaged image."""
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
 
-    return ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error
+    return ImageFileError, HeaderDataError, OSError, EOFError, ValueError, KeyError, zlib.error

@@ -1,4 +1,4 @@
-"""Head motion: the transforms of a run, its six parameters as MCFLIRT defines them, framewise displacement."""
+"""Head motion: rigid transforms of a run, the six motion parameters (as in MCFLIRT), framewise displacement."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def read_head_motion(path: Path) -> np.ndarray:
     Returns
     -------
     numpy.ndarray
-        float64 ``(n, 4, 4)``, RAS, mm: transform ``t`` takes a point of the reference to where it lies in volume ``t``.
+        float64 ``(volumes, 4, 4)``, RAS, mm: points of the reference to points of each volume.
 
     Raises
     ------
     MetadataError
-        The file is not there, not an ITK transform, or holds values that are not finite.
+        The file does not exist, is not an ITK transform, or has values that are not finite.
     """
     from nitransforms.io.base import TransformFileError, TransformIOError
     from nitransforms.linear import load
@@ -43,12 +43,12 @@ def read_head_motion(path: Path) -> np.ndarray:
 
 
 def center_of_mass(volume: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """Return the center of mass of a reference volume: the point about which MCFLIRT, and fMRIPrep, count rotations.
+    """Return the center of mass of a reference volume: the center of rotation in MCFLIRT and fMRIPrep.
 
     Parameters
     ----------
     volume : numpy.ndarray
-        ``(x, y, z)``, the reference that the head motion was estimated to.
+        ``(x, y, z)``, the reference of head-motion correction.
     affine : numpy.ndarray
         ``(4, 4)``, voxels to RAS, mm.
 
@@ -63,19 +63,19 @@ def center_of_mass(volume: np.ndarray, affine: np.ndarray) -> np.ndarray:
 
 
 def motion_parameters(head_motion: np.ndarray, affine: np.ndarray, center_mm: np.ndarray) -> pd.DataFrame:
-    """Return the six motion parameters of each volume, as MCFLIRT (so fMRIPrep) defines them.
+    """Return the six motion parameters of each volume, as defined by MCFLIRT (and so by fMRIPrep).
 
-    The parameters are those of the movement that brings volume ``t`` back onto the reference, in FSL's axes: along the
-    voxel axes of the image, in mm, the first axis flipped where the affine has a positive determinant. Translations
-    are those of `center_mm`; rotations are about it, with the matrix ``Rx Ry Rz`` of left-handed angles
-    (``rotmat2euler`` and ``decompose_aff`` of FSL's miscmaths). fMRIPrep from 23.2 on recovers them from its transforms
-    with the matrix transposed, which is the same to the first order of the angles: it differs by some
-    angle^2 x center, 0.01 mm at 0.6 degrees.
+    They describe the rigid transform that brings volume ``t`` back to the reference, in FSL's axes: along the voxel
+    axes of the image, in mm, with the first axis flipped where the affine has a positive determinant. Rotations are
+    about `center_mm`, with the matrix ``Rx Ry Rz`` of left-handed angles; translations are those of `center_mm`
+    (``rotmat2euler`` and ``decompose_aff`` of FSL's miscmaths). fMRIPrep from 23.2 on derives them from its transforms
+    with the transposed matrix, which is equal to first order in the angles: the difference is about angle^2 x center,
+    0.01 mm at 0.6 degrees.
 
     Parameters
     ----------
     head_motion : numpy.ndarray
-        ``(n, 4, 4)`` from `read_head_motion`.
+        ``(volumes, 4, 4)`` from `read_head_motion`.
     affine : numpy.ndarray
         ``(4, 4)`` of the images, voxels to RAS, mm.
     center_mm : numpy.ndarray
@@ -84,7 +84,7 @@ def motion_parameters(head_motion: np.ndarray, affine: np.ndarray, center_mm: np
     Returns
     -------
     pandas.DataFrame
-        ``n`` rows; columns `MOTION`.
+        One row a volume; columns `MOTION`.
     """
     from scipy.spatial.transform import Rotation
 
@@ -92,17 +92,18 @@ def motion_parameters(head_motion: np.ndarray, affine: np.ndarray, center_mm: np
     if np.linalg.det(axes) > 0:
         axes = axes * [-1, 1, 1]
     to_axes = np.linalg.inv(axes)
-    back = np.linalg.inv(head_motion)
-    moved = back[:, :3, :3] @ center_mm + back[:, :3, 3] - center_mm
-    # Turning to the right by -a is turning to the left by a.
-    angles = -Rotation.from_matrix(to_axes @ back[:, :3, :3] @ axes).as_euler("XYZ")
-    return pd.DataFrame(np.hstack([moved @ to_axes.T, angles]), columns=list(MOTION))
+    to_reference = np.linalg.inv(head_motion)
+    translation = to_reference[:, :3, :3] @ center_mm + to_reference[:, :3, 3] - center_mm
+    # A left-handed angle is a negative right-handed one.
+    angles = -Rotation.from_matrix(to_axes @ to_reference[:, :3, :3] @ axes).as_euler("XYZ")
+    return pd.DataFrame(np.hstack([translation @ to_axes.T, angles]), columns=list(MOTION))
 
 
 def framewise_displacement(motion: pd.DataFrame, radius_mm: float = 50.0) -> np.ndarray:
-    """Return how far the head moved from one volume to the next (Power et al., NeuroImage 59, 2012).
+    """Return the framewise displacement (FD; Power et al., NeuroImage 59, 2012).
 
-    The sum of the absolute changes of the six parameters, rotations as the arc that they make on a sphere.
+    It is the sum of the absolute changes of the six motion parameters from one volume to the next, with rotations as
+    arcs on the surface of a sphere.
 
     Parameters
     ----------
@@ -114,7 +115,7 @@ def framewise_displacement(motion: pd.DataFrame, radius_mm: float = 50.0) -> np.
     Returns
     -------
     numpy.ndarray
-        float64 ``(n,)``, mm; NaN at volume 0, which has none before it.
+        float64 ``(volumes,)``, mm; NaN at volume 0.
     """
     steps = np.abs(np.diff(motion[list(MOTION)].to_numpy(dtype=np.float64), axis=0))
     steps[:, 3:] *= radius_mm

@@ -1,8 +1,7 @@
-"""Slice timing: every slice as if it had been acquired in the middle of its volume."""
+"""Slice-timing correction: every slice as if it had been acquired in the middle of its volume."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,98 +9,162 @@ from typing import Any
 import numpy as np
 
 from titan_neuro.data.bids.recordings import Recording
-from titan_neuro.data.prepare.scratch import Scratch
-from titan_neuro.data.prepare.sources import Volumes, finite_volume
-from titan_neuro.data.prepare.temporal import fourier_shift, slice_timing_shifts
+from titan_neuro.data.prepare.images import BoldImage
+from titan_neuro.data.prepare.scratch import ScratchSeries
+from titan_neuro.data.prepare.sidecar_values import is_finite_number, voxel_axis
 from titan_neuro.errors import MetadataError
 
-# What `fourier_shift` holds of a series: it, its mirror image, their spectrum and the result, in double precision.
-_BYTES_A_VALUE = 64
+# `fourier_shift` holds a series, its mirror image, their spectrum and the result, in double precision.
+_BYTES_PER_VALUE = 64
 _MEMORY_BYTES = 64 * 2**20
 
 
-class ShiftedVolumes(Volumes):
-    """Volumes whose slices were shifted in time; they lie in a scratch file, slice after slice."""
-
-    def __init__(self, volumes: Volumes, axis: int, scratch: Scratch) -> None:
-        self.path, self.shape, self.affine = volumes.path, volumes.shape, volumes.affine
-        self.n_time_points, self.header_repetition_time = volumes.n_time_points, volumes.header_repetition_time
-        self._axis, self._scratch = axis, scratch
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """Volumes ``start <= t < stop``: float32 ``(x, y, z, time)``."""
-        sliced = [self.shape[self._axis], *np.delete(self.shape, self._axis)]
-        volumes = self._scratch.volumes(start, stop).reshape(stop - start, *sliced)
-        return np.moveaxis(np.moveaxis(volumes, 1, self._axis + 1), 0, -1)
-
-
-def shift_slices(volumes: Volumes, recording: Recording, repetition_time: float, scratch: Scratch) -> ShiftedVolumes:
-    """Shift every slice to the middle of its volume.
-
-    Uses the whole run: see `titan_neuro.data.prepare.temporal.fourier_shift`.
+class SliceTimeCorrectedImage(BoldImage):
+    """A 4D image whose slices were shifted in time; it is read from a scratch file, in which a slice is contiguous.
 
     Parameters
     ----------
-    volumes : Volumes
+    image : BoldImage
+        The recorded image.
+    axis : int
+        The axis of its slices.
+    scratch : ScratchSeries
+        The corrected image, with the slice axis first.
+    """
+
+    def __init__(self, image: BoldImage, axis: int, scratch: ScratchSeries) -> None:
+        self.path, self.shape, self.affine = image.path, image.shape, image.affine
+        self.n_volumes, self.header_repetition_time = image.n_volumes, image.header_repetition_time
+        self._axis, self._scratch = axis, scratch
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Read volumes ``start <= t < stop``: float32 ``(x, y, z, time)``."""
+        slice_axis_first = [self.shape[self._axis], *np.delete(self.shape, self._axis)]
+        volumes = self._scratch.read(start, stop).reshape(stop - start, *slice_axis_first)
+        return np.moveaxis(np.moveaxis(volumes, 1, self._axis + 1), 0, -1)
+
+
+def correct_slice_timing(
+    image: BoldImage, recording: Recording, repetition_time: float, scratch: ScratchSeries
+) -> SliceTimeCorrectedImage:
+    """Shift every slice to the middle of its volume. Not causal: see :func:`fourier_shift`.
+
+    Parameters
+    ----------
+    image : BoldImage
     recording : Recording
         Its sidecar gives ``SliceTiming`` in seconds, and ``SliceEncodingDirection`` where it is not ``k``.
     repetition_time : float
         Seconds.
-    scratch : Scratch
-        Empty; holds the whole run afterwards.
+    scratch : ScratchSeries
+        Empty; holds the corrected run afterwards.
+
+    Returns
+    -------
+    SliceTimeCorrectedImage
 
     Raises
     ------
     MetadataError
-        No slice timing, or one of another number of slices, or longer than the repetition time.
+        The sidecar gives no slice timing, or one for another number of slices, or times beyond the repetition time.
     ImageError
         A value is not finite: it would spread over the whole run.
     """
-    axis, times = _slice_times(recording.sidecar, recording.path, volumes.shape, repetition_time)
-    for index in range(volumes.n_time_points):
-        scratch.append(np.moveaxis(finite_volume(volumes, index), axis, 0).reshape(1, -1))
-    size = scratch.n_columns // len(times)
-    width = max(1, _MEMORY_BYTES // (_BYTES_A_VALUE * volumes.n_time_points))
-    for number, shift_s in enumerate(slice_timing_shifts(times)):
+    axis, times_s = _slice_times(recording.sidecar, recording.path, image.shape, repetition_time)
+    for index in range(image.n_volumes):
+        scratch.append(np.moveaxis(image.read_finite_volume(index), axis, 0).reshape(1, -1))
+    size = scratch.n_columns // len(times_s)
+    width = max(1, _MEMORY_BYTES // (_BYTES_PER_VALUE * image.n_volumes))
+    for number, shift_s in enumerate(slice_timing_shifts(times_s)):
         end = (number + 1) * size
         for first in range(number * size, end, width):
-            series = scratch.columns(first, min(first + width, end))
+            series = scratch.read_columns(first, min(first + width, end))
             scratch.replace_columns(first, fourier_shift(series, shift_s, repetition_time))
-    return ShiftedVolumes(volumes, axis, scratch)
+    return SliceTimeCorrectedImage(image, axis, scratch)
+
+
+def slice_timing_shifts(slice_times_s: np.ndarray) -> np.ndarray:
+    """Return the shift of each slice from its acquisition to the reference time.
+
+    The reference is fMRIPrep's (``--slice-time-ref 0.5``): half way between the first and the last slice.
+
+    Parameters
+    ----------
+    slice_times_s : numpy.ndarray
+        ``(slices,)``, ``SliceTiming`` of the sidecar: seconds after the start of the volume.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64 ``(slices,)``, seconds; the argument of `fourier_shift`.
+    """
+    times_s = np.asarray(slice_times_s, dtype=np.float64)
+    return np.asarray((times_s.min() + times_s.max()) / 2 - times_s)
+
+
+def fourier_shift(series: np.ndarray, shift_s: float, repetition_time: float) -> np.ndarray:
+    """Evaluate a series `shift_s` seconds later, by shifting the phases of its Fourier transform.
+
+    **Not causal**: every value depends on all time points, with weights that fall as 1 / distance. White noise stays
+    white, though (AR(5) on it: r2 = -0.01; linear interpolation half way between time points gives r2 = 0.42). So no
+    other method of slice-timing correction is offered, and the store records that it was applied.
+
+    The series is extended by its mirror image at both ends (after the last time point come the last, the one before,
+    ...), so that its end does not wrap around to its start. Exact for sums of the cosines of the discrete cosine
+    transform.
+
+    Parameters
+    ----------
+    series : numpy.ndarray
+        ``(time, ...)``, in any units.
+    shift_s : float
+        Seconds; positive is later, negative earlier.
+    repetition_time : float
+        Seconds from one time point to the next.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64, shaped like `series`.
+    """
+    series = np.asarray(series, dtype=np.float64)
+    mirrored = np.concatenate([series, series[::-1]])
+    spectrum = np.fft.rfft(mirrored, axis=0)
+    phase = np.exp(2j * np.pi * np.fft.rfftfreq(len(mirrored)) * shift_s / repetition_time)
+    spectrum *= phase.reshape(-1, *[1] * (series.ndim - 1))
+    return np.asarray(np.fft.irfft(spectrum, len(mirrored), axis=0)[: len(series)])
 
 
 def _slice_times(
     sidecar: Mapping[str, Any], path: Path, shape: tuple[int, ...], repetition_time: float
 ) -> tuple[int, np.ndarray]:
-    """Axis of the slices, and when each was acquired, in the order in which they are stored."""
+    """Return the axis of the slices, and their acquisition times in the order in which they are stored."""
     direction = sidecar.get("SliceEncodingDirection", "k")
-    if direction not in [f"{axis}{sign}" for axis in "ijk" for sign in ("", "-")]:
+    parsed = voxel_axis(direction)
+    if parsed is None:
         raise MetadataError(
             f"{path}: expected a SliceEncodingDirection of i, j or k, with or without -, found {direction!r}.",
-            "Mend the sidecar.",
+            "Correct the sidecar.",
         )
-    axis = "ijk".index(direction[0])
-    given = sidecar.get("SliceTiming")
-    if not isinstance(given, list) or not all(map(_is_number, given)):
+    axis, sign = parsed
+    slice_timing = sidecar.get("SliceTiming")
+    if not isinstance(slice_timing, list) or not all(map(is_finite_number, slice_timing)):
         raise MetadataError(
-            f"{path}: slice timing was asked for, but the sidecar gives no SliceTiming in seconds: found {given!r}.",
-            "Leave prepare.slice_timing out, or write the times into the sidecar.",
+            f"{path}: slice-timing correction was asked for, but the sidecar gives no SliceTiming in seconds: found "
+            f"{slice_timing!r}.",
+            "Omit prepare.slice_timing, or write the times into the sidecar.",
         )
-    if len(given) != shape[axis]:
+    if len(slice_timing) != shape[axis]:
         raise MetadataError(
-            f"{path}: expected {shape[axis]} entries in SliceTiming, one a slice along {direction[0]}, found "
-            f"{len(given)}.",
-            "Mend the sidecar (SliceTiming, SliceEncodingDirection).",
+            f"{path}: expected {shape[axis]} entries in SliceTiming, one a slice along {'ijk'[axis]}, found "
+            f"{len(slice_timing)}.",
+            "Correct the sidecar (SliceTiming, SliceEncodingDirection).",
         )
-    times = np.array(given[::-1] if direction.endswith("-") else given, dtype=np.float64)
-    if times.min() < 0 or times.max() > repetition_time:
+    times_s = np.array(slice_timing[::sign], dtype=np.float64)
+    if times_s.min() < 0 or times_s.max() > repetition_time:
         raise MetadataError(
-            f"{path}: expected slice times from 0 to the repetition time of {repetition_time} s, found {times.min():g} "
-            f"to {times.max():g} s.",
-            "SliceTiming counts seconds, not milliseconds.",
+            f"{path}: expected slice times from 0 to the repetition time of {repetition_time} s, found "
+            f"{times_s.min():g} to {times_s.max():g} s.",
+            "SliceTiming is in seconds, not in milliseconds.",
         )
-    return axis, times
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return axis, times_s

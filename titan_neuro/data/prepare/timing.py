@@ -1,4 +1,4 @@
-"""When things happen in a run: the repetition time, the events, and the volumes that are scored."""
+"""Timing of a run: repetition time, events, and the time points that are scored."""
 
 from __future__ import annotations
 
@@ -13,19 +13,30 @@ from titan_neuro.data.bids.recordings import Recording
 from titan_neuro.data.store.schema import Event
 from titan_neuro.errors import MetadataError
 
-# Clocks of stimulus and scanner differ a little.
-_TOLERANCE_S = 1.0
-# Multiples of a repetition time are rounded: 10 times 0.72 s is less than 7.2 s.
+# The clocks of stimulus and scanner differ slightly.
+_EVENT_TOLERANCE_S = 1.0
+# Multiples of a repetition time have rounding errors: 10 times 0.72 s is less than 7.2 s.
 _ROUNDING_S = 1e-6
 
 
 def repetition_time(recording: Recording, header: float | None) -> float:
-    """Seconds from one volume to the next, from the sidecar and the image's header, which must not contradict it.
+    """Return the repetition time (TR) of a recording, from its sidecar, else from its header.
+
+    Parameters
+    ----------
+    recording : Recording
+    header : float or None
+        Seconds, from the header of the image.
+
+    Returns
+    -------
+    float
+        Seconds.
 
     Raises
     ------
     MetadataError
-        Neither says anything, or not a time, or they differ.
+        Neither gives a repetition time, or it is not above 0, or the two differ.
     """
     sidecar = recording.repetition_time
     if sidecar is None and header is None:
@@ -34,42 +45,47 @@ def repetition_time(recording: Recording, header: float | None) -> float:
             "header.",
             'Write {"RepetitionTime": SECONDS} into the sidecar.',
         )
-    found = sidecar if sidecar is not None else header
-    if found is None or not (math.isfinite(found) and found > 0):
+    value = sidecar if sidecar is not None else header
+    if value is None or not (math.isfinite(value) and value > 0):
         raise MetadataError(
-            f"{recording.path}: expected a repetition time above 0 s, found {found}.", "Correct the JSON sidecar."
+            f"{recording.path}: expected a repetition time above 0 s, found {value}.", "Correct the JSON sidecar."
         )
     if sidecar is not None and header is not None and not abs(sidecar - header) <= 1e-3:
         raise MetadataError(
-            f"{recording.path}: the sidecar says a repetition time of {sidecar} s, the header {header} s.",
+            f"{recording.path}: the sidecar gives a repetition time of {sidecar} s, the header {header} s.",
             "Correct the one that is wrong.",
         )
-    return found
+    return value
 
 
 def read_events(path: Path, duration_s: float) -> list[Event]:
-    """Rows (onset, duration, trial_type) of an events table, in seconds; the duration is NaN where it is not known.
+    """Read an events table.
 
-    Onsets may lie before the first volume, as BIDS has it.
+    Onsets may lie before the first volume, as BIDS allows.
 
     Parameters
     ----------
     path : Path
     duration_s : float
-        Of the run: an event that ends more than a second after it belongs to another run, or to another clock.
+        Duration of the run. An event that ends more than a second later belongs to another run, or to another clock.
+
+    Returns
+    -------
+    list of (float, float, str)
+        Onset and duration in seconds, and ``trial_type``; the duration is NaN where the table gives ``n/a``.
 
     Raises
     ------
     MetadataError
-        Not a table with these columns, not numbers, or an event past the end.
+        The table lacks a column, has values that are no numbers, or an event after the end of the run.
     """
     try:
         table = pd.read_csv(path, sep="\t", dtype={"trial_type": str}, keep_default_na=False, na_values="n/a")
-        lacking = {"onset", "duration"} - set(table.columns)
-        if lacking:
+        missing = {"onset", "duration"} - set(table.columns)
+        if missing:
             raise MetadataError(
                 f"{path}: expected the columns onset, duration[, trial_type], found {', '.join(table.columns)}.",
-                "Mend the table.",
+                "Correct the table.",
             )
         types = table["trial_type"].fillna("") if "trial_type" in table else [""] * len(table)
         events = list(zip(table["onset"].astype(float), table["duration"].astype(float), types, strict=True))
@@ -82,14 +98,14 @@ def read_events(path: Path, duration_s: float) -> list[Event]:
             raise MetadataError(
                 f"{path}: line {row}: expected an onset in seconds and a duration from 0 s on, found {onset} and "
                 f"{duration}.",
-                "Mend the table.",
+                "Correct the table.",
             )
-        # A duration that is not known (n/a) is no longer than the run.
+        # An unknown duration (n/a) does not end after the run.
         end = onset + (0.0 if math.isnan(duration) else duration)
-        if end > duration_s + _TOLERANCE_S:
+        if end > duration_s + _EVENT_TOLERANCE_S:
             raise MetadataError(
-                f"{path}: line {row}: the event {name!r} ends at {end:g} s, but the run is over at {duration_s:g} s.",
-                "Does the table belong to this run? Was the recording cut short? Correct the one that is wrong.",
+                f"{path}: line {row}: the event {name!r} ends at {end:g} s, but the run ends at {duration_s:g} s.",
+                "Check that the table belongs to this run, and whether the recording was aborted.",
             )
     return events
 
@@ -97,35 +113,37 @@ def read_events(path: Path, duration_s: float) -> list[Event]:
 def scored_time_points(
     events: Sequence[Event], n_time_points: int, repetition_time_s: float, warmup_s: float, trial_types: Sequence[str]
 ) -> tuple[np.ndarray, str]:
-    """Return the volumes that a loss or a score may use as a target.
+    """Return the time points that a loss or a score may use as a target.
 
-    A volume belongs to an event when its onset does: ``onset <= t < onset + duration``. An event whose duration is not
-    known has no volumes.
+    A time point ``t`` (in seconds) lies inside an event when ``onset <= t < onset + duration``. An event of unknown
+    duration contains no time points.
 
     Parameters
     ----------
     events : sequence of (float, float, str)
+        From :func:`read_events`.
     n_time_points : int
     repetition_time_s, warmup_s : float
+        Seconds.
     trial_types : sequence of str
-        Of the events that are scored.
+        Of the events that are scored. Where no event has one of them, all time points after the warm-up are scored.
 
     Returns
     -------
     scored : numpy.ndarray
         bool ``(n_time_points,)``.
     rule : str
-        By which they were chosen, in words.
+        The rule in words.
     """
-    onset = np.arange(n_time_points) * repetition_time_s + _ROUNDING_S
-    warm = onset >= warmup_s
-    chosen = [event for event in events if event[2] in trial_types]
-    if not chosen:
-        why = f"no event of type {' or '.join(trial_types)}" if events else "no events"
-        return warm, f"all volumes after the warm-up ({why})"
+    time_s = np.arange(n_time_points) * repetition_time_s + _ROUNDING_S
+    after_warmup = time_s >= warmup_s
+    matching = [event for event in events if event[2] in trial_types]
+    if not matching:
+        reason = f"no event of type {' or '.join(trial_types)}" if events else "no events"
+        return after_warmup, f"all time points after the warm-up ({reason})"
     inside = np.zeros(n_time_points, dtype=bool)
-    for start, duration, _ in chosen:
-        inside |= (onset >= start) & (onset < start + duration)
-    rule = f"volumes inside events of type {' or '.join(trial_types)}, after the warm-up"
-    unknown = sum(math.isnan(duration) for _, duration, _ in chosen)
-    return inside & warm, rule + (f", without {unknown} events of unknown duration" if unknown else "")
+    for onset_s, duration_s, _ in matching:
+        inside |= (time_s >= onset_s) & (time_s < onset_s + duration_s)
+    rule = f"time points inside events of type {' or '.join(trial_types)}, after the warm-up"
+    n_unknown = sum(math.isnan(duration_s) for _, duration_s, _ in matching)
+    return inside & after_warmup, rule + (f", without {n_unknown} events of unknown duration" if n_unknown else "")

@@ -1,4 +1,4 @@
-"""Processes that work for another one."""
+"""Worker processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 
 
 def end_with_parent() -> None:
-    """Have this worker end when the process that started it is killed: else it would wait for more work for ever."""
+    """Make this worker exit when its parent process is killed; it would otherwise wait for work forever."""
     parent = multiprocessing.parent_process()
 
     def watch() -> None:

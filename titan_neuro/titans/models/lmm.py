@@ -1,19 +1,18 @@
-"""The memory alone (LMM): no attention beside it."""
+"""The memory alone (LMM), without attention."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from jaxtyping import Float
-from pydantic import ConfigDict
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from titan_neuro.titans.config import settings
 from titan_neuro.titans.models.backbone import Backbone
 from titan_neuro.titans.models.memory_block import MemoryBackboneConfig, MemoryBlock, MemoryBlockState
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class LMMConfig(MemoryBackboneConfig):
     """Size of the backbone; see `MemoryBackboneConfig`."""
 
@@ -33,25 +32,26 @@ class LMMBlock(MemoryBlock[MemoryBlockState]):
     """
 
     def init_state(self, batch_size: int) -> MemoryBlockState:
-        """State before the first time point."""
+        """State before the first time point of `batch_size` streams."""
         return MemoryBlockState(self.memory.init_state(batch_size))
 
     def mix(
         self, x: Float[Tensor, "B T D"], state: MemoryBlockState, *, memory_frozen: bool
     ) -> tuple[Float[Tensor, "B T D"], MemoryBlockState]:
-        """Write each token and read for it."""
-        remembered, memory = self.remember(x, state.memory, memory_frozen=memory_frozen)
-        return remembered, MemoryBlockState(memory)
+        """Write each token, ``(batch, tokens, dim)``, and read for it; see `MemoryBlock.mix`."""
+        retrieved, memory = self.write_and_read(x, state.memory, memory_frozen=memory_frozen)
+        return retrieved, MemoryBlockState(memory)
 
 
 class LMM(Backbone):
-    """The memory alone, stacked: all that a token knows of earlier time points went through a memory or its
-    convolutions.
+    """The memory alone, stacked: earlier time points reach a token by a memory or its convolutions only.
 
     Parameters
     ----------
     config : LMMConfig
     """
+
+    config_class = LMMConfig
 
     def __init__(self, config: LMMConfig) -> None:
         super().__init__(config, (LMMBlock(config) for _ in range(config.n_layers)))

@@ -1,0 +1,159 @@
+"""The grammar of BIDS names: parsing and joining them, comparing labels, deciding which run a file belongs to.
+
+An entity has a short name, which stands in file names (``sub``, ``ses``), and a long one, which pybids uses
+(``subject``, ``session``). File names are parsed into short names; a recording and its store hold long names. Every
+function here takes either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+# fMRIPrep's standard spaces: the first is the template of our own registrations, and the first one present is used.
+STANDARD_SPACES = ("MNI152NLin2009cAsym", "MNI152NLin6Asym")
+# Stands instead of the template's name in every file and table made of roughly registered runs.
+ROUGH_SPACE = "MNI152RoughRegistration"
+# Short names of the entities that distinguish the runs of a dataset, in the order of BIDS names.
+RUN_ENTITIES = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "echo", "part")
+IMAGE_EXTENSIONS = (".nii.gz", ".nii")
+
+_NAME_ORDER = (*RUN_ENTITIES, "space", "res", "den", "seg", "atlas")
+_LONG_NAMES = {
+    "sub": "subject",
+    "ses": "session",
+    "acq": "acquisition",
+    "ce": "ceagent",
+    "rec": "reconstruction",
+    "dir": "direction",
+    "res": "resolution",
+    "den": "density",
+    "seg": "segmentation",
+    "stat": "statistic",
+}
+_SHORT_NAMES = {long: short for short, long in _LONG_NAMES.items()}
+# Entities whose labels are numbers: ``run-1`` is ``run-01``.
+_NUMBERED = {"run", "echo"}
+_MAX_LABELS_SHOWN = 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class BidsFile:
+    """A file and the parts of its BIDS name.
+
+    Attributes
+    ----------
+    path : Path
+    entities : mapping of str to str
+        Labels by the entities' short names (``sub``, ``run``, ``space``).
+    suffix : str
+        The last part of the name: ``bold``.
+    extension : str
+        Everything from the first dot on: ``.nii.gz``.
+    """
+
+    path: Path
+    entities: Mapping[str, str]
+    suffix: str
+    extension: str
+
+
+def parse_name(path: Path) -> BidsFile:
+    """Parse a BIDS name: ``sub-1_run-2_bold.nii.gz`` is sub 1, run 2, suffix ``bold``, extension ``.nii.gz``."""
+    stem, dot, extension = path.name.partition(".")
+    entities, _, suffix = stem.rpartition("_")
+    return BidsFile(path=path, entities=parse_entities(entities), suffix=suffix, extension=dot + extension)
+
+
+def parse_entities(stem: str) -> dict[str, str]:
+    """Labels of a stem by their entities as written: ``sub-1_run-02`` is ``{"sub": "1", "run": "02"}``."""
+    return dict(part.split("-", 1) for part in stem.split("_") if "-" in part)
+
+
+def join_entities(entities: Mapping[str, str]) -> str:
+    """Join entities in the order of BIDS names: ``{"task": "x", "subject": "1"}`` is ``sub-1_task-x``."""
+    labels = short_entities(entities)
+    rank = {name: position for position, name in enumerate(_NAME_ORDER)}
+    names = sorted(labels, key=lambda name: rank.get(name, len(rank)))
+    return "_".join(f"{name}-{labels[name]}" for name in names)
+
+
+def short_entities(entities: Mapping[str, str]) -> dict[str, str]:
+    """Return entities by their short names."""
+    return {_short(name): label for name, label in entities.items()}
+
+
+def long_entities(entities: Mapping[str, str]) -> dict[str, str]:
+    """Return entities by their long names."""
+    return {_LONG_NAMES.get(name, name): label for name, label in entities.items()}
+
+
+def run_entities(entities: Mapping[str, str]) -> dict[str, str]:
+    """Return the entities that distinguish runs, by the names they are given under, in the order of BIDS names."""
+    rank = {name: position for position, name in enumerate(RUN_ENTITIES)}
+    names = sorted((name for name in entities if _short(name) in rank), key=lambda name: rank[_short(name)])
+    return {name: entities[name] for name in names}
+
+
+def canonical_label(name: str, label: str) -> str:
+    """Return the form of a label that is the same for all its spellings: ``1`` for run ``01``."""
+    return str(int(label)) if name in _NUMBERED and label.isdecimal() else label
+
+
+def same_label(name: str, one: str, other: str) -> bool:
+    """Whether two labels of an entity mean the same: run ``1`` is run ``01``, subject ``1`` is not subject ``01``."""
+    return canonical_label(name, one) == canonical_label(name, other)
+
+
+def has_label(entities: Mapping[str, str], name: str, labels: Sequence[str] | None) -> bool:
+    """Whether an entity has one of some labels.
+
+    Parameters
+    ----------
+    entities : mapping of str to str
+    name : str
+        Short or long name of the entity.
+    labels : sequence of str, optional
+        With or without their ``sub-``, ``run-``. Without any labels the answer is True.
+    """
+    if not labels:
+        return True
+    short = _short(name)
+    label = short_entities(entities).get(short)
+    return label is not None and any(same_label(short, label, strip_prefix(wanted, short)) for wanted in labels)
+
+
+def same_run(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Whether two names belong to one run: each of `RUN_ENTITIES` has the same label in both, or is in neither."""
+    one, other = run_entities(short_entities(one)), run_entities(short_entities(other))
+    return one.keys() == other.keys() and all(same_label(name, label, other[name]) for name, label in one.items())
+
+
+def applies_to(entities: Mapping[str, str], run: Mapping[str, str]) -> bool:
+    """Whether a file applies to a run by BIDS's inheritance principle: the run has each of the file's entities."""
+    labels = short_entities(run)
+    return all(
+        name in labels and same_label(name, label, labels[name]) for name, label in short_entities(entities).items()
+    )
+
+
+def list_labels(names: Iterable[Mapping[str, str]], entity: str) -> str:
+    """Return the labels that an entity has in several names, sorted, for a message; long lists are cut."""
+    labels = sorted({short_entities(entities).get(_short(entity), "(none)") for entities in names})
+    shown = " ".join(labels[:_MAX_LABELS_SHOWN])
+    return f"{shown} ... ({len(labels)} in all)" if len(labels) > _MAX_LABELS_SHOWN else shown
+
+
+def strip_prefix(label: str, name: str) -> str:
+    """Remove ``sub-`` (or ``run-``, ...) from a label that was given with it; `name` is the entity's short name."""
+    return label.removeprefix(f"{name}-")
+
+
+def sidecar_path(file: Path) -> Path:
+    """Return the path of the JSON sidecar beside a file; it need not exist."""
+    return file.with_name(f"{file.name.partition('.')[0]}.json")
+
+
+def _short(name: str) -> str:
+    return _SHORT_NAMES.get(name, name)

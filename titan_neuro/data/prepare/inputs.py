@@ -1,0 +1,127 @@
+"""The files that a run is prepared from, and the fingerprint by which a finished preparation is recognized."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from titan_neuro.data.bids.annex import annex_key, is_missing
+from titan_neuro.data.bids.names import sidecar_path
+from titan_neuro.data.bids.recordings import Recording
+from titan_neuro.data.prepare.atlas import names_table
+from titan_neuro.data.prepare.config import PrepareConfig
+from titan_neuro.errors import InputNotFoundError, NotFetchedError
+
+_CONFIG = TypeAdapter(PrepareConfig)
+# Increased when the same files and settings give another result: runs are then prepared again.
+_PREPARATION_VERSION = 1
+# Keys of the sidecar on which the result depends.
+_SIDECAR_KEYS = (
+    "SliceTimingCorrected",
+    "PhaseEncodingDirection",
+    "TotalReadoutTime",
+    "SliceTiming",
+    "SliceEncodingDirection",
+)
+
+
+def input_files(recording: Recording, config: PrepareConfig) -> dict[str, Path]:
+    """Return every file that the preparation of a recording reads, by its role."""
+    files = dict(recording.files)
+    sidecar = sidecar_path(recording.path)
+    if annex_key(sidecar) is not None:
+        files["sidecar"] = sidecar
+    if recording.confounds is not None:
+        sidecar = sidecar_path(recording.confounds)
+        if sidecar.exists() or sidecar.is_symlink():
+            files["confounds sidecar"] = sidecar
+    if config.atlas is not None:
+        files["atlas"] = config.atlas
+        if table := names_table(config.atlas):
+            files["atlas names"] = table
+    return files
+
+
+def missing_files(recording: Recording, config: PrepareConfig) -> dict[str, Path]:
+    """Return those of the `input_files` whose content is not on this machine."""
+    return {role: path for role, path in input_files(recording, config).items() if is_missing(path)}
+
+
+def require_content(recording: Recording, config: PrepareConfig) -> None:
+    """Check that the content of all input files is on this machine.
+
+    Raises
+    ------
+    NotFetchedError
+        The content of a file is missing.
+    """
+    for role, path in missing_files(recording, config).items():
+        raise NotFetchedError(
+            f"{path}: the {role.replace('_', ' ')} is in the dataset, but its content is not on this machine.",
+            f"Get it with `titan-neuro fetch {_dataset_root(path)}`, or omit --no-datalad-get.",
+        )
+
+
+def content_id(path: Path) -> str:
+    """Return the key of an annexed file, whose content may be missing, or else the SHA-256 of its bytes.
+
+    Raises
+    ------
+    InputNotFoundError
+        The file does not exist, or can't be read.
+    """
+    key = annex_key(path)
+    if key is not None:
+        return key
+    if not path.is_file():
+        raise InputNotFoundError(f"{path}: no such file.", "Check the path.")
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputNotFoundError(
+            f"{path}: can't be read: {error.strerror}.", "Check your permissions for the file."
+        ) from error
+
+
+def source_contents(recording: Recording, config: PrepareConfig) -> dict[str, dict[str, str]]:
+    """Return name and `content_id` of each input file, by its role."""
+    files = input_files(recording, config)
+    return {role: {"name": path.name, "content": content_id(path)} for role, path in files.items()}
+
+
+def fingerprint(recording: Recording, sources: Mapping[str, Any], config: PrepareConfig) -> str:
+    """Return the SHA-256 of everything on which a store depends.
+
+    Parameters
+    ----------
+    recording : Recording
+    sources : mapping
+        Its `source_contents`.
+    config : PrepareConfig
+    """
+    content = {
+        "route": recording.route,
+        "sources": sources,
+        "preparation_version": _PREPARATION_VERSION,
+        "config": recorded_settings(config),
+        "repetition_time": recording.repetition_time,
+        "sidecar": {name: recording.sidecar[name] for name in _SIDECAR_KEYS if name in recording.sidecar},
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def recorded_settings(config: PrepareConfig) -> dict[str, Any]:
+    """Return the settings as plain JSON, without the path of the atlas: its content is among the sources."""
+    return {name: value for name, value in _CONFIG.dump_python(config, mode="json").items() if name != "atlas"}
+
+
+def _dataset_root(path: Path) -> Path:
+    # The outermost one: derivatives have a dataset_description.json of their own.
+    roots = [parent for parent in path.parents if (parent / "dataset_description.json").is_file()]
+    return roots[-1] if roots else path.parent

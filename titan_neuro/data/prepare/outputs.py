@@ -1,0 +1,214 @@
+"""What is written for a run: names of the files, header of the store, JSON sidecar, mean image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from titan_neuro.data.bids.names import sidecar_path
+from titan_neuro.data.bids.output import write_nifti
+from titan_neuro.data.bids.recordings import Recording
+from titan_neuro.data.prepare.atlas import atlas_name
+from titan_neuro.data.prepare.config import PrepareConfig
+from titan_neuro.data.prepare.confound_presets import ConfoundModel
+from titan_neuro.data.prepare.inputs import recorded_settings
+from titan_neuro.data.prepare.routes import OpenRun, output_space
+from titan_neuro.data.prepare.timing import read_events, scored_time_points
+from titan_neuro.data.store import RunHeader, store_name
+from titan_neuro.data.store.schema import Event
+from titan_neuro.errors import MetadataError
+from titan_neuro.files import write_json
+from titan_neuro.provenance import versions
+
+
+@dataclass(frozen=True)
+class OutputFiles:
+    """The files of one prepared run.
+
+    Attributes
+    ----------
+    store : Path
+        The Zarr store.
+    """
+
+    store: Path
+
+    @property
+    def sidecar(self) -> Path:
+        """JSON that describes the store; it is written last, so that a run with a sidecar is complete."""
+        return self.store.with_suffix(".json")
+
+    @property
+    def confounds(self) -> Path:
+        """Table of confounds, where it is computed here, under fMRIPrep's name."""
+        return self.store.with_name(f"{self.store.name.split('_space-')[0]}_desc-confounds_timeseries.tsv")
+
+    @property
+    def mean_image(self) -> Path:
+        """Mean over the run on the output grid."""
+        return self.store.with_name(f"{self.store.name.split('_desc-prepared')[0]}_boldref.nii.gz")
+
+    @property
+    def all(self) -> tuple[Path, ...]:
+        """All files that may be written, the store first."""
+        tables = (self.confounds, self.confounds.with_suffix(".json"))
+        return (self.store, self.sidecar, *tables, self.mean_image, sidecar_path(self.mean_image))
+
+
+def output_files(recording: Recording, output_dir: Path, config: PrepareConfig) -> OutputFiles:
+    """Return the files that are written for a recording, below ``OUTPUT_DIR/sub-X/[ses-Y/]func/``."""
+    folder = output_dir / f"sub-{recording.subject}"
+    if "session" in recording.entities:
+        folder /= f"ses-{recording.entities['session']}"
+    entities = _output_entities(recording, config)
+    return OutputFiles(folder / "func" / store_name(entities, "parcels" if config.atlas else recording.kind))
+
+
+def _output_entities(recording: Recording, config: PrepareConfig) -> dict[str, str]:
+    entities = {name: value for name, value in recording.entities.items() if name != "desc"}
+    space, resolution_mm = output_space(recording, config)
+    if space is not None:
+        entities["space"] = space
+    if resolution_mm is not None:
+        # BIDS labels consist of letters and digits.
+        entities["resolution"] = f"{resolution_mm:g}".replace(".", "p")
+    if config.atlas is not None:
+        entities["segmentation"] = atlas_name(config.atlas)
+    return entities
+
+
+def build_header(recording: Recording, run: OpenRun, config: PrepareConfig, origin: Mapping[str, Any]) -> RunHeader:
+    """Return the header of a run's store.
+
+    Parameters
+    ----------
+    recording : Recording
+    run : OpenRun
+        The recording, opened.
+    config : PrepareConfig
+    origin : mapping
+        ``fingerprint`` and ``sources``, for the record.
+
+    Returns
+    -------
+    RunHeader
+
+    Raises
+    ------
+    MetadataError
+        The events table is not valid, or no time point remains to be scored.
+    """
+    events = _read_events(recording, run)
+    scored, rule = _scored(recording, run, config, events)
+    method = "z-score over the whole run" if config.estimation == "whole-run" else "causal expanding z-score"
+    return RunHeader(
+        key=recording.key,
+        entities=_output_entities(recording, config),
+        repetition_time=run.repetition_time,
+        space=run.series.space,
+        scored=scored,
+        events=events,
+        framewise_displacement=run.framewise_displacement,
+        record={
+            **origin,
+            "route": run.route,
+            "spatial": run.spatial,
+            "mask": run.mask,
+            "normalizer": {"method": method, "warmup_s": config.warmup_s},
+            "confounds": {
+                "preset": config.confounds,
+                "columns": list(run.confounds.names),
+                "table": "computed" if run.computed else "given" if recording.confounds else None,
+            },
+            "high_pass_hz": config.high_pass_hz,
+            "slice_timing": config.slice_timing,
+            "settings": recorded_settings(config),
+            "whole_run": _whole_run_steps(recording, run.confounds, config),
+            "scored": rule,
+            "versions": versions(),
+        },
+    )
+
+
+def _read_events(recording: Recording, run: OpenRun) -> list[Event]:
+    if recording.events is None:
+        return []
+    return read_events(recording.events, run.series.n_time_points * run.repetition_time)
+
+
+def _scored(
+    recording: Recording, run: OpenRun, config: PrepareConfig, events: Sequence[Event]
+) -> tuple[np.ndarray, str]:
+    """Time points that are scored, bool ``(time,)``, and the rule in words."""
+    n_time_points = run.series.n_time_points
+    scored, rule = scored_time_points(
+        events, n_time_points, run.repetition_time, config.warmup_s, config.scored_trial_types
+    )
+    n_excluded = int(run.confounds.excluded.sum())
+    if n_excluded:
+        scored &= ~run.confounds.excluded
+        rule += f", without {n_excluded} time points that the {config.confounds} strategy censors"
+    if not scored.any():
+        raise MetadataError(
+            f"{recording.key}: no time point remains to be scored: {n_time_points} time points, TR "
+            f"{run.repetition_time} s, warm-up {config.warmup_s} s, scored: {rule}.",
+            "Check the events table, or shorten the warm-up with --set prepare.warmup_s=...",
+        )
+    return scored, rule
+
+
+def _whole_run_steps(recording: Recording, confounds: ConfoundModel, config: PrepareConfig) -> list[str]:
+    """Steps by which later time points change earlier ones, in words; empty for a causal preparation."""
+    steps = [f"confound {name}" for name in confounds.whole_run]
+    if config.slice_timing:
+        steps.append("slice timing (Fourier shift)")
+    if recording.route == "preprocessed" and recording.sidecar.get("SliceTimingCorrected"):
+        steps.append("slice timing (in the preprocessed image)")
+    if config.estimation == "whole-run":
+        steps.append("z-score")
+        steps += ["confound fit"] if confounds.names else []
+        steps += ["high-pass"] if config.high_pass_hz is not None else []
+    return steps
+
+
+def write_mean_image(files: OutputFiles, header: RunHeader, mean: np.ndarray) -> None:
+    """Write the mean image of a run on its output grid, for a visual check of the registration; none for parcels.
+
+    Parameters
+    ----------
+    files : OutputFiles
+    header : RunHeader
+    mean : numpy.ndarray
+        ``(features,)``.
+    """
+    if header.space.mask is None:
+        return
+    write_nifti(files.mean_image, header.space, iter([mean[None]]), n_time_points=1, repetition_time=None)
+    sidecar = {"Description": "Mean over the run, before temporal cleaning", "Space": header.space.name}
+    write_json(sidecar_path(files.mean_image), {**sidecar, "Route": header.record["route"]})
+
+
+def write_sidecar(files: OutputFiles, header: RunHeader, n_constant: int) -> None:
+    """Write the JSON sidecar of a store; `n_constant` of its features never change."""
+    record = header.record
+    sidecar = {
+        "Description": "Normalized time series (Zarr: one row a time point, one column a voxel or parcel)",
+        "RepetitionTime": header.repetition_time,
+        "Space": header.space.name,
+        "Route": record["route"],
+        "NumberOfTimePoints": len(header.scored),
+        "NumberOfScoredTimePoints": int(header.scored.sum()),
+        "NumberOfFeatures": header.space.n_features,
+        "NumberOfConstantFeatures": n_constant,
+        "Sources": [source["name"] for source in record["sources"].values()],
+        "Normalizer": record["normalizer"],
+        "Confounds": record["confounds"],
+        "HighPassHz": record["high_pass_hz"],
+        "WholeRun": record["whole_run"],
+        "ScoredTimePoints": record["scored"],
+    }
+    write_json(files.sidecar, sidecar)

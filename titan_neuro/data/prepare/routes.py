@@ -1,0 +1,305 @@
+"""Open a run by its route: parcels, image in its own space, preprocessed image, transforms, or rough registration.
+
+Each route ends in the run's time series on the output grid (or its parcels), and in the confounds to regress out.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from titan_neuro.data.bids.names import ROUGH_SPACE, STANDARD_SPACES
+from titan_neuro.data.bids.recordings import Recording
+from titan_neuro.data.prepare.atlas import read_atlas
+from titan_neuro.data.prepare.brain_mask import mask_image
+from titan_neuro.data.prepare.config import PrepareConfig
+from titan_neuro.data.prepare.confound_presets import ConfoundModel, no_confounds, select_confounds
+from titan_neuro.data.prepare.confound_table import (
+    ConfoundSources,
+    ConfoundTable,
+    check_rows,
+    compute_confounds,
+    read_confounds,
+)
+from titan_neuro.data.prepare.grid import DEFAULT_RESOLUTION_MM
+from titan_neuro.data.prepare.images import BoldImage
+from titan_neuro.data.prepare.motion import center_of_mass, motion_parameters
+from titan_neuro.data.prepare.rough_registration import map_by_registration
+from titan_neuro.data.prepare.scratch import ScratchSeries
+from titan_neuro.data.prepare.slice_timing import correct_slice_timing
+from titan_neuro.data.prepare.spatial_mapping import SpatialMapping, map_by_transforms, map_to_resolution
+from titan_neuro.data.prepare.time_series import (
+    MaskedVolumes,
+    ParcelMeans,
+    ParcelTable,
+    ResampledVolumes,
+    StoredSeries,
+    TimeSeries,
+)
+from titan_neuro.data.prepare.timing import repetition_time
+from titan_neuro.errors import ConfigError, MetadataError
+
+logger = logging.getLogger(__name__)
+# Presets that need columns which only fMRIPrep's own tables have, and those that need tissue maps.
+_NOT_COMPUTED = {"scrubbing", "ica_aroma"}
+_NEED_TISSUES = {"simple", "compcor", "budapest2020"}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OpenRun:
+    """A run, ready to be read once.
+
+    Attributes
+    ----------
+    series : TimeSeries
+        Its time series on the output grid (or of its parcels), before temporal cleaning.
+    repetition_time : float
+        Seconds.
+    route : str
+        ``parcels``, ``native``, ``preprocessed``, ``transforms`` or ``rough registration``.
+    spatial : dict
+        What the interpolation corrected, and the resolution, for the store's record.
+    mask : str or None
+        Where the mask is from, in words.
+    confounds : ConfoundModel
+        Regressed out.
+    computed : ConfoundTable or None
+        The table of confounds, where it was computed here.
+    framewise_displacement : numpy.ndarray or None
+        float32 ``(time,)``, mm; NaN at time point 0.
+    """
+
+    series: TimeSeries
+    repetition_time: float
+    route: str
+    spatial: dict[str, Any] = field(default_factory=dict)
+    mask: str | None = None
+    confounds: ConfoundModel
+    computed: ConfoundTable | None = None
+    framewise_displacement: np.ndarray | None = None
+
+
+def output_route(recording: Recording, config: PrepareConfig) -> str:
+    """Return the route by which a recording is prepared: its own, or ``rough registration`` where that is asked for."""
+    if recording.route == "native" and config.rough_registration:
+        return "rough registration"
+    return recording.route
+
+
+def output_space(recording: Recording, config: PrepareConfig) -> tuple[str | None, float | None]:
+    """Return the space and the resolution (mm) of the output; None for those of the recording.
+
+    Parameters
+    ----------
+    recording : Recording
+    config : PrepareConfig
+
+    Returns
+    -------
+    space : str or None
+    resolution_mm : float or None
+
+    Raises
+    ------
+    ConfigError
+        A resolution is asked for, but the recording has no grid in a standard space and no way to one.
+    """
+    route = output_route(recording, config)
+    if route == "transforms":
+        return STANDARD_SPACES[0], config.resolution_mm or DEFAULT_RESOLUTION_MM
+    if route == "rough registration":
+        return ROUGH_SPACE, config.resolution_mm or DEFAULT_RESOLUTION_MM
+    in_standard_space = recording.entities.get("space") in STANDARD_SPACES
+    if config.resolution_mm is not None and not (route == "preprocessed" and in_standard_space):
+        raise ConfigError(
+            f"{recording.key}: prepare.resolution_mm: {config.resolution_mm:g} mm were asked for, but "
+            + (
+                "parcels have no grid."
+                if recording.kind == "parcels"
+                else "the recording is in its own space, and no transforms to a standard space were found."
+            ),
+            "Omit --resolution, give the transforms of fMRIPrep (--derivatives; titan-neuro fetch ... --with "
+            "transforms), or use --rough-registration.",
+        )
+    return None, config.resolution_mm
+
+
+def open_run(recording: Recording, config: PrepareConfig, scratch_dir: Path, stack: ExitStack) -> OpenRun:
+    """Open a run by its route.
+
+    Parameters
+    ----------
+    recording : Recording
+    config : PrepareConfig
+    scratch_dir : Path
+        Folder for the scratch files of this run.
+    stack : contextlib.ExitStack
+        Closes and removes the scratch files.
+
+    Returns
+    -------
+    OpenRun
+
+    Raises
+    ------
+    ImageError, MetadataError, ConfigError
+        A file can't be used, or a setting does not fit the recording.
+    """
+    if recording.kind == "parcels":
+        return _open_parcels(recording, config)
+    _check_settings(recording, config)
+    image = BoldImage(recording.path)
+    tr = repetition_time(recording, image.header_repetition_time)
+    if config.slice_timing:
+        image = correct_slice_timing(image, recording, tr, stack.enter_context(ScratchSeries(scratch_dir / "slices")))
+    series, mapping, mask = _open_image(recording, image, config, tr)
+    computed = None
+    if mapping is not None and mapping.head_motion is not None:
+        scratch = stack.enter_context(ScratchSeries(scratch_dir / "series"))
+        computed = _compute_confounds(series, mapping, image, tr, config, scratch)
+        series = StoredSeries(scratch, mapping.space)
+    table = computed or _given_confounds(recording, series.n_time_points)
+    if config.atlas is not None:
+        atlas = read_atlas(config.atlas, series.space)
+        series = ParcelMeans(series, atlas.labels, atlas.names, atlas.name)
+    return OpenRun(
+        series=series,
+        repetition_time=tr,
+        route=output_route(recording, config),
+        spatial={"steps": list(mapping.steps), "resolution_mm": mapping.resolution_mm} if mapping else {},
+        mask=mask,
+        confounds=_confound_model(table, config, recording, series.n_time_points),
+        computed=computed,
+        framewise_displacement=_framewise_displacement(table),
+    )
+
+
+def _check_settings(recording: Recording, config: PrepareConfig) -> None:
+    """Refuse settings that can't work, before hours are spent on them."""
+    route = output_route(recording, config)
+    if config.slice_timing and route == "preprocessed":
+        raise ConfigError(
+            f"{recording.key}: prepare.slice_timing: a preprocessed image no longer has the slices of the scan.",
+            "Omit it; fMRIPrep corrects slice timing itself.",
+        )
+    is_rough = route == "rough registration"
+    not_computed = _NOT_COMPUTED | (_NEED_TISSUES if is_rough else set())
+    if (is_rough or route == "transforms") and config.confounds in not_computed:
+        raise ConfigError(
+            f"{recording.key}: prepare.confounds: {config.confounds} can't be computed from "
+            + ("a rough registration, which has no tissue maps." if is_rough else "transforms and tissue maps."),
+            "Choose another preset: "
+            + ("none or motion24." if is_rough else "none, motion24, simple, compcor or budapest2020."),
+        )
+
+
+def _open_parcels(recording: Recording, config: PrepareConfig) -> OpenRun:
+    for setting in ("atlas", "slice_timing"):
+        if getattr(config, setting):
+            raise ConfigError(f"{recording.key}: prepare.{setting}: parcels are no images.", "Omit it.")
+    series = ParcelTable(recording)
+    table = _given_confounds(recording, series.n_time_points)
+    return OpenRun(
+        series=series,
+        repetition_time=repetition_time(recording, None),
+        route="parcels",
+        confounds=_confound_model(table, config, recording, series.n_time_points),
+        framewise_displacement=_framewise_displacement(table),
+    )
+
+
+def _open_image(
+    recording: Recording, image: BoldImage, config: PrepareConfig, tr: float
+) -> tuple[TimeSeries, SpatialMapping | None, str]:
+    """Return the time series of an image, how it is resampled (None: not at all), and where its mask is from."""
+    route = output_route(recording, config)
+    # Only time points that are never scored may contribute to a mask or to a reference.
+    n_first = max(1, min(config.mask_time_points, int(config.warmup_s / tr)))
+    mapping: SpatialMapping | None
+    if route == "transforms":
+        mapping = map_by_transforms(recording, image, config.resolution_mm)
+    elif route == "rough registration":
+        logger.warning(
+            "%s: ROUGH REGISTRATION: head motion and position are estimated from the image alone, and distortion is "
+            "not corrected.",
+            recording.key,
+        )
+        mapping = map_by_registration(image, config.resolution_mm, n_first)
+    else:
+        space, mask = mask_image(recording, image, n_first)
+        if config.resolution_mm is None:
+            return MaskedVolumes(image, space), None, mask
+        mapping = map_to_resolution(space, image, config.resolution_mm)
+        return ResampledVolumes(image, mapping.space, mapping.resampler), mapping, mask
+    mask = "brain of the template, brain of the subject, and field of view"
+    return ResampledVolumes(image, mapping.space, mapping.resampler), mapping, mask
+
+
+def _given_confounds(recording: Recording, n_time_points: int) -> ConfoundTable | None:
+    if recording.confounds is None:
+        return None
+    table = read_confounds(recording.confounds)
+    check_rows(table, n_time_points)
+    return table
+
+
+def _confound_model(
+    table: ConfoundTable | None, config: PrepareConfig, recording: Recording, n_time_points: int
+) -> ConfoundModel:
+    if config.confounds == "none":
+        return no_confounds(n_time_points)
+    if table is None:
+        raise MetadataError(
+            f"{recording.key}: the confounds preset {config.confounds} was asked for, but the run has no table of "
+            "confounds (*_desc-confounds_timeseries.tsv or _regressors.tsv), and no transforms to compute one from.",
+            "Give fMRIPrep's output with --derivatives, or leave prepare.confounds at none.",
+        )
+    return select_confounds(table, config.confounds, recording.path.name)
+
+
+def _compute_confounds(
+    series: TimeSeries,
+    mapping: SpatialMapping,
+    image: BoldImage,
+    tr: float,
+    config: PrepareConfig,
+    scratch: ScratchSeries,
+) -> ConfoundTable:
+    """Compute the confounds of a run, and write its series to `scratch`, so that each volume is interpolated once."""
+    masks = {"csf": mapping.csf, "white_matter": mapping.white_matter}
+    masks = {name: mask for name, mask in masks.items() if mask is not None and mask.any()}
+    tissues: dict[str, list[np.ndarray]] = {name: [] for name in masks}
+    global_signal = np.empty(series.n_time_points)
+    for index in range(series.n_time_points):
+        volume = series.read(index, index + 1)
+        scratch.append(volume)
+        global_signal[index] = volume.mean(dtype=np.float64)
+        for name, volumes in tissues.items():
+            volumes.append(volume[0, masks[name]])
+    motion = None
+    if mapping.head_motion is not None:
+        center_mm = center_of_mass(image.read(0, 1)[..., 0], image.affine)
+        motion = motion_parameters(mapping.head_motion, image.affine, center_mm)
+    # A run that is shorter than the calibration is calibrated on its first half.
+    calibration_time_points = min(max(2, round(config.calibration_s / tr)), series.n_time_points // 2)
+    return compute_confounds(
+        ConfoundSources(
+            motion=motion,
+            global_signal=global_signal,
+            **{name: np.stack(volumes) for name, volumes in tissues.items()},
+        ),
+        repetition_time=tr,
+        calibration_time_points=calibration_time_points if config.estimation == "causal" else None,
+        source=f"{image.path} (computed)",
+    )
+
+
+def _framewise_displacement(table: ConfoundTable | None) -> np.ndarray | None:
+    if table is None or "framewise_displacement" not in table.columns:
+        return None
+    return table.columns["framewise_displacement"].to_numpy(dtype=np.float32)

@@ -1,0 +1,193 @@
+"""Which point of a recording each output voxel shows: head motion, distortion, coregistration and template warp.
+
+An output voxel at the point ``x`` (mm) of the template shows what was recorded in volume ``t`` at the voxel ::
+
+    p = coregistration(template_warp(x))          point of the undistorted reference (boldref)
+    v = A^-1 H_t p + s * readout * B0(p) * e      voxel of volume t
+
+with ``A`` the affine of the recording, ``H_t`` its head motion, ``B0`` the fieldmap in Hz, `readout` the total readout
+time in seconds, ``e`` the voxel axis of phase encoding and ``s`` its sign, as BIDS defines ``PhaseEncodingDirection``.
+The transforms are composed once per run, and each volume is interpolated once (`resampling.Resampler`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from titan_neuro.data.bids.names import STANDARD_SPACES
+from titan_neuro.data.bids.recordings import Recording
+from titan_neuro.data.prepare.distortion_correction import DistortionShift, PhaseEncoding, distortion_shift
+from titan_neuro.data.prepare.grid import DEFAULT_RESOLUTION_MM, grid_points, regrid_mask, standard_grid, template_brain
+from titan_neuro.data.prepare.images import BoldImage
+from titan_neuro.data.prepare.motion import read_head_motion
+from titan_neuro.data.prepare.resampling import Resampler, antialiasing, sample_image
+from titan_neuro.data.prepare.transforms import apply_affine, load_affine, load_composite
+from titan_neuro.data.space import Space
+from titan_neuro.errors import ImageError
+
+# fMRIPrep's threshold; on coarse grids few voxels reach it.
+_TISSUE_PROBABILITY = 0.99
+_MIN_TISSUE_VOXELS = 20
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SpatialMapping:
+    """How a recording is resampled to the output grid.
+
+    Attributes
+    ----------
+    space : Space
+        The output; its mask holds the voxels inside the brain and inside the field of view of the recording.
+    resampler : Resampler
+    resolution_mm : float
+        Edge of an output voxel.
+    head_motion : numpy.ndarray or None
+        ``(volumes, 4, 4)``, points of the reference to points of each volume, mm.
+    white_matter, csf : numpy.ndarray or None
+        bool ``(voxels,)``: output voxels whose probability of that tissue is highest (threshold 0.99).
+    steps : tuple of str
+        What the one interpolation corrects, in words, for the store's record.
+    """
+
+    space: Space
+    resampler: Resampler
+    resolution_mm: float
+    head_motion: np.ndarray | None = None
+    white_matter: np.ndarray | None = None
+    csf: np.ndarray | None = None
+    steps: tuple[str, ...]
+
+
+def map_by_transforms(recording: Recording, image: BoldImage, resolution_mm: float | None) -> SpatialMapping:
+    """Compose the transforms of fMRIPrep's minimal output.
+
+    Parameters
+    ----------
+    recording : Recording
+        Of the route ``transforms``.
+    image : BoldImage
+        The raw image of the recording.
+    resolution_mm : float, optional
+        2 by default.
+
+    Returns
+    -------
+    SpatialMapping
+
+    Raises
+    ------
+    ImageError, MetadataError
+        A file can't be read; there are more or fewer head-motion transforms than volumes; the sidecar of a run with a
+        fieldmap gives no readout time.
+    """
+    files, resolution_mm = recording.transforms, resolution_mm or DEFAULT_RESOLUTION_MM
+    head_motion = _read_head_motion(files["head_motion"], image)
+    shape, affine = standard_grid(resolution_mm)
+    template = template_brain(shape, affine)
+    t1w_points = load_composite(files["standard"]).map(grid_points(template, affine))
+    brain = sample_image(files["brain"], t1w_points, "brain mask") >= 0.5
+    if not brain.any():
+        raise ImageError(f"{files['brain']}: the brain mask is empty where the template's brain lies.")
+    mask, t1w_points = narrow_mask(template, brain), t1w_points[brain]
+    reference_points = apply_affine(load_affine(files["coregistration"]), t1w_points)
+    distortion = _distortion(recording, reference_points)
+    inside = Resampler(reference_points, image.affine, distortion=distortion).in_field_of_view(image.shape)
+    if not inside.any():
+        raise ImageError(
+            f"{recording.key}: no voxel of the template's brain lies in the field of view of {image.path.name}.",
+            "Do the transforms belong to this run?",
+        )
+    t1w_points = t1w_points[inside]
+    return SpatialMapping(
+        space=Space(kind="volume", name=STANDARD_SPACES[0], mask=narrow_mask(mask, inside), affine=affine),
+        resampler=Resampler(
+            reference_points[inside],
+            image.affine,
+            head_motion=head_motion,
+            distortion=distortion.select(inside) if distortion else None,
+            smoothing_voxels=antialiasing(image.affine, resolution_mm),
+        ),
+        resolution_mm=resolution_mm,
+        head_motion=head_motion,
+        white_matter=_tissue_mask(files["white_matter"], t1w_points),
+        csf=_tissue_mask(files["csf"], t1w_points),
+        steps=(
+            "head motion",
+            *(["susceptibility distortion"] if distortion else []),
+            "coregistration",
+            "template warp",
+        ),
+    )
+
+
+def map_to_resolution(space: Space, image: BoldImage, resolution_mm: float) -> SpatialMapping:
+    """Map an image that is in a standard space already to a grid of another resolution.
+
+    Parameters
+    ----------
+    space : Space
+        The grid and the brain mask of the image.
+    image : BoldImage
+    resolution_mm : float
+
+    Returns
+    -------
+    SpatialMapping
+
+    Raises
+    ------
+    ImageError
+        The image has no grid, or its brain mask lies outside the standard space.
+    """
+    shape, affine = standard_grid(resolution_mm)
+    if space.mask is None or space.affine is None:
+        raise ImageError(f"{image.path}: has no grid that could be resampled to {resolution_mm} mm.")
+    mask = regrid_mask(space.mask, space.affine, shape, affine)
+    if not mask.any():
+        raise ImageError(
+            f"{image.path}: no voxel of its brain mask lies on the grid of {STANDARD_SPACES[0]}: is it in that space?"
+        )
+    return SpatialMapping(
+        space=Space(kind="volume", name=space.name, mask=mask, affine=affine),
+        resampler=Resampler(
+            grid_points(mask, affine), image.affine, smoothing_voxels=antialiasing(image.affine, resolution_mm)
+        ),
+        resolution_mm=resolution_mm,
+        steps=("grid",),
+    )
+
+
+def narrow_mask(mask: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """Restrict a mask, bool ``(x, y, z)``, to those of its voxels where `keep`, bool ``(voxels,)``, is true."""
+    narrowed = mask.copy()
+    narrowed[mask] = keep
+    return narrowed
+
+
+def _read_head_motion(path: Path, image: BoldImage) -> np.ndarray:
+    head_motion = read_head_motion(path)
+    if len(head_motion) != image.n_volumes:
+        raise ImageError(
+            f"{path}: expected {image.n_volumes} transforms, one for each volume of {image.path.name}, found "
+            f"{len(head_motion)}.",
+            "Do the transforms belong to this run? Fetch both again.",
+        )
+    return head_motion
+
+
+def _distortion(recording: Recording, reference_points: np.ndarray) -> DistortionShift | None:
+    files = recording.transforms
+    if "fieldmap" not in files:
+        return None
+    phase_encoding = PhaseEncoding.from_sidecar(recording.sidecar, recording.path)
+    return distortion_shift(files["fieldmap"], load_affine(files["to_fieldmap"]), phase_encoding, reference_points)
+
+
+def _tissue_mask(path: Path, points: np.ndarray) -> np.ndarray:
+    """Threshold a probability map at 0.99, or lower where that leaves fewer than 20 voxels: bool ``(voxels,)``."""
+    probability = sample_image(path, points, "tissue map")
+    nth_highest = np.sort(probability)[-min(_MIN_TISSUE_VOXELS, len(probability))]
+    return np.asarray((probability >= min(nth_highest, _TISSUE_PROBABILITY)) & (probability > 0))

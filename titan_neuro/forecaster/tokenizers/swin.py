@@ -1,0 +1,218 @@
+"""Tokens of volumes: MONAI's Swin transformer, one volume at a time. The only place that imports MONAI."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from titan_neuro.errors import ConfigError
+from titan_neuro.forecaster.shapes import require_series
+
+_STAGES = 4
+# Attention over fewer patches is faster step by step than in torch's fused kernel: windows of 27 take 12 % less time,
+# windows of 64 take 20 % more.
+_LEAST_FUSED_PATCHES = 64
+# Bytes of the largest tensor of the volumes that are encoded together on a CPU. Above 32 MiB glibc asks the system for
+# new pages each time, which takes a third of a training step.
+_LARGEST_BYTES = 28 * 2**20
+# Memory for the time points that are encoded at a time, with all that their gradient needs.
+_CHUNK_BYTES = 2 * 2**30
+# Numbers that MONAI's Swin stores for a gradient, measured at 24^3 and 96^3: for each patch, channel and block, and for
+# each patch, head, block and patch of its window.
+_KEPT_PER_CHANNEL, _KEPT_PER_PAIR = 35, 3
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class SwinTokenizerConfig:
+    """MONAI's `SwinTransformer`, one volume at a time.
+
+    Attributes
+    ----------
+    embed_dim : int
+        Channels of the first stage, doubled at each of the four; a multiple of every entry of `num_heads` / 2^stage.
+    patch_size, window_size : int
+        Voxels of a patch, patches of an attention window, along each axis. Windows larger than the volume are padded
+        and slow.
+    depths, num_heads : tuple of 4 int
+        Blocks and heads of each stage.
+    token_grid : tuple of 3 int
+        Every map is pooled to this grid; a time point has as many tokens as the grid has cells.
+    frozen : bool
+        The pre-trained Swin is not trained further; the projections of its maps to tokens are.
+    """
+
+    kind: Literal["swin"] = "swin"
+    embed_dim: Annotated[int, Field(ge=1)] = 12
+    patch_size: Annotated[int, Field(ge=1)] = 2
+    window_size: Annotated[int, Field(ge=1)] = 4
+    depths: tuple[int, int, int, int] = (1, 1, 1, 1)
+    num_heads: tuple[int, int, int, int] = (3, 6, 12, 24)
+    token_grid: tuple[int, int, int] = (2, 2, 2)
+    frozen: bool = False
+
+    def __post_init__(self) -> None:
+        for stage, heads in enumerate(self.num_heads):
+            width = self.embed_dim * 2**stage
+            if heads < 1 or width % heads:
+                raise ConfigError(
+                    f"SwinTokenizerConfig: the {heads} heads of stage {stage} must divide its {width} channels.",
+                    "Change embed_dim or num_heads.",
+                )
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of a time point."""
+        x, y, z = self.token_grid
+        return x * y * z
+
+    @property
+    def map_widths(self) -> list[int]:
+        """Channels of the five maps, from the finest to the coarsest."""
+        return [self.embed_dim * 2**stage for stage in range(_STAGES + 1)]
+
+
+class SwinTokenizer(nn.Module):
+    """`SwinTransformer` of MONAI, its five maps pooled to one grid, projected and added.
+
+    All maps are used, from the finest to the one whose receptive field is the whole brain, so that every parameter has
+    a gradient. Volumes may have any size. Time points are encoded a few at a time; where there are more, what a
+    gradient needs is computed again instead of being stored.
+
+    Parameters
+    ----------
+    config : SwinTokenizerConfig
+    mask : torch.Tensor
+        bool ``(x, y, z)``: the voxels that are the features of a time point; outside, the volume is 0 (the mean).
+    dim : int
+        Width of a token.
+    """
+
+    mask: Tensor
+
+    def __init__(self, config: SwinTokenizerConfig, mask: Tensor, dim: int) -> None:
+        super().__init__()
+        # Imported here: MONAI takes seconds, and parcels don't need it.
+        from monai.networks.nets.swin_unetr import SwinTransformer
+
+        self.token_grid = config.token_grid
+        self.register_buffer("mask", mask)
+        self.swin = SwinTransformer(
+            in_chans=1,
+            embed_dim=config.embed_dim,
+            window_size=(config.window_size,) * 3,
+            patch_size=(config.patch_size,) * 3,
+            depths=config.depths,
+            num_heads=config.num_heads,
+            spatial_dims=3,
+            use_flash_attention=config.window_size**3 >= _LEAST_FUSED_PATCHES,
+        )
+        # The first stage's attention weights are the largest tensor.
+        n_windows = math.prod(math.ceil(size / (config.patch_size * config.window_size)) for size in mask.shape)
+        n_weights = n_windows * config.window_size**6 * config.num_heads[0]
+        self._volumes_at_once = max(1, _LARGEST_BYTES // (4 * n_weights))
+        self.swin.requires_grad_(not config.frozen)
+        self.frozen, self.map_widths, self.n_features = config.frozen, config.map_widths, int(mask.sum())
+        self.projections = nn.ModuleList(nn.Linear(width, dim, bias=False) for width in self.map_widths)
+        self.position = nn.Parameter(torch.randn(config.n_tokens, dim) * 0.02)
+        self._time_points_at_once = max(1, _CHUNK_BYTES // _training_bytes(config, mask))
+
+    def forward(self, series: Tensor) -> Float[Tensor, "B T P D"]:
+        """Turn each time point into tokens.
+
+        Parameters
+        ----------
+        series : torch.Tensor
+            ``(batch, time, voxels in mask)``, z-scored.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(batch, time, tokens, dim)``.
+
+        Raises
+        ------
+        MismatchError
+            Series of another rank, number of voxels or dtype.
+        """
+        return self.project(self.features(series))
+
+    def features(self, series: Tensor) -> Float[Tensor, "B T P F"]:
+        """Encode each time point: MONAI's maps, pooled to the grid of the tokens.
+
+        Parameters
+        ----------
+        series : torch.Tensor
+            ``(batch, time, voxels in mask)``, z-scored.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(batch, time, tokens, channels of all maps)``.
+
+        Raises
+        ------
+        MismatchError
+            Series of another rank, number of voxels or dtype.
+        """
+        require_series(series, self.n_features, caller="SwinTokenizer.forward", dtype=self.position.dtype)
+        learns = torch.is_grad_enabled() and not self.frozen
+        chunks = torch.split(series.flatten(0, 1), self._time_points_at_once)
+        with torch.set_grad_enabled(learns):
+            if learns and len(chunks) > 1:
+                parts = [
+                    checkpoint(self._encode, chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks
+                ]
+            else:
+                parts = [self._encode(chunk) for chunk in chunks]
+        features: Tensor = torch.cat(parts)
+        return features.view(*series.shape[:2], *features.shape[1:])
+
+    def _encode(self, series: Float[Tensor, "N V"]) -> Float[Tensor, "N P F"]:
+        at_once = self._volumes_at_once if series.device.type == "cpu" else len(series)
+        return torch.cat([self._pooled_maps(volumes) for volumes in torch.split(series, at_once)])
+
+    def _pooled_maps(self, series: Float[Tensor, "N V"]) -> Float[Tensor, "N P F"]:
+        volumes = series.new_zeros(len(series), self.mask.numel())
+        volumes[:, self.mask.flatten()] = series
+        maps = self.swin(volumes.view(len(series), 1, *self.mask.shape))
+        pooled = [nn.functional.adaptive_avg_pool3d(values, self.token_grid) for values in maps]
+        return torch.cat(pooled, dim=1).flatten(2).transpose(1, 2)
+
+    def project(self, features: Float[Tensor, "B T P F"]) -> Float[Tensor, "B T P D"]:
+        """Project the pooled maps to tokens.
+
+        Parameters
+        ----------
+        features : torch.Tensor
+            From :meth:`features`, ``(batch, time, tokens, channels of all maps)``.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(batch, time, tokens, dim)``.
+        """
+        tokens: Tensor = self.position.expand(*features.shape[:2], -1, -1)
+        for values, project in zip(torch.split(features, self.map_widths, dim=-1), self.projections, strict=True):
+            tokens = tokens + project(values)
+        return tokens
+
+    def train(self, mode: bool = True) -> SwinTokenizer:
+        """Switch to training or evaluation mode; a frozen Swin stays in evaluation mode."""
+        super().train(mode)
+        if self.frozen:
+            self.swin.eval()
+        return self
+
+
+def _training_bytes(config: SwinTokenizerConfig, mask: Tensor) -> int:
+    """Approximate memory for the gradient of one time point; the first stage dominates."""
+    n_patches = math.prod(-(-length // config.patch_size) for length in mask.shape)
+    per_pair = _KEPT_PER_PAIR * config.window_size**3 * config.num_heads[0]
+    return 4 * n_patches * config.depths[0] * (_KEPT_PER_CHANNEL * config.embed_dim + per_pair)
