@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import truth
+import ground_truth
 
-SMALL = truth.Size(
+SMALL = ground_truth.Size(
     n_subjects=6,
     n_runs=1,
     volume_scale=0.8,
@@ -33,12 +33,12 @@ def of(found: list[dict], **wanted: object) -> pd.Series:
 @pytest.fixture(scope="module", params=["associations", "nothing"])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict]:
     folder = tmp_path_factory.mktemp("truth")
-    return request.param, truth.run(request.param, SMALL, ["mac"], [0], folder)
+    return request.param, ground_truth.run(request.param, SMALL, ["mac"], [0], folder)
 
 
 def test_associations_are_learned_at_test_time_and_nothing_is_where_there_are_none(made: tuple[str, dict]) -> None:
     synthetic, result = made
-    for other in ("ar", "titan-mac-frozen", truth.COMPARISON_MODEL):
+    for other in ("ar", "titan-mac-frozen", ground_truth.COMPARISON_MODEL):
         row = of(result["differences"], other=other, place="all", horizon=10)
         if synthetic == "nothing":
             # The benchmark asks for an interval that holds 0, and says where it does not; here: next to nothing, which
@@ -72,11 +72,11 @@ def test_demands_are_judged_by_intervals() -> None:
             )
         ]
     )
-    judged = {(row["other"], row["as expected"]) for row in truth.demands("associations", time_point)}
+    judged = {(row["other"], row["as expected"]) for row in ground_truth.demands("associations", time_point)}
     assert judged == {("ar", True), ("titan-mac-frozen", False)}
-    judged = {(row["other"], row["as expected"]) for row in truth.demands("nothing", time_point)}
+    judged = {(row["other"], row["as expected"]) for row in ground_truth.demands("nothing", time_point)}
     assert judged == {("ar", False), ("titan-mac-frozen", True)}
-    assert [row["other"] for row in truth.demands("delayed_responses", time_point)] == ["titan-mac-reset20"]
+    assert [row["other"] for row in ground_truth.demands("delayed_responses", time_point)] == ["titan-mac-reset20"]
 
 
 def test_a_subjects_skill_pools_its_runs_and_averages_its_seeds() -> None:
@@ -85,13 +85,13 @@ def test_a_subjects_skill_pools_its_runs_and_averages_its_seeds() -> None:
     time_point = pd.DataFrame(
         [told | {"seed": seed, "row": row, "squared_error": error} for seed, row, error in errors]
     )
-    assert truth.skills(time_point)["m"].item() == pytest.approx((0.5 + 0.75) / 2)
+    assert ground_truth.skills(time_point)["m"].item() == pytest.approx((0.5 + 0.75) / 2)
 
 
 def test_the_page_is_written(made: tuple[str, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synthetic, result = made
     monkeypatch.setattr(truth, "run", lambda *_: result)
-    unmet = truth.main(["--twins", synthetic, "--output", str(tmp_path / "found.json")])
+    unmet = ground_truth.main(["--twins", synthetic, "--output", str(tmp_path / "found.json")])
     content = json.loads((tmp_path / "found.json").read_text())
     assert unmet == any(not row["as expected"] for row in content["synthetic_datasets"][synthetic]["demands"])
     page = (tmp_path / "found.md").read_text()
