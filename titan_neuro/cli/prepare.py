@@ -27,7 +27,7 @@ def add_parser(subcommands: Any) -> None:
         "--filters",
         type=Path,
         metavar="DIR",
-        help="with --dry-run: write one --bids-filter-file for each run into DIR, which selects that run: for job arrays",
+        help="with --dry-run: write into DIR, for each run, a --bids-filter-file that selects it: for job arrays",
     )
     parser.set_defaults(execute=execute)
 
