@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from titan_neuro.forecaster.forecaster import Forecaster
+from titan_neuro.forecaster import Forecaster
 from titan_neuro.metrics import bootstrap_interval, p_of_null, sign_flip_test, sign_flips
 from titan_neuro.typing import RunData
 
