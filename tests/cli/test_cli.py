@@ -268,7 +268,7 @@ def test_seeds_and_folds_can_be_trained_one_by_one(titan_neuro, output):
     assert sorted(path.name for path in models.iterdir()) == ["seed-0", "seed-5"]
     assert sorted(path.name for path in (models / "seed-5").iterdir()) == ["fold-2"]
     records = {
-        folder.name: json.loads((folder / "model.json").read_text()) for folder in (models / "seed-5/fold-2").iterdir()
+        folder.name: json.loads((folder / "config.json").read_text()) for folder in (models / "seed-5/fold-2").iterdir()
     }
     assert sorted(records) == ["gru", "titan-mac", "transformer-20"]
     assert all((record["seed"], record["fold"]) == (5, 2) for record in records.values())
@@ -287,7 +287,7 @@ def test_an_interrupted_training_resumes_to_the_same_weights(titan_neuro, output
     undisturbed = Path(shutil.copytree(output, tmp_path / "undisturbed"))
     settings = ("--fold", "1", "--set", "comparison_models=false")
     settings += ("--set", "training.max_epochs=8", "--set", "training.patience=8")
-    before = (output / "models/seed-0/fold-1/titan-mac/model.json").read_text()
+    before = (output / "models/seed-0/fold-1/titan-mac/config.json").read_text()
     command = [str(Path(sys.executable).with_name("titan-neuro")), "train", str(output), *settings]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -295,7 +295,7 @@ def test_an_interrupted_training_resumes_to_the_same_weights(titan_neuro, output
         time.sleep(0.02)
     process.kill()
     process.wait()
-    assert (output / "models/seed-0/fold-1/titan-mac/model.json").read_text() == before
+    assert (output / "models/seed-0/fold-1/titan-mac/config.json").read_text() == before
     assert "Training resumes from" in titan_neuro("train", output, *settings).stderr
     titan_neuro("train", undisturbed, *settings)
     weights = [folder / "models/seed-0/fold-1/titan-mac/model.safetensors" for folder in (output, undisturbed)]

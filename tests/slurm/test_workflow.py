@@ -101,7 +101,7 @@ def require_complete(output: Path) -> None:
     """Every file with its final name is complete: stores fit their checksums, models load."""
     for path in output.glob("sub-*/func/[!.]*.zarr"):
         RunStore(path).verify()
-    for record in output.glob("models/seed-*/fold-*/*/model.json"):
+    for record in output.glob("models/seed-*/fold-*/*/config.json"):
         load_forecaster(record.parent)
 
 
@@ -197,5 +197,5 @@ def test_a_cancelled_training_resumes(cluster, study, prepared, tmp_path):
     assert code == 0, log
     require_complete(output)
     assert "resumes from" in (output / ".work/workflow/logs/train/seed-0_fold-1.log").read_text()
-    assert (output / "models/seed-0/fold-1/titan-mac/model.json").exists()
+    assert (output / "models/seed-0/fold-1/titan-mac/config.json").exists()
     assert list(output.glob("**/.*.tmp")) == []

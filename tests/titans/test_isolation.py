@@ -65,9 +65,8 @@ def requirements(names):
         if distribution.name in distributions:
             continue
         distributions[distribution.name] = distribution
-        for requirement in distribution.requires or ():
-            if "extra ==" not in requirement:
-                missing.append(re.split(r"[ <>=!~;\[(]", requirement)[0])
+        required = [requirement for requirement in distribution.requires or () if "extra ==" not in requirement]
+        missing += [re.split(r"[ <>=!~;\[(]", requirement)[0] for requirement in required]
     return distributions.values()
 
 

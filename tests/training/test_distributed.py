@@ -164,6 +164,6 @@ def test_the_command_starts_several_processes(study, titan_neuro, tmp_path):
     shutil.copytree(study / "output", output, ignore=shutil.ignore_patterns("models", "group", ".work"))
     settings = ("--fold", 1, "--set", "training.max_epochs=1", "--set", "training.steps_per_epoch=2")
     messages = titan_neuro("train", output, "--devices", 2, *settings).stderr
-    assert messages.count("is trained:") == len(list(output.glob("models/seed-0/fold-1/*/model.json"))) == 3
+    assert messages.count("is trained:") == len(list(output.glob("models/seed-0/fold-1/*/config.json"))) == 3
     stage = json.loads((output / "provenance.json").read_text())["stages"]["train seed-0 fold-1"]
     assert stage["processes"] == 2

@@ -22,6 +22,7 @@ from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig
 from titan_neuro.linear.autoregression import fit_autoregression
 from titan_neuro.titans.models import GRUConfig, LMMConfig, MACConfig, MAGConfig, MALConfig, TransformerConfig
 from titan_neuro.training import FoldData, TrainingConfig, closed_form, load_forecaster, require_match, train_fold
+from titan_neuro.training.checkpoint import read_record
 from titan_neuro.training.fold import data_identity
 
 N_FEATURES = 8
@@ -162,9 +163,9 @@ def test_weights_follow_from_the_seed(data, train):
 
 def test_a_trained_fold_is_not_trained_again(data, train):
     folder, _ = train(data, TINY)
-    stamp = (folder / "model.json").stat().st_mtime_ns
+    stamp = (folder / "config.json").stat().st_mtime_ns
     assert train(data, TINY) == (folder, False)
-    assert (folder / "model.json").stat().st_mtime_ns == stamp
+    assert (folder / "config.json").stat().st_mtime_ns == stamp
     assert train(data, TINY, seed=1)[1]
 
 
@@ -299,28 +300,28 @@ def test_damaged_models_are_refused(trained, tmp_path):
     weights = folder / "model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[: len(content) // 2])
-    with pytest.raises(MismatchError, match="can't be read"):
+    with pytest.raises(MismatchError, match="can't be loaded"):
         load_forecaster(folder)
     weights.write_bytes(content)
     tensors = load_file(weights)
-    tensors["head.patterns"] = torch.zeros(3, 3)
+    tensors["decoder.patterns"] = torch.zeros(3, 3)
     save_file(tensors, weights)
-    with pytest.raises(MismatchError, match=r"head\.patterns"):
+    with pytest.raises(MismatchError, match=r"decoder\.patterns"):
         load_forecaster(folder)
     weights.write_bytes(content)
-    record = json.loads((folder / "model.json").read_text())
+    record = json.loads((folder / "config.json").read_text())
     # Another chunk length changes no shape of the weights, but it is another model.
     other = {**record["config"], "backbone": {**record["config"]["backbone"]}}
     other["backbone"]["memory"] = {**other["backbone"]["memory"], "chunk_time_points": 4}
-    (folder / "model.json").write_text(json.dumps({**record, "config": other}))
+    (folder / "config.json").write_text(json.dumps({**record, "config": other}))
     with pytest.raises(
         MismatchError, match=r"expected one of memory\.chunk_time_points 4, found memory\.chunk_time_points 8"
     ):
         load_forecaster(folder)
     weights.unlink()
-    with pytest.raises(MismatchError, match="can't be read"):
+    with pytest.raises(MismatchError, match="can't be loaded"):
         load_forecaster(folder)
-    (folder / "model.json").write_text(json.dumps({**record, "schema_version": 7}))
+    (folder / "config.json").write_text(json.dumps({**record, "schema_version": 7}))
     with pytest.raises(MismatchError, match="found titan-neuro-forecaster 7"):
         load_forecaster(folder)
     with pytest.raises(InputNotFoundError, match="no trained model"):
@@ -328,7 +329,7 @@ def test_damaged_models_are_refused(trained, tmp_path):
 
 
 def test_the_record_describes_the_model(trained, data):
-    record = json.loads((trained / "model.json").read_text())
+    record = read_record(trained)
     assert record["data"]["space"] == "Toy"
     assert record["data"]["repetition_time"] == 1.0
     assert record["test"] == list(data.fold.test)

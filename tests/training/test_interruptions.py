@@ -44,7 +44,7 @@ def base(tmp_path_factory):
 def undisturbed(base):
     folder = base / "undisturbed" / MODEL_FOLDER
     # The weights are those of the last step, which depend on every step.
-    assert json.loads((folder / "model.json").read_text())["selected_epoch"] == 2
+    assert json.loads((folder / "config.json").read_text())["metadata"]["selected_epoch"] == 2
     assert pd.read_csv(folder / "training.csv")["step"].tolist() == [0, N_STEPS, 2 * N_STEPS]
     return outcome(folder)
 
@@ -78,7 +78,7 @@ def stop(monkeypatch, root: Path, n_steps: int) -> list[Path]:
 @pytest.mark.parametrize("n_steps", [1, N_STEPS - 1, N_STEPS, N_STEPS + 1, 2 * N_STEPS])
 def test_stopped_after_a_step_it_resumes(root, undisturbed, monkeypatch, n_steps):
     assert stop(monkeypatch, root, n_steps)
-    assert not (root / MODEL_FOLDER / "model.json").exists()
+    assert not (root / MODEL_FOLDER / "config.json").exists()
     assert outcome(train(root)) == undisturbed
     assert not list(root.glob(".work/fold-*"))
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, cast
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -19,12 +18,6 @@ from titan_neuro.titans.models.variants import AnyBackboneConfig, require_causal
 
 if TYPE_CHECKING:
     from titan_neuro.forecaster.forecaster import Forecaster
-
-
-def _matching_backbone(settings: Mapping[str, Any]) -> AnyBackboneConfig:
-    """MAC with as many tokens a time point as the tokenizer gives; the default where the tokenizer is not valid."""
-    tokenizer = settings.get("tokenizer")
-    return MACConfig() if tokenizer is None else MACConfig(tokens_per_time_point=tokenizer.n_tokens)
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -51,12 +44,15 @@ class ForecasterConfig:
     """
 
     tokenizer: Annotated[SwinTokenizerConfig | ParcelTokenizerConfig, Field(discriminator="kind")]
-    backbone: AnyBackboneConfig = Field(default_factory=_matching_backbone)
+    # Replaced by `__post_init__`: the default depends on the tokenizer.
+    backbone: AnyBackboneConfig = cast("MACConfig", None)
     recall: RecallConfig | None = RecallConfig()
     horizons: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 3, 6, 10)
     decoder: Annotated[LowRankConfig | UpsamplingConfig, Field(discriminator="kind")] = LowRankConfig()
 
     def __post_init__(self) -> None:
+        if getattr(self, "backbone", None) is None:
+            object.__setattr__(self, "backbone", MACConfig(tokens_per_time_point=self.tokenizer.n_tokens))
         if not self.horizons or list(self.horizons) != sorted(set(self.horizons)):
             raise ConfigError(f"ForecasterConfig: horizons must ascend without repeats, found {self.horizons}.")
         if self.backbone.tokens_per_time_point != self.tokenizer.n_tokens:

@@ -217,9 +217,7 @@ class Forecaster(Pretrained):
 
         `features` are the output of :meth:`SwinTokenizer.features` for `series`, where it is cached.
         """
-        if state is None:
-            require_series(series, self.n_features, caller="Forecaster.forward")
-            state = self.init_state(len(series))
+        state = self.init_state(len(series)) if state is None else state
         linear, observation, observation_state = self.observe(series, state.observation, features)
         residual, memory = self.forecast_residual(
             observation, state.memory, memory_frozen=memory_frozen, held_out_index=held_out_index

@@ -1,4 +1,4 @@
-"""A trained forecaster on disk: weights as safetensors, and a JSON record of the model, its data and its training."""
+"""A trained forecaster on disk: as `Forecaster.save_pretrained` writes it, with a record of its training."""
 
 from __future__ import annotations
 
@@ -7,55 +7,55 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 
 from titan_neuro.errors import InputNotFoundError, MismatchError
-from titan_neuro.files import read_json, write_bytes, write_json
-from titan_neuro.forecaster import Forecaster, ForecasterConfig
+from titan_neuro.files import writing_to
+from titan_neuro.forecaster import Forecaster
+from titan_neuro.titans.pretrained import CONFIG_FILE, WEIGHTS_FILE, read_config
 
-SCHEMA = "titan-neuro-forecaster"
-SCHEMA_VERSION = 6
-_CONFIG = TypeAdapter(ForecasterConfig)
+MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE)
 
 
 def save_forecaster(folder: Path, model: Forecaster, record: Mapping[str, Any]) -> None:
-    """Write ``model.safetensors`` and ``model.json`` into `folder`, the JSON last: a folder that has it is complete.
+    """Write ``config.json`` and ``model.safetensors`` into `folder`; a folder that has the first is complete.
 
     Parameters
     ----------
     folder : Path
     model : Forecaster
     record : mapping
-        JSON: ``data`` (the identity of the data, see :func:`require_match`), and any further entries.
+        JSON, stored as ``metadata``: ``data`` (see :func:`require_match`) and whatever else should be known.
+
+    Raises
+    ------
+    OutputError
+        The folder can't be written, or the disk is full.
     """
-    discard_record(folder)
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    write_bytes(folder / "model.safetensors", save(weights))
-    content = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "n_features": model.n_features}
-    write_json(folder / "model.json", {**content, "config": _CONFIG.dump_python(model.config, mode="json"), **record})
+    with writing_to(folder):
+        model.save_pretrained(folder, metadata=record)
 
 
 def discard_record(folder: Path) -> None:
-    """Remove ``model.json``; call it before any file that it describes changes."""
-    (folder / "model.json").unlink(missing_ok=True)
+    """Remove ``config.json`` before anything that it describes changes."""
+    (folder / CONFIG_FILE).unlink(missing_ok=True)
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """Return the content of ``model.json``; None where there is no finished model.
+    """Return the record of a trained model, with its settings as ``config``; None where there is no finished model.
 
     Raises
     ------
     MismatchError
-        The file is damaged.
+        The file is damaged, or of another schema version.
     """
-    path = folder / "model.json"
-    return read_json(path, hint="Train the fold again.", error=MismatchError) if path.is_file() else None
+    if not (folder / CONFIG_FILE).is_file():
+        return None
+    content = read_config(folder)
+    return {**content["metadata"], **content["arguments"], "config": content["config"]}
 
 
 def require_record(folder: Path) -> dict[str, Any]:
-    """Return the content of ``model.json``, of a model that can be loaded.
+    """Return the record of a trained model; see :func:`read_record`.
 
     Raises
     ------
@@ -66,25 +66,21 @@ def require_record(folder: Path) -> dict[str, Any]:
     """
     record = read_record(folder)
     if record is None:
-        raise InputNotFoundError(f"{folder}: no trained model (model.json) is here.", "Run `titan-neuro train` first.")
-    found = (record.get("schema"), record.get("schema_version"))
-    if found != (SCHEMA, SCHEMA_VERSION):
-        raise MismatchError(
-            f"{folder / 'model.json'}: expected the schema {SCHEMA} {SCHEMA_VERSION}, found {found[0]} {found[1]}.",
-            "Train the fold again.",
+        raise InputNotFoundError(
+            f"{folder}: no trained model ({CONFIG_FILE}) is here.", "Run `titan-neuro train` first."
         )
     return record
 
 
 def load_forecaster(folder: Path, device: torch.device | str = "cpu") -> tuple[Forecaster, dict[str, Any]]:
-    """Read a model that :func:`save_forecaster` wrote.
+    """Load a model that :func:`save_forecaster` wrote.
 
     Returns
     -------
     model : Forecaster
         In evaluation mode, on `device`.
     record : dict
-        The content of ``model.json``.
+        See :func:`read_record`.
 
     Raises
     ------
@@ -94,17 +90,7 @@ def load_forecaster(folder: Path, device: torch.device | str = "cpu") -> tuple[F
         The files are damaged, of another schema version, or do not fit each other.
     """
     record = require_record(folder)
-    try:
-        weights = load_file(folder / "model.safetensors")
-        config = _CONFIG.validate_python(record["config"])
-        mask = weights.get("tokenizer.mask")
-        model = config.build(n_features=record["n_features"], mask=mask)
-        model.load_state_dict(weights)
-    except (OSError, SafetensorError, ValidationError, RuntimeError, KeyError, MismatchError) as error:
-        raise MismatchError(
-            f"{folder}: the model can't be read: {error}", "Train the fold again, or copy both files again."
-        ) from error
-    return model.to(device).eval(), record
+    return Forecaster.from_pretrained(folder, device=device), record
 
 
 def require_match(record: Mapping[str, Any], data: Mapping[str, Any], where: str) -> None:

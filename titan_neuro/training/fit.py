@@ -198,7 +198,7 @@ def train_fold(
     data : FoldData
     model, training : ForecasterConfig, TrainingConfig
     folder : Path
-        For ``model.safetensors``, ``model.json``, ``training.csv`` (a row for each validation) and ``logs`` (for
+        For ``model.safetensors``, ``config.json``, ``training.csv`` (a row for each validation) and ``logs`` (for
         TensorBoard, and a table of steps for each start).
     work_dir : Path
         For checkpoints, in one folder for each fold and settings, until the model is written; and for closed-form fits,
@@ -236,7 +236,7 @@ def train_fold(
         return True
     start = time.monotonic()
     with training_lock(folder), training_lock(job.checkpoints):
-        remove_leftovers(*(folder / name for name in ("model.safetensors", "model.json", "training.csv")))
+        remove_leftovers(*(folder / name for name in ("model.safetensors", "config.json", "training.csv")))
         trained = _train(job)
         _save(job, trained, fingerprint, wall_time_s=round(time.monotonic() - start, 1))
         shutil.rmtree(job.checkpoints, ignore_errors=True)

@@ -194,7 +194,7 @@ def test_where_another_film_will_be_shown_none_is_remembered(truth):
 
 
 def test_where_another_film_will_be_shown_choices_are_made_by_what_was_shown():
-    """In each stimulus features follow one another in an order of its own: nothing of that goes on in another stimulus."""
+    """Each stimulus has dynamics of its own: nothing learned from one holds in another."""
     rng = np.random.default_rng(5)
     runs = []
     for number in range(4):

@@ -35,7 +35,7 @@ def averages(keys, values, without=None):
 
 
 def memory_of(keys, values):
-    """A memory of stimuli that these subjects have seen, all there is of them; the map of each fold is one of its own."""
+    """A memory fitted to these subjects; the weights without each fold are drawn at random."""
     memory = empty()
     mean_keys, mean_values = averages(keys, values)
     without = [averages(keys, values, subject) for subject in range(N_SUBJECTS)]

@@ -23,23 +23,23 @@ def tokens(n_time_points):
 
 
 def test_one_time_point_gets_plain_attention(attention):
-    segment, recalled = tokens(1), tokens(1)
-    seen = torch.cat([attention.persistent.expand(2, -1, -1), recalled, segment], dim=1)
-    keys, values = attention.key_value(seen).chunk(2, dim=-1)
+    segment, context = tokens(1), tokens(1)
+    visible = torch.cat([attention.persistent.expand(2, -1, -1), context, segment], dim=1)
+    keys, values = attention.key_value(visible).chunk(2, dim=-1)
     heads = [x.unflatten(-1, (2, -1)).transpose(1, 2) for x in (attention.query(segment), keys, values)]
     expected = attention.output(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
-    torch.testing.assert_close(attention(segment, recalled, attention.init_state(2))[0], expected)
+    torch.testing.assert_close(attention(segment, context, attention.init_state(2))[0], expected)
 
 
 def test_exactly_the_visible_tokens_matter(attention):
-    segment, recalled = tokens(5), tokens(5)
-    before = attention(segment, recalled, attention.init_state(2))[0]
+    segment, context = tokens(5), tokens(5)
+    before = attention(segment, context, attention.init_state(2))[0]
     first = 3 * TOKENS_PER_TIME_POINT
     for place in (first, first + 1):
-        for stream in (segment, recalled):
+        for stream in (segment, context):
             changed = stream.clone()
             changed[:, place] += 1.0
-            pair = (changed, recalled) if stream is segment else (segment, changed)
+            pair = (changed, context) if stream is segment else (segment, changed)
             after = attention(*pair, attention.init_state(2))[0]
             assert torch.equal(after[:, :first], before[:, :first])
             # Both tokens of the time point, and every later one, see it.
@@ -47,11 +47,11 @@ def test_exactly_the_visible_tokens_matter(attention):
 
 
 def test_persistent_tokens_are_always_visible(attention):
-    segment, recalled = tokens(5), tokens(5)
-    before = attention(segment, recalled, attention.init_state(2))[0]
+    segment, context = tokens(5), tokens(5)
+    before = attention(segment, context, attention.init_state(2))[0]
     with torch.no_grad():
         attention.persistent[0] += 1.0
-    after = attention(segment, recalled, attention.init_state(2))[0]
+    after = attention(segment, context, attention.init_state(2))[0]
     assert (after != before).any(-1).all()
 
 
@@ -64,36 +64,36 @@ def test_scores_depend_on_distance_only(attention):
 
 
 def test_longterm_tokens_are_visible_to_the_whole_segment(attention):
-    segment, recalled, longterm = tokens(5), tokens(5), torch.randn(2, 3, DIM, dtype=torch.float64)
-    before = attention(segment, recalled, attention.init_state(2), longterm=longterm)[0]
+    segment, context, longterm = tokens(5), tokens(5), torch.randn(2, 3, DIM, dtype=torch.float64)
+    before = attention(segment, context, attention.init_state(2), longterm=longterm)[0]
     longterm[:, 1] += 1.0
-    after = attention(segment, recalled, attention.init_state(2), longterm=longterm)[0]
+    after = attention(segment, context, attention.init_state(2), longterm=longterm)[0]
     assert (after != before).any(-1).all()
 
 
 def test_without_causality_only_the_context_is_visible_ahead(attention):
     attention.causal = False
-    segment, recalled, cache = tokens(5), tokens(5), attention.init_state(2)
-    before = attention(segment, recalled, cache)[0]
+    segment, context, state = tokens(5), tokens(5), attention.init_state(2)
+    before = attention(segment, context, state)[0]
     last = slice(4 * TOKENS_PER_TIME_POINT, None)
-    other = recalled.clone()
+    other = context.clone()
     other[:, last] += 1.0
-    assert (attention(segment, other, cache)[0] != before).any(-1).all()
+    assert (attention(segment, other, state)[0] != before).any(-1).all()
     segment[:, last] += 1.0
-    assert torch.equal(attention(segment, recalled, cache)[0][:, : last.start], before[:, : last.start])
+    assert torch.equal(attention(segment, context, state)[0][:, : last.start], before[:, : last.start])
 
 
 @pytest.mark.parametrize("cuts", [[1] * 6, [2, 4], [5, 1]])
 def test_a_segment_may_be_cut_anywhere(attention, cuts):
-    segment, recalled = tokens(6), tokens(6)
-    expected, expected_cache = attention(segment, recalled, attention.init_state(2))
+    segment, context = tokens(6), tokens(6)
+    expected, expected_state = attention(segment, context, attention.init_state(2))
     lengths = [n * TOKENS_PER_TIME_POINT for n in cuts]
-    cache, outputs = attention.init_state(2), []
-    for parts in zip(torch.split(segment, lengths, dim=1), torch.split(recalled, lengths, dim=1), strict=True):
-        y, cache = attention(*parts, cache)
+    state, outputs = attention.init_state(2), []
+    for parts in zip(torch.split(segment, lengths, dim=1), torch.split(context, lengths, dim=1), strict=True):
+        y, state = attention(*parts, state)
         outputs.append(y)
     torch.testing.assert_close(torch.cat(outputs, dim=1), expected)
-    torch.testing.assert_close(cache.keys, expected_cache.keys)
+    torch.testing.assert_close(state.keys, expected_state.keys)
 
 
 def test_no_persistent_tokens(attention):

@@ -25,11 +25,11 @@ def tokens(attention, n_time_points, seed=1):
 
 
 def stream(attention, x, cuts):
-    cache, outputs = attention.init_state(len(x)), []
+    state, outputs = attention.init_state(len(x)), []
     for part in torch.split(x, [n * attention.tokens_per_time_point for n in cuts], dim=1):
-        y, cache = attention(part, cache)
+        y, state = attention(part, state)
         outputs.append(y)
-    return torch.cat(outputs, dim=1), cache
+    return torch.cat(outputs, dim=1), state
 
 
 def written_out(attention, x):
@@ -44,8 +44,8 @@ def written_out(attention, x):
 
     queries = heads(attention.query(x))
     keys, values = (heads(part) for part in attention.key_value(x).chunk(2, dim=-1))
-    own = attention.key_value(attention.persistent[None]).chunk(2, dim=-1)
-    own_keys, own_values = (heads(part).expand(len(x), -1, -1, -1) for part in own)
+    persistent = attention.key_value(attention.persistent[None]).chunk(2, dim=-1)
+    persistent_keys, persistent_values = (heads(part).expand(len(x), -1, -1, -1) for part in persistent)
     time_point = torch.arange(x.shape[1]) // attention.tokens_per_time_point
     distance = time_point[:, None] - time_point
     n_pairs = DIM // HEADS // 2
@@ -53,8 +53,8 @@ def written_out(attention, x):
     turn = torch.polar(torch.ones_like(angles), angles)
     scores = torch.einsum("bhid,bhjd,ijd->bhij", paired(queries), paired(keys).conj(), turn).real
     scores = scores.masked_fill((distance < 0) | (distance >= attention.window_time_points), -torch.inf)
-    scores = torch.cat([queries @ own_keys.mT, scores], dim=-1) / (DIM // HEADS) ** 0.5
-    attended = scores.softmax(-1) @ torch.cat([own_values, values], dim=2)
+    scores = torch.cat([queries @ persistent_keys.mT, scores], dim=-1) / (DIM // HEADS) ** 0.5
+    attended = scores.softmax(-1) @ torch.cat([persistent_values, values], dim=2)
     return attention.output(attended.transpose(1, 2).flatten(2))
 
 
@@ -66,9 +66,9 @@ def test_it_equals_full_attention_with_a_mask(n_time_points, window_time_points,
     x = tokens(attention, n_time_points).requires_grad_()
     weights = tokens(attention, n_time_points, seed=2)
     parameters = [x, *(p for p in attention.parameters() if p.numel())]
-    expected, (found, _) = written_out(attention, x), stream(attention, x, [n_time_points])
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
-    gradients = [torch.autograd.grad((y * weights).sum(), parameters) for y in (expected, found)]
+    expected, (result, _) = written_out(attention, x), stream(attention, x, [n_time_points])
+    torch.testing.assert_close(result, expected, rtol=1e-12, atol=1e-12)
+    gradients = [torch.autograd.grad((y * weights).sum(), parameters) for y in (expected, result)]
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-10, atol=1e-12)
 
 
@@ -77,11 +77,11 @@ def test_it_equals_full_attention_with_a_mask(n_time_points, window_time_points,
 def test_a_stream_may_be_cut_anywhere(window_time_points, cuts):
     attention = make(window_time_points)
     x = tokens(attention, 23)
-    expected, expected_cache = stream(attention, x, [23])
-    found, cache = stream(attention, x, cuts)
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
-    assert torch.equal(cache.n_time_points, expected_cache.n_time_points)
-    torch.testing.assert_close((cache.keys, cache.values), (expected_cache.keys, expected_cache.values))
+    expected, expected_state = stream(attention, x, [23])
+    result, state = stream(attention, x, cuts)
+    torch.testing.assert_close(result, expected, rtol=1e-12, atol=1e-12)
+    assert torch.equal(state.n_time_points, expected_state.n_time_points)
+    torch.testing.assert_close((state.keys, state.values), (expected_state.keys, expected_state.values))
 
 
 def test_exactly_the_visible_tokens_matter():
@@ -103,7 +103,7 @@ def test_persistent_tokens_are_always_visible():
 
 
 def test_precision_does_not_depend_on_stream_length():
-    """Bit for bit the same after a thousand time points as after a window: no place grows with the stream."""
+    """Bit for bit the same after a thousand time points as after a window."""
     attention = make(window_time_points=4).float()
     x = tokens(attention, 1004).float()
     late, _ = stream(attention, x, [1000, 1, 1, 1, 1])
@@ -114,12 +114,12 @@ def test_precision_does_not_depend_on_stream_length():
 def test_streams_restart_independently():
     attention = make(window_time_points=4)
     x, after = tokens(attention, 7), tokens(attention, 6, seed=2)
-    _, cache = stream(attention, x, [7])
-    mixed, _ = attention(after, cache.reset(torch.tensor([True, False]), attention.init_state(2)))
+    _, state = stream(attention, x, [7])
+    mixed, _ = attention(after, state.reset(torch.tensor([True, False]), attention.init_state(2)))
     torch.testing.assert_close(mixed[0], stream(attention, after, [6])[0][0], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(mixed[1], stream(attention, torch.cat([x, after], 1), [13])[0][1, 14:])
-    one, cache = attention(after[:, :2], cache.reset(torch.tensor([True, False]), attention.init_state(2)))
-    assert cache.n_time_points.tolist() == [1, 3]
+    one, state = attention(after[:, :2], state.reset(torch.tensor([True, False]), attention.init_state(2)))
+    assert state.n_time_points.tolist() == [1, 3]
     torch.testing.assert_close(one, mixed[:, :2], rtol=1e-12, atol=1e-12)
 
 
@@ -140,16 +140,16 @@ def test_memory_is_linear_in_the_tokens():
     attention, sizes = make(window_time_points=4), []
     for n_time_points in (64, 256):
         with torch.no_grad(), _Largest() as largest:
-            _, cache = stream(attention, tokens(attention, n_time_points), [n_time_points])
+            _, state = stream(attention, tokens(attention, n_time_points), [n_time_points])
         sizes.append(largest.numel)
-        assert cache.keys.untyped_storage().nbytes() == cache.keys.numel() * 8
+        assert state.keys.untyped_storage().nbytes() == state.keys.numel() * 8
     assert sizes[1] <= 4.1 * sizes[0]
 
 
 def test_half_precision_keeps_one_type():
     attention = make(window_time_points=4).bfloat16()
-    y, cache = stream(attention, tokens(attention, 9).bfloat16(), [5, 4])
-    assert y.dtype == cache.keys.dtype == torch.bfloat16
+    y, state = stream(attention, tokens(attention, 9).bfloat16(), [5, 4])
+    assert y.dtype == state.keys.dtype == torch.bfloat16
     exact, _ = stream(attention.float(), tokens(attention, 9).float(), [9])
     torch.testing.assert_close(y.float(), exact, rtol=0.05, atol=0.05)
 

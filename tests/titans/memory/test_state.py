@@ -1,4 +1,4 @@
-"""A state's round trips, and beginning anew."""
+"""States are saved, restored and reset."""
 
 import dataclasses
 import io
@@ -16,7 +16,7 @@ def weights(dtype=torch.float32):
 
 
 @pytest.mark.parametrize(
-    ("given", "kept"),
+    ("given", "expected"),
     [
         (torch.float64, torch.float64),
         (torch.float32, torch.float32),
@@ -24,9 +24,9 @@ def weights(dtype=torch.float32):
         (torch.float16, torch.float32),
     ],
 )
-def test_the_state_is_never_narrower_than_float32(given, kept):
+def test_the_state_is_never_narrower_than_float32(given, expected):
     state = init_state(weights(given), 3)
-    assert {x.dtype for x in (*state.weights, *state.momentum, *state.reference)} == {kept}
+    assert {x.dtype for x in (*state.weights, *state.momentum, *state.reference)} == {expected}
     assert not any(x.any() for x in state.momentum)
 
 

@@ -45,8 +45,10 @@ def with_gradients(stream, results):
     return [x.detach().cpu().double() for x in (*results, *torch.autograd.grad(loss, stream.leaves))]
 
 
-def worst(found, expected):
-    return max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-3)) for a, b in zip(found, expected, strict=True))
+def worst(computed, expected):
+    return max(
+        float((a - b).abs().max() / b.abs().max().clamp(min=1e-3)) for a, b in zip(computed, expected, strict=True)
+    )
 
 
 @pytest.fixture
@@ -82,7 +84,7 @@ def make(make_stream):
 @pytest.mark.parametrize(("chunk_size", "n_tokens"), LENGTHS)
 def test_kernels_equal_naive_in_float64(make, depth, chunk_size, n_tokens):
     stream = make(depth, n_tokens, chunk_size=chunk_size)
-    # A clamp that bites on some tokens and not on others, of a length that float32 can't hold.
+    # A clamp that acts on some tokens only; its value is not exact in float32.
     options = {"chunk_size": chunk_size, "max_delta_norm": 2.1 if n_tokens % 2 else None}
     expected = with_gradients(stream, stream.scan(backend="naive", **options))
     assert worst(with_gradients(stream, scan(stream, **options)), expected) < 1e-10
@@ -141,26 +143,18 @@ def test_half_precision_streams_keep_a_float32_state(make, depth, dtype):
 )
 def test_gates_at_their_limits_are_exact(make, depth, alpha, eta):
     stream = make(depth, 20)
-    with torch.no_grad():
-        if alpha == "mixed":
-            stream.tokens[3][..., ::3] = 1.0
-            stream.tokens[3][..., 1::3] = 0.0
-        else:
-            stream.tokens[3].fill_(alpha)
-        # Momentum that never fades, without forgetting, grows: keep the window of the test short of that.
-        stream.tokens[4].fill_(eta)
-        stream.tokens[5].mul_(0.02)
+    stream.fill_gates(alpha, eta)
     expected = with_gradients(stream, stream.scan(backend="naive", chunk_size=16))
-    found = with_gradients(stream, scan(stream))
-    assert all(x.isfinite().all() for x in found)
-    assert worst(found, expected) < 1e-10
+    computed = with_gradients(stream, scan(stream))
+    assert all(x.isfinite().all() for x in computed)
+    assert worst(computed, expected) < 1e-10
 
 
 @pytest.mark.parametrize("depth", [1, 2])
 # Within one chunk and over several; calls of one token, and of just a chunk.
-@pytest.mark.parametrize("cuts", [(3, 5, 30), pytest.param((1, 2, 16, 32), marks=SLOW)])
+@pytest.mark.parametrize("cuts", [(3, 5, 20), pytest.param((1, 2, 16, 32), marks=SLOW)])
 def test_a_stream_may_be_cut_anywhere(make, depth, cuts):
-    stream = make(depth, 40)
+    stream = make(depth, cuts[-1] + 3)
     expected = with_gradients(stream, scan(stream, max_delta_norm=2.1))
     assert worst(with_gradients(stream, scan(stream, cuts=cuts, max_delta_norm=2.1)), expected) < 1e-12
 
@@ -173,9 +167,9 @@ def test_results_are_the_same_without_gradients(make, depth, n_tokens, chunk_siz
     stream = make(depth, n_tokens, dtype=torch.float32)
     expected = scan(stream, chunk_size=chunk_size)
     with torch.no_grad():
-        found = scan(stream, chunk_size=chunk_size)
-    assert not any(x.requires_grad for x in found[: 1 + 2 * depth])
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        computed = scan(stream, chunk_size=chunk_size)
+    assert not any(x.requires_grad for x in computed[: 1 + 2 * depth])
+    assert all(torch.equal(a, b) for a, b in zip(computed, expected, strict=True))
 
 
 @pytest.mark.parametrize("depth", [1, 2])

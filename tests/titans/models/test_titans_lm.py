@@ -1,4 +1,4 @@
-"""The language model: what it writes is what its own logits say, at constant memory."""
+"""The language model: generation follows its logits, with a state of constant size."""
 
 import dataclasses
 
@@ -84,24 +84,24 @@ def test_sampling_is_reproducible(model, prompt):
 def test_top_k_limits_the_candidates(prompt):
     model = make("lmm")
     texts = prompt[:1].expand(500, -1)
-    found = model.generate(texts, 1, temperature=5.0, top_k=3, generator=torch.Generator().manual_seed(0))
-    likeliest = model(prompt[:1])[0, -1].topk(3).indices
-    assert set(found.flatten().tolist()) == set(likeliest.tolist())
+    samples = model.generate(texts, 1, temperature=5.0, top_k=3, generator=torch.Generator().manual_seed(0))
+    top = model(prompt[:1])[0, -1].topk(3).indices
+    assert set(samples.flatten().tolist()) == set(top.tolist())
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 3.0])
 def test_samples_follow_the_softmax_probabilities(prompt, temperature):
     model = make("lmm")
     generator = torch.Generator().manual_seed(0)
-    found = model.generate(prompt[:1].expand(5000, -1), 1, temperature=temperature, generator=generator)
-    chances = (model(prompt[:1])[0, -1] / temperature).softmax(-1)
+    samples = model.generate(prompt[:1].expand(5000, -1), 1, temperature=temperature, generator=generator)
+    probabilities = (model(prompt[:1])[0, -1] / temperature).softmax(-1)
     # Four standard errors.
-    allowed = 4 * (chances * (1 - chances) / 5000).sqrt() + 1e-3
-    assert ((found.flatten().bincount(minlength=VOCAB) / 5000 - chances).abs() < allowed).all()
+    allowed = 4 * (probabilities * (1 - probabilities) / 5000).sqrt() + 1e-3
+    assert ((samples.flatten().bincount(minlength=VOCAB) / 5000 - probabilities).abs() < allowed).all()
 
 
 def test_the_state_does_not_grow(model, prompt):
-    # Whole segments of 4 apart: the open segment's cache is as long.
+    # Lengths differ by whole segments of 4, so that the open segment has the same length.
     sizes = {stored_bytes(model.generate(prompt, n_tokens, return_state=True)[1]) for n_tokens in (8, 12, 40)}
     assert len(sizes) == 1
 

@@ -59,7 +59,7 @@ class AlignedSubjects:
         return torch.einsum("sn,snd->nd", weight / weight.sum(0).clamp_min(1), values)
 
     def along_run(self, run: ComponentRun, values: Tensor) -> Tensor:
-        """Rows of `values`, ``(positions, width)``, at a run's time points; ``(time, width)``, 0 before the stimulus."""
+        """`values`, ``(positions, width)``, at each time point of a run: ``(time, width)``; 0 before the stimulus."""
         since_start = torch.arange(len(run.series)) - run.stimulus_start
         rows = values[self.offsets[run.stimulus] + since_start.clamp_min(0)]
         return rows * (since_start >= 0)[:, None]
