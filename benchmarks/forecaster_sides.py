@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from common import BenchmarkError
 from torch import Tensor, nn
 
+from titan_neuro.forecaster import Forecaster, ForecasterConfig
 from titan_neuro.forecaster.decoders import LowRankConfig, LowRankDecoder
-from titan_neuro.forecaster.forecaster import Forecaster, ForecasterConfig
 from titan_neuro.forecaster.recall.recall import Recall
 from titan_neuro.forecaster.tokenizers import SwinTokenizer
 from titan_neuro.linear.autoregression import ORDERS, autoregress
@@ -223,18 +223,25 @@ def check_sides(size: str) -> dict[str, float]:
 
 def _fill(model: Forecaster | WindowForecaster) -> None:
     """Linear weights and patterns that are not 0, as those of a trained model."""
-    model.coefficients.normal_(std=0.1)
-    nn.init.normal_(model.head.patterns, std=0.1)
+    model.linear_skip.coefficients.normal_(std=0.1)
+    nn.init.normal_(model.decoder.patterns, std=0.1)
 
 
 def fill_recall(recall: Recall, n_positions: int) -> None:
     """Make a recall like that of a fitted model, with so many moments of noise for a stimulus."""
     stimulus = recall.stimulus = recall.init_stimulus_memory(n_positions)
     stimulus.whitening.copy_(torch.eye(recall.width))
-    stimulus.follows[1:] = 1
+    stimulus.continues[1:] = 1
     stimulus.decay.fill_(0.98)
-    directions = (recall.basis, recall.present_directions, recall.own_directions)
-    for values in (*directions, stimulus.keys, stimulus.values, stimulus.reader, recall.own_map, recall.memory.key_map):
+    directions = (recall.basis, recall.autoregression.directions, recall.innovation_directions)
+    for values in (
+        *directions,
+        stimulus.keys,
+        stimulus.values,
+        stimulus.weights,
+        recall.autoregression.weights,
+        recall.memory.key_map,
+    ):
         values.normal_(std=0.05)
 
 

@@ -57,7 +57,7 @@ def forecasting_mac():
     """A small forecaster with a recall, whose random decoder forecasts something."""
     model = mac_forecaster(recall=RecallConfig())
     with torch.no_grad():
-        model.head.patterns.normal_(std=0.1)
+        model.decoder.patterns.normal_(std=0.1)
     return model
 
 
@@ -67,8 +67,8 @@ def delay_forecaster():
     model.tokenizer = torch.nn.Module()
     model.tokenizer.forward = lambda series: series[:, :, None]
     model.backbone = Delay(REACH, N_FEATURES)
-    model.head = torch.nn.Module()
-    model.head.forward = lambda tokens: torch.stack([0.9 * tokens[:, :, 0], 0 * tokens[:, :, 0]], dim=2)
+    model.decoder = torch.nn.Module()
+    model.decoder.forward = lambda tokens: torch.stack([0.9 * tokens[:, :, 0], 0 * tokens[:, :, 0]], dim=2)
     return model
 
 

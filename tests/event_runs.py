@@ -51,11 +51,12 @@ def persistence_forecaster(*, recall=LONG_CHUNKS, horizons=(1, 3), backbone=None
     )
     model = config.build(n_features=N_FEATURES).eval()
     with torch.no_grad():
-        model.coefficients[:, 0] = 1
+        model.linear_skip.coefficients[:, 0] = 1
         if model.recall is not None:
             model.recall.basis.copy_(torch.eye(N_FEATURES))
-            model.recall.own_directions.copy_(torch.eye(N_FEATURES)[: model.recall.n_own])
-            model.recall.present_directions.copy_(torch.eye(N_FEATURES)[: model.recall.n_own])
+            directions = torch.eye(N_FEATURES)[: model.recall.sizes.n_components]
+            model.recall.innovation_directions.copy_(directions)
+            model.recall.autoregression.directions.copy_(directions)
             keys = model.recall.memory.key_map
             keys.copy_(torch.randn(keys.shape) / keys.shape[-1] ** 0.5)
     return model

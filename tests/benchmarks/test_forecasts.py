@@ -86,7 +86,7 @@ def test_differences_are_taken_within_subjects(made: Path) -> None:
 
 def test_what_is_done_is_not_done_again(made: Path) -> None:
     stages = json.loads((made / "output/provenance.json").read_text())["stages"]
-    records = sorted((made / "output/models").glob("*/*/*/model.json"))
+    records = sorted((made / "output/models").glob("*/*/*/config.json"))
     assert len(records) == 9
     assert {"evaluate", "probe context-length"} <= set(stages)
     # The second round wrote the page again, and no model.

@@ -93,10 +93,15 @@ def make_forecaster():
         model = config.build(n_features=n_features)
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
-        model.coefficients.normal_(std=0.2)
+        model.linear_skip.coefficients.normal_(std=0.2)
         recall = model.recall
         recall.basis.copy_(torch.linalg.qr(torch.randn(n_features, recall.width)).Q.mT)
-        for fitted in (recall.present_directions, recall.own_directions, recall.own_map, recall.memory.key_map):
+        for fitted in (
+            recall.autoregression.directions,
+            recall.innovation_directions,
+            recall.autoregression.weights,
+            recall.memory.key_map,
+        ):
             fitted.normal_(std=0.2)
         return model.eval()
 

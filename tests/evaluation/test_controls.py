@@ -53,7 +53,7 @@ def test_a_frozen_memory_is_never_written(model, series):
 @pytest.mark.parametrize("block_time_points", [1, 16, 20, 64])
 def test_reset_memory_contains_twenty_time_points_at_most(model, series, block_time_points):
     forecasts = forecasts_of(ResetMemory(model), series, block_time_points)
-    linear, observation, _ = model.observe(series[None], model.init_state().linear)
+    linear, observation, _ = model.observe(series[None], model.init_state().observation)
     beyond = [
         model.forecast_residual(observation.at(slice(start, start + RESET_TIME_POINTS)))[0]
         for start in range(0, 70, RESET_TIME_POINTS)

@@ -79,7 +79,7 @@ def test_a_model_too_small_to_be_matched_is_refused():
         horizons=(1,),
         decoder=LowRankConfig(rank=1),
     )
-    with pytest.raises(ConfigError, match=r"the nearest transformer-20 \d+: more than 5% apart"):
+    with pytest.raises(ConfigError, match=r"found \d+ in the nearest transformer-20: more than 5% apart"):
         match_comparison_models(tiny, n_features=1)
 
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from titan_neuro.forecaster import decoders as module
 from titan_neuro.forecaster.decoders import LowRankConfig, LowRankDecoder, UpsamplingConfig, UpsamplingDecoder
+from titan_neuro.forecaster.decoders import upsampling as module
 
 GRID, DIM, HORIZONS = (2, 2, 1), 12, 3
 SHAPE, PATCH = (9, 13, 7), 2
@@ -55,7 +55,7 @@ def test_it_starts_at_nothing_and_can_be_silenced(decoder, tokens):
     nothing = torch.zeros(2, 7, HORIZONS, int(mask_of().sum()))
     assert torch.equal(decoder(tokens), nothing)
     assert awake(decoder)(tokens).abs().max() > 0.01
-    decoder.silence()
+    decoder.zero_output()
     assert torch.equal(decoder(tokens), nothing)
 
 
@@ -75,10 +75,10 @@ def test_a_frame_is_decoded_from_its_own_tokens(decoder, tokens):
 
 def test_chunks_change_nothing(tokens, monkeypatch):
     whole = awake(upsampling())
-    assert whole._frames_at_once > 14
+    assert whole._time_points_at_once > 14
     monkeypatch.setattr(module, "_CHUNK_BYTES", 4 * 100_000)
     parts = awake(upsampling())
-    assert 1 <= parts._frames_at_once < 14
+    assert 1 <= parts._time_points_at_once < 14
     results = []
     for made in (whole, parts):
         inputs = tokens.clone().requires_grad_()

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 import torch
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from stimulus_runs import as_run
 
 from titan_neuro.errors import ConfigError, MismatchError
@@ -10,6 +10,7 @@ from titan_neuro.forecaster import Forecaster, ForecasterConfig
 from titan_neuro.forecaster.decoders import LowRankConfig, UpsamplingConfig
 from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig, SwinTokenizerConfig
 from titan_neuro.linear.autoregression import autoregress
+from titan_neuro.runs import InMemoryRun
 from titan_neuro.titans.models import GRUConfig, LMMConfig, MACConfig, MAGConfig, MALConfig, TransformerConfig
 
 SIZE = {"dim": 16, "n_layers": 1}
@@ -27,7 +28,7 @@ DECODERS = {"swin": LowRankConfig(rank=4), "swin-upsampling": UpsamplingConfig(c
 
 def last_weights(model: Forecaster) -> torch.Tensor:
     """Those of the decoder's last layer, which are 0 in a new model."""
-    return model.head.to_voxels.weight if hasattr(model.head, "to_voxels") else model.head.patterns
+    return model.decoder.to_voxels.weight if hasattr(model.decoder, "to_voxels") else model.decoder.patterns
 
 
 def make(kind: str) -> Forecaster:
@@ -49,7 +50,7 @@ def make(kind: str) -> Forecaster:
     with torch.no_grad():
         # A new model forecasts its linear part alone; here every part must take part.
         last_weights(model).normal_()
-        model.coefficients.normal_(std=0.1)
+        model.linear_skip.coefficients.normal_(std=0.1)
     return model.eval()
 
 
@@ -65,8 +66,8 @@ def series(model):
 
 def test_a_new_model_is_the_autoregression(model, series):
     torch.nn.init.zeros_(last_weights(model))
-    history = torch.zeros(2, model.coefficients.shape[1] - 1, model.n_features)
-    expected, _ = autoregress(series, history, model.coefficients, model.intercept)
+    history = torch.zeros(2, model.linear_skip.coefficients.shape[1] - 1, model.n_features)
+    expected, _ = autoregress(series, history, model.linear_skip.coefficients, model.linear_skip.intercept)
     assert torch.equal(model(series)[0], expected)
 
 
@@ -107,9 +108,9 @@ def test_restart_forgets_one_stream_and_no_other(model, series):
 
 @torch.no_grad()
 def test_recall_is_the_last_forecast_of_an_empty_memory(model, series):
-    _, seen, _ = model.observe(series, model.init_state(2).linear)
+    _, seen, _ = model.observe(series, model.init_state(2).observation)
     whole, _ = model.forecast_residual(seen)
-    torch.testing.assert_close(model.recall_last(seen), whole[:, -1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.forecast_residual_at(seen, [-1])[:, 0], whole[:, -1], rtol=1e-4, atol=1e-5)
 
 
 def test_every_parameter_learns(model, series):
@@ -119,7 +120,7 @@ def test_every_parameter_learns(model, series):
     model.fit(runs)
     with torch.no_grad():
         # In noise there is nothing to be learned, and the memory is not believed.
-        model.recall.memory.gain.fill_(0.5)
+        model.recall.memory.reliability.fill_(0.5)
     held_out_index = model.held_out_index(["sub-1_stimulus", "nobody"])
     model.train()(series, held_out_index=held_out_index)[0].square().mean().backward()
     idle = [name for name, parameter in model.named_parameters() if parameter.grad is None]
@@ -165,9 +166,6 @@ def test_a_backbone_that_sees_ahead_is_refused():
 
 
 def test_wrong_sizes_are_refused():
-    model = make("mac")
-    with pytest.raises(MismatchError, match="expected time points of 20 features, found 19"):
-        model(torch.zeros(1, 4, 19))
     with pytest.raises(ConfigError, match="2 tokens a time point, the backbone expects 8"):
         ForecasterConfig(tokenizer=ParcelTokenizerConfig(n_tokens=2), backbone=MACConfig(tokens_per_time_point=8))
     with pytest.raises(ConfigError, match="must ascend"):
@@ -183,3 +181,101 @@ def test_wrong_sizes_are_refused():
     config = make("swin").config
     with pytest.raises(MismatchError, match="needs a mask of 5 voxels, found none"):
         config.build(n_features=5)
+
+
+@pytest.mark.parametrize(
+    ("series", "message"),
+    [
+        (torch.zeros(4, 20), r"expected time points \(batch, time, 20\), found \(4, 20\).\nOne run has a batch of one"),
+        (
+            torch.zeros(1, 4, 19),
+            r"expected time points \(batch, time, 20\), found \(1, 4, 19\).\nThe last dimension is",
+        ),
+        (torch.zeros(1, 4, 20, dtype=torch.int64), r"expected torch.float32 time points .* found torch.int64"),
+        (torch.zeros(1, 4, 20, dtype=torch.float64), r"found torch.float64.\nConvert them.*to\(torch.float32\)"),
+    ],
+    ids=["rank", "features", "integers", "float64"],
+)
+def test_forward_refuses_other_shapes_and_types(series, message):
+    model = make("mac")
+    for state in (None, model.init_state()):
+        with pytest.raises(MismatchError, match=message):
+            model(series, state)
+
+
+@pytest.mark.parametrize(
+    ("series", "message"),
+    [
+        (
+            torch.zeros(1, 4, 20),
+            r"Forecaster.step: expected time points \(time, 20\), found \(1, 4, 20\).\nPass one run",
+        ),
+        (torch.zeros(4, 19), r"expected time points \(time, 20\), found \(4, 19\)"),
+        (torch.zeros(4, 20, dtype=torch.int64), r"expected floating-point time points .* found torch.int64"),
+    ],
+    ids=["rank", "features", "integers"],
+)
+def test_step_refuses_other_shapes_and_types(series, message):
+    model = make("mac")
+    with pytest.raises(MismatchError, match=message):
+        model.step(series, model.init_state())
+
+
+def test_step_takes_any_floating_point_type():
+    model = make("mac")
+    series = torch.randn(6, 20)
+    expected, _ = model.step(series, model.init_state())
+    found, _ = model.step(series.double(), model.init_state())
+    assert torch.equal(found, expected)
+
+
+def test_tokenizers_and_decoders_refuse_other_shapes():
+    model, volumes = make("mac"), make("swin-upsampling")
+    n_voxels = volumes.n_features
+    with pytest.raises(MismatchError, match=r"ParcelTokenizer.forward: expected time points \(batch, time, 20\)"):
+        model.tokenizer(torch.zeros(4, 20))
+    with pytest.raises(
+        MismatchError, match=rf"SwinTokenizer.forward: expected time points \(batch, time, {n_voxels}\)"
+    ):
+        volumes.tokenizer(torch.zeros(1, 2, n_voxels + 1))
+    with pytest.raises(MismatchError, match=r"LowRankDecoder.forward: expected tokens \(batch, time, 1, 16\)"):
+        model.decoder(torch.zeros(1, 2, 16))
+    with pytest.raises(MismatchError, match=r"UpsamplingDecoder\.forward: expected floating-point tokens"):
+        volumes.decoder(torch.zeros(1, 2, 2, 16, dtype=torch.int64))
+
+
+def test_defaults_fit_each_other():
+    parcels = ForecasterConfig(tokenizer=ParcelTokenizerConfig())
+    assert parcels.backbone.tokens_per_time_point == 1
+    assert ForecasterConfig(tokenizer=SwinTokenizerConfig()).backbone.tokens_per_time_point == 8
+    read = TypeAdapter(ForecasterConfig).validate_python({"tokenizer": {"kind": "parcels", "n_tokens": 3}})
+    assert read.backbone.tokens_per_time_point == 3
+    forecasts, _ = Forecaster(parcels, n_features=5)(torch.zeros(1, 3, 5))
+    assert forecasts.shape == (1, 3, 5, 5)
+
+
+def test_an_invalid_tokenizer_is_reported_as_such():
+    with pytest.raises(ValidationError, match="n_tokens"):
+        TypeAdapter(ForecasterConfig).validate_python({"tokenizer": {"kind": "parcels", "n_tokens": 0}})
+
+
+@pytest.mark.parametrize("convert", [torch.Tensor.numpy, torch.Tensor.double], ids=["numpy", "float64"])
+def test_fit_takes_plain_arrays(convert):
+    series = [torch.randn(80, 20, generator=torch.Generator().manual_seed(subject)) for subject in range(3)]
+    model, expected = make("mac"), make("mac")
+    model.fit([convert(run) for run in series])
+    expected.fit([InMemoryRun(run, key=f"array-{n}", subject=str(n), stimulus=str(n)) for n, run in enumerate(series)])
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in expected.state_dict().items())
+    with pytest.raises(MismatchError, match="expected runs of 20 features, array-0 has 19"):
+        model.fit([series[0][:, :19]])
+
+
+@pytest.mark.parametrize("kind", ["mac", "swin-upsampling"])
+def test_a_loaded_model_gives_the_same_bits(kind, tmp_path):
+    model = make(kind)
+    model.save_pretrained(tmp_path)
+    again = Forecaster.from_pretrained(tmp_path)
+    assert again.config == model.config and not again.training
+    series = torch.randn(1, 9, model.n_features)
+    with torch.no_grad():
+        assert torch.equal(again(series)[0], model(series)[0])

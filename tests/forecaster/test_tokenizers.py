@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from titan_neuro.forecaster import tokenizers as module
 from titan_neuro.forecaster.decoders import UpsamplingConfig, UpsamplingDecoder
 from titan_neuro.forecaster.tokenizers import SwinTokenizer, SwinTokenizerConfig
+from titan_neuro.forecaster.tokenizers import swin as module
 
 TINY = SwinTokenizerConfig(embed_dim=3, num_heads=(1, 2, 3, 4), token_grid=(2, 1, 2))
 
@@ -59,8 +59,8 @@ def test_chunks_change_nothing(monkeypatch):
     whole = make()
     monkeypatch.setattr(module, "_CHUNK_BYTES", 3 * module._training_bytes(TINY, whole.mask))
     parts = make()
-    assert whole._frames_at_once > 10
-    assert parts._frames_at_once == 3
+    assert whole._time_points_at_once > 10
+    assert parts._time_points_at_once == 3
     results = []
     for tokenizer in (whole, parts):
         tokens = tokenizer(frames_of(tokenizer))

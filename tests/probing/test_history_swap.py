@@ -142,6 +142,6 @@ def test_false_positive_rate_is_nominal(n_seeds):
 
 def test_model_without_memory_loses_nothing():
     model = delay_forecaster()
-    model.head.forward = lambda tokens: torch.zeros(*tokens.shape[:2], 2, N_FEATURES)
+    model.decoder.forward = lambda tokens: torch.zeros(*tokens.shape[:2], 2, N_FEATURES)
     scores = swap_histories([delayed_run(str(subject), subject) for subject in range(3)], model).tables["scores"]
     assert (scores[~scores.is_control].value == 0).all() and (scores[~scores.is_control].p == 1).all()

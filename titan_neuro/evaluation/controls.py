@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from titan_neuro.evaluation.vocabulary import FROZEN_SUFFIX, RESET_SUFFIX, RESET_TIME_POINTS, control_name
-from titan_neuro.forecaster import Forecaster
-from titan_neuro.forecaster.forecaster import ForecasterState
+from titan_neuro.forecaster import Forecaster, ForecasterState
 from titan_neuro.titans.stream_state import StreamState
 from titan_neuro.typing import RunData
 
@@ -69,7 +68,7 @@ class Control(Generic[State]):
             State after the block.
         """
         self.model.eval()
-        forecasts, state = self.forward(series.to(self.model.coefficients)[None], state)
+        forecasts, state = self.forward(series.to(self.model.linear_skip.coefficients)[None], state)
         return forecasts[0].to(series.device), state
 
     def forward(self, series: Tensor, state: State) -> tuple[Tensor, State]:

@@ -1,14 +1,23 @@
 """The fMRI forecaster: ``forecast = linear skip + recall + decoder``."""
 
 from titan_neuro.forecaster.comparison_models import count_parameters, match_comparison_models
-from titan_neuro.forecaster.forecaster import Forecaster, ForecasterConfig, ForecasterState
-from titan_neuro.forecaster.recall.recall import RecallConfig
+from titan_neuro.forecaster.config import ForecasterConfig
+from titan_neuro.forecaster.decoders import LowRankConfig, UpsamplingConfig
+from titan_neuro.forecaster.forecaster import Forecaster
+from titan_neuro.forecaster.recall import RecallConfig
+from titan_neuro.forecaster.state import ForecasterState, Observation
+from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig, SwinTokenizerConfig
 
 __all__ = [
     "Forecaster",
     "ForecasterConfig",
     "ForecasterState",
+    "LowRankConfig",
+    "Observation",
+    "ParcelTokenizerConfig",
     "RecallConfig",
+    "SwinTokenizerConfig",
+    "UpsamplingConfig",
     "count_parameters",
     "match_comparison_models",
 ]

@@ -10,7 +10,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from titan_neuro.errors import ConfigError
-from titan_neuro.forecaster.forecaster import ForecasterConfig
+from titan_neuro.forecaster.config import ForecasterConfig
 from titan_neuro.titans.models.gru import GRUConfig
 from titan_neuro.titans.models.transformer import TransformerConfig
 
@@ -106,8 +106,8 @@ def _matched(
     found = count(comparison_model)
     if abs(found - target) > TOLERANCE * target:
         raise ConfigError(
-            f"comparison models: the model has {target} parameters, the nearest {comparison_model.backbone.name} {found}: more than "
-            f"{TOLERANCE:.0%} apart.",
+            f"Comparison models: expected {target} parameters, as the model has, found {found} in the nearest "
+            f"{comparison_model.backbone.name}: more than {TOLERANCE:.0%} apart.",
             "Change model.backbone.dim, or go without the comparison models: --set comparison_models=false.",
         )
     return comparison_model

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from titan_neuro.forecaster.forecaster import Forecaster, Observation
+from titan_neuro.forecaster import Forecaster, Observation
 from titan_neuro.metrics import bootstrap_interval
 from titan_neuro.probing.tools.forecasts import (
     forecast_whole_run,

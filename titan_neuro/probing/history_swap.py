@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from titan_neuro.forecaster.forecaster import Forecaster, Observation
+from titan_neuro.forecaster import Forecaster, Observation
 from titan_neuro.metrics import bootstrap_interval, corrected_over_map, sign_flip_test, sign_flips
 from titan_neuro.metrics.measures import FloatArray
 from titan_neuro.probing.tools.forecasts import (

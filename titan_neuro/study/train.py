@@ -83,7 +83,7 @@ def plan_folds(output: OutputFolder, runs: Sequence[RunStore], config: StudyConf
     planned = []
     for data in folds:
         folders = [output.model(seed, data.fold.number, name) for seed in config.seeds for name in names]
-        n_trained = sum((folder / "model.json").is_file() for folder in folders)
+        n_trained = sum((folder / "config.json").is_file() for folder in folders)
         planned.append(PlannedFold(data.fold, data.protocol, len(folders), n_trained))
     return planned
 

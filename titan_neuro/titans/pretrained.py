@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -12,7 +13,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from titan_neuro.errors import ConfigError, InputNotFoundError, MismatchError, near_miss
@@ -95,7 +96,8 @@ class Pretrained(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG_FILE).unlink(missing_ok=True)
         weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        _replace(folder / WEIGHTS_FILE, lambda path: save_file(weights, path))
+        # As bytes: the error of a full disk is then Python's own.
+        _replace(folder / WEIGHTS_FILE, lambda path: path.write_bytes(save(weights)))
         content = {
             "schema": SCHEMA,
             "schema_version": SCHEMA_VERSION,
@@ -197,7 +199,7 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file under a temporary name and rename it, so that no reader meets half of one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         write(temporary)
         temporary.replace(path)

@@ -1,62 +1,61 @@
-"""A trained forecaster on disk: weights as safetensors, and a JSON that says what they were trained on."""
+"""A trained forecaster on disk: as `Forecaster.save_pretrained` writes it, with a record of its training."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 
 from titan_neuro.errors import InputNotFoundError, MismatchError
-from titan_neuro.files import write_bytes, write_json
-from titan_neuro.forecaster.forecaster import Forecaster, ForecasterConfig
+from titan_neuro.files import writing_to
+from titan_neuro.forecaster import Forecaster
+from titan_neuro.titans.pretrained import CONFIG_FILE, WEIGHTS_FILE, read_config
 
-SCHEMA = "titan-neuro-forecaster"
-SCHEMA_VERSION = 5
-_CONFIG = TypeAdapter(ForecasterConfig)
+MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE)
 
 
 def save_forecaster(folder: Path, model: Forecaster, record: Mapping[str, Any]) -> None:
-    """Write ``model.safetensors`` and ``model.json`` into `folder`, the JSON last: a folder that has it is whole.
+    """Write ``config.json`` and ``model.safetensors`` into `folder`; a folder that has the first is complete.
 
     Parameters
     ----------
     folder : Path
     model : Forecaster
     record : mapping
-        JSON; ``data`` (what the model is bound to: see :func:`require_match`) and whatever else should be known.
+        JSON, stored as ``metadata``: ``data`` (see :func:`require_match`) and whatever else should be known.
+
+    Raises
+    ------
+    OutputError
+        The folder can't be written, or the disk is full.
     """
-    discard_record(folder)
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    write_bytes(folder / "model.safetensors", save(weights))
-    content = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "n_features": model.n_features}
-    write_json(folder / "model.json", {**content, "config": _CONFIG.dump_python(model.config, mode="json"), **record})
+    with writing_to(folder):
+        model.save_pretrained(folder, metadata=record)
 
 
 def discard_record(folder: Path) -> None:
-    """Take ``model.json`` away before anything that it speaks of changes."""
-    (folder / "model.json").unlink(missing_ok=True)
+    """Remove ``config.json`` before anything that it describes changes."""
+    (folder / CONFIG_FILE).unlink(missing_ok=True)
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """Return what ``model.json`` says; None where there is no finished model."""
-    path = folder / "model.json"
-    if not path.is_file():
+    """Return the record of a trained model, with its settings as ``config``; None where there is no finished model.
+
+    Raises
+    ------
+    MismatchError
+        The file is damaged, or of another schema version.
+    """
+    if not (folder / CONFIG_FILE).is_file():
         return None
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise MismatchError(f"{path}: is not valid JSON: {error}.", "Train the fold again.") from error
-    return record
+    content = read_config(folder)
+    return {**content["metadata"], **content["arguments"], "config": content["config"]}
 
 
 def require_record(folder: Path) -> dict[str, Any]:
-    """Return what ``model.json`` says, of a model that can be loaded.
+    """Return the record of a trained model; see :func:`read_record`.
 
     Raises
     ------
@@ -67,58 +66,44 @@ def require_record(folder: Path) -> dict[str, Any]:
     """
     record = read_record(folder)
     if record is None:
-        raise InputNotFoundError(f"{folder}: no trained model (model.json) is here.", "Run `titan-neuro train` first.")
-    found = (record.get("schema"), record.get("schema_version"))
-    if found != (SCHEMA, SCHEMA_VERSION):
-        raise MismatchError(
-            f"{folder / 'model.json'}: expected the schema {SCHEMA} {SCHEMA_VERSION}, found {found[0]} {found[1]}.",
-            "Train the fold again.",
+        raise InputNotFoundError(
+            f"{folder}: no trained model ({CONFIG_FILE}) is here.", "Run `titan-neuro train` first."
         )
     return record
 
 
 def load_forecaster(folder: Path, device: torch.device | str = "cpu") -> tuple[Forecaster, dict[str, Any]]:
-    """Read a model that :func:`save_forecaster` wrote.
+    """Load a model that :func:`save_forecaster` wrote.
 
     Returns
     -------
     model : Forecaster
         In evaluation mode, on `device`.
     record : dict
-        The content of ``model.json``.
+        See :func:`read_record`.
 
     Raises
     ------
     InputNotFoundError
         There is no model in `folder`.
     MismatchError
-        The files are damaged, of another schema version, or don't fit each other.
+        The files are damaged, of another schema version, or do not fit each other.
     """
     record = require_record(folder)
-    try:
-        weights = load_file(folder / "model.safetensors")
-        config = _CONFIG.validate_python(record["config"])
-        mask = weights.get("tokenizer.mask")
-        model = config.build(n_features=record["n_features"], mask=mask)
-        model.load_state_dict(weights)
-    except (OSError, SafetensorError, ValidationError, RuntimeError, KeyError, MismatchError) as error:
-        raise MismatchError(
-            f"{folder}: the model can't be read: {error}", "Train the fold again, or copy both files again."
-        ) from error
-    return model.to(device).eval(), record
+    return Forecaster.from_pretrained(folder, device=device), record
 
 
 def require_match(record: Mapping[str, Any], data: Mapping[str, Any], where: str) -> None:
-    """Refuse a model on data that differ from what it was trained on.
+    """Refuse data that differ from those that a model was trained on.
 
     Parameters
     ----------
     record : mapping
-        From :func:`load_forecaster` or :func:`require_record`.
+        Of the model, from :func:`load_forecaster` or :func:`require_record`.
     data : mapping
-        Identity of the data at hand: space, repetition time, normalizer.
+        Identity of the data: space, repetition time, normalizer.
     where : str
-        The data's name, for the message.
+        Name of the data, for the message.
 
     Raises
     ------
@@ -129,7 +114,7 @@ def require_match(record: Mapping[str, Any], data: Mapping[str, Any], where: str
     for field in sorted(set(trained) | set(data)):
         if trained.get(field) != data.get(field):
             raise MismatchError(
-                f"{where} differs from what the model was trained on, in {field}: expected {trained.get(field)}, "
-                f"found {data.get(field)}.",
-                "Use data prepared in the same way, or train a model on these.",
+                f"{where} differs from the data that the model was trained on, in {field}: expected "
+                f"{trained.get(field)}, found {data.get(field)}.",
+                "Use data prepared in the same way, or train a model on these data.",
             )

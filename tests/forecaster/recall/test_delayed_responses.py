@@ -8,7 +8,7 @@ import torch
 from stimulus_runs import HORIZONS, ar1_noise, as_run, error, stream
 
 from titan_neuro.forecaster import Forecaster, ForecasterConfig, RecallConfig
-from titan_neuro.forecaster.recall.delayed_responses import DelayLine
+from titan_neuro.forecaster.recall.delayed_responses import DelayedResponses, DelayedResponsesFit
 from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig
 from titan_neuro.titans.models import MACConfig
 
@@ -16,7 +16,7 @@ LAGS = (40, 90)
 RECALL = RecallConfig(
     width=20,
     n_components=20,
-    own_lags=2,
+    autoregressive_lags=2,
     key_lags=2,
     key_components=4,
     group_width=4,
@@ -87,12 +87,12 @@ def test_a_stream_of_parts_is_the_stream(fitted: tuple[Forecaster, list]) -> Non
 
 def test_the_line_reads_what_was_shown_so_long_ago() -> None:
     generator = torch.Generator().manual_seed(0)
-    line = DelayLine(horizons=(1, 4), longest_lag=12, n_components=3, width=5)
+    line = DelayedResponses(horizons=(1, 4), longest_lag=12, n_components=3, width=5)
     own, weights = torch.randn(2, 30, 3, generator=generator), torch.randn(2, 6, 5, generator=generator)
     forecasts, _ = line(own, line.init_state(2))
     assert not forecasts.any() and forecasts.shape == (2, 30, 2, 5)
     without = torch.randn(3, 2, 6, 5, generator=generator)
-    line.set_lags(torch.tensor([12, 5]), weights, without)
+    line.load(DelayedResponsesFit(torch.tensor([12, 5]), weights, without))
     forecasts, tail = line(own, line.init_state(2))
     held_out, _ = line(own, line.init_state(2), torch.tensor([2, -1]))
     assert torch.equal(tail, own[:, -12:])

@@ -8,11 +8,12 @@ import torch
 from recall_runs import N_FEATURES, N_SOURCES, RECALL, recall_runs, skills, small_forecaster
 from stimulus_runs import as_run
 
-from titan_neuro.forecaster.recall.fit import fit_recall
-from titan_neuro.forecaster.recall.fit.components import ComponentRun, find_components, project_run
-from titan_neuro.forecaster.recall.fit.forecast_memory import _Removed
-from titan_neuro.forecaster.recall.fit.stimulus_memory import CHOOSING_TIME_POINTS, choosing, collect_stimuli
-from titan_neuro.forecaster.recall.recall import RecallConfig
+from titan_neuro.forecaster import RecallConfig
+from titan_neuro.forecaster.recall import fit_recall
+from titan_neuro.forecaster.recall.fit.aligned_subjects import align_subjects
+from titan_neuro.forecaster.recall.fit.components import ComponentRun, find_components, project_runs
+from titan_neuro.forecaster.recall.fit.forecast_memory import _OutputSums
+from titan_neuro.forecaster.recall.fit.stimulus_memory import CHOICE_TIME_POINTS, runs_for_choices
 from titan_neuro.linear.autoregression import fit_autoregression
 
 
@@ -25,8 +26,8 @@ def fit(runs, horizons=(1, 3), **options):
 def find_positions(model, run):
     """The likeliest moment of the stimulus at each time point, by the other subjects."""
     stimulus = model.recall.stimulus
-    _, seen, _ = model.observe(run.series[None], model.init_state(1).linear)
-    probabilities, _ = stimulus.find(
+    _, seen, _ = model.observe(run.series[None], model.init_state(1).observation)
+    probabilities, _ = stimulus.locate(
         seen.errors[:, :, 0], stimulus.init_state(1), model.held_out_index([run.key])[:, 0]
     )
     return probabilities[0].argmax(dim=1)
@@ -37,7 +38,7 @@ def test_film_and_memory_both_help_a_subject_nobody_saw(truth, fitted):
     frozen, live = skills(fitted, test, memory_frozen=True), skills(fitted, test)
     assert min(frozen) > 0.15
     assert all(more > less + 0.1 for more, less in zip(live, frozen, strict=True))
-    assert (fitted.recall.memory.gain.mean(dim=1) > 0.5).all()
+    assert (fitted.recall.memory.reliability.mean(dim=1) > 0.5).all()
     # No more than there is to know: all but the innovations of the noise.
     assert max(live) < 0.65
 
@@ -48,7 +49,7 @@ def test_without_a_map_of_its_own_the_memory_does_no_harm():
     frozen, live = skills(model, runs[6:], memory_frozen=True), skills(model, runs[6:])
     assert min(frozen) > 0.25
     # It is not believed at all.
-    assert not model.recall.memory.gain.any()
+    assert not model.recall.memory.reliability.any()
     assert live == frozen
 
 
@@ -73,7 +74,7 @@ def test_what_is_learned_of_a_persons_dynamics_alone_is_not_believed():
     assert skills(near, test)[0] > skills(near, test, memory_frozen=True)[0] + 0.05
     # but it is no story: nothing of it reaches beyond a few time points.
     far = fit(runs[:6], (1, 2, 10))
-    assert not far.recall.memory.gain.any()
+    assert not far.recall.memory.reliability.any()
     assert skills(far, test) == skills(far, test, memory_frozen=True)
 
 
@@ -81,18 +82,18 @@ def test_what_subjects_disagree_on_is_not_believed():
     """Three components over four subjects: all agree; two and two are opposite; all agree, on next to nothing."""
     product = torch.tensor([[50.0, 80.0, 1.0], [52.0, -80.0, 1.0], [48.0, 80.0, 1.0], [50.0, -80.0, 1.0]])
     square, power = torch.full((4, 1, 3), 100.0), torch.full((3,), 0.5)
-    gain = _Removed(product[:, None].double(), square.double(), power.double()).gain()[0]
+    gain = _OutputSums(product[:, None].double(), square.double(), power.double()).reliability()[0]
     # The spread between the first's gains, 0.016, is less than independent time points would have: sqrt(0.5 / 400).
     torch.testing.assert_close(gain, torch.tensor([0.5 - (0.5 / 400) ** 0.5, 0.0, 0.0]).double())
     # Where subjects spread more than time points do, their spread counts.
     product[:, 0] = torch.tensor([40.0, 60.0, 40.0, 60.0])
-    gain = _Removed(product[:, None].double(), square.double(), power.double()).gain()[0]
+    gain = _OutputSums(product[:, None].double(), square.double(), power.double()).reliability()[0]
     assert gain[0].item() == pytest.approx(0.5 - 0.1 / 3**0.5)
 
 
-@pytest.mark.parametrize(("own_lags", "key_lags"), [(1, 1), (1, 3), (3, 1)])
-def test_one_frame_of_the_past_is_enough(truth, own_lags, key_lags):
-    recall = dataclasses.replace(RECALL, own_lags=own_lags, key_lags=key_lags)
+@pytest.mark.parametrize(("autoregressive_lags", "key_lags"), [(1, 1), (1, 3), (3, 1)])
+def test_one_frame_of_the_past_is_enough(truth, autoregressive_lags, key_lags):
+    recall = dataclasses.replace(RECALL, autoregressive_lags=autoregressive_lags, key_lags=key_lags)
     train, test = truth
     model = fit(train, recall=recall)
     assert min(skills(model, test)) > 0.2
@@ -139,7 +140,7 @@ def test_what_one_feature_tells_of_another_is_forecast_from_the_own_past():
             # Feature i + 1 shows what feature i showed a time point before.
             series[t, 1:] = 0.8 * series[t - 1, :-1] + 0.6 * series[t, 1:]
         runs.append(as_run(series, f"sub-01_task-{number}"))
-    model = fit(runs[:3], recall=RecallConfig(own_lags=3, key_lags=2))
+    model = fit(runs[:3], recall=RecallConfig(autoregressive_lags=3, key_lags=2))
     gained = skills(model, runs[3:], memory_frozen=True)
     # The map is the planted one: 0.64 and 0.8 ** 6 of the variance of all features but the first one or three.
     assert gained == pytest.approx([0.64 * 23 / 24, 0.8**6 * 21 / 24], abs=0.08)
@@ -163,7 +164,7 @@ def test_runs_of_other_lengths_and_beginnings_are_aligned(truth, fitted):
 def test_films_follow_one_another_and_are_told_apart():
     runs = recall_runs(6, shared=0.4, stimuli=("task-a", "task-b"), n_time_points=120)
     model = fit(runs[:10])
-    assert model.recall.stimulus.follows.nonzero()[:, 0].tolist() == [*range(1, 110), *range(111, 220)]
+    assert model.recall.stimulus.continues.nonzero()[:, 0].tolist() == [*range(1, 110), *range(111, 220)]
     for run, begin in zip(runs, (0, 110) * 6, strict=True):
         assert find_positions(model, run)[40:].equal(torch.arange(begin + 30, begin + 110))
 
@@ -185,14 +186,15 @@ def test_the_end_of_a_film_that_is_shown_again_before_the_next_is_not_remembered
 def test_where_another_film_will_be_shown_none_is_remembered(truth):
     train, test = truth
     model = small_forecaster()
-    model.set_linear(fit_autoregression(train, model.horizons))
-    fit_recall(model.recall, train, model.coefficients, model.intercept, stimulus_is_shared=False)
+    linear = fit_autoregression(train, model.horizons)
+    model.linear_skip.load(linear)
+    model.recall.load(fit_recall(RECALL, train, linear, stimulus_is_shared=False))
     assert model.recall.stimulus.n_positions == 0
     assert np.abs(skills(model, test, memory_frozen=True)).max() < 0.01
 
 
 def test_where_another_film_will_be_shown_choices_are_made_by_what_was_shown():
-    """In each stimulus features follow one another in an order of its own: nothing of that goes on in another stimulus."""
+    """Each stimulus has dynamics of its own: nothing learned from one holds in another."""
     rng = np.random.default_rng(5)
     runs = []
     for number in range(4):
@@ -205,10 +207,11 @@ def test_where_another_film_will_be_shown_choices_are_made_by_what_was_shown():
     test = [run for run in runs if run.key == "sub-04_task-stimulus_run-3"]
     train = [run for run in runs if "sub-04" not in run.key and "run-3" not in run.key]
     model = small_forecaster()
-    model.set_linear(fit_autoregression(train, model.horizons))
+    linear = fit_autoregression(train, model.horizons)
+    model.linear_skip.load(linear)
     found = {}
     for stimulus_is_shared in (True, False):
-        fit_recall(model.recall, train, model.coefficients, model.intercept, stimulus_is_shared=stimulus_is_shared)
+        model.recall.load(fit_recall(RECALL, train, linear, stimulus_is_shared=stimulus_is_shared))
         found[stimulus_is_shared] = skills(model, test, memory_frozen=True)[0]
     folds = {
         run.stimulus: {model.recall.runs[other.key][1] for other in train if other.stimulus == run.stimulus}
@@ -222,11 +225,11 @@ def test_where_another_film_will_be_shown_choices_are_made_by_what_was_shown():
 def test_choices_are_made_on_all_parts_of_a_film_and_many_subjects():
     parts = [(subject, part) for subject in range(17) for part in range(5)]
     runs = [
-        ComponentRun(subject, f"part-{part}", 0, torch.zeros(610, 1), torch.zeros(610, 1, 1), torch.ones(610).bool())
+        ComponentRun(subject, 0, f"part-{part}", 0, torch.zeros(610, 1), torch.zeros(610, 1, 1), torch.ones(610).bool())
         for subject, part in parts
     ]
-    chosen = [parts[index] for index in choosing(runs)]
-    assert len(chosen) * 610 <= 1.1 * CHOOSING_TIME_POINTS
+    chosen = [parts[index] for index in runs_for_choices(runs)]
+    assert len(chosen) * 610 <= 1.1 * CHOICE_TIME_POINTS
     assert {part for _, part in chosen} == set(range(5))
     assert len({subject for subject, _ in chosen}) > 10
 
@@ -236,17 +239,15 @@ def test_who_saw_a_film_twice_counts_once(truth):
     twice = recall_runs(1, shared=0.0, seed=9)[0]
     twice = as_run(twice.series.numpy(), "sub-00_task-stimulus_run-2")
     twice.stimulus = first.stimulus
-    model = small_forecaster()
-    model.set_linear(fit_autoregression([first, *rest], model.horizons))
-    recall, linear = model.recall, (model.coefficients, model.intercept)
-    find_components(recall, [first, *rest], *linear)
-    runs = [first, twice, *rest]
-    made = [project_run(recall, run, subject, *linear) for run, subject in zip(runs, (0, 0, 1, 2), strict=True)]
-    stimuli = collect_stimuli(made, 3, recall.width)
-    one, other, second, third = (run.series[10:] for run in made)
+    linear = fit_autoregression([first, *rest], (1, 3))
+    components = find_components(RECALL, [first, *rest], linear)
+    projected = project_runs([first, twice, *rest], components.basis, linear)
+    assert [run.subject for run in projected] == [0, 0, 1, 2]
+    aligned = align_subjects(projected, 3, components)
+    one, other, second, third = (run.series[10:] for run in projected)
     both = (one + other) / 2
-    torch.testing.assert_close(stimuli.average(stimuli.series), (both + second + third) / 3)
-    torch.testing.assert_close(stimuli.average(stimuli.series, 1), (both + third) / 2)
+    torch.testing.assert_close(aligned.average(aligned.series), (both + second + third) / 3)
+    torch.testing.assert_close(aligned.average(aligned.series, 1), (both + third) / 2)
 
 
 def test_a_subject_who_saw_another_film_is_fitted_too(truth):
@@ -273,10 +274,10 @@ def test_components_are_those_of_the_errors_of_the_shortest_forecasts(truth, fit
     for run in truth[0]:
         with torch.no_grad():
             forecasts, _, _ = model.forecast_parts(run.series[None])
-        h, first = horizons[0], max(10, model.coefficients.shape[1] + horizons[0] - 1)
+        h, first = horizons[0], max(10, model.linear_skip.coefficients.shape[1] + horizons[0] - 1)
         errors.append((run.series[h:] - forecasts[0, :-h, 0])[first - h :])
     _, spread, expected = np.linalg.svd(torch.cat(errors).numpy(), full_matrices=False)
-    found = (model.recall.own_directions @ model.recall.basis).numpy()
+    found = (model.recall.innovation_directions @ model.recall.basis).numpy()
     # The space of the strongest ones, whose order rounding can not change.
     n = 1 + int(np.argmax(spread[:12] / spread[1:13]))
     np.testing.assert_allclose(found[:n].T @ found[:n], expected[:n].T @ expected[:n], atol=1e-4)

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from titan_neuro.forecaster import RecallConfig
-from titan_neuro.forecaster.recall.fit.components import find_components, project_run
-from titan_neuro.forecaster.recall.fit.stimulus_memory import along, collect_stimuli
+from titan_neuro.forecaster.recall.fit.aligned_subjects import align_subjects
+from titan_neuro.forecaster.recall.fit.components import find_components, project_runs
+from titan_neuro.linear.autoregression import Autoregression
 from titan_neuro.runs import InMemoryRun
 
 STIMULUS = torch.randn(60, 20, generator=torch.Generator().manual_seed(0))
@@ -27,14 +28,14 @@ def shown(subject):
 def test_frames_that_are_not_scored_do_not_shift_the_film(unscored):
     runs = [shown(subject) for subject in range(3)]
     runs[0] = dataclasses.replace(runs[0], scored=runs[0].scored & ~np.isin(np.arange(70), unscored))
-    recall = RecallConfig(width=8, n_components=4).build(horizons=(1, 3), n_features=20, context_width=4)
-    nothing = torch.zeros(2, 8, 20), torch.zeros(2, 20)
-    find_components(recall, runs, *nothing)
-    made = [project_run(recall, run, subject, *nothing) for subject, run in enumerate(runs)]
-    stimuli = collect_stimuli(made, 3, recall.width)
-    assert [run.stimulus_offset for run in made] == [0, 0, 0]
-    expected = STIMULUS @ recall.basis.T
-    for subject, run in enumerate(made):
-        torch.testing.assert_close(stimuli.series[subject], expected)
-        assert not along(run, stimuli.average(stimuli.series, subject))[: LEADS[subject]].any()
-        torch.testing.assert_close(along(run, stimuli.average(stimuli.series, subject))[LEADS[subject] :], expected)
+    zero_forecasts = Autoregression(torch.zeros(2, 8, 20), torch.zeros(2, 20), (1, 3), (8, 8), (1.0, 1.0))
+    components = find_components(RecallConfig(width=8, n_components=4), runs, zero_forecasts)
+    projected = project_runs(runs, components.basis, zero_forecasts)
+    aligned = align_subjects(projected, 3, components)
+    assert aligned.offsets == {"task-film": 0}
+    expected = STIMULUS @ components.basis.T
+    for subject, run in enumerate(projected):
+        torch.testing.assert_close(aligned.series[subject], expected)
+        others = aligned.along_run(run, aligned.average(aligned.series, subject))
+        assert not others[: LEADS[subject]].any()
+        torch.testing.assert_close(others[LEADS[subject] :], expected)

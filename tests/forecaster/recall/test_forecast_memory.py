@@ -58,7 +58,7 @@ def by_definition(layer, features, errors, context, horizons, frozen=False):
                     surprise = 2 * torch.outer(reference @ waited - errors[item, t, index], waited)
                     momentum = eta * momentum - step * surprise
                     weights = (1 - alpha) * weights + momentum
-                found[item, t, index] = layer.gain[index] * (weights @ key)
+                found[item, t, index] = layer.reliability[index] * (weights @ key)
     return found
 
 
@@ -145,7 +145,7 @@ def test_every_parameter_learns():
     layer = make()
     run(layer, draw(19))[0].square().mean().backward()
     assert {name for name, _ in layer.named_parameters()} == {
-        "key_scale", "context_map", "initial_weights", "gain", "gates.weight", "gates.bias"
+        "key_scale", "context_map", "initial_weights", "reliability", "gates.weight", "gates.bias"
     }  # fmt: skip
     for name, parameter in layer.named_parameters():
         rows = parameter.grad.flatten(1) if parameter.ndim > 1 else parameter.grad[:, None]

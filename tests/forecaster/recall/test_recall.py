@@ -6,8 +6,11 @@ import pytest
 import torch
 from recall_runs import RECALL, skills, small_forecaster
 
+from titan_neuro.errors import MismatchError
 from titan_neuro.evaluation import check_causal, first_leak
-from titan_neuro.forecaster.recall.recall import Recall
+from titan_neuro.forecaster.recall import Recall, RecallFit, fit_recall
+from titan_neuro.forecaster.recall.recall import key_features
+from titan_neuro.linear.autoregression import fit_autoregression
 from titan_neuro.training.checkpoint import load_forecaster, save_forecaster
 
 
@@ -17,7 +20,7 @@ def model(fitted):
     model = copy.deepcopy(fitted)
     torch.manual_seed(1)
     with torch.no_grad():
-        model.head.patterns.normal_(std=0.1)
+        model.decoder.patterns.normal_(std=0.1)
         for parameter in (model.recall.memory.gates.weight, model.recall.memory.initial_weights):
             parameter.normal_(std=0.1)
         model.recall.memory.context_map.normal_(std=0.3)
@@ -112,26 +115,35 @@ def test_a_training_run_is_better_known_by_what_was_fitted_on_it(fitted, truth):
     assert (known > held_out_index + 0.03).all()
 
 
-def test_take_shares_what_was_fitted_and_keeps_its_own_draw(fitted, series):
+def test_loading_a_fit_keeps_what_was_drawn(fitted, series, truth):
+    fit = fit_recall(RECALL, truth[0], fit_autoregression(truth[0], fitted.horizons))
     torch.manual_seed(7)
     other = Recall(RECALL, horizons=fitted.horizons, n_features=24, context_width=8)
     drawn = other.memory.context_map.detach().clone()
-    other.take(fitted.recall)
+    other.load(RecallFit.from_tensors(fit.tensors(), fit.runs))
     assert torch.equal(other.memory.context_map, drawn)
     assert not torch.equal(drawn, fitted.recall.memory.context_map)
     for name, value in fitted.recall.state_dict().items():
         if name != "memory.context_map":
             assert torch.equal(other.state_dict()[name], value), name
     assert other.runs == {f"sub-{number:02}_task-film": (number, number % 4) for number in range(6)}
-    shown, errors = _random_input(other, 2, 40)
+    projected, errors = _random_input(other, 2, 40)
     silent, held_out_index = torch.zeros(2, 40, 8), torch.tensor([[1, 1], [-1, -1]])
     with torch.no_grad():
-        found, _ = other(shown, errors, silent, other.init_state(2), held_out_index=held_out_index)
-        expected, _ = fitted.recall(shown, errors, silent, fitted.recall.init_state(2), held_out_index=held_out_index)
+        found, _ = other(projected, errors, silent, other.init_state(2), held_out_index=held_out_index)
+        expected, _ = fitted.recall(
+            projected, errors, silent, fitted.recall.init_state(2), held_out_index=held_out_index
+        )
     assert torch.equal(found, expected)
-    # What the one learns from here on is not the other's.
-    other.memory.gates.bias.data.add_(1)
-    assert not torch.equal(other.memory.gates.bias, fitted.recall.memory.gates.bias)
+    # The record is not changed by what a model does with its own.
+    other.stimulus.keys.zero_()
+    assert fit.stimulus.keys.any()
+
+
+def test_a_fit_of_other_sizes_is_refused(fitted, truth):
+    fit = fit_recall(RECALL, truth[0][:2], fit_autoregression(truth[0][:2], (1, 3, 5)))
+    with pytest.raises(MismatchError, match=r"expected autoregression.weights \(2, 60, 24\), found \(3, 60, 24\)"):
+        fitted.recall.load(fit)
 
 
 @pytest.mark.parametrize("recall", [None, RECALL], ids=["without recall", "not fitted"])
@@ -154,42 +166,51 @@ def test_every_parameter_learns_and_nothing_that_was_fitted(model, truth):
 
 
 @torch.no_grad()
-def test_the_memory_is_told_what_the_other_parts_forecast_wrongly(model):
+def test_the_memory_learns_the_errors_of_the_other_parts(model):
     recall = model.recall
     recall.memory.initial_weights.zero_()
-    shown, errors = _random_input(recall, 2, 80)
+    projected, errors = _random_input(recall, 2, 80)
     context = torch.randn(2, 80, 8, generator=torch.Generator().manual_seed(1))
-    # Frozen at nothing, the memory adds nothing.
-    base, _ = recall(shown, errors, context, recall.init_state(2), frozen=True)
-    left = errors.clone()
+    # Frozen at 0, the memory adds nothing.
+    base, _ = recall(projected, errors, context, recall.init_state(2), frozen=True)
+    residual = errors.clone()
     for index, h in enumerate(recall.horizons):
         for t in range(h, 80):
-            left[:, t, index] -= base[:, t - h, index]
-    known, *_ = recall.key_features(shown, errors, recall.init_state(2), None)
-    correction, _ = recall.memory(known, left, context, recall.memory.init_state(2))
-    found, _ = recall(shown, errors, context, recall.init_state(2))
+            residual[:, t, index] -= base[:, t - h, index]
+    features = _key_features(recall, projected, errors)
+    correction, _ = recall.memory(features, residual, context, recall.memory.init_state(2))
+    found, _ = recall(projected, errors, context, recall.init_state(2))
     torch.testing.assert_close(found, base + correction, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
-def test_the_own_past_lies_as_it_was_fitted(fitted):
-    """What is forecast from the own last time points, and what keys are made of, time point by time point."""
+def test_autoregressive_features_are_as_fitted(fitted):
+    """The features of the vector autoregression, and of the keys, time point by time point."""
     recall = fitted.recall
-    shown, errors = _random_input(recall, 1, 30)
-    known, base, _ = recall.key_features(shown, errors, recall.init_state(1), None)
-    recalled, _ = recall.stimulus(errors[:, :, 0], recall.stimulus.init_state(1))
-    components = shown[0] @ recall.present_directions.T
-    own = errors[0, :, 0] @ recall.own_directions[: RECALL.key_components].T
+    projected, errors = _random_input(recall, 1, 30)
+    features = _key_features(recall, projected, errors)[0]
+    from_stimulus = recall.stimulus(errors[:, :, 0], recall.stimulus.init_state(1))[0][0]
+    components = projected[0] @ recall.autoregression.directions.T
+    innovations = errors[0, :, 0] @ recall.innovation_directions[: RECALL.key_components].T
 
     def back(values, t, n_lags):
         return [values[t - lag] if t >= lag else torch.zeros_like(values[0]) for lag in range(n_lags)]
 
     for t in (0, 1, 2, 17):
-        past = torch.cat([shown[0, t], errors[0, t, 0], *back(components, t, RECALL.own_lags)[1:]])
-        foretold = torch.einsum("f,kfd->kd", past, recall.own_map)
-        torch.testing.assert_close(base[0, t], recalled[0, t] + foretold, rtol=1e-4, atol=1e-5)
-        expected = torch.cat([recalled[0, t], foretold, torch.cat(back(own, t, RECALL.key_lags)).expand(2, -1)], dim=1)
-        torch.testing.assert_close(known[0, t], expected, rtol=1e-4, atol=1e-5)
+        past = torch.cat([projected[0, t], errors[0, t, 0], *back(components, t, RECALL.autoregressive_lags)[1:]])
+        from_series = torch.einsum("f,kfd->kd", past, recall.autoregression.weights)
+        lagged = torch.cat(back(innovations, t, RECALL.key_lags)).expand(2, -1)
+        expected = torch.cat([from_stimulus[t], from_series, lagged], dim=1)
+        torch.testing.assert_close(features[t], expected, rtol=1e-4, atol=1e-5)
+
+
+def _key_features(recall, projected, errors):
+    """Key features of whole streams, from the parts of a recall."""
+    state, innovations = recall.init_state(len(projected)), errors[:, :, 0]
+    from_stimulus, _ = recall.stimulus(innovations, state.evidence)
+    from_series, _ = recall.autoregression(projected, innovations, state.series_tail)
+    key_components = innovations @ recall.innovation_directions[: RECALL.key_components].T
+    return key_features(from_stimulus, from_series, key_components, state.innovations_tail)[0]
 
 
 def _random_input(recall, n_streams, n_time_points):

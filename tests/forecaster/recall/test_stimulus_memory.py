@@ -2,23 +2,30 @@
 stimulus.
 """
 
+import dataclasses
+
 import pytest
 import torch
 
-from titan_neuro.forecaster.recall.stimulus_memory import LEADS, StimulusMemory
+from titan_neuro.forecaster.recall.stimulus_memory import LEADS, StimulusMemory, StimulusMemoryFit
 
 WIDTH, N_COMPONENTS, HORIZONS, N_SUBJECTS = 8, 3, (1, 4), 4
 LENGTHS = (60, 40)
 N_POSITIONS = sum(LENGTHS)
-READER = (len(HORIZONS), len(LEADS) * N_COMPONENTS, WIDTH)
+WEIGHTS = (len(HORIZONS), len(LEADS) * N_COMPONENTS, WIDTH)
 
 
 def randn(*size, seed):
     return torch.randn(*size, generator=torch.Generator().manual_seed(seed))
 
 
-def empty(n_positions=N_POSITIONS, width=WIDTH):
-    return StimulusMemory(n_positions=n_positions, n_components=N_COMPONENTS, horizons=HORIZONS, width=width)
+def empty(n_positions=0, width=WIDTH):
+    """A memory of so many positions, zeros throughout."""
+    memory = StimulusMemory(n_components=N_COMPONENTS, horizons=HORIZONS, width=width)
+    fit = StimulusMemoryFit.empty(n_components=N_COMPONENTS, n_horizons=len(HORIZONS), width=width)
+    sizes = {"keys": (n_positions, width), "values": (n_positions, N_COMPONENTS), "continues": (n_positions,)}
+    memory.load(dataclasses.replace(fit, **{name: torch.zeros(size) for name, size in sizes.items()}))
+    return memory
 
 
 def averages(keys, values, without=None):
@@ -27,15 +34,26 @@ def averages(keys, values, without=None):
     return keys[others].mean(0), values[others].mean(0)
 
 
-def forecast_residual(keys, values):
-    """A memory of stimuli that these subjects have seen, all there is of them; the map of each fold is one of its own."""
+def memory_of(keys, values):
+    """A memory fitted to these subjects; the weights without each fold are drawn at random."""
     memory = empty()
-    memory.whitening.copy_(torch.eye(WIDTH))
-    memory.follows.copy_(torch.tensor([float(position not in (0, LENGTHS[0])) for position in range(N_POSITIONS)]))
-    memory.decay.fill_(0.95)
-    memory.set_reader(0.3 * randn(*READER, seed=20), 0.3 * randn(2, *READER, seed=21))
-    memory.keys, memory.values = averages(keys, values)
-    memory.set_held_out(*map(torch.stack, zip(*(averages(keys, values, s) for s in range(N_SUBJECTS)), strict=True)))
+    mean_keys, mean_values = averages(keys, values)
+    without = [averages(keys, values, subject) for subject in range(N_SUBJECTS)]
+    keys_without, values_without = map(torch.stack, zip(*without, strict=True))
+    memory.load(
+        StimulusMemoryFit(
+            whitening=torch.eye(WIDTH),
+            keys=mean_keys,
+            values=mean_values,
+            continues=torch.tensor([float(position not in (0, LENGTHS[0])) for position in range(N_POSITIONS)]),
+            decay=torch.tensor(0.95),
+            sharpness=torch.tensor(1.0),
+            weights=0.3 * randn(*WEIGHTS, seed=20),
+            keys_without=keys_without,
+            values_without=values_without,
+            weights_without=0.3 * randn(2, *WEIGHTS, seed=21),
+        )
+    )
     return memory
 
 
@@ -49,7 +67,7 @@ def tokens():
 
 @pytest.fixture
 def memory(tokens):
-    return forecast_residual(*tokens)
+    return memory_of(*tokens)
 
 
 def recall(memory, stream, subjects=None, folds=None):
@@ -61,7 +79,7 @@ def at_positions(memory):
     """What is to be recalled at each moment: the map of what the stimulus shows about the time points that are
     forecast.
     """
-    stimulus, expected = (memory.follows == 0).cumsum(0).tolist(), torch.zeros(N_POSITIONS, len(HORIZONS), WIDTH)
+    stimulus, expected = (memory.continues == 0).cumsum(0).tolist(), torch.zeros(N_POSITIONS, len(HORIZONS), WIDTH)
     for position in range(N_POSITIONS):
         for index, horizon in enumerate(HORIZONS):
             shown = []
@@ -69,7 +87,7 @@ def at_positions(memory):
                 place = position + horizon + lead
                 inside = 0 <= place < N_POSITIONS and stimulus[place] == stimulus[position]
                 shown.append(memory.values[place] if inside else torch.zeros(N_COMPONENTS))
-            expected[position, index] = torch.cat(shown) @ memory.reader[index]
+            expected[position, index] = torch.cat(shown) @ memory.weights[index]
     return expected
 
 
@@ -98,11 +116,11 @@ def test_a_stream_that_leaves_the_film_is_let_go(memory):
 
 @pytest.mark.parametrize(("subject", "fold"), [(0, 1), (3, 0), (2, -1), (-1, 1)])
 def test_a_run_left_out_is_read_with_what_was_fitted_without_it(memory, tokens, subject, fold):
-    expected = forecast_residual(*tokens)
+    expected = memory_of(*tokens)
     if subject >= 0:
         expected.keys, expected.values = averages(*tokens, without=subject)
     if fold >= 0:
-        expected.reader.copy_(memory.reader_without[fold])
+        expected.weights.copy_(memory.weights_without[fold])
     stream = memory.keys[None] + 0.5 * randn(3, N_POSITIONS, WIDTH, seed=8)
     found = recall(memory, stream, torch.tensor([subject, -1, subject]), torch.tensor([fold, -1, fold]))
     torch.testing.assert_close(found[[0, 2]], recall(expected, stream[[0, 2]]), rtol=1e-4, atol=1e-4)
@@ -115,7 +133,7 @@ def test_what_a_subject_showed_does_not_reach_its_own_forecasts(memory, tokens):
     keys[1] = 5 * randn(N_POSITIONS, WIDTH, seed=9)
     values[1] *= -3
     stream, subject = tokens[0][[1]], torch.tensor([1])
-    altered = forecast_residual(keys, values)
+    altered = memory_of(keys, values)
     torch.testing.assert_close(recall(altered, stream, subject), recall(memory, stream, subject), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(recall(altered, stream), recall(memory, stream), atol=0.1)
 
@@ -165,7 +183,7 @@ def test_what_is_held_out_goes_where_the_memory_goes(memory):
     stream, held_out_index = memory.keys[None, :50].double(), (torch.tensor([1]), torch.tensor([0]))
     expected = recall(memory, stream.float(), *held_out_index)
     found = recall(memory.to(torch.float64), stream, *held_out_index)
-    held = (memory.keys_without, memory.values_without, memory.reader_without)
+    held = (memory.keys_without, memory.values_without, memory.weights_without)
     assert {part.dtype for part in (*held, found)} == {torch.float64}
     torch.testing.assert_close(found.float(), expected, rtol=1e-4, atol=1e-4)
-    assert {part.device.type for part in (memory.to("meta").keys_without, memory.reader_without)} == {"meta"}
+    assert {part.device.type for part in (memory.to("meta").keys_without, memory.weights_without)} == {"meta"}

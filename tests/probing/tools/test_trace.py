@@ -31,7 +31,7 @@ def test_trace_agrees_with_streaming(recall):
     assert trace.weights_time_points.tolist() == [*range(4, 83, 8), 82]
     with torch.inference_mode():
         state = model.init_state()
-        _, observed, _ = model.observe(run.series[None], state.linear)
+        _, observed, _ = model.observe(run.series[None], state.observation)
         output, _ = model.features(observed, state.memory)
     np.testing.assert_allclose(trace.memory_output, output[0], atol=1e-4)
     assert len(trace.activity) == len(trace.tokens) == 83

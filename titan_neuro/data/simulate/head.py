@@ -220,7 +220,8 @@ def _draw_shift_mm(rng: np.random.Generator, template_mm: np.ndarray) -> np.ndar
     """Draw the shift in mm that a head's susceptibility causes at points of the template, ``(points,)``."""
     distance2 = ((template_mm - _SINUS_MM) ** 2).sum(1)
     at_the_sinuses = _SINUS_SHIFT_MM * np.exp(-distance2 / (2 * _SINUS_WIDTH_MM**2))
-    return at_the_sinuses + _ELSEWHERE_SHIFT_MM * smooth_fields(rng, template_mm, _WARP_LENGTH_MM, 1)[0]
+    elsewhere = _ELSEWHERE_SHIFT_MM * smooth_fields(rng, template_mm, _WARP_LENGTH_MM, 1)[0]
+    return np.asarray(at_the_sinuses + elsewhere)
 
 
 def _motion(rng: np.random.Generator, n_volumes: int) -> np.ndarray:
@@ -239,5 +240,5 @@ def _motion(rng: np.random.Generator, n_volumes: int) -> np.ndarray:
     jumps = rng.standard_normal((before + n_volumes, 6)) * (rng.random((before + n_volumes, 1)) < 1 / _JUMP_EVERY_S)
     jumps = lfilter([1], [1, -settle], jumps, axis=0)
     jumps *= np.sqrt(_JUMP_FRACTION * (1 - settle**2) * _JUMP_EVERY_S)
-    parameters = np.asarray(walk + jumps)[before:]
-    return parameters - parameters.mean(0)
+    parameters: np.ndarray = (walk + jumps)[before:]
+    return np.asarray(parameters - parameters.mean(0))

@@ -45,7 +45,8 @@ class DisplacementField:
     def __call__(self, points: np.ndarray) -> np.ndarray:
         """Map points ``(n, 3)``."""
         indices = map_points(np.linalg.inv(self.affine), points)
-        return points + np.stack([interpolate(self.vectors_mm[..., axis], indices) for axis in range(3)], axis=-1)
+        shifts = [interpolate(self.vectors_mm[..., axis], indices) for axis in range(3)]
+        return np.asarray(points + np.stack(shifts, axis=-1))
 
     def inverse(self, points: np.ndarray, n_steps: int = 10) -> np.ndarray:
         """Return the points that the field maps to `points`, ``(n, 3)``, by fixed-point iteration.

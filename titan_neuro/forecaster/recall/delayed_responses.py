@@ -1,98 +1,111 @@
-"""What comes back after a fixed time, longer ago than any window sees: a linear forecast from time points far back."""
+"""Delayed responses: a linear forecast from time points at fixed lags, longer ago than any window of the model."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from titan_neuro.forecaster.recall.held_out import select
+from titan_neuro.forecaster.recall.fitted import FitRecord, load_buffers, resize_buffers, select_fit
 
 
-class DelayLine(nn.Module):
-    """Keep the last time points in components, and forecast from those that lie some fixed lags before the target.
+@dataclasses.dataclass(frozen=True, eq=False)
+class DelayedResponsesFit(FitRecord):
+    """What is fitted of :class:`DelayedResponses`; see its attributes for the shapes."""
 
-    The lags and the map are the same for all subjects and are fitted beforehand; what is kept is the stream's own past,
-    of constant size. Without lags nothing is forecast.
+    lags: Tensor
+    weights: Tensor
+    weights_without: Tensor
+
+    @classmethod
+    def empty(cls, *, n_horizons: int, width: int) -> DelayedResponsesFit:
+        """The fit without lags, which forecasts 0."""
+        weights = torch.zeros(n_horizons, 0, width)
+        return cls(torch.zeros(0, dtype=torch.long), weights, weights.new_zeros(0, *weights.shape))
+
+
+class DelayedResponses(nn.Module):
+    """Store components of the last time points, and forecast from those at fixed lags before the target.
+
+    Lags and weights are the same for all subjects, and fitted beforehand. What is stored is the stream's own, of
+    constant size. Without lags the forecast is 0.
 
     Parameters
     ----------
     horizons : tuple of int
-        Time points ahead, ascending.
+        Lead times in time points, ascending.
     longest_lag : int
-        Time points that are kept.
+        Number of time points that are stored.
     n_components, width : int
-        Numbers that describe a time point, and width of a forecast.
+        Components of a time point, and width of a forecast.
 
     Attributes
     ----------
     lags : torch.Tensor
-        int ``(lags,)``: time points from the source to the target, each at least the longest horizon and at most
-        `longest_lag`.
-    map : torch.Tensor
+        int ``(lags,)``: time points from source to target, each at least the longest horizon and at most `longest_lag`.
+    weights : torch.Tensor
         ``(horizons, lags * components, width)``.
-    map_without : torch.Tensor
-        ``(folds, ...)``: fitted on all runs but those of one fold; of none in a line that was read from a file.
+    weights_without : torch.Tensor
+        ``(folds, ...)``: fitted without the runs of each fold; of no fold in a module that was read from a file.
     """
 
     lags: Tensor
-    map: Tensor
-    map_without: Tensor
+    weights: Tensor
+    weights_without: Tensor
 
     def __init__(self, *, horizons: tuple[int, ...], longest_lag: int, n_components: int, width: int) -> None:
         super().__init__()
         self.horizons, self.longest_lag, self.n_components = horizons, longest_lag, n_components
-        self.register_buffer("lags", torch.zeros(0, dtype=torch.long))
-        self.register_buffer("map", torch.zeros(len(horizons), 0, width))
-        self.register_buffer("map_without", torch.zeros(0, len(horizons), 0, width), persistent=False)
+        empty = DelayedResponsesFit.empty(n_horizons=len(horizons), width=width)
+        self.register_buffer("lags", empty.lags)
+        self.register_buffer("weights", empty.weights)
+        self.register_buffer("weights_without", empty.weights_without, persistent=False)
 
-    def set_lags(
-        self, lags: Int[Tensor, " L"], weights: Float[Tensor, "K M D"], without: Float[Tensor, "G K M D"]
-    ) -> None:
-        """Say what comes back when, and as what; see the attributes."""
-        self.lags, self.map, self.map_without = lags.to(self.lags), weights.to(self.map), without.to(self.map)
+    def load(self, fit: DelayedResponsesFit) -> None:
+        """Load what was fitted; the number of lags becomes that of the fit."""
+        load_buffers(self, fit)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
-        # How many lags there are is known from the training runs alone: the line takes the saved number.
-        saved = [state_dict.get(prefix + name) for name in ("lags", "map")]
-        if saved[0] is not None and saved[1] is not None:
-            lags, weights = self.lags.new_empty(saved[0].shape), self.map.new_empty(saved[1].shape)
-            self.set_lags(lags, weights, weights.new_empty(0, *weights.shape))
+        resize_buffers(self, ("lags", "weights"), state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def init_state(self, batch_size: int) -> Float[Tensor, "B L O"]:
-        """Nothing was seen before the first time point."""
-        return self.map.new_zeros(batch_size, self.longest_lag, self.n_components)
+        """Components of the time points before the first one, ``(batch, longest lag, components)``: zeros."""
+        return self.weights.new_zeros(batch_size, self.longest_lag, self.n_components)
 
     def forward(
-        self, own: Float[Tensor, "B T O"], tail: Float[Tensor, "B L O"], folds: Int[Tensor, " B"] | None = None
+        self, components: Float[Tensor, "B T O"], tail: Float[Tensor, "B L O"], folds: Int[Tensor, " B"] | None = None
     ) -> tuple[Float[Tensor, "B T K D"], Float[Tensor, "B L O"]]:
         """Forecast from every time point.
 
         Parameters
         ----------
-        own : torch.Tensor
-            ``(batch, time, components)``.
+        components : torch.Tensor
+            Components of the innovations, ``(batch, time, components)``.
         tail : torch.Tensor
-            The time points before, from the call before or `init_state`.
+            Those of the time points before, from the call before or `init_state`, ``(batch, longest lag,
+            components)``.
         folds : torch.Tensor, optional
-            For each stream the fold that is left out of the map; -1 for none.
+            int ``(batch,)``: for each stream the fold that is left out of the weights; -1 for none.
 
         Returns
         -------
         forecasts : torch.Tensor
             ``(batch, time, horizons, width)``.
         tail : torch.Tensor
+            To be given with the next time points.
         """
         if not len(self.lags):
-            return own.new_zeros(*own.shape[:2], len(self.horizons), self.map.shape[2]), tail
-        whole = torch.cat([tail, own], dim=1)
-        now = torch.arange(self.longest_lag, whole.shape[1], device=own.device)[:, None]
-        weights = select(self.map, self.map_without, folds)
+            n_horizons, width = len(self.horizons), self.weights.shape[2]
+            return components.new_zeros(*components.shape[:2], n_horizons, width), tail
+        padded = torch.cat([tail, components], dim=1)
+        time_points = torch.arange(self.longest_lag, padded.shape[1], device=components.device)[:, None]
+        weights = select_fit(self.weights, self.weights_without, folds)
         forecasts = [
-            whole[:, now + horizon - self.lags].flatten(2) @ weights[:, index]
+            padded[:, time_points + horizon - self.lags].flatten(2) @ weights[:, index]
             for index, horizon in enumerate(self.horizons)
         ]
-        return torch.stack(forecasts, dim=2), whole[:, own.shape[1] :]
+        return torch.stack(forecasts, dim=2), padded[:, components.shape[1] :]

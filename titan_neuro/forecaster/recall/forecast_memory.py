@@ -11,16 +11,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from titan_neuro.errors import MismatchError
+from titan_neuro.forecaster.recall.fitted import FitRecord
+from titan_neuro.linear.lead_time import wait_for_targets
 from titan_neuro.titans.memory import MemoryState, init_state, memory_read, memory_scan, memory_surprise
 from titan_neuro.titans.stream_state import StreamState
 
-# A chunk of equal keys of length 1 would undo at most this share of the error at that key.
+# A chunk of equal keys of length 1 removes at most this fraction of the error at that key.
 _MAX_STEP = 1.5
 _MAX_MOMENTUM = 0.9
-# What a step begins with where `fit` has not chosen one, as a share of the largest.
+# Initial step size, as a fraction of the largest, and momentum; the fit chooses another step size.
 _FIRST_STEP = 0.1
 _FIRST_MOMENTUM = 0.05
-# Length of what keys have of the backbone's output before training.
+# Length of the part of keys that is made from the backbone's output, before training.
 _FIRST_CONTEXT = 0.1
 
 
@@ -33,51 +35,71 @@ class ForecastMemoryState(StreamState):
     memory : MemoryState
         One head a horizon.
     pending : torch.Tensor
-        Keys of the last time points, ``(batch, longest horizon, horizons, key width)``: their outcomes are still to
-        come.
+        Keys of the last time points, whose values have not arrived, ``(batch, longest horizon, horizons, key width)``.
     """
 
     memory: MemoryState
     pending: Float[Tensor, "batch ..."]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class ForecastMemoryFit(FitRecord):
+    """What is fitted of a :class:`ForecastMemory`.
+
+    Attributes
+    ----------
+    key_map : torch.Tensor
+        ``(horizons, key width, features)``.
+    reliability : torch.Tensor
+        ``(horizons, value width)``, 0 to 1.
+    step_size, forgetting : torch.Tensor
+        float64 ``(horizons,)``: step size in (0, `largest_step`), and forgetting in (0, 1).
+    """
+
+    key_map: Tensor
+    reliability: Tensor
+    step_size: Tensor
+    forgetting: Tensor
+
+
 class ForecastMemory(nn.Module):
-    """What is known at a time point is the key; what came of it, ``h`` time points later, is the value.
+    """Learn at test time what follows, ``h`` time points later, from the features of a time point.
 
     One head of a Titans memory (Behrouz et al. 2025, equations 12 to 16) for each horizon. Where the paper takes key
     and value from one token, the key of horizon ``h`` waits ``h`` time points for its value, so that the loss whose
     gradient is the surprise, ``||M(k_(t-h)) - v_t||^2``, is the error of a forecast. The query of time point ``t`` is
-    its key: what is read is what such a moment has led to in *this* recording so far. The memory starts at 0 (gradients
-    may give it another start) and holds what the subject does otherwise than the subjects of the training.
+    its key: the memory returns what has followed such features in *this* recording so far. It starts at 0 (training may
+    learn another start) and holds how the subject deviates from the subjects of the training runs.
 
     Parameters
     ----------
     horizons : tuple of int
-        Time points ahead, ascending.
+        Lead times in time points, ascending.
     n_features : int
-        Numbers that describe a time point at each horizon.
+        Key features of a time point at each horizon.
     key_width, value_width : int
-        Width of what keys have of the features, and width of errors.
+        Width of the part of a key that is made from the key features, and width of errors.
     context_width, context_key_width : int
-        Width of the backbone's output, which moves the gates, and of what keys have of it.
+        Width of the backbone's output, from which the gates are computed, and of the part of a key that is made from
+        it.
     chunk_time_points : int
         Time points of a chunk.
 
     Attributes
     ----------
     key_map : torch.Tensor
-        ``(horizons, key width, features)``: what keys are made of; fitted, not trained.
+        ``(horizons, key width, features)``: from key features to keys; fitted, not trained.
     key_scale : torch.nn.Parameter
-        ``(horizons, key width)``: how much each part counts. Keys are cut to length 1.
+        ``(horizons, key width)``: scale of each dimension of the keys. Keys longer than 1 are scaled to length 1.
     context_map : torch.nn.Parameter
-        ``(horizons, context key width, context width)``.
+        ``(horizons, context key width, context width)``: from the backbone's output to keys.
     initial_weights : torch.nn.Parameter
-        ``(horizons, value width, key width + context key width)``: what the memory holds before the first time point.
+        ``(horizons, value width, key width + context key width)``: content before the first time point.
     gates : torch.nn.Linear
-        From the context to forgetting, momentum and step of each horizon.
-    gain : torch.nn.Parameter
-        ``(horizons, value width)``: how much of what is read is believed. Where nothing can be learned, what is read is
-        noise.
+        From the backbone's output to forgetting, momentum and step size of each horizon.
+    reliability : torch.nn.Parameter
+        ``(horizons, value width)``: shrinkage weight by which the output is multiplied; 0 where nothing can be learned
+        and the output is noise.
     """
 
     key_map: Tensor
@@ -98,11 +120,11 @@ class ForecastMemory(nn.Module):
         n_horizons = len(horizons)
         self.register_buffer("key_map", torch.zeros(n_horizons, key_width, n_features))
         self.key_scale = nn.Parameter(torch.ones(n_horizons, key_width))
-        # Little at first: the backbone says nothing yet, and what it says in keys is noise.
+        # Small at first: the output of an untrained backbone is noise in the keys.
         spread = _FIRST_CONTEXT / (context_width * context_key_width) ** 0.5
         self.context_map = nn.Parameter(spread * torch.randn(n_horizons, context_key_width, context_width))
         self.initial_weights = nn.Parameter(torch.zeros(n_horizons, value_width, key_width + context_key_width))
-        self.gain = nn.Parameter(torch.ones(n_horizons, value_width))
+        self.reliability = nn.Parameter(torch.ones(n_horizons, value_width))
         self.gates = nn.Linear(context_width, 3 * n_horizons)
         nn.init.zeros_(self.gates.weight)
         first = torch.tensor([1e-3, _FIRST_MOMENTUM / _MAX_MOMENTUM, _FIRST_STEP])
@@ -111,17 +133,26 @@ class ForecastMemory(nn.Module):
 
     @property
     def largest_step(self) -> float:
-        """Step size above which a chunk of equal keys would overshoot, at momentum 0."""
-        return _MAX_STEP / (2 * self.chunk_time_points)
+        """Upper bound of the step size; see :func:`largest_step_size`."""
+        return largest_step_size(self.chunk_time_points)
 
-    def set_step(self, horizon: int, step: float, forgetting: float) -> None:
-        """Set the gates of one horizon, by its index: step size in (0, `largest_step`), forgetting in (0, 1)."""
-        n_horizons = len(self.horizons)
-        # What momentum adds to a step is taken from it.
+    def load(self, fit: ForecastMemoryFit) -> None:
+        """Load what was fitted: key map, reliability, and the gates' biases. Other parameters stay as they are."""
+        self.key_map.copy_(fit.key_map)
         with torch.no_grad():
-            self.gates.bias[horizon] = math.log(forgetting / (1 - forgetting))
-            share = step / self.largest_step
-            self.gates.bias[2 * n_horizons + horizon] = math.log(share / (1 - share))
+            self.reliability.copy_(fit.reliability)
+        for index, (step_size, forgetting) in enumerate(
+            zip(fit.step_size.tolist(), fit.forgetting.tolist(), strict=True)
+        ):
+            self.set_step(index, step_size, forgetting)
+
+    def set_step(self, index: int, step_size: float, forgetting: float) -> None:
+        """Set the gates of one horizon: step size in (0, `largest_step`), forgetting in (0, 1)."""
+        n_horizons = len(self.horizons)
+        fraction = step_size / self.largest_step
+        with torch.no_grad():
+            self.gates.bias[index] = math.log(forgetting / (1 - forgetting))
+            self.gates.bias[2 * n_horizons + index] = math.log(fraction / (1 - fraction))
 
     def init_state(self, batch_size: int) -> ForecastMemoryState:
         """State before the first time point."""
@@ -139,31 +170,31 @@ class ForecastMemory(nn.Module):
         *,
         frozen: bool = False,
     ) -> tuple[Float[Tensor, "B T K D"], ForecastMemoryState]:
-        """Write what each time point has shown, then read for it.
+        """Learn from the errors at each time point, then forecast from it.
 
         Parameters
         ----------
         features : torch.Tensor
-            What is known at each time point, ``(batch, time, horizons, features)``.
+            Key features of each time point, ``(batch, time, horizons, features)``.
         errors : torch.Tensor
-            ``(batch, time, horizons, value width)``: what the time point has shown beyond the other parts' forecasts of
-            it, made `horizons` time points ago.
+            ``(batch, time, horizons, value width)``: at each time point the errors of the other parts' forecasts of it,
+            made `horizons` time points earlier.
         context : torch.Tensor
-            What moves the gates, ``(batch, time, context width)``.
+            The backbone's output, ``(batch, time, context width)``.
         state : ForecastMemoryState
         frozen : bool
-            Read, and write nothing.
+            Whether to read without writing.
 
         Returns
         -------
         corrections : torch.Tensor
-            Expected errors of the forecasts made now, ``(batch, time, horizons, value width)``.
+            Expected errors of the forecasts made at each time point, ``(batch, time, horizons, value width)``.
         state : ForecastMemoryState
         """
         queries, keys, pending = self._queries_and_keys(features, context, state.pending)
         if frozen:
             read = memory_read(queries.transpose(1, 2), state.memory)
-            return read.transpose(1, 2) * self.gain, ForecastMemoryState(state.memory, pending)
+            return read.transpose(1, 2) * self.reliability, ForecastMemoryState(state.memory, pending)
         alpha, eta, theta = torch.sigmoid(self.gates(context)).mT.chunk(3, dim=1)
         eta = _MAX_MOMENTUM * eta
         read, memory = memory_scan(
@@ -176,7 +207,7 @@ class ForecastMemory(nn.Module):
             state.memory,
             chunk_size=self.chunk_time_points,
         )
-        return read.transpose(1, 2) * self.gain, ForecastMemoryState(memory, pending)
+        return read.transpose(1, 2) * self.reliability, ForecastMemoryState(memory, pending)
 
     def surprise(
         self,
@@ -185,15 +216,15 @@ class ForecastMemory(nn.Module):
         context: Float[Tensor, "B T C"],
         state: ForecastMemoryState,
     ) -> Float[Tensor, "B T"]:
-        """Norm of the gradient that `forward` would write at each time point, over all horizons, writing nothing.
+        """Norm of the gradient that `forward` would write at each time point, over all horizons; nothing is written.
 
         ``2 ||M k - v|| ||k||`` for each horizon, root of the sum of squares.
 
         Parameters
         ----------
         features, errors, context, state
-            As `forward` has them, but no further than to the end of the open chunk: at its first weights all its
-            gradients are taken (equation 16).
+            As for `forward`, but no further than the end of the current chunk: all its gradients are taken at the
+            weights before it (equation 16).
 
         Returns
         -------
@@ -203,28 +234,31 @@ class ForecastMemory(nn.Module):
         Raises
         ------
         MismatchError
-            Time points that reach beyond the chunk.
+            Time points beyond the end of the chunk.
         """
         if state.memory.position + features.shape[1] > self.chunk_time_points:
             raise MismatchError(
-                f"features: {features.shape[1]} time points reach beyond the chunk of {self.chunk_time_points}, of which "
-                f"{state.memory.position} are written.",
+                f"ForecastMemory.surprise: expected at most {self.chunk_time_points - state.memory.position} time "
+                f"points, up to the end of the chunk of {self.chunk_time_points}, found {features.shape[1]}.",
                 "Stream the model in blocks that divide its chunks.",
             )
         _, keys, _ = self._queries_and_keys(features, context, state.pending)
         return memory_surprise(keys, errors.transpose(1, 2), state.memory.reference).square().sum(dim=1).sqrt()
 
     def _queries_and_keys(self, features: Tensor, context: Tensor, pending: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries ``(batch, time, horizons, width)``, keys by head, and keys that wait for their outcomes."""
-        known = torch.einsum("btkf,kdf->btkd", features, self.key_map) * self.key_scale
-        told = torch.einsum("btc,kdc->btkd", context, self.context_map)
-        queries = _at_most_unit(torch.cat([known, told], dim=-1))
-        waited = torch.cat([pending, queries], dim=1)
-        n_time_points, longest = queries.shape[1], max(self.horizons)
-        keys = [waited[:, longest - h : longest - h + n_time_points, index] for index, h in enumerate(self.horizons)]
-        return queries, torch.stack(keys, dim=1), waited[:, n_time_points:]
+        """Queries ``(batch, time, horizons, width)``, keys ``(batch, horizons, time, width)``, and pending keys."""
+        from_features = torch.einsum("btkf,kdf->btkd", features, self.key_map) * self.key_scale
+        from_context = torch.einsum("btc,kdc->btkd", context, self.context_map)
+        queries = _at_most_unit(torch.cat([from_features, from_context], dim=-1))
+        keys, pending = wait_for_targets(pending, queries, self.horizons, dim=1)
+        return queries, keys.transpose(1, 2), pending
+
+
+def largest_step_size(chunk_time_points: int) -> float:
+    """Step size above which a chunk of equal keys of length 1 would overshoot, at momentum 0."""
+    return _MAX_STEP / (2 * chunk_time_points)
 
 
 def _at_most_unit(x: Tensor) -> Tensor:
-    # The steps are bounded for keys of length 1; shorter ones stay as they are, their length being their weight.
+    # Step sizes are bounded for keys of length 1. Shorter keys stay: their length is their weight.
     return x / F.relu(x.norm(dim=-1, keepdim=True) - 1).add(1)

@@ -1,7 +1,8 @@
-"""Persistent memory that holds a stimulus: what it did to the brains that were trained on, moment by moment."""
+"""Persistent memory of a stimulus: the intersubject average of the training subjects, position by position."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,113 +10,127 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from titan_neuro.forecaster.recall.held_out import select
+from titan_neuro.forecaster.recall.fitted import FitRecord, load_buffers, resize_buffers, select_fit
 from titan_neuro.forecaster.recall.stimulus_position import accumulate_evidence, position_probabilities
 
-# Moments about the one that is forecast, in time points: what is next in the stimulus is a smooth function of them.
+# Time points about the target whose stimulus values are regressed on: what follows is a smooth function of them.
 LEADS = (-3, -2, -1, 0, 1, 2, 3)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class StimulusMemoryFit(FitRecord):
+    """What is fitted of a :class:`StimulusMemory`; see its attributes for the shapes."""
+
+    whitening: Tensor
+    keys: Tensor
+    values: Tensor
+    continues: Tensor
+    decay: Tensor
+    sharpness: Tensor
+    weights: Tensor
+    keys_without: Tensor
+    values_without: Tensor
+    weights_without: Tensor
+
+    @classmethod
+    def empty(cls, *, n_components: int, n_horizons: int, width: int) -> StimulusMemoryFit:
+        """The fit of a memory that holds no stimulus, and recalls nothing."""
+        weights = torch.zeros(n_horizons, len(LEADS) * n_components, width)
+        return cls(
+            whitening=torch.zeros(width, width),
+            keys=torch.zeros(0, width),
+            values=torch.zeros(0, n_components),
+            continues=torch.zeros(0),
+            decay=torch.zeros(()),
+            sharpness=torch.ones(()),
+            weights=weights,
+            keys_without=torch.zeros(0, 0, width),
+            values_without=torch.zeros(0, 0, n_components),
+            weights_without=torch.zeros(0, *weights.shape),
+        )
+
+
 class StimulusMemory(nn.Module):
-    """Find the moment of the stimulus from the brain's own history, and read on from there.
+    """Infer the position in the stimulus from the stream itself, and forecast what followed it in other brains.
 
     Persistent tokens (Behrouz et al. 2025, equation 19) in the order of the stimulus: a key and a value for each of its
-    moments, averages over the training subjects. Attention to them is the posterior of
+    positions, averages over the training subjects. Attention to them is the posterior of
     :mod:`titan_neuro.forecaster.recall.stimulus_position`, so that a time point is matched together with all time
-    points before it. What was found is followed by what the stimulus showed `LEADS` time points about the one that is
-    forecast; a linear map of that is what is recalled. Nothing is known of a time point but what it shows: a stream may
-    begin anywhere in the stimulus, or show another stimulus, and then nothing is recalled.
+    points before it. The stimulus's values at `LEADS` time points about the target, averaged over the posterior, enter
+    a linear map to the forecast. The position is inferred from the series alone: a stream may begin anywhere in the
+    stimulus, or show another stimulus, and then next to nothing is recalled.
 
-    A training subject is part of the averages and of the map; its own forecasts must not be. While what was fitted
-    without it is held (`set_held_out`), a stream can be read as one of somebody who was never there.
+    A training subject is part of the averages and of the linear map, but must not be part of its own forecasts. The
+    leave-one-out tensors serve to read a training run as that of a new subject.
 
     Parameters
     ----------
-    n_positions : int
-        Moments of all stimuli together; 0 make a memory that recalls nothing.
     n_components, width : int
-        Components of the stimulus that are read on from, and width of innovations and forecasts.
+        Components of the stimulus's values, and width of innovations and forecasts.
     horizons : tuple of int
-        Time points ahead, ascending.
+        Lead times in time points, ascending.
 
     Attributes
     ----------
     whitening : torch.Tensor
-        ``(width, width)``: innovations times it have the noise's covariance 1.
+        ``(width, width)``: innovations times it have noise of covariance 1.
     keys : torch.Tensor
-        ``(positions, width)``: whitened innovations that are expected at each moment.
+        ``(positions, width)``: expected whitened innovations at each position of all stimuli.
     values : torch.Tensor
-        ``(positions, components)``: what the stimulus showed at each moment.
-    reader : torch.Tensor
-        ``(horizons, leads * components, width)``: from what the stimulus shows to forecasts.
-    follows : torch.Tensor
+        ``(positions, components)``: intersubject average of the series at each position.
+    continues : torch.Tensor
         ``(positions,)``: 0 where a stimulus begins, else 1.
     decay, sharpness : torch.Tensor
-        See :mod:`titan_neuro.forecaster.recall.stimulus_position`.
+        Scalars; see :mod:`titan_neuro.forecaster.recall.stimulus_position`.
+    weights : torch.Tensor
+        ``(horizons, leads * components, width)``: from the stimulus's values about the target to the forecast.
     keys_without, values_without : torch.Tensor
-        ``(subjects, ...)``: averages over all subjects but one; of none in a memory that was read from a file.
-    reader_without : torch.Tensor
-        ``(folds, ...)``: fitted on all runs but those of one fold.
+        ``(subjects, ...)``: averages without each subject; of no subject in a memory that was read from a file.
+    weights_without : torch.Tensor
+        ``(folds, ...)``: fitted without the runs of each fold.
     """
 
     whitening: Tensor
     keys: Tensor
     values: Tensor
-    reader: Tensor
-    follows: Tensor
+    continues: Tensor
     decay: Tensor
     sharpness: Tensor
-    leads: Tensor
+    weights: Tensor
     keys_without: Tensor
     values_without: Tensor
-    reader_without: Tensor
+    weights_without: Tensor
+    lead_index: Tensor
 
-    def __init__(self, *, n_positions: int, n_components: int, horizons: tuple[int, ...], width: int) -> None:
+    def __init__(self, *, n_components: int, horizons: tuple[int, ...], width: int) -> None:
         super().__init__()
         self.horizons = horizons
-        # Moments that are read on to, ascending; and, for each horizon, which of them lie about it.
+        # Time points after the position that are needed for some horizon, ascending; and, for each horizon, which.
         self.offsets = sorted({horizon + lead for horizon in horizons for lead in LEADS})
-        leads = torch.tensor([[self.offsets.index(horizon + lead) for lead in LEADS] for horizon in horizons])
-        reader = (len(horizons), len(LEADS) * n_components, width)
-        self.register_buffer("whitening", torch.zeros(width, width))
-        self.register_buffer("keys", torch.zeros(n_positions, width))
-        self.register_buffer("values", torch.zeros(n_positions, n_components))
-        self.register_buffer("reader", torch.zeros(reader))
-        self.register_buffer("follows", torch.zeros(n_positions))
-        self.register_buffer("decay", torch.zeros(()))
-        self.register_buffer("sharpness", torch.ones(()))
-        self.register_buffer("leads", leads, persistent=False)
-        # Buffers, so that they go where the module goes; who reads a file has no training subject to leave out.
-        self.register_buffer("keys_without", torch.zeros(0, n_positions, width), persistent=False)
-        self.register_buffer("values_without", torch.zeros(0, n_positions, n_components), persistent=False)
-        self.register_buffer("reader_without", torch.zeros(0, *reader), persistent=False)
+        lead_index = torch.tensor([[self.offsets.index(horizon + lead) for lead in LEADS] for horizon in horizons])
+        self.register_buffer("lead_index", lead_index, persistent=False)
+        empty = StimulusMemoryFit.empty(n_components=n_components, n_horizons=len(horizons), width=width)
+        for field in dataclasses.fields(empty):
+            # Leave-one-out tensors are buffers, so that they move with the module, but they are not saved.
+            is_saved = not field.name.endswith("_without")
+            self.register_buffer(field.name, getattr(empty, field.name), persistent=is_saved)
 
     @property
     def n_positions(self) -> int:
-        """Moments of all stimuli together."""
+        """Positions (time points) of all stimuli together; 0 where nothing is remembered."""
         return len(self.keys)
 
-    def set_held_out(self, keys: Float[Tensor, "S N D"], values: Float[Tensor, "S N C"]) -> None:
-        """Hold what the stimulus is without each subject, so that it can be left out while training; it is not saved."""
-        self.keys_without, self.values_without = keys.to(self.keys), values.to(self.values)
-
-    def set_reader(self, reader: Float[Tensor, "K M D"], without: Float[Tensor, "G K M D"]) -> None:
-        """Say how the stimulus is read on from, and how without each fold."""
-        self.reader.copy_(reader)
-        self.reader_without = without.to(self.reader)
+    def load(self, fit: StimulusMemoryFit) -> None:
+        """Load what was fitted; the number of positions becomes that of the fit."""
+        load_buffers(self, fit)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
-        # How many moments there are is known from the training runs alone: the memory takes the saved size.
-        for name in ("keys", "values", "follows"):
-            saved = state_dict.get(prefix + name)
-            own = getattr(self, name)
-            if saved is not None and saved.shape[1:] == own.shape[1:]:
-                setattr(self, name, own.new_empty(saved.shape))
+        resize_buffers(self, ("keys", "values", "continues"), state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def init_state(self, batch_size: int) -> Float[Tensor, "B N"]:
-        """Evidence before the first time point: none."""
-        return self.follows.new_zeros(batch_size, self.n_positions)
+        """Evidence before the first time point, ``(batch, positions)``: 0."""
+        return self.continues.new_zeros(batch_size, self.n_positions)
 
     def forward(
         self,
@@ -124,70 +139,89 @@ class StimulusMemory(nn.Module):
         subjects: Int[Tensor, " B"] | None = None,
         folds: Int[Tensor, " B"] | None = None,
     ) -> tuple[Float[Tensor, "B T K D"], Float[Tensor, "B N"]]:
-        """Recall what the stimulus showed next.
+        """Forecast from every time point.
 
         Parameters
         ----------
         innovations : torch.Tensor
-            What of each time point its own past did not predict, ``(batch, time, width)``.
+            Errors of the one-step linear forecast, ``(batch, time, width)``.
         evidence : torch.Tensor
-            From the call before, or `init_state`.
+            From the call before, or `init_state`, ``(batch, positions)``.
         subjects, folds : torch.Tensor, optional
-            For each stream the index of the subject that is left out of the averages, and of the fold that is left out
-            of the map; -1 for none.
+            int ``(batch,)``: for each stream the subject that is left out of the averages, and the fold that is left
+            out of the weights; -1 for none.
 
         Returns
         -------
-        recalled : torch.Tensor
+        forecasts : torch.Tensor
             ``(batch, time, horizons, width)``.
         evidence : torch.Tensor
+            After the last time point.
         """
         if not self.n_positions:
-            return innovations.new_zeros(*innovations.shape[:2], len(self.horizons), self.reader.shape[2]), evidence
-        probabilities, evidence = self.find(innovations, evidence, subjects)
-        about = self.read_on(probabilities, subjects)
-        reader = select(self.reader, self.reader_without, folds)
-        return (about.transpose(1, 2) @ reader).transpose(1, 2), evidence
+            return innovations.new_zeros(*innovations.shape[:2], len(self.horizons), self.weights.shape[2]), evidence
+        probabilities, evidence = self.locate(innovations, evidence, subjects)
+        features = self.target_features(probabilities, subjects)
+        weights = select_fit(self.weights, self.weights_without, folds)
+        return (features.transpose(1, 2) @ weights).transpose(1, 2), evidence
 
-    def find(
+    def locate(
         self, innovations: Float[Tensor, "B T D"], evidence: Float[Tensor, "B N"], subjects: Tensor | None = None
     ) -> tuple[Float[Tensor, "B T N"], Float[Tensor, "B N"]]:
-        """Return the probability of each moment at each time point, and the evidence after the last one."""
-        course, evidence = self.weigh(innovations, evidence, float(self.decay), subjects)
-        return position_probabilities(course, float(self.sharpness)), evidence
+        """Infer the position: its posterior at each time point, and the evidence after the last one.
 
-    def weigh(
+        Parameters are those of :meth:`forward`; the posterior is ``(batch, time, positions)``.
+        """
+        evidence_over_time, evidence = self.accumulate(innovations, evidence, float(self.decay), subjects)
+        return position_probabilities(evidence_over_time, float(self.sharpness)), evidence
+
+    def accumulate(
         self,
         innovations: Float[Tensor, "B T D"],
         evidence: Float[Tensor, "B N"],
         decay: float,
         subjects: Tensor | None = None,
     ) -> tuple[Float[Tensor, "B T N"], Float[Tensor, "B N"]]:
-        """Return the evidence of each moment after each time point, and after the last one."""
-        keys = select(self.keys, self.keys_without, subjects)
-        # The log likelihood ratio of two normal densities of covariance 1: about the key, and about 0.
+        """Evidence for each position after each time point, ``(batch, time, positions)``, and after the last one."""
+        keys = select_fit(self.keys, self.keys_without, subjects)
+        # The log likelihood ratio of two normal densities of covariance 1: with the key as mean, and with mean 0.
         scores = innovations @ self.whitening @ keys.mT - 0.5 * keys.square().sum(dim=-1).unsqueeze(-2)
-        return accumulate_evidence(scores, evidence, self.follows, decay)
+        return accumulate_evidence(scores, evidence, self.continues, decay)
 
-    def read_on(
+    def target_features(
         self, probabilities: Float[Tensor, "B T N"], subjects: Tensor | None = None
     ) -> Float[Tensor, "B T K M"]:
-        """Return what the stimulus shows about the time points that are forecast, averaged over what the moment may be."""
-        return self.show(probabilities, self.offsets, subjects)[:, :, self.leads].flatten(3)
+        """Expected values of the stimulus about each target, ``(batch, time, horizons, leads * components)``."""
+        return self.expected_values(probabilities, self.offsets, subjects)[:, :, self.lead_index].flatten(3)
 
-    def show(
+    def expected_values(
         self, probabilities: Float[Tensor, "B T N"], offsets: Sequence[int], subjects: Tensor | None = None
     ) -> Float[Tensor, "B T O C"]:
-        """Return what the stimulus shows so many time points after the moment, averaged over what the moment may be."""
+        """Expected values of the stimulus some time points after the position, under its posterior.
+
+        Parameters
+        ----------
+        probabilities : torch.Tensor
+            ``(batch, time, positions)``.
+        offsets : sequence of int
+            Time points after the position.
+        subjects : torch.Tensor, optional
+            See :meth:`forward`.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(batch, time, offsets, components)``.
+        """
         margin = max(abs(offset) for offset in offsets)
-        # StimulusAverages lie so far apart that who reads on from one meets silence, not the next one.
-        places = torch.arange(self.n_positions, device=self.follows.device)
-        places += margin * (self.follows.eq(0).cumsum(0) - 1)
-        length = int(places[-1]) + 1
-        values = select(self.values, self.values_without, subjects)
-        laid_out = values.new_zeros(*values.shape[:-2], length + 2 * margin, values.shape[-1])
-        laid_out[..., margin + places, :] = values
+        # Stimuli are laid out with gaps of zeros, so that no offset leads from one into the next.
+        rows = torch.arange(self.n_positions, device=self.continues.device)
+        rows += margin * (self.continues.eq(0).cumsum(0) - 1)
+        length = int(rows[-1]) + 1
+        values = select_fit(self.values, self.values_without, subjects)
+        padded = values.new_zeros(*values.shape[:-2], length + 2 * margin, values.shape[-1])
+        padded[..., margin + rows, :] = values
         weights = probabilities.new_zeros(*probabilities.shape[:-1], length)
-        weights[..., places] = probabilities
-        shown = [weights @ laid_out[..., margin + offset : margin + offset + length, :] for offset in offsets]
-        return torch.stack(shown, dim=2)
+        weights[..., rows] = probabilities
+        expected = [weights @ padded[..., margin + offset : margin + offset + length, :] for offset in offsets]
+        return torch.stack(expected, dim=2)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from titan_neuro.errors import NoMatchError
-from titan_neuro.forecaster.forecaster import Forecaster, Observation
+from titan_neuro.forecaster import Forecaster, Observation
 from titan_neuro.linear.lead_time import at_forecast_time
 from titan_neuro.runs import block_slices, read_blocks
 from titan_neuro.typing import RunData
@@ -88,9 +88,9 @@ def observe_run(model: Forecaster, run: RunData, origins: Tensor) -> tuple[Tenso
     observed : Observation
         What the memory reads at every time point, ``(1, time, ...)``, on the model's device.
     """
-    state, linear, parts = model.init_state(1).linear, list[Tensor](), list[Observation]()
+    state, linear, parts = model.init_state(1).observation, list[Tensor](), list[Observation]()
     for block, series in read_blocks(run, _BLOCK_TIME_POINTS):
-        forecasts, observed, state = model.observe(series.to(model.coefficients)[None], state)
+        forecasts, observed, state = model.observe(series.to(model.linear_skip.coefficients)[None], state)
         linear.append(forecasts[0, _within(origins, block)].cpu())
         parts.append(observed)
     return torch.cat(linear), concatenate(parts)
@@ -147,7 +147,7 @@ def forecast_windows(
     at_a_time = max(1, _TOKENS_AT_A_TIME // (windows.shape[1] * observed.tokens.shape[2]))
     return torch.cat(
         [
-            model.recall_at(Observation(*(part[0][some] for part in observed)), positions).cpu()
+            model.forecast_residual_at(Observation(*(part[0][some] for part in observed)), positions).cpu()
             for some in torch.split(windows.to(observed.tokens.device), at_a_time)
         ]
     )

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from titan_neuro.forecaster.forecaster import Forecaster
+from titan_neuro.forecaster import Forecaster
 from titan_neuro.forecaster.recall.forecast_memory import ForecastMemory
 from titan_neuro.runs import read_blocks
 from titan_neuro.titans.layers import NeuralMemory
@@ -59,7 +59,7 @@ def record_surprise(model: Forecaster, run: RunData) -> dict[str, np.ndarray]:
     state, change = model.init_state(), _PredictionChange(model.horizons)
     with _record_memories(model) as records:
         for _, series in read_blocks(run, block_time_points(model)):
-            forecasts, state = model(series.to(model.coefficients)[None], state)
+            forecasts, state = model(series.to(model.linear_skip.coefficients)[None], state)
             change.add(forecasts[0])
     measures = {PREDICTION: torch.cat(change.values).double().cpu().numpy()}
     for name, norms_of_memories in records.items():

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from titan_neuro.forecaster.forecaster import Forecaster
+from titan_neuro.forecaster import Forecaster
 from titan_neuro.metrics import bootstrap_interval, p_of_null, sign_flip_test, sign_flips
 from titan_neuro.typing import RunData
 
@@ -18,6 +18,8 @@ SCORES = (
     *("measure", "condition", "is_control", "x", "value", "low", "high", "null", "null_low", "null_high"),
     *("p", "n_subjects"),
 )
+# End of the name of the JSON that a probe writes last: its question, its result in words, settings and tests.
+RESULT_SUFFIX = "_result.json"
 
 
 @dataclass(frozen=True, kw_only=True)

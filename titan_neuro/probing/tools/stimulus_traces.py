@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from titan_neuro.forecaster.forecaster import Forecaster
+from titan_neuro.forecaster import Forecaster
 from titan_neuro.probing.tools.results import ProbedFold
 from titan_neuro.probing.tools.trace import (
     ACTIVITY_PATTERN,

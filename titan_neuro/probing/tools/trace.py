@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from titan_neuro.forecaster.forecaster import Forecaster
+from titan_neuro.forecaster import Forecaster
 from titan_neuro.probing.tools.untrained import untrained_name
 from titan_neuro.titans.memory import MemoryState
 from titan_neuro.titans.stream_state import StreamState
@@ -113,11 +113,11 @@ def _trace_blocks(
 ) -> Iterator[tuple[tuple[Tensor, Tensor, Tensor], list[Tensor], list[int]]]:
     """Yield for each block: activity, tokens and memory output; sketches of the weights, and their time points."""
     state, sketch = model.init_state(), _WeightSketch(model.init_state())
-    linear_state, memory_state = state.linear, state.memory
+    observation_state, memory_state = state.observation, state.memory
     length = max(_BLOCK_TIME_POINTS // every, 1) * every
     for first, stop in _blocks(start, run.n_time_points, length, count_from, every):
-        series = run.read(first, stop).to(model.coefficients)[None]
-        _, observed, linear_state = model.observe(series, linear_state)
+        series = run.read(first, stop).to(model.linear_skip.coefficients)[None]
+        _, observed, observation_state = model.observe(series, observation_state)
         outputs, weights, time_points = list[Tensor](), list[Tensor](), list[int]()
         for begin, end in _blocks(first, stop, every, count_from, every):
             output, memory_state = model.features(

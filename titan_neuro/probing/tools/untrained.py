@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from titan_neuro.forecaster.forecaster import Forecaster
+from titan_neuro.forecaster import Forecaster
 
 
 def untrained_like(model: Forecaster, *, seed: int) -> Forecaster:
@@ -28,14 +28,14 @@ def untrained_like(model: Forecaster, *, seed: int) -> Forecaster:
         torch.manual_seed(seed)
         mask = getattr(model.tokenizer, "mask", None)
         untrained = model.config.build(n_features=model.n_features, mask=None if mask is None else mask.cpu())
-        untrained.coefficients.copy_(model.coefficients)
-        untrained.intercept.copy_(model.intercept)
+        untrained.linear_skip.load_state_dict(model.linear_skip.state_dict())
         if untrained.recall is not None and model.recall is not None:
-            for name in ("basis", "present_directions", "own_directions"):
-                getattr(untrained.recall, name).copy_(getattr(model.recall, name))
+            untrained.recall.basis.copy_(model.recall.basis)
+            untrained.recall.innovation_directions.copy_(model.recall.innovation_directions)
+            untrained.recall.autoregression.directions.copy_(model.recall.autoregression.directions)
             keys = untrained.recall.memory.key_map
             keys.copy_(torch.randn(keys.shape) / keys.shape[-1] ** 0.5)
-    return untrained.to(model.coefficients.device).eval()
+    return untrained.to(model.linear_skip.coefficients.device).eval()
 
 
 def untrained_name(name: str) -> str:

@@ -1,50 +1,50 @@
 """Fit the memories of :mod:`titan_neuro.forecaster.recall.recall` in closed form, on training runs alone.
 
-Every choice is made by forecasts of one training subject from the others: a subject is left out of the stimulus that is
-read for it, and of the weights by which it is read, as a subject of the test is. What was fitted without each is kept
-for training and validation. The choices are few and made in turn: spatial components; the noise about the stimulus, and
-how sharply to trust the moment; ridge penalties; lags at which something comes back; what keys are made of, and how
-fast the memory learns.
+Every choice is made by forecasts of training subjects from the other subjects: the subject is left out of the stimulus
+memory and of the weights with which its runs are read, as a test subject is. What was fitted without each subject and
+fold is stored for training and validation. The choices are few, and made one after the other: spatial components; the
+noise about the stimulus, and the sharpness of its posterior; ridge penalties; lags of delayed responses; the key
+features and the step size of the forecast memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
-
-from titan_neuro.forecaster.recall.fit.components import (
-    find_components,
-    find_present_components,
-    group_runs,
-    project_run,
-)
+from titan_neuro.forecaster.recall.fit.aligned_subjects import align_subjects
+from titan_neuro.forecaster.recall.fit.components import find_components, principal_series_directions, project_runs
 from titan_neuro.forecaster.recall.fit.delayed_responses import fit_delayed_responses
-from titan_neuro.forecaster.recall.fit.forecast_memory import fit_keys
-from titan_neuro.forecaster.recall.fit.linear_maps import fit_linear
-from titan_neuro.forecaster.recall.fit.stimulus_memory import collect_stimuli, fit_stimulus_memory
-from titan_neuro.forecaster.recall.recall import Recall
+from titan_neuro.forecaster.recall.fit.forecast_memory import fit_forecast_memory
+from titan_neuro.forecaster.recall.fit.linear_maps import fit_linear_maps
+from titan_neuro.forecaster.recall.fit.stimulus_memory import fit_stimulus_memory
+from titan_neuro.forecaster.recall.recall import RecallConfig, RecallFit
+from titan_neuro.linear.autoregression import Autoregression
 from titan_neuro.typing import RunData
 
 __all__ = ["fit_recall"]
 
 
 def fit_recall(
-    recall: Recall, runs: Sequence[RunData], coefficients: Tensor, intercept: Tensor, *, stimulus_is_shared: bool = True
-) -> None:
-    """Fit `recall` to the errors that linear autoregression makes on `runs`.
+    config: RecallConfig, runs: Sequence[RunData], linear: Autoregression, *, stimulus_is_shared: bool = True
+) -> RecallFit:
+    """Fit a recall to the errors that linear autoregression makes on training runs.
 
     Parameters
     ----------
-    recall : Recall
-        On the CPU; its buffers, and what its keys begin with, are set in place.
+    config : RecallConfig
+        Sizes.
     runs : sequence of RunData
         Training runs.
-    coefficients, intercept : torch.Tensor
-        Of the linear skip, ``(horizons, order, features)`` and ``(horizons, features)``.
+    linear : Autoregression
+        The linear skip, fitted to `runs`; its horizons are those of the recall.
     stimulus_is_shared : bool
-        False where those who are to be forecast are shown another stimulus than `runs`: then none is remembered, and
-        nothing is chosen as if it could be recalled.
+        False where subjects of the test see another stimulus than `runs`: then no stimulus is remembered, and choices
+        are cross-validated over stimuli instead of subjects.
+
+    Returns
+    -------
+    RecallFit
+        For :meth:`titan_neuro.forecaster.recall.recall.Recall.load`.
 
     Raises
     ------
@@ -53,17 +53,26 @@ def fit_recall(
     MismatchError
         Runs of different numbers of features.
     """
-    subjects = sorted({run.subject for run in runs})
-    viewers = {run.stimulus: {other.subject for other in runs if other.stimulus == run.stimulus} for run in runs}
-    has_stimulus = stimulus_is_shared and any(len(who) > 1 for who in viewers.values())
-    stimulus_directions = find_components(recall, runs, coefficients, intercept, has_stimulus=has_stimulus)
-    made = [project_run(recall, run, subjects.index(run.subject), coefficients, intercept) for run in runs]
-    for run, fold in zip(made, group_runs(made, stimulus_is_shared=stimulus_is_shared), strict=True):
-        run.fold = fold
-    recall.runs = {run.key: (its.subject, its.fold) for run, its in zip(runs, made, strict=True)}
-    stimuli = collect_stimuli(made if has_stimulus else [], len(subjects), recall.width)
-    fit_stimulus_memory(recall, made, stimuli, stimulus_directions)
-    find_present_components(recall, made)
-    fit_linear(recall, made)
-    fit_delayed_responses(recall, made)
-    fit_keys(recall, made)
+    subjects_of: dict[str, set[str]] = {}
+    for run in runs:
+        subjects_of.setdefault(run.stimulus, set()).add(run.subject)
+    has_stimulus = stimulus_is_shared and any(len(subjects) > 1 for subjects in subjects_of.values())
+    components = find_components(config, runs, linear, has_stimulus=has_stimulus)
+    projected = project_runs(runs, components.basis, linear, stimulus_is_shared=stimulus_is_shared)
+
+    aligned = align_subjects(projected if has_stimulus else [], len(set().union(*subjects_of.values())), components)
+    stimulus = fit_stimulus_memory(projected, aligned, components, linear.horizons)
+    directions = principal_series_directions(projected, components)
+    maps = fit_linear_maps(config, projected, stimulus, directions, linear.horizons)
+    forecasts = [forecast.total for forecast in maps.forecasts]
+    delayed, forecasts = fit_delayed_responses(config, projected, forecasts, components, linear.horizons)
+    memory = fit_forecast_memory(config, projected, maps.forecasts, forecasts, components, linear.horizons)
+    return RecallFit(
+        basis=components.basis,
+        innovation_directions=components.innovation_directions,
+        stimulus=maps.stimulus,
+        autoregression=maps.autoregression,
+        delayed_responses=delayed,
+        memory=memory,
+        runs={run.key: (part.subject, part.fold) for run, part in zip(runs, projected, strict=True)},
+    )

@@ -1,36 +1,60 @@
-"""Spatial components, and the training runs in them."""
+"""Spatial components of the training runs, and the runs in these components."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from titan_neuro.forecaster.recall.recall import Recall
-from titan_neuro.linear.autoregression import autoregress
+from titan_neuro.forecaster.recall.recall import RecallConfig, RecallSizes
+from titan_neuro.linear.autoregression import Autoregression, autoregress, autoregress_blocks
 from titan_neuro.linear.components import orthonormal_union, principal_components
+from titan_neuro.linear.lead_time import at_target_time
 from titan_neuro.linear.stimulus_average import average_over_subjects
+from titan_neuro.runs import read_blocks
 from titan_neuro.typing import RunData
 
-# Time points that components are found from; the work grows with their square.
+# Time points from which components are computed; the cost grows with their square.
 _SAMPLED_TIME_POINTS = 1500
+# A block's forecasts at all horizons are in memory: fewer time points than elsewhere.
 _BLOCK_TIME_POINTS = 64
 _MAX_FOLDS = 4
-# With so many time points a feature nothing has to be left out; with fewer, components have to be few: of a synthetic
-# dataset with 1,084 voxels and 1,600 time points 32 served best.
-_FRAMES_PER_FEATURE, _FRAMES_PER_COMPONENT = 25, 50
+# With this many time points a feature all components are used; with fewer, one for this many time points: with 1,084
+# voxels and 1,600 time points of a synthetic dataset, 32 components served best.
+_TIME_POINTS_PER_FEATURE, _TIME_POINTS_PER_COMPONENT = 25, 50
 
 
-@dataclass(eq=False)
-class ComponentRun:
-    """A training run in components.
+@dataclass(frozen=True, eq=False)
+class SpatialComponents:
+    """Directions in which runs are described.
 
     Attributes
     ----------
-    subject : int
-        Index.
+    sizes : RecallSizes
+    basis : torch.Tensor
+        ``(width, features)``, orthonormal rows; rows of zeros where the data have fewer dimensions.
+    innovation_directions : torch.Tensor
+        ``(components, width)``: principal directions of the innovations, in the basis.
+    stimulus_directions : torch.Tensor
+        ``(stimulus components, width)``: principal directions of the intersubject averages, in the basis.
+    """
+
+    sizes: RecallSizes
+    basis: Tensor
+    innovation_directions: Tensor
+    stimulus_directions: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ComponentRun:
+    """A training run in the basis.
+
+    Attributes
+    ----------
+    subject, fold : int
+        Indices of the subject, and of the cross-validation fold.
     stimulus : str
         What was shown.
     stimulus_start : int
@@ -38,138 +62,149 @@ class ComponentRun:
     series : torch.Tensor
         ``(time, width)``.
     errors : torch.Tensor
-        What each time point showed beyond the linear forecasts of it, ``(time, horizons, width)``; 0 where there were
-        none.
+        Each time point less the linear forecasts of it, ``(time, horizons, width)``; 0 where there were none.
     scored : torch.Tensor
         bool ``(time,)``.
-    stimulus_offset : int
-        Where the run's stimulus begins among the stimuli; set by `collect_stimuli`.
-    base : torch.Tensor
-        Forecasts without the memory, from weights that were fitted without the run's fold, so that what is left of its
-        errors is as large as it will be in a subject of the test; set by `fit_linear`.
-    fold : int
-        Runs of one fold are held out together.
     """
 
     subject: int
+    fold: int
     stimulus: str
     stimulus_start: int
     series: Tensor
     errors: Tensor
     scored: Tensor
-    stimulus_offset: int | None = None
-    base: Tensor = field(default_factory=lambda: torch.empty(0))
-    fold: int = 0
 
     @property
     def innovations(self) -> Tensor:
         """Errors of the shortest horizon, ``(time, width)``."""
         return self.errors[:, 0]
 
+    @property
+    def subject_index(self) -> Tensor:
+        """The subject, for modules that are read without it; int ``(1,)``."""
+        return torch.tensor([self.subject])
+
+    @property
+    def fold_index(self) -> Tensor:
+        """The fold, for modules that are read without it; int ``(1,)``."""
+        return torch.tensor([self.fold])
+
 
 def find_components(
-    recall: Recall, runs: Sequence[RunData], coefficients: Tensor, intercept: Tensor, *, has_stimulus: bool = True
-) -> Tensor:
-    """Set the basis, the components of the stimulus and those of single brains together.
+    config: RecallConfig, runs: Sequence[RunData], linear: Autoregression, *, has_stimulus: bool = True
+) -> SpatialComponents:
+    """Find the basis: principal components of the intersubject averages and of the innovations together.
 
-    Where there is no stimulus to be recognized (`has_stimulus`), components need not be few: ridge penalties do.
+    Parameters
+    ----------
+    config : RecallConfig
+    runs : sequence of RunData
+    linear : Autoregression
+        Its errors at the shortest horizon are the innovations.
+    has_stimulus : bool
+        Whether a stimulus will be remembered. Without one all components are used, and ridge penalties suffice.
 
     Returns
     -------
-    torch.Tensor
-        The stimulus's components in the basis, ``(components, width)``.
+    SpatialComponents
     """
+    sizes = config.sizes(runs[0].n_features)
     lengths: dict[str, int] = {}
     for run in runs:
         lengths[run.stimulus] = max(run.n_time_points, lengths.get(run.stimulus, 0))
-    stimuli = average_over_subjects(runs, every=-(-sum(lengths.values()) // _SAMPLED_TIME_POINTS))
-    n_time_points, most, n_own = sum(int(run.scored.sum()) for run in runs), recall.width, recall.n_own
-    if has_stimulus and n_time_points < _FRAMES_PER_FEATURE * runs[0].n_features:
-        # More components than the time points can tell apart would hold the noise of those who are fitted on.
-        most = min(most, max(2, n_time_points // _FRAMES_PER_COMPONENT))
-        n_own = min(n_own, most // 2)
-    stimulus = principal_components(torch.cat([part.series[part.scored] for part in stimuli]), n_own)
-    samples = _sample_errors(runs, coefficients, intercept, recall.horizons[0])
-    own = principal_components(samples, most)
-    basis = orthonormal_union(stimulus, own)[:most]
-    _fill(recall.basis, basis)
-    _fill(recall.own_directions, principal_components(samples @ recall.basis.T, n_own))
-    return stimulus @ recall.basis.T
+    averages = average_over_subjects(runs, every=-(-sum(lengths.values()) // _SAMPLED_TIME_POINTS))
+    n_time_points = sum(int(run.scored.sum()) for run in runs)
+    n_basis, n_components = sizes.width, sizes.n_components
+    if has_stimulus and n_time_points < _TIME_POINTS_PER_FEATURE * runs[0].n_features:
+        # More components than the time points can determine would hold the noise of the training subjects.
+        n_basis = min(n_basis, max(2, n_time_points // _TIME_POINTS_PER_COMPONENT))
+        n_components = min(n_components, n_basis // 2)
+    stimulus = principal_components(torch.cat([part.series[part.scored] for part in averages]), n_components)
+    innovations = _sample_innovations(runs, linear)
+    union = orthonormal_union(stimulus, principal_components(innovations, n_basis))[:n_basis]
+    basis = _pad_rows(union, sizes.width)
+    directions = principal_components(innovations @ basis.T, n_components)
+    return SpatialComponents(sizes, basis, _pad_rows(directions, sizes.n_components), stimulus @ basis.T)
 
 
-def find_present_components(recall: Recall, made: Sequence[ComponentRun]) -> None:
-    """Set the components of time points that the linear forecast looks back at; ridge penalties keep their maps small."""
-    series = torch.cat([run.series[run.scored] for run in made])
-    _fill(recall.present_directions, principal_components(series, recall.n_own))
+def principal_series_directions(runs: Sequence[ComponentRun], components: SpatialComponents) -> Tensor:
+    """Principal directions of the scored time points, ``(components, width)``, for the vector autoregression."""
+    series = torch.cat([run.series[run.scored] for run in runs])
+    n_components = components.sizes.n_components
+    return _pad_rows(principal_components(series, n_components), n_components)
 
 
-def _fill(rows: Tensor, found: Tensor) -> None:
-    rows.zero_()
-    rows[: len(found)] = found
+def _pad_rows(rows: Tensor, n_rows: int) -> Tensor:
+    return torch.cat([rows, rows.new_zeros(n_rows - len(rows), rows.shape[1])])
 
 
-def _sample_errors(runs: Sequence[RunData], coefficients: Tensor, intercept: Tensor, horizon: int) -> Tensor:
-    """Errors of the shortest forecasts of some scored time points, evenly spread over all runs, ``(samples,
-    features)``.
-    """
+def _sample_innovations(runs: Sequence[RunData], linear: Autoregression) -> Tensor:
+    """Errors at the shortest horizon of scored time points, evenly sampled from all runs: ``(samples, features)``."""
     every = max(1, -(-sum(int(run.scored.sum()) for run in runs) // _SAMPLED_TIME_POINTS))
-    before = coefficients.shape[1] - 1 + horizon
-    found = []
+    horizon = linear.horizons[0]
+    n_before = linear.coefficients.shape[1] - 1 + horizon
+    errors = []
     for run in runs:
-        # Of the first time points, not all that they are forecast from lies inside the run.
-        wanted = torch.as_tensor(run.scored).nonzero()[::every, 0]
-        wanted = wanted[wanted >= before]
-        for start in range(before, run.n_time_points, _BLOCK_TIME_POINTS):
-            stop = min(start + _BLOCK_TIME_POINTS, run.n_time_points)
-            targets = wanted[(wanted >= start) & (wanted < stop)] - start
+        sampled = torch.as_tensor(run.scored).nonzero()[::every, 0]
+        # Of the first time points, not all lags lie inside the run.
+        sampled = sampled[sampled >= n_before]
+        for block, series in read_blocks(run, _BLOCK_TIME_POINTS, start=n_before, n_before=n_before):
+            targets = sampled[(sampled >= block.start) & (sampled < block.stop)] - block.start
             if len(targets):
-                series = run.read(start - before, stop)
-                history, present = series[: before - horizon], series[before - horizon : -horizon]
-                forecasts, _ = autoregress(present, history, coefficients[:1], intercept[:1])
-                found.append(series[before + targets] - forecasts[targets, 0])
-    return torch.cat(found)
+                history, present = series[: n_before - horizon], series[n_before - horizon : -horizon]
+                forecasts, _ = autoregress(present, history, linear.coefficients[:1], linear.intercept[:1])
+                errors.append(series[n_before + targets] - forecasts[targets, 0])
+    return torch.cat(errors)
 
 
-def project_run(recall: Recall, run: RunData, subject: int, coefficients: Tensor, intercept: Tensor) -> ComponentRun:
-    """Read one run, block by block, and keep its components."""
-    n_horizons, order, n_features = coefficients.shape
-    history = torch.zeros(order - 1, n_features)
-    series, forecasts = [], []
-    for start in range(0, run.n_time_points, _BLOCK_TIME_POINTS):
-        block = run.read(start, min(start + _BLOCK_TIME_POINTS, run.n_time_points))
-        forecast, history = autoregress(block, history, coefficients, intercept)
-        series.append(block @ recall.basis.T)
-        forecasts.append(forecast @ recall.basis.T)
-    seen, expected = torch.cat(series), torch.cat(forecasts)
-    errors = torch.zeros(len(seen), n_horizons, recall.width)
-    for index, horizon in enumerate(recall.horizons):
-        errors[horizon:, index] = seen[horizon:] - expected[:-horizon, index]
-    return ComponentRun(subject, run.stimulus, run.stimulus_start, seen, errors, torch.as_tensor(run.scored))
+def project_runs(
+    runs: Sequence[RunData], basis: Tensor, linear: Autoregression, *, stimulus_is_shared: bool = True
+) -> list[ComponentRun]:
+    """Read each run, block by block, and describe it in the basis, ``(width, features)``."""
+    subjects = sorted({run.subject for run in runs})
+    folds = assign_choice_folds(runs, stimulus_is_shared=stimulus_is_shared)
+    return [
+        _project_run(run, subjects.index(run.subject), fold, basis, linear)
+        for run, fold in zip(runs, folds, strict=True)
+    ]
 
 
-def group_runs(made: Sequence[ComponentRun], *, stimulus_is_shared: bool = True) -> list[int]:
-    """Fold of each run: what is held out of a choice is what the test will be new in.
+def _project_run(run: RunData, subject: int, fold: int, basis: Tensor, linear: Autoregression) -> ComponentRun:
+    blocks = [
+        (series @ basis.T, forecasts @ basis.T)
+        for series, forecasts in autoregress_blocks(run, linear, _BLOCK_TIME_POINTS)
+    ]
+    series, forecasts = (torch.cat(parts) for parts in zip(*blocks, strict=True))
+    errors = series[:, None] - at_target_time(forecasts, linear.horizons)
+    for index, horizon in enumerate(linear.horizons):
+        errors[:horizon, index] = 0
+    scored = torch.as_tensor(run.scored)
+    return ComponentRun(subject, fold, run.stimulus, run.stimulus_start, series, errors, scored)
 
-    Subjects; or what was shown, where the test is shown something else: what one stimulus's scenes have in common in
-    all brains would pass for how brains go on. Runs, where there is one of either.
+
+def assign_choice_folds(runs: Sequence[RunData], *, stimulus_is_shared: bool = True) -> list[int]:
+    """Fold of each run, for choices: what is held out together is new in the test, too.
+
+    That is a subject; or a stimulus, where the test shows another one: what the scenes of one stimulus have in common
+    in all brains would pass for dynamics of the brain. Where there is one subject or stimulus, it is a run.
     """
-    kinds: list[str | int] = [run.subject if stimulus_is_shared else run.stimulus for run in made]
-    if len(set(kinds)) == 1:
-        return [place % _MAX_FOLDS for place in range(len(made))]
-    units = list(dict.fromkeys(kinds))
-    return [units.index(kind) % _MAX_FOLDS for kind in kinds]
+    labels = [run.subject if stimulus_is_shared else run.stimulus for run in runs]
+    if len(set(labels)) == 1:
+        return [place % _MAX_FOLDS for place in range(len(runs))]
+    units = list(dict.fromkeys(labels))
+    return [units.index(label) % _MAX_FOLDS for label in labels]
 
 
-def held_out_index(run: ComponentRun) -> Tensor:
-    """Subject and fold of a run, for the parts of a recall that are read without them; ``(1, 2)``."""
-    return torch.tensor([[run.subject, run.fold]])
+def residual_errors(run: ComponentRun, forecasts: Tensor, horizons: Sequence[int]) -> Tensor:
+    """Errors of the linear skip at each time point, less the forecasts of them: ``(time, horizons, width)``.
 
-
-def residual_of(recall: Recall, run: ComponentRun, index: int) -> Tensor:
-    """What is left of each time point's error, at the horizon of this index, by the forecasts so far; ``(time,
-    width)``.
+    Parameters
+    ----------
+    run : ComponentRun
+    forecasts : torch.Tensor
+        Of the errors, made at each time point, ``(time, horizons, width)``.
+    horizons : sequence of int
+        Lead times in time points.
     """
-    horizon = recall.horizons[index]
-    left = torch.zeros_like(run.errors[:, index])
-    left[horizon:] = run.errors[horizon:, index] - run.base[:-horizon, index]
-    return left
+    return run.errors - at_target_time(forecasts, horizons)

@@ -1,124 +1,169 @@
-"""What comes back in every subject after the same time: lags far beyond the linear forecast's, and what they tell."""
+"""Fit delayed responses: lags beyond those of the autoregression at which all subjects respond alike."""
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from titan_neuro.forecaster.recall.fit.components import ComponentRun, residual_of
-from titan_neuro.forecaster.recall.recall import Recall
+from titan_neuro.forecaster.recall.delayed_responses import DelayedResponses, DelayedResponsesFit
+from titan_neuro.forecaster.recall.fit.components import ComponentRun, SpatialComponents, residual_errors
+from titan_neuro.forecaster.recall.recall import RecallConfig
+from titan_neuro.linear.ridge import RidgeStatistics
 
-# How far, in robust standard deviations over all lags, the subjects' agreement must stand out at a lag.
+# Robust standard deviations over all lags by which the agreement of the subjects at a lag must exceed the median.
 _LEAST_Z = 6.0
 _PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
 
-def fit_delayed_responses(recall: Recall, made: Sequence[ComponentRun]) -> None:
-    """Find the lags of the delay line, and its map; add its forecasts to the runs' own.
+def fit_delayed_responses(
+    config: RecallConfig,
+    runs: Sequence[ComponentRun],
+    forecasts: Sequence[Tensor],
+    components: SpatialComponents,
+    horizons: tuple[int, ...],
+) -> tuple[DelayedResponsesFit, list[Tensor]]:
+    """Find the lags and the weights, and add their forecasts to those of the parts fitted before.
 
-    At a lag at which something comes back, the covariance of what is left of the error with the own components so long
-    ago is alike in all subjects; elsewhere it is each subject's chance. Lags that stand out are kept,
-    `n_delayed_responses` at most, and at each horizon only if a ridge regression on them errs less on subjects that are
-    held out, by more than one standard error of the gain.
+    At the lag of a delayed response, the covariance of the residual error with the innovations so long ago is alike in
+    all subjects; at other lags it is random in each subject. Lags that stand out are used, at most
+    `n_delayed_responses`. At each horizon they are used only if a ridge regression on them reduces the error of
+    held-out folds by more than one standard error.
+
+    Parameters
+    ----------
+    config : RecallConfig
+    runs : sequence of ComponentRun
+    forecasts : sequence of torch.Tensor
+        Of each run, by the parts fitted before, ``(time, horizons, width)``.
+    components : SpatialComponents
+    horizons : tuple of int
+        Lead times in time points.
+
+    Returns
+    -------
+    fit : DelayedResponsesFit
+    forecasts : list of torch.Tensor
+        With those of the delayed responses added.
     """
-    line = recall.delayed_responses
-    runs = [run for run in made if len(run.series) > 1]
-    own = [run.innovations @ recall.own_directions.T for run in runs]
-    lags = _find_lags(recall, runs, own)
+    sizes = components.sizes
+    empty = DelayedResponsesFit.empty(n_horizons=len(horizons), width=sizes.width)
+    sources = [run.innovations @ components.innovation_directions.T for run in runs]
+    residuals = [residual_errors(*pair, horizons) for pair in zip(runs, forecasts, strict=True)]
+    lags = _find_lags(config, runs, sources, residuals, components, max(horizons) + 1)
     if not lags:
-        return
-    n_folds = 1 + max(run.fold for run in made)
-    fitted = [_ridge(_statistics(recall, runs, own, lags, at), n_folds) for at in range(len(line.horizons))]
-    weights = torch.stack([whole for whole, _ in fitted])
-    if not bool(weights.any()):
-        return
-    line.set_lags(torch.tensor(lags), weights, torch.stack([held_out for _, held_out in fitted], dim=1))
-    for run, components in zip(runs, own, strict=True):
-        run.base = run.base + line(components[None], line.init_state(1), torch.tensor([run.fold]))[0][0]
+        return empty, list(forecasts)
+    n_folds = 1 + max(run.fold for run in runs)
+    fitted = [
+        _solve(_statistics(runs, sources, residuals, lags, index, horizon), n_folds)
+        for index, horizon in enumerate(horizons)
+    ]
+    weights, weights_without = zip(*fitted, strict=True)
+    if not any(bool(part.any()) for part in weights):
+        return empty, list(forecasts)
+    fit = DelayedResponsesFit(torch.tensor(lags), torch.stack(weights), torch.stack(weights_without, dim=1))
+    module = DelayedResponses(
+        horizons=horizons, longest_lag=config.longest_lag, n_components=sizes.n_components, width=sizes.width
+    )
+    module.load(fit)
+    delayed = [
+        module(source[None], module.init_state(1), run.fold_index)[0][0]
+        for run, source in zip(runs, sources, strict=True)
+    ]
+    return fit, [before + addition for before, addition in zip(forecasts, delayed, strict=True)]
 
 
-def _find_lags(recall: Recall, runs: Sequence[ComponentRun], own: Sequence[Tensor]) -> list[int]:
-    """Lags at which the folds agree, those that stand out most first."""
-    first, longest = max(recall.horizons) + 1, recall.delayed_responses.longest_lag
-    fold_of = [run.fold for run in runs]
-    if len(set(fold_of)) < 2 or longest <= first:
+def _find_lags(
+    config: RecallConfig,
+    runs: Sequence[ComponentRun],
+    sources: Sequence[Tensor],
+    residuals: Sequence[Tensor],
+    components: SpatialComponents,
+    first: int,
+) -> list[int]:
+    """Lags from `first` on at which the folds agree, in descending order of their z value."""
+    # Runs of one time point have no lag.
+    kept = [index for index, run in enumerate(runs) if len(run.series) > 1]
+    folds = [runs[index].fold for index in kept]
+    if len(set(folds)) < 2 or config.longest_lag <= first:
         return []
-    spread = torch.cat(list(own)).square().mean(0).sqrt().clamp_min(1e-6 * float(torch.cat(list(own)).std()) + 1e-12)
-    lefts = [(residual_of(recall, run, 0) * run.scored[:, None]) @ recall.own_directions.T for run in runs]
-    left_spread = torch.cat(lefts).square().mean(0).sqrt().clamp_min(1e-12)
+    all_sources = torch.cat([sources[index] for index in kept])
+    source_scale = all_sources.square().mean(0).sqrt().clamp_min(1e-6 * float(all_sources.std()) + 1e-12)
+    targets = [
+        (residuals[index][:, 0] * runs[index].scored[:, None]) @ components.innovation_directions.T for index in kept
+    ]
+    target_scale = torch.cat(targets).square().mean(0).sqrt().clamp_min(1e-12)
     total = agreement = torch.zeros(())
-    for fold in sorted(set(fold_of)):
-        members = [index for index, its in enumerate(fold_of) if its == fold]
-        part = torch.zeros(())
-        for index in members:
-            part = part + _lagged_covariance(lefts[index] / left_spread, own[index] / spread, longest)
-        total = total + part
-        agreement = agreement - part.square().sum(dim=(0, 1))
-    agreement = (agreement + total.square().sum(dim=(0, 1)))[first : longest + 1]
-    middle = agreement.median()
-    # 1.4826 median deviations are one standard deviation of a normal density.
-    z = (agreement - middle) / (1.4826 * (agreement - middle).abs().median()).clamp_min(1e-12)
-    standing_out = z.argsort(descending=True)[: recall.config.n_delayed_responses]
-    return [first + int(place) for place in standing_out if float(z[place]) > _LEAST_Z]
+    for fold in sorted(set(folds)):
+        covariance = torch.zeros(())
+        for index, target, its_fold in zip(kept, targets, folds, strict=True):
+            if its_fold == fold:
+                covariance = covariance + _lagged_covariance(
+                    target / target_scale, sources[index] / source_scale, config.longest_lag
+                )
+        total = total + covariance
+        agreement = agreement - covariance.square().sum(dim=(0, 1))
+    # Sum of the products of different folds' covariances.
+    agreement = (agreement + total.square().sum(dim=(0, 1)))[first : config.longest_lag + 1]
+    median = agreement.median()
+    # 1.4826 median absolute deviations are one standard deviation of a normal density.
+    z = (agreement - median) / (1.4826 * (agreement - median).abs().median()).clamp_min(1e-12)
+    strongest = z.argsort(descending=True)[: config.n_delayed_responses]
+    return [first + int(place) for place in strongest if float(z[place]) > _LEAST_Z]
 
 
-def _lagged_covariance(left: Tensor, own: Tensor, longest: int) -> Tensor:
-    """Sum over time points of products with what was `lag` time points before, ``(left's, own's, lags from 0)``."""
-    size = len(left) + longest
-    spectrum = torch.fft.rfft(left.T, n=size)[:, None] * torch.fft.rfft(own.T, n=size)[None].conj()
+def _lagged_covariance(targets: Tensor, sources: Tensor, longest: int) -> Tensor:
+    """Sums over time of products of targets with earlier sources: ``(targets, sources, lags from 0)``."""
+    size = len(targets) + longest
+    spectrum = torch.fft.rfft(targets.T, n=size)[:, None] * torch.fft.rfft(sources.T, n=size)[None].conj()
     covariance: Tensor = torch.fft.irfft(spectrum, n=size)[..., : longest + 1]
     return covariance
 
 
 def _statistics(
-    recall: Recall,
     runs: Sequence[ComponentRun],
-    own: Sequence[Tensor],
+    sources: Sequence[Tensor],
+    residuals: Sequence[Tensor],
     lags: Sequence[int],
     index: int,
-) -> dict[int, tuple[Tensor, Tensor, int]]:
-    """For each fold, products of the features, with the targets, and the number of time points."""
-    longest, horizon = recall.delayed_responses.longest_lag, recall.horizons[index]
-    found: dict[int, tuple[Tensor, Tensor, int]] = {}
-    for run, components in zip(runs, own, strict=True):
-        whole = torch.cat([components.new_zeros(longest, components.shape[1]), components])
-        at = run.scored.clone()
-        at[:horizon] = False
-        places = at.nonzero() + longest - torch.tensor(lags)
-        features, targets = whole[places].flatten(1), residual_of(recall, run, index)[at]
-        gram, cross, n_time_points = found.get(run.fold, (0, 0, 0))
-        found[run.fold] = (gram + features.T @ features, cross + features.T @ targets, n_time_points + len(targets))
-    return found
+    horizon: int,
+) -> dict[int, RidgeStatistics]:
+    """Statistics of the regression of the residual errors at one horizon on the sources at all lags, for each fold."""
+    longest = max(lags)
+    folds: dict[int, RidgeStatistics] = {}
+    for run, source, residual in zip(runs, sources, residuals, strict=True):
+        if len(source) < 2:
+            continue
+        padded = torch.cat([source.new_zeros(longest, source.shape[1]), source])
+        is_target = run.scored.clone()
+        is_target[:horizon] = False
+        rows = is_target.nonzero() + longest - torch.tensor(lags)
+        statistics = RidgeStatistics.from_rows(padded[rows].flatten(1), residual[is_target, index])
+        folds[run.fold] = folds[run.fold] + statistics if run.fold in folds else statistics
+    return folds
 
 
-def _ridge(folds: Mapping[int, tuple[Tensor, Tensor, int]], n_folds: int) -> tuple[Tensor, Tensor]:
+def _solve(folds: Mapping[int, RidgeStatistics], n_folds: int) -> tuple[Tensor, Tensor]:
     """Weights ``(features, width)``, and ``(folds, features, width)`` without each fold.
 
-    They are 0 where the folds that are held out don't gain by more than a standard error.
+    They are 0 where held-out folds don't gain more than one standard error.
     """
-    grams, crosses, lengths = zip(*folds.values(), strict=True)
-    gram, cross, n_time_points = torch.stack(grams).sum(0), torch.stack(crosses).sum(0), sum(lengths)
-    unit = gram.diagonal().mean().clamp_min(1e-12)
-
-    def solve(matrix: Tensor, target: Tensor, ridge: float) -> Tensor:
-        weights: Tensor = torch.linalg.solve(matrix + ridge * unit * torch.eye(len(matrix)), target)
-        return weights
+    total = functools.reduce(operator.add, folds.values())
+    unit = float(total.gram.diagonal().mean().clamp_min(1e-12))
 
     def without(fold: int, penalty: float) -> Tensor:
-        own_gram, own_cross, n_own = folds.get(fold, (0, 0, 0))
-        return solve(gram - own_gram, cross - own_cross, penalty * (1 - n_own / n_time_points))
+        if fold not in folds:
+            return total.solve(penalty * unit)
+        return (total - folds[fold]).solve(penalty * (1 - folds[fold].n_rows / total.n_rows) * unit)
 
     def gains(penalty: float) -> Tensor:
-        found = []
-        for fold, (own_gram, own_cross, _) in folds.items():
-            weights = without(fold, penalty)
-            found.append(2 * (weights * own_cross).sum() - (weights * (own_gram @ weights)).sum())
-        return torch.stack(found)
+        return torch.stack([-own.error_change(without(fold, penalty)) for fold, own in folds.items()])
 
     penalty = max(_PENALTIES, key=lambda choice: float(gains(choice).sum()))
     gained = gains(penalty)
     if float(gained.mean()) <= float(gained.std()) / len(gained) ** 0.5:
-        return torch.zeros_like(cross), torch.zeros(n_folds, *cross.shape)
-    return solve(gram, cross, penalty), torch.stack([without(fold, penalty) for fold in range(n_folds)])
+        return torch.zeros_like(total.cross), torch.zeros(n_folds, *total.cross.shape)
+    return total.solve(penalty * unit), torch.stack([without(fold, penalty) for fold in range(n_folds)])

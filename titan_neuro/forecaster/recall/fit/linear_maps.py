@@ -1,138 +1,216 @@
-"""The linear forecast in components: from the stimulus about the moment that was found, and from the brain's own past."""
+"""Fit the linear forecasts in components: from the stimulus about the target, and from the last time points."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
+import operator
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from titan_neuro.forecaster.recall.fit.components import ComponentRun, held_out_index
-from titan_neuro.forecaster.recall.recall import Recall
+from titan_neuro.forecaster.recall.component_autoregression import ComponentAutoregression, ComponentAutoregressionFit
+from titan_neuro.forecaster.recall.fit.components import ComponentRun
+from titan_neuro.forecaster.recall.recall import RecallConfig
+from titan_neuro.forecaster.recall.stimulus_memory import StimulusMemory, StimulusMemoryFit
 from titan_neuro.linear.components import principal_components
+from titan_neuro.linear.ridge import RidgeStatistics
 
-# Ridge penalties a row, in units of the features' mean variance; the largest leaves nothing of them.
+# Ridge penalties a row, in units of the features' mean power; the largest sets their weights to almost 0.
 _PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 1e6)
-# Share of the error that a stimulus has to remove at some horizon. From recordings with phases drawn anew for each
-# subject, which have slow waves and no stimulus, it removed 1 %; from those of a sitcom 12 %.
-_LEAST_GAIN = 2e-2
+# Fraction of the error that a stimulus has to remove at some horizon. In recordings with phases randomized for each
+# subject, which have slow waves and no stimulus, it removed 1 %; in those of a sitcom 12 %.
+_LEAST_FRACTION_REMOVED = 2e-2
 # Components of the errors by which penalties are chosen.
-_CHOOSING_COMPONENTS = 32
+_CHOICE_COMPONENTS = 32
 
 
-def fit_linear(recall: Recall, made: Sequence[ComponentRun]) -> None:
-    """Set how the stimulus is read on from, and the map of the own past; note in each run what they come to.
+@dataclasses.dataclass(frozen=True, eq=False)
+class LinearForecasts:
+    """Forecasts of a training run with weights that were fitted without its fold, ``(time, horizons, width)`` each."""
 
-    A ridge regression of the linear skip's errors, for each horizon, on both; a penalty for the stimulus and for each
-    kind that the own past has, chosen on folds that are held out in turn. A stimulus that removes less than
-    `_LEAST_GAIN` of what the own past leaves, at every horizon, is forgotten: where none was shown, what is taken for
-    its moments still tells a little of slow waves.
+    stimulus: Tensor
+    autoregression: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """Sum of both."""
+        return self.stimulus + self.autoregression
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LinearMaps:
+    """Fitted weights, and the forecasts of each training run with them."""
+
+    stimulus: StimulusMemoryFit
+    autoregression: ComponentAutoregressionFit
+    forecasts: list[LinearForecasts]
+
+
+def fit_linear_maps(
+    config: RecallConfig,
+    runs: Sequence[ComponentRun],
+    stimulus_fit: StimulusMemoryFit,
+    directions: Tensor,
+    horizons: tuple[int, ...],
+) -> LinearMaps:
+    """Fit the weights of stimulus memory and vector autoregression together, for each horizon.
+
+    A ridge regression of the linear skip's errors on the features of both, with a penalty for the stimulus and for each
+    kind of autoregressive features, chosen by cross-validation. Where the stimulus removes less than
+    `_LEAST_FRACTION_REMOVED` of the error that the autoregression leaves, at every horizon, no stimulus is remembered:
+    without a stimulus the inferred positions still predict a little of slow waves.
+
+    Parameters
+    ----------
+    config : RecallConfig
+    runs : sequence of ComponentRun
+    stimulus_fit : StimulusMemoryFit
+        Without weights.
+    directions : torch.Tensor
+        ``(components, width)``: of the time points, for the vector autoregression.
+    horizons : tuple of int
+        Lead times in time points.
+
+    Returns
+    -------
+    LinearMaps
     """
-    stimulus = [_recalled(recall, run) for run in made]
-    own = [_own_past(recall, run) for run in made]
-    fold_of = [run.fold for run in made]
-    n_stimulus = stimulus[0].shape[-1]
+    n_components, width = directions.shape
+    stimulus = StimulusMemory(n_components=n_components, horizons=horizons, width=width)
+    stimulus.load(stimulus_fit)
+    autoregression = ComponentAutoregression(
+        n_horizons=len(horizons), n_lags=config.autoregressive_lags, n_components=n_components, width=width
+    )
+    no_weights = autoregression.weights, autoregression.weights_without
+    autoregression.load(ComponentAutoregressionFit(directions, *no_weights))
+    weights, weights_without = _fit_weights(runs, stimulus, autoregression)
+
+    n_stimulus = stimulus.weights.shape[1]
+    stimulus_fit = dataclasses.replace(
+        stimulus_fit, weights=weights[:, :n_stimulus], weights_without=weights_without[:, :, :n_stimulus]
+    )
+    autoregression_fit = ComponentAutoregressionFit(
+        directions, weights[:, n_stimulus:], weights_without[:, :, n_stimulus:]
+    )
+    stimulus.load(stimulus_fit)
+    autoregression.load(autoregression_fit)
+    forecasts = [_forecast(run, stimulus, autoregression) for run in runs]
+    squared = sum((_squared_errors(*pair, horizons) for pair in zip(runs, forecasts, strict=True)), torch.zeros(()))
+    removed = 1 - squared[1] / squared[0].clamp_min(1e-12)
+    if stimulus.n_positions and float(removed.max()) < _LEAST_FRACTION_REMOVED:
+        empty = StimulusMemoryFit.empty(n_components=n_components, n_horizons=len(horizons), width=width)
+        return fit_linear_maps(config, runs, empty, directions, horizons)
+    return LinearMaps(stimulus_fit, autoregression_fit, forecasts)
+
+
+def _fit_weights(
+    runs: Sequence[ComponentRun], stimulus: StimulusMemory, autoregression: ComponentAutoregression
+) -> tuple[Tensor, Tensor]:
+    """Weights of all features, ``(horizons, features, width)``, and without each fold, ``(folds, ...)``."""
+    stimulus_features = [_stimulus_features(run, stimulus) for run in runs]
+    series_features = [
+        autoregression.features(run.series[None], run.innovations[None], autoregression.init_state(1))[0][0]
+        for run in runs
+    ]
+    sizes = (stimulus.weights.shape[1], *autoregression.feature_sizes)
     fitted = []
-    for index, horizon in enumerate(recall.horizons):
-        tables = []
-        for run, about, past in zip(made, stimulus, own, strict=True):
-            at = run.scored[horizon:].nonzero()[:, 0]
-            features = torch.cat([about[at, index], past[at]], dim=1)
-            tables.append((features, run.errors[horizon:, index][at]))
-        fitted.append(_ridge(tables, fold_of, (n_stimulus, *recall.own_sizes)))
-    weights = torch.stack([whole for whole, _ in fitted])
-    without = torch.stack([held_out for _, held_out in fitted], dim=1)
-    recall.stimulus.set_reader(weights[:, :n_stimulus], without[:, :, :n_stimulus])
-    recall.set_own_map(weights[:, n_stimulus:], without[:, :, n_stimulus:])
-    squared = torch.zeros(2, len(recall.horizons))
-    for run in made:
-        known, base, *_ = recall.key_features(
-            run.series[None], run.errors[None], recall.init_state(1), held_out_index(run)
-        )
-        run.base = base[0]
-        squared += _squared_errors(recall, run, known[0, ..., recall.width : 2 * recall.width])
-    # Each run is read with what was fitted without it, so that this is what the stimulus removes in runs it does not
-    # know.
-    stimulus_gain = 1 - squared[1] / squared[0].clamp_min(1e-12)
-    if recall.stimulus.n_positions and float(stimulus_gain.max()) < _LEAST_GAIN:
-        recall.stimulus = recall.init_stimulus_memory(0)
-        fit_linear(recall, made)
+    for index, horizon in enumerate(stimulus.horizons):
+        statistics: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        for run, about_target, past in zip(runs, stimulus_features, series_features, strict=True):
+            rows = run.scored[horizon:].nonzero()[:, 0]
+            features = torch.cat([about_target[rows, index], past[rows]], dim=1)
+            statistics.setdefault(run.fold, []).append((features, run.errors[horizon:, index][rows]))
+        targets = torch.cat([run.errors[horizon:, index][run.scored[horizon:]] for run in runs])
+        strongest = principal_components(targets, _CHOICE_COMPONENTS).T
+        folds = {
+            fold: RidgeStatistics.from_rows(*(torch.cat(parts) for parts in zip(*statistics[fold], strict=True)))
+            for fold in sorted(statistics)
+        }
+        fitted.append(_solve_groups(folds, sizes, strongest))
+    weights, weights_without = zip(*fitted, strict=True)
+    return torch.stack(weights), torch.stack(weights_without, dim=1)
 
 
-def _squared_errors(recall: Recall, run: ComponentRun, own: Tensor) -> Tensor:
-    """What is left by the forecasts from the own past, and by those from the stimulus beside it; ``(2, horizons)``."""
-    squared = torch.zeros(2, len(recall.horizons))
-    for index, horizon in enumerate(recall.horizons):
+def _stimulus_features(run: ComponentRun, stimulus: StimulusMemory) -> Tensor:
+    """Expected values of the other subjects' stimulus about each target, ``(time, horizons, features)``."""
+    if not stimulus.n_positions:
+        return run.series.new_zeros(len(run.series), *stimulus.weights.shape[:2])
+    subject = run.subject_index
+    probabilities, _ = stimulus.locate(run.innovations[None], stimulus.init_state(1), subject)
+    return stimulus.target_features(probabilities, subject)[0]
+
+
+def _forecast(run: ComponentRun, stimulus: StimulusMemory, autoregression: ComponentAutoregression) -> LinearForecasts:
+    series, innovations = run.series[None], run.innovations[None]
+    from_stimulus, _ = stimulus(innovations, stimulus.init_state(1), run.subject_index, run.fold_index)
+    from_series, _ = autoregression(series, innovations, autoregression.init_state(1), run.fold_index)
+    return LinearForecasts(from_stimulus[0], from_series[0])
+
+
+def _squared_errors(run: ComponentRun, forecasts: LinearForecasts, horizons: Sequence[int]) -> Tensor:
+    """Squared error of the autoregression, and of stimulus and autoregression together; ``(2, horizons)``."""
+    squared = torch.zeros(2, len(horizons))
+    for index, horizon in enumerate(horizons):
         errors, scored = run.errors[horizon:, index], run.scored[horizon:]
-        for row, forecasts in enumerate((own, run.base)):
-            squared[row, index] = (errors - forecasts[:-horizon, index])[scored].square().sum()
+        for row, values in enumerate((forecasts.autoregression, forecasts.total)):
+            squared[row, index] = (errors - values[:-horizon, index])[scored].square().sum()
     return squared
 
 
-def _recalled(recall: Recall, run: ComponentRun) -> Tensor:
-    """The others' stimulus about the time points that are forecast, by the moment found; ``(time, horizons, ...)``."""
-    stimulus, subject = recall.stimulus, held_out_index(run)[:, 0]
-    if not stimulus.n_positions:
-        return run.series.new_zeros(len(run.series), *stimulus.reader.shape[:2])
-    probabilities, _ = stimulus.find(run.innovations[None], stimulus.init_state(1), subject)
-    return stimulus.read_on(probabilities, subject)[0]
-
-
-def _own_past(recall: Recall, run: ComponentRun) -> Tensor:
-    """What the linear forecast is made from, ``(time, features)``."""
-    past, _ = recall.own_past(run.series[None], run.innovations[None], recall.init_state(1).recent_tail)
-    return past[0]
-
-
-def _ridge(
-    tables: Sequence[tuple[Tensor, Tensor]], fold_of: Sequence[int], sizes: Sequence[int]
+def _solve_groups(
+    folds: Mapping[int, RidgeStatistics], sizes: Sequence[int], strongest: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Weights ``(features, width)``, and ``(folds, features, width)`` without each fold.
+    """Choose a penalty for each group of features by cross-validation, and solve.
 
-    Features come in groups of these `sizes`, each of which has a penalty of its own.
+    Parameters
+    ----------
+    folds : mapping of int to RidgeStatistics
+        In ascending order of the folds.
+    sizes : sequence of int
+        Number of features of each group.
+    strongest : torch.Tensor
+        ``(width, components)``: directions of the errors by which penalties are chosen.
+
+    Returns
+    -------
+    weights : torch.Tensor
+        ``(features, width)``.
+    weights_without : torch.Tensor
+        ``(folds, features, width)``: without each fold.
     """
-    n_features = tables[0][0].shape[1]
-    folds = sorted(set(fold_of))
-    positions = {}
-    for fold in folds:
-        features = torch.cat([tables[i][0] for i in range(len(tables)) if fold_of[i] == fold])
-        targets = torch.cat([tables[i][1] for i in range(len(tables)) if fold_of[i] == fold])
-        positions[fold] = (features.T @ features, features.T @ targets, len(features))
-    gram, cross, n_rows = (sum(parts) for parts in zip(*positions.values(), strict=True))
+    total = functools.reduce(operator.add, folds.values())
     if len(folds) == 1:
-        return torch.zeros(n_features, cross.shape[1]), torch.zeros(1, n_features, cross.shape[1])
-    # What the data do not have, as the stimulus where there is none, is columns of zeros.
-    power = gram.diagonal()
+        return torch.zeros_like(total.cross), torch.zeros(1, *total.cross.shape)
+    # Groups that are 0 throughout, as the stimulus where there is none, have no penalty to choose.
+    power = total.gram.diagonal()
     ends = list(itertools.accumulate(sizes))
-    parts = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
-    groups = [part for part in parts if bool(power[part].any())]
+    columns = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+    groups = [part for part in columns if bool(power[part].any())]
     units = [float(power[part][power[part] > 0].mean()) for part in groups]
 
-    def solve(matrix: Tensor, target: Tensor, penalties: Sequence[float], share: float) -> Tensor:
-        ridge = torch.ones(n_features)
+    def ridge(penalties: Sequence[float], fraction: float) -> Tensor:
+        diagonal = torch.ones(len(power))
         for penalty, part, unit in zip(penalties, groups, units, strict=True):
-            ridge[part] = penalty * share * unit
-        return torch.cholesky_solve(target, torch.linalg.cholesky(matrix + torch.diag(ridge)))
+            diagonal[part] = penalty * fraction * unit
+        return diagonal
 
-    strongest = principal_components(torch.cat([targets for _, targets in tables]), _CHOOSING_COMPONENTS).T
+    fractions = {fold: 1 - own.n_rows / total.n_rows for fold, own in folds.items()}
+    few_total = total.project_targets(strongest)
+    few = {fold: own.project_targets(strongest) for fold, own in folds.items()}
 
     @functools.cache
     def error(penalties: tuple[float, ...]) -> float:
-        total = 0.0
-        for own_gram, own_cross, n_own in positions.values():
-            few = own_cross @ strongest
-            weights = solve(gram - own_gram, cross @ strongest - few, penalties, 1 - n_own / n_rows)
-            total += float((weights * (own_gram @ weights)).sum() - 2 * (weights * few).sum())
-        return total
+        return sum(
+            float(own.error_change((few_total - own).solve(ridge(penalties, fractions[fold]))))
+            for fold, own in few.items()
+        )
 
-    # In turn, each beside the best of the others, twice.
+    # Coordinate descent: each penalty given the best of the others, twice.
     best = (1.0,) * len(groups)
     for place in [*range(len(groups))] * 2:
         best = min(((*best[:place], penalty, *best[place + 1 :]) for penalty in _PENALTIES), key=error)
-    held_out = [
-        solve(gram - own_gram, cross - own_cross, best, 1 - n_own / n_rows)
-        for own_gram, own_cross, n_own in positions.values()
-    ]
-    return solve(gram, cross, best, 1.0), torch.stack(held_out)
+    weights_without = [(total - own).solve(ridge(best, fractions[fold])) for fold, own in folds.items()]
+    return total.solve(ridge(best, 1.0)), torch.stack(weights_without)

@@ -1,6 +1,4 @@
-"""From the tokens of a time point to forecasts of later time points: patterns of the whole brain, or maps that grow
-finer.
-"""
+"""Forecasts as maps, upsampled from the grid of the tokens to the voxels."""
 
 from __future__ import annotations
 
@@ -14,24 +12,12 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-# What the maps of the time points that are decoded at a time may take, with all that their gradient needs.
+from titan_neuro.forecaster.shapes import require_tokens
+
+# Memory for the maps of the time points that are decoded at a time, with all that their gradient needs.
 _CHUNK_BYTES = 256 * 2**20
 
 Size = tuple[int, int, int]
-
-
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class LowRankConfig:
-    """Forecasts as sums of spatial patterns, for volumes and parcels.
-
-    Attributes
-    ----------
-    rank : int
-        Patterns, shared by all horizons.
-    """
-
-    kind: Literal["low-rank"] = "low-rank"
-    rank: Annotated[int, Field(ge=1)] = 16
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -41,55 +27,24 @@ class UpsamplingConfig:
     Attributes
     ----------
     channels : int
-        Maps at every stage.
+        Number of maps at every stage.
     """
 
     kind: Literal["upsampling"] = "upsampling"
     channels: Annotated[int, Field(ge=1)] = 16
 
 
-class LowRankDecoder(nn.Module):
-    """Forecasts as a few spatial patterns: each horizon weighs `rank` patterns that all horizons share.
-
-    ``forecast[h] = (W_h tokens) @ patterns`` with ``patterns`` of ``(rank, features)``. The patterns start at 0, so
-    that a new model adds nothing to what stands beside it (the linear skip).
-
-    Parameters
-    ----------
-    config : LowRankConfig
-    n_tokens, dim : int
-        Tokens of a time point, and their width.
-    n_horizons, n_features : int
-    """
-
-    def __init__(self, config: LowRankConfig, *, n_tokens: int, dim: int, n_horizons: int, n_features: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(n_tokens * dim)
-        self.weights = nn.Linear(n_tokens * dim, n_horizons * config.rank)
-        self.patterns = nn.Parameter(torch.zeros(config.rank, n_features))
-        self.n_horizons = n_horizons
-
-    def forward(self, tokens: Float[Tensor, "B T P D"]) -> Float[Tensor, "B T K V"]:
-        """Forecast ``K`` horizons of all features from each time point's tokens."""
-        weights: Tensor = self.weights(self.norm(tokens.flatten(2)))
-        return weights.view(*weights.shape[:2], self.n_horizons, -1) @ self.patterns
-
-    def silence(self) -> None:
-        """Set the patterns back to 0: the decoder adds nothing."""
-        nn.init.zeros_(self.patterns)
-
-
 class UpsamplingDecoder(nn.Module):
-    """Forecasts as maps: tokens in their places, upsampled coarse to fine to the patches, and from there to voxels.
+    """Upsample the grid of the tokens, coarse to fine, to the grid of the patches, and from there to voxels.
 
-    Tokens are mixed once over all places, so that a place may be told from what far tokens hold. Each stage doubles the
-    grid (trilinear) and adds a convolution over 3 x 3 x 3 neighbors. At the patches each map is weighed by place (a
-    learned gain, at random first: convolutions alone don't know where in the brain they are), and a linear map turns a
-    patch's values into those of its voxels, one for each horizon. That last map starts at 0, so that a new model adds
-    nothing to what stands beside it. A time point never meets another.
+    One linear layer mixes the tokens of all grid positions, so that each position receives what distant tokens hold.
+    Each stage doubles the grid (trilinear) and adds a convolution over 3 x 3 x 3 neighbors. On the grid of the patches
+    each map is multiplied by a learned gain for each patch, initialized at random: convolutions alone are the same
+    everywhere in the brain. A linear map then turns a patch's values into those of its voxels, one for each horizon. It
+    starts at 0, so that a new decoder adds nothing to the linear skip. Time points are decoded independently.
 
-    Time points are decoded a few at a time, and where a gradient is wanted the maps are computed again for it instead
-    of being kept: beside what it gives out, the decoder needs a few hundred MB, however many time points it gets.
+    Time points are decoded a few at a time. Where a gradient is needed the maps are computed again for it instead of
+    being stored: in addition to its output, the decoder needs a few hundred MB, whatever the number of time points.
 
     Parameters
     ----------
@@ -97,7 +52,7 @@ class UpsamplingDecoder(nn.Module):
     mask : torch.Tensor
         bool ``(x, y, z)``: the voxels that are forecast.
     token_grid : tuple of 3 int
-        Where the tokens lie.
+        Grid of the tokens.
     patch_size : int
         Voxels of a patch along each axis.
     dim : int
@@ -120,7 +75,7 @@ class UpsamplingDecoder(nn.Module):
     ) -> None:
         super().__init__()
         width = config.channels
-        self.token_grid, self.n_horizons = token_grid, n_horizons
+        self.token_grid, self.dim, self.n_horizons = token_grid, dim, n_horizons
         x, y, z = (-(-length // patch_size) for length in mask.shape)
         self.sizes = _sizes(token_grid, (x, y, z))
         self.norm = nn.LayerNorm(dim)
@@ -131,18 +86,35 @@ class UpsamplingDecoder(nn.Module):
         self.gain = nn.Parameter(1 + torch.randn(width, x * y * z))
         self.to_voxels = nn.Linear(width, n_horizons * patch_size**3)
         patches, voxels = _places(mask, patch_size)
-        # They follow from the mask, which the tokenizer keeps.
+        # Derived from the mask, which the tokenizer saves.
         self.register_buffer("patches", patches, persistent=False)
         self.register_buffer("voxels", voxels, persistent=False)
-        self.silence()
-        # Input and output of each stage at its full size, and the voxels of all patches that hold any.
+        self.zero_output()
+        # Input and output of each stage at its full size, and the voxels of all patches inside the mask.
         n_maps = sum(3 * width * math.prod(size) for size in self.sizes)
         n_values = n_maps + 2 * self.to_voxels.out_features * len(patches)
-        self._frames_at_once = max(1, _CHUNK_BYTES // (4 * n_values))
+        self._time_points_at_once = max(1, _CHUNK_BYTES // (4 * n_values))
 
-    def forward(self, tokens: Float[Tensor, "B T P D"]) -> Float[Tensor, "B T K V"]:
-        """Forecast ``K`` horizons of all voxels from each time point's tokens."""
-        chunks = torch.split(tokens.flatten(0, 1), self._frames_at_once)
+    def forward(self, tokens: Tensor) -> Float[Tensor, "B T K V"]:
+        """Forecast from each time point's tokens.
+
+        Parameters
+        ----------
+        tokens : torch.Tensor
+            ``(batch, time, tokens, dim)``, tokens in the order of the flattened `token_grid`.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(batch, time, horizons, voxels in mask)``.
+
+        Raises
+        ------
+        MismatchError
+            Tokens of another shape or dtype.
+        """
+        require_tokens(tokens, math.prod(self.token_grid), self.dim, caller="UpsamplingDecoder.forward")
+        chunks = torch.split(tokens.flatten(0, 1), self._time_points_at_once)
         if len(chunks) > 1 and torch.is_grad_enabled():
             parts = [checkpoint(self._decode, chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
         else:
@@ -163,14 +135,14 @@ class UpsamplingDecoder(nn.Module):
         forecasts: Tensor = by_patch.transpose(1, 2).flatten(2)[:, :, self.voxels]
         return forecasts
 
-    def silence(self) -> None:
-        """Set the last map back to 0: the decoder adds nothing."""
+    def zero_output(self) -> None:
+        """Set the last map to 0: the decoder then forecasts 0."""
         nn.init.zeros_(self.to_voxels.weight)
         nn.init.zeros_(self.to_voxels.bias)
 
 
 def _sizes(first: Size, last: Size) -> list[Size]:
-    """Grids from the one after `first` to `last`, each about twice as fine as that before it; at least `last`."""
+    """Grids after `first`, up to and including `last`, each about twice as fine as the one before."""
     ratio = max(end / start for start, end in zip(first, last, strict=True))
     n = max(1, math.ceil(math.log2(ratio)))
     halvings = range(n - 1, -1, -1)

@@ -1,4 +1,4 @@
-"""From a time point to tokens: the adapter of MONAI's Swin transformer for volumes, a linear map for parcels."""
+"""Tokens of volumes: MONAI's Swin transformer, one volume at a time. The only place that imports MONAI."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from titan_neuro.errors import ConfigError
+from titan_neuro.forecaster.shapes import require_series
 
 _STAGES = 4
-# Windows of fewer patches are attended to faster step by step than in torch's fused kernel: 27 take 12 % less, 64 a
-# fifth more.
+# Attention over fewer patches is faster step by step than in torch's fused kernel: windows of 27 take 12 % less time,
+# windows of 64 take 20 % more.
 _LEAST_FUSED_PATCHES = 64
-# Bytes of the largest tensor that volumes make together on a CPU. Larger than 32 MiB, and glibc asks the system for new
-# pages each time, which takes a third of a training step.
+# Bytes of the largest tensor of the volumes that are encoded together on a CPU. Above 32 MiB glibc asks the system for
+# new pages each time, which takes a third of a training step.
 _LARGEST_BYTES = 28 * 2**20
-# What the time points that are encoded at a time may take, with all that their gradient needs.
+# Memory for the time points that are encoded at a time, with all that their gradient needs.
 _CHUNK_BYTES = 2 * 2**30
-# Numbers that MONAI's Swin keeps for a gradient, measured at 24^3 and 96^3: for each patch, channel and block, and for
+# Numbers that MONAI's Swin stores for a gradient, measured at 24^3 and 96^3: for each patch, channel and block, and for
 # each patch, head, block and patch of its window.
 _KEPT_PER_CHANNEL, _KEPT_PER_PAIR = 35, 3
 
@@ -42,9 +43,9 @@ class SwinTokenizerConfig:
     depths, num_heads : tuple of 4 int
         Blocks and heads of each stage.
     token_grid : tuple of 3 int
-        Every map is pooled to this grid: a time point gives its product of tokens.
+        Every map is pooled to this grid; a time point has as many tokens as the grid has cells.
     frozen : bool
-        The Swin is pre-trained, and learns nothing more; what turns its maps into tokens does.
+        The pre-trained Swin is not trained further; the projections of its maps to tokens are.
     """
 
     kind: Literal["swin"] = "swin"
@@ -77,32 +78,18 @@ class SwinTokenizerConfig:
         return [self.embed_dim * 2**stage for stage in range(_STAGES + 1)]
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class ParcelTokenizerConfig:
-    """A linear map from all parcels of a time point to its tokens.
-
-    Attributes
-    ----------
-    n_tokens : int
-        Tokens of a time point.
-    """
-
-    kind: Literal["parcels"] = "parcels"
-    n_tokens: Annotated[int, Field(ge=1)] = 1
-
-
 class SwinTokenizer(nn.Module):
-    """Volumes to tokens: `SwinTransformer` of MONAI, its five maps pooled to one grid, projected and added.
+    """`SwinTransformer` of MONAI, its five maps pooled to one grid, projected and added.
 
-    All maps take part, from the finest to the one that sees the whole brain, so that no parameter is idle. Volumes of
-    any size pass. Time points are encoded a few at a time, and where those would not all fit, what a gradient needs is
-    computed again instead of being kept.
+    All maps are used, from the finest to the one whose receptive field is the whole brain, so that every parameter has
+    a gradient. Volumes may have any size. Time points are encoded a few at a time; where there are more, what a
+    gradient needs is computed again instead of being stored.
 
     Parameters
     ----------
     config : SwinTokenizerConfig
     mask : torch.Tensor
-        bool ``(x, y, z)``: where the features of a time point lie; outside, the volume is 0 (the mean).
+        bool ``(x, y, z)``: the voxels that are the features of a time point; outside, the volume is 0 (the mean).
     dim : int
         Width of a token.
     """
@@ -131,19 +118,52 @@ class SwinTokenizer(nn.Module):
         n_weights = n_windows * config.window_size**6 * config.num_heads[0]
         self._volumes_at_once = max(1, _LARGEST_BYTES // (4 * n_weights))
         self.swin.requires_grad_(not config.frozen)
-        self.frozen, self.map_widths = config.frozen, config.map_widths
+        self.frozen, self.map_widths, self.n_features = config.frozen, config.map_widths, int(mask.sum())
         self.projections = nn.ModuleList(nn.Linear(width, dim, bias=False) for width in self.map_widths)
         self.position = nn.Parameter(torch.randn(config.n_tokens, dim) * 0.02)
-        self._frames_at_once = max(1, _CHUNK_BYTES // _training_bytes(config, mask))
+        self._time_points_at_once = max(1, _CHUNK_BYTES // _training_bytes(config, mask))
 
-    def forward(self, series: Float[Tensor, "B T V"]) -> Float[Tensor, "B T P D"]:
-        """Turn time points into tokens, each time point by itself."""
+    def forward(self, series: Tensor) -> Float[Tensor, "B T P D"]:
+        """Turn each time point into tokens.
+
+        Parameters
+        ----------
+        series : torch.Tensor
+            ``(batch, time, voxels in mask)``, z-scored.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(batch, time, tokens, dim)``.
+
+        Raises
+        ------
+        MismatchError
+            Series of another rank, number of voxels or dtype.
+        """
         return self.project(self.features(series))
 
-    def features(self, series: Float[Tensor, "B T V"]) -> Float[Tensor, "B T P F"]:
-        """Return the maps of each time point, pooled to the tokens' grid, the channels of all of them side by side."""
+    def features(self, series: Tensor) -> Float[Tensor, "B T P F"]:
+        """Encode each time point: MONAI's maps, pooled to the grid of the tokens.
+
+        Parameters
+        ----------
+        series : torch.Tensor
+            ``(batch, time, voxels in mask)``, z-scored.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(batch, time, tokens, channels of all maps)``.
+
+        Raises
+        ------
+        MismatchError
+            Series of another rank, number of voxels or dtype.
+        """
+        require_series(series, self.n_features, caller="SwinTokenizer.forward", dtype=self.position.dtype)
         learns = torch.is_grad_enabled() and not self.frozen
-        chunks = torch.split(series.flatten(0, 1), self._frames_at_once)
+        chunks = torch.split(series.flatten(0, 1), self._time_points_at_once)
         with torch.set_grad_enabled(learns):
             if learns and len(chunks) > 1:
                 parts = [
@@ -156,7 +176,7 @@ class SwinTokenizer(nn.Module):
 
     def _encode(self, series: Float[Tensor, "N V"]) -> Float[Tensor, "N P F"]:
         at_once = self._volumes_at_once if series.device.type == "cpu" else len(series)
-        return torch.cat([self._pooled_maps(some) for some in torch.split(series, at_once)])
+        return torch.cat([self._pooled_maps(volumes) for volumes in torch.split(series, at_once)])
 
     def _pooled_maps(self, series: Float[Tensor, "N V"]) -> Float[Tensor, "N P F"]:
         volumes = series.new_zeros(len(series), self.mask.numel())
@@ -166,14 +186,25 @@ class SwinTokenizer(nn.Module):
         return torch.cat(pooled, dim=1).flatten(2).transpose(1, 2)
 
     def project(self, features: Float[Tensor, "B T P F"]) -> Float[Tensor, "B T P D"]:
-        """Turn what :meth:`features` has returned into tokens."""
+        """Project the pooled maps to tokens.
+
+        Parameters
+        ----------
+        features : torch.Tensor
+            From :meth:`features`, ``(batch, time, tokens, channels of all maps)``.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(batch, time, tokens, dim)``.
+        """
         tokens: Tensor = self.position.expand(*features.shape[:2], -1, -1)
         for values, project in zip(torch.split(features, self.map_widths, dim=-1), self.projections, strict=True):
             tokens = tokens + project(values)
         return tokens
 
     def train(self, mode: bool = True) -> SwinTokenizer:
-        """Switch to training or evaluation; a frozen Swin stays in evaluation."""
+        """Switch to training or evaluation mode; a frozen Swin stays in evaluation mode."""
         super().train(mode)
         if self.frozen:
             self.swin.eval()
@@ -181,30 +212,7 @@ class SwinTokenizer(nn.Module):
 
 
 def _training_bytes(config: SwinTokenizerConfig, mask: Tensor) -> int:
-    """Memory that one time point needs while its gradient is computed, roughly; the first stage decides."""
+    """Approximate memory for the gradient of one time point; the first stage dominates."""
     n_patches = math.prod(-(-length // config.patch_size) for length in mask.shape)
     per_pair = _KEPT_PER_PAIR * config.window_size**3 * config.num_heads[0]
     return 4 * n_patches * config.depths[0] * (_KEPT_PER_CHANNEL * config.embed_dim + per_pair)
-
-
-class ParcelTokenizer(nn.Module):
-    """Parcels to tokens: one linear map of the whole time point.
-
-    Parameters
-    ----------
-    config : ParcelTokenizerConfig
-    n_features : int
-        Number of parcels.
-    dim : int
-        Width of a token.
-    """
-
-    def __init__(self, config: ParcelTokenizerConfig, n_features: int, dim: int) -> None:
-        super().__init__()
-        self.n_tokens = config.n_tokens
-        self.projection = nn.Linear(n_features, config.n_tokens * dim)
-
-    def forward(self, series: Float[Tensor, "B T V"]) -> Float[Tensor, "B T P D"]:
-        """Turn time points into tokens, each time point by itself."""
-        tokens: Tensor = self.projection(series)
-        return tokens.view(*series.shape[:2], self.n_tokens, -1)

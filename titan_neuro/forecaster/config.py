@@ -1,0 +1,82 @@
+"""Settings of a forecaster."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated, cast
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from titan_neuro.errors import ConfigError
+from titan_neuro.forecaster.decoders import LowRankConfig, UpsamplingConfig
+from titan_neuro.forecaster.recall.recall import RecallConfig
+from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig, SwinTokenizerConfig
+from titan_neuro.titans.models.mac import MACConfig
+from titan_neuro.titans.models.variants import AnyBackboneConfig, require_causal
+
+if TYPE_CHECKING:
+    from titan_neuro.forecaster.forecaster import Forecaster
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class ForecasterConfig:
+    """Settings of a forecaster.
+
+    Attributes
+    ----------
+    tokenizer : SwinTokenizerConfig or ParcelTokenizerConfig
+        Chosen by ``kind``: ``swin`` for volumes, ``parcels`` for parcels.
+    backbone : LMMConfig, MACConfig, MAGConfig, MALConfig, GRUConfig or TransformerConfig
+        Chosen by ``variant``; by default MAC, with the tokenizer's number of tokens a time point.
+    recall : RecallConfig or None
+        The memories that are fitted in closed form; None for none.
+    horizons : tuple of int
+        Lead times in time points, ascending, each at least 1.
+    decoder : LowRankConfig or UpsamplingConfig
+        Chosen by ``kind``: ``low-rank`` for volumes and parcels, ``upsampling`` for volumes.
+
+    Raises
+    ------
+    ConfigError
+        Settings that don't fit each other, or a backbone that uses later time points.
+    """
+
+    tokenizer: Annotated[SwinTokenizerConfig | ParcelTokenizerConfig, Field(discriminator="kind")]
+    # Replaced by `__post_init__`: the default depends on the tokenizer.
+    backbone: AnyBackboneConfig = cast("MACConfig", None)
+    recall: RecallConfig | None = RecallConfig()
+    horizons: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 3, 6, 10)
+    decoder: Annotated[LowRankConfig | UpsamplingConfig, Field(discriminator="kind")] = LowRankConfig()
+
+    def __post_init__(self) -> None:
+        if getattr(self, "backbone", None) is None:
+            object.__setattr__(self, "backbone", MACConfig(tokens_per_time_point=self.tokenizer.n_tokens))
+        if not self.horizons or list(self.horizons) != sorted(set(self.horizons)):
+            raise ConfigError(f"ForecasterConfig: horizons must ascend without repeats, found {self.horizons}.")
+        if self.backbone.tokens_per_time_point != self.tokenizer.n_tokens:
+            raise ConfigError(
+                f"ForecasterConfig: the tokenizer gives {self.tokenizer.n_tokens} tokens a time point, the backbone "
+                f"expects {self.backbone.tokens_per_time_point}.",
+                "Set model.backbone.tokens_per_time_point to what the tokenizer gives.",
+            )
+        if isinstance(self.decoder, UpsamplingConfig) and not isinstance(self.tokenizer, SwinTokenizerConfig):
+            raise ConfigError(
+                "ForecasterConfig: the upsampling decoder needs volumes; parcels have no grid.",
+                "Set model.decoder.kind to low-rank.",
+            )
+        require_causal(self.backbone, "ForecasterConfig")
+
+    @property
+    def restart_time_points(self) -> int:
+        """Streams can be reset after multiples of this number of time points."""
+        chunk = 1 if self.recall is None else self.recall.chunk_time_points
+        return math.lcm(chunk, self.backbone.restart_time_points)
+
+    def build(self, *, n_features: int, mask: Tensor | None = None) -> Forecaster:
+        """Build the model for `n_features` voxels of `mask`, bool ``(x, y, z)``, or parcels (no mask)."""
+        # The model imports its settings.
+        from titan_neuro.forecaster.forecaster import Forecaster
+
+        return Forecaster(self, n_features=n_features, mask=mask)

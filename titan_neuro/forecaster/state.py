@@ -1,0 +1,95 @@
+"""What a forecaster carries from one call to the next, and what passes between its parts."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+from torch import Tensor
+
+from titan_neuro.forecaster.linear_skip import LinearSkipState
+from titan_neuro.forecaster.recall.recall import PendingForecasts, RecallState
+from titan_neuro.titans.models.backbone import BackboneState
+from titan_neuro.titans.stream_state import StreamState
+
+
+class Observation(NamedTuple):
+    """The input of memories and decoder at each time point; it does not depend on what the memories hold.
+
+    Attributes
+    ----------
+    tokens : torch.Tensor
+        Of the tokenizer, ``(batch, time, tokens, width)``.
+    series : torch.Tensor
+        In the basis of the recall, ``(batch, time, recall width)``; width 0 without a recall.
+    errors : torch.Tensor
+        Each time point less the linear forecasts of it, in the basis, ``(batch, time, horizons, recall width)``; 0
+        where none was made.
+    """
+
+    tokens: Tensor
+    series: Tensor
+    errors: Tensor
+
+    def at(self, time_points: slice) -> Observation:
+        """The observation of some time points."""
+        return Observation(*(part[:, time_points] for part in self))
+
+
+class LearnedOutput(NamedTuple):
+    """Output of backbone and recall at each time point.
+
+    Attributes
+    ----------
+    tokens : torch.Tensor
+        Of the backbone, for the decoder, ``(batch, time, tokens, width)``.
+    recalled : torch.Tensor
+        Of the recall, in its basis, ``(batch, time, horizons, recall width)``; width 0 without a recall.
+    """
+
+    tokens: Tensor
+    recalled: Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class ObservationState(StreamState):
+    """State of the linear skip, and of the comparison of its forecasts with their targets.
+
+    Attributes
+    ----------
+    linear_skip : LinearSkipState
+    pending : tuple of PendingForecasts
+        One, or none without a recall.
+    """
+
+    linear_skip: LinearSkipState
+    pending: tuple[PendingForecasts, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoriesState(StreamState):
+    """State of backbone and recall.
+
+    Attributes
+    ----------
+    backbone : BackboneState
+    recall : tuple of RecallState
+        One, or none without a recall.
+    """
+
+    backbone: BackboneState
+    recall: tuple[RecallState, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ForecasterState(StreamState):
+    """State of a stream; its size does not depend on the stream's length.
+
+    Attributes
+    ----------
+    observation : ObservationState
+    memory : MemoriesState
+    """
+
+    observation: ObservationState
+    memory: MemoriesState

@@ -1,0 +1,66 @@
+"""Tokens of parcels: one linear map of the whole time point."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from jaxtyping import Float
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from titan_neuro.forecaster.shapes import require_series
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class ParcelTokenizerConfig:
+    """A linear map from all parcels of a time point to its tokens.
+
+    Attributes
+    ----------
+    n_tokens : int
+        Tokens of a time point.
+    """
+
+    kind: Literal["parcels"] = "parcels"
+    n_tokens: Annotated[int, Field(ge=1)] = 1
+
+
+class ParcelTokenizer(nn.Module):
+    """One linear map from all parcels of a time point to its tokens.
+
+    Parameters
+    ----------
+    config : ParcelTokenizerConfig
+    n_features : int
+        Number of parcels.
+    dim : int
+        Width of a token.
+    """
+
+    def __init__(self, config: ParcelTokenizerConfig, n_features: int, dim: int) -> None:
+        super().__init__()
+        self.n_tokens, self.n_features = config.n_tokens, n_features
+        self.projection = nn.Linear(n_features, config.n_tokens * dim)
+
+    def forward(self, series: Tensor) -> Float[Tensor, "B T P D"]:
+        """Turn each time point into tokens.
+
+        Parameters
+        ----------
+        series : torch.Tensor
+            ``(batch, time, parcels)``, z-scored.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(batch, time, tokens, dim)``.
+
+        Raises
+        ------
+        MismatchError
+            Series of another rank, number of parcels or dtype.
+        """
+        require_series(series, self.n_features, caller="ParcelTokenizer.forward", dtype=self.projection.weight.dtype)
+        tokens: Tensor = self.projection(series)
+        return tokens.view(*series.shape[:2], self.n_tokens, -1)
