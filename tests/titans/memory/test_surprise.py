@@ -13,13 +13,8 @@ def test_it_equals_the_norm_by_autograd(widths):
     pairs = list(zip(widths[1:], widths[:-1], strict=True))
     weights = tuple(torch.randn(2, 3, *pair, dtype=torch.float64) for pair in pairs)
     keys, values = (torch.randn(2, 3, 6, width, dtype=torch.float64) for width in (widths[0], widths[-1]))
-<<<<<<< HEAD:tests/titans/memory/test_surprise.py
-    found = memory_surprise(keys, values, weights)
-    assert found.shape == (2, 3, 6)
-=======
     computed = memory_surprise(keys, values, weights)
     assert computed.shape == (2, 3, 6)
->>>>>>> titans:tests/titans/memory/test_gradient.py
     for token in range(6):
         leaves = [weight.clone().requires_grad_() for weight in weights]
         at = slice(token, token + 1)
