@@ -157,7 +157,9 @@ def _read(output: Path, what: str) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 
 def _records(output: Path) -> list[dict[str, Any]]:
-    return [json.loads(path.read_text(encoding="utf-8"))["metadata"] for path in output.glob("models/*/*/*/config.json")]
+    return [
+        json.loads(path.read_text(encoding="utf-8"))["metadata"] for path in output.glob("models/*/*/*/config.json")
+    ]
 
 
 def differences(scores: pd.DataFrame, subjects: pd.DataFrame, *, n_resamples: int, seed: int) -> pd.DataFrame:

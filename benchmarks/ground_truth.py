@@ -100,9 +100,9 @@ def places_of(source: Path, data: FoldData) -> dict[str, np.ndarray]:
     """Voxels in which something was planted, by name, as masks ``(features,)``; and all of them."""
     truth = source / "derivatives/truth"
     places = {WHOLE: np.ones(data.space.n_features, dtype=bool)}
-    table = truth / "desc-recall_dseg.tsv"
+    table = truth / "desc-memory_dseg.tsv"
     if table.is_file():
-        [image] = truth.glob("*_desc-recall_dseg.nii.gz")
+        [image] = truth.glob("*_desc-memory_dseg.nii.gz")
         labels = np.asarray(nib.load(image).dataobj)[data.space.mask]
         places |= {row.name: labels == row.index for row in pd.read_csv(table, sep="\t").itertuples(index=False)}
     return places
@@ -196,7 +196,7 @@ def demands(synthetic: str, found: pd.DataFrame) -> list[dict[str, Any]]:
         # Where it comes back, and against what sees no further than a window.
         wanted, places = (
             ("ar", COMPARISON_MODEL, "reset20"),
-            [place for place in found["place"] if place.startswith("echo-")],
+            [place for place in found["place"] if place.startswith("delayed-")],
         )
     else:
         wanted, places = ("ar", COMPARISON_MODEL, "frozen"), [WHOLE]

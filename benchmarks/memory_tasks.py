@@ -117,7 +117,7 @@ class WindowTransformer(nn.Module):
         """Token ids to logits; there is no memory to freeze."""
         x = self.embedding(ids)
         for layer, (attention, feed_forward) in enumerate(zip(self.attention, self.feed_forward, strict=True)):
-            x = x + attention(self.norms[2 * layer](x), attention.init_cache(len(ids)))[0]
+            x = x + attention(self.norms[2 * layer](x), attention.init_state(len(ids)))[0]
             x = x + feed_forward(self.norms[2 * layer + 1](x))
         return F.linear(self.norms[-1](x), self.embedding.weight), None
 

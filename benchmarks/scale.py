@@ -1,9 +1,8 @@
-"""What a study costs in hours, GPUs and bytes: computed from what training.py has measured, into docs/scale.md.
+"""The cost of a study in hours, GPUs and bytes, computed from the results of training.py, for docs/scale.md.
 
     python benchmarks/scale.py
 
-The page's words are written by hand; what stands between its marks, every number of a table, is written here, each
-with the formula that it comes from.
+The text of the page is written by hand. The tables between its marks are written here: every number with its formula.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ from titan_neuro.training.streams import StreamWindows
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = ROOT / "docs" / "scale.md"
-# A process that has had less of a core shared it.
+# A process with a smaller share of a core had to share it with other programs.
 _A_CORE = 0.9
 _NEEDED = ("training", "autoregression")
-# Rows measured by themselves, which stand before those of the whole run: two processes on a quiet machine, and a GPU.
-_APART = ("training_scaling.json", "training_gpu.json")
+# Rows that were measured separately replace those of the whole run: two processes on a quiet machine, and a GPU.
+_SEPARATE = ("training_scaling.json", "training_gpu.json")
 
-# ds003017 as published (README.md; its sidecars): volumes of the five runs, subjects, a recording's grid, bytes of its
-# BOLD, and of all that `fetch --with transforms` brings.
+# ds003017 as published (README.md; its sidecars): volumes of the five runs, subjects, voxels of a volume, bytes of all
+# BOLD images, and of all files that `fetch --with transforms` gets.
 RUN_VOLUMES, N_SUBJECTS = (598, 498, 535, 618, 803), 25
 RAW_VOXELS, BOLD_BYTES, FETCHED_BYTES = 96 * 96 * 48, 27.6e9, 30.0e9
 
@@ -57,25 +56,25 @@ N_CORES = 64
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Work:
-    """Volumes of one study's trainings, counted window by window, as `training.StreamWindows` cuts them.
+    """Volumes of one study's trainings, counted in the windows of `training.StreamWindows`.
 
     Attributes
     ----------
     train, validation : tuple of int
-        Of one epoch, for each fold.
+        Volumes of one epoch, for each fold.
     """
 
     train: tuple[int, ...]
     validation: tuple[int, ...]
 
     def volumes(self, *, epochs: int, trainings: int) -> int:
-        """Volumes of so many trainings of each fold, the validation before the first epoch among them."""
+        """Return the volumes of all trainings of all folds, including the validation before the first epoch."""
         folds = zip(self.train, self.validation, strict=True)
         return trainings * sum(epochs * (train + validation) + validation for train, validation in folds)
 
 
 def count_work(runs: Sequence[Any], split: SplitConfig, training: TrainingConfig, n_folds: int | None = None) -> Work:
-    """Divide runs into folds, cut them into windows, and count their volumes; of the first so many folds."""
+    """Divide runs into folds, cut them into windows, and count their volumes, for the first `n_folds` folds."""
     by_key = {run.key: run for run in runs}
     parts: dict[str, list[int]] = {"train": [], "validation": []}
     for fold in make_folds(runs, split)[1][:n_folds]:
@@ -110,21 +109,21 @@ def _runs(n_subjects: int, volumes: Sequence[int]) -> list[Any]:
 
 @functools.cache
 def budapest_work() -> Work:
-    """Of ds003017."""
+    """Return the volumes of ds003017."""
     study = budapest()
     return count_work(_runs(N_SUBJECTS, RUN_VOLUMES), study.split, study.training)
 
 
 @functools.cache
 def large_work() -> Work:
-    """Of one fold of the large study, held-out subjects."""
+    """Return the volumes of one fold of the large study, split by subject."""
     study = budapest()
     split = SplitConfig(by="subject", n_folds=5, validation_fraction=study.split.validation_fraction)
     return count_work(_runs(LARGE_SUBJECTS, (LARGE_VOLUMES,)), split, study.training, n_folds=1)
 
 
 class Measured:
-    """What the benchmarks have found.
+    """Results of the benchmarks.
 
     Parameters
     ----------
@@ -134,7 +133,7 @@ class Measured:
     Raises
     ------
     BenchmarkError
-        A row that is needed is not there.
+        A required row is missing.
     """
 
     def __init__(self, training: Mapping[str, Any], autoregression: Mapping[str, Any]) -> None:
@@ -142,7 +141,7 @@ class Measured:
         self.date, self.commit, self.cpu = training["date"][:10], training["commit"], training["machine"]["cpu"]
         together = self._find("scaling", shape="small", processes=2)
         self.ratio = float(together["found"])
-        # Of each process; not known of what was measured before it was noted.
+        # Cores that each process had; missing in older results.
         self.cores = float(together["details"].get("cores", 0))
         self.preparing = self._find("prepare")["details"]
         self.open_bytes = 1e6 * self._find("open")["found"]
@@ -155,111 +154,115 @@ class Measured:
 
     def _find(self, row: str, **details: Any) -> dict[str, Any]:
         for line in self._rows:
-            noted = line["details"]
-            if line["row"] == row and not noted.get("on_gpu") and details.items() <= noted.items():
+            recorded = line["details"]
+            if line["row"] == row and not recorded.get("on_gpu") and details.items() <= recorded.items():
                 return dict(line)
         raise BenchmarkError(
             f"results/training.json: no row {row!r} {details}.", "Run benchmarks/training.py, all rows."
         )
 
     def details(self, shape: str) -> dict[str, Any]:
-        """What was noted beside the volumes/s of a shape."""
+        """Return the details that were recorded with the volumes/s of a shape."""
         return dict(self._find("speed", shape=shape)["details"])
 
     def one_process(self, shape: str) -> float:
-        """Volumes/s of one thread that learns."""
+        """Return the volumes/s of one training thread."""
         return float(self._find("speed", shape=shape)["found"])
 
     def two_cores(self, shape: str) -> float:
-        """Volumes/s of two processes: of one, times what a second one has brought at 24 voxels a side."""
+        """Return the volumes/s of two processes: those of one, times the speed-up measured at 24 voxels a side."""
         return self.one_process(shape) * self.ratio
 
 
 @functools.cache
 def n_features(shape: str) -> int:
-    """Voxels or parcels."""
+    """Return the number of voxels or parcels."""
     return SHAPES[shape].space().n_features
 
 
-def told(number: float) -> str:
-    """Three digits, with commas."""
+def format_number(number: float) -> str:
+    """Format with three significant digits, and commas between thousands."""
     if number == 0:
         return "0"
     digits = 2 - math.floor(math.log10(abs(number)))
     return f"{round(number, digits):,.{max(0, digits)}f}"
 
 
-def n_bytes(number: float) -> str:
-    """Bytes in the unit that suits them."""
+def format_bytes(number: float) -> str:
+    """Format bytes with a suitable unit."""
     for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
         if number >= size:
-            return f"{told(number / size)} {unit}"
-    return f"{told(number / 1e3)} kB"
+            return f"{format_number(number / size)} {unit}"
+    return f"{format_number(number / 1e3)} kB"
 
 
-def measured_table(found: Measured) -> str:
-    """What all others follow from."""
-    preparing, index = found.preparing, found.index
+def measured_table(measured: Measured) -> str:
+    """Return the table of the measurements, from which all others are computed."""
+    preparing, index = measured.preparing, measured.index
     rows = [
-        [f"`r1`, {SHAPES[shape].told}", f"{told(found.one_process(shape))} volumes/s", "row `speed`"]
+        [f"`r1`, {SHAPES[shape].label}", f"{format_number(measured.one_process(shape))} volumes/s", "row `speed`"]
         for shape in ("small", "large", "budapest", "parcels")
     ]
     rows += [
-        ["`s`, two processes over one", told(found.ratio), "row `scaling`, 24 voxels a side"],
-        ["`p`, preparing a volume at 2 mm, one core", f"{told(preparing['volume_s'])} s", "row `prepare`"],
-        ["`q`, preparing, for each run beside", f"{told(preparing['run_s'])} s", "row `prepare`"],
-        ["`m`, a model of budapest.yaml on disk", n_bytes(found.details("budapest")["model_bytes"]), "row `speed`"],
-        ["`k`, a checkpoint of it", n_bytes(found.details("budapest")["checkpoint_bytes"]), "row `speed`"],
+        ["`s`, two processes over one", format_number(measured.ratio), "row `scaling`, 24 voxels a side"],
+        ["`p`, preparing a volume at 2 mm, one core", f"{format_number(preparing['volume_s'])} s", "row `prepare`"],
+        ["`q`, preparing, in addition for each run", f"{format_number(preparing['run_s'])} s", "row `prepare`"],
         [
-            "`o`, a run that is open, at 2 mm",
-            f"{n_bytes(found.open_bytes)}, {told(1e3 * found.open_s)} ms",
+            "`m`, a model of budapest.yaml on disk",
+            format_bytes(measured.details("budapest")["model_bytes"]),
+            "row `speed`",
+        ],
+        ["`k`, a checkpoint of it", format_bytes(measured.details("budapest")["checkpoint_bytes"]), "row `speed`"],
+        [
+            "`o`, an open run, at 2 mm",
+            f"{format_bytes(measured.open_bytes)}, {format_number(1e3 * measured.open_s)} ms",
             "row `open`",
         ],
         [
             "`i(n)`, names of `n` subjects",
-            f"{told(1e3 * index['linear_s'])} ms x n + {told(1e6 * index['square_s'])} us x n^2",
+            f"{format_number(1e3 * index['linear_s'])} ms x n + {format_number(1e6 * index['square_s'])} us x n^2",
             "row `index`",
         ],
         [
             "`a`, linear skip, 70,000 voxels x 3,000 time points, two cores",
-            f"{told(found.autoregression_s)} s",
+            f"{format_number(measured.autoregression_s)} s",
             "autoregression.md",
         ],
     ]
-    return markdown_table(["what", "measured", "where"], rows)
+    return markdown_table(["quantity", "measured", "source"], rows)
 
 
-def budapest_tables(found: Measured) -> dict[str, str]:
-    """Tables of ds003017."""
+def budapest_tables(measured: Measured) -> dict[str, str]:
+    """Return the tables of ds003017."""
     study = budapest()
     work = budapest_work()
     n_folds, n_models, epochs = len(work.train), 1 + 2 * study.comparison_models, study.training.max_epochs
     trainings, n_volumes = len(study.seeds) * n_models, N_SUBJECTS * sum(RUN_VOLUMES)
     total, n_jobs = work.volumes(epochs=epochs, trainings=trainings), n_folds * len(study.seeds)
-    voxels, details, preparing = n_features("budapest"), found.details("budapest"), found.preparing
-    rate = found.two_cores("budapest")
+    voxels, details, preparing = n_features("budapest"), measured.details("budapest"), measured.preparing
+    rate = measured.two_cores("budapest")
     hours = total / rate / 3600
     prepare_h = (n_volumes * preparing["volume_s"] + N_SUBJECTS * len(RUN_VOLUMES) * preparing["run_s"]) / 3600
-    linear_h = n_folds * found.autoregression_s * voxels * n_volumes / (70_000 * 3_000) / 3600
+    linear_h = n_folds * measured.autoregression_s * voxels * n_volumes / (70_000 * 3_000) / 3600
     rows = [
         ["volumes", f"{N_SUBJECTS} x ({' + '.join(map(str, RUN_VOLUMES))})", f"{n_volumes:,}"],
-        ["fetched, with transforms", "README.md", n_bytes(FETCHED_BYTES)],
-        ["store", f"2 bytes x {voxels:,} voxels x volumes", n_bytes(2 * voxels * n_volumes)],
+        ["fetched, with transforms", "README.md", format_bytes(FETCHED_BYTES)],
+        ["store", f"2 bytes x {voxels:,} voxels x volumes", format_bytes(2 * voxels * n_volumes)],
         [
             "models",
             f"{len(study.seeds)} seeds x {n_folds} folds x {n_models} models x m",
-            n_bytes(trainings * n_folds * details["model_bytes"]),
+            format_bytes(trainings * n_folds * details["model_bytes"]),
         ],
         [
-            "checkpoints, of each training that runs",
+            "checkpoints, of each running training",
             "2 k + m, removed at its end",
-            n_bytes(2 * details["checkpoint_bytes"] + details["model_bytes"]),
+            format_bytes(2 * details["checkpoint_bytes"] + details["model_bytes"]),
         ],
-        ["prepare, one core", "volumes x p + 125 runs x q", f"{told(prepare_h)} h"],
+        ["prepare, one core", "volumes x p + 125 runs x q", f"{format_number(prepare_h)} h"],
         [
             "linear skips, two cores, at most",
             f"{n_folds} folds x a x (voxels x volumes) / (70,000 x 3,000)",
-            f"{told(linear_h)} h",
+            f"{format_number(linear_h)} h",
         ],
         [
             "`E`, volumes of an epoch, all folds",
@@ -268,82 +271,88 @@ def budapest_tables(found: Measured) -> dict[str, str]:
         ],
         ["`W`, volumes validated, all folds", "the same", f"{sum(work.validation):,}"],
         ["`N`, volumes of all trainings, at most", f"{trainings} x ({epochs} x (E + W) + W)", f"{total:,}"],
-        ["train, two cores, at most", "N / (r1 x s)", f"{told(hours)} h = {told(hours / 24 / 365)} years"],
+        [
+            "train, two cores, at most",
+            "N / (r1 x s)",
+            f"{format_number(hours)} h = {format_number(hours / 24 / 365)} years",
+        ],
     ]
-    return {
-        "budapest": markdown_table(["what", "formula", "result"], rows),
-        "budapest-gpus": _gpus(found, hours, n_jobs),
-    }
+    return {"budapest": markdown_table(["quantity", "formula", "value"], rows), "budapest-gpus": _gpus(measured, hours, n_jobs)}
 
 
-def _gpus(found: Measured, hours: float, n_jobs: int) -> str:
+def _gpus(measured: Measured, hours: float, n_jobs: int) -> str:
     rows = [
         [
             f"g = {speed_up}, assumed",
-            f"{told(hours / speed_up)} h",
-            f"{told(hours / speed_up / n_jobs)} h",
+            f"{format_number(hours / speed_up)} h",
+            f"{format_number(hours / speed_up / n_jobs)} h",
             f"{math.ceil(hours / speed_up / WEEK_H):,}",
         ]
         for speed_up in SPEED_UPS
     ]
-    if "budapest" in found.gpu_rates:
-        speed_up = found.gpu_rates["budapest"] / found.two_cores("budapest")
+    if "budapest" in measured.gpu_rates:
+        speed_up = measured.gpu_rates["budapest"] / measured.two_cores("budapest")
         rows.append(
             [
-                f"g = {told(speed_up)}, measured",
-                f"{told(hours / speed_up)} h",
-                f"{told(hours / speed_up / n_jobs)} h",
+                f"g = {format_number(speed_up)}, measured",
+                f"{format_number(hours / speed_up)} h",
+                f"{format_number(hours / speed_up / n_jobs)} h",
                 f"{math.ceil(hours / speed_up / WEEK_H):,}",
             ]
         )
     header = [
-        "volumes/s over two cores",
+        "volumes/s relative to two cores",
         "one GPU: hours / g",
-        f"{n_jobs} GPUs, one a fold and seed",
+        f"{n_jobs} GPUs, one for each fold and seed",
         "GPUs for a week",
     ]
     return markdown_table(header, rows)
 
 
-def large_tables(found: Measured) -> dict[str, str]:
-    """Tables of a study of `LARGE_SUBJECTS`."""
+def large_tables(measured: Measured) -> dict[str, str]:
+    """Return the tables of a study of `LARGE_SUBJECTS`."""
     work, smaller = large_work(), budapest_work()
     n_volumes = LARGE_SUBJECTS * LARGE_VOLUMES
-    total, preparing = work.volumes(epochs=LARGE_EPOCHS, trainings=1), found.preparing
+    total, preparing = work.volumes(epochs=LARGE_EPOCHS, trainings=1), measured.preparing
     a_voxel = BOLD_BYTES / (RAW_VOXELS * N_SUBJECTS * sum(RUN_VOLUMES))
     raw = a_voxel * LARGE_RAW_VOXELS * n_volumes
     prepare_h = (n_volumes * preparing["volume_s"] + LARGE_SUBJECTS * preparing["run_s"]) / 3600
     rows = [
         ["volumes", f"{LARGE_SUBJECTS:,} x {LARGE_VOLUMES}", f"{n_volumes:,}"],
         ["raw BOLD", f"bytes of a voxel of ds003017 ({a_voxel:.2f}) x {LARGE_RAW_VOXELS:,} voxels x volumes",
-         n_bytes(raw)],
-        ["fetch", f"bytes / {LINK_BYTES_PER_S / 1e6:.0f} MB/s", f"{told(raw / LINK_BYTES_PER_S / 3600)} h"],
+         format_bytes(raw)],
+        ["fetch", f"bytes / {LINK_BYTES_PER_S / 1e6:.0f} MB/s", f"{format_number(raw / LINK_BYTES_PER_S / 3600)} h"],
         [f"prepare at 2 mm, {N_CORES} cores", f"(volumes x p + runs x q) / {N_CORES}",
-         f"{told(prepare_h / N_CORES)} h"],
+         f"{format_number(prepare_h / N_CORES)} h"],
         ["`N`, volumes trained and validated", f"{LARGE_EPOCHS} x ({work.train[0]:,} + {work.validation[0]:,}) + "
          f"{work.validation[0]:,}", f"{total:,}"],
     ]  # fmt: skip
     ratio = work.train[0] * len(smaller.train) / sum(smaller.train)
-    rows.append(["an epoch, over one of a fold of ds003017", "of volumes trained", told(ratio)])
+    rows.append(["an epoch, relative to one of a fold of ds003017", "ratio of training volumes", format_number(ratio)])
     by_shape = []
     for shape in ("budapest", "large", "parcels"):
-        features, rate = n_features(shape), found.two_cores(shape)
+        features, rate = n_features(shape), measured.two_cores(shape)
         hours = total / rate / 3600
-        linear_h = found.autoregression_s * features * n_volumes / (70_000 * 3_000) / 3600
+        linear_h = measured.autoregression_s * features * n_volumes / (70_000 * 3_000) / 3600
         by_shape.append(
-            [SHAPES[shape].told, n_bytes(2 * features * n_volumes), f"{told(linear_h)} h", f"{told(hours)} h"]
-            + [f"{told(hours / speed_up)} h; {math.ceil(hours / speed_up / WEEK_H):,}" for speed_up in SPEED_UPS]
+            [
+                SHAPES[shape].label,
+                format_bytes(2 * features * n_volumes),
+                f"{format_number(linear_h)} h",
+                f"{format_number(hours)} h",
+            ]
+            + [
+                f"{format_number(hours / speed_up)} h; {math.ceil(hours / speed_up / WEEK_H):,}"
+                for speed_up in SPEED_UPS
+            ]
         )
     header = ["model", "store: 2 x features x volumes", "linear skip, two cores: a x ...", "two cores: N / (r1 x s)"]
     header += [f"g = {speed_up}: hours; GPUs for a week" for speed_up in SPEED_UPS]
-    return {
-        "large": markdown_table(["what", "formula", "result"], rows),
-        "large-training": markdown_table(header, by_shape),
-    }
+    return {"large": markdown_table(["quantity", "formula", "value"], rows), "large-training": markdown_table(header, by_shape)}
 
 
-def limits_table(found: Measured) -> str:
-    """What grows with the number of subjects: bytes in the memory of one process, and seconds."""
+def limits_table(measured: Measured) -> str:
+    """Return the table of what grows with the number of subjects: bytes in the memory of one process, and time."""
     study = budapest()
     recall = study.model.recall or RecallConfig()
     s, t = round(0.8 * LARGE_SUBJECTS), LARGE_VOLUMES
@@ -353,52 +362,55 @@ def limits_table(found: Measured) -> str:
     n_rows = StatisticsLayout(study.model.horizons, max(ORDERS)).n_rows
     # As `fit_autoregression` divides the features: five folds and their sum, 1 GiB.
     passes = math.ceil(n_features("budapest") / max(1, 2**30 // (8 * n_rows * 6)))
-    index = found.index["linear_s"] * LARGE_SUBJECTS + found.index["square_s"] * LARGE_SUBJECTS**2
+    index = measured.index["linear_s"] * LARGE_SUBJECTS + measured.index["square_s"] * LARGE_SUBJECTS**2
     rows = [
         ["`StimulusMemory.keys_without`, `values_without`: in every process, on the GPU too, and in a file",
-         "4 S T (width + own)", n_bytes(series * (width + own))],
-        ["`collect_stimuli`: what each subject showed", "2 x 4 S T width", n_bytes(2 * series * width)],
-        ["`project_run`: every run in components, its errors at K horizons, its forecasts", "4 S T width (1 + 2 K)",
-         n_bytes(series * width * (1 + 2 * n_horizons))],
-        ["`fit_linear`: what the stimulus shows about each time point", "4 S T K leads own",
-         n_bytes(series * n_horizons * stimulus)],
-        ["`fit_linear`: own past; the table of one horizon", "4 S T (past + leads own + past + width)",
-         n_bytes(series * (2 * past + stimulus + width))],
-        ["`RunView`, `RunStore`: open runs, in every process", "n x o", n_bytes(LARGE_SUBJECTS * found.open_bytes)],
-        ["the same, time before any subcommand begins", "n x time of o", f"{told(LARGE_SUBJECTS * found.open_s / 60)} min"],
-        ["`fit_autoregression`: passes over the store, as the moments find room in 1 GiB",
+         "4 S T (width + own)", format_bytes(series * (width + own))],
+        ["`collect_stimuli`: responses of each subject", "2 x 4 S T width", format_bytes(2 * series * width)],
+        ["`project_run`: every run in components, its errors at K lead times, its forecasts", "4 S T width (1 + 2 K)",
+         format_bytes(series * width * (1 + 2 * n_horizons))],
+        ["`fit_linear`: stimulus features of each time point", "4 S T K leads own",
+         format_bytes(series * n_horizons * stimulus)],
+        ["`fit_linear`: autoregressive features; the design matrix of one lead time",
+         "4 S T (past + leads own + past + width)",
+         format_bytes(series * (2 * past + stimulus + width))],
+        ["`RunView`, `RunStore`: open runs, in every process", "n x o",
+         format_bytes(LARGE_SUBJECTS * measured.open_bytes)],
+        ["the same: time before any subcommand starts", "n x time of o",
+         f"{format_number(LARGE_SUBJECTS * measured.open_s / 60)} min"],
+        ["`fit_autoregression`: passes over the store, with sufficient statistics of 1 GiB in memory",
          "features x rows x 8 bytes x (folds + 1) / 1 GiB; store",
-         f"{passes:,} x {n_bytes(2 * n_features('budapest') * s * t)}"],
+         f"{passes:,} x {format_bytes(2 * n_features('budapest') * s * t)}"],
         ["`find_recordings`: names of the dataset, without derivatives, in every call of `prepare`", "i(n)",
-         f"{told(index / 3600)} h"],
-        ["`provenance.json`: written anew by each `prepare` of one subject", "n^2 / 2",
+         f"{format_number(index / 3600)} h"],
+        ["`provenance.json`: rewritten by each `prepare` of one subject", "n^2 / 2",
          f"{LARGE_SUBJECTS**2 // 2:,} records"],
     ]  # fmt: skip
-    given = (
+    symbols = (
         f"S = {s:,} subjects (four fifths), n = {LARGE_SUBJECTS:,}, T = {t}, K = {n_horizons}, width = {width}, own = "
     )
-    given += f"{own}, leads = {len(LEADS)}, past = {past}, all as in budapest.yaml."
-    return given + "\n\n" + markdown_table(["where", "formula", "result"], rows)
+    symbols += f"{own}, leads = {len(LEADS)}, past = {past}, all as in budapest.yaml."
+    return symbols + "\n\n" + markdown_table(["function", "formula", "value"], rows)
 
 
-def tables(found: Measured) -> dict[str, str]:
-    """All that is written into the page, by the names of its marks."""
-    source = f"Measured on {found.date} at commit {found.commit[:7]}: {found.cpu}, two cores."
-    if found.cores < _A_CORE:
+def tables(measured: Measured) -> dict[str, str]:
+    """Return all tables of the page, by the names of their marks."""
+    source = f"Measured on {measured.date} at commit {measured.commit[:7]}: {measured.cpu}, two cores."
+    if measured.cores < _A_CORE:
         source += (
-            " **Others used them, too**: times on the wall are too long, and `s` says nothing, since one process alone"
-            " had more of a core than each of two."
+            " **Other programs used them, too**: wall-clock times are too long, and `s` is not meaningful, since a"
+            " single process had more of a core than each of two."
         )
     return {
-        "measured": f"{source}\n\n{measured_table(found)}",
-        **budapest_tables(found),
-        **large_tables(found),
-        "limits": limits_table(found),
+        "measured": f"{source}\n\n{measured_table(measured)}",
+        **budapest_tables(measured),
+        **large_tables(measured),
+        "limits": limits_table(measured),
     }
 
 
 def fill(page: str, made: Mapping[str, str]) -> str:
-    """Put each table between its marks.
+    """Replace the tables between their marks.
 
     Raises
     ------
@@ -414,9 +426,9 @@ def fill(page: str, made: Mapping[str, str]) -> str:
 
 
 def read_results(folder: Path = RESULTS) -> Measured:
-    """Read what was measured, rows that were measured by themselves before others."""
+    """Read the results; rows that were measured separately replace others."""
     training, autoregression = (json.loads((folder / f"{name}.json").read_text()) for name in _NEEDED)
-    for path in (folder / name for name in _APART):
+    for path in (folder / name for name in _SEPARATE):
         if path.is_file():
             training["results"] = json.loads(path.read_text())["results"] + training["results"]
     return Measured(training, autoregression)

@@ -1,11 +1,11 @@
-"""What training takes: memory over the length of the runs, waiting for data, volumes a second by one and two processes.
+"""Cost of training: memory against the length of runs, waiting for data, volumes/s of one and of two processes.
 
     python benchmarks/training.py              # in about twenty minutes
     python benchmarks/training.py --full       # longer runs, the presets' own streams
-    python benchmarks/training.py --quick      # tiny, in a minute: does it run?
+    python benchmarks/training.py --quick      # tiny sizes, in a minute, to see that it runs
 
-README.md beside this file says what each row is, training_runs.py what is trained. `scale.py` computes from the results
-what a study costs (`docs/scale.md`).
+README.md in this folder describes each row, training_runs.py the trainings. `scale.py` computes the cost of a study
+from the results (`docs/scale.md`).
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from common import (
 )
 from training_runs import (
     SHAPES,
-    open_again,
+    measure_training,
+    open_repeatedly,
     read_data,
     torchrun_variables,
     train,
-    watch_training,
     write_index,
     write_stores,
 )
@@ -50,7 +50,7 @@ from titan_neuro.training.closed_form import fitted_recall
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How much is measured. Shapes are those of `training_runs.SHAPES`.
+    """Sizes of the measurements. Shapes are keys of `training_runs.SHAPES`.
 
     Attributes
     ----------
@@ -59,33 +59,31 @@ class Sizes:
     lengths : tuple of int
         Time points of a run, ascending.
     n_streams : int or None
-        Of the memory row; None for the preset's.
-    worn_steps : int
-        Steps that short runs are trained for, over and over: after so many a heap's gaps grow no more.
+        Streams of the row `memory`; None for the preset's.
+    settled_steps : int
+        Steps of a training on short runs: after so many, fragmentation of the heap no longer grows.
     closed_form : tuple of (str, tuple of int)
-        Shapes, and time points of each of four runs, that closed forms are fitted to.
-    loading, speed : mapping of str to int
-        Shapes, and windows of each stream.
+        Shapes, and the length of each of four runs, in time points, for closed-form fits.
+    loading, speed, scaling : mapping of str to int
+        Shapes, and the number of windows of each stream.
     short_windows : mapping of str to int
-        Time points of a window, where one of the preset's would take minutes.
-    scaling : mapping of str to int
-        Shapes, and windows of each stream.
+        Time points of a window, for shapes whose own windows would take minutes.
     gpu : mapping of str to int
-        Shapes that are trained on a GPU, and windows of each stream.
+        Shapes that are trained on a GPU, and the number of windows of each stream.
     opened : str
-        Shape whose run is opened over and over.
+        Shape whose run is opened repeatedly.
     n_opened : int
-        How often.
+        Number of times.
     indexed : (int, int)
-        Subjects of two datasets whose names are read.
+        Subjects of two datasets whose file names are indexed.
     prepared : (float, float) or None
-        Lengths of two simulated runs that are prepared, as shares of ds003017's first; None prepares none.
+        Lengths of two simulated runs that are prepared, as fractions of ds003017's first run; None prepares none.
     """
 
     memory: tuple[str, ...] = ("small", "parcels")
     lengths: tuple[int, ...] = (100, 1_000, 10_000)
     n_streams: int | None = 1
-    worn_steps: int = 40
+    settled_steps: int = 40
     closed_form: tuple[tuple[str, tuple[int, ...]], ...] = (
         ("small", (300, 1_000, 3_000)),
         ("parcels", (300, 1_000, 3_000)),
@@ -104,7 +102,7 @@ class Sizes:
 DEFAULT = Sizes()
 FULL = Sizes(
     n_streams=None,
-    worn_steps=80,
+    settled_steps=80,
     closed_form=(("small", (300, 1_000, 3_000, 10_000)), ("parcels", (300, 1_000, 3_000, 10_000))),
     loading={"small": 100, "parcels": 600},
     speed={"large": 6, "budapest": 10},
@@ -115,7 +113,7 @@ FULL = Sizes(
 QUICK = Sizes(
     memory=("tiny",),
     lengths=(100, 400),
-    worn_steps=2,
+    settled_steps=2,
     closed_form=(("tiny", (150, 300)),),
     loading={"tiny": 4},
     speed={},
@@ -129,12 +127,14 @@ QUICK = Sizes(
 
 
 def peak_of_training(folder: str, warm: str, shape: str, training: Mapping[str, Any]) -> dict[str, float]:
-    """Peak memory of training on the stores of `folder`, after a training on those of `warm`; for a process of its own.
+    """Measure the peak memory of training on the stores of `folder`, in a process of its own.
+
+    A first training, on the stores of `warm`, is not measured.
 
     Returns
     -------
     dict
-        ``bytes`` beyond what is resident before, ``steps``.
+        ``bytes`` in addition to the memory in use before; ``steps``.
     """
     use_one_thread()
     train(Path(warm), shape, "warm", {**training, "steps_per_epoch": 1})
@@ -144,28 +144,28 @@ def peak_of_training(folder: str, warm: str, shape: str, training: Mapping[str, 
 
 
 def memory(sizes: Sizes, folder: Path) -> Iterator[Result]:
-    """Row `memory`: peak memory of training on runs of T time points, over that of the shortest."""
+    """Row `memory`: peak memory of training on runs of T time points, relative to the shortest runs."""
     for shape in sizes.memory:
         config = SHAPES[shape].study().training
         window, n_streams = config.window_time_points, sizes.n_streams or config.n_streams
         write_stores(folder / shape / "warm", shape, n_streams, 2 * window)
-        fewest, told = None, f"{n_streams} stream{'s' if n_streams > 1 else ''}"
+        least, streams = None, f"{n_streams} stream{'s' if n_streams > 1 else ''}"
         for n_time_points in sizes.lengths:
             place = folder / shape / str(n_time_points)
             write_stores(place, shape, n_streams, n_time_points)
-            # Asked for more than one pass gives, a training makes two at least.
-            steps = 1 if n_time_points > sizes.worn_steps * window else sizes.worn_steps
-            # As often as it takes, so that short trainings save in the middle of a stream, too.
+            # A training that needs more steps than one pass over the runs has makes at least two passes.
+            steps = 1 if n_time_points > sizes.settled_steps * window else sizes.settled_steps
+            # So often that short trainings, too, save a checkpoint within a stream.
             training = {"n_streams": n_streams, "steps_per_epoch": steps, "checkpoint_every_s": 2.0}
             where = {"folder": str(place), "warm": str(folder / shape / "warm")}
             found = in_fresh_process(
                 peak_of_training, environment=UNPOOLED_HEAP, **where, shape=shape, training=training
             )
-            fewest = fewest or found["bytes"]
+            least = least or found["bytes"]
             yield Result(
                 row="memory",
-                case=f"{SHAPES[shape].told}, {told}, T {n_time_points:,} over T {sizes.lengths[0]:,}",
-                found=found["bytes"] / fewest,
+                case=f"{SHAPES[shape].label}, {streams}, T {n_time_points:,} over T {sizes.lengths[0]:,}",
+                found=found["bytes"] / least,
                 reach=1.05 if n_time_points > sizes.lengths[0] else None,
                 is_lower_better=True,
                 note=f"{found['bytes'] / 1e6:,.0f} MB, {found['steps']:,.0f} steps",
@@ -174,7 +174,7 @@ def memory(sizes: Sizes, folder: Path) -> Iterator[Result]:
 
 
 def peak_of_closed_form(folder: str, shape: str) -> dict[str, float]:
-    """Peak memory and processor time of what is fitted in closed form; for a process of its own."""
+    """Measure peak memory and processor time of the closed-form fits, in a process of its own."""
     use_one_thread()
     data, study = read_data(Path(folder)), SHAPES[shape].study()
     found: dict[str, float] = {}
@@ -187,19 +187,19 @@ def peak_of_closed_form(folder: str, shape: str) -> dict[str, float]:
 
 
 def closed_form(sizes: Sizes, folder: Path) -> Iterator[Result]:
-    """Row `closed form`: peak memory of the fit, which reads whole runs, over that of the shortest runs."""
+    """Row `closed form`: peak memory of the fits, which read whole runs, relative to the shortest runs."""
     n_runs = 4
     for shape, lengths in sizes.closed_form:
-        fewest = None
+        least = None
         for n_time_points in lengths:
             place = folder / shape / str(n_time_points)
             write_stores(place, shape, n_runs, n_time_points)
             found = in_fresh_process(peak_of_closed_form, environment=UNPOOLED_HEAP, folder=str(place), shape=shape)
-            fewest = fewest or found["bytes"]
+            least = least or found["bytes"]
             yield Result(
                 row="closed form",
-                case=f"{SHAPES[shape].told}, {n_runs} runs of one stimulus, T {n_time_points:,} over T {lengths[0]:,}",
-                found=found["bytes"] / fewest,
+                case=f"{SHAPES[shape].label}, {n_runs} runs of one stimulus, T {n_time_points:,} over T {lengths[0]:,}",
+                found=found["bytes"] / least,
                 is_lower_better=True,
                 note=f"{found['bytes'] / 1e6:,.0f} MB, {found['seconds']:,.0f} s",
                 details={**found, "shape": shape, "n_runs": n_runs, "n_time_points": n_time_points},
@@ -207,7 +207,7 @@ def closed_form(sizes: Sizes, folder: Path) -> Iterator[Result]:
 
 
 def _write_windows(place: Path, shape: str, n_windows: int, sizes: Sizes) -> dict[str, Any]:
-    """Write as many runs as the preset has streams, of so many windows; return what one pass over them takes."""
+    """Write as many runs as the preset has streams, of `n_windows` each; return the settings of one pass over them."""
     config = SHAPES[shape].study().training
     window = sizes.short_windows.get(shape, config.window_time_points)
     write_stores(place, shape, config.n_streams, n_windows * window)
@@ -215,24 +215,24 @@ def _write_windows(place: Path, shape: str, n_windows: int, sizes: Sizes) -> dic
 
 
 def loading(sizes: Sizes, folder: Path) -> Iterator[Result]:
-    """Rows `loading` and `speed`: share of the time in which the thread that learns waits for windows."""
+    """Rows `loading` and `speed`: fraction of the time in which the training thread waits for windows."""
     for shape, n_windows in sizes.loading.items():
         training = _write_windows(folder / shape, shape, n_windows, sizes)
-        for ahead in (True, False):
-            where = {"folder": str(folder / shape), "name": "read-ahead" if ahead else "read-in-turn"}
-            found = in_fresh_process(watch_training, **where, shape=shape, training=training, ahead=ahead)
-            a_step = 1e3 / found["steps"]
+        for prefetch in (True, False):
+            where = {"folder": str(folder / shape), "name": "prefetch" if prefetch else "no-prefetch"}
+            found = in_fresh_process(measure_training, **where, shape=shape, training=training, prefetch=prefetch)
+            ms_per_step = 1e3 / found["steps"]
             yield Result(
                 row="loading",
-                case=f"{SHAPES[shape].told}, read {'while the model learns' if ahead else 'by the thread that learns'}",
+                case=f"{SHAPES[shape].label}, read {'during the step before' if prefetch else 'when needed'}",
                 found=found["waited_s"] / found["seconds"],
-                reach=0.05 if ahead else None,
+                reach=0.05 if prefetch else None,
                 is_lower_better=True,
-                note=f"{a_step * found['waited_s']:,.1f} of {a_step * found['seconds']:,.0f} "
+                note=f"{ms_per_step * found['waited_s']:,.1f} of {ms_per_step * found['seconds']:,.0f} "
                 f"ms a step; {found['disk_bytes'] / 1e6:,.0f} MB from the disk",
                 details={**found, "shape": shape},
             )
-            if ahead:
+            if prefetch:
                 yield _speed(shape, training, found)
 
 
@@ -241,7 +241,7 @@ def speed(sizes: Sizes, folder: Path) -> Iterator[Result]:
     for shape, n_windows in sizes.speed.items():
         training = _write_windows(folder / shape, shape, n_windows, sizes)
         found = in_fresh_process(
-            watch_training, folder=str(folder / shape), shape=shape, name="speed", training=training
+            measure_training, folder=str(folder / shape), shape=shape, name="speed", training=training
         )
         yield _speed(shape, training, found)
 
@@ -249,8 +249,8 @@ def speed(sizes: Sizes, folder: Path) -> Iterator[Result]:
 def _speed(shape: str, training: Mapping[str, Any], found: Mapping[str, float], where: str = "one process") -> Result:
     return Result(
         row="speed",
-        case=f"{SHAPES[shape].told}, {training['n_streams']} streams, windows of {training['window_time_points']} time points: "
-        f"volumes/s of {where}",
+        case=f"{SHAPES[shape].label}, {training['n_streams']} streams, "
+        f"windows of {training['window_time_points']} time points: volumes/s of {where}",
         found=found["volumes_per_s"],
         note=f"{found['steps']:,.0f} steps in {found['seconds']:,.0f} s, {found['cores']:.2f} cores; "
         f"model {found['model_bytes'] / 1e6:,.0f} MB, checkpoint {found['checkpoint_bytes'] / 1e6:,.0f} MB",
@@ -259,15 +259,15 @@ def _speed(shape: str, training: Mapping[str, Any], found: Mapping[str, float], 
 
 
 def train_together(n: int, **arguments: Any) -> dict[str, float]:
-    """Have `n` processes of one thread each train one model, as torchrun starts them."""
+    """Train one model with `n` processes of one thread, as torchrun starts them; return the result of the first."""
     if n == 1:
-        return dict(in_fresh_process(watch_training, **arguments))
+        return dict(in_fresh_process(measure_training, **arguments))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with ThreadPoolExecutor(n) as pool:
         jobs = [
-            pool.submit(in_fresh_process, watch_training, environment=variables, **arguments)
+            pool.submit(in_fresh_process, measure_training, environment=variables, **arguments)
             for variables in torchrun_variables(n, port)
         ]
     first, *_ = [job.result() for job in jobs]
@@ -275,37 +275,37 @@ def train_together(n: int, **arguments: Any) -> dict[str, float]:
 
 
 def scaling(sizes: Sizes, folder: Path) -> Iterator[Result]:
-    """Row `scaling`: volumes/s of one and of two processes, which share out the same streams."""
+    """Row `scaling`: volumes/s of one and of two processes that share the same streams."""
     for shape, n_windows in sizes.scaling.items():
         training = _write_windows(folder / shape, shape, n_windows, sizes)
-        alone = None
+        single_rate = None
         for n in (1, 2):
             where = {"folder": str(folder / shape), "name": f"by-{n}"}
             found = train_together(n, **where, shape=shape, training=training)
             rate = found["volumes_per_s"]
-            alone = alone or rate
+            single_rate = single_rate or rate
             yield Result(
                 row="scaling",
-                case=f"{SHAPES[shape].told}, {training['n_streams']} streams, {n} process{'es' if n > 1 else ''}: "
+                case=f"{SHAPES[shape].label}, {training['n_streams']} streams, {n} process{'es' if n > 1 else ''}: "
                 "volumes/s over those of one",
-                found=rate / alone,
+                found=rate / single_rate,
                 note=f"{rate:,.1f} volumes/s; {'each had' if n > 1 else 'it had'} {found['cores']:.2f} cores",
                 details={**found, "shape": shape, "processes": n},
             )
 
 
 def gpu(sizes: Sizes, folder: Path) -> Iterator[Result]:
-    """Rows `gpu` and `speed` on a GPU: share of the time in which it has work."""
+    """Rows `gpu` and `speed` on a GPU: fraction of the time in which it is in use."""
     if not torch.cuda.is_available():
-        yield Result(row="gpu", case="share of the time in which the GPU has work", found=None, note="no GPU here")
+        yield Result(row="gpu", case="fraction of the time in which the GPU is in use", found=None, note="no GPU here")
         return
     for shape, n_windows in sizes.gpu.items():
         training = _write_windows(folder / shape, shape, n_windows, dataclasses.replace(sizes, short_windows={}))
         where = {"folder": str(folder / shape), "name": "gpu"}
-        found = in_fresh_process(watch_training, **where, shape=shape, training=training, device="cuda")
+        found = in_fresh_process(measure_training, **where, shape=shape, training=training, device="cuda")
         yield Result(
             row="gpu",
-            case=f"{SHAPES[shape].told}, share of the time in which the GPU has work",
+            case=f"{SHAPES[shape].label}, fraction of the time in which the GPU is in use",
             found=found["busy"],
             note=f"waits for windows {found['waited_s'] / found['seconds']:.2f} of the time",
             details={**found, "shape": shape},
@@ -314,34 +314,34 @@ def gpu(sizes: Sizes, folder: Path) -> Iterator[Result]:
 
 
 def opening_of(folder: str, n_times: int) -> dict[str, float]:
-    """Memory and processor time that each run of a study takes before anything is read; for a process of its own."""
+    """Measure memory and processor time of opening one run, in a process of its own; no time points are read."""
     use_one_thread()
-    place, kept = Path(folder), []
-    kept += open_again(place, 1)
+    place, views = Path(folder), []
+    views += open_repeatedly(place, 1)
     seconds = 0.0
 
     def open_all() -> None:
         nonlocal seconds
-        seconds = cpu_seconds(lambda: kept.extend(open_again(place, n_times)))
+        seconds = cpu_seconds(lambda: views.extend(open_repeatedly(place, n_times)))
 
     return {"bytes": peak_growth_bytes(open_all) / n_times, "seconds": seconds / n_times}
 
 
 def indexing_of(folder: str, warm: str) -> float:
-    """Processor time in which the names of a dataset are read, after those of another; for a process of its own."""
+    """Measure the processor time of indexing a dataset, after another one, in a process of its own."""
     find_recordings(Path(warm))
     return cpu_seconds(lambda: find_recordings(Path(folder)))
 
 
 def opening(sizes: Sizes, folder: Path) -> Iterator[Result]:
-    """Rows `open` and `index`: what each further run costs a subcommand before it begins."""
+    """Rows `open` and `index`: cost of each further run before a subcommand starts its work."""
     write_stores(folder / "opened", sizes.opened, 0, 4)
     found = in_fresh_process(
         opening_of, environment=UNPOOLED_HEAP, folder=str(folder / "opened"), n_times=sizes.n_opened
     )
     yield Result(
         row="open",
-        case=f"{SHAPES[sizes.opened].told}: MB that a run takes while it is open",
+        case=f"{SHAPES[sizes.opened].label}: MB of an open run",
         found=found["bytes"] / 1e6,
         note=f"{found['seconds'] * 1e3:,.0f} ms to open",
         details=found,
@@ -353,7 +353,7 @@ def opening(sizes: Sizes, folder: Path) -> Iterator[Result]:
         write_index(place, n_subjects)
         times[n_subjects] = in_fresh_process(indexing_of, folder=str(place), warm=str(folder / "index"))
     (few, short), (many, long) = times.items()
-    # a n + b n^2 through both: each run is also compared with the events of all.
+    # a n + b n^2 through both: each run is compared with the events files of all runs.
     square = (long / many - short / few) / (many - few)
     yield Result(
         row="index",
@@ -380,20 +380,21 @@ def preparing_of(folder: str, share: float) -> dict[str, float]:
 
 
 def preparing(sizes: Sizes, folder: Path) -> Iterator[Result]:
-    """Row `prepare`: volumes/s of one core, and seconds for each run beside."""
+    """Row `prepare`: volumes/s of one core, and seconds for each run in addition."""
     if sizes.prepared is None:
         return
     short, long = (
-        in_fresh_process(preparing_of, folder=str(folder / str(share)), share=share) for share in sizes.prepared
+        in_fresh_process(preparing_of, folder=str(folder / str(fraction)), fraction=fraction)
+        for fraction in sizes.prepared
     )
-    a_volume = (long["seconds"] - short["seconds"]) / (long["n_time_points"] - short["n_time_points"])
-    a_run = short["seconds"] - a_volume * short["n_time_points"]
+    volume_s = (long["seconds"] - short["seconds"]) / (long["n_time_points"] - short["n_time_points"])
+    run_s = short["seconds"] - volume_s * short["n_time_points"]
     yield Result(
         row="prepare",
         case=f"raw images and transforms to {long['n_voxels']:,.0f} voxels at 2 mm: volumes/s",
-        found=1 / a_volume,
-        note=f"and {a_run:.0f} s for each run; runs of {short['n_time_points']} and {long['n_time_points']} volumes",
-        details={"volume_s": a_volume, "run_s": a_run, "n_voxels": long["n_voxels"]},
+        found=1 / volume_s,
+        note=f"and {run_s:.0f} s for each run; runs of {short['n_time_points']} and {long['n_time_points']} volumes",
+        details={"volume_s": volume_s, "run_s": run_s, "n_voxels": long["n_voxels"]},
     )
 
 
@@ -410,7 +411,7 @@ ROWS: dict[str, Callable[[Sizes, Path], Iterator[Result]]] = {
 
 
 def measure(sizes: Sizes, rows: Sequence[str], folder: Path | None) -> list[Result]:
-    """Measure row by row; each has its stores in a folder of its own, for as long as it takes."""
+    """Measure row by row, each with its stores in a temporary folder of its own."""
     results = []
     for row in rows:
         with tempfile.TemporaryDirectory(dir=folder) as place:
@@ -426,9 +427,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     metadata = provenance(sys.argv[1:] if argv is None else argv)
     sizes = QUICK if arguments.quick else FULL if arguments.full else DEFAULT
     how = {
-        "how": "the package's own training, one thread that learns and one that reads, float32, time on the wall; "
-        "stores are read from the disk; each line is measured in a process of its own; what is fitted in closed form "
-        "is given, and has a row of its own",
+        "how": "training code of the package, one training and one reading thread, float32, wall-clock time; stores "
+        "are read from the disk, not from the system's cache; each line is measured in a process of its own; "
+        "closed-form fits are given, and have a row of their own",
     }
     try:
         results = measure(sizes, arguments.rows, arguments.folder)

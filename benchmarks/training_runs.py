@@ -1,12 +1,12 @@
-"""What training.py trains: stores on the disk, a model begun in closed form, and the whole of `train_fold`, watched.
+"""Trainings that training.py measures: stores on the disk, a model with closed-form fits, and calls of `train_fold`.
 
-All of a training is the package's own code: Lightning's trainer, windows read from Zarr while the ones before are
-learned from, validation, logs, checkpoints, the model that is written at the end. Put in its place are two things:
+All code of a training is that of the package: Lightning's trainer, windows read from Zarr during each step, validation,
+logs, checkpoints, the model that is saved at the end. Two parts are replaced:
 
-- What is fitted in closed form is given, not fitted: it reads whole runs, once, and is no part of a training step. The
-  recall is that of a fitted model (`forecaster_sides.fill_recall`), with a stimulus of `STIMULUS_POSITIONS` moments
-  whatever the length of the runs is, and with all that a training subject is read without. It has a row of its own.
-- The loader of windows has a stopwatch.
+- The closed-form fits are given: they read whole runs once, and are no part of a training step. The recall is that of
+  a fitted model (`forecaster_sides.noise_fit`), with a stimulus memory of `STIMULUS_POSITIONS` time points whatever
+  the length of the runs, and with the held-out fits for each training subject. A separate row measures the fits.
+- The loader of windows is timed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 import torch
 from common import ROOT, BenchmarkError, disk_bytes, forget_files, use_one_thread
-from forecaster_sides import STIMULUS_POSITIONS, brain, config_of, fill_recall
+from forecaster_sides import STIMULUS_POSITIONS, brain, config_of, noise_fit
 from scipy.signal import lfilter
 from store_sides import brain as template_brain
 
@@ -34,17 +34,17 @@ from titan_neuro.data.space import Space
 from titan_neuro.data.splits import Fold
 from titan_neuro.data.store import RunHeader, RunStore, RunView, open_runs, store_name, write_run
 from titan_neuro.files import write_json
-from titan_neuro.forecaster.recall.recall import Recall
+from titan_neuro.forecaster.recall import RecallFit
 from titan_neuro.linear.autoregression import ORDERS, Autoregression
 from titan_neuro.study import StudyConfig, load_study
 from titan_neuro.study.config import PRESETS
 from titan_neuro.training import FoldData, find_processes, train_fold
 from titan_neuro.training import fit as fitting
 from titan_neuro.training.resume import Checkpoints
-from titan_neuro.training.streams import StreamLoader, Windows
+from titan_neuro.training.streams import StreamLoader, WindowBatch
 
 N_PARCELS = 200
-# Time points that one subject shows alike with all others, as a share of the variance.
+# Fraction of variance that all subjects share, and coefficient of the AR(1) process.
 _STIMULUS_FRACTION, _MEMORY = 0.3, 0.8
 _BLOCK_TIME_POINTS = 256
 _VALIDATION_TIME_POINTS = 100
@@ -52,21 +52,21 @@ _VALIDATION_TIME_POINTS = 100
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shape:
-    """A model, and the time points that it reads.
+    """A model and the size of its data.
 
     Attributes
     ----------
-    told : str
-        What it is, in words.
+    label : str
+        In the tables.
     study : callable
-        Its settings.
+        Returns the settings.
     space : callable
-        Where its features lie.
+        Returns the space of the features.
     stimulus_positions : int
-        Of the recall that it begins with.
+        Time points of the recall's stimulus memory; 0 for none.
     """
 
-    told: str
+    label: str
     study: Callable[[], StudyConfig]
     space: Callable[[], Space]
     stimulus_positions: int = STIMULUS_POSITIONS
@@ -86,32 +86,34 @@ def _large() -> StudyConfig:
 
 
 def budapest() -> StudyConfig:
-    """Settings of the whole study of ds003017."""
+    """Return the settings of the study of ds003017."""
     return load_study(default_preset="gpu-base", config_file=ROOT / "pipelines" / "budapest.yaml")
 
 
 SHAPES = {
     "tiny": Shape(
-        told="8 voxels a side", study=PRESETS["debug"], space=lambda: _volumes("tiny"), stimulus_positions=50
+        label="8 voxels a side", study=PRESETS["debug"], space=lambda: _volumes("tiny"), stimulus_positions=50
     ),
-    "small": Shape(told="24 voxels a side, cpu-small", study=PRESETS["cpu-small"], space=lambda: _volumes("small")),
-    "large": Shape(told="48 voxels a side, gpu-base at half its widths", study=_large, space=lambda: _volumes("large")),
-    "parcels": Shape(told=f"{N_PARCELS} parcels", study=PRESETS["parcels"], space=_parcels),
-    # Its test shows another part of the stimulus than its training: no stimulus is remembered.
+    "small": Shape(label="24 voxels a side, cpu-small", study=PRESETS["cpu-small"], space=lambda: _volumes("small")),
+    "large": Shape(
+        label="48 voxels a side, gpu-base at half its widths", study=_large, space=lambda: _volumes("large")
+    ),
+    "parcels": Shape(label=f"{N_PARCELS} parcels", study=PRESETS["parcels"], space=_parcels),
+    # Test runs have another part of the stimulus than training runs: there is no stimulus memory.
     "budapest": Shape(
-        told="2 mm, budapest.yaml", study=budapest, space=lambda: template_brain(2), stimulus_positions=0
+        label="2 mm, budapest.yaml", study=budapest, space=lambda: template_brain(2), stimulus_positions=0
     ),
 }
 
 
 def write_stores(folder: Path, shape: str, n_train: int, n_time_points: int) -> None:
-    """Write so many runs to train on, and a short one to validate on: one stimulus, each subject with noise of its own."""
+    """Write training runs and a short validation run: one stimulus, independent noise for each subject."""
     space = SHAPES[shape].space()
     lengths = [*[n_time_points] * n_train, min(n_time_points, _VALIDATION_TIME_POINTS)]
     for number, length in enumerate(lengths):
         entities = {"subject": f"{number:02}", "task": "stimulus"}
         header = RunHeader(
-            key=f"sub-{number:02}_task-film",
+            key=f"sub-{number:02}_task-stimulus",
             entities=entities,
             repetition_time=1.0,
             space=space,
@@ -123,21 +125,21 @@ def write_stores(folder: Path, shape: str, n_train: int, n_time_points: int) -> 
 
 
 def _series(number: int, n_time_points: int, n_features: int) -> Iterator[np.ndarray]:
-    """Blocks of time points, about one standard deviation; AR(1)."""
+    """Yield blocks of time points: AR(1) processes of unit variance."""
     generators = [np.random.default_rng(seed) for seed in ([0], [1, number])]
     ends = [np.zeros((1, n_features)), np.zeros((1, n_features))]
-    shares = np.sqrt([_STIMULUS_FRACTION, 1 - _STIMULUS_FRACTION])
+    weights = np.sqrt([_STIMULUS_FRACTION, 1 - _STIMULUS_FRACTION])
     for start in range(0, n_time_points, _BLOCK_TIME_POINTS):
         block = np.zeros((min(_BLOCK_TIME_POINTS, n_time_points - start), n_features))
-        for part, (generator, share) in enumerate(zip(generators, shares, strict=True)):
-            news = generator.standard_normal(block.shape) * np.sqrt(1 - _MEMORY**2)
-            values, ends[part] = lfilter([1], [1, -_MEMORY], news, axis=0, zi=ends[part])
-            block += share * values
+        for part, (generator, weight) in enumerate(zip(generators, weights, strict=True)):
+            innovations = generator.standard_normal(block.shape) * np.sqrt(1 - _MEMORY**2)
+            values, ends[part] = lfilter([1], [1, -_MEMORY], innovations, axis=0, zi=ends[part])
+            block += weight * values
         yield block
 
 
 def read_data(folder: Path) -> FoldData:
-    """The runs as one fold; the last of them validates."""
+    """Read the runs as one fold; the last is the validation run."""
     stores = open_runs(folder)
     keys = tuple(store.key for store in stores)
     space = stores[0].space
@@ -146,12 +148,12 @@ def read_data(folder: Path) -> FoldData:
 
 
 def forget_stores(folder: Path) -> None:
-    """Take all stores out of the system's cache."""
+    """Drop all stores from the operating system's cache."""
     forget_files([path for path in folder.glob("sub-*/**/*") if path.is_file()])
 
 
-def given_recall(data: FoldData, shape: str) -> Recall | None:
-    """A recall that is not empty, with what each of these subjects is read without."""
+def preset_recall(data: FoldData, shape: str) -> RecallFit | None:
+    """Return a fit of noise, with held-out fits for each training and validation run."""
     model = SHAPES[shape].study().model
     if model.recall is None:
         return None
@@ -159,20 +161,11 @@ def given_recall(data: FoldData, shape: str) -> Recall | None:
     recall = model.recall.build(
         horizons=model.horizons, n_features=data.space.n_features, context_width=model.backbone.dim
     )
-    fill_recall(recall, SHAPES[shape].stimulus_positions)
-    n_subjects, n_folds = len(data.fit_runs), min(4, len(data.fit_runs))
-    recall.runs = {run.key: (place, place % n_folds) for place, run in enumerate(data.fit_runs)}
-    recall.set_own_map(recall.autoregression.weights.clone(), recall.autoregression.weights.expand(n_folds, *recall.autoregression.weights.shape).clone())
-    stimulus = recall.stimulus
-    stimulus.set_held_out(
-        stimulus.keys.expand(n_subjects, -1, -1).clone(), stimulus.values.expand(n_subjects, -1, -1).clone()
-    )
-    stimulus.set_reader(stimulus.weights.clone(), stimulus.weights.expand(n_folds, *stimulus.weights.shape).clone())
-    return recall
+    return noise_fit(recall, SHAPES[shape].stimulus_positions, [run.key for run in data.fit_runs])
 
 
-def given_linear(data: FoldData, horizons: tuple[int, ...]) -> Autoregression:
-    """Weights of a linear skip, the present time point's alone."""
+def preset_linear_skip(data: FoldData, horizons: tuple[int, ...]) -> Autoregression:
+    """Return a linear skip that uses the present time point only."""
     coefficients = torch.zeros(len(horizons), max(ORDERS), data.space.n_features)
     for index, horizon in enumerate(horizons):
         coefficients[index, 0] = _MEMORY**horizon
@@ -182,42 +175,51 @@ def given_linear(data: FoldData, horizons: tuple[int, ...]) -> Autoregression:
 
 @dataclasses.dataclass
 class Pass:
-    """One pass through a loader: when it began, how long its windows were waited for, how many there were.
+    """One pass through a loader.
 
-    `cores` is how many of them this process has had: less than 1 where others wanted them, too.
+    Attributes
+    ----------
+    start_s : float
+        When it began, in seconds since the epoch.
+    waited_s : float
+        Time that the training waited for windows.
+    steps : int
+        Number of windows.
+    cores : float
+        Cores that this process had on average: less than 1 where it shared one with other programs.
     """
 
-    began: float
+    start_s: float
     waited_s: float = 0.0
     steps: int = 0
     cores: float = 0.0
 
 
-def watched_loader(passes: list[Pass], *, ahead: bool) -> type[StreamLoader]:
-    """Make a loader that notes what it does in `passes`; it may read each window only when it is asked for."""
+def timed_loader(passes: list[Pass], *, prefetch: bool) -> type[StreamLoader]:
+    """Make a loader that appends its timings to `passes`; without `prefetch` it reads each window when it is needed."""
 
-    class Watched(StreamLoader):
-        def __iter__(self) -> Iterator[Windows]:
-            source = super().__iter__() if ahead else (self._read(index) for index in range(len(self)))
-            noted = Pass(time.time())
-            passes.append(noted)
-            first, worked = time.perf_counter(), time.process_time()
+    class TimedLoader(StreamLoader):
+        def __iter__(self) -> Iterator[WindowBatch]:
+            source = super().__iter__() if prefetch else (self._read(index) for index in range(len(self)))
+            current = Pass(time.time())
+            passes.append(current)
+            first, cpu_s_before = time.perf_counter(), time.process_time()
             while True:
                 start = time.perf_counter()
                 windows = next(source, None)
                 now = time.perf_counter()
-                noted.waited_s += now - start
-                noted.cores = (time.process_time() - worked) / (now - first)
+                current.waited_s += now - start
+                current.cores = (time.process_time() - cpu_s_before) / (now - first)
                 if windows is None:
                     return
-                noted.steps += 1
+                current.steps += 1
                 yield windows
 
-    return Watched
+    return TimedLoader
 
 
 class _Sizes(Checkpoints):
-    """Checkpoints as they are written, and how large the largest is."""
+    """Checkpoints that also record the size of the largest file, in bytes."""
 
     largest = 0
 
@@ -228,46 +230,45 @@ class _Sizes(Checkpoints):
 
 
 def train(
-    folder: Path, shape: str, name: str, training: Mapping[str, Any], *, ahead: bool = True, device: str = "cpu"
+    folder: Path, shape: str, name: str, training: Mapping[str, Any], *, prefetch: bool = True, device: str = "cpu"
 ) -> dict[str, float]:
-    """Train on the stores of `folder` for one epoch, by `train_fold`, together with the processes started beside.
+    """Train on the stores of `folder` for one epoch, with `train_fold`, together with other processes where started.
 
     Parameters
     ----------
     folder : Path
     shape : str
-        Of `SHAPES`.
+        Key of `SHAPES`.
     name : str
-        Folder of what is written, removed at the end.
+        Folder of the outputs, removed at the end.
     training : mapping
-        Settings of `TrainingConfig` other than the study's.
-    ahead : bool
-        Windows are read while the ones before are learned from; else by the thread that learns.
+        Settings of `TrainingConfig` that differ from the study's.
+    prefetch : bool
+        Windows are read during the step before; else by the training thread.
     device : str
 
     Returns
     -------
     dict
-        ``seconds``, ``volumes_per_s`` as the training's own table has them (of all processes), ``waited_s``, ``steps``,
-        ``began``, ``cores`` of the training's one epoch; bytes of model and checkpoint. Of the processes that write
-        nothing, no table.
+        ``start_s``, ``waited_s``, ``steps``, ``cores`` of the epoch. From the first process also ``seconds`` and
+        ``volumes_per_s`` as in ``training.csv`` (over all processes), and the bytes of model and checkpoint.
     """
     data, study = read_data(folder), SHAPES[shape].study()
     settings = dataclasses.replace(study.training, max_epochs=1, **training)
-    recall = given_recall(data, shape)
+    recall = preset_recall(data, shape)
     processes = find_processes(device, None)
     target, passes = folder / name, []
     with contextlib.ExitStack() as stack:
         if processes.is_first:
             stack.callback(shutil.rmtree, target, ignore_errors=True)
-        put = {
-            "fitted_linear_skip": lambda data, horizons, *, work_dir: given_linear(data, tuple(horizons)),
+        replacements = {
+            "fitted_linear_skip": lambda data, horizons, *, work_dir: preset_linear_skip(data, tuple(horizons)),
             "fitted_recall": lambda data, model, *, work_dir: recall,
-            "StreamLoader": watched_loader(passes, ahead=ahead),
+            "StreamLoader": timed_loader(passes, prefetch=prefetch),
             "Checkpoints": _Sizes,
         }
-        for what, instead in put.items():
-            stack.enter_context(mock.patch.object(fitting, what, instead))
+        for attribute, replacement in replacements.items():
+            stack.enter_context(mock.patch.object(fitting, attribute, replacement))
         train_fold(
             data,
             study.model,
@@ -277,91 +278,92 @@ def train(
             seed=0,
             processes=processes,
         )
-        # Validated, trained, validated.
+        # Passes: validation, training, validation.
         _, epoch, _ = passes
-        found = dataclasses.asdict(epoch)
+        result = dataclasses.asdict(epoch)
         if processes.is_first:
             row = pd.read_csv(target / "model" / "training.csv").set_index("epoch").loc[1]
-            found |= {"seconds": float(row["seconds"]), "volumes_per_s": float(row["volumes_per_s"])}
-            found |= {"model_bytes": (target / "model/model.safetensors").stat().st_size}
-            found |= {"checkpoint_bytes": _Sizes.largest}
-    return found
+            result |= {"seconds": float(row["seconds"]), "volumes_per_s": float(row["volumes_per_s"])}
+            result |= {"model_bytes": (target / "model/model.safetensors").stat().st_size}
+            result |= {"checkpoint_bytes": _Sizes.largest}
+    return result
 
 
-def watch_training(
-    folder: str, shape: str, name: str, training: Mapping[str, Any], ahead: bool = True, device: str = "cpu"
+def measure_training(
+    folder: str, shape: str, name: str, training: Mapping[str, Any], prefetch: bool = True, device: str = "cpu"
 ) -> dict[str, float]:
-    """Train in a process of its own, of one thread beside the one that reads; stores come from the disk.
+    """Train in a process of its own, with one thread beside the reading one; stores are not in the system's cache.
 
     Returns
     -------
     dict
-        What `train` returns, ``disk_bytes`` that were read, and on a GPU ``busy``, the share of time in which it was.
+        The result of `train`, ``disk_bytes`` that were read, and on a GPU ``busy``, the fraction of time in use.
     """
     use_one_thread()
     forget_stores(Path(folder))
     before = disk_bytes()
-    with watched_gpu() if device != "cpu" else contextlib.nullcontext([]) as samples:
-        found = train(Path(folder), shape, name, training, ahead=ahead, device=device)
-    found["disk_bytes"] = disk_bytes() - before
+    with sample_gpu() if device != "cpu" else contextlib.nullcontext([]) as samples:
+        result = train(Path(folder), shape, name, training, prefetch=prefetch, device=device)
+    result["disk_bytes"] = disk_bytes() - before
     if device != "cpu":
-        found["busy"] = busy_fraction(samples, found["began"], found["began"] + found["seconds"])
-    return found
+        result["busy"] = busy_fraction(samples, result["start_s"], result["start_s"] + result["seconds"])
+    return result
 
 
 @contextlib.contextmanager
-def watched_gpu(every_ms: int = 100) -> Iterator[list[tuple[float, float]]]:
-    """Ask the driver, again and again, in which share of the time since it was last asked the GPU had work.
+def sample_gpu(every_ms: int = 100) -> Iterator[list[tuple[float, float]]]:
+    """Sample the utilization of the GPU with nvidia-smi.
 
     Yields
     ------
     list of (float, float)
-        Time, and share; it grows while the block runs.
+        Time in seconds since the epoch, and the fraction of time in use since the last sample; it grows during the
+        block.
     """
     which = f"--id=GPU-{torch.cuda.get_device_properties(0).uuid}" if torch.cuda.is_available() else "--id=0"
     command = ["nvidia-smi", which, "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
     samples: list[tuple[float, float]] = []
-    with subprocess.Popen([*command, f"--loop-ms={every_ms}"], stdout=subprocess.PIPE, text=True) as asked:
+    with subprocess.Popen([*command, f"--loop-ms={every_ms}"], stdout=subprocess.PIPE, text=True) as process:
 
-        def note() -> None:
-            samples.extend((time.time(), float(line) / 100) for line in asked.stdout or ())
+        def collect() -> None:
+            samples.extend((time.time(), float(line) / 100) for line in process.stdout or ())
 
-        thread = threading.Thread(target=note, daemon=True)
+        thread = threading.Thread(target=collect, daemon=True)
         thread.start()
         try:
             yield samples
         finally:
-            asked.terminate()
+            process.terminate()
             thread.join()
 
 
-def busy_fraction(samples: list[tuple[float, float]], began: float, ended: float) -> float:
-    """Mean of what was told between two moments.
+def busy_fraction(samples: list[tuple[float, float]], start_s: float, stop_s: float) -> float:
+    """Return the mean fraction of the samples between two times.
 
     Raises
     ------
     BenchmarkError
-        Nothing was told.
+        There is no sample.
     """
-    within = [share for position, share in samples if began <= position <= ended]
+    within = [fraction for time_s, fraction in samples if start_s <= time_s <= stop_s]
     if not within:
-        raise BenchmarkError("nvidia-smi told nothing while the training ran.", "Train longer, or look at its message.")
+        raise BenchmarkError("nvidia-smi gave no sample while the training ran.", "Train longer, or see its message.")
     return float(np.mean(within))
 
 
 def torchrun_variables(n: int, port: int) -> list[dict[str, str]]:
-    """What torchrun tells each of `n` processes on this machine."""
+    """Return the variables that torchrun sets for each of `n` processes on this machine."""
     shared = {"TORCHELASTIC_RUN_ID": "benchmark", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     shared |= {"WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n), "GROUP_RANK": "0"}
     return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(n)]
 
 
-def open_again(folder: Path, n_times: int) -> list[RunView]:
-    """Open the first run of a folder so many times, as `titan-neuro train` opens each run of a study."""
+def open_repeatedly(folder: Path, n_times: int) -> list[RunView]:
+    """Open the first run of a folder `n_times`, as `titan-neuro train` opens each run of a study."""
     path = next(folder.glob("sub-*/func/*.zarr"))
     space = RunStore(path).space
     if space.mask is not None:
-        # What all runs have in common is less than each of them has.
+        # The mask that all runs share is smaller than the mask of each.
         common = space.mask.copy()
         common.flat[np.flatnonzero(common)[0]] = False
         space = dataclasses.replace(space, mask=common)
@@ -369,7 +371,7 @@ def open_again(folder: Path, n_times: int) -> list[RunView]:
 
 
 def write_index(root: Path, n_subjects: int) -> None:
-    """Write the names of a BIDS dataset of so many subjects, a run and an events table each, and nothing in them."""
+    """Write the files of a BIDS dataset with one run and one events table for each subject; the images are empty."""
     write_json(root / "dataset_description.json", {"Name": "Names", "BIDSVersion": "1.9.0"})
     write_json(root / "task-rest_bold.json", {"TaskName": "rest", "RepetitionTime": 0.735})
     for number in range(n_subjects):

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from filelock import FileLock
+from forked import run_command
 
 # Triton looks at this when it is first imported, by whomever: without a GPU its kernels are interpreted.
 if torch.cuda.is_available():
@@ -34,18 +33,9 @@ def pytest_runtest_setup():
     logger.setLevel(logging.NOTSET)
 
 
-def run_command(*arguments: object, check: bool = True, **options: object) -> subprocess.CompletedProcess[str]:
-    """Run ``titan-neuro`` as a user does: another process, its output as text."""
-    command = [str(Path(sys.executable).with_name("titan-neuro")), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
-    if check:
-        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
-    return done
-
-
 @pytest.fixture(scope="session")
 def titan_neuro():
-    """The command, run in a process of its own."""
+    """The command, run in a process of its own: `forked.run_command`."""
     return run_command
 
 

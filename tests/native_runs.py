@@ -13,7 +13,7 @@ def write(root: Path, *, n_runs: int, shape: tuple[int, int, int], n_time_points
     func, masks, affine = root / "sub-01/func", root / "derivatives/mask/sub-01/func", np.diag([4.0, 4.0, 4.0, 1.0])
     func.mkdir(parents=True)
     masks.mkdir(parents=True)
-    (root / "dataset_description.json").write_text('{"Name": "Noise", "BIDSVersion": "1.8.0"}')
+    (root / "dataset_description.json").write_text('{"Name": "Bruit – 雑音", "BIDSVersion": "1.8.0"}', encoding="utf-8")
     save(masks / "sub-01_desc-brain_mask.nii.gz", np.ones(shape, np.uint8), affine)
     rng = np.random.default_rng(0)
     for run in range(1, n_runs + 1):

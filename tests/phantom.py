@@ -102,7 +102,8 @@ class Phantom:
             reference = move(to_reference, voxels - self.field_hz(reference)[:, None] * self.shift)
         before_warp = move(np.linalg.inv(self.linear) @ np.linalg.inv(self.coregistration), reference)
         points = before_warp
-        for _ in range(25):
+        # The warp contracts by 0.2 a step, so that 12 steps leave less than 1e-7 mm.
+        for _ in range(12):
             points = before_warp - self.warp(points)
         return points
 

@@ -1,4 +1,4 @@
-"""A file server on 127.0.0.1 that answers requests for byte ranges, as object stores do; that of Python does not."""
+"""A file server on 127.0.0.1 that supports byte ranges, as object stores do; Python's own server does not."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class _Handler(SimpleHTTPRequestHandler):
 
 
 class RangeServer(ThreadingHTTPServer):
-    """Serves a folder and keeps the requests, ``(path, range)``, in order."""
+    """Serves a folder, and records the requests, ``(path, range)``, in order."""
 
     daemon_threads = True
 

@@ -12,7 +12,14 @@ from titan_neuro.titans.models import MACConfig
 
 N_FEATURES, N_SOURCES = 24, 6
 RECALL = RecallConfig(
-    width=24, n_components=12, autoregressive_lags=2, key_lags=3, key_components=6, group_width=8, n_groups=2, chunk_time_points=8
+    width=24,
+    n_components=12,
+    autoregressive_lags=2,
+    key_lags=3,
+    key_components=6,
+    group_width=8,
+    n_groups=2,
+    chunk_time_points=8,
 )
 
 

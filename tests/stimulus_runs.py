@@ -1,4 +1,4 @@
-"""Runs with a planted stimulus, and the means to score what baselines make of them."""
+"""Synthetic runs that contain a shared stimulus, and functions to score baselines on them."""
 
 import itertools
 
@@ -12,7 +12,7 @@ HORIZONS = (1, 3, 10)
 
 
 def as_run(series, key, lead=10):
-    """Wrap time points; subject and stimulus are read off the key, the first `lead` time points are not scored."""
+    """Make a run; subject and stimulus are read from the key, the first `lead` time points are not scored."""
     subject, stimulus = key.removeprefix("sub-").split("_", 1)
     scored = np.arange(len(series)) >= lead
     return InMemoryRun(torch.tensor(series, dtype=torch.float32), scored, key, subject, stimulus)
@@ -26,25 +26,23 @@ def ar1_noise(rng, n_time_points, n_features, phi):
     return series
 
 
-def stimulus_runs(n_subjects, n_stimuli, share, *, phi=0.7, n_time_points=300, seed=0):
-    """Runs of 20 features whose variance is `share` that of their stimulus, of six sources, the rest each subject's
-    own.
-    """
+def stimulus_runs(n_subjects, n_stimuli, fraction, *, phi=0.7, n_time_points=300, seed=0):
+    """Runs of 20 features: a `fraction` of their variance is a stimulus of six sources, the rest independent noise."""
     rng = np.random.default_rng(seed)
     mixing = rng.normal(size=(6, 20)) / np.sqrt(6)
-    stimuli = [ar1_noise(rng, n_time_points, 6, phi) @ mixing for _ in range(n_stimuli)]
+    responses = [ar1_noise(rng, n_time_points, 6, phi) @ mixing for _ in range(n_stimuli)]
     return [
         as_run(
-            np.sqrt(share) * movie + np.sqrt(1 - share) * ar1_noise(rng, n_time_points, 20, phi),
-            f"sub-{subject:02}_task-film{stimulus}",
+            np.sqrt(fraction) * response + np.sqrt(1 - fraction) * ar1_noise(rng, n_time_points, 20, phi),
+            f"sub-{subject:02}_task-movie{stimulus}",
         )
         for subject in range(n_subjects)
-        for stimulus, movie in enumerate(stimuli)
+        for stimulus, response in enumerate(responses)
     ]
 
 
 def stream(model, series, cuts=()):
-    """All forecasts of one run, which is fed in parts."""
+    """All forecasts of one run, which is read in blocks that end at `cuts`."""
     state, parts = model.init_state(), []
     for a, b in itertools.pairwise([0, *cuts, len(series)]):
         forecasts, state = model.step(series[a:b], state)
@@ -56,21 +54,21 @@ def error(model, runs, horizon):
     """Squared error of a model's forecasts of scored time points, summed over the runs."""
     total = 0.0
     for run in runs:
-        follower = model.bind(run, 0) if hasattr(model, "bind") else model
-        forecasts = stream(follower, run.series)[:-horizon, model.horizons.index(horizon)]
+        forecaster = model.bind(run, 0) if hasattr(model, "bind") else model
+        forecasts = stream(forecaster, run.series)[:-horizon, model.horizons.index(horizon)]
         scored = torch.as_tensor(run.scored[horizon:])
         total += float((run.series[horizon:] - forecasts)[scored].double().square().sum())
     return total
 
 
 def r2(model, runs, horizon):
-    """One less the squared error over that about zero, the true mean of all features here."""
+    """One minus squared error / sum of squares; the true mean of all features is 0."""
     power = sum(float(run.series[horizon:][run.scored[horizon:]].double().square().sum()) for run in runs)
     return 1 - error(model, runs, horizon) / power
 
 
 def fit_all(runs, horizons=HORIZONS):
-    """All baselines and reference lines, by name, fitted."""
+    """All baselines and oracle references, by name, fitted."""
     shared_fits = SharedFits(horizons)
     models = {
         model.name: model

@@ -1,4 +1,4 @@
-"""What the run of these tests is like."""
+"""Name, shape and events of the run in these tests, and a torch dataset of its windows."""
 
 import math
 import os

@@ -17,7 +17,7 @@ def smooth_runs():
 
 @pytest.fixture(scope="session")
 def shown_to_all():
-    """Six subjects who are trained on and two who are tested, all shown one stimulus of a third of their variance."""
+    """Six training and two test subjects who saw one stimulus, which is a third of their variance."""
     runs = stimulus_runs(8, 1, 0.33)
     return runs[:6], runs[6:]
 

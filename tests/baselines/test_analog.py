@@ -9,16 +9,18 @@ ANALOGS = [f"{kind}analog-{window}" for kind in ("", "soft-") for window in (20,
 
 
 @pytest.mark.parametrize("name", ANALOGS)
-def test_where_a_film_is_shared_they_know_nearly_what_knowing_the_moment_gives(fitted_on_stimulus, shown_to_all, name):
+def test_analogs_nearly_reach_the_oracle_reference(fitted_on_stimulus, shown_to_all, name):
     test = shown_to_all[1]
     for horizon in HORIZONS:
-        alone, known = (error(fitted_on_stimulus[row], test, horizon) for row in ("ar", "intersubject-average+ar"))
-        gain = 1 - error(fitted_on_stimulus[name], test, horizon) / alone
-        assert gain > 0.9 * (1 - known / alone) > 0.2
+        autoregression, oracle = (
+            error(fitted_on_stimulus[row], test, horizon) for row in ("ar", "intersubject-average+ar")
+        )
+        skill = 1 - error(fitted_on_stimulus[name], test, horizon) / autoregression
+        assert skill > 0.9 * (1 - oracle / autoregression) > 0.2
 
 
 @pytest.mark.parametrize("phi", [0.0, 0.7], ids=["white", "colored"])
-def test_where_nothing_is_shared_every_row_is_as_good_as_autoregression(phi):
+def test_noise_makes_no_row_worse_than_autoregression(phi):
     runs = stimulus_runs(10, 1, 0.0, phi=phi, seed=1)
     models = fit_all(runs[:8])
     for name, model in models.items():
@@ -29,23 +31,25 @@ def test_where_nothing_is_shared_every_row_is_as_good_as_autoregression(phi):
                 assert error(model, runs[8:], horizon) < 1.005 * error(models["ar"], runs[8:], horizon)
 
 
-def test_a_film_that_nobody_saw_calls_up_no_other():
+def test_an_unknown_stimulus_retrieves_no_other():
     runs = stimulus_runs(8, 3, 0.33, seed=2)
-    known = [run for run in runs if int(run.subject) < 6 and run.stimulus != "task-film2"]
-    models = fit_all(known, (1, 10))
-    strict = [run for run in runs if int(run.subject) >= 6 and run.stimulus == "task-film2"]
-    seen = [run for run in runs if int(run.subject) >= 6 and run.stimulus != "task-film2"]
+    train = [run for run in runs if int(run.subject) < 6 and run.stimulus != "task-movie2"]
+    models = fit_all(train, (1, 10))
+    unknown = [run for run in runs if int(run.subject) >= 6 and run.stimulus == "task-movie2"]
+    known = [run for run in runs if int(run.subject) >= 6 and run.stimulus != "task-movie2"]
     for name in ANALOGS:
         for horizon in (1, 10):
-            assert error(models[name], strict, horizon) < 1.04 * error(models["ar"], strict, horizon)
-            assert error(models[name], seen, horizon) < 0.87 * error(models["ar"], seen, horizon)
+            assert error(models[name], unknown, horizon) < 1.04 * error(models["ar"], unknown, horizon)
+            assert error(models[name], known, horizon) < 0.87 * error(models["ar"], known, horizon)
 
 
-def test_with_one_subject_they_read_on_from_its_other_runs():
+def test_one_subject_is_forecast_from_its_other_runs():
     rng = np.random.default_rng(3)
-    story = ar1_noise(rng, 300, 20, 0.7)
+    response = ar1_noise(rng, 300, 20, 0.7)
     runs = [
-        as_run(np.sqrt(0.5) * story + np.sqrt(0.5) * ar1_noise(rng, 300, 20, 0.7), f"sub-01_task-stimulus_run-{number}")
+        as_run(
+            np.sqrt(0.5) * response + np.sqrt(0.5) * ar1_noise(rng, 300, 20, 0.7), f"sub-01_task-stimulus_run-{number}"
+        )
         for number in range(5)
     ]
     models = fit_all(runs[:4])
@@ -53,54 +57,54 @@ def test_with_one_subject_they_read_on_from_its_other_runs():
         assert error(models[name], runs[4:], 10) < 0.9 * error(models["ar"], runs[4:], 10)
 
 
-def test_with_one_run_they_are_the_autoregression(shown_to_all):
+def test_one_training_run_gives_the_autoregression(shown_to_all):
     models = fit_all(shown_to_all[0][:1])
     series = shown_to_all[1][0].series
     for name in ANALOGS:
         assert torch.equal(stream(models[name], series), stream(models["ar"], series))
 
 
-def test_a_shared_film_is_read_on_components_too(shown_to_all, monkeypatch):
+def test_a_shared_stimulus_is_forecast_on_components(shown_to_all, monkeypatch):
     monkeypatch.setattr(shared_fits, "MAX_PLAIN_FEATURES", 4)
     monkeypatch.setattr(shared_fits, "MAX_COMPONENTS", 10)
     train, test = shown_to_all
     shared = SharedFits(HORIZONS)
-    model = AnalogBaseline(HORIZONS, 80, is_soft=True, shared_fits=shared)
+    model = AnalogBaseline(HORIZONS, shared, window=80, is_soft=True)
     model.fit(train)
-    assert model.gain.shape == (3, 10)
+    assert model.weights.shape == (3, 10)
     space = shared.residuals(train)[0]
-    alone = space.autoregress(test[0].series, space.init_state())[0]
+    autoregression = space.autoregress(test[0].series, space.init_state())[0]
     errors = [
         (test[0].series[20:] - forecasts[10:-10, 2]).square().sum()
-        for forecasts in (stream(model, test[0].series), alone)
+        for forecasts in (stream(model, test[0].series), autoregression)
     ]
     assert errors[0] < 0.85 * errors[1]
 
 
-def test_the_best_moment_is_read_on_as_it_was(fitted_on_stimulus, shown_to_all):
-    """The definition, step by step, at one time point."""
+def test_one_forecast_equals_the_definition(fitted_on_stimulus, shown_to_all):
+    """Matches, attention and weights at one time point, step by step."""
     model, series, t = fitted_on_stimulus["analog-20"], shown_to_all[1][1].series, 150
     space, bank = model.space, model.bank
     keys = space.score(series) * model._scale
     window = keys[t - 19 : t + 1].double()
-    statistics = [j for j in (bank.stimulus >= 0).nonzero()[:, 0].tolist() if j >= 38]
+    positions = [j for j in (bank.stimulus >= 0).nonzero()[:, 0].tolist() if j >= 38]
     matches = torch.stack(
         [
             (window * bank.keys[j - 19 : j + 1]).sum() / bank.keys[j - 19 : j + 1].norm() / window.norm()
-            for j in statistics
+            for j in positions
         ]
     )
     for index in range(len(HORIZONS)):
         count, threshold = model.options[index]
         best = matches.topk(int(count))
         assert best.values[0] > threshold
-        read = bank.values.reshape(-1, 3, 20)[torch.tensor(statistics)[best.indices], index].mean(0)
-        expected = stream(fitted_on_stimulus["ar"], series)[t, index] + model.gain[index] * read
+        following = bank.values.reshape(-1, 3, 20)[torch.tensor(positions)[best.indices], index].mean(0)
+        expected = stream(fitted_on_stimulus["ar"], series)[t, index] + model.weights[index] * following
         np.testing.assert_allclose(stream(model, series)[t, index], expected, atol=1e-4)
 
 
-def test_the_forecast_does_not_depend_on_how_much_of_the_run_went_before(fitted_on_stimulus, shown_to_all):
-    """A run that begins at a random offset is forecast, once the window is full, as the whole run is."""
+def test_forecasts_depend_on_the_window_alone(fitted_on_stimulus, shown_to_all):
+    """With a random offset, forecasts equal those of the whole run once the window is full."""
     series = shown_to_all[1][0].series
     for name in ("analog-20", "soft-analog-20"):
         whole, part = stream(fitted_on_stimulus[name], series), stream(fitted_on_stimulus[name], series[97:])

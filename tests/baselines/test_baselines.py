@@ -28,7 +28,7 @@ def fitted(smooth_runs):
     return models
 
 
-def test_the_mean_is_that_of_the_scored_training_frames(fitted, smooth_runs):
+def test_mean_is_over_scored_training_time_points(fitted, smooth_runs):
     expected = np.concatenate([run.series[run.scored].numpy() for run in smooth_runs]).astype(float).mean(0)
     forecasts = stream(fitted["mean"], smooth_runs[0].series)
     assert forecasts.shape == (300, 2, 12)
@@ -36,20 +36,20 @@ def test_the_mean_is_that_of_the_scored_training_frames(fitted, smooth_runs):
     assert torch.equal(forecasts, forecasts[:1, :1].expand_as(forecasts))
 
 
-def test_the_mean_of_runs_without_scored_frames_is_refused(smooth_runs):
+def test_mean_needs_scored_time_points(smooth_runs):
     unscored = replace(smooth_runs[0], scored=np.zeros(300, dtype=bool))
     with pytest.raises(TrainingError, match="None of the 1 training runs"):
         TrainingMean(HORIZONS).fit([unscored])
 
 
-def test_persistence_forecasts_the_present_frame(fitted, smooth_runs):
+def test_persistence_forecasts_the_present_time_point(fitted, smooth_runs):
     series = smooth_runs[0].series
     forecasts = stream(fitted["persistence"], series, cuts=(100,))
     assert torch.equal(forecasts[:, 0], series)
     assert torch.equal(forecasts[:, 1], series)
 
 
-def test_damped_persistence_fades_as_the_regression_on_the_frame_before_says(fitted, smooth_runs):
+def test_damped_persistence_agrees_with_statsmodels(fitted, smooth_runs):
     before = np.concatenate([run.series[9:-1].numpy() for run in smooth_runs]).astype(float)
     after = np.concatenate([run.series[10:].numpy() for run in smooth_runs]).astype(float)
     series = smooth_runs[0].series
@@ -61,26 +61,26 @@ def test_damped_persistence_fades_as_the_regression_on_the_frame_before_says(fit
         np.testing.assert_allclose(forecasts[:, 1, feature], phi**3 * series[:, feature], atol=1e-5)
 
 
-def test_damped_persistence_of_what_grows_does_not_grow(smooth_runs):
+def test_damped_persistence_never_grows(smooth_runs):
     growing = replace(smooth_runs[0], series=1.02 ** torch.arange(300.0)[:, None].expand(-1, 12))
     model = DampedPersistence(HORIZONS)
     model.fit([growing])
     assert torch.equal(model.factors, torch.ones(2, 12))
 
 
-def test_damped_persistence_of_runs_without_scored_frames_is_refused(smooth_runs):
+def test_damped_persistence_needs_scored_time_points(smooth_runs):
     unscored = replace(smooth_runs[0], scored=np.arange(300) == 0)
     with pytest.raises(TrainingError, match="None of the 1 training runs has a scored time point with one before it"):
         DampedPersistence(HORIZONS).fit([unscored])
 
 
-def test_autoregression_finds_the_planted_weights(fitted):
+def test_autoregression_recovers_the_true_weights(fitted):
     weights = fitted["ar"].fitted
     assert weights.coefficients[0, 0].mean() == pytest.approx(0.7, abs=0.02)
     assert weights.coefficients[1].sum(0).mean() == pytest.approx(0.7**3, abs=0.04)
 
 
-def test_autoregression_reaches_the_skill_that_is_possible(fitted, smooth_runs):
+def test_autoregression_reaches_the_theoretical_r2(fitted, smooth_runs):
     series, forecasts = smooth_runs[0].series, stream(fitted["ar"], smooth_runs[0].series)
     for index, horizon in enumerate(HORIZONS):
         error = (series[horizon:] - forecasts[:-horizon, index]).square().mean()
@@ -88,7 +88,7 @@ def test_autoregression_reaches_the_skill_that_is_possible(fitted, smooth_runs):
 
 
 @pytest.mark.parametrize("name", ["mean", "persistence", "damped", "ar"])
-def test_forecasts_are_the_same_bits_however_the_run_is_cut(fitted, smooth_runs, name):
+def test_block_lengths_change_no_bit(fitted, smooth_runs, name):
     series = smooth_runs[2].series
     whole = stream(fitted[name], series)
     for cuts in ((1,), (64, 128, 192), (3, 4, 5, 200), tuple(range(1, 300))):
@@ -96,7 +96,7 @@ def test_forecasts_are_the_same_bits_however_the_run_is_cut(fitted, smooth_runs,
 
 
 @pytest.mark.parametrize("name", ["mean", "persistence", "damped", "ar"])
-def test_changing_later_frames_changes_no_earlier_forecast(fitted, smooth_runs, name):
+def test_later_time_points_change_no_earlier_forecast(fitted, smooth_runs, name):
     series = smooth_runs[1].series
     whole = stream(fitted[name], series)
     for last in (0, 1, 63, 64, 150, 298):

@@ -16,8 +16,8 @@ from titan_neuro.baselines.online_vector_autoregression import TIME_CONSTANTS
 HORIZONS = (1, 3)
 
 
-def own_dynamics(rng, subject, n_time_points=700):
-    """A VAR(1) of twelve features, each driven by one other: in every subject by another one."""
+def individual_dynamics(rng, subject, n_time_points=700):
+    """A VAR(1) of twelve features, each driven by one other, which differs between subjects."""
     order = rng.permutation(12)
     weights = 0.5 * np.eye(12)
     weights[order, np.roll(order, 1)] = 0.45
@@ -28,9 +28,9 @@ def own_dynamics(rng, subject, n_time_points=700):
 
 
 @pytest.fixture(scope="module")
-def people():
+def subjects():
     rng = np.random.default_rng(3)
-    return [own_dynamics(rng, subject) for subject in range(8)]
+    return [individual_dynamics(rng, subject) for subject in range(8)]
 
 
 def fit_both(runs, horizons=HORIZONS):
@@ -42,18 +42,18 @@ def fit_both(runs, horizons=HORIZONS):
 
 
 @pytest.fixture(scope="module")
-def fitted(people):
-    return fit_both(people[:6])
+def fitted(subjects):
+    return fit_both(subjects[:6])
 
 
-def test_it_finds_a_persons_own_dynamics_that_the_group_has_not(fitted, people):
+def test_individual_dynamics_are_learned(fitted, subjects):
     online, var = fitted
     assert None not in online.penalties
-    assert r2(online, people[6:], 1) > r2(var, people[6:], 1) + 0.06
-    assert r2(online, people[6:], 3) > r2(var, people[6:], 3) + 0.02
+    assert r2(online, subjects[6:], 1) > r2(var, subjects[6:], 1) + 0.06
+    assert r2(online, subjects[6:], 3) > r2(var, subjects[6:], 3) + 0.02
 
 
-def look_back(model, series):
+def predictors_of(model, series):
     """Predictors time point by time point: scaled components, and their running averages."""
     scores = (series.numpy() - model.space.mean.numpy()) @ model.space.components.numpy()
     scores = scores.astype(np.float64) / model.space.variance.numpy() ** 0.25
@@ -65,49 +65,47 @@ def look_back(model, series):
 
 
 @pytest.mark.parametrize("max_plain_features", [512, 4], ids=["features", "components"])
-def test_weights_at_each_frame_are_those_of_a_ridge_regression_on_the_pairs_seen(
-    people, monkeypatch, max_plain_features
-):
+def test_weights_equal_a_ridge_regression_on_past_pairs(subjects, monkeypatch, max_plain_features):
     monkeypatch.setattr(shared_fits, "MAX_PLAIN_FEATURES", max_plain_features)
-    model, var = fit_both(people[:6])
+    model, var = fit_both(subjects[:6])
     model.weights = 0.01 * torch.randn(model.weights.shape, generator=torch.Generator().manual_seed(0))
-    series = people[6].series[:300]
-    predictors, group = look_back(model, series), stream(var, series).numpy()
+    series = subjects[6].series[:300]
+    predictors, group = predictors_of(model, series), stream(var, series).numpy()
     forecasts = stream(model, series, cuts=(45, 46, 200)).numpy()
     unit = float((model.space.variance**0.5).mean())
     axes = np.eye(12) if max_plain_features == 512 else model.space.components.numpy()
     for index, horizon in enumerate(HORIZONS):
         base = model.weights[:, index].numpy().astype(np.float64)
-        beyond = (series[horizon:].numpy() - group[:-horizon, index]) @ axes
+        errors = (series[horizon:].numpy() - group[:-horizon, index]) @ axes
         penalty = unit * model.penalties[index]
         for t in (0, horizon, 31, 32, 40, 97, 150, 299):
-            seen = slice(0, max(0, t - horizon + 1))
-            z, target = predictors[seen], beyond[seen]
+            past = slice(0, max(0, t - horizon + 1))
+            z, target = predictors[past], errors[past]
             own = np.linalg.solve(z.T @ z + penalty * np.eye(z.shape[1]), z.T @ target - z.T @ z @ base)
-            weights = base + float(model.gain[index]) * own
+            weights = base + float(model.shrinkage[index]) * own
             expected = group[t, index] + predictors[t] @ weights @ axes.T
             np.testing.assert_allclose(forecasts[t, index], expected, atol=1e-4)
 
 
-def test_a_state_can_be_gone_on_from_twice(fitted, people):
-    model, series = fitted[0], people[7].series
+def test_a_state_can_be_used_twice(fitted, subjects):
+    model, series = fitted[0], subjects[7].series
     _, state = model.step(series[:90], model.init_state())
     first, _ = model.step(series[90:200], state)
     again, _ = model.step(series[90:200], state)
     assert torch.equal(first, again)
 
 
-def test_what_it_keeps_does_not_grow_with_the_run(fitted, people):
+def test_the_state_does_not_grow(fitted, subjects):
     model = fitted[0]
     sizes = []
     for n_time_points in (128, 640):
-        _, state = model.step(people[7].series[:n_time_points], model.init_state())
-        kept = [state.averages, state.pending, *vars(state.learned).values()]
-        sizes.append(sum(part.numel() for part in kept if isinstance(part, torch.Tensor)))
+        _, state = model.step(subjects[7].series[:n_time_points], model.init_state())
+        parts = [state.averages, state.pending, *vars(state.regression).values()]
+        sizes.append(sum(part.numel() for part in parts if isinstance(part, torch.Tensor)))
     assert sizes[0] == sizes[1]
 
 
-def test_it_costs_nothing_where_there_is_nothing_to_learn():
+def test_noise_makes_it_no_worse_than_var():
     rng = np.random.default_rng(4)
     runs = [as_run(ar1_noise(rng, 400, 10, 0.0), f"sub-{subject:02}_task-rest") for subject in range(6)]
     online, var = fit_both(runs[:4])
@@ -115,28 +113,28 @@ def test_it_costs_nothing_where_there_is_nothing_to_learn():
         assert error(online, runs[4:], horizon) == pytest.approx(error(var, runs[4:], horizon), rel=0.003)
 
 
-def test_where_nothing_pays_it_is_var(people, monkeypatch):
+def test_without_a_helpful_option_it_is_var(subjects, monkeypatch):
     monkeypatch.setattr(online_vector_autoregression, "choose_option", lambda changes: None)
-    online, var = fit_both(people[:6])
+    online, var = fit_both(subjects[:6])
     assert online.penalties == online.group_penalties == (None, None)
-    assert torch.equal(stream(online, people[6].series), stream(var, people[6].series))
+    assert torch.equal(stream(online, subjects[6].series), stream(var, subjects[6].series))
 
 
 @pytest.mark.parametrize("n_runs", [1, 2])
-def test_one_subject_is_enough(people, n_runs):
-    series = people[0].series[:480].numpy().reshape(n_runs, -1, 12)
-    later = [as_run(people[0].series[480:].numpy(), "sub-00_run-9")]
+def test_one_subject_suffices(subjects, n_runs):
+    series = subjects[0].series[:480].numpy().reshape(n_runs, -1, 12)
+    later = [as_run(subjects[0].series[480:].numpy(), "sub-00_run-9")]
     online, var = fit_both([as_run(part, f"sub-00_run-{number}") for number, part in enumerate(series)])
     if n_runs == 1:
         assert online.penalties == (None, None)
     assert error(online, later, 1) < 1.02 * error(var, later, 1)
 
 
-def test_rows_of_a_table_fit_var_once(people, monkeypatch):
+def test_var_is_fitted_once(subjects, monkeypatch):
     calls = []
     fit = VectorAutoregressionBaseline._fit
     monkeypatch.setattr(
         vector_autoregression.VectorAutoregressionBaseline, "_fit", lambda *args: calls.append(1) or fit(*args)
     )
-    fit_both(people[:3])
+    fit_both(subjects[:3])
     assert calls == [1]

@@ -9,10 +9,10 @@ LEAD = 10
 
 
 @pytest.mark.parametrize(("name", "base"), [("intersubject-average", "mean"), ("intersubject-average+ar", "ar")])
-def test_forecasts_are_the_definition(fitted_on_stimulus, shown_to_all, name, base):
+def test_forecasts_equal_the_definition(fitted_on_stimulus, shown_to_all, name, base):
     train, (run, _) = shown_to_all
     stimulus = torch.stack([other.series for other in train]).mean(0)
-    # Before it begins there is no stimulus.
+    # There is no stimulus before it begins.
     stimulus[:LEAD] = 0
     reference = fitted_on_stimulus[name]
     forecasts = stream(reference.bind(run, 0), run.series, cuts=(50, 51, 200))
@@ -20,25 +20,25 @@ def test_forecasts_are_the_definition(fitted_on_stimulus, shown_to_all, name, ba
     for index, horizon in enumerate(HORIZONS):
         beyond = stimulus[horizon:] - of_stimulus[:-horizon, index]
         beyond[: max(0, LEAD - horizon)] = 0
-        expected = own[:-horizon, index] + reference.gain[index] * beyond
+        expected = own[:-horizon, index] + reference.weights[index] * beyond
         np.testing.assert_allclose(forecasts[:-horizon, index], expected, atol=1e-4)
         assert torch.equal(forecasts[-horizon:, index], own[-horizon:, index])
 
 
-def test_gains_are_those_of_each_subject_against_the_others(fitted_on_stimulus, shown_to_all):
-    """A gain of least squares, less what the James-Stein factor takes off."""
+def test_weights_fit_each_subject_on_the_others(fitted_on_stimulus, shown_to_all):
+    """Least-squares weights, reduced by the James-Stein factor."""
     series = np.stack([run.series.numpy() for run in shown_to_all[0]]).astype(float)
     mean = series[:, 10:].mean((0, 1))
     others = (series.sum(0) - series) / 5
     left, right = (others - mean)[:, 10:].reshape(-1, 20), (series - mean)[:, 10:].reshape(-1, 20)
     plain = (left * right).sum(0) / (left**2).sum(0)
-    gain = fitted_on_stimulus["intersubject-average"].gain[0].numpy()
+    weights = fitted_on_stimulus["intersubject-average"].weights[0].numpy()
     assert plain.mean() > 0.4
-    assert (gain <= plain + 1e-4).all()
-    assert gain.mean() == pytest.approx(plain.mean(), rel=0.1)
+    assert (weights <= plain + 1e-4).all()
+    assert weights.mean() == pytest.approx(plain.mean(), rel=0.1)
 
 
-def test_others_approach_the_share_of_variance_that_is_the_films(fitted_on_stimulus, shown_to_all):
+def test_r2_approaches_the_stimulus_variance(fitted_on_stimulus, shown_to_all):
     run = shown_to_all[1][0]
     # The average of six subjects with a third of shared variance each.
     true = 0.33**2 / (0.33 + 0.67 / 6)
@@ -46,41 +46,41 @@ def test_others_approach_the_share_of_variance_that_is_the_films(fitted_on_stimu
 
 
 @pytest.mark.parametrize("first_time_point", [0, 3, 40])
-def test_runs_are_aligned_where_the_film_begins(fitted_on_stimulus, shown_to_all, first_time_point):
+def test_runs_are_aligned_where_their_stimulus_begins(fitted_on_stimulus, shown_to_all, first_time_point):
     run = shown_to_all[1][0]
     late = as_run(np.concatenate([np.zeros((25, 20)), run.series.numpy()]), run.key, lead=35)
     reference = fitted_on_stimulus["intersubject-average"]
     expected = stream(reference.bind(run, 0), run.series)
-    found = stream(reference.bind(late, 25 + first_time_point), run.series[first_time_point:])
-    assert torch.equal(found, expected[first_time_point:])
+    forecasts = stream(reference.bind(late, 25 + first_time_point), run.series[first_time_point:])
+    assert torch.equal(forecasts, expected[first_time_point:])
     before = stream(reference.bind(late, 0), late.series)
     assert torch.equal(before[25:], expected)
 
 
-def test_what_came_before_the_first_frame_counts_in_the_film_alone(fitted_on_stimulus, shown_to_all):
+def test_the_average_is_read_before_the_run_begins(fitted_on_stimulus, shown_to_all):
     run = shown_to_all[1][0]
     reference = fitted_on_stimulus["intersubject-average+ar"]
-    found = stream(reference.bind(run, 100), run.series[100:])
-    # Eight time points on, the autoregression has the past that it looks at.
-    np.testing.assert_allclose(found[8:], stream(reference.bind(run, 0), run.series)[108:], atol=1e-5)
+    forecasts = stream(reference.bind(run, 100), run.series[100:])
+    # After eight time points, the autoregression has all its lags.
+    np.testing.assert_allclose(forecasts[8:], stream(reference.bind(run, 0), run.series)[108:], atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "base"), [("intersubject-average", "mean"), ("intersubject-average+ar", "ar")])
-def test_a_stimulus_that_nobody_saw_gets_the_baseline(fitted_on_stimulus, name, base):
+def test_an_unknown_stimulus_gets_the_baseline(fitted_on_stimulus, name, base):
     run = as_run(ar1_noise(np.random.default_rng(9), 100, 20, 0.7), "sub-20_task-other")
-    found = stream(fitted_on_stimulus[name].bind(run, 0), run.series)
-    assert torch.equal(found, stream(fitted_on_stimulus[base], run.series))
+    forecasts = stream(fitted_on_stimulus[name].bind(run, 0), run.series)
+    assert torch.equal(forecasts, stream(fitted_on_stimulus[base], run.series))
 
 
-def test_films_that_one_subject_saw_alone_have_no_gain():
+def test_stimuli_of_one_subject_get_no_weight():
     runs = stimulus_runs(4, 4, 0.5)
-    alone = [run for run in runs if run.stimulus == f"task-film{int(run.subject)}"]
+    seen_by_one = [run for run in runs if run.stimulus == f"task-movie{int(run.subject)}"]
     for reference in make_oracle_references(HORIZONS):
-        reference.fit(alone)
-        assert torch.equal(reference.gain, torch.zeros(3, 20))
+        reference.fit(seen_by_one)
+        assert torch.equal(reference.weights, torch.zeros(3, 20))
 
 
-def test_runs_of_different_lengths_are_compared_where_both_last(shown_to_all):
+def test_runs_of_different_lengths_are_averaged(shown_to_all):
     train, (run, _) = shown_to_all
     short = [
         as_run(other.series[:250].numpy(), other.key) if number % 2 else other for number, other in enumerate(train)
@@ -89,5 +89,5 @@ def test_runs_of_different_lengths_are_compared_where_both_last(shown_to_all):
     reference.fit(short)
     stimulus = torch.stack([other.series[250:] for other in short[::2]]).mean(0)
     forecasts = stream(reference.bind(run, 0), run.series)
-    expected = reference.base.mean + reference.gain[0] * (stimulus - reference.base.mean)
+    expected = reference.base.mean + reference.weights[0] * (stimulus - reference.base.mean)
     np.testing.assert_allclose(forecasts[249:-1, 0], expected, atol=1e-5)

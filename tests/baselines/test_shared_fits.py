@@ -8,7 +8,7 @@ from titan_neuro.baselines import AutoregressionBaseline, SharedFits, shared_fit
 HORIZONS = (1, 3)
 
 
-def test_the_axes_are_the_eigenvectors_of_the_covariance(smooth_runs):
+def test_axes_are_eigenvectors_of_the_covariance(smooth_runs):
     space, _ = SharedFits(HORIZONS).residuals(smooth_runs)
     series = np.concatenate([run.series.numpy() for run in smooth_runs]).astype(float)
     values, vectors = np.linalg.eigh(np.cov(series.T))
@@ -19,12 +19,12 @@ def test_the_axes_are_the_eigenvectors_of_the_covariance(smooth_runs):
 
 
 @pytest.mark.parametrize("max_plain_features", [512, 4], ids=["features", "components"])
-def test_residuals_are_what_the_autoregression_leaves(smooth_runs, monkeypatch, max_plain_features):
+def test_residuals_are_those_of_the_autoregression(smooth_runs, monkeypatch, max_plain_features):
     monkeypatch.setattr(shared_fits, "MAX_PLAIN_FEATURES", max_plain_features)
     space, projected = SharedFits(HORIZONS).residuals(smooth_runs)
-    alone = AutoregressionBaseline(HORIZONS)
-    alone.fit(smooth_runs)
-    run, forecasts = smooth_runs[4], stream(alone, smooth_runs[4].series)
+    autoregression = AutoregressionBaseline(HORIZONS)
+    autoregression.fit(smooth_runs)
+    run, forecasts = smooth_runs[4], stream(autoregression, smooth_runs[4].series)
     for index, horizon in enumerate(HORIZONS):
         expected = run.series[horizon:] - forecasts[:-horizon, index]
         found = projected[4].residuals[:, index]
@@ -34,7 +34,7 @@ def test_residuals_are_what_the_autoregression_leaves(smooth_runs, monkeypatch, 
         np.testing.assert_array_equal(projected[4].targets[:, index], (targets >= 10) & (targets < 300))
 
 
-def test_few_frames_of_many_features_are_seen_on_few_axes(smooth_runs, monkeypatch):
+def test_short_runs_get_few_components(smooth_runs, monkeypatch):
     monkeypatch.setattr(shared_fits, "MAX_COMPONENTS", 3)
     monkeypatch.setattr(shared_fits, "MAX_PLAIN_FEATURES", 4)
     monkeypatch.setattr(shared_fits, "_PCA_NUMBERS", 12 * 400)
@@ -44,19 +44,20 @@ def test_few_frames_of_many_features_are_seen_on_few_axes(smooth_runs, monkeypat
     assert projected[0].residuals.shape == (300, 2, 3)
 
 
-def test_it_is_made_once_for_the_same_runs_and_anew_for_others(smooth_runs):
+def test_fits_are_made_once_per_training_set(smooth_runs):
     shared = SharedFits(HORIZONS)
     first = shared.residuals(smooth_runs)
-    assert shared.residuals(list(smooth_runs)) is first
+    again = shared.residuals(list(smooth_runs))
+    assert again[0] is first[0] and again[1] is first[1]
     assert shared.autoregression(smooth_runs) is first[0].autoregression
     other = shared.residuals(smooth_runs[:4])
     assert len(other[1]) == 4
     assert other[0].autoregression is not first[0].autoregression
 
 
-def test_the_others_of_a_subject_are_without_it(smooth_runs):
-    shared = SharedFits(HORIZONS).shared(smooth_runs)
+def test_averages_leave_out_each_group(smooth_runs):
+    shared = SharedFits(HORIZONS).stimuli(smooth_runs)
     assert [[run.subject for run in group] for group in shared.groups] == [[label] * 2 for label in ("01", "02", "03")]
-    stimuli = {stimulus.stimulus: stimulus.series for stimulus in shared.others[1]}
+    stimuli = {stimulus.stimulus: stimulus.series for stimulus in shared.without_group[1]}
     expected = (shared.groups[0][0].series + shared.groups[2][0].series) / 2
     np.testing.assert_allclose(stimuli["task-movie_run-01"], expected[shared.groups[0][0].stimulus_start :], atol=1e-5)

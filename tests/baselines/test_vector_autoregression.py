@@ -38,74 +38,74 @@ def fitted(process_runs):
     return model
 
 
-def test_it_approaches_the_true_r2_where_features_drive_each_other(fitted, process_runs):
-    alone = AutoregressionBaseline(HORIZONS)
-    alone.fit(process_runs[:3])
+def test_r2_approaches_that_of_the_true_process(fitted, process_runs):
+    autoregression = AutoregressionBaseline(HORIZONS)
+    autoregression.fit(process_runs[:3])
     variance = solve_discrete_lyapunov(WEIGHTS, np.eye(12))
     for horizon in HORIZONS:
         power = np.linalg.matrix_power(WEIGHTS, horizon)
         true = np.trace(power @ variance @ power.T) / np.trace(variance)
         assert r2(fitted, process_runs[3:], horizon) == pytest.approx(true, abs=0.03)
-        assert r2(alone, process_runs[3:], horizon) < true - 0.1
+        assert r2(autoregression, process_runs[3:], horizon) < true - 0.1
 
 
 @pytest.mark.parametrize("max_plain_features", [512, 4], ids=["features", "components"])
-def test_weights_are_those_of_scikit_learn_on_the_residuals(process_runs, monkeypatch, max_plain_features):
+def test_weights_agree_with_scikit_learn(process_runs, monkeypatch, max_plain_features):
     monkeypatch.setattr(shared_fits, "MAX_PLAIN_FEATURES", max_plain_features)
     runs = process_runs[:3]
     model = VectorAutoregressionBaseline(HORIZONS)
     model.fit(runs)
-    alone = AutoregressionBaseline(HORIZONS)
-    alone.fit(runs)
-    forecasts = stream(model, process_runs[3].series) - stream(alone, process_runs[3].series)
+    autoregression = AutoregressionBaseline(HORIZONS)
+    autoregression.fit(runs)
+    forecasts = stream(model, process_runs[3].series) - stream(autoregression, process_runs[3].series)
     for index, horizon in enumerate(HORIZONS):
         n_components, n_lags, penalty = model.chosen[index]
 
-        def look_back(run, n_lags=n_lags, n_components=n_components):
+        def lagged(run, n_lags=n_lags, n_components=n_components):
             scores = model.space.score(run.series)[:, :n_components].numpy()
             return np.concatenate([np.pad(scores, ((lag, 0), (0, 0)))[: len(scores)] for lag in range(n_lags)], axis=1)
 
         predictors, targets = [], []
         for run in runs:
             rows = np.arange(max(4, 10 - horizon), 1000 - horizon)
-            residual = run.series[horizon:] - stream(alone, run.series)[:-horizon, index]
-            predictors.append(look_back(run)[rows])
+            residual = run.series[horizon:] - stream(autoregression, run.series)[:-horizon, index]
+            predictors.append(lagged(run)[rows])
             targets.append(residual[rows].numpy())
         predictors, targets = np.concatenate(predictors), np.concatenate(targets)
         ridge = Ridge(penalty * len(predictors) * float(model.space.variance.mean()), fit_intercept=False)
-        expected = ridge.fit(predictors, targets).predict(look_back(process_runs[3]))
+        expected = ridge.fit(predictors, targets).predict(lagged(process_runs[3]))
         np.testing.assert_allclose(forecasts[:, index], expected, atol=2e-4)
 
 
-def test_it_costs_nothing_where_features_are_independent():
+def test_independent_features_make_it_no_worse():
     rng = np.random.default_rng(2)
     runs = [as_run(ar1_noise(rng, 400, 10, 0.6), f"sub-{subject:02}_task-rest") for subject in range(6)]
-    model, alone = VectorAutoregressionBaseline(HORIZONS), AutoregressionBaseline(HORIZONS)
+    model, autoregression = VectorAutoregressionBaseline(HORIZONS), AutoregressionBaseline(HORIZONS)
     model.fit(runs[:4])
-    alone.fit(runs[:4])
+    autoregression.fit(runs[:4])
     for horizon in HORIZONS:
-        assert error(model, runs[4:], horizon) == pytest.approx(error(alone, runs[4:], horizon), rel=0.003)
+        assert error(model, runs[4:], horizon) == pytest.approx(error(autoregression, runs[4:], horizon), rel=0.003)
 
 
-def test_where_no_choice_helps_it_is_the_autoregression(process_runs, monkeypatch):
+def test_without_a_helpful_option_it_is_autoregression(process_runs, monkeypatch):
     monkeypatch.setattr(vector_autoregression, "choose_option", lambda changes: None)
-    model, alone = VectorAutoregressionBaseline(HORIZONS), AutoregressionBaseline(HORIZONS)
+    model, autoregression = VectorAutoregressionBaseline(HORIZONS), AutoregressionBaseline(HORIZONS)
     model.fit(process_runs[:3])
-    alone.fit(process_runs[:3])
+    autoregression.fit(process_runs[:3])
     assert model.chosen == (None, None)
-    assert torch.equal(stream(model, process_runs[3].series), stream(alone, process_runs[3].series))
+    assert torch.equal(stream(model, process_runs[3].series), stream(autoregression, process_runs[3].series))
 
 
 @pytest.mark.parametrize("n_runs", [1, 2])
-def test_one_subject_is_enough(process_runs, n_runs):
+def test_one_subject_suffices(process_runs, n_runs):
     series = process_runs[0].series.numpy().reshape(n_runs, -1, 12)
     runs = [as_run(part, f"sub-00_run-{number}") for number, part in enumerate(series)]
-    model, alone = VectorAutoregressionBaseline(HORIZONS), AutoregressionBaseline(HORIZONS)
+    model, autoregression = VectorAutoregressionBaseline(HORIZONS), AutoregressionBaseline(HORIZONS)
     model.fit(runs)
-    alone.fit(runs)
-    assert error(model, process_runs[3:], 1) < 0.85 * error(alone, process_runs[3:], 1)
+    autoregression.fit(runs)
+    assert error(model, process_runs[3:], 1) < 0.85 * error(autoregression, process_runs[3:], 1)
 
 
-def test_too_little_to_fit_on_is_refused(process_runs):
+def test_no_training_run_is_refused(process_runs):
     with pytest.raises(TrainingError, match="There is no training run"):
         VectorAutoregressionBaseline(HORIZONS).fit([])

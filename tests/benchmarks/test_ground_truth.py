@@ -67,7 +67,7 @@ def test_demands_are_judged_by_intervals() -> None:
             for other, place, low in (
                 ("ar", "all", 0.01),
                 ("titan-mac-frozen", "all", -0.01),
-                ("titan-mac-reset20", "echo-1", 0.01),
+                ("titan-mac-reset20", "delayed-1", 0.01),
                 ("var", "all", 0.01),
             )
         ]

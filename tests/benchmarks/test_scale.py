@@ -23,12 +23,12 @@ def _hours(text):
     return float(text.split(" h")[0].replace(",", ""))
 
 
-def test_the_page_is_what_the_results_come_to():
+def test_the_page_agrees_with_the_results():
     page = scale.PAGE.read_text()
     assert scale.fill(page, scale.tables(scale.read_results())) == page
 
 
-def test_windows_are_counted_as_they_are_trained_on():
+def test_windows_are_counted_as_in_training():
     work = scale.budapest_work()
     # 25 subjects in 5 groups: 17 train and 3 validate, each with four runs of five.
     seen = 5 * sum(scale.RUN_VOLUMES) - sum(scale.RUN_VOLUMES)
@@ -52,7 +52,7 @@ def test_an_epoch_has_at_least_its_steps():
     assert work.train[0] >= training.steps_per_epoch * training.window_time_points
 
 
-def test_hours_follow_from_volumes_a_second(contents):
+def test_hours_follow_from_volumes_per_second(contents):
     training, autoregression = contents
     faster = copy.deepcopy(training)
     for row in faster["results"]:
@@ -61,8 +61,8 @@ def test_hours_follow_from_volumes_a_second(contents):
     before, after = (scale.tables(scale.Measured(each, autoregression)) for each in (training, faster))
     for name in ("budapest", "large-training"):
         assert before[name] != after[name]
-    found = scale.Measured(training, autoregression)
-    assert f"| {scale.told(found.one_process('budapest'))} volumes/s |" in _squeezed(before["measured"])
+    measured = scale.Measured(training, autoregression)
+    assert f"| {scale.format_number(measured.one_process('budapest'))} volumes/s |" in before["measured"]
     lines = [line for line in before["budapest-gpus"].splitlines() if "assumed" in line]
     hours = [_hours(line.split(" | ")[1]) for line in lines]
     assert hours[0] / hours[2] == pytest.approx(scale.SPEED_UPS[2] / scale.SPEED_UPS[0], rel=0.02)
@@ -77,30 +77,30 @@ def _squeezed(table):
 
 def test_bytes_of_the_store(contents):
     made = scale.tables(scale.Measured(*contents))
-    assert f"| {scale.n_bytes(2 * 235_375 * 76_300)} |" in _squeezed(made["budapest"])
+    assert f"| {scale.format_bytes(2 * 235_375 * 76_300)} |" in made["budapest"]
 
 
-def test_a_gpu_that_was_measured_gets_a_line(contents, tmp_path):
+def test_a_measured_gpu_gets_a_line(contents, tmp_path):
     for name, content in zip(("training", "autoregression"), contents, strict=True):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     row = {"row": "speed", "found": 123.0, "details": {"shape": "budapest", "on_gpu": True}}
     (tmp_path / "training_gpu.json").write_text(json.dumps({"results": [row]}))
-    found = scale.read_results(tmp_path)
-    assert found.one_process("budapest") != 123.0
-    speed_up = scale.told(123.0 / found.two_cores("budapest"))
-    assert f"g = {speed_up}, measured" in scale.budapest_tables(found)["budapest-gpus"]
+    measured = scale.read_results(tmp_path)
+    assert measured.one_process("budapest") != 123.0
+    speed_up = scale.format_number(123.0 / measured.two_cores("budapest"))
+    assert f"g = {speed_up}, measured" in scale.budapest_tables(measured)["budapest-gpus"]
 
 
 @pytest.mark.parametrize(("cores", "is_shared"), [(1.0, False), (0.5, True)])
-def test_a_machine_that_others_used_is_told_of(contents, cores, is_shared):
+def test_a_shared_machine_is_reported(contents, cores, is_shared):
     training, autoregression = copy.deepcopy(contents)
     for row in training["results"]:
         row["details"]["cores"] = cores
     made = scale.tables(scale.Measured(training, autoregression))
-    assert ("Others used them" in made["measured"]) == is_shared
+    assert ("Other programs used them" in made["measured"]) == is_shared
 
 
-def test_what_is_missing_is_named(contents):
+def test_missing_rows_are_named(contents):
     training, autoregression = copy.deepcopy(contents)
     training["results"] = [row for row in training["results"] if row["row"] != "prepare"]
     with pytest.raises(common.BenchmarkError, match="no row 'prepare'"):
@@ -112,5 +112,5 @@ def test_what_is_missing_is_named(contents):
 @pytest.mark.parametrize(
     ("number", "text"), [(0, "0"), (0.01234, "0.0123"), (1.0, "1.00"), (35.9, "35.9"), (1234, "1,230")]
 )
-def test_three_digits(number, text):
-    assert scale.told(number) == text
+def test_numbers_have_three_digits(number, text):
+    assert scale.format_number(number) == text

@@ -84,7 +84,7 @@ class Dataset:
 
 GRID = np.diag([2.0, 2.0, 2.0, 1.0])
 CASES = {
-    "truncated": (lambda d: d.truncate(), errors.ImageError, "_bold.nii.gz: can't be read at time points"),
+    "truncated": (lambda d: d.truncate(), errors.ImageError, "_bold.nii.gz: can't be read at volumes"),
     # So small a file is found corrupt when its header is read.
     "corrupt": (lambda d: d.corrupt(), errors.ImageError, "_bold.nii.gz: not a readable NIfTI image"),
     "no image": (lambda d: d.bold.write_text("x"), errors.ImageError, "not a readable NIfTI image"),
@@ -92,8 +92,8 @@ CASES = {
     "5D": (lambda d: d.image(d.data[..., None]), errors.ImageError, "found 5D of shape (6, 7, 8, 80, 1)"),
     "no volume": (lambda d: d.image(d.data[..., :0]), errors.ImageError, "expected at least 2 volumes, found 0"),
     "one volume": (lambda d: d.image(d.data[..., :1]), errors.ImageError, "expected at least 2 volumes, found 1"),
-    "NaN": (lambda d: d.with_value(np.nan), errors.ImageError, "found nan in time point 17"),
-    "Inf": (lambda d: d.with_value(-np.inf), errors.ImageError, "found -inf in time point 17"),
+    "NaN": (lambda d: d.with_value(np.nan), errors.ImageError, "found nan in volume 17"),
+    "Inf": (lambda d: d.with_value(-np.inf), errors.ImageError, "found -inf in volume 17"),
     "all constant": (lambda d: d.with_value(5, np.s_[:]), errors.ImageError, "found every one of 336 voxels"),
     "no TR": (
         lambda d: (d.sidecar({}), d.image(d.data, repetition_time=0)),
@@ -105,23 +105,23 @@ CASES = {
     "two TRs": (
         lambda d: d.sidecar({"RepetitionTime": 2.0}),
         errors.MetadataError,
-        "the sidecar says a repetition time of 2.0 s, the header 1.0 s",
+        "the sidecar gives a repetition time of 2.0 s, the header 1.0 s",
     ),
     "events past the end": (
         lambda d: d.events("onset\tduration\ttrial_type\n10\t100\tmovie\n"),
         errors.MetadataError,
-        "line 2: the event 'movie' ends at 110 s, but the run is over at 80 s",
+        "line 2: the event 'movie' ends at 110 s, but the run ends at 80 s",
     ),
     "confounds": (
         lambda d: d.confounds(79),
         errors.MetadataError,
-        "expected 80, one for each time point of the run, found",
+        "expected 80 rows of confounds, one for each volume of the run, found",
     ),
     "mask shape": (lambda d: d.mask(np.ones((3, 4, 5))), errors.ImageError, "expected the grid of"),
     "mask affine": (lambda d: d.mask(np.ones(SHAPE), GRID), errors.ImageError, "expected the grid of"),
     "empty mask": (lambda d: d.mask(np.zeros(SHAPE)), errors.ImageError, "the brain mask is empty"),
     "two files": (lambda d: d.second_file(), errors.ImageError, "two files for one run"),
-    "band-passed": (lambda d: d.band_pass(), errors.ImageError, "found them low-passed or band-passed"),
+    "band-passed": (lambda d: d.band_pass(), errors.ImageError, "found one that was low-passed or band-passed"),
     "denoised": (lambda d: d.denoised(), errors.ImageError, "is denoised: such images are band-passed"),
 }
 
@@ -160,7 +160,7 @@ def test_some_constant_voxels_are_counted_and_zero(dataset, tmp_path, capsys):
 
     dataset.with_value(7, np.s_[0, 0, :3, :])
     assert prepare(dataset, tmp_path / "out") == 0
-    assert "3 voxels or parcels never change" in capsys.readouterr().err
+    assert "3 voxels or parcels are constant" in capsys.readouterr().err
     [store] = open_runs(tmp_path / "out")
     assert not store.series(0, N_TIME_POINTS)[:, :3].any()
     assert store.series(1, N_TIME_POINTS)[:, 3:].any(axis=0).all()

@@ -15,10 +15,10 @@ from conftest import DEBUG_SETTINGS
 from titan_neuro import errors
 from titan_neuro.data.store import open_runs
 
-VERBS = ["simulate", "fetch", "prepare", "train", "predict", "evaluate", "probe", "report", "run"]
+SUBCOMMANDS = ["simulate", "fetch", "prepare", "train", "predict", "evaluate", "probe", "report", "run"]
 
 
-def test_help_names_every_verb_and_loads_nothing_heavy(titan_neuro):
+def test_help_names_every_subcommand_and_loads_nothing_heavy(titan_neuro):
     program = (
         "import sys, titan_neuro, titan_neuro.cli\n"
         "try: titan_neuro.cli.main(['--help'])\n"
@@ -28,12 +28,12 @@ def test_help_names_every_verb_and_loads_nothing_heavy(titan_neuro):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for subcommand in VERBS:
+    for subcommand in SUBCOMMANDS:
         assert re.search(rf"^\s+{subcommand}\s", done.stdout, re.MULTILINE)
 
 
-@pytest.mark.parametrize("subcommand", VERBS)
-def test_every_verb_has_help(titan_neuro, subcommand):
+@pytest.mark.parametrize("subcommand", SUBCOMMANDS)
+def test_every_subcommand_has_help(titan_neuro, subcommand):
     assert "usage: titan-neuro" in titan_neuro(subcommand, "--help").stdout
 
 
@@ -99,7 +99,7 @@ def test_a_file_that_was_not_fetched(titan_neuro, study, tmp_path):
     titan_neuro("prepare", clone, tmp_path / "out", "--participant-label", "sid000005", "--no-datalad-get")
 
 
-def test_prepare_fetches_what_is_missing_and_a_prepared_run_needs_no_content(titan_neuro, study, tmp_path):
+def test_prepare_fetches_missing_files_and_needs_them_once(titan_neuro, study, tmp_path):
     clone, output = tmp_path / "clone", tmp_path / "out"
     titan_neuro("fetch", study / "synthetic", clone, "--participant-label", "sid000005", "--run-id", "1")
     chosen = ("--participant-label", "sid000005", "sid000007")
@@ -112,7 +112,7 @@ def test_prepare_fetches_what_is_missing_and_a_prepared_run_needs_no_content(tit
     assert "4 runs prepared, 0 of them now" in titan_neuro("prepare", clone, output, *chosen, "--no-datalad-get").stderr
 
 
-def test_what_is_nowhere_else_is_not_dropped(titan_neuro, study, tmp_path):
+def test_content_without_another_copy_is_not_dropped(titan_neuro, study, tmp_path):
     synthetic = tmp_path / "synthetic"
     shutil.copytree(study / "synthetic", synthetic, symlinks=True)
     message = failure(titan_neuro, errors.FetchError, "fetch", synthetic, "--drop", "--run-id", "1")
@@ -155,7 +155,7 @@ def test_usage_errors(titan_neuro, study, output):
     )
 
 
-def test_later_verbs_ask_for_the_earlier_ones(titan_neuro, study, tmp_path):
+def test_later_stages_ask_for_earlier_ones(titan_neuro, study, tmp_path):
     assert "titan-neuro prepare" in failure(titan_neuro, errors.InputNotFoundError, "train", tmp_path / "out")
     titan_neuro("prepare", study / "bids", tmp_path / "out")
     for subcommand in (["evaluate"], ["probe", "context-length"], ["predict"]):
@@ -171,7 +171,7 @@ def test_a_model_of_other_settings_is_not_scored(titan_neuro, output):
     assert "scored before" in titan_neuro("evaluate", output).stderr
 
 
-def test_how_runs_were_prepared_is_taken_from_them(titan_neuro, study, output, tmp_path):
+def test_settings_of_preparation_come_from_the_runs(titan_neuro, study, output, tmp_path):
     resolved = (output / "config.resolved.yaml").read_text()
     for subcommand in ("train", "evaluate", "predict"):
         message = failure(titan_neuro, errors.MismatchError, subcommand, output, "--set", "prepare.warmup_s=7")
@@ -198,9 +198,10 @@ def test_how_runs_were_prepared_is_taken_from_them(titan_neuro, study, output, t
     assert "the runs there were prepared with None" in message
 
 
-def test_what_used_the_whole_run_says_so_wherever_it_is_read(titan_neuro, study, tmp_path):
+def test_whole_run_preparation_is_said_everywhere(titan_neuro, study, tmp_path):
     output, debug = tmp_path / "out", study / "debug.yaml"
-    settings = ("--config-file", debug, "--set", "prepare.estimation=whole-run")
+    settings = ("--config-file", debug, "--set", "prepare.estimation=whole-run", "--set", "comparison_models=false")
+    settings += ("--set", "evaluation.n_resamples=1000", "--set", "evaluation.rollout_every_time_points=0")
     titan_neuro("prepare", study / "bids", output, *settings)
     for subcommand in ("train", "evaluate", "report"):
         done = titan_neuro(subcommand, output, *((*settings, *DEBUG_SETTINGS) if subcommand != "report" else ()))
@@ -232,7 +233,7 @@ def test_dry_runs_write_nothing(titan_neuro, study, output, tmp_path):
     assert sorted((path, path.stat().st_mtime_ns) for path in output.rglob("*")) == before
 
 
-def test_side_by_side_it_is_the_same(titan_neuro, study, tmp_path):
+def test_parallel_preparation_gives_the_same_stores(titan_neuro, study, tmp_path):
     done = titan_neuro(
         "prepare", study / "bids", tmp_path / "out", "--nprocs", 2, "--config-file", study / "debug.yaml"
     )
@@ -242,7 +243,7 @@ def test_side_by_side_it_is_the_same(titan_neuro, study, tmp_path):
     assert [store.sha256["series"] for store in together] == [store.sha256["series"] for store in alone]
 
 
-def test_what_is_done_is_not_done_again(titan_neuro, study, output):
+def test_finished_work_is_not_repeated(titan_neuro, study, output):
     def results():
         skip = {"provenance.json", "config.resolved.yaml"}
         files = [path for path in output.rglob("*") if path.is_file() and path.name not in skip]
@@ -259,7 +260,7 @@ def test_what_is_done_is_not_done_again(titan_neuro, study, output):
     assert results() == before
 
 
-def test_a_seed_and_a_fold_can_be_trained_alone_and_a_study_needs_all(titan_neuro, output):
+def test_seeds_and_folds_can_be_trained_one_by_one(titan_neuro, output):
     settings = ("--set", "seeds=[0, 5]")
     text = titan_neuro("train", output, *settings, "--seed", "5", "--fold", "2").stderr
     assert text.count("is trained:") == 3
@@ -267,7 +268,8 @@ def test_a_seed_and_a_fold_can_be_trained_alone_and_a_study_needs_all(titan_neur
     assert sorted(path.name for path in models.iterdir()) == ["seed-0", "seed-5"]
     assert sorted(path.name for path in (models / "seed-5").iterdir()) == ["fold-2"]
     records = {
-        folder.name: json.loads((folder / "config.json").read_text())["metadata"] for folder in (models / "seed-5/fold-2").iterdir()
+        folder.name: json.loads((folder / "config.json").read_text())["metadata"]
+        for folder in (models / "seed-5/fold-2").iterdir()
     }
     assert sorted(records) == ["gru", "titan-mac", "transformer-20"]
     assert all((record["seed"], record["fold"]) == (5, 2) for record in records.values())
@@ -282,9 +284,10 @@ def test_a_seed_and_a_fold_can_be_trained_alone_and_a_study_needs_all(titan_neur
     )
 
 
-def test_an_interrupted_training_goes_on_and_ends_the_same(titan_neuro, output, tmp_path):
+def test_an_interrupted_training_resumes_to_the_same_weights(titan_neuro, output, tmp_path):
     undisturbed = Path(shutil.copytree(output, tmp_path / "undisturbed"))
-    settings = ("--fold", "1", "--set", "training.max_epochs=25", "--set", "training.patience=25")
+    settings = ("--fold", "1", "--set", "comparison_models=false")
+    settings += ("--set", "training.max_epochs=8", "--set", "training.patience=8")
     before = (output / "models/seed-0/fold-1/titan-mac/config.json").read_text()
     command = [str(Path(sys.executable).with_name("titan-neuro")), "train", str(output), *settings]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -294,7 +297,7 @@ def test_an_interrupted_training_goes_on_and_ends_the_same(titan_neuro, output, 
     process.kill()
     process.wait()
     assert (output / "models/seed-0/fold-1/titan-mac/config.json").read_text() == before
-    assert "Training goes on from" in titan_neuro("train", output, *settings).stderr
+    assert "Training resumes from" in titan_neuro("train", output, *settings).stderr
     titan_neuro("train", undisturbed, *settings)
     weights = [folder / "models/seed-0/fold-1/titan-mac/model.safetensors" for folder in (output, undisturbed)]
     assert weights[0].read_bytes() == weights[1].read_bytes()

@@ -1,4 +1,4 @@
-"""The whole way on noise, preparation included: on every protocol, nobody forecasts anything; a leak is found out."""
+"""A whole study on noise, preparation included: nothing is forecast under any protocol, and a leak is found."""
 
 import json
 
@@ -9,6 +9,7 @@ from scipy.signal import lfilter
 
 from titan_neuro import errors
 from titan_neuro.cli import main
+from titan_neuro.linear.lead_time import scored_targets
 
 N_TIME_POINTS, N_PARCELS = 260, 12
 # As small as a model can be.
@@ -80,7 +81,13 @@ def test_with_shuffled_phases_nobody_beats_autoregression(prepared, capsys):
 
 
 def test_a_shifted_target_is_found_out(prepared, monkeypatch, capsys):
-    monkeypatch.setattr("titan_neuro.metrics.streaming._targets", lambda observed, series: observed[series - 1])
+    def shifted(observed, scored, horizons, n_time_points):
+        """What `scored_targets` gives, one time point late: each target is the time point that the model has just read."""
+        for mask, targets in scored_targets(observed, scored, horizons, n_time_points):
+            yield mask, observed[:n_time_points][mask[: len(observed)]] if len(targets) else targets
+
+    monkeypatch.setattr("titan_neuro.evaluation.streaming.scored_targets", shifted)
+    # Another block, so that the table of the test before is not taken for this one.
     code = control(prepared, "white", "strict", "--set", "evaluation.block_time_points=63")
     assert code == errors.LeakageError.exit_code
     assert "expected r2 <= 0.02 of every row on noise, found persistence 1.000 at h = 1" in capsys.readouterr().err

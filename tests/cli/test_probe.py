@@ -1,4 +1,4 @@
-"""The five probes as they are asked: what they leave, and when they are asked again."""
+"""The five probes on the command line: what they write, and when they are run again."""
 
 import json
 import shutil
@@ -11,26 +11,26 @@ from titan_neuro.probing.tools.results import SCORES
 
 
 @pytest.mark.parametrize("name", PROBES)
-def test_each_probe_leaves_a_table_and_a_sentence_with_its_test(study, name):
+def test_each_probe_writes_a_table_and_a_summary(study, name):
     short = name.replace("-", "")
-    told = json.loads((study / f"output/group/task-movie_desc-{short}_findings.json").read_text())
-    assert told["Probe"] == name
-    assert told["Asks"] == PROBES[name]
-    assert told["Summary"].endswith(".")
-    assert told["Protocol"] == "subject"
-    assert "Interval" in told
+    result = json.loads((study / f"output/group/task-movie_desc-{short}_result.json").read_text())
+    assert result["Probe"] == name
+    assert result["Asks"] == PROBES[name].question
+    assert result["Summary"].endswith(".")
+    assert result["Protocol"] == "subject"
+    assert "Interval" in result
     if name == "context-length":
         return
-    assert "Test" in told
+    assert "Test" in result
     table = pd.read_csv(study / f"output/group/task-movie_desc-{short}_scores.tsv", sep="\t", na_values="n/a")
     assert tuple(table.columns) == SCORES
     assert (table["n_subjects"] <= 3).all()
     assert table["p"].dropna().between(0, 1).all()
     sidecar = json.loads((study / f"output/group/task-movie_desc-{short}_scores.json").read_text())
-    assert sidecar["Test"] == told["Test"]
+    assert sidecar["Test"] == result["Test"]
 
 
-def test_a_table_that_changed_is_decoded_anew(study, titan_neuro, tmp_path):
+def test_a_changed_table_is_decoded_again(study, titan_neuro, tmp_path):
     output = tmp_path / "output"
     shutil.copytree(study / "output", output)
     table = tmp_path / "task-movie_desc-scene_events.tsv"

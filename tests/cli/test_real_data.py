@@ -12,7 +12,7 @@ QUICK = (
     "--set",
     "training.steps_per_epoch=2",
     "--set",
-    "probe.context_length.targets_per_run=4",
+    "probe.context_length.origins_per_run=4",
 )
 
 

@@ -1,4 +1,4 @@
-"""Segments shown twice, found in the events of stored runs."""
+"""Repeated segments, found in the events of stored runs."""
 
 import math
 
@@ -35,33 +35,33 @@ def stored(folder, number, n_time_points, events, *, subject="1", series=None, r
     return RunStore(path).within(SPACE)
 
 
-def spans(found):
-    return [(one.run.key, one.start, one.stop, other.run.key, other.start, other.stop) for one, other in found]
+def spans(pairs):
+    return [(one.run.key, one.start, one.stop, other.run.key, other.start, other.stop) for one, other in pairs]
 
 
-def test_an_overlap_is_the_end_of_the_film_of_the_run_before(tmp_path):
+def test_overlaps_repeat_the_end_of_the_previous_run(tmp_path):
     runs = [stored(tmp_path, "02", 498, SECOND), stored(tmp_path, "01", 598, FIRST)]
-    # Shown from 577 s on in the first run, from 10 s on in the second; both 5 s later.
+    # Shown from 577 s in the first run and from 10 s in the second; both are shifted by 5 s.
     assert spans(find_repeats(runs)) == [("sub-1_task-movie_run-01", 582, 592, "sub-1_task-movie_run-02", 15, 25)]
 
 
-def test_what_is_shown_twice_agrees_and_what_lies_beside_it_does_not(tmp_path):
+def test_retest_ceiling_is_one_for_identical_segments_only(tmp_path):
     rng = np.random.default_rng(0)
     first, second = rng.normal(size=(598, 3)), rng.normal(size=(498, 3))
     second[15:25] = first[582:592]
     runs = [stored(tmp_path, "01", 598, FIRST, series=first), stored(tmp_path, "02", 498, SECOND, series=second)]
     np.testing.assert_allclose(retest_ceiling(find_repeats(runs)).values["1"], 1.0, atol=1e-3)
-    # A run further off would not do.
+    # Segments shifted by one time point do not agree.
     moved = [(one._replace(start=one.start - 1, stop=one.stop - 1), other) for one, other in find_repeats(runs)]
     assert (retest_ceiling(moved).values["1"] < 0.9).all()
 
 
-def test_frames_are_counted_by_the_repetition_time_and_end_with_the_run(tmp_path):
+def test_segments_are_in_time_points_and_end_with_the_run(tmp_path):
     runs = [
         stored(tmp_path, "1", 48, ((0.0, 90.0, "movie"),), repetition_time=2.0),
         stored(tmp_path, "2", 60, ((4.0, 21.0, "overlap_with_previous_run"),), repetition_time=2.0),
     ]
-    # 69 to 90 s and 4 to 25 s, both 5 s later; 10 whole time points, of which the run ends after the 11th.
+    # 69 to 90 s and 4 to 25 s, both shifted by 5 s: 10 whole time points of 2 s.
     assert spans(find_repeats(runs)) == [("sub-1_task-movie_run-1", 37, 47, "sub-1_task-movie_run-2", 4, 14)]
 
 
@@ -84,10 +84,10 @@ def test_frames_are_counted_by_the_repetition_time_and_end_with_the_run(tmp_path
         "longer than the stimulus",
     ],
 )
-def test_nothing_is_paired_that_the_events_do_not_say(tmp_path, first, second, subject):
+def test_without_matching_events_nothing_is_paired(tmp_path, first, second, subject):
     runs = [stored(tmp_path, "01", 598, first), stored(tmp_path, "02", 498, second, subject=subject)]
     assert find_repeats(runs) == []
 
 
-def test_a_run_without_the_one_before_it_has_no_repeat(tmp_path):
+def test_without_the_previous_run_nothing_is_paired(tmp_path):
     assert find_repeats([stored(tmp_path, "03", 498, SECOND), stored(tmp_path, "01", 598, FIRST)]) == []

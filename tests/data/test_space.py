@@ -15,7 +15,7 @@ def masks():
     return [rng.random((4, 5, 6)) > 0.3 for _ in range(3)]
 
 
-def test_common_space_is_the_intersection_and_columns_find_its_voxels(masks):
+def test_common_space_is_the_intersection_of_masks(masks):
     spaces = {f"run-{index}": volume_space(mask) for index, mask in enumerate(masks)}
     common = common_space(spaces)
     assert np.array_equal(common.mask, masks[0] & masks[1] & masks[2])
@@ -32,7 +32,7 @@ def test_scatter_is_the_inverse_of_masking(masks):
     assert np.isnan(volumes[:, ~masks[0]]).all()
 
 
-def test_another_grid_is_refused_with_both_named(masks):
+def test_different_grids_are_refused(masks):
     shifted = np.eye(4)
     shifted[0, 3] = 2
     with pytest.raises(ImageError, match=r"run-b does not lie in the space of run-a") as caught:
@@ -47,12 +47,12 @@ def test_masks_without_a_common_voxel_are_refused(masks):
         common_space({"run-a": volume_space(masks[0]), "run-b": volume_space(~masks[0])})
 
 
-def test_a_mask_with_other_voxels_is_refused(masks):
+def test_masks_with_missing_voxels_are_refused(masks):
     with pytest.raises(MismatchError, match=r"lacks \d+ of the"):
         volume_space(np.ones((4, 5, 6), bool)).columns_in(volume_space(masks[0]))
 
 
-def test_identity_tells_masks_and_parcels_apart(masks):
+def test_identity_distinguishes_masks_and_parcels(masks):
     assert volume_space(masks[0]).identity() != volume_space(masks[1]).identity()
     one = Space(kind="parcels", name="Schaefer", parcels=("a", "b"))
     other = Space(kind="parcels", name="Schaefer", parcels=("b", "a"))

@@ -40,7 +40,7 @@ def test_subjects_are_tested_once_and_never_shared(n_subjects, n_folds):
         assert not parts[0] & parts[1] and not parts[0] & parts[2] and not parts[1] & parts[2]
 
 
-def test_runs_are_held_out_for_all_subjects_at_once():
+def test_runs_are_held_out_for_all_subjects():
     _, folds = make_folds(study_runs(2, 5), SplitConfig(by="run", n_folds=5))
     for fold in folds:
         parts = [{run_of(key) for key in part} for part in (fold.train, fold.validation, fold.test)]
@@ -48,22 +48,22 @@ def test_runs_are_held_out_for_all_subjects_at_once():
         assert {subject_of(key) for key in fold.test} == {"sub-0", "sub-1"}
 
 
-def test_strict_tests_no_subject_and_no_run_that_was_trained_on():
+def test_strict_folds_test_new_subjects_and_new_runs():
     _, folds = make_folds(study_runs(10, 5), SplitConfig(by="strict", n_folds=5))
     assert len(folds) == 5
     assert {subject_of(key) for fold in folds for key in fold.test} == {f"sub-{s}" for s in range(10)}
     for fold in folds:
-        seen = (*fold.train, *fold.validation)
-        assert not {subject_of(key) for key in seen} & {subject_of(key) for key in fold.test}
-        assert not {run_of(key) for key in seen} & {run_of(key) for key in fold.test}
+        fitted = (*fold.train, *fold.validation)
+        assert not {subject_of(key) for key in fitted} & {subject_of(key) for key in fold.test}
+        assert not {run_of(key) for key in fitted} & {run_of(key) for key in fold.test}
 
 
-def test_auto_follows_the_number_of_subjects():
+def test_auto_depends_on_the_number_of_subjects():
     assert make_folds(study_runs(3, 2), SplitConfig())[0] == "subject"
     assert make_folds(study_runs(1, 12), SplitConfig())[0] == "run"
 
 
-def test_too_few_to_train_choose_and_test():
+def test_fewer_than_three_units_are_refused():
     with pytest.raises(NoMatchError, match=r"at least 3 subjects .* found 2"):
         make_folds(study_runs(2, 9), SplitConfig(by="subject"))
     with pytest.raises(NoMatchError, match=r"at least 3 runs"):

@@ -1,4 +1,4 @@
-"""The probe must find what a known memory holds of before the seam, and nothing where there is nothing."""
+"""The probe must find what a known memory contains of the time before the swap point, and nothing without memory."""
 
 import dataclasses
 
@@ -6,194 +6,142 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from delay_memory import (
+    N_FEATURES,
+    delay_forecaster,
+    delayed_run,
+    fold_of,
+    forecasting_mac,
+    mac_forecaster,
+    probe_setup,
+    run_probe,
+)
 from scipy.stats import binom, false_discovery_control, permutation_test
 
-from tests.probing.test_context_length import N_FEATURES, REACH, Run, delay_model, forecaster
-from titan_neuro.probing import HistorySwapConfig, HistorySwapProbe, ProbeContext, ProbedFold
+from titan_neuro.probing.history_swap import HistorySwapConfig
+from titan_neuro.probing.tools.history_swaps import NO_HISTORY, OTHER_PART, OTHER_SUBJECT
 from titan_neuro.probing.tools.results import SCORES
-from titan_neuro.probing.tools.swaps import NOTHING, PART, SUBJECT, TRUE, SwapPlanner, scrambled
 
-SHAPE = {"horizons": (1, 2), "kept": (4, 16), "history": 24, "seed": 0}
-CONFIG = HistorySwapConfig(context_s=(4, 16), history_s=24, blocks_s=(1, 12), seams_per_run=20)
+CONFIG = HistorySwapConfig(context_s=(4, 16), history_s=24, blocks_s=(1, 12), swaps_per_run=20)
 
 
-def stimulus_run(subject="01", seed=0, *, stimulus="stimulus", lead=0, n_time_points=240, name="x"):
-    run = Run(subject, seed)
-    run.key, run.stimulus, run.stimulus_start = f"sub-{subject}_task-{name}", stimulus, lead
-    run.n_time_points = n_time_points
-    run.series, run.scored, run.high_motion = (
-        run.series[:n_time_points],
-        run.scored[:n_time_points],
-        run.high_motion[:n_time_points],
-    )
-    return run
+def swap_histories(runs, model, config=CONFIG, training_runs=()):
+    fold = fold_of(model, runs, training_runs, untrained_model=mac_forecaster())
+    return run_probe(config.build(probe_setup(n_permutations=1000)), fold)
 
 
-def probe(config=CONFIG, **other):
-    given = {"repetition_time": 1.0, "horizons": (1, 2), "n_features": N_FEATURES, "n_permutations": 1000, **other}
-    return HistorySwapProbe(config, ProbeContext(**given, n_resamples=1000, seed=0))
-
-
-def ask(runs, model, config=CONFIG, others=(), **metadata):
-    found = probe(config, **metadata)
-    fold = ProbedFold(model=model, untrained=forecaster(), tests=runs, others=others)
-    for run in runs:
-        found.add(fold, run)
-    return found.results()
-
-
-def test_a_memory_of_known_reach_loses_what_lay_before_the_seam():
-    runs = [stimulus_run(str(subject), subject) for subject in range(7)]
-    results = ask(runs, delay_model())
+def test_history_that_memory_needs_is_lost():
+    results = swap_histories([delayed_run(str(subject), subject) for subject in range(7)], delay_forecaster())
     scores = results.tables["scores"]
     assert tuple(scores.columns) == SCORES
-    trained = scores[~scores.is_control & scores.measure.str.endswith("h = 1 time point")]
+    trained = scores[~scores.is_control & scores.measure.str.endswith("lead time of 1 time point")]
     short, long = trained[trained.x == 4].set_index("condition"), trained[trained.x == 16]
-    assert set(short.index) == {
-        PART, SUBJECT, NOTHING, "scrambled in blocks of 1 s", "scrambled in blocks of 12 s"
-    }  # fmt: skip
-    # The time point that is recalled lies before the seam: without it all is lost, with a wrong one still more.
-    assert short.value[NOTHING] > 0.6 and (short.value.drop("scrambled in blocks of 12 s") > 0.6).all()
-    assert short.value[PART] > short.value[NOTHING] and short.value[SUBJECT] > short.value[NOTHING]
-    # The smallest p of seven subjects is 1 / 128, here of 5 losses of 20.
+    scrambled = ["scrambled in blocks of 1 s", "scrambled in blocks of 12 s"]
+    assert set(short.index) == {OTHER_PART, OTHER_SUBJECT, NO_HISTORY, *scrambled}
+    # The recalled time point lies before the swap point: without it all skill is lost, with a wrong one even more.
+    assert short.value[NO_HISTORY] > 0.6 and (short.value.drop(scrambled[1]) > 0.6).all()
+    assert short.value[OTHER_PART] > short.value[NO_HISTORY] and short.value[OTHER_SUBJECT] > short.value[NO_HISTORY]
+    # The smallest p of seven subjects is 1 / 128, here corrected over 5 losses among 20.
     assert (short.p < 0.05).all() and (short.low < short.value).all() and (short.null_high < short.value).all()
     assert (short.n_subjects == 7).all()
-    # What is recalled was kept: nothing is lost, exactly.
+    # The recalled time point lies in the context: nothing is lost, exactly.
     assert (long.value == 0).all() and (long.p == 1).all()
     lost, _ = results.maps["lost"]
     assert lost.shape == (N_FEATURES,) and (lost > 0.5).all() and (results.maps["lostq"][0] < 0.05).all()
-    assert f"{short.value[NOTHING]:.3f} at h = 1" in results.sentence and "n = 7" in results.sentence
-    # An empty decoder is not the delay line: the control loses next to nothing of it.
+    assert f"by {short.value[NO_HISTORY]:.3f} (" in results.summary and "n = 7" in results.summary
+    # The untrained model has no delay: it loses next to nothing.
     control = scores[scores.is_control]
-    assert set(control.condition) == {f"{name}, untrained model" for name in (PART, SUBJECT, NOTHING)}
+    assert set(control.condition) == {f"{name}, untrained model" for name in (OTHER_PART, OTHER_SUBJECT, NO_HISTORY)}
     assert control.value.abs().max() < 0.2
 
 
-def test_the_whole_history_at_once_is_what_streaming_gives():
-    model, run = forecaster(), stimulus_run()
-    found = probe()
-    plan = found._plan(ProbedFold(model=model, untrained=model, tests=[run], others=[]), run)
-    found.add(ProbedFold(model=model, untrained=model, tests=[run], others=[]), run)
-    for index, kept in enumerate(found.kept):
-        errors = 0
-        for target in plan.targets[plan.usable[:, index], index].tolist():
-            first = target - kept - plan.history + 1
-            forecasts, _ = model.step(run.series[first : target + 1], model.init_state())
-            errors += (run.series[target + 1] - forecasts[-1, 0]).square().sum()
-        # No recall: a seam's errors aside, windows of a run are what a stream that begins there reads.
-        np.testing.assert_allclose(found._sums[False, NOTHING, kept]["01"][0, 0], errors, rtol=1e-4)
+def test_forecasts_agree_with_streaming_the_window():
+    model, run = forecasting_mac(), delayed_run()
+    config = dataclasses.replace(CONFIG, swaps_per_run=6, blocks_s=())
+    probe, fold = config.build(probe_setup()), fold_of(model, [run])
+    plan = probe._plan(fold, run)
+    probe.add(fold, run)
+    for index, context in enumerate(probe.contexts):
+        errors = np.zeros(2)
+        for origin in plan.origins[plan.usable[:, index], index].tolist():
+            for row, length in enumerate((plan.history + context, context)):
+                forecasts, _ = model.step(run.series[origin - length + 1 : origin + 1], model.init_state())
+                errors[row] += (run.series[origin + 1] - forecasts[-1, 0]).square().sum()
+        # With the true history, and with no history.
+        np.testing.assert_allclose(probe._sums[False, NO_HISTORY, context]["01"][:2, 0], errors, rtol=1e-4)
 
 
-def test_windows_are_made_of_the_frames_that_they_name():
-    run, other = stimulus_run(lead=5), stimulus_run("02", 1, lead=12)
-    stranger = stimulus_run("03", 2, stimulus="another stimulus")
-    plan = SwapPlanner(run, [run, other, stranger], [], **SHAPE).plan({"blocks": 5}, count=20)
-    assert [source.key for source in plan.sources] == [run.key, other.key]
-    seams = plan.targets[:, 0] - 3
-    true = seams[:, None] + torch.arange(-24, 0)
-    assert torch.equal(plan.windows[TRUE][:, :24], true)
-    assert torch.equal(plan.windows[SUBJECT][:, :24], true + 7 + run.n_time_points)
-    for windows in plan.windows.values():
-        assert torch.equal(windows[:, -16:], (seams[:, None] + torch.arange(16)).clamp(max=239))
-    part = plan.windows[PART][:, :24]
-    assert (part.diff(dim=1) == 1).all()
-    assert ((part[:, -1] < true[:, 0]) | (part[:, 0] > seams + 15 + 2)).all() and part.min() >= 5
-    mixed = plan.windows["blocks"][:, :24]
-    assert torch.equal(mixed.sort(dim=1).values, true) and (mixed != true).any(dim=1).all()
-    again = SwapPlanner(run, [run, other, stranger], [], **SHAPE).plan({"blocks": 5}, count=20)
-    assert all(torch.equal(windows, again.windows[name]) for name, windows in plan.windows.items())
+def test_training_histories_are_counted():
+    results = swap_histories([delayed_run()], mac_forecaster(), training_runs=[delayed_run("03", 2)])
+    assert results.metadata["RunsWithTrainingHistories"] == 1
 
 
-def test_a_short_run_takes_another_part_from_another_of_the_subjects_runs():
-    run, next_run = (
-        stimulus_run(n_time_points=70),
-        stimulus_run(seed=3, stimulus="part two", n_time_points=60, name="y"),
-    )
-    plan = SwapPlanner(run, [run], [next_run], **SHAPE).plan({}, count=20)
-    assert plan.sources == [run, next_run] and (plan.windows[PART][:, :24] >= 70).any()
-    assert len(plan.not_asked) == 1 and SUBJECT in plan.not_asked[0]
-
-
-def test_tested_subjects_are_taken_before_those_trained_on():
-    run, tested, trained = stimulus_run(), stimulus_run("02", 1), stimulus_run("03", 2)
-    assert SwapPlanner(run, [run, tested], [trained], **SHAPE)._subject is tested
-    assert SwapPlanner(run, [run], [trained], **SHAPE)._subject is trained
-    shorter = stimulus_run("04", 3, n_time_points=100)
-    assert SwapPlanner(run, [run, shorter, tested], [], **SHAPE)._subject is tested
-    assert ask([run], forecaster(), others=[trained]).metadata["RunsWithHistoriesTrainedOn"] == 1
-
-
-@pytest.mark.parametrize(("n_time_points", "block"), [(24, 1), (24, 12), (25, 12), (24, 7), (2, 1)])
-def test_blocks_stay_whole(n_time_points, block):
-    order = scrambled(n_time_points, block, np.random.default_rng(0))
-    assert sorted(order) == list(range(n_time_points)) and (order != np.arange(n_time_points)).any()
-    assert (np.diff(order) != 1).sum() <= -(-n_time_points // block) - 1
-
-
-def test_what_cannot_be_asked_is_said():
-    alone = ask([stimulus_run()], forecaster())
-    assert (alone.tables["scores"].n_subjects == 1).all() and alone.tables["scores"].low.isna().all()
-    assert any(SUBJECT in sentence for sentence in alone.metadata["NotAsked"])
-    unscored = stimulus_run()
-    unscored.scored = np.zeros(240, dtype=bool)
-    for runs in ([unscored], [stimulus_run(n_time_points=2)], []):
-        nothing = ask(runs, forecaster())
-        assert len(nothing.tables["scores"]) == 1 and np.isnan(nothing.tables["scores"].value[0])
-        assert "could not be asked" in nothing.sentence and not nothing.maps
-        assert bool(nothing.metadata["NotAsked"]) == bool(runs)
+def test_missing_conditions_are_reported():
+    results = swap_histories([delayed_run()], mac_forecaster())
+    assert (results.tables["scores"].n_subjects == 1).all() and results.tables["scores"].low.isna().all()
+    assert any(OTHER_SUBJECT in reason for reason in results.metadata["NotTested"])
     short = HistorySwapConfig(context_s=(4,), history_s=20, blocks_s=(12,))
-    assert any("too short" in sentence for sentence in ask([stimulus_run()], forecaster(), short).metadata["NotAsked"])
+    reasons = swap_histories([delayed_run()], mac_forecaster(), short).metadata["NotTested"]
+    assert any("too short" in reason for reason in reasons)
 
 
-def test_runs_of_several_lengths_and_parts_add_up():
+@pytest.mark.parametrize(
+    "runs", [[delayed_run(n_unscored=240)], [delayed_run(n_time_points=2)], []], ids=["unscored", "too short", "none"]
+)
+def test_study_without_windows_has_empty_row(runs):
+    results = swap_histories(runs, mac_forecaster())
+    assert len(results.tables["scores"]) == 1 and np.isnan(results.tables["scores"].value[0])
+    assert "No history was swapped" in results.summary and not results.maps
+    assert bool(results.metadata["NotTested"]) == bool(runs)
+
+
+def test_runs_of_several_lengths_add_up():
+    sizes = [("01", "a", 240), ("01", "b", 150), ("02", "a", 200), ("02", "b", 160), ("03", "a", 32)]
     runs = [
-        stimulus_run(subject, number, stimulus=part, n_time_points=n_time_points, name=part)
-        for number, (subject, part, n_time_points) in enumerate(
-            [("01", "a", 240), ("01", "b", 150), ("02", "a", 200), ("02", "b", 160), ("03", "a", 32)]
-        )
+        delayed_run(subject, seed, stimulus=part, n_time_points=n_time_points, task=part)
+        for seed, (subject, part, n_time_points) in enumerate(sizes)
     ]
-    results = ask(runs, delay_model())
+    results = swap_histories(runs, delay_forecaster())
     assert results.metadata["Subjects"] == ["01", "02", "03"] and results.metadata["HistorySeconds"] == [12, 24]
-    at_one = results.tables["scores"].query("x == 4 and condition == 'nothing'").iloc[0]
+    at_one = results.tables["scores"].query("x == 4 and condition == @NO_HISTORY").iloc[0]
     assert at_one.value > 0.4
 
 
-def fed(losses):
-    """A probe that was given these losses, ``(subjects, conditions, horizons)``, with an error of 1 without memory."""
-    found = probe(dataclasses.replace(CONFIG, context_s=(4.0,)))
+def table_of(losses):
+    """The table of these losses, ``(subjects, conditions, horizons)``; the error of the linear skip is 1."""
+    probe = dataclasses.replace(CONFIG, context_s=(4.0,)).build(probe_setup(n_permutations=1000))
     for subject, of_subject in enumerate(losses):
-        for condition, loss in zip((PART, SUBJECT, *found._blocks, NOTHING), of_subject, strict=True):
+        for condition, loss in zip((OTHER_PART, OTHER_SUBJECT, *probe._blocks, NO_HISTORY), of_subject, strict=True):
             sums = np.stack([np.ones(2), 1 + loss, np.ones(2)])[:, :, None]
-            found._take(str(subject), (False, condition, 4), sums)
-    return found.results().tables["scores"]
+            probe._add_sums(str(subject), (False, condition, 4), sums)
+    return probe.results().tables["scores"]
 
 
-def test_p_is_scipys_paired_test_corrected_by_scipy():
+def test_p_values_agree_with_scipy():
     losses = np.random.default_rng(0).normal(0.3, 1, size=(8, 5, 2))
-    table = fed(losses)
-    scipys = [
+    table = table_of(losses)
+    expected = [
         permutation_test((column,), np.mean, permutation_type="samples", alternative="greater").pvalue
         for column in losses.reshape(8, -1).T
     ]
-    np.testing.assert_allclose(table.p, false_discovery_control(scipys), rtol=1e-9)
+    np.testing.assert_allclose(table.p, false_discovery_control(expected), rtol=1e-9)
     np.testing.assert_allclose(table.value, losses.mean(0).ravel())
 
 
-def test_where_nothing_is_lost_it_is_rarely_said():
-    """No effect: any row is found in one study of twenty at most, and the nominal rate holds before correction."""
-    n_seeds = 200
-    tables = [fed(np.random.default_rng(seed).normal(size=(10, 5, 2))) for seed in range(n_seeds)]
-    found = sum((table.p <= 0.05).any() for table in tables)
-    assert found <= binom.ppf(0.995, n_seeds, 0.05)
-    # The null's own 97.5 % is passed by one row of forty.
-    one_row = pd.concat([table.iloc[:1] for table in tables])
-    passed = (one_row.value > one_row.null_high).sum()
-    assert binom.ppf(0.005, n_seeds, 0.025) <= passed <= binom.ppf(0.995, n_seeds, 0.025)
+@pytest.mark.parametrize("n_seeds", [60, pytest.param(200, marks=pytest.mark.slow)])
+def test_false_positive_rate_is_nominal(n_seeds):
+    """Without an effect, at most one study in twenty has a significant row, and each row keeps its nominal rate."""
+    tables = [table_of(np.random.default_rng(seed).normal(size=(10, 5, 2))) for seed in range(n_seeds)]
+    n_significant = sum((table.p <= 0.05).any() for table in tables)
+    assert n_significant <= binom.ppf(0.995, n_seeds, 0.05)
+    # One row in forty exceeds the null's own 97.5 % quantile.
+    first_rows = pd.concat([table.iloc[:1] for table in tables])
+    n_above = (first_rows.value > first_rows.null_high).sum()
+    assert binom.ppf(0.005, n_seeds, 0.025) <= n_above <= binom.ppf(0.995, n_seeds, 0.025)
 
 
-def test_a_forecaster_that_remembers_nothing_loses_nothing():
-    model = delay_model()
+def test_model_without_memory_loses_nothing():
+    model = delay_forecaster()
     model.decoder.forward = lambda tokens: torch.zeros(*tokens.shape[:2], 2, N_FEATURES)
-    scores = ask([stimulus_run(str(subject), subject) for subject in range(3)], model).tables["scores"]
+    scores = swap_histories([delayed_run(str(subject), subject) for subject in range(3)], model).tables["scores"]
     assert (scores[~scores.is_control].value == 0).all() and (scores[~scores.is_control].p == 1).all()
-    assert REACH < 24

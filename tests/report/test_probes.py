@@ -13,7 +13,7 @@ from titan_neuro.report.results import read_results
 
 def test_each_probe_has_its_sentence_figures_and_every_number(full_output):
     full_output.probe(
-        "decoding", measures=[f"measure {number}" for number in range(6)], NotAsked=["No faces & bodies."]
+        "decoding", measures=[f"measure {number}" for number in range(6)], NotTested=["No faces & bodies."]
     )
     first, second = probe_sections(read_results(full_output.root).probes)
     assert (first["name"], second["name"]) == ("decoding", "history-swap")

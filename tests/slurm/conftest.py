@@ -1,4 +1,4 @@
-"""A Slurm whose one node is this machine, shared by the tests of a file."""
+"""A Slurm cluster whose one node is this machine; one cluster for all tests of a session."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ import pytest
 from filelock import FileLock
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A cluster of one node, with the environment's programs first on PATH, as after `source .venv/bin/activate`.
 
-    Workers that test side by side take turns.
+    The tests that use it are of one xdist group, so of one worker. Two sessions of tests take turns.
     """
-    lacking = [program for program in ("slurmctld", "slurmd", "sbatch", "munge") if not shutil.which(program)]
-    if lacking:
-        pytest.skip(f"{', '.join(lacking)} not installed (Debian: slurm-wlm, munge)")
+    missing = [program for program in ("slurmctld", "slurmd", "sbatch", "munge") if not shutil.which(program)]
+    if missing:
+        pytest.skip(f"{', '.join(missing)} not installed (Debian: slurm-wlm, munge)")
     if os.geteuid() != 0:
         pytest.skip("only root can start the daemons of Slurm")
     state = tmp_path_factory.mktemp("slurm")
@@ -34,7 +34,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         FileLock(Path(tempfile.gettempdir(), "titan-neuro-one-node-slurm.lock")),
         pytest.MonkeyPatch.context() as patch,
     ):
-        # What an earlier session of tests has left running, if it was killed, is not taken for this one's.
+        # On free ports: daemons that a killed session of tests left running are not used.
         ports = map(str, _free_ports(2))
         subprocess.run([str(Path(__file__).with_name("one_node.sh")), str(state), *ports], check=True, timeout=60)
         patch.setenv("SLURM_CONF", str(state / "slurm.conf"))

@@ -1,8 +1,9 @@
 #!/bin/bash
-# A real Slurm on this machine alone, as root and without systemd (Debian: slurm-wlm, munge).
+# Starts a real Slurm cluster of this machine only, as root and without systemd (Debian: slurm-wlm, munge).
 # Usage: one_node.sh STATE_DIR CONTROLLER_PORT NODE_PORT
-# All of it lives in STATE_DIR, on ports of its own: a Slurm that runs here already is left alone. Programs find it by
-# SLURM_CONF=STATE_DIR/slurm.conf and, before others on PATH, STATE_DIR/bin. Prints nothing but errors; the daemons' process ids are in STATE_DIR/*.pid.
+# All its files are in STATE_DIR, and its ports are its own: another Slurm on this machine is not touched. Programs find it
+# by SLURM_CONF=STATE_DIR/slurm.conf, and by STATE_DIR/bin as the first folder on PATH. Prints errors only. The process ids
+# of the daemons are in STATE_DIR/*.pid.
 set -euo pipefail
 state=$1 controller_port=$2 node_port=$3
 host=$(hostname -s)
@@ -51,7 +52,7 @@ NodeName=$host NodeAddr=127.0.0.1 CPUs=$(getconf _NPROCESSORS_ONLN) RealMemory=$
 PartitionName=debug Nodes=$host Default=YES MaxTime=01:00:00 State=UP
 CONF
 export SLURM_CONF=$state/slurm.conf
-# A cluster has its slurm.conf where every program looks; ours is found by a variable, which Snakemake takes from its jobs.
+# Usually slurm.conf is where every program looks. This one is found by a variable, which Snakemake removes from its jobs.
 mkdir -p "$state/bin"
 printf '#!/bin/sh\nSLURM_CONF=%s exec %s "$@"\n' "$SLURM_CONF" "$(command -v srun)" >"$state/bin/srun"
 chmod +x "$state/bin/srun"

@@ -1,4 +1,4 @@
-"""The sbatch script on a real Slurm: a cluster of one node, brought up for the test."""
+"""The sbatch script of a whole study, on a real Slurm cluster of one node."""
 
 import re
 import subprocess
@@ -26,24 +26,24 @@ def submit(folder: Path, *arguments: object) -> tuple[str, str]:
         state = re.search(r"JobState=(\S+)", shown)[1]
         if state in ENDED:
             return state, log.read_text()
-        time.sleep(1)
+        time.sleep(0.2)
     raise AssertionError(f"job {job} did not end:\n{shown}\n{log.read_text() if log.exists() else ''}")
 
 
-def test_the_whole_way_as_one_job(cluster, study, tmp_path):
+def test_a_whole_study_as_one_job(cluster, study, tmp_path):
     output = tmp_path / "output"
     settings = ("--config-file", study / "debug.yaml", "--set", "training.max_epochs=1")
     state, log = submit(tmp_path, study / "bids", output, *settings)
     assert state == "COMPLETED", log
     assert (output / "report.html").stat().st_size > 10_000
     assert "titan-mac" in log
-    # Submitted again, as after a requeue, it finds everything done.
+    # Submitted again, as after a requeue, it has nothing to do.
     state, log = submit(tmp_path, study / "bids", output, *settings)
     assert state == "COMPLETED", log
     assert log.count("was trained before") == 3
 
 
-def test_a_job_that_fails_says_why(cluster, tmp_path):
+def test_a_failed_job_logs_the_cause(cluster, tmp_path):
     state, log = submit(tmp_path, tmp_path / "nowhere", tmp_path / "output")
     assert state == "FAILED"
     assert "no such folder" in log

@@ -1,4 +1,4 @@
-"""The workflow on a real Slurm: to the report, through jobs that are killed, that fail and that are cancelled."""
+"""The workflow on a real Slurm cluster, with jobs that are killed, that fail, and that are cancelled."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from titan_neuro.training import load_forecaster
 
 pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
 
-# What the profile asks of a cluster's nodes and waits for, cut to this one; the rest of the profile stands.
+# Resources and waiting times of the profile, reduced for this node; the rest of the profile is unchanged.
 ONE_NODE = [
     *(
         "--slurm-init-seconds-before-status-checks",
@@ -31,19 +31,19 @@ ONE_NODE = [
     ),
     *("--set-resources", "train:mem_mb=3000", "--set-threads", "prepare=1", "train=1", "evaluate=1", "probe=1"),
 ]
-# The smallest of everything.
+# A study with the smallest sizes.
 SMALL = (
     "set=[training.max_epochs=1, training.steps_per_epoch=1, model.tokenizer.embed_dim=4, "
     "'model.tokenizer.num_heads=[1, 2, 4, 8]', model.tokenizer.window_size=2, 'model.horizons=[1, 2]', "
     "model.backbone.dim=16, model.backbone.n_heads=2, model.backbone.n_layers=1, model.recall.width=16, "
-    "model.recall.n_components=8, probe.context_length.targets_per_run=8]"
+    "model.recall.n_components=8, probe.context_length.origins_per_run=8]"
 )
 TIMEOUT_S = 600
 RUNS = tuple(f"sub-sid00000{number}_task-movie_run-01" for number in (5, 7, 9))
 
 
 class Workflow:
-    """Snakemake, begun with the shipped profile as a user would; what it says goes into a file."""
+    """Snakemake, started with the shipped profile as a user would; its output goes into a file."""
 
     def __init__(self, folder: Path, *arguments: str, config: list[str]) -> None:
         pipelines = find_pipelines()
@@ -54,7 +54,7 @@ class Workflow:
             self.process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
 
     def wait(self) -> tuple[int, str]:
-        """Return the exit code, and all that was said."""
+        """Wait for the end; return the exit code and the log."""
         try:
             code = self.process.wait(TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -63,30 +63,30 @@ class Workflow:
         return code, self.log.read_text()
 
     def until(self, condition: Callable[[], object]) -> object:
-        """Wait for something true while the workflow runs, and return it."""
+        """Wait until the condition is true while the workflow runs; return its value."""
         deadline = time.monotonic() + TIMEOUT_S
         while self.process.poll() is None and time.monotonic() < deadline:
-            if found := condition():
-                return found
+            if value := condition():
+                return value
             time.sleep(0.02)
         raise AssertionError(f"did not happen: {condition.__name__}\n{self.log.read_text()}")
 
 
 def processes(subcommand: str, *contains: str) -> list[int]:
-    """Jobs' own processes, `titan-neuro VERB`, with arguments that hold these texts."""
-    found = []
+    """Return the processes `titan-neuro SUBCOMMAND` of jobs, with arguments that contain these texts."""
+    numbers = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_bytes().decode().split("\0")
         except OSError:
             continue  # it has ended
         if len(words) > 2 and words[1].endswith("/titan-neuro") and words[2] == subcommand:
-            found += [int(folder.name)] * all(any(text in word for word in words) for text in contains)
-    return found
+            numbers += [int(folder.name)] * all(any(text in word for word in words) for text in contains)
+    return numbers
 
 
 def jobs_of(rule: str) -> list[tuple[str, str]]:
-    """Wildcards and state of each job that Slurm had of a rule, the first job first."""
+    """Return wildcards and state of each Slurm job of a rule, the first job first."""
     command = ["squeue", "--states=all", "--sort=i", "--noheader", "--format=%k|%T"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     start = f"rule_{rule}_wildcards_"
@@ -97,8 +97,8 @@ def marks(output: Path, kind: str) -> list[str]:
     return sorted(path.name for path in (output / ".work/workflow" / kind).glob("[!.]*"))
 
 
-def require_whole(output: Path) -> None:
-    """What has its final name is whole: time points by their checksums, models by being loaded."""
+def require_complete(output: Path) -> None:
+    """Every file with its final name is complete: stores fit their checksums, models load."""
     for path in output.glob("sub-*/func/[!.]*.zarr"):
         RunStore(path).verify()
     for record in output.glob("models/seed-*/fold-*/*/config.json"):
@@ -106,20 +106,20 @@ def require_whole(output: Path) -> None:
 
 
 def scancel(workflow: Workflow) -> None:
-    """Cancel every job, and wait until the workflow has given up."""
+    """Cancel every job, and wait until the workflow ends."""
     subprocess.run(["scancel", "--user", "root"], check=True)
-    code, said = workflow.wait()
+    code, log = workflow.wait()
     assert code != 0
-    assert "SLURM status is: 'CANCELLED'" in said
+    assert "SLURM status is: 'CANCELLED'" in log
 
 
-def test_the_demo_to_the_report_though_jobs_are_cancelled_and_killed(cluster, tmp_path):
+def test_the_demo_survives_cancelled_and_killed_jobs(cluster, tmp_path):
     config = ["study=demo", "simulate=[--subjects, 3, --runs, 1, --volume-scale, 0.12, --voxel-size-mm, 20]", SMALL]
     output = tmp_path / "demo/output"
     workflow = Workflow(tmp_path, "--retries", "0", config=config)
     workflow.until(lambda: list(output.glob("sub-*/func/.*.tmp")))
     scancel(workflow)
-    require_whole(output)
+    require_complete(output)
     assert marks(output, "prepared") != list(RUNS)
     n_cancelled = len(jobs_of("prepare"))
 
@@ -127,34 +127,34 @@ def test_the_demo_to_the_report_though_jobs_are_cancelled_and_killed(cluster, tm
     victim = RUNS[1]
     [process] = workflow.until(lambda: processes("prepare", str(output), f"{victim}.json", "--no-datalad-get"))
     os.kill(process, signal.SIGKILL)
-    code, said = workflow.wait()
-    assert code == 0, said
-    require_whole(output)
+    code, log = workflow.wait()
+    assert code == 0, log
+    require_complete(output)
     assert list(output.glob("**/.*.tmp")) == []
     assert (output / "report.html").stat().st_size > 10_000
-    assert f"Report: {output / 'report.html'}" in said
-    # Each run is a job of its own; what was killed is run again, and nothing else is.
+    assert f"Report: {output / 'report.html'}" in log
+    # Each run is a job of its own. Only the killed job is run again.
     prepared = jobs_of("prepare")[n_cancelled:]
     assert [state for run, state in prepared if run == victim] == ["FAILED", "COMPLETED"]
     assert sorted(run for run, state in prepared if state == "COMPLETED") == list(RUNS)
     assert len(prepared) == len(RUNS) + 1
     assert sorted(jobs_of("train")) == [(f"0_{fold}", "COMPLETED") for fold in (1, 2, 3)]
-    # Data came once, before, and not again.
-    assert "rule fetch:" not in said
-    # Again: there is nothing to do, and no job for it.
-    code, said = Workflow(tmp_path, config=config).wait()
+    # Data were fetched once.
+    assert "rule fetch:" not in log
+    # The same command again has nothing to do, and submits no job.
+    code, log = Workflow(tmp_path, config=config).wait()
     assert code == 0
-    assert "Nothing to be done" in said
+    assert "Nothing to be done" in log
 
 
 @pytest.fixture
 def prepared(study, tmp_path):
-    """What tells the workflow to take the study's dataset as it is, into `output`."""
+    """Configuration for the study's dataset as it is, and the output folder."""
     config = ["study=demo", "source=null", f"output_dir={tmp_path / 'output'}", f"settings={study / 'debug.yaml'}"]
     return config, tmp_path / "output"
 
 
-def test_a_failed_job_shows_its_log_and_the_others_finish(cluster, study, prepared, tmp_path):
+def test_a_failed_job_shows_its_log_and_others_finish(cluster, study, prepared, tmp_path):
     config, output = prepared
     bids = tmp_path / "bids"
     shutil.copytree(study / "bids", bids, symlinks=True)
@@ -162,25 +162,26 @@ def test_a_failed_job_shows_its_log_and_the_others_finish(cluster, study, prepar
     image.unlink()
     image.write_bytes(b"no image")
     config += ["prepare=[--run-id, 1]", f"bids_dir={bids}"]
-    code, said = Workflow(tmp_path, "--retries", "0", config=config).wait()
+    code, log = Workflow(tmp_path, "--retries", "0", config=config).wait()
     assert code != 0
-    # What the job itself said is shown, not only where it stands.
-    assert f"titan-neuro prepare: {image}" in said
+    # The log of the job is shown, not only its path.
+    assert f"titan-neuro prepare: {image}" in log
     assert dict(jobs_of("prepare")[-3:]) == {RUNS[0]: "COMPLETED", RUNS[1]: "FAILED", RUNS[2]: "COMPLETED"}
     assert marks(output, "prepared") == [RUNS[0], RUNS[2]]
     assert not (output / ".work/workflow/folds.txt").exists()
 
 
-def test_a_cancelled_training_leaves_no_half_of_a_model_and_goes_on(cluster, study, prepared, tmp_path):
+@pytest.mark.slow
+def test_a_cancelled_training_resumes(cluster, study, prepared, tmp_path):
     config, output = prepared
     config += [
         f"bids_dir={study / 'bids'}",
         "set=[comparison_models=false, training.max_epochs=6, training.patience=6]",
     ]
     shutil.copytree(study / "output", output, symlinks=True, ignore=shutil.ignore_patterns("models", "group", ".work"))
-    code, said = Workflow(tmp_path, "runs", config=config).wait()
-    assert code == 0, said
-    # All runs are prepared there: marks say so, and no job looks.
+    code, log = Workflow(tmp_path, "runs", config=config).wait()
+    assert code == 0, log
+    # All runs are prepared there; with marker files no job is submitted for them.
     (output / ".work/workflow/prepared").mkdir()
     for run in marks(output, "runs"):
         (output / ".work/workflow/prepared" / run.removesuffix(".json")).touch()
@@ -189,12 +190,12 @@ def test_a_cancelled_training_leaves_no_half_of_a_model_and_goes_on(cluster, stu
     workflow = Workflow(tmp_path, target, "--retries", "0", config=config)
     workflow.until(lambda: list(output.glob(".work/fold-*/step-*.ckpt")))
     scancel(workflow)
-    require_whole(output)
+    require_complete(output)
     assert marks(output, "trained") == []
 
-    code, said = Workflow(tmp_path, target, config=config).wait()
-    assert code == 0, said
-    require_whole(output)
-    assert "goes on from" in (output / ".work/workflow/logs/train/seed-0_fold-1.log").read_text()
+    code, log = Workflow(tmp_path, target, config=config).wait()
+    assert code == 0, log
+    require_complete(output)
+    assert "resumes from" in (output / ".work/workflow/logs/train/seed-0_fold-1.log").read_text()
     assert (output / "models/seed-0/fold-1/titan-mac/config.json").exists()
     assert list(output.glob("**/.*.tmp")) == []

@@ -113,5 +113,5 @@ def test_settings_without_a_part_are_refused(saved):
 def test_an_unknown_constructor_argument_is_named():
     with pytest.raises(ConfigError, match=r"MAC: unknown argument 'confg'; expected config\. Did you mean 'config'"):
         MAC(confg=MACConfig())
-    with pytest.raises(ConfigError, match=r"Settings are given by MACConfig"):
+    with pytest.raises(ConfigError, match=r"Settings are given as MAC\(MACConfig"):
         MAC(dim=16)

@@ -1,4 +1,4 @@
-"""A fold of four small volume runs: smooth patterns that come and go, and noise."""
+"""A fold of four small volume runs: smooth spatial patterns with autocorrelated strengths, and noise."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Several processes train one model: they come to what one comes to, and survive what one survives."""
+"""Several processes train one model: with the weights of a single process, and with the same safety."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ import time
 import pandas as pd
 import pytest
 import torch
-from interrupted_training import TRAINING, start_training, train, write_stores
+from interrupted_training import MODEL_FOLDER, TRAINING, start_training, train, write_stores
 from safetensors.torch import load_file
 
 from titan_neuro.errors import UsageError
@@ -35,7 +35,7 @@ def root(base, request):
     return root
 
 
-def start(n, root, training=TRAINING):
+def start(n, root, training=TRAINING, **options):
     """Start a training by `n` processes, as torchrun does."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -43,7 +43,7 @@ def start(n, root, training=TRAINING):
     shared = {"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     shared |= {"WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n), "GROUP_RANK": "0"}
     ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(n)]
-    return [start_training(root, training, variables={**shared, **rank}) for rank in ranks]
+    return [start_training(root, training, variables={**shared, **rank}, **options) for rank in ranks]
 
 
 def finish(root, processes):
@@ -55,99 +55,93 @@ def finish(root, processes):
 
 
 def assert_agree(base, root):
-    """Sums are taken in another order; nothing else differs."""
-    folders = [folder / "models/fold-1/titan-mac" for folder in (base / "one", root)]
-    expected, found = (load_file(folder / "model.safetensors") for folder in folders)
-    assert expected.keys() == found.keys()
+    """Equal except for rounding: sums are taken in another order."""
+    folders = [folder / MODEL_FOLDER for folder in (base / "one", root)]
+    expected, trained = (load_file(folder / "model.safetensors") for folder in folders)
+    assert expected.keys() == trained.keys()
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=2e-3, atol=2e-5, msg=f"{name} differs")
+        torch.testing.assert_close(trained[name], value, rtol=2e-3, atol=2e-5, msg=f"{name} differs")
     tables = [pd.read_csv(folder / "training.csv").drop(columns=["seconds", "volumes_per_s"]) for folder in folders]
     pd.testing.assert_frame_equal(*tables, rtol=1e-4)
     assert not [path for path in root.rglob("*") if path.suffix in {".tmp", ".ckpt"}]
 
 
-# There are two streams: of three processes one has none, and none is split.
-@pytest.mark.parametrize("n", [2, 3])
-def test_streams_are_shared_out(base, root, n):
+# There are two streams. Of three processes one has no stream.
+@pytest.mark.parametrize("n", [pytest.param(2, marks=pytest.mark.slow), 3])
+def test_processes_share_the_streams(base, root, n):
     finish(root, start(n, root))
     assert_agree(base, root)
 
 
-def test_weights_are_shared_out(base, root):
+def test_processes_share_the_weights(base, root):
     finish(root, start(2, root, dataclasses.replace(TRAINING, strategy="fsdp")))
     assert_agree(base, root)
 
 
-def stop_at(root, processes, condition):
+def wait_until(processes, condition):
     deadline = time.monotonic() + 60
     while not condition():
-        assert all(process.is_alive() for process in processes), "it was over before its time"
+        assert all(process.is_alive() for process in processes), "a process ended too early"
         assert time.monotonic() < deadline
         time.sleep(0.005)
 
 
-def saved(root):
+def checkpoints(root):
     return list(root.glob(".work/fold-1-*/step-*.ckpt"))
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_a_signal_to_all_saves_one_step_and_fewer_processes_go_on(base, root, strategy):
+@pytest.mark.parametrize("strategy", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp"])
+def test_fewer_processes_resume_after_sigterm(base, root, strategy):
     training = dataclasses.replace(TRAINING, strategy=strategy)
-    processes = start(2, root, training)
-    stop_at(root, processes, lambda: saved(root))
+    processes = start(2, root, training, pause_s=0.05)
+    wait_until(processes, lambda: checkpoints(root))
     for process in processes:
         os.kill(process.pid, signal.SIGTERM)
     for process in processes:
         process.join(timeout=60)
-    assert saved(root)
+    assert checkpoints(root)
     assert (root / "ended-with-0.txt").read_text().startswith("KeyboardInterrupt")
     train(root, training)
     assert_agree(base, root)
 
 
 def stop_after(n, function):
-    """Interrupt the training after so many calls."""
-    left = [n]
+    """Interrupt the training after `n` calls of the function."""
+    remaining = [n]
 
     def stop(*arguments, **options):
         function(*arguments, **options)
-        left[0] -= 1
-        if not left[0]:
+        remaining[0] -= 1
+        if not remaining[0]:
             raise KeyboardInterrupt
 
     return stop
 
 
-def test_more_processes_go_on_where_one_was_stopped(base, root, monkeypatch):
-    monkeypatch.setattr(Checkpoints, "_save", stop_after(5, Checkpoints._save))
+@pytest.mark.parametrize("is_damaged", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_more_processes_resume_from_the_newest_intact_checkpoint(base, root, monkeypatch, is_damaged):
+    monkeypatch.setattr(Checkpoints, "_save", stop_after(4, Checkpoints._save))
     with pytest.raises(KeyboardInterrupt):
         train(root)
+    if is_damaged:
+        newest = max(checkpoints(root))
+        newest.write_bytes(newest.read_bytes()[:1000])
     finish(root, start(2, root))
     assert_agree(base, root)
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_where_one_process_dies_the_others_say_so_and_what_is_saved_stays(base, root, victim):
-    processes = start(2, root)
-    stop_at(root, processes, lambda: saved(root))
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_the_death_of_one_process_ends_the_others(base, root, victim):
+    processes = start(2, root, pause_s=0.05)
+    wait_until(processes, lambda: checkpoints(root))
     processes[victim].kill()
-    left = processes[1 - victim]
-    left.join(timeout=90)
-    assert not left.is_alive()
-    said = (root / f"ended-with-{1 - victim}.txt").read_text()
-    assert said.startswith(f"TrainingError: Process {1 - victim} of 2 lost the others")
-    assert "the same command goes on from there" in said
+    survivor = processes[1 - victim]
+    survivor.join(timeout=90)
+    assert not survivor.is_alive()
+    message = (root / f"ended-with-{1 - victim}.txt").read_text()
+    assert message.startswith(f"TrainingError: Process {1 - victim} of 2 lost the connection to the others")
+    assert "the same command resumes from it" in message
     train(root)
-    assert_agree(base, root)
-
-
-def test_a_damaged_checkpoint_is_left_out_by_all(base, root, monkeypatch):
-    monkeypatch.setattr(Checkpoints, "_save", stop_after(5, Checkpoints._save))
-    with pytest.raises(KeyboardInterrupt):
-        train(root)
-    newest = max(saved(root))
-    newest.write_bytes(newest.read_bytes()[:1000])
-    finish(root, start(2, root))
     assert_agree(base, root)
 
 
@@ -155,8 +149,8 @@ def test_a_damaged_checkpoint_is_left_out_by_all(base, root, monkeypatch):
     ("variables", "device", "n", "message"),
     [
         ({"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}, "cpu", 3, "--devices 3: 2 processes were started"),
-        ({}, "cuda", 2, "2 processes need a GPU each, and there is 0 GPUs"),
-        ({}, "cuda:0", 2, "the one GPU of --device cuda:0"),
+        ({}, "cuda", 2, "2 processes need a GPU each; available: 0 GPUs"),
+        ({}, "cuda:0", 2, "available: the one GPU of --device cuda:0"),
         ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2"}, "cpu", None, "srun has started 2 tasks"),
     ],
 )
@@ -170,12 +164,13 @@ def test_processes_that_can_not_train_together_are_refused(monkeypatch, variable
     assert caught.value.hint
 
 
-def test_the_command_starts_them_itself(study, titan_neuro, tmp_path):
-    """And they go on together to the next model."""
+@pytest.mark.slow
+def test_the_command_starts_several_processes(study, titan_neuro, tmp_path):
+    """They also train the comparison models together."""
     output = tmp_path / "output"
     shutil.copytree(study / "output", output, ignore=shutil.ignore_patterns("models", "group", ".work"))
     settings = ("--fold", 1, "--set", "training.max_epochs=1", "--set", "training.steps_per_epoch=2")
-    said = titan_neuro("train", output, "--devices", 2, *settings).stderr
-    assert said.count("is trained:") == len(list(output.glob("models/seed-0/fold-1/*/config.json"))) == 3
+    messages = titan_neuro("train", output, "--devices", 2, *settings).stderr
+    assert messages.count("is trained:") == len(list(output.glob("models/seed-0/fold-1/*/config.json"))) == 3
     stage = json.loads((output / "provenance.json").read_text())["stages"]["train seed-0 fold-1"]
     assert stage["processes"] == 2

@@ -1,4 +1,4 @@
-"""A frozen Swin's features: computed once, equal to what the Swin gives, made again when they don't fit."""
+"""Features of a frozen Swin: equal to its output, computed once, and again when outdated or damaged."""
 
 import dataclasses
 import logging
@@ -20,11 +20,11 @@ QUICK = TrainingConfig(
     steps_per_epoch=4,
     window_time_points=32,
     learning_rate=1e-2,
-    pretraining=PretrainingConfig(n_epochs=1, steps_per_epoch=2, batch_time_points=8, channels=4),
+    pretraining=PretrainingConfig(n_epochs=1, steps_per_epoch=2, batch_volumes=8, channels=4),
 )
 
 
-def frozen(fold, model, seed=0):
+def frozen_tokenizer(fold, model, seed=0):
     torch.manual_seed(seed)
     config = dataclasses.replace(model.tokenizer, frozen=True)
     return SwinTokenizer(config, torch.from_numpy(fold.space.mask), dim=8).eval()
@@ -32,7 +32,7 @@ def frozen(fold, model, seed=0):
 
 @pytest.fixture
 def tokenizer(volume_fold, volume_model):
-    return frozen(volume_fold, volume_model)
+    return frozen_tokenizer(volume_fold, volume_model)
 
 
 @pytest.fixture
@@ -53,26 +53,26 @@ def calls(monkeypatch):
     return computed
 
 
-def test_they_are_what_the_swin_gives_and_computed_once(runs, tokenizer, tmp_path, calls):
-    found = cached_features(runs, tokenizer, work_dir=tmp_path / "work")
+def test_features_equal_the_swins_and_are_computed_once(runs, tokenizer, tmp_path, calls):
+    features = cached_features(runs, tokenizer, work_dir=tmp_path / "work")
     for run in runs:
         with torch.no_grad():
             expected = tokenizer.features(run.read(0, run.n_time_points)[None])[0]
         # float16: 11 bits.
-        torch.testing.assert_close(found[run.key].read(0, run.n_time_points), expected, rtol=6e-4, atol=1e-6)
-        assert found[run.key].path.parent == run.store.path.parent
+        torch.testing.assert_close(features[run.key].read(0, run.n_time_points), expected, rtol=6e-4, atol=1e-6)
+        assert features[run.key].path.parent == run.store.path.parent
         run.store.verify()
     assert len(calls) == 2
     again = cached_features(runs, tokenizer, work_dir=tmp_path / "work")
     assert len(calls) == 2
-    assert torch.equal(again[runs[0].key].read(3, 9), found[runs[0].key].read(3, 9))
+    assert torch.equal(again[runs[0].key].read(3, 9), features[runs[0].key].read(3, 9))
 
 
-def test_another_encoder_has_others_and_a_new_preparation_makes_them_anew(
+def test_features_depend_on_encoder_and_preparation(
     runs, volume_fold, volume_model, tokenizer, tmp_path, calls, caplog
 ):
     cached_features(runs, tokenizer, work_dir=tmp_path)
-    other = frozen(volume_fold, volume_model, seed=1)
+    other = frozen_tokenizer(volume_fold, volume_model, seed=1)
     assert encoder_digest(other) != encoder_digest(tokenizer)
     cached_features(runs, other, work_dir=tmp_path)
     assert len(calls) == 4
@@ -86,20 +86,20 @@ def test_another_encoder_has_others_and_a_new_preparation_makes_them_anew(
         record=store.record,
     )
     write_run(store.path, header, [store.series(0, store.n_time_points)[::-1]])
-    renewed = [RunStore(store.path).within(volume_fold.space), runs[1]]
+    prepared_again = [RunStore(store.path).within(volume_fold.space), runs[1]]
     with caplog.at_level(logging.WARNING):
-        found = cached_features(renewed, tokenizer, work_dir=tmp_path)
+        features = cached_features(prepared_again, tokenizer, work_dir=tmp_path)
     assert calls[4:] == [store.key]
-    assert "run: expected" in caplog.text and "computed again" in caplog.text
+    assert "run: expected" in caplog.text and "It is made again" in caplog.text
     with torch.no_grad():
-        expected = tokenizer.features(renewed[0].read(0, 5)[None])[0]
-    torch.testing.assert_close(found[store.key].read(0, 5), expected, rtol=6e-4, atol=1e-6)
+        expected = tokenizer.features(prepared_again[0].read(0, 5)[None])[0]
+    torch.testing.assert_close(features[store.key].read(0, 5), expected, rtol=6e-4, atol=1e-6)
 
 
-def test_what_is_damaged_is_computed_again(runs, tokenizer, tmp_path, calls, caplog):
-    found = cached_features(runs, tokenizer, work_dir=tmp_path)[runs[1].key]
-    before = found.read(0, 90)
-    shard = found.path / "features/c/0/0/0"
+def test_damaged_features_are_computed_again(runs, tokenizer, tmp_path, calls, caplog):
+    features = cached_features(runs, tokenizer, work_dir=tmp_path)[runs[1].key]
+    before = features.read(0, 90)
+    shard = features.path / "features/c/0/0/0"
     content = bytearray(shard.read_bytes())
     content[-7] ^= 1
     shard.write_bytes(content)
@@ -108,12 +108,12 @@ def test_what_is_damaged_is_computed_again(runs, tokenizer, tmp_path, calls, cap
     assert calls[2:] == [runs[1].key]
     assert "can't be read" in caplog.text
     assert torch.equal(again.read(0, 90), before)
-    (found.path / "zarr.json").write_text("{")
+    (features.path / "zarr.json").write_text("{")
     cached_features(runs, tokenizer, work_dir=tmp_path)
     assert calls[3:] == [runs[1].key]
 
 
-def test_windows_carry_the_features_of_their_frames(runs, tokenizer, tmp_path):
+def test_windows_contain_the_features_of_their_time_points(runs, tokenizer, tmp_path):
     features = cached_features(runs, tokenizer, work_dir=tmp_path)
     windows = StreamWindows(
         runs, window_time_points=32, n_streams=2, horizons=(1, 2), seed=1, min_steps=7, features=features
@@ -127,18 +127,19 @@ def test_windows_carry_the_features_of_their_frames(runs, tokenizer, tmp_path):
         assert not window.features[~exists].any()
 
 
-def test_training_is_the_same_with_them_as_without(volume_fold, volume_model, tmp_path, monkeypatch):
+def test_cached_features_change_no_training(volume_fold, volume_model, tmp_path, monkeypatch):
     model = dataclasses.replace(volume_model, tokenizer=dataclasses.replace(volume_model.tokenizer, frozen=True))
-    swin, tables = SwinTokenizer.features, []
-    seen = []
-    monkeypatch.setattr(SwinTokenizer, "features", lambda self, series: seen.append(len(series)) or swin(self, series))
+    encode, tables, calls = SwinTokenizer.features, [], []
+    monkeypatch.setattr(
+        SwinTokenizer, "features", lambda self, series: calls.append(len(series)) or encode(self, series)
+    )
     for name in ("with", "without"):
         if name == "without":
             monkeypatch.setattr(fit, "cached_features", lambda *_arguments, **_options: None)
-        seen.clear()
+        calls.clear()
         train_fold(volume_fold, model, QUICK, folder=tmp_path / name, work_dir=tmp_path / f"work-{name}", seed=0)
-        # In pre-training, and once for each of three runs of 90 time points in blocks of 64.
-        assert (len(seen) == 2 + 3 * 2) == (name == "with")
+        # Calls in pre-training, and two blocks for each of three runs of 90 time points.
+        assert (len(calls) == 2 + 3 * 2) == (name == "with")
         tables.append(pd.read_csv(tmp_path / name / "training.csv"))
     columns = ["train_loss", "validation_mse"]
     np.testing.assert_allclose(*(table[columns].to_numpy() for table in tables), rtol=1e-3)

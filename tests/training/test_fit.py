@@ -1,9 +1,9 @@
-"""Training on small streams with a known answer, and what it writes down."""
+"""Training on small runs with a known ground truth, and the files that it writes."""
 
 import dataclasses
-import functools
 import json
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -33,149 +33,162 @@ MODEL = ForecasterConfig(
     horizons=(1, 2),
     decoder=LowRankConfig(rank=8),
 )
-QUICK = TrainingConfig(max_epochs=4, steps_per_epoch=20, window_time_points=32, learning_rate=1e-2, patience=4)
+QUICK = TrainingConfig(max_epochs=2, steps_per_epoch=20, window_time_points=32, learning_rate=1e-2)
+TINY = TrainingConfig(max_epochs=1, steps_per_epoch=2, window_time_points=32)
+N_TIME_POINTS = 200
 
 
-def following(rng, n_time_points):
-    """Feature i + 1 shows at t + 1 what feature i showed at t: noise for each alone, plain for all together."""
-    series = rng.normal(size=(n_time_points, N_FEATURES))
-    for t in range(1, n_time_points):
+def coupled(rng):
+    """Feature i + 1 follows feature i by one time point: unpredictable from its own past, predictable from all."""
+    series = rng.normal(size=(N_TIME_POINTS, N_FEATURES))
+    for t in range(1, N_TIME_POINTS):
         series[t, 1:] = 0.9 * series[t - 1, :-1] + 0.4 * series[t, 1:]
     return series
 
 
-def noise(rng, n_time_points):
-    return rng.normal(size=(n_time_points, N_FEATURES))
+def noise(rng):
+    return rng.normal(size=(N_TIME_POINTS, N_FEATURES))
 
 
-@pytest.fixture
-def make_fold(tmp_path):
-    def make(signal, n_time_points=200):
-        runs = {}
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    """Stores of four runs of each signal."""
+    folder = tmp_path_factory.mktemp("stores")
+    for signal in (coupled, noise):
         for number in range(4):
-            series = signal(np.random.default_rng(number), n_time_points).astype(np.float32)
             header = RunHeader(
                 key=f"sub-0{number}_task-x",
                 entities={"subject": f"0{number}", "task": "x"},
                 repetition_time=1.0,
                 space=SPACE,
-                scored=np.ones(n_time_points, dtype=bool),
+                scored=np.ones(N_TIME_POINTS, dtype=bool),
                 record={"fingerprint": str(number), "normalizer": {"method": "none"}},
             )
-            path = tmp_path / f"{signal.__name__}-{number}.zarr"
-            write_run(path, header, [series])
-            runs[header.key] = RunStore(path).within(SPACE)
-        keys = tuple(runs)
-        return FoldData(fold=Fold(1, keys[:2], keys[2:3], keys[3:]), protocol="subject", space=SPACE, runs=runs)
+            series = signal(np.random.default_rng(number)).astype(np.float32)
+            write_run(folder / f"{signal.__name__}-{number}.zarr", header, [series])
+    return folder
 
-    return make
+
+def read_fold(stores, signal=coupled):
+    opened = [RunStore(stores / f"{signal.__name__}-{number}.zarr").within(SPACE) for number in range(4)]
+    runs = {run.key: run for run in opened}
+    keys = tuple(runs)
+    return FoldData(fold=Fold(1, keys[:2], keys[2:3], keys[3:]), protocol="subject", space=SPACE, runs=runs)
+
+
+@pytest.fixture
+def data(stores):
+    return read_fold(stores)
 
 
 @pytest.fixture
 def train(tmp_path):
-    def run(data, training=QUICK, name="fold-1", seed=0, model=MODEL, work=None):
+    def run(data, training=QUICK, name="fold-1", seed=0, model=MODEL):
         folder = tmp_path / name
-        made = train_fold(data, model, training, folder=folder, work_dir=tmp_path / (work or f"work-{name}"), seed=seed)
-        return folder, made
+        is_new = train_fold(data, model, training, folder=folder, work_dir=tmp_path / f"work-{name}", seed=seed)
+        return folder, is_new
 
     return run
 
 
-def test_what_one_feature_tells_of_another_is_learned(make_fold, train):
-    data = make_fold(following)
-    folder, made = train(data)
-    model, record = load_forecaster(folder)
-    assert made
-    assert record["validation_skill_ar"] > 0.2
-    # The run that nobody has seen: one time point ahead, against the linear skip alone.
-    series = data.runs[data.fold.test[0]].read(0, 200)
-    forecasts, _ = model.step(series, model.init_state())
-    torch.nn.init.zeros_(model.decoder.patterns)
-    linear, _ = model.step(series, model.init_state())
-    error, error_linear = ((series[1:] - f[:-1, 0]).square().mean() for f in (forecasts, linear))
-    assert error < 0.8 * error_linear
-    table = pd.read_csv(folder / "training.csv")
-    assert table["epoch"].tolist() == [0, 1, 2, 3, 4]
-    assert table["validation_skill_ar"][0] == pytest.approx(0, abs=1e-6)
-
-
-@pytest.mark.parametrize("backbone", [LMMConfig, MACConfig, MAGConfig, MALConfig, GRUConfig, TransformerConfig])
-def test_every_variant_trains_and_is_read_back(make_fold, train, backbone):
-    data = make_fold(following)
-    model = dataclasses.replace(MODEL, backbone=backbone(dim=16, n_layers=1, tokens_per_time_point=1))
-    quick = TrainingConfig(max_epochs=1, steps_per_epoch=4, window_time_points=32, learning_rate=1e-2)
-    read, record = load_forecaster(train(data, quick, model=model)[0])
-    names = {"gru": "gru", "transformer": "transformer-20"}
-    assert read.name == names.get(model.backbone.variant, f"titan-{model.backbone.variant}")
-    assert read.config == model
-    assert record["config"]["backbone"]["variant"] == model.backbone.variant
-    assert record["selected_epoch"] == 1
-
-
-def test_rivals_learn_it_too_and_share_the_linear_skip(make_fold, train, monkeypatch):
-    fits = []
+@pytest.fixture(scope="module")
+def trained_models(stores, tmp_path_factory):
+    """Folders of the model and its comparison models, by name, and the runs of each fit of the linear skip."""
+    root, fits = tmp_path_factory.mktemp("models"), []
 
     def counted(runs, horizons, **options):
         fits.append([run.key for run in runs])
         return fit_autoregression(runs, horizons, **options)
 
-    monkeypatch.setattr(closed_form, "fit_autoregression", counted)
-    data = make_fold(following)
-    train = functools.partial(train, work="work")
-    models = [MODEL, *match_comparison_models(MODEL, n_features=N_FEATURES)]
-    quick = dataclasses.replace(QUICK, max_epochs=2)
-    read = [load_forecaster(train(data, quick, model.backbone.name, model=model)[0]) for model in models]
-    assert [model.name for model, _ in read] == ["titan-mac", "gru", "transformer-20"]
-    assert all(record["validation_skill_ar"] > 0.2 for _, record in read)
-    sizes = [record["n_parameters"] for _, record in read]
+    data = read_fold(stores)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(closed_form, "fit_autoregression", counted)
+        for model in (MODEL, *match_comparison_models(MODEL, n_features=N_FEATURES)):
+            folder = root / model.backbone.name
+            assert train_fold(data, model, QUICK, folder=folder, work_dir=root / "work", seed=0)
+    return {name: root / name for name in ("titan-mac", "gru", "transformer-20")}, fits
+
+
+@pytest.fixture
+def trained(trained_models, tmp_path):
+    """A copy of the trained model's folder."""
+    return shutil.copytree(trained_models[0]["titan-mac"], tmp_path / "copy")
+
+
+def test_coupled_features_are_forecast(trained, data):
+    model, record = load_forecaster(trained)
+    assert record["validation_skill_ar"] > 0.2
+    # The test run: one time point ahead, relative to the linear skip.
+    series = data.runs[data.fold.test[0]].read(0, N_TIME_POINTS)
+    forecasts, _ = model.step(series, model.init_state())
+    torch.nn.init.zeros_(model.decoder.patterns)
+    linear, _ = model.step(series, model.init_state())
+    error, error_linear = ((series[1:] - f[:-1, 0]).square().mean() for f in (forecasts, linear))
+    assert error < 0.8 * error_linear
+    table = pd.read_csv(trained / "training.csv")
+    assert table["epoch"].tolist() == [0, 1, 2]
+    assert table["validation_skill_ar"][0] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("backbone", [LMMConfig, MAGConfig, MALConfig, GRUConfig, TransformerConfig])
+def test_every_backbone_trains_and_loads(data, train, backbone):
+    model = dataclasses.replace(MODEL, backbone=backbone(dim=16, n_layers=1, tokens_per_time_point=1))
+    quick = dataclasses.replace(TINY, steps_per_epoch=4, learning_rate=1e-2)
+    loaded, record = load_forecaster(train(data, quick, model=model)[0])
+    names = {"gru": "gru", "transformer": "transformer-20"}
+    assert loaded.name == names.get(model.backbone.variant, f"titan-{model.backbone.variant}")
+    assert loaded.config == model
+    assert record["config"]["backbone"]["variant"] == model.backbone.variant
+    assert record["selected_epoch"] == 1
+
+
+def test_comparison_models_learn_and_share_the_linear_skip(trained_models, data):
+    folders, fits = trained_models
+    loaded = [load_forecaster(folder) for folder in folders.values()]
+    assert [model.name for model, _ in loaded] == list(folders)
+    assert all(record["validation_skill_ar"] > 0.2 for _, record in loaded)
+    sizes = [record["n_parameters"] for _, record in loaded]
     assert max(sizes) < 1.05 * min(sizes)
     assert fits == [[*data.fold.train, *data.fold.validation]]
-    for model, _ in read[1:]:
-        assert torch.equal(model.linear_skip.coefficients, read[0][0].linear_skip.coefficients)
-        assert torch.equal(model.linear_skip.intercept, read[0][0].linear_skip.intercept)
+    for model, _ in loaded[1:]:
+        assert torch.equal(model.linear_skip.coefficients, loaded[0][0].linear_skip.coefficients)
+        assert torch.equal(model.linear_skip.intercept, loaded[0][0].linear_skip.intercept)
 
 
-def test_where_nothing_is_to_be_learned_the_model_is_linear(make_fold, train):
-    folder, _ = train(make_fold(noise))
+def test_a_model_of_noise_stays_linear(stores, train):
+    folder, _ = train(read_fold(stores, noise), dataclasses.replace(QUICK, steps_per_epoch=5))
     model, record = load_forecaster(folder)
     assert record["validation_skill_ar"] < 0.02
     if record["selected_epoch"] == 0:
         assert not model.decoder.patterns.any()
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_others(make_fold, train):
-    data = make_fold(following)
-    quick = TrainingConfig(max_epochs=1, steps_per_epoch=3, window_time_points=32)
+def test_weights_follow_from_the_seed(data, train):
     one, again, other = (
-        (train(data, quick, name, seed)[0] / "model.safetensors").read_bytes()
+        (train(data, TINY, name, seed)[0] / "model.safetensors").read_bytes()
         for name, seed in (("one", 0), ("again", 0), ("other", 1))
     )
     assert one == again != other
 
 
-def test_a_trained_fold_is_left_until_something_changes(make_fold, train):
-    data = make_fold(following)
-    quick = TrainingConfig(max_epochs=1, steps_per_epoch=2, window_time_points=32)
-    folder, _ = train(data, quick)
+def test_a_trained_fold_is_not_trained_again(data, train):
+    folder, _ = train(data, TINY)
     stamp = (folder / "config.json").stat().st_mtime_ns
-    assert train(data, quick) == (folder, False)
+    assert train(data, TINY) == (folder, False)
     assert (folder / "config.json").stat().st_mtime_ns == stamp
-    assert train(data, quick, seed=1)[1]
+    assert train(data, TINY, seed=1)[1]
 
 
-def test_a_loss_that_is_not_finite_stops_training(make_fold, train, tmp_path):
-    data = make_fold(following)
-    wild = TrainingConfig(
-        max_epochs=2, steps_per_epoch=20, window_time_points=32, learning_rate=1e30, gradient_clip=1e30
-    )
+def test_a_loss_that_is_not_finite_stops_training(data, train, tmp_path):
+    diverging = dataclasses.replace(QUICK, learning_rate=1e30, gradient_clip=1e30)
     with pytest.raises(TrainingError, match=r"The loss is (nan|inf) in epoch 0") as caught:
-        train(data, wild)
+        train(data, diverging)
     assert "learning_rate" in caught.value.hint
     assert sorted(path.name for path in (tmp_path / "fold-1").iterdir()) == [".lock", "logs"]
 
 
 class FailingView(RunView):
-    """A run whose time points are not numbers any more after some readings, as from a disk that fails."""
+    """A run that reads as NaN after some readings, as from a failing disk."""
 
     readings_left = float("inf")
 
@@ -192,8 +205,7 @@ class FailingView(RunView):
         ("validation", 17, "The validation error is nan in epoch 1"),
     ],
 )
-def test_the_last_good_epoch_is_kept_and_training_goes_on_from_it(make_fold, train, tmp_path, part, readings, message):
-    data = make_fold(following)
+def test_training_resumes_from_the_last_good_epoch(data, train, tmp_path, part, readings, message):
     failing = FailingView(data.runs[getattr(data.fold, part)[0]].store, SPACE)
     data = dataclasses.replace(data, runs={**data.runs, failing.key: failing})
     for name in ("fold-1", "undisturbed"):
@@ -202,17 +214,17 @@ def test_the_last_good_epoch_is_kept_and_training_goes_on_from_it(make_fold, tra
     failing.readings_left = readings
     with pytest.raises(TrainingError, match=message) as caught:
         train(data, training)
-    [kept] = (tmp_path / "work-fold-1").glob("*/step-*.ckpt")
-    told = f"The last good checkpoint is kept, and the same command goes on from there: {kept.parent}."
-    assert told in caught.value.hint
-    content = torch.load(kept, weights_only=True)
+    [checkpoint] = (tmp_path / "work-fold-1").glob("*/step-*.ckpt")
+    hint = f"The last good checkpoint is kept, and the same command resumes from it: {checkpoint.parent}."
+    assert hint in caught.value.hint
+    content = torch.load(checkpoint, weights_only=True)
     assert [row["epoch"] for row in content["history"]] == [0, 1]
     assert all(value.isfinite().all() for value in content["state_dict"].values() if value.is_floating_point())
     failing.readings_left = float("inf")
-    mended, _ = train(data, training)
-    assert pd.read_csv(mended / "training.csv")["epoch"].tolist() == [0, 1, 2]
+    resumed, _ = train(data, training)
+    assert pd.read_csv(resumed / "training.csv")["epoch"].tolist() == [0, 1, 2]
     undisturbed, _ = train(data, training, name="undisturbed")
-    one, other = ((folder / "model.safetensors").read_bytes() for folder in (mended, undisturbed))
+    one, other = ((folder / "model.safetensors").read_bytes() for folder in (resumed, undisturbed))
     assert one == other
 
 
@@ -226,23 +238,16 @@ def test_the_last_good_epoch_is_kept_and_training_goes_on_from_it(make_fold, tra
         ("strict", [(0,), (1,), (2,)], "no stimulus in both train and test, found task-x"),
     ],
 )
-def test_a_split_that_shares_what_it_holds_apart_is_refused(make_fold, protocol, parts, found):
-    runs = list(make_fold(noise).runs.values())
+def test_parts_that_share_a_subject_or_stimulus_are_refused(data, protocol, parts, found):
+    runs = list(data.runs.values())
     runs[3].subject = "00"
     fold = Fold(2, *(tuple(runs[index].key for index in part) for part in parts))
     with pytest.raises(MismatchError, match=f"Fold 2: split by {protocol}, expected {found}"):
         FoldData(fold=fold, protocol=protocol, space=SPACE, runs={run.key: run for run in runs})
 
 
-@pytest.fixture
-def trained(make_fold, train):
-    data = make_fold(following)
-    return train(data, TrainingConfig(max_epochs=1, steps_per_epoch=2, window_time_points=32))[0], data
-
-
-def test_a_model_is_bound_to_its_data(trained):
-    folder, data = trained
-    _, record = load_forecaster(folder)
+def test_a_model_accepts_the_data_it_was_trained_on(trained, data):
+    _, record = load_forecaster(trained)
     require_match(record, data.identity(), "here")
 
 
@@ -267,8 +272,8 @@ def volume(**changes):
         (PARCELS, {"normalizer": "causal"}, "normalizer"),
     ],
 )
-def test_a_model_is_refused_on_other_data_with_both_values(tmp_path, trained_on, changes, field):
-    """The identities are those of stores on disk."""
+def test_other_data_are_refused_with_both_values(tmp_path, trained_on, changes, field):
+    """Identities come from stores on disk."""
 
     def identity(name, *, space, repetition_time, normalizer):
         header = RunHeader(
@@ -293,21 +298,21 @@ def test_a_model_is_refused_on_other_data_with_both_values(tmp_path, trained_on,
 
 
 def test_damaged_models_are_refused(trained, tmp_path):
-    folder, _ = trained
+    folder = trained
     weights = folder / "model.safetensors"
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[: len(whole) // 2])
+    content = weights.read_bytes()
+    weights.write_bytes(content[: len(content) // 2])
     with pytest.raises(MismatchError, match="can't be loaded"):
         load_forecaster(folder)
-    weights.write_bytes(whole)
+    weights.write_bytes(content)
     tensors = load_file(weights)
     tensors["decoder.patterns"] = torch.zeros(3, 3)
     save_file(tensors, weights)
     with pytest.raises(MismatchError, match=r"decoder\.patterns"):
         load_forecaster(folder)
-    weights.write_bytes(whole)
+    weights.write_bytes(content)
     record = json.loads((folder / "config.json").read_text())
-    # Another chunk shows in no shape, yet it is another model.
+    # Another chunk length changes no shape of the weights, but it is another model.
     other = {**record["config"], "backbone": {**record["config"]["backbone"]}}
     other["backbone"]["memory"] = {**other["backbone"]["memory"], "chunk_time_points": 4}
     (folder / "config.json").write_text(json.dumps({**record, "config": other}))
@@ -325,9 +330,8 @@ def test_damaged_models_are_refused(trained, tmp_path):
         load_forecaster(tmp_path / "nowhere")
 
 
-def test_a_model_explains_itself(trained):
-    folder, data = trained
-    record = read_record(folder)
+def test_the_record_describes_the_model(trained, data):
+    record = read_record(trained)
     assert record["data"]["space"] == "Toy"
     assert record["data"]["repetition_time"] == 1.0
     assert record["test"] == list(data.fold.test)

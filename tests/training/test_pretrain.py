@@ -1,4 +1,4 @@
-"""Masked volumes: what is hidden, what counts, what is learned, and from which runs."""
+"""Pre-training on masked volumes: hidden cubes, loss, and runs that are read."""
 
 import dataclasses
 import logging
@@ -11,13 +11,14 @@ import torch
 from safetensors.torch import load_file
 
 from titan_neuro.errors import ConfigError, TrainingError
+from titan_neuro.files import write_bytes
 from titan_neuro.forecaster.tokenizers import SwinTokenizer
 from titan_neuro.study import load_study
 from titan_neuro.training import PretrainingConfig, TrainingConfig, load_forecaster, pretrain, train_fold
-from titan_neuro.training.masked_volumes import MaskedVolumes, ScatteredVolumes
+from titan_neuro.training.masked_volumes import MaskedVolumes, RandomVolumes
 from titan_neuro.training.resume import expect_time_limit
 
-QUICK = PretrainingConfig(n_epochs=2, steps_per_epoch=3, batch_time_points=8, channels=4)
+QUICK = PretrainingConfig(n_epochs=2, steps_per_epoch=3, batch_volumes=8, channels=4)
 
 
 def masked(fold, model, config=QUICK):
@@ -26,91 +27,91 @@ def masked(fold, model, config=QUICK):
     return MaskedVolumes(tokenizer, model.tokenizer, config)
 
 
-@pytest.mark.parametrize(("share", "mask_patches"), [(0.25, 1), (0.6, 1), (0.6, 2)])
-def test_whole_cubes_are_hidden_and_the_same_share_in_each_frame(volume_fold, volume_model, share, mask_patches):
+@pytest.mark.parametrize(("fraction", "mask_patches"), [(0.25, 1), (0.6, 1), (0.6, 2)])
+def test_the_same_fraction_of_cubes_is_hidden_in_each_volume(volume_fold, volume_model, fraction, mask_patches):
     module = masked(
-        volume_fold, volume_model, dataclasses.replace(QUICK, mask_fraction=share, mask_patches=mask_patches)
+        volume_fold, volume_model, dataclasses.replace(QUICK, mask_fraction=fraction, mask_patches=mask_patches)
     )
-    hidden = module.hide(50, seed=0)
+    hidden = module.draw_hidden(50, seed=0)
     cubes = np.argwhere(volume_fold.space.mask) // (volume_model.tokenizer.patch_size * mask_patches)
-    kinds, of_voxel = np.unique(cubes, axis=0, return_inverse=True)
-    for time_point in hidden.numpy():
-        of_cube = [set(time_point[of_voxel.ravel() == cube].tolist()) for cube in range(len(kinds))]
+    unique_cubes, cube_of_voxel = np.unique(cubes, axis=0, return_inverse=True)
+    for volume in hidden.numpy():
+        of_cube = [set(volume[cube_of_voxel.ravel() == cube].tolist()) for cube in range(len(unique_cubes))]
         assert all(len(values) == 1 for values in of_cube)
-        assert sum(values == {True} for values in of_cube) == round(share * len(kinds))
-    assert hidden.float().mean(0).sub(share).abs().max() < 0.3
-    assert torch.equal(hidden, module.hide(50, seed=0))
-    assert not torch.equal(hidden, module.hide(50, seed=1))
+        assert sum(values == {True} for values in of_cube) == round(fraction * len(unique_cubes))
+    assert hidden.float().mean(0).sub(fraction).abs().max() < 0.3
+    assert torch.equal(hidden, module.draw_hidden(50, seed=0))
+    assert not torch.equal(hidden, module.draw_hidden(50, seed=1))
 
 
-def test_what_is_hidden_is_not_seen(volume_fold, volume_model):
+def test_hidden_voxels_do_not_reach_the_encoder(volume_fold, volume_model):
     module = masked(volume_fold, volume_model)
     torch.nn.init.normal_(module.decoder.to_voxels.weight)
     series = volume_fold.runs["sub-00_task-x"].read(0, 8)
-    hidden = module.hide(8, seed=0)
+    hidden = module.draw_hidden(8, seed=0)
     other = torch.where(hidden, series + 3, series)
     assert torch.equal(module.reconstruct(series, hidden), module.reconstruct(other, hidden))
     other = torch.where(hidden, series, series + 3)
     assert not torch.equal(module.reconstruct(series, hidden), module.reconstruct(other, hidden))
 
 
-def test_only_hidden_voxels_count(volume_fold, volume_model):
+def test_the_loss_is_that_of_hidden_voxels(volume_fold, volume_model):
     module = masked(volume_fold, volume_model)
     module.log = lambda *_arguments, **_options: None
     series = volume_fold.runs["sub-00_task-x"].read(0, 8)
-    # A new decoder says 0 everywhere.
-    hidden = module.hide(8, seed=0)
+    # A new decoder predicts 0 everywhere.
+    hidden = module.draw_hidden(8, seed=0)
     assert module.training_step(series, 0).item() == pytest.approx(series[hidden].square().mean().item(), rel=1e-6)
 
 
-def test_gradients_reach_the_whole_swin_and_what_stands_for_the_hidden(volume_fold, volume_model):
+def test_gradients_reach_the_swin_and_the_hidden_patch(volume_fold, volume_model):
     module = masked(volume_fold, volume_model)
     torch.nn.init.normal_(module.decoder.to_voxels.weight)
     series = volume_fold.runs["sub-00_task-x"].read(0, 8)
-    module.reconstruct(series, module.hide(8, seed=0)).square().mean().backward()
-    learned = {
+    module.reconstruct(series, module.draw_hidden(8, seed=0)).square().mean().backward()
+    optimized = {
         id(value) for group in module.configure_optimizers()["optimizer"].param_groups for value in group["params"]
     }
     reached = {id(value) for value in module.parameters() if value.grad is not None}
-    assert reached == learned
+    assert reached == optimized
     assert module.hidden_patch.grad.any()
 
 
-def test_hidden_voxels_are_told_from_the_rest(volume_fold, volume_model, tmp_path, caplog):
+def test_hidden_voxels_are_reconstructed(volume_fold, volume_model, tmp_path, caplog):
     config = dataclasses.replace(
-        QUICK, n_epochs=3, steps_per_epoch=30, batch_time_points=32, learning_rate=1e-2, channels=8
+        QUICK, n_epochs=3, steps_per_epoch=30, batch_volumes=32, learning_rate=1e-2, channels=8
     )
     with caplog.at_level(logging.INFO):
         pretrain.pretrain_swin(volume_fold, volume_model.tokenizer, config, work_dir=tmp_path, seed=0)
     losses = [float(loss) for loss in caplog.messages[-1].rstrip(".").rpartition(": ")[2].split(", ")]
     assert len(losses) == 3
-    # Who knows nothing says 0, and is wrong by the variance.
+    # The prediction 0 has the variance as its error.
     variance = float(np.mean([run.read(5, 90).square().mean() for run in volume_fold.select(volume_fold.fold.train)]))
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < 0.35 * variance
 
 
-def test_batches_come_from_scored_places_in_another_order_each_time(volume_fold):
+def test_batches_are_random_scored_volumes(volume_fold):
     runs = volume_fold.select(volume_fold.fold.train)
-    batches = ScatteredVolumes(runs, batch_time_points=10, n_batches=30, seed=0)
-    known = {
+    batches = RandomVolumes(runs, batch_volumes=10, n_batches=30, seed=0)
+    place_of = {
         tuple(time_point): (run.key, t)
         for run in runs
         for t, time_point in enumerate(run.read(0, run.n_time_points).tolist())
     }
-    seen = [
-        [known[tuple(time_point)] for time_point in batch.tolist()]
+    places = [
+        [place_of[tuple(time_point)] for time_point in batch.tolist()]
         for batch in (batches[i] for i in range(len(batches)))
     ]
-    assert all(len(batch) == 10 for batch in seen)
-    assert {key for batch in seen for key, _ in batch} == {run.key for run in runs}
-    assert min(t for batch in seen for _, t in batch) >= 5
-    assert max(t for batch in seen for _, t in batch) == 89
-    assert torch.equal(batches[3], ScatteredVolumes(runs, batch_time_points=10, n_batches=30, seed=0)[3])
-    assert not torch.equal(batches[3], ScatteredVolumes(runs, batch_time_points=10, n_batches=30, seed=1)[3])
+    assert all(len(batch) == 10 for batch in places)
+    assert {key for batch in places for key, _ in batch} == {run.key for run in runs}
+    assert min(t for batch in places for _, t in batch) >= 5
+    assert max(t for batch in places for _, t in batch) == 89
+    assert torch.equal(batches[3], RandomVolumes(runs, batch_volumes=10, n_batches=30, seed=0)[3])
+    assert not torch.equal(batches[3], RandomVolumes(runs, batch_volumes=10, n_batches=30, seed=1)[3])
 
 
-def test_it_reads_training_runs_alone_and_is_done_once(volume_fold, volume_model, tmp_path, monkeypatch):
+def test_only_training_runs_are_read_and_only_once(volume_fold, volume_model, tmp_path, monkeypatch):
     work, read = tmp_path / "work", []
     for key, run in volume_fold.runs.items():
         monkeypatch.setattr(run, "read", lambda *span, key=key, run=run: read.append(key) or type(run).read(run, *span))
@@ -122,7 +123,7 @@ def test_it_reads_training_runs_alone_and_is_done_once(volume_fold, volume_model
     assert not read
     assert all(torch.equal(weights[name], again[name]) for name in weights)
     [path] = (path for path in work.iterdir() if path.name != "locks")
-    path.write_bytes(path.read_bytes()[:100])
+    write_bytes(path, path.read_bytes()[:100])
     pretrain.pretrain_swin(volume_fold, frozen, QUICK, work_dir=work, seed=0)
     assert read
     assert all(torch.equal(weights[name], value) for name, value in load_file(path).items())
@@ -130,7 +131,7 @@ def test_it_reads_training_runs_alone_and_is_done_once(volume_fold, volume_model
     assert len(list(work.glob("*.safetensors"))) == 2
 
 
-def test_an_interrupted_pretraining_goes_on(volume_fold, volume_model, tmp_path, monkeypatch):
+def test_an_interrupted_pretraining_resumes(volume_fold, volume_model, tmp_path, monkeypatch):
     def run(work_dir):
         return pretrain.pretrain_swin(volume_fold, volume_model.tokenizer, QUICK, work_dir=work_dir, seed=0)
 
@@ -151,10 +152,10 @@ def test_an_interrupted_pretraining_goes_on(volume_fold, volume_model, tmp_path,
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
 
 
-def test_a_loss_that_is_not_finite_stops_it(volume_fold, volume_model, tmp_path):
-    wild = dataclasses.replace(QUICK, learning_rate=1e30, gradient_clip=1e30, steps_per_epoch=20)
+def test_a_loss_that_is_not_finite_stops_pretraining(volume_fold, volume_model, tmp_path):
+    diverging = dataclasses.replace(QUICK, learning_rate=1e30, gradient_clip=1e30, steps_per_epoch=20)
     with pytest.raises(TrainingError, match=r"The loss of pre-training is (nan|inf) in epoch 0"):
-        pretrain.pretrain_swin(volume_fold, volume_model.tokenizer, wild, work_dir=tmp_path, seed=0)
+        pretrain.pretrain_swin(volume_fold, volume_model.tokenizer, diverging, work_dir=tmp_path, seed=0)
 
 
 @pytest.mark.parametrize("frozen", [True, False])
@@ -166,7 +167,7 @@ def test_the_forecaster_starts_from_the_pretrained_swin(volume_fold, volume_mode
     )
     train_fold(volume_fold, model, training, folder=tmp_path / "model", work_dir=tmp_path / "work", seed=0)
     read, record = load_forecaster(tmp_path / "model")
-    # Two such steps lead away from what was fitted before them: what is kept is what they started from.
+    # Two such large steps increase the error: epoch 0 is selected.
     assert record["selected_epoch"] == 0
     started = read.tokenizer.swin.state_dict()
     weights = load_file(next((tmp_path / "work").glob("swin-*.safetensors")))
@@ -174,8 +175,8 @@ def test_the_forecaster_starts_from_the_pretrained_swin(volume_fold, volume_mode
     assert all(parameter.requires_grad is not frozen for parameter in read.tokenizer.swin.parameters())
 
 
-def test_a_frozen_swin_without_pretraining_and_masked_parcels_are_refused(volume_fold, volume_model, tmp_path):
-    with pytest.raises(ConfigError, match=r"frozen is true, but nothing pre-trains the Swin") as caught:
+def test_a_frozen_swin_needs_pretraining_and_pretraining_a_swin(volume_fold, volume_model, tmp_path):
+    with pytest.raises(ConfigError, match=r"frozen is true, but the Swin is not pre-trained") as caught:
         load_study(default_preset="debug", overrides=["model.tokenizer.frozen=true"])
     assert "training.pretraining" in caught.value.hint
     study = load_study(
@@ -185,14 +186,14 @@ def test_a_frozen_swin_without_pretraining_and_masked_parcels_are_refused(volume
     with pytest.raises(ConfigError, match=r"model\.tokenizer\.kind is parcels"):
         load_study(default_preset="parcels", overrides=["training.pretraining={}"])
     model = dataclasses.replace(volume_model, tokenizer=dataclasses.replace(volume_model.tokenizer, frozen=True))
-    with pytest.raises(ConfigError, match="nothing pre-trains"):
+    with pytest.raises(ConfigError, match="the Swin is not pre-trained"):
         train_fold(volume_fold, model, TrainingConfig(), folder=tmp_path / "m", work_dir=tmp_path, seed=0)
 
 
-def test_a_time_limit_is_answered_while_it_trains(volume_fold, volume_model, tmp_path, monkeypatch):
-    """The job asks to be queued again, and the next one goes on at the last epoch."""
-    asked = tmp_path / "asked"
-    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
+def test_the_time_limit_signal_requeues_the_job(volume_fold, volume_model, tmp_path, monkeypatch):
+    """The next job resumes at the last epoch."""
+    calls = tmp_path / "calls"
+    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {calls}\n')
     (tmp_path / "scontrol").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_JOB_ID", "17")
@@ -204,6 +205,6 @@ def test_a_time_limit_is_answered_while_it_trains(volume_fold, volume_model, tmp
             pretrain.pretrain_swin(volume_fold, volume_model.tokenizer, QUICK, work_dir=tmp_path / "work", seed=0)
     finally:
         signal.signal(signal.SIGUSR1, before)
-    assert asked.read_text() == "requeue 17\n"
+    assert calls.read_text() == "requeue 17\n"
     monkeypatch.delenv("SLURM_JOB_ID")
     pretrain.pretrain_swin(volume_fold, volume_model.tokenizer, QUICK, work_dir=tmp_path / "work", seed=0)

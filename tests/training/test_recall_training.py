@@ -1,4 +1,4 @@
-"""Training that begins with fitted memories: what epoch 0 is, what seeds share, and whom the stimulus leaves out."""
+"""Training from a fitted recall: epoch 0, fits shared by seeds, and held-out fits for training runs."""
 
 import dataclasses
 
@@ -17,8 +17,8 @@ from titan_neuro.training import closed_form as closed_form_module
 SPACE = Space(kind="parcels", name="Toy", parcels=tuple(f"p{i}" for i in range(N_FEATURES)))
 MODEL = small_forecaster().config
 QUICK = TrainingConfig(max_epochs=1, steps_per_epoch=2, window_time_points=64, learning_rate=1e-3)
-# Steps so large that no epoch of training is as good as what was fitted.
-WILD = dataclasses.replace(QUICK, learning_rate=3.0)
+# Steps so large that every epoch of training is worse than the closed-form fit.
+DIVERGING = dataclasses.replace(QUICK, learning_rate=3.0)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def train(data, tmp_path):
     return run
 
 
-class Held:
+class LoadedRun:
     """A run of a store with its time points in memory, as `skills` reads it."""
 
     def __init__(self, view):
@@ -57,36 +57,36 @@ class Held:
 
 
 def closed_form(data):
-    """The closed form alone, as it is before any training."""
+    """Return the model with its closed-form fits only."""
     model = small_forecaster()
     model.fit(data.select((*data.fold.train, *data.fold.validation)))
     return model
 
 
-def test_epoch_0_is_the_closed_form_with_the_subject_left_out(data, train):
-    folder = train(WILD)
+def test_epoch_0_is_the_held_out_closed_form(data, train):
+    folder = train(DIVERGING)
     table = pd.read_csv(folder / "training.csv").set_index("epoch")["validation_skill_ar"]
-    expected, [held] = closed_form(data), [Held(run) for run in data.select(data.fold.validation)]
+    expected, [run] = closed_form(data), [LoadedRun(run) for run in data.select(data.fold.validation)]
     linear = total = 0.0
     with torch.no_grad():
-        skip, beyond, _ = expected.forecast_parts(held.series[None], held_out_index=expected.held_out_index([held.key]))
+        skip, beyond, _ = expected.forecast_parts(run.series[None], held_out_index=expected.held_out_index([run.key]))
     for index, h in enumerate(expected.horizons):
-        scored = torch.as_tensor(held.scored[h:])
-        left = (held.series[h:] - skip[0, :-h, index])[scored]
-        linear += float(left.square().sum())
-        total += float((left - beyond[0, :-h, index][scored]).square().sum())
-    # But for what keys have of a backbone that was drawn at random.
+        scored = torch.as_tensor(run.scored[h:])
+        residual = (run.series[h:] - skip[0, :-h, index])[scored]
+        linear += float(residual.square().sum())
+        total += float((residual - beyond[0, :-h, index][scored]).square().sum())
+    # Except for the part of the keys that comes from the randomly initialized backbone.
     assert table[0] == pytest.approx(1 - total / linear, abs=3e-3)
     assert table[0] > 0.3
     assert table[1] < table[0]
     model, record = load_forecaster(folder)
     assert record["selected_epoch"] == 0
     assert record["validation_skill_ar"] == pytest.approx(table[0])
-    test = [Held(run) for run in data.select(data.fold.test)]
+    test = [LoadedRun(run) for run in data.select(data.fold.test)]
     assert skills(model, test) == pytest.approx(skills(expected, test), abs=3e-3)
 
 
-def test_seeds_share_the_fit_and_nothing_that_is_drawn(data, train, monkeypatch):
+def test_seeds_share_the_fit_but_no_random_weights(data, train, monkeypatch):
     fits, fit_recall = [], closed_form_module.fit_recall
 
     def counted(config, runs, linear, **options):
@@ -94,28 +94,28 @@ def test_seeds_share_the_fit_and_nothing_that_is_drawn(data, train, monkeypatch)
         return fit_recall(config, runs, linear, **options)
 
     monkeypatch.setattr(closed_form_module, "fit_recall", counted)
-    one, other = (load_forecaster(train(WILD, f"seed-{seed}", seed))[0] for seed in (1, 2))
+    one, other = (load_forecaster(train(DIVERGING, f"seed-{seed}", seed))[0] for seed in (1, 2))
     assert fits == [[*data.fold.train, *data.fold.validation]]
     for name, value in one.recall.state_dict().items():
         same = torch.equal(value, other.recall.state_dict()[name])
         assert same == (name != "memory.context_map"), name
 
 
-def test_the_fit_does_not_shift_what_is_drawn(data, train):
+def test_the_fit_does_not_change_random_numbers(data, train):
     first, again = (train(QUICK, name) / "model.safetensors" for name in ("first", "again"))
     assert first.read_bytes() == again.read_bytes()
 
 
-def test_training_leaves_each_stream_s_run_out_of_what_was_fitted(data, train, monkeypatch):
-    seen, forecast_parts = set(), Forecaster.forecast_parts
+def test_each_training_run_is_read_with_held_out_fits(data, train, monkeypatch):
+    held_out, forecast_parts = set(), Forecaster.forecast_parts
 
-    def noted(self, series, state=None, *, held_out_index=None, **options):
-        seen.update(map(tuple, held_out_index.tolist()))
+    def recorded(self, series, state=None, *, held_out_index=None, **options):
+        held_out.update(map(tuple, held_out_index.tolist()))
         assert len(self.recall.runs) == len(self.recall.stimulus.keys_without) == 5
         assert len(self.recall.autoregression.weights_without) == len(self.recall.stimulus.weights_without) == 4
         return forecast_parts(self, series, state, held_out_index=held_out_index, **options)
 
-    monkeypatch.setattr(Forecaster, "forecast_parts", noted)
+    monkeypatch.setattr(Forecaster, "forecast_parts", recorded)
     train(dataclasses.replace(QUICK, steps_per_epoch=4))
-    # Streams without a run leave nothing out.
-    assert seen - {(-1, -1)} == {(subject, subject % 4) for subject in range(5)}
+    # Streams without a run hold nothing out.
+    assert held_out - {(-1, -1)} == {(subject, subject % 4) for subject in range(5)}

@@ -1,3 +1,5 @@
+"""Schedule of the streams: which windows are read where, and in which order."""
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,7 @@ from titan_neuro.training.streams import StreamWindows
 
 
 class NumberedRun:
-    """Time point t of run r holds the one value 1000 r + t + 1."""
+    """Time point t of run r has the single value 1000 r + t + 1."""
 
     n_features = 1
 
@@ -22,7 +24,7 @@ RUNS = [NumberedRun(number, length) for number, length in enumerate([50, 33, 16,
 
 
 def streams(windows):
-    """Values that the model reads, and where it starts anew, along each stream."""
+    """Values that the model reads, and starts of runs, along each stream."""
     steps = [windows[index] for index in range(len(windows))]
     series = torch.stack([step.series[:, :16, 0] for step in steps], 1)
     starts = torch.stack([step.is_start for step in steps], 1)
@@ -30,26 +32,26 @@ def streams(windows):
 
 
 @pytest.mark.parametrize("n_streams", [1, 2, 4, 9])
-def test_every_frame_is_read_once_in_order(n_streams):
+def test_every_time_point_is_read_once_in_order(n_streams):
     series, starts = streams(
         StreamWindows(RUNS, window_time_points=16, n_streams=n_streams, horizons=(1, 3), seed=None)
     )
-    seen = series[series > 0]
+    values = series[series > 0]
     expected = np.concatenate([run.read(0, run.n_time_points)[:, 0].numpy() for run in RUNS])
-    # Of a run's last time point nothing can be learned: where it would stand alone in a window, it is left out.
-    assert set(expected) - set(seen) <= {
+    # A window with only the last time point of a run has no target, and is omitted.
+    assert set(expected) - set(values) <= {
         1000 * run.number + run.n_time_points for run in RUNS if run.n_time_points % 16 == 1
     }
-    assert len(seen) == len(set(seen))
-    for lane, is_start in zip(series, starts, strict=True):
-        for step in range(1, len(lane)):
+    assert len(values) == len(set(values))
+    for stream, is_start in zip(series, starts, strict=True):
+        for step in range(1, len(stream)):
             if not is_start[step]:
-                assert lane[step, 0] == lane[step - 1, 0] + 16  # goes on where it was
-            elif lane[step, 0]:
-                assert lane[step, 0] % 1000 == 1  # a run begins
+                assert stream[step, 0] == stream[step - 1, 0] + 16  # the next window
+            elif stream[step, 0]:
+                assert stream[step, 0] % 1000 == 1  # a run begins
 
 
-def test_valid_marks_frames_that_exist_and_are_scored():
+def test_valid_marks_existing_scored_time_points():
     windows = StreamWindows(RUNS, window_time_points=16, n_streams=2, horizons=(1, 3), seed=None)
     for index in range(len(windows)):
         series, valid, *_ = windows[index]
@@ -58,7 +60,7 @@ def test_valid_marks_frames_that_exist_and_are_scored():
         assert np.array_equal(valid.numpy(), exists & ((numbers - 1) % 1000 % 3 > 0))
 
 
-def test_a_seed_shuffles_runs_and_offsets_and_repeats():
+def test_a_seed_determines_order_and_offsets():
     options = {"window_time_points": 16, "n_streams": 2, "horizons": (1, 3)}
     first, _ = streams(StreamWindows(RUNS, seed=1, **options))
     again, _ = streams(StreamWindows(RUNS, seed=1, **options))
@@ -67,6 +69,6 @@ def test_a_seed_shuffles_runs_and_offsets_and_repeats():
     assert not np.array_equal(first[:, 0], other[:, 0])
 
 
-def test_runs_are_read_again_until_there_are_enough_steps():
+def test_runs_are_repeated_until_enough_steps():
     windows = StreamWindows(RUNS, window_time_points=16, n_streams=2, horizons=(1, 3), min_steps=40, seed=0)
     assert 40 <= len(windows) < 60

@@ -1,9 +1,17 @@
-"""The closed-form forecasters that stand beside ours in every table, and the reference lines."""
+"""Closed-form forecasters that stand beside the study's model in every table, and the oracle references.
+
+A new baseline is one class in a file of its own, derived from :class:`Baseline`, and one line in `_BASELINES`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 from titan_neuro.baselines.analog import AnalogBaseline
 from titan_neuro.baselines.autoregression import AutoregressionBaseline
+from titan_neuro.baselines.base import Baseline
 from titan_neuro.baselines.mean import TrainingMean
 from titan_neuro.baselines.online_vector_autoregression import OnlineVectorAutoregressionBaseline
 from titan_neuro.baselines.oracle_references import IntersubjectAverageReference, OracleReference
@@ -14,56 +22,58 @@ from titan_neuro.typing import ForecastModel
 
 ANALOG_WINDOWS = (20, 80, 160)
 
+# In the order of the table.
+_BASELINES: tuple[Callable[[tuple[int, ...], SharedFits], Baseline[Any]], ...] = (
+    TrainingMean,
+    Persistence,
+    DampedPersistence,
+    AutoregressionBaseline,
+    VectorAutoregressionBaseline,
+    OnlineVectorAutoregressionBaseline,
+    *(partial(AnalogBaseline, window=window, is_soft=False) for window in ANALOG_WINDOWS),
+    *(partial(AnalogBaseline, window=window, is_soft=True) for window in ANALOG_WINDOWS),
+)
+
 
 def make_baselines(horizons: tuple[int, ...], shared_fits: SharedFits | None = None) -> list[ForecastModel]:
-    """Make all baselines, unfitted, in the order of the table.
+    """Make all baselines, not fitted yet.
 
-    They share what they have in common: fitted one after another on the same runs, it is made once.
+    What several of them need is fitted once, when they are fitted one after another on the same runs.
 
     Parameters
     ----------
     horizons : tuple of int
-        Time points ahead, ascending.
+        Lead times in time points, ascending.
     shared_fits : SharedFits, optional
         To be shared with the references.
 
     Returns
     -------
     list of ForecastModel
-        mean, persistence, damped, ar, var, var-online, analog-20, -80, -160, soft-analog-20, -80, -160.
+        In the order of the table.
     """
     shared_fits = shared_fits or SharedFits(horizons)
-    return [
-        TrainingMean(horizons),
-        Persistence(horizons),
-        DampedPersistence(horizons),
-        AutoregressionBaseline(horizons, shared_fits),
-        VectorAutoregressionBaseline(horizons, shared_fits),
-        OnlineVectorAutoregressionBaseline(horizons, shared_fits),
-        *(AnalogBaseline(horizons, window, is_soft=False, shared_fits=shared_fits) for window in ANALOG_WINDOWS),
-        *(AnalogBaseline(horizons, window, is_soft=True, shared_fits=shared_fits) for window in ANALOG_WINDOWS),
-    ]
+    return [make(horizons, shared_fits) for make in _BASELINES]
 
 
 def make_oracle_references(horizons: tuple[int, ...], shared_fits: SharedFits | None = None) -> list[OracleReference]:
-    """Make the reference lines, unfitted: ``intersubject-average`` and ``intersubject-average+ar``; see
-    :class:`IntersubjectAverageReference`.
+    """Make the oracle references, not fitted yet: the intersubject average alone, and with autoregression.
 
     Parameters
     ----------
     horizons : tuple of int
-        Time points ahead, ascending.
+        Lead times in time points, ascending.
     shared_fits : SharedFits, optional
         To be shared with the baselines.
 
     Returns
     -------
     list of OracleReference
-        Those that know the moment of the stimulus.
+        In the order of the table.
     """
     return [
-        IntersubjectAverageReference("intersubject-average", TrainingMean(horizons)),
-        IntersubjectAverageReference("intersubject-average+ar", AutoregressionBaseline(horizons, shared_fits)),
+        IntersubjectAverageReference(TrainingMean(horizons, shared_fits)),
+        IntersubjectAverageReference(AutoregressionBaseline(horizons, shared_fits)),
     ]
 
 
@@ -71,11 +81,12 @@ __all__ = [
     "ANALOG_WINDOWS",
     "AnalogBaseline",
     "AutoregressionBaseline",
+    "Baseline",
     "DampedPersistence",
     "IntersubjectAverageReference",
     "OnlineVectorAutoregressionBaseline",
-    "Persistence",
     "OracleReference",
+    "Persistence",
     "SharedFits",
     "TrainingMean",
     "VectorAutoregressionBaseline",

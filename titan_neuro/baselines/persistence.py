@@ -1,4 +1,4 @@
-"""Persistence: nothing changes, or all of it fades."""
+"""Persistence: the last time point is the forecast, as it is or damped towards the mean."""
 
 from __future__ import annotations
 
@@ -7,94 +7,56 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from titan_neuro.errors import TrainingError
+from titan_neuro.baselines.base import StatelessBaseline, require_rows
 from titan_neuro.linear.lagged_statistics import common_n_features
+from titan_neuro.runs import read_blocks
 from titan_neuro.typing import RunData
 
-_BLOCK_TIME_POINTS = 256
 
-
-class Persistence:
-    """Forecast the present time point; the reference of `skill`.
-
-    Parameters
-    ----------
-    horizons : tuple of int
-        Time points ahead, ascending.
-    """
+class Persistence(StatelessBaseline):
+    """Forecast the present time point; the reference of `skill`."""
 
     name = "persistence"
 
-    def __init__(self, horizons: tuple[int, ...]) -> None:
-        self.horizons = horizons
-
     def fit(self, runs: Sequence[RunData]) -> None:
-        """There is nothing to learn."""
-
-    def init_state(self) -> None:
-        """Nothing is carried from time point to time point."""
+        """Do nothing: there are no parameters."""
 
     def step(self, series: Tensor, state: None) -> tuple[Tensor, None]:
-        """Forecast each time point from itself: ``(time, horizons, features)``."""
+        """Forecast each time point ``(time, features)`` from itself: ``(time, horizons, features)``."""
         return series[:, None].expand(-1, len(self.horizons), -1), None
 
 
-class DampedPersistence:
-    """Forecast ``phi_v^h y_t``: each feature fades towards 0, the mean of z-scored data, at its own pace.
+class DampedPersistence(StatelessBaseline):
+    """Forecast ``phi_v^h y_t``: each feature decays towards 0, the mean of z-scored data, at its own rate.
 
     ``phi_v`` is the least-squares weight of a time point for the next, over the scored time points of all training
-    runs, held within -1 and 1: a forecast that grows has no meaning.
-
-    Parameters
-    ----------
-    horizons : tuple of int
-        Time points ahead, ascending.
+    runs, limited to -1 to 1, so that no forecast grows.
 
     Attributes
     ----------
     factors : torch.Tensor
-        float32, ``(horizons, features)``: ``phi_v^h``; there once `fit` was called.
+        float32, ``(horizons, features)``: ``phi_v^h``; set by `fit`.
     """
 
     name = "damped"
     factors: Tensor
 
-    def __init__(self, horizons: tuple[int, ...]) -> None:
-        self.horizons = horizons
-
     def fit(self, runs: Sequence[RunData]) -> None:
-        """Fit ``phi_v`` to the training runs.
-
-        Raises
-        ------
-        TrainingError
-            No run, or no scored time point that has one before it.
-        MismatchError
-            The runs differ in their number of features.
-        """
+        """Fit ``phi_v`` to the training runs; raises what :meth:`Baseline.fit` does."""
         cross = torch.zeros(common_n_features(runs), dtype=torch.float64)
         power = torch.zeros_like(cross)
         n_rows = 0
         for run in runs:
-            scored = torch.as_tensor(run.scored)
-            n_rows += int(scored[1:].sum())
-            for start in range(1, run.n_time_points, _BLOCK_TIME_POINTS):
-                stop = min(start + _BLOCK_TIME_POINTS, run.n_time_points)
-                series = run.read(start - 1, stop).double()
-                before, after = series[:-1][scored[start:stop]], series[1:][scored[start:stop]]
+            for block, series in read_blocks(run, start=1, n_before=1):
+                scored = torch.as_tensor(run.scored[block])
+                before, after = series[:-1][scored].double(), series[1:][scored].double()
                 cross += (before * after).sum(dim=0)
                 power += before.square().sum(dim=0)
-        if n_rows == 0:
-            raise TrainingError(
-                f"None of the {len(runs)} training runs has a scored time point with one before it.",
-                "Check the events that mark scored time points.",
-            )
+                n_rows += len(after)
+        require_rows(n_rows, runs, " with one before it")
         phi = (cross / power.clamp(min=torch.finfo(power.dtype).tiny)).clamp(-1, 1)
         self.factors = torch.stack([phi**horizon for horizon in self.horizons]).float()
 
-    def init_state(self) -> None:
-        """Nothing is carried from time point to time point."""
-
     def step(self, series: Tensor, state: None) -> tuple[Tensor, None]:
-        """Forecast from every time point: ``(time, horizons, features)``."""
+        """Scale each time point ``(time, features)``: ``(time, horizons, features)``."""
         return series[:, None] * self.factors, None

@@ -1,7 +1,7 @@
-"""What several baselines start from, made once: the autoregression, and the runs on a few axes.
+"""Fits that several baselines have in common, made once: the autoregression, and the training runs on a few axes.
 
-VAR and analogs forecast what autoregression leaves over. Both need the training runs in a form that fits into memory
-whatever the number of voxels: their scores on principal components, and the residuals of the autoregression.
+VAR and analogs forecast the residuals of the autoregression. Both need the training runs in a form that fits into
+memory whatever the number of voxels: their scores on principal components, and the residuals of the autoregression.
 """
 
 from __future__ import annotations
@@ -14,30 +14,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from titan_neuro.baselines.sharing import isc_weights
-from titan_neuro.linear.autoregression import Autoregression, autoregress, fit_autoregression
+from titan_neuro.baselines.shrinkage import isc_weights
+from titan_neuro.linear.autoregression import Autoregression, autoregress, autoregress_blocks, fit_autoregression
 from titan_neuro.linear.lagged_statistics import common_n_features
+from titan_neuro.linear.lead_time import at_forecast_time
 from titan_neuro.linear.stimulus_average import StimulusAverage, average_over_subjects
-from titan_neuro.runs import group_runs
+from titan_neuro.runs import InMemoryRun, group_runs, read_blocks
 from titan_neuro.typing import RunData
 
-T = TypeVar("T")
+Fit = TypeVar("Fit")
 
 MAX_COMPONENTS = 200
-# Up to here a residual is kept feature by feature, parcels that is; beyond, on the components.
+# Up to so many features (parcels, that is) residuals are stored feature by feature; beyond, on the components.
 MAX_PLAIN_FEATURES = 512
+# Blocks are held with the forecasts of all lead times.
 _BLOCK_TIME_POINTS = 128
+# Most numbers in the sample from which the components are computed.
 _PCA_NUMBERS = 2**27
 
 
 @dataclass(frozen=True, eq=False)
 class ResidualSpace:
-    """Axes on which runs and residuals are seen.
+    """Axes on which runs and residuals are represented.
 
     Attributes
     ----------
     autoregression : Autoregression
-        Whose residuals these are.
+        The autoregression whose residuals these are.
     mean : torch.Tensor
         float32, ``(features,)``.
     components : torch.Tensor
@@ -45,7 +48,7 @@ class ResidualSpace:
     variance : torch.Tensor
         float32, ``(components,)``.
     is_plain : bool
-        The axes of the residuals are the features; else the components.
+        Whether the axes of the residuals are the features; else they are the components.
     """
 
     autoregression: Autoregression
@@ -60,61 +63,44 @@ class ResidualSpace:
         return self.components.shape[0 if self.is_plain else 1]
 
     def score(self, series: Tensor) -> Tensor:
-        """Principal component scores of time points: ``(..., components)``."""
+        """Principal component scores of time points: from ``(..., features)`` to ``(..., components)``."""
         return (series - self.mean) @ self.components
 
     def init_state(self) -> Tensor:
-        """History of the autoregression before a run: ``(order - 1, features)``."""
+        """History of the autoregression before a run: zeros, ``(order - 1, features)``."""
         _, order, n_features = self.autoregression.coefficients.shape
         return torch.zeros(order - 1, n_features)
 
     def autoregress(self, series: Tensor, history: Tensor) -> tuple[Tensor, Tensor]:
-        """See :func:`titan_neuro.linear.autoregression.autoregress`."""
+        """Forecasts ``(time, horizons, features)`` and history; see `titan_neuro.linear.autoregression.autoregress`."""
         return autoregress(series, history, self.autoregression.coefficients, self.autoregression.intercept)
 
     def to_residuals(self, series: Tensor) -> Tensor:
-        """From features to the axes of the residuals."""
+        """From features to the axes of the residuals: from ``(..., features)`` to ``(..., n_residuals)``."""
         return series if self.is_plain else series @ self.components
 
     def to_features(self, residuals: Tensor) -> Tensor:
-        """From the axes of the residuals to features."""
+        """From the axes of the residuals to features: from ``(..., n_residuals)`` to ``(..., features)``."""
         return residuals if self.is_plain else residuals @ self.components.T
 
 
-@dataclass(eq=False)
-class ResidualRun:
-    """A training run in a :class:`ResidualSpace`; keeps the protocol of :class:`titan_neuro.typing.RunData`.
+@dataclass(eq=False, kw_only=True)
+class ResidualRun(InMemoryRun):
+    """A training run in a :class:`ResidualSpace`.
+
+    Its `series`, float32 ``(time, components + horizons * n_residuals)``, holds the scores of time point ``t``; then,
+    for each lead time ``h``, time point ``t + h`` minus its forecast by the autoregression at ``t``, or zeros after the
+    end of the run. High motion is not marked, since it matters to scores alone.
 
     Attributes
     ----------
-    key, subject, stimulus : str
-    stimulus_start : int
-    scored : numpy.ndarray
-        Of the run that it was made from.
-    series : torch.Tensor
-        float32, ``(time, components + horizons * n_residuals)``: the scores of time point ``t``; then, for each horizon
-        ``h``, time point ``t + h`` less what autoregression made of it at ``t``, or zeros where the run had ended.
     horizons : tuple of int
+        Lead times, in time points.
     n_components : int
     """
 
-    key: str
-    subject: str
-    stimulus: str
-    stimulus_start: int
-    scored: np.ndarray
-    series: Tensor
     horizons: tuple[int, ...]
     n_components: int
-
-    def __post_init__(self) -> None:
-        self.n_time_points, self.n_features = self.series.shape
-        # What is learned from needs no mark: only scores take such time points apart.
-        self.high_motion = np.zeros(self.n_time_points, dtype=bool)
-
-    def read(self, start: int, stop: int) -> Tensor:
-        """Time points ``start <= t < stop``."""
-        return self.series[start:stop]
 
     @property
     def scores(self) -> Tensor:
@@ -129,59 +115,52 @@ class ResidualRun:
     @property
     def targets(self) -> Tensor:
         """Whether time point ``t + h`` is scored: bool, ``(time, horizons)``."""
-        scored = torch.as_tensor(self.scored)
-        ahead = [torch.nn.functional.pad(scored[horizon:], (0, min(horizon, len(scored)))) for horizon in self.horizons]
-        return torch.stack(ahead, dim=1)
+        return at_forecast_time(torch.as_tensor(self.scored), self.horizons)
 
 
 @dataclass(frozen=True, eq=False)
 class SharedStimuli:
-    """What the training subjects saw, of all of them and of all but one.
+    """Average responses to each stimulus, over all training subjects and over all but one.
 
     Attributes
     ----------
     stimuli : list of StimulusAverage
-        Averages of all training runs, one for each stimulus; their time points are those of a :class:`ResidualRun`.
+        Averages of all training runs, one for each stimulus, with the features of a :class:`ResidualRun`.
     groups : list of list of ResidualRun
-        The runs of each subject; each run by itself, where there is one subject.
-    others : list of list of StimulusAverage
-        For each group, the averages without it.
-    weights : torch.Tensor
-        Leave-one-out inter-subject correlation of the components; see :func:`isc_weights`.
+        The runs of each subject; where there is one subject, each run is a group.
+    without_group : list of list of StimulusAverage
+        For each group, the averages of all other groups.
+    isc_weights : torch.Tensor
+        ``(components,)``: leave-one-out intersubject correlation; see
+        :func:`titan_neuro.baselines.shrinkage.isc_weights`.
     """
 
     stimuli: list[StimulusAverage]
     groups: list[list[ResidualRun]]
-    others: list[list[StimulusAverage]]
-    weights: Tensor
+    without_group: list[list[StimulusAverage]]
+    isc_weights: Tensor
 
 
 @dataclass(eq=False)
 class SharedFits:
-    """Fits what rows of one table share, and keeps it for the training runs it was last asked about.
+    """Makes what several rows of one table need, and stores it until it is asked for other training runs.
 
     Parameters
     ----------
     horizons : tuple of int
-        Time points ahead, ascending.
+        Lead times in time points, ascending.
     """
 
     horizons: tuple[int, ...]
     _runs: list[RunData] = field(default_factory=list, init=False)
-    _autoregression: Autoregression | None = field(default=None, init=False)
-    _residuals: tuple[ResidualSpace, list[ResidualRun]] | None = field(default=None, init=False)
-    _shared: SharedStimuli | None = field(default=None, init=False)
-    _fitted: dict[type, object] = field(default_factory=dict, init=False)
+    _fits: dict[type, object] = field(default_factory=dict, init=False)
 
     def autoregression(self, runs: Sequence[RunData]) -> Autoregression:
-        """Fit the autoregression; see :func:`titan_neuro.linear.autoregression.fit_autoregression`."""
-        self._attend_to(runs)
-        if self._autoregression is None:
-            self._autoregression = fit_autoregression(runs, self.horizons)
-        return self._autoregression
+        """Fit the autoregression; raises what :func:`titan_neuro.linear.autoregression.fit_autoregression` does."""
+        return self.once(runs, Autoregression, lambda: fit_autoregression(runs, self.horizons))
 
     def residuals(self, runs: Sequence[RunData]) -> tuple[ResidualSpace, list[ResidualRun]]:
-        """Find the axes, and see the training runs on them.
+        """Find the axes, and represent the training runs on them.
 
         Raises
         ------
@@ -189,43 +168,50 @@ class SharedFits:
             See :func:`titan_neuro.linear.autoregression.fit_autoregression`.
         """
         fitted = self.autoregression(runs)
-        if self._residuals is None:
-            space = _find_space(runs, fitted)
-            self._residuals = space, [_project(run, space) for run in runs]
-        return self._residuals
+        made = self.once(runs, _ProjectedRuns, lambda: _project_runs(runs, fitted))
+        return made.space, made.runs
 
-    def shared(self, runs: Sequence[RunData]) -> SharedStimuli:
-        """Average the projected runs, and weigh the components."""
+    def stimuli(self, runs: Sequence[RunData]) -> SharedStimuli:
+        """Average the training runs of each stimulus, and weight the components; raises what `residuals` does."""
         space, projected = self.residuals(runs)
-        if self._shared is None:
-            self._shared = _share(projected, space.components.shape[1])
-        return self._shared
+        return self.once(runs, SharedStimuli, lambda: _average_stimuli(projected, space.components.shape[1]))
 
-    def once(self, runs: Sequence[RunData], kind: type[T], make: Callable[[], T]) -> T:
-        """Return the `kind` that `make` made of these runs; it is called if no row has asked for one before."""
-        self._attend_to(runs)
-        if kind not in self._fitted:
-            self._fitted[kind] = make()
-        fitted = self._fitted[kind]
-        if not isinstance(fitted, kind):
-            raise TypeError(f"Expected {kind.__name__}, found {type(fitted).__name__}.")
-        return fitted
+    def once(self, runs: Sequence[RunData], kind: type[Fit], make: Callable[[], Fit]) -> Fit:
+        """Return the fit of class `kind` to these runs; `make` is called the first time it is asked for.
 
-    def _attend_to(self, runs: Sequence[RunData]) -> None:
-        known = len(runs) == len(self._runs) and all(a is b for a, b in zip(runs, self._runs, strict=True))
-        if not known:
-            self._runs = list(runs)
-            self._autoregression = self._residuals = self._shared = None
-            self._fitted = {}
+        Raises
+        ------
+        TypeError
+            `make` returned an object of another class.
+        """
+        if len(runs) != len(self._runs) or any(a is not b for a, b in zip(runs, self._runs, strict=True)):
+            self._runs, self._fits = list(runs), {}
+        if kind not in self._fits:
+            self._fits[kind] = make()
+        fit = self._fits[kind]
+        if not isinstance(fit, kind):
+            raise TypeError(f"Expected {kind.__name__}, found {type(fit).__name__}.")
+        return fit
+
+
+@dataclass(frozen=True, eq=False)
+class _ProjectedRuns:
+    space: ResidualSpace
+    runs: list[ResidualRun]
+
+
+def _project_runs(runs: Sequence[RunData], autoregression: Autoregression) -> _ProjectedRuns:
+    space = _find_space(runs, autoregression)
+    return _ProjectedRuns(space, [_project(run, space) for run in runs])
 
 
 def _find_space(runs: Sequence[RunData], autoregression: Autoregression) -> ResidualSpace:
     from sklearn.decomposition import PCA
 
     n_features = common_n_features(runs)
-    # Evenly spread time points of all runs are enough to find the axes of 70,000 voxels.
+    # Evenly spread time points of all runs suffice to find the axes of 70,000 voxels.
     stride = max(1, -(-sum(run.n_time_points for run in runs) * n_features // _PCA_NUMBERS))
-    sample = np.concatenate([_every(run, stride) for run in runs])
+    sample = np.concatenate([_sample(run, stride) for run in runs])
     n_components = min(MAX_COMPONENTS, n_features, max(1, len(sample) // 2))
     solver = "covariance_eigh" if n_features <= len(sample) and n_features <= 2 * MAX_COMPONENTS else "randomized"
     pca = PCA(n_components, svd_solver=solver, random_state=0).fit(sample)
@@ -238,44 +224,44 @@ def _find_space(runs: Sequence[RunData], autoregression: Autoregression) -> Resi
     )
 
 
-def _share(runs: Sequence[ResidualRun], n_components: int) -> SharedStimuli:
+def _average_stimuli(runs: Sequence[ResidualRun], n_components: int) -> SharedStimuli:
     groups = group_runs(runs)
-    others: list[list[StimulusAverage]] = []
+    without_group: list[list[StimulusAverage]] = []
     pairs = []
     for group in groups if len(groups) > 1 else []:
-        subject = {run.key for run in group}
-        others.append(average_over_subjects([run for run in runs if run.key not in subject]))
-        by_stimulus = {stimulus.stimulus: stimulus for stimulus in others[-1]}
-        for run in group:
-            if run.stimulus in by_stimulus:
-                stimulus = by_stimulus[run.stimulus]
-                pairs.append((run, stimulus))
-    return SharedStimuli(average_over_subjects(runs), groups, others, isc_weights(pairs, n_components))
+        keys = {run.key for run in group}
+        without_group.append(average_over_subjects([run for run in runs if run.key not in keys]))
+        by_stimulus = {average.stimulus: average for average in without_group[-1]}
+        pairs += [(run, by_stimulus[run.stimulus]) for run in group if run.stimulus in by_stimulus]
+    return SharedStimuli(average_over_subjects(runs), groups, without_group, isc_weights(pairs, n_components))
 
 
-def _every(run: RunData, stride: int) -> np.ndarray:
-    parts = []
-    for start in range(0, run.n_time_points, _BLOCK_TIME_POINTS):
-        series = run.read(start, min(start + _BLOCK_TIME_POINTS, run.n_time_points))
-        # A copy, or the whole block stays in memory.
-        parts.append(series[-start % stride :: stride].numpy().copy())
-    return np.concatenate(parts)
+def _sample(run: RunData, stride: int) -> np.ndarray:
+    """Every `stride`-th time point of a run."""
+    # Copies, or the whole blocks would stay in memory.
+    return np.concatenate(
+        [series[-block.start % stride :: stride].numpy().copy() for block, series in read_blocks(run)]
+    )
 
 
 def _project(run: RunData, space: ResidualSpace) -> ResidualRun:
-    """One pass over the run. Projections are linear, so that time points and forecasts may be projected apart."""
+    """One pass over the run. Projections are linear, so that time points and forecasts can be projected separately."""
     horizons = space.autoregression.horizons
-    scores, seen, forecasts, history = [], [], [], space.init_state()
-    for start in range(0, run.n_time_points, _BLOCK_TIME_POINTS):
-        series = run.read(start, min(start + _BLOCK_TIME_POINTS, run.n_time_points))
-        forecast, history = space.autoregress(series, history)
+    scores, observed, forecasts = [], [], []
+    for series, forecast in autoregress_blocks(run, space.autoregression, _BLOCK_TIME_POINTS):
         scores.append(space.score(series))
-        seen.append(space.to_residuals(series))
+        observed.append(space.to_residuals(series))
         forecasts.append(space.to_residuals(forecast))
-    observed, residuals = torch.cat(seen), torch.cat(forecasts).neg()
-    for index, horizon in enumerate(horizons):
-        residuals[:-horizon, index] += observed[horizon:]
-        residuals[-horizon:, index] = 0
-    series = torch.cat([torch.cat(scores), residuals.flatten(1)], dim=1)
-    told = run.key, run.subject, run.stimulus, run.stimulus_start, np.asarray(run.scored)
-    return ResidualRun(*told, series, horizons, scores[0].shape[1])
+    residuals = at_forecast_time(torch.cat(observed), horizons) - torch.cat(forecasts)
+    has_target = at_forecast_time(torch.ones(run.n_time_points, dtype=torch.bool), horizons)
+    residuals[~has_target] = 0
+    return ResidualRun(
+        torch.cat([torch.cat(scores), residuals.flatten(1)], dim=1),
+        np.asarray(run.scored),
+        run.key,
+        run.subject,
+        run.stimulus,
+        stimulus_start=run.stimulus_start,
+        horizons=horizons,
+        n_components=scores[0].shape[1],
+    )

@@ -1,4 +1,4 @@
-"""How alike the last time points of a run are to every stretch of the training subjects' stimuli."""
+"""How well the last time points of a run match every window of the training subjects' stimuli."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from torch.nn.functional import pad
 
 from titan_neuro.linear.stimulus_average import StimulusAverage
 
-# Time points of history from which on a match counts in full.
-SURE_TIME_POINTS = 20
+# A match counts in full from so many time points of history on.
+FULL_MATCH_TIME_POINTS = 20
 
 
 @dataclass(frozen=True, eq=False)
 class StimulusBank:
-    """StimulusAverages side by side, with gaps between them that no window sees across.
+    """Stimuli one after another, with gaps between them so that no window covers two.
 
     Attributes
     ----------
     keys : torch.Tensor
-        float32, ``(statistics, components)``: what is matched; zeros in the gaps.
+        float32, ``(positions, components)``: what is matched; zeros in the gaps.
     values : torch.Tensor
-        float32, ``(statistics, values)``: what is read off at a moment.
+        float32, ``(positions, values)``: what is read at a stimulus position.
     stimulus : torch.Tensor
-        int64, ``(statistics,)``: number of the stimulus, -1 in the gaps.
+        int64, ``(positions,)``: number of the stimulus, -1 in the gaps.
     stimuli : tuple of str
-        The stimuli' names, by number.
+        Names of the stimuli, by number.
     """
 
     keys: Tensor
@@ -38,16 +38,16 @@ class StimulusBank:
 
 
 def concatenate(stimuli: Sequence[StimulusAverage], scale: Tensor, window: int) -> StimulusBank:
-    """Put stimuli side by side.
+    """Concatenate stimuli.
 
     Parameters
     ----------
     stimuli : sequence of StimulusAverage
-        Their time points hold the keys, then the values.
+        Their features are first the keys, then the values.
     scale : torch.Tensor
         Factor of each key, ``(components,)``.
     window : int
-        Longest stretch to be compared; the gaps are one time point shorter.
+        Longest window that will be matched, in time points; the gaps are one time point shorter.
 
     Returns
     -------
@@ -62,41 +62,40 @@ def concatenate(stimuli: Sequence[StimulusAverage], scale: Tensor, window: int) 
     return StimulusBank(keys, values, number, tuple(stimulus.stimulus for stimulus in stimuli))
 
 
-def match(queries: Tensor, seen: Tensor, keys: Tensor, window: int) -> Tensor:
-    """Compare the window that ends at each time point with the window that ends at each moment.
+def match_windows(queries: Tensor, is_recorded: Tensor, keys: Tensor, window: int) -> Tensor:
+    """Compare the window that ends at each time point with the window that ends at each stimulus position.
 
-    The cosine between the two windows, over the time points that the run has had so far. Where these are fewer than
-    `SURE_TIME_POINTS` it counts for less, since few time points are alike by chance. A stimulus's beginning gets no
-    bonus for being as short of a past as a run that begins: that would betray the time since the run began.
+    The match is the cosine between the two windows, over the time points that the run has had so far. With fewer than
+    `FULL_MATCH_TIME_POINTS` of them it is scaled down in proportion, since short windows match by chance. The beginning
+    of a stimulus gets no advantage at the beginning of a run: that would reveal the time since the run began.
 
     Parameters
     ----------
     queries : torch.Tensor
-        ``(window - 1 + time, components)``: the time points, led by those before them; zeros where the run had not
-        begun.
-    seen : torch.Tensor
-        ``(window - 1 + time,)``: 1, or 0 where the run had not begun.
+        ``(window - 1 + time, components)``: the time points, preceded by earlier ones; zeros before the run.
+    is_recorded : torch.Tensor
+        ``(window - 1 + time,)``: 1, or 0 before the run.
     keys : torch.Tensor
-        ``(statistics, components)``.
+        ``(positions, components)``.
     window : int
-        Time points that are compared.
+        Length of the windows, in time points.
 
     Returns
     -------
     torch.Tensor
-        ``(time, statistics)``, between -1 and 1.
+        ``(time, positions)``, between -1 and 1.
     """
-    size = keys.square().sum(1)
+    power = keys.square().sum(1)
     products = _sum_windows(queries @ keys.T, window)[window - 1 :]
-    key_size = _sum_windows(seen[:, None] * size, window)[window - 1 :]
-    query_size = _sum_windows(queries.square().sum(1, keepdim=True), window)[window - 1 :]
-    n_seen = _sum_windows(seen[:, None], window)[window - 1 :]
-    tiny = torch.finfo(products.dtype).tiny
-    return (n_seen / SURE_TIME_POINTS).clamp(max=1) * products / (query_size.sqrt() * key_size.sqrt()).clamp(min=tiny)
+    key_power = _sum_windows(is_recorded[:, None] * power, window)[window - 1 :]
+    query_power = _sum_windows(queries.square().sum(1, keepdim=True), window)[window - 1 :]
+    n_recorded = _sum_windows(is_recorded[:, None], window)[window - 1 :]
+    norms = (query_power.sqrt() * key_power.sqrt()).clamp(min=torch.finfo(products.dtype).tiny)
+    return (n_recorded / FULL_MATCH_TIME_POINTS).clamp(max=1) * products / norms
 
 
 def _sum_windows(table: Tensor, window: int) -> Tensor:
-    """Sum `window` entries up along each diagonal (along the column, where there is only one), by doubling.
+    """Sum `window` entries along each diagonal (along the column, where there is only one), by doubling.
 
     Entry ``[t, j]`` is the sum of ``table[t - w, j - w]`` over ``0 <= w < window``. Rows before the ``window``-th are
     incomplete.
@@ -105,15 +104,15 @@ def _sum_windows(table: Tensor, window: int) -> Tensor:
     total, covered, power, size = torch.zeros_like(table), 0, table, 1
     while True:
         if window & size:
-            total = total + _move(power, covered, one_column)
+            total = total + _shift(power, covered, one_column)
             covered += size
         if covered == window:
             return total
-        power = power + _move(power, size, one_column)
+        power = power + _shift(power, size, one_column)
         size *= 2
 
 
-def _move(table: Tensor, steps: int, one_column: bool) -> Tensor:
+def _shift(table: Tensor, steps: int, one_column: bool) -> Tensor:
     n_rows, n_columns = table.shape
     if one_column:
         return pad(table, (0, 0, steps, 0))[:n_rows]

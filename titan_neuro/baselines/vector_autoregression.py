@@ -1,4 +1,4 @@
-"""Vector autoregression: what the whole brain's last time points say beyond each feature's own."""
+"""Vector autoregression (VAR): forecasts from the whole brain's last time points, beyond each feature's own."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from titan_neuro.baselines.shared_fits import ResidualRun, ResidualSpace, SharedFits
-from titan_neuro.baselines.sharing import choose_option
+from titan_neuro.baselines.base import Baseline
+from titan_neuro.baselines.shared_fits import ResidualRun, ResidualSpace
+from titan_neuro.baselines.shrinkage import choose_option
 from titan_neuro.linear.lagged_statistics import assign_folds
 from titan_neuro.linear.ridge import RidgeStatistics
 from titan_neuro.typing import RunData, Stretch
 
-# (components, lags) to choose from. On recordings of a stimulus, more lags of more components did not pay.
+# (components, lags) to choose from. On recordings of a stimulus, more lags of more components did not help.
 SIZES = ((20, 5), (60, 2), (60, 5), (200, 1), (200, 2))
 # Ridge penalties per row, in units of the mean variance of the components.
 PENALTIES = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
@@ -34,11 +35,11 @@ class VectorAutoregression:
     weights : torch.Tensor
         float32, ``(predictors, horizons, n_residuals)``.
     chosen : tuple of (int, int, float) or None
-        Components, lags and penalty of each horizon.
+        Components, lags and penalty of each lead time.
     stretches : list of Stretch
         Training runs in the space of the residuals, with their folds.
     held_out : torch.Tensor
-        ``(folds, predictors, horizons, n_residuals)``: weights fitted without a fold, the choice being that of all.
+        float32, ``(folds, predictors, horizons, n_residuals)``: weights fitted without a fold, with the choice of all.
     """
 
     weights: Tensor
@@ -47,32 +48,26 @@ class VectorAutoregression:
     held_out: Tensor
 
 
-class VectorAutoregressionBaseline:
-    """Autoregression per feature, plus a ridge regression of what it leaves on principal components of the last time
-    points.
+class VectorAutoregressionBaseline(Baseline[tuple[Tensor, Tensor]]):
+    """Autoregression per feature, plus a ridge regression of its residuals on components of the last time points.
 
-    For each horizon the numbers of components and lags and the penalty are those with the smallest squared error on
-    training subjects held out in turn (runs, where there is one subject; stretches of time, where there is one run);
-    where none does better than the autoregression alone by more than a standard error, the forecast is the latter's.
-    The regression has no intercept, since residuals have no mean to speak of.
+    For each lead time, the numbers of principal components and lags and the penalty are those with the smallest squared
+    error on training subjects held out in turn (runs, where there is one subject; stretches of time, where there is one
+    run). Where none lowers the error of the autoregression by more than a standard error, the forecast is that of the
+    autoregression. The regression has no intercept, since the mean of the residuals is near 0.
 
-    Parameters
-    ----------
-    horizons : tuple of int
-        Time points ahead, ascending.
-    shared_fits : SharedFits, optional
-        Shared with other rows of the table.
+    The state holds the history of the autoregression and the scores of the last time points.
 
     Attributes
     ----------
     space : ResidualSpace
-        The axes; there once `fit` was called.
+        The axes; set by `fit`, as all that follows.
     weights : torch.Tensor
         float32, ``(predictors, horizons, n_residuals)``; a predictor is a component at a lag.
     chosen : tuple of (int, int, float) or None
-        Components, lags and penalty of each horizon; None: autoregression alone.
+        Components, lags and penalty of each lead time; None: autoregression alone.
     fitted : VectorAutoregression
-        The same, and what was fitted without each fold; shared with the row that learns on.
+        The same, and what was fitted without each fold; shared with `OnlineVectorAutoregressionBaseline`.
     """
 
     name = "var"
@@ -81,33 +76,41 @@ class VectorAutoregressionBaseline:
     chosen: tuple[tuple[int, int, float] | None, ...]
     fitted: VectorAutoregression
 
-    def __init__(self, horizons: tuple[int, ...], shared_fits: SharedFits | None = None) -> None:
-        self.horizons = horizons
-        self._shared_fits = shared_fits or SharedFits(horizons)
-
     def fit(self, runs: Sequence[RunData]) -> None:
-        """Fit to the training runs; see :meth:`SharedFits.residuals` for what it raises."""
-        self.space, projected = self._shared_fits.residuals(runs)
+        """Fit to the training runs; raises what :meth:`SharedFits.residuals` does."""
+        self.space, projected = self.shared_fits.residuals(runs)
         self._lag, self._component = _predictors(self.space.components.shape[1])
-        self.fitted = self._shared_fits.once(runs, VectorAutoregression, lambda: self._fit(projected))
+        self.fitted = self.shared_fits.once(runs, VectorAutoregression, lambda: self._fit(projected))
         self.weights, self.chosen = self.fitted.weights, self.fitted.chosen
 
     def init_state(self) -> tuple[Tensor, Tensor]:
-        """No past: the histories of the autoregression and of the components are zeros."""
+        """Zeros: history of the autoregression, ``(order - 1, features)``, and scores, ``(lags - 1, components)``."""
         return self.space.init_state(), torch.zeros(self._n_past, self.space.components.shape[1])
 
     def step(self, series: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Forecast from every time point: ``(time, horizons, features)``."""
+        """Forecast from each time point of ``(time, features)``: ``(time, horizons, features)``."""
         history, past = state
         forecasts, history = self.space.autoregress(series, history)
-        padded = torch.cat([past, self.space.score(series)])
-        beyond = self._look_back(padded) @ self.weights.flatten(1)
-        forecasts += self.space.to_features(beyond.reshape(len(series), len(self.horizons), -1))
-        return forecasts, (history, padded[len(series) :].clone())
+        scores = torch.cat([past, self.space.score(series)])
+        residuals = self._lagged(scores) @ self.weights.flatten(1)
+        forecasts += self.space.to_features(residuals.reshape(len(series), len(self.horizons), -1))
+        return forecasts, (history, scores[len(series) :].clone())
 
-    def beyond(self, run: ResidualRun, weights: Tensor) -> Tensor:
-        """Forecast a training run's residuals by other weights: ``(time, horizons, n_residuals)``."""
-        predictors = self._look_back(pad(run.scores, (0, 0, self._n_past, 0)))
+    def forecast_residuals(self, run: ResidualRun, weights: Tensor) -> Tensor:
+        """Forecast the residuals of a training run.
+
+        Parameters
+        ----------
+        run : ResidualRun
+        weights : torch.Tensor
+            ``(predictors, horizons, n_residuals)``.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(time, horizons, n_residuals)``.
+        """
+        predictors = self._lagged(pad(run.scores, (0, 0, self._n_past, 0)))
         return (predictors @ weights.flatten(1)).reshape(run.n_time_points, len(self.horizons), -1)
 
     def _fit(self, projected: Sequence[ResidualRun]) -> VectorAutoregression:
@@ -133,19 +136,20 @@ class VectorAutoregressionBaseline:
         return int(self._lag.max())
 
     def _subset(self, n_components: int, n_lags: int) -> Tensor:
+        """Predictors of the first components and lags, int ``(selected,)``."""
         return ((self._component < n_components) & (self._lag < n_lags)).nonzero()[:, 0]
 
-    def _look_back(self, padded: Tensor) -> Tensor:
+    def _lagged(self, scores: Tensor) -> Tensor:
         """Predictors of every time point but the first `_n_past`: ``(time - _n_past, predictors)``."""
-        n_time_points = len(padded) - self._n_past
+        n_time_points = len(scores) - self._n_past
         parts = []
         for lag in range(self._n_past + 1):
             start = self._n_past - lag
-            parts.append(padded[start : start + n_time_points, self._component[self._lag == lag]])
+            parts.append(scores[start : start + n_time_points, self._component[self._lag == lag]])
         return torch.cat(parts, dim=1)
 
     def _accumulate(self, stretches: Sequence[Stretch], index: int, n_folds: int) -> list[RidgeStatistics]:
-        """Sum up products of the predictors and with the residuals at one horizon, for each fold."""
+        """Sum up products of the predictors and with the residuals at one lead time, for each fold."""
         n_predictors, n_residuals = len(self._lag), self.space.n_residuals
         gram = torch.zeros(n_folds, n_predictors, n_predictors, dtype=torch.float64)
         cross = torch.zeros(n_folds, n_predictors, n_residuals, dtype=torch.float64)
@@ -153,11 +157,11 @@ class VectorAutoregressionBaseline:
         for stretch in stretches:
             run = cast(ResidualRun, stretch.run)
             rows = run.targets[:, index].clone()
-            ahead = torch.arange(run.n_time_points) + self.horizons[index]
-            rows &= (ahead >= stretch.start) & (ahead < stretch.stop)
-            # A run's first time points have no past to learn from.
+            target = torch.arange(run.n_time_points) + self.horizons[index]
+            rows &= (target >= stretch.start) & (target < stretch.stop)
+            # The first time points of a run lack some of the lags.
             rows[: self._n_past] = False
-            predictors = self._look_back(pad(run.scores, (0, 0, self._n_past, 0)))[rows]
+            predictors = self._lagged(pad(run.scores, (0, 0, self._n_past, 0)))[rows]
             gram[stretch.fold] += predictors.T @ predictors
             cross[stretch.fold] += predictors.T @ run.residuals[rows, index]
             n_rows[stretch.fold] += len(predictors)
@@ -183,7 +187,7 @@ class VectorAutoregressionBaseline:
 
 
 def _predictors(n_components: int) -> tuple[Tensor, Tensor]:
-    """Lag and component of all predictors that some size uses, by lag."""
+    """Lag and component of all predictors that some size uses, by lag: int ``(predictors,)`` each."""
     pairs = [
         (lag, component)
         for lag in range(max(n_lags for _, n_lags in SIZES))

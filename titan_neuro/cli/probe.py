@@ -16,7 +16,8 @@ logger = logging.getLogger(__name__)
 def add_parser(subcommands: Any) -> None:
     """Add the subcommand."""
     parser = flags.new_subcommand(subcommands, "probe", "Ask what the memory holds.")
-    parser.add_argument("name", choices=PROBES, help="; ".join(f"{name}: {asks}" for name, asks in PROBES.items()))
+    questions = "; ".join(f"{name}: {entry.question}" for name, entry in PROBES.items())
+    parser.add_argument("name", choices=PROBES, help=questions)
     parser.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR", help="where `train` has written")
     flags.add_study(parser)
     flags.add_device(parser)

@@ -1,4 +1,4 @@
-"""Segments that were shown twice to one subject, as the events of ds003017 tell them."""
+"""Repeated segments: parts of the stimulus that one subject saw in two runs, found in the events tables."""
 
 from __future__ import annotations
 
@@ -7,53 +7,56 @@ from collections.abc import Sequence
 from titan_neuro.data.store.view import RunView
 from titan_neuro.typing import Stretch
 
+# The ``trial_type`` of ds003017 for the part of a movie that the previous run has shown.
 OVERLAP = "overlap_with_previous_run"
-# Time points are taken so long after what was shown: the response peaks about 5 s later, and the first seconds of the
-# second showing still hold the fixation before it.
+# Delay of the response behind the stimulus. The hemodynamic response peaks after about 5 s; the first seconds of the
+# second showing still contain the response to the fixation before it.
 DELAY_S = 5.0
+
+_Place = tuple[str, str | None, str | None, int]
 
 
 def find_repeats(runs: Sequence[RunView]) -> list[tuple[Stretch, Stretch]]:
-    """Pair what a run shows again with where the run before it had shown it.
+    """Pair each repeated segment with its first showing.
 
-    An event ``overlap_with_previous_run`` of ``d`` seconds repeats the last ``d`` seconds of the stimulus of the run
-    with the number before, in the same session and task: those before the end of its last scored event. Both showings
-    are taken `DELAY_S` later.
+    An event ``overlap_with_previous_run`` of ``d`` seconds repeats the last ``d`` seconds of the stimulus of the
+    previous run (the run number minus 1, in the same session and task), up to the end of that run's last stimulus
+    event. Both segments are shifted by `DELAY_S`.
 
     Parameters
     ----------
     runs : sequence of RunView
-        Of any subjects. A repeat counts where both runs are there.
+        Of any subjects. Only segments of which both runs are given are paired.
 
     Returns
     -------
     list of (Stretch, Stretch)
-        First and second showing, of one length; none where no event says so.
+        First and second showing, of equal length; empty if no event marks a repetition.
     """
     by_place = {_place(run): run for run in runs if run.store.entities.get("run", "").isdigit()}
-    found = []
-    for (*others, number), run in by_place.items():
-        before = by_place.get((*others, number - 1))
-        end = None if before is None else _stimulus_end(before)
-        for onset, duration, kind in run.store.events:
-            if kind == OVERLAP and before is not None and end is not None and duration > 0:
-                found += _pair(before, end - duration, run, onset, duration)
-    return found
+    pairs = []
+    for (subject, session, task, number), run in by_place.items():
+        previous = by_place.get((subject, session, task, number - 1))
+        stimulus_end = None if previous is None else _stimulus_end(previous)
+        for onset, duration, trial_type in run.store.events:
+            is_overlap = trial_type == OVERLAP and duration > 0
+            if is_overlap and previous is not None and stimulus_end is not None:
+                pairs += _pair(previous, stimulus_end - duration, run, onset, duration)
+    return pairs
 
 
 def _pair(
-    before: RunView, first_s: float, run: RunView, second_s: float, duration_s: float
+    previous: RunView, previous_onset_s: float, run: RunView, onset_s: float, duration_s: float
 ) -> list[tuple[Stretch, Stretch]]:
-    starts = [round((onset + DELAY_S) / run.repetition_time) for onset in (first_s, second_s)]
-    room = min(before.n_time_points - starts[0], run.n_time_points - starts[1])
-    length = min(int(duration_s / run.repetition_time + 1e-6), room)
-    if length < 2 or starts[0] < 0:
+    first, second = (round((onset + DELAY_S) / run.repetition_time) for onset in (previous_onset_s, onset_s))
+    available = min(previous.n_time_points - first, run.n_time_points - second)
+    length = min(int(duration_s / run.repetition_time + 1e-6), available)
+    if length < 2 or first < 0:
         return []
-    one, other = (Stretch(view, start, start + length) for view, start in zip((before, run), starts, strict=True))
-    return [(one, other)]
+    return [(Stretch(previous, first, first + length), Stretch(run, second, second + length))]
 
 
-def _place(run: RunView) -> tuple[str, str | None, str | None, int]:
+def _place(run: RunView) -> _Place:
     entities = run.store.entities
     return run.subject, entities.get("session"), entities.get("task"), int(entities["run"])
 

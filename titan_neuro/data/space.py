@@ -1,9 +1,9 @@
-"""Where features lie: the brain mask on its grid, or the list of parcels; what a model is bound to."""
+"""The space of a study: the brain mask on its grid, or the list of parcels. A model is bound to one space."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from titan_neuro.errors import ImageError, MismatchError
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Space:
-    """The features of a study, in the order in which every array holds them.
+    """The features of a study, in the order of every array of features.
 
     Attributes
     ----------
@@ -22,9 +22,9 @@ class Space:
     name : str
         BIDS label of the space (``MNI152NLin2009cAsym``), ``native`` for unregistered images, the atlas for parcels.
     mask : numpy.ndarray or None
-        bool ``(x, y, z)``, the voxels in use (C order gives the order of the features).
+        bool ``(x, y, z)``, the voxels in use; features are in C order. None for parcels.
     affine : numpy.ndarray or None
-        float64 ``(4, 4)``, voxel indices to mm.
+        float64 ``(4, 4)``, voxel indices to mm. None for parcels.
     parcels : tuple of str
         Names of the parcels; empty for volumes.
     """
@@ -41,7 +41,7 @@ class Space:
         return len(self.parcels) if self.mask is None else int(self.mask.sum())
 
     def identity(self) -> dict[str, Any]:
-        """Describe the space in JSON: what a checkpoint records, and is compared with."""
+        """Describe the space in JSON; a checkpoint records this, and is compared with it when loaded."""
         if self.mask is None or self.affine is None:
             names = hashlib.sha256("\0".join(self.parcels).encode()).hexdigest()
             return {"kind": self.kind, "space": self.name, "n_parcels": len(self.parcels), "parcels_sha256": names}
@@ -55,38 +55,46 @@ class Space:
         }
 
     def scatter(self, values: np.ndarray, fill: float = 0.0) -> np.ndarray:
-        """Put values ``(..., features)`` back on the grid: float32 ``(..., x, y, z)`` with `fill` outside the mask."""
+        """Put values ``(..., features)`` on the grid: float32 ``(..., x, y, z)`` with `fill` outside the mask.
+
+        Raises
+        ------
+        MismatchError
+            The features are parcels.
+        """
         if self.mask is None:
-            raise MismatchError("Parcel values have no grid to be put on.", "Parcels are written as tables.")
+            raise MismatchError("Parcels have no grid.", "Parcels are written as tables.")
         volume = np.full(values.shape[:-1] + self.mask.shape, fill, dtype=np.float32)
         volume[..., self.mask] = values
         return volume
 
     def columns_in(self, other: Space) -> np.ndarray:
-        """Return the positions of this space's features among `other`'s: int64 ``(features,)``.
+        """Return the index of each of this space's features among `other`'s: int64 ``(features,)``.
 
         Raises
         ------
         MismatchError
             `other` lies on another grid, or lacks some of the features.
         """
-        _check_same_grid([self, other])
+        _require_same_grid(self, other)
         if self.mask is None or other.mask is None:
             return np.arange(len(self.parcels))
         if (self.mask & ~other.mask).any():
-            lacking = int((self.mask & ~other.mask).sum())
-            raise MismatchError(f"The run's mask lacks {lacking} of the {self.n_features} voxels of the study's mask.")
-        position = np.cumsum(other.mask.ravel()) - 1
-        return np.asarray(position[self.mask.ravel()])
+            n_missing = int((self.mask & ~other.mask).sum())
+            raise MismatchError(
+                f"The run's mask lacks {n_missing} of the {self.n_features} voxels of the study's mask."
+            )
+        indices = np.cumsum(other.mask.ravel()) - 1
+        return np.asarray(indices[self.mask.ravel()])
 
 
 def common_space(spaces: Mapping[str, Space]) -> Space:
-    """Intersect the masks of several runs.
+    """Return the space that several runs have in common: the intersection of their masks.
 
     Parameters
     ----------
     spaces : mapping of str to Space
-        One for each run, under the run's name (for the messages).
+        The space of each run, by the run's name.
 
     Raises
     ------
@@ -97,23 +105,22 @@ def common_space(spaces: Mapping[str, Space]) -> Space:
     first = all_spaces[0]
     for name, space in zip(names, all_spaces, strict=True):
         try:
-            _check_same_grid([first, space])
+            _require_same_grid(first, space)
         except MismatchError as error:
             raise ImageError(
                 f"{name} does not lie in the space of {names[0]}: {error.message}",
-                "Prepare them with what fMRIPrep made (--derivatives) or roughly (--rough-registration), or choose "
-                "runs that share a grid (--participant-label, --bids-filter-file).",
+                "Prepare all runs to a standard space, with fMRIPrep's derivatives (--derivatives) or with "
+                "--rough-registration; or select runs that share a grid (--participant-label, --bids-filter-file).",
             ) from error
     if first.mask is None:
         return first
-    mask = np.logical_and.reduce([space.mask for space in all_spaces])
+    mask = np.logical_and.reduce([space.mask for space in all_spaces if space.mask is not None])
     if not mask.any():
         raise ImageError(f"The brain masks of the {len(names)} runs ({names[0]}, ...) have no voxel in common.")
     return Space(kind="volume", name=first.name, mask=mask, affine=first.affine)
 
 
-def _check_same_grid(spaces: Sequence[Space]) -> None:
-    first, other = spaces
+def _require_same_grid(first: Space, other: Space) -> None:
     if first.kind != other.kind:
         raise MismatchError(f"expected {first.kind}, found {other.kind}.")
     if first.name != other.name:

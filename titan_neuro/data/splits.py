@@ -1,4 +1,4 @@
-"""Who is trained on, who chooses the model, who is tested: folds over whole subjects or runs, never over windows."""
+"""Cross-validation folds: whole subjects or whole runs for training, validation and test, never windows of a run."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ Protocol = Literal["subject", "run", "strict"]
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class SplitConfig:
-    """How runs are divided.
+    """How runs are divided into folds.
 
     Attributes
     ----------
     by : {"auto", "subject", "run", "strict"}
         ``subject``: held-out subjects, same stimulus. ``run``: held-out runs of the training subjects. ``strict``:
-        held-out subjects and held-out runs at once. ``auto``: ``subject`` where there are three subjects or more, else
+        held-out subjects and held-out runs at once. ``auto``: ``subject`` if there are three subjects or more, else
         ``run``.
     n_folds : int
-        Number of folds; with as many units or fewer it is leave-one-out, and it is more where so few would leave
-        nothing to train on. In ``strict``, fold ``i`` tests the ``i``-th group of subjects on the ``i``-th of runs.
+        Number of folds, at least 2. With as many units (subjects or runs) or fewer it is leave-one-out. It is
+        increased if a fold would have fewer than two units to train and validate on. In ``strict``, fold ``i`` tests
+        group ``i`` of the subjects on group ``i`` of the runs.
     validation_fraction : float
-        Share of a fold's remaining units, at least one, that chooses the epoch: no gradient comes from it. What is
-        fitted in closed form (linear AR, recall, baselines) sees it, as it sees training runs.
+        Fraction of a fold's remaining units, at least one, by which the epoch is chosen; gradients never use them.
+        Fits in closed form (linear AR, recall, baselines) use them like training runs.
     """
 
     by: Literal["auto", "subject", "run", "strict"] = "auto"
@@ -42,7 +43,15 @@ class SplitConfig:
 
 @plain_dataclass(frozen=True)
 class Fold:
-    """One division of the runs, by their keys. The three parts share no unit (subject or run, as the protocol says)."""
+    """One division of the runs, by their keys. The three parts share no unit: no subject or no run, by protocol.
+
+    Attributes
+    ----------
+    number : int
+        From 1.
+    train, validation, test : tuple of str
+        Keys of the runs.
+    """
 
     number: int
     train: tuple[str, ...]
@@ -61,14 +70,14 @@ def make_folds(runs: Sequence[RunStore], config: SplitConfig) -> tuple[Protocol,
     Returns
     -------
     protocol : {"subject", "run", "strict"}
-        What ``auto`` came to.
+        `config.by`, with ``auto`` resolved.
     folds : list of Fold
         Numbered from 1.
 
     Raises
     ------
     NoMatchError
-        Fewer than three units: one to train on, one to choose by, one to test.
+        Fewer than three units: one each for training, validation and test.
     """
     subjects = sorted({run.subject for run in runs})
     protocol: Protocol = ("subject" if len(subjects) >= 3 else "run") if config.by == "auto" else config.by
@@ -82,25 +91,25 @@ def make_folds(runs: Sequence[RunStore], config: SplitConfig) -> tuple[Protocol,
         n_folds += 1
     folds = []
     for index in range(n_folds):
-        held_units = set(units[index::n_folds])
+        test_units = set(units[index::n_folds])
         validation_units = set(_validation_units(units, index, n_folds, config.validation_fraction))
-        held_runs = set(run_labels[index::n_folds] if protocol == "strict" else ())
+        test_stimuli = set(run_labels[index::n_folds] if protocol == "strict" else ())
         parts: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
         for run in runs:
             unit = run.stimulus if protocol == "run" else run.subject
-            part = "test" if unit in held_units else "validation" if unit in validation_units else "train"
-            # In the strict protocol a held-out stimulus part is seen by nobody who is trained, and only it is tested.
-            if protocol != "strict" or (run.stimulus in held_runs) == (part == "test"):
+            part = "test" if unit in test_units else "validation" if unit in validation_units else "train"
+            # In the strict protocol held-out stimuli are used for the test alone, and the test uses no others.
+            if protocol != "strict" or (run.stimulus in test_stimuli) == (part == "test"):
                 parts[part].append(run.key)
         folds.append(Fold(index + 1, *(tuple(parts[part]) for part in ("train", "validation", "test"))))
     return protocol, folds
 
 
 def require_disjoint(fold: Fold, protocol: str, runs: Mapping[str, RunData]) -> None:
-    """Refuse a fold whose parts share what its protocol holds apart.
+    """Refuse a fold whose parts share subjects or stimuli that its protocol separates.
 
-    Subjects under ``subject`` and ``strict``, what was shown under ``run``; under ``strict``, too, nothing that was
-    shown in a test run was shown in another part.
+    ``subject`` and ``strict`` separate subjects, ``run`` separates stimuli. ``strict`` also separates the stimuli of
+    the test runs from those of the other parts.
 
     Parameters
     ----------
@@ -112,35 +121,35 @@ def require_disjoint(fold: Fold, protocol: str, runs: Mapping[str, RunData]) -> 
     Raises
     ------
     MismatchError
-        Names the two parts and what they share.
+        Two parts share a subject or a stimulus; the message names them.
     """
     pairs = [("train", "validation"), ("train", "test"), ("validation", "test")]
     rules = [("stimulus" if protocol == "run" else "subject", pairs)]
     if protocol == "strict":
         rules.append(("stimulus", pairs[1:]))
-    for unit, apart in rules:
-        for one, other in apart:
+    for unit, separated in rules:
+        for one, other in separated:
             first, second = ({getattr(runs[key], unit) for key in getattr(fold, part)} for part in (one, other))
             if first & second:
                 raise MismatchError(
                     f"Fold {fold.number}: split by {protocol}, expected no {unit} in both {one} and {other}, found "
                     f"{', '.join(sorted(first & second))}.",
-                    "Scores of such a split are worth nothing; make the folds with `make_folds`.",
+                    "Scores of such a split are invalid; make the folds with `make_folds`.",
                 )
 
 
 def _require_three(units: Sequence[str], what: str) -> None:
     if len(units) < 3:
         raise NoMatchError(
-            f"Splitting by {what} needs at least 3 {what}s (to train, to choose, to test), found {len(units)}: "
+            f"Splitting by {what} needs at least 3 {what}s (for training, validation and test), found {len(units)}: "
             f"{', '.join(units)}.",
-            "Prepare more, or choose another split with --set split.by=run (or subject).",
+            "Prepare more of them, or choose another split with --set split.by=run (or subject).",
         )
 
 
-def _validation_units(units: Sequence[str], index: int, n_folds: int, share: float) -> list[str]:
-    rest = [unit for position, unit in enumerate(units) if position % n_folds != index]
-    count = min(max(1, round(share * len(rest))), len(rest) - 1)
-    # Another choice in each fold, so that no unit chooses all models.
-    start = index % len(rest)
-    return [rest[(start + offset) % len(rest)] for offset in range(count)]
+def _validation_units(units: Sequence[str], index: int, n_folds: int, fraction: float) -> list[str]:
+    remaining = [unit for position, unit in enumerate(units) if position % n_folds != index]
+    count = min(max(1, round(fraction * len(remaining))), len(remaining) - 1)
+    # Each fold starts at another unit, so that the same unit does not validate all models.
+    start = index % len(remaining)
+    return [remaining[(start + offset) % len(remaining)] for offset in range(count)]

@@ -1,52 +1,43 @@
-"""What the memory holds: one module a probe."""
+"""Probes of what the memory holds: one module a probe, listed in `titan_neuro.probing.registry`.
 
-from titan_neuro.probing.config import ProbeConfig
-from titan_neuro.probing.context_length import ContextLengthConfig, ContextLengthProbe
-from titan_neuro.probing.decoding import DecodingConfig, DecodingProbe
-from titan_neuro.probing.history_swap import HistorySwapConfig, HistorySwapProbe
-from titan_neuro.probing.surprise import SurpriseConfig, SurpriseProbe
-from titan_neuro.probing.time_segment_matching import TimeSegmentMatchingConfig, TimeSegmentMatchingProbe
-from titan_neuro.probing.tools.results import Probe, ProbeContext, ProbedFold, ProbeResults
-from titan_neuro.probing.tools.untrained import untrained_like
+Everything but the registry is loaded when it is first used: `PROBES` can be listed without importing torch.
+"""
 
-# Every probe, and what it asks.
-PROBES = {
-    "context-length": "how far back it reaches",
-    "history-swap": "what is lost when what came before is swapped",
-    "surprise": "whether it is surprised where one event of the stimulus ends and the next begins",
-    "time-segment-matching": "whether it knows the time point of the stimulus",
-    "decoding": "what events and annotations can be read from it",
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from titan_neuro.probing.registry import PROBES, ProbeEntry, ProbeSettings
+
+if TYPE_CHECKING:
+    from titan_neuro.probing.config import ProbeConfig
+    from titan_neuro.probing.tools.results import Probe, ProbedFold, ProbeResults, ProbeSetup
+    from titan_neuro.probing.tools.untrained import untrained_like
+
+_MODULES = {
+    "Probe": "tools.results",
+    "ProbeConfig": "config",
+    "ProbeResults": "tools.results",
+    "ProbeSetup": "tools.results",
+    "ProbedFold": "tools.results",
+    "untrained_like": "tools.untrained",
 }
 
 __all__ = [
     "PROBES",
-    "ContextLengthConfig",
-    "ContextLengthProbe",
-    "DecodingConfig",
-    "DecodingProbe",
-    "HistorySwapConfig",
-    "HistorySwapProbe",
     "Probe",
     "ProbeConfig",
-    "ProbeContext",
+    "ProbeEntry",
     "ProbeResults",
+    "ProbeSettings",
+    "ProbeSetup",
     "ProbedFold",
-    "SurpriseConfig",
-    "SurpriseProbe",
-    "TimeSegmentMatchingConfig",
-    "TimeSegmentMatchingProbe",
-    "make_probe",
     "untrained_like",
 ]
 
 
-def make_probe(name: str, config: ProbeConfig, metadata: ProbeContext) -> Probe:
-    """Make the probe of this name (``context-length``, ...) with its settings."""
-    made: dict[str, type[Probe]] = {
-        "context-length": ContextLengthProbe,
-        "history-swap": HistorySwapProbe,
-        "surprise": SurpriseProbe,
-        "time-segment-matching": TimeSegmentMatchingProbe,
-        "decoding": DecodingProbe,
-    }
-    return made[name](getattr(config, name.replace("-", "_")), metadata)  # type: ignore[call-arg]
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

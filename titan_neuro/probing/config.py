@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, TypeVar, cast
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from titan_neuro.probing.context_length import ContextLengthConfig
-from titan_neuro.probing.decoding import DecodingConfig
-from titan_neuro.probing.history_swap import HistorySwapConfig
-from titan_neuro.probing.surprise import SurpriseConfig
-from titan_neuro.probing.time_segment_matching import TimeSegmentMatchingConfig
+from titan_neuro.probing.registry import PROBES, ProbeSettings, settings_field
+from titan_neuro.probing.tools.results import Probe, ProbeSetup
+
+_Config = TypeVar("_Config")
+
+
+def _add_probe_settings(config: type[_Config]) -> type[_Config]:
+    """Add a field for the settings of each probe of the registry."""
+    for name, entry in PROBES.items():
+        config_class = entry.load_config_class()
+        config.__annotations__[settings_field(name)] = config_class
+        setattr(config, settings_field(name), config_class())
+    return config
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@_add_probe_settings
 class ProbeConfig:
-    """One part for each probe, and what they share.
+    """Settings that all probes share, and one field for each probe: ``history_swap`` for ``history-swap``.
 
     Attributes
     ----------
     n_permutations : int
-        Of each test; the exact set where that is smaller.
-    context_length, history_swap, surprise, time_segment_matching, decoding
-        Settings of the probe of this name; see the class.
+        Permutations of each test; the exact set where that is smaller.
     """
 
     n_permutations: Annotated[int, Field(ge=1)] = 10_000
-    context_length: ContextLengthConfig = ContextLengthConfig()
-    history_swap: HistorySwapConfig = HistorySwapConfig()
-    surprise: SurpriseConfig = SurpriseConfig()
-    time_segment_matching: TimeSegmentMatchingConfig = TimeSegmentMatchingConfig()
-    decoding: DecodingConfig = DecodingConfig()
+
+    def settings(self, name: str) -> ProbeSettings:
+        """Return the settings of the probe of this name (``context-length``, ...)."""
+        return cast("ProbeSettings", getattr(self, settings_field(name)))
+
+    def build(self, name: str, setup: ProbeSetup) -> Probe:
+        """Return the probe of this name (``context-length``, ...) with its settings."""
+        return self.settings(name).build(setup)

@@ -1,11 +1,11 @@
-"""Probe 1, context length: what the forecast loses when the memory is cut to the last few seconds.
+"""Probe 1, context length: how the skill of the forecast depends on the context that the memory has read.
 
-The model's temporal receptive window, after Hasson et al. (2008) and Lerner et al. (2011).
+It maps the model's temporal receptive windows (TRW), after Hasson et al. (2008) and Lerner et al. (2011).
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -16,14 +16,21 @@ from torch import Tensor
 
 from titan_neuro.forecaster import Forecaster, Observation
 from titan_neuro.metrics import bootstrap_interval
-from titan_neuro.probing.tools.results import ProbeContext, ProbedFold, ProbeResults
-from titan_neuro.probing.tools.windows import ENCODED_AT_A_TIME, observe_run, recall_windows, spread_targets
+from titan_neuro.probing.tools.forecasts import (
+    forecast_whole_run,
+    forecast_windows,
+    observe_run,
+    read_targets,
+    select_origins,
+    sum_of_squares,
+)
+from titan_neuro.probing.tools.results import ProbedFold, ProbeResults, ProbeSetup
 from titan_neuro.typing import RunData
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class ContextLengthConfig:
-    """How the memory is cut.
+    """Settings of the context-length probe.
 
     Attributes
     ----------
@@ -31,43 +38,51 @@ class ContextLengthConfig:
         Contexts are 2, 4, 8, ... seconds up to this, and the whole run.
     contexts_time_points : tuple of int
         Further contexts, in time points.
-    targets_per_run : int
-        Time points of a run, evenly spread over the scored ones, from which forecasts are made with every context.
+    origins_per_run : int
+        Forecast origins of a run, evenly spaced over those with scored targets; each is used with every context.
     gain_fraction : float
-        The timescale is the shortest context that reaches this share of the gain from the shortest to the longest.
+        The temporal receptive window is the shortest context that reaches this fraction of the gain from the shortest
+        context to the whole run.
     """
 
     longest_s: Annotated[float, Field(ge=2)] = 128.0
     contexts_time_points: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    targets_per_run: Annotated[int, Field(ge=1)] = 48
+    origins_per_run: Annotated[int, Field(ge=1)] = 48
     gain_fraction: Annotated[float, Field(gt=0, le=1)] = 0.9
+
+    def build(self, setup: ProbeSetup) -> ContextLengthProbe:
+        """Return the probe with these settings."""
+        return ContextLengthProbe(self, setup)
 
 
 class ContextLengthProbe:
-    """Collect squared errors over runs, with the memory cut to each length and whole.
+    """Collect squared errors of forecasts whose memory has read a context of each length, and the whole run.
 
-    For a context of ``L`` time points the memory starts empty at time point ``t - L + 1`` and reads on to ``t``; the
-    linear skip keeps its own lags, so that the curve shows the memory alone. A context longer than what lies before
-    ``t`` is the whole run up to ``t``. All contexts are scored on the same time points.
+    With a context of ``L`` time points the memory is empty before time point ``t - L + 1`` and reads on to the
+    forecast origin ``t``. The linear skip keeps its lags, so that the curve shows the memory alone. A context longer
+    than the run up to ``t`` is the whole run up to ``t``. All contexts are scored on the same targets.
 
     Parameters
     ----------
     config : ContextLengthConfig
-    metadata : ProbeContext
+    setup : ProbeSetup
+
+    Attributes
+    ----------
+    contexts : tuple of int
+        In time points, ascending; without the whole run.
     """
 
-    def __init__(self, config: ContextLengthConfig, metadata: ProbeContext) -> None:
-        self.config, self.metadata = config, metadata
-        self.repetition_time, self.horizons = metadata.repetition_time, metadata.horizons
-        lengths = []
-        seconds = 2.0
+    def __init__(self, config: ContextLengthConfig, setup: ProbeSetup) -> None:
+        self.config, self.setup = config, setup
+        lengths, seconds = list[int](), 2.0
         while seconds <= config.longest_s:
-            lengths.append(max(1, round(seconds / metadata.repetition_time)))
+            lengths.append(setup.in_time_points(seconds))
             seconds *= 2
         self.contexts = tuple(sorted({*lengths, *config.contexts_time_points}))
-        self._n_features = metadata.n_features
+        # By subject: squared errors (contexts + whole run, horizons, features), and those of the linear skip.
         self._errors: dict[str, np.ndarray] = {}
-        self._linear: dict[str, np.ndarray] = {}
+        self._linear_errors: dict[str, np.ndarray] = {}
         self._longest_run_s = 0.0
 
     @torch.inference_mode()
@@ -79,103 +94,88 @@ class ContextLengthProbe:
         NoMatchError
             The run has no time point whose targets are all scored.
         """
-        model = fold.model.eval()
-        series = run.read(0, run.n_time_points)
-        targets = self._targets(run)
-        self._longest_run_s = max(self._longest_run_s, run.n_time_points * self.repetition_time)
-        linear, seen = observe_run(model, run, targets)
-        truth = torch.stack([series[targets + horizon] for horizon in self.horizons], dim=1)
-        whole = self._whole_run(model, seen, targets)
-        sums = self._errors.setdefault(
-            run.subject, np.zeros((len(self.contexts) + 1, len(self.horizons), self._n_features))
-        )
+        model, horizons = fold.model.eval(), self.setup.horizons
+        origins = self._origins(run)
+        self._longest_run_s = max(self._longest_run_s, run.n_time_points * self.setup.repetition_time)
+        linear, observed = observe_run(model, run, origins)
+        residual = read_targets(run, origins, horizons) - linear
+        of_whole_run = forecast_whole_run(model, observed, origins)
+        shape = (len(horizons), self.setup.n_features)
+        sums = self._errors.setdefault(run.subject, np.zeros((len(self.contexts) + 1, *shape)))
         for index, context in enumerate(self.contexts):
-            beyond = self._cut(model, seen, targets, context, whole)
-            sums[index] += (truth - linear - beyond).square().double().sum(0).numpy()
-        sums[-1] += (truth - linear - whole).square().double().sum(0).numpy()
-        base = self._linear.setdefault(run.subject, np.zeros((len(self.horizons), self._n_features)))
-        base += (truth - linear).square().double().sum(0).numpy()
+            sums[index] += sum_of_squares(residual - _forecast(model, observed, origins, context, of_whole_run))
+        sums[-1] += sum_of_squares(residual - of_whole_run)
+        linear_sums = self._linear_errors.setdefault(run.subject, np.zeros(shape))
+        linear_sums += sum_of_squares(residual)
 
-    def _targets(self, run: RunData) -> Tensor:
-        return spread_targets(run, self.horizons, count=self.config.targets_per_run)
-
-    @staticmethod
-    def _whole_run(model: Forecaster, seen: Observation, targets: Tensor) -> Tensor:
-        state, found = None, []
-        for start in range(0, seen.tokens.shape[1], ENCODED_AT_A_TIME):
-            beyond, state = model.forecast_residual(seen.at(slice(start, start + ENCODED_AT_A_TIME)), state)
-            wanted = targets[(targets >= start) & (targets < start + ENCODED_AT_A_TIME)] - start
-            found.append(beyond[0, wanted].cpu())
-        return torch.cat(found)
-
-    @staticmethod
-    def _cut(model: Forecaster, seen: Observation, targets: Tensor, context: int, whole: Tensor) -> Tensor:
-        beyond = whole.clone()
-        cut = torch.nonzero(targets + 1 > context).flatten()
-        if len(cut):
-            windows = targets[cut, None] + torch.arange(1 - context, 1)
-            beyond[cut] = recall_windows(model, seen, windows)[:, 0]
-        return beyond
+    def _origins(self, run: RunData) -> Tensor:
+        return select_origins(run, self.setup.horizons, count=self.config.origins_per_run)
 
     def skill(self) -> tuple[list[str], np.ndarray]:
-        """Return the subjects and their ``skill_ar``: ``(subjects, contexts + whole run, horizons, features)``.
+        """Return the subjects and their skill_ar, ``(subjects, contexts + whole run, horizons, features)``.
 
         NaN where the linear forecast has no error (a constant feature).
         """
-        errors, base = self._stacked()
+        errors, linear = self._stacked_errors()
         with np.errstate(invalid="ignore", divide="ignore"):
-            skill: np.ndarray = np.where(base > 0, 1 - errors / base, np.nan)
+            skill: np.ndarray = np.where(linear > 0, 1 - errors / linear, np.nan)
         return sorted(self._errors), skill
 
-    def _stacked(self) -> tuple[np.ndarray, np.ndarray]:
+    def _stacked_errors(self) -> tuple[np.ndarray, np.ndarray]:
         """Squared errors with each context, and those of the linear skip: ``(subjects, contexts or 1, ...)``."""
         subjects = sorted(self._errors)
         errors = np.stack([self._errors[subject] for subject in subjects])
-        return errors, np.stack([self._linear[subject] for subject in subjects])[:, None]
+        return errors, np.stack([self._linear_errors[subject] for subject in subjects])[:, None]
 
     def results(self) -> ProbeResults:
-        """Return the curve and the map of timescales."""
-        curve = self.curve()
-        share = f"{self.config.gain_fraction:.0%}"
-        whole = curve[(curve["whole_run"] == "true") & (curve["lead_time_points"] == self.horizons[0])].iloc[0]
-        subjects = sorted(self._errors)
+        """Return the curve and the map of temporal receptive windows."""
+        curve, subjects = self.curve(), sorted(self._errors)
         return ProbeResults(
-            sentence=f"With the whole run in memory, skill_ar is {whole['skill_ar']:.3f} at h = {self.horizons[0]} "
-            f"(n = {len(subjects)}).",
+            summary=self._summary(curve),
             tables={"curve": curve},
-            maps={
-                "timescale": (
-                    self.timescale(),
-                    {
-                        "Description": f"Shortest context with {share} of the gain, at the shortest horizon",
-                        "Units": "s",
-                        "NumberOfSubjects": len(subjects),
-                    },
-                )
-            },
+            maps={"timescale": (self.receptive_window(), self._map_metadata(len(subjects)))},
             metadata={
-                "Description": "skill_ar of held-out runs with the memory cut to the last seconds",
+                "Description": "Error removed beyond linear autoregression (skill_ar) in held-out runs, by the context "
+                "that the memory has read before the forecast",
                 "Subjects": subjects,
-                "TargetsPerRun": self.config.targets_per_run,
+                "OriginsPerRun": self.config.origins_per_run,
                 "Interval": "95 % bootstrap over subjects",
                 "context_s": {"Description": "What the memory has read before the forecast", "Units": "s"},
             },
         )
 
+    def _map_metadata(self, n_subjects: int) -> dict[str, Any]:
+        return {
+            "Description": "Temporal receptive window (TRW): the shortest context with "
+            f"{self.config.gain_fraction:.0%} of the gain, at the shortest lead time",
+            "Units": "s",
+            "NumberOfSubjects": n_subjects,
+        }
+
+    def _summary(self, curve: pd.DataFrame) -> str:
+        at_shortest = curve[curve["lead_time_points"] == self.setup.horizons[0]]
+        shortest, whole = at_shortest.iloc[0], at_shortest.iloc[-1]
+        return (
+            "At the shortest lead time, the error removed beyond linear autoregression (skill_ar) is "
+            f"{whole['skill_ar']:.3f} with the whole run as context and {shortest['skill_ar']:.3f} with the shortest "
+            f"context (n = {whole['n_subjects']}). The difference is not tested, and does not show which part of the "
+            "context the memory needs."
+        )
+
     def curve(self) -> pd.DataFrame:
-        """Return the curve: errors summed over features, a mean over subjects and its bootstrap interval."""
-        errors, base = self._stacked()
-        by_subject = 1 - errors.sum(-1) / base.sum(-1)
-        rows = []
-        for index, context in enumerate([*self.contexts, 0]):
-            for number, horizon in enumerate(self.horizons):
+        """Return the curve: errors summed over features, then the mean over subjects and its bootstrap interval."""
+        errors, linear = self._stacked_errors()
+        by_subject = 1 - errors.sum(-1) / linear.sum(-1)
+        setup, rows = self.setup, []
+        for index, context in enumerate([*self.contexts, None]):
+            for number, horizon in enumerate(setup.horizons):
                 values = by_subject[:, index, number]
-                low, high = bootstrap_interval(values, n_resamples=self.metadata.n_resamples, seed=self.metadata.seed)
+                low, high = bootstrap_interval(values, n_resamples=setup.n_resamples, seed=setup.seed)
                 rows.append(
                     {
-                        "context_time_points": context if context else "n/a",
-                        "context_s": context * self.repetition_time if context else "n/a",
-                        "whole_run": str(not context).lower(),
+                        "context_time_points": "n/a" if context is None else context,
+                        "context_s": "n/a" if context is None else context * setup.repetition_time,
+                        "whole_run": str(context is None).lower(),
                         "lead_time_points": horizon,
                         "n_subjects": len(values),
                         "skill_ar": values.mean(),
@@ -185,15 +185,26 @@ class ContextLengthProbe:
                 )
         return pd.DataFrame(rows)
 
-    def timescale(self) -> np.ndarray:
-        """Return, per feature, the timescale in seconds at the shortest horizon: ``(features,)``.
+    def receptive_window(self) -> np.ndarray:
+        """Return the temporal receptive window of each feature at the shortest lead time, in seconds: ``(features,)``.
 
-        Taken from the mean skill over subjects; NaN where the whole run gains nothing over the shortest context, and
-        the length of the longest run where no shorter context reaches the share of the gain.
+        It is taken from the mean skill over subjects: NaN where the whole run has no gain over the shortest context;
+        the length of the longest run where no shorter context reaches the fraction of the gain.
         """
         _, skill = self.skill()
         mean = skill[:, :, 0].mean(axis=0)
         gain = mean[-1] - mean[0]
-        reached = mean >= mean[0] + self.config.gain_fraction * gain
-        seconds = np.array([*(context * self.repetition_time for context in self.contexts), self._longest_run_s])
-        return np.where(gain > 0, seconds[reached.argmax(axis=0)], np.nan)
+        is_reached = mean >= mean[0] + self.config.gain_fraction * gain
+        contexts_s = [context * self.setup.repetition_time for context in self.contexts]
+        seconds = np.array([*contexts_s, self._longest_run_s])
+        return np.where(gain > 0, seconds[is_reached.argmax(axis=0)], np.nan)
+
+
+def _forecast(model: Forecaster, observed: Observation, origins: Tensor, context: int, of_whole_run: Tensor) -> Tensor:
+    """Forecast with a context of so many time points; where the run is shorter up to the origin, with all of it."""
+    residual = of_whole_run.clone()
+    is_cut = torch.nonzero(origins + 1 > context).flatten()
+    if len(is_cut):
+        windows = origins[is_cut, None] + torch.arange(1 - context, 1)
+        residual[is_cut] = forecast_windows(model, observed, windows)[:, 0]
+    return residual

@@ -1,77 +1,96 @@
-"""Probe 5, decoding: what of the stimulus, or of any time-stamped table, can be read from the memory by a linear
-decoder.
+"""Probe 5, decoding: which events and annotations a linear decoder reads from the memory.
 
-Decoders are fitted on runs that the fold's model was trained on, and read the held-out runs: nothing of a held-out
-subject (or run, as the study divides them) reaches the decoder that reads it. Models of different folds, and so what
-they hold, have no axes in common; decoders are fitted fold by fold.
+Decoders are fitted on runs that the fold's model was trained on, and applied to the held-out runs: nothing of a
+held-out subject (or run, depending on the split) reaches the decoder that is applied to it. The features of models of
+different folds are unrelated, so each fold has its own decoders.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from titan_neuro.probing.tools.annotations import annotations_of, is_labeled, label_time_points, read_annotations
-from titan_neuro.probing.tools.decoded_scores import READ, DecodedScores
-from titan_neuro.probing.tools.linear_decoder import (
-    Reduction,
-    fit_decoder,
-    fit_reduction,
-    narrowed,
-    refit,
+from titan_neuro.probing.tools.decoding_scores import READOUTS, DecodingScores
+from titan_neuro.probing.tools.linear_decoder import Reduction, fit_decoder, fit_reduction, project_wide, refit
+from titan_neuro.probing.tools.results import ProbedFold, ProbeResults, ProbeSetup, scores_table
+from titan_neuro.probing.tools.trace import (
+    ACTIVITY_PATTERN,
+    MEMORY_OUTPUT,
+    MEMORY_WEIGHTS,
+    TIME_POLYNOMIAL,
+    TOKENS,
+    UNTRAINED_OUTPUT,
+    UNTRAINED_WEIGHTS,
+    time_polynomial,
+    trace_run,
 )
-from titan_neuro.probing.tools.results import SCORES, ProbeContext, ProbedFold, ProbeResults, score_row
-from titan_neuro.probing.tools.trace import time_polynomial, trace_run
+from titan_neuro.runs import unit_labels
 from titan_neuro.typing import RunData
 
-# What is also read by decoders that were fitted on other moments of the stimulus: refitting takes time.
-_READ_ELSEWHERE = ("memory", "state", "time point alone")
-# Time points that the decoders of a fold are fitted on: neighbors in time say nearly the same.
-_FITTED_TIME_POINTS = 4096
+# Also decoded by decoders that were fitted on other time segments of the stimulus; fitting them takes time.
+_ACROSS_SEGMENTS = (MEMORY_OUTPUT, MEMORY_WEIGHTS, ACTIVITY_PATTERN)
+# Time points that the decoders of a fold are fitted on, at most: neighbors in time are nearly redundant.
+_MAX_FITTED_TIME_POINTS = 4096
 
 _Labels = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class DecodingConfig:
-    """What is decoded, and from how much.
+    """Settings of the decoding probe.
 
     Attributes
     ----------
     tables : tuple of str
-        Paths of further tables in BIDS ``events.tsv`` form, relative to where the command runs. One applies to all runs
-        that have the entities of its name; onsets count from a run's first time point; ``trial_type`` holds categories,
-        other columns hold numbers.
+        Paths of further tables in BIDS ``events.tsv`` form, relative to the working directory. A table applies to all
+        runs that have the entities of its name; onsets count from a run's first time point; ``trial_type`` holds
+        categories, other columns hold numbers.
     delay_s : float
-        Haemodynamic delay: the label of a time point is what was shown so long before.
+        Hemodynamic delay: the label of a time point is what was shown this many seconds before.
     n_components : int
-        Principal components of what is read.
+        Principal components of each readout.
     max_runs : int
-        Runs, evenly chosen among those of training and validation, that the decoders of a fold are fitted on.
-    n_stretches : int
-        Where others saw the same stimulus, it is cut into so many stretches, and each is also read by a decoder that
-        was fitted on the others alone; 1: that is not asked.
+        Runs that the decoders of a fold are fitted on, evenly spaced in the list of those of training and validation.
+    n_segments : int
+        If other subjects saw the same stimulus, it is cut into this many time segments, and each is also decoded by a
+        decoder that was fitted on the other segments alone; with 1 it is not.
     exclusion_s : float
-        Kept free between such a stretch and the time points that its decoder is fitted on.
+        Exclusion zone around such a segment, in seconds: its decoder is not fitted on these time points.
     """
 
     tables: tuple[str, ...] = ()
     delay_s: Annotated[float, Field(ge=0)] = 5.0
     n_components: Annotated[int, Field(ge=1)] = 100
     max_runs: Annotated[int, Field(ge=1)] = 16
-    n_stretches: Annotated[int, Field(ge=1)] = 4
+    n_segments: Annotated[int, Field(ge=1)] = 4
     exclusion_s: Annotated[float, Field(gt=0)] = 20.0
+
+    def build(self, setup: ProbeSetup) -> DecodingProbe:
+        """Return the probe with these settings; its tables are read."""
+        return DecodingProbe(self, setup)
+
+
+class _LabeledRun(NamedTuple):
+    """One readout of a run at its labeled time points: features ``(time, width)``, time points ``(time,)``."""
+
+    run: RunData
+    features: np.ndarray
+    time_points: np.ndarray
 
 
 @plain_dataclass(frozen=True, kw_only=True, eq=False)
-class _Fitted:
-    """One kind of features of the runs that decoders are fitted on, and the decoders: all per time point."""
+class _FittedReadout:
+    """One readout of the runs that decoders are fitted on, and the decoders by target.
+
+    `features`, `labels` (by target), `stimuli` and `positions` (time points from the stimulus's beginning) have one row
+    for each time point.
+    """
 
     reduction: Reduction
     features: np.ndarray
@@ -82,222 +101,237 @@ class _Fitted:
 
 
 class DecodingProbe:
-    """Fit decoders once a fold, let them read its held-out runs, and keep how they do at every shift of the labels.
+    """Fit decoders once a fold, decode its held-out runs, and score them at every circular shift of their labels.
 
     Parameters
     ----------
     config : DecodingConfig
-    metadata : ProbeContext
+    setup : ProbeSetup
 
     Raises
     ------
     InputNotFoundError, MetadataError
-        A table is not there, or can't be read.
+        A table does not exist, or is not readable.
     """
 
-    def __init__(self, config: DecodingConfig, metadata: ProbeContext) -> None:
-        self.config, self.metadata = config, metadata
+    def __init__(self, config: DecodingConfig, setup: ProbeSetup) -> None:
+        self.config, self.setup = config, setup
         self._tables = read_annotations(config.tables)
         self._fold: ProbedFold | None = None
-        self._fitted: dict[str, _Fitted] = {}
-        self._elsewhere: dict[tuple[Any, ...], Any] = {}
-        self._scores = DecodedScores(metadata)
-        self._not_asked: dict[str, None] = {}
+        self._fitted: dict[str, _FittedReadout] = {}
+        self._decoders_of_segments: dict[tuple[Any, ...], Any] = {}
+        self._scores = DecodingScores(setup)
+        self._not_tested: dict[str, None] = {}
 
     def add(self, fold: ProbedFold, run: RunData) -> None:
-        """Read a held-out run."""
+        """Decode a held-out run."""
         labels = self._labels(run)
         if not labels:
-            self._not_asked[f"{run.key}: no event or table says what was shown."] = None
+            self._note(f"{run.key}: no event or table labels what was shown.")
             return
         if fold is not self._fold:
-            self._fold, self._fitted, self._elsewhere = fold, self._fit(fold), {}
-        for read, (features, series) in self._features(fold, run).items() if self._fitted else ():
-            if read not in self._fitted:
-                self._not_asked[f"{read}: the runs to fit on have no labels at its time points."] = None
-                continue
-            reduced = self._fitted[read].reduction(features)
-            for target, of_time_points in labels.items():
-                self._read(read, target, run, reduced, series, of_time_points[series])
+            self._fold, self._fitted, self._decoders_of_segments = fold, self._fit(fold), {}
         if not self._fitted:
-            self._not_asked[f"{run.key}: no run of training or validation has labels."] = None
+            self._note(f"{run.key}: no run of training or validation has labels.")
+            return
+        for readout, (features, time_points) in self._readouts(fold, run).items():
+            if readout not in self._fitted:
+                self._note(f"{readout}: the training runs have no labels at its time points.")
+                continue
+            reduced = self._fitted[readout].reduction(features)
+            for target, of_run in labels.items():
+                self._decode(readout, target, run, reduced, time_points, of_run[time_points])
+
+    def _note(self, reason: str) -> None:
+        """Note why something was not tested."""
+        self._not_tested[reason] = None
 
     def _labels(self, run: RunData) -> _Labels:
-        """Label of every time point, by the name of what is decoded."""
-        times = np.arange(run.n_time_points) * self.metadata.repetition_time - self.config.delay_s
+        """Label of every time point, by target."""
+        times = np.arange(run.n_time_points) * self.setup.repetition_time - self.config.delay_s
         labels = {table.name: label_time_points(table, times) for table in annotations_of(run, self._tables)}
         return {name: of_time_points for name, of_time_points in labels.items() if is_labeled(of_time_points).any()}
 
-    def _features(self, fold: ProbedFold, run: RunData) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """What can be read of a run, ``(series, width)``, and the time points that it belongs to."""
-        trained, untrained = trace_run(fold.model, run), trace_run(fold.untrained, run)
-        every, seldom = np.arange(run.n_time_points), trained.state_time_points
+    def _readouts(self, fold: ProbedFold, run: RunData) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Features of each readout, ``(time, width)``, and their time points."""
+        trained, untrained = trace_run(fold.model, run), trace_run(fold.untrained_model, run)
+        every, of_weights = np.arange(run.n_time_points), trained.weights_time_points
         return {
-            "memory": (narrowed(trained.memory), every),
-            "state": (trained.state, seldom),
-            "time point alone": (narrowed(trained.time_point), every),
-            "encoded": (narrowed(trained.encoded), every),
-            "untrained memory": (narrowed(untrained.memory), every),
-            "untrained state": (untrained.state, seldom),
-            "polynomial of time": (time_polynomial(run.n_time_points), every),
+            MEMORY_OUTPUT: (project_wide(trained.memory_output), every),
+            MEMORY_WEIGHTS: (trained.memory_weights, of_weights),
+            ACTIVITY_PATTERN: (project_wide(trained.activity), every),
+            TOKENS: (project_wide(trained.tokens), every),
+            UNTRAINED_OUTPUT: (project_wide(untrained.memory_output), every),
+            UNTRAINED_WEIGHTS: (untrained.memory_weights, of_weights),
+            TIME_POLYNOMIAL: (time_polynomial(run.n_time_points), every),
         }
 
-    def _fit(self, fold: ProbedFold) -> dict[str, _Fitted]:
-        labels = {run.key: found for run in fold.others if (found := self._labels(run))}
-        runs = [run for run in fold.others if run.key in labels]
+    def _fit(self, fold: ProbedFold) -> dict[str, _FittedReadout]:
+        """Fit the decoders of a fold, by readout."""
+        labels = {run.key: of_run for run in fold.training_runs if (of_run := self._labels(run))}
+        runs = [run for run in fold.training_runs if run.key in labels]
         count = min(self.config.max_runs, len(runs))
-        chosen = [runs[index] for index in np.linspace(0, len(runs) - 1, count).round().astype(int)]
-        parts: dict[str, list[tuple[RunData, np.ndarray, np.ndarray]]] = {read: [] for read in READ}
-        for run in chosen:
+        selected = [runs[index] for index in np.linspace(0, len(runs) - 1, count).round().astype(int)]
+        parts: dict[str, list[_LabeledRun]] = {readout: [] for readout in READOUTS}
+        for run in selected:
             labeled = np.logical_or.reduce([is_labeled(values) for values in labels[run.key].values()])
-            for read, (features, series) in self._features(fold, run).items():
-                usable = np.flatnonzero((labeled & ~run.high_motion)[series])
-                kept = usable[:: max(1, -(-len(usable) * count // _FITTED_TIME_POINTS))]
-                parts[read].append((run, features[kept], series[kept]))
+            for readout, (features, time_points) in self._readouts(fold, run).items():
+                usable = np.flatnonzero((labeled & ~run.high_motion)[time_points])
+                thinned = usable[:: max(1, -(-len(usable) * count // _MAX_FITTED_TIME_POINTS))]
+                parts[readout].append(_LabeledRun(run, features[thinned], time_points[thinned]))
         return {
-            read: self._fit_one(of_runs, labels)
-            for read, of_runs in parts.items()
-            if sum(len(at) for _, _, at in of_runs)
+            readout: self._fit_readout(of_runs, labels)
+            for readout, of_runs in parts.items()
+            if sum(len(part.time_points) for part in of_runs)
         }
 
-    def _fit_one(
-        self, parts: Sequence[tuple[RunData, np.ndarray, np.ndarray]], labels_of: Mapping[str, _Labels]
-    ) -> _Fitted:
-        features = np.concatenate([values for _, values, _ in parts])
+    def _fit_readout(self, parts: Sequence[_LabeledRun], labels_of: Mapping[str, _Labels]) -> _FittedReadout:
+        features = np.concatenate([part.features for part in parts])
         reduction = fit_reduction(features, self.config.n_components)
         reduced = reduction(features)
-        of_runs = [(labels_of[run.key], series) for run, _, series in parts]
-        labels = {}
-        for target, like in {name: like for all_labels, _ in of_runs for name, like in all_labels.items()}.items():
-            nothing = "" if like.dtype.kind == "U" else np.nan
-            pieces = [
-                found[target][series] if target in found else np.full(len(series), nothing) for found, series in of_runs
-            ]
-            labels[target] = np.concatenate(pieces)
-        by_subject = len({run.subject for run, _, _ in parts}) > 1
-        groups = _each([run.subject if by_subject else run.key for run, _, _ in parts], parts)
+        labels = _concatenate_labels(parts, labels_of)
+        groups = _for_each_time_point(unit_labels([part.run for part in parts]), parts)
         decoders = {}
         for target, values in labels.items():
-            there = is_labeled(values)
-            if len(np.unique(values[there])) > 1:
-                decoders[target] = fit_decoder(reduced[there], values[there], groups[there])
-        return _Fitted(
+            labeled = is_labeled(values)
+            if len(np.unique(values[labeled])) > 1:
+                decoders[target] = fit_decoder(reduced[labeled], values[labeled], groups[labeled])
+        return _FittedReadout(
             reduction=reduction,
             features=reduced,
             labels=labels,
-            stimuli=_each([run.stimulus for run, _, _ in parts], parts),
-            positions=np.concatenate([series - run.stimulus_start for run, _, series in parts]),
+            stimuli=_for_each_time_point([part.run.stimulus for part in parts], parts),
+            positions=np.concatenate([part.time_points - part.run.stimulus_start for part in parts]),
             decoders=decoders,
         )
 
-    def _read(
-        self, read: str, target: str, run: RunData, features: np.ndarray, series: np.ndarray, labels: np.ndarray
+    def _decode(
+        self,
+        readout: str,
+        target: str,
+        run: RunData,
+        features: np.ndarray,
+        time_points: np.ndarray,
+        labels: np.ndarray,
     ) -> None:
-        """Keep how well a run's labels are decoded from one kind of features."""
-        decoder = self._fitted[read].decoders.get(target)
+        """Decode one target of a run from one readout, and score it."""
+        decoder = self._fitted[readout].decoders.get(target)
         if decoder is None:
-            self._not_asked[f"{target}: the runs to fit on have fewer than two kinds of it."] = None
+            self._note(f"{target}: the training runs have fewer than two classes of it.")
             return
         if labels.dtype.kind == "U":
             self._scores.classes[target] = max(self._scores.classes.get(target, 0), len(decoder.classes_))
-            # What was never seen in training can't be decoded.
+            # Classes that do not occur in training can't be decoded.
             labels = np.where(np.isin(labels, decoder.classes_), labels, "")
-        usable = ~run.high_motion[series]
+        usable = ~run.high_motion[time_points]
         if len(np.unique(labels[usable & is_labeled(labels)])) < 2:
-            self._not_asked[f"{run.key}: {target}: fewer than two kinds of it in time points that count ({read})."] = (
-                None
-            )
+            self._note(f"{run.key}: {target}: fewer than two classes of it at usable time points ({readout}).")
             return
-        self._scores.keep((target, read, 0.0), run, decoder.predict(features), labels, usable)
-        if read in _READ_ELSEWHERE and self.config.n_stretches > 1:
-            predicted = self._read_elsewhere(read, target, run, features, series)
+        self._scores.add((target, readout, 0.0), run, decoder.predict(features), labels, usable)
+        if readout in _ACROSS_SEGMENTS and self.config.n_segments > 1:
+            predicted = self._predict_across_segments(readout, target, run, features, time_points)
             if predicted is not None:
-                self._scores.keep((target, read, self.config.exclusion_s), run, predicted, labels, usable)
+                self._scores.add((target, readout, self.config.exclusion_s), run, predicted, labels, usable)
 
-    def _read_elsewhere(
-        self, read: str, target: str, run: RunData, features: np.ndarray, series: np.ndarray
+    def _predict_across_segments(
+        self, readout: str, target: str, run: RunData, features: np.ndarray, time_points: np.ndarray
     ) -> np.ndarray | None:
-        """Predict each stretch by a decoder that was fitted on other moments; None where it saw no such stimulus at
-        all.
-        """
-        fitted = self._fitted[read]
-        same, there = fitted.stimuli == run.stimulus, is_labeled(fitted.labels[target])
-        if not same.any():
+        """Predict each time segment by a decoder fitted on the others; None where no training run has the stimulus."""
+        fitted = self._fitted[readout]
+        same_stimulus, labeled = fitted.stimuli == run.stimulus, is_labeled(fitted.labels[target])
+        if not same_stimulus.any():
             return None
-        apart = round(self.config.exclusion_s / self.metadata.repetition_time)
-        predicted = []
-        for stretch in np.array_split(np.arange(len(series)), self.config.n_stretches):
-            if not len(stretch):
+        exclusion = round(self.config.exclusion_s / self.setup.repetition_time)
+        predicted = list[np.ndarray]()
+        for segment in np.array_split(np.arange(len(time_points)), self.config.n_segments):
+            if not len(segment):
                 continue
-            first, last = series[stretch[[0, -1]]] - run.stimulus_start
-            key = (read, target, run.stimulus, first, last)
-            if key not in self._elsewhere:
-                near = same & (fitted.positions >= first - apart) & (fitted.positions <= last + apart)
-                rest = there & ~near
-                several = len(np.unique(fitted.labels[target][rest])) > 1
-                self._elsewhere[key] = (
-                    refit(fitted.decoders[target], fitted.features[rest], fitted.labels[target][rest])
-                    if several
+            first, last = time_points[segment[[0, -1]]] - run.stimulus_start
+            key = (readout, target, run.stimulus, first, last)
+            if key not in self._decoders_of_segments:
+                in_zone = (fitted.positions >= first - exclusion) & (fitted.positions <= last + exclusion)
+                outside = labeled & ~(same_stimulus & in_zone)
+                labels = fitted.labels[target][outside]
+                self._decoders_of_segments[key] = (
+                    refit(fitted.decoders[target], fitted.features[outside], labels)
+                    if len(np.unique(labels)) > 1
                     else None
                 )
-            if self._elsewhere[key] is None:
-                self._not_asked[f"{target}: other moments of {run.stimulus} have fewer than two kinds of it."] = None
+            decoder = self._decoders_of_segments[key]
+            if decoder is None:
+                self._note(f"{target}: other time segments of {run.stimulus} have fewer than two classes of it.")
                 return None
-            predicted.append(self._elsewhere[key].predict(features[stretch]))
+            predicted.append(decoder.predict(features[segment]))
         whole: np.ndarray = np.concatenate(predicted)
         return whole
 
     def results(self) -> ProbeResults:
-        """Return what was decoded, by chance too, and how much better than from the controls."""
+        """Return decoding scores, their null distributions, and their differences from the controls'."""
         rows = self._scores.rows()
         for name in dict.fromkeys(table.name for table in self._tables if table.name not in self._scores.targets):
-            self._not_asked[f"{name}: says nothing of what was read."] = None
+            self._note(f"{name}: labels no time point that was decoded.")
         if len(self._scores.subjects) == 1:
-            self._not_asked["Differences from controls are not tested: there is one subject."] = None
-        tests = sum(not row["is_control"] for row in rows)
-        if not rows:
-            rows = [score_row("decoding", "memory")]
+            self._note("Differences from controls are not tested: there is one subject.")
         return ProbeResults(
-            sentence=self._sentence(rows),
-            tables={"scores": pd.DataFrame(rows)[list(SCORES)]},
-            metadata={
-                "Description": "Linear decoders, fitted on runs of training and validation, read events and tables "
-                "from held-out runs: balanced accuracy of logistic regression, or Pearson's r of ridge regression.",
-                "Test": "Scores: the labels of each run are moved along it, round its end, by the same share in all "
-                "subjects who saw the same; one-sided, p = (b + 1) / (n + 1). Differences: signs of subjects "
-                "flipped, one-sided.",
-                "Correction": f"None over the {tests} tests of rows that are no controls (Bonferroni: p times that).",
-                "Interval": "95 % bootstrap over subjects",
-                "Subjects": self._scores.subjects,
-                "Classes": self._scores.classes,
-                "DelaySeconds": self.config.delay_s,
-                "NotAsked": list(self._not_asked),
-                "Caveats": [
-                    "At x = 0 others saw the same moments: what is decoded may be the moment, by anything that all "
-                    "brains do then, rather than what the label says. Only at x > 0 must it hold at other moments.",
-                    "A decoder that was fitted on other moments knows the mean label of these, which lies on the other "
-                    "side of the mean where the one that it reads lies on this: its scores tend to lie below chance.",
-                    "With the labels moved, p says that predictions go with the labels, not by what: slow drifts that "
-                    "share a trend with the labels do, too; see the polynomial of time.",
-                    "The model was trained on the runs that decoders are fitted on, not on those that are read.",
-                ],
-                "x": {
-                    "Description": "How far in the stimulus the nearest time point lies that the decoder was fitted on; "
-                    "0: the same moments, where others saw the same stimulus",
-                    "Units": "s",
-                },
-            },
+            summary=self._summary(rows),
+            tables={"scores": scores_table(rows, measure="decoding", condition=MEMORY_OUTPUT)},
+            metadata=self._metadata(sum(not row["is_control"] for row in rows)),
         )
 
-    def _sentence(self, rows: Sequence[dict[str, Any]]) -> str:
-        if not self._scores.scores:
-            why = next(iter(self._not_asked), "no run was asked about.")
-            return f"Nothing was decoded (n = 0): {why}"
+    def _summary(self, rows: Sequence[dict[str, Any]]) -> str:
+        if not rows:
+            return f"Nothing was decoded: {next(iter(self._not_tested), 'there is no held-out run.')}"
         by_name = {(row["measure"], row["condition"]): row for row in rows}
-        said = [self._scores.said(target, self.config.exclusion_s, by_name) for target in self._scores.targets]
-        return f"{'; '.join(said)} (labels moved along the run; differences: signs of subjects flipped; uncorrected)."
+        return self._scores.summarize(self.config.exclusion_s, by_name)
+
+    def _metadata(self, n_tests: int) -> dict[str, Any]:
+        return {
+            "Description": "Linear decoders, fitted on runs of training and validation, decode events and tables in "
+            "held-out runs. Balanced accuracy of logistic regression, or Pearson's r of ridge regression.",
+            "Test": "Scores: the labels of each run are shifted circularly, by the same fraction of its length in all "
+            "subjects who saw the same stimulus; one-sided, p = (b + 1) / (n + 1). Differences: one-sided sign-flip "
+            "test over subjects.",
+            "Correction": f"None over the {n_tests} tests of rows that are not controls (Bonferroni: p times that).",
+            "Interval": "95 % bootstrap over subjects",
+            "Subjects": self._scores.subjects,
+            "Classes": self._scores.classes,
+            "DelaySeconds": self.config.delay_s,
+            "NotTested": list(self._not_tested),
+            "Caveats": [
+                "At x = 0 the decoder was fitted on the same time points of the stimulus, where other subjects saw it: "
+                "it may decode the time point, by any response that all brains share, instead of the label. Only at "
+                "x > 0 must the label generalize to other time points.",
+                "A decoder fitted on other time segments expects their mean label, which deviates from the overall "
+                "mean in the opposite direction to that of the decoded segment: its scores tend to lie below chance.",
+                "With shifted labels, p shows that predictions follow the labels, not why: slow drifts with the same "
+                "trend as the labels follow them, too; see the polynomial of time.",
+                "The model was trained on the runs that decoders are fitted on, not on those that are decoded.",
+            ],
+            "x": {
+                "Description": "Gap in the stimulus between the decoded time points and those that the decoder was "
+                "fitted on; 0: the same time points, where other subjects saw the same stimulus",
+                "Units": "s",
+            },
+        }
 
 
-def _each(names: Sequence[str], parts: Sequence[tuple[RunData, np.ndarray, np.ndarray]]) -> np.ndarray:
-    """A name for each time point of each part."""
-    return np.repeat(names, [len(series) for _, _, series in parts])
+def _concatenate_labels(parts: Sequence[_LabeledRun], labels_of: Mapping[str, _Labels]) -> _Labels:
+    """Concatenate the labels of several runs, by target; ``""`` or NaN in a run that does not have the target."""
+    examples = {name: values for part in parts for name, values in labels_of[part.run.key].items()}
+    labels = {}
+    for target, example in examples.items():
+        missing = "" if example.dtype.kind == "U" else np.nan
+        labels[target] = np.concatenate(
+            [
+                labels_of[part.run.key][target][part.time_points]
+                if target in labels_of[part.run.key]
+                else np.full(len(part.time_points), missing)
+                for part in parts
+            ]
+        )
+    return labels
+
+
+def _for_each_time_point(names: Sequence[str], parts: Sequence[_LabeledRun]) -> np.ndarray:
+    """Repeat the name of each run for each of its time points."""
+    return np.repeat(names, [len(part.time_points) for part in parts])

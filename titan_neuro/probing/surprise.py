@@ -1,8 +1,7 @@
-"""Probe 3, surprise and event boundaries: is the memory surprised where one event of the stimulus ends and the next
-begins?
+"""Probe 3, surprise: is the memory more surprised at event boundaries of the stimulus than elsewhere?
 
-Surprise is the norm of the memory's gradient (Behrouz et al. 2025); events are found in other subjects' brains
-(Baldassano et al. 2017), or were annotated.
+Surprise is the norm of the memory's gradient (Behrouz et al. 2025). Events are segmented from the brains of other
+subjects (Baldassano et al. 2017), or annotated.
 """
 
 from __future__ import annotations
@@ -17,51 +16,61 @@ from pydantic.dataclasses import dataclass
 from statsmodels.stats.multitest import multipletests
 
 from titan_neuro.probing.tools.annotations import NO_EVENTS
-from titan_neuro.probing.tools.boundaries import (
-    MarkedRun,
+from titan_neuro.probing.tools.event_boundaries import (
     Null,
-    average_time_points,
+    RunMeasures,
+    average_subjects,
     boundary_contrast,
-    events_within,
+    count_events,
     find_events,
 )
-from titan_neuro.probing.tools.recording import GLOBAL, MEASURES, TIME_POINT, prediction_pair, trace_time_points, watch
+from titan_neuro.probing.tools.memory_surprise import (
+    ACTIVITY,
+    GLOBAL_SIGNAL,
+    MEASURES,
+    prediction_pair,
+    record_activity_change,
+    record_surprise,
+)
 from titan_neuro.probing.tools.results import (
-    SCORES,
-    ProbeContext,
     ProbedFold,
     ProbeResults,
+    ProbeSetup,
+    describe_p,
     paired_row,
     score_row,
+    scores_table,
     tested_row,
 )
-from titan_neuro.probing.tools.trace import time_polynomial
+from titan_neuro.probing.tools.trace import TIME_POLYNOMIAL, time_polynomial
+from titan_neuro.probing.tools.untrained import untrained_name
 from titan_neuro.typing import RunData
 
-OTHERS, ANNOTATED = "events of other subjects' brains", "annotated events"
+# Kinds of events.
+BRAIN_EVENTS, ANNOTATED_EVENTS = "events in other subjects' brains", "annotated events"
 PAIRED = "paired with its control"
 NULLS: dict[Null, str] = {"shifts": "circular shifts", "lengths": "event lengths shuffled"}
-DISPLACEMENT, POLYNOMIAL = "framewise displacement", "polynomial of time"
-CONTROLS = (*(f"{name}, untrained" for name in MEASURES), TIME_POINT, GLOBAL, DISPLACEMENT, POLYNOMIAL)
+DISPLACEMENT = "framewise displacement"
+CONTROLS = (*map(untrained_name, MEASURES), ACTIVITY, GLOBAL_SIGNAL, DISPLACEMENT, TIME_POLYNOMIAL)
 COLUMNS = (*MEASURES, *CONTROLS)
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class SurpriseConfig:
-    """What an event is, and how near to its beginning is near.
+    """Settings of the surprise probe.
 
     Attributes
     ----------
     event_s : float
-        Mean length, in seconds, of the events that other subjects' recordings are cut into: their number is the length
-        of the recording by this, so that it is not chosen by what comes of it.
+        Mean length, in seconds, of the events into which other subjects' recordings are segmented. It determines their
+        number, which is not chosen by the result.
     window_s : float
-        Time points at most so many seconds from a boundary, before or after it, count as near. Boundaries come from
-        BOLD, as surprise does: neither lags behind the other.
+        Time points at most this many seconds before or after a boundary are near it. Boundaries come from BOLD, as
+        surprise does: neither lags behind the other.
     delay_s : float
-        What was annotated is looked for so many seconds later: the hemodynamic response lags behind the stimulus.
+        Hemodynamic delay, in seconds, that is added to annotated onsets.
     n_components : int
-        Principal components of the other subjects' average that events are found in, at most.
+        Principal components of the other subjects' average that events are segmented from, at most.
     """
 
     event_s: Annotated[float, Field(gt=0)] = 30.0
@@ -69,227 +78,247 @@ class SurpriseConfig:
     delay_s: Annotated[float, Field(ge=0)] = 5.0
     n_components: Annotated[int, Field(ge=2)] = 50
 
+    def build(self, setup: ProbeSetup) -> SurpriseProbe:
+        """Return the probe with these settings."""
+        return SurpriseProbe(self, setup)
+
 
 class SurpriseProbe:
-    """Collect the surprise of each time point, and where events begin; compare when all runs are there.
+    """Record the surprise at each time point and the event boundaries of each run; contrast them over all runs.
 
-    Events are found in the average of subjects who saw the same and whose runs the model was fitted on; where there are
-    none, of other held-out subjects. The subject that is asked about never takes part.
+    Events are segmented from the average of training subjects who saw the same stimulus; where there are none, of other
+    test subjects. The subject of the run never contributes to its own events.
 
     Parameters
     ----------
     config : SurpriseConfig
-    metadata : ProbeContext
+    setup : ProbeSetup
     """
 
-    def __init__(self, config: SurpriseConfig, metadata: ProbeContext) -> None:
-        self.config, self.metadata = config, metadata
-        self._runs: list[MarkedRun] = []
-        self._not_asked: list[str] = []
+    def __init__(self, config: SurpriseConfig, setup: ProbeSetup) -> None:
+        self.config, self.setup = config, setup
+        self._runs: list[RunMeasures] = []
+        self._not_tested: list[str] = []
         self._fold: ProbedFold | None = None
+        # First time points of events, counted from the stimulus's beginning, by the runs that they were found in.
         self._events: dict[tuple[str, ...], np.ndarray] = {}
 
     def add(self, fold: ProbedFold, run: RunData) -> None:
-        """Let the model and the untrained one watch a held-out run."""
+        """Record the surprise of the model and of the untrained model in a held-out run."""
         usable = np.asarray(run.scored & ~run.high_motion)
         if not usable.any():
-            self._not_asked.append(f"{run.key} has no time point that counts.")
+            self._not_tested.append(f"{run.key} has no usable time point.")
             return
         if self._fold is not fold:
             self._fold, self._events = fold, {}
-        found: dict[str, np.ndarray] = dict(watch(fold.model, run))
-        found |= {f"{name}, untrained": values for name, values in watch(fold.untrained, run).items()}
-        found |= trace_time_points(run)
+        measures: dict[str, np.ndarray] = dict(record_surprise(fold.model, run))
+        measures |= {
+            untrained_name(name): values for name, values in record_surprise(fold.untrained_model, run).items()
+        }
+        measures |= record_activity_change(run)
         displacement = getattr(run, "displacement", None)
-        found[DISPLACEMENT] = (
+        measures[DISPLACEMENT] = (
             np.full(run.n_time_points, np.nan) if displacement is None else np.asarray(displacement, float)
         )
-        found[POLYNOMIAL] = _smooth([found[name] for name in MEASURES], usable)
-        boundaries = {OTHERS: self._of_others(fold, run), ANNOTATED: self._annotated(run)}
+        measures[TIME_POLYNOMIAL] = _fit_polynomial([measures[name] for name in MEASURES], usable)
+        boundaries = {BRAIN_EVENTS: self._brain_events(fold, run), ANNOTATED_EVENTS: self._annotated_events(run)}
         self._runs.append(
-            MarkedRun(
+            RunMeasures(
                 key=run.key,
                 subject=run.subject,
                 stimulus=run.stimulus,
-                values=np.column_stack([found[name] for name in COLUMNS]),
+                values=np.column_stack([measures[name] for name in COLUMNS]),
                 usable=usable,
-                boundaries={kind: _inside(places, usable) for kind, places in boundaries.items()},
+                boundaries={kind: _within_usable(starts, usable) for kind, starts in boundaries.items()},
             )
         )
 
-    def _of_others(self, fold: ProbedFold, run: RunData) -> np.ndarray:
-        """First time points of the events that other subjects' brains show, in time points of `run`."""
-        for runs in (fold.others, fold.tests):
+    def _brain_events(self, fold: ProbedFold, run: RunData) -> np.ndarray:
+        """First time points, in `run`, of the events segmented from other subjects' brains."""
+        for runs in (fold.training_runs, fold.test_runs):
             others = [other for other in runs if other.stimulus == run.stimulus and other.subject != run.subject]
             if others:
                 break
         else:
-            self._not_asked.append(f"{run.key}: no other subject saw the same, so that no events were found for it.")
+            self._not_tested.append(f"{run.key}: no other subject saw the same stimulus to segment events from.")
             return np.zeros(0, int)
         key = tuple(other.key for other in others)
         if key not in self._events:
             recall = fold.model.recall
-            average, places = average_time_points(others, None if recall is None else recall.basis)
-            n_events = events_within(len(average), self.config.event_s / self.metadata.repetition_time)
-            starts = find_events(average, n_events=n_events, n_components=self.config.n_components) if n_events else []
-            self._events[key] = places[np.asarray(starts, int)]
+            average, positions = average_subjects(others, None if recall is None else recall.basis)
+            n_events = count_events(len(average), self.config.event_s / self.setup.repetition_time)
+            starts = (
+                find_events(average, n_events=n_events, n_components=self.config.n_components)
+                if n_events
+                else np.zeros(0, int)
+            )
+            self._events[key] = positions[starts]
         return self._events[key] + run.stimulus_start
 
-    def _annotated(self, run: RunData) -> np.ndarray:
+    def _annotated_events(self, run: RunData) -> np.ndarray:
+        """First time points of annotated events, after the hemodynamic delay."""
         onsets = [onset + self.config.delay_s for onset, _, kind in getattr(run, "events", ()) if kind not in NO_EVENTS]
-        series = np.asarray(onsets, float) / self.metadata.repetition_time
-        return np.unique(np.floor(series[np.isfinite(series)] + 0.5).astype(int))
+        time_points = np.asarray(onsets, float) / self.setup.repetition_time
+        return np.unique(np.floor(time_points[np.isfinite(time_points)] + 0.5).astype(int))
 
     def results(self) -> ProbeResults:
-        """Return how much higher each measure is near boundaries than elsewhere, and what chance gives."""
-        rows = [row for kind in (OTHERS, ANNOTATED) for null in NULLS for row in self._rows(kind, null)]
-        not_asked = list(self._not_asked)
-        not_asked += [f"No run has {kind} to ask about." for kind in (OTHERS, ANNOTATED) if not self._with(kind)]
+        """Return the contrast of each measure, near boundaries less elsewhere, and its null distributions."""
+        rows = [row for kind in (BRAIN_EVENTS, ANNOTATED_EVENTS) for null in NULLS for row in self._rows(kind, null)]
+        not_tested = list(self._not_tested)
+        not_tested += [f"No run has {kind}." for kind in (BRAIN_EVENTS, ANNOTATED_EVENTS) if not self._runs_with(kind)]
         missing = [name for name in COLUMNS if rows and not any(r["n_subjects"] for r in rows if r["measure"] == name)]
-        not_asked += [f"No run has a {name} that changes." for name in missing]
-        scores = pd.DataFrame(rows or [score_row(MEASURES[0], OTHERS, x=self.config.window_s)], columns=list(SCORES))
+        not_tested += [f"No run has a {name} that varies." for name in missing]
+        scores = scores_table(rows, measure=MEASURES[0], condition=BRAIN_EVENTS, x=self.config.window_s)
         scores = scores[~scores["measure"].isin(missing)].reset_index(drop=True)
         corrected = _corrected(scores)
         tables = {"scores": scores}
         if self._runs:
             tables["timeseries"] = self._timeseries()
         return ProbeResults(
-            sentence=self._sentence(scores, corrected, not_asked),
+            summary=self._summary(scores, corrected, not_tested),
             tables=tables,
-            metadata=self._describe(corrected, not_asked),
+            metadata=self._metadata(corrected, not_tested),
         )
 
-    def _with(self, kind: str) -> list[MarkedRun]:
+    def _runs_with(self, kind: str) -> list[RunMeasures]:
         return [run for run in self._runs if len(run.boundaries[kind])]
 
     def _rows(self, kind: str, null: Null) -> list[dict[str, Any]]:
-        runs = self._with(kind)
+        runs = self._runs_with(kind)
         if not runs:
             return []
-        observed, by_chance = boundary_contrast(
+        observed, permuted = boundary_contrast(
             runs,
             kind,
             null,
-            half_width=round(self.config.window_s / self.metadata.repetition_time),
-            n_permutations=self.metadata.n_permutations,
-            seed=self.metadata.seed,
+            half_width=round(self.config.window_s / self.setup.repetition_time),
+            n_permutations=self.setup.n_permutations,
+            seed=self.setup.seed,
         )
         rows = [
-            self._row(name, f"{kind}, {NULLS[null]}", observed[:, index], by_chance[:, index])
+            self._row(name, f"{kind}, {NULLS[null]}", observed[:, index], permuted[:, index])
             for index, name in enumerate(COLUMNS)
         ]
-        # What is observed is the same with either null.
-        return rows if null == "lengths" else [*rows, *self._differences(kind, observed)]
+        # The observed contrasts are the same with both null distributions.
+        return rows if null == "lengths" else [*rows, *self._difference_rows(kind, observed)]
 
-    def _differences(self, kind: str, observed: np.ndarray) -> list[dict[str, Any]]:
-        """How much more of it there is near boundaries than of its control, subject by subject."""
+    def _difference_rows(self, kind: str, observed: np.ndarray) -> list[dict[str, Any]]:
+        """Contrast of each measure less that of its control, paired by subject."""
         rows = []
         for name in MEASURES:
-            for control in (f"{name}, untrained", TIME_POINT):
+            for control, label in ((untrained_name(name), "untrained model"), (ACTIVITY, ACTIVITY)):
                 values = observed[:, COLUMNS.index(name)] - observed[:, COLUMNS.index(control)]
                 values = values[np.isfinite(values)]
                 if len(values):
-                    less = f"{name} less {'untrained' if control != TIME_POINT else control}"
-                    rows.append(paired_row(less, f"{kind}, {PAIRED}", values, self.metadata, x=self.config.window_s))
+                    condition, x = f"{kind}, {PAIRED}", self.config.window_s
+                    rows.append(paired_row(f"{name} less {label}", condition, values, self.setup, x=x))
         return rows
 
-    def _row(self, name: str, condition: str, observed: np.ndarray, by_chance: np.ndarray) -> dict[str, Any]:
+    def _row(self, name: str, condition: str, observed: np.ndarray, permuted: np.ndarray) -> dict[str, Any]:
         values = observed[np.isfinite(observed)]
-        shared = {"is_control": name in CONTROLS, "x": self.config.window_s}
+        columns = {"is_control": name in CONTROLS, "x": self.config.window_s}
         if not len(values):
-            return score_row(name, condition, **shared)
-        return tested_row(name, condition, values, by_chance, self.metadata, **shared)
+            return score_row(name, condition, **columns)
+        return tested_row(name, condition, values, permuted, self.setup, **columns)
 
     def _timeseries(self) -> pd.DataFrame:
-        """Every time point of every run: measures as they are, not scaled, and where events begin."""
+        """Every time point of every run: measures, not scaled, and the first time points of events."""
         parts = []
         for run in self._runs:
-            series = np.arange(len(run.usable))
+            time_points = np.arange(len(run.usable))
             part = pd.DataFrame(
-                {"run": run.key, "time_point": series, "time_s": series * self.metadata.repetition_time}
+                {"run": run.key, "time_point": time_points, "time_s": time_points * self.setup.repetition_time}
             )
-            part["counts"] = run.usable.astype(int)
-            part["boundary"] = np.isin(series, run.boundaries[OTHERS]).astype(int)
-            part["annotated_boundary"] = np.isin(series, run.boundaries[ANNOTATED]).astype(int)
+            part["usable"] = run.usable.astype(int)
+            part["boundary"] = np.isin(time_points, run.boundaries[BRAIN_EVENTS]).astype(int)
+            part["annotated_boundary"] = np.isin(time_points, run.boundaries[ANNOTATED_EVENTS]).astype(int)
             parts.append(part.join(pd.DataFrame(run.values, columns=[_column(name) for name in COLUMNS])))
         return pd.concat(parts, ignore_index=True)
 
-    def _sentence(self, scores: pd.DataFrame, corrected: Mapping[str, float], not_asked: Sequence[str]) -> str:
-        found = scores[np.isfinite(scores["value"])]
-        if found.empty:
-            return f"Surprise at event boundaries could not be asked about: {' '.join(not_asked)}"
-        said = []
-        for kind in (OTHERS, ANNOTATED):
-            rows = found[found["condition"] == f"{kind}, {NULLS['shifts']}"]
-            parts = [
-                f"{row.measure} {row.value:+.3f} (p = {corrected[f'{kind}: {row.measure}']:.4f})"
-                for row in rows[~rows["is_control"]].itertuples()
-            ]
-            parts += [
-                f"control, {TIME_POINT}, {value:+.3f}" for value in rows.loc[rows["measure"] == TIME_POINT, "value"]
-            ]
-            said += [f"{kind}: {', '.join(parts)}"] if parts else []
+    def _summary(self, scores: pd.DataFrame, corrected: Mapping[str, float], not_tested: Sequence[str]) -> str:
+        finite = scores[np.isfinite(scores["value"]) & scores["condition"].str.endswith(NULLS["shifts"])]
+        of_model = finite[~finite["is_control"]]
+        if of_model.empty:
+            return f"Surprise at event boundaries was not tested: {' '.join(not_tested)}"
+        # The first measure that the model has, at the first kind of events that there is.
+        row = of_model.iloc[0]
+        kind = str(row["condition"]).rpartition(", ")[0]
+        p = corrected[f"{kind}: {row['measure']}"]
+        values = finite[finite["condition"] == row["condition"]].set_index("measure")["value"]
+        controls = [
+            f"{values[name]:+.2f} for {label}"
+            for name, label in (
+                (ACTIVITY, f"the {ACTIVITY} (no memory)"),
+                (untrained_name(str(row["measure"])), "the untrained model"),
+            )
+            if name in values.index
+        ]
         return (
-            f"Within {self.config.window_s:g} s of where events begin, against elsewhere, in standard deviations of a "
-            f"run: {'; '.join(said)} (n = {int(found['n_subjects'].max())}; one-sided, the larger p of "
-            f"{' and '.join(NULLS.values())}, {self.metadata.n_permutations} draws at most, Holm's correction)."
+            f"Within {self.config.window_s:g} s of boundaries of {kind}, the {row['measure']} differs by "
+            f"{row['value']:+.2f} standard deviations from elsewhere "
+            f"({describe_p(p)}, corrected). The difference is {' and '.join(controls)} "
+            f"(n = {int(row['n_subjects'])}); without a difference from both controls, the contrast does not show that "
+            "the memory learned the events."
         )
 
-    def _describe(self, corrected: Mapping[str, float], not_asked: Sequence[str]) -> dict[str, Any]:
-        now, before, gap = prediction_pair(self.metadata.horizons)
-        pair = f"horizon {self.metadata.horizons[now]} at t, {self.metadata.horizons[before]} at t - {gap}"
+    def _metadata(self, corrected: Mapping[str, float], not_tested: Sequence[str]) -> dict[str, Any]:
+        later, earlier, gap = prediction_pair(self.setup.horizons)
+        horizons = self.setup.horizons
+        pair = f"lead time {horizons[later]} made at t, lead time {horizons[earlier]} made at t - {gap} (time points)"
         return {
-            "Description": "Surprise of held-out runs near event boundaries, less that elsewhere; mean over subjects, "
+            "Description": "Measures of held-out runs near event boundaries, less those elsewhere; mean over subjects, "
             "in standard deviations of a run. Time points that are scored and in which the head is still.",
-            "Test": "One-sided: higher near boundaries. p = (b + 1) / (n + 1). Circular shifts turn the measure round "
-            "in the run's time points that count (all shifts where there is one stimulus and they are no more than "
-            f"{self.metadata.n_permutations}); shuffled lengths put events in another order. Draws are shared by the "
-            "subjects of a stimulus. Paired with a control: the difference within subjects, signs of subjects flipped, "
-            "one-sided.",
-            "Correction": "None in the table. PCorrected: of the two nulls the larger p, then Holm over measures and "
-            "kinds of events, controls not counted.",
+            "Test": "One-sided: higher near boundaries. p = (b + 1) / (n + 1). Circular shifts: the measures are "
+            "shifted within the run's usable time points (all shifts, if there is one stimulus and they are at most "
+            f"{self.setup.n_permutations}). Event lengths shuffled: events are put in another order. Subjects of a "
+            "stimulus share their permutations. Paired with its control: one-sided sign-flip test over subjects.",
+            "Correction": "None in the table. PCorrected: the larger p of the two null distributions, then Holm over "
+            "measures and kinds of events, without controls.",
             "PCorrected": dict(corrected),
             "Interval": "95 % bootstrap over subjects",
             "Subjects": sorted({run.subject for run in self._runs}),
             "Boundaries": {
-                kind: {run.key: len(run.boundaries[kind]) for run in self._with(kind)} for kind in (OTHERS, ANNOTATED)
+                kind: {run.key: len(run.boundaries[kind]) for run in self._runs_with(kind)}
+                for kind in (BRAIN_EVENTS, ANNOTATED_EVENTS)
             },
-            "Events": "HMM of Baldassano et al. 2017 on the other subjects' average, as many events as there are "
-            f"{self.config.event_s:g} s in it",
+            "Events": "HMM of Baldassano et al. 2017 on the other subjects' average; their number is the length of the "
+            f"recording divided by {self.config.event_s:g} s",
             "AnnotatedEvents": f"Onsets of trial types other than {', '.join(NO_EVENTS)}; boundaries "
             f"{self.config.delay_s:g} s later",
             "PredictionChange": f"Root mean square over features of the difference of two forecasts: {pair}",
-            "NotAsked": list(not_asked),
-            "x": {"Description": "Time points at most so far from a boundary count as near", "Units": "s"},
+            "NotTested": list(not_tested),
+            "x": {"Description": "Time points at most so far from a boundary are near it", "Units": "s"},
         }
 
 
 def _column(name: str) -> str:
-    return name.replace("'s", "").replace(",", "").replace(" ", "_")
+    return name.replace(",", "").replace(" ", "_")
 
 
-def _smooth(measures: Sequence[np.ndarray], usable: np.ndarray) -> np.ndarray:
-    """What a polynomial of time alone says of the first measure that there is: fitted on the time points that count."""
+def _fit_polynomial(measures: Sequence[np.ndarray], usable: np.ndarray) -> np.ndarray:
+    """Fit a polynomial of time to the first measure that has values, over usable time points: ``(time,)``."""
     for values in measures:
-        there = usable & np.isfinite(values)
-        if there.any():
-            clock = time_polynomial(len(values)).astype(float)
-            fitted: np.ndarray = clock @ np.linalg.lstsq(clock[there], values[there], rcond=None)[0]
+        finite = usable & np.isfinite(values)
+        if finite.any():
+            polynomial = time_polynomial(len(values)).astype(float)
+            weights = np.linalg.lstsq(polynomial[finite], values[finite], rcond=None)[0]
+            fitted: np.ndarray = polynomial @ weights
             return fitted
     return np.full(len(usable), np.nan)
 
 
-def _inside(places: np.ndarray, usable: np.ndarray) -> np.ndarray:
-    """Boundaries after the first time point that counts, up to the last."""
-    series = np.flatnonzero(usable)
-    return places[(places > series[0]) & (places <= series[-1])]
+def _within_usable(starts: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    """Starts after the first usable time point, up to the last."""
+    time_points = np.flatnonzero(usable)
+    within: np.ndarray = starts[(starts > time_points[0]) & (starts <= time_points[-1])]
+    return within
 
 
 def _corrected(scores: pd.DataFrame) -> dict[str, float]:
-    """Of each measure and kind of events: both nulls must say so (the larger p), and Holm's correction."""
-    asked = scores[scores["measure"].isin(MEASURES) & np.isfinite(scores["p"])]
-    if asked.empty:
+    """P of each measure and kind of events: the larger of both null distributions, with Holm's correction."""
+    tested = scores[scores["measure"].isin(MEASURES) & np.isfinite(scores["p"])]
+    if tested.empty:
         return {}
-    names = asked["condition"].str.rsplit(", ", n=1).str[0] + ": " + asked["measure"]
-    larger = asked["p"].groupby(names, sort=False).max()
+    names = tested["condition"].str.rsplit(", ", n=1).str[0] + ": " + tested["measure"]
+    larger = tested["p"].groupby(names, sort=False).max()
     return dict(zip(larger.index, map(float, multipletests(larger, method="holm")[1]), strict=True))

@@ -1,11 +1,11 @@
-"""Probe 4, moment matching: from what the memory holds, find the moment of the stimulus that a subject is at.
+"""Probe 4, time-segment matching: does the memory identify the time point of the stimulus that a subject is at?
 
-Time-segment matching after Haxby et al. (2011), which the data paper of ds003017 (Visconti di Oleggio Castello et al.
-2020) also reports.
+After Haxby et al. (2011); the data paper of ds003017 (Visconti di Oleggio Castello et al. 2020) reports it, too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -14,290 +14,334 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from titan_neuro.probing.tools.results import (
-    SCORES,
-    ProbeContext,
     ProbedFold,
     ProbeResults,
+    ProbeSetup,
+    describe_p,
     paired_row,
-    score_row,
+    scores_table,
     tested_row,
 )
-from titan_neuro.probing.tools.stimulus_traces import STATES, StimulusTraces
-from titan_neuro.probing.tools.time_segments import Matched, match_segments, segments, shifted_means, standardized
-from titan_neuro.probing.tools.trace import time_polynomial
+from titan_neuro.probing.tools.stimulus_traces import LATE_OUTPUT, LATE_WEIGHTS, WEIGHT_READOUTS, StimulusTraces
+from titan_neuro.probing.tools.time_segments import (
+    SegmentMatches,
+    accuracy_and_null,
+    cut_segments,
+    detrend_and_scale,
+    match_segments,
+)
+from titan_neuro.probing.tools.trace import (
+    ACTIVITY_PATTERN,
+    MEMORY_OUTPUT,
+    MEMORY_WEIGHTS,
+    TIME_POLYNOMIAL,
+    TOKENS,
+    UNTRAINED_OUTPUT,
+    UNTRAINED_WEIGHTS,
+    time_polynomial,
+)
 from titan_neuro.typing import RunData
 
-CONTROLS = ("time_point", "encoded", "untrained memory", "untrained state", "polynomial of time")
-_CLOCK, _LATE = "polynomial of time", " begun late"
-_LAG_BINS = 16
+CONTROLS = (ACTIVITY_PATTERN, TOKENS, UNTRAINED_OUTPUT, UNTRAINED_WEIGHTS, TIME_POLYNOMIAL)
+# In the order of the table.
+_READOUTS = (MEMORY_WEIGHTS, LATE_WEIGHTS, MEMORY_OUTPUT, LATE_OUTPUT, *CONTROLS)
+_REFERENCE_OF = {LATE_OUTPUT: MEMORY_OUTPUT, LATE_WEIGHTS: MEMORY_WEIGHTS}
+_ACCURACY = "accuracy"
+_MAX_LAG_BINS = 16
+
+_Key = tuple[str, str, int]
+"""Measure; readout; length of a segment in time points."""
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class TimeSegmentMatchingConfig:
-    """How moments are matched.
+    """Settings of the time-segment-matching probe.
 
     Attributes
     ----------
-    window_time_points : tuple of int
-        Lengths of the segments that are matched, for all that is there at every time point; a state, which has read all
-        time points before, is matched alone.
+    segment_time_points : tuple of int
+        Lengths of the segments. Memory weights, which result from all earlier time points, are matched without any.
     exclusion_time_points : int
-        Moments are told from those more than so many time points away.
-    state_every_time_points : int
-        Time points from one reading of the state to the next.
+        Exclusion zone: a segment is compared with those more than so many time points away.
+    weights_every_time_points : int
+        Time points from one reading of the memory weights to the next.
     detrend_degree : int
-        Degree of the polynomial of time that is taken from every feature over a run: what a slow clock knows.
-    begun_late_time_points : int
-        How much of the stimulus a memory misses that begins late; a clock that it kept would be wrong by as much.
+        Degree of the polynomial of time that is subtracted from each feature over a run: slow drifts identify the time.
+    late_start_time_points : int
+        Time points of the stimulus that a memory with a late start does not read; a count of time points since the
+        start would be wrong by as many.
     width : int
         Wider features are projected at random onto so many numbers.
     """
 
-    window_time_points: tuple[Annotated[int, Field(ge=1)], ...] = (1, 9)
+    segment_time_points: tuple[Annotated[int, Field(ge=1)], ...] = (1, 9)
     exclusion_time_points: Annotated[int, Field(ge=1)] = 15
-    state_every_time_points: Annotated[int, Field(ge=1)] = 8
+    weights_every_time_points: Annotated[int, Field(ge=1)] = 8
     detrend_degree: Annotated[int, Field(ge=0)] = 3
-    begun_late_time_points: Annotated[int, Field(ge=1)] = 64
+    late_start_time_points: Annotated[int, Field(ge=1)] = 64
     width: Annotated[int, Field(ge=8)] = 512
+
+    def build(self, setup: ProbeSetup) -> TimeSegmentMatchingProbe:
+        """Return the probe with these settings."""
+        return TimeSegmentMatchingProbe(self, setup)
 
 
 class TimeSegmentMatchingProbe:
-    """Match held-out runs with the average of other subjects, in what one model holds of all of them.
+    """Match held-out runs with the average of other subjects, in the readouts of one model for all of them.
 
     Parameters
     ----------
     config : TimeSegmentMatchingConfig
-    metadata : ProbeContext
+    setup : ProbeSetup
     """
 
-    def __init__(self, config: TimeSegmentMatchingConfig, metadata: ProbeContext) -> None:
-        self.config, self.metadata = config, metadata
-        self._every = "accuracy"
-        self._sparse = f"accuracy, one time point in {config.state_every_time_points}"
-        self._found: dict[tuple[str, str, int], list[tuple[str, str, Matched]]] = {}
-        self._not_asked: dict[str, list[str]] = {}
+    def __init__(self, config: TimeSegmentMatchingConfig, setup: ProbeSetup) -> None:
+        self.config, self.setup = config, setup
+        # Accuracy at the time points at which memory weights are read.
+        self._sparse_accuracy = f"{_ACCURACY}, one time point in {config.weights_every_time_points}"
+        # Subject, stimulus and matches of each run.
+        self._matches: dict[_Key, list[tuple[str, str, SegmentMatches]]] = {}
+        # Runs by the reason why something was not tested.
+        self._not_tested: dict[str, list[str]] = {}
         self._traces: StimulusTraces | None = None
 
     def add(self, fold: ProbedFold, run: RunData) -> None:
-        """Match a held-out run, in each kind of features and with segments of each length."""
+        """Match a held-out run, in each readout and with segments of each length."""
         if self._traces is None or self._traces.fold is not fold:
             self._traces = StimulusTraces(
-                fold, every_time_points=self.config.state_every_time_points, width=self.config.width
+                fold, every_time_points=self.config.weights_every_time_points, width=self.config.width
             )
-        traces = self._traces
         if run.n_time_points <= run.stimulus_start:
-            self._refuse("the recording ends before the stimulus begins", run.key)
+            self._note("the recording ends before the stimulus begins", run.key)
             return
-        if not traces.others_of(run):
-            self._refuse("no run of another subject shows the same stimulus", run.key)
+        if not self._traces.reference_runs(run):
+            self._note("no run of another subject shows the same stimulus", run.key)
             return
-        own = traces.own(run)
-        reference = traces.reference(run, own)
-        if len(own["state"]) and not own["state"].any():
-            self._refuse("the model has no memory that learns at test time, so that there is no state", run.key)
-        late = traces.begun_late(run, self.config.begun_late_time_points)
+        readouts, reference = self._readouts(self._traces, run)
+        for readout in readouts:
+            is_weights = readout in WEIGHT_READOUTS
+            for length in (1,) if is_weights else self.config.segment_time_points:
+                for measure in (self._sparse_accuracy,) if is_weights else (_ACCURACY, self._sparse_accuracy):
+                    self._match(run, (measure, readout, length), readouts[readout], reference[readout])
+
+    def _readouts(self, traces: StimulusTraces, run: RunData) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Readouts of a run and of its reference, ``(time points of the stimulus, width)`` each."""
+        readouts = traces.of_run(run)
+        reference = traces.reference(run, readouts)
+        if len(readouts[MEMORY_WEIGHTS]) and not readouts[MEMORY_WEIGHTS].any():
+            self._note("the model has no memory that learns at test time, hence no memory weights", run.key)
+        late = traces.of_late_start(run, self.config.late_start_time_points)
         if not late:
-            self._refuse(
-                f"the stimulus ends before a memory begins {self.config.begun_late_time_points} time points late",
-                run.key,
+            self._note(
+                f"the stimulus ends before a late start of {self.config.late_start_time_points} time points", run.key
             )
-        for kind, values in late.items():
-            own[kind], reference[kind] = values, reference[kind.removesuffix(_LATE)]
-        longest = max(len(own["time_point"]), len(reference["time_point"]))
-        own[_CLOCK] = reference[_CLOCK] = time_polynomial(longest)
-        for kind in own:
-            for window in (1,) if kind in STATES else self.config.window_time_points:
-                for measure in (self._sparse,) if kind in STATES else (self._every, self._sparse):
-                    self._match(run, measure, kind, window, own[kind], reference[kind])
+        for readout, values in late.items():
+            readouts[readout], reference[readout] = values, reference[_REFERENCE_OF[readout]]
+        longest = max(len(readouts[ACTIVITY_PATTERN]), len(reference[ACTIVITY_PATTERN]))
+        readouts[TIME_POLYNOMIAL] = reference[TIME_POLYNOMIAL] = time_polynomial(longest)
+        return readouts, reference
 
-    def _refuse(self, why: str, key: str) -> None:
-        self._not_asked.setdefault(why, []).append(key)
+    def _note(self, reason: str, key: str) -> None:
+        """Note why something of a run was not tested."""
+        self._not_tested.setdefault(reason, []).append(key)
 
-    def _match(
-        self, run: RunData, measure: str, kind: str, window: int, own: np.ndarray, reference: np.ndarray
-    ) -> None:
-        """Match one kind of features at one length, and keep what was found."""
-        n = min(len(own), len(reference))
-        there = np.flatnonzero(np.isfinite(own[:n, 0]) & np.isfinite(reference[:n, 0]))
-        step = self.config.state_every_time_points if kind in STATES else 1
-        times = (there + 1) * step - 1
-        inside = times < run.n_time_points - run.stimulus_start
-        there, times = there[inside], times[inside]
-        if len(there) < 2:
-            self._refuse(f"too few moments for {kind}", run.key)
+    def _match(self, run: RunData, key: _Key, values: np.ndarray, reference: np.ndarray) -> None:
+        """Match one readout, ``(time points or readings, width)``, with segments of one length."""
+        measure, readout, length = key
+        n = min(len(values), len(reference))
+        finite = np.flatnonzero(np.isfinite(values[:n, 0]) & np.isfinite(reference[:n, 0]))
+        step = self.config.weights_every_time_points if readout in WEIGHT_READOUTS else 1
+        times = (finite + 1) * step - 1
+        is_inside = times < run.n_time_points - run.stimulus_start
+        finite, times = finite[is_inside], times[is_inside]
+        if len(finite) < 2:
+            self._note(f"too few time points of {readout}", run.key)
             return
-        degree = None if kind == _CLOCK else self.config.detrend_degree
-        ours, theirs = standardized(own[there], reference[there], times, degree=degree)
-        if not ours.shape[1]:
-            # Said once already where there is no state at all.
+        degree = None if readout == TIME_POLYNOMIAL else self.config.detrend_degree
+        scaled, reference_scaled = detrend_and_scale(values[finite], reference[finite], times, degree=degree)
+        if not scaled.shape[1]:
+            # No memory weights at all, which is noted once for all.
             return
-        series = run.stimulus_start + times
-        usable = np.asarray(run.scored)[series] & (np.arange(len(times)) >= window - 1)
-        if measure == self._sparse:
-            usable &= (times + 1) % self.config.state_every_time_points == 0
+        time_points = run.stimulus_start + times
+        usable = np.asarray(run.scored)[time_points] & (np.arange(len(times)) >= length - 1)
+        if measure == self._sparse_accuracy:
+            usable &= (times + 1) % self.config.weights_every_time_points == 0
         ends = np.flatnonzero(usable)
-        found = match_segments(
-            segments(ours, ends, window),
-            segments(theirs, ends, window),
+        matches = match_segments(
+            cut_segments(scaled, ends, length),
+            cut_segments(reference_scaled, ends, length),
             times[ends],
-            ~np.asarray(run.high_motion)[series[ends]],
-            self._away(window),
+            ~np.asarray(run.high_motion)[time_points[ends]],
+            self._exclusion(length),
         )
-        if not len(found.lags):
-            self._refuse(
-                f"no moment for {kind} with segments of {window} time points has another far enough away", run.key
+        if not len(matches.lags):
+            self._note(
+                f"no segment of {length} time points of {readout} has another one outside its exclusion zone", run.key
             )
             return
-        self._found.setdefault((measure, kind, window), []).append((run.subject, run.stimulus, found))
+        self._matches.setdefault(key, []).append((run.subject, run.stimulus, matches))
 
-    def _away(self, window: int) -> int:
-        """Segments that overlap are alike because they share time points."""
-        return max(self.config.exclusion_time_points, window - 1)
+    def _exclusion(self, length: int) -> int:
+        """Exclusion zone of segments of this length: overlapping ones share time points and correlate."""
+        return max(self.config.exclusion_time_points, length - 1)
 
     def results(self) -> ProbeResults:
-        """Return accuracies, their differences from the controls', and how far off the state's moments are."""
-        rows = [self._row(*key) for key in sorted(self._found, key=_order)] + self._differences()
-        if not rows:
-            rows = [score_row(self._sparse, "state")]
-        scores = pd.DataFrame(rows, columns=list(SCORES))
-        subjects = sorted({subject for found in self._found.values() for subject, _, _ in found})
+        """Return accuracies, their differences from the controls', and the lags of the best matches."""
+        rows = [self._row(key) for key in self._ordered_keys()] + self._difference_rows()
+        scores = scores_table(rows, measure=self._sparse_accuracy, condition=MEMORY_WEIGHTS)
+        lags = self.lags()
         return ProbeResults(
-            sentence=self._sentence(scores),
-            tables={"scores": scores, **({"lags": lags} if len(lags := self.lags()) else {})},
-            metadata=self._metadata(subjects),
+            summary=self._summary(scores),
+            tables={"scores": scores, **({"lags": lags} if len(lags) else {})},
+            metadata=self._metadata(),
         )
 
-    def _row(self, measure: str, kind: str, window: int) -> dict[str, Any]:
-        runs, metadata = self._found[measure, kind, window], self.metadata
-        values, null = shifted_means(
-            runs, away=self._away(window), n_permutations=metadata.n_permutations, seed=metadata.seed
+    def _ordered_keys(self) -> list[_Key]:
+        """Memory weights and their comparisons first, then accuracies at every time point; controls last."""
+        return sorted(self._matches, key=lambda key: (key[0] == _ACCURACY, key[2], _READOUTS.index(key[1])))
+
+    def _row(self, key: _Key) -> dict[str, Any]:
+        measure, readout, length = key
+        setup = self.setup
+        accuracy, null = accuracy_and_null(
+            self._matches[key],
+            exclusion=self._exclusion(length),
+            n_permutations=setup.n_permutations,
+            seed=setup.seed,
         )
-        x = window * metadata.repetition_time
-        return tested_row(measure, kind, values, null, metadata, is_control=kind in CONTROLS, x=x)
+        x = length * setup.repetition_time
+        return tested_row(measure, readout, accuracy, null, setup, is_control=readout in CONTROLS, x=x)
 
-    def _differences(self) -> list[dict[str, Any]]:
-        """Memory and state less each control, subject by subject.
+    def _difference_rows(self) -> list[dict[str, Any]]:
+        """Accuracy of memory weights and of memory output less that of each control, paired by subject.
 
-        None is taken from a polynomial of time, which is the same in all runs and finds every moment, nor between
-        accuracies of different moments.
+        Only accuracies over the same time points are compared. A polynomial of time, which is the same in all runs and
+        identifies every time point, is not compared.
         """
         rows = []
-        for measure, kind in ((self._sparse, "state"), (self._every, "memory")):
-            for other_measure, control, window in sorted(self._found, key=_order):
-                own = self._found.get((measure, kind, 1 if kind == "state" else window))
-                if own is None or other_measure != measure or control not in CONTROLS or control == _CLOCK:
+        for measure, readout in ((self._sparse_accuracy, MEMORY_WEIGHTS), (_ACCURACY, MEMORY_OUTPUT)):
+            for control_measure, control, length in self._ordered_keys():
+                runs = self._matches.get((measure, readout, 1 if readout == MEMORY_WEIGHTS else length))
+                is_other_output = readout == MEMORY_WEIGHTS and control == UNTRAINED_OUTPUT
+                if (
+                    runs is None
+                    or control_measure != measure
+                    or control not in CONTROLS
+                    or control == TIME_POLYNOMIAL
+                    or is_other_output
+                ):
                     continue
-                if kind == "memory" or control != "untrained memory":
-                    ours, theirs = _by_subject(own), _by_subject(self._found[measure, control, window])
-                    both = sorted(ours.keys() & theirs.keys())
-                    values = np.array([ours[subject] - theirs[subject] for subject in both])
-                    if len(values):
-                        x = window * self.metadata.repetition_time
-                        rows.append(
-                            paired_row("accuracy difference", f"{kind} less {control}", values, self.metadata, x=x)
-                        )
+                accuracy = _accuracy_by_subject(runs)
+                of_control = _accuracy_by_subject(self._matches[measure, control, length])
+                subjects = sorted(accuracy.keys() & of_control.keys())
+                values = np.array([accuracy[subject] - of_control[subject] for subject in subjects])
+                if len(values):
+                    x = length * self.setup.repetition_time
+                    condition = f"{readout} less {control}"
+                    rows.append(paired_row("accuracy difference", condition, values, self.setup, x=x))
         return rows
 
     def lags(self) -> pd.DataFrame:
-        """Return how far the best moment lies from the true one: shares of moments, mean over subjects.
+        """Return the distribution of the lag of the best match in the memory weights.
 
-        ``lag_s`` is positive where the moment found is a later one. What lies farther off than the outermost bins is
-        counted in them.
+        Returns
+        -------
+        pandas.DataFrame
+            ``condition`` (readout), ``lag_s`` (positive where the best match is later), ``fraction`` of segments (mean
+            over subjects) and ``n_subjects``. The outermost bins contain all larger lags.
         """
-        every, rows = self.config.state_every_time_points, []
-        for kind in ("state", f"state{_LATE}"):
-            runs = self._found.get((self._sparse, kind, 1), [])
+        every, rows = self.config.weights_every_time_points, []
+        for readout in (MEMORY_WEIGHTS, LATE_WEIGHTS):
             by_subject: dict[str, list[np.ndarray]] = {}
-            for subject, _, found in runs:
-                by_subject.setdefault(subject, []).append(found.lags)
-            shares = []
+            for subject, _, matches in self._matches.get((self._sparse_accuracy, readout, 1), []):
+                by_subject.setdefault(subject, []).append(matches.lags)
+            fractions = []
             for lags in by_subject.values():
-                bins = np.clip(np.rint(np.concatenate(lags) / every), -_LAG_BINS, _LAG_BINS).astype(int) + _LAG_BINS
-                shares.append(np.bincount(bins, minlength=2 * _LAG_BINS + 1) / len(bins))
-            for index, share in enumerate(np.mean(shares, axis=0) if shares else ()):
-                lag_s = (index - _LAG_BINS) * every * self.metadata.repetition_time
-                rows.append({"condition": kind, "lag_s": lag_s, "share": share, "n_subjects": len(shares)})
+                bins = np.clip(np.rint(np.concatenate(lags) / every), -_MAX_LAG_BINS, _MAX_LAG_BINS).astype(int)
+                fractions.append(np.bincount(bins + _MAX_LAG_BINS, minlength=2 * _MAX_LAG_BINS + 1) / len(bins))
+            for index, fraction in enumerate(np.mean(fractions, axis=0) if fractions else ()):
+                lag_s = (index - _MAX_LAG_BINS) * every * self.setup.repetition_time
+                rows.append({"condition": readout, "lag_s": lag_s, "fraction": fraction, "n_subjects": len(fractions)})
         return pd.DataFrame(rows)
 
     def _chance(self) -> dict[str, float]:
-        """By measure, for segments of the first length."""
-        first: dict[str, float] = {}
-        for measure, kind, window in sorted(self._found, key=_order):
-            found = [matched.chance for _, _, matched in self._found[measure, kind, window]]
-            first.setdefault(measure, float(np.mean(found)))
-        return first
+        """Chance accuracy of each measure, with segments of the shortest length."""
+        chance: dict[str, float] = {}
+        for key in self._ordered_keys():
+            chance.setdefault(key[0], float(np.mean([matches.chance for _, _, matches in self._matches[key]])))
+        return chance
 
-    def _sentence(self, scores: pd.DataFrame) -> str:
-        shown = next(
-            (kind for kind in ("state", "memory") if kind in set(scores.condition[scores.n_subjects > 0])), None
-        )
-        if shown is None:
-            return f"Moments could not be matched: {'; '.join(self._not_asked) or 'there is no held-out run'}."
-        row = scores[scores.condition == shown].iloc[0]
-        same = scores[(scores.measure == row.measure) & (scores.x == row.x)].set_index("condition")
-        beside = [
-            f"{same.value[kind]:.0%} from {words}"
-            for kind, words in (
-                ("time_point", "the time point alone"),
-                ("untrained state", "an untrained memory's state"),
+    def _summary(self, scores: pd.DataFrame) -> str:
+        with_value = set(scores.condition[scores.n_subjects > 0])
+        readout = next((name for name in (MEMORY_WEIGHTS, MEMORY_OUTPUT) if name in with_value), None)
+        if readout is None:
+            return f"No time segment was matched: {'; '.join(self._not_tested) or 'there is no held-out run'}."
+        row = scores[scores.condition == readout].iloc[0]
+        same = scores[(scores.measure == row.measure) & (scores.x == row.x)].set_index("condition").value
+        untrained = UNTRAINED_WEIGHTS if readout == MEMORY_WEIGHTS else UNTRAINED_OUTPUT
+        controls = [
+            f"{same[name]:.0%} from {label}"
+            for name, label in (
+                (ACTIVITY_PATTERN, f"the {ACTIVITY_PATTERN}"),
+                (untrained, f"the {readout} of an untrained model"),
             )
-            if kind in same.index
+            if name in same.index
         ]
         chance = self._chance()[row.measure]
-        tested = f"one-sided p = {row.p:.2g} by circular shifts" if np.isfinite(row.p) else "too short to be tested"
         return (
-            f"From the {shown} of the memory alone, the moment of the stimulus that another subject is at is found in "
-            f"{row.value:.0%} of cases (chance {chance:.1%}, {tested}, n = {row.n_subjects}, uncorrected)"
-            f"{': ' if beside else ''}{', '.join(beside)}."
+            f"From the {readout} alone, the time point of the stimulus is identified in {row.value:.0%} of cases "
+            f"(chance {chance:.1%}, {describe_p(row.p)}, uncorrected). The accuracy is {' and '.join(controls)} "
+            f"(n = {row.n_subjects}); only what exceeds all controls can be attributed to training."
         )
 
-    def _metadata(self, subjects: list[str]) -> dict[str, Any]:
+    def _metadata(self) -> dict[str, Any]:
         config = self.config
+        subjects = sorted({subject for runs in self._matches.values() for subject, _, _ in runs})
         return {
-            "Description": "Share of moments of a held-out run that are matched with the same moment of other "
-            f"subjects' average better than with every moment more than {config.exclusion_time_points} time points away (segments "
-            "that overlap are never compared). Same model for all; correlation over features of the last time points.",
-            "Test": "accuracy: circular shifts of the subjects' moments, the same for all subjects of a stimulus, none "
-            f"to within {config.exclusion_time_points} time points; accuracy difference: paired sign-flip over subjects. One-sided, "
-            "p = (b + 1) / (n + 1)",
-            "Correction": "None: each row is a test of its own; the question is the state's",
+            "Description": "Fraction of time segments of a held-out run that correlate more with the same segment of "
+            f"other subjects' average than with every segment more than {config.exclusion_time_points} time points "
+            "away (overlapping segments are never compared). One model for all runs.",
+            "Test": "One-sided, p = (b + 1) / (n + 1). accuracy: circular shifts, the same for all subjects of a "
+            f"stimulus, by more than {config.exclusion_time_points} time points; accuracy difference: sign-flip test "
+            "over subjects",
+            "Correction": "None: each row is a test of its own; the question is answered by the memory weights",
             "Interval": "95 % bootstrap over subjects",
             "Subjects": subjects,
-            "x": {"Description": "Length of the segment that is matched (difference: of the control's)", "Units": "s"},
+            "x": {"Description": "Length of the segments (difference: of the control's)", "Units": "s"},
             "null": {
                 "Description": "Mean, and 95 % range, over shifts (difference: over sign flips). A segment that "
-                "matches its own moment matches no other: where much is found, shifts find less than chance would"
+                "matches its own time matches no other: if accuracy is high, the null lies below chance"
             },
             "Chance": {
-                "Description": "Mean over moments of 1 / (moments far enough away + 1): accuracy where all are equally "
-                "likely. Neighbours in time are alike, so that it is a rough guide, and shifts are the test",
+                "Description": "Mean over segments of 1 / (segments outside the exclusion zone + 1): accuracy if all "
+                "were equally likely. Neighbors in time are similar, so that it is a rough guide; shifts are the test",
                 **self._chance(),
             },
-            "Features": f"A polynomial of time of degree {config.detrend_degree} is taken from each feature over the "
-            "run, and the spread of the reference from both: this looks at the whole run, as a probe may. Wider "
-            f"features than {config.width} are projected at random. Polynomial of time: not detrended; what a clock "
-            "finds, since runs are aligned, and why an accuracy alone does not show that content was held",
-            "BegunLate": f"The same memory, shown the stimulus from time point {config.begun_late_time_points} on, matched with "
-            "others who saw it from the start: a count of the time points since the start would be wrong by as many",
-            "Memory": "What the memories say at each time point. Where the model has a recall, that is read, too, off the "
-            "average stimulus of its training subjects, who are the reference: an untrained memory has no such stimulus",
+            "Features": f"A polynomial of time of degree {config.detrend_degree} is subtracted from each feature over "
+            "the run, which is then divided by the standard deviation of the reference: this uses the whole run, as a "
+            f"probe may. Features wider than {config.width} are projected at random. The polynomial of time is not "
+            "detrended: it shows what the time alone identifies, since runs are aligned, and why accuracy alone is no "
+            "evidence of content",
+            "LateStart": "The same memory, which reads the stimulus from its time point "
+            f"{config.late_start_time_points} on, matched with the average of subjects read from the "
+            "beginning: a count of the time points since the start would be wrong by as many",
+            "MemoryOutput": "If the model has a recall, its output contains the average stimulus response of the "
+            "training subjects, who are the reference: the untrained model has no such average",
             "Reference": "Average over training and validation subjects of the same stimulus, else over other test "
-            "subjects. Training subjects' traces come from a model that was trained on their runs; a model read from "
-            "disk can't leave them out",
-            "NotAsked": [f"{why} ({len(keys)} runs, such as {keys[0]})." for why, keys in self._not_asked.items()],
+            "subjects. The model was trained on the runs of training subjects; a model loaded from disk can't exclude "
+            "them",
+            "NotTested": [_describe_runs(reason, keys) for reason, keys in self._not_tested.items()],
         }
 
 
-def _order(key: tuple[str, str, int]) -> tuple[bool, int, int]:
-    """The state and what it is compared with first, then the memory at every time point; controls come last."""
-    measure, kind, window = key
-    kinds = ("state", f"state{_LATE}", "memory", f"memory{_LATE}", *CONTROLS)
-    return measure == "accuracy", window, kinds.index(kind)
+def _describe_runs(reason: str, keys: Sequence[str]) -> str:
+    return f"{reason} ({len(keys)} runs, such as {keys[0]})."
 
 
-def _by_subject(runs: list[tuple[str, str, Matched]]) -> dict[str, float]:
+def _accuracy_by_subject(runs: Sequence[tuple[str, str, SegmentMatches]]) -> dict[str, float]:
+    """Mean accuracy over the runs of each subject."""
     subjects = sorted({subject for subject, _, _ in runs})
     return {
-        subject: float(np.mean([found.by_shift[0] for other, _, found in runs if other == subject]))
+        subject: float(np.mean([matches.by_shift[0] for other, _, matches in runs if other == subject]))
         for subject in subjects
     }

@@ -73,7 +73,7 @@ def _grouped(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def _notes(metadata: dict[str, Any]) -> list[str]:
     told = [f"{title}: {metadata[key]}" for key, title in _NOTES.items() if metadata.get(key)]
-    caveats, held_out_index = (list(map(str, metadata.get(key, []))) for key in ("Caveats", "NotAsked"))
+    caveats, held_out_index = (list(map(str, metadata.get(key, []))) for key in ("Caveats", "NotTested"))
     if len(held_out_index) > _MOST_NOT_ASKED:
         held_out_index = [
             *held_out_index[:_MOST_NOT_ASKED],

@@ -67,7 +67,9 @@ def debug() -> StudyConfig:
             tokenizer=SwinTokenizerConfig(embed_dim=4, num_heads=(1, 2, 4, 8), token_grid=(1, 1, 1)),
             backbone=MACConfig(dim=16, n_layers=1, n_heads=2, tokens_per_time_point=1),
             horizons=(1, 2),
-            recall=RecallConfig(width=16, n_components=8, autoregressive_lags=2, key_lags=4, key_components=4, group_width=8),
+            recall=RecallConfig(
+                width=16, n_components=8, autoregressive_lags=2, key_lags=4, key_components=4, group_width=8
+            ),
             decoder=LowRankConfig(rank=4),
         ),
         training=TrainingConfig(max_epochs=2, window_time_points=32),

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from titan_neuro.data.bids.output import write_map
 from titan_neuro.data.prepare import content_id
 from titan_neuro.files import atomic, write_json
-from titan_neuro.probing import PROBES, ProbeContext, ProbedFold, make_probe, untrained_like
+from titan_neuro.probing import PROBES, ProbedFold, ProbeSetup, untrained_like
 from titan_neuro.provenance import digest
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class ProbeOutcome:
 def probe_study(name: str, trained: TrainedStudy, output: OutputFolder) -> ProbeOutcome:
     """Ask one probe about the study's model of the first seed and its held-out runs, unless that was done before."""
     config, folds, seed = trained.config, trained.folds, trained.config.seeds[0]
-    settings = getattr(config.probe, name.replace("-", "_"))
+    settings = config.probe.settings(name)
     # The intervals are made with the evaluation's settings.
     follows_from = [asdict(settings), config.probe.n_permutations, asdict(config.evaluation), trained.fingerprints]
     # Of tables that are decoded: a file may change and keep its name.
@@ -66,7 +66,7 @@ def probe_study(name: str, trained: TrainedStudy, output: OutputFolder) -> Probe
     if output.is_done(f"probe {name}", fingerprint, [done]):
         logger.info("The %s probe was run before.", name)
     else:
-        context = ProbeContext(
+        setup = ProbeSetup(
             repetition_time=folds[0].runs[folds[0].fold.test[0]].repetition_time,
             horizons=config.model.horizons,
             n_features=folds[0].space.n_features,
@@ -75,7 +75,7 @@ def probe_study(name: str, trained: TrainedStudy, output: OutputFolder) -> Probe
             seed=seed,
         )
         with output.stage(f"probe {name}", fingerprint=fingerprint, seed=seed, device=trained.device):
-            results = _run(make_probe(name, config.probe, context), name, trained)
+            results = _run(config.probe.build(name, setup), name, trained)
             _write(results, stem, name, trained, done)
     return _read(name, stem, done)
 
@@ -87,11 +87,11 @@ def _run(probe: Probe, name: str, trained: TrainedStudy) -> ProbeResults:
             model = models[0]
             fold = ProbedFold(
                 model=model,
-                untrained=untrained_like(model, seed=seed),
-                tests=data.select(data.fold.test),
-                others=data.fit_runs,
+                untrained_model=untrained_like(model, seed=seed),
+                test_runs=data.select(data.fold.test),
+                training_runs=data.fit_runs,
             )
-            for run in fold.tests:
+            for run in fold.test_runs:
                 probe.add(fold, run)
                 bar.update()
     return probe.results()
@@ -111,7 +111,7 @@ def _write(results: ProbeResults, stem: Path, name: str, trained: TrainedStudy, 
         label = f"stat-{stat}_desc-{name.replace('-', '')}"
         write_map(trained.stem, label, data.space, values, {**metadata, **shared})
     tables = list(results.tables)
-    found = {"Probe": name, "Asks": PROBES[name], "Summary": results.sentence, "Tables": tables}
+    found = {"Probe": name, "Asks": PROBES[name].question, "Summary": results.summary, "Tables": tables}
     write_json(done, {**found, **results.metadata, **shared})
 
 

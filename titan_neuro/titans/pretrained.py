@@ -21,7 +21,7 @@ from titan_neuro.errors import ConfigError, InputNotFoundError, MismatchError, n
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 SCHEMA, SCHEMA_VERSION = "titan-neuro-model", 1
 
-# Not `Self`: beartype, by which the tests check shapes method by method, knows it in decorated classes alone.
+# Not `Self`: beartype, which checks shapes in the tests, supports it in decorated classes only.
 AnyModel = TypeVar("AnyModel", bound="Pretrained")
 
 
@@ -41,16 +41,20 @@ class Pretrained(nn.Module):
     config_class: ClassVar[type[Any]]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Refuse unknown keyword arguments with a hint; Python's own message has none."""
+        """Refuse unknown arguments and a configuration of another class, before the constructor runs."""
         known = [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
         unknown = [name for name in kwargs if name not in known]
+        hint = f"Settings are given as {cls.__name__}({cls.config_class.__name__}(...))."
         if unknown:
-            settings = sorted(field for field in getattr(cls.config_class, "__dataclass_fields__", {}))
-            hint = f"Settings are given by {cls.config_class.__name__}(...)." if unknown[0] in settings else ""
             raise ConfigError(
                 f"{cls.__name__}: unknown argument {unknown[0]!r}; expected {', '.join(known)}."
                 f"{near_miss(unknown[0], known)}",
                 hint,
+            )
+        config = args[0] if args else kwargs.get("config")
+        if config is not None and not isinstance(config, cls.config_class):
+            raise ConfigError(
+                f"{cls.__name__}: config: expected {cls.config_class.__name__}, found {type(config).__name__}.", hint
             )
         return super().__new__(cls)
 

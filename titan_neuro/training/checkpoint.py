@@ -94,16 +94,16 @@ def load_forecaster(folder: Path, device: torch.device | str = "cpu") -> tuple[F
 
 
 def require_match(record: Mapping[str, Any], data: Mapping[str, Any], where: str) -> None:
-    """Refuse a model on data that differ from what it was trained on.
+    """Refuse data that differ from those that a model was trained on.
 
     Parameters
     ----------
     record : mapping
-        From :func:`load_forecaster` or :func:`require_record`.
+        Of the model, from :func:`load_forecaster` or :func:`require_record`.
     data : mapping
-        Identity of the data at hand: space, repetition time, normalizer.
+        Identity of the data: space, repetition time, normalizer.
     where : str
-        The data's name, for the message.
+        Name of the data, for the message.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def require_match(record: Mapping[str, Any], data: Mapping[str, Any], where: str
     for field in sorted(set(trained) | set(data)):
         if trained.get(field) != data.get(field):
             raise MismatchError(
-                f"{where} differs from what the model was trained on, in {field}: expected {trained.get(field)}, "
-                f"found {data.get(field)}.",
-                "Use data prepared in the same way, or train a model on these.",
+                f"{where} differs from the data that the model was trained on, in {field}: expected "
+                f"{trained.get(field)}, found {data.get(field)}.",
+                "Use data prepared in the same way, or train a model on these data.",
             )

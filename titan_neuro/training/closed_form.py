@@ -1,99 +1,84 @@
-"""What a fold's models begin with: fitted in closed form once, kept in the work folder, shared by whoever needs it.
+"""The parts of a forecaster that are fitted in closed form: fitted once for each fold, kept in the work folder.
 
-Seeds, comparison models, the processes of one training and the jobs of an array all begin with the same linear skip and
-memories. The first that comes fits them, the others wait for its file. A training that is resumed does not fit them
-again.
+Seeds, comparison models, the processes of one training and the jobs of an array all start from the same linear skip and
+recall. The first that needs them fits them, the others wait for its file. A resumed training does not fit them again.
 """
 
 from __future__ import annotations
 
 import functools
-import json
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
 from tqdm import tqdm
 
-from titan_neuro.files import file_lock, write_bytes
 from titan_neuro.forecaster import ForecasterConfig, RecallConfig
 from titan_neuro.forecaster.recall import RecallFit, fit_recall
 from titan_neuro.linear.autoregression import Autoregression, fit_autoregression
 from titan_neuro.provenance import digest, versions
 from titan_neuro.training.fold import FoldData
+from titan_neuro.training.tensors import TensorsAndMetadata, cached_tensors
 
-logger = logging.getLogger(__name__)
-
-# Raised when the same runs and settings come to other numbers.
+# Raised when the same runs and settings lead to other numbers.
 _METHOD_VERSION = 2
-_Fitted = tuple[dict[str, Tensor], dict[str, Any]]
 
 
 def fitted_linear_skip(data: FoldData, horizons: Sequence[int], *, work_dir: Path) -> Autoregression:
-    """Fit the linear skip of the fold's models, once for all.
+    """Return the linear skip of the fold's models; fit it where no training did so before.
 
-    It sees the validation runs too, as the AR baseline of this fold does: the learned part is judged against the very
-    bar that it will be scored against.
+    It is fitted to the training and validation runs, as the AR baseline of the fold is: the learned part is validated
+    against the same autoregression that it is scored against.
+
+    Parameters
+    ----------
+    data : FoldData
+    horizons : sequence of int
+        Lead times, in time points.
+    work_dir : Path
     """
 
-    def fit() -> _Fitted:
+    def fit() -> TensorsAndMetadata:
         progress = functools.partial(tqdm, desc="autoregression", unit="run", disable=None, leave=False)
         fitted = fit_autoregression(data.fit_runs, tuple(horizons), progress=progress)
         tensors = {"coefficients": fitted.coefficients, "intercept": fitted.intercept}
         return tensors, {"order": fitted.order, "penalty": fitted.penalty}
 
-    tensors, metadata = _once(work_dir, "linear", data, list(horizons), fit)
+    tensors, metadata = cached_tensors(work_dir, "linear", _fingerprint(data, list(horizons)), fit)
     return Autoregression(
         **tensors, horizons=tuple(horizons), order=tuple(metadata["order"]), penalty=tuple(metadata["penalty"])
     )
 
 
 def fitted_recall(data: FoldData, model: ForecasterConfig, *, work_dir: Path) -> RecallFit | None:
-    """Fit the memories that a model begins with, once for all seeds; None for a model without.
+    """Return the fit of a model's recall, made once for all seeds; None for a model without one.
 
-    To the training and validation runs, as the linear skip; a validation run is then read with what was fitted without
-    it. Where test runs show what no training run did, no stimulus is remembered.
+    It is fitted to the training and validation runs, as the linear skip is. Each of these runs is later read with the
+    fit to the other runs (`Forecaster.held_out_index`). Where the test runs have another stimulus than the training
+    runs (protocols other than ``subject``), the recall has no stimulus memory.
+
+    Parameters
+    ----------
+    data : FoldData
+    model : ForecasterConfig
+    work_dir : Path
     """
     config = model.recall
     if config is None:
         return None
 
-    def fit() -> _Fitted:
+    def fit() -> TensorsAndMetadata:
         linear = fitted_linear_skip(data, model.horizons, work_dir=work_dir)
         fitted = fit_recall(config, data.fit_runs, linear, stimulus_is_shared=data.protocol == "subject")
         return fitted.tensors(), {"runs": fitted.runs}
 
-    settings = [TypeAdapter(RecallConfig).dump_python(config, mode="json"), model.horizons]
-    tensors, metadata = _once(work_dir, "recall", data, [*settings, data.protocol], fit)
+    settings = [TypeAdapter(RecallConfig).dump_python(config, mode="json"), model.horizons, data.protocol]
+    tensors, metadata = cached_tensors(work_dir, "recall", _fingerprint(data, settings), fit)
     return RecallFit.from_tensors(tensors, {key: tuple(place) for key, place in metadata["runs"].items()})
 
 
-def _once(work_dir: Path, name: str, data: FoldData, settings: Any, fit: Callable[[], _Fitted]) -> _Fitted:
-    """Read what was fitted to these runs with these settings before, or fit it."""
+def _fingerprint(data: FoldData, settings: Any) -> str:
+    """Return the digest of the runs and settings that a fit depends on."""
     keys = [run.key for run in data.fit_runs]
-    follows_from = [settings, keys, data.digests(), versions()["titan-neuro"], _METHOD_VERSION]
-    path = work_dir / f"{name}-{digest(follows_from)[:12]}.safetensors"
-    with file_lock(path, work_dir=work_dir):
-        if path.is_file():
-            try:
-                return _read(path)
-            except (SafetensorError, ValueError, KeyError) as error:
-                logger.warning("%s is damaged (%s); it is fitted again.", path, error)
-        _write(path, *fit())
-        # Read back: whoever fitted it goes on with the same bits as whoever finds it.
-        return _read(path)
-
-
-def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_bytes(path, save(whole, metadata={"metadata": json.dumps(metadata)}))
-
-
-def _read(path: Path) -> _Fitted:
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["metadata"])  # noqa: SIM118
+    return digest([settings, keys, data.input_digests(), versions()["titan-neuro"], _METHOD_VERSION])

@@ -1,23 +1,22 @@
-"""Train one fold with Lightning, choose the epoch on the validation runs, and write the model down."""
+"""Training of one fold: fit, train with Lightning, choose the epoch on the validation runs, save the model."""
 
 from __future__ import annotations
 
 import copy
-import functools
 import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import lightning
-import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from pydantic import ConfigDict, Field, TypeAdapter
-from pydantic.dataclasses import dataclass
+from pydantic.dataclasses import dataclass as validated_dataclass
 
 from titan_neuro.data.store import FeatureStore, RunView
 from titan_neuro.errors import ConfigError, MismatchError
@@ -25,64 +24,74 @@ from titan_neuro.files import atomic, remove_leftovers
 from titan_neuro.forecaster import Forecaster, ForecasterConfig
 from titan_neuro.forecaster.tokenizers import SwinTokenizer, SwinTokenizerConfig
 from titan_neuro.provenance import commit, digest, versions
+from titan_neuro.seeds import epoch_seed, fold_seed
 from titan_neuro.training.checkpoint import discard_record, read_record, save_forecaster
 from titan_neuro.training.closed_form import fitted_linear_skip, fitted_recall
 from titan_neuro.training.features import cached_features
 from titan_neuro.training.fold import FoldData
-from titan_neuro.training.logs import LOG_EVERY_STEPS, MemoryLogs, Progress, make_loggers
+from titan_neuro.training.logs import MemoryLogs, Progress, make_loggers
 from titan_neuro.training.masked_volumes import PretrainingConfig
 from titan_neuro.training.module import ForecastModule
 from titan_neuro.training.pretrain import pretrain_swin, require_pretraining
 from titan_neuro.training.resume import (
     Checkpoints,
-    answer_between_stages,
     best_epoch,
     best_path,
     find_checkpoint,
+    stop_if_signaled,
     training_lock,
 )
-from titan_neuro.training.streams import Share, StreamLoader, StreamWindows
-from titan_neuro.training.trainer import Precision, Processes, Strategy, explained, fit, make_trainer, quiet_lightning
+from titan_neuro.training.streams import Rank, StreamLoader, StreamWindows
+from titan_neuro.training.trainer import (
+    Precision,
+    Processes,
+    Strategy,
+    explain_errors,
+    fit,
+    make_trainer,
+    quiet_lightning,
+)
 
 logger = logging.getLogger(__name__)
 
-# Raised when the same settings and data come to other weights: models that are there already are then trained again.
+# Raised when the same settings and data lead to other weights: existing models are then trained again.
 _METHOD_VERSION = 4
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@validated_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class TrainingConfig:
     """How a model is trained.
 
     Attributes
     ----------
     max_epochs : int
-        Rounds of training, each followed by a validation.
+        Epochs, each followed by a validation.
     steps_per_epoch : int
-        A round is one pass over the training runs, or as many as give so many steps.
+        Steps of an epoch, at least: the training runs are read once, or again until there are so many steps.
     patience : int
-        Epochs without a better validation error after which training stops.
+        Epochs without a smaller validation error after which the training stops.
     window_time_points : int
-        Time points that are back-propagated through; the memory goes on from window to window, its gradient does not.
+        Length of a window in time points. The memory state is carried over from window to window, its gradient is not.
     n_streams : int
-        Runs that are read side by side, by all processes together.
+        Runs that are read side by side, over all processes.
     learning_rate, weight_decay : float
-        Of AdamW. The rate rises evenly, then falls as a cosine to 0, step by step.
+        Of AdamW. The learning rate rises linearly, then falls as half a cosine to 0, step by step.
     warmup_fraction : float
-        Share of all steps in which the rate rises.
+        Fraction of all steps in which the learning rate rises.
     gradient_clip : float
         Largest norm of a step's gradient.
     precision : {"float32", "bfloat16", "float16"}
-        Of what tokenizer, backbone and decoder compute. Weights, what memories hold, and all that is fitted in closed
-        form stay float32.
+        In which tokenizer, backbone and decoder compute. Weights, memory states, and all that is fitted in closed form
+        stay float32.
     gradient_checkpointing : bool
-        Compute what is inside a block of the backbone again for its gradient, and keep it not: more time, less memory.
+        Compute the activations inside the backbone's blocks again for the gradient, instead of keeping them: more time,
+        less memory.
     strategy : {"ddp", "fsdp"}
-        What several processes share out: the streams alone, or also the weights and what the optimizer keeps of them.
+        What several processes share: the streams only (``ddp``), or also weights and optimizer state (``fsdp``).
     checkpoint_every_s : float
-        Seconds of work that an interruption may cost, roughly.
+        Seconds between two checkpoints within an epoch, at least.
     pretraining : PretrainingConfig, optional
-        Pre-train the Swin on masked volumes of the training runs; None does not.
+        Pre-training of the Swin on masked volumes of the training runs; by default none.
     """
 
     max_epochs: Annotated[int, Field(ge=1)] = 12
@@ -103,16 +112,17 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if self.strategy == "fsdp" and self.precision == "float16":
             raise ConfigError(
-                "training.precision: float16 is not for training.strategy fsdp.", "Set training.precision to bfloat16."
+                "training.precision: float16 can't be combined with training.strategy fsdp.",
+                "Set training.precision to bfloat16.",
             )
 
 
-# Settings that say how a training is gone about, and change nothing of what comes of it but by rounding.
-_NOT_OF_THE_RESULT = ("checkpoint_every_s", "gradient_checkpointing", "strategy")
+# Settings that change the weights by rounding errors only.
+_SETTINGS_WITHOUT_EFFECT = ("checkpoint_every_s", "gradient_checkpointing", "strategy")
 
 
 def fold_fingerprint(data: FoldData, model: ForecasterConfig, training: TrainingConfig, seed: int) -> str:
-    """Digest of everything that a fold's model follows from."""
+    """Return the digest of everything that a fold's model depends on."""
     content = {
         **_settings(data, model, training, seed),
         "data": data.identity(),
@@ -122,17 +132,53 @@ def fold_fingerprint(data: FoldData, model: ForecasterConfig, training: Training
 
 
 def _settings(data: FoldData, model: ForecasterConfig, training: TrainingConfig, seed: int) -> dict[str, Any]:
-    """What a fold's model follows from beside the data."""
-    told = TypeAdapter(TrainingConfig).dump_python(training, mode="json")
+    """Return what a fold's model depends on beside the content of the runs."""
+    training_settings = TypeAdapter(TrainingConfig).dump_python(training, mode="json")
     return {
         "model": TypeAdapter(ForecasterConfig).dump_python(model, mode="json"),
-        "training": {name: value for name, value in told.items() if name not in _NOT_OF_THE_RESULT},
+        "training": {name: value for name, value in training_settings.items() if name not in _SETTINGS_WITHOUT_EFFECT},
         "seed": seed,
         "fold": [data.fold.number, data.protocol, data.fold.train, data.fold.validation],
         # Another version may build another model from the same settings.
         "version": versions()["titan-neuro"],
         "method": _METHOD_VERSION,
     }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """One training: data, settings, folders and processes."""
+
+    data: FoldData
+    model: ForecasterConfig
+    training: TrainingConfig
+    folder: Path
+    work_dir: Path
+    seed: int
+    processes: Processes
+
+    @property
+    def settings_digest(self) -> str:
+        return digest(_settings(self.data, self.model, self.training, self.seed))
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the trainer's checkpoints."""
+        return self.work_dir / f"fold-{self.data.fold.number}-{self.settings_digest[:12]}"
+
+    def build(self) -> Forecaster:
+        """Make the model, with random weights."""
+        mask = None if self.data.space.mask is None else torch.from_numpy(self.data.space.mask)
+        return self.model.build(n_features=self.data.space.n_features, mask=mask)
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """A model with the weights of the chosen epoch, and one row for each validation."""
+
+    forecaster: Forecaster
+    history: list[dict[str, float]]
+    epoch: int
 
 
 def train_fold(
@@ -145,79 +191,90 @@ def train_fold(
     seed: int,
     processes: Processes | None = None,
 ) -> bool:
-    """Train the model of one fold, unless it is there; an interrupted training goes on where it was last saved.
+    """Train the model of one fold, unless it exists already; an interrupted training resumes at its last checkpoint.
 
     Parameters
     ----------
     data : FoldData
     model, training : ForecasterConfig, TrainingConfig
     folder : Path
-        Where ``model.safetensors``, ``config.json``, ``training.csv`` (a row for each validation) and ``logs`` (for
-        TensorBoard, and a table of steps for each start) go.
+        For ``model.safetensors``, ``config.json``, ``training.csv`` (a row for each validation) and ``logs`` (for
+        TensorBoard, and a table of steps for each start).
     work_dir : Path
-        Checkpoints of the trainer, one folder for each fold and setting, until the model is written; and what was
-        fitted in closed form, for other trainings.
+        For checkpoints, in one folder for each fold and settings, until the model is written; and for closed-form fits,
+        which other trainings load.
     seed : int
     processes : Processes, optional
-        By default this one, on the CPU. Each of several calls this function; the first writes.
+        By default this process, on the CPU. Each of several processes calls this function; the first writes.
 
     Returns
     -------
     bool
-        False when the model was there already.
+        False when the model existed already.
 
     Raises
     ------
     TrainingError
-        The loss, of training or validation, is not finite: what was trained before stays as it was, and the last good
-        checkpoint is kept in `work_dir`. Or too few time points to fit, or another of the processes was lost.
+        The loss of training or validation is not finite: an earlier model in `folder` stays, and the last good
+        checkpoint stays in `work_dir`. Or there are too few time points to fit, or another process has died.
     MismatchError
-        The data are not those that the interrupted training began on.
+        The data have changed since the interrupted training began.
     OutputError
         Another process trains into `folder`, or the disk is full.
     """
     fingerprint = fold_fingerprint(data, model, training, seed)
-    processes = processes or Processes()
-    checkpoints = _checkpoint_folder(work_dir, data, _settings(data, model, training, seed))
+    job = _Job(
+        data=data,
+        model=model,
+        training=training,
+        folder=folder,
+        work_dir=work_dir,
+        seed=seed,
+        processes=processes or Processes(),
+    )
     if _is_trained(folder, fingerprint):
-        if processes.is_first:
-            # One that was killed when all was done but this.
-            shutil.rmtree(checkpoints, ignore_errors=True)
+        if job.processes.is_first:
+            # A process that was killed after it wrote the model has left its checkpoints.
+            shutil.rmtree(job.checkpoints, ignore_errors=True)
         return False
-    # Told before minutes are spent on what is fitted in closed form.
+    # Checked before minutes are spent on closed-form fits.
     require_pretraining(model, training.pretraining)
-    run = functools.partial(_train, data, model, training, folder=folder, work_dir=work_dir, seed=seed)
-    if not processes.is_first:
-        run(processes=processes)
+    if not job.processes.is_first:
+        _train(job)
         return True
     start = time.monotonic()
-    with training_lock(folder), training_lock(checkpoints):
+    with training_lock(folder), training_lock(job.checkpoints):
         remove_leftovers(*(folder / name for name in ("model.safetensors", "config.json", "training.csv")))
-        forecaster, history, epoch = run(processes=processes)
-        table = pd.DataFrame(history)
-        discard_record(folder)
-        with atomic(folder / "training.csv") as path:
-            table.to_csv(path, index=False)
-        chosen = table.set_index("epoch").loc[epoch]
-        record = {
-            "fingerprint": fingerprint,
-            "data": data.identity(),
-            "protocol": data.protocol,
-            "fold": data.fold.number,
-            "train": data.fold.train,
-            "validation": data.fold.validation,
-            "test": data.fold.test,
-            "selected_epoch": epoch,
-            "validation_skill_ar": float(chosen["validation_skill_ar"]),
-            "n_parameters": sum(each.numel() for each in forecaster.parameters() if each.requires_grad),
-            "seed": seed,
-            "versions": versions(),
-            "commit": commit(),
-            "wall_time_s": round(time.monotonic() - start, 1),
-        }
-        save_forecaster(folder, forecaster, record)
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        trained = _train(job)
+        _save(job, trained, fingerprint, wall_time_s=round(time.monotonic() - start, 1))
+        shutil.rmtree(job.checkpoints, ignore_errors=True)
     return True
+
+
+def _save(job: _Job, trained: _Trained, fingerprint: str, *, wall_time_s: float) -> None:
+    """Write the table of epochs and the model with its record, which comes last."""
+    data, forecaster = job.data, trained.forecaster
+    discard_record(job.folder)
+    with atomic(job.folder / "training.csv") as path:
+        pd.DataFrame(trained.history).to_csv(path, index=False)
+    chosen = next(row for row in trained.history if row["epoch"] == trained.epoch)
+    record = {
+        "fingerprint": fingerprint,
+        "data": data.identity(),
+        "protocol": data.protocol,
+        "fold": data.fold.number,
+        "train": data.fold.train,
+        "validation": data.fold.validation,
+        "test": data.fold.test,
+        "selected_epoch": trained.epoch,
+        "validation_skill_ar": chosen["validation_skill_ar"],
+        "n_parameters": sum(each.numel() for each in forecaster.parameters() if each.requires_grad),
+        "seed": job.seed,
+        "versions": versions(),
+        "commit": commit(),
+        "wall_time_s": wall_time_s,
+    }
+    save_forecaster(job.folder, forecaster, record)
 
 
 def _is_trained(folder: Path, fingerprint: str) -> bool:
@@ -229,31 +286,14 @@ def _is_trained(folder: Path, fingerprint: str) -> bool:
     return record is not None and record.get("fingerprint") == fingerprint
 
 
-def _checkpoint_folder(work_dir: Path, data: FoldData, settings: Mapping[str, Any]) -> Path:
-    return work_dir / f"fold-{data.fold.number}-{digest(settings)[:12]}"
-
-
-def _train(
-    data: FoldData,
-    model: ForecasterConfig,
-    training: TrainingConfig,
-    *,
-    folder: Path,
-    work_dir: Path,
-    seed: int,
-    processes: Processes,
-) -> tuple[Forecaster, list[dict[str, float]], int]:
-    """Fit; return the model with the best epoch's weights, what was noted of each, and that epoch.
-
-    Epoch 0 is what was fitted in closed form. In the processes that write nothing the weights are those of the last.
-    """
-    settings = _settings(data, model, training, seed)
-    checkpoints = _checkpoint_folder(work_dir, data, settings)
-    identity = {"settings": digest(settings), "data": data.digests()}
-    last = find_checkpoint(checkpoints, identity, may_tidy=processes.is_first)
-    forecaster = _begin(data, model, training, work_dir=work_dir, seed=seed, device=processes.own_device)
-    windows = _Windows(data, model, training, seed, _features(data, forecaster, work_dir, processes.own_device))
-    answer_between_stages(is_first=processes.is_first)
+def _train(job: _Job) -> _Trained:
+    """Fit and train. In the processes that don't write, the weights are those of the last epoch, not of the best."""
+    is_first, training = job.processes.is_first, job.training
+    identity = {"settings": job.settings_digest, "data": job.data.input_digests()}
+    checkpoint = find_checkpoint(job.checkpoints, identity, may_clean_up=is_first)
+    forecaster = _init_forecaster(job)
+    streams = _StreamData(job, _features(job, forecaster))
+    stop_if_signaled(is_first=is_first)
     forecaster.backbone.gradient_checkpointing = training.gradient_checkpointing
     module = ForecastModule(
         forecaster,
@@ -261,43 +301,43 @@ def _train(
         weight_decay=training.weight_decay,
         warmup_fraction=training.warmup_fraction,
         max_epochs=training.max_epochs,
-        fully_sharded=training.strategy == "fsdp" and processes.n * processes.n_nodes > 1,
     )
-    fitted = copy.deepcopy(forecaster.state_dict())
+    fitted_weights = copy.deepcopy(forecaster.state_dict())
     with quiet_lightning():
         trainer = make_trainer(
-            checkpoints,
-            processes,
+            job.checkpoints,
+            job.processes,
             training.max_epochs,
             precision=training.precision,
             strategy=training.strategy,
             gradient_clip_val=training.gradient_clip,
-            logger=make_loggers(folder / "logs", begins_at=_step_of(last)),
-            log_every_n_steps=LOG_EVERY_STEPS,
+            logger=make_loggers(job.folder / "logs", first_step=_step_of(checkpoint)),
             callbacks=[
                 EarlyStopping(monitor="validation_mse", patience=training.patience),
                 Progress(),
                 MemoryLogs(),
-                Checkpoints(checkpoints, every_s=training.checkpoint_every_s, identity=identity),
+                Checkpoints(job.checkpoints, every_s=training.checkpoint_every_s, identity=identity),
             ],
         )
-        if last is None:
-            with explained(trainer):
-                trainer.validate(module, datamodule=windows, verbose=False)
-            answer_between_stages(is_first=processes.is_first)
+        if checkpoint is None:
+            with explain_errors(trainer):
+                trainer.validate(module, datamodule=streams, verbose=False)
+            stop_if_signaled(is_first=is_first)
         else:
-            logger.info("Training goes on from %s.", last)
-        fit(trainer, module, windows, last)
+            logger.info("Training resumes from %s.", checkpoint)
+        fit(trainer, module, streams, checkpoint)
     epoch = best_epoch(module.history)
-    if processes.is_first:
-        weights = fitted
-        if epoch:
-            saved = torch.load(best_path(checkpoints, epoch), map_location="cpu", weights_only=True)["state_dict"]
-            weights = {name.removeprefix("forecaster."): value for name, value in saved.items()}
-        # Weights that were divided among processes can't be put together again in place.
-        forecaster = forecaster if not module.is_sharded else _empty(model, data)
+    if is_first:
+        # Weights that were divided among processes can't be joined in place.
+        forecaster = job.build() if module.is_sharded else forecaster
+        weights = _best_weights(job.checkpoints, epoch) if epoch else fitted_weights
         forecaster.to("cpu").load_state_dict(weights)
-    return forecaster, module.history, epoch
+    return _Trained(forecaster, module.history, epoch)
+
+
+def _best_weights(checkpoints: Path, epoch: int) -> dict[str, torch.Tensor]:
+    saved = torch.load(best_path(checkpoints, epoch), map_location="cpu", weights_only=True)["state_dict"]
+    return {name.removeprefix("forecaster."): value for name, value in saved.items()}
 
 
 def _step_of(checkpoint: Path | None) -> int:
@@ -306,70 +346,61 @@ def _step_of(checkpoint: Path | None) -> int:
     return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
 
 
-def _features(data: FoldData, forecaster: Forecaster, work_dir: Path, device: str) -> dict[str, FeatureStore] | None:
+def _features(job: _Job, forecaster: Forecaster) -> dict[str, FeatureStore] | None:
     if not isinstance(forecaster.tokenizer, SwinTokenizer) or not forecaster.tokenizer.frozen:
         return None
-    return cached_features(data.fit_runs, forecaster.tokenizer, work_dir=work_dir, device=device)
+    device = job.processes.local_device
+    return cached_features(job.data.fit_runs, forecaster.tokenizer, work_dir=job.work_dir, device=device)
 
 
-def _empty(model: ForecasterConfig, data: FoldData) -> Forecaster:
-    mask = None if data.space.mask is None else torch.from_numpy(data.space.mask)
-    return model.build(n_features=data.space.n_features, mask=mask)
-
-
-def _begin(
-    data: FoldData, model: ForecasterConfig, training: TrainingConfig, *, work_dir: Path, seed: int, device: str
-) -> Forecaster:
-    """Build the model, and give it what is known before any gradient: a pre-trained encoder, and the closed form."""
-    swin = None
-    if training.pretraining is not None and isinstance(model.tokenizer, SwinTokenizerConfig):
-        swin = pretrain_swin(data, model.tokenizer, training.pretraining, work_dir=work_dir, seed=seed, device=device)
-    # Of both numbers, so that no fold of one seed begins with the weights of another fold of another seed.
-    lightning.seed_everything(int(np.random.SeedSequence([seed, data.fold.number]).generate_state(1)[0]), verbose=False)
-    forecaster = _empty(model, data)
-    if swin is not None:
-        forecaster.tokenizer.swin.load_state_dict(swin)
-    forecaster.linear_skip.load(fitted_linear_skip(data, model.horizons, work_dir=work_dir))
-    fitted = fitted_recall(data, model, work_dir=work_dir)
-    if forecaster.recall is not None and fitted is not None:
-        forecaster.recall.load(fitted)
+def _init_forecaster(job: _Job) -> Forecaster:
+    """Make the model that training starts from: a pre-trained encoder where asked for, and the closed-form fits."""
+    data, model, pretraining = job.data, job.model, job.training.pretraining
+    encoder = None
+    if pretraining is not None and isinstance(model.tokenizer, SwinTokenizerConfig):
+        device = job.processes.local_device
+        encoder = pretrain_swin(data, model.tokenizer, pretraining, work_dir=job.work_dir, seed=job.seed, device=device)
+    lightning.seed_everything(fold_seed(job.seed, data.fold.number), verbose=False)
+    forecaster = job.build()
+    if encoder is not None and isinstance(forecaster.tokenizer, SwinTokenizer):
+        forecaster.tokenizer.swin.load_state_dict(encoder)
+    forecaster.linear_skip.load(fitted_linear_skip(data, model.horizons, work_dir=job.work_dir))
+    recall = fitted_recall(data, model, work_dir=job.work_dir)
+    if forecaster.recall is not None and recall is not None:
+        forecaster.recall.load(recall)
     return forecaster
 
 
-class _Windows(lightning.LightningDataModule):
-    """Training windows in a new order and at new offsets each epoch; validation windows always the same."""
+class _StreamData(lightning.LightningDataModule):
+    """Training windows in a new order and at new offsets in each epoch; validation windows always the same."""
 
-    def __init__(
-        self,
-        data: FoldData,
-        model: ForecasterConfig,
-        training: TrainingConfig,
-        seed: int,
-        features: Mapping[str, FeatureStore] | None,
-    ) -> None:
+    def __init__(self, job: _Job, features: Mapping[str, FeatureStore] | None) -> None:
         super().__init__()
-        self._train, self._validation = data.select(data.fold.train), data.select(data.fold.validation)
-        self._seed, self._min_steps = seed, training.steps_per_epoch
-        self._options = {
-            "window_time_points": training.window_time_points,
-            "n_streams": training.n_streams,
-            "horizons": model.horizons,
-            "features": features,
-        }
+        self._job, self._features = job, features
 
     def train_dataloader(self) -> StreamLoader:
-        """Windows of this epoch."""
+        """Return the windows of the current epoch."""
         epoch = 0 if self.trainer is None else self.trainer.current_epoch
-        return self._load(self._train, seed=self._seed * 100_003 + epoch, min_steps=self._min_steps)
+        runs = self._job.data.select(self._job.data.fold.train)
+        return self._load(runs, seed=epoch_seed(self._job.seed, epoch), min_steps=self._job.training.steps_per_epoch)
 
     def val_dataloader(self) -> StreamLoader:
-        """Windows of the validation runs."""
-        return self._load(self._validation, seed=None)
+        """Return the windows of the validation runs."""
+        return self._load(self._job.data.select(self._job.data.fold.validation), seed=None, min_steps=1)
 
-    def _load(self, runs: Sequence[RunView], **options: Any) -> StreamLoader:
-        share, on_gpu = Share(), False
+    def _load(self, runs: Sequence[RunView], *, seed: int | None, min_steps: int) -> StreamLoader:
+        rank, on_gpu = Rank(), False
         if self.trainer is not None:
-            share = Share(self.trainer.global_rank, self.trainer.world_size)
+            rank = Rank(self.trainer.global_rank, self.trainer.world_size)
             on_gpu = self.trainer.strategy.root_device.type == "cuda"
-        windows = StreamWindows(runs, share=share, **options, **self._options)
+        windows = StreamWindows(
+            runs,
+            window_time_points=self._job.training.window_time_points,
+            n_streams=self._job.training.n_streams,
+            horizons=self._job.model.horizons,
+            min_steps=min_steps,
+            features=self._features,
+            seed=seed,
+            rank=rank,
+        )
         return StreamLoader(windows, pin_memory=on_gpu)

@@ -1,4 +1,4 @@
-"""What a model of one fold is trained on, and what ties it to that."""
+"""The data of one fold, and the identity of these data in the record of a trained model."""
 
 from __future__ import annotations
 
@@ -14,12 +14,23 @@ from titan_neuro.provenance import digest
 
 @dataclass(frozen=True, kw_only=True)
 class FoldData:
-    """The runs of a fold, seen through the study's mask.
+    """The runs of a fold, read through the mask that all runs of the study share.
+
+    Attributes
+    ----------
+    fold : Fold
+        Keys of the training, validation and test runs.
+    protocol : {"subject", "run", "strict"}
+        How the runs were split.
+    space : Space
+        Grid and mask, or parcels.
+    runs : mapping of str to RunView
+        All runs of the study, by key.
 
     Raises
     ------
     MismatchError
-        The parts of the fold share a subject, or what else its protocol holds apart.
+        Two parts of the fold share a subject or a stimulus that the protocol keeps separate.
     """
 
     fold: Fold
@@ -34,27 +45,26 @@ class FoldData:
         """Return the runs of these keys."""
         return [self.runs[key] for key in keys]
 
-    def identity(self) -> dict[str, Any]:
-        """What a model trained on these data is bound to."""
-        any_run = self.runs[self.fold.train[0]]
-        return data_identity(self.space, any_run)
-
     @property
     def fit_runs(self) -> list[RunView]:
-        """Runs of training and validation: what is fitted in closed form sees both."""
+        """Training and validation runs: closed-form fits use both."""
         return self.select((*self.fold.train, *self.fold.validation))
 
-    def digests(self) -> dict[str, str]:
-        """What is read while training, by name: the runs, as they lie on the disk, and what they are seen through."""
+    def identity(self) -> dict[str, Any]:
+        """Return what a model trained on these data is bound to; see :func:`data_identity`."""
+        return data_identity(self.space, self.runs[self.fold.train[0]])
+
+    def input_digests(self) -> dict[str, str]:
+        """Return a digest of each training and validation run as stored, and one of grid and preparation, by name."""
         runs = {run.key: digest([run.store.record["fingerprint"], run.store.sha256]) for run in self.fit_runs}
         return {**runs, "the grid and how runs were prepared": digest(self.identity())}
 
     @property
     def caveats(self) -> list[str]:
-        """Sentences that every table made from these runs must bear, each once."""
+        """Sentences that every table made from these runs must carry, without repeats."""
         return list(dict.fromkeys(caveat for run in self.runs.values() for caveat in run.store.caveats))
 
 
 def data_identity(space: Space, run: RunView) -> dict[str, Any]:
-    """Describe data in JSON: space (grid and mask, or parcels), repetition time, how they were prepared."""
+    """Describe data in JSON: space (grid and mask, or parcels), repetition time in s, settings of the preparation."""
     return {**space.identity(), "repetition_time": run.repetition_time, **run.store.preparation}

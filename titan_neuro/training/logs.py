@@ -1,4 +1,4 @@
-"""What is seen of a training while it runs: a bar, TensorBoard's curves, a table of steps."""
+"""Progress bar, TensorBoard curves and a table of steps, written while a training runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import datetime
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from titan_neuro.forecaster.recall.forecast_memory import ForecastMemory
 from titan_neuro.titans.layers.neural_memory import NeuralMemory
+from titan_neuro.training.module import ForecastModule
 
 logger = logging.getLogger(__name__)
 
@@ -26,108 +27,124 @@ LOG_EVERY_STEPS = 5
 _GATES = ("forgetting", "momentum", "step_size")
 
 
-def make_loggers(folder: Path, *, begins_at: int) -> list[Logger]:
-    """Make what writes logs into `folder`, on this machine alone.
+def make_loggers(folder: Path, *, first_step: int) -> list[Logger]:
+    """Make the loggers of a training; they write into `folder`, and nothing leaves the machine.
 
-    TensorBoard's curves go on from step `begins_at`: what an interrupted training had written beyond it is not shown.
-    Tables of steps (``version_<n>/metrics.csv``) are one for each start.
+    Parameters
+    ----------
+    folder : Path
+    first_step : int
+        Step from which the training resumes. TensorBoard's curves continue there: later steps of an interrupted
+        training are not shown. Each start writes a table of steps of its own (``steps/version_<n>/metrics.csv``).
     """
     return [
-        TensorBoardLogger(folder, name="", version="", purge_step=begins_at),
+        TensorBoardLogger(folder, name="", version="", purge_step=first_step),
         CSVLogger(folder, name="steps", flush_logs_every_n_steps=LOG_EVERY_STEPS),
     ]
 
 
 class Progress(TQDMProgressBar):
-    """Lightning's bar, with volumes a second, and the time that is left of the whole training, at most.
+    """Lightning's progress bar, with volumes per second, and the longest time that the training can still take.
 
-    Where nobody watches, in the log of a job, it is a line for each epoch.
+    Where the output is no terminal, as in the log of a job, it is a line for each epoch.
     """
 
     def __init__(self) -> None:
-        self._is_watched = sys.stderr.isatty()
-        super().__init__(refresh_rate=1 if self._is_watched else 0)
-        self._began: tuple[float, float] | None = None
+        self._is_terminal = sys.stderr.isatty()
+        super().__init__(refresh_rate=1 if self._is_terminal else 0)
+        self._start: tuple[float, float] | None = None
 
-    def get_metrics(self, trainer: lightning.Trainer, pl_module: Any) -> dict[str, Any]:
-        """Numbers beside the bar."""
-        shown: dict[str, Any] = {k: v for k, v in super().get_metrics(trainer, pl_module).items() if k != "v_num"}
+    def get_metrics(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """Return the numbers beside the bar, by name."""
+        metrics = {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
         if trainer.training:
-            shown |= {"left": self._left(trainer, pl_module), "volumes/s": f"{pl_module.volumes_per_s:.3g}"}
-        return shown
+            module = _forecast_module(pl_module)
+            metrics |= {"left": self._time_left(trainer, module), "volumes/s": f"{module.volumes_per_s:.3g}"}
+        return metrics
 
-    def _left(self, trainer: lightning.Trainer, pl_module: Any) -> str:
+    def _time_left(self, trainer: lightning.Trainer, module: ForecastModule) -> str:
         steps = trainer.fit_loop.batch_idx + 1
-        progress = (trainer.current_epoch + steps / trainer.num_training_batches) / pl_module.max_epochs
+        progress = (trainer.current_epoch + steps / trainer.num_training_batches) / module.max_epochs
         now = time.monotonic()
-        if self._began is None:
-            self._began = (now, progress)
-        since, at_start = self._began
-        if progress <= at_start:
+        if self._start is None:
+            self._start = (now, progress)
+        start, progress_at_start = self._start
+        if progress <= progress_at_start:
             return "?"
-        left = (now - since) * (1 - progress) / (progress - at_start)
-        return str(datetime.timedelta(seconds=round(left)))
+        seconds = (now - start) * (1 - progress) / (progress - progress_at_start)
+        return str(datetime.timedelta(seconds=round(seconds)))
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *rest: Any) -> None:
-        """Move the bar on."""
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *rest: Any) -> None:
+        """Advance the bar."""
         super().on_train_batch_end(trainer, pl_module, *rest)
-        if self._began is None:
-            self._left(trainer, pl_module)
+        if self._start is None:
+            self._time_left(trainer, _forecast_module(pl_module))
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Say what the epoch came to, where no bar does."""
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Log a line about the epoch, where there is no bar."""
         super().on_train_epoch_end(trainer, pl_module)
-        if not self._is_watched:
-            row = pl_module.history[-1]
+        if not self._is_terminal:
+            module = _forecast_module(pl_module)
+            row = module.history[-1]
             logger.info(
                 "Epoch %d of %d: skill %.4f over AR, %.4f over persistence; %.3g volumes/s, %s left at most.",
-                *(row["epoch"], pl_module.max_epochs, row["validation_skill_ar"], row["validation_skill_persistence"]),
-                *(row["volumes_per_s"], self._left(trainer, pl_module)),
+                *(row["epoch"], module.max_epochs, row["validation_skill_ar"], row["validation_skill_persistence"]),
+                *(row["volumes_per_s"], self._time_left(trainer, module)),
             )
 
 
+def _forecast_module(module: lightning.LightningModule) -> ForecastModule:
+    if not isinstance(module, ForecastModule):
+        raise TypeError(f"Progress: expected a ForecastModule, found a {type(module).__name__}.")
+    return module
+
+
 class MemoryLogs(Callback):
-    """Log what the memories do: their gates, averaged over heads and tokens, and the norms of what they hold."""
+    """Log the gates of all memories, averaged over heads and tokens, and the norms of their weights."""
 
     def __init__(self) -> None:
-        self._handles: list[RemovableHandle] = []
+        self._hooks: list[RemovableHandle] = []
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Watch every memory of the model."""
+        """Add a hook to every memory of the model."""
         for name, module in pl_module.named_modules():
             if isinstance(module, NeuralMemory | ForecastMemory):
-                self._handles.append(module.register_forward_hook(_watch(trainer, pl_module, name)))
+                self._hooks.append(module.register_forward_hook(_memory_hook(trainer, pl_module, name)))
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Watch no longer."""
-        self._stop()
+        """Remove the hooks."""
+        self._remove_hooks()
 
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
-        """Watch no longer."""
-        self._stop()
+        """Remove the hooks."""
+        self._remove_hooks()
 
-    def _stop(self) -> None:
-        while self._handles:
-            self._handles.pop().remove()
+    def _remove_hooks(self) -> None:
+        while self._hooks:
+            self._hooks.pop().remove()
 
 
-def _watch(trainer: lightning.Trainer, pl_module: lightning.LightningModule, name: str) -> Any:
+def _memory_hook(
+    trainer: lightning.Trainer, pl_module: lightning.LightningModule, name: str
+) -> Callable[[nn.Module, tuple[Any, ...], tuple[Any, Any]], None]:
     def log(module: nn.Module, inputs: tuple[Any, ...], output: tuple[Any, Any]) -> None:
-        if trainer.training and trainer.global_step % trainer.log_every_n_steps == 0:
+        if trainer.training and trainer.global_step % LOG_EVERY_STEPS == 0:
             with torch.no_grad():
-                values = dict(_read(module, inputs[0], output[1]))
+                values = dict(_memory_values(module, inputs[0], output[1]))
             short = name.removeprefix("forecaster.").replace(".", "_")
             pl_module.log_dict({f"memory/{short}/{key}": value for key, value in values.items()}, batch_size=1)
 
     return log
 
 
-def _read(module: nn.Module, x: Tensor, state: Any) -> Iterator[tuple[str, Tensor]]:
+def _memory_values(module: nn.Module, x: Tensor, state: Any) -> Iterator[tuple[str, Tensor]]:
+    """Yield mean gates, and the norm of each layer's weights: of one head's matrix, averaged over streams and heads."""
     if isinstance(module, NeuralMemory):
         for gate, values in zip(_GATES, module.gate_values(x.detach()), strict=True):
             yield gate, values.float().mean()
     for layer, weights in enumerate(state.memory.weights):
-        # Of one head's matrix, averaged over streams and heads.
         yield f"norm_{layer}", weights.detach().flatten(2).norm(dim=-1).mean()

@@ -1,4 +1,4 @@
-"""Pre-train the Swin of a fold on masked volumes, before anything is forecast."""
+"""Pre-training of a fold's Swin on masked volumes, before the forecaster is trained."""
 
 from __future__ import annotations
 
@@ -10,22 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from pydantic import TypeAdapter
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from titan_neuro.errors import ConfigError, MismatchError
-from titan_neuro.files import file_lock, write_bytes
 from titan_neuro.forecaster import ForecasterConfig
 from titan_neuro.forecaster.tokenizers import SwinTokenizer, SwinTokenizerConfig
 from titan_neuro.provenance import digest, versions
-from titan_neuro.training.masked_volumes import MaskedVolumes, PretrainingConfig, ScatteredVolumes
-from titan_neuro.training.resume import StopWhenAsked, is_whole
+from titan_neuro.seeds import epoch_seed, fold_seed
+from titan_neuro.training.masked_volumes import MaskedVolumes, PretrainingConfig, RandomVolumes
+from titan_neuro.training.resume import StopOnSignal, is_intact
+from titan_neuro.training.tensors import TensorsAndMetadata, cached_tensors, tensors_path
 from titan_neuro.training.trainer import Processes, fit, make_trainer, quiet_lightning
 from titan_neuro.typing import RunData
 
@@ -36,38 +34,43 @@ logger = logging.getLogger(__name__)
 
 
 def require_pretraining(model: ForecasterConfig, pretraining: PretrainingConfig | None) -> None:
-    """Refuse a frozen Swin that was never trained, and masked volumes where there are none.
+    """Refuse a frozen Swin without pre-training, and pre-training of a model that has no Swin.
 
     Raises
     ------
     ConfigError
+        Model and `pretraining` don't fit each other; says which setting to change.
     """
     tokenizer = model.tokenizer
     if pretraining is not None and not isinstance(tokenizer, SwinTokenizerConfig):
         raise ConfigError(
-            f"training.pretraining: masked volumes are for the Swin; model.tokenizer.kind is {tokenizer.kind}.",
+            f"training.pretraining: only the Swin is pre-trained, and model.tokenizer.kind is {tokenizer.kind}.",
             "Set training.pretraining to null.",
         )
     if pretraining is None and isinstance(tokenizer, SwinTokenizerConfig) and tokenizer.frozen:
         raise ConfigError(
-            "model.tokenizer.frozen is true, but nothing pre-trains the Swin: its random weights would stay.",
-            "Give training.pretraining its settings ({} for the defaults), or set model.tokenizer.frozen to false.",
+            "model.tokenizer.frozen is true, but the Swin is not pre-trained: it would keep its random weights.",
+            "Set training.pretraining ({} for the defaults), or set model.tokenizer.frozen to false.",
         )
 
 
-class _Batches(lightning.LightningDataModule):
-    """Other places in each epoch."""
+class _VolumeData(lightning.LightningDataModule):
+    """Batches of volumes, from other places in each epoch."""
 
     def __init__(self, runs: Sequence[RunData], config: PretrainingConfig, seed: int) -> None:
         super().__init__()
         self._runs, self._config, self._seed = runs, config, seed
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Batches of this epoch."""
+        """Return the batches of the current epoch."""
         epoch = 0 if self.trainer is None else self.trainer.current_epoch
-        options = {"batch_time_points": self._config.batch_time_points, "n_batches": self._config.steps_per_epoch}
-        series = ScatteredVolumes(self._runs, seed=self._seed * 100_003 + epoch, **options)
-        return DataLoader(series, batch_size=None)
+        volumes = RandomVolumes(
+            self._runs,
+            batch_volumes=self._config.batch_volumes,
+            n_batches=self._config.steps_per_epoch,
+            seed=epoch_seed(self._seed, epoch),
+        )
+        return DataLoader(volumes, batch_size=None)
 
 
 def pretrain_swin(
@@ -79,9 +82,9 @@ def pretrain_swin(
     seed: int,
     device: str = "cpu",
 ) -> dict[str, Tensor]:
-    """Pre-train the Swin of a fold on its training runs alone, unless that was done; return its weights.
+    """Pre-train the Swin of a fold on its training runs, unless that was done before; return its weights.
 
-    Models of one fold, seed and tokenizer share it, whatever their backbone and decoder.
+    Models of one fold, seed and tokenizer share these weights, whatever their backbone and decoder.
 
     Parameters
     ----------
@@ -90,40 +93,39 @@ def pretrain_swin(
     tokenizer : SwinTokenizerConfig
     config : PretrainingConfig
     work_dir : Path
-        ``swin-<digest>.safetensors`` is kept there, and while it trains, a folder of checkpoints: an interrupted
-        training goes on at its last epoch.
+        For the weights, ``swin-<digest>.safetensors``, and during the training for a folder of checkpoints: an
+        interrupted training resumes at its last epoch.
     seed : int
     device : {"cpu", "cuda", "cuda:N"}
 
     Returns
     -------
     dict of str to torch.Tensor
-        What ``SwinTokenizer.swin`` loads.
+        The state dict of ``SwinTokenizer.swin``.
 
     Raises
     ------
     TrainingError
         The loss is not finite.
+    MismatchError
+        The data are parcels.
     """
-    # Frozen or not, it is pre-trained alike.
-    tokenizer = dataclasses.replace(tokenizer, frozen=False)
-    name = _fingerprint(data, tokenizer, config, seed)[:12]
-    path, folder = work_dir / f"swin-{name}.safetensors", work_dir / f"swin-{name}"
     if data.space.mask is None:
-        raise MismatchError("Masked volumes need volumes, found parcels.")
-    with file_lock(path, work_dir=work_dir):
-        if path.is_file():
-            try:
-                return load_file(path)
-            except SafetensorError:
-                logger.warning("%s is damaged; the Swin is pre-trained again.", path)
-        weights = _pretrain(data, tokenizer, config, folder=folder, seed=seed, device=device)
-        write_bytes(path, save(weights))
-        shutil.rmtree(folder, ignore_errors=True)
+        raise MismatchError("Masked volumes: expected volumes, found parcels.")
+    # The weights are the same whether the tokenizer is frozen afterwards or not.
+    tokenizer = dataclasses.replace(tokenizer, frozen=False)
+    fingerprint = _fingerprint(data, tokenizer, config, seed)
+    checkpoints = tensors_path(work_dir, "swin", fingerprint).with_suffix("")
+
+    def train() -> TensorsAndMetadata:
+        return _train(data, tokenizer, config, folder=checkpoints, seed=seed, device=device), {}
+
+    weights, _ = cached_tensors(work_dir, "swin", fingerprint, train)
+    shutil.rmtree(checkpoints, ignore_errors=True)
     return weights
 
 
-def _pretrain(
+def _train(
     data: FoldData,
     tokenizer: SwinTokenizerConfig,
     config: PretrainingConfig,
@@ -132,11 +134,10 @@ def _pretrain(
     seed: int,
     device: str,
 ) -> dict[str, Tensor]:
-    # Of both numbers, so that no fold of one seed draws what another fold of another seed does.
-    drawn = int(np.random.SeedSequence([seed, data.fold.number]).generate_state(1)[0])
-    lightning.seed_everything(drawn, verbose=False)
+    seed = fold_seed(seed, data.fold.number)
+    lightning.seed_everything(seed, verbose=False)
     swin = SwinTokenizer(tokenizer, torch.from_numpy(data.space.mask), dim=1)
-    module = MaskedVolumes(swin, tokenizer, config, seed=drawn)
+    module = MaskedVolumes(swin, tokenizer, config, seed=seed)
     with quiet_lightning():
         trainer = make_trainer(
             folder,
@@ -144,17 +145,17 @@ def _pretrain(
             config.n_epochs,
             logger=False,
             gradient_clip_val=config.gradient_clip,
-            callbacks=[ModelCheckpoint(dirpath=folder, save_last=True), TQDMProgressBar(), StopWhenAsked()],
+            callbacks=[ModelCheckpoint(dirpath=folder, save_last=True), TQDMProgressBar(), StopOnSignal()],
         )
-        batches = _Batches(data.select(data.fold.train), config, drawn)
+        volumes = _VolumeData(data.select(data.fold.train), config, seed)
         last = folder / "last.ckpt"
-        fit(trainer, module, batches, last if is_whole(last) else None)
-    logger.info("Hidden voxels' mean squared error: %s.", ", ".join(f"{loss:.3f}" for loss in module.losses))
-    return {name: value.detach().cpu().contiguous() for name, value in swin.swin.state_dict().items()}
+        fit(trainer, module, volumes, last if is_intact(last) else None)
+    logger.info("Mean squared error of hidden voxels: %s.", ", ".join(f"{loss:.3f}" for loss in module.losses))
+    return dict(swin.swin.state_dict())
 
 
 def _fingerprint(data: FoldData, tokenizer: SwinTokenizerConfig, config: PretrainingConfig, seed: int) -> str:
-    """Digest of everything that the weights follow from."""
+    """Return the digest of everything that the weights depend on."""
     content = {
         "tokenizer": TypeAdapter(SwinTokenizerConfig).dump_python(tokenizer, mode="json"),
         "pretraining": TypeAdapter(PretrainingConfig).dump_python(config, mode="json"),

@@ -1,4 +1,4 @@
-"""What lets a training be interrupted at any moment: checkpoints, signals, and who may write into a folder."""
+"""Interruptions of a training: checkpoints, signals, and the lock of a folder that is being trained into."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from titan_neuro.files import write_bytes, write_text, writing_to
 logger = logging.getLogger(__name__)
 
 _BEST = "best-"
-# What a training goes on from: its own, and what Lightning's requeue would have left.
+# Checkpoints that a training may resume from: its own, and those that Lightning's requeue would have written.
 _RESUMABLE = "[!b]*[0-9].ckpt"
 _IDENTITY = "identity"
-# What to do when a step is over; the highest of all processes holds.
-_GO_ON, _SAVE, _REQUEUE, _STOP = range(4)
+# Actions at the end of a step. Of several processes that ask for different ones, the highest is carried out by all.
+_CONTINUE, _SAVE, _REQUEUE, _STOP = range(4)
 TIME_LIMIT = signal.SIGUSR1
-_ANSWERS: dict[int, int] = {TIME_LIMIT: _REQUEUE, signal.SIGTERM: _STOP}
-# An older one stays until the next is whole: should the disk spoil one, the other is there. So of the best.
-_N_KEPT = 2
+_ACTIONS: dict[int, int] = {TIME_LIMIT: _REQUEUE, signal.SIGTERM: _STOP}
+# Two checkpoints, and two best weights: should one be damaged, the other can be used.
+_N_CHECKPOINTS = 2
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -50,69 +50,72 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises
         ------
         OutputError
-            The disk is full or can't be written; what was there before stays.
+            The disk is full or can't be written; an earlier checkpoint at `path` stays.
         """
         content = io.BytesIO()
         torch.save(checkpoint, content)
         write_bytes(Path(path), content.getbuffer())
 
 
-# Signals that were noted, and not answered yet.
-_noted: set[int] = set()
+# Signals that were received and not yet acted on.
+_received: set[int] = set()
 
 
-def _note(number: int, time_point: FrameType | None) -> None:
-    _noted.add(number)
+def _record(number: int, frame: FrameType | None) -> None:
+    _received.add(number)
 
 
 def expect_time_limit() -> None:
-    """In a job of Slurm, note the signal that comes before its end, whenever it comes; the next step answers it.
+    """In a Slurm job, record the signal that precedes the time limit; the training acts on it at the end of a step.
 
-    Without this, it would end a process that still loads its data, or fits in closed form.
+    Call it early: without a handler the signal would end a process that still loads data, or fits in closed form.
     """
     if "SLURM_JOB_ID" in os.environ:
-        signal.signal(TIME_LIMIT, _note)
+        signal.signal(TIME_LIMIT, _record)
 
 
-def answer_between_stages(*, is_first: bool) -> None:
-    """Answer a signal that came while nothing was trained, and nothing has to be saved: queue again, and stop.
+def stop_if_signaled(*, is_first: bool) -> None:
+    """Stop where a signal was received outside of training steps, when nothing has to be saved.
 
-    The first of several processes does, whose end ends the others.
+    On the time limit's signal the job is put back into the queue before. Of several processes the first does this; when
+    it ends, the others end, too.
 
     Raises
     ------
     KeyboardInterrupt
+        A signal was received.
     """
-    if _noted and is_first:
-        if TIME_LIMIT in _noted:
+    if _received and is_first:
+        if TIME_LIMIT in _received:
             _requeue()
-        _noted.clear()
+        _received.clear()
         raise KeyboardInterrupt
 
 
-class StopWhenAsked(Callback):
-    """Answer a signal in a training that saves at the ends of its epochs alone."""
+class StopOnSignal(Callback):
+    """Act on signals in a training that saves at the ends of its epochs only."""
 
     def on_train_batch_end(self, *_: Any, **__: Any) -> None:
-        """Queue again, and stop."""
-        answer_between_stages(is_first=True)
+        """Put the job back into the queue where its time limit is near, and stop."""
+        stop_if_signaled(is_first=True)
 
 
 class Checkpoints(Checkpoint):
-    """Save now and then in the middle of an epoch, at its end, and when a signal asks for an end.
+    """Save a checkpoint at intervals within an epoch, at the end of an epoch, and when a signal asks to stop.
 
-    SIGTERM saves and stops. The signal before a time limit (``sbatch --signal=USR1@180``) saves, puts the job back into
-    Slurm's queue and stops. Both wait for the end of a step: what is saved between two steps is consistent, and all
-    processes save the same step. (Lightning's own answer saves in the middle of whatever was being done.)
+    On SIGTERM the training saves and stops. On the signal before a time limit (``sbatch --signal=USR1@180``) it saves,
+    puts the job back into Slurm's queue, and stops. Both happen at the end of a step: between two steps the saved state
+    is consistent, and all processes save the same step. (Lightning's own handler would save in the middle of a step.)
 
     Parameters
     ----------
     folder : Path
-        ``step-<number>.ckpt``, the last two; ``best-<epoch>.ckpt``, the weights of the best validations, the last two.
+        For ``step-<number>.ckpt``, the last two, and ``best-<epoch>.ckpt``, the weights of the last two epochs that had
+        the least validation error so far.
     every_s : float
-        Seconds between two of them, at least.
+        Seconds between two checkpoints within an epoch, at least.
     identity : mapping
-        JSON: what the training follows from. Kept in each, to be compared by :func:`find_checkpoint`.
+        JSON: what the training depends on. Stored in each checkpoint, and compared by :func:`find_checkpoint`.
     """
 
     def __init__(self, folder: Path, *, every_s: float, identity: Mapping[str, Any]) -> None:
@@ -120,68 +123,69 @@ class Checkpoints(Checkpoint):
         self._saved_at = time.monotonic()
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Answer SIGTERM, which Lightning gives back when the training is over.
+        """Handle SIGTERM (Lightning restores its own handler at the end), and check that all processes agree.
 
         Raises
         ------
         TrainingError
-            Processes that share a folder have not found the same checkpoint in it.
+            The processes found different checkpoints in the folder that they share.
         """
         self._saved_at = time.monotonic()
         steps = {int(_reduced(trainer, trainer.global_step, kind)) for kind in ("MIN", "MAX")}
         if len(steps) > 1:
             raise TrainingError(
-                f"{self._folder}: processes go on from different steps, {min(steps)} and {max(steps)}.",
-                "The folder's disk shows them different files: wait until it has settled, and give the command again.",
+                f"{self._folder}: processes resume from different steps, {min(steps)} and {max(steps)}.",
+                "They see different files in this folder: wait until its file system is consistent, and run the same "
+                "command again.",
             )
-        # One that was killed after it had decided to stop must not learn on.
+        # A training that was killed after its decision to stop early must not continue.
         trainer.should_stop |= any(each.wait_count >= each.patience for each in trainer.early_stopping_callbacks)
-        self._listen()
+        self._handle_sigterm()
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Answer SIGTERM in the validation before all training, too."""
-        self._listen()
+        """Handle SIGTERM in the validation before the first epoch, too."""
+        self._handle_sigterm()
 
-    def _listen(self) -> None:
-        with contextlib.suppress(ValueError):  # Not in the main thread, which alone is told of signals.
-            signal.signal(signal.SIGTERM, _note)
+    def _handle_sigterm(self) -> None:
+        with contextlib.suppress(ValueError):  # Only the main thread can handle signals.
+            signal.signal(signal.SIGTERM, _record)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any, **__: Any
     ) -> None:
-        """Save where it is time, or asked for."""
+        """Save where the interval is over, or a signal asks for it."""
         if trainer.is_last_batch:
-            # The validation comes next, and its checkpoint. One from before it would go on after it.
+            # A checkpoint is saved after the validation that follows. One from before would skip the validation.
             return
         is_time = time.monotonic() - self._saved_at >= self._every_s
-        self._answer(trainer, _SAVE if is_time else _GO_ON)
+        self._act(trainer, _SAVE if is_time else _CONTINUE)
 
     def on_validation_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any, **__: Any
     ) -> None:
-        """Stop where that is asked for; what was learned since the last checkpoint is learned again."""
-        self._answer(trainer, _GO_ON, may_save=False)
+        """Stop where a signal asks for it; the steps since the last checkpoint are repeated later."""
+        self._act(trainer, _CONTINUE, may_save=False)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Save what was validated; the decision whether to stop early is made before, and saved with it."""
-        history: list[dict[str, float]] = pl_module.history  # type: ignore[assignment]
+        """Save the validated epoch, with the decision whether to stop early, which was made before."""
+        history = _history(pl_module)
         if best_epoch(history) == history[-1]["epoch"]:
             trainer.save_checkpoint(best_path(self._folder, best_epoch(history)), weights_only=True)
-        self._answer(trainer, _SAVE)
+        self._act(trainer, _SAVE)
 
-    def _answer(self, trainer: lightning.Trainer, wish: int, *, may_save: bool = True) -> None:
-        wish = int(_reduced(trainer, max([wish, *(_ANSWERS[number] for number in _noted)]), "MAX"))
-        if wish == _GO_ON:
+    def _act(self, trainer: lightning.Trainer, action: int, *, may_save: bool = True) -> None:
+        action = int(_reduced(trainer, max([action, *(_ACTIONS[number] for number in _received)]), "MAX"))
+        if action == _CONTINUE:
             return
         if may_save:
             self._save(trainer)
-        if wish == _REQUEUE:
+        if action == _REQUEUE:
             if trainer.is_global_zero:
                 _requeue()
-            # srun ends all tasks as soon as one has ended: not before the job is queued.
+            # srun ends all tasks as soon as one has ended: none may end before the job is queued.
             trainer.strategy.barrier()
-        if wish > _SAVE:
-            _noted.clear()
+        if action > _SAVE:
+            _received.clear()
             raise KeyboardInterrupt
 
     def _save(self, trainer: lightning.Trainer) -> None:
@@ -189,28 +193,35 @@ class Checkpoints(Checkpoint):
         self._saved_at = time.monotonic()
         if trainer.is_global_zero:
             for kind in (_RESUMABLE, f"{_BEST}*.ckpt"):
-                for path in _newest_first(self._folder, kind)[_N_KEPT:]:
+                for path in _newest_first(self._folder, kind)[_N_CHECKPOINTS:]:
                     path.unlink()
 
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Say what the training follows from."""
+        """Store the identity of the training."""
         checkpoint[_IDENTITY] = dict(self._identity)
 
 
+def _history(module: lightning.LightningModule) -> list[dict[str, float]]:
+    history: object = module.history
+    if not isinstance(history, list):
+        raise TypeError(f"{type(module).__name__}.history: expected a list, found {type(history).__name__}.")
+    return history
+
+
 def best_epoch(history: Sequence[Mapping[str, float]]) -> int:
-    """Return the epoch with the least validation error, the first of equal ones; 0 is the closed form."""
+    """Return the epoch with the least validation error, the first of equal ones; epoch 0 is the closed-form fit."""
     return int(min(history, key=lambda row: row["validation_mse"])["epoch"])
 
 
 def best_path(folder: Path, epoch: int) -> Path:
-    """Return where the weights of a best epoch lie."""
+    """Return the path of the weights of a best epoch."""
     return folder / f"{_BEST}{epoch:04d}.ckpt"
 
 
 def _reduced(trainer: lightning.Trainer, value: int, kind: str) -> int:
-    """The least or greatest value of all processes."""
+    """Return the least (``MIN``) or greatest (``MAX``) value of all processes."""
     if trainer.world_size == 1:
         return value
     tensor = torch.tensor(value, device=trainer.strategy.root_device)
@@ -218,70 +229,73 @@ def _reduced(trainer: lightning.Trainer, value: int, kind: str) -> int:
 
 
 def _requeue() -> None:
-    """Put this job back into Slurm's queue; its own end follows."""
+    """Put this Slurm job back into the queue; it ends soon after."""
     job = os.environ["SLURM_JOB_ID"]
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     try:
-        asked = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
-        why = asked.stderr.strip() if asked.returncode else ""
+        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
+        reason = done.stderr.strip() if done.returncode else ""
     except OSError as error:  # a container without Slurm's programs
-        why = f"scontrol: {error.strerror}"
-    if why:
+        reason = f"scontrol: {error.strerror}"
+    if reason:
         logger.warning(
-            "The time limit is near; what can be saved is saved, but job %s can't be queued again (%s): submit the "
-            "same command once more.",
-            *(job, why),
+            "The time limit is near and the training is saved, but job %s can't be queued again (%s). Submit the same "
+            "command once more.",
+            *(job, reason),
         )
     else:
-        logger.info("The time limit is near; what can be saved is saved, and job %s is queued again.", job)
+        logger.info("The time limit is near: the training is saved, and job %s is queued again.", job)
 
 
-def _newest_first(folder: Path, kind: str) -> list[Path]:
-    """Checkpoints of a kind, by when they were written: what a lost training has left is older than what is new."""
-    found = {}
-    for path in folder.glob(kind):
-        with contextlib.suppress(FileNotFoundError):  # Another process of this training has just put it aside.
-            found[path] = (path.stat().st_mtime_ns, path.name)
-    return sorted(found, key=lambda path: found[path], reverse=True)
+def _newest_first(folder: Path, pattern: str) -> list[Path]:
+    """Sort checkpoints by the time of writing, not by step: those of a lost training may have higher steps."""
+    times = {}
+    for path in folder.glob(pattern):
+        with contextlib.suppress(FileNotFoundError):  # Another process of this training has just renamed it.
+            times[path] = (path.stat().st_mtime_ns, path.name)
+    return sorted(times, key=lambda path: times[path], reverse=True)
 
 
-def find_checkpoint(folder: Path, identity: Mapping[str, Any], *, may_tidy: bool = True) -> Path | None:
-    """Find the newest checkpoint that is whole; None where there is none.
+def find_checkpoint(folder: Path, identity: Mapping[str, Any], *, may_clean_up: bool = True) -> Path | None:
+    """Find the newest checkpoint of this training that is intact; None where there is none.
 
-    One that is damaged, or not of this training, is never loaded. Processes that look at the same time find the same.
+    Checkpoints that are damaged or of another training are never loaded. Several processes that search at the same time
+    find the same one.
 
     Parameters
     ----------
     folder : Path
     identity : mapping
-        What the training follows from, of which ``settings`` must be the same; ``data`` maps what it reads to digests.
-    may_tidy : bool
-        Put such checkpoints aside, and remove what a killed process has left half written: for one process.
+        What the training depends on: ``settings``, which must be those of the checkpoint, and ``data``, a digest of
+        each input by its name.
+    may_clean_up : bool
+        Rename the checkpoints that can't be used, and remove files that a killed process left unfinished: for one
+        process only.
 
     Raises
     ------
     MismatchError
         The data have changed since the training began.
     """
-    if may_tidy:
+    if may_clean_up:
         for path in folder.glob(".*.ckpt.*.tmp"):
             path.unlink()
     for path in _newest_first(folder, _RESUMABLE):
-        found, why = _read_identity(path, folder)
-        if found.get("settings") != identity["settings"]:
-            logger.warning("%s is %s; it is not gone on from.", path, why)
-            if may_tidy:
-                # Inside Slurm, Lightning loads by itself whatever bears the name of its own requeue.
+        saved, problem = _read_identity(path, folder)
+        if saved.get("settings") != identity["settings"]:
+            logger.warning("%s is %s; the training does not resume from it.", path, problem)
+            if may_clean_up:
+                # In a Slurm job, Lightning would load any file that is named as its own requeue names them.
                 path.rename(path.with_name(f"refused-{path.stem.replace('hpc_ckpt', 'requeue')}"))
             continue
-        _require_same_data(folder, identity["data"], found["data"])
+        _require_same_data(folder, identity["data"], saved["data"])
         return path
     return None
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a checkpoint is what was written: the sums in its archive tell."""
+def is_intact(path: Path) -> bool:
+    """Return whether a checkpoint exists and fits the checksums in its archive."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
@@ -290,55 +304,55 @@ def is_whole(path: Path) -> bool:
 
 
 def _read_identity(path: Path, folder: Path) -> tuple[dict[str, Any], str]:
-    """What the training followed from; and why nothing is known of it, if so."""
-    if not is_whole(path):
+    """Return the identity stored in a checkpoint (empty where it can't be used), and the problem with it, in words."""
+    if not is_intact(path):
         return {}, "damaged"
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        found, epoch = dict(content[_IDENTITY]), best_epoch(content["history"])
+        identity, epoch = dict(content[_IDENTITY]), best_epoch(content["history"])
     except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, TypeError):
         return {}, "of another training"
-    if found.get("settings") and epoch and not is_whole(best_path(folder, epoch)):
+    if identity.get("settings") and epoch and not is_intact(best_path(folder, epoch)):
         return {}, f"of a training whose best weights, of epoch {epoch}, are damaged"
-    return found, "of another training"
+    return identity, "of another training"
 
 
 def _require_same_data(folder: Path, now: Mapping[str, str], before: Mapping[str, str]) -> None:
     for name in sorted(set(now) | set(before)):
         if now.get(name) != before.get(name):
             raise MismatchError(
-                f"{folder}: the training there began on other data: {name} was {before.get(name)}, now it is "
+                f"{folder}: this training began with other data: {name} was {before.get(name)}, now it is "
                 f"{now.get(name)}.",
-                "Put the data back and run the same command, or remove this folder to begin anew on what is there now.",
+                "Restore the data and run the same command, or remove this folder to train from the start.",
             )
 
 
 @contextlib.contextmanager
 def training_lock(folder: Path) -> Iterator[None]:
-    """Keep others from training into `folder`, for as long as the block runs or this process lives.
+    """Keep other processes from training into `folder`, until the block ends or this process dies.
 
     Raises
     ------
     OutputError
-        Somebody else does; says who.
+        Another process trains into `folder`; names it.
     """
-    path, who = folder / ".lock", folder / ".locked-by"
+    path, holder_path = folder / ".lock", folder / ".locked-by"
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
         lock.acquire(blocking=False)
     except Timeout as error:
-        holder = who.read_text(encoding="utf-8").strip() if who.is_file() else "another process"
+        holder = holder_path.read_text(encoding="utf-8").strip() if holder_path.is_file() else "another process"
         raise OutputError(
             f"{folder}: is being trained already, by {holder}.",
-            "Wait for it to end, or give this training an OUTPUT_DIR of its own.",
+            "Wait for it to end, or give this training another OUTPUT_DIR.",
         ) from error
     try:
         job = os.environ.get("SLURM_JOB_ID")
         name = f"process {os.getpid()} on {socket.gethostname()}" + (f", Slurm job {job}" if job else "")
-        write_text(who, f"{name}\n")
+        write_text(holder_path, f"{name}\n")
         yield
     finally:
-        who.unlink(missing_ok=True)
+        holder_path.unlink(missing_ok=True)
         lock.release()

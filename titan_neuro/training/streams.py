@@ -1,4 +1,4 @@
-"""Windows of runs in the order of their streams, several streams side by side."""
+"""Windows of runs, in the order of several streams that are read side by side."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from titan_neuro.errors import MismatchError
 from titan_neuro.typing import RunData
 
 
-class Windows(NamedTuple):
-    """One step of all streams.
+class WindowBatch(NamedTuple):
+    """One window of each stream.
 
     Attributes
     ----------
     series : torch.Tensor
-        float32 ``(streams, window + longest horizon, features)``: what the model reads, and what comes after it.
+        float32 ``(streams, window + longest lead time, features)``: the window that the model reads, and the time
+        points after it that are only forecast.
     valid : torch.Tensor
-        bool ``(streams, window + longest horizon)``: the time point exists and is scored.
+        bool ``(streams, window + longest lead time)``: the time point exists and is scored.
     is_start : torch.Tensor
-        bool ``(streams,)``: a run begins here, nothing is carried over from the window before.
+        bool ``(streams,)``: a run begins with this window, so that no state is carried over.
     keys : tuple of str
-        Of the run that each stream reads; empty where it reads none.
+        Key of the run that each stream reads; empty where it reads none.
     n_streams : int
-        Streams that read a run, of all processes together.
+        Number of streams that read a run, over all processes.
     n_targets : int
-        Time points that are forecast, over all horizons, scored ones alone: of the streams of all processes.
+        Number of scored targets, over all lead times and over the streams of all processes.
     features : torch.Tensor or None
-        float32 ``(streams, window, ...)``: what a frozen encoder has made of the time points that the model reads.
+        float32 ``(streams, window, ...)``: output of a frozen encoder for the window.
     """
 
     series: Tensor
@@ -45,8 +46,8 @@ class Windows(NamedTuple):
     n_targets: int
     features: Tensor | None = None
 
-    def pin_memory(self) -> Windows:
-        """The same in memory from which a GPU reads while it computes."""
+    def pin_memory(self) -> WindowBatch:
+        """Return the same batch in pinned memory, which a GPU reads while it computes."""
         return self._replace(
             series=self.series.pin_memory(),
             valid=self.valid.pin_memory(),
@@ -55,30 +56,30 @@ class Windows(NamedTuple):
         )
 
 
-class Share(NamedTuple):
-    """Which streams one of several processes reads: every `n`-th, from the `rank`-th on."""
+class Rank(NamedTuple):
+    """Number of this process among those that train together. It reads every `world_size`-th stream, from `rank` on."""
 
     rank: int = 0
-    n: int = 1
+    world_size: int = 1
 
 
-_ALONE = Share()
+_SINGLE_PROCESS = Rank()
 
 
-class _Piece(NamedTuple):
+class _Window(NamedTuple):
     run: int
     start: int
     is_start: bool
 
 
-class StreamWindows(Dataset[Windows]):
+class StreamWindows(Dataset[WindowBatch]):
     """Every run, cut into windows; item ``i`` holds the ``i``-th window of each stream.
 
-    A stream takes a new run when its last has ended, so that none waits for the longest. Runs may start at random
-    offsets: nothing should be learned from the time since a run began.
+    A stream continues with a new run as soon as its run has ended: no stream waits for the longest run. Runs may start
+    at random offsets, so that nothing can be learned from the time since a run began.
 
-    Several processes share the streams: which run is read where and when does not depend on their number, each has as
-    many steps as the others, and one that has no stream of its own reads an empty one.
+    Several processes share the streams. The schedule (which run is read where and when) does not depend on their
+    number, and all have the same number of steps. A process without a stream reads an empty one.
 
     Parameters
     ----------
@@ -86,17 +87,17 @@ class StreamWindows(Dataset[Windows]):
     window_time_points : int
         Time points that the model reads in a step.
     n_streams : int
-        Streams side by side, of all processes together; no more than there are runs.
+        Number of streams over all processes; at most the number of runs is used.
     horizons : sequence of int
-        Time points ahead that are forecast; the longest says how many time points are read after the window.
+        Lead times, in time points. The longest says how many time points are read after the window.
     min_steps : int
-        The runs are read again, in another order, until there are so many steps.
+        The runs are read again, in another order, until there are at least this many steps.
     features : mapping of str to FeatureStore, optional
-        By the key of the run: read along with the time points.
+        Output of a frozen encoder, by the key of the run; read along with the time points.
     seed : int or None
-        Order of the runs and their offsets; None takes the runs in order, from their first time point.
-    share : Share
-        The part of the streams that is read here.
+        Of the order of the runs and of their offsets. None reads the runs in order, from their first time point.
+    rank : Rank
+        Which of the streams this process reads.
     """
 
     def __init__(
@@ -109,86 +110,93 @@ class StreamWindows(Dataset[Windows]):
         min_steps: int = 1,
         features: Mapping[str, FeatureStore] | None = None,
         seed: int | None,
-        share: Share = _ALONE,
+        rank: Rank = _SINGLE_PROCESS,
     ) -> None:
         self._runs, self._window, self._horizons = runs, window_time_points, tuple(horizons)
-        self._features, self._share = features, share
+        self._features, self._rank = features, rank
         self.n_streams = min(n_streams, len(runs))
         self._steps = self._schedule(self.n_streams, min_steps, seed)
-        # Scored time points before each time point, so that those of a window are one difference.
+        # Number of scored time points before each time point: that of a window is one difference.
         self._scored_before = [np.concatenate([[0], np.cumsum(run.scored)]) for run in runs]
 
-    def _schedule(self, n_streams: int, min_steps: int, seed: int | None) -> list[list[_Piece | None]]:
+    def _schedule(self, n_streams: int, min_steps: int, seed: int | None) -> list[list[_Window | None]]:
         rng = None if seed is None else np.random.default_rng(seed)
-        waiting: list[list[_Piece]] = []
-        lanes: list[list[_Piece]] = [[] for _ in range(n_streams)]
-        steps: list[list[_Piece | None]] = []
+        waiting: list[list[_Window]] = []
+        streams: list[list[_Window]] = [[] for _ in range(n_streams)]
+        steps: list[list[_Window | None]] = []
         n_passes = 0
         while True:
             if not waiting and (n_passes == 0 or len(steps) < min_steps):
                 order = np.arange(len(self._runs)) if rng is None else rng.permutation(len(self._runs))
-                waiting = [self._pieces(int(run), rng) for run in order][::-1]
+                waiting = [self._cut(int(run), rng) for run in order][::-1]
                 n_passes += 1
-            for lane in lanes:
-                while not lane and waiting:
-                    lane.extend(waiting.pop())
-            if not any(lanes):
+            for stream in streams:
+                while not stream and waiting:
+                    stream.extend(waiting.pop())
+            if not any(streams):
                 return steps
-            steps.append([lane.pop(0) if lane else None for lane in lanes])
+            steps.append([stream.pop(0) if stream else None for stream in streams])
 
-    def _pieces(self, run: int, rng: np.random.Generator | None) -> list[_Piece]:
+    def _cut(self, run: int, rng: np.random.Generator | None) -> list[_Window]:
         length = self._runs[run].n_time_points
         offset = int(rng.integers(min(self._window, max(1, length // 2)))) if rng is not None else 0
-        # The last time point of a run has nothing after it to be learned from.
-        return [_Piece(run, start, start == offset) for start in range(offset, length - 1, self._window)]
+        # A window of the last time point alone has no target.
+        return [_Window(run, start, start == offset) for start in range(offset, length - 1, self._window)]
 
-    def _n_targets(self, piece: _Piece | None) -> int:
-        if piece is None:
+    def _n_targets(self, window: _Window | None) -> int:
+        if window is None:
             return 0
-        before, last = self._scored_before[piece.run], self._runs[piece.run].n_time_points
-        starts = [min(piece.start + horizon, last) for horizon in self._horizons]
-        return int(sum(before[min(start + self._window, last)] - before[start] for start in starts))
+        before, end = self._scored_before[window.run], self._runs[window.run].n_time_points
+        first_targets = [min(window.start + horizon, end) for horizon in self._horizons]
+        return int(sum(before[min(first + self._window, end)] - before[first] for first in first_targets))
 
     def __len__(self) -> int:
-        """Number of steps."""
+        """Return the number of steps."""
         return len(self._steps)
 
-    def __getitem__(self, index: int) -> Windows:
+    def __getitem__(self, index: int) -> WindowBatch:
         """Read the windows of step `index`."""
         of_all = self._steps[index]
-        pieces = of_all[self._share.rank :: self._share.n] or [None]
+        windows = of_all[self._rank.rank :: self._rank.world_size] or [None]
         length, n_features = self._window + max(self._horizons), self._runs[0].n_features
-        series = torch.zeros(len(pieces), length, n_features)
-        valid = torch.zeros(len(pieces), length, dtype=torch.bool)
-        is_start = torch.zeros(len(pieces), dtype=torch.bool)
-        for lane, piece in enumerate(pieces):
-            if piece is None:
-                # A stream without a run reads the mean and learns nothing.
-                is_start[lane] = True
+        series = torch.zeros(len(windows), length, n_features)
+        valid = torch.zeros(len(windows), length, dtype=torch.bool)
+        is_start = torch.zeros(len(windows), dtype=torch.bool)
+        for stream, window in enumerate(windows):
+            if window is None:
+                # A stream without a run reads zeros, the mean, and has no target.
+                is_start[stream] = True
                 continue
-            run = self._runs[piece.run]
-            read = run.read(piece.start, min(piece.start + length, run.n_time_points))
-            series[lane, : len(read)] = read
-            valid[lane, : len(read)] = torch.from_numpy(run.scored[piece.start : piece.start + len(read)])
-            is_start[lane] = piece.is_start
-        keys = tuple("" if piece is None else self._runs[piece.run].key for piece in pieces)
-        n_streams, n_targets = sum(piece is not None for piece in of_all), sum(map(self._n_targets, of_all))
-        return Windows(series, valid, is_start, keys, n_streams, n_targets, self._read_features(pieces))
+            run = self._runs[window.run]
+            values = run.read(window.start, min(window.start + length, run.n_time_points))
+            series[stream, : len(values)] = values
+            valid[stream, : len(values)] = torch.from_numpy(run.scored[window.start : window.start + len(values)])
+            is_start[stream] = window.is_start
+        return WindowBatch(
+            series,
+            valid,
+            is_start,
+            keys=tuple("" if window is None else self._runs[window.run].key for window in windows),
+            n_streams=sum(window is not None for window in of_all),
+            n_targets=sum(map(self._n_targets, of_all)),
+            features=self._read_features(windows),
+        )
 
-    def _read_features(self, pieces: Sequence[_Piece | None]) -> Tensor | None:
+    def _read_features(self, windows: Sequence[_Window | None]) -> Tensor | None:
         if not self._features:
             return None
         shape = next(iter(self._features.values())).shape
-        features = torch.zeros(len(pieces), self._window, *shape)
-        for lane, piece in enumerate(pieces):
-            if piece is not None:
-                read = self._features[self._runs[piece.run].key].read(piece.start, piece.start + self._window)
-                features[lane, : len(read)] = read
+        features = torch.zeros(len(windows), self._window, *shape)
+        for stream, window in enumerate(windows):
+            if window is not None:
+                store = self._features[self._runs[window.run].key]
+                values = store.read(window.start, window.start + self._window)
+                features[stream, : len(values)] = values
         return features
 
 
 class StreamLoader:
-    """Windows one after the other, the next being read while the last is learned from; it can go on where it was.
+    """Loads windows in order, each while the model computes on the one before; can resume at its position.
 
     Parameters
     ----------
@@ -202,36 +210,36 @@ class StreamLoader:
         self._position = 0
 
     def __len__(self) -> int:
-        """Number of steps from the first on, wherever this goes on."""
+        """Return the number of steps from the first on, whatever the position."""
         return len(self.windows)
 
-    def __iter__(self) -> Iterator[Windows]:
+    def __iter__(self) -> Iterator[WindowBatch]:
         """Yield the windows from the position on."""
-        # A thread and no process: decompression lets other threads run, and nothing has to be copied or can be killed.
+        # A thread and no process: decompression lets other threads run, nothing is copied, and no worker can be killed.
         with ThreadPoolExecutor(1, thread_name_prefix="windows") as reader:
-            coming = reader.submit(self._read, self._position) if self._position < len(self) else None
-            while coming is not None:
-                windows = coming.result()
+            pending = reader.submit(self._read, self._position) if self._position < len(self) else None
+            while pending is not None:
+                windows = pending.result()
                 self._position += 1
-                coming = reader.submit(self._read, self._position) if self._position < len(self) else None
+                pending = reader.submit(self._read, self._position) if self._position < len(self) else None
                 yield windows
         self._position = 0
 
-    def _read(self, index: int) -> Windows:
+    def _read(self, index: int) -> WindowBatch:
         windows = self.windows[index]
         return windows.pin_memory() if self._pin_memory else windows
 
     def state_dict(self) -> dict[str, Any]:
-        """How many steps were taken, and of how many."""
+        """Return the position (number of steps done) and the number of all steps."""
         return {"position": self._position, "steps": len(self)}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Go on after so many steps.
+        """Resume at a saved position.
 
         Raises
         ------
         MismatchError
-            They were steps of other streams.
+            The position was saved with another number of steps, so with other streams.
         """
         if saved["steps"] != len(self):
             raise MismatchError(f"streams: expected {len(self)} steps, found a position among {saved['steps']}.")

@@ -336,7 +336,5 @@ class TestFiles:
     def test_another_number_of_rows_is_refused(self, fmriprep, n_time_points):
         table = table_of(fmriprep)
         check_rows(table, 30)
-        with pytest.raises(
-            MetadataError, match=rf"\.tsv: expected {n_time_points} rows of confounds, .* found 30"
-        ):
+        with pytest.raises(MetadataError, match=rf"\.tsv: expected {n_time_points} rows of confounds, .* found 30"):
             check_rows(table, n_time_points)

@@ -22,8 +22,8 @@ from titan_neuro.data.prepare import PrepareConfig, prepare_run
 from titan_neuro.data.prepare.grid import grid_points, standard_grid
 from titan_neuro.data.prepare.normalization import CausalZScore
 from titan_neuro.data.simulate import SimulateConfig, simulate
-from titan_neuro.data.simulate.config import screenings
-from titan_neuro.data.simulate.signal import screened_latents, stimulus_latents
+from titan_neuro.data.simulate.config import run_designs
+from titan_neuro.data.simulate.signal import latents_at_volumes, stimulus_latents
 from titan_neuro.data.store import RunStore, open_runs
 from titan_neuro.errors import ConfigError, ImageError, MetadataError, MismatchError, NotFetchedError
 
@@ -165,8 +165,8 @@ def test_the_planted_truth_of_a_simulated_twin_is_found_again(tmp_path, prepare)
     inside = ((voxels >= 0) & (voxels < image.shape)).all(axis=1)
     regions = np.zeros(len(points), int)
     regions[inside] = np.asarray(image.dataobj)[tuple(voxels[inside].T)]
-    [run] = screenings(config)
-    latents = screened_latents(stimulus_latents(config), run)
+    [run] = run_designs(config)
+    latents = latents_at_volumes(stimulus_latents(config), run)
     volumes = store.series(0, store.n_time_points).astype(np.float64)
     scored = store.scored
     found = [

@@ -8,41 +8,35 @@ import signal
 import time
 from pathlib import Path
 
-import forked
-import native_runs
 import pytest
+from preparations import native_in, sidecars
 
-from titan_neuro.data.store import open_runs
 from titan_neuro.errors import TitanNeuroError
-
-N_RUNS = 4
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return native_runs.write(
-        tmp_path_factory.mktemp("workers") / "bids", n_runs=N_RUNS, shape=(24, 26, 22), n_time_points=80
-    )
+def four_runs(tmp_path_factory):
+    return native_in(tmp_path_factory.mktemp("workers"), n_runs=4)
 
 
 def wait_for(condition):
     deadline = time.monotonic() + 60
-    while not (found := condition()):
+    while not (value := condition()):
         assert time.monotonic() < deadline
-        time.sleep(0.005)
-    return found
+        time.sleep(0.002)
+    return value
 
 
 def workers_of(parent):
-    """Processes that are working for another one (Linux)."""
-    found = []
+    """Worker processes of a process (Linux)."""
+    workers = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            # The name, in parentheses, may hold anything.
+            # The name, in parentheses, may contain anything.
             ppid = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
             if ppid == parent and b"spawn_main" in (folder / "cmdline").read_bytes():
-                found.append(int(folder.name))
-    return found
+                workers.append(int(folder.name))
+    return workers
 
 
 def is_alive(pid):
@@ -52,14 +46,11 @@ def is_alive(pid):
         return False
 
 
-def stores(output):
-    return {path: path.stat().st_mtime_ns for path in output.rglob("*_desc-prepared_bold.json")}
-
-
 @pytest.mark.parametrize("killed", ["worker", "parent"])
-def test_killed_while_runs_are_prepared_side_by_side(dataset, tmp_path, killed):
-    output, messages = tmp_path / "out", tmp_path / "messages"
-    process = forked.start(["prepare", dataset, output, "--nprocs", 2], messages)
+def test_killed_while_runs_are_prepared_side_by_side(four_runs, killed):
+    output = four_runs.new_output()
+    messages = four_runs.messages
+    process = four_runs.start(output, None, "--nprocs", 2)
     wait_for(lambda: any(output.rglob(".*.zarr.*.tmp")))
     workers = workers_of(process.pid)
     assert len(workers) == 2
@@ -72,20 +63,15 @@ def test_killed_while_runs_are_prepared_side_by_side(dataset, tmp_path, killed):
         assert process.exitcode == TitanNeuroError.exit_code
         assert "A process that prepared a run was killed" in messages.read_text()
         assert "fewer --nprocs: what is done stays done" in messages.read_text()
-    # Nobody would give them work, and they would hold their memory for ever.
+    # Without their parent they would wait for work, and hold their memory, forever.
     try:
         wait_for(lambda: not any(map(is_alive, workers)))
     finally:
         for worker in filter(is_alive, workers):
             os.kill(worker, signal.SIGKILL)
-    done = stores(output)
-    assert len(done) < N_RUNS
-    process = forked.start(["prepare", dataset, output], messages)
-    process.join(60)
-    assert process.exitcode == 0, messages.read_text()
-    assert f"{N_RUNS} runs prepared, {N_RUNS - len(done)} of them now." in messages.read_text()
-    assert done.items() <= stores(output).items()
-    assert len(open_runs(output)) == N_RUNS
-    for store in open_runs(output):
-        store.verify()
-    assert not [*output.rglob("*.tmp"), *output.glob(".work/scratch/*")]
+    done = sidecars(output)
+    assert len(done) < four_runs.n_runs
+    four_runs.finish(output)
+    assert f"4 runs prepared, {4 - len(done)} of them now." in messages.read_text()
+    assert done.items() <= sidecars(output).items()
+    four_runs.check(output)

@@ -1,4 +1,4 @@
-"""A synthetic dataset of the default settings, and how its files are read."""
+"""Synthetic datasets, and the published metadata that they are compared with."""
 
 from __future__ import annotations
 
@@ -17,6 +17,14 @@ def synthetic(tmp_path_factory) -> Path:
     """A synthetic dataset of the default settings."""
     root = tmp_path_factory.mktemp("simulate") / "synthetic"
     simulate(root, SimulateConfig())
+    return root
+
+
+@pytest.fixture(scope="session")
+def small_synthetic(tmp_path_factory) -> Path:
+    """Two subjects, two runs of few large voxels; don't change it."""
+    root = tmp_path_factory.mktemp("simulate") / "small"
+    simulate(root, SimulateConfig(n_subjects=2, n_runs=2, volume_scale=0.05, voxel_size_mm=20))
     return root
 
 

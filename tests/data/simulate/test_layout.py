@@ -1,4 +1,4 @@
-"""The synthetic dataset's layout against the real dataset's: names, sidecars, headers; and that a seed says every byte."""
+"""Layout of the synthetic dataset against the real one (names, sidecars, headers), and reproducible bytes."""
 
 from __future__ import annotations
 
@@ -13,21 +13,17 @@ import nibabel as nib
 import numpy as np
 
 from titan_neuro.data.bids.annex import annex_key
-from titan_neuro.data.simulate import SimulateConfig, simulate
-from titan_neuro.data.simulate.config import screenings
-
-SMALL = SimulateConfig(n_subjects=2, n_runs=2, volume_scale=0.05, voxel_size_mm=20)
+from titan_neuro.data.simulate import SimulateConfig
+from titan_neuro.data.simulate.config import run_designs
+from titan_neuro.data.simulate.files import write_dataset
 
 
 def images(root: Path) -> list[Path]:
     return sorted(path.relative_to(root) for path in root.rglob("*.nii.gz") if ".git" not in path.parts)
 
 
-def digests(root: Path) -> dict[str, tuple[str, str | None]]:
-    return {
-        str(path): (hashlib.sha256((root / path).read_bytes()).hexdigest(), annex_key(root / path))
-        for path in images(root)
-    }
+def digests(root: Path) -> dict[str, str]:
+    return {str(path): hashlib.sha256((root / path).read_bytes()).hexdigest() for path in images(root)}
 
 
 # ---- layout --------------------------------------------------------------------------------------
@@ -35,13 +31,13 @@ def digests(root: Path) -> dict[str, tuple[str, str | None]]:
 
 def test_real_timing_at_scale_one(real_files):
     _, content = real_files
-    for run in screenings(SimulateConfig(n_runs=5, volume_scale=1)):
+    for run in run_designs(SimulateConfig(n_runs=5, volume_scale=1)):
         stem = f"sub-sid000005/func/sub-sid000005_task-movie_run-{run.run:02d}"
         rows = [line.split("\t") for line in content[f"{stem}_events.tsv"].splitlines()[1:]]
         assert run.events() == [(float(onset), float(duration), kind) for onset, duration, kind in rows]
         assert run.n_volumes == json.loads(content[f"{stem}_bold.json"])["dcmmeta_shape"][3]
-    # StimulusAverage time of the first volume of movie, from the data paper's code.
-    starts = [run.stimulus_start for run in screenings(SimulateConfig(n_runs=5, volume_scale=1))]
+    # Movie time of the first volume that shows the movie, from the data paper's code.
+    starts = [run.stimulus_start for run in run_designs(SimulateConfig(n_runs=5, volume_scale=1))]
     np.testing.assert_allclose(starts, [2722.899, 3290.0, 3747.0, 4250.0, 4837.0], atol=0.2)
 
 
@@ -85,7 +81,7 @@ def test_image_headers(synthetic):
     np.testing.assert_array_equal(mask.affine, image.affine)
     inside = np.asarray(mask.dataobj) > 0
     assert 1000 < inside.sum() < 1200
-    # Brought back to the millimetre grid, it covers the brain of the template.
+    # Resampled to the template's grid, the mask covers the template's brain.
     brain = load_mni152_brain_mask(resolution=2)
     back = np.asarray(resample_to_img(mask, brain, interpolation="nearest").dataobj) > 0
     brain = np.asarray(brain.dataobj) > 0
@@ -96,7 +92,7 @@ def test_image_headers(synthetic):
 
 
 def test_is_a_clean_datalad_dataset(synthetic):
-    # Git asks git-annex about files whose time stamps tell it nothing.
+    # Git calls git-annex for files whose time stamps are not conclusive.
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     command = ["git", "-C", synthetic, "status", "--porcelain"]
     status = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
@@ -108,14 +104,13 @@ def test_is_a_clean_datalad_dataset(synthetic):
 # ---- same seed, same bytes -----------------------------------------------------------------------
 
 
-def test_same_seed_same_bytes_and_fewer_subjects_change_nothing(tmp_path):
-    simulate(tmp_path / "one", SMALL)
-    simulate(tmp_path / "two", SimulateConfig(n_subjects=2, n_runs=2, volume_scale=0.05, voxel_size_mm=20))
-    simulate(tmp_path / "three", SimulateConfig(n_subjects=1, n_runs=1, volume_scale=0.05, voxel_size_mm=20))
-    simulate(tmp_path / "other", SimulateConfig(n_subjects=1, n_runs=1, volume_scale=0.05, voxel_size_mm=20, seed=1))
-    one, three, other = (digests(tmp_path / name) for name in ("one", "three", "other"))
-    assert len(one) == 2 * 2 + 2 + 1
-    assert one == digests(tmp_path / "two")
-    assert three.items() <= one.items()
+def test_same_seed_same_bytes_with_fewer_subjects_too(small_synthetic, tmp_path):
+    fewer = {"n_subjects": 1, "n_runs": 1, "volume_scale": 0.05, "voxel_size_mm": 20}
+    for seed in (0, 1):
+        (tmp_path / str(seed)).mkdir()
+        write_dataset(tmp_path / str(seed), SimulateConfig(**fewer, seed=seed), {})
+    whole, part, other = (digests(root) for root in (small_synthetic, tmp_path / "0", tmp_path / "1"))
+    assert len(whole) == 2 * 2 + 2 + 1
+    assert part.items() <= whole.items()
     run = "sub-sid000005/func/sub-sid000005_task-movie_run-01_bold.nii.gz"
-    assert other[run] != one[run]
+    assert other[run] != whole[run]

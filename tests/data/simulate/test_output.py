@@ -1,4 +1,4 @@
-"""Where the synthetic dataset is written: a folder that is not free, a kill, a bare machine, settings out of range."""
+"""Writing a synthetic dataset: occupied folders, a kill, a machine without git settings, settings out of range."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from pydantic import ValidationError
@@ -14,46 +15,42 @@ from pydantic import ValidationError
 from titan_neuro.data.simulate import SimulateConfig, simulate
 from titan_neuro.errors import ConfigError, FetchError, OutputError
 
-SMALL = SimulateConfig(n_subjects=2, n_runs=2, volume_scale=0.05, voxel_size_mm=20)
+SMALL = SimulateConfig(n_subjects=2, n_runs=2, volume_scale=0.05, voxel_size_mm=20)  # of `small_synthetic`
 
 
-# ---- an output folder that is not free -----------------------------------------------------------
+# ---- occupied folders ----------------------------------------------------------------------------
 
 
-def test_a_finished_twin_is_left_alone_and_another_is_refused(tmp_path):
-    simulate(tmp_path / "synthetic", SMALL)
-    head = tmp_path / "synthetic" / ".git" / "refs" / "heads"
-    before = {path: path.read_text() for path in head.iterdir()}
-    began = time.perf_counter()
-    simulate(tmp_path / "synthetic", SMALL)
-    assert time.perf_counter() - began < 0.5
-    assert before == {path: path.read_text() for path in head.iterdir()}
-    with pytest.raises(OutputError, match=r"synthetic dataset of other settings \(they differ in seed\)"):
-        simulate(tmp_path / "synthetic", SimulateConfig(**{**vars_of(SMALL), "seed": 5}))
+def test_finished_datasets_stay_and_other_settings_are_refused(small_synthetic):
+    heads = small_synthetic / ".git" / "refs" / "heads"
+    before = {path: path.read_text() for path in heads.iterdir()}
+    start = time.perf_counter()
+    simulate(small_synthetic, SMALL)
+    assert time.perf_counter() - start < 0.5
+    assert before == {path: path.read_text() for path in heads.iterdir()}
+    with pytest.raises(OutputError, match=r"synthetic dataset with other settings \(they differ in seed\)"):
+        simulate(small_synthetic, replace(SMALL, seed=5))
 
 
-def vars_of(config: SimulateConfig) -> dict:
-    return {name: getattr(config, name) for name in config.__dataclass_fields__}
-
-
-def test_a_folder_of_somebody_else_is_refused(tmp_path):
+def test_folders_with_other_files_are_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(OutputError, match="is no simulated dataset"):
+    with pytest.raises(OutputError, match="is no synthetic dataset"):
         simulate(tmp_path, SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     with pytest.raises(OutputError):
         simulate(tmp_path / "notes.txt" / "synthetic", SMALL)
 
 
-def test_after_a_kill_the_next_call_begins_anew(tmp_path):
+def test_after_a_kill_the_next_call_starts_over(tmp_path):
     script = (
         "from pathlib import Path; from titan_neuro.data.simulate import *; "
-        f"simulate(Path({str(tmp_path / 'synthetic')!r}), SimulateConfig(n_subjects=25, n_runs=5, volume_scale=1))"
+        f"simulate(Path({str(tmp_path / 'synthetic')!r}), "
+        "SimulateConfig(n_subjects=1, n_runs=1, volume_scale=1, voxel_size_mm=6))"
     )
     with subprocess.Popen([sys.executable, "-c", script], start_new_session=True, stderr=subprocess.DEVNULL) as process:
-        while not list(tmp_path.glob(".synthetic.*.tmp/sub-*/func/*_bold.nii.gz")):
+        while not list(tmp_path.glob(".synthetic.*.tmp/sub-*/func/.*_bold.nii.gz.*.tmp")):
             assert process.poll() is None
-            time.sleep(0.05)
+            time.sleep(0.02)
         os.killpg(process.pid, signal.SIGKILL)
     assert not (tmp_path / "synthetic").exists()
     simulate(tmp_path / "synthetic", SMALL)
@@ -63,11 +60,11 @@ def test_after_a_kill_the_next_call_begins_anew(tmp_path):
 # ---- the machine ---------------------------------------------------------------------------------
 
 
-def test_without_activation_without_identity_and_silent(tmp_path):
-    """The interpreter called by its path, on a machine where git knows nobody: it works, and only our bar is seen."""
+def test_silent_without_activated_environment_and_git_identity(tmp_path):
+    """The interpreter is called by its path, and git has no user name: it works, and only our bar is printed."""
     script = (
         "from pathlib import Path; from titan_neuro.data.simulate import *; "
-        "simulate(Path('synthetic dataset'), SimulateConfig(n_subjects=1, n_runs=1, volume_scale=0.05, voxel_size_mm=20))"
+        "simulate(Path('my dataset'), SimulateConfig(n_subjects=1, n_runs=1, volume_scale=0.05, voxel_size_mm=20))"
     )
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "GIT_CONFIG_NOSYSTEM": "1"}
     done = subprocess.run(
@@ -77,7 +74,7 @@ def test_without_activation_without_identity_and_silent(tmp_path):
     assert done.stdout == ""
     assert all("Simulating" in line for line in done.stderr.split("\n") if line.strip()), done.stderr
     log = subprocess.run(
-        ["git", "-C", tmp_path / "synthetic", "log", "--all", "--format=%an <%ae>"],
+        ["git", "-C", tmp_path / "my dataset", "log", "--all", "--format=%an <%ae>"],
         capture_output=True,
         text=True,
         check=True,
@@ -85,7 +82,7 @@ def test_without_activation_without_identity_and_silent(tmp_path):
     assert set(log.stdout.split("\n")) - {""} == {"Titan-Neuro <titan-neuro@localhost>"}
 
 
-def test_git_annex_absent(tmp_path, monkeypatch):
+def test_missing_git_annex_is_named(tmp_path, monkeypatch):
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "git").symlink_to("/usr/bin/git")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
@@ -95,7 +92,7 @@ def test_git_annex_absent(tmp_path, monkeypatch):
     assert not (tmp_path / "synthetic").exists()
 
 
-def test_settings_out_of_range():
+def test_settings_out_of_range_are_refused():
     with pytest.raises(ValidationError):
         SimulateConfig(n_runs=6)
     with pytest.raises(ValidationError):

@@ -1,4 +1,4 @@
-"""The synthetic dataset's signal against what truth.json says was planted."""
+"""The signal of a synthetic dataset against its configuration and its ground truth."""
 
 from __future__ import annotations
 
@@ -11,58 +11,57 @@ import pandas as pd
 import pytest
 
 from titan_neuro.data.simulate import SimulateConfig
-from titan_neuro.data.simulate.config import screenings
-from titan_neuro.data.simulate.signal import assign_regions, run_time_points, screened_latents, stimulus_latents
+from titan_neuro.data.simulate.config import run_designs
+from titan_neuro.data.simulate.signal import assign_regions, latents_at_volumes, simulate_run, stimulus_latents
 
 
-def frames_of(root: Path, subject: str, run: int) -> np.ndarray:
+def volumes_of(root: Path, subject: str, run: int) -> np.ndarray:
     """Volumes of a run inside the mask, ``(time, voxels)``."""
     mask = nib.load(root / f"derivatives/mask/{subject}/func/{subject}_task-movie_desc-brain_mask.nii.gz")
     image = nib.load(root / f"{subject}/func/{subject}_task-movie_run-{run:02d}_bold.nii.gz")
     return np.asarray(image.dataobj)[np.asarray(mask.dataobj) > 0].T.astype(float)
 
 
-# ---- what was planted ----------------------------------------------------------------------------
+# ---- the configuration ---------------------------------------------------------------------------
 
 
-def test_latents_have_the_planted_timescales_and_lags():
+def test_latents_have_the_configured_timescales_and_lags():
     config = SimulateConfig(n_runs=5, volume_scale=1)
     latents = stimulus_latents(config).reshape(-1, 3, 4)
     n = len(latents)
-    news = [(latents[1:, :, k] - np.exp(-1 / tau) * latents[:-1, :, k]) for k, tau in enumerate(config.timescales_s)]
+    innovations = [
+        (latents[1:, :, k] - np.exp(-1 / tau) * latents[:-1, :, k]) for k, tau in enumerate(config.timescales_s)
+    ]
     for level, (timescale, lag) in enumerate(zip(config.timescales_s, config.lags_s, strict=True)):
         x = latents[:, :, level]
         for step in (1, 3):
             correlation = (x[step:] * x[:-step]).mean() / (x**2).mean()
             # Bartlett's standard error of an autocorrelation at that timescale, three streams.
             assert abs(correlation - np.exp(-step / timescale)) < 4 * np.sqrt(2 * timescale / (3 * n))
-        # What is new at the lowest level is what is new here, `lag` later, and at no other time.
-        correlations = [
-            np.corrcoef(news[0][: n - 1 - shift].ravel(), news[level][shift:].ravel())[0, 1] for shift in range(15)
-        ]
+        # The innovations are those of the lowest level, delayed by `lag`.
+        lowest, here = innovations[0], innovations[level]
+        correlations = [np.corrcoef(lowest[: n - 1 - shift].ravel(), here[shift:].ravel())[0, 1] for shift in range(15)]
         assert np.argmax(correlations) == lag
         assert correlations[lag] > 0.999
         assert np.delete(correlations, lag).max() < 0.06
 
 
-def test_the_overlap_shows_the_same_film():
+def test_overlapping_runs_show_the_same_movie():
     config = SimulateConfig(
         volume_scale=1, stimulus_fraction=1, spontaneous_fraction=0, drift_fraction=0, n_subjects=2, n_runs=2
     )
     latents = stimulus_latents(config)
     regions, baseline = np.arange(12), np.full(12, 1000.0)
-    first, second = screenings(config)
+    first, second = run_designs(config)
 
     def volumes(subject, run):
-        stimulus = screened_latents(latents, run)
-        return np.array(
-            list(run_time_points(config, subject, run, stimulus=stimulus, regions=regions, baseline=baseline))
-        )
+        stimulus = latents_at_volumes(latents, run)
+        return np.array(list(simulate_run(config, subject, run, stimulus=stimulus, regions=regions, baseline=baseline)))
 
     one, two = volumes(0, first), volumes(1, second)
-    last_seen = one[first.fixation + first.stimulus - 10 : first.fixation + first.stimulus]
-    np.testing.assert_array_equal(last_seen, two[10:20])
-    # Nothing but the baseline during fixation.
+    repeated = one[first.fixation + first.stimulus - 10 : first.fixation + first.stimulus]
+    np.testing.assert_array_equal(repeated, two[10:20])
+    # Only the baseline during fixation.
     assert (one[:10] == 1000).all()
     assert (one[-11:] == 1000).all()
     assert one[10:-11].std() > 5
@@ -70,52 +69,50 @@ def test_the_overlap_shows_the_same_film():
 
 def test_variances_are_as_configured():
     config = SimulateConfig(volume_scale=1, n_runs=1)
-    (run,) = screenings(config)
-    stimulus = screened_latents(stimulus_latents(config), run)
+    (run,) = run_designs(config)
+    stimulus = latents_at_volumes(stimulus_latents(config), run)
     rng = np.random.default_rng(0)
     coordinates = rng.uniform(-60, 60, (1200, 3))
     regions = assign_regions(coordinates, 4)
     assert (np.bincount(regions) == 100).all()
-    kept = []
+    every_tenth = []
     for subject in range(20):
-        volumes = run_time_points(
-            config, subject, run, stimulus=stimulus, regions=regions, baseline=np.full(1200, 1000.0)
-        )
-        kept.append(np.array([volume[::10] for volume in volumes]) / 10 - 100)
-    per_cent = np.array(kept)[:, run.fixation : run.fixation + run.stimulus]
+        volumes = simulate_run(config, subject, run, stimulus=stimulus, regions=regions, baseline=np.full(1200, 1000.0))
+        every_tenth.append(np.array([volume[::10] for volume in volumes]) / 10 - 100)
+    per_cent = np.array(every_tenth)[:, run.fixation : run.fixation + run.stimulus]
     truth = stimulus[run.fixation : run.fixation + run.stimulus][:, regions[::10]]
-    # Subjects share the movie alone: their mean shows it, what is left of each is the rest.
+    # Subjects share only the movie: it is in their mean, and everything else is in the residual of each.
     slope = (per_cent.mean(0) * truth).sum() / (truth**2).sum()
     assert slope == pytest.approx(1.5 * np.sqrt(config.stimulus_fraction), rel=0.05)
-    rest = per_cent - slope * truth
-    assert rest.var() == pytest.approx(1.5**2 * (1 - config.stimulus_fraction), rel=0.05)
-    # Two voxels of a region differ in drift and noise, each its own; four differences in time (of gain 70) leave noise.
+    residual = per_cent - slope * truth
+    assert residual.var() == pytest.approx(1.5**2 * (1 - config.stimulus_fraction), rel=0.05)
+    # Two voxels of a region differ in drift and noise; the fourth difference in time (of gain 70) removes the drift.
     one, other = np.flatnonzero(regions[::10] == 3)[:2]
-    difference = np.diff(rest[:, :, one] - rest[:, :, other], n=4, axis=1)
+    difference = np.diff(residual[:, :, one] - residual[:, :, other], n=4, axis=1)
     assert difference.var() / 70 == pytest.approx(2 * 1.5**2 * config.thermal_fraction, rel=0.1)
 
 
 def test_truth_describes_the_images(synthetic):
     truth = json.loads((synthetic / "truth.json").read_text())
     segmentation = np.asarray(nib.load(synthetic / truth["region_image"]).dataobj)
-    latents = pd.read_csv(synthetic / truth["stimulus_latents"], sep="\t").set_index("film_time")
+    latents = pd.read_csv(synthetic / truth["stimulus_latents"], sep="\t").set_index("stimulus_time")
     assert sum(truth["variance_fractions"].values()) == pytest.approx(1)
     names = pd.read_csv(synthetic / "derivatives/truth/desc-region_dseg.tsv", sep="\t").set_index("index")["name"]
     of_voxel = segmentation[segmentation > 0]
     subjects = sorted(path.name for path in synthetic.glob("sub-*"))
     run = truth["runs"][1]
-    mean = np.mean([frames_of(synthetic, subject, 2) for subject in subjects], axis=0)
-    shown = slice(run["fixation"], run["fixation"] + run["stimulus"])
+    mean = np.mean([volumes_of(synthetic, subject, 2) for subject in subjects], axis=0)
+    stimulated = slice(run["fixation"], run["fixation"] + run["stimulus"])
     seconds = range(run["stimulus_start"], run["stimulus_start"] + run["stimulus"])
     for region in truth["regions"]:
         assert names[region["index"]] == region["name"]
         assert (of_voxel == region["index"]).sum() == region["n_voxels"]
-        measured = mean[shown, of_voxel == region["index"]].mean(1)
+        measured = mean[stimulated, of_voxel == region["index"]].mean(1)
         assert np.corrcoef(measured, latents.loc[seconds, region["name"]])[0, 1] > 0.7
 
 
-def test_voxels_are_as_predictable_as_real_ones_and_more_so_from_other_regions(synthetic):
-    """On a held-out subject and run AR(8) explains 0.3 to 0.5 of the next volume; other regions' past adds to it."""
+def test_predictability_is_realistic_and_other_regions_add_to_it(synthetic):
+    """On a held-out subject and run AR(8) explains 0.3 to 0.5 of the next volume; other regions' past adds to that."""
     truth = json.loads((synthetic / "truth.json").read_text())
     segmentation = np.asarray(nib.load(synthetic / truth["region_image"]).dataobj)
     regions = segmentation[segmentation > 0] - 1
@@ -123,7 +120,7 @@ def test_voxels_are_as_predictable_as_real_ones_and_more_so_from_other_regions(s
     order = 8
 
     def scaled(subject, run):
-        volumes = frames_of(synthetic, subject, run)
+        volumes = volumes_of(synthetic, subject, run)
         return (volumes - volumes.mean(0)) / volumes.std(0)
 
     def lagged(volumes):

@@ -1,4 +1,4 @@
-"""The transforms of a recorded synthetic dataset: read by others' programs, and undoing exactly what the scanner did."""
+"""Transforms of a recorded synthetic dataset: read by other programs, they undo exactly what the scanner did."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from nitransforms.io.itk import ITKCompositeH5, ITKLinearTransform, ITKLinearTra
 from scipy.ndimage import binary_erosion, map_coordinates
 
 from titan_neuro.data.simulate import SimulateConfig, simulate
-from titan_neuro.data.simulate.config import screenings
+from titan_neuro.data.simulate.config import run_designs
 from titan_neuro.data.simulate.fields import smooth_fields
 from titan_neuro.data.simulate.files import template_brain
 from titan_neuro.data.simulate.head import draw_head, draw_position
-from titan_neuro.data.simulate.recall import plan_recall
-from titan_neuro.data.simulate.scanner import Camera, HeadView
-from titan_neuro.data.simulate.signal import run_time_points, screened_latents, stimulus_latents
+from titan_neuro.data.simulate.memory_content import plan_memory_content
+from titan_neuro.data.simulate.scanner import Scanner, SubjectAnatomy
+from titan_neuro.data.simulate.signal import latents_at_volumes, simulate_run, stimulus_latents
 
 # Nothing but the movie, so that the planted volume is known; a head that moves much, so that it matters.
 CONFIG = SimulateConfig(
@@ -41,7 +41,7 @@ LPS = np.array([-1, -1, 1])
 
 def recorder(brain):
     """Head, position and run of the one recording."""
-    (run,) = screenings(CONFIG)
+    (run,) = run_designs(CONFIG)
     head = draw_head(CONFIG, 0, brain.coordinates_mm())
     return head, draw_position(CONFIG, 0, run, head)
 
@@ -56,7 +56,7 @@ def synthetic(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def brain():
-    """The template's brain, where the movie is planted."""
+    """The template's brain, which has the simulated signal."""
     return template_brain(CONFIG)
 
 
@@ -111,24 +111,24 @@ class Recorded:
         self.readout_time = sidecar["TotalReadoutTime"]
 
     def volumes(self, template_points: np.ndarray, *, still: bool = False, field_sign: float = 1) -> np.ndarray:
-        """Values of the template's points in all volumes, by the convention that truth.json states."""
+        """Values at the template's points in all volumes, by the convention that truth.json states."""
         h5 = minimal(self.root, "acq-MPRAGE_from-T1w_to-MNI152NLin2009cAsym_mode-image_xfm.h5")
         boldref = through(self.coreg, through_composite(h5, template_points))
         hertz = sample(self.hertz, self.fieldmap_affine, through(np.linalg.inv(self.to_fieldmap), boldref))
-        found = []
+        values = []
         for volume, motion in enumerate(self.motion):
             voxels = through(np.linalg.inv(self.affine), boldref if still else through(motion, boldref))
             voxels[:, 1] -= field_sign * self.readout_time * hertz
-            found.append(map_coordinates(self.data[..., volume], voxels.T, order=1))
-        return np.array(found)
+            values.append(map_coordinates(self.data[..., volume], voxels.T, order=1))
+        return np.array(values)
 
 
 @pytest.fixture(scope="module")
 def truth(brain) -> np.ndarray:
     """The volumes in the template's space, before any scanner, ``(time, voxels)``."""
-    (run,) = screenings(CONFIG)
-    stimulus = screened_latents(stimulus_latents(CONFIG), run)
-    volumes = run_time_points(CONFIG, 0, run, stimulus=stimulus, regions=brain.regions, baseline=brain.baseline)
+    (run,) = run_designs(CONFIG)
+    stimulus = latents_at_volumes(stimulus_latents(CONFIG), run)
+    volumes = simulate_run(CONFIG, 0, run, stimulus=stimulus, regions=brain.regions, baseline=brain.baseline)
     return np.array(list(volumes), dtype=float)
 
 
@@ -144,48 +144,49 @@ def correlations(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 # ---- the convention ------------------------------------------------------------------------------
 
 
-def test_undoing_the_scanner_finds_the_planted_frames(synthetic, brain, truth):
+def test_inverting_the_scanner_recovers_the_simulated_volumes(synthetic, brain, truth):
     inside = binary_erosion(brain.mask, iterations=2)[brain.mask]
-    found = Recorded(synthetic).volumes(brain.coordinates_mm()[inside])
-    shown = slice(4, -4)
+    recovered = Recorded(synthetic).volumes(brain.coordinates_mm()[inside])
+    stimulated = slice(4, -4)
     regions = brain.regions[inside]
-    time_courses = correlations(of_regions(found[shown], regions), of_regions(truth[shown][:, inside], regions))
-    # Interpolated twice: regions of few voxels take something of their neighbors.
+    expected = truth[stimulated][:, inside]
+    time_courses = correlations(of_regions(recovered[stimulated], regions), of_regions(expected, regions))
+    # Interpolated twice: small regions mix with their neighbors.
     assert np.median(time_courses) > 0.995
     assert time_courses.min() > 0.975
-    assert np.median(correlations(found[shown], truth[shown][:, inside])) > 0.95
+    assert np.median(correlations(recovered[stimulated], expected)) > 0.95
 
 
 @pytest.fixture(scope="module")
 def smooth_recording(synthetic, brain):
-    """The same head in the same run, but what is recorded is smooth; and the place and value of its voxels."""
+    """A smooth image recorded from the same head in the same run; points and values of its voxels."""
     smooth = smooth_fields(np.random.default_rng(5), brain.coordinates_mm(), 40, 2)
     head, position = recorder(brain)
-    camera = Camera(CONFIG, HeadView(head, replace(brain, baseline=1000 + 100 * smooth[0])), position)
+    scanner = Scanner(CONFIG, SubjectAnatomy(head, replace(brain, baseline=1000 + 100 * smooth[0])), position)
     recording = Recorded(synthetic)
     recording.data[:] = 0
     for volume in range(recording.data.shape[-1]):
-        intensity, signal = camera.look(volume, 0.1 * smooth[1])
-        recording.data[camera.grid.mask, volume] = intensity * (1 + signal)
+        intensity, signal = scanner.acquire(volume, 0.1 * smooth[1])
+        recording.data[scanner.grid.mask, volume] = intensity * (1 + signal)
     inside = binary_erosion(brain.mask, iterations=3)[brain.mask]
     expected = ((1000 + 100 * smooth[0]) * (1 + 0.1 * smooth[1]))[inside]
     return recording, brain.coordinates_mm()[inside], expected
 
 
-def test_smooth_content_comes_back(smooth_recording):
+def test_smooth_images_are_recovered(smooth_recording):
     recording, points, expected = smooth_recording
-    found = recording.volumes(points)
-    assert min(np.corrcoef(volume, expected)[0, 1] for volume in found) > 0.9999
-    # The convention is the stated one, in all of its parts: less of it is seen at once.
+    recovered = recording.volumes(points)
+    assert min(np.corrcoef(volume, expected)[0, 1] for volume in recovered) > 0.9999
+    # Each part of the stated convention matters: without motion, or with another sign of the field, errors grow.
     moved = recording.volumes(points, still=True)
-    assert moved.std(0).mean() > 5 * found.std(0).mean()
-    error = np.abs(found.mean(0) - expected).mean()
+    assert moved.std(0).mean() > 5 * recovered.std(0).mean()
+    error = np.abs(recovered.mean(0) - expected).mean()
     for sign in (0, -1):
         assert np.abs(recording.volumes(points, field_sign=sign).mean(0) - expected).mean() > 1.5 * error
 
 
-def test_noise_is_of_the_scanners_voxels(brain):
-    """No movie: what varies is white, its own in each recorded voxel, and gives way where a memory's part is planted."""
+def test_noise_belongs_to_the_scanners_voxels(brain):
+    """Without a movie the variance is white noise of each recorded voxel, reduced where there is memory content."""
     noise = replace(
         CONFIG,
         stimulus_fraction=0,
@@ -194,31 +195,31 @@ def test_noise_is_of_the_scanners_voxels(brain):
         volume_scale=0.5,
         delayed_response_fraction=0.75,
     )
-    (run,) = screenings(noise)
+    (run,) = run_designs(noise)
     head, _ = recorder(brain)
-    camera = Camera(noise, HeadView(head, brain), draw_position(noise, 0, run, head))
-    recall = plan_recall(noise, brain.regions, brain.coordinates_mm())
+    scanner = Scanner(noise, SubjectAnatomy(head, brain), draw_position(noise, 0, run, head))
+    content = plan_memory_content(noise, brain.regions, brain.coordinates_mm())
     fixation = replace(run, n_volumes=200, stimulus=0, fixation=200)
-    volumes = run_time_points(
+    volumes = simulate_run(
         *(noise, 0, fixation),
         stimulus=np.zeros((200, 12)),
         regions=brain.regions,
         baseline=brain.baseline,
-        recall=recall,
-        camera=camera,
+        memory_content=content,
+        scanner=scanner,
     )
     volumes = np.array(list(volumes), dtype=float)
     bright = volumes.mean(0) > 500
     volumes = volumes[:, bright]
     sd = volumes.std(0) / volumes.mean(0)
-    share = camera.at_rest(recall.share)[bright]
-    assert sd[share == 0].mean() == pytest.approx(0.05, rel=0.02)
-    assert sd[share > 0.749].mean() == pytest.approx(0.05 * np.sqrt(0.25), rel=0.03)
-    # Voxels beside each other along the last axis.
+    fraction = scanner.at_rest(content.variance_fraction)[bright]
+    assert sd[fraction == 0].mean() == pytest.approx(0.05, rel=0.02)
+    assert sd[fraction > 0.749].mean() == pytest.approx(0.05 * np.sqrt(0.25), rel=0.03)
+    # Neighbors along the last axis.
     assert abs(correlations(volumes[:, ::2][:, :1000], volumes[:, 1::2][:, :1000]).mean()) < 0.01
 
 
-# ---- the files, read by others -------------------------------------------------------------------
+# ---- the files, read by other programs -----------------------------------------------------------
 
 
 @pytest.mark.parametrize("direction", ["from-T1w_to-MNI152NLin2009cAsym", "from-MNI152NLin2009cAsym_to-T1w"])
@@ -235,7 +236,7 @@ def test_composites_are_read_by_ants(synthetic, brain, direction):
         np.testing.assert_allclose(head.t1w_from_template(points), theirs, atol=1e-4)
         assert np.linalg.norm(theirs - points, axis=1).mean() > 2
     else:
-        # The inverse of a field that is linear between its nodes is not: a tenth of a millimetre is lost.
+        # The inverse of a field that is linear between its nodes is not itself linear: errors of 0.1 mm.
         off = np.linalg.norm(head.template_from_t1w(points) - theirs, axis=1)
         assert off.mean() < 0.1
         assert off.max() < 0.5

@@ -1,4 +1,4 @@
-"""One small run, written once for each test: in one chunk a shard, and in many."""
+"""One small run, written anew for each test: in one shard, and in several."""
 
 import numpy as np
 import pytest
@@ -45,8 +45,8 @@ def path(tmp_path, header, series):
 @pytest.fixture
 def sharded(tmp_path, monkeypatch, header, series):
     """The same run in chunks of 4 time points and shards of 40."""
-    monkeypatch.setattr("titan_neuro.data.store.write.CHUNK_BYTES", 1)
-    monkeypatch.setattr("titan_neuro.data.store.write.SHARD_BYTES", 2 * 40 * series.shape[1])
+    monkeypatch.setattr("titan_neuro.data.store.arrays.CHUNK_BYTES", 1)
+    monkeypatch.setattr("titan_neuro.data.store.arrays.SHARD_BYTES", 2 * 40 * series.shape[1])
     path = tmp_path / "sharded" / NAME
     write_run(path, header, [series])
     return path

@@ -1,4 +1,4 @@
-"""What was changed, damaged, cut short or lost is not read."""
+"""Changed, damaged, truncated and missing data are noticed."""
 
 import hashlib
 import json
@@ -16,8 +16,8 @@ from titan_neuro.data.store import RunStore, open_runs
 from titan_neuro.errors import ImageError, InputNotFoundError, MismatchError
 
 
-def test_checksums_are_those_of_the_documented_bytes(path, header, series):
-    """As another program would: nothing but hashlib, json and zarr."""
+def test_checksums_follow_the_documentation(path, header, series):
+    """Computed as another program would: with hashlib, json and zarr alone."""
     group = zarr.open_group(path, mode="r")
     attributes = dict(group.attrs)
     sums = attributes.pop("sha256")
@@ -34,7 +34,7 @@ def test_checksums_are_those_of_the_documented_bytes(path, header, series):
 def _rewrite(name):
     def change(path):
         array = zarr.open_group(path, mode="r+")[name]
-        # Whole chunks, with checksums of their own: only the store's can tell.
+        # Whole chunks with valid checksums of their own: only the store's checksum differs.
         values = array[:]
         array[:] = ~values if values.dtype == bool else values[::-1]
 
@@ -42,7 +42,7 @@ def _rewrite(name):
 
 
 @pytest.mark.parametrize("name", ["series", "scored", "mask", "framewise_displacement"])
-def test_verify_names_what_was_changed(sharded, name):
+def test_verify_names_the_changed_array(sharded, name):
     expected = RunStore(sharded).sha256[name]
     _rewrite(name)(sharded)
     with pytest.raises(MismatchError, match=f"{name}: expected SHA-256 {expected}, found [0-9a-f]{{64}}") as caught:
@@ -50,7 +50,7 @@ def test_verify_names_what_was_changed(sharded, name):
     assert str(sharded) in caught.value.message
 
 
-def test_changed_attributes_are_not_read(path):
+def test_changed_attributes_are_refused(path):
     text = (path / "zarr.json").read_text()
     assert text.count('"repetition_time": 1.5') == 1
     (path / "zarr.json").write_text(text.replace('"repetition_time": 1.5', '"repetition_time": 2.5'))
@@ -59,8 +59,8 @@ def test_changed_attributes_are_not_read(path):
 
 
 @pytest.mark.parametrize("place", [0.01, 0.3, 0.6, 0.99])
-def test_a_flipped_byte_is_noticed_at_any_read(sharded, series, place):
-    shard = sharded / "frames/c/1/0"
+def test_flipped_bytes_are_noticed(sharded, series, place):
+    shard = sharded / "series/c/1/0"
     content = bytearray(shard.read_bytes())
     content[int(place * len(content))] ^= 0x10
     shard.write_bytes(content)
@@ -74,27 +74,27 @@ def test_a_flipped_byte_is_noticed_at_any_read(sharded, series, place):
 
 
 @pytest.mark.parametrize("keep", [0, 10, 500, 0.9])
-def test_a_truncated_shard_is_noticed(sharded, keep):
-    shard = sharded / "frames/c/1/0"
+def test_truncated_shards_are_noticed(sharded, keep):
+    shard = sharded / "series/c/1/0"
     content = shard.read_bytes()
     shard.write_bytes(content[: int(keep * len(content)) if keep < 1 else keep])
     for start, stop in ((40, 80), (75, 80)):
         with pytest.raises(
-            ImageError, match=f"time points {start} to {stop - 1} can't be read|time point {start} is not there"
+            ImageError, match=f"time points {start} to {stop - 1} can't be read|time point {start} is missing"
         ):
             RunStore(sharded).series(start, stop)
 
 
-def test_a_lost_shard_is_not_read_as_zeros(sharded):
-    (sharded / "frames/c/1/0").unlink()
-    with pytest.raises(ImageError, match="time point 40 is not there"):
+def test_missing_shards_are_not_read_as_zeros(sharded):
+    (sharded / "series/c/1/0").unlink()
+    with pytest.raises(ImageError, match="time point 40 is missing"):
         RunStore(sharded).series(35, 45)
     (sharded / "scored/c/0").unlink()
     with pytest.raises(MismatchError, match="scored: expected SHA-256"):
         _ = RunStore(sharded).scored
 
 
-def test_killed_while_writing_leaves_no_store(tmp_path):
+def test_a_kill_while_writing_leaves_no_store(tmp_path):
     script = """
         import os, signal, sys
         from pathlib import Path
@@ -112,8 +112,8 @@ def test_killed_while_writing_leaves_no_store(tmp_path):
     path = tmp_path / NAME
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script), path], check=False)
     assert done.returncode == -signal.SIGKILL
-    assert list(path.parent.glob(".*.tmp/frames/c/*"))
+    assert list(path.parent.glob(".*.tmp/series/c/*"))
     with pytest.raises(InputNotFoundError):
         RunStore(path)
-    with pytest.raises(InputNotFoundError, match="holds no prepared run"):
+    with pytest.raises(InputNotFoundError, match="contains no prepared run"):
         open_runs(tmp_path)

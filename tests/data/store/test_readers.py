@@ -1,4 +1,4 @@
-"""A run is read from a folder or an address, by any number of processes, and nobody writes."""
+"""A run is read from a folder or a URL, by any number of processes, without writing."""
 
 import multiprocessing
 import os
@@ -49,7 +49,7 @@ def test_reading_writes_nothing(path):
     assert [(file, file.stat().st_mtime_ns) for file in [path, *path.rglob("*")]] == before
 
 
-@pytest.fixture(params=["folder", "http"])
+@pytest.fixture
 def address(request, path):
     if request.param == "folder":
         yield path
@@ -58,34 +58,37 @@ def address(request, path):
             yield f"{server.url}/{NAME}"
 
 
-@pytest.mark.parametrize("start_method", ["fork", "spawn"])
-def test_any_number_of_processes_read_one_store(address, series, start_method):
+# A spawned process imports torch; one address is enough to test it.
+@pytest.mark.parametrize(
+    ("address", "start_method"), [("folder", "fork"), ("http", "fork"), ("http", "spawn")], indirect=["address"]
+)
+def test_several_processes_read_one_store(address, series, start_method):
     store = RunStore(address)
-    # The parent has read before: its threads and connections must not be the children's.
+    # The parent has read before: its threads and connections must not be shared with the children.
     view = store.within(store.space)
     view.read(0, 20)
     loader = torch.utils.data.DataLoader(
         Windows(view), batch_size=2, num_workers=2, multiprocessing_context=multiprocessing.get_context(start_method)
     )
-    processes, windows = (torch.cat(parts) for parts in zip(*loader, strict=True))
+    processes, windows = (torch.cat(batches) for batches in zip(*loader, strict=True))
     assert len(set(processes.tolist()) - {os.getpid()}) == 2
     expected = np.lib.stride_tricks.sliding_window_view(series.astype(np.float16), 20, axis=0)[:-1:10]
     assert np.array_equal(windows.numpy(), expected.transpose(0, 2, 1).astype(np.float32))
 
 
-def test_an_address_takes_few_requests(path, sharded, series):
+def test_reading_from_a_url_takes_few_requests(path, sharded, series):
     with serve(sharded.parents[2]) as server:
         store = RunStore(f"{server.url}/{NAME}")
         assert [request for request, _ in server.requests] == [f"/{NAME}/zarr.json"]
         server.requests.clear()
         assert np.array_equal(store.series(42, 47), series[42:47].astype(np.float16))
         # The index of the shard, and two of its ten chunks.
-        assert [request for request, _ in server.requests] == [f"/{NAME}/frames/c/1/0"] * 3
-        assert all(part for _, part in server.requests)
+        assert [request for request, _ in server.requests] == [f"/{NAME}/series/c/1/0"] * 3
+        assert all(byte_range for _, byte_range in server.requests)
         store.verify()
 
 
-def test_a_store_in_memory(path, series):
+def test_stores_are_read_from_fsspec_memory(path, series):
     fsspec.filesystem("memory").put(str(path), "/test_store/x.zarr", recursive=True)
     store = RunStore("memory://test_store/x.zarr")
     store.verify()
@@ -94,21 +97,21 @@ def test_a_store_in_memory(path, series):
         RunStore("memory://test_store/y.zarr")
 
 
-def test_runs_are_found_at_an_address(path, header, series):
+def test_runs_are_found_at_a_url(path, header, series):
     root = path.parents[2]
     other = root / "sub-02/ses-1/func/sub-02_ses-1_task-movie_desc-prepared_bold.zarr"
     write_run(other, RunHeader(**(vars(header) | {"key": "z", "entities": {"subject": "02"}})), [series])
     (root / "sub-02/ses-1/func/sub-02_ses-1_task-movie_desc-prepared_bold.json").write_text("{}")
     with serve(root) as server:
-        found = [run.path for run in open_runs(server.url)]
-        assert found == [f"{server.url}/{file.relative_to(root)}" for file in (path, other)]
-        assert not any(".zarr/frames" in request for request, _ in server.requests)
+        paths = [run.path for run in open_runs(server.url)]
+        assert paths == [f"{server.url}/{file.relative_to(root)}" for file in (path, other)]
+        assert not any(".zarr/series" in request for request, _ in server.requests)
         assert [run.key for run in open_runs(server.url, ["02"])] == ["z"]
-        with pytest.raises(InputNotFoundError, match="holds no prepared run of sub-03"):
+        with pytest.raises(InputNotFoundError, match="contains no prepared run of sub-03"):
             open_runs(server.url, ["03"])
 
 
-def test_servers_that_lack_something(path):
+def test_servers_without_ranges_or_listings_are_named(path):
     with serve(path.parents[2], ranges=False, lists=False) as server:
         url = f"{server.url}/{NAME}"
         with pytest.raises(ImageError, match="time points 3 to 6 can't be read") as caught:
@@ -124,7 +127,7 @@ def test_servers_that_lack_something(path):
 
 
 @pytest.mark.parametrize(("url", "words"), [("webhdfs2://x/y.zarr", "not known"), ("oci://x/y.zarr", "ocifs")])
-def test_addresses_without_a_driver(url, words):
+def test_schemes_without_a_driver_are_named(url, words):
     for call in (RunStore, open_runs):
         with pytest.raises(InputNotFoundError, match=words) as caught:
             call(url)

@@ -28,19 +28,19 @@ def test_one_frame_is_plain_attention_over_all_there_is(attention):
     keys, values = attention.key_value(seen).chunk(2, dim=-1)
     heads = [x.unflatten(-1, (2, -1)).transpose(1, 2) for x in (attention.query(segment), keys, values)]
     expected = attention.output(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
-    torch.testing.assert_close(attention(segment, recalled, attention.init_cache(2))[0], expected)
+    torch.testing.assert_close(attention(segment, recalled, attention.init_state(2))[0], expected)
 
 
 def test_what_is_seen_is_known_by_what_changes(attention):
     segment, recalled = tokens(5), tokens(5)
-    before = attention(segment, recalled, attention.init_cache(2))[0]
+    before = attention(segment, recalled, attention.init_state(2))[0]
     first = 3 * TOKENS_PER_TIME_POINT
     for place in (first, first + 1):
         for stream in (segment, recalled):
             changed = stream.clone()
             changed[:, place] += 1.0
             pair = (changed, recalled) if stream is segment else (segment, changed)
-            after = attention(*pair, attention.init_cache(2))[0]
+            after = attention(*pair, attention.init_state(2))[0]
             assert torch.equal(after[:, :first], before[:, :first])
             # Both tokens of the time point, and every later one, see it.
             assert (after[:, first:] != before[:, first:]).any(-1).all()
@@ -48,10 +48,10 @@ def test_what_is_seen_is_known_by_what_changes(attention):
 
 def test_the_persistent_tokens_are_always_visible(attention):
     segment, recalled = tokens(5), tokens(5)
-    before = attention(segment, recalled, attention.init_cache(2))[0]
+    before = attention(segment, recalled, attention.init_state(2))[0]
     with torch.no_grad():
         attention.persistent[0] += 1.0
-    after = attention(segment, recalled, attention.init_cache(2))[0]
+    after = attention(segment, recalled, attention.init_state(2))[0]
     assert (after != before).any(-1).all()
 
 
@@ -65,15 +65,15 @@ def test_scores_depend_on_distance_alone(attention):
 
 def test_what_stands_in_front_is_seen_by_all_of_the_segment(attention):
     segment, recalled, longterm = tokens(5), tokens(5), torch.randn(2, 3, DIM, dtype=torch.float64)
-    before = attention(segment, recalled, attention.init_cache(2), longterm=longterm)[0]
+    before = attention(segment, recalled, attention.init_state(2), longterm=longterm)[0]
     longterm[:, 1] += 1.0
-    after = attention(segment, recalled, attention.init_cache(2), longterm=longterm)[0]
+    after = attention(segment, recalled, attention.init_state(2), longterm=longterm)[0]
     assert (after != before).any(-1).all()
 
 
 def test_without_causality_all_that_was_recalled_is_seen_but_no_later_frame_itself(attention):
     attention.causal = False
-    segment, recalled, cache = tokens(5), tokens(5), attention.init_cache(2)
+    segment, recalled, cache = tokens(5), tokens(5), attention.init_state(2)
     before = attention(segment, recalled, cache)[0]
     last = slice(4 * TOKENS_PER_TIME_POINT, None)
     other = recalled.clone()
@@ -86,9 +86,9 @@ def test_without_causality_all_that_was_recalled_is_seen_but_no_later_frame_itse
 @pytest.mark.parametrize("cuts", [[1] * 6, [2, 4], [5, 1]])
 def test_a_segment_may_be_cut_at_any_frame(attention, cuts):
     segment, recalled = tokens(6), tokens(6)
-    expected, expected_cache = attention(segment, recalled, attention.init_cache(2))
+    expected, expected_cache = attention(segment, recalled, attention.init_state(2))
     lengths = [n * TOKENS_PER_TIME_POINT for n in cuts]
-    cache, outputs = attention.init_cache(2), []
+    cache, outputs = attention.init_state(2), []
     for parts in zip(torch.split(segment, lengths, dim=1), torch.split(recalled, lengths, dim=1), strict=True):
         y, cache = attention(*parts, cache)
         outputs.append(y)
@@ -98,13 +98,13 @@ def test_a_segment_may_be_cut_at_any_frame(attention, cuts):
 
 def test_no_persistent_tokens(attention):
     none = SegmentAttention(DIM, n_heads=2, n_persistent=0, tokens_per_time_point=TOKENS_PER_TIME_POINT)
-    y, _ = none(tokens(2).float(), tokens(2).float(), none.init_cache(2))
+    y, _ = none(tokens(2).float(), tokens(2).float(), none.init_state(2))
     assert y.isfinite().all()
 
 
 def test_wrong_input_is_named(attention):
     with pytest.raises(MismatchError, match=r"whole time points of 2 tokens, found \(2, 3, 8\)"):
-        attention(tokens(2)[:, :3], tokens(2)[:, :3], attention.init_cache(2))
+        attention(tokens(2)[:, :3], tokens(2)[:, :3], attention.init_state(2))
 
 
 def test_heads_that_do_not_fit_are_refused():

@@ -47,9 +47,9 @@ def test_a_stream_may_be_cut_at_any_frame(layer, cuts):
 
 def test_the_convolution_looks_back_along_frames_and_not_along_tokens(layer):
     x = time_points(6)
-    before = layer.query(x, layer.query.init_tail(2))[0]
+    before = layer.query(x, layer.query.init_state(2))[0]
     x[:, 2 * TOKENS_PER_TIME_POINT + 1] += 1.0
-    changed = (layer.query(x, layer.query.init_tail(2))[0] != before).any(-1).all(0).nonzero().flatten().tolist()
+    changed = (layer.query(x, layer.query.init_state(2))[0] != before).any(-1).all(0).nonzero().flatten().tolist()
     assert changed == [time_point * TOKENS_PER_TIME_POINT + 1 for time_point in (2, 3, 4, 5)]
 
 
@@ -67,7 +67,7 @@ def test_a_later_frame_and_another_item_change_nothing(layer):
 def test_reading_writes_nothing_and_is_what_the_memory_holds(layer):
     x = time_points(8)
     _, state = layer(x)
-    tail = layer.query.init_tail(2)
+    tail = layer.query.init_state(2)
     first, after = layer.read(x, state.memory, tail)
     torch.testing.assert_close(layer.read(x, state.memory, tail)[0], first, rtol=0, atol=0)
     halves = torch.chunk(x, 2, dim=1)

@@ -31,18 +31,18 @@ def turned(vector, time_point):
     return torch.cat([pairs.real, pairs.imag])
 
 
-@pytest.mark.parametrize("n_asking", [1, 3, N_TIME_POINTS])
-def test_it_is_its_equation(attention, windows, n_asking):
-    found = attention(windows, HAS_BEEN, n_asking=n_asking)
-    assert found.shape == (2, n_asking * TOKENS, DIM)
+@pytest.mark.parametrize("n_query_time_points", [1, 3, N_TIME_POINTS])
+def test_it_is_its_equation(attention, windows, n_query_time_points):
+    found = attention(windows, HAS_BEEN, n_query_time_points=n_query_time_points)
+    assert found.shape == (2, n_query_time_points * TOKENS, DIM)
     for item in range(2):
         keys, values = attention.key_value(torch.cat([attention.persistent, windows[item]])).chunk(2, dim=-1)
         seen = [(place, 0) for place in range(3)]
         for time_point in range(N_TIME_POINTS):
             if HAS_BEEN[item, time_point]:
                 seen += [(3 + time_point * TOKENS + token, time_point) for token in range(TOKENS)]
-        for row in range(n_asking * TOKENS):
-            token = (N_TIME_POINTS - n_asking) * TOKENS + row
+        for row in range(n_query_time_points * TOKENS):
+            token = (N_TIME_POINTS - n_query_time_points) * TOKENS + row
             query, heads = attention.query(windows[item, token]), []
             for part in (slice(0, 4), slice(4, 8)):
                 asked = turned(query[part], token // TOKENS)
@@ -53,4 +53,4 @@ def test_it_is_its_equation(attention, windows, n_asking):
 
 def test_frames_that_are_not_whole_are_refused(attention, windows):
     with pytest.raises(MismatchError, match=r"whole time points of 2 tokens, found \(2, 9, 8\)"):
-        attention(windows[:, 1:], HAS_BEEN, n_asking=1)
+        attention(windows[:, 1:], HAS_BEEN, n_query_time_points=1)

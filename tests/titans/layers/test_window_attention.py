@@ -25,7 +25,7 @@ def tokens(attention, n_time_points, seed=1):
 
 
 def stream(attention, x, cuts):
-    cache, outputs = attention.init_cache(len(x)), []
+    cache, outputs = attention.init_state(len(x)), []
     for part in torch.split(x, [n * attention.tokens_per_time_point for n in cuts], dim=1):
         y, cache = attention(part, cache)
         outputs.append(y)
@@ -115,10 +115,10 @@ def test_items_begin_anew_one_by_one():
     attention = make(window_time_points=4)
     x, after = tokens(attention, 7), tokens(attention, 6, seed=2)
     _, cache = stream(attention, x, [7])
-    mixed, _ = attention(after, cache.reset(torch.tensor([True, False]), attention.init_cache(2)))
+    mixed, _ = attention(after, cache.reset(torch.tensor([True, False]), attention.init_state(2)))
     torch.testing.assert_close(mixed[0], stream(attention, after, [6])[0][0], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(mixed[1], stream(attention, torch.cat([x, after], 1), [13])[0][1, 14:])
-    one, cache = attention(after[:, :2], cache.reset(torch.tensor([True, False]), attention.init_cache(2)))
+    one, cache = attention(after[:, :2], cache.reset(torch.tensor([True, False]), attention.init_state(2)))
     assert cache.n_time_points.tolist() == [1, 3]
     torch.testing.assert_close(one, mixed[:, :2], rtol=1e-12, atol=1e-12)
 
@@ -157,7 +157,7 @@ def test_half_precision_keeps_one_type():
 def test_wrong_input_is_named():
     attention = make(window_time_points=4)
     with pytest.raises(MismatchError, match=r"whole time points of 2 tokens, found \(2, 3, 8\)"):
-        attention(tokens(attention, 2)[:, :3], attention.init_cache(2))
+        attention(tokens(attention, 2)[:, :3], attention.init_state(2))
 
 
 def test_one_frame_of_a_window_of_one_sees_itself_alone():

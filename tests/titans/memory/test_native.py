@@ -132,4 +132,4 @@ except MemoryError as error:
 
 def test_a_chunk_that_memory_can_not_hold_is_an_error():
     done = subprocess.run([sys.executable, "-c", NO_MEMORY], capture_output=True, text=True, check=False)
-    assert "A scan of 1 chunks of 131072 tokens found no memory to work in." in done.stdout, done.stderr
+    assert "Not enough memory for a scan of 1 chunks of 131072 tokens." in done.stdout, done.stderr

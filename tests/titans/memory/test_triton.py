@@ -232,7 +232,7 @@ def test_a_long_stream_stays_bounded(depth):
     assert all(w.abs().max() < 1e3 for w in (*state.weights, *state.momentum))
 
 
-def test_what_has_no_kernel_is_refused(make):
+def test_kernel_limitation_is_refused(make):
     with pytest.raises(ConfigError, match=r"depth: expected 1 or 2 layers, found 3, with the triton backend"):
         scan(make(3, 5))
     with pytest.raises(ConfigError, match=r"chunk_size: expected at most 64 tokens, found 65"):

@@ -337,9 +337,13 @@ def test_weights_without_their_settings_are_refused():
             {"segment_time_points": 12},
             "segment_time_points: expected a multiple of memory.chunk_time_points",
         ),
-        (MAGConfig, {"dim": 36, "n_heads": 4}, "MAGConfig.dim: each head of the attention needs a whole, even share"),
-        (TransformerConfig, {"dim": 36, "n_heads": 4}, "TransformerConfig.dim: each head of the attention needs a"),
-        (LMMConfig, {"dim": 66}, "LMMConfig.dim: each head of the memory needs a whole share"),
+        (MAGConfig, {"dim": 36, "n_heads": 4}, "MAGConfig.dim: each head of the attention needs an even part"),
+        (
+            TransformerConfig,
+            {"dim": 36, "n_heads": 4},
+            "TransformerConfig.dim: each head of the attention needs an even",
+        ),
+        (LMMConfig, {"dim": 66}, "LMMConfig.dim: each head of the memory needs an equal part"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(config, options, message):
@@ -372,11 +376,11 @@ def test_mac_is_its_equations(variant, tokens_per_time_point):
     """Two whole segments by equations 21 to 25, one line each."""
     block, x = block_and_time_points(variant, tokens_per_time_point)
     start = block.init_state(2)
-    written, recall_tail, outputs = start.memory, start.recall_tail, []
+    written, context_tail, outputs = start.memory, start.context_tail, []
     for segment in torch.split(block.mixer_norm(x), SEGMENT * tokens_per_time_point, dim=1):
         longterm = longterm_of(block, written.memory, tokens_per_time_point)
-        recalled, recall_tail = block.memory.read(segment, written.memory, recall_tail)
-        attended, _ = block.attention(segment, recalled, block.attention.init_cache(2), longterm=longterm)
+        recalled, context_tail = block.memory.read(segment, written.memory, context_tail)
+        attended, _ = block.attention(segment, recalled, block.attention.init_state(2), longterm=longterm)
         tokens = segment + attended
         query_tail = written.query_tail
         remembered, written = block.memory(tokens, written)
@@ -392,13 +396,13 @@ def longterm_of(block, memory, tokens_per_time_point):
         return None
     queries = torch.zeros(2, 2 * len(block.longterm) * tokens_per_time_point, DIM, dtype=torch.float64)
     queries[:, : len(block.longterm)] = block.longterm
-    return block.memory.read(queries, memory, block.memory.query.init_tail(2))[0][:, : len(block.longterm)]
+    return block.memory.read(queries, memory, block.memory.query.init_state(2))[0][:, : len(block.longterm)]
 
 
 def test_mag_is_its_equations(tokens_per_time_point):
     """Equations 26 to 28."""
     block, x = block_and_time_points("mag", tokens_per_time_point)
-    attended, _ = block.attention(block.mixer_norm(x), block.attention.init_cache(2))
+    attended, _ = block.attention(block.mixer_norm(x), block.attention.init_state(2))
     remembered, _ = block.memory(block.mixer_norm(x))
     check_block(block, x, block.init_state(2), block.gate(attended, remembered))
 
@@ -410,7 +414,7 @@ def test_mal_is_its_equations(tokens_per_time_point):
     tokens = block.mixer_norm(x)
     both = torch.cat([persistent.expand(2, -1, -1), tokens], dim=1)
     remembered = block.memory(both)[0][:, len(persistent) :]
-    attended, _ = block.attention(tokens + remembered, block.attention.init_cache(2))
+    attended, _ = block.attention(tokens + remembered, block.attention.init_state(2))
     check_block(block, x, block.init_state(2), remembered + attended)
 
 

@@ -42,41 +42,41 @@ def stored_bytes(state):
 
 
 def test_greedy_text_is_the_argmax_of_the_whole_text_read_again(model, prompt):
-    ids, _ = model.generate(prompt, 12)
+    ids = model.generate(prompt, 12)
     text = prompt
     for _ in range(12):
-        text = torch.cat([text, model(text)[0][:, -1:].argmax(-1)], dim=1)
+        text = torch.cat([text, model(text)[:, -1:].argmax(-1)], dim=1)
     assert torch.equal(ids, text[:, prompt.shape[1] :])
 
 
 def test_reading_in_pieces_gives_the_same_logits(model, prompt):
-    expected, _ = model(prompt)
-    first, state = model(prompt[:, :3])
-    second, _ = model(prompt[:, 3:], state)
+    expected = model(prompt)
+    first, state = model(prompt[:, :3], return_state=True)
+    second = model(prompt[:, 3:], state=state)
     torch.testing.assert_close(torch.cat([first, second], dim=1), expected, rtol=1e-9, atol=1e-11)
 
 
 def test_no_later_token_changes_a_logit(model, prompt):
     other = prompt.clone()
     other[:, 4] = (other[:, 4] + 1) % VOCAB
-    assert torch.equal(model(other)[0][:, :4], model(prompt)[0][:, :4])
-    assert not torch.equal(model(other)[0][:, 4:], model(prompt)[0][:, 4:])
+    assert torch.equal(model(other)[:, :4], model(prompt)[:, :4])
+    assert not torch.equal(model(other)[:, 4:], model(prompt)[:, 4:])
 
 
 def test_generation_goes_on_where_it_stopped(model, prompt):
-    whole, _ = model.generate(prompt, 9)
-    first, state = model.generate(prompt, 4)
-    second, _ = model.generate(first[:, -1:], 5, state=state)
+    whole = model.generate(prompt, 9)
+    first, state = model.generate(prompt, 4, return_state=True)
+    second = model.generate(first[:, -1:], 5, state=state)
     assert torch.equal(torch.cat([first, second], dim=1), whole)
 
 
 def test_chance_is_reproducible_and_one_candidate_leaves_none(model, prompt):
     def sample(seed, **options):
-        return model.generate(prompt, 20, generator=torch.Generator().manual_seed(seed), **options)[0]
+        return model.generate(prompt, 20, generator=torch.Generator().manual_seed(seed), **options)
 
     assert torch.equal(sample(0, temperature=1.0), sample(0, temperature=1.0))
     assert not torch.equal(sample(0, temperature=1.0), sample(1, temperature=1.0))
-    greedy, _ = model.generate(prompt, 20)
+    greedy = model.generate(prompt, 20)
     assert torch.equal(sample(0, temperature=2.0, top_k=1), greedy)
     assert torch.equal(sample(0, temperature=1e-6), greedy)
 
@@ -84,8 +84,8 @@ def test_chance_is_reproducible_and_one_candidate_leaves_none(model, prompt):
 def test_only_the_likeliest_are_drawn(prompt):
     model = make("lmm")
     texts = prompt[:1].expand(500, -1)
-    found, _ = model.generate(texts, 1, temperature=5.0, top_k=3, generator=torch.Generator().manual_seed(0))
-    likeliest = model(prompt[:1])[0][0, -1].topk(3).indices
+    found = model.generate(texts, 1, temperature=5.0, top_k=3, generator=torch.Generator().manual_seed(0))
+    likeliest = model(prompt[:1])[0, -1].topk(3).indices
     assert set(found.flatten().tolist()) == set(likeliest.tolist())
 
 
@@ -93,8 +93,8 @@ def test_only_the_likeliest_are_drawn(prompt):
 def test_tokens_are_drawn_with_the_chances_that_the_logits_give(prompt, temperature):
     model = make("lmm")
     generator = torch.Generator().manual_seed(0)
-    found, _ = model.generate(prompt[:1].expand(5000, -1), 1, temperature=temperature, generator=generator)
-    chances = (model(prompt[:1])[0][0, -1] / temperature).softmax(-1)
+    found = model.generate(prompt[:1].expand(5000, -1), 1, temperature=temperature, generator=generator)
+    chances = (model(prompt[:1])[0, -1] / temperature).softmax(-1)
     # Four standard errors.
     allowed = 4 * (chances * (1 - chances) / 5000).sqrt() + 1e-3
     assert ((found.flatten().bincount(minlength=VOCAB) / 5000 - chances).abs() < allowed).all()
@@ -102,31 +102,30 @@ def test_tokens_are_drawn_with_the_chances_that_the_logits_give(prompt, temperat
 
 def test_the_state_does_not_grow(model, prompt):
     # Whole segments of 4 apart: the open segment's cache is as long.
-    sizes = {stored_bytes(model.generate(prompt, n_tokens)[1]) for n_tokens in (8, 12, 80)}
+    sizes = {stored_bytes(model.generate(prompt, n_tokens, return_state=True)[1]) for n_tokens in (8, 12, 80)}
     assert len(sizes) == 1
 
 
 @pytest.mark.parametrize("tie_embeddings", [True, False])
 def test_every_parameter_learns(model, prompt, tie_embeddings):
     model = dataclasses.replace(model.config, tie_embeddings=tie_embeddings).build()
-    logits, _ = model(prompt)
-    torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), prompt[:, 1:].flatten()).backward()
+    model(prompt, return_loss=True).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
     assert (model.head is None) == tie_embeddings
 
 
 def test_a_memory_that_is_frozen_is_not_written(prompt):
     model = make("lmm")
-    _, state = model(prompt, memory_frozen=True)
+    _, state = model(prompt, memory_frozen=True, return_state=True)
     fresh = model.backbone.init_state(2)
     assert torch.equal(state.blocks[0].memory.memory.weights[0], fresh.blocks[0].memory.memory.weights[0])
 
 
 def test_wrong_input_is_named(prompt):
     model = make("mag")
-    with pytest.raises(MismatchError, match=r"ids: expected int64 \(batch, tokens\), found torch.float32 of shape"):
+    with pytest.raises(MismatchError, match=r"input_ids: expected int64 \(batch, tokens\), found torch.float32"):
         model(prompt.float())
-    with pytest.raises(MismatchError, match=r"ids: expected token ids from 0 to 10, found 0 to 11"):
+    with pytest.raises(MismatchError, match=r"input_ids: expected token ids from 0 to 10, found 0 to 11"):
         model(torch.tensor([[0, 11]]))
     with pytest.raises(MismatchError, match=r"prompt: expected token ids from 0 to 10, found -1 to 3"):
         model.generate(torch.tensor([[-1, 3]]), 2)
@@ -141,7 +140,7 @@ def test_wrong_input_is_named(prompt):
         with pytest.raises(ConfigError, match=r"top_k: expected 1 to 11 \(the vocabulary\), found"):
             model.generate(prompt, 2, temperature=1.0, top_k=top_k)
     with pytest.raises(MismatchError, match="state: expected a batch of 1"):
-        model.generate(prompt[:1], 2, state=model(prompt)[1])
+        model.generate(prompt[:1], 2, state=model(prompt, return_state=True)[1])
 
 
 def test_settings_that_do_not_fit_are_refused():

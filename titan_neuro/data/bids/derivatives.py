@@ -166,8 +166,7 @@ def _is_prepare_output(folder: str) -> bool:
 
 def _single_of_subject(files: Sequence[BidsFile], part: str, run: Mapping[str, str]) -> Path:
     """Return the one file of the run's session, or of the whole subject: one anatomy may serve all sessions."""
-    entities = short_entities(run)
-    subject = {name: entities[name] for name in ("sub", "ses") if name in entities}
+    subject = {name: label for name, label in short_entities(run).items() if name in {"sub", "ses"}}
     of_subject = [file for file in files if file.entities.get("sub") == subject["sub"]]
     of_session = [file for file in of_subject if file.entities.get("ses") == subject.get("ses")]
     if not of_subject:

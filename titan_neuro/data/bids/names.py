@@ -125,7 +125,7 @@ def has_label(entities: Mapping[str, str], name: str, labels: Sequence[str] | No
 
 
 def same_run(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
-    """Whether two names belong to one run: every entity of `RUN_ENTITIES` has the same label in both, or is in neither."""
+    """Whether two names belong to one run: each of `RUN_ENTITIES` has the same label in both, or is in neither."""
     one, other = run_entities(short_entities(one)), run_entities(short_entities(other))
     return one.keys() == other.keys() and all(same_label(name, label, other[name]) for name, label in one.items())
 

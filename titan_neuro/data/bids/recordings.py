@@ -258,7 +258,7 @@ def _standard_route(recording: Recording, derivatives: DerivativeFiles) -> Recor
 
 
 def _refuse_single_echo(recording: Recording, derivatives: DerivativeFiles) -> None:
-    """Refuse one echo (or part) of a run whose combination is among the derivatives: three echoes are not three runs."""
+    """Refuse one echo (or part) of a run whose combination is among the derivatives: it is no run of its own."""
     combined = {name: label for name, label in recording.entities.items() if name not in {"echo", "part"}}
     if len(combined) == len(recording.entities):
         return

@@ -1,4 +1,4 @@
-"""Clones of DataLad datasets: made, recognized, and put at the commit that is meant."""
+"""Clones of DataLad datasets: make them, recognize them, check out the published commit."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from pathlib import Path
 
 from titan_neuro.data.bids.annex import dataset_id, parse_dataset_id
 from titan_neuro.data.fetch.registry import Published, is_url
-from titan_neuro.data.fetch.session import datalad_session, dataset_lock, failure_reason
+from titan_neuro.data.fetch.session import datalad_session, failure_reason, make_dataset_once
 from titan_neuro.data.fetch.tree import is_clone
 from titan_neuro.errors import FetchError, OutputError
-from titan_neuro.files import atomic, remove_leftovers
 
 _log = logging.getLogger(__name__)
 # The clone's own branch: it follows no other, so that no pull moves it off the commit.
@@ -26,18 +25,23 @@ _MAX_REASON = 300
 
 @contextlib.contextmanager
 def working_tree(published: Published, directory: Path, *, dry_run: bool) -> Iterator[Path]:
-    """Give the working tree of a dataset for the length of a ``with`` block: the clone, made where there is none yet.
+    """Provide the working tree of a dataset in a ``with`` block: its clone, which is made if there is none yet.
 
-    A dry run makes a clone elsewhere where there is none, and removes it in the end.
+    A dry run without a clone makes a temporary one, and removes it at the end of the block.
 
     Parameters
     ----------
     published : Published
-        Where the dataset comes from, and the commit that is meant.
+        Address and commit of the dataset.
     directory : Path
-        Where the clone is, or is to be; absolute.
+        Folder of the clone, existing or new; absolute.
     dry_run : bool
         Leave nothing behind.
+
+    Yields
+    ------
+    Path
+        Root of the working tree.
 
     Raises
     ------
@@ -46,27 +50,22 @@ def working_tree(published: Published, directory: Path, *, dry_run: bool) -> Ite
     FetchError
         git-annex is not installed; the dataset can't be cloned; it has no such commit.
     """
-    if _holds(published, directory):
-        yield directory
-    elif dry_run:
+    if dry_run and not _is_cloned(published, directory):
         with tempfile.TemporaryDirectory() as scratch:
             clone = Path(scratch, "dataset")
             _clone(published, clone)
             yield clone
-    else:
-        with dataset_lock(directory):
-            # Another process may have cloned it while this one waited for the lock.
-            if not _holds(published, directory):
-                remove_leftovers(directory)
-                with atomic(directory) as temporary:
-                    _clone(published, temporary)
-        yield directory
+        return
+    make_dataset_once(
+        directory, exists=lambda: _is_cloned(published, directory), make=lambda root: _clone(published, root)
+    )
+    yield directory
 
 
 def commit_of(clone: Path) -> str:
-    """Full hash of the commit that a clone has checked out; empty where it has none.
+    """Return the full hash of the commit that a clone has checked out; empty if it has none.
 
-    On a file system without links git-annex works on a branch of its own over the real one: that one's commit is meant.
+    On a file system without links git-annex checks out an adjusted branch; the commit of the original branch counts.
     """
     branch = _git("-C", str(clone), "symbolic-ref", "--short", "--quiet", "HEAD")
     if branch.startswith(_ADJUSTED):
@@ -76,7 +75,7 @@ def commit_of(clone: Path) -> str:
 
 
 def check_out(clone: Path, commit: str) -> None:
-    """Put a fresh clone at a commit, on a branch that follows no other.
+    """Check out a commit in a new clone, on a branch that tracks no other.
 
     Raises
     ------
@@ -86,15 +85,15 @@ def check_out(clone: Path, commit: str) -> None:
     if not _git("-C", str(clone), "rev-parse", "--quiet", "--verify", f"{commit}^{{commit}}"):
         origin = _git("-C", str(clone), "config", "remote.origin.url")
         raise FetchError(
-            f"{origin}: has no commit {commit}, which is the published state that is meant.",
-            "Has the place been replaced or its history rewritten? Its present state is fetched by its address: "
+            f"{origin}: has no commit {commit}, which is the published state of the dataset.",
+            "Was the repository replaced, or its history rewritten? To fetch its present state, give its address: "
             "`titan-neuro fetch URL DIR`.",
         )
     is_adjusted = _git("-C", str(clone), "symbolic-ref", "--short", "--quiet", "HEAD").startswith(_ADJUSTED)
     commands = [["checkout", "--quiet", "--no-track", "-B", _PINNED_BRANCH, commit]]
     if is_adjusted:
         commands.append(["annex", "adjust", "--unlock", "--quiet"])
-    # Where files are unlocked, git calls git-annex, which the session has on PATH.
+    # Git calls git-annex for unlocked files; the session has it on PATH.
     with datalad_session():
         for command in commands:
             done = subprocess.run(["git", *command], cwd=clone, capture_output=True, encoding="utf-8")
@@ -104,7 +103,7 @@ def check_out(clone: Path, commit: str) -> None:
 
 
 def hide(clone: Path, folder: Path) -> None:
-    """Let git pass over a clone within a clone: it is no part of the outer dataset, and is never saved with it."""
+    """Add a nested clone to git's exclude file of the outer clone, so that it is never saved with the outer dataset."""
     path = Path(_git("-C", str(clone), "rev-parse", "--path-format=absolute", "--git-path", "info/exclude"))
     name = folder.relative_to(clone)
     lines = [f"/{name.as_posix()}/", f"/{name.with_name(f'.{name.name}.').as_posix()}*"]
@@ -115,19 +114,19 @@ def hide(clone: Path, folder: Path) -> None:
         path.write_text("\n".join([*text.splitlines(), *missing, ""]), encoding="utf-8")
 
 
-def _holds(published: Published, directory: Path) -> bool:
-    """Whether `directory` holds a clone of the dataset already; False where it is free."""
-    found = commit_of(directory) if is_clone(directory) else ""
-    if published.commit and found == published.commit:
-        # No two datasets share a commit, wherever they were cloned from.
+def _is_cloned(published: Published, directory: Path) -> bool:
+    """Whether `directory` holds a clone of the dataset; False if it is missing or empty."""
+    commit = commit_of(directory) if is_clone(directory) else ""
+    if published.commit and commit == published.commit:
+        # A commit hash identifies a dataset, wherever it was cloned from.
         return True
     if not _is_clone_of(published.url, directory):
         return False
     if published.commit:
         raise OutputError(
-            f"{directory}: is at commit {found or '(none)'}; expected {published.commit}, the published state that "
+            f"{directory}: is at commit {commit or '(none)'}; expected {published.commit}, the published state that "
             "results refer to. Nothing was changed.",
-            f"To go on with the clone as it is: `titan-neuro fetch {directory}`. To put it at the published state: "
+            f"To use the clone as it is: `titan-neuro fetch {directory}`. To check out the published state: "
             f"`git -C {directory} fetch origin` and `git -C {directory} checkout --no-track -b {_PINNED_BRANCH} "
             f"{published.commit}`. Or choose another folder.",
         )
@@ -145,17 +144,18 @@ def _is_clone_of(url: str, directory: Path) -> bool:
     same_origin = _bare_url(origin) == _bare_url(url)
     if same_origin and is_url(url):
         return True
-    here, there = dataset_id(directory), _source_id(url)
-    if here != there or (here is None and not same_origin):
+    clone_id, source_id = dataset_id(directory), _source_id(url)
+    if clone_id != source_id or (clone_id is None and not same_origin):
         raise OutputError(
-            f"{directory}: holds another dataset: expected {there or url}, found {here or origin or 'no origin'}.",
+            f"{directory}: holds another dataset: expected {source_id or url}, "
+            f"found {clone_id or origin or 'no origin'}.",
             "Choose another folder.",
         )
     return True
 
 
 def _bare_url(url: str) -> str:
-    # DataLad clones from URL/.git where URL alone is no repository, and records that.
+    # DataLad clones from URL/.git if URL itself is no repository, and records that address.
     return url.rstrip("/").removesuffix("/.git").removesuffix(".git")
 
 
@@ -169,7 +169,7 @@ def _source_id(url: str) -> str | None:
 
 
 def _git(*arguments: str, above: Path | None = None) -> str:
-    """Output of a git query; empty where git has no answer. A repository that `above` lies in is not asked."""
+    """Return the output of a git query, empty if it fails; git does not search for a repository in or above `above`."""
     environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(above)} if above else None
     done = subprocess.run(["git", *arguments], capture_output=True, encoding="utf-8", env=environment)
     return done.stdout.strip()
@@ -190,7 +190,7 @@ def _clone(published: Published, path: Path) -> None:
                 f"{published.url}: can't be cloned: {failure_reason(error)}",
                 "Check the address and the network; a folder must be a git or DataLad repository.",
             ) from error
-        # DataLad takes a clone for made when git could not write all its files: on a full disk, for example.
+        # DataLad reports success even if git could not write all files, for example on a full disk.
         changed = _git("-C", str(path), "status", "--porcelain", "--untracked-files=no", "--ignore-submodules")
         if changed:
             raise FetchError(

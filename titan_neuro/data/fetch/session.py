@@ -1,4 +1,4 @@
-"""DataLad's Python API made ready for use: git-annex found, a git identity at hand, nothing printed."""
+"""Sessions of DataLad's Python API: with git-annex on PATH, with a git identity, and without output of its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sysconfig
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,13 +19,14 @@ from typing import Any
 from filelock import FileLock
 
 from titan_neuro.errors import FetchError, OutputError
+from titan_neuro.files import atomic, remove_leftovers
 
 _log = logging.getLogger(__name__)
 _IDENTITY = {"name": "Titan-Neuro", "email": "titan-neuro@localhost"}
 
 
 class _Forward(logging.Handler):
-    """Hand DataLad's own messages to our log, at debug level; progress is not a message."""
+    """Log DataLad's own messages at debug level; its progress records are no messages."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if not hasattr(record, "dlm_progress"):
@@ -34,9 +35,9 @@ class _Forward(logging.Handler):
 
 @contextlib.contextmanager
 def datalad_session() -> Iterator[ModuleType]:
-    """Give `datalad.api`, silent, with git-annex on ``PATH``, for the length of a ``with`` block.
+    """Provide `datalad.api` in a ``with`` block: silent, and with git-annex on ``PATH``.
 
-    The environment variables, the log handlers and the user interface that DataLad had before are put back at the end.
+    Environment variables, log handlers and DataLad's user interface are restored at the end.
 
     Yields
     ------
@@ -56,7 +57,7 @@ def datalad_session() -> Iterator[ModuleType]:
 
         logger = logging.getLogger("datalad")
         before = (logger.handlers[:], logger.level, logger.propagate, ui.backend)
-        # INFO is the level at which DataLad reports progress, which `fetch` listens to.
+        # DataLad reports progress, which `fetch` displays, at level INFO.
         logger.handlers, logger.propagate = [_Forward()], False
         logger.setLevel(logging.INFO)
         # The backend for a terminal would ask for passwords and draw its own bars.
@@ -70,15 +71,35 @@ def datalad_session() -> Iterator[ModuleType]:
             gc.collect()
 
 
-@contextlib.contextmanager
-def dataset_lock(directory: Path) -> Iterator[None]:
-    """Keep other processes from making the dataset `directory` for the length of a ``with`` block.
+def make_dataset_once(directory: Path, *, exists: Callable[[], bool], make: Callable[[Path], None]) -> None:
+    """Make a dataset in `directory`, unless it exists; of several processes one makes it, the others wait.
+
+    Parameters
+    ----------
+    directory : Path
+        Root of the dataset.
+    exists : callable
+        Whether `directory` holds the dataset. It raises an error where the folder holds something else.
+    make : callable
+        Writes the dataset to a temporary folder, which is then renamed.
 
     Raises
     ------
     OutputError
         The folder above `directory` can't be written.
     """
+    if exists():
+        return
+    with _dataset_lock(directory):
+        # Another process may have made it while this one waited for the lock.
+        if not exists():
+            remove_leftovers(directory)
+            with atomic(directory) as temporary:
+                make(temporary)
+
+
+@contextlib.contextmanager
+def _dataset_lock(directory: Path) -> Iterator[None]:
     lock = FileLock(directory.with_name(f".{directory.name}.lock"))
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +115,7 @@ def dataset_lock(directory: Path) -> Iterator[None]:
 
 
 def failure_reason(error: Exception) -> str:
-    """Why a DataLad command failed, in one line: what git called fatal, else the first message there is."""
+    """Return why a DataLad command failed, in one line: git's fatal errors, else the first message."""
     failed = getattr(error, "failed", None) or ()
     text = next((text for text in map(_message, failed) if text), str(error))
     fatal = dict.fromkeys(line.strip(" '") for line in re.findall(r"fatal: ([^\n\]]+)", text))
@@ -102,7 +123,7 @@ def failure_reason(error: Exception) -> str:
 
 
 def result_reason(result: dict[str, Any]) -> str:
-    """What DataLad says of one result: its message and what git-annex reported, in one line."""
+    """Return DataLad's message about one result and git-annex's error messages, in one line."""
     return _one_line(_message(result))
 
 
@@ -131,7 +152,7 @@ def _environment() -> Iterator[None]:
 
 
 def _path_with_git_annex() -> str:
-    # The environment's own programs are found even when it was not activated.
+    # Programs of the Python environment are found even if it was not activated.
     scripts = sysconfig.get_path("scripts")
     path = os.pathsep.join([scripts, os.environ.get("PATH", os.defpath)])
     for program in ("git", "git-annex"):
@@ -145,7 +166,7 @@ def _path_with_git_annex() -> str:
 
 @contextlib.contextmanager
 def _identity() -> Iterator[None]:
-    """Name an author and a committer where git knows none: commits (git-annex's own, too) fail without."""
+    """Set an author and a committer where git's configuration has none: commits, git-annex's too, need both."""
     changed = {
         f"GIT_{role}_{field.upper()}": default
         for field, default in _IDENTITY.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -39,10 +40,16 @@ def standard_grid(resolution_mm: float) -> tuple[tuple[int, int, int], np.ndarra
 
 def template_brain(shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:
     """Return the brain mask of the MNI152 template on a grid of `shape` and `affine`: bool ``(x, y, z)``."""
+    mask, mask_affine = _template_brain_1mm()
+    return regrid_mask(mask, mask_affine, shape, affine)
+
+
+@functools.cache
+def _template_brain_1mm() -> tuple[np.ndarray, np.ndarray]:
     from nilearn.datasets import load_mni152_brain_mask
 
     brain = load_mni152_brain_mask(resolution=1)
-    return regrid_mask(np.asarray(brain.dataobj) > 0, brain.affine, shape, affine)
+    return np.asarray(brain.dataobj) > 0, np.asarray(brain.affine)
 
 
 def regrid_mask(

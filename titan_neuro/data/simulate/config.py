@@ -1,4 +1,4 @@
-"""What a synthetic dataset of ds003017 is to hold, and when its runs show the movie."""
+"""Settings of a synthetic dataset of ds003017, and the design of its runs: when they show the movie."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from titan_neuro.errors import ConfigError, UsageError
 
-# ds003017, runs 1 to 5. The movie time at which run 1 begins is 2722.899 s there; the others are whole seconds.
+# ds003017, runs 1 to 5. There run 1 begins at 2722.899 s of the movie; the other runs begin at whole seconds.
 _REAL_VOLUMES = (598, 498, 535, 618, 803)
 _REAL_OVERLAP = (0, 10, 20, 12, 11)
 _REAL_FIXATION = 10
@@ -21,15 +21,15 @@ _REAL_LAST_FIXATION = (11, 11, 10, 10, 10)
 FIRST_STIMULUS_SECOND = 2723
 
 
-class Draw(IntEnum):
-    """What a random stream is for: each purpose has its own, so that one more subject changes nothing of the others."""
+class RandomStream(IntEnum):
+    """Purpose of a random stream: each purpose has its own, so one more subject leaves the other subjects unchanged."""
 
     STIMULUS = 0
     RUN = 1
     PATTERNS = 2
     PAIRING = 3
     CUES = 4
-    NEWS = 5
+    SOURCES = 5
     HEAD = 6
     POSITION = 7
     MOTION = 8
@@ -43,45 +43,45 @@ LongLag = Annotated[int, Field(ge=1, le=300)]
 
 @pydantic_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class SimulateConfig:
-    """What a synthetic dataset of ds003017 holds; defaults make a small one in seconds.
+    """Settings of a synthetic dataset of ds003017; the defaults make a small one in seconds.
 
     Attributes
     ----------
     n_subjects : int
-        The first so many of the 25 labels of ds003017.
+        1 to 25: the first labels of ds003017.
     n_runs : int
-        Runs 1 to `n_runs` of the five.
+        1 to 5: runs 1 to `n_runs`.
     volume_scale : float
-        Length of a run as a fraction of the real one (598, 498, 535, 618, 803 volumes of 1 s); fixations and overlaps
-        shrink alike, to 2 s at least.
+        Length of a run as a fraction of the real one (598, 498, 535, 618, 803 volumes of 1 s). Fixations and overlaps
+        are scaled by the same factor, to at least 2 s.
     voxel_size_mm : float
         Edge of a voxel. The brain has about 1,100 voxels at 12 mm.
     timescales_s : tuple of float
         Time constant of each level of the hierarchy, the lowest first, in seconds.
     lags_s : tuple of int
-        How long after the movie each level shows what is new in it, in whole seconds; as many as `timescales_s`.
+        Delay of each level behind the movie, in whole seconds; as many as `timescales_s`.
     stimulus_fraction, spontaneous_fraction, drift_fraction : float
-        Parts of a voxel's variance while the movie runs; white thermal noise is the rest.
+        Fractions of a voxel's variance while the movie runs; the rest is white thermal noise.
     spontaneous_timescale_s : float
-        Time constant of the subject's own activity, in seconds.
+        Time constant of the activity that is not driven by the movie, in seconds.
     signal_sd_percent : float
         Standard deviation of a voxel over time, in per cent of its baseline.
     association_fraction : float
-        Part of the variance, while the movie runs, of the voxels that show cues and responses; 0 plants none. It is
-        taken from the thermal noise, as is `delayed_response_fraction`.
+        Fraction of the variance, while the movie runs, of the voxels that show cues and responses; 0: there are none.
+        It replaces thermal noise, as does `delayed_response_fraction`.
     n_associations : int
-        How many cues there are, and as many responses; each subject pairs them anew.
+        Number of cues, and of responses; each subject has its own pairing.
     association_lag_s : int
-        How long after a cue its response begins, in whole seconds.
+        Time from the onset of a cue to that of its response, in whole seconds.
     cue_interval_s : float
-        Mean time between the onsets of cues, in seconds; the gaps are geometric, so that none predicts the next.
+        Mean time between the onsets of cues, in seconds; the intervals are geometric, so none predicts the next.
     delayed_response_fraction : float
-        Part of the variance of the voxels that show news and its delayed responses; 0 plants none.
+        Fraction of the variance of the voxels that show sources and their delayed responses; 0: there are none.
     delayed_response_lags_s : tuple of int
-        How long after the news each echo comes, in whole seconds; each lag has voxels of its own.
+        Time from a source to each of its delayed responses, in whole seconds; each lag has its own voxels.
     transforms : bool
-        Record what a scanner would have: heads that differ, lie differently and move, in a distorting field; and write
-        the transforms that undo it, named as in the published fMRIPrep derivatives.
+        Simulate the scanner: heads of different shapes and positions move in an inhomogeneous field. The transforms
+        that undo this are written as well, named as in the published fMRIPrep derivatives.
     motion_sd_mm, motion_sd_degrees : float
         Standard deviation of the head's translations and rotations over a run, each axis; used with `transforms`.
     seed : int
@@ -111,33 +111,34 @@ class SimulateConfig:
     seed: Annotated[int, Field(ge=0)] = 0
 
     def __post_init__(self) -> None:
-        """Check what one field alone can't tell."""
+        """Check the fields that depend on each other."""
         if len(self.timescales_s) != len(self.lags_s) or not 1 <= len(self.lags_s) <= 8:
             raise ConfigError(
                 "simulate: timescales_s and lags_s must be of one length, 1 to 8 levels; "
                 f"found {len(self.timescales_s)} and {len(self.lags_s)}."
             )
-        # No voxel holds both an association and an echo.
-        to_recall = max(self.association_fraction, self.delayed_response_fraction)
-        if self.thermal_fraction < to_recall:
+        # No voxel has both an association and a delayed response.
+        memory_fraction = max(self.association_fraction, self.delayed_response_fraction)
+        if self.thermal_fraction < memory_fraction:
+            total = 1 - self.thermal_fraction + memory_fraction
             raise ConfigError(
                 "simulate: stimulus_fraction + spontaneous_fraction + drift_fraction must not exceed 1, together with "
-                f"association_fraction or delayed_response_fraction; found {1 - self.thermal_fraction + to_recall:g}.",
-                "The movie leaves 0.2 by default; lower stimulus_fraction for more.",
+                f"association_fraction or delayed_response_fraction; found {total:g}.",
+                "The defaults leave 0.2 for the two; a lower stimulus_fraction leaves more.",
             )
         self._check_lags()
 
-    def rng(self, draw: Draw, *which: int) -> np.random.Generator:
-        """Random numbers for one purpose, and for one subject (index from 0) and run (1 to 5) where it has those."""
-        return np.random.default_rng([self.seed, int(draw), *which])
+    def rng(self, stream: RandomStream, *indices: int) -> np.random.Generator:
+        """Return the generator of a stream; `indices` are the subject (from 0) and the run (1 to 5), where needed."""
+        return np.random.default_rng([self.seed, int(stream), *indices])
 
     def _check_lags(self) -> None:
-        longest = max(run.stimulus for run in screenings(self))
-        truth = {
+        longest = max(run.stimulus for run in run_designs(self))
+        lags = {
             "association_lag_s": (self.association_fraction, self.association_lag_s),
             "delayed_response_lags_s": (self.delayed_response_fraction, max(self.delayed_response_lags_s)),
         }
-        for name, (fraction, lag) in truth.items():
+        for name, (fraction, lag) in lags.items():
             if fraction > 0 and lag >= longest:
                 raise ConfigError(
                     f"simulate: {name}: no run shows {lag} s of movie; the longest has {longest} s.",
@@ -146,7 +147,7 @@ class SimulateConfig:
 
     @property
     def thermal_fraction(self) -> float:
-        """Part of a voxel's variance that is white noise, where neither associations nor delayed responses are planted."""
+        """Fraction of a voxel's variance that is white noise, where there are no associations or delayed responses."""
         return round(1 - self.stimulus_fraction - self.spontaneous_fraction - self.drift_fraction, 9)
 
 
@@ -170,18 +171,23 @@ def read_config(given: Mapping[str, Any]) -> SimulateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Screening:
-    """What was on the screen in one run.
+class RunDesign:
+    """When one run shows the movie, and which part of it.
 
     Attributes
     ----------
     run : int
         1 to 5.
-    n_volumes, fixation, overlap, stimulus : int
-        Length of the run; volumes before the movie; volumes of movie that the run before has shown; volumes of movie in
-        all, the overlap included. One volume is one second.
+    n_volumes : int
+        Length of the run, in volumes of one second.
+    fixation : int
+        Volumes before the movie.
+    overlap : int
+        Volumes of movie that repeat the end of the previous run.
+    stimulus : int
+        Volumes of movie in all, including the overlap.
     stimulus_start : int
-        StimulusAverage time of the first volume that shows movie, in seconds.
+        Second of the movie that the first of these volumes shows.
     """
 
     run: int
@@ -192,7 +198,7 @@ class Screening:
     stimulus_start: int
 
     def events(self) -> list[tuple[float, float, str]]:
-        """Rows (onset, duration, trial_type) of the events table, in seconds."""
+        """Return the rows (onset, duration, trial_type) of the events table; times in seconds."""
         rows = [
             (float(self.fixation), float(self.overlap), "overlap_with_previous_run"),
             (float(self.fixation + self.overlap), float(self.stimulus - self.overlap), "movie"),
@@ -200,13 +206,13 @@ class Screening:
         return [row for row in rows if row[1] > 0]
 
 
-def screenings(config: SimulateConfig) -> list[Screening]:
-    """The runs of a synthetic dataset; at ``volume_scale=1`` they are those of ds003017."""
+def run_designs(config: SimulateConfig) -> list[RunDesign]:
+    """Return the design of each run of a synthetic dataset; at ``volume_scale=1`` they are those of ds003017."""
 
     def scaled(seconds: int) -> int:
         return max(2, round(seconds * config.volume_scale)) if seconds else 0
 
-    runs: list[Screening] = []
+    runs: list[RunDesign] = []
     stimulus_end = FIRST_STIMULUS_SECOND
     for index in range(config.n_runs):
         n_volumes, overlap, fixation = map(scaled, (_REAL_VOLUMES[index], _REAL_OVERLAP[index], _REAL_FIXATION))
@@ -214,7 +220,7 @@ def screenings(config: SimulateConfig) -> list[Screening]:
         start = stimulus_end - overlap
         stimulus_end = start + stimulus
         runs.append(
-            Screening(
+            RunDesign(
                 run=index + 1,
                 n_volumes=n_volumes,
                 fixation=fixation,

@@ -1,6 +1,4 @@
-"""Write a synthetic dataset of OpenNeuro ds003017: its layout and names, as a real DataLad dataset, with a signal that
-is known.
-"""
+"""Write a synthetic dataset with the layout and names of OpenNeuro ds003017, as a real DataLad dataset."""
 
 from __future__ import annotations
 
@@ -10,17 +8,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from titan_neuro.data.fetch.session import datalad_session, dataset_lock, failure_reason
+from titan_neuro.data.fetch.session import datalad_session, failure_reason, make_dataset_once
 from titan_neuro.data.simulate.config import SimulateConfig
 from titan_neuro.data.simulate.files import write_dataset
-from titan_neuro.errors import OutputError
-from titan_neuro.files import atomic, remove_leftovers, write_text
+from titan_neuro.errors import InputNotFoundError, MetadataError, OutputError
+from titan_neuro.files import read_json, write_text
 
 _log = logging.getLogger(__name__)
-# Raised when the same settings begin to mean other bytes: a synthetic dataset of before is then another synthetic
-# dataset.
+# Increased when the same settings give other bytes: datasets of earlier versions are then refused.
 _SIGNAL_VERSION = 1
-# As in ds003017: images in the annex, everything that is read as text in git.
+# As in ds003017: images are annexed, text files are in git.
 _ATTRIBUTES = """\
 * annex.backend=MD5E
 **/.git* annex.largefiles=nothing
@@ -33,37 +30,27 @@ README annex.largefiles=nothing
 
 
 def simulate(directory: Path, config: SimulateConfig) -> None:
-    """Write the synthetic dataset to `directory`; a synthetic dataset of the same settings that is already there is
-    left as it is.
+    """Write a synthetic dataset to `directory`, unless it already holds one with the same settings.
 
-    The dataset appears under its name only when it is complete. Memory does not grow with its length.
+    The dataset appears under its name only when it is complete. Memory does not grow with the length of the runs.
 
     Parameters
     ----------
     directory : Path
-        Root of the dataset to be: does not exist, is empty, or holds a synthetic dataset.
+        Root of the new dataset: it does not exist, is empty, or holds a synthetic dataset.
     config : SimulateConfig
-        What is planted, and how much of it.
+        Settings of the dataset.
 
     Raises
     ------
     OutputError
-        The folder holds something else, or a synthetic dataset of other settings; it can't be written; DataLad can't
-        save.
+        The folder holds other files, or a synthetic dataset with other settings; it can't be written.
     FetchError
         git or git-annex is not installed.
     """
     directory = directory.resolve()
-    if _is_there(directory, config):
-        return
-    with dataset_lock(directory):
-        # Another process may have made it while this one waited for the lock.
-        if _is_there(directory, config):
-            return
-        remove_leftovers(directory)
-        with atomic(directory) as temporary:
-            _make(temporary, config)
-    _log.info("%s: %d subjects, %d runs each.", directory, config.n_subjects, config.n_runs)
+    make_dataset_once(directory, exists=lambda: _exists(directory, config), make=lambda root: _make(root, config))
+    _log.info("%s: synthetic dataset of %d subjects, %d runs each.", directory, config.n_subjects, config.n_runs)
 
 
 def _make(root: Path, config: SimulateConfig) -> None:
@@ -84,26 +71,24 @@ def _make(root: Path, config: SimulateConfig) -> None:
             ) from error
 
 
-def _is_there(directory: Path, config: SimulateConfig) -> bool:
+def _exists(directory: Path, config: SimulateConfig) -> bool:
     if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
         return False
-    truth = directory / "truth.json"
     try:
-        found = dict(json.loads(truth.read_text(encoding="utf-8"))["simulated"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OutputError(f"{directory}: exists, and is no simulated dataset.", "Choose another folder.") from error
-    wanted = _identity(config)
-    if found != wanted:
-        differing = sorted(key for key in wanted.keys() | found.keys() if found.get(key) != wanted.get(key))
+        settings = dict(read_json(directory / "truth.json", keys=["simulated"])["simulated"])
+    except (InputNotFoundError, MetadataError, TypeError, ValueError) as error:
+        raise OutputError(f"{directory}: exists, and is no synthetic dataset.", "Choose another folder.") from error
+    expected = _identity(config)
+    differing = sorted(key for key in expected.keys() | settings.keys() if settings.get(key) != expected.get(key))
+    if differing:
         raise OutputError(
-            f"{directory}: holds a synthetic dataset of other settings (they differ in {', '.join(differing)}).",
+            f"{directory}: holds a synthetic dataset with other settings (they differ in {', '.join(differing)}).",
             "Choose another folder, or remove this one.",
         )
-    _log.info("%s: the synthetic dataset is already there.", directory)
     return True
 
 
 def _identity(config: SimulateConfig) -> dict[str, Any]:
-    # By way of JSON, so that it compares equal with what is read back.
+    """Settings and version that decide every byte of the dataset, as they read back from JSON."""
     settings = json.loads(json.dumps(asdict(config)))
     return {**settings, "signal_version": _SIGNAL_VERSION}

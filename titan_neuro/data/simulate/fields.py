@@ -11,18 +11,17 @@ _BLOCK = 16384
 def smooth_fields(rng: np.random.Generator, coordinates_mm: np.ndarray, length_mm: float, n_fields: int) -> np.ndarray:
     """Draw Gaussian fields with autocorrelation ``exp(-d^2 / (2 length_mm^2))``, as sums of random plane waves.
 
-    A field is a function of the place: any set of points of the same field fits any other.
+    A field is a function of position: it has the same value at a point, whatever other points are asked for.
 
     Parameters
     ----------
     rng : numpy.random.Generator
-        In the same state it gives the same fields.
+        The same state gives the same fields.
     coordinates_mm : numpy.ndarray
-        Where they are wanted, ``(points, 3)``.
+        Points, ``(points, 3)``.
     length_mm : float
-        How far they are smooth.
+        Length scale of the autocorrelation.
     n_fields : int
-        How many.
 
     Returns
     -------

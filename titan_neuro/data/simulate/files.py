@@ -1,4 +1,4 @@
-"""The files of a synthetic dataset of ds003017: images, sidecars, events and masks."""
+"""The files of a synthetic dataset: images, sidecars, events and masks, as in ds003017."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from titan_neuro.data.simulate.config import Screening, SimulateConfig, screenings
+from titan_neuro.data.simulate.config import RunDesign, SimulateConfig, run_designs
+from titan_neuro.data.simulate.fmriprep import write_anatomy, write_fmriprep_description, write_run_transforms
 from titan_neuro.data.simulate.head import TOTAL_READOUT_TIME, draw_head, draw_position
 from titan_neuro.data.simulate.images import Grid, write_image
-from titan_neuro.data.simulate.minimal import write_anatomy, write_minimal_description, write_run_transforms
+from titan_neuro.data.simulate.memory_content import plan_memory_content
 from titan_neuro.data.simulate.names import LABELS, TASK, description, run_stem, subject_name, table
-from titan_neuro.data.simulate.recall import plan_recall
-from titan_neuro.data.simulate.scanner import Camera, HeadView, Template
-from titan_neuro.data.simulate.signal import assign_regions, run_time_points, screened_latents, stimulus_latents
+from titan_neuro.data.simulate.scanner import Scanner, SubjectAnatomy, Template
+from titan_neuro.data.simulate.signal import assign_regions, latents_at_volumes, simulate_run, stimulus_latents
 from titan_neuro.data.simulate.truth import write_truth
 from titan_neuro.files import write_json, write_text
 
@@ -31,23 +31,24 @@ _SIDECAR = {
 _README = """\
 A synthetic dataset of OpenNeuro ds003017 ("The Grand Budapest Hotel"), written by Titan-Neuro.
 
-Nobody was scanned: layout, names, timing and sidecars follow the real dataset (Visconti di Oleggio Castello et al., Sci
-Data 7, 383, 2020); the images are noise with a planted signal. What was planted is in truth.json and derivatives/truth.
+Nobody was scanned. Layout, names, timing and sidecars follow the real dataset (Visconti di Oleggio Castello et al., Sci
+Data 7, 383, 2020). The images contain a simulated signal and noise; truth.json and derivatives/truth hold the ground
+truth.
 """
 _IN_TEMPLATE_SPACE = """\
-The images are in the space of nilearn's MNI152 template. All slices of a volume are of one moment; outside the brain
-the images are zero.
+The images are in the space of nilearn's MNI152 template. All slices of a volume are acquired at the same time. Outside
+the brain the images are zero.
 """
 _IN_SCANNER_SPACE = """\
-The images are as a scanner would have recorded them: heads that differ, lie obliquely, move, and bend the field. The
-transforms that undo it, exact ones, are in derivatives/ds003017-fmriprep under the names of the published derivatives.
-Where these say MNI152NLin2009cAsym, the template is the MNI152 that nilearn ships. The field displaces what is recorded
-and leaves its intensity. All slices of a volume are of one moment; away from the brain the images are zero, and more
-slices than the real 48 hold all of it.
+The images are as a scanner would record them: heads differ in shape and position, move, and distort the field. The
+exact transforms that undo this are in derivatives/ds003017-fmriprep, under the names of the published derivatives.
+Where these say MNI152NLin2009cAsym, the template is the MNI152 of nilearn. The field shifts intensities without
+changing them. All slices of a volume are acquired at the same time. Away from the brain the images are zero; there are
+more slices than the real 48, so that they cover the whole brain.
 """
-_WITH_RECALL = """\
-Some of what is planted can be predicted by a memory alone, written while the subject is watched: see "associations" and
-"delayed responses" in truth.json.
+_WITH_MEMORY_CONTENT = """\
+A part of the signal can be predicted only by a memory that is written while the same subject is read: see
+"associations" and "delayed_responses" in truth.json.
 """
 
 
@@ -57,54 +58,53 @@ def write_dataset(root: Path, config: SimulateConfig, identity: dict[str, Any]) 
     Parameters
     ----------
     root : Path
-        Folder of the dataset; exists.
+        Folder of the dataset; it exists.
     config : SimulateConfig
-        What is planted, and how much of it.
     identity : dict
-        What makes this synthetic dataset this synthetic dataset; recorded in ``truth.json``.
+        Settings and version of the dataset, recorded in ``truth.json``.
     """
     template = template_brain(config)
     latents = stimulus_latents(config)
-    recall = plan_recall(config, template.regions, template.coordinates_mm())
-    runs = screenings(config)
+    memory_content = plan_memory_content(config, template.regions, template.coordinates_mm())
+    runs = run_designs(config)
     _write_top_level(root, config)
     if config.transforms:
-        write_minimal_description(root)
+        write_fmriprep_description(root)
     else:
         _write_masks(root / "derivatives" / "mask", config, template)
-    write_truth(root, config, template, latents, recall, identity)
+    write_truth(root, config, template, latents, memory_content, identity)
     with tqdm(total=config.n_subjects * len(runs), desc="Simulating", unit="run") as bar:
         for subject in range(config.n_subjects):
-            view = _draw_view(root, config, subject, template) if config.transforms else None
+            anatomy = _draw_anatomy(root, config, subject, template) if config.transforms else None
             for run in runs:
-                camera = None if view is None else _draw_camera(root, config, subject, run, view)
-                volumes = run_time_points(
+                scanner = None if anatomy is None else _draw_scanner(root, config, subject, run, anatomy)
+                volumes = simulate_run(
                     *(config, subject, run),
-                    stimulus=screened_latents(latents, run),
+                    stimulus=latents_at_volumes(latents, run),
                     regions=template.regions,
                     baseline=template.baseline,
-                    recall=recall,
-                    camera=camera,
+                    memory_content=memory_content,
+                    scanner=scanner,
                 )
-                _write_run(root, subject, run, template.grid if camera is None else camera.grid, volumes)
+                _write_run(root, subject, run, template.grid if scanner is None else scanner.grid, volumes)
                 bar.update()
 
 
-def _draw_view(root: Path, config: SimulateConfig, subject: int, template: Template) -> HeadView:
-    view = HeadView(draw_head(config, subject, template.coordinates_mm()), template)
-    write_anatomy(root, config, subject, view)
-    return view
+def _draw_anatomy(root: Path, config: SimulateConfig, subject: int, template: Template) -> SubjectAnatomy:
+    anatomy = SubjectAnatomy(draw_head(config, subject, template.coordinates_mm()), template)
+    write_anatomy(root, config, subject, anatomy)
+    return anatomy
 
 
-def _draw_camera(root: Path, config: SimulateConfig, subject: int, run: Screening, view: HeadView) -> Camera:
-    position = draw_position(config, subject, run, view.head)
-    camera = Camera(config, view, position)
-    write_run_transforms(root, subject, run, camera, position)
-    return camera
+def _draw_scanner(root: Path, config: SimulateConfig, subject: int, run: RunDesign, anatomy: SubjectAnatomy) -> Scanner:
+    position = draw_position(config, subject, run, anatomy.head)
+    scanner = Scanner(config, anatomy, position)
+    write_run_transforms(root, subject, run, scanner, position)
+    return scanner
 
 
 def template_brain(config: SimulateConfig) -> Template:
-    """Put the MNI152 brain that nilearn ships on a grid of the wanted voxel size, with a margin of one voxel."""
+    """Return nilearn's MNI152 brain on a grid of the configured voxel size, with a margin of one voxel."""
     from nilearn.datasets import load_mni152_brain_mask, load_mni152_template
     from nilearn.image import resample_img
 
@@ -121,7 +121,7 @@ def template_brain(config: SimulateConfig) -> Template:
     coordinates = inside @ affine[:3, :3].T + affine[:3, 3]
     cropped = np.zeros(shape, dtype=bool)
     cropped[tuple(inside.T)] = True
-    # 300 to 1,000 units: the rounding to int16 then adds less than 1 % to the variance over time.
+    # 300 to 1,000 units: rounding to int16 then adds less than 1 % to the variance over time.
     intensity = np.asarray(template.dataobj)[mask]
     return Template(
         mask=cropped,
@@ -139,8 +139,8 @@ def _write_top_level(root: Path, config: SimulateConfig) -> None:
     }
     write_json(root / "dataset_description.json", content)
     space = _IN_SCANNER_SPACE if config.transforms else _IN_TEMPLATE_SPACE
-    to_recall = config.association_fraction > 0 or config.delayed_response_fraction > 0
-    write_text(root / "README", _README + space + (_WITH_RECALL if to_recall else ""))
+    has_memory_content = config.association_fraction > 0 or config.delayed_response_fraction > 0
+    write_text(root / "README", _README + space + (_WITH_MEMORY_CONTENT if has_memory_content else ""))
     write_text(root / "CHANGES", f"1.0.0 2026-01-01\n  - Simulated with seed {config.seed}.\n")
     write_text(root / ".bidsignore", "truth.json\n")
     names = "".join(f"sub-{label}\n" for label in LABELS[: config.n_subjects])
@@ -157,10 +157,10 @@ def _write_masks(folder: Path, config: SimulateConfig, template: Template) -> No
         write_image(path, template.grid, [np.ones(len(template.regions), dtype=np.uint8)])
 
 
-def _write_run(root: Path, subject: int, run: Screening, grid: Grid, volumes: Iterable[np.ndarray]) -> None:
+def _write_run(root: Path, subject: int, run: RunDesign, grid: Grid, volumes: Iterable[np.ndarray]) -> None:
     stem = run_stem(root, subject, run.run)
     write_image(Path(f"{stem}_bold.nii.gz"), grid, volumes, n_volumes=run.n_volumes)
-    # Slice timing stands in each run's own sidecar, as in ds003017; here every slice is of the same moment.
+    # Slice timing is in each run's own sidecar, as in ds003017; here all slices are acquired at the same time.
     write_json(Path(f"{stem}_bold.json"), {**_SIDECAR, "SliceTiming": [0.0] * grid.mask.shape[2]})
     rows = [[str(onset), str(duration), trial_type] for onset, duration, trial_type in run.events()]
     write_text(Path(f"{stem}_events.tsv"), table([["onset", "duration", "trial_type"], *rows]))

@@ -1,4 +1,4 @@
-"""NIfTI images written volume by volume, with bytes that depend on nothing but the values."""
+"""NIfTI images, written volume by volume; equal values give equal bytes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _REPETITION_TIME_S = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """Where the values of an image lie.
+    """The voxels of an image that have values.
 
     Attributes
     ----------
     mask : numpy.ndarray
-        Bool, 3D: the voxels that have values; the others are zero.
+        Bool ``(x, y, z)``: the voxels that have values; the others are zero.
     affine : numpy.ndarray
         From voxels to RAS mm, ``(4, 4)``.
     code : str
@@ -39,19 +39,23 @@ def write_image(path: Path, grid: Grid, volumes: Iterable[np.ndarray], n_volumes
     Parameters
     ----------
     path : Path
-        The image to be.
+        Ends in ``.nii.gz``.
     grid : Grid
-        Where the values lie.
     volumes : iterable of numpy.ndarray
-        Values of a volume, ``(voxels of the mask,)`` in C order; the first says the type of all.
+        Values of each volume, ``(voxels of the mask,)`` in C order; all have the data type of the first.
     n_volumes : int, optional
-        How many volumes come; without it the one volume makes a 3D image.
+        Number of volumes; None writes the single volume as a 3D image.
+
+    Raises
+    ------
+    OutputError
+        `path` can't be written.
     """
     volume = None
     with (
         atomic(path) as temporary,
         temporary.open("wb") as raw,
-        # Neither a name nor a date in the gzip header: the annex key is made of these bytes.
+        # No name and no date in the gzip header: the annex key is the checksum of these bytes.
         gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=6, mtime=0) as file,
     ):
         for values in volumes:
@@ -64,12 +68,13 @@ def write_image(path: Path, grid: Grid, volumes: Iterable[np.ndarray], n_volumes
 
 def _header(grid: Grid, dtype: np.dtype, n_volumes: int | None) -> bytes:
     import nibabel as nib
+    from nibabel.affines import voxel_sizes
 
     header = nib.Nifti1Header()
     time = () if n_volumes is None else (n_volumes,)
     header.set_data_dtype(dtype)
     header.set_data_shape((*grid.mask.shape, *time))
-    header.set_zooms((*nib.affines.voxel_sizes(grid.affine), *(_REPETITION_TIME_S for _ in time)))
+    header.set_zooms((*voxel_sizes(grid.affine), *(_REPETITION_TIME_S for _ in time)))
     header.set_xyzt_units("mm", "sec")
     header.set_sform(grid.affine, code=grid.code)
     header.set_qform(grid.affine, code=grid.code)

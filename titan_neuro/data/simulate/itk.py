@@ -1,4 +1,4 @@
-"""Transforms as ITK writes them: text for affines, HDF5 for composites. Points in memory are RAS, in the files LPS."""
+"""ITK's transform files: text for affines, HDF5 for composites. Points are RAS in memory, and LPS in the files."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 def map_points(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Apply an affine ``(4, 4)`` to points ``(..., 3)``."""
-    return points @ matrix[:3, :3].T + matrix[:3, 3]
+    return np.asarray(points @ matrix[:3, :3].T + matrix[:3, 3])
 
 
 def interpolate(volume: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """Trilinear values of a 3D `volume` at fractional voxel `indices`, ``(points, 3)``; zero outside, as in ITK."""
+    """Interpolate a 3D `volume` trilinearly at fractional voxel `indices`, ``(points, 3)``; zero outside, as in ITK."""
     from scipy.ndimage import map_coordinates
 
     values: np.ndarray = map_coordinates(volume, indices.T, order=1, mode="constant", prefilter=False)
@@ -29,7 +29,7 @@ def interpolate(volume: np.ndarray, indices: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class DisplacementField:
-    """A dense field: a point goes to itself plus what the field says there, trilinearly; outside it stays.
+    """A dense displacement field, interpolated trilinearly; zero outside.
 
     Attributes
     ----------
@@ -45,17 +45,21 @@ class DisplacementField:
     def __call__(self, points: np.ndarray) -> np.ndarray:
         """Map points ``(n, 3)``."""
         indices = map_points(np.linalg.inv(self.affine), points)
-        return points + np.stack([interpolate(self.vectors_mm[..., axis], indices) for axis in range(3)], axis=-1)
+        shifts = [interpolate(self.vectors_mm[..., axis], indices) for axis in range(3)]
+        return np.asarray(points + np.stack(shifts, axis=-1))
 
     def inverse(self, points: np.ndarray, n_steps: int = 10) -> np.ndarray:
-        """Points that the field maps to `points`, by fixed-point iteration; gradients must be well below 1."""
-        found = points
+        """Return the points that the field maps to `points`, ``(n, 3)``, by fixed-point iteration.
+
+        It converges for fields whose gradients are well below 1.
+        """
+        sources = points
         for _ in range(n_steps):
-            found = found + points - self(found)
-        return found
+            sources = np.asarray(sources + points - self(sources))
+        return sources
 
     def inverted(self) -> DisplacementField:
-        """The inverse as a field on the same grid."""
+        """Return the inverse as a field on the same grid."""
         shape = self.vectors_mm.shape[:3]
         nodes = map_points(self.affine, np.indices(shape).reshape(3, -1).T)
         vectors = (self.inverse(nodes) - nodes).reshape(*shape, 3)
@@ -77,14 +81,14 @@ def write_affines(path: Path, matrices: Sequence[np.ndarray]) -> None:
 
 
 def write_composite(path: Path, parts: Sequence[np.ndarray | DisplacementField]) -> None:
-    """Write a composite as ITK's HDF5; as ITK does, the last of `parts` is applied to a point first.
+    """Write a composite transform in ITK's HDF5 format. As in ITK, the last of `parts` is applied to a point first.
 
     Parameters
     ----------
     path : Path
         ``.h5``.
     parts : sequence of numpy.ndarray or DisplacementField
-        Affines ``(4, 4)`` that map RAS points, and fields.
+        Affines ``(4, 4)`` that map RAS points, and displacement fields.
     """
     import h5py
 
@@ -118,6 +122,6 @@ def _field_parameters(field: DisplacementField) -> tuple[np.ndarray, np.ndarray]
     shape = field.vectors_mm.shape[:3]
     origin = field.affine[:3, 3] * [-1, -1, 1]
     fixed = np.concatenate([shape, origin, np.diag(field.affine)[:3], _LPS[:3, :3].ravel()])
-    # ITK's order: the vector's components fastest, then x, y, z.
+    # ITK's order: vector components vary fastest, then x, y, z.
     vectors = np.moveaxis(field.vectors_mm * [-1, -1, 1], -1, 0)
     return fixed.astype(float), vectors.ravel(order="F")

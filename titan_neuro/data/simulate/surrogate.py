@@ -1,4 +1,4 @@
-"""Recordings in which nothing is to be found: what any forecaster earns on them, it has not earned."""
+"""Surrogate recordings for null controls: nothing in them can be forecast beyond linear autoregression."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from titan_neuro.files import atomic, writing_to
 from titan_neuro.seeds import named_generator
 
 SurrogateKind = Literal["white", "phase"]
-# What is worked on at a time.
-_VALUES_AT_A_TIME = 2**22
+# Number of values in memory at a time.
+_BLOCK_VALUES = 2**22
 
 
 def write_surrogate(recording: Recording, kind: SurrogateKind, folder: Path, seed: int) -> Recording:
-    """Write a recording of the same shape, grid and timing without what was measured.
+    """Write a surrogate of a recording, of the same shape, grid and timing.
 
-    ``white``: independent normal noise. ``phase``: each voxel's (or parcel's) Fourier amplitudes with phases drawn
-    anew, for every voxel and run apart, so that its own autocorrelation stays and all that it shares with others, movie
-    and neighbors, is gone.
+    ``white``: independent normal noise. ``phase``: each voxel (or parcel) keeps its Fourier amplitudes, with random
+    phases that are independent between voxels and runs. It keeps its autocorrelation, and loses its relation to the
+    movie and to other voxels.
 
-    Each voxel keeps its standard deviation, and its mean too, from which a brain mask may have to be computed. Where
-    the recording is to be resampled by transforms the mean is 0: head motion would move a mean image through the
-    voxels, and make a signal of it.
+    Each voxel keeps its standard deviation. It also keeps its mean, from which a brain mask may be computed, except if
+    the recording will be resampled by transforms: head motion would shift the mean image across voxels, which is a
+    signal.
 
     Parameters
     ----------
     recording : Recording
-        Its content is on this machine.
+        Its files are on this machine.
     kind : {"white", "phase"}
     folder : Path
-        Where the image or table goes; events, mask, confounds and transforms stay those of the recording.
+        Folder of the new image or table; events, mask, confounds and transforms are those of the recording.
     seed : int
-        With the name of the run, the seed of the noise.
+        Seed of the noise, together with the name of the run.
 
     Returns
     -------
@@ -66,7 +66,7 @@ def write_surrogate(recording: Recording, kind: SurrogateKind, folder: Path, see
 
 
 def surrogate(series: np.ndarray, kind: SurrogateKind, rng: np.random.Generator, *, keep_mean: bool) -> np.ndarray:
-    """Replace series by noise of the same variance, or by ones of the same amplitudes and other phases.
+    """Replace series by noise of the same variance, or by series of the same amplitudes and random phases.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def surrogate(series: np.ndarray, kind: SurrogateKind, rng: np.random.Generator,
     kind : {"white", "phase"}
     rng : numpy.random.Generator
     keep_mean : bool
-        Whether each feature keeps its mean; else it is 0 (of white noise: expected to be).
+        Whether each feature keeps its mean; else the mean is 0 (for white noise: in expectation).
 
     Returns
     -------
@@ -88,11 +88,11 @@ def surrogate(series: np.ndarray, kind: SurrogateKind, rng: np.random.Generator,
         noise = rng.normal(size=series.shape) * series.std(axis=0)
     else:
         spectrum = np.fft.rfft(series - mean, axis=0)
-        turn = np.exp(2j * np.pi * rng.random(spectrum.shape))
+        rotation = np.exp(2j * np.pi * rng.random(spectrum.shape))
         if len(series) % 2 == 0:
-            # The Nyquist frequency has no phase but a sign.
-            turn[-1] = np.where(rng.random(spectrum.shape[1]) < 0.5, -1.0, 1.0)
-        noise = np.fft.irfft(spectrum * turn, len(series), axis=0)
+            # The Nyquist frequency is real: it has a sign instead of a phase.
+            rotation[-1] = np.where(rng.random(spectrum.shape[1]) < 0.5, -1.0, 1.0)
+        noise = np.fft.irfft(spectrum * rotation, len(series), axis=0)
     return np.asarray(noise + mean if keep_mean else noise)
 
 
@@ -110,19 +110,18 @@ def _write_table(recording: Recording, kind: SurrogateKind, folder: Path, rng: n
 def _write_image(recording: Recording, kind: SurrogateKind, folder: Path, rng: np.random.Generator) -> Path:
     image = BoldImage(recording.path)
     tr = repetition_time(recording, image.header_repetition_time)
-    whole = Space(kind="volume", name="native", mask=np.ones(image.shape, dtype=bool), affine=image.affine)
+    all_voxels = Space(kind="volume", name="native", mask=np.ones(image.shape, dtype=bool), affine=image.affine)
     path = folder / f"{recording.path.name.partition('.')[0]}.nii.gz"
-    at_a_time = max(1, _VALUES_AT_A_TIME // whole.n_features)
+    n_volumes = max(1, _BLOCK_VALUES // all_voxels.n_features)
     with ScratchSeries(folder / "series") as scratch:
-        for start in range(0, image.n_volumes, at_a_time):
-            block = image.read(start, min(start + at_a_time, image.n_volumes))
-            scratch.append(block.reshape(whole.n_features, -1).T)
-        width = max(1, _VALUES_AT_A_TIME // image.n_volumes)
-        for first in range(0, whole.n_features, width):
-            series = scratch.read_columns(first, min(first + width, whole.n_features))
-            made = surrogate(series, kind, rng, keep_mean=recording.route != "transforms")
-            scratch.replace_columns(first, made)
-        write_nifti(path, whole, _volumes(scratch), n_time_points=image.n_volumes, repetition_time=tr)
+        for start in range(0, image.n_volumes, n_volumes):
+            block = image.read(start, min(start + n_volumes, image.n_volumes))
+            scratch.append(block.reshape(all_voxels.n_features, -1).T)
+        n_columns = max(1, _BLOCK_VALUES // image.n_volumes)
+        for first in range(0, all_voxels.n_features, n_columns):
+            series = scratch.read_columns(first, min(first + n_columns, all_voxels.n_features))
+            scratch.replace_columns(first, surrogate(series, kind, rng, keep_mean=recording.route != "transforms"))
+        write_nifti(path, all_voxels, _volumes(scratch), n_time_points=image.n_volumes, repetition_time=tr)
     return path
 
 

@@ -1,4 +1,4 @@
-"""What was planted, for whoever scores a model or a probe: ``truth.json`` and ``derivatives/truth``."""
+"""The ground truth of a synthetic dataset, against which models and probes are scored."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from titan_neuro.data.simulate.config import SimulateConfig, screenings
+from titan_neuro.data.simulate.config import SimulateConfig, run_designs
 from titan_neuro.data.simulate.images import write_image
+from titan_neuro.data.simulate.memory_content import N_SOURCE_PATTERNS, MemoryContent
 from titan_neuro.data.simulate.names import MINIMAL, SPACE, TARGET, TASK, description, run_stem, subject_name, table
-from titan_neuro.data.simulate.recall import Recall
 from titan_neuro.data.simulate.scanner import Template
 from titan_neuro.data.simulate.signal import STREAMS
 from titan_neuro.files import write_json, write_text
 
 _FOLDER = "derivatives/truth"
 _REGION_IMAGE = f"space-{SPACE}_desc-region_dseg.nii.gz"
-_RECALL_IMAGE = f"space-{SPACE}_desc-recall_dseg.nii.gz"
-_STIMULUS_TABLE = f"task-{TASK}_desc-film_timeseries.tsv"
+_MEMORY_IMAGE = f"space-{SPACE}_desc-memory_dseg.nii.gz"
+_STIMULUS_TABLE = f"task-{TASK}_desc-stimulus_timeseries.tsv"
 _CUES = "desc-cue_events"
-_NEWS = "desc-news_timeseries"
+_SOURCES = "desc-source_timeseries"
+_DATASET_DESCRIPTION = "Ground truth"
 
 
 def write_truth(
@@ -29,38 +30,37 @@ def write_truth(
     config: SimulateConfig,
     template: Template,
     latents: np.ndarray,
-    recall: Recall | None,
+    memory_content: MemoryContent | None,
     identity: dict[str, Any],
 ) -> None:
-    """Write ``truth.json`` and the images and tables that it names.
+    """Write ``truth.json`` and the images and tables that it names, in ``derivatives/truth``.
 
     Parameters
     ----------
     root : Path
-        The synthetic dataset.
+        Root of the synthetic dataset.
     config : SimulateConfig
-        Of the synthetic dataset.
     template : Template
-        Where signals are planted.
+        The brain that has the signals.
     latents : numpy.ndarray
-        `stimulus_latents`.
-    recall : Recall or None
-        What is planted for a memory.
+        As `stimulus_latents` returns them, ``(seconds of movie, regions)``.
+    memory_content : MemoryContent or None
+        Associations and delayed responses.
     identity : dict
-        What makes this synthetic dataset this synthetic dataset.
+        Settings and version of the dataset, recorded as ``simulated``.
     """
     folder = root / _FOLDER
-    write_json(folder / "dataset_description.json", description("What was planted", "derivative"))
+    write_json(folder / "dataset_description.json", description(_DATASET_DESCRIPTION, "derivative"))
     regions = _regions(config, template)
     write_image(folder / _REGION_IMAGE, template.grid, [(template.regions + 1).astype(np.uint8)])
     rows = [["index", "name"], *([str(region["index"]), region["name"]] for region in regions)]
     write_text(folder / "desc-region_dseg.tsv", table(rows))
     _write_stimulus(folder, config, [region["name"] for region in regions], latents)
-    if recall is not None:
-        _write_recall(folder, config, template, recall)
+    if memory_content is not None:
+        _write_memory_content(folder, config, template, memory_content)
     content = {
         "simulated": identity,
-        "model": "The formula and every setting are explained in titan_neuro.data.simulate.signal.",
+        "model": "titan_neuro.data.simulate.signal explains the formula and every setting.",
         "variance_fractions": {
             "stimulus": config.stimulus_fraction,
             "spontaneous": config.spontaneous_fraction,
@@ -70,117 +70,124 @@ def write_truth(
         "regions": regions,
         "region_image": f"{_FOLDER}/{_REGION_IMAGE}",
         "stimulus_latents": f"{_FOLDER}/{_STIMULUS_TABLE}",
-        "units": {"stimulus_start": "s of movie time", "n_volumes, fixation, overlap, movie": "volumes of 1 s"},
-        "runs": [asdict(run) for run in screenings(config)],
-        "associations": _associations(config, recall),
-        "delayed_responses": _delayed_responses(config, recall),
+        "units": {"stimulus_start": "s of movie time", "n_volumes, fixation, overlap, stimulus": "volumes of 1 s"},
+        "runs": [asdict(run) for run in run_designs(config)],
+        "associations": _associations(config, memory_content),
+        "delayed_responses": _delayed_responses(config, memory_content),
         "transforms": _transforms(config),
     }
     write_json(root / "truth.json", content)
 
 
 def _write_stimulus(folder: Path, config: SimulateConfig, names: list[str], latents: np.ndarray) -> None:
-    first_second = screenings(config)[0].stimulus_start
+    first_second = run_designs(config)[0].stimulus_start
     rows = [[str(first_second + second), *(f"{value:.6f}" for value in row)] for second, row in enumerate(latents)]
-    write_text(folder / _STIMULUS_TABLE, table([["film_time", *names], *rows]))
+    write_text(folder / _STIMULUS_TABLE, table([["stimulus_time", *names], *rows]))
     columns = {
-        "film_time": {"Description": "Time in the movie", "Units": "s"},
-        **{name: {"Description": f"What the movie plants in {name}, of expected variance 1"} for name in names},
+        "stimulus_time": {"Description": "Time in the movie", "Units": "s"},
+        **{name: {"Description": f"Latent of {name} that the movie drives, of expected variance 1"} for name in names},
     }
     write_json(folder / _STIMULUS_TABLE.replace(".tsv", ".json"), {"SamplingFrequency": 1, **columns})
 
 
-def _write_recall(folder: Path, config: SimulateConfig, template: Template, recall: Recall) -> None:
-    names = list(recall.places)
-    labels = sum((index + 1) * voxels.astype(np.uint8) for index, voxels in enumerate(recall.places.values()))
-    write_image(folder / _RECALL_IMAGE, template.grid, [np.asarray(labels, dtype=np.uint8)])
+def _write_memory_content(
+    folder: Path, config: SimulateConfig, template: Template, memory_content: MemoryContent
+) -> None:
+    names = list(memory_content.voxel_sets)
+    labels = sum(
+        (index + 1) * voxels.astype(np.uint8) for index, voxels in enumerate(memory_content.voxel_sets.values())
+    )
+    write_image(folder / _MEMORY_IMAGE, template.grid, [np.asarray(labels, dtype=np.uint8)])
     rows = [[str(index + 1), name] for index, name in enumerate(names)]
-    write_text(folder / "desc-recall_dseg.tsv", table([["index", "name"], *rows]))
-    for name, patterns in recall.patterns_by_set().items():
+    write_text(folder / "desc-memory_dseg.tsv", table([["index", "name"], *rows]))
+    for name, patterns in memory_content.patterns_by_set().items():
         path = folder / _pattern_image(name)
         write_image(path, template.grid, patterns.astype(np.float32), n_volumes=len(patterns))
     if config.association_fraction > 0:
-        _write_cues(folder, config, recall)
+        _write_cues(folder, config, memory_content)
     if config.delayed_response_fraction > 0:
-        _write_news(folder, config, recall)
+        _write_sources(folder, config, memory_content)
 
 
-def _write_cues(folder: Path, config: SimulateConfig, recall: Recall) -> None:
+def _write_cues(folder: Path, config: SimulateConfig, memory_content: MemoryContent) -> None:
     sidecar = {
-        "onset": {"Description": "First volume that shows the cue; the volumes are of 1 s", "Units": "s"},
-        "duration": {"Description": "How long it shows", "Units": "s"},
-        "cue": {"Description": "Which cue: the pattern of this number, from 1"},
-        "response": {"Description": "Which response this subject pairs with it, from 1"},
+        "onset": {"Description": "First volume of the cue; a volume takes 1 s", "Units": "s"},
+        "duration": {"Description": "Duration of the cue", "Units": "s"},
+        "cue": {"Description": "Number of the cue's pattern, from 1"},
+        "response": {"Description": "Number of the response that this subject pairs with the cue, from 1"},
         "response_onset": {
-            "Description": "First volume that shows the response; n/a where the movie has ended by then",
+            "Description": "First volume of the response; n/a if the movie ends earlier",
             "Units": "s",
         },
     }
     write_json(folder / f"task-{TASK}_{_CUES}.json", sidecar)
     for subject in range(config.n_subjects):
-        pairing = recall.pairing(subject)
-        for run in screenings(config):
+        pairing = memory_content.pairing(subject)
+        for run in run_designs(config):
             rows = [list(sidecar)]
-            for volume, cue in recall.cues(subject, run):
+            for volume, cue in memory_content.cues(subject, run):
                 response = volume + config.association_lag_s
                 onset = str(response) if response < run.fixation + run.stimulus else "n/a"
                 rows.append([str(volume), "3", str(cue + 1), str(pairing[cue] + 1), onset])
             write_text(Path(f"{run_stem(folder, subject, run.run)}_{_CUES}.tsv"), table(rows))
 
 
-def _write_news(folder: Path, config: SimulateConfig, recall: Recall) -> None:
+def _write_sources(folder: Path, config: SimulateConfig, memory_content: MemoryContent) -> None:
     before = max(config.delayed_response_lags_s)
-    columns = [f"news-{index + 1}" for index in range(recall.news(0, screenings(config)[0]).shape[1])]
+    columns = [f"source-{index + 1}" for index in range(N_SOURCE_PATTERNS)]
     sidecar = {
         "volume": {
-            "Description": "Volume that shows the news; before the movie they are not shown, but echo",
+            "Description": "Volume that shows the source patterns; those before the movie are not shown, but have "
+            "delayed responses",
             "Units": "s",
         },
         **{name: {"Description": "Strength of the pattern of this number, standard normal"} for name in columns},
     }
-    write_json(folder / f"task-{TASK}_{_NEWS}.json", {"SamplingFrequency": 1, **sidecar})
+    write_json(folder / f"task-{TASK}_{_SOURCES}.json", {"SamplingFrequency": 1, **sidecar})
     for subject in range(config.n_subjects):
-        for run in screenings(config):
+        for run in run_designs(config):
             rows = [
                 [str(run.fixation - before + second), *(f"{value:.6f}" for value in row)]
-                for second, row in enumerate(recall.news(subject, run))
+                for second, row in enumerate(memory_content.source_strengths(subject, run))
             ]
-            path = Path(f"{run_stem(folder, subject, run.run)}_{_NEWS}.tsv")
+            path = Path(f"{run_stem(folder, subject, run.run)}_{_SOURCES}.tsv")
             write_text(path, table([["volume", *columns], *rows]))
 
 
-def _associations(config: SimulateConfig, recall: Recall | None) -> dict[str, Any] | None:
-    if recall is None or config.association_fraction == 0:
+def _associations(config: SimulateConfig, memory_content: MemoryContent | None) -> dict[str, Any] | None:
+    if memory_content is None or config.association_fraction == 0:
         return None
     return {
         "fraction": config.association_fraction,
         "lag_s": config.association_lag_s,
         "cue_interval_s": config.cue_interval_s,
-        "voxel_image": f"{_FOLDER}/{_RECALL_IMAGE}",
+        "voxel_image": f"{_FOLDER}/{_MEMORY_IMAGE}",
         "streams": {"cue": "ventral", "response": "dorsal"},
         "patterns": {name: f"{_FOLDER}/{_pattern_image(name)}" for name in ("cue", "response")},
         "events": f"{_FOLDER}/sub-*/func/*_{_CUES}.tsv",
         "pairing": {
             "explanation": "For each subject the response of cue 1, of cue 2, and so on, from 1.",
             **{
-                subject_name(subject): [int(response) + 1 for response in recall.pairing(subject)]
+                subject_name(subject): [int(response) + 1 for response in memory_content.pairing(subject)]
                 for subject in range(config.n_subjects)
             },
         },
     }
 
 
-def _delayed_responses(config: SimulateConfig, recall: Recall | None) -> dict[str, Any] | None:
-    if recall is None or config.delayed_response_fraction == 0:
+def _delayed_responses(config: SimulateConfig, memory_content: MemoryContent | None) -> dict[str, Any] | None:
+    if memory_content is None or config.delayed_response_fraction == 0:
         return None
     return {
         "fraction": config.delayed_response_fraction,
-        "lags_s": {f"echo-{index + 1}": lag for index, lag in enumerate(config.delayed_response_lags_s)},
-        "voxel_image": f"{_FOLDER}/{_RECALL_IMAGE}",
+        "lags_s": {f"delayed-{index + 1}": lag for index, lag in enumerate(config.delayed_response_lags_s)},
+        "voxel_image": f"{_FOLDER}/{_MEMORY_IMAGE}",
         "patterns": {
-            name: f"{_FOLDER}/{_pattern_image(name)}" for name in recall.places if name not in ("cue", "response")
+            name: f"{_FOLDER}/{_pattern_image(name)}"
+            for name in memory_content.voxel_sets
+            if name not in ("cue", "response")
         },
-        "news": f"{_FOLDER}/sub-*/func/*_{_NEWS}.tsv",
+        "sources": f"{_FOLDER}/sub-*/func/*_{_SOURCES}.tsv",
     }
 
 
@@ -189,10 +196,10 @@ def _transforms(config: SimulateConfig) -> dict[str, Any] | None:
         return None
     return {
         "folder": f"derivatives/{MINIMAL}",
-        "target": f"{TARGET} in the names stands for nilearn's MNI152 template.",
+        "target": f"{TARGET} in file names stands for nilearn's MNI152 template.",
         "convention": (
             "Each file maps points of the space named last to points of the one named first, as ANTs resamples. "
-            "A point p of the undistorted boldref is recorded in volume t at voxel A^-1 H_t p, less "
+            "A point p of the undistorted boldref is recorded in volume t at voxel A^-1 H_t p, minus "
             "TotalReadoutTime * fieldmap_Hz(p) along the second axis as stored (phase encoding j-)."
         ),
         "motion_sd_mm": config.motion_sd_mm,

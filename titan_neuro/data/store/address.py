@@ -1,4 +1,4 @@
-"""Where a store lies: a folder of this machine, or an address that fsspec knows how to read."""
+"""The location of a store: a folder of this machine, or a URL that fsspec can read."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from titan_neuro.errors import InputNotFoundError, MismatchError
 
 
 def is_url(path: Path | str) -> bool:
-    """Whether fsspec has to be asked."""
+    """Whether a location is a URL, which fsspec reads."""
     return isinstance(path, str) and "://" in path
 
 
 def file_system(url: str, **options: Any) -> tuple[Any, str]:
-    """Return fsspec's file system for an address, and the path within it.
+    """Return fsspec's file system for a URL, and the path within it.
 
     Raises
     ------
     InputNotFoundError
-        The address has a scheme that fsspec does not know, or whose driver is not installed.
+        fsspec does not know the scheme, or its driver is not installed.
     """
     from fsspec.core import url_to_fs
 
     try:
-        return url_to_fs(url, **options)
+        system, path = url_to_fs(url, **options)
+        return system, str(path)
     except (ImportError, ValueError) as error:
         raise InputNotFoundError(
             f"{url}: can't be read: {error}.",
@@ -38,12 +39,17 @@ def file_system(url: str, **options: Any) -> tuple[Any, str]:
 def open_group(path: Path | str) -> zarr.Group:
     """Open a store's group for reading only.
 
+    Parameters
+    ----------
+    path : Path or str
+        A folder, or a URL.
+
     Raises
     ------
     InputNotFoundError
         There is nothing at `path`, or it can't be reached.
     MismatchError
-        What is there is no Zarr group.
+        `path` is no Zarr group.
     """
     store: Any = path
     if is_url(path):
@@ -57,8 +63,8 @@ def open_group(path: Path | str) -> zarr.Group:
         ) from error
     except (KeyError, TypeError, ValueError) as error:
         raise MismatchError(f"{path}: not a Zarr group: {error}.", "Prepare the run again.") from error
-    # A server that does not answer: each driver has errors of its own.
+    # A server does not answer: each driver has its own errors.
     except Exception as error:
         raise InputNotFoundError(
-            f"{path}: can't be reached: {type(error).__name__}: {error}.", "Check the address and your rights."
+            f"{path}: can't be reached: {type(error).__name__}: {error}.", "Check the address and your permissions."
         ) from error

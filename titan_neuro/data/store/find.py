@@ -1,4 +1,4 @@
-"""Finding stores: by name, in a folder or at an address."""
+"""Stores of an output folder or URL, found by their names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from titan_neuro.data.bids.names import join_entities
+from titan_neuro.data.bids.names import join_entities, short_entities
 from titan_neuro.data.store.address import file_system, is_url
 from titan_neuro.data.store.read import RunStore
 from titan_neuro.errors import InputNotFoundError, MismatchError
@@ -16,10 +16,17 @@ _NAME = "*_desc-prepared_*.zarr"
 
 
 def store_name(entities: Mapping[str, str], kind: str) -> str:
-    """Name of a run's store: ``sub-01_task-x_run-01_desc-prepared_bold.zarr``."""
-    kept = {name: value for name, value in entities.items() if name not in {"desc", "statistic", "stat"}}
+    """Return the file name of a run's store: ``sub-01_task-x_run-01_desc-prepared_bold.zarr``.
+
+    Parameters
+    ----------
+    entities : mapping of str to str
+        Of the recording; ``desc`` and ``stat`` are left out.
+    kind : {"volume", "parcels"}
+    """
+    labels = {name: label for name, label in short_entities(entities).items() if name not in {"desc", "stat"}}
     suffix = "bold" if kind == "volume" else "timeseries"
-    return f"{join_entities(kept)}_desc-prepared_{suffix}.zarr"
+    return f"{join_entities(labels)}_desc-prepared_{suffix}.zarr"
 
 
 def open_runs(output_dir: Path | str, subjects: Sequence[str] | None = None) -> list[RunStore]:
@@ -28,22 +35,22 @@ def open_runs(output_dir: Path | str, subjects: Sequence[str] | None = None) -> 
     Parameters
     ----------
     output_dir : Path or str
-        A folder, or the URL of one that can be listed.
+        A folder, or the URL of a folder that can be listed.
     subjects : sequence of str, optional
-        Labels to keep, without ``sub-``.
+        Labels to select, without ``sub-``; by default all.
 
     Raises
     ------
     InputNotFoundError
-        Nothing has been prepared there, or the address can't be listed.
+        The folder contains no prepared run of these subjects, or the URL can't be listed.
     MismatchError
-        A run was prepared twice, on two grids or with two atlases.
+        A run was prepared twice, on two grids or with two atlases; a store has another schema version.
     """
     stores = [RunStore(path) for path in _paths(output_dir)]
     stores = [store for store in stores if not subjects or store.subject in subjects]
     if not stores:
         raise InputNotFoundError(
-            f"{output_dir}: holds no prepared run"
+            f"{output_dir}: contains no prepared run"
             + (f" of {', '.join('sub-' + subject for subject in subjects)}." if subjects else "."),
             "Run `titan-neuro prepare BIDS_DIR OUTPUT_DIR` (or `titan-neuro run ... participant`) first.",
         )
@@ -53,7 +60,7 @@ def open_runs(output_dir: Path | str, subjects: Sequence[str] | None = None) -> 
         if other is not store:
             raise MismatchError(
                 f"{output_dir}: {store.key} was prepared twice: {_name(other)} and {_name(store)}.",
-                "Prepare each resolution, space or atlas into a folder of its own; remove the one not wanted here.",
+                "Prepare each resolution, space or atlas into a folder of its own; remove one of the two here.",
             )
     return sorted(stores, key=lambda store: store.key)
 
@@ -69,21 +76,21 @@ def _paths(output_dir: Path | str) -> Sequence[Path | str]:
 
 
 def _urls(root: str) -> list[str]:
-    """Walk ``sub-X/[ses-Y/]func/`` level by level: a search of the whole tree would list every shard."""
+    """List ``sub-X/[ses-Y/]func/`` level by level: a search of the whole tree would list every shard."""
     system, path = file_system(root)
     try:
         subjects = _children(system, path, "sub-*")
         folders = [*subjects, *(session for subject in subjects for session in _children(system, subject, "ses-*"))]
         functional = [folder for parent in folders for folder in _children(system, parent, "func")]
-        found = [store for folder in functional for store in _children(system, folder, _NAME)]
-    # What a driver raises is its own affair: NotImplementedError, its library's errors, OSError.
+        stores = [store for folder in functional for store in _children(system, folder, _NAME)]
+    # Each driver has its own errors: NotImplementedError, those of its library, OSError.
     except Exception as error:
         raise InputNotFoundError(
             f"{root}: can't be listed: {type(error).__name__}: {error}.",
-            "Check the address and your rights; where a server lists no folders, open each run by its own address: "
+            "Check the address and your permissions. If the server lists no folders, open each run by its own address: "
             "RunStore(URL).",
         ) from error
-    return sorted(system.unstrip_protocol(name) for name in found)
+    return sorted(system.unstrip_protocol(name) for name in stores)
 
 
 def _children(system: Any, folder: str, pattern: str) -> list[str]:

@@ -1,12 +1,10 @@
-"""Reading runs: from a folder or an address, in any number of processes, and never writing."""
+"""Read a run from a store: a folder or a URL, in any number of processes, without writing."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import math
 import os
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,31 +14,31 @@ import zarr
 
 from titan_neuro.data.space import Space
 from titan_neuro.data.store.address import is_url, open_group
+from titan_neuro.data.store.arrays import StoredArray, check_sha256, get_array, read_errors, sha256_of_blocks
 from titan_neuro.data.store.schema import SCHEMA, SCHEMA_VERSION, Event, events_of, sha256_of
 from titan_neuro.data.store.view import RunView
-from titan_neuro.errors import ImageError, InputNotFoundError, MismatchError
+from titan_neuro.errors import ImageError, MismatchError
 
 
 class RunStore:
     """A prepared run, opened for reading.
 
-    It may be pickled, and may pass to a forked process: each process opens the files for itself.
+    It can be pickled, and passed to a forked process: each process opens the files itself.
 
     Parameters
     ----------
     path : Path or str
-        A folder written by :func:`write_run`, or its URL (a str: ``https://``, ``s3://``, whatever fsspec knows).
+        A folder written by :func:`write_run`, or its URL (a str: ``https://``, ``s3://``, any scheme of fsspec).
 
     Attributes
     ----------
     path : Path or str
-        As it was given.
     key, entities, repetition_time, record
         As in :class:`RunHeader`.
     events : tuple of (float, float, str)
         Onset and duration in seconds from the first time point (NaN: unknown), and the ``trial_type``.
     sha256 : dict of str
-        Checksums by name: each array's, and ``attributes`` (``docs/store.md``).
+        Checksums of each array, and of the ``attributes`` (``docs/store.md``).
     n_time_points : int
 
     Raises
@@ -48,7 +46,7 @@ class RunStore:
     InputNotFoundError
         There is no store at `path`, or it can't be reached.
     MismatchError
-        It is no store, or one of another schema version, or its attributes were changed.
+        `path` is no store, has another schema version, or its attributes were changed.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -57,22 +55,23 @@ class RunStore:
         self._process = os.getpid()
         self._group = open_group(self.path)
         attributes: dict[str, Any] = dict(self._group.attrs)
-        found = (attributes.get("schema"), attributes.get("schema_version"))
-        if found != (SCHEMA, SCHEMA_VERSION):
+        schema, version = attributes.get("schema"), attributes.get("schema_version")
+        if (schema, version) != (SCHEMA, SCHEMA_VERSION):
+            found = f"{schema} version {version}" if schema else "a Zarr group without a schema"
             raise MismatchError(
-                f"{path}: expected the schema {SCHEMA} {SCHEMA_VERSION}, found {found[0]} {found[1]}.",
-                "Prepare the run again with this version of Titan-Neuro.",
+                f"{path}: this store can't be read: expected {SCHEMA} version {SCHEMA_VERSION}, found {found}.",
+                "Prepare the run again with this version of Titan-Neuro: `titan-neuro prepare BIDS_DIR OUTPUT_DIR`.",
             )
         self.sha256: dict[str, str] = attributes.pop("sha256", {})
         self._attributes = attributes
-        self._compare("attributes", sha256_of(attributes))
+        self._check("attributes", sha256_of(attributes))
         self.key: str = attributes["key"]
         self.entities: dict[str, str] = attributes["entities"]
         self.repetition_time: float = attributes["repetition_time"]
         self.record: dict[str, Any] = attributes["record"]
         self.events: tuple[Event, ...] = events_of(attributes)
-        with self._readable("series"):
-            self.n_time_points: int = self._group["series"].shape[0]
+        with self._read_errors("series"):
+            self.n_time_points: int = get_array(self._group, "series").shape[0]
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_group": None, "_process": None}
@@ -84,53 +83,53 @@ class RunStore:
 
     @property
     def stimulus(self) -> str:
-        """What was shown, by the labels that subjects share: session, task and run, such as ``task-movie_run-02``."""
+        """Name of the stimulus, from the labels that subjects share: session, task, run (``task-movie_run-02``)."""
         labels = ((name, self.entities.get(name)) for name in ("session", "task", "run"))
         return "_".join(f"{name}-{label}" for name, label in labels if label is not None)
 
     @property
     def stimulus_events(self) -> list[Event]:
-        """Events whose time points are scored, as the preparation was told."""
+        """Events whose time points are scored, according to the settings of the preparation."""
         kinds = self.record.get("settings", {}).get("scored_trial_types", ("movie",))
         return [event for event in self.events if event[2] in kinds]
 
     @property
     def stimulus_start(self) -> int:
-        """Time point nearest to the onset of the first stimulus event, whatever is scored of it; 0 where there is none."""
+        """Time point nearest to the onset of the first stimulus event, scored or not; 0 if there is none."""
         first_s = min((onset for onset, _, _ in self.stimulus_events), default=0.0)
-        # Not Python's rounding to even numbers, by which runs a time point apart could start at the same one.
+        # Python rounds halves to even numbers, which could give two runs one time point apart the same start.
         return math.floor(first_s / self.repetition_time + 0.5)
 
     @property
     def preparation(self) -> dict[str, Any]:
-        """How the time points were made, as far as runs that are used together must agree: JSON, by name of setting."""
+        """The settings of the preparation that must agree among the runs of a study: JSON, by name of the setting."""
         return {**{name: self.record.get(name) for name in ("route", "normalizer")}, **self.record.get("settings", {})}
 
     @property
     def caveats(self) -> list[str]:
-        """Sentences that every table made from this run must bear: none where it is causal and properly registered."""
-        found = []
-        if used := self.record.get("whole_run"):
-            found.append(
-                f"Preparation used the whole run ({', '.join(used)}): later time points have touched earlier ones, and "
+        """Warnings for every table made from this run; none if it is causal and fully registered."""
+        caveats = []
+        if steps := self.record.get("whole_run"):
+            caveats.append(
+                f"Preparation used the whole run ({', '.join(steps)}): earlier time points depend on later ones, and "
                 "forecasts may look better than they are."
             )
         if self.record.get("route") == "rough registration":
-            found.append(
-                "QUICK LOOK: the recordings were registered roughly, from the images alone, and no distortion was "
-                "corrected: good for trying things out, not for a finding."
+            caveats.append(
+                "ROUGH REGISTRATION: the recordings were registered from the images alone, and distortion was not "
+                "corrected. Use these results for exploration only."
             )
-        return found
+        return caveats
 
     @cached_property
     def scored(self) -> np.ndarray:
         """Time points that a loss or a score may use as a target: bool ``(time,)``."""
-        return self._small("scored")
+        return self._read_whole("scored")
 
     @cached_property
     def framewise_displacement(self) -> np.ndarray | None:
-        """float32 ``(time,)``, mm from the time point before, NaN at time point 0; None where it is not known."""
-        return self._small("framewise_displacement") if "framewise_displacement" in self.sha256 else None
+        """float32 ``(time,)``, mm from the previous time point, NaN at time point 0; None if motion is unknown."""
+        return self._read_whole("framewise_displacement") if "framewise_displacement" in self.sha256 else None
 
     @cached_property
     def space(self) -> Space:
@@ -140,7 +139,7 @@ class RunStore:
         return Space(
             kind=attributes["kind"],
             name=attributes["space"],
-            mask=self._small("mask") if volume else None,
+            mask=self._read_whole("mask") if volume else None,
             affine=np.asarray(attributes["affine"], dtype=np.float64) if volume else None,
             parcels=tuple(attributes["parcels"]),
         )
@@ -151,71 +150,59 @@ class RunStore:
         Raises
         ------
         ImageError
-            The time points are damaged, or gone.
+            The time points are damaged or missing.
         """
-        with self._readable(f"time points {start} to {stop - 1}"):
+        with self._read_errors(f"time points {start} to {stop - 1}"):
             values = np.asarray(self._array("series")[start:stop])
-        # What is gone reads as NaN (the fill value), which no time point holds.
+        # Missing chunks are read as NaN (the fill value), which no time point contains.
         if np.isnan(values[:, :1]).any():
-            lost = start + int(np.isnan(values[:, 0]).argmax())
+            first = start + int(np.isnan(values[:, 0]).argmax())
             raise ImageError(
-                f"{self.path}: time point {lost} is not there: a shard is missing or cut short.", self._hint
+                f"{self.path}: time point {first} is missing: a shard was removed or truncated.", self._hint
             )
         return values
 
     def verify(self) -> None:
-        """Read everything and compare it with the checksums that were taken when it was written.
+        """Read everything, and compare it with the checksums that were recorded when it was written.
 
         Raises
         ------
         MismatchError
-            Something was changed: which array, what was expected and what was found.
+            An array was changed; the message names it, the expected and the found checksum.
         ImageError
-            Something can't be read.
+            An array is damaged or missing.
         """
         for name in self.sha256.keys() - {"series", "attributes"}:
-            self._small(name)
-        digest = hashlib.sha256()
-        step = self._array("series").shards[0]
-        for start in range(0, self.n_time_points, step):
-            digest.update(np.ascontiguousarray(self.series(start, start + step)))
-        self._compare("series", digest.hexdigest())
+            self._read_whole(name)
+        series = self._array("series")
+        step = (series.shards or series.chunks)[0]
+        starts = range(0, self.n_time_points, step)
+        self._check("series", sha256_of_blocks(self.series(start, start + step) for start in starts))
 
     def within(self, space: Space) -> RunView:
-        """See the run through the mask of a study."""
+        """Return the run restricted to the features of a study; see :class:`RunView`."""
         return RunView(self, space)
 
-    def _array(self, name: str) -> Any:
-        # Connections and event loops don't survive a fork, nor a pickle.
+    def _array(self, name: str) -> StoredArray:
+        # Connections and event loops survive neither a fork nor a pickle.
         if self._process != os.getpid():
             self._group, self._process = open_group(self.path), os.getpid()
-        return self._group[name]
+        return get_array(self._group, name)
 
-    def _small(self, name: str) -> np.ndarray:
-        with self._readable(name):
+    def _read_whole(self, name: str) -> np.ndarray:
+        with self._read_errors(name):
             values = np.asarray(self._array(name)[:])
-        self._compare(name, sha256_of(values))
+        self._check(name, sha256_of(values))
         return values
 
-    def _compare(self, name: str, found: str) -> None:
-        expected = self.sha256.get(name)
-        if expected != found:
-            raise MismatchError(f"{self.path}: {name}: expected SHA-256 {expected}, found {found}.", self._hint)
+    def _check(self, name: str, found: str) -> None:
+        check_sha256(self.path, name, self.sha256.get(name), found, self._hint)
 
-    @contextlib.contextmanager
-    def _readable(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except (InputNotFoundError, MemoryError):
-            raise
-        # Each codec and each driver has errors of its own.
-        except Exception as error:
-            raise ImageError(
-                f"{self.path}: {what} can't be read: {type(error).__name__}: {error}.", self._hint
-            ) from error
+    def _read_errors(self, content: str) -> AbstractContextManager[None]:
+        return read_errors(self.path, content, self._hint)
 
     @property
     def _hint(self) -> str:
         if is_url(self.path):
-            return "Check that the server answers requests for byte ranges; otherwise copy the store there again."
+            return "Check that the server supports requests for byte ranges, or copy the store there again."
         return "The store is damaged: remove it and prepare the run again, or copy it again."

@@ -1,4 +1,4 @@
-"""What a store says of its run beside the time points, and how its contents are summed up (``docs/store.md``)."""
+"""The schema of a store: a run's attributes and small arrays, and the checksums of its contents (``docs/store.md``)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from titan_neuro.data.space import Space
+from titan_neuro.data.store.arrays import sha256_of_blocks
 from titan_neuro.errors import MismatchError
 
 SCHEMA = "titan-neuro-run"
@@ -23,7 +24,7 @@ Event = tuple[float, float, str]
 
 @dataclass(frozen=True, kw_only=True)
 class RunHeader:
-    """What a store says of its run beside the time points.
+    """The content of a store except its time points.
 
     Attributes
     ----------
@@ -39,10 +40,9 @@ class RunHeader:
     events : sequence of (float, float, str)
         Onset and duration in seconds from the first time point (NaN: unknown), and the ``trial_type``.
     framewise_displacement : numpy.ndarray or None
-        float32 ``(time,)``, mm from the time point before, NaN at time point 0; None where the head's motion is not
-        known.
+        float32 ``(time,)``, mm from the previous time point, NaN at time point 0; None if head motion is unknown.
     record : dict
-        Where the time points come from and what was done to them: plain JSON, with the keys of ``docs/store.md``.
+        Sources and processing of the time points: plain JSON, with the keys of ``docs/store.md``.
     """
 
     key: str
@@ -77,12 +77,12 @@ def arrays_of(header: RunHeader) -> dict[str, np.ndarray]:
 
 
 def attributes_of(header: RunHeader) -> dict[str, Any]:
-    """Return the attributes of a run's group, but for the checksums: strict JSON.
+    """Return the attributes of a run's group, without the checksums: strict JSON.
 
     Raises
     ------
     MismatchError
-        The record, or an event's onset, holds what JSON can't.
+        The record, or an event's onset, can't be represented in JSON.
     """
     space = header.space
     attributes = {
@@ -102,7 +102,7 @@ def attributes_of(header: RunHeader) -> dict[str, Any]:
         stored: dict[str, Any] = json.loads(canonical(attributes))
     except (TypeError, ValueError) as error:
         raise MismatchError(
-            f"{header.key}: the header holds what JSON can't: {error}.", "JSON has no NaN, dates or arrays."
+            f"{header.key}: the header can't be written as JSON: {error}.", "JSON has no NaN, dates or arrays."
         ) from error
     return stored
 
@@ -112,19 +112,19 @@ def _or_null(duration: float) -> float | None:
 
 
 def events_of(attributes: Mapping[str, Any]) -> tuple[Event, ...]:
-    """Return the events that a group's attributes hold."""
+    """Return the events of a group's attributes."""
     return tuple(
         (onset, math.nan if duration is None else duration, kind) for onset, duration, kind in attributes["events"]
     )
 
 
 def canonical(attributes: Mapping[str, Any]) -> str:
-    """Write attributes as the one JSON text whose SHA-256 stands for them: keys sorted, no blanks, ASCII."""
+    """Return attributes as the JSON text of which the checksum is taken: keys sorted, no blanks, ASCII."""
     return json.dumps(attributes, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def sha256_of(content: np.ndarray | Mapping[str, Any]) -> str:
-    """SHA-256 of an array's values (C order, little-endian, booleans as bytes) or of attributes (`canonical`)."""
+    """Return the SHA-256 of an array's values (C order, little-endian, booleans as bytes), or of attributes' JSON."""
     if isinstance(content, np.ndarray):
-        return hashlib.sha256(np.ascontiguousarray(content)).hexdigest()
+        return sha256_of_blocks([content])
     return hashlib.sha256(canonical(content).encode()).hexdigest()

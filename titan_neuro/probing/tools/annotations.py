@@ -1,4 +1,4 @@
-"""What was shown at each time point of a run: its own events, and any time-stamped table in BIDS ``events.tsv`` form."""
+"""Labels of the time points of a run: from its own events, or from any table in BIDS ``events.tsv`` form."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from titan_neuro.data.bids.names import applies_to, parse_entities, parse_name, 
 from titan_neuro.errors import InputNotFoundError, MetadataError
 from titan_neuro.typing import RunData
 
-# Trial types that say what was on, not that something new began.
+# Trial types of periods, whose onset is not an event.
 NO_EVENTS = ("movie", "overlap_with_previous_run", "fixation")
-# Those, and what says that nothing was shown.
+# Trial types that label nothing that was shown.
 NO_CONTENT = ("", "n/a", *NO_EVENTS, "rest")
 _NAN = ("", "n/a")
-# Onsets are decimal fractions, times of time points products: equal ones may differ in the last digit.
+# Onsets are decimal fractions, and times are products: equal ones may differ in the last digit.
 _ROUNDING_S = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Annotation:
-    """One column of a table.
+    """Labels or numbers of one column of a table.
 
     Attributes
     ----------
     name : str
     onsets, durations : numpy.ndarray
-        Seconds from a run's first time point, ``(events,)``; NaN: not known.
+        Seconds from a run's first time point, ``(events,)``; NaN where unknown.
     values : numpy.ndarray
-        ``(events,)``: text of categories, or float; an event with ``""`` or NaN says nothing.
+        ``(events,)``: categories as text, or float; ``""`` or NaN is no label.
     entities : mapping
-        Of the runs that it applies to: all of them where it is empty.
+        Entities of the runs that the column applies to; all runs, if empty.
     """
 
     name: str
@@ -44,24 +44,29 @@ class Annotation:
     entities: Mapping[str, str]
 
     def applies_to(self, run: RunData) -> bool:
-        """Whether the run's name has all entities of the table's, ``run-1`` being ``run-01``."""
+        """Return whether the run's name has all entities of the table; ``run-1`` equals ``run-01``."""
         return applies_to(self.entities, parse_entities(run.key))
 
 
 def read_annotations(paths: Iterable[str | Path]) -> list[Annotation]:
-    """Read tables: ``trial_type`` holds categories, every other column but ``onset`` and ``duration`` numbers.
+    """Read tables: ``trial_type`` holds categories; other columns, except ``onset`` and ``duration``, numbers.
 
     Parameters
     ----------
     paths : iterable of str or Path
-        BIDS ``events.tsv`` files. A column is called after the table's ``desc`` and itself.
+        BIDS ``events.tsv`` files.
+
+    Returns
+    -------
+    list of Annotation
+        One for each column, named by the ``desc`` of its table and itself.
 
     Raises
     ------
     InputNotFoundError
-        No such file.
+        A file does not exist.
     MetadataError
-        Not a table, no ``onset`` or ``duration``, nothing beside them, or text where a number is expected.
+        A file is not a table, lacks ``onset``, ``duration`` or a third column, or holds text instead of a number.
     """
     return [column for path in paths for column in _read(Path(path))]
 
@@ -73,9 +78,9 @@ def _read(path: Path) -> list[Annotation]:
         table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise MetadataError(f"{path}: not a readable table: {error}.", "Expected tab-separated text.") from error
-    lacking = [name for name in ("onset", "duration") if name not in table]
+    missing = [name for name in ("onset", "duration") if name not in table]
     columns = [name for name in table if name not in ("onset", "duration")]
-    if lacking or not columns:
+    if missing or not columns:
         raise MetadataError(
             f"{path}: expected the columns onset, duration and at least one more, found {', '.join(table.columns)}.",
             "Name the columns as BIDS has them.",
@@ -100,7 +105,7 @@ def _categories(texts: Iterable[str]) -> np.ndarray:
 
 
 def _numbers(path: Path, column: pd.Series) -> np.ndarray:
-    """Read numbers; what is not there is NaN."""
+    """Read numbers; ``n/a`` and empty cells are NaN."""
     numbers = np.full(len(column), np.nan)
     for row, text in enumerate(column):
         if text in _NAN:
@@ -116,18 +121,18 @@ def _numbers(path: Path, column: pd.Series) -> np.ndarray:
 
 
 def annotations_of(run: RunData, tables: Sequence[Annotation]) -> list[Annotation]:
-    """List what applies to a run: its own events' ``trial_type``, where they say what was shown, and the tables."""
-    found = [table for table in tables if table.applies_to(run)]
+    """Return the annotations of a run: the ``trial_type`` of its own events, if any is a label, and the tables."""
+    of_tables = [table for table in tables if table.applies_to(run)]
     events = tuple(getattr(run, "events", ()))
     kinds = _categories(kind for _, _, kind in events)
     if not any(kinds):
-        return found
-    onsets, durations = (np.array([event[place] for event in events], dtype=float) for place in (0, 1))
-    return [Annotation(name="trial_type", onsets=onsets, durations=durations, values=kinds, entities={}), *found]
+        return of_tables
+    onsets, durations = (np.array([event[index] for event in events], dtype=float) for index in (0, 1))
+    return [Annotation(name="trial_type", onsets=onsets, durations=durations, values=kinds, entities={}), *of_tables]
 
 
 def label_time_points(annotation: Annotation, times: np.ndarray) -> np.ndarray:
-    """Label of each time point: that of the event which it lies in, ``onset <= time < onset + duration``.
+    """Label each time point by the event that contains it: ``onset <= time < onset + duration``.
 
     Parameters
     ----------
@@ -138,26 +143,26 @@ def label_time_points(annotation: Annotation, times: np.ndarray) -> np.ndarray:
     Returns
     -------
     numpy.ndarray
-        ``(series,)``; ``""`` or NaN where no event is, or where events that overlap say different things.
+        ``(time,)``; ``""`` or NaN outside events, and where overlapping events have different labels.
     """
-    there = is_labeled(annotation.values) & np.isfinite(annotation.onsets)
-    kinds, codes = np.unique(annotation.values[there], return_inverse=True)
-    # -1, the last, is put behind the kinds: nothing is shown, or more than one thing.
-    label = np.full(len(times), -1)
-    several = np.zeros(len(times), dtype=bool)
-    onsets, durations = annotation.onsets[there], annotation.durations[there]
+    is_event = is_labeled(annotation.values) & np.isfinite(annotation.onsets)
+    kinds, codes = np.unique(annotation.values[is_event], return_inverse=True)
+    # Code -1 stands for no label, or several.
+    code_at = np.full(len(times), -1)
+    has_several = np.zeros(len(times), dtype=bool)
+    onsets, durations = annotation.onsets[is_event], annotation.durations[is_event]
     starts = np.searchsorted(times + _ROUNDING_S, onsets)
     stops = np.searchsorted(times + _ROUNDING_S, onsets + np.nan_to_num(durations))
     for start, stop, code in zip(starts, stops, codes, strict=True):
-        taken = label[start:stop]
-        several[start:stop] |= (taken >= 0) & (taken != code)
-        label[start:stop] = code
-    label[several] = -1
-    labels: np.ndarray = np.append(kinds, "" if kinds.dtype.kind == "U" else np.nan)[label]
+        earlier = code_at[start:stop]
+        has_several[start:stop] |= (earlier >= 0) & (earlier != code)
+        code_at[start:stop] = code
+    code_at[has_several] = -1
+    labels: np.ndarray = np.append(kinds, "" if kinds.dtype.kind == "U" else np.nan)[code_at]
     return labels
 
 
 def is_labeled(labels: np.ndarray) -> np.ndarray:
-    """Which labels say something: bool, of their shape."""
-    there: np.ndarray = labels != "" if labels.dtype.kind == "U" else np.isfinite(labels)
-    return there
+    """Return which labels are not missing (``""`` or NaN): bool, of their shape."""
+    present: np.ndarray = labels != "" if labels.dtype.kind == "U" else np.isfinite(labels)
+    return present

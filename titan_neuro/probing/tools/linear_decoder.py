@@ -1,4 +1,4 @@
-"""Linear decoders, how well they do, and how well they would by chance: with the labels moved along the run."""
+"""Linear decoders, their scores, and their scores with the labels shifted circularly along the run."""
 
 from __future__ import annotations
 
@@ -17,26 +17,37 @@ from sklearn.random_projection import SparseRandomProjection
 
 from titan_neuro.probing.tools.annotations import is_labeled
 
-# What is wider goes through a random projection first, so that no covariance is larger than this squared.
-_WIDEST = 1024
-# Of one time point, on features whose mean variance is 1.
+# Wider features are projected at random, so that no covariance matrix is larger than this squared.
+_MAX_WIDTH = 1024
+# Penalties for each time point, on features whose mean variance is 1.
 _PENALTIES = np.logspace(-3, 2, 6)
 _INNER_FOLDS = 3
 
 
-def narrowed(features: np.ndarray) -> np.ndarray:
-    """Features ``(series, width)``, in a sparse random projection, the same for all of one width, where too wide."""
-    if features.shape[1] <= _WIDEST:
+def project_wide(features: np.ndarray) -> np.ndarray:
+    """Project features that are too wide at random, the same way for all of one width.
+
+    Parameters
+    ----------
+    features : numpy.ndarray
+        ``(time, width)``.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(time, width)``, or ``(time, 1024)`` where they were wider.
+    """
+    if features.shape[1] <= _MAX_WIDTH:
         return features
-    # What it draws depends on the width alone.
-    projection = SparseRandomProjection(_WIDEST, random_state=0).fit(features[:1])
-    narrow: np.ndarray = projection.transform(features)
-    return narrow
+    # The projection that is drawn depends on the width alone.
+    projection = SparseRandomProjection(_MAX_WIDTH, random_state=0).fit(features[:1])
+    projected: np.ndarray = projection.transform(features)
+    return projected
 
 
 @dataclass(frozen=True, eq=False)
 class Reduction:
-    """Principal components of standardized features, scaled together to a mean variance of 1.
+    """Projection onto principal components of z-scored features, scaled together to a mean variance of 1.
 
     Attributes
     ----------
@@ -50,35 +61,45 @@ class Reduction:
     directions: np.ndarray
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Reduce ``(series, width)`` to ``(series, components)``."""
+        """Project ``(time, width)`` to ``(time, components)``."""
         reduced: np.ndarray = (features.astype(float) - self.mean) @ self.directions
         return reduced
 
 
 def fit_reduction(features: np.ndarray, n_components: int) -> Reduction:
-    """Fit a reduction to `n_components` at most on ``(series, width)``; a constant feature counts for nothing."""
+    """Fit principal components.
+
+    Parameters
+    ----------
+    features : numpy.ndarray
+        ``(time, width)``; a constant feature has no weight.
+    n_components : int
+        At most so many components.
+    """
     features = features.astype(float)
     mean, spread = features.mean(axis=0), features.std(axis=0)
     scale = np.where(spread > 1e-9 * (1 + np.abs(mean)), spread, np.inf)
     standard = (features - mean) / scale
     width = standard.shape[1]
-    kept = min(n_components, width, len(features))
-    variances, directions = eigh(standard.T @ standard / len(features), subset_by_index=(width - kept, width - 1))
+    n_components = min(n_components, width, len(features))
+    variances, directions = eigh(
+        standard.T @ standard / len(features), subset_by_index=(width - n_components, width - 1)
+    )
     total = variances.mean()
     return Reduction(mean, directions / scale[:, None] / math.sqrt(total if total > 0 else 1.0))
 
 
 def fit_decoder(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> Any:
-    """Fit ridge regression (numbers) or balanced logistic regression (categories), the penalty by cross-validation.
+    """Fit ridge regression (numbers) or balanced logistic regression (categories), with a cross-validated penalty.
 
     Parameters
     ----------
     features : numpy.ndarray
-        ``(series, components)``.
+        ``(time, components)``.
     labels : numpy.ndarray
-        ``(series,)``, all of which say something: at least two classes or numbers.
+        ``(time,)``, none of them missing: at least two classes or numbers.
     groups : numpy.ndarray
-        ``(series,)``: what the penalty is cross-validated over; where there is one only, stretches of time points.
+        ``(time,)``: groups of the cross-validation; with a single group its folds are segments of time points.
 
     Returns
     -------
@@ -96,7 +117,7 @@ def fit_decoder(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) ->
     else:
         model, grid = Ridge(), {"alpha": penalties}
     with warnings.catch_warnings():
-        # A weak penalty may need more steps than it is given; a decoder near its best is one still.
+        # With a weak penalty the solver may stop before it has converged, close to the optimum.
         warnings.simplefilter("ignore", ConvergenceWarning)
         if not splits:
             return model.fit(features, labels)
@@ -104,11 +125,11 @@ def fit_decoder(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) ->
 
 
 def refit(decoder: Any, features: np.ndarray, labels: np.ndarray) -> Any:
-    """Fit a decoder's like, of the same penalty, on other time points."""
-    fresh = type(decoder)(**decoder.get_params())
+    """Fit a new decoder with the penalty of this one to ``(time, components)`` features and ``(time,)`` labels."""
+    refitted = type(decoder)(**decoder.get_params())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return fresh.fit(features, labels)
+        return refitted.fit(features, labels)
 
 
 def _logistic() -> LogisticRegression:
@@ -123,85 +144,85 @@ def _score(model: Any, features: np.ndarray, labels: np.ndarray) -> float:
 
 
 def shifted_scores(predicted: np.ndarray, labels: np.ndarray, usable: np.ndarray) -> np.ndarray:
-    """How well predictions fit the labels when these are moved along the run, by 0, 1, ... time points, and round its
-    end.
+    """Score predictions at every circular shift of the labels along the run, by 0, 1, ... time points.
 
-    Moved so, labels keep their order, durations and autocorrelation, and predictions theirs: all that is lost is which
-    label goes with which prediction. Exact when either series is stationary.
+    Shifted labels keep their order, durations and autocorrelation, and so do the predictions; only the pairing of
+    labels and predictions is lost. The permutation is exact if either series is stationary.
 
     Parameters
     ----------
     predicted, labels : numpy.ndarray
-        ``(series,)``: both text, or both numbers. Labels that say nothing are moved along too.
+        ``(time,)``: both text, or both numbers. Missing labels (``""`` or NaN) are shifted, too.
     usable : numpy.ndarray
-        bool ``(series,)``: the time points whose predictions count.
+        bool ``(time,)``: time points whose predictions are scored.
 
     Returns
     -------
     numpy.ndarray
-        ``(series,)``, entry 0 without a shift: balanced accuracy (mean over the classes that are there of the share of
-        their time points that are predicted), or Pearson's r; NaN where there is none.
+        ``(time,)``, entry 0 without a shift: balanced accuracy (mean recall over the classes that occur), or Pearson's
+        r; NaN where it is not defined.
     """
     if labels.dtype.kind == "U":
         return _shifted_accuracy(predicted, labels, usable)
     return _shifted_correlation(predicted, labels, usable)
 
 
-def _moved(fixed: np.ndarray, moved: np.ndarray) -> np.ndarray:
-    """Sum over time points of the one times the other moved by each shift: ``(series,)``."""
+def _cross_correlate(fixed: np.ndarray, shifted: np.ndarray) -> np.ndarray:
+    """Sum over time points of the product of the one with the other at each circular shift: ``(time,)``."""
     n_time_points = len(fixed)
-    product = np.fft.rfft(fixed.astype(float)) * np.conj(np.fft.rfft(moved.astype(float)))
+    product = np.fft.rfft(fixed.astype(float)) * np.conj(np.fft.rfft(shifted.astype(float)))
     return np.fft.irfft(product, n_time_points)
 
 
 def _shifted_accuracy(predicted: np.ndarray, labels: np.ndarray, usable: np.ndarray) -> np.ndarray:
-    kinds = np.unique(labels[is_labeled(labels)])
-    total, present = np.zeros(len(labels)), np.zeros(len(labels))
-    for kind in kinds:
-        hits = np.rint(_moved(usable & (predicted == kind), labels == kind))
-        count = np.rint(_moved(usable, labels == kind))
-        total += hits / np.maximum(count, 1)
-        present += count > 0
-    return np.where(present > 0, total / np.maximum(present, 1), np.nan)
+    recall_sum, n_classes = np.zeros(len(labels)), np.zeros(len(labels))
+    for kind in np.unique(labels[is_labeled(labels)]):
+        n_hits = np.rint(_cross_correlate(usable & (predicted == kind), labels == kind))
+        n_labeled = np.rint(_cross_correlate(usable, labels == kind))
+        recall_sum += n_hits / np.maximum(n_labeled, 1)
+        n_classes += n_labeled > 0
+    return np.where(n_classes > 0, recall_sum / np.maximum(n_classes, 1), np.nan)
 
 
 def _shifted_correlation(predicted: np.ndarray, labels: np.ndarray, usable: np.ndarray) -> np.ndarray:
-    there = is_labeled(labels)
-    y = np.where(there, _standard(labels, there), 0.0)
-    x = np.where(usable, _standard(predicted, usable), 0.0)
-    count = np.maximum(np.rint(_moved(usable, there)), 1)
-    sum_x, sum_y = _moved(x, there), _moved(usable, y)
-    spread_x = _moved(x**2, there) - sum_x**2 / count
-    spread_y = _moved(usable, y**2) - sum_y**2 / count
-    scale = np.sqrt(np.maximum(spread_x, 0) * np.maximum(spread_y, 0))
-    # Sums of squares of standardized numbers: what is smaller is rounding.
+    labeled = is_labeled(labels)
+    y = np.where(labeled, _z_scored(labels, labeled), 0.0)
+    x = np.where(usable, _z_scored(predicted, usable), 0.0)
+    count = np.maximum(np.rint(_cross_correlate(usable, labeled)), 1)
+    sum_x, sum_y = _cross_correlate(x, labeled), _cross_correlate(usable, y)
+    squares_x = _cross_correlate(x**2, labeled) - sum_x**2 / count
+    squares_y = _cross_correlate(usable, y**2) - sum_y**2 / count
+    scale = np.sqrt(np.maximum(squares_x, 0) * np.maximum(squares_y, 0))
+    # Sums of squares of z-scored numbers: smaller ones are rounding.
     varies = scale > 1e-9 * len(labels)
-    return np.where(varies, np.clip((_moved(x, y) - sum_x * sum_y / count) / np.where(varies, scale, 1), -1, 1), np.nan)
+    r = (_cross_correlate(x, y) - sum_x * sum_y / count) / np.where(varies, scale, 1)
+    return np.where(varies, np.clip(r, -1, 1), np.nan)
 
 
-def _standard(values: np.ndarray, where: np.ndarray) -> np.ndarray:
+def _z_scored(values: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Values in standard deviations over some time points; 0 where they are constant."""
     if not where.any():
         return np.zeros(len(values))
     mean, spread = values[where].mean(), values[where].std()
-    standard: np.ndarray = (values - mean) / (spread if spread > 1e-9 * (1 + abs(mean)) else np.inf)
-    return standard
+    scaled: np.ndarray = (values - mean) / (spread if spread > 1e-9 * (1 + abs(mean)) else np.inf)
+    return scaled
 
 
 def draw_shifts(lengths: Mapping[str, int], *, n_permutations: int, seed: int) -> dict[str, np.ndarray]:
-    """Shifts by which labels are moved, for each stimulus the same in all who saw it.
+    """Draw circular shifts of the labels; runs of one stimulus share them.
 
     Parameters
     ----------
     lengths : mapping
         Time points of each stimulus.
     n_permutations : int
-        Drawn at random; all that there are, but for the one that moves nothing, where they are no more than this.
+        Combinations of shifts drawn at random; if there are no more than this, all of them except the identity.
     seed : int
 
     Returns
     -------
     dict of str to numpy.ndarray
-        ``(permutations,)``: as a share of the stimulus, from 0 to below 1.
+        ``(permutations,)`` for each stimulus: the shift as a fraction of its length, from 0 to below 1.
     """
     names = sorted(lengths)
     if math.prod(lengths[name] for name in names) - 1 <= n_permutations:

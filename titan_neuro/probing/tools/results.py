@@ -1,4 +1,4 @@
-"""What every probe is given and gives: folds and their runs in, tables, maps and a sentence out."""
+"""The interface of a probe: folds and their runs in; a summary, tables and maps out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from titan_neuro.forecaster.forecaster import Forecaster
+from titan_neuro.forecaster import Forecaster
 from titan_neuro.metrics import bootstrap_interval, p_of_null, sign_flip_test, sign_flips
 from titan_neuro.typing import RunData
 
@@ -22,42 +22,44 @@ SCORES = (
 
 @dataclass(frozen=True, kw_only=True)
 class ProbedFold:
-    """One fold, as a probe sees it.
+    """The models and runs of one fold.
 
     Attributes
     ----------
     model : Forecaster
-        Trained on this fold; has seen nothing of `tests`.
-    untrained : Forecaster
-        The same with what training has put into tokenizer, memories and decoder taken away again: a control.
-    tests : sequence of RunData
+        Trained on this fold's training runs; the test runs took no part.
+    untrained_model : Forecaster
+        The control of :func:`titan_neuro.probing.tools.untrained.untrained_like`.
+    test_runs : sequence of RunData
         The held-out runs.
-    others : sequence of RunData
-        Runs of training and validation.
+    training_runs : sequence of RunData
+        The runs of training and validation.
     """
 
     model: Forecaster
-    untrained: Forecaster
-    tests: Sequence[RunData]
-    others: Sequence[RunData]
+    untrained_model: Forecaster
+    test_runs: Sequence[RunData]
+    training_runs: Sequence[RunData]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeContext:
-    """What all probes of a study share.
+class ProbeSetup:
+    """Properties of the study, and settings of its statistics, that all probes share.
 
     Attributes
     ----------
     repetition_time : float
         Seconds.
     horizons : tuple of int
-        The model's.
+        Lead times of the model's forecasts, in time points, ascending.
     n_features : int
+        Voxels inside the mask, or parcels.
     n_permutations : int
-        Of each test.
+        Permutations of each test.
     n_resamples : int
-        Of each bootstrap.
+        Resamples of each bootstrap.
     seed : int
+        Seed of permutations and bootstraps.
     """
 
     repetition_time: float
@@ -67,43 +69,59 @@ class ProbeContext:
     n_resamples: int
     seed: int
 
+    def in_time_points(self, seconds: float) -> int:
+        """Return a duration in whole time points, at least 1."""
+        return max(1, round(seconds / self.repetition_time))
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeResults:
-    """What a probe has found.
+    """Results of one probe.
 
     Attributes
     ----------
-    sentence : str
-        What it comes to, in one sentence with its numbers, n, test and correction.
+    summary : str
+        At most two sentences: the result, what it is compared with, and what it does not show.
     tables : dict of str to pandas.DataFrame
         By BIDS suffix: ``scores`` (columns `SCORES`), ``curve``, ...
     maps : dict of str to (numpy.ndarray, dict)
-        By ``stat``: ``(features,)`` (NaN: no value), and JSON for the sidecar.
+        By ``stat``: values ``(features,)``, NaN where there is none, and JSON for the sidecar.
     metadata : dict
-        JSON for the sidecar of each table: what was done, how it was tested, what the columns are.
+        JSON for the sidecar of each table: what was measured, how it was tested, what the columns are.
     """
 
-    sentence: str
+    summary: str
     tables: Mapping[str, pd.DataFrame]
     maps: Mapping[str, tuple[np.ndarray, Mapping[str, Any]]] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Probe(Protocol):
-    """What every probe does."""
+    """A probe collects measures of held-out runs, one run at a time, and then summarizes them."""
 
     def add(self, fold: ProbedFold, run: RunData) -> None:
-        """Ask about one of the held-out runs of a fold; runs of one fold come one after the other."""
+        """Measure one held-out run of a fold; the runs of a fold are added one after the other."""
         ...
 
     def results(self) -> ProbeResults:
-        """Return what was found in all of them."""
+        """Return the results over all runs that were added."""
         ...
 
 
 def score_row(measure: str, condition: str, **values: Any) -> dict[str, Any]:
-    """One row of a `scores` table; what is not given is NaN (`is_control`: False)."""
+    """Return one row of a `scores` table.
+
+    Parameters
+    ----------
+    measure, condition : str
+    **values
+        Other columns of `SCORES`; those not given are NaN (`is_control`: False, `n_subjects`: 0).
+
+    Raises
+    ------
+    TypeError
+        A column that is not in `SCORES`.
+    """
     unknown = set(values) - set(SCORES)
     if unknown:
         raise TypeError(f"score_row: unknown columns {sorted(unknown)}")
@@ -111,19 +129,24 @@ def score_row(measure: str, condition: str, **values: Any) -> dict[str, Any]:
     return {**row, "measure": measure, "condition": condition, **values}
 
 
-def paired_row(measure: str, condition: str, values: np.ndarray, metadata: ProbeContext, *, x: float) -> dict[str, Any]:
-    """Row of a difference within subjects, tested by flipping their signs; one subject has no test.
+def scores_table(rows: Sequence[Mapping[str, Any]], *, measure: str, condition: str, x: float = np.nan) -> pd.DataFrame:
+    """Make a `scores` table of rows; without any, one row of this measure and condition has no value."""
+    return pd.DataFrame(rows or [score_row(measure, condition, x=x)], columns=list(SCORES))
+
+
+def paired_row(measure: str, condition: str, values: np.ndarray, setup: ProbeSetup, *, x: float) -> dict[str, Any]:
+    """Return the row of a difference within subjects, tested by flipping the signs of subjects.
 
     Parameters
     ----------
     measure, condition : str
     values : numpy.ndarray
-        Finite, ``(subjects,)``: what is claimed less its control.
-    metadata : ProbeContext
+        Finite, ``(subjects,)``: the measure less its control. One subject has no test.
+    setup : ProbeSetup
     x : float
     """
-    draws = {"n_permutations": metadata.n_permutations, "seed": metadata.seed}
-    low, high = bootstrap_interval(values, n_resamples=metadata.n_resamples, seed=metadata.seed)
+    draws = {"n_permutations": setup.n_permutations, "seed": setup.seed}
+    low, high = bootstrap_interval(values, n_resamples=setup.n_resamples, seed=setup.seed)
     tested: dict[str, float] = {}
     if len(values) > 1:
         null_low, null_high = np.quantile(sign_flips(len(values), **draws) @ values / len(values), (0.025, 0.975))
@@ -138,9 +161,9 @@ def paired_row(measure: str, condition: str, values: np.ndarray, metadata: Probe
 
 
 def tested_row(
-    measure: str, condition: str, values: np.ndarray, null: np.ndarray, metadata: ProbeContext, **other: Any
+    measure: str, condition: str, values: np.ndarray, null: np.ndarray, setup: ProbeSetup, **columns: Any
 ) -> dict[str, Any]:
-    """Row of a mean over subjects beside what chance gives; without draws there is no test.
+    """Return the row of a mean over subjects beside its null distribution.
 
     Parameters
     ----------
@@ -148,12 +171,12 @@ def tested_row(
     values : numpy.ndarray
         Finite, ``(subjects,)``.
     null : numpy.ndarray
-        Means over subjects by chance, ``(draws,)``.
-    metadata : ProbeContext
-    **other
-        Further columns.
+        Means over subjects under permutation, ``(permutations,)``; without permutations there is no test.
+    setup : ProbeSetup
+    **columns
+        Other columns of `SCORES`.
     """
-    low, high = bootstrap_interval(values, n_resamples=metadata.n_resamples, seed=metadata.seed)
+    low, high = bootstrap_interval(values, n_resamples=setup.n_resamples, seed=setup.seed)
     value = float(values.mean())
     tested: dict[str, float] = {}
     if len(null):
@@ -162,4 +185,9 @@ def tested_row(
         # Sums of the same numbers in another order differ by rounding, and must count as equal.
         tested["p"] = p_of_null(value - 1e-9, null)
     shared = {"value": value, "low": low, "high": high, "n_subjects": len(values)}
-    return score_row(measure, condition, **shared, **tested, **other)
+    return score_row(measure, condition, **shared, **tested, **columns)
+
+
+def describe_p(p: float) -> str:
+    """Return a p value as it stands in a summary."""
+    return f"p = {p:.2g}" if np.isfinite(p) else "not tested"

@@ -1,7 +1,7 @@
-"""Find the moment of a stimulus that a run is at: time-segment matching, and what circular shifts of the run find.
+"""Time-segment matching (Haxby et al. 2011): arrays in, arrays out; nothing here depends on a model.
 
-After Haxby et al. (2011): a segment is told from every other that it does not overlap by correlation with the average
-of other subjects. Nothing here knows of models.
+A time segment of a run is matched, by correlation, with every segment of a reference that it does not overlap: the
+average of other subjects. Circular shifts of the run against the reference give the null distribution.
 """
 
 from __future__ import annotations
@@ -14,20 +14,22 @@ _ROWS_AT_A_TIME = 256
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Matched:
-    """How a run's segments were matched.
+class SegmentMatches:
+    """How the segments of a run were matched.
 
     Attributes
     ----------
     by_shift : numpy.ndarray
-        ``(positions,)``, between 0 and 1: the share of segments that match best, among all moments far from it, the
-        moment that lies so many places after their own (circularly). The first is the accuracy.
+        ``(segments,)``, between 0 and 1. Entry ``s`` is the fraction of segments that match the segment ``s`` places
+        later (circularly) better than every segment outside the exclusion zone around that one. Entry 0 is the
+        accuracy.
     chance : float
-        Mean over moments of ``1 / (positions far away + 1)``: the accuracy where all are equally likely.
+        Mean over segments of ``1 / (segments outside the exclusion zone + 1)``: the accuracy if all were equally
+        likely.
     lags : numpy.ndarray
-        ``(segments,)``: the best of all moments less the true one, in time points.
+        ``(matched segments,)``: time point of the best match less that of the segment, in time points.
     times : numpy.ndarray
-        int ``(positions,)``.
+        int ``(segments,)``: last time point of each segment.
     """
 
     by_shift: np.ndarray
@@ -36,171 +38,180 @@ class Matched:
     times: np.ndarray
 
 
-def standardized(
+def detrend_and_scale(
     run: np.ndarray, reference: np.ndarray, times: np.ndarray, *, degree: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Take from each feature what a polynomial of time tells of it, and divide by the reference's spread.
+    """Subtract a polynomial of time from each feature, and divide by the reference's standard deviation.
 
     Parameters
     ----------
     run, reference : numpy.ndarray
-        ``(positions, features)``.
+        ``(time, features)``.
     times : numpy.ndarray
-        ``(positions,)``: when they were.
+        ``(time,)``, ascending, in time points.
     degree : int or None
-        Of the polynomial, fitted to each of the two; None: the reference's mean is taken from both.
+        Degree of the polynomial, which is fitted to run and reference separately; None: the reference's mean is
+        subtracted from both.
 
     Returns
     -------
     run, reference : numpy.ndarray
-        float64 ``(positions, features that vary in the reference)``.
+        float64 ``(time, features that vary in the reference)``.
     """
     run, reference = run.astype(float), reference.astype(float)
     size = np.abs(reference).max(axis=0, initial=0)
     if degree is None:
         run, reference = run - reference.mean(axis=0), reference - reference.mean(axis=0)
     else:
-        clock = np.polynomial.legendre.legvander(
+        polynomial = np.polynomial.legendre.legvander(
             np.interp(times, (times[0], max(times[-1], times[0] + 1)), (-1, 1)), degree
         )
-        basis, _ = np.linalg.qr(clock)
+        basis, _ = np.linalg.qr(polynomial)
         run, reference = run - basis @ (basis.T @ run), reference - basis @ (basis.T @ reference)
     spread = reference.std(axis=0)
-    # What is left of a constant is rounding.
+    # A constant feature leaves rounding.
     varies = spread > 1e-6 * size
     return run[:, varies] / spread[varies], reference[:, varies] / spread[varies]
 
 
-def segments(values: np.ndarray, ends: np.ndarray, window: int) -> np.ndarray:
-    """The last `window` rows up to each of `ends`, side by side, less their mean and of length 1.
+def cut_segments(values: np.ndarray, ends: np.ndarray, length: int) -> np.ndarray:
+    """Cut out the segments that end at some time points; each is centered and scaled to norm 1.
 
     Parameters
     ----------
     values : numpy.ndarray
         ``(time, features)``.
     ends : numpy.ndarray
-        int ``(segments,)``, each at least ``window - 1``.
-    window : int
+        int ``(segments,)``: last time point of each, at least ``length - 1``.
+    length : int
+        Time points of a segment.
 
     Returns
     -------
     numpy.ndarray
-        ``(segments, window * features)``: products of two are correlations. A segment without spread is 0.
+        ``(segments, length * features)``: the product of two is their correlation. A constant segment is 0.
     """
-    rows = values[ends[:, None] - np.arange(window)].reshape(len(ends), window * values.shape[1])
+    rows = values[ends[:, None] - np.arange(length)].reshape(len(ends), length * values.shape[1])
     rows = rows - rows.mean(axis=1, keepdims=True)
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
     unit: np.ndarray = np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 0)
     return unit
 
 
-def match_segments(run: np.ndarray, reference: np.ndarray, times: np.ndarray, asked: np.ndarray, away: int) -> Matched:
-    """Compare each segment of a run with every moment of a reference.
+def match_segments(
+    run: np.ndarray, reference: np.ndarray, times: np.ndarray, tested: np.ndarray, exclusion: int
+) -> SegmentMatches:
+    """Match each segment of a run with the segments of a reference.
 
-    A segment is matched to a moment where its correlation with it is greater than with each moment more than `away`
-    time points from that moment. Rows of the table of correlations are made block by block: ``n`` moments cost ``n **
-    2`` products of segments, and memory for some hundred rows.
+    A segment of the run matches one of the reference if they correlate more than the former does with each segment of
+    the reference outside the latter's exclusion zone. Rows of the correlation matrix are made block by block: ``n``
+    segments cost ``n ** 2`` products, and memory for some hundred rows.
 
     Parameters
     ----------
     run, reference : numpy.ndarray
-        ``(positions, width)``, of :func:`segments`.
+        ``(segments, width)``, from :func:`cut_segments`.
     times : numpy.ndarray
-        int ``(positions,)``, ascending, in time points.
-    asked : numpy.ndarray
-        bool ``(positions,)``: the segments of the run that are matched. All moments are candidates.
-    away : int
-        Time points.
+        int ``(segments,)``, ascending, in time points.
+    tested : numpy.ndarray
+        bool ``(segments,)``: segments of the run that are matched. All segments of the reference are candidates.
+    exclusion : int
+        Segments at most so many time points apart lie in each other's exclusion zone.
 
     Returns
     -------
-    Matched
-        Chance, lags and accuracies are NaN or empty where nothing is asked, or where no moment is far from another.
+    SegmentMatches
+        Chance and accuracies are NaN, and lags empty, where no segment is tested, or none lies outside an exclusion
+        zone.
     """
     n = len(times)
-    # Moments before `left` and from `right` on are far away.
-    left = np.searchsorted(times, times - away, side="left")
-    right = np.searchsorted(times, times + away, side="right")
-    n_far = left + n - right
-    queries = np.flatnonzero(asked & (n_far > 0))
+    # Segments before `zone_start` and from `zone_stop` on lie outside the exclusion zone.
+    zone_start = np.searchsorted(times, times - exclusion, side="left")
+    zone_stop = np.searchsorted(times, times + exclusion, side="right")
+    n_outside = zone_start + n - zone_stop
+    queries = np.flatnonzero(tested & (n_outside > 0))
     hits, lags = np.zeros(n), np.zeros(len(queries))
     for start in range(0, len(queries), _ROWS_AT_A_TIME):
         some = queries[start : start + _ROWS_AT_A_TIME]
-        table = run[some] @ reference.T
-        lags[start : start + len(some)] = times[table.argmax(axis=1)] - times[some]
+        correlations = run[some] @ reference.T
+        lags[start : start + len(some)] = times[correlations.argmax(axis=1)] - times[some]
         edge = np.full((len(some), 1), -np.inf)
-        before = np.maximum.accumulate(np.hstack([edge, table]), axis=1)
-        after = np.maximum.accumulate(np.hstack([table, edge])[:, ::-1], axis=1)[:, ::-1]
-        found = (table > np.maximum(before[:, left], after[:, right])) & (n_far > 0)
-        rows, columns = np.nonzero(found)
+        largest_before = np.maximum.accumulate(np.hstack([edge, correlations]), axis=1)
+        largest_after = np.maximum.accumulate(np.hstack([correlations, edge])[:, ::-1], axis=1)[:, ::-1]
+        largest_outside = np.maximum(largest_before[:, zone_start], largest_after[:, zone_stop])
+        rows, columns = np.nonzero((correlations > largest_outside) & (n_outside > 0))
         hits += np.bincount((columns - some[rows]) % n, minlength=n)
-    asked_anything = len(queries) > 0
-    return Matched(
-        by_shift=hits / len(queries) if asked_anything else np.full(n, np.nan),
-        chance=float(np.mean(1 / (n_far[queries] + 1))) if asked_anything else float("nan"),
+    any_tested = len(queries) > 0
+    return SegmentMatches(
+        by_shift=hits / len(queries) if any_tested else np.full(n, np.nan),
+        chance=float(np.mean(1 / (n_outside[queries] + 1))) if any_tested else float("nan"),
         lags=lags,
         times=times,
     )
 
 
-def shifts_allowed(times: np.ndarray, away: int) -> np.ndarray:
-    """Circular shifts, in places, that bring every moment, or all but those that go round, more than `away` on.
+def allowed_shifts(times: np.ndarray, exclusion: int) -> np.ndarray:
+    """Circular shifts, in segments, that move every segment out of its own exclusion zone (but for the wrap-around).
 
     Parameters
     ----------
     times : numpy.ndarray
-        int ``(positions,)``, ascending, in time points.
-    away : int
+        int ``(segments,)``, ascending, in time points.
+    exclusion : int
         Time points.
+
+    Returns
+    -------
+    numpy.ndarray
+        int ``(shifts,)``; empty where there are too few segments.
     """
     n = len(times)
     step = float(np.median(np.diff(times))) if n > 1 else 1.0
-    least = int(away // step) + 1
-    return np.arange(least, n - least + 1)
+    smallest = int(exclusion // step) + 1
+    return np.arange(smallest, n - smallest + 1)
 
 
-def shifted_means(
-    runs: list[tuple[str, str, Matched]], *, away: int, n_permutations: int, seed: int
+def accuracy_and_null(
+    runs: list[tuple[str, str, SegmentMatches]], *, exclusion: int, n_permutations: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Accuracy by subject, and the mean over subjects under circular shifts of the runs.
+    """Accuracy of each subject, and the mean over subjects under circular shifts of the runs.
 
-    All runs of a stimulus are shifted by the same number of places, since all are matched with one reference, whose
-    chance likenesses they share; those of several stimuli independently. With one stimulus it is the exact set of
-    shifts, where that is no larger than `n_permutations`.
+    All runs of a stimulus are shifted by the same number of segments, since all are matched with one reference and so
+    share its chance correlations; runs of different stimuli are shifted independently. With one stimulus all shifts are
+    taken, if they are at most `n_permutations`.
 
     Parameters
     ----------
-    runs : list of (str, str, Matched)
-        Subject, stimulus and what was found.
-    away : int
+    runs : list of (str, str, SegmentMatches)
+        Subject, stimulus and matches of each run.
+    exclusion : int
         Time points.
     n_permutations : int
     seed : int
 
     Returns
     -------
-    by_subject : numpy.ndarray
-        ``(subjects,)``, in the order of their names: mean over the subject's runs.
+    accuracy : numpy.ndarray
+        ``(subjects,)``, in the order of their labels: mean over the subject's runs.
     null : numpy.ndarray
         ``(shifts,)``; empty where a stimulus is too short to be shifted.
     """
     subjects = sorted({subject for subject, _, _ in runs})
     n_runs = {subject: sum(other == subject for other, _, _ in runs) for subject in subjects}
-    by_subject = np.zeros(len(subjects))
+    accuracy = np.zeros(len(subjects))
     curves: dict[str, list[np.ndarray]] = {}
     allowed: dict[str, np.ndarray] = {}
-    for subject, stimulus, found in runs:
-        by_subject[subjects.index(subject)] += found.by_shift[0] / n_runs[subject]
-        curves.setdefault(stimulus, []).append(found.by_shift / n_runs[subject] / len(subjects))
-        own = shifts_allowed(found.times, away)
-        allowed[stimulus] = np.intersect1d(own, allowed.get(stimulus, own))
+    for subject, stimulus, matches in runs:
+        accuracy[subjects.index(subject)] += matches.by_shift[0] / n_runs[subject]
+        curves.setdefault(stimulus, []).append(matches.by_shift / n_runs[subject] / len(subjects))
+        shifts = allowed_shifts(matches.times, exclusion)
+        allowed[stimulus] = np.intersect1d(shifts, allowed.get(stimulus, shifts))
     if any(not len(shifts) for shifts in allowed.values()):
-        return by_subject, np.zeros(0)
+        return accuracy, np.zeros(0)
     rng = np.random.default_rng(seed)
-    exact = len(allowed) == 1 and len(next(iter(allowed.values()))) <= n_permutations
+    is_exact = len(allowed) == 1 and len(next(iter(allowed.values()))) <= n_permutations
     null: np.ndarray = np.zeros(1)
     for stimulus in sorted(curves):
-        shifts = allowed[stimulus]
-        chosen = shifts if exact else rng.choice(shifts, size=n_permutations)
-        null = null + sum(curve[chosen] for curve in curves[stimulus])
-    return by_subject, null
+        drawn = allowed[stimulus] if is_exact else rng.choice(allowed[stimulus], size=n_permutations)
+        null = null + sum(curve[drawn] for curve in curves[stimulus])
+    return accuracy, null

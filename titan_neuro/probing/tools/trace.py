@@ -1,4 +1,4 @@
-"""What a model holds while it watches a run, time point by time point, as numbers that a linear probe can read."""
+"""What a model contains at each time point of a run, as numbers that a linear decoder can read."""
 
 from __future__ import annotations
 
@@ -9,42 +9,48 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from titan_neuro.forecaster.forecaster import Forecaster
+from titan_neuro.forecaster import Forecaster
+from titan_neuro.probing.tools.untrained import untrained_name
 from titan_neuro.titans.memory import MemoryState
 from titan_neuro.titans.stream_state import StreamState
 from titan_neuro.typing import RunData
 
-# Numbers that stand for all weights of a memory: a random projection keeps angles to some per cent.
-STATE_WIDTH = 512
-_FRAMES_AT_A_TIME = 64
+# Names of what is read from a model, the same in all tables; those of the last line are controls without a memory.
+MEMORY_OUTPUT, MEMORY_WEIGHTS = "memory output", "memory weights"
+UNTRAINED_OUTPUT, UNTRAINED_WEIGHTS = untrained_name(MEMORY_OUTPUT), untrained_name(MEMORY_WEIGHTS)
+ACTIVITY_PATTERN, TOKENS, TIME_POLYNOMIAL = "current activity pattern", "tokenizer output", "polynomial of time"
+
+# Width of the random projection of all weights of the memories: it keeps cosines to within a few percent.
+WEIGHTS_WIDTH = 512
+_BLOCK_TIME_POINTS = 64
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Trace:
-    """One run as a model has watched it.
+    """What a model contains while it reads one run.
 
     Attributes
     ----------
-    time_point : numpy.ndarray
-        float32 ``(time, width)``: the current time point alone, in the basis of the recall (all features where there is
-        none).
-    encoded : numpy.ndarray
-        float32 ``(time, tokens * dim)``: the tokenizer's features, no memory.
-    memory : numpy.ndarray
-        float32 ``(time, ...)``: what the memories say at each time point: the backbone's output, averaged over the time
-        point's tokens, and what is recalled of the time points to come, in the basis.
-    state : numpy.ndarray
-        float32 ``(len(state_time_points), STATE_WIDTH)``: what the memories that learn at test time hold, the weights
-        of all of them less those that they began with, in a random projection that is the same for all runs.
-    state_time_points : numpy.ndarray
-        int ``(states,)``: the last time point that each state has read.
+    activity : numpy.ndarray
+        float32 ``(time, width)``: the activity pattern of the time point alone, in the basis of the recall (all
+        features where the model has no recall).
+    tokens : numpy.ndarray
+        float32 ``(time, tokens * dim)``: output of the tokenizer, without any memory.
+    memory_output : numpy.ndarray
+        float32 ``(time, width)``: output of the backbone, averaged over the tokens of a time point, and the recalled
+        forecasts of later time points, in the basis.
+    memory_weights : numpy.ndarray
+        float32 ``(readings, WEIGHTS_WIDTH)``: weights of all memories that learn at test time less their initial
+        weights, in a random projection that is the same for all runs.
+    weights_time_points : numpy.ndarray
+        int ``(readings,)``: the last time point that the memories had read at each reading of their weights.
     """
 
-    time_point: np.ndarray
-    encoded: np.ndarray
-    memory: np.ndarray
-    state: np.ndarray
-    state_time_points: np.ndarray
+    activity: np.ndarray
+    tokens: np.ndarray
+    memory_output: np.ndarray
+    memory_weights: np.ndarray
+    weights_time_points: np.ndarray
 
 
 @torch.inference_mode()
@@ -52,139 +58,150 @@ def trace_run(
     model: Forecaster,
     run: RunData,
     *,
-    state_every_time_points: int = 8,
+    weights_every_time_points: int = 8,
     first_time_point: int = 0,
     count_from: int = 0,
     held_out_index: Tensor | None = None,
     width: int | None = None,
 ) -> Trace:
-    """Let a model watch a run from its first time point, or a later one, to its last.
+    """Trace a model while it reads a run, from `first_time_point` to the last.
 
     Parameters
     ----------
     model : Forecaster
     run : RunData
-    state_every_time_points : int
-        Time points from one reading of the state to the next.
+    weights_every_time_points : int
+        Time points from one reading of the memory weights to the next.
     first_time_point : int
-        The first time point that the model is shown; what is given at each time point begins there, and
-        `state_time_points` go on counting from the run's first.
+        First time point that the model reads, with an empty memory; the trace begins there. `weights_time_points` are
+        counted from the run's first time point all the same.
     count_from : int
-        A time point before which a reading of the state falls, so that runs in which a stimulus begins at different
-        time points are read at the same moments of it.
+        Weights are read just before this time point, and every `weights_every_time_points` before and after it: runs
+        in which a stimulus begins at different time points are read at the same time points of the stimulus.
     held_out_index : torch.Tensor, optional
-        Of :meth:`Forecaster.held_out_index`, for a run that the model was fitted on.
+        From :meth:`Forecaster.held_out_index`, for a run that the model was fitted on.
     width : int, optional
-        What is wider than this, time point by time point, is projected at random onto so many numbers, as the state is:
-        memory grows with the run's length, and not with the number of voxels.
+        Wider features are projected at random onto so many numbers, as the weights are: memory then grows with the
+        length of the run, not with the number of voxels.
 
     Returns
     -------
     Trace
-        Causal: what is given at a time point depends on this and earlier time points.
+        Causal: what stands at a time point depends on this and earlier time points.
     """
-    model.eval()
-    state, sketch = model.init_state(), _WeightSketch(model.init_state())
-    observation_state, held_state = state.observation, state.memory
+    projections = [_projection_to(width, seed) for seed in (1, 2, 3)]
     parts: tuple[list[Tensor], ...] = ([], [], [])
-    states, at = list[Tensor](), list[int]()
-    narrow = [_narrowed(width, seed) for seed in (1, 2, 3)]
-    for start, stop in _blocks(
-        first_time_point,
-        run.n_time_points,
-        max(_FRAMES_AT_A_TIME // state_every_time_points, 1),
-        count_from,
-        state_every_time_points,
-    ):
-        block = run.read(start, stop).to(model.linear_skip.coefficients)[None]
-        _, seen, observation_state = model.observe(block, observation_state)
-        found: list[Tensor] = []
-        for begin, end in _blocks(start, stop, 1, count_from, state_every_time_points):
-            held, held_state = model.features(
-                seen.at(slice(begin - start, end - start)), held_state, held_out_index=held_out_index
-            )
-            found.append(held[0])
-            states.append(sketch(held_state))
-            at.append(end - 1)
-        series = (seen.series if model.recall is not None else block)[0]
-        for into, values, project in zip(
-            parts, (series, seen.tokens[0].flatten(1), torch.cat(found)), narrow, strict=True
-        ):
-            into.append(project(values.float().cpu()))
-    time_point, encoded, memory = (torch.cat(values).numpy() for values in parts)
+    weights, time_points = list[Tensor](), list[int]()
+    blocks = _trace_blocks(model.eval(), run, first_time_point, count_from, weights_every_time_points, held_out_index)
+    for features, weights_of_block, time_points_of_block in blocks:
+        for part, values, project in zip(parts, features, projections, strict=True):
+            part.append(project(values.float().cpu()))
+        weights += weights_of_block
+        time_points += time_points_of_block
+    activity, tokens, memory_output = (torch.cat(part).numpy() for part in parts)
     return Trace(
-        time_point=time_point,
-        encoded=encoded,
-        memory=memory,
-        state=torch.stack(states).numpy(),
-        state_time_points=np.array(at, dtype=int),
+        activity=activity,
+        tokens=tokens,
+        memory_output=memory_output,
+        memory_weights=torch.stack(weights).numpy(),
+        weights_time_points=np.array(time_points, dtype=int),
     )
 
 
-def _blocks(start: int, stop: int, at_a_time: int, count_from: int, every: int) -> Iterator[tuple[int, int]]:
-    """Stretches of `at_a_time` times `every` time points, the first maybe shorter: they end where a state is due."""
-    size = at_a_time * every
+def _trace_blocks(
+    model: Forecaster, run: RunData, start: int, count_from: int, every: int, held_out_index: Tensor | None
+) -> Iterator[tuple[tuple[Tensor, Tensor, Tensor], list[Tensor], list[int]]]:
+    """Yield for each block: activity, tokens and memory output; sketches of the weights, and their time points."""
+    state, sketch = model.init_state(), _WeightSketch(model.init_state())
+    observation_state, memory_state = state.observation, state.memory
+    length = max(_BLOCK_TIME_POINTS // every, 1) * every
+    for first, stop in _blocks(start, run.n_time_points, length, count_from, every):
+        series = run.read(first, stop).to(model.linear_skip.coefficients)[None]
+        _, observed, observation_state = model.observe(series, observation_state)
+        outputs, weights, time_points = list[Tensor](), list[Tensor](), list[int]()
+        for begin, end in _blocks(first, stop, every, count_from, every):
+            output, memory_state = model.features(
+                observed.at(slice(begin - first, end - first)), memory_state, held_out_index=held_out_index
+            )
+            outputs.append(output[0])
+            weights.append(sketch(memory_state))
+            time_points.append(end - 1)
+        activity = (observed.series if model.recall is not None else series)[0]
+        yield (activity, observed.tokens[0].flatten(1), torch.cat(outputs)), weights, time_points
+
+
+def _blocks(start: int, stop: int, length: int, count_from: int, every: int) -> Iterator[tuple[int, int]]:
+    """Cut ``start <= t < stop`` into blocks that end where weights are read; `length` is a multiple of `every`.
+
+    The first block may be shorter, so that all others begin a multiple of `every` time points from `count_from`.
+    """
     while start < stop:
-        end = min(start + size - (start - count_from) % every, stop)
+        end = min(start + length - (start - count_from) % every, stop)
         yield start, end
         start = end
 
 
 def count_sketch(values: Tensor, places: Tensor, signs: Tensor, width: int) -> Tensor:
-    """Project onto `width` numbers: each number goes, with a random sign, to one of the places.
+    """Project onto `width` numbers: each value is added, with a random sign, to one of them.
 
-    Inner products are kept up to an error of about ``1 / sqrt(width)`` of the norms (Charikar et al. 2002), at a cost
-    that does not grow with `width`.
+    Inner products are preserved up to an error of about ``1 / sqrt(width)`` of the norms (Charikar et al. 2002), at a
+    cost that does not grow with `width`.
 
     Parameters
     ----------
     values : torch.Tensor
         ``(..., n)``.
     places, signs : torch.Tensor
-        ``(n,)``: integers below `width`, and -1 or 1; see :func:`drawn`.
+        ``(n,)``: integers below `width`, and -1 or 1; see :func:`draw_sketch`.
     width : int
+
+    Returns
+    -------
+    torch.Tensor
+        ``(..., width)``.
     """
     return values.new_zeros(*values.shape[:-1], width).index_add_(-1, places, values * signs)
 
 
-def drawn(n: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Places and signs of a :func:`count_sketch` of `n` numbers; the same wherever they are drawn."""
+def draw_sketch(n: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Draw places and signs of a :func:`count_sketch` of `n` values: ``(n,)`` each, the same in every process."""
     generator = torch.Generator().manual_seed(seed)
     places = torch.randint(width, (n,), generator=generator)
     return places, torch.randint(2, (n,), generator=generator).float().mul_(2).sub_(1)
 
 
-def _narrowed(width: int | None, seed: int) -> Callable[[Tensor], Tensor]:
-    """A projection onto `width` numbers of what is wider, drawn when the first values come."""
-    known: list[tuple[Tensor, Tensor]] = []
+def _projection_to(width: int | None, seed: int) -> Callable[[Tensor], Tensor]:
+    """Make a random projection of wider values onto `width` numbers; it is drawn at the first call."""
+    sketch: list[tuple[Tensor, Tensor]] = []
 
     def project(values: Tensor) -> Tensor:
         if width is None or values.shape[-1] <= width:
             return values
-        if not known:
-            known.append(drawn(values.shape[-1], width, seed))
-        return count_sketch(values, *known[0], width)
+        if not sketch:
+            sketch.append(draw_sketch(values.shape[-1], width, seed))
+        return count_sketch(values, *sketch[0], width)
 
     return project
 
 
 class _WeightSketch:
-    """What the weights of all memories have become, less what they began with, on `STATE_WIDTH` numbers."""
+    """Sketch of the weights of all memories of a state, less those of the initial state."""
 
-    def __init__(self, first: StreamState) -> None:
-        self._first = self._flat(first)
-        self._drawn = drawn(len(self._first), STATE_WIDTH)
+    def __init__(self, initial: StreamState) -> None:
+        self._initial = self._flat(initial)
+        self._sketch = draw_sketch(len(self._initial), WEIGHTS_WIDTH)
 
     @staticmethod
     def _flat(state: StreamState) -> Tensor:
         return torch.cat([part.flatten() for part in memory_weights(state)] or [torch.zeros(0)]).float().cpu()
 
     def __call__(self, state: StreamState) -> Tensor:
-        return count_sketch(self._flat(state) - self._first, *self._drawn, STATE_WIDTH)
+        """Return the sketch, ``(WEIGHTS_WIDTH,)``."""
+        return count_sketch(self._flat(state) - self._initial, *self._sketch, WEIGHTS_WIDTH)
 
 
 def memory_weights(state: object) -> Iterator[Tensor]:
-    """Weights of every memory that learns at test time, wherever it lies in a state."""
+    """Yield the weights of every memory that learns at test time, at any depth of a state."""
     if isinstance(state, MemoryState):
         yield from state.weights
     elif isinstance(state, StreamState):
@@ -196,5 +213,5 @@ def memory_weights(state: object) -> Iterator[Tensor]:
 
 
 def time_polynomial(n_time_points: int, degree: int = 3) -> np.ndarray:
-    """Legendre polynomials of time, ``(time, degree + 1)``: what a clock alone would know."""
+    """Legendre polynomials of time, float32 ``(time, degree + 1)``: they contain the time and nothing else."""
     return np.polynomial.legendre.legvander(np.linspace(-1, 1, n_time_points), degree).astype(np.float32)

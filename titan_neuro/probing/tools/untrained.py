@@ -1,37 +1,43 @@
-"""A control for every probe: the same model, with what training has put into it taken away again."""
+"""A control for every probe: the same model without its training."""
 
 from __future__ import annotations
 
 import torch
 
-from titan_neuro.forecaster.forecaster import Forecaster
+from titan_neuro.forecaster import Forecaster
 
 
 def untrained_like(model: Forecaster, *, seed: int) -> Forecaster:
-    """Build a model's like anew, with random weights and an empty stimulus; the linear skip and the basis stay.
+    """Build a model like this one with random weights and an empty stimulus memory.
 
-    The memory that learns at test time learns in it, too, from keys that are drawn at random: what such a memory holds
-    of a stimulus, any mixing of the past would.
+    The linear skip and the basis of the recall are copied from `model`. The memories that learn at test time learn in
+    the untrained model, too, from random keys: what they contain of a stimulus, any mixture of past time points would.
 
     Parameters
     ----------
     model : Forecaster
     seed : int
+        Seed of the random weights.
 
     Returns
     -------
     Forecaster
-        In evaluation mode, where `model` is.
+        In evaluation mode, on the device of `model`.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         mask = getattr(model.tokenizer, "mask", None)
-        fresh = model.config.build(n_features=model.n_features, mask=None if mask is None else mask.cpu())
-        fresh.linear_skip.load_state_dict(model.linear_skip.state_dict())
-        if fresh.recall is not None and model.recall is not None:
-            fresh.recall.basis.copy_(model.recall.basis)
-            fresh.recall.innovation_directions.copy_(model.recall.innovation_directions)
-            fresh.recall.autoregression.directions.copy_(model.recall.autoregression.directions)
-            keys = fresh.recall.memory.key_map
+        untrained = model.config.build(n_features=model.n_features, mask=None if mask is None else mask.cpu())
+        untrained.linear_skip.load_state_dict(model.linear_skip.state_dict())
+        if untrained.recall is not None and model.recall is not None:
+            untrained.recall.basis.copy_(model.recall.basis)
+            untrained.recall.innovation_directions.copy_(model.recall.innovation_directions)
+            untrained.recall.autoregression.directions.copy_(model.recall.autoregression.directions)
+            keys = untrained.recall.memory.key_map
             keys.copy_(torch.randn(keys.shape) / keys.shape[-1] ** 0.5)
-    return fresh.to(model.linear_skip.coefficients.device).eval()
+    return untrained.to(model.linear_skip.coefficients.device).eval()
+
+
+def untrained_name(name: str) -> str:
+    """Return the row name of a measure or readout of the untrained model."""
+    return f"{name}, untrained model"

@@ -1,15 +1,14 @@
-"""One `torch.nn.Module` a file: the parts of which the models are built."""
+"""The parts that the models are built of, one `torch.nn.Module` per file."""
 
-from titan_neuro.titans.layers.attention import AttentionCache, SegmentAttention
+from titan_neuro.titans.layers.attention import SegmentAttention, SegmentAttentionState
 from titan_neuro.titans.layers.feed_forward import FeedForward
 from titan_neuro.titans.layers.gate import NonlinearGate
 from titan_neuro.titans.layers.neural_memory import NeuralMemory, NeuralMemoryConfig, NeuralMemoryState
 from titan_neuro.titans.layers.projection import CausalProjection
 from titan_neuro.titans.layers.whole_window import WholeWindowAttention
-from titan_neuro.titans.layers.window_attention import WindowAttention, WindowCache
+from titan_neuro.titans.layers.window_attention import WindowAttention, WindowAttentionState
 
 __all__ = [
-    "AttentionCache",
     "CausalProjection",
     "FeedForward",
     "NeuralMemory",
@@ -17,7 +16,8 @@ __all__ = [
     "NeuralMemoryState",
     "NonlinearGate",
     "SegmentAttention",
+    "SegmentAttentionState",
     "WholeWindowAttention",
     "WindowAttention",
-    "WindowCache",
+    "WindowAttentionState",
 ]

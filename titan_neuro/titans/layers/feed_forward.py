@@ -1,4 +1,4 @@
-"""The part of a block that works on each token alone."""
+"""The feed-forward part of a block, which maps each token by itself."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class FeedForward(nn.Module):
         self.outer = nn.Linear(width, dim, bias=False)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """Map ``(batch, tokens, dim)``, token by token."""
+        """Map ``(batch, tokens, dim)`` to the same shape, token by token."""
         gate, content = self.inner(x).chunk(2, dim=-1)
         projected: Tensor = self.outer(F.silu(gate) * content)
         return projected

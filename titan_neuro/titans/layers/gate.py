@@ -1,4 +1,4 @@
-"""The paper's gate, by which a memory and an attention are brought together."""
+"""The paper's gate, which combines the outputs of a memory and of an attention."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from torch import Tensor, nn
 
 from titan_neuro.titans.layers.norm import RMSNorm
 
-# How much each side counts at first, beside the 1 that it is added to.
-_FIRST_SCALE = 0.3
+# Initial scale of each side, relative to its shift of 1.
+_INITIAL_SCALE = 0.3
 
 
 class NonlinearGate(nn.Module):
     """``(shift_a + norm(a)) * (shift_b + norm(b))``: both sides normalized with learned scales, then multiplied.
 
     Behrouz et al. 2025 (arXiv:2501.00663), below equation 28; equation 25 uses the same. The paper has a non-linearity
-    on each side and no shifts. As printed neither side reaches the output where the other is near 0, and what one side
-    knows can't pass by itself; with shifts, 1 at first, each side passes by itself and the product beside them is the
-    non-linearity. docs/architecture.md has what was measured.
+    on each side and no shifts: as printed, neither side reaches the output where the other is near 0. With shifts,
+    initially 1, each side also passes alone, and the product of the two is the non-linearity. The decision on the gate
+    in docs has the measurements.
 
     Parameters
     ----------
@@ -33,9 +33,9 @@ class NonlinearGate(nn.Module):
         self.shift_a = nn.Parameter(torch.ones(dim))
         self.shift_b = nn.Parameter(torch.ones(dim))
         for norm in (self.norm_a, self.norm_b):
-            nn.init.constant_(norm.weight, _FIRST_SCALE)
+            nn.init.constant_(norm.weight, _INITIAL_SCALE)
 
     def forward(self, a: Float[Tensor, "B T D"], b: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """Gate two streams of tokens, each ``(batch, tokens, dim)``, by each other."""
+        """Multiply two streams of tokens, each ``(batch, tokens, dim)``, after normalizing and shifting both."""
         gated: Tensor = (self.norm_a(a) + self.shift_a) * (self.norm_b(b) + self.shift_b)
         return gated

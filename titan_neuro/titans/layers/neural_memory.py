@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -15,42 +15,44 @@ from torch import Tensor, nn
 
 from titan_neuro.errors import ConfigError, MismatchError
 from titan_neuro.titans.config import settings
+from titan_neuro.titans.layers.checks import check_tokens
 from titan_neuro.titans.layers.norm import RMSNorm
 from titan_neuro.titans.layers.projection import CausalProjection
 from titan_neuro.titans.memory import Backend, MemoryState, init_state, memory_read, memory_scan, memory_surprise
+from titan_neuro.titans.pretrained import Pretrained
 from titan_neuro.titans.stream_state import StreamState
 
-# Half-lives, in time points, that the heads begin with: from a few time points to a few minutes of fMRI.
-_FIRST_HALF_LIFE, _LAST_HALF_LIFE = 8.0, 512.0
-# Scale of the last layer's initial weights before training, in units of what keeps lengths as they are.
-_FIRST_LAST_LAYER = 0.05
+# Initial half-lives of the heads, in time points: in fMRI from a few volumes to several minutes.
+_SHORTEST_HALF_LIFE, _LONGEST_HALF_LIFE = 8.0, 512.0
+# Scale of the last layer's initial weights before training, relative to weights that preserve lengths.
+_LAST_LAYER_SCALE = 0.05
 
 
 @settings
 class NeuralMemoryConfig:
-    """What kind of memory, and how fast it may learn.
+    """Size of the memory, and limits to its learning.
 
     Attributes
     ----------
     n_heads : int
-        Memories side by side, each on its share of the width.
+        Number of memories, each for its part of the width.
     depth : int
         Layers of each memory's MLP.
     expansion : int
-        Its hidden width, in units of a head's width.
+        Hidden width of the MLP, in units of a head's width.
     chunk_time_points : int
-        Time points of a chunk: all gradients of a chunk are taken at the weights it begins with (equation 16).
+        Time points of a chunk: all gradients of a chunk are taken at the weights before the chunk (equation 16).
     kernel_time_points : int
-        Time points that the convolution behind queries, keys and values sees.
+        Time points that the convolution after queries, keys and values sees.
     max_step : float
-        Bound of the step size: if all tokens of a chunk had the same key, they would undo at most this share of the
-        error at that key. Above 2 a memory of one layer may diverge.
+        Bound of the step size: if all tokens of a chunk had the same key, they would remove at most this fraction of
+        the error at that key. Above 2 a memory of one layer may diverge.
     max_momentum : float
         Bound of the momentum gate, below 1.
     max_delta_norm : float or None
-        Longest error that a token may write; see `memory_scan`.
+        Largest error that a token may write; see `memory_scan`.
     backend : {"auto", "naive", "chunked", "native", "triton"}
-        Code that runs the memory.
+        Implementation of the memory; see `memory_scan`.
     """
 
     n_heads: Annotated[int, Field(ge=1)] = 4
@@ -63,8 +65,8 @@ class NeuralMemoryConfig:
     max_delta_norm: Annotated[float, Field(gt=0)] | None = 10.0
     backend: Backend = "auto"
 
-    def build(self, *, dim: int, tokens_per_time_point: int) -> NeuralMemory:
-        """Make the layer for tokens of width `dim`, `tokens_per_time_point` of which make up a time point."""
+    def build(self, *, dim: int, tokens_per_time_point: int = 1) -> NeuralMemory:
+        """Make the layer for tokens of width `dim`, `tokens_per_time_point` of which form a time point."""
         return NeuralMemory(self, dim=dim, tokens_per_time_point=tokens_per_time_point)
 
 
@@ -85,13 +87,13 @@ class NeuralMemoryState(StreamState):
     key_value_tail: Float[Tensor, "batch ..."]
 
 
-class NeuralMemory(nn.Module):
-    """A Titans memory with everything around it (Behrouz et al. 2025, section 4.4): projections, gates, output.
+class NeuralMemory(Pretrained):
+    """A Titans memory with its projections, gates and output (Behrouz et al. 2025, section 4.4).
 
-    Causal token by token, so by time point too. Departures from the paper: the convolutions run over time points (see
+    Causal by token, and so by time point. Departures from the paper: the convolutions run over time points (see
     `CausalProjection`); the step size is bounded so that no chunk can overshoot, ``theta = max_step sigmoid(.)
-    (1 - eta) / (2 C)`` with ``C`` tokens a chunk, since gradients at one reference add up; the error written is
-    clamped.
+    (1 - eta) / (2 C)`` with ``C`` tokens per chunk, since the gradients at one reference add up; the error that is
+    written is clamped.
 
     Parameters
     ----------
@@ -104,10 +106,12 @@ class NeuralMemory(nn.Module):
     Raises
     ------
     ConfigError
-        A width that can't be shared out to the heads.
+        `dim` can't be divided among the heads, or an unknown argument.
     """
 
-    def __init__(self, config: NeuralMemoryConfig, *, dim: int, tokens_per_time_point: int) -> None:
+    config_class = NeuralMemoryConfig
+
+    def __init__(self, config: NeuralMemoryConfig, *, dim: int, tokens_per_time_point: int = 1) -> None:
         super().__init__()
         if dim % config.n_heads:
             raise ConfigError(f"memory.n_heads: must divide dim; found dim {dim} for {config.n_heads} heads.")
@@ -122,43 +126,47 @@ class NeuralMemory(nn.Module):
             nn.Parameter(torch.randn(config.n_heads, d_out, d_in) * d_in**-0.5)
             for d_in, d_out in itertools.pairwise(widths)
         )
-        # A memory begins all but empty: what it gives out is what it was told, not what it was born with.
-        self.initial_weights[-1].data.mul_(_FIRST_LAST_LAYER)
+        # An untrained memory starts almost empty: its output is what was written into it, not its initial weights.
+        self.initial_weights[-1].data.mul_(_LAST_LAYER_SCALE)
         self.gates = nn.Linear(dim, 3 * config.n_heads)
         self.norm = RMSNorm(head_dim)
         self.output_gate = nn.Linear(dim, dim, bias=False)
         self.output = nn.Linear(dim, dim)
-        self._init_forgetting()
+        self._init_gates()
 
-    def _init_forgetting(self) -> None:
-        """Spread the heads' half-lives evenly, on a log scale, and start from gates that depend little on the token."""
+    def _init_gates(self) -> None:
+        """Space the heads' half-lives evenly on a log scale, and let all gates depend little on the token at first."""
         n_heads = self.config.n_heads
-        half_lives = torch.logspace(math.log10(_FIRST_HALF_LIFE), math.log10(_LAST_HALF_LIFE), n_heads)
+        half_lives = torch.logspace(math.log10(_SHORTEST_HALF_LIFE), math.log10(_LONGEST_HALF_LIFE), n_heads)
         alpha = 1 - 0.5 ** (1 / (half_lives * self.tokens_per_time_point))
         with torch.no_grad():
             self.gates.weight.mul_(0.1)
             self.gates.bias.zero_()
             self.gates.bias[:n_heads] = torch.logit(alpha)
 
+    def constructor_arguments(self) -> dict[str, Any]:
+        """Keyword arguments of the constructor beside `config`, as JSON can hold them."""
+        return {"dim": self.dim, "tokens_per_time_point": self.tokens_per_time_point}
+
     def init_state(self, batch_size: int) -> NeuralMemoryState:
-        """State before the first time point."""
+        """State before the first time point of `batch_size` streams."""
         return NeuralMemoryState(
             init_state(tuple(self.initial_weights), batch_size),
-            self.query.init_tail(batch_size),
-            self.key_value.init_tail(batch_size),
+            self.query.init_state(batch_size),
+            self.key_value.init_state(batch_size),
         )
 
     def forward(
         self, x: Float[Tensor, "B T D"], state: NeuralMemoryState | None = None
     ) -> tuple[Float[Tensor, "B T D"], NeuralMemoryState]:
-        """Write each token, and read for it from the memory that already holds it.
+        """Write each token into the memory, then read for it from the memory that contains it.
 
         Parameters
         ----------
         x : torch.Tensor
             ``(batch, tokens, dim)``, whole time points.
         state : NeuralMemoryState, optional
-            What the call before returned; by default the start of a stream.
+            From the previous call; by default the start of a stream.
 
         Returns
         -------
@@ -169,13 +177,14 @@ class NeuralMemory(nn.Module):
         Raises
         ------
         MismatchError
-            Tokens of another width, time points that are not whole, or a state that does not fit.
+            Tokens of another width or type, parts of time points, or a state of another layer or batch size.
         """
         self._check(x)
         state = self.init_state(len(x)) if state is None else state
+        self._check_state(state, len(x))
         queries, query_tail = self._queries(x, state.query_tail)
         keys, values, key_value_tail = self._keys_and_values(x, state.key_value_tail)
-        read, memory = memory_scan(
+        outputs, memory = memory_scan(
             queries,
             keys,
             values,
@@ -185,12 +194,12 @@ class NeuralMemory(nn.Module):
             backend=self.config.backend,
             max_delta_norm=self.config.max_delta_norm,
         )
-        return self._output(read, x), NeuralMemoryState(memory, query_tail, key_value_tail)
+        return self._output(outputs, x), NeuralMemoryState(memory, query_tail, key_value_tail)
 
     def read(
         self, x: Float[Tensor, "B T D"], memory: MemoryState, query_tail: Float[Tensor, "B K P D"]
     ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B K P D"]]:
-        """Read for each token from one and the same memory, writing nothing.
+        """Read for each token from one and the same memory, without writing.
 
         Parameters
         ----------
@@ -199,56 +208,109 @@ class NeuralMemory(nn.Module):
         memory : MemoryState
             The memory that is read.
         query_tail : torch.Tensor
-            Time points of `x`'s stream that the queries' convolution still needs.
+            ``(batch, kernel_time_points - 1, tokens_per_time_point, dim)``: time points before `x` that the queries'
+            convolution still needs.
 
         Returns
         -------
         y : torch.Tensor
             ``(batch, tokens, dim)``.
         query_tail : torch.Tensor
-            The same for the next call.
+            For the next call.
+
+        Raises
+        ------
+        MismatchError
+            Tokens of another width or type, parts of time points, or a memory of another layer.
         """
         self._check(x)
         queries, query_tail = self._queries(x, query_tail)
         return self._output(memory_read(queries, memory), x), query_tail
 
-    def surprise(self, x: Float[Tensor, "B T D"], state: NeuralMemoryState) -> Float[Tensor, "B time_points"]:
-        """Norm of the gradient that `forward` would write, over all heads and the tokens of a time point, writing
-        nothing.
+    def read_frozen(
+        self, x: Float[Tensor, "B T D"], state: NeuralMemoryState
+    ) -> tuple[Float[Tensor, "B T D"], NeuralMemoryState]:
+        """Do as `forward` without writing: the memory stays as it is, while the convolutions follow the stream.
 
         Parameters
         ----------
-        x, state
-            As `forward` has them, but no further than to the end of the open chunk: at its first weights all its
-            gradients are taken (equation 16).
+        x : torch.Tensor
+            ``(batch, tokens, dim)``, whole time points.
+        state : NeuralMemoryState
+            From the previous call.
+
+        Returns
+        -------
+        y : torch.Tensor
+            ``(batch, tokens, dim)``.
+        state : NeuralMemoryState
+        """
+        y, query_tail = self.read(x, state.memory, state.query_tail)
+        _, key_value_tail = self.key_value(x, state.key_value_tail)
+        return y, NeuralMemoryState(state.memory, query_tail, key_value_tail)
+
+    def surprise(self, x: Float[Tensor, "B T D"], state: NeuralMemoryState) -> Float[Tensor, "B time_points"]:
+        """Norm of the gradient that `forward` would write, over all heads and all tokens of a time point.
+
+        Nothing is written. All gradients of a chunk are taken at the weights before it (equation 16), so the tokens may
+        not reach beyond the open chunk.
+
+        Parameters
+        ----------
+        x : torch.Tensor
+            ``(batch, tokens, dim)``, whole time points.
+        state : NeuralMemoryState
+            From the previous call.
 
         Returns
         -------
         torch.Tensor
-            ``(batch, time_points)``, at least 0; before what ``max_delta_norm`` shortens.
+            ``(batch, time_points)``, at least 0. The clamp ``max_delta_norm`` is not applied.
 
         Raises
         ------
         MismatchError
-            Tokens that don't fit, or that reach beyond the chunk.
+            Tokens that don't fit, or that reach beyond the open chunk.
         """
         self._check(x)
+        self._check_state(state, len(x))
         if state.memory.position + x.shape[1] > self.chunk_size:
             raise MismatchError(
-                f"x: {x.shape[1]} tokens reach beyond the chunk of {self.chunk_size}, of which "
-                f"{state.memory.position} are written.",
+                f"x: {x.shape[1]} tokens reach beyond the chunk of {self.chunk_size}, {state.memory.position} of which "
+                "are written.",
                 "Stream the model in blocks that divide its chunks.",
             )
         keys, values, _ = self._keys_and_values(x, state.key_value_tail)
         squares = memory_surprise(keys, values, state.memory.reference).square().sum(dim=1)
         return squares.view(len(x), -1, self.tokens_per_time_point).sum(dim=2).sqrt()
 
+    def gate_values(self, x: Float[Tensor, "B T D"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Gates of forgetting, momentum and step size (``alpha, eta, theta``), ``(batch, heads, tokens)`` each."""
+        alpha, eta, theta = torch.sigmoid(self.gates(x)).mT.chunk(3, dim=1)
+        eta = self.config.max_momentum * eta
+        # Through the momentum a gradient is applied 1 / (1 - eta) times, and it is twice the error.
+        return alpha, eta, self.config.max_step / (2 * self.chunk_size) * theta * (1 - eta)
+
     def _check(self, x: Tensor) -> None:
-        if x.shape[-1] != self.dim or x.shape[1] % self.tokens_per_time_point or not x.shape[1]:
-            raise MismatchError(
-                f"x: expected (batch, tokens, {self.dim}) with whole time points of {self.tokens_per_time_point} tokens, "
-                f"found {tuple(x.shape)}."
-            )
+        check_tokens(
+            "x",
+            x,
+            dim=self.dim,
+            tokens_per_time_point=self.tokens_per_time_point,
+            dtype=self.gates.weight.dtype,
+        )
+
+    def _check_state(self, state: NeuralMemoryState, batch_size: int) -> None:
+        if not isinstance(state, NeuralMemoryState):
+            raise MismatchError(f"state: expected a NeuralMemoryState, found {type(state).__name__}.")
+        for name, projection in (("query_tail", self.query), ("key_value_tail", self.key_value)):
+            n_time_points, width = projection.kernel.shape
+            expected = (batch_size, n_time_points - 1, self.tokens_per_time_point, width)
+            if (found := tuple(getattr(state, name).shape)) != expected:
+                raise MismatchError(
+                    f"state.{name}: expected shape {expected}, found {found}.",
+                    "Pass the state back to the layer that returned it, with the same number of streams.",
+                )
 
     def _queries(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
         queries, tail = self.query(x, tail)
@@ -262,19 +324,12 @@ class NeuralMemory(nn.Module):
     def _heads(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], self.config.n_heads, -1).transpose(1, 2)
 
-    def gate_values(self, x: Float[Tensor, "B T D"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Forgetting, momentum and step size, ``(batch, heads, tokens)`` each."""
-        alpha, eta, theta = torch.sigmoid(self.gates(x)).mT.chunk(3, dim=1)
-        eta = self.config.max_momentum * eta
-        # A token's gradient acts 1 / (1 - eta) times over, and twice as strong as its error.
-        return alpha, eta, self.config.max_step / (2 * self.chunk_size) * theta * (1 - eta)
-
-    def _output(self, read: Tensor, x: Tensor) -> Tensor:
-        normalized = self.norm(read).transpose(1, 2).flatten(2)
-        output: Tensor = self.output(normalized * F.silu(self.output_gate(x)))
-        return output
+    def _output(self, outputs: Tensor, x: Tensor) -> Tensor:
+        normalized = self.norm(outputs).transpose(1, 2).flatten(2)
+        projected: Tensor = self.output(normalized * F.silu(self.output_gate(x)))
+        return projected
 
 
 def _unit(x: Tensor) -> Tensor:
-    """Vectors of length 1; an all but silent one stays short, since its direction would be noise."""
+    """Normalize vectors to length 1; one near 0 stays short, since its direction would be noise."""
     return x * torch.rsqrt(x.square().sum(dim=-1, keepdim=True) + 1e-6)

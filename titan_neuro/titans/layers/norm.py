@@ -1,4 +1,4 @@
-"""The one norm of all layers."""
+"""The normalization that all layers use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from torch import Tensor, nn
 
 
 class RMSNorm(nn.RMSNorm):
-    """`torch.nn.RMSNorm` that computes in the type of its weights, under autocast, too: squares add up badly in halves.
+    """`torch.nn.RMSNorm` that computes in the type of its weights, also under autocast.
+
+    A sum of squares is imprecise in half precision.
 
     Parameters
     ----------
@@ -18,5 +20,5 @@ class RMSNorm(nn.RMSNorm):
         super().__init__(dim, eps=1e-5)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scale each token to a mean square of 1."""
+        """Scale each token, ``(..., dim)``, to a mean square of 1, times the learned weights."""
         return super().forward(x.to(self.weight.dtype))

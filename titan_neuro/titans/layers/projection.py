@@ -1,4 +1,4 @@
-"""Queries, keys and values of the memory: a linear map that also sees the last time points."""
+"""Queries, keys and values of the memory: a linear map, and a convolution over the last time points."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor, nn
 class CausalProjection(nn.Module):
     """A linear map, a causal depthwise convolution over time points, SiLU (Behrouz et al. 2025, section 4.4).
 
-    The convolution runs over time: each token of a time point is mixed with the tokens at its own place in the time
-    points before, not with its neighbors in the flattened order.
+    The convolution runs over time: it mixes each token with the tokens at the same index of the preceding time points,
+    not with its neighbors in the flattened order.
 
     Parameters
     ----------
     dim, out_dim : int
         Width of a token before and after.
     kernel_time_points : int
-        Time points that the convolution sees, its own included; 1 or more.
+        Time points that the convolution sees, including its own; 1 or more.
     tokens_per_time_point : int
         Tokens of a time point.
     """
@@ -31,8 +31,8 @@ class CausalProjection(nn.Module):
         bound = kernel_time_points**-0.5
         self.kernel = nn.Parameter(torch.empty(kernel_time_points, out_dim).uniform_(-bound, bound))
 
-    def init_tail(self, batch_size: int) -> Float[Tensor, "B K P E"]:
-        """Zeros, as seen before the first time point: ``(batch, kernel_time_points - 1, tokens_per_time_point,
+    def init_state(self, batch_size: int) -> Float[Tensor, "B K P E"]:
+        """State before the first time point: zeros, ``(batch, kernel_time_points - 1, tokens_per_time_point,
         out_dim)``.
         """
         n_time_points, out_dim = self.kernel.shape
@@ -46,16 +46,17 @@ class CausalProjection(nn.Module):
         Parameters
         ----------
         x : torch.Tensor
-            ``(batch, tokens, dim)``, tokens of a time point side by side.
+            ``(batch, tokens, dim)``; the tokens of a time point are adjacent.
         tail : torch.Tensor
-            What the call before returned, or :meth:`init_tail`.
+            The mapped tokens of the last time points, ``(batch, kernel_time_points - 1, tokens_per_time_point,
+            out_dim)``: from the previous call, or `init_state`.
 
         Returns
         -------
         projected : torch.Tensor
             ``(batch, tokens, out_dim)``.
         tail : torch.Tensor
-            The last time points, for the next call.
+            For the next call.
         """
         mapped: Tensor = self.linear(x)
         n_time_points = mapped.shape[1] // self.tokens_per_time_point

@@ -1,4 +1,4 @@
-"""Attention over a window that stands by itself: nothing of what lies before it gets in."""
+"""Attention inside windows that are independent of everything before them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from titan_neuro.titans.layers.heads import AttentionHeads
 class WholeWindowAttention(AttentionHeads):
     """``Attn([persistent ; window])``: every token of a window sees every other, and the persistent tokens.
 
-    Angles count from the window's first time point, where the persistent tokens stand too: places are relative to the
-    window's last time point, wherever in a stream it lies.
+    Rotary angles count from the window's first time point, where the persistent tokens are placed too. So positions are
+    relative to the window, wherever in a stream it lies.
 
     Parameters
     ----------
@@ -24,11 +24,11 @@ class WholeWindowAttention(AttentionHeads):
     Raises
     ------
     ConfigError
-        A width that can't be shared out to the heads.
+        `dim` can't be divided among the heads.
     """
 
     def forward(
-        self, windows: Float[Tensor, "N T D"], has_been: Bool[Tensor, "N W"], *, n_asking: int
+        self, windows: Float[Tensor, "N T D"], is_valid: Bool[Tensor, "N W"], *, n_query_time_points: int
     ) -> Float[Tensor, "N Q D"]:
         """Attend from the last time points of each window.
 
@@ -36,37 +36,34 @@ class WholeWindowAttention(AttentionHeads):
         ----------
         windows : torch.Tensor
             ``(windows, tokens, dim)``, whole time points.
-        has_been : torch.Tensor
-            bool, ``(windows, time_points)``: time points before a stream's first have not been, and nobody sees them.
-        n_asking : int
-            Number of last time points whose tokens ask.
+        is_valid : torch.Tensor
+            bool, ``(windows, time_points)``: False where a time point precedes the stream; it is not attended to.
+        n_query_time_points : int
+            Number of last time points whose tokens are the queries.
 
         Returns
         -------
-        attended : torch.Tensor
-            ``(windows, n_asking * tokens_per_time_point, dim)``.
+        torch.Tensor
+            ``(windows, n_query_time_points * tokens_per_time_point, dim)``.
 
         Raises
         ------
         MismatchError
-            Tokens of another width, or time points that are not whole.
+            Tokens of another width or type, or parts of time points.
         """
-        self._check(windows)
-        n_tokens, n_time_points = n_asking * self.tokens_per_time_point, has_been.shape[1]
-        asking = windows[:, windows.shape[1] - n_tokens :]
-        queries = self._rotate(self._heads(self.query(asking)), n_time_points - n_asking)
+        self._check("windows", windows)
+        n_tokens, n_time_points = n_query_time_points * self.tokens_per_time_point, is_valid.shape[1]
+        query_tokens = windows[:, windows.shape[1] - n_tokens :]
+        queries = self._rotate(self._heads(self.query(query_tokens)), n_time_points - n_query_time_points)
         keys, values = self._keys_and_values(windows)
-        own_keys, own_values = (
-            part.expand(len(windows), -1, -1, -1) for part in self._keys_and_values(self.persistent[None])
-        )
+        persistent_keys, persistent_values = self._persistent_keys_and_values(len(windows))
         visible = F.pad(
-            has_been.repeat_interleave(self.tokens_per_time_point, 1), (len(self.persistent), 0), value=True
+            is_valid.repeat_interleave(self.tokens_per_time_point, 1), (len(self.persistent), 0), value=True
         )
         attended = F.scaled_dot_product_attention(
             queries,
-            torch.cat([own_keys, self._rotate(keys, 0)], dim=2),
-            torch.cat([own_values, values], dim=2),
+            torch.cat([persistent_keys, self._rotate(keys, 0)], dim=2),
+            torch.cat([persistent_values, values], dim=2),
             attn_mask=visible[:, None, None],
         )
-        projected: Tensor = self.output(attended.transpose(1, 2).flatten(2))
-        return projected
+        return self._merge_heads(attended)

@@ -1,4 +1,4 @@
-"""What a call of the memory is held to, before anything is computed."""
+"""Checks of the memory's arguments, before anything is computed."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from titan_neuro.errors import ConfigError, MismatchError
 from titan_neuro.titans.memory.state import MemoryState, check_state
 from titan_neuro.titans.memory.tokens import Tokens
 
-# Where this environment variable is 1, every value is looked at. That costs time, on a GPU a wait for each call.
+# Where this environment variable is 1, all values are checked. That takes time, and on a GPU synchronizes each call.
 DEBUG_VARIABLE = "TITAN_NEURO_DEBUG"
 
 _RANGES = {"alpha": (0.0, 1.0), "eta": (0.0, 1.0), "theta": (0.0, math.inf)}
 
 
 def check_options(chunk_size: int, max_delta_norm: float | None) -> None:
-    """Raise a `ConfigError` for a chunk size or a clamp that can't be."""
+    """Raise a `ConfigError` for a chunk size or a clamp out of its range."""
     if chunk_size < 1:
         raise ConfigError(f"chunk_size: expected at least 1 token, found {chunk_size}.")
     if max_delta_norm is not None and not max_delta_norm > 0:
-        raise ConfigError(f"max_delta_norm: expected a length above 0, found {max_delta_norm}.")
+        raise ConfigError(f"max_delta_norm: expected a norm above 0, found {max_delta_norm}.")
 
 
 def check_call(tokens: Tokens, state: MemoryState, chunk_size: int) -> None:
     """Raise a `MismatchError` that names the first argument that does not fit the others.
 
-    The range of the gates is looked at on a CPU and, where `TITAN_NEURO_DEBUG` is 1, on every device. Non-finite values
-    are looked for in that case only.
+    The range of the gates is checked on a CPU and, where `TITAN_NEURO_DEBUG` is 1, on every device. Whether all values
+    are finite is checked in that case only.
     """
     check_state(state)
     _check_tokens(tokens, state)
     if not 0 <= state.position < chunk_size:
         raise MismatchError(
             f"state.position: expected 0 to {chunk_size - 1} with chunk_size {chunk_size}, found {state.position}.",
-            "A stream keeps its chunk size from its first token to its last.",
+            "The chunk size must be the same for all calls of a stream.",
         )
     # A compiled graph can't branch on values.
     if torch.compiler.is_compiling():
@@ -55,18 +55,18 @@ def check_call(tokens: Tokens, state: MemoryState, chunk_size: int) -> None:
 
 
 def check_queries(queries: Tensor, state: MemoryState) -> None:
-    """Raise a `MismatchError` where queries don't fit the state that they are to read."""
+    """Raise a `MismatchError` where queries don't fit the state that they read."""
     check_state(state)
     _check_stream("queries", queries, (*_groups(state), "tokens", state.weights[0].shape[-1]), state)
 
 
 def check_finite(name: str, tensor: Tensor) -> None:
-    """Raise a `MismatchError` that says where the first value is that is not finite."""
+    """Raise a `MismatchError` that names the position of the first value that is not finite."""
     is_bad = ~tensor.detach().isfinite()
     if is_bad.any():
-        place = tuple(is_bad.nonzero()[0].tolist())
+        index = tuple(is_bad.nonzero()[0].tolist())
         raise MismatchError(
-            f"{name}: expected finite values, found {tensor[place].item()} at {place} and {int(is_bad.sum())} such "
+            f"{name}: expected finite values, found {tensor[index].item()} at {index} and {int(is_bad.sum())} such "
             f"values in all, of {tensor.numel()}."
         )
 
@@ -84,10 +84,14 @@ def _groups(state: MemoryState) -> tuple[int, int]:
 
 
 def _check_tokens(tokens: Tokens, state: MemoryState) -> None:
+    batch, heads = _groups(state)
+    if not isinstance(tokens.alpha, Tensor) or tokens.alpha.ndim != 3:
+        found = tuple(tokens.alpha.shape) if isinstance(tokens.alpha, Tensor) else type(tokens.alpha).__name__
+        raise MismatchError(f"alpha: expected shape ({batch}, {heads}, tokens), found {found}.")
     n_tokens = tokens.n_tokens
     if n_tokens < 1:
         raise MismatchError("alpha: expected at least one token, found none.")
-    gates = (*_groups(state), n_tokens)
+    gates = (batch, heads, n_tokens)
     keys = (*gates, state.weights[0].shape[-1])
     values = (*gates, state.weights[-1].shape[-2])
     for (name, tensor), expected in zip(
@@ -97,6 +101,8 @@ def _check_tokens(tokens: Tokens, state: MemoryState) -> None:
 
 
 def _check_stream(name: str, tensor: Tensor, expected: tuple[int | str, ...], state: MemoryState) -> None:
+    if not isinstance(tensor, Tensor):
+        raise MismatchError(f"{name}: expected a torch.Tensor, found {type(tensor).__name__}.")
     fits = len(expected) == tensor.ndim and all(
         isinstance(size, str) or size == found for size, found in zip(expected, tensor.shape, strict=True)
     )

@@ -1,7 +1,7 @@
-"""The memory in its dual form: chunk by chunk, without ever storing a weight matrix per token. README.md derives it.
+"""The memory in its dual form: chunk by chunk, without a weight matrix per token. README.md derives it.
 
-The way back is written by hand. Chunks are worked off in blocks, small enough to stay near the processor, so that time
-and memory per token don't depend on the length of a call. To `torch.compile` a scan is one operator.
+The backward pass is written by hand. Chunks are processed in blocks that fit the processor's cache, so that time and
+memory per token don't depend on the length of a call. For `torch.compile` a scan is one operator.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from titan_neuro.titans.memory.block import Block, Trace
 from titan_neuro.titans.memory.state import MemoryState
 from titan_neuro.titans.memory.tokens import Tokens
 
-# Chunks, times items and heads, that are worked on at once.
+# Chunks, times items and heads, that are processed at once.
 _BLOCK_ROWS = 32
 
 
@@ -30,19 +30,19 @@ def chunked_scan(
     memory = [torch.stack(pair, dim=2).flatten(0, 1) for pair in zip(state.weights, state.momentum, strict=True)]
     reference = [weight.flatten(0, 1) for weight in state.reference] if state.position else []
     if not is_native:
-        # Input by output, as `Block` has them; the compiled code turns them on its own way in.
+        # `Block` takes (d_in, d_out); the compiled code transposes by itself.
         memory, reference = ([part.mT for part in parts] for parts in (memory, reference))
     position = state.position
     outputs = []
     pieces = _pieces(tokens.n_tokens, position, chunk_size)
     for piece, (n_chunks, length) in zip(tokens.split([n * length for n, length in pieces]), pieces, strict=True):
         start = reference or [part[:, 0] for part in memory]
-        leaves_trace = torch.is_grad_enabled() and any(t.requires_grad for t in (*piece, *memory, *reference))
-        output, *rest = _scan(list(piece), memory, reference, length, max_delta_norm, leaves_trace, is_native)
+        saves_trace = torch.is_grad_enabled() and any(t.requires_grad for t in (*piece, *memory, *reference))
+        output, *rest = _scan(list(piece), memory, reference, length, max_delta_norm, saves_trace, is_native)
         outputs.append(output)
         memory = rest[: len(memory)]
         position = (position + n_chunks * length) % chunk_size
-        # A chunk that stays open goes on with the weights it began with.
+        # A chunk that stays open keeps the weights before its first token as its reference.
         reference = start if position else []
     if not is_native:
         memory, reference = ([part.mT.contiguous() for part in parts] for parts in (memory, reference))
@@ -54,14 +54,14 @@ def chunked_scan(
 
 
 def _pieces(n_tokens: int, position: int, chunk_size: int) -> list[tuple[int, int]]:
-    """Cut a call into (number of chunks, their length): what the open chunk lacks, whole chunks, and the rest."""
+    """Cut a call into (number of chunks, their length): the rest of the open chunk, whole chunks, a last part."""
     head = min(n_tokens, chunk_size - position) if position else 0
     n_whole, rest = divmod(n_tokens - head, chunk_size)
     return [piece for piece in ((1, head), (n_whole, chunk_size), (1, rest)) if all(piece)]
 
 
-def _places(queries: Tensor, length: int) -> Iterator[slice]:
-    """The stretches of a stream that make up a block, whole chunks each."""
+def _block_slices(queries: Tensor, length: int) -> Iterator[slice]:
+    """Slices of a stream, of whole chunks, each of which makes up a block."""
     step = max(1, _BLOCK_ROWS // (queries.shape[0] * queries.shape[1])) * length
     return itertools.starmap(slice, itertools.pairwise([*range(0, queries.shape[2], step), queries.shape[2]]))
 
@@ -70,7 +70,7 @@ def _places(queries: Tensor, length: int) -> Iterator[slice]:
     "titan_neuro::chunked_scan",
     mutates_args=(),
     schema="(Tensor[] tokens, Tensor[] memory, Tensor[] reference, int length, float? max_delta_norm, "
-    "bool leaves_trace, bool is_native) -> Tensor[]",
+    "bool saves_trace, bool is_native) -> Tensor[]",
 )
 def _scan(
     tokens: list[Tensor],
@@ -78,44 +78,37 @@ def _scan(
     reference: list[Tensor],
     length: int,
     max_delta_norm: float | None,
-    leaves_trace: bool,
+    saves_trace: bool,
     is_native: bool,
 ) -> list[Tensor]:
-    """Scan equally long chunks: the output, the memory after it and, where asked for, what the way back needs."""
+    """Scan equally long chunks; return the output, the memory after them and, with `saves_trace`, the trace."""
     streams = Tokens(*tokens)
     if is_native:
-        output, memory, traces = native.scan(streams, memory, reference, length, max_delta_norm, leaves_trace)
+        output, memory, traces = native.scan(streams, memory, reference, length, max_delta_norm, saves_trace)
         return [output, *memory, *traces]
     output = torch.empty_like(streams.values, dtype=streams.queries.dtype)
     traces = []
-    for place in _places(streams.queries, length):
-        block = Block(streams.at(place), length, memory[0].dtype, max_delta_norm)
+    for part_slice in _block_slices(streams.queries, length):
+        block = Block(streams.slice(part_slice), length, memory[0].dtype, max_delta_norm)
         rows, memory, trace = block.forward(memory, reference)
-        block.put(rows, output[:, :, place])
+        block.scatter(rows, output[:, :, part_slice])
         reference = []
-        if leaves_trace:
+        if saves_trace:
             traces += itertools.chain(*trace)
     return [output, *memory, *traces]
 
 
 @_scan.register_fake
-def _(
-    tokens: list[Tensor],
-    memory: list[Tensor],
-    reference: list[Tensor],
-    length: int,
-    max_delta_norm: float | None,
-    leaves_trace: bool,
-    is_native: bool,
-) -> list[Tensor]:
+def _(tokens: list[Tensor], memory: list[Tensor], reference: list[Tensor], *options: Any) -> list[Tensor]:
+    length, max_delta_norm, saves_trace, is_native = options
     streams = Tokens(*tokens)
     output = torch.empty_like(streams.values, dtype=streams.queries.dtype)
     shapes, sizes = list[tuple[int, ...]](), [part.shape for part in memory]
-    if leaves_trace and is_native:
+    if saves_trace and is_native:
         shapes = [native.trace_shape(streams.queries, sizes, memory[0].dtype, length, max_delta_norm)]
-    elif leaves_trace:
-        for place in _places(streams.queries, length):
-            n_rows = len(memory[0]) * ((place.stop - place.start) // length)
+    elif saves_trace:
+        for part_slice in _block_slices(streams.queries, length):
+            n_rows = len(memory[0]) * ((part_slice.stop - part_slice.start) // length)
             shapes += Trace.shapes(sizes, n_rows, length)
     traces = [memory[0].new_empty(shape) for shape in shapes]
     return [output, *(part.new_empty(part.shape) for part in memory), *traces]
@@ -124,12 +117,12 @@ def _(
 @torch.library.custom_op(
     "titan_neuro::chunked_scan_backward",
     mutates_args=(),
-    schema="(Tensor by_output, Tensor[] by_memory, Tensor[] tokens, Tensor[] reference, Tensor[] traces, int length, "
+    schema="(Tensor d_output, Tensor[] d_memory, Tensor[] tokens, Tensor[] reference, Tensor[] traces, int length, "
     "float? max_delta_norm, bool is_native) -> Tensor[]",
 )
 def _scan_backward(
-    by_output: Tensor,
-    by_memory: list[Tensor],
+    d_output: Tensor,
+    d_memory: list[Tensor],
     tokens: list[Tensor],
     reference: list[Tensor],
     traces: list[Tensor],
@@ -137,38 +130,29 @@ def _scan_backward(
     max_delta_norm: float | None,
     is_native: bool,
 ) -> list[Tensor]:
-    """Gradients by the tokens, by the memory before the scan, and by the reference."""
+    """Return the gradients by the tokens, by the memory before the scan, and by the reference."""
     if is_native:
-        parts = native.scan_backward(
-            by_output, by_memory, Tokens(*tokens), reference, traces[0], length, max_delta_norm
-        )
+        parts = native.scan_backward(d_output, d_memory, Tokens(*tokens), reference, traces[0], length, max_delta_norm)
         return list(itertools.chain(*parts))
-    streams, by_tokens = Tokens(*tokens), [torch.empty_like(part) for part in tokens]
-    places = _places(streams.queries, length)
-    by_reference: list[Tensor] = []
-    with torch.autocast(by_output.device.type, enabled=False):
-        for place, trace in reversed(list(zip(places, Trace.sort(traces, len(by_memory)), strict=True))):
-            block = Block(streams.at(place), length, by_memory[0].dtype, max_delta_norm, trace.gates)
-            by_rows, by_memory, by_reference = block.backward(
-                by_output[:, :, place], by_memory, trace, [] if place.start else reference
+    streams, d_tokens = Tokens(*tokens), [torch.empty_like(part) for part in tokens]
+    slices = _block_slices(streams.queries, length)
+    d_reference: list[Tensor] = []
+    with torch.autocast(d_output.device.type, enabled=False):
+        for part_slice, trace in reversed(list(zip(slices, Trace.group(traces, len(d_memory)), strict=True))):
+            block = Block(streams.slice(part_slice), length, d_memory[0].dtype, max_delta_norm, trace.gates)
+            d_rows, d_memory, d_reference = block.backward(
+                d_output[:, :, part_slice], d_memory, trace, [] if part_slice.start else reference
             )
-            for rows, stream in zip(by_rows, by_tokens, strict=True):
-                block.put(rows, stream[:, :, place])
-    return [*by_tokens, *by_memory, *by_reference]
+            for rows, stream in zip(d_rows, d_tokens, strict=True):
+                block.scatter(rows, stream[:, :, part_slice])
+    return [*d_tokens, *d_memory, *d_reference]
 
 
 @_scan_backward.register_fake
 def _(
-    by_output: Tensor,
-    by_memory: list[Tensor],
-    tokens: list[Tensor],
-    reference: list[Tensor],
-    traces: list[Tensor],
-    length: int,
-    max_delta_norm: float | None,
-    is_native: bool,
+    d_output: Tensor, d_memory: list[Tensor], tokens: list[Tensor], reference: list[Tensor], *options: Any
 ) -> list[Tensor]:
-    parts = (*by_memory, *reference)
+    parts = (*d_memory, *reference)
     return [*(torch.empty_like(part) for part in tokens), *(part.new_empty(part.shape) for part in parts)]
 
 
@@ -182,16 +166,16 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
 
 def _differentiate(ctx: Any, gradients: list[Tensor | None]) -> tuple[Any, ...]:
     n_tokens, n_reference = ctx.counts
-    # Asked for once: under activation checkpointing each asking would compute the forward pass again.
+    # Read once: under activation checkpointing each access would compute the forward pass again.
     saved = ctx.saved_tensors
     tokens, rest = saved[:n_tokens], saved[n_tokens:]
     reference, output, traces = rest[:n_reference], rest[n_reference], rest[n_reference + 1 :]
-    by_output, by_memory = gradients[0], gradients[1 : 1 + len(ctx.memory_shapes)]
-    found = _scan_backward(
-        torch.zeros_like(output) if by_output is None else by_output,
+    d_output, d_memory = gradients[0], gradients[1 : 1 + len(ctx.memory_shapes)]
+    gradients = _scan_backward(
+        torch.zeros_like(output) if d_output is None else d_output,
         [
             traces[0].new_zeros(shape) if part is None else part
-            for part, shape in zip(by_memory, ctx.memory_shapes, strict=True)
+            for part, shape in zip(d_memory, ctx.memory_shapes, strict=True)
         ],
         list(tokens),
         list(reference),
@@ -200,8 +184,8 @@ def _differentiate(ctx: Any, gradients: list[Tensor | None]) -> tuple[Any, ...]:
         ctx.max_delta_norm,
         ctx.is_native,
     )
-    n_memory = n_tokens + len(by_memory)
-    return found[:n_tokens], found[n_tokens:n_memory], found[n_memory:], None, None, None, None
+    n_memory = n_tokens + len(d_memory)
+    return gradients[:n_tokens], gradients[n_tokens:n_memory], gradients[n_memory:], None, None, None, None
 
 
 _scan.register_autograd(_differentiate, setup_context=_save)

@@ -1,4 +1,4 @@
-"""The memory's network: an MLP without biases whose weights differ for every item of the batch and every head."""
+"""The memory's network: an MLP without biases that has its own weights for every item of the batch and head."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ def memory_mlp(
         ``(..., tokens, d_in)``.
     weights : sequence of torch.Tensor
         One ``(..., d_out, d_in)`` per layer.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(..., tokens, d_out)`` of the last layer.
     """
     for layer, weight in enumerate(weights):
         x = (F.silu(x) if layer else x) @ weight.mT

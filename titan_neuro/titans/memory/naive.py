@@ -1,4 +1,7 @@
-"""The definition of the memory: a loop over tokens, autograd for the gradient. Every faster path must agree with it."""
+"""The definition of the memory: a loop over tokens, with autograd for the gradient.
+
+Every faster implementation must agree with it.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,7 @@ def _write(token: Tokens, state: MemoryState, chunk_size: int, max_delta_norm: f
 def _loss_gradient(
     reference: tuple[Tensor, ...], key: Tensor, value: Tensor, max_delta_norm: float | None
 ) -> tuple[Tensor, ...]:
-    """Gradient of equation 12, ``||M(k; W_ref) - v||^2``, each layer's part clamped as `memory_scan` says."""
+    """Gradient of equation 12, ``||M(k; W_ref) - v||^2``, each layer's part clamped as in `memory_scan`."""
 
     def loss(weights: tuple[Tensor, ...], offsets: tuple[Tensor, ...]) -> Tensor:
         x = key
@@ -51,7 +54,7 @@ def _loss_gradient(
             x = (F.silu(x) if layer else x) @ weight.mT + offset
         return (x - value).square().sum()
 
-    # A layer's delta is the loss's gradient by that layer's result, so by a zero added to the result.
+    # A layer's delta is the loss's gradient by that layer's output, hence by a zero added to the output.
     zeros = tuple(weight.new_zeros(*weight.shape[:2], 1, weight.shape[-2]) for weight in reference)
     gradients, deltas = torch.func.grad(loss, argnums=(0, 1))(reference, zeros)
     if max_delta_norm is None:

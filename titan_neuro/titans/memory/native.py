@@ -1,6 +1,6 @@
-"""The dual form on a CPU, compiled: what `block.py` does, without a call of torch for every product.
+"""The dual form for a CPU, compiled: the same as `block.py`, without a call of torch for each product.
 
-The source is `cpp/scan.cpp`; the package's installation compiles it where there is a compiler.
+The source is `cpp/scan.cpp`. Installing the package compiles it where a compiler is found.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from titan_neuro.titans.memory.tokens import Tokens
 
 _LIBRARY = "titan_neuro.titans.memory._native"
 IS_COMPILED = importlib.util.find_spec(_LIBRARY) is not None
-"""Whether this installation has the compiled code."""
+"""Whether the code was compiled when the package was installed."""
 
 
 class _Streams(ctypes.Structure):
@@ -48,7 +48,7 @@ _MEMORIES = ("memory", "reference", "memory_after")
 
 
 class _Call(ctypes.Structure):
-    """All that a scan is given; `Call` in scan.cpp."""
+    """The arguments of a scan; `Call` in scan.cpp has the same fields."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("items", "heads", "n_chunks", "length", "depth", "n_threads")),
@@ -58,8 +58,8 @@ class _Call(ctypes.Structure):
         *((name, _Streams) for name in (*_TOKENS, "output")),
         *((name, ctypes.POINTER(ctypes.c_void_p)) for name in _MEMORIES),
         ("trace", ctypes.c_void_p),
-        *((f"by_{name}", _Streams) for name in (*_TOKENS, "output")),
-        *((f"by_{name}", ctypes.POINTER(ctypes.c_void_p)) for name in _MEMORIES),
+        *((f"d_{name}", _Streams) for name in (*_TOKENS, "output")),
+        *((f"d_{name}", ctypes.POINTER(ctypes.c_void_p)) for name in _MEMORIES),
     )
 
     @classmethod
@@ -71,7 +71,7 @@ class _Call(ctypes.Structure):
         length: int,
         max_delta_norm: float | None,
     ) -> _Call:
-        """A call without its tensors, for a memory of layers ``(groups, 2, d_out, d_in)``."""
+        """Return a call without its tensors, for a memory of layers ``(groups, 2, d_out, d_in)``."""
         widths = [memory[0][3], *(shape[2] for shape in memory)]
         return cls(
             *queries.shape[:2],
@@ -85,8 +85,8 @@ class _Call(ctypes.Structure):
             _array_type(ctypes.c_int64, len(widths))(*widths),
         )
 
-    def put(self, **tensors: Tensor | Sequence[Tensor]) -> None:
-        """Point at tensors, which must outlive the call."""
+    def set_tensors(self, **tensors: Tensor | Sequence[Tensor]) -> None:
+        """Store pointers to tensors, which must outlive the call."""
         for name, value in tensors.items():
             if isinstance(value, Tensor):
                 setattr(self, name, value.data_ptr() if name == "trace" else _Streams.of(value))
@@ -96,22 +96,22 @@ class _Call(ctypes.Structure):
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The compiled code, loaded.
+    """Load the compiled code.
 
     Raises
     ------
     TitanNeuroError
-        There is none, or it was compiled from another version of its source.
+        It was not compiled, or from another version of its source.
     """
-    found = importlib.util.find_spec(_LIBRARY)
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec(_LIBRARY)
+    if spec is None or spec.origin is None:
         raise TitanNeuroError(f"{_LIBRARY} was not compiled when the package was installed.", "Install a C++ compiler.")
-    compiled = ctypes.CDLL(found.origin)
+    compiled = ctypes.CDLL(spec.origin)
     for name in ("call_bytes", "count_instruction_sets", "trace_size"):
         getattr(compiled, f"titan_neuro_{name}").restype = ctypes.c_int64
     if (size := compiled.titan_neuro_call_bytes()) != ctypes.sizeof(_Call):
         raise TitanNeuroError(
-            f"{found.origin}: expected calls of {ctypes.sizeof(_Call)} bytes, found {size}: it was compiled from "
+            f"{spec.origin}: expected calls of {ctypes.sizeof(_Call)} bytes, found {size}: it was compiled from "
             "another version of its source.",
             "Install the package again: `pip install -e .`, in a checkout `make install`.",
         )
@@ -120,14 +120,14 @@ def library() -> ctypes.CDLL:
 
 @functools.cache
 def fastest_instruction_set() -> int:
-    """Number of the last of those that the code was compiled for and this processor has."""
+    """Index of the fastest instruction set that this processor supports, among those of the compiled code."""
     return int(library().titan_neuro_count_instruction_sets()) - 1
 
 
 def trace_shape(
     queries: Tensor, memory: Sequence[torch.Size], dtype: torch.dtype, length: int, max_delta_norm: float | None
 ) -> tuple[int, ...]:
-    """Shape of what `scan` leaves for `scan_backward`, ``(groups, chunks, size)``."""
+    """Shape of the trace that `scan` saves for `scan_backward`: ``(groups, chunks, size)``."""
     return _trace_shape(_Call.of(queries, memory, dtype, length, max_delta_norm))
 
 
@@ -141,50 +141,50 @@ def scan(
     reference: list[Tensor],
     length: int,
     max_delta_norm: float | None,
-    leaves_trace: bool,
+    saves_trace: bool,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Scan equally long chunks: the output, the memory after it and, where asked for, one tensor for the way back."""
+    """Scan equally long chunks; return the output, the memory after them and, with `saves_trace`, the trace."""
     dtype = memory[0].dtype
     call = _Call.of(tokens.queries, [part.shape for part in memory], dtype, length, max_delta_norm)
     output = torch.empty_like(tokens.values, dtype=tokens.queries.dtype)
     written = _writable(output, dtype)
     after = [part.new_empty(part.shape) for part in memory]
-    traces = [memory[0].new_empty(_trace_shape(call))] if leaves_trace else []
+    traces = [memory[0].new_empty(_trace_shape(call))] if saves_trace else []
     streams, memory, reference = _streams(tokens, dtype), *(_contiguous(parts) for parts in (memory, reference))
-    call.put(**streams, output=written, memory=memory, reference=reference, memory_after=after)
+    call.set_tensors(**streams, output=written, memory=memory, reference=reference, memory_after=after)
     if traces:
-        call.put(trace=traces[0])
+        call.set_tensors(trace=traces[0])
     _run(library().titan_neuro_scan, call)
     return _copied(written, output), after, traces
 
 
 def scan_backward(
-    by_output: Tensor,
-    by_memory: list[Tensor],
+    d_output: Tensor,
+    d_memory: list[Tensor],
     tokens: Tokens,
     reference: list[Tensor],
     trace: Tensor,
     length: int,
     max_delta_norm: float | None,
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Gradients by the tokens, by the memory before the scan, and by the reference."""
-    dtype = by_memory[0].dtype
-    call = _Call.of(tokens.queries, [part.shape for part in by_memory], dtype, length, max_delta_norm)
-    by_tokens = [torch.empty_like(part) for part in tokens]
-    written = [_writable(part, dtype) for part in by_tokens]
-    by_before, by_reference = ([part.new_empty(part.shape) for part in parts] for parts in (by_memory, reference))
-    streams, by_memory, reference = _streams(tokens, dtype), *(_contiguous(parts) for parts in (by_memory, reference))
-    by_output = _stream(by_output, dtype)
-    call.put(**streams, reference=reference, trace=trace, by_output=by_output, by_memory_after=by_memory)
-    call.put(**{f"by_{name}": part for name, part in zip(_TOKENS, written, strict=True)})
-    call.put(by_memory=by_before, by_reference=by_reference)
+    """Return the gradients by the tokens, by the memory before the scan, and by the reference."""
+    dtype = d_memory[0].dtype
+    call = _Call.of(tokens.queries, [part.shape for part in d_memory], dtype, length, max_delta_norm)
+    d_tokens = [torch.empty_like(part) for part in tokens]
+    written = [_writable(part, dtype) for part in d_tokens]
+    d_before, d_reference = ([part.new_empty(part.shape) for part in parts] for parts in (d_memory, reference))
+    streams, d_memory, reference = _streams(tokens, dtype), *(_contiguous(parts) for parts in (d_memory, reference))
+    d_output = _stream(d_output, dtype)
+    call.set_tensors(**streams, reference=reference, trace=trace, d_output=d_output, d_memory_after=d_memory)
+    call.set_tensors(**{f"d_{name}": part for name, part in zip(_TOKENS, written, strict=True)})
+    call.set_tensors(d_memory=d_before, d_reference=d_reference)
     _run(library().titan_neuro_scan_backward, call)
-    return [_copied(*pair) for pair in zip(written, by_tokens, strict=True)], by_before, by_reference
+    return [_copied(*pair) for pair in zip(written, d_tokens, strict=True)], d_before, d_reference
 
 
 def _run(function: Callable[[object], int], call: _Call) -> None:
     if function(ctypes.byref(call)):
-        raise MemoryError(f"A scan of {call.n_chunks} chunks of {call.length} tokens found no memory to work in.")
+        raise MemoryError(f"Not enough memory for a scan of {call.n_chunks} chunks of {call.length} tokens.")
 
 
 def _streams(tokens: Tokens, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -205,7 +205,7 @@ def _has_rows(part: Tensor) -> bool:
 
 
 def _writable(part: Tensor, dtype: torch.dtype) -> Tensor:
-    """`part` itself where the compiled code can write into it, else one like it."""
+    """Return `part` itself where the compiled code can write into it, else a new tensor of its shape."""
     return part if part.dtype == dtype and _has_rows(part) else part.new_empty(part.shape, dtype=dtype)
 
 

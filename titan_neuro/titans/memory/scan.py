@@ -1,4 +1,4 @@
-"""The two calls that the rest of the project makes: read and write, and read alone."""
+"""The memory's two operations: writing and reading (`memory_scan`), and reading only (`memory_read`)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def memory_scan(
     backend: Backend = "auto",
     max_delta_norm: float | None = None,
 ) -> tuple[Float[Tensor, "batch heads tokens value_dim"], MemoryState]:
-    """Write each token into the memory and read from the memory that already holds it.
+    """Write each token into the memory, and read from the memory that contains it.
 
     Per item and head (Behrouz, Zhong & Mirrokni 2025, arXiv:2501.00663, equations 12 to 16)::
 
@@ -44,8 +44,8 @@ def memory_scan(
         W_t = (1 - alpha_t) W_{t-1} + S_t
         y_t = M(q_t; W_t)
 
-    with ``W_ref`` the weights before the first token of the chunk that holds ``t``. Chunks are counted from the start
-    of the stream, so a stream cut into several calls, anywhere, gives the numbers of one call.
+    with ``W_ref`` the weights before the first token of the chunk that contains ``t``. Chunks are counted from the
+    start of the stream: a stream may be cut into calls anywhere, with the same results.
 
     Parameters
     ----------
@@ -56,18 +56,16 @@ def memory_scan(
     alpha, eta, theta : torch.Tensor
         Gates of forgetting and momentum, in [0, 1], and step size, at least 0; ``(batch, heads, tokens)``.
     state : MemoryState
-        What the stream has left so far; at its start what `init_state` gives.
+        From the previous call, or `init_state`.
     chunk_size : int
         Tokens of a chunk; 1 is the exact online rule.
     backend : {"auto", "naive", "chunked", "native", "triton"}
-        ``naive`` is the definition, token by token; ``chunked`` the dual form; ``native`` the dual form compiled, for a
-        CPU; ``triton`` the dual form in one kernel, for one or two layers on a GPU. ``auto`` takes ``native`` on a CPU
-        where the package's installation found a compiler, ``triton`` on a GPU where it runs and the state is float32,
-        else ``chunked``.
+        ``naive`` is the definition, token by token; ``chunked`` the dual form; ``native`` the dual form compiled for a
+        CPU; ``triton`` the dual form in one GPU kernel, for one or two layers. ``auto`` selects ``native`` on a CPU
+        where it was compiled, ``triton`` on a GPU where it can run and the state is float32, else ``chunked``.
     max_delta_norm : float, optional
-        Longest ``delta``: each token's error, propagated back to a layer's result, is shortened to this length before
-        it is written (after it has been propagated on to the layer before). By default nothing is shortened. Not in
-        the paper.
+        Clamp on the norm of ``delta``, a token's error propagated back to a layer's output, when it is written; what is
+        propagated further is not clamped. By default there is no clamp. Not in the paper.
 
     Returns
     -------
@@ -80,19 +78,18 @@ def memory_scan(
     ------
     MismatchError
         Shapes, types or devices that don't fit each other, gates out of range, or a state of another model or chunk
-        size. With ``TITAN_NEURO_DEBUG=1`` in the environment also values that are not finite; `checks` says when what
-        is looked at.
+        size. With ``TITAN_NEURO_DEBUG=1`` in the environment also values that are not finite (see `checks`).
     ConfigError
-        A chunk size below 1, a longest delta that is not above 0, an unknown backend or one that can't run here.
+        `chunk_size` or `max_delta_norm` out of range, an unknown backend or one that can't run here.
     """
     check_options(chunk_size, max_delta_norm)
     tokens = Tokens(queries, keys, values, alpha, eta, theta)
     check_call(tokens, state, chunk_size)
     chosen = _choose(backend, state, chunk_size)
-    # Autocast would quietly round the products inside to half precision.
+    # Autocast would round the products inside to half precision.
     with torch.autocast(queries.device.type, enabled=False):
         if chosen == "triton":
-            # Loaded when it is used: a machine without a GPU need not have Triton.
+            # Imported here: a machine without a GPU need not have Triton.
             from titan_neuro.titans.memory.triton import triton_scan
 
             return triton_scan(tokens, state, chunk_size, max_delta_norm)
@@ -107,14 +104,14 @@ def _choose(backend: str, state: MemoryState, chunk_size: int) -> str:
     weight = state.weights[0]
     if backend == "auto" and weight.device.type == "cpu":
         return "native" if native.IS_COMPILED else "chunked"
-    # Looked for on the disk where it is not loaded: not in every call on a CPU.
+    # The search for a module that is not loaded reads the disk: not in every call on a CPU.
     has_triton = backend in ("auto", "triton") and importlib.util.find_spec("triton") is not None
     if backend == "auto":
         if not (has_triton and weight.is_cuda and weight.dtype == torch.float32):
             return "chunked"
-        from titan_neuro.titans.memory.triton import what_has_no_kernel
+        from titan_neuro.titans.memory.triton import kernel_limitation
 
-        return "triton" if what_has_no_kernel(state, chunk_size) is None else "chunked"
+        return "triton" if kernel_limitation(state, chunk_size) is None else "chunked"
     if backend == "native" and not native.IS_COMPILED:
         raise ConfigError(
             "backend: native was not compiled when the package was installed.",
@@ -135,14 +132,14 @@ def _choose(backend: str, state: MemoryState, chunk_size: int) -> str:
 def memory_read(
     queries: Float[Tensor, "batch heads tokens key_dim"], state: MemoryState
 ) -> Float[Tensor, "batch heads tokens value_dim"]:
-    """Read the memory as it stands, writing nothing: ``M(q; W)`` (equation 15, with the same ``W`` for all queries).
+    """Read the memory without writing: ``M(q; W)`` (equation 15, with the same ``W`` for all queries).
 
     Parameters
     ----------
     queries : torch.Tensor
         ``(batch, heads, tokens, key_dim)``.
     state : MemoryState
-        The memory that is read.
+        The memory to read.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""How surprised the memory is: the length of its loss's gradient, token by token, without a gradient being stored."""
+"""The surprise of the memory: the norm of its loss's gradient for each token, without storing the gradient."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def memory_surprise(
     """``||grad_W ||M(k_t; W) - v_t||^2||`` over all layers: the surprise of Behrouz et al. 2025 (equations 8, 12).
 
     A token's gradient by a layer's weights is the outer product of ``delta``, the loss's gradient by the layer's
-    result, and ``a``, what the layer is given; its norm is ``||delta|| ||a||``. All tokens are measured at the same
-    weights: to have what `memory_scan` writes, give it tokens of one chunk and the weights that the chunk begins with.
-    What ``max_delta_norm`` would shorten is measured in full.
+    output, and ``a``, the layer's input; its norm is ``||delta|| ||a||``. All tokens are measured at the same weights:
+    for the gradients that `memory_scan` writes, pass tokens of one chunk and the weights before that chunk. The clamp
+    ``max_delta_norm`` is not applied.
 
     Parameters
     ----------
@@ -37,15 +37,15 @@ def memory_surprise(
         ``(..., tokens)``, at least 0, in the weights' type.
     """
     x = keys.to(weights[0].dtype)
-    given, results = list[Tensor](), list[Tensor]()
+    inputs, outputs = list[Tensor](), list[Tensor]()
     for layer, weight in enumerate(weights):
-        given.append(F.silu(results[-1]) if layer else x)
-        results.append(given[-1] @ weight.mT)
-    delta = 2 * (results[-1] - values.to(results[-1].dtype))
+        inputs.append(F.silu(outputs[-1]) if layer else x)
+        outputs.append(inputs[-1] @ weight.mT)
+    delta = 2 * (outputs[-1] - values.to(outputs[-1].dtype))
     square = torch.zeros_like(delta[..., 0])
     for layer in reversed(range(len(weights))):
-        square = square + delta.square().sum(-1) * given[layer].square().sum(-1)
+        square = square + delta.square().sum(-1) * inputs[layer].square().sum(-1)
         if layer:
-            share = torch.sigmoid(results[layer - 1])
-            delta = (delta @ weights[layer]) * share * (1 + results[layer - 1] * (1 - share))
+            sigmoid = torch.sigmoid(outputs[layer - 1])
+            delta = (delta @ weights[layer]) * sigmoid * (1 + outputs[layer - 1] * (1 - sigmoid))
     return square.sqrt()

@@ -1,4 +1,4 @@
-"""The six streams that the memory reads, as one value that can be cut in time."""
+"""The six input streams of the memory as one value that can be cut in time."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Tokens(NamedTuple):
 
     @property
     def n_tokens(self) -> int:
-        """Length of the streams."""
+        """Number of tokens."""
         return self.alpha.shape[-1]
 
-    def at(self, place: slice) -> Tokens:
-        """A stretch of the streams, ``(batch, heads, tokens, ...)`` each."""
-        return Tokens(*(tensor[:, :, place] for tensor in self))
+    def slice(self, tokens: slice) -> Tokens:
+        """Return a slice of the streams in time; each is ``(batch, heads, tokens, ...)``."""
+        return Tokens(*(tensor[:, :, tokens] for tensor in self))
 
     def split(self, lengths: Sequence[int]) -> list[Tokens]:
-        """The streams cut into pieces of the given lengths."""
+        """Cut the streams into pieces of the given numbers of tokens."""
         vectors = [torch.split(tensor, list(lengths), dim=-2) for tensor in self[:3]]
         gates = [torch.split(tensor, list(lengths), dim=-1) for tensor in self[3:]]
         return [Tokens(*piece) for piece in zip(*vectors, *gates, strict=True)]

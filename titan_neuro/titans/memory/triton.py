@@ -1,7 +1,7 @@
-"""The memory as fused kernels: one program for each head of each item walks the chunks. README.md, "The fused kernel".
+"""The memory as fused GPU kernels: one program per head and item scans the chunks (README.md, "The fused kernel").
 
-This part launches them and joins them to autograd; `triton_linear` has the kernels for a memory of one layer,
-`triton_mlp` those for two.
+This module launches the kernels and connects them to autograd; `triton_linear` has the kernels for a memory of one
+layer, `triton_mlp` those for two.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TYPES = {
     torch.float64: tl.float64,
 }
 _MAX_DEPTH = 2
-# A program holds several chunk_size x chunk_size matrices and whole rows of weights: shared memory ends at 227 KiB.
+# A program keeps several chunk_size x chunk_size matrices and whole rows of weights in 227 KiB of shared memory.
 _MAX_CHUNK_SIZE = 64
 _MAX_WIDTH = 128
 
@@ -38,8 +38,8 @@ def triton_scan(
 ) -> tuple[Float[Tensor, "batch heads tokens value_dim"], MemoryState]:
     """Read and write the memory in one kernel; see `memory_scan` for the arguments.
 
-    Each stream may be of any type no wider than the state's. Where queries, keys and values are all of one half
-    precision, the products round their operands to it; the state, its updates and the products of gates are kept in the
+    The streams may be of any type no wider than the state's. Where queries, keys and values are all of one half
+    precision, the products round their operands to it; the state, its updates and the products of gates have the
     state's type.
 
     Returns
@@ -52,11 +52,11 @@ def triton_scan(
     Raises
     ------
     ConfigError
-        What `what_has_no_kernel` names.
+        The call is beyond the kernels; see `kernel_limitation`.
     """
-    lacking = what_has_no_kernel(state, chunk_size)
-    if lacking is not None:
-        raise ConfigError(f"{lacking} with the triton backend.", 'Use backend="chunked".')
+    limitation = kernel_limitation(state, chunk_size)
+    if limitation is not None:
+        raise ConfigError(f"{limitation} with the triton backend.", 'Use backend="chunked".')
     depth = len(state.weights)
     n_chunks = -(-(state.position + tokens.n_tokens) // chunk_size)
     open_reference = state.reference if state.position else ()
@@ -75,13 +75,13 @@ def triton_scan(
     weights, momentum, last_start = (tuple(memory[i * depth : (i + 1) * depth]) for i in range(3))
     reference = weights
     if position:
-        # An open chunk goes on with the weights it began with, in this call or before it.
+        # The reference of the open chunk: the weights before its first token, in this call or an earlier one.
         reference = last_start or open_reference or state.weights
     return outputs, MemoryState(weights, momentum, reference, position)
 
 
-def what_has_no_kernel(state: MemoryState, chunk_size: int) -> str | None:
-    """What of a call is beyond the kernels: its name, what they can, and what was found; None if nothing is."""
+def kernel_limitation(state: MemoryState, chunk_size: int) -> str | None:
+    """Name the property of a call that the kernels don't support, with their limit; None where they support all."""
     depth = len(state.weights)
     if depth > _MAX_DEPTH:
         return f"depth: expected 1 or {_MAX_DEPTH} layers, found {depth},"
@@ -94,7 +94,7 @@ def what_has_no_kernel(state: MemoryState, chunk_size: int) -> str | None:
 
 
 class _Call(NamedTuple):
-    """What a scan is told besides tensors."""
+    """Arguments of a scan other than tensors."""
 
     depth: int
     n_chunks: int
@@ -106,8 +106,10 @@ class _Call(NamedTuple):
 
 
 class _Scan(torch.autograd.Function):
-    """From six streams, weights, momentum and, in an open chunk, reference to outputs, weights, momentum and, where the
-    last of several chunks stays open, the weights at its start.
+    """The scan for autograd.
+
+    Inputs are six streams, weights, momentum and, in an open chunk, the reference; results are the outputs, weights,
+    momentum and, where the last of several chunks stays open, the weights at its start.
     """
 
     @staticmethod
@@ -116,7 +118,7 @@ class _Scan(torch.autograd.Function):
         streams = [tensor.contiguous() for tensor in inputs[:6]]
         weights, momentum, reference = (inputs[6 + i * depth : 6 + (i + 1) * depth] for i in range(3))
         reference = tuple(tensor.contiguous() for tensor in reference)
-        # The backward pass needs the state at each chunk's start; without one two slots take turns.
+        # The backward pass needs the state at each chunk's start; without it two slots alternate.
         n_slots = call.n_chunks + 1 if call.is_differentiated else 2
         states = _slots(weights, momentum, n_slots)
         outputs = torch.empty_like(streams[2], dtype=streams[0].dtype)
@@ -143,7 +145,7 @@ class _Scan(torch.autograd.Function):
         tensors: list[Tensor | None] = [*(reference or states), *states, d_outputs.contiguous()]
         tensors += [tensor.contiguous() for tensor in d_last_reference] or [None] * depth
         tensors += [*d_states, *d_streams, *(d_reference or states)]
-        # By token and unit of the first layer: two planes for one layer, two more where another layer follows.
+        # By token and unit of the first layer: two planes per layer.
         units = states[0].shape[-2]
         tensors.append(states[0].new_empty(*states[0].shape[:2], 2 * depth, _tile(call, streams[3]), units))
         _launch(_BACKWARD[depth], call, streams, tensors, states, None)
@@ -155,7 +157,7 @@ _BACKWARD = {1: linear_backward, 2: mlp_backward}
 
 
 def _slots(weights: Sequence[Tensor], momentum: Sequence[Tensor], n_slots: int) -> list[Tensor]:
-    """Room for `n_slots` states, ``(batch, heads, slots, 2, d_out, d_in)`` for each layer; the first is as given."""
+    """Allocate `n_slots` states, ``(batch, heads, slots, 2, d_out, d_in)`` per layer; the first gets the values."""
     states = []
     for pair in zip(weights, momentum, strict=True):
         batch, heads, *matrix = pair[0].shape
@@ -165,7 +167,7 @@ def _slots(weights: Sequence[Tensor], momentum: Sequence[Tensor], n_slots: int) 
 
 
 def _parts(states: Sequence[Tensor], slot: int) -> list[Tensor]:
-    """Weights and momentum of a slot, layer by layer; copies, because views would keep all slots in memory."""
+    """Copy weights and momentum of a slot, layer by layer; views would keep all slots in memory."""
     return [layer[:, :, slot, part].clone() for part in range(2) for layer in states]
 
 
@@ -180,18 +182,18 @@ def _launch(
     """Run one program for each head of each item."""
     batch, heads, n_tokens = streams[3].shape
     counts = [n_tokens, call.position, call.chunk_size, call.n_chunks] + ([] if n_slots is None else [n_slots])
-    # The streams' device need not be the current one; on a CPU, where Triton interprets, there is none.
+    # The streams' device need not be the current one; on a CPU, in the interpreter, there is none.
     with torch.cuda.device_of(streams[0]):  # type: ignore[no-untyped-call]
         kernel[batch * heads,](*streams, *tensors, *counts, **_constants(call, streams, states), **_OPTIONS)
 
 
-# Eight warps, compiled for an H200, spill least: four have half the registers, sixteen share the same ones. No software
-# pipeline: it could load a state's tile ahead of the barrier that makes it current. Fusing is named to silence Triton.
+# Compiled for an H200, eight warps spill least: four have half the registers, sixteen share the same ones. No software
+# pipelining: it could load a tile of the state before the barrier after its store. Fusion is set to silence a warning.
 _OPTIONS = {"num_warps": 8, "num_stages": 1, "enable_fp_fusion": True}
 
 
 def _constants(call: _Call, streams: Sequence[Tensor], states: Sequence[Tensor]) -> dict[str, Any]:
-    """What a kernel is compiled for."""
+    """Return the constants that a kernel is compiled for."""
     queries, keys, values, *gates = streams
     key_dim, value_dim, dtype = keys.shape[-1], values.shape[-1], states[0].dtype
     constants = {
@@ -212,16 +214,16 @@ def _constants(call: _Call, streams: Sequence[Tensor], states: Sequence[Tensor])
 
 
 def _tile(call: _Call, gate: Tensor) -> int:
-    """Rows of a tile of tokens; short calls, such as a stream's single tokens, need no more than their length."""
+    """Rows of a tile of tokens: no more than a short call, such as a single token, needs."""
     return _power(min(call.chunk_size, gate.shape[-1]))
 
 
 def _power(size: int) -> int:
-    """Smallest size of a tile that holds `size`: a power of 2 that a matrix product can take."""
+    """Smallest size of a tile of at least `size`: a power of 2, at least 16 as matrix products require."""
     return max(16, 1 << (size - 1).bit_length())
 
 
 def _product_type(queries: torch.dtype, keys: torch.dtype, values: torch.dtype, state: torch.dtype) -> torch.dtype:
-    """Type of the products' operands: the streams' own if it is one half precision, otherwise the state's."""
+    """Type of the products' operands: that of the streams if it is one half precision, otherwise the state's."""
     is_half = queries == keys == values and queries.itemsize == 2
     return queries if is_half and state == torch.float32 else state

@@ -1,11 +1,10 @@
 """The memory of one layer as two kernels: a program scans all chunks of one head of one item, its state in registers.
 
-The state's rows are cut into tiles, held as a tuple: a width such as 96 is three tiles of 32, where one tile would have
-to be 128. Symbols are README.md's; ``d_x`` is the loss's gradient by ``x``, and ``d_weights``, ``d_momentum`` are those
-by the chunk's end until the chunk makes them those by its start.
+The state's rows are divided into tiles, stored as a tuple: a width such as 96 is three tiles of 32, where a single tile
+would have to be 128. README.md defines the symbols; ``d_x`` is the loss's gradient by ``x``.
 """
 
-# Triton knows no starred tuples.
+# Triton does not support starred tuples.
 # ruff: noqa: RUF005
 
 from __future__ import annotations
@@ -20,11 +19,10 @@ from titan_neuro.titans.memory.triton_parts import (
     chunk_bounds,
     clamp_backward,
     clamp_scale,
-    coefficients,
     coefficients_backward,
     dot,
-    last,
     load,
+    load_chunk,
     load_transposed,
     store,
     store_transposed,
@@ -41,8 +39,9 @@ def linear_forward(
 ):  # fmt: skip
     """Scan one group's tokens from the state in slot 0 of `states`, ``(groups, slots, 2, VALUE, KEY)``.
 
-    Writes the state after chunk ``i`` to slot ``(i + 1) % n_slots``: of all chunks where there are slots for all,
-    otherwise of the last two. C, K, V: sizes of tiles. IS_OPEN: the first chunk goes on with the weights `reference`.
+    Writes the state after chunk ``i`` to slot ``(i + 1) % n_slots``: after all chunks where there are enough slots,
+    otherwise after the last two. C, K, V: sizes of tiles. IS_OPEN: the first chunk has the reference weights
+    `reference`.
     """
     group = tl.program_id(0).to(tl.int64)
     SIZE: tl.constexpr = VALUE * KEY
@@ -67,14 +66,10 @@ def linear_forward(
 
     for i in range(n_chunks):
         first, length = chunk_bounds(i, n_tokens, position, chunk_size)
-        spread, step, b, m, from_start, write_w, write_s = coefficients(
-            alpha + first, eta + first, theta + first, length, C, STATE
-        )
-        end_b = last(b, length, C)
-        end_m = last(m, length, C)
-        end_e = last(from_start, length, C)
-        q = load(queries + first * KEY, rows, wide, length, KEY)
-        k = load(keys + first * KEY, rows, wide, length, KEY)
+        q, k, spread, step, b, m, _from_start, write_w, write_s, end_b, end_m, end_e = load_chunk(
+            queries + first * KEY, keys + first * KEY, alpha + first, eta + first, theta + first, length,
+            KEY, C, K, STATE,
+        )  # fmt: skip
         scores = -dot(q, tl.trans(k), PRODUCT) * spread * step[None, :]
 
         deltas = ()
@@ -122,10 +117,10 @@ def linear_backward(
     KEY: tl.constexpr, VALUE: tl.constexpr, C: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
     IS_OPEN: tl.constexpr, MAX_NORM: tl.constexpr, PRODUCT: tl.constexpr, STATE: tl.constexpr,
 ):  # fmt: skip
-    """Walk back through the chunks from the gradient in slot 0 of `d_states`, ``(groups, 2, 2, VALUE, KEY)``.
+    """Propagate the gradient in slot 0 of `d_states`, ``(groups, 2, 2, VALUE, KEY)``, back through the chunks.
 
-    Leaves the gradient by the initial state in slot ``n_chunks % 2``. `d_last_reference`: gradient by the start of the
-    last chunk, where the call gave that out as the reference, or None. `states`: the starts of all chunks. `scratch`:
+    Writes the gradient by the initial state to slot ``n_chunks % 2``. `d_last_reference`: gradient by the start of the
+    last chunk, where the call returned that as the reference, or None. `states`: the starts of all chunks. `scratch`:
     ``(groups, 2, C, VALUE)``.
     """
     group = tl.program_id(0).to(tl.int64)
@@ -153,14 +148,10 @@ def linear_backward(
     for back in range(n_chunks):
         i = n_chunks - 1 - back
         first, length = chunk_bounds(i, n_tokens, position, chunk_size)
-        spread, step, b, m, from_start, write_w, write_s = coefficients(
-            alpha + first, eta + first, theta + first, length, C, STATE
-        )
-        end_b = last(b, length, C)
-        end_m = last(m, length, C)
-        end_e = last(from_start, length, C)
-        q = load(queries + first * KEY, rows, wide, length, KEY)
-        k = load(keys + first * KEY, rows, wide, length, KEY)
+        q, k, spread, step, b, m, from_start, write_w, write_s, end_b, end_m, end_e = load_chunk(
+            queries + first * KEY, keys + first * KEY, alpha + first, eta + first, theta + first, length,
+            KEY, C, K, STATE,
+        )  # fmt: skip
         slot = states + tl.cast(i, tl.int64) * 2 * SIZE
         start = slot
         if IS_OPEN and i == 0:
@@ -211,7 +202,7 @@ def linear_backward(
             d_by = dot(d_y, tl.trans(tile_s), PRODUCT)
             d_q += m[:, None] * d_by
             d_m += tl.sum(q * d_by, axis=1)
-            # The write: what token i wrote stands in the end's weights and momentum.
+            # The write: the last weights and momentum contain what token i wrote.
             d_w = load_transposed(old, wide, part, KEY, VALUE)
             d_s = load_transposed(old + SIZE, wide, part, KEY, VALUE)
             d_end_b += tl.sum(d_w * tile_w)
@@ -235,7 +226,7 @@ def linear_backward(
             store_transposed(new + SIZE, d_s, wide, part, KEY, VALUE)
         tl.debug_barrier()
 
-        # Back through the memory's results for the keys, to the reference weights.
+        # Back through the memory's outputs for the keys, to the reference weights.
         for j in range(0, VALUE, V):
             part = j + tl.arange(0, V)
             delta = load(delta_plane, rows, part, C, VALUE)

@@ -1,10 +1,10 @@
 """The memory of two layers as two kernels: a program scans all chunks of one head of one item, in tiles of its units.
 
-Its state is too large for a multiprocessor's registers and shared memory. It lives in global memory, small enough to
-stay in the L2 cache, and passes through the program in tiles: hidden unit ``h`` is row ``h`` of the first layer and
-column ``h`` of the second, and what needs all units (the results for the keys, the lengths of the first layer's deltas,
-the scores of the second layer) is a sum over tiles. Symbols are README.md's, `in` and `out` for the two layers; ``d_x``
-is the loss's gradient by ``x``. A barrier stands where one pass over the tiles loads what an earlier one stored.
+The state is too large for a multiprocessor's registers and shared memory. It is kept in global memory, small enough for
+the L2 cache, and processed in tiles: hidden unit ``h`` is row ``h`` of the first layer and column ``h`` of the second,
+and what depends on all units (the outputs for the keys, the norms of the first layer's deltas, the scores of the second
+layer) is a sum over tiles. README.md defines the symbols, with `in` and `out` for the two layers; ``d_x`` is the loss's
+gradient by ``x``. A barrier separates a pass over the tiles from an earlier one whose results it loads.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from titan_neuro.titans.memory.triton_parts import (
     chunk_bounds,
     clamp_backward,
     clamp_scale,
-    coefficients,
     coefficients_backward,
     dot,
-    last,
     load,
+    load_chunk,
     load_transposed,
     silu,
     silu_curvature,
@@ -46,7 +45,7 @@ def mlp_forward(
     `states_out`, ``(groups, slots, 2, VALUE, HIDDEN)``.
 
     Chunk ``i`` reads slot ``i % n_slots`` and writes the next one; two slots are enough. C, K, V, H: sizes of tiles.
-    IS_OPEN: the first chunk goes on with the weights `reference_in`, `reference_out`.
+    IS_OPEN: the first chunk has the reference weights `reference_in`, `reference_out`.
     """
     group = tl.program_id(0).to(tl.int64)
     SIZE_IN: tl.constexpr = HIDDEN * KEY
@@ -66,15 +65,11 @@ def mlp_forward(
 
     for i in range(n_chunks):
         first, length = chunk_bounds(i, n_tokens, position, chunk_size)
-        spread, step, b, m, from_start, write_w, write_s = coefficients(
-            alpha + first, eta + first, theta + first, length, C, STATE
-        )
+        q, k, spread, step, b, m, _from_start, write_w, write_s, end_b, end_m, end_e = load_chunk(
+            queries + first * KEY, keys + first * KEY, alpha + first, eta + first, theta + first, length,
+            KEY, C, K, STATE,
+        )  # fmt: skip
         c = spread * step[None, :]
-        end_b = last(b, length, C)
-        end_m = last(m, length, C)
-        end_e = last(from_start, length, C)
-        q = load(queries + first * KEY, rows, wide, length, KEY)
-        k = load(keys + first * KEY, rows, wide, length, KEY)
         scores = -dot(q, tl.trans(k), PRODUCT) * c
         slot = tl.cast(i % n_slots, tl.int64) * 2
         next_slot = tl.cast((i + 1) % n_slots, tl.int64) * 2
@@ -151,10 +146,10 @@ def mlp_backward(
     C: tl.constexpr, K: tl.constexpr, V: tl.constexpr, H: tl.constexpr,
     IS_OPEN: tl.constexpr, MAX_NORM: tl.constexpr, PRODUCT: tl.constexpr, STATE: tl.constexpr,
 ):  # fmt: skip
-    """Walk back through the chunks from the gradient in slot 0 of `d_states_in` and `d_states_out`, two slots each.
+    """Propagate the gradient in slot 0 of `d_states_in` and `d_states_out`, two slots each, back through the chunks.
 
-    Leaves the gradient by the initial state in slot ``n_chunks % 2``. `d_last_reference_in`, `d_last_reference_out`:
-    gradient by the start of the last chunk, where the call gave that out as the reference, or None. `states_in`,
+    Writes the gradient by the initial state to slot ``n_chunks % 2``. `d_last_reference_in`, `d_last_reference_out`:
+    gradient by the start of the last chunk, where the call returned that as the reference, or None. `states_in`,
     `states_out`: the starts of all chunks. `scratch`: ``(groups, 4, C, HIDDEN)``.
     """
     group = tl.program_id(0).to(tl.int64)
@@ -177,11 +172,11 @@ def mlp_backward(
     states_out += group * (n_chunks + 1) * 2 * SIZE_OUT
     d_states_in += group * 4 * SIZE_IN
     d_states_out += group * 4 * SIZE_OUT
-    # By token and hidden unit: what the first layer gives for the keys, what comes back to the first layer's
-    # activations, and the gradients by the first layer's written deltas and by its activations.
+    # By token and hidden unit: the first layer's outputs for the keys, the error propagated back to their activations,
+    # and the gradients by the first layer's written deltas and by its activations.
     z_plane = scratch + group * 4 * C * HIDDEN
-    back_plane = z_plane + C * HIDDEN
-    d_delta_plane = back_plane + C * HIDDEN
+    propagated_plane = z_plane + C * HIDDEN
+    d_delta_plane = propagated_plane + C * HIDDEN
     d_a_plane = d_delta_plane + C * HIDDEN
     rows = tl.arange(0, C)
     wide = tl.arange(0, K)
@@ -190,15 +185,11 @@ def mlp_backward(
     for back in range(n_chunks):
         i = n_chunks - 1 - back
         first, length = chunk_bounds(i, n_tokens, position, chunk_size)
-        spread, step, b, m, from_start, write_w, write_s = coefficients(
-            alpha + first, eta + first, theta + first, length, C, STATE
-        )
+        q, k, spread, step, b, m, from_start, write_w, write_s, end_b, end_m, end_e = load_chunk(
+            queries + first * KEY, keys + first * KEY, alpha + first, eta + first, theta + first, length,
+            KEY, C, K, STATE,
+        )  # fmt: skip
         c = spread * step[None, :]
-        end_b = last(b, length, C)
-        end_m = last(m, length, C)
-        end_e = last(from_start, length, C)
-        q = load(queries + first * KEY, rows, wide, length, KEY)
-        k = load(keys + first * KEY, rows, wide, length, KEY)
         d_y = load(d_outputs + first * VALUE, rows, long, length, VALUE)
         w_in = states_in + tl.cast(i, tl.int64) * 2 * SIZE_IN
         w_out = states_out + tl.cast(i, tl.int64) * 2 * SIZE_OUT
@@ -225,9 +216,9 @@ def mlp_backward(
         square_in = tl.zeros([C], STATE)
         for h in range(0, HIDDEN, H):
             units = h + tl.arange(0, H)
-            come_back = dot(delta_out, load(start_out, long, units, VALUE, HIDDEN), PRODUCT)
-            store(back_plane, come_back, rows, units, C, HIDDEN)
-            delta = come_back * silu_slope(load(z_plane, rows, units, C, HIDDEN))
+            propagated = dot(delta_out, load(start_out, long, units, VALUE, HIDDEN), PRODUCT)
+            store(propagated_plane, propagated, rows, units, C, HIDDEN)
+            delta = propagated * silu_slope(load(z_plane, rows, units, C, HIDDEN))
             square_in += tl.sum(delta * delta, axis=1)
         scale_in = square_in
         scale_out = square_out
@@ -259,7 +250,7 @@ def mlp_backward(
             units = h + tl.arange(0, H)
             z_in = load(z_plane, rows, units, C, HIDDEN)
             a = silu(z_in)
-            delta = load(back_plane, rows, units, C, HIDDEN) * silu_slope(z_in)
+            delta = load(propagated_plane, rows, units, C, HIDDEN) * silu_slope(z_in)
             written = delta
             if MAX_NORM is not None:
                 written = delta * scale_in[:, None]
@@ -281,7 +272,7 @@ def mlp_backward(
             d_m += tl.sum(x * d_by_s, axis=1)
             d_x = b[:, None] * d_by_w + m[:, None] * d_by_s
             d_x += dot(d_similar_out, a, PRODUCT)
-            # Its write: what token i wrote stands in the end's weights and momentum.
+            # Its write: the last weights and momentum contain what token i wrote.
             d_w = load(old_out, long, units, VALUE, HIDDEN)
             d_s = load(old_out + SIZE_OUT, long, units, VALUE, HIDDEN)
             d_end_b += tl.sum(d_w * out_w)
@@ -337,29 +328,29 @@ def mlp_backward(
         d_z_out = clamp_backward(d_written_out, delta_out, scale_out, square_out, along_out, MAX_NORM)
         tl.debug_barrier()
 
-        # Back through what was propagated from the second layer's deltas to the first's.
+        # Back through the propagation from the second layer's deltas to the first's.
         for h in range(0, HIDDEN, H):
             units = h + tl.arange(0, H)
             slope = silu_slope(load(z_plane, rows, units, C, HIDDEN))
-            delta = load(back_plane, rows, units, C, HIDDEN) * slope
+            delta = load(propagated_plane, rows, units, C, HIDDEN) * slope
             d_delta = load(d_delta_plane, rows, units, C, HIDDEN)
             d_delta = clamp_backward(d_delta, delta, scale_in, square_in, along_in, MAX_NORM)
             d_z_out += dot(d_delta * slope, tl.trans(load(start_out, long, units, VALUE, HIDDEN)), PRODUCT)
         d_z_out *= 2.0
         store(d_values + first * VALUE, -d_z_out, rows, long, length, VALUE)
 
-        # Back through the memory's results for the keys, to the reference weights.
+        # Back through the memory's outputs for the keys, to the reference weights.
         for h in range(0, HIDDEN, H):
             units = h + tl.arange(0, H)
             z_in = load(z_plane, rows, units, C, HIDDEN)
             slope = silu_slope(z_in)
-            come_back = load(back_plane, rows, units, C, HIDDEN)
+            propagated = load(propagated_plane, rows, units, C, HIDDEN)
             d_delta = load(d_delta_plane, rows, units, C, HIDDEN)
-            d_delta = clamp_backward(d_delta, come_back * slope, scale_in, square_in, along_in, MAX_NORM)
+            d_delta = clamp_backward(d_delta, propagated * slope, scale_in, square_in, along_in, MAX_NORM)
             tile = load(start_out, long, units, VALUE, HIDDEN)
             d_a = load(d_a_plane, rows, units, C, HIDDEN)
             d_a += dot(d_z_out, tile, PRODUCT)
-            d_z_in = d_a * slope + d_delta * come_back * silu_curvature(z_in)
+            d_z_in = d_a * slope + d_delta * propagated * silu_curvature(z_in)
             d_out = dot(tl.trans(d_z_out), silu(z_in), PRODUCT)
             d_out += dot(tl.trans(delta_out), d_delta * slope, PRODUCT)
             d_in = dot(tl.trans(k), d_z_in, PRODUCT)

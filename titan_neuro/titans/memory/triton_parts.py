@@ -1,10 +1,10 @@
-"""What the programs of `triton.py` are made of: products, gates, clamp, SiLU, and their derivatives.
+"""Building blocks of the Triton kernels: loads and stores, products, gates, clamp, SiLU, and their derivatives.
 
-Every function is inlined into the kernels. A chunk's streams are tiles with a row for each token, filled up with tokens
-that write nothing. Symbols are README.md's.
+Every function is inlined into the kernels. A chunk's streams are tiles with a row for each token, padded with tokens
+that write nothing. README.md defines the symbols.
 """
 
-# Triton needs the `else` to see that only one type is returned; and `PRODUCT` is no constant to compare with.
+# Triton needs the `else` to infer one return type, and `PRODUCT` is not a constant in Python's sense.
 # ruff: noqa: RET505, SIM300
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-# A kernel compiled for one length of call serves all lengths.
+# Kernels are not specialized for these: one compilation serves calls of every length.
 COUNTS = ("n_tokens", "position", "chunk_size", "n_chunks", "n_slots")
 
-# The interpreter multiplies the bit patterns of bfloat16 operands (triton-lang/triton#11584): there they are rounded
-# and widened again.
+# The interpreter multiplies the bit patterns of bfloat16 operands (triton-lang/triton#11584), so there they are rounded
+# and converted to float32.
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 # `no_type_check` keeps jaxtyping's import hook and mypy away from functions that Triton compiles from their source.
@@ -27,7 +27,7 @@ INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 @triton.jit
 @no_type_check
 def load(pointer, rows, columns, n_rows, n_columns):
-    """Tile of a row-major matrix as it is stored, 0 outside it."""
+    """Load a tile of a row-major matrix in its stored type; 0 outside the matrix."""
     inside = (rows[:, None] < n_rows) & (columns[None, :] < n_columns)
     return tl.load(pointer + rows[:, None] * n_columns + columns[None, :], mask=inside, other=0.0)
 
@@ -35,7 +35,7 @@ def load(pointer, rows, columns, n_rows, n_columns):
 @triton.jit
 @no_type_check
 def store(pointer, tile, rows, columns, n_rows, n_columns):
-    """Write what of a tile lies inside a row-major matrix."""
+    """Store the part of a tile that lies inside a row-major matrix."""
     inside = (rows[:, None] < n_rows) & (columns[None, :] < n_columns)
     tile = tile.to(pointer.dtype.element_ty)
     tl.store(pointer + rows[:, None] * n_columns + columns[None, :], tile, mask=inside)
@@ -44,7 +44,7 @@ def store(pointer, tile, rows, columns, n_rows, n_columns):
 @triton.jit
 @no_type_check
 def load_transposed(pointer, columns, rows, n_columns, n_rows):
-    """As `load`, the tile turned."""
+    """As `load`; the tile is transposed."""
     inside = (columns[:, None] < n_columns) & (rows[None, :] < n_rows)
     return tl.load(pointer + columns[:, None] + rows[None, :] * n_columns, mask=inside, other=0.0)
 
@@ -52,7 +52,7 @@ def load_transposed(pointer, columns, rows, n_columns, n_rows):
 @triton.jit
 @no_type_check
 def store_transposed(pointer, tile, columns, rows, n_columns, n_rows):
-    """As `store`, for a tile that is turned."""
+    """As `store`; the tile is transposed."""
     inside = (columns[:, None] < n_columns) & (rows[None, :] < n_rows)
     tl.store(pointer + columns[:, None] + rows[None, :] * n_columns, tile, mask=inside)
 
@@ -64,7 +64,7 @@ def dot(left, right, PRODUCT: tl.constexpr):
     if PRODUCT == tl.float64:
         return tl.dot(left, right, out_dtype=tl.float64)
     elif PRODUCT == tl.float32:
-        # Three products of TF32 parts are as good as float32's own (README.md), which no tensor core knows.
+        # Three products of TF32 parts are as precise as float32 (README.md), which tensor cores don't support.
         return tl.dot(left.to(tl.float32), right.to(tl.float32), input_precision="tf32x3")
     elif PRODUCT == tl.float16:
         # TF32 has float16's significant bits and float32's range: a gradient neither vanishes nor overflows.
@@ -78,14 +78,14 @@ def dot(left, right, PRODUCT: tl.constexpr):
 @triton.jit
 @no_type_check
 def dot_gates(left, right):
-    """Product of two C x C matrices of gates' products, in the state's type throughout."""
+    """Product of two C x C matrices of products of gates, in the state's type."""
     return tl.dot(left, right, input_precision="ieee", out_dtype=left.dtype)
 
 
 @triton.jit
 @no_type_check
 def sigmoid(x):
-    # Of the two forms the one whose exponential can't overflow.
+    # The one of the two forms whose exponential can't overflow.
     small = tl.exp(-tl.abs(x))
     return tl.where(x >= 0, 1.0, small) / (1.0 + small)
 
@@ -113,17 +113,17 @@ def silu_curvature(x):
 @triton.jit
 @no_type_check
 def clamp_scale(square, MAX_NORM: tl.constexpr):
-    """What shortens vectors of the given squared lengths to `MAX_NORM`."""
+    """Factor that clamps vectors of the given squared norms to `MAX_NORM`."""
     return MAX_NORM / tl.sqrt(tl.maximum(square, MAX_NORM * MAX_NORM))
 
 
 @triton.jit
 @no_type_check
 def clamp_backward(gradient, delta, scale, square, along, MAX_NORM: tl.constexpr):
-    """Gradient by `delta` from that by the clamped `delta`; `along`: its product with `delta`, over all tiles."""
+    """Gradient by `delta` from that by the clamped `delta`; `along` is its product with `delta` over all tiles."""
     if MAX_NORM is not None:
         longest = MAX_NORM * MAX_NORM
-        # A vector that is cut has no gradient along itself.
+        # A clamped vector has no gradient along itself.
         radial = tl.where(square >= longest, along / tl.maximum(square, longest), 0.0)
         gradient = scale[:, None] * (gradient - radial[:, None] * delta)
     return gradient
@@ -142,7 +142,7 @@ def segment_products(factors, C: tl.constexpr):
 @triton.jit
 @no_type_check
 def matrix_before(matrix, C: tl.constexpr):
-    """Row ``k - 1`` in row ``k`` of a C x C matrix, 0 in the first."""
+    """C x C matrix with row ``k - 1`` moved to row ``k``; zeros in the first row."""
     rows = tl.broadcast_to(tl.arange(0, C)[:, None], [C, C])
     return tl.where(rows > 0, tl.gather(matrix, tl.maximum(rows - 1, 0), axis=0), 0.0)
 
@@ -150,7 +150,7 @@ def matrix_before(matrix, C: tl.constexpr):
 @triton.jit
 @no_type_check
 def vector_before(vector, first, C: tl.constexpr):
-    """Entry ``k - 1`` in place ``k``, `first` in the first."""
+    """Vector with entry ``k - 1`` moved to ``k``; `first` in the first entry."""
     places = tl.arange(0, C)
     return tl.where(places > 0, tl.gather(vector, tl.maximum(places - 1, 0), axis=0), first)
 
@@ -173,21 +173,41 @@ def load_gate(pointer, rows, length, STATE: tl.constexpr):
 @triton.jit
 @no_type_check
 def coefficients(alpha, eta, theta, length, C: tl.constexpr, STATE: tl.constexpr):
-    """What the gates of a chunk make of its start and of its tokens: ``A E``, ``theta``, ``b``, ``m``, the products of
-    ``eta`` from the start, and what tokens have become in the end's weights and momentum.
+    """Coefficients of a chunk's start and tokens: ``A E``, ``theta``, ``b``, ``m``, the products of ``eta`` from the
+    start, and the coefficients of the tokens in the last weights and momentum.
 
-    Behind the chunk's end nothing is forgotten, but the momentum ends, so that nothing is added either: ``alpha = eta =
-    theta = 0``, what `load_gate` fills in.
+    The padding after the chunk's end has ``alpha = eta = theta = 0`` (from `load_gate`): nothing is forgotten, and the
+    momentum is 0, so that nothing is added.
     """
     rows = tl.arange(0, C)
-    kept, b = segment_products(1.0 - load_gate(alpha, rows, length, STATE), C)
+    retained, b = segment_products(1.0 - load_gate(alpha, rows, length, STATE), C)
     carried, from_start = segment_products(load_gate(eta, rows, length, STATE), C)
     step = load_gate(theta, rows, length, STATE)
-    spread = dot_gates(kept, carried)
-    m = tl.sum(kept * from_start[None, :], axis=1)
+    spread = dot_gates(retained, carried)
+    m = tl.sum(retained * from_start[None, :], axis=1)
     write_w = last_row(spread, length, C) * step
     write_s = last_row(carried, length, C) * step
     return spread, step, b, m, from_start, write_w, write_s
+
+
+@triton.jit
+@no_type_check
+def load_chunk(
+    queries, keys, alpha, eta, theta, length, KEY: tl.constexpr, C: tl.constexpr, K: tl.constexpr, STATE: tl.constexpr
+):
+    """A chunk's queries, keys and `coefficients`, and the last values of ``b``, ``m`` and the products of ``eta``.
+
+    The pointers are those of the chunk's first token.
+    """
+    rows = tl.arange(0, C)
+    wide = tl.arange(0, K)
+    q = load(queries, rows, wide, length, KEY)
+    k = load(keys, rows, wide, length, KEY)
+    spread, step, b, m, from_start, write_w, write_s = coefficients(alpha, eta, theta, length, C, STATE)
+    end_b = last(b, length, C)
+    end_m = last(m, length, C)
+    end_e = last(from_start, length, C)
+    return q, k, spread, step, b, m, from_start, write_w, write_s, end_b, end_m, end_e
 
 
 @triton.jit
@@ -208,27 +228,27 @@ def coefficients_backward(
     alpha, eta, d_alpha, d_eta, d_theta, length, spread, step, b, m, from_start,
     d_c, d_b, d_m, d_write_w, d_write_s, d_end_b, d_end_m, d_end_e, C: tl.constexpr, STATE: tl.constexpr,
 ):  # fmt: skip
-    """Gradient by a chunk's gates, stored, from that by ``c``, ``b``, ``m`` and what stands at the chunk's end.
+    """Store the gradient by a chunk's gates, given those by ``c``, ``b``, ``m`` and the values at the chunk's end.
 
-    README.md's matrix product for the derivative by a factor is done once for all that is kept: factor ``k`` takes row
-    ``k - 1`` of ``spread = A E``, of ``m`` and of ``b`` to row ``k``. Above the diagonal of the matrices of gradients
-    stands what no product depends on; it meets zeros.
+    README.md's matrix product for the derivative by a factor is computed once for all factors ``1 - alpha``: factor
+    ``k`` takes row ``k - 1`` of ``spread = A E``, of ``m`` and of ``b`` to row ``k``. Entries above the diagonal of the
+    matrices of gradients are arbitrary; they are multiplied by zeros.
     """
     rows = tl.arange(0, C)
     at_end = rows == length - 1
     d_c += tl.where(at_end[:, None], d_write_w[None, :], 0.0)
     d_b += tl.where(at_end, d_end_b, 0.0)
     d_m += tl.where(at_end, d_end_m, 0.0)
-    # Two cumulative products anew cost less than two C x C matrices held since the chunk's beginning.
+    # Computing two cumulative products again costs less than keeping two C x C matrices.
     carried, _ = segment_products(load_gate(eta, rows, length, STATE), C)
     d_step = tl.sum(d_c * spread, axis=0) + d_write_s * last_row(carried, length, C)
     tl.store(d_theta + rows, d_step.to(d_theta.dtype.element_ty), mask=rows < length)
 
-    kept, _ = segment_products(1.0 - load_gate(alpha, rows, length, STATE), C)
-    d_carried = dot_gates(tl.trans(kept), d_c * step[None, :])
+    retained, _ = segment_products(1.0 - load_gate(alpha, rows, length, STATE), C)
+    d_carried = dot_gates(tl.trans(retained), d_c * step[None, :])
     d_keep = tl.sum(d_carried * matrix_before(spread, C), axis=1)
-    d_from_start = tl.sum(kept * d_m[:, None], axis=0)
-    later_b = tl.sum(kept * d_b[:, None], axis=0)
+    d_from_start = tl.sum(retained * d_m[:, None], axis=0)
+    later_b = tl.sum(retained * d_b[:, None], axis=0)
     d_keep += d_from_start * vector_before(m, 0.0, C) + later_b * vector_before(b, 1.0, C)
     tl.store(d_alpha + rows, (-d_keep).to(d_alpha.dtype.element_ty), mask=rows < length)
 

@@ -1,4 +1,4 @@
-"""What all sequence backbones share: a stack of blocks that reads a stream of time points at constant memory."""
+"""What all sequence models share: a stack of blocks that reads a stream of time points with a state of fixed size."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from titan_neuro.errors import ConfigError, MismatchError
 from titan_neuro.titans.config import settings
+from titan_neuro.titans.layers.checks import check_tokens
 from titan_neuro.titans.layers.norm import RMSNorm
 from titan_neuro.titans.pretrained import Pretrained
 from titan_neuro.titans.stream_state import StreamState
@@ -32,29 +33,29 @@ class BackboneConfig:
     dim : int
         Width of a token.
     n_layers : int
-        Layers, one above the other.
+        Number of blocks.
     tokens_per_time_point : int
-        Tokens that make up one time point.
+        Tokens that form one time point: 1 for text.
     """
 
     variant: Literal["lmm", "mac", "mag", "mal", "gru", "transformer"]
     dim: Annotated[int, Field(ge=1)] = 64
     n_layers: Annotated[int, Field(ge=1)] = 2
-    tokens_per_time_point: Annotated[int, Field(ge=1)] = 8
+    tokens_per_time_point: Annotated[int, Field(ge=1)] = 1
 
     @property
     def name(self) -> str:
-        """What a model with this backbone is called in tables."""
+        """Name of a model with this backbone in tables."""
         return self.variant
 
     @property
     def has_memory(self) -> bool:
-        """Whether its blocks have memories that learn while they read."""
+        """Whether its blocks have memories that learn at test time."""
         return False
 
     @property
     def restart_time_points(self) -> int:
-        """Time points after which a stream may begin anew, and after as many again, and so on."""
+        """A stream can be restarted after each multiple of this number of time points."""
         return 1
 
     def identity(self) -> dict[str, Any]:
@@ -62,11 +63,11 @@ class BackboneConfig:
         return dataclasses.asdict(self)
 
     def require_even_heads(self, n_heads: int) -> None:
-        """Raise a `ConfigError` where the heads of an attention can't share the width."""
+        """Raise a `ConfigError` where the heads of an attention can't divide the width."""
         if self.dim % (2 * n_heads):
             raise ConfigError(
-                f"{type(self).__name__}.dim: each head of the attention needs a whole, even share; found dim "
-                f"{self.dim}, n_heads {n_heads}."
+                f"{type(self).__name__}.dim: each head of the attention needs an even part; found dim {self.dim}, "
+                f"n_heads {n_heads}."
             )
 
 
@@ -80,9 +81,9 @@ class BackboneState(StreamState):
     Attributes
     ----------
     identity : dict
-        Settings of the backbone that made it, by their dotted names.
+        Settings of the backbone that returned it, by their dotted names.
     blocks : tuple of StreamState
-        What each block carries.
+        The state of each block.
     """
 
     identity: dict[str, Any]
@@ -90,11 +91,11 @@ class BackboneState(StreamState):
 
 
 class Block(nn.Module, ABC, Generic[AnyBlockState]):
-    """One stage that all time points of a stream pass, with a state of its own."""
+    """One layer of a backbone, with a state of its own."""
 
     @abstractmethod
     def init_state(self, batch_size: int) -> AnyBlockState:
-        """State before the first time point."""
+        """State before the first time point of `batch_size` streams."""
 
     @abstractmethod
     def forward(self, x: Float[Tensor, "B T D"], state: AnyBlockState) -> tuple[Float[Tensor, "B T D"], AnyBlockState]:
@@ -105,7 +106,7 @@ class Block(nn.Module, ABC, Generic[AnyBlockState]):
         x : torch.Tensor
             ``(batch, tokens, dim)``, whole time points.
         state : StreamState
-            What the call before returned.
+            From the previous call, or `init_state`.
 
         Returns
         -------
@@ -116,10 +117,10 @@ class Block(nn.Module, ABC, Generic[AnyBlockState]):
 
 
 class Backbone(Pretrained):
-    """A stack of blocks that reads a stream of time points of any length at constant memory.
+    """A stack of blocks that reads a stream of time points of any length with a state of fixed size.
 
-    Causal by time point: the output at a time point depends on the tokens of this time point and of earlier ones. A
-    stream may be cut into calls at any time point, with the same numbers.
+    Causal by time point: the output at a time point depends on the tokens of this and of earlier time points. A stream
+    may be cut into calls between any two time points, with the same results.
 
     Parameters
     ----------
@@ -129,7 +130,7 @@ class Backbone(Pretrained):
     Attributes
     ----------
     gradient_checkpointing : bool
-        Compute what is inside a block again for its gradient, and keep it not. False unless it is set.
+        Recompute the inside of each block for its gradient instead of storing it. False by default.
     """
 
     def __init__(self, config: BackboneConfig, blocks: Iterable[Block[Any]]) -> None:
@@ -146,13 +147,25 @@ class Backbone(Pretrained):
         return BackboneState(self._identity, blocks)
 
     def restart(self, state: BackboneState, is_start: Bool[Tensor, " B"]) -> BackboneState:
-        """Begin anew for the items of the batch where `is_start`; the others go on.
+        """Restart some streams of the batch.
+
+        Parameters
+        ----------
+        state : BackboneState
+            From the previous call.
+        is_start : torch.Tensor
+            bool, ``(batch,)``: True for the streams whose first time point comes next.
+
+        Returns
+        -------
+        BackboneState
+            The initial state for these streams, the given state for the others.
 
         Raises
         ------
         MismatchError
-            The streams stand inside a chunk or a segment (see ``config.restart_time_points``), which items share; or a
-            state of another model or batch size.
+            The streams are inside a chunk or a segment, which they share (see ``config.restart_time_points``); or the
+            state is of another model or batch size.
         """
         self._check_state(state, len(is_start), "is_start")
         return state.reset(is_start, self.init_state(len(is_start)))
@@ -165,13 +178,12 @@ class Backbone(Pretrained):
         Parameters
         ----------
         x : torch.Tensor
-            ``(batch, tokens, dim)``: whole time points, ``config.tokens_per_time_point`` tokens each; any number of
-            time points.
+            ``(batch, tokens, dim)``: any number of whole time points, ``config.tokens_per_time_point`` tokens each.
         state : BackboneState, optional
-            What the call before returned; by default the start of the streams.
+            From the previous call; by default the start of the streams.
         memory_frozen : bool
-            Read the memories as they are, writing nothing into them: the control for what learning at test time is
-            worth. Convolutions and attention go on as ever. For backbones with memories alone.
+            Read the memories without writing: the control condition for learning at test time. Convolutions and
+            attention follow the stream as usual. Only for backbones with memories.
 
         Returns
         -------
@@ -182,9 +194,9 @@ class Backbone(Pretrained):
         Raises
         ------
         MismatchError
-            Tokens of another width, time points that are not whole, or a state of another model or batch size.
+            Tokens of another rank, width or type, parts of time points, or a state of another model or batch size.
         ConfigError
-            `memory_frozen` in a backbone without memories.
+            `memory_frozen` for a backbone without memories.
         """
         self._check_input(x)
         if memory_frozen and not self.config.has_memory:
@@ -192,49 +204,55 @@ class Backbone(Pretrained):
         if state is None:
             state = self.init_state(len(x))
         self._check_state(state, len(x), "x")
-        # Only blocks with a memory know the word.
+        # Blocks without a memory don't have the option.
         options = {"memory_frozen": True} if memory_frozen else {}
-        blocks = []
+        states = []
         for block, block_state in zip(self.blocks, state.blocks, strict=True):
             run = functools.partial(block, **options)
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                # No block draws at random.
+                # No block draws random numbers.
                 x, after = checkpoint(run, x, block_state, use_reentrant=False, preserve_rng_state=False)
             else:
                 x, after = run(x, block_state)
-            blocks.append(after)
-        return self.norm(x), BackboneState(state.identity, tuple(blocks))
+            states.append(after)
+        return self.norm(x), BackboneState(state.identity, tuple(states))
 
     def get_extra_state(self) -> Tensor:
-        """Return the settings as JSON in bytes: a chunk's length shows in no weight's shape, but changes the model."""
+        """Return the settings as JSON in bytes, uint8 ``(bytes,)``: a chunk's length shows in no weight's shape."""
         return torch.tensor(list(json.dumps(self._identity).encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Refuse weights of other settings. Called by ``load_state_dict``, before it looks at the blocks."""
+        """Refuse weights of other settings. ``load_state_dict`` calls it before it loads the blocks."""
         try:
             identity = json.loads(bytes(state.tolist()))
         except ValueError as error:
             raise MismatchError(f"state_dict: the settings of the backbone can't be read: {error}.") from error
-        self._require_own("state_dict", identity, "Build the model with the settings that the weights were made with.")
+        self._require_identity("state_dict", identity, "Build the model with the settings of the saved one.")
 
     def _check_input(self, x: Tensor) -> None:
-        dim, tokens_per_time_point = self.config.dim, self.config.tokens_per_time_point
-        if x.ndim != 3 or x.shape[2] != dim or not x.shape[1] or x.shape[1] % tokens_per_time_point:
-            raise MismatchError(
-                f"x: expected (batch, tokens, {dim}) with whole time points of {tokens_per_time_point} tokens, "
-                f"found {tuple(x.shape)}."
-            )
+        check_tokens(
+            "x",
+            x,
+            dim=self.config.dim,
+            tokens_per_time_point=self.config.tokens_per_time_point,
+            dtype=self.norm.weight.dtype,
+        )
 
     def _check_state(self, state: BackboneState, batch_size: int, origin: str) -> None:
-        self._require_own("state", state.identity, "A state goes back into the model that it came from.")
+        if not isinstance(state, BackboneState):
+            raise MismatchError(
+                f"state: expected a BackboneState, found {type(state).__name__}.",
+                "Pass what the previous call returned as its second value, or None at the start of a stream.",
+            )
+        self._require_identity("state", state.identity, "Pass the state back to the model that returned it.")
         found = state.batch_size
         if found != batch_size:
             raise MismatchError(f"state: expected a batch of {batch_size}, as {origin} has, found {found}.")
 
-    def _require_own(self, name: str, found: Mapping[str, Any], hint: str) -> None:
-        own = self._identity
-        for field in (*own, *found):
-            if own.get(field) != found.get(field):
+    def _require_identity(self, name: str, found: Mapping[str, Any], hint: str) -> None:
+        expected = self._identity
+        for field in (*expected, *found):
+            if expected.get(field) != found.get(field):
                 raise MismatchError(
-                    f"{name}: expected one of {field} {own.get(field)}, found {field} {found.get(field)}.", hint
+                    f"{name}: expected one of {field} {expected.get(field)}, found {field} {found.get(field)}.", hint
                 )

@@ -1,4 +1,4 @@
-"""The memory alone (LMM): no attention beside it."""
+"""The memory alone (LMM), without attention."""
 
 from __future__ import annotations
 
@@ -32,20 +32,19 @@ class LMMBlock(MemoryBlock[MemoryBlockState]):
     """
 
     def init_state(self, batch_size: int) -> MemoryBlockState:
-        """State before the first time point."""
+        """State before the first time point of `batch_size` streams."""
         return MemoryBlockState(self.memory.init_state(batch_size))
 
     def mix(
         self, x: Float[Tensor, "B T D"], state: MemoryBlockState, *, memory_frozen: bool
     ) -> tuple[Float[Tensor, "B T D"], MemoryBlockState]:
-        """Write each token and read for it."""
-        remembered, memory = self.remember(x, state.memory, memory_frozen=memory_frozen)
-        return remembered, MemoryBlockState(memory)
+        """Write each token, ``(batch, tokens, dim)``, and read for it; see `MemoryBlock.mix`."""
+        retrieved, memory = self.write_and_read(x, state.memory, memory_frozen=memory_frozen)
+        return retrieved, MemoryBlockState(memory)
 
 
 class LMM(Backbone):
-    """The memory alone, stacked: all that a token knows of earlier time points went through a memory or its
-    convolutions.
+    """The memory alone, stacked: earlier time points reach a token by a memory or its convolutions only.
 
     Parameters
     ----------

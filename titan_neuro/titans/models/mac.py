@@ -1,4 +1,4 @@
-"""Memory as context (MAC): attention over a segment, led by what the memory recalls of everything before."""
+"""Memory as context (MAC): attention over a segment and what the memory returns for it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from titan_neuro.errors import ConfigError, MismatchError
 from titan_neuro.titans.config import settings
-from titan_neuro.titans.layers import AttentionCache, NeuralMemoryState, NonlinearGate, SegmentAttention
+from titan_neuro.titans.layers import NeuralMemoryState, NonlinearGate, SegmentAttention, SegmentAttentionState
 from titan_neuro.titans.memory import MemoryState
 from titan_neuro.titans.models.backbone import Backbone
 from titan_neuro.titans.models.memory_block import AttentionBackboneConfig, MemoryBlock, MemoryBlockState
@@ -21,17 +21,17 @@ from titan_neuro.titans.models.memory_block import AttentionBackboneConfig, Memo
 
 @settings
 class MACConfig(AttentionBackboneConfig):
-    """Size of the backbone: what `AttentionBackboneConfig` has, and its segments.
+    """Size of the backbone: the settings of `AttentionBackboneConfig`, and its segments.
 
     Attributes
     ----------
     segment_time_points : int
-        Time points of a segment: how far attention sees by itself. A multiple of ``memory.chunk_time_points``.
+        Time points of a segment, inside which attention acts. A multiple of ``memory.chunk_time_points``.
     n_longterm : int
-        Learned queries that read the memory as it stood before a segment. What they recall stands in front of the
-        segment, beside the persistent tokens.
+        Learned queries that read the memory as it was before a segment. The whole segment sees what they retrieve, like
+        the persistent tokens.
     causal : bool
-        False is the paper as printed, for encoding whole windows only: each token sees what was recalled for all of its
+        False follows the paper to the letter, for encoding whole windows only: each token sees the context of its whole
         segment, and the memory is read after the whole segment was written.
     """
 
@@ -44,14 +44,14 @@ class MACConfig(AttentionBackboneConfig):
         super().__post_init__()
         if self.segment_time_points % self.memory.chunk_time_points:
             raise ConfigError(
-                f"MACConfig.segment_time_points: expected a multiple of memory.chunk_time_points ({self.memory.chunk_time_points}), "
-                f"found {self.segment_time_points}.",
-                "A stream can begin anew only where a segment and a chunk begin together.",
+                "MACConfig.segment_time_points: expected a multiple of memory.chunk_time_points "
+                f"({self.memory.chunk_time_points}), found {self.segment_time_points}.",
+                "A stream can be restarted only where a segment and a chunk start together.",
             )
 
     @property
     def restart_time_points(self) -> int:
-        """Time points after which a stream may begin anew, and after as many again, and so on."""
+        """A stream can be restarted after each multiple of this number of time points: a segment."""
         return self.segment_time_points
 
     def build(self) -> MAC:
@@ -61,37 +61,38 @@ class MACConfig(AttentionBackboneConfig):
 
 @dataclasses.dataclass(frozen=True)
 class MACBlockState(MemoryBlockState):
-    """What one block carries from one call to the next, beside the memory.
+    """What one block carries from one call to the next: the memory, and the open segment.
 
     Attributes
     ----------
-    recalled : MemoryState
+    context_memory : MemoryState
         The memory before the open segment, from which the segment's context is read.
-    recall_tail : torch.Tensor
-        Time points of the block's input that the queries of the context still need.
-    attention : AttentionCache
+    context_tail : torch.Tensor
+        Time points of the block's input that the context's queries still need, ``(batch, kernel_time_points - 1,
+        tokens_per_time_point, dim)``.
+    attention : SegmentAttentionState
         Keys and values of the open segment.
-    phase : int
-        Time points that the open segment holds already; 0 where none is open. All items of a batch share it.
+    segment_position : int
+        Time points that the open segment has already; 0 where none is open. All streams of a batch share it.
     """
 
-    recalled: MemoryState
-    recall_tail: Float[Tensor, "batch ..."]
-    attention: AttentionCache
-    phase: int
+    context_memory: MemoryState
+    context_tail: Float[Tensor, "batch ..."]
+    attention: SegmentAttentionState
+    segment_position: int
 
 
 class MACBlock(MemoryBlock[MACBlockState]):
     """One residual block: equations 21 to 25 of Behrouz et al. 2025, then a feed-forward part.
 
-    Per segment: ``h = M(q(S); W before the segment)``; ``y = Attn([persistent ; h ; S])``; ``z = S + y`` is written
-    into the memory, token by token; ``o_t = y_t (x) M(q(z_t); W_t)``.
+    Per segment ``S``: the context ``h = M(q(S); W before the segment)``; ``y = Attn([persistent ; h ; S])``; ``z = S +
+    y`` is written into the memory, token by token; ``o_t = y_t (x) M(q(z_t); W_t)``.
 
-    Departures from the paper: it writes and asks with ``y`` itself, so that the memory is written with averages over
-    the segment before attention has learned to choose (docs/architecture.md). And where it leaks the future inside a
-    segment, a token sees what was recalled for its own time point and earlier ones only, and reads the memory as it
-    stands at that token, not as it will stand after the segment; with ``causal=False`` both are as printed. The
-    long-term queries are not in the paper; what they recall was known before the segment, so all of it may see it.
+    Departures from the paper: it writes and queries with ``y`` alone, so that the memory is written with averages over
+    the segment until attention has learned to select (the decision on the gate in docs has the measurements). And where
+    it leaks the future inside a segment, a token sees the context of its own and earlier time points only, and reads
+    the memory as it is at that token, not after the segment; with ``causal=False`` both follow the paper. The long-term
+    queries are not in the paper; they read the memory before the segment, so the whole segment may see the result.
 
     Parameters
     ----------
@@ -112,16 +113,19 @@ class MACBlock(MemoryBlock[MACBlockState]):
         self.gate = NonlinearGate(config.dim)
 
     def init_state(self, batch_size: int) -> MACBlockState:
-        """State before the first time point."""
+        """State before the first time point of `batch_size` streams."""
         memory = self.memory.init_state(batch_size)
-        return MACBlockState(memory, memory.memory, memory.query_tail, self.attention.init_cache(batch_size), 0)
+        return MACBlockState(memory, memory.memory, memory.query_tail, self.attention.init_state(batch_size), 0)
 
     def mix(
         self, x: Float[Tensor, "B T D"], state: MACBlockState, *, memory_frozen: bool
     ) -> tuple[Float[Tensor, "B T D"], MACBlockState]:
-        """Read the time points segment by segment, the first and the last of which may be parts."""
-        segment_tokens, open_tokens = (n * self.tokens_per_time_point for n in (self.segment_time_points, state.phase))
-        first = min(x.shape[1], segment_tokens - open_tokens)
+        """Read the time points, ``(batch, tokens, dim)``, segment by segment; see `MemoryBlock.mix`.
+
+        The first and the last segment of a call may be parts of one.
+        """
+        segment_tokens = self.segment_time_points * self.tokens_per_time_point
+        first = min(x.shape[1], segment_tokens - state.segment_position * self.tokens_per_time_point)
         mixed = []
         for part in (x[:, :first], *torch.split(x[:, first:], segment_tokens, dim=1)):
             if part.shape[1]:
@@ -130,39 +134,39 @@ class MACBlock(MemoryBlock[MACBlockState]):
         return torch.cat(mixed, dim=1), state
 
     def _mix_segment(self, segment: Tensor, state: MACBlockState, memory_frozen: bool) -> tuple[Tensor, MACBlockState]:
-        recalled, recall_tail = self.memory.read(segment, state.recalled, state.recall_tail)
-        longterm = self._recall_longterm(state.recalled, len(segment))
-        attended, attention = self.attention(segment, recalled, state.attention, longterm=longterm)
-        remembered, memory = self._remember_segment(segment + attended, state.memory, memory_frozen)
-        output = self.gate(attended, remembered)
-        phase = state.phase + segment.shape[1] // self.tokens_per_time_point
-        if phase < self.segment_time_points:
-            return output, MACBlockState(memory, state.recalled, recall_tail, attention, phase)
-        closed = self.attention.init_cache(len(segment))
-        return output, MACBlockState(memory, memory.memory, recall_tail, closed, 0)
+        context, context_tail = self.memory.read(segment, state.context_memory, state.context_tail)
+        longterm = self._read_longterm(state.context_memory, len(segment))
+        attended, attention = self.attention(segment, context, state.attention, longterm=longterm)
+        retrieved, memory = self._write_and_read_segment(segment + attended, state.memory, memory_frozen)
+        output = self.gate(attended, retrieved)
+        position = state.segment_position + segment.shape[1] // self.tokens_per_time_point
+        if position < self.segment_time_points:
+            return output, MACBlockState(memory, state.context_memory, context_tail, attention, position)
+        closed = self.attention.init_state(len(segment))
+        return output, MACBlockState(memory, memory.memory, context_tail, closed, 0)
 
-    def _remember_segment(
+    def _write_and_read_segment(
         self, tokens: Tensor, state: NeuralMemoryState, memory_frozen: bool
     ) -> tuple[Tensor, NeuralMemoryState]:
-        remembered, after = self.remember(tokens, state, memory_frozen=memory_frozen)
+        retrieved, after = self.write_and_read(tokens, state, memory_frozen=memory_frozen)
         if not self.attention.causal:
-            remembered, _ = self.memory.read(tokens, after.memory, state.query_tail)
-        return remembered, after
+            retrieved, _ = self.memory.read(tokens, after.memory, state.query_tail)
+        return retrieved, after
 
-    def _recall_longterm(self, memory: MemoryState, batch_size: int) -> Float[Tensor, "B N D"] | None:
+    def _read_longterm(self, memory: MemoryState, batch_size: int) -> Float[Tensor, "B N D"] | None:
         if self.longterm is None:
             return None
-        # Read as time points of their own, side by side; what fills the last time point is not used.
+        # Read as time points at the start of a stream; the padding of the last time point is dropped.
         time_points = F.pad(self.longterm, (0, 0, 0, -len(self.longterm) % self.tokens_per_time_point))
-        tail = self.memory.query.init_tail(batch_size)
-        recalled, _ = self.memory.read(time_points.expand(batch_size, -1, -1), memory, tail)
-        return recalled[:, : len(self.longterm)]
+        tail = self.memory.query.init_state(batch_size)
+        retrieved, _ = self.memory.read(time_points.expand(batch_size, -1, -1), memory, tail)
+        return retrieved[:, : len(self.longterm)]
 
 
 class MAC(Backbone):
-    """Memory as context: attention inside segments, led by what the memory recalls of everything before them.
+    """Memory as context: attention inside segments, which also sees what the memory of earlier segments returns.
 
-    With ``causal=False`` a call holds whole segments, and outputs depend on later time points of their segment.
+    With ``causal=False`` a call consists of whole segments, and outputs depend on later time points of their segment.
 
     Parameters
     ----------
@@ -181,5 +185,5 @@ class MAC(Backbone):
             raise MismatchError(
                 f"x: expected whole segments of {self._segment_tokens} tokens with causal=False, found {x.shape[1]} "
                 "tokens.",
-                "To read a stream in any pieces, build the model with causal=True.",
+                "To cut a stream anywhere, build the model with causal=True.",
             )

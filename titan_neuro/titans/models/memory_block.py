@@ -20,7 +20,7 @@ from titan_neuro.titans.stream_state import StreamState
 
 @settings
 class MemoryBackboneConfig(BackboneConfig):
-    """Size of a backbone whose blocks have memories: what `BackboneConfig` has, and more.
+    """Size of a backbone whose blocks have memories: the settings of `BackboneConfig`, and these.
 
     Attributes
     ----------
@@ -35,42 +35,42 @@ class MemoryBackboneConfig(BackboneConfig):
     def __post_init__(self) -> None:
         if self.dim % self.memory.n_heads:
             raise ConfigError(
-                f"{type(self).__name__}.dim: each head of the memory needs a whole share; found dim {self.dim}, "
+                f"{type(self).__name__}.dim: each head of the memory needs an equal part; found dim {self.dim}, "
                 f"memory.n_heads {self.memory.n_heads}."
             )
 
     @property
     def name(self) -> str:
-        """What a model with this backbone is called in tables: ``titan-`` and the variant."""
+        """Name of a model with this backbone in tables: ``titan-`` and the variant."""
         return f"titan-{self.variant}"
 
     @property
     def has_memory(self) -> bool:
-        """Whether its blocks have memories that learn while they read."""
+        """Whether its blocks have memories that learn at test time."""
         return True
 
     @property
     def restart_time_points(self) -> int:
-        """Time points after which a stream may begin anew, and after as many again, and so on."""
+        """A stream can be restarted after each multiple of this number of time points: a chunk."""
         return self.memory.chunk_time_points
 
     def identity(self) -> dict[str, Any]:
         """Every setting that decides what the weights and a stream's state mean, by its dotted name."""
-        settings = super().identity()
-        memory = settings.pop("memory")
+        values = super().identity()
+        memory = values.pop("memory")
         # All backends compute the same.
         del memory["backend"]
-        return settings | {f"memory.{name}": value for name, value in memory.items()}
+        return values | {f"memory.{name}": value for name, value in memory.items()}
 
 
 @settings
 class AttentionBackboneConfig(MemoryBackboneConfig):
-    """Size of a backbone with attention beside the memory: what `MemoryBackboneConfig` has, and more.
+    """Size of a backbone with attention and a memory: the settings of `MemoryBackboneConfig`, and these.
 
     Attributes
     ----------
     n_heads : int
-        Heads of the attention; ``dim / n_heads`` is a whole, even number.
+        Heads of the attention; ``dim / n_heads`` must be an even integer.
     n_persistent : int
         Learned tokens that attention always sees (equation 19).
     """
@@ -90,7 +90,7 @@ class MemoryBlockState(StreamState):
     Attributes
     ----------
     memory : NeuralMemoryState
-        The memory as it stands, and the tails of what is written and read.
+        The memory, and the last time points that its convolutions need.
     """
 
     memory: NeuralMemoryState
@@ -118,24 +118,51 @@ class MemoryBlock(Block[AnyMemoryBlockState]):
     def mix(
         self, x: Float[Tensor, "B T D"], state: AnyMemoryBlockState, *, memory_frozen: bool
     ) -> tuple[Float[Tensor, "B T D"], AnyMemoryBlockState]:
-        """Bring tokens together along the stream, by the variant's equations."""
+        """Mix the tokens along the stream by the variant's equations.
+
+        Parameters
+        ----------
+        x : torch.Tensor
+            ``(batch, tokens, dim)``, normalized, whole time points.
+        state : MemoryBlockState
+            From the previous call, or `init_state`.
+        memory_frozen : bool
+            Read the memory without writing.
+
+        Returns
+        -------
+        mixed : torch.Tensor
+            ``(batch, tokens, dim)``.
+        state : MemoryBlockState
+        """
 
     def forward(
         self, x: Float[Tensor, "B T D"], state: AnyMemoryBlockState, *, memory_frozen: bool = False
     ) -> tuple[Float[Tensor, "B T D"], AnyMemoryBlockState]:
-        """Run the block over the next time points; `memory_frozen` reads the memory and writes nothing."""
+        """Run the block over the next time points, ``(batch, tokens, dim)``; see `Block.forward` and `mix`."""
         mixed, state = self.mix(self.mixer_norm(x), state, memory_frozen=memory_frozen)
         x = x + mixed
         return x + self.feed_forward(self.feed_forward_norm(x)), state
 
-    def remember(
+    def write_and_read(
         self, x: Float[Tensor, "B T D"], state: NeuralMemoryState, *, memory_frozen: bool
     ) -> tuple[Float[Tensor, "B T D"], NeuralMemoryState]:
-        """Write tokens into the memory and read it for each of them; where it is frozen, read it alone."""
-        if not memory_frozen:
-            written: tuple[Tensor, NeuralMemoryState] = self.memory(x, state)
-            return written
-        y, query_tail = self.memory.read(x, state.memory, state.query_tail)
-        # The stream goes on: what is written after a thaw follows the time points that came before it.
-        _, key_value_tail = self.memory.key_value(x, state.key_value_tail)
-        return y, NeuralMemoryState(state.memory, query_tail, key_value_tail)
+        """Write tokens into the memory and read for each of them; a frozen memory is read only.
+
+        Parameters
+        ----------
+        x : torch.Tensor
+            ``(batch, tokens, dim)``, whole time points.
+        state : NeuralMemoryState
+        memory_frozen : bool
+
+        Returns
+        -------
+        y : torch.Tensor
+            ``(batch, tokens, dim)``: the memory's output.
+        state : NeuralMemoryState
+        """
+        if memory_frozen:
+            return self.memory.read_frozen(x, state)
+        written: tuple[Tensor, NeuralMemoryState] = self.memory(x, state)
+        return written

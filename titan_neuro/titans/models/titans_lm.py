@@ -1,8 +1,8 @@
-"""A language model over any variant: token ids in, logits out, and text that is continued at constant memory."""
+"""A language model over any variant: token ids in, logits out, text generated with a state of fixed size."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal, overload
 
 import torch
 import torch.nn.functional as F
@@ -20,27 +20,27 @@ from titan_neuro.titans.pretrained import Pretrained
 
 @settings
 class TitansLMConfig:
-    """The whole model.
+    """Size of the language model.
 
     Attributes
     ----------
     vocab_size : int
         Token ids are 0 to ``vocab_size - 1``.
     backbone : LMMConfig, MACConfig, MAGConfig, MALConfig, GRUConfig or TransformerConfig
-        Chosen by ``variant``; one token a time point.
+        Chosen by ``variant``; one token per time point.
     tie_embeddings : bool
-        Logits are read off with the embedding's own vectors.
+        The output layer uses the weights of the embedding.
     """
 
     vocab_size: Annotated[int, Field(ge=1)]
-    backbone: AnyBackboneConfig = MACConfig(tokens_per_time_point=1)
+    backbone: AnyBackboneConfig = MACConfig()
     tie_embeddings: bool = True
 
     def __post_init__(self) -> None:
-        if self.backbone.tokens_per_time_point != 1:
+        if (found := self.backbone.tokens_per_time_point) != 1:
             raise ConfigError(
-                f"TitansLMConfig: backbone.tokens_per_time_point: expected 1, found {self.backbone.tokens_per_time_point}.",
-                "Text has one token at a time; tokens of one time point would see each other.",
+                f"TitansLMConfig: backbone.tokens_per_time_point: expected 1, found {found}.",
+                "Tokens of one time point see each other: in text each token is a time point of its own.",
             )
         require_causal(self.backbone, "TitansLMConfig")
 
@@ -50,7 +50,11 @@ class TitansLMConfig:
 
 
 class TitansLM(Pretrained):
-    """An embedding, a backbone, and logits for the token that comes next.
+    """An embedding, a backbone, and logits for the next token.
+
+    ``logits = model(input_ids)``; ``loss = model(input_ids, return_loss=True)``; ``ids = model.generate(prompt, 50)``.
+    To read a text in several calls, pass the state on: ``logits, state = model(input_ids, state=state,
+    return_state=True)``.
 
     Parameters
     ----------
@@ -64,38 +68,101 @@ class TitansLM(Pretrained):
         self.config = config
         dim = config.backbone.dim
         self.embedding = nn.Embedding(config.vocab_size, dim)
-        # The backbone ends in tokens of length dim^(1/2): logits begin with a deviation of 1.
+        # The backbone's outputs have the length dim^(1/2): the initial logits have a standard deviation of 1.
         nn.init.normal_(self.embedding.weight, std=dim**-0.5)
         self.backbone: Backbone = config.backbone.build()
         self.head = None if config.tie_embeddings else nn.Linear(dim, config.vocab_size, bias=False)
 
+    @overload
     def forward(
-        self, ids: Shaped[Tensor, "batch tokens"], state: BackboneState | None = None, *, memory_frozen: bool = False
-    ) -> tuple[Float[Tensor, "batch tokens vocab"], BackboneState]:
-        """Read the next tokens.
+        self,
+        input_ids: Tensor,
+        *,
+        state: BackboneState | None = None,
+        return_loss: bool = False,
+        return_state: Literal[False] = False,
+        memory_frozen: bool = False,
+    ) -> Tensor: ...
+
+    @overload
+    def forward(
+        self,
+        input_ids: Tensor,
+        *,
+        state: BackboneState | None = None,
+        return_loss: bool = False,
+        return_state: Literal[True],
+        memory_frozen: bool = False,
+    ) -> tuple[Tensor, BackboneState]: ...
+
+    def forward(
+        self,
+        input_ids: Shaped[Tensor, "batch tokens"],
+        *,
+        state: BackboneState | None = None,
+        return_loss: bool = False,
+        return_state: bool = False,
+        memory_frozen: bool = False,
+    ) -> Float[Tensor, "*shape"] | tuple[Float[Tensor, "*shape"], BackboneState]:
+        """Predict the next token at every token.
 
         Parameters
         ----------
-        ids : torch.Tensor
-            int64, ``(batch, tokens)``, at least one token.
+        input_ids : torch.Tensor
+            int64, ``(batch, tokens)``, at least one token; with `return_loss` at least two.
         state : BackboneState, optional
-            What the call before returned; by default the start of the texts.
+            From the previous call with `return_state`; by default the start of the texts.
+        return_loss : bool
+            Return the cross-entropy instead of the logits.
+        return_state : bool
+            Return the state after the last token, too.
         memory_frozen : bool
-            Read the memories, write nothing; see `Backbone`.
+            Read the memories without writing; see `Backbone`.
 
         Returns
         -------
         logits : torch.Tensor
-            ``(batch, tokens, vocab_size)``: ``[:, t]`` is about the token after ``ids[:, t]``.
+            ``(batch, tokens, vocab_size)``: ``[:, t]`` predicts the token after ``input_ids[:, t]``. With `return_loss`
+            a scalar instead: the mean cross-entropy, in nats, of all tokens but the first of each text.
         state : BackboneState
+            Only with `return_state`.
 
         Raises
         ------
         MismatchError
-            Ids of another type, shape or range, or a state of another model or batch size.
+            Ids of another type, rank or range, or a state of another model or batch size.
         """
-        self._check("ids", ids)
-        return self._read(ids, state, memory_frozen=memory_frozen)
+        self._check("input_ids", input_ids, at_least=2 if return_loss else 1)
+        result, state = self._logits(input_ids, state, memory_frozen=memory_frozen)
+        if return_loss:
+            result = F.cross_entropy(result[:, :-1].flatten(0, 1), input_ids[:, 1:].flatten())
+        return (result, state) if return_state else result
+
+    @overload
+    def generate(
+        self,
+        prompt: Tensor,
+        n_tokens: int,
+        *,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        generator: torch.Generator | None = None,
+        state: BackboneState | None = None,
+        return_state: Literal[False] = False,
+    ) -> Tensor: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: Tensor,
+        n_tokens: int,
+        *,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        generator: torch.Generator | None = None,
+        state: BackboneState | None = None,
+        return_state: Literal[True],
+    ) -> tuple[Tensor, BackboneState]: ...
 
     @torch.inference_mode()
     def generate(
@@ -107,67 +174,77 @@ class TitansLM(Pretrained):
         top_k: int | None = None,
         generator: torch.Generator | None = None,
         state: BackboneState | None = None,
-    ) -> tuple[Int[Tensor, "batch new"], BackboneState]:
-        """Continue texts token by token; no step takes more memory than the one before.
+        return_state: bool = False,
+    ) -> Int[Tensor, "batch new"] | tuple[Int[Tensor, "batch new"], BackboneState]:
+        """Continue texts token by token, in memory that does not grow with the text.
 
         Parameters
         ----------
         prompt : torch.Tensor
             int64, ``(batch, tokens)``, at least one token.
         n_tokens : int
-            New tokens, at least 1.
+            Number of new tokens, at least 1.
         temperature : float
-            0 takes the likeliest token; above 0 tokens are drawn from ``softmax(logits / temperature)``.
+            0 selects the most likely token; above 0 tokens are sampled from ``softmax(logits / temperature)``.
         top_k : int, optional
-            Draw among so many likeliest tokens, 1 to ``vocab_size``; by default among all.
+            Sample among this many most likely tokens, 1 to ``vocab_size``; by default among all.
         generator : torch.Generator, optional
-            Where chance comes from; by default torch's own, on the model's device.
+            Random numbers; by default torch's own, on the model's device.
         state : BackboneState, optional
-            What was read before the prompt; by default nothing.
+            The state before the prompt; by default the start of the texts.
+        return_state : bool
+            Return the state, too.
 
         Returns
         -------
         ids : torch.Tensor
-            int64, ``(batch, n_tokens)``: the new tokens.
+            int64, ``(batch, n_tokens)``: the new tokens, without the prompt.
         state : BackboneState
-            After the prompt and all new tokens but the last. ``generate(ids[:, -1:], ..., state=state)`` goes on as if
-            it had never stopped.
+            Only with `return_state`: after the prompt and all new tokens but the last. ``generate(ids[:, -1:], ...,
+            state=state)`` continues as if there had been one call.
 
         Raises
         ------
         ConfigError
-            A number of tokens, a temperature or a `top_k` out of its range.
+            `n_tokens`, `temperature` or `top_k` out of range.
         MismatchError
-            Ids of another type, shape or range, or a state of another model or batch size.
+            Ids of another type, rank or range, or a state of another model or batch size.
         """
         if n_tokens < 1:
             raise ConfigError(f"n_tokens: expected at least 1, found {n_tokens}.")
         if not temperature >= 0:
-            raise ConfigError(f"temperature: expected 0 (the likeliest token) or more, found {temperature}.")
+            raise ConfigError(f"temperature: expected 0 (the most likely token) or more, found {temperature}.")
         if top_k is not None and not 1 <= top_k <= self.config.vocab_size:
             raise ConfigError(f"top_k: expected 1 to {self.config.vocab_size} (the vocabulary), found {top_k}.")
         self._check("prompt", prompt)
-        logits, state = self._read(prompt, state, last_only=True)
-        found = [_choose(logits[:, -1], temperature, top_k, generator)]
-        while len(found) < n_tokens:
-            logits, state = self._read(found[-1], state)
-            found.append(_choose(logits[:, -1], temperature, top_k, generator))
-        return torch.cat(found, dim=1), state
+        new, ids = list[Tensor](), prompt
+        while len(new) < n_tokens:
+            logits, state = self._logits(ids, state, last_only=True)
+            ids = _sample(logits[:, -1], temperature, top_k, generator)
+            new.append(ids)
+        result = torch.cat(new, dim=1)
+        return (result, state) if return_state and state is not None else result
 
-    def _read(
+    def _logits(
         self, ids: Tensor, state: BackboneState | None, *, memory_frozen: bool = False, last_only: bool = False
     ) -> tuple[Tensor, BackboneState]:
         tokens, state = self.backbone(self.embedding(ids), state, memory_frozen=memory_frozen)
         weight = self.embedding.weight if self.head is None else self.head.weight
         return F.linear(tokens[:, -1:] if last_only else tokens, weight), state
 
-    def _check(self, name: str, ids: Tensor) -> None:
+    def _check(self, name: str, ids: Tensor, at_least: int = 1) -> None:
+        if not isinstance(ids, Tensor):
+            raise MismatchError(f"{name}: expected a torch.Tensor, int64 (batch, tokens), found {type(ids).__name__}.")
         if ids.dtype != torch.int64 or ids.ndim != 2:
             raise MismatchError(
                 f"{name}: expected int64 (batch, tokens), found {ids.dtype} of shape {tuple(ids.shape)}."
             )
-        if not ids.numel():
-            raise MismatchError(f"{name}: expected at least one token, found shape {tuple(ids.shape)}.")
+        if not len(ids) or ids.shape[1] < at_least:
+            wanted = "one token" if at_least == 1 else "two tokens, the second of which is predicted"
+            raise MismatchError(f"{name}: expected at least {wanted}, found shape {tuple(ids.shape)}.")
+        # A compiled graph can't branch on values.
+        if torch.compiler.is_compiling():
+            return
         low, high = int(ids.min()), int(ids.max())
         if low < 0 or high >= self.config.vocab_size:
             raise MismatchError(
@@ -175,11 +252,11 @@ class TitansLM(Pretrained):
             )
 
 
-def _choose(
+def _sample(
     logits: Float[Tensor, "batch vocab"], temperature: float, top_k: int | None, generator: torch.Generator | None
 ) -> Int[Tensor, "batch 1"]:
     if temperature == 0:
         return logits.argmax(dim=-1, keepdim=True)
-    likeliest, ids = logits.topk(top_k or logits.shape[-1], dim=-1)
-    chances = torch.softmax(likeliest.float() / temperature, dim=-1)
-    return ids.gather(1, torch.multinomial(chances, 1, generator=generator))
+    top_logits, ids = logits.topk(top_k or logits.shape[-1], dim=-1)
+    probabilities = torch.softmax(top_logits.float() / temperature, dim=-1)
+    return ids.gather(1, torch.multinomial(probabilities, 1, generator=generator))

@@ -1,6 +1,4 @@
-"""The comparison model with a short window: a Transformer that sees the last time points and, truly, nothing before
-them.
-"""
+"""The comparison model with a short window: a Transformer that sees the last time points, and none before them."""
 
 from __future__ import annotations
 
@@ -18,23 +16,23 @@ from titan_neuro.titans.layers.norm import RMSNorm
 from titan_neuro.titans.models.backbone import Backbone, BackboneConfig, Block
 from titan_neuro.titans.stream_state import StreamState
 
-# Tokens of all windows that are read at a time: more would not be faster, but take the memory.
+# Tokens of all windows that are processed at once: more would take memory without being faster.
 _TOKENS_AT_A_TIME = 2**16
 
 
 @settings
 class TransformerConfig(BackboneConfig):
-    """Size of the backbone: what `BackboneConfig` has, and more.
+    """Size of the backbone: the settings of `BackboneConfig`, and these.
 
     Attributes
     ----------
     window_time_points : int
-        Time points that a forecast is made from, the present one included, through all layers together. 20 is what
-        SwiFT reads.
+        Time points that an output depends on, including the present one, through all layers together. 20 is the window
+        of SwiFT.
     ff_width : int
         Hidden width of the feed-forward part.
     n_heads : int
-        Heads of the attention; ``dim / n_heads`` is a whole, even number.
+        Heads of the attention; ``dim / n_heads`` must be an even integer.
     n_persistent : int
         Learned tokens that attention always sees.
     """
@@ -50,7 +48,7 @@ class TransformerConfig(BackboneConfig):
 
     @property
     def name(self) -> str:
-        """What a model with this backbone is called in tables: ``transformer-20`` with a window of 20 time points."""
+        """Name of a model with this backbone in tables: ``transformer-20`` with a window of 20 time points."""
         return f"{self.variant}-{self.window_time_points}"
 
     def build(self) -> Transformer:
@@ -59,15 +57,15 @@ class TransformerConfig(BackboneConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class TimeWindow(StreamState):
-    """The last time points as they came in, as many as a window holds beside the present one.
+class WindowState(StreamState):
+    """The last time points of the input, one fewer than a window holds.
 
     Attributes
     ----------
     tokens : torch.Tensor
         ``(batch, (window_time_points - 1) * tokens_per_time_point, dim)``.
     n_time_points : torch.Tensor
-        ``(batch,)``, int64: how many of these time points there have been, counted from the last.
+        ``(batch,)``, int64: how many of these time points the stream has had; the last ones are valid.
     """
 
     tokens: Float[Tensor, "B T D"]
@@ -95,22 +93,22 @@ class WindowLayer(nn.Module):
         self.feed_forward = FeedForward(config.dim, width=config.ff_width)
 
     def forward(
-        self, windows: Float[Tensor, "N T D"], has_been: Bool[Tensor, "N W"], *, n_asking: int
+        self, windows: Float[Tensor, "N T D"], is_valid: Bool[Tensor, "N W"], *, n_query_time_points: int
     ) -> Float[Tensor, "N Q D"]:
-        """Renew the tokens of the last `n_asking` time points of each window."""
-        attended = self.attention(self.attention_norm(windows), has_been, n_asking=n_asking)
+        """Compute the last time points of each window; see `WholeWindowAttention.forward` for the shapes."""
+        attended = self.attention(self.attention_norm(windows), is_valid, n_query_time_points=n_query_time_points)
         x = windows[:, windows.shape[1] - attended.shape[1] :] + attended
         y: Tensor = x + self.feed_forward(self.feed_forward_norm(x))
         return y
 
 
-class WindowStack(Block[TimeWindow]):
-    """All layers of the Transformer, run anew over the window of each time point.
+class WindowStack(Block[WindowState]):
+    """All layers of the Transformer, computed for the window of each time point separately.
 
-    Layers of sliding attention, each with what the layer below made of earlier time points, would see ``n_layers``
-    windows back. Here every time point has its window to itself: inside it each token sees each other in every layer,
-    as in a model that is given 20 time points and asked for the next. It costs `window_time_points` times what sliding
-    attention does, but for the last layer, which is asked for the present time point alone.
+    With stacked layers of sliding-window attention, an output would depend on the last ``n_layers`` windows. Here every
+    time point has a window of its own: inside it each token sees every other in every layer, as in a model that is
+    given 20 time points to predict the next. This costs `window_time_points` times as much as sliding attention, except
+    in the last layer, which computes the present time point only.
 
     Parameters
     ----------
@@ -122,40 +120,40 @@ class WindowStack(Block[TimeWindow]):
         self.config = config
         self.layers = nn.ModuleList(WindowLayer(config) for _ in range(config.n_layers))
 
-    def init_state(self, batch_size: int) -> TimeWindow:
-        """State before the first time point: room for a window, none of whose time points has been."""
+    def init_state(self, batch_size: int) -> WindowState:
+        """State before the first time point: room for the time points of a window, none of which is valid yet."""
         weight = cast("WindowLayer", self.layers[0]).attention_norm.weight
         n_tokens = (self.config.window_time_points - 1) * self.config.tokens_per_time_point
-        return TimeWindow(
+        return WindowState(
             weight.new_zeros(batch_size, n_tokens, self.config.dim),
             torch.zeros(batch_size, dtype=torch.int64, device=weight.device),
         )
 
-    def forward(self, x: Float[Tensor, "B T D"], state: TimeWindow) -> tuple[Float[Tensor, "B T D"], TimeWindow]:
-        """Read the next time points, each with the window that it ends."""
+    def forward(self, x: Float[Tensor, "B T D"], state: WindowState) -> tuple[Float[Tensor, "B T D"], WindowState]:
+        """Process the next time points, ``(batch, tokens, dim)``, each with its window; see `Block.forward`."""
         window, n_tokens = self.config.window_time_points, self.config.tokens_per_time_point
         n_time_points = x.shape[1] // n_tokens
         time_points = torch.cat([state.tokens, x], dim=1)
         windows = time_points.unfold(1, window * n_tokens, n_tokens).mT.flatten(0, 1)
         age = torch.arange(window - 1, -1, -1, device=x.device)
-        seen = state.n_time_points[:, None] + torch.arange(n_time_points, device=x.device)
-        has_been = (age <= seen[..., None]).flatten(0, 1)
+        n_earlier = state.n_time_points[:, None] + torch.arange(n_time_points, device=x.device)
+        is_valid = (age <= n_earlier[..., None]).flatten(0, 1)
         at_a_time = max(1, _TOKENS_AT_A_TIME // (window * n_tokens))
-        parts = zip(torch.split(windows, at_a_time), torch.split(has_been, at_a_time), strict=True)
+        parts = zip(torch.split(windows, at_a_time), torch.split(is_valid, at_a_time), strict=True)
         y = torch.cat([self._read(*part) for part in parts]).view_as(x)
         # A copy: a view would keep the tokens of the whole call alive.
-        kept = time_points[:, time_points.shape[1] - state.tokens.shape[1] :].clone()
-        return y, TimeWindow(kept, (state.n_time_points + n_time_points).clamp(max=window - 1))
+        last = time_points[:, time_points.shape[1] - state.tokens.shape[1] :].clone()
+        return y, WindowState(last, (state.n_time_points + n_time_points).clamp(max=window - 1))
 
-    def _read(self, windows: Tensor, has_been: Tensor) -> Float[Tensor, "N P D"]:
+    def _read(self, windows: Tensor, is_valid: Tensor) -> Float[Tensor, "N P D"]:
         for layer in self.layers[:-1]:
-            windows = layer(windows, has_been, n_asking=self.config.window_time_points)
-        last: Tensor = self.layers[-1](windows, has_been, n_asking=1)
+            windows = layer(windows, is_valid, n_query_time_points=self.config.window_time_points)
+        last: Tensor = self.layers[-1](windows, is_valid, n_query_time_points=1)
         return last
 
 
 class Transformer(Backbone):
-    """Attention over the last time points, and no memory: what a model can know that reads windows.
+    """Attention over the last time points without a memory: the comparison model that reads windows.
 
     Parameters
     ----------

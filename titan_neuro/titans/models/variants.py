@@ -1,4 +1,4 @@
-"""The variants to choose from."""
+"""The variants to choose from, by the setting ``variant``."""
 
 from __future__ import annotations
 
@@ -30,11 +30,9 @@ AnyBackboneConfig = Annotated[
 
 
 def require_causal(config: BackboneConfig, owner: str) -> None:
-    """Raise a `ConfigError` where `owner`, which reads streams time point by time point, got a backbone that sees
-    ahead.
-    """
+    """Raise a `ConfigError` where a backbone that is not causal is given to `owner`, which needs a causal one."""
     if isinstance(config, MACConfig) and not config.causal:
         raise ConfigError(
-            f"{owner}: backbone.causal is False, so that a time point would see later time points of its segment.",
-            "Set backbone.causal to true; False is for encoding whole windows, with MACConfig(...).build() alone.",
+            f"{owner}: backbone.causal is False: a time point would see later time points of its segment.",
+            "Set backbone.causal to true. False is for encoding whole windows with MAC by itself.",
         )

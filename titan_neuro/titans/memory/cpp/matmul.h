@@ -1,4 +1,4 @@
-// Products of small matrices and the few functions around them, with the compiler's vectors.
+// Products of small matrices, and elementwise functions, with the compiler's vector types.
 //
 // Included once for each instruction set (scan.cpp), inside a namespace of its own, with VECTOR_BYTES, TILE_ROWS and
 // TILE_VECTORS set to what its registers hold. All matrices are row-major; columns that a product runs over in vectors
@@ -8,7 +8,7 @@ template <class T>
 struct Simd {
     static constexpr int64_t lanes = VECTOR_BYTES / sizeof(T);
     typedef T Vector __attribute__((vector_size(VECTOR_BYTES)));
-    // The same in memory, wherever it lies.
+    // The same in memory, without an alignment.
     typedef T Memory __attribute__((vector_size(VECTOR_BYTES), aligned(alignof(T)), may_alias));
     using Bits = typename std::conditional<sizeof(T) == 4, uint32_t, uint64_t>::type;
     typedef Bits BitVector __attribute__((vector_size(VECTOR_BYTES)));
@@ -24,7 +24,7 @@ inline void store(T* to, typename Simd<T>::Vector vector) {
     *reinterpret_cast<typename Simd<T>::Memory*>(to) = vector;
 }
 
-// Which terms of a product's sum a column takes part in; the others are known to be 0.
+// Which terms of a product's sum contribute to a column; the others are 0.
 enum class Terms { all, up_to_column, from_column };
 
 // One product `left x right` of a sum of products; `left` may be any matrix with strides, so also a transposed one.
@@ -38,7 +38,7 @@ struct Product {
     Terms terms = Terms::all;
 };
 
-enum class Put { set, add };
+enum class Store { set, add };
 
 template <class T, int n_vectors>
 inline void multiply_tile(
@@ -49,7 +49,7 @@ inline void multiply_tile(
     int n_products,
     T* out,
     int64_t out_stride,
-    Put put
+    Store mode
 ) {
     using Vector = typename Simd<T>::Vector;
     constexpr int64_t lanes = Simd<T>::lanes;
@@ -82,13 +82,13 @@ inline void multiply_tile(
         if (row + r >= n_rows) break;
         T* to = out + (row + r) * out_stride + column;
         for (int v = 0; v < n_vectors; ++v) {
-            store(to + v * lanes, put == Put::set ? sums[r][v] : sums[r][v] + load(to + v * lanes));
+            store(to + v * lanes, mode == Store::set ? sums[r][v] : sums[r][v] + load(to + v * lanes));
         }
     }
 }
 
-// out = (or +=) the sum of the products. `n_columns` is padded. With `is_causal`, what lies below the diagonal (row
-// beyond column) need not be computed and is 0 where it isn't.
+// out = (or +=) the sum of the products. `n_columns` is padded. With `is_causal`, tiles below the diagonal (row >
+// column) are not computed, but set to 0.
 template <class T>
 void multiply(
     int64_t n_rows,
@@ -96,12 +96,12 @@ void multiply(
     std::initializer_list<Product<T>> products,
     T* out,
     int64_t out_stride,
-    Put put = Put::set,
+    Store mode = Store::set,
     bool is_causal = false
 ) {
     constexpr int64_t lanes = Simd<T>::lanes;
     const int n_products = static_cast<int>(products.size());
-    // Narrow tiles leave out more of what is known to be 0.
+    // Narrow tiles skip more of the zeros.
     const bool is_narrow = is_causal || products.begin()->terms != Terms::all;
     for (int64_t column = 0; column < n_columns;) {
         const int64_t n_vectors = std::min<int64_t>(is_narrow ? 1 : TILE_VECTORS, (n_columns - column) / lanes);
@@ -114,13 +114,13 @@ void multiply(
             }
             const Product<T>* first = products.begin();
             switch (n_vectors) {
-                case 1: multiply_tile<T, 1>(row, n_rows, column, first, n_products, out, out_stride, put); break;
-                case 2: multiply_tile<T, 2>(row, n_rows, column, first, n_products, out, out_stride, put); break;
+                case 1: multiply_tile<T, 1>(row, n_rows, column, first, n_products, out, out_stride, mode); break;
+                case 2: multiply_tile<T, 2>(row, n_rows, column, first, n_products, out, out_stride, mode); break;
 #if TILE_VECTORS >= 3
-                case 3: multiply_tile<T, 3>(row, n_rows, column, first, n_products, out, out_stride, put); break;
+                case 3: multiply_tile<T, 3>(row, n_rows, column, first, n_products, out, out_stride, mode); break;
 #endif
 #if TILE_VECTORS >= 4
-                case 4: multiply_tile<T, 4>(row, n_rows, column, first, n_products, out, out_stride, put); break;
+                case 4: multiply_tile<T, 4>(row, n_rows, column, first, n_products, out, out_stride, mode); break;
 #endif
             }
         }
@@ -134,7 +134,7 @@ inline void for_vectors(int64_t size, Function function) {
     for (int64_t i = 0; i < size; i += Simd<T>::lanes) function(i);
 }
 
-// Elements of two vectors in turns: those of their first halves, or those of their last.
+// Interleave the first, or the last, halves of two vectors.
 template <class T, bool is_last, size_t... lane>
 inline typename Simd<T>::Vector interleave(
     typename Simd<T>::Vector x, typename Simd<T>::Vector y, std::index_sequence<lane...>
@@ -182,13 +182,13 @@ void transpose(
     }
 }
 
-// e^x to the last bit or so, for |x| up to about 87 (float) or 708 (double); not a number stays so.
+// e^x, accurate to about the last bit for |x| up to about 87 (float) or 708 (double); NaN remains NaN.
 template <class T>
 inline typename Simd<T>::Vector exponential(typename Simd<T>::Vector x) {
     using Vector = typename Simd<T>::Vector;
     using Bits = typename Simd<T>::BitVector;
     constexpr bool is_float = sizeof(T) == 4;
-    // Adding this leaves the nearest whole number in the last bits.
+    // Adding this leaves the nearest integer in the last bits.
     constexpr T rounder = is_float ? T(12582912.0) : T(6755399441055744.0);
     constexpr T log2_e = T(1.44269504088896340736);
     constexpr T ln2_high = is_float ? T(0.693359375) : T(6.93145751953125e-1);

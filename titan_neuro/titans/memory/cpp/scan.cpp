@@ -1,4 +1,4 @@
-// The dual form on a CPU, compiled. native.py loads it, calls it and says what it is given.
+// The dual form for a CPU. native.py loads and calls the compiled code.
 
 #include <algorithm>
 #include <atomic>
@@ -21,37 +21,37 @@ inline int64_t padded(int64_t size, int64_t line) {
     return (size + line - 1) / line * line;
 }
 
-// A tensor (items, heads, tokens, ...), its last axis contiguous where it has one; strides in elements.
+// A tensor (items, heads, tokens, ...), contiguous along features; strides in elements.
 struct Streams {
     void* data;
     int64_t item_stride, head_stride, token_stride;
 };
 
-// All that a scan is given; native.py has the same. Memories are (items * heads, 2, d_out, d_in) by layer, references
-// without the 2, contiguous; the trace is (items * heads, chunks, trace size).
+// The arguments of a scan; `_Call` in native.py has the same fields. Memories are (items * heads, 2, d_out, d_in) by
+// layer, references (items * heads, d_out, d_in), contiguous; the trace is (items * heads, chunks, trace size).
 struct Call {
     int64_t items, heads, n_chunks, length, depth, n_threads, is_double, instruction_set;
-    double max_delta_norm;  // 0 where nothing is shortened
+    double max_delta_norm;  // 0 where errors are not clamped
     const int64_t* widths;  // depth + 1
     Streams queries, keys, values, alpha, eta, theta, output;
     void *const *memory, *const *reference, *const *memory_after;
     void* trace;
-    Streams by_queries, by_keys, by_values, by_alpha, by_eta, by_theta, by_output;
-    void *const *by_memory, *const *by_reference, *const *by_memory_after;
+    Streams d_queries, d_keys, d_values, d_alpha, d_eta, d_theta, d_output;
+    void *const *d_memory, *const *d_reference, *const *d_memory_after;
 };
 
-// One head's tokens of one chunk.
+// The tokens of one head and one chunk.
 template <class T>
 struct Stream {
-    T* at;
+    T* data;
     int64_t stride;
 };
 
-// Zeroed memory, in pieces that begin at a cache line; all goes at once.
+// Zeroed memory in pieces that start at a cache line; all of it is freed together.
 template <class T>
 class Arena {
 public:
-    T* take(int64_t size) {
+    T* allocate(int64_t size) {
         const int64_t bytes = padded(std::max<int64_t>(size, 1) * sizeof(T), CACHE_LINE);
         pieces.emplace_back(std::aligned_alloc(CACHE_LINE, bytes), &std::free);
         if (!pieces.back()) throw std::bad_alloc();
@@ -107,20 +107,20 @@ namespace any {
 
 using Scan = void (*)(const Call&, bool, std::atomic<int64_t>&);
 
-// Instruction sets that this processor has, the fastest last.
+// The scan for each instruction set of this processor, the fastest last.
 template <class T>
 std::vector<Scan> scans() {
-    std::vector<Scan> found{&any::scan<T>};
+    std::vector<Scan> available{&any::scan<T>};
 #ifdef CHOOSES_AT_RUN_TIME
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-        found.push_back(&avx2::scan<T>);
+        available.push_back(&avx2::scan<T>);
         if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-            found.push_back(&avx512::scan<T>);
+            available.push_back(&avx512::scan<T>);
         }
     }
 #endif
-    return found;
+    return available;
 }
 
 int run(const Call& call, bool is_backward) {
@@ -133,11 +133,11 @@ int run(const Call& call, bool is_backward) {
             ++n_failed;
         }
     };
-    std::vector<std::thread> others;
+    std::vector<std::thread> threads;
     const int64_t n_threads = std::min(call.n_threads, call.items * call.heads);
-    for (int64_t n = 1; n < n_threads; ++n) others.emplace_back(work);
+    for (int64_t n = 1; n < n_threads; ++n) threads.emplace_back(work);
     work();
-    for (std::thread& other : others) other.join();
+    for (std::thread& thread : threads) thread.join();
     return n_failed ? 1 : 0;
 }
 
@@ -154,7 +154,7 @@ int64_t titan_neuro_trace_size(const Call* call) {
     const int64_t size = call->is_double ? sizeof(double) : sizeof(float);
     return any::Layout(*call, CACHE_LINE / size).trace_size;
 }
-// 0, or 1 where there was not enough memory.
+// Returns 1 where memory was insufficient, else 0.
 int titan_neuro_scan(const Call* call) {
     return run(*call, false);
 }

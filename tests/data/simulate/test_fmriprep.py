@@ -1,4 +1,4 @@
-"""A synthetic dataset with everything on: names, sidecars, truth, the head's motion, and the same bytes again."""
+"""A synthetic dataset with every option on: names, sidecars, ground truth, head motion, reproducible bytes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ import pytest
 
 from titan_neuro.data.bids.annex import annex_key
 from titan_neuro.data.simulate import SimulateConfig, simulate
-from titan_neuro.data.simulate.config import screenings
+from titan_neuro.data.simulate.config import run_designs
 from titan_neuro.data.simulate.files import template_brain
 from titan_neuro.data.simulate.head import draw_head, draw_position
 from titan_neuro.data.simulate.images import write_image
-from titan_neuro.data.simulate.scanner import Camera, HeadView
-from titan_neuro.data.simulate.signal import run_time_points, screened_latents, stimulus_latents
+from titan_neuro.data.simulate.scanner import Scanner, SubjectAnatomy
+from titan_neuro.data.simulate.signal import latents_at_volumes, simulate_run, stimulus_latents
 
 FULL = SimulateConfig(
     n_subjects=2,
@@ -39,7 +39,7 @@ MINIMAL = "derivatives/ds003017-fmriprep"
 
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory) -> Path:
-    """Two subjects with all that can be planted, as recorded."""
+    """Two subjects with every kind of signal, recorded by the scanner."""
     root = tmp_path_factory.mktemp("everything") / "synthetic"
     simulate(root, FULL)
     return root
@@ -60,10 +60,10 @@ def test_names_are_the_published_ones(everything, published):
     assert {name for name in names if name.startswith("sub-")} <= raw
     minimal = {name.removeprefix(f"{MINIMAL}/") for name in names if name.startswith(MINIMAL)}
     assert minimal <= derived
-    # What the published derivatives hold of two runs, less surfaces, other templates and the field's coefficients.
-    held_out_index = (".gii", "fsnative", "MNI152NLin6Asym", "coeff", "ribbon", "aseg", "run-03", "run-04", "run-05")
+    # The published derivatives of two runs, without surfaces, other templates and the field's coefficients.
+    not_simulated = (".gii", "fsnative", "MNI152NLin6Asym", "coeff", "ribbon", "aseg", "run-03", "run-04", "run-05")
     of_two = {name for name in derived if name.startswith(("sub-sid000005/", "sub-sid000007/")) and "." in name}
-    assert {name for name in of_two if not any(part in name for part in held_out_index)} == {
+    assert {name for name in of_two if not any(part in name for part in not_simulated)} == {
         name for name in minimal if name.startswith("sub-")
     }
 
@@ -103,7 +103,7 @@ def test_same_seed_same_bytes(everything, tmp_path):
     assert all(annex_key(path).startswith("MD5E-s") for path in binary.values())
 
 
-def test_recordings_lie_as_a_scanner_stores_them(everything):
+def test_recordings_are_oriented_as_a_scanner_stores_them(everything):
     affines = []
     for name in ("sub-sid000005", "sub-sid000007"):
         image = nib.load(everything / name / "func" / f"{name}_task-movie_run-01_bold.nii.gz")
@@ -113,7 +113,7 @@ def test_recordings_lie_as_a_scanner_stores_them(everything):
         np.testing.assert_allclose(nib.affines.voxel_sizes(image.affine), 14, rtol=1e-6)
         affines.append(image.affine)
         data = np.asarray(image.dataobj)
-        # The whole brain is in the picture: nothing touches its edge but by interpolation.
+        # The image covers the whole brain: its edges have no signal except by interpolation.
         edges = np.ones(data.shape[:3], dtype=bool)
         edges[1:-1, 1:-1, 1:-1] = False
         assert (data[edges].mean(-1) < 100).all()
@@ -143,13 +143,13 @@ def test_tissues_fill_the_brain(everything):
         assert of_label[loaded["dseg"] == label].mean() > 2 * of_label[mask & (loaded["dseg"] != label)].mean()
 
 
-def test_truth_says_what_to_recall(everything):
+def test_truth_describes_associations_and_delayed_responses(everything):
     truth = json.loads((everything / "truth.json").read_text())
     associations, delayed_responses = truth["associations"], truth["delayed_responses"]
     labels = np.asarray(nib.load(everything / associations["voxel_image"]).dataobj)
-    names = pd.read_csv(everything / "derivatives/truth/desc-recall_dseg.tsv", sep="\t").set_index("index")["name"]
-    assert names.to_dict() == {1: "cue", 2: "response", 3: "news", 4: "echo-1", 5: "echo-2"}
-    assert delayed_responses["lags_s"] == {"echo-1": 10, "echo-2": 30}
+    names = pd.read_csv(everything / "derivatives/truth/desc-memory_dseg.tsv", sep="\t").set_index("index")["name"]
+    assert names.to_dict() == {1: "cue", 2: "response", 3: "source", 4: "delayed-1", 5: "delayed-2"}
+    assert delayed_responses["lags_s"] == {"delayed-1": 10, "delayed-2": 30}
     patterns = {**associations["patterns"], **delayed_responses["patterns"]}
     for index, name in names.items():
         image = np.asarray(nib.load(everything / patterns[name]).dataobj)
@@ -162,38 +162,38 @@ def test_truth_says_what_to_recall(everything):
     pairing = associations["pairing"]["sub-sid000007"]
     assert len(cues) > 0
     assert [pairing[cue - 1] for cue in cues["cue"]] == list(cues["response"])
-    shown = cues.dropna()
-    assert (shown["response_onset"] - shown["onset"] == associations["lag_s"]).all()
+    complete = cues.dropna()
+    assert (complete["response_onset"] - complete["onset"] == associations["lag_s"]).all()
     assert cues["onset"].between(run["fixation"], run["fixation"] + run["stimulus"] - 1).all()
-    news = pd.read_csv(
-        everything / "derivatives/truth/sub-sid000007/func/sub-sid000007_task-movie_run-02_desc-news_timeseries.tsv",
+    sources = pd.read_csv(
+        everything / "derivatives/truth/sub-sid000007/func/sub-sid000007_task-movie_run-02_desc-source_timeseries.tsv",
         sep="\t",
     )
-    assert list(news["volume"]) == list(range(run["fixation"] - 30, run["fixation"] + run["stimulus"]))
+    assert list(sources["volume"]) == list(range(run["fixation"] - 30, run["fixation"] + run["stimulus"]))
 
 
-def test_memory_does_not_grow_with_the_length(tmp_path):
+def test_memory_does_not_grow_with_run_length(tmp_path):
     config = SimulateConfig(n_runs=5, volume_scale=1, voxel_size_mm=20, transforms=True)
-    brain, run = template_brain(config), screenings(config)[4]
+    brain, run = template_brain(config), run_designs(config)[4]
     head = draw_head(config, 0, brain.coordinates_mm())
-    camera = Camera(config, HeadView(head, brain), draw_position(config, 0, run, head))
-    stimulus = screened_latents(stimulus_latents(config), run)
+    scanner = Scanner(config, SubjectAnatomy(head, brain), draw_position(config, 0, run, head))
+    stimulus = latents_at_volumes(stimulus_latents(config), run)
 
     def peak(n_volumes: int) -> int:
         tracemalloc.start()
         part = replace(run, n_volumes=n_volumes)
-        volumes = run_time_points(
-            config, 0, part, stimulus=stimulus, regions=brain.regions, baseline=brain.baseline, camera=camera
+        volumes = simulate_run(
+            config, 0, part, stimulus=stimulus, regions=brain.regions, baseline=brain.baseline, scanner=scanner
         )
-        write_image(tmp_path / "bold.nii.gz", camera.grid, volumes, n_volumes=n_volumes)
+        write_image(tmp_path / "bold.nii.gz", scanner.grid, volumes, n_volumes=n_volumes)
         size = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return size
 
     peak(2)
-    # Eight times the volumes; what is longer is the drift's few numbers a volume.
-    one_time_point = 2 * camera.n_voxels
-    assert peak(803) - peak(100) < 20 * one_time_point < 703 * one_time_point / 30
+    # Eight times the volumes; only the drift's few numbers per volume grow.
+    one_volume = 2 * scanner.n_voxels
+    assert peak(803) - peak(100) < 20 * one_volume < 703 * one_volume / 30
 
 
 def test_heads_move_as_configured():
@@ -202,7 +202,7 @@ def test_heads_move_as_configured():
     degrees, shifts, displacement = [], [], []
     for subject in (0, 8, 16, 24):
         head = draw_head(config, subject, brain)
-        for run in screenings(config):
+        for run in run_designs(config):
             position = draw_position(config, subject, run, head)
             motion = position.volume_from_boldref
             center = position.boldref_from_t1w @ [*head.center_mm, 1]
@@ -211,9 +211,9 @@ def test_heads_move_as_configured():
             degrees.append(np.rad2deg(angles))
             steps = np.abs(np.diff(shifts[-1], axis=0)).sum(1) + 50 * np.abs(np.diff(angles, axis=0)).sum(1)
             displacement.append(steps)
-    # The run's mean is taken out of courses that are correlated over a minute: some of the variance goes with it.
-    for courses in (shifts, degrees):
-        assert np.concatenate(courses).std() == pytest.approx(0.3, rel=0.12)
+    # The parameters are correlated over a minute: removing the run's mean removes some of their variance.
+    for parameters in (shifts, degrees):
+        assert np.concatenate(parameters).std() == pytest.approx(0.3, rel=0.12)
     framewise = np.concatenate(displacement)
     assert 0.04 < np.median(framewise) < 0.15
     assert 0.002 < (framewise > 0.5).mean() < 0.02

@@ -1,0 +1,95 @@
+"""The recorded surprise must be the norm of the gradients that the memories are written with."""
+
+import numpy as np
+import pytest
+import torch
+from event_runs import N_TIME_POINTS, event_run, persistence_forecaster
+from recall_runs import N_FEATURES, small_forecaster
+
+from titan_neuro.errors import MismatchError
+from titan_neuro.forecaster.recall.recall import RecallConfig
+from titan_neuro.probing.tools.memory_surprise import (
+    ACTIVITY,
+    BACKBONE_MEMORY,
+    GLOBAL_SIGNAL,
+    MEASURES,
+    PREDICTION,
+    block_time_points,
+    prediction_pair,
+    record_activity_change,
+    record_surprise,
+)
+from titan_neuro.titans.layers import NeuralMemoryConfig
+
+
+@pytest.mark.parametrize("n_heads, depth", [(1, 1), (2, 2)])
+def test_layer_surprise_is_norm_of_its_gradient(n_heads, depth):
+    torch.manual_seed(0)
+    config = NeuralMemoryConfig(n_heads=n_heads, depth=depth, chunk_time_points=4, max_delta_norm=None)
+    memory = config.build(dim=8, tokens_per_time_point=1)
+    before = memory.init_state(3)
+    x = torch.randn(3, 1, 8)
+    _, after = memory(x, before)
+    _, _, theta = memory.gate_values(x)
+    # The first token's momentum is its gradient, times the step.
+    norms = [(part.flatten(2).norm(dim=2) / theta[..., 0]).square().sum(1) for part in after.memory.momentum]
+    torch.testing.assert_close(memory.surprise(x, before)[:, 0], sum(norms).sqrt())
+    with pytest.raises(MismatchError, match="reach beyond the chunk"):
+        memory.surprise(torch.randn(3, 4, 8), after)
+
+
+def test_forecast_memory_surprise_is_forecast_error():
+    memory = persistence_forecaster().recall.memory
+    torch.manual_seed(1)
+    features, errors = torch.randn(1, 8, 2, memory.key_map.shape[-1]), torch.randn(1, 8, 2, N_FEATURES)
+    context = torch.randn(1, 8, 8)
+    surprise = memory.surprise(features, errors, context, memory.init_state(1))
+    # An empty memory forecasts 0; the keys are the queries of one time point ago and of three.
+    queries, _, _ = memory._queries_and_keys(features, context, memory.init_state(1).pending)
+    expected = sum(
+        (4 * errors[0, 4, k].square().sum() * queries[0, 4 - h, k].square().sum()) for k, h in enumerate((1, 3))
+    )
+    torch.testing.assert_close(surprise[0, 4], expected.sqrt())
+    assert surprise[0, 0] == 0, "there was no forecast of the first time point"
+    with pytest.raises(MismatchError, match="reach beyond the chunk"):
+        memory.surprise(*(torch.cat([part] * 6, dim=1) for part in (features, errors, context)), memory.init_state(1))
+
+
+def test_surprise_is_independent_of_blocks(monkeypatch):
+    model, run = persistence_forecaster(), event_run(1)
+    at_once = record_surprise(model, run)
+    assert block_time_points(model) == 40
+    monkeypatch.setattr("titan_neuro.probing.tools.memory_surprise.block_time_points", lambda _: 5)
+    in_parts = record_surprise(model, run)
+    for name in MEASURES:
+        np.testing.assert_allclose(at_once[name], in_parts[name], rtol=2e-3, atol=1e-4, err_msg=name)
+        assert at_once[name].shape == (N_TIME_POINTS,)
+    assert not model.recall.memory._forward_pre_hooks, "the hooks are removed"
+
+
+def test_prediction_change_compares_forecasts_of_one_target():
+    assert prediction_pair((1, 2, 3, 6, 10)) == (0, 1, 1)
+    assert prediction_pair((1, 4, 6)) == (1, 2, 2)
+    assert prediction_pair((5,)) == (0, 0, 1)
+    model, run = persistence_forecaster(), event_run(1)
+    forecasts, _ = model.step(run.series, model.init_state())
+    expected = (forecasts[2:, 0] - forecasts[:-2, 1]).square().mean(1).sqrt()
+    recorded = record_surprise(model, run)[PREDICTION]
+    assert np.isnan(recorded[:2]).all()
+    np.testing.assert_allclose(recorded[2:], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_activity_change_agrees_with_numpy():
+    run = event_run(1)
+    recorded, series = record_activity_change(run), run.series.numpy().astype(float)
+    np.testing.assert_allclose(recorded[ACTIVITY][1:], np.sqrt((np.diff(series, axis=0) ** 2).mean(1)), rtol=1e-5)
+    np.testing.assert_allclose(recorded[GLOBAL_SIGNAL][1:], np.abs(np.diff(series.mean(1))), rtol=1e-3, atol=1e-6)
+    assert np.isnan([recorded[ACTIVITY][0], recorded[GLOBAL_SIGNAL][0]]).all()
+
+
+def test_blocks_fit_chunks_of_both_memories():
+    recall = RecallConfig(width=8, n_components=4, key_lags=2, key_components=2, group_width=4, chunk_time_points=12)
+    model = small_forecaster(recall=recall).eval()
+    assert block_time_points(model) == 4
+    run = event_run(1, series=event_run(1).series.numpy()[:60])
+    assert np.isfinite(record_surprise(model, run)[BACKBONE_MEMORY]).all()

@@ -1,0 +1,61 @@
+"""What MAG and MAL share: a memory and sliding-window attention."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+from pydantic import Field
+
+from titan_neuro.titans.config import settings
+from titan_neuro.titans.layers import WindowAttention, WindowAttentionState
+from titan_neuro.titans.models.memory_block import AttentionBackboneConfig, MemoryBlock, MemoryBlockState
+
+
+@settings
+class WindowBackboneConfig(AttentionBackboneConfig):
+    """Size of the backbone: the settings of `AttentionBackboneConfig`, and its window.
+
+    Attributes
+    ----------
+    window_time_points : int
+        Time points that attention sees, including the token's own.
+    """
+
+    window_time_points: Annotated[int, Field(ge=1)] = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowBlockState(MemoryBlockState):
+    """What one block carries from one call to the next: the memory, and the window.
+
+    Attributes
+    ----------
+    attention : WindowAttentionState
+        Keys and values of the window's time points.
+    """
+
+    attention: WindowAttentionState
+
+
+class WindowBlock(MemoryBlock[WindowBlockState]):
+    """A residual block with a memory and sliding-window attention; `mix` says how the two are combined.
+
+    Parameters
+    ----------
+    config : WindowBackboneConfig
+    """
+
+    def __init__(self, config: WindowBackboneConfig) -> None:
+        super().__init__(config)
+        self.attention = WindowAttention(
+            config.dim,
+            n_heads=config.n_heads,
+            n_persistent=config.n_persistent,
+            tokens_per_time_point=config.tokens_per_time_point,
+            window_time_points=config.window_time_points,
+        )
+
+    def init_state(self, batch_size: int) -> WindowBlockState:
+        """State before the first time point of `batch_size` streams."""
+        return WindowBlockState(self.memory.init_state(batch_size), self.attention.init_state(batch_size))
