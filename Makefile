@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 DEMO := demo
 TORCH := $(shell grep '^torch==' constraints.txt)
 WORKERS ?= 2
+PARALLEL := -n $(WORKERS) --dist loadgroup --durations=10
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo test test-slow lint clean
+.PHONY: install demo test test-rest test-all lint clean
 
 install: $(VENV)/.installed
 
@@ -19,7 +20,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt setup.py $(wildcard titan_neu
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,pipelines]'
 	touch $@
 
-# The main job on a synthetic dataset of ds003017. What is done already is not done again.
+# The main job on a synthetic copy of ds003017's layout. What is done is not repeated.
 demo: install
 	$(BIN)/titan-neuro simulate $(DEMO)/ds003017-synthetic
 	$(BIN)/titan-neuro fetch $(DEMO)/ds003017-synthetic $(DEMO)/bids
@@ -27,11 +28,14 @@ demo: install
 	$(BIN)/titan-neuro run $(DEMO)/bids $(DEMO)/output group --config-file pipelines/demo.yaml --nprocs 1
 	@echo "Report: $(abspath $(DEMO)/output/report.html)"
 
+# Minutes on two cores: before every commit. What needs Slurm, a browser or more than a minute is in `test-rest`.
 test: install lint
-	$(BIN)/pytest -m 'not slow' -n $(WORKERS) --dist loadgroup
+	$(BIN)/pytest -m 'not slow and not slurm and not browser' $(PARALLEL)
 
-test-slow: install
-	$(BIN)/pytest -m slow
+test-rest: install
+	$(BIN)/pytest -m 'slow or slurm or browser' $(PARALLEL)
+
+test-all: test test-rest
 
 lint: install
 	$(BIN)/ruff check .

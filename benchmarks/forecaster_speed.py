@@ -114,7 +114,7 @@ def at_twenty(sizes: Sizes) -> Iterator[Result]:
 
 
 def _frame_by_time_point(size: str, mine: nn.Module, theirs: nn.Module, seconds: float) -> Iterator[Result]:
-    """Row `time_point`: a forecast from each new time point, the peer given its last 20, or keeping the tokens of 19."""
+    """Row `time_point`: a forecast from each new time point; the peer reads its last 20, or keeps the tokens of 19."""
     series = torch.randn(1, WINDOW, mine.n_features)
     with torch.inference_mode():
         tokens, (_, state) = theirs.tokenizer(series), mine(series)
@@ -347,7 +347,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         results, gate = measure(sizes, arguments.rows)
         how = {
             "how": "one thread, processor time, float32; at T 20 the sides take turns in one process (minima), streams "
-            "and peak memory are measured in a fresh process each; ratios of train, infer and time point are above 1 in our "
+            "and peak memory are measured in fresh processes; ratios of train, infer, time point are above 1 in our "
             "favor",
             "limits": f"the peer is not run beyond {sizes.limit_bytes / 1e9:.0f} GB or {sizes.limit_s:.0f} s a pass",
             "gate": gate,

@@ -269,7 +269,8 @@ def main(arguments: list[str]) -> int:
     logging.getLogger("titan_neuro").setLevel(logging.WARNING)
     size, results = Size(), {}
     metadata = provenance(arguments) | {
-        "simulated": f"{size.n_subjects} subjects, {size.n_runs} runs, {size.voxel_size_mm:g} mm; {SHARED}; {SYNTHETIC_DATASETS}",
+        "simulated": f"{size.n_subjects} subjects, {size.n_runs} runs, {size.voxel_size_mm:g} mm; {SHARED}; "
+        f"{SYNTHETIC_DATASETS}",
         "settings": f"preset parcels, {', '.join(size.settings)}; {options.seeds} seed(s)",
     }
     with tempfile.TemporaryDirectory() as temporary:

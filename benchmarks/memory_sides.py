@@ -174,7 +174,7 @@ def check_same_numbers(width: int, depth: int, n_tokens: int = 2 * CHUNK + 22) -
         raise BenchmarkError(
             f"width {width}, L {depth}: outputs and gradients differ from titans-pytorch's by {worst:.1e}, allowed are "
             f"{TOLERANCE:.0e}. Nothing is timed.",
-            "Is it titans-pytorch 0.5.5? Do the tests in tests/ops/neural_memory pass?",
+            "Is it titans-pytorch 0.5.5? Do the tests in tests/titans/memory pass?",
         )
     return worst
 

@@ -1,11 +1,11 @@
-"""Does the memory remember? Recall tasks that attention over a window can't solve, up to 16 times the training length.
+"""Recall tasks that attention over a window can't solve, at up to 16 times the training length.
 
-``python benchmarks/memory_tasks.py`` trains every model on one task with one seed, in minutes; ``--full`` makes the
-whole table. Models differ in how tokens are brought together, in nothing else: the same embedding, width, feed-forward
-part and training. A window sees 8 tokens; what is asked for lies at least 16 back, beyond the window Transformer's two
-layers too. "Frozen" is the same trained model, asked once more with nothing written into its memory; "spared" the same
-with nothing written, and nothing forgotten, at the tokens that nobody will ask for: what it then answers and does not
-answer otherwise, it had learned and lost.
+``python benchmarks/memory_tasks.py`` trains every model on one task with one seed, in minutes; ``--full`` computes the
+whole table. The models differ only in how they mix tokens: embedding, width, feed-forward part and training are the
+same. A window has 8 tokens; the answer is at least 16 tokens back, beyond the reach of the window Transformer's two
+layers. "Frozen" is the trained model evaluated without writing into its memory. "Spared" is the trained model evaluated
+without writing and forgetting at filler tokens, which no question depends on: an answer that is right only then was
+learned and overwritten.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def distinct(generator: torch.Generator, batch: int, n: int, among: int) -> Tens
 
 
 def key_value_recall(generator: torch.Generator, batch: int, length: int, n: int = 6) -> Batch:
-    """Pairs of key and value, filler, and the keys once more, in another order: name the values."""
+    """Pairs of key and value, filler, and the keys again in another order: predict the values."""
     keys, order = distinct(generator, batch, n, N_KEYS) + N_SYMBOLS, distinct(generator, batch, n, n)
     values = torch.randint(N_SYMBOLS, (batch, n), generator=generator)
     filler = torch.randint(N_SYMBOLS, (batch, length - 3 * n), generator=generator)
@@ -58,7 +58,7 @@ def key_value_recall(generator: torch.Generator, batch: int, length: int, n: int
 
 
 def copy(generator: torch.Generator, batch: int, length: int, n: int = 20) -> Batch:
-    """A row of different symbols, separators, and the row again: name each next symbol, from the second on."""
+    """A row of different symbols, separators, and the row again: predict each next symbol, from the second on."""
     row = distinct(generator, batch, n, SEPARATOR)
     filler = torch.full((batch, max(1, length - 2 * n)), SEPARATOR)
     ids = torch.cat([row, filler, row], dim=1)[:, :-1]
@@ -66,7 +66,7 @@ def copy(generator: torch.Generator, batch: int, length: int, n: int = 20) -> Ba
 
 
 def induction_heads(generator: torch.Generator, batch: int, length: int) -> Batch:
-    """Random symbols, one special token among them, and the special token again: what came after it?"""
+    """Random symbols with one special token, and the special token again: predict the symbol that followed it."""
     ids = torch.randint(N_SYMBOLS, (batch, length), generator=generator)
     place = torch.randint(length - DISTANCE - 2, (batch, 1), generator=generator)
     ids.scatter_(1, place, SEPARATOR)
@@ -75,7 +75,7 @@ def induction_heads(generator: torch.Generator, batch: int, length: int) -> Batc
 
 
 def needle(generator: torch.Generator, batch: int, length: int, n: int = 4) -> Batch:
-    """Four keys at random places of a haystack, a value behind each; at the end all four keys: name the values."""
+    """Four keys at random positions, each followed by a value; at the end all four keys: predict the values."""
     ids = torch.randint(N_SYMBOLS, (batch, length), generator=generator)
     places = 2 * distinct(generator, batch, n, (length - DISTANCE - n) // 2)
     keys, order = distinct(generator, batch, n, N_KEYS // 2) + N_SYMBOLS, distinct(generator, batch, n, n)
@@ -85,7 +85,7 @@ def needle(generator: torch.Generator, batch: int, length: int, n: int = 4) -> B
 
 
 def asked(ids: Tensor, answers: Tensor) -> Tensor:
-    """Targets: nothing is asked for but `answers`, at the last tokens."""
+    """Targets, ``(batch, tokens)``: `answers` at the last tokens, ignored elsewhere."""
     targets = torch.full_like(ids, IGNORED)
     targets[:, -answers.shape[1] :] = answers
     return targets
@@ -113,19 +113,19 @@ class WindowTransformer(nn.Module):
         self.feed_forward = nn.ModuleList(FeedForward(DIM, width=2 * DIM) for _ in range(2))
         self.norms = nn.ModuleList(nn.RMSNorm(DIM, eps=1e-5) for _ in range(5))
 
-    def forward(self, ids: Tensor, *, memory_frozen: bool = False) -> tuple[Tensor, None]:
+    def forward(self, ids: Tensor, *, memory_frozen: bool = False) -> Tensor:
         """Token ids to logits; there is no memory to freeze."""
         x = self.embedding(ids)
         for layer, (attention, feed_forward) in enumerate(zip(self.attention, self.feed_forward, strict=True)):
             x = x + attention(self.norms[2 * layer](x), attention.init_state(len(ids)))[0]
             x = x + feed_forward(self.norms[2 * layer + 1](x))
-        return F.linear(self.norms[-1](x), self.embedding.weight), None
+        return F.linear(self.norms[-1](x), self.embedding.weight)
 
 
 def build(name: str) -> nn.Module:
     """Make a model by its name in the table."""
     memory = NeuralMemoryConfig(n_heads=2, depth=1, chunk_time_points=WINDOW)
-    shared = {"dim": DIM, "n_layers": 1, "tokens_per_time_point": 1, "memory": memory}
+    shared = {"dim": DIM, "n_layers": 1, "memory": memory}
     attending = {**shared, "n_heads": 2}
     configs = {
         "LMM": lambda: LMMConfig(**shared),
@@ -172,7 +172,7 @@ def run(trial: Trial) -> dict[str, object]:
     for _ in range(trial.n_steps):
         length = int(torch.randint(3 * TRAINING_LENGTH // 4, TRAINING_LENGTH + 1, (1,), generator=generator))
         ids, targets = make(generator, BATCH_SIZE, length)
-        logits, _ = model(ids)
+        logits = model(ids)
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
         optimizer.zero_grad()
         loss.backward()
@@ -197,35 +197,35 @@ def _rate(step: int, n_steps: int) -> float:
 def accuracy(
     model: nn.Module, make: Callable[..., Batch], length: int, *, frozen: bool = False, spared: bool = False
 ) -> float:
-    """Share of right answers, on sequences that no training saw."""
+    """Fraction of right answers, on sequences that were not trained on."""
     generator, n_right, n_asked = torch.Generator().manual_seed(10_000), 0, 0
     for _ in range(N_EVALUATED // BATCH_SIZE):
         ids, targets = make(generator, BATCH_SIZE, length)
         is_asked = targets != IGNORED
         with closed_gates(model, is_filler(ids, targets)) if spared else contextlib.nullcontext():
-            answers = model(ids, memory_frozen=frozen)[0].argmax(-1)
+            answers = model(ids, memory_frozen=frozen).argmax(-1)
         n_right += int((answers == targets)[is_asked].sum())
         n_asked += int(is_asked.sum())
     return n_right / n_asked
 
 
 def is_filler(ids: Tensor, targets: Tensor) -> Tensor:
-    """Tokens that nobody asks for: no question, and not where it was told, the answer behind, or the token after it."""
+    """Tokens that no question depends on: neither a question nor the key, its value or the token after it."""
     is_question = targets != IGNORED
     questions = ids[is_question].view(len(ids), 1, -1)
-    told = (ids.unsqueeze(-1) == questions).any(-1) & ~is_question
-    near = told.clone()
-    near[:, 1:] |= told[:, :-1]
-    near[:, 2:] |= told[:, :-2]
-    return ~(near | is_question)
+    is_key = (ids.unsqueeze(-1) == questions).any(-1) & ~is_question
+    is_needed = is_key.clone()
+    is_needed[:, 1:] |= is_key[:, :-1]
+    is_needed[:, 2:] |= is_key[:, :-2]
+    return ~(is_needed | is_question)
 
 
 @contextlib.contextmanager
 def closed_gates(model: nn.Module, places: Tensor) -> Iterator[None]:
-    """At `places`, ``(batch, tokens)`` of one stream, no memory of the model forgets or takes a step."""
+    """At `places`, bool ``(batch, tokens)``, close the gates of forgetting and step size of all memories."""
     memories = [module for module in model.modules() if isinstance(module, NeuralMemory)]
     if memories and isinstance(model.backbone.config, MALConfig):
-        # This one's memory is told its persistent tokens first.
+        # This memory reads the persistent tokens first.
         places = F.pad(places, (model.backbone.config.n_persistent, 0))
     hooks = [memory.gates.register_forward_hook(_close_gates(places)) for memory in memories]
     try:
@@ -249,7 +249,7 @@ def _close_gates(places: Tensor) -> Callable[[nn.Module, tuple[Tensor], Tensor],
 
 
 def table(results: list[dict]) -> str:
-    """Mean accuracy over the seeds, the least in brackets; bold where every seed solves it."""
+    """Mean accuracy over the seeds, the minimum in brackets; bold where every seed solves the task."""
     columns = [(name, "accuracy", name) for name in MODELS]
     columns += [(name, kind, f"{name} {kind}") for kind in ("frozen", "spared") for name in WITH_MEMORY]
     header, lines = ["task", "length", *(title for _, _, title in columns)], []
@@ -262,11 +262,11 @@ def table(results: list[dict]) -> str:
     return markdown_table(header, lines)
 
 
-def _cell(found: list[float]) -> str:
-    if not found:
+def _cell(accuracies: list[float]) -> str:
+    if not accuracies:
         return "-"
-    text = f"{sum(found) / len(found):.2f} ({min(found):.2f})"
-    return f"**{text}**" if min(found) >= SOLVED else text
+    text = f"{sum(accuracies) / len(accuracies):.2f} ({min(accuracies):.2f})"
+    return f"**{text}**" if min(accuracies) >= SOLVED else text
 
 
 def main(arguments: list[str]) -> None:
@@ -285,13 +285,13 @@ def main(arguments: list[str]) -> None:
     trials = [Trial(task, model, seed, options.steps) for seed in seeds for task in tasks for model in options.models]
     metadata = provenance(arguments) | {
         "training": f"{options.steps} steps of {BATCH_SIZE} sequences of {TRAINING_LENGTH} tokens, {len(seeds)} seeds",
-        "window": f"{WINDOW} tokens; what is asked for lies at least {DISTANCE} back",
+        "window": f"{WINDOW} tokens; the answer is at least {DISTANCE} tokens back",
         "chance": f"{1 / N_SYMBOLS:.2f}; copy {1 / SEPARATOR:.2f}",
     }
     results: list[dict] = []
     for result in _run_all(trials, options.processes):
         results.append(result)
-        # What is there so far is kept, should the run be stopped.
+        # Written after each trial, so that a stopped run keeps its results.
         write(options.output, metadata, results)
     print(table(results))
 
@@ -299,10 +299,10 @@ def main(arguments: list[str]) -> None:
 def write(target: Path, metadata: dict, results: list[dict]) -> None:
     """Write JSON, and Markdown beside it, each under a temporary name first."""
     sizes = {result["model"]: result["n_parameters"] for result in results}
-    told = "\n".join(f"- {name}: {value}" for name, value in (metadata | {"parameters": sizes}).items())
-    note = f"Share of right answers: mean over the seeds, the least in brackets; bold where no seed is below {SOLVED}."
+    lines = "\n".join(f"- {name}: {value}" for name, value in (metadata | {"parameters": sizes}).items())
+    note = f"Fraction of right answers: mean over the seeds, minimum in brackets; bold where no seed is below {SOLVED}."
     write_json(target, {**metadata, "results": results})
-    write_text(target.with_suffix(".md"), f"# Recall tasks\n\n{told}\n\n{note}\n\n{table(results)}\n")
+    write_text(target.with_suffix(".md"), f"# Recall tasks\n\n{lines}\n\n{note}\n\n{table(results)}\n")
 
 
 def _run_all(trials: list[Trial], n_processes: int) -> Iterable[dict]:

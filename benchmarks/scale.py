@@ -277,7 +277,10 @@ def budapest_tables(measured: Measured) -> dict[str, str]:
             f"{format_number(hours)} h = {format_number(hours / 24 / 365)} years",
         ],
     ]
-    return {"budapest": markdown_table(["quantity", "formula", "value"], rows), "budapest-gpus": _gpus(measured, hours, n_jobs)}
+    return {
+        "budapest": markdown_table(["quantity", "formula", "value"], rows),
+        "budapest-gpus": _gpus(measured, hours, n_jobs),
+    }
 
 
 def _gpus(measured: Measured, hours: float, n_jobs: int) -> str:
@@ -348,7 +351,10 @@ def large_tables(measured: Measured) -> dict[str, str]:
         )
     header = ["model", "store: 2 x features x volumes", "linear skip, two cores: a x ...", "two cores: N / (r1 x s)"]
     header += [f"g = {speed_up}: hours; GPUs for a week" for speed_up in SPEED_UPS]
-    return {"large": markdown_table(["quantity", "formula", "value"], rows), "large-training": markdown_table(header, by_shape)}
+    return {
+        "large": markdown_table(["quantity", "formula", "value"], rows),
+        "large-training": markdown_table(header, by_shape),
+    }
 
 
 def limits_table(measured: Measured) -> str:

@@ -236,7 +236,7 @@ def measure(sizes: Sizes, folder: Path) -> tuple[list[Result], dict[str, Any]]:
     grids = {name: side.warm for name, side in windows(sides, sizes, grid=True).items()}
     results += compare("grid, warm", grids, WINDOW)
     metadata = {
-        "run": f"{sizes.n_time_points} time points of {space.n_features:,} voxels of {' x '.join(map(str, space.mask.shape))}",
+        "run": f"{sizes.n_time_points} volumes, {space.n_features} voxels of {' x '.join(map(str, space.mask.shape))}",
         "gate": errors,
         "from_disk_in_a_cold_window_mb": {
             name: round(statistics.median(side.disk) / 1e6, 1) for name, side in found["window"].items()

@@ -68,7 +68,7 @@ class Side(Protocol):
         ...
 
     def grid(self, start: int, stop: int) -> Tensor:
-        """Time points ``start <= t < stop``: float32 ``(time, x, y, z)``, 0 outside the mask, in whatever memory order."""
+        """Time points ``start <= t < stop``: float32 ``(time, x, y, z)``, 0 outside the mask, in any memory order."""
         ...
 
     def forget(self) -> None:

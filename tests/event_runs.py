@@ -54,8 +54,9 @@ def persistence_forecaster(*, recall=LONG_CHUNKS, horizons=(1, 3), backbone=None
         model.linear_skip.coefficients[:, 0] = 1
         if model.recall is not None:
             model.recall.basis.copy_(torch.eye(N_FEATURES))
-            model.recall.innovation_directions.copy_(torch.eye(N_FEATURES)[: model.recall.sizes.n_components])
-            model.recall.autoregression.directions.copy_(torch.eye(N_FEATURES)[: model.recall.sizes.n_components])
+            directions = torch.eye(N_FEATURES)[: model.recall.sizes.n_components]
+            model.recall.innovation_directions.copy_(directions)
+            model.recall.autoregression.directions.copy_(directions)
             keys = model.recall.memory.key_map
             keys.copy_(torch.randn(keys.shape) / keys.shape[-1] ** 0.5)
     return model

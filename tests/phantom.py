@@ -1,7 +1,7 @@
 """A known pattern on the template, recorded through known motion, distortion, coregistration and warp.
 
-Everything is analytic and written by hand in the formats of fMRIPrep's minimal output, so that nothing of the code
-under test takes part: a voxel of the recording is traced back to the template by fixed-point iteration.
+Everything is analytic, and written in the formats of fMRIPrep's minimal output without using the code under test: each
+voxel of the recording is traced back to the template by fixed-point iteration.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def test_with_shuffled_phases_nobody_beats_autoregression(prepared, capsys):
 
 def test_a_shifted_target_is_found_out(prepared, monkeypatch, capsys):
     def shifted(observed, scored, horizons, n_time_points):
-        """What `scored_targets` gives, one time point late: each target is the time point that the model has just read."""
+        """Targets one time point late: each is the time point that the model has just read."""
         for mask, targets in scored_targets(observed, scored, horizons, n_time_points):
             yield mask, observed[:n_time_points][mask[: len(observed)]] if len(targets) else targets
 

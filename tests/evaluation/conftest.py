@@ -96,11 +96,10 @@ def make_forecaster():
         model.linear_skip.coefficients.normal_(std=0.2)
         recall = model.recall
         recall.basis.copy_(torch.linalg.qr(torch.randn(n_features, recall.width)).Q.mT)
-        autoregression = recall.autoregression
         for fitted in (
-            autoregression.directions,
+            recall.autoregression.directions,
             recall.innovation_directions,
-            autoregression.weights,
+            recall.autoregression.weights,
             recall.memory.key_map,
         ):
             fitted.normal_(std=0.2)

@@ -137,7 +137,7 @@ class KnowsThePosition:
     def fit(self, runs):
         self.fitted = [run.key for run in runs]
 
-    def follow(self, run, first_time_point):
+    def bind(self, run, first_time_point):
         self.asked.append((run.key, first_time_point))
         return self.oracle([run], 0.8, name="intersubject-average")
 

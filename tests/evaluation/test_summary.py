@@ -30,21 +30,26 @@ def pair(*intervals, model="titan-mac", other="var"):
 
 def test_a_win_at_every_lead_time():
     assert summary(scores_of((0.01, 0.05), (0.02, 0.08))) == (
-        "titan-mac beats ar (linear autoregression (AR) of each feature) at every lead time. Its largest skill (error "
-        "removed beyond ar) is 0.050 [0.020, 0.080]. n = 6 subjects."
+        "titan-mac beats ar (linear autoregression) at every lead time. Its largest skill_ar, the error removed "
+        "beyond linear autoregression (skill), is 0.050 [0.020, 0.080]. n = 6 subjects."
     )
 
 
 def test_nothing_is_claimed_beyond_the_intervals():
     text = summary(scores_of((0.01, 0.05), (-0.01, 0.05), (0.0, 0.02), (-0.03, -0.01)))
-    assert "titan-mac beats ar (linear autoregression (AR) of each feature) at a lead time of 1 time point." in text
+    assert "titan-mac beats ar (linear autoregression) at a lead time of 1 time point." in text
     assert "It is not shown to differ from ar at lead times of 2 to 3 time points." in text
     assert "It is worse than ar at a lead time of 4 time points." in text
 
 
+def test_no_difference_at_any_lead_time():
+    text = summary(scores_of((-0.01, 0.05), (-0.02, 0.08)))
+    assert text.startswith("titan-mac is not shown to differ from ar (linear autoregression) at any lead time.")
+
+
 def test_scattered_lead_times_are_counted():
     text = summary(scores_of((0.01, 0.05), (-0.01, 0.05), (0.01, 0.02)))
-    assert "beats ar (linear autoregression (AR) of each feature) at 2 of the 3 lead times." in text
+    assert "beats ar (linear autoregression) at 2 of the 3 lead times." in text
 
 
 def test_two_subjects_are_only_described():
@@ -67,7 +72,7 @@ def test_a_sentence_holds_at_most_three_numbers():
 def test_each_pair_has_its_sentences():
     table = pd.concat([pair((0.01, 0.02), (0.03, 0.04)), pair((-0.1, 0.1), (-0.1, -0.05), other="titan-mac-reset20")])
     beats_var, against_reset = comparisons(table)
-    assert beats_var == "titan-mac beats var (vector autoregression (VAR) in components) at every lead time."
+    assert beats_var == "titan-mac beats var (vector autoregression) at every lead time."
     assert against_reset == (
         "titan-mac is worse than titan-mac-reset20 (memory reset every 20 time points) at a lead time of 2 time "
         "points. It is not shown to differ from titan-mac-reset20 at a lead time of 1 time point."

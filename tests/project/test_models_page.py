@@ -21,12 +21,28 @@ from titan_neuro.titans.models import (
 PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
 
 
-def test_the_language_model_learns_its_text_and_goes_on_with_it():
-    torch.manual_seed(0)
-    [code] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+def examples():
+    return re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+
+
+def run(code):
     names = {}
     exec(compile(code, "docs/models.md", "exec"), names)  # noqa: S102 - our own page
+    return names
+
+
+def test_the_streaming_example_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run(examples()[0])
+    assert names["y"].shape == (2, 8, 64)
+    assert names["model"].config == MACConfig(dim=64, tokens_per_time_point=8)
+
+
+def test_the_language_model_learns_and_continues_its_text():
+    torch.manual_seed(0)
+    names = run(examples()[1])
     assert torch.cat([names["ids"], names["more"]], dim=1).tolist() == [[n % 6 for n in range(20, 40)]]
+    assert names["logits"].shape == (4, 128, 16)
 
 
 @pytest.mark.parametrize("config", [LMMConfig, MACConfig, MAGConfig, MALConfig, GRUConfig, TransformerConfig])

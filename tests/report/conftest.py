@@ -1,24 +1,32 @@
-"""A small output folder with plausible numbers, as the stages leave it."""
+"""A small output folder with plausible numbers, as the stages write it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 
-from titan_neuro.probing.tools.results import SCORES
+from titan_neuro.evaluation.vocabulary import (
+    LEAD_TIME_POINTS,
+    LEAD_TIME_S,
+    METRICS,
+    RESIDUAL_METRICS,
+    ROLLOUT_METRICS,
+    interval_columns,
+)
+from titan_neuro.probing.tools.results import RESULT_SUFFIX, SCORES
 from titan_neuro.report import write_report
+from titan_neuro.report.results import read_results
 
 HORIZONS = (1, 2, 6, 10)
 REPETITION_TIME = 1.5
-METRICS = ("skill_ar", "skill", "r2", "r", "pattern_r")
 BASELINES_AND_TITAN = ("titan-mac", "mean", "persistence", "ar")
 BASELINES = ("mean", "persistence", "ar")
-ROLLOUT_METRICS = ("skill_ar", "r2", "variance_ratio", "bias")
 SUMMARY = (
-    "titan-mac beats linear AR at h = 1, 2 (skill_ar 0.034 [0.025, 0.043], 0.059 [0.052, 0.065]); does not beat linear "
-    "AR at h = 6, 10 (skill_ar 0.004 [-0.009, 0.018], -0.013 [-0.025, 0.000]); 6 subjects."
+    "titan-mac beats ar at lead times of 1 to 2 time points. It is not shown to differ from ar at lead times of 6 to "
+    "10 time points. n = 6 subjects."
 )
 AR_R2 = {1: 0.44, 2: 0.26, 6: 0.02, 10: 0.02}
 TITAN_SKILL = {1: 0.034, 2: 0.061, 6: 0.018, 10: -0.012}
@@ -39,7 +47,7 @@ def write_json(path, content):
 
 
 def scores_of(model, horizon, rng):
-    """One subject's five metrics, near those of the table in the evaluation rules."""
+    """Five metrics of one subject, of a plausible size."""
     r2 = {
         "mean": -0.002,
         "persistence": 2 * AR_R2[horizon] - 1.02,
@@ -78,40 +86,30 @@ class OutputFolder:
         score_rows, subject_rows = [], []
         for model in models:
             for horizon in HORIZONS:
-                own = [scores_of(model, horizon, self.rng) for _ in self.subjects]
+                by_subject = [scores_of(model, horizon, self.rng) for _ in self.subjects]
                 subject_rows += [
-                    (model, subject, horizon, 2, 2 * (300 - horizon), *(f"{one[metric]:.5f}" for metric in METRICS))
-                    for subject, one in zip(self.subjects, own, strict=True)
+                    (model, subject, horizon, 2, 2 * (300 - horizon), *(f"{scores[metric]:.5f}" for metric in METRICS))
+                    for subject, scores in zip(self.subjects, by_subject, strict=True)
                 ]
                 n_subjects = len(self.subjects)
                 kind = "baseline" if model in BASELINES else "model"
                 row = [model, kind, horizon, horizon * REPETITION_TIME, protocol, n_subjects, 2 * n_subjects]
                 row += [2 * n_subjects * (300 - horizon), 1, float("nan")]
                 for metric in METRICS:
-                    values = np.array([one[metric] for one in own])
+                    values = np.array([scores[metric] for scores in by_subject])
                     half = 2 * values.std() / np.sqrt(n_subjects) if n_subjects >= 3 else np.nan
                     row += [float(value) for value in (values.mean(), values.mean() - half, values.mean() + half)]
                 score_rows.append(row)
-        columns = [
-            "model",
-            "kind",
-            "lead_time_points",
-            "lead_time_s",
-            "protocol",
-            "n_subjects",
-            "n_runs",
-            "n_time_points",
-        ]
-        columns += ["n_seeds", "skill_ar_seed_sd"]
-        columns += [f"{metric}{end}" for metric in METRICS for end in ("", "_low", "_high")]
-        write_table(self.group / "task-film_desc-forecast_scores.tsv", columns, score_rows)
-        columns = ["model", "subject", "lead_time_points", "n_runs", "n_time_points", *METRICS]
-        write_table(self.group / "task-film_desc-forecast_subjects.tsv", columns, subject_rows)
+        columns = ["model", "kind", LEAD_TIME_POINTS, LEAD_TIME_S, "protocol", "n_subjects", "n_runs", "n_time_points"]
+        columns += ["n_seeds", "skill_ar_seed_sd", *interval_columns(METRICS)]
+        write_table(self.group / "task-movie_desc-forecast_scores.tsv", columns, score_rows)
+        columns = ["model", "subject", LEAD_TIME_POINTS, "n_runs", "n_time_points", *METRICS]
+        write_table(self.group / "task-movie_desc-forecast_subjects.tsv", columns, subject_rows)
         sidecar = {
             "Protocol": protocol,
             "Folds": [{"number": number} for number in (1, 2, 3)],
             "Summary": summary,
-            "Comparisons": [f"{models[0]} does not beat {models[-1]} at h = 1."],
+            "Comparisons": [f"{models[0]} is not shown to differ from {models[-1]} at every lead time."],
             "MissingCeilings": {"test-retest": "no segment was shown twice to one subject"},
             "LeadTimePoints": list(HORIZONS),
             "RepetitionTime": REPETITION_TIME,
@@ -119,8 +117,19 @@ class OutputFolder:
             "Caveats": [],
             "Space": space,
         }
-        write_json(self.group / "task-film_desc-forecast_scores.json", sidecar)
-        write_json(self.group / "task-film_desc-forecast_subjects.json", {})
+        write_json(self.group / "task-movie_desc-forecast_scores.json", sidecar)
+        write_json(self.group / "task-movie_desc-forecast_subjects.json", {})
+        return self
+
+    def comparisons(self):
+        rows = [
+            ("titan-mac", other, horizon, horizon * REPETITION_TIME, len(self.subjects), 0.02, 0.01, 0.03)
+            for other in ("ar", "persistence")
+            for horizon in HORIZONS
+        ]
+        columns = ["model", "compared_with", LEAD_TIME_POINTS, LEAD_TIME_S, "n_subjects"]
+        columns += interval_columns(["difference"])
+        write_table(self.group / "task-movie_desc-forecastcomparisons_scores.tsv", columns, rows)
         return self
 
     def rollouts(self, models=BASELINES_AND_TITAN):
@@ -133,14 +142,11 @@ class OutputFolder:
                     row += [value, value - 0.01, value + 0.01]
                 rows.append(row)
             residuals.append([model, kind, 0.3, 0.25, 0.35, 14.0, 13.0, 15.0])
-        columns = ["model", "kind", "lead_time_points", "lead_time_s", "n_subjects", "n_targets"]
-        columns += [f"{metric}{end}" for metric in ROLLOUT_METRICS for end in ("", "_low", "_high")]
-        write_table(self.group / "task-film_desc-rollout_scores.tsv", columns, rows)
-        columns = ["model", "kind"]
-        columns += [
-            f"{metric}{end}" for metric in ("autocorrelated_fraction", "ljung_box") for end in ("", "_low", "_high")
-        ]
-        write_table(self.group / "task-film_desc-residuals_scores.tsv", columns, residuals)
+        columns = ["model", "kind", LEAD_TIME_POINTS, LEAD_TIME_S, "n_subjects", "n_targets"]
+        columns += interval_columns(ROLLOUT_METRICS)
+        write_table(self.group / "task-movie_desc-rollout_scores.tsv", columns, rows)
+        columns = ["model", "kind", *interval_columns(RESIDUAL_METRICS)]
+        write_table(self.group / "task-movie_desc-residuals_scores.tsv", columns, residuals)
         return self
 
     def smooth_map(self, center, spread):
@@ -150,8 +156,8 @@ class OutputFolder:
         return np.where(self.mask.get_fdata() > 0, center + spread * field / field.std(), np.nan)
 
     def volume(self, stat, desc, data, space="MNI152NLin2009cAsym"):
-        place = "" if space == "native" else f"_space-{space}"
-        stem = self.group / f"task-film{place}_stat-{stat}_desc-{desc}_statmap"
+        entity = "" if space == "native" else f"_space-{space}"
+        stem = self.group / f"task-movie{entity}_stat-{stat}_desc-{desc}_statmap"
         self.group.mkdir(parents=True, exist_ok=True)
         nibabel.Nifti1Image(data.astype(np.float32), self.mask.affine).to_filename(f"{stem}.nii.gz")
         write_json(Path(f"{stem}.json"), {"Space": space})
@@ -164,7 +170,7 @@ class OutputFolder:
         return self
 
     def parcel_table(self, stat, desc, labels, values):
-        stem = self.group / f"task-film_seg-Schaefer2018_stat-{stat}_desc-{desc}_statmap"
+        stem = self.group / f"task-movie_seg-Schaefer2018_stat-{stat}_desc-{desc}_statmap"
         rows = [(label, float(value)) for label, value in zip(labels, values, strict=True)]
         write_table(Path(f"{stem}.tsv"), ["parcel", "value"], rows)
         write_json(Path(f"{stem}.json"), {"Space": "Schaefer2018"})
@@ -183,10 +189,10 @@ class OutputFolder:
                 mean = 0.05 * (1 - np.exp(-series / 40)) - 0.01 * horizon / 6
                 rows.append((series, series * 1.5, "false", horizon, 6, mean, mean - 0.008, mean + 0.008))
             rows.append((float("nan"), float("nan"), "true", horizon, 6, mean + 0.004, mean - 0.004, mean + 0.012))
-        columns = ("context_time_points", "context_s", "whole_run", "lead_time_points", "n_subjects")
-        columns += ("skill_ar", "skill_ar_low", "skill_ar_high")
-        write_table(self.group / "task-film_desc-contextlength_curve.tsv", columns, rows)
-        write_json(self.group / "task-film_desc-contextlength_curve.json", {})
+        columns = ("context_time_points", "context_s", "whole_run", LEAD_TIME_POINTS, "n_subjects")
+        columns += interval_columns(["skill_ar"])
+        write_table(self.group / "task-movie_desc-contextlength_curve.tsv", columns, rows)
+        write_json(self.group / "task-movie_desc-contextlength_curve.json", {})
         return self
 
     def timescale(self):
@@ -194,9 +200,7 @@ class OutputFolder:
         self.volume("timescale", "contextlength", seconds)
         return self
 
-    def probe(
-        self, name="history-swap", measures=("skill_ar lost at h = 1 time point",), asks="what it loses", **metadata
-    ):
+    def probe(self, name="history-swap", measures=("skill_ar lost at a lead time of 1 time point",), **metadata):
         rows = []
         for measure in measures:
             for condition, control in (("nothing", "False"), ("another subject", "False"), ("untrained", "True")):
@@ -205,10 +209,10 @@ class OutputFolder:
                     row = (measure, condition, control, seconds, value, value - 0.01, value + 0.01, 0.0, -0.005, 0.005)
                     rows.append((*row, 0.00005 if control == "False" else 0.4, len(self.subjects)))
         short = name.replace("-", "")
-        write_table(self.group / f"task-film_desc-{short}_scores.tsv", SCORES, rows)
-        told = {"Probe": name, "Asks": asks, "Summary": f"{name} found <b>something</b>."}
-        told |= {"x": {"Description": "kept before the forecast", "Units": "s"}, "Test": "sign-flip", **metadata}
-        write_json(self.group / f"task-film_desc-{short}_findings.json", told)
+        write_table(self.group / f"task-movie_desc-{short}_scores.tsv", SCORES, rows)
+        content = {"Probe": name, "Asks": "what it loses", "Summary": f"{name} found <b>something</b>."}
+        content |= {"x": {"Description": "kept before the forecast", "Units": "s"}, "Test": "sign-flip", **metadata}
+        write_json(self.group / f"task-movie_desc-{short}{RESULT_SUFFIX}", content)
         return self
 
     def training(self):
@@ -258,16 +262,30 @@ def output_folder(tmp_path, coarse_mask):
 
 
 def fill(output):
-    return output.scores().rollouts().volumes().curve().timescale().probe().training().records()
-
-
-@pytest.fixture
-def full_output(output_folder):
-    """Every part made, volumes in MNI space, six subjects; to be changed as a test likes."""
-    return fill(output_folder())
+    return output.scores().comparisons().rollouts().volumes().curve().timescale().probe().training().records()
 
 
 @pytest.fixture(scope="session")
-def full_report(tmp_path_factory, coarse_mask):
-    """Page of such a folder, written once: to be read only."""
-    return write_report(fill(OutputFolder(tmp_path_factory.mktemp("report") / "out", coarse_mask)).root)
+def shared_output(tmp_path_factory, coarse_mask):
+    """Every part, volumes in MNI space, six subjects; written once, to be read only."""
+    return fill(OutputFolder(tmp_path_factory.mktemp("shared") / "out", coarse_mask))
+
+
+@pytest.fixture(scope="session")
+def shared_results(shared_output):
+    """Its content, read once."""
+    return read_results(shared_output.root)
+
+
+@pytest.fixture
+def full_output(shared_output, output_folder):
+    """A copy of it that a test may change."""
+    output = output_folder()
+    shutil.copytree(shared_output.root, output.root, dirs_exist_ok=True)
+    return output
+
+
+@pytest.fixture(scope="session")
+def full_report(shared_output):
+    """Its page, written once: to be read only."""
+    return write_report(shared_output.root)

@@ -7,7 +7,7 @@ from matplotlib.colors import to_rgba
 from titan_neuro.errors import ImageError, MetadataError
 from titan_neuro.report.brain import map_values, plot_map, space_note, symmetric_limit, voxel_size_mm
 from titan_neuro.report.parcels import networks_of
-from titan_neuro.report.results import read_parcels
+from titan_neuro.report.reading import read_parcels
 
 SCHAEFER = [
     f"7Networks_{side}_{network}_{n}" for side in ("LH", "RH") for network in ("Vis", "Default") for n in (1, 2, 3)
@@ -17,7 +17,7 @@ SCHAEFER = [
 @pytest.fixture
 def write_volume(tmp_path):
     def write(data, affine, stat="skillar"):
-        path = tmp_path / f"task-film_stat-{stat}_desc-titanmacH1_statmap.nii.gz"
+        path = tmp_path / f"task-movie_stat-{stat}_desc-titanmacH1_statmap.nii.gz"
         nibabel.Nifti1Image(np.asarray(data, np.float32), affine).to_filename(path)
         return path
 
@@ -27,7 +27,7 @@ def write_volume(tmp_path):
 @pytest.fixture
 def write_parcels(tmp_path):
     def write(labels, values, stat="r2"):
-        path = tmp_path / f"task-film_stat-{stat}_desc-arH1_statmap.tsv"
+        path = tmp_path / f"task-movie_stat-{stat}_desc-arH1_statmap.tsv"
         rows = [f"{label}\t{value}" for label, value in zip(labels, values, strict=True)]
         path.write_text("\n".join(["parcel\tvalue", *rows]) + "\n", encoding="utf-8")
         return path
@@ -60,16 +60,16 @@ def test_a_voxel_lies_where_its_coordinates_say(write_volume, flip):
     world = np.array([-36.0, 30.0, 24.0])
     data[tuple(np.round(np.linalg.solve(affine[:3, :3], world - affine[:3, 3])).astype(int))] = 0.1
     figure = plot_map(write_volume(data, affine), {"Space": "native"}, "x")
-    found = []
+    centers = []
     for _, image in overlays(figure):
         array, (left, right, bottom, top) = image.get_array(), image.get_extent()
         rows, columns = np.nonzero(~np.ma.getmaskarray(array))
         x = left + (columns + 0.5) * (right - left) / array.shape[1]
         assert image.origin == "upper"
         y = top - (rows + 0.5) * (top - bottom) / array.shape[0]
-        found.append((x.mean(), y.mean()))
-    # One axial cut (x, y) and one sagittal cut (y, z): the map has no more than one layer either way.
-    np.testing.assert_allclose(found, [(-36, 30), (30, 24)], atol=1)
+        centers.append((x.mean(), y.mean()))
+    # One axial slice (x, y) and one sagittal slice (y, z): the map has one layer either way.
+    np.testing.assert_allclose(centers, [(-36, 30), (30, 24)], atol=1)
 
 
 @pytest.mark.parametrize("n_voxels", [1, 2, 3])
@@ -99,7 +99,7 @@ def test_a_timescale_is_drawn_on_a_logarithmic_scale(coarse_mask, write_volume):
     assert [label.get_text() for label in figure.axes[-1].get_xticklabels()] == ["2", "128"]
 
 
-def test_the_picture_says_where_it_lies(coarse_mask, write_volume):
+def test_the_picture_names_its_space(coarse_mask, write_volume):
     data = np.where(coarse_mask.get_fdata() > 0, 0.08, np.nan)
     figure = plot_map(write_volume(data, coarse_mask.affine), {"Space": "native"}, "a <title>")
     words = " ".join(text.get_text() for text in figure.texts).replace("\n", " ")
@@ -109,7 +109,7 @@ def test_the_picture_says_where_it_lies(coarse_mask, write_volume):
 
 @pytest.mark.parametrize(
     ("space", "words"),
-    [("MNI152NLin2009cAsym", "over the MNI152 template"), ("native", "not registered"), ("T1w", "not the template's")],
+    [("MNI152NLin2009cAsym", "over the MNI152 template"), ("native", "not registered"), ("T1w", "in the space T1w")],
 )
 def test_space_note(space, words):
     assert words in space_note({"Space": space})
@@ -123,7 +123,7 @@ def test_values_are_those_of_the_mask(coarse_mask, write_volume):
     assert voxel_size_mm(path) == 12
 
 
-def test_nought_inside_the_mask_is_a_value(coarse_mask, write_volume):
+def test_zero_inside_the_mask_is_a_value(coarse_mask, write_volume):
     inside = coarse_mask.get_fdata() > 0
     path = write_volume(np.where(inside, 0.0, np.nan), coarse_mask.affine)
     assert map_values(path).size == inside.sum()
@@ -132,7 +132,7 @@ def test_nought_inside_the_mask_is_a_value(coarse_mask, write_volume):
     np.testing.assert_allclose(np.concatenate(drawn), 0, atol=1e-8)
 
 
-def test_nought_is_the_outside_of_an_image_without_nan(coarse_mask, write_volume):
+def test_zero_is_outside_in_an_image_without_nan(coarse_mask, write_volume):
     inside = coarse_mask.get_fdata() > 0
     assert map_values(write_volume(np.where(inside, 0.3, 0.0), coarse_mask.affine)).size == inside.sum()
 
@@ -149,22 +149,22 @@ def test_refuses_an_empty_map(coarse_mask, write_volume, fill, message):
         plot_map(write_volume(np.full(coarse_mask.shape, fill), coarse_mask.affine), {}, "x")
 
 
-def test_refuses_a_timescale_of_nought(coarse_mask, write_volume):
+def test_refuses_a_timescale_of_zero(coarse_mask, write_volume):
     data = np.where(coarse_mask.get_fdata() > 0, 2.0, np.nan)
     data[tuple(np.argwhere(np.isfinite(data))[0])] = 0
-    with pytest.raises(ImageError, match="timescales above 0 s were expected, found 0 s"):
+    with pytest.raises(ImageError, match="expected timescales above 0 s, found 0 s"):
         plot_map(write_volume(data, coarse_mask.affine, stat="timescale"), {}, "x")
 
 
 def test_refuses_what_is_no_image(tmp_path):
-    path = tmp_path / "task-film_stat-r2_desc-arH1_statmap.nii.gz"
+    path = tmp_path / "task-movie_stat-r2_desc-arH1_statmap.nii.gz"
     path.write_bytes(b"not gzip")
     with pytest.raises(ImageError, match="can't be read"):
         plot_map(path, {}, "x")
 
 
 def test_refuses_four_dimensions(write_volume):
-    with pytest.raises(ImageError, match=r"3 dimensions was expected, found the shape \(3, 3, 3, 2\)"):
+    with pytest.raises(ImageError, match=r"expected a map of 3 dimensions, found the shape \(3, 3, 3, 2\)"):
         plot_map(write_volume(np.ones((3, 3, 3, 2)), np.eye(4)), {}, "x")
 
 
@@ -210,7 +210,7 @@ def test_refuses_parcels_without_a_value(write_parcels):
         plot_map(write_parcels(["a", "b"], ["n/a", "n/a"]), {}, "x")
 
 
-def test_pyplot_never_hears_of_a_map(coarse_mask, write_volume):
+def test_pyplot_does_not_register_a_map(coarse_mask, write_volume):
     from matplotlib import pyplot
 
     before = matplotlib.get_backend()

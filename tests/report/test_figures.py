@@ -6,20 +6,14 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from titan_neuro.report.figures import (
-    context_figure,
-    horizon_figure,
-    model_style,
-    png_uri,
-    svg_uri,
-    training_figure,
-)
+from titan_neuro.report.figures import context_figure, lead_time_figure, training_figure
 from titan_neuro.report.results import read_results
+from titan_neuro.report.style import png_uri, row_styles, svg_uri
 
 
 @pytest.fixture
-def results(full_output):
-    return read_results(full_output.root)
+def results(shared_results):
+    return shared_results
 
 
 def lines_of(figure):
@@ -32,7 +26,7 @@ def texts_of(figure):
 
 @pytest.mark.parametrize("metric", ["skill_ar", "r2"])
 def test_a_line_for_each_model_shows_the_table(results, metric):
-    figure = horizon_figure(results.scores, results.subjects, metric, "titan-mac")
+    figure = lead_time_figure(results.scores, results.subjects, metric, "titan-mac")
     for model, rows in results.scores.groupby("model"):
         if metric == "skill_ar" and model == "ar":
             assert model not in lines_of(figure)
@@ -40,66 +34,75 @@ def test_a_line_for_each_model_shows_the_table(results, metric):
         np.testing.assert_array_equal(lines_of(figure)[model].get_ydata(), rows[metric])
 
 
-def test_of_many_lines_only_the_main_model_has_dots_and_a_band(results):
+def test_among_many_lines_only_the_model_has_subjects(results):
     # Off the scale, all of them, and with names that take room.
     others = [results.scores[results.scores["model"] == "mean"].assign(model=f"a-long-name-{n}") for n in range(16)]
     scores = pd.concat([results.scores, *others])
-    figure = horizon_figure(scores, results.subjects, "r2", "titan-mac")
+    figure = lead_time_figure(scores, results.subjects, "r2", "titan-mac")
     assert len([name for name in lines_of(figure) if not name.startswith("_")]) == 20
     assert svg_uri(figure)
     dots = [points for points in figure.axes[0].collections if len(points.get_offsets()) == 24]
     assert len(dots) == 1
-    own = results.subjects[results.subjects["model"] == "titan-mac"]
-    np.testing.assert_array_equal(dots[0].get_offsets()[:, 1], own["r2"])
+    expected = results.subjects.loc[results.subjects["model"] == "titan-mac", "r2"]
+    np.testing.assert_array_equal(dots[0].get_offsets()[:, 1], expected)
+
+
+def test_lead_times_are_in_time_points_and_seconds(results):
+    [axes] = lead_time_figure(results.scores, None, "skill_ar", "titan-mac").axes
+    assert axes.get_xlabel() == "lead time h (time points; seconds)"
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1\n1.5 s", "2\n3 s", "6\n9 s", "10\n15 s"]
+    assert axes.get_ylabel() == "error removed beyond linear autoregression (skill)"
 
 
 def test_every_subject_is_a_dot(results):
-    figure = horizon_figure(results.scores, results.subjects, "r2", "titan-mac")
+    figure = lead_time_figure(results.scores, results.subjects, "r2", "titan-mac")
     dots = np.concatenate([points.get_offsets() for points in figure.axes[0].collections if len(points.get_offsets())])
     assert np.isin(results.subjects["r2"].to_numpy(), dots[:, 1]).all()
 
 
-def test_the_axis_fits_the_model_and_names_what_it_leaves_out(results):
-    figure = horizon_figure(results.scores, results.subjects, "skill_ar", "titan-mac")
+def test_the_axis_fits_the_model_and_names_other_rows(results):
+    figure = lead_time_figure(results.scores, results.subjects, "skill_ar", "titan-mac")
     low, high = figure.axes[0].get_ylim()
-    own = results.subjects.loc[results.subjects["model"] == "titan-mac", "skill_ar"]
-    assert low < own.min()
-    assert own.max() < high
+    of_model = results.subjects.loc[results.subjects["model"] == "titan-mac", "skill_ar"]
+    assert low < of_model.min()
+    assert of_model.max() < high
     assert low > -0.2
     assert "off the scale" in texts_of(figure)
     assert "persistence" in texts_of(figure)
 
 
-def test_an_axis_that_holds_all_leaves_nothing_to_be_named(results):
+def test_an_axis_with_all_rows_has_no_note(results):
     scores = results.scores[results.scores["model"].isin(["ar", "titan-mac"])]
-    figure = horizon_figure(scores, results.subjects, "r2", "titan-mac")
+    figure = lead_time_figure(scores, results.subjects, "r2", "titan-mac")
     assert texts_of(figure) == ""
 
 
-def test_one_subject_one_horizon_one_model(output_folder):
+def test_one_subject_one_lead_time_one_model(output_folder):
     output = output_folder(subjects=("01",)).scores(models=("titan-mac",))
     results = read_results(output.root)
     first = results.scores[results.scores["lead_time_points"] == 1]
-    figure = horizon_figure(first, results.subjects[results.subjects["lead_time_points"] == 1], "skill_ar", "titan-mac")
+    figure = lead_time_figure(
+        first, results.subjects[results.subjects["lead_time_points"] == 1], "skill_ar", "titan-mac"
+    )
     assert svg_uri(figure).startswith("data:image/svg+xml;base64,")
 
 
-def test_names_are_drawn_letter_by_letter(results):
+def test_special_letters_in_names_are_escaped(results):
     scores = results.scores.replace("titan-mac", "_$\\frac</svg>脑")
-    figure = horizon_figure(scores, None, "r2", "_$\\frac</svg>脑")
+    figure = lead_time_figure(scores, None, "r2", "_$\\frac</svg>脑")
     picture = base64.b64decode(svg_uri(figure).partition(",")[2]).decode("utf-8")
     assert picture.count("</svg>") == 1
     assert any("\\u8111" in label for label in lines_of(figure))
 
 
-def test_models_have_one_look_each_and_baselines_always_the_same():
+def test_each_row_has_a_style_of_its_own():
     models = ["mean", "persistence", "ar", *(f"model-{number}" for number in range(4))]
-    look = model_style(models)
-    assert len(set(look.values())) == len(models)
-    assert look["ar"] == model_style(["ar"])["ar"]
+    styles = row_styles(models)
+    assert len(set(styles.values())) == len(models)
+    assert styles["ar"] == row_styles(["ar"])["ar"]
 
 
-def test_the_whole_run_stands_apart_from_the_cut_contexts(results):
+def test_the_whole_run_stands_apart_from_shorter_contexts(results):
     figure = context_figure(results.curve)
     assert figure.axes[0].get_xscale() == "log"
     (h1,) = [line for label, line in lines_of(figure).items() if label == "h = 1"]
@@ -107,9 +110,9 @@ def test_the_whole_run_stands_apart_from_the_cut_contexts(results):
     np.testing.assert_array_equal(h1.get_ydata(), rows["skill_ar"])
     labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert labels == ["3", "6", "12", "24", "48", "96", "192", "384", "whole\nrun"]
-    apart = [line for line in figure.axes[0].get_lines() if line.get_marker() == "D"]
-    assert len(apart) == 2
-    assert min(line.get_xdata()[0] for line in apart) > 384
+    whole_run = [line for line in figure.axes[0].get_lines() if line.get_marker() == "D"]
+    assert len(whole_run) == 2
+    assert min(line.get_xdata()[0] for line in whole_run) > 384
 
 
 def test_a_curve_of_the_whole_run_alone(results):
@@ -145,6 +148,6 @@ def test_png_has_two_pixels_per_css_pixel(results):
 def test_missing_intervals_leave_no_band(output_folder):
     results = read_results(output_folder(subjects=("01", "02")).scores().root)
     assert results.scores["r2_low"].isna().all()
-    figure = horizon_figure(results.scores, results.subjects, "r2", "titan-mac")
+    figure = lead_time_figure(results.scores, results.subjects, "r2", "titan-mac")
     assert isinstance(svg_uri(figure), str)
     assert np.isfinite(figure.axes[0].get_ylim()).all()

@@ -49,14 +49,15 @@ def full_page(full_report):
 def test_every_part_is_there_in_order(full_page):
     order = [
         "Simulated synthetic dataset",
-        "beats linear AR at h = 1, 2",
+        "beats ar at lead times of 1 to 2 time points.",
         "How it was scored",
-        "held-out subjects",
+        "held-out subjects;",
         "Forecast scores",
-        "titan-mac does not beat ar at h = 1.",
+        "titan-mac is not shown to differ from ar at every lead time.",
+        "compared with: linear autoregression",
         "Rollouts",
-        "No test-retest ceiling: no segment was shown twice to one subject.",
-        "Where the forecast works",
+        "No test-retest noise ceiling: no segment was shown twice to one subject.",
+        "Maps of the forecast",
         "How much history the model uses",
         "Training",
         "Subject by subject",
@@ -64,14 +65,14 @@ def test_every_part_is_there_in_order(full_page):
         "titan-neuro evaluate out",
         "Configuration",
         "chunk_size: 16",
-        "What this report can't say",
+        "What this report can't show",
     ]
-    places = [full_page.text.rindex(words) for words in order]
-    assert places == sorted(places)
+    positions = [full_page.text.rindex(words) for words in order]
+    assert positions == sorted(positions)
     assert "Not made" not in full_page.text
 
 
-def test_the_page_needs_nothing_but_itself(full_report, full_page):
+def test_the_page_needs_no_other_file(full_report, full_page):
     html = full_report.read_text(encoding="utf-8")
     for _, attributes in full_page.tags:
         for name in ("src", "href", "srcset", "action", "data", "poster"):
@@ -86,26 +87,26 @@ def test_the_page_needs_nothing_but_itself(full_report, full_page):
     assert {link["href"][1:] for link in full_page.all("a")} <= targets
 
 
-def test_the_page_is_small_and_leaves_nothing_beside_it(full_report):
+def test_the_page_is_small_and_the_only_new_file(full_report):
     assert full_report.stat().st_size < 3_000_000
     assert list(full_report.parent.glob(".*")) == []
 
 
-def test_pictures_and_tables_speak_to_a_screen_reader(full_page):
+def test_pictures_and_tables_have_their_descriptions(full_page):
     images = full_page.all("img")
     assert len(images) == 2 + 1 + 3 + 1 + 1 + 1 + 1
     assert all(len(image["alt"]) > 30 for image in images)
     assert all("scope" in cell for cell in full_page.all("th"))
-    assert len(full_page.all("caption")) == len(full_page.all("table")) == 7
+    assert len(full_page.all("caption")) == len(full_page.all("table")) == 8
 
 
 def test_figures_name_n_and_test(full_page):
-    captions = re.findall(r"n = 6 subjects|Mean over 6 subjects|mean skill of 6 subjects", full_page.text)
+    captions = re.findall(r"n = 6 subjects[.] [BN]|Mean over 6 subjects|mean skill_ar of 6 subjects", full_page.text)
     assert len(captions) == 1 + 1 + 3 + 1 + 1 + 1
-    assert full_page.text.count("No test is made, hence no correction.") == 7
+    assert full_page.text.count("Not tested for significance, hence not corrected") == 7
 
 
-def test_nothing_that_was_read_is_markup(output_folder):
+def test_text_from_files_is_never_markup(output_folder):
     labels = [HOSTILE, "LH_Vis_1", "b"]
     output = output_folder(subjects=(HOSTILE, "02", "03"), name=HOSTILE)
     output.scores(summary=HOSTILE, models=("ar", HOSTILE), space=HOSTILE).parcels(labels).training().records()
@@ -116,7 +117,7 @@ def test_nothing_that_was_read_is_markup(output_folder):
     assert "note: <b>not bold</b>" in page.text
 
 
-def test_stages_that_have_not_run_are_named_with_their_command(output_folder):
+def test_missing_stages_are_named_with_their_command(output_folder):
     text = page_of(output_folder()).text
     for command in (
         "evaluate OUTPUT_DIR",
@@ -138,49 +139,65 @@ def test_each_part_alone_makes_a_page(output_folder, part):
 
 
 def test_a_map_that_is_missing_or_empty_is_named(output_folder, coarse_mask):
-    output = output_folder().scores().volumes().curve()
-    for path in output.group.glob("task-film*_stat-r2_desc-arH1_statmap.*"):
+    output = output_folder().scores(models=("titan-mac", "ar")).volumes().curve()
+    for path in output.group.glob("task-movie*_stat-r2_desc-arH1_statmap.*"):
         path.unlink()
     output.volume("timescale", "contextlength", np.full(coarse_mask.shape, np.nan))
     text = page_of(output).text
-    assert "Not made: r2 of linear AR, 1 time point ahead" in text
-    assert "no voxels gain from a longer context, so there is nothing to draw" in text
+    assert "Not made: r2 of linear autoregression, lead time 1 time point" in text
+    assert "no voxels gain from a longer context, so there is no picture" in text
 
 
-def test_moving_frames_and_ceilings_have_their_parts(output_folder):
+def test_high_motion_and_ceilings_have_their_sections(output_folder):
     output = output_folder().scores()
-    assert "Time points with head motion" not in page_of(output).text
+    assert "Time points with high motion" not in page_of(output).text
     for end in (".tsv", ".json"):
-        table = output.group / f"task-film_desc-forecast_scores{end}"
-        (output.group / f"task-film_desc-forecasthighmotion_scores{end}").write_text(table.read_text(encoding="utf-8"))
-    (output.group / "task-film_desc-ceilings_scores.tsv").write_text(
-        "ceiling\thorizon_time_points\tn_subjects\tr2\tr2_low\tr2_high\tskill_ar\tskill_ar_low\tskill_ar_high\n"
+        table = output.group / f"task-movie_desc-forecast_scores{end}"
+        (output.group / f"task-movie_desc-forecasthighmotion_scores{end}").write_text(table.read_text(encoding="utf-8"))
+    (output.group / "task-movie_desc-ceilings_scores.tsv").write_text(
+        "ceiling\tlead_time_points\tn_subjects\tr2\tr2_low\tr2_high\tskill_ar\tskill_ar_low\tskill_ar_high\n"
         "stimulus-locked\t1\t6\t0.311\tn/a\tn/a\t0.052\tn/a\tn/a\n"
     )
     text = page_of(output).text
-    assert "3,588 time points of 6 subjects; none of them is in the table above" in text
-    assert "stimulus-locked 6 r2 0.311 stimulus-locked 6 skill_ar 0.052" in text
+    assert "3,588 time points of 6 subjects have a framewise displacement (FD) above 0.5 mm" in text
+    assert "intersubject correlation (ISC) 6 r2 0.311 stimulus-locked" in text
 
 
 def test_one_subject_has_no_interval_and_no_inference(output_folder):
     text = page_of(output_folder(subjects=("01",)).scores(protocol="run").volumes("native")).text
-    assert "No interval below 3 subjects" in text
+    assert "No intervals with fewer than 3 subjects" in text
     assert "no inference" in text
     assert "the images were not registered" in text
-    assert "by their own header coordinates" in text
+    assert "header coordinates" in text
 
 
-def test_parcels_are_drawn_without_a_brain_and_it_says_why(output_folder):
+def test_parcels_are_drawn_without_a_brain(output_folder):
     labels = [f"7Networks_{side}_{network}_1" for side in ("LH", "RH") for network in ("Vis", "Default")]
     page = page_of(output_folder().scores().parcels(labels).curve())
-    assert "takes the image of the atlas, which is not among the data" in page.text
+    assert "The image of the atlas is not among them" in page.text
     assert sum(image["alt"].startswith("Values of parcels") for image in page.all("img")) == 4
     assert "MNI152" not in page.text.replace("Space MNI152NLin2009cAsym", "")
 
 
 def test_baselines_alone_make_a_page(output_folder):
-    text = page_of(output_folder().scores(models=("mean", "persistence", "ar")).volumes()).text
+    text = page_of(output_folder().scores(models=("mean", "persistence", "ar"))).text
     assert "Only baselines were scored" in text
+
+
+def test_lead_times_are_spelled_out_in_every_table(full_page):
+    tables = [attributes["aria-label"] for attributes in full_page.all("div") if "aria-label" in attributes]
+    assert {"Table of forecast scores", "Table of comparisons", "Table of rollouts", "Table of subjects"} <= set(tables)
+    assert full_page.text.count("by lead time h") == 4
+    assert full_page.text.count("2 time points 3 s") == 3
+    assert "horizon" not in full_page.text
+    first = full_page.text.index("skill_ar")
+    assert full_page.text[first:].startswith("skill_ar is the fraction of the squared error of linear autoregression")
+
+
+def test_rows_are_labeled_in_words(output_folder):
+    page = page_of(output_folder().scores(models=("titan-mac", "titan-mac-frozen", "ar")))
+    assert page.text.count("Titans, memory as context (MAC)") == 1
+    assert page.text.count("test-time learning off") == 1
 
 
 def test_refuses_another_folder(tmp_path):

@@ -1,4 +1,4 @@
-"""The page in a real browser: does it render, and does it fit a screen and a telephone?"""
+"""The page in a real browser: does it render, and does it fit a screen and a phone?"""
 
 import html
 import json
@@ -13,13 +13,13 @@ from titan_neuro.report import write_report
 
 pytestmark = pytest.mark.browser
 
-# The page forbids scripts, its own included: another page holds it in a time point of a given width and measures it.
-TIME_POINT = """<!DOCTYPE html><meta charset="utf-8"><body style="margin: 0">
-<iframe id="time point" style="border: 0" width="{width}" height="900" srcdoc="{page}"></iframe><pre id="found"></pre>
+# The page forbids all scripts: another page shows it in a frame of a given width and measures it.
+FRAME = """<!DOCTYPE html><meta charset="utf-8"><body style="margin: 0">
+<iframe id="frame" style="border: 0" width="{width}" height="900" srcdoc="{page}"></iframe><pre id="measured"></pre>
 <script>
-document.getElementById("time point").addEventListener("load", (event) => {{
+document.getElementById("frame").addEventListener("load", (event) => {{
   const page = event.target.contentDocument, images = [...page.images], root = page.documentElement;
-  document.getElementById("found").textContent = JSON.stringify({{
+  document.getElementById("measured").textContent = JSON.stringify({{
     width: event.target.contentWindow.innerWidth, content: root.scrollWidth, height: root.scrollHeight,
     images: images.length, drawn: images.filter((image) => image.complete && image.naturalWidth > 0).length,
     wider: images.filter((image) => !image.closest(".scroll") && image.getBoundingClientRect().right > root.clientWidth)
@@ -58,34 +58,34 @@ def chromium(tmp_path):
 @pytest.fixture
 def measure(chromium, tmp_path):
     def measure(page, width):
-        time_point = tmp_path / f"frame-{width}.html"
-        time_point.write_text(
-            TIME_POINT.format(width=width, page=html.escape(page.read_text(encoding="utf-8"))), encoding="utf-8"
+        frame = tmp_path / f"frame-{width}.html"
+        frame.write_text(
+            FRAME.format(width=width, page=html.escape(page.read_text(encoding="utf-8"))), encoding="utf-8"
         )
-        dumped = chromium(time_point, "--dump-dom")
-        return json.loads(html.unescape(re.search(r'<pre id="found">(.*?)</pre>', dumped)[1]))
+        dumped = chromium(frame, "--dump-dom")
+        return json.loads(html.unescape(re.search(r'<pre id="measured">(.*?)</pre>', dumped)[1]))
 
     return measure
 
 
 @pytest.mark.parametrize("width", [1280, 400])
 def test_the_page_fits_its_window_and_every_picture_is_drawn(full_report, measure, width):
-    found = measure(full_report, width)
-    assert found["width"] == width
-    assert found["content"] == width
-    assert found["wider"] == 0
-    assert found["images"] == found["drawn"] == 10
-    assert found["height"] > 2000
+    measured = measure(full_report, width)
+    assert measured["width"] == width
+    assert measured["content"] == width
+    assert measured["wider"] == 0
+    assert measured["images"] == measured["drawn"] == 10
+    assert measured["height"] > 2000
 
 
-def test_hostile_names_neither_run_nor_break_the_page(output_folder, measure):
+def test_hostile_names_don_t_break_the_page(output_folder, measure):
     name = "<script>document.title='run'</script>" + "long" * 60
     labels = [f"{name}_{number}" for number in range(5)]
     output = output_folder(subjects=(name,), name=name).scores(summary=name, space=name).parcels(labels).records()
-    found = measure(write_report(output.root), 400)
-    assert found["title"] == name
-    assert found["content"] == 400
-    assert found["images"] == found["drawn"]
+    measured = measure(write_report(output.root), 400)
+    assert measured["title"] == name
+    assert measured["content"] == 400
+    assert measured["images"] == measured["drawn"]
 
 
 def test_the_picture_of_the_page_is_not_blank(full_report, measure, chromium, tmp_path):
@@ -93,16 +93,16 @@ def test_the_picture_of_the_page_is_not_blank(full_report, measure, chromium, tm
     chromium(full_report, f"--window-size=1280,{height}", f"--screenshot={shot}")
     picture = imread(shot)[..., :3]
     assert picture.shape == (height, 1280, 3)
-    inked = (picture < 0.9).any(axis=2)
-    assert 0.03 < inked.mean() < 0.6
-    # Every fifth of the page has something on it, and colors beside the black of letters.
-    assert all(part.any() for part in inked.reshape(5, -1))
+    is_drawn = (picture < 0.9).any(axis=2)
+    assert 0.03 < is_drawn.mean() < 0.6
+    # Every fifth of the page has content, and there are colors beside the black of letters.
+    assert all(part.any() for part in is_drawn.reshape(5, -1))
     assert (picture.max(axis=2) - picture.min(axis=2) > 0.3).mean() > 0.005
 
 
 def test_the_page_prints(full_report, chromium, tmp_path):
-    printed = tmp_path / "page.pdf"
-    chromium(full_report, "--no-pdf-header-footer", f"--print-to-pdf={printed}")
-    content = printed.read_bytes()
+    pdf = tmp_path / "page.pdf"
+    chromium(full_report, "--no-pdf-header-footer", f"--print-to-pdf={pdf}")
+    content = pdf.read_bytes()
     assert content.startswith(b"%PDF")
     assert 4 <= len(re.findall(rb"/Type /Page\b", content)) <= 14

@@ -4,25 +4,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from titan_neuro.report.methods import provenance_terms, scoring_terms, stage_rows
+from titan_neuro.report.numbers import MINUS, duration, interval, number, p_value
 from titan_neuro.report.results import read_results
 from titan_neuro.report.tables import (
     ceiling_rows,
-    duration,
-    number,
-    provenance_facts,
+    comparison_rows,
+    lead_time_headings,
     score_groups,
-    scoring_facts,
-    stage_rows,
     subject_rows,
     training_rows,
 )
 
-MINUS = "\N{MINUS SIGN}"
-
 
 @pytest.fixture
-def results(full_output):
-    return read_results(full_output.root)
+def results(shared_results):
+    return shared_results
 
 
 @pytest.mark.parametrize(
@@ -49,8 +46,22 @@ def test_duration(seconds, text):
     assert duration(seconds) == text
 
 
-def test_the_best_of_each_horizon_is_the_highest(results, full_output):
-    raw = pd.read_csv(full_output.group / "task-film_desc-forecast_scores.tsv", sep="\t", na_values="n/a")
+@pytest.mark.parametrize(("p", "text"), [(0.0312, "0.031"), (0.00421, "0.0042"), (1e-5, "< 0.0001"), (np.nan, "")])
+def test_p_value(p, text):
+    assert p_value(p) == text
+
+
+def test_an_interval_without_ends_is_empty():
+    assert interval(0.01, 0.05) == "0.010 to 0.050"
+    assert interval(np.nan, np.nan) == ""
+
+
+def test_lead_times_are_in_time_points_and_seconds(results):
+    assert lead_time_headings(results.scores)[:2] == [("1 time point", "1.5 s"), ("2 time points", "3 s")]
+
+
+def test_the_best_of_each_lead_time_is_the_highest(results, shared_output):
+    raw = pd.read_csv(shared_output.group / "task-movie_desc-forecast_scores.tsv", sep="\t", na_values="n/a")
     groups = {group["metric"]: group for group in score_groups(results.scores)}
     for metric, group in groups.items():
         table = raw.pivot_table(index="lead_time_points", columns="model", values=metric)
@@ -59,12 +70,12 @@ def test_the_best_of_each_horizon_is_the_highest(results, full_output):
             assert best == [table.loc[horizon].idxmax()]
 
 
-def test_rows_stand_by_kind_and_a_reference_is_never_the_best(results):
-    others = results.scores[results.scores["model"] == "titan-mac"].assign(
+def test_an_oracle_reference_is_never_the_best(results):
+    oracle = results.scores[results.scores["model"] == "titan-mac"].assign(
         model="intersubject-average", kind="oracle_reference"
     )
-    others[["skill_ar", "r2"]] += 0.5
-    scores = pd.concat([others, results.scores])
+    oracle[["skill_ar", "r2"]] += 0.5
+    scores = pd.concat([oracle, results.scores])
     group = score_groups(scores)[0]
     assert [(row["model"], row["heading"].split(":")[0]) for row in group["rows"]] == [
         ("titan-mac", "The study's model"),
@@ -90,8 +101,28 @@ def test_ceilings_have_a_row_for_each_measure():
         ("test-retest", 4, "r2"),
         ("test-retest", 4, "skill_ar"),
     ]
-    assert rows[0]["cells"] == [{"value": "0.200", "interval": "0.100 to 0.300"}] * 2
+    assert rows[0]["cells"] == [{"value": "0.200", "interval": "0.100 to 0.300", "best": False}] * 2
     assert [cell["value"] for cell in rows[1]["cells"]] == [f"{MINUS}1.000", f"{MINUS}2.000"]
+
+
+def test_rows_are_labeled_in_the_first_group_alone(results):
+    first, *others = score_groups(results.scores)
+    assert first["rows"][0]["label"] == "Titans, memory as context (MAC)"
+    assert all(row["label"] == "" for group in others for row in group["rows"])
+    assert first["label"] == "error removed beyond linear autoregression (skill)"
+    assert first["meaning"].endswith("higher is better")
+
+
+def test_a_rollout_of_ar_is_no_zero_by_definition(results):
+    rows = {row["model"]: row for row in score_groups(results.rollouts, ("skill_ar", "bias"))[0]["rows"]}
+    assert "by definition" not in {cell["interval"] for cell in rows["ar"]["cells"]}
+
+
+def test_comparisons_have_a_row_for_each_pair(results):
+    rows = comparison_rows(results.comparisons)
+    assert [row["name"] for row in rows] == [f"titan-mac {MINUS} ar", f"titan-mac {MINUS} persistence"]
+    assert rows[1]["label"] == "last time point"
+    assert rows[0]["cells"] == [{"value": "0.020", "interval": "0.010 to 0.030", "best": False}] * 4
 
 
 def test_cells_hold_value_and_interval(results):
@@ -103,7 +134,7 @@ def test_cells_hold_value_and_interval(results):
     assert {cell["interval"] for cell in rows["ar"]["cells"]} == {"by definition"}
 
 
-def test_a_model_that_lacks_a_horizon_has_an_empty_cell(results):
+def test_a_missing_lead_time_is_an_empty_cell(results):
     scores = results.scores[~((results.scores["model"] == "mean") & (results.scores["lead_time_points"] == 6))]
     rows = {row["model"]: row for row in score_groups(scores)[2]["rows"]}
     assert [cell["value"] == "n/a" for cell in rows["mean"]["cells"]] == [False, False, True, False]
@@ -112,9 +143,9 @@ def test_a_model_that_lacks_a_horizon_has_an_empty_cell(results):
 def test_subjects_have_a_row_each(results):
     rows = subject_rows(results.subjects, "titan-mac")
     assert [row["subject"] for row in rows] == ["01", "02", "03", "04", "05", "06"]
-    own = results.subjects.query("model == 'titan-mac' and subject == '03'")
-    assert rows[2]["cells"] == [*map(number, own["skill_ar"]), *map(number, own["r2"])]
-    assert rows[2]["n_time_points"] == own["n_time_points"].min()
+    scores = results.subjects.query("model == 'titan-mac' and subject == '03'")
+    assert rows[2]["cells"] == [*map(number, scores["skill_ar"]), *map(number, scores["r2"])]
+    assert rows[2]["n_time_points"] == scores["n_time_points"].min()
 
 
 def test_training_names_the_best_epoch(results):
@@ -126,25 +157,26 @@ def test_training_names_the_best_epoch(results):
     assert rows[1]["last"] == number(skill.iloc[-1])
 
 
-def test_training_without_a_finite_score(results):
+def test_training_without_a_score(results):
     table = results.training["seed-7 fold-1"].assign(validation_skill_ar=np.nan, volumes_per_s=np.nan)
     (row,) = training_rows({"fold-1": table})
     assert (row["best"], row["best_epoch"], row["speed"]) == ("n/a", "n/a", "n/a")
 
 
 @pytest.mark.parametrize(("protocol", "words"), [("run", "other runs of the same"), ("strict", "neither the subject")])
-def test_the_protocol_is_said_in_words(output_folder, protocol, words):
-    metadata = dict(scoring_facts(read_results(output_folder().scores(protocol=protocol).root)))
-    assert words in metadata["Protocol"]
-    assert metadata["Folds"] == "3"
-    assert metadata["Subjects"] == "6"
-    assert metadata["Runs"] == "12"
-    assert metadata["Scored time points"].startswith("3,480 to 3,588")
-    assert metadata["Horizons"].startswith("1 (1.5 s), 2 (3 s), 6 (9 s), 10 (15 s)")
-    assert "causal" in metadata["Normalization"]
+def test_scoring_is_described_in_words(output_folder, protocol, words):
+    results = read_results(output_folder().scores(protocol=protocol).root)
+    terms = dict(scoring_terms(results.scores, results.metadata))
+    assert words in terms["Protocol"]
+    assert terms["Folds"] == "3"
+    assert terms["Subjects"] == "6"
+    assert terms["Runs"] == "12"
+    assert terms["Scored time points"].startswith("3,480 to 3,588")
+    assert terms["Lead times"].startswith("1 (1.5 s), 2 (3 s), 6 (9 s), 10 (15 s)")
+    assert "causal" in terms["Normalization"]
 
 
-def test_stages_say_what_they_took(results):
+def test_stages_have_their_time_and_memory(results):
     rows = {row["stage"]: row for row in stage_rows(results.stages)}
     assert rows["evaluate"]["wall_time"] == "1 h 06 min"
     assert rows["evaluate"]["started"] == "2026-11-21 10:00:00"
@@ -153,14 +185,14 @@ def test_stages_say_what_they_took(results):
     assert rows["prepare sub-01"]["seed"] == "n/a"
 
 
-def test_what_differs_between_stages_is_said_of_each(full_output):
+def test_stages_that_differ_are_listed_separately(full_output):
     path = full_output.root / "provenance.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     content["stages"]["evaluate"]["commit"] = None
     path.write_text(json.dumps(content), encoding="utf-8")
-    metadata = dict(provenance_facts(read_results(full_output.root).stages))
-    assert metadata["Commit (evaluate)"] == "not known"
-    assert "Commit (prepare sub-01, train seed-7 fold-1, train seed-7 fold-2, train seed-7 fold-3)" in metadata
-    assert metadata["Versions"] == "python 3.11.9, titan-neuro 0.1.0, torch 2.13.0"
-    assert metadata["Input files"].startswith("30, 1 of them with a git-annex key")
-    assert metadata["Input dataset"].startswith("3d2f1c6e")
+    terms = dict(provenance_terms(read_results(full_output.root).stages))
+    assert terms["Commit (evaluate)"] == "not known"
+    assert "Commit (prepare sub-01, train seed-7 fold-1, train seed-7 fold-2, train seed-7 fold-3)" in terms
+    assert terms["Versions"] == "python 3.11.9, titan-neuro 0.1.0, torch 2.13.0"
+    assert terms["Input files"].startswith("30, 1 of them with a git-annex key")
+    assert terms["Input dataset"].startswith("3d2f1c6e")

@@ -2,19 +2,12 @@
 
 import dataclasses
 
-import jaxtyping
 import pytest
 
 from titan_neuro.errors import ConfigError
 from titan_neuro.titans import MACConfig, NeuralMemoryConfig, TitansLMConfig
 
-
-@pytest.fixture(autouse=True)
-def no_other_checks():
-    # A wrong setting shall reach our own message, ahead of beartype's.
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+pytestmark = pytest.mark.usefixtures("without_shape_checks")
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_a_model_of_another_class_is_refused(saved):
         ({"arguments": {"width": 3}}, "unknown argument 'width'"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(saved, change, message):
+def test_inconsistent_settings_are_refused(saved, change, message):
     content = json.loads((saved / CONFIG_FILE).read_text())
     (saved / CONFIG_FILE).write_text(json.dumps({**content, **change}))
     with pytest.raises(MismatchError, match=message):

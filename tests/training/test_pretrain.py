@@ -176,15 +176,16 @@ def test_the_forecaster_starts_from_the_pretrained_swin(volume_fold, volume_mode
 
 
 def test_a_frozen_swin_needs_pretraining_and_pretraining_a_swin(volume_fold, volume_model, tmp_path):
+    frozen = {"model": {"tokenizer": {"frozen": True}}}
     with pytest.raises(ConfigError, match=r"frozen is true, but the Swin is not pre-trained") as caught:
-        load_study(default_preset="debug", overrides=["model.tokenizer.frozen=true"])
+        load_study(default_preset="debug", overrides=[frozen])
     assert "training.pretraining" in caught.value.hint
     study = load_study(
-        default_preset="debug", overrides=["model.tokenizer.frozen=true", "training.pretraining.mask_fraction=0.5"]
+        default_preset="debug", overrides=[frozen, {"training": {"pretraining": {"mask_fraction": 0.5}}}]
     )
     assert study.training.pretraining == PretrainingConfig(mask_fraction=0.5)
     with pytest.raises(ConfigError, match=r"model\.tokenizer\.kind is parcels"):
-        load_study(default_preset="parcels", overrides=["training.pretraining={}"])
+        load_study(default_preset="parcels", overrides=[{"training": {"pretraining": {}}}])
     model = dataclasses.replace(volume_model, tokenizer=dataclasses.replace(volume_model.tokenizer, frozen=True))
     with pytest.raises(ConfigError, match="the Swin is not pre-trained"):
         train_fold(volume_fold, model, TrainingConfig(), folder=tmp_path / "m", work_dir=tmp_path, seed=0)

@@ -16,9 +16,7 @@ def add_parser(subcommands: Any) -> None:
         subcommands, "fetch", "Clone a DataLad dataset and get the recordings that the job needs."
     )
     parser.add_argument("source", metavar="SOURCE", help="an accession number (ds003017), a URL, or a path")
-    parser.add_argument(
-        "directory", type=Path, nargs="?", metavar="DIR", help="default: SOURCE itself, if it is a clone"
-    )
+    parser.add_argument("directory", type=Path, nargs="?", metavar="DIR", help="default: SOURCE, if it is a clone")
     flags.add_selection(parser)
     parser.add_argument(
         "--with",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pandas as pd
 
 from titan_neuro.evaluation.formatting import format_interval
-from titan_neuro.evaluation.vocabulary import AR, LEAD_TIME_POINTS, ROWS, Kind, count_in_words, row_of
+from titan_neuro.evaluation.vocabulary import AR, LEAD_TIME_POINTS, METRICS_BY_NAME, Kind, count_in_words, row_of
 
 # With fewer, the bootstrap can't reach far enough to cover 95 %.
 _FEW_SUBJECTS = 5
+_SKILL = METRICS_BY_NAME["skill_ar"].label
 
 
 def summary(table: pd.DataFrame) -> str:
@@ -29,11 +30,11 @@ def summary(table: pd.DataFrame) -> str:
     rows = table[table["kind"] == Kind.MODEL]
     model, n_subjects = str(rows["model"].iloc[0]), int(rows["n_subjects"].iloc[0])
     best = rows.sort_values("skill_ar", na_position="first").iloc[-1]
-    largest = f"Its largest skill (error removed beyond {AR}) is {format_interval(best, 'skill_ar')}."
+    largest = f"Its largest skill_ar, the {_SKILL}, is {format_interval(best, 'skill_ar')}."
     subjects = count_in_words(n_subjects, "subject")
     if rows["skill_ar_low"].isna().all():
         return (
-            f"{model} was compared with {ROWS[AR].label} in {subjects}. {largest} No interval over subjects is "
+            f"{model} was compared with {row_of(AR).label} in {subjects}. {largest} No interval over subjects is "
             "possible with so few, and the numbers describe these recordings only."
         )
     caution = ""
@@ -68,23 +69,26 @@ def _compare(model: str, other: str, rows: pd.DataFrame, column: str) -> str:
     if rows[f"{column}_low"].isna().all():
         return f"{model} can't be compared with {name}: there is no interval over subjects."
     better, worse = rows[f"{column}_low"] > 0, rows[f"{column}_high"] < 0
-    clauses = {"beats {}": better, "is worse than {}": worse, "is not shown to differ from {}": ~better & ~worse}
     sentences: list[str] = []
-    for clause, selected in clauses.items():
+    for verb, selected, every in (
+        ("beats", better, "every"),
+        ("is worse than", worse, "every"),
+        ("is not shown to differ from", ~better & ~worse, "any"),
+    ):
         if selected.any():
             subject, described = ("It", other) if sentences else (model, name)
-            sentences.append(f"{subject} {clause.format(described)} at {_lead_times(rows, selected)}.")
+            sentences.append(f"{subject} {verb} {described} at {_lead_times(rows, selected, every)}.")
     return " ".join(sentences)
 
 
-def _lead_times(rows: pd.DataFrame, selected: pd.Series) -> str:
-    """Lead times of some of the rows, with at most two numbers."""
+def _lead_times(rows: pd.DataFrame, selected: pd.Series, every: str) -> str:
+    """Lead times of some of the rows, with at most two numbers; of all rows: ``every lead time``."""
     tested = sorted(int(points) for points in rows[LEAD_TIME_POINTS])
     chosen = sorted(int(points) for points in rows.loc[selected, LEAD_TIME_POINTS])
-    if chosen == tested:
-        return "every lead time" if len(tested) > 1 else f"a lead time of {count_in_words(tested[0], 'time point')}"
     if len(chosen) == 1:
         return f"a lead time of {count_in_words(chosen[0], 'time point')}"
+    if chosen == tested:
+        return f"{every} lead time"
     first = tested.index(chosen[0])
     if chosen == tested[first : first + len(chosen)]:
         return f"lead times of {chosen[0]} to {chosen[-1]} time points"

@@ -78,14 +78,14 @@ class Row:
 ROWS = {
     row.name: row
     for row in (
-        Row(GRU, Kind.COMPARISON_MODEL, "gated recurrent unit (GRU)"),
+        Row(GRU, Kind.COMPARISON_MODEL, "gated recurrent unit"),
         Row(TRANSFORMER_20, Kind.COMPARISON_MODEL, f"Transformer, window of {RESET_TIME_POINTS} time points"),
         Row(MEAN, Kind.BASELINE, "mean of the training data"),
         Row(PERSISTENCE, Kind.BASELINE, "last time point"),
         Row(DAMPED, Kind.BASELINE, "last time point, damped towards the mean"),
-        Row(AR, Kind.BASELINE, "linear autoregression (AR) of each feature"),
-        Row(VAR, Kind.BASELINE, "vector autoregression (VAR) in components"),
-        Row(VAR_ONLINE, Kind.BASELINE, "VAR, updated during the test run"),
+        Row(AR, Kind.BASELINE, "linear autoregression"),
+        Row(VAR, Kind.BASELINE, "vector autoregression"),
+        Row(VAR_ONLINE, Kind.BASELINE, "vector autoregression, updated during the test run"),
         *(Row(name, Kind.BASELINE, f"analog forecast, last {name.split('-')[-1]} time points") for name in ANALOGS),
         *(
             Row(name, Kind.BASELINE, f"weighted analog forecast, last {name.split('-')[-1]} time points")
@@ -280,9 +280,9 @@ CEILINGS = {
 """Noise ceilings, and what each is estimated from."""
 
 PROTOCOLS = {
-    "run": "leave-one-run-out: the model was trained on other runs of the same subjects",
-    "subject": "leave-one-subject-out: the model was trained on other subjects who saw the same stimulus",
-    "strict": "held-out subjects and held-out runs: the model was trained on neither the subject nor the run",
+    "run": "held-out runs; the model was trained on other runs of the same subjects",
+    "subject": "held-out subjects; the model was trained on other subjects who saw the same stimulus",
+    "strict": "held-out subjects and held-out runs; the model was trained on neither the subject nor the run",
 }
 """What the test runs don't share with the training runs, by protocol."""
 

@@ -1,4 +1,4 @@
-"""The report room: figures, brain maps, and one HTML page that needs nothing but itself."""
+"""Figures, brain maps, and one HTML page with the results of a study."""
 
 from titan_neuro.report.brain import plot_map
 from titan_neuro.report.page import write_report

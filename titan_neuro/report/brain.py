@@ -1,4 +1,4 @@
-"""Maps as pictures: volumes laid over the MNI152 template that nilearn ships, parcels as values in order."""
+"""Maps as pictures: volumes on the MNI152 template that nilearn ships, parcels as bars."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import textwrap
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import nibabel
@@ -16,24 +16,27 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from nibabel.affines import apply_affine, voxel_sizes
+from numpy.typing import NDArray
 
 from titan_neuro.errors import ImageError, MetadataError
-from titan_neuro.report.figures import INK, MUTED, STYLE, plain
+from titan_neuro.evaluation.vocabulary import METRICS_BY_NAME
+from titan_neuro.metrics.measures import FloatArray
 from titan_neuro.report.parcels import parcel_figure, set_log_ticks
-from titan_neuro.report.results import read_parcels
+from titan_neuro.report.reading import HINT, read_parcels
+from titan_neuro.report.style import INK, MUTED, STYLE, plain
 
 _LABELS = {
-    "skillar": "skill_ar: 1 - MSE / MSE of linear AR (no unit)",
-    "r2": "r2: 1 - SSE / SSE about the training mean (no unit)",
-    "timescale": "timescale, s",
+    **{name.replace("_", ""): f"{name}: {METRICS_BY_NAME[name].label}" for name in ("skill_ar", "r2")},
+    "timescale": "timescale (s)",
 }
-_N_CUTS = 6
+_N_SLICES = 6
 _DRAWN_MM = 2.0
-_ALMOST_NOUGHT = 1e-9
+_ALMOST_ZERO = 1e-9
 
 
 def plot_map(path: Path, sidecar: Mapping[str, Any], title: str, *, limit: float | None = None) -> Figure:
-    """Picture of one map: cuts through the brain for a volume, sorted values for parcels.
+    """Draw one map: slices through the brain for a volume, bars for parcels.
 
     Skills and r2 are drawn on a scale that is symmetric about zero, timescales on a logarithmic one. Voxels are drawn
     as they are, without smoothing or interpolation.
@@ -43,17 +46,17 @@ def plot_map(path: Path, sidecar: Mapping[str, Any], title: str, *, limit: float
     path : Path
         A ``_statmap.nii.gz`` or ``_statmap.tsv`` with the entity ``stat-`` in its name.
     sidecar : mapping
-        The JSON beside it; ``Space`` decides what is written below the picture.
+        The JSON beside it; ``Space`` decides the note below the picture.
     title : str
         Heading of the picture.
     limit : float, optional
-        End of the symmetric color scale (parcels: the axis reaches at least as far), so that two maps can share one;
-        from the map itself where it is not given. A timescale has its own.
+        End of the symmetric color scale (parcels: the axis reaches at least as far), so that two maps can share one.
+        By default it follows from the map. Timescales have a scale of their own.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Not registered with pyplot: nothing has to be closed.
+        Not registered with pyplot: it needs no closing.
 
     Raises
     ------
@@ -67,19 +70,19 @@ def plot_map(path: Path, sidecar: Mapping[str, Any], title: str, *, limit: float
         raise MetadataError(f"{path}: the name has no entity stat-.", "Maps are named ..._stat-<what>_..._statmap.")
     values = map_values(path)
     if values.size == 0:
-        raise ImageError(f"{path}: holds no value to draw.")
+        raise ImageError(f"{path}: has no value to draw.")
     if stat[1] == "timescale" and values.min() <= 0:
-        raise ImageError(f"{path}: timescales above 0 s were expected, found {values.min():g} s.", "Make the map anew.")
-    norm, colors = _scale(values, stat[1], limit)
+        raise ImageError(f"{path}: expected timescales above 0 s, found {values.min():g} s.", HINT)
+    scale = _scale(values, stat[1], limit)
     label = _LABELS.get(stat[1], stat[1])
     with matplotlib.rc_context(STYLE):
         if path.name.endswith(".tsv"):
-            return parcel_figure(read_parcels(path), label, title, limit=limit, log=isinstance(norm, LogNorm))
-        return _volume_figure(path, ScalarMappable(norm, colors), label, (title, space_note(sidecar)))
+            return parcel_figure(read_parcels(path), label, title, limit=limit, log=scale.is_log)
+        return _volume_figure(path, scale, label, title, space_note(sidecar))
 
 
-def map_values(path: Path) -> np.ndarray:
-    """Values of a map: of a table what is finite, of an image what lies inside the mask.
+def map_values(path: Path) -> FloatArray:
+    """Values of a map: of a table those that are finite, of an image those inside the mask.
 
     Outside the mask our images are NaN. One without any NaN has zero there.
 
@@ -91,7 +94,7 @@ def map_values(path: Path) -> np.ndarray:
     Returns
     -------
     numpy.ndarray
-        float64, ``(n_values,)``.
+        float64, ``(values,)``.
 
     Raises
     ------
@@ -102,15 +105,15 @@ def map_values(path: Path) -> np.ndarray:
     """
     if path.name.endswith(".tsv"):
         values = read_parcels(path)["value"].to_numpy(np.float64)
-        return values[np.isfinite(values)]
-    data = _load(path).get_fdata()
-    return data[_inside(data)]
+        return np.asarray(values[np.isfinite(values)])
+    data = _data(_load(path))
+    return np.asarray(data[_inside(data)])
 
 
-def symmetric_limit(values: np.ndarray) -> float:
+def symmetric_limit(values: FloatArray) -> float:
     """End of a scale that is symmetric about zero: the 99th percentile of the absolute values, in two digits.
 
-    It is 0.001 at least: less is no difference that anybody should see.
+    It is at least 0.001: smaller differences are not worth a color.
     """
     return float(f"{max(np.percentile(np.abs(values), 99), 1e-3):.2g}")
 
@@ -136,7 +139,7 @@ def voxel_size_mm(path: Path) -> float:
 
 
 def space_note(sidecar: Mapping[str, Any]) -> str:
-    """What is true of the place of a voxel on the template, in one sentence.
+    """Say how exactly a voxel of the map can be located on the template, in one sentence.
 
     Parameters
     ----------
@@ -153,10 +156,10 @@ def space_note(sidecar: Mapping[str, Any]) -> str:
         return f"Images in {space}, over the MNI152 template."
     if space == "native":
         return (
-            "Native space: the images were not registered. They are laid over the MNI152 template by their own "
-            "header coordinates, so the outlines are a rough guide at best."
+            "Native space: the images were not registered. Their header coordinates place them on the MNI152 template, "
+            "so the outline is a rough guide at best."
         )
-    return f"Space {space}, not the template's: laid over the MNI152 template by the images' own header coordinates."
+    return f"Images in the space {space}, placed on the MNI152 template by their header coordinates."
 
 
 def _load(path: Path) -> nibabel.Nifti1Image:
@@ -164,58 +167,79 @@ def _load(path: Path) -> nibabel.Nifti1Image:
         image = nibabel.load(path)
         image.get_fdata()
     except (OSError, EOFError, ValueError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
-        raise ImageError(f"{path}: can't be read as an image: {error}.", "Make the map anew.") from error
+        raise ImageError(f"{path}: can't be read as an image: {error}.", HINT) from error
     if image.ndim != 3:
-        raise ImageError(f"{path}: a map of 3 dimensions was expected, found the shape {image.shape}.")
+        raise ImageError(f"{path}: expected a map of 3 dimensions, found the shape {image.shape}.")
     return image
 
 
-def _inside(data: np.ndarray) -> np.ndarray:
+def _data(image: nibabel.Nifti1Image) -> FloatArray:
+    return np.asarray(image.get_fdata(), np.float64)
+
+
+def _inside(data: FloatArray) -> NDArray[np.bool_]:
     finite = np.isfinite(data)
-    return data != 0 if finite.all() else finite
+    return np.asarray(data != 0 if finite.all() else finite)
 
 
-def _scale(values: np.ndarray, stat: str, limit: float | None) -> tuple[Normalize, str]:
+class _Scale(NamedTuple):
+    """Ends of a color scale, and whether it is logarithmic."""
+
+    low: float
+    high: float
+    is_log: bool
+
+    @property
+    def colors(self) -> str:
+        return "viridis" if self.is_log else "RdBu_r"
+
+    def norm(self) -> Normalize:
+        return LogNorm(self.low, self.high) if self.is_log else Normalize(self.low, self.high)
+
+
+def _scale(values: FloatArray, stat: str, limit: float | None) -> _Scale:
     if stat == "timescale":
         low, high = float(values.min()), float(values.max())
-        return LogNorm(low, max(high, low * 1.01)), "viridis"
+        return _Scale(low, max(high, low * 1.01), is_log=True)
     end = symmetric_limit(values) if limit is None else limit
-    return Normalize(-end, end), "RdBu_r"
+    return _Scale(-end, end, is_log=False)
 
 
-def _volume_figure(path: Path, colors: ScalarMappable, label: str, words: tuple[str, str]) -> Figure:
+def _volume_figure(path: Path, scale: _Scale, label: str, title: str, note: str) -> Figure:
     image = _load(path)
-    data = image.get_fdata()
-    shown = np.where(_inside(data), data, np.nan)
-    figure = Figure(figsize=(7.6, 4.1), layout="none")
-    if isinstance(colors.norm, LogNorm):
+    data = _data(image)
+    values = np.where(_inside(data), data, np.nan)
+    figure = Figure(figsize=(7.6, 4.1))
+    figure.set_layout_engine("none")
+    mappable = ScalarMappable(scale.norm(), scale.colors)
+    if scale.is_log:
         # nilearn colors linearly: the logarithm is drawn, shifted so that no voxel falls on zero, which it hides.
-        ends = (1.0, float(np.log(colors.norm.vmax / colors.norm.vmin)) + 1)
-        _draw_cuts(figure, image, np.log(shown / colors.norm.vmin) + 1, colors.cmap, ends)
+        ends = (1.0, float(np.log(scale.high / scale.low)) + 1)
+        _draw_slices(figure, image, np.log(values / scale.low) + 1, mappable.cmap, ends)
     else:
-        _draw_cuts(figure, image, shown, colors.cmap, (colors.norm.vmin, colors.norm.vmax))
-    figure.text(0.01, 0.985, plain(words[0]), fontsize=10, fontweight="bold", va="top")
-    _color_bar(figure, colors, shown[np.isfinite(shown)], label)
-    figure.text(0.01, 0.012, textwrap.fill(plain(words[1]), 125), fontsize=7, color=MUTED, va="bottom")
+        _draw_slices(figure, image, values, mappable.cmap, (scale.low, scale.high))
+    figure.text(0.01, 0.985, plain(title), fontsize=10, fontweight="bold", va="top")
+    _color_bar(figure, mappable, scale, values[np.isfinite(values)], label)
+    figure.text(0.01, 0.012, textwrap.fill(plain(note), 125), fontsize=7, color=MUTED, va="bottom")
     return figure
 
 
-def _draw_cuts(
-    figure: Figure, image: nibabel.Nifti1Image, shown: np.ndarray, colors: Colormap, ends: tuple[float, float]
+def _draw_slices(
+    figure: Figure, image: nibabel.Nifti1Image, values: FloatArray, colors: Colormap, ends: tuple[float, float]
 ) -> None:
-    # nilearn takes a second to import, and parcels never need it.
+    # nilearn takes a second to import, and parcels don't need it.
     from nilearn.datasets import load_mni152_brain_mask, load_mni152_template
     from nilearn.plotting import plot_stat_map
 
     template, outline = load_mni152_template(resolution=2), load_mni152_brain_mask(resolution=2)
-    # nilearn hides what is zero: inside the mask it is a value like any other.
-    drawn = _refined(np.where(np.isnan(shown), 0, np.where(shown == 0, _ALMOST_NOUGHT, shown)), image.affine)
+    # nilearn hides zeros, which inside the mask are values like any other.
+    drawn = _refined(np.where(np.isnan(values), 0, np.where(values == 0, _ALMOST_ZERO, values)), image.affine)
     for mode, bottom, height in (("z", 0.55, 0.375), ("x", 0.235, 0.3)):
         display = plot_stat_map(
             drawn,
             bg_img=template,
             display_mode=mode,
-            cut_coords=_cuts(image, shown, mode),
+            cut_coords=_slices(image, values, mode),
             figure=figure,
             axes=(0.01, bottom, 0.98, height),
             colorbar=False,
@@ -225,20 +249,20 @@ def _draw_cuts(
             vmin=ends[0],
             vmax=ends[1],
             symmetric_cbar=False,
-            threshold=_ALMOST_NOUGHT / 2,
+            threshold=_ALMOST_ZERO / 2,
             resampling_interpolation="nearest",
         )
         display.add_contours(outline, levels=[0.5], colors=[INK], linewidths=0.6)
         display.annotate(size=7)
 
 
-def _refined(data: np.ndarray, affine: np.ndarray) -> nibabel.Nifti1Image:
-    """Split each voxel into equal ones of about 2 mm, which changes no value and no place.
+def _refined(data: FloatArray, affine: FloatArray) -> nibabel.Nifti1Image:
+    """Split each voxel into equal ones of about 2 mm, which changes no value and no position.
 
-    nilearn stretches a picture from the first voxel's center to the last one's: half a voxel is lost at either end,
-    which is nothing at 2 mm and would move a voxel of 25 mm by a gyrus.
+    nilearn stretches a picture from the first voxel's center to the last one's. Half a voxel is lost at either end:
+    negligible at 2 mm, but with voxels of 25 mm a shift by a gyrus.
     """
-    parts = np.maximum(1, np.round(nibabel.affines.voxel_sizes(affine) / _DRAWN_MM)).astype(int)
+    parts = np.maximum(1, np.round(voxel_sizes(affine) / _DRAWN_MM)).astype(int)
     for axis, n_parts in enumerate(parts):
         data = np.repeat(data, n_parts, axis=axis)
     finer = np.diag([*(1 / parts), 1.0])
@@ -246,24 +270,24 @@ def _refined(data: np.ndarray, affine: np.ndarray) -> nibabel.Nifti1Image:
     return nibabel.Nifti1Image(data.astype(np.float32), affine @ finer)
 
 
-def _cuts(image: nibabel.Nifti1Image, shown: np.ndarray, mode: str) -> list[float]:
-    """Where to cut: through the middle of layers of voxels, evenly from the first to the last that holds a value."""
-    places = nibabel.affines.apply_affine(image.affine, np.argwhere(np.isfinite(shown)))[:, "xyz".index(mode)].round(3)
-    layers = np.unique(places)
-    # The outermost layers hold a few voxels each.
-    first, last = np.percentile(places, (3, 97), method="nearest")
+def _slices(image: nibabel.Nifti1Image, values: FloatArray, mode: str) -> list[float]:
+    """Coordinates of the slices: centers of voxel layers, evenly from the first to the last that has a value."""
+    coordinates = apply_affine(image.affine, np.argwhere(np.isfinite(values)))[:, "xyz".index(mode)].round(3)
+    layers = np.unique(coordinates)
+    # The outermost layers have a few voxels each.
+    first, last = np.percentile(coordinates, (3, 97), method="nearest")
     layers = layers[(layers >= first) & (layers <= last)]
-    chosen = np.linspace(0, len(layers) - 1, min(_N_CUTS, len(layers))).round().astype(int)
-    return [float(layer) for layer in layers[chosen]]
+    positions = np.linspace(0, len(layers) - 1, min(_N_SLICES, len(layers))).round().astype(int)
+    return [float(layer) for layer in layers[positions]]
 
 
-def _color_bar(figure: Figure, colors: ScalarMappable, values: np.ndarray, label: str) -> None:
-    clipped = values.max() > colors.norm.vmax or values.min() < colors.norm.vmin
+def _color_bar(figure: Figure, colors: ScalarMappable, scale: _Scale, values: FloatArray, label: str) -> None:
+    is_clipped = values.max() > scale.high or values.min() < scale.low
     axes = figure.add_axes((0.25, 0.185, 0.5, 0.028))
-    bar = figure.colorbar(colors, cax=axes, orientation="horizontal", extend="both" if clipped else "neither")
+    bar = figure.colorbar(colors, cax=axes, orientation="horizontal", extend="both" if is_clipped else "neither")
     bar.outline.set_visible(False)
     axes.tick_params(length=2, labelsize=8)
-    if isinstance(colors.norm, LogNorm):
+    if scale.is_log:
         set_log_ticks(axes.xaxis, values)
     else:
         axes.xaxis.set_major_locator(MaxNLocator(5, symmetric=True))

@@ -1,4 +1,4 @@
-"""What a report can't say: sentences that follow from the data at hand, never a fixed disclaimer."""
+"""What the results don't show: sentences that follow from the data at hand, never a fixed disclaimer."""
 
 from __future__ import annotations
 
@@ -6,8 +6,21 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from titan_neuro.evaluation.vocabulary import (
+    FROZEN_SUFFIX,
+    GRU,
+    SOFT_ANALOGS,
+    TRANSFORMER_20,
+    VAR,
+    VAR_ONLINE,
+    Kind,
+    control_name,
+    count_in_words,
+    row_of,
+)
 from titan_neuro.report.brain import voxel_size_mm
-from titan_neuro.report.results import Results, horizons_of
+from titan_neuro.report.records import Results
+from titan_neuro.report.results import lead_times_of
 
 _FEWEST_FOR_INTERVALS = 3
 _FEW_SUBJECTS = 10
@@ -15,138 +28,129 @@ _FEWEST_SEEDS = 3
 _COARSE_MM = 6.0
 _PROTOCOL_LIMITS = {
     "run": (
-        "The test runs come from subjects whose other runs were trained on: nothing is said about a person the model "
-        "has never seen."
+        "The model was trained on other runs of the test subjects. The scores don't apply to a subject who is not in "
+        "the training data."
     ),
     "subject": (
-        "The training subjects went through the same runs as the test subjects: what the model gained may be knowledge "
-        "of this stimulus or task, not of brains at large."
+        "The training subjects saw the same stimulus as the test subjects. What the model gains may be specific to "
+        "this stimulus or task."
     ),
 }
 
 
 def limits(results: Results) -> list[str]:
-    """Sentences on what the numbers of one output folder do not support.
+    """Say what the numbers of an output folder do not support.
 
     Parameters
     ----------
     results : Results
-        What stands in the output folder.
 
     Returns
     -------
     list of str
-        Plain sentences, the gravest first.
+        A few short sentences each, the gravest first.
     """
-    sentences: list[str] = []
+    items: list[str] = []
     if results.scores is None:
-        sentences.append("No forecast has been scored: this page says nothing about how well the model predicts.")
+        items.append("No forecast has been scored. This page does not show how well the model predicts.")
     else:
-        sentences += _of_subjects(int(results.scores["n_subjects"].max()))
-        sentences += _of_skill(results.scores, results.main_model)
-        sentences += [
-            _PROTOCOL_LIMITS[name] for name in results.scores["protocol"].unique() if name in _PROTOCOL_LIMITS
-        ]
-        sentences += _of_comparison_models(set(results.scores["model"]), results.main_model)
-        sentences += _of_seeds(int(results.scores["n_seeds"].max()), results.main_model)
-    return [*sentences, *_of_maps(results), *_of_context(results), *_of_probes(results)]
+        scores, main_model = results.scores, results.main_model
+        items += _subjects(int(scores["n_subjects"].max()))
+        items += _skill(scores, main_model)
+        items += [_PROTOCOL_LIMITS[name] for name in scores["protocol"].unique() if name in _PROTOCOL_LIMITS]
+        if main_model:
+            items += _missing_rows(set(scores["model"]), main_model)
+            items += _seeds(int(scores["n_seeds"].max()))
+    return [*items, *_maps(results), *_context(results), *_probes(results)]
 
 
-def _of_subjects(n_subjects: int) -> Iterator[str]:
+def _subjects(n_subjects: int) -> Iterator[str]:
+    scored = f"{count_in_words(n_subjects, 'subject')} {'was' if n_subjects == 1 else 'were'} scored."
     if n_subjects < _FEWEST_FOR_INTERVALS:
-        one = n_subjects == 1
+        people = "this person" if n_subjects == 1 else "these people"
         yield (
-            f"{'One subject was' if one else f'{n_subjects} subjects were'} scored: with fewer than "
-            f"{_FEWEST_FOR_INTERVALS} there is no interval and no inference. The numbers describe "
-            f"{'this person' if one else 'these people'} and nobody else."
+            f"{scored} With fewer than {_FEWEST_FOR_INTERVALS} there is no interval and no inference. The numbers "
+            f"describe {people} only."
         )
     elif n_subjects < _FEW_SUBJECTS:
         yield (
-            f"{n_subjects} subjects were scored: an interval from so few hangs on these very people, and one that just "
-            "leaves zero out is weak evidence."
+            f"{scored} Intervals from so few subjects are uncertain. An interval that barely excludes 0 is weak "
+            "evidence."
         )
 
 
-def _of_skill(scores: pd.DataFrame, main_model: str) -> Iterator[str]:
-    rows = scores[scores["model"] == main_model]
+def _skill(scores: pd.DataFrame, main_model: str) -> Iterator[str]:
+    rows = scores[scores["kind"] == Kind.MODEL]
     if rows.empty:
-        yield "Only baselines were scored: the page says nothing about a memory model."
+        yield "Only baselines were scored. The page does not describe a model with a memory."
         return
     worse = rows[rows["skill_ar"] <= 0]
     if len(worse):
         yield (
-            f"At {_in_words(horizons_of(worse))} {main_model} does not beat linear AR: what its maps show there is not "
-            "the work of a memory."
+            f"At {_lead_times(worse)} {main_model} does not beat linear autoregression. Its maps at these lead times "
+            "show no effect of the memory."
         )
-    open_ = rows[(rows["skill_ar"] > 0) & (rows["skill_ar_low"] <= 0)]
-    if len(open_):
-        yield f"At {_in_words(horizons_of(open_))} the interval of skill_ar holds zero: a gain can't be told from none."
+    undecided = rows[(rows["skill_ar"] > 0) & (rows["skill_ar_low"] <= 0)]
+    if len(undecided):
+        yield f"At {_lead_times(undecided)} the interval of skill_ar includes 0. The gain may be due to chance."
     if len(rows) > 1 and rows["skill_ar_low"].notna().any():
-        yield f"The intervals are not corrected for the {len(rows)} horizons looked at."
+        yield f"The intervals are not corrected for multiple comparisons over {len(rows)} lead times."
 
 
-def _of_comparison_models(models: set[str], main_model: str) -> Iterator[str]:
-    wanted = {
-        "var": "VAR",
-        "var-online": "VAR that goes on learning",
-        "gru": "a GRU",
-        "transformer-20": "a Transformer of 20 time points",
-        "soft-analog-160": "analog forecasts",
-        f"{main_model}-frozen": "its own memory frozen",
-    }
-    lacking = [words for name, words in wanted.items() if name not in models]
-    if main_model and lacking:
-        yield f"Not in the table, so that whether {main_model} beats them is open: {', '.join(lacking)}."
+def _missing_rows(models: set[str], main_model: str) -> Iterator[str]:
+    expected = (VAR, VAR_ONLINE, GRU, TRANSFORMER_20, SOFT_ANALOGS[-1], control_name(main_model, FROZEN_SUFFIX))
+    missing = [f"{name} ({row_of(name).label})" for name in expected if name not in models]
+    if missing:
+        yield f"These rows are not in the table, so {main_model} was not compared with them: {'; '.join(missing)}."
 
 
-def _of_seeds(n_seeds: int, main_model: str) -> Iterator[str]:
-    if main_model and n_seeds < _FEWEST_SEEDS:
+def _seeds(n_seeds: int) -> Iterator[str]:
+    if n_seeds < _FEWEST_SEEDS:
         yield (
-            f"The model was trained from {'one seed' if n_seeds == 1 else f'{n_seeds} seeds'}: how much its scores "
-            f"vary from seed to seed is not known (that takes {_FEWEST_SEEDS} or more)."
+            f"The model was trained with {count_in_words(n_seeds, 'seed')}. The variation of its scores between seeds "
+            f"is not known; it takes at least {_FEWEST_SEEDS}."
         )
 
 
-def _of_maps(results: Results) -> Iterator[str]:
+def _maps(results: Results) -> Iterator[str]:
     maps = [*results.maps, *([results.timescale] if results.timescale else [])]
     if not maps:
         return
     yield (
-        "No map of the forecast or of timescales is tested: they show averages over subjects as they are, without a "
-        "threshold, and a single colored place is no finding."
+        "The maps of the forecast and of timescales are not tested for significance. They show averages over subjects "
+        "without a threshold, and the color of a single region is no result."
     )
-    volumes = [one for one in maps if one.is_volume]
+    volumes = [stat_map for stat_map in maps if stat_map.is_volume]
     if len(volumes) < len(maps):
+        yield "The data are parcels without the image of the atlas. The page can't locate a value in the brain."
+    if any(stat_map.sidecar["Space"] == "native" for stat_map in volumes):
         yield (
-            "The data are parcels, and no atlas image came with them: the page can't show where in the brain a value "
-            "lies."
+            "The images are in native space. Positions on the template are approximate, and the pictures don't allow "
+            "to name a region."
         )
-    if any(one.sidecar["Space"] == "native" for one in volumes):
-        yield (
-            "The images are in native space: positions on the template are approximate, and no region can be named "
-            "from these pictures."
-        )
-    size = max((voxel_size_mm(one.path) for one in volumes), default=0.0)
+    size = max((voxel_size_mm(stat_map.path) for stat_map in volumes), default=0.0)
     if size >= _COARSE_MM:
-        yield f"Voxels are {size:g} mm wide: one holds several areas, and no map can be read at the scale of a gyrus."
+        yield f"Voxels are {size:g} mm wide. Each covers several areas, so no map can be read at the scale of a gyrus."
 
 
-def _of_context(results: Results) -> Iterator[str]:
+def _context(results: Results) -> Iterator[str]:
     if results.curve is not None:
         yield (
-            "The context-length curve says how much history this model uses. That the brain keeps as much does not "
-            "follow from it. A timescale is given wherever a longer context gains anything, be it by chance."
+            "The context-length curve shows how much history this model uses. It does not show that the brain "
+            "integrates over as long a time. A timescale is given wherever a longer context gains anything, even by "
+            "chance."
         )
 
 
-def _of_probes(results: Results) -> Iterator[str]:
+def _probes(results: Results) -> Iterator[str]:
     if results.probes:
         yield (
-            "The probes read a model that watched a brain. What the model holds is not thereby held by the brain, and "
-            "what a linear probe does not find may be there in another form. They ask the first seed's model alone."
+            "The probes describe a model that reads recordings, not the brain itself. A linear probe may miss "
+            "information that is there in another form. All probes use the model of the first seed only."
         )
-        yield "Each probe corrects, if at all, within itself; nothing corrects for the number of probes."
+        yield "Each probe corrects for its own tests at most. Nothing corrects for the number of probes."
 
 
-def _in_words(horizons: list[int]) -> str:
-    return f"h = {', '.join(map(str, horizons))}"
+def _lead_times(rows: pd.DataFrame) -> str:
+    points = lead_times_of(rows)
+    return f"lead times h = {', '.join(map(str, points))}" if len(points) > 1 else f"lead time h = {points[0]}"

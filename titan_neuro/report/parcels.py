@@ -1,4 +1,4 @@
-"""Values of parcels as pictures: without the atlas image there is no brain to lay them over."""
+"""Values of parcels as bars: without the image of the atlas they can't be drawn on a brain."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from numpy.typing import NDArray
 
-from titan_neuro.report.figures import INK, MUTED, RULE, plain
+from titan_neuro.metrics.measures import FloatArray
+from titan_neuro.report.style import INK, MUTED, RULE, plain
 
 _SCHAEFER = re.compile(r"^(?:\d+Networks_)?(?P<side>LH|RH)_(?P<network>[A-Za-z]+)(?:_|$)")
 _MOST_TICKS = 9
@@ -20,7 +22,7 @@ _SIDES = {"LH": ("left hemisphere", "#0072b2"), "RH": ("right hemisphere", "#d55
 
 
 def networks_of(parcels: pd.DataFrame) -> pd.DataFrame | None:
-    """Hemisphere and network of each parcel, where every label follows Schaefer's naming (``LH_Vis_1``).
+    """Hemisphere and network of each parcel, where every label is named as in Schaefer's atlas (``LH_Vis_1``).
 
     Parameters
     ----------
@@ -32,25 +34,25 @@ def networks_of(parcels: pd.DataFrame) -> pd.DataFrame | None:
     pandas.DataFrame or None
         Columns ``side`` (``LH`` or ``RH``) and ``network``, in the order of the parcels; ``None`` for other labels.
     """
-    found = parcels["parcel"].str.extract(_SCHAEFER)
-    return None if found.isna().to_numpy().any() else found
+    networks = parcels["parcel"].str.extract(_SCHAEFER)
+    return None if networks.isna().to_numpy().any() else networks
 
 
 def parcel_figure(parcels: pd.DataFrame, label: str, title: str, *, limit: float | None, log: bool) -> Figure:
-    """Values in the order of the atlas and by size; below, by network where the labels name networks.
+    """Draw values in the order of the atlas and sorted; below, by network where the labels name networks.
 
     Parameters
     ----------
     parcels : pandas.DataFrame
         Columns ``parcel`` and ``value``; NaN is left blank.
     label : str
-        What the values are, with their unit.
+        Name of the values, with their unit.
     title : str
         Heading.
     limit : float or None
-        A value that the axis shall reach, so that two figures look alike; not used where the axis is logarithmic.
+        A value that the axis reaches, so that two figures look alike; not used where the axis is logarithmic.
     log : bool
-        Whether the axis is logarithmic (all values positive).
+        Whether the axis is logarithmic; all values must be positive.
 
     Returns
     -------
@@ -60,19 +62,19 @@ def parcel_figure(parcels: pd.DataFrame, label: str, title: str, *, limit: float
     values = parcels["value"].to_numpy(np.float64)
     rows = [["atlas", "sorted"]] if networks is None else [["atlas", "sorted"], ["network", "network"]]
     figure = Figure(figsize=(7.6, 2.7 * len(rows) + 0.5))
-    panels = figure.subplot_mosaic(rows)
+    panels: dict[str, Axes] = figure.subplot_mosaic(rows)
     colors = np.full(len(values), MUTED, dtype=object)
     if networks is not None:
         colors = networks["side"].map({side: color for side, (_, color) in _SIDES.items()}).to_numpy()
-    _bars(panels["atlas"], values, list(colors), _time_point(panels["atlas"], values, limit, log=log))
+    _bars(panels["atlas"], values, list(colors), _scale_y(panels["atlas"], values, limit, log=log))
     # NaN sorts to the end.
-    _bars(panels["sorted"], values[np.argsort(-values)], MUTED, _time_point(panels["sorted"], values, limit, log=log))
+    _bars(panels["sorted"], values[np.argsort(-values)], MUTED, _scale_y(panels["sorted"], values, limit, log=log))
     panels["atlas"].set(xlabel="parcel, in the order of the atlas", ylabel=label.split(":")[0])
     panels["sorted"].set(xlabel="parcel, from the highest value to the lowest")
     panels["sorted"].tick_params(labelleft=False)
     if networks is not None:
         _network_panel(panels["network"], networks["network"], values, (networks["side"] == "LH").to_numpy())
-        _time_point(panels["network"], values, limit, log=log)
+        _scale_y(panels["network"], values, limit, log=log)
         panels["network"].set(ylabel=label.split(":")[0])
         keys = [Line2D([], [], color=color, linewidth=3) for _, color in _SIDES.values()]
         figure.legend(keys, [text for text, _ in _SIDES.values()], loc="outside lower center", ncols=2, fontsize=8.5)
@@ -80,32 +82,32 @@ def parcel_figure(parcels: pd.DataFrame, label: str, title: str, *, limit: float
     return figure
 
 
-def set_log_ticks(axis: Axis, values: np.ndarray) -> None:
-    """Label a logarithmic axis with the values themselves where they are few, else with five even steps.
+def set_log_ticks(axis: Axis, values: FloatArray) -> None:
+    """Label a logarithmic axis with its values where they are few, else with five even steps.
 
     Parameters
     ----------
     axis : matplotlib.axis.Axis
         Horizontal or vertical; its scale is logarithmic already.
     values : numpy.ndarray
-        What is drawn: finite and positive.
+        The values drawn: finite and positive.
     """
-    found = np.unique(values)
-    ticks = found if len(found) <= _MOST_TICKS else np.geomspace(found[0], found[-1], 5)
+    distinct = np.unique(values)
+    ticks = distinct if len(distinct) <= _MOST_TICKS else np.geomspace(distinct[0], distinct[-1], 5)
     axis.set_major_locator(FixedLocator(list(ticks)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
 
 
-def _bars(axes: Axes, values: np.ndarray, colors: str | list[str], bottom: float) -> None:
-    # Bars thinner than three pixels or so lose their gaps, or turn them into stripes.
+def _bars(axes: Axes, values: FloatArray, colors: str | list[str], bottom: float) -> None:
+    # Gaps between thin bars would show as stripes.
     width = 0.85 if len(values) <= 80 else 1.0
     axes.bar(np.arange(1, len(values) + 1), values - bottom, bottom=bottom, width=width, color=colors, linewidth=0)
     axes.set_xlim(0, len(values) + 1)
 
 
-def _time_point(axes: Axes, values: np.ndarray, limit: float | None, *, log: bool) -> float:
-    """Set the scale of the vertical axis and return where bars stand on it."""
+def _scale_y(axes: Axes, values: FloatArray, limit: float | None, *, log: bool) -> float:
+    """Set the scale of the y axis and return the value at which bars begin."""
     finite = values[np.isfinite(values)]
     low, high = float(finite.min()), float(finite.max())
     if log:
@@ -124,14 +126,14 @@ def _time_point(axes: Axes, values: np.ndarray, limit: float | None, *, log: boo
     return bottom
 
 
-def _network_panel(axes: Axes, networks: pd.Series, values: np.ndarray, left: np.ndarray) -> None:
+def _network_panel(axes: Axes, networks: pd.Series, values: FloatArray, is_left: NDArray[np.bool_]) -> None:
     names = list(dict.fromkeys(networks))
     rank = networks.map(names.index).to_numpy()
-    for side, shift, (_, color) in ((left, -0.17, _SIDES["LH"]), (~left, 0.17, _SIDES["RH"])):
+    for side, shift, (_, color) in ((is_left, -0.17, _SIDES["LH"]), (~is_left, 0.17, _SIDES["RH"])):
         axes.scatter(rank[side] + shift, values[side], s=10, color=color, alpha=0.55, linewidths=0)
-    for place in range(len(names)):
-        inside = values[(rank == place) & np.isfinite(values)]
-        if inside.size:
-            axes.hlines(inside.mean(), place - 0.34, place + 0.34, color=INK, linewidth=1.6)
+    for position in range(len(names)):
+        of_network = values[(rank == position) & np.isfinite(values)]
+        if of_network.size:
+            axes.hlines(of_network.mean(), position - 0.34, position + 0.34, color=INK, linewidth=1.6)
     axes.set_xticks(range(len(names)), [plain(name) for name in names])
-    axes.set(xlabel="network: dots are parcels, bars are means over parcels", xlim=(-0.6, len(names) - 0.4))
+    axes.set(xlabel="network (dots: parcels; bars: means over parcels)", xlim=(-0.6, len(names) - 0.4))

@@ -70,7 +70,7 @@ def plan_runs(recordings: Sequence[Recording], output: OutputFolder, config: Pre
 
 def _route_in_words(recording: Recording, config: PrepareConfig) -> str:
     if recording.route == "native" and config.rough_registration:
-        return "raw, registered roughly: ROUGH REGISTRATION"
+        return "raw, ROUGH REGISTRATION estimated from the image alone"
     mask = f"mask: {recording.mask.name}" if recording.mask else "mask computed from the first volumes"
     return {
         "parcels": "parcel time series",

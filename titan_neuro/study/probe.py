@@ -15,6 +15,7 @@ from titan_neuro.data.bids.output import write_map
 from titan_neuro.data.prepare import content_id
 from titan_neuro.files import atomic, write_json
 from titan_neuro.probing import PROBES, ProbedFold, ProbeSetup, untrained_like
+from titan_neuro.probing.tools.results import RESULT_SUFFIX
 from titan_neuro.provenance import digest
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def probe_study(name: str, trained: TrainedStudy, output: OutputFolder) -> Probe
     fingerprint = digest(follows_from)
     short = name.replace("-", "")
     stem = trained.stem.with_name(f"{trained.stem.name}_desc-{short}")
-    done = stem.with_name(f"{stem.name}_result.json")
+    done = stem.with_name(f"{stem.name}{RESULT_SUFFIX}")
     if output.is_done(f"probe {name}", fingerprint, [done]):
         logger.info("The %s probe was run before.", name)
     else:

@@ -101,7 +101,7 @@ def _follow(location: Sequence[int | str], root: type[Any]) -> tuple[list[str], 
 
 
 def components_at(components: Sequence[type[Any]], key: str) -> list[type[Any]]:
-    """Settings classes that one of `components` may hold under `key`."""
+    """Settings classes that `components` accept under `key`."""
     hints = [typing.get_type_hints(component).get(key) for component in components]
     leaves = [leaf for hint in hints for leaf in (typing.get_args(hint) or (hint,))]
     return [leaf for leaf in leaves if isinstance(leaf, type) and dataclasses.is_dataclass(leaf)]

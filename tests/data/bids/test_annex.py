@@ -1,68 +1,54 @@
-"""Annexed files told from others by what lies in the working tree, against git-annex's own answers."""
+"""Annexed files recognized from the working tree alone, compared with git-annex's own answers."""
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sysconfig
-from pathlib import Path
 
 import pytest
 
 from titan_neuro.data.bids.annex import annex_key, dataset_id, is_missing, key_bytes
 from titan_neuro.data.fetch import fetch
-from titan_neuro.data.simulate import SimulateConfig, simulate
 
 RUN = "sub-sid000005/func/sub-sid000005_task-movie_run-01_bold.nii.gz"
 
 
-def annex(root: Path, *arguments: str) -> str:
-    path = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"
-    command = ["git", "annex", *arguments]
-    done = subprocess.run(
-        command, cwd=root, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
+@pytest.fixture
+def annex(run):
+    """Run a git-annex command in a folder, and return its output."""
+    return lambda root, *arguments: run(root, "git", "annex", *arguments)
 
 
-@pytest.fixture(scope="module")
-def synthetic(tmp_path_factory):
-    root = tmp_path_factory.mktemp("annex") / "synthetic"
-    simulate(root, SimulateConfig(n_subjects=1, n_runs=1, volume_scale=0.05, voxel_size_mm=25))
-    return root
+def test_locked_files_with_content(small_synthetic, annex):
+    assert annex_key(small_synthetic / RUN) == annex(small_synthetic, "lookupkey", RUN)
+    assert not is_missing(small_synthetic / RUN)
+    assert key_bytes(annex_key(small_synthetic / RUN)) == (small_synthetic / RUN).stat().st_size
 
 
-def test_a_locked_file_with_its_content(synthetic):
-    assert annex_key(synthetic / RUN) == annex(synthetic, "lookupkey", RUN)
-    assert not is_missing(synthetic / RUN)
-    assert key_bytes(annex_key(synthetic / RUN)) == (synthetic / RUN).stat().st_size
-
-
-def test_files_in_git_have_no_key(synthetic, tmp_path):
-    assert annex_key(synthetic / "truth.json") is None
-    assert not is_missing(synthetic / "truth.json")
-    assert annex_key(synthetic / "nothing.nii.gz") is None
+def test_files_in_git_have_no_key(small_synthetic, tmp_path):
+    assert annex_key(small_synthetic / "truth.json") is None
+    assert not is_missing(small_synthetic / "truth.json")
+    assert annex_key(small_synthetic / "nothing.nii.gz") is None
     (tmp_path / "link").symlink_to("nowhere")
     assert annex_key(tmp_path / "link") is None
     assert not is_missing(tmp_path / "link")
 
 
-def test_files_whose_content_is_elsewhere(synthetic, tmp_path):
+def test_files_without_content(small_synthetic, annex, tmp_path):
     """A clone without content: a dangling link first, then, unlocked, a pointer file."""
     clone = tmp_path / "clone"
-    fetch(str(synthetic), clone, subjects=["sid000005"])
+    fetch(str(small_synthetic), clone, subjects=["sid000005"])
     annex(clone, "drop", "--force", RUN)
-    key = annex_key(synthetic / RUN)
+    key = annex_key(small_synthetic / RUN)
     assert (annex_key(clone / RUN), is_missing(clone / RUN)) == (key, True)
     annex(clone, "unlock", RUN)
     assert (clone / RUN).is_file() and not (clone / RUN).is_symlink()
     assert (annex_key(clone / RUN), is_missing(clone / RUN)) == (key, True)
 
 
-def test_identity_of_a_dataset(synthetic, tmp_path):
-    config = ["git", "config", "--file", synthetic / ".datalad" / "config", "datalad.dataset.id"]
+def test_dataset_ids_are_read(small_synthetic, tmp_path):
+    config = ["git", "config", "--file", small_synthetic / ".datalad" / "config", "datalad.dataset.id"]
     expected = subprocess.run(config, capture_output=True, text=True, check=True).stdout.strip()
-    assert dataset_id(synthetic) == expected
+    assert dataset_id(small_synthetic) == expected
     assert dataset_id(tmp_path) is None
 
 
@@ -74,5 +60,5 @@ def test_identity_of_a_dataset(synthetic, tmp_path):
         ("URL--http&c%%example.org%a-s12--b.nii.gz", None),
     ],
 )
-def test_bytes_of_a_key(key, size):
+def test_keys_contain_sizes(key, size):
     assert key_bytes(key) == size

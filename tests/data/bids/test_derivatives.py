@@ -1,4 +1,4 @@
-"""The real trees of ds003017 and of its published transforms: every run finds every part of its way to the template."""
+"""The real trees of ds003017 and its published transforms: all parts of the resampling are found for every run."""
 
 from __future__ import annotations
 
@@ -28,26 +28,40 @@ def published(tmp_path_factory):
 
 
 def test_every_run_of_ds003017_has_its_transforms(published):
-    found = find_recordings(published)
-    assert len(found) == 125
-    assert {recording.route for recording in found} == {"transforms"}
-    assert {recording.sidecar["PhaseEncodingDirection"] for recording in found} == {"j-"}
-    assert {recording.repetition_time for recording in found} == {1.0}
+    recordings = find_recordings(published)
+    assert len(recordings) == 125
+    assert {recording.route for recording in recordings} == {"transforms"}
+    assert {recording.sidecar["PhaseEncodingDirection"] for recording in recordings} == {"j-"}
+    assert {recording.repetition_time for recording in recordings} == {1.0}
     roles = {"head_motion", "coregistration", "standard", "brain", "white_matter", "csf", "fieldmap", "to_fieldmap"}
-    for recording in found:
+    for recording in recordings:
         assert set(recording.transforms) == roles
         for role in ("head_motion", "coregistration", "to_fieldmap"):
             assert recording.transforms[role].name.startswith(f"{recording.key}_from-")
         assert {path.name[:13] for path in recording.transforms.values()} == {f"sub-{recording.subject}"}
-    first = found[0].transforms
+    first = recordings[0].transforms
     assert first["head_motion"].name.endswith("from-orig_to-boldref_mode-image_desc-hmc_xfm.txt")
     assert first["standard"].name.endswith("from-T1w_to-MNI152NLin2009cAsym_mode-image_xfm.h5")
     assert first["fieldmap"].name.endswith("fmapid-auto00000_desc-preproc_fieldmap.nii.gz")
     assert first["brain"].name.endswith("MPRAGE_desc-brain_mask.nii.gz")
 
 
+@pytest.fixture
+def one_subject(published, tmp_path):
+    """The first subject alone, and a folder with its derivatives that may be changed."""
+    root, derivatives = tmp_path / "raw", tmp_path / "derivatives"
+    root.mkdir()
+    for file in published.iterdir():
+        if file.is_file():
+            shutil.copy(file, root)
+    name = "sub-sid000005"
+    shutil.copytree(published / name, root / name, symlinks=True)
+    shutil.copytree(published / "derivatives/minimal" / name, derivatives / name, symlinks=True)
+    return root, derivatives
+
+
 @pytest.mark.parametrize(
-    ("gone", "message"),
+    ("pattern", "message"),
     [
         ("*from-boldref_to-T1w*", "no from-boldref_to-T1w transform"),
         ("*from-T1w_to-MNI152NLin2009cAsym*", r"no transform from T1w to MNI152NLin2009cAsym \(.h5\)"),
@@ -55,25 +69,25 @@ def test_every_run_of_ds003017_has_its_transforms(published):
         ("*fieldmap.nii.gz", "no fieldmap auto00000 image"),
     ],
 )
-def test_a_part_that_is_missing_is_named(published, tmp_path, gone, message):
-    shutil.copytree(published / "derivatives/minimal/sub-sid000005", tmp_path / "copy/sub-sid000005", symlinks=True)
-    for path in (tmp_path / "copy").rglob(gone):
+def test_missing_parts_are_named(one_subject, pattern, message):
+    root, derivatives = one_subject
+    for path in derivatives.rglob(pattern):
         path.unlink()
     with pytest.raises(MetadataError, match=message):
-        find_recordings(published, subjects=["sid000005"], derivatives=[tmp_path / "copy"])
+        find_recordings(root, derivatives=[derivatives])
 
 
-def test_a_brain_mask_of_the_fieldmap_is_not_the_anatomys(published, tmp_path):
-    shutil.copytree(published / "derivatives/minimal/sub-sid000005", tmp_path / "sub-sid000005", symlinks=True)
-    (tmp_path / "sub-sid000005/fmap/sub-sid000005_fmapid-auto00000_desc-brain_mask.nii.gz").touch()
-    first = find_recordings(published, subjects=["sid000005"], derivatives=[tmp_path])[0]
+def test_brain_masks_of_fieldmaps_are_ignored(one_subject):
+    root, derivatives = one_subject
+    (derivatives / "sub-sid000005/fmap/sub-sid000005_fmapid-auto00000_desc-brain_mask.nii.gz").touch()
+    first = find_recordings(root, derivatives=[derivatives])[0]
     assert first.transforms["brain"].parent.name == "anat"
 
 
-def test_without_a_fieldmap_distortion_is_left_alone(published, tmp_path):
-    shutil.copytree(published / "derivatives/minimal/sub-sid000005", tmp_path / "sub-sid000005", symlinks=True)
-    for path in tmp_path.rglob("*_to-auto00000*"):
+def test_transforms_without_a_fieldmap_are_complete(one_subject):
+    root, derivatives = one_subject
+    for path in derivatives.rglob("*_to-auto00000*"):
         path.unlink()
-    first = find_recordings(published, subjects=["sid000005"], derivatives=[tmp_path])[0]
+    first = find_recordings(root, derivatives=[derivatives])[0]
     assert first.route == "transforms"
     assert "fieldmap" not in first.transforms

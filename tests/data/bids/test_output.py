@@ -38,11 +38,11 @@ def test_the_output_describes_itself(source, tmp_path):
     init_output_dir(tmp_path / "out", source, "1.2.4", tmp_path / "work")
 
 
-@pytest.mark.parametrize("left", [".work/locks/x.lock", ".dataset_description.json.0123abcd.tmp"])
-def test_what_a_process_left_that_was_killed_at_its_beginning_is_no_hindrance(source, tmp_path, left):
+@pytest.mark.parametrize("leftover", [".work/locks/x.lock", ".dataset_description.json.0123abcd.tmp"])
+def test_leftovers_of_a_killed_process_are_accepted(source, tmp_path, leftover):
     output = tmp_path / "out"
-    (output / left).parent.mkdir(parents=True)
-    (output / left).touch()
+    (output / leftover).parent.mkdir(parents=True)
+    (output / leftover).touch()
     init_output_dir(output, source, "1.2.3", output / ".work")
     assert sorted(path.name for path in output.iterdir()) == [
         ".bidsignore",
@@ -52,7 +52,7 @@ def test_what_a_process_left_that_was_killed_at_its_beginning_is_no_hindrance(so
     ]
 
 
-def test_what_was_not_written_yet_is_written_by_the_next(source, tmp_path):
+def test_missing_files_are_written_by_the_next_call(source, tmp_path):
     for name in ("README.md", ".bidsignore"):
         init_output_dir(tmp_path / "out", source, "1.2.3", tmp_path / "work")
         (tmp_path / "out" / name).unlink()
@@ -67,7 +67,7 @@ def test_an_output_of_another_dataset_is_refused(source, tmp_path):
         init_output_dir(tmp_path / "out", other, "1.2.3", tmp_path / "work")
 
 
-def test_a_folder_that_is_not_ours_is_left_alone(source, tmp_path):
+def test_folders_of_others_are_refused(source, tmp_path):
     out = tmp_path / "thesis"
     out.mkdir()
     (out / "chapter.txt").write_text("years of work")
@@ -79,7 +79,7 @@ def test_a_folder_that_is_not_ours_is_left_alone(source, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == ["chapter.txt", "dataset_description.json"]
 
 
-def test_jobs_that_begin_together_don_t_take_each_other_for_strangers(source, tmp_path, monkeypatch):
+def test_simultaneous_jobs_accept_each_other(source, tmp_path, monkeypatch):
     out = tmp_path / "out"
     (out / ".work/locks").mkdir(parents=True)
     seen = []
@@ -100,14 +100,14 @@ def test_jobs_that_begin_together_don_t_take_each_other_for_strangers(source, tm
     assert (out / "README.md").exists()
 
 
-def test_an_output_inside_the_input(source):
+def test_outputs_inside_the_input_are_refused(source):
     for path in (source, source / "out", source / "sub-01/func"):
         with pytest.raises(UsageError, match="inside the input dataset"):
             check_output(path, source)
     check_output(source / "derivatives/titan-neuro", source)
 
 
-def test_a_file_and_a_folder_without_permission(tmp_path):
+def test_files_and_readonly_folders_are_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="is a file"):
         check_output(tmp_path / "file")
@@ -116,7 +116,7 @@ def test_a_file_and_a_folder_without_permission(tmp_path):
             init_output_dir(Path("/sys/titan-neuro"), _described(tmp_path), "1", tmp_path / "work")
         return
     (tmp_path / "locked").mkdir(mode=0o500)
-    with pytest.raises(OutputError, match="not writable"):
+    with pytest.raises(OutputError, match="no permission to write"):
         check_output(tmp_path / "locked/out")
 
 

@@ -36,38 +36,38 @@ def keys(recordings):
 
 
 def test_all_runs_are_found_in_order(dataset):
-    found = find_recordings(dataset)
-    assert keys(found) == [f"sub-{s}_task-movie_run-{r}" for s in ("01", "02") for r in ("01", "02")]
-    assert {recording.repetition_time for recording in found} == {1.0}
-    assert found[3].events.name == "sub-02_task-movie_run-02_events.tsv"
+    recordings = find_recordings(dataset)
+    assert keys(recordings) == [f"sub-{s}_task-movie_run-{r}" for s in ("01", "02") for r in ("01", "02")]
+    assert {recording.repetition_time for recording in recordings} == {1.0}
+    assert recordings[3].events.name == "sub-02_task-movie_run-02_events.tsv"
 
 
 @pytest.mark.parametrize("labels", [["02"], ["sub-02"]])
 @pytest.mark.parametrize("runs", [["1"], ["01"], ["run-01"]])
-def test_labels_come_with_or_without_their_prefix(dataset, labels, runs):
+def test_labels_match_with_and_without_prefix(dataset, labels, runs):
     assert keys(find_recordings(dataset, subjects=labels, runs=runs, tasks=["movie"])) == ["sub-02_task-movie_run-01"]
 
 
-def test_the_nearer_sidecar_wins(dataset):
+def test_nearer_sidecars_take_precedence(dataset):
     (dataset / "sub-01/func/sub-01_task-movie_run-01_bold.json").write_text('{"RepetitionTime": 0.8}')
     assert [recording.repetition_time for recording in find_recordings(dataset)] == [0.8, 1.0, 1.0, 1.0]
 
 
 def test_real_raw_data(haxby):
-    found = find_recordings(haxby)
-    assert len(found) == 12
-    assert {recording.kind for recording in found} == {"volume"}
-    assert {recording.repetition_time for recording in found} == {2.5}
+    recordings = find_recordings(haxby)
+    assert len(recordings) == 12
+    assert {recording.kind for recording in recordings} == {"volume"}
+    assert {recording.repetition_time for recording in recordings} == {2.5}
     # The mask names no run: it holds for all.
-    assert {recording.mask.name for recording in found} == {"sub-01_task-objectviewing_desc-brain_mask.nii.gz"}
+    assert {recording.mask.name for recording in recordings} == {"sub-01_task-objectviewing_desc-brain_mask.nii.gz"}
 
 
 def test_real_parcels(sitcom):
-    found = find_recordings(sitcom)
-    assert len(found) == 12
-    assert {(recording.kind, recording.repetition_time) for recording in found} == {("parcels", 1.0)}
+    recordings = find_recordings(sitcom)
+    assert len(recordings) == 12
+    assert {(recording.kind, recording.repetition_time) for recording in recordings} == {("parcels", 1.0)}
     # One events table at the root serves all subjects.
-    assert {recording.events.name for recording in found} == {"task-sitcomep1_desc-narrative_events.tsv"}
+    assert {recording.events.name for recording in recordings} == {"task-sitcomep1_desc-narrative_events.tsv"}
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def fmriprep(tmp_path):
 
 
 @pytest.mark.parametrize("confounds", ["timeseries", "regressors"])
-def test_fmriprep_outputs_in_the_standard_space_with_mask_and_confounds(tmp_path, fmriprep, confounds):
+def test_fmriprep_runs_have_mask_and_confounds(tmp_path, fmriprep, confounds):
     func = fmriprep(tmp_path / "fmriprep", confounds)
     [recording] = find_recordings(tmp_path / "fmriprep")
     stem = "sub-01_task-movie_run-1_space-MNI152NLin2009cAsym_desc"
@@ -100,7 +100,7 @@ def test_fmriprep_outputs_in_the_standard_space_with_mask_and_confounds(tmp_path
     assert recording.entities["space"] == "MNI152NLin2009cAsym"
 
 
-def test_of_two_spaces_neither_of_which_is_standard_none_is_guessed(tmp_path, fmriprep):
+def test_two_nonstandard_spaces_need_a_filter(tmp_path, fmriprep):
     func = fmriprep(tmp_path / "fmriprep", spaces=("T1w", "fsnative"))
     with pytest.raises(ImageError, match="two files for one run"):
         find_recordings(tmp_path / "fmriprep")
@@ -110,7 +110,7 @@ def test_of_two_spaces_neither_of_which_is_standard_none_is_guessed(tmp_path, fm
     assert recording.mask == func / "sub-01_task-movie_run-1_space-T1w_desc-brain_mask.nii.gz"
 
 
-def test_a_raw_run_is_taken_as_fmriprep_left_it_and_keeps_its_own_events(dataset, fmriprep):
+def test_preprocessed_images_replace_raw_ones(dataset, fmriprep):
     """The full fMRIPrep of ds003017 counts ``run-1`` where the raw dataset has ``run-01``."""
     func = fmriprep(dataset / "derivatives/fmriprep", "regressors")
     first, *rest = find_recordings(dataset)
@@ -126,7 +126,7 @@ def test_a_raw_run_is_taken_as_fmriprep_left_it_and_keeps_its_own_events(dataset
     assert find_recordings(dataset, derivatives=[elsewhere])[0].route == "preprocessed"
 
 
-def test_what_we_have_written_is_no_input(dataset, fmriprep):
+def test_prepare_outputs_are_no_input(dataset, fmriprep):
     """The output may lie in the dataset's own derivatives, as is recommended."""
     fmriprep(dataset / "derivatives/titan-neuro")
     description = {"Name": "x", "BIDSVersion": "1.10.0", "GeneratedBy": [{"Name": "Titan-Neuro"}], "SourceDatasets": []}
@@ -134,7 +134,7 @@ def test_what_we_have_written_is_no_input(dataset, fmriprep):
     assert {(recording.route, recording.confounds) for recording in find_recordings(dataset)} == {("native", None)}
 
 
-def test_echoes_of_a_run_that_was_combined_are_not_runs(dataset, fmriprep):
+def test_echoes_of_combined_runs_are_refused(dataset, fmriprep):
     func = dataset / "sub-01/func"
     for echo in (1, 2):
         (func / f"sub-01_task-movie_run-07_echo-{echo}_bold.nii.gz").touch()
@@ -144,7 +144,7 @@ def test_echoes_of_a_run_that_was_combined_are_not_runs(dataset, fmriprep):
         find_recordings(dataset, runs=["07"])
 
 
-def test_two_masks_that_apply_alike(dataset):
+def test_equally_specific_masks_are_refused(dataset):
     for name in ("one", "other"):
         folder = dataset / f"derivatives/{name}/sub-01/func"
         folder.mkdir(parents=True)
@@ -155,7 +155,7 @@ def test_two_masks_that_apply_alike(dataset):
     assert "other" in recording.mask.parts
 
 
-def test_the_mask_of_who_made_the_image_wins(dataset, fmriprep):
+def test_masks_beside_the_image_are_preferred(dataset, fmriprep):
     func = fmriprep(dataset / "derivatives/fmriprep", run="01")
     other = dataset / "derivatives/xcp_d/sub-01/func"
     other.mkdir(parents=True)
@@ -164,7 +164,7 @@ def test_the_mask_of_who_made_the_image_wins(dataset, fmriprep):
 
 
 @pytest.mark.parametrize("filters", ['{"bold": {"desk": "preproc"}}', '{"bold": {"desc": "preproc"}}'])
-def test_a_filter_that_means_nothing_here(dataset, tmp_path, filters):
+def test_filters_that_match_nothing_are_named(dataset, tmp_path, filters):
     path = tmp_path / "filter.json"
     path.write_text(filters)
     with pytest.raises((ConfigError, NoMatchError)) as caught:
@@ -172,7 +172,7 @@ def test_a_filter_that_means_nothing_here(dataset, tmp_path, filters):
     assert "filter" in str(caught.value)
 
 
-def test_preprocessed_twice(dataset, fmriprep):
+def test_two_preprocessed_images_are_refused(dataset, fmriprep):
     for name in ("one", "other"):
         fmriprep(dataset / "derivatives" / name)
     with pytest.raises(MetadataError, match="two files for one preprocessed image") as caught:
@@ -193,7 +193,7 @@ def test_band_passed_images_are_refused(tmp_path, fmriprep):
     assert (recording.kind, recording.path.name, recording.repetition_time) == ("parcels", name, None)
 
 
-def test_the_filter_file_has_the_form_that_fmriprep_reads(dataset, tmp_path):
+def test_filter_files_have_the_form_of_fmriprep(dataset, tmp_path):
     path = tmp_path / "filter.json"
     path.write_text('{"bold": {"run": 2}}')
     assert keys(find_recordings(dataset, filter_file=path)) == ["sub-01_task-movie_run-02", "sub-02_task-movie_run-02"]
@@ -204,13 +204,13 @@ def test_the_filter_file_has_the_form_that_fmriprep_reads(dataset, tmp_path):
         find_recordings(dataset, filter_file=tmp_path / "nowhere.json")
 
 
-def test_what_matches_nothing_says_what_there_is(dataset):
+def test_labels_without_a_match_list_the_available(dataset):
     with pytest.raises(NoMatchError, match="no run matches subject 07") as caught:
         find_recordings(dataset, subjects=["07"])
     assert "subject: 01 02; task: movie; run: 01 02" in caught.value.hint
 
 
-def test_no_such_folder_and_not_bids(dataset, tmp_path):
+def test_missing_folders_and_other_folders_are_refused(dataset, tmp_path):
     with pytest.raises(InputNotFoundError, match="no such folder"):
         find_recordings(tmp_path / "nowhere")
     with pytest.raises(NotBIDSError, match=r"no dataset_description\.json") as caught:
@@ -220,7 +220,7 @@ def test_no_such_folder_and_not_bids(dataset, tmp_path):
         find_recordings(dataset / "dataset_description.json")
 
 
-def test_a_dataset_without_recordings(dataset):
+def test_datasets_without_recordings_are_refused(dataset):
     for folder in dataset.glob("sub-*"):
         shutil.rmtree(folder)
     with pytest.raises(NoMatchError, match="holds no recording"):
@@ -234,13 +234,13 @@ def test_two_files_for_one_run_are_refused(dataset):
         find_recordings(dataset)
 
 
-def test_a_broken_sidecar_is_named(dataset):
+def test_broken_sidecars_are_named(dataset):
     (dataset / "task-movie_bold.json").write_text('{"RepetitionTime": ')
     with pytest.raises(MetadataError, match=r"task-movie_bold\.json"):
         find_recordings(dataset)
 
 
-def test_a_description_that_was_not_fetched(dataset):
+def test_descriptions_without_content_are_named(dataset):
     (dataset / "dataset_description.json").unlink()
     (dataset / "dataset_description.json").symlink_to(".git/annex/objects/aa/bb/MD5E-s5--0.json/MD5E-s5--0.json")
     with pytest.raises(NotFetchedError, match="its content is not on this machine"):

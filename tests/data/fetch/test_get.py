@@ -35,7 +35,7 @@ def masks(root: Path) -> list[Path]:
 # ---- from a path ------------------------------------------------------------------------------------
 
 
-def test_from_a_path_first_a_part_then_the_rest(synthetic, tmp_path, capfd):
+def test_fetching_from_a_path_in_two_parts(synthetic, tmp_path, capfd):
     clone = tmp_path / "clone"
     part = fetch(str(synthetic), clone, subjects=[f"sub-{FIRST}"], tasks=["movie"], runs=["2"], n_jobs=2)
     present = [path.name for path in bold(clone) if not is_missing(path)]
@@ -59,7 +59,7 @@ def test_from_a_path_first_a_part_then_the_rest(synthetic, tmp_path, capfd):
     assert "100%" in captured.err
 
 
-def test_a_dataset_fetches_into_itself(synthetic):
+def test_a_dataset_fetches_nothing_into_itself(synthetic):
     assert fetch(str(synthetic), synthetic).n_files_to_get == 0
 
 
@@ -77,7 +77,7 @@ def test_a_dry_run_leaves_nothing_behind(synthetic, tmp_path):
 # ---- over HTTP --------------------------------------------------------------------------------------
 
 
-def test_over_http(synthetic, tmp_path, serve, run):
+def test_fetching_over_http(synthetic, tmp_path, serve, run):
     run(synthetic, "git", "update-server-info")
     url = serve(synthetic.parent)
     summary = fetch(f"{url}/synthetic", tmp_path / "clone", subjects=[SECOND])
@@ -88,7 +88,7 @@ def test_over_http(synthetic, tmp_path, serve, run):
     assert fetch(f"{url}/synthetic", tmp_path / "clone", subjects=[SECOND]).n_files_to_get == 0
 
 
-def test_a_killed_fetch_is_taken_up_again(synthetic, tmp_path, serve, run):
+def test_a_killed_fetch_is_resumed(synthetic, tmp_path, serve, run):
     """The server hands out a part of the files and hangs; the process is killed there, and the next one goes on."""
     run(synthetic, "git", "update-server-info")
     let_through, hanging, go_on = iter(range(2)), threading.Event(), threading.Event()
@@ -117,7 +117,7 @@ def test_a_killed_fetch_is_taken_up_again(synthetic, tmp_path, serve, run):
     assert not any(is_missing(path) for path in bold(clone) + masks(clone))
 
 
-def test_a_killed_clone_is_made_anew(synthetic, tmp_path):
+def test_a_killed_clone_is_made_again(synthetic, tmp_path):
     (tmp_path / ".clone.0123abcd.tmp" / ".git").mkdir(parents=True)
     fetch(str(synthetic), tmp_path / "clone", subjects=[FIRST])
     assert sorted(path.name for path in tmp_path.iterdir()) == [".clone.lock", "clone"]
@@ -126,8 +126,9 @@ def test_a_killed_clone_is_made_anew(synthetic, tmp_path):
 # ---- from a RIA store -------------------------------------------------------------------------------
 
 
-def test_from_a_ria_store(tmp_path, make_synthetic, run):
-    source, store = make_synthetic(tmp_path / "synthetic", n_subjects=1, n_runs=2), tmp_path / "store"
+@pytest.mark.slow
+def test_fetching_from_a_ria_store(tmp_path, copy_synthetic, run):
+    source, store = copy_synthetic(tmp_path / "synthetic", n_subjects=1, n_runs=2), tmp_path / "store"
     run(source, "datalad", "create-sibling-ria", "--name=ria", "--new-store-ok", f"ria+{store.as_uri()}")
     run(source, "datalad", "push", "--to=ria")
     summary = fetch(f"ria+{store.as_uri()}#{dataset_id(source)}", tmp_path / "clone", runs=["2"])
@@ -167,8 +168,15 @@ class LyingHandler(http.server.SimpleHTTPRequestHandler):
         outputfile.write(bytes(byte ^ 1 for byte in content) if "annex/objects" in self.path else content)
 
 
-@pytest.mark.parametrize("handler", [MissingHandler, DyingHandler, LyingHandler])
-def test_a_server_that_fails_is_named_and_a_better_one_goes_on(synthetic, tmp_path, serve, run, handler):
+@pytest.mark.parametrize(
+    "handler",
+    [
+        pytest.param(MissingHandler, marks=pytest.mark.slow),
+        pytest.param(DyingHandler, marks=pytest.mark.slow),
+        LyingHandler,
+    ],
+)
+def test_failing_servers_are_named_and_replaced(synthetic, tmp_path, serve, run, handler):
     run(synthetic, "git", "update-server-info")
     clone = tmp_path / "clone"
     with pytest.raises(FetchError, match="6 of 6 files could not be fetched"):
@@ -180,9 +188,10 @@ def test_a_server_that_fails_is_named_and_a_better_one_goes_on(synthetic, tmp_pa
         assert mine.read_bytes() == theirs.read_bytes()
 
 
-def test_a_place_that_was_away_is_asked_again_as_the_hint_says(tmp_path, make_synthetic, serve, run):
+@pytest.mark.slow
+def test_the_hint_enables_a_remote_again(tmp_path, copy_synthetic, serve, run):
     """The dataset names a store on the web, which does not answer when the clone is made; then it does."""
-    source, folder = make_synthetic(tmp_path / "synthetic", n_subjects=1, n_runs=1), tmp_path / "www"
+    source, folder = copy_synthetic(tmp_path / "synthetic", n_subjects=1, n_runs=1), tmp_path / "www"
     folder.mkdir()
     url = serve(folder)
     run(tmp_path, "git", "clone", "--quiet", "--no-local", str(source), str(folder / "store"))
@@ -203,7 +212,7 @@ def test_a_place_that_was_away_is_asked_again_as_the_hint_says(tmp_path, make_sy
     assert not any(map(is_missing, bold(tmp_path / "clone")))
 
 
-def test_without_git_annex(synthetic, tmp_path, monkeypatch):
+def test_missing_git_annex_is_named(synthetic, tmp_path, monkeypatch):
     programs = tmp_path / "bin"
     programs.mkdir()
     (programs / "git").symlink_to(shutil.which("git"))
@@ -215,8 +224,8 @@ def test_without_git_annex(synthetic, tmp_path, monkeypatch):
     assert not (tmp_path / "clone").exists()
 
 
-def test_content_that_nobody_has_is_named(tmp_path, make_synthetic, run):
-    source = make_synthetic(tmp_path / "synthetic", n_subjects=1, n_runs=2)
+def test_lost_content_is_named(tmp_path, copy_synthetic, run):
+    source = copy_synthetic(tmp_path / "synthetic", n_subjects=1, n_runs=2)
     lost = bold(source)[1].relative_to(source)
     run(source, "git", "annex", "drop", "--force", str(lost))
     with pytest.raises(FetchError, match=rf"1 of 3 files could not be fetched:\n  {lost}: .*not available") as caught:
@@ -225,8 +234,8 @@ def test_content_that_nobody_has_is_named(tmp_path, make_synthetic, run):
     assert not is_missing(bold(tmp_path / "clone")[0])
 
 
-def test_another_dataset_in_the_folder_is_refused(synthetic, tmp_path, make_synthetic):
-    other = make_synthetic(tmp_path / "other", n_subjects=1, n_runs=1)
+def test_folders_with_another_dataset_are_refused(synthetic, tmp_path, copy_synthetic):
+    other = copy_synthetic(tmp_path / "other", n_subjects=1, n_runs=1)
     fetch(str(other), tmp_path / "clone")
     with pytest.raises(OutputError, match="holds another dataset"):
         fetch(str(synthetic), tmp_path / "clone")
@@ -236,14 +245,14 @@ def test_another_dataset_in_the_folder_is_refused(synthetic, tmp_path, make_synt
         fetch(str(synthetic), tmp_path / "mine")
 
 
-def test_the_same_dataset_from_another_place_is_continued(synthetic, tmp_path, serve, run):
+def test_a_clone_accepts_another_source_of_its_dataset(synthetic, tmp_path, serve, run):
     fetch(str(synthetic), tmp_path / "clone", subjects=[FIRST])
     run(synthetic, "git", "update-server-info")
     url = serve(synthetic.parent)
     assert fetch(f"{url}/synthetic/.git", tmp_path / "clone").n_files_to_get == 2
 
 
-def test_filters_that_match_nothing(synthetic, tmp_path, commit_links):
+def test_labels_without_a_match_are_named(synthetic, tmp_path, commit_links):
     clone = tmp_path / "clone"
     with pytest.raises(NoMatchError, match="no BOLD image of participant '01'") as caught:
         fetch(str(synthetic), clone, subjects=[FIRST, "01"])
@@ -259,7 +268,7 @@ def test_filters_that_match_nothing(synthetic, tmp_path, commit_links):
         fetch(str(tmp_path / "lopsided"), tmp_path / "other", subjects=["01"], runs=["02"])
 
 
-def test_sources_that_are_not_there(tmp_path):
+def test_missing_sources_are_named(tmp_path):
     with pytest.raises(InputNotFoundError, match="no such dataset"):
         fetch(str(tmp_path / "nothing"), tmp_path / "clone")
     # Nothing listens on port 9.
@@ -271,8 +280,8 @@ def test_sources_that_are_not_there(tmp_path):
     assert not (tmp_path / "clone").exists()
 
 
-def test_a_disk_without_room(tmp_path, commit_links):
+def test_full_disks_are_named_before_fetching(tmp_path, commit_links):
     name = "sub-01/func/sub-01_task-x_bold.nii.gz"
     commit_links(tmp_path / "source", {name: "MD5E-s900000000000000--1a20752ace79b263bcd8662d974e9fc8.nii.gz"})
-    with pytest.raises(FetchError, match=r"the disk has no room: 900TB are to be fetched, .* are free"):
+    with pytest.raises(FetchError, match=r"the disk is too full: 900TB are to be fetched, .* are free"):
         fetch(str(tmp_path / "source"), tmp_path / "clone")

@@ -61,10 +61,10 @@ def size(names):
 
 
 @pytest.fixture(scope="module")
-def datasets(tmp_path_factory, make_synthetic, run, commit):
+def datasets(tmp_path_factory, copy_synthetic, run, commit):
     """A folder to serve: a raw dataset, its transforms, its preprocessed images; and the commit of each."""
     folder, commits = tmp_path_factory.mktemp("datasets"), {}
-    make_synthetic(folder / "raw", n_subjects=2, n_runs=2)
+    copy_synthetic(folder / "raw", n_subjects=2, n_runs=2)
     transforms = [files(subject, ("01", "02"), OF_A_SUBJECT + NOT_NEEDED, OF_A_RUN) for subject in (FIRST, SECOND)]
     fmriprep = [files(subject, (1, 2), NOT_NEEDED, OF_A_PREPROCESSED_RUN) for subject in (FIRST, SECOND)]
     make(folder / "transforms", [*transforms[0], *transforms[1]], commit)
@@ -76,9 +76,18 @@ def datasets(tmp_path_factory, make_synthetic, run, commit):
 
 
 @pytest.fixture
-def registry(datasets, serve):
-    folder, commits = datasets
-    url = serve(folder)
+def registry(datasets):
+    """The datasets by their paths."""
+    return _registry(datasets[1], str(datasets[0]))
+
+
+@pytest.fixture
+def http_registry(datasets, serve):
+    """The datasets by their addresses on a server."""
+    return _registry(datasets[1], serve(datasets[0]))
+
+
+def _registry(commits, url):
     published = {
         name: Published(url=f"{url}/{name}", commit=commits[name], name=f"made-{name}", root=root)
         for name, root in (("raw", "."), ("transforms", "."), ("fmriprep", "fmriprep"))
@@ -86,7 +95,8 @@ def registry(datasets, serve):
     return {"ds999999": RegistryEntry(raw=published.pop("raw"), derivatives=published)}
 
 
-def test_transforms_over_http(datasets, registry, tmp_path, run):
+def test_transforms_over_http(datasets, http_registry, tmp_path, run):
+    registry = http_registry
     source, commits = datasets
     clone, inner = tmp_path / "clone", tmp_path / "clone" / "derivatives" / "made-transforms"
     chosen = {"subjects": [FIRST], "runs": ["2"]}
@@ -111,7 +121,7 @@ def test_transforms_over_http(datasets, registry, tmp_path, run):
     assert (again.n_files_to_get, again.derivative.n_files_to_get) == (0, 0)
 
 
-def test_each_file_is_got_and_freed_through_its_own_clone(registry, tmp_path, caplog, monkeypatch):
+def test_nested_files_belong_to_their_own_clone(registry, tmp_path, caplog, monkeypatch):
     clone, inner = tmp_path / "clone", tmp_path / "clone" / "derivatives" / "made-transforms"
     summary = fetch("ds999999", clone, derivative="transforms", registry=registry, subjects=[FIRST])
     here, below = files(SECOND, ["01"], OF_A_SUBJECT, OF_A_RUN), f"sub-{SECOND}/func/sub-{SECOND}_task-movie_run-01"
@@ -128,8 +138,8 @@ def test_each_file_is_got_and_freed_through_its_own_clone(registry, tmp_path, ca
     assert drop(clone, **first_run) > n_bytes + size(files(FIRST, ["01"], OF_A_SUBJECT, OF_A_RUN))
     assert f"{inner}: freed" in caplog.text
     assert is_missing(bold)
-    left = [*files(FIRST, ["02"], [], OF_A_RUN), *here, other.relative_to(inner).as_posix()]
-    assert present(inner) == sorted(left)
+    remaining = [*files(FIRST, ["02"], [], OF_A_RUN), *here, other.relative_to(inner).as_posix()]
+    assert present(inner) == sorted(remaining)
     drop(clone)
     assert present(inner) == [other.relative_to(inner).as_posix()]
     assert not any("_bold" in name for name in present(clone))
@@ -137,7 +147,7 @@ def test_each_file_is_got_and_freed_through_its_own_clone(registry, tmp_path, ca
     assert everything.derivative.n_files_to_get == summary.derivative.n_files * 2 == 14
 
 
-def test_preprocessed_images_take_the_raw_ones_place(registry, tmp_path):
+def test_preprocessed_images_replace_raw_ones(registry, tmp_path):
     clone, inner = tmp_path / "clone", tmp_path / "clone" / "derivatives" / "made-fmriprep"
     summary = fetch("ds999999", clone, derivative="fmriprep", registry=registry, subjects=[SECOND], runs=["01"])
     assert (summary.n_runs, summary.n_files, present(clone)) == (1, 0, [])
@@ -149,7 +159,8 @@ def test_preprocessed_images_take_the_raw_ones_place(registry, tmp_path):
     assert fetch("ds999999", clone, registry=registry, subjects=[SECOND], runs=["01"]).n_files_to_get == 2
 
 
-def test_a_derivative_comes_to_a_raw_clone_that_is_there(registry, tmp_path):
+@pytest.mark.slow
+def test_derivatives_are_added_to_existing_clones(registry, tmp_path):
     clone = tmp_path / "clone"
     fetch("ds999999", clone, registry=registry, subjects=[FIRST])
     before = sorted(tmp_path.rglob("*"))
@@ -168,7 +179,7 @@ def test_a_derivative_comes_to_a_raw_clone_that_is_there(registry, tmp_path):
         fetch("ds999999", clone, derivative="transforms", registry=taken)
 
 
-def test_the_room_is_looked_for_before_anything_is_fetched(datasets, tmp_path, commit_links):
+def test_disk_space_is_checked_before_fetching(datasets, tmp_path, commit_links):
     huge = f"sub-{FIRST}/func/sub-{FIRST}_task-movie_run-01_from-orig_to-boldref_mode-image_desc-hmc_xfm.txt"
     commit_links(tmp_path / "huge", {huge: "MD5E-s900000000000000--1.txt"})
     entry = RegistryEntry(
@@ -177,12 +188,12 @@ def test_the_room_is_looked_for_before_anything_is_fetched(datasets, tmp_path, c
     )
     options = {"derivative": "transforms", "registry": {"ds999999": entry}, "subjects": [FIRST]}
     assert fetch("ds999999", tmp_path / "clone", dry_run=True, **options).derivative.n_bytes == 900_000_000_000_000
-    with pytest.raises(FetchError, match="the disk has no room: 900TB are to be fetched"):
+    with pytest.raises(FetchError, match="the disk is too full: 900TB are to be fetched"):
         fetch("ds999999", tmp_path / "clone", **options)
     assert present(tmp_path / "clone") == []
 
 
-def test_a_subject_that_the_derivative_lacks(datasets, tmp_path, commit_links):
+def test_subjects_without_derivatives_are_named(datasets, tmp_path, commit_links):
     only = f"sub-{FIRST}/func/sub-{FIRST}_task-movie_run-01_from-orig_to-boldref_mode-image_desc-hmc_xfm.txt"
     commit_links(tmp_path / "one", {only: "MD5E-s5--1.txt"})
     derivatives = {"transforms": Published(url=str(tmp_path / "one"), name="one")}
@@ -197,7 +208,7 @@ def test_a_subject_that_the_derivative_lacks(datasets, tmp_path, commit_links):
         )
 
 
-def test_what_is_kept_in_one_clone_does_not_keep_the_others(datasets, registry, tmp_path, run):
+def test_drop_continues_after_files_that_are_kept(datasets, registry, tmp_path, run):
     clone, inner = tmp_path / "clone", tmp_path / "clone" / "derivatives" / "made-transforms"
     fetch("ds999999", clone, derivative="transforms", registry=registry, subjects=[FIRST], runs=["1"])
     run(clone, "git", "remote", "remove", "origin")
@@ -208,7 +219,8 @@ def test_what_is_kept_in_one_clone_does_not_keep_the_others(datasets, registry, 
     assert present(inner) == []
 
 
-def test_a_derivative_that_breaks_off_is_taken_up_again(datasets, tmp_path, serve):
+@pytest.mark.slow
+def test_interrupted_derivatives_are_resumed(datasets, tmp_path, serve):
     """The raw dataset's place works, the derivative's does not: what has come is kept."""
     folder, commits = datasets
     broken = {"transforms"}

@@ -9,20 +9,27 @@ import re
 
 import pytest
 
+from titan_neuro.cli import main
 from titan_neuro.data.bids.annex import annex_key, key_bytes
 from titan_neuro.data.fetch import Published, RegistryEntry, fetch
+from titan_neuro.data.fetch.job import plan_job
 from titan_neuro.data.fetch.plan import find_wanted
 from titan_neuro.data.fetch.survey import survey
 from titan_neuro.data.fetch.tree import read_tree
 from titan_neuro.errors import NoMatchError
 
-WHOLE = "25 subjects, 125 runs, 3,052 volumes a subject, TR 1 s, 228 annexed files, 27,955,787,621 bytes"
+WHOLE = "25 subjects, 125 runs, 3,052 volumes per subject, TR 1 s, 228 annexed files, 27,955,787,621 bytes"
 
 
 def wanted(root, **labels):
     """Names of what is chosen, and which of them stand for a run."""
     chosen = find_wanted(root, read_tree(root), **labels)
     return [file.name.as_posix() for file in chosen], [file.name.as_posix() for file in chosen if file.recording]
+
+
+def plan_of(root, **labels):
+    """What would be fetched of a dataset, read from the dataset itself."""
+    return plan_job(str(root), root, root, labels).summary
 
 
 def write(root, *names, content="x"):
@@ -34,54 +41,46 @@ def write(root, *names, content="x"):
 # ---- the real ds003017 ------------------------------------------------------------------------------
 
 
-def test_the_real_dataset(published, tmp_path, run):
-    # The sizes stand in the link targets; here they are read by another way than the code's.
+def test_recordings_of_the_real_dataset(published, run):
+    # The link targets contain the sizes, which are parsed here independently of the code.
     tracked = run(published, "git", "ls-files", "-s").splitlines()
     links = [published / line.split("\t")[1] for line in tracked if line.startswith("120000")]
     sizes = {path: int(re.search(r"MD5E-s(\d+)--", os.readlink(path))[1]) for path in links}  # noqa: PTH115
     assert (len(sizes), sum(sizes.values())) == (228, 27_955_787_621)
     assert all(key_bytes(annex_key(path)) == size for path, size in sizes.items())
     images = {path: size for path, size in sizes.items() if path.name.endswith("_bold.nii.gz")}
-    plan = fetch(str(published), tmp_path / "clone", dry_run=True)
+    plan = plan_of(published)
     assert (plan.n_subjects, plan.n_runs, plan.n_files, plan.n_files_to_get) == (25, 125, 125, 125)
     assert plan.n_bytes == plan.n_bytes_to_get == sum(images.values()) == 27_644_347_435
     assert plan.whole.describe() == WHOLE
-    one = fetch(str(published), tmp_path / "clone", subjects=["sub-sid000005"], runs=["5"], dry_run=True)
+    one = plan_of(published, subjects=["sub-sid000005"], runs=["5"])
     assert (one.n_files, one.n_bytes) == (1, 306_905_821)
-    # What is chosen does not change what the dataset is.
+    # The selection does not change the description of the whole dataset.
     assert one.whole == plan.whole
     with pytest.raises(NoMatchError, match="participant '01'"):
-        fetch(str(published), tmp_path / "clone", subjects=["sub-01"], dry_run=True)
+        plan_of(published, subjects=["sub-01"])
 
 
-def test_a_dry_run_prints_the_real_dataset_and_leaves_nothing(titan_neuro, published, tmp_path, run):
-    said = titan_neuro("fetch", published, tmp_path / "ds003017", "--dry-run").stderr.splitlines()
+def test_a_dry_run_describes_the_real_dataset(published, tmp_path, run, capsys):
+    assert main(["fetch", str(published), str(tmp_path / "ds003017"), "--dry-run"]) == 0
+    lines = capsys.readouterr().err.splitlines()
     commit = run(published, "git", "rev-parse", "HEAD")
-    assert said[1] == f"{tmp_path / 'ds003017'}, commit {commit}: {WHOLE}."
-    assert said[2] == "Needed of it: subjects: 25, runs: 125, files: 125 (27.6GB); to be fetched: 125 (27.6GB)."
-    room = re.fullmatch(r"Room on the disk: ([\d,]+) bytes are free, 27,644,347,435 are to be fetched: (.*)\.", said[3])
+    assert lines[1] == f"{tmp_path / 'ds003017'}, commit {commit}: {WHOLE}."
+    assert lines[2] == "Selected: subjects: 25, runs: 125, files: 125 (27.6GB); to be fetched: 125 (27.6GB)."
+    room = re.fullmatch(r"Disk space: ([\d,]+) bytes are free, 27,644,347,435 are to be fetched: (.*)\.", lines[3])
     free = int(room[1].replace(",", ""))
     assert room[2] == ("enough" if free >= 27_644_347_435 else "not enough")
-    assert len(said) == 4
+    assert len(lines) == 4
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_real_transforms(published, published_transforms, tmp_path, run):
-    registry = {
-        "ds003017": RegistryEntry(
-            raw=Published(url=str(published), commit=run(published, "git", "rev-parse", "HEAD")),
-            derivatives={"transforms": Published(url=str(published_transforms), name="ds003017-fmriprep")},
-        )
-    }
-    options = {"derivative": "transforms", "dry_run": True, "registry": registry}
-    plan = fetch("ds003017", tmp_path / "clone", **options)
-    assert plan.n_bytes == 27_644_347_435
-    assert (plan.derivative.n_subjects, plan.derivative.n_runs) == (25, 125)
-    # 25 subjects of 20 files: five runs of three transforms, a warp, a brain mask, two tissues, a field map.
-    assert (plan.derivative.n_files, plan.derivative.n_bytes) == (500, 2_351_331_173)
-    one = fetch("ds003017", tmp_path / "clone", subjects=["sid000005"], runs=["3"], **options)
-    assert (one.n_files, one.derivative.n_files, one.derivative.n_bytes) == (1, 8, 93_654_237)
-    assert one.derivative.directory == tmp_path / "clone" / "derivatives" / "ds003017-fmriprep"
+def test_transforms_of_the_real_derivatives(published_transforms):
+    plan = plan_of(published_transforms)
+    assert (plan.n_subjects, plan.n_runs) == (25, 125)
+    # 20 files of each of 25 subjects: three transforms of five runs, a warp, a brain mask, two tissues, a fieldmap.
+    assert (plan.n_files, plan.n_bytes) == (500, 2_351_331_173)
+    one = plan_of(published_transforms, subjects=["sid000005"], runs=["3"])
+    assert (one.n_files, one.n_bytes) == (8, 93_654_237)
     names, recordings = wanted(published_transforms, subjects=["sid000005"], runs=["3"])
     anat, func = "sub-sid000005/anat/sub-sid000005_acq-MPRAGE", "sub-sid000005/func/sub-sid000005_task-movie_run-03"
     fmap = "sub-sid000005/fmap/sub-sid000005_acq-25mm_fmapid-auto00000"
@@ -141,7 +140,7 @@ NOT_NEEDED_OF_A_SUBJECT = [
 
 @pytest.mark.parametrize("root", ["", "fmriprep/"])
 @pytest.mark.parametrize("table", ["regressors", "timeseries"])
-def test_a_full_fmriprep(tmp_path, root, table):
+def test_files_of_a_full_fmriprep(tmp_path, root, table):
     for subject in ("sid000005", "sid000007"):
         write(tmp_path, *(root + ANAT.format(subject) + name for name in NOT_NEEDED_OF_A_SUBJECT))
         for number in (1, 2):
@@ -156,7 +155,7 @@ def test_a_full_fmriprep(tmp_path, root, table):
     assert len(wanted(tmp_path)[1]) == 4
 
 
-def test_bold_in_another_space_is_taken_where_there_is_none_in_the_standard_one(tmp_path):
+def test_other_spaces_replace_a_missing_standard_one(tmp_path):
     write(tmp_path, FUNC.format("01", "1") + "_space-T1w_desc-preproc_bold.nii.gz")
     write(tmp_path, FUNC.format("01", "1") + "_space-T1w_desc-brain_mask.nii.gz")
     names, recordings = wanted(tmp_path)
@@ -164,7 +163,7 @@ def test_bold_in_another_space_is_taken_where_there_is_none_in_the_standard_one(
     assert recordings == names[1:]
 
 
-def test_raw_images_are_the_recordings_of_a_dataset_that_holds_its_derivatives(tmp_path):
+def test_raw_images_precede_derivatives(tmp_path):
     raw, prepared = FUNC.format("01", "1") + "_bold.nii.gz", "derivatives/fmriprep/" + FUNC.format("01", "1")
     write(tmp_path, raw, f"{prepared}_space-MNI152NLin2009cAsym_desc-preproc_bold.nii.gz")
     coregistration = f"{prepared}_from-boldref_to-T1w_mode-image_desc-coreg_xfm.txt"
@@ -178,7 +177,7 @@ def test_raw_images_are_the_recordings_of_a_dataset_that_holds_its_derivatives(t
     assert recordings == [raw]
 
 
-def test_parcels_are_recordings_where_there_are_no_images(tmp_path):
+def test_parcels_are_recordings_without_images(tmp_path):
     table, sidecar = "sub-01/func/sub-01_task-x_atlas-a_timeseries.tsv", "task-x_timeseries.json"
     write(tmp_path, table, "sub-01/func/sub-01_task-x_desc-confounds_timeseries.tsv")
     write(tmp_path, sidecar, content=json.dumps({"RepetitionTime": 1.5}))
@@ -187,13 +186,13 @@ def test_parcels_are_recordings_where_there_are_no_images(tmp_path):
     assert sidecar in names
 
 
-def test_a_dataset_without_recordings(tmp_path):
+def test_datasets_without_recordings_are_refused(tmp_path):
     write(tmp_path, ANAT.format("01") + "_T1w.nii.gz")
     with pytest.raises(NoMatchError, match=r"holds no \*_bold.nii.gz, no \*_timeseries.tsv, and no"):
         wanted(tmp_path)
 
 
-def test_a_derivative_that_lacks_runs_is_said(tmp_path, commit_links, caplog, monkeypatch):
+def test_missing_derivatives_are_reported(tmp_path, commit_links, caplog, monkeypatch):
     bold = {FUNC.format("01", f"0{n}") + "_bold.nii.gz": f"MD5E-s5--{n}.nii.gz" for n in (1, 2)}
     preprocessed = FUNC.format("01", "1") + "_space-MNI152NLin2009cAsym_desc-preproc_bold.nii.gz"
     commit_links(tmp_path / "raw", bold)
@@ -215,7 +214,7 @@ def describe(root):
     return survey(tree, find_wanted(root, tree)).describe()
 
 
-def test_what_the_sidecars_say(tmp_path, commit_links, caplog, monkeypatch):
+def test_sidecars_are_merged_for_the_description(tmp_path, commit_links, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("titan_neuro"), "propagate", True)
     links = {FUNC.format(subject, "01") + "_bold.nii.gz": f"MD5E-s10--{subject}.nii.gz" for subject in ("01", "02")}
     commit_links(tmp_path, {**links, "code/a": "MD5E-s1000--c", "code/b": "MD5E-s1000--c"})
@@ -227,8 +226,8 @@ def test_what_the_sidecars_say(tmp_path, commit_links, caplog, monkeypatch):
     assert describe(tmp_path).startswith("2 subjects, 2 runs, TR 2 s, ")
     nearer = {"RepetitionTime": 0.8, "dcmmeta_shape": [9, 9, 9, 30]}
     write(tmp_path, FUNC.format("02", "01") + "_bold.json", content=json.dumps(nearer))
-    assert describe(tmp_path).startswith("2 subjects, 2 runs, 30 to 1,200 volumes a subject, TR 0.8 and 2 s, ")
+    assert describe(tmp_path).startswith("2 subjects, 2 runs, 30 to 1,200 volumes per subject, TR 0.8 and 2 s, ")
     write(tmp_path, "task-movie_bold.json", content="{")
     # A broken sidecar is said, and keeps nobody from fetching.
-    assert describe(tmp_path).startswith("2 subjects, 2 runs, 30 to 1,200 volumes a subject, 4 annexed files")
+    assert describe(tmp_path).startswith("2 subjects, 2 runs, 30 to 1,200 volumes per subject, 4 annexed files")
     assert caplog.text.count("task-movie_bold.json: is not valid JSON") == 1

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from titan_neuro.cli import main
 from titan_neuro.data.bids.annex import is_missing
 from titan_neuro.data.fetch import REGISTRY, Published, RegistryEntry, drop, fetch
 from titan_neuro.data.fetch.clone import check_out, commit_of
@@ -37,7 +38,7 @@ def pinned(source, commit):
 # ---- what a source means ----------------------------------------------------------------------------
 
 
-def test_ds003017():
+def test_ds003017_is_pinned():
     entry = REGISTRY["ds003017"]
     assert entry.raw.url == "https://github.com/OpenNeuroDatasets/ds003017"
     assert entry.raw.commit == "a47a61cbbc16642ed4100b19b47da0a6dffbd532"
@@ -49,7 +50,7 @@ def test_ds003017():
     assert transforms.name != fmriprep.name
 
 
-def test_what_a_source_means(tmp_path, monkeypatch):
+def test_sources_are_resolved(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     clone = tmp_path / "clone"
     assert find_entry("ds003017", clone) is REGISTRY["ds003017"]
@@ -66,21 +67,18 @@ def test_what_a_source_means(tmp_path, monkeypatch):
         find_entry("./ds000001", clone)
 
 
-def test_a_derivative_that_is_not_known():
-    with pytest.raises(UsageError, match=r"no fmriprep of .* are known.*: ds003017 \(transforms, fmriprep\)") as caught:
+def test_unknown_derivatives_are_refused():
+    with pytest.raises(UsageError, match=r"no fmriprep of .*derivatives: ds003017 \(transforms, fmriprep\)") as caught:
         find_derivative(find_entry("ds000001", Path("clone")), "fmriprep", "ds000001")
     assert "-d DIR" in caught.value.hint
 
 
-def test_on_the_command_line(titan_neuro, tmp_path):
-    clone = tmp_path / "clone"
-    done = titan_neuro("fetch", "ds000001", clone, "--with", "transforms", check=False)
-    assert done.returncode == UsageError.exit_code
-    assert "fetch ds000001 --with transforms: no transforms of this dataset are known" in done.stderr
-    for other in (("--with", "fmriprep"), ("--dry-run",)):
-        done = titan_neuro("fetch", tmp_path, "--drop", *other, check=False)
-        assert done.returncode == UsageError.exit_code
-        assert f"--drop and {other[0]} don't go together" in done.stderr
+def test_wrong_combinations_of_flags_are_refused(tmp_path, capsys):
+    assert main(["fetch", "ds000001", str(tmp_path / "clone"), "--with", "transforms"]) == UsageError.exit_code
+    assert "fetch ds000001 --with transforms: no transforms of this dataset are known" in capsys.readouterr().err
+    for other in (["--with", "fmriprep"], ["--dry-run"]):
+        assert main(["fetch", str(tmp_path), "--drop", *other]) == UsageError.exit_code
+        assert f"--drop and {other[0]} don't go together" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -110,7 +108,7 @@ def test_the_pinned_commit_is_fetched(grown, tmp_path, run, serve):
     assert (tmp_path / "newest" / NEWER).exists()
 
 
-def test_a_clone_at_another_commit_is_left_alone(grown, tmp_path, run, monkeypatch):
+def test_clones_at_another_commit_are_refused(grown, tmp_path, run, monkeypatch):
     source, (first, second) = grown
     monkeypatch.chdir(tmp_path)
     fetch(str(source), Path("ds999999"))
@@ -130,7 +128,7 @@ def test_a_clone_at_another_commit_is_left_alone(grown, tmp_path, run, monkeypat
     assert fetch("ds999999", clone, registry=pinned(source, first)).commit == first
 
 
-def test_a_commit_that_is_not_there(grown, tmp_path):
+def test_missing_commits_are_named(grown, tmp_path):
     source, _ = grown
     with pytest.raises(FetchError, match=f"has no commit {'0' * 40}"):
         fetch("ds999999", tmp_path / "clone", registry=pinned(source, "0" * 40))
@@ -152,8 +150,8 @@ def test_an_adjusted_branch_stays_adjusted(grown, tmp_path, run):
     assert not (clone / NEWER).exists()
 
 
-def test_a_clone_whose_files_can_not_be_written_is_refused(tmp_path, run, commit_links):
-    """DataLad takes it for made; a full disk does the same as an object that is not there."""
+def test_incomplete_clones_are_refused(tmp_path, run, commit_links):
+    """DataLad reports success; a missing object has the same effect as a full disk."""
     source = tmp_path / "source"
     commit_links(source, {BOLD: "MD5E-s5--1.nii.gz"})
     (source / "README").write_text("lost")
@@ -166,7 +164,7 @@ def test_a_clone_whose_files_can_not_be_written_is_refused(tmp_path, run, commit
     assert not (tmp_path / "clone").exists()
 
 
-def test_a_folder_within_a_clone_is_not_taken_for_it(grown, tmp_path):
+def test_folders_within_a_clone_are_no_source(grown, tmp_path):
     source, _ = grown
     fetch(str(source), tmp_path / "clone")
     with pytest.raises(OutputError, match="holds another dataset"):

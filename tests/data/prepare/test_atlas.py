@@ -63,7 +63,7 @@ def test_means_are_nilearns(tmp_path, volumes, space, dtype):
     np.testing.assert_allclose(found, nilearn_means(volumes, space, nib.load(path)), rtol=1e-5)
 
 
-def test_on_another_grid_each_voxel_takes_the_nearest_label(tmp_path, volumes, space):
+def test_atlas_on_another_grid_is_resampled_by_nearest(tmp_path, volumes, space):
     finer = np.diag([2.2, 2.2, 2.2, 1.0])
     finer[:3, 3] = [-20.3, -21.1, -15.2]
     path = write(tmp_path / f"{DSEG}.nii.gz", blocks((18, 20, 14), 6), finer)
@@ -74,7 +74,7 @@ def test_on_another_grid_each_voxel_takes_the_nearest_label(tmp_path, volumes, s
     np.testing.assert_allclose(our_means(volumes, space, path), nilearn_means(volumes, space, expected), rtol=1e-5)
 
 
-def test_voxels_outside_the_atlas_belong_to_none(tmp_path, space):
+def test_voxels_outside_the_atlas_have_label_0(tmp_path, space):
     small = write(tmp_path / "x.nii", np.full((4, 4, 4), 5), AFFINE)
     labels = read_atlas(small, space).labels
     corner = np.zeros(SHAPE, dtype=bool)
@@ -101,7 +101,7 @@ def names_table(path, names=None, header="index\tname\tcolor"):
         ("Gehirn größe v1.2.nii.gz", "Gehirn größe v1.2.tsv"),
     ],
 )
-def test_names_come_from_the_table(tmp_path, space, image, table):
+def test_parcel_names_are_read_from_table(tmp_path, space, image, table):
     path = write(tmp_path / "Mein Atlas, häufig" / image, blocks())
     # Of other atlases in the same folder.
     others = [f"tpl-{MNI}_{middle}_dseg.tsv" for middle in ("atlas-Parts_desc-1", "res-02_atlas-Parts_desc-36", "a-1")]
@@ -111,13 +111,13 @@ def test_names_come_from_the_table(tmp_path, space, image, table):
     assert read_atlas(path, space).names == {label: f"Größe {label}" for label in LABELS}
 
 
-def test_names_that_look_like_something_else_stay_words(tmp_path, space):
+def test_parcel_names_are_read_as_text(tmp_path, space):
     path = write(tmp_path / "x.nii", np.where(blocks() > 100, 2, 1))
     names_table(tmp_path / "x.tsv", {1: "NA", 2: "007"})
     assert read_atlas(path, space).names == {1: "NA", 2: "007"}
 
 
-def test_without_a_table_labels_are_named_by_their_numbers(tmp_path, space):
+def test_labels_without_table_are_named_by_number(tmp_path, space):
     atlas = read_atlas(write(tmp_path / f"{DSEG}.nii.gz", blocks()), space)
     assert atlas.names == {label: str(label) for label in LABELS}
     assert atlas.name == "Parts"
@@ -165,7 +165,7 @@ def test_images_that_are_no_labels(tmp_path, space, labels, dtype, message):
         read_atlas(write(tmp_path / "x.nii.gz", labels, dtype=dtype), space)
 
 
-def test_files_that_are_none(tmp_path, space):
+def test_missing_or_damaged_atlas_is_refused(tmp_path, space):
     with pytest.raises(InputNotFoundError, match="no such file"):
         read_atlas(tmp_path / "x.nii.gz", space)
     path = write(tmp_path / "x.nii.gz", np.random.default_rng(0).integers(0, 99, SHAPE))
@@ -193,7 +193,7 @@ def test_files_that_are_none(tmp_path, space):
         (ROUGH_SPACE, "sub-1_space-T1w_dseg", SHAPE, False),
     ],
 )
-def test_the_atlas_lies_in_the_space_of_the_run(tmp_path, run, atlas, shape, fits):
+def test_atlas_must_be_in_the_space_of_run(tmp_path, run, atlas, shape, fits):
     space = Space(kind="volume", name=run, mask=np.ones(SHAPE, dtype=bool), affine=AFFINE)
     path = write(tmp_path / f"{atlas}.nii.gz", np.ones(shape))
     if fits:
@@ -230,5 +230,5 @@ def test_parcels_without_a_voxel_are_named(tmp_path, space):
         ("大脳.nii.gz", "atlas"),
     ],
 )
-def test_an_atlas_has_a_name_that_fits_into_a_bids_name(tmp_path, file, name):
+def test_atlas_name_is_a_bids_label(tmp_path, file, name):
     assert atlas_name(tmp_path / file) == name

@@ -71,7 +71,7 @@ def whole_run(source, cleaning, tmp_path, memory_bytes=None):
 
 
 class TestCausal:
-    def test_it_is_high_pass_then_confounds_then_z_score(self, source, run):
+    def test_order_is_high_pass_confounds_z_score(self, source, run):
         found, _ = causal(source, STEPS["all"])
         expected = CausalHighPass(N_FEATURES, 0.01, TR)(run)
         filtered = CausalHighPass(4, 0.01, TR)(confounds().values)
@@ -90,7 +90,7 @@ class TestCausal:
 
     @pytest.mark.parametrize("cleaning", STEPS.values(), ids=STEPS)
     @pytest.mark.parametrize("volume", [0, 1, 42, 298])
-    def test_no_later_frame_changes_an_earlier_output(self, source, run, cleaning, volume):
+    def test_later_time_points_change_no_earlier_output(self, source, run, cleaning, volume):
         before, _ = causal(source, cleaning)
         later = run.copy()
         later[volume + 1 :] = np.random.default_rng(2).normal(1e4, 1e5, later[volume + 1 :].shape)
@@ -103,7 +103,7 @@ class TestCausal:
         assert not np.array_equal(found, before)
 
     @pytest.mark.parametrize("cleaning", STEPS.values(), ids=STEPS)
-    def test_what_never_changes_is_0_and_what_does_is_scaled(self, source, cleaning):
+    def test_constant_features_are_0_and_others_scaled(self, source, cleaning):
         found, _ = causal(source, cleaning)
         assert (found[:, CONSTANT] == 0).all()
         varying = np.delete(found, CONSTANT, axis=1)
@@ -138,7 +138,7 @@ class TestWholeRun:
         # Of 300 volumes a third as many columns as blocks of 100 volumes had.
         assert seen == [12, 12, 12, 1]
 
-    def test_a_voxel_that_the_confounds_explain_wholly_is_0(self, run, tmp_path):
+    def test_fully_explained_voxel_is_0(self, run, tmp_path):
         run = run.astype(np.float32)
         run[:, 0] = confounds().values[:, 0]
         exact = run[:, :1].astype(np.float64)
@@ -178,7 +178,7 @@ class TestWholeRun:
         assert not (tmp_path / "x").exists()
 
 
-def test_blocks_are_as_large_as_what_is_read_allows(tmp_path):
+def test_block_length_counts_all_voxels_read(tmp_path):
     """Three parcels of 8,000 voxels: a volume takes what its volume takes."""
     path = tmp_path / "x.nii"
     data = np.random.default_rng(8).normal(size=(20, 20, 20, 50)).astype(np.float32)

@@ -31,7 +31,7 @@ def test_cosines_are_those_of_nilearn_without_the_constant(n_time_points, repeti
 
 
 class TestWholeRun:
-    def test_components_are_the_principal_components_of_the_filtered_scaled_voxels(self, tissue):
+    def test_components_are_principal_components_of_filtered_voxels(self, tissue):
         volumes = np.delete(tissue[0], [3, 70], axis=1)
         filtered = clean(
             volumes, detrend=False, standardize="zscore_sample", filter="cosine", high_pass=1 / 128, t_r=1.0
@@ -52,7 +52,7 @@ class TestWholeRun:
 
 
 class TestCausal:
-    def test_components_are_projections_on_the_weights_of_the_calibration(self, tissue):
+    def test_later_components_are_projections_on_calibration_weights(self, tissue):
         volumes = np.delete(tissue[0], [3, 70], axis=1)
         filtered = CausalHighPass(148, 1 / 128, 1.0)(volumes)
         standard = (filtered - filtered[:90].mean(axis=0)) / filtered[:90].std(axis=0)
@@ -64,7 +64,7 @@ class TestCausal:
         np.testing.assert_allclose(components[90:], expected * signs, atol=1e-8)
         np.testing.assert_allclose(explained, oracle.explained_variance_ratio_, atol=1e-10)
 
-    def test_what_the_voxels_share_is_found_after_the_calibration(self, tissue):
+    def test_shared_signal_is_found_after_calibration(self, tissue):
         volumes, courses = tissue
         components, _ = compcor(volumes, 3, 90, 1.0)
         target = CausalHighPass(3, 1 / 128, 1.0)(courses)[90:]
@@ -74,7 +74,7 @@ class TestCausal:
 
     @pytest.mark.parametrize("volume", [40, 89, 90, 100, 153, 154, 238])
     @pytest.mark.parametrize("later", [np.nan, 0.0, 1e6])
-    def test_no_later_frame_changes_an_earlier_value(self, tissue, volume, later):
+    def test_later_time_points_change_no_earlier_value(self, tissue, volume, later):
         other = tissue[0].copy()
         if volume < 89:
             # A calibration of volumes without value has no components; of others it has other ones.
@@ -89,7 +89,7 @@ class TestCausal:
             compcor(tissue[0], 3, 240, 1.0)
 
 
-def test_whole_numbers_as_a_scanner_writes_them_do_not_overflow():
+def test_integer_volumes_do_not_overflow():
     rng = np.random.default_rng(2)
     volumes = rng.integers(-32768, 32767, size=(80, 30), dtype=np.int16)
     volumes[0], volumes[1] = -32768, 32767

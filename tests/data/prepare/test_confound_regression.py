@@ -45,7 +45,7 @@ class TestEveryCausalPiece:
 
     @pytest.mark.parametrize("volume", [0, 1, 69, 70, 148])
     @pytest.mark.parametrize("later", [np.nan, 1e9])
-    def test_no_later_frame_changes_an_earlier_one(self, bold, nuisance, make, volume, later):
+    def test_later_time_points_change_no_earlier_one(self, bold, nuisance, make, volume, later):
         stream = np.hstack([bold, nuisance])
         other = stream.copy()
         other[volume + 1 :] = later
@@ -54,7 +54,7 @@ class TestEveryCausalPiece:
 
 class TestRegression:
     @pytest.mark.parametrize("volume", [1, 2, 5, 40, 149])
-    def test_it_is_ridge_regression_on_the_frames_so_far_solved_anew(self, bold, volume):
+    def test_residual_equals_ridge_on_time_points_so_far(self, bold, volume):
         columns = np.random.default_rng(3).normal(size=(150, 4)) * [1, 100, 0.01, 1] + [0, 1e4, 0, 3]
         found = CausalRegression(7, 4)(bold, columns)
         seen, target = columns[: volume + 1], bold[: volume + 1]
@@ -74,7 +74,7 @@ class TestRegression:
         np.testing.assert_allclose(found[-1], expected[-1], atol=5e-3)
         assert np.corrcoef(found[500:].ravel(), noise[500:].ravel())[0, 1] > 0.998
 
-    def test_a_confound_goes_and_the_rest_stays(self):
+    def test_confound_is_removed_and_signal_kept(self):
         rng = np.random.default_rng(5)
         columns, signal = np.cumsum(rng.normal(size=(600, 2)), axis=0), rng.normal(size=(600, 1))
         bold = 1000 + signal + columns @ [[5.0], [-0.5]]
@@ -84,7 +84,7 @@ class TestRegression:
         assert np.abs(before).max() > 0.9
         assert np.abs(after).max() < 0.2
 
-    def test_the_first_frames_fade_in_instead_of_being_fitted_away(self):
+    def test_ridge_prevents_perfect_fit_of_first_time_points(self):
         rng = np.random.default_rng(6)
         columns, noise = rng.normal(size=(60, 24)), rng.normal(size=(60, 2000))
         centered = noise - [noise[: t + 1].mean(axis=0) for t in range(60)]
@@ -97,7 +97,7 @@ class TestRegression:
         design = np.column_stack([np.ones(20), columns[:20]])
         assert np.abs(noise[:20] - design @ np.linalg.lstsq(design, noise[:20], rcond=None)[0]).max() < 1e-10
 
-    def test_a_column_that_starts_late_fades_in_as_well(self):
+    def test_confound_that_starts_late_fades_in(self):
         rng = np.random.default_rng(7)
         noise, late = rng.normal(size=(200, 2000)), np.zeros((200, 6))
         late[100:] = rng.normal(size=(100, 6))
@@ -131,7 +131,7 @@ class TestRegression:
             CausalRegression(7, 5)(bold, nuisance[:-1])
 
 
-def test_what_is_causal_teaches_white_noise_nothing():
+def test_causal_steps_keep_white_noise_unpredictable():
     rng = np.random.default_rng(14)
     noise, slow = rng.normal(size=(800, 60)), np.cumsum(rng.normal(size=(800, 24)), axis=0)
     assert ar5_r2(CausalHighPass(60, 0.008, 1.0)(noise)) < 0.01

@@ -77,7 +77,7 @@ def computed(calibration_time_points=60, **changes):
 
 class TestNilearnStrategies:
     @pytest.mark.parametrize("preset", STRATEGIES)
-    def test_columns_and_dropped_frames_are_those_of_nilearn_called_directly(self, fmriprep, preset):
+    def test_columns_and_censored_volumes_equal_nilearns(self, fmriprep, preset):
         (image,) = fmriprep.glob("*smoothAROMAnonaggr_bold.nii.gz" if preset == "ica_aroma" else "*preproc_bold.nii.gz")
         expected, kept = load_confounds_strategy(str(image), preset, demean=False)
         found = select_confounds(table_of(fmriprep), preset, image.name)
@@ -118,21 +118,21 @@ class TestNilearnStrategies:
         np.testing.assert_allclose(found.values[1:], expected.to_numpy()[1:], **EXACT)
         assert {name for name in found.names if name.startswith("cosine")} == {"cosine00", "cosine01"}
 
-    def test_ica_aroma_is_for_the_image_that_was_denoised(self, fmriprep):
+    def test_ica_aroma_needs_the_denoised_image(self, fmriprep):
         table = table_of(fmriprep)
         assert select_confounds(table, "ica_aroma", AROMA).whole_run == ("desc-smoothAROMAnonaggr_bold",)
         for image in ("", "sub-01_task-movie_desc-preproc_bold.nii.gz"):
             with pytest.raises(MetadataError, match="is for an image desc-smoothAROMAnonaggr_bold, found"):
                 select_confounds(table, "ica_aroma", image)
 
-    def test_nothing_is_left_in_the_temporary_folder(self, tmp_path, monkeypatch):
+    def test_temporary_folder_is_removed(self, tmp_path, monkeypatch):
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
         select_confounds(computed(), "simple")
         assert not list(tmp_path.iterdir())
 
 
 class TestPresets:
-    def test_none_is_no_column(self):
+    def test_preset_none_has_no_column(self):
         found = select_confounds(computed(), "none")
         assert found.names == ()
         assert found.values.shape == (150, 0)
@@ -155,13 +155,13 @@ class TestPresets:
 
     @pytest.mark.parametrize("fmriprep", ["1.4"], indirect=True)
     @pytest.mark.parametrize("preset", [name for name in PRESETS if name != "ica_aroma"])
-    def test_what_was_fitted_to_the_whole_run_is_named(self, fmriprep, preset):
+    def test_whole_run_components_are_named(self, fmriprep, preset):
         found = select_confounds(table_of(fmriprep), preset)
         assert set(found.whole_run) == {name for name in found.names if "comp_cor" in name}
         assert bool(found.whole_run) == (preset in ("compcor", "budapest2020"))
 
     @pytest.mark.parametrize("preset", ["compcor", "budapest2020"])
-    def test_calibrated_components_are_not_of_the_whole_run_also_once_written(self, tmp_path, preset):
+    def test_calibrated_components_are_causal_also_once_written(self, tmp_path, preset):
         path = tmp_path / "sub-01_desc-confounds_timeseries.tsv"
         for calibration, expected in ((60, 0), (None, 6)):
             write_confounds(path, computed(calibration))
@@ -197,7 +197,7 @@ class TestPresets:
         with pytest.raises(MetadataError, match="lacks: a_comp_cor_05"):
             select_confounds(table, "budapest2020")
 
-    def test_a_preset_that_drops_every_frame_is_refused(self, fmriprep):
+    def test_preset_that_censors_every_volume_is_refused(self, fmriprep):
         table = table_of(fmriprep)
         moving = ConfoundTable(columns=table.columns.assign(framewise_displacement=0.6), source="x.tsv")
         with pytest.raises(MetadataError, match=r"x\.tsv: the confounds preset scrubbing censors all 30 volumes"):
@@ -216,7 +216,7 @@ class TestPresets:
 
     @pytest.mark.parametrize("preset", [name for name in PRESETS if name not in ("scrubbing", "ica_aroma")])
     @pytest.mark.parametrize("volume", [59, 60, 148])
-    def test_no_later_frame_changes_an_earlier_value_or_residual(self, preset, volume):
+    def test_later_time_points_change_no_earlier_residual(self, preset, volume):
         other = recording()
         for value in (other["motion"].to_numpy(), *(other[name] for name in ("global_signal", "csf", "white_matter"))):
             value[volume + 1 :] = -3 * value[volume + 1 :]
@@ -250,7 +250,7 @@ class TestComputed:
         components, _ = compcor(both, 6, 60, 1.0)
         np.testing.assert_array_equal(columns.filter(like="a_comp_cor"), components)
 
-    def test_the_json_says_what_the_components_explain(self):
+    def test_metadata_give_variance_explained(self):
         metadata = computed().metadata
         shares = [metadata[f"a_comp_cor_{number:02d}"]["VarianceExplained"] for number in range(6)]
         assert shares == sorted(shares, reverse=True)
@@ -317,15 +317,15 @@ class TestFiles:
         path = tmp_path / "x_timeseries.tsv"
         path.write_text("csf\n1.0\n")
         path.with_suffix(".json").write_text(content)
-        with pytest.raises(MetadataError, match="not a readable table"):
+        with pytest.raises(MetadataError, match=r"x_timeseries\.json: (is not valid JSON|expected a JSON object)"):
             read_confounds(path)
 
-    def test_a_table_that_is_not_there_is_an_error(self, tmp_path):
+    def test_missing_table_is_an_error(self, tmp_path):
         with pytest.raises(MetadataError, match="No such file"):
             read_confounds(tmp_path / "x.tsv")
 
     @pytest.mark.parametrize("suffix", [".tsv", ".json"])
-    def test_a_table_that_was_not_fetched_is_an_error(self, fmriprep, suffix):
+    def test_table_that_was_not_fetched_is_an_error(self, fmriprep, suffix):
         (path,) = fmriprep.glob(f"*{suffix}")
         path.unlink()
         path.symlink_to("../.git/annex/objects/a/b/MD5E-s9--0123456789abcdef/MD5E-s9--0123456789abcdef")

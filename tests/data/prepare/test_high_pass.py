@@ -12,7 +12,7 @@ def bold():
     return 900 + np.cumsum(rng.normal(size=(150, 7)), axis=0)
 
 
-def test_it_is_a_butterworth_filter_in_the_steady_state_of_the_first_frame(bold):
+def test_equals_butterworth_started_in_steady_state(bold):
     sections = butter(2, 0.01, "highpass", fs=1.0, output="sos")
     state = sosfilt_zi(sections)[..., None] * bold[0]
     expected, _ = sosfilt(sections, bold, axis=0, zi=state)
@@ -26,7 +26,7 @@ def test_a_constant_gives_zero_for_ever():
 
 
 @pytest.mark.parametrize(("frequency_hz", "gain"), [(0.001, 0.0156), (0.008, np.sqrt(0.5)), (0.1, 1.0)])
-def test_slow_drifts_go_and_fast_signals_stay(frequency_hz, gain):
+def test_gain_of_slow_drifts_and_fast_signals(frequency_hz, gain):
     time = np.arange(10_000) * 0.8
     found = CausalHighPass(1, 0.008, 0.8)(np.sin(2 * np.pi * frequency_hz * time)[:, None])[5000:]
     assert np.sqrt(2) * found.std() == pytest.approx(gain, abs=2e-3)

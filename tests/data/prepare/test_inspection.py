@@ -59,7 +59,7 @@ class TestInspection:
 
     @pytest.mark.parametrize("n_time_points", [40, 255, 256, 257, 900])
     @pytest.mark.parametrize("block", [1, 64, 1000])
-    def test_a_band_passed_run_is_refused_with_the_reason(self, n_time_points, block):
+    def test_band_passed_run_is_refused(self, n_time_points, block):
         noise = np.random.default_rng(4).normal(size=(1000, 30))
         inspect(noise[:n_time_points], TR, block)
         with pytest.raises(
@@ -68,7 +68,7 @@ class TestInspection:
             inspect(low_passed(noise, TR)[:n_time_points], TR, block)
         assert "high-pass is fine" in caught.value.hint
 
-    def test_it_says_so_before_the_whole_run_is_read(self):
+    def test_band_passed_run_is_refused_early(self):
         noise = low_passed(np.random.default_rng(5).normal(size=(1000, 30)), TR)
         found = inspection(30)
         found.inspect(noise[:255])
@@ -88,14 +88,14 @@ class TestInspection:
         assert inspect(noise[:n_time_points], TR).n_constant == 0
 
     @pytest.mark.parametrize("subject", ["003", "007"])
-    def test_real_parcels_are_accepted_and_refused_once_band_passed(self, sitcom, subject):
+    def test_real_parcels_are_refused_only_once_band_passed(self, sitcom, subject):
         series = sitcom_parcels(sitcom, subject)
         assert inspect(series, 1.0).n_constant == 0
         with pytest.raises(ImageError, match="band-passed"):
             inspect(low_passed(series, 1.0), 1.0)
 
     @pytest.mark.parametrize("run", [1, 8])
-    def test_real_voxels_are_accepted_and_refused_once_band_passed(self, haxby, run):
+    def test_real_voxels_are_refused_only_once_band_passed(self, haxby, run):
         series = haxby_voxels(haxby, run)
         inspect(series, 2.5)
         with pytest.raises(ImageError, match="band-passed"):
@@ -158,6 +158,6 @@ class TestBandPassed:
         [(autoregressive(0.9), 4.0), (autoregressive(0.9)[:31], 1.0), (np.full((200, 3), 7.0), 1.0)],
         ids=["too slow", "too short", "constant"],
     )
-    def test_what_can_not_be_told_is_not_accused(self, series, repetition_time):
+    def test_undecidable_runs_are_accepted(self, series, repetition_time):
         assert not is_band_passed(series, repetition_time)
         assert not is_band_passed(gaussian_filter1d(series, 3.0, axis=0), repetition_time)

@@ -104,7 +104,7 @@ def test_fmriprep_recovers_the_same_to_the_first_order(reference, affine):
 
 
 @pytest.mark.parametrize(("codes", "expected"), [("RAS", 1.5), ("LAS", 1.5), ("LPS", -1.5), ("RPS", -1.5)])
-def test_the_way_back_counts_along_the_first_axis_of_fsl(codes, expected):
+def test_translation_sign_follows_fsl_first_axis(codes, expected):
     went_right = from_matvec(np.eye(3), [1.5, 0, 0])[None]
     found = motion_parameters(went_right, oriented(codes), np.zeros(3))
     np.testing.assert_allclose(found.to_numpy(), [[expected, 0, 0, 0, 0, 0]], atol=1e-12)
@@ -120,7 +120,7 @@ def test_a_rotation_about_the_center_is_no_translation():
     assert np.abs(elsewhere[["trans_y", "trans_z"]].to_numpy()).min() > 1
 
 
-def test_the_center_of_mass_is_a_point_of_the_world(reference):
+def test_center_of_mass_is_in_mm(reference):
     volume = np.zeros(SHAPE)
     volume[3, 5, 7] = 2
     np.testing.assert_allclose(
@@ -138,7 +138,7 @@ class TestFramewiseDisplacement:
         np.testing.assert_allclose(framewise_displacement(motion), [np.nan, 0.5, 0.5, 1.0])
         np.testing.assert_allclose(framewise_displacement(motion, radius_mm=80), [np.nan, 0.5, 0.8, 1.3])
 
-    def test_no_later_frame_changes_an_earlier_one(self):
+    def test_later_time_points_change_no_earlier_one(self):
         motion = pd.DataFrame(truth(), columns=list(MOTION))
         other = motion.copy()
         other.iloc[12:] = np.nan
@@ -161,7 +161,7 @@ def test_transforms_are_read_as_written(tmp_path, reference, n):
     np.testing.assert_allclose(found, head_motion, atol=1e-4)
 
 
-def test_motion_of_later_volumes_does_not_reach_earlier_ones(reference):
+def test_later_motion_changes_no_earlier_parameters(reference):
     affine = AFFINES["oblique RAS"]
     head_motion = true_motion(truth(), reference, affine)
     other = head_motion.copy()
@@ -188,7 +188,7 @@ def test_what_is_no_transform_is_refused(tmp_path, content):
         read_head_motion(path)
 
 
-def test_a_file_that_is_not_there_is_an_error(tmp_path):
+def test_missing_file_is_an_error(tmp_path):
     with pytest.raises(MetadataError, match="No such file"):
         read_head_motion(tmp_path / "missing.txt")
 

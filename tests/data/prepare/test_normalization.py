@@ -27,7 +27,7 @@ def test_blocks_give_the_same_bits_as_one_call(bold, cuts):
 
 
 @pytest.mark.parametrize("volume", [0, 1, 50, 199])
-def test_no_later_frame_changes_an_earlier_one(bold, volume):
+def test_later_time_points_change_no_earlier_one(bold, volume):
     other = bold.copy()
     other[volume + 1 :] = np.random.default_rng(1).normal(size=other[volume + 1 :].shape)
     assert np.array_equal(CausalZScore(7)(bold)[: volume + 1], CausalZScore(7)(other)[: volume + 1])
@@ -41,7 +41,7 @@ def test_a_constant_voxel_is_zero_not_noise():
     assert (found[1:, 1] > 0).all()
 
 
-def test_the_first_frames_are_bounded():
+def test_first_time_points_are_bounded():
     spikes = np.zeros((30, 1))
     spikes[5] = 1e9
     found = CausalZScore(1)(spikes)

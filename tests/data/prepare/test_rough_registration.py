@@ -70,7 +70,7 @@ def displacement_mm(geometry, volume, head_motion):
     return VOXEL_MM * np.linalg.norm(read_voxels(geometry, volume) - expected, axis=1)[inner]
 
 
-def test_the_head_is_brought_to_the_template_to_a_fraction_of_a_voxel(registered):
+def test_registration_error_is_a_fraction_of_a_voxel(registered):
     assert registered.space.name == ROUGH_SPACE
     assert registered.space.mask.sum() > 6000
     points = grid_points(registered.space.mask, registered.space.affine)
@@ -83,7 +83,7 @@ def test_the_head_is_brought_to_the_template_to_a_fraction_of_a_voxel(registered
         assert displacement.max() < 0.4 * VOXEL_MM
 
 
-def test_head_motion_is_found_to_a_twentieth_of_a_voxel(registered):
+def test_head_motion_error_is_below_0_05_voxels(registered):
     points = grid_points(registered.space.mask, registered.space.affine)
     for found, truth in zip(registered.head_motion, HEAD_MOTION, strict=True):
         # Measured: 0.12 to 0.20 mm.
@@ -91,7 +91,7 @@ def test_head_motion_is_found_to_a_twentieth_of_a_voxel(registered):
     assert np.linalg.norm(move(HEAD_MOTION[3], points) - points, axis=1).mean() > 3
 
 
-def test_again_and_with_other_later_volumes_the_bits_are_the_same(registered, recorded, tmp_path, monkeypatch):
+def test_registration_is_reproducible_and_ignores_later_volumes(registered, recorded, tmp_path, monkeypatch):
     """ITK has started in this process with as many threads as it likes; nothing is left where it writes."""
     ants.smooth_image(ants.from_numpy(recorded[..., 0]), 1.0)
     scratch = tmp_path / "scratch"

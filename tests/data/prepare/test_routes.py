@@ -104,7 +104,7 @@ def test_confounds_are_computed_from_transforms_and_tissues(moving, tmp_path, pr
 
 
 @pytest.mark.parametrize("settings", [{}, {"confounds": "budapest2020", "high_pass_hz": 0.01}])
-def test_no_later_frame_changes_an_earlier_one(moving, tmp_path, prepare, settings):
+def test_later_time_points_change_no_earlier_one(moving, tmp_path, prepare, settings):
     phantom, data, _ = moving
     root = phantom.write(tmp_path / "bids", data)
     store = prepare(root, **settings)
@@ -119,7 +119,7 @@ def test_no_later_frame_changes_an_earlier_one(moving, tmp_path, prepare, settin
     pd.testing.assert_frame_equal(table_beside(again)[:30], table, check_exact=True)
 
 
-def test_the_whole_run_is_used_where_asked_and_recorded(moving, tmp_path, prepare):
+def test_whole_run_estimation_is_recorded(moving, tmp_path, prepare):
     phantom, data, _ = moving
     store = prepare(
         phantom.write(tmp_path / "bids", data), estimation="whole-run", confounds="budapest2020", high_pass_hz=0.01
@@ -149,7 +149,7 @@ def test_the_output_is_valid_bids(moving, tmp_path, capsys):
     )
 
 
-def test_the_planted_truth_of_a_simulated_twin_is_found_again(tmp_path, prepare):
+def test_ground_truth_of_a_synthetic_dataset_is_recovered(tmp_path, prepare):
     """Another writer of the same transforms: the synthetic dataset as a scanner records it, prepared, shows the planted
     stimulus.
     """
@@ -251,7 +251,7 @@ def test_slice_timing_that_others_corrected_is_named(preprocessed, prepare):
         prepare(root, resolution_mm=None, slice_timing=True)
 
 
-def test_images_in_a_space_of_their_own_get_no_grid_of_the_template(preprocessed, prepare):
+def test_native_images_are_not_resampled_to_template(preprocessed, prepare):
     root, *_ = preprocessed
     for path in list(root.rglob("*space-MNI152NLin2009cAsym*")):
         path.rename(path.with_name(path.name.replace("MNI152NLin2009cAsym", "T1w")))
@@ -260,7 +260,7 @@ def test_images_in_a_space_of_their_own_get_no_grid_of_the_template(preprocessed
         prepare(root, resolution_mm=9)
 
 
-def test_presets_that_can_not_be_computed_are_refused_at_once(moving, tmp_path, prepare):
+def test_presets_that_need_fmriprep_tables_are_refused(moving, tmp_path, prepare):
     phantom, data, _ = moving
     root = phantom.write(tmp_path / "bids", data)
     with pytest.raises(ConfigError, match="scrubbing can't be computed from transforms and tissue maps"):
@@ -275,7 +275,7 @@ def test_motion24_from_the_table(preprocessed, prepare):
     assert len(prepare(root, resolution_mm=None, confounds="motion24").record["confounds"]["columns"]) == 24
 
 
-def test_what_is_annexed_is_fetched_and_read_sidecars_and_tables_too(preprocessed, tmp_path, capsys):
+def test_annexed_images_sidecars_and_tables_are_read(preprocessed, tmp_path, capsys):
     """The published full fMRIPrep of ds003017 keeps its JSON and TSV in the annex, too."""
     root, *_ = preprocessed
     clone, output = tmp_path / "clone", tmp_path / "out"

@@ -57,7 +57,7 @@ def prepare(dataset, tmp_path):
     return prepare_
 
 
-def test_frames_are_the_masked_causal_z_scores(prepare, dataset):
+def test_series_is_masked_causal_z_score(prepare, dataset):
     path, made = prepare()
     store = RunStore(path)
     image = nib.load(next(dataset.glob("sub-01/func/*_bold.nii.gz"))).get_fdata()
@@ -70,7 +70,7 @@ def test_frames_are_the_masked_causal_z_scores(prepare, dataset):
     assert store.repetition_time == 1.0
 
 
-def test_frames_inside_the_film_and_after_the_warm_up_are_scored(prepare):
+def test_time_points_inside_movie_after_warmup_are_scored(prepare):
     scored = RunStore(prepare()[0]).scored
     assert np.flatnonzero(scored).tolist() == list(range(15, 50))
 
@@ -81,7 +81,7 @@ def test_memory_bound_changes_nothing(prepare, tmp_path):
     assert np.array_equal(RunStore(prepare(memory_bytes=1)[0]).series(0, N_TIME_POINTS), whole)
 
 
-def test_no_later_frame_changes_an_earlier_one(prepare, dataset, tmp_path):
+def test_later_time_points_change_no_earlier_one(prepare, dataset, tmp_path):
     before = RunStore(prepare()[0]).series(0, 30)
     (tmp_path / "out").rename(tmp_path / "first")
     path = next(dataset.glob("sub-01/func/*_bold.nii.gz"))
@@ -91,7 +91,7 @@ def test_no_later_frame_changes_an_earlier_one(prepare, dataset, tmp_path):
     assert np.array_equal(RunStore(prepare()[0]).series(0, 30), before)
 
 
-def test_what_is_prepared_is_left_and_what_changed_is_done_again(prepare, dataset):
+def test_only_changed_inputs_are_prepared_again(prepare, dataset):
     path, _ = prepare()
     stamp = path.stat().st_mtime_ns
     assert prepare() == (path, False)
@@ -103,7 +103,7 @@ def test_what_is_prepared_is_left_and_what_changed_is_done_again(prepare, datase
     assert RunStore(path).scored.sum() == 40 - 12
 
 
-def test_leftovers_of_a_killed_process_are_cleared_away(prepare):
+def test_leftovers_of_a_killed_process_are_removed(prepare):
     path, _ = prepare()
     leftover = path.with_name(f".{path.name}.0123abcd.tmp")
     leftover.mkdir()
@@ -111,7 +111,7 @@ def test_leftovers_of_a_killed_process_are_cleared_away(prepare):
     assert not leftover.exists()
 
 
-def test_without_a_mask_one_is_computed_from_the_first_volumes(prepare, dataset):
+def test_missing_mask_is_computed_from_first_volumes(prepare, dataset):
     next(dataset.rglob("*_mask.nii.gz")).unlink()
     data = np.full((12, 12, 12, N_TIME_POINTS), 10.0)
     data[3:9, 3:9, 3:9] = 1000
@@ -150,7 +150,7 @@ def test_a_file_that_is_no_image_is_refused(prepare, dataset):
         prepare()
 
 
-def test_nan_inside_the_mask_is_refused_with_its_place(prepare, dataset):
+def test_nan_inside_the_mask_is_located(prepare, dataset):
     data = np.random.default_rng(0).normal(1000, 10, (*SHAPE, N_TIME_POINTS))
     data[..., 17] = np.nan
     write_bold(dataset / "sub-01/func", data)
@@ -178,7 +178,7 @@ def test_a_mask_on_another_grid(prepare, dataset):
         prepare()
 
 
-def test_an_empty_film(prepare, dataset):
+def test_no_scored_time_point_is_refused(prepare, dataset):
     next(dataset.rglob("*_events.tsv")).write_text("onset\tduration\ttrial_type\n0.0\t5.0\tmovie\n")
     with pytest.raises(MetadataError, match="no time point remains to be scored"):
         prepare()

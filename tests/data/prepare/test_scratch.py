@@ -16,7 +16,7 @@ def fill(scratch, run, cuts=(1, 9)):
 
 
 @pytest.mark.parametrize("cuts", [(), (1, 9), tuple(range(1, 23))])
-def test_frames_and_columns_come_back(tmp_path, run, cuts):
+def test_time_points_and_columns_are_read_back(tmp_path, run, cuts):
     with ScratchSeries(tmp_path / "run") as scratch:
         fill(scratch, run, cuts)
         assert (scratch.n_time_points, scratch.n_columns) == run.shape
@@ -25,7 +25,7 @@ def test_frames_and_columns_come_back(tmp_path, run, cuts):
         assert np.array_equal(scratch.read_columns(0, 1), run[:, :1])
 
 
-def test_columns_are_replaced_and_the_rest_stays(tmp_path, run):
+def test_replacing_columns_keeps_the_others(tmp_path, run):
     with ScratchSeries(tmp_path / "run") as scratch:
         fill(scratch, run)
         scratch.replace_columns(3, -run[:, 3:7].astype(np.float64))
@@ -36,7 +36,7 @@ def test_columns_are_replaced_and_the_rest_stays(tmp_path, run):
         assert np.array_equal(scratch.read(0, 25), np.concatenate([expected, run[:2]]))
 
 
-def test_other_orders_and_types_in_memory_come_back(tmp_path):
+def test_other_memory_layouts_are_read_back(tmp_path):
     block = np.arange(60, dtype=np.int16).reshape(5, 12)
     with ScratchSeries(tmp_path / "run") as scratch:
         scratch.append(np.asfortranarray(block))
@@ -44,7 +44,7 @@ def test_other_orders_and_types_in_memory_come_back(tmp_path):
         assert np.array_equal(scratch.read(0, 10), np.concatenate([block, block[:, ::-1]]))
 
 
-def test_the_file_goes_at_the_end(tmp_path, run):
+def test_file_is_removed_at_the_end(tmp_path, run):
     (tmp_path / "run").write_bytes(b"left by a process that was killed" * 1000)
     with ScratchSeries(tmp_path / "run") as scratch:
         fill(scratch, run)
@@ -52,7 +52,7 @@ def test_the_file_goes_at_the_end(tmp_path, run):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_file_goes_after_an_error(tmp_path, run):
+def test_file_is_removed_after_an_error(tmp_path, run):
     with pytest.raises(KeyError), ScratchSeries(tmp_path / "run") as scratch:
         fill(scratch, run)
         raise KeyError

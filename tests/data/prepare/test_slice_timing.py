@@ -56,7 +56,7 @@ def shift(tmp_path):
 
 
 @pytest.mark.parametrize("direction", ["k", "k-", "j", "i-", None])
-def test_every_slice_is_as_if_acquired_in_the_middle_of_the_volume(shift, direction):
+def test_slices_are_shifted_to_middle_of_volume(shift, direction):
     volumes = np.arange(N_TIME_POINTS) * TR
     recorded = signal(volumes + acquired_at(direction or "k"))
     sidecar = {"SliceTiming": TIMES[(direction or "k")[0]]}
@@ -71,7 +71,7 @@ def test_every_slice_is_as_if_acquired_in_the_middle_of_the_volume(shift, direct
     assert np.abs(recorded - expected)[inner].max() > 15
 
 
-def test_volumes_come_back_one_by_one_as_together(shift):
+def test_single_volumes_equal_the_block(shift):
     data = np.random.default_rng(1).normal(1000, 10, (*SHAPE, N_TIME_POINTS))
     sidecar = {"SliceTiming": TIMES["j"], "SliceEncodingDirection": "j"}
     together = shift(data, sidecar)
@@ -79,7 +79,7 @@ def test_volumes_come_back_one_by_one_as_together(shift):
     assert np.array_equal(np.concatenate(single, axis=-1), together[..., [0, 7, N_TIME_POINTS - 1]])
 
 
-def test_only_some_columns_are_in_memory_at_a_time(shift, monkeypatch):
+def test_memory_bounds_the_columns_in_memory(shift, monkeypatch):
     data = np.random.default_rng(2).normal(1000, 10, (*SHAPE, N_TIME_POINTS))
     whole = shift(data, {"SliceTiming": TIMES["k"]})
     widths = []
@@ -112,7 +112,7 @@ def test_only_some_columns_are_in_memory_at_a_time(shift, monkeypatch):
         ({"SliceTiming": TIMES["k"], "SliceEncodingDirection": ["k"]}, "SliceEncodingDirection of i, j or k"),
     ],
 )
-def test_sidecars_that_say_too_little_or_nonsense(shift, tmp_path, sidecar, message):
+def test_incomplete_or_invalid_sidecars_are_refused(shift, tmp_path, sidecar, message):
     with pytest.raises(MetadataError, match=message):
         shift(np.ones((*SHAPE, 3)), sidecar)
     assert not (tmp_path / "slices").exists()
@@ -128,7 +128,7 @@ def test_a_value_that_is_not_finite(shift):
 class TestFourierShift:
     @pytest.mark.parametrize("shift_s", [0.9, -0.35, 0.0])
     @pytest.mark.parametrize("n_time_points", [100, 101])
-    def test_it_is_exact_on_what_the_mirrored_series_can_hold(self, shift_s, n_time_points):
+    def test_shift_of_mirrored_cosines_is_exact(self, shift_s, n_time_points):
         def signal(time):
             return sum(np.cos(np.pi * k * (time + 0.5) / n_time_points) * k for k in (0, 1, 7, 60))
 
@@ -136,7 +136,7 @@ class TestFourierShift:
         found = fourier_shift(np.stack([signal(volumes)] * 2, axis=-1), shift_s, 1.8)
         np.testing.assert_allclose(found, np.stack([signal(volumes + shift_s / 1.8)] * 2, axis=-1), atol=1e-10)
 
-    def test_inside_a_run_any_band_limited_signal_is_shifted(self):
+    def test_band_limited_signal_is_shifted_inside_a_run(self):
         time = np.arange(400) * 2.0
         found = fourier_shift(np.sin(0.3 * time + 1), 0.8, 2.0)[50:-50]
         np.testing.assert_allclose(found, np.sin(0.3 * (time + 0.8) + 1)[50:-50], atol=5e-3)
@@ -145,11 +145,11 @@ class TestFourierShift:
         found = fourier_shift(np.linspace(1000, 1100, 201), 0.5, 1.0)
         np.testing.assert_allclose(found[20:-20], np.linspace(1000, 1100, 201)[20:-20] + 0.25, atol=0.02)
 
-    def test_white_noise_stays_white_and_would_not_under_a_linear_shift(self):
+    def test_fourier_shift_keeps_noise_white_linear_does_not(self):
         noise = np.random.default_rng(11).normal(size=(600, 60))
         linear = (noise[1:] + noise[:-1]) / 2
         assert ar5_r2(fourier_shift(noise, 0.5, 1.0)) == pytest.approx(-0.01, abs=0.02)
         assert ar5_r2(linear) == pytest.approx(0.42, abs=0.03)
 
-    def test_slices_move_to_the_middle_of_the_acquired_span(self):
+    def test_shifts_point_to_middle_of_acquired_span(self):
         np.testing.assert_allclose(slice_timing_shifts([0.0, 0.6, 0.3, 0.9]), [0.45, -0.15, 0.15, -0.45])

@@ -103,7 +103,7 @@ def test_colors_and_complex_numbers(path):
             BoldImage(path)
 
 
-def test_an_affine_that_is_none(path, data):
+def test_singular_affine_is_refused(path, data):
     raw = bytearray(gzip.decompress(write(path, data).read_bytes()))
     # The last row of the affine lies at the byte 312 of the header.
     raw[312:328] = bytes(16)
@@ -144,7 +144,7 @@ def test_a_truncated_file(tmp_path, data, name, share):
 
 @pytest.mark.parametrize("at", [0.4, 0.8])
 @pytest.mark.parametrize("level", [0, 6])
-def test_a_damaged_file_is_known_by_its_checksum(path, data, at, level, monkeypatch):
+def test_damage_is_detected_by_gzip_checksum(path, data, at, level, monkeypatch):
     """Stored without compression, nothing but the checksum at the very end tells."""
     # With indexed_gzip, which the package does not need, nibabel looks at all of a small file while it opens it.
     monkeypatch.setattr(nib._compression, "HAVE_INDEXED_GZIP", False)
@@ -208,7 +208,7 @@ def test_outside_the_mask_nothing_matters(path, data, space):
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.float64])
-def test_resampled_on_its_own_grid_a_volume_stays(path, data, space, dtype):
+def test_resampling_to_its_own_grid_is_identity(path, data, space, dtype):
     points = np.argwhere(space.mask) @ AFFINE[:3, :3].T + AFFINE[:3, 3]
     volumes = BoldImage(write(path, data, dtype))
     found = ResampledVolumes(volumes, space, Resampler(points, volumes.affine)).read(3, 6)
@@ -265,6 +265,6 @@ def test_a_table_is_read(tmp_path):
         ("0.1\t-0.2\n1\t2\n3\t4\n", "expected the names of parcels in its first line, found numbers: 0.1, -0.2"),
     ],
 )
-def test_tables_that_are_none(tmp_path, text, message):
+def test_invalid_parcel_tables_are_refused(tmp_path, text, message):
     with pytest.raises(ImageError, match=message):
         table(tmp_path, text).read(0, 2)

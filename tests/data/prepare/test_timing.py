@@ -42,7 +42,7 @@ class TestRepetitionTime:
             (1.0, math.nan, "the header nan s"),
         ],
     )
-    def test_what_says_nothing_or_contradicts_itself(self, sidecar, header, message):
+    def test_missing_or_contradictory_repetition_time_is_refused(self, sidecar, header, message):
         with pytest.raises(MetadataError, match=message):
             repetition_time(recording(sidecar), header)
 
@@ -67,7 +67,7 @@ class TestEvents:
         # Only n/a is missing: "None" may be a condition.
         assert rest == [(3.0, 0.0, ""), (4.0, 1.5, "None")]
 
-    def test_types_are_words_also_where_they_look_like_numbers(self, table):
+    def test_trial_types_are_read_as_text(self, table):
         assert [name for *_, name in read_events(table(("0", "1", "01"), ("1", "1", "n/a")), 9.0)] == ["01", ""]
 
     def test_without_types(self, table):
@@ -111,13 +111,13 @@ class TestEvents:
 
 
 class TestScoredFrames:
-    def test_an_event_holds_its_onset_and_not_its_end(self):
+    def test_event_includes_onset_and_excludes_end(self):
         scored, rule = scored_time_points([(3.0, 2.0, "movie"), (7.5, 1.0, "movie")], 12, 1.0, 0.0, ["movie"])
         assert np.flatnonzero(scored).tolist() == [3, 4, 8]
         assert rule == "time points inside events of type movie, after the warm-up"
 
     @pytest.mark.parametrize("tr", [0.72, 0.8, 1.1, 2.0, 2.4])
-    def test_rounding_moves_no_frame(self, tr):
+    def test_rounding_shifts_no_time_point(self, tr):
         """10 * 0.72 is 7.199999999999999."""
         for volume in range(1, 200):
             scored, _ = scored_time_points([(round(volume * tr, 6), round(tr, 6), "movie")], 300, tr, 0.0, ["movie"])
@@ -133,7 +133,7 @@ class TestScoredFrames:
         assert np.flatnonzero(scored).tolist() == [4, 5, 6, 7, 8, 9]
         assert rule == "all time points after the warm-up (no event of type movie or story)"
 
-    def test_an_unknown_duration_has_no_frames_and_is_said(self):
+    def test_unknown_duration_scores_nothing_and_is_recorded(self):
         events = [(0.0, math.nan, "movie"), (6.0, 2.0, "movie")]
         scored, rule = scored_time_points(events, 10, 1.0, 0.0, ["movie"])
         assert np.flatnonzero(scored).tolist() == [6, 7]
@@ -164,7 +164,7 @@ RUNS = {
 @pytest.mark.parametrize(
     ("run", "n_time_points", "stimulus", "expected"), [(run, *metadata) for run, metadata in RUNS.items()]
 )
-def test_the_real_film_is_scored_and_neither_fixation_nor_overlap(ds003017, run, n_time_points, stimulus, expected):
+def test_budapest_movie_is_scored_without_fixation_and_overlap(ds003017, run, n_time_points, stimulus, expected):
     tables = sorted(ds003017.rglob(f"*_run-{run:02d}_events.tsv"))
     assert len(tables) == 25
     for path in tables:

@@ -21,14 +21,6 @@ def synthetic(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_synthetic(tmp_path_factory) -> Path:
-    """Two subjects, two runs of few large voxels; don't change it."""
-    root = tmp_path_factory.mktemp("simulate") / "small"
-    simulate(root, SimulateConfig(n_subjects=2, n_runs=2, volume_scale=0.05, voxel_size_mm=20))
-    return root
-
-
-@pytest.fixture(scope="session")
 def published():
     """Names in an archive of the published metadata, and the text of its small files that start with `prefix`."""
 

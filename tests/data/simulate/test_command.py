@@ -9,7 +9,7 @@ import pytest
 from titan_neuro import cli, errors
 
 
-def test_flags_and_settings_are_what_is_simulated(tmp_path):
+def test_flags_and_settings_reach_the_dataset(tmp_path):
     small = ["--subjects", "1", "--runs", "1", "--volume-scale", "0.1", "--voxel-size-mm", "25", "--random-seed", "3"]
     truth = [
         "--set",
@@ -51,7 +51,7 @@ def test_flags_and_settings_are_what_is_simulated(tmp_path):
         (["--set", "delayed_response_fraction=0.5"], errors.ConfigError, "must not exceed 1"),
     ],
 )
-def test_what_is_wrong_is_said(tmp_path, capsys, arguments, error, message):
+def test_invalid_settings_are_named(tmp_path, capsys, arguments, error, message):
     assert cli.main(["simulate", str(tmp_path / "synthetic"), *arguments]) == error.exit_code
     assert message in capsys.readouterr().err
     assert not (tmp_path / "synthetic").exists()

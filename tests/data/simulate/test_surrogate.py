@@ -1,4 +1,4 @@
-"""Surrogates keep what they say and nothing else."""
+"""Surrogates keep the stated statistics of the data, and nothing else."""
 
 import json
 
@@ -26,7 +26,7 @@ def lag_one(values):
     return (centered[1:] * centered[:-1]).sum(axis=0) / (centered**2).sum(axis=0)
 
 
-def test_white_noise_keeps_mean_and_spread_alone(series):
+def test_white_noise_keeps_only_mean_and_deviation(series):
     made = surrogate(series, "white", np.random.default_rng(1), keep_mean=True)
     np.testing.assert_allclose(made.std(axis=0), series.std(axis=0), rtol=0.1)
     np.testing.assert_allclose(made[:, :3].mean(axis=0), series[:, :3].mean(axis=0), atol=1.5)
@@ -37,7 +37,7 @@ def test_white_noise_keeps_mean_and_spread_alone(series):
 
 
 @pytest.mark.parametrize("n_time_points", [599, 600])
-def test_shuffled_phases_keep_the_amplitudes_and_so_the_autocorrelation(series, n_time_points):
+def test_random_phases_keep_amplitudes_and_autocorrelation(series, n_time_points):
     series = series[:n_time_points]
     made = surrogate(series, "phase", np.random.default_rng(1), keep_mean=True)
     np.testing.assert_allclose(np.abs(np.fft.rfft(made, axis=0)), np.abs(np.fft.rfft(series, axis=0)), atol=1e-8)

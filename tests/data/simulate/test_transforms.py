@@ -21,7 +21,7 @@ from titan_neuro.data.simulate.memory_content import plan_memory_content
 from titan_neuro.data.simulate.scanner import Scanner, SubjectAnatomy
 from titan_neuro.data.simulate.signal import latents_at_volumes, simulate_run, stimulus_latents
 
-# Nothing but the movie, so that the planted volume is known; a head that moves much, so that it matters.
+# Only the movie, so that the noiseless volumes are known; large head motion, so that its correction matters.
 CONFIG = SimulateConfig(
     n_subjects=1,
     n_runs=1,

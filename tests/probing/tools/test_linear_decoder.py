@@ -24,9 +24,11 @@ def test_scores_agree_with_scikit_learn_and_scipy():
     accuracy, r = (shifted_scores(*pair, usable) for pair in ((predicted, labels), (forecast, numbers)))
     for shift in range(61):
         shifted = np.roll(labels, shift)
-        there = usable & (shifted != "")
-        np.testing.assert_allclose(accuracy[shift], balanced_accuracy_score(shifted[there], predicted[there]))
-        np.testing.assert_allclose(r[shift], pearsonr(np.roll(numbers, shift)[there], forecast[there]).statistic)
+        is_scored = usable & (shifted != "")
+        np.testing.assert_allclose(accuracy[shift], balanced_accuracy_score(shifted[is_scored], predicted[is_scored]))
+        np.testing.assert_allclose(
+            r[shift], pearsonr(np.roll(numbers, shift)[is_scored], forecast[is_scored]).statistic
+        )
     assert np.isnan(shifted_scores(np.ones(61), numbers, usable)).all()
 
 

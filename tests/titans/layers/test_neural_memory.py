@@ -33,7 +33,7 @@ def test_the_backends_agree(layer):
 
 
 @pytest.mark.parametrize("cuts", [[5, 6], [1] * 11, [4, 4, 3], [2, 9]])
-def test_a_stream_may_be_cut_at_any_frame(layer, cuts):
+def test_a_stream_may_be_cut_anywhere(layer, cuts):
     x = time_points(11)
     expected, expected_state = layer(x)
     state, outputs = None, []
@@ -45,7 +45,7 @@ def test_a_stream_may_be_cut_at_any_frame(layer, cuts):
     torch.testing.assert_close(state.key_value_tail, expected_state.key_value_tail, rtol=0, atol=1e-14)
 
 
-def test_the_convolution_looks_back_along_frames_and_not_along_tokens(layer):
+def test_the_convolution_runs_over_time_points(layer):
     x = time_points(6)
     before = layer.query(x, layer.query.init_state(2))[0]
     x[:, 2 * TOKENS_PER_TIME_POINT + 1] += 1.0
@@ -53,7 +53,7 @@ def test_the_convolution_looks_back_along_frames_and_not_along_tokens(layer):
     assert changed == [time_point * TOKENS_PER_TIME_POINT + 1 for time_point in (2, 3, 4, 5)]
 
 
-def test_a_later_frame_and_another_item_change_nothing(layer):
+def test_later_time_points_and_other_items_change_nothing(layer):
     layer, x = layer.float(), time_points(20, dtype=torch.float32)
     before = layer(x)[0].detach()
     later = x.clone()
@@ -64,7 +64,7 @@ def test_a_later_frame_and_another_item_change_nothing(layer):
     assert torch.equal(layer(other)[0][1], before[1])
 
 
-def test_reading_writes_nothing_and_is_what_the_memory_holds(layer):
+def test_reading_writes_nothing(layer):
     x = time_points(8)
     _, state = layer(x)
     tail = layer.query.init_state(2)
@@ -84,7 +84,7 @@ def test_every_parameter_learns(layer):
 
 
 @pytest.mark.parametrize("bias", [-40.0, 40.0])
-def test_the_step_is_capped_whatever_the_gates_say(layer, bias):
+def test_the_step_is_bounded_for_all_gates(layer, bias):
     with torch.no_grad():
         layer.gates.bias.fill_(bias)
     alpha, eta, theta = layer.gate_values(time_points(5))
@@ -96,7 +96,7 @@ def test_the_step_is_capped_whatever_the_gates_say(layer, bias):
     assert undone.max() <= layer.config.max_step * (1 + 1e-9)
 
 
-def test_one_repeated_frame_is_learned_and_not_overshot(layer):
+def test_one_repeated_time_point_is_learned_without_overshoot(layer):
     """The hardest case for the step: all keys alike, the gates wide open, nothing forgotten."""
     with torch.no_grad():
         layer.gates.weight.zero_()
@@ -113,7 +113,7 @@ def test_one_repeated_frame_is_learned_and_not_overshot(layer):
     assert (errors[-1] < 0.3 * errors[0]).all()
 
 
-def test_silence_has_finite_gradients(layer):
+def test_zero_input_has_finite_gradients(layer):
     x = torch.zeros(2, 6 * TOKENS_PER_TIME_POINT, DIM, dtype=torch.float64, requires_grad=True)
     layer(x)[0].sum().backward()
     assert x.grad.isfinite().all()

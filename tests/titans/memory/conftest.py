@@ -1,4 +1,4 @@
-"""Streams of random tokens for the memory, in stable dynamics: in others no two codes agree."""
+"""Streams of random tokens for the memory, in stable dynamics: unstable ones amplify rounding errors."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from titan_neuro.titans.memory import MemoryState, memory_scan
 
 @dataclass
 class Stream:
-    """Tokens and a state with momentum; everything is a leaf that wants a gradient."""
+    """Tokens and a state with momentum; all tensors are leaves that require gradients."""
 
     tokens: tuple[Tensor, ...]
     weights: tuple[Tensor, ...]
@@ -27,6 +27,18 @@ class Stream:
     @property
     def state(self) -> MemoryState:
         return MemoryState(self.weights, self.momentum, self.weights, 0)
+
+    @torch.no_grad()
+    def fill_gates(self, alpha: float | str, eta: float) -> None:
+        """Set the gates to one value, or `alpha` to a mixture of 0, 1 and what it was."""
+        if alpha == "mixed":
+            self.tokens[3][..., ::3] = 1.0
+            self.tokens[3][..., 1::3] = 0.0
+        else:
+            self.tokens[3].fill_(alpha)
+        self.tokens[4].fill_(eta)
+        # Without forgetting a constant momentum grows: small steps keep it small within the test.
+        self.tokens[5].mul_(0.02)
 
     def scan(self, cuts: tuple[int, ...] = (), **options: object) -> list[Tensor]:
         """Outputs and the final state's tensors, the stream cut into calls at the given tokens."""
@@ -70,7 +82,7 @@ def make_stream() -> Callable[..., Stream]:
 
 @pytest.fixture
 def poisoned_memory() -> Iterator[None]:
-    """Every tensor that torch leaves uninitialized holds NaN."""
+    """Fill every uninitialized tensor of torch with NaN."""
     torch.use_deterministic_algorithms(True)
     assert torch.utils.deterministic.fill_uninitialized_memory
     assert torch.empty(3).isnan().all()

@@ -1,6 +1,6 @@
-"""What only the compiled dual form has: instruction sets, threads, places in memory, and an installation that lacks it.
+"""What only the compiled dual form has: instruction sets, threads, memory layouts, installations without it.
 
-That it computes the right numbers is tested with the other backends.
+That its results are right is tested with the other backends.
 """
 
 import ctypes
@@ -31,8 +31,8 @@ def results(leaves: list[torch.Tensor], backend: str = "native") -> list[torch.T
     """Outputs, state and all gradients."""
     state = init_state(tuple(leaves[6:]), 2)
     outputs, state = memory_scan(*leaves[:6], state, chunk_size=33, backend=backend, max_delta_norm=1.0)
-    found = [outputs, *state.weights, *state.momentum, *state.reference]
-    return [*found, *torch.autograd.grad(sum(x.square().sum() for x in found), leaves)]
+    computed = [outputs, *state.weights, *state.momentum, *state.reference]
+    return [*computed, *torch.autograd.grad(sum(x.square().sum() for x in computed), leaves)]
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
@@ -41,8 +41,8 @@ def test_all_instruction_sets_compute_the_same(monkeypatch, dtype, tolerance):
     assert native.fastest_instruction_set() == native.library().titan_neuro_count_instruction_sets() - 1
     for instruction_set in range(native.fastest_instruction_set() + 1):
         monkeypatch.setattr(native, "fastest_instruction_set", lambda which=instruction_set: which)
-        for found, wanted in zip(results(make(dtype)), expected, strict=True):
-            assert (found - wanted).abs().max() <= tolerance * wanted.abs().max()
+        for computed, wanted in zip(results(make(dtype)), expected, strict=True):
+            assert (computed - wanted).abs().max() <= tolerance * wanted.abs().max()
 
 
 def test_threads_change_nothing():
@@ -51,13 +51,13 @@ def test_threads_change_nothing():
         torch.set_num_threads(1)
         expected = results(make())
         torch.set_num_threads(4)
-        found = results(make())
+        computed = results(make())
     finally:
         torch.set_num_threads(before)
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(computed, expected, strict=True))
 
 
-def test_streams_may_lie_anyhow_in_memory():
+def test_any_memory_layout_of_the_streams_works():
     expected = results(make())
     leaves = make()
     for n, lie in enumerate(
@@ -81,21 +81,21 @@ def test_streams_may_lie_anyhow_in_memory():
 
 
 def _results_in_child(queue: multiprocessing.SimpleQueue) -> None:
-    queue.put([x.detach().numpy() for x in results(make())])
+    queue.put([x.tolist() for x in results(make())])
 
 
-def test_a_forked_process_goes_on():
+def test_a_forked_process_computes_the_same():
     torch.set_num_threads(1)
     expected, context = results(make()), multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
     child = context.Process(target=_results_in_child, args=(queue,))
     child.start()
-    found = queue.get()
+    computed = queue.get()
     child.join()
-    assert all(torch.equal(torch.from_numpy(a), b.detach()) for a, b in zip(found, expected, strict=True))
+    assert all(a == b.tolist() for a, b in zip(computed, expected, strict=True))
 
 
-def test_auto_is_the_compiled_form_where_there_is_one(monkeypatch):
+def test_auto_selects_the_compiled_form(monkeypatch):
     expected = {backend: results(make(), backend) for backend in ("native", "chunked")}
     assert not torch.equal(expected["native"][0], expected["chunked"][0]), "these numbers don't tell the two apart"
     assert all(torch.equal(a, b) for a, b in zip(results(make(), "auto"), expected["native"], strict=True))
@@ -130,6 +130,6 @@ except MemoryError as error:
 """
 
 
-def test_a_chunk_that_memory_can_not_hold_is_an_error():
+def test_a_chunk_too_large_for_memory_is_an_error():
     done = subprocess.run([sys.executable, "-c", NO_MEMORY], capture_output=True, text=True, check=False)
     assert "Not enough memory for a scan of 1 chunks of 131072 tokens." in done.stdout, done.stderr

@@ -1,4 +1,4 @@
-"""A state's round trips, and beginning anew."""
+"""States are saved, restored and reset."""
 
 import dataclasses
 import io
@@ -16,7 +16,7 @@ def weights(dtype=torch.float32):
 
 
 @pytest.mark.parametrize(
-    ("given", "kept"),
+    ("given", "expected"),
     [
         (torch.float64, torch.float64),
         (torch.float32, torch.float32),
@@ -24,13 +24,13 @@ def weights(dtype=torch.float32):
         (torch.float16, torch.float32),
     ],
 )
-def test_the_state_is_never_narrower_than_float32(given, kept):
+def test_the_state_is_never_narrower_than_float32(given, expected):
     state = init_state(weights(given), 3)
-    assert {x.dtype for x in (*state.weights, *state.momentum, *state.reference)} == {kept}
+    assert {x.dtype for x in (*state.weights, *state.momentum, *state.reference)} == {expected}
     assert not any(x.any() for x in state.momentum)
 
 
-def test_layers_that_do_not_fit_are_named():
+def test_inconsistent_layers_are_named():
     with pytest.raises(MismatchError, match=r"weights\[1\]: expected shape \(3, 2, 3, 6\), found \(3, 2, 3, 5\)"):
         init_state((torch.zeros(2, 6, 3), torch.zeros(2, 3, 5)), 3)
     with pytest.raises(MismatchError, match="at least one layer"):
@@ -42,7 +42,7 @@ def test_layers_that_do_not_fit_are_named():
         check_state(dataclasses.replace(state, momentum=tuple(x.double() for x in state.momentum)))
 
 
-def test_a_saved_state_goes_on_as_the_state_itself(make_stream):
+def test_a_saved_state_continues_the_stream(make_stream):
     stream = make_stream(2, 20)
     _, state = memory_scan(*stream.tokens, stream.state, chunk_size=16)
     buffer = io.BytesIO()
@@ -55,7 +55,7 @@ def test_a_saved_state_goes_on_as_the_state_itself(make_stream):
     assert torch.equal(found, expected)
 
 
-def test_detach_cuts_the_graph_and_to_changes_the_type(make_stream):
+def test_detach_and_to(make_stream):
     _, state = memory_scan(*(stream := make_stream(2, 20)).tokens, stream.state, chunk_size=16)
     assert state.weights[0].requires_grad
     detached = state.detach()
@@ -64,7 +64,7 @@ def test_detach_cuts_the_graph_and_to_changes_the_type(make_stream):
     assert state.to(dtype=torch.float32).momentum[1].dtype == torch.float32
 
 
-def test_reset_begins_anew_where_it_is_told_and_nowhere_else(make_stream):
+def test_reset_restarts_the_marked_streams_only(make_stream):
     stream = make_stream(2, 32)
     fresh = init_state(tuple(w[0] for w in stream.weights), 2)
     _, state = memory_scan(*stream.tokens, stream.state, chunk_size=16)

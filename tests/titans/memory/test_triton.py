@@ -12,12 +12,16 @@ import torch.nn.functional as F
 from titan_neuro.errors import ConfigError
 from titan_neuro.titans.memory import init_state, memory_scan
 from titan_neuro.titans.memory.tokens import Tokens
+
+pytest.importorskip("triton", reason="triton comes with the extra [dev]")
 from titan_neuro.titans.memory.triton import triton_scan
 
+SLOW = pytest.mark.slow
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 # Whole chunks, a call shorter than a chunk, and a last chunk that stays open with one token or lacks one.
-LENGTHS = [(1, 1), (1, 4), (7, 6), (7, 22), (16, 17), (16, 63), (64, 1), (64, 63), (64, 65), (64, 128)]
+LENGTHS = [(1, 1), (7, 6), (7, 22), (16, 17)]
+LENGTHS += [pytest.param(*pair, marks=SLOW) for pair in ((1, 4), (16, 63), (64, 1), (64, 63), (64, 65), (64, 128))]
 
 
 def leaf(tensor, dtype):
@@ -41,8 +45,10 @@ def with_gradients(stream, results):
     return [x.detach().cpu().double() for x in (*results, *torch.autograd.grad(loss, stream.leaves))]
 
 
-def worst(found, expected):
-    return max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-3)) for a, b in zip(found, expected, strict=True))
+def worst(computed, expected):
+    return max(
+        float((a - b).abs().max() / b.abs().max().clamp(min=1e-3)) for a, b in zip(computed, expected, strict=True)
+    )
 
 
 @pytest.fixture
@@ -76,9 +82,9 @@ def make(make_stream):
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize(("chunk_size", "n_tokens"), LENGTHS)
-def test_kernels_are_naive_in_float64(make, depth, chunk_size, n_tokens):
+def test_kernels_equal_naive_in_float64(make, depth, chunk_size, n_tokens):
     stream = make(depth, n_tokens, chunk_size=chunk_size)
-    # A clamp that bites on some tokens and not on others, of a length that float32 can't hold.
+    # A clamp that acts on some tokens only; its value is not exact in float32.
     options = {"chunk_size": chunk_size, "max_delta_norm": 2.1 if n_tokens % 2 else None}
     expected = with_gradients(stream, stream.scan(backend="naive", **options))
     assert worst(with_gradients(stream, scan(stream, **options)), expected) < 1e-10
@@ -86,18 +92,21 @@ def test_kernels_are_naive_in_float64(make, depth, chunk_size, n_tokens):
 
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("depth", [1, 2])
-@pytest.mark.parametrize("max_delta_norm", [None, 8.3])
-def test_widths_need_not_be_equal_nor_powers_of_two(make, depth, max_delta_norm):
+@pytest.mark.parametrize("max_delta_norm", [pytest.param(None, marks=SLOW), 8.3])
+def test_any_widths_work(make, depth, max_delta_norm):
     # Two tiles of values, the second not full, and two of hidden units.
-    stream = make(depth, 40, dims=(5, 48, 40), batch=2)
+    stream = make(depth, 20, dims=(5, 48, 40), batch=2)
     options = {"chunk_size": 16, "max_delta_norm": max_delta_norm}
     expected = with_gradients(stream, stream.scan(backend="naive", **options))
     assert worst(with_gradients(stream, scan(stream, **options)), expected) < 1e-10
 
 
 @pytest.mark.parametrize("depth", [1, 2])
-@pytest.mark.parametrize(("chunk_size", "n_tokens"), [(1, 4), (7, 22), (16, 100), (64, 65)])
-def test_kernels_are_naive_in_float32(make, depth, chunk_size, n_tokens):
+@pytest.mark.parametrize(
+    ("chunk_size", "n_tokens"),
+    [(7, 9), *(pytest.param(*pair, marks=SLOW) for pair in ((1, 4), (7, 22), (16, 100), (64, 65)))],
+)
+def test_kernels_equal_naive_in_float32(make, depth, chunk_size, n_tokens):
     exact = make(depth, n_tokens, chunk_size=chunk_size)
     expected = with_gradients(exact, exact.scan(backend="naive", chunk_size=chunk_size))
     stream = make(depth, n_tokens, dtype=torch.float32, chunk_size=chunk_size)
@@ -105,9 +114,9 @@ def test_kernels_are_naive_in_float32(make, depth, chunk_size, n_tokens):
 
 
 @pytest.mark.parametrize("depth", [1, 2])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_streams_meet_a_float32_state(make, depth, dtype):
-    stream = make(depth, 40, dtype=torch.float32, dims=(20, 40, 20))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=SLOW)])
+def test_half_precision_streams_keep_a_float32_state(make, depth, dtype):
+    stream = make(depth, 18, dtype=torch.float32, dims=(20, 40, 20))
     stream.tokens = tuple(leaf(x, dtype) for x in stream.tokens)
     exact = type(stream)(*(tuple(leaf(x, torch.float64) for x in part) for part in vars(stream).values()))
     expected = with_gradients(exact, exact.scan(backend="naive", chunk_size=16))
@@ -122,55 +131,49 @@ def test_half_precision_streams_meet_a_float32_state(make, depth, dtype):
 @pytest.mark.parametrize(
     ("alpha", "eta"),
     [
-        (0.0, 0.0),
         (0.0, 1.0),
         (1.0, 0.0),
-        (1.0, 1.0),
-        (1e-7, 1 - 1e-7),
-        (1 - 1e-7, 1e-7),
-        ("mixed", 0.0),
         ("mixed", 1.0),
+        pytest.param(0.0, 0.0, marks=SLOW),
+        pytest.param(1.0, 1.0, marks=SLOW),
+        pytest.param(1e-7, 1 - 1e-7, marks=SLOW),
+        pytest.param(1 - 1e-7, 1e-7, marks=SLOW),
+        pytest.param("mixed", 0.0, marks=SLOW),
     ],
 )
-def test_gates_at_their_ends_are_exact(make, depth, alpha, eta):
+def test_gates_at_their_limits_are_exact(make, depth, alpha, eta):
     stream = make(depth, 20)
-    with torch.no_grad():
-        if alpha == "mixed":
-            stream.tokens[3][..., ::3] = 1.0
-            stream.tokens[3][..., 1::3] = 0.0
-        else:
-            stream.tokens[3].fill_(alpha)
-        # Momentum that never fades, without forgetting, grows: keep the window of the test short of that.
-        stream.tokens[4].fill_(eta)
-        stream.tokens[5].mul_(0.02)
+    stream.fill_gates(alpha, eta)
     expected = with_gradients(stream, stream.scan(backend="naive", chunk_size=16))
-    found = with_gradients(stream, scan(stream))
-    assert all(x.isfinite().all() for x in found)
-    assert worst(found, expected) < 1e-10
+    computed = with_gradients(stream, scan(stream))
+    assert all(x.isfinite().all() for x in computed)
+    assert worst(computed, expected) < 1e-10
 
 
 @pytest.mark.parametrize("depth", [1, 2])
 # Within one chunk and over several; calls of one token, and of just a chunk.
-@pytest.mark.parametrize("cuts", [(3, 5, 30), (1, 2, 16, 32)])
+@pytest.mark.parametrize("cuts", [(3, 5, 20), pytest.param((1, 2, 16, 32), marks=SLOW)])
 def test_a_stream_may_be_cut_anywhere(make, depth, cuts):
-    stream = make(depth, 40)
+    stream = make(depth, cuts[-1] + 3)
     expected = with_gradients(stream, scan(stream, max_delta_norm=2.1))
     assert worst(with_gradients(stream, scan(stream, cuts=cuts, max_delta_norm=2.1)), expected) < 1e-12
 
 
 @pytest.mark.parametrize("depth", [1, 2])
-@pytest.mark.parametrize(("n_tokens", "chunk_size"), [(40, 16), (48, 16), (5, 16)])
-def test_what_is_saved_for_gradients_changes_nothing(make, depth, n_tokens, chunk_size):
+@pytest.mark.parametrize(
+    ("n_tokens", "chunk_size"), [(40, 16), pytest.param(48, 16, marks=SLOW), pytest.param(5, 16, marks=SLOW)]
+)
+def test_results_are_the_same_without_gradients(make, depth, n_tokens, chunk_size):
     stream = make(depth, n_tokens, dtype=torch.float32)
     expected = scan(stream, chunk_size=chunk_size)
     with torch.no_grad():
-        found = scan(stream, chunk_size=chunk_size)
-    assert not any(x.requires_grad for x in found[: 1 + 2 * depth])
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        computed = scan(stream, chunk_size=chunk_size)
+    assert not any(x.requires_grad for x in computed[: 1 + 2 * depth])
+    assert all(torch.equal(a, b) for a, b in zip(computed, expected, strict=True))
 
 
 @pytest.mark.parametrize("depth", [1, 2])
-def test_a_call_where_few_inputs_want_gradients(make, depth):
+def test_gradients_of_some_inputs_only(make, depth):
     stream = make(depth, 20)
     loss = scan(stream)[0].square().sum()
     expected = torch.autograd.grad(loss, [stream.tokens[4], stream.weights[0]])
@@ -183,8 +186,8 @@ def test_a_call_where_few_inputs_want_gradients(make, depth):
 
 
 @pytest.mark.parametrize("depth", [1, 2])
-@pytest.mark.parametrize("position", [0, 15, 16, 30])
-def test_a_later_token_changes_nothing_before_it(make, depth, position):
+@pytest.mark.parametrize("position", [15, 16, *(pytest.param(n, marks=SLOW) for n in (0, 30))])
+def test_later_tokens_change_no_earlier_output(make, depth, position):
     stream = make(depth, 40, dtype=torch.float32)
     with torch.no_grad():
         before = scan(stream)[0]
@@ -196,7 +199,7 @@ def test_a_later_token_changes_nothing_before_it(make, depth, position):
 
 
 @pytest.mark.parametrize("depth", [1, 2])
-def test_an_item_changes_no_other(make, depth):
+def test_items_do_not_affect_each_other(make, depth):
     stream = make(depth, 40, dtype=torch.float32, batch=2)
     with torch.no_grad():
         before = scan(stream)
@@ -208,9 +211,10 @@ def test_an_item_changes_no_other(make, depth):
 
 
 @pytest.mark.parametrize("depth", [1, 2])
-def test_a_long_stream_stays_bounded(depth):
+@pytest.mark.parametrize(("n_calls", "length"), [(2, 192), pytest.param(4, 5_000, marks=SLOW)])
+def test_a_long_stream_stays_bounded(depth, n_calls, length):
     torch.manual_seed(depth)
-    chunk_size, n_calls, length, dim = 64, 4, 5_000, 4
+    chunk_size, dim = 64, 4
     widths = [dim] + [2 * dim] * (depth - 1) + [dim]
     shapes = list(zip(widths[1:], widths[:-1], strict=True))
     state = init_state(tuple(torch.randn(2, *shape) * shape[1] ** -0.5 for shape in shapes), 1).to(DEVICE)
@@ -232,7 +236,7 @@ def test_a_long_stream_stays_bounded(depth):
     assert all(w.abs().max() < 1e3 for w in (*state.weights, *state.momentum))
 
 
-def test_kernel_limitation_is_refused(make):
+def test_calls_beyond_the_kernels_are_refused(make):
     with pytest.raises(ConfigError, match=r"depth: expected 1 or 2 layers, found 3, with the triton backend"):
         scan(make(3, 5))
     with pytest.raises(ConfigError, match=r"chunk_size: expected at most 64 tokens, found 65"):
@@ -287,7 +291,7 @@ def test_kernels_compile_for_hopper(tmp_path):
     assert all(int(shared) <= 227 * 1024 for _, shared in kernels), kernels
 
 
-def test_it_is_a_backend(make_stream):
+def test_memory_scan_accepts_the_backend(make_stream):
     stream = make_stream(2, 20, dtype=torch.float32)
     tokens, state = [leaf(x, torch.float32) for x in stream.tokens], stream.state.to(DEVICE)
     outputs, after = memory_scan(*tokens, state, chunk_size=16, backend="triton")

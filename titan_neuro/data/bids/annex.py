@@ -1,4 +1,4 @@
-"""What a working tree says of annexed files, read without DataLad and without starting a process."""
+"""Annexed files of a working tree, recognized without DataLad and without starting a process."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 _OBJECT = re.compile(r"(?:^|/)annex/objects/(?:.+/)?(?P<key>[^/]+)$")
 _SIZE = re.compile(r"^[A-Z0-9_]+(?:-[a-zA-Z]\d+)*?-s(?P<size>\d+)(?:-[a-zA-Z]\d+)*--")
 _DATASET_ID = re.compile(r"^\s*id\s*=\s*(?P<id>\S+)\s*$", re.MULTILINE)
-# git-annex itself takes no larger file for a pointer.
+# git-annex itself never treats a larger file as a pointer.
 _POINTER_MAX_BYTES = 32 * 1024
 
 
 def annex_key(path: Path) -> str | None:
-    """Key of an annexed file, such as ``MD5E-s227526384--1a20752ace79b263bcd8662d974e9fc8.nii.gz``.
+    """Return the key of an annexed file, such as ``MD5E-s227526384--1a20752ace79b263bcd8662d974e9fc8.nii.gz``.
 
     Parameters
     ----------
@@ -23,8 +23,8 @@ def annex_key(path: Path) -> str | None:
     Returns
     -------
     str or None
-        The key that the annex symlink or the pointer file names; None for any other file. An unlocked file whose
-        content is present looks like any other file, and gives None.
+        The key that the annex symlink or the pointer file names; None for any other file, also for an unlocked file
+        whose content is present.
     """
     if path.is_symlink():
         match = _OBJECT.search(str(path.readlink()).replace("\\", "/"))
@@ -33,26 +33,26 @@ def annex_key(path: Path) -> str | None:
 
 
 def is_missing(path: Path) -> bool:
-    """Whether `path` is annexed without its content being on this machine (a dangling link, or a pointer file)."""
+    """Whether `path` is annexed and its content is not on this machine: a dangling link, or a pointer file."""
     if path.is_symlink():
         return not path.exists() and annex_key(path) is not None
     return _pointer_key(path) is not None
 
 
 def key_bytes(key: str) -> int | None:
-    """Size in bytes of the content that an annex key names; None where the key does not say (some URL keys)."""
+    """Return the size in bytes of a key's content; None if the key does not contain it (some URL keys)."""
     match = _SIZE.match(key)
     return int(match["size"]) if match else None
 
 
 def dataset_id(directory: Path) -> str | None:
-    """Identity that DataLad gave the dataset in `directory` (in ``.datalad/config``); None where it has none."""
+    """Return the DataLad id of the dataset in `directory` (from ``.datalad/config``); None if it has none."""
     config = directory / ".datalad" / "config"
     return parse_dataset_id(config.read_text(encoding="utf-8")) if config.is_file() else None
 
 
 def parse_dataset_id(config: str) -> str | None:
-    """Identity of a dataset, from the text of its ``.datalad/config``; None where the text has none."""
+    """Return the DataLad id of a dataset from the text of its ``.datalad/config``; None if it has none."""
     section = re.search(r'^\s*\[datalad "dataset"\]\s*$(?P<body>[^\[]*)', config, re.MULTILINE)
     match = _DATASET_ID.search(section["body"]) if section else None
     return match["id"] if match else None

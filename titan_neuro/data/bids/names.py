@@ -35,7 +35,7 @@ _LONG_NAMES = {
 _SHORT_NAMES = {long: short for short, long in _LONG_NAMES.items()}
 # Entities whose labels are numbers: ``run-1`` is ``run-01``.
 _NUMBERED = {"run", "echo"}
-_MAX_LABELS_SHOWN = 30
+_MAX_LABELS_LISTED = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,8 +141,8 @@ def applies_to(entities: Mapping[str, str], run: Mapping[str, str]) -> bool:
 def list_labels(names: Iterable[Mapping[str, str]], entity: str) -> str:
     """Return the labels that an entity has in several names, sorted, for a message; long lists are cut."""
     labels = sorted({short_entities(entities).get(_short(entity), "(none)") for entities in names})
-    shown = " ".join(labels[:_MAX_LABELS_SHOWN])
-    return f"{shown} ... ({len(labels)} in all)" if len(labels) > _MAX_LABELS_SHOWN else shown
+    listed = " ".join(labels[:_MAX_LABELS_LISTED])
+    return f"{listed} ... ({len(labels)} in all)" if len(labels) > _MAX_LABELS_LISTED else listed
 
 
 def strip_prefix(label: str, name: str) -> str:

@@ -1,4 +1,4 @@
-"""The output folder as a BIDS derivative: whose it is, where it came from, maps and series in standard formats."""
+"""The output folder as a BIDS derivative dataset: its description, and maps and images in standard formats."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _NAME = "Titan-Neuro"
 _README = """# Forecasts made by Titan-Neuro
 
 Made from the dataset that `dataset_description.json` names under SourceDatasets, with the settings in
-`config.resolved.yaml`; `provenance.json` says by which commands and versions. Open `report.html` in a browser.
+`config.resolved.yaml`; `provenance.json` lists the commands and versions. Open `report.html` in a browser.
 
-- `sub-*/func/*_desc-prepared_*.zarr`: time points as the models read them; `*_boldref.nii.gz`: their mean image.
-- `sub-*/func/*_desc-features*.zarr`: what frozen encoders have made of them; they may be removed at any time.
+- `sub-*/func/*_desc-prepared_*.zarr`: time points that the models read; `*_boldref.nii.gz`: their mean image.
+- `sub-*/func/*_desc-features*.zarr`: features that frozen encoders computed from them; they may be removed.
 - `models/seed-*/fold-*/*`: trained models.
 - `group/`: scores, maps and curves over all subjects.
 """
-# The specification has no Zarr yet, and neither references nor tables of confounds: fMRIPrep ignores those, too.
+# The specification has no Zarr yet. Nor has it reference images and confounds tables, which fMRIPrep ignores, too.
 _BIDSIGNORE = """**/*_desc-prepared_*
 **/*_desc-features*
 **/*_desc-confounds_timeseries.*
@@ -45,48 +45,48 @@ provenance.json
 
 
 def check_output(output_dir: Path, bids_dir: Path | None = None) -> None:
-    """Refuse an output folder that can't be written or that holds something else than our own derivative.
+    """Refuse an output folder that can't be written, or that contains files of other programs.
 
     Parameters
     ----------
     output_dir : Path
-        May be missing; nothing is made here.
+        May be missing; it is not created here.
     bids_dir : Path, optional
-        The input: it must not be the output, nor hold it outside its ``derivatives``.
+        The input dataset: the output folder must lie outside it, or in its ``derivatives``.
 
     Raises
     ------
     OutputError
-        A file, a folder that is not writable, or one with other things in it.
+        `output_dir` is a file, is not writable, or contains other files.
     UsageError
         The output would lie inside the input dataset.
     """
     if bids_dir is not None:
-        _check_apart(output_dir.resolve(), bids_dir.resolve())
+        _require_separate(output_dir.resolve(), bids_dir.resolve())
     if output_dir.exists() and not output_dir.is_dir():
         raise OutputError(f"{output_dir}: is a file; expected a folder for the outputs.", "Name another folder.")
     existing = next(parent for parent in (output_dir, *output_dir.absolute().parents) if parent.exists())
     if not os.access(existing, os.W_OK | os.X_OK):
         raise OutputError(
-            f"{output_dir}: can't be written: {existing} is not writable for you.",
-            "Name a folder that is yours to write.",
+            f"{output_dir}: can't be written: you have no permission to write to {existing}.",
+            "Name a folder that you may write to.",
         )
     description = output_dir / "dataset_description.json"
-    # A process that was killed before it had described the folder leaves no more than its locks and half a description.
-    found = list(output_dir.iterdir()) if output_dir.is_dir() else []
-    if all(path.name == WORK_FOLDER or is_leftover(path, description) for path in found):
+    # A process that is killed before it has described the folder leaves only locks and a temporary description.
+    contents = list(output_dir.iterdir()) if output_dir.is_dir() else []
+    if all(path.name == WORK_FOLDER or is_leftover(path, description) for path in contents):
         return
     made_by = read_json(description).get("GeneratedBy") if description.is_file() else None
     names = [entry.get("Name") for entry in made_by if isinstance(entry, dict)] if isinstance(made_by, list) else []
     if _NAME not in names:
-        what = f"made by {', '.join(map(str, names))}" if names else "not an output of Titan-Neuro"
+        owner = f"made by {', '.join(map(str, names))}" if names else "not an output of Titan-Neuro"
         raise OutputError(
-            f"{output_dir}: holds files already and is {what}: nothing is written there.",
+            f"{output_dir}: contains files and is {owner}: nothing is written there.",
             "Name a new folder, or one that Titan-Neuro made.",
         )
 
 
-def _check_apart(output: Path, source: Path) -> None:
+def _require_separate(output: Path, source: Path) -> None:
     inside = source in output.parents and source / "derivatives" not in output.parents
     if output == source or inside:
         raise UsageError(
@@ -96,27 +96,27 @@ def _check_apart(output: Path, source: Path) -> None:
 
 
 def init_output_dir(output_dir: Path, bids_dir: Path, version: str, work_dir: Path) -> None:
-    """Make the output folder and describe it, or leave it as it is where it is ours and comes from the same source.
+    """Create and describe the output folder; an existing one from the same dataset is left as it is.
 
     Parameters
     ----------
     output_dir, bids_dir : Path
     version : str
-        Of Titan-Neuro.
+        Version of Titan-Neuro.
     work_dir : Path
         Folder for locks.
 
     Raises
     ------
     OutputError
-        See :func:`check_output`; also where the folder was made from another dataset.
+        See :func:`check_output`; or the folder was made from another dataset.
     """
     check_output(output_dir, bids_dir)
     description, readme, ignore = (
         output_dir / name for name in ("dataset_description.json", "README.md", ".bidsignore")
     )
     with file_lock(description, readme, ignore, work_dir=work_dir):
-        # It comes first: a folder with anything else in it, and without it, would be none of ours.
+        # The description is first: without it, a folder with any other file would be refused as not ours.
         _describe(description, bids_dir, version)
         for path, text in ((readme, _README), (ignore, _BIDSIGNORE)):
             if not path.is_file():
@@ -126,10 +126,10 @@ def init_output_dir(output_dir: Path, bids_dir: Path, version: str, work_dir: Pa
 def _describe(description: Path, bids_dir: Path, version: str) -> None:
     source = _source(bids_dir)
     if description.is_file():
-        found = read_json(description).get("SourceDatasets")
-        if found != [source]:
+        recorded = read_json(description).get("SourceDatasets")
+        if recorded != [source]:
             raise OutputError(
-                f"{description.parent}: was made from another dataset: expected {source}, found {found}.",
+                f"{description.parent}: was made from another dataset: expected {source}, found {recorded}.",
                 "Name another folder.",
             )
         return
@@ -154,20 +154,20 @@ def _source(bids_dir: Path) -> dict[str, str]:
 
 
 def write_map(stem: Path, label: str, space: Space, values: np.ndarray, metadata: Mapping[str, Any]) -> Path:
-    """Write one number for each voxel or parcel, with its sidecar.
+    """Write one number for each voxel or parcel, with a sidecar.
 
     Parameters
     ----------
     stem : Path
         Beginning of the name: ``group/task-movie``.
     label : str
-        Its other entities: ``stat-r2_desc-arH1``. Between the two the name says where the map lies: ``space-`` for
-        volumes (nothing where they are in their native space), ``seg-`` for parcels.
+        Other entities of the name: ``stat-r2_desc-arH1``. Between the two stands ``space-`` for volumes (nothing for
+        native space), ``seg-`` for parcels.
     space : Space
     values : numpy.ndarray
-        ``(features,)``; NaN where there is no value.
+        ``(features,)``; NaN: no value.
     metadata : mapping
-        JSON for the sidecar: what the numbers are, in which unit, over how many subjects.
+        JSON for the sidecar: description, unit and number of subjects.
 
     Returns
     -------
@@ -175,8 +175,8 @@ def write_map(stem: Path, label: str, space: Space, values: np.ndarray, metadata
         ``*_statmap.nii.gz`` for volumes (NaN outside the mask), ``*_statmap.tsv`` (columns parcel, value) for parcels.
     """
     is_volume = space.mask is not None and space.affine is not None
-    place = "" if space.name == "native" else f"_{'space' if is_volume else 'seg'}-{space.name}"
-    stem = stem.with_name(f"{stem.name}{place}_{label}")
+    entity = "" if space.name == "native" else f"_{'space' if is_volume else 'seg'}-{space.name}"
+    stem = stem.with_name(f"{stem.name}{entity}_{label}")
     if not is_volume:
         path = stem.with_name(f"{stem.name}_statmap.tsv")
         table = pd.DataFrame({"parcel": space.parcels, "value": values})
@@ -198,7 +198,7 @@ def write_nifti(
     repetition_time: float | None,
     fill: float = 0.0,
 ) -> None:
-    """Write features as a float32 ``.nii.gz`` image, time point by time point at constant memory.
+    """Write features as a float32 ``.nii.gz`` image, volume by volume, with constant memory.
 
     Parameters
     ----------
@@ -209,14 +209,21 @@ def write_nifti(
         ``(time, features)``, together `n_time_points` long.
     n_time_points : int
     repetition_time : float or None
-        Seconds; None writes a 3D image of one time point.
+        Seconds; None writes a 3D image of one volume.
     fill : float
         Value outside the mask.
+
+    Raises
+    ------
+    MetadataError
+        The features are parcels.
+    OutputError
+        `path` can't be written.
     """
     import nibabel as nib
 
     if space.mask is None or space.affine is None:
-        raise MetadataError("Parcels have no image to be written to.", "Write a table instead.")
+        raise MetadataError("Parcels can't be written as an image.", "Write a table instead.")
     header = nib.Nifti1Header()
     header.set_data_dtype(np.float32)
     shape = space.mask.shape if repetition_time is None else (*space.mask.shape, n_time_points)
@@ -225,7 +232,7 @@ def write_nifti(
     header.set_xyzt_units("mm", "sec" if repetition_time is not None else None)
     zooms = tuple(np.sqrt((space.affine[:3, :3] ** 2).sum(0)))
     header.set_zooms(zooms if repetition_time is None else (*zooms, repetition_time))
-    # Neither the time nor the temporary name goes into the file: the same values give the same bytes.
+    # The gzip header has no time and no name: equal values give equal bytes.
     with (
         atomic(path) as temporary,
         temporary.open("wb") as raw,

@@ -1,4 +1,4 @@
-"""Fetch: clone a DataLad dataset, get what the later stages need of it, free it again."""
+"""Fetch: clone a DataLad dataset, get the files that later stages need, free their content again."""
 
 from titan_neuro.data.fetch.get import drop, fetch, get_content
 from titan_neuro.data.fetch.job import FetchSummary

@@ -1,4 +1,4 @@
-"""Fetch what the later stages need of a DataLad dataset: clone it, then get the chosen recordings and nothing else."""
+"""Fetch a DataLad dataset: clone it, then get the content of the selected recordings and of nothing else."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from titan_neuro.data.fetch.clone import hide, working_tree
 from titan_neuro.data.fetch.job import FetchSummary, Job, plan_job
 from titan_neuro.data.fetch.plan import find_wanted
 from titan_neuro.data.fetch.registry import REGISTRY, DerivativeKind, RegistryEntry, find_derivative, find_entry
-from titan_neuro.data.fetch.transfer import check_room, drop_files, free_bytes, get_files, human
+from titan_neuro.data.fetch.transfer import check_disk_space, drop_files, format_bytes, free_bytes, get_files
 from titan_neuro.data.fetch.tree import TreeFile, is_clone, nested_clones, read_tree, total_bytes, tree_file
 from titan_neuro.errors import FetchError, InputNotFoundError, NoMatchError
 
 _log = logging.getLogger(__name__)
-_MAX_SHOWN = 5
+_MAX_LISTED = 5
 
 
 def fetch(
@@ -32,36 +32,40 @@ def fetch(
     dry_run: bool = False,
     registry: Mapping[str, RegistryEntry] = REGISTRY,
 ) -> FetchSummary:
-    """Clone a DataLad dataset where it is not cloned yet, and get what the later stages need of it (`find_wanted`).
+    """Clone a DataLad dataset, unless it is cloned already, and get the files that later stages need (`find_wanted`).
 
-    What is present is skipped, so an interrupted call is taken up by the next. Content is verified by its checksum.
+    Content that is present is skipped, so a second call resumes an interrupted one. Content is verified by checksums.
 
     Parameters
     ----------
     source : str
         A URL, a path, or an OpenNeuro accession number such as ``ds003017``.
     directory : Path
-        Where the clone is, or is to be.
+        Folder of the clone, existing or new.
     subjects, tasks, runs : sequence of str, optional
-        Labels to keep, with or without ``sub-``, ``task-``, ``run-``.
+        Labels to select, with or without ``sub-``, ``task-``, ``run-``.
     derivative : {"transforms", "fmriprep"}, optional
-        What to fetch along with a dataset of the registry, into a clone of its own in the folder ``derivatives/`` of
-        `directory`. Preprocessed BOLD (``fmriprep``) takes the raw images' place: none of these are fetched then.
+        Derivative dataset to fetch as well, into its own clone in ``derivatives/`` of `directory`; of datasets in the
+        registry only. Preprocessed BOLD (``fmriprep``) replaces the raw images, which are then not fetched.
     n_jobs : int
-        Files transferred at a time.
+        Number of parallel transfers.
     dry_run : bool
-        Say what would be fetched, and leave nothing behind.
+        Report what would be fetched, and leave nothing behind.
     registry : mapping of str to RegistryEntry
-        Datasets known by their accession numbers.
+        Datasets by their accession numbers.
+
+    Returns
+    -------
+    FetchSummary
 
     Raises
     ------
     UsageError
-        No such derivative of the dataset is known.
+        The registry has no such derivative of the dataset.
     InputNotFoundError, OutputError, NoMatchError
-        No such path; `directory` holds something else, or another commit; nothing matches the filter.
+        No such path; `directory` holds something else, or another commit; nothing matches the labels.
     FetchError
-        git-annex is not installed; the source can't be cloned; the disk has no room; files could not be fetched.
+        git-annex is not installed; the source can't be cloned; the disk is too full; files could not be fetched.
     """
     directory = directory.resolve()
     entry = find_entry(source, directory, registry)
@@ -71,55 +75,48 @@ def fetch(
         clone = stack.enter_context(working_tree(entry.raw, directory, dry_run=dry_run))
         jobs = [plan_job(source, directory, clone, labels, with_images=derivative != "fmriprep")]
         if derivative and published:
-            place = directory / "derivatives" / published.name
+            folder = directory / "derivatives" / published.name
             if not dry_run:
-                hide(directory, place)
-            clone = stack.enter_context(working_tree(published, place, dry_run=dry_run))
-            jobs.append(plan_job(published.url, place, clone, labels))
-            _say_what_lacks(jobs[0], jobs[1], derivative)
-        n_bytes = sum(job.summary.n_bytes_to_get for job in jobs)
-        _say_room(directory, n_bytes)
-        if not dry_run:
-            check_room(directory, n_bytes)
-            for job in jobs:
-                if job.missing:
-                    get_files(job.clone, job.missing, n_jobs)
+                hide(directory, folder)
+            clone = stack.enter_context(working_tree(published, folder, dry_run=dry_run))
+            jobs.append(plan_job(published.url, folder, clone, labels))
+            _warn_of_missing_runs(jobs[0], jobs[1], derivative)
+        _get_missing(directory, jobs, n_jobs, dry_run=dry_run)
     if published:
-        _log.info("Name it to the next stage: -d %s", directory / "derivatives" / published.name / published.root)
+        _log.info("For the next stage: -d %s", directory / "derivatives" / published.name / published.root)
     summary = jobs[0].summary
     return dataclasses.replace(summary, derivative=jobs[1].summary) if published else summary
 
 
 def get_content(paths: Sequence[Path], *, n_jobs: int = 4) -> int:
-    """Get the content of files of DataLad clones, where it is not on this machine yet.
+    """Get the content of files of DataLad clones that is not on this machine yet.
 
     Parameters
     ----------
     paths : sequence of Path
-        Files of one clone or several, one within another perhaps; those whose content is present, or that git-annex
-        does not hold, are passed over.
+        Files of one or several clones, also nested ones. Files that are present or not annexed are skipped.
     n_jobs : int
-        Files transferred at a time.
+        Number of parallel transfers.
 
     Returns
     -------
     int
-        Files that were got.
+        Number of fetched files.
 
     Raises
     ------
     FetchError
-        git-annex is not installed; the disk has no room; files could not be fetched.
+        git-annex is not installed; the disk is too full; files could not be fetched.
     """
     missing: dict[Path, list[TreeFile]] = {}
     for path in dict.fromkeys(path.absolute() for path in paths):
-        # The nearest clone is the file's own.
+        # In nested clones a file belongs to the innermost.
         clone = next((parent for parent in path.parents if is_clone(parent)), None)
         if clone is not None and (file := tree_file(path, clone)).missing:
             missing.setdefault(clone, []).append(file)
     for clone, files in missing.items():
-        _log.info("%s: getting %d files (%s).", clone, len(files), human(total_bytes(files)))
-        check_room(clone, total_bytes(files))
+        _log.info("%s: getting %d files (%s).", clone, len(files), format_bytes(total_bytes(files)))
+        check_disk_space(clone, total_bytes(files))
         get_files(clone, files, n_jobs)
     return sum(map(len, missing.values()))
 
@@ -131,64 +128,70 @@ def drop(
     tasks: Sequence[str] | None = None,
     runs: Sequence[str] | None = None,
 ) -> int:
-    """Free the room of what `fetch` got, in a clone and in those within it: content that is elsewhere, too.
+    """Free the content that `fetch` would fetch, in a clone and its nested clones.
 
-    The names stay; git-annex lets go of nothing that it does not find elsewhere.
+    File names stay. git-annex frees only content that it can verify elsewhere.
 
     Parameters
     ----------
     directory : Path
-        A clone.
+        Root of a clone.
     subjects, tasks, runs : sequence of str, optional
-        Labels to keep to, as for `fetch`.
+        Labels to select, as for `fetch`.
 
     Returns
     -------
     int
-        Bytes freed.
+        Freed bytes.
 
     Raises
     ------
     InputNotFoundError, NoMatchError
-        `directory` is no clone; nothing matches the filter.
+        `directory` is no clone; nothing matches the labels.
     FetchError
-        git-annex is not installed, or content is nowhere else, as far as can be verified: that is kept, the rest freed.
+        git-annex is not installed; or some content has no verifiable copy, and is kept, while the rest is freed.
     """
     directory = directory.resolve()
     if not is_clone(directory):
         raise InputNotFoundError(f"{directory}: is no clone of a dataset, so nothing can be freed in it.")
-    freed, troubles = 0, []
+    n_freed, problems = 0, []
     for clone in (directory, *nested_clones(directory)):
         try:
             wanted = find_wanted(clone, read_tree(clone), subjects=subjects, tasks=tasks, runs=runs)
         except NoMatchError:
             if clone == directory:
                 raise
-            # A clone within may be of something else, or of other subjects.
+            # A nested clone may be of another dataset, or of other subjects.
             continue
         present = [file for file in wanted if file.key and not file.missing]
-        n_bytes, trouble = drop_files(clone, present)
-        _log.info("%s: freed %s.", clone, human(n_bytes))
-        freed += n_bytes
-        troubles += [trouble] if trouble else []
-    if troubles:
+        n_bytes, problem = drop_files(clone, present)
+        _log.info("%s: freed %s.", clone, format_bytes(n_bytes))
+        n_freed += n_bytes
+        problems += [problem] if problem else []
+    if problems:
         raise FetchError(
-            "\n".join(troubles),
-            "git-annex drops only what it finds elsewhere. Is the place that the dataset came from within reach? "
-            "`git annex whereis FILE` in the clone says who has a file.",
+            "\n".join(problems),
+            "git-annex drops only content that it can verify elsewhere. Is the dataset's source reachable? "
+            "`git annex whereis FILE` in the clone lists the copies of a file.",
         )
-    return freed
+    return n_freed
 
 
-def _say_what_lacks(raw: Job, derivative: Job, kind: DerivativeKind) -> None:
-    have = {file.run_key for file in derivative.recordings}
-    lacking = [file.path.name for file in raw.recordings if file.run_key not in have]
-    if lacking:
-        shown = ", ".join(lacking[:_MAX_SHOWN]) + (", ..." if len(lacking) > _MAX_SHOWN else "")
-        _log.warning("%d of %d runs have no %s: %s.", len(lacking), len(raw.recordings), kind, shown)
+def _warn_of_missing_runs(raw: Job, derivative: Job, kind: DerivativeKind) -> None:
+    available = {file.run_key for file in derivative.recordings}
+    missing = [file.path.name for file in raw.recordings if file.run_key not in available]
+    if missing:
+        listed = ", ".join(missing[:_MAX_LISTED]) + (", ..." if len(missing) > _MAX_LISTED else "")
+        _log.warning("%d of %d runs have no %s: %s.", len(missing), len(raw.recordings), kind, listed)
 
 
-def _say_room(directory: Path, n_bytes: int) -> None:
-    free = free_bytes(directory)
+def _get_missing(directory: Path, jobs: Sequence[Job], n_jobs: int, *, dry_run: bool) -> None:
+    n_bytes, free = sum(job.summary.n_bytes_to_get for job in jobs), free_bytes(directory)
     summary = "enough" if free >= n_bytes else "not enough"
-    _log.info("Room on the disk: %s bytes are free, %s are to be fetched: %s.", f"{free:,}", f"{n_bytes:,}", summary)
+    _log.info("Disk space: %s bytes are free, %s are to be fetched: %s.", f"{free:,}", f"{n_bytes:,}", summary)
+    if dry_run:
+        return
+    check_disk_space(directory, n_bytes)
+    for job in jobs:
+        if job.missing:
+            get_files(job.clone, job.missing, n_jobs)

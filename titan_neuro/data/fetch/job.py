@@ -1,4 +1,4 @@
-"""What is to be got of one dataset, and how that is said."""
+"""The plan of a fetch: the files of one dataset to be fetched, and their summary."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from titan_neuro.data.bids.annex import dataset_id
 from titan_neuro.data.fetch.clone import commit_of
 from titan_neuro.data.fetch.plan import WantedFile, find_wanted
 from titan_neuro.data.fetch.survey import Survey, survey
-from titan_neuro.data.fetch.transfer import human
+from titan_neuro.data.fetch.transfer import format_bytes
 from titan_neuro.data.fetch.tree import read_tree, total_bytes
 
 _log = logging.getLogger(__name__)
@@ -19,26 +19,28 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class FetchSummary:
-    """What was chosen of a dataset, and what of it had to be fetched (or would have, in a dry run).
+    """The selected files of a dataset, and those that had to be fetched (or would have to be, in a dry run).
 
     Attributes
     ----------
-    source, directory : str, Path
-        Where it comes from (a URL, a path, an accession number), and where the clone is.
+    source : str
+        URL, path or accession number of the dataset.
+    directory : Path
+        Folder of the clone.
     dataset_id : str or None
-        DataLad's identity of the dataset, where it has one.
+        DataLad's id of the dataset; None if it has none.
     commit : str
-        Full hash of the commit that the clone is at.
+        Full hash of the commit that is checked out.
     whole : Survey
-        The dataset as a whole.
+        The whole dataset.
     n_subjects, n_runs : int
-        Subjects and recordings chosen.
+        Selected subjects and recordings.
     n_files, n_bytes : int
-        Annexed files chosen, and the bytes they hold.
+        Selected annexed files, and their size.
     n_files_to_get, n_bytes_to_get : int
-        Those whose content was not on this machine when the call began.
+        Selected files whose content was not on this machine when the call started, and their size.
     derivative : FetchSummary or None
-        The same of the derivative that was asked for along with it.
+        The same for the derivative dataset that is fetched with it.
     """
 
     source: str
@@ -55,25 +57,24 @@ class FetchSummary:
     derivative: FetchSummary | None = None
 
     def describe(self) -> str:
-        """One line for the reader: what is chosen."""
+        """Return the selection in one line."""
         return (
-            f"subjects: {self.n_subjects}, runs: {self.n_runs}, files: {self.n_files} ({human(self.n_bytes)}); "
-            f"to be fetched: {self.n_files_to_get} ({human(self.n_bytes_to_get)})."
+            f"subjects: {self.n_subjects}, runs: {self.n_runs}, files: {self.n_files} ({format_bytes(self.n_bytes)}); "
+            f"to be fetched: {self.n_files_to_get} ({format_bytes(self.n_bytes_to_get)})."
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What is to be got into one clone.
+    """The files to be fetched into one clone.
 
     Attributes
     ----------
     clone : Path
         The working tree that was read.
     recordings, missing : sequence of WantedFile
-        What stands for the chosen runs; the annexed files whose content is not here.
+        The recordings of the selected runs; the selected annexed files whose content is not on this machine.
     summary : FetchSummary
-        For the reader.
     """
 
     clone: Path
@@ -90,18 +91,20 @@ def plan_job(
     *,
     with_images: bool = True,
 ) -> Job:
-    """Choose from a clone, and tell the log what the dataset is and what of it is needed.
+    """Select files of a clone, and log the description of the dataset and of the selection.
 
     Parameters
     ----------
-    source, directory : str, Path
-        Where the dataset comes from; where the clone is, or is to be.
+    source : str
+        URL, path or accession number of the dataset.
+    directory : Path
+        Folder of the clone, existing or new.
     clone : Path
-        The working tree to read, which in a dry run may be elsewhere.
+        The working tree to read; in a dry run it may be temporary.
     labels : mapping of str
-        What to keep, as `find_wanted` names it.
+        Labels to select: `subjects`, `tasks`, `runs` of `find_wanted`.
     with_images : bool
-        Whether the images are needed, too, or tables and sidecars alone.
+        Whether images are fetched, or only tables and sidecars.
 
     Raises
     ------
@@ -109,9 +112,9 @@ def plan_job(
         Nothing matches.
     """
     tree = read_tree(clone)
-    chosen = find_wanted(clone, tree, **labels)
-    recordings = [file for file in chosen if file.recording]
-    wanted = [file for file in chosen if file.key and (with_images or not file.is_image)]
+    selected = find_wanted(clone, tree, **labels)
+    recordings = [file for file in selected if file.recording]
+    wanted = [file for file in selected if file.key and (with_images or not file.is_image)]
     missing = [file for file in wanted if file.missing]
     summary = FetchSummary(
         source=source,
@@ -127,5 +130,5 @@ def plan_job(
         n_bytes_to_get=total_bytes(missing),
     )
     _log.info("%s, commit %s: %s.", directory, summary.commit or "(none)", summary.whole.describe())
-    _log.info("Needed of it: %s", summary.describe())
+    _log.info("Selected: %s", summary.describe())
     return Job(clone=clone, recordings=recordings, missing=missing, summary=summary)

@@ -1,4 +1,4 @@
-"""What of a cloned dataset the later stages need; read from names alone."""
+"""The files of a cloned dataset that later stages need, selected by their names."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ from titan_neuro.data.bids.names import (
 from titan_neuro.data.fetch.tree import TreeFile
 from titan_neuro.errors import NoMatchError
 
-# The standard space that BOLD is taken in, where a dataset offers several.
 _FILTERS = {"sub": "participant", "task": "task", "run": "run"}
-# Nothing that is read as a recording lies there, in any BIDS dataset.
-_PASSED_OVER = {"sourcedata", "code"}
-_WORDS = {"bold": "BOLD image", "timeseries": "time series", "xfm": "head-motion transform"}
+# No BIDS dataset has recordings in these folders.
+_SKIPPED_FOLDERS = {"sourcedata", "code"}
+_RECORDING_NAMES = {"bold": "BOLD image", "timeseries": "time series", "xfm": "head-motion transform"}
 _TISSUES = {"CSF", "WM"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class WantedFile(TreeFile):
-    """A file that is needed, or that may be.
+    """A file that later stages may need.
 
     Attributes
     ----------
+    path, name, key, missing
+        As in :class:`TreeFile`.
     entities : dict of str
         BIDS entities of its name, by their short names (``sub``, ``task``, ``run``).
     suffix, extension : str
-        What its name ends on: ``bold``, ``.nii.gz``.
+        The end of its name: ``bold``, ``.nii.gz``.
     recording : bool
-        Whether it stands for a run: its BOLD image, or what takes that one's place.
+        Whether it is the recording of a run: its BOLD image, or what the dataset has instead.
     """
 
     entities: Mapping[str, str]
@@ -47,7 +48,7 @@ class WantedFile(TreeFile):
 
     @property
     def is_image(self) -> bool:
-        """Whether it is a NIfTI image."""
+        """Whether the file is a NIfTI image."""
         return self.extension in IMAGE_EXTENSIONS
 
     @property
@@ -66,51 +67,52 @@ def find_wanted(
 ) -> list[WantedFile]:
     """List the recordings of a dataset, with the masks, transforms, tables and sidecars that belong to them.
 
-    The recordings are the first of these that the dataset has: raw BOLD images (outside ``derivatives/``); preprocessed
-    ones in the space ``MNI152NLin2009cAsym``; any other BOLD images; parcel time series; the head-motion transforms of
-    an fMRIPrep that resampled nothing, which come with what takes raw BOLD to the standard space: per run the
-    transforms, per subject the warp, brain mask, tissue maps and the field map.
+    The recordings are the first of these that the dataset has:
+
+    1. raw BOLD images (outside ``derivatives/``);
+    2. preprocessed BOLD images in the space ``MNI152NLin2009cAsym``;
+    3. any other BOLD images;
+    4. parcel time series;
+    5. the head-motion transforms of fMRIPrep's minimal output. With them belong the other transforms of each run, and
+       each subject's warp, brain mask, tissue maps and fieldmap.
 
     Parameters
     ----------
     directory : Path
         Root of the working tree, for messages.
     tree : sequence of TreeFile
-        Its files.
+        Files of the working tree.
     subjects, tasks, runs : sequence of str, optional
-        Labels to keep, with or without ``sub-``, ``task-``, ``run-``; runs match by number (``1`` is ``01``).
+        Labels to select, with or without ``sub-``, ``task-``, ``run-``; run ``1`` is run ``01``.
 
     Raises
     ------
     NoMatchError
-        The dataset has no recording, or none for a label that was asked for.
+        The dataset has no recording, or none with one of the labels.
     """
     candidates = list(_candidates(tree))
     is_recording, belongs = _kind(directory, candidates)
     recordings = [_as_recording(file) for file in candidates if is_recording(file)]
-    others = [file for file in candidates if belongs(file) and not is_recording(file)]
+    belonging = [file for file in candidates if belongs(file) and not is_recording(file)]
     labels = {"sub": subjects, "task": tasks, "run": runs}
-    asked = {entity: [strip_prefix(label, entity) for label in wanted] for entity, wanted in labels.items() if wanted}
+    filters = {entity: [strip_prefix(label, entity) for label in wanted] for entity, wanted in labels.items() if wanted}
     names = [file.entities for file in recordings]
-    there = (
-        "The dataset has: "
-        + "; ".join(f"{word} {list_labels(names, entity)}" for entity, word in _FILTERS.items())
-        + "."
-    )
-    what = _WORDS[recordings[0].suffix]
-    for entity, wanted in asked.items():
+    listed = "; ".join(f"{word} {list_labels(names, entity)}" for entity, word in _FILTERS.items())
+    available = f"The dataset has: {listed}."
+    kind = _RECORDING_NAMES[recordings[0].suffix]
+    for entity, wanted in filters.items():
         for label in wanted:
             if not any(_matches(file, entity, [label]) for file in recordings):
-                raise NoMatchError(f"{directory}: no {what} of {_FILTERS[entity]} {label!r}.", there)
-    chosen = [
+                raise NoMatchError(f"{directory}: no {kind} of {_FILTERS[entity]} {label!r}.", available)
+    selected = [
         file
-        for file in sorted([*recordings, *others], key=lambda file: file.path)
-        if all(_matches(file, entity, wanted) for entity, wanted in asked.items())
+        for file in sorted([*recordings, *belonging], key=lambda file: file.path)
+        if all(_matches(file, entity, wanted) for entity, wanted in filters.items())
     ]
-    if not any(file.recording for file in chosen):
-        filters = " and ".join(f"{_FILTERS[entity]} {' '.join(wanted)}" for entity, wanted in asked.items())
-        raise NoMatchError(f"{directory}: no {what} of {filters} together.", there)
-    return chosen
+    if not any(file.recording for file in selected):
+        combination = " and ".join(f"{_FILTERS[entity]} {' '.join(wanted)}" for entity, wanted in filters.items())
+        raise NoMatchError(f"{directory}: no {kind} of {combination} together.", available)
+    return selected
 
 
 _Rule = Callable[[WantedFile], bool]
@@ -119,14 +121,14 @@ _Rule = Callable[[WantedFile], bool]
 def _candidates(tree: Sequence[TreeFile]) -> Iterator[WantedFile]:
     for file in tree:
         parents = file.name.parts[:-1]
-        if file.name.name.startswith(".") or any(part in _PASSED_OVER or part.startswith(".") for part in parents):
+        if file.name.name.startswith(".") or any(part in _SKIPPED_FOLDERS or part.startswith(".") for part in parents):
             continue
-        said = parse_name(file.path)
-        yield WantedFile(**vars(file), entities=said.entities, suffix=said.suffix, extension=said.extension)
+        bids = parse_name(file.path)
+        yield WantedFile(**vars(file), entities=bids.entities, suffix=bids.suffix, extension=bids.extension)
 
 
 def _kind(directory: Path, candidates: Sequence[WantedFile]) -> tuple[_Rule, _Rule]:
-    """Say what stands for a run in this dataset, and what belongs to it."""
+    """Return the rules that decide which files are this dataset's recordings, and which belong to them."""
     has_transforms = any(map(_is_head_motion, candidates))
     kinds: list[tuple[_Rule, _Rule]] = [
         (_is_raw_bold, lambda file: _goes_with_bold(file) or (has_transforms and _is_transform(file))),
@@ -193,7 +195,7 @@ def _goes_with_standard_bold(file: WantedFile) -> bool:
 
 
 def _is_transform(file: WantedFile) -> bool:
-    """Whether a file is a part of the way from raw BOLD to the standard space, in fMRIPrep's names."""
+    """Whether a file is needed to resample raw BOLD to the standard space, by fMRIPrep's names."""
     entities = file.entities
     if "func" in file.name.parts:
         return file.suffix == "xfm" and entities.get("from") in {"orig", "boldref"}
@@ -220,8 +222,8 @@ def _as_recording(file: WantedFile) -> WantedFile:
 
 
 def _matches(file: WantedFile, entity: str, labels: Sequence[str]) -> bool:
-    # A mask or sidecar without the entity applies to all of its values; the run of an anatomy or of a field map is
-    # another count than the recordings'.
+    # A mask or sidecar without the entity applies to all of its labels. Anatomical images and fieldmaps count their
+    # runs on their own.
     shared = entity != "sub" and "func" not in file.name.parts
     applies_to_all = not file.recording and (shared or entity not in file.entities)
     return applies_to_all or has_label(file.entities, entity, labels)

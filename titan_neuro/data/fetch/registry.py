@@ -1,4 +1,4 @@
-"""The datasets that `fetch` knows by name: where they are published, and the commit that results refer to."""
+"""The registry of datasets that `fetch` knows by name: their addresses, and the commits that results refer to."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _URL = re.compile(r"^[a-z][a-z0-9+.-]*://|^[^/]+@[^/]+:")
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """A DataLad dataset and the state of it that is meant.
+    """A published state of a DataLad dataset.
 
     Attributes
     ----------
     url : str
         Address, or path, to clone from.
     commit : str or None
-        Full hash of the commit to check out; None for whatever the place has.
+        Full hash of the commit to check out; None for the latest.
     name : str
         Of a derivative: its folder in the raw clone's ``derivatives/``.
     root : str
-        Where in the clone the BIDS dataset begins (the folder of ``dataset_description.json``).
+        Root of the BIDS dataset within the clone (the folder of ``dataset_description.json``).
     """
 
     url: str
@@ -41,7 +41,13 @@ class Published:
 
 @dataclass(frozen=True, kw_only=True)
 class RegistryEntry:
-    """A raw dataset, and what others have published of the same scans."""
+    """A raw dataset, and published derivatives of it.
+
+    Attributes
+    ----------
+    raw : Published
+    derivatives : mapping of {"transforms", "fmriprep"} to Published
+    """
 
     raw: Published
     derivatives: Mapping[DerivativeKind, Published] = field(default_factory=lambda: MappingProxyType({}))
@@ -75,25 +81,25 @@ REGISTRY: Mapping[str, RegistryEntry] = MappingProxyType(
 
 
 def find_entry(source: str, directory: Path, registry: Mapping[str, RegistryEntry] = REGISTRY) -> RegistryEntry:
-    """Say what a source means: an entry of the registry, or a dataset that is known by its address alone.
+    """Resolve a source to an entry of the registry, or to a dataset that is known by its address alone.
 
-    An accession number is looked up, and means OpenNeuro's dataset, not pinned, where the registry has no such entry.
-    A folder of that name is taken instead, unless it is `directory`: then it is the clone to go on with. An address
-    means what lies there now, never a pinned state.
+    An accession number is looked up; without an entry it is the latest state of OpenNeuro's dataset. A folder of that
+    name takes precedence, unless it is `directory`, the clone itself. An address is the latest state there, never a
+    pinned one.
 
     Parameters
     ----------
     source : str
         An accession number such as ``ds003017``, a URL, or a path.
     directory : Path
-        Where the clone is, or is to be.
+        Folder of the clone, existing or new.
     registry : mapping
         Entries by accession number.
 
     Raises
     ------
     InputNotFoundError
-        `source` is a path at which there is nothing.
+        `source` is a path that does not exist.
     """
     if is_url(source):
         return RegistryEntry(raw=Published(url=source))
@@ -111,23 +117,32 @@ def find_entry(source: str, directory: Path, registry: Mapping[str, RegistryEntr
 def find_derivative(
     entry: RegistryEntry, kind: DerivativeKind, source: str, registry: Mapping[str, RegistryEntry] = REGISTRY
 ) -> Published:
-    """Give what an entry knows of a kind of derivative.
+    """Return an entry's derivative of one kind.
+
+    Parameters
+    ----------
+    entry : RegistryEntry
+    kind : {"transforms", "fmriprep"}
+    source : str
+        As the user named the dataset, for the message.
+    registry : mapping
+        Entries by accession number, for the message.
 
     Raises
     ------
     UsageError
-        It knows none; the message names the datasets of the registry that have some.
+        The entry has none; the message lists the datasets of the registry that have derivatives.
     """
     if kind not in entry.derivatives:
-        known = "; ".join(f"{name} ({', '.join(each.derivatives)})" for name, each in registry.items())
+        listed = "; ".join(f"{name} ({', '.join(each.derivatives)})" for name, each in registry.items())
         raise UsageError(
-            f"fetch {source} --with {kind}: no {kind} of this dataset are known. Those of these are: {known}.",
+            f"fetch {source} --with {kind}: no {kind} of this dataset are known. Datasets with derivatives: {listed}.",
             "Name the dataset by its accession number; or fetch the derivative by its own address, "
-            "`titan-neuro fetch URL DIR`, and name it to the next stage with `-d DIR`.",
+            "`titan-neuro fetch URL DIR`, and give it to the next stage with `-d DIR`.",
         )
     return entry.derivatives[kind]
 
 
 def is_url(source: str) -> bool:
-    """Whether a source is an address, not a path."""
+    """Whether a source is a URL, not a path."""
     return _URL.match(source) is not None

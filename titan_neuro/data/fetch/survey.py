@@ -1,4 +1,4 @@
-"""What a dataset as a whole holds: subjects, runs, volumes, and the files and bytes of its annex."""
+"""Size of a whole dataset: subjects, runs, volumes, annexed files and bytes."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """A dataset as a whole, as its names, annex keys and sidecars tell it, without any image.
+    """Size of a whole dataset, from names, annex keys and sidecars, without any image.
 
     Attributes
     ----------
     n_subjects, n_runs : int
         Subjects and recordings.
     n_volumes : tuple of int or None
-        The numbers of volumes that a subject has in all, sorted, each once; None unless the sidecar of every recording
-        says it.
+        Distinct numbers of volumes per subject, sorted; None unless every recording's sidecar contains it.
     repetition_times : tuple of float or None
-        Seconds from one volume to the next, sorted, each once; None unless they are known of every recording.
+        Distinct repetition times in seconds, sorted; None unless every recording's sidecar contains it.
     n_files, n_bytes : int
-        Annexed files, those that no stage reads among them, and the bytes that they hold.
+        All annexed files, and their size.
     """
 
     n_subjects: int
@@ -43,27 +42,26 @@ class Survey:
     n_bytes: int
 
     def describe(self) -> str:
-        """One line for the reader, with every number in full."""
+        """Return the numbers in one line."""
         parts = [f"{self.n_subjects:,} subjects", f"{self.n_runs:,} runs"]
         if self.n_volumes:
             least, most = self.n_volumes[0], self.n_volumes[-1]
-            parts.append(
-                f"{least:,} volumes a subject" if least == most else f"{least:,} to {most:,} volumes a subject"
-            )
+            volumes = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+            parts.append(f"{volumes} volumes per subject")
         if self.repetition_times:
             parts.append(f"TR {' and '.join(f'{seconds:g}' for seconds in self.repetition_times)} s")
         return ", ".join([*parts, f"{self.n_files:,} annexed files", f"{self.n_bytes:,} bytes"])
 
 
 def survey(tree: Sequence[TreeFile], wanted: Sequence[WantedFile]) -> Survey:
-    """Describe a dataset.
+    """Return the size of a dataset.
 
     Parameters
     ----------
     tree : sequence of TreeFile
-        All its files.
+        All files.
     wanted : sequence of WantedFile
-        What `find_wanted` chose of them without any filter.
+        Those that `find_wanted` selects without labels.
     """
     recordings = [file for file in wanted if file.recording]
     annexed = [file for file in tree if file.key]
@@ -81,7 +79,7 @@ def survey(tree: Sequence[TreeFile], wanted: Sequence[WantedFile]) -> Survey:
 def _volumes_per_subject(
     recordings: Sequence[WantedFile], metadata: Sequence[dict[str, Any]]
 ) -> tuple[int, ...] | None:
-    """Add up what dcm2niix and dcmstack wrote of each image's shape; nothing else without the image says it."""
+    """Sum the volumes of each subject, from the image shapes that dcmstack writes to sidecars."""
     volumes: dict[str, int] = {}
     for recording, sidecar in zip(recordings, metadata, strict=True):
         shape = sidecar.get("dcmmeta_shape")
@@ -99,24 +97,24 @@ def _repetition_times(metadata: Sequence[dict[str, Any]]) -> tuple[float, ...] |
     return tuple(sorted({float(each) for each in seconds if each is not None}))
 
 
-def _read_sidecar(path: Path) -> dict[str, Any]:
+def _read_or_warn(path: Path) -> dict[str, Any]:
     try:
         return read_json(path)
     except MetadataError as error:
-        # It may belong to a run that was not asked for; the stage that reads the run refuses it.
+        # It may belong to a run that is not selected; later stages refuse it if they need it.
         _log.warning("%s", error.message)
         return {}
 
 
 def _metadata(recordings: Sequence[WantedFile], wanted: Sequence[WantedFile]) -> list[dict[str, Any]]:
-    """Sidecars of each recording, by BIDS's inheritance: what lies nearer, and says more, wins."""
+    """Merge the sidecars of each recording by BIDS's inheritance: nearer and more specific ones take precedence."""
     by_folder: dict[tuple[Path, str], list[WantedFile]] = {}
     for file in wanted:
         if file.extension == ".json" and not file.missing:
             by_folder.setdefault((file.path.parent, file.suffix), []).append(file)
-    # A task's sidecar is read once, not once a run.
-    read = functools.cache(_read_sidecar)
-    found = []
+    # A sidecar that applies to several runs is read once.
+    read = functools.cache(_read_or_warn)
+    metadata = []
     for recording in recordings:
         merged: dict[str, Any] = {}
         for folder in reversed(recording.path.parents):
@@ -124,5 +122,5 @@ def _metadata(recordings: Sequence[WantedFile], wanted: Sequence[WantedFile]) ->
             applicable = [sidecar for sidecar in sidecars if applies_to(sidecar.entities, recording.entities)]
             for sidecar in sorted(applicable, key=lambda sidecar: len(sidecar.entities)):
                 merged.update(read(sidecar.path))
-        found.append(merged)
-    return found
+        metadata.append(merged)
+    return metadata

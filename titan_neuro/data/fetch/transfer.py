@@ -1,11 +1,12 @@
-"""Content moved into a clone and freed from it: by DataLad, checked afterwards, with a bar of bytes."""
+"""Transfers of content into a clone and out of it: by DataLad, verified afterwards, with a progress bar."""
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -15,74 +16,83 @@ from titan_neuro.data.fetch.session import datalad_session, failure_reason, resu
 from titan_neuro.data.fetch.tree import TreeFile, total_bytes
 from titan_neuro.errors import FetchError
 
-# DataLad's log names the progress of a whole `get` so; that of a single file has a second number.
+# DataLad's name for the progress of a whole `get`; the progress of a single file has a second number.
 _TOTAL_PROGRESS = re.compile(r"^annexprogress-\d+$")
-_MAX_FAILURES_SHOWN = 5
-# After a kill git-annex may once take the lock that the dead process left for a live one's; then it is gone.
+_MAX_LISTED = 5
+# After a kill git-annex may take the dead process's lock for a live one, once; a second attempt succeeds.
 _STALE_LOCK = "unable to take transfer lock"
 _ATTEMPTS = 2
 _IGNORED = re.compile(r"annex-ignore set: ([^)]+)\)")
 
 
 def free_bytes(directory: Path) -> int:
-    """Room on the disk that `directory` lies on, or will."""
-    there = next(folder for folder in (directory, *directory.parents) if folder.exists())
-    return shutil.disk_usage(there).free
+    """Return the free bytes on the disk of `directory`, which need not exist yet."""
+    existing = next(folder for folder in (directory, *directory.parents) if folder.exists())
+    return shutil.disk_usage(existing).free
 
 
-def check_room(directory: Path, n_bytes: int) -> None:
-    """See to it that content fits before any of it is fetched.
+def check_disk_space(directory: Path, n_bytes: int) -> None:
+    """Check that `n_bytes` fit on the disk of `directory`.
 
     Raises
     ------
     FetchError
-        It does not.
+        They don't.
     """
     free = free_bytes(directory)
     if free < n_bytes:
         raise FetchError(
-            f"{directory}: the disk has no room: {human(n_bytes)} are to be fetched, {human(free)} are free.",
+            f"{directory}: the disk is too full: {format_bytes(n_bytes)} are to be fetched, "
+            f"{format_bytes(free)} are free.",
             "Fetch fewer subjects or runs, or choose a folder on another disk.",
         )
 
 
 def get_files(directory: Path, missing: Sequence[TreeFile], n_jobs: int) -> None:
-    """Get the content of files of the clone in `directory`, `n_jobs` at a time, with a bar of bytes.
+    """Get the content of files of the clone in `directory`, with a progress bar.
+
+    Parameters
+    ----------
+    directory : Path
+        Root of the clone.
+    missing : sequence of TreeFile
+    n_jobs : int
+        Number of parallel transfers.
 
     Raises
     ------
     FetchError
-        git-annex is not installed, or files could not be fetched; what could is kept.
+        git-annex is not installed, or some files could not be fetched; the others are kept.
     """
-    left, reasons = list(missing), {}
+    remaining, reasons = list(missing), {}
     with tqdm(total=total_bytes(missing), desc="Fetching", unit="B", unit_scale=True) as bar:
         for _ in range(_ATTEMPTS):
-            reasons = _get_once(directory, [file.path for file in left], n_jobs, bar)
-            # What DataLad reports is not taken on trust: the content must be there.
-            left = [file for file in left if is_missing(file.path)]
-            bar.update(total_bytes(missing) - total_bytes(left) - bar.n)
+            reasons = _get_once(directory, [file.path for file in remaining], n_jobs, bar)
+            # DataLad's report alone is not trusted: the content must be present.
+            remaining = [file for file in remaining if is_missing(file.path)]
+            bar.update(total_bytes(missing) - total_bytes(remaining) - bar.n)
             if not any(_STALE_LOCK in reason for reason in reasons.values()):
                 break
-    if left:
+    if remaining:
         raise FetchError(
-            f"{directory}: {len(left)} of {len(missing)} files could not be fetched:\n  "
-            + _shown(directory, left, reasons),
-            _ignored_places(directory, reasons)
-            + "Run the same command again: what has come is kept. `git annex whereis FILE` in the clone says who has a "
-            "file; a store that is listed but not enabled is enabled by `git annex enableremote NAME` (OpenNeuro: "
-            "s3-PUBLIC).",
+            f"{directory}: {len(remaining)} of {len(missing)} files could not be fetched:\n  "
+            + _list_files(directory, remaining, reasons),
+            _advice_on_ignored_remotes(directory, reasons)
+            + "Run the same command again: fetched files are kept. `git annex whereis FILE` in the clone lists the "
+            "copies of a file; a remote that is listed but not enabled is enabled by `git annex enableremote NAME` "
+            "(OpenNeuro: s3-PUBLIC).",
         )
 
 
 def drop_files(directory: Path, present: Sequence[TreeFile]) -> tuple[int, str]:
-    """Free content of the clone in `directory` that is elsewhere, too.
+    """Free the content of files of the clone in `directory` that has a copy elsewhere.
 
     Returns
     -------
     n_bytes : int
-        Freed.
-    trouble : str
-        Which files were kept, and why; empty where all were freed.
+        Size of the freed content.
+    problem : str
+        The files that were kept, with the reasons; empty if all were freed.
 
     Raises
     ------
@@ -93,71 +103,65 @@ def drop_files(directory: Path, present: Sequence[TreeFile]) -> tuple[int, str]:
     kept = [file for file in present if not is_missing(file.path)]
     kept_keys = {file.key for file in kept}
     freed = [file for file in present if file.key not in kept_keys]
-    shown = _shown(directory, kept, reasons)
-    trouble = f"{directory}: {len(kept)} of {len(present)} files are kept:\n  {shown}" if kept else ""
-    return total_bytes(freed), trouble
+    listed = _list_files(directory, kept, reasons)
+    problem = f"{directory}: {len(kept)} of {len(present)} files are kept:\n  {listed}" if kept else ""
+    return total_bytes(freed), problem
 
 
-def human(n_bytes: int) -> str:
-    """Write a number of bytes for the reader: ``27.6GB``."""
+def format_bytes(n_bytes: int) -> str:
+    """Format a number of bytes: ``27.6GB``."""
     return str(tqdm.format_sizeof(n_bytes, suffix="B", divisor=1000))
 
 
 class _ByteProgress(logging.Handler):
-    """Draw on a bar what DataLad's log says of the bytes that have come since this handler was made."""
+    """Update a progress bar from DataLad's log."""
 
     def __init__(self, bar: tqdm) -> None:
         super().__init__()
         self._bar = bar
-        self._before = bar.n
+        self._initial = bar.n
 
     def emit(self, record: logging.LogRecord) -> None:
         update = getattr(record, "dlm_progress_update", None)
         if update is not None and _TOTAL_PROGRESS.match(str(getattr(record, "dlm_progress", ""))):
-            self._bar.update(self._before + int(update) - self._bar.n)
+            self._bar.update(self._initial + int(update) - self._bar.n)
 
 
-def _ignored_places(directory: Path, reasons: Mapping[Path, str]) -> str:
-    """Advice on places that git-annex asks no more because they did not answer once: it never tries again by itself."""
-    names = {name for reason in reasons.values() for found in _IGNORED.findall(reason) for name in found.split()}
-    commands = [
-        f"`git -C {directory} config --unset remote.{name}.annex-ignore`" for name in sorted(names - {"origin"})
-    ]
-    return f"A place that did not answer is asked again after {' and '.join(commands)}. " if commands else ""
+def _advice_on_ignored_remotes(directory: Path, reasons: Mapping[Path, str]) -> str:
+    """Return how to enable remotes again that did not answer once: git-annex itself never tries them again."""
+    lists = [names for reason in reasons.values() for names in _IGNORED.findall(reason)]
+    remotes = {name for names in lists for name in names.split()} - {"origin"}
+    commands = [f"`git -C {directory} config --unset remote.{name}.annex-ignore`" for name in sorted(remotes)]
+    return f"A remote that did not answer is tried again after {' and '.join(commands)}. " if commands else ""
 
 
-def _shown(directory: Path, files: Sequence[TreeFile], reasons: dict[Path, str]) -> str:
+def _list_files(directory: Path, files: Sequence[TreeFile], reasons: dict[Path, str]) -> str:
     lines = [f"{file.path.relative_to(directory)}: {reasons.get(file.path, 'no reason given')}" for file in files]
-    more = len(lines) - _MAX_FAILURES_SHOWN
-    return "\n  ".join(lines[:_MAX_FAILURES_SHOWN] + ([f"and {more} more"] if more > 0 else []))
+    n_more = len(lines) - _MAX_LISTED
+    return "\n  ".join(lines[:_MAX_LISTED] + ([f"and {n_more} more"] if n_more > 0 else []))
 
 
 def _drop_once(directory: Path, paths: Sequence[Path]) -> dict[Path, str]:
-    """Let DataLad drop content; why each was kept that was."""
+    """Drop content; return the reason for each file that was kept."""
     with datalad_session() as datalad:
-        from datalad.support.exceptions import CommandError, IncompleteResultsError
-
-        try:
-            datalad.drop(path=[str(path) for path in paths], dataset=str(directory), result_renderer="disabled")
-        except IncompleteResultsError as error:
-            return {Path(result["path"]): result_reason(result) for result in error.failed or ()}
-        except CommandError as error:
-            raise FetchError(f"{directory}: git-annex failed: {failure_reason(error)}") from error
-    return {}
+        return _failures(directory, datalad.drop, paths)
 
 
 def _get_once(directory: Path, paths: Sequence[Path], n_jobs: int, bar: tqdm) -> dict[Path, str]:
-    """Let DataLad get files; why each of those failed that did."""
+    """Get content; return the reason for each file that failed."""
     with datalad_session() as datalad:
-        from datalad.support.exceptions import CommandError, IncompleteResultsError
-
         logging.getLogger("datalad").addHandler(_ByteProgress(bar))
-        try:
-            datalad.get(
-                path=[str(path) for path in paths], dataset=str(directory), jobs=n_jobs, result_renderer="disabled"
-            )
-        except IncompleteResultsError as error:
-            return {Path(result["path"]): result_reason(result) for result in error.failed or ()}
-        except CommandError as error:
-            raise FetchError(f"{directory}: git-annex failed: {failure_reason(error)}") from error
+        return _failures(directory, functools.partial(datalad.get, jobs=n_jobs), paths)
+
+
+def _failures(directory: Path, command: Callable[..., object], paths: Sequence[Path]) -> dict[Path, str]:
+    """Run a DataLad command on files; return the reason for each file that failed."""
+    from datalad.support.exceptions import CommandError, IncompleteResultsError
+
+    try:
+        command(path=[str(path) for path in paths], dataset=str(directory), result_renderer="disabled")
+    except IncompleteResultsError as error:
+        return {Path(result["path"]): result_reason(result) for result in error.failed or ()}
+    except CommandError as error:
+        raise FetchError(f"{directory}: git-annex failed: {failure_reason(error)}") from error
     return {}

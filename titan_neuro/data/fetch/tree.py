@@ -1,4 +1,4 @@
-"""The files of a clone, and which of them are annexed; other clones that lie within it are no part of it."""
+"""The files of a clone, and which of them are annexed; nested clones are not part of it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class TreeFile:
     Attributes
     ----------
     path : Path
-        Where it lies.
+        Path of the file.
     name : PurePath
-        The same, from the root of the clone on.
+        Path relative to the root of the clone.
     key : str or None
-        Its annex key; None for a file that git holds.
+        Its annex key; None for a file in git.
     missing : bool
         Whether its content is not on this machine.
     """
@@ -33,7 +33,7 @@ class TreeFile:
 
 
 def read_tree(directory: Path) -> list[TreeFile]:
-    """List the files of a clone, sorted; neither git's own nor those of a clone within it."""
+    """List the files of a clone, sorted, without git's own files and those of nested clones."""
     return [
         tree_file(path, directory)
         for folder, names in _folders(directory, nested=False)
@@ -44,32 +44,32 @@ def read_tree(directory: Path) -> list[TreeFile]:
 def tree_file(path: Path, directory: Path) -> TreeFile:
     """Describe one file of the clone in `directory`."""
     key = annex_key(path)
-    # A pointer file names a key only as long as its content is not there.
+    # A pointer file names a key only while its content is missing.
     missing = key is not None and not (path.is_symlink() and path.exists())
     return TreeFile(path=path, name=path.relative_to(directory), key=key, missing=missing)
 
 
 def nested_clones(directory: Path) -> list[Path]:
-    """List the clones that lie within a clone, at any depth, sorted."""
+    """List the clones within a clone, at any depth, sorted."""
     return [folder for folder, _ in _folders(directory, nested=True) if folder != directory and is_clone(folder)]
 
 
 def is_clone(directory: Path) -> bool:
-    """Whether a folder is the root of a clone, not only a part of one."""
+    """Whether a folder is the root of a clone."""
     return (directory / ".git").exists()
 
 
 def total_bytes(files: Sequence[TreeFile]) -> int:
-    """Bytes of the annexed content of `files`, each content counted once; a key that names no size counts nothing."""
+    """Return the bytes of the annexed content of `files`; equal content counts once, keys without a size count 0."""
     return sum(key_bytes(key) or 0 for key in {file.key for file in files if file.key})
 
 
 def _folders(directory: Path, *, nested: bool) -> Iterator[tuple[Path, list[str]]]:
     for folder, subfolders, names in os.walk(directory):
-        # Sorted, so that a plan reads the same on every file system.
+        # Sorted, so that a plan is the same on every file system.
         subfolders[:] = sorted(
             name for name in subfolders if name != ".git" and (nested or not is_clone(Path(folder, name)))
         )
-        # A subdataset's .git is a file; a link to a folder is walked into by nobody.
+        # A subdataset's .git is a file; links to folders are listed, not followed.
         links = [name for name in subfolders if Path(folder, name).is_symlink()]
         yield Path(folder), sorted([*(name for name in names if name != ".git"), *links])

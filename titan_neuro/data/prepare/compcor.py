@@ -61,25 +61,32 @@ def compcor(
         _remove_drifts(volumes, repetition_time) if calibration_time_points is None else high_pass(volumes[:n_fitted])
     )
     center, scale = fitted.mean(axis=0), fitted.std(axis=0)
-    fitted = (fitted - center) / scale
-    variance, vectors = np.linalg.eigh(fitted @ fitted.T)
-    if (variance > 1e-9 * variance[-1]).sum() < n_components:
-        raise ImageError(
-            f"aCompCor: expected at least {n_components} components in the noise mask, found {volumes.shape[1]} voxels "
-            f"that vary over {n_fitted} volumes.",
-            "Check the tissue maps, or choose a preset without aCompCor.",
-        )
-    explained = variance[::-1][:n_components] / variance.sum()
-    length, vectors = np.sqrt(variance[::-1][:n_components]), vectors[:, ::-1][:, :n_components]
-    weights = fitted.T @ vectors / length
+    vectors, weights, lengths, explained = _principal_components((fitted - center) / scale, n_components)
     signs = np.sign(weights[np.abs(weights).argmax(axis=0), np.arange(n_components)])
     if calibration_time_points is None:
         return vectors * signs, explained
     components = np.zeros((len(volumes), n_components))
     for start in range(n_fitted, len(volumes), _BLOCK_LENGTH):
         block = (high_pass(volumes[start : start + _BLOCK_LENGTH]) - center) / scale
-        components[start : start + _BLOCK_LENGTH] = block @ weights * (signs / length)
+        components[start : start + _BLOCK_LENGTH] = block @ weights * (signs / lengths)
     return components, explained
+
+
+def _principal_components(
+    standardized: np.ndarray, n_components: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """First components of ``(time, voxels)``: ``(time, n)``, voxel weights, singular values, fractions of variance."""
+    variance, vectors = np.linalg.eigh(standardized @ standardized.T)
+    if (variance > 1e-9 * variance[-1]).sum() < n_components:
+        n_volumes, n_voxels = standardized.shape
+        raise ImageError(
+            f"aCompCor: expected at least {n_components} components in the noise mask, found {n_voxels} voxels that "
+            f"vary over {n_volumes} volumes.",
+            "Check the tissue maps, or choose a preset without aCompCor.",
+        )
+    explained = variance[::-1][:n_components] / variance.sum()
+    lengths, vectors = np.sqrt(variance[::-1][:n_components]), vectors[:, ::-1][:, :n_components]
+    return vectors, standardized.T @ vectors / lengths, lengths, explained
 
 
 def cosine_drifts(n_time_points: int, repetition_time: float) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from titan_neuro.data.bids.annex import is_missing
 from titan_neuro.data.prepare.compcor import compcor, cosine_drifts
 from titan_neuro.data.prepare.motion import MOTION, framewise_displacement
 from titan_neuro.errors import ImageError, MetadataError, NotFetchedError
-from titan_neuro.files import atomic, write_json
+from titan_neuro.files import atomic, read_json, write_json
 
 N_COMPONENTS = 6
 """aCompCor components of a computed table: as many as the data paper of ds003017 uses."""
@@ -74,9 +73,9 @@ def read_confounds(path: Path) -> ConfoundTable:
             )
     try:
         columns = pd.read_csv(path, sep="\t", na_values="n/a", float_precision="round_trip")
-        metadata = dict(json.loads(sidecar.read_text(encoding="utf-8"))) if sidecar.is_file() else {}
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise MetadataError(f"{path}: not a readable table of confounds: {error}.", "Fetch the file again.") from error
+    metadata = read_json(sidecar, hint="Fetch the file again.") if sidecar.is_file() else {}
     names = [str(name) for name in columns.columns]
     if any(map(_parses_as_number, names)):
         raise MetadataError(

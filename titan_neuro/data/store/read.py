@@ -57,9 +57,9 @@ class RunStore:
         attributes: dict[str, Any] = dict(self._group.attrs)
         schema, version = attributes.get("schema"), attributes.get("schema_version")
         if (schema, version) != (SCHEMA, SCHEMA_VERSION):
-            found = f"{schema} version {version}" if schema else "a Zarr group without a schema"
+            found = f"{schema} {version}" if schema else "a Zarr group without a schema"
             raise MismatchError(
-                f"{path}: this store can't be read: expected {SCHEMA} version {SCHEMA_VERSION}, found {found}.",
+                f"{path}: this store can't be read: expected the schema {SCHEMA} {SCHEMA_VERSION}, found {found}.",
                 "Prepare the run again with this version of Titan-Neuro: `titan-neuro prepare BIDS_DIR OUTPUT_DIR`.",
             )
         self.sha256: dict[str, str] = attributes.pop("sha256", {})

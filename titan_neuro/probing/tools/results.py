@@ -18,6 +18,8 @@ SCORES = (
     *("measure", "condition", "is_control", "x", "value", "low", "high", "null", "null_low", "null_high"),
     *("p", "n_subjects"),
 )
+# End of the name of the JSON that a probe writes last: its question, its result in words, settings and tests.
+RESULT_SUFFIX = "_result.json"
 
 
 @dataclass(frozen=True, kw_only=True)

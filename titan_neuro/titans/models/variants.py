@@ -33,6 +33,6 @@ def require_causal(config: BackboneConfig, owner: str) -> None:
     """Raise a `ConfigError` where a backbone that is not causal is given to `owner`, which needs a causal one."""
     if isinstance(config, MACConfig) and not config.causal:
         raise ConfigError(
-            f"{owner}: backbone.causal is False: a time point would see later time points of its segment.",
+            f"{owner}: backbone.causal is False, so that a time point would see later time points of its segment.",
             "Set backbone.causal to true. False is for encoding whole windows with MAC by itself.",
         )

@@ -1,0 +1,135 @@
+"""Maps of the report: which are shown, with their captions."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+import numpy as np
+
+from titan_neuro.evaluation.vocabulary import AR, METRICS_BY_NAME, ROWS, count_in_words
+from titan_neuro.metrics.measures import FloatArray
+from titan_neuro.report.brain import map_values, plot_map, space_note, symmetric_limit
+from titan_neuro.report.numbers import number
+from titan_neuro.report.records import Results, StatMap
+from titan_neuro.report.results import file_label
+from titan_neuro.report.style import png_uri
+
+NOT_TESTED = "Not tested for significance, hence not corrected for multiple tests."
+"""Of figures and maps without p values."""
+
+_TIMESCALE_TITLE = "Timescale: the shortest context with 90 % of the gain in skill_ar"
+_METRIC_OF_STAT = {name.replace("_", ""): name for name in METRICS_BY_NAME}
+
+
+class MapFigure(TypedDict, total=False):
+    """A map for the template: a picture, or a sentence (`empty`), or the title of a map that is missing (`absent`)."""
+
+    source: str
+    alt: str
+    caption: str
+    file: str
+    empty: str
+    absent: str
+
+
+class MapsSection(TypedDict):
+    """The maps of the forecast."""
+
+    figures: list[MapFigure]
+    parcels: bool
+
+
+def maps_section(results: Results) -> MapsSection | None:
+    """Show `skill_ar` and `r2` of the study's model and `r2` of linear autoregression, at the shortest lead time.
+
+    Parameters
+    ----------
+    results : Results
+
+    Returns
+    -------
+    MapsSection or None
+        ``None`` where there is no such map.
+    """
+    model = file_label(results.main_model) or next((one.model for one in results.maps if one.model != AR), "")
+    horizon = min((one.horizon for one in results.maps if one.model == model), default=0)
+    available = {(one.model, one.stat): one for one in results.maps if one.horizon == horizon}
+    shown = [(model, "skillar"), (model, "r2"), (AR, "r2")]
+    maps = {key: available[key] for key in shown if key in available}
+    if not maps:
+        return None
+    limit = _shared_limit([one for (_, stat), one in maps.items() if stat == "r2"])
+    figures: list[MapFigure] = []
+    for name, stat in shown:
+        row = ROWS[AR].label if name == AR else results.main_model or model
+        title = f"{_METRIC_OF_STAT[stat]} of {row}, lead time {count_in_words(horizon, 'time point')}"
+        stat_map = maps.get((name, stat))
+        if stat_map is None:
+            figures.append({"absent": title})
+        else:
+            caption = _sample(results, stat)
+            figures.append(draw_map(stat_map, title, sample=caption, limit=limit if stat == "r2" else None))
+    return {"figures": figures, "parcels": not all(one.is_volume for one in maps.values())}
+
+
+def timescale_figure(results: Results) -> MapFigure:
+    """Show the map of the context-length probe, or say that there is none."""
+    if results.timescale is None:
+        return {"absent": "the map of timescales"}
+    return draw_map(results.timescale, _TIMESCALE_TITLE, sample=_sample(results, "timescale"))
+
+
+def draw_map(
+    stat_map: StatMap, title: str, *, sample: str = "", test: str = NOT_TESTED, limit: float | None = None
+) -> MapFigure:
+    """Draw a map, or say that it has no values.
+
+    Parameters
+    ----------
+    stat_map : StatMap
+    title : str
+    sample : str
+        First sentence of the caption: the subjects that were averaged.
+    test : str
+        Sentence of the caption on the test of significance.
+    limit : float, optional
+        See `plot_map`.
+    """
+    values = map_values(stat_map.path)
+    if values.size == 0:
+        reason = "gain from a longer context" if stat_map.stat == "timescale" else "have a value"
+        return {"empty": f"{title}: no {stat_map.unit} {reason}, so there is no picture."}
+    spread = _spread(stat_map, values)
+    note = space_note(stat_map.sidecar) if stat_map.is_volume else ""
+    caption = " ".join(part for part in (sample, spread, test, note) if part)
+    return {
+        "source": png_uri(plot_map(stat_map.path, stat_map.sidecar, title, limit=limit)),
+        "alt": f"{'Brain map' if stat_map.is_volume else 'Values of parcels'}: {title}. {spread}",
+        "caption": caption,
+        "file": stat_map.path.name,
+    }
+
+
+def _shared_limit(maps: list[StatMap]) -> float | None:
+    """End of the color scale that the maps of `r2` share."""
+    values = [map_values(stat_map.path) for stat_map in maps]
+    return symmetric_limit(np.concatenate(values)) if any(part.size for part in values) else None
+
+
+def _spread(stat_map: StatMap, values: FloatArray) -> str:
+    if stat_map.stat == "timescale":
+        low, middle, high = np.percentile(values, (10, 50, 90))
+        return (
+            f"{len(values):,} {stat_map.unit} gain from a longer context; the others are left blank. Median "
+            f"timescale {middle:.3g} s; 10th to 90th percentile {low:.3g} to {high:.3g} s."
+        )
+    fraction = f"{np.mean(values > 0):.0%} of {len(values):,} {stat_map.unit} are above 0."
+    return f"Median {number(float(np.median(values)))}; {fraction}"
+
+
+def _sample(results: Results, stat: str) -> str:
+    table = results.curve if stat == "timescale" else results.scores
+    if table is None:
+        return ""
+    subjects = count_in_words(int(table["n_subjects"].max()), "subject")
+    return f"From the mean skill_ar of {subjects}." if stat == "timescale" else f"Mean over {subjects}, no threshold."

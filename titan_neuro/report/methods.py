@@ -1,0 +1,146 @@
+"""How the forecasts were scored, and what the stages of a study ran with, as pairs of a term and its text."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+import pandas as pd
+
+from titan_neuro.evaluation.formatting import NOT_AVAILABLE
+from titan_neuro.evaluation.vocabulary import LEAD_TIME_POINTS, LEAD_TIME_S, PROTOCOLS, Kind
+from titan_neuro.report.numbers import count_range, duration, number
+from titan_neuro.report.records import ForecastMetadata
+from titan_neuro.report.results import lead_times_of
+
+_PROVENANCE_TERMS = {
+    "Input dataset": "input_dataset_id",
+    "Commit": "commit",
+    "Versions": "versions",
+    "System": "system",
+    "Machine": "machine",
+}
+
+
+class StageRow(TypedDict):
+    """A stage of the provenance record."""
+
+    stage: str
+    started: str
+    command: str
+    seed: str
+    device: str
+    wall_time: str
+    peak_memory: str
+
+
+def scoring_terms(scores: pd.DataFrame, metadata: ForecastMetadata) -> list[tuple[str, str]]:
+    """Describe how the forecasts were scored.
+
+    Parameters
+    ----------
+    scores : pandas.DataFrame
+        The forecast table.
+    metadata : ForecastMetadata
+        The JSON beside it.
+
+    Returns
+    -------
+    list of (str, str)
+        From the protocol to the intervals.
+    """
+    seconds = dict(zip(scores[LEAD_TIME_POINTS], scores[LEAD_TIME_S], strict=True))
+    lead_times = ", ".join(f"{points} ({seconds[points]:g} s)" for points in lead_times_of(scores))
+    protocols = [f"{name}: {PROTOCOLS.get(name, 'no description')}" for name in scores["protocol"].unique()]
+    n_folds = str(metadata.n_folds)
+    if "subject" in set(scores["protocol"]) and metadata.n_folds == scores["n_subjects"].max():
+        n_folds += " (leave-one-subject-out)"
+    return [
+        ("Protocol", "; ".join(protocols)),
+        ("Folds", n_folds),
+        ("Subjects", count_range(scores["n_subjects"])),
+        ("Seeds", _seeds(scores)),
+        ("Runs", count_range(scores["n_runs"])),
+        (
+            "Scored time points",
+            f"{count_range(scores['n_time_points'])}, all during the stimulus or task. The models also read the other "
+            "time points, which are not scored.",
+        ),
+        ("Lead times", f"{lead_times}; in time points (seconds)"),
+        ("Start of a run", "drawn at random for each run and seed, and the same for all rows of the table"),
+        ("Repetition time (TR)", f"{metadata.repetition_time_s:g} s"),
+        ("Normalization", f"{metadata.normalization}, for each voxel or parcel separately"),
+        ("Space", metadata.space),
+        ("Intervals", "95 %, bootstrap over subjects; not given for fewer than 3 subjects"),
+    ]
+
+
+def _seeds(scores: pd.DataFrame) -> str:
+    """The number of seeds, and the largest standard deviation between them of the model's `skill_ar`."""
+    n_seeds = count_range(scores["n_seeds"])
+    deviations = scores.loc[scores["kind"] == Kind.MODEL, "skill_ar_seed_sd"].dropna()
+    if deviations.empty:
+        return n_seeds
+    return f"{n_seeds}; the standard deviation of skill_ar over seeds is at most {number(float(deviations.max()))}"
+
+
+def stage_rows(stages: dict[str, dict[str, Any]]) -> list[StageRow]:
+    """Make a row for each stage of the provenance record.
+
+    Parameters
+    ----------
+    stages : dict of str to dict
+        ``stages`` of ``provenance.json``.
+    """
+    rows = []
+    for stage, record in stages.items():
+        memory, seconds = record.get("peak_memory_bytes"), record.get("wall_time_s")
+        rows.append(
+            StageRow(
+                stage=stage,
+                started=str(record.get("started", NOT_AVAILABLE)).replace("T", " ").removesuffix("+00:00"),
+                command=" ".join(["titan-neuro", *map(str, record.get("arguments", []))]),
+                seed=str(record.get("seed", NOT_AVAILABLE)),
+                device=str(record.get("device", NOT_AVAILABLE)),
+                wall_time=duration(seconds) if isinstance(seconds, int | float) else NOT_AVAILABLE,
+                peak_memory=f"{memory / 2**20:,.0f} MiB" if isinstance(memory, int | float) else NOT_AVAILABLE,
+            )
+        )
+    return rows
+
+
+def provenance_terms(stages: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
+    """Describe the data, code and machine of the stages; where stages differ, a term names those it holds for.
+
+    Parameters
+    ----------
+    stages : dict of str to dict
+        ``stages`` of ``provenance.json``.
+
+    Returns
+    -------
+    list of (str, str)
+        Input files and dataset, commit, versions, machine.
+    """
+    keys = {file: key for record in stages.values() for file, key in record.get("input_keys", {}).items()}
+    n_keys = sum(key is not None for key in keys.values())
+    terms = (
+        [("Input files", f"{len(keys)}, {n_keys} of them with a git-annex key (in provenance.json)")] if keys else []
+    )
+    for term, key in _PROVENANCE_TERMS.items():
+        stages_of: dict[str, list[str]] = {}
+        for stage, record in stages.items():
+            if key in record:
+                stages_of.setdefault(_as_text(record[key]), []).append(stage)
+        if len(stages_of) == 1:
+            terms.append((term, next(iter(stages_of))))
+        else:
+            terms += [(f"{term} ({', '.join(names)})", text) for text, names in stages_of.items()]
+    return terms
+
+
+def _as_text(value: Any) -> str:
+    if value is None:
+        return "not known"
+    if not isinstance(value, dict):
+        return str(value)
+    return ", ".join(f"{key} {item}" for key, item in value.items())

@@ -1,0 +1,162 @@
+"""The content of an output folder, as objects: tables, maps, results of probes, records of the stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from titan_neuro.evaluation.vocabulary import Kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatMap:
+    """One map on disk: a volume (``.nii.gz``) or a value per parcel (``.tsv``).
+
+    Attributes
+    ----------
+    path : Path
+    stat : str
+        ``skillar``, ``r2`` or ``timescale``, or a statistic of a probe.
+    model : str
+        Name of the model in letters and digits (``titanmac``); empty for a map of a probe.
+    probe : str
+        Name of the probe in letters and digits (``contextlength``); empty for a map of the forecast.
+    horizon : int
+        Lead time in time points; 0 for a map of a probe.
+    sidecar : dict
+        The JSON beside the map.
+    """
+
+    path: Path
+    stat: str
+    model: str
+    probe: str
+    horizon: int
+    sidecar: dict[str, Any]
+
+    @property
+    def is_volume(self) -> bool:
+        """Whether the map is an image, not a table of parcels."""
+        return self.path.name.endswith(".nii.gz")
+
+    @property
+    def unit(self) -> str:
+        """What has a value in the map: ``voxels`` or ``parcels``."""
+        return "voxels" if self.is_volume else "parcels"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeResult:
+    """The files of one probe.
+
+    Attributes
+    ----------
+    name, question, summary : str
+        The probe, its question, and its result in words.
+    metadata : dict
+        The JSON that the probe wrote: settings, tests, caveats.
+    scores : pandas.DataFrame
+        Columns of `titan_neuro.probing.tools.results.SCORES`.
+    maps : tuple of StatMap
+    """
+
+    name: str
+    question: str
+    summary: str
+    metadata: dict[str, Any]
+    scores: pd.DataFrame
+    maps: tuple[StatMap, ...]
+
+    @property
+    def x_label(self) -> str:
+        """Title of the column `x`, with its unit."""
+        described = self.metadata.get("x") or {}
+        unit = f", {described['Units']}" if described.get("Units") else ""
+        return f"{described.get('Description', 'x')}{unit}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForecastMetadata:
+    """The JSON beside the forecast table.
+
+    Attributes
+    ----------
+    summary : str
+        Whether the study's model beats linear autoregression, in words.
+    comparisons : list of str
+        The comparisons of pairs of rows, in words.
+    missing_ceilings : dict of str to str
+        Noise ceilings that could not be estimated, and why.
+    caveats : list of str
+        Sentences without which the table must not be read.
+    n_folds : int
+    repetition_time_s : float
+    normalization, space : str
+        How time points were scaled, and the space or atlas of the features.
+    """
+
+    summary: str
+    comparisons: list[str]
+    missing_ceilings: dict[str, str]
+    caveats: list[str]
+    n_folds: int
+    repetition_time_s: float
+    normalization: str
+    space: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """The content of one output folder; ``None`` or empty where a stage has not run.
+
+    Attributes
+    ----------
+    name : str
+        Name of the dataset.
+    scores, subjects, comparisons, curve : pandas.DataFrame or None
+        The forecast table, the same per subject, pairs of its rows, the context-length curve (its ``whole_run`` is
+        bool).
+    metadata : ForecastMetadata or None
+        The JSON beside `scores`.
+    high_motion, rollouts, residuals, ceilings : pandas.DataFrame or None
+        Scores of the time points with high motion, of the rollouts, the autocorrelation of the errors, the noise
+        ceilings.
+    maps : tuple of StatMap
+        Maps of the forecast, by name of file.
+    timescale : StatMap or None
+        Map of the context-length probe, in seconds.
+    probes : tuple of ProbeResult
+        The other probes, by name.
+    training : dict of str to pandas.DataFrame
+        The epochs of the study's model, by seed and fold (``seed-0 fold-1``).
+    config : str
+        Text of ``config.resolved.yaml``.
+    stages : dict of str to dict
+        Records of ``provenance.json``, by name of stage.
+    """
+
+    name: str
+    scores: pd.DataFrame | None
+    metadata: ForecastMetadata | None
+    subjects: pd.DataFrame | None
+    comparisons: pd.DataFrame | None
+    high_motion: pd.DataFrame | None
+    rollouts: pd.DataFrame | None
+    residuals: pd.DataFrame | None
+    ceilings: pd.DataFrame | None
+    maps: tuple[StatMap, ...]
+    curve: pd.DataFrame | None
+    timescale: StatMap | None
+    probes: tuple[ProbeResult, ...]
+    training: dict[str, pd.DataFrame]
+    config: str
+    stages: dict[str, dict[str, Any]]
+
+    @property
+    def main_model(self) -> str:
+        """Name of the study's model; empty where the table has none."""
+        models = [] if self.scores is None else list(self.scores.loc[self.scores["kind"] == Kind.MODEL, "model"])
+        return str(models[0]) if models else ""
