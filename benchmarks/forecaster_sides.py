@@ -3,21 +3,22 @@
 The peer stands for SwiFT (Kim et al. 2023): Swin features of every volume, attention over space and time of a window,
 all of which it has to see at once. It is given every advantage that a comparison of speed allows:
 
-- the same tokens a time point, the same head and the same linear skip as ours, so that what differs is the way from the
-  tokens of many time points to those that forecast;
+- the same tokens a time point, decoder and linear skip as ours, so that what differs is the way from the tokens of many
+  time points to those that forecast;
 - as many parameters (its hidden layers are widened until the two agree);
 - full attention in torch's fused kernel, which keeps no matrix of ``T^2`` weights. A time point sees itself and earlier
   ones, so that one pass over a window forecasts from each of its time points, as ours does.
 
 Its Swin transformer is MONAI's as MONAI runs it: all volumes of a call at once. Ours takes some at a time, and fused
-attention where nothing is learned (titan_neuro/layers/tokenizer.py); with ``is_stock=False`` the peer does the same,
-and what is compared is what comes after the tokens.
+attention where nothing is learned (titan_neuro/forecaster/tokenizers/swin.py); with ``is_stock=False`` the peer does
+the same, and what is compared is what comes after the tokens.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -26,9 +27,13 @@ from torch import Tensor, nn
 
 from titan_neuro.forecaster import Forecaster, ForecasterConfig
 from titan_neuro.forecaster.decoders import LowRankConfig, LowRankDecoder
-from titan_neuro.forecaster.recall.recall import Recall
+from titan_neuro.forecaster.linear_skip import LinearSkip
+from titan_neuro.forecaster.recall import Recall, RecallFit
+from titan_neuro.forecaster.recall.component_autoregression import ComponentAutoregressionFit
+from titan_neuro.forecaster.recall.delayed_responses import DelayedResponsesFit
+from titan_neuro.forecaster.recall.forecast_memory import ForecastMemoryFit
+from titan_neuro.forecaster.recall.stimulus_memory import StimulusMemoryFit
 from titan_neuro.forecaster.tokenizers import SwinTokenizer
-from titan_neuro.linear.autoregression import ORDERS, autoregress
 from titan_neuro.study.config import cpu_small, debug, gpu_base
 
 PEER_LAYERS, PEER_HEADS = 3, 4
@@ -68,7 +73,7 @@ def ours(size: str) -> Forecaster:
     model = config_of(size).build(n_features=int(mask.sum()), mask=mask)
     _fill(model)
     if model.recall is not None:
-        fill_recall(model.recall, STIMULUS_POSITIONS)
+        model.recall.load(noise_fit(model.recall, STIMULUS_POSITIONS))
     return model
 
 
@@ -85,9 +90,6 @@ class WindowForecaster(nn.Module):
         Whether MONAI's transformer runs as it comes.
     """
 
-    coefficients: Tensor
-    intercept: Tensor
-
     def __init__(self, size: str, hidden: int, *, is_stock: bool) -> None:
         super().__init__()
         config, mask = config_of(size), brain(size)
@@ -99,15 +101,14 @@ class WindowForecaster(nn.Module):
         self.blocks = nn.ModuleList(_AttentionBlock(dim, hidden, n_tokens) for _ in range(PEER_LAYERS))
         self.norm = nn.RMSNorm(dim, eps=1e-5)
         n_horizons = len(config.horizons)
-        self.head = LowRankDecoder(
+        self.decoder = LowRankDecoder(
             LowRankConfig(rank=getattr(config.decoder, "rank", 16)),
             dim=dim,
             n_tokens=n_tokens,
             n_horizons=n_horizons,
             n_features=n_features,
         )
-        self.register_buffer("coefficients", torch.zeros(n_horizons, max(ORDERS), n_features))
-        self.register_buffer("intercept", torch.zeros(n_horizons, n_features))
+        self.linear_skip = LinearSkip(horizons=config.horizons, n_features=n_features)
 
     def mix(self, tokens: Tensor) -> Tensor:
         """Attention over all time points: ``(batch, time, tokens, dim)`` to the same."""
@@ -119,17 +120,17 @@ class WindowForecaster(nn.Module):
 
     def forward(self, series: Tensor) -> tuple[Tensor, None]:
         """``(batch, time, features)`` to forecasts from every time point; there is no state to hand on."""
-        return self._linear(series) + self.head(self.mix(self.tokenizer(series))), None
+        return self._linear(series) + self.decoder(self.mix(self.tokenizer(series))), None
 
     def forecast_last(self, series: Tensor, tokens: Tensor | None = None) -> Tensor:
         """Forecast from the last time point of a window, all of which is seen; its tokens may have been kept."""
         tokens = self.tokenizer(series) if tokens is None else tokens
-        recent = series[:, -self.coefficients.shape[1] :]
-        return self._linear(recent)[:, -1] + self.head(self.mix(tokens)[:, -1:])[:, 0]
+        recent = series[:, -self.linear_skip.coefficients.shape[1] :]
+        return self._linear(recent)[:, -1] + self.decoder(self.mix(tokens)[:, -1:])[:, 0]
 
     def _linear(self, series: Tensor) -> Tensor:
-        history = self.coefficients.new_zeros(len(series), self.coefficients.shape[1] - 1, series.shape[-1])
-        return autoregress(series, history, self.coefficients, self.intercept)[0]
+        forecasts: Tensor = self.linear_skip(series, self.linear_skip.init_state(len(series)))[0]
+        return forecasts
 
 
 class _AttentionBlock(nn.Module):
@@ -227,22 +228,50 @@ def _fill(model: Forecaster | WindowForecaster) -> None:
     nn.init.normal_(model.decoder.patterns, std=0.1)
 
 
-def fill_recall(recall: Recall, n_positions: int) -> None:
-    """Make a recall like that of a fitted model, with so many moments of noise for a stimulus."""
-    stimulus = recall.stimulus = recall.init_stimulus_memory(n_positions)
-    stimulus.whitening.copy_(torch.eye(recall.width))
-    stimulus.continues[1:] = 1
-    stimulus.decay.fill_(0.98)
-    directions = (recall.basis, recall.autoregression.directions, recall.innovation_directions)
-    for values in (
-        *directions,
-        stimulus.keys,
-        stimulus.values,
-        stimulus.weights,
-        recall.autoregression.weights,
-        recall.memory.key_map,
-    ):
-        values.normal_(std=0.05)
+def noise_fit(recall: Recall, n_positions: int, keys: Sequence[str] = ()) -> RecallFit:
+    """A fit of noise with the sizes of a real one, and a stimulus of `n_positions`.
+
+    The runs with these `keys` are those of its training, one subject each, in four folds at most.
+    """
+    n_subjects, n_folds = len(keys), min(4, len(keys))
+
+    def noise(*size: int) -> Tensor:
+        return torch.randn(size) * 0.05
+
+    def like(values: Tensor) -> Tensor:
+        return noise(*values.shape)
+
+    stimulus, autoregression, delayed = recall.stimulus, recall.autoregression, recall.delayed_responses
+    keys_values = noise(n_positions, recall.width), noise(n_positions, recall.sizes.n_components)
+    return RecallFit(
+        basis=like(recall.basis),
+        innovation_directions=like(recall.innovation_directions),
+        stimulus=StimulusMemoryFit(
+            whitening=torch.eye(recall.width),
+            keys=keys_values[0],
+            values=keys_values[1],
+            continues=torch.ones(n_positions).index_fill(0, torch.tensor(0), 0.0),
+            decay=torch.tensor(0.98),
+            sharpness=torch.tensor(1.0),
+            weights=like(stimulus.weights),
+            keys_without=keys_values[0].repeat(n_subjects, 1, 1),
+            values_without=keys_values[1].repeat(n_subjects, 1, 1),
+            weights_without=noise(n_folds, *stimulus.weights.shape),
+        ),
+        autoregression=ComponentAutoregressionFit(
+            like(autoregression.directions),
+            like(autoregression.weights),
+            noise(n_folds, *autoregression.weights.shape),
+        ),
+        delayed_responses=DelayedResponsesFit(delayed.lags, delayed.weights, delayed.weights_without),
+        memory=ForecastMemoryFit(
+            key_map=like(recall.memory.key_map),
+            reliability=torch.ones_like(recall.memory.reliability),
+            step_size=torch.full((len(recall.horizons),), 0.1 * recall.memory.largest_step, dtype=torch.float64),
+            forgetting=torch.full((len(recall.horizons),), 1e-3, dtype=torch.float64),
+        ),
+        runs={key: (place, place % n_folds) for place, key in enumerate(keys)},
+    )
 
 
 def _run_as_monai_does(tokenizer: SwinTokenizer) -> None:

@@ -4,7 +4,7 @@ All code of a training is that of the package: Lightning's trainer, windows read
 logs, checkpoints, the model that is saved at the end. Two parts are replaced:
 
 - The closed-form fits are given: they read whole runs once, and are no part of a training step. The recall is that of
-  a fitted model (`forecaster_sides.fill_recall`), with a stimulus memory of `STIMULUS_POSITIONS` time points whatever
+  a fitted model (`forecaster_sides.noise_fit`), with a stimulus memory of `STIMULUS_POSITIONS` time points whatever
   the length of the runs, and with the held-out fits for each training subject. A separate row measures the fits.
 - The loader of windows is timed.
 """
@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 import torch
 from common import ROOT, BenchmarkError, disk_bytes, forget_files, use_one_thread
-from forecaster_sides import STIMULUS_POSITIONS, brain, config_of, fill_recall
+from forecaster_sides import STIMULUS_POSITIONS, brain, config_of, noise_fit
 from scipy.signal import lfilter
 from store_sides import brain as template_brain
 
@@ -34,7 +34,7 @@ from titan_neuro.data.space import Space
 from titan_neuro.data.splits import Fold
 from titan_neuro.data.store import RunHeader, RunStore, RunView, open_runs, store_name, write_run
 from titan_neuro.files import write_json
-from titan_neuro.forecaster.recall.recall import Recall
+from titan_neuro.forecaster.recall import RecallFit
 from titan_neuro.linear.autoregression import ORDERS, Autoregression
 from titan_neuro.study import StudyConfig, load_study
 from titan_neuro.study.config import PRESETS
@@ -152,8 +152,8 @@ def forget_stores(folder: Path) -> None:
     forget_files([path for path in folder.glob("sub-*/**/*") if path.is_file()])
 
 
-def preset_recall(data: FoldData, shape: str) -> Recall | None:
-    """Return a filled recall, with held-out fits for each training and validation run."""
+def preset_recall(data: FoldData, shape: str) -> RecallFit | None:
+    """Return a fit of noise, with held-out fits for each training and validation run."""
     model = SHAPES[shape].study().model
     if model.recall is None:
         return None
@@ -161,19 +161,7 @@ def preset_recall(data: FoldData, shape: str) -> Recall | None:
     recall = model.recall.build(
         horizons=model.horizons, n_features=data.space.n_features, context_width=model.backbone.dim
     )
-    fill_recall(recall, SHAPES[shape].stimulus_positions)
-    n_subjects, n_folds = len(data.fit_runs), min(4, len(data.fit_runs))
-    recall.runs = {run.key: (place, place % n_folds) for place, run in enumerate(data.fit_runs)}
-    recall.set_own_map(
-        recall.autoregression.weights.clone(),
-        recall.autoregression.weights.expand(n_folds, *recall.autoregression.weights.shape).clone(),
-    )
-    stimulus = recall.stimulus
-    stimulus.set_held_out(
-        stimulus.keys.expand(n_subjects, -1, -1).clone(), stimulus.values.expand(n_subjects, -1, -1).clone()
-    )
-    stimulus.set_reader(stimulus.weights.clone(), stimulus.weights.expand(n_folds, *stimulus.weights.shape).clone())
-    return recall
+    return noise_fit(recall, SHAPES[shape].stimulus_positions, [run.key for run in data.fit_runs])
 
 
 def preset_linear_skip(data: FoldData, horizons: tuple[int, ...]) -> Autoregression:

@@ -99,11 +99,10 @@ def test_the_training_is_that_of_the_package(stores, monkeypatch):
 
 def test_the_recall_is_filled_and_has_held_out_fits(stores):
     data = training_runs.read_data(stores)
-    recall = training_runs.preset_recall(data, "tiny")
-    assert recall.stimulus.n_positions == training_runs.SHAPES["tiny"].stimulus_positions
-    assert recall.stimulus.keys_without.shape == (4, *recall.stimulus.keys.shape)
-    keys = [run.key for run in data.fit_runs]
-    assert recall.held_out_index([*keys, "who"])[:, 0].tolist() == [0, 1, 2, 3, -1]
+    fit = training_runs.preset_recall(data, "tiny")
+    assert len(fit.stimulus.keys) == training_runs.SHAPES["tiny"].stimulus_positions
+    assert fit.stimulus.keys_without.shape == (4, *fit.stimulus.keys.shape)
+    assert fit.runs == {run.key: (place, place) for place, run in enumerate(data.fit_runs)}
 
 
 def test_runs_share_a_stimulus_and_have_independent_noise(stores):

@@ -268,7 +268,8 @@ def test_seeds_and_folds_can_be_trained_one_by_one(titan_neuro, output):
     assert sorted(path.name for path in models.iterdir()) == ["seed-0", "seed-5"]
     assert sorted(path.name for path in (models / "seed-5").iterdir()) == ["fold-2"]
     records = {
-        folder.name: json.loads((folder / "config.json").read_text()) for folder in (models / "seed-5/fold-2").iterdir()
+        folder.name: json.loads((folder / "config.json").read_text())["metadata"]
+        for folder in (models / "seed-5/fold-2").iterdir()
     }
     assert sorted(records) == ["gru", "titan-mac", "transformer-20"]
     assert all((record["seed"], record["fold"]) == (5, 2) for record in records.values())

@@ -87,7 +87,7 @@ def load_forecaster(folder: Path, device: torch.device | str = "cpu") -> tuple[F
     InputNotFoundError
         There is no model in `folder`.
     MismatchError
-        The files are damaged, of another schema version, or do not fit each other.
+        The files are damaged, of another schema version, or don't fit each other.
     """
     record = require_record(folder)
     return Forecaster.from_pretrained(folder, device=device), record

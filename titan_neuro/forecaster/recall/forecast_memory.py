@@ -238,8 +238,8 @@ class ForecastMemory(nn.Module):
         """
         if state.memory.position + features.shape[1] > self.chunk_time_points:
             raise MismatchError(
-                f"ForecastMemory.surprise: expected at most {self.chunk_time_points - state.memory.position} time "
-                f"points, up to the end of the chunk of {self.chunk_time_points}, found {features.shape[1]}.",
+                f"features: {features.shape[1]} time points reach beyond the chunk of {self.chunk_time_points}, "
+                f"{state.memory.position} of which are written.",
                 "Stream the model in blocks that divide its chunks.",
             )
         _, keys, _ = self._queries_and_keys(features, context, state.pending)
