@@ -1,12 +1,12 @@
-"""How long the linear autoregression of a whole brain takes: the bar that every forecaster is measured against.
+"""Time of fitting the linear autoregression of a whole brain, the reference of every forecaster.
 
     python benchmarks/autoregression.py              # 70,000 voxels x 3,000 time points, two cores
-    python benchmarks/autoregression.py --quick      # a few voxels, in seconds: does it run?
+    python benchmarks/autoregression.py --quick      # a few voxels, to see that it runs
 
-Ours fits all voxels and horizons at once, with order and penalty chosen by cross-validation over runs. The peer is what
-one would write with scikit-learn: `RidgeCV` for each voxel, horizon and order, on a sample of voxels, scaled up. It is
-the peer's fast way (all penalties and left-out rows from one decomposition), and easier than ours: rows are left out
-one by one, not run by run. Before anything is timed, both give the same weights where order and penalty are given.
+Ours fits all voxels and lead times at once, with order and penalty chosen by cross-validation over runs. The peer is
+scikit-learn's `RidgeCV` for each voxel, lead time and order, timed on a sample of voxels and scaled up. `RidgeCV` gets
+all penalties and held-out rows from one decomposition, and its task is easier: single rows are held out, not whole
+runs. Before anything is timed, weights of both are compared at a given order and penalty.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HORIZONS = (1, 2, 3, 6, 10, 20)
 
 @dataclasses.dataclass
 class NoiseRun:
-    """A run of AR(1) noise in float16, as a store holds it."""
+    """A run of AR(1) noise in float16, like a run of a store."""
 
     key: str
     series: torch.Tensor
@@ -41,17 +41,15 @@ class NoiseRun:
 
     def __post_init__(self) -> None:
         self.n_time_points, self.n_features = self.series.shape
-        self.scored, self.high_motion = (
-            np.ones(self.n_time_points, dtype=bool),
-            np.zeros(self.n_time_points, dtype=bool),
-        )
+        self.scored = np.ones(self.n_time_points, dtype=bool)
+        self.high_motion = np.zeros(self.n_time_points, dtype=bool)
 
     def read(self, start: int, stop: int) -> torch.Tensor:
         return self.series[start:stop].float()
 
 
 def make_runs(n_voxels: int, n_time_points: int, n_runs: int = 5) -> list[NoiseRun]:
-    """Return the recording of one subject, in `n_runs` runs."""
+    """Make `n_runs` runs of one subject, float16 ``(time, voxels)``."""
     generator = torch.Generator().manual_seed(0)
     runs = []
     for number in range(n_runs):
@@ -65,7 +63,7 @@ def make_runs(n_voxels: int, n_time_points: int, n_runs: int = 5) -> list[NoiseR
 
 
 def rows_of(runs: Sequence[NoiseRun], voxel: int, horizon: int, order: int) -> tuple[np.ndarray, np.ndarray]:
-    """Design and target of one voxel."""
+    """Design matrix ``(rows, order)`` and targets ``(rows,)`` of one voxel."""
     design, target = [], []
     for run in runs:
         series = run.series[:, voxel].double().numpy()
@@ -85,7 +83,7 @@ def fit_sample(runs: Sequence[NoiseRun], n_sample: int) -> None:
 
 
 def check_weights(runs: Sequence[NoiseRun]) -> float:
-    """The gate: with order and penalty given, our weights are scikit-learn's.
+    """Compare our weights, at a given order and penalty, with those of scikit-learn; return the largest difference.
 
     Raises
     ------
@@ -119,7 +117,7 @@ def measure(n_voxels: int, n_time_points: int, n_sample: int, n_threads: int) ->
     note = f"{cpu_s:.0f} s of processor time"
     yield Result(
         row="seconds",
-        case=f"{shape}, {n_threads} threads: seconds on the wall",
+        case=f"{shape}, {n_threads} threads: seconds of wall-clock time",
         found=wall_s,
         reach=60,
         is_lower_better=True,
@@ -137,7 +135,7 @@ def measure(n_voxels: int, n_time_points: int, n_sample: int, n_threads: int) ->
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark and return its exit code."""
-    parser = argparse.ArgumentParser(description="How long the linear autoregression of a whole brain takes.")
+    parser = argparse.ArgumentParser(description="Time of fitting the linear autoregression of a whole brain.")
     parser.add_argument("--quick", action="store_true", help="50 voxels x 500 time points")
     parser.add_argument("--threads", type=int, default=2, help="threads of our side (default: %(default)s)")
     default = Path(__file__).parent / "results" / "autoregression.json"

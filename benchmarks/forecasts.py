@@ -1,9 +1,9 @@
 """The whole table of the forecast benchmark, on the synthetic dataset and on real recordings.
 
 ``python benchmarks/forecasts.py sitcom`` runs a whole study (simulate or find the recordings, prepare, train, evaluate,
-probe) with a small training, in minutes; ``--full`` makes the table that is kept, with three seeds.
-What is done stays in the working folder and is not done again: the same command resumes where it was stopped. Numbers
-are read back from the tables that `titan-neuro evaluate` and `titan-neuro probe` write.
+probe) with a small training, in minutes; ``--full`` makes the table in ``results/``, with three seeds.
+Finished stages stay in the working folder: the same command resumes where it was stopped. Numbers are read from the
+tables that `titan-neuro evaluate` and `titan-neuro probe` write.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ from titan_neuro.study import Study, parse_setting
 
 RECORDINGS = ROOT.parent / "shared/data"
 PIPELINES = ROOT / "pipelines"
-# Contexts of the synthetic dataset's curve, in time points, beside the probe's own: those of the analog rows, and twice
-# 20.
+# Contexts of the synthetic dataset's curve, in time points, besides the probe's own: windows of the analogs, and 40.
 _CONTEXTS = "probe.context_length.contexts_time_points=[20, 40, 80, 160]"
 _QUICK = (
     "seeds=[0]",
@@ -51,13 +50,13 @@ class Example:
     recordings : str or None
         Folder of real recordings; None simulates them.
     settings_file : str or None
-        File in ``pipelines/`` that the settings below stand over.
+        File in ``pipelines/`` that the settings below override.
     simulated : tuple of str
-        What is simulated, as ``--set`` takes it.
+        Settings of the simulation, as ``--set`` takes them.
     settings : tuple of str
         Of the study, as ``--set`` takes them.
     caveat : str
-        What was done to the recordings before, and bears on every number.
+        Earlier processing of the recordings that affects every number.
     """
 
     title: str
@@ -71,7 +70,7 @@ class Example:
 EXAMPLES = {
     "synthetic": Example(
         title="Forecasts of the synthetic dataset, held-out subjects",
-        # A stimulus, associations that are new in each subject, and news that comes back after two minutes.
+        # A stimulus, associations that are new in each subject, and responses delayed by two minutes.
         simulated=(
             *("n_subjects=9", "n_runs=2", "volume_scale=1", "stimulus_fraction=0.4"),
             *(
@@ -87,9 +86,9 @@ EXAMPLES = {
         title="Forecasts of the sitcom, held-out subjects, the same stimulus, 200 parcels",
         recordings="sitcom-parcels",
         settings_file="sitcom.yaml",
-        caveat="These recordings were high-passed over whole runs before they came here: there is next to nothing "
-        "below 0.009 Hz. Such a hole can be predicted from far back, by any row that looks so far, and most of all by "
-        "var-online; linear AR sees 8 time points (docs/log.md).",
+        caveat="These recordings were high-pass filtered over whole runs before we received them: there is almost no "
+        "power below 0.009 Hz. Rows with a long history, var-online most of all, can predict such filtered signals; "
+        "linear AR has 8 lags (docs/log.md).",
     ),
     "haxby": Example(
         title="Forecasts of haxby25mm, one subject, leave-one-run-out",
@@ -100,7 +99,7 @@ EXAMPLES = {
 
 
 def run_study(example: Example, work: Path, source: Path | None, settings: Sequence[str]) -> Path:
-    """Take every stage that is not done yet.
+    """Run every stage that is not finished yet.
 
     Returns
     -------
@@ -124,7 +123,7 @@ def run_study(example: Example, work: Path, source: Path | None, settings: Seque
 
 
 def collect(output: Path) -> dict[str, Any]:
-    """Read back what was written.
+    """Read the tables and sidecars of a finished study.
 
     Returns
     -------
@@ -132,22 +131,22 @@ def collect(output: Path) -> dict[str, Any]:
         JSON: ``summary``, ``comparisons``, ``caveats``, and as records ``scores``, ``differences``, ``ceilings``,
         ``rollouts``, ``curve``.
     """
-    scores, told = _read(output, "forecast_scores")
+    scores, sidecar = _read(output, "forecast_scores")
     subjects, _ = _read(output, "forecast_subjects")
-    found = {
-        "protocol": told["Protocol"],
-        "seeds": told["Seeds"],
-        "summary": told["Summary"],
-        "comparisons": told["Comparisons"],
-        "caveats": told["Caveats"],
-        "no_ceiling": told["MissingCeilings"],
+    results = {
+        "protocol": sidecar["Protocol"],
+        "seeds": sidecar["Seeds"],
+        "summary": sidecar["Summary"],
+        "comparisons": sidecar["Comparisons"],
+        "caveats": sidecar["Caveats"],
+        "no_ceiling": sidecar["MissingCeilings"],
         "scores": scores,
-        "differences": differences(scores, subjects, n_resamples=told["Resamples"], seed=told["Seed"]),
+        "differences": differences(scores, subjects, n_resamples=sidecar["Resamples"], seed=sidecar["Seed"]),
     }
     for name, what in (("ceilings", "ceilings_scores"), ("rollouts", "rollout_scores")):
-        found[name] = _read(output, what)[0] if list(output.glob(f"group/*_desc-{what}.tsv")) else pd.DataFrame()
-    found["curve"] = _read(output, "contextlength_curve")[0]
-    return found
+        results[name] = _read(output, what)[0] if list(output.glob(f"group/*_desc-{what}.tsv")) else pd.DataFrame()
+    results["curve"] = _read(output, "contextlength_curve")[0]
+    return results
 
 
 def _read(output: Path, what: str) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -163,7 +162,7 @@ def _records(output: Path) -> list[dict[str, Any]]:
 
 
 def differences(scores: pd.DataFrame, subjects: pd.DataFrame, *, n_resamples: int, seed: int) -> pd.DataFrame:
-    """`skill_ar` of the main model less that of each other forecaster, within the subjects; intervals over them."""
+    """Difference in `skill_ar` of the main model from each other forecaster, within subjects; intervals over them."""
     main = scores.loc[scores["kind"] == Kind.MODEL, "model"].iloc[0]
     wide = subjects.pivot_table("skill_ar", ["subject", "lead_time_points"], "model")
     rows = []
@@ -173,21 +172,21 @@ def differences(scores: pd.DataFrame, subjects: pd.DataFrame, *, n_resamples: in
             at = wide.xs(horizon, level="lead_time_points")
             values = (at[main] - at[other]).to_numpy()
             low, high = bootstrap_interval(values, n_resamples=n_resamples, seed=seed)
-            found = {"difference": float(values.mean()), "difference_low": low, "difference_high": high}
-            rows.append({"model": main, "other": other, "lead_time_points": int(horizon)} | found)
+            interval = {"difference": float(values.mean()), "difference_low": low, "difference_high": high}
+            rows.append({"model": main, "other": other, "lead_time_points": int(horizon)} | interval)
     return pd.DataFrame(rows)
 
 
-def page(title: str, found: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
-    """Everything as one Markdown page."""
-    scores: pd.DataFrame = found["scores"]
+def page(title: str, results: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
+    """All tables as one Markdown page."""
+    scores: pd.DataFrame = results["scores"]
     main = scores.loc[scores["kind"] == Kind.MODEL, "model"].iloc[0]
     ours = scores[scores["model"] == main]
     counts = scores.iloc[0]
-    curve = found["curve"].copy()
+    curve = results["curve"].copy()
     curve["context"] = [
-        "whole run" if whole else f"{series:g} time points ({seconds:g} s)"
-        for whole, series, seconds in zip(
+        "whole run" if whole else f"{time_points:g} time points ({seconds:g} s)"
+        for whole, time_points, seconds in zip(
             curve["whole_run"], curve["context_time_points"], curve["context_s"], strict=True
         )
     ]
@@ -195,23 +194,26 @@ def page(title: str, found: Mapping[str, Any], metadata: Mapping[str, Any]) -> s
         f"# {title}",
         "\n".join(f"- {name}: {value}" for name, value in metadata.items()),
         f"{counts['n_subjects']} subjects, {counts['n_runs']} runs, {counts['n_seeds']} seeds; protocol "
-        f"{found['protocol']}. h: time points ahead. Intervals are 95 %, bootstrap over subjects.",
-        found["summary"],
-        "\n".join(f"- {sentence}" for sentence in found["comparisons"]),
-        *found["caveats"],
+        f"{results['protocol']}. h: lead time in time points. Intervals are 95 %, bootstrap over subjects.",
+        results["summary"],
+        "\n".join(f"- {sentence}" for sentence in results["comparisons"]),
+        *results["caveats"],
         "## skill_ar: 1 - MSE / MSE of linear autoregression",
         wide_table(scores, ["model", "kind"], "skill_ar"),
         f"## r2 of {main}, and of linear autoregression",
         wide_table(pd.concat([ours, scores[scores["model"] == "ar"]]), ["model", "kind"], "r2"),
-        f"## skill_ar of {main} less that of others, within the subjects",
-        wide_table(found["differences"], ["other"], "difference"),
+        f"## Difference in skill_ar of {main} from the others, within subjects",
+        wide_table(results["differences"], ["other"], "difference"),
         "## Context length: skill_ar with the memory cut to the last time points (first seed)",
         wide_table(curve, ["context"], "skill_ar"),
     ]
-    if len(found["ceilings"]):
-        parts += ["## Ceilings: what knows the stimulus alone could reach", wide_table(found["ceilings"], ["ceiling"])]
-    parts += [f"No {name} ceiling: {reason}" for name, reason in found["no_ceiling"].items()]
-    rollouts = found["rollouts"]
+    if len(results["ceilings"]):
+        parts += [
+            "## Noise ceilings of forecasts that contain the stimulus alone",
+            wide_table(results["ceilings"], ["ceiling"]),
+        ]
+    parts += [f"No {name} ceiling: {reason}" for name, reason in results["no_ceiling"].items()]
+    rollouts = results["rollouts"]
     if len(rollouts):
         brief = rollouts[
             rollouts["kind"].isin((Kind.MODEL, Kind.CONTROL, Kind.COMPARISON_MODEL))
@@ -220,17 +222,20 @@ def page(title: str, found: Mapping[str, Any], metadata: Mapping[str, Any]) -> s
         targets = brief.groupby("model", sort=False)["n_targets"].max()
         parts += [
             "## Rollouts: the model reads its own forecasts",
-            "Rows without a batched path are begun from every eighth of the origins, and each row is held against "
+            "Models that can't forecast a batch are rolled out from every eighth origin; each row is compared with "
             "linear AR on its own targets: "
             f"{', '.join(f'{name} {count}' for name, count in targets.items())}.",
         ]
         parts += ["skill_ar:", wide_table(brief, ["model"])]
-        parts += ["Variance over that of the targets; 1 is right:", wide_table(brief, ["model"], "variance_ratio")]
+        parts += [
+            "Variance of the rollout / variance of the targets; 1 is best:",
+            wide_table(brief, ["model"], "variance_ratio"),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
 def wide_table(table: pd.DataFrame, labels: Sequence[str], metric: str = "skill_ar") -> str:
-    """One line for each row, one column for each horizon: means and intervals, as Markdown readable as text."""
+    """One line for each row, one column for each lead time: means and intervals, as Markdown."""
     horizons = sorted(table["lead_time_points"].unique())
     header = [*labels, *(f"h {horizon:g}" for horizon in horizons)]
     lines = []
@@ -241,7 +246,7 @@ def wide_table(table: pd.DataFrame, labels: Sequence[str], metric: str = "skill_
 
 
 def main(arguments: list[str]) -> None:
-    """Go the whole way, print the page, and write it."""
+    """Run the study, print the page, and write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=EXAMPLES)
     parser.add_argument("--full", action="store_true", help="the preset's training with three seeds (hours)")
@@ -256,21 +261,21 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     example = EXAMPLES[options.name]
     work = options.work_dir or ROOT / "benchmarks/.work" / (options.name if options.full else f"{options.name}-quick")
-    kept = ROOT / "benchmarks/results" if options.full else work
-    target = options.output or kept / f"forecasts_{options.name}.json"
+    folder = ROOT / "benchmarks/results" if options.full else work
+    target = options.output or folder / f"forecasts_{options.name}.json"
     settings = [*(() if options.full else _QUICK), *options.settings]
     metadata = provenance(arguments)
     output = run_study(example, work, options.source, settings)
     metadata |= {"simulated": list(example.simulated), "settings_file": example.settings_file}
     metadata["settings"] = [*example.settings, *settings]
     metadata["models_of_commits"] = sorted({record["commit"] or "unknown" for record in _records(output)})
-    found = collect(output)
-    found["caveats"] += [example.caveat] * bool(example.caveat)
-    text = page(example.title, found, metadata)
-    tables = {name: value.to_dict("records") for name, value in found.items() if isinstance(value, pd.DataFrame)}
-    # JSON knows no NaN.
+    results = collect(output)
+    results["caveats"] += [example.caveat] * bool(example.caveat)
+    text = page(example.title, results, metadata)
+    tables = {name: value.to_dict("records") for name, value in results.items() if isinstance(value, pd.DataFrame)}
+    # There is no NaN in JSON.
     clean = {name: [_without_nan(row) for row in rows] for name, rows in tables.items()}
-    write_json(target, {"title": example.title, **metadata, **found, **clean})
+    write_json(target, {"title": example.title, **metadata, **results, **clean})
     write_text(target.with_suffix(".md"), text)
     print(text)
 

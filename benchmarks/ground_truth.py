@@ -1,13 +1,12 @@
-"""Does the forecaster find what only a memory can know? Simulated synthetic datasets with a planted truth, and one
-without.
+"""Synthetic datasets with a known ground truth: does the forecaster find what only a memory can predict?
 
-``OMP_NUM_THREADS=1 python benchmarks/truth.py`` makes the whole table; ``--variants lmm mac mag mal`` trains every
-Titans variant. Twins of nine subjects, without a stimulus:
+``OMP_NUM_THREADS=1 python benchmarks/ground_truth.py`` makes the whole table; ``--variants lmm mac mag mal`` trains
+every Titans variant. The datasets have nine subjects and no stimulus:
 
-- ``associations``: a cue is followed by a response ten time points later; which by which is drawn anew in each subject.
-- ``nothing``: the same synthetic dataset, without cues and responses.
-- ``delayed_responses``: news comes back after 30, 120 and 300 time points, in voxels of their own.
-- ``drift`` (not by default): the second, with a drift whose pattern is another in each run.
+- ``associations``: each cue is followed by a response ten time points later; the pairs are drawn anew in each subject.
+- ``nothing``: the same dataset without cues and responses.
+- ``delayed_responses``: activity reappears after 30, 120 and 300 time points, in voxels of its own.
+- ``drift`` (not by default): ``nothing``, with a drift whose spatial pattern differs between runs.
 
 Every subject is held out once. Rows are scored on the same time points; differences of `skill_ar` are taken within each
 subject, and their 95 % intervals are over subjects.
@@ -43,8 +42,8 @@ from titan_neuro.training import FoldData, load_forecaster, train_fold
 from titan_neuro.typing import ForecastModel
 
 VARIANTS = ("lmm", "mac", "mag", "mal")
-# What is planted stands beside noise and nothing else. A stimulus is recalled; activity of the brain's own is shared by
-# the voxels of a region, so that one predicts the other; the pattern of a drift is another in each run, and is learned.
+# Noise is all that is added to the ground truth. A stimulus would be recalled; spontaneous activity is shared by the
+# voxels of a region, so that one predicts the other; the pattern of a drift differs between runs, and would be learned.
 SHARED = {"stimulus_fraction": 0.0, "spontaneous_fraction": 0.0, "drift_fraction": 0.0, "cue_interval_s": 5.0}
 SYNTHETIC_DATASETS: dict[str, dict[str, Any]] = {
     "associations": {"association_fraction": 0.3},
@@ -54,8 +53,8 @@ SYNTHETIC_DATASETS: dict[str, dict[str, Any]] = {
 }
 BASELINES = ("var", "ar")
 COMPARISON_MODEL = "transformer-20"
-WHOLE = "all"
-# A voxel of the synthetic dataset is a feature: the linear tokenizer reads them as it does parcels.
+WHOLE_BRAIN = "all"
+# Each voxel of the synthetic dataset is a feature, which the linear tokenizer reads as it does a parcel.
 SETTINGS = (
     *("model.horizons=[1, 3, 10]", "evaluation.max_offset_time_points=20"),
     *("training.max_epochs=3", "training.patience=1", "training.n_streams=8", "training.steps_per_epoch=16"),
@@ -88,7 +87,7 @@ class Size:
 
 
 def make_synthetic(name: str, size: Size, folder: Path) -> tuple[Path, Path]:
-    """Simulate and prepare one of `SYNTHETIC_DATASETS`, unless it is there: the dataset, and the prepared runs."""
+    """Simulate and prepare one of `SYNTHETIC_DATASETS` unless that was done; return dataset and prepared folder."""
     source, prepared = folder / f"{name}_bids", folder / name
     sizes = {field: getattr(size, field) for field in ("n_subjects", "n_runs", "volume_scale", "voxel_size_mm")}
     simulate(source, SimulateConfig(**(SHARED | SYNTHETIC_DATASETS[name] | sizes)))
@@ -97,9 +96,9 @@ def make_synthetic(name: str, size: Size, folder: Path) -> tuple[Path, Path]:
 
 
 def places_of(source: Path, data: FoldData) -> dict[str, np.ndarray]:
-    """Voxels in which something was planted, by name, as masks ``(features,)``; and all of them."""
+    """Voxels of each part of the ground truth, by name, and all voxels: bool ``(features,)``."""
     truth = source / "derivatives/truth"
-    places = {WHOLE: np.ones(data.space.n_features, dtype=bool)}
+    places = {WHOLE_BRAIN: np.ones(data.space.n_features, dtype=bool)}
     table = truth / "desc-memory_dseg.tsv"
     if table.is_file():
         [image] = truth.glob("*_desc-memory_dseg.nii.gz")
@@ -134,18 +133,18 @@ def score_synthetic(
         for seed in seeds:
             rows = [*_trained(data, prepared, size, variants, seed), *baselines]
             for run in data.select(data.fold.test):
-                first = draw_offset(run, seed, study.evaluation)
-                sums = score_run(rows, run, study.evaluation.block_time_points, first).low_motion
+                offset = draw_offset(run, seed, study.evaluation)
+                statistics = score_run(rows, run, study.evaluation.block_time_points, offset).low_motion
                 for place, voxels in places.items():
-                    errors = sums.squared_error[..., voxels].sum(axis=-1)
-                    for at, horizon in enumerate(study.model.horizons):
-                        for row, error in zip(rows, errors[at], strict=True):
-                            told = {"seed": seed, "subject": run.subject, "row": row.name, "place": place}
-                            yield told | {"horizon": horizon, "squared_error": float(error)}
+                    errors = statistics.squared_error[..., voxels].sum(axis=-1)
+                    for lead, horizon in enumerate(study.model.horizons):
+                        for row, error in zip(rows, errors[lead], strict=True):
+                            labels = {"seed": seed, "subject": run.subject, "row": row.name, "place": place}
+                            yield labels | {"horizon": horizon, "squared_error": float(error)}
 
 
 def _trained(data: FoldData, prepared: Path, size: Size, variants: Sequence[str], seed: int) -> Iterator[ForecastModel]:
-    """The variants, each with its controls, and a Transformer of as many parameters as the first."""
+    """The variants, each with its controls, and a Transformer with as many parameters as the first."""
     configs = {variant: study_of(size, variant) for variant in variants}
     for variant, study in configs.items():
         model = _train(data, prepared, study, study.model, seed, variant)
@@ -153,10 +152,8 @@ def _trained(data: FoldData, prepared: Path, size: Size, variants: Sequence[str]
         yield from controls_of(model)
     study = configs[variants[0]]
     comparison_models = match_comparison_models(study.model, n_features=data.space.n_features)
-    [comparison_model] = [
-        comparison_model for comparison_model in comparison_models if comparison_model.backbone.name == COMPARISON_MODEL
-    ]
-    yield _train(data, prepared, study, comparison_model, seed, COMPARISON_MODEL)
+    [transformer] = [model for model in comparison_models if model.backbone.name == COMPARISON_MODEL]
+    yield _train(data, prepared, study, transformer, seed, COMPARISON_MODEL)
 
 
 def _train(
@@ -184,36 +181,34 @@ def compare(skill: pd.DataFrame, variants: Sequence[str]) -> pd.DataFrame:
             for (place, horizon), part in skill.groupby(level=["place", "horizon"], sort=False):
                 difference = (part[main] - part[other]).to_numpy()
                 low, high = bootstrap_interval(difference, n_resamples=10_000, seed=0)
-                found = {"difference": float(difference.mean()), "low": low, "high": high}
-                rows.append({"model": main, "other": other, "place": place, "horizon": int(horizon)} | found)
+                interval = {"difference": float(difference.mean()), "low": low, "high": high}
+                rows.append({"model": main, "other": other, "place": place, "horizon": int(horizon)} | interval)
     return pd.DataFrame(rows)
 
 
-def demands(synthetic: str, found: pd.DataFrame) -> list[dict[str, Any]]:
-    """What must be seen in a synthetic dataset: which differences lie above 0, and which don't."""
-    told = []
+def expectations(synthetic: str, differences: pd.DataFrame) -> list[dict[str, Any]]:
+    """Which differences must lie above 0 in a synthetic dataset, and which must not, and whether they do."""
     if synthetic == "delayed_responses":
-        # Where it comes back, and against what sees no further than a window.
-        wanted, places = (
-            ("ar", COMPARISON_MODEL, "reset20"),
-            [place for place in found["place"] if place.startswith("delayed-")],
-        )
+        # In the voxels of the delayed responses, against rows that see no further than a window.
+        others = ("ar", COMPARISON_MODEL, "reset20")
+        places = [place for place in differences["place"] if place.startswith("delayed-")]
     else:
-        wanted, places = ("ar", COMPARISON_MODEL, "frozen"), [WHOLE]
-    for _, row in found.iterrows():
+        others, places = ("ar", COMPARISON_MODEL, "frozen"), [WHOLE_BRAIN]
+    expected = synthetic in {"associations", "delayed_responses"}
+    checked = []
+    for _, row in differences.iterrows():
         other = row["other"].removeprefix(f"{row['model']}-")
-        expected = synthetic in {"associations", "delayed_responses"}
-        if synthetic != "drift" and other in wanted and row["place"] in places:
+        if synthetic != "drift" and other in others and row["place"] in places:
             above = bool(row["low"] > 0)
-            told.append({**row.to_dict(), "above 0": above, "expected": expected, "as expected": above == expected})
-    return told
+            checked.append({**row.to_dict(), "above 0": above, "expected": expected, "as expected": above == expected})
+    return checked
 
 
 def page(results: Mapping[str, Mapping[str, Any]], metadata: Mapping[str, Any]) -> str:
     """All synthetic datasets as one Markdown page."""
-    parts = ["# Planted truth", "\n".join(f"- {name}: {value}" for name, value in metadata.items())]
+    parts = ["# Ground truth", "\n".join(f"- {name}: {value}" for name, value in metadata.items())]
     for synthetic, result in results.items():
-        skill, found = pd.DataFrame(result["skill_ar"]), pd.DataFrame(result["differences"])
+        skill, differences = pd.DataFrame(result["skill_ar"]), pd.DataFrame(result["differences"])
         horizons = sorted(skill["horizon"].unique())
         heading = ["voxels", "row", *(f"h {horizon}" for horizon in horizons)]
         lines = []
@@ -221,12 +216,13 @@ def page(results: Mapping[str, Mapping[str, Any]], metadata: Mapping[str, Any]) 
             lines.append([place, row, *(f"{value:.3f}" for value in part.set_index("horizon")["skill_ar"][horizons])])
         parts += [f"## {synthetic}", "`skill_ar`, mean over the subjects:", markdown_table(heading, lines)]
         heading, lines = ["voxels", "difference", *heading[2:]], []
-        for (place, model, other), part in found.groupby(["place", "model", "other"], sort=False):
+        for (place, model, other), part in differences.groupby(["place", "model", "other"], sort=False):
             cells = [f"{row.difference:.4f} [{row.low:.4f}, {row.high:.4f}]" for row in part.itertuples()]
             lines.append([place, f"{model} - {other}", *cells])
         parts += ["Differences within the subjects, with 95 % intervals over them:", markdown_table(heading, lines)]
-        unmet = [row for row in result["demands"] if not row["as expected"]]
-        parts.append(f"{len(result['demands']) - len(unmet)} of {len(result['demands'])} demands are met.")
+        expected = result["expectations"]
+        unmet = [row for row in expected if not row["as expected"]]
+        parts.append(f"{len(expected) - len(unmet)} of {len(expected)} expectations are met.")
         parts += [
             f"- {row['model']} - {row['other']}, {row['place']}, h = {row['horizon']}: {row['difference']:.4f} "
             f"[{row['low']:.4f}, {row['high']:.4f}], expected {'above' if row['expected'] else 'not above'} 0"
@@ -241,29 +237,29 @@ def run(name: str, size: Size, variants: Sequence[str], seeds: Sequence[int], fo
     Returns
     -------
     dict
-        JSON: ``skill_ar`` of each row, ``differences``, ``demands``.
+        JSON: ``skill_ar`` of each row, ``differences``, ``expectations``.
     """
     source, prepared = make_synthetic(name, size, folder)
     skill = skills(pd.DataFrame(score_synthetic(source, prepared, size, variants, seeds)))
-    found = compare(skill, variants)
+    differences = compare(skill, variants)
     mean = skill.groupby(level=["place", "horizon"], sort=False).mean().stack().rename("skill_ar").reset_index()
     return {
         "skill_ar": mean.to_dict("records"),
-        "differences": found.to_dict("records"),
-        "demands": demands(name, found),
+        "differences": differences.to_dict("records"),
+        "expectations": expectations(name, differences),
     }
 
 
 def main(arguments: list[str]) -> int:
-    """Make the tables, print and write them; 1 where a demand is not met."""
+    """Make the tables, print and write them; return 1 where an expectation is not met."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--twins", nargs="+", choices=SYNTHETIC_DATASETS, default=list(SYNTHETIC_DATASETS)[:3])
+    parser.add_argument("--datasets", nargs="+", choices=SYNTHETIC_DATASETS, default=list(SYNTHETIC_DATASETS)[:3])
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["mac"])
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds (default: %(default)s)")
     parser.add_argument(
-        "--work-dir", type=Path, help="where synthetic datasets and models stay (default: a folder that goes)"
+        "--work-dir", type=Path, help="folder of synthetic datasets and models (default: a temporary one)"
     )
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/planted.json")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/ground_truth.json")
     options = parser.parse_args(arguments)
     use_one_thread()
     logging.getLogger("titan_neuro").setLevel(logging.WARNING)
@@ -274,14 +270,14 @@ def main(arguments: list[str]) -> int:
         "settings": f"preset parcels, {', '.join(size.settings)}; {options.seeds} seed(s)",
     }
     with tempfile.TemporaryDirectory() as temporary:
-        for name in options.synthetic_datasets:
+        for name in options.datasets:
             folder = options.work_dir or Path(temporary)
             results[name] = run(name, size, options.variants, range(options.seeds), folder)
-            # What is there so far is kept, should the run be stopped.
+            # Written after each dataset, in case the run is stopped.
             write_json(options.output, {**metadata, "synthetic_datasets": results})
             write_text(options.output.with_suffix(".md"), page(results, metadata))
     print(page(results, metadata))
-    return int(not all(row["as expected"] for result in results.values() for row in result["demands"]))
+    return int(not all(row["as expected"] for result in results.values() for row in result["expectations"]))
 
 
 if __name__ == "__main__":

@@ -364,14 +364,15 @@ def opening(sizes: Sizes, folder: Path) -> Iterator[Result]:
     )
 
 
-def preparing_of(folder: str, share: float) -> dict[str, float]:
-    """Processor time of preparing a simulated run from its raw images and transforms; for a process of its own."""
+def preparing_of(folder: str, fraction: float) -> dict[str, float]:
+    """Measure the processor time of preparing a simulated run with transforms, in a process of its own."""
     from titan_neuro.data.simulate import SimulateConfig, simulate
     from titan_neuro.study import Study
 
     use_one_thread()
     synthetic, output = Path(folder) / "synthetic", Path(folder) / "output"
-    simulate(synthetic, SimulateConfig(n_subjects=1, n_runs=1, volume_scale=share, voxel_size_mm=2.5, transforms=True))
+    config = SimulateConfig(n_subjects=1, n_runs=1, volume_scale=fraction, voxel_size_mm=2.5, transforms=True)
+    simulate(synthetic, config)
     settings = {"resolution_mm": 2, "confounds": "motion24", "high_pass_hz": 0.008}
     study = Study.open(synthetic, output, prepare=settings)
     seconds = cpu_seconds(study.prepare)

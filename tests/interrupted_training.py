@@ -10,10 +10,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 from forked import CONTEXT
+from small_folds import read_small_fold, write_small_run
 
 from titan_neuro.data.space import Space
-from titan_neuro.data.splits import Fold
-from titan_neuro.data.store import RunHeader, RunStore, write_run
 from titan_neuro.forecaster import ForecasterConfig, RecallConfig
 from titan_neuro.forecaster.decoders import LowRankConfig
 from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig
@@ -49,15 +48,8 @@ def write_store(folder: Path, number: int, *, seed: int, fingerprint: str) -> No
     series = torch.randn(N_TIME_POINTS, N_FEATURES, generator=generator)
     for t in range(1, N_TIME_POINTS):
         series[t, 1:] = 0.9 * series[t - 1, :-1] + 0.4 * series[t, 1:]
-    header = RunHeader(
-        key=KEYS[number],
-        entities={"subject": f"0{number}", "task": "x"},
-        repetition_time=1.0,
-        space=SPACE,
-        scored=torch.ones(N_TIME_POINTS, dtype=torch.bool).numpy(),
-        record={"fingerprint": fingerprint, "normalizer": {"method": "none"}},
-    )
-    write_run(folder / f"{KEYS[number]}.zarr", header, [series.numpy()])
+    record = {"fingerprint": fingerprint, "normalizer": {"method": "none"}}
+    write_small_run(folder / f"{KEYS[number]}.zarr", number, series.numpy(), SPACE, record=record)
 
 
 def write_stores(folder: Path) -> None:
@@ -68,8 +60,7 @@ def write_stores(folder: Path) -> None:
 
 def read_data(folder: Path) -> FoldData:
     """Return one fold of the four runs."""
-    runs = {key: RunStore(folder / f"{key}.zarr").within(SPACE) for key in KEYS}
-    return FoldData(fold=Fold(1, KEYS[:2], KEYS[2:3], KEYS[3:]), protocol="subject", space=SPACE, runs=runs)
+    return read_small_fold([folder / f"{key}.zarr" for key in KEYS], SPACE)
 
 
 def train(root: Path, training: TrainingConfig = TRAINING, *, stores: Path | None = None, seed: int = 3) -> Path:

@@ -10,31 +10,22 @@ ROWS = [model.name for model in make_baselines(HORIZONS)]
 REFERENCES = [reference.name for reference in make_oracle_references(HORIZONS)]
 
 
-def test_rows_are_in_the_order_of_the_table():
-    assert [
-        *("mean", "persistence", "damped", "ar", "var", "var-online"),
-        *("analog-20", "analog-80", "analog-160", "soft-analog-20", "soft-analog-80", "soft-analog-160"),
-    ] == ROWS
-    assert REFERENCES == ["intersubject-average", "intersubject-average+ar"]
+@pytest.fixture(params=[*ROWS, *REFERENCES])
+def model_and_run(request, fitted_on_stimulus, shown_to_all):
+    """Each fitted row, and a test run to which references are bound."""
+    model, run = fitted_on_stimulus[request.param], shown_to_all[1][0]
+    return (model.bind(run, 0) if request.param in REFERENCES else model), run
 
 
-@pytest.mark.parametrize("name", [*ROWS, *REFERENCES])
-def test_every_row_is_causal(fitted_on_stimulus, shown_to_all, name):
-    run = shown_to_all[1][0]
-    model = fitted_on_stimulus[name]
-    if name in REFERENCES:
-        model = model.bind(run, 0)
+def test_every_row_is_causal(model_and_run):
+    model, run = model_and_run
     check_causal(model, run, 64)
     for last, block_time_points in [(0, 64), (17, 300), (170, 300), (298, 300), (170, 7)]:
         assert first_leak(model, run.series, last, block_time_points) is None
 
 
-@pytest.mark.parametrize("name", [*ROWS, *REFERENCES])
-def test_block_lengths_change_forecasts_by_rounding_only(fitted_on_stimulus, shown_to_all, name):
-    run = shown_to_all[1][1]
-    model = fitted_on_stimulus[name]
-    if name in REFERENCES:
-        model = model.bind(run, 0)
+def test_block_lengths_change_forecasts_by_rounding_only(model_and_run):
+    model, run = model_and_run
     whole = stream(model, run.series)
     for cuts in [(1,), (64, 128, 192), (3, 4, 5, 290), tuple(range(1, 300, 2))]:
         np.testing.assert_allclose(stream(model, run.series, cuts), whole, atol=2e-4)

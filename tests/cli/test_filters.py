@@ -58,5 +58,5 @@ def test_a_filter_that_was_given_stays_in_force(dataset, tmp_path):
 def test_only_a_dry_run_lists_runs(dataset, tmp_path, capsys):
     arguments = ["prepare", str(dataset), str(tmp_path / "output"), "--filters", str(tmp_path / "filters")]
     assert main(arguments) == UsageError.exit_code
-    assert "--filters goes with --dry-run alone" in capsys.readouterr().err
+    assert "--filters needs --dry-run" in capsys.readouterr().err
     assert not (tmp_path / "output").exists()

@@ -23,20 +23,24 @@ def ceilings():
     }
 
 
-def test_ceilings_are_averaged_over_the_subjects_that_were_tested(benchmark, ceilings):
+def test_ceilings_are_averaged_over_test_subjects(benchmark, ceilings):
     table = ceilings_table(benchmark, ceilings, n_resamples=2000)
-    own = np.array([0.3, 0.5, 0.2])
+    by_subject = np.array([0.3, 0.5, 0.2])
     assert table["ceiling"].tolist() == [STIMULUS_LOCKED] * 2
     assert table["lead_time_points"].tolist() == [1, 3]
     assert (table["n_subjects"] == 3).all()
-    assert table["r2"].tolist() == pytest.approx([own.mean()] * 2)
-    low, high = leave_one_out_interval(own, n_resamples=2000, seed=0)
-    assert (table["r2_low"][0], table["r2_high"][0]) == (low, high) != bootstrap_interval(own, n_resamples=2000, seed=0)
+    assert table["r2"].tolist() == pytest.approx([by_subject.mean()] * 2)
+    low, high = leave_one_out_interval(by_subject, n_resamples=2000, seed=0)
+    assert (
+        (table["r2_low"][0], table["r2_high"][0])
+        == (low, high)
+        != bootstrap_interval(by_subject, n_resamples=2000, seed=0)
+    )
     ar = benchmark.scores.subject_values("r2", "ar", 3)[:3]
-    assert table["skill_ar"][1] == pytest.approx((1 - (1 - own) / (1 - ar)).mean())
+    assert table["skill_ar"][1] == pytest.approx((1 - (1 - by_subject) / (1 - ar)).mean())
 
 
-def test_they_have_a_file_and_the_sidecar_says_what_is_lacking(benchmark, ceilings, quick, tmp_path):
+def test_ceilings_have_a_file_and_missing_ones_a_reason(benchmark, ceilings, quick, tmp_path):
     context = ScoreContext(task="movie", repetition_time_s=1.0, space="x")
     write_scores(tmp_path, benchmark, context, quick, 0, ceilings)
     table = pd.read_csv(tmp_path / "task-movie_desc-ceilings_scores.tsv", sep="\t")

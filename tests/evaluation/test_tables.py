@@ -30,8 +30,8 @@ SUBJECT_COLUMNS = ["model", "kind", "subject", "lead_time_points", "n_runs", "n_
 MODELS = ("titan-mac", "mean", "persistence", "ar")
 
 
-def titan(oracle, runs, share):
-    return oracle(runs, share, name="titan-mac")
+def titan(oracle, runs, fraction):
+    return oracle(runs, fraction, name="titan-mac")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def table(six_subjects, quick):
     return scores_table(six_subjects, repetition_time_s=1.5, n_resamples=quick.n_resamples)
 
 
-def test_table_has_a_row_per_model_and_horizon_and_the_columns_agreed_on(table):
+def test_table_has_a_row_per_model_and_lead_time(table):
     assert list(table.columns) == [
         *COLUMNS,
         *(f"{m}{end}" for m in METRICS for end in ("", "_low", "_high")),
@@ -72,7 +72,7 @@ def test_means_and_intervals_are_over_subjects(six_subjects, table, quick):
     assert row["r_low"] < row["r"] < row["r_high"]
 
 
-def test_subjects_table_holds_each_subjects_numbers(six_subjects):
+def test_subjects_table_lists_each_subject(six_subjects):
     subjects = subjects_table(six_subjects)
     assert list(subjects.columns) == SUBJECT_COLUMNS
     assert len(subjects) == 4 * 6 * 2
@@ -93,7 +93,7 @@ def test_formatted_table_is_aligned_markdown(table):
     assert mean_row[7] == "n/a"
 
 
-def test_files_are_read_back_as_they_were_written(tmp_path, six_subjects, quick):
+def test_files_are_read_back_unchanged(tmp_path, six_subjects, quick):
     context = ScoreContext(task="movie", repetition_time_s=1.5, space="MNI152NLin2009cAsym")
     table = write_scores(tmp_path / "group", six_subjects, context, quick, 0)
     stem = tmp_path / "group" / "task-movie_desc-forecast_scores"

@@ -176,6 +176,11 @@ def test_scoring_is_described_in_words(output_folder, protocol, words):
     assert "causal" in terms["Normalization"]
 
 
+def test_as_many_folds_as_subjects_are_leave_one_subject_out(output_folder):
+    results = read_results(output_folder(subjects=("01", "02", "03")).scores().root)
+    assert dict(scoring_terms(results.scores, results.metadata))["Folds"] == "3 (leave-one-subject-out)"
+
+
 def test_stages_have_their_time_and_memory(results):
     rows = {row["stage"]: row for row in stage_rows(results.stages)}
     assert rows["evaluate"]["wall_time"] == "1 h 06 min"

@@ -28,13 +28,6 @@ def base(tmp_path_factory):
     return base
 
 
-@pytest.fixture
-def root(base, request):
-    root = base / request.node.name.replace("[", "-").replace("]", "")
-    root.mkdir()
-    return root
-
-
 def start(n, root, training=TRAINING, **options):
     """Start a training by `n` processes, as torchrun does."""
     with socket.socket() as free:

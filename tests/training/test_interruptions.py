@@ -49,14 +49,6 @@ def undisturbed(base):
     return outcome(folder)
 
 
-@pytest.fixture
-def root(base, request):
-    """An output folder of the test, beside the stores."""
-    root = base / request.node.name.replace("[", "-").replace("]", "")
-    root.mkdir()
-    return root
-
-
 def checkpoints(root: Path) -> list[Path]:
     """Checkpoints of an unfinished training, the newest last."""
     return sorted(root.glob(".work/fold-1-*/step-*.ckpt"))

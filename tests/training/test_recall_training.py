@@ -6,12 +6,11 @@ import pandas as pd
 import pytest
 import torch
 from recall_runs import N_FEATURES, recall_runs, skills, small_forecaster
+from small_folds import read_small_fold, write_small_run
 
 from titan_neuro.data.space import Space
-from titan_neuro.data.splits import Fold
-from titan_neuro.data.store import RunHeader, RunStore, write_run
 from titan_neuro.forecaster import Forecaster
-from titan_neuro.training import FoldData, TrainingConfig, load_forecaster, train_fold
+from titan_neuro.training import TrainingConfig, load_forecaster, train_fold
 from titan_neuro.training import closed_form as closed_form_module
 
 SPACE = Space(kind="parcels", name="Toy", parcels=tuple(f"p{i}" for i in range(N_FEATURES)))
@@ -23,20 +22,12 @@ DIVERGING = dataclasses.replace(QUICK, learning_rate=3.0)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder, runs = tmp_path_factory.mktemp("stores"), {}
+    folder, paths = tmp_path_factory.mktemp("stores"), []
     for number, run in enumerate(recall_runs(6, shared=0.3, individual=0.25, n_time_points=200)):
-        header = RunHeader(
-            key=run.key,
-            entities={"subject": run.subject, "task": "stimulus"},
-            repetition_time=1.0,
-            space=SPACE,
-            scored=run.scored,
-            record={"fingerprint": str(number), "normalizer": {"method": "none"}},
-        )
-        write_run(folder / f"{number}.zarr", header, [run.series.numpy()])
-        runs[run.key] = RunStore(folder / f"{number}.zarr").within(SPACE)
-    keys = tuple(runs)
-    return FoldData(fold=Fold(1, keys[:4], keys[4:5], keys[5:]), protocol="subject", space=SPACE, runs=runs)
+        paths.append(folder / f"{number}.zarr")
+        entities = {"subject": run.subject, "task": "stimulus"}
+        write_small_run(paths[-1], number, run.series.numpy(), SPACE, key=run.key, entities=entities, scored=run.scored)
+    return read_small_fold(paths, SPACE)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The training mean, which knows nothing of the run it forecasts."""
+"""The training mean, which does not depend on the run it forecasts."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class OptionSums(NamedTuple):
 
 
 class OnlineVectorAutoregressionBaseline(Baseline[OnlineVectorAutoregressionState]):
-    """VAR, plus a regression of its errors on the last time point and running averages, learned anew in every run.
+    """VAR, plus a regression of its errors on the last time point and running averages, fitted during each run.
 
     Predictors are the principal components of the last time point, and their running averages with `TIME_CONSTANTS`. A
     ridge regression of the errors of VAR in the training runs gives the group weights. In a run, a ridge regression
@@ -114,8 +114,9 @@ class OnlineVectorAutoregressionBaseline(Baseline[OnlineVectorAutoregressionStat
         self._scale = variance**-0.25
         self._unit = float(variance.sqrt().mean())
         stretches = self.var.fitted.stretches
-        nothing: tuple[float | None, ...] = (None,) * len(self.horizons)
-        self.group_penalties, self.penalties, self.shrinkage = nothing, nothing, torch.zeros(len(self.horizons))
+        no_penalties: tuple[float | None, ...] = (None,) * len(self.horizons)
+        self.group_penalties = self.penalties = no_penalties
+        self.shrinkage = torch.zeros(len(self.horizons))
         self.weights = torch.zeros(self._n_predictors, len(self.horizons), self.space.n_residuals)
         # A single training run is split into stretches, which can't be streamed separately.
         if len({stretch.run.key for stretch in stretches}) > 1:

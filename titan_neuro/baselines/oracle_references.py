@@ -21,7 +21,7 @@ _BLOCK_TIME_POINTS = 128
 
 
 class OracleReference(Protocol):
-    """A row of the table that is given what is shown, and when.
+    """A row of the table that is given the stimulus, and its position at every time point.
 
     Attributes
     ----------
@@ -91,9 +91,9 @@ class IntersubjectAverageReference:
         cross = torch.zeros(len(groups), *self.weights.shape, dtype=torch.float64)
         power = torch.zeros_like(cross)
         for number, group in enumerate(groups):
-            for own in average_over_subjects(group):
-                others = _without(self.averages[own.stimulus], own)
-                for run in (run for run in group if run.stimulus == own.stimulus):
+            for average in average_over_subjects(group):
+                others = _without(self.averages[average.stimulus], average)
+                for run in (run for run in group if run.stimulus == average.stimulus):
                     for residual, of_others in self._residuals(run, others):
                         cross[number] += (residual * of_others).sum(dim=0)
                         power[number] += of_others.square().sum(dim=0)
@@ -180,11 +180,11 @@ def _read(average: Tensor, start: int, n_time_points: int) -> Tensor:
     return series
 
 
-def _without(average: StimulusAverage, own: StimulusAverage) -> StimulusAverage:
-    """Remove a subject's own runs from the average; zeros, of no run, where nobody else saw the stimulus."""
-    length = slice(len(own.series))
+def _without(average: StimulusAverage, part: StimulusAverage) -> StimulusAverage:
+    """Remove the runs of `part` from the average; zeros, of no run, where no other run is left."""
+    length = slice(len(part.series))
     total, n_runs = average.series * average.n_runs[:, None], average.n_runs.clone()
-    total[length] -= own.series * own.n_runs[:, None]
-    n_runs[length] -= own.n_runs
+    total[length] -= part.series * part.n_runs[:, None]
+    n_runs[length] -= part.n_runs
     series = torch.where(n_runs[:, None] > 0, total / n_runs.clamp(min=1)[:, None], 0)
     return StimulusAverage(average.stimulus, series, average.scored, n_runs)

@@ -1,4 +1,4 @@
-"""``titan-neuro prepare``: from recordings to stores of causally scaled time points."""
+"""``titan-neuro prepare``: from recordings to stores of causally normalized time series."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ logger = logging.getLogger(__name__)
 def add_parser(subcommands: Any) -> None:
     """Add the subcommand."""
     parser = flags.new_subcommand(
-        subcommands, "prepare", "Bring recordings to one grid, clean and scale them causally, and store them."
+        subcommands, "prepare", "Resample recordings to one grid, clean and normalize them causally, and store them."
     )
     parser.add_argument("bids_dir", type=Path, metavar="BIDS_DIR")
     parser.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR")
     flags.add_bids_input(parser)
     flags.add_study(parser)
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done, and write nothing")
     parser.add_argument(
         "--filters",
         type=Path,
         metavar="DIR",
-        help="with --dry-run: write a --bids-filter-file for each run there, that chooses it alone: for arrays of jobs",
+        help="with --dry-run: write into DIR, for each run, a --bids-filter-file that selects it: for job arrays",
     )
     parser.set_defaults(execute=execute)
 
 
 def execute(arguments: argparse.Namespace) -> None:
-    """Prepare every chosen run that is not prepared yet, or say what would be done."""
+    """Prepare every selected run that is not prepared yet, or print what would be done."""
     filters: Path | None = getattr(arguments, "filters", None)
     if filters is not None and not arguments.dry_run:
-        raise UsageError("prepare: --filters goes with --dry-run alone: one job lists the runs, others prepare them.")
+        raise UsageError("prepare: --filters needs --dry-run: one job lists the runs, other jobs prepare them.")
     study = flags.study_of(arguments)
     if not arguments.dry_run:
         memory_bytes = None if arguments.mem is None else int(arguments.mem * 1e9)

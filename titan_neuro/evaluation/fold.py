@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
+from dataclasses import replace
 from typing import Annotated
 
 from pydantic import ConfigDict, Field
@@ -65,9 +66,8 @@ def score_fold(
 ) -> Benchmark:
     """Score models, baselines and oracle references on the test runs of one fold.
 
-    For each seed, each test run is streamed once through every row of the table, from an empty state. It begins at an
-    offset that is drawn for run and seed and is the same for all rows. Before that, every row is checked to be causal,
-    bit for bit, on the beginning of the first test run.
+    For each seed, each test run is streamed once through every row, from an empty state and from an offset that is
+    drawn for run and seed. Before that, every row is checked to be causal, bit for bit, on the first test run.
 
     Parameters
     ----------
@@ -75,15 +75,11 @@ def score_fold(
         By seed, fitted on `train_runs`: the study's own model, its controls, its comparison models. Same names and
         lead times in every seed.
     baselines : sequence of ForecastModel
-        Fitted here; ``mean``, ``persistence`` and ``ar`` among them.
+        ``mean``, ``persistence`` and ``ar`` among them; fitted here, as are `references`.
     references : sequence of OracleReference
-        Fitted here.
-    train_runs : sequence of RunData
-        Runs on which baselines and references are fitted.
-    test_runs : sequence of RunData
-        Runs that are scored.
+    train_runs, test_runs : sequence of RunData
+        Runs that are fitted on, and runs that are scored.
     config : EvaluationConfig
-        Block length, offsets, rollouts.
     protocol : {"subject", "run", "strict"}
         What the test runs must not share with the training runs: the subject; the run; the subject and the stimulus.
 
@@ -94,18 +90,12 @@ def score_fold(
 
     Raises
     ------
-    ConfigError
-        No model; two of one name; lead times that differ, or that don't ascend from at least 1.
-    NoMatchError
-        No test run.
-    MismatchError
-        The split violates the protocol; another number of features; a forecast of a wrong shape.
-    ImageError
-        A test run has no scored time point at some lead time.
+    ConfigError, NoMatchError, MismatchError
+        Rows or runs don't fit together; see :mod:`titan_neuro.evaluation.forecasters`.
+    ImageError, TitanNeuroError
+        A test run or a forecast can't be scored; see :func:`score_run` and :func:`check_causal`.
     TrainingError
         The baselines can't be fitted.
-    TitanNeuroError
-        A model looks ahead, or forecasts a value that is not finite.
     """
     check_seeds(models)
     first_models = next(iter(models.values()))
@@ -117,21 +107,11 @@ def score_fold(
         reference.fit(train_runs)
     by_seed = {seed: _Rows(kinds, of_seed, baselines, references) for seed, of_seed in models.items()}
     _check_all_causal(by_seed, test_runs[0], config.block_time_points)
-    rollout_interval = _rollout_interval(config, first_models[0].horizons)
+    config = _with_possible_rollouts(config, first_models[0].horizons)
     with tqdm(total=len(models) * len(test_runs), desc="evaluate", unit="run", disable=None) as progress:
-        results = {
-            seed: _score_seed(rows, test_runs, seed, config, rollout_interval, progress)
-            for seed, rows in by_seed.items()
-        }
-    return Benchmark(
-        protocol=protocol,
-        kinds=kinds,
-        scores=ScoresBySeed({seed: result.low_motion for seed, result in results.items()}),
-        high_motion={seed: result.high_motion for seed, result in results.items()},
-        rollouts={seed: result.rollouts for seed, result in results.items() if result.rollouts is not None},
-        offsets={seed: result.offsets for seed, result in results.items()},
-        folds=(FoldRuns(tuple(run.key for run in train_runs), tuple(run.key for run in test_runs)),),
-    )
+        results = {seed: _score_seed(rows, test_runs, seed, config, progress) for seed, rows in by_seed.items()}
+    fold = FoldRuns(tuple(run.key for run in train_runs), tuple(run.key for run in test_runs))
+    return _benchmark_of(protocol, kinds, results, fold)
 
 
 def draw_offset(run: RunData, seed: int, config: EvaluationConfig) -> int:
@@ -180,14 +160,28 @@ def _check_all_causal(by_seed: Mapping[int, _Rows], run: RunData, block_time_poi
         check_causal(forecaster, run, block_time_points)
 
 
-def _rollout_interval(config: EvaluationConfig, horizons: Sequence[int]) -> int:
-    """Time points between the origins of rollouts; 0 where there are none."""
+def _benchmark_of(
+    protocol: str, kinds: Mapping[str, Kind], results: Mapping[int, _SeedResult], fold: FoldRuns
+) -> Benchmark:
+    return Benchmark(
+        protocol=protocol,
+        kinds=kinds,
+        scores=ScoresBySeed({seed: result.low_motion for seed, result in results.items()}),
+        high_motion={seed: result.high_motion for seed, result in results.items()},
+        rollouts={seed: result.rollouts for seed, result in results.items() if result.rollouts is not None},
+        offsets={seed: result.offsets for seed, result in results.items()},
+        folds=(fold,),
+    )
+
+
+def _with_possible_rollouts(config: EvaluationConfig, horizons: Sequence[int]) -> EvaluationConfig:
+    """Turn rollouts off, with a warning, where there are no forecasts one time point ahead."""
     if config.rollout_every_time_points and horizons[0] != 1:
         logger.warning(
             "No rollouts: they are made of forecasts one time point ahead, and the horizons don't begin with 1."
         )
-        return 0
-    return config.rollout_every_time_points
+        return replace(config, rollout_every_time_points=0)
+    return config
 
 
 def _score_seed(
@@ -195,7 +189,6 @@ def _score_seed(
     test_runs: Sequence[RunData],
     seed: int,
     config: EvaluationConfig,
-    rollout_interval: int,
     progress: tqdm[None],
 ) -> _SeedResult:
     mapped = (rows.models[0].name, REFERENCES["skill_ar"], REFERENCES["r2"])
@@ -206,8 +199,8 @@ def _score_seed(
         low, high = _score_run(forecasters, run, offsets[run.key], mapped, config.block_time_points)
         low_motion.append(low)
         high_motion.append(high)
-        if rollout_interval:
-            rollouts.append(roll_run(forecasters, run, offsets[run.key], rollout_interval))
+        if config.rollout_every_time_points:
+            rollouts.append(roll_run(forecasters, run, offsets[run.key], config.rollout_every_time_points))
         progress.update()
     return _SeedResult(
         combine_scores(low_motion),

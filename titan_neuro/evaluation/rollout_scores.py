@@ -1,4 +1,4 @@
-"""What is kept of the rollouts: sums per subject, and the measures made from them."""
+"""Scores of rollouts: sums per subject, and the metrics made from them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from titan_neuro.metrics.measures import FloatArray
 
 @dataclass(frozen=True, eq=False)
 class RolloutSums:
-    """Sums over the targets of a subject's rollouts. Arrays are ``(horizons, models)`` where nothing else is said.
+    """Sums over the targets of a subject's rollouts. Arrays are ``(horizons, models)`` unless stated otherwise.
 
     Attributes
     ----------
     n_runs : int
     n_targets : numpy.ndarray
-        int: scored time points that a rollout reached.
+        int: scored time points that are targets of a rollout.
     squared_error, error : numpy.ndarray
-        Of the rollouts, over targets and features; `error` is forecast less target.
+        Of the rollouts, over targets and features; `error` is forecast minus target.
     n_values : numpy.ndarray
         int: targets times features.
     ar_error, mean_error : numpy.ndarray
@@ -32,8 +32,8 @@ class RolloutSums:
     spread, target_spread : numpy.ndarray
         Sums of squares about each feature's mean over the run's targets, of rollouts and of targets.
     autocorrelated_fraction, ljung_box : numpy.ndarray
-        ``(models,)``, summed over runs: share of features whose one-step residuals are not white (Ljung-Box, p < 0.05),
-        and the median of the statistic.
+        ``(models,)``, summed over runs: fraction of features with autocorrelated one-step residuals (Ljung-Box,
+        p < 0.05), and the median of the statistic.
     """
 
     n_runs: int
@@ -52,17 +52,17 @@ class RolloutSums:
         return RolloutSums(**{item.name: getattr(self, item.name) + getattr(other, item.name) for item in fields(self)})
 
     def measure(self, metric: str) -> FloatArray:
-        """Measure of the subject, ``(horizons, models)``, or ``(models,)`` of the residuals; NaN where not defined."""
+        """Metric of the subject, ``(horizons, models)``, or ``(models,)`` of the residuals; NaN where undefined."""
         if metric in RESIDUAL_METRICS:
             return np.asarray(getattr(self, metric) / self.n_runs)
-        top, bottom = {
+        numerator, denominator = {
             "skill_ar": (self.ar_error - self.squared_error, self.ar_error),
             "r2": (self.mean_error - self.squared_error, self.mean_error),
             "variance_ratio": (self.spread, self.target_spread),
             "bias": (self.error, self.n_values),
         }[metric]
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(bottom > 0, top / bottom, np.nan)
+            return np.where(denominator > 0, numerator / denominator, np.nan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +81,7 @@ class RolloutScores:
     subjects: Mapping[str, RolloutSums]
 
     def subject_values(self, metric: str) -> FloatArray:
-        """Measure of each subject, ``(subjects, horizons, models)``, or ``(subjects, models)`` of the residuals."""
+        """Metric of each subject, ``(subjects, horizons, models)``, or ``(subjects, models)`` of the residuals."""
         return np.stack([sums.measure(metric) for sums in self.subjects.values()])
 
 
@@ -91,7 +91,7 @@ def combine_rollouts(parts: Sequence[RolloutScores]) -> RolloutScores:
     Raises
     ------
     NoMatchError
-        There is nothing to join.
+        `parts` is empty.
     """
     if not parts:
         raise NoMatchError("There are no rollouts to join.")

@@ -97,8 +97,8 @@ def _require_targets(run: RunData, low_motion: Tensor, horizons: Sequence[int], 
                 + (f" ({n_high_motion} of them with high motion, scored separately)" if n_high_motion else "")
                 + f" lies {horizon} time points into the run{begins}, or later; the run has {run.n_time_points} time "
                 "points.",
-                "Leave the run out, shorten horizons or evaluation.max_offset_time_points, or check the events that "
-                "mark scored time points.",
+                "Leave the run out, shorten the horizons or evaluation.max_offset_time_points, or check the events by "
+                "which time points are scored.",
             )
 
 

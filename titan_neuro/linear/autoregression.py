@@ -207,17 +207,22 @@ def fit_autoregression(
         statistics = accumulate_statistics(stretches, layout, features, len(counts), progress)
         totals[:, features] = statistics.sum(0)
         errors += _held_out_errors(statistics, counts, layout, candidates)
-    chosen = [candidates[int(best)] for best in errors.argmin(dim=1)]
+    return _fit_weights(totals, counts.sum(0), layout, [candidates[int(best)] for best in errors.argmin(dim=1)])
 
-    coefficients = torch.zeros(len(horizons), max(orders), n_features)
-    intercept = torch.zeros(len(horizons), n_features)
+
+def _fit_weights(
+    totals: Tensor, n_rows: Tensor, layout: StatisticsLayout, chosen: Sequence[tuple[int, float]]
+) -> Autoregression:
+    """Fit all features with the order and penalty that were chosen for each horizon."""
+    n_horizons, n_features = len(layout.horizons), totals.shape[1]
+    coefficients, intercept = torch.zeros(n_horizons, layout.order, n_features), torch.zeros(n_horizons, n_features)
     for index, candidate in enumerate(chosen):
         for columns in feature_blocks(n_features):
-            weights, offset = _solve(layout.center(totals[:, columns], counts[:, index].sum(), index), [candidate])
+            weights, offset = _solve(layout.center(totals[:, columns], n_rows[index], index), [candidate])
             coefficients[index, :, columns] = weights[..., 0].T.float()
             intercept[index, columns] = offset[:, 0].float()
     order, penalty = zip(*chosen, strict=True)
-    return Autoregression(coefficients, intercept, tuple(horizons), order, penalty)
+    return Autoregression(coefficients, intercept, layout.horizons, order, penalty)
 
 
 def _solve(statistics: CenteredStatistics, candidates: Sequence[tuple[int, float]]) -> tuple[Tensor, Tensor]:

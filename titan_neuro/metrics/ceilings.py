@@ -1,4 +1,4 @@
-"""Noise ceilings: how well a forecast could do that contained the stimulus, and nothing of this brain's own history."""
+"""Noise ceilings: the largest score of a forecast that contains the response to the stimulus alone."""
 
 from __future__ import annotations
 

@@ -12,20 +12,20 @@ from torch import Tensor
 
 from titan_neuro.metrics.measures import FloatArray, fisher_z, pearson
 
-# Features whose working set stays in a core's cache.
+# The working set of so many features stays in a core's cache.
 _BLOCK_FEATURES = 4096
-# A sum of squares about the mean that is smaller than this share of the plain sum of squares is rounding: the series is
-# constant. 1e-10 is far above float64's rounding over any run and far below what float32 data can vary by.
+# A sum of squares about the mean below this fraction of the plain sum of squares is rounding error: the series is
+# constant. 1e-10 is far above the rounding of float64 over any run, and far below the variation of float32 data.
 _ROUNDING = 1e-10
 
 
 @dataclass(frozen=True, eq=False)
 class ForecastStatistics:
-    """Sums over scored time points for several models that forecast the same targets; ``statistics + statistics`` joins
-    runs.
+    """Sums over scored time points for several models that forecast the same targets; sums of runs add by ``+``.
 
-    Spreads are taken about the mean of each run before runs are joined: a model that only knows that runs differ in
-    their level earns no correlation, and a training mean, which is lower where the run left out is higher, loses none.
+    Spreads are taken about the mean of each run before runs are added. So a model that forecasts only the different
+    levels of runs earns no correlation, and a training mean, which is lower where the held-out run is higher, loses
+    none.
 
     Attributes
     ----------
@@ -34,7 +34,7 @@ class ForecastStatistics:
     target_spread : numpy.ndarray
         ``(horizons, features)``: sum of squares of the target about its run's mean; exactly 0 where it is constant.
     forecast_spread : numpy.ndarray
-        ``(horizons, models, features)``: the same of the forecasts.
+        ``(horizons, models, features)``: the same for the forecasts.
     co_spread : numpy.ndarray
         ``(horizons, models, features)``: sum of products of the two.
     squared_error : numpy.ndarray
@@ -42,8 +42,7 @@ class ForecastStatistics:
     pattern_z : numpy.ndarray
         ``(horizons, models)``: sum over time points of the Fisher z of the correlation over features.
     n_patterns : numpy.ndarray
-        int, ``(horizons, models)``: the time points in it; those with a constant forecast or target have no
-        correlation.
+        int, ``(horizons, models)``: number of its terms; a constant forecast or target has no correlation.
     """
 
     n_time_points: NDArray[np.int64]
@@ -60,7 +59,7 @@ class ForecastStatistics:
 
 
 class ForecastAccumulator:
-    """Add up one run, block by block, in float64.
+    """Add up the statistics of one run, block by block, in float64.
 
     Parameters
     ----------
@@ -77,16 +76,16 @@ class ForecastAccumulator:
         self._n_patterns = np.zeros((n_horizons, n_models), dtype=np.int64)
 
     def add(self, horizon: int, targets: Tensor, forecasts: Sequence[Tensor]) -> None:
-        """Add some time points.
+        """Add targets and their forecasts.
 
         Parameters
         ----------
         horizon : int
-            Index of the horizon.
+            Index of the lead time.
         targets : torch.Tensor
-            What was observed, float32 ``(series, features)``.
+            float32, ``(targets, features)``.
         forecasts : sequence of torch.Tensor
-            Each model's forecasts of these targets, ``(series, features)``.
+            Each model's forecasts of these targets, ``(targets, features)``.
         """
         n_time_points, n_features = targets.shape
         self._n_time_points[horizon] += n_time_points
@@ -94,15 +93,15 @@ class ForecastAccumulator:
         time_point_target = torch.zeros(2, n_time_points, dtype=torch.float64)
         time_point_forecast = torch.zeros(len(forecasts), 3, n_time_points, dtype=torch.float64)
         for first in range(0, n_features, _BLOCK_FEATURES):
-            some = slice(first, first + _BLOCK_FEATURES)
-            target = targets[:, some].double()
+            block = slice(first, first + _BLOCK_FEATURES)
+            target = targets[:, block].double()
             for index, series in enumerate((target, target * target)):
-                self._target[horizon, index, some] += series.sum(dim=0)
+                self._target[horizon, index, block] += series.sum(dim=0)
                 time_point_target[index] += series.sum(dim=1)
             for model, forecast in enumerate(forecasts):
-                values = forecast[:, some].double()
+                values = forecast[:, block].double()
                 for index, series in enumerate((values, values * values, values * target)):
-                    self._forecast[horizon, model, index, some] += series.sum(dim=0)
+                    self._forecast[horizon, model, index, block] += series.sum(dim=0)
                     time_point_forecast[model, index] += series.sum(dim=1)
         self._add_patterns(horizon, n_features, time_point_target.numpy(), time_point_forecast.numpy())
 

@@ -1,6 +1,4 @@
-"""Intervals over subjects, who are the unit of inference: time points of one recording are not independent of each
-other.
-"""
+"""Intervals over subjects. Subjects are the unit of inference, since time points of one recording are dependent."""
 
 from __future__ import annotations
 
@@ -18,27 +16,27 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Bootstrap interval of the mean over subjects: the expanded percentile interval.
 
-    The plain percentile interval of a few subjects is too short (of five, what is called 95 % covers 85 %): the
-    variance of the resamples is ``(n - 1) / n`` of what it should be, and their tails are a normal's, not a t's. The
-    expanded one takes percentiles further out, so that on normal data it is about as long as Student's interval [1]_:
-    of five subjects it covers 92 %, of eight 95 %. No resample lies beyond the data, so that of three subjects it is
-    their range, which covers 75 %.
+    The plain percentile interval of a few subjects is too short (with five, a nominal 95 % interval covers 85 %): the
+    variance of the resamples is too small by ``(n - 1) / n``, and their tails are those of a normal distribution, not
+    of a t distribution. The expanded interval uses percentiles further out, so that on normal data it is about as long
+    as Student's interval [1]_: it covers 92 % with five subjects, and 95 % with eight. No resample lies beyond the
+    data, so that with three subjects it is their range, which covers 75 %.
 
     Parameters
     ----------
     values : numpy.ndarray
-        One number a subject, finite.
+        ``(subjects,)``, finite.
     n_resamples : int
-        Resamples drawn.
+        Number of resamples.
     seed : int
         Seed of the draws.
     confidence : float
-        Share of such intervals that hold the true mean, between 0 and 1.
+        Nominal coverage, between 0 and 1.
 
     Returns
     -------
     low, high : float
-        NaN with fewer than three subjects, of whom no interval can be had.
+        NaN with fewer than three subjects.
 
     References
     ----------
@@ -64,12 +62,20 @@ def leave_one_out_interval(
 ) -> tuple[float, float]:
     """Interval of the mean of leave-one-out correlations, or of ceilings made from them.
 
-    Such values are not independent: each pair of subjects enters two of them [1]_. On noise the variance of their mean
-    is therefore twice what subjects taken for independent say: of 12 of them `bootstrap_interval` covers 83 % where it
-    says 95 %. Here it is widened about the mean by the square root of 2, and covers 94 % (of 5 subjects 89 %, of 20
-    95 %). Where much is shared, pairs matter less, and the interval is longer than need be.
+    Such values are dependent: each pair of subjects enters two of them [1]_. On noise, the variance of their mean is
+    therefore twice that of independent values, and a nominal 95 % `bootstrap_interval` of 12 subjects covers 83 %. This
+    interval is wider by the square root of 2, and covers 94 % (89 % with 5 subjects, 95 % with 20). Where subjects
+    share much of their signal, pairs matter less, and the interval is longer than necessary.
 
-    Parameters, returns: see `bootstrap_interval`.
+    Parameters
+    ----------
+    values, n_resamples, seed, confidence
+        See `bootstrap_interval`.
+
+    Returns
+    -------
+    low, high : float
+        NaN with fewer than three subjects.
 
     References
     ----------

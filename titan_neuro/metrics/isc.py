@@ -62,7 +62,7 @@ class IscAccumulator:
         self._n_others = [0] * n_subjects
 
     def add(self, series: Sequence[Tensor], scored: Tensor) -> None:
-        """Add a block of time points in which all subjects were shown the same.
+        """Add a block of time points at which all subjects saw the same part of the stimulus.
 
         Parameters
         ----------

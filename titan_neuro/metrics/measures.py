@@ -1,4 +1,4 @@
-"""The measures, as pure functions of sums over time points."""
+"""Skills and correlations, as pure functions of sums over time points."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 
-# A correlation of 1 has no finite Fisher z; the nearest that counts.
+# Fisher's z of a correlation of 1 is infinite: correlations are clipped here.
 _LARGEST_R = 1 - 1e-12
 
 
@@ -19,12 +19,12 @@ def skill(squared_error: FloatArray, reference_error: FloatArray) -> FloatArray:
     Parameters
     ----------
     squared_error, reference_error : numpy.ndarray
-        Sums over the same time points, of one shape.
+        Sums over the same time points, ``(..., features)``, of one shape.
 
     Returns
     -------
     numpy.ndarray
-        At most 1, 0 where the two are as good; NaN where the reference makes no error.
+        Shaped like the inputs: at most 1, 0 where both errors are equal; NaN where the reference makes no error.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(reference_error > 0, 1 - squared_error / reference_error, np.nan)
@@ -33,10 +33,10 @@ def skill(squared_error: FloatArray, reference_error: FloatArray) -> FloatArray:
 def pooled_skill(squared_error: FloatArray, reference_error: FloatArray) -> float:
     """Skill over all features together, ``1 - sum_v SSE_v / sum_v SSE_reference,v``: the number of the tables.
 
-    It is the average of the features' skills, each weighted by its reference error. An unweighted average has no floor:
-    one voxel that the reference forecasts almost perfectly (a dropout, a border voxel of few grey levels) can bring a
-    skill of minus a thousand and decide the table alone. Here such a voxel weighs next to nothing, as it should: there
-    was nothing to win in it. The time points being z-scored, ordinary voxels weigh about the same.
+    It is the average of the features' skills, weighted by their reference errors. An unweighted average has no lower
+    limit: one voxel that the reference forecasts almost perfectly (signal dropout, or a border voxel of few grey
+    levels) can have a skill of -1000 and decide the table alone. Here such a voxel has almost no weight. Since time
+    points are z-scored, ordinary voxels have about equal weights.
 
     Parameters
     ----------
@@ -71,11 +71,11 @@ def pearson(co_spread: FloatArray, spread: FloatArray, other_spread: FloatArray)
 
 
 def fisher_z(r: FloatArray) -> FloatArray:
-    """Fisher's transform ``arctanh(r)``, on which correlations are averaged; a perfect one counts as ``1 - 1e-12``."""
+    """Fisher's transform ``arctanh(r)``, of any shape; correlations are clipped at ``1 - 1e-12``."""
     return np.arctanh(np.clip(r, -_LARGEST_R, _LARGEST_R))
 
 
 def fisher_mean(r: FloatArray) -> float:
-    """Average correlations on Fisher's scale, ``tanh(mean(arctanh(r)))``; those that are NaN are left out."""
+    """Average correlations of any shape on Fisher's scale, ``tanh(mean(arctanh(r)))``; NaN is left out."""
     finite = r[np.isfinite(r)]
     return float(np.tanh(fisher_z(finite).mean())) if finite.size else float("nan")

@@ -1,4 +1,4 @@
-"""Are a forecast's errors white? What is left in them was there to be forecast."""
+"""Test whether the errors of a forecast are white: autocorrelated errors could have been forecast."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ def ljung_box(residuals: FloatArray, n_lags: int) -> tuple[FloatArray, FloatArra
     """Test many series for autocorrelation at once (Ljung and Box 1978).
 
     ``Q = n (n + 2) sum_k r_k^2 / (n - k)`` over the lags ``k = 1 .. n_lags``, ``r_k`` being the autocorrelation; on
-    white noise it is chi-squared with `n_lags` degrees of freedom. None is taken off for a fit: forecasts were fitted
-    on other runs.
+    white noise it is chi-squared with `n_lags` degrees of freedom. No degree of freedom is subtracted for fitted
+    parameters, since forecasts are fitted on other runs.
 
     Parameters
     ----------
     residuals : numpy.ndarray
         ``(time, series)``, longer than `n_lags`.
     n_lags : int
-        Lags looked at.
+        Number of lags.
 
     Returns
     -------
     statistic, p_value : numpy.ndarray
-        ``(series,)``; NaN for a series that is constant.
+        ``(series,)``; NaN where a series is constant.
     """
     n = len(residuals)
     centered = residuals - residuals.mean(axis=0)

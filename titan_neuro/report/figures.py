@@ -6,6 +6,7 @@ Each figure is one panel, so that a page can set two of them side by side or bel
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,11 +24,17 @@ from titan_neuro.report.style import LINE_STYLES, MODEL_COLOR, MUTED, RULE, STYL
 
 # With more lines, intervals and subjects are drawn of the study's model alone; the table has all of them.
 _FEW_LINES = 6
-_SKILL_LABEL = METRICS_BY_NAME["skill_ar"].label
+
+
+def _axis_label(metric: str) -> str:
+    """The metric in words, in lines that fit the height of a figure."""
+    return textwrap.fill(METRICS_BY_NAME[metric].label, 32)
 
 
 @matplotlib.rc_context(STYLE)
-def lead_time_figure(scores: pd.DataFrame, subjects: pd.DataFrame | None, metric: str, main_model: str) -> Figure:
+def lead_time_figure(
+    scores: pd.DataFrame, subjects: pd.DataFrame | None, metric: str, main_model: str, *, title: str = ""
+) -> Figure:
     """Score over lead time: a line per row; of few rows, or of the study's model, 95 % interval and subjects as dots.
 
     The axis fits `main_model` and its subjects; a row far below is named in the panel instead of pressing all others
@@ -43,6 +50,8 @@ def lead_time_figure(scores: pd.DataFrame, subjects: pd.DataFrame | None, metric
         Column to draw.
     main_model : str
         Name of the study's model.
+    title : str
+        By default the name of the metric.
 
     Returns
     -------
@@ -76,7 +85,7 @@ def lead_time_figure(scores: pd.DataFrame, subjects: pd.DataFrame | None, metric
     seconds = dict(zip(scores[LEAD_TIME_POINTS], scores[LEAD_TIME_S], strict=True))
     lead_times = lead_times_of(scores)
     set_log_axis(axes, lead_times, [f"{points}\n{seconds[points]:g} s" for points in lead_times])
-    axes.set(xlabel="lead time h (time points; seconds)", ylabel=METRICS_BY_NAME[metric].label, title=metric)
+    axes.set(xlabel="lead time h (time points; seconds)", ylabel=_axis_label(metric), title=title or metric)
     columns = min(4 if few else 3, max(1, len(drawn)))
     figure.legend(loc="outside lower center", ncols=columns, fontsize=8.5 if few else 7)
     return figure
@@ -136,7 +145,7 @@ def context_figure(curve: pd.DataFrame) -> Figure:
     draw_ar_line(axes)
     axes.axvline(math.sqrt(longest * whole_run), color=RULE, linewidth=1, linestyle=(0, (3, 3)), zorder=1)
     set_log_axis(axes, [*contexts, whole_run], [*(f"{context:g}" for context in contexts), "whole\nrun"])
-    axes.set(xlabel="length of the context that the memory reads (s)", ylabel=_SKILL_LABEL, title="skill_ar")
+    axes.set(xlabel="length of the context that the memory reads (s)", ylabel=_axis_label("skill_ar"), title="skill_ar")
     if contexts:
         figure.legend(
             loc="outside lower center",
@@ -201,7 +210,7 @@ def training_figure(training: dict[str, pd.DataFrame]) -> Figure:
     trained: Sequence[float] = [value for values in folds.values() for value in values[values.index > 0]]
     fit_y_axis(axes, [0.0, *trained], {"epoch 0": pd.concat([values[values.index == 0] for values in folds.values()])})
     axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
-    axes.set(xlabel="epoch (0: before training)", ylabel=_SKILL_LABEL, title="skill_ar on validation runs")
+    axes.set(xlabel="epoch (0: before training)", ylabel=_axis_label("skill_ar"), title="skill_ar on validation runs")
     figure.legend(loc="outside lower center", ncols=2, fontsize=8.5)
     return figure
 

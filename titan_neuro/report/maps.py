@@ -51,14 +51,16 @@ def maps_section(results: Results) -> MapsSection | None:
     MapsSection or None
         ``None`` where there is no such map.
     """
-    model = file_label(results.main_model) or next((one.model for one in results.maps if one.model != AR), "")
-    horizon = min((one.horizon for one in results.maps if one.model == model), default=0)
-    available = {(one.model, one.stat): one for one in results.maps if one.horizon == horizon}
+    model = file_label(results.main_model) or next(
+        (stat_map.model for stat_map in results.maps if stat_map.model != AR), ""
+    )
+    horizon = min((stat_map.horizon for stat_map in results.maps if stat_map.model == model), default=0)
+    available = {(stat_map.model, stat_map.stat): stat_map for stat_map in results.maps if stat_map.horizon == horizon}
     shown = [(model, "skillar"), (model, "r2"), (AR, "r2")]
     maps = {key: available[key] for key in shown if key in available}
     if not maps:
         return None
-    limit = _shared_limit([one for (_, stat), one in maps.items() if stat == "r2"])
+    limit = _shared_limit([stat_map for (_, stat), stat_map in maps.items() if stat == "r2"])
     figures: list[MapFigure] = []
     for name, stat in shown:
         row = ROWS[AR].label if name == AR else results.main_model or model
@@ -69,7 +71,7 @@ def maps_section(results: Results) -> MapsSection | None:
         else:
             caption = _sample(results, stat)
             figures.append(draw_map(stat_map, title, sample=caption, limit=limit if stat == "r2" else None))
-    return {"figures": figures, "parcels": not all(one.is_volume for one in maps.values())}
+    return {"figures": figures, "parcels": not all(stat_map.is_volume for stat_map in maps.values())}
 
 
 def timescale_figure(results: Results) -> MapFigure:

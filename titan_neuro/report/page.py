@@ -154,7 +154,7 @@ def _rollouts_section(results: Results) -> dict[str, Any] | None:
     return {
         "lead_times": lead_time_headings(rollouts),
         "groups": score_groups(rollouts, ROLLOUT_METRICS),
-        "source": svg_uri(lead_time_figure(rollouts, None, "skill_ar", main_model)),
+        "source": svg_uri(lead_time_figure(rollouts, None, "skill_ar", main_model, title="skill_ar of rollouts")),
         "alt": f"skill_ar of rollouts over lead time, a line per model. {main_model}: {values}.",
         "caption": f"Rollouts. {_sample(rollouts)} {NOT_TESTED} Networks start a rollout more often than the other "
         "rows. Each row is compared with linear autoregression on its own targets.",

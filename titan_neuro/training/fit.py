@@ -145,7 +145,7 @@ def _settings(data: FoldData, model: ForecasterConfig, training: TrainingConfig,
     }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Job:
     """One training: data, settings, folders and processes."""
 
@@ -223,15 +223,7 @@ def train_fold(
         Another process trains into `folder`, or the disk is full.
     """
     fingerprint = fold_fingerprint(data, model, training, seed)
-    job = _Job(
-        data=data,
-        model=model,
-        training=training,
-        folder=folder,
-        work_dir=work_dir,
-        seed=seed,
-        processes=processes or Processes(),
-    )
+    job = _Job(data, model, training, folder, work_dir, seed, processes or Processes())
     if _is_trained(folder, fingerprint):
         if job.processes.is_first:
             # A process that was killed after it wrote the model has left its checkpoints.

@@ -281,9 +281,9 @@ class ForecastModule(lightning.LightningModule):
 
     def _restore_streams(self, saved: Mapping[str, Any]) -> ForecasterState:
         """Return the state of this process's streams, from those that any number of processes saved."""
-        whole = self.forecaster.init_state(1).load_state_dict(saved)
-        rows = torch.arange(self.global_rank, whole.batch_size, self.trainer.world_size)
-        return whole.select(rows.to(self.device)) if len(rows) else self.forecaster.init_state(1)
+        of_all = self.forecaster.init_state(1).load_state_dict(saved)
+        rows = torch.arange(self.global_rank, of_all.batch_size, self.trainer.world_size)
+        return of_all.select(rows.to(self.device)) if len(rows) else self.forecaster.init_state(1)
 
     def on_train_batch_start(self, batch: WindowBatch, batch_index: int) -> None:
         """Set the learning rate of this step."""

@@ -219,7 +219,7 @@ def test_text_among_the_parcels_is_refused(sitcom, tmp_path):
         prepare_run(replace(recording, path=table), tmp_path / "out", PrepareConfig(), work_dir=tmp_path / "work")
 
 
-def test_stores_are_opened_by_name_and_strangers_refused(prepare, tmp_path):
+def test_stores_of_another_version_are_refused(prepare, tmp_path):
     path, _ = prepare()
     assert [store.key for store in open_runs(tmp_path / "out")] == ["sub-01_task-movie_run-01"]
     with pytest.raises(InputNotFoundError, match="no prepared run"):
@@ -227,7 +227,7 @@ def test_stores_are_opened_by_name_and_strangers_refused(prepare, tmp_path):
     attributes = json.loads((path / "zarr.json").read_text())
     attributes["attributes"]["schema_version"] = 99
     (path / "zarr.json").write_text(json.dumps(attributes))
-    with pytest.raises(MismatchError, match="expected the schema titan-neuro-run 3, found titan-neuro-run 99"):
+    with pytest.raises(MismatchError, match="expected titan-neuro-run version 3, found titan-neuro-run version 99"):
         open_runs(tmp_path / "out")
 
 

@@ -11,7 +11,7 @@ from titan_neuro import cli, errors
 
 def test_flags_and_settings_reach_the_dataset(tmp_path):
     small = ["--subjects", "1", "--runs", "1", "--volume-scale", "0.1", "--voxel-size-mm", "25", "--random-seed", "3"]
-    truth = [
+    overrides = [
         "--set",
         "association_fraction=0.1",
         "--set",
@@ -19,7 +19,7 @@ def test_flags_and_settings_reach_the_dataset(tmp_path):
         "--set",
         "motion_sd_mm=0.5",
     ]
-    assert cli.main(["simulate", str(tmp_path / "synthetic"), *small, "--transforms", *truth]) == 0
+    assert cli.main(["simulate", str(tmp_path / "synthetic"), *small, "--transforms", *overrides]) == 0
     simulated = json.loads((tmp_path / "synthetic" / "truth.json").read_text())["simulated"]
     expected = {
         "n_subjects": 1,
@@ -40,8 +40,8 @@ def test_flags_and_settings_reach_the_dataset(tmp_path):
     ("arguments", "error", "message"),
     [
         (["--set", "echo_lag=30"], errors.UsageError, "unknown setting 'echo_lag'"),
-        (["--set", "delayed_response_lags_s"], errors.UsageError, "expected KEY=VALUE"),
-        (["--set", "delayed_response_lags_s=[30"], errors.UsageError, "not valid YAML"),
+        (["--set", "delayed_response_lags_s"], errors.ConfigError, "expected KEY=VALUE"),
+        (["--set", "delayed_response_lags_s=[30"], errors.ConfigError, "not valid YAML"),
         (
             ["--set", "delayed_response_lags_s=[30, 999]"],
             errors.UsageError,

@@ -95,11 +95,8 @@ def fit_forecast_memory(
     sizes, width = components.sizes, config.group_width
     indices = runs_for_choices(runs)
     sample = [runs[index] for index in indices]
-    features = [
-        _key_features(config, components, run, linear_forecasts[index])
-        for run, index in zip(sample, indices, strict=True)
-    ]
-    residuals = [residual_errors(run, forecasts[index], horizons) for run, index in zip(sample, indices, strict=True)]
+    features = [_key_features(config, components, runs[index], linear_forecasts[index]) for index in indices]
+    residuals = [residual_errors(runs[index], forecasts[index], horizons) for index in indices]
     innovations = torch.cat([run.innovations[run.scored] for run in sample])
     directions = principal_components(innovations, _CHOICE_COMPONENTS)
     key_map = torch.zeros(len(horizons), config.n_groups * width, sizes.n_key_features)
