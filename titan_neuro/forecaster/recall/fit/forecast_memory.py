@@ -73,8 +73,7 @@ def fit_forecast_memory(
     """Choose, for each horizon, groups of key features and a step size by forward selection.
 
     A memory runs through each training run as through a test run, from empty; options are compared by the error that it
-    removes. Its reliability, component by component, follows from the same runs. It is 0 throughout where the memory
-    helps at short horizons alone.
+    removes. Its reliability follows from the same runs; it is 0 where the memory helps at short horizons alone.
 
     Parameters
     ----------
