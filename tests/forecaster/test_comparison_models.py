@@ -72,7 +72,7 @@ def test_a_comparison_model_is_not_compared_with_itself():
     ]
 
 
-def test_a_model_too_small_to_be_matched_is_refused():
+def test_models_too_small_to_match_are_refused():
     tiny = ForecasterConfig(
         tokenizer=ParcelTokenizerConfig(),
         backbone=GRUConfig(dim=1, n_layers=1, ff_width=1, tokens_per_time_point=1),

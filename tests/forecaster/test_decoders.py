@@ -64,7 +64,7 @@ def test_gradients_reach_every_parameter(decoder, tokens):
     assert [name for name, parameter in decoder.named_parameters() if not parameter.grad.any()] == []
 
 
-def test_a_time_point_is_decoded_from_its_own_tokens(decoder, tokens):
+def test_time_points_decode_from_their_own_tokens(decoder, tokens):
     other = tokens.clone()
     other[:, 4] += 1
     before, after = awake(decoder)(tokens), decoder(other)

@@ -153,7 +153,7 @@ def test_it_is_named_after_its_backbone():
     assert names == ["titan-lmm", "titan-mac", "titan-mag", "titan-mal", "gru", "transformer-6"]
 
 
-def test_the_backbone_is_chosen_by_its_variant_and_is_mac_by_default():
+def test_the_default_backbone_is_mac():
     settings = {"tokenizer": {"kind": "parcels"}, "backbone": {"tokens_per_time_point": 1}}
     read = TypeAdapter(ForecasterConfig).validate_python
     assert isinstance(read(settings).backbone, MACConfig)

@@ -223,7 +223,7 @@ def test_a_horizon_below_one_is_refused(three_subjects):
         fit_autoregression(three_subjects, (0, 1))
 
 
-def test_a_time_point_that_is_not_finite_is_named(three_subjects):
+def test_non_finite_time_points_are_named(three_subjects):
     broken = ar2_run("9", 7)
     broken.series[42, 3] = float("nan")
     with pytest.raises(TrainingError, match="sub-9_run-7: time point 42"):

@@ -36,7 +36,7 @@ def laid_out(runs):
 
 
 @pytest.mark.parametrize("every", [1, 3, 7])
-def test_runs_are_averaged_from_the_start_of_the_stimulus(runs, every):
+def test_averages_start_with_the_stimulus(runs, every):
     stimuli = average_over_subjects(runs, every=every)
     assert [stimulus.stimulus for stimulus in stimuli] == ["task-a", "task-b"]
     for stimulus, members in ((stimuli[0], runs[3:]), (stimuli[1], runs[:3])):

@@ -97,7 +97,7 @@ def test_the_fit_does_not_change_random_numbers(data, train):
     assert first.read_bytes() == again.read_bytes()
 
 
-def test_each_training_run_is_read_with_held_out_fits(data, train, monkeypatch):
+def test_training_runs_use_held_out_fits(data, train, monkeypatch):
     held_out, forecast_parts = set(), Forecaster.forecast_parts
 
     def recorded(self, series, state=None, *, held_out_index=None, **options):

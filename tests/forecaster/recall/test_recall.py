@@ -166,7 +166,7 @@ def test_parameters_have_gradients_and_fits_stay(model, truth):
 
 
 @torch.no_grad()
-def test_the_memory_learns_the_errors_of_the_other_parts(model):
+def test_the_memory_learns_errors_of_other_parts(model):
     recall = model.recall
     recall.memory.initial_weights.zero_()
     projected, errors = _random_input(recall, 2, 80)

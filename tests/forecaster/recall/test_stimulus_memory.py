@@ -157,7 +157,7 @@ def test_later_time_points_change_no_recall(memory, time_point):
 
 
 @pytest.mark.parametrize("n_positions", [0, 7, 300])
-def test_a_memory_of_any_size_loads_a_saved_one(memory, n_positions):
+def test_saved_memories_of_any_size_load(memory, n_positions):
     read = empty(n_positions)
     read.load_state_dict(memory.state_dict())
     stream = memory.keys[None, :50]
