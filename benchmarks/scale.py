@@ -362,8 +362,8 @@ def limits_table(measured: Measured) -> str:
     study = budapest()
     recall = study.model.recall or RecallConfig()
     s, t = round(0.8 * LARGE_SUBJECTS), LARGE_VOLUMES
-    width, own, n_horizons = recall.width, recall.n_components, len(study.model.horizons)
-    stimulus, past = len(LEADS) * own, 2 * width + (recall.autoregressive_lags - 1) * own
+    width, components, n_horizons = recall.width, recall.n_components, len(study.model.horizons)
+    stimulus, past = len(LEADS) * components, 2 * width + (recall.autoregressive_lags - 1) * components
     series = 4 * s * t
     n_rows = StatisticsLayout(study.model.horizons, max(ORDERS)).n_rows
     # As `fit_autoregression` divides the features: five folds and their sum, 1 GiB.
@@ -371,14 +371,14 @@ def limits_table(measured: Measured) -> str:
     index = measured.index["linear_s"] * LARGE_SUBJECTS + measured.index["square_s"] * LARGE_SUBJECTS**2
     rows = [
         ["`StimulusMemory.keys_without`, `values_without`: in every process, on the GPU too, and in a file",
-         "4 S T (width + own)", format_bytes(series * (width + own))],
-        ["`collect_stimuli`: responses of each subject", "2 x 4 S T width", format_bytes(2 * series * width)],
-        ["`project_run`: every run in components, its errors at K lead times, its forecasts", "4 S T width (1 + 2 K)",
+         "4 S T (width + components)", format_bytes(series * (width + components))],
+        ["`align_subjects`: responses of each subject", "2 x 4 S T width", format_bytes(2 * series * width)],
+        ["`project_runs`: every run in components, its errors at K lead times, its forecasts", "4 S T width (1 + 2 K)",
          format_bytes(series * width * (1 + 2 * n_horizons))],
-        ["`fit_linear`: stimulus features of each time point", "4 S T K leads own",
+        ["`fit_linear_maps`: stimulus features of each time point", "4 S T K leads components",
          format_bytes(series * n_horizons * stimulus)],
-        ["`fit_linear`: autoregressive features; the design matrix of one lead time",
-         "4 S T (past + leads own + past + width)",
+        ["`fit_linear_maps`: autoregressive features; the design matrix of one lead time",
+         "4 S T (past + leads components + past + width)",
          format_bytes(series * (2 * past + stimulus + width))],
         ["`RunView`, `RunStore`: open runs, in every process", "n x o",
          format_bytes(LARGE_SUBJECTS * measured.open_bytes)],
@@ -392,10 +392,8 @@ def limits_table(measured: Measured) -> str:
         ["`provenance.json`: rewritten by each `prepare` of one subject", "n^2 / 2",
          f"{LARGE_SUBJECTS**2 // 2:,} records"],
     ]  # fmt: skip
-    symbols = (
-        f"S = {s:,} subjects (four fifths), n = {LARGE_SUBJECTS:,}, T = {t}, K = {n_horizons}, width = {width}, own = "
-    )
-    symbols += f"{own}, leads = {len(LEADS)}, past = {past}, all as in budapest.yaml."
+    symbols = f"S = {s:,} subjects (four fifths), n = {LARGE_SUBJECTS:,}, T = {t}, K = {n_horizons}, width = {width}, "
+    symbols += f"components = {components}, leads = {len(LEADS)}, past = {past}, all as in budapest.yaml."
     return symbols + "\n\n" + markdown_table(["function", "formula", "value"], rows)
 
 

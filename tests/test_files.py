@@ -19,7 +19,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_reader_sees_the_old_file_until_the_new_is_whole(tmp_path):
+def test_readers_see_old_files_until_replaced(tmp_path):
     target = tmp_path / "deep/down/x.txt"
     write_text(target, "old")
     with atomic(target) as path:
@@ -30,7 +30,7 @@ def test_a_reader_sees_the_old_file_until_the_new_is_whole(tmp_path):
     assert names(target.parent) == ["x.txt"]
 
 
-def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_failures_leave_the_old_file_alone(tmp_path):
     target = tmp_path / "x.txt"
     write_text(target, "old")
     with pytest.raises(ZeroDivisionError), atomic(target) as path:
@@ -65,7 +65,7 @@ def test_a_full_disk_is_an_output_error(tmp_path):
     assert "the disk has room" in caught.value.hint
 
 
-def test_errors_that_are_not_about_writing_stay_what_they_are(tmp_path):
+def test_other_errors_pass_unchanged(tmp_path):
     with pytest.raises(FileNotFoundError), atomic(tmp_path / "x"):
         (tmp_path / "input that is missing").read_text()
 
@@ -169,7 +169,7 @@ def test_json_has_no_nan(tmp_path):
     assert not names(tmp_path)
 
 
-def test_errors_come_back_from_worker_processes_with_their_hint():
+def test_worker_errors_keep_their_hint():
     error = pickle.loads(pickle.dumps(NoMatchError("nothing matches", "there is: x")))  # noqa: S301 - our own bytes
     assert isinstance(error, TitanNeuroError)
     assert (error.message, error.hint) == ("nothing matches", "there is: x")

@@ -37,7 +37,7 @@ def test_a_failed_stage_leaves_no_record(tmp_path):
     assert read_stage(tmp_path, "evaluate") == {}
 
 
-def test_a_stage_with_nothing_to_do_keeps_the_record(tmp_path):
+def test_idle_stages_keep_their_record(tmp_path):
     for empty in (False, True):
         with recorded(tmp_path, tmp_path / ".work", "evaluate", empty=empty) as record:
             if empty:

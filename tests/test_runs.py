@@ -32,7 +32,7 @@ def test_blocks_end_at_stop():
     ]
 
 
-def test_an_array_is_a_run_of_its_own_subject_and_stimulus():
+def test_arrays_have_their_own_subject_and_stimulus():
     run = InMemoryRun(torch.zeros(4, 2))
     first, second, third = as_runs([np.zeros((5, 2)), run, torch.zeros(6, 2, dtype=torch.float64)])
     assert second is run
@@ -44,7 +44,7 @@ def test_an_array_is_a_run_of_its_own_subject_and_stimulus():
 
 
 @pytest.mark.parametrize("wrong", [np.zeros(5), np.zeros((5, 2, 1)), np.zeros((5, 2), dtype=int)])
-def test_an_array_of_wrong_rank_or_dtype_is_refused(wrong):
+def test_arrays_of_wrong_rank_or_dtype(wrong):
     with pytest.raises(MismatchError, match=r"expected floating-point time points \(time, features\)"):
         as_runs([wrong])
 

@@ -3,7 +3,7 @@ import numpy as np
 from titan_neuro.seeds import epoch_seed, fold_seed, named_generator
 
 
-def test_draws_of_a_run_follow_from_seed_and_name():
+def test_draws_follow_from_seed_and_name():
     draws = {(seed, name): named_generator(seed, name).random() for seed in (0, 1) for name in ("sub-1", "sub-2")}
     assert len(set(draws.values())) == 4
     assert named_generator(0, "sub-1").random() == draws[0, "sub-1"]

@@ -23,7 +23,7 @@ import pytest
         (float("nan"), False, "no"),
     ],
 )
-def test_a_result_is_judged_by_what_the_table_shows(found: float | None, is_lower_better: bool, met: str) -> None:
+def test_results_are_judged_by_shown_digits(found: float | None, is_lower_better: bool, met: str) -> None:
     result = common.Result(row="r", case="c", found=found, reach=30, aim=60, is_lower_better=is_lower_better)
     assert result.met == met
 
@@ -32,7 +32,7 @@ def test_a_result_without_demands_is_not_judged() -> None:
     assert common.Result(row="r", case="c", found=3.0).met == "-"
 
 
-def test_results_are_written_with_their_origin_and_without_folders(tmp_path: Path) -> None:
+def test_results_name_their_origin_and_no_folders(tmp_path: Path) -> None:
     metadata = common.provenance(
         ["--full", "--output", str(tmp_path / "x.json"), f"--output={tmp_path}/y.json"], ["no-such"]
     )
@@ -49,7 +49,7 @@ def test_results_are_written_with_their_origin_and_without_folders(tmp_path: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["found.json", "found.md"]
 
 
-def test_sides_take_turns_and_only_every_second_call_is_timed() -> None:
+def test_every_second_call_of_a_side_is_timed() -> None:
     calls: list[str] = []
     sides = {name: lambda name=name: calls.append(name) for name in "ab"}
     found = common.alternate(sides, seconds=0.0, min_rounds=2)

@@ -36,7 +36,7 @@ def test_all_rows_are_measured_and_written(tmp_path: Path, monkeypatch: pytest.M
     assert str(tmp_path) not in target.read_text()
 
 
-def test_the_peer_is_stopped_where_it_would_take_too_much() -> None:
+def test_the_peer_stops_at_its_limits() -> None:
     found = {"100": {"seconds": 1.0}}
     limits = {"grown_bytes": 10**9, "limit_bytes": 1e11, "limit_s": 5.0}
     assert forecaster_speed._too_much({}, 100, **limits) == ""
@@ -51,7 +51,7 @@ def test_the_peer_is_stopped_where_it_would_take_too_much() -> None:
     assert {line.met for line in lines} == {"not measured"}
 
 
-def test_sides_have_as_many_parameters_and_forecast_the_same_shape() -> None:
+def test_sides_match_in_parameters_and_shapes() -> None:
     mine, theirs = forecaster_sides.ours("tiny"), forecaster_sides.peer("tiny")
     counts = [forecaster_sides.n_parameters(model) for model in (mine, theirs)]
     assert counts[1] == pytest.approx(counts[0], rel=0.01)
@@ -59,7 +59,7 @@ def test_sides_have_as_many_parameters_and_forecast_the_same_shape() -> None:
     assert mine(series)[0].shape == theirs(series)[0].shape
 
 
-def test_the_peer_sees_every_earlier_frame_and_no_later_one() -> None:
+def test_the_peer_sees_all_earlier_time_points() -> None:
     torch.manual_seed(0)
     model, series = forecaster_sides.peer("tiny"), torch.randn(1, 80, forecaster_sides.peer("tiny").n_features)
     with torch.no_grad():
@@ -73,7 +73,7 @@ def test_the_peer_sees_every_earlier_frame_and_no_later_one() -> None:
         assert (model(changed)[0] - before).abs().amax((0, 2, 3)).min() > 0
 
 
-def test_nothing_is_timed_when_the_sides_do_not_match(
+def test_mismatching_sides_are_not_timed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one = forecaster_sides.peer("tiny")

@@ -48,7 +48,7 @@ def test_all_rows_are_measured_and_written(tmp_path: Path, monkeypatch: pytest.M
     assert str(tmp_path) not in target.read_text()
 
 
-def test_a_stream_is_measured_in_a_process_of_its_own() -> None:
+def test_streams_are_measured_in_fresh_processes() -> None:
     arguments = {"kind": "memory", "width": 16, "depth": 1, "n_tokens": 300, "call_tokens": 100}
     found = common.in_fresh_process(memory_speed.stream_bytes, environment=common.UNPOOLED_HEAP, **arguments)
     # Weights and momentum, float32.
@@ -72,7 +72,7 @@ def test_a_missing_peer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         memory_sides.peer("memory", 16, 1, is_exact=True)
 
 
-def test_the_gpu_is_not_timed_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_gpu_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     results, errors = memory_speed.measure(TINY, ["gpu"])
     assert {result.met for result in results} == {"not measured"}

@@ -87,7 +87,7 @@ def test_nothing_is_timed_when_the_frames_differ(tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_was_not_read_from_the_disk_is_not_called_cold():
+def test_cold_passes_must_read_the_disk():
     times = {"store": store.Times(disk=[100, 89])}
     with pytest.raises(common.BenchmarkError, match="expected 100 bytes from the disk in a cold pass, found 89"):
         store.check_cold(times, {"store": 100})

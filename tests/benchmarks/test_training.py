@@ -97,7 +97,7 @@ def test_the_training_is_that_of_the_package(stores, monkeypatch):
     assert not (stores / "own").exists()
 
 
-def test_the_recall_is_filled_and_has_held_out_fits(stores):
+def test_the_recall_has_held_out_fits(stores):
     data = training_runs.read_data(stores)
     fit = training_runs.preset_recall(data, "tiny")
     assert len(fit.stimulus.keys) == training_runs.SHAPES["tiny"].stimulus_positions

@@ -47,7 +47,7 @@ def test_the_bids_app_flags_are_there(titan_neuro):
     assert titan_neuro("--version").stdout.startswith("titan-neuro 0.")
 
 
-def test_each_class_of_errors_has_an_exit_code_of_its_own():
+def test_each_error_class_has_its_exit_code():
     classes = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
     codes = [kind.exit_code for kind in classes]
     assert len(set(codes)) == len(codes) > 10
@@ -260,7 +260,7 @@ def test_finished_work_is_not_repeated(titan_neuro, study, output):
     assert results() == before
 
 
-def test_seeds_and_folds_can_be_trained_one_by_one(titan_neuro, output):
+def test_seeds_and_folds_train_separately(titan_neuro, output):
     settings = ("--set", "seeds=[0, 5]")
     text = titan_neuro("train", output, *settings, "--seed", "5", "--fold", "2").stderr
     assert text.count("is trained:") == 3
@@ -309,7 +309,7 @@ def checkpoints(output):
     return list((output / ".work").glob("fold-1-*/step-*.ckpt"))
 
 
-def test_predict_writes_an_image_of_every_held_out_run(titan_neuro, output):
+def test_predict_writes_images_of_held_out_runs(titan_neuro, output):
     import nibabel as nib
     import numpy as np
 

@@ -56,7 +56,7 @@ def test_retest_ceiling_is_one_for_identical_segments_only(tmp_path):
     assert (retest_ceiling(moved).values["1"] < 0.9).all()
 
 
-def test_segments_are_in_time_points_and_end_with_the_run(tmp_path):
+def test_segments_end_with_the_run(tmp_path):
     runs = [
         stored(tmp_path, "1", 48, ((0.0, 90.0, "movie"),), repetition_time=2.0),
         stored(tmp_path, "2", 60, ((4.0, 21.0, "overlap_with_previous_run"),), repetition_time=2.0),

@@ -40,7 +40,7 @@ def test_ceilings_are_averaged_over_test_subjects(benchmark, ceilings):
     assert table["skill_ar"][1] == pytest.approx((1 - (1 - by_subject) / (1 - ar)).mean())
 
 
-def test_ceilings_have_a_file_and_missing_ones_a_reason(benchmark, ceilings, quick, tmp_path):
+def test_missing_ceilings_have_a_reason(benchmark, ceilings, quick, tmp_path):
     context = ScoreContext(task="movie", repetition_time_s=1.0, space="x")
     write_scores(tmp_path, benchmark, context, quick, 0, ceilings)
     table = pd.read_csv(tmp_path / "task-movie_desc-ceilings_scores.tsv", sep="\t")

@@ -149,7 +149,7 @@ def test_noise_correlates_at_zero_within_its_error(make):
 
 
 @pytest.mark.parametrize("make", ["white", "smooth"])
-def test_leave_one_out_interval_has_nominal_coverage_on_noise(make):
+def test_leave_one_out_interval_has_nominal_coverage(make):
     n_subjects, n_features = 12, 400
     if make == "white":
         data = responses(n_subjects, 14, 200, n_features, shared=0.0)

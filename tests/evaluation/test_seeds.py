@@ -153,7 +153,7 @@ def test_references_follow_each_run_from_where_it_begins(score, oracle, models, 
     np.testing.assert_allclose(benchmark.scores.subject_values("skill", "intersubject-average", 3), 0.96, atol=1e-6)
 
 
-def test_without_the_baselines_to_measure_by_there_is_no_table(oracle, runs, quick):
+def test_reference_baselines_are_required(oracle, runs, quick):
     with pytest.raises(ConfigError, match="measured against ar, mean, not among"):
         score_fold({0: [oracle(runs[1], 0.5)]}, [Persistence((1, 3))], [], *runs, quick, protocol="subject")
 

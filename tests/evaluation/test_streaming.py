@@ -31,7 +31,7 @@ def stimulus_run():
 
 
 @pytest.mark.parametrize("block_time_points", [1, 7, 64])
-def test_each_scored_time_point_counts_once_per_lead_time(stimulus_run, block_time_points):
+def test_each_target_counts_once_per_lead_time(stimulus_run, block_time_points):
     sums = score_run([Counting()], stimulus_run, block_time_points)
     assert sums.high_motion is None
     statistics = sums.low_motion
@@ -89,7 +89,7 @@ def test_a_run_without_targets_is_refused(stimulus_run, scored):
         score_run([Counting()], stimulus_run, 8)
 
 
-def test_a_run_shorter_than_the_lead_time_is_refused():
+def test_runs_shorter_than_the_lead_time_are_refused():
     with pytest.raises(ImageError, match="the run has 4 time points"):
         score_run([Counting()], InMemoryRun(torch.zeros(4, 3), np.ones(4, dtype=bool)), 8)
 
@@ -102,7 +102,7 @@ class NotFiniteAt17(Counting):
         return forecasts, after
 
 
-def test_non_finite_forecast_is_reported_by_model_and_run(stimulus_run):
+def test_non_finite_forecasts_name_model_and_run(stimulus_run):
     with pytest.raises(TitanNeuroError, match=r"sub-01_task-movie_run-02: model counting .* at time point 17 "):
         score_run([NotFiniteAt17()], stimulus_run, 8)
 

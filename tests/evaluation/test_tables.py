@@ -46,7 +46,7 @@ def table(six_subjects, quick):
     return scores_table(six_subjects, repetition_time_s=1.5, n_resamples=quick.n_resamples)
 
 
-def test_table_has_a_row_per_model_and_lead_time(table):
+def test_rows_are_models_times_lead_times(table):
     assert list(table.columns) == [
         *COLUMNS,
         *(f"{m}{end}" for m in METRICS for end in ("", "_low", "_high")),

@@ -45,13 +45,13 @@ def test_features_and_targets_are_selected_and_projected(rows):
     torch.testing.assert_close(found, expected)
 
 
-def test_the_change_of_the_error_is_that_of_the_rows(rows):
+def test_error_change_equals_that_of_the_rows(rows):
     features, targets = rows
     weights = torch.randn(6, 3, dtype=torch.float64)
     expected = (targets - features @ weights).square().sum() - targets.square().sum()
     torch.testing.assert_close(RidgeStatistics.from_rows(features, targets).error_change(weights), expected)
 
 
-def test_a_corner_of_the_factor_is_the_factor_of_the_corner(rows):
+def test_factors_of_corners_are_corners_of_factors(rows):
     gram = (rows[0].T @ rows[0]).expand(2, 6, 6)
     torch.testing.assert_close(ridge_factor(gram, 0.5)[:, :3, :3], ridge_factor(gram[:, :3, :3], 0.5))

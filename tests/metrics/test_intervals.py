@@ -42,7 +42,7 @@ def test_equal_subjects_have_an_interval_of_length_zero():
     assert bootstrap_interval(np.full(5, 0.25), n_resamples=1000, seed=0) == (0.25, 0.25)
 
 
-def test_leave_one_out_interval_is_wider_by_root_two():
+def test_leave_one_out_intervals_are_wider():
     values = np.random.default_rng(0).normal(size=9)
     narrow, wide = (
         np.array(interval(values, n_resamples=1000, seed=1)) - values.mean()

@@ -1,4 +1,4 @@
-"""Which jobs the workflow comes to, before any of them is run; and what it says where it can't begin."""
+"""The jobs that the workflow plans before any of them runs, and its messages where it cannot start."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_budapest_is_125_runs_and_fifteen_trainings(snakemake, tmp_path):
     assert trained == {(str(seed), str(fold)) for seed in (0, 1, 2) for fold in (1, 2, 3, 4, 5)}
 
 
-def test_the_profile_of_a_cluster_says_what_each_step_asks_for(snakemake, tmp_path):
+def test_cluster_profiles_state_each_steps_resources(snakemake, tmp_path):
     def asked(profile: object) -> dict[str, str]:
         said = snakemake("--dry-run", profile=profile, study="demo").stdout
         found = re.findall(r"^rule (\w+):\n((?:    .*\n)+)", said, re.MULTILINE)

@@ -15,7 +15,7 @@ import pytest
 
 from titan_neuro.study.pipelines import find_pipelines
 
-# What a study comes to; the rest are records of when and by whom.
+# The results of a study; the other files record when and by whom they were made.
 RESULTS = ("sub-*/func/*.zarr/**/*", "models/**/*", "group/*")
 
 
@@ -40,7 +40,7 @@ def contents(output: Path) -> dict[str, tuple[str, int]]:
     }
 
 
-def test_it_asks_for_what_the_two_calls_of_run_do(snakemake, config, tmp_path):
+def test_the_workflow_equals_the_two_run_calls(snakemake, config, tmp_path):
     output = tmp_path / "output"
     before = contents(output)
     assert len(before) > 30

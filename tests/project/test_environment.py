@@ -65,7 +65,7 @@ def test_the_command_is_installed_under_its_name(project):
     assert project["scripts"] == {"titan-neuro": "titan_neuro.cli:main"}
 
 
-def test_the_presets_of_the_pipelines_are_valid_and_complete():
+def test_pipeline_presets_are_valid():
     from titan_neuro.study import load_study
 
     demo, budapest = (

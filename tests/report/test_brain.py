@@ -137,7 +137,7 @@ def test_zero_is_outside_in_an_image_without_nan(coarse_mask, write_volume):
     assert map_values(write_volume(np.where(inside, 0.3, 0.0), coarse_mask.affine)).size == inside.sum()
 
 
-def test_symmetric_limit_takes_the_99th_percentile_in_two_digits():
+def test_symmetric_limit_is_the_99th_percentile():
     assert symmetric_limit(np.linspace(-1, 0.5, 100_001)) == pytest.approx(
         np.round(np.quantile(np.abs(np.linspace(-1, 0.5, 100_001)), 0.99), 2)
     )

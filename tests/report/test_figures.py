@@ -60,7 +60,7 @@ def test_every_subject_is_a_dot(results):
     assert np.isin(results.subjects["r2"].to_numpy(), dots[:, 1]).all()
 
 
-def test_the_axis_fits_the_model_and_names_other_rows(results):
+def test_the_axis_fits_the_model(results):
     figure = lead_time_figure(results.scores, results.subjects, "skill_ar", "titan-mac")
     low, high = figure.axes[0].get_ylim()
     of_model = results.subjects.loc[results.subjects["model"] == "titan-mac", "skill_ar"]

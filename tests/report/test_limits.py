@@ -31,7 +31,7 @@ def test_few_subjects(output_folder, n_subjects, included, excluded):
     assert excluded not in text
 
 
-def test_a_skill_below_zero_is_named_with_its_lead_time(shared_output):
+def test_skills_below_zero_name_their_lead_time(shared_output):
     text = limits_of(shared_output)
     assert "At lead time h = 10 titan-mac does not beat linear autoregression" in text
     assert "not corrected for multiple comparisons over 4 lead times" in text

@@ -87,7 +87,7 @@ def test_the_page_needs_no_other_file(full_report, full_page):
     assert {link["href"][1:] for link in full_page.all("a")} <= targets
 
 
-def test_the_page_is_small_and_the_only_new_file(full_report):
+def test_only_a_small_page_is_written(full_report):
     assert full_report.stat().st_size < 3_000_000
     assert list(full_report.parent.glob(".*")) == []
 
@@ -138,7 +138,7 @@ def test_each_part_alone_makes_a_page(output_folder, part):
     assert "Not made" in page_of(output).text
 
 
-def test_a_map_that_is_missing_or_empty_is_named(output_folder, coarse_mask):
+def test_missing_or_empty_maps_are_named(output_folder, coarse_mask):
     output = output_folder().scores(models=("titan-mac", "ar")).volumes().curve()
     for path in output.group.glob("task-movie*_stat-r2_desc-arH1_statmap.*"):
         path.unlink()

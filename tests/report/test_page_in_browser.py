@@ -69,7 +69,7 @@ def measure(chromium, tmp_path):
 
 
 @pytest.mark.parametrize("width", [1280, 400])
-def test_the_page_fits_its_window_and_every_picture_is_drawn(full_report, measure, width):
+def test_page_fits_and_pictures_are_drawn(full_report, measure, width):
     measured = measure(full_report, width)
     assert measured["width"] == width
     assert measured["content"] == width

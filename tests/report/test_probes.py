@@ -42,7 +42,7 @@ def test_maps_of_a_probe_belong_to_its_section(probed):
     assert "voxels" in section["maps"][0]["caption"]
 
 
-def test_a_map_of_p_values_is_described_not_drawn(probed):
+def test_p_value_maps_are_described_not_drawn(probed):
     probed.volume("lostq", "historyswap", probed.smooth_map(0.5, 0.01))
     path = next(probed.group.glob("*stat-lostq*.json"))
     path.write_text('{"Space": "MNI152NLin2009cAsym", "Description": "p of it", "Correction": "FDR"}')

@@ -60,7 +60,7 @@ def test_lead_times_are_in_time_points_and_seconds(results):
     assert lead_time_headings(results.scores)[:2] == [("1 time point", "1.5 s"), ("2 time points", "3 s")]
 
 
-def test_the_best_of_each_lead_time_is_the_highest(results, shared_output):
+def test_the_best_row_has_the_highest_skill(results, shared_output):
     raw = pd.read_csv(shared_output.group / "task-movie_desc-forecast_scores.tsv", sep="\t", na_values="n/a")
     groups = {group["metric"]: group for group in score_groups(results.scores)}
     for metric, group in groups.items():
@@ -113,7 +113,7 @@ def test_rows_are_labeled_in_the_first_group_alone(results):
     assert first["meaning"].endswith("higher is better")
 
 
-def test_a_rollout_of_ar_is_no_zero_by_definition(results):
+def test_ar_rollouts_are_not_zero_by_definition(results):
     rows = {row["model"]: row for row in score_groups(results.rollouts, ("skill_ar", "bias"))[0]["rows"]}
     assert "by definition" not in {cell["interval"] for cell in rows["ar"]["cells"]}
 
@@ -176,7 +176,7 @@ def test_scoring_is_described_in_words(output_folder, protocol, words):
     assert "causal" in terms["Normalization"]
 
 
-def test_as_many_folds_as_subjects_are_leave_one_subject_out(output_folder):
+def test_folds_per_subject_mean_leave_one_subject_out(output_folder):
     results = read_results(output_folder(subjects=("01", "02", "03")).scores().root)
     assert dict(scoring_terms(results.scores, results.metadata))["Folds"] == "3 (leave-one-subject-out)"
 

@@ -154,7 +154,7 @@ def prepared(study, tmp_path):
     return config, tmp_path / "output"
 
 
-def test_a_failed_job_shows_its_log_and_others_finish(cluster, study, prepared, tmp_path):
+def test_failed_jobs_show_logs_while_others_finish(cluster, study, prepared, tmp_path):
     config, output = prepared
     bids = tmp_path / "bids"
     shutil.copytree(study / "bids", bids, symlinks=True)

@@ -39,7 +39,7 @@ def test_another_kind_of_tokenizer_replaces_the_old_one():
 
 
 @pytest.mark.parametrize("variant", ["lmm", "mac", "mag", "mal"])
-def test_another_variant_keeps_the_settings_that_it_has_too(variant, tmp_path):
+def test_another_variant_keeps_shared_settings(variant, tmp_path):
     overrides = ["model.backbone.memory.depth=1", f"model.backbone.variant={variant}"]
     study = load_study(default_preset="debug", overrides=overrides)
     backbone = study.model.backbone
@@ -49,7 +49,7 @@ def test_another_variant_keeps_the_settings_that_it_has_too(variant, tmp_path):
     assert load_study(default_preset="parcels", config_file=tmp_path / "config.resolved.yaml") == study
 
 
-def test_a_file_may_choose_the_variant_with_its_settings(settings):
+def test_files_may_choose_a_variant(settings):
     path = settings("preset: debug\nmodel: {backbone: {variant: mal, window_time_points: 5}}\n")
     assert load_study(default_preset="debug", config_file=path).model.backbone.window_time_points == 5
 
@@ -61,7 +61,7 @@ def test_streams_restart_where_the_variant_allows_it():
     assert load_study(default_preset="debug", overrides=[*windows, "model.backbone.variant=mag"])
 
 
-def test_a_choice_that_does_not_exist_is_named_with_the_nearest():
+def test_unknown_choices_suggest_the_nearest():
     with pytest.raises(ConfigError, match=r"model\.backbone\.variant: no such variant, 'magg'\. Did you mean 'mag'"):
         load_study(default_preset="debug", overrides=["model.backbone.variant=magg"])
     with pytest.raises(ConfigError, match=r"model\.tokenizer\.kind: no such kind, 'parcel'\. Did you mean 'parcels'"):
@@ -94,7 +94,7 @@ def test_an_unknown_key_is_named_with_the_nearest(settings, text, wrong, right):
     assert f"unknown setting '{wrong}'. Did you mean '{right}'?" in caught.value.message
 
 
-def test_values_out_of_range_and_of_the_wrong_kind(settings):
+def test_values_of_wrong_range_or_kind(settings):
     with pytest.raises(ConfigError, match=r"training\.max_epochs: .*greater than or equal to 1; found 0"):
         load_study(default_preset="debug", config_file=settings("training: {max_epochs: 0}"))
     with pytest.raises(ConfigError, match=r"training\.max_epochs: .*found 'many'"):

@@ -21,7 +21,7 @@ def commands_in(text: str) -> dict[str, list[str]]:
     return {re.search(r"study=(\w+)", " ".join(words))[1]: words for words in lines}
 
 
-def test_without_a_verb_there_is_help_and_the_command_of_every_study(titan_neuro):
+def test_bare_command_shows_help_and_studies(titan_neuro):
     done = titan_neuro()
     assert done.stdout == titan_neuro("--help").stdout
     assert commands_in(done.stdout).keys() == STUDIES.keys()
@@ -41,7 +41,7 @@ def test_the_commands_work_when_pasted(titan_neuro, tmp_path):
         assert "This was a dry-run" in done.stdout + done.stderr
 
 
-def test_data_that_are_not_there_have_to_be_named(tmp_path, monkeypatch):
+def test_missing_data_must_be_named(tmp_path, monkeypatch):
     (tmp_path / "pipelines/profiles/local").mkdir(parents=True)
     (tmp_path / "pipelines/studies.yaml").write_text("mine: {about: x, bids_dir: data, output_dir: out}")
     (tmp_path / "pipelines/Snakefile").touch()

@@ -236,7 +236,7 @@ def test_training_resumes_from_the_last_good_epoch(
         ("strict", [(0,), (1,), (2,)], "no stimulus in both train and test, found task-x"),
     ],
 )
-def test_parts_that_share_a_subject_or_stimulus_are_refused(data, protocol, parts, found):
+def test_parts_sharing_subject_or_stimulus_are_refused(data, protocol, parts, found):
     runs = list(data.runs.values())
     runs[3].subject = "00"
     fold = Fold(2, *(tuple(runs[index].key for index in part) for part in parts))
@@ -244,7 +244,7 @@ def test_parts_that_share_a_subject_or_stimulus_are_refused(data, protocol, part
         FoldData(fold=fold, protocol=protocol, space=SPACE, runs={run.key: run for run in runs})
 
 
-def test_a_model_accepts_the_data_it_was_trained_on(trained, data):
+def test_models_accept_their_training_data(trained, data):
     _, record = load_forecaster(trained)
     require_match(record, data.identity(), "here")
 

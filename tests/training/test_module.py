@@ -39,7 +39,7 @@ def table_of(folder):
     return pd.read_csv(folder / "training.csv").set_index("epoch")
 
 
-def test_the_rate_rises_linearly_and_falls_as_a_cosine():
+def test_rate_rises_linearly_falls_as_cosine():
     assert [rate_factor(progress, 0.2) for progress in (0.05, 0.1, 0.2, 0.6, 1.0)] == pytest.approx(
         [0.25, 0.5, 1.0, 0.5, 0.0]
     )

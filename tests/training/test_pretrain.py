@@ -28,7 +28,7 @@ def masked(fold, model, config=QUICK):
 
 
 @pytest.mark.parametrize(("fraction", "mask_patches"), [(0.25, 1), (0.6, 1), (0.6, 2)])
-def test_the_same_fraction_of_cubes_is_hidden_in_each_volume(volume_fold, volume_model, fraction, mask_patches):
+def test_each_volume_hides_the_same_fraction(volume_fold, volume_model, fraction, mask_patches):
     module = masked(
         volume_fold, volume_model, dataclasses.replace(QUICK, mask_fraction=fraction, mask_patches=mask_patches)
     )
@@ -175,7 +175,7 @@ def test_the_forecaster_starts_from_the_pretrained_swin(volume_fold, volume_mode
     assert all(parameter.requires_grad is not frozen for parameter in read.tokenizer.swin.parameters())
 
 
-def test_a_frozen_swin_needs_pretraining_and_pretraining_a_swin(volume_fold, volume_model, tmp_path):
+def test_frozen_swin_and_pretraining_need_each_other(volume_fold, volume_model, tmp_path):
     frozen = {"model": {"tokenizer": {"frozen": True}}}
     with pytest.raises(ConfigError, match=r"frozen is true, but the Swin is not pre-trained") as caught:
         load_study(default_preset="debug", overrides=[frozen])

@@ -23,7 +23,7 @@ DIVERGING = dataclasses.replace(QUICK, learning_rate=3.0)
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder, paths = tmp_path_factory.mktemp("stores"), []
-    for number, run in enumerate(recall_runs(6, shared=0.3, own=0.25, n_time_points=200)):
+    for number, run in enumerate(recall_runs(6, shared=0.3, individual=0.25, n_time_points=200)):
         paths.append(folder / f"{number}.zarr")
         entities = {"subject": run.subject, "task": "stimulus"}
         write_small_run(paths[-1], number, run.series.numpy(), SPACE, key=run.key, entities=entities, scored=run.scored)
@@ -97,7 +97,7 @@ def test_the_fit_does_not_change_random_numbers(data, train):
     assert first.read_bytes() == again.read_bytes()
 
 
-def test_each_training_run_is_read_with_held_out_fits(data, train, monkeypatch):
+def test_training_runs_use_held_out_fits(data, train, monkeypatch):
     held_out, forecast_parts = set(), Forecaster.forecast_parts
 
     def recorded(self, series, state=None, *, held_out_index=None, **options):

@@ -1,4 +1,4 @@
-"""Pairs of rows, compared within subjects: the study's model with its controls and rivals, and these with AR."""
+"""Pairs of rows compared within subjects: the model with controls and comparison models, and these with linear AR."""
 
 from __future__ import annotations
 

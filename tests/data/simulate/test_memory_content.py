@@ -122,7 +122,7 @@ def test_pairs_of_others_do_not_predict_responses():
     assert gain(without, "of this subject") < 0.02
 
 
-def test_pairings_differ_between_subjects_and_patterns_sum_to_zero():
+def test_pairings_differ_and_patterns_sum_to_zero():
     config = replace(ASSOCIATIONS, n_subjects=25)
     content = make_content(config)
     pairings = np.array([content.pairing(subject) for subject in range(25)])

@@ -111,7 +111,7 @@ def test_truth_describes_the_images(synthetic):
         assert np.corrcoef(measured, latents.loc[seconds, region["name"]])[0, 1] > 0.7
 
 
-def test_predictability_is_realistic_and_other_regions_add_to_it(synthetic):
+def test_predictability_is_realistic(synthetic):
     """On a held-out subject and run AR(8) explains 0.3 to 0.5 of the next volume; other regions' past adds to that."""
     truth = json.loads((synthetic / "truth.json").read_text())
     segmentation = np.asarray(nib.load(synthetic / truth["region_image"]).dataobj)

@@ -51,7 +51,7 @@ def test_forecast_memory_surprise_is_forecast_error():
     )
     torch.testing.assert_close(surprise[0, 4], expected.sqrt())
     assert surprise[0, 0] == 0, "there was no forecast of the first time point"
-    with pytest.raises(MismatchError, match="up to the end of the chunk"):
+    with pytest.raises(MismatchError, match="reach beyond the chunk"):
         memory.surprise(*(torch.cat([part] * 6, dim=1) for part in (features, errors, context)), memory.init_state(1))
 
 

@@ -130,6 +130,6 @@ except MemoryError as error:
 """
 
 
-def test_a_chunk_too_large_for_memory_is_an_error():
+def test_chunks_too_large_for_memory_raise():
     done = subprocess.run([sys.executable, "-c", NO_MEMORY], capture_output=True, text=True, check=False)
     assert "Not enough memory for a scan of 1 chunks of 131072 tokens." in done.stdout, done.stderr

@@ -181,7 +181,7 @@ print(max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(computed, e
     ("backend", "compiler"),
     [("auto", "aot_eager"), *(pytest.param(name, "inductor", marks=SLOW) for name in ("auto", "chunked"))],
 )
-def test_a_compiled_scan_is_one_graph_and_the_same(backend, compiler):
+def test_compiled_scans_are_one_equal_graph(backend, compiler):
     # In a process of its own: the compiler can't trace the shape checks that the tests add to every function.
     done = subprocess.run(
         [sys.executable, "-c", COMPILED, backend, compiler], capture_output=True, text=True, check=False

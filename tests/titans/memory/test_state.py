@@ -83,6 +83,6 @@ def test_reset_inside_a_chunk_is_refused(make_stream):
         state.reset(torch.tensor([True, False]), fresh)
 
 
-def test_reset_to_a_state_of_another_size_is_refused():
+def test_resets_to_other_sizes_are_refused():
     with pytest.raises(MismatchError, match=r"MemoryState\.weights: .* flags of shape \(2,\)"):
         init_state(weights(), 3).reset(torch.tensor([True, False]), init_state(weights(), 3))
