@@ -1,4 +1,4 @@
-"""Runs with a stimulus that all subjects share, and with what each of them alone makes of it."""
+"""Runs with a stimulus that all subjects share, with responses that are shared and others of each subject alone."""
 
 import numpy as np
 import torch
@@ -24,30 +24,34 @@ RECALL = RecallConfig(
 
 
 def recall_runs(
-    n_subjects, *, shared=0.35, own=0.0, n_time_points=250, stimuli=("task-film",), phi=0.6, seed=0, lead=10
+    n_subjects, *, shared=0.35, individual=0.0, n_time_points=250, stimuli=("task-film",), phi=0.6, seed=0, lead=10
 ):
-    """One run a subject and stimulus.
+    """One run of each subject and stimulus.
 
-    `shared` and `own` are the shares of the variance that the stimulus's sources have through a map that is the same
-    for all subjects, and through a map of each subject's own; the rest is AR(1) noise. The stimulus itself is noise one
-    time point long, so that its own past does not predict it.
+    `shared` and `individual` are fractions of the variance: responses to the stimulus's sources through one map for all
+    subjects, and through a map of each subject alone. The rest is AR(1) noise with coefficient `phi`. The sources have
+    an autocorrelation of 0.3, so that they can hardly be predicted from their past. The first `lead` time points are
+    not scored.
     """
     rng = np.random.default_rng(seed)
     sources = {stimulus: ar1_noise(rng, n_time_points, N_SOURCES, 0.3) for stimulus in stimuli}
-    common = rng.normal(size=(N_SOURCES, N_FEATURES)) / np.sqrt(N_SOURCES)
+    shared_map = rng.normal(size=(N_SOURCES, N_FEATURES)) / np.sqrt(N_SOURCES)
     runs = []
     for subject in range(n_subjects):
-        alone = rng.normal(size=(N_SOURCES, N_FEATURES)) / np.sqrt(N_SOURCES)
+        individual_map = rng.normal(size=(N_SOURCES, N_FEATURES)) / np.sqrt(N_SOURCES)
         for stimulus in stimuli:
-            series = np.sqrt(shared) * sources[stimulus] @ common + np.sqrt(own) * sources[stimulus] @ alone
+            series = (
+                np.sqrt(shared) * sources[stimulus] @ shared_map
+                + np.sqrt(individual) * sources[stimulus] @ individual_map
+            )
             noise = ar1_noise(rng, n_time_points, N_FEATURES, phi)
-            series = series + np.sqrt(1 - shared - own) * noise
+            series = series + np.sqrt(1 - shared - individual) * noise
             runs.append(as_run(series, f"sub-{subject:02}_{stimulus}", lead))
     return runs
 
 
 def small_forecaster(horizons=(1, 3), recall=RECALL):
-    """A forecaster that is built in no time; its decoder forecasts nothing yet."""
+    """A small forecaster, not fitted; its decoder forecasts 0."""
     torch.manual_seed(0)
     config = ForecasterConfig(
         tokenizer=ParcelTokenizerConfig(n_tokens=1),
@@ -67,7 +71,7 @@ def skills(model, runs, **options):
         linear, beyond, _ = model.forecast_parts(run.series[None], **options)
         for index, horizon in enumerate(model.horizons):
             scored = torch.as_tensor(run.scored[horizon:])
-            left = (run.series[horizon:] - linear[0, :-horizon, index])[scored]
-            errors[0, index] += (left - beyond[0, :-horizon, index][scored]).square().sum()
-            errors[1, index] += left.square().sum()
+            residual = (run.series[horizon:] - linear[0, :-horizon, index])[scored]
+            errors[0, index] += (residual - beyond[0, :-horizon, index][scored]).square().sum()
+            errors[1, index] += residual.square().sum()
     return (1 - errors[0] / errors[1]).tolist()

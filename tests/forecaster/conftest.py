@@ -4,8 +4,8 @@ from recall_runs import recall_runs, small_forecaster
 
 @pytest.fixture(scope="session")
 def truth():
-    """Six subjects who are trained on and two who are not: a stimulus all share, and what each makes of it besides."""
-    runs = recall_runs(8, shared=0.3, own=0.25)
+    """Runs of six training and two test subjects, with shared and individual responses to one stimulus."""
+    runs = recall_runs(8, shared=0.3, individual=0.25)
     return runs[:6], runs[6:]
 
 

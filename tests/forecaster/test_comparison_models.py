@@ -40,7 +40,7 @@ def sizes(config):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_rivals_have_as_many_parameters_as_the_model(name):
+def test_comparison_models_have_as_many_parameters(name):
     config = MODELS[name]
     model = config.build(**sizes(config))
     own = sum(parameter.numel() for parameter in model.parameters())
@@ -51,7 +51,7 @@ def test_rivals_have_as_many_parameters_as_the_model(name):
     for comparison_model in comparison_models:
         found = sum(parameter.numel() for parameter in comparison_model.parameters())
         assert abs(found - own) < 0.01 * own
-        # What is no memory is the model's own.
+        # Tokenizer, linear skip, decoder and horizons are those of the model.
         assert comparison_model.config.recall is None
         assert dataclasses.replace(comparison_model.config, backbone=config.backbone, recall=config.recall) == config
         assert comparison_model.config.backbone.n_layers == config.backbone.n_layers
@@ -60,7 +60,7 @@ def test_rivals_have_as_many_parameters_as_the_model(name):
         assert config.backbone.ff_expansion <= expansion < 2.5 * config.backbone.ff_expansion
 
 
-def test_a_study_of_a_rival_has_the_other_one_left():
+def test_a_comparison_model_is_not_compared_with_itself():
     plain = {"tokenizer": ParcelTokenizerConfig(), "horizons": (1, 2)}
     gru = ForecasterConfig(backbone=GRUConfig(tokens_per_time_point=1), **plain)
     assert [r.backbone.name for r in match_comparison_models(gru, n_features=N_FEATURES)] == ["transformer-20"]
@@ -127,11 +127,11 @@ SIZE = {"dim": 16, "n_layers": 2, "tokens_per_time_point": 1, "ff_width": 32}
 
 
 @pytest.mark.parametrize(("lag", "knows"), [(19, True), (20, False)])
-def test_the_transformer_learns_what_lies_in_its_window_and_nothing_else(lag, knows):
+def test_the_transformer_learns_within_its_window_only(lag, knows):
     share = fraction_remembered(TransformerConfig(n_heads=2, **SIZE), lag)
     assert share > 0.95 if knows else share < 0.6
 
 
 @pytest.mark.parametrize("lag", [15, 40])
-def test_the_gru_learns_what_lies_further_back(lag):
+def test_the_gru_learns_beyond_the_window(lag):
     assert fraction_remembered(GRUConfig(**SIZE), lag) > 0.95

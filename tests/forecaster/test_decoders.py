@@ -51,7 +51,7 @@ def tokens():
     return torch.randn(2, 7, math.prod(GRID), DIM, generator=torch.Generator().manual_seed(1))
 
 
-def test_it_starts_at_nothing_and_can_be_silenced(decoder, tokens):
+def test_output_starts_at_zero_and_can_be_zeroed(decoder, tokens):
     nothing = torch.zeros(2, 7, HORIZONS, int(mask_of().sum()))
     assert torch.equal(decoder(tokens), nothing)
     assert awake(decoder)(tokens).abs().max() > 0.01
@@ -64,7 +64,7 @@ def test_gradients_reach_every_parameter(decoder, tokens):
     assert [name for name, parameter in decoder.named_parameters() if not parameter.grad.any()] == []
 
 
-def test_a_frame_is_decoded_from_its_own_tokens(decoder, tokens):
+def test_a_time_point_is_decoded_from_its_own_tokens(decoder, tokens):
     other = tokens.clone()
     other[:, 4] += 1
     before, after = awake(decoder)(tokens), decoder(other)
@@ -89,7 +89,7 @@ def test_chunks_change_nothing(tokens, monkeypatch):
     torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-6)
 
 
-def test_a_voxel_gets_the_value_of_its_place():
+def test_each_voxel_has_the_value_of_its_patch():
     """With the maps fixed, what the last step does is a reshape of patches to the grid, here written as a loop."""
     made = awake(upsampling())
     mask, maps = mask_of(), {}
@@ -114,7 +114,7 @@ def test_a_voxel_gets_the_value_of_its_place():
         ((4, 4, 4), (3, 3, 3), [(3, 3, 3)]),
     ],
 )
-def test_grids_grow_from_the_tokens_to_the_patches(grid, patches, sizes):
+def test_grids_double_from_tokens_to_patches(grid, patches, sizes):
     assert module._sizes(grid, patches) == sizes
 
 

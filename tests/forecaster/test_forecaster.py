@@ -6,7 +6,7 @@ from pydantic import TypeAdapter, ValidationError
 from stimulus_runs import as_run
 
 from titan_neuro.errors import ConfigError, MismatchError
-from titan_neuro.forecaster import Forecaster, ForecasterConfig
+from titan_neuro.forecaster import Forecaster, ForecasterConfig, RecallConfig
 from titan_neuro.forecaster.decoders import LowRankConfig, UpsamplingConfig
 from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig, SwinTokenizerConfig
 from titan_neuro.linear.autoregression import autoregress
@@ -23,6 +23,7 @@ BACKBONES = {
     "transformer": TransformerConfig(tokens_per_time_point=1, n_heads=2, window_time_points=6, **SIZE),
 }
 
+RECALL = RecallConfig(width=16, n_components=8, key_lags=2, key_components=4, group_width=4, longest_lag=20)
 DECODERS = {"swin": LowRankConfig(rank=4), "swin-upsampling": UpsamplingConfig(channels=4)}
 
 
@@ -37,12 +38,15 @@ def make(kind: str) -> Forecaster:
         mask = torch.rand(6, 10, 7) > 0.4
         tokenizer = SwinTokenizerConfig(embed_dim=4, num_heads=(1, 2, 4, 8), token_grid=(2, 1, 1))
         backbone = dataclasses.replace(BACKBONES["mac"], tokens_per_time_point=2)
-        config = ForecasterConfig(tokenizer=tokenizer, backbone=backbone, horizons=(1, 3), decoder=DECODERS[kind])
+        config = ForecasterConfig(
+            tokenizer=tokenizer, backbone=backbone, recall=RECALL, horizons=(1, 3), decoder=DECODERS[kind]
+        )
         model = config.build(n_features=int(mask.sum()), mask=mask)
     else:
         config = ForecasterConfig(
             tokenizer=ParcelTokenizerConfig(n_tokens=1),
             backbone=BACKBONES[kind],
+            recall=RECALL,
             horizons=(1, 3),
             decoder=LowRankConfig(rank=4),
         )
@@ -73,7 +77,7 @@ def test_a_new_model_is_the_autoregression(model, series):
 
 @pytest.mark.parametrize("time_point", [0, 5, 8, 36])
 @torch.no_grad()
-def test_no_later_frame_changes_a_forecast(model, series, time_point):
+def test_later_time_points_change_no_forecast(model, series, time_point):
     other = series.clone()
     other[:, time_point + 1 :] = 5 - other[:, time_point + 1 :]
     assert torch.equal(model(series)[0][:, : time_point + 1], model(other)[0][:, : time_point + 1])
@@ -99,7 +103,7 @@ def test_step_streams_one_run(model, series):
 
 
 @torch.no_grad()
-def test_restart_forgets_one_stream_and_no_other(model, series):
+def test_restart_resets_one_stream_alone(model, series):
     _, state = model(series[:, :16])
     after, _ = model(series[:, 16:], model.restart(state, torch.tensor([True, False])))
     torch.testing.assert_close(after[0], model(series[:1, 16:])[0][0], rtol=1e-4, atol=1e-5)
@@ -107,19 +111,19 @@ def test_restart_forgets_one_stream_and_no_other(model, series):
 
 
 @torch.no_grad()
-def test_recall_is_the_last_forecast_of_an_empty_memory(model, series):
+def test_forecasts_at_time_points_start_from_empty_memories(model, series):
     _, seen, _ = model.observe(series, model.init_state(2).observation)
     whole, _ = model.forecast_residual(seen)
     torch.testing.assert_close(model.forecast_residual_at(seen, [-1])[:, 0], whole[:, -1], rtol=1e-4, atol=1e-5)
 
 
-def test_every_parameter_learns(model, series):
+def test_every_parameter_has_a_gradient(model, series):
     # Memories that were not fitted have no keys.
     shown = torch.randn(4, 60, model.n_features, generator=torch.Generator().manual_seed(2))
     runs = [as_run((shown[0] + alone).numpy(), f"sub-{number}_stimulus") for number, alone in enumerate(shown[1:])]
     model.fit(runs)
     with torch.no_grad():
-        # In noise there is nothing to be learned, and the memory is not believed.
+        # In noise the memory has a reliability of 0.
         model.recall.memory.reliability.fill_(0.5)
     held_out_index = model.held_out_index(["sub-1_stimulus", "nobody"])
     model.train()(series, held_out_index=held_out_index)[0].square().mean().backward()
@@ -157,9 +161,9 @@ def test_the_backbone_is_chosen_by_its_variant_and_is_mac_by_default():
     assert isinstance(read(settings).backbone, MAGConfig)
 
 
-def test_a_backbone_that_sees_ahead_is_refused():
+def test_a_noncausal_backbone_is_refused():
     backbone = dataclasses.replace(BACKBONES["mac"], causal=False)
-    with pytest.raises(ConfigError, match=r"backbone\.causal is False: a time point would see later time points"):
+    with pytest.raises(ConfigError, match=r"backbone\.causal is False.* a time point would see later time points"):
         ForecasterConfig(tokenizer=ParcelTokenizerConfig(), backbone=backbone)
 
 

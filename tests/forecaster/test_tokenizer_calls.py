@@ -22,7 +22,7 @@ def series(tokenizer):
 
 
 def tokens_of_monai(tokenizer, time_point):
-    """Tokens of one time point, by MONAI's transformer as it comes."""
+    """Tokens of one time point, by MONAI's transformer with its default settings."""
     volume = torch.zeros(tokenizer.mask.shape).masked_scatter(tokenizer.mask, time_point)
     tokens = tokenizer.position
     for values, project in zip(tokenizer.swin(volume[None, None]), tokenizer.projections, strict=True):
@@ -32,7 +32,7 @@ def tokens_of_monai(tokenizer, time_point):
 
 
 @pytest.mark.parametrize("n_volumes", [1, 3, 100])
-def test_tokens_are_those_of_each_frame_alone(tokenizer, series, monkeypatch, n_volumes):
+def test_tokens_are_those_of_each_time_point_alone(tokenizer, series, monkeypatch, n_volumes):
     monkeypatch.setattr(tokenizer, "_volumes_at_once", n_volumes)
     expected = torch.stack(
         [torch.stack([tokens_of_monai(tokenizer, time_point) for time_point in run]) for run in series]
@@ -43,7 +43,7 @@ def test_tokens_are_those_of_each_frame_alone(tokenizer, series, monkeypatch, n_
         torch.testing.assert_close(tokenizer(series), expected.detach(), atol=1e-5, rtol=1e-5)
 
 
-def test_large_volumes_go_one_by_one():
+def test_large_volumes_are_encoded_one_by_one():
     mask = torch.ones(24, 24, 24, dtype=torch.bool)
     config = SwinTokenizerConfig(embed_dim=4, num_heads=(1, 1, 1, 1))
     # 27 windows of 64 patches, each weighed by 64 others: 442 kB for a head.

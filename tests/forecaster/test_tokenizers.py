@@ -33,7 +33,7 @@ def frames_of(tokenizer, n_time_points=5):
         pytest.param((97, 115, 97), 2, 4, marks=pytest.mark.slow),
     ],
 )
-def test_any_grid_goes_there_and_back(shape, patch_size, window_size):
+def test_volumes_of_any_size_are_encoded_and_decoded(shape, patch_size, window_size):
     """Far corners matter as much as near ones: the last voxel along each axis is seen and is forecast."""
     config = dataclasses.replace(TINY, patch_size=patch_size, window_size=window_size, token_grid=(2, 2, 2))
     tokenizer = make(shape, config)
@@ -84,7 +84,7 @@ def test_tokens_are_the_projected_features():
     torch.testing.assert_close(features[0, 3, [0, 2], :3], halves.T)
 
 
-def test_a_frozen_swin_learns_nothing_and_the_rest_does():
+def test_a_frozen_swin_has_no_gradient():
     tokenizer = make(config=dataclasses.replace(TINY, frozen=True)).train()
     assert not any(layer.training for layer in tokenizer.swin.modules())
     assert tokenizer.projections.training

@@ -15,7 +15,7 @@ HORIZONS = (1, 2, 5)
 
 
 def ar2_run(subject, run, n_time_points=220, n_features=6):
-    """AR(2) noise with a level of its own, a pause inside the stimulus and unscored ends."""
+    """AR(2) noise with a mean, and unscored time points in the middle and at both ends."""
     rng = np.random.default_rng([int(subject), run])
     noise = rng.normal(size=(n_time_points, n_features))
     series = np.zeros_like(noise)
@@ -77,7 +77,7 @@ def held_out_error(groups, horizon, order, penalty):
     return error
 
 
-def test_order_and_penalty_are_those_of_brute_force_cross_validation_over_subjects(three_subjects):
+def test_choices_equal_brute_force_cross_validation(three_subjects):
     orders, penalties = (1, 2, 4), (1e-6, 0.03, 0.5, 20.0)
     fitted = fit_autoregression(three_subjects, HORIZONS, orders=orders, penalties=penalties)
     groups = {label: [run for run in three_subjects if run.subject == label] for label in ("1", "2", "3")}
@@ -97,7 +97,7 @@ def test_one_subject_is_cross_validated_over_its_runs():
     assert (fitted.order[0], fitted.penalty[0]) == min(errors, key=errors.get)
 
 
-def test_one_run_is_cross_validated_over_stretches_and_fitted_whole():
+def test_one_run_is_cross_validated_over_stretches():
     run = ar2_run("1", 1, n_time_points=900)
     fitted = fit_autoregression([run], (1,), orders=(1, 2), penalties=(1e-6,))
     assert fitted.order == (2,)
@@ -143,7 +143,7 @@ def weights(n_horizons, order, n_features):
 
 
 @pytest.mark.parametrize("order", [1, 2, 8])
-def test_forecasts_are_the_weighted_sum_of_the_last_frames_with_zeros_before_the_run(order):
+def test_forecasts_are_weighted_sums_of_the_lags(order):
     series = torch.randn(20, 5)
     coefficients, intercept = weights(2, order, 5)
     forecasts, history = autoregress(series, torch.zeros(order - 1, 5), coefficients, intercept)
@@ -161,7 +161,7 @@ def test_forecasts_are_the_weighted_sum_of_the_last_frames_with_zeros_before_the
     n_features=st.sampled_from([1, 7, 64, 1025]),
     order=st.sampled_from([1, 3, 8]),
 )
-def test_forecasts_are_the_same_bits_however_the_run_is_cut(cuts, n_features, order):
+def test_forecasts_have_the_same_bits_in_any_blocks(cuts, n_features, order):
     series = torch.randn(100, n_features, generator=torch.Generator().manual_seed(1))
     coefficients, intercept = weights(3, order, n_features)
     start = torch.zeros(order - 1, n_features)
@@ -175,7 +175,7 @@ def test_forecasts_are_the_same_bits_however_the_run_is_cut(cuts, n_features, or
     assert torch.equal(history, last)
 
 
-def test_a_batch_of_stretches_is_the_stretches_one_by_one():
+def test_a_batch_equals_its_items_alone():
     series, history = torch.randn(2, 3, 11, 5), torch.randn(2, 3, 3, 5)
     coefficients, intercept = weights(2, 4, 5)
     batch, last = autoregress(series, history, coefficients, intercept)
@@ -193,7 +193,7 @@ def test_gradients_reach_the_weights():
     assert torch.autograd.gradcheck(lambda f, c, b: autoregress(f, history, c, b)[0], (series, coefficients, intercept))
 
 
-def test_changing_later_frames_changes_no_earlier_forecast():
+def test_later_time_points_change_no_forecast():
     series = torch.randn(50, 9)
     coefficients, intercept = weights(2, 8, 9)
     forecasts, _ = autoregress(series, torch.zeros(7, 9), coefficients, intercept)
@@ -223,7 +223,7 @@ def test_a_horizon_below_one_is_refused(three_subjects):
         fit_autoregression(three_subjects, (0, 1))
 
 
-def test_a_frame_that_is_not_finite_is_named(three_subjects):
+def test_a_time_point_that_is_not_finite_is_named(three_subjects):
     broken = ar2_run("9", 7)
     broken.series[42, 3] = float("nan")
     with pytest.raises(TrainingError, match="sub-9_run-7: time point 42"):

@@ -33,7 +33,7 @@ def test_directions_are_those_of_a_singular_value_decomposition(shape):
 
 
 @pytest.mark.parametrize("shape", [(200, 12), (12, 200)], ids=["tall", "wide"])
-def test_there_are_no_more_than_the_samples_span(shape):
+def test_components_are_no_more_than_the_rank(shape):
     samples = spread_samples(*shape, rank=3)
     found = principal_components(torch.tensor(samples, dtype=torch.float32), 8)
     assert found.shape == (3, shape[1])
@@ -41,11 +41,11 @@ def test_there_are_no_more_than_the_samples_span(shape):
 
 
 @pytest.mark.parametrize("n_samples", [2, 5])
-def test_samples_that_never_vary_have_none(n_samples):
+def test_constant_samples_have_no_components(n_samples):
     assert principal_components(torch.zeros(n_samples, 3), 2).shape == (0, 3)
 
 
-def test_a_feature_that_never_varies_has_no_weight():
+def test_a_constant_feature_has_no_weight():
     samples = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
     samples[:, 2] = 0
     found = principal_components(samples, 6)
@@ -53,7 +53,7 @@ def test_a_feature_that_never_varies_has_no_weight():
     assert float(found[:, 2].abs().max()) < 1e-12
 
 
-def test_a_union_spans_all_rows_in_their_order():
+def test_a_union_spans_all_rows_in_order():
     rng = np.random.default_rng(1)
     first, second = (np.linalg.qr(rng.normal(size=(40, n)))[0].T for n in (5, 9))
     union = orthonormal_union(torch.tensor(first).float(), torch.tensor(second).float()).numpy()
@@ -64,7 +64,7 @@ def test_a_union_spans_all_rows_in_their_order():
         np.testing.assert_allclose(projector(union[: 5 + n_rows]), projector(together), atol=1e-5)
 
 
-def test_a_row_that_is_there_already_hides_none_that_follows():
+def test_a_repeated_row_hides_no_later_row():
     identity = torch.eye(4)
     union = orthonormal_union(identity[:1], identity[[0, 1]], identity[[1, 0, 3]])
     np.testing.assert_allclose(union.abs(), identity[[0, 1, 3]], atol=1e-7)

@@ -36,7 +36,7 @@ def laid_out(runs):
 
 
 @pytest.mark.parametrize("every", [1, 3, 7])
-def test_runs_of_a_stimulus_are_averaged_from_their_first_scored_frames_on(runs, every):
+def test_runs_are_averaged_from_the_start_of_the_stimulus(runs, every):
     stimuli = average_over_subjects(runs, every=every)
     assert [stimulus.stimulus for stimulus in stimuli] == ["task-a", "task-b"]
     for stimulus, members in ((stimuli[0], runs[3:]), (stimuli[1], runs[:3])):
@@ -46,7 +46,7 @@ def test_runs_of_a_stimulus_are_averaged_from_their_first_scored_frames_on(runs,
         assert stimulus.scored.all()
 
 
-def test_what_can_not_be_averaged_is_refused(runs):
+def test_runs_that_cannot_be_averaged_are_refused(runs):
     with pytest.raises(TrainingError, match="sub-09_task-b: has no scored time point"):
         average_over_subjects([*runs, as_run(np.zeros((20, 5)), "sub-09_task-b", lead=20)])
     with pytest.raises(MismatchError, match="sub-09_task-b"):
@@ -67,7 +67,7 @@ def series():
     return torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
 
 
-def test_the_average_holds_each_frame_of_the_film_in_its_place(series):
+def test_the_average_has_each_time_point_in_place(series):
     (stimulus,) = average_over_subjects([shown("01", series, 7), shown("02", -3 * series[:30], 4)])
     # What came before the stimulus began is no part of it.
     torch.testing.assert_close(stimulus.series[:30], -series[:30])
@@ -77,7 +77,7 @@ def test_the_average_holds_each_frame_of_the_film_in_its_place(series):
 
 
 @pytest.mark.parametrize("unscored", [[7], [7, 8, 9], [7, 30]])
-def test_frames_that_are_not_scored_do_not_shift_the_film(series, unscored):
+def test_unscored_time_points_do_not_shift_the_stimulus(series, unscored):
     whole = shown("01", series, 7)
     scored = whole.scored.copy()
     scored[unscored] = False
@@ -88,6 +88,6 @@ def test_frames_that_are_not_scored_do_not_shift_the_film(series, unscored):
     torch.testing.assert_close(found.series, series)
 
 
-def test_a_film_of_which_nothing_is_scored_is_refused(series):
+def test_a_stimulus_without_scored_time_points_is_refused(series):
     with pytest.raises(TrainingError, match="sub-01_task-film: has no scored time point"):
         average_over_subjects([shown("01", series, 7, np.zeros(47, dtype=bool))])

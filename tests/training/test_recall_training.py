@@ -23,7 +23,7 @@ DIVERGING = dataclasses.replace(QUICK, learning_rate=3.0)
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder, paths = tmp_path_factory.mktemp("stores"), []
-    for number, run in enumerate(recall_runs(6, shared=0.3, own=0.25, n_time_points=200)):
+    for number, run in enumerate(recall_runs(6, shared=0.3, individual=0.25, n_time_points=200)):
         paths.append(folder / f"{number}.zarr")
         entities = {"subject": run.subject, "task": "stimulus"}
         write_small_run(paths[-1], number, run.series.numpy(), SPACE, key=run.key, entities=entities, scored=run.scored)

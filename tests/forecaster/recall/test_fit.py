@@ -1,4 +1,4 @@
-"""The closed-form fit on planted stimuli: what it finds, and what it must not find."""
+"""The closed-form fit on planted stimuli and on noise."""
 
 import dataclasses
 
@@ -24,7 +24,7 @@ def fit(runs, horizons=(1, 3), **options):
 
 
 def find_positions(model, run):
-    """The likeliest moment of the stimulus at each time point, by the other subjects."""
+    """The likeliest position in the stimulus at each time point, by the other subjects' average."""
     stimulus = model.recall.stimulus
     _, seen, _ = model.observe(run.series[None], model.init_state(1).observation)
     probabilities, _ = stimulus.locate(
@@ -33,22 +33,21 @@ def find_positions(model, run):
     return probabilities[0].argmax(dim=1)
 
 
-def test_film_and_memory_both_help_a_subject_nobody_saw(truth, fitted):
+def test_stimulus_and_memory_help_a_new_subject(truth, fitted):
     _, test = truth
     frozen, live = skills(fitted, test, memory_frozen=True), skills(fitted, test)
     assert min(frozen) > 0.15
     assert all(more > less + 0.1 for more, less in zip(live, frozen, strict=True))
     assert (fitted.recall.memory.reliability.mean(dim=1) > 0.5).all()
-    # No more than there is to know: all but the innovations of the noise.
+    # The innovations of the noise can't be predicted.
     assert max(live) < 0.65
 
 
-def test_without_a_map_of_its_own_the_memory_does_no_harm():
+def test_memory_is_unused_where_subjects_respond_alike():
     runs = recall_runs(8, shared=0.35)
     model = fit(runs[:6])
     frozen, live = skills(model, runs[6:], memory_frozen=True), skills(model, runs[6:])
     assert min(frozen) > 0.25
-    # It is not believed at all.
     assert not model.recall.memory.reliability.any()
     assert live == frozen
 
@@ -66,7 +65,7 @@ def personal_dynamics(n_subjects, n_time_points=500):
     return runs
 
 
-def test_what_is_learned_of_a_persons_dynamics_alone_is_not_believed():
+def test_memory_of_personal_dynamics_alone_is_unreliable():
     runs = personal_dynamics(7)
     test = runs[6:]
     near = fit(runs[:6], (1, 2))
@@ -78,7 +77,7 @@ def test_what_is_learned_of_a_persons_dynamics_alone_is_not_believed():
     assert skills(far, test) == skills(far, test, memory_frozen=True)
 
 
-def test_what_subjects_disagree_on_is_not_believed():
+def test_disagreement_of_subjects_lowers_reliability():
     """Three components over four subjects: all agree; two and two are opposite; all agree, on next to nothing."""
     product = torch.tensor([[50.0, 80.0, 1.0], [52.0, -80.0, 1.0], [48.0, 80.0, 1.0], [50.0, -80.0, 1.0]])
     square, power = torch.full((4, 1, 3), 100.0), torch.full((3,), 0.5)
@@ -92,7 +91,7 @@ def test_what_subjects_disagree_on_is_not_believed():
 
 
 @pytest.mark.parametrize(("autoregressive_lags", "key_lags"), [(1, 1), (1, 3), (3, 1)])
-def test_one_frame_of_the_past_is_enough(truth, autoregressive_lags, key_lags):
+def test_one_lag_is_enough(truth, autoregressive_lags, key_lags):
     recall = dataclasses.replace(RECALL, autoregressive_lags=autoregressive_lags, key_lags=key_lags)
     train, test = truth
     model = fit(train, recall=recall)
@@ -100,7 +99,7 @@ def test_one_frame_of_the_past_is_enough(truth, autoregressive_lags, key_lags):
 
 
 @pytest.mark.parametrize("horizons", [(1,), (3, 20)])
-def test_any_horizons_will_do(truth, horizons):
+def test_any_horizons_can_be_fitted(truth, horizons):
     train, test = truth
     model = fit(train, horizons)
     frozen, live = skills(model, test, memory_frozen=True), skills(model, test)
@@ -108,7 +107,7 @@ def test_any_horizons_will_do(truth, horizons):
     assert all(more > less + 0.1 for more, less in zip(live, frozen, strict=True))
 
 
-def test_where_no_film_is_shared_nothing_is_gained_or_lost():
+def test_noise_without_stimulus_has_no_skill():
     runs = recall_runs(8, shared=0.0)
     model = fit(runs[:6])
     assert model.recall.stimulus.n_positions == 0
@@ -116,14 +115,14 @@ def test_where_no_film_is_shared_nothing_is_gained_or_lost():
     assert np.abs(skills(model, runs[6:], memory_frozen=True)).max() < 0.01
 
 
-def test_a_film_that_nobody_saw_in_training_costs_nothing():
-    runs = recall_runs(8, shared=0.3, own=0.25, stimuli=("task-a", "task-b"))
+def test_an_unknown_stimulus_costs_nothing():
+    runs = recall_runs(8, shared=0.3, individual=0.25, stimuli=("task-a", "task-b"))
     model = fit([run for run in runs[:12] if run.stimulus == "task-a"])
     assert min(skills(model, [run for run in runs[12:] if run.stimulus == "task-a"])) > 0.3
     assert min(skills(model, [run for run in runs[12:] if run.stimulus == "task-b"])) > -0.01
 
 
-def test_one_subject_has_no_film_to_share():
+def test_one_subject_has_no_stimulus_memory():
     runs = recall_runs(1, shared=0.35, stimuli=tuple(f"task-{letter}" for letter in "abcde"))
     model = fit(runs[:4])
     assert model.recall.stimulus.n_positions == 0
@@ -131,7 +130,7 @@ def test_one_subject_has_no_film_to_share():
     assert min(skills(fit(runs[:1]), runs[4:])) > -0.01
 
 
-def test_what_one_feature_tells_of_another_is_forecast_from_the_own_past():
+def test_autoregression_finds_a_planted_relation_of_features():
     rng = np.random.default_rng(0)
     runs = []
     for number in range(4):
@@ -146,14 +145,14 @@ def test_what_one_feature_tells_of_another_is_forecast_from_the_own_past():
     assert gained == pytest.approx([0.64 * 23 / 24, 0.8**6 * 21 / 24], abs=0.08)
 
 
-def test_runs_of_other_lengths_and_beginnings_are_aligned(truth, fitted):
+def test_runs_of_different_lengths_and_starts_are_aligned(truth, fitted):
     cuts = [(0, 0), (3, 30), (6, 0), (1, 10), (0, 5), (4, 0), (2, 0), (5, 20)]
     cropped = [
         as_run(run.series[first : run.n_time_points - last].numpy(), run.key, 10 - first)
         for run, (first, last) in zip((*truth[0], *truth[1]), cuts, strict=True)
     ]
     model = fit(cropped[:6])
-    # Counted from where the stimulus begins: what lies before belongs to none.
+    # Positions are counted from the start of the stimulus.
     assert model.recall.stimulus.n_positions == 250 - 10
     for run, (first, _) in zip(cropped, cuts, strict=True):
         expected = torch.arange(run.n_time_points) + first - 10
@@ -161,7 +160,7 @@ def test_runs_of_other_lengths_and_beginnings_are_aligned(truth, fitted):
     assert skills(model, cropped[6:]) == pytest.approx(skills(fitted, truth[1]), abs=0.04)
 
 
-def test_films_follow_one_another_and_are_told_apart():
+def test_stimuli_are_concatenated_and_distinguished():
     runs = recall_runs(6, shared=0.4, stimuli=("task-a", "task-b"), n_time_points=120)
     model = fit(runs[:10])
     assert model.recall.stimulus.continues.nonzero()[:, 0].tolist() == [*range(1, 110), *range(111, 220)]
@@ -169,8 +168,8 @@ def test_films_follow_one_another_and_are_told_apart():
         assert find_positions(model, run)[40:].equal(torch.arange(begin + 30, begin + 110))
 
 
-def test_the_end_of_a_film_that_is_shown_again_before_the_next_is_not_remembered():
-    """Overlap: a run begins with what the run before, held out here, ended with."""
+def test_time_before_the_stimulus_is_not_remembered():
+    """Overlap: a run starts with the last time points of the run before, which is held out here."""
     whole = recall_runs(6, shared=0.5, n_time_points=260)
     # The last 20 time points of part a, then part b, of which alone something is scored.
     rest = [as_run(run.series[130:].numpy(), f"sub-0{number}_task-b", lead=20) for number, run in enumerate(whole)]
@@ -183,7 +182,7 @@ def test_the_end_of_a_film_that_is_shown_again_before_the_next_is_not_remembered
     assert max(skills(model, [test], memory_frozen=True)) < 0.05
 
 
-def test_where_another_film_will_be_shown_none_is_remembered(truth):
+def test_no_stimulus_is_remembered_for_another_stimulus(truth):
     train, test = truth
     model = small_forecaster()
     linear = fit_autoregression(train, model.horizons)
@@ -193,8 +192,8 @@ def test_where_another_film_will_be_shown_none_is_remembered(truth):
     assert np.abs(skills(model, test, memory_frozen=True)).max() < 0.01
 
 
-def test_where_another_film_will_be_shown_choices_are_made_by_what_was_shown():
-    """Each stimulus has dynamics of its own: nothing learned from one holds in another."""
+def test_choices_are_cross_validated_over_stimuli():
+    """Each stimulus has different dynamics: what is learned from one does not hold in another."""
     rng = np.random.default_rng(5)
     runs = []
     for number in range(4):
@@ -222,7 +221,7 @@ def test_where_another_film_will_be_shown_choices_are_made_by_what_was_shown():
     assert found[False] > -0.02
 
 
-def test_choices_are_made_on_all_parts_of_a_film_and_many_subjects():
+def test_choices_use_all_stimuli_and_many_subjects():
     parts = [(subject, part) for subject in range(17) for part in range(5)]
     runs = [
         ComponentRun(subject, 0, f"part-{part}", 0, torch.zeros(610, 1), torch.zeros(610, 1, 1), torch.ones(610).bool())
@@ -234,7 +233,7 @@ def test_choices_are_made_on_all_parts_of_a_film_and_many_subjects():
     assert len({subject for subject, _ in chosen}) > 10
 
 
-def test_who_saw_a_film_twice_counts_once(truth):
+def test_a_subject_with_two_runs_counts_once(truth):
     first, *rest = truth[0][:3]
     twice = recall_runs(1, shared=0.0, seed=9)[0]
     twice = as_run(twice.series.numpy(), "sub-00_task-stimulus_run-2")
@@ -250,7 +249,7 @@ def test_who_saw_a_film_twice_counts_once(truth):
     torch.testing.assert_close(aligned.average(aligned.series, 1), (both + third) / 2)
 
 
-def test_a_subject_who_saw_another_film_is_fitted_too(truth):
+def test_a_subject_with_another_stimulus_is_fitted(truth):
     train, test = truth
     stranger = as_run(recall_runs(1, shared=0.5, seed=9)[0].series.numpy(), "sub-90_task-other")
     model = fit([*train[:5], stranger])
@@ -268,7 +267,7 @@ def test_fitting_is_deterministic(truth, fitted):
 
 
 @pytest.mark.parametrize("horizons", [(1, 3), (4,)])
-def test_components_are_those_of_the_errors_of_the_shortest_forecasts(truth, fitted, horizons):
+def test_components_are_those_of_the_innovations(truth, fitted, horizons):
     model = fitted if fitted.horizons == horizons else fit(truth[0], horizons)
     errors = []
     for run in truth[0]:
@@ -284,7 +283,7 @@ def test_components_are_those_of_the_errors_of_the_shortest_forecasts(truth, fit
     np.testing.assert_allclose(found @ found.T, np.eye(len(found)), atol=1e-4)
 
 
-def test_a_basis_of_the_film_holds_its_sources():
+def test_basis_contains_the_sources_of_the_stimulus():
     runs = recall_runs(6, shared=0.5)
     width = 8
     model = fit(runs, recall=RecallConfig(width=width, n_components=N_SOURCES, key_components=4))
@@ -295,7 +294,7 @@ def test_a_basis_of_the_film_holds_its_sources():
     np.testing.assert_allclose(sources[:N_SOURCES] @ basis.T @ basis, sources[:N_SOURCES], atol=1e-4)
 
 
-def test_features_that_never_vary_stay_out(truth):
+def test_constant_features_are_forecast_by_zero(truth):
     runs = []
     for run in (*truth[0], *truth[1]):
         series = run.series.clone()
@@ -310,13 +309,13 @@ def test_features_that_never_vary_stay_out(truth):
     assert not silent(torch.zeros(1, 60, N_FEATURES))[0].any()
 
 
-def test_a_run_shorter_than_the_longest_horizon_is_no_obstacle(truth):
+def test_a_run_may_be_shorter_than_the_horizon(truth):
     train, test = truth
     short = as_run(test[0].series[:8].numpy(), "sub-90_task-other", lead=2)
     assert min(skills(fit([*train, short], (1, 10)), test)) > 0.15
 
 
-def test_where_some_runs_end_the_others_film_goes_on():
+def test_the_stimulus_continues_after_some_runs_end():
     runs = recall_runs(10, shared=0.5)
     train = [run if number < 2 else as_run(run.series[:200].numpy(), run.key) for number, run in enumerate(runs[:8])]
     model = fit(train, (1, 20))

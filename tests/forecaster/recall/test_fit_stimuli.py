@@ -25,7 +25,7 @@ def shown(subject):
 
 
 @pytest.mark.parametrize("unscored", [[], [10], [10, 11, 12, 40]])
-def test_frames_that_are_not_scored_do_not_shift_the_film(unscored):
+def test_unscored_time_points_do_not_shift_the_stimulus(unscored):
     runs = [shown(subject) for subject in range(3)]
     runs[0] = dataclasses.replace(runs[0], scored=runs[0].scored & ~np.isin(np.arange(70), unscored))
     zero_forecasts = Autoregression(torch.zeros(2, 8, 20), torch.zeros(2, 20), (1, 3), (8, 8), (1.0, 1.0))

@@ -41,9 +41,9 @@ def by_definition(layer, features, errors, context, horizons, frozen=False):
     for item in range(len(features)):
         for index, horizon in enumerate(horizons):
             keys = []
-            for feature, told in zip(features[item, :, index], context[item], strict=True):
-                known = layer.key_scale[index] * (layer.key_map[index] @ feature)
-                key = torch.cat([known, layer.context_map[index] @ told])
+            for feature, output in zip(features[item, :, index], context[item], strict=True):
+                from_features = layer.key_scale[index] * (layer.key_map[index] @ feature)
+                key = torch.cat([from_features, layer.context_map[index] @ output])
                 keys.append(key / max(1.0, float(key.norm())))
             weights = layer.initial_weights[index]
             momentum, reference = torch.zeros_like(weights), weights
@@ -65,7 +65,7 @@ def by_definition(layer, features, errors, context, horizons, frozen=False):
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("horizons", [(2, 5), (1, 3), (4,)])
 @torch.no_grad()
-def test_it_is_its_definition(horizons, frozen):
+def test_memory_equals_its_definition(horizons, frozen):
     layer, parts = make(horizons), draw(19, len(horizons))
     expected = by_definition(layer, *parts, horizons, frozen)
     torch.testing.assert_close(run(layer, parts, frozen=frozen)[0], expected, rtol=1e-9, atol=1e-11)
@@ -73,7 +73,7 @@ def test_it_is_its_definition(horizons, frozen):
 
 @pytest.mark.parametrize("horizon", HORIZONS)
 @torch.no_grad()
-def test_a_value_is_written_at_the_key_of_h_frames_before(horizon):
+def test_a_value_is_written_at_its_waiting_key(horizon):
     """One value, unlike 0, in an empty memory: what is held afterwards is that value times that key."""
     layer = make()
     layer.initial_weights.zero_()
@@ -120,7 +120,7 @@ def test_a_stream_may_be_cut_anywhere(cuts, frozen):
 
 @pytest.mark.parametrize("time_point", [0, 3, 9, 17])
 @torch.no_grad()
-def test_no_later_frame_changes_what_is_read(time_point):
+def test_later_time_points_change_no_output(time_point):
     layer, parts = make(dtype=torch.float32), draw(19, dtype=torch.float32)
     later = [part.clone() for part in parts]
     for part in later:
@@ -131,7 +131,7 @@ def test_no_later_frame_changes_what_is_read(time_point):
 
 
 @torch.no_grad()
-def test_a_stream_that_begins_anew_has_forgotten():
+def test_reset_empties_the_memory_of_one_stream():
     layer, parts = make(), draw(8 + 9)
     first, second = ([part[:, some] for part in parts] for some in (slice(8), slice(8, None)))
     _, state = run(layer, first)
@@ -141,7 +141,7 @@ def test_a_stream_that_begins_anew_has_forgotten():
     torch.testing.assert_close(found[1], run(layer, parts)[0][1, 8:], rtol=1e-9, atol=1e-11)
 
 
-def test_every_parameter_learns():
+def test_every_parameter_has_a_gradient():
     layer = make()
     run(layer, draw(19))[0].square().mean().backward()
     assert {name for name, _ in layer.named_parameters()} == {
@@ -166,7 +166,7 @@ def test_set_step_sets_the_gates_of_one_horizon():
 
 @pytest.mark.parametrize("horizon", [1, 6])
 @torch.no_grad()
-def test_a_map_that_is_new_in_each_stream_is_learned_at_test_time(horizon):
+def test_a_new_map_in_each_stream_is_learned(horizon):
     generator = torch.Generator().manual_seed(2)
     n_time_points, width = 400, 6
     layer = ForecastMemory(
@@ -181,12 +181,12 @@ def test_a_map_that_is_new_in_each_stream_is_learned_at_test_time(horizon):
     errors = torch.zeros_like(outcomes)
     errors[:, horizon:] = outcomes[:, :-horizon] + 0.1 * torch.randn(outcomes[:, horizon:].shape, generator=generator)
     parts = (features, errors, torch.zeros(3, n_time_points, 2))
-    # What is read at a time point is what will have come of it `horizon` time points later.
+    # The output at a time point forecasts the outcome `horizon` time points later.
     left = (run(layer, parts)[0] - outcomes).square().mean(dim=(1, 2, 3)) / outcomes.square().mean(dim=(1, 2, 3))
     late = (run(layer, parts)[0] - outcomes)[:, 200:].square().mean() / outcomes.square().mean()
     assert (left < 0.4).all()
     assert late < 0.1
-    # Frozen it knows nothing; nor does it of outcomes that belong to other moments.
+    # A frozen memory forecasts 0; shuffled outcomes can't be learned.
     assert not run(layer, parts, frozen=True)[0].any()
     shuffled = errors[:, torch.randperm(n_time_points, generator=generator)]
     misled = run(layer, (features, shuffled, parts[2]))[0]

@@ -1,4 +1,4 @@
-"""A forecaster with fitted memories: causal, streaming, saved and read, and blind to the subject that is left out."""
+"""A forecaster with a fitted recall: causal, streaming, saved and loaded, and without the subject that is left out."""
 
 import copy
 
@@ -16,7 +16,7 @@ from titan_neuro.training.checkpoint import load_forecaster, save_forecaster
 
 @pytest.fixture
 def model(fitted):
-    """The fitted forecaster as training may leave it: every part of it has something to say."""
+    """The fitted forecaster with random weights where training would change them: no part forecasts 0."""
     model = copy.deepcopy(fitted)
     torch.manual_seed(1)
     with torch.no_grad():
@@ -29,29 +29,29 @@ def model(fitted):
 
 @pytest.fixture
 def series(truth):
-    """Two streams of people who are not known, from different moments on."""
+    """Two streams of new subjects, from different positions on."""
     first, second = truth[1]
     return torch.stack([first.series[20:100], second.series[130:210]])
 
 
-def test_before_training_it_is_what_was_fitted_in_closed_form(truth, fitted):
+def test_an_untrained_model_equals_its_closed_form(truth, fitted):
     run, fitted = truth[1][0], copy.deepcopy(fitted)
     with torch.no_grad():
-        # What keys have of the backbone's output, which says nothing yet.
+        # The part of keys that is made from the output of the untrained backbone.
         fitted.recall.memory.context_map.zero_()
         linear, beyond, _ = fitted.forecast_parts(run.series[None])
         errors = torch.zeros(1, run.n_time_points, 2, fitted.recall.width)
         for index, h in enumerate(fitted.horizons):
             left = run.series[h:] - linear[0, :-h, index]
             errors[0, h:, index] = left @ fitted.recall.basis.T
-        silent = torch.zeros(1, run.n_time_points, 8)
+        zero_context = torch.zeros(1, run.n_time_points, 8)
         shown = run.series[None] @ fitted.recall.basis.T
-        recalled, _ = fitted.recall(shown, errors, silent, fitted.recall.init_state(1))
+        recalled, _ = fitted.recall(shown, errors, zero_context, fitted.recall.init_state(1))
     torch.testing.assert_close(beyond, recalled @ fitted.recall.basis, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("block_time_points", [16, 50, 64])
-def test_it_does_not_look_ahead(model, truth, block_time_points):
+def test_recall_is_causal(model, truth, block_time_points):
     check_causal(model, truth[1][0], block_time_points)
     assert first_leak(model, truth[1][0].series, 99, 250) is None
 
@@ -69,7 +69,7 @@ def test_a_stream_may_be_cut_anywhere(model, series, cuts, frozen):
 
 
 @torch.no_grad()
-def test_restart_forgets_one_stream_and_no_other(model, series):
+def test_restart_resets_one_stream_alone(model, series):
     _, state = model(series[:, :16])
     after, _ = model(series[:, 16:], model.restart(state, torch.tensor([True, False])))
     torch.testing.assert_close(after[0], model(series[:1, 16:])[0][0], rtol=1e-3, atol=1e-4)
@@ -77,7 +77,7 @@ def test_restart_forgets_one_stream_and_no_other(model, series):
 
 
 @torch.no_grad()
-def test_a_state_is_saved_and_goes_on(model, series, tmp_path):
+def test_a_saved_state_resumes_with_the_same_bits(model, series, tmp_path):
     expected, state = model(series[:, :37])
     torch.save(state.state_dict(), tmp_path / "state.pt")
     saved = torch.load(tmp_path / "state.pt", weights_only=True)
@@ -87,32 +87,32 @@ def test_a_state_is_saved_and_goes_on(model, series, tmp_path):
 
 
 @torch.no_grad()
-def test_streams_side_by_side_do_not_meet(model, series):
+def test_streams_of_a_batch_are_independent(model, series):
     torch.testing.assert_close(model(series)[0][:1], model(series[:1])[0], rtol=1e-3, atol=1e-4)
 
 
 @torch.no_grad()
-def test_a_checkpoint_is_read_back_with_its_film(model, truth, series, tmp_path):
+def test_a_checkpoint_contains_the_stimulus_memory(model, truth, series, tmp_path):
     save_forecaster(tmp_path, model, {"data": {}})
     read, record = load_forecaster(tmp_path)
     assert record["config"]["recall"]["width"] == RECALL.width
     assert read.recall.stimulus.n_positions == 250 - 10
     assert torch.equal(read(series)[0], model(series)[0])
-    # Who was trained on is not in the file: everybody is new.
+    # The training runs are not in the file.
     keys = ["sub-05_task-film", "sub-07_task-film"]
     assert read.held_out_index(keys).tolist() == [[-1, -1], [-1, -1]]
     assert model.held_out_index(keys).tolist() == [[5, 1], [-1, -1]]
 
 
-def test_a_training_run_is_better_known_by_what_was_fitted_on_it(fitted, truth):
+def test_leaving_a_run_out_removes_its_advantage(fitted, truth):
     train, test = truth
-    held_out_index, known = (
-        torch.tensor([skills(fitted, [run], memory_frozen=True, held_out_index=told(run)) for run in train]).mean(0)
-        for told in (lambda run: fitted.held_out_index([run.key]), lambda run: None)
+    held_out, not_held_out = (
+        torch.tensor([skills(fitted, [run], memory_frozen=True, held_out_index=index_of(run)) for run in train]).mean(0)
+        for index_of in (lambda run: fitted.held_out_index([run.key]), lambda run: None)
     )
-    gap = held_out_index - torch.tensor(skills(fitted, test, memory_frozen=True))
+    gap = held_out - torch.tensor(skills(fitted, test, memory_frozen=True))
     assert (gap.abs() < 0.05).all()
-    assert (known > held_out_index + 0.03).all()
+    assert (not_held_out > held_out + 0.03).all()
 
 
 def test_loading_a_fit_keeps_what_was_drawn(fitted, series, truth):
@@ -128,14 +128,14 @@ def test_loading_a_fit_keeps_what_was_drawn(fitted, series, truth):
             assert torch.equal(other.state_dict()[name], value), name
     assert other.runs == {f"sub-{number:02}_task-film": (number, number % 4) for number in range(6)}
     projected, errors = _random_input(other, 2, 40)
-    silent, held_out_index = torch.zeros(2, 40, 8), torch.tensor([[1, 1], [-1, -1]])
+    zero_context, held_out_index = torch.zeros(2, 40, 8), torch.tensor([[1, 1], [-1, -1]])
     with torch.no_grad():
-        found, _ = other(projected, errors, silent, other.init_state(2), held_out_index=held_out_index)
+        found, _ = other(projected, errors, zero_context, other.init_state(2), held_out_index=held_out_index)
         expected, _ = fitted.recall(
-            projected, errors, silent, fitted.recall.init_state(2), held_out_index=held_out_index
+            projected, errors, zero_context, fitted.recall.init_state(2), held_out_index=held_out_index
         )
     assert torch.equal(found, expected)
-    # The record is not changed by what a model does with its own.
+    # The record does not share memory with the model.
     other.stimulus.keys.zero_()
     assert fit.stimulus.keys.any()
 
@@ -148,13 +148,13 @@ def test_a_fit_of_other_sizes_is_refused(fitted, truth):
 
 @pytest.mark.parametrize("recall", [None, RECALL], ids=["without recall", "not fitted"])
 @torch.no_grad()
-def test_what_is_not_fitted_recalls_nothing(series, recall):
+def test_an_unfitted_recall_forecasts_zero(series, recall):
     model = small_forecaster(recall=recall)
     _, beyond, _ = model.forecast_parts(series)
     assert not beyond.any()
 
 
-def test_every_parameter_learns_and_nothing_that_was_fitted(model, truth):
+def test_parameters_have_gradients_and_fits_stay(model, truth):
     run, before = truth[0][0], {name: value.clone() for name, value in model.named_buffers()}
     model.train()
     _, beyond, _ = model.forecast_parts(

@@ -1,6 +1,4 @@
-"""The stimulus memory on planted stimuli: it finds the moment by the stream alone, and recalls nothing of another
-stimulus.
-"""
+"""The stimulus memory on planted stimuli: position and recall follow from the stream alone."""
 
 import dataclasses
 
@@ -59,7 +57,7 @@ def memory_of(keys, values):
 
 @pytest.fixture
 def tokens():
-    """Keys and values: each subject sees the stimulus in its own noise."""
+    """Keys and values of each subject: those of the stimulus, plus noise."""
     keys = randn(N_POSITIONS, WIDTH, seed=0) + 0.3 * randn(N_SUBJECTS, N_POSITIONS, WIDTH, seed=1)
     values = randn(N_POSITIONS, N_COMPONENTS, seed=2) + 0.1 * randn(N_SUBJECTS, N_POSITIONS, N_COMPONENTS, seed=3)
     return keys, values
@@ -76,9 +74,7 @@ def recall(memory, stream, subjects=None, folds=None):
 
 
 def at_positions(memory):
-    """What is to be recalled at each moment: the map of what the stimulus shows about the time points that are
-    forecast.
-    """
+    """The expected forecast from each position: a linear map of the stimulus about the targets."""
     stimulus, expected = (memory.continues == 0).cumsum(0).tolist(), torch.zeros(N_POSITIONS, len(HORIZONS), WIDTH)
     for position in range(N_POSITIONS):
         for index, horizon in enumerate(HORIZONS):
@@ -92,14 +88,14 @@ def at_positions(memory):
 
 
 @pytest.mark.parametrize("start", [0, 17, 31, 62, 80])
-def test_a_stream_that_starts_anywhere_in_a_film_finds_its_moment(memory, start):
+def test_a_stream_finds_its_position_from_any_start(memory, start):
     stop = LENGTHS[0] if start < LENGTHS[0] else N_POSITIONS
     found = recall(memory, memory.keys[None, start:stop] + 0.5 * randn(1, stop - start, WIDTH, seed=4))
     torch.testing.assert_close(found[0, 6:], at_positions(memory)[start + 6 : stop], rtol=0, atol=0.04)
 
 
 @pytest.mark.parametrize(("variance", "share"), [(1, 0.05), (2, 0.1)], ids=["noise alone", "another stimulus in noise"])
-def test_what_is_not_a_known_film_recalls_next_to_nothing(memory, variance, share):
+def test_an_unknown_stimulus_recalls_almost_nothing(memory, variance, share):
     known = memory.keys[None, :50] + randn(1, 50, WIDTH, seed=6)
     strength = recall(memory, known)[:, 6:].square().mean()
     assert strength > 0.8
@@ -107,7 +103,7 @@ def test_what_is_not_a_known_film_recalls_next_to_nothing(memory, variance, shar
     assert recall(memory, stream)[:, 6:].square().mean() < share * strength
 
 
-def test_a_stream_that_leaves_the_film_is_let_go(memory):
+def test_recall_fades_after_the_stimulus(memory):
     stream = torch.cat([memory.keys[None, :30], 2**0.5 * randn(1, 40, WIDTH, seed=7)], dim=1)
     found = recall(memory, stream).square().mean(dim=(0, 2, 3))
     assert found[10:30].mean() > 0.8
@@ -115,7 +111,7 @@ def test_a_stream_that_leaves_the_film_is_let_go(memory):
 
 
 @pytest.mark.parametrize(("subject", "fold"), [(0, 1), (3, 0), (2, -1), (-1, 1)])
-def test_a_run_left_out_is_read_with_what_was_fitted_without_it(memory, tokens, subject, fold):
+def test_held_out_streams_use_the_fit_without_them(memory, tokens, subject, fold):
     expected = memory_of(*tokens)
     if subject >= 0:
         expected.keys, expected.values = averages(*tokens, without=subject)
@@ -128,7 +124,7 @@ def test_a_run_left_out_is_read_with_what_was_fitted_without_it(memory, tokens, 
     assert not torch.allclose(found[0], recall(memory, stream)[0], atol=1e-2)
 
 
-def test_what_a_subject_showed_does_not_reach_its_own_forecasts(memory, tokens):
+def test_a_subject_does_not_reach_its_own_forecasts(memory, tokens):
     keys, values = (part.clone() for part in tokens)
     keys[1] = 5 * randn(N_POSITIONS, WIDTH, seed=9)
     values[1] *= -3
@@ -150,7 +146,7 @@ def test_a_stream_may_be_cut_anywhere(memory, cuts):
 
 
 @pytest.mark.parametrize("time_point", [0, 20, 58])
-def test_no_later_frame_changes_what_is_recalled(memory, time_point):
+def test_later_time_points_change_no_recall(memory, time_point):
     stream = memory.keys[None, :60] + randn(2, 60, WIDTH, seed=11)
     later = stream.clone()
     later[:, time_point + 1 :] = 5 - later[:, time_point + 1 :]
@@ -161,7 +157,7 @@ def test_no_later_frame_changes_what_is_recalled(memory, time_point):
 
 
 @pytest.mark.parametrize("n_positions", [0, 7, 300])
-def test_a_saved_memory_is_read_back_by_one_of_any_size(memory, n_positions):
+def test_a_memory_of_any_size_loads_a_saved_one(memory, n_positions):
     read = empty(n_positions)
     read.load_state_dict(memory.state_dict())
     stream = memory.keys[None, :50]
@@ -172,14 +168,14 @@ def test_a_saved_memory_is_read_back_by_one_of_any_size(memory, n_positions):
         empty(n_positions, WIDTH + 1).load_state_dict(memory.state_dict())
 
 
-def test_a_memory_without_films_recalls_nothing(memory):
+def test_a_memory_without_stimuli_recalls_nothing(memory):
     found = recall(empty(0), memory.keys[None], torch.tensor([0]))
     assert torch.equal(found, torch.zeros(1, N_POSITIONS, len(HORIZONS), WIDTH))
     memory.load_state_dict(empty(0).state_dict())
     assert memory.n_positions == 0
 
 
-def test_what_is_held_out_goes_where_the_memory_goes(memory):
+def test_leave_one_out_fits_move_with_the_module(memory):
     stream, held_out_index = memory.keys[None, :50].double(), (torch.tensor([1]), torch.tensor([0]))
     expected = recall(memory, stream.float(), *held_out_index)
     found = recall(memory.to(torch.float64), stream, *held_out_index)

@@ -1,4 +1,4 @@
-"""The filter over a stimulus's moments, against the forward pass of a hidden Markov model in plain loops."""
+"""The filter over the positions of a stimulus, against a hidden Markov model in plain loops."""
 
 import math
 
@@ -8,10 +8,10 @@ import torch
 
 from titan_neuro.forecaster.recall.stimulus_position import accumulate_evidence, position_probabilities
 
-# Two stimuli, of seven moments and of five.
-FOLLOWS = torch.tensor([0.0, 1, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1])
-BEGINS = {0, 7}
-N_POSITIONS = len(FOLLOWS)
+# Two stimuli, of seven positions and of five.
+CONTINUES = torch.tensor([0.0, 1, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1])
+STARTS = {0, 7}
+N_POSITIONS = len(CONTINUES)
 
 
 def draw(n_time_points, batch=2, seed=0):
@@ -22,7 +22,7 @@ def draw(n_time_points, batch=2, seed=0):
 
 def run(scores, decay=1.0, sharpness=1.0, evidence=None):
     evidence = scores.new_zeros(len(scores), N_POSITIONS) if evidence is None else evidence
-    course, evidence = accumulate_evidence(scores, evidence, FOLLOWS.to(scores), decay)
+    course, evidence = accumulate_evidence(scores, evidence, CONTINUES.to(scores), decay)
     return position_probabilities(course, sharpness), evidence
 
 
@@ -33,14 +33,14 @@ def likelihood_of_path(ratios, position, time_point):
     total = 1.0
     while time_point >= 0:
         total *= ratios[time_point, position]
-        if position in BEGINS:
+        if position in STARTS:
             # Before a stimulus nothing of it was seen: those time points speak neither for it nor against it.
             break
         position, time_point = position - 1, time_point - 1
     return total
 
 
-def test_it_is_the_forward_pass_of_a_hidden_markov_model():
+def test_filter_is_forward_pass_of_hidden_markov_model():
     scores = draw(9)
     found, _ = run(scores)
     for item in range(2):
@@ -53,7 +53,7 @@ def test_it_is_the_forward_pass_of_a_hidden_markov_model():
             np.testing.assert_allclose(found[item, time_point], joint / (1 + joint.sum()), rtol=1e-10)
 
 
-def test_each_frame_back_counts_by_the_decay_less():
+def test_evidence_decays_with_each_time_point():
     scores, decay = draw(9), 0.8
     _, evidence = run(scores, decay)
     for position, n_back in ((6, 6), (11, 4), (7, 0), (0, 0)):
@@ -61,7 +61,7 @@ def test_each_frame_back_counts_by_the_decay_less():
         torch.testing.assert_close(evidence[:, position], expected)
 
 
-def test_sharpness_multiplies_the_evidence():
+def test_sharpness_multiplies_evidence():
     scores = draw(6)
     torch.testing.assert_close(run(scores, 0.9, 0.25)[0], run(0.25 * scores, 0.9)[0])
 
@@ -77,11 +77,11 @@ def test_a_stream_may_be_cut_anywhere(cuts):
     assert torch.equal(evidence, expected)
 
 
-def test_what_is_missing_to_one_is_the_share_of_no_known_film():
+def test_remaining_probability_is_of_no_known_stimulus():
     scores = torch.zeros(1, 1, N_POSITIONS, dtype=torch.float64)
-    # Nothing seen: known and unknown are equally likely, and so are all moments.
+    # Without evidence a known and an unknown stimulus are equally likely, and so are all positions.
     torch.testing.assert_close(run(scores)[0], torch.full_like(scores, 0.5 / N_POSITIONS))
-    # Evidence of log N for one moment makes it as likely as no stimulus at all; others are then ruled out.
+    # Evidence of log N for one position makes it as likely as no known stimulus.
     scores[:] = -1000
     scores[0, 0, 4] = math.log(N_POSITIONS)
     assert float(run(scores)[0][0, 0, 4]) == pytest.approx(0.5)
