@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 from filelock import FileLock
@@ -31,6 +32,14 @@ def pytest_runtest_setup():
     logger = logging.getLogger("titan_neuro")
     logger.handlers[:], logger.propagate = [], True
     logger.setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def without_shape_checks():
+    """Let a wrong argument reach our own message, ahead of that of the checks that the tests add (beartype's)."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

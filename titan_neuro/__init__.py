@@ -4,10 +4,20 @@ Where to begin:
 
 - `titan_neuro.Study`: a whole study from Python: ``Study.open(bids_dir, output_dir)``, then ``prepare()``, ``train()``,
   ``evaluate()``, ``probe(name)`` and ``report()``.
-- `titan_neuro.Forecaster` and `titan_neuro.ForecasterConfig`: the model alone, on arrays ``(time, features)``:
-  ``fit``, ``forward``, ``step``, ``features``.
+- `titan_neuro.Forecaster` and `titan_neuro.ForecasterConfig`: the model alone, on NumPy arrays or tensors.
+  ``fit`` takes a list of runs ``(time, features)``, ``step`` the next time points of one run ``(time, features)``, and
+  ``forward`` a batch of runs ``(batch, time, features)``. ``features``, the content of the memories for a probe, takes
+  the `Observation` that ``observe`` makes of a batch.
+- `titan_neuro.ParcelTokenizerConfig` and `titan_neuro.SwinTokenizerConfig`: the settings of its tokenizer, for parcels
+  and for volumes.
+- `titan_neuro.runs.InMemoryRun`: an array with the names of its subject and stimulus, for ``fit``.
 - `titan_neuro.titans`: the memory of the Titans paper and its variants LMM, MAC, MAG and MAL; no fMRI in it.
 - On the command line: ``titan-neuro --help``.
+
+>>> from titan_neuro import Forecaster, ForecasterConfig, ParcelTokenizerConfig
+>>> model = Forecaster(ForecasterConfig(tokenizer=ParcelTokenizerConfig()), n_features=200)
+>>> model.fit([run_1, run_2])  # (time, 200), z-scored
+>>> forecasts, state = model.step(new_run)  # (time, horizons, 200)
 
 Each of them is loaded when it is first used, so that importing this package takes milliseconds.
 """
@@ -20,14 +30,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from titan_neuro import titans
-    from titan_neuro.forecaster import Forecaster, ForecasterConfig
+    from titan_neuro.forecaster import Forecaster, ForecasterConfig, ParcelTokenizerConfig, SwinTokenizerConfig
     from titan_neuro.study import Study
 
 __version__ = version("titan-neuro")
 
-_HOMES = {"Forecaster": "forecaster", "ForecasterConfig": "forecaster", "Study": "study"}
+_HOMES = {
+    "Forecaster": "forecaster",
+    "ForecasterConfig": "forecaster",
+    "ParcelTokenizerConfig": "forecaster",
+    "Study": "study",
+    "SwinTokenizerConfig": "forecaster",
+}
 
-__all__ = ["Forecaster", "ForecasterConfig", "Study", "__version__", "titans"]
+__all__ = [
+    "Forecaster",
+    "ForecasterConfig",
+    "ParcelTokenizerConfig",
+    "Study",
+    "SwinTokenizerConfig",
+    "__version__",
+    "titans",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -103,7 +103,7 @@ class InMemoryRun:
     Raises
     ------
     MismatchError
-        `series` is not a floating-point matrix, or `scored` or `high_motion` has another length.
+        `series` is not a floating-point matrix with a row or more, or `scored` or `high_motion` has another length.
     """
 
     series: Tensor
@@ -124,6 +124,8 @@ class InMemoryRun:
                 "Pass one matrix for each run, z-scored per feature.",
             )
         self.n_time_points, self.n_features = self.series.shape
+        if not self.n_time_points:
+            raise MismatchError(f"{self.key}: expected at least one time point, found {tuple(self.series.shape)}.")
         if not len(self.scored):
             self.scored = np.ones(self.n_time_points, dtype=bool)
         if not len(self.high_motion):
@@ -161,8 +163,11 @@ def as_runs(runs: Sequence[RunData | Tensor | np.ndarray]) -> list[RunData]:
     Raises
     ------
     MismatchError
-        An array that is not a floating-point matrix.
+        An array that is not a floating-point matrix, or something that is neither an array nor a run.
     """
+    hint = "Convert each run, for example by run.to_numpy() or numpy.asarray(run, dtype='float32')."
+    if isinstance(runs, Mapping) or not isinstance(runs, Iterable):
+        raise MismatchError(f"Expected a sequence of runs, one for each recording; found {type(runs).__name__}.", hint)
     wrapped: list[RunData] = []
     for number, run in enumerate(runs):
         if isinstance(run, np.ndarray | Tensor):
@@ -170,8 +175,13 @@ def as_runs(runs: Sequence[RunData | Tensor | np.ndarray]) -> list[RunData]:
             series = series.float() if series.is_floating_point() else series
             name = f"array-{number}"
             wrapped.append(InMemoryRun(series, key=name, subject=name, stimulus=name))
-        else:
+        elif callable(getattr(run, "read", None)):
             wrapped.append(run)
+        else:
+            raise MismatchError(
+                f"Run {number}: expected a run, or an array or tensor (time, features), found {type(run).__name__}.",
+                hint,
+            )
     return wrapped
 
 

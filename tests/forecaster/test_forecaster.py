@@ -1,11 +1,13 @@
 import dataclasses
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 from stimulus_runs import as_run
 
-from titan_neuro.errors import ConfigError, MismatchError
+from titan_neuro.errors import ConfigError, MismatchError, TrainingError
 from titan_neuro.forecaster import Forecaster, ForecasterConfig, RecallConfig
 from titan_neuro.forecaster.decoders import LowRankConfig, UpsamplingConfig
 from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig, SwinTokenizerConfig
@@ -224,11 +226,100 @@ def test_step_refuses_other_shapes_and_types(series, message):
 
 
 def test_step_takes_any_floating_point_type():
-    model = make("mac")
+    model = make("mac").train()
     series = torch.randn(6, 20)
     expected, _ = model.step(series, model.init_state())
-    found, _ = model.step(series.double(), model.init_state())
-    assert torch.equal(found, expected)
+    for values in (series.double(), series.numpy(), series.numpy().astype(np.float64)):
+        assert torch.equal(model.step(values)[0], expected)
+    assert model.training
+    assert torch.equal(model(series.numpy()[None])[0], model(series[None])[0])
+
+
+PARCELS = ParcelTokenizerConfig()
+SERIES = torch.zeros(1, 4, 20)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ForecasterConfig(), "tokenizer: a value is required"),
+        (lambda: ForecasterConfig(20), r"Settings are keywords: ForecasterConfig\(tokenizer=...\)"),
+        (lambda: ForecasterConfig(tokenizer=PARCELS, horizon=(1, 2)), "'horizon'. Did you mean 'horizons'"),
+        (lambda: ForecasterConfig(tokenizer="parcels"), "tokenizer: .*found 'parcels'"),
+        (lambda: ForecasterConfig(tokenizer=PARCELS, horizons=3), "horizons: .*found 3"),
+        (lambda: ForecasterConfig(tokenizer=PARCELS, horizons=()), "at least one lead time is needed"),
+        (lambda: ForecasterConfig(tokenizer=PARCELS, horizons=(0, 1)), r"horizons\.0: .*found 0"),
+        (lambda: ForecasterConfig(tokenizer=PARCELS, horizons=(1.5,)), r"horizons\.0: .*found 1\.5"),
+        (
+            lambda: ForecasterConfig(tokenizer=PARCELS, backbone={"variant": "mac", "dims": 3}),
+            r"backbone\.dims'. Did you mean 'dim'",
+        ),
+        (lambda: ParcelTokenizerConfig(tokens=3), "'tokens'. Did you mean 'n_tokens'"),
+        (lambda: SwinTokenizerConfig(patch_size=0), "patch_size: .*found 0"),
+        (lambda: LowRankConfig(rank=0), "rank: .*found 0"),
+        (lambda: UpsamplingConfig(channel=3), "Did you mean 'channels'"),
+        (lambda: RecallConfig(width=0), "width: .*found 0"),
+        *[
+            (
+                lambda size=size: ForecasterConfig(tokenizer=PARCELS).build(n_features=size),
+                "n_features: expected a whole",
+            )
+            for size in (0, -3, "20", 20.0)
+        ],
+        (lambda: make("mac").init_state(-1), "batch: expected a whole number"),
+        (lambda: make("mac").init_state("a"), "batch: expected a whole number"),
+    ],
+)
+@pytest.mark.usefixtures("without_shape_checks")
+def test_wrong_settings_are_named(call, message):
+    with pytest.raises(ConfigError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda model: model([[[0.0] * 20]]), "tensor or numpy array, found list"),
+        (lambda model: model.step([[0.0] * 20]), "tensor or numpy array, found list"),
+        (lambda model: model(np.zeros((1, 4, 20), dtype=int)), "found an array of int64"),
+        (lambda model: model(SERIES[:0]), "at least one time point"),
+        (lambda model: model.step(SERIES[0, :0]), "at least one time point"),
+        (lambda model: model(SERIES.half()), r"found torch.float16.\nConvert them"),
+        (lambda model: model(SERIES.bfloat16()), r"found torch.bfloat16.\nConvert them"),
+        (lambda model: model.step(SERIES[0].index_fill(0, torch.tensor(2), torch.nan)), "at time point 2 of these 4"),
+        (lambda model: model(SERIES, 3), "expected a ForecasterState, found int"),
+        (lambda model: model(SERIES, (1, 2)), "expected a ForecasterState, found tuple"),
+        (lambda model: model.step(SERIES[0], model.init_memory(1)), "found MemoriesState"),
+        (lambda model: model(SERIES, model.init_state(2)), "expected a batch of 1, as the series have, found 2"),
+        (lambda model: model.restart(model.init_state(2), torch.tensor([True])), "expected a batch of 1"),
+        (
+            lambda model: model(
+                SERIES, dataclasses.replace(model.config, horizons=(1, 2)).build(n_features=20).init_state()
+            ),
+            "state is of a model with other horizons",
+        ),
+        (lambda model: model.fit(None), "sequence of runs, one for each recording; found NoneType"),
+        (lambda model: model.fit({"a": SERIES[0]}), "found dict"),
+        (lambda model: model.fit([pd.DataFrame(SERIES[0].numpy())]), r"Run 0: .* found DataFrame.\nConvert each run"),
+        (lambda model: model.fit([[[0.0] * 20]]), "Run 0: .* found list"),
+        (lambda model: model.fit([SERIES[0, :0].numpy()] * 2), "array-0: expected at least one time point"),
+        (lambda model: model.held_out_index("a"), r"sequence of keys, found 'a'.\nPass \['a'\]"),
+        (lambda model: model.config.build(n_features=20, mask=torch.ones(20, 1, 1).bool()), "found a mask"),
+        (
+            lambda model: ForecasterConfig(tokenizer=SwinTokenizerConfig()).build(n_features=20, mask=np.ones(20) > 0),
+            r"bool tensor \(x, y, z\), found ndarray",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("without_shape_checks")
+def test_wrong_arguments_are_named(call, message):
+    with pytest.raises(MismatchError, match=message):
+        call(make("mac"))
+
+
+def test_short_runs_are_refused_with_the_needed_length():
+    with pytest.raises(TrainingError, match=r"of at least .* time points each"):
+        make("mac").fit([torch.zeros(2, 20)] * 3)
 
 
 def test_tokenizers_and_decoders_refuse_other_shapes():

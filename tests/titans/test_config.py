@@ -40,7 +40,12 @@ def test_a_wrong_setting_is_named(construct, message):
 def test_the_valid_settings_are_listed():
     with pytest.raises(ConfigError) as caught:
         MACConfig(memory={"dpeth": 1})
-    assert caught.value.hint.startswith("Known under memory: backend, chunk_time_points, depth")
+    assert caught.value.hint.startswith("Settings of memory: backend, chunk_time_points, depth")
+
+
+def test_a_setting_without_its_name_is_refused():
+    with pytest.raises(ConfigError, match=r"Settings are keywords: MACConfig\(dim=...\)"):
+        MACConfig(64)
 
 
 def test_settings_can_not_be_changed():

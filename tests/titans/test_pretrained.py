@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from titan_neuro.errors import ConfigError, InputNotFoundError, MismatchError
+from titan_neuro.errors import ConfigError, InputNotFoundError, MismatchError, OutputError
 from titan_neuro.titans import LMM, MAC, LMMConfig, MACConfig, MAGConfig, MALConfig, TitansLM, TitansLMConfig
 from titan_neuro.titans.models import GRUConfig, TransformerConfig
 from titan_neuro.titans.pretrained import CONFIG_FILE, WEIGHTS_FILE, read_config
@@ -60,6 +60,13 @@ def test_saving_again_replaces_the_model(saved):
     assert LMM.from_pretrained(saved).config.dim == 8
     assert read_config(saved)["metadata"] == {"corpus": "a", "steps": 3}
     assert sorted(path.name for path in saved.iterdir()) == [CONFIG_FILE, WEIGHTS_FILE]
+
+
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_a_file_in_place_of_the_folder_is_named(model, tmp_path, name):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"file.*: the folder can't be made"):
+        model.save_pretrained(tmp_path / name)
 
 
 def test_missing_files_are_named(saved, tmp_path):

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass as plain_dataclass
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated
 
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 from tqdm import tqdm
 
 from titan_neuro.baselines import OracleReference
@@ -23,6 +21,7 @@ from titan_neuro.evaluation.streaming import score_run
 from titan_neuro.evaluation.sums import subject_sums
 from titan_neuro.evaluation.vocabulary import REFERENCES, Kind
 from titan_neuro.seeds import named_generator
+from titan_neuro.titans.config import settings
 from titan_neuro.typing import ForecastModel, RunData
 
 logger = logging.getLogger(__name__)
@@ -30,7 +29,7 @@ logger = logging.getLogger(__name__)
 _MAX_OFFSET_FRACTION = 0.1
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class EvaluationConfig:
     """How forecasts are scored. The lead times are the models'.
 
@@ -126,7 +125,7 @@ def draw_offset(run: RunData, seed: int, config: EvaluationConfig) -> int:
     return int(named_generator(seed, run.key).integers(latest + 1))
 
 
-@plain_dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class _Rows:
     """All rows of the table in one seed."""
 
@@ -142,7 +141,7 @@ class _Rows:
         return [by_name[name] for name in self.kinds]
 
 
-@plain_dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class _SeedResult:
     """Scores of one seed, of targets without and with high motion, and the offset of each test run."""
 

@@ -54,7 +54,10 @@ def kinds_of(
         raise ConfigError(f"Each row needs a unique name; found {', '.join(names)}.")
     missing = set(REFERENCES.values()) - {baseline.name for baseline in baselines}
     if missing:
-        raise ConfigError(f"Skills are measured against {', '.join(sorted(missing))}, not among the baselines.")
+        raise ConfigError(
+            f"Skills are measured against {', '.join(sorted(missing))}, not among the baselines.",
+            "Add these baselines to the rows.",
+        )
     horizons = tuple(models[0].horizons)
     for row in rows:
         if tuple(row.horizons) != horizons:

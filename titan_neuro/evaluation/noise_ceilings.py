@@ -97,6 +97,8 @@ def _check_pair(first: Stretch, second: Stretch, n_features: int) -> None:
     sizes = [(part.run.subject, part.stop - part.start, part.run.n_features) for part in (first, second)]
     if sizes != [(first.run.subject, first.stop - first.start, n_features)] * 2:
         raise MismatchError(
-            f"Two showings of one segment: expected one subject, one length and {n_features} features, found "
-            f"{first.run.key} {sizes[0]} and {second.run.key} {sizes[1]} (subject, time points, features)."
+            f"A segment shown twice: expected two stretches of one subject and one length, of {n_features} "
+            f"features each. Found, as (subject, time points, features), {first.run.key}: {sizes[0]} and "
+            f"{second.run.key}: {sizes[1]}.",
+            "Compare stretches in which the same subject was shown the same segment.",
         )

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Annotated, cast
 
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 from torch import Tensor
 
 from titan_neuro.errors import ConfigError
 from titan_neuro.forecaster.decoders import LowRankConfig, UpsamplingConfig
 from titan_neuro.forecaster.recall.recall import RecallConfig
 from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig, SwinTokenizerConfig
+from titan_neuro.titans.config import settings
 from titan_neuro.titans.models.mac import MACConfig
 from titan_neuro.titans.models.variants import AnyBackboneConfig, require_causal
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from titan_neuro.forecaster.forecaster import Forecaster
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class ForecasterConfig:
     """Settings of a forecaster.
 
@@ -53,18 +53,21 @@ class ForecasterConfig:
     def __post_init__(self) -> None:
         if getattr(self, "backbone", None) is None:
             object.__setattr__(self, "backbone", MACConfig(tokens_per_time_point=self.tokenizer.n_tokens))
-        if not self.horizons or list(self.horizons) != sorted(set(self.horizons)):
+        if not self.horizons:
+            raise ConfigError("ForecasterConfig: horizons: at least one lead time is needed, found ().")
+        if list(self.horizons) != sorted(set(self.horizons)):
             raise ConfigError(f"ForecasterConfig: horizons must ascend without repeats, found {self.horizons}.")
         if self.backbone.tokens_per_time_point != self.tokenizer.n_tokens:
             raise ConfigError(
                 f"ForecasterConfig: the tokenizer gives {self.tokenizer.n_tokens} tokens a time point, the backbone "
                 f"expects {self.backbone.tokens_per_time_point}.",
-                "Set model.backbone.tokens_per_time_point to what the tokenizer gives.",
+                "Set backbone.tokens_per_time_point (in a study: model.backbone.tokens_per_time_point) to what the "
+                "tokenizer gives.",
             )
         if isinstance(self.decoder, UpsamplingConfig) and not isinstance(self.tokenizer, SwinTokenizerConfig):
             raise ConfigError(
                 "ForecasterConfig: the upsampling decoder needs volumes; parcels have no grid.",
-                "Set model.decoder.kind to low-rank.",
+                "Set decoder.kind (in a study: model.decoder.kind) to low-rank.",
             )
         require_causal(self.backbone, "ForecasterConfig")
 

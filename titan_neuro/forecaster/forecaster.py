@@ -15,7 +15,7 @@ from titan_neuro.forecaster.config import ForecasterConfig
 from titan_neuro.forecaster.decoders import LowRankConfig, LowRankDecoder, UpsamplingDecoder
 from titan_neuro.forecaster.linear_skip import LinearSkip
 from titan_neuro.forecaster.recall import fit_recall
-from titan_neuro.forecaster.shapes import require_series
+from titan_neuro.forecaster.shapes import as_tensor, require_series, require_size
 from titan_neuro.forecaster.state import ForecasterState, LearnedOutput, MemoriesState, Observation, ObservationState
 from titan_neuro.forecaster.tokenizers import ParcelTokenizer, SwinTokenizer, SwinTokenizerConfig
 from titan_neuro.linear.autoregression import fit_autoregression
@@ -56,19 +56,23 @@ class Forecaster(Pretrained):
     Raises
     ------
     MismatchError
-        A Swin tokenizer without a mask, or a mask of another size.
+        A Swin tokenizer without a mask, a mask of another size, or a mask for a tokenizer of parcels.
+    ConfigError
+        `n_features` is not a whole number of at least 1.
 
     Examples
     --------
     >>> model = Forecaster(ForecasterConfig(tokenizer=ParcelTokenizerConfig()), n_features=200)
     >>> model.fit([run_1, run_2])  # arrays (time, 200), z-scored
-    >>> forecasts, state = model.step(new_run, model.init_state())  # (time, horizons, 200)
+    >>> forecasts, state = model.step(new_run)  # (time, horizons, 200)
     """
 
     config_class: ClassVar[type[Any]] = ForecasterConfig
 
     def __init__(self, config: ForecasterConfig, *, n_features: int, mask: Bool[Tensor, "x y z"] | None = None) -> None:
         super().__init__()
+        require_size("Forecaster: n_features", n_features)
+        n_features = int(n_features)
         self.config, self.horizons, self.n_features = config, tuple(config.horizons), n_features
         self.name = config.backbone.name
         dim = config.backbone.dim
@@ -85,7 +89,17 @@ class Forecaster(Pretrained):
     def _build_tokenizer(self, mask: Tensor | None) -> SwinTokenizer | ParcelTokenizer:
         config, dim = self.config.tokenizer, self.config.backbone.dim
         if not isinstance(config, SwinTokenizerConfig):
+            if mask is not None:
+                raise MismatchError(
+                    "Forecaster: found a mask, but the tokenizer is that of parcels, which have none.",
+                    "Leave the mask out, or choose the Swin tokenizer.",
+                )
             return ParcelTokenizer(config, self.n_features, dim)
+        if mask is not None and not (isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.ndim == 3):
+            raise MismatchError(
+                f"Forecaster: expected the mask as a bool tensor (x, y, z), found {_describe(mask)}.",
+                "Convert it, for example by torch.as_tensor(mask, dtype=torch.bool).",
+            )
         if mask is None or int(mask.sum()) != self.n_features:
             found = "none" if mask is None else f"one of {int(mask.sum())} voxels"
             raise MismatchError(
@@ -127,7 +141,7 @@ class Forecaster(Pretrained):
         Raises
         ------
         MismatchError
-            Runs of another number of features, or arrays that are not floating-point matrices.
+            Runs of another number of features, or arrays that are not floating-point matrices with a row or more.
         TrainingError
             No run, or too few scored time points.
         """
@@ -148,11 +162,19 @@ class Forecaster(Pretrained):
 
         Training runs are then read with what was fitted without them. ``(batch, 2)``, -1 for runs that are not in the
         fit; None without a recall.
+
+        Raises
+        ------
+        MismatchError
+            One key instead of a sequence of keys.
         """
+        if isinstance(keys, str):
+            raise MismatchError(f"held_out_index: expected a sequence of keys, found {keys!r}.", f"Pass [{keys!r}].")
         return None if self.recall is None else self.recall.held_out_index(keys)
 
     def init_state(self, batch: int = 1) -> ForecasterState:
-        """State before the first time point of `batch` streams."""
+        """State before the first time point of `batch` streams, at least 1."""
+        require_size("Forecaster.init_state: batch", batch)
         pending = () if self.recall is None else (self.recall.init_pending(batch),)
         observation = ObservationState(self.linear_skip.init_state(batch), pending)
         return ForecasterState(observation, self.init_memory(batch))
@@ -164,11 +186,36 @@ class Forecaster(Pretrained):
 
     def restart(self, state: ForecasterState, is_start: Bool[Tensor, " B"]) -> ForecasterState:
         """Reset the streams where `is_start`, bool ``(batch,)``, to the state before their first time point."""
+        self._require_state(state, len(is_start))
         return state.reset(is_start, self.init_state(len(is_start)))
+
+    def _require_state(self, state: ForecasterState, batch: int) -> None:
+        """Raise unless `state` is one of this model, for `batch` streams; the backbone checks its part itself."""
+        if not isinstance(state, ForecasterState):
+            raise MismatchError(
+                f"state: expected a ForecasterState, found {type(state).__name__}.",
+                "Pass what the call before returned as its second value, or None at the start of a run.",
+            )
+        if state.batch_size != batch:
+            raise MismatchError(f"state: expected a batch of {batch}, as the series have, found {state.batch_size}.")
+        history, n_horizons = self.linear_skip.coefficients.shape[1] - 1, len(self.horizons)
+        expected: list[tuple[int, ...]] = [(batch, history, self.n_features)]
+        found: list[tuple[int, ...]] = [state.observation.linear_skip.history.shape]
+        if self.recall is not None:
+            expected += [(batch, max(self.horizons), n_horizons, self.recall.width)]
+            expected += [(batch, self.recall.stimulus.n_positions)]
+        found += [pending.forecasts.shape for pending in state.observation.pending]
+        found += [recall.evidence.shape for recall in state.memory.recall]
+        if [tuple(shape) for shape in found] != expected:
+            raise MismatchError(
+                f"state: expected tensors of {expected}, found {[tuple(shape) for shape in found]}.",
+                "The state is of a model with other horizons, features or recall, or from before the fit. Pass it back "
+                "to the model that returned it.",
+            )
 
     def forward(
         self,
-        series: Tensor,
+        series: Tensor | np.ndarray,
         state: ForecasterState | None = None,
         *,
         memory_frozen: bool = False,
@@ -178,8 +225,8 @@ class Forecaster(Pretrained):
 
         Parameters
         ----------
-        series : torch.Tensor
-            ``(batch, time, features)``, z-scored.
+        series : torch.Tensor or numpy.ndarray
+            ``(batch, time, features)``, z-scored; a tensor has the type of the weights.
         state : ForecasterState, optional
             From the call before; None at the start of the runs.
         memory_frozen : bool
@@ -197,7 +244,8 @@ class Forecaster(Pretrained):
         Raises
         ------
         MismatchError
-            Series of another rank, number of features or dtype.
+            Series of another rank, number of features or dtype, or without a time point; a state of another model or
+            batch size.
         """
         linear, residual, state = self.forecast_parts(
             series, state, memory_frozen=memory_frozen, held_out_index=held_out_index
@@ -206,7 +254,7 @@ class Forecaster(Pretrained):
 
     def forecast_parts(
         self,
-        series: Tensor,
+        series: Tensor | np.ndarray,
         state: ForecasterState | None = None,
         *,
         memory_frozen: bool = False,
@@ -217,7 +265,11 @@ class Forecaster(Pretrained):
 
         `features` are the output of :meth:`SwinTokenizer.features` for `series`, where it is cached.
         """
+        coefficients = self.linear_skip.coefficients
+        series = as_tensor(series, coefficients, caller="Forecaster.forward")
+        require_series(series, self.n_features, caller="Forecaster.forward", dtype=coefficients.dtype)
         state = self.init_state(len(series)) if state is None else state
+        self._require_state(state, len(series))
         linear, observation, observation_state = self.observe(series, state.observation, features)
         residual, memory = self.forecast_residual(
             observation, state.memory, memory_frozen=memory_frozen, held_out_index=held_out_index
@@ -302,7 +354,7 @@ class Forecaster(Pretrained):
         return self._decode(output), state
 
     def forecast_residual_at(self, observation: Observation, time_points: Sequence[int]) -> Float[Tensor, "B N K V"]:
-        """Forecast as :meth:`forecast_residual` does, from some time points alone, with memories empty at the first.
+        """Run the memories from empty over the whole observation, but decode only at `time_points`.
 
         `time_points` are indices into the observation, negative ones from its end.
         """
@@ -367,16 +419,19 @@ class Forecaster(Pretrained):
 
     @torch.inference_mode()
     def step(
-        self, series: Tensor, state: ForecasterState, *, memory_frozen: bool = False
+        self, series: Tensor | np.ndarray, state: ForecasterState | None = None, *, memory_frozen: bool = False
     ) -> tuple[Float[Tensor, "T K V"], ForecasterState]:
         """Read the next time points of one run, and forecast from each of them.
 
+        The model computes in evaluation mode, and is afterwards in the mode in which it was. Forecasts and state are
+        inference tensors, which can't be used where autograd is to record: clone them first, or call :meth:`forward`.
+
         Parameters
         ----------
-        series : torch.Tensor
+        series : torch.Tensor or numpy.ndarray
             ``(time, features)``, z-scored, of any floating-point type and on any device.
-        state : ForecasterState
-            From the call before, or :meth:`init_state`.
+        state : ForecasterState, optional
+            From the call before; None at the start of the run.
         memory_frozen : bool
             As for :meth:`forward`.
 
@@ -389,12 +444,35 @@ class Forecaster(Pretrained):
         Raises
         ------
         MismatchError
-            Series of another rank or number of features, or not floating-point.
+            Series of another rank or number of features, not floating-point, without a time point, or with a value that
+            is not finite; a state of another model or batch size.
         """
+        series = as_tensor(series, self.linear_skip.coefficients, caller="Forecaster.step")
         require_series(series, self.n_features, caller="Forecaster.step", is_batch=False)
-        series_of_model = series.to(self.linear_skip.coefficients)
-        forecasts, state = self.eval()(series_of_model[None], state, memory_frozen=memory_frozen)
+        _require_finite(series)
+        series_of_model, was_training = series.to(self.linear_skip.coefficients), self.training
+        try:
+            forecasts, state = self.eval()(series_of_model[None], state, memory_frozen=memory_frozen)
+        finally:
+            if was_training:
+                self.train()
         return forecasts[0].to(series.device), state
+
+
+def _require_finite(series: Tensor) -> None:
+    """Raise where a value is not finite: the state would hold it for ever."""
+    is_finite = torch.isfinite(series)
+    if not is_finite.all():
+        time_point = int((~is_finite).any(dim=1).nonzero()[0])
+        raise MismatchError(
+            f"Forecaster.step: expected finite values, found NaN or infinity at time point {time_point} of these "
+            f"{len(series)}.",
+            "Replace them, for example by 0, the mean of z-scored features.",
+        )
+
+
+def _describe(value: object) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def _full_precision(tensor: Tensor) -> torch.autocast:

@@ -272,10 +272,11 @@ def _count_rows(stretches: Sequence[Stretch], layout: StatisticsLayout) -> Tenso
     for index, horizon in enumerate(layout.horizons):
         n_filled = int((counts[:, index] > 0).sum())
         if n_filled < 2:
+            length = horizon + layout.order
             raise TrainingError(
                 f"Autoregression at horizon {horizon}: {int(counts[:, index].sum())} training rows in {n_filled} of "
                 f"{len(counts)} folds; order and penalty are chosen on rows in at least two. A row is a scored time "
-                f"point with {horizon + layout.order - 1} time points of its run before it.",
-                "Give more or longer training runs, or shorter horizons.",
+                f"point with {length - 1} time points of its run before it.",
+                f"Give more or longer training runs, of at least {length} time points each, or shorter horizons.",
             )
     return counts

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, TypeVar, cast
 
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 
 from titan_neuro.probing.registry import PROBES, ProbeSettings, settings_field
 from titan_neuro.probing.tools.results import Probe, ProbeSetup
+from titan_neuro.titans.config import settings
 
 _Config = TypeVar("_Config")
 
@@ -22,7 +22,7 @@ def _add_probe_settings(config: type[_Config]) -> type[_Config]:
     return config
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 @_add_probe_settings
 class ProbeConfig:
     """Settings that all probes share, and one field for each probe: ``history_swap`` for ``history-swap``.

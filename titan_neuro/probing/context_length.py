@@ -10,8 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 from torch import Tensor
 
 from titan_neuro.forecaster import Forecaster, Observation
@@ -25,10 +24,11 @@ from titan_neuro.probing.tools.forecasts import (
     sum_of_squares,
 )
 from titan_neuro.probing.tools.results import ProbedFold, ProbeResults, ProbeSetup
+from titan_neuro.titans.config import settings
 from titan_neuro.typing import RunData
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class ContextLengthConfig:
     """Settings of the context-length probe.
 

@@ -8,12 +8,11 @@ different folds are unrelated, so each fold has its own decoders.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass as plain_dataclass
+from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 
 from titan_neuro.probing.tools.annotations import annotations_of, is_labeled, label_time_points, read_annotations
 from titan_neuro.probing.tools.decoding_scores import READOUTS, DecodingScores
@@ -31,6 +30,7 @@ from titan_neuro.probing.tools.trace import (
     trace_run,
 )
 from titan_neuro.runs import unit_labels
+from titan_neuro.titans.config import settings
 from titan_neuro.typing import RunData
 
 # Also decoded by decoders that were fitted on other time segments of the stimulus; fitting them takes time.
@@ -41,7 +41,7 @@ _MAX_FITTED_TIME_POINTS = 4096
 _Labels = dict[str, np.ndarray]
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class DecodingConfig:
     """Settings of the decoding probe.
 
@@ -84,7 +84,7 @@ class _LabeledRun(NamedTuple):
     time_points: np.ndarray
 
 
-@plain_dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _FittedReadout:
     """One readout of the runs that decoders are fitted on, and the decoders by target.
 

@@ -8,8 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 from torch import Tensor
 
 from titan_neuro.forecaster import Forecaster, Observation
@@ -39,6 +38,7 @@ from titan_neuro.probing.tools.results import (
     scores_table,
 )
 from titan_neuro.probing.tools.untrained import untrained_name
+from titan_neuro.titans.config import settings
 from titan_neuro.typing import RunData
 
 # Largest fraction of a run that its history may be, so that time points remain to forecast from.
@@ -48,7 +48,7 @@ _Key = tuple[bool, str, int]
 """Whether the model is the untrained one; condition; context in time points."""
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class HistorySwapConfig:
     """Settings of the history-swap probe.
 

@@ -11,8 +11,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 from statsmodels.stats.multitest import multipletests
 
 from titan_neuro.probing.tools.annotations import NO_EVENTS
@@ -44,6 +43,7 @@ from titan_neuro.probing.tools.results import (
 )
 from titan_neuro.probing.tools.trace import TIME_POLYNOMIAL, time_polynomial
 from titan_neuro.probing.tools.untrained import untrained_name
+from titan_neuro.titans.config import settings
 from titan_neuro.typing import RunData
 
 # Kinds of events.
@@ -55,7 +55,7 @@ CONTROLS = (*map(untrained_name, MEASURES), ACTIVITY, GLOBAL_SIGNAL, DISPLACEMEN
 COLUMNS = (*MEASURES, *CONTROLS)
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class SurpriseConfig:
     """Settings of the surprise probe.
 

@@ -10,8 +10,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 
 from titan_neuro.probing.tools.results import (
     ProbedFold,
@@ -40,6 +39,7 @@ from titan_neuro.probing.tools.trace import (
     UNTRAINED_WEIGHTS,
     time_polynomial,
 )
+from titan_neuro.titans.config import settings
 from titan_neuro.typing import RunData
 
 CONTROLS = (ACTIVITY_PATTERN, TOKENS, UNTRAINED_OUTPUT, UNTRAINED_WEIGHTS, TIME_POLYNOMIAL)
@@ -53,7 +53,7 @@ _Key = tuple[str, str, int]
 """Measure; readout; length of a segment in time points."""
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class TimeSegmentMatchingConfig:
     """Settings of the time-segment-matching probe.
 

@@ -44,7 +44,7 @@ class ProbeGroup(TypedDict):
 
 
 class ProbeSection(TypedDict):
-    """A probe for the template; `x` is the title of that column, empty where no row has a value."""
+    """One probe, as the page template reads it. `x` is the heading of the table's x column; '' hides it."""
 
     name: str
     question: str

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated
 
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 
 from titan_neuro.data.prepare import PrepareConfig
 from titan_neuro.data.splits import SplitConfig
@@ -16,11 +15,12 @@ from titan_neuro.forecaster import ForecasterConfig, RecallConfig
 from titan_neuro.forecaster.decoders import LowRankConfig
 from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig, SwinTokenizerConfig
 from titan_neuro.probing import ProbeConfig
+from titan_neuro.titans.config import settings
 from titan_neuro.titans.models import MACConfig
 from titan_neuro.training import TrainingConfig, require_pretraining
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class StudyConfig:
     """What `config.resolved.yaml` holds: one part for each stage.
 

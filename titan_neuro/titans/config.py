@@ -64,8 +64,8 @@ def explain_validation_error(error: ValidationError, root: type[Any], where: str
     ConfigError
         The setting by its dotted name, what was expected and found and, for an unknown name, the nearest valid one.
     """
-    # A misspelled name may also make another one missing: the misspelling is the cause.
-    problem = min(error.errors(include_url=False), key=lambda each: each["type"] != "unexpected_keyword_argument")
+    # A misspelled name, or one left out, may also make another one missing: it is the cause.
+    problem = min(error.errors(include_url=False), key=lambda each: not each["type"].startswith("unexpected_"))
     location, components = _follow(problem["loc"], root)
     key = ".".join(location)
     if problem["type"] == "unexpected_keyword_argument":
@@ -73,7 +73,13 @@ def explain_validation_error(error: ValidationError, root: type[Any], where: str
         names = sorted({name for parent in parents for name in field_names(parent)})
         return ConfigError(
             f"{where}: unknown setting {key!r}.{near_miss(location[-1], names)}",
-            f"Known under {'.'.join(location[:-1]) or 'the top level'}: {', '.join(names)}.",
+            f"{' of '.join(filter(None, ('Settings', '.'.join(location[:-1]))))}: {', '.join(names)}.",
+        )
+    if problem["type"] == "unexpected_positional_argument":
+        first = next(field.name for field in dataclasses.fields(root) if field.name not in _CHOOSERS)
+        return ConfigError(
+            f"{where}: found {problem['input']!r} without the name of its setting.",
+            f"Settings are keywords: {root.__name__}({first}=...).",
         )
     if problem["type"] == "union_tag_invalid":
         tag = str(problem["ctx"]["tag"])

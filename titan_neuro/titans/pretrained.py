@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from titan_neuro.errors import ConfigError, InputNotFoundError, MismatchError, near_miss
+from titan_neuro.errors import ConfigError, InputNotFoundError, MismatchError, OutputError, near_miss
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 SCHEMA, SCHEMA_VERSION = "titan-neuro-model", 1
@@ -91,9 +91,20 @@ class Pretrained(nn.Module):
             Made where it is missing; a model that it holds is replaced.
         metadata : mapping, optional
             JSON that is stored beside the settings, for `read_config`.
+
+        Raises
+        ------
+        OutputError
+            The folder can't be made, as where it, or a part of its path, is a file.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise OutputError(
+                f"{folder}: the folder can't be made: {error.strerror or error}.",
+                "Name a folder, new or existing; no part of its path may be a file.",
+            ) from error
         (folder / CONFIG_FILE).unlink(missing_ok=True)
         weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         # As bytes: the error of a full disk is then Python's own.

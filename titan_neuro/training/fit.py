@@ -15,8 +15,7 @@ import lightning
 import pandas as pd
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
-from pydantic import ConfigDict, Field, TypeAdapter
-from pydantic.dataclasses import dataclass as validated_dataclass
+from pydantic import Field, TypeAdapter
 
 from titan_neuro.data.store import FeatureStore, RunView
 from titan_neuro.errors import ConfigError, MismatchError
@@ -25,6 +24,7 @@ from titan_neuro.forecaster import Forecaster, ForecasterConfig
 from titan_neuro.forecaster.tokenizers import SwinTokenizer, SwinTokenizerConfig
 from titan_neuro.provenance import commit, digest, versions
 from titan_neuro.seeds import epoch_seed, fold_seed
+from titan_neuro.titans.config import settings
 from titan_neuro.training.checkpoint import discard_record, read_record, save_forecaster
 from titan_neuro.training.closed_form import fitted_linear_skip, fitted_recall
 from titan_neuro.training.features import cached_features
@@ -58,7 +58,7 @@ logger = logging.getLogger(__name__)
 _METHOD_VERSION = 4
 
 
-@validated_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class TrainingConfig:
     """How a model is trained.
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import lightning
 import numpy as np
 import torch
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from titan_neuro.errors import TrainingError
 from titan_neuro.forecaster.decoders import UpsamplingConfig, UpsamplingDecoder
 from titan_neuro.forecaster.tokenizers import SwinTokenizer, SwinTokenizerConfig
+from titan_neuro.titans.config import settings
 from titan_neuro.training.schedule import rate_factor
 from titan_neuro.typing import RunData
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _BLOCK_TIME_POINTS = 4
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class PretrainingConfig:
     """How the Swin is pre-trained on masked volumes. Volumes are not flipped, rotated or scaled.
 

@@ -30,13 +30,14 @@ _FORECASTS = ("model", "linear", "persistence")
 class ForecastModule(lightning.LightningModule):
     """Train a forecaster, already fitted in closed form, by the mean squared error over all lead times.
 
-    Only scored time points are targets. Several processes read different streams, and take the same step as one process
-    that reads them all. A checkpoint holds the memory state of every stream: a training resumes within a stream.
+    Only scored time points are targets. With several processes, each reads its own streams; the result equals that of
+    one process reading all of them. A checkpoint holds the memory state of every stream: training can resume in the
+    middle of a stream.
 
     Parameters
     ----------
     forecaster : Forecaster
-        Its linear skip is fitted, and does not change.
+        Its linear skip must be fitted already; training does not change it.
     learning_rate, weight_decay : float
         Of AdamW; see :func:`titan_neuro.training.schedule.rate_factor`.
     warmup_fraction : float

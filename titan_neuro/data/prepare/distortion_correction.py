@@ -24,7 +24,7 @@ class PhaseEncoding:
     axis : int
         0, 1 or 2: the axis of the image as it is stored.
     readout_s : float
-        Total readout time in seconds, which is the displacement in voxels for each Hz off resonance. It is negative
+        Total readout time in seconds. Multiplied by the field in Hz it gives the displacement in voxels. It is negative
         where ``PhaseEncodingDirection`` ends with ``-``.
     """
 
@@ -87,7 +87,7 @@ class DistortionShift:
 def distortion_shift(
     fieldmap: Path, fieldmap_to_reference: np.ndarray, phase_encoding: PhaseEncoding, reference_points: np.ndarray
 ) -> DistortionShift:
-    """Apply a fieldmap: compute the shift ``readout time x field`` of each output voxel.
+    """Compute from a fieldmap the shift of each output voxel, ``readout time x field``; `resampling` applies it.
 
     Parameters
     ----------

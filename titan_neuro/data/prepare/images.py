@@ -201,7 +201,7 @@ def _check_header(path: Path, image: Any) -> None:
     if not np.isfinite(image.affine).all() or not np.linalg.det(image.affine[:3, :3]):
         raise ImageError(
             f"{path}: expected an invertible affine (voxel indices to mm), found {image.affine.tolist()}.",
-            "Correct the header.",
+            "Set a valid sform or qform in the image's header.",
         )
 
 

@@ -1,4 +1,7 @@
-"""The files that a run is prepared from, and the fingerprint by which a finished preparation is recognized."""
+"""The files that a run is prepared from, and the fingerprint by which a finished preparation is recognized.
+
+Which of a run's files are used is chosen in `titan_neuro.data.bids.recordings`.
+"""
 
 from __future__ import annotations
 

@@ -6,14 +6,14 @@ from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 from torch import Tensor, nn
 
 from titan_neuro.forecaster.shapes import require_tokens
+from titan_neuro.titans.config import settings
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class LowRankConfig:
     """Forecasts as sums of spatial patterns, for volumes and parcels.
 

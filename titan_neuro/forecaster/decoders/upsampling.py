@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from titan_neuro.forecaster.shapes import require_tokens
+from titan_neuro.titans.config import settings
 
 # Memory for the maps of the time points that are decoded at a time, with all that their gradient needs.
 _CHUNK_BYTES = 256 * 2**20
@@ -20,7 +20,7 @@ _CHUNK_BYTES = 256 * 2**20
 Size = tuple[int, int, int]
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class UpsamplingConfig:
     """Forecasts as maps, upsampled from the grid of the tokens to the voxels; for volumes alone.
 

@@ -8,8 +8,7 @@ from typing import Annotated, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 from torch import Tensor, nn
 
 from titan_neuro.errors import MismatchError
@@ -20,6 +19,7 @@ from titan_neuro.forecaster.recall.forecast_memory import ForecastMemory, Foreca
 from titan_neuro.forecaster.recall.lags import lagged_values
 from titan_neuro.forecaster.recall.stimulus_memory import StimulusMemory, StimulusMemoryFit
 from titan_neuro.linear.lead_time import wait_for_targets
+from titan_neuro.titans.config import settings
 from titan_neuro.titans.stream_state import StreamState
 
 
@@ -42,7 +42,7 @@ class RecallSizes(NamedTuple):
     n_key_features: int
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class RecallConfig:
     """Sizes of the memories that are fitted in closed form.
 

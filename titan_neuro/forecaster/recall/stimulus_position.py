@@ -60,12 +60,12 @@ def position_probabilities(evidence: Tensor, sharpness: float) -> Tensor:
     evidence : torch.Tensor
         ``(..., positions)``.
     sharpness : float
-        Above 0; 1 where time points are independent given the position, less where they are redundant.
+        Above 0. 1 if time points are independent given the position; below 1 if they repeat information.
 
     Returns
     -------
     torch.Tensor
-        ``(..., positions)``; 1 less their sum is the probability of no known stimulus.
+        ``(..., positions)``. They sum to less than 1; the rest is the probability that no known stimulus is shown.
     """
     logits = sharpness * evidence - math.log(evidence.shape[-1])
     # The alternative has the logit 0.

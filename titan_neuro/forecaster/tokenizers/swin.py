@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from titan_neuro.errors import ConfigError
 from titan_neuro.forecaster.shapes import require_series
+from titan_neuro.titans.config import settings
 
 _STAGES = 4
 # Attention over fewer patches is faster step by step than in torch's fused kernel: windows of 27 take 12 % less time,
@@ -29,7 +29,7 @@ _CHUNK_BYTES = 2 * 2**30
 _KEPT_PER_CHANNEL, _KEPT_PER_PAIR = 35, 3
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class SwinTokenizerConfig:
     """MONAI's `SwinTransformer`, one volume at a time.
 

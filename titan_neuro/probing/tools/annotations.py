@@ -73,7 +73,10 @@ def read_annotations(paths: Iterable[str | Path]) -> list[Annotation]:
 
 def _read(path: Path) -> list[Annotation]:
     if not path.is_file():
-        raise InputNotFoundError(f"{path}: no such table (probe.decoding.tables).", "Paths are read as given.")
+        raise InputNotFoundError(
+            f"{path}: no such table (probe.decoding.tables).",
+            "A relative path is taken from the current folder; correct probe.decoding.tables.",
+        )
     try:
         table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:

@@ -178,6 +178,8 @@ class TitansLM(Pretrained):
     ) -> Int[Tensor, "batch new"] | tuple[Int[Tensor, "batch new"], BackboneState]:
         """Continue texts token by token, in memory that does not grow with the text.
 
+        What it returns are inference tensors, which can't be used where autograd is to record: clone them first.
+
         Parameters
         ----------
         prompt : torch.Tensor
