@@ -30,7 +30,7 @@ def row_of(rows: list[dict], **labels: object) -> pd.Series:
     return pd.Series(row)
 
 
-@pytest.fixture(scope="module", params=["associations", "nothing"])
+@pytest.fixture(scope="module", params=["associations", pytest.param("nothing", marks=pytest.mark.slow)])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict]:
     folder = tmp_path_factory.mktemp("truth")
     return request.param, ground_truth.run(request.param, SMALL, ["mac"], [0], folder)

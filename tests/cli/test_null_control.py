@@ -72,6 +72,7 @@ def test_on_white_noise_nobody_forecasts_anything(prepared, protocol, capsys):
     assert not list((prepared.parent / protocol).rglob("*_timeseries.tsv"))
 
 
+@pytest.mark.slow
 def test_with_shuffled_phases_nobody_beats_autoregression(prepared, capsys):
     assert control(prepared, "phase", "subject") == 0
     table = table_of(prepared, "phase").set_index(["model", "lead_time_points"])

@@ -23,6 +23,7 @@ def go(titan_neuro, source, output, *settings):
     return done, pd.read_csv(scores, sep="\t"), json.loads(scores.with_suffix(".json").read_text())
 
 
+@pytest.mark.slow
 def test_raw_volumes_of_one_subject(titan_neuro, haxby, tmp_path):
     (tmp_path / "debug.yaml").write_text("preset: debug\n")
     settings = ("--config-file", tmp_path / "debug.yaml", *QUICK)

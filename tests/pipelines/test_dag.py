@@ -113,6 +113,7 @@ def pretend_to_prepare(output: Path, key: str, settings: dict) -> None:
     write_run(output / f"sub-{subject}/func/{key}_desc-prepared_bold.zarr", header, [series])
 
 
+@pytest.mark.slow
 def test_budapest_is_125_runs_and_fifteen_trainings(snakemake, tmp_path):
     """The real tree of ds003017 and of its transforms, names alone; its runs are pretended to be prepared."""
     bids, output = tmp_path / "ds003017", tmp_path / "output"

@@ -40,6 +40,7 @@ def contents(output: Path) -> dict[str, tuple[str, int]]:
     }
 
 
+@pytest.mark.slow
 def test_the_workflow_equals_the_two_run_calls(snakemake, config, tmp_path):
     output = tmp_path / "output"
     before = contents(output)
@@ -61,6 +62,7 @@ def test_the_workflow_equals_the_two_run_calls(snakemake, config, tmp_path):
     assert "Params have changed" in said
 
 
+@pytest.mark.slow
 def test_a_killed_workflow_can_be_unlocked(snakemake, config, tmp_path):
     pipelines = find_pipelines()
     command = [Path(sys.executable).with_name("snakemake"), "--snakefile", pipelines / "Snakefile", "--profile"]
