@@ -29,7 +29,7 @@ from titan_neuro.linear.lagged_statistics import (
 )
 from titan_neuro.linear.ridge import ridge_factor
 from titan_neuro.runs import BLOCK_TIME_POINTS, read_blocks
-from titan_neuro.typing import RunData
+from titan_neuro.typing import RunData, Stretch
 
 ORDERS = (1, 2, 4, 8)
 PENALTIES = (1e-6, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -192,12 +192,9 @@ def fit_autoregression(
         No run; a time point that is not finite; too few scored time points to fit and to hold out.
     """
     _check_choices(horizons, orders, penalties, n_folds)
-    n_features = common_n_features(runs)
-    layout = StatisticsLayout(tuple(horizons), max(orders))
+    n_features, layout = common_n_features(runs), StatisticsLayout(tuple(horizons), max(orders))
     stretches = assign_folds(runs, n_folds)
-    counts = count_rows(stretches, layout)
-    _check_counts(counts, layout)
-
+    counts = _count_rows(stretches, layout)
     width = max(1, memory_bytes // (8 * layout.n_rows * (len(counts) + 1)))
     candidates = [(order, penalty) for order in sorted(orders) for penalty in sorted(penalties)]
     errors = torch.zeros(len(horizons), len(candidates), dtype=torch.float64)
@@ -207,17 +204,22 @@ def fit_autoregression(
         statistics = accumulate_statistics(stretches, layout, features, len(counts), progress)
         totals[:, features] = statistics.sum(0)
         errors += _held_out_errors(statistics, counts, layout, candidates)
-    chosen = [candidates[int(best)] for best in errors.argmin(dim=1)]
+    return _fit_weights(totals, counts.sum(0), layout, [candidates[int(best)] for best in errors.argmin(dim=1)])
 
-    coefficients = torch.zeros(len(horizons), max(orders), n_features)
-    intercept = torch.zeros(len(horizons), n_features)
+
+def _fit_weights(
+    totals: Tensor, n_rows: Tensor, layout: StatisticsLayout, chosen: Sequence[tuple[int, float]]
+) -> Autoregression:
+    """Fit all features with the order and penalty that were chosen for each horizon."""
+    n_horizons, n_features = len(layout.horizons), totals.shape[1]
+    coefficients, intercept = torch.zeros(n_horizons, layout.order, n_features), torch.zeros(n_horizons, n_features)
     for index, candidate in enumerate(chosen):
         for columns in feature_blocks(n_features):
-            weights, offset = _solve(layout.center(totals[:, columns], counts[:, index].sum(), index), [candidate])
+            weights, offset = _solve(layout.center(totals[:, columns], n_rows[index], index), [candidate])
             coefficients[index, :, columns] = weights[..., 0].T.float()
             intercept[index, columns] = offset[:, 0].float()
     order, penalty = zip(*chosen, strict=True)
-    return Autoregression(coefficients, intercept, tuple(horizons), order, penalty)
+    return Autoregression(coefficients, intercept, layout.horizons, order, penalty)
 
 
 def _solve(statistics: CenteredStatistics, candidates: Sequence[tuple[int, float]]) -> tuple[Tensor, Tensor]:
@@ -264,7 +266,9 @@ def _check_choices(horizons: Sequence[int], orders: Sequence[int], penalties: Se
         raise ConfigError(f"Autoregression: n_folds must be at least 2, found {n_folds}.")
 
 
-def _check_counts(counts: Tensor, layout: StatisticsLayout) -> None:
+def _count_rows(stretches: Sequence[Stretch], layout: StatisticsLayout) -> Tensor:
+    """Rows of each fold and horizon, ``(folds, horizons)``, at least two folds with rows at each horizon."""
+    counts = count_rows(stretches, layout)
     for index, horizon in enumerate(layout.horizons):
         n_filled = int((counts[:, index] > 0).sum())
         if n_filled < 2:
@@ -275,3 +279,4 @@ def _check_counts(counts: Tensor, layout: StatisticsLayout) -> None:
                 f"point with {length - 1} time points of its run before it.",
                 f"Give more or longer training runs, of at least {length} time points each, or shorter horizons.",
             )
+    return counts

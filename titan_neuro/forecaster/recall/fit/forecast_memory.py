@@ -73,8 +73,7 @@ def fit_forecast_memory(
     """Choose, for each horizon, groups of key features and a step size by forward selection.
 
     A memory runs through each training run as through a test run, from empty; options are compared by the error that it
-    removes. Its reliability, component by component, follows from the same runs. It is 0 throughout where the memory
-    helps at short horizons alone.
+    removes. Its reliability follows from the same runs; it is 0 where the memory helps at short horizons alone.
 
     Parameters
     ----------
@@ -95,11 +94,8 @@ def fit_forecast_memory(
     sizes, width = components.sizes, config.group_width
     indices = runs_for_choices(runs)
     sample = [runs[index] for index in indices]
-    features = [
-        _key_features(config, components, run, linear_forecasts[index])
-        for run, index in zip(sample, indices, strict=True)
-    ]
-    residuals = [residual_errors(run, forecasts[index], horizons) for run, index in zip(sample, indices, strict=True)]
+    features = [_key_features(config, components, runs[index], linear_forecasts[index]) for index in indices]
+    residuals = [residual_errors(runs[index], forecasts[index], horizons) for index in indices]
     innovations = torch.cat([run.innovations[run.scored] for run in sample])
     directions = principal_components(innovations, _CHOICE_COMPONENTS)
     key_map = torch.zeros(len(horizons), config.n_groups * width, sizes.n_key_features)
