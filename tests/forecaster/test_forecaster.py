@@ -245,7 +245,10 @@ SERIES = torch.zeros(1, 4, 20)
         (lambda: ForecasterConfig(), "tokenizer: a value is required"),
         (lambda: ForecasterConfig(20), r"Settings are keywords: ForecasterConfig\(tokenizer=...\)"),
         (lambda: ForecasterConfig(tokenizer=PARCELS, horizon=(1, 2)), "'horizon'. Did you mean 'horizons'"),
-        (lambda: ForecasterConfig(tokenizer="parcels"), "tokenizer: .*found 'parcels'"),
+        (
+            lambda: ForecasterConfig(tokenizer="parcels"),
+            "expected SwinTokenizerConfig or ParcelTokenizerConfig, .*found 'parcels'",
+        ),
         (lambda: ForecasterConfig(tokenizer=PARCELS, horizons=3), "horizons: .*found 3"),
         (lambda: ForecasterConfig(tokenizer=PARCELS, horizons=()), "at least one lead time is needed"),
         (lambda: ForecasterConfig(tokenizer=PARCELS, horizons=(0, 1)), r"horizons\.0: .*found 0"),

@@ -28,7 +28,7 @@ def require_series(
     is_batch : bool
         Whether the first dimension is the batch.
     dtype : torch.dtype, optional
-        Of the model's weights, which the series must have. Under ``torch.autocast`` lower precisions pass, too.
+        Of the model's weights, which the series must have. Under ``torch.autocast`` all but float64 pass.
 
     Raises
     ------
@@ -43,8 +43,8 @@ def require_series(
         raise MismatchError(f"{caller}: expected time points {shape}, found {tuple(series.shape)}.", hint)
     if not series.numel():
         raise MismatchError(f"{caller}: expected at least one time point {shape}, found {tuple(series.shape)}.")
-    is_lower = series.dtype in (torch.float16, torch.bfloat16) and torch.is_autocast_enabled(series.device.type)
-    if not series.is_floating_point() or not (dtype in (None, series.dtype) or is_lower):
+    is_cast = series.dtype != torch.float64 and torch.is_autocast_enabled(series.device.type)
+    if not series.is_floating_point() or not (dtype in (None, series.dtype) or is_cast):
         raise MismatchError(
             f"{caller}: expected {dtype or 'floating-point'} time points {shape}, found {series.dtype}.",
             f"Convert them, for example by series.to({dtype or torch.float32}).",

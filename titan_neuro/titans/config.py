@@ -90,6 +90,11 @@ def explain_validation_error(error: ValidationError, root: type[Any], where: str
         )
     if problem["type"] == "missing":
         return ConfigError(f"{where}: {key}: a value is required.")
+    if problem["type"] in ("model_attributes_type", "dataclass_type") and root not in components:
+        names = [component.__name__ for component in components]
+        return ConfigError(
+            f"{where}: {key}: expected {' or '.join(names)}, or its settings; found {problem['input']!r}."
+        )
     return ConfigError(f"{where}: {key}: {problem['msg']}; found {problem['input']!r}.")
 
 
