@@ -307,7 +307,6 @@ def test_wrong_settings_are_named(call, message):
         (lambda model: model.fit([[[0.0] * 20]]), "Run 0: .* found list"),
         (lambda model: model.fit([SERIES[0, :0].numpy()] * 2), "array-0: expected at least one time point"),
         (lambda model: model.held_out_index("a"), r"sequence of keys, found 'a'.\nPass \['a'\]"),
-        (lambda model: model.config.build(n_features=20, mask=torch.ones(20, 1, 1).bool()), "found a mask"),
         (
             lambda model: ForecasterConfig(tokenizer=SwinTokenizerConfig()).build(n_features=20, mask=np.ones(20) > 0),
             r"bool tensor \(x, y, z\), found ndarray",

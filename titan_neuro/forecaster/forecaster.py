@@ -39,7 +39,8 @@ class Forecaster(Pretrained):
     n_features : int
         Voxels inside the mask, or parcels.
     mask : torch.Tensor, optional
-        bool ``(x, y, z)`` with `n_features` voxels set; for the Swin tokenizer.
+        bool ``(x, y, z)`` with `n_features` voxels set; for the Swin tokenizer. A tokenizer of parcels, which may also
+        read the voxels of a mask, does not use it.
 
     Attributes
     ----------
@@ -56,7 +57,7 @@ class Forecaster(Pretrained):
     Raises
     ------
     MismatchError
-        A Swin tokenizer without a mask, a mask of another size, or a mask for a tokenizer of parcels.
+        A Swin tokenizer without a mask, or a mask of another size.
     ConfigError
         `n_features` is not a whole number of at least 1.
 
@@ -89,11 +90,6 @@ class Forecaster(Pretrained):
     def _build_tokenizer(self, mask: Tensor | None) -> SwinTokenizer | ParcelTokenizer:
         config, dim = self.config.tokenizer, self.config.backbone.dim
         if not isinstance(config, SwinTokenizerConfig):
-            if mask is not None:
-                raise MismatchError(
-                    "Forecaster: found a mask, but the tokenizer is that of parcels, which have none.",
-                    "Leave the mask out, or choose the Swin tokenizer.",
-                )
             return ParcelTokenizer(config, self.n_features, dim)
         if mask is not None and not (isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.ndim == 3):
             raise MismatchError(
