@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -70,6 +71,11 @@ def start(
     )
     process.start()
     return process
+
+
+def limit_file_size(n_bytes: int) -> None:
+    """Have this process fail where it writes more than `n_bytes` into a file, as it would on a full disk."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, n_bytes))
 
 
 def run_command(*arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:

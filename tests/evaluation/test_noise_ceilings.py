@@ -95,5 +95,5 @@ def test_missing_or_short_repeats_have_no_ceiling():
 def test_mismatched_showings_are_refused():
     run, other = run_of("1", np.zeros((30, 2))), run_of("2", np.zeros((30, 2)))
     for pair in ((Stretch(run, 0, 9), Stretch(run, 10, 20)), (Stretch(run, 0, 10), Stretch(other, 0, 10))):
-        with pytest.raises(MismatchError, match="one subject, one length"):
+        with pytest.raises(MismatchError, match="of one subject and one length"):
             retest_ceiling([pair])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import resource
 import signal
 import subprocess
 
@@ -13,10 +12,6 @@ import forked
 import pytest
 
 from titan_neuro.errors import OutputError
-
-
-def limit_file_size(n_bytes):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, n_bytes))
 
 
 def kill_before_writing(preparation, output, pattern):
@@ -60,7 +55,7 @@ def test_a_full_disk_is_reported_and_leaves_nothing(native, one_raw, full):
     """A limit on the size of a file simulates the disk: the same system calls fail in the same places."""
     preparation, n_bytes = (native, 2**17) if full == "store" else (one_raw, 2**16)
     output = preparation.new_output()
-    code = preparation.exit_code(output, functools.partial(limit_file_size, n_bytes))
+    code = preparation.exit_code(output, functools.partial(forked.limit_file_size, n_bytes))
     messages = preparation.messages.read_text()
     assert code == OutputError.exit_code, messages
     assert "can't be written" in messages
