@@ -8,7 +8,7 @@ WORKERS ?= 2
 PARALLEL := -n $(WORKERS) --dist loadgroup --durations=10
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo test test-rest test-all lint clean
+.PHONY: install demo test test-system test-slow test-all lint clean
 
 install: $(VENV)/.installed
 
@@ -28,14 +28,19 @@ demo: install
 	$(BIN)/titan-neuro run $(DEMO)/bids $(DEMO)/output group --config-file pipelines/demo.yaml --nprocs 1
 	@echo "Report: $(abspath $(DEMO)/output/report.html)"
 
-# Minutes on two cores: before every commit. What needs Slurm, a browser or more than a minute is in `test-rest`.
+# Minutes on two cores: before every commit.
 test: install lint
 	$(BIN)/pytest -m 'not slow and not slurm and not browser' $(PARALLEL)
 
-test-rest: install
-	$(BIN)/pytest -m 'slow or slurm or browser' $(PARALLEL)
+# With a real Slurm cluster and a real browser.
+test-system: install
+	$(BIN)/pytest -m '(slurm or browser) and not slow' $(PARALLEL)
 
-test-all: test test-rest
+# The long versions: more seeds, every kill, whole studies.
+test-slow: install
+	$(BIN)/pytest -m slow $(PARALLEL)
+
+test-all: test test-system test-slow
 
 lint: install
 	$(BIN)/ruff check .
