@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from titan_neuro.data.repeats import find_repeats
 from titan_neuro.evaluation import ScoreContext, combine, controls_of, format_table, score_fold, write_scores
 from titan_neuro.evaluation.noise_ceilings import retest_ceiling, stimulus_locked_ceiling
 from titan_neuro.evaluation.vocabulary import AR, STIMULUS_LOCKED, TEST_RETEST
+from titan_neuro.files import read_json
 from titan_neuro.provenance import digest
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def evaluate_study(trained: TrainedStudy, output: OutputFolder, notes: Sequence[
             _discard_earlier(trained.stem)
             _write_tables(benchmark, trained.folds[0], config, path, caveats)
             _write_maps(benchmark, trained.folds[0], trained.stem, caveats)
-    sidecar = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    sidecar = read_json(path.with_suffix(".json"))
     return Evaluation(pd.read_csv(path, sep="\t"), sidecar["Summary"], sidecar["Comparisons"], caveats, path)
 
 

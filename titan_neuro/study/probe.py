@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from tqdm import tqdm
 
 from titan_neuro.data.bids.output import write_map
 from titan_neuro.data.prepare import content_id
-from titan_neuro.files import atomic, write_json
+from titan_neuro.files import atomic, read_json, write_json
 from titan_neuro.probing import PROBES, ProbedFold, ProbeSetup, untrained_like
 from titan_neuro.probing.tools.results import RESULT_SUFFIX
 from titan_neuro.provenance import digest
@@ -117,7 +116,7 @@ def _write(results: ProbeResults, stem: Path, name: str, trained: TrainedStudy, 
 
 
 def _read(name: str, stem: Path, done: Path) -> ProbeOutcome:
-    metadata = json.loads(done.read_text(encoding="utf-8"))
+    metadata = read_json(done)
     tables = {
         suffix: pd.read_csv(stem.with_name(f"{stem.name}_{suffix}.tsv"), sep="\t", na_values="n/a")
         for suffix in metadata["Tables"]

@@ -296,12 +296,12 @@ class Study:
         name : str, optional
             ``gru`` or ``transformer-20``; by default the study's model.
         """
-        from titan_neuro.study.models import find_model, study_models
+        from titan_neuro.study.models import find_model, study_folds, study_models
         from titan_neuro.training import load_forecaster
 
         runs = self.runs()
         config = self.settings.resolve_prepared(self.output, runs)
-        folds = {data.fold.number: data for data in self.folds()}
+        folds = {data.fold.number: data for data in study_folds(runs, config)}
         if fold not in folds:
             raise UsageError(f"fold={fold}: the study has the folds {', '.join(map(str, folds))}.")
         configs = study_models(config, folds[fold].space)
@@ -376,18 +376,21 @@ class Study:
         """
         from tqdm import tqdm
 
+        from titan_neuro.study.models import find_model, study_folds
         from titan_neuro.study.predict import write_forecast
+        from titan_neuro.training import load_forecaster
 
         runs = self.runs()
         config = self.settings.resolve_prepared(self.output, runs)
         if horizon not in config.model.horizons:
             raise UsageError(f"--horizon {horizon}: the model forecasts {config.model.horizons} time points ahead.")
-        paths = []
-        for data in self.folds():
+        device, paths = self.device, []
+        for data in study_folds(runs, config):
             views = [view for view in data.select(data.fold.test) if self.selection.matches(view.store.entities)]
             if not views:
                 continue
-            model = self.forecaster(fold=data.fold.number)
+            folder, _ = find_model(self.output, data, config, config.seeds[0], config.model)
+            model, _ = load_forecaster(folder, device)
             with self.output.stage(f"predict fold-{data.fold.number}", horizon=horizon):
                 for view in tqdm(views, desc="predict", unit="run", disable=None):
                     paths.append(write_forecast(model, view, horizon, data.space))
