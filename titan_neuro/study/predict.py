@@ -11,7 +11,8 @@ import pandas as pd
 
 from titan_neuro.data.bids.output import write_nifti
 from titan_neuro.errors import NoMatchError
-from titan_neuro.files import atomic, write_json
+from titan_neuro.files import write_json
+from titan_neuro.tables import write_tsv
 
 if TYPE_CHECKING:
     from titan_neuro.data.space import Space
@@ -58,8 +59,7 @@ def write_forecast(model: Forecaster, run: RunView, horizon: int, space: Space) 
         write_nifti(path, space, blocks, n_time_points=run.n_time_points, repetition_time=run.repetition_time)
     else:
         path = source.with_name(f"{stem}_timeseries.tsv")
-        with atomic(path) as temporary:
-            pd.DataFrame(np.concatenate(list(blocks)), columns=space.parcels).to_csv(temporary, sep="\t", index=False)
+        write_tsv(path, pd.DataFrame(np.concatenate(list(blocks)), columns=space.parcels))
     write_json(
         path.with_name(path.name.split(".")[0] + ".json"),
         {

@@ -14,6 +14,7 @@ import pandas as pd
 from titan_neuro.data.space import Space
 from titan_neuro.errors import MetadataError, OutputError, UsageError
 from titan_neuro.files import WORK_FOLDER, atomic, file_lock, is_leftover, read_json, write_json, write_text
+from titan_neuro.tables import write_tsv
 
 _NAME = "Titan-Neuro"
 _README = """# Forecasts made by Titan-Neuro
@@ -180,8 +181,7 @@ def write_map(stem: Path, label: str, space: Space, values: np.ndarray, metadata
     if not is_volume:
         path = stem.with_name(f"{stem.name}_statmap.tsv")
         table = pd.DataFrame({"parcel": space.parcels, "value": values})
-        with atomic(path) as temporary:
-            table.to_csv(temporary, sep="\t", index=False, na_rep="n/a")
+        write_tsv(path, table)
     else:
         path = stem.with_name(f"{stem.name}_statmap.nii.gz")
         write_nifti(path, space, iter([values[None]]), n_time_points=1, repetition_time=None, fill=np.nan)

@@ -1,4 +1,4 @@
-"""The recordings of a BIDS dataset: each run's image or table, repetition time, events, brain mask and derivatives."""
+"""The recordings of a BIDS dataset: each run's image or table, sidecar, events, brain mask and derivatives."""
 
 from __future__ import annotations
 
@@ -40,8 +40,6 @@ class Recording:
         standard space by fMRIPrep's transforms.
     entities : dict of str
         BIDS entities of the name, by their long names; run numbers keep their zero padding.
-    repetition_time : float or None
-        Seconds from one volume to the next according to the sidecar; None where the sidecar does not contain it.
     sidecar : mapping
         The sidecar's content, unchecked.
     events, mask, confounds : Path or None
@@ -54,7 +52,6 @@ class Recording:
     kind: Literal["volume", "parcels"]
     route: Literal["parcels", "native", "preprocessed", "transforms"]
     entities: Mapping[str, str]
-    repetition_time: float | None
     sidecar: Mapping[str, Any] = field(default_factory=dict)
     events: Path | None
     mask: Path | None
@@ -149,15 +146,13 @@ def _select(
 
 
 def _recording(file: IndexedFile, index: DatasetIndex, events: Sequence[IndexedFile]) -> Recording:
-    sidecar = index.sidecar(file)
     is_volume = parse_name(file.path).suffix == "bold"
     return Recording(
         path=file.path,
         kind="volume" if is_volume else "parcels",
         route="parcels" if not is_volume else "preprocessed" if index.is_derivative else "native",
         entities=file.entities,
-        repetition_time=_sidecar_repetition_time(file.path, sidecar),
-        sidecar=sidecar,
+        sidecar=index.sidecar(file),
         events=_most_specific(file.entities, [(events.path, events.entities) for events in events], file.path),
         mask=None,
     )
@@ -182,20 +177,6 @@ def _most_specific(
             "Name the one to use with --derivatives.",
         )
     return best[0] if best else None
-
-
-def _sidecar_repetition_time(path: Path, sidecar: Mapping[str, Any]) -> float | None:
-    repetition_time, frequency = sidecar.get("RepetitionTime"), sidecar.get("SamplingFrequency")
-    try:
-        # Some programs write the word "TR" instead of a frequency.
-        if repetition_time is None and isinstance(frequency, int | float) and frequency:
-            return 1 / float(frequency)
-        return None if repetition_time is None else float(repetition_time)
-    except (TypeError, ValueError) as error:
-        raise MetadataError(
-            f"{path}: expected a RepetitionTime in seconds in its sidecar, found {repetition_time!r}.",
-            "Correct the sidecar.",
-        ) from error
 
 
 def _in_standard_space(recordings: Sequence[Recording]) -> list[Recording]:

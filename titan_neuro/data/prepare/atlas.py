@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from titan_neuro.data.bids.names import ROUGH_SPACE, parse_name
 from titan_neuro.data.prepare.grid import grid_points
 from titan_neuro.data.prepare.images import read_volume
 from titan_neuro.data.prepare.transforms import apply_affine
-from titan_neuro.data.space import Space
+from titan_neuro.data.space import Space, same_affine
 from titan_neuro.errors import ImageError, InputNotFoundError, MetadataError
-
-_MAX_LISTED = 5
+from titan_neuro.tables import numbers, read_tsv
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,12 +28,15 @@ class Atlas:
     labels : numpy.ndarray
         int ``(voxels in mask,)``: the label of each voxel of the space; 0 for voxels outside all parcels.
     names : mapping of int to str
-        Name of each label, in ascending order.
+        Name of each label that has a voxel in the space, in ascending order.
+    lost : tuple of str
+        Names of the labels without one: the field of view, or the mask, doesn't cover these parcels.
     """
 
     name: str
     labels: np.ndarray
     names: Mapping[int, str]
+    lost: tuple[str, ...]
 
 
 def read_atlas(path: Path, space: Space) -> Atlas:
@@ -61,8 +62,8 @@ def read_atlas(path: Path, space: Space) -> Atlas:
     InputNotFoundError
         The file does not exist.
     ImageError
-        The image is not 3D, has values that are no whole numbers, or has no label; it is in another space; a parcel has
-        no voxel in the mask.
+        The image is not 3D, has values that are no whole numbers, or has no label; it is in another space; no parcel
+        has a voxel in the mask.
     MetadataError
         The table of names is not valid.
     """
@@ -76,14 +77,14 @@ def read_atlas(path: Path, space: Space) -> Atlas:
     labels[inside] = data[tuple(voxels[inside].T)]
     names = _names(path, np.unique(data[data != 0]))
     present = set(np.unique(labels))
-    empty = [name for label, name in names.items() if label not in present]
-    if empty:
+    lost = tuple(name for label, name in names.items() if label not in present)
+    if len(lost) == len(names):
         raise ImageError(
-            f"{path}: {len(empty)} of its {len(names)} parcels have no voxel in the run's mask: "
-            f"{', '.join(empty[:_MAX_LISTED])}{', ...' if len(empty) > _MAX_LISTED else ''}.",
-            "Prepare on a finer grid (--resolution), or with an atlas of larger parcels.",
+            f"{path}: none of its {len(names)} parcels has a voxel in the run's mask.",
+            "Check that the atlas and the run are in the same space.",
         )
-    return Atlas(name=atlas_name(path), labels=labels, names=names)
+    kept = {label: name for label, name in names.items() if label in present}
+    return Atlas(name=atlas_name(path), labels=labels, names=kept, lost=lost)
 
 
 def atlas_name(path: Path) -> str:
@@ -120,7 +121,7 @@ def _check_space(path: Path, space: Space, shape: tuple[int, ...], affine: np.nd
     if not space.name.startswith("MNI"):
         # Native spaces have no common name: there an atlas must lie on the grid of the run.
         is_on_grid = space.mask is not None and space.affine is not None and shape == space.mask.shape
-        fits = is_on_grid and np.allclose(affine, np.asarray(space.affine), atol=1e-3)
+        fits = is_on_grid and same_affine(shape, affine, np.asarray(space.affine))
     elif space.name == ROUGH_SPACE:
         fits = atlas_space is None or atlas_space.startswith("MNI152")
     else:
@@ -137,13 +138,14 @@ def _names(path: Path, labels: np.ndarray) -> dict[int, str]:
     table = names_table(path)
     if table is None:
         return {int(label): str(int(label)) for label in labels}
-    try:
-        rows = pd.read_csv(table, sep="\t", dtype={"index": np.int64, "name": str}, keep_default_na=False)
-        table_names = dict(zip(rows["index"], rows["name"], strict=True))
-    except (OSError, ValueError, KeyError) as error:
+    rows = read_tsv(table, required=("index", "name"), blank_lines=True)
+    indices = numbers(table, rows["index"])
+    fractions = [index for index in indices if not index.is_integer()]
+    if fractions:
         raise MetadataError(
-            f"{table}: expected the columns index (whole numbers) and name: {error}.", "Correct the table."
-        ) from error
+            f"{table}: column index: expected whole numbers, found {fractions[0]}.", "Correct the table."
+        )
+    table_names = dict(zip(indices.astype(int), rows["name"], strict=True))
     unnamed = [int(label) for label in labels if not table_names.get(label)]
     if unnamed:
         raise MetadataError(

@@ -40,6 +40,7 @@ from titan_neuro.data.prepare.time_series import (
     ResampledVolumes,
     StoredSeries,
     TimeSeries,
+    warn_of_lost_parcels,
 )
 from titan_neuro.data.prepare.timing import repetition_time
 from titan_neuro.errors import ConfigError, MetadataError
@@ -154,7 +155,7 @@ def open_run(recording: Recording, config: PrepareConfig, scratch_dir: Path, sta
         return _open_parcels(recording, config)
     _check_settings(recording, config)
     image = BoldImage(recording.path)
-    tr = repetition_time(recording, image.header_repetition_time)
+    tr = repetition_time(recording, image.header_repetition_time, image.n_volumes, config.repetition_time_from)
     if config.slice_timing:
         image = correct_slice_timing(image, recording, tr, stack.enter_context(ScratchSeries(scratch_dir / "slices")))
     series, mapping, mask = _open_image(recording, image, config, tr)
@@ -166,7 +167,9 @@ def open_run(recording: Recording, config: PrepareConfig, scratch_dir: Path, sta
     table = computed or _given_confounds(recording, series.n_time_points)
     if config.atlas is not None:
         atlas = read_atlas(config.atlas, series.space)
-        series = ParcelMeans(series, atlas.labels, atlas.names, atlas.name)
+        n_parcels = len(atlas.names) + len(atlas.lost)
+        warn_of_lost_parcels(config.atlas, atlas.lost, n_parcels, f"without a voxel in the mask of {recording.key}")
+        series = ParcelMeans(series, atlas.labels, atlas.names, atlas.name, atlas.lost)
     return OpenRun(
         series=series,
         repetition_time=tr,
@@ -206,7 +209,7 @@ def _open_parcels(recording: Recording, config: PrepareConfig) -> OpenRun:
     table = _given_confounds(recording, series.n_time_points)
     return OpenRun(
         series=series,
-        repetition_time=repetition_time(recording, None),
+        repetition_time=repetition_time(recording, None, series.n_time_points),
         route="parcels",
         confounds=_confound_model(table, config, recording, series.n_time_points),
         framewise_displacement=_framewise_displacement(table),

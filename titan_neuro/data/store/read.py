@@ -142,6 +142,7 @@ class RunStore:
             mask=self._read_whole("mask") if volume else None,
             affine=np.asarray(attributes["affine"], dtype=np.float64) if volume else None,
             parcels=tuple(attributes["parcels"]),
+            lost_parcels=tuple(attributes.get("lost_parcels", ())),
         )
 
     def series(self, start: int, stop: int) -> np.ndarray:

@@ -95,6 +95,7 @@ def attributes_of(header: RunHeader) -> dict[str, Any]:
         "space": space.name,
         "affine": None if space.affine is None else space.affine.tolist(),
         "parcels": list(space.parcels),
+        "lost_parcels": list(space.lost_parcels),
         "events": [[float(onset), _or_null(duration), str(kind)] for onset, duration, kind in header.events],
         "record": dict(header.record),
     }
