@@ -17,6 +17,7 @@ from titan_neuro.data.bids.names import (
     join_entities,
     list_labels,
     long_entities,
+    parse_entities,
     parse_name,
     run_entities,
     sidecar_path,
@@ -86,6 +87,7 @@ def find_recordings(
     subjects: Sequence[str] | None = None,
     tasks: Sequence[str] | None = None,
     runs: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
     filter_file: Path | None = None,
     derivatives: Sequence[Path] = (),
 ) -> list[Recording]:
@@ -99,6 +101,8 @@ def find_recordings(
         Root of the dataset (the folder that holds ``dataset_description.json``).
     subjects, tasks, runs : sequence of str, optional
         Labels to select, with or without their ``sub-``, ``task-``, ``run-``; run ``1`` is run ``01``.
+    exclude : sequence of str
+        Runs to leave out, by their entities: ``sub-01_task-movie_run-2``, or ``run-2`` for run 2 of everybody.
     filter_file : Path, optional
         JSON in fMRIPrep's form, ``{"bold": {"session": "02", ...}}``: entities that a file must have.
     derivatives : sequence of Path
@@ -110,7 +114,7 @@ def find_recordings(
     InputNotFoundError, NotBIDSError, NotFetchedError
         No such folder; no ``dataset_description.json``; the content of that file is not on this machine.
     NoMatchError
-        No recording matches the labels and the filter.
+        No recording matches the labels and the filter; none matches a name in `exclude`.
     ConfigError
         The filter file can't be used.
     ImageError, MetadataError
@@ -121,7 +125,9 @@ def find_recordings(
     for folder in derivatives:
         if not folder.is_dir():
             raise InputNotFoundError(f"{folder}: no such folder (named with --derivatives).")
-    selected = _select(bids_dir, index.recordings(filter_file), {"subject": subjects, "task": tasks, "run": runs})
+    # With a filter, as the jobs of an array have one, a run that is left out may not be among the files at all.
+    files_of_runs = _leave_out(bids_dir, index.recordings(filter_file), exclude, must_match=filter_file is None)
+    selected = _select(bids_dir, files_of_runs, {"subject": subjects, "task": tasks, "run": runs})
     derivative_folders = derivatives or [bids_dir / "derivatives"]
     files = DerivativeFiles([*derivative_folders, *([bids_dir] if index.is_derivative else [])])
     events = index.events()
@@ -143,6 +149,22 @@ def _select(
         available = "; ".join(f"{entity}: {list_labels(names, entity)}" for entity in wanted)
         raise NoMatchError(f"{bids_dir}: no run matches {query}.", f"The dataset has: {available}.")
     return selected
+
+
+def _leave_out(
+    bids_dir: Path, files: Sequence[IndexedFile], exclude: Sequence[str], *, must_match: bool
+) -> list[IndexedFile]:
+    left_out: set[Path] = set()
+    for name in exclude:
+        entities = parse_entities(name)
+        matching = {file.path for file in files if applies_to(entities, file.entities)}
+        if not entities or (must_match and not matching):
+            raise NoMatchError(
+                f"{bids_dir}: no run matches --exclude {name}.",
+                "Name runs by their entities, as --dry-run lists them: sub-01_task-movie_run-2, or run-2 for everybody.",
+            )
+        left_out |= matching
+    return [file for file in files if file.path not in left_out]
 
 
 def _recording(file: IndexedFile, index: DatasetIndex, events: Sequence[IndexedFile]) -> Recording:

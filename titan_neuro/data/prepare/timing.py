@@ -281,9 +281,12 @@ def scored_time_points(
     if not matching:
         reason = f"no event of type {' or '.join(trial_types)}" if events else "no events"
         return after_warmup, f"all time points after the warm-up ({reason})"
-    inside = np.zeros(n_time_points, dtype=bool)
-    for onset_s, duration_s, _ in matching:
-        inside |= (time_s >= onset_s) & (time_s < onset_s + duration_s)
+    onsets, durations = (np.array([event[index] for event in matching], dtype=np.float64) for index in (0, 1))
+    # How many events begin at a time point, less those that end there; an event of unknown duration does neither.
+    changes = np.zeros(n_time_points + 1, dtype=np.int64)
+    np.add.at(changes, np.searchsorted(time_s, onsets), 1)
+    np.add.at(changes, np.searchsorted(time_s, onsets + np.nan_to_num(durations)), -1)
+    inside = np.cumsum(changes[:-1]) > 0
     rule = f"time points inside events of type {' or '.join(trial_types)}, after the warm-up"
     n_unknown = sum(math.isnan(duration_s) for _, duration_s, _ in matching)
     return inside & after_warmup, rule + (f", without {n_unknown} events of unknown duration" if n_unknown else "")
