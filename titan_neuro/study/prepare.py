@@ -19,7 +19,7 @@ from titan_neuro.data.bids.output import init_output_dir
 from titan_neuro.data.fetch import get_content
 from titan_neuro.data.prepare import missing_inputs, prepare_run, preview_run, store_path
 from titan_neuro.data.prepare.workers import end_with_parent
-from titan_neuro.errors import TitanNeuroError
+from titan_neuro.errors import FetchError, TitanNeuroError
 from titan_neuro.files import write_json
 from titan_neuro.provenance import read_stage
 from titan_neuro.study.failures import OF_ONE_RUN, failures_in_one, record_failures
@@ -108,9 +108,24 @@ def write_filters(folder: Path, recordings: Sequence[Recording], given: dict[str
 
 
 def fetch_missing(recordings: Sequence[Recording], output: OutputFolder, config: PrepareConfig) -> bool:
-    """Get what of these recordings a DataLad dataset has not on this machine; whether there was anything to get."""
-    missing = [path for recording in recordings for path in missing_inputs(recording, output.path, config)]
-    return get_content(missing) > 0
+    """Get what of these recordings a DataLad dataset has not on this machine; whether there was anything to get.
+
+    Raises
+    ------
+    FetchError
+        No recording has all of its files. Where some have, the others are left to fail when they are prepared.
+    """
+
+    def missing() -> list[list[Path]]:
+        return [missing_inputs(recording, output.path, config) for recording in recordings]
+
+    try:
+        return get_content([path for paths in missing() for path in paths]) > 0
+    except FetchError as error:
+        if all(missing()):
+            raise
+        logger.warning("%s The runs whose files are here are prepared.", error)
+        return True
 
 
 def prepare_runs(
