@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -14,9 +15,12 @@ from tqdm import tqdm
 
 from titan_neuro import __version__
 from titan_neuro.data.bids.annex import annex_key, dataset_id
+from titan_neuro.data.bids.names import join_entities
 from titan_neuro.data.bids.output import init_output_dir
 from titan_neuro.data.fetch import get_content
 from titan_neuro.data.prepare import missing_inputs, prepare_run, store_path
+from titan_neuro.data.prepare.inputs import unread_sources
+from titan_neuro.data.prepare.routes import output_route, output_space
 from titan_neuro.data.prepare.workers import end_with_parent
 from titan_neuro.errors import TitanNeuroError
 from titan_neuro.files import write_json
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
     from titan_neuro.data.prepare import PrepareConfig
     from titan_neuro.study.config import StudyConfig
     from titan_neuro.study.output import OutputFolder
+
+_MAX_COLUMNS = 12
 
 
 @dataclass(frozen=True)
@@ -41,21 +47,20 @@ class PlannedRun:
     is_prepared : bool
     route : str
         In words: which files are read, and which mask is used.
-    n_missing : int
-        Files that are not fetched yet.
+    details : tuple of str
+        What is read for what, what is left out and why, and what is missing; one line each.
     """
 
     recording: Recording
     store: Path
     is_prepared: bool
     route: str
-    n_missing: int
+    details: tuple[str, ...]
 
     def __str__(self) -> str:
-        """One line for the terminal."""
+        """One line for the terminal, and the details below it."""
         what = "prepared" if self.is_prepared else f"to prepare ({self.route})"
-        missing = f"; {self.n_missing} files are not fetched yet" if self.n_missing else ""
-        return f"{self.recording.key}: {what} as {self.store.name}{missing}"
+        return "\n  ".join([f"{self.recording.key}: {what} as {self.store.name}", *self.details])
 
 
 def plan_runs(recordings: Sequence[Recording], output: OutputFolder, config: PrepareConfig) -> list[PlannedRun]:
@@ -63,9 +68,81 @@ def plan_runs(recordings: Sequence[Recording], output: OutputFolder, config: Pre
     planned = []
     for recording in recordings:
         store = store_path(recording, output.path, config)
-        n_missing = len(missing_inputs(recording, output.path, config))
-        planned.append(PlannedRun(recording, store, store.exists(), _route_in_words(recording, config), n_missing))
+        missing = missing_inputs(recording, output.path, config)
+        details = tuple(_details(recording, config, missing))
+        planned.append(PlannedRun(recording, store, store.exists(), _route_in_words(recording, config), details))
     return planned
+
+
+def _details(recording: Recording, config: PrepareConfig, missing: Sequence[Path]) -> Iterator[str]:
+    yield f"image: {recording.path}" if recording.kind == "volume" else f"table: {recording.path}"
+    space, resolution_mm = output_space(recording, config)
+    given = recording.entities.get("space", "its own"), recording.entities.get("resolution")
+    grid = f"{resolution_mm:g} mm" if resolution_mm else f"as it is{f', res-{given[1]}' if given[1] else ''}"
+    if recording.kind == "volume":
+        yield f"space: {space or given[0]}; resolution: {grid}"
+        yield f"mask: {_mask_in_words(recording, config)}"
+    for role, path in recording.transforms.items():
+        yield f"{role.replace('_', ' ')}: {path.name}"
+    yield f"repetition time: {recording.repetition_time or 'from the header of the image'}" + (
+        " s (sidecar)" if recording.repetition_time else ""
+    )
+    events = recording.events.name if recording.events else "none: all time points after the warm-up are scored"
+    yield f"events: {events}"
+    yield f"confounds: {config.confounds}, table: {recording.confounds.name if recording.confounds else 'none'}"
+    yield from recording.notes
+    for path in missing:
+        yield f"not on this machine: {path}" + (" (subdataset)" if path in recording.uninstalled else "")
+
+
+def _mask_in_words(recording: Recording, config: PrepareConfig) -> str:
+    if output_route(recording, config) in ("transforms", "rough registration"):
+        return "brain of the template, brain of the subject, and field of view"
+    return recording.mask.name if recording.mask else "computed from the first volumes: the dataset has none"
+
+
+def run_table(recordings: Sequence[Recording]) -> list[str]:
+    """Return a table of the runs of each subject, and a line for each subject that lacks runs which most others have.
+
+    Parameters
+    ----------
+    recordings : sequence of Recording
+
+    Returns
+    -------
+    list of str
+        Lines for the terminal. Columns are the runs; subjects with the same runs share a row.
+    """
+    runs: dict[str, set[str]] = {}
+    for recording in recordings:
+        labels = {name: label for name, label in recording.run_entities.items() if name != "subject"}
+        runs.setdefault(recording.subject, set()).add(join_entities(labels) or "(no label)")
+    columns = sorted(set().union(*runs.values()))
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for subject in sorted(runs):
+        rows.setdefault(tuple(sorted(runs[subject])), []).append(subject)
+    lines = [f"{len(runs)} subjects, {len(recordings)} runs:"]
+    if len(columns) <= _MAX_COLUMNS:
+        lines += [f"  {number}: {column}" for number, column in enumerate(columns, start=1)]
+    for present, subjects in sorted(rows.items(), key=lambda row: (-len(row[0]), row[1])):
+        marks = " ".join(str(number) if run in present else "-" for number, run in enumerate(columns, start=1))
+        which = f" ({marks})" if len(columns) <= _MAX_COLUMNS else ""
+        lines.append(f"  {len(present)} runs{which}: sub- {' '.join(subjects)}")
+    return [*lines, *_incomplete(runs)]
+
+
+def _incomplete(runs: Mapping[str, Set[str]]) -> list[str]:
+    most = max(map(len, runs.values()))
+    fewer = [subject for subject in sorted(runs) if len(runs[subject]) < most]
+    common = {
+        run for run, count in Counter(run for each in runs.values() for run in each).items() if 2 * count > len(runs)
+    }
+    lines = []
+    for subject in fewer:
+        lacking = sorted(common - runs[subject])
+        which = f": {', '.join(lacking)} missing" if lacking else ""
+        lines.append(f"sub-{subject} has fewer runs than others: {len(runs[subject])} of {most}{which}.")
+    return lines
 
 
 def _route_in_words(recording: Recording, config: PrepareConfig) -> str:
@@ -98,7 +175,13 @@ def write_filters(folder: Path, recordings: Sequence[Recording], given: dict[str
 
 
 def fetch_missing(recordings: Sequence[Recording], output: OutputFolder, config: PrepareConfig) -> bool:
-    """Get what of these recordings a DataLad dataset has not on this machine; whether there was anything to get."""
+    """Get what of these recordings a DataLad dataset has not on this machine; whether there was anything to get.
+
+    Sidecars and subdatasets come first: what else a run needs is known only with them.
+    """
+    unread = [path for recording in recordings for path in unread_sources(recording, config).values()]
+    if unread:
+        return get_content(unread) > 0
     missing = [path for recording in recordings for path in missing_inputs(recording, output.path, config)]
     return get_content(missing) > 0
 

@@ -70,16 +70,16 @@ class RecordingFilter:
                     "Use the dataset's own entities: session, task, run, acquisition, space, resolution, desc, ...",
                 )
 
-    def unmatched(self, files: Sequence[BidsFile]) -> dict[str, list[str]]:
-        """List by entity the labels that no file has."""
-        unmatched: dict[str, list[str]] = {}
-        for name, values in self.values.items():
-            for value in values if name not in _OF_FILE else ():
-                if value not in (None, "*", "optional") and not any(
-                    self._fits(name, value, file.entities.get(name)) for file in files
-                ):
-                    unmatched.setdefault(name, []).append(str(value))
-        return unmatched
+    def unmatched(self, files: Sequence[BidsFile]) -> list[tuple[str, str]]:
+        """List the entities and labels that no file has."""
+        return [
+            (name, str(value))
+            for name, values in self.values.items()
+            for value in values
+            if name not in _OF_FILE
+            and value not in (None, "*", "optional")
+            and not any(self._fits(name, value, file.entities.get(name)) for file in files)
+        ]
 
     def _part(self, is_kept: Any) -> RecordingFilter:
         values = {name: values for name, values in self.values.items() if is_kept(name)}

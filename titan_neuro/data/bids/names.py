@@ -158,6 +158,18 @@ def has_label(entities: Mapping[str, str], name: str, labels: Sequence[str] | No
     return label is not None and any(same_label(short, label, strip_prefix(wanted, short)) for wanted in labels)
 
 
+def unmatched_labels(
+    names: Sequence[Mapping[str, str]], labels: Mapping[str, Sequence[str] | None]
+) -> list[tuple[str, str]]:
+    """List the entities and labels that were asked for and that none of some names has."""
+    return [
+        (entity, label)
+        for entity, wanted in labels.items()
+        for label in wanted or ()
+        if not any(has_label(entities, entity, [label]) for entities in names)
+    ]
+
+
 def same_run(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
     """Whether two names belong to one run: each of `RUN_ENTITIES` has the same label in both, or is in neither.
 

@@ -17,6 +17,7 @@ from titan_neuro.data.bids.names import (
     long_name,
     printable,
     run_entities,
+    unmatched_labels,
     without_echo,
 )
 from titan_neuro.errors import MetadataError, NoMatchError, NotFetchedError
@@ -155,14 +156,11 @@ def _require_labels(
     allow_missing: bool,
 ) -> None:
     """Refuse each label that no chosen run has, or warn of it."""
-    unmatched = {
-        name: [label for label in wanted if not any(has_label(file.entities, name, [label]) for file in chosen)]
-        for name, wanted in labels.items()
-    }
-    for name, values in filter_.unmatched(chosen).items():
-        unmatched.setdefault(long_name(name), []).extend(values)
-    query = ", ".join(f"{name} {' '.join(missing)}" for name, missing in unmatched.items() if missing)
-    _require_installed(index, labels.get("subject"), unmatched.get("subject", []))
+    unmatched = unmatched_labels([file.entities for file in chosen], labels)
+    unmatched += [(long_name(name), label) for name, label in filter_.unmatched(chosen)]
+    query = ", ".join(f"{name} {label}" for name, label in unmatched)
+    subjects = [label for name, label in unmatched if name == "subject"]
+    _require_installed(index, subjects, is_warned=not labels.get("subject"))
     if chosen and not query:
         return
     if not chosen:
@@ -178,7 +176,7 @@ def _require_labels(
     raise NoMatchError(message, f"The dataset has: {available}.{instead}")
 
 
-def _require_installed(index: DatasetIndex, wanted: Sequence[str] | None, unmatched: Iterable[str]) -> None:
+def _require_installed(index: DatasetIndex, unmatched: Iterable[str], *, is_warned: bool) -> None:
     """Refuse a subject that is a subdataset that is not installed; warn of those that were not asked for by name."""
     uninstalled = index.uninstalled_subjects()
     for path in uninstalled:
@@ -188,7 +186,7 @@ def _require_installed(index: DatasetIndex, wanted: Sequence[str] | None, unmatc
                 f"{path}: is a subdataset that is not installed.",
                 f"Install it, and run the same command again: `datalad get -n -d {index.bids_dir} {path}`.",
             )
-    if uninstalled and not wanted:
+    if uninstalled and is_warned:
         logger.warning(
             "%d subdatasets are not installed, and left out: %s. `datalad get -n -d %s %s` installs one.",
             len(uninstalled),
