@@ -20,7 +20,8 @@ from titan_neuro.data.bids.output import init_output_dir
 from titan_neuro.data.fetch import get_content
 from titan_neuro.data.prepare import missing_inputs, prepare_run, store_path
 from titan_neuro.data.prepare.inputs import unread_sources
-from titan_neuro.data.prepare.routes import output_route, output_space
+from titan_neuro.data.prepare.routes import check_settings, output_route, output_space
+from titan_neuro.data.prepare.run import was_prepared_alike
 from titan_neuro.data.prepare.workers import end_with_parent
 from titan_neuro.errors import TitanNeuroError
 from titan_neuro.files import write_json
@@ -45,6 +46,7 @@ class PlannedRun:
     store : Path
         Where the prepared run lies, or will lie.
     is_prepared : bool
+        From the same files, by name, with the same settings; whether their content is the same is seen by `prepare`.
     route : str
         In words: which files are read, and which mask is used.
     details : tuple of str
@@ -59,7 +61,8 @@ class PlannedRun:
 
     def __str__(self) -> str:
         """One line for the terminal, and the details below it."""
-        what = "prepared" if self.is_prepared else f"to prepare ({self.route})"
+        again = " again" if self.store.exists() else ""
+        what = "prepared" if self.is_prepared else f"to prepare{again} ({self.route})"
         return "\n  ".join([f"{self.recording.key}: {what} as {self.store.name}", *self.details])
 
 
@@ -67,38 +70,50 @@ def plan_runs(recordings: Sequence[Recording], output: OutputFolder, config: Pre
     """Say for each run what `prepare_runs` would do, from file names and settings alone."""
     planned = []
     for recording in recordings:
+        check_settings(recording, config)
         store = store_path(recording, output.path, config)
         missing = missing_inputs(recording, output.path, config)
         details = tuple(_details(recording, config, missing))
-        planned.append(PlannedRun(recording, store, store.exists(), _route_in_words(recording, config), details))
+        is_prepared = was_prepared_alike(recording, output.path, config)
+        planned.append(PlannedRun(recording, store, is_prepared, _route_in_words(recording, config), details))
     return planned
 
 
 def _details(recording: Recording, config: PrepareConfig, missing: Sequence[Path]) -> Iterator[str]:
-    yield f"image: {recording.path}" if recording.kind == "volume" else f"table: {recording.path}"
-    space, resolution_mm = output_space(recording, config)
-    given = recording.entities.get("space", "its own"), recording.entities.get("resolution")
-    grid = f"{resolution_mm:g} mm" if resolution_mm else f"as it is{f', res-{given[1]}' if given[1] else ''}"
+    """Say what is read for what, what is left out, and what is missing."""
+    yield f"{'image' if recording.kind == 'volume' else 'table'}: {recording.path}"
     if recording.kind == "volume":
-        yield f"space: {space or given[0]}; resolution: {grid}"
+        yield f"grid: {_grid_in_words(recording, config)}"
         yield f"mask: {_mask_in_words(recording, config)}"
+    if config.atlas is not None:
+        yield f"atlas: {config.atlas}"
     for role, path in recording.transforms.items():
         yield f"{role.replace('_', ' ')}: {path.name}"
-    yield f"repetition time: {recording.repetition_time or 'from the header of the image'}" + (
-        " s (sidecar)" if recording.repetition_time else ""
-    )
-    events = recording.events.name if recording.events else "none: all time points after the warm-up are scored"
-    yield f"events: {events}"
-    yield f"confounds: {config.confounds}, table: {recording.confounds.name if recording.confounds else 'none'}"
+    tr = recording.repetition_time
+    yield "repetition time: " + (f"{tr:g} s, from the sidecar" if tr else "not in the sidecar: from the image's header")
+    yield f"events: {recording.events or 'no table: all time points after the warm-up are scored'}"
+    is_computed = output_route(recording, config) in ("transforms", "rough registration")
+    table = "computed here" if is_computed else recording.confounds or "none"
+    yield f"confounds: regressed out: {config.confounds}; table: {table}"
     yield from recording.notes
     for path in missing:
-        yield f"not on this machine: {path}" + (" (subdataset)" if path in recording.uninstalled else "")
+        what = "subdataset that is not installed" if path in recording.uninstalled else "not on this machine"
+        yield f"missing: {path} ({what})"
+
+
+def _grid_in_words(recording: Recording, config: PrepareConfig) -> str:
+    space, resolution_mm = output_space(recording, config)
+    label = recording.entities.get("resolution")
+    own = "that of the image" + (f", res-{label}" if label else "")
+    return f"{space or recording.entities.get('space', 'own space')}, " + (
+        f"{resolution_mm:g} mm" if resolution_mm else own
+    )
 
 
 def _mask_in_words(recording: Recording, config: PrepareConfig) -> str:
     if output_route(recording, config) in ("transforms", "rough registration"):
         return "brain of the template, brain of the subject, and field of view"
-    return recording.mask.name if recording.mask else "computed from the first volumes: the dataset has none"
+    return str(recording.mask) if recording.mask else "the dataset has none: computed from the first volumes"
 
 
 def run_table(recordings: Sequence[Recording]) -> list[str]:
@@ -146,15 +161,13 @@ def _incomplete(runs: Mapping[str, Set[str]]) -> list[str]:
 
 
 def _route_in_words(recording: Recording, config: PrepareConfig) -> str:
-    if recording.route == "native" and config.rough_registration:
-        return "raw, ROUGH REGISTRATION estimated from the image alone"
-    mask = f"mask: {recording.mask.name}" if recording.mask else "mask computed from the first volumes"
     return {
         "parcels": "parcel time series",
-        "native": f"raw, in its own space, {mask}",
-        "preprocessed": f"preprocessed image {recording.path.name}, {mask}",
-        "transforms": "raw and fMRIPrep's transforms, in one interpolation",
-    }[recording.route]
+        "native": "raw image, in its own space: not registered",
+        "preprocessed": "preprocessed image",
+        "transforms": "raw image and fMRIPrep's transforms, in one interpolation",
+        "rough registration": "raw image, ROUGH REGISTRATION estimated from the image alone",
+    }[output_route(recording, config)]
 
 
 def write_filters(folder: Path, recordings: Sequence[Recording], given: dict[str, Any]) -> None:

@@ -189,7 +189,7 @@ def test_filter_files_have_the_form_of_fmriprep(dataset, tmp_path):
     path.write_text('{"bold": {"run": 2}}')
     assert keys(find_recordings(dataset, filter_file=path)) == ["sub-01_task-movie_run-02", "sub-02_task-movie_run-02"]
     path.write_text('{"bolt": {}}')
-    with pytest.raises(ConfigError, match="no part 'bolt'. Did you mean 'bold'"):
+    with pytest.raises(ConfigError, match=r"no part 'bolt'\. Did you mean 'bold'"):
         find_recordings(dataset, filter_file=path)
     with pytest.raises(InputNotFoundError, match="no such file"):
         find_recordings(dataset, filter_file=tmp_path / "nowhere.json")

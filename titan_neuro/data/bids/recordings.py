@@ -167,6 +167,7 @@ def find_recordings(
     if not index.is_derivative:
         recordings = _require_derivatives(recordings, sources.derivatives, derivatives, allow_missing=allow_missing)
     _require_own_files(recordings)
+    _warn_of_other_spaces(recordings)
     return sorted(recordings, key=lambda recording: recording.key)
 
 
@@ -233,11 +234,6 @@ def _add_derivatives(recording: Recording, run: SelectedRun, sources: _Sources) 
     if recording.route in {"native", "preprocessed"}:
         masks = derivatives.brain_masks(recording.subject)
         mask = choose_mask(short_entities(recording.entities), masks, recording.path)
-    space = recording.entities.get("space")
-    if recording.route == "preprocessed" and space not in STANDARD_SPACES:
-        where = f"space {space}" if space else "the recording's own space (no space- in its name)"
-        note = f"the image is in {where}, which is none of {', '.join(STANDARD_SPACES)}"
-        recording = replace(recording, notes=(*recording.notes, note))
     return replace(recording, mask=mask, confounds=derivatives.confounds(recording.entities))
 
 
@@ -327,6 +323,22 @@ def _require_derivatives(
 def _list(recordings: Sequence[Recording]) -> str:
     names = ", ".join(recording.key for recording in recordings[:_MAX_LISTED])
     return f"{names}, ... ({len(recordings)} runs)" if len(recordings) > _MAX_LISTED else names
+
+
+def _warn_of_other_spaces(recordings: Sequence[Recording]) -> None:
+    by_space: dict[str | None, list[Recording]] = {}
+    for recording in recordings:
+        if recording.route == "preprocessed":
+            by_space.setdefault(recording.entities.get("space"), []).append(recording)
+    for space, of_space in by_space.items():
+        if space not in STANDARD_SPACES:
+            logger.warning(
+                "%s: the preprocessed images are in %s; none is in %s. Runs of one study need one grid%s.",
+                _list(of_space),
+                f"the space {space}" if space else "the space of the recording (their names have no space-)",
+                " or ".join(STANDARD_SPACES),
+                ", and subjects do not share this space" if space in (None, "T1w") else "",
+            )
 
 
 def _require_own_files(recordings: Sequence[Recording]) -> None:

@@ -87,9 +87,7 @@ def select_runs(
     _mention_ignored(index, chosen)
     phases = [file for file in chosen if _is_phase(file, index)]
     if phases:
-        logger.warning(
-            "%s are left out, because models read magnitudes: %s.", _count(phases, "phase image"), _list(phases)
-        )
+        logger.warning("Phase images are left out, because models read magnitudes: %s.", _list(phases))
     chosen = [file for file in chosen if file not in phases]
     _require_labels(
         index, files, chosen, {name: wanted for name, wanted in labels.items() if wanted}, filter_, allow_missing
@@ -144,7 +142,7 @@ def _mention_ignored(index: DatasetIndex, chosen: Sequence[BidsFile]) -> None:
         ignored = [file for file in index.ignored if file.suffix in {"bold", "timeseries", "events"}]
         what = "hides"
     if ignored:
-        logger.warning("%s %s %s: %s.", index.bids_dir / IGNORE_FILE, what, _count(ignored, "file"), _list(ignored))
+        logger.warning("%s %s %s.", index.bids_dir / IGNORE_FILE, what, _list(ignored))
 
 
 def _require_labels(
@@ -196,11 +194,6 @@ def _require_installed(index: DatasetIndex, unmatched: Iterable[str], *, is_warn
         )
 
 
-def _count(files: Sequence[BidsFile], noun: str) -> str:
-    return f"{len(files)} {noun}{'s' if len(files) > 1 else ''}"
-
-
 def _list(files: Sequence[BidsFile]) -> str:
-    return ", ".join(printable(file.path.name) for file in files[:_MAX_LISTED]) + (
-        ", ..." if len(files) > _MAX_LISTED else ""
-    )
+    listed = ", ".join(printable(file.path.name) for file in files[:_MAX_LISTED])
+    return f"{listed}, ... ({len(files)} in all)" if len(files) > _MAX_LISTED else listed
