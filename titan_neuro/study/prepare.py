@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
@@ -184,6 +185,8 @@ def write_filters(folder: Path, recordings: Sequence[Recording], given: dict[str
     for recording in recordings:
         # None: a run without a label must not match those that have one.
         entities = {name: recording.run_entities.get(name) for name in names}
+        if given.get("regex_search"):
+            entities = {name: label and f"^{re.escape(label)}$" for name, label in entities.items()}
         write_json(folder / f"{recording.key}.json", {"bold": {**given, **entities}})
 
 

@@ -84,7 +84,7 @@ def uninstalled_subdatasets(folder: Path) -> list[Path]:
     """
     found = []
     inside = folder.resolve()
-    root = next((parent for parent in (inside, *inside.parents) if (parent / ".git").exists()), None)
+    root = _repository(inside)
     modules = root and root / ".gitmodules"
     if root is None or modules is None or not modules.is_file():
         return []
@@ -93,6 +93,16 @@ def uninstalled_subdatasets(folder: Path) -> list[Path]:
         if (path == inside or inside in path.parents) and not (path / ".git").exists() and not _has_content(path):
             found.append(folder / path.relative_to(inside))
     return sorted(found)
+
+
+def install_command(subdataset: Path) -> str:
+    """Return the command that installs a subdataset without its content, for a message."""
+    path = subdataset.resolve()
+    return f"datalad get -n -d {_repository(path.parent)} {path}"
+
+
+def _repository(folder: Path) -> Path | None:
+    return next((parent for parent in (folder, *folder.parents) if (parent / ".git").exists()), None)
 
 
 def _has_content(folder: Path) -> bool:

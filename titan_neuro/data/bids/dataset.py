@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from titan_neuro.data.bids.annex import is_missing, uninstalled_subdatasets
+from titan_neuro.data.bids.annex import install_command, is_missing, uninstalled_subdatasets
 from titan_neuro.data.bids.names import IMAGE_EXTENSIONS, BidsFile, applies_to
 from titan_neuro.data.bids.tree import DESCRIPTION, read_folders
 from titan_neuro.errors import ImageError, InputNotFoundError, NoMatchError, NotBIDSError, NotFetchedError
@@ -135,7 +135,7 @@ class DatasetIndex:
             return NotFetchedError(
                 f"{self.bids_dir}: holds no recording: {uninstalled[0].name} and perhaps others are subdatasets that "
                 "are not installed.",
-                f"Install them: `datalad get -n -d {self.bids_dir} {uninstalled[0]}`.",
+                f"Install them: `{install_command(uninstalled[0])}`.",
             )
         if self._get("xfm", (".txt", ".h5")):
             return NoMatchError(
@@ -179,7 +179,7 @@ def _require_dataset(bids_dir: Path) -> None:
         )
     if bids_dir in uninstalled_subdatasets(bids_dir):
         raise NotFetchedError(
-            f"{bids_dir}: is a subdataset that is not installed.", f"Install it: `datalad get -n {bids_dir}`."
+            f"{bids_dir}: is a subdataset that is not installed.", f"Install it: `{install_command(bids_dir)}`."
         )
     if not description.exists():
         root = next((parent for parent in bids_dir.parents if (parent / description.name).is_file()), None)

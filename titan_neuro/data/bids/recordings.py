@@ -298,7 +298,7 @@ def _require_derivatives(
     unregistered = [recording for recording in recordings if recording.route == "native"]
     if derivatives.uninstalled:
         uninstalled = tuple(derivatives.uninstalled)
-        return [replace(each, uninstalled=uninstalled) if each in unregistered else each for each in recordings]
+        return [replace(each, uninstalled=uninstalled) if each.route == "native" else each for each in recordings]
     without = [each for each in unregistered if each.mask is None and each.confounds is None]
     if named and without:
         message = f"{', '.join(map(str, named))} (--derivatives): nothing there belongs to {_list(without)}."
@@ -309,7 +309,8 @@ def _require_derivatives(
                 "(--allow-missing leaves out what has no derivatives).",
             )
         logger.warning("%s They are left out.", message)
-        return [each for each in recordings if each not in without]
+        left_out = {each.key for each in without}
+        return [each for each in recordings if each.key not in left_out]
     if unregistered and derivatives.have_recordings:
         logger.warning(
             "The derivatives hold no preprocessed image and no transforms of %s: the raw image is used, which is not "
@@ -342,7 +343,7 @@ def _warn_of_other_spaces(recordings: Sequence[Recording]) -> None:
 
 
 def _require_own_files(recordings: Sequence[Recording]) -> None:
-    """Refuse an image that two runs share, and files that are none: reading a named pipe would wait for ever."""
+    """Refuse an image of two runs, links to nothing, and files that are none: reading a pipe would wait for ever."""
     by_path: dict[Path, Recording] = {}
     for recording in recordings:
         other = by_path.setdefault(recording.path, recording)
@@ -352,5 +353,8 @@ def _require_own_files(recordings: Sequence[Recording]) -> None:
                 "Leave one of them out with --bids-filter-file.",
             )
         for role, path in recording.files.items():
-            if path.exists() and not path.is_file():
-                raise InputNotFoundError(f"{path}: the {role.replace('_', ' ')} of {recording.key} is no file.")
+            if not path.is_file() and not is_missing(path):
+                what = "no file" if path.exists() else "a link to a file that is not there"
+                raise InputNotFoundError(
+                    f"{path}: the {role.replace('_', ' ')} of {recording.key} is {what}.", "Replace or remove it."
+                )

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from titan_neuro.data.bids.annex import install_command
 from titan_neuro.data.bids.dataset import IGNORE_FILE, DatasetIndex
 from titan_neuro.data.bids.filters import RecordingFilter
 from titan_neuro.data.bids.names import (
@@ -88,7 +89,8 @@ def select_runs(
     phases = [file for file in chosen if _is_phase(file, index)]
     if phases:
         logger.warning("Phase images are left out, because models read magnitudes: %s.", _list(phases))
-    chosen = [file for file in chosen if file not in phases]
+    of_phase = {file.path for file in phases}
+    chosen = [file for file in chosen if file.path not in of_phase]
     _require_labels(
         index, files, chosen, {name: wanted for name, wanted in labels.items() if wanted}, filter_, allow_missing
     )
@@ -182,15 +184,14 @@ def _require_installed(index: DatasetIndex, unmatched: Iterable[str], *, is_warn
         if folder.removeprefix("sub-") in {label.removeprefix("sub-") for label in unmatched}:
             raise NotFetchedError(
                 f"{path}: is a subdataset that is not installed.",
-                f"Install it, and run the same command again: `datalad get -n -d {index.bids_dir} {path}`.",
+                f"Install it, and run the same command again: `{install_command(path)}`.",
             )
     if uninstalled and is_warned:
         logger.warning(
-            "%d subdatasets are not installed, and left out: %s. `datalad get -n -d %s %s` installs one.",
+            "%d subdatasets are not installed, and left out: %s. To install one: `%s`.",
             len(uninstalled),
             ", ".join(path.name for path in uninstalled[:_MAX_LISTED]),
-            index.bids_dir,
-            uninstalled[0],
+            install_command(uninstalled[0]),
         )
 
 

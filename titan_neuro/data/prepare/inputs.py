@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from titan_neuro.data.bids.annex import annex_key, is_missing
+from titan_neuro.data.bids.annex import annex_key, install_command, is_missing
 from titan_neuro.data.bids.names import sidecar_path
 from titan_neuro.data.bids.recordings import Recording
 from titan_neuro.data.prepare.atlas import names_table
@@ -80,8 +80,7 @@ def require_content(recording: Recording, config: PrepareConfig) -> None:
             raise NotFetchedError(
                 f"{recording.key}: has no preprocessed image and no transforms on this machine, and {path}, which may "
                 "hold them, is a subdataset that is not installed.",
-                f"Install it with `datalad get -n {path}`, or omit --no-datalad-get. Other derivatives are named with "
-                "--derivatives.",
+                f"Install it with `{install_command(path)}`, or omit --no-datalad-get. --derivatives names others.",
             )
         raise NotFetchedError(
             f"{path}: the {role.replace('_', ' ')} is in the dataset, but its content is not on this machine.",
