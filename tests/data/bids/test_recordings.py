@@ -2,8 +2,11 @@ import json
 import shutil
 from pathlib import Path
 
+import bids
 import pytest
 
+from titan_neuro.data.bids.dataset import DatasetIndex
+from titan_neuro.data.bids.names import long_entities
 from titan_neuro.data.bids.recordings import find_recordings
 from titan_neuro.errors import (
     ConfigError,
@@ -60,6 +63,21 @@ def test_real_raw_data(haxby):
     assert {recording.repetition_time for recording in recordings} == {2.5}
     # The mask names no run: it holds for all.
     assert {recording.mask.name for recording in recordings} == {"sub-01_task-objectviewing_desc-brain_mask.nii.gz"}
+
+
+@pytest.mark.parametrize("name", ["haxby", "small_synthetic"])
+def test_entities_and_metadata_are_those_of_pybids(name, request):
+    root = request.getfixturevalue(name)
+    layout = bids.BIDSLayout(root, validate=False)
+    expected = {file.path: file for file in layout.get(suffix="bold", extension=[".nii", ".nii.gz"])}
+    index = DatasetIndex(root)
+    found = index.recordings()
+    assert {str(file.path) for file in found} == set(expected)
+    for file in found:
+        theirs = expected[str(file.path)].get_entities(metadata=False)
+        ours = {**long_entities(file.entities), "suffix": file.suffix, "datatype": "func", "extension": file.extension}
+        assert ours == {entity: str(label) for entity, label in theirs.items()}
+        assert index.sidecar(file) == (layout.get_metadata(str(file.path)), [])
 
 
 def test_real_parcels(sitcom):
