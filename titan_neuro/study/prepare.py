@@ -90,8 +90,7 @@ def _details(recording: Recording, config: PrepareConfig, missing: Sequence[Path
         yield f"atlas: {config.atlas}"
     for role, path in recording.transforms.items():
         yield f"{role.replace('_', ' ')}: {path.name}"
-    tr = recording.repetition_time
-    yield "repetition time: " + (f"{tr:g} s, from the sidecar" if tr else "not in the sidecar: from the image's header")
+    yield f"repetition time: {_repetition_time_in_words(recording)}"
     yield f"events: {recording.events or 'no table: all time points after the warm-up are scored'}"
     is_computed = output_route(recording, config) in ("transforms", "rough registration")
     table = "computed here" if is_computed else recording.confounds or "none"
@@ -100,6 +99,12 @@ def _details(recording: Recording, config: PrepareConfig, missing: Sequence[Path
     for path in missing:
         what = "subdataset that is not installed" if path in recording.uninstalled else "not on this machine"
         yield f"missing: {path} ({what})"
+
+
+def _repetition_time_in_words(recording: Recording) -> str:
+    if recording.repetition_time:
+        return f"{recording.repetition_time:g} s, from the sidecar"
+    return f"{'no sidecar on this machine' if recording.missing_sidecars else 'not in the sidecar'}: from the header"
 
 
 def _grid_in_words(recording: Recording, config: PrepareConfig) -> str:

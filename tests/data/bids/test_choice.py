@@ -150,6 +150,17 @@ def test_several_other_spaces_need_a_choice(find, way):
     assert recording.entities["space"] == "MNIPediatricAsym"
 
 
+@pytest.mark.parametrize(("names", "route"), [([], "native"), (images(MNI), "native"), (images(""), "preprocessed")])
+def test_filters_that_the_raw_image_fits_choose_it(find, names, route):
+    [recording] = find("within", names, bold={"space": None, "resolution": "<Query.OPTIONAL: 3>"})
+    assert recording.route == route
+
+
+def test_compressed_and_plain_images_of_one_run_are_refused(find):
+    with pytest.raises(MetadataError, match=r"two files for one run: .*\.nii and .*\.nii\.gz"):
+        find("within", [], raw=(f"{RUN}_bold.nii", f"{RUN}_bold.nii.gz"))
+
+
 def test_filters_that_no_derivative_fits_are_named(find):
     with pytest.raises(NoMatchError, match="no preprocessed image matches the filter") as caught:
         find("within", images(MNI), bold={"space": "fsnative"})

@@ -72,6 +72,26 @@ def test_derivatives_that_are_not_installed_are_missing(clone, named):
     assert not missing_files(recording, PrepareConfig(rough_registration=True))
 
 
+def test_subdatasets_of_subdatasets_are_listed(git, tmp_path, write_dataset, run):
+    """Subjects of a derivative may be subdatasets of it; its sources are none of its data."""
+    commit, make_clone = git
+    sources = {}
+    for name in ("sub-01", "sourcedata/raw", "code/scripts"):
+        source = tmp_path / "sources" / name
+        source.mkdir(parents=True)
+        (source / "README").touch()
+        commit(source)
+        sources[name] = source
+    derivative = write_dataset(tmp_path / "fp", [], derivative=True)
+    commit(derivative, sources)
+    raw = write_dataset(tmp_path / "raw", [f"sub-01/{RUN.format('01')}_bold.nii.gz"])
+    commit(raw, {"derivatives/fmriprep": derivative})
+    clone = make_clone(raw, tmp_path / "clone")
+    run(clone, "git", "submodule", "--quiet", "update", "--init")
+    assert find_recordings(clone)[0].uninstalled == (clone / "derivatives/fmriprep/sub-01",)
+    assert uninstalled_subdatasets(clone / "derivatives/fmriprep") == [clone / "derivatives/fmriprep/sub-01"]
+
+
 def test_subdatasets_are_installed(clone):
     [recording] = find_recordings(clone)
     assert get_content(list(missing_files(recording, CONFIG).values())) == 1

@@ -9,6 +9,7 @@ _OBJECT = re.compile(r"(?:^|/)annex/objects/(?:.+/)?(?P<key>[^/]+)$")
 _SIZE = re.compile(r"^[A-Z0-9_]+(?:-[a-zA-Z]\d+)*?-s(?P<size>\d+)(?:-[a-zA-Z]\d+)*--")
 _DATASET_ID = re.compile(r"^\s*id\s*=\s*(?P<id>\S+)\s*$", re.MULTILINE)
 _SUBDATASET = re.compile(r'^\s*path\s*=\s*"?(?P<path>[^"\n]+?)"?\s*$', re.MULTILINE)
+_NO_DATA = {"sourcedata", "code"}
 # git-annex itself never treats a larger file as a pointer.
 _POINTER_MAX_BYTES = 32 * 1024
 
@@ -72,6 +73,8 @@ def _pointer_key(path: Path) -> str | None:
 def uninstalled_subdatasets(folder: Path) -> list[Path]:
     """List the subdatasets at or below a folder that are not installed: git knows them, but their folders are empty.
 
+    Those in its ``sourcedata`` and ``code`` are no data of the dataset, and are not listed.
+
     Parameters
     ----------
     folder : Path
@@ -90,7 +93,11 @@ def uninstalled_subdatasets(folder: Path) -> list[Path]:
         return []
     for match in _SUBDATASET.finditer(modules.read_text(encoding="utf-8", errors="replace")):
         path = root / match["path"]
-        if (path == inside or inside in path.parents) and not (path / ".git").exists() and not _has_content(path):
+        if path != inside and (inside not in path.parents or _NO_DATA & {*path.relative_to(inside).parts}):
+            continue
+        if (path / ".git").exists() and path != inside:
+            found += [folder / each.relative_to(inside) for each in uninstalled_subdatasets(path)]
+        elif not _has_content(path):
             found.append(folder / path.relative_to(inside))
     return sorted(found)
 

@@ -67,6 +67,8 @@ def _ambiguous(images: Sequence[BidsFile]) -> ImageError | MetadataError:
         if len({image.entities.get(name) for image in images}) > 1
     ]
     if not differing:
+        if one.entities.get("desc") != "preproc":
+            return MetadataError(f"{key}: two files for one run: {one.path} and {other.path}.", "Remove one of them.")
         return MetadataError(
             f"{key}: two files for one preprocessed image: {one.path} and {other.path}.",
             "Name the one derivative dataset to use with --derivatives.",

@@ -120,10 +120,9 @@ class DatasetIndex:
         return merged, missing
 
     def uninstalled_subjects(self) -> list[Path]:
-        """List the subdatasets outside ``derivatives/`` and ``sourcedata/`` that are not installed."""
-        elsewhere = {"derivatives", "sourcedata", "code"}
+        """List the subdatasets that are subjects, or lie below one, and are not installed."""
         found = uninstalled_subdatasets(self.bids_dir)
-        return [path for path in found if path.relative_to(self.bids_dir).parts[:1][0] not in elsewhere]
+        return [path for path in found if path.relative_to(self.bids_dir).parts[0].startswith("sub-")]
 
     def _read(self, path: Path) -> dict[str, Any]:
         if path not in self._contents:

@@ -244,11 +244,13 @@ def _standard_route(recording: Recording, run: SelectedRun, sources: _Sources) -
     """
     derivatives, entities = sources.derivatives, recording.entities
     images = [image for image in derivatives.preprocessed_images(entities) if sources.choice.matches(image)]
+    # A filter that the raw image itself does not fit asks for one of the preprocessed images.
     in_standard_space = any(image.entities.get("space") in STANDARD_SPACES for image in images)
-    if images and (sources.choice.values or in_standard_space or not derivatives.has_standard_transform(entities)):
+    is_chosen = not sources.choice.matches(run.images[0])
+    if images and (is_chosen or in_standard_space or not derivatives.has_standard_transform(entities)):
         image = choose_image(images, sources.resolution_mm)
         return _preprocessed(recording, image, [other for other in images if other is not image])
-    if sources.choice.values:
+    if is_chosen:
         raise NoMatchError(
             f"{recording.key}: no preprocessed image matches the filter {sources.choice.source}.",
             f"The derivatives have {derivatives.describe(recording.subject)}.",
