@@ -35,9 +35,19 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--run-id", nargs="+", metavar="RUN", help="1 and 01 are the same")
 
 
+def add_allow_missing(parser: argparse.ArgumentParser) -> None:
+    """Flag that lets a selection be incomplete."""
+    parser.add_argument(
+        "--allow-missing",
+        action="store_true",
+        help="warn of labels that no run has, and leave out runs that -d has nothing for, instead of refusing them",
+    )
+
+
 def add_bids_input(parser: argparse.ArgumentParser) -> None:
     """Flags that say how a BIDS dataset is read."""
     add_selection(parser)
+    add_allow_missing(parser)
     add_sources(parser)
     add_preparation(parser)
 
@@ -141,6 +151,7 @@ def study_of(arguments: argparse.Namespace) -> Study:
             runs=given.get("run_id"),
             filter_file=given.get("bids_filter_file"),
             derivatives=given.get("derivatives", ()),
+            allow_missing=given.get("allow_missing", False),
         ),
         device=given.get("device", "auto"),
     )

@@ -121,6 +121,8 @@ def output_space(recording: Recording, config: PrepareConfig) -> tuple[str | Non
             + (
                 "parcels have no grid."
                 if recording.kind == "parcels"
+                else f"the grid of space {recording.entities['space']} is not known here."
+                if "space" in recording.entities and recording.entities["space"] != "T1w"
                 else "the recording is in its own space, and no transforms to a standard space were found."
             ),
             "Omit --resolution, give the transforms of fMRIPrep (--derivatives; titan-neuro fetch ... --with "
@@ -150,9 +152,9 @@ def open_run(recording: Recording, config: PrepareConfig, scratch_dir: Path, sta
     ImageError, MetadataError, ConfigError
         A file can't be used, or a setting does not fit the recording.
     """
+    check_settings(recording, config)
     if recording.kind == "parcels":
         return _open_parcels(recording, config)
-    _check_settings(recording, config)
     image = BoldImage(recording.path)
     tr = repetition_time(recording, image.header_repetition_time)
     if config.slice_timing:
@@ -179,8 +181,23 @@ def open_run(recording: Recording, config: PrepareConfig, scratch_dir: Path, sta
     )
 
 
-def _check_settings(recording: Recording, config: PrepareConfig) -> None:
-    """Refuse settings that can't work, before hours are spent on them."""
+def check_settings(recording: Recording, config: PrepareConfig) -> None:
+    """Refuse settings that can't work, before hours are spent on them.
+
+    Parameters
+    ----------
+    recording : Recording
+    config : PrepareConfig
+
+    Raises
+    ------
+    ConfigError
+        A setting does not fit the route of the recording.
+    """
+    if recording.kind == "parcels":
+        for setting in ("atlas", "slice_timing"):
+            if getattr(config, setting):
+                raise ConfigError(f"{recording.key}: prepare.{setting}: parcels are no images.", "Omit it.")
     route = output_route(recording, config)
     if config.slice_timing and route == "preprocessed":
         raise ConfigError(
@@ -199,9 +216,6 @@ def _check_settings(recording: Recording, config: PrepareConfig) -> None:
 
 
 def _open_parcels(recording: Recording, config: PrepareConfig) -> OpenRun:
-    for setting in ("atlas", "slice_timing"):
-        if getattr(config, setting):
-            raise ConfigError(f"{recording.key}: prepare.{setting}: parcels are no images.", "Omit it.")
     series = ParcelTable(recording)
     table = _given_confounds(recording, series.n_time_points)
     return OpenRun(
