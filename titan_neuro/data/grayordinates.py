@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -56,7 +57,7 @@ class Grayordinates:
     form: Literal["cifti", "gifti"]
     structures: tuple[Structure, ...]
     points: np.ndarray
-    shape: tuple[int, int, int] | None = None
+    shape: tuple[int, ...] | None = None
     affine: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -108,6 +109,18 @@ class Grayordinates:
             "n_features": len(self),
             "points_sha256": hashlib.sha256(np.ascontiguousarray(self.points, "<i8").tobytes()).hexdigest(),
         }
+
+
+def whole_surfaces(n_vertices: Mapping[str, int]) -> Grayordinates:
+    """Return all vertices of the cortex, in the order of the hemispheres in `n_vertices` (``L``, ``R``)."""
+    points = [
+        np.column_stack([np.full(size, number), np.arange(size)]) for number, size in enumerate(n_vertices.values())
+    ]
+    return Grayordinates(
+        form="gifti",
+        structures=tuple(Structure(name=CORTEX[side], n_vertices=size) for side, size in n_vertices.items()),
+        points=np.concatenate(points).astype(np.int64),
+    )
 
 
 def from_axis(axis: BrainModelAxis, form: Literal["cifti", "gifti"] = "cifti") -> Grayordinates:

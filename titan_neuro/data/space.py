@@ -220,7 +220,8 @@ class ParcelLayout:
             ``(parcels,)``. Parcels without a value are NaN.
         """
         of_parcel = dict(zip(parcels, values, strict=True))
-        return np.array([of_parcel.get(name, np.nan) for name in self.names], dtype=np.float64)[self.labels]
+        of_atlas = np.array([of_parcel.get(name, np.nan) for name in self.names], dtype=np.float64)
+        return np.asarray(of_atlas[self.labels])
 
     def identity(self) -> dict[str, Any]:
         """Describe the layout in JSON, for comparison."""

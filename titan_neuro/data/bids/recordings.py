@@ -32,12 +32,13 @@ class Recording:
     Attributes
     ----------
     path : Path
-        The 4D image (``*_bold.nii.gz``), or the table of parcel time series (``*_timeseries.tsv``).
-    kind : {"volume", "parcels"}
-    route : {"parcels", "native", "preprocessed", "transforms"}
-        How it is prepared. ``parcels``: a table is read. ``native``: an image is used as recorded. ``preprocessed``: an
-        image that fMRIPrep brought to a standard space is read. ``transforms``: an image as recorded is resampled to a
-        standard space by fMRIPrep's transforms.
+        The 4D image (``*_bold.nii.gz``); the time series on surfaces (``*_bold.dtseries.nii``; of GIFTI files the first
+        of `hemispheres`); or the table of parcel time series (``*_timeseries.tsv``, ``*_timeseries.ptseries.nii``).
+    kind : {"volume", "surface", "parcels"}
+    route : {"parcels", "surface", "native", "preprocessed", "transforms"}
+        How it is prepared. ``parcels``: a table is read. ``surface``: a time series on surfaces is read. ``native``: an
+        image is used as recorded. ``preprocessed``: an image that fMRIPrep brought to a standard space is read.
+        ``transforms``: an image as recorded is resampled to a standard space by fMRIPrep's transforms.
     entities : dict of str
         BIDS entities of the name, by their long names; run numbers keep their zero padding.
     repetition_time : float or None
@@ -48,11 +49,13 @@ class Recording:
         The events table, the brain mask and the confounds table that apply to this run.
     transforms : mapping of str to Path
         The files of the route ``transforms``, as :meth:`DerivativeFiles.transforms` returns them.
+    hemispheres : mapping of str to Path
+        The GIFTI files (``*_hemi-L_*_bold.func.gii``) of a recording on surfaces, by ``L`` and ``R``.
     """
 
     path: Path
-    kind: Literal["volume", "parcels"]
-    route: Literal["parcels", "native", "preprocessed", "transforms"]
+    kind: Literal["volume", "surface", "parcels"]
+    route: Literal["parcels", "surface", "native", "preprocessed", "transforms"]
     entities: Mapping[str, str]
     repetition_time: float | None
     sidecar: Mapping[str, Any] = field(default_factory=dict)
@@ -60,6 +63,7 @@ class Recording:
     mask: Path | None
     confounds: Path | None = None
     transforms: Mapping[str, Path] = field(default_factory=dict)
+    hemispheres: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -80,7 +84,8 @@ class Recording:
     def files(self) -> dict[str, Path]:
         """Every file that the run may be prepared from, by its role."""
         by_role = {"recording": self.path, "mask": self.mask, "events": self.events, "confounds": self.confounds}
-        return {**{role: path for role, path in by_role.items() if path is not None}, **self.transforms}
+        others = {f"hemi-{side}": path for side, path in self.hemispheres.items() if path != self.path}
+        return {**{role: path for role, path in by_role.items() if path is not None}, **self.transforms, **others}
 
 
 def find_recordings(

@@ -16,7 +16,8 @@ from pydantic import TypeAdapter
 from titan_neuro.data.bids.annex import annex_key, is_missing
 from titan_neuro.data.bids.names import sidecar_path
 from titan_neuro.data.bids.recordings import Recording
-from titan_neuro.data.prepare.atlas import names_table
+from titan_neuro.data.prepare.atlas_surfaces import atlas_files
+from titan_neuro.data.prepare.atlas_table import names_table
 from titan_neuro.data.prepare.config import PrepareConfig
 from titan_neuro.errors import InputNotFoundError, NotFetchedError
 
@@ -44,7 +45,7 @@ def input_files(recording: Recording, config: PrepareConfig) -> dict[str, Path]:
         if sidecar.exists() or sidecar.is_symlink():
             files["confounds sidecar"] = sidecar
     if config.atlas is not None:
-        files["atlas"] = config.atlas
+        files |= atlas_files(config.atlas)
         if table := names_table(config.atlas):
             files["atlas names"] = table
     return files

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import pandas as pd
 
 from titan_neuro.data.bids.recordings import Recording
+from titan_neuro.data.prepare.atlas import Atlas, match_table
 from titan_neuro.data.prepare.images import BoldImage, check_finite, describe_voxel
 from titan_neuro.data.prepare.resampling import Resampler
 from titan_neuro.data.prepare.scratch import ScratchSeries
-from titan_neuro.data.space import Space
+from titan_neuro.data.prepare.surfaces import read_parcel_series
+from titan_neuro.data.space import ParcelLayout, Space
 from titan_neuro.errors import ImageError
 
 
@@ -88,38 +90,43 @@ class ResampledVolumes:
 
 
 class ParcelTable:
-    """Parcel time series from a table (``*_timeseries.tsv``).
+    """Parcel time series from a table (``*_timeseries.tsv``) or from CIFTI (``*_timeseries.ptseries.nii``).
 
     Parameters
     ----------
     recording : Recording
+    atlas : Path, optional
+        Labels that say where the parcels lie, and what they are called (:func:`match_table`). CIFTI says so itself.
+
+    Attributes
+    ----------
+    header_repetition_time : float or None
+        Seconds, from the header of a CIFTI file.
 
     Raises
     ------
     ImageError
-        Not a table of numbers with a header, or fewer than two rows.
+        Not a table of numbers with a header, or fewer than two time points.
+    MetadataError
+        The parcels are not those of the atlas.
     """
 
-    def __init__(self, recording: Recording) -> None:
+    def __init__(self, recording: Recording, atlas: Path | None = None) -> None:
         self._path = recording.path
-        try:
-            table = pd.read_csv(recording.path, sep="\t", na_values="n/a")
-            self._series = table.to_numpy(dtype=np.float64)
-        except (OSError, ValueError) as error:
-            raise ImageError(
-                f"{recording.path}: expected a table of numbers, one column a parcel, with a header: {error}.",
-                "Correct the table.",
-            ) from error
-        if any(re.fullmatch(r"-?\d+\.\d*(e-?\d+)?", name) for name in table.columns):
-            raise ImageError(
-                f"{recording.path}: expected the names of parcels in its first line, found numbers: "
-                f"{', '.join(table.columns[:2])}, ...",
-                "Write a header.",
-            )
+        self.header_repetition_time: float | None = None
+        layout: ParcelLayout | None = None
+        parcels: tuple[str, ...]
+        if recording.path.name.endswith(".ptseries.nii"):
+            self._series, layout, self.header_repetition_time = read_parcel_series(recording.path)
+            parcels = layout.names
+        else:
+            parcels, self._series = _read_table(recording.path)
         if len(self._series) < 2:
-            raise ImageError(f"{recording.path}: expected at least 2 time points (rows), found {len(self._series)}.")
-        atlas = recording.entities.get("segmentation", recording.entities.get("atlas", "unknown"))
-        self.space = Space(kind="parcels", name=atlas, parcels=tuple(map(str, table.columns)))
+            raise ImageError(f"{recording.path}: expected at least 2 time points, found {len(self._series)}.")
+        if atlas is not None:
+            parcels, layout = match_table(atlas, parcels)
+        name = recording.entities.get("segmentation", recording.entities.get("atlas", "unknown"))
+        self.space = Space(kind="parcels", name=name, parcels=parcels, layout=layout)
         self.n_time_points, self.n_values_read = self._series.shape
 
     def read(self, start: int, stop: int) -> np.ndarray:
@@ -127,6 +134,24 @@ class ParcelTable:
         series: np.ndarray = self._series[start:stop]
         check_finite(series, start, self._path, lambda parcel: f"parcel {self.space.parcels[parcel]}")
         return series
+
+
+def _read_table(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the names of the columns of a table, and its values: float64 ``(time, parcels)``."""
+    try:
+        table = pd.read_csv(path, sep="\t", na_values="n/a")
+        series = table.to_numpy(dtype=np.float64)
+    except (OSError, ValueError) as error:
+        raise ImageError(
+            f"{path}: expected a table of numbers, one column a parcel, with a header: {error}.", "Correct the table."
+        ) from error
+    if any(re.fullmatch(r"-?\d+\.\d*(e-?\d+)?", name) for name in table.columns):
+        raise ImageError(
+            f"{path}: expected the names of parcels in its first line, found numbers: "
+            f"{', '.join(table.columns[:2])}, ...",
+            "Write a header.",
+        )
+    return tuple(map(str, table.columns)), series
 
 
 class StoredSeries:
@@ -155,26 +180,23 @@ class ParcelMeans:
     Parameters
     ----------
     series : TimeSeries
-        Of kind ``volume``.
-    labels : numpy.ndarray
-        int ``(voxels in mask,)``: the label of each voxel of `series`; 0 for voxels outside all parcels.
-    names : mapping of int to str
-        Name of each label, which has at least one voxel.
-    atlas : str
-        Name of the atlas.
+        Of voxels, or of points of surfaces.
+    atlas : Atlas
+        For the space of `series`; each of its parcels has at least one voxel or vertex there.
     """
 
-    def __init__(self, series: TimeSeries, labels: np.ndarray, names: Mapping[int, str], atlas: str) -> None:
+    def __init__(self, series: TimeSeries, atlas: Atlas) -> None:
         from scipy import sparse
 
-        voxels = np.flatnonzero(np.isin(labels, list(names)))
-        position = {label: number for number, label in enumerate(names)}
-        parcels = np.array([position[label] for label in labels[voxels]])
-        # Each row sums to 1, so that the product with a volume is the mean over the parcel.
+        features = np.flatnonzero(np.isin(atlas.labels, list(atlas.names)))
+        position = {label: number for number, label in enumerate(atlas.names)}
+        parcels = np.array([position[label] for label in atlas.labels[features]])
+        # Each row sums to 1, so that the product with a time point is the mean over the parcel.
         weights = 1 / np.bincount(parcels)[parcels]
-        self._averaging = sparse.csr_array((weights, (parcels, voxels)), shape=(len(names), len(labels)))
+        shape = (len(atlas.names), len(atlas.labels))
+        self._averaging = sparse.csr_array((weights, (parcels, features)), shape=shape)
         self._series, self.n_time_points, self.n_values_read = series, series.n_time_points, series.n_values_read
-        self.space = Space(kind="parcels", name=atlas, parcels=tuple(names.values()))
+        self.space = Space(kind="parcels", name=atlas.name, parcels=tuple(atlas.names.values()), layout=atlas.layout)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Read time points ``start <= t < stop``: ``(time, parcels)``."""
