@@ -254,7 +254,8 @@ def read_json(
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as cause:
         raise InputNotFoundError(f"{path}: can't be read: {cause.strerror or cause}.", hint) from cause
-    except ValueError as cause:
+    except (ValueError, RecursionError) as cause:
+        # Brackets in brackets, thousands deep, exhaust the stack of Python's parser.
         raise error(f"{path}: is not valid JSON: {cause}.", hint) from cause
     if not isinstance(content, dict):
         raise error(f"{path}: expected a JSON object {{...}}, found {type(content).__name__}.", hint)

@@ -12,6 +12,10 @@ import numpy as np
 from titan_neuro.data.grayordinates import Grayordinates
 from titan_neuro.errors import ImageError, MismatchError
 
+_MAX_LISTED = 10
+# Corners of grids that are the same up to rounding lie so near to each other, in edges of a voxel.
+_ROUNDING_VOXELS = 0.01
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Space:
@@ -31,6 +35,9 @@ class Space:
         Of surfaces: the vertices (and voxels) in use.
     parcels : tuple of str
         Names of the parcels; empty for the other kinds.
+    lost_parcels : tuple of str
+        Names of those parcels of the atlas that were not recorded: outside the field of view of a run, or lost in one
+        of the runs of a study.
     layout : ParcelLayout or None
         Of parcels: where they lie in the brain; None where that is not known.
     """
@@ -41,6 +48,7 @@ class Space:
     affine: np.ndarray | None = None
     grayordinates: Grayordinates | None = None
     parcels: tuple[str, ...] = ()
+    lost_parcels: tuple[str, ...] = ()
     layout: ParcelLayout | None = None
 
     @property
@@ -92,7 +100,11 @@ class Space:
         if self.grayordinates is not None and other.grayordinates is not None:
             return _positions(self.grayordinates.codes, other.grayordinates.codes)
         if self.mask is None or other.mask is None:
-            return np.arange(len(self.parcels))
+            position = {name: index for index, name in enumerate(other.parcels)}
+            missing = [name for name in self.parcels if name not in position]
+            if missing:
+                raise MismatchError(f"The run lacks the parcels {list_names(missing)} of the study.")
+            return np.array([position[name] for name in self.parcels], dtype=np.int64)
         if (self.mask & ~other.mask).any():
             n_missing = int((self.mask & ~other.mask).sum())
             raise MismatchError(
@@ -103,7 +115,7 @@ class Space:
 
 
 def common_space(spaces: Mapping[str, Space]) -> Space:
-    """Return the space that several runs have in common: the intersection of their masks.
+    """Return the space that several runs have in common: the intersection of their masks, or the parcels of all.
 
     Parameters
     ----------
@@ -113,7 +125,7 @@ def common_space(spaces: Mapping[str, Space]) -> Space:
     Raises
     ------
     ImageError
-        The runs lie on different grids, or share no voxel.
+        The runs lie on different grids, are of different atlases, or share no voxel or parcel.
     """
     names, all_spaces = list(spaces), list(spaces.values())
     first = all_spaces[0]
@@ -123,14 +135,15 @@ def common_space(spaces: Mapping[str, Space]) -> Space:
         except MismatchError as error:
             raise ImageError(
                 f"{name} does not lie in the space of {names[0]}: {error.message}",
-                "Prepare all runs to a standard space, with fMRIPrep's derivatives (--derivatives) or with "
-                "--rough-registration; or select runs that share a grid (--participant-label, --bids-filter-file).",
+                "Prepare all runs on one grid of a standard space, into a new folder: `titan-neuro prepare ... "
+                "--resolution MM`, with fMRIPrep's derivatives (--derivatives) or with --rough-registration; or select "
+                "runs that share a grid (--participant-label, --bids-filter-file).",
             ) from error
     points = [space.grayordinates for space in all_spaces if space.grayordinates is not None]
     if points:
         return Space(kind="surface", name=first.name, grayordinates=_common_points(names, points))
     if first.mask is None:
-        return first
+        return _common_parcels(names, all_spaces)
     mask = np.logical_and.reduce([space.mask for space in all_spaces if space.mask is not None])
     if not mask.any():
         raise ImageError(f"The brain masks of the {len(names)} runs ({names[0]}, ...) have no voxel in common.")
@@ -156,6 +169,40 @@ def _common_points(names: Sequence[str], points: Sequence[Grayordinates]) -> Gra
     return points[0].select(is_common)
 
 
+def _common_parcels(names: Sequence[str], spaces: Sequence[Space]) -> Space:
+    """Parcels that all runs have; those of the atlas that a run lacks are lost."""
+    first = spaces[0]
+    shared = set(first.parcels).intersection(*(space.parcels for space in spaces))
+    if not shared:
+        raise ImageError(f"The {len(names)} runs ({names[0]}, ...) have no parcel in common.")
+    parcels = tuple(name for name in first.parcels if name in shared)
+    lost = tuple(name for name in (*first.parcels, *first.lost_parcels) if name not in shared)
+    return Space(kind="parcels", name=first.name, parcels=parcels, lost_parcels=lost, layout=first.layout)
+
+
+def list_names(names: Sequence[str]) -> str:
+    """List names for a message, at most ten."""
+    return ", ".join(names[:_MAX_LISTED]) + (f", ... ({len(names)} in all)" if len(names) > _MAX_LISTED else "")
+
+
+def same_affine(shape: Sequence[int], one: np.ndarray, other: np.ndarray) -> bool:
+    """Return whether two affines put a grid in the same place, up to rounding.
+
+    Headers are in single precision, rotations are stored as rounded quaternions, and some programs write few decimals.
+    The corners of the grid may lie 1 % of a voxel's edge apart.
+
+    Parameters
+    ----------
+    shape : sequence of 3 int
+        Of the grid.
+    one, other : numpy.ndarray
+        ``(4, 4)``, voxel indices to mm.
+    """
+    corners = np.indices((2, 2, 2)).reshape(3, -1).T * np.asarray(shape) - 0.5
+    distance_mm = np.linalg.norm(corners @ (one - other)[:3, :3].T + (one - other)[:3, 3], axis=1).max()
+    return bool(distance_mm <= _ROUNDING_VOXELS * np.linalg.norm(one[:3, :3], axis=0).min())
+
+
 def _require_same_grid(first: Space, other: Space) -> None:
     if first.kind != other.kind:
         raise MismatchError(f"expected {first.kind}, found {other.kind}.")
@@ -165,7 +212,11 @@ def _require_same_grid(first: Space, other: Space) -> None:
         first.grayordinates.require_same(other.grayordinates)
         return
     if first.mask is None or other.mask is None:
-        if first.parcels != other.parcels:
+        all_parcels = {*first.parcels, *first.lost_parcels}
+        shared = [name for name in first.parcels if name in other.parcels]
+        if all_parcels != {*other.parcels, *other.lost_parcels} or shared != [
+            name for name in other.parcels if name in first.parcels
+        ]:
             raise MismatchError(
                 f"expected {len(first.parcels)} parcels ({', '.join(first.parcels[:2])}, ...), "
                 f"found {len(other.parcels)} ({', '.join(other.parcels[:2])}, ...)."
@@ -174,7 +225,11 @@ def _require_same_grid(first: Space, other: Space) -> None:
         return
     if first.mask.shape != other.mask.shape:
         raise MismatchError(f"expected a grid of {first.mask.shape}, found {other.mask.shape}.")
-    if first.affine is not None and other.affine is not None and not np.allclose(first.affine, other.affine, atol=1e-3):
+    if (
+        first.affine is not None
+        and other.affine is not None
+        and not same_affine(first.mask.shape, first.affine, other.affine)
+    ):
         raise MismatchError(f"expected the affine {first.affine.tolist()}, found {other.affine.tolist()}.")
 
 

@@ -12,7 +12,8 @@ import pandas as pd
 from titan_neuro.data.bids.maps import write_surface_series
 from titan_neuro.data.bids.output import write_nifti
 from titan_neuro.errors import NoMatchError
-from titan_neuro.files import atomic, write_json
+from titan_neuro.files import write_json
+from titan_neuro.tables import write_tsv
 
 if TYPE_CHECKING:
     from titan_neuro.data.space import Space
@@ -62,8 +63,7 @@ def write_forecast(model: Forecaster, run: RunView, horizon: int, space: Space) 
         path = write_surface_series(source.with_name(stem), space.grayordinates, series, run.repetition_time)[0]
     else:
         path = source.with_name(f"{stem}_timeseries.tsv")
-        with atomic(path) as temporary:
-            pd.DataFrame(np.concatenate(list(blocks)), columns=space.parcels).to_csv(temporary, sep="\t", index=False)
+        write_tsv(path, pd.DataFrame(np.concatenate(list(blocks)), columns=space.parcels))
     write_json(
         source.with_name(f"{stem}_{path.name.split('.')[0].rpartition('_')[2]}.json"),
         {

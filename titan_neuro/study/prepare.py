@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
@@ -16,17 +17,20 @@ from titan_neuro import __version__
 from titan_neuro.data.bids.annex import annex_key, dataset_id
 from titan_neuro.data.bids.output import init_output_dir
 from titan_neuro.data.fetch import get_content
-from titan_neuro.data.prepare import missing_inputs, prepare_run, store_path
+from titan_neuro.data.prepare import missing_inputs, prepare_run, preview_run, store_path
 from titan_neuro.data.prepare.workers import end_with_parent
 from titan_neuro.errors import TitanNeuroError
 from titan_neuro.files import write_json
 from titan_neuro.provenance import read_stage
+from titan_neuro.study.failures import OF_ONE_RUN, failures_in_one, record_failures
 
 if TYPE_CHECKING:
     from titan_neuro.data.bids.recordings import Recording
     from titan_neuro.data.prepare import PrepareConfig
     from titan_neuro.study.config import StudyConfig
     from titan_neuro.study.output import OutputFolder
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class PlannedRun:
         In words: which files are read, and which mask is used.
     n_missing : int
         Files that are not fetched yet.
+    note : str or None
+        What is wrong with the run, or will be left out of its events; see `preview_run`.
     """
 
     recording: Recording
@@ -50,21 +56,25 @@ class PlannedRun:
     is_prepared: bool
     route: str
     n_missing: int
+    note: str | None
 
     def __str__(self) -> str:
         """One line for the terminal."""
         what = "prepared" if self.is_prepared else f"to prepare ({self.route})"
         missing = f"; {self.n_missing} files are not fetched yet" if self.n_missing else ""
-        return f"{self.recording.key}: {what} as {self.store.name}{missing}"
+        note = f"; {self.note}" if self.note else ""
+        return f"{self.recording.key}: {what} as {self.store.name}{missing}{note}"
 
 
 def plan_runs(recordings: Sequence[Recording], output: OutputFolder, config: PrepareConfig) -> list[PlannedRun]:
-    """Say for each run what `prepare_runs` would do, from file names and settings alone."""
+    """Say for each run what `prepare_runs` would do, from names, settings, sidecars, headers and tables alone."""
     planned = []
     for recording in recordings:
         store = store_path(recording, output.path, config)
         n_missing = len(missing_inputs(recording, output.path, config))
-        planned.append(PlannedRun(recording, store, store.exists(), _route_in_words(recording, config), n_missing))
+        note = None if store.exists() else preview_run(recording, config)
+        route = _route_in_words(recording, config)
+        planned.append(PlannedRun(recording, store, store.exists(), route, n_missing, note))
     return planned
 
 
@@ -129,6 +139,13 @@ def prepare_runs(
     -------
     int
         Runs that were prepared now.
+
+    Raises
+    ------
+    ImageError, MetadataError, NotFetchedError, InputNotFoundError
+        Some runs can't be prepared; the others are.
+    OutputError, ConfigError
+        The folder can't be written, or a setting does not fit: this stops all.
     """
     init_output_dir(output.path, bids_dir, __version__, output.work_dir)
     output.record_settings(config)
@@ -138,37 +155,58 @@ def prepare_runs(
     with output.stage(stage, input_dataset_id=dataset_id(bids_dir), input_keys=keys) as record:
         n_workers = min(n_processes, len(recordings))
         options = {"work_dir": output.work_dir, "memory_bytes": memory_bytes and memory_bytes // n_workers}
-        n_made = _prepare_all(recordings, output.path, config.prepare, n_workers, options)
+        n_made, failures = _prepare_all(recordings, output.path, config.prepare, n_workers, options)
         record["n_made"], record["n_runs"] = n_made, len(recordings)
+        record["failed"] = {key: error.message for key, error in failures.items()}
         # A process that was killed may have made all runs, and left no record.
-        if not n_made and read_stage(output.path, stage):
+        if not n_made and not failures and read_stage(output.path, stage):
             record.clear()
+    record_failures(output, [recording.key for recording in recordings], failures)
+    if failures:
+        raise failures_in_one(failures, len(recordings))
     return n_made
 
 
 def _prepare_all(
     recordings: Sequence[Recording], output_dir: Path, config: PrepareConfig, n_workers: int, options: dict[str, Any]
-) -> int:
+) -> tuple[int, dict[str, TitanNeuroError]]:
+    """Return the number of runs that were prepared now, and the errors of those that can't be, by the run's key."""
     with tqdm(total=len(recordings), desc="prepare", unit="run", disable=None) as bar:
         if n_workers == 1:
-            n_made = 0
+            outcomes = []
             for recording in recordings:
                 bar.set_postfix_str(recording.key)
-                n_made += prepare_run(recording, output_dir, config, **options)[1]
+                outcomes.append(_attempt(recording, output_dir, config, options))
                 bar.update()
-            return n_made
-        # Libraries that are loaded here run threads, which a forked process would find stopped in the middle.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(n_workers, mp_context=context, initializer=end_with_parent) as pool:
-            jobs = [pool.submit(prepare_run, recording, output_dir, config, **options) for recording in recordings]
-            return _collect(pool, jobs, bar)
+        else:
+            # Libraries that are loaded here run threads, which a forked process would find stopped in the middle.
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(n_workers, mp_context=context, initializer=end_with_parent) as pool:
+                jobs = [pool.submit(_attempt, recording, output_dir, config, options) for recording in recordings]
+                outcomes = _collect(pool, jobs, bar)
+    errors = {
+        recording.key: outcome
+        for recording, outcome in zip(recordings, outcomes, strict=True)
+        if isinstance(outcome, TitanNeuroError)
+    }
+    return sum(outcome is True for outcome in outcomes), errors
 
 
-def _collect(pool: Executor, jobs: list[Future[tuple[Path, bool]]], bar: tqdm) -> int:
-    n_made = 0
+def _attempt(
+    recording: Recording, output_dir: Path, config: PrepareConfig, options: dict[str, Any]
+) -> bool | TitanNeuroError:
+    """Prepare a run: whether that was done now, or what is wrong with its files."""
+    try:
+        return prepare_run(recording, output_dir, config, **options)[1]
+    except OF_ONE_RUN as error:
+        logger.warning("%s can't be prepared: %s", recording.key, error.message)
+        return error
+
+
+def _collect(pool: Executor, jobs: list[Future[bool | TitanNeuroError]], bar: tqdm) -> list[bool | TitanNeuroError]:
     try:
         for job in as_completed(jobs):
-            n_made += job.result()[1]
+            job.result()
             bar.update()
     except BrokenProcessPool as error:
         raise TitanNeuroError(
@@ -179,4 +217,4 @@ def _collect(pool: Executor, jobs: list[Future[tuple[Path, bool]]], bar: tqdm) -
         # Runs that have not begun are not begun; those under way finish, and are found done the next time.
         pool.shutdown(cancel_futures=True)
         raise
-    return n_made
+    return [job.result() for job in jobs]

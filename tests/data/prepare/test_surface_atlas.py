@@ -31,7 +31,7 @@ def recording(path, hemispheres=None, space="fsLR"):
         kind="surface",
         route="surface",
         entities={"subject": "1", "task": "x", "space": space},
-        repetition_time=1.5,
+        sidecar={"RepetitionTime": 1.5},
         events=None,
         mask=None,
         hemispheres=hemispheres or {},
@@ -132,7 +132,7 @@ def test_annot_files_of_hemispheres(tmp_path, gifti):
 def test_a_missing_hemisphere_is_named(tmp_path, gifti):
     paths = label_pair(tmp_path)
     paths["R"].unlink()
-    with pytest.raises(InputNotFoundError, match="hemi-R_den-10k_atlas-X_dseg.label.gii: no such file"):
+    with pytest.raises(InputNotFoundError, match=r"hemi-R_den-10k_atlas-X_dseg\.label\.gii: no such file"):
         read_atlas(paths["L"], gifti[0].space)
     lone = write_label_gifti(tmp_path / "mine.label.gii", np.ones(N_VERTICES), {1: "a"})
     with pytest.raises(ImageError, match="expected a hemisphere in the name"):
@@ -183,7 +183,7 @@ def test_dlabel_of_several_maps_is_refused(tmp_path, dense):
     path = write_cifti(
         tmp_path / "x.dlabel.nii", np.ones((2, len(axis))), nib.cifti2.LabelAxis(["a", "b"], tables), axis
     )
-    with pytest.raises(ImageError, match="expected one map of labels of grayordinates .*, found 2 rows"):
+    with pytest.raises(ImageError, match=r"expected one map of labels of grayordinates .*, found 2 rows"):
         read_atlas(path, dense[0].space)
 
 

@@ -33,7 +33,7 @@ def recording(path, hemispheres=None, **entities):
         kind="surface",
         route="surface",
         entities={"subject": "1", "task": "x", **entities},
-        repetition_time=TR,
+        sidecar={"RepetitionTime": TR},
         events=None,
         mask=None,
         hemispheres=hemispheres or {},
@@ -175,7 +175,7 @@ def test_other_cifti_files_are_refused(tmp_path):
 def test_repetition_time_is_that_of_the_series_axis(tmp_path, step, unit, expected):
     path = write_dtseries(tmp_path / "x.dtseries.nii", step=step, unit=unit)
     if expected == "":
-        with pytest.raises(MetadataError, match="found a step of 2.0 HERTZ"):
+        with pytest.raises(MetadataError, match=r"found a step of 2\.0 HERTZ"):
             SurfaceSeries(recording(path))
     else:
         assert SurfaceSeries(recording(path)).header_repetition_time == expected

@@ -12,7 +12,8 @@ import pandas as pd
 from titan_neuro.data.bids.output import write_nifti
 from titan_neuro.data.grayordinates import CORTEX, Grayordinates, split_points, to_axis
 from titan_neuro.data.space import ParcelLayout, Space
-from titan_neuro.files import atomic, write_bytes, write_json
+from titan_neuro.files import write_bytes, write_json
+from titan_neuro.tables import write_tsv
 
 if TYPE_CHECKING:
     from nibabel.cifti2 import ParcelsAxis
@@ -102,8 +103,7 @@ def _write_table(path: Path, space: Space, values: np.ndarray) -> None:
         for column, known in (("hemisphere", sides), ("network", networks)):
             if any(known.values()):
                 table[column] = [known[parcel] or None for parcel in space.parcels]
-    with atomic(path) as temporary:
-        table.to_csv(temporary, sep="\t", index=False, na_rep="n/a")
+    write_tsv(path, table)
 
 
 def _write_image(

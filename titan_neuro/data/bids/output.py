@@ -38,6 +38,7 @@ null-*
 null-*/**
 report.html
 config.resolved.yaml
+failed-runs.json
 provenance.json
 """
 

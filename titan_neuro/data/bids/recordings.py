@@ -1,4 +1,4 @@
-"""The recordings of a BIDS dataset: each run's image or table, repetition time, events, brain mask and derivatives."""
+"""The recordings of a BIDS dataset: each run's image or table, sidecar, events, brain mask and derivatives."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from titan_neuro.data.bids.names import (
     join_entities,
     list_labels,
     long_entities,
+    parse_entities,
     parse_name,
     run_entities,
     sidecar_path,
@@ -41,8 +42,6 @@ class Recording:
         ``transforms``: an image as recorded is resampled to a standard space by fMRIPrep's transforms.
     entities : dict of str
         BIDS entities of the name, by their long names; run numbers keep their zero padding.
-    repetition_time : float or None
-        Seconds from one volume to the next according to the sidecar; None where the sidecar does not contain it.
     sidecar : mapping
         The sidecar's content, unchecked.
     events, mask, confounds : Path or None
@@ -57,7 +56,6 @@ class Recording:
     kind: Literal["volume", "surface", "parcels"]
     route: Literal["parcels", "surface", "native", "preprocessed", "transforms"]
     entities: Mapping[str, str]
-    repetition_time: float | None
     sidecar: Mapping[str, Any] = field(default_factory=dict)
     events: Path | None
     mask: Path | None
@@ -94,6 +92,7 @@ def find_recordings(
     subjects: Sequence[str] | None = None,
     tasks: Sequence[str] | None = None,
     runs: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
     filter_file: Path | None = None,
     derivatives: Sequence[Path] = (),
 ) -> list[Recording]:
@@ -107,6 +106,8 @@ def find_recordings(
         Root of the dataset (the folder that holds ``dataset_description.json``).
     subjects, tasks, runs : sequence of str, optional
         Labels to select, with or without their ``sub-``, ``task-``, ``run-``; run ``1`` is run ``01``.
+    exclude : sequence of str
+        Runs to leave out, by their entities: ``sub-01_task-movie_run-2``, or ``run-2`` for run 2 of everybody.
     filter_file : Path, optional
         JSON in fMRIPrep's form, ``{"bold": {"session": "02", ...}}``: entities that a file must have.
     derivatives : sequence of Path
@@ -118,7 +119,7 @@ def find_recordings(
     InputNotFoundError, NotBIDSError, NotFetchedError
         No such folder; no ``dataset_description.json``; the content of that file is not on this machine.
     NoMatchError
-        No recording matches the labels and the filter.
+        No recording matches the labels and the filter; none matches a name in `exclude`.
     ConfigError
         The filter file can't be used.
     ImageError, MetadataError
@@ -129,7 +130,9 @@ def find_recordings(
     for folder in derivatives:
         if not folder.is_dir():
             raise InputNotFoundError(f"{folder}: no such folder (named with --derivatives).")
-    selected = _select(bids_dir, index.recordings(filter_file), {"subject": subjects, "task": tasks, "run": runs})
+    # With a filter, as the jobs of an array have one, a run that is left out may not be among the files at all.
+    files_of_runs = _leave_out(bids_dir, index.recordings(filter_file), exclude, must_match=filter_file is None)
+    selected = _select(bids_dir, files_of_runs, {"subject": subjects, "task": tasks, "run": runs})
     derivative_folders = derivatives or [bids_dir / "derivatives"]
     files = DerivativeFiles([*derivative_folders, *([bids_dir] if index.is_derivative else [])])
     events = index.events()
@@ -153,16 +156,30 @@ def _select(
     return selected
 
 
+def _leave_out(
+    bids_dir: Path, files: Sequence[IndexedFile], exclude: Sequence[str], *, must_match: bool
+) -> list[IndexedFile]:
+    left_out: set[Path] = set()
+    for name in exclude:
+        entities = parse_entities(name)
+        matching = {file.path for file in files if applies_to(entities, file.entities)}
+        if not entities or (must_match and not matching):
+            raise NoMatchError(
+                f"{bids_dir}: no run matches --exclude {name}.",
+                "Name runs by their entities, as --dry-run lists them: sub-01_task-movie_run-2, or run-2 for everybody.",
+            )
+        left_out |= matching
+    return [file for file in files if file.path not in left_out]
+
+
 def _recording(file: IndexedFile, index: DatasetIndex, events: Sequence[IndexedFile]) -> Recording:
-    sidecar = index.sidecar(file)
     is_volume = parse_name(file.path).suffix == "bold"
     return Recording(
         path=file.path,
         kind="volume" if is_volume else "parcels",
         route="parcels" if not is_volume else "preprocessed" if index.is_derivative else "native",
         entities=file.entities,
-        repetition_time=_sidecar_repetition_time(file.path, sidecar),
-        sidecar=sidecar,
+        sidecar=index.sidecar(file),
         events=_most_specific(file.entities, [(events.path, events.entities) for events in events], file.path),
         mask=None,
     )
@@ -187,20 +204,6 @@ def _most_specific(
             "Name the one to use with --derivatives.",
         )
     return best[0] if best else None
-
-
-def _sidecar_repetition_time(path: Path, sidecar: Mapping[str, Any]) -> float | None:
-    repetition_time, frequency = sidecar.get("RepetitionTime"), sidecar.get("SamplingFrequency")
-    try:
-        # Some programs write the word "TR" instead of a frequency.
-        if repetition_time is None and isinstance(frequency, int | float) and frequency:
-            return 1 / float(frequency)
-        return None if repetition_time is None else float(repetition_time)
-    except (TypeError, ValueError) as error:
-        raise MetadataError(
-            f"{path}: expected a RepetitionTime in seconds in its sidecar, found {repetition_time!r}.",
-            "Correct the sidecar.",
-        ) from error
 
 
 def _in_standard_space(recordings: Sequence[Recording]) -> list[Recording]:

@@ -17,10 +17,8 @@ from titan_neuro.data.prepare.atlas_table import ParcelRow, image_stem, names_ta
 from titan_neuro.data.prepare.grid import grid_points
 from titan_neuro.data.prepare.images import read_volume
 from titan_neuro.data.prepare.transforms import apply_affine
-from titan_neuro.data.space import ParcelLayout, Space
+from titan_neuro.data.space import ParcelLayout, Space, list_names, same_affine
 from titan_neuro.errors import ImageError, InputNotFoundError, MetadataError
-
-_MAX_LISTED = 5
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,7 +32,9 @@ class Atlas:
     labels : numpy.ndarray
         int ``(features,)``: the label of each voxel or vertex of the space; 0 for those outside all parcels.
     names : mapping of int to str
-        Name of each label, in ascending order.
+        Name of each label that has a voxel in the space, in ascending order.
+    lost : tuple of str
+        Names of the labels without one: the field of view, or the mask, doesn't cover these parcels.
     layout : ParcelLayout
         Where the parcels lie, on the atlas's own grid or surfaces.
     """
@@ -42,6 +42,7 @@ class Atlas:
     name: str
     labels: np.ndarray
     names: Mapping[int, str]
+    lost: tuple[str, ...]
     layout: ParcelLayout
 
 
@@ -70,25 +71,26 @@ def read_atlas(path: Path, space: Space) -> Atlas:
     InputNotFoundError
         A file does not exist.
     ImageError
-        The file is no atlas, or in another space than the run; a parcel has no voxel or vertex in the run.
+        The file is no atlas, or in another space than the run; no parcel has a voxel or vertex in the run.
     MetadataError
         The table of names is not valid.
     """
     if space.grayordinates is not None:
-        atlas = _on_surfaces(path, space.name, space.grayordinates)
+        labels, names, layout = _on_surfaces(path, space.name, space.grayordinates)
     elif space.mask is not None and space.affine is not None:
-        atlas = _on_grid(path, space, space.mask, space.affine)
+        labels, names, layout = _on_grid(path, space, space.mask, space.affine)
     else:
         raise ImageError(f"{path}: an atlas needs volumes or surfaces, found parcels.", "Omit --atlas.")
-    present = set(np.unique(atlas.labels))
-    empty = [name for label, name in atlas.names.items() if label not in present]
-    if empty:
+    present = set(np.unique(labels))
+    kept = {label: name for label, name in names.items() if label in present}
+    if not kept:
         what = "vertex in the run" if space.grayordinates is not None else "voxel in the run's mask"
         raise ImageError(
-            f"{path}: {len(empty)} of its {len(atlas.names)} parcels have no {what}: {_listed(empty)}.",
-            "Prepare on a finer grid (--resolution), or with an atlas of larger parcels.",
+            f"{path}: none of its {len(names)} parcels has a {what}.",
+            "Check that the atlas and the run are in the same space.",
         )
-    return atlas
+    lost = tuple(name for label, name in names.items() if label not in present)
+    return Atlas(name=atlas_name(path), labels=labels, names=kept, lost=lost, layout=layout)
 
 
 def match_table(path: Path, columns: Sequence[str]) -> tuple[tuple[str, ...], ParcelLayout]:
@@ -134,8 +136,8 @@ def match_table(path: Path, columns: Sequence[str]) -> tuple[tuple[str, ...], Pa
     lacking = [name for name in names.values() if name not in columns]
     raise MetadataError(
         f"{path}: its parcels are not those of the table: the {len(columns)} columns that it lacks or has: "
-        f"{_listed(unknown) or 'none lacking'}; of its {len(names)} parcels the table lacks: "
-        f"{_listed(lacking) or 'none'}.",
+        f"{list_names(unknown) or 'none lacking'}; of its {len(names)} parcels the table lacks: "
+        f"{list_names(lacking) or 'none'}.",
         "Give the atlas that the table was made with, with the table of its names beside it (*_dseg.tsv).",
     )
 
@@ -147,7 +149,9 @@ def _numbers(columns: Sequence[str]) -> list[str]:
     return [match[2] for match in parts if match] if len(words) == 1 and None not in words else []
 
 
-def _on_grid(path: Path, space: Space, mask: np.ndarray, affine: np.ndarray) -> Atlas:
+def _on_grid(
+    path: Path, space: Space, mask: np.ndarray, affine: np.ndarray
+) -> tuple[np.ndarray, dict[int, str], ParcelLayout]:
     if is_surface_atlas(path):
         raise ImageError(
             f"{path}: expected an image of voxels (*.nii.gz), as the run in {space.name} has, found an atlas on "
@@ -160,8 +164,7 @@ def _on_grid(path: Path, space: Space, mask: np.ndarray, affine: np.ndarray) -> 
     inside = ((voxels >= 0) & (voxels < data.shape)).all(axis=1)
     labels = np.zeros(len(voxels), dtype=np.int64)
     labels[inside] = data[tuple(voxels[inside].T)]
-    names, layout = _volume_layout(path, data, atlas_affine, space.name)
-    return Atlas(name=atlas_name(path), labels=labels, names=names, layout=layout)
+    return labels, *_volume_layout(path, data, atlas_affine, space.name)
 
 
 def _volume_layout(
@@ -180,7 +183,7 @@ def _volume_layout(
     return {label: row.name for label, row in rows.items()}, layout
 
 
-def _on_surfaces(path: Path, space_name: str, points: Grayordinates) -> Atlas:
+def _on_surfaces(path: Path, space_name: str, points: Grayordinates) -> tuple[np.ndarray, dict[int, str], ParcelLayout]:
     if not is_surface_atlas(path):
         raise ImageError(
             f"{path}: expected an atlas on surfaces (*.dlabel.nii, or *.label.gii or *.annot of each hemisphere), as "
@@ -196,7 +199,7 @@ def _on_surfaces(path: Path, space_name: str, points: Grayordinates) -> Atlas:
         )
     found = match_points(points, others, path)
     layout = _surface_layout(path, replace(others, form=points.form), labels, names)
-    return Atlas(name=atlas_name(path), labels=np.where(found >= 0, labels[found], 0), names=names, layout=layout)
+    return np.where(found >= 0, labels[found], 0), names, layout
 
 
 def _surface_layout(path: Path, points: Grayordinates, labels: np.ndarray, names: Mapping[int, str]) -> ParcelLayout:
@@ -211,10 +214,6 @@ def _family(entities: Mapping[str, str]) -> str:
     """Return the space that a name says, whatever the density: ``fsaverage5`` is ``fsaverage``; empty if none."""
     name = entities.get("space") or entities.get("tpl") or ""
     return "fsaverage" if name.startswith("fsaverage") else name
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_MAX_LISTED]) + (", ..." if len(names) > _MAX_LISTED else "")
 
 
 def atlas_name(path: Path) -> str:
@@ -247,7 +246,7 @@ def _check_space(path: Path, space: Space, shape: tuple[int, ...], affine: np.nd
     if not space.name.startswith("MNI"):
         # Native spaces have no common name: there an atlas must lie on the grid of the run.
         is_on_grid = space.mask is not None and space.affine is not None and shape == space.mask.shape
-        fits = is_on_grid and np.allclose(affine, np.asarray(space.affine), atol=1e-3)
+        fits = is_on_grid and same_affine(shape, affine, np.asarray(space.affine))
     elif space.name == ROUGH_SPACE:
         fits = atlas_space is None or atlas_space.startswith("MNI152")
     else:

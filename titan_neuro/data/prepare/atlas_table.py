@@ -14,6 +14,7 @@ from titan_neuro.data.bids.names import parse_name
 from titan_neuro.data.parcels import hemisphere_and_network
 from titan_neuro.data.space import ParcelLayout, Space
 from titan_neuro.errors import MetadataError
+from titan_neuro.tables import MISSING, numbers, read_tsv
 
 # The first one present is read: BIDS's name first, then those of AtlasPack, which XCP-D uses.
 _NAME_COLUMNS = ("name", "label")
@@ -76,14 +77,19 @@ def read_rows(table: Path) -> dict[int, ParcelRow]:
     MetadataError
         A column is missing, an index is no whole number, or there twice.
     """
-    try:
-        rows = pd.read_csv(table, sep="\t", dtype=str, keep_default_na=False)
-        index = [int(number) for number in rows["index"]]
-        names = list(rows[_present(rows, _NAME_COLUMNS) or "name"])
-    except (OSError, ValueError, KeyError) as error:
+    rows = read_tsv(table, required=("index",), blank_lines=True)
+    name_column = _present(rows, _NAME_COLUMNS)
+    if not name_column:
         raise MetadataError(
-            f"{table}: expected the columns index (whole numbers) and name: {error}.", "Correct the table."
-        ) from error
+            f"{table}: expected the columns index, name, found {', '.join(rows.columns)}.", "Correct the table."
+        )
+    indices = numbers(table, rows["index"])
+    fractions = [index for index in indices if not index.is_integer()]
+    if fractions:
+        raise MetadataError(
+            f"{table}: column index: expected whole numbers, found {fractions[0]}.", "Correct the table."
+        )
+    index, names = indices.astype(int).tolist(), list(rows[name_column])
     if len(set(index)) < len(index):
         raise MetadataError(f"{table}: expected each index and each name once, found duplicates.", "Correct the table.")
     empty = [""] * len(rows)
@@ -92,7 +98,7 @@ def read_rows(table: Path) -> dict[int, ParcelRow]:
         for columns in (_HEMISPHERE_COLUMNS, _NETWORK_COLUMNS)
     )
     return {
-        number: ParcelRow(name, _SIDES.get(side.lower(), ""), "" if network == "n/a" else network)
+        number: ParcelRow(name, _SIDES.get(side.lower(), ""), "" if network in MISSING else network)
         for number, name, side, network in zip(index, names, sides, networks, strict=True)
     }
 

@@ -23,9 +23,12 @@ from titan_neuro.errors import InputNotFoundError, NotFetchedError
 
 _CONFIG = TypeAdapter(PrepareConfig)
 # Increased when the same files and settings give another result: runs are then prepared again.
-_PREPARATION_VERSION = 1
+_PREPARATION_VERSION = 2
 # Keys of the sidecar on which the result depends.
 _SIDECAR_KEYS = (
+    "RepetitionTime",
+    "VolumeTiming",
+    "SamplingFrequency",
     "SliceTimingCorrected",
     "PhaseEncodingDirection",
     "TotalReadoutTime",
@@ -114,7 +117,6 @@ def fingerprint(recording: Recording, sources: Mapping[str, Any], config: Prepar
         "sources": sources,
         "preparation_version": _PREPARATION_VERSION,
         "config": recorded_settings(config),
-        "repetition_time": recording.repetition_time,
         "sidecar": {name: recording.sidecar[name] for name in _SIDECAR_KEYS if name in recording.sidecar},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,14 @@ from titan_neuro.data.prepare.config import PrepareConfig
 from titan_neuro.data.prepare.confound_presets import ConfoundModel
 from titan_neuro.data.prepare.inputs import recorded_settings
 from titan_neuro.data.prepare.routes import OpenRun, output_space
-from titan_neuro.data.prepare.timing import read_events, scored_time_points
+from titan_neuro.data.prepare.timing import events_within, read_events, scored_time_points
 from titan_neuro.data.store import RunHeader, store_name
 from titan_neuro.data.store.schema import Event
 from titan_neuro.errors import MetadataError
 from titan_neuro.files import write_json
 from titan_neuro.provenance import versions
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def build_header(recording: Recording, run: OpenRun, config: PrepareConfig, orig
     MetadataError
         The events table is not valid, or no time point remains to be scored.
     """
-    events = _read_events(recording, run)
+    events, events_note = _read_events(recording, run)
     scored, rule = _scored(recording, run, config, events)
     method = "z-score over the whole run" if config.estimation == "whole-run" else "causal expanding z-score"
     return RunHeader(
@@ -130,15 +133,21 @@ def build_header(recording: Recording, run: OpenRun, config: PrepareConfig, orig
             "settings": recorded_settings(config),
             "whole_run": _whole_run_steps(recording, run.confounds, config),
             "scored": rule,
+            "events": events_note,
             "versions": versions(),
         },
     )
 
 
-def _read_events(recording: Recording, run: OpenRun) -> list[Event]:
+def _read_events(recording: Recording, run: OpenRun) -> tuple[list[Event], str | None]:
+    """Events of the run, and what was clipped or left out of the table, in words."""
     if recording.events is None:
-        return []
-    return read_events(recording.events, run.series.n_time_points * run.repetition_time)
+        return [], None
+    duration_s = run.series.n_time_points * run.repetition_time
+    events, note = events_within(read_events(recording.events), duration_s, recording.events)
+    if note is not None:
+        logger.warning("%s: %s: %s.", recording.key, recording.events.name, note)
+    return events, note
 
 
 def _scored(
@@ -205,6 +214,7 @@ def write_sidecar(files: OutputFiles, header: RunHeader, n_constant: int) -> Non
         "NumberOfScoredTimePoints": int(header.scored.sum()),
         "NumberOfFeatures": header.space.n_features,
         "NumberOfConstantFeatures": n_constant,
+        "LostParcels": list(header.space.lost_parcels),
         "Sources": [source["name"] for source in record["sources"].values()],
         "Normalizer": record["normalizer"],
         "Confounds": record["confounds"],

@@ -41,6 +41,7 @@ from titan_neuro.data.prepare.time_series import (
     ResampledVolumes,
     StoredSeries,
     TimeSeries,
+    warn_of_lost_parcels,
 )
 from titan_neuro.data.prepare.timing import repetition_time
 from titan_neuro.errors import ConfigError, MetadataError
@@ -157,7 +158,7 @@ def open_run(recording: Recording, config: PrepareConfig, scratch_dir: Path, sta
         return _open_surfaces(recording, config)
     _check_settings(recording, config)
     image = BoldImage(recording.path)
-    tr = repetition_time(recording, image.header_repetition_time)
+    tr = repetition_time(recording, image.header_repetition_time, image.n_volumes, config.repetition_time_from)
     if config.slice_timing:
         image = correct_slice_timing(image, recording, tr, stack.enter_context(ScratchSeries(scratch_dir / "slices")))
     series, mapping, mask = _open_image(recording, image, config, tr)
@@ -168,7 +169,7 @@ def open_run(recording: Recording, config: PrepareConfig, scratch_dir: Path, sta
         series = StoredSeries(scratch, mapping.space)
     table = computed or _given_confounds(recording, series.n_time_points)
     if config.atlas is not None:
-        series = ParcelMeans(series, read_atlas(config.atlas, series.space))
+        series = _parcel_means(series, recording, config.atlas)
     return OpenRun(
         series=series,
         repetition_time=tr,
@@ -211,7 +212,7 @@ def _open_surfaces(recording: Recording, config: PrepareConfig) -> OpenRun:
     surfaces = SurfaceSeries(recording)
     series: TimeSeries = surfaces
     if config.atlas is not None:
-        series = ParcelMeans(surfaces, read_atlas(config.atlas, surfaces.space))
+        series = _parcel_means(surfaces, recording, config.atlas)
     elif recording.hemispheres and not surfaces.n_left_out:
         logger.warning(
             "%s: no vertex is 0 or NaN throughout: the medial wall is not marked, and is among the features.",
@@ -219,6 +220,14 @@ def _open_surfaces(recording: Recording, config: PrepareConfig) -> OpenRun:
         )
     mask = f"all vertices and voxels but {surfaces.n_left_out} that are 0 or NaN throughout"
     return _open_series(recording, config, series, surfaces.header_repetition_time, mask)
+
+
+def _parcel_means(series: TimeSeries, recording: Recording, path: Path) -> ParcelMeans:
+    atlas = read_atlas(path, series.space)
+    n_parcels = len(atlas.names) + len(atlas.lost)
+    what = "voxel in the mask" if series.space.kind == "volume" else "vertex"
+    warn_of_lost_parcels(path, atlas.lost, n_parcels, f"without a {what} of {recording.key}")
+    return ParcelMeans(series, atlas)
 
 
 def _require_no_slice_timing(recording: Recording, config: PrepareConfig) -> None:
@@ -235,7 +244,7 @@ def _open_series(
     table = _given_confounds(recording, series.n_time_points)
     return OpenRun(
         series=series,
-        repetition_time=repetition_time(recording, header_s),
+        repetition_time=repetition_time(recording, header_s, series.n_time_points),
         route=output_route(recording, config),
         mask=mask,
         confounds=_confound_model(table, config, recording, series.n_time_points),

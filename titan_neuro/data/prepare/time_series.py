@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import pandas as pd
 
 from titan_neuro.data.bids.recordings import Recording
 from titan_neuro.data.prepare.atlas import Atlas, match_table
@@ -16,8 +17,13 @@ from titan_neuro.data.prepare.images import BoldImage, check_finite, describe_vo
 from titan_neuro.data.prepare.resampling import Resampler
 from titan_neuro.data.prepare.scratch import ScratchSeries
 from titan_neuro.data.prepare.surfaces import read_parcel_series
-from titan_neuro.data.space import ParcelLayout, Space
+from titan_neuro.data.space import ParcelLayout, Space, list_names
 from titan_neuro.errors import ImageError
+from titan_neuro.tables import numbers, read_tsv
+
+logger = logging.getLogger(__name__)
+# Steps from row to row after which a column that only rises is no recording: equal ones (within 1 %), and any.
+_MIN_EVEN_STEPS, _MIN_STEPS = 4, 20
 
 
 class TimeSeries(Protocol):
@@ -105,8 +111,10 @@ class ParcelTable:
 
     Raises
     ------
+    InputNotFoundError
+        The file can't be read.
     ImageError
-        Not a table of numbers with a header, or fewer than two time points.
+        Not a table of numbers with a header, fewer than two time points, or no parcel with values.
     MetadataError
         The parcels are not those of the atlas.
     """
@@ -115,18 +123,25 @@ class ParcelTable:
         self._path = recording.path
         self.header_repetition_time: float | None = None
         layout: ParcelLayout | None = None
-        parcels: tuple[str, ...]
         if recording.path.name.endswith(".ptseries.nii"):
-            self._series, layout, self.header_repetition_time = read_parcel_series(recording.path)
-            parcels = layout.names
+            series, layout, self.header_repetition_time = read_parcel_series(recording.path)
+            columns = dict(zip(layout.names, series.T, strict=True))
         else:
-            parcels, self._series = _read_table(recording.path)
-        if len(self._series) < 2:
-            raise ImageError(f"{recording.path}: expected at least 2 time points, found {len(self._series)}.")
+            columns = _read_table(recording.path)
         if atlas is not None:
-            parcels, layout = match_table(atlas, parcels)
+            names, layout = match_table(atlas, list(columns))
+            columns = dict(zip(names, columns.values(), strict=True))
+        if not columns or len(next(iter(columns.values()))) < 2:
+            raise ImageError(f"{recording.path}: expected at least 2 time points of at least one parcel.")
+        # XCP-D writes n/a for a parcel that the field of view covers too little.
+        lost = tuple(name for name, values in columns.items() if np.isnan(values).all())
+        if len(lost) == len(columns):
+            raise ImageError(f"{recording.path}: expected parcels, found no column with values.")
+        warn_of_lost_parcels(recording.path, lost, len(columns), "n/a in the whole run")
+        parcels = tuple(name for name in columns if name not in lost)
+        self._series = np.column_stack([columns[name] for name in parcels])
         name = recording.entities.get("segmentation", recording.entities.get("atlas", "unknown"))
-        self.space = Space(kind="parcels", name=name, parcels=parcels, layout=layout)
+        self.space = Space(kind="parcels", name=name, parcels=parcels, lost_parcels=lost, layout=layout)
         self.n_time_points, self.n_values_read = self._series.shape
 
     def read(self, start: int, stop: int) -> np.ndarray:
@@ -136,22 +151,52 @@ class ParcelTable:
         return series
 
 
-def _read_table(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
-    """Return the names of the columns of a table, and its values: float64 ``(time, parcels)``."""
-    try:
-        table = pd.read_csv(path, sep="\t", na_values="n/a")
-        series = table.to_numpy(dtype=np.float64)
-    except (OSError, ValueError) as error:
-        raise ImageError(
-            f"{path}: expected a table of numbers, one column a parcel, with a header: {error}.", "Correct the table."
-        ) from error
+def warn_of_lost_parcels(path: Path, lost: Sequence[str], n_parcels: int, reason: str) -> None:
+    """Say which parcels of a run are lost, if any; a study takes the parcels that all of its runs have.
+
+    Parameters
+    ----------
+    path : Path
+        The table or the atlas.
+    lost : sequence of str
+    n_parcels : int
+        Of the atlas.
+    reason : str
+        What became of them, in words.
+    """
+    if lost:
+        logger.warning(
+            "%s: %d of its %d parcels are %s, and are left out: %s.",
+            *(path, len(lost), n_parcels, reason, list_names(lost)),
+        )
+
+
+def _read_table(path: Path) -> dict[str, np.ndarray]:
+    """Return the columns of a table that are parcels, by name: float64 ``(time,)`` each."""
+    table = read_tsv(path, error=ImageError)
     if any(re.fullmatch(r"-?\d+\.\d*(e-?\d+)?", name) for name in table.columns):
         raise ImageError(
             f"{path}: expected the names of parcels in its first line, found numbers: "
             f"{', '.join(table.columns[:2])}, ...",
             "Write a header.",
         )
-    return tuple(map(str, table.columns)), series
+    if len(table) < 2:
+        raise ImageError(f"{path}: expected at least 2 time points (rows), found {len(table)}.")
+    columns = {str(name): numbers(path, table[name], error=ImageError) for name in table}
+    return {name: values for name, values in columns.items() if not _is_count(path, name, values)}
+
+
+def _is_count(path: Path, name: str, values: np.ndarray) -> bool:
+    """Whether a column counts the rows or gives their times: it rises at every row, as no recording does."""
+    steps = np.diff(values) if np.isfinite(values).all() else np.full(1, -1.0)
+    is_even = len(steps) >= _MIN_EVEN_STEPS and np.ptp(steps) <= 0.01 * steps[0]
+    rises = bool((steps > 0).all()) and (is_even or len(steps) >= _MIN_STEPS)
+    if rises:
+        logger.warning(
+            "%s: the column %r rises from row to row: it is an index or a time, no parcel, and is left out.",
+            *(path, name),
+        )
+    return rises
 
 
 class StoredSeries:
@@ -182,7 +227,7 @@ class ParcelMeans:
     series : TimeSeries
         Of voxels, or of points of surfaces.
     atlas : Atlas
-        For the space of `series`; each of its parcels has at least one voxel or vertex there.
+        For the space of `series`.
     """
 
     def __init__(self, series: TimeSeries, atlas: Atlas) -> None:
@@ -196,7 +241,13 @@ class ParcelMeans:
         shape = (len(atlas.names), len(atlas.labels))
         self._averaging = sparse.csr_array((weights, (parcels, features)), shape=shape)
         self._series, self.n_time_points, self.n_values_read = series, series.n_time_points, series.n_values_read
-        self.space = Space(kind="parcels", name=atlas.name, parcels=tuple(atlas.names.values()), layout=atlas.layout)
+        self.space = Space(
+            kind="parcels",
+            name=atlas.name,
+            parcels=tuple(atlas.names.values()),
+            lost_parcels=atlas.lost,
+            layout=atlas.layout,
+        )
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Read time points ``start <= t < stop``: ``(time, parcels)``."""

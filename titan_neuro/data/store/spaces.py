@@ -21,6 +21,7 @@ def space_attributes(space: Space) -> dict[str, Any]:
         "space": space.name,
         "affine": _as_list(space.affine),
         "parcels": list(space.parcels),
+        "lost_parcels": list(space.lost_parcels),
         "grayordinates": None
         if points is None
         else {
@@ -71,6 +72,7 @@ def read_space(attributes: Mapping[str, Any], read: Callable[[str], np.ndarray],
         mask=read(f"{prefix}mask") if kind == "volume" else None,
         affine=_as_array(attributes["affine"]),
         parcels=tuple(attributes["parcels"]),
+        lost_parcels=tuple(attributes["lost_parcels"]),
         grayordinates=None
         if points is None
         else Grayordinates(
