@@ -173,7 +173,7 @@ def draw_surfaces(
             cmap=colors,
             vmin=ends[0],
             vmax=ends[1],
-            bg_map=np.zeros(part.n_vertices),
+            alpha=1.0,
             avg_method="median",
         )
         axes.set_title(f"{hemisphere}, {view}", fontsize=8, fontweight="normal", loc="center", y=-0.05)
