@@ -95,6 +95,9 @@ def read_tsv(
 
 def _read_lines(path: Path, hint: str, error: type[TitanNeuroError]) -> list[str]:
     """Lines of a file, without blank ones at its end."""
+    if path.exists() and not path.is_file():
+        # A named pipe, say: reading it would wait for ever.
+        raise InputNotFoundError(f"{path}: can't be read: it is no file.", hint)
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             lines = io.TextIOWrapper(file, encoding="utf-8-sig").read().split("\n")

@@ -166,7 +166,7 @@ def _leave_out(
         if not entities or (must_match and not matching):
             raise NoMatchError(
                 f"{bids_dir}: no run matches --exclude {name}.",
-                "Name runs by their entities, as --dry-run lists them: sub-01_task-movie_run-2, or run-2 for everybody.",
+                "Name runs by their entities, as --dry-run lists them: sub-01_task-movie_run-2, or run-2.",
             )
         left_out |= matching
     return [file for file in files if file.path not in left_out]
