@@ -8,6 +8,7 @@ from pathlib import Path
 _OBJECT = re.compile(r"(?:^|/)annex/objects/(?:.+/)?(?P<key>[^/]+)$")
 _SIZE = re.compile(r"^[A-Z0-9_]+(?:-[a-zA-Z]\d+)*?-s(?P<size>\d+)(?:-[a-zA-Z]\d+)*--")
 _DATASET_ID = re.compile(r"^\s*id\s*=\s*(?P<id>\S+)\s*$", re.MULTILINE)
+_SUBDATASET = re.compile(r'^\s*path\s*=\s*"?(?P<path>[^"\n]+?)"?\s*$', re.MULTILINE)
 # git-annex itself never treats a larger file as a pointer.
 _POINTER_MAX_BYTES = 32 * 1024
 
@@ -66,3 +67,33 @@ def _pointer_key(path: Path) -> str | None:
     if not first_line.startswith(b"/annex/objects/"):
         return None
     return first_line.decode("utf-8", errors="replace").strip().rsplit("/", 1)[-1]
+
+
+def uninstalled_subdatasets(folder: Path) -> list[Path]:
+    """List the subdatasets at or below a folder that are not installed: git knows them, but their folders are empty.
+
+    Parameters
+    ----------
+    folder : Path
+        In a clone, at any depth. It may be missing.
+
+    Returns
+    -------
+    list of Path
+        Sorted; by the same way as `folder`.
+    """
+    found = []
+    inside = folder.resolve()
+    root = next((parent for parent in (inside, *inside.parents) if (parent / ".git").exists()), None)
+    modules = root and root / ".gitmodules"
+    if root is None or modules is None or not modules.is_file():
+        return []
+    for match in _SUBDATASET.finditer(modules.read_text(encoding="utf-8", errors="replace")):
+        path = root / match["path"]
+        if (path == inside or inside in path.parents) and not (path / ".git").exists() and not _has_content(path):
+            found.append(folder / path.relative_to(inside))
+    return sorted(found)
+
+
+def _has_content(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())

@@ -102,6 +102,30 @@ def check_out(clone: Path, commit: str) -> None:
                 raise FetchError(f"{clone}: git {command[0]} of commit {commit} failed: {reason}")
 
 
+def install_subdataset(folder: Path) -> None:
+    """Install a subdataset that git knows and whose folder is empty: its names and sidecars, no content yet.
+
+    Raises
+    ------
+    FetchError
+        git-annex is not installed; the subdataset can't be cloned.
+    """
+    _log.info("Installing the subdataset %s (names and sidecars; no images yet).", folder)
+    with datalad_session() as datalad:
+        from datalad.support.exceptions import CommandError, IncompleteResultsError
+
+        try:
+            datalad.get(path=str(folder), get_data=False, recursive=False, result_renderer="disabled")
+        except (CommandError, IncompleteResultsError) as error:
+            raise FetchError(
+                f"{folder}: is a subdataset that can't be installed: {failure_reason(error)}",
+                "Is its source (in .gitmodules) reachable? Otherwise name the folder of its derivatives with "
+                "--derivatives.",
+            ) from error
+    if not is_clone(folder):
+        raise FetchError(f"{folder}: is a subdataset that could not be installed.", "`datalad get -n` says more.")
+
+
 def hide(clone: Path, folder: Path) -> None:
     """Add a nested clone to git's exclude file of the outer clone, so that it is never saved with the outer dataset."""
     path = Path(_git("-C", str(clone), "rev-parse", "--path-format=absolute", "--git-path", "info/exclude"))

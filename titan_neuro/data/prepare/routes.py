@@ -123,6 +123,8 @@ def output_space(recording: Recording, config: PrepareConfig) -> tuple[str | Non
             + (
                 f"{'parcels' if recording.kind == 'parcels' else 'surfaces'} have no grid."
                 if recording.kind != "volume"
+                else f"the grid of space {recording.entities['space']} is not known here."
+                if "space" in recording.entities and recording.entities["space"] != "T1w"
                 else "the recording is in its own space, and no transforms to a standard space were found."
             ),
             "Omit --resolution, give the transforms of fMRIPrep (--derivatives; titan-neuro fetch ... --with "
@@ -152,11 +154,11 @@ def open_run(recording: Recording, config: PrepareConfig, scratch_dir: Path, sta
     ImageError, MetadataError, ConfigError
         A file can't be used, or a setting does not fit the recording.
     """
+    check_settings(recording, config)
     if recording.kind == "parcels":
         return _open_parcels(recording, config)
     if recording.kind == "surface":
         return _open_surfaces(recording, config)
-    _check_settings(recording, config)
     image = BoldImage(recording.path)
     tr = repetition_time(recording, image.header_repetition_time, image.n_volumes, config.repetition_time_from)
     if config.slice_timing:
@@ -182,8 +184,23 @@ def open_run(recording: Recording, config: PrepareConfig, scratch_dir: Path, sta
     )
 
 
-def _check_settings(recording: Recording, config: PrepareConfig) -> None:
-    """Refuse settings that can't work, before hours are spent on them."""
+def check_settings(recording: Recording, config: PrepareConfig) -> None:
+    """Refuse settings that can't work, before hours are spent on them.
+
+    Parameters
+    ----------
+    recording : Recording
+    config : PrepareConfig
+
+    Raises
+    ------
+    ConfigError
+        A setting does not fit the route of the recording.
+    """
+    if config.slice_timing and recording.kind != "volume":
+        raise ConfigError(
+            f"{recording.key}: prepare.slice_timing: {recording.path.name} is no image of slices.", "Omit it."
+        )
     route = output_route(recording, config)
     if config.slice_timing and route == "preprocessed":
         raise ConfigError(
@@ -202,13 +219,11 @@ def _check_settings(recording: Recording, config: PrepareConfig) -> None:
 
 
 def _open_parcels(recording: Recording, config: PrepareConfig) -> OpenRun:
-    _require_no_slice_timing(recording, config)
     series = ParcelTable(recording, config.atlas)
     return _open_series(recording, config, series, series.header_repetition_time, None)
 
 
 def _open_surfaces(recording: Recording, config: PrepareConfig) -> OpenRun:
-    _require_no_slice_timing(recording, config)
     surfaces = SurfaceSeries(recording)
     series: TimeSeries = surfaces
     if config.atlas is not None:
@@ -230,13 +245,6 @@ def _parcel_means(series: TimeSeries, recording: Recording, path: Path) -> Parce
     return ParcelMeans(series, atlas)
 
 
-def _require_no_slice_timing(recording: Recording, config: PrepareConfig) -> None:
-    if config.slice_timing:
-        raise ConfigError(
-            f"{recording.key}: prepare.slice_timing: {recording.path.name} is no image of slices.", "Omit it."
-        )
-
-
 def _open_series(
     recording: Recording, config: PrepareConfig, series: TimeSeries, header_s: float | None, mask: str | None
 ) -> OpenRun:
@@ -244,7 +252,7 @@ def _open_series(
     table = _given_confounds(recording, series.n_time_points)
     return OpenRun(
         series=series,
-        repetition_time=repetition_time(recording, header_s, series.n_time_points),
+        repetition_time=repetition_time(recording, header_s, series.n_time_points, config.repetition_time_from),
         route=output_route(recording, config),
         mask=mask,
         confounds=_confound_model(table, config, recording, series.n_time_points),
