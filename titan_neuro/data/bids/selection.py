@@ -10,6 +10,7 @@ from typing import Any
 
 from titan_neuro.data.bids.dataset import IGNORE_FILE, DatasetIndex
 from titan_neuro.data.bids.filters import RecordingFilter
+from titan_neuro.data.bids.kinds import of_one_kind
 from titan_neuro.data.bids.names import (
     BidsFile,
     applies_to,
