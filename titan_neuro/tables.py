@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import io
 import logging
 import math
 import re
@@ -100,11 +99,12 @@ def _read_lines(path: Path, hint: str, error: type[TitanNeuroError]) -> list[str
         raise InputNotFoundError(f"{path}: can't be read: it is no file.", hint)
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            lines = io.TextIOWrapper(file, encoding="utf-8-sig").read().split("\n")
+            text = file.read().decode("utf-8-sig")
     except (UnicodeDecodeError, EOFError, zlib.error, gzip.BadGzipFile) as cause:
         raise error(f"{path}: is not a readable table: {cause}.", hint) from cause
     except OSError as cause:
         raise InputNotFoundError(f"{path}: can't be read: {cause.strerror or cause}.", hint) from cause
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     while lines and not lines[-1]:
         lines.pop()
     return lines

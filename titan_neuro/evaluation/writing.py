@@ -114,9 +114,8 @@ def write_scores(
     table = scores_table(benchmark, **timed)
     compared = comparisons_table(benchmark, **timed)
     summarized, sentences = summary(table), comparisons(compared)
-    missing = {name: ceiling.reason for name, ceiling in ceilings.items() if not ceiling.values}
-    metadata = _metadata(benchmark, context, config, seed)
-    metadata |= {"Summary": summarized, "Comparisons": sentences, "MissingCeilings": missing}
+    metadata = _metadata(benchmark, context, config, seed, ceilings)
+    metadata |= {"Summary": summarized, "Comparisons": sentences}
     stem = folder / f"task-{context.task}_desc"
     items = ["\n".join(f"- {sentence}" for sentence in sentences)] if sentences else []
     page = "\n\n".join([format_table(table), summarized, *items, *context.caveats])
@@ -152,7 +151,13 @@ def _further_tables(
     }
 
 
-def _metadata(benchmark: Benchmark, context: ScoreContext, config: EvaluationConfig, seed: int) -> dict[str, Any]:
+def _metadata(
+    benchmark: Benchmark,
+    context: ScoreContext,
+    config: EvaluationConfig,
+    seed: int,
+    ceilings: Mapping[str, Ceiling],
+) -> dict[str, Any]:
     return {
         "Protocol": benchmark.protocol,
         "Folds": [asdict(fold) for fold in benchmark.folds],
@@ -171,6 +176,7 @@ def _metadata(benchmark: Benchmark, context: ScoreContext, config: EvaluationCon
         "earlier time points are neither read nor scored",
         "OffsetTimePoints": {str(seed): dict(offsets) for seed, offsets in benchmark.offsets.items()},
         "ExcludedConstantFeatures": benchmark.scores.n_constant_features(),
+        "MissingCeilings": {name: ceiling.reason for name, ceiling in ceilings.items() if not ceiling.values},
     }
 
 

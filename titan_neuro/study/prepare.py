@@ -274,13 +274,13 @@ def _prepare_all(
             for recording in recordings:
                 bar.set_postfix_str(recording.key)
                 outcomes.append(_attempt(recording, output_dir, config, options))
-                bar.update()
+                _report(recording, outcomes[-1], bar)
         else:
             # Libraries that are loaded here run threads, which a forked process would find stopped in the middle.
             context = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(n_workers, mp_context=context, initializer=end_with_parent) as pool:
                 jobs = [pool.submit(_attempt, recording, output_dir, config, options) for recording in recordings]
-                outcomes = _collect(pool, jobs, bar)
+                outcomes = _collect(pool, dict(zip(jobs, recordings, strict=True)), bar)
     errors = {
         recording.key: outcome
         for recording, outcome in zip(recordings, outcomes, strict=True)
@@ -296,15 +296,22 @@ def _attempt(
     try:
         return prepare_run(recording, output_dir, config, **options)[1]
     except OF_ONE_RUN as error:
-        logger.warning("%s can't be prepared: %s", recording.key, error.message)
         return error
 
 
-def _collect(pool: Executor, jobs: list[Future[bool | TitanNeuroError]], bar: tqdm) -> list[bool | TitanNeuroError]:
+def _report(recording: Recording, outcome: bool | TitanNeuroError, bar: tqdm) -> None:
+    """Say at once that one of several runs can't be prepared: the others may take hours."""
+    bar.update()
+    if isinstance(outcome, TitanNeuroError) and bar.total > 1:
+        logger.warning("%s can't be prepared (why is said at the end).", recording.key)
+
+
+def _collect(
+    pool: Executor, jobs: dict[Future[bool | TitanNeuroError], Recording], bar: tqdm
+) -> list[bool | TitanNeuroError]:
     try:
         for job in as_completed(jobs):
-            job.result()
-            bar.update()
+            _report(jobs[job], job.result(), bar)
     except BrokenProcessPool as error:
         raise TitanNeuroError(
             "A process that prepared a run was killed, most likely because the memory was full.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import reprlib
 from collections.abc import Sequence
 from itertools import repeat
 from pathlib import Path
@@ -27,6 +28,8 @@ _OTHER_UNIT = 100
 _ROUNDING_S = 1e-6
 # Headers are in single precision, and sidecars are rounded to milliseconds.
 _SAME_TIME_S = 1e-3
+# Times of volumes are rounded, too: how far they may lie from equal distances, in distances.
+_EVEN = 0.01
 # What can be a repetition time: anything else is in another unit, or no time at all.
 _SHORTEST_S, _LONGEST_S = 0.01, 100.0
 
@@ -124,7 +127,7 @@ def sidecar_repetition_time(recording: Recording, n_time_points: int | None = No
 def _volume_step(path: Path, times: object, n_time_points: int | None) -> float:
     """Return the step of ``VolumeTiming``: seconds, the same for all volumes."""
     hint = (
-        "Forecasts need evenly spaced volumes. Exclude the run (--exclude), or resample it in time and write a "
+        "Forecasts need evenly spaced volumes. Leave the run out (--exclude), or resample it in time and write a "
         "RepetitionTime instead."
     )
     if not isinstance(times, list) or len(times) < 2 or not all(map(is_finite_number, times)):
@@ -133,12 +136,14 @@ def _volume_step(path: Path, times: object, n_time_points: int | None) -> float:
         raise MetadataError(
             f"{path}: expected {n_time_points} times in VolumeTiming, one for each volume, found {len(times)}.", hint
         )
-    steps = np.diff(np.asarray(times, dtype=np.float64))
-    uneven = np.flatnonzero(np.abs(steps - np.median(steps)) > _SAME_TIME_S)
-    if len(uneven):
+    seconds = np.asarray(times, dtype=np.float64)
+    steps, mean_step = np.diff(seconds), (seconds[-1] - seconds[0]) / (len(seconds) - 1)
+    if (np.abs(seconds - seconds[0] - mean_step * np.arange(len(seconds))) > _EVEN * abs(mean_step)).any():
+        usual = float(np.median(steps))
+        other = int(np.abs(steps - usual).argmax())
         raise MetadataError(
-            f"{path}: expected volumes at equal distances, found {np.median(steps):g} s and, after volume "
-            f"{uneven[0]}, {steps[uneven[0]]:g} s (VolumeTiming).",
+            f"{path}: expected volumes at equal distances, found {usual:g} s and, after volume {other}, "
+            f"{steps[other]:g} s (VolumeTiming).",
             hint,
         )
     if abs(times[0]) > _SAME_TIME_S:
@@ -147,16 +152,15 @@ def _volume_step(path: Path, times: object, n_time_points: int | None) -> float:
             "events are ambiguous.",
             "Count the times in VolumeTiming and the onsets of the events table from the first volume.",
         )
-    # Rounded times: their mean step is nearer to the truth than any one.
-    return _require_repetition_time(path, "VolumeTiming", round(float(steps.mean()), 6))
+    return _require_repetition_time(path, "VolumeTiming", round(float(mean_step), 6))
 
 
 def _require_repetition_time(path: Path, source: str, value: object) -> float:
     if isinstance(value, int | float) and is_finite_number(value) and _SHORTEST_S <= value <= _LONGEST_S:
         return float(value)
     raise MetadataError(
-        f"{path}: expected a repetition time, a number from {_SHORTEST_S:g} to {_LONGEST_S:g} s, found {value!r} "
-        f"({source}).",
+        f"{path}: expected a repetition time, a number from {_SHORTEST_S:g} to {_LONGEST_S:g} s, found "
+        f"{reprlib.repr(value)} ({source}).",
         "BIDS counts it in seconds, not milliseconds. Correct the JSON sidecar."
         if source != "the header"
         else 'Write {"RepetitionTime": SECONDS} into the sidecar, and set prepare.repetition_time_from=sidecar.',
