@@ -167,6 +167,7 @@ class Study:
             subjects=self.selection.subjects,
             tasks=self.selection.tasks,
             runs=self.selection.runs,
+            exclude=self.selection.exclude,
             filter_file=self.selection.filter_file,
             derivatives=self.selection.derivatives,
             resolution_mm=self.settings.given_resolution_mm(self.output),
@@ -174,7 +175,7 @@ class Study:
         )
 
     def runs(self) -> list[RunStore]:
-        """Open the prepared runs.
+        """Open the prepared runs, and say which could not be prepared.
 
         Raises
         ------
@@ -182,8 +183,11 @@ class Study:
             Nothing is prepared yet.
         """
         from titan_neuro.data.store import open_runs
+        from titan_neuro.study.failures import warn_of_failures
 
-        return open_runs(self.output.path)
+        runs = open_runs(self.output.path)
+        warn_of_failures(self.output)
+        return runs
 
     def folds(self) -> list[FoldData]:
         """Divide the prepared runs into folds, as `train` and `evaluate` do."""
@@ -217,6 +221,8 @@ class Study:
     def prepare(self, *, n_processes: int = 1, memory_bytes: int | None = None, fetch: bool = True) -> list[RunStore]:
         """Bring every chosen run to one grid, clean and scale it causally, and store it.
 
+        A run that can't be prepared does not stop the others.
+
         Parameters
         ----------
         n_processes : int
@@ -230,7 +236,14 @@ class Study:
         -------
         list of RunStore
             All prepared runs of the output folder.
+
+        Raises
+        ------
+        ImageError, MetadataError, NotFetchedError, InputNotFoundError
+            Some runs can't be prepared; the others are. The error lists them with their reasons, and is of the class of
+            the first.
         """
+        from titan_neuro.study.failures import forget_failures
         from titan_neuro.study.prepare import fetch_missing, prepare_runs, run_table
 
         recordings = self.recordings()
@@ -244,6 +257,7 @@ class Study:
         n_made = prepare_runs(
             recordings, self._dataset(), self.output, config, n_processes=n_processes, memory_bytes=memory_bytes
         )
+        forget_failures(self.output, self.selection)
         logger.info("%d runs prepared, %d of them now.", len(recordings), n_made)
         return self.runs()
 

@@ -51,8 +51,7 @@ def nilearn_means(volumes, space, atlas):
 
 
 def our_means(volumes, space, path):
-    atlas = read_atlas(path, space)
-    return ParcelMeans(MaskedVolumes(volumes, space), atlas.labels, atlas.names, atlas.name).read(0, N_TIME_POINTS)
+    return ParcelMeans(MaskedVolumes(volumes, space), read_atlas(path, space)).read(0, N_TIME_POINTS)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32, np.float64])
@@ -131,8 +130,8 @@ def test_labels_without_table_are_named_by_number(tmp_path, space):
         (dict.fromkeys(LABELS, "part"), "index\tname\tcolor", "each name once, found duplicates"),
         ({label: f"part {label}" for label in LABELS}, "label\tname\tcolor", "expected the columns index"),
         ({label: f"part {label}" for label in LABELS}, "index\tregion\tcolor", "expected the columns index"),
-        ({label + 0.5: f"part {label}" for label in LABELS}, "index\tname\tcolor", "expected the columns index"),
-        ({"": "x"}, "index\tname\tcolor", "expected the columns index"),
+        ({label + 0.5: f"part {label}" for label in LABELS}, "index\tname\tcolor", "expected whole numbers, found 7.5"),
+        ({"": "x"}, "index\tname\tcolor", "expected whole numbers, found nan"),
     ],
 )
 def test_tables_of_names_that_are_of_no_use(tmp_path, space, rows, header, message):
@@ -204,20 +203,31 @@ def test_atlas_must_be_in_the_space_of_run(tmp_path, run, atlas, shape, fits):
 
 
 def test_runs_of_parcels_have_no_grid(tmp_path):
-    with pytest.raises(ImageError, match="an atlas needs volumes, found parcels"):
+    with pytest.raises(ImageError, match="an atlas needs volumes or surfaces, found parcels"):
         read_atlas(write(tmp_path / "x.nii", np.ones(SHAPE)), Space(kind="parcels", name="X", parcels=("a", "b")))
 
 
-def test_parcels_without_a_voxel_are_named(tmp_path, space):
+def test_parcels_without_a_voxel_are_lost(tmp_path, volumes, space):
     space.mask[blocks() == 7] = False
     space.mask[blocks() == 118] = False
     path = write(tmp_path / f"{DSEG}.nii.gz", blocks())
     names_table(tmp_path / f"{DSEG}.tsv")
-    with pytest.raises(ImageError, match=r"2 of its 36 parcels have no voxel in the run's mask: part 7, part 118\."):
-        read_atlas(path, space)
+    atlas = read_atlas(path, space)
+    assert atlas.lost == ("part 7", "part 118")
+    assert list(atlas.names) == [label for label in LABELS if label not in (7, 118)]
+    with pytest.warns(UserWarning, match="labels were removed: {118, 7}"):
+        expected = nilearn_means(volumes, space, nib.load(path))
+    np.testing.assert_allclose(our_means(volumes, space, path), expected, rtol=1e-5)
     space.mask[:, :, 4:] = False
-    with pytest.raises(ImageError, match=r"25 of its 36 parcels .*: part 7, part 8, part 9, part 18, part 19, \.\.\."):
-        read_atlas(path, space)
+    assert len(read_atlas(path, space).lost) == 25
+
+
+def test_an_atlas_outside_the_mask_is_refused(tmp_path, space):
+    labels = np.zeros(SHAPE, int)
+    labels[:3] = 2
+    space.mask[:3] = False
+    with pytest.raises(ImageError, match="none of its 1 parcels has a voxel in the run's mask"):
+        read_atlas(write(tmp_path / f"{DSEG}.nii.gz", labels), space)
 
 
 @pytest.mark.parametrize(

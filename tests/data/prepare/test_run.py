@@ -215,7 +215,7 @@ def test_text_among_the_parcels_is_refused(sitcom, tmp_path):
     recording = find_recordings(sitcom, subjects=["003"])[0]
     table = tmp_path / "x.tsv"
     table.write_text("a\tb\n1\t2\n3\tfour\n")
-    with pytest.raises(ImageError, match="expected a table of numbers"):
+    with pytest.raises(ImageError, match=r"line 3, column 'b': expected a number or n/a, found 'four'"):
         prepare_run(replace(recording, path=table), tmp_path / "out", PrepareConfig(), work_dir=tmp_path / "work")
 
 
@@ -227,7 +227,7 @@ def test_stores_of_another_version_are_refused(prepare, tmp_path):
     attributes = json.loads((path / "zarr.json").read_text())
     attributes["attributes"]["schema_version"] = 99
     (path / "zarr.json").write_text(json.dumps(attributes))
-    with pytest.raises(MismatchError, match="expected the schema titan-neuro-run 3, found titan-neuro-run 99"):
+    with pytest.raises(MismatchError, match="expected the schema titan-neuro-run 4, found titan-neuro-run 99"):
         open_runs(tmp_path / "out")
 
 

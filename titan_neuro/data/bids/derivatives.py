@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from titan_neuro.data.bids.annex import uninstalled_subdatasets
+from titan_neuro.data.bids.kinds import SURFACE_EXTENSIONS, join_hemispheres
 from titan_neuro.data.bids.names import (
     IMAGE_EXTENSIONS,
     STANDARD_SPACES,
@@ -84,19 +85,28 @@ class DerivativeFiles:
         return of_echo or [file for file in candidates if same_run(without_echo(run), file.entities)]
 
     def preprocessed_images(self, run: Mapping[str, str]) -> list[BidsFile]:
-        """Preprocessed BOLD images of a run, in any space."""
-        images = self.find("bold", IMAGE_EXTENSIONS, sub=short_entities(run)["sub"], desc="preproc")
-        return [image for image in images if same_run(run, image.entities)]
+        """Preprocessed BOLD images of a run, of volumes in any space and on surfaces."""
+        subject = short_entities(run)["sub"]
+        volumes = self.find("bold", IMAGE_EXTENSIONS, sub=subject, desc="preproc")
+        # fMRIPrep gives its surfaces no desc.
+        surfaces = join_hemispheres(
+            [
+                file
+                for desc in (None, "preproc")
+                for file in self.find("bold", SURFACE_EXTENSIONS, sub=subject, desc=desc)
+            ]
+        )
+        return [image for image in (*volumes, *surfaces) if same_run(run, image.entities)]
 
     @property
     def have_recordings(self) -> bool:
         """Whether the derivatives have preprocessed images, or head-motion transforms, of any run."""
-        images = self.find("bold", IMAGE_EXTENSIONS, desc="preproc")
+        images = self.find("bold", IMAGE_EXTENSIONS, desc="preproc") or self.find("bold", SURFACE_EXTENSIONS)
         return bool(images or self.find("xfm", (".txt",), from_="orig", to="boldref"))
 
     def describe(self, subject: str) -> str:
         """Say what the derivatives have of a subject's runs, for a message."""
-        images = self.find("bold", IMAGE_EXTENSIONS, sub=subject)
+        images = self.find("bold", (*IMAGE_EXTENSIONS, *SURFACE_EXTENSIONS), sub=subject)
         names = [file.path.name for file in images or self.find("xfm", (".txt",), sub=subject)]
         if names:
             return f"of sub-{subject}: {', '.join(names[:_MAX_LISTED])}{', ...' if len(names) > _MAX_LISTED else ''}"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import weakref
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def read_volume(path: Path, description: str) -> tuple[np.ndarray, np.ndarray]:
         data = np.asarray(image.dataobj)
     except _read_errors() as error:
         raise ImageError(f"{path}: not a readable {description}: {error}.", "Fetch the file again.") from error
+    data = data.reshape(_without_trailing_ones(data.shape, 3))
     if data.ndim != 3:
         raise ImageError(
             f"{path}: expected a 3D {description}, found {data.ndim}D of shape {data.shape}.", "Give a 3D image."
@@ -96,6 +98,7 @@ class BoldImage:
         _check_header(path, image)
         self.shape: tuple[int, int, int] = image.shape[:3]
         self.n_volumes: int = image.shape[3]
+        self._n_trailing_ones = image.ndim - 4
         self.affine = np.asarray(image.affine, dtype=np.float64)
         # Headers are in single precision: 0.72 s is 0.7200000286 there.
         step = float(f"{image.header.get_zooms()[3]:.6g}")
@@ -116,7 +119,7 @@ class BoldImage:
             The file is truncated or corrupt.
         """
         try:
-            volumes = np.asarray(self._voxels[..., start:stop])
+            volumes = np.asarray(self._voxels[(..., slice(start, stop), *(0,) * self._n_trailing_ones)])
             if stop >= self.n_volumes:
                 # Read to the end of the file: the gzip checksum follows the last voxel.
                 while self._stream.read(_CHECKSUM_READ_BYTES):
@@ -176,7 +179,7 @@ def check_finite(series: np.ndarray, first_time_point: int, path: Path, describe
     raise ImageError(
         f"{path}: expected finite values, found {series[row, feature]} in volume {first_time_point + row}, "
         f"{describe(feature)}.",
-        "Repair the file, or exclude the run with --bids-filter-file.",
+        "Repair the file, or leave the run out with --exclude.",
     )
 
 
@@ -185,16 +188,26 @@ def describe_voxel(indices: Iterable[int]) -> str:
     return f"voxel ({', '.join(map(str, indices))})"
 
 
+def _without_trailing_ones(shape: tuple[int, ...], n_axes: int) -> tuple[int, ...]:
+    """Shape without those axes beyond `n_axes` that have length 1: many programs write (x, y, z, 1) or (..., t, 1)."""
+    while len(shape) > n_axes and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
+
+
 def _check_header(path: Path, image: Any) -> None:
-    if image.ndim != 4:
+    n_axes = len(_without_trailing_ones(image.shape, 4))
+    if n_axes != 4:
+        # NIfTI's fourth axis is time; the fifth holds the components of a vector at each voxel, whatever precedes it.
         raise ImageError(
-            f"{path}: expected a 4D image (x, y, z, time), found {image.ndim}D of shape {image.shape}.",
-            "A run is a series of volumes; exclude single images with --bids-filter-file.",
+            f"{path}: expected a 4D image (x, y, z, time), found {n_axes}D of shape {image.shape}.",
+            "A run is a series of volumes along the fourth axis; a fifth holds vectors. Convert the image, or leave it "
+            "out with --exclude.",
         )
     if image.shape[3] < 2:
         raise ImageError(
             f"{path}: expected at least 2 volumes, found {image.shape[3]}.",
-            "If the scan was aborted, exclude it with --bids-filter-file.",
+            "If the scan was aborted, leave it out with --exclude.",
         )
     if image.get_data_dtype().kind not in "iuf":
         raise ImageError(f"{path}: expected real numbers, found values of type {image.get_data_dtype()}.")
@@ -203,6 +216,32 @@ def _check_header(path: Path, image: Any) -> None:
             f"{path}: expected an invertible affine (voxel indices to mm), found {image.affine.tolist()}.",
             "Set a valid sform or qform in the image's header.",
         )
+
+
+@contextlib.contextmanager
+def reading(path: Path, content: str = "") -> Iterator[None]:
+    """Turn what nibabel raises for a damaged CIFTI, GIFTI or annot file into an ImageError that names the file.
+
+    Parameters
+    ----------
+    path : Path
+    content : str
+        What the block reads, for the message.
+
+    Raises
+    ------
+    ImageError
+        The block failed.
+    """
+    from xml.parsers.expat import ExpatError
+
+    from nibabel.cifti2.cifti2 import Cifti2HeaderError
+
+    try:
+        yield
+    except (*_read_errors(), Cifti2HeaderError, ExpatError, AttributeError, IndexError, TypeError) as error:
+        part = f" at {content}" if content else ""
+        raise ImageError(f"{path}: can't be read{part}: {error}.", "Fetch the file again.") from error
 
 
 def _read_errors() -> tuple[type[Exception], ...]:
