@@ -114,6 +114,15 @@ def test_the_group_level_names_what_is_missing(dataset, tmp_path, capsys):
     assert list(json.loads((output / "failed-runs.json").read_text())) == [KEYS[3]]
 
 
+def test_an_outdated_run_is_named(dataset, tmp_path, capsys):
+    output = tmp_path / "out"
+    assert prepare(dataset, output) == 0
+    abort(dataset, 3)
+    assert prepare(dataset, output) == ImageError.exit_code
+    assert main(["run", str(dataset), str(output), "group", "--dry-run"]) == 0
+    assert f"{KEYS[3]} (an earlier preparation of it is used): " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", [KEYS[1], "sub-01_task-movie_run-2", "run-2"])
 def test_a_run_can_be_left_out(dataset, tmp_path, capsys, name):
     abort(dataset, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from titan_neuro.data.bids.names import parse_entities
@@ -63,14 +63,22 @@ def forget_failures(output: OutputFolder, selection: Selection) -> None:
         _update(output, excluded, {})
 
 
-def warn_of_failures(output: OutputFolder) -> None:
-    """Say which runs are missing because they could not be prepared."""
+def warn_of_failures(output: OutputFolder, prepared: Collection[str]) -> None:
+    """Say which runs are missing, or outdated, because they could not be prepared.
+
+    Parameters
+    ----------
+    output : OutputFolder
+    prepared : collection of str
+        Keys of the runs that lie in the output folder.
+    """
     failures = _recorded(output)
-    if failures:
-        logger.warning(
-            "%d runs are missing, which could not be prepared:\n%s",
-            *(len(failures), "\n".join(f"  {key}: {reason}" for key, reason in sorted(failures.items()))),
-        )
+    lines = [
+        f"  {key}{' (an earlier preparation of it is used)' if key in prepared else ''}: {reason}"
+        for key, reason in sorted(failures.items())
+    ]
+    if lines:
+        logger.warning("%d runs are missing, which could not be prepared:\n%s", len(lines), "\n".join(lines))
 
 
 def _recorded(output: OutputFolder) -> dict[str, str]:

@@ -26,7 +26,7 @@ from titan_neuro.data.prepare.routes import check_settings, output_route, output
 from titan_neuro.data.prepare.run import was_prepared_alike
 from titan_neuro.data.prepare.timing import sidecar_repetition_time
 from titan_neuro.data.prepare.workers import end_with_parent
-from titan_neuro.errors import TitanNeuroError
+from titan_neuro.errors import FetchError, TitanNeuroError
 from titan_neuro.files import write_json
 from titan_neuro.provenance import read_stage
 from titan_neuro.study.failures import OF_ONE_RUN, failures_in_one, record_failures
@@ -210,12 +210,26 @@ def fetch_missing(recordings: Sequence[Recording], output: OutputFolder, config:
     """Get what of these recordings a DataLad dataset has not on this machine; whether there was anything to get.
 
     Sidecars and subdatasets come first: what else a run needs is known only with them.
+
+    Raises
+    ------
+    FetchError
+        No recording has all of its files. Where some have, the others are left to fail when they are prepared.
     """
-    unread = [path for recording in recordings for path in unread_sources(recording, config).values()]
-    if unread:
-        return get_content(unread) > 0
-    missing = [path for recording in recordings for path in missing_inputs(recording, output.path, config)]
-    return get_content(missing) > 0
+
+    def missing(recording: Recording) -> list[Path]:
+        unread = list(unread_sources(recording, config).values())
+        return unread or missing_inputs(recording, output.path, config)
+
+    wanted = [missing(recording) for recording in recordings]
+    try:
+        return get_content([path for paths in wanted for path in paths]) > 0
+    except FetchError as error:
+        left = [missing(recording) for recording in recordings]
+        if all(left):
+            raise
+        logger.warning("%s The runs whose files are here are prepared.", error)
+        return left != wanted
 
 
 def prepare_runs(

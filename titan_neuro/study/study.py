@@ -147,7 +147,7 @@ class Study:
         try:
             runs = open_runs(self.output.path)
         except InputNotFoundError:
-            return self.settings.resolve(self.output, self.recordings()[0].kind)
+            return self._settings_for(self.recordings())
         return self.settings.resolve_prepared(self.output, runs)
 
     def recordings(self) -> list[Recording]:
@@ -186,7 +186,7 @@ class Study:
         from titan_neuro.study.failures import warn_of_failures
 
         runs = open_runs(self.output.path)
-        warn_of_failures(self.output)
+        warn_of_failures(self.output, {run.key for run in runs})
         return runs
 
     def folds(self) -> list[FoldData]:
@@ -208,7 +208,7 @@ class Study:
 
         recordings = self.recordings()
         self.check_output()
-        return plan_runs(recordings, self.output, self.settings.resolve(self.output, recordings[0].kind).prepare)
+        return plan_runs(recordings, self.output, self._settings_for(recordings).prepare)
 
     def write_filters(self, folder: Path) -> None:
         """Write a filter file for each chosen run, that chooses it alone (``folder/KEY.json``): for arrays of jobs."""
@@ -248,7 +248,7 @@ class Study:
 
         recordings = self.recordings()
         self.check_output()
-        config = self.settings.resolve(self.output, recordings[0].kind)
+        config = self._settings_for(recordings)
         while fetch and fetch_missing(recordings, self.output, config.prepare):
             # Sidecars may have been among them, or a subdataset.
             recordings = self.recordings()
@@ -465,6 +465,12 @@ class Study:
         else:
             logger.info("Report: %s", write_report(self.output.path))
         return page
+
+    def _settings_for(self, recordings: Sequence[Recording]) -> StudyConfig:
+        """Put the settings together for runs that are not prepared yet."""
+        config = self.settings.resolve(self.output, recordings[0].kind)
+        # Volumes become parcels by an atlas, and need the preset of parcels.
+        return config if config.prepare.atlas is None else self.settings.resolve(self.output, "parcels")
 
     def _dataset(self) -> Path:
         if self.bids_dir is None:

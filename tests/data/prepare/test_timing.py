@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from titan_neuro.data.bids.recordings import Recording
+from titan_neuro.data.bids.recordings import Recording, find_recordings
 from titan_neuro.data.prepare import PrepareConfig
+from titan_neuro.data.prepare.images import BoldImage
 from titan_neuro.data.prepare.timing import events_within, read_events, repetition_time, scored_time_points
 from titan_neuro.errors import MetadataError
 
@@ -284,6 +285,21 @@ def ds003017(tmp_path_factory):
     with tarfile.open(DS003017) as archive:
         archive.extractall(root, [m for m in archive if m.name.endswith("_events.tsv")], filter="data")
     return root
+
+
+def test_a_scan_that_was_stopped_early(sherlock):
+    """Person 5 lacks the last 51 volumes of the second run; the table is that of all people."""
+    [run] = find_recordings(sherlock, subjects=["05"], tasks=["sherlock"], runs=["2"])
+    n_volumes = BoldImage(run.path).n_volumes
+    table = read_events(run.events)
+    events, note = events_within(table, n_volumes * 1.5, run.events)
+    assert (n_volumes, len(table)) == (979, 541)
+    assert "2 ended after the last volume (1468.5 s) and were clipped, and 30 began after it and were left out" in note
+    assert events[:500] == table[:500]
+    assert max(onset + duration for onset, duration, _ in events) == 1468.5
+    whole, _ = scored_time_points(table, 1030, 1.5, 20.0, ["movie"])
+    scored, _ = scored_time_points(events, 979, 1.5, 20.0, ["movie"])
+    assert np.array_equal(scored, whole[:979])
 
 
 # Run by run: volumes (of 1 s); stimulus that is new, from its onset to its end; volumes of it after 20 s of warm-up.
