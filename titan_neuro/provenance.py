@@ -30,7 +30,6 @@ PACKAGES = (
     "antspyx",
     "scipy",
     "datalad",
-    "pybids",
     "zarr",
     "numpy",
 )

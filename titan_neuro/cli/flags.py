@@ -42,9 +42,19 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_allow_missing(parser: argparse.ArgumentParser) -> None:
+    """Flag that lets a selection be incomplete."""
+    parser.add_argument(
+        "--allow-missing",
+        action="store_true",
+        help="warn of labels that no run has, and leave out runs that -d has nothing for, instead of refusing them",
+    )
+
+
 def add_bids_input(parser: argparse.ArgumentParser) -> None:
     """Flags that say how a BIDS dataset is read."""
     add_selection(parser)
+    add_allow_missing(parser)
     add_sources(parser)
     add_preparation(parser)
 
@@ -149,6 +159,7 @@ def study_of(arguments: argparse.Namespace) -> Study:
             exclude=given.get("exclude", ()),
             filter_file=given.get("bids_filter_file"),
             derivatives=given.get("derivatives", ()),
+            allow_missing=given.get("allow_missing", False),
         ),
         device=given.get("device", "auto"),
     )

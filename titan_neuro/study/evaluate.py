@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from titan_neuro.baselines import SharedFits, make_baselines, make_oracle_references
-from titan_neuro.data.bids.output import write_map
+from titan_neuro.data.bids.maps import write_map
 from titan_neuro.data.repeats import find_repeats
 from titan_neuro.evaluation import ScoreContext, combine, controls_of, format_table, score_fold, write_scores
 from titan_neuro.evaluation.metrics_and_rows import AR, STIMULUS_LOCKED, TEST_RETEST

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -15,9 +17,14 @@ from tqdm import tqdm
 
 from titan_neuro import __version__
 from titan_neuro.data.bids.annex import annex_key, dataset_id
+from titan_neuro.data.bids.names import join_entities
 from titan_neuro.data.bids.output import init_output_dir
 from titan_neuro.data.fetch import get_content
 from titan_neuro.data.prepare import missing_inputs, prepare_run, preview_run, store_path
+from titan_neuro.data.prepare.inputs import unread_sources
+from titan_neuro.data.prepare.routes import check_settings, output_route, output_space
+from titan_neuro.data.prepare.run import was_prepared_alike
+from titan_neuro.data.prepare.timing import sidecar_repetition_time
 from titan_neuro.data.prepare.workers import end_with_parent
 from titan_neuro.errors import FetchError, TitanNeuroError
 from titan_neuro.files import write_json
@@ -31,6 +38,7 @@ if TYPE_CHECKING:
     from titan_neuro.study.output import OutputFolder
 
 logger = logging.getLogger(__name__)
+_MAX_COLUMNS = 12
 
 
 @dataclass(frozen=True)
@@ -43,51 +51,140 @@ class PlannedRun:
     store : Path
         Where the prepared run lies, or will lie.
     is_prepared : bool
+        From the same files, by name, with the same settings; whether their content is the same is seen by `prepare`.
     route : str
         In words: which files are read, and which mask is used.
-    n_missing : int
-        Files that are not fetched yet.
-    note : str or None
-        What is wrong with the run, or will be left out of its events; see `preview_run`.
+    details : tuple of str
+        What is read for what, what is left out and why, and what is missing; one line each.
     """
 
     recording: Recording
     store: Path
     is_prepared: bool
     route: str
-    n_missing: int
-    note: str | None
+    details: tuple[str, ...]
 
     def __str__(self) -> str:
-        """One line for the terminal."""
-        what = "prepared" if self.is_prepared else f"to prepare ({self.route})"
-        missing = f"; {self.n_missing} files are not fetched yet" if self.n_missing else ""
-        note = f"; {self.note}" if self.note else ""
-        return f"{self.recording.key}: {what} as {self.store.name}{missing}{note}"
+        """One line for the terminal, and the details below it."""
+        again = " again" if self.store.exists() else ""
+        what = "prepared" if self.is_prepared else f"to prepare{again} ({self.route})"
+        return "\n  ".join([f"{self.recording.key}: {what} as {self.store.name}", *self.details])
 
 
 def plan_runs(recordings: Sequence[Recording], output: OutputFolder, config: PrepareConfig) -> list[PlannedRun]:
     """Say for each run what `prepare_runs` would do, from names, settings, sidecars, headers and tables alone."""
     planned = []
     for recording in recordings:
+        check_settings(recording, config)
         store = store_path(recording, output.path, config)
-        n_missing = len(missing_inputs(recording, output.path, config))
-        note = None if store.exists() else preview_run(recording, config)
-        route = _route_in_words(recording, config)
-        planned.append(PlannedRun(recording, store, store.exists(), route, n_missing, note))
+        missing = missing_inputs(recording, output.path, config)
+        details = tuple(_details(recording, config, missing))
+        is_prepared = was_prepared_alike(recording, output.path, config)
+        if not is_prepared and (note := preview_run(recording, config)):
+            details = (*details, note)
+        planned.append(PlannedRun(recording, store, is_prepared, _route_in_words(recording, config), details))
     return planned
 
 
+def _details(recording: Recording, config: PrepareConfig, missing: Sequence[Path]) -> Iterator[str]:
+    """Say what is read for what, what is left out, and what is missing."""
+    if recording.hemispheres:
+        yield from (f"hemi-{side}: {path}" for side, path in recording.hemispheres.items())
+    else:
+        yield f"{'table' if recording.kind == 'parcels' else 'image'}: {recording.path}"
+    if recording.kind == "volume":
+        yield f"grid: {_grid_in_words(recording, config)}"
+        yield f"mask: {_mask_in_words(recording, config)}"
+    if config.atlas is not None:
+        purpose = ", to say where the parcels lie" if recording.kind == "parcels" else ""
+        yield f"atlas: {config.atlas}{purpose}"
+    for role, path in recording.transforms.items():
+        yield f"{role.replace('_', ' ')}: {path.name}"
+    yield f"repetition time: {_repetition_time_in_words(recording)}"
+    yield f"events: {recording.events or 'no table: all time points after the warm-up are scored'}"
+    is_computed = output_route(recording, config) in ("transforms", "rough registration")
+    table = "computed here" if is_computed else recording.confounds or "none"
+    yield f"confounds: regressed out: {config.confounds}; table: {table}"
+    yield from recording.notes
+    for path in missing:
+        what = "subdataset that is not installed" if path in recording.uninstalled else "not on this machine"
+        yield f"missing: {path} ({what})"
+
+
+def _repetition_time_in_words(recording: Recording) -> str:
+    if (given_s := sidecar_repetition_time(recording)) is not None:
+        return f"{given_s:g} s, from the sidecar"
+    return f"{'no sidecar on this machine' if recording.missing_sidecars else 'not in the sidecar'}: from the header"
+
+
+def _grid_in_words(recording: Recording, config: PrepareConfig) -> str:
+    space, resolution_mm = output_space(recording, config)
+    label = recording.entities.get("resolution")
+    own = "that of the image" + (f", res-{label}" if label else "")
+    return f"{space or recording.entities.get('space', 'own space')}, " + (
+        f"{resolution_mm:g} mm" if resolution_mm else own
+    )
+
+
+def _mask_in_words(recording: Recording, config: PrepareConfig) -> str:
+    if output_route(recording, config) in ("transforms", "rough registration"):
+        return "brain of the template, brain of the subject, and field of view"
+    return str(recording.mask) if recording.mask else "the dataset has none: computed from the first volumes"
+
+
+def run_table(recordings: Sequence[Recording]) -> list[str]:
+    """Return a table of the runs of each subject, and a line for each subject that lacks runs which most others have.
+
+    Parameters
+    ----------
+    recordings : sequence of Recording
+
+    Returns
+    -------
+    list of str
+        Lines for the terminal. Columns are the runs; subjects with the same runs share a row.
+    """
+    runs: dict[str, set[str]] = {}
+    for recording in recordings:
+        labels = {name: label for name, label in recording.run_entities.items() if name != "subject"}
+        runs.setdefault(recording.subject, set()).add(join_entities(labels) or "(no label)")
+    columns = sorted(set().union(*runs.values()))
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for subject in sorted(runs):
+        rows.setdefault(tuple(sorted(runs[subject])), []).append(subject)
+    lines = [f"{len(runs)} subjects, {len(recordings)} runs:"]
+    if len(columns) <= _MAX_COLUMNS:
+        lines += [f"  {number}: {column}" for number, column in enumerate(columns, start=1)]
+    for present, subjects in sorted(rows.items(), key=lambda row: (-len(row[0]), row[1])):
+        marks = " ".join(str(number) if run in present else "-" for number, run in enumerate(columns, start=1))
+        which = f" ({marks})" if len(columns) <= _MAX_COLUMNS else ""
+        lines.append(f"  {len(present)} runs{which}: sub- {' '.join(subjects)}")
+    return [*lines, *_incomplete(runs)]
+
+
+def _incomplete(runs: Mapping[str, Set[str]]) -> list[str]:
+    most = max(map(len, runs.values()))
+    fewer = [subject for subject in sorted(runs) if len(runs[subject]) < most]
+    common = {
+        run for run, count in Counter(run for each in runs.values() for run in each).items() if 2 * count > len(runs)
+    }
+    lines = []
+    for subject in fewer:
+        lacking = sorted(common - runs[subject])
+        which = f": {', '.join(lacking)} missing" if lacking else ""
+        lines.append(f"sub-{subject} has fewer runs than others: {len(runs[subject])} of {most}{which}.")
+    return lines
+
+
 def _route_in_words(recording: Recording, config: PrepareConfig) -> str:
-    if recording.route == "native" and config.rough_registration:
-        return "raw, ROUGH REGISTRATION estimated from the image alone"
-    mask = f"mask: {recording.mask.name}" if recording.mask else "mask computed from the first volumes"
     return {
         "parcels": "parcel time series",
-        "native": f"raw, in its own space, {mask}",
-        "preprocessed": f"preprocessed image {recording.path.name}, {mask}",
-        "transforms": "raw and fMRIPrep's transforms, in one interpolation",
-    }[recording.route]
+        "surface": "time series on surfaces",
+        "native": "raw image, in its own space: not registered",
+        "preprocessed": "preprocessed image",
+        "transforms": "raw image and fMRIPrep's transforms, in one interpolation",
+        "rough registration": "raw image, ROUGH REGISTRATION estimated from the image alone",
+    }[output_route(recording, config)]
 
 
 def write_filters(folder: Path, recordings: Sequence[Recording], given: dict[str, Any]) -> None:
@@ -104,11 +201,15 @@ def write_filters(folder: Path, recordings: Sequence[Recording], given: dict[str
     for recording in recordings:
         # None: a run without a label must not match those that have one.
         entities = {name: recording.run_entities.get(name) for name in names}
+        if given.get("regex_search"):
+            entities = {name: label and f"^{re.escape(label)}$" for name, label in entities.items()}
         write_json(folder / f"{recording.key}.json", {"bold": {**given, **entities}})
 
 
 def fetch_missing(recordings: Sequence[Recording], output: OutputFolder, config: PrepareConfig) -> bool:
     """Get what of these recordings a DataLad dataset has not on this machine; whether there was anything to get.
+
+    Sidecars and subdatasets come first: what else a run needs is known only with them.
 
     Raises
     ------
@@ -116,16 +217,19 @@ def fetch_missing(recordings: Sequence[Recording], output: OutputFolder, config:
         No recording has all of its files. Where some have, the others are left to fail when they are prepared.
     """
 
-    def missing() -> list[list[Path]]:
-        return [missing_inputs(recording, output.path, config) for recording in recordings]
+    def missing(recording: Recording) -> list[Path]:
+        unread = list(unread_sources(recording, config).values())
+        return unread or missing_inputs(recording, output.path, config)
 
+    wanted = [missing(recording) for recording in recordings]
     try:
-        return get_content([path for paths in missing() for path in paths]) > 0
+        return get_content([path for paths in wanted for path in paths]) > 0
     except FetchError as error:
-        if all(missing()):
+        left = [missing(recording) for recording in recordings]
+        if all(left):
             raise
         logger.warning("%s The runs whose files are here are prepared.", error)
-        return True
+        return left != wanted
 
 
 def prepare_runs(

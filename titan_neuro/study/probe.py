@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from tqdm import tqdm
 
-from titan_neuro.data.bids.output import write_map
+from titan_neuro.data.bids.maps import write_map
 from titan_neuro.data.prepare import content_id
 from titan_neuro.files import read_json, write_json
 from titan_neuro.probing import PROBES, ProbedFold, ProbeSetup, untrained_like

@@ -170,6 +170,8 @@ class Study:
             exclude=self.selection.exclude,
             filter_file=self.selection.filter_file,
             derivatives=self.selection.derivatives,
+            resolution_mm=self.settings.given_resolution_mm(self.output),
+            allow_missing=self.selection.allow_missing,
         )
 
     def runs(self) -> list[RunStore]:
@@ -242,14 +244,16 @@ class Study:
             the first.
         """
         from titan_neuro.study.failures import forget_failures
-        from titan_neuro.study.prepare import fetch_missing, prepare_runs
+        from titan_neuro.study.prepare import fetch_missing, prepare_runs, run_table
 
         recordings = self.recordings()
         self.check_output()
         config = self._settings_for(recordings)
-        if fetch and fetch_missing(recordings, self.output, config.prepare):
-            # Sidecars may have been among them.
+        while fetch and fetch_missing(recordings, self.output, config.prepare):
+            # Sidecars may have been among them, or a subdataset.
             recordings = self.recordings()
+        for line in run_table(recordings):
+            logger.info("%s", line)
         n_made = prepare_runs(
             recordings, self._dataset(), self.output, config, n_processes=n_processes, memory_bytes=memory_bytes
         )
@@ -386,7 +390,7 @@ class Study:
         UsageError
             The model has no such lead time.
         NoMatchError
-            No held-out run is chosen, or a run is too short.
+            No held-out run is chosen, or no run has one of the labels; or a run is too short.
         """
         from tqdm import tqdm
 
@@ -395,6 +399,7 @@ class Study:
         from titan_neuro.training import load_forecaster
 
         runs = self.runs()
+        self.selection.require_matches([run.entities for run in runs])
         config = self.settings.resolve_prepared(self.output, runs)
         if horizon not in config.model.horizons:
             raise UsageError(f"--horizon {horizon}: the model forecasts {config.model.horizons} time points ahead.")

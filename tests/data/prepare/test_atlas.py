@@ -51,8 +51,7 @@ def nilearn_means(volumes, space, atlas):
 
 
 def our_means(volumes, space, path):
-    atlas = read_atlas(path, space)
-    return ParcelMeans(MaskedVolumes(volumes, space), atlas.labels, atlas.names, atlas.name).read(0, N_TIME_POINTS)
+    return ParcelMeans(MaskedVolumes(volumes, space), read_atlas(path, space)).read(0, N_TIME_POINTS)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32, np.float64])
@@ -204,7 +203,7 @@ def test_atlas_must_be_in_the_space_of_run(tmp_path, run, atlas, shape, fits):
 
 
 def test_runs_of_parcels_have_no_grid(tmp_path):
-    with pytest.raises(ImageError, match="an atlas needs volumes, found parcels"):
+    with pytest.raises(ImageError, match="an atlas needs volumes or surfaces, found parcels"):
         read_atlas(write(tmp_path / "x.nii", np.ones(SHAPE)), Space(kind="parcels", name="X", parcels=("a", "b")))
 
 

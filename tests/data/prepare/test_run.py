@@ -227,7 +227,7 @@ def test_stores_of_another_version_are_refused(prepare, tmp_path):
     attributes = json.loads((path / "zarr.json").read_text())
     attributes["attributes"]["schema_version"] = 99
     (path / "zarr.json").write_text(json.dumps(attributes))
-    with pytest.raises(MismatchError, match="expected the schema titan-neuro-run 3, found titan-neuro-run 99"):
+    with pytest.raises(MismatchError, match="expected the schema titan-neuro-run 4, found titan-neuro-run 99"):
         open_runs(tmp_path / "out")
 
 

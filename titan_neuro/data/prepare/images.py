@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import weakref
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,32 @@ def _check_header(path: Path, image: Any) -> None:
             f"{path}: expected an invertible affine (voxel indices to mm), found {image.affine.tolist()}.",
             "Set a valid sform or qform in the image's header.",
         )
+
+
+@contextlib.contextmanager
+def reading(path: Path, content: str = "") -> Iterator[None]:
+    """Turn what nibabel raises for a damaged CIFTI, GIFTI or annot file into an ImageError that names the file.
+
+    Parameters
+    ----------
+    path : Path
+    content : str
+        What the block reads, for the message.
+
+    Raises
+    ------
+    ImageError
+        The block failed.
+    """
+    from xml.parsers.expat import ExpatError
+
+    from nibabel.cifti2.cifti2 import Cifti2HeaderError
+
+    try:
+        yield
+    except (*_read_errors(), Cifti2HeaderError, ExpatError, AttributeError, IndexError, TypeError) as error:
+        part = f" at {content}" if content else ""
+        raise ImageError(f"{path}: can't be read{part}: {error}.", "Fetch the file again.") from error
 
 
 def _read_errors() -> tuple[type[Exception], ...]:

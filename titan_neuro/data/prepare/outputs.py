@@ -79,7 +79,8 @@ def _output_entities(recording: Recording, config: PrepareConfig) -> dict[str, s
     if resolution_mm is not None:
         # BIDS labels consist of letters and digits.
         entities["resolution"] = f"{resolution_mm:g}".replace(".", "p")
-    if config.atlas is not None:
+    # Of a table, the atlas only says where its parcels lie.
+    if config.atlas is not None and recording.kind != "parcels":
         entities["segmentation"] = atlas_name(config.atlas)
     return entities
 
@@ -175,7 +176,7 @@ def _whole_run_steps(recording: Recording, confounds: ConfoundModel, config: Pre
     steps = [f"confound {name}" for name in confounds.whole_run]
     if config.slice_timing:
         steps.append("slice timing (Fourier shift)")
-    if recording.route == "preprocessed" and recording.sidecar.get("SliceTimingCorrected"):
+    if recording.route in {"preprocessed", "surface"} and recording.sidecar.get("SliceTimingCorrected"):
         steps.append("slice timing (in the preprocessed image)")
     if config.estimation == "whole-run":
         steps.append("z-score")
@@ -185,7 +186,7 @@ def _whole_run_steps(recording: Recording, confounds: ConfoundModel, config: Pre
 
 
 def write_mean_image(files: OutputFiles, header: RunHeader, mean: np.ndarray) -> None:
-    """Write the mean image of a run on its output grid, for a visual check of the registration; none for parcels.
+    """Write the mean image of a run on its output grid, for a visual check of the registration; of volumes alone.
 
     Parameters
     ----------
@@ -205,7 +206,7 @@ def write_sidecar(files: OutputFiles, header: RunHeader, n_constant: int) -> Non
     """Write the JSON sidecar of a store; `n_constant` of its features never change."""
     record = header.record
     sidecar = {
-        "Description": "Normalized time series (Zarr: one row a time point, one column a voxel or parcel)",
+        "Description": "Normalized time series (Zarr: one row a time point, one column a voxel, vertex or parcel)",
         "RepetitionTime": header.repetition_time,
         "Space": header.space.name,
         "Route": record["route"],

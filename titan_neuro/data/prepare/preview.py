@@ -6,6 +6,7 @@ from titan_neuro.data.bids.annex import is_missing
 from titan_neuro.data.bids.recordings import Recording
 from titan_neuro.data.prepare.config import PrepareConfig
 from titan_neuro.data.prepare.images import BoldImage
+from titan_neuro.data.prepare.surfaces import SurfaceSeries
 from titan_neuro.data.prepare.time_series import ParcelTable
 from titan_neuro.data.prepare.timing import events_within, read_events, repetition_time, sidecar_repetition_time
 from titan_neuro.errors import ImageError, InputNotFoundError, MetadataError
@@ -35,9 +36,11 @@ def _preview(recording: Recording, config: PrepareConfig) -> str | None:
     if is_missing(recording.path):
         sidecar_repetition_time(recording)
         return None
-    header_s = None
-    if recording.kind == "parcels":
-        n_time_points = ParcelTable(recording).n_time_points
+    if any(map(is_missing, recording.hemispheres.values())):
+        return None
+    if recording.kind != "volume":
+        series = ParcelTable(recording) if recording.kind == "parcels" else SurfaceSeries(recording)
+        n_time_points, header_s = series.n_time_points, series.header_repetition_time
     else:
         image = BoldImage(recording.path)
         n_time_points, header_s = image.n_volumes, image.header_repetition_time

@@ -1,4 +1,4 @@
-"""Open a run by its route: parcels, image in its own space, preprocessed image, transforms, or rough registration.
+"""Open a run by its route: parcels, surfaces, image in its own space or preprocessed, transforms, rough registration.
 
 Each route ends in the run's time series on the output grid (or its parcels), and in the confounds to regress out.
 """
@@ -33,6 +33,7 @@ from titan_neuro.data.prepare.rough_registration import map_by_registration
 from titan_neuro.data.prepare.scratch import ScratchSeries
 from titan_neuro.data.prepare.slice_timing import correct_slice_timing
 from titan_neuro.data.prepare.spatial_mapping import SpatialMapping, map_by_transforms, map_to_resolution
+from titan_neuro.data.prepare.surfaces import SurfaceSeries
 from titan_neuro.data.prepare.time_series import (
     MaskedVolumes,
     ParcelMeans,
@@ -120,8 +121,10 @@ def output_space(recording: Recording, config: PrepareConfig) -> tuple[str | Non
         raise ConfigError(
             f"{recording.key}: prepare.resolution_mm: {config.resolution_mm:g} mm were asked for, but "
             + (
-                "parcels have no grid."
-                if recording.kind == "parcels"
+                f"{'parcels' if recording.kind == 'parcels' else 'surfaces'} have no grid."
+                if recording.kind != "volume"
+                else f"the grid of space {recording.entities['space']} is not known here."
+                if "space" in recording.entities and recording.entities["space"] != "T1w"
                 else "the recording is in its own space, and no transforms to a standard space were found."
             ),
             "Omit --resolution, give the transforms of fMRIPrep (--derivatives; titan-neuro fetch ... --with "
@@ -151,9 +154,11 @@ def open_run(recording: Recording, config: PrepareConfig, scratch_dir: Path, sta
     ImageError, MetadataError, ConfigError
         A file can't be used, or a setting does not fit the recording.
     """
+    check_settings(recording, config)
     if recording.kind == "parcels":
         return _open_parcels(recording, config)
-    _check_settings(recording, config)
+    if recording.kind == "surface":
+        return _open_surfaces(recording, config)
     image = BoldImage(recording.path)
     tr = repetition_time(recording, image.header_repetition_time, image.n_volumes, config.repetition_time_from)
     if config.slice_timing:
@@ -166,10 +171,7 @@ def open_run(recording: Recording, config: PrepareConfig, scratch_dir: Path, sta
         series = StoredSeries(scratch, mapping.space)
     table = computed or _given_confounds(recording, series.n_time_points)
     if config.atlas is not None:
-        atlas = read_atlas(config.atlas, series.space)
-        n_parcels = len(atlas.names) + len(atlas.lost)
-        warn_of_lost_parcels(config.atlas, atlas.lost, n_parcels, f"without a voxel in the mask of {recording.key}")
-        series = ParcelMeans(series, atlas.labels, atlas.names, atlas.name, atlas.lost)
+        series = _parcel_means(series, recording, config.atlas)
     return OpenRun(
         series=series,
         repetition_time=tr,
@@ -182,8 +184,23 @@ def open_run(recording: Recording, config: PrepareConfig, scratch_dir: Path, sta
     )
 
 
-def _check_settings(recording: Recording, config: PrepareConfig) -> None:
-    """Refuse settings that can't work, before hours are spent on them."""
+def check_settings(recording: Recording, config: PrepareConfig) -> None:
+    """Refuse settings that can't work, before hours are spent on them.
+
+    Parameters
+    ----------
+    recording : Recording
+    config : PrepareConfig
+
+    Raises
+    ------
+    ConfigError
+        A setting does not fit the route of the recording.
+    """
+    if config.slice_timing and recording.kind != "volume":
+        raise ConfigError(
+            f"{recording.key}: prepare.slice_timing: {recording.path.name} is no image of slices.", "Omit it."
+        )
     route = output_route(recording, config)
     if config.slice_timing and route == "preprocessed":
         raise ConfigError(
@@ -202,15 +219,42 @@ def _check_settings(recording: Recording, config: PrepareConfig) -> None:
 
 
 def _open_parcels(recording: Recording, config: PrepareConfig) -> OpenRun:
-    for setting in ("atlas", "slice_timing"):
-        if getattr(config, setting):
-            raise ConfigError(f"{recording.key}: prepare.{setting}: parcels are no images.", "Omit it.")
-    series = ParcelTable(recording)
+    series = ParcelTable(recording, config.atlas)
+    return _open_series(recording, config, series, series.header_repetition_time, None)
+
+
+def _open_surfaces(recording: Recording, config: PrepareConfig) -> OpenRun:
+    surfaces = SurfaceSeries(recording)
+    series: TimeSeries = surfaces
+    if config.atlas is not None:
+        series = _parcel_means(surfaces, recording, config.atlas)
+    elif recording.hemispheres and not surfaces.n_left_out:
+        logger.warning(
+            "%s: no vertex is 0 or NaN throughout: the medial wall is not marked, and is among the features.",
+            recording.key,
+        )
+    mask = f"all vertices and voxels but {surfaces.n_left_out} that are 0 or NaN throughout"
+    return _open_series(recording, config, series, surfaces.header_repetition_time, mask)
+
+
+def _parcel_means(series: TimeSeries, recording: Recording, path: Path) -> ParcelMeans:
+    atlas = read_atlas(path, series.space)
+    n_parcels = len(atlas.names) + len(atlas.lost)
+    what = "voxel in the mask" if series.space.kind == "volume" else "vertex"
+    warn_of_lost_parcels(path, atlas.lost, n_parcels, f"without a {what} of {recording.key}")
+    return ParcelMeans(series, atlas)
+
+
+def _open_series(
+    recording: Recording, config: PrepareConfig, series: TimeSeries, header_s: float | None, mask: str | None
+) -> OpenRun:
+    """Open a run that needs no resampling; `header_s` is the repetition time in its header."""
     table = _given_confounds(recording, series.n_time_points)
     return OpenRun(
         series=series,
-        repetition_time=repetition_time(recording, None, series.n_time_points),
-        route="parcels",
+        repetition_time=repetition_time(recording, header_s, series.n_time_points, config.repetition_time_from),
+        route=output_route(recording, config),
+        mask=mask,
         confounds=_confound_model(table, config, recording, series.n_time_points),
         framewise_displacement=_framewise_displacement(table),
     )
