@@ -6,6 +6,7 @@ import os
 import shutil
 
 import pytest
+from whole_recordings import find_whole
 
 from titan_neuro.data.bids.recordings import find_recordings
 from titan_neuro.data.bids.tree import read_folders
@@ -72,7 +73,7 @@ def test_folders_above_named_derivatives_say_nothing(dataset, tmp_path, parent):
 def test_subject_and_session_are_those_of_the_folders(tmp_path, write_dataset):
     root = write_dataset(tmp_path / "bids", ["sub-01/ses-a/func/task-movie_bold.nii.gz"])
     [recording] = find_recordings(root)
-    assert (recording.key, recording.repetition_time) == ("sub-01_ses-a_task-movie", 1.0)
+    assert (recording.key, recording.sidecar["RepetitionTime"]) == ("sub-01_ses-a_task-movie", 1.0)
 
 
 @pytest.mark.parametrize("name", ["sub-02_ses-a_task-movie", "sub-01_ses-b_task-movie"])
@@ -146,7 +147,7 @@ def test_named_pipes_are_refused(dataset, name, error):
     (dataset / name).unlink(missing_ok=True)
     os.mkfifo(dataset / name)
     with pytest.raises(error, match=r"no (regular )?file"):
-        find_recordings(dataset)
+        find_whole(dataset)
 
 
 @pytest.mark.parametrize("name", [".bidsignore", "derivatives/fmriprep/dataset_description.json"])
@@ -178,14 +179,14 @@ def test_other_files_may_have_any_name(dataset):
 def test_deeply_nested_sidecars_are_refused(dataset, name):
     (dataset / name).write_text('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}")
     with pytest.raises(MetadataError, match="nested too deeply"):
-        find_recordings(dataset)
+        find_whole(dataset)
 
 
 def test_broken_sidecars_of_other_runs_are_not_read(dataset):
     (dataset / "sub-02/func/sub-02_task-movie_run-1_bold.json").write_text("{")
     assert len(find_recordings(dataset, subjects=["01"])) == 1
     with pytest.raises(MetadataError, match="not valid JSON"):
-        find_recordings(dataset)
+        find_whole(dataset)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", "null"])

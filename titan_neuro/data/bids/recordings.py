@@ -25,7 +25,7 @@ from titan_neuro.data.bids.names import (
     without_echo,
 )
 from titan_neuro.data.bids.selection import SelectedRun, select_runs
-from titan_neuro.errors import InputNotFoundError, MetadataError, NoMatchError
+from titan_neuro.errors import OF_ONE_RUN, InputNotFoundError, MetadataError, NoMatchError, TitanNeuroError
 from titan_neuro.files import read_json
 
 logger = logging.getLogger(__name__)
@@ -62,6 +62,9 @@ class Recording:
         Subdatasets that are not installed, and that may hold the derivatives of this run, which has none otherwise.
     notes : tuple of str
         What was left out, and what of the choice of files is not usual.
+    failure : TitanNeuroError or None
+        Why the run can't be prepared, where that is known already: a broken sidecar, two files for one purpose. The
+        other attributes are then incomplete.
     """
 
     path: Path
@@ -77,6 +80,7 @@ class Recording:
     missing_sidecars: tuple[Path, ...] = ()
     uninstalled: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+    failure: TitanNeuroError | None = None
 
     @property
     def key(self) -> str:
@@ -147,8 +151,9 @@ def find_recordings(
     ConfigError
         The filter file can't be used.
     ImageError, MetadataError
-        Two files are candidates for one run, or for one of its parts; a sidecar or a name is broken; a run is one of
-        several echoes; all images are band-pass filtered.
+        A name is broken; all images are band-pass filtered; one file serves two runs. Also, but only where it is true
+        of all runs (else it is the recording's `failure`): two files are candidates for one run, or for one of its
+        parts; a sidecar is broken; a run is one of several echoes.
     """
     index = DatasetIndex(bids_dir)
     for folder in derivatives:
@@ -170,12 +175,16 @@ def find_recordings(
         choice=given.of_derivatives(),
         resolution_mm=resolution_mm,
     )
-    recordings = [_add_derivatives(_recording(run, sources), run, sources) for run in selected]
+    found = [_complete(run, sources) for run in selected]
+    failed = [recording for recording in found if recording.failure is not None]
+    recordings = [recording for recording in found if recording.failure is None]
+    if not recordings and failed[0].failure is not None:
+        raise failed[0].failure
     if not index.is_derivative:
         recordings = _require_derivatives(recordings, sources.derivatives, derivatives, allow_missing=allow_missing)
     _require_own_files(recordings)
     _warn_of_other_spaces(recordings)
-    return sorted(recordings, key=lambda recording: recording.key)
+    return sorted([*recordings, *failed], key=lambda recording: recording.key)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +203,24 @@ def _by_subject(files: Sequence[BidsFile]) -> dict[str | None, list[BidsFile]]:
     for file in files:
         by_subject.setdefault(file.entities.get("sub"), []).append(file)
     return by_subject
+
+
+def _complete(run: SelectedRun, sources: _Sources) -> Recording:
+    """Find all files of a run; what is wrong with them is said of this run alone."""
+    try:
+        return _add_derivatives(_recording(run, sources), run, sources)
+    except OF_ONE_RUN as error:
+        file = run.images[0]
+        kind = kind_of(file)
+        return Recording(
+            path=file.path,
+            kind=kind,
+            route=kind if kind != "volume" else "native",
+            entities=long_entities({n: label for n, label in without_echo(file.entities).items() if n != "hemi"}),
+            events=None,
+            mask=None,
+            failure=error,
+        )
 
 
 def _recording(run: SelectedRun, sources: _Sources) -> Recording:
