@@ -20,6 +20,9 @@ from titan_neuro.errors import MetadataError, TitanNeuroError
 from titan_neuro.files import read_json
 
 _SKIPPED_FOLDERS = {"sourcedata", "models"}
+# fMRIPrep writes head motion and coregistration as text and the template warp as HDF5. ITK's other formats are read, too.
+_LINEAR_EXTENSIONS = (".txt", ".mat", ".h5")
+_WARP_EXTENSIONS = (".h5", ".txt", ".mat", *IMAGE_EXTENSIONS)
 _HINT = "Fetch the whole derivative dataset (`titan-neuro fetch ... --with transforms`)."
 
 
@@ -117,7 +120,7 @@ class DerivativeFiles:
         head_motion = self.find_for_run(run, "xfm", (".txt",), from_="orig", to="boldref")
         if not head_motion:
             return {}
-        coregistration = self.find_for_run(run, "xfm", (".txt",), from_="boldref", to="T1w")
+        coregistration = self.find_for_run(run, "xfm", _LINEAR_EXTENSIONS, from_="boldref", to="T1w")
         if not coregistration:
             raise _missing_part(run, "from-boldref_to-T1w transform")
         transforms = {
@@ -125,7 +128,7 @@ class DerivativeFiles:
             "coregistration": _single(coregistration, "from-boldref_to-T1w transform", run).path,
         }
         anatomical = {
-            "standard": self.find("xfm", (".h5",), from_="T1w", to=STANDARD_SPACES[0]),
+            "standard": self.find("xfm", _WARP_EXTENSIONS, from_="T1w", to=STANDARD_SPACES[0]),
             "brain": self.find("mask", IMAGE_EXTENSIONS, desc="brain", space=None),
             "white_matter": self.find("probseg", IMAGE_EXTENSIONS, label="WM", space=None),
             "csf": self.find("probseg", IMAGE_EXTENSIONS, label="CSF", space=None),
@@ -133,12 +136,12 @@ class DerivativeFiles:
         for role, files in anatomical.items():
             # Fieldmaps, references and diffusion images have brain masks, too.
             in_anat = [file for file in files if "anat" in file.path.parts]
-            part = f"transform from T1w to {STANDARD_SPACES[0]} (.h5)" if role == "standard" else f"{role} image"
+            part = f"transform from T1w to {STANDARD_SPACES[0]}" if role == "standard" else f"{role} image"
             transforms[role] = _single_of_subject(in_anat, part, run)
         return {**transforms, **self._fieldmap(run)}
 
     def _fieldmap(self, run: Mapping[str, str]) -> dict[str, Path]:
-        from_boldref = self.find_for_run(run, "xfm", (".txt",), from_="boldref")
+        from_boldref = self.find_for_run(run, "xfm", _LINEAR_EXTENSIONS, from_="boldref")
         to_fieldmaps = [file for file in from_boldref if file.entities["to"] not in ("orig", "boldref", "T1w")]
         if not to_fieldmaps:
             return {}

@@ -17,6 +17,8 @@ from titan_neuro.data.space import Space
 from titan_neuro.errors import ImageError, InputNotFoundError, MetadataError
 
 _MAX_LISTED = 5
+# Labels that are stored as integers with a scale factor in single precision: 1.0000001, 30000.002.
+_LABEL_TOLERANCE = {"rtol": 1e-6, "atol": 1e-3}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,7 +50,7 @@ def read_atlas(path: Path, space: Space) -> Atlas:
     Parameters
     ----------
     path : Path
-        3D image of whole numbers.
+        3D image of whole numbers, up to the rounding of a scale factor.
     space : Space
         Of kind ``volume``.
 
@@ -107,7 +109,7 @@ def _read_labels(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise InputNotFoundError(f"{path}: no such file (given with --atlas).", "Check the path.")
     data, affine = read_volume(path, "image of labels")
     labels = np.rint(data)
-    if not np.isfinite(data).all() or (labels != data).any() or (labels < 0).any():
+    if not np.isfinite(data).all() or not np.allclose(labels, data, **_LABEL_TOLERANCE) or (labels < 0).any():
         raise ImageError(f"{path}: expected labels, whole numbers from 0 on, found other values.")
     if not labels.any():
         raise ImageError(f"{path}: expected labels, found 0 everywhere.")

@@ -18,16 +18,17 @@ from titan_neuro.data.bids.names import sidecar_path
 from titan_neuro.data.bids.recordings import Recording
 from titan_neuro.data.prepare.atlas import names_table
 from titan_neuro.data.prepare.config import PrepareConfig
+from titan_neuro.data.prepare.readout_time import READOUT_KEYS
 from titan_neuro.errors import InputNotFoundError, NotFetchedError
 
 _CONFIG = TypeAdapter(PrepareConfig)
 # Increased when the same files and settings give another result: runs are then prepared again.
-_PREPARATION_VERSION = 1
+_PREPARATION_VERSION = 2
 # Keys of the sidecar on which the result depends.
 _SIDECAR_KEYS = (
     "SliceTimingCorrected",
     "PhaseEncodingDirection",
-    "TotalReadoutTime",
+    *READOUT_KEYS,
     "SliceTiming",
     "SliceEncodingDirection",
 )
