@@ -20,8 +20,8 @@ from titan_neuro.errors import MetadataError, TitanNeuroError
 from titan_neuro.files import read_json
 
 _SKIPPED_FOLDERS = {"sourcedata", "models"}
-# fMRIPrep writes head motion and coregistration as text and the template warp as HDF5. ITK's other formats are read, too.
-_LINEAR_EXTENSIONS = (".txt", ".mat", ".h5")
+# fMRIPrep writes linear transforms as text and the template warp as HDF5; ITK's other formats are read, too.
+_LINEAR_EXTENSIONS = (".txt", ".mat")
 _WARP_EXTENSIONS = (".h5", ".txt", ".mat", *IMAGE_EXTENSIONS)
 _HINT = "Fetch the whole derivative dataset (`titan-neuro fetch ... --with transforms`)."
 

@@ -18,8 +18,8 @@ _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _HDF5_PARAMETERS = ("Parameters", "FixedParameters")
 _COMPOSITE = "CompositeTransform"
 _FIELD = "DisplacementFieldTransform"
-# NIfTI's code for displacement vectors, which ITK takes as RAS; it takes vectors of any other intent as LPS.
-_INTENT_DISPVECT = 1006
+# By NIfTI's code of intent: ITK takes displacement vectors (DISPVECT) as RAS, and vectors (VECTOR) as LPS.
+_VECTOR_SIGNS = {1006: (1, 1, 1), 1007: (-1, -1, 1)}
 # ITK writes an angle's versor with six digits into text files.
 _UNIT_TOLERANCE = 1e-3
 _READ_ERRORS = (OSError, EOFError, KeyError, ValueError, IndexError, TypeError, zlib.error)
@@ -166,7 +166,7 @@ def read_itk_file(path: Path) -> ItkFile:
 def read_field_image(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read a displacement field as a NIfTI image of vectors, such as ANTs' ``1Warp.nii.gz``.
 
-    As in ITK, vectors are LPS, except where the intent of the image is ``DISPVECT``: there they are RAS.
+    As in ITK, vectors are LPS where the intent of the image is ``VECTOR``, and RAS where it is ``DISPVECT``.
 
     Parameters
     ----------
@@ -195,8 +195,15 @@ def read_field_image(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise ItkTransformError(str(error) or type(error).__name__) from error
     if vectors.ndim != 5 or vectors.shape[3:] != (1, 3):
         raise ItkTransformError(f"expected a displacement field of shape (x, y, z, 1, 3), found {vectors.shape}")
-    signs = np.array([1, 1, 1] if intent == _INTENT_DISPVECT else [-1, -1, 1], dtype=np.float32)
-    return _check_field(vectors[..., 0, :] * signs, np.asarray(image.affine, dtype=np.float64))
+    if intent not in _VECTOR_SIGNS:
+        raise ItkTransformError(
+            f"expected the intent VECTOR (LPS) or DISPVECT (RAS) of a displacement field, found the code {intent}",
+            "Convert the field with antsApplyTransforms --output [warp.h5,1].",
+        )
+    return _check_field(
+        vectors[..., 0, :] * np.array(_VECTOR_SIGNS[intent], dtype=np.float32),
+        np.asarray(image.affine, dtype=np.float64),
+    )
 
 
 def _check_field(displacements: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
