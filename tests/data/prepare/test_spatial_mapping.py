@@ -269,6 +269,22 @@ def test_fieldmaps_that_are_refused(tmp_path, field, offset_mm, message):
         distortion_shift(path, np.eye(4), ENCODING, np.ones((3, 3)) + offset_mm)
 
 
+def test_echo_spacing_gives_the_same_result(tmp_path, recorded_phantom):
+    _, data = recorded_phantom
+    root = Phantom().write(tmp_path / "bids", data)
+    expected, _ = undo(root)
+    [path] = root.glob("sub-*/func/*_bold.json")
+    sidecar = json.loads(path.read_text())
+    sidecar["EffectiveEchoSpacing"] = sidecar.pop("TotalReadoutTime") / (Phantom.shape[1] - 1)
+    path.write_text(json.dumps(sidecar))
+    found, _ = undo(root)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    [recording] = find_recordings(root)
+    details = map_by_transforms(recording, BoldImage(recording.path), Phantom.voxel_mm).details
+    assert details["total_readout_time_from"] == f"EffectiveEchoSpacing x ({Phantom.shape[1]} - 1)"
+    assert details["voxels_outside_fieldmap"] == 0
+
+
 # ---- formats -----------------------------------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ from titan_neuro.errors import ImageError, InputNotFoundError, MetadataError
 
 _MAX_LISTED = 5
 # Labels that are stored as integers with a scale factor in single precision: 1.0000001, 30000.002.
-_LABEL_TOLERANCE = {"rtol": 1e-6, "atol": 1e-3}
+_LABEL_RTOL, _LABEL_ATOL = 1e-6, 1e-3
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -109,7 +109,11 @@ def _read_labels(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise InputNotFoundError(f"{path}: no such file (given with --atlas).", "Check the path.")
     data, affine = read_volume(path, "image of labels")
     labels = np.rint(data)
-    if not np.isfinite(data).all() or not np.allclose(labels, data, **_LABEL_TOLERANCE) or (labels < 0).any():
+    if (
+        not np.isfinite(data).all()
+        or not np.allclose(labels, data, rtol=_LABEL_RTOL, atol=_LABEL_ATOL)
+        or (labels < 0).any()
+    ):
         raise ImageError(f"{path}: expected labels, whole numbers from 0 on, found other values.")
     if not labels.any():
         raise ImageError(f"{path}: expected labels, found 0 everywhere.")
