@@ -133,14 +133,29 @@ def field_vectors():
     return np.random.default_rng(2).normal(0, 8, (*SHAPE, 3)).astype(np.float32)
 
 
+def write_field(path, vectors, affine):
+    """A composite of one field on an oblique grid, in HDF5."""
+    lps = LPS @ affine
+    with h5py.File(path, "w") as file:
+        file["ITKVersion"], file["HDFVersion"] = [b"5.2.0"], [b"1.10"]
+        file["TransformGroup/0/TransformType"] = [b"CompositeTransform_float_3_3"]
+        file["TransformGroup/1/TransformType"] = [b"DisplacementFieldTransform_float_3_3"]
+        file["TransformGroup/1/TransformFixedParameters"] = np.concatenate(
+            [SHAPE, lps[:3, 3], SPACING, (lps[:3, :3] / SPACING).ravel()]
+        )
+        values = np.moveaxis(vectors * np.float32([-1, -1, 1]), -1, 0).ravel(order="F")
+        file["TransformGroup/1/TransformParameters"] = values
+
+
 def around(shape):
     """Voxel coordinates all over a field and 2 voxels around it, none on the edge itself."""
     coordinates = np.random.default_rng(3).uniform(-2, shape + 1, (3000, 3))
     return coordinates[(np.abs(np.abs(coordinates - (shape - 1) / 2) - shape / 2) > 1e-3).all(axis=1)]
 
 
+@pytest.mark.parametrize("name", ["1Warp.nii.gz", "x.h5"])
 @pytest.mark.parametrize("orientation", ["RAS", "oblique"])
-def test_fields_are_held_and_end_as_in_itk(tmp_path, orientation):
+def test_fields_are_held_and_end_as_in_itk(tmp_path, orientation, name):
     """Over the outer half voxel the edge is held; farther out points stay where they are."""
     affine = np.diag([*SPACING, 1.0])
     affine[:3, 3] = ORIGIN
@@ -152,7 +167,10 @@ def test_fields_are_held_and_end_as_in_itk(tmp_path, orientation):
     nib.save(image, tmp_path / "1Warp.nii.gz")
     points = move(affine, around(SHAPE))
     expected = as_ants(tmp_path / "1Warp.nii.gz", points)
-    found = load_composite(tmp_path / "1Warp.nii.gz").map(points)
+    if name == "x.h5":
+        write_field(tmp_path / name, vectors, affine)
+        np.testing.assert_allclose(as_ants(tmp_path / name, points), expected, atol=1e-3)
+    found = load_composite(tmp_path / name).map(points)
     np.testing.assert_allclose(found, expected, atol=1e-3)
     voxels = around(SHAPE)
     outer = ((voxels < 0) | (voxels > SHAPE - 1)).any(axis=1) & ((voxels > -0.5) & (voxels < SHAPE - 0.5)).all(axis=1)

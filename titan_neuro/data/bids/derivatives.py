@@ -136,7 +136,7 @@ class DerivativeFiles:
         for role, files in anatomical.items():
             # Fieldmaps, references and diffusion images have brain masks, too.
             in_anat = [file for file in files if "anat" in file.path.parts]
-            part = f"transform from T1w to {STANDARD_SPACES[0]}" if role == "standard" else f"{role} image"
+            part = f"transform from T1w to {STANDARD_SPACES[0]} (.h5)" if role == "standard" else f"{role} image"
             transforms[role] = _single_of_subject(in_anat, part, run)
         return {**transforms, **self._fieldmap(run)}
 
