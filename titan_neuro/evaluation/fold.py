@@ -21,7 +21,7 @@ from titan_neuro.evaluation.streaming import score_run
 from titan_neuro.evaluation.sums import subject_sums
 from titan_neuro.evaluation.vocabulary import REFERENCES, Kind
 from titan_neuro.seeds import named_generator
-from titan_neuro.titans.config import settings
+from titan_neuro.settings import settings
 from titan_neuro.typing import ForecastModel, RunData
 
 logger = logging.getLogger(__name__)
