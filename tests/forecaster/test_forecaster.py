@@ -119,6 +119,7 @@ def test_forecasts_at_time_points_start_from_empty_memories(model, series):
     torch.testing.assert_close(model.forecast_residual_at(seen, [-1])[:, 0], whole[:, -1], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("without_shape_checks")
 @pytest.mark.parametrize("method", ["forecast_residual", "features"])
 def test_memories_refuse_other_inputs(model, series, method):
     state = model.init_state(2)

@@ -14,10 +14,10 @@ from titan_neuro.evaluation.ceilings import ceilings_table
 from titan_neuro.evaluation.comparisons import comparisons_table
 from titan_neuro.evaluation.fold import EvaluationConfig
 from titan_neuro.evaluation.formatting import NOT_AVAILABLE, format_table
+from titan_neuro.evaluation.metrics_and_rows import LJUNG_BOX_FEATURES, describe_column
 from titan_neuro.evaluation.rollouts import SLOW_STRIDE
 from titan_neuro.evaluation.summary import comparisons, summary
 from titan_neuro.evaluation.tables import residuals_table, rollouts_table, scores_table, subjects_table
-from titan_neuro.evaluation.vocabulary import LJUNG_BOX_FEATURES, describe_column
 from titan_neuro.files import write_json, write_text
 from titan_neuro.metrics import Ceiling
 from titan_neuro.typing import HIGH_MOTION_MM
