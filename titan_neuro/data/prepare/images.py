@@ -16,6 +16,8 @@ from titan_neuro.errors import ImageError
 
 _SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
 _CHECKSUM_READ_BYTES = 2**20
+# Formats of 3D images, by the ends of their names: NIfTI, and FreeSurfer's.
+_VOLUME_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img", ".mgh", ".mgz")
 
 
 def read_volume(path: Path, description: str) -> tuple[np.ndarray, np.ndarray]:
@@ -37,15 +39,26 @@ def read_volume(path: Path, description: str) -> tuple[np.ndarray, np.ndarray]:
     Raises
     ------
     ImageError
-        The file can't be read, or is not 3D.
+        The file can't be read; it is in another format than NIfTI or FreeSurfer's; it is not 3D, axes of length 1 at
+        the end aside; its values are not real numbers.
     """
     import nibabel as nib
 
+    image: Any
     try:
-        image = nib.load(path)
+        # nibabel reads GIFTI, AFNI and others, too, each with exceptions and attributes of its own.
+        image = nib.load(path) if path.name.lower().endswith(_VOLUME_SUFFIXES) else None
+        if not isinstance(image, nib.Nifti1Pair | nib.MGHImage):
+            found = path.name if image is None else type(image).__name__
+            raise ImageError(
+                f"{path}: expected a NIfTI image of voxels as {description}, found {found}.",
+                "Convert it to NIfTI (AFNI: 3dAFNItoNIFTI). Surfaces (GIFTI, CIFTI) have no voxels.",
+            )
         data = np.asarray(image.dataobj)
     except _read_errors() as error:
         raise ImageError(f"{path}: not a readable {description}: {error}.", "Fetch the file again.") from error
+    if data.dtype.kind not in "biuf":
+        raise ImageError(f"{path}: expected a {description} of real numbers, found values of type {data.dtype}.")
     data = data.reshape(_without_trailing_ones(data.shape, 3))
     if data.ndim != 3:
         raise ImageError(

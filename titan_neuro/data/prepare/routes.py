@@ -176,12 +176,16 @@ def open_run(recording: Recording, config: PrepareConfig, scratch_dir: Path, sta
         series=series,
         repetition_time=tr,
         route=output_route(recording, config),
-        spatial={"steps": list(mapping.steps), "resolution_mm": mapping.resolution_mm} if mapping else {},
+        spatial=_spatial_record(mapping) if mapping else {},
         mask=mask,
         confounds=_confound_model(table, config, recording, series.n_time_points),
         computed=computed,
         framewise_displacement=_framewise_displacement(table),
     )
+
+
+def _spatial_record(mapping: SpatialMapping) -> dict[str, Any]:
+    return {"steps": list(mapping.steps), "resolution_mm": mapping.resolution_mm, **mapping.details}
 
 
 def check_settings(recording: Recording, config: PrepareConfig) -> None:
@@ -283,7 +287,7 @@ def _open_image(
             return MaskedVolumes(image, space), None, mask
         mapping = map_to_resolution(space, image, config.resolution_mm)
         return ResampledVolumes(image, mapping.space, mapping.resampler), mapping, mask
-    mask = "brain of the template, brain of the subject, and field of view"
+    mask = "brain of the template, brain of the subject, and field of view of the volumes"
     return ResampledVolumes(image, mapping.space, mapping.resampler), mapping, mask
 
 
