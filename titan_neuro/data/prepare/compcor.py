@@ -93,8 +93,8 @@ def cosine_drifts(n_time_points: int, repetition_time: float) -> np.ndarray:
     """Return the orthonormal cosines slower than 1/128 Hz: the ``cosineXX`` of fMRIPrep, as many as it has.
 
     They are the first terms of a discrete cosine transform without the constant, and depend only on the length of a
-    run. Their number is nipype's (``nipype.algorithms.confounds``, which fMRIPrep calls): the integer part of ``2 * length
-    / 128 s`` counts the constant. (nilearn counts it separately, and has one cosine more.)
+    run. Their number is nipype's (``nipype.algorithms.confounds``, which fMRIPrep calls): the integer part of
+    ``2 * length / 128 s`` counts the constant. nilearn does not count it, and has one cosine more.
 
     Parameters
     ----------

@@ -22,7 +22,7 @@ from titan_neuro.errors import InputNotFoundError, NotFetchedError
 
 _CONFIG = TypeAdapter(PrepareConfig)
 # Increased when the same files and settings give another result: runs are then prepared again.
-_PREPARATION_VERSION = 1
+_PREPARATION_VERSION = 2
 # Keys of the sidecar on which the result depends.
 _SIDECAR_KEYS = (
     "SliceTimingCorrected",
