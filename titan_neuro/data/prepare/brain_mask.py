@@ -176,33 +176,36 @@ def _read_mask(path: Path, image: BoldImage) -> tuple[np.ndarray, str]:
             f"{image.affine.tolist()}; found {data.shape} with {affine.tolist()}.",
             "Give a mask on the grid of the run (--derivatives).",
         )
-    mask, threshold = threshold_mask(data)
+    threshold = mask_threshold(data)
+    # Values that are not finite are not brain.
+    mask = np.isfinite(data) & (data >= threshold)
     if not mask.any():
         raise ImageError(
-            f"{path}: the brain mask is empty: no voxel is at least {threshold:g}, where 1 is brain.",
+            f"{path}: the brain mask is empty: no voxel is at least {threshold:g}.",
             "Replace it, or remove it: then one is computed.",
         )
-    is_binary = len(np.unique(data)) <= 2
-    return mask, path.name if is_binary else f"{path.name}, which is not binary: voxels of at least {threshold:g}"
+    if len(np.unique(data)) <= 2:
+        return mask, path.name
+    description = f"{path.name}, which is not binary: voxels of at least {threshold:g}"
+    logger.info("Brain mask: %s.", description)
+    return mask, description
 
 
-def threshold_mask(data: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return the voxels that a mask counts as brain, binary or not.
+def mask_threshold(data: np.ndarray) -> float:
+    """Return the value from which on a mask, binary or not, means brain.
 
     Parameters
     ----------
     data : numpy.ndarray
-        ``(x, y, z)``, any type. A resampled mask lies between 0 and 1 (interpolation may exceed both a little), or has
-        other values between 0 and 100 or 255: then half of the largest is the threshold. Few small integers are labels.
+        ``(x, y, z)``, of any type: two values; or a mask that was resampled, from 0 to 1 (interpolation may exceed both a
+        little), in percent, or in bytes; or small integers, which are labels.
 
     Returns
     -------
-    mask : numpy.ndarray
-        bool ``(x, y, z)``: values of at least `threshold`; values that are not finite are not brain.
-    threshold : float
+    float
+        0.5; half of the largest value where that stands for 1.
     """
-    values = np.where(np.isfinite(data), data, 0)
+    values = np.unique(data[np.isfinite(data)])
     full_scale = float(values.max(initial=0))
-    is_scaled = full_scale >= _MIN_FULL_SCALE and len(np.unique(values)) > 2
-    threshold = _THRESHOLD * full_scale if is_scaled else _THRESHOLD
-    return np.asarray(values >= threshold), threshold
+    is_scaled = full_scale > 1 and (len(values) == 2 or full_scale >= _MIN_FULL_SCALE)
+    return _THRESHOLD * full_scale if is_scaled else _THRESHOLD

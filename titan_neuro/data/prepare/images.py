@@ -48,8 +48,6 @@ def read_volume(path: Path, description: str) -> tuple[np.ndarray, np.ndarray]:
         data = np.asarray(image.dataobj)
     except _read_errors() as error:
         raise ImageError(f"{path}: not a readable {description}: {error}.", "Fetch the file again.") from error
-    if data.shape[3:] == (1,) * (data.ndim - 3):
-        data = data.reshape(data.shape[:3])
     if data.ndim != 3:
         raise ImageError(
             f"{path}: expected a 3D {description}, found {data.ndim}D of shape {data.shape}.", "Give a 3D image."
@@ -175,9 +173,7 @@ class BoldImage:
             The file is truncated or corrupt.
         """
         try:
-            # Axes of length 1 may follow that of time.
-            trailing = (0,) * (len(self._voxels.shape) - 4)
-            volumes = np.asarray(self._voxels[(..., slice(start, stop), *trailing)])
+            volumes = np.asarray(self._voxels[..., start:stop])
             if stop >= self.n_volumes:
                 # Read to the end of the file: the gzip checksum follows the last voxel.
                 while self._stream.read(_CHECKSUM_READ_BYTES):
@@ -256,7 +252,7 @@ def describe_voxel(indices: Iterable[int]) -> str:
 
 
 def _check_header(path: Path, image: Any, affine: np.ndarray) -> None:
-    if image.ndim < 4 or image.shape[4:] != (1,) * (image.ndim - 4):
+    if image.ndim != 4:
         raise ImageError(
             f"{path}: expected a 4D image (x, y, z, time), found {image.ndim}D of shape {image.shape}.",
             "A run is a series of volumes; exclude single images with --bids-filter-file.",

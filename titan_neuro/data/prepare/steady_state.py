@@ -21,7 +21,7 @@ _MIN_EXAMINED, _MAX_EXAMINED = 10, 50
 # A sample of voxels is enough for the median over them.
 _MAX_VOXELS = 20_000
 # Thresholds of the rule; see `count_before_steady_state`.
-_MODIFIED_Z, _MIN_STEP, _MIN_EXCESS = 3.5, 2.5, 0.5
+_MODIFIED_Z, _MIN_STEP, _MIN_LEVEL = 3.5, 2.5, 1.0
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def count_before_steady_state(first: np.ndarray) -> int:
       time point to the next in the reference, which drifts do not inflate;
     - ``level[t]`` is the median over features of the distance from the median of the reference, and ``step[t]`` that of
       the change from ``t`` to ``t + 1``;
-    - the first ``n`` time points are not steady where the levels of all of them have one sign and exceed 0.5 and 3.5
+    - the first ``n`` time points are not steady where the levels of all of them have one sign and exceed 1 and 3.5
       robust deviations of the levels in the reference, and where the last of them ends in a step of that sign which
       exceeds 2.5 and 3.5 robust deviations of the steps in the reference; smaller levels that follow such a step
       without a gap are its decay, and count too.
@@ -138,7 +138,7 @@ def count_before_steady_state(first: np.ndarray) -> int:
         return 0
     levels = np.median((first - np.median(first[n_candidates:], axis=0)) / scale, axis=1)
     steps = np.median((first[:-1] - first[1:]) / scale, axis=1)
-    min_level = max(_MIN_EXCESS, _MODIFIED_Z * _robust_deviation(levels[n_candidates:]))
+    min_level = max(_MIN_LEVEL, _MODIFIED_Z * _robust_deviation(levels[n_candidates:]))
     min_step = max(_MIN_STEP, _MODIFIED_Z * _robust_deviation(steps[n_candidates:]))
     sign, n_before = np.sign(levels[0]), 0
     for index in range(n_candidates):
