@@ -197,8 +197,8 @@ def mask_threshold(data: np.ndarray) -> float:
     Parameters
     ----------
     data : numpy.ndarray
-        ``(x, y, z)``, of any type: two values; or a mask that was resampled, from 0 to 1 (interpolation may exceed both a
-        little), in percent, or in bytes; or small integers, which are labels.
+        ``(x, y, z)``, of any type: two values; or a mask that was resampled, from 0 to 1 (interpolation may exceed both
+        a little), in percent, or in bytes; or small integers, which are labels.
 
     Returns
     -------
