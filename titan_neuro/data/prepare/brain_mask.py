@@ -20,8 +20,8 @@ _THRESHOLD = 0.5
 _MIN_FULL_SCALE = 50
 # From this fraction of zeros on, nilearn's threshold falls between the zeros and everything else.
 _MIN_PADDING = 0.2
-# nilearn removes what is thinner than this: 2 voxels each way of usual 3 mm.
-_OPENING_MM, _MAX_OPENING = 6.0, 2
+# What is thinner is removed; nilearn takes 2 voxels, which are of 2 to 4 mm usually.
+_OPENING_MM, _MAX_OPENING = 7.0, 2
 # Air against brain: median intensities of raw images are below 0.2; of brain voxels among each other above 0.4.
 _MAX_BACKGROUND = 0.3
 # Part of the sum of absolute values that is negative; interpolation alone leaves far less.
@@ -86,7 +86,7 @@ def compute_brain_mask(volume: np.ndarray, affine: np.ndarray) -> np.ndarray:
     or more is 0 (or not finite), that gap lies above the zeros, and the air around a head would be brain. Then the
     zeros are left out; where the rest has no dark background (a brain that was extracted), or no contrast at all (a
     mean near 0, after z-scoring), the mask is the largest connected part of what is not 0. The opening that removes
-    thin parts is 6 mm, and at most nilearn's 2 voxels, which would remove most of a brain of large voxels.
+    thin parts is 7 mm, and at most nilearn's 2 voxels, which would remove most of a brain of large voxels.
 
     Parameters
     ----------
