@@ -294,7 +294,7 @@ class TestStore:
         np.testing.assert_array_equal(stored(found)[n:], stored(expected))
         assert (stored(found)[:n] == 0).all()
         assert found.record["steady_state"]["volumes_before"] == n
-        assert "detected" in found.record["steady_state"]["rule"]
+        assert "detection in the first 20 time points" in found.record["steady_state"]["rule"]
         assert np.flatnonzero(found.scored).tolist() == list(range(20 + n, N_TIME_POINTS + n))
         if route == "raw":
             np.testing.assert_array_equal(found.space.mask, expected.space.mask)

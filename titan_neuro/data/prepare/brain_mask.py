@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 _THRESHOLD = 0.5
 # Soft masks are stored from 0 to 1, in percent, or in bytes; a few small integers are labels.
 _MIN_FULL_SCALE = 50
+# nilearn's quantiles, between which it looks for its threshold.
+_CUTOFFS = (0.2, 0.85)
 # From this fraction of zeros on, nilearn's threshold falls between the zeros and everything else.
 _MIN_PADDING = 0.2
 # What is thinner is removed; nilearn takes 2 voxels, which are of 2 to 4 mm usually.
@@ -106,16 +108,26 @@ def compute_brain_mask(volume: np.ndarray, affine: np.ndarray) -> np.ndarray:
     magnitude = np.abs(volume).sum(dtype=np.float64)
     if not magnitude or -volume[volume < 0].sum(dtype=np.float64) > _MAX_NEGATIVE * magnitude:
         return _largest_part(recorded) if is_padded else np.zeros(volume.shape, dtype=bool)
-    mask = _epi_mask(volume, affine, exclude_zeros=is_padded)
-    if is_padded:
-        background = recorded & ~mask
-        has_background = background.any() and mask.any()
-        if not has_background or np.median(volume[background]) > _MAX_BACKGROUND * np.median(volume[mask]):
-            return _largest_part(recorded)
-    return mask
+    if not is_padded:
+        return _epi_mask(volume, affine)
+    bright = volume >= _largest_gap(volume[recorded])
+    background = volume[recorded & ~bright]
+    if not background.size or np.median(background) > _MAX_BACKGROUND * np.median(volume[bright]):
+        return _largest_part(recorded)
+    # The threshold is set here, because nilearn's `exclude_zeros` comes after its smoothing, which leaves fewer zeros.
+    return _epi_mask(bright.astype(np.float32), affine, cutoffs=(0.0, 1.0))
 
 
-def _epi_mask(volume: np.ndarray, affine: np.ndarray, *, exclude_zeros: bool) -> np.ndarray:
+def _largest_gap(values: np.ndarray) -> float:
+    """Return nilearn's threshold: the middle of the largest gap between the 20 and 85 % quantiles."""
+    ordered = np.sort(values)
+    least, most = (int(cutoff * len(ordered)) for cutoff in _CUTOFFS)
+    ordered = ordered[least : most + 1]
+    gap = int(np.diff(ordered).argmax()) if len(ordered) > 1 else 0
+    return float(ordered[gap : gap + 2].mean())
+
+
+def _epi_mask(volume: np.ndarray, affine: np.ndarray, cutoffs: tuple[float, float] = _CUTOFFS) -> np.ndarray:
     import nibabel as nib
     from nilearn.masking import compute_epi_mask
 
@@ -123,7 +135,12 @@ def _epi_mask(volume: np.ndarray, affine: np.ndarray, *, exclude_zeros: bool) ->
     opening = min(_MAX_OPENING, round(_OPENING_MM / voxel_mm))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Computed an empty mask")
-        mask = compute_epi_mask(nib.Nifti1Image(volume, affine), opening=opening or False, exclude_zeros=exclude_zeros)
+        mask = compute_epi_mask(
+            nib.Nifti1Image(volume, affine),
+            lower_cutoff=cutoffs[0],
+            upper_cutoff=cutoffs[1],
+            opening=opening or False,
+        )
     return np.asarray(mask.dataobj) > 0
 
 

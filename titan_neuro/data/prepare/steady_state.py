@@ -95,7 +95,7 @@ def detected_steady_state(first: np.ndarray) -> SteadyState:
         ``(time, features)``, the first `examined_length` time points.
     """
     n_before = count_before_steady_state(first)
-    return SteadyState(n_before, f"detected in the first {len(first)} time points (a step of the median feature)")
+    return SteadyState(n_before, f"detection in the first {len(first)} time points (a step of the median feature)")
 
 
 def count_before_steady_state(first: np.ndarray) -> int:
