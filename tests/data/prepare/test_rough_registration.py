@@ -54,7 +54,7 @@ def registered(recorded, tmp_path_factory):
 def register(data, folder):
     path = folder / "sub-01_task-x_bold.nii.gz"
     save(path, data, AFFINE)
-    return map_by_registration(BoldImage(path), VOXEL_MM, REFERENCE_TIME_POINTS)
+    return map_by_registration(BoldImage(path), VOXEL_MM, range(REFERENCE_TIME_POINTS))
 
 
 def read_voxels(geometry, volume):

@@ -122,6 +122,10 @@ def build_header(recording: Recording, run: OpenRun, config: PrepareConfig, orig
             "route": run.route,
             "spatial": run.spatial,
             "mask": run.mask,
+            "steady_state": {
+                "volumes_before": run.steady_state.n_volumes_before,
+                "rule": run.steady_state.rule,
+            },
             "normalizer": {"method": method, "warmup_s": config.warmup_s},
             "confounds": {
                 "preset": config.confounds,
@@ -154,10 +158,17 @@ def _scored(
     recording: Recording, run: OpenRun, config: PrepareConfig, events: Sequence[Event]
 ) -> tuple[np.ndarray, str]:
     """Time points that are scored, bool ``(time,)``, and the rule in words."""
-    n_time_points = run.series.n_time_points
+    n_time_points, n_before = run.series.n_time_points, run.steady_state.n_volumes_before
+    # Running estimates begin with the steady state, and so does the warm-up.
     scored, rule = scored_time_points(
-        events, n_time_points, run.repetition_time, config.warmup_s, config.scored_trial_types
+        events,
+        n_time_points,
+        run.repetition_time,
+        n_before * run.repetition_time + config.warmup_s,
+        config.scored_trial_types,
     )
+    if n_before:
+        rule += f", without the {n_before} before the steady state"
     n_excluded = int(run.confounds.excluded.sum())
     if n_excluded:
         scored &= ~run.confounds.excluded
@@ -221,5 +232,6 @@ def write_sidecar(files: OutputFiles, header: RunHeader, n_constant: int) -> Non
         "HighPassHz": record["high_pass_hz"],
         "WholeRun": record["whole_run"],
         "ScoredTimePoints": record["scored"],
+        "VolumesBeforeSteadyState": record["steady_state"]["volumes_before"],
     }
     write_json(files.sidecar, sidecar)

@@ -70,7 +70,7 @@ AFFINE = Registration(
 )
 
 
-def map_by_registration(image: BoldImage, resolution_mm: float | None, n_reference: int) -> SpatialMapping:
+def map_by_registration(image: BoldImage, resolution_mm: float | None, first: range) -> SpatialMapping:
     """Estimate head motion and the transform to the template.
 
     Each volume is registered rigidly to the mean of the first ones, and that mean affinely to the MNI152 template of
@@ -83,8 +83,8 @@ def map_by_registration(image: BoldImage, resolution_mm: float | None, n_referen
     image : BoldImage
     resolution_mm : float, optional
         2 by default.
-    n_reference : int
-        Number of first volumes whose mean is the reference.
+    first : range
+        First volumes, of the steady state, whose mean is the reference.
 
     Returns
     -------
@@ -104,7 +104,7 @@ def map_by_registration(image: BoldImage, resolution_mm: float | None, n_referen
             "Install it with `pip install 'titan-neuro[raw]'`.",
         )
     resolution_mm = resolution_mm or DEFAULT_RESOLUTION_MM
-    head_motion, to_reference = _estimate_transforms(image, min(n_reference, image.n_volumes))
+    head_motion, to_reference = _estimate_transforms(image, first)
     shape, affine = standard_grid(resolution_mm)
     template = template_brain(shape, affine)
     points = apply_affine(to_reference, grid_points(template, affine))
@@ -121,10 +121,10 @@ def map_by_registration(image: BoldImage, resolution_mm: float | None, n_referen
     )
 
 
-def _estimate_transforms(image: BoldImage, n_reference: int) -> tuple[np.ndarray, np.ndarray]:
+def _estimate_transforms(image: BoldImage, first: range) -> tuple[np.ndarray, np.ndarray]:
     """Points of the reference to points of each volume, ``(volumes, 4, 4)``; of the template to the reference."""
-    first = [_read_structured_volume(image, index) for index in range(n_reference)]
-    reference = np.asarray(np.mean(first, axis=0, dtype=np.float64), dtype=np.float32)
+    volumes = [_read_structured_volume(image, index) for index in first]
+    reference = np.asarray(np.mean(volumes, axis=0, dtype=np.float64), dtype=np.float32)
     brain = _extract_brain(reference, image)
     template, template_affine = _load_template()
     with _ants_process(image.path) as ants_process:

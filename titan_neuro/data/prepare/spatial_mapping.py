@@ -22,9 +22,10 @@ import numpy as np
 
 from titan_neuro.data.bids.names import STANDARD_SPACES
 from titan_neuro.data.bids.recordings import Recording
+from titan_neuro.data.prepare.brain_mask import mask_threshold
 from titan_neuro.data.prepare.distortion_correction import DistortionShift, PhaseEncoding, distortion_shift
 from titan_neuro.data.prepare.grid import DEFAULT_RESOLUTION_MM, grid_points, regrid_mask, standard_grid, template_brain
-from titan_neuro.data.prepare.images import BoldImage
+from titan_neuro.data.prepare.images import BoldImage, read_volume
 from titan_neuro.data.prepare.motion import read_head_motion
 from titan_neuro.data.prepare.resampling import Resampler, antialiasing, sample_image
 from titan_neuro.data.prepare.transforms import apply_affine, load_affine, load_composite
@@ -116,7 +117,8 @@ def map_by_transforms(recording: Recording, image: BoldImage, resolution_mm: flo
     shape, affine = standard_grid(resolution_mm)
     template = template_brain(shape, affine)
     t1w_points = load_composite(files["standard"]).map(grid_points(template, affine))
-    brain = sample_image(files["brain"], t1w_points, "brain mask") >= 0.5
+    threshold = mask_threshold(read_volume(files["brain"], "brain mask")[0])
+    brain = sample_image(files["brain"], t1w_points, "brain mask") >= threshold
     if not brain.any():
         raise ImageError(f"{files['brain']}: the brain mask is empty where the template's brain lies.")
     mask, t1w_points = narrow_mask(template, brain), t1w_points[brain]
