@@ -18,6 +18,7 @@ from titan_neuro.data.bids.names import (
     BidsFile,
     join_entities,
     long_entities,
+    printable,
     run_entities,
     short_entities,
     sidecar_path,
@@ -345,7 +346,10 @@ def _warn_of_other_spaces(recordings: Sequence[Recording]) -> None:
 
 
 def _require_own_files(recordings: Sequence[Recording]) -> None:
-    """Refuse an image of two runs, links to nothing, and files that are none: reading a pipe would wait for ever."""
+    """Refuse an image of two runs, and files that can't be opened safely, whatever reads them.
+
+    Reading a named pipe would wait for ever, and libraries for compressed files crash at names that are not UTF-8.
+    """
     by_path: dict[Path, Recording] = {}
     for recording in recordings:
         other = by_path.setdefault(recording.path, recording)
@@ -355,6 +359,12 @@ def _require_own_files(recordings: Sequence[Recording]) -> None:
                 "Leave one of them out with --bids-filter-file.",
             )
         for role, path in recording.files.items():
+            if printable(str(path)) != str(path):
+                raise InputNotFoundError(
+                    f"{printable(str(path))}: the {role.replace('_', ' ')} of {recording.key} has a path that is not "
+                    "UTF-8.",
+                    "Rename the file or folder.",
+                )
             if not path.is_file() and not is_missing(path):
                 what = "no file" if path.exists() else "a link to a file that is not there"
                 raise InputNotFoundError(
