@@ -136,11 +136,9 @@ def find_recordings(
     Raises
     ------
     InputNotFoundError, NotBIDSError, NotFetchedError
-        No such folder; no ``dataset_description.json``; the content of that file is not on this machine.
-    NoMatchError
-        No recording matches a label or the filter; the named derivatives hold nothing for a run.
-    ConfigError
-        The filter file can't be used.
+        See `DatasetIndex`; a file of a run can't be opened.
+    NoMatchError, ConfigError
+        No recording matches a label or the filter; nothing is derived from a run; the filter file can't be used.
     ImageError, MetadataError
         Two files are candidates for one run, or for one of its parts; a sidecar or a name is broken; a run is one of
         several echoes; all images are band-pass filtered.
@@ -156,14 +154,7 @@ def find_recordings(
         given if index.is_derivative else given.of_raw(),
         allow_missing=allow_missing,
     )
-    folders = derivatives or [bids_dir / "derivatives"]
-    sources = _Sources(
-        index=index,
-        events=_by_subject(index.events()),
-        derivatives=DerivativeFiles([*folders, *([bids_dir] if index.is_derivative else [])]),
-        choice=given.of_derivatives(),
-        resolution_mm=resolution_mm,
-    )
+    sources = _open_sources(index, derivatives or [bids_dir / "derivatives"], given.of_derivatives(), resolution_mm)
     recordings = [_add_derivatives(_recording(run, sources), run, sources) for run in selected]
     if not index.is_derivative:
         recordings = _require_derivatives(recordings, sources.derivatives, derivatives, allow_missing=allow_missing)
@@ -181,6 +172,18 @@ class _Sources:
     derivatives: DerivativeFiles
     choice: RecordingFilter
     resolution_mm: float | None
+
+
+def _open_sources(
+    index: DatasetIndex, folders: Sequence[Path], choice: RecordingFilter, resolution_mm: float | None
+) -> _Sources:
+    return _Sources(
+        index=index,
+        events=_by_subject(index.events()),
+        derivatives=DerivativeFiles([*folders, *([index.bids_dir] if index.is_derivative else [])]),
+        choice=choice,
+        resolution_mm=resolution_mm,
+    )
 
 
 def _by_subject(files: Sequence[BidsFile]) -> dict[str | None, list[BidsFile]]:
