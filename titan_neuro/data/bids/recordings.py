@@ -19,6 +19,7 @@ from titan_neuro.data.bids.names import (
     BidsFile,
     join_entities,
     long_entities,
+    printable,
     run_entities,
     short_entities,
     sidecar_path,
@@ -141,11 +142,9 @@ def find_recordings(
     Raises
     ------
     InputNotFoundError, NotBIDSError, NotFetchedError
-        No such folder; no ``dataset_description.json``; the content of that file is not on this machine.
-    NoMatchError
-        No recording matches a label or the filter; the named derivatives hold nothing for a run.
-    ConfigError
-        The filter file can't be used.
+        See `DatasetIndex`; a file of a run can't be opened.
+    NoMatchError, ConfigError
+        No recording matches a label or the filter; nothing is derived from a run; the filter file can't be used.
     ImageError, MetadataError
         Two files are candidates for one run, or for one of its parts; a sidecar or a name is broken; a run is one of
         several echoes; all images are band-pass filtered.
@@ -162,14 +161,7 @@ def find_recordings(
         exclude=exclude,
         allow_missing=allow_missing,
     )
-    folders = derivatives or [bids_dir / "derivatives"]
-    sources = _Sources(
-        index=index,
-        events=_by_subject(index.events()),
-        derivatives=DerivativeFiles([*folders, *([bids_dir] if index.is_derivative else [])]),
-        choice=given.of_derivatives(),
-        resolution_mm=resolution_mm,
-    )
+    sources = _open_sources(index, derivatives or [bids_dir / "derivatives"], given.of_derivatives(), resolution_mm)
     recordings = [_add_derivatives(_recording(run, sources), run, sources) for run in selected]
     if not index.is_derivative:
         recordings = _require_derivatives(recordings, sources.derivatives, derivatives, allow_missing=allow_missing)
@@ -187,6 +179,18 @@ class _Sources:
     derivatives: DerivativeFiles
     choice: RecordingFilter
     resolution_mm: float | None
+
+
+def _open_sources(
+    index: DatasetIndex, folders: Sequence[Path], choice: RecordingFilter, resolution_mm: float | None
+) -> _Sources:
+    return _Sources(
+        index=index,
+        events=_by_subject(index.events()),
+        derivatives=DerivativeFiles([*folders, *([index.bids_dir] if index.is_derivative else [])]),
+        choice=choice,
+        resolution_mm=resolution_mm,
+    )
 
 
 def _by_subject(files: Sequence[BidsFile]) -> dict[str | None, list[BidsFile]]:
@@ -355,7 +359,10 @@ def _require_one_kind(recordings: Sequence[Recording]) -> None:
 
 
 def _require_own_files(recordings: Sequence[Recording]) -> None:
-    """Refuse an image of two runs, links to nothing, and files that are none: reading a pipe would wait for ever."""
+    """Refuse an image of two runs, and files that can't be opened safely, whatever reads them.
+
+    Reading a named pipe would wait for ever, and libraries for compressed files crash at names that are not UTF-8.
+    """
     by_path: dict[Path, Recording] = {}
     for recording in recordings:
         other = by_path.setdefault(recording.path, recording)
@@ -365,6 +372,12 @@ def _require_own_files(recordings: Sequence[Recording]) -> None:
                 "Leave one of them out with --bids-filter-file.",
             )
         for role, path in recording.files.items():
+            if printable(str(path)) != str(path):
+                raise InputNotFoundError(
+                    f"{printable(str(path))}: the {role.replace('_', ' ')} of {recording.key} has a path that is not "
+                    "UTF-8.",
+                    "Rename the file or folder.",
+                )
             if not path.is_file() and not is_missing(path):
                 what = "no file" if path.exists() else "a link to a file that is not there"
                 raise InputNotFoundError(
