@@ -20,7 +20,7 @@ from nibabel.affines import apply_affine, voxel_sizes
 from numpy.typing import NDArray
 
 from titan_neuro.errors import ImageError, MetadataError
-from titan_neuro.evaluation.vocabulary import METRICS_BY_NAME
+from titan_neuro.evaluation.metrics_and_rows import METRICS_BY_NAME
 from titan_neuro.metrics.measures import FloatArray
 from titan_neuro.report.parcels import parcel_figure, set_log_ticks
 from titan_neuro.report.reading import HINT, read_parcels

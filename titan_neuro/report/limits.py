@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from titan_neuro.evaluation.vocabulary import (
+from titan_neuro.evaluation.metrics_and_rows import (
     FROZEN_SUFFIX,
     GRU,
     SOFT_ANALOGS,

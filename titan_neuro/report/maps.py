@@ -6,7 +6,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from titan_neuro.evaluation.vocabulary import AR, METRICS_BY_NAME, ROWS, count_in_words
+from titan_neuro.evaluation.metrics_and_rows import AR, METRICS_BY_NAME, ROWS, count_in_words
 from titan_neuro.metrics.measures import FloatArray
 from titan_neuro.report.brain import map_values, plot_map, space_note, symmetric_limit
 from titan_neuro.report.numbers import number

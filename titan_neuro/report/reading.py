@@ -12,7 +12,7 @@ import pandas as pd
 
 from titan_neuro.errors import MetadataError
 from titan_neuro.evaluation.formatting import NOT_AVAILABLE
-from titan_neuro.evaluation.vocabulary import LEAD_TIME_POINTS
+from titan_neuro.evaluation.metrics_and_rows import LEAD_TIME_POINTS
 from titan_neuro.files import read_json
 
 HINT = "Run the stage that wrote the file again; the files of the output folder are not meant to be edited."

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from titan_neuro.evaluation.vocabulary import Kind
+from titan_neuro.evaluation.metrics_and_rows import Kind
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from titan_neuro.errors import InputNotFoundError, MetadataError
-from titan_neuro.evaluation.vocabulary import (
+from titan_neuro.evaluation.metrics_and_rows import (
     CEILING_METRICS,
     LEAD_TIME_POINTS,
     LEAD_TIME_S,

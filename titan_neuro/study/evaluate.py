@@ -14,8 +14,8 @@ from titan_neuro.baselines import SharedFits, make_baselines, make_oracle_refere
 from titan_neuro.data.bids.output import write_map
 from titan_neuro.data.repeats import find_repeats
 from titan_neuro.evaluation import ScoreContext, combine, controls_of, format_table, score_fold, write_scores
+from titan_neuro.evaluation.metrics_and_rows import AR, STIMULUS_LOCKED, TEST_RETEST
 from titan_neuro.evaluation.noise_ceilings import retest_ceiling, stimulus_locked_ceiling
-from titan_neuro.evaluation.vocabulary import AR, STIMULUS_LOCKED, TEST_RETEST
 from titan_neuro.files import read_json
 from titan_neuro.provenance import digest
 
@@ -44,7 +44,7 @@ class Evaluation:
     Attributes
     ----------
     scores : pandas.DataFrame
-        A row for each model and lead time; `titan_neuro.evaluation.vocabulary` defines the columns.
+        A row for each model and lead time; `titan_neuro.evaluation.metrics_and_rows` defines the columns.
     summary : str
         One sentence on the study's model.
     comparisons : list of str

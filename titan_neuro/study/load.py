@@ -12,8 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from titan_neuro.errors import ConfigError, InputNotFoundError, near_miss
 from titan_neuro.files import write_text
+from titan_neuro.settings import choice, components_at, explain_validation_error, field_names
 from titan_neuro.study.config import PRESETS, StudyConfig
-from titan_neuro.titans.config import choice, components_at, explain_validation_error, field_names
 
 _STUDY = TypeAdapter(StudyConfig)
 

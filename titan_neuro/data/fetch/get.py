@@ -11,7 +11,14 @@ from pathlib import Path
 from titan_neuro.data.fetch.clone import hide, working_tree
 from titan_neuro.data.fetch.job import FetchSummary, Job, plan_job
 from titan_neuro.data.fetch.plan import find_wanted
-from titan_neuro.data.fetch.registry import REGISTRY, DerivativeKind, RegistryEntry, find_derivative, find_entry
+from titan_neuro.data.fetch.registry import (
+    REGISTRY,
+    DerivativeKind,
+    Published,
+    RegistryEntry,
+    find_derivative,
+    find_entry,
+)
 from titan_neuro.data.fetch.transfer import check_disk_space, drop_files, format_bytes, free_bytes, get_files
 from titan_neuro.data.fetch.tree import TreeFile, is_clone, nested_clones, read_tree, total_bytes, tree_file
 from titan_neuro.errors import FetchError, InputNotFoundError, NoMatchError
@@ -60,10 +67,8 @@ def fetch(
 
     Raises
     ------
-    UsageError
-        The registry has no such derivative of the dataset.
-    InputNotFoundError, OutputError, NoMatchError
-        No such path; `directory` holds something else, or another commit; nothing matches the labels.
+    UsageError, InputNotFoundError, OutputError, NoMatchError
+        The registry has no such derivative; no such path; `directory` holds another dataset or commit; no match.
     FetchError
         git-annex is not installed; the source can't be cloned; the disk is too full; files could not be fetched.
     """
@@ -75,11 +80,7 @@ def fetch(
         clone = stack.enter_context(working_tree(entry.raw, directory, dry_run=dry_run))
         jobs = [plan_job(source, directory, clone, labels, with_images=derivative != "fmriprep")]
         if derivative and published:
-            folder = directory / "derivatives" / published.name
-            if not dry_run:
-                hide(directory, folder)
-            clone = stack.enter_context(working_tree(published, folder, dry_run=dry_run))
-            jobs.append(plan_job(published.url, folder, clone, labels))
+            jobs.append(_plan_derivative(published, directory, labels, stack, dry_run=dry_run))
             _warn_of_missing_runs(jobs[0], jobs[1], derivative)
         _get_missing(directory, jobs, n_jobs, dry_run=dry_run)
     if published:
@@ -175,6 +176,22 @@ def drop(
             "`git annex whereis FILE` in the clone lists the copies of a file.",
         )
     return n_freed
+
+
+def _plan_derivative(
+    published: Published,
+    directory: Path,
+    labels: Mapping[str, Sequence[str] | None],
+    stack: contextlib.ExitStack,
+    *,
+    dry_run: bool,
+) -> Job:
+    """Clone a derivative dataset into its own folder in the dataset, and select its files."""
+    folder = directory / "derivatives" / published.name
+    if not dry_run:
+        hide(directory, folder)
+    clone = stack.enter_context(working_tree(published, folder, dry_run=dry_run))
+    return plan_job(published.url, folder, clone, labels)
 
 
 def _warn_of_missing_runs(raw: Job, derivative: Job, kind: DerivativeKind) -> None:
