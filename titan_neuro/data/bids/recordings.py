@@ -165,6 +165,7 @@ def find_recordings(
     recordings = [_add_derivatives(_recording(run, sources), run, sources) for run in selected]
     if not index.is_derivative:
         recordings = _require_derivatives(recordings, sources.derivatives, derivatives, allow_missing=allow_missing)
+    _require_one_kind(recordings)
     _require_own_files(recordings)
     _warn_of_other_spaces(recordings)
     return sorted(recordings, key=lambda recording: recording.key)
