@@ -9,7 +9,7 @@ from delay_memory import N_FEATURES, REACH, delay_forecaster, fold_of, mac_forec
 from scipy.stats import binom
 
 from titan_neuro.probing.decoding import DecodingConfig, DecodingProbe
-from titan_neuro.probing.tools.annotations import Annotation
+from titan_neuro.probing.tools.annotations import EventAnnotation
 from titan_neuro.probing.tools.results import SCORES
 from titan_neuro.probing.tools.trace import (
     ACTIVITY_PATTERN,
@@ -146,7 +146,7 @@ def test_unrelated_labels_generalize_at_nominal_rate(monkeypatch, n_seeds):
         runs, labels = slow_runs(np.random.default_rng(seed), 5)
         probe = make_probe(n_permutations=200)
         probe._tables = [
-            Annotation(name="x", onsets=np.arange(160.0), durations=np.ones(160), values=labels, entities={})
+            EventAnnotation(name="x", onsets=np.arange(160.0), durations=np.ones(160), values=labels, entities={})
         ]
         scores = run_probe(probe, fold_of(None, runs[:3], runs[3:])).tables["scores"].set_index("condition")
         n_significant += [scores.p[name] <= 0.05 for name in (MEMORY_OUTPUT, ACROSS)]

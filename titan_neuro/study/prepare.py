@@ -55,7 +55,9 @@ class PlannedRun:
         """One line for the terminal."""
         what = "prepared" if self.is_prepared else f"to prepare ({self.route})"
         missing = f"; {self.n_missing} files are not fetched yet" if self.n_missing else ""
-        return f"{self.recording.key}: {what} as {self.store.name}{missing}"
+        tables = ", ".join(table.name for table in self.recording.continuous)
+        decoded = f"; continuous tables: {tables}" if tables else ""
+        return f"{self.recording.key}: {what} as {self.store.name}{decoded}{missing}"
 
 
 def plan_runs(recordings: Sequence[Recording], output: OutputFolder, config: PrepareConfig) -> list[PlannedRun]:

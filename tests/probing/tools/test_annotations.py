@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from titan_neuro.errors import InputNotFoundError, MetadataError
-from titan_neuro.probing.tools.annotations import label_time_points, read_annotations
+from titan_neuro.probing.tools.annotations import read_annotations
 from titan_neuro.runs import InMemoryRun
 
 
@@ -28,8 +28,8 @@ def test_columns_apply_to_runs_of_their_name(tmp_path):
     assert kinds.applies_to(named_run("sub-01_task-x_run-01"))
     assert not kinds.applies_to(named_run("sub-01_task-x_run-02"))
     # From 1 to 2 s two events overlap; from 3 s on there is no label.
-    assert label_time_points(kinds, np.arange(-1.0, 5)).tolist() == ["", "face", "", "house", "", ""]
-    np.testing.assert_array_equal(label_time_points(sizes, np.arange(5.0)), [1.5, np.nan, 2, np.nan, np.nan])
+    assert kinds.label_time_points(np.arange(-1.0, 5), 1.0).tolist() == ["", "face", "", "house", "", ""]
+    np.testing.assert_array_equal(sizes.label_time_points(np.arange(5.0), 1.0), [1.5, np.nan, 2, np.nan, np.nan])
 
 
 def test_table_without_entities_applies_to_all(tmp_path):
@@ -37,7 +37,7 @@ def test_table_without_entities_applies_to_all(tmp_path):
         [write_table(tmp_path / "desc-all_events.tsv", "onset duration size\n0 n/a 1\nn/a 2 3\n")]
     )
     assert annotation.applies_to(named_run("sub-09_task-x_run-07"))
-    assert np.isnan(label_time_points(annotation, np.arange(3.0))).all()
+    assert np.isnan(annotation.label_time_points(np.arange(3.0), 1.0)).all()
 
 
 @pytest.mark.parametrize(

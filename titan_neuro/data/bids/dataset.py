@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from titan_neuro.data.bids.annex import is_missing
+from titan_neuro.data.bids.continuous import CONTINUOUS_EXTENSION, CONTINUOUS_SUFFIXES
 from titan_neuro.data.bids.names import IMAGE_EXTENSIONS
 from titan_neuro.errors import (
     ConfigError,
@@ -118,6 +119,13 @@ class DatasetIndex:
     def events(self) -> list[IndexedFile]:
         """List the events tables."""
         return self._get(suffix="events", extension=".tsv")
+
+    def continuous(self) -> dict[Path, list[Path]]:
+        """List the continuous tables of stimuli, ratings and physiology by their folders."""
+        tables: dict[Path, list[Path]] = {}
+        for file in self._get(suffix=list(CONTINUOUS_SUFFIXES), extension=CONTINUOUS_EXTENSION):
+            tables.setdefault(file.path.parent, []).append(file.path)
+        return tables
 
     def sidecar(self, file: IndexedFile) -> dict[str, Any]:
         """Return the metadata of a recording, merged from all sidecars that it inherits from."""

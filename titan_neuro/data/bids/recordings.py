@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from titan_neuro.data.bids.annex import is_missing
+from titan_neuro.data.bids.continuous import ContinuousFile, find_continuous
 from titan_neuro.data.bids.dataset import DatasetIndex, IndexedFile
 from titan_neuro.data.bids.derivatives import DerivativeFiles
 from titan_neuro.data.bids.names import (
@@ -48,6 +49,8 @@ class Recording:
         The events table, the brain mask and the confounds table that apply to this run.
     transforms : mapping of str to Path
         The files of the route ``transforms``, as :meth:`DerivativeFiles.transforms` returns them.
+    continuous : tuple of ContinuousFile
+        The tables of stimuli, ratings and physiology that apply to this run.
     """
 
     path: Path
@@ -60,6 +63,7 @@ class Recording:
     mask: Path | None
     confounds: Path | None = None
     transforms: Mapping[str, Path] = field(default_factory=dict)
+    continuous: tuple[ContinuousFile, ...] = ()
 
     @property
     def key(self) -> str:
@@ -80,6 +84,9 @@ class Recording:
     def files(self) -> dict[str, Path]:
         """Every file that the run may be prepared from, by its role."""
         by_role = {"recording": self.path, "mask": self.mask, "events": self.events, "confounds": self.confounds}
+        for table in self.continuous:
+            by_role[table.name] = table.path
+            by_role |= {f"{table.name} sidecar {number}": path for number, path in enumerate(table.sidecars, start=1)}
         return {**{role: path for role, path in by_role.items() if path is not None}, **self.transforms}
 
 
@@ -127,8 +134,8 @@ def find_recordings(
     selected = _select(bids_dir, index.recordings(filter_file), {"subject": subjects, "task": tasks, "run": runs})
     derivative_folders = derivatives or [bids_dir / "derivatives"]
     files = DerivativeFiles([*derivative_folders, *([bids_dir] if index.is_derivative else [])])
-    events = index.events()
-    recordings = _in_standard_space([_recording(file, index, events) for file in selected])
+    events, continuous = index.events(), index.continuous()
+    recordings = _in_standard_space([_recording(file, index, events, continuous) for file in selected])
     _require_one_file_per_run(recordings)
     completed = (_add_derivatives(recording, files) for recording in recordings)
     return sorted(completed, key=lambda recording: recording.key)
@@ -148,7 +155,12 @@ def _select(
     return selected
 
 
-def _recording(file: IndexedFile, index: DatasetIndex, events: Sequence[IndexedFile]) -> Recording:
+def _recording(
+    file: IndexedFile,
+    index: DatasetIndex,
+    events: Sequence[IndexedFile],
+    continuous: Mapping[Path, Sequence[Path]],
+) -> Recording:
     sidecar = index.sidecar(file)
     is_volume = parse_name(file.path).suffix == "bold"
     return Recording(
@@ -160,6 +172,7 @@ def _recording(file: IndexedFile, index: DatasetIndex, events: Sequence[IndexedF
         sidecar=sidecar,
         events=_most_specific(file.entities, [(events.path, events.entities) for events in events], file.path),
         mask=None,
+        continuous=find_continuous(file.path, continuous),
     )
 
 

@@ -15,6 +15,7 @@ from titan_neuro.data.bids.recordings import Recording
 from titan_neuro.data.prepare.atlas import atlas_name
 from titan_neuro.data.prepare.config import PrepareConfig
 from titan_neuro.data.prepare.confound_presets import ConfoundModel
+from titan_neuro.data.prepare.continuous import resample_tables
 from titan_neuro.data.prepare.inputs import recorded_settings
 from titan_neuro.data.prepare.routes import OpenRun, output_space
 from titan_neuro.data.prepare.timing import read_events, scored_time_points
@@ -104,6 +105,7 @@ def build_header(recording: Recording, run: OpenRun, config: PrepareConfig, orig
     """
     events = _read_events(recording, run)
     scored, rule = _scored(recording, run, config, events)
+    continuous, tables = resample_tables(recording, run.series.n_time_points, run.repetition_time)
     method = "z-score over the whole run" if config.estimation == "whole-run" else "causal expanding z-score"
     return RunHeader(
         key=recording.key,
@@ -113,6 +115,7 @@ def build_header(recording: Recording, run: OpenRun, config: PrepareConfig, orig
         scored=scored,
         events=events,
         framewise_displacement=run.framewise_displacement,
+        continuous=continuous,
         record={
             **origin,
             "route": run.route,
@@ -129,6 +132,7 @@ def build_header(recording: Recording, run: OpenRun, config: PrepareConfig, orig
             "settings": recorded_settings(config),
             "whole_run": _whole_run_steps(recording, run.confounds, config),
             "scored": rule,
+            **({"continuous": tables} if tables else {}),
             "versions": versions(),
         },
     )
