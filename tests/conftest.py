@@ -68,6 +68,12 @@ def sitcom() -> Path:
 
 
 @pytest.fixture(scope="session")
+def films() -> Path:
+    """The same twelve subjects: two episodes, a documentary, rest; stimulus components and an engagement rating."""
+    return _shared("films-parcels")
+
+
+@pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study of the synthetic dataset with the debug preset: ``synthetic`` (source), ``bids`` (clone), ``output``.
 

@@ -186,6 +186,19 @@ def test_parcels_are_recordings_without_images(tmp_path):
     assert sidecar in names
 
 
+def test_continuous_tables_go_with_their_runs(tmp_path):
+    root = ["task-x_stim.json", "task-x_stim.tsv.gz", "task-x_recording-joy_stim.tsv.gz"]
+    of_a_run = "sub-{0}/func/sub-{0}_task-x_{1}"
+    for subject in ("01", "02"):
+        write(tmp_path, *(of_a_run.format(subject, end) for end in ("bold.nii.gz", "physio.json", "physio.tsv.gz")))
+        write(tmp_path, f"sub-{subject}/beh/sub-{subject}_task-x_physio.tsv.gz")
+    write(tmp_path, *root)
+    names, recordings = wanted(tmp_path, subjects=["02"])
+    ends = ("bold.nii.gz", "physio.json", "physio.tsv.gz")
+    assert sorted(names) == sorted([*root, *(of_a_run.format("02", end) for end in ends)])
+    assert recordings == [of_a_run.format("02", "bold.nii.gz")]
+
+
 def test_datasets_without_recordings_are_refused(tmp_path):
     write(tmp_path, ANAT.format("01") + "_T1w.nii.gz")
     with pytest.raises(NoMatchError, match=r"holds no \*_bold.nii.gz, no \*_timeseries.tsv, and no"):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from titan_neuro.data.bids.continuous import CONTINUOUS_EXTENSION, CONTINUOUS_SUFFIXES
 from titan_neuro.data.bids.names import (
     IMAGE_EXTENSIONS,
     STANDARD_SPACES,
@@ -21,6 +22,8 @@ from titan_neuro.errors import NoMatchError
 _FILTERS = {"sub": "participant", "task": "task", "run": "run"}
 # No BIDS dataset has recordings in these folders.
 _SKIPPED_FOLDERS = {"sourcedata", "code"}
+# Continuous tables in these folders belong to recordings of another kind.
+_OTHER_DATA_TYPES = {"anat", "beh", "dwi", "eeg", "ieeg", "meg", "motion", "mrs", "nirs", "perf", "pet"}
 _RECORDING_NAMES = {"bold": "BOLD image", "timeseries": "time series", "xfm": "head-motion transform"}
 _TISSUES = {"CSF", "WM"}
 
@@ -183,6 +186,9 @@ def _is_description(file: WantedFile) -> bool:
 def _goes_with_bold(file: WantedFile) -> bool:
     if file.suffix in {"events", "timeseries", "regressors"}:
         return file.extension in {".json", ".tsv"}
+    if file.suffix in CONTINUOUS_SUFFIXES:
+        of_other_data = _OTHER_DATA_TYPES.intersection(file.name.parts)
+        return file.extension in {".json", CONTINUOUS_EXTENSION} and not of_other_data
     if file.suffix == "mask":
         return _is_brain_mask(file) and "func" in file.name.parts
     return (file.suffix == "bold" and file.extension == ".json") or _is_description(file)
