@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,25 +117,27 @@ def format_bytes(n_bytes: int) -> str:
 def _copied_bytes(clone: Path, files: Sequence[TreeFile]) -> int:
     """Size of the unlocked files: their content lies in the annex, and again in each file, where it is not linked."""
     # Hard links, which annex.thin asks for, are not made on file systems that lack links.
-    if _is_set(clone, "annex.thin") and not _is_set(clone, "annex.crippledfilesystem"):
+    is_thin, is_crippled = (_config(clone, "--type=bool", f"annex.{name}") for name in ("thin", "crippledfilesystem"))
+    if is_thin == "true" and is_crippled != "true":
         return 0
     return sum(key_bytes(file.key) or 0 for file in files if file.key and not file.path.is_symlink())
 
 
 def _reserved_bytes(clone: Path) -> int:
-    """Bytes that git-annex leaves free, as it says itself; its default in a clone that it does not know yet."""
-    with datalad_session():
-        # Nothing is merged or written to answer.
-        command = ["git", "annex", "info", "-c", "annex.merge-annex-branches=false", "--fast", "--bytes", "--json"]
-        done = subprocess.run(command, cwd=clone, capture_output=True, encoding="utf-8")
-    try:
-        answer = str(json.loads(done.stdout)["available local disk space"])
-    except (ValueError, KeyError, TypeError):
+    """Bytes that git-annex leaves free; it reads the setting itself, whatever its unit."""
+    setting = _config(clone, "annex.diskreserve")
+    if not setting:
         return _DEFAULT_RESERVE_BYTES
-    match = _RESERVED.search(answer)
+    # In the clone itself the question would set up git-annex, where only git has cloned it.
+    with datalad_session(), tempfile.TemporaryDirectory() as empty:
+        subprocess.run(["git", "init", "--quiet", empty], check=True, capture_output=True)
+        subprocess.run(["git", "annex", "init", "--quiet"], cwd=empty, check=True, capture_output=True)
+        question = ["git", "annex", "info", "-c", f"annex.diskreserve={setting}", "--fast", "--bytes", "--json"]
+        done = subprocess.run(question, cwd=empty, check=True, capture_output=True, encoding="utf-8")
+    match = _RESERVED.search(str(json.loads(done.stdout).get("available local disk space")))
     return int(match[1]) if match else _DEFAULT_RESERVE_BYTES
 
 
-def _is_set(clone: Path, name: str) -> bool:
-    command = ["git", "-C", str(clone), "config", "--type=bool", name]
-    return subprocess.run(command, capture_output=True, encoding="utf-8").stdout.strip() == "true"
+def _config(clone: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(clone), "config", *arguments]
+    return subprocess.run(command, capture_output=True, encoding="utf-8").stdout.strip()
