@@ -128,14 +128,22 @@ def _reserved_bytes(clone: Path) -> int:
     setting = _config(clone, "annex.diskreserve")
     if not setting:
         return _DEFAULT_RESERVE_BYTES
-    # In the clone itself the question would set up git-annex, where only git has cloned it.
-    with datalad_session(), tempfile.TemporaryDirectory() as empty:
-        subprocess.run(["git", "init", "--quiet", empty], check=True, capture_output=True)
-        subprocess.run(["git", "annex", "init", "--quiet"], cwd=empty, check=True, capture_output=True)
+    with tempfile.TemporaryDirectory() as empty:
+        # In the clone itself the question would set up git-annex, where only git has cloned it.
+        _run(["git", "init", "--quiet"], empty)
+        _run(["git", "annex", "init", "--quiet"], empty)
         question = ["git", "annex", "info", "-c", f"annex.diskreserve={setting}", "--fast", "--bytes", "--json"]
-        done = subprocess.run(question, cwd=empty, check=True, capture_output=True, encoding="utf-8")
-    match = _RESERVED.search(str(json.loads(done.stdout).get("available local disk space")))
+        answer = json.loads(_run(question, empty))
+    match = _RESERVED.search(str(answer.get("available local disk space")))
     return int(match[1]) if match else _DEFAULT_RESERVE_BYTES
+
+
+def _run(command: Sequence[str], folder: str) -> str:
+    with datalad_session():
+        done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8")
+    if done.returncode:
+        raise FetchError(f"{' '.join(command)}: failed in an empty folder: {' '.join(done.stderr.split())}.")
+    return done.stdout
 
 
 def _config(clone: Path, *arguments: str) -> str:
