@@ -20,9 +20,9 @@ from typing import Any
 import pandas as pd
 from common import ROOT, provenance
 
-from titan_neuro.data.simulate import read_config, simulate
+from titan_neuro.data.simulate import SimulateConfig, simulate
 from titan_neuro.evaluation.formatting import format_interval, markdown_table
-from titan_neuro.evaluation.vocabulary import AR, VAR, VAR_ONLINE, Kind
+from titan_neuro.evaluation.metrics_and_rows import AR, VAR, VAR_ONLINE, Kind
 from titan_neuro.files import write_json, write_text
 from titan_neuro.metrics import bootstrap_interval
 from titan_neuro.study import Study, parse_setting
@@ -109,7 +109,7 @@ def run_study(example: Example, work: Path, source: Path | None, settings: Seque
     output = work / "output"
     if example.recordings is None:
         source = source or work / "bids"
-        simulate(source, read_config(dict(ChainMap(*map(parse_setting, example.simulated)))))
+        simulate(source, SimulateConfig(**ChainMap(*map(parse_setting, example.simulated))))
         study = Study.open(source, output, overrides=[_CONTEXTS, *example.settings, *settings])
     else:
         source = source or RECORDINGS / example.recordings

@@ -1,4 +1,4 @@
-"""The package works with torch, jaxtyping, pydantic, safetensors and our errors, and imports nothing else."""
+"""The package works with torch, jaxtyping, pydantic, safetensors, our errors and settings, and nothing else."""
 
 import importlib.metadata
 import json
@@ -71,14 +71,14 @@ def requirements(names):
 
 
 def make_site(folder, names):
-    """A folder of links to these distributions, what they require, and our package: its errors and titans alone."""
+    """A folder of links to these distributions, what they require, and of our package errors, settings and titans."""
     (folder / "titan_neuro").mkdir(parents=True)
     for distribution in requirements(names):
         for top in {path.parts[0] for path in distribution.files or () if path.parts[0] not in ("..", "__pycache__")}:
             target = folder / top
             if not target.exists():
                 target.symlink_to(distribution.locate_file(top))
-    for name in ("__init__.py", "errors.py", "titans"):
+    for name in ("__init__.py", "errors.py", "settings.py", "titans"):
         (folder / "titan_neuro" / name).symlink_to(SOURCE / name)
     metadata = folder / f"titan_neuro-{titan_neuro.__version__}.dist-info"
     metadata.mkdir()
@@ -101,7 +101,7 @@ def test_every_model_works_in_isolation(tmp_path):
     result = json.loads(run_isolated(site, USE, tmp_path / "model").splitlines()[-1])
     assert result["shape"] == [1, 4]
     assert not {name.split(".")[0] for name in result["attempts"]} & FOREIGN
-    assert all(re.match(r"titan_neuro($|\.errors$|\.titans($|\.))", name) for name in result["loaded"])
+    assert all(re.match(r"titan_neuro($|\.errors$|\.settings$|\.titans($|\.))", name) for name in result["loaded"])
 
 
 RUN_TESTS = """
@@ -111,8 +111,17 @@ site, tests = sys.argv[1:]
 sys.path.insert(0, site)
 import pytest
 
+
+class NoShapeChecks:
+    @pytest.fixture
+    def without_shape_checks(self):
+        # None to switch off: the project's own conftest.py makes them.
+        return
+
+
 options = ["-q", "-x", "-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir", tests, "--confcutdir", tests]
-sys.exit(pytest.main([*options, "-m", "not slow", "-k", "not isolation", "--import-mode=importlib", tests]))
+options += ["-m", "not slow", "-k", "not isolation", "--import-mode=importlib", tests]
+sys.exit(pytest.main(options, [NoShapeChecks()]))
 """
 
 

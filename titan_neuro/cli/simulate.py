@@ -43,11 +43,11 @@ def add_parser(subcommands: Any) -> None:
 
 def execute(arguments: argparse.Namespace) -> None:
     """Write the dataset, unless it is there."""
-    from titan_neuro.data.simulate import read_config, simulate
+    from titan_neuro.data.simulate import SimulateConfig, simulate
     from titan_neuro.study import parse_setting
 
     names = ("n_subjects", "n_runs", "volume_scale", "voxel_size_mm", "transforms", "seed")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     for override in map(parse_setting, arguments.overrides):
         given.update(override)
-    simulate(arguments.directory, read_config(given))
+    simulate(arguments.directory, SimulateConfig(**given))

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass as plain_dataclass
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 
 from titan_neuro.data.store import RunStore
 from titan_neuro.errors import MismatchError, NoMatchError
+from titan_neuro.settings import settings
 from titan_neuro.typing import RunData
 
 Protocol = Literal["subject", "run", "strict"]
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class SplitConfig:
     """How runs are divided into folds.
 
@@ -41,7 +41,7 @@ class SplitConfig:
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.15
 
 
-@plain_dataclass(frozen=True)
+@dataclass(frozen=True)
 class Fold:
     """One division of the runs, by their keys. The three parts share no unit: no subject or no run, by protocol.
 

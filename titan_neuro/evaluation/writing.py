@@ -13,13 +13,14 @@ from titan_neuro.evaluation.benchmark import Benchmark
 from titan_neuro.evaluation.ceilings import ceilings_table
 from titan_neuro.evaluation.comparisons import comparisons_table
 from titan_neuro.evaluation.fold import EvaluationConfig
-from titan_neuro.evaluation.formatting import NOT_AVAILABLE, format_table
+from titan_neuro.evaluation.formatting import format_table
+from titan_neuro.evaluation.metrics_and_rows import LJUNG_BOX_FEATURES, describe_column
 from titan_neuro.evaluation.rollouts import SLOW_STRIDE
 from titan_neuro.evaluation.summary import comparisons, summary
 from titan_neuro.evaluation.tables import residuals_table, rollouts_table, scores_table, subjects_table
-from titan_neuro.evaluation.vocabulary import LJUNG_BOX_FEATURES, describe_column
 from titan_neuro.files import write_json, write_text
 from titan_neuro.metrics import Ceiling
+from titan_neuro.tables import write_tsv
 from titan_neuro.typing import HIGH_MOTION_MM
 
 _COMPARISONS = (
@@ -93,9 +94,7 @@ def write_scores(
     context : ScoreContext
         What goes into the sidecars beside the numbers.
     config : EvaluationConfig
-        Resamples of the intervals.
-    seed : int
-        Seed of the resamples.
+        Number of resamples of the intervals; `seed` is their seed.
     ceilings : mapping of str to Ceiling, optional
         See `ceilings_table`.
 
@@ -115,37 +114,50 @@ def write_scores(
     table = scores_table(benchmark, **timed)
     compared = comparisons_table(benchmark, **timed)
     summarized, sentences = summary(table), comparisons(compared)
-    metadata = _metadata(benchmark, context, config, seed) | {
-        "Summary": summarized,
-        "Comparisons": sentences,
-        "MissingCeilings": {name: ceiling.reason for name, ceiling in ceilings.items() if not ceiling.values},
-    }
+    metadata = _metadata(benchmark, context, config, seed, ceilings)
+    metadata |= {"Summary": summarized, "Comparisons": sentences}
     stem = folder / f"task-{context.task}_desc"
     items = ["\n".join(f"- {sentence}" for sentence in sentences)] if sentences else []
     page = "\n\n".join([format_table(table), summarized, *items, *context.caveats])
     write_text(Path(f"{stem}-forecast_scores.md"), page + "\n")
 
-    high_motion = benchmark.high_motion_scores()
-    moved = None if high_motion is None else scores_table(benchmark, **timed, scores=high_motion)
-    rolled = rollouts_table(benchmark, **timed) if benchmark.rollouts else None
-    residuals = residuals_table(benchmark, **options) if benchmark.rollouts else None
-    origins = {"OriginSpacingTimePoints": config.rollout_every_time_points}
-    tables: list[tuple[str, pd.DataFrame | None, dict[str, Any]]] = [
-        ("forecast_scores", table, {}),
-        ("forecast_subjects", subjects_table(benchmark), {}),
-        ("forecastcomparisons_scores", compared, {"Description": _COMPARISONS}),
-        ("forecasthighmotion_scores", moved, {"Description": _HIGH_MOTION}),
-        ("rollout_scores", rolled, {"Description": _ROLLOUTS, **origins}),
-        ("residuals_scores", residuals, {"Description": _RESIDUALS}),
-        ("ceilings_scores", ceilings_table(benchmark, ceilings, **options), {"Description": _CEILINGS}),
-    ]
-    for name, content, description in tables:
+    tables = _further_tables(benchmark, config, options, context.repetition_time_s)
+    tables |= {
+        "forecast_scores": (table, {}),
+        "forecastcomparisons_scores": (compared, {"Description": _COMPARISONS}),
+        "ceilings_scores": (ceilings_table(benchmark, ceilings, **options), {"Description": _CEILINGS}),
+    }
+    for name, (content, description) in tables.items():
         if content is not None and len(content):
             _write(Path(f"{stem}-{name}"), content, metadata | description)
     return table
 
 
-def _metadata(benchmark: Benchmark, context: ScoreContext, config: EvaluationConfig, seed: int) -> dict[str, Any]:
+def _further_tables(
+    benchmark: Benchmark, config: EvaluationConfig, options: dict[str, Any], repetition_time_s: float
+) -> dict[str, tuple[pd.DataFrame | None, dict[str, Any]]]:
+    """By the names of their files: the tables that no summary is made from, and what their sidecars add."""
+    timed = options | {"repetition_time_s": repetition_time_s}
+    high_motion = benchmark.high_motion_scores()
+    moved = None if high_motion is None else scores_table(benchmark, **timed, scores=high_motion)
+    rolled = rollouts_table(benchmark, **timed) if benchmark.rollouts else None
+    residuals = residuals_table(benchmark, **options) if benchmark.rollouts else None
+    origins = {"OriginSpacingTimePoints": config.rollout_every_time_points}
+    return {
+        "forecast_subjects": (subjects_table(benchmark), {}),
+        "forecasthighmotion_scores": (moved, {"Description": _HIGH_MOTION}),
+        "rollout_scores": (rolled, {"Description": _ROLLOUTS, **origins}),
+        "residuals_scores": (residuals, {"Description": _RESIDUALS}),
+    }
+
+
+def _metadata(
+    benchmark: Benchmark,
+    context: ScoreContext,
+    config: EvaluationConfig,
+    seed: int,
+    ceilings: Mapping[str, Ceiling],
+) -> dict[str, Any]:
     return {
         "Protocol": benchmark.protocol,
         "Folds": [asdict(fold) for fold in benchmark.folds],
@@ -164,12 +176,12 @@ def _metadata(benchmark: Benchmark, context: ScoreContext, config: EvaluationCon
         "earlier time points are neither read nor scored",
         "OffsetTimePoints": {str(seed): dict(offsets) for seed, offsets in benchmark.offsets.items()},
         "ExcludedConstantFeatures": benchmark.scores.n_constant_features(),
+        "MissingCeilings": {name: ceiling.reason for name, ceiling in ceilings.items() if not ceiling.values},
     }
 
 
 def _write(stem: Path, table: pd.DataFrame, metadata: Mapping[str, Any]) -> None:
-    text = table.to_csv(sep="\t", index=False, na_rep=NOT_AVAILABLE, float_format="%.6g", lineterminator="\n")
     # Not Path.with_suffix: a task or model may have a dot in its name.
-    write_text(stem.with_name(f"{stem.name}.tsv"), text)
+    write_tsv(stem.with_name(f"{stem.name}.tsv"), table, float_format="%.6g")
     columns = {str(column): describe_column(str(column)) for column in table.columns}
     write_json(stem.with_name(f"{stem.name}.json"), {**metadata, **columns})

@@ -12,7 +12,7 @@ from titan_neuro.errors import ConfigError
 from titan_neuro.forecaster.decoders import LowRankConfig, UpsamplingConfig
 from titan_neuro.forecaster.recall.recall import RecallConfig
 from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig, SwinTokenizerConfig
-from titan_neuro.titans.config import settings
+from titan_neuro.settings import settings
 from titan_neuro.titans.models.mac import MACConfig
 from titan_neuro.titans.models.variants import AnyBackboneConfig, require_causal
 

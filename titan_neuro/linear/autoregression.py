@@ -156,9 +156,8 @@ def fit_autoregression(
 
     Minimizes ``sum_t (y_v[t + h] - forecast)^2 + penalty * n_rows * sum_i a_i^2`` over the rows ``t`` whose target is
     scored and whose ``max(orders)`` lags lie inside the run: the same rows for every order. For each horizon one order
-    and one penalty serve all features: the pair with the smallest squared error, summed over features, in
-    cross-validation. A fold is a group of subjects; of runs, where there is one subject; a stretch of time, where there
-    is one run.
+    and penalty serve all features: the pair with the smallest squared error, summed over features, in cross-validation.
+    A fold is a group of subjects; of runs, where there is one subject; a stretch of time, where there is one run.
 
     Parameters
     ----------
@@ -184,10 +183,8 @@ def fit_autoregression(
 
     Raises
     ------
-    ConfigError
-        A horizon, order, penalty or number of folds out of its range.
-    MismatchError
-        The runs differ in their number of features.
+    ConfigError, MismatchError
+        A horizon, order, penalty or number of folds out of its range; runs with different numbers of features.
     TrainingError
         No run; a time point that is not finite; too few scored time points to fit and to hold out.
     """

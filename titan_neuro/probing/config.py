@@ -8,7 +8,7 @@ from pydantic import Field
 
 from titan_neuro.probing.registry import PROBES, ProbeSettings, settings_field
 from titan_neuro.probing.tools.results import Probe, ProbeSetup
-from titan_neuro.titans.config import settings
+from titan_neuro.settings import settings
 
 _Config = TypeVar("_Config")
 

@@ -24,7 +24,7 @@ from titan_neuro.probing.tools.forecasts import (
     sum_of_squares,
 )
 from titan_neuro.probing.tools.results import ProbedFold, ProbeResults, ProbeSetup
-from titan_neuro.titans.config import settings
+from titan_neuro.settings import settings
 from titan_neuro.typing import RunData
 
 

@@ -31,7 +31,7 @@ from titan_neuro.probing.tools.trace import (
     trace_run,
 )
 from titan_neuro.runs import unit_labels
-from titan_neuro.titans.config import settings
+from titan_neuro.settings import settings
 from titan_neuro.typing import RunData
 
 # Also decoded by decoders that were fitted on other time segments of the stimulus; fitting them takes time.

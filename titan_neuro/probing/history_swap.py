@@ -38,7 +38,7 @@ from titan_neuro.probing.tools.results import (
     scores_table,
 )
 from titan_neuro.probing.tools.untrained import untrained_name
-from titan_neuro.titans.config import settings
+from titan_neuro.settings import settings
 from titan_neuro.typing import RunData
 
 # Largest fraction of a run that its history may be, so that time points remain to forecast from.

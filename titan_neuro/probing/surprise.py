@@ -43,7 +43,7 @@ from titan_neuro.probing.tools.results import (
 )
 from titan_neuro.probing.tools.trace import TIME_POLYNOMIAL, time_polynomial
 from titan_neuro.probing.tools.untrained import untrained_name
-from titan_neuro.titans.config import settings
+from titan_neuro.settings import settings
 from titan_neuro.typing import RunData
 
 # Kinds of events.

@@ -39,7 +39,7 @@ from titan_neuro.probing.tools.trace import (
     UNTRAINED_WEIGHTS,
     time_polynomial,
 )
-from titan_neuro.titans.config import settings
+from titan_neuro.settings import settings
 from titan_neuro.typing import RunData
 
 CONTROLS = (ACTIVITY_PATTERN, TOKENS, UNTRAINED_OUTPUT, UNTRAINED_WEIGHTS, TIME_POLYNOMIAL)

@@ -15,7 +15,7 @@ from titan_neuro.forecaster import ForecasterConfig, RecallConfig
 from titan_neuro.forecaster.decoders import LowRankConfig
 from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig, SwinTokenizerConfig
 from titan_neuro.probing import ProbeConfig
-from titan_neuro.titans.config import settings
+from titan_neuro.settings import settings
 from titan_neuro.titans.models import MACConfig
 from titan_neuro.training import TrainingConfig, require_pretraining
 

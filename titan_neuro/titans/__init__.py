@@ -2,7 +2,7 @@
 
 `memory` is the operation, `layers` the modules built on it, `models` the variants LMM, MAC, MAG and MAL and the
 language model `TitansLM`. The package needs torch, jaxtyping, pydantic and safetensors (which saves with NumPy), and of
-the rest of Titan-Neuro only its errors.
+the rest of Titan-Neuro only its errors and settings.
 
 One word is used throughout: a **time point** is the group of ``tokens_per_time_point`` tokens that belong together in
 time. In text it is a single token (the default), in fMRI all tokens of one volume. Tokens of one time point may see

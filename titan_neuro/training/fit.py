@@ -24,7 +24,7 @@ from titan_neuro.forecaster import Forecaster, ForecasterConfig
 from titan_neuro.forecaster.tokenizers import SwinTokenizer, SwinTokenizerConfig
 from titan_neuro.provenance import commit, digest, versions
 from titan_neuro.seeds import epoch_seed, fold_seed
-from titan_neuro.titans.config import settings
+from titan_neuro.settings import settings
 from titan_neuro.training.checkpoint import discard_record, read_record, save_forecaster
 from titan_neuro.training.closed_form import fitted_linear_skip, fitted_recall
 from titan_neuro.training.features import cached_features

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from titan_neuro.errors import TrainingError
 from titan_neuro.forecaster.decoders import UpsamplingConfig, UpsamplingDecoder
 from titan_neuro.forecaster.tokenizers import SwinTokenizer, SwinTokenizerConfig
-from titan_neuro.titans.config import settings
+from titan_neuro.settings import settings
 from titan_neuro.training.schedule import rate_factor
 from titan_neuro.typing import RunData
 

@@ -10,7 +10,6 @@ import time
 from dataclasses import replace
 
 import pytest
-from pydantic import ValidationError
 
 from titan_neuro.data.simulate import SimulateConfig, simulate
 from titan_neuro.errors import ConfigError, FetchError, OutputError
@@ -93,9 +92,9 @@ def test_missing_git_annex_is_named(tmp_path, monkeypatch):
 
 
 def test_settings_out_of_range_are_refused():
-    with pytest.raises(ValidationError):
+    with pytest.raises(ConfigError, match=r"n_runs: .* less than or equal to 5; found 6"):
         SimulateConfig(n_runs=6)
-    with pytest.raises(ValidationError):
+    with pytest.raises(ConfigError, match="Did you mean 'n_subjects'"):
         SimulateConfig(subjects=3)
     with pytest.raises(ConfigError, match="must not exceed 1"):
         SimulateConfig(stimulus_fraction=0.9, spontaneous_fraction=0.2)

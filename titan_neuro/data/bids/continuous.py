@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from titan_neuro.data.bids.names import RUN_ENTITIES, applies_to, parse_name, run_entities
+from titan_neuro.data.bids.names import RUN_ENTITIES, BidsFile, applies_to, parse_name, run_entities
 from titan_neuro.errors import InputNotFoundError, MetadataError
 from titan_neuro.files import read_json
 
@@ -85,7 +85,7 @@ def is_continuous(path: Path) -> bool:
     return file.suffix in CONTINUOUS_SUFFIXES and file.extension == CONTINUOUS_EXTENSION
 
 
-def find_continuous(image: Path, tables: Mapping[Path, Sequence[Path]]) -> tuple[ContinuousFile, ...]:
+def find_continuous(image: BidsFile, tables: Mapping[Path, Sequence[BidsFile]]) -> tuple[ContinuousFile, ...]:
     """Return the continuous tables of a run, one of each `ContinuousFile.name`, sorted by it.
 
     A table applies if the run has all of its entities and the table lies beside the run's file or in a folder above.
@@ -93,9 +93,9 @@ def find_continuous(image: Path, tables: Mapping[Path, Sequence[Path]]) -> tuple
 
     Parameters
     ----------
-    image : Path
+    image : BidsFile
         The run's file in the dataset that the tables belong to.
-    tables : mapping of Path to sequence of Path
+    tables : mapping of Path to sequence of BidsFile
         The tables of the dataset by their folders.
 
     Raises
@@ -103,17 +103,16 @@ def find_continuous(image: Path, tables: Mapping[Path, Sequence[Path]]) -> tuple
     MetadataError
         Two tables apply equally well.
     """
-    run, found = parse_name(image).entities, dict[str, ContinuousFile]()
-    rank_of = dict[str, tuple[int, int]]()
-    for path in (path for folder in image.parents for path in sorted(tables.get(folder, ()))):
-        entities = run_entities(parse_name(path).entities)
-        if not applies_to(entities, run):
+    found, rank_of = dict[str, ContinuousFile](), dict[str, tuple[int, int]]()
+    for file in (file for folder in image.path.parents for file in tables.get(folder, ())):
+        entities = run_entities(file.entities)
+        if not applies_to(entities, image.entities):
             continue
-        table = continuous_file(path)
-        rank, best = (len(path.parents), len(entities)), rank_of.get(table.name, (-1, -1))
+        table = continuous_file(file.path)
+        rank, best = (len(file.path.parents), len(entities)), rank_of.get(table.name, (-1, -1))
         if rank == best:
             raise MetadataError(
-                f"{image}: two tables apply equally well: {found[table.name].path} and {path}.",
+                f"{image.path}: two tables apply equally well: {found[table.name].path} and {file.path}.",
                 "Remove one of them, or tell them apart by a recording-LABEL in their names.",
             )
         if rank > best:

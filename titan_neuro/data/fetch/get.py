@@ -8,11 +8,19 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from titan_neuro.data.fetch.clone import hide, working_tree
+from titan_neuro.data.bids.annex import uninstalled_subdatasets
+from titan_neuro.data.fetch.clone import hide, install_subdataset, working_tree
 from titan_neuro.data.fetch.disk_space import disk_space, format_bytes
 from titan_neuro.data.fetch.job import FetchSummary, Job, plan_job
 from titan_neuro.data.fetch.plan import find_wanted
-from titan_neuro.data.fetch.registry import REGISTRY, DerivativeKind, RegistryEntry, find_derivative, find_entry
+from titan_neuro.data.fetch.registry import (
+    REGISTRY,
+    DerivativeKind,
+    Published,
+    RegistryEntry,
+    find_derivative,
+    find_entry,
+)
 from titan_neuro.data.fetch.transfer import drop_files, get_files
 from titan_neuro.data.fetch.tree import TreeFile, is_clone, nested_clones, read_tree, total_bytes, tree_file
 from titan_neuro.errors import FetchError, InputNotFoundError, NoMatchError
@@ -61,10 +69,8 @@ def fetch(
 
     Raises
     ------
-    UsageError
-        The registry has no such derivative of the dataset.
-    InputNotFoundError, OutputError, NoMatchError
-        No such path; `directory` holds something else, or another commit; nothing matches the labels.
+    UsageError, InputNotFoundError, OutputError, NoMatchError
+        The registry has no such derivative; no such path; `directory` holds another dataset or commit; no match.
     FetchError
         git-annex is not installed; the source can't be cloned; the disk is too full; files could not be fetched.
     """
@@ -76,11 +82,7 @@ def fetch(
         clone = stack.enter_context(working_tree(entry.raw, directory, dry_run=dry_run))
         jobs = [plan_job(source, directory, clone, labels, with_images=derivative != "fmriprep")]
         if derivative and published:
-            folder = directory / "derivatives" / published.name
-            if not dry_run:
-                hide(directory, folder)
-            clone = stack.enter_context(working_tree(published, folder, dry_run=dry_run))
-            jobs.append(plan_job(published.url, folder, clone, labels))
+            jobs.append(_plan_derivative(published, directory, labels, stack, dry_run=dry_run))
             _warn_of_missing_runs(jobs[0], jobs[1], derivative)
         _get_missing(directory, jobs, n_jobs, dry_run=dry_run)
     if published:
@@ -90,19 +92,20 @@ def fetch(
 
 
 def get_content(paths: Sequence[Path], *, n_jobs: int = 4) -> int:
-    """Get the content of files of DataLad clones that is not on this machine yet.
+    """Get the content of files of DataLad clones that is not on this machine yet, and install subdatasets.
 
     Parameters
     ----------
     paths : sequence of Path
-        Files of one or several clones, also nested ones. Files that are present or not annexed are skipped.
+        Files of one or several clones, also nested ones. Files that are present or not annexed are skipped. Folders of
+        subdatasets that are not installed are installed, without content.
     n_jobs : int
         Number of parallel transfers.
 
     Returns
     -------
     int
-        Number of fetched files.
+        Number of fetched files and installed subdatasets.
 
     Raises
     ------
@@ -110,7 +113,12 @@ def get_content(paths: Sequence[Path], *, n_jobs: int = 4) -> int:
         git-annex is not installed; the disk is too full; files could not be fetched.
     """
     missing: dict[Path, list[TreeFile]] = {}
-    for path in dict.fromkeys(path.absolute() for path in paths):
+    # An annexed file is a link or a file; the folder of a subdataset is empty, or git has not even made it.
+    folders = {path for path in paths if path.is_dir() or not (path.exists() or path.is_symlink())}
+    uninstalled = [path for path in sorted(folders) if path in uninstalled_subdatasets(path)]
+    for folder in uninstalled:
+        install_subdataset(folder)
+    for path in dict.fromkeys(path.absolute() for path in paths if path not in folders):
         # In nested clones a file belongs to the innermost.
         clone = next((parent for parent in path.parents if is_clone(parent)), None)
         if clone is not None and (file := tree_file(path, clone)).missing:
@@ -119,7 +127,7 @@ def get_content(paths: Sequence[Path], *, n_jobs: int = 4) -> int:
         _log.info("%s: getting %d files (%s).", clone, len(files), format_bytes(total_bytes(files)))
         disk_space(clone, [(clone, files)]).require()
         get_files(clone, files, n_jobs)
-    return sum(map(len, missing.values()))
+    return len(uninstalled) + sum(map(len, missing.values()))
 
 
 def drop(
@@ -176,6 +184,22 @@ def drop(
             "`git annex whereis FILE` in the clone lists the copies of a file.",
         )
     return n_freed
+
+
+def _plan_derivative(
+    published: Published,
+    directory: Path,
+    labels: Mapping[str, Sequence[str] | None],
+    stack: contextlib.ExitStack,
+    *,
+    dry_run: bool,
+) -> Job:
+    """Clone a derivative dataset into its own folder in the dataset, and select its files."""
+    folder = directory / "derivatives" / published.name
+    if not dry_run:
+        hide(directory, folder)
+    clone = stack.enter_context(working_tree(published, folder, dry_run=dry_run))
+    return plan_job(published.url, folder, clone, labels)
 
 
 def _warn_of_missing_runs(raw: Job, derivative: Job, kind: DerivativeKind) -> None:

@@ -6,6 +6,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,17 @@ from titan_neuro.data.bids.recordings import Recording
 from titan_neuro.data.prepare.cleaning import Cleaning, clean_causally, clean_whole_run, read_in_blocks
 from titan_neuro.data.prepare.config import PrepareConfig
 from titan_neuro.data.prepare.confound_table import write_confounds
-from titan_neuro.data.prepare.inputs import fingerprint, missing_files, require_content, source_contents
+from titan_neuro.data.prepare.inputs import (
+    fingerprint,
+    input_files,
+    missing_files,
+    recorded_settings,
+    require_content,
+    source_contents,
+)
 from titan_neuro.data.prepare.inspection import Inspection
 from titan_neuro.data.prepare.outputs import OutputFiles, build_header, output_files, write_mean_image, write_sidecar
-from titan_neuro.data.prepare.routes import OpenRun, open_run
+from titan_neuro.data.prepare.routes import OpenRun, open_run, output_route
 from titan_neuro.data.store import RunStore, write_run
 from titan_neuro.errors import TitanNeuroError
 from titan_neuro.files import file_lock, writing_to
@@ -68,6 +76,11 @@ def prepare_run(
         with writing_to(scratch_dir):
             scratch_dir.mkdir(parents=True, exist_ok=True)
         run = open_run(recording, config, scratch_dir, stack)
+        if n_before := run.steady_state.n_volumes_before:
+            logger.warning(
+                "%s: volumes before the steady state: %d (%s). They are stored as 0, and set no mean and no deviation.",
+                *(recording.key, n_before, run.steady_state.rule),
+            )
         header = build_header(recording, run, config, {"fingerprint": digest, "sources": sources})
         inspection = Inspection(recording.key, header.space.n_features, header.repetition_time)
         # The sidecar is removed first and written last: with it the run is complete.
@@ -98,6 +111,26 @@ def missing_inputs(recording: Recording, output_dir: Path, config: PrepareConfig
     return missing
 
 
+def was_prepared_alike(recording: Recording, output_dir: Path, config: PrepareConfig) -> bool:
+    """Whether a recording was prepared by the same route from files of the same names with the same settings.
+
+    Nothing is read but the record of the store; `prepare_run` compares the content, too.
+    """
+    files = output_files(recording, output_dir, config)
+    if not (files.store.exists() and files.sidecar.is_file()):
+        return False
+    try:
+        record = RunStore(files.store).record
+    except TitanNeuroError:
+        return False
+    names = {role: path.name for role, path in input_files(recording, config).items()}
+    return (
+        record.get("settings") == recorded_settings(config)
+        and record.get("route") == output_route(recording, config)
+        and {role: source["name"] for role, source in record.get("sources", {}).items()} == names
+    )
+
+
 def _is_prepared(files: OutputFiles, digest: str) -> bool:
     if not (files.store.exists() and files.sidecar.is_file()):
         return False
@@ -113,9 +146,17 @@ def _is_prepared(files: OutputFiles, digest: str) -> bool:
 def _clean(
     run: OpenRun, inspection: Inspection, config: PrepareConfig, scratch_file: Path, memory_bytes: int | None
 ) -> Iterator[np.ndarray]:
-    n_features = run.series.space.n_features
-    cleaning = Cleaning(confounds=run.confounds, high_pass_hz=config.high_pass_hz, repetition_time=run.repetition_time)
-    blocks = read_in_blocks(run.series, inspection, memory_bytes)
+    """Clean the run as if it began with its steady state; the volumes before it are 0, the value of a mean volume."""
+    n_features, first = run.series.space.n_features, run.steady_state.n_volumes_before
+    cleaning = Cleaning(
+        confounds=replace(run.confounds, values=run.confounds.values[first:]),
+        high_pass_hz=config.high_pass_hz,
+        repetition_time=run.repetition_time,
+    )
+    if first:
+        yield np.zeros((first, n_features), dtype=np.float32)
+    blocks = read_in_blocks(run.series, inspection, memory_bytes, first)
     if config.estimation == "whole-run":
-        return clean_whole_run(blocks, n_features, cleaning, scratch_file)
-    return clean_causally(blocks, n_features, cleaning)
+        yield from clean_whole_run(blocks, n_features, cleaning, scratch_file)
+    else:
+        yield from clean_causally(blocks, n_features, cleaning)

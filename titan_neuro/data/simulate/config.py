@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
-from pydantic import ConfigDict, Field, ValidationError
-from pydantic.dataclasses import dataclass as pydantic_dataclass
+from pydantic import Field
 
-from titan_neuro.errors import ConfigError, UsageError
+from titan_neuro.errors import ConfigError
+from titan_neuro.settings import settings
 
 # ds003017, runs 1 to 5. There run 1 begins at 2722.899 s of the movie; the other runs begin at whole seconds.
 _REAL_VOLUMES = (598, 498, 535, 618, 803)
@@ -41,7 +40,7 @@ Lag = Annotated[int, Field(ge=0, le=60)]
 LongLag = Annotated[int, Field(ge=1, le=300)]
 
 
-@pydantic_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@settings
 class SimulateConfig:
     """Settings of a synthetic dataset of ds003017; the defaults make a small one in seconds.
 
@@ -149,25 +148,6 @@ class SimulateConfig:
     def thermal_fraction(self) -> float:
         """Fraction of a voxel's variance that is white noise, where there are no associations or delayed responses."""
         return round(1 - self.stimulus_fraction - self.spontaneous_fraction - self.drift_fraction, 9)
-
-
-def read_config(given: Mapping[str, Any]) -> SimulateConfig:
-    """Make the settings from names and values that a user has given.
-
-    Raises
-    ------
-    UsageError
-        An unknown name, or a value out of its range.
-    """
-    try:
-        return SimulateConfig(**given)
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        place = ".".join(map(str, problem["loc"]))
-        if problem["type"] == "unexpected_keyword_argument":
-            names = ", ".join(SimulateConfig.__dataclass_fields__)
-            raise UsageError(f"--set: unknown setting {place!r}.", f"There are: {names}.") from error
-        raise UsageError(f"{place}: {problem['msg']}; found {problem['input']!r}.") from error
 
 
 @dataclass(frozen=True, kw_only=True)

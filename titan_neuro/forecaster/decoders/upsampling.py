@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from titan_neuro.forecaster.shapes import require_tokens
-from titan_neuro.titans.config import settings
+from titan_neuro.settings import settings
 
 # Memory for the maps of the time points that are decoded at a time, with all that their gradient needs.
 _CHUNK_BYTES = 256 * 2**20

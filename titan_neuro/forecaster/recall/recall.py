@@ -19,7 +19,7 @@ from titan_neuro.forecaster.recall.forecast_memory import ForecastMemory, Foreca
 from titan_neuro.forecaster.recall.lags import lagged_values
 from titan_neuro.forecaster.recall.stimulus_memory import StimulusMemory, StimulusMemoryFit
 from titan_neuro.linear.lead_time import wait_for_targets
-from titan_neuro.titans.config import settings
+from titan_neuro.settings import settings
 from titan_neuro.titans.stream_state import StreamState
 
 

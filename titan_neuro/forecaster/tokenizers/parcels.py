@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from titan_neuro.forecaster.shapes import require_series
-from titan_neuro.titans.config import settings
+from titan_neuro.settings import settings
 
 
 @settings

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from titan_neuro.errors import ConfigError
 from titan_neuro.forecaster.shapes import require_series
-from titan_neuro.titans.config import settings
+from titan_neuro.settings import settings
 
 _STAGES = 4
 # Attention over fewer patches is faster step by step than in torch's fused kernel: windows of 27 take 12 % less time,

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from titan_neuro.errors import ConfigError, MismatchError
-from titan_neuro.titans.config import settings
+from titan_neuro.settings import settings
 from titan_neuro.titans.layers.checks import check_tokens
 from titan_neuro.titans.layers.norm import RMSNorm
 from titan_neuro.titans.layers.projection import CausalProjection

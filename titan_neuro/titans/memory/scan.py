@@ -38,7 +38,7 @@ def memory_scan(
 ) -> tuple[Float[Tensor, "batch heads tokens value_dim"], MemoryState]:
     """Write each token into the memory, and read from the memory that contains it.
 
-    Per item and head (Behrouz, Zhong & Mirrokni 2025, arXiv:2501.00663, equations 12 to 16)::
+    Equations 12 to 16 of Behrouz, Zhong & Mirrokni 2025, arXiv:2501.00663, for each item and head::
 
         S_t = eta_t S_{t-1} - theta_t grad_W ||M(k_t; W_ref) - v_t||^2
         W_t = (1 - alpha_t) W_{t-1} + S_t
@@ -49,23 +49,19 @@ def memory_scan(
 
     Parameters
     ----------
-    queries, keys : torch.Tensor
-        ``q_t`` and ``k_t``, ``(batch, heads, tokens, key_dim)``; at least one token.
-    values : torch.Tensor
-        ``v_t``, ``(batch, heads, tokens, value_dim)``.
+    queries, keys, values : torch.Tensor
+        ``q_t`` and ``k_t``, ``(batch, heads, tokens, key_dim)``, and ``v_t``, ``(.., value_dim)``; at least one token.
     alpha, eta, theta : torch.Tensor
         Gates of forgetting and momentum, in [0, 1], and step size, at least 0; ``(batch, heads, tokens)``.
-    state : MemoryState
-        From the previous call, or `init_state`.
-    chunk_size : int
-        Tokens of a chunk; 1 is the exact online rule.
+    state, chunk_size : MemoryState, int
+        From the previous call, or `init_state`; tokens of a chunk: 1 is the exact online rule.
     backend : {"auto", "naive", "chunked", "native", "triton"}
         ``naive`` is the definition, token by token; ``chunked`` the dual form; ``native`` the dual form compiled for a
         CPU; ``triton`` the dual form in one GPU kernel, for one or two layers. ``auto`` selects ``native`` on a CPU
         where it was compiled, ``triton`` on a GPU where it can run and the state is float32, else ``chunked``.
     max_delta_norm : float, optional
-        Clamp on the norm of ``delta``, a token's error propagated back to a layer's output, when it is written; what is
-        propagated further is not clamped. By default there is no clamp. Not in the paper.
+        Clamp on the norm of ``delta``, a token's error at a layer's output, when it is written; what is propagated
+        further is not clamped. By default there is no clamp. Not in the paper.
 
     Returns
     -------
@@ -77,25 +73,29 @@ def memory_scan(
     Raises
     ------
     MismatchError
-        Shapes, types or devices that don't fit each other, gates out of range, or a state of another model or chunk
-        size. With ``TITAN_NEURO_DEBUG=1`` in the environment also values that are not finite (see `checks`).
+        Shapes, types or devices that don't fit each other, gates out of range, a state of another model or chunk size.
+        With ``TITAN_NEURO_DEBUG=1`` in the environment also values that are not finite (see `checks`).
     ConfigError
         `chunk_size` or `max_delta_norm` out of range, an unknown backend or one that can't run here.
     """
     check_options(chunk_size, max_delta_norm)
-    tokens = Tokens(queries, keys, values, alpha, eta, theta)
-    check_call(tokens, state, chunk_size)
-    chosen = _choose(backend, state, chunk_size)
+    check_call(tokens := Tokens(queries, keys, values, alpha, eta, theta), state, chunk_size)
     # Autocast would round the products inside to half precision.
     with torch.autocast(queries.device.type, enabled=False):
-        if chosen == "triton":
-            # Imported here: a machine without a GPU need not have Triton.
-            from titan_neuro.titans.memory.triton import triton_scan
+        return _scan(tokens, state, chunk_size, max_delta_norm, _choose(backend, state, chunk_size))
 
-            return triton_scan(tokens, state, chunk_size, max_delta_norm)
-        if chosen == "naive":
-            return naive_scan(tokens, state, chunk_size, max_delta_norm)
-        return chunked_scan(tokens, state, chunk_size, max_delta_norm, is_native=chosen == "native")
+
+def _scan(
+    tokens: Tokens, state: MemoryState, chunk_size: int, max_delta_norm: float | None, backend: str
+) -> tuple[Tensor, MemoryState]:
+    if backend == "triton":
+        # Imported here: a machine without a GPU need not have Triton.
+        from titan_neuro.titans.memory.triton import triton_scan
+
+        return triton_scan(tokens, state, chunk_size, max_delta_norm)
+    if backend == "naive":
+        return naive_scan(tokens, state, chunk_size, max_delta_norm)
+    return chunked_scan(tokens, state, chunk_size, max_delta_norm, is_native=backend == "native")
 
 
 def _choose(backend: str, state: MemoryState, chunk_size: int) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from titan_neuro.errors import ConfigError, MismatchError
-from titan_neuro.titans.config import settings
+from titan_neuro.settings import settings
 from titan_neuro.titans.layers.checks import check_tokens
 from titan_neuro.titans.layers.norm import RMSNorm
 from titan_neuro.titans.pretrained import Pretrained

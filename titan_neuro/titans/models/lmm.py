@@ -7,7 +7,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from titan_neuro.titans.config import settings
+from titan_neuro.settings import settings
 from titan_neuro.titans.models.backbone import Backbone
 from titan_neuro.titans.models.memory_block import MemoryBackboneConfig, MemoryBlock, MemoryBlockState
 

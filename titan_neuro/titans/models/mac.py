@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from titan_neuro.errors import ConfigError, MismatchError
-from titan_neuro.titans.config import settings
+from titan_neuro.settings import settings
 from titan_neuro.titans.layers import NeuralMemoryState, NonlinearGate, SegmentAttention, SegmentAttentionState
 from titan_neuro.titans.memory import MemoryState
 from titan_neuro.titans.models.backbone import Backbone

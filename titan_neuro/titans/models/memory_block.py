@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from titan_neuro.errors import ConfigError
-from titan_neuro.titans.config import settings
+from titan_neuro.settings import settings
 from titan_neuro.titans.layers import FeedForward, NeuralMemoryConfig, NeuralMemoryState
 from titan_neuro.titans.layers.norm import RMSNorm
 from titan_neuro.titans.models.backbone import BackboneConfig, Block

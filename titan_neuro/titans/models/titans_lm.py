@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from titan_neuro.errors import ConfigError, MismatchError
-from titan_neuro.titans.config import settings
+from titan_neuro.settings import settings
 from titan_neuro.titans.models.backbone import Backbone, BackboneState
 from titan_neuro.titans.models.mac import MACConfig
 from titan_neuro.titans.models.variants import AnyBackboneConfig, require_causal
@@ -212,12 +212,7 @@ class TitansLM(Pretrained):
         MismatchError
             Ids of another type, rank or range, or a state of another model or batch size.
         """
-        if n_tokens < 1:
-            raise ConfigError(f"n_tokens: expected at least 1, found {n_tokens}.")
-        if not temperature >= 0:
-            raise ConfigError(f"temperature: expected 0 (the most likely token) or more, found {temperature}.")
-        if top_k is not None and not 1 <= top_k <= self.config.vocab_size:
-            raise ConfigError(f"top_k: expected 1 to {self.config.vocab_size} (the vocabulary), found {top_k}.")
+        self._check_sampling(n_tokens, temperature, top_k)
         self._check("prompt", prompt)
         new, ids = list[Tensor](), prompt
         while len(new) < n_tokens:
@@ -233,6 +228,14 @@ class TitansLM(Pretrained):
         tokens, state = self.backbone(self.embedding(ids), state, memory_frozen=memory_frozen)
         weight = self.embedding.weight if self.head is None else self.head.weight
         return F.linear(tokens[:, -1:] if last_only else tokens, weight), state
+
+    def _check_sampling(self, n_tokens: int, temperature: float, top_k: int | None) -> None:
+        if n_tokens < 1:
+            raise ConfigError(f"n_tokens: expected at least 1, found {n_tokens}.")
+        if not temperature >= 0:
+            raise ConfigError(f"temperature: expected 0 (the most likely token) or more, found {temperature}.")
+        if top_k is not None and not 1 <= top_k <= self.config.vocab_size:
+            raise ConfigError(f"top_k: expected 1 to {self.config.vocab_size} (the vocabulary), found {top_k}.")
 
     def _check(self, name: str, ids: Tensor, at_least: int = 1) -> None:
         if not isinstance(ids, Tensor):

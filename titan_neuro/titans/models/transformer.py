@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
-from titan_neuro.titans.config import settings
+from titan_neuro.settings import settings
 from titan_neuro.titans.layers import FeedForward, WholeWindowAttention
 from titan_neuro.titans.layers.norm import RMSNorm
 from titan_neuro.titans.models.backbone import Backbone, BackboneConfig, Block

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from titan_neuro.titans.config import settings
+from titan_neuro.settings import settings
 from titan_neuro.titans.layers import WindowAttention, WindowAttentionState
 from titan_neuro.titans.models.memory_block import AttentionBackboneConfig, MemoryBlock, MemoryBlockState
 

@@ -4,6 +4,8 @@ import dataclasses
 
 import pytest
 
+from titan_neuro.data.prepare import PrepareConfig
+from titan_neuro.data.splits import SplitConfig
 from titan_neuro.errors import ConfigError
 from titan_neuro.titans import MACConfig, NeuralMemoryConfig, TitansLMConfig
 
@@ -25,6 +27,11 @@ pytestmark = pytest.mark.usefixtures("without_shape_checks")
             r"TitansLMConfig: unknown setting 'vocabsize'\. Did you mean 'vocab_size'\?",
         ),
         (lambda: TitansLMConfig(), "TitansLMConfig: vocab_size: a value is required"),
+        (
+            lambda: PrepareConfig(confouds="none"),
+            r"unknown setting 'confouds'\. Did you mean 'confounds'",
+        ),
+        (lambda: SplitConfig(n_folds=1), "SplitConfig: n_folds: .* greater than or equal to 2; found 1"),
         (lambda: MACConfig(dim=0), "MACConfig: dim: .* greater than or equal to 1; found 0"),
         (
             lambda: TitansLMConfig(vocab_size=9, backbone={"variant": "magg"}),
