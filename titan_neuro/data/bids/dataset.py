@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from titan_neuro.data.bids.annex import install_command, is_missing, uninstalled_subdatasets
+from titan_neuro.data.bids.continuous import CONTINUOUS_EXTENSION, CONTINUOUS_SUFFIXES
 from titan_neuro.data.bids.kinds import PARCEL_EXTENSIONS, SURFACE_EXTENSIONS, join_hemispheres
 from titan_neuro.data.bids.names import IMAGE_EXTENSIONS, BidsFile, applies_to, printable
 from titan_neuro.data.bids.tree import DESCRIPTION, read_folders
@@ -104,6 +105,13 @@ class DatasetIndex:
             if table.problem:
                 logger.warning("%s: is left out: %s.", printable(str(table.path)), table.problem)
         return [table for table in tables if not table.problem]
+
+    def continuous(self) -> dict[Path, list[BidsFile]]:
+        """List the continuous tables of stimuli, ratings and physiology by their folders."""
+        tables: dict[Path, list[BidsFile]] = {}
+        for file in (file for suffix in CONTINUOUS_SUFFIXES for file in self._get(suffix, (CONTINUOUS_EXTENSION,))):
+            tables.setdefault(file.path.parent, []).append(file)
+        return tables
 
     def sidecar(self, file: BidsFile) -> tuple[dict[str, Any], list[Path]]:
         """Merge the metadata of a file from all sidecars that it inherits from, and list those that are not fetched.

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from titan_neuro.data.bids.annex import is_missing
 from titan_neuro.data.bids.choice import choose_image, choose_mask, most_specific
+from titan_neuro.data.bids.continuous import ContinuousFile, find_continuous
 from titan_neuro.data.bids.dataset import DatasetIndex
 from titan_neuro.data.bids.derivatives import DerivativeFiles
 from titan_neuro.data.bids.filters import RecordingFilter, read_filter
@@ -55,6 +56,8 @@ class Recording:
         The events table, the brain mask and the confounds table that apply to this run.
     transforms : mapping of str to Path
         The files of the route ``transforms``, as :meth:`DerivativeFiles.transforms` returns them.
+    continuous : tuple of ContinuousFile
+        The tables of stimuli, ratings and physiology that apply to this run.
     hemispheres : mapping of str to Path
         The GIFTI files (``*_hemi-L_*_bold.func.gii``) of a recording on surfaces, by ``L`` and ``R``.
     missing_sidecars : tuple of Path
@@ -74,6 +77,7 @@ class Recording:
     mask: Path | None
     confounds: Path | None = None
     transforms: Mapping[str, Path] = field(default_factory=dict)
+    continuous: tuple[ContinuousFile, ...] = ()
     hemispheres: Mapping[str, Path] = field(default_factory=dict)
     missing_sidecars: tuple[Path, ...] = ()
     uninstalled: tuple[Path, ...] = ()
@@ -98,6 +102,9 @@ class Recording:
     def files(self) -> dict[str, Path]:
         """Every file that the run may be prepared from, by its role."""
         by_role = {"recording": self.path, "mask": self.mask, "events": self.events, "confounds": self.confounds}
+        for table in self.continuous:
+            by_role[table.name] = table.path
+            by_role |= {f"{table.name} sidecar {number}": path for number, path in enumerate(table.sidecars, start=1)}
         others = {f"hemi-{side}": path for side, path in self.hemispheres.items() if path != self.path}
         return {**{role: path for role, path in by_role.items() if path is not None}, **self.transforms, **others}
 
@@ -177,6 +184,7 @@ class _Sources:
 
     index: DatasetIndex
     events: Mapping[str | None, Sequence[BidsFile]]
+    continuous: Mapping[Path, Sequence[BidsFile]]
     derivatives: DerivativeFiles
     choice: RecordingFilter
     resolution_mm: float | None
@@ -188,6 +196,7 @@ def _open_sources(
     return _Sources(
         index=index,
         events=_by_subject(index.events()),
+        continuous=index.continuous(),
         derivatives=DerivativeFiles([*folders, *([index.bids_dir] if index.is_derivative else [])]),
         choice=choice,
         resolution_mm=resolution_mm,
@@ -218,6 +227,7 @@ def _recording(run: SelectedRun, sources: _Sources) -> Recording:
         missing_sidecars=tuple(missing),
         events=most_specific(entities, events, file.path),
         mask=None,
+        continuous=find_continuous(file, sources.continuous),
         hemispheres=file.hemispheres,
         notes=tuple(f"left out: {name}" for name in others),
     )

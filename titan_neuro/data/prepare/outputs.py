@@ -16,6 +16,7 @@ from titan_neuro.data.bids.recordings import Recording
 from titan_neuro.data.prepare.atlas import atlas_name
 from titan_neuro.data.prepare.config import PrepareConfig
 from titan_neuro.data.prepare.confound_presets import ConfoundModel
+from titan_neuro.data.prepare.continuous import resample_tables
 from titan_neuro.data.prepare.inputs import recorded_settings
 from titan_neuro.data.prepare.routes import OpenRun, output_space
 from titan_neuro.data.prepare.timing import events_within, read_events, scored_time_points
@@ -108,6 +109,7 @@ def build_header(recording: Recording, run: OpenRun, config: PrepareConfig, orig
     """
     events, events_note = _read_events(recording, run)
     scored, rule = _scored(recording, run, config, events)
+    continuous, tables = resample_tables(recording, run.series.n_time_points, run.repetition_time)
     method = "z-score over the whole run" if config.estimation == "whole-run" else "causal expanding z-score"
     return RunHeader(
         key=recording.key,
@@ -117,6 +119,7 @@ def build_header(recording: Recording, run: OpenRun, config: PrepareConfig, orig
         scored=scored,
         events=events,
         framewise_displacement=run.framewise_displacement,
+        continuous=continuous,
         record={
             **origin,
             "route": run.route,
@@ -138,6 +141,7 @@ def build_header(recording: Recording, run: OpenRun, config: PrepareConfig, orig
             "whole_run": _whole_run_steps(recording, run.confounds, config),
             "scored": rule,
             "events": events_note,
+            **({"continuous": tables} if tables else {}),
             "versions": versions(),
         },
     )
