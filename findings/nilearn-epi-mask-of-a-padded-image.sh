@@ -5,8 +5,8 @@
 #   warning. exclude_zeros does not always help: the default opening= smooths the image first, so that the zeros next to
 #   the old border are no longer zero, and a brain that just filled 15 % of the old field of view now fills less.
 # Versions: nilearn 0.14.1, nibabel 5.4.2, numpy 2.3.5, scipy 1.15.3
-# Output seen (2026-11): brain of 5575 voxels: mask 5539 before; padded 27000, with exclude_zeros 27000, and without
-#   opening 5575
+# Output seen (2026-11): brain of 5616 voxels: mask 5568 before; padded 25953, with exclude_zeros 25953, and without
+#   opening 5616
 # Why it matters: runs in MNI space, with a small coverage, or defaced have many zeros. A mask that is the whole box puts
 #   air into averages, component analyses and z-scores.
 set -euo pipefail

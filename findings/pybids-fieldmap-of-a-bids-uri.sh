@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Expected: get_fieldmap finds the fieldmap of a run, however its sidecar names the run: by a path relative to the
 #   subject, or by the BIDS URI that the standard has recommended since version 1.8.
-# Happens: for a URI it raises ValueError("Unsupported filesystem: 'bids'"). A plain path beside the URI, in the
-#   same list, does not help if it follows.
+# Happens: for a URI it raises ValueError("Unsupported filesystem: 'bids'"). A plain path to the same
+#   run, in the same list, does not help.
 # Versions: pybids 0.22.0 with universal-pathlib 0.3.10. Source: github.com/bids-standard/pybids/issues/950
 # Output seen (2026-11): plain path: sub-01_epi.nii.gz; BIDS URI: ValueError: Unsupported filesystem: 'bids'
 # Why it matters: BIDScoin, for one, writes URIs. A valid dataset ends a pipeline, with a message that names
@@ -40,6 +40,8 @@ def fieldmap(name, intended_for):
 
 plain = fieldmap("plain", "func/sub-01_task-film_bold.nii.gz")
 uri = fieldmap("uri", ["bids::sub-01/func/sub-01_task-film_bold.nii.gz"])
+both = fieldmap("both", ["func/sub-01_task-film_bold.nii.gz", "bids::sub-01/func/sub-01_task-film_bold.nii.gz"])
+assert both == uri, both
 assert plain == "sub-01_epi.nii.gz", plain
 assert uri == "ValueError: Unsupported filesystem: 'bids'", uri
 print(f"plain path: {plain}; BIDS URI: {uri}")
