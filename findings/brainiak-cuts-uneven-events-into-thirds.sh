@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Expected: three events of 10, 30 and 80 time points, whose patterns are far stronger than the noise, are found: the
-#   model has no prior for equal lengths worth mentioning, and split_merge=True is there for uneven events.
+# Expected: three events of 10, 30 and 80 time points, whose patterns are far stronger than the noise, are found: to
+#   the model all lengths are equally likely beforehand, and split_merge=True is there for uneven events.
 # Happens: the fit starts from equal lengths and stays near them, at a lower likelihood than that of the true events. With
-#   split_merge=True 10, 30, 80 are found; 5, 10, 105 are not, and all of its output is that of the plain fit.
+#   split_merge=True 10, 30, 80 are found; 5, 10, 105 are not, and the result is that of the plain fit.
 # Versions: brainiak 0.12, numpy 2.3.5, scipy 1.15.3, scikit-learn 1.9.1
 # Output seen (2026-11): true lengths 10 30 80: found 40 44 36, with split_merge 10 30 80; true 5 10 105: found 16 58 46,
 #   with split_merge 16 58 46

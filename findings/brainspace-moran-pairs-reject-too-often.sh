@@ -3,7 +3,7 @@
 #   autocorrelation of the data, so that two independent maps are called correlated in 5 % of the tests at 0.05.
 # Happens: null maps of "pair" stay too close to being uncorrelated with everything: about a fifth of the tests reject.
 # Versions: brainspace 0.3.0, numpy 2.3.5, scipy 1.15.3
-# Output seen (2026-11): independent smooth maps, 300 tests at 0.05: "singleton" rejects 2 %, "pair" 22 %
+# Output seen (2026-11): independent smooth maps, 300 tests at 0.05: "singleton" rejects 7%, "pair" 22%
 # Why it matters: Moran nulls decide whether two brain maps agree beyond what smooth maps do by chance.
 set -euo pipefail
 work=$(mktemp -d)

@@ -8,7 +8,7 @@
 # Versions: simpleitk 2.5.7, nibabel 5.4.2, numpy 2.3.5. Source: github.com/InsightSoftwareConsortium/ITK/pull/1868
 # Output seen (2026-11): ITK took the qform (sform shifted by 50 mm ignored); voxels of 3.0 mm, nibabel 3.3 mm; no form:
 #   x, y, z axes -3, -3, 3 in ITK and -3, 3, 3 in nibabel
-# Why it matters: tools built on ITK (ANTs, SimpleITK, TorchIO) and on nibabel (nilearn, nitransforms) then put the same
+# Why it matters: tools built on ITK (ANTsPy and TorchIO do the same) and on nibabel (nilearn, nitransforms) then put the same
 #   brain in two places. Write both forms, with the same matrix and the same code.
 set -euo pipefail
 work=$(mktemp -d)
