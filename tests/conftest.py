@@ -68,6 +68,12 @@ def sitcom() -> Path:
 
 
 @pytest.fixture(scope="session")
+def films() -> Path:
+    """The same twelve subjects: two episodes, a documentary, rest; stimulus components and an engagement rating."""
+    return _shared("films-parcels")
+
+
+@pytest.fixture(scope="session")
 def sherlock() -> Path:
     """Eight people who watch a detective series and retell it: fMRIPrep-like images of 481 voxels at ``res-3``."""
     return _shared("sherlock-pmc")

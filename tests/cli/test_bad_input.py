@@ -134,7 +134,7 @@ CASES = {
     "mask shape": (lambda d: d.mask(np.ones((3, 4, 5))), errors.ImageError, "expected the grid of"),
     "mask affine": (lambda d: d.mask(np.ones(SHAPE), GRID), errors.ImageError, "expected the grid of"),
     "empty mask": (lambda d: d.mask(np.zeros(SHAPE)), errors.ImageError, "the brain mask is empty"),
-    "two files": (lambda d: d.second_file(), errors.ImageError, "two files for one run"),
+    "two files": (lambda d: d.second_file(), errors.MetadataError, "two files for one run"),
     "band-passed": (lambda d: d.band_pass(), errors.ImageError, "found one that was low-passed or band-passed"),
     "denoised": (lambda d: d.denoised(), errors.ImageError, "is denoised: such images are band-passed"),
 }

@@ -8,8 +8,9 @@ import torch
 from delay_memory import N_FEATURES, REACH, delay_forecaster, fold_of, mac_forecaster, probe_setup, run_probe
 from scipy.stats import binom
 
+from titan_neuro.errors import ConfigError
 from titan_neuro.probing.decoding import DecodingConfig, DecodingProbe
-from titan_neuro.probing.tools.annotations import Annotation
+from titan_neuro.probing.tools.annotations import EventAnnotation
 from titan_neuro.probing.tools.results import SCORES
 from titan_neuro.probing.tools.trace import (
     ACTIVITY_PATTERN,
@@ -146,7 +147,7 @@ def test_unrelated_labels_generalize_at_nominal_rate(monkeypatch, n_seeds):
         runs, labels = slow_runs(np.random.default_rng(seed), 5)
         probe = make_probe(n_permutations=200)
         probe._tables = [
-            Annotation(name="x", onsets=np.arange(160.0), durations=np.ones(160), values=labels, entities={})
+            EventAnnotation(name="x", onsets=np.arange(160.0), durations=np.ones(160), values=labels, entities={})
         ]
         scores = run_probe(probe, fold_of(None, runs[:3], runs[3:])).tables["scores"].set_index("condition")
         n_significant += [scores.p[name] <= 0.05 for name in (MEMORY_OUTPUT, ACROSS)]
@@ -181,3 +182,30 @@ def test_readout_without_labels_is_skipped(tmp_path):
     assert MEMORY_OUTPUT in scores.index and MEMORY_WEIGHTS not in scores.index
     assert any(reason.startswith(f"{MEMORY_WEIGHTS}: ") for reason in results.metadata["NotTested"])
     assert "other size: labels no time point that was decoded." in results.metadata["NotTested"]
+
+
+def test_continuous_tables_of_runs_are_decoded():
+    runs = [labeled_run(f"0{n}", labeled=False) for n in (1, 2, 6, 7)]
+    for run in runs:
+        signs = [1 if label == "face" else -1 for _, _, label in labeled_run(run.subject).events[1:]]
+        shown = np.concatenate([np.full(REACH, np.nan), signs]).astype(np.float32)
+        noise = np.random.default_rng([1, int(run.subject)]).normal(size=160).astype(np.float32)
+        run.continuous = {"stim sign": shown, "recording-eye1_physio pupil": noise}
+    _, scores = decode(make_probe(columns=("sign", "*pupil")), runs[:2], runs[2:])
+    rows = scores[scores.measure == "stim sign: r"]
+    assert rows.value[ACROSS] > 0.9 and abs(rows.value[ACTIVITY_PATTERN]) < 0.25
+    assert abs(rows.null[ACROSS]) < 0.05 and rows.p[ACROSS] < 0.05
+    assert abs(scores[scores.measure == "recording-eye1_physio pupil: r"].value[MEMORY_OUTPUT]) < 0.3
+    _, scores = decode(make_probe(columns=("stim s?gn",)), runs[:2], runs[2:])
+    assert set(scores.measure) == {"stim sign: r", "stim sign: r, difference (Fisher z)"}
+    with pytest.raises(ConfigError, match="'loudness' is in no table") as caught:
+        decode(make_probe(columns=("sign", "loudness")), runs[:2], runs[2:])
+    assert "stim sign, recording-eye1_physio pupil" in caught.value.hint
+
+
+def test_columns_choose_among_all_tables(tmp_path):
+    table = write_table(tmp_path / "task-x_desc-two_events.tsv", "onset duration size weight\n0 80 1 2\n80 60 2 1\n")
+    runs = [labeled_run(f"0{n}") for n in (1, 2, 6, 7)]
+    results, scores = decode(make_probe(tables=(table,), columns=("size",)), runs[:2], runs[2:])
+    assert set(scores.measure.str.partition(":")[0]) == {"two size"}
+    assert not any("weight" in reason for reason in results.metadata["NotTested"])

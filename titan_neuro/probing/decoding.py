@@ -1,4 +1,4 @@
-"""Probe 5, decoding: which events and annotations a linear decoder reads from the memory.
+"""Probe 5, decoding: which events, annotations and continuous tables a linear decoder reads from the memory.
 
 Decoders are fitted on runs that the fold's model was trained on, and applied to the held-out runs: nothing of a
 held-out subject (or run, depending on the split) reaches the decoder that is applied to it. The features of models of
@@ -14,7 +14,8 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from titan_neuro.probing.tools.annotations import annotations_of, is_labeled, label_time_points, read_annotations
+from titan_neuro.errors import ConfigError
+from titan_neuro.probing.tools.annotations import Annotation, annotations_of, is_labeled, read_annotations
 from titan_neuro.probing.tools.decoding_scores import READOUTS, DecodingScores
 from titan_neuro.probing.tools.linear_decoder import Reduction, fit_decoder, fit_reduction, project_wide, refit
 from titan_neuro.probing.tools.results import ProbedFold, ProbeResults, ProbeSetup, scores_table
@@ -37,6 +38,7 @@ from titan_neuro.typing import RunData
 _ACROSS_SEGMENTS = (MEMORY_OUTPUT, MEMORY_WEIGHTS, ACTIVITY_PATTERN)
 # Time points that the decoders of a fold are fitted on, at most: neighbors in time are nearly redundant.
 _MAX_FITTED_TIME_POINTS = 4096
+_MAX_LISTED = 30
 
 _Labels = dict[str, np.ndarray]
 
@@ -48,9 +50,12 @@ class DecodingConfig:
     Attributes
     ----------
     tables : tuple of str
-        Paths of further tables in BIDS ``events.tsv`` form, relative to the working directory. A table applies to all
-        runs that have the entities of its name; onsets count from a run's first time point; ``trial_type`` holds
-        categories, other columns hold numbers.
+        Paths of further BIDS tables, relative to the working directory: ``events.tsv`` (``trial_type`` holds
+        categories, other columns hold numbers), ``stim.tsv.gz``, ``physio.tsv.gz``. A table applies to all runs that
+        have the entities of its name; times count from a run's first time point.
+    columns : tuple of str
+        Names, or shell patterns, of what is decoded: ``trial_type``, ``engagement``, ``pc00?``; with or without the
+        name of the table (``stim pc001``).
     delay_s : float
         Hemodynamic delay: the label of a time point is what was shown this many seconds before.
     n_components : int
@@ -65,6 +70,7 @@ class DecodingConfig:
     """
 
     tables: tuple[str, ...] = ()
+    columns: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
     delay_s: Annotated[float, Field(ge=0)] = 5.0
     n_components: Annotated[int, Field(ge=1)] = 100
     max_runs: Annotated[int, Field(ge=1)] = 16
@@ -124,7 +130,14 @@ class DecodingProbe:
         self._not_tested: dict[str, None] = {}
 
     def add(self, fold: ProbedFold, run: RunData) -> None:
-        """Decode a held-out run."""
+        """Decode a held-out run.
+
+        Raises
+        ------
+        ConfigError
+            One of the settings' `columns` is in no table of the fold's runs.
+        """
+        self._require_columns(fold)
         labels = self._labels(run)
         if not labels:
             self._note(f"{run.key}: no event or table labels what was shown.")
@@ -146,10 +159,32 @@ class DecodingProbe:
         """Note why something was not tested."""
         self._not_tested[reason] = None
 
+    def _annotations(self, run: RunData) -> list[Annotation]:
+        return [*annotations_of(run, self._tables, self.setup.repetition_time).values()]
+
+    def _require_columns(self, fold: ProbedFold) -> None:
+        """Check that each of the chosen columns is in a table of the fold's runs."""
+        if fold is self._fold or self.config.columns == ("*",):
+            return
+        runs = (*fold.test_runs, *fold.training_runs)
+        annotations = {annotation.name: annotation for run in runs for annotation in self._annotations(run)}
+        for pattern in self.config.columns:
+            if not any(annotation.matches([pattern]) for annotation in annotations.values()):
+                listed = ", ".join([*annotations][:_MAX_LISTED]) + (", ..." if len(annotations) > _MAX_LISTED else "")
+                raise ConfigError(
+                    f"probe.decoding.columns: {pattern!r} is in no table of the study's runs.",
+                    f"There are: {listed or 'none: the runs have no events and no tables'}.",
+                )
+
     def _labels(self, run: RunData) -> _Labels:
         """Label of every time point, by target."""
-        times = np.arange(run.n_time_points) * self.setup.repetition_time - self.config.delay_s
-        labels = {table.name: label_time_points(table, times) for table in annotations_of(run, self._tables)}
+        repetition_time = self.setup.repetition_time
+        times = np.arange(run.n_time_points) * repetition_time - self.config.delay_s
+        labels = {
+            annotation.name: annotation.label_time_points(times, repetition_time)
+            for annotation in self._annotations(run)
+            if annotation.matches(self.config.columns)
+        }
         return {name: of_time_points for name, of_time_points in labels.items() if is_labeled(of_time_points).any()}
 
     def _readouts(self, fold: ProbedFold, run: RunData) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -268,7 +303,8 @@ class DecodingProbe:
     def results(self) -> ProbeResults:
         """Return decoding scores, their null distributions, and their differences from the controls'."""
         rows = self._scores.rows()
-        for name in dict.fromkeys(table.name for table in self._tables if table.name not in self._scores.targets):
+        chosen = [table.name for table in self._tables if table.matches(self.config.columns)]
+        for name in dict.fromkeys(name for name in chosen if name not in self._scores.targets):
             self._note(f"{name}: labels no time point that was decoded.")
         if len(self._scores.subjects) == 1:
             self._note("Differences from controls are not tested: there is one subject.")

@@ -107,6 +107,7 @@ def _details(recording: Recording, config: PrepareConfig, missing: Sequence[Path
         yield f"{role.replace('_', ' ')}: {path.name}"
     yield f"repetition time: {_repetition_time_in_words(recording)}"
     yield f"events: {recording.events or 'no table: all time points after the warm-up are scored'}"
+    yield from (f"continuous table: {table.path}" for table in recording.continuous)
     is_computed = output_route(recording, config) in ("transforms", "rough registration")
     table = "computed here" if is_computed else recording.confounds or "none"
     yield f"confounds: regressed out: {config.confounds}; table: {table}"

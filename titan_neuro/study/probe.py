@@ -14,6 +14,7 @@ from titan_neuro.data.bids.maps import write_map
 from titan_neuro.data.prepare import content_id
 from titan_neuro.files import read_json, write_json
 from titan_neuro.probing import PROBES, ProbedFold, ProbeSetup, untrained_like
+from titan_neuro.probing.tools.annotations import annotation_files
 from titan_neuro.probing.tools.results import RESULT_SUFFIX
 from titan_neuro.provenance import digest
 from titan_neuro.tables import read_written_tsv, write_tsv
@@ -59,7 +60,8 @@ def probe_study(name: str, trained: TrainedStudy, output: OutputFolder) -> Probe
     # The intervals are made with the evaluation's settings.
     follows_from = [asdict(settings), config.probe.n_permutations, asdict(config.evaluation), trained.fingerprints]
     # Of tables that are decoded: a file may change and keep its name.
-    follows_from += [content_id(Path(path)) for path in getattr(settings, "tables", ()) if Path(path).is_file()]
+    tables = annotation_files(getattr(settings, "tables", ()))
+    follows_from += [content_id(path) for path in tables if path.is_file()]
     fingerprint = digest(follows_from)
     short = name.replace("-", "")
     stem = trained.stem.with_name(f"{trained.stem.name}_desc-{short}")

@@ -117,6 +117,9 @@ def test_links_in_a_circle_end(dataset):
     (dataset / "sub-01/func/up").symlink_to(dataset)
     (dataset / "derivatives/latest").symlink_to("fmriprep")
     (dataset / "derivatives/itself").symlink_to("itself")
+    (dataset / "sub-03").symlink_to("sub-03")
+    (dataset / "derivatives/fmriprep/sub-03").symlink_to("sub-03")
+    (dataset / "derivatives/raw").symlink_to(dataset)
     assert summary(find_recordings(dataset)) == expected
 
 
@@ -168,11 +171,21 @@ def test_recordings_with_names_in_other_encodings_are_refused(dataset, name):
     str(caught.value).encode("utf-8")
 
 
-def test_other_files_may_have_any_name(dataset):
+@pytest.mark.parametrize("what", ["", "derivatives/fmriprep"])
+def test_folders_with_names_in_other_encodings_are_refused(dataset, what):
+    odd = (dataset / what).with_name(os.fsdecode(b"caf\xe9"))
+    (dataset / what).rename(odd)
+    with pytest.raises(InputNotFoundError, match=r"\\udce9.*not UTF-8"):
+        find_recordings(dataset if what else odd)
+
+
+def test_other_files_may_have_any_name(dataset, caplog):
     expected = summary(find_recordings(dataset))
     for name in (b"caf\xe9_events.tsv", b"sub-01_caf\xe9.json", b"._sub-01_task-x_bold.nii.gz", b"notes (1).txt"):
         (dataset / "sub-01/func" / os.fsdecode(name)).touch()
     assert summary(find_recordings(dataset)) == expected
+    assert {recording.events.name for recording in find_recordings(dataset)} == {"task-movie_events.tsv"}
+    assert "events.tsv: is left out" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["task-movie_bold.json", "sub-01/func/sub-01_task-movie_run-1_bold.json"])

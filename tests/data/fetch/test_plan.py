@@ -65,13 +65,27 @@ def test_a_dry_run_describes_the_real_dataset(published, tmp_path, run, capsys):
     assert main(["fetch", str(published), str(tmp_path / "ds003017"), "--dry-run"]) == 0
     lines = capsys.readouterr().err.splitlines()
     commit = run(published, "git", "rev-parse", "HEAD")
-    assert lines[1] == f"{tmp_path / 'ds003017'}, commit {commit}: {WHOLE}."
-    assert lines[2] == "Selected: subjects: 25, runs: 125, files: 125 (27.6GB); to be fetched: 125 (27.6GB)."
-    room = re.fullmatch(r"Disk space: ([\d,]+) bytes are free, 27,644,347,435 are to be fetched: (.*)\.", lines[3])
+    assert lines[1] == f"{tmp_path / 'ds003017'}: reading names and sidecars."
+    assert lines[2] == f"{tmp_path / 'ds003017'}, commit {commit}: {WHOLE}."
+    assert lines[3] == "Selected: subjects: 25, runs: 125, files: 125 (27.6GB); to be fetched: 125 (27.6GB)."
+    of_these = "of which git-annex keeps 100,000,000; 27,644,347,435 are to be fetched"
+    room = re.fullmatch(rf"Disk space: ([\d,]+) bytes are free, {of_these}: (.*)\.", lines[4])
     free = int(room[1].replace(",", ""))
-    assert room[2] == ("enough" if free >= 27_644_347_435 else "not enough")
-    assert len(lines) == 4
+    assert room[2] == ("enough" if free >= 27_744_347_435 else "not enough")
+    assert len(lines) == 5
     assert list(tmp_path.iterdir()) == []
+
+
+def test_first_words_precede_any_reading(tmp_path, caplog, commit):
+    """However large the sidecars are; a broken one tells when they are read."""
+    write(tmp_path, "sub-01/func/sub-01_task-x_bold.nii.gz")
+    write(tmp_path, "task-x_bold.json", content="{")
+    commit(tmp_path)
+    with caplog.at_level("INFO", "titan_neuro"):
+        fetch(str(tmp_path), tmp_path, dry_run=True)
+    first, *others = (record.getMessage() for record in caplog.records)
+    assert first == f"{tmp_path}: reading names and sidecars."
+    assert "not valid JSON" in others[0]
 
 
 def test_transforms_of_the_real_derivatives(published_transforms):
@@ -184,6 +198,19 @@ def test_parcels_are_recordings_without_images(tmp_path):
     names, recordings = wanted(tmp_path)
     assert recordings == [table]
     assert sidecar in names
+
+
+def test_continuous_tables_go_with_their_runs(tmp_path):
+    root = ["task-x_stim.json", "task-x_stim.tsv.gz", "task-x_recording-joy_stim.tsv.gz"]
+    of_a_run = "sub-{0}/func/sub-{0}_task-x_{1}"
+    for subject in ("01", "02"):
+        write(tmp_path, *(of_a_run.format(subject, end) for end in ("bold.nii.gz", "physio.json", "physio.tsv.gz")))
+        write(tmp_path, f"sub-{subject}/beh/sub-{subject}_task-x_physio.tsv.gz")
+    write(tmp_path, *root)
+    names, recordings = wanted(tmp_path, subjects=["02"])
+    ends = ("bold.nii.gz", "physio.json", "physio.tsv.gz")
+    assert sorted(names) == sorted([*root, *(of_a_run.format("02", end) for end in ends)])
+    assert recordings == [of_a_run.format("02", "bold.nii.gz")]
 
 
 def test_datasets_without_recordings_are_refused(tmp_path):

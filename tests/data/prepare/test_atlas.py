@@ -154,6 +154,10 @@ def test_an_index_that_is_there_twice(tmp_path, space):
     [
         (np.ones((*SHAPE, 2)), np.int16, "expected a 3D image of labels, found 4D"),
         (np.full(SHAPE, 1.5), np.float32, "whole numbers from 0 on"),
+        (np.full(SHAPE, 1.01), np.float32, "whole numbers from 0 on"),
+        # A map of probabilities.
+        (np.linspace(0, 1, 12)[:, None, None] * np.ones(SHAPE), np.float32, "whole numbers from 0 on"),
+        (np.ones(SHAPE), np.complex64, "real numbers, found values of type complex64"),
         (np.full(SHAPE, np.nan), np.float32, "whole numbers from 0 on"),
         (np.full(SHAPE, -1), np.int16, "whole numbers from 0 on"),
         (np.zeros(SHAPE), np.int16, "expected labels, found 0 everywhere"),
@@ -162,6 +166,69 @@ def test_an_index_that_is_there_twice(tmp_path, space):
 def test_images_that_are_no_labels(tmp_path, space, labels, dtype, message):
     with pytest.raises(ImageError, match=message):
         read_atlas(write(tmp_path / "x.nii.gz", labels, dtype=dtype), space)
+
+
+def write_scaled(path, labels, slope, intercept=0.0):
+    """Labels as integers with a scale factor, which nibabel multiplies by in double precision."""
+    image = nib.Nifti1Image(np.rint((labels - intercept) / slope).astype(np.int16), AFFINE)
+    image.header.set_slope_inter(slope, intercept)
+    nib.save(image, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("slope", "intercept", "scale"),
+    [(1.0000001, 0, 1), (0.1, 0, 1), (1 / 3, 0, 1), (1.00000012, -3, 1), (0.5, 100, 1), (3.3333333, 0, 10)],
+)
+def test_labels_as_scaled_floats(tmp_path, space, slope, intercept, scale):
+    labels = scale * blocks()
+    path = write_scaled(tmp_path / "x.nii.gz", labels, slope, intercept)
+    stored = np.asarray(nib.load(path).dataobj)
+    assert stored.dtype.kind == "f"
+    assert slope == 0.5 or (stored != np.rint(stored)).any()
+    found = read_atlas(path, space)
+    assert np.array_equal(found.labels, labels[space.mask])
+    assert list(found.names) == list(scale * LABELS)
+
+
+def test_a_last_axis_of_length_1_is_dropped(tmp_path, space):
+    expected = read_atlas(write(tmp_path / "x.nii", blocks()), space).labels
+    for shape in [(*SHAPE, 1), (*SHAPE, 1, 1)]:
+        path = write(tmp_path / f"{len(shape)}.nii", blocks().reshape(shape))
+        assert np.array_equal(read_atlas(path, space).labels, expected)
+
+
+def write_gifti(path):
+    labels = nib.gifti.GiftiDataArray(np.arange(10, dtype=np.int32), intent="NIFTI_INTENT_LABEL")
+    nib.save(nib.gifti.GiftiImage(darrays=[labels]), path)
+
+
+def write_cifti(path):
+    voxels = nib.cifti2.BrainModelAxis.from_mask(np.ones(SHAPE, bool), affine=AFFINE, name="thalamus_left")
+    labels = nib.cifti2.LabelAxis(["x"], {0: ("none", (0, 0, 0, 0)), 1: ("one", (1, 1, 1, 1))})
+    nib.save(nib.Cifti2Image(np.ones((1, len(voxels)), np.float32), (labels, voxels)), path)
+
+
+def write_afni(path):
+    path.write_text("type = integer-attribute\nname = DATASET_RANK\ncount = 2\n 3 1\n")
+    path.with_name("x+tlrc.BRIK").write_bytes(bytes(100))
+
+
+@pytest.mark.parametrize(
+    ("name", "writer"),
+    [
+        ("x.label.gii", write_gifti),
+        ("x.dlabel.nii", write_cifti),
+        ("x+tlrc.HEAD", write_afni),
+        ("x.gii", lambda path: path.write_text("<GIFTI")),
+        ("x.tsv", lambda path: path.write_text("index\tname\n")),
+    ],
+)
+def test_other_formats_are_refused(tmp_path, space, name, writer):
+    writer(tmp_path / name)
+    with pytest.raises(ImageError, match=r"expected a NIfTI image of voxels as image of labels, found") as caught:
+        read_atlas(tmp_path / name, space)
+    assert "3dAFNItoNIFTI" in caught.value.hint
 
 
 def test_missing_or_damaged_atlas_is_refused(tmp_path, space):

@@ -24,6 +24,9 @@ from titan_neuro.files import read_json
 
 _SKIPPED_FOLDERS = {"sourcedata", "models"}
 _MAX_LISTED = 3
+# fMRIPrep writes linear transforms as text and the template warp as HDF5; ITK's other formats are read, too.
+_LINEAR_EXTENSIONS = (".txt", ".mat")
+_WARP_EXTENSIONS = (".h5", ".txt", ".mat", *IMAGE_EXTENSIONS)
 _HINT = "Fetch the whole derivative dataset (`titan-neuro fetch ... --with transforms`)."
 
 
@@ -131,7 +134,7 @@ class DerivativeFiles:
         return bool(self._standard_transforms(short_entities(run)["sub"]))
 
     def _standard_transforms(self, subject: str) -> list[BidsFile]:
-        return self.find("xfm", (".h5",), sub=subject, from_="T1w", to=STANDARD_SPACES[0])
+        return self.find("xfm", _WARP_EXTENSIONS, sub=subject, from_="T1w", to=STANDARD_SPACES[0])
 
     def transforms(self, run: Mapping[str, str]) -> dict[str, Path]:
         """Return fMRIPrep's minimal output for a run: the transforms from raw BOLD to the template.
@@ -152,7 +155,7 @@ class DerivativeFiles:
         head_motion = self.find_for_run(run, "xfm", (".txt",), from_="orig", to="boldref")
         if not head_motion:
             return {}
-        coregistration = self.find_for_run(run, "xfm", (".txt",), from_="boldref", to="T1w")
+        coregistration = self.find_for_run(run, "xfm", _LINEAR_EXTENSIONS, from_="boldref", to="T1w")
         if not coregistration:
             raise _missing_part(run, "from-boldref_to-T1w transform")
         transforms = {
@@ -174,7 +177,7 @@ class DerivativeFiles:
         return {**transforms, **self._fieldmap(run)}
 
     def _fieldmap(self, run: Mapping[str, str]) -> dict[str, Path]:
-        from_boldref = self.find_for_run(run, "xfm", (".txt",), from_="boldref")
+        from_boldref = self.find_for_run(run, "xfm", _LINEAR_EXTENSIONS, from_="boldref")
         to_fieldmaps = [file for file in from_boldref if file.entities["to"] not in ("orig", "boldref", "T1w")]
         if not to_fieldmaps:
             return {}
@@ -196,7 +199,7 @@ def _files_of_subjects(folder: Path) -> Iterator[BidsFile]:
         if any(file.path.name == DESCRIPTION for file in files) and _is_prepare_output(parent):
             outputs.add(parent)
         else:
-            yield from (file for file in files if file.path.name.startswith("sub-"))
+            yield from (file for file in files if "sub" in file.entities and not file.problem)
 
 
 def _is_prepare_output(folder: Path) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from titan_neuro.data.bids.annex import is_missing
 from titan_neuro.data.bids.choice import choose_image, choose_mask, most_specific
+from titan_neuro.data.bids.continuous import ContinuousFile, find_continuous
 from titan_neuro.data.bids.dataset import DatasetIndex
 from titan_neuro.data.bids.derivatives import DerivativeFiles
 from titan_neuro.data.bids.filters import RecordingFilter, read_filter
@@ -19,6 +20,7 @@ from titan_neuro.data.bids.names import (
     BidsFile,
     join_entities,
     long_entities,
+    printable,
     run_entities,
     short_entities,
     sidecar_path,
@@ -54,6 +56,8 @@ class Recording:
         The events table, the brain mask and the confounds table that apply to this run.
     transforms : mapping of str to Path
         The files of the route ``transforms``, as :meth:`DerivativeFiles.transforms` returns them.
+    continuous : tuple of ContinuousFile
+        The tables of stimuli, ratings and physiology that apply to this run.
     hemispheres : mapping of str to Path
         The GIFTI files (``*_hemi-L_*_bold.func.gii``) of a recording on surfaces, by ``L`` and ``R``.
     missing_sidecars : tuple of Path
@@ -76,6 +80,7 @@ class Recording:
     mask: Path | None
     confounds: Path | None = None
     transforms: Mapping[str, Path] = field(default_factory=dict)
+    continuous: tuple[ContinuousFile, ...] = ()
     hemispheres: Mapping[str, Path] = field(default_factory=dict)
     missing_sidecars: tuple[Path, ...] = ()
     uninstalled: tuple[Path, ...] = ()
@@ -101,6 +106,9 @@ class Recording:
     def files(self) -> dict[str, Path]:
         """Every file that the run may be prepared from, by its role."""
         by_role = {"recording": self.path, "mask": self.mask, "events": self.events, "confounds": self.confounds}
+        for table in self.continuous:
+            by_role[table.name] = table.path
+            by_role |= {f"{table.name} sidecar {number}": path for number, path in enumerate(table.sidecars, start=1)}
         others = {f"hemi-{side}": path for side, path in self.hemispheres.items() if path != self.path}
         return {**{role: path for role, path in by_role.items() if path is not None}, **self.transforms, **others}
 
@@ -145,11 +153,9 @@ def find_recordings(
     Raises
     ------
     InputNotFoundError, NotBIDSError, NotFetchedError
-        No such folder; no ``dataset_description.json``; the content of that file is not on this machine.
-    NoMatchError
-        No recording matches a label or the filter; the named derivatives hold nothing for a run.
-    ConfigError
-        The filter file can't be used.
+        See `DatasetIndex`; a file of a run can't be opened.
+    NoMatchError, ConfigError
+        No recording matches a label or the filter; nothing is derived from a run; the filter file can't be used.
     ImageError, MetadataError
         A name is broken; all images are band-pass filtered; one file serves two runs. Also, but only where it is true
         of all runs (else it is the recording's `failure`): two files are candidates for one run, or for one of its
@@ -167,21 +173,11 @@ def find_recordings(
         exclude=exclude,
         allow_missing=allow_missing,
     )
-    folders = derivatives or [bids_dir / "derivatives"]
-    sources = _Sources(
-        index=index,
-        events=_by_subject(index.events()),
-        derivatives=DerivativeFiles([*folders, *([bids_dir] if index.is_derivative else [])]),
-        choice=given.of_derivatives(),
-        resolution_mm=resolution_mm,
-    )
-    found = [_complete(run, sources) for run in selected]
-    failed = [recording for recording in found if recording.failure is not None]
-    recordings = [recording for recording in found if recording.failure is None]
-    if not recordings and failed[0].failure is not None:
-        raise failed[0].failure
+    sources = _open_sources(index, derivatives or [bids_dir / "derivatives"], given.of_derivatives(), resolution_mm)
+    recordings, failed = _complete_all(selected, sources)
     if not index.is_derivative:
         recordings = _require_derivatives(recordings, sources.derivatives, derivatives, allow_missing=allow_missing)
+    _require_one_kind(recordings)
     _require_own_files(recordings)
     _warn_of_other_spaces(recordings)
     return sorted([*recordings, *failed], key=lambda recording: recording.key)
@@ -193,9 +189,23 @@ class _Sources:
 
     index: DatasetIndex
     events: Mapping[str | None, Sequence[BidsFile]]
+    continuous: Mapping[Path, Sequence[BidsFile]]
     derivatives: DerivativeFiles
     choice: RecordingFilter
     resolution_mm: float | None
+
+
+def _open_sources(
+    index: DatasetIndex, folders: Sequence[Path], choice: RecordingFilter, resolution_mm: float | None
+) -> _Sources:
+    return _Sources(
+        index=index,
+        events=_by_subject(index.events()),
+        continuous=index.continuous(),
+        derivatives=DerivativeFiles([*folders, *([index.bids_dir] if index.is_derivative else [])]),
+        choice=choice,
+        resolution_mm=resolution_mm,
+    )
 
 
 def _by_subject(files: Sequence[BidsFile]) -> dict[str | None, list[BidsFile]]:
@@ -203,6 +213,15 @@ def _by_subject(files: Sequence[BidsFile]) -> dict[str | None, list[BidsFile]]:
     for file in files:
         by_subject.setdefault(file.entities.get("sub"), []).append(file)
     return by_subject
+
+
+def _complete_all(runs: Sequence[SelectedRun], sources: _Sources) -> tuple[list[Recording], list[Recording]]:
+    """Find all files of the runs; those that fail come second. Where all fail, the first error is raised."""
+    found = [_complete(run, sources) for run in runs]
+    failed = [recording for recording in found if recording.failure is not None]
+    if len(failed) == len(found) and failed[0].failure is not None:
+        raise failed[0].failure
+    return [recording for recording in found if recording.failure is None], failed
 
 
 def _complete(run: SelectedRun, sources: _Sources) -> Recording:
@@ -240,6 +259,7 @@ def _recording(run: SelectedRun, sources: _Sources) -> Recording:
         missing_sidecars=tuple(missing),
         events=most_specific(entities, events, file.path),
         mask=None,
+        continuous=find_continuous(file, sources.continuous),
         hemispheres=file.hemispheres,
         notes=tuple(f"left out: {name}" for name in others),
     )
@@ -382,7 +402,10 @@ def _require_one_kind(recordings: Sequence[Recording]) -> None:
 
 
 def _require_own_files(recordings: Sequence[Recording]) -> None:
-    """Refuse an image of two runs, links to nothing, and files that are none: reading a pipe would wait for ever."""
+    """Refuse an image of two runs, and files that can't be opened safely, whatever reads them.
+
+    Reading a named pipe would wait for ever, and libraries for compressed files crash at names that are not UTF-8.
+    """
     by_path: dict[Path, Recording] = {}
     for recording in recordings:
         other = by_path.setdefault(recording.path, recording)
@@ -392,6 +415,12 @@ def _require_own_files(recordings: Sequence[Recording]) -> None:
                 "Leave one of them out with --bids-filter-file.",
             )
         for role, path in recording.files.items():
+            if printable(str(path)) != str(path):
+                raise InputNotFoundError(
+                    f"{printable(str(path))}: the {role.replace('_', ' ')} of {recording.key} has a path that is not "
+                    "UTF-8.",
+                    "Rename the file or folder.",
+                )
             if not path.is_file() and not is_missing(path):
                 what = "no file" if path.exists() else "a link to a file that is not there"
                 raise InputNotFoundError(

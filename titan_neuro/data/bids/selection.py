@@ -172,8 +172,8 @@ def _require_valid_names(files: Sequence[BidsFile]) -> None:
         path, problem = printable(str(invalid[0].path)), invalid[0].problem
         raise MetadataError(
             f"{path}: is no valid recording: {problem}.{more}",
-            "Rename it (labels consist of letters and digits), exclude it with a --bids-filter-file or, in a raw "
-            f"dataset, with {IGNORE_FILE}.",
+            "Rename or replace it (labels consist of letters and digits); or leave it out with --bids-filter-file, or "
+            f"in a raw dataset with {IGNORE_FILE}.",
         )
 
 

@@ -9,9 +9,11 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from titan_neuro.data.bids.annex import dataset_id, install_command, parse_dataset_id
-from titan_neuro.data.fetch.registry import Published, is_url
+from titan_neuro.data.fetch.address import is_url, parse_ria, same_place
+from titan_neuro.data.fetch.registry import Published
 from titan_neuro.data.fetch.session import datalad_session, failure_reason, make_dataset_once
 from titan_neuro.data.fetch.tree import is_clone
 from titan_neuro.errors import FetchError, OutputError
@@ -27,7 +29,8 @@ _MAX_REASON = 300
 def working_tree(published: Published, directory: Path, *, dry_run: bool) -> Iterator[Path]:
     """Provide the working tree of a dataset in a ``with`` block: its clone, which is made if there is none yet.
 
-    A dry run without a clone makes a temporary one, and removes it at the end of the block.
+    A dry run without a clone makes a temporary one, and removes it at the end of the block. It lies on the disk of
+    `directory` where that can be written: git-annex unlocks all files on a file system without links.
 
     Parameters
     ----------
@@ -51,7 +54,9 @@ def working_tree(published: Published, directory: Path, *, dry_run: bool) -> Ite
         git-annex is not installed; the dataset can't be cloned; it has no such commit.
     """
     if dry_run and not _is_cloned(published, directory):
-        with tempfile.TemporaryDirectory() as scratch:
+        existing = next(folder for folder in directory.parents if folder.is_dir())
+        beside = existing if os.access(existing, os.W_OK) else None
+        with tempfile.TemporaryDirectory(prefix=".titan-neuro-dry-run-", dir=beside) as scratch:
             clone = Path(scratch, "dataset")
             _clone(published, clone)
             yield clone
@@ -151,14 +156,29 @@ def _is_cloned(published: Published, directory: Path) -> bool:
     if not _is_clone_of(published.url, directory):
         return False
     if published.commit:
-        raise OutputError(
-            f"{directory}: is at commit {commit or '(none)'}; expected {published.commit}, the published state that "
-            "results refer to. Nothing was changed.",
-            f"To use the clone as it is: `titan-neuro fetch {directory}`. To check out the published state: "
-            f"`git -C {directory} fetch origin` and `git -C {directory} checkout --no-track -b {_PINNED_BRANCH} "
-            f"{published.commit}`. Or choose another folder.",
+        _refuse_other_commit(
+            directory, f"{published.commit}, the published state that results refer to", published.commit
         )
+    ria = parse_ria(published.url)
+    if ria and ria.version and _commit_of_version(directory, ria.version) != commit_of(directory):
+        _refuse_other_commit(directory, f"the version {ria.version} of the address", ria.version)
     return True
+
+
+def _commit_of_version(clone: Path, version: str) -> str:
+    """Return the commit of a branch, tag or commit that a clone knows, also of a branch of origin; else nothing."""
+    names = (f"{name}^{{commit}}" for name in (version, f"origin/{version}"))
+    return next(filter(None, (_git("-C", str(clone), "rev-parse", "--quiet", "--verify", name) for name in names)), "")
+
+
+def _refuse_other_commit(directory: Path, expected: str, revision: str) -> NoReturn:
+    is_shallow = _git("-C", str(directory), "rev-parse", "--is-shallow-repository") == "true"
+    fetch = f"`git -C {directory} fetch {'--unshallow ' if is_shallow else ''}origin`"
+    raise OutputError(
+        f"{directory}: is at commit {commit_of(directory) or '(none)'}; expected {expected}. Nothing was changed.",
+        f"To use the clone as it is: `titan-neuro fetch {directory}`. To check out what is expected: {fetch} and "
+        f"`git -C {directory} checkout --no-track -b {_PINNED_BRANCH} {revision}`. Or choose another folder.",
+    )
 
 
 def _is_clone_of(url: str, directory: Path) -> bool:
@@ -169,7 +189,7 @@ def _is_clone_of(url: str, directory: Path) -> bool:
     if str(directory) == url:
         return True
     origin = _git("-C", str(directory), "config", "remote.origin.url")
-    same_origin = _bare_url(origin) == _bare_url(url)
+    same_origin = bool(origin) and same_place(origin, url)
     if same_origin and is_url(url):
         return True
     clone_id, source_id = dataset_id(directory), _source_id(url)
@@ -180,11 +200,6 @@ def _is_clone_of(url: str, directory: Path) -> bool:
             "Choose another folder.",
         )
     return True
-
-
-def _bare_url(url: str) -> str:
-    # DataLad clones from URL/.git if URL itself is no repository, and records that address.
-    return url.rstrip("/").removesuffix("/.git").removesuffix(".git")
 
 
 def _source_id(url: str) -> str | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from titan_neuro.data.bids.annex import uninstalled_subdatasets
 from titan_neuro.data.fetch.clone import hide, install_subdataset, working_tree
+from titan_neuro.data.fetch.disk_space import disk_space, format_bytes
 from titan_neuro.data.fetch.job import FetchSummary, Job, plan_job
 from titan_neuro.data.fetch.plan import find_wanted
 from titan_neuro.data.fetch.registry import (
@@ -20,7 +21,7 @@ from titan_neuro.data.fetch.registry import (
     find_derivative,
     find_entry,
 )
-from titan_neuro.data.fetch.transfer import check_disk_space, drop_files, format_bytes, free_bytes, get_files
+from titan_neuro.data.fetch.transfer import drop_files, get_files
 from titan_neuro.data.fetch.tree import TreeFile, is_clone, nested_clones, read_tree, total_bytes, tree_file
 from titan_neuro.errors import FetchError, InputNotFoundError, NoMatchError
 
@@ -124,7 +125,7 @@ def get_content(paths: Sequence[Path], *, n_jobs: int = 4) -> int:
             missing.setdefault(clone, []).append(file)
     for clone, files in missing.items():
         _log.info("%s: getting %d files (%s).", clone, len(files), format_bytes(total_bytes(files)))
-        check_disk_space(clone, total_bytes(files))
+        disk_space(clone, [(clone, files)]).require()
         get_files(clone, files, n_jobs)
     return len(uninstalled) + sum(map(len, missing.values()))
 
@@ -210,12 +211,11 @@ def _warn_of_missing_runs(raw: Job, derivative: Job, kind: DerivativeKind) -> No
 
 
 def _get_missing(directory: Path, jobs: Sequence[Job], n_jobs: int, *, dry_run: bool) -> None:
-    n_bytes, free = sum(job.summary.n_bytes_to_get for job in jobs), free_bytes(directory)
-    summary = "enough" if free >= n_bytes else "not enough"
-    _log.info("Disk space: %s bytes are free, %s are to be fetched: %s.", f"{free:,}", f"{n_bytes:,}", summary)
+    space = disk_space(directory, [(job.clone, job.missing) for job in jobs])
+    _log.info("%s", space.describe())
     if dry_run:
         return
-    check_disk_space(directory, n_bytes)
+    space.require()
     for job in jobs:
         if job.missing:
             get_files(job.clone, job.missing, n_jobs)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from titan_neuro.data.bids.annex import dataset_id
 from titan_neuro.data.fetch.clone import commit_of
+from titan_neuro.data.fetch.disk_space import format_bytes
 from titan_neuro.data.fetch.plan import WantedFile, find_wanted
 from titan_neuro.data.fetch.survey import Survey, survey
-from titan_neuro.data.fetch.transfer import format_bytes
 from titan_neuro.data.fetch.tree import read_tree, total_bytes
 
 _log = logging.getLogger(__name__)
@@ -111,6 +111,8 @@ def plan_job(
     NoMatchError
         Nothing matches.
     """
+    # Said before anything is read: the sidecars of large datasets take a minute.
+    _log.info("%s: reading names and sidecars.", directory)
     tree = read_tree(clone)
     selected = find_wanted(clone, tree, **labels)
     recordings = [file for file in selected if file.recording]

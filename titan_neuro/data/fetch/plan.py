@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from titan_neuro.data.bids.continuous import CONTINUOUS_EXTENSION, CONTINUOUS_SUFFIXES
 from titan_neuro.data.bids.names import (
     IMAGE_EXTENSIONS,
     STANDARD_SPACES,
     canonical_label,
-    has_label,
     list_labels,
     parse_name,
     strip_prefix,
@@ -21,6 +21,8 @@ from titan_neuro.errors import NoMatchError
 _FILTERS = {"sub": "participant", "task": "task", "run": "run"}
 # No BIDS dataset has recordings in these folders.
 _SKIPPED_FOLDERS = {"sourcedata", "code"}
+# Continuous tables in these folders belong to recordings of another kind.
+_OTHER_DATA_TYPES = {"anat", "beh", "dwi", "eeg", "ieeg", "meg", "motion", "mrs", "nirs", "perf", "pet"}
 _RECORDING_NAMES = {"bold": "BOLD image", "timeseries": "time series", "xfm": "head-motion transform"}
 _TISSUES = {"CSF", "WM"}
 
@@ -95,14 +97,20 @@ def find_wanted(
     recordings = [_as_recording(file) for file in candidates if is_recording(file)]
     belonging = [file for file in candidates if belongs(file) and not is_recording(file)]
     labels = {"sub": subjects, "task": tasks, "run": runs}
-    filters = {entity: [strip_prefix(label, entity) for label in wanted] for entity, wanted in labels.items() if wanted}
+    # By their canonical forms: a thousand labels are looked up, not compared one by one.
+    filters = {
+        entity: {canonical_label(entity, strip_prefix(label, entity)): strip_prefix(label, entity) for label in wanted}
+        for entity, wanted in labels.items()
+        if wanted
+    }
     names = [file.entities for file in recordings]
     listed = "; ".join(f"{word} {list_labels(names, entity)}" for entity, word in _FILTERS.items())
     available = f"The dataset has: {listed}."
     kind = _RECORDING_NAMES[recordings[0].suffix]
     for entity, wanted in filters.items():
-        for label in wanted:
-            if not any(_matches(file, entity, [label]) for file in recordings):
+        present = {_label(file, entity) for file in recordings}
+        for canonical, label in wanted.items():
+            if canonical not in present:
                 raise NoMatchError(f"{directory}: no {kind} of {_FILTERS[entity]} {label!r}.", available)
     selected = [
         file
@@ -110,7 +118,9 @@ def find_wanted(
         if all(_matches(file, entity, wanted) for entity, wanted in filters.items())
     ]
     if not any(file.recording for file in selected):
-        combination = " and ".join(f"{_FILTERS[entity]} {' '.join(wanted)}" for entity, wanted in filters.items())
+        combination = " and ".join(
+            f"{_FILTERS[entity]} {' '.join(wanted.values())}" for entity, wanted in filters.items()
+        )
         raise NoMatchError(f"{directory}: no {kind} of {combination} together.", available)
     return selected
 
@@ -183,6 +193,9 @@ def _is_description(file: WantedFile) -> bool:
 def _goes_with_bold(file: WantedFile) -> bool:
     if file.suffix in {"events", "timeseries", "regressors"}:
         return file.extension in {".json", ".tsv"}
+    if file.suffix in CONTINUOUS_SUFFIXES:
+        of_other_data = _OTHER_DATA_TYPES.intersection(file.name.parts)
+        return file.extension in {".json", CONTINUOUS_EXTENSION} and not of_other_data
     if file.suffix == "mask":
         return _is_brain_mask(file) and "func" in file.name.parts
     return (file.suffix == "bold" and file.extension == ".json") or _is_description(file)
@@ -221,9 +234,14 @@ def _as_recording(file: WantedFile) -> WantedFile:
     return WantedFile(**{**vars(file), "recording": True})
 
 
-def _matches(file: WantedFile, entity: str, labels: Sequence[str]) -> bool:
+def _label(file: WantedFile, entity: str) -> str | None:
+    label = file.entities.get(entity)
+    return None if label is None else canonical_label(entity, label)
+
+
+def _matches(file: WantedFile, entity: str, labels: Container[str | None]) -> bool:
     # A mask or sidecar without the entity applies to all of its labels. Anatomical images and fieldmaps count their
     # runs on their own.
     shared = entity != "sub" and "func" not in file.name.parts
     applies_to_all = not file.recording and (shared or entity not in file.entities)
-    return applies_to_all or has_label(file.entities, entity, labels)
+    return applies_to_all or _label(file, entity) in labels

@@ -9,12 +9,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
+from titan_neuro.data.fetch.address import is_url, parse_ria
 from titan_neuro.errors import InputNotFoundError, UsageError
 
 DerivativeKind = Literal["transforms", "fmriprep"]
 
 _ACCESSION = re.compile(r"^ds\d{6}$")
-_URL = re.compile(r"^[a-z][a-z0-9+.-]*://|^[^/]+@[^/]+:")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +100,11 @@ def find_entry(source: str, directory: Path, registry: Mapping[str, RegistryEntr
     ------
     InputNotFoundError
         `source` is a path that does not exist.
+    UsageError
+        `source` is an address in a RIA store that names no dataset.
     """
     if is_url(source):
+        parse_ria(source)
         return RegistryEntry(raw=Published(url=source))
     path = Path(source).expanduser()
     if _ACCESSION.match(source) and (not path.exists() or path.resolve() == directory.resolve()):
@@ -141,8 +144,3 @@ def find_derivative(
             "`titan-neuro fetch URL DIR`, and give it to the next stage with `-d DIR`.",
         )
     return entry.derivatives[kind]
-
-
-def is_url(source: str) -> bool:
-    """Whether a source is a URL, not a path."""
-    return _URL.match(source) is not None

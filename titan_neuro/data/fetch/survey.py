@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from titan_neuro.data.bids.names import applies_to
 from titan_neuro.data.fetch.plan import WantedFile
 from titan_neuro.data.fetch.tree import TreeFile, total_bytes
@@ -115,7 +117,8 @@ def _metadata(recordings: Sequence[WantedFile], wanted: Sequence[WantedFile]) ->
     # A sidecar that applies to several runs is read once.
     read = functools.cache(_read_or_warn)
     metadata = []
-    for recording in recordings:
+    # Large sidecars (dcmstack writes half a megabyte each) take a minute for 2,000 runs.
+    for recording in tqdm(recordings, desc="Reading sidecars", unit="run", delay=2, leave=False, disable=None):
         merged: dict[str, Any] = {}
         for folder in reversed(recording.path.parents):
             sidecars = by_folder.get((folder, recording.suffix), ())

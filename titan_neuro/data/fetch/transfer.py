@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import logging
 import re
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
 from titan_neuro.data.bids.annex import is_missing
+from titan_neuro.data.fetch.locations import fetch_locations
 from titan_neuro.data.fetch.session import datalad_session, failure_reason, result_reason
 from titan_neuro.data.fetch.tree import TreeFile, total_bytes
 from titan_neuro.errors import FetchError
@@ -23,29 +23,6 @@ _MAX_LISTED = 5
 _STALE_LOCK = "unable to take transfer lock"
 _ATTEMPTS = 2
 _IGNORED = re.compile(r"annex-ignore set: ([^)]+)\)")
-
-
-def free_bytes(directory: Path) -> int:
-    """Return the free bytes on the disk of `directory`, which need not exist yet."""
-    existing = next(folder for folder in (directory, *directory.parents) if folder.exists())
-    return shutil.disk_usage(existing).free
-
-
-def check_disk_space(directory: Path, n_bytes: int) -> None:
-    """Check that `n_bytes` fit on the disk of `directory`.
-
-    Raises
-    ------
-    FetchError
-        They don't.
-    """
-    free = free_bytes(directory)
-    if free < n_bytes:
-        raise FetchError(
-            f"{directory}: the disk is too full: {format_bytes(n_bytes)} are to be fetched, "
-            f"{format_bytes(free)} are free.",
-            "Fetch fewer subjects or runs, or choose a folder on another disk.",
-        )
 
 
 def get_files(directory: Path, missing: Sequence[TreeFile], n_jobs: int) -> None:
@@ -62,8 +39,10 @@ def get_files(directory: Path, missing: Sequence[TreeFile], n_jobs: int) -> None
     Raises
     ------
     FetchError
-        git-annex is not installed, or some files could not be fetched; the others are kept.
+        git-annex is not installed; the clone lacks git-annex's branch, and can't get it; or some files could not be
+        fetched, and the others are kept.
     """
+    fetch_locations(directory)
     remaining, reasons = list(missing), {}
     with tqdm(total=total_bytes(missing), desc="Fetching", unit="B", unit_scale=True) as bar:
         for _ in range(_ATTEMPTS):
@@ -106,11 +85,6 @@ def drop_files(directory: Path, present: Sequence[TreeFile]) -> tuple[int, str]:
     listed = _list_files(directory, kept, reasons)
     problem = f"{directory}: {len(kept)} of {len(present)} files are kept:\n  {listed}" if kept else ""
     return total_bytes(freed), problem
-
-
-def format_bytes(n_bytes: int) -> str:
-    """Format a number of bytes: ``27.6GB``."""
-    return str(tqdm.format_sizeof(n_bytes, suffix="B", divisor=1000))
 
 
 class _ByteProgress(logging.Handler):

@@ -20,6 +20,9 @@ from titan_neuro.data.prepare.transforms import apply_affine
 from titan_neuro.data.space import ParcelLayout, Space, list_names, same_affine
 from titan_neuro.errors import ImageError, InputNotFoundError, MetadataError
 
+# Labels that are stored as integers with a scale factor in single precision: 1.0000001, 30000.002.
+_LABEL_RTOL, _LABEL_ATOL = 1e-6, 1e-3
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Atlas:
@@ -57,8 +60,8 @@ def read_atlas(path: Path, space: Space) -> Atlas:
     Parameters
     ----------
     path : Path
-        3D image of whole numbers; for a run on surfaces ``*.dlabel.nii``, or the ``*.label.gii`` or ``*.annot`` of one
-        hemisphere, beside that of the other one.
+        3D image of whole numbers, up to the rounding of a scale factor; for a run on surfaces ``*.dlabel.nii``, or the
+        ``*.label.gii`` or ``*.annot`` of one hemisphere, beside that of the other one.
     space : Space
         Of kind ``volume`` or ``surface``.
 
@@ -233,7 +236,11 @@ def _read_labels(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise InputNotFoundError(f"{path}: no such file (given with --atlas).", "Check the path.")
     data, affine = read_volume(path, "image of labels")
     labels = np.rint(data)
-    if not np.isfinite(data).all() or (labels != data).any() or (labels < 0).any():
+    if (
+        not np.isfinite(data).all()
+        or not np.allclose(labels, data, rtol=_LABEL_RTOL, atol=_LABEL_ATOL)
+        or (labels < 0).any()
+    ):
         raise ImageError(f"{path}: expected labels, whole numbers from 0 on, found other values.")
     if not labels.any():
         raise ImageError(f"{path}: expected labels, found 0 everywhere.")

@@ -23,8 +23,8 @@ class PrepareConfig:
         Which repetition time holds where the sidecar and the header of an image differ. None: the sidecar's for
         preprocessed images; for images as recorded it is an error.
     warmup_s : float
-        Seconds at the start of a run that models receive as input, and that are never scored: running estimates are
-        unreliable there.
+        Seconds at the start of a run, from its first steady volume on, that models receive as input, and that are
+        never scored: running estimates are unreliable there.
     scored_trial_types : tuple of str
         A time point is scored when it lies inside an event of one of these ``trial_type``s. Where the events table has
         no such event, or there is no table, all time points after the warm-up are scored.

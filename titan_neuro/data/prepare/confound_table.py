@@ -160,13 +160,20 @@ class ConfoundSources:
 
 
 def compute_confounds(
-    sources: ConfoundSources, *, repetition_time: float, calibration_time_points: int | None, source: str
+    sources: ConfoundSources,
+    *,
+    repetition_time: float,
+    calibration_time_points: int | None,
+    n_before_steady_state: int = 0,
+    source: str,
 ) -> ConfoundTable:
     """Compute a table under fMRIPrep's names; what `sources` lacks makes no column.
 
     Columns: the six motion parameters, the means ``global_signal``, ``csf``, ``white_matter``, each with
     ``_derivative1`` (backward difference), ``_power2`` and ``_derivative1_power2``; ``csf_wm``;
-    ``framewise_displacement``; ``a_comp_cor_00`` to ``05`` of CSF and white matter together; ``cosine00``, ...
+    ``framewise_displacement``; ``a_comp_cor_00`` to ``05`` of CSF and white matter together; ``cosine00``, ...;
+    ``non_steady_state_outlier00``, ... As in fMRIPrep, components and cosines are those of the run without the volumes
+    before the steady state, where they are 0.
 
     The values at time point ``t`` depend on time points up to ``t`` alone, except for the components where
     `calibration_time_points` is None, and the cosines, which depend on the length of the run.
@@ -177,7 +184,9 @@ def compute_confounds(
     repetition_time : float
         Seconds.
     calibration_time_points : int or None
-        Time points on which the components are fitted; see `compcor`.
+        Time points of the steady state on which the components are fitted; see `compcor`.
+    n_before_steady_state : int
+        First volumes, before the steady state.
     source : str
         How the table was made, for messages and records.
 
@@ -198,7 +207,10 @@ def compute_confounds(
         both = np.concatenate([sources.csf, sources.white_matter], axis=1)
         columns["csf_wm"] = both.mean(axis=1, dtype=np.float64)
         metadata["csf_wm"] = {"Method": "Mean"}
-        components, explained = compcor(both, N_COMPONENTS, calibration_time_points, repetition_time)
+        components, explained = compcor(
+            both[n_before_steady_state:], N_COMPONENTS, calibration_time_points, repetition_time
+        )
+        components = np.pad(components, ((n_before_steady_state, 0), (0, 0)))
         for number, fraction in enumerate(explained):
             columns[f"a_comp_cor_{number:02d}"] = components[:, number]
             metadata[f"a_comp_cor_{number:02d}"] = {
@@ -211,8 +223,11 @@ def compute_confounds(
             }
     if columns:
         n_time_points = len(next(iter(columns.values())))
-        cosines = cosine_drifts(n_time_points, repetition_time)
+        cosines = cosine_drifts(n_time_points - n_before_steady_state, repetition_time)
+        cosines = np.pad(cosines, ((n_before_steady_state, 0), (0, 0)))
+        outliers = np.eye(n_time_points)[:n_before_steady_state]
         columns |= {f"cosine{number:02d}": cosine for number, cosine in enumerate(cosines.T)}
+        columns |= {f"non_steady_state_outlier{number:02d}": outlier for number, outlier in enumerate(outliers)}
     return ConfoundTable(columns=pd.DataFrame(columns), metadata=metadata, source=source)
 
 

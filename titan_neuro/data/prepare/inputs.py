@@ -19,6 +19,7 @@ from titan_neuro.data.bids.recordings import Recording
 from titan_neuro.data.prepare.atlas_surfaces import atlas_files
 from titan_neuro.data.prepare.atlas_table import names_table
 from titan_neuro.data.prepare.config import PrepareConfig
+from titan_neuro.data.prepare.readout_time import READOUT_KEYS
 from titan_neuro.errors import InputNotFoundError, NotFetchedError
 
 _CONFIG = TypeAdapter(PrepareConfig)
@@ -31,7 +32,7 @@ _SIDECAR_KEYS = (
     "SamplingFrequency",
     "SliceTimingCorrected",
     "PhaseEncodingDirection",
-    "TotalReadoutTime",
+    *READOUT_KEYS,
     "SliceTiming",
     "SliceEncodingDirection",
 )

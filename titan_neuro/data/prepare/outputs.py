@@ -16,6 +16,7 @@ from titan_neuro.data.bids.recordings import Recording
 from titan_neuro.data.prepare.atlas import atlas_name
 from titan_neuro.data.prepare.config import PrepareConfig
 from titan_neuro.data.prepare.confound_presets import ConfoundModel
+from titan_neuro.data.prepare.continuous import resample_tables
 from titan_neuro.data.prepare.inputs import recorded_settings
 from titan_neuro.data.prepare.routes import OpenRun, output_space
 from titan_neuro.data.prepare.timing import events_within, read_events, scored_time_points
@@ -108,6 +109,7 @@ def build_header(recording: Recording, run: OpenRun, config: PrepareConfig, orig
     """
     events, events_note = _read_events(recording, run)
     scored, rule = _scored(recording, run, config, events)
+    continuous, tables = resample_tables(recording, run.series.n_time_points, run.repetition_time)
     method = "z-score over the whole run" if config.estimation == "whole-run" else "causal expanding z-score"
     return RunHeader(
         key=recording.key,
@@ -117,11 +119,16 @@ def build_header(recording: Recording, run: OpenRun, config: PrepareConfig, orig
         scored=scored,
         events=events,
         framewise_displacement=run.framewise_displacement,
+        continuous=continuous,
         record={
             **origin,
             "route": run.route,
             "spatial": run.spatial,
             "mask": run.mask,
+            "steady_state": {
+                "volumes_before": run.steady_state.n_volumes_before,
+                "rule": run.steady_state.rule,
+            },
             "normalizer": {"method": method, "warmup_s": config.warmup_s},
             "confounds": {
                 "preset": config.confounds,
@@ -134,6 +141,7 @@ def build_header(recording: Recording, run: OpenRun, config: PrepareConfig, orig
             "whole_run": _whole_run_steps(recording, run.confounds, config),
             "scored": rule,
             "events": events_note,
+            **({"continuous": tables} if tables else {}),
             "versions": versions(),
         },
     )
@@ -154,10 +162,17 @@ def _scored(
     recording: Recording, run: OpenRun, config: PrepareConfig, events: Sequence[Event]
 ) -> tuple[np.ndarray, str]:
     """Time points that are scored, bool ``(time,)``, and the rule in words."""
-    n_time_points = run.series.n_time_points
+    n_time_points, n_before = run.series.n_time_points, run.steady_state.n_volumes_before
+    # Running estimates begin with the steady state, and so does the warm-up.
     scored, rule = scored_time_points(
-        events, n_time_points, run.repetition_time, config.warmup_s, config.scored_trial_types
+        events,
+        n_time_points,
+        run.repetition_time,
+        n_before * run.repetition_time + config.warmup_s,
+        config.scored_trial_types,
     )
+    if n_before:
+        rule += f", without the {n_before} before the steady state"
     n_excluded = int(run.confounds.excluded.sum())
     if n_excluded:
         scored &= ~run.confounds.excluded
@@ -221,5 +236,6 @@ def write_sidecar(files: OutputFiles, header: RunHeader, n_constant: int) -> Non
         "HighPassHz": record["high_pass_hz"],
         "WholeRun": record["whole_run"],
         "ScoredTimePoints": record["scored"],
+        "VolumesBeforeSteadyState": record["steady_state"]["volumes_before"],
     }
     write_json(files.sidecar, sidecar)

@@ -81,17 +81,21 @@ class ResampledVolumes:
         Of kind ``volume``.
     resampler : Resampler
         Samples the voxels of `space`.
+    recorded_mask : numpy.ndarray or None
+        bool ``(x, y, z)``, on the grid of the image: only outside may values be not finite; they are read as 0.
     """
 
-    def __init__(self, image: BoldImage, space: Space, resampler: Resampler) -> None:
-        self._image, self._resampler = image, resampler
+    def __init__(
+        self, image: BoldImage, space: Space, resampler: Resampler, recorded_mask: np.ndarray | None = None
+    ) -> None:
+        self._image, self._resampler, self._recorded_mask = image, resampler, recorded_mask
         self.space, self.n_time_points, self.n_values_read = space, image.n_volumes, space.n_features
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Read and resample volumes ``start <= t < stop``: float32 ``(time, voxels in mask)``."""
         series = np.empty((stop - start, self.space.n_features), dtype=np.float32)
         for index in range(start, stop):
-            series[index - start] = self._resampler(self._image.read_finite_volume(index), index)
+            series[index - start] = self._resampler(self._image.read_finite_volume(index, self._recorded_mask), index)
         return series
 
 

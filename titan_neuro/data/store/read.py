@@ -133,6 +133,12 @@ class RunStore:
         return self._read_whole("framewise_displacement") if "framewise_displacement" in self.sha256 else None
 
     @cached_property
+    def continuous(self) -> dict[str, np.ndarray]:
+        """Columns of continuous tables, float32 ``(time,)`` by name, as in :class:`RunHeader`."""
+        names = self._attributes.get("continuous", ())
+        return dict(zip(names, self._read_whole("continuous").T, strict=True)) if names else {}
+
+    @cached_property
     def space(self) -> Space:
         """The run's own mask and grid, its points of surfaces, or its parcels."""
         return read_space(self._attributes, self._read_whole)

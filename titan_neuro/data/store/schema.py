@@ -42,6 +42,10 @@ class RunHeader:
         Onset and duration in seconds from the first time point (NaN: unknown), and the ``trial_type``.
     framewise_displacement : numpy.ndarray or None
         float32 ``(time,)``, mm from the previous time point, NaN at time point 0; None if head motion is unknown.
+    continuous : mapping of str to numpy.ndarray
+        Columns of the continuous tables of stimuli, ratings and physiology, resampled to the time points: float32
+        ``(time,)`` by the names of table and column (``stim loudness``); NaN where there is no value. They are decoded
+        by a probe, and no model reads them.
     record : dict
         Sources and processing of the time points: plain JSON, with the keys of ``docs/store.md``.
     """
@@ -53,6 +57,7 @@ class RunHeader:
     scored: np.ndarray
     events: Sequence[Event] = ()
     framewise_displacement: np.ndarray | None = None
+    continuous: Mapping[str, np.ndarray] = field(default_factory=dict)
     record: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -67,8 +72,10 @@ def arrays_of(header: RunHeader) -> dict[str, np.ndarray]:
     arrays = {"scored": header.scored.astype(bool)}
     if header.framewise_displacement is not None:
         arrays["framewise_displacement"] = header.framewise_displacement.astype("<f4")
+    if header.continuous:
+        arrays["continuous"] = np.column_stack([*header.continuous.values()]).astype("<f4")
     for name, values in arrays.items():
-        if values.shape != header.scored.shape[:1]:
+        if values.shape[:1] != header.scored.shape[:1]:
             raise MismatchError(
                 f"{header.key}: {name}: expected {len(header.scored)} time points, found {values.shape}."
             )
@@ -93,6 +100,8 @@ def attributes_of(header: RunHeader) -> dict[str, Any]:
         "events": [[float(onset), _or_null(duration), str(kind)] for onset, duration, kind in header.events],
         "record": dict(header.record),
     }
+    if header.continuous:
+        attributes["continuous"] = list(header.continuous)
     try:
         stored: dict[str, Any] = json.loads(canonical(attributes))
     except (TypeError, ValueError) as error:

@@ -70,6 +70,11 @@ class RunView:
         """Events: onset and duration in seconds from the first time point (NaN: unknown), and the ``trial_type``."""
         return self.store.events
 
+    @property
+    def continuous(self) -> dict[str, np.ndarray]:
+        """Columns of continuous tables at the time points: float32 ``(time,)`` by name, NaN where there is no value."""
+        return self.store.continuous
+
     def read(self, start: int, stop: int) -> torch.Tensor:
         """Return time points ``start <= t < stop``: float32 ``(time, features)``, in standard deviations."""
         # Imported here: the preparation of runs needs no torch.

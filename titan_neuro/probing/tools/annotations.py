@@ -1,13 +1,21 @@
-"""Labels of the time points of a run: from its own events, or from any table in BIDS ``events.tsv`` form."""
+"""Labels of the time points of a run: from its own events and continuous tables, or from any BIDS table."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
 
+from titan_neuro.data.bids.continuous import (
+    ContinuousTable,
+    continuous_file,
+    is_continuous,
+    read_continuous,
+    resample,
+)
 from titan_neuro.data.bids.names import applies_to, parse_entities, parse_name, run_entities
 from titan_neuro.errors import InputNotFoundError, MetadataError
 from titan_neuro.tables import numbers, read_tsv
@@ -24,59 +32,156 @@ _ROUNDING_S = 1e-6
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Annotation:
-    """Labels or numbers of one column of a table.
+    """One column of a table.
 
     Attributes
     ----------
     name : str
-    onsets, durations : numpy.ndarray
-        Seconds from a run's first time point, ``(events,)``; NaN where unknown.
-    values : numpy.ndarray
-        ``(events,)``: categories as text, or float; ``""`` or NaN is no label.
+        Of the table, if it is not the run's own events, and of the column.
     entities : mapping
         Entities of the runs that the column applies to; all runs, if empty.
     """
 
     name: str
-    onsets: np.ndarray
-    durations: np.ndarray
-    values: np.ndarray
     entities: Mapping[str, str]
 
     def applies_to(self, run: RunData) -> bool:
         """Return whether the run's name has all entities of the table; ``run-1`` equals ``run-01``."""
         return applies_to(self.entities, parse_entities(run.key))
 
+    def matches(self, patterns: Iterable[str]) -> bool:
+        """Return whether the name, or the column alone, matches one of the shell patterns (``pc00?``)."""
+        column = self.name.partition(" ")[2] or self.name
+        return any(fnmatchcase(self.name, pattern) or fnmatchcase(column, pattern) for pattern in patterns)
+
+    def label_time_points(self, times: np.ndarray, repetition_time: float) -> np.ndarray:
+        """Label each time point.
+
+        Parameters
+        ----------
+        times : numpy.ndarray
+            Of the time points, ascending, in seconds.
+        repetition_time : float
+            Seconds.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(time,)``: categories as text, or float; ``""`` or NaN is no label.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EventAnnotation(Annotation):
+    """Labels or numbers of events: a time point has that of the event that contains it.
+
+    Attributes
+    ----------
+    onsets, durations : numpy.ndarray
+        Seconds from a run's first time point, ``(events,)``; NaN where unknown.
+    values : numpy.ndarray
+        ``(events,)``: categories as text, or float; ``""`` or NaN is no label.
+    """
+
+    onsets: np.ndarray
+    durations: np.ndarray
+    values: np.ndarray
+
+    def label_time_points(self, times: np.ndarray, repetition_time: float) -> np.ndarray:
+        """Label time points with ``onset <= time < onset + duration``; none where overlapping events differ."""
+        is_event = is_labeled(self.values) & np.isfinite(self.onsets)
+        kinds, codes = np.unique(self.values[is_event], return_inverse=True)
+        # Code -1 stands for no label, or several.
+        code_at = np.full(len(times), -1)
+        has_several = np.zeros(len(times), dtype=bool)
+        onsets, durations = self.onsets[is_event], self.durations[is_event]
+        starts = np.searchsorted(times + _ROUNDING_S, onsets)
+        stops = np.searchsorted(times + _ROUNDING_S, onsets + np.nan_to_num(durations))
+        for start, stop, code in zip(starts, stops, codes, strict=True):
+            earlier = code_at[start:stop]
+            has_several[start:stop] |= (earlier >= 0) & (earlier != code)
+            code_at[start:stop] = code
+        code_at[has_several] = -1
+        labels: np.ndarray = np.append(kinds, "" if kinds.dtype.kind == "U" else np.nan)[code_at]
+        return labels
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ContinuousAnnotation(Annotation):
+    """One column of a continuous table.
+
+    Attributes
+    ----------
+    table : ContinuousTable
+        With this column alone.
+    """
+
+    table: ContinuousTable
+
+    def label_time_points(self, times: np.ndarray, repetition_time: float) -> np.ndarray:
+        """Label time points with the resampled column (:func:`titan_neuro.data.bids.continuous.resample`)."""
+        return resample(self.table, times, repetition_time)[:, 0]
+
 
 def read_annotations(paths: Iterable[str | Path]) -> list[Annotation]:
-    """Read tables: ``trial_type`` holds categories; other columns, except ``onset`` and ``duration``, numbers.
+    """Read tables of events, or continuous ones.
+
+    Of events, ``trial_type`` holds categories; other columns, except ``onset`` and ``duration``, numbers.
 
     Parameters
     ----------
     paths : iterable of str or Path
-        BIDS ``events.tsv`` files.
+        BIDS ``events.tsv``, ``stim.tsv.gz`` and ``physio.tsv.gz`` files.
 
     Returns
     -------
     list of Annotation
-        One for each column, named by the ``desc`` of its table and itself.
+        One for each column, named by the ``desc`` of its table and itself; of continuous tables by their
+        `ContinuousFile.name` and itself. Tables for fewer runs stand after those for more.
 
     Raises
     ------
     InputNotFoundError
         A file does not exist.
     MetadataError
-        A file is not a table, lacks ``onset``, ``duration`` or a third column, or holds text instead of a number.
+        A file is not a table, lacks ``onset``, ``duration`` or a third column, or holds text instead of a number; a
+        continuous table's sidecar is incomplete.
     """
-    return [column for path in paths for column in _read(Path(path))]
+    columns = [column for path in paths for column in _read(Path(path))]
+    return sorted(columns, key=lambda column: len(column.entities))
 
 
-def _read(path: Path) -> list[Annotation]:
+def annotation_files(paths: Iterable[str | Path]) -> list[Path]:
+    """List the files that :func:`read_annotations` reads for these tables: the tables and their sidecars."""
+    tables = [Path(path) for path in paths]
+    return [
+        file for path in tables for file in (path, *(continuous_file(path).sidecars if is_continuous(path) else ()))
+    ]
+
+
+def _read(path: Path) -> Sequence[Annotation]:
     if not path.is_file():
         raise InputNotFoundError(
             f"{path}: no such table (probe.decoding.tables).",
             "A relative path is taken from the current folder; correct probe.decoding.tables.",
         )
+    return _read_columns(path) if is_continuous(path) else _read_events(path)
+
+
+def _read_columns(path: Path) -> list[ContinuousAnnotation]:
+    file = continuous_file(path)
+    table, entities = read_continuous(file), run_entities(parse_name(path).entities)
+    columns = zip(table.columns, table.values.T, strict=True)
+    return [_column(f"{file.name} {column}", series, entities, table) for column, series in columns]
+
+
+def _column(name: str, series: np.ndarray, entities: Mapping[str, str], table: ContinuousTable) -> ContinuousAnnotation:
+    alone = replace(table, columns=(name,), values=series[:, None])
+    return ContinuousAnnotation(name=name, entities=entities, table=alone)
+
+
+def _read_events(path: Path) -> list[EventAnnotation]:
     table = read_tsv(path, blank_lines=True)
     missing = [name for name in ("onset", "duration") if name not in table]
     columns = [name for name in table if name not in ("onset", "duration")]
@@ -89,7 +194,7 @@ def _read(path: Path) -> list[Annotation]:
     entities = parse_name(path).entities
     title = entities.get("desc", path.name.removesuffix(".tsv").removesuffix("_events"))
     return [
-        Annotation(
+        EventAnnotation(
             name=f"{title} {column}",
             onsets=onsets,
             durations=durations,
@@ -106,46 +211,35 @@ def _categories(texts: Iterable[str]) -> np.ndarray:
     return np.array(["" if text.lower() in NO_CONTENT else text for text in texts], dtype=str)
 
 
-def annotations_of(run: RunData, tables: Sequence[Annotation]) -> list[Annotation]:
-    """Return the annotations of a run: the ``trial_type`` of its own events, if any is a label, and the tables."""
-    of_tables = [table for table in tables if table.applies_to(run)]
-    events = tuple(getattr(run, "events", ()))
-    kinds = _categories(kind for _, _, kind in events)
-    if not any(kinds):
-        return of_tables
-    onsets, durations = (np.array([event[index] for event in events], dtype=float) for index in (0, 1))
-    return [Annotation(name="trial_type", onsets=onsets, durations=durations, values=kinds, entities={}), *of_tables]
+def annotations_of(run: RunData, tables: Sequence[Annotation], repetition_time: float) -> dict[str, Annotation]:
+    """Return the annotations of a run by name.
 
-
-def label_time_points(annotation: Annotation, times: np.ndarray) -> np.ndarray:
-    """Label each time point by the event that contains it: ``onset <= time < onset + duration``.
+    They are the ``trial_type`` of its own events, if any is a label; its own continuous tables; and of the tables those
+    that apply to it. Of one name the last counts: a table before the run's own, a table for fewer runs before others.
 
     Parameters
     ----------
-    annotation : Annotation
-    times : numpy.ndarray
-        Of the time points, ascending, in seconds.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(time,)``; ``""`` or NaN outside events, and where overlapping events have different labels.
+    run : RunData
+    tables : sequence of Annotation
+        From :func:`read_annotations`.
+    repetition_time : float
+        Seconds.
     """
-    is_event = is_labeled(annotation.values) & np.isfinite(annotation.onsets)
-    kinds, codes = np.unique(annotation.values[is_event], return_inverse=True)
-    # Code -1 stands for no label, or several.
-    code_at = np.full(len(times), -1)
-    has_several = np.zeros(len(times), dtype=bool)
-    onsets, durations = annotation.onsets[is_event], annotation.durations[is_event]
-    starts = np.searchsorted(times + _ROUNDING_S, onsets)
-    stops = np.searchsorted(times + _ROUNDING_S, onsets + np.nan_to_num(durations))
-    for start, stop, code in zip(starts, stops, codes, strict=True):
-        earlier = code_at[start:stop]
-        has_several[start:stop] |= (earlier >= 0) & (earlier != code)
-        code_at[start:stop] = code
-    code_at[has_several] = -1
-    labels: np.ndarray = np.append(kinds, "" if kinds.dtype.kind == "U" else np.nan)[code_at]
-    return labels
+    annotations: list[Annotation] = []
+    events = tuple(getattr(run, "events", ()))
+    kinds = _categories(kind for _, _, kind in events)
+    if any(kinds):
+        onsets, durations = (np.array([event[index] for event in events], dtype=float) for index in (0, 1))
+        annotations.append(
+            EventAnnotation(name="trial_type", onsets=onsets, durations=durations, values=kinds, entities={})
+        )
+    for name, series in getattr(run, "continuous", {}).items():
+        table = ContinuousTable(
+            columns=(name,), values=series[:, None], sampling_frequency_hz=1 / repetition_time, start_s=0.0
+        )
+        annotations.append(ContinuousAnnotation(name=name, entities={}, table=table))
+    annotations += [table for table in tables if table.applies_to(run)]
+    return {annotation.name: annotation for annotation in annotations}
 
 
 def is_labeled(labels: np.ndarray) -> np.ndarray:
