@@ -20,10 +20,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import BenchmarkError, Result, cpu_seconds, provenance, table, write_results
+from common import (
+    BenchmarkError,
+    Result,
+    cpu_seconds,
+    run_benchmark,
+)
 from sklearn.linear_model import Ridge, RidgeCV
 
-from titan_neuro.errors import TitanNeuroError
 from titan_neuro.linear.autoregression import ORDERS, PENALTIES, fit_autoregression
 
 HORIZONS = (1, 2, 3, 6, 10, 20)
@@ -141,17 +145,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     default = Path(__file__).parent / "results" / "autoregression.json"
     parser.add_argument("--output", type=Path, default=default, metavar="FILE", help="JSON; Markdown goes beside it")
     arguments = parser.parse_args(argv)
-    metadata = provenance(sys.argv[1:] if argv is None else argv, ("scikit-learn",))
     sizes = (50, 500, 1) if arguments.quick else (70_000, 3_000, 20)
-    try:
-        results = list(measure(*sizes, arguments.threads))
-        how = {"how": "one subject in 5 runs, float16 in memory; orders 1, 2, 4, 8 and 6 penalties; one pass each"}
-        write_results(arguments.output, "Linear autoregression of a whole brain", results, metadata | how)
-    except TitanNeuroError as error:
-        print(f"autoregression: {error}", file=sys.stderr)
-        return error.exit_code
-    print(table(results))
-    return 0
+
+    def run() -> tuple[list[Result], dict[str, str]]:
+        how = "one subject in 5 runs, float16 in memory; orders 1, 2, 4, 8 and 6 penalties; one pass each"
+        return list(measure(*sizes, arguments.threads)), {"how": how}
+
+    return run_benchmark("Linear autoregression of a whole brain", arguments.output, run, argv, ("scikit-learn",))
 
 
 if __name__ == "__main__":

@@ -132,6 +132,45 @@ def write_results(target: Path, title: str, results: Sequence[Result], metadata:
     write_text(target.with_suffix(".md"), f"# {title}\n\n{told}\n\n{table(results)}\n")
 
 
+def run_benchmark(
+    title: str,
+    output: Path,
+    measure: Callable[[], tuple[Sequence[Result], Mapping[str, Any]]],
+    argv: Sequence[str] | None,
+    packages: Sequence[str] = (),
+) -> int:
+    """Measure, write the results and print them: what every script's `main` does after reading its arguments.
+
+    Parameters
+    ----------
+    title : str
+        Heading of the page.
+    output : Path
+        File of the results, ends in ``.json``.
+    measure : callable
+        Returns the results, and how they were measured (JSON).
+    argv : sequence of str, optional
+        The script's arguments without its name; by default those of the process.
+    packages : sequence of str
+        See `provenance`.
+
+    Returns
+    -------
+    int
+        Exit code: 0, or that of the error that is printed.
+    """
+    # Before it is measured, so that the date and the commit are those of the start.
+    metadata = provenance(sys.argv[1:] if argv is None else argv, packages)
+    try:
+        results, how = measure()
+        write_results(output, title, results, metadata | dict(how))
+    except TitanNeuroError as error:
+        print(f"{title}: {error}", file=sys.stderr)
+        return error.exit_code
+    print(table(results))
+    return 0
+
+
 def _in_words(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {_in_words(part)}" for name, part in value.items())

@@ -24,18 +24,14 @@ from common import (
     cpu_seconds,
     in_fresh_process,
     peak_growth_bytes,
-    provenance,
     resident_bytes_at_peak,
-    table,
+    run_benchmark,
     unpool_heap,
     use_one_thread,
     warm_heap,
-    write_results,
 )
 from forecaster_sides import check_sides, n_streams_of, ours, peer
 from torch import Tensor, nn
-
-from titan_neuro.errors import TitanNeuroError
 
 WINDOW = 20
 """Time points that SwiFT sees."""
@@ -341,23 +337,19 @@ def measure(sizes: Sizes, rows: Sequence[str]) -> tuple[list[Result], dict[str, 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark and return its exit code."""
     arguments = _parse(argv)
-    metadata = provenance(sys.argv[1:] if argv is None else argv)
     sizes = QUICK if arguments.quick else FULL if arguments.full else DEFAULT
-    try:
+
+    def run() -> tuple[list[Result], dict[str, Any]]:
         results, gate = measure(sizes, arguments.rows)
-        how = {
+        return results, {
             "how": "one thread, processor time, float32; at T 20 the sides take turns in one process (minima), streams "
             "and peak memory are measured in fresh processes; ratios of train, infer, time point are above 1 in our "
             "favor",
             "limits": f"the peer is not run beyond {sizes.limit_bytes / 1e9:.0f} GB or {sizes.limit_s:.0f} s a pass",
             "gate": gate,
         }
-        write_results(arguments.output, "Speed and memory of the forecaster", results, metadata | how)
-    except TitanNeuroError as error:
-        print(f"forecaster_speed: {error}", file=sys.stderr)
-        return error.exit_code
-    print(table(results))
-    return 0
+
+    return run_benchmark("Speed and memory of the forecaster", arguments.output, run, argv)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -22,7 +22,7 @@ from common import ROOT, provenance
 
 from titan_neuro.data.simulate import SimulateConfig, simulate
 from titan_neuro.evaluation.formatting import format_interval, markdown_table
-from titan_neuro.evaluation.vocabulary import AR, VAR, VAR_ONLINE, Kind
+from titan_neuro.evaluation.metrics_and_rows import AR, VAR, VAR_ONLINE, Kind
 from titan_neuro.files import write_json, write_text
 from titan_neuro.metrics import bootstrap_interval
 from titan_neuro.study import Study, parse_setting

@@ -30,12 +30,10 @@ from common import (
     cuda_seconds,
     in_fresh_process,
     peak_growth_bytes,
-    provenance,
+    run_benchmark,
     summary,
-    table,
     use_one_thread,
     warm_heap,
-    write_results,
 )
 from memory_sides import (
     CHUNK,
@@ -52,7 +50,6 @@ from memory_sides import (
 )
 from torch import Tensor, nn
 
-from titan_neuro.errors import TitanNeuroError
 from titan_neuro.titans.memory import init_state, memory_scan, native
 
 STREAM_BATCH = 24
@@ -414,21 +411,18 @@ def measure(sizes: Sizes, rows: Sequence[str] = ROWS) -> tuple[list[Result], dic
 def main(argv: Sequence[str] | None = None, sizes: Sizes | None = None) -> int:
     """Run the benchmark and return its exit code; `sizes` overrides what the arguments say of them."""
     arguments = _parse(argv)
-    metadata = provenance(sys.argv[1:] if argv is None else argv, ("titans-pytorch", "triton"))
-    try:
+
+    def run() -> tuple[list[Result], dict[str, Any]]:
         results, errors = measure(sizes or (FULL if arguments.full else SMALL), arguments.rows)
-        how = {
+        return results, {
             "how": f"one thread, processor time, float32, C {CHUNK}, {HEADS} heads, expansion {EXPANSION}, no clamp; "
             "sides in turns, garbage collection off, heap warmed; ratios of minima, above 1 in our favor",
             "backend": "native" if native.IS_COMPILED else "chunked",
             "gate": errors,
         }
-        write_results(arguments.output, "Speed and memory of the neural memory", results, metadata | how)
-    except TitanNeuroError as error:
-        print(f"memory_speed: {error}", file=sys.stderr)
-        return error.exit_code
-    print(table(results))
-    return 0
+
+    packages = ("titans-pytorch", "triton")
+    return run_benchmark("Speed and memory of the neural memory", arguments.output, run, argv, packages)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -13,7 +13,6 @@ import argparse
 import dataclasses
 import functools
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,16 +27,12 @@ from common import (
     cpu_seconds,
     disk_bytes,
     forget_files,
-    provenance,
+    run_benchmark,
     summary,
-    table,
     use_one_thread,
     warm_heap,
-    write_results,
 )
 from store_sides import STEP, Side, brain, make_sides, noise
-
-from titan_neuro.errors import TitanNeuroError
 
 WINDOW = 20
 PLAIN = "plain .nii.gz"
@@ -248,20 +243,17 @@ def measure(sizes: Sizes, folder: Path) -> tuple[list[Result], dict[str, Any]]:
 def main(argv: Sequence[str] | None = None, sizes: Sizes | None = None) -> int:
     """Run the benchmark and return its exit code; `sizes` overrides what the arguments say of them."""
     arguments = _parse(argv)
-    metadata = provenance(sys.argv[1:] if argv is None else argv, ("indexed-gzip",))
     how = {
         "how": f"windows of {WINDOW} time points, float32 inside the mask; one thread, sides in turns, medians; warm: "
         "processor time, files in the system's cache; cold: time on the wall, files dropped from it before each call"
     }
-    try:
+
+    def run() -> tuple[list[Result], dict[str, Any]]:
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-            results, found = measure(sizes or (FULL if arguments.full else SMALL), Path(folder))
-        write_results(arguments.output, "Reading a prepared run", results, metadata | how | found)
-    except TitanNeuroError as error:
-        print(f"store: {error}", file=sys.stderr)
-        return error.exit_code
-    print(table(results))
-    return 0
+            results, sizes_on_disk = measure(sizes or (FULL if arguments.full else SMALL), Path(folder))
+        return results, how | sizes_on_disk
+
+    return run_benchmark("Reading a prepared run", arguments.output, run, argv, ("indexed-gzip",))
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

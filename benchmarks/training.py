@@ -27,10 +27,8 @@ from common import (
     cpu_seconds,
     in_fresh_process,
     peak_growth_bytes,
-    provenance,
-    table,
+    run_benchmark,
     use_one_thread,
-    write_results,
 )
 from training_runs import (
     SHAPES,
@@ -44,7 +42,6 @@ from training_runs import (
 )
 
 from titan_neuro.data.bids.recordings import find_recordings
-from titan_neuro.errors import TitanNeuroError
 from titan_neuro.training.closed_form import fitted_recall
 
 
@@ -425,21 +422,15 @@ def measure(sizes: Sizes, rows: Sequence[str], folder: Path | None) -> list[Resu
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark and return its exit code."""
     arguments = _parse(argv)
-    metadata = provenance(sys.argv[1:] if argv is None else argv)
     sizes = QUICK if arguments.quick else FULL if arguments.full else DEFAULT
     how = {
         "how": "training code of the package, one training and one reading thread, float32, wall-clock time; stores "
         "are read from the disk, not from the system's cache; each line is measured in a process of its own; "
         "closed-form fits are given, and have a row of their own",
     }
-    try:
-        results = measure(sizes, arguments.rows, arguments.folder)
-        write_results(arguments.output, "Training", results, metadata | how)
-    except TitanNeuroError as error:
-        print(f"training: {error}", file=sys.stderr)
-        return error.exit_code
-    print(table(results))
-    return 0
+    return run_benchmark(
+        "Training", arguments.output, lambda: (measure(sizes, arguments.rows, arguments.folder), how), argv
+    )
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -26,7 +26,6 @@ PACKAGES = (
     "lightning",
     "nibabel",
     "nilearn",
-    "nitransforms",
     "antspyx",
     "scipy",
     "datalad",

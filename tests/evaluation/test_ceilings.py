@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from titan_neuro.evaluation import ScoreContext, ceilings_table, write_scores
-from titan_neuro.evaluation.vocabulary import STIMULUS_LOCKED, TEST_RETEST
+from titan_neuro.evaluation.metrics_and_rows import STIMULUS_LOCKED, TEST_RETEST
 from titan_neuro.metrics import Ceiling, bootstrap_interval, leave_one_out_interval
 
 

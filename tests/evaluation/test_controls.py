@@ -7,8 +7,8 @@ import torch
 
 from titan_neuro.baselines import AutoregressionBaseline
 from titan_neuro.evaluation import FrozenMemory, ResetMemory, controls_of
+from titan_neuro.evaluation.metrics_and_rows import RESET_TIME_POINTS
 from titan_neuro.evaluation.streaming import stream_forecasts
-from titan_neuro.evaluation.vocabulary import RESET_TIME_POINTS
 
 
 @pytest.fixture(params=["lmm", "mac"])

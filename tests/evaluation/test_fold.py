@@ -8,7 +8,7 @@ from sklearn.metrics import r2_score
 from titan_neuro.baselines import Persistence
 from titan_neuro.errors import ConfigError, ImageError, MismatchError, NoMatchError, TrainingError
 from titan_neuro.evaluation import combine
-from titan_neuro.evaluation.vocabulary import METRICS
+from titan_neuro.evaluation.metrics_and_rows import METRICS
 
 HORIZONS = (1, 3)
 

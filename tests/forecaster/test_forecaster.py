@@ -119,6 +119,17 @@ def test_forecasts_at_time_points_start_from_empty_memories(model, series):
     torch.testing.assert_close(model.forecast_residual_at(seen, [-1])[:, 0], whole[:, -1], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize("method", ["forecast_residual", "features"])
+def test_memories_refuse_other_inputs(model, series, method):
+    state = model.init_state(2)
+    _, seen, _ = model.observe(series, state.observation)
+    with pytest.raises(MismatchError, match="observation: expected an Observation, found Tensor"):
+        getattr(model, method)(series, state.memory)
+    with pytest.raises(MismatchError, match="state: expected a MemoriesState, found ForecasterState"):
+        getattr(model, method)(seen, state)
+
+
 def test_every_parameter_has_a_gradient(model, series):
     # Memories that were not fitted have no keys.
     shown = torch.randn(4, 60, model.n_features, generator=torch.Generator().manual_seed(2))

@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from titan_neuro.evaluation.vocabulary import (
+from titan_neuro.evaluation.metrics_and_rows import (
     LEAD_TIME_POINTS,
     LEAD_TIME_S,
     METRICS,

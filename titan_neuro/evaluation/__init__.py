@@ -9,10 +9,10 @@ from titan_neuro.evaluation.comparisons import comparisons_table
 from titan_neuro.evaluation.controls import FrozenMemory, ResetMemory, controls_of
 from titan_neuro.evaluation.fold import EvaluationConfig, draw_offset, score_fold
 from titan_neuro.evaluation.formatting import format_interval, format_table, markdown_table
+from titan_neuro.evaluation.metrics_and_rows import METRICS
 from titan_neuro.evaluation.scores import FoldRuns, Scores
 from titan_neuro.evaluation.summary import comparisons, summary
 from titan_neuro.evaluation.tables import residuals_table, rollouts_table, scores_table, subjects_table
-from titan_neuro.evaluation.vocabulary import METRICS
 from titan_neuro.evaluation.writing import ScoreContext, write_scores
 
 __all__ = [

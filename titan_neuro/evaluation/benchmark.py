@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from titan_neuro.errors import MismatchError, NoMatchError
+from titan_neuro.evaluation.metrics_and_rows import CORRELATIONS, REFERENCES, Kind
 from titan_neuro.evaluation.rollout_scores import RolloutScores, combine_rollouts
 from titan_neuro.evaluation.scores import FoldRuns, Scores, combine_scores
-from titan_neuro.evaluation.vocabulary import CORRELATIONS, REFERENCES, Kind
 from titan_neuro.metrics import skill
 from titan_neuro.metrics.measures import FloatArray, fisher_z
 

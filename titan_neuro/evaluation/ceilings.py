@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from titan_neuro.evaluation.benchmark import Benchmark
-from titan_neuro.evaluation.vocabulary import (
+from titan_neuro.evaluation.metrics_and_rows import (
     CEILING_METRICS,
     LEAD_TIME_POINTS,
     REFERENCES,
@@ -31,7 +31,7 @@ def ceilings_table(
         Gives the test subjects, and the `r2` of linear autoregression in each of them: with it, a ceiling on `r2`
         becomes one on `skill_ar`.
     ceilings : mapping of str to Ceiling
-        By name, of `titan_neuro.evaluation.vocabulary.CEILINGS`. A ceiling without values has no row.
+        By name, of `titan_neuro.evaluation.metrics_and_rows.CEILINGS`. A ceiling without values has no row.
     n_resamples, seed : int
         Of the bootstrap.
 

@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 
 from titan_neuro.evaluation.benchmark import Benchmark
-from titan_neuro.evaluation.tables import summarize
-from titan_neuro.evaluation.vocabulary import (
+from titan_neuro.evaluation.metrics_and_rows import (
     AR,
     LEAD_TIME_POINTS,
     LEAD_TIME_S,
@@ -17,6 +16,7 @@ from titan_neuro.evaluation.vocabulary import (
     VAR_ONLINE,
     Kind,
 )
+from titan_neuro.evaluation.tables import summarize
 
 # Rows beside its controls that the study's model is compared with, where they are in the table.
 _COMPARED = (VAR, VAR_ONLINE, TRANSFORMER_20, SOFT_ANALOGS[-1])

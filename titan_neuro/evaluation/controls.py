@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from titan_neuro.evaluation.vocabulary import FROZEN_SUFFIX, RESET_SUFFIX, RESET_TIME_POINTS, control_name
+from titan_neuro.evaluation.metrics_and_rows import FROZEN_SUFFIX, RESET_SUFFIX, RESET_TIME_POINTS, control_name
 from titan_neuro.forecaster import Forecaster, ForecasterState
 from titan_neuro.titans.stream_state import StreamState
 from titan_neuro.typing import RunData

@@ -14,12 +14,12 @@ from titan_neuro.baselines import OracleReference
 from titan_neuro.evaluation.benchmark import Benchmark, ScoresBySeed
 from titan_neuro.evaluation.causality import check_causal
 from titan_neuro.evaluation.forecasters import check_runs, check_seeds, kinds_of
+from titan_neuro.evaluation.metrics_and_rows import REFERENCES, Kind
 from titan_neuro.evaluation.rollout_scores import RolloutScores, combine_rollouts
 from titan_neuro.evaluation.rollouts import roll_run
 from titan_neuro.evaluation.scores import FoldRuns, Scores, combine_scores
 from titan_neuro.evaluation.streaming import score_run
 from titan_neuro.evaluation.sums import subject_sums
-from titan_neuro.evaluation.vocabulary import REFERENCES, Kind
 from titan_neuro.seeds import named_generator
 from titan_neuro.settings import settings
 from titan_neuro.typing import ForecastModel, RunData

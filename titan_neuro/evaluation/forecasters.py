@@ -8,7 +8,7 @@ from typing import Protocol
 from titan_neuro.baselines import OracleReference
 from titan_neuro.errors import ConfigError, MismatchError, NoMatchError
 from titan_neuro.evaluation.controls import Control
-from titan_neuro.evaluation.vocabulary import REFERENCES, Kind
+from titan_neuro.evaluation.metrics_and_rows import REFERENCES, Kind
 from titan_neuro.typing import ForecastModel, RunData
 
 _PLURAL = {"key": "runs", "subject": "subjects", "stimulus": "stimuli"}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from titan_neuro.evaluation.vocabulary import LEAD_TIME_POINTS, LEAD_TIME_S, METRICS, Kind
+from titan_neuro.evaluation.metrics_and_rows import LEAD_TIME_POINTS, LEAD_TIME_S, METRICS, Kind
 
 NOT_AVAILABLE = "n/a"
 """A missing value, in files and on pages alike."""

@@ -7,7 +7,7 @@ from typing import Literal
 import pandas as pd
 
 from titan_neuro.errors import LeakageError
-from titan_neuro.evaluation.vocabulary import LEAD_TIME_POINTS
+from titan_neuro.evaluation.metrics_and_rows import LEAD_TIME_POINTS
 
 # White noise can't be forecast; phase-shuffled data keep the autocorrelation of features, which linear AR forecasts.
 CHECKED = {"white": "r2", "phase": "skill_ar"}

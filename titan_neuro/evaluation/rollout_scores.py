@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from titan_neuro.errors import NoMatchError
-from titan_neuro.evaluation.vocabulary import RESIDUAL_METRICS
+from titan_neuro.evaluation.metrics_and_rows import RESIDUAL_METRICS
 from titan_neuro.metrics.measures import FloatArray
 
 

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from titan_neuro.evaluation.metrics_and_rows import LJUNG_BOX_ALPHA, LJUNG_BOX_FEATURES, LJUNG_BOX_LAGS, REFERENCES
 from titan_neuro.evaluation.rollout_scores import RolloutScores, RolloutSums
-from titan_neuro.evaluation.vocabulary import LJUNG_BOX_ALPHA, LJUNG_BOX_FEATURES, LJUNG_BOX_LAGS, REFERENCES
 from titan_neuro.linear.lead_time import at_forecast_time, scored_targets
 from titan_neuro.metrics import ljung_box
 from titan_neuro.metrics.measures import FloatArray

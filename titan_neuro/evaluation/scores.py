@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from titan_neuro.errors import MismatchError, NoMatchError
+from titan_neuro.evaluation.metrics_and_rows import REFERENCES
 from titan_neuro.evaluation.sums import SubjectSums
-from titan_neuro.evaluation.vocabulary import REFERENCES
 from titan_neuro.metrics import pooled_skill
 
 
@@ -54,7 +54,7 @@ class Scores:
         Parameters
         ----------
         metric : str
-            One of :data:`titan_neuro.evaluation.vocabulary.METRICS`.
+            One of :data:`titan_neuro.evaluation.metrics_and_rows.METRICS`.
         model : str
             One of `models`.
         horizon : int

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from titan_neuro.evaluation.formatting import format_interval
-from titan_neuro.evaluation.vocabulary import AR, LEAD_TIME_POINTS, METRICS_BY_NAME, Kind, count_in_words, row_of
+from titan_neuro.evaluation.metrics_and_rows import AR, LEAD_TIME_POINTS, METRICS_BY_NAME, Kind, count_in_words, row_of
 
 # With fewer, the bootstrap can't reach far enough to cover 95 %.
 _FEW_SUBJECTS = 5

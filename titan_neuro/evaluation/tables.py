@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 
 from titan_neuro.evaluation.benchmark import Benchmark, ScoresBySeed
-from titan_neuro.evaluation.rollout_scores import RolloutScores
-from titan_neuro.evaluation.vocabulary import (
+from titan_neuro.evaluation.metrics_and_rows import (
     CORRELATIONS,
     LEAD_TIME_POINTS,
     LEAD_TIME_S,
@@ -17,6 +16,7 @@ from titan_neuro.evaluation.vocabulary import (
     RESIDUAL_METRICS,
     ROLLOUT_METRICS,
 )
+from titan_neuro.evaluation.rollout_scores import RolloutScores
 from titan_neuro.metrics import bootstrap_interval, fisher_mean
 from titan_neuro.metrics.measures import FloatArray, fisher_z
 

@@ -13,13 +13,14 @@ from titan_neuro.evaluation.benchmark import Benchmark
 from titan_neuro.evaluation.ceilings import ceilings_table
 from titan_neuro.evaluation.comparisons import comparisons_table
 from titan_neuro.evaluation.fold import EvaluationConfig
-from titan_neuro.evaluation.formatting import NOT_AVAILABLE, format_table
+from titan_neuro.evaluation.formatting import format_table
+from titan_neuro.evaluation.metrics_and_rows import LJUNG_BOX_FEATURES, describe_column
 from titan_neuro.evaluation.rollouts import SLOW_STRIDE
 from titan_neuro.evaluation.summary import comparisons, summary
 from titan_neuro.evaluation.tables import residuals_table, rollouts_table, scores_table, subjects_table
-from titan_neuro.evaluation.vocabulary import LJUNG_BOX_FEATURES, describe_column
 from titan_neuro.files import write_json, write_text
 from titan_neuro.metrics import Ceiling
+from titan_neuro.tables import write_tsv
 from titan_neuro.typing import HIGH_MOTION_MM
 
 _COMPARISONS = (
@@ -113,9 +114,8 @@ def write_scores(
     table = scores_table(benchmark, **timed)
     compared = comparisons_table(benchmark, **timed)
     summarized, sentences = summary(table), comparisons(compared)
-    missing = {name: ceiling.reason for name, ceiling in ceilings.items() if not ceiling.values}
-    metadata = _metadata(benchmark, context, config, seed)
-    metadata |= {"Summary": summarized, "Comparisons": sentences, "MissingCeilings": missing}
+    metadata = _metadata(benchmark, context, config, seed, ceilings)
+    metadata |= {"Summary": summarized, "Comparisons": sentences}
     stem = folder / f"task-{context.task}_desc"
     items = ["\n".join(f"- {sentence}" for sentence in sentences)] if sentences else []
     page = "\n\n".join([format_table(table), summarized, *items, *context.caveats])
@@ -151,7 +151,13 @@ def _further_tables(
     }
 
 
-def _metadata(benchmark: Benchmark, context: ScoreContext, config: EvaluationConfig, seed: int) -> dict[str, Any]:
+def _metadata(
+    benchmark: Benchmark,
+    context: ScoreContext,
+    config: EvaluationConfig,
+    seed: int,
+    ceilings: Mapping[str, Ceiling],
+) -> dict[str, Any]:
     return {
         "Protocol": benchmark.protocol,
         "Folds": [asdict(fold) for fold in benchmark.folds],
@@ -170,12 +176,12 @@ def _metadata(benchmark: Benchmark, context: ScoreContext, config: EvaluationCon
         "earlier time points are neither read nor scored",
         "OffsetTimePoints": {str(seed): dict(offsets) for seed, offsets in benchmark.offsets.items()},
         "ExcludedConstantFeatures": benchmark.scores.n_constant_features(),
+        "MissingCeilings": {name: ceiling.reason for name, ceiling in ceilings.items() if not ceiling.values},
     }
 
 
 def _write(stem: Path, table: pd.DataFrame, metadata: Mapping[str, Any]) -> None:
-    text = table.to_csv(sep="\t", index=False, na_rep=NOT_AVAILABLE, float_format="%.6g", lineterminator="\n")
     # Not Path.with_suffix: a task or model may have a dot in its name.
-    write_text(stem.with_name(f"{stem.name}.tsv"), text)
+    write_tsv(stem.with_name(f"{stem.name}.tsv"), table, float_format="%.6g")
     columns = {str(column): describe_column(str(column)) for column in table.columns}
     write_json(stem.with_name(f"{stem.name}.json"), {**metadata, **columns})

@@ -342,8 +342,13 @@ class Forecaster(Pretrained):
         residual : torch.Tensor
             ``(batch, time, horizons, features)``.
         state : MemoriesState
+
+        Raises
+        ------
+        MismatchError
+            An observation or a state of another type, or one that does not fit the model.
         """
-        state = self.init_memory(len(observation.tokens)) if state is None else state
+        state = self._memories_before(observation, state)
         output, state = self._run_memories(
             observation, state, memory_frozen=memory_frozen, held_out_index=held_out_index
         )
@@ -354,7 +359,7 @@ class Forecaster(Pretrained):
 
         `time_points` are indices into the observation, negative ones from its end.
         """
-        empty = self.init_memory(len(observation.tokens))
+        empty = self._memories_before(observation, None)
         output, _ = self._run_memories(observation, empty, memory_frozen=False, held_out_index=None)
         return self._decode(LearnedOutput(*(part[:, list(time_points)] for part in output)))
 
@@ -378,9 +383,29 @@ class Forecaster(Pretrained):
             ``(batch, time, backbone dim + horizons * recall width)``: output of the backbone, averaged over the tokens
             of a time point, and of the recall, in its basis, horizon by horizon.
         state : MemoriesState
+
+        Raises
+        ------
+        MismatchError
+            An observation or a state of another type, or one that does not fit the model.
         """
+        state = self._memories_before(observation, state)
         output, state = self._run_memories(observation, state, memory_frozen=False, held_out_index=held_out_index)
         return torch.cat([output.tokens.mean(dim=2).to(output.recalled), output.recalled.flatten(2)], dim=-1), state
+
+    def _memories_before(self, observation: Observation, state: MemoriesState | None) -> MemoriesState:
+        """Return `state`, or empty memories; raise where the two are something else, such as a whole model's state."""
+        if not isinstance(observation, Observation):
+            raise MismatchError(
+                f"observation: expected an Observation, found {type(observation).__name__}.",
+                "Pass the second of what `Forecaster.observe` returned.",
+            )
+        if state is not None and not isinstance(state, MemoriesState):
+            raise MismatchError(
+                f"state: expected a MemoriesState, found {type(state).__name__}.",
+                "Pass `init_memory(batch)`, what the call before returned, or the `memory` of a ForecasterState.",
+            )
+        return self.init_memory(len(observation.tokens)) if state is None else state
 
     def _run_memories(
         self, observation: Observation, state: MemoriesState, *, memory_frozen: bool, held_out_index: Tensor | None

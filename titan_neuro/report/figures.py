@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from titan_neuro.evaluation.vocabulary import AR, LEAD_TIME_POINTS, LEAD_TIME_S, METRICS_BY_NAME, Kind
+from titan_neuro.evaluation.metrics_and_rows import AR, LEAD_TIME_POINTS, LEAD_TIME_S, METRICS_BY_NAME, Kind
 from titan_neuro.report.axes import draw_ar_line, draw_interval, fit_y_axis, set_log_axis
 from titan_neuro.report.results import lead_times_of
 from titan_neuro.report.style import LINE_STYLES, MODEL_COLOR, MUTED, RULE, STYLE, plain, row_styles

@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 import pandas as pd
 
 from titan_neuro.evaluation.formatting import NOT_AVAILABLE
-from titan_neuro.evaluation.vocabulary import LEAD_TIME_POINTS, LEAD_TIME_S, PROTOCOLS, Kind
+from titan_neuro.evaluation.metrics_and_rows import LEAD_TIME_POINTS, LEAD_TIME_S, PROTOCOLS, Kind
 from titan_neuro.report.numbers import count_range, duration, number
 from titan_neuro.report.records import ForecastMetadata
 from titan_neuro.report.results import lead_times_of

@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from titan_neuro.evaluation.vocabulary import LEAD_TIME_POINTS, METRICS_BY_NAME, ROLLOUT_METRICS, count_in_words
+from titan_neuro.evaluation.metrics_and_rows import LEAD_TIME_POINTS, METRICS_BY_NAME, ROLLOUT_METRICS, count_in_words
 from titan_neuro.files import write_text
 from titan_neuro.report.figures import context_figure, lead_time_figure, training_figure
 from titan_neuro.report.limits import limits

@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 import numpy as np
 import pandas as pd
 
-from titan_neuro.evaluation.vocabulary import count_in_words
+from titan_neuro.evaluation.metrics_and_rows import count_in_words
 from titan_neuro.report.brain import map_values
 from titan_neuro.report.maps import MapFigure, draw_map
 from titan_neuro.report.numbers import interval, number, p_value

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import matplotlib
 from matplotlib.figure import Figure
 
-from titan_neuro.evaluation.vocabulary import (
+from titan_neuro.evaluation.metrics_and_rows import (
     ANALOGS,
     AR,
     DAMPED,

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from titan_neuro.evaluation.formatting import NOT_AVAILABLE
-from titan_neuro.evaluation.vocabulary import (
+from titan_neuro.evaluation.metrics_and_rows import (
     CEILING_METRICS,
     CEILINGS,
     KIND_HEADINGS,

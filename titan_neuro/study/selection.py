@@ -20,6 +20,8 @@ class Selection:
     ----------
     subjects, tasks, runs : sequence of str, optional
         Labels, with or without ``sub-``; the run labels 1 and 01 are the same.
+    exclude : sequence of str
+        Runs to leave out, by their entities: ``sub-01_task-movie_run-2`` is one run, ``run-2`` is run 2 of everybody.
     filter_file : Path, optional
         JSON in the form of fMRIPrep's ``--bids-filter-file``: ``{"bold": {"session": "02"}}``.
     derivatives : sequence of Path
@@ -31,6 +33,7 @@ class Selection:
     subjects: Sequence[str] | None = None
     tasks: Sequence[str] | None = None
     runs: Sequence[str] | None = None
+    exclude: Sequence[str] = ()
     filter_file: Path | None = None
     derivatives: Sequence[Path] = ()
     allow_missing: bool = False
@@ -61,7 +64,14 @@ class Selection:
         raise NoMatchError(message, f"There are: {available}. --allow-missing makes this a warning.")
 
     def matches(self, entities: Mapping[str, str]) -> bool:
-        """Whether a run with these entities is chosen by its labels."""
+        """Whether a run with these entities is chosen by its labels, and not left out."""
         from titan_neuro.data.bids.names import has_label
 
-        return all(has_label(entities, name, labels) for name, labels in self.labels.items())
+        chosen = all(has_label(entities, name, labels) for name, labels in self.labels.items())
+        return chosen and not self.excludes(entities)
+
+    def excludes(self, entities: Mapping[str, str]) -> bool:
+        """Whether a run with these entities is left out."""
+        from titan_neuro.data.bids.names import applies_to, parse_entities
+
+        return any(applies_to(parse_entities(name), entities) for name in self.exclude)

@@ -41,7 +41,7 @@ def keys(recordings):
 def test_all_runs_are_found_in_order(dataset):
     recordings = find_recordings(dataset)
     assert keys(recordings) == [f"sub-{s}_task-movie_run-{r}" for s in ("01", "02") for r in ("01", "02")]
-    assert {recording.repetition_time for recording in recordings} == {1.0}
+    assert {recording.sidecar["RepetitionTime"] for recording in recordings} == {1.0}
     assert recordings[3].events.name == "sub-02_task-movie_run-02_events.tsv"
 
 
@@ -53,14 +53,14 @@ def test_labels_match_with_and_without_prefix(dataset, labels, runs):
 
 def test_nearer_sidecars_take_precedence(dataset):
     (dataset / "sub-01/func/sub-01_task-movie_run-01_bold.json").write_text('{"RepetitionTime": 0.8}')
-    assert [recording.repetition_time for recording in find_recordings(dataset)] == [0.8, 1.0, 1.0, 1.0]
+    assert [recording.sidecar["RepetitionTime"] for recording in find_recordings(dataset)] == [0.8, 1.0, 1.0, 1.0]
 
 
 def test_real_raw_data(haxby):
     recordings = find_recordings(haxby)
     assert len(recordings) == 12
     assert {recording.kind for recording in recordings} == {"volume"}
-    assert {recording.repetition_time for recording in recordings} == {2.5}
+    assert {recording.sidecar["RepetitionTime"] for recording in recordings} == {2.5}
     # The mask names no run: it holds for all.
     assert {recording.mask.name for recording in recordings} == {"sub-01_task-objectviewing_desc-brain_mask.nii.gz"}
 
@@ -83,7 +83,7 @@ def test_entities_and_metadata_are_those_of_pybids(name, request):
 def test_real_parcels(sitcom):
     recordings = find_recordings(sitcom)
     assert len(recordings) == 12
-    assert {(recording.kind, recording.repetition_time) for recording in recordings} == {("parcels", 1.0)}
+    assert {(recording.kind, recording.sidecar["RepetitionTime"]) for recording in recordings} == {("parcels", 1.0)}
     # One events table at the root serves all subjects.
     assert {recording.events.name for recording in recordings} == {"task-sitcomep1_desc-narrative_events.tsv"}
 
@@ -135,7 +135,7 @@ def test_preprocessed_images_replace_raw_ones(dataset, fmriprep):
     assert first.key == "sub-01_task-movie_run-01"
     assert first.path == func / "sub-01_task-movie_run-1_space-MNI152NLin2009cAsym_desc-preproc_bold.nii.gz"
     assert first.events == dataset / "sub-01/func/sub-01_task-movie_run-01_events.tsv"
-    assert (first.route, first.repetition_time) == ("preprocessed", 1.0)
+    assert (first.route, first.sidecar["RepetitionTime"]) == ("preprocessed", 1.0)
     assert first.confounds.name.endswith("run-1_desc-confounds_regressors.tsv")
     assert {recording.route for recording in rest} == {"native"}
     elsewhere = dataset.parent / "elsewhere"
@@ -199,7 +199,7 @@ def test_band_passed_images_are_refused(tmp_path, fmriprep):
     (func / name).write_text("a\tb\n")
     (func / name.replace(".tsv", ".json")).write_text('{"SamplingFrequency": "TR"}')
     [recording] = find_recordings(tmp_path / "xcp_d")
-    assert (recording.kind, recording.path.name, recording.repetition_time) == ("parcels", name, None)
+    assert (recording.kind, recording.path.name) == ("parcels", name)
 
 
 def test_filter_files_have_the_form_of_fmriprep(dataset, tmp_path):

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from nilearn.signal import clean, create_cosine_drift
+from nilearn.signal import create_cosine_drift
 from sklearn.decomposition import PCA
 
 from titan_neuro.data.prepare.compcor import compcor, cosine_drifts
@@ -19,29 +19,50 @@ def tissue():
     return volumes, courses
 
 
+def nipypes_design(n_time_points, repetition_time):
+    """The formula of nipype, from which fMRIPrep has its cosines: the order counts the constant, which is last."""
+    order = max(int(np.floor(2 * n_time_points * (1 / 128) * repetition_time)), 1)
+    times = (np.arange(n_time_points) + 0.5) / n_time_points
+    cosines = [np.sqrt(2 / n_time_points) * np.cos(np.pi * k * times) for k in range(1, order)]
+    return np.column_stack([*cosines, np.ones(n_time_points)])
+
+
+# The numbers are those that nipype 1.11 gives.
 @pytest.mark.parametrize(
-    ("n_time_points", "repetition_time"), [(240, 1.0), (803, 1.0), (121, 2.5), (20, 1.0), (1, 2.0)]
+    ("n_time_points", "repetition_time", "n_cosines"),
+    [
+        *[(803, 1.0, 11), (946, 1.5, 21), (1030, 1.5, 23), (121, 2.5, 3), (300, 0.72, 2), (240, 1.0, 2)],
+        *[(128, 1.0, 1), (127, 1.0, 0), (64, 1.0, 0), (60, 2.0, 0), (20, 1.0, 0), (2, 2.0, 0)],
+    ],
 )
-def test_cosines_are_those_of_nilearn_without_the_constant(n_time_points, repetition_time):
+def test_cosines_are_as_many_as_fmripreps(n_time_points, repetition_time, n_cosines):
     found = cosine_drifts(n_time_points, repetition_time)
-    if n_time_points > 1:
-        expected = create_cosine_drift(1 / 128, np.arange(n_time_points) * repetition_time)[:, :-1]
-        np.testing.assert_allclose(found, expected, atol=1e-12)
-    assert found.shape == (n_time_points, int(n_time_points * repetition_time / 64) if n_time_points > 1 else 0)
+    assert found.shape == (n_time_points, n_cosines)
+    np.testing.assert_allclose(found, nipypes_design(n_time_points, repetition_time)[:, :-1], atol=1e-12)
+    # nilearn's are the same functions, and one more of them.
+    if int(n_time_points * repetition_time / 64):
+        nilearns = create_cosine_drift(1 / 128, np.arange(n_time_points) * repetition_time)
+        np.testing.assert_allclose(found, nilearns[:, :n_cosines], atol=1e-12)
 
 
 class TestWholeRun:
-    def test_components_are_principal_components_of_filtered_voxels(self, tissue):
-        volumes = np.delete(tissue[0], [3, 70], axis=1)
-        filtered = clean(
-            volumes, detrend=False, standardize="zscore_sample", filter="cosine", high_pass=1 / 128, t_r=1.0
-        )
-        oracle = PCA(n_components=5, svd_solver="full").fit(filtered)
-        components, explained = compcor(tissue[0], 5, None, 1.0)
-        expected = oracle.transform(filtered) / oracle.singular_values_
-        signs = np.sign((components * expected).sum(axis=0))
-        np.testing.assert_allclose(components, expected * signs, atol=1e-8)
-        np.testing.assert_allclose(explained, oracle.explained_variance_ratio_, atol=1e-10)
+    @pytest.mark.parametrize(
+        ("n_time_points", "repetition_time"), [(803, 1.0), (240, 1.0), (121, 2.5), (60, 2.0), (300, 0.72)]
+    )
+    def test_components_are_those_of_nipypes_formula(self, n_time_points, repetition_time):
+        rng = np.random.default_rng(n_time_points)
+        volumes = rng.normal(size=(n_time_points, 4)) @ rng.normal(size=(4, 90)) * 2
+        volumes += rng.normal(800, 3, size=(n_time_points, 90))
+        volumes += np.linspace(0, 30, n_time_points)[:, None] * rng.normal(size=90)
+        volumes[:, 5] = 0
+        design = nipypes_design(n_time_points, repetition_time)
+        residual = volumes - design @ np.linalg.lstsq(design, volumes, rcond=None)[0]
+        deviation = residual.std(axis=0)
+        expected, lengths, _ = np.linalg.svd(residual / np.where(deviation > 1e-9, deviation, 1), full_matrices=False)
+        components, explained = compcor(volumes, 6, None, repetition_time)
+        signs = np.sign((components * expected[:, :6]).sum(axis=0))
+        np.testing.assert_allclose(components * signs, expected[:, :6], atol=1e-8)
+        np.testing.assert_allclose(explained, (lengths**2 / (lengths**2).sum())[:6], atol=1e-10)
 
     def test_the_sign_is_that_of_the_largest_weight(self, tissue):
         components, _ = compcor(tissue[0], 3, None, 1.0)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from titan_neuro.data.bids.annex import install_command, is_missing, uninstalled_subdatasets
+from titan_neuro.data.bids.kinds import PARCEL_EXTENSIONS, SURFACE_EXTENSIONS, join_hemispheres
 from titan_neuro.data.bids.names import IMAGE_EXTENSIONS, BidsFile, applies_to, printable
 from titan_neuro.data.bids.tree import DESCRIPTION, read_folders
 from titan_neuro.errors import ImageError, InputNotFoundError, NoMatchError, NotBIDSError, NotFetchedError
@@ -63,7 +64,7 @@ class DatasetIndex:
         self._contents: dict[Path, dict[str, Any]] = {}
 
     def recordings(self) -> list[BidsFile]:
-        """List the BOLD images (``*_bold.nii.gz``); where there are none, parcel time series (``*_timeseries.tsv``).
+        """List the BOLD images, of volumes and on surfaces (`kinds`), and the parcel time series.
 
         A file that is no regular one (a named pipe) has that as its `BidsFile.problem`.
 
@@ -76,9 +77,10 @@ class DatasetIndex:
         NoMatchError
             There is no recording.
         """
-        images = [file for file in self._get("bold", IMAGE_EXTENSIONS) if "sub" in file.entities]
+        found = self._get("bold", (*IMAGE_EXTENSIONS, *SURFACE_EXTENSIONS))
+        images = join_hemispheres([file for file in found if "sub" in file.entities])
         causal = [file for file in images if not file.entities.get("desc", "").startswith(_DENOISED)]
-        tables = self._get("timeseries", (".tsv",))
+        tables = self._get("timeseries", PARCEL_EXTENSIONS)
         # Tables of confounds have the same suffix.
         parcels = [file for file in tables if file.entities.get("desc") != "confounds" and "sub" in file.entities]
         if images and not causal and not parcels:
@@ -87,7 +89,7 @@ class DatasetIndex:
                 "predictable (white noise gives an r2 of 0.99), and are refused for forecasting.",
                 "Prepare the image that it was made from (desc-preproc).",
             )
-        found = causal or parcels
+        found = [*causal, *parcels]
         if not found:
             raise self._no_recording()
         return [
@@ -149,7 +151,8 @@ class DatasetIndex:
             )
         ignored = sum(file.suffix == "bold" for file in self.ignored)
         return NoMatchError(
-            f"{self.bids_dir}: holds no recording: looked for *_bold.nii.gz and *_timeseries.tsv in sub-*/."
+            f"{self.bids_dir}: holds no recording: looked for *_bold.nii.gz, *_bold.dtseries.nii, *_bold.func.gii and "
+            "*_timeseries.tsv in sub-*/."
             + (f" {IGNORE_FILE} hides {ignored} images." if ignored and not self.is_derivative else ""),
             "Is this the root of the dataset? Are the files in sub-*/[ses-*/]func/?",
         )

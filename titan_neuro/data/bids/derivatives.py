@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from titan_neuro.data.bids.annex import uninstalled_subdatasets
+from titan_neuro.data.bids.kinds import SURFACE_EXTENSIONS, join_hemispheres
 from titan_neuro.data.bids.names import (
     IMAGE_EXTENSIONS,
     STANDARD_SPACES,
@@ -23,6 +24,9 @@ from titan_neuro.files import read_json
 
 _SKIPPED_FOLDERS = {"sourcedata", "models"}
 _MAX_LISTED = 3
+# fMRIPrep writes linear transforms as text and the template warp as HDF5; ITK's other formats are read, too.
+_LINEAR_EXTENSIONS = (".txt", ".mat")
+_WARP_EXTENSIONS = (".h5", ".txt", ".mat", *IMAGE_EXTENSIONS)
 _HINT = "Fetch the whole derivative dataset (`titan-neuro fetch ... --with transforms`)."
 
 
@@ -84,19 +88,28 @@ class DerivativeFiles:
         return of_echo or [file for file in candidates if same_run(without_echo(run), file.entities)]
 
     def preprocessed_images(self, run: Mapping[str, str]) -> list[BidsFile]:
-        """Preprocessed BOLD images of a run, in any space."""
-        images = self.find("bold", IMAGE_EXTENSIONS, sub=short_entities(run)["sub"], desc="preproc")
-        return [image for image in images if same_run(run, image.entities)]
+        """Preprocessed BOLD images of a run, of volumes in any space and on surfaces."""
+        subject = short_entities(run)["sub"]
+        volumes = self.find("bold", IMAGE_EXTENSIONS, sub=subject, desc="preproc")
+        # fMRIPrep gives its surfaces no desc.
+        surfaces = join_hemispheres(
+            [
+                file
+                for desc in (None, "preproc")
+                for file in self.find("bold", SURFACE_EXTENSIONS, sub=subject, desc=desc)
+            ]
+        )
+        return [image for image in (*volumes, *surfaces) if same_run(run, image.entities)]
 
     @property
     def have_recordings(self) -> bool:
         """Whether the derivatives have preprocessed images, or head-motion transforms, of any run."""
-        images = self.find("bold", IMAGE_EXTENSIONS, desc="preproc")
+        images = self.find("bold", IMAGE_EXTENSIONS, desc="preproc") or self.find("bold", SURFACE_EXTENSIONS)
         return bool(images or self.find("xfm", (".txt",), from_="orig", to="boldref"))
 
     def describe(self, subject: str) -> str:
         """Say what the derivatives have of a subject's runs, for a message."""
-        images = self.find("bold", IMAGE_EXTENSIONS, sub=subject)
+        images = self.find("bold", (*IMAGE_EXTENSIONS, *SURFACE_EXTENSIONS), sub=subject)
         names = [file.path.name for file in images or self.find("xfm", (".txt",), sub=subject)]
         if names:
             return f"of sub-{subject}: {', '.join(names[:_MAX_LISTED])}{', ...' if len(names) > _MAX_LISTED else ''}"
@@ -121,7 +134,7 @@ class DerivativeFiles:
         return bool(self._standard_transforms(short_entities(run)["sub"]))
 
     def _standard_transforms(self, subject: str) -> list[BidsFile]:
-        return self.find("xfm", (".h5",), sub=subject, from_="T1w", to=STANDARD_SPACES[0])
+        return self.find("xfm", _WARP_EXTENSIONS, sub=subject, from_="T1w", to=STANDARD_SPACES[0])
 
     def transforms(self, run: Mapping[str, str]) -> dict[str, Path]:
         """Return fMRIPrep's minimal output for a run: the transforms from raw BOLD to the template.
@@ -142,7 +155,7 @@ class DerivativeFiles:
         head_motion = self.find_for_run(run, "xfm", (".txt",), from_="orig", to="boldref")
         if not head_motion:
             return {}
-        coregistration = self.find_for_run(run, "xfm", (".txt",), from_="boldref", to="T1w")
+        coregistration = self.find_for_run(run, "xfm", _LINEAR_EXTENSIONS, from_="boldref", to="T1w")
         if not coregistration:
             raise _missing_part(run, "from-boldref_to-T1w transform")
         transforms = {
@@ -164,7 +177,7 @@ class DerivativeFiles:
         return {**transforms, **self._fieldmap(run)}
 
     def _fieldmap(self, run: Mapping[str, str]) -> dict[str, Path]:
-        from_boldref = self.find_for_run(run, "xfm", (".txt",), from_="boldref")
+        from_boldref = self.find_for_run(run, "xfm", _LINEAR_EXTENSIONS, from_="boldref")
         to_fieldmaps = [file for file in from_boldref if file.entities["to"] not in ("orig", "boldref", "T1w")]
         if not to_fieldmaps:
             return {}

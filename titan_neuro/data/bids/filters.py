@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from titan_neuro.data.bids.kinds import SURFACE_EXTENSIONS
 from titan_neuro.data.bids.names import GRID_ENTITIES, RUN_ENTITIES, BidsFile, long_name, same_label, short_entities
 from titan_neuro.errors import ConfigError, InputNotFoundError, near_miss
 from titan_neuro.files import read_json
@@ -52,12 +53,12 @@ class RecordingFilter:
         )
 
     def of_raw(self) -> RecordingFilter:
-        """Return the filter without the entities that derivatives alone have (space, resolution, desc)."""
-        return self._part(lambda name: name not in _OF_DERIVATIVES)
+        """Return the filter without what derivatives alone have: space, resolution, desc, extensions of surfaces."""
+        return self._part(of_derivatives=False)
 
     def of_derivatives(self) -> RecordingFilter:
-        """Return the filter of the entities that derivatives alone have."""
-        return self._part(lambda name: name in _OF_DERIVATIVES)
+        """Return the filter of what derivatives alone have."""
+        return self._part(of_derivatives=True)
 
     def require_known(self, files: Iterable[BidsFile]) -> None:
         """Refuse an entity that neither BIDS nor any of the files has; see `ConfigError`."""
@@ -81,8 +82,13 @@ class RecordingFilter:
             and not any(self._fits(name, value, file.entities.get(name)) for file in files)
         ]
 
-    def _part(self, is_kept: Any) -> RecordingFilter:
-        values = {name: values for name, values in self.values.items() if is_kept(name)}
+    def _part(self, *, of_derivatives: bool) -> RecordingFilter:
+        values = {
+            name: values
+            for name, values in self.values.items()
+            if of_derivatives
+            == (name in _OF_DERIVATIVES or (name == "extension" and not {*values} - {*SURFACE_EXTENSIONS}))
+        }
         return RecordingFilter(values, self.is_regex, self.source)
 
     def _fits(self, name: str, value: Any, label: str | None) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 # fMRIPrep's standard spaces: the first is the template of our own registrations, and the first one present is used.
@@ -58,6 +58,8 @@ class BidsFile:
         What follows the suffix: ``.nii.gz``.
     problem : str or None
         Why the name is not valid; None for a valid one.
+    hemispheres : mapping of str to Path
+        The files of both hemispheres, by ``L`` and ``R``, where they are one recording.
     """
 
     path: Path
@@ -65,6 +67,7 @@ class BidsFile:
     suffix: str
     extension: str
     problem: str | None = None
+    hemispheres: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def datatype(self) -> str:

@@ -13,6 +13,7 @@ from titan_neuro.data.bids.choice import choose_image, choose_mask, most_specifi
 from titan_neuro.data.bids.dataset import DatasetIndex
 from titan_neuro.data.bids.derivatives import DerivativeFiles
 from titan_neuro.data.bids.filters import RecordingFilter, read_filter
+from titan_neuro.data.bids.kinds import kind_of, of_one_kind
 from titan_neuro.data.bids.names import (
     STANDARD_SPACES,
     BidsFile,
@@ -39,22 +40,23 @@ class Recording:
     Attributes
     ----------
     path : Path
-        The 4D image (``*_bold.nii.gz``), or the table of parcel time series (``*_timeseries.tsv``).
-    kind : {"volume", "parcels"}
-    route : {"parcels", "native", "preprocessed", "transforms"}
-        How it is prepared. ``parcels``: a table is read. ``native``: an image is used as recorded. ``preprocessed``: an
-        image that fMRIPrep brought to a standard space is read. ``transforms``: an image as recorded is resampled to a
-        standard space by fMRIPrep's transforms.
+        The 4D image (``*_bold.nii.gz``); the time series on surfaces (``*_bold.dtseries.nii``; of GIFTI files the first
+        of `hemispheres`); or the table of parcel time series (``*_timeseries.tsv``, ``*_timeseries.ptseries.nii``).
+    kind : {"volume", "surface", "parcels"}
+    route : {"parcels", "surface", "native", "preprocessed", "transforms"}
+        How it is prepared. ``parcels``: a table is read. ``surface``: a time series on surfaces is read. ``native``: an
+        image is used as recorded. ``preprocessed``: an image that fMRIPrep brought to a standard space is read.
+        ``transforms``: an image as recorded is resampled to a standard space by fMRIPrep's transforms.
     entities : dict of str
         BIDS entities of the name, by their long names; run numbers keep their zero padding.
-    repetition_time : float or None
-        Seconds from one volume to the next according to the sidecar; None where the sidecar does not contain it.
     sidecar : mapping
         The sidecar's content, unchecked.
     events, mask, confounds : Path or None
         The events table, the brain mask and the confounds table that apply to this run.
     transforms : mapping of str to Path
         The files of the route ``transforms``, as :meth:`DerivativeFiles.transforms` returns them.
+    hemispheres : mapping of str to Path
+        The GIFTI files (``*_hemi-L_*_bold.func.gii``) of a recording on surfaces, by ``L`` and ``R``.
     missing_sidecars : tuple of Path
         Sidecars that the run inherits from and that are not on this machine: `sidecar` lacks their content.
     uninstalled : tuple of Path
@@ -64,15 +66,15 @@ class Recording:
     """
 
     path: Path
-    kind: Literal["volume", "parcels"]
-    route: Literal["parcels", "native", "preprocessed", "transforms"]
+    kind: Literal["volume", "surface", "parcels"]
+    route: Literal["parcels", "surface", "native", "preprocessed", "transforms"]
     entities: Mapping[str, str]
-    repetition_time: float | None
     sidecar: Mapping[str, Any] = field(default_factory=dict)
     events: Path | None
     mask: Path | None
     confounds: Path | None = None
     transforms: Mapping[str, Path] = field(default_factory=dict)
+    hemispheres: Mapping[str, Path] = field(default_factory=dict)
     missing_sidecars: tuple[Path, ...] = ()
     uninstalled: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
@@ -96,7 +98,8 @@ class Recording:
     def files(self) -> dict[str, Path]:
         """Every file that the run may be prepared from, by its role."""
         by_role = {"recording": self.path, "mask": self.mask, "events": self.events, "confounds": self.confounds}
-        return {**{role: path for role, path in by_role.items() if path is not None}, **self.transforms}
+        others = {f"hemi-{side}": path for side, path in self.hemispheres.items() if path != self.path}
+        return {**{role: path for role, path in by_role.items() if path is not None}, **self.transforms, **others}
 
 
 def find_recordings(
@@ -105,6 +108,7 @@ def find_recordings(
     subjects: Sequence[str] | None = None,
     tasks: Sequence[str] | None = None,
     runs: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
     filter_file: Path | None = None,
     derivatives: Sequence[Path] = (),
     resolution_mm: float | None = None,
@@ -112,7 +116,7 @@ def find_recordings(
 ) -> list[Recording]:
     """List the recordings of a dataset, sorted by name.
 
-    Images (``*_bold.nii.gz``) are listed where the dataset has any, else parcel time series (``*_timeseries.tsv``).
+    Images (``*_bold.nii.gz``) are listed where the dataset has any, else parcel time series, else surfaces (`kinds`).
     What is left out (phase images, what ``.bidsignore`` hides) is logged, or is among the recording's notes.
 
     Parameters
@@ -121,6 +125,8 @@ def find_recordings(
         Root of the dataset (the folder that holds ``dataset_description.json``).
     subjects, tasks, runs : sequence of str, optional
         Labels to select, with or without their ``sub-``, ``task-``, ``run-``; run ``1`` is run ``01``.
+    exclude : sequence of str
+        Runs to leave out, by their entities: ``sub-01_task-movie_run-2``, or ``run-2`` for run 2 of everybody.
     filter_file : Path, optional
         JSON in fMRIPrep's form, ``{"bold": {"session": "02", ...}}``: entities that a file must have. In a raw dataset
         the entities of derivatives (space, resolution, desc) choose among the preprocessed images.
@@ -130,8 +136,7 @@ def find_recordings(
     resolution_mm : float, optional
         Of preprocessed images in several resolutions, that one is taken.
     allow_missing : bool
-        Warn of a label that no run has, and of runs for which the named derivatives hold nothing, instead of refusing
-        them; such runs are left out.
+        Warn of a label that no run has, and leave out runs for which the named derivatives hold nothing.
 
     Raises
     ------
@@ -140,21 +145,18 @@ def find_recordings(
     NoMatchError, ConfigError
         No recording matches a label or the filter; nothing is derived from a run; the filter file can't be used.
     ImageError, MetadataError
-        Two files are candidates for one run, or for one of its parts; a sidecar or a name is broken; a run is one of
-        several echoes; all images are band-pass filtered.
+        Two files are candidates for one thing; a sidecar or name is broken; a run is one of several echoes.
     """
     index = DatasetIndex(bids_dir)
-    for folder in derivatives:
-        if not folder.is_dir():
-            raise InputNotFoundError(f"{folder}: no such folder (named with --derivatives).")
     given = read_filter(filter_file)
     selected = select_runs(
         index,
         {"subject": subjects, "task": tasks, "run": runs},
         given if index.is_derivative else given.of_raw(),
+        exclude=exclude,
         allow_missing=allow_missing,
     )
-    sources = _open_sources(index, derivatives or [bids_dir / "derivatives"], given.of_derivatives(), resolution_mm)
+    sources = _open_sources(index, derivatives, given.of_derivatives(), resolution_mm)
     recordings = [_add_derivatives(_recording(run, sources), run, sources) for run in selected]
     if not index.is_derivative:
         recordings = _require_derivatives(recordings, sources.derivatives, derivatives, allow_missing=allow_missing)
@@ -175,8 +177,12 @@ class _Sources:
 
 
 def _open_sources(
-    index: DatasetIndex, folders: Sequence[Path], choice: RecordingFilter, resolution_mm: float | None
+    index: DatasetIndex, named: Sequence[Path], choice: RecordingFilter, resolution_mm: float | None
 ) -> _Sources:
+    for folder in named:
+        if not folder.is_dir():
+            raise InputNotFoundError(f"{folder}: no such folder (named with --derivatives).")
+    folders = named or [index.bids_dir / "derivatives"]
     return _Sources(
         index=index,
         events=_by_subject(index.events()),
@@ -197,36 +203,22 @@ def _recording(run: SelectedRun, sources: _Sources) -> Recording:
     file = run.images[0] if run.is_multi_echo else choose_image(run.images, sources.resolution_mm)
     sidecar, missing = sources.index.sidecar(file)
     entities = without_echo(file.entities) if run.is_multi_echo else file.entities
-    is_volume = file.suffix == "bold"
+    kind = kind_of(file)
     is_derivative = sources.index.is_derivative
     others = [other.path.name for other in (*run.images, *run.left_out) if other is not file and not run.is_multi_echo]
     events = [*sources.events.get(None, ()), *sources.events.get(file.entities["sub"], ())]
     return Recording(
         path=file.path,
-        kind="volume" if is_volume else "parcels",
-        route="parcels" if not is_volume else "preprocessed" if is_derivative else "native",
-        entities=long_entities(entities),
-        repetition_time=_sidecar_repetition_time(file.path, sidecar),
+        kind=kind,
+        route=kind if kind != "volume" else "preprocessed" if is_derivative else "native",
+        entities=long_entities({name: label for name, label in entities.items() if name != "hemi"}),
         sidecar=sidecar,
         missing_sidecars=tuple(missing),
         events=most_specific(entities, events, file.path),
         mask=None,
+        hemispheres=file.hemispheres,
         notes=tuple(f"left out: {name}" for name in others),
     )
-
-
-def _sidecar_repetition_time(path: Path, sidecar: Mapping[str, Any]) -> float | None:
-    repetition_time, frequency = sidecar.get("RepetitionTime"), sidecar.get("SamplingFrequency")
-    try:
-        # Some programs write the word "TR" instead of a frequency.
-        if repetition_time is None and isinstance(frequency, int | float) and frequency:
-            return 1 / float(frequency)
-        return None if repetition_time is None else float(repetition_time)
-    except (TypeError, ValueError) as error:
-        raise MetadataError(
-            f"{path}: expected a RepetitionTime in seconds in its sidecar, found {repetition_time!r}.",
-            "Correct the sidecar.",
-        ) from error
 
 
 def _add_derivatives(recording: Recording, run: SelectedRun, sources: _Sources) -> Recording:
@@ -252,7 +244,7 @@ def _standard_route(recording: Recording, run: SelectedRun, sources: _Sources) -
     in_standard_space = any(image.entities.get("space") in STANDARD_SPACES for image in images)
     is_chosen = not sources.choice.matches(run.images[0])
     if images and (is_chosen or in_standard_space or not derivatives.has_standard_transform(entities)):
-        image = choose_image(images, sources.resolution_mm)
+        image = choose_image(of_one_kind(images)[0], sources.resolution_mm)
         return _preprocessed(recording, image, [other for other in images if other is not image])
     if is_chosen:
         raise NoMatchError(
@@ -272,15 +264,19 @@ def _standard_route(recording: Recording, run: SelectedRun, sources: _Sources) -
 
 
 def _preprocessed(recording: Recording, image: BidsFile, others: Sequence[BidsFile]) -> Recording:
+    if image.problem:
+        raise MetadataError(f"{image.path}: is no valid recording: {image.problem}.", "Fetch or rename the file.")
     of_run = run_entities(image.entities)
-    added = {name: label for name, label in image.entities.items() if name not in {*of_run, "desc"}}
+    added = {name: label for name, label in image.entities.items() if name not in {*of_run, "desc", "hemi"}}
     # The preprocessed image's own sidecar says what was done to it; the rest of the raw one's still applies.
     own_sidecar = sidecar_path(image.path)
     changed = read_json(own_sidecar) if own_sidecar.exists() and not is_missing(own_sidecar) else {}
     return replace(
         recording,
         path=image.path,
-        route="preprocessed",
+        kind=kind_of(image),
+        route="preprocessed" if kind_of(image) == "volume" else "surface",
+        hemispheres=image.hemispheres,
         entities={**recording.entities, **long_entities(added)},
         sidecar={**recording.sidecar, **changed},
         notes=(*recording.notes, *(f"left out: {other.path.name}" for other in others)),
@@ -345,6 +341,19 @@ def _warn_of_other_spaces(recordings: Sequence[Recording]) -> None:
                 f"the space {space}" if space else "the space of the recording (their names have no space-)",
                 " or ".join(STANDARD_SPACES),
                 ", and subjects do not share this space" if space in (None, "T1w") else "",
+            )
+
+
+def _require_one_kind(recordings: Sequence[Recording]) -> None:
+    """Refuse raw runs of which some have volumes, and others only surfaces among the derivatives."""
+    first = recordings[0]
+    for recording in recordings:
+        if recording.kind != first.kind:
+            raise MetadataError(
+                f"{first.path.name} is a recording of kind {first.kind}, {recording.path.name} of kind "
+                f"{recording.kind}.",
+                "Choose one kind for all runs with --bids-filter-file, for example "
+                f'{{"bold": {{"extension": "{"".join(recording.path.suffixes[-2:])}"}}}}, or leave runs out.',
             )
 
 

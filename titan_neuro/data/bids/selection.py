@@ -5,17 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from titan_neuro.data.bids.annex import install_command
 from titan_neuro.data.bids.dataset import IGNORE_FILE, DatasetIndex
 from titan_neuro.data.bids.filters import RecordingFilter
+from titan_neuro.data.bids.kinds import of_one_kind
 from titan_neuro.data.bids.names import (
     BidsFile,
+    applies_to,
     has_label,
     join_entities,
     list_labels,
     long_name,
+    parse_entities,
     printable,
     run_entities,
     unmatched_labels,
@@ -42,7 +46,7 @@ class SelectedRun:
     is_multi_echo : bool
         Whether the run has several echoes, and no combination of them among its images.
     left_out : tuple of BidsFile
-        Echoes that are left out because the run has their combination.
+        Echoes that are left out because the run has their combination; files of the run of another kind (`kinds`).
     """
 
     images: tuple[BidsFile, ...]
@@ -55,6 +59,7 @@ def select_runs(
     labels: Mapping[str, Sequence[str] | None],
     filter_: RecordingFilter,
     *,
+    exclude: Sequence[str] = (),
     allow_missing: bool,
 ) -> list[SelectedRun]:
     """Select the runs of a dataset by labels and filter, and leave out what is no recording of its own.
@@ -65,6 +70,8 @@ def select_runs(
     labels : mapping
         By long entity: labels that are asked for, with or without their prefix; None: all.
     filter_ : RecordingFilter
+    exclude : sequence of str
+        Runs to leave out, by their entities.
     allow_missing : bool
         Warn of a label that no run has, instead of refusing it.
 
@@ -79,11 +86,14 @@ def select_runs(
     """
     files = index.recordings()
     filter_.require_known(files)
+    # With a filter, as the jobs of an array have one, a run that is left out may not be among the files at all.
+    files = _leave_out(index, files, exclude, must_match=not filter_.values)
     chosen = [
         file
         for file in files
         if filter_.matches(file) and all(has_label(file.entities, name, wanted) for name, wanted in labels.items())
     ]
+    chosen, others = of_one_kind(chosen)
     _require_valid_names(chosen)
     _mention_ignored(index, chosen)
     phases = [file for file in chosen if _is_phase(file, index)]
@@ -94,23 +104,51 @@ def select_runs(
     _require_labels(
         index, files, chosen, {name: wanted for name, wanted in labels.items() if wanted}, filter_, allow_missing
     )
-    return _group(chosen)
+    return _group(chosen, others)
 
 
-def _group(files: Sequence[BidsFile]) -> list[SelectedRun]:
-    by_run: dict[str, list[BidsFile]] = {}
-    for file in files:
-        by_run.setdefault(join_entities(run_entities(without_echo(file.entities))), []).append(file)
+def _leave_out(
+    index: DatasetIndex, files: Sequence[BidsFile], exclude: Sequence[str], *, must_match: bool
+) -> list[BidsFile]:
+    left_out: set[Path] = set()
+    for name in exclude:
+        entities = parse_entities(name)
+        matching = {file.path for file in files if applies_to(entities, file.entities)}
+        if not entities or (must_match and not matching):
+            raise NoMatchError(
+                f"{index.bids_dir}: no run matches --exclude {name}.",
+                "Name runs by their entities, as --dry-run lists them: sub-01_task-movie_run-2, or run-2 for all.",
+            )
+        left_out |= matching
+    return [file for file in files if file.path not in left_out]
+
+
+def _group(files: Sequence[BidsFile], others: Sequence[BidsFile]) -> list[SelectedRun]:
+    by_run, others_by_run = _by_run(files), _by_run(others)
+    if lost := [file for key, each in others_by_run.items() if key not in by_run for file in each]:
+        logger.warning(
+            "These runs are left out, because they have no %s, as the others have: %s. A filter file chooses another "
+            'kind: {"bold": {"extension": "%s"}}.',
+            *(f"*{files[0].suffix}{files[0].extension}", _list(lost), lost[0].extension),
+        )
     runs = []
-    for images in by_run.values():
+    for key, images in by_run.items():
+        left_out = others_by_run.get(key, [])
         combined = [image for image in images if "echo" not in image.entities]
         echoes = [image for image in images if "echo" in image.entities]
         if combined:
-            runs.append(SelectedRun(images=tuple(combined), left_out=tuple(echoes)))
+            runs.append(SelectedRun(images=tuple(combined), left_out=(*echoes, *left_out)))
         else:
             is_multi_echo = len({image.entities["echo"] for image in echoes}) > 1
-            runs.append(SelectedRun(images=tuple(echoes), is_multi_echo=is_multi_echo))
+            runs.append(SelectedRun(images=tuple(echoes), is_multi_echo=is_multi_echo, left_out=tuple(left_out)))
     return runs
+
+
+def _by_run(files: Sequence[BidsFile]) -> dict[str, list[BidsFile]]:
+    by_run: dict[str, list[BidsFile]] = {}
+    for file in files:
+        by_run.setdefault(join_entities(run_entities(without_echo(file.entities))), []).append(file)
+    return by_run
 
 
 def _is_phase(file: BidsFile, index: DatasetIndex) -> bool:

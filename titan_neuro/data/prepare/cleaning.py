@@ -44,7 +44,9 @@ class Cleaning:
     repetition_time: float
 
 
-def read_in_blocks(series: TimeSeries, inspection: Inspection, memory_bytes: int | None) -> Iterator[np.ndarray]:
+def read_in_blocks(
+    series: TimeSeries, inspection: Inspection, memory_bytes: int | None, first: int = 0
+) -> Iterator[np.ndarray]:
     """Read a time series to its end, in blocks that fit into memory, and inspect each of them.
 
     Parameters
@@ -53,6 +55,8 @@ def read_in_blocks(series: TimeSeries, inspection: Inspection, memory_bytes: int
     inspection : Inspection
     memory_bytes : int or None
         Bound on the size of a block, 128 MiB by default; a block has at least one time point.
+    first : int
+        The time point to begin at: the first of the steady state.
 
     Yields
     ------
@@ -66,7 +70,7 @@ def read_in_blocks(series: TimeSeries, inspection: Inspection, memory_bytes: int
     """
     bytes_per_time_point = series.n_values_read * _BYTES_PER_VALUE_READ + series.space.n_features * _BYTES_PER_FEATURE
     block_length = max(1, (memory_bytes or _DEFAULT_MEMORY_BYTES) // bytes_per_time_point)
-    for start in range(0, series.n_time_points, block_length):
+    for start in range(first, series.n_time_points, block_length):
         block = series.read(start, min(start + block_length, series.n_time_points))
         inspection.inspect(block)
         yield block

@@ -90,10 +90,11 @@ def _principal_components(
 
 
 def cosine_drifts(n_time_points: int, repetition_time: float) -> np.ndarray:
-    """Return the orthonormal cosines slower than 1/128 Hz: the ``cosineXX`` of fMRIPrep.
+    """Return the orthonormal cosines slower than 1/128 Hz: the ``cosineXX`` of fMRIPrep, as many as it has.
 
     They are the first terms of a discrete cosine transform without the constant, and depend only on the length of a
-    run.
+    run. Their number is nipype's (``nipype.algorithms.confounds``, which fMRIPrep calls): the integer part of
+    ``2 * length / 128 s`` counts the constant. nilearn does not count it, and has one cosine more.
 
     Parameters
     ----------
@@ -104,10 +105,12 @@ def cosine_drifts(n_time_points: int, repetition_time: float) -> np.ndarray:
     Returns
     -------
     numpy.ndarray
-        float64 ``(n_time_points, order)``.
+        float64 ``(n_time_points, cosines)``.
     """
-    order = min(n_time_points - 1, int(2 * n_time_points * _HIGH_PASS_HZ * repetition_time))
-    angles = np.pi / n_time_points * (np.arange(n_time_points) + 0.5)[:, None] * np.arange(1, order + 1)
+    # The products in this order: at other roundings a length may have one cosine more or less than in fMRIPrep.
+    n_terms = int(2 * n_time_points * _HIGH_PASS_HZ * repetition_time)
+    n_cosines = min(n_time_points, max(n_terms, 1)) - 1
+    angles = np.pi / n_time_points * (np.arange(n_time_points) + 0.5)[:, None] * np.arange(1, n_cosines + 1)
     return np.asarray(np.sqrt(2 / n_time_points) * np.cos(angles))
 
 

@@ -28,6 +28,8 @@ _BUDAPEST = (
     *("framewise_displacement", "global_signal"),
     *(f"a_comp_cor_{number:02d}" for number in range(6)),
 )
+# Columns that compare a volume with the one before it.
+_DIFFERENCES = re.compile(r".*_derivative1(_power2)?|framewise_displacement|(std_)?dvars")
 _REQUIRED_COLUMNS = {
     "none": (),
     "motion24": expanded_names(*MOTION),
@@ -80,7 +82,9 @@ def no_confounds(n_time_points: int) -> ConfoundModel:
     )
 
 
-def select_confounds(table: ConfoundTable, preset: str, image: str = "") -> ConfoundModel:
+def select_confounds(
+    table: ConfoundTable, preset: str, image: str = "", n_before_steady_state: int = 0
+) -> ConfoundModel:
     """Select the columns of a preset from a table.
 
     ``none``; ``motion24`` (six motion parameters, derivatives, squares of both: Friston 1996, as in nilearn);
@@ -100,6 +104,9 @@ def select_confounds(table: ConfoundTable, preset: str, image: str = "") -> Conf
     image : str, optional
         Name of the image that is cleaned. ``ica_aroma`` is defined for fMRIPrep's ``desc-smoothAROMAnonaggr_bold``
         only.
+    n_before_steady_state : int
+        First volumes, before the steady state. What compares the first steady volume with the last of them (a
+        derivative, framewise displacement) is 0 there, as at the first volume of a run.
 
     Returns
     -------
@@ -123,7 +130,9 @@ def select_confounds(table: ConfoundTable, preset: str, image: str = "") -> Conf
     if empty:
         raise MetadataError(f"{table.source}: no value in the columns {', '.join(empty)} of the preset {preset}.")
     whole_run = tuple(name for name in names if _is_fitted_to_whole_run(name, table.metadata))
-    values = columns.fillna(0.0).to_numpy(dtype=np.float64)
+    values = columns.fillna(0.0).to_numpy(dtype=np.float64, copy=True)
+    if n_before_steady_state:
+        values[n_before_steady_state, [bool(_DIFFERENCES.fullmatch(name)) for name in names]] = 0
     if preset == "budapest2020":
         time = np.linspace(-1, 1, len(columns))
         names = (*names, "legendre01", "legendre02")

@@ -13,7 +13,8 @@ from titan_neuro.data.bids.annex import is_missing
 from titan_neuro.data.prepare.compcor import compcor, cosine_drifts
 from titan_neuro.data.prepare.motion import MOTION, framewise_displacement
 from titan_neuro.errors import ImageError, MetadataError, NotFetchedError
-from titan_neuro.files import atomic, read_json, write_json
+from titan_neuro.files import read_json, write_json
+from titan_neuro.tables import numbers, read_tsv, write_tsv
 
 N_COMPONENTS = 6
 """aCompCor components of a computed table: as many as the data paper of ds003017 uses."""
@@ -59,10 +60,10 @@ def read_confounds(path: Path) -> ConfoundTable:
 
     Raises
     ------
-    NotFetchedError
-        The content of either file is not on this machine.
+    NotFetchedError, InputNotFoundError
+        The content of either file is not on this machine; a file can't be read.
     MetadataError
-        A file can't be read; the table has no header, or a column that is not numeric.
+        A file is damaged; the table has no header, or a cell that is neither a number nor ``n/a``.
     """
     sidecar = path.with_suffix(".json")
     for file in (path, sidecar):
@@ -71,21 +72,16 @@ def read_confounds(path: Path) -> ConfoundTable:
                 f"{file}: in the dataset, but its content is not on this machine.",
                 "Get it with `titan-neuro fetch`.",
             )
-    try:
-        columns = pd.read_csv(path, sep="\t", na_values="n/a", float_precision="round_trip")
-    except (OSError, ValueError) as error:
-        raise MetadataError(f"{path}: not a readable table of confounds: {error}.", "Fetch the file again.") from error
+    table = read_tsv(path)
     metadata = read_json(sidecar, hint="Fetch the file again.") if sidecar.is_file() else {}
-    names = [str(name) for name in columns.columns]
+    names = list(table.columns)
     if any(map(_parses_as_number, names)):
         raise MetadataError(
             f"{path}: expected a header of column names, found numbers: {', '.join(names[:3])}, ...",
             "Tables of fMRIPrep before 1.2 are not supported.",
         )
-    for name, kind in zip(names, columns.dtypes, strict=True):
-        if not pd.api.types.is_numeric_dtype(kind):
-            raise MetadataError(f"{path}: expected numbers or n/a in every column, found text in {name!r}.")
-    return ConfoundTable(columns=columns.astype(np.float64), metadata=metadata, source=str(path))
+    columns = pd.DataFrame({name: numbers(path, table[name]) for name in names})
+    return ConfoundTable(columns=columns, metadata=metadata, source=str(path))
 
 
 def _parses_as_number(name: str) -> bool:
@@ -111,8 +107,7 @@ def write_confounds(path: Path, table: ConfoundTable) -> None:
         The folder can't be written.
     """
     write_json(path.with_suffix(".json"), table.metadata)
-    with atomic(path) as temporary:
-        table.columns.to_csv(temporary, sep="\t", na_rep="n/a", index=False)
+    write_tsv(path, table.columns)
 
 
 def check_rows(table: ConfoundTable, n_time_points: int) -> None:
@@ -165,13 +160,20 @@ class ConfoundSources:
 
 
 def compute_confounds(
-    sources: ConfoundSources, *, repetition_time: float, calibration_time_points: int | None, source: str
+    sources: ConfoundSources,
+    *,
+    repetition_time: float,
+    calibration_time_points: int | None,
+    n_before_steady_state: int = 0,
+    source: str,
 ) -> ConfoundTable:
     """Compute a table under fMRIPrep's names; what `sources` lacks makes no column.
 
     Columns: the six motion parameters, the means ``global_signal``, ``csf``, ``white_matter``, each with
     ``_derivative1`` (backward difference), ``_power2`` and ``_derivative1_power2``; ``csf_wm``;
-    ``framewise_displacement``; ``a_comp_cor_00`` to ``05`` of CSF and white matter together; ``cosine00``, ...
+    ``framewise_displacement``; ``a_comp_cor_00`` to ``05`` of CSF and white matter together; ``cosine00``, ...;
+    ``non_steady_state_outlier00``, ... As in fMRIPrep, components and cosines are those of the run without the volumes
+    before the steady state, where they are 0.
 
     The values at time point ``t`` depend on time points up to ``t`` alone, except for the components where
     `calibration_time_points` is None, and the cosines, which depend on the length of the run.
@@ -182,7 +184,9 @@ def compute_confounds(
     repetition_time : float
         Seconds.
     calibration_time_points : int or None
-        Time points on which the components are fitted; see `compcor`.
+        Time points of the steady state on which the components are fitted; see `compcor`.
+    n_before_steady_state : int
+        First volumes, before the steady state.
     source : str
         How the table was made, for messages and records.
 
@@ -203,7 +207,10 @@ def compute_confounds(
         both = np.concatenate([sources.csf, sources.white_matter], axis=1)
         columns["csf_wm"] = both.mean(axis=1, dtype=np.float64)
         metadata["csf_wm"] = {"Method": "Mean"}
-        components, explained = compcor(both, N_COMPONENTS, calibration_time_points, repetition_time)
+        components, explained = compcor(
+            both[n_before_steady_state:], N_COMPONENTS, calibration_time_points, repetition_time
+        )
+        components = np.pad(components, ((n_before_steady_state, 0), (0, 0)))
         for number, fraction in enumerate(explained):
             columns[f"a_comp_cor_{number:02d}"] = components[:, number]
             metadata[f"a_comp_cor_{number:02d}"] = {
@@ -216,8 +223,11 @@ def compute_confounds(
             }
     if columns:
         n_time_points = len(next(iter(columns.values())))
-        cosines = cosine_drifts(n_time_points, repetition_time)
+        cosines = cosine_drifts(n_time_points - n_before_steady_state, repetition_time)
+        cosines = np.pad(cosines, ((n_before_steady_state, 0), (0, 0)))
+        outliers = np.eye(n_time_points)[:n_before_steady_state]
         columns |= {f"cosine{number:02d}": cosine for number, cosine in enumerate(cosines.T)}
+        columns |= {f"non_steady_state_outlier{number:02d}": outlier for number, outlier in enumerate(outliers)}
     return ConfoundTable(columns=pd.DataFrame(columns), metadata=metadata, source=source)
 
 

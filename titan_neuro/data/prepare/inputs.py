@@ -16,18 +16,23 @@ from pydantic import TypeAdapter
 from titan_neuro.data.bids.annex import annex_key, install_command, is_missing
 from titan_neuro.data.bids.names import sidecar_path
 from titan_neuro.data.bids.recordings import Recording
-from titan_neuro.data.prepare.atlas import names_table
+from titan_neuro.data.prepare.atlas_surfaces import atlas_files
+from titan_neuro.data.prepare.atlas_table import names_table
 from titan_neuro.data.prepare.config import PrepareConfig
+from titan_neuro.data.prepare.readout_time import READOUT_KEYS
 from titan_neuro.errors import InputNotFoundError, NotFetchedError
 
 _CONFIG = TypeAdapter(PrepareConfig)
 # Increased when the same files and settings give another result: runs are then prepared again.
-_PREPARATION_VERSION = 1
+_PREPARATION_VERSION = 2
 # Keys of the sidecar on which the result depends.
 _SIDECAR_KEYS = (
+    "RepetitionTime",
+    "VolumeTiming",
+    "SamplingFrequency",
     "SliceTimingCorrected",
     "PhaseEncodingDirection",
-    "TotalReadoutTime",
+    *READOUT_KEYS,
     "SliceTiming",
     "SliceEncodingDirection",
 )
@@ -44,7 +49,7 @@ def input_files(recording: Recording, config: PrepareConfig) -> dict[str, Path]:
         if sidecar.exists() or sidecar.is_symlink():
             files["confounds sidecar"] = sidecar
     if config.atlas is not None:
-        files["atlas"] = config.atlas
+        files |= atlas_files(config.atlas)
         if table := names_table(config.atlas):
             files["atlas names"] = table
     return files
@@ -131,7 +136,6 @@ def fingerprint(recording: Recording, sources: Mapping[str, Any], config: Prepar
         "sources": sources,
         "preparation_version": _PREPARATION_VERSION,
         "config": recorded_settings(config),
-        "repetition_time": recording.repetition_time,
         "sidecar": {name: recording.sidecar[name] for name in _SIDECAR_KEYS if name in recording.sidecar},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Open a run by its route: parcels, image in its own space, preprocessed image, transforms, or rough registration.
+"""Open a run by its route: parcels, surfaces, image in its own space or preprocessed, transforms, rough registration.
 
 Each route ends in the run's time series on the output grid (or its parcels), and in the confounds to regress out.
 """
@@ -33,6 +33,14 @@ from titan_neuro.data.prepare.rough_registration import map_by_registration
 from titan_neuro.data.prepare.scratch import ScratchSeries
 from titan_neuro.data.prepare.slice_timing import correct_slice_timing
 from titan_neuro.data.prepare.spatial_mapping import SpatialMapping, map_by_transforms, map_to_resolution
+from titan_neuro.data.prepare.steady_state import (
+    SteadyState,
+    detected_steady_state,
+    examined_length,
+    marked_steady_state,
+    read_first_volumes,
+)
+from titan_neuro.data.prepare.surfaces import SurfaceSeries
 from titan_neuro.data.prepare.time_series import (
     MaskedVolumes,
     ParcelMeans,
@@ -40,6 +48,7 @@ from titan_neuro.data.prepare.time_series import (
     ResampledVolumes,
     StoredSeries,
     TimeSeries,
+    warn_of_lost_parcels,
 )
 from titan_neuro.data.prepare.timing import repetition_time
 from titan_neuro.errors import ConfigError, MetadataError
@@ -66,6 +75,8 @@ class OpenRun:
         What the interpolation corrected, and the resolution, for the store's record.
     mask : str or None
         Where the mask is from, in words.
+    steady_state : SteadyState
+        The volumes before it set no statistic.
     confounds : ConfoundModel
         Regressed out.
     computed : ConfoundTable or None
@@ -79,6 +90,7 @@ class OpenRun:
     route: str
     spatial: dict[str, Any] = field(default_factory=dict)
     mask: str | None = None
+    steady_state: SteadyState
     confounds: ConfoundModel
     computed: ConfoundTable | None = None
     framewise_displacement: np.ndarray | None = None
@@ -119,8 +131,8 @@ def output_space(recording: Recording, config: PrepareConfig) -> tuple[str | Non
         raise ConfigError(
             f"{recording.key}: prepare.resolution_mm: {config.resolution_mm:g} mm were asked for, but "
             + (
-                "parcels have no grid."
-                if recording.kind == "parcels"
+                f"{'parcels' if recording.kind == 'parcels' else 'surfaces'} have no grid."
+                if recording.kind != "volume"
                 else f"the grid of space {recording.entities['space']} is not known here."
                 if "space" in recording.entities and recording.entities["space"] != "T1w"
                 else "the recording is in its own space, and no transforms to a standard space were found."
@@ -155,30 +167,42 @@ def open_run(recording: Recording, config: PrepareConfig, scratch_dir: Path, sta
     check_settings(recording, config)
     if recording.kind == "parcels":
         return _open_parcels(recording, config)
+    if recording.kind == "surface":
+        return _open_surfaces(recording, config)
     image = BoldImage(recording.path)
-    tr = repetition_time(recording, image.header_repetition_time)
+    tr = repetition_time(recording, image.header_repetition_time, image.n_volumes, config.repetition_time_from)
+    table = _given_confounds(recording, image.n_volumes)
+    steady_state = marked_steady_state(table) or detected_steady_state(
+        read_first_volumes(image, _examined_length(config, tr, image.n_volumes))
+    )
+    n_before = steady_state.n_volumes_before
     if config.slice_timing:
-        image = correct_slice_timing(image, recording, tr, stack.enter_context(ScratchSeries(scratch_dir / "slices")))
-    series, mapping, mask = _open_image(recording, image, config, tr)
+        slices = stack.enter_context(ScratchSeries(scratch_dir / "slices"))
+        image = correct_slice_timing(image, recording, tr, slices, n_before)
+    series, mapping, mask = _open_image(recording, image, config, tr, n_before)
     computed = None
     if mapping is not None and mapping.head_motion is not None:
         scratch = stack.enter_context(ScratchSeries(scratch_dir / "series"))
-        computed = _compute_confounds(series, mapping, image, tr, config, scratch)
+        computed = _compute_confounds(series, mapping, image, tr, config, scratch, n_before)
         series = StoredSeries(scratch, mapping.space)
-    table = computed or _given_confounds(recording, series.n_time_points)
+    table = computed or table
     if config.atlas is not None:
-        atlas = read_atlas(config.atlas, series.space)
-        series = ParcelMeans(series, atlas.labels, atlas.names, atlas.name)
+        series = _parcel_means(series, recording, config.atlas)
     return OpenRun(
         series=series,
         repetition_time=tr,
         route=output_route(recording, config),
-        spatial={"steps": list(mapping.steps), "resolution_mm": mapping.resolution_mm} if mapping else {},
+        spatial=_spatial_record(mapping) if mapping else {},
         mask=mask,
-        confounds=_confound_model(table, config, recording, series.n_time_points),
+        steady_state=steady_state,
+        confounds=_confound_model(table, config, recording, series.n_time_points, n_before),
         computed=computed,
         framewise_displacement=_framewise_displacement(table),
     )
+
+
+def _spatial_record(mapping: SpatialMapping) -> dict[str, Any]:
+    return {"steps": list(mapping.steps), "resolution_mm": mapping.resolution_mm, **mapping.details}
 
 
 def check_settings(recording: Recording, config: PrepareConfig) -> None:
@@ -194,10 +218,10 @@ def check_settings(recording: Recording, config: PrepareConfig) -> None:
     ConfigError
         A setting does not fit the route of the recording.
     """
-    if recording.kind == "parcels":
-        for setting in ("atlas", "slice_timing"):
-            if getattr(config, setting):
-                raise ConfigError(f"{recording.key}: prepare.{setting}: parcels are no images.", "Omit it.")
+    if config.slice_timing and recording.kind != "volume":
+        raise ConfigError(
+            f"{recording.key}: prepare.slice_timing: {recording.path.name} is no image of slices.", "Omit it."
+        )
     route = output_route(recording, config)
     if config.slice_timing and route == "preprocessed":
         raise ConfigError(
@@ -216,24 +240,65 @@ def check_settings(recording: Recording, config: PrepareConfig) -> None:
 
 
 def _open_parcels(recording: Recording, config: PrepareConfig) -> OpenRun:
-    series = ParcelTable(recording)
+    series = ParcelTable(recording, config.atlas)
+    return _open_series(recording, config, series, series.header_repetition_time, None)
+
+
+def _open_surfaces(recording: Recording, config: PrepareConfig) -> OpenRun:
+    surfaces = SurfaceSeries(recording)
+    series: TimeSeries = surfaces
+    if config.atlas is not None:
+        series = _parcel_means(surfaces, recording, config.atlas)
+    elif recording.hemispheres and not surfaces.n_left_out:
+        logger.warning(
+            "%s: no vertex is 0 or NaN throughout: the medial wall is not marked, and is among the features.",
+            recording.key,
+        )
+    mask = f"all vertices and voxels but {surfaces.n_left_out} that are 0 or NaN throughout"
+    return _open_series(recording, config, series, surfaces.header_repetition_time, mask)
+
+
+def _parcel_means(series: TimeSeries, recording: Recording, path: Path) -> ParcelMeans:
+    atlas = read_atlas(path, series.space)
+    n_parcels = len(atlas.names) + len(atlas.lost)
+    what = "voxel in the mask" if series.space.kind == "volume" else "vertex"
+    warn_of_lost_parcels(path, atlas.lost, n_parcels, f"without a {what} of {recording.key}")
+    return ParcelMeans(series, atlas)
+
+
+def _open_series(
+    recording: Recording, config: PrepareConfig, series: TimeSeries, header_s: float | None, mask: str | None
+) -> OpenRun:
+    """Open a run that needs no resampling; `header_s` is the repetition time in its header."""
+    tr = repetition_time(recording, header_s, series.n_time_points, config.repetition_time_from)
     table = _given_confounds(recording, series.n_time_points)
+    steady_state = marked_steady_state(table) or detected_steady_state(
+        series.read(0, _examined_length(config, tr, series.n_time_points))
+    )
+    n_before = steady_state.n_volumes_before
     return OpenRun(
         series=series,
-        repetition_time=repetition_time(recording, None),
-        route="parcels",
-        confounds=_confound_model(table, config, recording, series.n_time_points),
+        repetition_time=tr,
+        route=output_route(recording, config),
+        mask=mask,
+        steady_state=steady_state,
+        confounds=_confound_model(table, config, recording, series.n_time_points, n_before),
         framewise_displacement=_framewise_displacement(table),
     )
 
 
+def _examined_length(config: PrepareConfig, tr: float, n_time_points: int) -> int:
+    return examined_length(int(config.warmup_s / tr), n_time_points)
+
+
 def _open_image(
-    recording: Recording, image: BoldImage, config: PrepareConfig, tr: float
+    recording: Recording, image: BoldImage, config: PrepareConfig, tr: float, n_before: int
 ) -> tuple[TimeSeries, SpatialMapping | None, str]:
     """Return the time series of an image, how it is resampled (None: not at all), and where its mask is from."""
     route = output_route(recording, config)
     # Only time points that are never scored may contribute to a mask or to a reference.
     n_first = max(1, min(config.mask_time_points, int(config.warmup_s / tr)))
+    first = range(n_before, min(n_before + n_first, image.n_volumes))
     mapping: SpatialMapping | None
     if route == "transforms":
         mapping = map_by_transforms(recording, image, config.resolution_mm)
@@ -243,14 +308,14 @@ def _open_image(
             "not corrected.",
             recording.key,
         )
-        mapping = map_by_registration(image, config.resolution_mm, n_first)
+        mapping = map_by_registration(image, config.resolution_mm, first)
     else:
-        space, mask = mask_image(recording, image, n_first)
+        space, mask = mask_image(recording, image, first)
         if config.resolution_mm is None:
             return MaskedVolumes(image, space), None, mask
         mapping = map_to_resolution(space, image, config.resolution_mm)
-        return ResampledVolumes(image, mapping.space, mapping.resampler), mapping, mask
-    mask = "brain of the template, brain of the subject, and field of view"
+        return ResampledVolumes(image, mapping.space, mapping.resampler, space.mask), mapping, mask
+    mask = "brain of the template, brain of the subject, and field of view of the volumes"
     return ResampledVolumes(image, mapping.space, mapping.resampler), mapping, mask
 
 
@@ -263,7 +328,7 @@ def _given_confounds(recording: Recording, n_time_points: int) -> ConfoundTable 
 
 
 def _confound_model(
-    table: ConfoundTable | None, config: PrepareConfig, recording: Recording, n_time_points: int
+    table: ConfoundTable | None, config: PrepareConfig, recording: Recording, n_time_points: int, n_before: int
 ) -> ConfoundModel:
     if config.confounds == "none":
         return no_confounds(n_time_points)
@@ -273,7 +338,7 @@ def _confound_model(
             "confounds (*_desc-confounds_timeseries.tsv or _regressors.tsv), and no transforms to compute one from.",
             "Give fMRIPrep's output with --derivatives, or leave prepare.confounds at none.",
         )
-    return select_confounds(table, config.confounds, recording.path.name)
+    return select_confounds(table, config.confounds, recording.path.name, n_before)
 
 
 def _compute_confounds(
@@ -283,6 +348,7 @@ def _compute_confounds(
     tr: float,
     config: PrepareConfig,
     scratch: ScratchSeries,
+    n_before: int,
 ) -> ConfoundTable:
     """Compute the confounds of a run, and write its series to `scratch`, so that each volume is interpolated once."""
     masks = {"csf": mapping.csf, "white_matter": mapping.white_matter}
@@ -297,10 +363,10 @@ def _compute_confounds(
             volumes.append(volume[0, masks[name]])
     motion = None
     if mapping.head_motion is not None:
-        center_mm = center_of_mass(image.read(0, 1)[..., 0], image.affine)
+        center_mm = center_of_mass(image.read(n_before, n_before + 1)[..., 0], image.affine)
         motion = motion_parameters(mapping.head_motion, image.affine, center_mm)
     # A run that is shorter than the calibration is calibrated on its first half.
-    calibration_time_points = min(max(2, round(config.calibration_s / tr)), series.n_time_points // 2)
+    calibration_time_points = min(max(2, round(config.calibration_s / tr)), (series.n_time_points - n_before) // 2)
     return compute_confounds(
         ConfoundSources(
             motion=motion,
@@ -309,6 +375,7 @@ def _compute_confounds(
         ),
         repetition_time=tr,
         calibration_time_points=calibration_time_points if config.estimation == "causal" else None,
+        n_before_steady_state=n_before,
         source=f"{image.path} (computed)",
     )
 

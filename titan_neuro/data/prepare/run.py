@@ -6,6 +6,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,11 @@ def prepare_run(
         with writing_to(scratch_dir):
             scratch_dir.mkdir(parents=True, exist_ok=True)
         run = open_run(recording, config, scratch_dir, stack)
+        if n_before := run.steady_state.n_volumes_before:
+            logger.warning(
+                "%s: volumes before the steady state: %d (%s). They are stored as 0, and set no mean and no deviation.",
+                *(recording.key, n_before, run.steady_state.rule),
+            )
         header = build_header(recording, run, config, {"fingerprint": digest, "sources": sources})
         inspection = Inspection(recording.key, header.space.n_features, header.repetition_time)
         # The sidecar is removed first and written last: with it the run is complete.
@@ -140,9 +146,17 @@ def _is_prepared(files: OutputFiles, digest: str) -> bool:
 def _clean(
     run: OpenRun, inspection: Inspection, config: PrepareConfig, scratch_file: Path, memory_bytes: int | None
 ) -> Iterator[np.ndarray]:
-    n_features = run.series.space.n_features
-    cleaning = Cleaning(confounds=run.confounds, high_pass_hz=config.high_pass_hz, repetition_time=run.repetition_time)
-    blocks = read_in_blocks(run.series, inspection, memory_bytes)
+    """Clean the run as if it began with its steady state; the volumes before it are 0, the value of a mean volume."""
+    n_features, first = run.series.space.n_features, run.steady_state.n_volumes_before
+    cleaning = Cleaning(
+        confounds=replace(run.confounds, values=run.confounds.values[first:]),
+        high_pass_hz=config.high_pass_hz,
+        repetition_time=run.repetition_time,
+    )
+    if first:
+        yield np.zeros((first, n_features), dtype=np.float32)
+    blocks = read_in_blocks(run.series, inspection, memory_bytes, first)
     if config.estimation == "whole-run":
-        return clean_whole_run(blocks, n_features, cleaning, scratch_file)
-    return clean_causally(blocks, n_features, cleaning)
+        yield from clean_whole_run(blocks, n_features, cleaning, scratch_file)
+    else:
+        yield from clean_causally(blocks, n_features, cleaning)

@@ -45,7 +45,11 @@ class SliceTimeCorrectedImage(BoldImage):
 
 
 def correct_slice_timing(
-    image: BoldImage, recording: Recording, repetition_time: float, scratch: ScratchSeries
+    image: BoldImage,
+    recording: Recording,
+    repetition_time: float,
+    scratch: ScratchSeries,
+    n_before_steady_state: int = 0,
 ) -> SliceTimeCorrectedImage:
     """Shift every slice to the middle of its volume. Not causal: see :func:`fourier_shift`.
 
@@ -58,6 +62,8 @@ def correct_slice_timing(
         Seconds.
     scratch : ScratchSeries
         Empty; holds the corrected run afterwards.
+    n_before_steady_state : int
+        First volumes, which are not shifted, and don't spread into those after them.
 
     Returns
     -------
@@ -79,7 +85,9 @@ def correct_slice_timing(
         end = (number + 1) * size
         for first in range(number * size, end, width):
             series = scratch.read_columns(first, min(first + width, end))
-            scratch.replace_columns(first, fourier_shift(series, shift_s, repetition_time))
+            steady = series[n_before_steady_state:]
+            series[n_before_steady_state:] = fourier_shift(steady, shift_s, repetition_time)
+            scratch.replace_columns(first, series)
     return SliceTimeCorrectedImage(image, axis, scratch)
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from titan_neuro.baselines import make_baselines, make_oracle_references
-from titan_neuro.evaluation.vocabulary import (
+from titan_neuro.evaluation.metrics_and_rows import (
     GRU,
     METRICS,
     METRICS_BY_NAME,
