@@ -128,8 +128,7 @@ def find_recordings(
     exclude : sequence of str
         Runs to leave out, by their entities: ``sub-01_task-movie_run-2``, or ``run-2`` for run 2 of everybody.
     filter_file : Path, optional
-        JSON in fMRIPrep's form, ``{"bold": {"session": "02", ...}}``: entities that a file must have. In a raw dataset
-        the entities of derivatives (space, resolution, desc) choose among the preprocessed images.
+        See `read_filter`. In a raw dataset space, resolution and desc choose among the preprocessed images.
     derivatives : sequence of Path
         Folders searched for preprocessed images, brain masks, confounds and transforms; by default the dataset's own
         ``derivatives`` folder. A raw run for which named folders hold nothing is an error.
