@@ -135,16 +135,14 @@ def find_recordings(
     exclude : sequence of str
         Runs to leave out, by their entities: ``sub-01_task-movie_run-2``, or ``run-2`` for run 2 of everybody.
     filter_file : Path, optional
-        JSON in fMRIPrep's form, ``{"bold": {"session": "02", ...}}``: entities that a file must have. In a raw dataset
-        the entities of derivatives (space, resolution, desc) choose among the preprocessed images.
+        See `read_filter`. In a raw dataset space, resolution and desc choose among the preprocessed images.
     derivatives : sequence of Path
         Folders searched for preprocessed images, brain masks, confounds and transforms; by default the dataset's own
         ``derivatives`` folder. A raw run for which named folders hold nothing is an error.
     resolution_mm : float, optional
         Of preprocessed images in several resolutions, that one is taken.
     allow_missing : bool
-        Warn of a label that no run has, and of runs for which the named derivatives hold nothing, instead of refusing
-        them; such runs are left out.
+        Warn of a label that no run has, and leave out runs for which the named derivatives hold nothing.
 
     Raises
     ------
@@ -153,13 +151,9 @@ def find_recordings(
     NoMatchError, ConfigError
         No recording matches a label or the filter; nothing is derived from a run; the filter file can't be used.
     ImageError, MetadataError
-        Two files are candidates for one run, or for one of its parts; a sidecar or a name is broken; a run is one of
-        several echoes; all images are band-pass filtered.
+        Two files are candidates for one thing; a sidecar or name is broken; a run is one of several echoes.
     """
     index = DatasetIndex(bids_dir)
-    for folder in derivatives:
-        if not folder.is_dir():
-            raise InputNotFoundError(f"{folder}: no such folder (named with --derivatives).")
     given = read_filter(filter_file)
     selected = select_runs(
         index,
@@ -168,7 +162,7 @@ def find_recordings(
         exclude=exclude,
         allow_missing=allow_missing,
     )
-    sources = _open_sources(index, derivatives or [bids_dir / "derivatives"], given.of_derivatives(), resolution_mm)
+    sources = _open_sources(index, derivatives, given.of_derivatives(), resolution_mm)
     recordings = [_add_derivatives(_recording(run, sources), run, sources) for run in selected]
     if not index.is_derivative:
         recordings = _require_derivatives(recordings, sources.derivatives, derivatives, allow_missing=allow_missing)
@@ -191,8 +185,12 @@ class _Sources:
 
 
 def _open_sources(
-    index: DatasetIndex, folders: Sequence[Path], choice: RecordingFilter, resolution_mm: float | None
+    index: DatasetIndex, named: Sequence[Path], choice: RecordingFilter, resolution_mm: float | None
 ) -> _Sources:
+    for folder in named:
+        if not folder.is_dir():
+            raise InputNotFoundError(f"{folder}: no such folder (named with --derivatives).")
+    folders = named or [index.bids_dir / "derivatives"]
     return _Sources(
         index=index,
         events=_by_subject(index.events()),
