@@ -72,11 +72,7 @@ def test_folders_above_named_derivatives_say_nothing(dataset, tmp_path, parent):
 def test_subject_and_session_are_those_of_the_folders(tmp_path, write_dataset):
     root = write_dataset(tmp_path / "bids", ["sub-01/ses-a/func/task-movie_bold.nii.gz"])
     [recording] = find_recordings(root)
-<<<<<<< HEAD
     assert (recording.key, recording.sidecar["RepetitionTime"]) == ("sub-01_ses-a_task-movie", 1.0)
-=======
-    assert (recording.key, recording.sidecar) == ("sub-01_ses-a_task-movie", {"RepetitionTime": 1.0})
->>>>>>> i17-bids
 
 
 @pytest.mark.parametrize("name", ["sub-02_ses-a_task-movie", "sub-01_ses-b_task-movie"])

@@ -9,10 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from titan_neuro.data.bids.annex import install_command, is_missing, uninstalled_subdatasets
-<<<<<<< HEAD
 from titan_neuro.data.bids.continuous import CONTINUOUS_EXTENSION, CONTINUOUS_SUFFIXES
-=======
->>>>>>> i17-bids
 from titan_neuro.data.bids.kinds import PARCEL_EXTENSIONS, SURFACE_EXTENSIONS, join_hemispheres
 from titan_neuro.data.bids.names import IMAGE_EXTENSIONS, BidsFile, applies_to, printable
 from titan_neuro.data.bids.tree import DESCRIPTION, read_folders
