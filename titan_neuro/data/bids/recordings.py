@@ -27,7 +27,7 @@ from titan_neuro.data.bids.names import (
     without_echo,
 )
 from titan_neuro.data.bids.selection import SelectedRun, select_runs
-from titan_neuro.errors import InputNotFoundError, MetadataError, NoMatchError
+from titan_neuro.errors import OF_ONE_RUN, InputNotFoundError, MetadataError, NoMatchError, TitanNeuroError
 from titan_neuro.files import read_json
 
 logger = logging.getLogger(__name__)
@@ -66,6 +66,9 @@ class Recording:
         Subdatasets that are not installed, and that may hold the derivatives of this run, which has none otherwise.
     notes : tuple of str
         What was left out, and what of the choice of files is not usual.
+    failure : TitanNeuroError or None
+        Why the run can't be prepared, where that is known already: a broken sidecar, two files for one purpose. The
+        other attributes are then incomplete.
     """
 
     path: Path
@@ -82,6 +85,7 @@ class Recording:
     missing_sidecars: tuple[Path, ...] = ()
     uninstalled: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+    failure: TitanNeuroError | None = None
 
     @property
     def key(self) -> str:
@@ -151,7 +155,8 @@ def find_recordings(
     NoMatchError, ConfigError
         No recording matches a label or the filter; nothing is derived from a run; the filter file can't be used.
     ImageError, MetadataError
-        Two files are candidates for one thing; a sidecar or name is broken; a run is one of several echoes.
+        A name is broken; one file serves two runs; all images are band-pass filtered. Where it is true of all runs (else
+        it is the recording's `failure`): two candidates for one thing, a broken sidecar, one of several echoes.
     """
     index = DatasetIndex(bids_dir)
     given = read_filter(filter_file)
@@ -163,13 +168,17 @@ def find_recordings(
         allow_missing=allow_missing,
     )
     sources = _open_sources(index, derivatives, given.of_derivatives(), resolution_mm)
-    recordings = [_add_derivatives(_recording(run, sources), run, sources) for run in selected]
+    found = [_complete(run, sources) for run in selected]
+    failed = [recording for recording in found if recording.failure is not None]
+    recordings = [recording for recording in found if recording.failure is None]
+    if not recordings and failed[0].failure is not None:
+        raise failed[0].failure
     if not index.is_derivative:
         recordings = _require_derivatives(recordings, sources.derivatives, derivatives, allow_missing=allow_missing)
     _require_one_kind(recordings)
     _require_own_files(recordings)
     _warn_of_other_spaces(recordings)
-    return sorted(recordings, key=lambda recording: recording.key)
+    return sorted([*recordings, *failed], key=lambda recording: recording.key)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +215,24 @@ def _by_subject(files: Sequence[BidsFile]) -> dict[str | None, list[BidsFile]]:
     for file in files:
         by_subject.setdefault(file.entities.get("sub"), []).append(file)
     return by_subject
+
+
+def _complete(run: SelectedRun, sources: _Sources) -> Recording:
+    """Find all files of a run; what is wrong with them is said of this run alone."""
+    try:
+        return _add_derivatives(_recording(run, sources), run, sources)
+    except OF_ONE_RUN as error:
+        file = run.images[0]
+        kind = kind_of(file)
+        return Recording(
+            path=file.path,
+            kind=kind,
+            route=kind if kind != "volume" else "native",
+            entities=long_entities({n: label for n, label in without_echo(file.entities).items() if n != "hemi"}),
+            events=None,
+            mask=None,
+            failure=error,
+        )
 
 
 def _recording(run: SelectedRun, sources: _Sources) -> Recording:
