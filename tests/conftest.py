@@ -68,6 +68,12 @@ def sitcom() -> Path:
 
 
 @pytest.fixture(scope="session")
+def sherlock() -> Path:
+    """Eight people who watch a detective series and retell it: fMRIPrep-like images of 481 voxels at ``res-3``."""
+    return _shared("sherlock-pmc")
+
+
+@pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study of the synthetic dataset with the debug preset: ``synthetic`` (source), ``bids`` (clone), ``output``.
 

@@ -28,7 +28,6 @@ CONTEXT.set_forkserver_preload(
         "nilearn.interfaces.fmriprep",
         "nilearn.masking",
         "nilearn.signal",
-        "nitransforms.manip",
         "pytest",
         "sqlalchemy.dialects.sqlite",
         "tensorboard",

@@ -250,10 +250,15 @@ def read_json(
     MetadataError
         The file is not JSON, not an object, or lacks a key. (Or `error`, where given.)
     """
+    if path.exists() and not path.is_file():
+        # A named pipe, say: reading it would wait for ever.
+        raise InputNotFoundError(f"{path}: can't be read: it is no file.", hint)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as cause:
         raise InputNotFoundError(f"{path}: can't be read: {cause.strerror or cause}.", hint) from cause
+    except RecursionError as cause:
+        raise error(f"{path}: can't be read: its JSON is nested too deeply.", hint) from cause
     except ValueError as cause:
         raise error(f"{path}: is not valid JSON: {cause}.", hint) from cause
     if not isinstance(content, dict):

@@ -26,11 +26,9 @@ PACKAGES = (
     "lightning",
     "nibabel",
     "nilearn",
-    "nitransforms",
     "antspyx",
     "scipy",
     "datalad",
-    "pybids",
     "zarr",
     "numpy",
 )

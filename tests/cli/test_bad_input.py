@@ -46,8 +46,8 @@ class Dataset:
     def sidecar(self, content):
         (self.func / f"{STEM}_bold.json").write_text(json.dumps(content))
 
-    def events(self, text):
-        (self.func / f"{STEM}_events.tsv").write_text(text)
+    def events(self, text, encoding="utf-8"):
+        (self.func / f"{STEM}_events.tsv").write_text(text, encoding=encoding)
 
     def mask(self, data, affine=None):
         image = nib.Nifti1Image(np.asarray(data, np.uint8), np.eye(4) if affine is None else affine)
@@ -89,7 +89,7 @@ CASES = {
     "corrupt": (lambda d: d.corrupt(), errors.ImageError, "_bold.nii.gz: not a readable NIfTI image"),
     "no image": (lambda d: d.bold.write_text("x"), errors.ImageError, "not a readable NIfTI image"),
     "3D": (lambda d: d.image(d.data[..., 0]), errors.ImageError, "expected a 4D image (x, y, z, time), found 3D"),
-    "5D": (lambda d: d.image(d.data[..., None]), errors.ImageError, "found 5D of shape (6, 7, 8, 80, 1)"),
+    "5D": (lambda d: d.image(d.data[:, :, :, None]), errors.ImageError, "found 5D of shape (6, 7, 8, 1, 80)"),
     "no volume": (lambda d: d.image(d.data[..., :0]), errors.ImageError, "expected at least 2 volumes, found 0"),
     "one volume": (lambda d: d.image(d.data[..., :1]), errors.ImageError, "expected at least 2 volumes, found 1"),
     "NaN": (lambda d: d.with_value(np.nan), errors.ImageError, "found nan in volume 17"),
@@ -100,17 +100,31 @@ CASES = {
         errors.MetadataError,
         "no repetition time: neither RepetitionTime in its JSON sidecar nor a time step",
     ),
-    "TR 0": (lambda d: d.sidecar({"RepetitionTime": 0}), errors.MetadataError, "above 0 s, found 0.0"),
+    "TR 0": (
+        lambda d: d.sidecar({"RepetitionTime": 0}),
+        errors.MetadataError,
+        "from 0.01 to 100 s, found 0 (RepetitionTime)",
+    ),
     "TR in words": (lambda d: d.sidecar({"RepetitionTime": "one"}), errors.MetadataError, "found 'one'"),
     "two TRs": (
         lambda d: d.sidecar({"RepetitionTime": 2.0}),
         errors.MetadataError,
         "the sidecar gives a repetition time of 2.0 s, the header 1.0 s",
     ),
-    "events past the end": (
-        lambda d: d.events("onset\tduration\ttrial_type\n10\t100\tmovie\n"),
+    "events of another run": (
+        lambda d: d.events("onset\tduration\ttrial_type\n100\t10\tmovie\n"),
         errors.MetadataError,
-        "line 2: the event 'movie' ends at 110 s, but the run ends at 80 s",
+        "expected events of a run of 80 s, found an event 'movie' at 100 s",
+    ),
+    "uneven volumes": (
+        lambda d: d.sidecar({"VolumeTiming": [*range(40), *range(45, 85)]}),
+        errors.MetadataError,
+        "expected volumes at equal distances, found 1 s and, after volume 39, 6 s",
+    ),
+    "events in Latin-1": (
+        lambda d: d.events("onset\tduration\ttrial_type\n10\t60\tfête\n", "latin-1"),
+        errors.MetadataError,
+        "is not a readable table: 'utf-8' codec can't decode",
     ),
     "confounds": (
         lambda d: d.confounds(79),

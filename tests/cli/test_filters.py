@@ -17,8 +17,8 @@ STEMS = (
     "sub-01/func/sub-01_task-rest_run-01",
     "sub-01/func/sub-01_task-rest_acq-fast_run-01",
     "sub-02/ses-a/func/sub-02_ses-a_task-rest",
-    "sub-02/ses-b/func/sub-02_ses-b_task-rest_echo-1",
-    "sub-02/ses-b/func/sub-02_ses-b_task-rest_echo-2",
+    "sub-02/ses-b/func/sub-02_ses-b_task-rest_dir-AP",
+    "sub-02/ses-b/func/sub-02_ses-b_task-rest_dir-PA",
 )
 
 
@@ -52,7 +52,17 @@ def test_a_filter_that_was_given_stays_in_force(dataset, tmp_path):
     assert main([*arguments, "--filters", str(filters)]) == 0
     asked = [json.loads(path.read_text())["bold"] for path in sorted(filters.iterdir())]
     own = {"subject": "02", "session": "b", "task": "rest", "datatype": "func"}
-    assert asked == [{**own, "echo": "1"}, {**own, "echo": "2"}]
+    assert asked == [{**own, "direction": "AP"}, {**own, "direction": "PA"}]
+
+
+def test_patterns_that_were_given_stay_in_force(dataset, tmp_path):
+    given, filters = tmp_path / "given.json", tmp_path / "filters"
+    given.write_text(json.dumps({"bold": {"session": "[ab]", "regex_search": True}}))
+    arguments = ["prepare", str(dataset), str(tmp_path / "output"), "--bids-filter-file", str(given), "--dry-run"]
+    assert main([*arguments, "--filters", str(filters)]) == 0
+    assert len(list(filters.iterdir())) == 3
+    for path in filters.iterdir():
+        assert [recording.key for recording in find_recordings(dataset, filter_file=path)] == [path.stem]
 
 
 def test_only_a_dry_run_lists_runs(dataset, tmp_path, capsys):

@@ -59,3 +59,75 @@ def test_identity_distinguishes_masks_and_parcels(masks):
     assert one.identity() != other.identity()
     with pytest.raises(ImageError, match="2 parcels"):
         common_space({"run-a": one, "run-b": other})
+
+
+def rotation(angle):
+    matrix = np.diag([3.0, 3.0, 3.3, 1.0])
+    matrix[:2, :2] = 3 * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix[:3, 3] = [-96.4, -120.7, -71.3]
+    return matrix
+
+
+@pytest.mark.parametrize(
+    ("other", "fits"),
+    [
+        (rotation(0.3).astype(np.float32), True),
+        # Six decimals, four decimals, the rounding of a quaternion.
+        (rotation(0.3).round(6), True),
+        (rotation(0.3).round(4), True),
+        (rotation(0.3 + 1e-6), True),
+        (rotation(0.3) + 0.002 * np.eye(4)[:, 3:] * [0, 0, 0, 1], True),
+        (rotation(0.31), False),
+        (rotation(0.3) * [[1], [1], [1.005], [1]], False),
+        (rotation(0.3) + 0.1 * np.eye(4)[:, :1] * [0, 0, 0, 1], False),
+    ],
+)
+def test_affines_may_differ_by_rounding_alone(other, fits):
+    mask = np.ones((64, 64, 36), bool)
+    spaces = {"run-a": volume_space(mask, rotation(0.3)), "run-b": volume_space(mask, other.astype(np.float64))}
+    if fits:
+        assert np.array_equal(common_space(spaces).affine, rotation(0.3))
+    else:
+        with pytest.raises(ImageError, match="run-b does not lie in the space of run-a") as caught:
+            common_space(spaces)
+        assert "--resolution" in caught.value.hint
+
+
+def parcels(*names, lost=()):
+    return Space(kind="parcels", name="X", parcels=names, lost_parcels=lost)
+
+
+def test_common_space_has_the_parcels_of_all_runs():
+    runs = {
+        "run-a": parcels("a", "b", "c", lost=("d",)),
+        "run-b": parcels("a", "c", "d", lost=("b",)),
+        "run-c": parcels("a", "b", "c", "d"),
+    }
+    common = common_space(runs)
+    assert common.parcels == ("a", "c")
+    assert set(common.lost_parcels) == {"b", "d"}
+    assert [common.columns_in(space).tolist() for space in runs.values()] == [[0, 2], [0, 1], [0, 2]]
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        # An atlas with more parcels, whose first ones have the same names, is another atlas.
+        (parcels("a", "b", "c", "d"), "expected 3 parcels .* found 4"),
+        (parcels("a", "b"), "expected 3 parcels .* found 2"),
+        (parcels("a", "b", lost=("d",)), "expected 3 parcels .* found 2"),
+        (parcels("b", "a", lost=("c",)), "expected 3 parcels .* found 2"),
+    ],
+)
+def test_parcels_of_another_atlas_are_refused(other, message):
+    with pytest.raises(ImageError, match=message):
+        common_space({"run-a": parcels("a", "b", "c"), "run-b": other})
+    with pytest.raises(MismatchError, match=message):
+        parcels("a", "b", "c").columns_in(other)
+
+
+def test_runs_without_a_common_parcel_are_refused():
+    with pytest.raises(ImageError, match="no parcel in common"):
+        common_space({"run-a": parcels("a", lost=("b",)), "run-b": parcels("b", lost=("a",))})
+    with pytest.raises(MismatchError, match="lacks the parcels b of the study"):
+        parcels("a", "b").columns_in(parcels("a", lost=("b",)))

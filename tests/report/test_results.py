@@ -28,7 +28,7 @@ def test_reads_every_part(shared_results):
         for stat, model in (("skillar", "titanmac"), ("r2", "titanmac"), ("r2", "ar"))
         for horizon in (1, 2)
     }
-    assert all(stat_map.is_volume for stat_map in results.maps)
+    assert all(stat_map.unit == "voxels" for stat_map in results.maps)
     assert results.timescale.stat == "timescale"
     assert results.curve["whole_run"].sum() == 2
     assert list(results.training) == ["seed-7 fold-1", "seed-7 fold-2", "seed-7 fold-3"]

@@ -33,11 +33,28 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--participant-label", nargs="+", metavar="LABEL", help="with or without sub-")
     group.add_argument("--task-id", nargs="+", metavar="TASK")
     group.add_argument("--run-id", nargs="+", metavar="RUN", help="1 and 01 are the same")
+    group.add_argument(
+        "--exclude",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="leave runs out: sub-01_task-movie_run-2, or run-2 for that of every subject",
+    )
+
+
+def add_allow_missing(parser: argparse.ArgumentParser) -> None:
+    """Flag that lets a selection be incomplete."""
+    parser.add_argument(
+        "--allow-missing",
+        action="store_true",
+        help="warn of labels that no run has, and leave out runs that -d has nothing for, instead of refusing them",
+    )
 
 
 def add_bids_input(parser: argparse.ArgumentParser) -> None:
     """Flags that say how a BIDS dataset is read."""
     add_selection(parser)
+    add_allow_missing(parser)
     add_sources(parser)
     add_preparation(parser)
 
@@ -139,8 +156,10 @@ def study_of(arguments: argparse.Namespace) -> Study:
             subjects=given.get("participant_label"),
             tasks=given.get("task_id"),
             runs=given.get("run_id"),
+            exclude=given.get("exclude", ()),
             filter_file=given.get("bids_filter_file"),
             derivatives=given.get("derivatives", ()),
+            allow_missing=given.get("allow_missing", False),
         ),
         device=given.get("device", "auto"),
     )

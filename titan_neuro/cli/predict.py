@@ -19,6 +19,7 @@ def add_parser(subcommands: Any) -> None:
     parser.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR", help="where `train` has written")
     parser.add_argument("--horizon", type=int, default=1, metavar="H", help="lead time in time points (default: 1)")
     flags.add_selection(parser)
+    flags.add_allow_missing(parser)
     flags.add_study(parser)
     flags.add_device(parser)
     parser.set_defaults(execute=execute)

@@ -37,7 +37,8 @@ def execute(arguments: argparse.Namespace) -> None:
     if arguments.analysis_level == "participant":
         prepare.execute(arguments)
         return
-    for name in ("participant_label", "task_id", "run_id", "bids_filter_file", "derivatives"):
+    refused = ("participant_label", "task_id", "run_id", "exclude", "allow_missing", "bids_filter_file", "derivatives")
+    for name in refused:
         if getattr(arguments, name):
             raise UsageError(
                 f"run ... group: --{name.replace('_', '-')} has no meaning here: the group is every run in OUTPUT_DIR.",

@@ -13,13 +13,14 @@ from titan_neuro.evaluation.benchmark import Benchmark
 from titan_neuro.evaluation.ceilings import ceilings_table
 from titan_neuro.evaluation.comparisons import comparisons_table
 from titan_neuro.evaluation.fold import EvaluationConfig
-from titan_neuro.evaluation.formatting import NOT_AVAILABLE, format_table
+from titan_neuro.evaluation.formatting import format_table
 from titan_neuro.evaluation.metrics_and_rows import LJUNG_BOX_FEATURES, describe_column
 from titan_neuro.evaluation.rollouts import SLOW_STRIDE
 from titan_neuro.evaluation.summary import comparisons, summary
 from titan_neuro.evaluation.tables import residuals_table, rollouts_table, scores_table, subjects_table
 from titan_neuro.files import write_json, write_text
 from titan_neuro.metrics import Ceiling
+from titan_neuro.tables import write_tsv
 from titan_neuro.typing import HIGH_MOTION_MM
 
 _COMPARISONS = (
@@ -180,8 +181,7 @@ def _metadata(
 
 
 def _write(stem: Path, table: pd.DataFrame, metadata: Mapping[str, Any]) -> None:
-    text = table.to_csv(sep="\t", index=False, na_rep=NOT_AVAILABLE, float_format="%.6g", lineterminator="\n")
     # Not Path.with_suffix: a task or model may have a dot in its name.
-    write_text(stem.with_name(f"{stem.name}.tsv"), text)
+    write_tsv(stem.with_name(f"{stem.name}.tsv"), table, float_format="%.6g")
     columns = {str(column): describe_column(str(column)) for column in table.columns}
     write_json(stem.with_name(f"{stem.name}.json"), {**metadata, **columns})

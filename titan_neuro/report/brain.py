@@ -1,11 +1,11 @@
-"""Maps as pictures: volumes on the MNI152 template that nilearn ships, parcels as bars."""
+"""Maps as pictures: volumes on the MNI152 template that nilearn ships, surfaces on a mesh, parcels as bars."""
 
 from __future__ import annotations
 
 import re
 import textwrap
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,14 @@ from titan_neuro.metrics.measures import FloatArray
 from titan_neuro.report.parcels import parcel_figure, set_log_ticks
 from titan_neuro.report.reading import HINT, read_parcels
 from titan_neuro.report.style import INK, MUTED, STYLE, plain
+from titan_neuro.report.surfaces import (
+    SURFACE_ENDINGS,
+    draw_surfaces,
+    n_not_drawn,
+    read_surface_map,
+    surface_mesh,
+    surface_values,
+)
 
 _LABELS = {
     **{name.replace("_", ""): f"{name}: {METRICS_BY_NAME[name].label}" for name in ("skill_ar", "r2")},
@@ -36,7 +44,7 @@ _ALMOST_ZERO = 1e-9
 
 
 def plot_map(path: Path, sidecar: Mapping[str, Any], title: str, *, limit: float | None = None) -> Figure:
-    """Draw one map: slices through the brain for a volume, bars for parcels.
+    """Draw one map: slices through the brain for a volume, views of a surface, bars for parcels.
 
     Skills and r2 are drawn on a scale that is symmetric about zero, timescales on a logarithmic one. Voxels are drawn
     as they are, without smoothing or interpolation.
@@ -44,7 +52,8 @@ def plot_map(path: Path, sidecar: Mapping[str, Any], title: str, *, limit: float
     Parameters
     ----------
     path : Path
-        A ``_statmap.nii.gz`` or ``_statmap.tsv`` with the entity ``stat-`` in its name.
+        A ``_statmap`` with the entity ``stat-`` in its name: ``.nii.gz``, ``.dscalar.nii``, ``.pscalar.nii``,
+        ``.func.gii`` (of either hemisphere) or ``.tsv``.
     sidecar : mapping
         The JSON beside it; ``Space`` decides the note below the picture.
     title : str
@@ -61,7 +70,8 @@ def plot_map(path: Path, sidecar: Mapping[str, Any], title: str, *, limit: float
     Raises
     ------
     ImageError
-        The image can't be read, is not 3D, holds no value, or a timescale that is not above 0.
+        The image can't be read, is not 3D, holds no value, or a timescale that is not above 0; there is no mesh for the
+        surface.
     MetadataError
         The name lacks ``stat-``, or a table of parcels is malformed.
     """
@@ -78,6 +88,8 @@ def plot_map(path: Path, sidecar: Mapping[str, Any], title: str, *, limit: float
     with matplotlib.rc_context(STYLE):
         if path.name.endswith(".tsv"):
             return parcel_figure(read_parcels(path), label, title, limit=limit, log=scale.is_log)
+        if path.name.endswith(SURFACE_ENDINGS):
+            return _surface_figure(path, scale, label, title, _map_space(sidecar))
         return _volume_figure(path, scale, label, title, space_note(sidecar))
 
 
@@ -89,7 +101,7 @@ def map_values(path: Path) -> FloatArray:
     Parameters
     ----------
     path : Path
-        A ``_statmap.nii.gz`` or ``_statmap.tsv``.
+        As for :func:`plot_map`.
 
     Returns
     -------
@@ -106,6 +118,8 @@ def map_values(path: Path) -> FloatArray:
     if path.name.endswith(".tsv"):
         values = read_parcels(path)["value"].to_numpy(np.float64)
         return np.asarray(values[np.isfinite(values)])
+    if path.name.endswith(SURFACE_ENDINGS):
+        return surface_values(path)
     data = _data(_load(path))
     return np.asarray(data[_inside(data)])
 
@@ -151,7 +165,7 @@ def space_note(sidecar: Mapping[str, Any]) -> str:
     str
         A sentence for a caption.
     """
-    space = str(sidecar.get("Space", "")) or "unknown"
+    space = _map_space(sidecar)
     if space.startswith("MNI"):
         return f"Images in {space}, over the MNI152 template."
     if space == "native":
@@ -160,6 +174,16 @@ def space_note(sidecar: Mapping[str, Any]) -> str:
             "so the outline is a rough guide at best."
         )
     return f"Images in the space {space}, placed on the MNI152 template by their header coordinates."
+
+
+def _map_space(sidecar: Mapping[str, Any]) -> str:
+    """Return the space of an image: for parcels that of the atlas."""
+    return str(sidecar.get("AtlasSpace") or sidecar.get("Space") or "unknown")
+
+
+def has_picture(path: Path, sidecar: Mapping[str, Any]) -> bool:
+    """Whether :func:`plot_map` can draw a map: of a surface a mesh must be at hand."""
+    return not path.name.endswith(SURFACE_ENDINGS) or surface_mesh(path, _map_space(sidecar)) is not None
 
 
 def _load(path: Path) -> nibabel.Nifti1Image:
@@ -222,6 +246,31 @@ def _volume_figure(path: Path, scale: _Scale, label: str, title: str, note: str)
     _color_bar(figure, mappable, scale, values[np.isfinite(values)], label)
     figure.text(0.01, 0.012, textwrap.fill(plain(note), 125), fontsize=7, color=MUTED, va="bottom")
     return figure
+
+
+def _surface_figure(path: Path, scale: _Scale, label: str, title: str, space: str) -> Figure:
+    found = surface_mesh(path, space)
+    if found is None:
+        raise ImageError(f"{path}: no mesh of {space} is at hand to draw it on.", "Open it with a viewer of surfaces.")
+    mesh, name = found
+    figure = Figure(figsize=(7.6, 3.1))
+    figure.set_layout_engine("none")
+    mappable = ScalarMappable(scale.norm(), scale.colors)
+    if scale.is_log:
+        draw_surfaces(figure, path, mesh, mappable.cmap, (0.0, float(np.log(scale.high / scale.low))), _log(scale.low))
+    else:
+        draw_surfaces(figure, path, mesh, mappable.cmap, (scale.low, scale.high), np.asarray)
+    figure.text(0.01, 0.985, plain(title), fontsize=10, fontweight="bold", va="top")
+    _color_bar(figure, mappable, scale, surface_values(path), label)
+    n_others = n_not_drawn(read_surface_map(path))
+    note = f"Vertices in {space}, on {name}; vertices without a value are gray."
+    note += f" {n_others:,} voxels of other structures are not drawn." if n_others else ""
+    figure.text(0.01, 0.012, textwrap.fill(plain(note), 125), fontsize=7, color=MUTED, va="bottom")
+    return figure
+
+
+def _log(low: float) -> Callable[[FloatArray], FloatArray]:
+    return lambda values: np.asarray(np.log(values / low))
 
 
 def _draw_slices(

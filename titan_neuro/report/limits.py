@@ -120,9 +120,9 @@ def _maps(results: Results) -> Iterator[str]:
         "The maps of the forecast and of timescales are not tested for significance. They show averages over subjects "
         "without a threshold, and the color of a single region is no result."
     )
-    volumes = [stat_map for stat_map in maps if stat_map.is_volume]
-    if len(volumes) < len(maps):
+    if not all(stat_map.images for stat_map in maps):
         yield "The data are parcels without the image of the atlas. The page can't locate a value in the brain."
+    volumes = [stat_map for stat_map in maps if stat_map.unit == "voxels"]
     if any(stat_map.sidecar["Space"] == "native" for stat_map in volumes):
         yield (
             "The images are in native space. Positions on the template are approximate, and the pictures don't allow "

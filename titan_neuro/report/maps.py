@@ -8,11 +8,12 @@ import numpy as np
 
 from titan_neuro.evaluation.metrics_and_rows import AR, METRICS_BY_NAME, ROWS, count_in_words
 from titan_neuro.metrics.measures import FloatArray
-from titan_neuro.report.brain import map_values, plot_map, space_note, symmetric_limit
+from titan_neuro.report.brain import has_picture, map_values, plot_map, space_note, symmetric_limit
 from titan_neuro.report.numbers import number
 from titan_neuro.report.records import Results, StatMap
 from titan_neuro.report.results import file_label
 from titan_neuro.report.style import png_uri
+from titan_neuro.report.surfaces import StructureRow, structure_rows
 
 NOT_TESTED = "Not tested for significance, hence not corrected for multiple tests."
 """Of figures and maps without p values."""
@@ -22,10 +23,14 @@ _METRIC_OF_STAT = {name.replace("_", ""): name for name in METRICS_BY_NAME}
 
 
 class MapFigure(TypedDict, total=False):
-    """A map for the template: a picture, or a sentence (`empty`), or the title of a map that is missing (`absent`)."""
+    """A map for the template: pictures, or a table of structures where no mesh is at hand to draw a surface on.
 
-    source: str
-    alt: str
+    Or a sentence (`empty`), or the title of a map that is missing (`absent`).
+    """
+
+    pictures: list[tuple[str, str]]
+    structures: list[StructureRow]
+    title: str
     caption: str
     file: str
     empty: str
@@ -36,7 +41,8 @@ class MapsSection(TypedDict):
     """The maps of the forecast."""
 
     figures: list[MapFigure]
-    parcels: bool
+    unit: str
+    on_brain: bool
 
 
 def maps_section(results: Results) -> MapsSection | None:
@@ -71,7 +77,8 @@ def maps_section(results: Results) -> MapsSection | None:
         else:
             caption = _sample(results, stat)
             figures.append(draw_map(stat_map, title, sample=caption, limit=limit if stat == "r2" else None))
-    return {"figures": figures, "parcels": not all(stat_map.is_volume for stat_map in maps.values())}
+    first = next(iter(maps.values()))
+    return {"figures": figures, "unit": first.unit, "on_brain": bool(first.images)}
 
 
 def timescale_figure(results: Results) -> MapFigure:
@@ -102,13 +109,21 @@ def draw_map(
         reason = "gain from a longer context" if stat_map.stat == "timescale" else "have a value"
         return {"empty": f"{title}: no {stat_map.unit} {reason}, so there is no picture."}
     spread = _spread(stat_map, values)
-    note = space_note(stat_map.sidecar) if stat_map.is_volume else ""
-    caption = " ".join(part for part in (sample, spread, test, note) if part)
+    sidecar = stat_map.sidecar
+    drawn = [path for path in stat_map.images if has_picture(path, sidecar)]
+    pictures = [(path, "Brain map") for path in drawn]
+    pictures += [(stat_map.path, "Values of parcels")] if stat_map.is_parcels else []
+    note = space_note(sidecar) if any(path.name.endswith(".nii.gz") for path in drawn) else ""
+    files = [stat_map.path, *([stat_map.image] if stat_map.image else [])]
     return {
-        "source": png_uri(plot_map(stat_map.path, stat_map.sidecar, title, limit=limit)),
-        "alt": f"{'Brain map' if stat_map.is_volume else 'Values of parcels'}: {title}. {spread}",
-        "caption": caption,
-        "file": stat_map.path.name,
+        "pictures": [
+            (png_uri(plot_map(path, sidecar, title, limit=limit)), f"{kind}: {title}. {spread}")
+            for path, kind in pictures
+        ],
+        "structures": [row for path in stat_map.images if path not in drawn for row in structure_rows(path)],
+        "title": title,
+        "caption": " ".join(part for part in (sample, spread, test, note) if part),
+        "file": ", ".join(path.name for path in files),
     }
 
 

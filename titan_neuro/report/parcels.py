@@ -1,8 +1,6 @@
-"""Values of parcels as bars: without the image of the atlas they can't be drawn on a brain."""
+"""Values of parcels as bars."""
 
 from __future__ import annotations
-
-import re
 
 import numpy as np
 import pandas as pd
@@ -13,29 +11,35 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
+from titan_neuro.data.parcels import hemisphere_and_network
+from titan_neuro.evaluation.formatting import NOT_AVAILABLE
 from titan_neuro.metrics.measures import FloatArray
 from titan_neuro.report.style import INK, MUTED, RULE, plain
 
-_SCHAEFER = re.compile(r"^(?:\d+Networks_)?(?P<side>LH|RH)_(?P<network>[A-Za-z]+)(?:_|$)")
 _MOST_TICKS = 9
-_SIDES = {"LH": ("left hemisphere", "#0072b2"), "RH": ("right hemisphere", "#d55e00")}
+_SIDES = {"L": ("left hemisphere", "#0072b2"), "R": ("right hemisphere", "#d55e00")}
 
 
 def networks_of(parcels: pd.DataFrame) -> pd.DataFrame | None:
-    """Hemisphere and network of each parcel, where every label is named as in Schaefer's atlas (``LH_Vis_1``).
+    """Hemisphere and network of each parcel, where both are known of every one.
 
     Parameters
     ----------
     parcels : pandas.DataFrame
-        With a column ``parcel``.
+        With a column ``parcel``; the columns ``hemisphere`` and ``network`` come from an atlas. Without these, parcels
+        that are named as in Schaefer's atlas (``LH_Vis_1``) say it.
 
     Returns
     -------
     pandas.DataFrame or None
-        Columns ``side`` (``LH`` or ``RH``) and ``network``, in the order of the parcels; ``None`` for other labels.
+        Columns ``side`` (``L`` or ``R``) and ``network``, in the order of the parcels; ``None`` if one is not known.
     """
-    networks = parcels["parcel"].str.extract(_SCHAEFER)
-    return None if networks.isna().to_numpy().any() else networks
+    named = [hemisphere_and_network(name) for name in parcels["parcel"]]
+    networks = pd.DataFrame(named, columns=["side", "network"], index=parcels.index)
+    if {"hemisphere", "network"} <= set(parcels.columns):
+        networks = parcels[["hemisphere", "network"]].set_axis(["side", "network"], axis="columns")
+    is_known = networks["side"].isin(_SIDES) & ~networks["network"].isin(["", NOT_AVAILABLE])
+    return networks if is_known.all() else None
 
 
 def parcel_figure(parcels: pd.DataFrame, label: str, title: str, *, limit: float | None, log: bool) -> Figure:
@@ -73,7 +77,7 @@ def parcel_figure(parcels: pd.DataFrame, label: str, title: str, *, limit: float
     panels["sorted"].set(xlabel="parcel, from the highest value to the lowest")
     panels["sorted"].tick_params(labelleft=False)
     if networks is not None:
-        _network_panel(panels["network"], networks["network"], values, (networks["side"] == "LH").to_numpy())
+        _network_panel(panels["network"], networks["network"], values, (networks["side"] == "L").to_numpy())
         _scale_y(panels["network"], values, limit, log=log)
         panels["network"].set(ylabel=label.split(":")[0])
         keys = [Line2D([], [], color=color, linewidth=3) for _, color in _SIDES.values()]
@@ -129,7 +133,7 @@ def _scale_y(axes: Axes, values: FloatArray, limit: float | None, *, log: bool) 
 def _network_panel(axes: Axes, networks: pd.Series, values: FloatArray, is_left: NDArray[np.bool_]) -> None:
     names = list(dict.fromkeys(networks))
     rank = networks.map(names.index).to_numpy()
-    for side, shift, (_, color) in ((is_left, -0.17, _SIDES["LH"]), (~is_left, 0.17, _SIDES["RH"])):
+    for side, shift, (_, color) in ((is_left, -0.17, _SIDES["L"]), (~is_left, 0.17, _SIDES["R"])):
         axes.scatter(rank[side] + shift, values[side], s=10, color=color, alpha=0.55, linewidths=0)
     for position in range(len(names)):
         of_network = values[(rank == position) & np.isfinite(values)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import re
 from collections.abc import Sequence
@@ -46,7 +47,7 @@ def read_table(path: Path, text: Sequence[str], numbers: Sequence[str], *, separ
     """
     # Everything is read as text first: a subject named NA or 007 must stay what it is.
     try:
-        table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8")
+        table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE)
     except (ValueError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise MetadataError(f"{path}: can't be read as a table: {error}.", HINT) from error
     missing = [column for column in (*text, *numbers) if column not in table]

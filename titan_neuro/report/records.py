@@ -13,11 +13,14 @@ from titan_neuro.evaluation.metrics_and_rows import Kind
 
 @dataclass(frozen=True, kw_only=True)
 class StatMap:
-    """One map on disk: a volume (``.nii.gz``) or a value per parcel (``.tsv``).
+    """One map on disk: voxels (``.nii.gz``), vertices (``.dscalar.nii``, ``.func.gii``), or parcels (``.tsv``).
 
     Attributes
     ----------
     path : Path
+        Of the two hemispheres' ``.func.gii``, the left one.
+    image : Path or None
+        Where parcels lie in the brain: an image beside the table.
     stat : str
         ``skillar``, ``r2`` or ``timescale``, or a statistic of a probe.
     model : str
@@ -31,6 +34,7 @@ class StatMap:
     """
 
     path: Path
+    image: Path | None = None
     stat: str
     model: str
     probe: str
@@ -38,14 +42,25 @@ class StatMap:
     sidecar: dict[str, Any]
 
     @property
-    def is_volume(self) -> bool:
-        """Whether the map is an image, not a table of parcels."""
-        return self.path.name.endswith(".nii.gz")
+    def images(self) -> list[Path]:
+        """The files that show where values lie in the brain; none for parcels of which that is not known."""
+        if self.is_parcels:
+            return [self.image] if self.image else []
+        return [self.path]
+
+    @property
+    def is_parcels(self) -> bool:
+        """Whether the map is a table of parcels."""
+        return self.path.name.endswith(".tsv")
 
     @property
     def unit(self) -> str:
-        """What has a value in the map: ``voxels`` or ``parcels``."""
-        return "voxels" if self.is_volume else "parcels"
+        """What has a value in the map: ``voxels``, ``vertices`` (or ``grayordinates``), or ``parcels``."""
+        if self.is_parcels:
+            return "parcels"
+        if self.path.name.endswith(".func.gii"):
+            return "vertices"
+        return "grayordinates" if self.path.name.endswith(".dscalar.nii") else "voxels"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,8 +45,8 @@ _METADATA_KEYS = (
 )
 _GROUP_FILE = re.compile(r"^task-(?P<task>[A-Za-z0-9]+)_")
 _MAP_NAME = re.compile(
-    r"^task-[A-Za-z0-9]+(_(space|seg)-[A-Za-z0-9]+)?_stat-(?P<stat>[A-Za-z0-9]+)_desc-(?P<desc>[A-Za-z0-9]+)"
-    r"_statmap(\.nii\.gz|\.tsv)$"
+    r"^(?P<start>task-[A-Za-z0-9]+)(_hemi-[LR])?(?P<end>(_(space|seg)-[A-Za-z0-9]+)?_stat-(?P<stat>[A-Za-z0-9]+)"
+    r"_desc-(?P<desc>[A-Za-z0-9]+)_statmap)(\.nii\.gz|\.tsv|\.dscalar\.nii|\.pscalar\.nii|\.func\.gii)$"
 )
 _FORECAST_DESC = re.compile(r"^(?P<model>[A-Za-z0-9]+?)H(?P<horizon>[0-9]+)$")
 
@@ -123,20 +123,27 @@ def _only_task(group: Path) -> str:
 
 
 def _read_maps(group: Path) -> list[StatMap]:
-    maps = []
+    # Hemispheres, and the table and the image of parcels, are files of one map.
+    files: dict[str, list[tuple[Path, re.Match[str]]]] = {}
     for path in sorted(group.glob("*_statmap.*")):
-        name = _MAP_NAME.match(path.name)
-        if name is None:
-            continue
+        if name := _MAP_NAME.match(path.name):
+            files.setdefault(name["start"] + name["end"], []).append((path, name))
+    maps = []
+    for stem, found in files.items():
+        paths = [path for path, _ in found]
+        tables = [path for path in paths if path.suffix == ".tsv"]
+        images = [path for path in paths if path.suffix != ".tsv"]
+        name = found[0][1]
         forecast = _FORECAST_DESC.match(name["desc"])
         maps.append(
             StatMap(
-                path=path,
+                path=(tables or images)[0],
+                image=images[0] if tables and images else None,
                 stat=name["stat"],
                 model=forecast["model"] if forecast else "",
                 probe="" if forecast else name["desc"],
                 horizon=int(forecast["horizon"]) if forecast else 0,
-                sidecar=read_sidecar(path, ["Space"]),
+                sidecar=read_sidecar(group / f"{stem}.tsv", ["Space"]),
             )
         )
     return maps

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from titan_neuro.baselines import SharedFits, make_baselines, make_oracle_references
-from titan_neuro.data.bids.output import write_map
+from titan_neuro.data.bids.maps import write_map
 from titan_neuro.data.repeats import find_repeats
 from titan_neuro.evaluation import ScoreContext, combine, controls_of, format_table, score_fold, write_scores
 from titan_neuro.evaluation.metrics_and_rows import AR, STIMULUS_LOCKED, TEST_RETEST
 from titan_neuro.evaluation.noise_ceilings import retest_ceiling, stimulus_locked_ceiling
 from titan_neuro.files import read_json
 from titan_neuro.provenance import digest
+from titan_neuro.tables import read_written_tsv
 
 if TYPE_CHECKING:
     from titan_neuro.baselines import OracleReference
@@ -90,7 +91,7 @@ def evaluate_study(trained: TrainedStudy, output: OutputFolder, notes: Sequence[
             _write_tables(benchmark, trained.folds[0], config, path, caveats)
             _write_maps(benchmark, trained.folds[0], trained.stem, caveats)
     sidecar = read_json(path.with_suffix(".json"))
-    return Evaluation(pd.read_csv(path, sep="\t"), sidecar["Summary"], sidecar["Comparisons"], caveats, path)
+    return Evaluation(read_written_tsv(path), sidecar["Summary"], sidecar["Comparisons"], caveats, path)
 
 
 def _discard_earlier(stem: Path) -> None:

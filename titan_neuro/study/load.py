@@ -50,7 +50,7 @@ def load_study(
     InputNotFoundError
         No such file.
     """
-    given = _read_yaml(config_file) if config_file is not None else {}
+    given = read_yaml(config_file) if config_file is not None else {}
     where = str(config_file) if config_file is not None else "settings"
     preset = given.pop("preset", default_preset)
     if not isinstance(preset, str) or preset not in PRESETS:
@@ -74,7 +74,8 @@ def write_resolved(path: Path, study: StudyConfig) -> None:
     write_text(path, yaml.safe_dump(_STUDY.dump_python(study, mode="json"), sort_keys=False))
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a file of settings; see `ConfigError`, `InputNotFoundError`."""
     if not path.is_file():
         raise InputNotFoundError(f"{path}: no such file (named with --config-file).")
     try:

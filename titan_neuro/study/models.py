@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import torch
 
-from titan_neuro.data.space import common_space
+from titan_neuro.data.space import common_space, list_names
 from titan_neuro.data.splits import make_folds
 from titan_neuro.errors import ImageError, MismatchError
 from titan_neuro.forecaster import match_comparison_models
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from titan_neuro.forecaster import Forecaster, ForecasterConfig
     from titan_neuro.study.config import StudyConfig
     from titan_neuro.study.output import OutputFolder
+
+logger = logging.getLogger(__name__)
 
 
 def study_folds(runs: Sequence[RunStore], config: StudyConfig) -> list[FoldData]:
@@ -46,9 +49,20 @@ def study_folds(runs: Sequence[RunStore], config: StudyConfig) -> list[FoldData]
             "A model is bound to one; prepare runs that share it into a folder of their own (--task-id).",
         )
     space = common_space({run.key: run.space for run in runs})
+    if space.lost_parcels:
+        logger.warning(
+            "The study takes the %d parcels that all %d runs have; %d are lost: %s.",
+            *(len(space.parcels), len(runs), len(space.lost_parcels), _describe_lost(space, runs)),
+        )
     protocol, folds = make_folds(runs, config.split)
     views = {run.key: run.within(space) for run in runs}
     return [FoldData(fold=fold, protocol=protocol, space=space, runs=views) for fold in folds]
+
+
+def _describe_lost(space: Space, runs: Sequence[RunStore]) -> str:
+    """List each lost parcel with the runs that lack it."""
+    without = {name: [run.key for run in runs if name in run.space.lost_parcels] for name in space.lost_parcels}
+    return list_names([f"{name} ({list_names(keys)})" for name, keys in without.items()])
 
 
 def study_models(config: StudyConfig, space: Space) -> dict[str, ForecasterConfig]:

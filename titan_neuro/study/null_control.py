@@ -60,7 +60,7 @@ def prepare_null(
     NoMatchError, NotFetchedError
         A recording is not what the study was prepared from, or its content is not on this machine.
     """
-    recordings = _recordings_of(records, bids_dir, selection)
+    recordings = _recordings_of(records, bids_dir, selection, config.prepare.resolution_mm)
     init_output_dir(output.path, bids_dir, __version__, output.work_dir)
     with output.stage(f"prepare null-{kind}", null_control=kind, seed=config.seeds[0]):
         for recording in tqdm(recordings, desc=f"prepare null-{kind}", unit="run", disable=None):
@@ -91,10 +91,17 @@ def source_of(output_dir: Path) -> Path:
 
 
 def _recordings_of(
-    records: Mapping[str, Mapping[str, Any]], bids_dir: Path, selection: Selection
+    records: Mapping[str, Mapping[str, Any]], bids_dir: Path, selection: Selection, resolution_mm: float | None
 ) -> Sequence[Recording]:
     """Find the recordings that the stores of a study were made from."""
-    found = find_recordings(bids_dir, filter_file=selection.filter_file, derivatives=selection.derivatives)
+    # The runs of the study are a part of the dataset: whether each is found is checked below.
+    found = find_recordings(
+        bids_dir,
+        filter_file=selection.filter_file,
+        derivatives=selection.derivatives,
+        resolution_mm=resolution_mm,
+        allow_missing=True,
+    )
     by_key = {recording.key: recording for recording in found}
     chosen = []
     for key, record in records.items():

@@ -40,6 +40,11 @@ class OutputFolder:
         """``config.resolved.yaml``: every setting in force."""
         return self.path / "config.resolved.yaml"
 
+    @property
+    def failed_runs(self) -> Path:
+        """``failed-runs.json``: why runs could not be prepared; it is there only where there are such runs."""
+        return self.path / "failed-runs.json"
+
     def model(self, seed: int, fold_number: int, name: str) -> Path:
         """Return the folder of a model: ``OUT/models/seed-0/fold-1/titan-mac``."""
         return self.path / "models" / f"seed-{seed}" / f"fold-{fold_number}" / name

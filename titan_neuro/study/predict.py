@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from titan_neuro.data.bids.maps import write_surface_series
 from titan_neuro.data.bids.output import write_nifti
 from titan_neuro.errors import NoMatchError
-from titan_neuro.files import atomic, write_json
+from titan_neuro.files import write_json
+from titan_neuro.tables import write_tsv
 
 if TYPE_CHECKING:
     from titan_neuro.data.space import Space
@@ -36,8 +38,8 @@ def write_forecast(model: Forecaster, run: RunView, horizon: int, space: Space) 
     Returns
     -------
     Path
-        ``*_desc-forecastH<horizon>_bold.nii.gz``, or ``..._timeseries.tsv`` for parcels, beside the prepared run; the
-        first `horizon` time points are 0.
+        ``*_desc-forecastH<horizon>_bold.nii.gz``, for surfaces ``*_bold.dtseries.nii`` or ``*_bold.func.gii`` (the left
+        one), ``*_timeseries.tsv`` for parcels, beside the prepared run; the first `horizon` time points are 0.
 
     Raises
     ------
@@ -56,12 +58,14 @@ def write_forecast(model: Forecaster, run: RunView, horizon: int, space: Space) 
     if space.kind == "volume":
         path = source.with_name(f"{stem}_bold.nii.gz")
         write_nifti(path, space, blocks, n_time_points=run.n_time_points, repetition_time=run.repetition_time)
+    elif space.grayordinates is not None:
+        series = np.concatenate(list(blocks))
+        path = write_surface_series(source.with_name(stem), space.grayordinates, series, run.repetition_time)[0]
     else:
         path = source.with_name(f"{stem}_timeseries.tsv")
-        with atomic(path) as temporary:
-            pd.DataFrame(np.concatenate(list(blocks)), columns=space.parcels).to_csv(temporary, sep="\t", index=False)
+        write_tsv(path, pd.DataFrame(np.concatenate(list(blocks)), columns=space.parcels))
     write_json(
-        path.with_name(path.name.split(".")[0] + ".json"),
+        source.with_name(f"{stem}_{path.name.split('.')[0].rpartition('_')[2]}.json"),
         {
             "Description": f"Forecast of each time point, made {horizon} time points before it; the first {horizon} "
             "time points are 0",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -14,19 +17,28 @@ from tqdm import tqdm
 
 from titan_neuro import __version__
 from titan_neuro.data.bids.annex import annex_key, dataset_id
+from titan_neuro.data.bids.names import join_entities
 from titan_neuro.data.bids.output import init_output_dir
 from titan_neuro.data.fetch import get_content
-from titan_neuro.data.prepare import missing_inputs, prepare_run, store_path
+from titan_neuro.data.prepare import missing_inputs, prepare_run, preview_run, store_path
+from titan_neuro.data.prepare.inputs import unread_sources
+from titan_neuro.data.prepare.routes import check_settings, output_route, output_space
+from titan_neuro.data.prepare.run import was_prepared_alike
+from titan_neuro.data.prepare.timing import sidecar_repetition_time
 from titan_neuro.data.prepare.workers import end_with_parent
-from titan_neuro.errors import TitanNeuroError
+from titan_neuro.errors import FetchError, TitanNeuroError
 from titan_neuro.files import write_json
 from titan_neuro.provenance import read_stage
+from titan_neuro.study.failures import OF_ONE_RUN, failures_in_one, record_failures
 
 if TYPE_CHECKING:
     from titan_neuro.data.bids.recordings import Recording
     from titan_neuro.data.prepare import PrepareConfig
     from titan_neuro.study.config import StudyConfig
     from titan_neuro.study.output import OutputFolder
+
+logger = logging.getLogger(__name__)
+_MAX_COLUMNS = 12
 
 
 @dataclass(frozen=True)
@@ -39,45 +51,140 @@ class PlannedRun:
     store : Path
         Where the prepared run lies, or will lie.
     is_prepared : bool
+        From the same files, by name, with the same settings; whether their content is the same is seen by `prepare`.
     route : str
         In words: which files are read, and which mask is used.
-    n_missing : int
-        Files that are not fetched yet.
+    details : tuple of str
+        What is read for what, what is left out and why, and what is missing; one line each.
     """
 
     recording: Recording
     store: Path
     is_prepared: bool
     route: str
-    n_missing: int
+    details: tuple[str, ...]
 
     def __str__(self) -> str:
-        """One line for the terminal."""
-        what = "prepared" if self.is_prepared else f"to prepare ({self.route})"
-        missing = f"; {self.n_missing} files are not fetched yet" if self.n_missing else ""
-        return f"{self.recording.key}: {what} as {self.store.name}{missing}"
+        """One line for the terminal, and the details below it."""
+        again = " again" if self.store.exists() else ""
+        what = "prepared" if self.is_prepared else f"to prepare{again} ({self.route})"
+        return "\n  ".join([f"{self.recording.key}: {what} as {self.store.name}", *self.details])
 
 
 def plan_runs(recordings: Sequence[Recording], output: OutputFolder, config: PrepareConfig) -> list[PlannedRun]:
-    """Say for each run what `prepare_runs` would do, from file names and settings alone."""
+    """Say for each run what `prepare_runs` would do, from names, settings, sidecars, headers and tables alone."""
     planned = []
     for recording in recordings:
+        check_settings(recording, config)
         store = store_path(recording, output.path, config)
-        n_missing = len(missing_inputs(recording, output.path, config))
-        planned.append(PlannedRun(recording, store, store.exists(), _route_in_words(recording, config), n_missing))
+        missing = missing_inputs(recording, output.path, config)
+        details = tuple(_details(recording, config, missing))
+        is_prepared = was_prepared_alike(recording, output.path, config)
+        if not is_prepared and (note := preview_run(recording, config)):
+            details = (*details, note)
+        planned.append(PlannedRun(recording, store, is_prepared, _route_in_words(recording, config), details))
     return planned
 
 
+def _details(recording: Recording, config: PrepareConfig, missing: Sequence[Path]) -> Iterator[str]:
+    """Say what is read for what, what is left out, and what is missing."""
+    if recording.hemispheres:
+        yield from (f"hemi-{side}: {path}" for side, path in recording.hemispheres.items())
+    else:
+        yield f"{'table' if recording.kind == 'parcels' else 'image'}: {recording.path}"
+    if recording.kind == "volume":
+        yield f"grid: {_grid_in_words(recording, config)}"
+        yield f"mask: {_mask_in_words(recording, config)}"
+    if config.atlas is not None:
+        purpose = ", to say where the parcels lie" if recording.kind == "parcels" else ""
+        yield f"atlas: {config.atlas}{purpose}"
+    for role, path in recording.transforms.items():
+        yield f"{role.replace('_', ' ')}: {path.name}"
+    yield f"repetition time: {_repetition_time_in_words(recording)}"
+    yield f"events: {recording.events or 'no table: all time points after the warm-up are scored'}"
+    is_computed = output_route(recording, config) in ("transforms", "rough registration")
+    table = "computed here" if is_computed else recording.confounds or "none"
+    yield f"confounds: regressed out: {config.confounds}; table: {table}"
+    yield from recording.notes
+    for path in missing:
+        what = "subdataset that is not installed" if path in recording.uninstalled else "not on this machine"
+        yield f"missing: {path} ({what})"
+
+
+def _repetition_time_in_words(recording: Recording) -> str:
+    if (given_s := sidecar_repetition_time(recording)) is not None:
+        return f"{given_s:g} s, from the sidecar"
+    return f"{'no sidecar on this machine' if recording.missing_sidecars else 'not in the sidecar'}: from the header"
+
+
+def _grid_in_words(recording: Recording, config: PrepareConfig) -> str:
+    space, resolution_mm = output_space(recording, config)
+    label = recording.entities.get("resolution")
+    own = "that of the image" + (f", res-{label}" if label else "")
+    return f"{space or recording.entities.get('space', 'own space')}, " + (
+        f"{resolution_mm:g} mm" if resolution_mm else own
+    )
+
+
+def _mask_in_words(recording: Recording, config: PrepareConfig) -> str:
+    if output_route(recording, config) in ("transforms", "rough registration"):
+        return "brain of the template, brain of the subject, and field of view"
+    return str(recording.mask) if recording.mask else "the dataset has none: computed from the first volumes"
+
+
+def run_table(recordings: Sequence[Recording]) -> list[str]:
+    """Return a table of the runs of each subject, and a line for each subject that lacks runs which most others have.
+
+    Parameters
+    ----------
+    recordings : sequence of Recording
+
+    Returns
+    -------
+    list of str
+        Lines for the terminal. Columns are the runs; subjects with the same runs share a row.
+    """
+    runs: dict[str, set[str]] = {}
+    for recording in recordings:
+        labels = {name: label for name, label in recording.run_entities.items() if name != "subject"}
+        runs.setdefault(recording.subject, set()).add(join_entities(labels) or "(no label)")
+    columns = sorted(set().union(*runs.values()))
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for subject in sorted(runs):
+        rows.setdefault(tuple(sorted(runs[subject])), []).append(subject)
+    lines = [f"{len(runs)} subjects, {len(recordings)} runs:"]
+    if len(columns) <= _MAX_COLUMNS:
+        lines += [f"  {number}: {column}" for number, column in enumerate(columns, start=1)]
+    for present, subjects in sorted(rows.items(), key=lambda row: (-len(row[0]), row[1])):
+        marks = " ".join(str(number) if run in present else "-" for number, run in enumerate(columns, start=1))
+        which = f" ({marks})" if len(columns) <= _MAX_COLUMNS else ""
+        lines.append(f"  {len(present)} runs{which}: sub- {' '.join(subjects)}")
+    return [*lines, *_incomplete(runs)]
+
+
+def _incomplete(runs: Mapping[str, Set[str]]) -> list[str]:
+    most = max(map(len, runs.values()))
+    fewer = [subject for subject in sorted(runs) if len(runs[subject]) < most]
+    common = {
+        run for run, count in Counter(run for each in runs.values() for run in each).items() if 2 * count > len(runs)
+    }
+    lines = []
+    for subject in fewer:
+        lacking = sorted(common - runs[subject])
+        which = f": {', '.join(lacking)} missing" if lacking else ""
+        lines.append(f"sub-{subject} has fewer runs than others: {len(runs[subject])} of {most}{which}.")
+    return lines
+
+
 def _route_in_words(recording: Recording, config: PrepareConfig) -> str:
-    if recording.route == "native" and config.rough_registration:
-        return "raw, ROUGH REGISTRATION estimated from the image alone"
-    mask = f"mask: {recording.mask.name}" if recording.mask else "mask computed from the first volumes"
     return {
         "parcels": "parcel time series",
-        "native": f"raw, in its own space, {mask}",
-        "preprocessed": f"preprocessed image {recording.path.name}, {mask}",
-        "transforms": "raw and fMRIPrep's transforms, in one interpolation",
-    }[recording.route]
+        "surface": "time series on surfaces",
+        "native": "raw image, in its own space: not registered",
+        "preprocessed": "preprocessed image",
+        "transforms": "raw image and fMRIPrep's transforms, in one interpolation",
+        "rough registration": "raw image, ROUGH REGISTRATION estimated from the image alone",
+    }[output_route(recording, config)]
 
 
 def write_filters(folder: Path, recordings: Sequence[Recording], given: dict[str, Any]) -> None:
@@ -94,13 +201,35 @@ def write_filters(folder: Path, recordings: Sequence[Recording], given: dict[str
     for recording in recordings:
         # None: a run without a label must not match those that have one.
         entities = {name: recording.run_entities.get(name) for name in names}
+        if given.get("regex_search"):
+            entities = {name: label and f"^{re.escape(label)}$" for name, label in entities.items()}
         write_json(folder / f"{recording.key}.json", {"bold": {**given, **entities}})
 
 
 def fetch_missing(recordings: Sequence[Recording], output: OutputFolder, config: PrepareConfig) -> bool:
-    """Get what of these recordings a DataLad dataset has not on this machine; whether there was anything to get."""
-    missing = [path for recording in recordings for path in missing_inputs(recording, output.path, config)]
-    return get_content(missing) > 0
+    """Get what of these recordings a DataLad dataset has not on this machine; whether there was anything to get.
+
+    Sidecars and subdatasets come first: what else a run needs is known only with them.
+
+    Raises
+    ------
+    FetchError
+        No recording has all of its files. Where some have, the others are left to fail when they are prepared.
+    """
+
+    def missing(recording: Recording) -> list[Path]:
+        unread = list(unread_sources(recording, config).values())
+        return unread or missing_inputs(recording, output.path, config)
+
+    wanted = [missing(recording) for recording in recordings]
+    try:
+        return get_content([path for paths in wanted for path in paths]) > 0
+    except FetchError as error:
+        left = [missing(recording) for recording in recordings]
+        if all(left):
+            raise
+        logger.warning("%s The runs whose files are here are prepared.", error)
+        return left != wanted
 
 
 def prepare_runs(
@@ -129,6 +258,13 @@ def prepare_runs(
     -------
     int
         Runs that were prepared now.
+
+    Raises
+    ------
+    ImageError, MetadataError, NotFetchedError, InputNotFoundError
+        Some runs can't be prepared; the others are.
+    OutputError, ConfigError
+        The folder can't be written, or a setting does not fit: this stops all.
     """
     init_output_dir(output.path, bids_dir, __version__, output.work_dir)
     output.record_settings(config)
@@ -138,38 +274,66 @@ def prepare_runs(
     with output.stage(stage, input_dataset_id=dataset_id(bids_dir), input_keys=keys) as record:
         n_workers = min(n_processes, len(recordings))
         options = {"work_dir": output.work_dir, "memory_bytes": memory_bytes and memory_bytes // n_workers}
-        n_made = _prepare_all(recordings, output.path, config.prepare, n_workers, options)
+        n_made, failures = _prepare_all(recordings, output.path, config.prepare, n_workers, options)
         record["n_made"], record["n_runs"] = n_made, len(recordings)
+        record["failed"] = {key: error.message for key, error in failures.items()}
         # A process that was killed may have made all runs, and left no record.
-        if not n_made and read_stage(output.path, stage):
+        if not n_made and not failures and read_stage(output.path, stage):
             record.clear()
+    record_failures(output, [recording.key for recording in recordings], failures)
+    if failures:
+        raise failures_in_one(failures, len(recordings))
     return n_made
 
 
 def _prepare_all(
     recordings: Sequence[Recording], output_dir: Path, config: PrepareConfig, n_workers: int, options: dict[str, Any]
-) -> int:
+) -> tuple[int, dict[str, TitanNeuroError]]:
+    """Return the number of runs that were prepared now, and the errors of those that can't be, by the run's key."""
     with tqdm(total=len(recordings), desc="prepare", unit="run", disable=None) as bar:
         if n_workers == 1:
-            n_made = 0
+            outcomes = []
             for recording in recordings:
                 bar.set_postfix_str(recording.key)
-                n_made += prepare_run(recording, output_dir, config, **options)[1]
-                bar.update()
-            return n_made
-        # Libraries that are loaded here run threads, which a forked process would find stopped in the middle.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(n_workers, mp_context=context, initializer=end_with_parent) as pool:
-            jobs = [pool.submit(prepare_run, recording, output_dir, config, **options) for recording in recordings]
-            return _collect(pool, jobs, bar)
+                outcomes.append(_attempt(recording, output_dir, config, options))
+                _report(recording, outcomes[-1], bar)
+        else:
+            # Libraries that are loaded here run threads, which a forked process would find stopped in the middle.
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(n_workers, mp_context=context, initializer=end_with_parent) as pool:
+                jobs = [pool.submit(_attempt, recording, output_dir, config, options) for recording in recordings]
+                outcomes = _collect(pool, dict(zip(jobs, recordings, strict=True)), bar)
+    errors = {
+        recording.key: outcome
+        for recording, outcome in zip(recordings, outcomes, strict=True)
+        if isinstance(outcome, TitanNeuroError)
+    }
+    return sum(outcome is True for outcome in outcomes), errors
 
 
-def _collect(pool: Executor, jobs: list[Future[tuple[Path, bool]]], bar: tqdm) -> int:
-    n_made = 0
+def _attempt(
+    recording: Recording, output_dir: Path, config: PrepareConfig, options: dict[str, Any]
+) -> bool | TitanNeuroError:
+    """Prepare a run: whether that was done now, or what is wrong with its files."""
+    try:
+        return prepare_run(recording, output_dir, config, **options)[1]
+    except OF_ONE_RUN as error:
+        return error
+
+
+def _report(recording: Recording, outcome: bool | TitanNeuroError, bar: tqdm) -> None:
+    """Say at once that one of several runs can't be prepared: the others may take hours."""
+    bar.update()
+    if isinstance(outcome, TitanNeuroError) and bar.total > 1:
+        logger.warning("%s can't be prepared (why is said at the end).", recording.key)
+
+
+def _collect(
+    pool: Executor, jobs: dict[Future[bool | TitanNeuroError], Recording], bar: tqdm
+) -> list[bool | TitanNeuroError]:
     try:
         for job in as_completed(jobs):
-            n_made += job.result()[1]
-            bar.update()
+            _report(jobs[job], job.result(), bar)
     except BrokenProcessPool as error:
         raise TitanNeuroError(
             "A process that prepared a run was killed, most likely because the memory was full.",
@@ -179,4 +343,4 @@ def _collect(pool: Executor, jobs: list[Future[tuple[Path, bool]]], bar: tqdm) -
         # Runs that have not begun are not begun; those under way finish, and are found done the next time.
         pool.shutdown(cancel_futures=True)
         raise
-    return n_made
+    return [job.result() for job in jobs]

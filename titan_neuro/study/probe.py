@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from tqdm import tqdm
 
-from titan_neuro.data.bids.output import write_map
+from titan_neuro.data.bids.maps import write_map
 from titan_neuro.data.prepare import content_id
-from titan_neuro.files import atomic, read_json, write_json
+from titan_neuro.files import read_json, write_json
 from titan_neuro.probing import PROBES, ProbedFold, ProbeSetup, untrained_like
 from titan_neuro.probing.tools.results import RESULT_SUFFIX
 from titan_neuro.provenance import digest
+from titan_neuro.tables import read_written_tsv, write_tsv
 
 if TYPE_CHECKING:
     from titan_neuro.probing import Probe, ProbeResults
@@ -104,8 +105,7 @@ def _write(results: ProbeResults, stem: Path, name: str, trained: TrainedStudy, 
     shared = {"Protocol": data.protocol, "Caveats": data.caveats}
     for suffix, table in results.tables.items():
         path = stem.with_name(f"{stem.name}_{suffix}.tsv")
-        with atomic(path) as temporary:
-            table.to_csv(temporary, sep="\t", index=False, na_rep="n/a", float_format="%.6g")
+        write_tsv(path, table, float_format="%.6g")
         write_json(path.with_suffix(".json"), {**results.metadata, **shared})
     for stat, (values, metadata) in results.maps.items():
         label = f"stat-{stat}_desc-{name.replace('-', '')}"
@@ -117,8 +117,5 @@ def _write(results: ProbeResults, stem: Path, name: str, trained: TrainedStudy, 
 
 def _read(name: str, stem: Path, done: Path) -> ProbeOutcome:
     metadata = read_json(done)
-    tables = {
-        suffix: pd.read_csv(stem.with_name(f"{stem.name}_{suffix}.tsv"), sep="\t", na_values="n/a")
-        for suffix in metadata["Tables"]
-    }
+    tables = {suffix: read_written_tsv(stem.with_name(f"{stem.name}_{suffix}.tsv")) for suffix in metadata["Tables"]}
     return ProbeOutcome(name, metadata["Summary"], tables, metadata)

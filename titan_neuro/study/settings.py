@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from titan_neuro.data.prepare import PrepareConfig, content_id
 from titan_neuro.errors import MismatchError
-from titan_neuro.study.load import load_study
+from titan_neuro.study.load import load_study, parse_setting, read_yaml
 
 if TYPE_CHECKING:
     from titan_neuro.data.store import RunStore
@@ -70,6 +70,28 @@ class GivenSettings:
             seed=self.seed,
             prepared=prepared,
         )
+
+    def given_resolution_mm(self, output: OutputFolder) -> float | None:
+        """Return ``prepare.resolution_mm`` as it is given, before the kind of data is known; None where it is not.
+
+        Parameters
+        ----------
+        output : OutputFolder
+            Its ``config.resolved.yaml`` counts where neither a preset nor a file is given.
+        """
+        resolved = output.resolved_settings if self.preset is None and output.resolved_settings.is_file() else None
+        file = self.config_file or resolved
+        given = [read_yaml(file)] if file else []
+        value = None
+        for over in [*given, *(parse_setting(each) if isinstance(each, str) else each for each in self.overrides)]:
+            prepare = over.get("prepare")
+            if isinstance(prepare, Mapping):
+                value = prepare.get("resolution_mm", value)
+        try:
+            return None if value is None else float(value)
+        except (TypeError, ValueError):
+            # `resolve` refuses it, with the range that is valid.
+            return None
 
     def resolve_prepared(self, output: OutputFolder, runs: Sequence[RunStore]) -> StudyConfig:
         """Put the settings of a study together whose runs are prepared.

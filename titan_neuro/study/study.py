@@ -147,7 +147,7 @@ class Study:
         try:
             runs = open_runs(self.output.path)
         except InputNotFoundError:
-            return self.settings.resolve(self.output, self.recordings()[0].kind)
+            return self._settings_for(self.recordings())
         return self.settings.resolve_prepared(self.output, runs)
 
     def recordings(self) -> list[Recording]:
@@ -167,12 +167,15 @@ class Study:
             subjects=self.selection.subjects,
             tasks=self.selection.tasks,
             runs=self.selection.runs,
+            exclude=self.selection.exclude,
             filter_file=self.selection.filter_file,
             derivatives=self.selection.derivatives,
+            resolution_mm=self.settings.given_resolution_mm(self.output),
+            allow_missing=self.selection.allow_missing,
         )
 
     def runs(self) -> list[RunStore]:
-        """Open the prepared runs.
+        """Open the prepared runs, and say which could not be prepared.
 
         Raises
         ------
@@ -180,8 +183,11 @@ class Study:
             Nothing is prepared yet.
         """
         from titan_neuro.data.store import open_runs
+        from titan_neuro.study.failures import warn_of_failures
 
-        return open_runs(self.output.path)
+        runs = open_runs(self.output.path)
+        warn_of_failures(self.output, {run.key for run in runs})
+        return runs
 
     def folds(self) -> list[FoldData]:
         """Divide the prepared runs into folds, as `train` and `evaluate` do."""
@@ -202,7 +208,7 @@ class Study:
 
         recordings = self.recordings()
         self.check_output()
-        return plan_runs(recordings, self.output, self.settings.resolve(self.output, recordings[0].kind).prepare)
+        return plan_runs(recordings, self.output, self._settings_for(recordings).prepare)
 
     def write_filters(self, folder: Path) -> None:
         """Write a filter file for each chosen run, that chooses it alone (``folder/KEY.json``): for arrays of jobs."""
@@ -214,6 +220,8 @@ class Study:
 
     def prepare(self, *, n_processes: int = 1, memory_bytes: int | None = None, fetch: bool = True) -> list[RunStore]:
         """Bring every chosen run to one grid, clean and scale it causally, and store it.
+
+        A run that can't be prepared does not stop the others.
 
         Parameters
         ----------
@@ -228,18 +236,28 @@ class Study:
         -------
         list of RunStore
             All prepared runs of the output folder.
+
+        Raises
+        ------
+        ImageError, MetadataError, NotFetchedError, InputNotFoundError
+            Some runs can't be prepared; the others are. The error lists them with their reasons, and is of the class of
+            the first.
         """
-        from titan_neuro.study.prepare import fetch_missing, prepare_runs
+        from titan_neuro.study.failures import forget_failures
+        from titan_neuro.study.prepare import fetch_missing, prepare_runs, run_table
 
         recordings = self.recordings()
         self.check_output()
-        config = self.settings.resolve(self.output, recordings[0].kind)
-        if fetch and fetch_missing(recordings, self.output, config.prepare):
-            # Sidecars may have been among them.
+        config = self._settings_for(recordings)
+        while fetch and fetch_missing(recordings, self.output, config.prepare):
+            # Sidecars may have been among them, or a subdataset.
             recordings = self.recordings()
+        for line in run_table(recordings):
+            logger.info("%s", line)
         n_made = prepare_runs(
             recordings, self._dataset(), self.output, config, n_processes=n_processes, memory_bytes=memory_bytes
         )
+        forget_failures(self.output, self.selection)
         logger.info("%d runs prepared, %d of them now.", len(recordings), n_made)
         return self.runs()
 
@@ -372,7 +390,7 @@ class Study:
         UsageError
             The model has no such lead time.
         NoMatchError
-            No held-out run is chosen, or a run is too short.
+            No held-out run is chosen, or no run has one of the labels; or a run is too short.
         """
         from tqdm import tqdm
 
@@ -381,6 +399,7 @@ class Study:
         from titan_neuro.training import load_forecaster
 
         runs = self.runs()
+        self.selection.require_matches([run.entities for run in runs])
         config = self.settings.resolve_prepared(self.output, runs)
         if horizon not in config.model.horizons:
             raise UsageError(f"--horizon {horizon}: the model forecasts {config.model.horizons} time points ahead.")
@@ -446,6 +465,12 @@ class Study:
         else:
             logger.info("Report: %s", write_report(self.output.path))
         return page
+
+    def _settings_for(self, recordings: Sequence[Recording]) -> StudyConfig:
+        """Put the settings together for runs that are not prepared yet."""
+        config = self.settings.resolve(self.output, recordings[0].kind)
+        # Volumes become parcels by an atlas, and need the preset of parcels.
+        return config if config.prepare.atlas is None else self.settings.resolve(self.output, "parcels")
 
     def _dataset(self) -> Path:
         if self.bids_dir is None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from titan_neuro.data.store import open_runs
 from titan_neuro.errors import UsageError
 from titan_neuro.study.models import study_folds, study_models
 from titan_neuro.training import expect_time_limit, find_processes, train_fold
@@ -101,7 +100,7 @@ def train_models(
     """
     expect_time_limit()
     study.check_output()
-    runs = open_runs(study.output.path)
+    runs = study.runs()
     config = study.settings.resolve_prepared(study.output, runs)
     processes = find_processes(study.device, n_processes)
     data_of_folds = study_folds(runs, config)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from titan_neuro.data.space import Space
+from titan_neuro.data.space import Space, list_names
 from titan_neuro.data.splits import Fold, require_disjoint
 from titan_neuro.data.store import RunView
 from titan_neuro.provenance import digest
@@ -62,7 +62,13 @@ class FoldData:
     @property
     def caveats(self) -> list[str]:
         """Sentences that every table made from these runs must carry, without repeats."""
-        return list(dict.fromkeys(caveat for run in self.runs.values() for caveat in run.store.caveats))
+        caveats = dict.fromkeys(caveat for run in self.runs.values() for caveat in run.store.caveats)
+        if lost := self.space.lost_parcels:
+            n_parcels = len(self.space.parcels) + len(lost)
+            caveats[
+                f"{len(lost)} of {n_parcels} parcels are left out, which not all runs have: {list_names(lost)}."
+            ] = None
+        return list(caveats)
 
 
 def data_identity(space: Space, run: RunView) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def test_every_run_of_ds003017_has_its_transforms(published):
     assert len(recordings) == 125
     assert {recording.route for recording in recordings} == {"transforms"}
     assert {recording.sidecar["PhaseEncodingDirection"] for recording in recordings} == {"j-"}
-    assert {recording.repetition_time for recording in recordings} == {1.0}
+    assert {recording.sidecar["RepetitionTime"] for recording in recordings} == {1.0}
     roles = {"head_motion", "coregistration", "standard", "brain", "white_matter", "csf", "fieldmap", "to_fieldmap"}
     for recording in recordings:
         assert set(recording.transforms) == roles

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from titan_neuro.data.bids.output import check_output, init_output_dir, write_map, write_nifti
+from titan_neuro.data.bids.maps import write_map
+from titan_neuro.data.bids.output import check_output, init_output_dir, write_nifti
 from titan_neuro.data.space import Space
 from titan_neuro.errors import OutputError, UsageError
 

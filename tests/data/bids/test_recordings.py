@@ -2,8 +2,11 @@ import json
 import shutil
 from pathlib import Path
 
+import bids
 import pytest
 
+from titan_neuro.data.bids.dataset import DatasetIndex
+from titan_neuro.data.bids.names import long_entities
 from titan_neuro.data.bids.recordings import find_recordings
 from titan_neuro.errors import (
     ConfigError,
@@ -38,7 +41,7 @@ def keys(recordings):
 def test_all_runs_are_found_in_order(dataset):
     recordings = find_recordings(dataset)
     assert keys(recordings) == [f"sub-{s}_task-movie_run-{r}" for s in ("01", "02") for r in ("01", "02")]
-    assert {recording.repetition_time for recording in recordings} == {1.0}
+    assert {recording.sidecar["RepetitionTime"] for recording in recordings} == {1.0}
     assert recordings[3].events.name == "sub-02_task-movie_run-02_events.tsv"
 
 
@@ -50,22 +53,37 @@ def test_labels_match_with_and_without_prefix(dataset, labels, runs):
 
 def test_nearer_sidecars_take_precedence(dataset):
     (dataset / "sub-01/func/sub-01_task-movie_run-01_bold.json").write_text('{"RepetitionTime": 0.8}')
-    assert [recording.repetition_time for recording in find_recordings(dataset)] == [0.8, 1.0, 1.0, 1.0]
+    assert [recording.sidecar["RepetitionTime"] for recording in find_recordings(dataset)] == [0.8, 1.0, 1.0, 1.0]
 
 
 def test_real_raw_data(haxby):
     recordings = find_recordings(haxby)
     assert len(recordings) == 12
     assert {recording.kind for recording in recordings} == {"volume"}
-    assert {recording.repetition_time for recording in recordings} == {2.5}
+    assert {recording.sidecar["RepetitionTime"] for recording in recordings} == {2.5}
     # The mask names no run: it holds for all.
     assert {recording.mask.name for recording in recordings} == {"sub-01_task-objectviewing_desc-brain_mask.nii.gz"}
+
+
+@pytest.mark.parametrize("name", ["haxby", "small_synthetic"])
+def test_entities_and_metadata_are_those_of_pybids(name, request):
+    root = request.getfixturevalue(name)
+    layout = bids.BIDSLayout(root, validate=False)
+    expected = {file.path: file for file in layout.get(suffix="bold", extension=[".nii", ".nii.gz"])}
+    index = DatasetIndex(root)
+    found = index.recordings()
+    assert {str(file.path) for file in found} == set(expected)
+    for file in found:
+        theirs = expected[str(file.path)].get_entities(metadata=False)
+        ours = {**long_entities(file.entities), "suffix": file.suffix, "datatype": "func", "extension": file.extension}
+        assert ours == {entity: str(label) for entity, label in theirs.items()}
+        assert index.sidecar(file) == (layout.get_metadata(str(file.path)), [])
 
 
 def test_real_parcels(sitcom):
     recordings = find_recordings(sitcom)
     assert len(recordings) == 12
-    assert {(recording.kind, recording.repetition_time) for recording in recordings} == {("parcels", 1.0)}
+    assert {(recording.kind, recording.sidecar["RepetitionTime"]) for recording in recordings} == {("parcels", 1.0)}
     # One events table at the root serves all subjects.
     assert {recording.events.name for recording in recordings} == {"task-sitcomep1_desc-narrative_events.tsv"}
 
@@ -117,13 +135,14 @@ def test_preprocessed_images_replace_raw_ones(dataset, fmriprep):
     assert first.key == "sub-01_task-movie_run-01"
     assert first.path == func / "sub-01_task-movie_run-1_space-MNI152NLin2009cAsym_desc-preproc_bold.nii.gz"
     assert first.events == dataset / "sub-01/func/sub-01_task-movie_run-01_events.tsv"
-    assert (first.route, first.repetition_time) == ("preprocessed", 1.0)
+    assert (first.route, first.sidecar["RepetitionTime"]) == ("preprocessed", 1.0)
     assert first.confounds.name.endswith("run-1_desc-confounds_regressors.tsv")
     assert {recording.route for recording in rest} == {"native"}
     elsewhere = dataset.parent / "elsewhere"
     (dataset / "derivatives").rename(elsewhere)
     assert find_recordings(dataset)[0].route == "native"
-    assert find_recordings(dataset, derivatives=[elsewhere])[0].route == "preprocessed"
+    [named] = find_recordings(dataset, subjects=["01"], runs=["1"], derivatives=[elsewhere])
+    assert named.route == "preprocessed"
 
 
 def test_prepare_outputs_are_no_input(dataset, fmriprep):
@@ -132,16 +151,6 @@ def test_prepare_outputs_are_no_input(dataset, fmriprep):
     description = {"Name": "x", "BIDSVersion": "1.10.0", "GeneratedBy": [{"Name": "Titan-Neuro"}], "SourceDatasets": []}
     (dataset / "derivatives/titan-neuro/dataset_description.json").write_text(json.dumps(description))
     assert {(recording.route, recording.confounds) for recording in find_recordings(dataset)} == {("native", None)}
-
-
-def test_echoes_of_combined_runs_are_refused(dataset, fmriprep):
-    func = dataset / "sub-01/func"
-    for echo in (1, 2):
-        (func / f"sub-01_task-movie_run-07_echo-{echo}_bold.nii.gz").touch()
-    assert len(find_recordings(dataset, runs=["07"])) == 2
-    fmriprep(dataset / "derivatives/fmriprep", run="07")
-    with pytest.raises(MetadataError, match="is one of several echoes"):
-        find_recordings(dataset, runs=["07"])
 
 
 def test_equally_specific_masks_are_refused(dataset):
@@ -190,15 +199,15 @@ def test_band_passed_images_are_refused(tmp_path, fmriprep):
     (func / name).write_text("a\tb\n")
     (func / name.replace(".tsv", ".json")).write_text('{"SamplingFrequency": "TR"}')
     [recording] = find_recordings(tmp_path / "xcp_d")
-    assert (recording.kind, recording.path.name, recording.repetition_time) == ("parcels", name, None)
+    assert (recording.kind, recording.path.name) == ("parcels", name)
 
 
 def test_filter_files_have_the_form_of_fmriprep(dataset, tmp_path):
     path = tmp_path / "filter.json"
     path.write_text('{"bold": {"run": 2}}')
     assert keys(find_recordings(dataset, filter_file=path)) == ["sub-01_task-movie_run-02", "sub-02_task-movie_run-02"]
-    path.write_text('{"t1w": {}}')
-    with pytest.raises(ConfigError, match="'t1w'"):
+    path.write_text('{"bolt": {}}')
+    with pytest.raises(ConfigError, match=r"no part 'bolt'\. Did you mean 'bold'"):
         find_recordings(dataset, filter_file=path)
     with pytest.raises(InputNotFoundError, match="no such file"):
         find_recordings(dataset, filter_file=tmp_path / "nowhere.json")

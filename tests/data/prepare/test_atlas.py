@@ -51,8 +51,7 @@ def nilearn_means(volumes, space, atlas):
 
 
 def our_means(volumes, space, path):
-    atlas = read_atlas(path, space)
-    return ParcelMeans(MaskedVolumes(volumes, space), atlas.labels, atlas.names, atlas.name).read(0, N_TIME_POINTS)
+    return ParcelMeans(MaskedVolumes(volumes, space), read_atlas(path, space)).read(0, N_TIME_POINTS)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32, np.float64])
@@ -131,8 +130,8 @@ def test_labels_without_table_are_named_by_number(tmp_path, space):
         (dict.fromkeys(LABELS, "part"), "index\tname\tcolor", "each name once, found duplicates"),
         ({label: f"part {label}" for label in LABELS}, "label\tname\tcolor", "expected the columns index"),
         ({label: f"part {label}" for label in LABELS}, "index\tregion\tcolor", "expected the columns index"),
-        ({label + 0.5: f"part {label}" for label in LABELS}, "index\tname\tcolor", "expected the columns index"),
-        ({"": "x"}, "index\tname\tcolor", "expected the columns index"),
+        ({label + 0.5: f"part {label}" for label in LABELS}, "index\tname\tcolor", "expected whole numbers, found 7.5"),
+        ({"": "x"}, "index\tname\tcolor", "expected whole numbers, found nan"),
     ],
 )
 def test_tables_of_names_that_are_of_no_use(tmp_path, space, rows, header, message):
@@ -155,6 +154,10 @@ def test_an_index_that_is_there_twice(tmp_path, space):
     [
         (np.ones((*SHAPE, 2)), np.int16, "expected a 3D image of labels, found 4D"),
         (np.full(SHAPE, 1.5), np.float32, "whole numbers from 0 on"),
+        (np.full(SHAPE, 1.01), np.float32, "whole numbers from 0 on"),
+        # A map of probabilities.
+        (np.linspace(0, 1, 12)[:, None, None] * np.ones(SHAPE), np.float32, "whole numbers from 0 on"),
+        (np.ones(SHAPE), np.complex64, "real numbers, found values of type complex64"),
         (np.full(SHAPE, np.nan), np.float32, "whole numbers from 0 on"),
         (np.full(SHAPE, -1), np.int16, "whole numbers from 0 on"),
         (np.zeros(SHAPE), np.int16, "expected labels, found 0 everywhere"),
@@ -163,6 +166,69 @@ def test_an_index_that_is_there_twice(tmp_path, space):
 def test_images_that_are_no_labels(tmp_path, space, labels, dtype, message):
     with pytest.raises(ImageError, match=message):
         read_atlas(write(tmp_path / "x.nii.gz", labels, dtype=dtype), space)
+
+
+def write_scaled(path, labels, slope, intercept=0.0):
+    """Labels as integers with a scale factor, which nibabel multiplies by in double precision."""
+    image = nib.Nifti1Image(np.rint((labels - intercept) / slope).astype(np.int16), AFFINE)
+    image.header.set_slope_inter(slope, intercept)
+    nib.save(image, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("slope", "intercept", "scale"),
+    [(1.0000001, 0, 1), (0.1, 0, 1), (1 / 3, 0, 1), (1.00000012, -3, 1), (0.5, 100, 1), (3.3333333, 0, 10)],
+)
+def test_labels_as_scaled_floats(tmp_path, space, slope, intercept, scale):
+    labels = scale * blocks()
+    path = write_scaled(tmp_path / "x.nii.gz", labels, slope, intercept)
+    stored = np.asarray(nib.load(path).dataobj)
+    assert stored.dtype.kind == "f"
+    assert slope == 0.5 or (stored != np.rint(stored)).any()
+    found = read_atlas(path, space)
+    assert np.array_equal(found.labels, labels[space.mask])
+    assert list(found.names) == list(scale * LABELS)
+
+
+def test_a_last_axis_of_length_1_is_dropped(tmp_path, space):
+    expected = read_atlas(write(tmp_path / "x.nii", blocks()), space).labels
+    for shape in [(*SHAPE, 1), (*SHAPE, 1, 1)]:
+        path = write(tmp_path / f"{len(shape)}.nii", blocks().reshape(shape))
+        assert np.array_equal(read_atlas(path, space).labels, expected)
+
+
+def write_gifti(path):
+    labels = nib.gifti.GiftiDataArray(np.arange(10, dtype=np.int32), intent="NIFTI_INTENT_LABEL")
+    nib.save(nib.gifti.GiftiImage(darrays=[labels]), path)
+
+
+def write_cifti(path):
+    voxels = nib.cifti2.BrainModelAxis.from_mask(np.ones(SHAPE, bool), affine=AFFINE, name="thalamus_left")
+    labels = nib.cifti2.LabelAxis(["x"], {0: ("none", (0, 0, 0, 0)), 1: ("one", (1, 1, 1, 1))})
+    nib.save(nib.Cifti2Image(np.ones((1, len(voxels)), np.float32), (labels, voxels)), path)
+
+
+def write_afni(path):
+    path.write_text("type = integer-attribute\nname = DATASET_RANK\ncount = 2\n 3 1\n")
+    path.with_name("x+tlrc.BRIK").write_bytes(bytes(100))
+
+
+@pytest.mark.parametrize(
+    ("name", "writer"),
+    [
+        ("x.label.gii", write_gifti),
+        ("x.dlabel.nii", write_cifti),
+        ("x+tlrc.HEAD", write_afni),
+        ("x.gii", lambda path: path.write_text("<GIFTI")),
+        ("x.tsv", lambda path: path.write_text("index\tname\n")),
+    ],
+)
+def test_other_formats_are_refused(tmp_path, space, name, writer):
+    writer(tmp_path / name)
+    with pytest.raises(ImageError, match=r"expected a NIfTI image of voxels as image of labels, found") as caught:
+        read_atlas(tmp_path / name, space)
+    assert "3dAFNItoNIFTI" in caught.value.hint
 
 
 def test_missing_or_damaged_atlas_is_refused(tmp_path, space):
@@ -204,20 +270,31 @@ def test_atlas_must_be_in_the_space_of_run(tmp_path, run, atlas, shape, fits):
 
 
 def test_runs_of_parcels_have_no_grid(tmp_path):
-    with pytest.raises(ImageError, match="an atlas needs volumes, found parcels"):
+    with pytest.raises(ImageError, match="an atlas needs volumes or surfaces, found parcels"):
         read_atlas(write(tmp_path / "x.nii", np.ones(SHAPE)), Space(kind="parcels", name="X", parcels=("a", "b")))
 
 
-def test_parcels_without_a_voxel_are_named(tmp_path, space):
+def test_parcels_without_a_voxel_are_lost(tmp_path, volumes, space):
     space.mask[blocks() == 7] = False
     space.mask[blocks() == 118] = False
     path = write(tmp_path / f"{DSEG}.nii.gz", blocks())
     names_table(tmp_path / f"{DSEG}.tsv")
-    with pytest.raises(ImageError, match=r"2 of its 36 parcels have no voxel in the run's mask: part 7, part 118\."):
-        read_atlas(path, space)
+    atlas = read_atlas(path, space)
+    assert atlas.lost == ("part 7", "part 118")
+    assert list(atlas.names) == [label for label in LABELS if label not in (7, 118)]
+    with pytest.warns(UserWarning, match="labels were removed: {118, 7}"):
+        expected = nilearn_means(volumes, space, nib.load(path))
+    np.testing.assert_allclose(our_means(volumes, space, path), expected, rtol=1e-5)
     space.mask[:, :, 4:] = False
-    with pytest.raises(ImageError, match=r"25 of its 36 parcels .*: part 7, part 8, part 9, part 18, part 19, \.\.\."):
-        read_atlas(path, space)
+    assert len(read_atlas(path, space).lost) == 25
+
+
+def test_an_atlas_outside_the_mask_is_refused(tmp_path, space):
+    labels = np.zeros(SHAPE, int)
+    labels[:3] = 2
+    space.mask[:3] = False
+    with pytest.raises(ImageError, match="none of its 1 parcels has a voxel in the run's mask"):
+        read_atlas(write(tmp_path / f"{DSEG}.nii.gz", labels), space)
 
 
 @pytest.mark.parametrize(

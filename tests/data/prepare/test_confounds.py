@@ -21,7 +21,7 @@ from titan_neuro.data.prepare.confound_table import (
     write_confounds,
 )
 from titan_neuro.data.prepare.motion import MOTION, framewise_displacement
-from titan_neuro.errors import ConfigError, ImageError, MetadataError, NotFetchedError
+from titan_neuro.errors import ConfigError, ImageError, InputNotFoundError, MetadataError, NotFetchedError
 
 # Real tables of two fMRIPreps, which nilearn tests itself on: 30 volumes, the first of them before the steady state.
 REAL = Path(nilearn.interfaces.fmriprep.__file__).parent / "data"
@@ -300,10 +300,10 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            ("", "not a readable table of confounds"),
-            ("a\tb\n1\t2\t3\n1\t2\t3\t4\t5\n", "not a readable table of confounds"),
+            ("", "expected a table with a header, found an empty file"),
+            ("a\tb\n1\t2\t3\n1\t2\t3\t4\t5\n", "line 2: expected 2 cells, found 3"),
             ("0.1\t0.2\n0.3\t0.4\n", r"expected a header of column names, found numbers: 0\.1, 0\.2"),
-            ("csf\tnote\n0.1\tmoved\n", "found text in 'note'"),
+            ("csf\tnote\n0.1\tmoved\n", "line 2, column 'note': expected a number or n/a, found 'moved'"),
         ],
     )
     def test_what_is_no_table_is_refused(self, tmp_path, content, message):
@@ -321,7 +321,7 @@ class TestFiles:
             read_confounds(path)
 
     def test_missing_table_is_an_error(self, tmp_path):
-        with pytest.raises(MetadataError, match="No such file"):
+        with pytest.raises(InputNotFoundError, match="No such file"):
             read_confounds(tmp_path / "x.tsv")
 
     @pytest.mark.parametrize("suffix", [".tsv", ".json"])

@@ -65,7 +65,7 @@ def read_voxels(geometry, volume):
 def displacement_mm(geometry, volume, head_motion):
     points = grid_points(geometry.space.mask, geometry.space.affine)
     expected = move(np.linalg.inv(AFFINE) @ head_motion[volume] @ TO_REFERENCE, points)
-    # At the edge of the field of view the coordinate is mirrored.
+    # At the edge of the field of view the coordinate is that of the edge.
     inner = ((expected > 2) & (expected < np.array(SHAPE) - 3)).all(axis=1)
     return VOXEL_MM * np.linalg.norm(read_voxels(geometry, volume) - expected, axis=1)[inner]
 

@@ -8,6 +8,7 @@ import pytest
 
 from titan_neuro.data.bids.recordings import find_recordings
 from titan_neuro.data.prepare import PrepareConfig, prepare_run
+from titan_neuro.data.prepare.inputs import fingerprint
 from titan_neuro.data.prepare.normalization import CausalZScore
 from titan_neuro.data.store import RunStore, open_runs
 from titan_neuro.errors import (
@@ -165,6 +166,16 @@ def test_no_repetition_time(prepare, dataset):
         prepare()
 
 
+@pytest.mark.parametrize("key", ["EffectiveEchoSpacing", "ReconMatrixPE", "WaterFatShift", "PhaseEncodingDirection"])
+def test_other_readout_is_another_preparation(dataset, key):
+    [recording] = find_recordings(dataset)
+    fingerprints = {
+        fingerprint(replace(recording, sidecar=recording.sidecar | values), {}, PrepareConfig())
+        for values in ({}, {key: 1}, {key: 2}, {"Manufacturer": "x"})
+    }
+    assert len(fingerprints) == 3
+
+
 def test_header_and_sidecar_that_disagree(prepare, dataset):
     next(dataset.glob("sub-01/func/*_bold.json")).write_text('{"RepetitionTime": 2}')
     with pytest.raises(MetadataError, match=r"sidecar gives a repetition time of 2.0 s, the header 1.0 s"):
@@ -215,7 +226,7 @@ def test_text_among_the_parcels_is_refused(sitcom, tmp_path):
     recording = find_recordings(sitcom, subjects=["003"])[0]
     table = tmp_path / "x.tsv"
     table.write_text("a\tb\n1\t2\n3\tfour\n")
-    with pytest.raises(ImageError, match="expected a table of numbers"):
+    with pytest.raises(ImageError, match=r"line 3, column 'b': expected a number or n/a, found 'four'"):
         prepare_run(replace(recording, path=table), tmp_path / "out", PrepareConfig(), work_dir=tmp_path / "work")
 
 
@@ -227,7 +238,7 @@ def test_stores_of_another_version_are_refused(prepare, tmp_path):
     attributes = json.loads((path / "zarr.json").read_text())
     attributes["attributes"]["schema_version"] = 99
     (path / "zarr.json").write_text(json.dumps(attributes))
-    with pytest.raises(MismatchError, match="expected the schema titan-neuro-run 3, found titan-neuro-run 99"):
+    with pytest.raises(MismatchError, match="expected the schema titan-neuro-run 4, found titan-neuro-run 99"):
         open_runs(tmp_path / "out")
 
 

@@ -47,7 +47,7 @@ def shift(tmp_path):
         nib.save(nib.Nifti1Image(data.astype(np.float32), np.diag([3.0, -3.0, 3.0, 1.0])), path)
         recording = Recording(
             **{"path": path, "kind": "volume", "route": "native", "entities": {"subject": "1"}, "sidecar": sidecar},
-            **{"repetition_time": TR, "events": None, "mask": None},
+            **{"events": None, "mask": None},
         )
         with ScratchSeries(tmp_path / "slices") as scratch:
             return read(correct_slice_timing(BoldImage(path), recording, TR, scratch))

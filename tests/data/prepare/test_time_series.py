@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from titan_neuro.data.bids.recordings import Recording
-from titan_neuro.data.prepare.images import BoldImage
+from titan_neuro.data.prepare.atlas import Atlas
+from titan_neuro.data.prepare.images import BoldImage, read_volume
 from titan_neuro.data.prepare.resampling import Resampler
 from titan_neuro.data.prepare.time_series import MaskedVolumes, ParcelMeans, ParcelTable, ResampledVolumes, StoredSeries
-from titan_neuro.data.space import Space
+from titan_neuro.data.space import ParcelLayout, Space
 from titan_neuro.errors import ImageError
 
 SHAPE, N_TIME_POINTS = (9, 8, 7), 30
@@ -81,11 +82,26 @@ def test_the_repetition_time_of_the_header(path, data, unit, tr, expected):
     assert found == (expected if unit != "usec" else pytest.approx(0.72, abs=1e-12))
 
 
+@pytest.mark.parametrize("name", ["x.nii.gz", "x.nii"])
+@pytest.mark.parametrize("ones", [(1,), (1, 1), (1, 1, 1)])
+def test_trailing_axes_of_length_1_are_dropped(tmp_path, data, space, ones, name):
+    volumes = BoldImage(write(tmp_path / name, data.reshape(*data.shape, *ones)))
+    assert (volumes.shape, volumes.n_volumes) == (SHAPE, N_TIME_POINTS)
+    assert np.array_equal(volumes.read(3, 7), data.astype(np.float32)[..., 3:7])
+    assert np.array_equal(volumes.read(7, 30), data.astype(np.float32)[..., 7:])
+    mask = write(tmp_path / f"mask-{name}", space.mask.reshape(*SHAPE, *ones), np.uint8)
+    assert np.array_equal(read_volume(mask, "brain mask")[0], space.mask)
+
+
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
         (SHAPE, r"expected a 4D image \(x, y, z, time\), found 3D of shape \(9, 8, 7\)"),
         ((*SHAPE, 2, 3), "found 5D"),
+        # The fifth axis of NIfTI holds vectors, not time.
+        ((*SHAPE, 1, 30), r"found 5D of shape \(9, 8, 7, 1, 30\)"),
+        ((*SHAPE, 1, 30, 1), r"found 5D of shape \(9, 8, 7, 1, 30, 1\)"),
+        ((*SHAPE, 1, 1), "expected at least 2 volumes, found 1"),
         ((*SHAPE, 1), "expected at least 2 volumes, found 1"),
         ((*SHAPE, 0), "expected at least 2 volumes, found 0"),
     ],
@@ -229,7 +245,11 @@ def test_parcels_are_means_whatever_their_order():
     values, labels = rng.normal(size=(12, 60)), rng.choice([0, 3, 8, 900], 60)
     space = Space(kind="volume", name="native", mask=np.ones((3, 4, 5), bool), affine=np.eye(4))
     names = {8: "eight", 900: "many", 3: "three"}
-    parcels = ParcelMeans(StoredSeries(InMemorySeries(values), space), labels, names, "mine")
+    layout = ParcelLayout(
+        space=space, labels=np.zeros(60, np.int32), names=("eight",), hemispheres=("",), networks=("",)
+    )
+    atlas = Atlas(name="mine", labels=labels, names=names, lost=(), layout=layout)
+    parcels = ParcelMeans(StoredSeries(InMemorySeries(values), space), atlas)
     expected = np.stack([values[2:9, labels == label].mean(axis=1) for label in names], axis=1)
     np.testing.assert_allclose(parcels.read(2, 9), expected, rtol=1e-12)
     assert parcels.space.parcels == ("eight", "many", "three")
@@ -242,7 +262,7 @@ def table(tmp_path, text):
     return ParcelTable(
         Recording(
             **{"path": path, "kind": "parcels", "route": "parcels", "entities": {"subject": "1", "segmentation": "X"}},
-            **{"repetition_time": 1.0, "events": None, "mask": None},
+            **{"events": None, "mask": None},
         )
     )
 
@@ -254,12 +274,65 @@ def test_a_table_is_read(tmp_path):
     assert found.read(1, 3).tolist() == [[3, 400], [5, 6]]
 
 
+COUNTS = {
+    "index from 0": [str(row) for row in range(8)],
+    "index from 1": [str(row + 1) for row in range(8)],
+    "times of unequal digits": [f"{row / 3:.3f}" for row in range(8)],
+    "times in ms": [str(800 * row) for row in range(8)],
+}
+
+
+@pytest.mark.parametrize("name", ["", "Unnamed: 0", "index", "time"])
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("place", [0, 2])
+def test_a_column_that_counts_is_no_parcel(tmp_path, caplog, name, count, place):
+    rows = [["a", "b"], *(row.split() for row in ("1 5", "3 4", "2 1", "7 9", "1 1", "0 2", "3 3", "4 1"))]
+    for row, cell in zip(rows, [name, *COUNTS[count]], strict=True):
+        row.insert(place, cell)
+    found = table(tmp_path, "".join("\t".join(row) + "\n" for row in rows))
+    assert found.space.parcels == ("a", "b")
+    assert found.read(0, 2).tolist() == [[1, 5], [3, 4]]
+    assert "left out" in caplog.text
+
+
+def test_a_long_column_that_only_rises_is_no_parcel(tmp_path, caplog):
+    """Row numbers of a table from which censored volumes were removed."""
+    numbers = [row for row in range(40) if row not in (7, 8, 20)]
+    rng = np.random.default_rng(0)
+    found = table(tmp_path, "volume\ta\n" + "".join(f"{row}\t{rng.normal():.3f}\n" for row in numbers))
+    assert found.space.parcels == ("a",)
+    assert "'volume' rises from row to row" in caplog.text
+
+
+@pytest.mark.parametrize("rows", [["1 2", "2 1", "3 3"], ["1 0", "2 1", "4 0", "5 1", "6 0", "9 1"]])
+def test_a_few_rising_values_are_a_parcel(tmp_path, rows):
+    found = table(tmp_path, "a\tb\n" + "".join(row.replace(" ", "\t") + "\n" for row in rows))
+    assert found.space.parcels == ("a", "b")
+
+
+def test_rows_with_names_as_r_writes_them(tmp_path):
+    found = table(tmp_path, "a\tb\n1\t1.5\t-2\n2\t3\t4\n3\t5\t6\n")
+    assert found.space.parcels == ("a", "b")
+    assert found.read(0, 3).tolist() == [[1.5, -2], [3, 4], [5, 6]]
+
+
+def test_parcels_without_any_value_are_lost(tmp_path, caplog):
+    found = table(tmp_path, "a\tb\tc\td\n1\tn/a\t2\tnan\n3\tn/a\t1\t\n")
+    assert (found.space.parcels, found.space.lost_parcels) == (("a", "c"), ("b", "d"))
+    assert found.read(0, 2).tolist() == [[1, 2], [3, 1]]
+    assert "2 of its 4 parcels are n/a in the whole run, and are left out: b, d." in caplog.text
+    with pytest.raises(ImageError, match="found no column with values"):
+        table(tmp_path, "a\tb\nn/a\tn/a\nn/a\tn/a\n")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a\tb\n1\ttwo\n3\t4\n", "expected a table of numbers"),
-        ("a\tb\n1\t2\t3\t4\n3\n", "expected a table of numbers|found nan"),
-        ("", "expected a table of numbers"),
+        ("a\tb\n1\ttwo\n3\t4\n", "line 2, column 'b': expected a number or n/a, found 'two'"),
+        ("a\tb\n1\t2\t3\t4\n3\n", "line 2: expected 2 cells, found 4"),
+        ("a\tb\n1\t2\n\n3\t4\n", "line 3: expected 2 cells, found 1"),
+        ('a\tb\n1\t2\n3\t4\n"5"\t6\n', "line 4, column 'a': expected a number or n/a, found '\"5\"'"),
+        ("", "expected a table with a header, found an empty file"),
         ("a\tb\n1\t2\n", r"at least 2 time points \(rows\), found 1"),
         ("a\tb\n1\t2\n3\tn/a\n", "found nan in volume 1, parcel b"),
         ("0.1\t-0.2\n1\t2\n3\t4\n", "expected the names of parcels in its first line, found numbers: 0.1, -0.2"),

@@ -94,7 +94,7 @@ def test_other_schema_versions_and_other_groups_are_refused(path, tmp_path):
     content = json.loads((path / "zarr.json").read_text())
     content["attributes"]["schema_version"] = 1
     (path / "zarr.json").write_text(json.dumps(content))
-    with pytest.raises(MismatchError, match="expected the schema titan-neuro-run 3, found titan-neuro-run 1") as e:
+    with pytest.raises(MismatchError, match="expected the schema titan-neuro-run 4, found titan-neuro-run 1") as e:
         RunStore(path)
     assert str(path) in e.value.message
     assert "Prepare the run again" in e.value.hint

@@ -32,6 +32,21 @@ def test_columns_apply_to_runs_of_their_name(tmp_path):
     np.testing.assert_array_equal(label_time_points(sizes, np.arange(5.0)), [1.5, np.nan, 2, np.nan, np.nan])
 
 
+def test_quotation_marks_swallow_no_row(tmp_path):
+    words = ['"', "world", "there", '"', "bye", '"open', 'closed"']
+    rows = "".join(f"{at} 1 {word}\n" for at, word in enumerate(words))
+    (annotation,) = read_annotations(
+        [write_table(tmp_path / "desc-words_events.tsv", f"onset duration trial_type\n{rows}")]
+    )
+    assert annotation.values.tolist() == words
+    assert label_time_points(annotation, np.arange(7.0)).tolist() == words
+
+
+def test_an_index_column_is_no_annotation(tmp_path):
+    path = write_table(tmp_path / "desc-faces_events.tsv", " onset duration size\n0 0 2 1.5\n1 3 1 2\n")
+    assert [annotation.name for annotation in read_annotations([path])] == ["faces size"]
+
+
 def test_table_without_entities_applies_to_all(tmp_path):
     (annotation,) = read_annotations(
         [write_table(tmp_path / "desc-all_events.tsv", "onset duration size\n0 n/a 1\nn/a 2 3\n")]
@@ -47,7 +62,7 @@ def test_table_without_entities_applies_to_all(tmp_path):
         ("onset duration\n1 1\n", "at least one more"),
         ("onset duration size\n1 1 2\n2 1 big\n", r"line 3, column 'size': expected a number or n/a, found 'big'"),
         ("onset duration size\nsoon 1 2\n", "line 2, column 'onset'"),
-        ("onset duration\n1 1 2 3\n1 1 2 3 4\n", "not a readable table"),
+        ("onset duration\n1 1 2 3\n1 1 2 3 4\n", "line 2: expected 2 cells, found 4"),
     ],
 )
 def test_unreadable_table_is_refused(tmp_path, text, message):

@@ -8,6 +8,8 @@ from pathlib import Path
 _OBJECT = re.compile(r"(?:^|/)annex/objects/(?:.+/)?(?P<key>[^/]+)$")
 _SIZE = re.compile(r"^[A-Z0-9_]+(?:-[a-zA-Z]\d+)*?-s(?P<size>\d+)(?:-[a-zA-Z]\d+)*--")
 _DATASET_ID = re.compile(r"^\s*id\s*=\s*(?P<id>\S+)\s*$", re.MULTILINE)
+_SUBDATASET = re.compile(r'^\s*path\s*=\s*"?(?P<path>[^"\n]+?)"?\s*$', re.MULTILINE)
+_NO_DATA = {"sourcedata", "code"}
 # git-annex itself never treats a larger file as a pointer.
 _POINTER_MAX_BYTES = 32 * 1024
 
@@ -66,3 +68,49 @@ def _pointer_key(path: Path) -> str | None:
     if not first_line.startswith(b"/annex/objects/"):
         return None
     return first_line.decode("utf-8", errors="replace").strip().rsplit("/", 1)[-1]
+
+
+def uninstalled_subdatasets(folder: Path) -> list[Path]:
+    """List the subdatasets at or below a folder that are not installed: git knows them, but their folders are empty.
+
+    Those in its ``sourcedata`` and ``code`` are no data of the dataset, and are not listed.
+
+    Parameters
+    ----------
+    folder : Path
+        In a clone, at any depth. It may be missing.
+
+    Returns
+    -------
+    list of Path
+        Sorted; by the same way as `folder`.
+    """
+    found = []
+    inside = folder.resolve()
+    root = _repository(inside)
+    modules = root and root / ".gitmodules"
+    if root is None or modules is None or not modules.is_file():
+        return []
+    for match in _SUBDATASET.finditer(modules.read_text(encoding="utf-8", errors="replace")):
+        path = root / match["path"]
+        if path != inside and (inside not in path.parents or _NO_DATA & {*path.relative_to(inside).parts}):
+            continue
+        if (path / ".git").exists() and path != inside:
+            found += [folder / each.relative_to(inside) for each in uninstalled_subdatasets(path)]
+        elif not _has_content(path):
+            found.append(folder / path.relative_to(inside))
+    return sorted(found)
+
+
+def install_command(subdataset: Path) -> str:
+    """Return the command that installs a subdataset without its content, for a message."""
+    path = subdataset.resolve()
+    return f"datalad get -n -d {_repository(path.parent)} {path}"
+
+
+def _repository(folder: Path) -> Path | None:
+    return next((parent for parent in (folder, *folder.parents) if (parent / ".git").exists()), None)
+
+
+def _has_content(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())

@@ -1,15 +1,13 @@
-"""The output folder as a BIDS derivative dataset: its description, and maps and images in standard formats."""
+"""The output folder as a BIDS derivative dataset: its description, and images in standard formats."""
 
 from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from titan_neuro.data.space import Space
 from titan_neuro.errors import MetadataError, OutputError, UsageError
@@ -40,6 +38,7 @@ null-*
 null-*/**
 report.html
 config.resolved.yaml
+failed-runs.json
 provenance.json
 """
 
@@ -153,42 +152,6 @@ def _source(bids_dir: Path) -> dict[str, str]:
     return {**source, "DOI": str(doi)} if doi else source
 
 
-def write_map(stem: Path, label: str, space: Space, values: np.ndarray, metadata: Mapping[str, Any]) -> Path:
-    """Write one number for each voxel or parcel, with a sidecar.
-
-    Parameters
-    ----------
-    stem : Path
-        Beginning of the name: ``group/task-movie``.
-    label : str
-        Other entities of the name: ``stat-r2_desc-arH1``. Between the two stands ``space-`` for volumes (nothing for
-        native space), ``seg-`` for parcels.
-    space : Space
-    values : numpy.ndarray
-        ``(features,)``; NaN: no value.
-    metadata : mapping
-        JSON for the sidecar: description, unit and number of subjects.
-
-    Returns
-    -------
-    Path
-        ``*_statmap.nii.gz`` for volumes (NaN outside the mask), ``*_statmap.tsv`` (columns parcel, value) for parcels.
-    """
-    is_volume = space.mask is not None and space.affine is not None
-    entity = "" if space.name == "native" else f"_{'space' if is_volume else 'seg'}-{space.name}"
-    stem = stem.with_name(f"{stem.name}{entity}_{label}")
-    if not is_volume:
-        path = stem.with_name(f"{stem.name}_statmap.tsv")
-        table = pd.DataFrame({"parcel": space.parcels, "value": values})
-        with atomic(path) as temporary:
-            table.to_csv(temporary, sep="\t", index=False, na_rep="n/a")
-    else:
-        path = stem.with_name(f"{stem.name}_statmap.nii.gz")
-        write_nifti(path, space, iter([values[None]]), n_time_points=1, repetition_time=None, fill=np.nan)
-    write_json(stem.with_name(f"{stem.name}_statmap.json"), {**metadata, "Space": space.name})
-    return path
-
-
 def write_nifti(
     path: Path,
     space: Space,
@@ -216,14 +179,14 @@ def write_nifti(
     Raises
     ------
     MetadataError
-        The features are parcels.
+        The features are parcels, or lie on surfaces.
     OutputError
         `path` can't be written.
     """
     import nibabel as nib
 
     if space.mask is None or space.affine is None:
-        raise MetadataError("Parcels can't be written as an image.", "Write a table instead.")
+        raise MetadataError("Parcels and surfaces can't be written as an image of voxels.", "Write a table instead.")
     header = nib.Nifti1Header()
     header.set_data_dtype(np.float32)
     shape = space.mask.shape if repetition_time is None else (*space.mask.shape, n_time_points)

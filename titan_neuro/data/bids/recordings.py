@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from titan_neuro.data.bids.annex import is_missing
-from titan_neuro.data.bids.dataset import DatasetIndex, IndexedFile
+from titan_neuro.data.bids.choice import choose_image, choose_mask, most_specific
+from titan_neuro.data.bids.dataset import DatasetIndex
 from titan_neuro.data.bids.derivatives import DerivativeFiles
+from titan_neuro.data.bids.filters import RecordingFilter, read_filter
+from titan_neuro.data.bids.kinds import kind_of, of_one_kind
 from titan_neuro.data.bids.names import (
     STANDARD_SPACES,
-    applies_to,
-    has_label,
+    BidsFile,
     join_entities,
-    list_labels,
     long_entities,
-    parse_name,
+    printable,
     run_entities,
+    short_entities,
     sidecar_path,
+    without_echo,
 )
-from titan_neuro.errors import ImageError, InputNotFoundError, MetadataError, NoMatchError
+from titan_neuro.data.bids.selection import SelectedRun, select_runs
+from titan_neuro.errors import InputNotFoundError, MetadataError, NoMatchError
 from titan_neuro.files import read_json
+
+logger = logging.getLogger(__name__)
+_MAX_LISTED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,34 +40,44 @@ class Recording:
     Attributes
     ----------
     path : Path
-        The 4D image (``*_bold.nii.gz``), or the table of parcel time series (``*_timeseries.tsv``).
-    kind : {"volume", "parcels"}
-    route : {"parcels", "native", "preprocessed", "transforms"}
-        How it is prepared. ``parcels``: a table is read. ``native``: an image is used as recorded. ``preprocessed``: an
-        image that fMRIPrep brought to a standard space is read. ``transforms``: an image as recorded is resampled to a
-        standard space by fMRIPrep's transforms.
+        The 4D image (``*_bold.nii.gz``); the time series on surfaces (``*_bold.dtseries.nii``; of GIFTI files the first
+        of `hemispheres`); or the table of parcel time series (``*_timeseries.tsv``, ``*_timeseries.ptseries.nii``).
+    kind : {"volume", "surface", "parcels"}
+    route : {"parcels", "surface", "native", "preprocessed", "transforms"}
+        How it is prepared. ``parcels``: a table is read. ``surface``: a time series on surfaces is read. ``native``: an
+        image is used as recorded. ``preprocessed``: an image that fMRIPrep brought to a standard space is read.
+        ``transforms``: an image as recorded is resampled to a standard space by fMRIPrep's transforms.
     entities : dict of str
         BIDS entities of the name, by their long names; run numbers keep their zero padding.
-    repetition_time : float or None
-        Seconds from one volume to the next according to the sidecar; None where the sidecar does not contain it.
     sidecar : mapping
         The sidecar's content, unchecked.
     events, mask, confounds : Path or None
         The events table, the brain mask and the confounds table that apply to this run.
     transforms : mapping of str to Path
         The files of the route ``transforms``, as :meth:`DerivativeFiles.transforms` returns them.
+    hemispheres : mapping of str to Path
+        The GIFTI files (``*_hemi-L_*_bold.func.gii``) of a recording on surfaces, by ``L`` and ``R``.
+    missing_sidecars : tuple of Path
+        Sidecars that the run inherits from and that are not on this machine: `sidecar` lacks their content.
+    uninstalled : tuple of Path
+        Subdatasets that are not installed, and that may hold the derivatives of this run, which has none otherwise.
+    notes : tuple of str
+        What was left out, and what of the choice of files is not usual.
     """
 
     path: Path
-    kind: Literal["volume", "parcels"]
-    route: Literal["parcels", "native", "preprocessed", "transforms"]
+    kind: Literal["volume", "surface", "parcels"]
+    route: Literal["parcels", "surface", "native", "preprocessed", "transforms"]
     entities: Mapping[str, str]
-    repetition_time: float | None
     sidecar: Mapping[str, Any] = field(default_factory=dict)
     events: Path | None
     mask: Path | None
     confounds: Path | None = None
     transforms: Mapping[str, Path] = field(default_factory=dict)
+    hemispheres: Mapping[str, Path] = field(default_factory=dict)
+    missing_sidecars: tuple[Path, ...] = ()
+    uninstalled: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -80,7 +98,8 @@ class Recording:
     def files(self) -> dict[str, Path]:
         """Every file that the run may be prepared from, by its role."""
         by_role = {"recording": self.path, "mask": self.mask, "events": self.events, "confounds": self.confounds}
-        return {**{role: path for role, path in by_role.items() if path is not None}, **self.transforms}
+        others = {f"hemi-{side}": path for side, path in self.hemispheres.items() if path != self.path}
+        return {**{role: path for role, path in by_role.items() if path is not None}, **self.transforms, **others}
 
 
 def find_recordings(
@@ -89,12 +108,16 @@ def find_recordings(
     subjects: Sequence[str] | None = None,
     tasks: Sequence[str] | None = None,
     runs: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
     filter_file: Path | None = None,
     derivatives: Sequence[Path] = (),
+    resolution_mm: float | None = None,
+    allow_missing: bool = False,
 ) -> list[Recording]:
     """List the recordings of a dataset, sorted by name.
 
-    Images (``*_bold.nii.gz``) are listed where the dataset has any, else parcel time series (``*_timeseries.tsv``).
+    Images (``*_bold.nii.gz``) are listed where the dataset has any, else parcel time series, else surfaces (`kinds`).
+    What is left out (phase images, what ``.bidsignore`` hides) is logged, or is among the recording's notes.
 
     Parameters
     ----------
@@ -102,169 +125,262 @@ def find_recordings(
         Root of the dataset (the folder that holds ``dataset_description.json``).
     subjects, tasks, runs : sequence of str, optional
         Labels to select, with or without their ``sub-``, ``task-``, ``run-``; run ``1`` is run ``01``.
+    exclude : sequence of str
+        Runs to leave out, by their entities: ``sub-01_task-movie_run-2``, or ``run-2`` for run 2 of everybody.
     filter_file : Path, optional
-        JSON in fMRIPrep's form, ``{"bold": {"session": "02", ...}}``: entities that a file must have.
+        JSON in fMRIPrep's form, ``{"bold": {"session": "02", ...}}``: entities that a file must have. In a raw dataset
+        the entities of derivatives (space, resolution, desc) choose among the preprocessed images.
     derivatives : sequence of Path
         Folders searched for preprocessed images, brain masks, confounds and transforms; by default the dataset's own
-        ``derivatives`` folder.
+        ``derivatives`` folder. A raw run for which named folders hold nothing is an error.
+    resolution_mm : float, optional
+        Of preprocessed images in several resolutions, that one is taken.
+    allow_missing : bool
+        Warn of a label that no run has, and of runs for which the named derivatives hold nothing, instead of refusing
+        them; such runs are left out.
 
     Raises
     ------
     InputNotFoundError, NotBIDSError, NotFetchedError
-        No such folder; no ``dataset_description.json``; the content of that file is not on this machine.
-    NoMatchError
-        No recording matches the labels and the filter.
-    ConfigError
-        The filter file can't be used.
+        See `DatasetIndex`; a file of a run can't be opened.
+    NoMatchError, ConfigError
+        No recording matches a label or the filter; nothing is derived from a run; the filter file can't be used.
     ImageError, MetadataError
-        Two files are candidates for one run, or for one of its parts; a sidecar is broken; all images are band-pass
-        filtered.
+        Two files are candidates for one run, or for one of its parts; a sidecar or a name is broken; a run is one of
+        several echoes; all images are band-pass filtered.
     """
     index = DatasetIndex(bids_dir)
     for folder in derivatives:
         if not folder.is_dir():
             raise InputNotFoundError(f"{folder}: no such folder (named with --derivatives).")
-    selected = _select(bids_dir, index.recordings(filter_file), {"subject": subjects, "task": tasks, "run": runs})
-    derivative_folders = derivatives or [bids_dir / "derivatives"]
-    files = DerivativeFiles([*derivative_folders, *([bids_dir] if index.is_derivative else [])])
-    events = index.events()
-    recordings = _in_standard_space([_recording(file, index, events) for file in selected])
-    _require_one_file_per_run(recordings)
-    completed = (_add_derivatives(recording, files) for recording in recordings)
-    return sorted(completed, key=lambda recording: recording.key)
+    given = read_filter(filter_file)
+    selected = select_runs(
+        index,
+        {"subject": subjects, "task": tasks, "run": runs},
+        given if index.is_derivative else given.of_raw(),
+        exclude=exclude,
+        allow_missing=allow_missing,
+    )
+    sources = _open_sources(index, derivatives or [bids_dir / "derivatives"], given.of_derivatives(), resolution_mm)
+    recordings = [_add_derivatives(_recording(run, sources), run, sources) for run in selected]
+    if not index.is_derivative:
+        recordings = _require_derivatives(recordings, sources.derivatives, derivatives, allow_missing=allow_missing)
+    _require_one_kind(recordings)
+    _require_own_files(recordings)
+    _warn_of_other_spaces(recordings)
+    return sorted(recordings, key=lambda recording: recording.key)
 
 
-def _select(
-    bids_dir: Path, files: Sequence[IndexedFile], wanted: Mapping[str, Sequence[str] | None]
-) -> list[IndexedFile]:
-    selected = [
-        file for file in files if all(has_label(file.entities, entity, labels) for entity, labels in wanted.items())
-    ]
-    if not selected:
-        query = ", ".join(f"{entity} {' '.join(labels)}" for entity, labels in wanted.items() if labels)
-        names = [file.entities for file in files]
-        available = "; ".join(f"{entity}: {list_labels(names, entity)}" for entity in wanted)
-        raise NoMatchError(f"{bids_dir}: no run matches {query}.", f"The dataset has: {available}.")
-    return selected
+@dataclass(frozen=True, kw_only=True)
+class _Sources:
+    """Where the files of runs are found, and what chooses among them."""
+
+    index: DatasetIndex
+    events: Mapping[str | None, Sequence[BidsFile]]
+    derivatives: DerivativeFiles
+    choice: RecordingFilter
+    resolution_mm: float | None
 
 
-def _recording(file: IndexedFile, index: DatasetIndex, events: Sequence[IndexedFile]) -> Recording:
-    sidecar = index.sidecar(file)
-    is_volume = parse_name(file.path).suffix == "bold"
-    return Recording(
-        path=file.path,
-        kind="volume" if is_volume else "parcels",
-        route="parcels" if not is_volume else "preprocessed" if index.is_derivative else "native",
-        entities=file.entities,
-        repetition_time=_sidecar_repetition_time(file.path, sidecar),
-        sidecar=sidecar,
-        events=_most_specific(file.entities, [(events.path, events.entities) for events in events], file.path),
-        mask=None,
+def _open_sources(
+    index: DatasetIndex, folders: Sequence[Path], choice: RecordingFilter, resolution_mm: float | None
+) -> _Sources:
+    return _Sources(
+        index=index,
+        events=_by_subject(index.events()),
+        derivatives=DerivativeFiles([*folders, *([index.bids_dir] if index.is_derivative else [])]),
+        choice=choice,
+        resolution_mm=resolution_mm,
     )
 
 
-def _most_specific(
-    run: Mapping[str, str], candidates: Sequence[tuple[Path, Mapping[str, str]]], image: Path
-) -> Path | None:
-    """Return the candidate that applies to the run (BIDS's inheritance principle) with the most entities."""
-    n_entities: dict[Path, int] = {}
-    for path, labels in candidates:
-        entities = {name: label for name, label in labels.items() if name != "desc"}
-        if applies_to(entities, run):
-            n_entities[path] = len(entities)
-    most = max(n_entities.values(), default=0)
-    best = [path for path, count in n_entities.items() if count == most]
-    # Several programs may have made the same thing: the file of the program that made the image is preferred.
-    best = [path for path in best if path.parent == image.parent] or best
-    if len(best) > 1:
-        raise MetadataError(
-            f"{image}: two files apply equally well: {best[0]} and {best[1]}.",
-            "Name the one to use with --derivatives.",
-        )
-    return best[0] if best else None
+def _by_subject(files: Sequence[BidsFile]) -> dict[str | None, list[BidsFile]]:
+    by_subject: dict[str | None, list[BidsFile]] = {}
+    for file in files:
+        by_subject.setdefault(file.entities.get("sub"), []).append(file)
+    return by_subject
 
 
-def _sidecar_repetition_time(path: Path, sidecar: Mapping[str, Any]) -> float | None:
-    repetition_time, frequency = sidecar.get("RepetitionTime"), sidecar.get("SamplingFrequency")
-    try:
-        # Some programs write the word "TR" instead of a frequency.
-        if repetition_time is None and isinstance(frequency, int | float) and frequency:
-            return 1 / float(frequency)
-        return None if repetition_time is None else float(repetition_time)
-    except (TypeError, ValueError) as error:
-        raise MetadataError(
-            f"{path}: expected a RepetitionTime in seconds in its sidecar, found {repetition_time!r}.",
-            "Correct the sidecar.",
-        ) from error
+def _recording(run: SelectedRun, sources: _Sources) -> Recording:
+    file = run.images[0] if run.is_multi_echo else choose_image(run.images, sources.resolution_mm)
+    sidecar, missing = sources.index.sidecar(file)
+    entities = without_echo(file.entities) if run.is_multi_echo else file.entities
+    kind = kind_of(file)
+    is_derivative = sources.index.is_derivative
+    others = [other.path.name for other in (*run.images, *run.left_out) if other is not file and not run.is_multi_echo]
+    events = [*sources.events.get(None, ()), *sources.events.get(file.entities["sub"], ())]
+    return Recording(
+        path=file.path,
+        kind=kind,
+        route=kind if kind != "volume" else "preprocessed" if is_derivative else "native",
+        entities=long_entities({name: label for name, label in entities.items() if name != "hemi"}),
+        sidecar=sidecar,
+        missing_sidecars=tuple(missing),
+        events=most_specific(entities, events, file.path),
+        mask=None,
+        hemispheres=file.hemispheres,
+        notes=tuple(f"left out: {name}" for name in others),
+    )
 
 
-def _in_standard_space(recordings: Sequence[Recording]) -> list[Recording]:
-    """Of a run that a derivative dataset has in several spaces, keep the preprocessed image in the standard space."""
-    by_run: dict[str, list[Recording]] = {}
-    for recording in recordings:
-        by_run.setdefault(recording.key, []).append(recording)
-    chosen = []
-    for files in by_run.values():
-        preprocessed = [file for file in files if file.entities.get("desc") == "preproc"]
-        by_space = ([file for file in preprocessed if file.entities.get("space") == space] for space in STANDARD_SPACES)
-        chosen += files if len(files) == 1 else next(filter(None, by_space), files)
-    return chosen
-
-
-def _require_one_file_per_run(recordings: Sequence[Recording]) -> None:
-    by_key: dict[str, Recording] = {}
-    for recording in recordings:
-        other = by_key.setdefault(recording.key, recording)
-        if other is not recording:
-            raise ImageError(
-                f"{recording.key}: two files for one run: {other.path.name} and {recording.path.name}.",
-                'Choose one with --bids-filter-file, for example {"bold": {"space": "MNI152NLin2009cAsym"}}.',
-            )
-
-
-def _add_derivatives(recording: Recording, derivatives: DerivativeFiles) -> Recording:
+def _add_derivatives(recording: Recording, run: SelectedRun, sources: _Sources) -> Recording:
     """Add what the derivatives have for a run: its preprocessed image or transforms, its mask and its confounds."""
-    run = recording.entities
+    derivatives = sources.derivatives
     if recording.route == "native":
-        recording = _standard_route(recording, derivatives)
+        recording = _standard_route(recording, run, sources)
     mask = None
     if recording.route in {"native", "preprocessed"}:
-        masks = [(file.path, file.entities) for file in derivatives.brain_masks()]
-        mask = _most_specific(recording.entities, masks, recording.path)
-    return replace(recording, mask=mask, confounds=derivatives.confounds(run))
+        masks = derivatives.brain_masks(recording.subject)
+        mask = choose_mask(short_entities(recording.entities), masks, recording.path)
+    return replace(recording, mask=mask, confounds=derivatives.confounds(recording.entities))
 
 
-def _standard_route(recording: Recording, derivatives: DerivativeFiles) -> Recording:
-    """Replace a raw image by its preprocessed one, or add the transforms to a standard space, where there are any."""
-    run = recording.entities
-    preprocessed = derivatives.preprocessed_image(run)
-    if preprocessed is not None:
-        of_run = run_entities(preprocessed.entities)
-        others = {name: label for name, label in preprocessed.entities.items() if name not in {*of_run, "desc"}}
-        # The preprocessed image's own sidecar says what was done to it; the rest of the raw one's still applies.
-        own_sidecar = sidecar_path(preprocessed.path)
-        changed = read_json(own_sidecar) if own_sidecar.is_file() and not is_missing(own_sidecar) else {}
-        return replace(
-            recording,
-            path=preprocessed.path,
-            route="preprocessed",
-            entities={**run, **long_entities(others)},
-            sidecar={**recording.sidecar, **changed},
+def _standard_route(recording: Recording, run: SelectedRun, sources: _Sources) -> Recording:
+    """Replace a raw image by its preprocessed one, or add the transforms to a standard space, where there are any.
+
+    An image in a standard space is preferred to transforms, and transforms to an image in another space.
+    """
+    derivatives, entities = sources.derivatives, recording.entities
+    images = [image for image in derivatives.preprocessed_images(entities) if sources.choice.matches(image)]
+    # A filter that the raw image itself does not fit asks for one of the preprocessed images.
+    in_standard_space = any(image.entities.get("space") in STANDARD_SPACES for image in images)
+    is_chosen = not sources.choice.matches(run.images[0])
+    if images and (is_chosen or in_standard_space or not derivatives.has_standard_transform(entities)):
+        image = choose_image(of_one_kind(images)[0], sources.resolution_mm)
+        return _preprocessed(recording, image, [other for other in images if other is not image])
+    if is_chosen:
+        raise NoMatchError(
+            f"{recording.key}: no preprocessed image matches the filter {sources.choice.source}.",
+            f"The derivatives have {derivatives.describe(recording.subject)}.",
         )
-    if transforms := derivatives.transforms(run):
+    if run.is_multi_echo:
+        raise _uncombined(run)
+    if "echo" in entities and derivatives.preprocessed_images(without_echo(entities)):
+        raise MetadataError(
+            f"{recording.path}: is one of several echoes of a run; the derivatives contain their combination.",
+            "Leave the echo out of the filter: then the combination is used.",
+        )
+    if transforms := derivatives.transforms(entities):
         return replace(recording, route="transforms", transforms=transforms)
-    _refuse_single_echo(recording, derivatives)
     return recording
 
 
-def _refuse_single_echo(recording: Recording, derivatives: DerivativeFiles) -> None:
-    """Refuse one echo (or part) of a run whose combination is among the derivatives: it is no run of its own."""
-    combined = {name: label for name, label in recording.entities.items() if name not in {"echo", "part"}}
-    if len(combined) == len(recording.entities):
-        return
-    if derivatives.preprocessed_image(combined) or derivatives.transforms(combined):
-        raise MetadataError(
-            f"{recording.path}: is one of several echoes (or parts) of a run; the derivatives contain their "
-            "combination.",
-            "Name that derivative dataset as BIDS_DIR.",
+def _preprocessed(recording: Recording, image: BidsFile, others: Sequence[BidsFile]) -> Recording:
+    if image.problem:
+        raise MetadataError(f"{image.path}: is no valid recording: {image.problem}.", "Fetch or rename the file.")
+    of_run = run_entities(image.entities)
+    added = {name: label for name, label in image.entities.items() if name not in {*of_run, "desc", "hemi"}}
+    # The preprocessed image's own sidecar says what was done to it; the rest of the raw one's still applies.
+    own_sidecar = sidecar_path(image.path)
+    changed = read_json(own_sidecar) if own_sidecar.exists() and not is_missing(own_sidecar) else {}
+    return replace(
+        recording,
+        path=image.path,
+        kind=kind_of(image),
+        route="preprocessed" if kind_of(image) == "volume" else "surface",
+        hemispheres=image.hemispheres,
+        entities={**recording.entities, **long_entities(added)},
+        sidecar={**recording.sidecar, **changed},
+        notes=(*recording.notes, *(f"left out: {other.path.name}" for other in others)),
+    )
+
+
+def _uncombined(run: SelectedRun) -> MetadataError:
+    echo = run.images[len(run.images) // 2].entities["echo"]
+    names = ", ".join(image.path.name for image in run.images)
+    return MetadataError(
+        f"{run.images[0].path.parent}: {len(run.images)} echoes of one run are not {len(run.images)} runs: {names}.",
+        "Give their combination with --derivatives (fMRIPrep's preprocessed images, or tedana's under their names), or "
+        f'choose one echo with --bids-filter-file: {{"bold": {{"echo": {echo}}}}}.',
+    )
+
+
+def _require_derivatives(
+    recordings: Sequence[Recording], derivatives: DerivativeFiles, named: Sequence[Path], *, allow_missing: bool
+) -> list[Recording]:
+    """Refuse raw runs for which the named derivatives hold nothing; say of the others that they are not registered."""
+    unregistered = [recording for recording in recordings if recording.route == "native"]
+    if derivatives.uninstalled:
+        uninstalled = tuple(derivatives.uninstalled)
+        return [replace(each, uninstalled=uninstalled) if each.route == "native" else each for each in recordings]
+    without = [each for each in unregistered if each.mask is None and each.confounds is None]
+    if named and without:
+        message = f"{', '.join(map(str, named))} (--derivatives): nothing there belongs to {_list(without)}."
+        if not allow_missing or len(without) == len(recordings):
+            raise NoMatchError(
+                message,
+                f"There is {derivatives.describe(without[0].subject)}. Name other derivatives, or leave these runs out "
+                "(--allow-missing leaves out what has no derivatives).",
+            )
+        logger.warning("%s They are left out.", message)
+        left_out = {each.key for each in without}
+        return [each for each in recordings if each.key not in left_out]
+    if unregistered and derivatives.have_recordings:
+        logger.warning(
+            "The derivatives hold no preprocessed image and no transforms of %s: the raw image is used, which is not "
+            "registered. They hold %s.",
+            _list(unregistered),
+            derivatives.describe(unregistered[0].subject),
         )
+    return list(recordings)
+
+
+def _list(recordings: Sequence[Recording]) -> str:
+    names = ", ".join(recording.key for recording in recordings[:_MAX_LISTED])
+    return f"{names}, ... ({len(recordings)} runs)" if len(recordings) > _MAX_LISTED else names
+
+
+def _warn_of_other_spaces(recordings: Sequence[Recording]) -> None:
+    by_space: dict[str | None, list[Recording]] = {}
+    for recording in recordings:
+        if recording.route == "preprocessed":
+            by_space.setdefault(recording.entities.get("space"), []).append(recording)
+    for space, of_space in by_space.items():
+        if space not in STANDARD_SPACES:
+            logger.warning(
+                "%s: the preprocessed images are in %s; none is in %s. Runs of one study need one grid%s.",
+                _list(of_space),
+                f"the space {space}" if space else "the space of the recording (their names have no space-)",
+                " or ".join(STANDARD_SPACES),
+                ", and subjects do not share this space" if space in (None, "T1w") else "",
+            )
+
+
+def _require_one_kind(recordings: Sequence[Recording]) -> None:
+    """Refuse raw runs of which some have volumes, and others only surfaces among the derivatives."""
+    first = recordings[0]
+    for recording in recordings:
+        if recording.kind != first.kind:
+            raise MetadataError(
+                f"{first.path.name} is a recording of kind {first.kind}, {recording.path.name} of kind "
+                f"{recording.kind}.",
+                "Choose one kind for all runs with --bids-filter-file, for example "
+                f'{{"bold": {{"extension": "{"".join(recording.path.suffixes[-2:])}"}}}}, or leave runs out.',
+            )
+
+
+def _require_own_files(recordings: Sequence[Recording]) -> None:
+    """Refuse an image of two runs, and files that can't be opened safely, whatever reads them.
+
+    Reading a named pipe would wait for ever, and libraries for compressed files crash at names that are not UTF-8.
+    """
+    by_path: dict[Path, Recording] = {}
+    for recording in recordings:
+        other = by_path.setdefault(recording.path, recording)
+        if other is not recording:
+            raise MetadataError(
+                f"{recording.path}: belongs to two runs, {other.key} and {recording.key}.",
+                "Leave one of them out with --bids-filter-file.",
+            )
+        for role, path in recording.files.items():
+            if printable(str(path)) != str(path):
+                raise InputNotFoundError(
+                    f"{printable(str(path))}: the {role.replace('_', ' ')} of {recording.key} has a path that is not "
+                    "UTF-8.",
+                    "Rename the file or folder.",
+                )
+            if not path.is_file() and not is_missing(path):
+                what = "no file" if path.exists() else "a link to a file that is not there"
+                raise InputNotFoundError(
+                    f"{path}: the {role.replace('_', ' ')} of {recording.key} is {what}.", "Replace or remove it."
+                )

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from titan_neuro.data.bids.annex import dataset_id, parse_dataset_id
+from titan_neuro.data.bids.annex import dataset_id, install_command, parse_dataset_id
 from titan_neuro.data.fetch.registry import Published, is_url
 from titan_neuro.data.fetch.session import datalad_session, failure_reason, make_dataset_once
 from titan_neuro.data.fetch.tree import is_clone
@@ -100,6 +100,34 @@ def check_out(clone: Path, commit: str) -> None:
             if done.returncode:
                 reason = " ".join(done.stderr.split())[:_MAX_REASON]
                 raise FetchError(f"{clone}: git {command[0]} of commit {commit} failed: {reason}")
+
+
+def install_subdataset(folder: Path) -> None:
+    """Install a subdataset that git knows and whose folder is empty: its names and sidecars, no content yet.
+
+    Raises
+    ------
+    FetchError
+        git-annex is not installed; the subdataset can't be cloned.
+    """
+    folder = folder.resolve()
+    dataset = next(parent for parent in folder.parents if is_clone(parent))
+    _log.info("Installing the subdataset %s (names and sidecars; no images yet).", folder)
+    with datalad_session() as datalad:
+        from datalad.support.exceptions import CommandError, IncompleteResultsError
+
+        try:
+            datalad.get(path=str(folder), dataset=str(dataset), get_data=False, result_renderer="disabled")
+        except (CommandError, IncompleteResultsError) as error:
+            raise FetchError(
+                f"{folder}: is a subdataset that can't be installed: {failure_reason(error)}",
+                "Is its source (in .gitmodules) reachable? Otherwise name the folder of its derivatives with "
+                "--derivatives.",
+            ) from error
+    if not is_clone(folder):
+        raise FetchError(
+            f"{folder}: is a subdataset that could not be installed.", f"`{install_command(folder)}` says more."
+        )
 
 
 def hide(clone: Path, folder: Path) -> None:

@@ -8,7 +8,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from titan_neuro.data.fetch.clone import hide, working_tree
+from titan_neuro.data.bids.annex import uninstalled_subdatasets
+from titan_neuro.data.fetch.clone import hide, install_subdataset, working_tree
 from titan_neuro.data.fetch.job import FetchSummary, Job, plan_job
 from titan_neuro.data.fetch.plan import find_wanted
 from titan_neuro.data.fetch.registry import (
@@ -90,19 +91,20 @@ def fetch(
 
 
 def get_content(paths: Sequence[Path], *, n_jobs: int = 4) -> int:
-    """Get the content of files of DataLad clones that is not on this machine yet.
+    """Get the content of files of DataLad clones that is not on this machine yet, and install subdatasets.
 
     Parameters
     ----------
     paths : sequence of Path
-        Files of one or several clones, also nested ones. Files that are present or not annexed are skipped.
+        Files of one or several clones, also nested ones. Files that are present or not annexed are skipped. Folders of
+        subdatasets that are not installed are installed, without content.
     n_jobs : int
         Number of parallel transfers.
 
     Returns
     -------
     int
-        Number of fetched files.
+        Number of fetched files and installed subdatasets.
 
     Raises
     ------
@@ -110,7 +112,12 @@ def get_content(paths: Sequence[Path], *, n_jobs: int = 4) -> int:
         git-annex is not installed; the disk is too full; files could not be fetched.
     """
     missing: dict[Path, list[TreeFile]] = {}
-    for path in dict.fromkeys(path.absolute() for path in paths):
+    # An annexed file is a link or a file; the folder of a subdataset is empty, or git has not even made it.
+    folders = {path for path in paths if path.is_dir() or not (path.exists() or path.is_symlink())}
+    uninstalled = [path for path in sorted(folders) if path in uninstalled_subdatasets(path)]
+    for folder in uninstalled:
+        install_subdataset(folder)
+    for path in dict.fromkeys(path.absolute() for path in paths if path not in folders):
         # In nested clones a file belongs to the innermost.
         clone = next((parent for parent in path.parents if is_clone(parent)), None)
         if clone is not None and (file := tree_file(path, clone)).missing:
@@ -119,7 +126,7 @@ def get_content(paths: Sequence[Path], *, n_jobs: int = 4) -> int:
         _log.info("%s: getting %d files (%s).", clone, len(files), format_bytes(total_bytes(files)))
         check_disk_space(clone, total_bytes(files))
         get_files(clone, files, n_jobs)
-    return sum(map(len, missing.values()))
+    return len(uninstalled) + sum(map(len, missing.values()))
 
 
 def drop(

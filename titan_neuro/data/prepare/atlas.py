@@ -1,22 +1,27 @@
-"""An atlas on the grid of a run: the parcel of each voxel."""
+"""An atlas on the grid or the surfaces of a run: the parcel of each feature; or of a table: where its parcels lie."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from titan_neuro.data.bids.names import ROUGH_SPACE, parse_name
+from titan_neuro.data.grayordinates import Grayordinates
+from titan_neuro.data.parcels import without_prefix
+from titan_neuro.data.prepare.atlas_surfaces import is_surface_atlas, match_points, read_surface_labels, without_side
+from titan_neuro.data.prepare.atlas_table import ParcelRow, image_stem, names_table, parcel_layout, read_rows
 from titan_neuro.data.prepare.grid import grid_points
 from titan_neuro.data.prepare.images import read_volume
 from titan_neuro.data.prepare.transforms import apply_affine
-from titan_neuro.data.space import Space
+from titan_neuro.data.space import ParcelLayout, Space, list_names, same_affine
 from titan_neuro.errors import ImageError, InputNotFoundError, MetadataError
 
-_MAX_LISTED = 5
+# Labels that are stored as integers with a scale factor in single precision: 1.0000001, 30000.002.
+_LABEL_RTOL, _LABEL_ATOL = 1e-6, 1e-3
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,29 +33,37 @@ class Atlas:
     name : str
         `atlas_name` of the file.
     labels : numpy.ndarray
-        int ``(voxels in mask,)``: the label of each voxel of the space; 0 for voxels outside all parcels.
+        int ``(features,)``: the label of each voxel or vertex of the space; 0 for those outside all parcels.
     names : mapping of int to str
-        Name of each label, in ascending order.
+        Name of each label that has a voxel in the space, in ascending order.
+    lost : tuple of str
+        Names of the labels without one: the field of view, or the mask, doesn't cover these parcels.
+    layout : ParcelLayout
+        Where the parcels lie, on the atlas's own grid or surfaces.
     """
 
     name: str
     labels: np.ndarray
     names: Mapping[int, str]
+    lost: tuple[str, ...]
+    layout: ParcelLayout
 
 
 def read_atlas(path: Path, space: Space) -> Atlas:
-    """Read a labels image, by nearest neighbor where it lies on another grid of the same standard space.
+    """Read the labels of an atlas for the features of a run.
 
-    The names of the parcels come from a table beside it (``*_dseg.tsv`` with the columns ``index`` and ``name``), by
-    the inheritance principle of BIDS: of the tables all of whose entities the image has too, the one with most
-    entities. Without a table, labels are named by their numbers.
+    An image is read by nearest neighbor where it lies on another grid of the same standard space, labels on surfaces by
+    vertex. The names of an image's parcels come from a table beside it (``*_dseg.tsv`` with the columns ``index`` and
+    ``name``), by the inheritance principle of BIDS: of the tables all of whose entities the image has too, the one with
+    most entities. Without a table, labels are named by their numbers. Labels on surfaces are named in their file.
 
     Parameters
     ----------
     path : Path
-        3D image of whole numbers.
+        3D image of whole numbers, up to the rounding of a scale factor; for a run on surfaces ``*.dlabel.nii``, or the
+        ``*.label.gii`` or ``*.annot`` of one hemisphere, beside that of the other one.
     space : Space
-        Of kind ``volume``.
+        Of kind ``volume`` or ``surface``.
 
     Returns
     -------
@@ -59,31 +72,151 @@ def read_atlas(path: Path, space: Space) -> Atlas:
     Raises
     ------
     InputNotFoundError
-        The file does not exist.
+        A file does not exist.
     ImageError
-        The image is not 3D, has values that are no whole numbers, or has no label; it is in another space; a parcel has
-        no voxel in the mask.
+        The file is no atlas, or in another space than the run; no parcel has a voxel or vertex in the run.
     MetadataError
         The table of names is not valid.
     """
-    data, affine = _read_labels(path)
-    if space.mask is None or space.affine is None:
-        raise ImageError(f"{path}: an atlas needs volumes, found parcels.", "Omit --atlas.")
-    _check_space(path, space, data.shape, affine)
-    voxels = np.rint(apply_affine(np.linalg.inv(affine), grid_points(space.mask, space.affine))).astype(np.intp)
+    if space.grayordinates is not None:
+        labels, names, layout = _on_surfaces(path, space.name, space.grayordinates)
+    elif space.mask is not None and space.affine is not None:
+        labels, names, layout = _on_grid(path, space, space.mask, space.affine)
+    else:
+        raise ImageError(f"{path}: an atlas needs volumes or surfaces, found parcels.", "Omit --atlas.")
+    present = set(np.unique(labels))
+    kept = {label: name for label, name in names.items() if label in present}
+    if not kept:
+        what = "vertex in the run" if space.grayordinates is not None else "voxel in the run's mask"
+        raise ImageError(
+            f"{path}: none of its {len(names)} parcels has a {what}.",
+            "Check that the atlas and the run are in the same space.",
+        )
+    lost = tuple(name for label, name in names.items() if label not in present)
+    return Atlas(name=atlas_name(path), labels=labels, names=kept, lost=lost, layout=layout)
+
+
+def match_table(path: Path, columns: Sequence[str]) -> tuple[tuple[str, ...], ParcelLayout]:
+    """Find the parcels of a table in an atlas.
+
+    Columns and parcels match by their names, with or without the number of networks (``7Networks_``); else by their
+    numbers, where every column is called by one word and the number of a parcel (``Schaefer200_001``).
+
+    Parameters
+    ----------
+    path : Path
+        As for :func:`read_atlas`, in any space.
+    columns : sequence of str
+        Of the table.
+
+    Returns
+    -------
+    names : tuple of str
+        The atlas's name for each column.
+    layout : ParcelLayout
+
+    Raises
+    ------
+    InputNotFoundError, ImageError, MetadataError
+        As for :func:`read_atlas`; the parcels of the table are not those of the atlas.
+    """
+    if is_surface_atlas(path):
+        points, labels, names = read_surface_labels(path)
+        layout = _surface_layout(path, points, labels, names)
+    else:
+        data, affine = _read_labels(path)
+        names, layout = _volume_layout(path, data, affine, "unknown")
+    ways = (
+        {name: name for name in names.values()},
+        {without_prefix(name): name for name in names.values()},
+        {str(label): name for label, name in names.items()},
+    )
+    written = (columns, [without_prefix(column) for column in columns], _numbers(columns))
+    for known, asked in zip(ways, written, strict=True):
+        if len(known) == len(names) and set(asked) == known.keys() and len(set(asked)) == len(columns):
+            return tuple(known[name] for name in asked), layout
+    unknown = [column for column in columns if column not in ways[0]]
+    lacking = [name for name in names.values() if name not in columns]
+    raise MetadataError(
+        f"{path}: its parcels are not those of the table: the {len(columns)} columns that it lacks or has: "
+        f"{list_names(unknown) or 'none lacking'}; of its {len(names)} parcels the table lacks: "
+        f"{list_names(lacking) or 'none'}.",
+        "Give the atlas that the table was made with, with the table of its names beside it (*_dseg.tsv).",
+    )
+
+
+def _numbers(columns: Sequence[str]) -> list[str]:
+    """Return the number at the end of each name, where all names have one word before it; else nothing."""
+    parts = [re.fullmatch(r"(.*?)0*(\d+)", column) for column in columns]
+    words = {match[1].rstrip("0") if match else None for match in parts}
+    return [match[2] for match in parts if match] if len(words) == 1 and None not in words else []
+
+
+def _on_grid(
+    path: Path, space: Space, mask: np.ndarray, affine: np.ndarray
+) -> tuple[np.ndarray, dict[int, str], ParcelLayout]:
+    if is_surface_atlas(path):
+        raise ImageError(
+            f"{path}: expected an image of voxels (*.nii.gz), as the run in {space.name} has, found an atlas on "
+            "surfaces.",
+            "Give an atlas in the space of the run, or choose the run's surfaces (docs/preparing.md).",
+        )
+    data, atlas_affine = _read_labels(path)
+    _check_space(path, space, data.shape, atlas_affine)
+    voxels = np.rint(apply_affine(np.linalg.inv(atlas_affine), grid_points(mask, affine))).astype(np.intp)
     inside = ((voxels >= 0) & (voxels < data.shape)).all(axis=1)
     labels = np.zeros(len(voxels), dtype=np.int64)
     labels[inside] = data[tuple(voxels[inside].T)]
-    names = _names(path, np.unique(data[data != 0]))
-    present = set(np.unique(labels))
-    empty = [name for label, name in names.items() if label not in present]
-    if empty:
+    return labels, *_volume_layout(path, data, atlas_affine, space.name)
+
+
+def _volume_layout(
+    path: Path, data: np.ndarray, affine: np.ndarray, space_name: str
+) -> tuple[dict[int, str], ParcelLayout]:
+    entities = parse_name(path).entities
+    name = entities.get("space") or entities.get("tpl") or space_name
+    rows = _rows(path, np.unique(data[data != 0]))
+    mask = data != 0
+    layout = parcel_layout(
+        Space(kind="volume", name=name, mask=mask, affine=affine),
+        np.searchsorted(list(rows), data[mask]),
+        [row.name for row in rows.values()],
+        {row.name: row for row in rows.values()},
+    )
+    return {label: row.name for label, row in rows.items()}, layout
+
+
+def _on_surfaces(path: Path, space_name: str, points: Grayordinates) -> tuple[np.ndarray, dict[int, str], ParcelLayout]:
+    if not is_surface_atlas(path):
         raise ImageError(
-            f"{path}: {len(empty)} of its {len(names)} parcels have no voxel in the run's mask: "
-            f"{', '.join(empty[:_MAX_LISTED])}{', ...' if len(empty) > _MAX_LISTED else ''}.",
-            "Prepare on a finer grid (--resolution), or with an atlas of larger parcels.",
+            f"{path}: expected an atlas on surfaces (*.dlabel.nii, or *.label.gii or *.annot of each hemisphere), as "
+            f"the run in {space_name} has, found an image of voxels.",
+            "Give an atlas in the space of the run.",
         )
-    return Atlas(name=atlas_name(path), labels=labels, names=names)
+    others, labels, names = read_surface_labels(path)
+    asked = _family(parse_name(path).entities)
+    if asked and asked != _family({"space": space_name}):
+        raise ImageError(
+            f"{path}: expected an atlas in the space of the run, {space_name}, found one in the space {asked}.",
+            "Give an atlas in the space of the run, or choose the run's files in the space of the atlas.",
+        )
+    found = match_points(points, others, path)
+    layout = _surface_layout(path, replace(others, form=points.form), labels, names)
+    return np.where(found >= 0, labels[found], 0), names, layout
+
+
+def _surface_layout(path: Path, points: Grayordinates, labels: np.ndarray, names: Mapping[int, str]) -> ParcelLayout:
+    table = names_table(path)
+    rows = {} if table is None else {row.name: row for row in read_rows(table).values()}
+    name = _family(parse_name(path).entities) or "unknown"
+    space = Space(kind="surface", name=name, grayordinates=points.select(labels != 0))
+    return parcel_layout(space, np.searchsorted(list(names), labels[labels != 0]), list(names.values()), rows)
+
+
+def _family(entities: Mapping[str, str]) -> str:
+    """Return the space that a name says, whatever the density: ``fsaverage5`` is ``fsaverage``; empty if none."""
+    name = entities.get("space") or entities.get("tpl") or ""
+    return "fsaverage" if name.startswith("fsaverage") else name
 
 
 def atlas_name(path: Path) -> str:
@@ -94,12 +227,8 @@ def atlas_name(path: Path) -> str:
     """
     entities = parse_name(path).entities
     parts = [entities.get("seg") or entities.get("atlas"), entities.get("scale"), entities.get("desc")]
-    name = "".join(filter(None, parts)) if parts[0] else _stem(path)
+    name = "".join(filter(None, parts)) if parts[0] else image_stem(path.with_name(without_side(path)))
     return "".join(character for character in name if character.isascii() and character.isalnum()) or "atlas"
-
-
-def _stem(path: Path) -> str:
-    return path.name.removesuffix(".gz").removesuffix(".nii")
 
 
 def _read_labels(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -107,7 +236,11 @@ def _read_labels(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise InputNotFoundError(f"{path}: no such file (given with --atlas).", "Check the path.")
     data, affine = read_volume(path, "image of labels")
     labels = np.rint(data)
-    if not np.isfinite(data).all() or (labels != data).any() or (labels < 0).any():
+    if (
+        not np.isfinite(data).all()
+        or not np.allclose(labels, data, rtol=_LABEL_RTOL, atol=_LABEL_ATOL)
+        or (labels < 0).any()
+    ):
         raise ImageError(f"{path}: expected labels, whole numbers from 0 on, found other values.")
     if not labels.any():
         raise ImageError(f"{path}: expected labels, found 0 everywhere.")
@@ -120,7 +253,7 @@ def _check_space(path: Path, space: Space, shape: tuple[int, ...], affine: np.nd
     if not space.name.startswith("MNI"):
         # Native spaces have no common name: there an atlas must lie on the grid of the run.
         is_on_grid = space.mask is not None and space.affine is not None and shape == space.mask.shape
-        fits = is_on_grid and np.allclose(affine, np.asarray(space.affine), atol=1e-3)
+        fits = is_on_grid and same_affine(shape, affine, np.asarray(space.affine))
     elif space.name == ROUGH_SPACE:
         fits = atlas_space is None or atlas_space.startswith("MNI152")
     else:
@@ -133,37 +266,18 @@ def _check_space(path: Path, space: Space, shape: tuple[int, ...], affine: np.nd
         )
 
 
-def _names(path: Path, labels: np.ndarray) -> dict[int, str]:
+def _rows(path: Path, labels: np.ndarray) -> dict[int, ParcelRow]:
     table = names_table(path)
     if table is None:
-        return {int(label): str(int(label)) for label in labels}
-    try:
-        rows = pd.read_csv(table, sep="\t", dtype={"index": np.int64, "name": str}, keep_default_na=False)
-        table_names = dict(zip(rows["index"], rows["name"], strict=True))
-    except (OSError, ValueError, KeyError) as error:
-        raise MetadataError(
-            f"{table}: expected the columns index (whole numbers) and name: {error}.", "Correct the table."
-        ) from error
-    unnamed = [int(label) for label in labels if not table_names.get(label)]
+        return {int(label): ParcelRow(str(int(label))) for label in labels}
+    rows = read_rows(table)
+    unnamed = [int(label) for label in labels if label not in rows or not rows[label].name]
     if unnamed:
         raise MetadataError(
             f"{table}: expected a name for every label of {path.name}, found none for {unnamed[0]}.",
             "Correct the table.",
         )
-    names = {int(label): table_names[label] for label in labels}
-    if len(table_names) < len(rows) or len(set(names.values())) < len(names):
+    present = {int(label): rows[label] for label in labels}
+    if len({row.name for row in present.values()}) < len(present):
         raise MetadataError(f"{table}: expected each index and each name once, found duplicates.", "Correct the table.")
-    return names
-
-
-def names_table(path: Path) -> Path | None:
-    """Return the table that names an atlas's parcels: one of the same name, else by BIDS's inheritance principle."""
-    image = parse_name(path)
-    same_name = path.with_name(f"{_stem(path)}.tsv")
-    if same_name.is_file():
-        return same_name
-    if not image.entities:
-        return None
-    tables = [parse_name(table) for table in sorted(path.parent.glob(f"*_{image.suffix}.tsv"))]
-    applicable = [table for table in tables if table.entities.items() <= image.entities.items()]
-    return max(applicable, key=lambda table: len(table.entities)).path if applicable else None
+    return present

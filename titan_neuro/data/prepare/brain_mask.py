@@ -10,7 +10,7 @@ import numpy as np
 
 from titan_neuro.data.bids.recordings import Recording
 from titan_neuro.data.prepare.images import BoldImage, read_volume
-from titan_neuro.data.space import Space
+from titan_neuro.data.space import Space, same_affine
 from titan_neuro.errors import ImageError
 
 logger = logging.getLogger(__name__)
@@ -187,7 +187,7 @@ def describe_extent(mask: np.ndarray, affine: np.ndarray) -> tuple[str, list[str
 
 def _read_mask(path: Path, image: BoldImage) -> tuple[np.ndarray, str]:
     data, affine = read_volume(path, "brain mask")
-    if data.shape != image.shape or not np.allclose(affine, image.affine, atol=1e-3):
+    if data.shape != image.shape or not same_affine(image.shape, affine, image.affine):
         raise ImageError(
             f"{path}: expected the grid of {image.path.name}, {image.shape} with the affine "
             f"{image.affine.tolist()}; found {data.shape} with {affine.tolist()}.",

@@ -9,6 +9,9 @@ from pydantic import Field
 
 from titan_neuro.settings import settings
 
+TimeSource = Literal["sidecar", "header"]
+"""Where a repetition time is from."""
+
 
 @settings
 class PrepareConfig:
@@ -16,6 +19,9 @@ class PrepareConfig:
 
     Attributes
     ----------
+    repetition_time_from : {"sidecar", "header"} or None
+        Which repetition time holds where the sidecar and the header of an image differ. None: the sidecar's for
+        preprocessed images; for images as recorded it is an error.
     warmup_s : float
         Seconds at the start of a run, from its first steady volume on, that models receive as input, and that are
         never scored: running estimates are unreliable there.
@@ -50,6 +56,7 @@ class PrepareConfig:
         Image of labels in the standard space: the time series of voxels are averaged over its parcels.
     """
 
+    repetition_time_from: TimeSource | None = None
     warmup_s: Annotated[float, Field(ge=0)] = 20.0
     scored_trial_types: tuple[str, ...] = ("movie",)
     mask_time_points: Annotated[int, Field(ge=1)] = 10

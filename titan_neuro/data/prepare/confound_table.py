@@ -13,7 +13,8 @@ from titan_neuro.data.bids.annex import is_missing
 from titan_neuro.data.prepare.compcor import compcor, cosine_drifts
 from titan_neuro.data.prepare.motion import MOTION, framewise_displacement
 from titan_neuro.errors import ImageError, MetadataError, NotFetchedError
-from titan_neuro.files import atomic, read_json, write_json
+from titan_neuro.files import read_json, write_json
+from titan_neuro.tables import numbers, read_tsv, write_tsv
 
 N_COMPONENTS = 6
 """aCompCor components of a computed table: as many as the data paper of ds003017 uses."""
@@ -59,10 +60,10 @@ def read_confounds(path: Path) -> ConfoundTable:
 
     Raises
     ------
-    NotFetchedError
-        The content of either file is not on this machine.
+    NotFetchedError, InputNotFoundError
+        The content of either file is not on this machine; a file can't be read.
     MetadataError
-        A file can't be read; the table has no header, or a column that is not numeric.
+        A file is damaged; the table has no header, or a cell that is neither a number nor ``n/a``.
     """
     sidecar = path.with_suffix(".json")
     for file in (path, sidecar):
@@ -71,21 +72,16 @@ def read_confounds(path: Path) -> ConfoundTable:
                 f"{file}: in the dataset, but its content is not on this machine.",
                 "Get it with `titan-neuro fetch`.",
             )
-    try:
-        columns = pd.read_csv(path, sep="\t", na_values="n/a", float_precision="round_trip")
-    except (OSError, ValueError) as error:
-        raise MetadataError(f"{path}: not a readable table of confounds: {error}.", "Fetch the file again.") from error
+    table = read_tsv(path)
     metadata = read_json(sidecar, hint="Fetch the file again.") if sidecar.is_file() else {}
-    names = [str(name) for name in columns.columns]
+    names = list(table.columns)
     if any(map(_parses_as_number, names)):
         raise MetadataError(
             f"{path}: expected a header of column names, found numbers: {', '.join(names[:3])}, ...",
             "Tables of fMRIPrep before 1.2 are not supported.",
         )
-    for name, kind in zip(names, columns.dtypes, strict=True):
-        if not pd.api.types.is_numeric_dtype(kind):
-            raise MetadataError(f"{path}: expected numbers or n/a in every column, found text in {name!r}.")
-    return ConfoundTable(columns=columns.astype(np.float64), metadata=metadata, source=str(path))
+    columns = pd.DataFrame({name: numbers(path, table[name]) for name in names})
+    return ConfoundTable(columns=columns, metadata=metadata, source=str(path))
 
 
 def _parses_as_number(name: str) -> bool:
@@ -111,8 +107,7 @@ def write_confounds(path: Path, table: ConfoundTable) -> None:
         The folder can't be written.
     """
     write_json(path.with_suffix(".json"), table.metadata)
-    with atomic(path) as temporary:
-        table.columns.to_csv(temporary, sep="\t", na_rep="n/a", index=False)
+    write_tsv(path, table.columns)
 
 
 def check_rows(table: ConfoundTable, n_time_points: int) -> None:

@@ -57,6 +57,8 @@ def regrid_mask(
 ) -> np.ndarray:
     """Resample a mask to another grid of the same space: linear interpolation, threshold 0.5.
 
+    Outside its image a mask is 0, so that one which fills its image ends at the edges of the outer voxels.
+
     Parameters
     ----------
     mask : numpy.ndarray
@@ -76,7 +78,15 @@ def regrid_mask(
     from scipy.ndimage import affine_transform
 
     to_mask = np.linalg.inv(mask_affine) @ affine
-    coverage = affine_transform(mask.astype(np.float32), to_mask[:3, :3], to_mask[:3, 3], output_shape=shape, order=1)
+    coverage = affine_transform(
+        mask.astype(np.float32),
+        to_mask[:3, :3],
+        to_mask[:3, 3],
+        output_shape=shape,
+        order=1,
+        # "constant" would read 0 in the whole outer half voxel.
+        mode="grid-constant",
+    )
     return np.asarray(coverage) >= 0.5
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import logging
 import weakref
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from titan_neuro.errors import ImageError
 logger = logging.getLogger(__name__)
 _SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
 _CHECKSUM_READ_BYTES = 2**20
+# Formats of 3D images, by the ends of their names: NIfTI, and FreeSurfer's.
+_VOLUME_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img", ".mgh", ".mgz")
 
 
 def read_volume(path: Path, description: str) -> tuple[np.ndarray, np.ndarray]:
@@ -38,16 +41,27 @@ def read_volume(path: Path, description: str) -> tuple[np.ndarray, np.ndarray]:
     Raises
     ------
     ImageError
-        The file can't be read, or is not 3D.
+        The file can't be read; it is in another format than NIfTI or FreeSurfer's; it is not 3D, axes of length 1 at
+        the end aside; its values are not real numbers.
     """
     import nibabel as nib
 
     image: Any
     try:
-        image = nib.load(path)
+        # nibabel reads GIFTI, AFNI and others, too, each with exceptions and attributes of its own.
+        image = nib.load(path) if path.name.lower().endswith(_VOLUME_SUFFIXES) else None
+        if not isinstance(image, nib.Nifti1Pair | nib.MGHImage):
+            found = path.name if image is None else type(image).__name__
+            raise ImageError(
+                f"{path}: expected a NIfTI image of voxels as {description}, found {found}.",
+                "Convert it to NIfTI (AFNI: 3dAFNItoNIFTI). Surfaces (GIFTI, CIFTI) have no voxels.",
+            )
         data = np.asarray(image.dataobj)
     except _read_errors() as error:
         raise ImageError(f"{path}: not a readable {description}: {error}.", "Fetch the file again.") from error
+    if data.dtype.kind not in "biuf":
+        raise ImageError(f"{path}: expected a {description} of real numbers, found values of type {data.dtype}.")
+    data = data.reshape(_without_trailing_ones(data.shape, 3))
     if data.ndim != 3:
         raise ImageError(
             f"{path}: expected a 3D {description}, found {data.ndim}D of shape {data.shape}.", "Give a 3D image."
@@ -154,6 +168,7 @@ class BoldImage:
         _check_header(path, image, self.affine)
         self.shape: tuple[int, int, int] = image.shape[:3]
         self.n_volumes: int = image.shape[3]
+        self._n_trailing_ones = image.ndim - 4
         # Headers are in single precision: 0.72 s is 0.7200000286 there.
         step = float(f"{image.header.get_zooms()[3]:.6g}")
         self.header_repetition_time = (step * seconds or None) if seconds else None
@@ -173,7 +188,7 @@ class BoldImage:
             The file is truncated or corrupt.
         """
         try:
-            volumes = np.asarray(self._voxels[..., start:stop])
+            volumes = np.asarray(self._voxels[(..., slice(start, stop), *(0,) * self._n_trailing_ones)])
             if stop >= self.n_volumes:
                 # Read to the end of the file: the gzip checksum follows the last voxel.
                 while self._stream.read(_CHECKSUM_READ_BYTES):
@@ -242,7 +257,7 @@ def check_finite(series: np.ndarray, first_time_point: int, path: Path, describe
     raise ImageError(
         f"{path}: expected finite values, found {series[row, feature]} in volume {first_time_point + row}, "
         f"{describe(feature)}.",
-        "Repair the file, or exclude the run with --bids-filter-file.",
+        "Repair the file, or leave the run out with --exclude.",
     )
 
 
@@ -251,16 +266,26 @@ def describe_voxel(indices: Iterable[int]) -> str:
     return f"voxel ({', '.join(map(str, indices))})"
 
 
+def _without_trailing_ones(shape: tuple[int, ...], n_axes: int) -> tuple[int, ...]:
+    """Shape without those axes beyond `n_axes` that have length 1: many programs write (x, y, z, 1) or (..., t, 1)."""
+    while len(shape) > n_axes and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
+
+
 def _check_header(path: Path, image: Any, affine: np.ndarray) -> None:
-    if image.ndim != 4:
+    n_axes = len(_without_trailing_ones(image.shape, 4))
+    if n_axes != 4:
+        # NIfTI's fourth axis is time; the fifth holds the components of a vector at each voxel, whatever precedes it.
         raise ImageError(
-            f"{path}: expected a 4D image (x, y, z, time), found {image.ndim}D of shape {image.shape}.",
-            "A run is a series of volumes; exclude single images with --bids-filter-file.",
+            f"{path}: expected a 4D image (x, y, z, time), found {n_axes}D of shape {image.shape}.",
+            "A run is a series of volumes along the fourth axis; a fifth holds vectors. Convert the image, or leave it "
+            "out with --exclude.",
         )
     if image.shape[3] < 2:
         raise ImageError(
             f"{path}: expected at least 2 volumes, found {image.shape[3]}.",
-            "If the scan was aborted, exclude it with --bids-filter-file.",
+            "If the scan was aborted, leave it out with --exclude.",
         )
     if image.get_data_dtype().kind not in "iuf":
         raise ImageError(f"{path}: expected real numbers, found values of type {image.get_data_dtype()}.")
@@ -269,6 +294,32 @@ def _check_header(path: Path, image: Any, affine: np.ndarray) -> None:
             f"{path}: expected an invertible affine (voxel indices to mm), found {affine.tolist()}.",
             "Set a valid sform or qform in the image's header.",
         )
+
+
+@contextlib.contextmanager
+def reading(path: Path, content: str = "") -> Iterator[None]:
+    """Turn what nibabel raises for a damaged CIFTI, GIFTI or annot file into an ImageError that names the file.
+
+    Parameters
+    ----------
+    path : Path
+    content : str
+        What the block reads, for the message.
+
+    Raises
+    ------
+    ImageError
+        The block failed.
+    """
+    from xml.parsers.expat import ExpatError
+
+    from nibabel.cifti2.cifti2 import Cifti2HeaderError
+
+    try:
+        yield
+    except (*_read_errors(), Cifti2HeaderError, ExpatError, AttributeError, IndexError, TypeError) as error:
+        part = f" at {content}" if content else ""
+        raise ImageError(f"{path}: can't be read{part}: {error}.", "Fetch the file again.") from error
 
 
 def _read_errors() -> tuple[type[Exception], ...]:

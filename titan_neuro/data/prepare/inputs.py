@@ -13,11 +13,13 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from titan_neuro.data.bids.annex import annex_key, is_missing
+from titan_neuro.data.bids.annex import annex_key, install_command, is_missing
 from titan_neuro.data.bids.names import sidecar_path
 from titan_neuro.data.bids.recordings import Recording
-from titan_neuro.data.prepare.atlas import names_table
+from titan_neuro.data.prepare.atlas_surfaces import atlas_files
+from titan_neuro.data.prepare.atlas_table import names_table
 from titan_neuro.data.prepare.config import PrepareConfig
+from titan_neuro.data.prepare.readout_time import READOUT_KEYS
 from titan_neuro.errors import InputNotFoundError, NotFetchedError
 
 _CONFIG = TypeAdapter(PrepareConfig)
@@ -25,9 +27,12 @@ _CONFIG = TypeAdapter(PrepareConfig)
 _PREPARATION_VERSION = 2
 # Keys of the sidecar on which the result depends.
 _SIDECAR_KEYS = (
+    "RepetitionTime",
+    "VolumeTiming",
+    "SamplingFrequency",
     "SliceTimingCorrected",
     "PhaseEncodingDirection",
-    "TotalReadoutTime",
+    *READOUT_KEYS,
     "SliceTiming",
     "SliceEncodingDirection",
 )
@@ -44,15 +49,27 @@ def input_files(recording: Recording, config: PrepareConfig) -> dict[str, Path]:
         if sidecar.exists() or sidecar.is_symlink():
             files["confounds sidecar"] = sidecar
     if config.atlas is not None:
-        files["atlas"] = config.atlas
+        files |= atlas_files(config.atlas)
         if table := names_table(config.atlas):
             files["atlas names"] = table
     return files
 
 
 def missing_files(recording: Recording, config: PrepareConfig) -> dict[str, Path]:
-    """Return those of the `input_files` whose content is not on this machine."""
-    return {role: path for role, path in input_files(recording, config).items() if is_missing(path)}
+    """Return those of the `input_files` whose content is not on this machine, and the `unread_sources`."""
+    missing = {role: path for role, path in input_files(recording, config).items() if is_missing(path)}
+    return {**unread_sources(recording, config), **missing}
+
+
+def unread_sources(recording: Recording, config: PrepareConfig) -> dict[str, Path]:
+    """Return what must be on this machine before it is known which files a recording is prepared from, by its role.
+
+    These are sidecars that are not fetched, and subdatasets that are not installed and may hold the run's derivatives.
+    A rough registration needs no derivatives.
+    """
+    folders = () if config.rough_registration else recording.uninstalled
+    named = {"subdataset": folders, "sidecar": recording.missing_sidecars}
+    return {f"{role} {number}": path for role, paths in named.items() for number, path in enumerate(paths, start=1)}
 
 
 def require_content(recording: Recording, config: PrepareConfig) -> None:
@@ -64,6 +81,12 @@ def require_content(recording: Recording, config: PrepareConfig) -> None:
         The content of a file is missing.
     """
     for role, path in missing_files(recording, config).items():
+        if path in recording.uninstalled:
+            raise NotFetchedError(
+                f"{recording.key}: has no preprocessed image and no transforms on this machine, and {path}, which may "
+                "hold them, is a subdataset that is not installed.",
+                f"Install it with `{install_command(path)}`, or omit --no-datalad-get. --derivatives names others.",
+            )
         raise NotFetchedError(
             f"{path}: the {role.replace('_', ' ')} is in the dataset, but its content is not on this machine.",
             f"Get it with `titan-neuro fetch {_dataset_root(path)}`, or omit --no-datalad-get.",
@@ -113,7 +136,6 @@ def fingerprint(recording: Recording, sources: Mapping[str, Any], config: Prepar
         "sources": sources,
         "preparation_version": _PREPARATION_VERSION,
         "config": recorded_settings(config),
-        "repetition_time": recording.repetition_time,
         "sidecar": {name: recording.sidecar[name] for name in _SIDECAR_KEYS if name in recording.sidecar},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from titan_neuro.data.prepare.itk_transforms import ItkTransformError, read_itk_file
 from titan_neuro.errors import MetadataError
 
 MOTION = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
@@ -30,15 +31,14 @@ def read_head_motion(path: Path) -> np.ndarray:
     MetadataError
         The file does not exist, is not an ITK transform, or has values that are not finite.
     """
-    from nitransforms.io.base import TransformFileError, TransformIOError
-    from nitransforms.linear import load
-
     try:
-        return np.asarray(load(path, fmt="itk").matrix, dtype=np.float64).reshape(-1, 4, 4)
-    except (TransformFileError, TransformIOError, TypeError, ValueError, LookupError, OSError) as error:
+        file = read_itk_file(path)
+        if file.is_composite:
+            raise ItkTransformError("found a composite")
+        return np.stack([transform.matrix() for transform in file.transforms])
+    except ItkTransformError as error:
         raise MetadataError(
-            f"{path}: expected head-motion transforms as ITK text, one a volume: {error or type(error).__name__}.",
-            "Fetch the file again.",
+            f"{path}: expected head-motion transforms as ITK text, one a volume: {error}.", error.hint
         ) from error
 
 

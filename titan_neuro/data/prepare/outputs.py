@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,14 @@ from titan_neuro.data.prepare.config import PrepareConfig
 from titan_neuro.data.prepare.confound_presets import ConfoundModel
 from titan_neuro.data.prepare.inputs import recorded_settings
 from titan_neuro.data.prepare.routes import OpenRun, output_space
-from titan_neuro.data.prepare.timing import read_events, scored_time_points
+from titan_neuro.data.prepare.timing import events_within, read_events, scored_time_points
 from titan_neuro.data.store import RunHeader, store_name
 from titan_neuro.data.store.schema import Event
 from titan_neuro.errors import MetadataError
 from titan_neuro.files import write_json
 from titan_neuro.provenance import versions
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,8 @@ def _output_entities(recording: Recording, config: PrepareConfig) -> dict[str, s
     if resolution_mm is not None:
         # BIDS labels consist of letters and digits.
         entities["resolution"] = f"{resolution_mm:g}".replace(".", "p")
-    if config.atlas is not None:
+    # Of a table, the atlas only says where its parcels lie.
+    if config.atlas is not None and recording.kind != "parcels":
         entities["segmentation"] = atlas_name(config.atlas)
     return entities
 
@@ -102,7 +106,7 @@ def build_header(recording: Recording, run: OpenRun, config: PrepareConfig, orig
     MetadataError
         The events table is not valid, or no time point remains to be scored.
     """
-    events = _read_events(recording, run)
+    events, events_note = _read_events(recording, run)
     scored, rule = _scored(recording, run, config, events)
     method = "z-score over the whole run" if config.estimation == "whole-run" else "causal expanding z-score"
     return RunHeader(
@@ -133,15 +137,21 @@ def build_header(recording: Recording, run: OpenRun, config: PrepareConfig, orig
             "settings": recorded_settings(config),
             "whole_run": _whole_run_steps(recording, run.confounds, config),
             "scored": rule,
+            "events": events_note,
             "versions": versions(),
         },
     )
 
 
-def _read_events(recording: Recording, run: OpenRun) -> list[Event]:
+def _read_events(recording: Recording, run: OpenRun) -> tuple[list[Event], str | None]:
+    """Events of the run, and what was clipped or left out of the table, in words."""
     if recording.events is None:
-        return []
-    return read_events(recording.events, run.series.n_time_points * run.repetition_time)
+        return [], None
+    duration_s = run.series.n_time_points * run.repetition_time
+    events, note = events_within(read_events(recording.events), duration_s, recording.events)
+    if note is not None:
+        logger.warning("%s: %s: %s.", recording.key, recording.events.name, note)
+    return events, note
 
 
 def _scored(
@@ -177,7 +187,7 @@ def _whole_run_steps(recording: Recording, confounds: ConfoundModel, config: Pre
     steps = [f"confound {name}" for name in confounds.whole_run]
     if config.slice_timing:
         steps.append("slice timing (Fourier shift)")
-    if recording.route == "preprocessed" and recording.sidecar.get("SliceTimingCorrected"):
+    if recording.route in {"preprocessed", "surface"} and recording.sidecar.get("SliceTimingCorrected"):
         steps.append("slice timing (in the preprocessed image)")
     if config.estimation == "whole-run":
         steps.append("z-score")
@@ -187,7 +197,7 @@ def _whole_run_steps(recording: Recording, confounds: ConfoundModel, config: Pre
 
 
 def write_mean_image(files: OutputFiles, header: RunHeader, mean: np.ndarray) -> None:
-    """Write the mean image of a run on its output grid, for a visual check of the registration; none for parcels.
+    """Write the mean image of a run on its output grid, for a visual check of the registration; of volumes alone.
 
     Parameters
     ----------
@@ -207,7 +217,7 @@ def write_sidecar(files: OutputFiles, header: RunHeader, n_constant: int) -> Non
     """Write the JSON sidecar of a store; `n_constant` of its features never change."""
     record = header.record
     sidecar = {
-        "Description": "Normalized time series (Zarr: one row a time point, one column a voxel or parcel)",
+        "Description": "Normalized time series (Zarr: one row a time point, one column a voxel, vertex or parcel)",
         "RepetitionTime": header.repetition_time,
         "Space": header.space.name,
         "Route": record["route"],
@@ -215,6 +225,7 @@ def write_sidecar(files: OutputFiles, header: RunHeader, n_constant: int) -> Non
         "NumberOfScoredTimePoints": int(header.scored.sum()),
         "NumberOfFeatures": header.space.n_features,
         "NumberOfConstantFeatures": n_constant,
+        "LostParcels": list(header.space.lost_parcels),
         "Sources": [source["name"] for source in record["sources"].values()],
         "Normalizer": record["normalizer"],
         "Confounds": record["confounds"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,8 @@ import numpy as np
 from scipy import ndimage
 
 from titan_neuro.data.prepare.images import read_volume
-from titan_neuro.data.prepare.transforms import apply_affine
+from titan_neuro.data.prepare.transforms import apply_affine, interpolate_linearly, is_inside
+from titan_neuro.errors import ImageError
 
 if TYPE_CHECKING:
     from titan_neuro.data.prepare.distortion_correction import DistortionShift
@@ -20,6 +22,11 @@ _SPLINE_ORDER = 3
 
 class Resampler:
     """Sample a recording at the output voxels: head motion, distortion and all other transforms in one interpolation.
+
+    A volume reaches to the edges of its voxels: over the outer half voxel, and farther out, the value of the edge is
+    held. `count_out_of_view` finds the output voxels that head motion carries out of the field of view. Twelve voxels
+    or more inside the edges the result equals fMRIPrep's, which blends towards 0 at the edges (``map_coordinates`` of
+    scipy with ``mode="grid-constant"``).
 
     Parameters
     ----------
@@ -66,15 +73,12 @@ class Resampler:
         numpy.ndarray
             float32 ``(voxels,)``, in the units of `volume`.
         """
-        coordinates = self._coordinates
-        if self._head_motion is not None:
-            coordinates = apply_affine(self._head_motion[index], coordinates)
-        if self._distortion is not None:
-            coordinates = self._distortion.apply(coordinates)
         if any(self._smoothing_voxels):
             volume = ndimage.gaussian_filter(volume, self._smoothing_voxels, mode="nearest", output=np.float32)
-        # All points lie inside the field of view up to head motion, so the boundary mode has hardly any weight;
-        # "mirror" needs no padding.
+        # Splines of "mirror" need no padding, and reproduce the value of the edge at the edge.
+        coordinates = self._coordinates_in(index)
+        for axis, n_voxels in enumerate(volume.shape):
+            np.clip(coordinates[:, axis], 0.0, n_voxels - 1.0, out=coordinates[:, axis])
         coefficients = ndimage.spline_filter(volume, order=_SPLINE_ORDER, mode="mirror", output=np.float32)
         return np.asarray(
             ndimage.map_coordinates(
@@ -82,12 +86,57 @@ class Resampler:
             )
         )
 
+    def select(self, keep: np.ndarray) -> Resampler:
+        """Return a resampler of the output voxels where `keep`, bool ``(voxels,)``, is true."""
+        selected = copy.copy(self)
+        selected._coordinates = self._coordinates[keep]
+        selected._distortion = None if self._distortion is None else self._distortion.select(keep)
+        return selected
+
     def in_field_of_view(self, shape: tuple[int, ...]) -> np.ndarray:
         """Return which output voxels lie inside the reference, an image of `shape`: bool ``(voxels,)``."""
-        coordinates = self._coordinates
-        if self._distortion is not None:
-            coordinates = self._distortion.apply(coordinates)
-        return np.asarray(((coordinates >= -0.5) & (coordinates <= np.array(shape[:3]) - 0.5)).all(axis=1))
+        return is_inside(self._distort(self._coordinates), shape)
+
+    def count_out_of_view(self, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """Count where and when head motion carries output voxels out of the field of view.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Of the recording; the first three count.
+
+        Returns
+        -------
+        n_volumes : numpy.ndarray
+            int ``(voxels,)``: in how many volumes each voxel lies outside.
+        n_voxels : numpy.ndarray
+            int ``(volumes,)``: how many voxels lie outside each volume; empty without head motion.
+        """
+        n_volumes = np.zeros(len(self._coordinates), dtype=np.int64)
+        if self._head_motion is None or not len(n_volumes):
+            return n_volumes, np.zeros(0, dtype=np.int64)
+        # Motion is affine: it moves no point of a box farther along an axis than one of the box's corners. Most voxels
+        # are farther than that from the edges, and only the others are followed volume by volume.
+        box = np.stack([self._coordinates.min(axis=0), self._coordinates.max(axis=0)], axis=1)
+        corners = np.stack(np.meshgrid(*box), axis=-1).reshape(-1, 3)
+        steps = np.concatenate([apply_affine(motion, corners) - corners for motion in self._head_motion])
+        at_rest = self._distort(self._coordinates)
+        is_safe = is_inside(at_rest + steps.min(axis=0), shape) & is_inside(at_rest + steps.max(axis=0), shape)
+        near_edge = self.select(~is_safe)
+        is_outside = np.zeros((len(self._head_motion), len(near_edge._coordinates)), dtype=bool)
+        for index in range(len(self._head_motion)):
+            is_outside[index] = ~is_inside(near_edge._coordinates_in(index), shape)
+        n_volumes[~is_safe] = is_outside.sum(axis=0)
+        return n_volumes, is_outside.sum(axis=1)
+
+    def _coordinates_in(self, index: int) -> np.ndarray:
+        """Return the voxel coordinates of the output voxels in volume `index`: a new array ``(voxels, 3)``."""
+        if self._head_motion is None:
+            return self._distort(self._coordinates.copy())
+        return self._distort(apply_affine(self._head_motion[index], self._coordinates))
+
+    def _distort(self, coordinates: np.ndarray) -> np.ndarray:
+        return coordinates if self._distortion is None else self._distortion.apply(coordinates)
 
 
 def antialiasing(affine: np.ndarray, resolution_mm: float) -> tuple[float, float, float]:
@@ -115,7 +164,7 @@ def antialiasing(affine: np.ndarray, resolution_mm: float) -> tuple[float, float
 
 
 def sample_image(path: Path, points: np.ndarray, description: str) -> np.ndarray:
-    """Sample a 3D image at points, by linear interpolation.
+    """Sample a 3D image at points, by `interpolate_linearly`.
 
     Parameters
     ----------
@@ -133,10 +182,10 @@ def sample_image(path: Path, points: np.ndarray, description: str) -> np.ndarray
     Raises
     ------
     ImageError
-        The file is not a readable 3D image.
+        The file is not a readable 3D image, or has values that are not finite.
     """
     data, affine = read_volume(path, description)
-    coordinates = apply_affine(np.linalg.inv(affine), points).T
-    return np.asarray(
-        ndimage.map_coordinates(data.astype(np.float32), coordinates, order=1, mode="constant", output=np.float32)
-    )
+    if not np.isfinite(data).all():
+        raise ImageError(f"{path}: expected a {description} of finite values, found NaN or infinity.")
+    voxels = apply_affine(np.linalg.inv(affine), points)
+    return interpolate_linearly(data.astype(np.float32), voxels).astype(np.float32)

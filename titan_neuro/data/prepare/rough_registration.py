@@ -20,7 +20,7 @@ from titan_neuro.data.prepare.brain_mask import compute_brain_mask
 from titan_neuro.data.prepare.grid import DEFAULT_RESOLUTION_MM, grid_points, standard_grid, template_brain
 from titan_neuro.data.prepare.images import BoldImage
 from titan_neuro.data.prepare.resampling import Resampler, antialiasing
-from titan_neuro.data.prepare.spatial_mapping import SpatialMapping, narrow_mask
+from titan_neuro.data.prepare.spatial_mapping import SpatialMapping, field_of_view, narrow_mask
 from titan_neuro.data.prepare.transforms import apply_affine
 from titan_neuro.data.prepare.workers import end_with_parent
 from titan_neuro.data.space import Space
@@ -74,7 +74,8 @@ def map_by_registration(image: BoldImage, resolution_mm: float | None, first: ra
     """Estimate head motion and the transform to the template.
 
     Each volume is registered rigidly to the mean of the first ones, and that mean affinely to the MNI152 template of
-    nilearn. So no later volume changes what an earlier one becomes, beyond the volumes of that mean. Neither
+    nilearn. So no later volume changes what an earlier one becomes, beyond the volumes of that mean; which voxels are
+    kept depends on the head motion of all volumes (`field_of_view`). Neither
     susceptibility distortion nor the nonlinear shape of the brain is corrected.
 
     Parameters
@@ -108,18 +109,15 @@ def map_by_registration(image: BoldImage, resolution_mm: float | None, first: ra
     template = template_brain(shape, affine)
     points = apply_affine(to_reference, grid_points(template, affine))
     smoothing = antialiasing(image.affine, resolution_mm)
-    inside = Resampler(points, image.affine).in_field_of_view(image.shape)
-    if not inside.any():
-        raise ImageError(
-            f"{image.path}: registered to the template, no voxel of the brain lies in the field of view.",
-            "The registration failed: use transforms of fMRIPrep instead.",
-        )
+    resampler = Resampler(points, image.affine, head_motion=head_motion, smoothing_voxels=smoothing)
+    view = field_of_view(resampler, image, "The registration failed: use transforms of fMRIPrep instead.")
     return SpatialMapping(
-        space=Space(kind="volume", name=ROUGH_SPACE, mask=narrow_mask(template, inside), affine=affine),
-        resampler=Resampler(points[inside], image.affine, head_motion=head_motion, smoothing_voxels=smoothing),
+        space=Space(kind="volume", name=ROUGH_SPACE, mask=narrow_mask(template, view.is_kept), affine=affine),
+        resampler=resampler.select(view.is_kept),
         resolution_mm=resolution_mm,
         head_motion=head_motion,
         steps=("head motion (estimated)", "affine registration to the template (estimated)"),
+        details=view.details,
     )
 
 

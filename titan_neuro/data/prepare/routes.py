@@ -1,4 +1,4 @@
-"""Open a run by its route: parcels, image in its own space, preprocessed image, transforms, or rough registration.
+"""Open a run by its route: parcels, surfaces, image in its own space or preprocessed, transforms, rough registration.
 
 Each route ends in the run's time series on the output grid (or its parcels), and in the confounds to regress out.
 """
@@ -41,6 +41,7 @@ from titan_neuro.data.prepare.steady_state import (
     marked_steady_state,
     read_first_volumes,
 )
+from titan_neuro.data.prepare.surfaces import SurfaceSeries
 from titan_neuro.data.prepare.time_series import (
     MaskedVolumes,
     ParcelMeans,
@@ -48,6 +49,7 @@ from titan_neuro.data.prepare.time_series import (
     ResampledVolumes,
     StoredSeries,
     TimeSeries,
+    warn_of_lost_parcels,
 )
 from titan_neuro.data.prepare.timing import repetition_time
 from titan_neuro.errors import ConfigError, MetadataError
@@ -130,8 +132,10 @@ def output_space(recording: Recording, config: PrepareConfig) -> tuple[str | Non
         raise ConfigError(
             f"{recording.key}: prepare.resolution_mm: {config.resolution_mm:g} mm were asked for, but "
             + (
-                "parcels have no grid."
-                if recording.kind == "parcels"
+                f"{'parcels' if recording.kind == 'parcels' else 'surfaces'} have no grid."
+                if recording.kind != "volume"
+                else f"the grid of space {recording.entities['space']} is not known here."
+                if "space" in recording.entities and recording.entities["space"] != "T1w"
                 else "the recording is in its own space, and no transforms to a standard space were found."
             ),
             "Omit --resolution, give the transforms of fMRIPrep (--derivatives; titan-neuro fetch ... --with "
@@ -161,11 +165,13 @@ def open_run(recording: Recording, config: PrepareConfig, scratch_dir: Path, sta
     ImageError, MetadataError, ConfigError
         A file can't be used, or a setting does not fit the recording.
     """
+    check_settings(recording, config)
     if recording.kind == "parcels":
         return _open_parcels(recording, config)
-    _check_settings(recording, config)
+    if recording.kind == "surface":
+        return _open_surfaces(recording, config)
     image = BoldImage(recording.path)
-    tr = repetition_time(recording, image.header_repetition_time)
+    tr = repetition_time(recording, image.header_repetition_time, image.n_volumes, config.repetition_time_from)
     table = _given_confounds(recording, image.n_volumes)
     n_examined = examined_length(int(config.warmup_s / tr), image.n_volumes)
     steady_state = _steady_state(recording, table, lambda: read_first_volumes(image, n_examined))
@@ -181,13 +187,12 @@ def open_run(recording: Recording, config: PrepareConfig, scratch_dir: Path, sta
         series = StoredSeries(scratch, mapping.space)
     table = computed or table
     if config.atlas is not None:
-        atlas = read_atlas(config.atlas, series.space)
-        series = ParcelMeans(series, atlas.labels, atlas.names, atlas.name)
+        series = _parcel_means(series, recording, config.atlas)
     return OpenRun(
         series=series,
         repetition_time=tr,
         route=output_route(recording, config),
-        spatial={"steps": list(mapping.steps), "resolution_mm": mapping.resolution_mm} if mapping else {},
+        spatial=_spatial_record(mapping) if mapping else {},
         mask=mask,
         steady_state=steady_state,
         confounds=_confound_model(table, config, recording, series.n_time_points, n_before),
@@ -196,8 +201,27 @@ def open_run(recording: Recording, config: PrepareConfig, scratch_dir: Path, sta
     )
 
 
-def _check_settings(recording: Recording, config: PrepareConfig) -> None:
-    """Refuse settings that can't work, before hours are spent on them."""
+def _spatial_record(mapping: SpatialMapping) -> dict[str, Any]:
+    return {"steps": list(mapping.steps), "resolution_mm": mapping.resolution_mm, **mapping.details}
+
+
+def check_settings(recording: Recording, config: PrepareConfig) -> None:
+    """Refuse settings that can't work, before hours are spent on them.
+
+    Parameters
+    ----------
+    recording : Recording
+    config : PrepareConfig
+
+    Raises
+    ------
+    ConfigError
+        A setting does not fit the route of the recording.
+    """
+    if config.slice_timing and recording.kind != "volume":
+        raise ConfigError(
+            f"{recording.key}: prepare.slice_timing: {recording.path.name} is no image of slices.", "Omit it."
+        )
     route = output_route(recording, config)
     if config.slice_timing and route == "preprocessed":
         raise ConfigError(
@@ -216,11 +240,37 @@ def _check_settings(recording: Recording, config: PrepareConfig) -> None:
 
 
 def _open_parcels(recording: Recording, config: PrepareConfig) -> OpenRun:
-    for setting in ("atlas", "slice_timing"):
-        if getattr(config, setting):
-            raise ConfigError(f"{recording.key}: prepare.{setting}: parcels are no images.", "Omit it.")
-    series = ParcelTable(recording)
-    tr = repetition_time(recording, None)
+    series = ParcelTable(recording, config.atlas)
+    return _open_series(recording, config, series, series.header_repetition_time, None)
+
+
+def _open_surfaces(recording: Recording, config: PrepareConfig) -> OpenRun:
+    surfaces = SurfaceSeries(recording)
+    series: TimeSeries = surfaces
+    if config.atlas is not None:
+        series = _parcel_means(surfaces, recording, config.atlas)
+    elif recording.hemispheres and not surfaces.n_left_out:
+        logger.warning(
+            "%s: no vertex is 0 or NaN throughout: the medial wall is not marked, and is among the features.",
+            recording.key,
+        )
+    mask = f"all vertices and voxels but {surfaces.n_left_out} that are 0 or NaN throughout"
+    return _open_series(recording, config, series, surfaces.header_repetition_time, mask)
+
+
+def _parcel_means(series: TimeSeries, recording: Recording, path: Path) -> ParcelMeans:
+    atlas = read_atlas(path, series.space)
+    n_parcels = len(atlas.names) + len(atlas.lost)
+    what = "voxel in the mask" if series.space.kind == "volume" else "vertex"
+    warn_of_lost_parcels(path, atlas.lost, n_parcels, f"without a {what} of {recording.key}")
+    return ParcelMeans(series, atlas)
+
+
+def _open_series(
+    recording: Recording, config: PrepareConfig, series: TimeSeries, header_s: float | None, mask: str | None
+) -> OpenRun:
+    """Open a run that needs no resampling; `header_s` is the repetition time in its header."""
+    tr = repetition_time(recording, header_s, series.n_time_points, config.repetition_time_from)
     table = _given_confounds(recording, series.n_time_points)
     n_examined = examined_length(int(config.warmup_s / tr), series.n_time_points)
     steady_state = _steady_state(recording, table, lambda: series.read(0, n_examined))
@@ -228,7 +278,8 @@ def _open_parcels(recording: Recording, config: PrepareConfig) -> OpenRun:
     return OpenRun(
         series=series,
         repetition_time=tr,
-        route="parcels",
+        route=output_route(recording, config),
+        mask=mask,
         steady_state=steady_state,
         confounds=_confound_model(table, config, recording, series.n_time_points, n_before),
         framewise_displacement=_framewise_displacement(table),
@@ -272,7 +323,7 @@ def _open_image(
             return MaskedVolumes(image, space), None, mask
         mapping = map_to_resolution(space, image, config.resolution_mm)
         return ResampledVolumes(image, mapping.space, mapping.resampler, space.mask), mapping, mask
-    mask = "brain of the template, brain of the subject, and field of view"
+    mask = "brain of the template, brain of the subject, and field of view of the volumes"
     return ResampledVolumes(image, mapping.space, mapping.resampler), mapping, mask
 
 

@@ -15,10 +15,17 @@ from titan_neuro.data.bids.recordings import Recording
 from titan_neuro.data.prepare.cleaning import Cleaning, clean_causally, clean_whole_run, read_in_blocks
 from titan_neuro.data.prepare.config import PrepareConfig
 from titan_neuro.data.prepare.confound_table import write_confounds
-from titan_neuro.data.prepare.inputs import fingerprint, missing_files, require_content, source_contents
+from titan_neuro.data.prepare.inputs import (
+    fingerprint,
+    input_files,
+    missing_files,
+    recorded_settings,
+    require_content,
+    source_contents,
+)
 from titan_neuro.data.prepare.inspection import Inspection
 from titan_neuro.data.prepare.outputs import OutputFiles, build_header, output_files, write_mean_image, write_sidecar
-from titan_neuro.data.prepare.routes import OpenRun, open_run
+from titan_neuro.data.prepare.routes import OpenRun, open_run, output_route
 from titan_neuro.data.store import RunStore, write_run
 from titan_neuro.errors import TitanNeuroError
 from titan_neuro.files import file_lock, writing_to
@@ -97,6 +104,26 @@ def missing_inputs(recording: Recording, output_dir: Path, config: PrepareConfig
         if _is_prepared(output_files(recording, output_dir, config), digest):
             return []
     return missing
+
+
+def was_prepared_alike(recording: Recording, output_dir: Path, config: PrepareConfig) -> bool:
+    """Whether a recording was prepared by the same route from files of the same names with the same settings.
+
+    Nothing is read but the record of the store; `prepare_run` compares the content, too.
+    """
+    files = output_files(recording, output_dir, config)
+    if not (files.store.exists() and files.sidecar.is_file()):
+        return False
+    try:
+        record = RunStore(files.store).record
+    except TitanNeuroError:
+        return False
+    names = {role: path.name for role, path in input_files(recording, config).items()}
+    return (
+        record.get("settings") == recorded_settings(config)
+        and record.get("route") == output_route(recording, config)
+        and {role: source["name"] for role, source in record.get("sources", {}).items()} == names
+    )
 
 
 def _is_prepared(files: OutputFiles, digest: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 
 
 def voxel_axis(direction: object) -> tuple[int, int] | None:
@@ -26,4 +26,4 @@ def voxel_axis(direction: object) -> tuple[int, int] | None:
 
 def is_finite_number(value: object) -> bool:
     """Return whether a value is a finite number; a boolean is not."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

@@ -12,8 +12,11 @@ The transforms are composed once per run, and each volume is interpolated once (
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +32,11 @@ from titan_neuro.data.prepare.transforms import apply_affine, load_affine, load_
 from titan_neuro.data.space import Space
 from titan_neuro.errors import ImageError
 
+logger = logging.getLogger(__name__)
+# An output voxel is left out if it lies outside the field of view in a larger fraction of the volumes.
+_MAX_FRACTION_OUT_OF_VIEW = 0.01
+# A larger fraction of lost voxels is worth a warning.
+_MAX_FRACTION_LOST = 0.01
 # fMRIPrep's threshold; on coarse grids few voxels reach it.
 _TISSUE_PROBABILITY = 0.99
 _MIN_TISSUE_VOXELS = 20
@@ -51,6 +59,8 @@ class SpatialMapping:
         bool ``(voxels,)``: output voxels whose probability of that tissue is highest (threshold 0.99).
     steps : tuple of str
         What the one interpolation corrects, in words, for the store's record.
+    details : mapping
+        Further values for the store's record.
     """
 
     space: Space
@@ -60,6 +70,24 @@ class SpatialMapping:
     white_matter: np.ndarray | None = None
     csf: np.ndarray | None = None
     steps: tuple[str, ...]
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FieldOfView:
+    """Which output voxels a recording shows.
+
+    Attributes
+    ----------
+    is_kept : numpy.ndarray
+        bool ``(voxels,)``: inside the reference, and inside at least 99 % of the volumes.
+    details : dict
+        For the store's record: ``voxels_lost_by_motion``, inside the reference but outside more than 1 % of the
+        volumes; ``values_held_at_edge``, of kept voxels in the volumes that they lie outside of.
+    """
+
+    is_kept: np.ndarray
+    details: dict[str, int]
 
 
 def map_by_transforms(recording: Recording, image: BoldImage, resolution_mm: float | None) -> SpatialMapping:
@@ -94,23 +122,20 @@ def map_by_transforms(recording: Recording, image: BoldImage, resolution_mm: flo
         raise ImageError(f"{files['brain']}: the brain mask is empty where the template's brain lies.")
     mask, t1w_points = narrow_mask(template, brain), t1w_points[brain]
     reference_points = apply_affine(load_affine(files["coregistration"]), t1w_points)
-    distortion = _distortion(recording, reference_points)
-    inside = Resampler(reference_points, image.affine, distortion=distortion).in_field_of_view(image.shape)
-    if not inside.any():
-        raise ImageError(
-            f"{recording.key}: no voxel of the template's brain lies in the field of view of {image.path.name}.",
-            "Do the transforms belong to this run?",
-        )
-    t1w_points = t1w_points[inside]
+    phase_encoding = _phase_encoding(recording, image)
+    distortion = _distortion(recording, phase_encoding, reference_points)
+    resampler = Resampler(
+        reference_points,
+        image.affine,
+        head_motion=head_motion,
+        distortion=distortion,
+        smoothing_voxels=antialiasing(image.affine, resolution_mm),
+    )
+    view = field_of_view(resampler, image, "Do the transforms belong to this run?")
+    t1w_points = t1w_points[view.is_kept]
     return SpatialMapping(
-        space=Space(kind="volume", name=STANDARD_SPACES[0], mask=narrow_mask(mask, inside), affine=affine),
-        resampler=Resampler(
-            reference_points[inside],
-            image.affine,
-            head_motion=head_motion,
-            distortion=distortion.select(inside) if distortion else None,
-            smoothing_voxels=antialiasing(image.affine, resolution_mm),
-        ),
+        space=Space(kind="volume", name=STANDARD_SPACES[0], mask=narrow_mask(mask, view.is_kept), affine=affine),
+        resampler=resampler.select(view.is_kept),
         resolution_mm=resolution_mm,
         head_motion=head_motion,
         white_matter=_tissue_mask(files["white_matter"], t1w_points),
@@ -121,6 +146,52 @@ def map_by_transforms(recording: Recording, image: BoldImage, resolution_mm: flo
             "coregistration",
             "template warp",
         ),
+        details=view.details | _distortion_details(phase_encoding, distortion, view.is_kept),
+    )
+
+
+def field_of_view(resampler: Resampler, image: BoldImage, hint: str) -> FieldOfView:
+    """Find the output voxels that a recording shows in (nearly) all volumes.
+
+    What head motion carries out of the field of view was not recorded. As in SPM and AFNI, such voxels are left out of
+    the whole run. An exception are up to 1 % of the volumes, lest a single cough cost a slab of cortex in every run of
+    a study: there a voxel takes the value of the edge.
+
+    Parameters
+    ----------
+    resampler : Resampler
+        Of all output voxels.
+    image : BoldImage
+    hint : str
+        What to do where nothing is left, for the message.
+
+    Returns
+    -------
+    FieldOfView
+
+    Raises
+    ------
+    ImageError
+        No voxel lies inside the reference, or head motion carries all out of the field of view.
+    """
+    is_inside = resampler.in_field_of_view(image.shape)
+    if not is_inside.any():
+        raise ImageError(f"{image.path}: no voxel of the template's brain lies in its field of view.", hint)
+    n_volumes, _ = resampler.select(is_inside).count_out_of_view(image.shape)
+    stays = n_volumes <= _MAX_FRACTION_OUT_OF_VIEW * image.n_volumes
+    n_lost = int((~stays).sum())
+    if not stays.any():
+        raise ImageError(f"{image.path}: head motion carries the whole brain out of its field of view.", hint)
+    if n_lost > _MAX_FRACTION_LOST * len(stays):
+        logger.warning(
+            "%s: head motion carries %d of %d voxels of the brain out of the field of view; they are left out.",
+            image.path,
+            n_lost,
+            len(stays),
+        )
+    return FieldOfView(
+        is_kept=narrow_mask(is_inside, stays),
+        details={"voxels_lost_by_motion": n_lost, "values_held_at_edge": int(n_volumes[stays].sum())},
     )
 
 
@@ -162,7 +233,7 @@ def map_to_resolution(space: Space, image: BoldImage, resolution_mm: float) -> S
 
 
 def narrow_mask(mask: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    """Restrict a mask, bool ``(x, y, z)``, to those of its voxels where `keep`, bool ``(voxels,)``, is true."""
+    """Restrict a mask, bool of any shape, to those of its voxels where `keep`, bool ``(voxels,)``, is true."""
     narrowed = mask.copy()
     narrowed[mask] = keep
     return narrowed
@@ -184,12 +255,31 @@ def _read_head_motion(path: Path, image: BoldImage) -> np.ndarray:
     return head_motion
 
 
-def _distortion(recording: Recording, reference_points: np.ndarray) -> DistortionShift | None:
-    files = recording.transforms
-    if "fieldmap" not in files:
+def _phase_encoding(recording: Recording, image: BoldImage) -> PhaseEncoding | None:
+    if "fieldmap" not in recording.transforms:
         return None
-    phase_encoding = PhaseEncoding.from_sidecar(recording.sidecar, recording.path)
+    return PhaseEncoding.from_sidecar(recording.sidecar, image.shape, recording.path)
+
+
+def _distortion(
+    recording: Recording, phase_encoding: PhaseEncoding | None, reference_points: np.ndarray
+) -> DistortionShift | None:
+    if phase_encoding is None:
+        return None
+    files = recording.transforms
     return distortion_shift(files["fieldmap"], load_affine(files["to_fieldmap"]), phase_encoding, reference_points)
+
+
+def _distortion_details(
+    phase_encoding: PhaseEncoding | None, distortion: DistortionShift | None, is_kept: np.ndarray
+) -> dict[str, Any]:
+    if phase_encoding is None or distortion is None:
+        return {}
+    return {
+        "total_readout_time_s": phase_encoding.readout.seconds,
+        "total_readout_time_from": phase_encoding.readout.source,
+        "voxels_outside_fieldmap": int((~distortion.is_covered[is_kept]).sum()),
+    }
 
 
 def _tissue_mask(path: Path, points: np.ndarray) -> np.ndarray:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import pandas as pd
 
 from titan_neuro.data.bids.recordings import Recording
+from titan_neuro.data.prepare.atlas import Atlas, match_table
 from titan_neuro.data.prepare.images import BoldImage, check_finite, describe_voxel
 from titan_neuro.data.prepare.resampling import Resampler
 from titan_neuro.data.prepare.scratch import ScratchSeries
-from titan_neuro.data.space import Space
+from titan_neuro.data.prepare.surfaces import read_parcel_series
+from titan_neuro.data.space import ParcelLayout, Space, list_names
 from titan_neuro.errors import ImageError
+from titan_neuro.tables import numbers, read_tsv
+
+logger = logging.getLogger(__name__)
+# Steps from row to row after which a column that only rises is no recording: equal ones (within 1 %), and any.
+_MIN_EVEN_STEPS, _MIN_STEPS = 4, 20
 
 
 class TimeSeries(Protocol):
@@ -92,38 +100,52 @@ class ResampledVolumes:
 
 
 class ParcelTable:
-    """Parcel time series from a table (``*_timeseries.tsv``).
+    """Parcel time series from a table (``*_timeseries.tsv``) or from CIFTI (``*_timeseries.ptseries.nii``).
 
     Parameters
     ----------
     recording : Recording
+    atlas : Path, optional
+        Labels that say where the parcels lie, and what they are called (:func:`match_table`). CIFTI says so itself.
+
+    Attributes
+    ----------
+    header_repetition_time : float or None
+        Seconds, from the header of a CIFTI file.
 
     Raises
     ------
+    InputNotFoundError
+        The file can't be read.
     ImageError
-        Not a table of numbers with a header, or fewer than two rows.
+        Not a table of numbers with a header, fewer than two time points, or no parcel with values.
+    MetadataError
+        The parcels are not those of the atlas.
     """
 
-    def __init__(self, recording: Recording) -> None:
+    def __init__(self, recording: Recording, atlas: Path | None = None) -> None:
         self._path = recording.path
-        try:
-            table = pd.read_csv(recording.path, sep="\t", na_values="n/a")
-            self._series = table.to_numpy(dtype=np.float64)
-        except (OSError, ValueError) as error:
-            raise ImageError(
-                f"{recording.path}: expected a table of numbers, one column a parcel, with a header: {error}.",
-                "Correct the table.",
-            ) from error
-        if any(re.fullmatch(r"-?\d+\.\d*(e-?\d+)?", name) for name in table.columns):
-            raise ImageError(
-                f"{recording.path}: expected the names of parcels in its first line, found numbers: "
-                f"{', '.join(table.columns[:2])}, ...",
-                "Write a header.",
-            )
-        if len(self._series) < 2:
-            raise ImageError(f"{recording.path}: expected at least 2 time points (rows), found {len(self._series)}.")
-        atlas = recording.entities.get("segmentation", recording.entities.get("atlas", "unknown"))
-        self.space = Space(kind="parcels", name=atlas, parcels=tuple(map(str, table.columns)))
+        self.header_repetition_time: float | None = None
+        layout: ParcelLayout | None = None
+        if recording.path.name.endswith(".ptseries.nii"):
+            series, layout, self.header_repetition_time = read_parcel_series(recording.path)
+            columns = dict(zip(layout.names, series.T, strict=True))
+        else:
+            columns = _read_table(recording.path)
+        if atlas is not None:
+            names, layout = match_table(atlas, list(columns))
+            columns = dict(zip(names, columns.values(), strict=True))
+        if not columns or len(next(iter(columns.values()))) < 2:
+            raise ImageError(f"{recording.path}: expected at least 2 time points of at least one parcel.")
+        # XCP-D writes n/a for a parcel that the field of view covers too little.
+        lost = tuple(name for name, values in columns.items() if np.isnan(values).all())
+        if len(lost) == len(columns):
+            raise ImageError(f"{recording.path}: expected parcels, found no column with values.")
+        warn_of_lost_parcels(recording.path, lost, len(columns), "n/a in the whole run")
+        parcels = tuple(name for name in columns if name not in lost)
+        self._series = np.column_stack([columns[name] for name in parcels])
+        name = recording.entities.get("segmentation", recording.entities.get("atlas", "unknown"))
+        self.space = Space(kind="parcels", name=name, parcels=parcels, lost_parcels=lost, layout=layout)
         self.n_time_points, self.n_values_read = self._series.shape
 
     def read(self, start: int, stop: int) -> np.ndarray:
@@ -131,6 +153,54 @@ class ParcelTable:
         series: np.ndarray = self._series[start:stop]
         check_finite(series, start, self._path, lambda parcel: f"parcel {self.space.parcels[parcel]}")
         return series
+
+
+def warn_of_lost_parcels(path: Path, lost: Sequence[str], n_parcels: int, reason: str) -> None:
+    """Say which parcels of a run are lost, if any; a study takes the parcels that all of its runs have.
+
+    Parameters
+    ----------
+    path : Path
+        The table or the atlas.
+    lost : sequence of str
+    n_parcels : int
+        Of the atlas.
+    reason : str
+        What became of them, in words.
+    """
+    if lost:
+        logger.warning(
+            "%s: %d of its %d parcels are %s, and are left out: %s.",
+            *(path, len(lost), n_parcels, reason, list_names(lost)),
+        )
+
+
+def _read_table(path: Path) -> dict[str, np.ndarray]:
+    """Return the columns of a table that are parcels, by name: float64 ``(time,)`` each."""
+    table = read_tsv(path, error=ImageError)
+    if any(re.fullmatch(r"-?\d+\.\d*(e-?\d+)?", name) for name in table.columns):
+        raise ImageError(
+            f"{path}: expected the names of parcels in its first line, found numbers: "
+            f"{', '.join(table.columns[:2])}, ...",
+            "Write a header.",
+        )
+    if len(table) < 2:
+        raise ImageError(f"{path}: expected at least 2 time points (rows), found {len(table)}.")
+    columns = {str(name): numbers(path, table[name], error=ImageError) for name in table}
+    return {name: values for name, values in columns.items() if not _is_count(path, name, values)}
+
+
+def _is_count(path: Path, name: str, values: np.ndarray) -> bool:
+    """Whether a column counts the rows or gives their times: it rises at every row, as no recording does."""
+    steps = np.diff(values) if np.isfinite(values).all() else np.full(1, -1.0)
+    is_even = len(steps) >= _MIN_EVEN_STEPS and np.ptp(steps) <= 0.01 * steps[0]
+    rises = bool((steps > 0).all()) and (is_even or len(steps) >= _MIN_STEPS)
+    if rises:
+        logger.warning(
+            "%s: the column %r rises from row to row: it is an index or a time, no parcel, and is left out.",
+            *(path, name),
+        )
+    return rises
 
 
 class StoredSeries:
@@ -159,26 +229,29 @@ class ParcelMeans:
     Parameters
     ----------
     series : TimeSeries
-        Of kind ``volume``.
-    labels : numpy.ndarray
-        int ``(voxels in mask,)``: the label of each voxel of `series`; 0 for voxels outside all parcels.
-    names : mapping of int to str
-        Name of each label, which has at least one voxel.
-    atlas : str
-        Name of the atlas.
+        Of voxels, or of points of surfaces.
+    atlas : Atlas
+        For the space of `series`.
     """
 
-    def __init__(self, series: TimeSeries, labels: np.ndarray, names: Mapping[int, str], atlas: str) -> None:
+    def __init__(self, series: TimeSeries, atlas: Atlas) -> None:
         from scipy import sparse
 
-        voxels = np.flatnonzero(np.isin(labels, list(names)))
-        position = {label: number for number, label in enumerate(names)}
-        parcels = np.array([position[label] for label in labels[voxels]])
-        # Each row sums to 1, so that the product with a volume is the mean over the parcel.
+        features = np.flatnonzero(np.isin(atlas.labels, list(atlas.names)))
+        position = {label: number for number, label in enumerate(atlas.names)}
+        parcels = np.array([position[label] for label in atlas.labels[features]])
+        # Each row sums to 1, so that the product with a time point is the mean over the parcel.
         weights = 1 / np.bincount(parcels)[parcels]
-        self._averaging = sparse.csr_array((weights, (parcels, voxels)), shape=(len(names), len(labels)))
+        shape = (len(atlas.names), len(atlas.labels))
+        self._averaging = sparse.csr_array((weights, (parcels, features)), shape=shape)
         self._series, self.n_time_points, self.n_values_read = series, series.n_time_points, series.n_values_read
-        self.space = Space(kind="parcels", name=atlas, parcels=tuple(names.values()))
+        self.space = Space(
+            kind="parcels",
+            name=atlas.name,
+            parcels=tuple(atlas.names.values()),
+            lost_parcels=atlas.lost,
+            layout=atlas.layout,
+        )
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Read time points ``start <= t < stop``: ``(time, parcels)``."""

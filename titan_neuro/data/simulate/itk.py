@@ -20,16 +20,20 @@ def map_points(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def interpolate(volume: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """Interpolate a 3D `volume` trilinearly at fractional voxel `indices`, ``(points, 3)``; zero outside, as in ITK."""
+    """Interpolate a 3D `volume` trilinearly at fractional voxel `indices`, ``(points, 3)``, as ITK.
+
+    Over the outer half voxel the value of the edge is held; farther out it is 0.
+    """
     from scipy.ndimage import map_coordinates
 
-    values: np.ndarray = map_coordinates(volume, indices.T, order=1, mode="constant", prefilter=False)
-    return values
+    values = map_coordinates(volume, indices.T, order=1, mode="nearest", prefilter=False)
+    is_inside = ((indices >= -0.5) & (indices <= np.array(volume.shape) - 0.5)).all(axis=1)
+    return np.where(is_inside, values, np.zeros((), dtype=values.dtype))
 
 
 @dataclass(frozen=True, kw_only=True)
 class DisplacementField:
-    """A dense displacement field, interpolated trilinearly; zero outside.
+    """A dense displacement field, interpolated trilinearly by `interpolate`.
 
     Attributes
     ----------

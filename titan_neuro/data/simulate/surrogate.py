@@ -15,10 +15,10 @@ from titan_neuro.data.bids.recordings import Recording
 from titan_neuro.data.prepare.images import BoldImage
 from titan_neuro.data.prepare.scratch import ScratchSeries
 from titan_neuro.data.prepare.time_series import ParcelTable
-from titan_neuro.data.prepare.timing import repetition_time
 from titan_neuro.data.space import Space
-from titan_neuro.files import atomic, writing_to
+from titan_neuro.files import writing_to
 from titan_neuro.seeds import named_generator
+from titan_neuro.tables import write_tsv
 
 SurrogateKind = Literal["white", "phase"]
 # Number of values in memory at a time.
@@ -100,16 +100,14 @@ def _write_table(recording: Recording, kind: SurrogateKind, folder: Path, rng: n
     table = ParcelTable(recording)
     values = surrogate(table.read(0, table.n_time_points), kind, rng, keep_mean=True)
     path = folder / recording.path.name
-    with atomic(path) as temporary:
-        pd.DataFrame(values, columns=list(table.space.parcels)).to_csv(
-            temporary, sep="\t", index=False, float_format="%.9g"
-        )
+    # A lost parcel is lost in the surrogate, too.
+    surrogates = pd.DataFrame(values, columns=list(table.space.parcels))
+    write_tsv(path, surrogates.assign(**dict.fromkeys(table.space.lost_parcels, np.nan)), float_format="%.9g")
     return path
 
 
 def _write_image(recording: Recording, kind: SurrogateKind, folder: Path, rng: np.random.Generator) -> Path:
     image = BoldImage(recording.path)
-    tr = repetition_time(recording, image.header_repetition_time)
     all_voxels = Space(kind="volume", name="native", mask=np.ones(image.shape, dtype=bool), affine=image.affine)
     path = folder / f"{recording.path.name.partition('.')[0]}.nii.gz"
     n_volumes = max(1, _BLOCK_VALUES // all_voxels.n_features)
@@ -121,7 +119,9 @@ def _write_image(recording: Recording, kind: SurrogateKind, folder: Path, rng: n
         for first in range(0, all_voxels.n_features, n_columns):
             series = scratch.read_columns(first, min(first + n_columns, all_voxels.n_features))
             scratch.replace_columns(first, surrogate(series, kind, rng, keep_mean=recording.route != "transforms"))
-        write_nifti(path, all_voxels, _volumes(scratch), n_time_points=image.n_volumes, repetition_time=tr)
+        # 0: the header of the recording gives none, and neither does this one.
+        header_s = image.header_repetition_time or 0.0
+        write_nifti(path, all_voxels, _volumes(scratch), n_time_points=image.n_volumes, repetition_time=header_s)
     return path
 
 

@@ -22,10 +22,10 @@ def store_name(entities: Mapping[str, str], kind: str) -> str:
     ----------
     entities : mapping of str to str
         Of the recording; ``desc`` and ``stat`` are left out.
-    kind : {"volume", "parcels"}
+    kind : {"volume", "surface", "parcels"}
     """
     labels = {name: label for name, label in short_entities(entities).items() if name not in {"desc", "stat"}}
-    suffix = "bold" if kind == "volume" else "timeseries"
+    suffix = "timeseries" if kind == "parcels" else "bold"
     return f"{join_entities(labels)}_desc-prepared_{suffix}.zarr"
 
 

@@ -16,6 +16,7 @@ from titan_neuro.data.space import Space
 from titan_neuro.data.store.address import is_url, open_group
 from titan_neuro.data.store.arrays import StoredArray, check_sha256, get_array, read_errors, sha256_of_blocks
 from titan_neuro.data.store.schema import SCHEMA, SCHEMA_VERSION, Event, events_of, sha256_of
+from titan_neuro.data.store.spaces import read_space
 from titan_neuro.data.store.view import RunView
 from titan_neuro.errors import ImageError, MismatchError
 
@@ -133,16 +134,8 @@ class RunStore:
 
     @cached_property
     def space(self) -> Space:
-        """The run's own mask and grid, or its parcels."""
-        attributes = self._attributes
-        volume = attributes["kind"] == "volume"
-        return Space(
-            kind=attributes["kind"],
-            name=attributes["space"],
-            mask=self._read_whole("mask") if volume else None,
-            affine=np.asarray(attributes["affine"], dtype=np.float64) if volume else None,
-            parcels=tuple(attributes["parcels"]),
-        )
+        """The run's own mask and grid, its points of surfaces, or its parcels."""
+        return read_space(self._attributes, self._read_whole)
 
     def series(self, start: int, stop: int) -> np.ndarray:
         """Return time points ``start <= t < stop``: float16 ``(time, features)``, in standard deviations.

@@ -13,10 +13,11 @@ import numpy as np
 
 from titan_neuro.data.space import Space
 from titan_neuro.data.store.arrays import sha256_of_blocks
+from titan_neuro.data.store.spaces import space_arrays, space_attributes
 from titan_neuro.errors import MismatchError
 
 SCHEMA = "titan-neuro-run"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 Event = tuple[float, float, str]
 """Onset and duration in seconds (NaN where the table says ``n/a``), and the ``trial_type``."""
@@ -71,9 +72,7 @@ def arrays_of(header: RunHeader) -> dict[str, np.ndarray]:
             raise MismatchError(
                 f"{header.key}: {name}: expected {len(header.scored)} time points, found {values.shape}."
             )
-    if header.space.mask is not None:
-        arrays["mask"] = header.space.mask.astype(bool)
-    return arrays
+    return arrays | space_arrays(header.space)
 
 
 def attributes_of(header: RunHeader) -> dict[str, Any]:
@@ -84,17 +83,13 @@ def attributes_of(header: RunHeader) -> dict[str, Any]:
     MismatchError
         The record, or an event's onset, can't be represented in JSON.
     """
-    space = header.space
     attributes = {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
         "key": header.key,
         "entities": dict(header.entities),
         "repetition_time": header.repetition_time,
-        "kind": space.kind,
-        "space": space.name,
-        "affine": None if space.affine is None else space.affine.tolist(),
-        "parcels": list(space.parcels),
+        **space_attributes(header.space),
         "events": [[float(onset), _or_null(duration), str(kind)] for onset, duration, kind in header.events],
         "record": dict(header.record),
     }

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from titan_neuro.data.bids.names import applies_to, parse_entities, parse_name, run_entities
 from titan_neuro.errors import InputNotFoundError, MetadataError
+from titan_neuro.tables import numbers, read_tsv
 from titan_neuro.typing import RunData
 
 # Trial types of periods, whose onset is not an event.
 NO_EVENTS = ("movie", "overlap_with_previous_run", "fixation")
 # Trial types that label nothing that was shown.
 NO_CONTENT = ("", "n/a", *NO_EVENTS, "rest")
-_NAN = ("", "n/a")
+_ONLY_NUMBERS = "Only trial_type holds text; leave other columns of text out."
 # Onsets are decimal fractions, and times are products: equal ones may differ in the last digit.
 _ROUNDING_S = 1e-6
 
@@ -77,10 +77,7 @@ def _read(path: Path) -> list[Annotation]:
             f"{path}: no such table (probe.decoding.tables).",
             "A relative path is taken from the current folder; correct probe.decoding.tables.",
         )
-    try:
-        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise MetadataError(f"{path}: not a readable table: {error}.", "Expected tab-separated text.") from error
+    table = read_tsv(path, blank_lines=True)
     missing = [name for name in ("onset", "duration") if name not in table]
     columns = [name for name in table if name not in ("onset", "duration")]
     if missing or not columns:
@@ -88,7 +85,7 @@ def _read(path: Path) -> list[Annotation]:
             f"{path}: expected the columns onset, duration and at least one more, found {', '.join(table.columns)}.",
             "Name the columns as BIDS has them.",
         )
-    onsets, durations = _numbers(path, table["onset"]), _numbers(path, table["duration"])
+    onsets, durations = numbers(path, table["onset"]), numbers(path, table["duration"])
     entities = parse_name(path).entities
     title = entities.get("desc", path.name.removesuffix(".tsv").removesuffix("_events"))
     return [
@@ -96,7 +93,9 @@ def _read(path: Path) -> list[Annotation]:
             name=f"{title} {column}",
             onsets=onsets,
             durations=durations,
-            values=_categories(table[column]) if column == "trial_type" else _numbers(path, table[column]),
+            values=_categories(table[column])
+            if column == "trial_type"
+            else numbers(path, table[column], hint=_ONLY_NUMBERS),
             entities=run_entities(entities),
         )
         for column in columns
@@ -105,22 +104,6 @@ def _read(path: Path) -> list[Annotation]:
 
 def _categories(texts: Iterable[str]) -> np.ndarray:
     return np.array(["" if text.lower() in NO_CONTENT else text for text in texts], dtype=str)
-
-
-def _numbers(path: Path, column: pd.Series) -> np.ndarray:
-    """Read numbers; ``n/a`` and empty cells are NaN."""
-    numbers = np.full(len(column), np.nan)
-    for row, text in enumerate(column):
-        if text in _NAN:
-            continue
-        try:
-            numbers[row] = float(text)
-        except ValueError as error:
-            raise MetadataError(
-                f"{path}: line {row + 2}, column {column.name!r}: expected a number or n/a, found {text!r}.",
-                "Only trial_type holds text; leave other columns of text out.",
-            ) from error
-    return numbers
 
 
 def annotations_of(run: RunData, tables: Sequence[Annotation]) -> list[Annotation]:
