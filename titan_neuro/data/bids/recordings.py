@@ -155,30 +155,31 @@ def find_recordings(
     NoMatchError, ConfigError
         No recording matches a label or the filter; nothing is derived from a run; the filter file can't be used.
     ImageError, MetadataError
-        A name is broken; one file serves two runs; all images are band-pass filtered. Where it is true of all runs (else
-        it is the recording's `failure`): two candidates for one thing, a broken sidecar, one of several echoes.
+        A name is broken; one file serves two runs; all images are band-pass filtered. Where it is true of all runs
+        (else it is the recording's `failure`): two candidates for one thing, a broken sidecar, one of several echoes.
     """
     index = DatasetIndex(bids_dir)
     given = read_filter(filter_file)
-    selected = select_runs(
-        index,
-        {"subject": subjects, "task": tasks, "run": runs},
-        given if index.is_derivative else given.of_raw(),
-        exclude=exclude,
-        allow_missing=allow_missing,
-    )
+    labels = {"subject": subjects, "task": tasks, "run": runs}
+    of_images = given if index.is_derivative else given.of_raw()
+    selected = select_runs(index, labels, of_images, exclude=exclude, allow_missing=allow_missing)
     sources = _open_sources(index, derivatives, given.of_derivatives(), resolution_mm)
-    found = [_complete(run, sources) for run in selected]
-    failed = [recording for recording in found if recording.failure is not None]
-    recordings = [recording for recording in found if recording.failure is None]
-    if not recordings and failed[0].failure is not None:
-        raise failed[0].failure
+    recordings, failed = _complete_all(selected, sources)
     if not index.is_derivative:
         recordings = _require_derivatives(recordings, sources.derivatives, derivatives, allow_missing=allow_missing)
     _require_one_kind(recordings)
     _require_own_files(recordings)
     _warn_of_other_spaces(recordings)
     return sorted([*recordings, *failed], key=lambda recording: recording.key)
+
+
+def _complete_all(selected: Sequence[SelectedRun], sources: _Sources) -> tuple[list[Recording], list[Recording]]:
+    """Complete the runs, and return those that can be prepared and those that can't; raise if none can."""
+    found = [_complete(run, sources) for run in selected]
+    failed = [recording for recording in found if recording.failure is not None]
+    if len(failed) == len(found) and failed[0].failure is not None:
+        raise failed[0].failure
+    return [recording for recording in found if recording.failure is None], failed
 
 
 @dataclass(frozen=True, kw_only=True)
