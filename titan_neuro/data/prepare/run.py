@@ -78,11 +78,6 @@ def prepare_run(
         with writing_to(scratch_dir):
             scratch_dir.mkdir(parents=True, exist_ok=True)
         run = open_run(recording, config, scratch_dir, stack)
-        if n_before := run.steady_state.n_volumes_before:
-            logger.warning(
-                "%s: volumes before the steady state: %d (%s). They are stored as 0, and set no mean and no deviation.",
-                *(recording.key, n_before, run.steady_state.rule),
-            )
         header = build_header(recording, run, config, {"fingerprint": digest, "sources": sources})
         inspection = Inspection(recording.key, header.space.n_features, header.repetition_time)
         # The sidecar is removed first and written last: with it the run is complete.
