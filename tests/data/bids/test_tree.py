@@ -6,6 +6,7 @@ import os
 import shutil
 
 import pytest
+from whole_recordings import find_whole
 
 from titan_neuro.data.bids.recordings import find_recordings
 from titan_neuro.data.bids.tree import read_folders
@@ -72,7 +73,7 @@ def test_folders_above_named_derivatives_say_nothing(dataset, tmp_path, parent):
 def test_subject_and_session_are_those_of_the_folders(tmp_path, write_dataset):
     root = write_dataset(tmp_path / "bids", ["sub-01/ses-a/func/task-movie_bold.nii.gz"])
     [recording] = find_recordings(root)
-    assert (recording.key, recording.repetition_time) == ("sub-01_ses-a_task-movie", 1.0)
+    assert (recording.key, recording.sidecar["RepetitionTime"]) == ("sub-01_ses-a_task-movie", 1.0)
 
 
 @pytest.mark.parametrize("name", ["sub-02_ses-a_task-movie", "sub-01_ses-b_task-movie"])
@@ -116,6 +117,9 @@ def test_links_in_a_circle_end(dataset):
     (dataset / "sub-01/func/up").symlink_to(dataset)
     (dataset / "derivatives/latest").symlink_to("fmriprep")
     (dataset / "derivatives/itself").symlink_to("itself")
+    (dataset / "sub-03").symlink_to("sub-03")
+    (dataset / "derivatives/fmriprep/sub-03").symlink_to("sub-03")
+    (dataset / "derivatives/raw").symlink_to(dataset)
     assert summary(find_recordings(dataset)) == expected
 
 
@@ -146,7 +150,7 @@ def test_named_pipes_are_refused(dataset, name, error):
     (dataset / name).unlink(missing_ok=True)
     os.mkfifo(dataset / name)
     with pytest.raises(error, match=r"no (regular )?file"):
-        find_recordings(dataset)
+        find_whole(dataset)
 
 
 @pytest.mark.parametrize("name", [".bidsignore", "derivatives/fmriprep/dataset_description.json"])
@@ -167,25 +171,35 @@ def test_recordings_with_names_in_other_encodings_are_refused(dataset, name):
     str(caught.value).encode("utf-8")
 
 
-def test_other_files_may_have_any_name(dataset):
+@pytest.mark.parametrize("what", ["", "derivatives/fmriprep"])
+def test_folders_with_names_in_other_encodings_are_refused(dataset, what):
+    odd = (dataset / what).with_name(os.fsdecode(b"caf\xe9"))
+    (dataset / what).rename(odd)
+    with pytest.raises(InputNotFoundError, match=r"\\udce9.*not UTF-8"):
+        find_recordings(dataset if what else odd)
+
+
+def test_other_files_may_have_any_name(dataset, caplog):
     expected = summary(find_recordings(dataset))
     for name in (b"caf\xe9_events.tsv", b"sub-01_caf\xe9.json", b"._sub-01_task-x_bold.nii.gz", b"notes (1).txt"):
         (dataset / "sub-01/func" / os.fsdecode(name)).touch()
     assert summary(find_recordings(dataset)) == expected
+    assert {recording.events.name for recording in find_recordings(dataset)} == {"task-movie_events.tsv"}
+    assert "events.tsv: is left out" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["task-movie_bold.json", "sub-01/func/sub-01_task-movie_run-1_bold.json"])
 def test_deeply_nested_sidecars_are_refused(dataset, name):
     (dataset / name).write_text('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}")
     with pytest.raises(MetadataError, match="nested too deeply"):
-        find_recordings(dataset)
+        find_whole(dataset)
 
 
 def test_broken_sidecars_of_other_runs_are_not_read(dataset):
     (dataset / "sub-02/func/sub-02_task-movie_run-1_bold.json").write_text("{")
     assert len(find_recordings(dataset, subjects=["01"])) == 1
     with pytest.raises(MetadataError, match="not valid JSON"):
-        find_recordings(dataset)
+        find_whole(dataset)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", "null"])

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from titan_neuro.data.bids.recordings import Recording
+from titan_neuro.data.prepare.atlas import Atlas
 from titan_neuro.data.prepare.images import BoldImage, read_volume
 from titan_neuro.data.prepare.resampling import Resampler
 from titan_neuro.data.prepare.time_series import MaskedVolumes, ParcelMeans, ParcelTable, ResampledVolumes, StoredSeries
-from titan_neuro.data.space import Space
+from titan_neuro.data.space import ParcelLayout, Space
 from titan_neuro.errors import ImageError
 
 SHAPE, N_TIME_POINTS = (9, 8, 7), 30
@@ -244,7 +245,11 @@ def test_parcels_are_means_whatever_their_order():
     values, labels = rng.normal(size=(12, 60)), rng.choice([0, 3, 8, 900], 60)
     space = Space(kind="volume", name="native", mask=np.ones((3, 4, 5), bool), affine=np.eye(4))
     names = {8: "eight", 900: "many", 3: "three"}
-    parcels = ParcelMeans(StoredSeries(InMemorySeries(values), space), labels, names, "mine")
+    layout = ParcelLayout(
+        space=space, labels=np.zeros(60, np.int32), names=("eight",), hemispheres=("",), networks=("",)
+    )
+    atlas = Atlas(name="mine", labels=labels, names=names, lost=(), layout=layout)
+    parcels = ParcelMeans(StoredSeries(InMemorySeries(values), space), atlas)
     expected = np.stack([values[2:9, labels == label].mean(axis=1) for label in names], axis=1)
     np.testing.assert_allclose(parcels.read(2, 9), expected, rtol=1e-12)
     assert parcels.space.parcels == ("eight", "many", "three")

@@ -1,6 +1,7 @@
 """Surrogates keep the stated statistics of the data, and nothing else."""
 
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 from scipy.signal import lfilter
 
 from titan_neuro.data.bids.recordings import find_recordings
+from titan_neuro.data.prepare.time_series import ParcelTable
 from titan_neuro.data.simulate.surrogate import surrogate, write_surrogate
+from titan_neuro.tables import write_tsv
 
 
 @pytest.fixture
@@ -90,12 +93,14 @@ def test_an_image_keeps_grid_timing_and_events(tmp_path):
 
 def test_a_table_keeps_its_parcels(tmp_path):
     func = dataset(tmp_path / "bids")
-    table = pd.DataFrame(np.random.default_rng(0).normal(size=(80, 3)), columns=["V1", "V2", "MT"])
-    table.to_csv(func / "sub-01_task-movie_atlas-x_timeseries.tsv", sep="\t", index=False)
+    values = np.random.default_rng(0).normal(size=(80, 3))
+    # A quotation mark is a part of the name, and a parcel that the run lacks stays lost.
+    table = pd.DataFrame(values, columns=["V1", '"V2"', "MT"]).assign(lost=np.nan)
+    write_tsv(func / "sub-01_task-movie_atlas-x_timeseries.tsv", table)
     (func / "sub-01_task-movie_atlas-x_timeseries.json").write_text(json.dumps({"RepetitionTime": 1.0}))
     [recording] = find_recordings(tmp_path / "bids")
-    made = pd.read_csv(write_surrogate(recording, "phase", tmp_path / "noise", 3).path, sep="\t")
-    assert list(made.columns) == ["V1", "V2", "MT"]
+    made = ParcelTable(replace(recording, path=write_surrogate(recording, "phase", tmp_path / "noise", 3).path))
+    assert (made.space.parcels, made.space.lost_parcels) == (("V1", '"V2"', "MT"), ("lost",))
     np.testing.assert_allclose(
-        np.abs(np.fft.rfft(made.to_numpy(), axis=0)), np.abs(np.fft.rfft(table.to_numpy(), axis=0)), atol=1e-6
+        np.abs(np.fft.rfft(made.read(0, 80), axis=0)), np.abs(np.fft.rfft(values, axis=0)), atol=1e-6
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import Any
 from titan_neuro.data.bids.annex import install_command, is_missing, uninstalled_subdatasets
 from titan_neuro.data.bids.continuous import CONTINUOUS_EXTENSION, CONTINUOUS_SUFFIXES
 from titan_neuro.data.bids.kinds import PARCEL_EXTENSIONS, SURFACE_EXTENSIONS, join_hemispheres
-from titan_neuro.data.bids.names import IMAGE_EXTENSIONS, BidsFile, applies_to
+from titan_neuro.data.bids.names import IMAGE_EXTENSIONS, BidsFile, applies_to, printable
 from titan_neuro.data.bids.tree import DESCRIPTION, read_folders
 from titan_neuro.errors import ImageError, InputNotFoundError, NoMatchError, NotBIDSError, NotFetchedError
 from titan_neuro.files import read_json
 
+logger = logging.getLogger(__name__)
 IGNORE_FILE = ".bidsignore"
 # XCP-D's ``desc`` of the images that it has filtered: denoised, denoisedSmoothed.
 _DENOISED = "denoised"
@@ -58,7 +60,7 @@ class DatasetIndex:
             self._files.setdefault(file.suffix, []).append(file)
         self._sidecars: dict[Path, list[BidsFile]] = {}
         for file in files:
-            if file.extension == ".json":
+            if file.extension == ".json" and not file.problem:
                 self._sidecars.setdefault(file.path.parent, []).append(file)
         self._contents: dict[Path, dict[str, Any]] = {}
 
@@ -97,8 +99,12 @@ class DatasetIndex:
         ]
 
     def events(self) -> list[BidsFile]:
-        """List the events tables."""
-        return self._get("events", (".tsv",))
+        """List the events tables; those with invalid names belong to no run, and are named in a warning."""
+        tables = self._get("events", (".tsv",))
+        for table in tables:
+            if table.problem:
+                logger.warning("%s: is left out: %s.", printable(str(table.path)), table.problem)
+        return [table for table in tables if not table.problem]
 
     def continuous(self) -> dict[Path, list[BidsFile]]:
         """List the continuous tables of stimuli, ratings and physiology by their folders."""

@@ -199,7 +199,7 @@ def _files_of_subjects(folder: Path) -> Iterator[BidsFile]:
         if any(file.path.name == DESCRIPTION for file in files) and _is_prepare_output(parent):
             outputs.add(parent)
         else:
-            yield from (file for file in files if file.path.name.startswith("sub-"))
+            yield from (file for file in files if "sub" in file.entities and not file.problem)
 
 
 def _is_prepare_output(folder: Path) -> bool:

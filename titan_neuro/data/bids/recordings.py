@@ -20,13 +20,14 @@ from titan_neuro.data.bids.names import (
     BidsFile,
     join_entities,
     long_entities,
+    printable,
     run_entities,
     short_entities,
     sidecar_path,
     without_echo,
 )
 from titan_neuro.data.bids.selection import SelectedRun, select_runs
-from titan_neuro.errors import InputNotFoundError, MetadataError, NoMatchError
+from titan_neuro.errors import OF_ONE_RUN, InputNotFoundError, MetadataError, NoMatchError, TitanNeuroError
 from titan_neuro.files import read_json
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,9 @@ class Recording:
         Subdatasets that are not installed, and that may hold the derivatives of this run, which has none otherwise.
     notes : tuple of str
         What was left out, and what of the choice of files is not usual.
+    failure : TitanNeuroError or None
+        Why the run can't be prepared, where that is known already: a broken sidecar, two files for one purpose. The
+        other attributes are then incomplete.
     """
 
     path: Path
@@ -81,6 +85,7 @@ class Recording:
     missing_sidecars: tuple[Path, ...] = ()
     uninstalled: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+    failure: TitanNeuroError | None = None
 
     @property
     def key(self) -> str:
@@ -134,56 +139,47 @@ def find_recordings(
     exclude : sequence of str
         Runs to leave out, by their entities: ``sub-01_task-movie_run-2``, or ``run-2`` for run 2 of everybody.
     filter_file : Path, optional
-        JSON in fMRIPrep's form, ``{"bold": {"session": "02", ...}}``: entities that a file must have. In a raw dataset
-        the entities of derivatives (space, resolution, desc) choose among the preprocessed images.
+        See `read_filter`. In a raw dataset space, resolution and desc choose among the preprocessed images.
     derivatives : sequence of Path
         Folders searched for preprocessed images, brain masks, confounds and transforms; by default the dataset's own
         ``derivatives`` folder. A raw run for which named folders hold nothing is an error.
     resolution_mm : float, optional
         Of preprocessed images in several resolutions, that one is taken.
     allow_missing : bool
-        Warn of a label that no run has, and of runs for which the named derivatives hold nothing, instead of refusing
-        them; such runs are left out.
+        Warn of a label that no run has, and leave out runs for which the named derivatives hold nothing.
 
     Raises
     ------
     InputNotFoundError, NotBIDSError, NotFetchedError
-        No such folder; no ``dataset_description.json``; the content of that file is not on this machine.
-    NoMatchError
-        No recording matches a label or the filter; the named derivatives hold nothing for a run.
-    ConfigError
-        The filter file can't be used.
+        See `DatasetIndex`; a file of a run can't be opened.
+    NoMatchError, ConfigError
+        No recording matches a label or the filter; nothing is derived from a run; the filter file can't be used.
     ImageError, MetadataError
-        Two files are candidates for one run, or for one of its parts; a sidecar or a name is broken; a run is one of
-        several echoes; all images are band-pass filtered.
+        A name is broken; one file serves two runs; all images are band-pass filtered. Where it is true of all runs
+        (else it is the recording's `failure`): two candidates for one thing, a broken sidecar, one of several echoes.
     """
     index = DatasetIndex(bids_dir)
-    for folder in derivatives:
-        if not folder.is_dir():
-            raise InputNotFoundError(f"{folder}: no such folder (named with --derivatives).")
     given = read_filter(filter_file)
-    selected = select_runs(
-        index,
-        {"subject": subjects, "task": tasks, "run": runs},
-        given if index.is_derivative else given.of_raw(),
-        exclude=exclude,
-        allow_missing=allow_missing,
-    )
-    folders = derivatives or [bids_dir / "derivatives"]
-    sources = _Sources(
-        index=index,
-        events=_by_subject(index.events()),
-        continuous=index.continuous(),
-        derivatives=DerivativeFiles([*folders, *([bids_dir] if index.is_derivative else [])]),
-        choice=given.of_derivatives(),
-        resolution_mm=resolution_mm,
-    )
-    recordings = [_add_derivatives(_recording(run, sources), run, sources) for run in selected]
+    labels = {"subject": subjects, "task": tasks, "run": runs}
+    of_images = given if index.is_derivative else given.of_raw()
+    selected = select_runs(index, labels, of_images, exclude=exclude, allow_missing=allow_missing)
+    sources = _open_sources(index, derivatives, given.of_derivatives(), resolution_mm)
+    recordings, failed = _complete_all(selected, sources)
     if not index.is_derivative:
         recordings = _require_derivatives(recordings, sources.derivatives, derivatives, allow_missing=allow_missing)
+    _require_one_kind(recordings)
     _require_own_files(recordings)
     _warn_of_other_spaces(recordings)
-    return sorted(recordings, key=lambda recording: recording.key)
+    return sorted([*recordings, *failed], key=lambda recording: recording.key)
+
+
+def _complete_all(selected: Sequence[SelectedRun], sources: _Sources) -> tuple[list[Recording], list[Recording]]:
+    """Complete the runs, and return those that can be prepared and those that can't; raise if none can."""
+    found = [_complete(run, sources) for run in selected]
+    failed = [recording for recording in found if recording.failure is not None]
+    if len(failed) == len(found) and failed[0].failure is not None:
+        raise failed[0].failure
+    return [recording for recording in found if recording.failure is None], failed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,11 +194,46 @@ class _Sources:
     resolution_mm: float | None
 
 
+def _open_sources(
+    index: DatasetIndex, named: Sequence[Path], choice: RecordingFilter, resolution_mm: float | None
+) -> _Sources:
+    for folder in named:
+        if not folder.is_dir():
+            raise InputNotFoundError(f"{folder}: no such folder (named with --derivatives).")
+    folders = named or [index.bids_dir / "derivatives"]
+    return _Sources(
+        index=index,
+        events=_by_subject(index.events()),
+        continuous=index.continuous(),
+        derivatives=DerivativeFiles([*folders, *([index.bids_dir] if index.is_derivative else [])]),
+        choice=choice,
+        resolution_mm=resolution_mm,
+    )
+
+
 def _by_subject(files: Sequence[BidsFile]) -> dict[str | None, list[BidsFile]]:
     by_subject: dict[str | None, list[BidsFile]] = {}
     for file in files:
         by_subject.setdefault(file.entities.get("sub"), []).append(file)
     return by_subject
+
+
+def _complete(run: SelectedRun, sources: _Sources) -> Recording:
+    """Find all files of a run; what is wrong with them is said of this run alone."""
+    try:
+        return _add_derivatives(_recording(run, sources), run, sources)
+    except OF_ONE_RUN as error:
+        file = run.images[0]
+        kind = kind_of(file)
+        return Recording(
+            path=file.path,
+            kind=kind,
+            route=kind if kind != "volume" else "native",
+            entities=long_entities({n: label for n, label in without_echo(file.entities).items() if n != "hemi"}),
+            events=None,
+            mask=None,
+            failure=error,
+        )
 
 
 def _recording(run: SelectedRun, sources: _Sources) -> Recording:
@@ -365,7 +396,10 @@ def _require_one_kind(recordings: Sequence[Recording]) -> None:
 
 
 def _require_own_files(recordings: Sequence[Recording]) -> None:
-    """Refuse an image of two runs, links to nothing, and files that are none: reading a pipe would wait for ever."""
+    """Refuse an image of two runs, and files that can't be opened safely, whatever reads them.
+
+    Reading a named pipe would wait for ever, and libraries for compressed files crash at names that are not UTF-8.
+    """
     by_path: dict[Path, Recording] = {}
     for recording in recordings:
         other = by_path.setdefault(recording.path, recording)
@@ -375,6 +409,12 @@ def _require_own_files(recordings: Sequence[Recording]) -> None:
                 "Leave one of them out with --bids-filter-file.",
             )
         for role, path in recording.files.items():
+            if printable(str(path)) != str(path):
+                raise InputNotFoundError(
+                    f"{printable(str(path))}: the {role.replace('_', ' ')} of {recording.key} has a path that is not "
+                    "UTF-8.",
+                    "Rename the file or folder.",
+                )
             if not path.is_file() and not is_missing(path):
                 what = "no file" if path.exists() else "a link to a file that is not there"
                 raise InputNotFoundError(
