@@ -33,7 +33,7 @@ def test_tables_of_a_study_are_decoded(titan_neuro, tmp_path):
     )
     output, settings = tmp_path / "out", [part for setting in QUICK for part in ("--set", setting)]
     plan = titan_neuro("prepare", root, output, "--dry-run")
-    assert (plan.stdout + plan.stderr).count("continuous tables: stim") == 3
+    assert (plan.stdout + plan.stderr).count("continuous table: ") == 3
     titan_neuro("prepare", root, output)
     titan_neuro("train", output, *settings)
     chosen = ("--set", "probe.decoding.columns=[loudness]", "--set", "probe.decoding.delay_s=0")
