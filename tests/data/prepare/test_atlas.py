@@ -217,10 +217,7 @@ def write_afni(path):
 @pytest.mark.parametrize(
     ("name", "writer"),
     [
-        ("x.label.gii", write_gifti),
-        ("x.dlabel.nii", write_cifti),
         ("x+tlrc.HEAD", write_afni),
-        ("x.gii", lambda path: path.write_text("<GIFTI")),
         ("x.tsv", lambda path: path.write_text("index\tname\n")),
     ],
 )
@@ -229,6 +226,20 @@ def test_other_formats_are_refused(tmp_path, space, name, writer):
     with pytest.raises(ImageError, match=r"expected a NIfTI image of voxels as image of labels, found") as caught:
         read_atlas(tmp_path / name, space)
     assert "3dAFNItoNIFTI" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "writer"),
+    [
+        ("x.label.gii", write_gifti),
+        ("x.dlabel.nii", write_cifti),
+        ("x.gii", lambda path: path.write_text("<GIFTI")),
+    ],
+)
+def test_labels_on_surfaces_are_refused_for_volumes(tmp_path, space, name, writer):
+    writer(tmp_path / name)
+    with pytest.raises(ImageError, match=r"expected an image of voxels .* found an atlas on surfaces"):
+        read_atlas(tmp_path / name, space)
 
 
 def test_missing_or_damaged_atlas_is_refused(tmp_path, space):
