@@ -115,6 +115,10 @@ class LeakageError(TitanNeuroError):
     exit_code = 14
 
 
+OF_ONE_RUN = (ImageError, MetadataError, NotFetchedError, InputNotFoundError)
+"""Errors about the files of one run, which say nothing about other runs."""
+
+
 def near_miss(name: str, names: Iterable[str]) -> str:
     """Ask whether the nearest of the valid names was meant, to end a message about an unknown one.
 

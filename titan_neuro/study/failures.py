@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from titan_neuro.data.bids.names import parse_entities
-from titan_neuro.errors import ImageError, InputNotFoundError, MetadataError, NotFetchedError, TitanNeuroError
+from titan_neuro.errors import TitanNeuroError
 from titan_neuro.files import file_lock, read_json, write_json, writing_to
 
 if TYPE_CHECKING:
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from titan_neuro.study.selection import Selection
 
 logger = logging.getLogger(__name__)
-
-OF_ONE_RUN = (ImageError, MetadataError, NotFetchedError, InputNotFoundError)
-"""Errors about the files of one run, which say nothing about other runs."""
 
 
 def failures_in_one(failures: Mapping[str, TitanNeuroError], n_runs: int) -> TitanNeuroError:

@@ -26,10 +26,10 @@ from titan_neuro.data.prepare.routes import check_settings, output_route, output
 from titan_neuro.data.prepare.run import was_prepared_alike
 from titan_neuro.data.prepare.timing import sidecar_repetition_time
 from titan_neuro.data.prepare.workers import end_with_parent
-from titan_neuro.errors import FetchError, TitanNeuroError
+from titan_neuro.errors import OF_ONE_RUN, FetchError, MetadataError, TitanNeuroError
 from titan_neuro.files import write_json
 from titan_neuro.provenance import read_stage
-from titan_neuro.study.failures import OF_ONE_RUN, failures_in_one, record_failures
+from titan_neuro.study.failures import failures_in_one, record_failures
 
 if TYPE_CHECKING:
     from titan_neuro.data.bids.recordings import Recording
@@ -49,7 +49,7 @@ class PlannedRun:
     ----------
     recording : Recording
     store : Path
-        Where the prepared run lies, or will lie.
+        Where the prepared run lies, or will lie; the output folder for a run that can't be prepared.
     is_prepared : bool
         From the same files, by name, with the same settings; whether their content is the same is seen by `prepare`.
     route : str
@@ -66,6 +66,8 @@ class PlannedRun:
 
     def __str__(self) -> str:
         """One line for the terminal, and the details below it."""
+        if self.recording.failure is not None:
+            return f"{self.recording.key}: CAN'T BE PREPARED: {self.recording.failure.message}"
         again = " again" if self.store.exists() else ""
         what = "prepared" if self.is_prepared else f"to prepare{again} ({self.route})"
         return "\n  ".join([f"{self.recording.key}: {what} as {self.store.name}", *self.details])
@@ -75,6 +77,9 @@ def plan_runs(recordings: Sequence[Recording], output: OutputFolder, config: Pre
     """Say for each run what `prepare_runs` would do, from names, settings, sidecars, headers and tables alone."""
     planned = []
     for recording in recordings:
+        if recording.failure is not None:
+            planned.append(PlannedRun(recording, output.path, is_prepared=False, route="", details=()))
+            continue
         check_settings(recording, config)
         store = store_path(recording, output.path, config)
         missing = missing_inputs(recording, output.path, config)
@@ -113,7 +118,12 @@ def _details(recording: Recording, config: PrepareConfig, missing: Sequence[Path
 
 
 def _repetition_time_in_words(recording: Recording) -> str:
-    if (given_s := sidecar_repetition_time(recording)) is not None:
+    try:
+        given_s = sidecar_repetition_time(recording)
+    except MetadataError:
+        # Why is said by `preview_run`.
+        return "not valid in the sidecar"
+    if given_s is not None:
         return f"{given_s:g} s, from the sidecar"
     return f"{'no sidecar on this machine' if recording.missing_sidecars else 'not in the sidecar'}: from the header"
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import bids
 import pytest
+from whole_recordings import find_whole
 
 from titan_neuro.data.bids.dataset import DatasetIndex
 from titan_neuro.data.bids.names import long_entities
@@ -159,8 +160,8 @@ def test_equally_specific_masks_are_refused(dataset):
         folder.mkdir(parents=True)
         (folder / "sub-01_task-movie_run-01_desc-brain_mask.nii.gz").touch()
     with pytest.raises(MetadataError, match="two files apply equally well"):
-        find_recordings(dataset)
-    [recording] = find_recordings(dataset, subjects=["01"], runs=["1"], derivatives=[dataset / "derivatives/other"])
+        find_whole(dataset)
+    [recording] = find_whole(dataset, subjects=["01"], runs=["1"], derivatives=[dataset / "derivatives/other"])
     assert "other" in recording.mask.parts
 
 
@@ -185,7 +186,7 @@ def test_two_preprocessed_images_are_refused(dataset, fmriprep):
     for name in ("one", "other"):
         fmriprep(dataset / "derivatives" / name)
     with pytest.raises(MetadataError, match="two files for one preprocessed image") as caught:
-        find_recordings(dataset)
+        find_whole(dataset)
     assert "--derivatives" in caught.value.hint
 
 
@@ -240,7 +241,7 @@ def test_two_files_for_one_run_are_refused(dataset):
     one = next(dataset.glob("sub-01/func/*run-01_bold.nii.gz"))
     shutil.copy(one, Path(str(one).replace("_bold", "_space-MNI152NLin2009cAsym_bold")))
     with pytest.raises(ImageError, match="two files for one run"):
-        find_recordings(dataset)
+        find_whole(dataset)
 
 
 def test_broken_sidecars_are_named(dataset):

@@ -6,6 +6,7 @@ import os
 import shutil
 
 import pytest
+from whole_recordings import find_whole
 
 from titan_neuro.data.bids.recordings import find_recordings
 from titan_neuro.data.bids.tree import read_folders
@@ -149,7 +150,7 @@ def test_named_pipes_are_refused(dataset, name, error):
     (dataset / name).unlink(missing_ok=True)
     os.mkfifo(dataset / name)
     with pytest.raises(error, match=r"no (regular )?file"):
-        find_recordings(dataset)
+        find_whole(dataset)
 
 
 @pytest.mark.parametrize("name", [".bidsignore", "derivatives/fmriprep/dataset_description.json"])
@@ -191,14 +192,14 @@ def test_other_files_may_have_any_name(dataset, caplog):
 def test_deeply_nested_sidecars_are_refused(dataset, name):
     (dataset / name).write_text('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}")
     with pytest.raises(MetadataError, match="nested too deeply"):
-        find_recordings(dataset)
+        find_whole(dataset)
 
 
 def test_broken_sidecars_of_other_runs_are_not_read(dataset):
     (dataset / "sub-02/func/sub-02_task-movie_run-1_bold.json").write_text("{")
     assert len(find_recordings(dataset, subjects=["01"])) == 1
     with pytest.raises(MetadataError, match="not valid JSON"):
-        find_recordings(dataset)
+        find_whole(dataset)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", "null"])

@@ -4,6 +4,8 @@ import pytest
 from nilearn.signal import clean
 from scipy.stats import zscore
 
+from titan_neuro.data.prepare.atlas import Atlas
+from titan_neuro.data.prepare.atlas_table import parcel_layout
 from titan_neuro.data.prepare.cleaning import Cleaning, clean_causally, clean_whole_run, read_in_blocks
 from titan_neuro.data.prepare.confound_presets import ConfoundModel
 from titan_neuro.data.prepare.confound_regression import CausalRegression
@@ -186,8 +188,11 @@ def test_block_length_counts_all_voxels_read(tmp_path):
     volumes = BoldImage(path)
     mask = np.zeros((20, 20, 20), dtype=bool)
     mask[:3] = True
-    source = MaskedVolumes(volumes, Space(kind="volume", name="native", mask=mask, affine=np.eye(4)))
-    source = ParcelMeans(source, np.repeat([1, 2, 3], 400), {1: "a", 2: "b", 3: "c"}, "X")
+    space = Space(kind="volume", name="native", mask=mask, affine=np.eye(4))
+    labels, names = np.repeat([1, 2, 3], 400), {1: "a", 2: "b", 3: "c"}
+    layout = parcel_layout(space, labels - 1, list(names.values()), {})
+    source = MaskedVolumes(volumes, space)
+    source = ParcelMeans(source, Atlas(name="X", labels=labels, names=names, lost=(), layout=layout))
     blocks = list(read_in_blocks(source, inspection(3), 10 * 8000 * 16 + 10 * 3 * 48))
     assert [len(block) for block in blocks] == [10] * 5
     np.testing.assert_allclose(np.concatenate(blocks), data[:3].mean(axis=(1, 2)).T, atol=1e-6)

@@ -27,7 +27,7 @@ from titan_neuro.data.bids.names import (
     without_echo,
 )
 from titan_neuro.data.bids.selection import SelectedRun, select_runs
-from titan_neuro.errors import InputNotFoundError, MetadataError, NoMatchError
+from titan_neuro.errors import OF_ONE_RUN, InputNotFoundError, MetadataError, NoMatchError, TitanNeuroError
 from titan_neuro.files import read_json
 
 logger = logging.getLogger(__name__)
@@ -66,6 +66,9 @@ class Recording:
         Subdatasets that are not installed, and that may hold the derivatives of this run, which has none otherwise.
     notes : tuple of str
         What was left out, and what of the choice of files is not usual.
+    failure : TitanNeuroError or None
+        Why the run can't be prepared, where that is known already: a broken sidecar, two files for one purpose. The
+        other attributes are then incomplete.
     """
 
     path: Path
@@ -82,6 +85,7 @@ class Recording:
     missing_sidecars: tuple[Path, ...] = ()
     uninstalled: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+    failure: TitanNeuroError | None = None
 
     @property
     def key(self) -> str:
@@ -135,16 +139,14 @@ def find_recordings(
     exclude : sequence of str
         Runs to leave out, by their entities: ``sub-01_task-movie_run-2``, or ``run-2`` for run 2 of everybody.
     filter_file : Path, optional
-        JSON in fMRIPrep's form, ``{"bold": {"session": "02", ...}}``: entities that a file must have. In a raw dataset
-        the entities of derivatives (space, resolution, desc) choose among the preprocessed images.
+        See `read_filter`. In a raw dataset space, resolution and desc choose among the preprocessed images.
     derivatives : sequence of Path
         Folders searched for preprocessed images, brain masks, confounds and transforms; by default the dataset's own
         ``derivatives`` folder. A raw run for which named folders hold nothing is an error.
     resolution_mm : float, optional
         Of preprocessed images in several resolutions, that one is taken.
     allow_missing : bool
-        Warn of a label that no run has, and of runs for which the named derivatives hold nothing, instead of refusing
-        them; such runs are left out.
+        Warn of a label that no run has, and leave out runs for which the named derivatives hold nothing.
 
     Raises
     ------
@@ -153,29 +155,31 @@ def find_recordings(
     NoMatchError, ConfigError
         No recording matches a label or the filter; nothing is derived from a run; the filter file can't be used.
     ImageError, MetadataError
-        Two files are candidates for one run, or for one of its parts; a sidecar or a name is broken; a run is one of
-        several echoes; all images are band-pass filtered.
+        A name is broken; one file serves two runs; all images are band-pass filtered. Where it is true of all runs
+        (else it is the recording's `failure`): two candidates for one thing, a broken sidecar, one of several echoes.
     """
     index = DatasetIndex(bids_dir)
-    for folder in derivatives:
-        if not folder.is_dir():
-            raise InputNotFoundError(f"{folder}: no such folder (named with --derivatives).")
     given = read_filter(filter_file)
-    selected = select_runs(
-        index,
-        {"subject": subjects, "task": tasks, "run": runs},
-        given if index.is_derivative else given.of_raw(),
-        exclude=exclude,
-        allow_missing=allow_missing,
-    )
-    sources = _open_sources(index, derivatives or [bids_dir / "derivatives"], given.of_derivatives(), resolution_mm)
-    recordings = [_add_derivatives(_recording(run, sources), run, sources) for run in selected]
+    labels = {"subject": subjects, "task": tasks, "run": runs}
+    of_images = given if index.is_derivative else given.of_raw()
+    selected = select_runs(index, labels, of_images, exclude=exclude, allow_missing=allow_missing)
+    sources = _open_sources(index, derivatives, given.of_derivatives(), resolution_mm)
+    recordings, failed = _complete_all(selected, sources)
     if not index.is_derivative:
         recordings = _require_derivatives(recordings, sources.derivatives, derivatives, allow_missing=allow_missing)
     _require_one_kind(recordings)
     _require_own_files(recordings)
     _warn_of_other_spaces(recordings)
-    return sorted(recordings, key=lambda recording: recording.key)
+    return sorted([*recordings, *failed], key=lambda recording: recording.key)
+
+
+def _complete_all(selected: Sequence[SelectedRun], sources: _Sources) -> tuple[list[Recording], list[Recording]]:
+    """Complete the runs, and return those that can be prepared and those that can't; raise if none can."""
+    found = [_complete(run, sources) for run in selected]
+    failed = [recording for recording in found if recording.failure is not None]
+    if len(failed) == len(found) and failed[0].failure is not None:
+        raise failed[0].failure
+    return [recording for recording in found if recording.failure is None], failed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,8 +195,12 @@ class _Sources:
 
 
 def _open_sources(
-    index: DatasetIndex, folders: Sequence[Path], choice: RecordingFilter, resolution_mm: float | None
+    index: DatasetIndex, named: Sequence[Path], choice: RecordingFilter, resolution_mm: float | None
 ) -> _Sources:
+    for folder in named:
+        if not folder.is_dir():
+            raise InputNotFoundError(f"{folder}: no such folder (named with --derivatives).")
+    folders = named or [index.bids_dir / "derivatives"]
     return _Sources(
         index=index,
         events=_by_subject(index.events()),
@@ -208,6 +216,24 @@ def _by_subject(files: Sequence[BidsFile]) -> dict[str | None, list[BidsFile]]:
     for file in files:
         by_subject.setdefault(file.entities.get("sub"), []).append(file)
     return by_subject
+
+
+def _complete(run: SelectedRun, sources: _Sources) -> Recording:
+    """Find all files of a run; what is wrong with them is said of this run alone."""
+    try:
+        return _add_derivatives(_recording(run, sources), run, sources)
+    except OF_ONE_RUN as error:
+        file = run.images[0]
+        kind = kind_of(file)
+        return Recording(
+            path=file.path,
+            kind=kind,
+            route=kind if kind != "volume" else "native",
+            entities=long_entities({n: label for n, label in without_echo(file.entities).items() if n != "hemi"}),
+            events=None,
+            mask=None,
+            failure=error,
+        )
 
 
 def _recording(run: SelectedRun, sources: _Sources) -> Recording:

@@ -25,7 +25,7 @@ from titan_neuro.data.bids.names import (
     unmatched_labels,
     without_echo,
 )
-from titan_neuro.errors import MetadataError, NoMatchError, NotFetchedError
+from titan_neuro.errors import OF_ONE_RUN, MetadataError, NoMatchError, NotFetchedError
 
 logger = logging.getLogger(__name__)
 # Parts of a complex image that are no magnitude.
@@ -155,7 +155,11 @@ def _is_phase(file: BidsFile, index: DatasetIndex) -> bool:
     part = file.entities.get("part")
     if part is not None or file.suffix != "bold":
         return part in _PHASE_PARTS
-    sidecar: dict[str, Any] = index.sidecar(file)[0]
+    try:
+        sidecar: dict[str, Any] = index.sidecar(file)[0]
+    except OF_ONE_RUN:
+        # A broken sidecar is said of its run, and stops no other.
+        return False
     image_type = sidecar.get("ImageType")
     types = {str(each).upper() for each in image_type} if isinstance(image_type, list) else set()
     return sidecar.get("Units") == "rad" or bool(types & _PHASE_TYPES and not types & _MAGNITUDE_TYPES)

@@ -107,11 +107,8 @@ def find_wanted(
     listed = "; ".join(f"{word} {list_labels(names, entity)}" for entity, word in _FILTERS.items())
     available = f"The dataset has: {listed}."
     kind = _RECORDING_NAMES[recordings[0].suffix]
-    for entity, wanted in filters.items():
-        present = {_label(file, entity) for file in recordings}
-        for canonical, label in wanted.items():
-            if canonical not in present:
-                raise NoMatchError(f"{directory}: no {kind} of {_FILTERS[entity]} {label!r}.", available)
+    for entity, label in _unmatched(recordings, filters):
+        raise NoMatchError(f"{directory}: no {kind} of {_FILTERS[entity]} {label!r}.", available)
     selected = [
         file
         for file in sorted([*recordings, *belonging], key=lambda file: file.path)
@@ -123,6 +120,15 @@ def find_wanted(
         )
         raise NoMatchError(f"{directory}: no {kind} of {combination} together.", available)
     return selected
+
+
+def _unmatched(recordings: Sequence[WantedFile], filters: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, str]]:
+    """Yield the labels that no recording has, with their entities."""
+    for entity, wanted in filters.items():
+        present = {_label(file, entity) for file in recordings}
+        for canonical, label in wanted.items():
+            if canonical not in present:
+                yield entity, label
 
 
 _Rule = Callable[[WantedFile], bool]

@@ -207,28 +207,39 @@ def compute_confounds(
         both = np.concatenate([sources.csf, sources.white_matter], axis=1)
         columns["csf_wm"] = both.mean(axis=1, dtype=np.float64)
         metadata["csf_wm"] = {"Method": "Mean"}
-        components, explained = compcor(
-            both[n_before_steady_state:], N_COMPONENTS, calibration_time_points, repetition_time
-        )
-        components = np.pad(components, ((n_before_steady_state, 0), (0, 0)))
-        for number, fraction in enumerate(explained):
-            columns[f"a_comp_cor_{number:02d}"] = components[:, number]
-            metadata[f"a_comp_cor_{number:02d}"] = {
-                "Method": "aCompCor",
-                "Mask": "combined",
-                "Retained": True,
-                "VarianceExplained": float(fraction),
-                "CumulativeVarianceExplained": float(explained[: number + 1].sum()),
-                "CalibrationVolumes": calibration_time_points,
-            }
+        steady = both[n_before_steady_state:]
+        components, explained = compcor(steady, N_COMPONENTS, calibration_time_points, repetition_time)
+        columns |= _columns("a_comp_cor_", _after_zeros(components, n_before_steady_state))
+        metadata |= _components_metadata(explained, calibration_time_points)
     if columns:
         n_time_points = len(next(iter(columns.values())))
         cosines = cosine_drifts(n_time_points - n_before_steady_state, repetition_time)
-        cosines = np.pad(cosines, ((n_before_steady_state, 0), (0, 0)))
-        outliers = np.eye(n_time_points)[:n_before_steady_state]
-        columns |= {f"cosine{number:02d}": cosine for number, cosine in enumerate(cosines.T)}
-        columns |= {f"non_steady_state_outlier{number:02d}": outlier for number, outlier in enumerate(outliers)}
+        columns |= _columns("cosine", _after_zeros(cosines, n_before_steady_state))
+        columns |= _columns("non_steady_state_outlier", np.eye(n_time_points)[:, :n_before_steady_state])
     return ConfoundTable(columns=pd.DataFrame(columns), metadata=metadata, source=source)
+
+
+def _components_metadata(explained: np.ndarray, calibration_time_points: int | None) -> dict[str, Any]:
+    return {
+        f"a_comp_cor_{number:02d}": {
+            "Method": "aCompCor",
+            "Mask": "combined",
+            "Retained": True,
+            "VarianceExplained": float(fraction),
+            "CumulativeVarianceExplained": float(explained[: number + 1].sum()),
+            "CalibrationVolumes": calibration_time_points,
+        }
+        for number, fraction in enumerate(explained)
+    }
+
+
+def _columns(prefix: str, values: np.ndarray) -> dict[str, np.ndarray]:
+    """Name the columns of ``(time, columns)`` by their number."""
+    return {f"{prefix}{number:02d}": column for number, column in enumerate(values.T)}
+
+
+def _after_zeros(values: np.ndarray, n_before_steady_state: int) -> np.ndarray:
+    return np.pad(values, ((n_before_steady_state, 0), (0, 0)))
 
 
 def _signals_and_motion(sources: ConfoundSources) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

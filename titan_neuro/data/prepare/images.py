@@ -87,10 +87,10 @@ def image_affine(image: Any, path: Path) -> np.ndarray:
     numpy.ndarray
         float64 ``(4, 4)``, voxel indices to mm, RAS. A warning says where it is not nibabel's (the sform).
     """
-    from nibabel import Nifti1Image
+    from nibabel import Nifti1Pair
 
     affine = np.asarray(image.affine, dtype=np.float64)
-    if not isinstance(image, Nifti1Image) or not int(image.header["sform_code"]):
+    if not isinstance(image, Nifti1Pair) or not int(image.header["sform_code"]):
         return affine
     sizes_mm = np.asarray(image.header.get_zooms()[:3], dtype=np.float64)
     lengths_mm = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))

@@ -6,6 +6,7 @@ Each route ends in the run's time series on the output grid (or its parcels), an
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -172,9 +173,8 @@ def open_run(recording: Recording, config: PrepareConfig, scratch_dir: Path, sta
     image = BoldImage(recording.path)
     tr = repetition_time(recording, image.header_repetition_time, image.n_volumes, config.repetition_time_from)
     table = _given_confounds(recording, image.n_volumes)
-    steady_state = marked_steady_state(table) or detected_steady_state(
-        read_first_volumes(image, _examined_length(config, tr, image.n_volumes))
-    )
+    n_examined = examined_length(int(config.warmup_s / tr), image.n_volumes)
+    steady_state = _steady_state(recording, table, lambda: read_first_volumes(image, n_examined))
     n_before = steady_state.n_volumes_before
     if config.slice_timing:
         slices = stack.enter_context(ScratchSeries(scratch_dir / "slices"))
@@ -272,9 +272,8 @@ def _open_series(
     """Open a run that needs no resampling; `header_s` is the repetition time in its header."""
     tr = repetition_time(recording, header_s, series.n_time_points, config.repetition_time_from)
     table = _given_confounds(recording, series.n_time_points)
-    steady_state = marked_steady_state(table) or detected_steady_state(
-        series.read(0, _examined_length(config, tr, series.n_time_points))
-    )
+    n_examined = examined_length(int(config.warmup_s / tr), series.n_time_points)
+    steady_state = _steady_state(recording, table, lambda: series.read(0, n_examined))
     n_before = steady_state.n_volumes_before
     return OpenRun(
         series=series,
@@ -287,8 +286,17 @@ def _open_series(
     )
 
 
-def _examined_length(config: PrepareConfig, tr: float, n_time_points: int) -> int:
-    return examined_length(int(config.warmup_s / tr), n_time_points)
+def _steady_state(
+    recording: Recording, table: ConfoundTable | None, read_first: Callable[[], np.ndarray]
+) -> SteadyState:
+    """Where the steady state begins: as the table marks it, or else as the first time points show it."""
+    steady_state = marked_steady_state(table) or detected_steady_state(read_first())
+    if steady_state.n_volumes_before:
+        logger.warning(
+            "%s: volumes before the steady state: %d (%s). They are stored as 0, and set no mean and no deviation.",
+            *(recording.key, steady_state.n_volumes_before, steady_state.rule),
+        )
+    return steady_state
 
 
 def _open_image(

@@ -62,6 +62,8 @@ def prepare_run(
         The content is not on this machine; the image can't be used; the metadata are incomplete or contradictory; the
         folder can't be written; a setting does not fit the data.
     """
+    if recording.failure is not None:
+        raise recording.failure
     files = output_files(recording, output_dir, config)
     with ExitStack() as stack:
         stack.enter_context(file_lock(*files.all, work_dir=work_dir))
@@ -76,11 +78,6 @@ def prepare_run(
         with writing_to(scratch_dir):
             scratch_dir.mkdir(parents=True, exist_ok=True)
         run = open_run(recording, config, scratch_dir, stack)
-        if n_before := run.steady_state.n_volumes_before:
-            logger.warning(
-                "%s: volumes before the steady state: %d (%s). They are stored as 0, and set no mean and no deviation.",
-                *(recording.key, n_before, run.steady_state.rule),
-            )
         header = build_header(recording, run, config, {"fingerprint": digest, "sources": sources})
         inspection = Inspection(recording.key, header.space.n_features, header.repetition_time)
         # The sidecar is removed first and written last: with it the run is complete.
@@ -103,6 +100,8 @@ def store_path(recording: Recording, output_dir: Path, config: PrepareConfig) ->
 
 def missing_inputs(recording: Recording, output_dir: Path, config: PrepareConfig) -> list[Path]:
     """Return the files that `prepare_run` needs and whose content is not on this machine; none for a finished run."""
+    if recording.failure is not None:
+        return []
     missing = list(missing_files(recording, config).values())
     if missing:
         digest = fingerprint(recording, source_contents(recording, config), config)

@@ -117,8 +117,7 @@ def map_by_transforms(recording: Recording, image: BoldImage, resolution_mm: flo
     shape, affine = standard_grid(resolution_mm)
     template = template_brain(shape, affine)
     t1w_points = load_composite(files["standard"]).map(grid_points(template, affine))
-    threshold = mask_threshold(read_volume(files["brain"], "brain mask")[0])
-    brain = sample_image(files["brain"], t1w_points, "brain mask") >= threshold
+    brain = _inside_mask(files["brain"], t1w_points)
     if not brain.any():
         raise ImageError(f"{files['brain']}: the brain mask is empty where the template's brain lies.")
     mask, t1w_points = narrow_mask(template, brain), t1w_points[brain]
@@ -238,6 +237,11 @@ def narrow_mask(mask: np.ndarray, keep: np.ndarray) -> np.ndarray:
     narrowed = mask.copy()
     narrowed[mask] = keep
     return narrowed
+
+
+def _inside_mask(path: Path, points: np.ndarray) -> np.ndarray:
+    threshold = mask_threshold(read_volume(path, "brain mask")[0])
+    return np.asarray(sample_image(path, points, "brain mask") >= threshold)
 
 
 def _read_head_motion(path: Path, image: BoldImage) -> np.ndarray:
