@@ -1,11 +1,21 @@
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 from surface_files import brain_models, parcels_axis, write_cifti, write_gifti
 
+from titan_neuro.data.bids.maps import write_map
+from titan_neuro.data.grayordinates import whole_surfaces
+from titan_neuro.data.space import ParcelLayout, Space
 from titan_neuro.errors import ImageError
-from titan_neuro.report import plot_map
+from titan_neuro.report import plot_map, write_report
 from titan_neuro.report.brain import has_picture, map_values
+from titan_neuro.report.limits import limits
+from titan_neuro.report.maps import maps_section
+from titan_neuro.report.parcels import networks_of
+from titan_neuro.report.results import read_results
 from titan_neuro.report.surfaces import read_surface_map, structure_rows, surface_mesh
 
 LEFT, RIGHT = "CIFTI_STRUCTURE_CORTEX_LEFT", "CIFTI_STRUCTURE_CORTEX_RIGHT"
@@ -107,3 +117,81 @@ def test_damaged_maps_are_named(tmp_path):
     with pytest.raises(ImageError, match="can't be read as a map on surfaces") as caught:
         map_values(path)
     assert str(path) in caught.value.message
+
+
+NAMES = ("7Networks_LH_Vis_1", "7Networks_LH_Default_1", "7Networks_RH_Vis_1", "7Networks_RH_Default_1")
+
+
+def whole_surfaces_space(n_vertices, name, form):
+    points = replace(whole_surfaces({"L": n_vertices, "R": n_vertices}), form=form)
+    return Space(kind="surface", name=name, grayordinates=points)
+
+
+def parcels_in(space):
+    """Four parcels: the halves of each hemisphere, or of a grid."""
+    layout = ParcelLayout(
+        space=space,
+        labels=np.arange(space.n_features, dtype=np.int32) * 4 // space.n_features,
+        names=NAMES,
+        hemispheres=("L", "L", "R", "R"),
+        networks=("Vis", "Default") * 2,
+    )
+    return Space(kind="parcels", name="X", parcels=NAMES, layout=layout)
+
+
+def with_map(output, space):
+    output.scores()
+    values = np.linspace(-0.1, 0.5, space.n_features)
+    write_map(output.group / "task-movie", "stat-skillar_desc-titanmacH1", space, values, {})
+    return output
+
+
+def figure_of(output):
+    figures = maps_section(read_results(output.root))["figures"]
+    return next(figure for figure in figures if "absent" not in figure)
+
+
+def kinds_of(figure):
+    return [alt.partition(":")[0] for _, alt in figure["pictures"]]
+
+
+@pytest.mark.parametrize("form", ["gifti", "cifti"])
+def test_maps_on_surfaces_are_shown(output_folder, form):
+    figure = figure_of(with_map(output_folder(), whole_surfaces_space(10242, "fsaverage5", form)))
+    assert kinds_of(figure) == ["Brain map"]
+    assert figure["structures"] == []
+    assert f"of 20,484 {'vertices' if form == 'gifti' else 'grayordinates'} are above 0" in figure["caption"]
+
+
+def test_the_page_has_a_table_where_there_is_no_mesh(output_folder):
+    output = with_map(output_folder(), whole_surfaces_space(40, "fsLR", "cifti"))
+    page = write_report(output.root).read_text(encoding="utf-8")
+    assert "The data lie on surfaces." in page
+    assert "Brain map" not in page
+    assert page.count("No mesh of this space is at hand") == 1
+    assert page.count('<th scope="row">cortex left</th>') == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"), [("fsaverage", ["Brain map", "Values of parcels"]), ("fsLR", ["Values of parcels"])]
+)
+def test_parcels_are_shown_on_surfaces(output_folder, name, kinds):
+    output = with_map(output_folder(), parcels_in(whole_surfaces_space(10242, name, "cifti")))
+    assert kinds_of(figure_of(output)) == kinds
+    assert not any("without the image of the atlas" in limit for limit in limits(read_results(output.root)))
+
+
+def test_parcels_are_shown_on_the_image_of_the_atlas(output_folder):
+    output = output_folder()
+    mask = output.mask.get_fdata() > 0
+    grid = Space(kind="volume", name="MNI152NLin2009cAsym", mask=mask, affine=output.mask.affine)
+    figure = figure_of(with_map(output, parcels_in(grid)))
+    assert kinds_of(figure) == ["Brain map", "Values of parcels"]
+    assert "Images in MNI152NLin2009cAsym, over the MNI152 template." in figure["caption"]
+    assert ".tsv, " in figure["file"]
+
+
+def test_a_table_of_an_atlas_gives_the_networks():
+    table = pd.DataFrame({"parcel": ["a", "b"], "hemisphere": ["L", "R"], "network": ["Vis", "Cont"]})
+    assert networks_of(table).to_numpy().tolist() == [["L", "Vis"], ["R", "Cont"]]
+    assert networks_of(table.assign(network=["Vis", "n/a"])) is None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from titan_neuro.data.prepare import PrepareConfig, content_id
-from titan_neuro.errors import MismatchError
+from titan_neuro.errors import ConfigError, MismatchError
 from titan_neuro.study.load import load_study, parse_setting, read_yaml
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class GivenSettings:
     Attributes
     ----------
     preset : str, optional
-        Name of a preset. By default that of the kind of data: ``cpu-small`` for volumes, ``parcels`` for parcels.
+        Name of a preset. By default that of the kind of data: ``cpu-small`` for volumes, ``parcels`` for others.
     config_file : Path, optional
         YAML: a preset and what differs from it.
     overrides : sequence of str or mapping
@@ -47,7 +47,7 @@ class GivenSettings:
         ----------
         output : OutputFolder
             Its ``config.resolved.yaml`` stands in for a preset where neither a preset nor a file is given.
-        kind : {"volume", "parcels"}
+        kind : {"volume", "surface", "parcels"}
             Of the data; chooses the preset where none is named.
         prepared : mapping, optional
             Settings of preparation that the runs were made with. They replace the preset's and those in force before:
@@ -103,6 +103,8 @@ class GivenSettings:
         ------
         MismatchError
             Settings of preparation that are not those of the runs, or runs that were prepared differently.
+        ConfigError
+            A model of volumes, and runs without a grid.
         """
         _require_same_preparation(runs)
         names = {field.name for field in fields(PrepareConfig)}
@@ -112,6 +114,13 @@ class GivenSettings:
         if output.resolved_settings.is_file():
             atlas = load_study(default_preset="debug", config_file=output.resolved_settings).prepare.atlas
         config = self.resolve(output, kind, {"atlas": atlas and str(atlas), **prepared})
+        if kind != "volume" and config.model.tokenizer.kind == "swin":
+            found = "parcels" if kind == "parcels" else "vertices of surfaces"
+            raise ConfigError(
+                f"model.tokenizer: the Swin tokenizer reads volumes, but the runs of {output.path} are {found}, which "
+                "have no grid.",
+                "Take a model of parcels, which reads any features: `preset: parcels` in the file of --config-file.",
+            )
         asked = TypeAdapter(PrepareConfig).dump_python(config.prepare, mode="json")
         for name, found in prepared.items():
             if asked[name] != found:
