@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# Expected: get_metadata follows BIDS's inheritance principle: a sidecar at the root of the dataset holds for every file
-#   that its name fits.
-# Happens: sidecars in the folder of the file and in sub-* are read, those at the root are not. Where all metadata are at
-#   the root, the result is empty, without an error. pybids reads them.
+# Expected: get_metadata follows BIDS's inheritance principle: a sidecar at the root of the dataset holds for every
+#   file that its name fits.
+# Happens: sidecars in the folder of the file and in sub-* are read, those at the root are not. Where all metadata are
+#   at the root, the result is empty, without an error. pybids reads them.
 # Versions: ancpbids 0.4.0; pybids 0.22.0 for comparison
-# Output seen (2026-11): pybids: EchoTime 0.02, FlipAngle 70, RepetitionTime 1.5; ancpbids: EchoTime 0.02, FlipAngle 70
-# Why it matters: many datasets keep the repetition time and the slice times in task-*_bold.json at the root. Code that
-#   falls back to a default, or to the NIfTI header, then uses another TR.
+# Output seen (2026-11): pybids: EchoTime 0.02, FlipAngle 70, RepetitionTime 1.5; ancpbids: EchoTime 0.02, FlipAngle
+#   70
+# Why it matters: many datasets keep the repetition time and the slice times in task-*_bold.json at the root. Code
+#   that falls back to a default, or to the NIfTI header, then uses another TR.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3.11 -m venv env
 env/bin/pip install -q --disable-pip-version-check ancpbids==0.4.0 pybids==0.22.0 universal-pathlib==0.3.10 nibabel==5.4.2
-env/bin/python - 2>/dev/null <<'PY'
+env/bin/python - 2>messages <<'PY' || { cat messages >&2; exit 1; }
 import json
 from pathlib import Path
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Expected: three events of 10, 30 and 80 time points, whose patterns are far stronger than the noise, are found: to
 #   the model all lengths are equally likely beforehand, and split_merge=True is there for uneven events.
-# Happens: the fit starts from equal lengths and stays near them, at a lower likelihood than that of the true events. With
-#   split_merge=True 10, 30, 80 are found; 5, 10, 105 are not, and the result is that of the plain fit.
+# Happens: the fit starts from equal lengths and stays near them, at a lower likelihood than that of the true events.
+#   With split_merge=True 10, 30, 80 are found; 5, 10, 105 are not, and the result is that of the plain fit.
 # Versions: brainiak 0.12, numpy 2.3.5, scipy 1.15.3, scikit-learn 1.9.1
-# Output seen (2026-11): true lengths 10 30 80: found 40 44 36, with split_merge 10 30 80; true 5 10 105: found 16 58 46,
-#   with split_merge 16 58 46
+# Output seen (2026-11): true lengths 10 30 80: found 40 44 36, with split_merge 10 30 80; true 5 10 105: found 16 58
+#   46, with split_merge 16 58 46
 # Why it matters: event boundaries in films are found with this model. Stories have events of uneven length; the
 #   boundaries of the model are then closer to a regular grid than to the story.
 set -euo pipefail
@@ -14,7 +14,7 @@ trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3.11 -m venv env
 env/bin/pip install -q --disable-pip-version-check brainiak==0.12 numpy==2.3.5 scipy==1.15.3 scikit-learn==1.9.1
-env/bin/python - 2>/dev/null <<'PY'
+env/bin/python - 2>messages <<'PY' || { cat messages >&2; exit 1; }
 import numpy as np
 from brainiak.eventseg.event import EventSegment
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Expected: both procedures of MoranRandomization, "singleton" and "pair", give null maps with the spatial
 #   autocorrelation of the data, so that two independent maps are called correlated in 5 % of the tests at 0.05.
-# Happens: null maps of "pair" stay too close to being uncorrelated with everything: about a fifth of the tests reject.
+# Happens: null maps of "pair" stay too close to being uncorrelated with everything: about a fifth of the tests
+#   reject.
 # Versions: brainspace 0.3.0, numpy 2.3.5, scipy 1.15.3
 # Output seen (2026-11): independent smooth maps, 300 tests at 0.05: "singleton" rejects 7%, "pair" 22%
 # Why it matters: Moran nulls decide whether two brain maps agree beyond what smooth maps do by chance.
@@ -11,7 +12,7 @@ trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3.11 -m venv env
 env/bin/pip install -q --disable-pip-version-check brainspace==0.3.0 numpy==2.3.5 scipy==1.15.3
-env/bin/python - 2>/dev/null <<'PY'
+env/bin/python - 2>messages <<'PY' || { cat messages >&2; exit 1; }
 import numpy as np
 from brainspace.null_models import MoranRandomization
 

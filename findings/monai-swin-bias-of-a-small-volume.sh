@@ -1,20 +1,22 @@
 #!/usr/bin/env bash
-# Expected: in MONAI's Swin, the position bias of two patches depends on their displacement only, also where the volume is
-#   smaller than the attention window and the window is made as small as the volume.
-# Happens: the small window takes the upper left corner of the index table of the large one. Its patches are numbered in
-#   another way there: one displacement gets up to four different biases, and one bias serves up to four displacements.
+# Expected: in MONAI's Swin, the position bias of two patches depends on their displacement only, also where the
+#   volume is smaller than the attention window and the window is made as small as the volume.
+# Happens: the small window takes the upper left corner of the index table of the large one. Its patches are numbered
+#   in another way there: one displacement gets up to four different biases, and one bias serves up to four
+#   displacements.
 # Versions: monai 1.6.1, torch 2.13.0, numpy 2.3.5
-# Output seen (2026-11): window 7, volume of 4 patches a side: the displacement (1, 0, 0) has 4 biases, and one bias serves
-#   4 displacements; in a volume of 7 patches 1 and 1
-# Why it matters: fMRI volumes are small. After a patch of 2 and three mergings, 48 voxels are 3 patches a side. Weights
-#   that were trained on large volumes mean something else there; a translation of a pattern changes its attention.
+# Output seen (2026-11): window 7, volume of 4 patches a side: the displacement (1, 0, 0) has 4 biases, and one bias
+#   serves 4 displacements; in a volume of 7 patches 1 and 1
+# Why it matters: fMRI volumes are small. After a patch of 2 and three mergings, 48 voxels are 3 patches a side.
+#   Weights that were trained on large volumes mean something else there; a translation of a pattern changes its
+#   attention.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3.11 -m venv env
 env/bin/pip install -q --disable-pip-version-check monai==1.6.1 torch==2.13.0 numpy==2.3.5
-env/bin/python - 2>/dev/null <<'PY'
+env/bin/python - 2>messages <<'PY' || { cat messages >&2; exit 1; }
 from collections import defaultdict
 
 import torch

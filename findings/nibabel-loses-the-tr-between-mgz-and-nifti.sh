@@ -4,8 +4,8 @@
 #   header without a unit: a TR of 800 ms is read as 800.
 # Versions: nibabel 5.4.2, numpy 2.3.5
 # Output seen (2026-11): NIfTI 0.8 s -> MGZ 0.0; MGZ 800 ms -> NIfTI 800.0, unit 'unknown'
-# Why it matters: FreeSurfer's surface time series are MGZ. Filters and design matrices that take the TR from the header
-#   are wrong by a factor of 1000, or divide by 0.
+# Why it matters: FreeSurfer's surface time series are MGZ. Filters and design matrices that take the TR from the
+#   header are wrong by a factor of 1000, or divide by 0.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

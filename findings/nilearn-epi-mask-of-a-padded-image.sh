@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Expected: compute_epi_mask finds the same brain after the image was padded with zeros, at least with exclude_zeros=True,
-#   which is meant for such images.
-# Happens: once the brain fills less than 15 % of the image, the mask becomes the whole original field of view, without a
-#   warning. exclude_zeros does not always help: the default opening= smooths the image first, so that the zeros next to
-#   the old border are no longer zero, and a brain that just filled 15 % of the old field of view now fills less.
+# Expected: compute_epi_mask finds the same brain after the image was padded with zeros, at least with
+#   exclude_zeros=True, which is meant for such images.
+# Happens: once the brain fills less than 15 % of the image, the mask becomes the whole original field of view,
+#   without a warning. exclude_zeros does not always help: the default opening= smooths the image first, so that the
+#   zeros next to the old border are no longer zero, and a brain that just filled 15 % of the old field of view now
+#   fills less.
 # Versions: nilearn 0.14.1, nibabel 5.4.2, numpy 2.3.5, scipy 1.15.3
 # Output seen (2026-11): brain of 5616 voxels: mask 5568 before; padded 25953, with exclude_zeros 25953, and without
 #   opening 5616
-# Why it matters: runs in MNI space, with a small coverage, or defaced have many zeros. A mask that is the whole box puts
-#   air into averages, component analyses and z-scores.
+# Why it matters: runs in MNI space, with a small coverage, or defaced have many zeros. A mask that is the whole box
+#   puts air into averages, component analyses and z-scores.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

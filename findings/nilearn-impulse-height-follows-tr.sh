@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Expected: an event of duration 0 is an impulse. Its regressor does not depend on the TR, except by where it is sampled.
+# Expected: an event of duration 0 is an impulse. Its regressor does not depend on the TR, except by where it is
+#   sampled.
 # Happens: an impulse is one sample of the oversampled grid, whose step is TR / 50. The height of the regressor is
-#   therefore proportional to the TR, so that the estimated effect is inversely proportional to it. An event of 1 ms is as
-#   high as one of duration 0.
+#   therefore proportional to the TR, so that the estimated effect is inversely proportional to it. An event of 1 ms
+#   is as high as one of duration 0.
 # Versions: nilearn 0.14.1, numpy 2.3.5, scipy 1.15.3. Related: github.com/bids-standard/pybids/issues/643
-# Output seen (2026-11): peak at TR 0.5, 1, 2, 4 s: 0.0035, 0.0069, 0.0139, 0.0278; an event of 1 s: 0.344, 0.344, 0.344,
-#   0.357
-# Why it matters: annotations of films (cuts, words, event boundaries) have duration 0 in BIDS. Their effects cannot be
-#   compared between datasets of different TR, or with those of events that have a duration.
+# Output seen (2026-11): peak at TR 0.5, 1, 2, 4 s: 0.0035, 0.0069, 0.0139, 0.0278; an event of 1 s: 0.344, 0.344,
+#   0.344, 0.357
+# Why it matters: annotations of films (cuts, words, event boundaries) have duration 0 in BIDS. Their effects cannot
+#   be compared between datasets of different TR, or with those of events that have a duration.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

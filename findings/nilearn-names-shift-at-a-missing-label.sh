@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Expected: NiftiLabelsMasker(labels=[names of labels 1, 2, 3]) names label 3 by the third name, or complains, where the
-#   image has no label 2.
+# Expected: NiftiLabelsMasker(labels=[names of labels 1, 2, 3]) names label 3 by the third name, or complains, where
+#   the image has no label 2.
 # Happens: names are given out in order to the labels that are present. Label 3 gets the name of label 2, without a
 #   warning. (A table with the columns index and name, lut=, names it correctly.)
 # Versions: nilearn 0.14.1, nibabel 5.4.2, numpy 2.3.5, pandas 2.3.3
 # Output seen (2026-11): label 3 (mean 30) is called 'Insula' (by labels=), 'Amygdala' (by lut=); warnings about it: 0
-# Why it matters: atlases that were cropped, resampled or restricted to a mask lose small parcels. All parcels after the
-#   first missing one then carry a wrong name.
+# Why it matters: atlases that were cropped, resampled or restricted to a mask lose small parcels. All parcels after
+#   the first missing one then carry a wrong name.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3.11 -m venv env
 env/bin/pip install -q --disable-pip-version-check nilearn==0.14.1 nibabel==5.4.2 numpy==2.3.5 pandas==2.3.3
-env/bin/python - 2>/dev/null <<'PY'
+env/bin/python - 2>messages <<'PY' || { cat messages >&2; exit 1; }
 import warnings
 
 import nibabel as nib

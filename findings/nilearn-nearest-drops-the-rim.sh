@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Expected: with interpolation="nearest", every point of the field of view takes the value of the voxel in which it lies.
-# Happens: points in the outer half of the outermost voxels are set to 0, on all six sides: SciPy calls a point outside
-#   as soon as it is beyond the center of the first or last voxel. ITK keeps them.
+# Expected: with interpolation="nearest", every point of the field of view takes the value of the voxel in which it
+#   lies.
+# Happens: points in the outer half of the outermost voxels are set to 0, on all six sides: SciPy calls a point
+#   outside as soon as it is beyond the center of the first or last voxel. ITK keeps them.
 # Versions: nilearn 0.14.1, nibabel 5.4.2, numpy 2.3.5, scipy 1.15.3; simpleitk 2.5.7 for comparison
 # Output seen (2026-11): of 20 voxels along an axis nilearn leaves 18, ITK 20; of the volume nilearn leaves 73 %
-# Why it matters: masks and atlases with labels at the edge of the field of view lose a rim at each resampling to a finer
-#   grid; a thin slab (partial-brain BOLD) loses half a slice on each side.
+# Why it matters: masks and atlases with labels at the edge of the field of view lose a rim at each resampling to a
+#   finer grid; a thin slab (partial-brain BOLD) loses half a slice on each side.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

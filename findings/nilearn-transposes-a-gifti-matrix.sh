@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Expected: load_surf_data returns (vertices, time points) for every GIFTI file of time series.
-# Happens: it does so for one data array per time point. Where the file holds one two-dimensional data array (vertices x
-#   time points), which GIFTI permits, it is transposed: (time points, vertices). nibabel's agg_data does not transpose.
+# Happens: it does so for one data array per time point. Where the file holds one two-dimensional data array (vertices
+#   x time points), which GIFTI permits, it is transposed: (time points, vertices). nibabel's agg_data does not
+#   transpose.
 # Versions: nilearn 0.14.1, nibabel 5.4.2, numpy 2.3.5
-# Output seen (2026-11): 6 vertices, 4 time points: nilearn (6, 4) for 4 arrays, (4, 6) for one; nibabel (6, 4), (6, 4)
-# Why it matters: with as many time points as vertices of a small mesh, or in code that only takes means, time and space
-#   are exchanged without an error.
+# Output seen (2026-11): 6 vertices, 4 time points: nilearn (6, 4) for 4 arrays, (4, 6) for one; nibabel (6, 4), (6,
+#   4)
+# Why it matters: with as many time points as vertices of a small mesh, or in code that only takes means, time and
+#   space are exchanged without an error.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Expected: a point outside a displacement field is not moved, as in ITK; a constant field moves all points inside alike.
-# Happens: if all points given lie on voxel centers, a point up to one field length before the first voxel is sent where
-#   a voxel at the other end of the field goes: its index is negative, and NumPy counts from the end. (After the last voxel
-#   there is an IndexError.) If one point lies between voxel centers, points outside are not moved. And inside, near the
-#   border, a constant field is not constant: its spline assumes zeros outside.
+# Expected: a point outside a displacement field is not moved, as in ITK; a constant field moves all points inside
+#   alike.
+# Happens: if all points given lie on voxel centers, a point up to one field length before the first voxel is sent
+#   where a voxel at the other end of the field goes: its index is negative, and NumPy counts from the end. (After the
+#   last voxel there is an IndexError.) If one point lies between voxel centers, points outside are not moved. And
+#   inside, near the border, a constant field is not constant: its spline assumes zeros outside.
 # Versions: nitransforms 25.1.0, nibabel 5.4.2, numpy 2.3.5, scipy 1.15.3; simpleitk 2.5.7 for comparison
-# Output seen (2026-11), for a field of 2 mm everywhere: 3 mm outside: moved by 12 mm (ITK 0); 3.2 mm outside: by 0; half a
-#   voxel inside: by 1.84 mm (ITK 2.00)
-# Why it matters: fields of fMRIPrep and ANTs often cover less than the image, whose grid is aligned with theirs. Voxels
-#   on the left are then filled from the right, silently.
+# Output seen (2026-11), for a field of 2 mm everywhere: 3 mm outside: moved by 12 mm (ITK 0); 3.2 mm outside: by 0;
+#   half a voxel inside: by 1.84 mm (ITK 2.00)
+# Why it matters: fields of fMRIPrep and ANTs often cover less than the image, whose grid is aligned with theirs.
+#   Voxels on the left are then filled from the right, silently.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

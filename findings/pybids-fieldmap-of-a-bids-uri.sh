@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
 # Expected: get_fieldmap finds the fieldmap of a run, however its sidecar names the run: by a path relative to the
 #   subject, or by the BIDS URI that the standard has recommended since version 1.8.
-# Happens: for a URI it raises ValueError("Unsupported filesystem: 'bids'"). A plain path to the same
-#   run, in the same list, does not help.
+# Happens: for a URI it raises ValueError("Unsupported filesystem: 'bids'"). A plain path to the same run, in the same
+#   list, does not help.
 # Versions: pybids 0.22.0 with universal-pathlib 0.3.10. Source: github.com/bids-standard/pybids/issues/950
 # Output seen (2026-11): plain path: sub-01_epi.nii.gz; BIDS URI: ValueError: Unsupported filesystem: 'bids'
-# Why it matters: BIDScoin, for one, writes URIs. A valid dataset ends a pipeline, with a message that names
-#   neither the sidecar nor the field.
+# Why it matters: BIDScoin, for one, writes URIs. A valid dataset ends a pipeline, with a message that names neither
+#   the sidecar nor the field.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3.11 -m venv env
 env/bin/pip install -q --disable-pip-version-check pybids==0.22.0 universal-pathlib==0.3.10 nibabel==5.4.2
-env/bin/python - 2>/dev/null <<'PY'
+env/bin/python - 2>messages <<'PY' || { cat messages >&2; exit 1; }
 import json
 from pathlib import Path
 

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Expected: to_dense(10) of events at 0, 0.02 ... s gives a step for each event with a duration, one sample (or a warning)
-#   for an event of duration 0, and 0 elsewhere. resample(1) of a recording keeps each value at its time.
-# Happens: an event of duration 0 disappears. Where times are no multiples of the new step, the steps overshoot, and the
-#   value is not 0 before the event begins. resample() stretches the time axis so that the last old sample becomes the
-#   last new one: the value shown at the end is almost one new sample late.
-# Versions: pybids 0.22.0, numpy 2.3.5, scipy 1.15.3, pandas 2.3.3. Related: github.com/bids-standard/pybids/issues/643
-# Output seen (2026-11): duration 0: largest value 0.00; step of 1: up to 1.06, 0.05 before it begins; resampled to 1 Hz
-#   the clock is 1.05 s ahead at the end of 30 s
-# Why it matters: film annotations (cuts, words) have duration 0 and odd onsets; physiological recordings are resampled to
-#   the TR. Both move against the BOLD signal by about a TR, or vanish.
+# Expected: to_dense(10) of events at 0, 0.02 ... s gives a step for each event with a duration, one sample (or a
+#   warning) for an event of duration 0, and 0 elsewhere. resample(1) of a recording keeps each value at its time.
+# Happens: an event of duration 0 disappears. Where times are no multiples of the new step, the steps overshoot, and
+#   the value is not 0 before the event begins. resample() stretches the time axis so that the last old sample becomes
+#   the last new one: the value shown at the end is almost one new sample late.
+# Versions: pybids 0.22.0, numpy 2.3.5, scipy 1.15.3, pandas 2.3.3. Related:
+#   github.com/bids-standard/pybids/issues/643
+# Output seen (2026-11): duration 0: largest value 0.00; step of 1: up to 1.06, 0.05 before it begins; resampled to 1
+#   Hz the clock is 1.05 s ahead at the end of 30 s
+# Why it matters: film annotations (cuts, words) have duration 0 and odd onsets; physiological recordings are
+#   resampled to the TR. Both move against the BOLD signal by about a TR, or vanish.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -16,7 +17,7 @@ cd "$work"
 python3.11 -m venv env
 env/bin/pip install -q --disable-pip-version-check pybids==0.22.0 universal-pathlib==0.3.10 nibabel==5.4.2 numpy==2.3.5 \
     scipy==1.15.3 pandas==2.3.3
-env/bin/python - 2>/dev/null <<'PY'
+env/bin/python - 2>messages <<'PY' || { cat messages >&2; exit 1; }
 import gzip
 import json
 from pathlib import Path

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Expected: safetensors.numpy.save writes any NumPy array so that it loads with the same values, or refuses it (as
 #   safetensors.torch does for a tensor that is not contiguous).
-# Happens: the bytes are written in the order in which they lie in memory. nibabel's get_fdata() is in Fortran order, so
-#   an image comes back with the right shape and its voxels scrambled; of a slice x[::2] the wrong elements come back.
+# Happens: the bytes are written in the order in which they lie in memory. nibabel's get_fdata() is in Fortran order,
+#   so an image comes back with the right shape and its voxels scrambled; of a slice x[::2] the wrong elements come
+#   back.
 # Versions: safetensors 0.8.0, nibabel 5.4.2, numpy 2.3.5. Source: github.com/safetensors/safetensors/issues/825
 # Output seen (2026-11): 1% of the voxels come back in place; x[::2] of 0..7 comes back as [0, 1, 2, 3]
-# Why it matters: volumes, masks and displacement fields that nibabel reads are in Fortran order. A store that is written
-#   from them is wrong without any error. numpy.ascontiguousarray helps.
+# Why it matters: volumes, masks and displacement fields that nibabel reads are in Fortran order. A store that is
+#   written from them is wrong without any error. numpy.ascontiguousarray helps.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,20 +1,21 @@
 #!/usr/bin/env bash
-# Expected: NeuralMemory gives the same outputs for a stream, however it is cut into calls, since it hands over its state.
+# Expected: NeuralMemory gives the same outputs for a stream, however it is cut into calls, since it hands over its
+#   state.
 # Happens: a call of more than one token that does not complete a chunk is answered from the initial weights, as if
-#   nothing had been stored. (Calls of one token, and of whole chunks, are right.) Calls that complete a chunk in their
-#   middle use the old memory for some tokens after it; later ones may raise a RuntimeError about sizes.
+#   nothing had been stored. (Calls of one token, and of whole chunks, are right.) Calls that complete a chunk in
+#   their middle use the old memory for some tokens after it; later ones may raise a RuntimeError about sizes.
 # Versions: titans-pytorch 0.5.5, torch 2.13.0. Related: github.com/lucidrains/titans-pytorch/issues/59
-# Output seen (2026-11): chunks of 16, stream of 40 tokens, largest differences from one call: calls of 1: 0.00, 32 + 8:
-#   5.13 (that of a memory that has read nothing: 0.00), 20 + 20: 5.65
-# Why it matters: fMRI arrives one volume or one block at a time. A block of 8 volumes after 32 is forecast without any
-#   memory of the run, and the code gives no sign of it.
+# Output seen (2026-11): chunks of 16, stream of 40 tokens, largest differences from one call: calls of 1: 0.00, 32 +
+#   8: 5.13 (that of a memory that has read nothing: 0.00), 20 + 20: 5.65
+# Why it matters: fMRI arrives one volume or one block at a time. A block of 8 volumes after 32 is forecast without
+#   any memory of the run, and the code gives no sign of it.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3.11 -m venv env
 env/bin/pip install -q --disable-pip-version-check titans-pytorch==0.5.5 torch==2.13.0
-env/bin/python - 2>/dev/null <<'PY'
+env/bin/python - 2>messages <<'PY' || { cat messages >&2; exit 1; }
 import torch
 from titans_pytorch import NeuralMemory
 

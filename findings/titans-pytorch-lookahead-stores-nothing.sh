@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# Expected: store_with_lookahead_value=True lets each key wait for the value of the next token, across the whole stream.
-# Happens: keys wait within their chunk only. The last key of each chunk is never stored. With the default chunk_size of 1
-#   nothing is: the memory only forgets, and its weights go to 0, whatever it reads. No error and no warning.
+# Expected: store_with_lookahead_value=True lets each key wait for the value of the next token, across the whole
+#   stream.
+# Happens: keys wait within their chunk only. The last key of each chunk is never stored. With the default chunk_size
+#   of 1 nothing is: the memory only forgets, and its weights go to 0, whatever it reads. No error and no warning.
 # Versions: titans-pytorch 0.5.5, torch 2.13.0
-# Output seen (2026-11): tokens stored of 256: 0 with chunk_size 1, 192 with 4, 240 with 16; weights after 256 tokens with
-#   chunk_size 1: 0.0e+00 of the initial ones
-# Why it matters: a memory that forecasts stores what follows a time point. This option looks like that, and at the default
-#   chunk size it is a memory of nothing.
+# Output seen (2026-11): tokens stored of 256: 0 with chunk_size 1, 192 with 4, 240 with 16; weights after 256 tokens
+#   with chunk_size 1: 0.0e+00 of the initial ones
+# Why it matters: a memory that forecasts stores what follows a time point. This option looks like that, and at the
+#   default chunk size it is a memory of nothing.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3.11 -m venv env
 env/bin/pip install -q --disable-pip-version-check titans-pytorch==0.5.5 torch==2.13.0
-env/bin/python - 2>/dev/null <<'PY'
+env/bin/python - 2>messages <<'PY' || { cat messages >&2; exit 1; }
 import torch
 from titans_pytorch import NeuralMemory
 

@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
 # Expected: the surprise of NeuralMemory for one and the same token, repeated, falls as the memory learns it.
-# Happens: by default it never changes: gradients are always taken at the initial weights, however long the stream. With
-#   batch_size=, which moves the weights, it grows without bound at the default step size (1, summed over the tokens of a
-#   chunk), before any training of the outer network; after some thousand tokens the memory is NaN. With
+# Happens: by default it never changes: gradients are always taken at the initial weights, however long the stream.
+#   With batch_size=, which moves the weights, it grows without bound at the default step size (1, summed over the
+#   tokens of a chunk), before any training of the outer network; after some thousand tokens the memory is NaN. With
 #   default_step_transform_max_lr=0.1 it falls.
 # Versions: titans-pytorch 0.5.5, torch 2.13.0. Related: github.com/lucidrains/titans-pytorch/issues/29
 # Output seen (2026-11): surprise of the first and the 256th repetition, median of 5 seeds: default 1.93 and 1.93;
 #   batch_size=16 1.93 and 3e+15; the same with max_lr 0.1 1.93 and 0.15
-# Why it matters: surprise is compared with event boundaries of films. By default it cannot reflect what has been heard
-#   before, and with batch_size it is an artifact of an unstable step size.
+# Why it matters: surprise is compared with event boundaries of films. By default it cannot reflect what has been
+#   heard before, and with batch_size it is an artifact of an unstable step size.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3.11 -m venv env
 env/bin/pip install -q --disable-pip-version-check titans-pytorch==0.5.5 torch==2.13.0
-env/bin/python - 2>/dev/null <<'PY'
+env/bin/python - 2>messages <<'PY' || { cat messages >&2; exit 1; }
 from statistics import median
 
 import torch
