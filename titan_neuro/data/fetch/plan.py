@@ -115,10 +115,8 @@ def find_wanted(
         if all(_matches(file, entity, wanted) for entity, wanted in filters.items())
     ]
     if not any(file.recording for file in selected):
-        combination = " and ".join(
-            f"{_FILTERS[entity]} {' '.join(wanted.values())}" for entity, wanted in filters.items()
-        )
-        raise NoMatchError(f"{directory}: no {kind} of {combination} together.", available)
+        parts = (f"{_FILTERS[entity]} {' '.join(wanted.values())}" for entity, wanted in filters.items())
+        raise NoMatchError(f"{directory}: no {kind} of {' and '.join(parts)} together.", available)
     return selected
 
 
