@@ -28,11 +28,11 @@ def build_parser() -> argparse.ArgumentParser:
     """Make the parser of the whole command."""
     parser = _Parser(
         prog="titan-neuro",
-        description="Forecast whole fMRI recordings with a memory that learns at test time, and ask what it holds.",
+        description="Forecast whole fMRI recordings with a memory that learns at test time, and ask what it contains.",
         epilog="The main job: `titan-neuro run BIDS_DIR OUTPUT_DIR participant`, then `... group`.",
     )
     flags.add_version(parser)
-    subcommands = parser.add_subparsers(dest="subcommand", metavar="VERB", parser_class=argparse.ArgumentParser)
+    subcommands = parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND", parser_class=argparse.ArgumentParser)
     for subcommand in _SUBCOMMANDS:
         subcommand.add_parser(subcommands)
     return parser
