@@ -87,7 +87,13 @@ def add_preparation(parser: argparse.ArgumentParser) -> None:
         metavar="PRESET",
         help="none, motion24, simple, scrubbing, compcor, ica_aroma or budapest2020 (default: none)",
     )
-    group.add_argument("--atlas", type=Path, metavar="IMAGE", help="labels image: parcels instead of voxels")
+    group.add_argument(
+        "--atlas",
+        type=Path,
+        metavar="FILE",
+        help="labels (.nii.gz; of surfaces .dlabel.nii, .label.gii, .annot): means of its parcels instead of voxels or "
+        "vertices. With tables of parcels: where these lie",
+    )
     group.add_argument(
         "--rough-registration",
         action="store_const",
