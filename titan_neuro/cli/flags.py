@@ -21,6 +21,7 @@ def add_version(parser: argparse.ArgumentParser) -> None:
 def new_subcommand(subcommands: Any, name: str, help_text: str, **options: Any) -> argparse.ArgumentParser:
     """Add a subcommand with the flags that every one has."""
     parser: argparse.ArgumentParser = subcommands.add_parser(name, help=help_text, description=help_text, **options)
+    parser.set_defaults(subparser=parser)
     add_version(parser)
     parser.add_argument("-v", "--verbose", action="count", default=0, help="say more; twice: libraries too")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
