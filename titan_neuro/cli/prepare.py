@@ -49,6 +49,6 @@ def execute(arguments: argparse.Namespace) -> None:
         logger.info("%s", line)
     for run in planned:
         logger.info("%s", run)
-    logger.info("%d runs; nothing was prepared.", len(planned))
+    logger.info("Nothing was prepared (--dry-run).")
     if filters is not None:
         study.write_filters(filters)
