@@ -59,9 +59,8 @@ def load_study(
         )
     content: dict[str, Any] = _STUDY.dump_python(PRESETS[preset](), mode="json")
     settings = [parse_setting(over) if isinstance(over, str) else over for over in overrides]
-    for over in ({"prepare": prepared or {}}, given):
-        content = _merge(content, over, [StudyConfig])
-    in_file = content
+    in_file = _merge(_merge(content, {"prepare": prepared or {}}, [StudyConfig]), given, [StudyConfig])
+    content = in_file
     for over in settings:
         content = _merge(content, over, [StudyConfig])
     if seed is not None:
