@@ -123,7 +123,7 @@ def _details(recording: Recording, config: PrepareConfig, missing: Sequence[Path
     table = "computed here" if is_computed else recording.confounds or "none"
     yield f"confounds: regressed out: {config.confounds}; table: {table}"
     yield from recording.notes
-    for path in missing:
+    for path in dict.fromkeys(missing):
         what = "subdataset that is not installed" if path in recording.uninstalled else "not on this machine"
         yield f"missing: {path} ({what})"
 

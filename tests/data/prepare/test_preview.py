@@ -58,6 +58,24 @@ def test_a_mask_that_will_be_computed_is_said(native, tmp_path, capsys):
     assert "mask: the dataset has none: computed from the first volumes" in capsys.readouterr().err
 
 
+def replace_mask(dataset, shape, value):
+    save(next(dataset.rglob("*brain_mask.nii.gz")), np.full(shape, value, np.float32), np.diag([4.0, 4.0, 4.0, 1.0]))
+
+
+def test_a_soft_mask_is_said(native, tmp_path, capsys):
+    replace_mask(native, SHAPE, np.linspace(0.3, 1, np.prod(SHAPE)).reshape(SHAPE))
+    assert prepare(native, tmp_path / "out", "--dry-run") == 0
+    assert "not binary: voxels of at least 0.5" in capsys.readouterr().err
+
+
+def mask_on_another_grid(dataset):
+    replace_mask(dataset, (5, 6, 5), 1)
+
+
+def empty_mask(dataset):
+    replace_mask(dataset, SHAPE, 0)
+
+
 def wrong_rows(dataset):
     write_confounds(dataset, 1, n_rows=39)
 
@@ -81,6 +99,8 @@ def surface_labels(dataset):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
+        (mask_on_another_grid, "expected the grid of"),
+        (empty_mask, "the brain mask is empty"),
         (wrong_rows, "39"),
         (no_preset, "has no table of confounds"),
         (fractions_as_labels, "expected labels, whole numbers"),

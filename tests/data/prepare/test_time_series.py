@@ -96,6 +96,7 @@ def test_trailing_axes_of_length_1_are_dropped(tmp_path, data, space, ones, name
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
+        (SHAPE[:2], r"expected a 4D image \(x, y, z, time\), found 2D of shape \(9, 8\)"),
         (SHAPE, r"expected a 4D image \(x, y, z, time\), found 3D of shape \(9, 8, 7\)"),
         ((*SHAPE, 2, 3), "found 5D"),
         # The fifth axis of NIfTI holds vectors, not time.

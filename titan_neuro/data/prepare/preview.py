@@ -9,6 +9,7 @@ from pathlib import Path
 from titan_neuro.data.bids.annex import is_missing
 from titan_neuro.data.bids.recordings import Recording
 from titan_neuro.data.prepare.atlas import require_kind
+from titan_neuro.data.prepare.brain_mask import read_mask
 from titan_neuro.data.prepare.config import PrepareConfig
 from titan_neuro.data.prepare.images import BoldImage
 from titan_neuro.data.prepare.routes import confound_model, given_confounds, output_route, output_space
@@ -39,7 +40,7 @@ class Preview:
 def preview_run(recording: Recording, config: PrepareConfig) -> Preview:
     """Say what will be decided from a run's header, sidecar and tables, and what is wrong with them.
 
-    Files that are not on this machine are not looked at, and no volume is read.
+    Files that are not on this machine are not looked at, and no volume of the recording is read.
 
     Parameters
     ----------
@@ -74,6 +75,10 @@ def _preview(recording: Recording, config: PrepareConfig) -> Iterator[str]:
         series = ParcelTable(recording, _atlas_of(config)) if is_table else SurfaceSeries(recording)
         n_time_points, header_s = series.n_time_points, series.header_repetition_time
     seconds = repetition_time(recording, header_s, n_time_points, config.repetition_time_from)
+    is_own_grid = output_route(recording, config) in ("native", "preprocessed")
+    if image is not None and is_own_grid and recording.mask is not None and not is_missing(recording.mask):
+        # On which grid it lies, and whether it is binary, is said there.
+        read_mask(recording.mask, image)
     if image is not None and recording.route == "transforms":
         yield f"distortion: {_distortion_in_words(recording, image)}"
     yield f"volumes before the steady state: {_steady_state_in_words(recording, config, n_time_points)}"
