@@ -39,7 +39,8 @@ def _preview(recording: Recording, config: PrepareConfig) -> str | None:
     if any(map(is_missing, recording.hemispheres.values())):
         return None
     if recording.kind != "volume":
-        series = ParcelTable(recording) if recording.kind == "parcels" else SurfaceSeries(recording)
+        atlas = None if config.atlas is None or is_missing(config.atlas) else config.atlas
+        series = ParcelTable(recording, atlas) if recording.kind == "parcels" else SurfaceSeries(recording)
         n_time_points, header_s = series.n_time_points, series.header_repetition_time
     else:
         image = BoldImage(recording.path)
