@@ -49,6 +49,8 @@ def execute(arguments: argparse.Namespace) -> None:
         logger.info("%s", line)
     for run in planned:
         logger.info("%s", run)
-    logger.info("%d runs; nothing was prepared.", len(planned))
+    n_failing = sum(run.problem is not None for run in planned)
+    failing = f", {n_failing} of which can't be prepared" if n_failing else ""
+    logger.info("%d runs%s; nothing was prepared.", len(planned), failing)
     if filters is not None:
         study.write_filters(filters)

@@ -304,6 +304,12 @@ def test_a_long_column_that_only_rises_is_no_parcel(tmp_path, caplog):
     assert "'volume' rises from row to row" in caplog.text
 
 
+def test_a_column_that_counts_down_is_no_parcel(tmp_path, caplog):
+    found = table(tmp_path, "a\tleft\n" + "".join(f"{(row * 7) % 5}\t{9 - row}\n" for row in range(10)))
+    assert found.space.parcels == ("a",)
+    assert "'left' falls from row to row" in caplog.text
+
+
 @pytest.mark.parametrize("rows", [["1 2", "2 1", "3 3"], ["1 0", "2 1", "4 0", "5 1", "6 0", "9 1"]])
 def test_a_few_rising_values_are_a_parcel(tmp_path, rows):
     found = table(tmp_path, "a\tb\n" + "".join(row.replace(" ", "\t") + "\n" for row in rows))

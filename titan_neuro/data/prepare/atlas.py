@@ -96,6 +96,26 @@ def read_atlas(path: Path, space: Space) -> Atlas:
     return Atlas(name=atlas_name(path), labels=labels, names=kept, lost=lost, layout=layout)
 
 
+def check_atlas(path: Path) -> None:
+    """Refuse a file that is no atlas, before any run is read.
+
+    Parameters
+    ----------
+    path : Path
+        As for :func:`read_atlas`, in any space.
+
+    Raises
+    ------
+    InputNotFoundError, ImageError, MetadataError
+        As for :func:`read_atlas`.
+    """
+    if is_surface_atlas(path):
+        read_surface_labels(path)
+    else:
+        labels, _ = _read_labels(path)
+        _rows(path, np.unique(labels[labels > 0]))
+
+
 def match_table(path: Path, columns: Sequence[str]) -> tuple[tuple[str, ...], ParcelLayout]:
     """Find the parcels of a table in an atlas.
 
