@@ -63,7 +63,7 @@ def test_a_dry_run_says_all_that_is_read_and_left_out(dataset, tmp_path, capsys)
     stem = f"sub-01_task-movie_{GRID}_desc"
     assert "Phase images are left out" in text and "part-phase" in text
     for line in (
-        "1 subjects, 1 runs:",
+        "1 subject, 1 run:",
         f"sub-01_task-movie_part-mag: to prepare (preprocessed image) as sub-01_task-movie_part-mag_{GRID}",
         f"{stem}-preproc_bold.nii.gz",
         "  grid: MNI152NLin2009cAsym, 2 mm\n",
