@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from titan_neuro.data.bids.annex import is_missing
 from titan_neuro.data.bids.recordings import Recording
+from titan_neuro.data.prepare.atlas import require_kind
 from titan_neuro.data.prepare.config import PrepareConfig
 from titan_neuro.data.prepare.images import BoldImage
-from titan_neuro.data.prepare.routes import confound_model, given_confounds, output_route
+from titan_neuro.data.prepare.routes import confound_model, given_confounds, output_route, output_space
 from titan_neuro.data.prepare.spatial_mapping import phase_encoding_of
 from titan_neuro.data.prepare.steady_state import marked_steady_state
 from titan_neuro.data.prepare.surfaces import SurfaceSeries
@@ -61,12 +63,15 @@ def _preview(recording: Recording, config: PrepareConfig) -> Iterator[str]:
     if any(map(is_missing, (recording.path, *recording.hemispheres.values()))):
         sidecar_repetition_time(recording)
         return
+    if config.atlas is not None and recording.kind != "parcels":
+        space_name = output_space(recording, config)[0] or recording.entities.get("space", "native")
+        require_kind(config.atlas, recording.kind, space_name)
     image = BoldImage(recording.path) if recording.kind == "volume" else None
     if image is not None:
         n_time_points, header_s = image.n_volumes, image.header_repetition_time
     else:
-        atlas = None if config.atlas is None or is_missing(config.atlas) else config.atlas
-        series = ParcelTable(recording, atlas) if recording.kind == "parcels" else SurfaceSeries(recording)
+        is_table = recording.kind == "parcels"
+        series = ParcelTable(recording, _atlas_of(config)) if is_table else SurfaceSeries(recording)
         n_time_points, header_s = series.n_time_points, series.header_repetition_time
     seconds = repetition_time(recording, header_s, n_time_points, config.repetition_time_from)
     if image is not None and recording.route == "transforms":
@@ -76,6 +81,11 @@ def _preview(recording: Recording, config: PrepareConfig) -> Iterator[str]:
         changed = events_within(read_events(recording.events), n_time_points * seconds, recording.events)[1]
         if changed:
             yield changed
+
+
+def _atlas_of(config: PrepareConfig) -> Path | None:
+    """The atlas, if it is on this machine."""
+    return None if config.atlas is None or is_missing(config.atlas) else config.atlas
 
 
 def _distortion_in_words(recording: Recording, image: BoldImage) -> str:
@@ -89,11 +99,12 @@ def _distortion_in_words(recording: Recording, image: BoldImage) -> str:
 def _steady_state_in_words(recording: Recording, config: PrepareConfig, n_time_points: int) -> str:
     """Say how many volumes the table of confounds marks; the preset's columns are checked on the way."""
     if recording.confounds is not None and is_missing(recording.confounds):
-        return "as the table of confounds marks them, which is not on this machine"
+        return "as the table of confounds, which is not on this machine, marks them"
     table = given_confounds(recording, n_time_points)
     marked = marked_steady_state(table)
     if output_route(recording, config) not in ("transforms", "rough registration"):
         confound_model(table, config, recording, n_time_points, marked.n_volumes_before if marked else 0)
     if marked is None:
-        return "none is marked in a table of confounds; they are detected in the recording"
+        why = "no table of confounds" if table is None else "the table of confounds marks none"
+        return f"{why}; they are looked for in the first volumes"
     return f"{marked.n_volumes_before}, from {marked.rule}"
