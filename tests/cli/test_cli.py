@@ -13,6 +13,7 @@ import pytest
 from conftest import DEBUG_SETTINGS
 
 from titan_neuro import errors
+from titan_neuro.cli import main
 from titan_neuro.data.store import open_runs
 
 SUBCOMMANDS = ["simulate", "fetch", "prepare", "train", "predict", "evaluate", "probe", "report", "run"]
@@ -45,6 +46,23 @@ def test_the_bids_app_flags_are_there(titan_neuro):
     for flag in flags:
         assert re.search(rf"(^|[\s,]){flag}\b", text), flag
     assert titan_neuro("--version").stdout.startswith("titan-neuro 0.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["prepare", "--resolutin", "3", "a", "b"], "unknown flag --resolutin. Did you mean '--resolution'?"),
+        (["run", "a", "b", "group", "--sed=1", "--nproc"], "argument --nprocs"),
+        (["train", "a", "--maxepochs=3"], "unknown flag --maxepochs."),
+        (["train", "a", "b"], "unexpected arguments: b"),
+        (["--verison"], "unknown flag --verison. Did you mean '--version'?"),
+    ],
+)
+def test_a_misspelled_flag_is_named(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == errors.UsageError.exit_code
+    assert message in capsys.readouterr().err
 
 
 def test_each_error_class_has_its_exit_code():

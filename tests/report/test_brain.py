@@ -81,6 +81,17 @@ def test_a_mask_of_a_few_voxels(write_volume, n_voxels):
     assert len(list(overlays(figure))) == 2 * n_voxels
 
 
+@pytest.mark.parametrize("n_letters", [20, 80, 101, 150])
+def test_a_title_fits_the_picture(n_letters, coarse_mask, write_volume):
+    title = ("lost without any history " * 7)[:n_letters].strip()
+    figure = plot_map(write_volume(coarse_mask.get_fdata(), coarse_mask.affine, "lost"), {"Space": "MNI"}, title)
+    figure.draw_without_rendering()
+    [text] = [text for text in figure.texts if text.get_text().replace("\n", " ") == title]
+    box = text.get_window_extent()
+    assert box.x1 <= figure.bbox.width and box.y1 <= figure.bbox.height
+    assert box.y0 >= 0.92 * figure.bbox.height
+
+
 def test_the_scale_is_symmetric_and_can_be_shared(coarse_mask, write_volume):
     data = np.where(coarse_mask.get_fdata() > 0, 0.08, np.nan)
     path = write_volume(data, coarse_mask.affine)

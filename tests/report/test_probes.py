@@ -87,6 +87,16 @@ def test_conditions_without_a_course_are_stacked():
     np.testing.assert_array_equal([line.get_xdata()[0] for line in axes.lines[1::2]], [0.5, 0.5])
 
 
+@pytest.mark.parametrize("label", ["short", "memory weights less memory weights, untrained model"])
+def test_the_legend_stays_inside_the_figure(label):
+    rows = [score_row("accuracy", "a", x=x, value=0.5) for x in (1, 9)] * 6
+    figure = probe_figure(pd.DataFrame(rows).assign(label=[f"{label} {i // 2}" for i in range(12)]), "accuracy", "x")
+    figure.draw_without_rendering()
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.width
+    assert figure.axes[0].get_window_extent().height > 0.4 * figure.bbox.height
+
+
 def test_a_table_with_other_columns_is_refused(probed):
     path = probed.group / "task-movie_desc-historyswap_scores.tsv"
     path.write_text("measure\tcondition\na\tb\n")

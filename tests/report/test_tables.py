@@ -134,6 +134,13 @@ def test_cells_hold_value_and_interval(results):
     assert {cell["interval"] for cell in rows["ar"]["cells"]} == {"by definition"}
 
 
+def test_a_row_without_values_of_a_metric_is_left_out(results):
+    scores = results.scores.copy()
+    scores.loc[scores["model"] == "mean", "r2"] = np.nan
+    models = {group["metric"]: [row["model"] for row in group["rows"]] for group in score_groups(scores)}
+    assert "mean" not in models["r2"] and "mean" in models["skill_ar"]
+
+
 def test_a_missing_lead_time_is_an_empty_cell(results):
     scores = results.scores[~((results.scores["model"] == "mean") & (results.scores["lead_time_points"] == 6))]
     rows = {row["model"]: row for row in score_groups(scores)[2]["rows"]}

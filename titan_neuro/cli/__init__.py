@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from titan_neuro.cli import evaluate, fetch, flags, predict, prepare, probe, report, run, simulate, train
-from titan_neuro.errors import TitanNeuroError
+from titan_neuro.errors import TitanNeuroError, near_miss
 from titan_neuro.study import pipelines
 
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
@@ -28,11 +30,11 @@ def build_parser() -> argparse.ArgumentParser:
     """Make the parser of the whole command."""
     parser = _Parser(
         prog="titan-neuro",
-        description="Forecast whole fMRI recordings with a memory that learns at test time, and ask what it holds.",
+        description="Forecast whole fMRI recordings with a memory that learns at test time, and ask what it contains.",
         epilog="The main job: `titan-neuro run BIDS_DIR OUTPUT_DIR participant`, then `... group`.",
     )
     flags.add_version(parser)
-    subcommands = parser.add_subparsers(dest="subcommand", metavar="VERB", parser_class=argparse.ArgumentParser)
+    subcommands = parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND", parser_class=argparse.ArgumentParser)
     for subcommand in _SUBCOMMANDS:
         subcommand.add_parser(subcommands)
     return parser
@@ -41,7 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or the code of the error's class (see :mod:`titan_neuro.errors`)."""
     parser = build_parser()
-    arguments = parser.parse_args(argv)
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        _refuse(getattr(arguments, "subparser", parser), unknown)
     if arguments.subcommand is None:
         parser.print_help()
         return 0
@@ -69,6 +73,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("titan-neuro: interrupted; run the same command again to go on.", file=sys.stderr)  # noqa: T201
         return 130
     return 0
+
+
+def _refuse(subparser: argparse.ArgumentParser, unknown: Sequence[str]) -> NoReturn:
+    """Name the flags that a subcommand does not have, and the nearest that it has; else what is too many."""
+    unknown_flags = [argument.partition("=")[0] for argument in unknown if argument.startswith("-")]
+    if not unknown_flags:
+        subparser.error(f"unexpected arguments: {' '.join(unknown)}")
+    flags_of_subcommand = set(re.findall(r"--[a-z][a-z-]*", subparser.format_help()))
+    subparser.error(" ".join(f"unknown flag {flag}.{near_miss(flag, flags_of_subcommand)}" for flag in unknown_flags))
 
 
 def _set_up_logging(verbosity: int) -> None:

@@ -21,6 +21,7 @@ def add_version(parser: argparse.ArgumentParser) -> None:
 def new_subcommand(subcommands: Any, name: str, help_text: str, **options: Any) -> argparse.ArgumentParser:
     """Add a subcommand with the flags that every one has."""
     parser: argparse.ArgumentParser = subcommands.add_parser(name, help=help_text, description=help_text, **options)
+    parser.set_defaults(subparser=parser)
     add_version(parser)
     parser.add_argument("-v", "--verbose", action="count", default=0, help="say more; twice: libraries too")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -87,7 +88,13 @@ def add_preparation(parser: argparse.ArgumentParser) -> None:
         metavar="PRESET",
         help="none, motion24, simple, scrubbing, compcor, ica_aroma or budapest2020 (default: none)",
     )
-    group.add_argument("--atlas", type=Path, metavar="IMAGE", help="labels image: parcels instead of voxels")
+    group.add_argument(
+        "--atlas",
+        type=Path,
+        metavar="FILE",
+        help="labels (.nii.gz; of surfaces .dlabel.nii, .label.gii, .annot): means of its parcels instead of voxels or "
+        "vertices. With tables of parcels: where these lie",
+    )
     group.add_argument(
         "--rough-registration",
         action="store_const",

@@ -1,4 +1,4 @@
-"""``titan-neuro probe``: ask what the memory holds."""
+"""``titan-neuro probe``: ask what the memory contains."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 def add_parser(subcommands: Any) -> None:
     """Add the subcommand."""
-    parser = flags.new_subcommand(subcommands, "probe", "Ask what the memory holds.")
+    parser = flags.new_subcommand(subcommands, "probe", "Ask what the memory contains.")
     questions = "; ".join(f"{name}: {entry.question}" for name, entry in PROBES.items())
     parser.add_argument("name", choices=PROBES, help=questions)
     parser.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR", help="where `train` has written")

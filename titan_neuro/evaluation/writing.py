@@ -40,8 +40,8 @@ _RESIDUALS = (
     "over subjects."
 )
 _CEILINGS = (
-    "Noise ceiling: the score of a forecast that knows the stimulus-locked signal and nothing of this brain's own "
-    "past, mean over features. A forecaster may exceed it. r2 is the ceiling itself; skill_ar is the ceiling given "
+    "Noise ceiling: the score of a forecast that contains the stimulus-locked signal and nothing of this brain's "
+    "own past, mean over features. A forecaster may exceed it. r2 is the ceiling itself; skill_ar is the ceiling given "
     "the r2 of linear autoregression."
 )
 

@@ -1,4 +1,4 @@
-"""Probes of what the memory holds: one module a probe, listed in `titan_neuro.probing.registry`.
+"""Probes of what the memory contains: one module a probe, listed in `titan_neuro.probing.registry`.
 
 Everything but the registry is loaded when it is first used: `PROBES` can be listed without importing torch.
 """

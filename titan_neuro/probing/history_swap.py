@@ -303,7 +303,7 @@ class HistorySwapProbe:
             "HistorySeconds": sorted(history * seconds for history in self._histories),
             "RunsWithTrainingHistories": self._n_runs_with_training_histories,
             "NotTested": [f"{reason}: {', '.join(keys)}." for reason, keys in self._not_tested.items()],
-            "x": {"Description": "Context: the last seconds before the forecast, which stay as they are", "Units": "s"},
+            "x": {"Description": "Context before the forecast, left unchanged", "Units": "s"},
         }
 
 

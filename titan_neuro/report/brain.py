@@ -37,10 +37,13 @@ from titan_neuro.report.surfaces import (
 _LABELS = {
     **{name.replace("_", ""): f"{name}: {METRICS_BY_NAME[name].label}" for name in ("skill_ar", "r2")},
     "timescale": "timescale (s)",
+    "lost": "skill_ar lost",
 }
 _N_SLICES = 6
 _DRAWN_MM = 2.0
 _ALMOST_ZERO = 1e-9
+_TITLE_LETTERS = 80
+"""Letters of a title that fit into one line."""
 
 
 def plot_map(path: Path, sidecar: Mapping[str, Any], title: str, *, limit: float | None = None) -> Figure:
@@ -242,7 +245,7 @@ def _volume_figure(path: Path, scale: _Scale, label: str, title: str, note: str)
         _draw_slices(figure, image, np.log(values / scale.low) + 1, mappable.cmap, ends)
     else:
         _draw_slices(figure, image, values, mappable.cmap, (scale.low, scale.high))
-    figure.text(0.01, 0.985, plain(title), fontsize=10, fontweight="bold", va="top")
+    _write_title(figure, title)
     _color_bar(figure, mappable, scale, values[np.isfinite(values)], label)
     figure.text(0.01, 0.012, textwrap.fill(plain(note), 125), fontsize=7, color=MUTED, va="bottom")
     return figure
@@ -260,13 +263,20 @@ def _surface_figure(path: Path, scale: _Scale, label: str, title: str, space: st
         draw_surfaces(figure, path, mesh, mappable.cmap, (0.0, float(np.log(scale.high / scale.low))), _log(scale.low))
     else:
         draw_surfaces(figure, path, mesh, mappable.cmap, (scale.low, scale.high), np.asarray)
-    figure.text(0.01, 0.985, plain(title), fontsize=10, fontweight="bold", va="top")
+    _write_title(figure, title)
     _color_bar(figure, mappable, scale, surface_values(path), label)
     n_others = n_not_drawn(read_surface_map(path))
     note = f"Vertices in {space}, on {name}; vertices without a value are gray."
     note += f" {n_others:,} voxels of other structures are not drawn." if n_others else ""
     figure.text(0.01, 0.012, textwrap.fill(plain(note), 125), fontsize=7, color=MUTED, va="bottom")
     return figure
+
+
+def _write_title(figure: Figure, title: str) -> None:
+    """Write the title at the top: a long one in smaller letters and two lines, which still fit above the brains."""
+    is_long = len(title) > _TITLE_LETTERS
+    text = textwrap.fill(plain(title), 96) if is_long else plain(title)
+    figure.text(0.01, 0.998 if is_long else 0.985, text, fontsize=8 if is_long else 10, fontweight="bold", va="top")
 
 
 def _log(low: float) -> Callable[[FloatArray], FloatArray]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -82,7 +84,7 @@ def parcel_figure(parcels: pd.DataFrame, label: str, title: str, *, limit: float
         panels["network"].set(ylabel=label.split(":")[0])
         keys = [Line2D([], [], color=color, linewidth=3) for _, color in _SIDES.values()]
         figure.legend(keys, [text for text, _ in _SIDES.values()], loc="outside lower center", ncols=2, fontsize=8.5)
-    figure.suptitle(plain(title), fontsize=10, fontweight="bold", x=0.01, ha="left")
+    figure.suptitle(textwrap.fill(plain(title), 80), fontsize=10, fontweight="bold", x=0.01, ha="left")
     return figure
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 
 import matplotlib
@@ -14,6 +15,8 @@ from titan_neuro.report.style import MUTED, RULE, STYLE, plain
 
 _COLORS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#1f2933")
 _MARKERS = "osD^vPX*<>"
+# Longer labels would leave the figure where two stand side by side.
+_LETTERS_OF_TWO_COLUMNS = 34
 
 
 @matplotlib.rc_context(STYLE)
@@ -34,12 +37,14 @@ def probe_figure(rows: pd.DataFrame, title: str, x_label: str) -> Figure:
     """
     rows = rows[rows["value"].notna()]
     is_course = rows["x"].nunique() > 1
-    figure = Figure(figsize=(4.9, 3.9 if is_course else 1.2 + 0.36 * len(rows)))
+    n_columns = 1 if rows["label"].str.len().max() > _LETTERS_OF_TWO_COLUMNS else 2
+    legend_height = 0.19 * math.ceil(rows["label"].nunique() / n_columns)
+    figure = Figure(figsize=(4.9, 3.0 + legend_height if is_course else 1.2 + 0.36 * len(rows)))
     axes = figure.add_subplot()
     if is_course:
         _draw_courses(axes, rows)
         axes.set(xlabel=x_label)
-        figure.legend(loc="outside lower center", ncols=2, fontsize=8, handlelength=1.6)
+        figure.legend(loc="outside lower center", ncols=n_columns, fontsize=8, handlelength=1.6)
     else:
         _draw_conditions(axes, rows)
     # Above the whole figure: the axes beside long labels are narrow.

@@ -122,7 +122,7 @@ def score_groups(scores: pd.DataFrame, metrics: Sequence[str] = METRICS) -> list
     Returns
     -------
     list of ScoreGroup
-        Rows are described in words in the first group alone.
+        Rows are described in words in the first group alone, and left out where they have no value of the metric.
     """
     kinds = {str(model): Kind(kind) for model, kind in zip(scores["model"], scores["kind"], strict=True)}
     return [_score_group(scores, kinds, metric, is_first=metric == metrics[0]) for metric in metrics]
@@ -139,6 +139,8 @@ def _score_group(scores: pd.DataFrame, kinds: dict[str, Kind], metric: str, *, i
             _cell(by_lead_time[points], metric, best[points]) if points in by_lead_time else _EMPTY
             for points in lead_times
         ]
+        if all(cell["value"] == NOT_AVAILABLE for cell in cells):
+            continue
         kind = kinds[model]
         rows.append(
             ScoreRow(

@@ -174,13 +174,15 @@ def run_table(recordings: Sequence[Recording]) -> list[str]:
     rows: dict[tuple[str, ...], list[str]] = {}
     for subject in sorted(runs):
         rows.setdefault(tuple(sorted(runs[subject])), []).append(subject)
-    lines = [f"{len(runs)} subjects, {len(recordings)} runs:"]
+    subjects_in_words = "1 subject" if len(runs) == 1 else f"{len(runs)} subjects"
+    lines = [f"{subjects_in_words}, {len(recordings)} {'run' if len(recordings) == 1 else 'runs'}:"]
     if len(columns) <= _MAX_COLUMNS:
         lines += [f"  {number}: {column}" for number, column in enumerate(columns, start=1)]
     for present, subjects in sorted(rows.items(), key=lambda row: (-len(row[0]), row[1])):
         marks = " ".join(str(number) if run in present else "-" for number, run in enumerate(columns, start=1))
         which = f" ({marks})" if len(columns) <= _MAX_COLUMNS else ""
-        lines.append(f"  {len(present)} runs{which}: sub- {' '.join(subjects)}")
+        count = f"{len(present)} {'run' if len(present) == 1 else 'runs'}"
+        lines.append(f"  {count}{which}: {' '.join(f'sub-{subject}' for subject in subjects)}")
     return [*lines, *_incomplete(runs)]
 
 
