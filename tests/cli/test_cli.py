@@ -13,6 +13,7 @@ import pytest
 from conftest import DEBUG_SETTINGS
 
 from titan_neuro import errors
+from titan_neuro.cli import main
 from titan_neuro.data.store import open_runs
 
 SUBCOMMANDS = ["simulate", "fetch", "prepare", "train", "predict", "evaluate", "probe", "report", "run"]
@@ -219,6 +220,15 @@ def test_whole_run_preparation_is_said_everywhere(titan_neuro, study, tmp_path):
 def test_debug_shows_the_traceback(titan_neuro, tmp_path):
     done = titan_neuro("prepare", tmp_path / "nowhere", tmp_path / "out", "--debug", check=False)
     assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize("amount", ["0", "-1", "0.05", "nan", "inf", "-inf", "much", "4G", ""])
+@pytest.mark.parametrize("command", [("prepare", "bids", "out"), ("run", "bids", "out", "participant")])
+def test_nonsense_as_memory_is_refused(command, amount, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*command, f"--mem={amount}"])
+    assert stop.value.code == errors.UsageError.exit_code
+    assert "argument --mem: " in capsys.readouterr().err
 
 
 def test_dry_runs_write_nothing(titan_neuro, study, output, tmp_path):
