@@ -276,7 +276,7 @@ def prepare_runs(
     n_processes : int
         Runs prepared side by side.
     memory_bytes : int, optional
-        For all processes together.
+        For the time points in work in all processes together.
 
     Returns
     -------
