@@ -12,7 +12,16 @@ from titan_neuro.errors import (
     OutputError,
     TitanNeuroError,
 )
-from titan_neuro.files import atomic, file_lock, load_or_make, read_json, remove_leftovers, write_json, write_text
+from titan_neuro.files import (
+    atomic,
+    file_lock,
+    inside,
+    load_or_make,
+    read_json,
+    remove_leftovers,
+    write_json,
+    write_text,
+)
 
 
 def names(folder):
@@ -174,3 +183,14 @@ def test_worker_errors_keep_their_hint():
     assert isinstance(error, TitanNeuroError)
     assert (error.message, error.hint) == ("nothing matches", "there is: x")
     assert str(error) == "nothing matches\nthere is: x"
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/x", "a\\b", "x\0"])
+def test_a_name_that_leads_out_is_refused(tmp_path, name):
+    with pytest.raises(MismatchError, match="leads out of it"):
+        inside(tmp_path, name)
+
+
+@pytest.mark.parametrize("name", ["task-x_scores.tsv", "...", ".hidden", "ü"])
+def test_a_plain_name_lies_in_its_folder(tmp_path, name):
+    assert inside(tmp_path, name) == tmp_path / name

@@ -32,6 +32,15 @@ def test_blocks_end_at_stop():
     ]
 
 
+@pytest.mark.parametrize("every", [1, 2, 3, 5, 8, 11])
+@pytest.mark.parametrize("length", [1, 8, 9, 17, 24, 25, 41])
+def test_every_nth_time_point_begins_each_block(every, length):
+    series = torch.arange(float(length + 3))[:, None]
+    parts = [values[::every, 0] for _, values in read_blocks(InMemoryRun(series), 8, start=3, every=every)]
+    assert all(len(part) for part in parts)
+    assert torch.cat(parts).tolist() == list(range(3, length + 3, every))
+
+
 def test_arrays_have_their_own_subject_and_stimulus():
     run = InMemoryRun(torch.zeros(4, 2))
     first, second, third = as_runs([np.zeros((5, 2)), run, torch.zeros(6, 2, dtype=torch.float64)])

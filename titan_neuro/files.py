@@ -76,6 +76,33 @@ def atomic(target: Path) -> Iterator[Path]:
             raise
 
 
+def is_plain_name(name: object) -> bool:
+    """Whether this can be the name of a file that lies in its folder, and nowhere else, on any system."""
+    return isinstance(name, str) and name not in {"", ".", ".."} and not set(name) & set("/\\\0")
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return the path in `folder` of a name that was made from what a file says: the one place where this is checked.
+
+    Parameters
+    ----------
+    folder : Path
+    name : str
+        Of a file or folder that lies directly in `folder`.
+
+    Raises
+    ------
+    MismatchError
+        The name would lead out of the folder.
+    """
+    if not is_plain_name(name):
+        raise MismatchError(
+            f"{folder}: expected the name of a file in this folder, found {name!r}, which leads out of it.",
+            "The name was read from a file that somebody has changed or made by hand; make that file again.",
+        )
+    return folder / name
+
+
 def _temporary_path(target: Path) -> Path:
     return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
 

@@ -19,7 +19,9 @@ Run = TypeVar("Run", bound=RunData)
 BLOCK_TIME_POINTS = 256
 
 
-def block_slices(stop: int, block_time_points: int = BLOCK_TIME_POINTS, *, start: int = 0) -> Iterator[slice]:
+def block_slices(
+    stop: int, block_time_points: int = BLOCK_TIME_POINTS, *, start: int = 0, every: int = 1
+) -> Iterator[slice]:
     """Cut the time points ``start <= t < stop`` into consecutive blocks.
 
     Parameters
@@ -30,14 +32,18 @@ def block_slices(stop: int, block_time_points: int = BLOCK_TIME_POINTS, *, start
         Length of a block in time points, at least 1; the last block may be shorter.
     start : int
         First time point.
+    every : int
+        Where not all time points are used: the distance of those that are, counted from `start`. Each block begins with
+        one of them, so that none is without: blocks are shortened to a multiple of `every`, or have its length.
 
     Yields
     ------
     slice
         ``start`` and ``stop`` of a block.
     """
-    for first in range(start, stop, block_time_points):
-        yield slice(first, min(first + block_time_points, stop))
+    length = max(block_time_points // every, 1) * every
+    for first in range(start, stop, length):
+        yield slice(first, min(first + length, stop))
 
 
 def read_blocks(
@@ -48,6 +54,7 @@ def read_blocks(
     stop: int | None = None,
     n_before: int = 0,
     n_after: int = 0,
+    every: int = 1,
 ) -> Iterator[tuple[slice, Tensor]]:
     """Read a run block by block, in order of time.
 
@@ -60,6 +67,8 @@ def read_blocks(
         First time point, and the end (exclusive; by default that of the run).
     n_before, n_after : int
         Time points read in addition before and after each block, as far as the run has them.
+    every : int
+        See :func:`block_slices`.
 
     Yields
     ------
@@ -73,7 +82,8 @@ def read_blocks(
     --------
     >>> total = sum(series[torch.as_tensor(run.scored[block])].sum(0) for block, series in read_blocks(run))
     """
-    for block in block_slices(run.n_time_points if stop is None else stop, block_time_points, start=start):
+    stop = run.n_time_points if stop is None else stop
+    for block in block_slices(stop, block_time_points, start=start, every=every):
         yield block, run.read(max(0, block.start - n_before), min(block.stop + n_after, run.n_time_points))
 
 

@@ -185,8 +185,20 @@ def numbers(
 
 
 def read_written_tsv(path: Path) -> pd.DataFrame:
-    """Read a table of `write_tsv`; columns of numbers become numbers."""
-    return pd.read_csv(path, sep="\t", na_values="n/a", quoting=csv.QUOTE_NONE)
+    """Read a table of `write_tsv`; columns of numbers become numbers.
+
+    Raises
+    ------
+    MetadataError
+        The file is empty or no table.
+    """
+    try:
+        return pd.read_csv(path, sep="\t", na_values="n/a", quoting=csv.QUOTE_NONE)
+    except ValueError as error:  # also pandas' errors of a parser, of an empty file, and of text that is not UTF-8
+        raise MetadataError(
+            f"{path}: can't be read as a table that Titan-Neuro wrote: {error}.",
+            "Remove the file, and run the command that makes it again.",
+        ) from error
 
 
 def write_tsv(path: Path, table: pd.DataFrame, *, float_format: str | None = None) -> None:

@@ -239,6 +239,15 @@ def test_debug_shows_the_traceback(titan_neuro, tmp_path):
     assert "Traceback" in done.stderr
 
 
+@pytest.mark.parametrize("amount", ["0", "-1", "0.05", "nan", "inf", "-inf", "much", "4G", ""])
+@pytest.mark.parametrize("command", [("prepare", "bids", "out"), ("run", "bids", "out", "participant")])
+def test_nonsense_as_memory_is_refused(command, amount, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*command, f"--mem={amount}"])
+    assert stop.value.code == errors.UsageError.exit_code
+    assert "argument --mem: " in capsys.readouterr().err
+
+
 def test_dry_runs_write_nothing(titan_neuro, study, output, tmp_path):
     text = titan_neuro("run", study / "bids", tmp_path / "out", "participant", "--dry-run").stderr
     assert "sub-sid000005_task-movie_run-01: to prepare" in text

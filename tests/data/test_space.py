@@ -113,15 +113,16 @@ def test_common_space_has_the_parcels_of_all_runs():
     ("other", "message"),
     [
         # An atlas with more parcels, whose first ones have the same names, is another atlas.
-        (parcels("a", "b", "c", "d"), "expected 3 parcels .* found 4"),
-        (parcels("a", "b"), "expected 3 parcels .* found 2"),
-        (parcels("a", "b", lost=("d",)), "expected 3 parcels .* found 2"),
-        (parcels("b", "a", lost=("c",)), "expected 3 parcels .* found 2"),
+        (parcels("a", "b", "c", "d"), "expected 3 parcels .* found 4 .* it adds d"),
+        (parcels("a", "b"), "expected 3 parcels .* found 2 .* it lacks c"),
+        (parcels("a", "b", lost=("d",)), "expected 3 parcels .* found 2 .* it lacks c and it adds d"),
+        (parcels("b", "a", lost=("c",)), "expected 3 parcels .* found 2 .* in another order"),
     ],
 )
 def test_parcels_of_another_atlas_are_refused(other, message):
-    with pytest.raises(ImageError, match=message):
+    with pytest.raises(ImageError, match=message) as caught:
         common_space({"run-a": parcels("a", "b", "c"), "run-b": other})
+    assert "of one atlas" in caught.value.hint
     with pytest.raises(MismatchError, match=message):
         parcels("a", "b", "c").columns_in(other)
 

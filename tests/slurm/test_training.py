@@ -1,6 +1,7 @@
 """One training as one job on a real Slurm cluster: with two tasks, near its time limit, and cancelled."""
 
 import re
+import shlex
 import shutil
 import subprocess
 import time
@@ -92,6 +93,21 @@ def test_two_tasks_train_one_model(cluster, study, undisturbed, tmp_path):
     assert "MEMBER: 2/2" in log
     # The second task trains, and logs nothing.
     assert log.count("titan-mac is trained") == 1
+    for name, value in weights(output).items():
+        torch.testing.assert_close(value, undisturbed[name], rtol=2e-3, atol=2e-5, msg=f"{name} differs")
+
+
+def test_torchrun_inside_srun_trains_one_model(cluster, study, undisturbed, tmp_path):
+    """The usual way on clusters with several GPUs in a node: one task, in which torchrun starts the processes."""
+    output, log = prepared(study, tmp_path), tmp_path / "job.log"
+    flags = ["--nproc-per-node", "2", "-m", "titan_neuro", "train", str(output), *FLAGS]
+    command = shlex.join(["srun", "torchrun", "--standalone", *flags])
+    resources = ["--cpus-per-task=1", "--mem=4G", "--time=30", f"--output={log}"]
+    submitted = ["sbatch", "--parsable", *resources, "--wrap", command]
+    job = subprocess.run(submitted, capture_output=True, text=True, check=True, cwd=tmp_path).stdout.strip()
+    wait_until_completed(job, log)
+    assert "MEMBER: 2/2" in log.read_text()
+    assert log.read_text().count("titan-mac is trained") == 1
     for name, value in weights(output).items():
         torch.testing.assert_close(value, undisturbed[name], rtol=2e-3, atol=2e-5, msg=f"{name} differs")
 

@@ -86,6 +86,13 @@ def test_wrong_arguments_are_named(finished, call, error, message):
     assert found.match(message) or message in found.value.hint
 
 
+@pytest.mark.parametrize("amounts", [(1, 0), (1, -1), (4, 3), (0, None), (-1, None)])
+def test_no_process_or_no_memory_is_refused(finished, amounts):
+    n_processes, memory_bytes = amounts
+    with pytest.raises(UsageError, match="expected at least one process"):
+        finished.prepare(n_processes=n_processes, memory_bytes=memory_bytes)
+
+
 def test_a_preset_and_a_file_exclude_each_other(tmp_path):
     with pytest.raises(ConfigError, match="don't go together"):
         Study.open(None, tmp_path, preset="debug", config_file=tmp_path / "x.yaml")

@@ -28,12 +28,12 @@ def base(tmp_path_factory):
     return base
 
 
-def start(n, root, training=TRAINING, **options):
-    """Start a training by `n` processes, as torchrun does."""
+def start(n, root, training=TRAINING, *, around=(), **options):
+    """Start a training by `n` processes, as torchrun does where the variables `around` are set."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    shared = {"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared = {**dict(around), "TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     shared |= {"WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n), "GROUP_RANK": "0"}
     ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(n)]
     return [start_training(root, training, variables={**shared, **rank}, **options) for rank in ranks]
@@ -155,6 +155,42 @@ def test_processes_that_can_not_train_together_are_refused(monkeypatch, variable
     with pytest.raises(UsageError, match=message) as caught:
         find_processes(device, n)
     assert caught.value.hint
+
+
+SLURM_STEP = {"SLURM_STEP_ID": "0", "SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1"}
+SLURM_STEP |= {"SLURM_NNODES": "2", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "1", "SLURM_LOCALID": "0"}
+SLURM_STEP |= {"SLURM_NODEID": "1"}
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "test", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
+
+
+@pytest.mark.parametrize("job_name", ["train", "bash"])
+@pytest.mark.parametrize("rank", range(4))
+def test_torchrun_inside_srun_numbers_the_processes(monkeypatch, rank, job_name):
+    """Two nodes with one task each, in which torchrun has started two processes."""
+    of_rank = {"RANK": str(rank), "LOCAL_RANK": str(rank % 2), "GROUP_RANK": str(rank // 2)}
+    for name, value in (SLURM_STEP | {"SLURM_JOB_NAME": job_name} | TORCHRUN | of_rank).items():
+        monkeypatch.setenv(name, value)
+    processes = find_processes("cpu", None)
+    assert (processes.n, processes.n_nodes) == (2, 2)
+    assert (processes.environment.global_rank(), processes.environment.world_size()) == (rank, 4)
+    assert processes.environment.local_rank() == rank % 2
+    assert processes.is_first == (rank == 0)
+    with pytest.raises(UsageError, match="--devices 4: 2 processes were started on this machine"):
+        find_processes("cpu", 4)
+
+
+def test_tasks_of_srun_alone_are_the_processes(monkeypatch):
+    for name, value in SLURM_STEP.items():
+        monkeypatch.setenv(name, value)
+    processes = find_processes("cpu", None)
+    assert (processes.n, processes.n_nodes, processes.environment.global_rank()) == (1, 2, 1)
+    assert not processes.is_first
+
+
+def test_training_inside_srun_and_torchrun_agrees(base, root):
+    one_task = {"SLURM_NTASKS": "1", "SLURM_NNODES": "1", "SLURM_PROCID": "0", "SLURM_NODEID": "0"}
+    finish(root, start(2, root, around=SLURM_STEP | one_task))
+    assert_agree(base, root)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from titan_neuro.baselines.shared_fits import ResidualRun, ResidualSpace, Shared
 from titan_neuro.baselines.shrinkage import choose_option, held_out_change, shrinkage_weights
 from titan_neuro.baselines.stimulus_bank import StimulusBank, concatenate, match_windows
 from titan_neuro.linear.stimulus_average import StimulusAverage
-from titan_neuro.runs import BLOCK_TIME_POINTS, block_slices
+from titan_neuro.runs import block_slices
 from titan_neuro.typing import RunData
 
 TEMPERATURES = (0.01, 0.02, 0.03, 0.05, 0.1)
@@ -169,10 +169,9 @@ class AnalogBaseline(Baseline[AnalogState]):
         hidden = [bank.stimulus < 0]
         if run.stimulus in bank.stimuli and len(bank.stimuli) > 1:
             hidden.append(hidden[0] | (bank.stimulus == bank.stimuli.index(run.stimulus)))
-        for block in block_slices(run.n_time_points, BLOCK_TIME_POINTS):
-            first = -block.start % stride
-            rows = slice(block.start + first, block.stop, stride)
-            matches = self._match(queries, is_recorded, block, bank)[first::stride]
+        for block in block_slices(run.n_time_points, every=stride):
+            rows = slice(block.start, block.stop, stride)
+            matches = self._match(queries, is_recorded, block, bank)[::stride]
             targets = run.targets[rows][:, :, None]
             for mask in hidden:
                 candidates = matches.masked_fill(mask, -torch.inf)

@@ -239,9 +239,7 @@ def _average_stimuli(runs: Sequence[ResidualRun], n_components: int) -> SharedSt
 def _sample(run: RunData, stride: int) -> np.ndarray:
     """Every `stride`-th time point of a run."""
     # Copies, or the whole blocks would stay in memory.
-    return np.concatenate(
-        [series[-block.start % stride :: stride].numpy().copy() for block, series in read_blocks(run)]
-    )
+    return np.concatenate([series[::stride].numpy().copy() for _, series in read_blocks(run, every=stride)])
 
 
 def _project(run: RunData, space: ResidualSpace) -> ResidualRun:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,9 @@ from titan_neuro import __version__
 
 if TYPE_CHECKING:
     from titan_neuro.study import Study
+
+
+LEAST_GIGABYTES = 0.1
 
 
 def add_version(parser: argparse.ArgumentParser) -> None:
@@ -109,7 +113,13 @@ def add_preparation(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="don't fetch what of the chosen runs a DataLad dataset has not on this machine: that is then an error",
     )
-    parser.add_argument("--mem", type=float, metavar="GB", help="memory that preparing may use in all")
+    parser.add_argument(
+        "--mem",
+        type=gigabytes,
+        metavar="GB",
+        help="memory for the time points that are prepared at once, shared by the N processes (default: 0.13 each); "
+        "programs and images that are read whole come on top of it",
+    )
 
 
 def add_study(parser: argparse.ArgumentParser) -> None:
@@ -144,6 +154,14 @@ def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected at least 1, found {text}")
+    return value
+
+
+def gigabytes(text: str) -> float:
+    """Read an amount of memory: a finite number, not so small that it must be a mistake."""
+    value = float(text)
+    if not LEAST_GIGABYTES <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number of GB, at least {LEAST_GIGABYTES}, found {text}")
     return value
 
 

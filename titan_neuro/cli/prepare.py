@@ -49,6 +49,9 @@ def execute(arguments: argparse.Namespace) -> None:
         logger.info("%s", line)
     for run in planned:
         logger.info("%s", run)
-    logger.info("Nothing was prepared (--dry-run).")
+    n_failing = sum(run.problem is not None for run in planned)
+    failing = f", {n_failing} of which can't be prepared" if n_failing else ""
+    noun = "run" if len(planned) == 1 else "runs"
+    logger.info("%d %s%s; nothing was prepared.", len(planned), noun, failing)
     if filters is not None:
         study.write_filters(filters)

@@ -15,6 +15,15 @@ from titan_neuro.errors import ImageError, MismatchError
 _MAX_LISTED = 10
 # Corners of grids that are the same up to rounding lie so near to each other, in edges of a voxel.
 _ROUNDING_VOXELS = 0.01
+_OTHER_GRID = (
+    "Prepare all runs on one grid of a standard space, into a new folder: `titan-neuro prepare ... --resolution MM`, "
+    "with fMRIPrep's derivatives (--derivatives) or with --rough-registration; or select runs that share a grid "
+    "(--participant-label, --bids-filter-file)."
+)
+_OTHER_PARCELS = (
+    "Runs of one study have the parcels of one atlas, in its order; those that are n/a throughout a run may be lost. "
+    "Prepare tables of one atlas, or leave the other runs out (--exclude)."
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -135,9 +144,7 @@ def common_space(spaces: Mapping[str, Space]) -> Space:
         except MismatchError as error:
             raise ImageError(
                 f"{name} does not lie in the space of {names[0]}: {error.message}",
-                "Prepare all runs on one grid of a standard space, into a new folder: `titan-neuro prepare ... "
-                "--resolution MM`, with fMRIPrep's derivatives (--derivatives) or with --rough-registration; or select "
-                "runs that share a grid (--participant-label, --bids-filter-file).",
+                _OTHER_PARCELS if "parcels" in (first.kind, space.kind) else _OTHER_GRID,
             ) from error
     points = [space.grayordinates for space in all_spaces if space.grayordinates is not None]
     if points:
@@ -212,15 +219,7 @@ def _require_same_grid(first: Space, other: Space) -> None:
         first.grayordinates.require_same(other.grayordinates)
         return
     if first.mask is None or other.mask is None:
-        all_parcels = {*first.parcels, *first.lost_parcels}
-        shared = [name for name in first.parcels if name in other.parcels]
-        if all_parcels != {*other.parcels, *other.lost_parcels} or shared != [
-            name for name in other.parcels if name in first.parcels
-        ]:
-            raise MismatchError(
-                f"expected {len(first.parcels)} parcels ({', '.join(first.parcels[:2])}, ...), "
-                f"found {len(other.parcels)} ({', '.join(other.parcels[:2])}, ...)."
-            )
+        _require_same_parcels(first, other)
         _require_same_layout(first.layout, other.layout)
         return
     if first.mask.shape != other.mask.shape:
@@ -231,6 +230,21 @@ def _require_same_grid(first: Space, other: Space) -> None:
         and not same_affine(first.mask.shape, first.affine, other.affine)
     ):
         raise MismatchError(f"expected the affine {first.affine.tolist()}, found {other.affine.tolist()}.")
+
+
+def _require_same_parcels(first: Space, other: Space) -> None:
+    """Refuse a run of another atlas: of other parcels, known or lost, or of the same ones in another order."""
+    known, found = {*first.parcels, *first.lost_parcels}, {*other.parcels, *other.lost_parcels}
+    lacking, added = sorted(known - found), sorted(found - known)
+    shared = [name for name in first.parcels if name in other.parcels]
+    if known == found and shared == [name for name in other.parcels if name in first.parcels]:
+        return
+    parts = (lacking and f"it lacks {list_names(lacking)}", added and f"it adds {list_names(added)}")
+    raise MismatchError(
+        f"expected {len(first.parcels)} parcels ({', '.join(first.parcels[:2])}, ...), "
+        f"found {len(other.parcels)} ({', '.join(other.parcels[:2])}, ...): "
+        f"{' and '.join(part for part in parts if part) or 'the same ones in another order'}."
+    )
 
 
 def _require_same_layout(first: ParcelLayout | None, other: ParcelLayout | None) -> None:

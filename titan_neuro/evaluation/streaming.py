@@ -145,12 +145,22 @@ def stream_forecasts(
                 "(time, horizons, features)."
             )
         forecasts = forecasts.cpu()
-        finite = torch.isfinite(forecasts).flatten(1).all(dim=1)
-        if not bool(finite.all()):
-            time_point = first_time_point + start + int(finite.logical_not().nonzero()[0])
-            raise TitanNeuroError(
-                f"{key}: model {model.name} gave a forecast that is not finite at time point {time_point} (counted "
-                "from 0).",
-                "Train again with a smaller learning rate, or look at the time points before this one.",
-            )
+        require_finite(forecasts, model.name, key, first_time_point + start)
         yield forecasts
+
+
+def require_finite(forecasts: Tensor, model: str, key: str, first_time_point: int) -> None:
+    """Refuse forecasts ``(time, ...)`` of which one is not finite; the first is of `first_time_point` of its run.
+
+    Raises
+    ------
+    TitanNeuroError
+        Names model, run and time point.
+    """
+    finite = torch.isfinite(forecasts).flatten(1).all(dim=1)
+    if not bool(finite.all()):
+        time_point = first_time_point + int(finite.logical_not().nonzero()[0])
+        raise TitanNeuroError(
+            f"{key}: model {model} gave a forecast that is not finite at time point {time_point} (counted from 0).",
+            "Train again with a smaller learning rate, or look at the time points before this one.",
+        )

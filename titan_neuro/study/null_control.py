@@ -68,7 +68,8 @@ def prepare_null(
             try:
                 prepare_run(noise, output.path, config.prepare, work_dir=output.work_dir)
             finally:
-                noise.path.unlink(missing_ok=True)
+                for path in {noise.path, *noise.hemispheres.values()}:
+                    path.unlink(missing_ok=True)
 
 
 def source_of(output_dir: Path) -> Path:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from titan_neuro.files import WORK_FOLDER
+from titan_neuro.files import WORK_FOLDER, inside
 
 if TYPE_CHECKING:
     from titan_neuro.data.store import RunStore
@@ -53,7 +53,7 @@ class OutputFolder:
         """Return the start of the names of group results: ``OUT/group/task-movie``."""
         tasks = sorted({run.entities.get("task", "unknown") for run in runs})
         # BIDS labels are letters and digits alone.
-        return self.path / "group" / f"task-{''.join(tasks)}"
+        return inside(self.path / "group", f"task-{''.join(tasks)}")
 
     def record_settings(self, config: StudyConfig) -> None:
         """Write ``config.resolved.yaml``; to be called once the settings are known to fit what is there."""

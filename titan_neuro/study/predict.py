@@ -12,6 +12,7 @@ import pandas as pd
 from titan_neuro.data.bids.maps import write_surface_series
 from titan_neuro.data.bids.output import write_nifti
 from titan_neuro.errors import NoMatchError
+from titan_neuro.evaluation.streaming import require_finite
 from titan_neuro.files import write_json
 from titan_neuro.tables import write_tsv
 
@@ -45,6 +46,8 @@ def write_forecast(model: Forecaster, run: RunView, horizon: int, space: Space) 
     ------
     NoMatchError
         The run is too short.
+    TitanNeuroError
+        A forecast is not finite; nothing is written.
     """
     if run.n_time_points <= horizon:
         raise NoMatchError(
@@ -87,4 +90,5 @@ def _forecasts(model: Forecaster, run: RunView, horizon: int) -> Iterator[np.nda
     last = run.n_time_points - horizon
     for start in range(0, last, _BLOCK_TIME_POINTS):
         forecasts, state = model.step(run.read(start, min(start + _BLOCK_TIME_POINTS, last)), state)
+        require_finite(forecasts, model.name, run.key, start)
         yield forecasts[:, index].numpy()

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from titan_neuro import __version__
-from titan_neuro.data.bids.annex import annex_key, dataset_id
+from titan_neuro.data.bids.annex import annex_key, dataset_id, is_missing
 from titan_neuro.data.bids.names import join_entities
 from titan_neuro.data.bids.output import init_output_dir
 from titan_neuro.data.fetch import get_content
 from titan_neuro.data.prepare import missing_inputs, prepare_run, preview_run, store_path
+from titan_neuro.data.prepare.atlas import check_atlas
 from titan_neuro.data.prepare.inputs import unread_sources
+from titan_neuro.data.prepare.preview import Preview
 from titan_neuro.data.prepare.routes import check_settings, output_route, output_space
 from titan_neuro.data.prepare.run import was_prepared_alike
 from titan_neuro.data.prepare.timing import sidecar_repetition_time
@@ -55,7 +57,9 @@ class PlannedRun:
     route : str
         In words: which files are read, and which mask is used.
     details : tuple of str
-        What is read for what, what is left out and why, and what is missing; one line each.
+        What is read for what, what is decided, what is left out and why, and what is missing; one line each.
+    problem : str or None
+        Why it can't be prepared, as far as that is known.
     """
 
     recording: Recording
@@ -63,32 +67,39 @@ class PlannedRun:
     is_prepared: bool
     route: str
     details: tuple[str, ...]
+    problem: str | None = None
 
     def __str__(self) -> str:
         """One line for the terminal, and the details below it."""
-        if self.recording.failure is not None:
-            return f"{self.recording.key}: CAN'T BE PREPARED: {self.recording.failure.message}"
         again = " again" if self.store.exists() else ""
         what = "prepared" if self.is_prepared else f"to prepare{again} ({self.route})"
-        return "\n  ".join([f"{self.recording.key}: {what} as {self.store.name}", *self.details])
+        what = f"{what} as {self.store.name}" if self.problem is None else f"CAN'T BE PREPARED: {self.problem}"
+        return "\n  ".join([f"{self.recording.key}: {what}", *self.details])
 
 
 def plan_runs(recordings: Sequence[Recording], output: OutputFolder, config: PrepareConfig) -> list[PlannedRun]:
     """Say for each run what `prepare_runs` would do, from names, settings, sidecars, headers and tables alone."""
+    _check_atlas(config)
     planned = []
     for recording in recordings:
         if recording.failure is not None:
-            planned.append(PlannedRun(recording, output.path, is_prepared=False, route="", details=()))
+            planned.append(PlannedRun(recording, output.path, False, "", (), recording.failure.message))
             continue
         check_settings(recording, config)
         store = store_path(recording, output.path, config)
         missing = missing_inputs(recording, output.path, config)
         details = tuple(_details(recording, config, missing))
         is_prepared = was_prepared_alike(recording, output.path, config)
-        if not is_prepared and (note := preview_run(recording, config)):
-            details = (*details, note)
-        planned.append(PlannedRun(recording, store, is_prepared, _route_in_words(recording, config), details))
+        preview = Preview() if is_prepared else preview_run(recording, config)
+        route = _route_in_words(recording, config)
+        planned.append(PlannedRun(recording, store, is_prepared, route, (*details, *preview.notes), preview.problem))
     return planned
+
+
+def _check_atlas(config: PrepareConfig) -> None:
+    """Refuse a file that is no atlas at once, not run by run."""
+    if config.atlas is not None and not is_missing(config.atlas):
+        check_atlas(config.atlas)
 
 
 def _details(recording: Recording, config: PrepareConfig, missing: Sequence[Path]) -> Iterator[str]:
@@ -112,7 +123,7 @@ def _details(recording: Recording, config: PrepareConfig, missing: Sequence[Path
     table = "computed here" if is_computed else recording.confounds or "none"
     yield f"confounds: regressed out: {config.confounds}; table: {table}"
     yield from recording.notes
-    for path in missing:
+    for path in dict.fromkeys(missing):
         what = "subdataset that is not installed" if path in recording.uninstalled else "not on this machine"
         yield f"missing: {path} ({what})"
 
@@ -265,7 +276,7 @@ def prepare_runs(
     n_processes : int
         Runs prepared side by side.
     memory_bytes : int, optional
-        For all processes together.
+        For the time points in work in all processes together.
 
     Returns
     -------
@@ -279,6 +290,7 @@ def prepare_runs(
     OutputError, ConfigError
         The folder can't be written, or a setting does not fit: this stops all.
     """
+    _check_atlas(config.prepare)
     init_output_dir(output.path, bids_dir, __version__, output.work_dir)
     output.record_settings(config)
     subjects = sorted({recording.subject for recording in recordings})

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from titan_neuro.data.bids.maps import write_map
 from titan_neuro.data.prepare import content_id
-from titan_neuro.files import read_json, write_json
+from titan_neuro.files import inside, read_json, write_json
 from titan_neuro.probing import PROBES, ProbedFold, ProbeSetup, untrained_like
 from titan_neuro.probing.tools.annotations import annotation_files
 from titan_neuro.probing.tools.results import RESULT_SUFFIX
@@ -119,5 +119,7 @@ def _write(results: ProbeResults, stem: Path, name: str, trained: TrainedStudy, 
 
 def _read(name: str, stem: Path, done: Path) -> ProbeOutcome:
     metadata = read_json(done)
-    tables = {suffix: read_written_tsv(stem.with_name(f"{stem.name}_{suffix}.tsv")) for suffix in metadata["Tables"]}
+    # Names of tables are what the file says.
+    paths = {suffix: inside(stem.parent, f"{stem.name}_{suffix}.tsv") for suffix in metadata["Tables"]}
+    tables = {suffix: read_written_tsv(path) for suffix, path in paths.items()}
     return ProbeOutcome(name, metadata["Summary"], tables, metadata)

@@ -228,7 +228,8 @@ class Study:
         n_processes : int
             Runs prepared side by side.
         memory_bytes : int, optional
-            What preparing may use in all.
+            For the time points that all processes together prepare at once, by default 128 MiB for each; programs, and
+            images that are read whole, come on top of it.
         fetch : bool
             Get what a DataLad dataset has not on this machine; else that is an error.
 
@@ -242,7 +243,14 @@ class Study:
         ImageError, MetadataError, NotFetchedError, InputNotFoundError
             Some runs can't be prepared; the others are. The error lists them with their reasons, and is of the class of
             the first.
+        UsageError
+            `n_processes` or `memory_bytes` is less than 1.
         """
+        if n_processes < 1 or (memory_bytes is not None and memory_bytes < n_processes):
+            raise UsageError(
+                f"prepare: expected at least one process and a byte for each, found n_processes={n_processes} and "
+                f"memory_bytes={memory_bytes}."
+            )
         from titan_neuro.study.failures import forget_failures
         from titan_neuro.study.prepare import fetch_missing, prepare_runs, run_table
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from titan_neuro.errors import UsageError
 from titan_neuro.study.models import study_folds, study_models
-from titan_neuro.training import expect_time_limit, find_processes, train_fold
+from titan_neuro.training import expect_time_limit, find_processes, fold_fingerprint, is_trained, train_fold
 
 if TYPE_CHECKING:
     from titan_neuro.data.splits import Fold
@@ -58,7 +58,7 @@ class PlannedFold:
     protocol : str
         ``subject``, ``run`` or ``strict``: what is held out.
     n_models, n_trained : int
-        Models of all seeds, and how many of them lie in the output folder.
+        Models of all seeds, and how many of them are trained on these runs with the settings in force.
     """
 
     fold: Fold
@@ -76,14 +76,18 @@ class PlannedFold:
 
 
 def plan_folds(output: OutputFolder, runs: Sequence[RunStore], config: StudyConfig) -> list[PlannedFold]:
-    """Say which models there would be, and which of them are there."""
+    """Say which models there would be, and which of them need not be trained."""
     folds = study_folds(runs, config)
-    names = study_models(config, folds[0].space)
+    configs = study_models(config, folds[0].space)
     planned = []
     for data in folds:
-        folders = [output.model(seed, data.fold.number, name) for seed in config.seeds for name in names]
-        n_trained = sum((folder / "config.json").is_file() for folder in folders)
-        planned.append(PlannedFold(data.fold, data.protocol, len(folders), n_trained))
+        # As `train` decides it: a model of other runs or settings is trained anew.
+        are_trained = [
+            is_trained(output.model(seed, data.fold.number, name), fold_fingerprint(data, model, config.training, seed))
+            for seed in config.seeds
+            for name, model in configs.items()
+        ]
+        planned.append(PlannedFold(data.fold, data.protocol, len(are_trained), sum(are_trained)))
     return planned
 
 

@@ -1,7 +1,7 @@
 """Train a forecaster on streams: windows of every run in order, the memory carried from one to the next."""
 
 from titan_neuro.training.checkpoint import load_forecaster, require_match, require_record, save_forecaster
-from titan_neuro.training.fit import TrainingConfig, fold_fingerprint, train_fold
+from titan_neuro.training.fit import TrainingConfig, fold_fingerprint, is_trained, train_fold
 from titan_neuro.training.fold import FoldData
 from titan_neuro.training.masked_volumes import PretrainingConfig
 from titan_neuro.training.pretrain import require_pretraining
@@ -16,6 +16,7 @@ __all__ = [
     "expect_time_limit",
     "find_processes",
     "fold_fingerprint",
+    "is_trained",
     "load_forecaster",
     "require_match",
     "require_pretraining",

@@ -87,10 +87,18 @@ def load_forecaster(folder: Path, device: torch.device | str = "cpu") -> tuple[F
     InputNotFoundError
         There is no model in `folder`.
     MismatchError
-        The files are damaged, of another schema version, or don't fit each other.
+        The files are damaged, of another schema version, or don't fit each other; or a weight is not finite.
     """
     record = require_record(folder)
-    return Forecaster.from_pretrained(folder, device=device), record
+    model = Forecaster.from_pretrained(folder, device=device)
+    for name, weight in model.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            raise MismatchError(
+                f"{folder}: the weights {name} of this model are not all finite: it can forecast nothing.",
+                "Remove this folder and run `titan-neuro train` again, with a smaller training.learning_rate if the "
+                "weights were trained so; or copy the model again.",
+            )
+    return model, record
 
 
 def require_match(record: Mapping[str, Any], data: Mapping[str, Any], where: str) -> None:

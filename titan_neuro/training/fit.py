@@ -224,7 +224,7 @@ def train_fold(
     """
     fingerprint = fold_fingerprint(data, model, training, seed)
     job = _Job(data, model, training, folder, work_dir, seed, processes or Processes())
-    if _is_trained(folder, fingerprint):
+    if is_trained(folder, fingerprint):
         if job.processes.is_first:
             # A process that was killed after it wrote the model has left its checkpoints.
             shutil.rmtree(job.checkpoints, ignore_errors=True)
@@ -269,7 +269,8 @@ def _save(job: _Job, trained: _Trained, fingerprint: str, *, wall_time_s: float)
     save_forecaster(job.folder, forecaster, record)
 
 
-def _is_trained(folder: Path, fingerprint: str) -> bool:
+def is_trained(folder: Path, fingerprint: str) -> bool:
+    """Whether `folder` holds a model of this `fold_fingerprint`, so that :func:`train_fold` has nothing to do."""
     try:
         record = read_record(folder)
     except MismatchError as error:

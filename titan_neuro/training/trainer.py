@@ -84,8 +84,13 @@ def find_processes(device: str, n: int | None) -> Processes:
         has; or there are too few GPUs.
     """
     processes = Processes(device=device, n=n or 1)
+    # `srun torchrun ...` sets both: torchrun, which srun has started, has started this process, so that its variables
+    # are the inner ones. A Slurm task of its own is one of torchrun's agents, not a process of the training.
+    if TorchElasticEnvironment.detect():
+        elastic, n_local = TorchElasticEnvironment(), int(os.environ["LOCAL_WORLD_SIZE"])
+        processes = Processes(device=device, n=n_local, n_nodes=elastic.world_size() // n_local, environment=elastic)
     # A batch script has the variables of the job; a task of `srun` has those of its step as well.
-    if "SLURM_STEP_ID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in {"bash", "interactive"}:
+    elif "SLURM_STEP_ID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in {"bash", "interactive"}:
         n_tasks, n_nodes = int(os.environ["SLURM_NTASKS"]), int(os.environ.get("SLURM_NNODES", "1"))
         if n_tasks > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:
             raise UsageError(
@@ -95,9 +100,6 @@ def find_processes(device: str, n: int | None) -> Processes:
         # The signal before a time limit is handled between two steps (`resume.Checkpoints`), not by Lightning.
         slurm = SLURMEnvironment(auto_requeue=False)
         processes = Processes(device=device, n=n_tasks // n_nodes, n_nodes=n_nodes, environment=slurm)
-    elif TorchElasticEnvironment.detect():
-        elastic, n_local = TorchElasticEnvironment(), int(os.environ["LOCAL_WORLD_SIZE"])
-        processes = Processes(device=device, n=n_local, n_nodes=elastic.world_size() // n_local, environment=elastic)
     if n is not None and n != processes.n:
         raise UsageError(
             f"--devices {n}: {processes.n} processes were started on this machine.", "Omit the option --devices."

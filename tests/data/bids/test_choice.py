@@ -72,6 +72,15 @@ def test_masks_with_other_entities_than_the_image(find, way, mask, applies):
 
 
 @ways
+@pytest.mark.parametrize("other", ["", "space-T1w", "space-boldref", "space-MNI152NLin6Asym", "res-2"])
+def test_masks_of_another_space_are_not_taken(find, way, other):
+    """fMRIPrep's mask without ``space`` lies in the space of the recording, whatever grid the image has."""
+    mask = images(other)[1]
+    [recording] = find(way, [*images(f"{MNI}_res-2", mask=False), mask])
+    assert recording.mask is None
+
+
+@ways
 def test_masks_that_name_more_than_the_image(find, way):
     more = f"{RUN}_{MNI}_res-2_desc-brain_mask.nii.gz"
     [recording] = find(way, [*images(MNI, mask=False), more])

@@ -145,7 +145,9 @@ def test_unusable_tables_are_refused(tmp_path, sidecar, text, message):
     assert str(path) in str(caught.value) and caught.value.hint
 
 
-@pytest.mark.parametrize("content", [b"1\n2\n", gzip.compress(b"1\n" * 99999)[:50], b""])
+@pytest.mark.parametrize(
+    "content", [b"1\n2\n", gzip.compress(b"1\n" * 99999)[:50], b""], ids=["not compressed", "cut", "empty"]
+)
 def test_damaged_tables_are_refused(tmp_path, content):
     path = write_continuous(tmp_path / "task-x_stim.tsv.gz", {"x": []})
     path.write_bytes(content)

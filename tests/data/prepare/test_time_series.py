@@ -96,6 +96,7 @@ def test_trailing_axes_of_length_1_are_dropped(tmp_path, data, space, ones, name
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
+        (SHAPE[:2], r"expected a 4D image \(x, y, z, time\), found 2D of shape \(9, 8\)"),
         (SHAPE, r"expected a 4D image \(x, y, z, time\), found 3D of shape \(9, 8, 7\)"),
         ((*SHAPE, 2, 3), "found 5D"),
         # The fifth axis of NIfTI holds vectors, not time.
@@ -302,6 +303,12 @@ def test_a_long_column_that_only_rises_is_no_parcel(tmp_path, caplog):
     found = table(tmp_path, "volume\ta\n" + "".join(f"{row}\t{rng.normal():.3f}\n" for row in numbers))
     assert found.space.parcels == ("a",)
     assert "'volume' rises from row to row" in caplog.text
+
+
+def test_a_column_that_counts_down_is_no_parcel(tmp_path, caplog):
+    found = table(tmp_path, "a\tleft\n" + "".join(f"{(row * 7) % 5}\t{9 - row}\n" for row in range(10)))
+    assert found.space.parcels == ("a",)
+    assert "'left' falls from row to row" in caplog.text
 
 
 @pytest.mark.parametrize("rows", [["1 2", "2 1", "3 3"], ["1 0", "2 1", "4 0", "5 1", "6 0", "9 1"]])

@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import zarr
 from store_example import NAME
 
-from titan_neuro.data.store import RunStore, open_runs
+from titan_neuro.data.store import RunStore, open_runs, write_run
 from titan_neuro.errors import ImageError, InputNotFoundError, MismatchError
 
 
@@ -48,6 +49,34 @@ def test_verify_names_the_changed_array(sharded, name):
     with pytest.raises(MismatchError, match=f"{name}: expected SHA-256 {expected}, found [0-9a-f]{{64}}") as caught:
         RunStore(sharded).verify()
     assert str(sharded) in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"entities": {"subject": "01", "task": "x/../../elsewhere"}}, "entity 'task': 'x/../../elsewhere'"),
+        ({"entities": {"subject": "..", "task": "x"}}, "entity 'subject': '..'"),
+        ({"entities": {"subject": "01", "task": "a_b"}}, "entity 'task': 'a_b'"),
+        ({"entities": {"subject": "01", "task": ""}}, "entity 'task': ''"),
+        ({"entities": {"subject": "01", "a/b": "x"}}, "entity 'a/b': 'x'"),
+        ({"entities": {"subject": 1}}, "entity 'subject': 1"),
+        ({"key": "../sub-01"}, "key '../sub-01'"),
+        ({"key": "a\\b"}, r"key 'a\\b'"),
+    ],
+)
+def test_labels_that_are_no_labels_are_refused(tmp_path, header, series, changes, found):
+    """Written by somebody else, with a valid checksum."""
+    path = tmp_path / "store.zarr"
+    write_run(path, replace(header, **changes), [series])
+    with pytest.raises(MismatchError) as caught:
+        RunStore(path)
+    assert found in caught.value.message and str(path) in caught.value.message and caught.value.hint
+
+
+def test_a_space_that_is_no_name_is_refused(tmp_path, header, series):
+    write_run(tmp_path / "store.zarr", replace(header, space=replace(header.space, name="a/b")), [series])
+    with pytest.raises(MismatchError, match="space 'a/b'"):
+        RunStore(tmp_path / "store.zarr")
 
 
 def test_changed_attributes_are_refused(path):

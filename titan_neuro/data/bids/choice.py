@@ -118,9 +118,10 @@ def most_specific(run: Mapping[str, str], candidates: Sequence[BidsFile], image:
 def choose_mask(run: Mapping[str, str], masks: Sequence[BidsFile], image: Path) -> Path | None:
     """Return the brain mask of an image; None if there is none.
 
-    It is the mask with the most entities of the image. Where none applies, it is a mask of the run in the space of the
-    image that names more than the image does (a resolution, a cohort); whether it lies on the grid of the image is
-    checked when it is read.
+    It is the mask in the space of the image with the most entities of the image. A mask that names no space is one in
+    the run's own space, as fMRIPrep writes it beside images in standard spaces, and is none of these. Where none
+    applies, it is a mask of the run in the space of the image that names more than the image does (a resolution, a
+    cohort); whether it lies on the grid of the image is checked when it is read.
 
     Parameters
     ----------
@@ -135,6 +136,7 @@ def choose_mask(run: Mapping[str, str], masks: Sequence[BidsFile], image: Path) 
     MetadataError
         Two masks apply equally well.
     """
+    masks = [mask for mask in masks if mask.entities.get("space") == run.get("space")]
     found = most_specific(run, masks, image)
     if found is not None:
         return found
@@ -142,8 +144,7 @@ def choose_mask(run: Mapping[str, str], masks: Sequence[BidsFile], image: Path) 
     detailed = [
         replace(mask, entities={name: label for name, label in mask.entities.items() if name in named})
         for mask in masks
-        if run.get("space") == mask.entities.get("space")
-        and all(name not in named or same_label(name, label, named[name]) for name, label in mask.entities.items())
+        if all(name not in named or same_label(name, label, named[name]) for name, label in mask.entities.items())
         and same_run(without_echo(run), without_echo(mask.entities))
     ]
     return most_specific(run, detailed, image)

@@ -40,7 +40,7 @@ _SHORT_NAMES = {long: short for short, long in _LONG_NAMES.items()}
 # Entities whose labels are numbers: ``run-1`` is ``run-01``.
 _NUMBERED = {"run", "echo"}
 _MAX_LABELS_LISTED = 30
-_LABELED = re.compile(r"[a-zA-Z]+-[0-9a-zA-Z+]+")
+_ENTITY, _LABEL = re.compile(r"[a-zA-Z]+"), re.compile(r"[0-9a-zA-Z+]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,12 +90,19 @@ def _problem(stem: str) -> str | None:
     """Say why a name without its suffix is not valid; None for a valid one."""
     parts = stem.split("_") if stem else []
     for part in parts:
-        if not _LABELED.fullmatch(part):
+        if not is_entity(*part.partition("-")[::2]):
             return f"{printable(part)!r} is no entity with a label of letters and digits"
     for name, count in Counter(part.partition("-")[0] for part in parts).items():
         if count > 1:
             return f"it has the entity {name!r} {count} times"
     return None
+
+
+def is_entity(name: object, label: object) -> bool:
+    """Whether an entity is valid: a name of letters, and a label of letters, digits and ``+``."""
+    return all(
+        isinstance(text, str) and bool(pattern.fullmatch(text)) for text, pattern in ((name, _ENTITY), (label, _LABEL))
+    )
 
 
 def parse_entities(stem: str) -> dict[str, str]:

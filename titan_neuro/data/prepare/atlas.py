@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -102,6 +103,58 @@ def read_atlas(path: Path, space: Space) -> Atlas:
     return Atlas(name=atlas_name(path), labels=labels, names=kept, lost=lost, layout=layout)
 
 
+def check_atlas(path: Path) -> None:
+    """Refuse a file that is no atlas, before any run is read.
+
+    Parameters
+    ----------
+    path : Path
+        As for :func:`read_atlas`, in any space.
+
+    Raises
+    ------
+    InputNotFoundError, ImageError, MetadataError
+        As for :func:`read_atlas`.
+    """
+    if is_surface_atlas(path):
+        read_surface_labels(path)
+    else:
+        labels, _ = _read_labels(path)
+        _rows(path, np.unique(labels[labels > 0]))
+
+
+def require_kind(path: Path, kind: Literal["volume", "surface"], space_name: str) -> None:
+    """Refuse an atlas on surfaces for volumes, and one of voxels for surfaces.
+
+    Parameters
+    ----------
+    path : Path
+        As for :func:`read_atlas`.
+    kind : {"volume", "surface"}
+        Of the run.
+    space_name : str
+        Of the run, for the message.
+
+    Raises
+    ------
+    ImageError
+        The atlas is of the other kind.
+    """
+    if is_surface_atlas(path) == (kind == "surface"):
+        return
+    if kind == "volume":
+        raise ImageError(
+            f"{path}: expected an image of voxels (*.nii.gz), as the run in {space_name} has, found an atlas on "
+            "surfaces.",
+            "Give an atlas in the space of the run, or choose the run's surfaces (docs/preparing.md).",
+        )
+    raise ImageError(
+        f"{path}: expected an atlas on surfaces (*.dlabel.nii, or *.label.gii or *.annot of each hemisphere), as "
+        f"the run in {space_name} has, found an image of voxels.",
+        "Give an atlas in the space of the run.",
+    )
+
+
 def match_table(path: Path, columns: Sequence[str]) -> tuple[tuple[str, ...], ParcelLayout]:
     """Find the parcels of a table in an atlas.
 
@@ -161,12 +214,7 @@ def _numbers(columns: Sequence[str]) -> list[str]:
 def _on_grid(
     path: Path, space: Space, mask: np.ndarray, affine: np.ndarray
 ) -> tuple[np.ndarray, dict[int, str], ParcelLayout]:
-    if is_surface_atlas(path):
-        raise ImageError(
-            f"{path}: expected an image of voxels (*.nii.gz), as the run in {space.name} has, found an atlas on "
-            "surfaces.",
-            "Give an atlas in the space of the run, or choose the run's surfaces (docs/preparing.md).",
-        )
+    require_kind(path, "volume", space.name)
     data, atlas_affine = _read_labels(path)
     _check_space(path, space, data.shape, atlas_affine)
     voxels = np.rint(apply_affine(np.linalg.inv(atlas_affine), grid_points(mask, affine))).astype(np.intp)
@@ -193,12 +241,7 @@ def _volume_layout(
 
 
 def _on_surfaces(path: Path, space_name: str, points: Grayordinates) -> tuple[np.ndarray, dict[int, str], ParcelLayout]:
-    if not is_surface_atlas(path):
-        raise ImageError(
-            f"{path}: expected an atlas on surfaces (*.dlabel.nii, or *.label.gii or *.annot of each hemisphere), as "
-            f"the run in {space_name} has, found an image of voxels.",
-            "Give an atlas in the space of the run.",
-        )
+    require_kind(path, "surface", space_name)
     others, labels, names = read_surface_labels(path)
     asked = _family(parse_name(path).entities)
     if asked and asked != _family({"space": space_name}):

@@ -56,7 +56,7 @@ def mask_image(recording: Recording, image: BoldImage, first: range) -> tuple[Sp
     """
     name = recording.entities.get("space", "native")
     if recording.mask is not None:
-        mask, description = _read_mask(recording.mask, image)
+        mask, description = read_mask(recording.mask, image)
     else:
         mask, description = _computed_mask(recording.key, image, first)
     return Space(kind="volume", name=name, mask=mask, affine=image.affine), description
@@ -185,7 +185,27 @@ def describe_extent(mask: np.ndarray, affine: np.ndarray) -> tuple[str, list[str
     return f"{volume_ml:,.4g} mL, {fraction:.0%} of the field of view, touches {n_faces} of its 6 faces", doubts
 
 
-def _read_mask(path: Path, image: BoldImage) -> tuple[np.ndarray, str]:
+def read_mask(path: Path, image: BoldImage) -> tuple[np.ndarray, str]:
+    """Read the brain mask that the dataset has for an image.
+
+    Parameters
+    ----------
+    path : Path
+    image : BoldImage
+        Which it belongs to.
+
+    Returns
+    -------
+    mask : numpy.ndarray
+        bool ``(x, y, z)``.
+    description : str
+        Its name, and how it was made binary.
+
+    Raises
+    ------
+    ImageError
+        It can't be read, lies on another grid, or is empty.
+    """
     data, affine = read_volume(path, "brain mask")
     if data.shape != image.shape or not same_affine(image.shape, affine, image.affine):
         raise ImageError(

@@ -164,8 +164,13 @@ class BoldImage:
             seconds = _SECONDS.get(image.header.get_xyzt_units()[1])
         except _read_errors() as error:
             raise ImageError(f"{path}: not a readable NIfTI image: {error}.", "Fetch the file again.") from error
+        _check_volumes(path, image)
         self.affine = image_affine(image, path)
-        _check_header(path, image, self.affine)
+        if not _is_invertible(self.affine):
+            raise ImageError(
+                f"{path}: expected an invertible affine (voxel indices to mm), found {self.affine.tolist()}.",
+                "Set a valid sform or qform in the image's header.",
+            )
         self.shape: tuple[int, int, int] = image.shape[:3]
         self.n_volumes: int = image.shape[3]
         self._n_trailing_ones = image.ndim - 4
@@ -273,7 +278,7 @@ def _without_trailing_ones(shape: tuple[int, ...], n_axes: int) -> tuple[int, ..
     return shape
 
 
-def _check_header(path: Path, image: Any, affine: np.ndarray) -> None:
+def _check_volumes(path: Path, image: Any) -> None:
     n_axes = len(_without_trailing_ones(image.shape, 4))
     if n_axes != 4:
         # NIfTI's fourth axis is time; the fifth holds the components of a vector at each voxel, whatever precedes it.
@@ -289,11 +294,6 @@ def _check_header(path: Path, image: Any, affine: np.ndarray) -> None:
         )
     if image.get_data_dtype().kind not in "iuf":
         raise ImageError(f"{path}: expected real numbers, found values of type {image.get_data_dtype()}.")
-    if not _is_invertible(affine):
-        raise ImageError(
-            f"{path}: expected an invertible affine (voxel indices to mm), found {affine.tolist()}.",
-            "Set a valid sform or qform in the image's header.",
-        )
 
 
 @contextlib.contextmanager

@@ -17,7 +17,6 @@ import numpy as np
 from titan_neuro.data.bids.names import ROUGH_SPACE, STANDARD_SPACES
 from titan_neuro.data.bids.recordings import Recording
 from titan_neuro.data.prepare.atlas import read_atlas
-from titan_neuro.data.prepare.atlas_surfaces import require_atlas
 from titan_neuro.data.prepare.brain_mask import mask_image
 from titan_neuro.data.prepare.config import PrepareConfig
 from titan_neuro.data.prepare.confound_presets import ConfoundModel, no_confounds, select_confounds
@@ -179,7 +178,7 @@ def open_run(recording: Recording, config: PrepareConfig, scratch_dir: Path, sta
         return _open_surfaces(recording, config)
     image = BoldImage(recording.path)
     tr = repetition_time(recording, image.header_repetition_time, image.n_volumes, config.repetition_time_from)
-    table = _given_confounds(recording, image.n_volumes)
+    table = given_confounds(recording, image.n_volumes)
     n_examined = examined_length(int(config.warmup_s / tr), image.n_volumes)
     steady_state = _steady_state(recording, table, lambda: read_first_volumes(image, n_examined))
     n_before = steady_state.n_volumes_before
@@ -202,7 +201,7 @@ def open_run(recording: Recording, config: PrepareConfig, scratch_dir: Path, sta
         spatial=_spatial_record(mapping) if mapping else {},
         mask=mask,
         steady_state=steady_state,
-        confounds=_confound_model(table, config, recording, series.n_time_points, n_before),
+        confounds=confound_model(table, config, recording, series.n_time_points, n_before),
         computed=computed,
         framewise_displacement=_framewise_displacement(table),
     )
@@ -224,13 +223,7 @@ def check_settings(recording: Recording, config: PrepareConfig) -> None:
     ------
     ConfigError
         A setting does not fit the route of the recording.
-    InputNotFoundError
-        There is no such atlas.
-    ImageError
-        The name of an atlas of one hemisphere does not say which one it is of.
     """
-    if config.atlas is not None:
-        require_atlas(config.atlas)
     if config.slice_timing and recording.kind != "volume":
         raise ConfigError(
             f"{recording.key}: prepare.slice_timing: {recording.path.name} is no image of slices.", "Omit it."
@@ -284,7 +277,7 @@ def _open_series(
 ) -> OpenRun:
     """Open a run that needs no resampling; `header_s` is the repetition time in its header."""
     tr = repetition_time(recording, header_s, series.n_time_points, config.repetition_time_from)
-    table = _given_confounds(recording, series.n_time_points)
+    table = given_confounds(recording, series.n_time_points)
     n_examined = examined_length(int(config.warmup_s / tr), series.n_time_points)
     steady_state = _steady_state(recording, table, lambda: series.read(0, n_examined))
     n_before = steady_state.n_volumes_before
@@ -294,7 +287,7 @@ def _open_series(
         route=output_route(recording, config),
         mask=mask,
         steady_state=steady_state,
-        confounds=_confound_model(table, config, recording, series.n_time_points, n_before),
+        confounds=confound_model(table, config, recording, series.n_time_points, n_before),
         framewise_displacement=_framewise_displacement(table),
     )
 
@@ -340,7 +333,20 @@ def _open_image(
     return ResampledVolumes(image, mapping.space, mapping.resampler), mapping, mask
 
 
-def _given_confounds(recording: Recording, n_time_points: int) -> ConfoundTable | None:
+def given_confounds(recording: Recording, n_time_points: int) -> ConfoundTable | None:
+    """Read the table of confounds of a run; None where the dataset has none.
+
+    Parameters
+    ----------
+    recording : Recording
+    n_time_points : int
+        Of the run.
+
+    Raises
+    ------
+    MetadataError
+        The table is not valid, or has another number of rows.
+    """
     if recording.confounds is None:
         return None
     table = read_confounds(recording.confounds)
@@ -348,9 +354,24 @@ def _given_confounds(recording: Recording, n_time_points: int) -> ConfoundTable 
     return table
 
 
-def _confound_model(
+def confound_model(
     table: ConfoundTable | None, config: PrepareConfig, recording: Recording, n_time_points: int, n_before: int
 ) -> ConfoundModel:
+    """Return the confounds of the preset that was asked for.
+
+    Parameters
+    ----------
+    table : ConfoundTable or None
+    config : PrepareConfig
+    recording : Recording
+    n_time_points, n_before : int
+        Of the run; before its steady state.
+
+    Raises
+    ------
+    MetadataError, ConfigError
+        There is no table, or it lacks a column of the preset.
+    """
     if config.confounds == "none":
         return no_confounds(n_time_points)
     if table is None:

@@ -122,7 +122,7 @@ def map_by_transforms(recording: Recording, image: BoldImage, resolution_mm: flo
         raise ImageError(f"{files['brain']}: the brain mask is empty where the template's brain lies.")
     mask, t1w_points = narrow_mask(template, brain), t1w_points[brain]
     reference_points = apply_affine(load_affine(files["coregistration"]), t1w_points)
-    phase_encoding = _phase_encoding(recording, image)
+    phase_encoding = phase_encoding_of(recording, image)
     distortion = _distortion(recording, phase_encoding, reference_points)
     resampler = Resampler(
         reference_points,
@@ -255,7 +255,20 @@ def _read_head_motion(path: Path, image: BoldImage) -> np.ndarray:
     return head_motion
 
 
-def _phase_encoding(recording: Recording, image: BoldImage) -> PhaseEncoding | None:
+def phase_encoding_of(recording: Recording, image: BoldImage) -> PhaseEncoding | None:
+    """Return the phase encoding of a recording as its sidecar gives it; None where the run has no fieldmap.
+
+    Parameters
+    ----------
+    recording : Recording
+    image : BoldImage
+        Of the recording.
+
+    Raises
+    ------
+    MetadataError
+        The sidecar lacks the direction, or what the readout time is computed from.
+    """
     if "fieldmap" not in recording.transforms:
         return None
     return PhaseEncoding.from_sidecar(recording.sidecar, image.shape, recording.path)

@@ -39,6 +39,8 @@ class SurfaceSeries:
     ----------
     header_repetition_time : float or None
         Seconds; None for GIFTI.
+    points : Grayordinates
+        The features.
     n_left_out : int
         Vertices and voxels that are 0 or NaN throughout.
 
@@ -68,8 +70,8 @@ class SurfaceSeries:
             raise ImageError(f"{recording.path}: every vertex is 0 or NaN throughout.", "Fetch the file again.")
         self._columns = None if used.all() else np.flatnonzero(used)
         name = recording.entities.get("space", default_name)
-        self._points = points.select(used)
-        self.space = Space(kind="surface", name=name, grayordinates=self._points)
+        self.points = points.select(used)
+        self.space = Space(kind="surface", name=name, grayordinates=self.points)
         self.n_time_points, self.n_values_read = (int(size) for size in self._values.shape)
 
     def read(self, start: int, stop: int) -> np.ndarray:
@@ -81,7 +83,7 @@ class SurfaceSeries:
         return series
 
     def _describe(self, feature: int) -> str:
-        points = self._points
+        points = self.points
         voxel, vertex = split_points(points, np.array([feature]))
         structure = points.structures[points.points[feature, 0]].name
         return f"{structure}, " + (f"vertex {vertex[0]}" if vertex[0] >= 0 else f"voxel {tuple(voxel[0].tolist())}")

@@ -191,16 +191,16 @@ def _read_table(path: Path) -> dict[str, np.ndarray]:
 
 
 def _is_count(path: Path, name: str, values: np.ndarray) -> bool:
-    """Whether a column counts the rows or gives their times: it rises at every row, as no recording does."""
-    steps = np.diff(values) if np.isfinite(values).all() else np.full(1, -1.0)
-    is_even = len(steps) >= _MIN_EVEN_STEPS and np.ptp(steps) <= 0.01 * steps[0]
-    rises = bool((steps > 0).all()) and (is_even or len(steps) >= _MIN_STEPS)
-    if rises:
+    """Whether a column counts the rows or gives their times: it rises (or falls) at every row, as no recording does."""
+    steps = np.diff(values) if np.isfinite(values).all() else np.zeros(1)
+    is_even = len(steps) >= _MIN_EVEN_STEPS and np.ptp(steps) <= 0.01 * abs(steps[0])
+    counts = bool((steps > 0).all() or (steps < 0).all()) and (is_even or len(steps) >= _MIN_STEPS)
+    if counts:
         logger.warning(
-            "%s: the column %r rises from row to row: it is an index or a time, no parcel, and is left out.",
-            *(path, name),
+            "%s: the column %r %s from row to row: it is an index or a time, no parcel, and is left out.",
+            *(path, name, "rises" if steps[0] > 0 else "falls"),
         )
-    return rises
+    return counts
 
 
 class StoredSeries:

@@ -10,13 +10,15 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from titan_neuro.data.bids.maps import write_surface_series
 from titan_neuro.data.bids.output import write_nifti
 from titan_neuro.data.bids.recordings import Recording
 from titan_neuro.data.prepare.images import BoldImage
 from titan_neuro.data.prepare.scratch import ScratchSeries
+from titan_neuro.data.prepare.surfaces import SurfaceSeries
 from titan_neuro.data.prepare.time_series import ParcelTable
 from titan_neuro.data.space import Space
-from titan_neuro.files import writing_to
+from titan_neuro.files import write_bytes, writing_to
 from titan_neuro.seeds import named_generator
 from titan_neuro.tables import write_tsv
 
@@ -61,7 +63,10 @@ def write_surrogate(recording: Recording, kind: SurrogateKind, folder: Path, see
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
     rng = named_generator(seed, recording.key)
-    write = _write_table if recording.kind == "parcels" else _write_image
+    if recording.kind == "surface":
+        return _write_surfaces(recording, kind, folder, rng)
+    is_table = recording.path.suffix == ".tsv"
+    write = _write_image if recording.kind == "volume" else _write_table if is_table else _write_parcel_series
     return replace(recording, path=write(recording, kind, folder, rng))
 
 
@@ -104,6 +109,28 @@ def _write_table(recording: Recording, kind: SurrogateKind, folder: Path, rng: n
     surrogates = pd.DataFrame(values, columns=list(table.space.parcels))
     write_tsv(path, surrogates.assign(**dict.fromkeys(table.space.lost_parcels, np.nan)), float_format="%.9g")
     return path
+
+
+def _write_parcel_series(recording: Recording, kind: SurrogateKind, folder: Path, rng: np.random.Generator) -> Path:
+    import nibabel as nib
+
+    image = nib.load(recording.path)
+    # A lost parcel, NaN throughout, stays lost.
+    values = surrogate(np.asarray(image.dataobj), kind, rng, keep_mean=True).astype(np.float32)
+    path = folder / recording.path.name
+    write_bytes(path, nib.Cifti2Image(values, image.header, nifti_header=image.nifti_header).to_bytes())
+    return path
+
+
+def _write_surfaces(recording: Recording, kind: SurrogateKind, folder: Path, rng: np.random.Generator) -> Recording:
+    surfaces = SurfaceSeries(recording)
+    values = surrogate(surfaces.read(0, surfaces.n_time_points), kind, rng, keep_mean=True)
+    stem = folder / recording.path.name.partition(".")[0].removesuffix("_bold").replace("_hemi-L", "")
+    # 0: the header of the recording gives none, and neither does this one.
+    header_s = surfaces.header_repetition_time or 0.0
+    paths = write_surface_series(stem, surfaces.points, values.astype(np.float32), header_s)
+    hemispheres = dict(zip(recording.hemispheres, paths, strict=True)) if recording.hemispheres else {}
+    return replace(recording, path=paths[0], hemispheres=hemispheres)
 
 
 def _write_image(recording: Recording, kind: SurrogateKind, folder: Path, rng: np.random.Generator) -> Path:

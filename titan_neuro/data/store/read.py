@@ -15,7 +15,7 @@ import zarr
 from titan_neuro.data.space import Space
 from titan_neuro.data.store.address import is_url, open_group
 from titan_neuro.data.store.arrays import StoredArray, check_sha256, get_array, read_errors, sha256_of_blocks
-from titan_neuro.data.store.schema import SCHEMA, SCHEMA_VERSION, Event, events_of, sha256_of
+from titan_neuro.data.store.schema import SCHEMA, SCHEMA_VERSION, Event, check_names, events_of, sha256_of
 from titan_neuro.data.store.spaces import read_space
 from titan_neuro.data.store.view import RunView
 from titan_neuro.errors import ImageError, MismatchError
@@ -47,7 +47,7 @@ class RunStore:
     InputNotFoundError
         There is no store at `path`, or it can't be reached.
     MismatchError
-        `path` is no store, has another schema version, or its attributes were changed.
+        `path` is no store, has another schema version, its attributes were changed, or its labels are none of BIDS.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -66,6 +66,7 @@ class RunStore:
         self.sha256: dict[str, str] = attributes.pop("sha256", {})
         self._attributes = attributes
         self._check("attributes", sha256_of(attributes))
+        check_names(path, attributes)
         self.key: str = attributes["key"]
         self.entities: dict[str, str] = attributes["entities"]
         self.repetition_time: float = attributes["repetition_time"]

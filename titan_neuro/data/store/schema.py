@@ -7,14 +7,17 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from titan_neuro.data.bids.names import is_entity
 from titan_neuro.data.space import Space
 from titan_neuro.data.store.arrays import sha256_of_blocks
 from titan_neuro.data.store.spaces import space_arrays, space_attributes
 from titan_neuro.errors import MismatchError
+from titan_neuro.files import is_plain_name
 
 SCHEMA = "titan-neuro-run"
 SCHEMA_VERSION = 4
@@ -120,6 +123,37 @@ def events_of(attributes: Mapping[str, Any]) -> tuple[Event, ...]:
     return tuple(
         (onset, math.nan if duration is None else duration, kind) for onset, duration, kind in attributes["events"]
     )
+
+
+def check_names(path: Path | str, attributes: Mapping[str, Any]) -> None:
+    """Refuse a store whose names and labels are none of a dataset: the names of files are made from them.
+
+    Parameters
+    ----------
+    path : Path or str
+        Of the store, for the message.
+    attributes : mapping
+        Of the run's group.
+
+    Raises
+    ------
+    MismatchError
+        The key or the name of the space is not the name of a file, or an entity has no label of letters and digits.
+    """
+    entities, layout = attributes["entities"], attributes["layout"]
+    names = {"key": attributes["key"], "space": attributes["space"]}
+    names |= {"space of the atlas": layout["space"]} if layout else {}
+    wrong = [f"{what} {name!r}" for what, name in names.items() if not is_plain_name(name)]
+    if isinstance(entities, dict):
+        wrong += [f"entity {name!r}: {label!r}" for name, label in entities.items() if not is_entity(name, label)]
+    else:
+        wrong.append(f"entities {entities!r}")
+    if wrong:
+        raise MismatchError(
+            f"{path}: this store can't be read: expected a key and a space that can be names of files, and entities "
+            f"with labels of letters and digits, as BIDS has them; found {', '.join(wrong)}.",
+            "Titan-Neuro writes no such store. Prepare the run again, or ask whoever made it.",
+        )
 
 
 def canonical(attributes: Mapping[str, Any]) -> str:
