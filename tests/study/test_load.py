@@ -127,7 +127,7 @@ def test_seeds_are_some_and_each_once(seeds, found):
         load_study(default_preset="debug", overrides=["seeds=[-1]"])
 
 
-def test_three_seeds_and_rivals_by_default():
+def test_three_seeds_and_comparison_models_by_default():
     study = load_study(default_preset="parcels")
     assert (study.seeds, study.comparison_models) == ((0, 1, 2), True)
 
@@ -136,3 +136,17 @@ def test_settings_are_frozen():
     study = load_study(default_preset="debug")
     with pytest.raises(dataclasses.FrozenInstanceError):
         study.seeds = (1,)
+
+
+def test_the_message_names_where_a_wrong_setting_stands(settings):
+    path = settings("training: {max_epochs: 2}")
+    with pytest.raises(ConfigError, match=r"^settings: unknown setting 'training.max_epoch'"):
+        load_study(default_preset="debug", config_file=path, overrides=["training.max_epoch=3"])
+    path = settings("training: {max_epoch: 2}")
+    with pytest.raises(ConfigError, match=rf"^{path}: unknown setting 'training.max_epoch'"):
+        load_study(default_preset="debug", config_file=path, overrides=["training.max_epochs=3"])
+
+
+def test_a_preset_stands_in_a_file():
+    with pytest.raises(ConfigError, match="Write `preset: parcels` into a file"):
+        load_study(default_preset="debug", overrides=["preset=parcels"])

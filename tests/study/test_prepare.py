@@ -72,7 +72,7 @@ def test_a_dry_run_says_all_that_is_read_and_left_out(dataset, tmp_path, capsys)
         "task-movie_events.tsv",
         "confounds: regressed out: none; table: ",
         "  left out: sub-01_task-movie_space-MNI152NLin2009cAsym_res-1_desc-preproc_bold.nii.gz",
-        "1 runs; nothing was prepared.",
+        "Nothing was prepared (--dry-run).",
     ):
         assert line in text, line
 
@@ -108,6 +108,14 @@ def test_files_that_are_not_there_are_named(dataset, tmp_path, capsys):
     image.symlink_to("nowhere")
     code, text = dry_run(capsys, dataset, tmp_path / "out", "--resolution", "2")
     assert (code, str(image) in text) == (InputNotFoundError.exit_code, True)
+
+
+@pytest.mark.parametrize(("name", "absent"), [("a.nii.gz", "a.nii.gz"), ("a_hemi-L.label.gii", "a_hemi-R.label.gii")])
+def test_an_atlas_that_is_not_there_is_refused(name, absent, dataset, tmp_path, capsys):
+    if name != absent:
+        (tmp_path / name).touch()
+    code, text = dry_run(capsys, dataset, tmp_path / "out", "--resolution", "2", "--atlas", str(tmp_path / name))
+    assert (code, f"{tmp_path / absent}: no such file" in text) == (InputNotFoundError.exit_code, True)
 
 
 # ---- the table of runs -----------------------------------------------------------------------------

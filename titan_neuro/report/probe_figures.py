@@ -43,7 +43,7 @@ def probe_figure(rows: pd.DataFrame, title: str, x_label: str) -> Figure:
     axes = figure.add_subplot()
     if is_course:
         _draw_courses(axes, rows)
-        axes.set(xlabel=x_label)
+        axes.set(xlabel=textwrap.fill(plain(x_label), 58))
         figure.legend(loc="outside lower center", ncols=n_columns, fontsize=8, handlelength=1.6)
     else:
         _draw_conditions(axes, rows)

@@ -59,14 +59,25 @@ def load_study(
         )
     content: dict[str, Any] = _STUDY.dump_python(PRESETS[preset](), mode="json")
     settings = [parse_setting(over) if isinstance(over, str) else over for over in overrides]
-    for over in ({"prepare": prepared or {}}, given, *settings):
-        content = _merge(content, over, [StudyConfig])
+    in_file = _merge(_merge(content, {"prepare": prepared or {}}, [StudyConfig]), given, [StudyConfig])
+    content = in_file
+    for setting in settings:
+        content = _merge(content, setting, [StudyConfig])
     if seed is not None:
-        content["seeds"] = [seed]
+        content = {**content, "seeds": [seed]}
     try:
         return _STUDY.validate_python(content)
     except ValidationError as error:
-        raise explain_validation_error(error, StudyConfig, where) from error
+        # Where the file alone is right, single settings are to blame.
+        raise explain_validation_error(error, StudyConfig, "settings" if _is_valid(in_file) else where) from error
+
+
+def _is_valid(content: Mapping[str, Any]) -> bool:
+    try:
+        _STUDY.validate_python(content)
+    except ValidationError:
+        return False
+    return True
 
 
 def write_resolved(path: Path, study: StudyConfig) -> None:
@@ -93,11 +104,15 @@ def parse_setting(text: str) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        It has no ``=`` or an empty key, or its value is not YAML.
+        It has no ``=`` or an empty key, names a preset, or its value is not YAML.
     """
     key, equals, value = text.partition("=")
     if not equals or not all(key.split(".")):
         raise ConfigError(f"--set {text}: expected KEY=VALUE, for example --set training.max_epochs=5.")
+    if key == "preset":
+        raise ConfigError(
+            f"--set {text}: a preset is no single setting.", f"Write `preset: {value}` into a file for --config-file."
+        )
     try:
         nested: Any = yaml.safe_load(value)
     except yaml.YAMLError as error:

@@ -266,7 +266,8 @@ class Study:
             recordings, self._dataset(), self.output, config, n_processes=n_processes, memory_bytes=memory_bytes
         )
         forget_failures(self.output, self.selection)
-        logger.info("%d runs prepared, %d of them now.", len(recordings), n_made)
+        noun = "run" if len(recordings) == 1 else "runs"
+        logger.info("%d %s prepared, %d of them now.", len(recordings), noun, n_made)
         return self.runs()
 
     def plan_group(self) -> list[PlannedFold]:

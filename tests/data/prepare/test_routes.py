@@ -289,12 +289,12 @@ def test_annexed_images_sidecars_and_tables_are_read(preprocessed, tmp_path, cap
     with datalad_session() as datalad:
         datalad.get(path=f"{advice}/dataset_description.json", dataset=advice, result_renderer="disabled")
     assert main(command) == 0, capsys.readouterr().err
-    assert "1 runs prepared, 1 of them now" in capsys.readouterr().err
+    assert "1 run prepared, 1 of them now" in capsys.readouterr().err
     [store] = open_runs(output)
     assert {"recording", "mask", "confounds", "sidecar"} <= set(store.record["sources"])
     assert all(source["content"].startswith("MD5E-") for source in store.record["sources"].values())
     assert main(command) == 0
-    assert "1 runs prepared, 0 of them now" in capsys.readouterr().err
+    assert "1 run prepared, 0 of them now" in capsys.readouterr().err
 
 
 def test_a_table_of_another_run(preprocessed, prepare):
@@ -342,8 +342,9 @@ def test_a_resolution_needs_a_standard_space(haxby, tmp_path):
 
 def test_parcels_have_no_resolution(sitcom, tmp_path):
     recording = find_recordings(sitcom)[0]
-    with pytest.raises(ConfigError, match="parcels have no grid"):
+    with pytest.raises(ConfigError, match="parcels have no grid") as caught:
         prepare_run(recording, tmp_path / "out", PrepareConfig(resolution_mm=4), work_dir=tmp_path / "work")
+    assert caught.value.hint == "Omit --resolution."
 
 
 def test_one_folder_holds_one_grid(preprocessed, prepare, tmp_path):

@@ -13,13 +13,19 @@ import numpy as np
 from titan_neuro.data.bids.names import ROUGH_SPACE, parse_name
 from titan_neuro.data.grayordinates import Grayordinates
 from titan_neuro.data.parcels import without_prefix
-from titan_neuro.data.prepare.atlas_surfaces import is_surface_atlas, match_points, read_surface_labels, without_side
+from titan_neuro.data.prepare.atlas_surfaces import (
+    is_surface_atlas,
+    match_points,
+    read_surface_labels,
+    require_atlas,
+    without_side,
+)
 from titan_neuro.data.prepare.atlas_table import ParcelRow, image_stem, names_table, parcel_layout, read_rows
 from titan_neuro.data.prepare.grid import grid_points
 from titan_neuro.data.prepare.images import read_volume
 from titan_neuro.data.prepare.transforms import apply_affine
 from titan_neuro.data.space import ParcelLayout, Space, list_names, same_affine
-from titan_neuro.errors import ImageError, InputNotFoundError, MetadataError
+from titan_neuro.errors import ImageError, MetadataError
 
 # Labels that are stored as integers with a scale factor in single precision: 1.0000001, 30000.002.
 _LABEL_RTOL, _LABEL_ATOL = 1e-6, 1e-3
@@ -275,8 +281,7 @@ def atlas_name(path: Path) -> str:
 
 
 def _read_labels(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    if not path.exists():
-        raise InputNotFoundError(f"{path}: no such file (given with --atlas).", "Check the path.")
+    require_atlas(path)
     data, affine = read_volume(path, "image of labels")
     labels = np.rint(data)
     if (

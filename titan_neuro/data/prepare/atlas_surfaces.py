@@ -44,6 +44,21 @@ def atlas_files(path: Path) -> dict[str, Path]:
     return {"atlas": path, "atlas of the other hemisphere": other}
 
 
+def require_atlas(path: Path) -> None:
+    """Refuse an atlas of which a file does not exist.
+
+    Raises
+    ------
+    InputNotFoundError
+        A file does not exist.
+    ImageError
+        The name of a GIFTI or annot file does not say which hemisphere it is of.
+    """
+    for file in atlas_files(path).values():
+        if not file.exists():
+            raise InputNotFoundError(f"{file}: no such file (given with --atlas).", "Check the path.")
+
+
 def _side(path: Path) -> re.Match[str]:
     match = _SIDE.search(path.name)
     if match is None:
@@ -85,10 +100,8 @@ def read_surface_labels(path: Path) -> tuple[Grayordinates, np.ndarray, dict[int
     ImageError
         A file can't be read, or holds no labels, or those of several maps.
     """
+    require_atlas(path)
     files = list(atlas_files(path).values())
-    for file in files:
-        if not file.exists():
-            raise InputNotFoundError(f"{file}: no such file (given with --atlas).", "Check the path.")
     points, labels, names = _read_cifti(path) if len(files) == 1 else _read_hemispheres(files)
     if not names:
         raise ImageError(f"{path}: expected labels of parcels, found none.")

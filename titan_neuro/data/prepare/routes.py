@@ -17,6 +17,7 @@ import numpy as np
 from titan_neuro.data.bids.names import ROUGH_SPACE, STANDARD_SPACES
 from titan_neuro.data.bids.recordings import Recording
 from titan_neuro.data.prepare.atlas import read_atlas
+from titan_neuro.data.prepare.atlas_surfaces import require_atlas
 from titan_neuro.data.prepare.brain_mask import mask_image
 from titan_neuro.data.prepare.config import PrepareConfig
 from titan_neuro.data.prepare.confound_presets import ConfoundModel, no_confounds, select_confounds
@@ -129,19 +130,25 @@ def output_space(recording: Recording, config: PrepareConfig) -> tuple[str | Non
         return ROUGH_SPACE, config.resolution_mm or DEFAULT_RESOLUTION_MM
     in_standard_space = recording.entities.get("space") in STANDARD_SPACES
     if config.resolution_mm is not None and not (route == "preprocessed" and in_standard_space):
-        raise ConfigError(
-            f"{recording.key}: prepare.resolution_mm: {config.resolution_mm:g} mm were asked for, but "
-            + (
-                f"{'parcels' if recording.kind == 'parcels' else 'surfaces'} have no grid."
-                if recording.kind != "volume"
-                else f"the grid of space {recording.entities['space']} is not known here."
-                if "space" in recording.entities and recording.entities["space"] != "T1w"
-                else "the recording is in its own space, and no transforms to a standard space were found."
-            ),
-            "Omit --resolution, give the transforms of fMRIPrep (--derivatives; titan-neuro fetch ... --with "
-            "transforms), or use --rough-registration.",
-        )
+        raise _no_resolution(recording, config.resolution_mm)
     return None, config.resolution_mm
+
+
+def _no_resolution(recording: Recording, resolution_mm: float) -> ConfigError:
+    """Say why a recording can't be resampled, and what can be done."""
+    asked = f"{recording.key}: prepare.resolution_mm: {resolution_mm:g} mm were asked for, but"
+    if recording.kind != "volume":
+        kind = "parcels" if recording.kind == "parcels" else "surfaces"
+        return ConfigError(f"{asked} {kind} have no grid.", "Omit --resolution.")
+    if recording.entities.get("space", "T1w") != "T1w":
+        why = f"the grid of space {recording.entities['space']} is not known here."
+    else:
+        why = "the recording is in its own space, and no transforms to a standard space were found."
+    return ConfigError(
+        f"{asked} {why}",
+        "Omit --resolution, give the transforms of fMRIPrep (--derivatives; titan-neuro fetch ... --with "
+        "transforms), or use --rough-registration.",
+    )
 
 
 def open_run(recording: Recording, config: PrepareConfig, scratch_dir: Path, stack: ExitStack) -> OpenRun:
@@ -217,7 +224,13 @@ def check_settings(recording: Recording, config: PrepareConfig) -> None:
     ------
     ConfigError
         A setting does not fit the route of the recording.
+    InputNotFoundError
+        There is no such atlas.
+    ImageError
+        The name of an atlas of one hemisphere does not say which one it is of.
     """
+    if config.atlas is not None:
+        require_atlas(config.atlas)
     if config.slice_timing and recording.kind != "volume":
         raise ConfigError(
             f"{recording.key}: prepare.slice_timing: {recording.path.name} is no image of slices.", "Omit it."
