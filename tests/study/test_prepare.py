@@ -72,7 +72,7 @@ def test_a_dry_run_says_all_that_is_read_and_left_out(dataset, tmp_path, capsys)
         "task-movie_events.tsv",
         "confounds: regressed out: none; table: ",
         "  left out: sub-01_task-movie_space-MNI152NLin2009cAsym_res-1_desc-preproc_bold.nii.gz",
-        "1 run; nothing was prepared.",
+        "Nothing was prepared (--dry-run).",
     ):
         assert line in text, line
 

@@ -50,8 +50,7 @@ def execute(arguments: argparse.Namespace) -> None:
     for run in planned:
         logger.info("%s", run)
     n_failing = sum(run.problem is not None for run in planned)
-    failing = f", {n_failing} of which can't be prepared" if n_failing else ""
-    noun = "run" if len(planned) == 1 else "runs"
-    logger.info("%d %s%s; nothing was prepared.", len(planned), noun, failing)
+    failing = f"{n_failing} of {len(planned)} runs can't be prepared. " if n_failing else ""
+    logger.info("%sNothing was prepared (--dry-run).", failing)
     if filters is not None:
         study.write_filters(filters)

@@ -61,10 +61,10 @@ def load_study(
     settings = [parse_setting(over) if isinstance(over, str) else over for over in overrides]
     in_file = _merge(_merge(content, {"prepare": prepared or {}}, [StudyConfig]), given, [StudyConfig])
     content = in_file
-    for over in settings:
-        content = _merge(content, over, [StudyConfig])
+    for setting in settings:
+        content = _merge(content, setting, [StudyConfig])
     if seed is not None:
-        content["seeds"] = [seed]
+        content = {**content, "seeds": [seed]}
     try:
         return _STUDY.validate_python(content)
     except ValidationError as error:
