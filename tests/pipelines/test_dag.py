@@ -107,7 +107,12 @@ def pretend_to_prepare(output: Path, key: str, settings: dict) -> None:
         repetition_time=1.0,
         space=Space(kind="volume", name="MNI152NLin2009cAsym", mask=np.ones((4, 4, 4), bool), affine=np.eye(4)),
         scored=np.ones(2, bool),
-        record={"route": "transforms", "normalizer": {"method": "causal"}, "settings": settings},
+        record={
+            "route": "transforms",
+            "normalizer": {"method": "causal"},
+            "settings": settings,
+            "fingerprint": key,
+        },
     )
     series = np.random.default_rng(0).normal(size=(2, 64)).astype(np.float32)
     write_run(output / f"sub-{subject}/func/{key}_desc-prepared_bold.zarr", header, [series])
@@ -125,7 +130,8 @@ def test_budapest_is_125_runs_and_fifteen_trainings(snakemake, tmp_path):
     marks = output / ".work/workflow"
     keys = sorted(path.stem for path in (marks / "runs").glob("*.json"))
     assert len(keys) == 125
-    assert (marks / "logs/runs.log").read_text().count("raw and fMRIPrep's transforms, in one interpolation") == 125
+    log = (marks / "logs/runs.log").read_text()
+    assert log.count("raw image and fMRIPrep's transforms, in one interpolation") == 125
 
     said = snakemake("--dry-run", **config).stdout
     assert planned(said) == Counter({**ONCE, "runs": 0, "prepare": 125})
