@@ -7,7 +7,7 @@ command line prints the two and exits with the class's code; the traceback is sh
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 
@@ -136,3 +136,9 @@ def near_miss(name: str, names: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(name, list(names), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def list_names(names: Sequence[str], at_most: int = 10, *, of: str = "in all") -> str:
+    """List names for a message, with their number where there are more than `at_most`: ``a, b, ... (7 in all)``."""
+    more = f", ... ({len(names)} {of})" if len(names) > at_most else ""
+    return ", ".join(names[:at_most]) + more

@@ -10,9 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from titan_neuro.data.grayordinates import Grayordinates
-from titan_neuro.errors import ImageError, MismatchError
+from titan_neuro.errors import ImageError, MismatchError, list_names
 
-_MAX_LISTED = 10
 # Corners of grids that are the same up to rounding lie so near to each other, in edges of a voxel.
 _ROUNDING_VOXELS = 0.01
 _OTHER_GRID = (
@@ -185,11 +184,6 @@ def _common_parcels(names: Sequence[str], spaces: Sequence[Space]) -> Space:
     parcels = tuple(name for name in first.parcels if name in shared)
     lost = tuple(name for name in (*first.parcels, *first.lost_parcels) if name not in shared)
     return Space(kind="parcels", name=first.name, parcels=parcels, lost_parcels=lost, layout=first.layout)
-
-
-def list_names(names: Sequence[str]) -> str:
-    """List names for a message, at most ten."""
-    return ", ".join(names[:_MAX_LISTED]) + (f", ... ({len(names)} in all)" if len(names) > _MAX_LISTED else "")
 
 
 def same_affine(shape: Sequence[int], one: np.ndarray, other: np.ndarray) -> bool:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, overload
 
 import torch
 
-from titan_neuro.data.space import common_space, list_names
+from titan_neuro.data.space import common_space
 from titan_neuro.data.splits import make_folds
-from titan_neuro.errors import ImageError, MismatchError
+from titan_neuro.errors import ImageError, MismatchError, list_names
 from titan_neuro.forecaster import match_comparison_models
 from titan_neuro.training import (
     FoldData,

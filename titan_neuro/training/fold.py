@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from titan_neuro.data.space import Space, list_names
+from titan_neuro.data.space import Space
 from titan_neuro.data.splits import Fold, require_disjoint
 from titan_neuro.data.store import RunView
+from titan_neuro.errors import list_names
 from titan_neuro.provenance import digest
 
 

@@ -25,7 +25,7 @@ from titan_neuro.data.bids.names import (
     unmatched_labels,
     without_echo,
 )
-from titan_neuro.errors import OF_ONE_RUN, MetadataError, NoMatchError, NotFetchedError
+from titan_neuro.errors import OF_ONE_RUN, MetadataError, NoMatchError, NotFetchedError, list_names
 
 logger = logging.getLogger(__name__)
 # Parts of a complex image that are no magnitude.
@@ -238,5 +238,4 @@ def _require_installed(index: DatasetIndex, unmatched: Iterable[str], *, is_warn
 
 
 def _list(files: Sequence[BidsFile]) -> str:
-    listed = ", ".join(printable(file.path.name) for file in files[:_MAX_LISTED])
-    return f"{listed}, ... ({len(files)} in all)" if len(files) > _MAX_LISTED else listed
+    return list_names([printable(file.path.name) for file in files], _MAX_LISTED)

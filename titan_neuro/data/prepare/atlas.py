@@ -24,8 +24,8 @@ from titan_neuro.data.prepare.atlas_table import ParcelRow, image_stem, names_ta
 from titan_neuro.data.prepare.grid import grid_points
 from titan_neuro.data.prepare.images import read_volume
 from titan_neuro.data.prepare.transforms import apply_affine
-from titan_neuro.data.space import ParcelLayout, Space, list_names, same_affine
-from titan_neuro.errors import ImageError, MetadataError
+from titan_neuro.data.space import ParcelLayout, Space, same_affine
+from titan_neuro.errors import ImageError, MetadataError, list_names
 
 # Labels that are stored as integers with a scale factor in single precision: 1.0000001, 30000.002.
 _LABEL_RTOL, _LABEL_ATOL = 1e-6, 1e-3

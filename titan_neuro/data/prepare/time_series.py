@@ -17,8 +17,8 @@ from titan_neuro.data.prepare.images import BoldImage, check_finite, describe_vo
 from titan_neuro.data.prepare.resampling import Resampler
 from titan_neuro.data.prepare.scratch import ScratchSeries
 from titan_neuro.data.prepare.surfaces import read_parcel_series
-from titan_neuro.data.space import ParcelLayout, Space, list_names
-from titan_neuro.errors import ImageError
+from titan_neuro.data.space import ParcelLayout, Space
+from titan_neuro.errors import ImageError, list_names
 from titan_neuro.tables import numbers, read_tsv
 
 logger = logging.getLogger(__name__)
