@@ -53,4 +53,4 @@ def execute(arguments: argparse.Namespace) -> None:
     failing = f"{n_failing} of {len(planned)} runs can't be prepared. " if n_failing else ""
     logger.info("%sNothing was prepared (--dry-run).", failing)
     if filters is not None:
-        study.write_filters(filters)
+        study.write_filters(filters, planned)

@@ -24,7 +24,7 @@ from titan_neuro.data.prepare import missing_inputs, prepare_run, preview_run, s
 from titan_neuro.data.prepare.atlas import check_atlas
 from titan_neuro.data.prepare.inputs import unread_sources
 from titan_neuro.data.prepare.preview import Preview
-from titan_neuro.data.prepare.routes import check_settings, output_route, output_space
+from titan_neuro.data.prepare.routes import REALIGNED_MASK, check_settings, is_realigned, output_route, output_space
 from titan_neuro.data.prepare.run import was_prepared_alike
 from titan_neuro.data.prepare.timing import sidecar_repetition_time
 from titan_neuro.data.prepare.workers import end_with_parent
@@ -119,8 +119,7 @@ def _details(recording: Recording, config: PrepareConfig, missing: Sequence[Path
     yield f"repetition time: {_repetition_time_in_words(recording)}"
     yield f"events: {recording.events or 'no table: all time points after the warm-up are scored'}"
     yield from (f"continuous table: {table.path}" for table in recording.continuous)
-    is_computed = output_route(recording, config) in ("transforms", "rough registration")
-    table = "computed here" if is_computed else recording.confounds or "none"
+    table = "computed here" if is_realigned(recording, config) else recording.confounds or "none"
     yield f"confounds: regressed out: {config.confounds}; table: {table}"
     yield from recording.notes
     for path in dict.fromkeys(missing):
@@ -149,8 +148,8 @@ def _grid_in_words(recording: Recording, config: PrepareConfig) -> str:
 
 
 def _mask_in_words(recording: Recording, config: PrepareConfig) -> str:
-    if output_route(recording, config) in ("transforms", "rough registration"):
-        return "brain of the template, brain of the subject, and field of view"
+    if is_realigned(recording, config):
+        return REALIGNED_MASK
     return str(recording.mask) if recording.mask else "the dataset has none: computed from the first volumes"
 
 

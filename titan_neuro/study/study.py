@@ -210,13 +210,21 @@ class Study:
         self.check_output()
         return plan_runs(recordings, self.output, self._settings_for(recordings).prepare)
 
-    def write_filters(self, folder: Path) -> None:
-        """Write a filter file for each chosen run, that chooses it alone (``folder/KEY.json``): for arrays of jobs."""
+    def write_filters(self, folder: Path, planned: Sequence[PlannedRun]) -> None:
+        """Write a filter file for each planned run, that chooses it alone (``folder/KEY.json``): for arrays of jobs.
+
+        Parameters
+        ----------
+        folder : Path
+        planned : sequence of PlannedRun
+            From :meth:`plan`.
+        """
         from titan_neuro.files import read_json
         from titan_neuro.study.prepare import write_filters
 
         given = self.selection.filter_file
-        write_filters(folder, self.recordings(), {} if given is None else read_json(given).get("bold", {}))
+        recordings = [run.recording for run in planned]
+        write_filters(folder, recordings, {} if given is None else read_json(given).get("bold", {}))
 
     def prepare(self, *, n_processes: int = 1, memory_bytes: int | None = None, fetch: bool = True) -> list[RunStore]:
         """Bring every chosen run to one grid, clean and scale it causally, and store it.

@@ -54,9 +54,7 @@ class ContinuousFile:
     @property
     def name(self) -> str:
         """The table's name without the entities that distinguish runs: ``stim``, ``recording-cardiac_physio``."""
-        file = parse_name(self.path)
-        shared = [f"{name}-{label}" for name, label in file.entities.items() if name not in RUN_ENTITIES]
-        return "_".join([*shared, file.suffix])
+        return _shared_name(parse_name(self.path))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,21 +101,27 @@ def find_continuous(image: BidsFile, tables: Mapping[Path, Sequence[BidsFile]]) 
     MetadataError
         Two tables apply equally well.
     """
-    found, rank_of = dict[str, ContinuousFile](), dict[str, tuple[int, int]]()
+    found, rank_of = dict[str, Path](), dict[str, tuple[int, int]]()
     for file in (file for folder in image.path.parents for file in tables.get(folder, ())):
         entities = run_entities(file.entities)
         if not applies_to(entities, image.entities):
             continue
-        table = continuous_file(file.path)
-        rank, best = (len(file.path.parents), len(entities)), rank_of.get(table.name, (-1, -1))
+        name = _shared_name(parse_name(file.path))
+        rank, best = (len(file.path.parents), len(entities)), rank_of.get(name, (-1, -1))
         if rank == best:
             raise MetadataError(
-                f"{image.path}: two tables apply equally well: {found[table.name].path} and {file.path}.",
+                f"{image.path}: two tables apply equally well: {found[name]} and {file.path}.",
                 "Remove one of them, or tell them apart by a recording-LABEL in their names.",
             )
         if rank > best:
-            found[table.name], rank_of[table.name] = table, rank
-    return tuple(found[name] for name in sorted(found))
+            found[name], rank_of[name] = file.path, rank
+    # Folders are searched for the sidecars of the tables that are used, and of no other.
+    return tuple(continuous_file(found[name]) for name in sorted(found))
+
+
+def _shared_name(file: BidsFile) -> str:
+    shared = [f"{name}-{label}" for name, label in file.entities.items() if name not in RUN_ENTITIES]
+    return "_".join([*shared, file.suffix])
 
 
 def continuous_file(path: Path) -> ContinuousFile:

@@ -46,17 +46,17 @@ def write_map(stem: Path, label: str, space: Space, values: np.ndarray, metadata
         are drawn in an image of the atlas's kind: ``.nii.gz``, ``.pscalar.nii`` or ``.func.gii``.
     """
     entity = "" if space.name == "native" else f"_{'seg' if space.kind == 'parcels' else 'space'}-{space.name}"
-    beginning, end = f"{stem.name}", f"{entity}_{label}_statmap"
+    end = f"{entity}_{label}_statmap"
     layout, sidecar = space.layout, {**metadata, "Space": space.name}
     if space.kind == "parcels":
-        path = stem.with_name(f"{beginning}{end}.tsv")
+        path = stem.with_name(f"{stem.name}{end}.tsv")
         _write_table(path, space, values)
         if layout is not None:
             _write_image(stem, end, layout.space, layout.paint(space.parcels, values), (space.parcels, layout, values))
             sidecar["AtlasSpace"] = layout.space.name
     else:
         path = _write_image(stem, end, space, values, None)
-    write_json(stem.with_name(f"{beginning}{end}.json"), sidecar)
+    write_json(stem.with_name(f"{stem.name}{end}.json"), sidecar)
     return path
 
 
@@ -68,8 +68,8 @@ def write_surface_series(stem: Path, points: Grayordinates, series: np.ndarray, 
     stem : Path
         The path without its ending, with the entities ``space`` and ``desc``; of GIFTI files, ``hemi-L`` and ``hemi-R``
         are put before these.
-    space : Space
-        Of kind ``surface``.
+    points : Grayordinates
+        The features.
     series : numpy.ndarray
         ``(time, features)``.
     repetition_time : float
@@ -122,7 +122,8 @@ def _write_image(
         return path
     if points.form == "gifti":
         paths = {side: stem.with_name(f"{stem.name}_hemi-{side}{end}.func.gii") for side in _sides(points)}
-        return next(iter([_write_gifti(file, points, side, values[None]) for side, file in paths.items()]))
+        written = [_write_gifti(file, points, side, values[None]) for side, file in paths.items()]
+        return written[0]
     import nibabel as nib
 
     scalars = nib.cifti2.ScalarAxis([end.rpartition("_statmap")[0].rpartition("_stat-")[2]])

@@ -27,7 +27,7 @@ from titan_neuro.data.bids.names import (
     without_echo,
 )
 from titan_neuro.data.bids.selection import SelectedRun, select_runs
-from titan_neuro.errors import OF_ONE_RUN, InputNotFoundError, MetadataError, NoMatchError, TitanNeuroError
+from titan_neuro.errors import OF_ONE_RUN, InputNotFoundError, MetadataError, NoMatchError, TitanNeuroError, list_names
 from titan_neuro.files import read_json
 
 logger = logging.getLogger(__name__)
@@ -224,37 +224,36 @@ def _complete(run: SelectedRun, sources: _Sources) -> Recording:
         return _add_derivatives(_recording(run, sources), run, sources)
     except OF_ONE_RUN as error:
         file = run.images[0]
-        kind = kind_of(file)
-        return Recording(
-            path=file.path,
-            kind=kind,
-            route=kind if kind != "volume" else "native",
-            entities=long_entities({n: label for n, label in without_echo(file.entities).items() if n != "hemi"}),
-            events=None,
-            mask=None,
-            failure=error,
-        )
+        recording = _named(file, without_echo(file.entities), is_derivative=sources.index.is_derivative)
+        return replace(recording, failure=error)
+
+
+def _named(file: BidsFile, entities: Mapping[str, str], *, is_derivative: bool) -> Recording:
+    """What the name of a run's file says of it; `entities` are those of the run."""
+    kind = kind_of(file)
+    return Recording(
+        path=file.path,
+        kind=kind,
+        route=kind if kind != "volume" else "preprocessed" if is_derivative else "native",
+        entities=long_entities({name: label for name, label in entities.items() if name != "hemi"}),
+        events=None,
+        mask=None,
+        hemispheres=file.hemispheres,
+    )
 
 
 def _recording(run: SelectedRun, sources: _Sources) -> Recording:
     file = run.images[0] if run.is_multi_echo else choose_image(run.images, sources.resolution_mm)
     sidecar, missing = sources.index.sidecar(file)
     entities = without_echo(file.entities) if run.is_multi_echo else file.entities
-    kind = kind_of(file)
-    is_derivative = sources.index.is_derivative
     others = [other.path.name for other in (*run.images, *run.left_out) if other is not file and not run.is_multi_echo]
     events = [*sources.events.get(None, ()), *sources.events.get(file.entities["sub"], ())]
-    return Recording(
-        path=file.path,
-        kind=kind,
-        route=kind if kind != "volume" else "preprocessed" if is_derivative else "native",
-        entities=long_entities({name: label for name, label in entities.items() if name != "hemi"}),
+    return replace(
+        _named(file, entities, is_derivative=sources.index.is_derivative),
         sidecar=sidecar,
         missing_sidecars=tuple(missing),
         events=most_specific(entities, events, file.path),
-        mask=None,
         continuous=find_continuous(file, sources.continuous),
-        hemispheres=file.hemispheres,
         notes=tuple(f"left out: {name}" for name in others),
     )
 
@@ -362,8 +361,7 @@ def _require_derivatives(
 
 
 def _list(recordings: Sequence[Recording]) -> str:
-    names = ", ".join(recording.key for recording in recordings[:_MAX_LISTED])
-    return f"{names}, ... ({len(recordings)} runs)" if len(recordings) > _MAX_LISTED else names
+    return list_names([recording.key for recording in recordings], _MAX_LISTED, of="runs")
 
 
 def _warn_of_other_spaces(recordings: Sequence[Recording]) -> None:

@@ -12,7 +12,7 @@ from titan_neuro.data.prepare.atlas import require_kind
 from titan_neuro.data.prepare.brain_mask import read_mask
 from titan_neuro.data.prepare.config import PrepareConfig
 from titan_neuro.data.prepare.images import BoldImage
-from titan_neuro.data.prepare.routes import confound_model, given_confounds, output_route, output_space
+from titan_neuro.data.prepare.routes import confound_model, given_confounds, is_realigned, output_space
 from titan_neuro.data.prepare.spatial_mapping import phase_encoding_of
 from titan_neuro.data.prepare.steady_state import marked_steady_state
 from titan_neuro.data.prepare.surfaces import SurfaceSeries
@@ -75,10 +75,10 @@ def _preview(recording: Recording, config: PrepareConfig) -> Iterator[str]:
         series = ParcelTable(recording, _atlas_of(config)) if is_table else SurfaceSeries(recording)
         n_time_points, header_s = series.n_time_points, series.header_repetition_time
     seconds = repetition_time(recording, header_s, n_time_points, config.repetition_time_from)
-    is_own_grid = output_route(recording, config) in ("native", "preprocessed")
-    if image is not None and is_own_grid and recording.mask is not None and not is_missing(recording.mask):
+    mask = None if is_realigned(recording, config) else recording.mask
+    if image is not None and mask is not None and not is_missing(mask):
         # On which grid it lies, and whether it is binary, is said there.
-        read_mask(recording.mask, image)
+        read_mask(mask, image)
     if image is not None and recording.route == "transforms":
         yield f"distortion: {_distortion_in_words(recording, image)}"
     yield f"volumes before the steady state: {_steady_state_in_words(recording, config, n_time_points)}"
@@ -107,7 +107,7 @@ def _steady_state_in_words(recording: Recording, config: PrepareConfig, n_time_p
         return "as the table of confounds, which is not on this machine, marks them"
     table = given_confounds(recording, n_time_points)
     marked = marked_steady_state(table)
-    if output_route(recording, config) not in ("transforms", "rough registration"):
+    if not is_realigned(recording, config):
         confound_model(table, config, recording, n_time_points, marked.n_volumes_before if marked else 0)
     if marked is None:
         why = "no table of confounds" if table is None else "the table of confounds marks none"

@@ -58,6 +58,8 @@ logger = logging.getLogger(__name__)
 # Presets that need columns which only fMRIPrep's own tables have, and those that need tissue maps.
 _NOT_COMPUTED = {"scrubbing", "ica_aroma"}
 _NEED_TISSUES = {"simple", "compcor", "budapest2020"}
+REALIGNED_MASK = "brain of the template, brain of the subject, and field of view of the volumes"
+"""Mask of a run that is realigned here, in words."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -102,6 +104,11 @@ def output_route(recording: Recording, config: PrepareConfig) -> str:
     if recording.route == "native" and config.rough_registration:
         return "rough registration"
     return recording.route
+
+
+def is_realigned(recording: Recording, config: PrepareConfig) -> bool:
+    """Whether volumes are realigned here: then the mask and the confounds are made here, too."""
+    return output_route(recording, config) in ("transforms", "rough registration")
 
 
 def output_space(recording: Recording, config: PrepareConfig) -> tuple[str | None, float | None]:
@@ -236,7 +243,7 @@ def check_settings(recording: Recording, config: PrepareConfig) -> None:
         )
     is_rough = route == "rough registration"
     not_computed = _NOT_COMPUTED | (_NEED_TISSUES if is_rough else set())
-    if (is_rough or route == "transforms") and config.confounds in not_computed:
+    if is_realigned(recording, config) and config.confounds in not_computed:
         raise ConfigError(
             f"{recording.key}: prepare.confounds: {config.confounds} can't be computed from "
             + ("a rough registration, which has no tissue maps." if is_rough else "transforms and tissue maps."),
@@ -329,8 +336,7 @@ def _open_image(
             return MaskedVolumes(image, space), None, mask
         mapping = map_to_resolution(space, image, config.resolution_mm)
         return ResampledVolumes(image, mapping.space, mapping.resampler, space.mask), mapping, mask
-    mask = "brain of the template, brain of the subject, and field of view of the volumes"
-    return ResampledVolumes(image, mapping.space, mapping.resampler), mapping, mask
+    return ResampledVolumes(image, mapping.space, mapping.resampler), mapping, REALIGNED_MASK
 
 
 def given_confounds(recording: Recording, n_time_points: int) -> ConfoundTable | None:
