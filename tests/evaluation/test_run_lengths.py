@@ -37,7 +37,7 @@ def model(make_forecaster):
 
 
 class PlainModel(Persistence):
-    """In the place of a network, whose controls and rollouts through a long run take seconds."""
+    """Instead of a network, whose controls and rollouts through a long run take seconds."""
 
     name = "plain"
 

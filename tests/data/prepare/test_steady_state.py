@@ -306,7 +306,7 @@ class TestStore:
         ids=["scale", "confounds", "high-pass"],
     )
     def test_marked_ones_set_no_estimate(self, tmp_path, settings, estimation, n_bright):
-        # Not bright enough to be detected: the table is believed.
+        # Not bright enough to be detected: the table decides.
         factors = (1.01,) * n_bright
         settings = {**settings, "estimation": estimation}
         found = Dataset("preprocessed", tmp_path / "whole", factors, marked=True).prepare(**settings)
