@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from titan_neuro.errors import InputNotFoundError, MismatchError
-from titan_neuro.files import writing_to
+from titan_neuro.files import remove_file, writing_to
 from titan_neuro.forecaster import Forecaster
 from titan_neuro.titans.pretrained import CONFIG_FILE, WEIGHTS_FILE, read_config
 
@@ -37,7 +37,7 @@ def save_forecaster(folder: Path, model: Forecaster, record: Mapping[str, Any]) 
 
 def discard_record(folder: Path) -> None:
     """Remove ``config.json`` before anything that it describes changes."""
-    (folder / CONFIG_FILE).unlink(missing_ok=True)
+    remove_file(folder / CONFIG_FILE)
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

@@ -28,7 +28,7 @@ from titan_neuro.data.prepare.outputs import OutputFiles, build_header, output_f
 from titan_neuro.data.prepare.routes import OpenRun, open_run, output_route
 from titan_neuro.data.store import RunStore, write_run
 from titan_neuro.errors import TitanNeuroError
-from titan_neuro.files import file_lock, writing_to
+from titan_neuro.files import file_lock, remove_file, writing_to
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def prepare_run(
         inspection = Inspection(recording.key, header.space.n_features, header.repetition_time)
         # The sidecar is removed first and written last: with it the run is complete.
         with writing_to(files.sidecar):
-            files.sidecar.unlink(missing_ok=True)
+            remove_file(files.sidecar)
         write_run(files.store, header, _clean(run, inspection, config, scratch_dir / "cleaned", memory_bytes))
         if inspection.n_constant:
             logger.warning("%s: %d voxels or parcels are constant; they are 0.", recording.key, inspection.n_constant)
