@@ -34,6 +34,7 @@ WORK_FOLDER = ".work"
 
 _CAN_NOT_WRITE = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR),
+    errno.ENAMETOOLONG,
     # A failing disk or network, which is seen only when the content is synced.
     *(errno.EIO, errno.ESTALE),
 }
@@ -132,26 +133,41 @@ def is_plain_name(name: object) -> bool:
     return isinstance(name, str) and name not in {"", ".", ".."} and not set(name) & set("/\\\0")
 
 
-def inside(folder: Path, name: str) -> Path:
+def inside(
+    folder: Path,
+    name: str,
+    *,
+    may_be_link: bool = False,
+    hint: str = "The name was read from a file that somebody has changed or made by hand; make that file again.",
+    error: type[TitanNeuroError] = MismatchError,
+) -> Path:
     """Return the path in `folder` of a name that was made from what a file says: the one place where this is checked.
 
     Parameters
     ----------
     folder : Path
     name : str
-        Of a file or folder that lies directly in `folder`.
+        Of a file or folder in `folder`, or its path relative to `folder` (with ``/``, on any system).
+    may_be_link : bool
+        Whether links in `folder` may lead out of it: for what is only read.
+    hint : str
+        What to do about it, for the message.
+    error : type of TitanNeuroError
+        Its class.
 
     Raises
     ------
     MismatchError
-        The name would lead out of the folder.
+        The name leads out of the folder, by itself or by a link that lies there. (Or `error`, where given.)
     """
-    if not is_plain_name(name):
-        raise MismatchError(
-            f"{folder}: expected the name of a file in this folder, found {name!r}, which leads out of it.",
-            "The name was read from a file that somebody has changed or made by hand; make that file again.",
+    path = folder / name
+    if not all(map(is_plain_name, name.split("/"))) or not (
+        may_be_link or path.resolve().is_relative_to(folder.resolve())
+    ):
+        raise error(
+            f"{folder}: expected the name of a file in this folder, found {name!r}, which leads out of it.", hint
         )
-    return folder / name
+    return path
 
 
 def _temporary_path(target: Path) -> Path:
