@@ -21,7 +21,7 @@ from typing import Any
 
 from titan_neuro import __version__
 from titan_neuro.errors import MetadataError, MismatchError, TitanNeuroError, list_names
-from titan_neuro.files import is_plain_name, read_json, write_json, writing_to
+from titan_neuro.files import is_plain_name, read_json, remove_file, write_json, writing_to
 from titan_neuro.provenance import commit, digest
 
 FOLDER = "manifests"
@@ -258,7 +258,7 @@ def discard(root: Path, name: str) -> None:
     """
     path, manifest = manifest_path(root, name), _read_or_reason(root, name)
     with writing_to(path):
-        path.unlink(missing_ok=True)
+        remove_file(path)
     if isinstance(manifest, Check):
         return
     for file in (_below(root, listed) for listed in manifest["files"]):

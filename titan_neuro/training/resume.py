@@ -25,7 +25,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
 from titan_neuro.errors import MismatchError, OutputError, TrainingError
-from titan_neuro.files import write_bytes, write_text, writing_to
+from titan_neuro.files import make_folder, write_bytes, write_text, writing_to
 
 logger = logging.getLogger(__name__)
 
@@ -338,7 +338,7 @@ def training_lock(folder: Path) -> Iterator[None]:
     """
     path, holder_path = folder / ".lock", folder / ".locked-by"
     with writing_to(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     lock = FileLock(path)
     try:
         lock.acquire(blocking=False)
