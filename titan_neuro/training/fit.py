@@ -9,31 +9,27 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import lightning
 import pandas as pd
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
-from pydantic import Field, TypeAdapter
 
 from titan_neuro.data.store import FeatureStore, RunView
-from titan_neuro.errors import ConfigError
 from titan_neuro.files import atomic, remove_leftovers
 from titan_neuro.forecaster import Forecaster, ForecasterConfig
 from titan_neuro.forecaster.tokenizers import SwinTokenizer, SwinTokenizerConfig
 from titan_neuro.manifests import ResultOf, State
 from titan_neuro.provenance import commit, digest, versions
 from titan_neuro.seeds import epoch_seed, fold_seed
-from titan_neuro.settings import settings
 from titan_neuro.training.checkpoint import MODEL_FILES, save_forecaster
 from titan_neuro.training.closed_form import fitted_linear_skip, fitted_recall
+from titan_neuro.training.config import TrainingConfig, require_pretraining
 from titan_neuro.training.features import cached_features
-from titan_neuro.training.fold import FoldData
+from titan_neuro.training.fold import FoldData, trained_result
 from titan_neuro.training.logs import MemoryLogs, Progress, make_loggers
-from titan_neuro.training.masked_volumes import PretrainingConfig
 from titan_neuro.training.module import ForecastModule
-from titan_neuro.training.pretrain import pretrain_swin, require_pretraining
+from titan_neuro.training.pretrain import pretrain_swin
 from titan_neuro.training.resume import (
     Checkpoints,
     best_epoch,
@@ -44,9 +40,7 @@ from titan_neuro.training.resume import (
 )
 from titan_neuro.training.streams import Rank, StreamLoader, StreamWindows
 from titan_neuro.training.trainer import (
-    Precision,
     Processes,
-    Strategy,
     explain_errors,
     fit,
     make_trainer,
@@ -54,109 +48,6 @@ from titan_neuro.training.trainer import (
 )
 
 logger = logging.getLogger(__name__)
-
-# Raised when the same settings and data lead to other weights: existing models are then trained again.
-_METHOD_VERSION = 4
-
-
-@settings
-class TrainingConfig:
-    """How a model is trained.
-
-    Attributes
-    ----------
-    max_epochs : int
-        Epochs, each followed by a validation.
-    steps_per_epoch : int
-        Steps of an epoch, at least: the training runs are read once, or again until there are so many steps.
-    patience : int
-        Epochs without a smaller validation error after which the training stops.
-    window_time_points : int
-        Length of a window in time points. The memory state is carried over from window to window, its gradient is not.
-    n_streams : int
-        Runs that are read side by side, over all processes.
-    learning_rate, weight_decay : float
-        Of AdamW. The learning rate rises linearly, then falls as half a cosine to 0, step by step.
-    warmup_fraction : float
-        Fraction of all steps in which the learning rate rises.
-    gradient_clip : float
-        Largest norm of a step's gradient.
-    precision : {"float32", "bfloat16", "float16"}
-        In which tokenizer, backbone and decoder compute. Weights, memory states, and all that is fitted in closed form
-        stay float32.
-    gradient_checkpointing : bool
-        Compute the activations inside the backbone's blocks again for the gradient, instead of keeping them: more time,
-        less memory.
-    strategy : {"ddp", "fsdp"}
-        What several processes share: the streams only (``ddp``), or also weights and optimizer state (``fsdp``).
-    checkpoint_every_s : float
-        Seconds between two checkpoints within an epoch, at least.
-    pretraining : PretrainingConfig, optional
-        Pre-training of the Swin on masked volumes of the training runs; by default none.
-    """
-
-    max_epochs: Annotated[int, Field(ge=1)] = 12
-    steps_per_epoch: Annotated[int, Field(ge=1)] = 32
-    patience: Annotated[int, Field(ge=1)] = 4
-    window_time_points: Annotated[int, Field(ge=1)] = 64
-    n_streams: Annotated[int, Field(ge=1)] = 4
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
-    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.15
-    gradient_clip: Annotated[float, Field(gt=0)] = 1.0
-    precision: Precision = "float32"
-    gradient_checkpointing: bool = False
-    strategy: Strategy = "ddp"
-    checkpoint_every_s: Annotated[float, Field(ge=0)] = 120.0
-    pretraining: PretrainingConfig | None = None
-
-    def __post_init__(self) -> None:
-        if self.strategy == "fsdp" and self.precision == "float16":
-            raise ConfigError(
-                "training.precision: float16 can't be combined with training.strategy fsdp.",
-                "Set training.precision to bfloat16.",
-            )
-
-
-# Settings that change the weights by rounding errors only.
-_SETTINGS_WITHOUT_EFFECT = ("checkpoint_every_s", "gradient_checkpointing", "strategy")
-
-
-def trained_result(
-    data: FoldData, model: ForecasterConfig, training: TrainingConfig, seed: int, *, root: Path
-) -> ResultOf:
-    """Return what the trained model of a fold follows from: its manifest.
-
-    Parameters
-    ----------
-    data : FoldData
-    model, training : ForecasterConfig, TrainingConfig
-    seed : int
-    root : Path
-        The output folder, whose ``manifests/`` has or will have it.
-    """
-    training_settings = TypeAdapter(TrainingConfig).dump_python(training, mode="json")
-    return ResultOf(
-        root=root,
-        name=f"train/seed-{seed}_fold-{data.fold.number}_{model.backbone.name}",
-        method=_METHOD_VERSION,
-        settings={
-            "model": TypeAdapter(ForecasterConfig).dump_python(model, mode="json"),
-            "training": {
-                name: value for name, value in training_settings.items() if name not in _SETTINGS_WITHOUT_EFFECT
-            },
-            "seed": seed,
-            "protocol": data.protocol,
-            "fold": {
-                "number": data.fold.number,
-                "train": list(data.fold.train),
-                "validation": list(data.fold.validation),
-            },
-            # Another version may build another model from the same settings.
-            "version": versions()["titan-neuro"],
-        },
-        inputs=data.input_digests(),
-    )
 
 
 @dataclass(frozen=True)
