@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import hashlib
 import json
 import platform
@@ -41,11 +42,17 @@ def digest(content: Any) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that a result depends on, by name."""
-    installed = {"python": platform.python_version()}
+    return dict(_installed())
+
+
+@functools.cache
+def _installed() -> tuple[tuple[str, str], ...]:
+    """Names and versions: they are read once, since each run of a study records them."""
+    installed = [("python", platform.python_version())]
     for package in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
-            installed[package] = version(package)
-    return installed
+            installed.append((package, version(package)))
+    return tuple(installed)
 
 
 def commit() -> str | None:

@@ -27,7 +27,7 @@ def test_matches_are_cosines_within_one_stimulus(stimuli, window):
     run = torch.tensor(rng.normal(size=(45, 3)), dtype=torch.float32)
     queries = torch.nn.functional.pad(run, (0, 0, window - 1, 0))
     is_recorded = torch.cat([torch.zeros(window - 1), torch.ones(45)])
-    matches = match_windows(queries, is_recorded, bank.keys, window)
+    matches = match_windows(queries, is_recorded, bank)
     for number, average in enumerate(stimuli):
         columns = (bank.stimulus == number).nonzero()[:, 0]
         keys = (average.series[:, :3] * scale).numpy().astype(float)
@@ -46,7 +46,7 @@ def test_a_stimulus_matches_itself(stimuli):
     bank = concatenate(stimuli, torch.ones(3), 20)
     queries = torch.nn.functional.pad(stimuli[1].series[:, :3], (0, 0, 19, 0))
     is_recorded = torch.cat([torch.zeros(19), torch.ones(31)])
-    matches = match_windows(queries, is_recorded, bank.keys, 20).masked_fill(bank.stimulus < 0, -torch.inf)
+    matches = match_windows(queries, is_recorded, bank).masked_fill(bank.stimulus < 0, -torch.inf)
     best = matches.argmax(dim=1)
     first = int((bank.stimulus == 1).nonzero()[0])
     assert torch.equal(best[10:], torch.arange(first + 10, first + 31))
@@ -62,5 +62,5 @@ def test_values_and_names_are_concatenated(stimuli):
 
 
 def test_zeros_match_nothing(stimuli):
-    matches = match_windows(torch.zeros(30, 3), torch.ones(30), concatenate(stimuli, torch.ones(3), 10).keys, 10)
+    matches = match_windows(torch.zeros(30, 3), torch.ones(30), concatenate(stimuli, torch.ones(3), 10))
     assert torch.equal(matches, torch.zeros_like(matches))

@@ -130,7 +130,7 @@ class AnalogBaseline(Baseline[AnalogState]):
     def _match(self, queries: Tensor, is_recorded: Tensor, block: slice, bank: StimulusBank) -> Tensor:
         """Matches of the time points of `block`; `queries` begin ``window - 1`` time points earlier."""
         rows = slice(block.start, block.stop + self.window - 1)
-        return match_windows(queries[rows], is_recorded[rows], bank.keys, self.window)
+        return match_windows(queries[rows], is_recorded[rows], bank)
 
     def _following_residuals(self, matches: Tensor) -> Tensor:
         """Residuals that followed the matching positions, times reliability: ``(time, horizons, n_residuals)``."""

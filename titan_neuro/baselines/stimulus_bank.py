@@ -23,6 +23,9 @@ class StimulusBank:
     ----------
     keys : torch.Tensor
         float32, ``(positions, components)``: what is matched; zeros in the gaps.
+    key_norms : torch.Tensor
+        float32, ``(window, positions)``: norm of the last ``n + 1`` keys up to each position, in row ``n``. It is what
+        every run is divided by, and takes as long as the matches themselves.
     values : torch.Tensor
         float32, ``(positions, values)``: what is read at a stimulus position.
     stimulus : torch.Tensor
@@ -32,6 +35,7 @@ class StimulusBank:
     """
 
     keys: Tensor
+    key_norms: Tensor
     values: Tensor
     stimulus: Tensor
     stimuli: tuple[str, ...]
@@ -59,10 +63,12 @@ def concatenate(stimuli: Sequence[StimulusAverage], scale: Tensor, window: int) 
         [pad(torch.full((len(stimulus.series),), i), (window - 1, 0), value=-1) for i, stimulus in enumerate(stimuli)]
     )
     keys, values = series[:, : len(scale)] * scale, series[:, len(scale) :].contiguous()
-    return StimulusBank(keys, values, number, tuple(stimulus.stimulus for stimulus in stimuli))
+    is_recorded = pad(torch.ones(window), (window - 1, 0))
+    key_norms = _sum_windows(is_recorded[:, None] * keys.square().sum(1), window).sqrt()
+    return StimulusBank(keys, key_norms, values, number, tuple(stimulus.stimulus for stimulus in stimuli))
 
 
-def match_windows(queries: Tensor, is_recorded: Tensor, keys: Tensor, window: int) -> Tensor:
+def match_windows(queries: Tensor, is_recorded: Tensor, bank: StimulusBank) -> Tensor:
     """Compare the window that ends at each time point with the window that ends at each stimulus position.
 
     The match is the cosine between the two windows, over the time points that the run has had so far. With fewer than
@@ -75,45 +81,44 @@ def match_windows(queries: Tensor, is_recorded: Tensor, keys: Tensor, window: in
         ``(window - 1 + time, components)``: the time points, preceded by earlier ones; zeros before the run.
     is_recorded : torch.Tensor
         ``(window - 1 + time,)``: 1, or 0 before the run.
-    keys : torch.Tensor
-        ``(positions, components)``.
-    window : int
-        Length of the windows, in time points.
+    bank : StimulusBank
+        Its window is matched.
 
     Returns
     -------
     torch.Tensor
         ``(time, positions)``, between -1 and 1.
     """
-    power = keys.square().sum(1)
-    products = _sum_windows(queries @ keys.T, window)[window - 1 :]
-    key_power = _sum_windows(is_recorded[:, None] * power, window)[window - 1 :]
-    query_power = _sum_windows(queries.square().sum(1, keepdim=True), window)[window - 1 :]
-    n_recorded = _sum_windows(is_recorded[:, None], window)[window - 1 :]
-    norms = (query_power.sqrt() * key_power.sqrt()).clamp(min=torch.finfo(products.dtype).tiny)
+    window = len(bank.key_norms)
+    products = _sum_windows(queries @ bank.keys.T, window)
+    query_power = _sum_windows(queries.square().sum(1, keepdim=True), window)
+    n_recorded = _sum_windows(is_recorded[:, None], window)
+    key_norms = bank.key_norms[n_recorded[:, 0].long() - 1]
+    norms = (query_power.sqrt() * key_norms).clamp(min=torch.finfo(products.dtype).tiny)
     return (n_recorded / FULL_MATCH_TIME_POINTS).clamp(max=1) * products / norms
 
 
 def _sum_windows(table: Tensor, window: int) -> Tensor:
     """Sum `window` entries along each diagonal (along the column, where there is only one), by doubling.
 
-    Entry ``[t, j]`` is the sum of ``table[t - w, j - w]`` over ``0 <= w < window``. Rows before the ``window``-th are
-    incomplete.
+    Row ``i`` of the result is the row ``t = i + window - 1`` of the table: its entry ``j`` is the sum of
+    ``table[t - w, j - w]`` over ``0 <= w < window``. Earlier rows are incomplete and left out.
     """
-    one_column = table.shape[1] == 1
-    total, covered, power, size = torch.zeros_like(table), 0, table, 1
+    is_diagonal = table.shape[1] > 1
+    total = table.new_zeros(len(table) - window + 1, table.shape[1])
+    # Row i of `power` is the row i + size - 1 of the table, with the sums of `size` entries.
+    covered, power, size = 0, table, 1
     while True:
         if window & size:
-            total = total + _shift(power, covered, one_column)
+            _add_shifted(total, power[window - covered - size :], covered * is_diagonal)
             covered += size
         if covered == window:
             return total
-        power = power + _shift(power, size, one_column)
-        size *= 2
+        doubled = power[size:].clone()
+        _add_shifted(doubled, power, size * is_diagonal)
+        power, size = doubled, 2 * size
 
 
-def _shift(table: Tensor, steps: int, one_column: bool) -> Tensor:
-    n_rows, n_columns = table.shape
-    if one_column:
-        return pad(table, (0, 0, steps, 0))[:n_rows]
-    return pad(table, (steps, 0, steps, 0))[:n_rows, :n_columns]
+def _add_shifted(target: Tensor, table: Tensor, steps: int) -> None:
+    """Add the first rows of `table` to `target`, in place, each entry `steps` columns to the right."""
+    target[:, steps:] += table[: len(target), : max(target.shape[1] - steps, 0)]

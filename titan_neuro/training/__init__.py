@@ -1,12 +1,37 @@
-"""Train a forecaster on streams: windows of every run in order, the memory carried from one to the next."""
+"""Train a forecaster on streams: windows of every run in order, the memory carried from one to the next.
 
-from titan_neuro.training.checkpoint import load_forecaster, require_match, require_record, save_forecaster
-from titan_neuro.training.fit import TrainingConfig, fold_fingerprint, is_trained, train_fold
-from titan_neuro.training.fold import FoldData
-from titan_neuro.training.masked_volumes import PretrainingConfig
-from titan_neuro.training.pretrain import require_pretraining
-from titan_neuro.training.resume import expect_time_limit
-from titan_neuro.training.trainer import Processes, find_processes
+What is imported from here is loaded when it is first used: the settings and a trained model need no Lightning.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from titan_neuro.training.checkpoint import load_forecaster, require_match, require_record, save_forecaster
+    from titan_neuro.training.config import PretrainingConfig, TrainingConfig, require_pretraining
+    from titan_neuro.training.fit import train_fold
+    from titan_neuro.training.fold import FoldData, run_digest, trained_result
+    from titan_neuro.training.resume import expect_time_limit
+    from titan_neuro.training.trainer import Processes, find_processes
+
+_HOMES = {
+    "FoldData": "fold",
+    "PretrainingConfig": "config",
+    "Processes": "trainer",
+    "TrainingConfig": "config",
+    "expect_time_limit": "resume",
+    "find_processes": "trainer",
+    "load_forecaster": "checkpoint",
+    "require_match": "checkpoint",
+    "require_pretraining": "config",
+    "require_record": "checkpoint",
+    "run_digest": "fold",
+    "save_forecaster": "checkpoint",
+    "train_fold": "fit",
+    "trained_result": "fold",
+}
 
 __all__ = [
     "FoldData",
@@ -15,12 +40,22 @@ __all__ = [
     "TrainingConfig",
     "expect_time_limit",
     "find_processes",
-    "fold_fingerprint",
-    "is_trained",
     "load_forecaster",
     "require_match",
     "require_pretraining",
     "require_record",
+    "run_digest",
     "save_forecaster",
     "train_fold",
+    "trained_result",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from titan_neuro.errors import InputNotFoundError, MismatchError
-from titan_neuro.files import remove_file, writing_to
+from titan_neuro.files import writing_to
 from titan_neuro.forecaster import Forecaster
 from titan_neuro.titans.pretrained import CONFIG_FILE, WEIGHTS_FILE, read_config
 
@@ -33,11 +33,6 @@ def save_forecaster(folder: Path, model: Forecaster, record: Mapping[str, Any]) 
     """
     with writing_to(folder):
         model.save_pretrained(folder, metadata=record)
-
-
-def discard_record(folder: Path) -> None:
-    """Remove ``config.json`` before anything that it describes changes."""
-    remove_file(folder / CONFIG_FILE)
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

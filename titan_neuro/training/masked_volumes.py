@@ -8,19 +8,18 @@ decoder reconstructs them from the encoder's features. The loss is the error of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import lightning
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from titan_neuro.errors import TrainingError
 from titan_neuro.forecaster.decoders import UpsamplingConfig, UpsamplingDecoder
 from titan_neuro.forecaster.tokenizers import SwinTokenizer, SwinTokenizerConfig
-from titan_neuro.settings import settings
+from titan_neuro.training.config import PretrainingConfig
 from titan_neuro.training.schedule import rate_factor
 from titan_neuro.typing import RunData
 
@@ -29,39 +28,6 @@ if TYPE_CHECKING:
 
 # Consecutive volumes are read together: a chunk of the store holds at least as many.
 _BLOCK_TIME_POINTS = 4
-
-
-@settings
-class PretrainingConfig:
-    """How the Swin is pre-trained on masked volumes. Volumes are not flipped, rotated or scaled.
-
-    Attributes
-    ----------
-    mask_fraction : float
-        Fraction of the cubes inside the brain that is hidden.
-    mask_patches : int
-        Side of a cube, in patches.
-    channels : int
-        Channels of the light decoder.
-    n_epochs, steps_per_epoch : int
-        Epochs, each followed by a checkpoint, and steps of an epoch.
-    batch_volumes : int
-        Volumes of a step: blocks of four consecutive volumes from random places of the training runs.
-    learning_rate, weight_decay : float
-        Of AdamW. The rate falls as half a cosine to 0.
-    gradient_clip : float
-        Largest norm of a step's gradient.
-    """
-
-    mask_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.6
-    mask_patches: Annotated[int, Field(ge=1)] = 1
-    channels: Annotated[int, Field(ge=1)] = 16
-    n_epochs: Annotated[int, Field(ge=1)] = 10
-    steps_per_epoch: Annotated[int, Field(ge=1)] = 50
-    batch_volumes: Annotated[int, Field(ge=1)] = 32
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    gradient_clip: Annotated[float, Field(gt=0)] = 1.0
 
 
 class MaskedVolumes(lightning.LightningModule):

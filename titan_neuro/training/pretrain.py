@@ -16,12 +16,12 @@ from pydantic import TypeAdapter
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from titan_neuro.errors import ConfigError, MismatchError
-from titan_neuro.forecaster import ForecasterConfig
+from titan_neuro.errors import MismatchError
 from titan_neuro.forecaster.tokenizers import SwinTokenizer, SwinTokenizerConfig
 from titan_neuro.provenance import digest, versions
 from titan_neuro.seeds import epoch_seed, fold_seed
-from titan_neuro.training.masked_volumes import MaskedVolumes, PretrainingConfig, RandomVolumes
+from titan_neuro.training.config import PretrainingConfig
+from titan_neuro.training.masked_volumes import MaskedVolumes, RandomVolumes
 from titan_neuro.training.resume import StopOnSignal, is_intact
 from titan_neuro.training.tensors import TensorsAndMetadata, cached_tensors, tensors_path
 from titan_neuro.training.trainer import Processes, fit, make_trainer, quiet_lightning
@@ -31,27 +31,6 @@ if TYPE_CHECKING:
     from titan_neuro.training.fold import FoldData
 
 logger = logging.getLogger(__name__)
-
-
-def require_pretraining(model: ForecasterConfig, pretraining: PretrainingConfig | None) -> None:
-    """Refuse a frozen Swin without pre-training, and pre-training of a model that has no Swin.
-
-    Raises
-    ------
-    ConfigError
-        Model and `pretraining` don't fit each other; says which setting to change.
-    """
-    tokenizer = model.tokenizer
-    if pretraining is not None and not isinstance(tokenizer, SwinTokenizerConfig):
-        raise ConfigError(
-            f"training.pretraining: only the Swin is pre-trained, and model.tokenizer.kind is {tokenizer.kind}.",
-            "Set training.pretraining to null.",
-        )
-    if pretraining is None and isinstance(tokenizer, SwinTokenizerConfig) and tokenizer.frozen:
-        raise ConfigError(
-            "model.tokenizer.frozen is true, but the Swin is not pre-trained: it would keep its random weights.",
-            "Set training.pretraining ({} for the defaults), or set model.tokenizer.frozen to false.",
-        )
 
 
 class _VolumeData(lightning.LightningDataModule):

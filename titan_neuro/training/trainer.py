@@ -23,11 +23,10 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Par
 
 from titan_neuro.errors import ConfigError, TrainingError, UsageError
 from titan_neuro.files import writing_to
+from titan_neuro.training.config import Precision, Strategy
 from titan_neuro.training.logs import LOG_EVERY_STEPS
 from titan_neuro.training.resume import AtomicCheckpointIO
 
-Precision = Literal["float32", "bfloat16", "float16"]
-Strategy = Literal["ddp", "fsdp"]
 # Words of the messages of gloo and NCCL when another process is gone.
 _LOST_PROCESS_WORDS = ("gloo", "NCCL", "Connection closed", "reset by peer", "Broken pipe")
 _PRECISIONS: dict[Precision, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
