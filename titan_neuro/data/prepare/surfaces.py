@@ -237,7 +237,8 @@ def load_gifti(path: Path, hemisphere: str) -> Any:
 
 def _layout(axis: ParcelsAxis, path: Path) -> ParcelLayout:
     """Return where the parcels of CIFTI's axis lie."""
-    names = [str(name) for name in axis.name]
+    # XML may hold names with ends of lines, which no table can.
+    names = [" ".join(str(name).split()) for name in axis.name]
     if len(set(names)) < len(names):
         raise ImageError(f"{path}: expected each name of a parcel once, found {_first_double(names)} twice.")
     surfaces = {str(name): int(size) for name, size in axis.nvertices.items()}
