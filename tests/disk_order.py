@@ -75,7 +75,7 @@ def is_kept(name: str) -> bool:
 
 
 def write_one(folder: Path, log: Path, how: str) -> None:
-    """Write a file while it is watched: ``atomic``, ``in place``, ``no sync``, or ``no folder`` (that is not synced)."""
+    """Write a file while it is watched: ``atomic``, ``in place``, ``no sync``, or ``no folder`` (not synced)."""
     watch(folder, log)
     target, temporary = folder / "x", folder / ".x.0123abcd.tmp"
     if how == "atomic":
