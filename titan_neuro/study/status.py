@@ -15,6 +15,7 @@ from titan_neuro.files import WORK_FOLDER
 from titan_neuro.manifests import Check, ResultOf, State
 from titan_neuro.probing import PROBES
 from titan_neuro.provenance import commit
+from titan_neuro.stage_locks import Holder, holders
 from titan_neuro.study.evaluate import evaluation_result
 from titan_neuro.study.failures import recorded_failures
 from titan_neuro.study.load import load_study
@@ -51,10 +52,13 @@ class StudyStatus:
     problem : str or None
         Why the models and what follows from them can't be compared with the prepared runs: a run is damaged, settings
         don't fit. They are then listed as stale.
+    at_work : tuple of Holder
+        Processes that read or write the results now: what they write is not finished.
     """
 
     checks: dict[str, Check]
     problem: str | None = None
+    at_work: tuple[Holder, ...] = ()
 
     def of(self, stage: str) -> dict[str, Check]:
         """Return the results of one stage."""
@@ -71,7 +75,8 @@ class StudyStatus:
             for row in rows
         ]
         problem = [] if self.problem is None else [f"Models can't be compared with the prepared runs: {self.problem}"]
-        return [*table, *problem, *self._next_steps()]
+        at_work = [f"At work: `{holder.stage}` ({holder.who})." for holder in self.at_work]
+        return [*table, *problem, *at_work, *self._next_steps()]
 
     def _next_steps(self) -> Iterator[str]:
         runs = [name.partition("/")[2] for name, check in self.of("prepare").items() if not check.is_done]
@@ -112,6 +117,7 @@ def study_status(study: Study, *, contents: bool = True) -> StudyStatus:
     output = study.output
     if not output.path.is_dir():
         raise InputNotFoundError(f"{output.path}: no such folder.", "Name the OUTPUT_DIR of a study.")
+    at_work = tuple(holders(output.locks))
     checks = _check_prepared(output, contents=contents)
     problem = None
     try:
@@ -122,7 +128,7 @@ def study_status(study: Study, *, contents: bool = True) -> StudyStatus:
         if any(check.is_done for check in checks.values()) or manifests.names(output.path, "train"):
             problem = error.message
         checks |= _uncomparable(output, error.message)
-    return StudyStatus(checks, problem)
+    return StudyStatus(checks, problem, at_work)
 
 
 def _uncomparable(output: OutputFolder, reason: str) -> dict[str, Check]:
