@@ -45,7 +45,7 @@ def fit_events(series: np.ndarray, n_events: int) -> np.ndarray:
 
 def _directions(rows: np.ndarray) -> np.ndarray:
     """Rows of length 1; those of length 0 stay."""
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    lengths: np.ndarray = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(lengths > 0, lengths, 1.0)
 
 
