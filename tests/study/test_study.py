@@ -66,7 +66,7 @@ def test_settings_are_nested_keywords(study, tmp_path):
 def test_planning_writes_nothing(study, tmp_path):
     planned = Study.open(study / "bids", tmp_path / "out", preset="debug").plan()
     assert len(planned) == 6
-    assert not any(run.is_prepared for run in planned)
+    assert not any(run.check.is_done for run in planned)
     assert not (tmp_path / "out").exists()
 
 

@@ -70,10 +70,3 @@ class OutputFolder:
 
         with recorded(self.path, self.work_dir, name, **metadata) as record:
             yield record
-
-    def is_done(self, stage: str, fingerprint: str, outputs: Sequence[Path]) -> bool:
-        """Whether a stage was run on the same inputs with the same settings, and its outputs are there."""
-        from titan_neuro.provenance import read_stage
-
-        same = read_stage(self.path, stage).get("fingerprint") == fingerprint
-        return same and all(path.exists() for path in outputs)

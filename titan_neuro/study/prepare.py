@@ -15,27 +15,30 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from titan_neuro import __version__
+from titan_neuro import __version__, manifests
 from titan_neuro.data.bids.annex import annex_key, dataset_id, is_missing
 from titan_neuro.data.bids.names import join_entities
 from titan_neuro.data.bids.output import init_output_dir
 from titan_neuro.data.fetch import get_content
-from titan_neuro.data.prepare import missing_inputs, prepare_run, preview_run, store_path
+from titan_neuro.data.prepare import check_prepared, missing_inputs, prepare_run, preview_run, store_path
 from titan_neuro.data.prepare.atlas import check_atlas
 from titan_neuro.data.prepare.inputs import unread_sources
+from titan_neuro.data.prepare.outputs import manifest_of
 from titan_neuro.data.prepare.preview import Preview
 from titan_neuro.data.prepare.routes import REALIGNED_MASK, check_settings, is_realigned, output_route, output_space
-from titan_neuro.data.prepare.run import was_prepared_alike
 from titan_neuro.data.prepare.timing import sidecar_repetition_time
 from titan_neuro.data.prepare.workers import end_with_parent
-from titan_neuro.errors import OF_ONE_RUN, FetchError, MetadataError, TitanNeuroError
+from titan_neuro.data.store import open_runs
+from titan_neuro.errors import OF_ONE_RUN, FetchError, InputNotFoundError, MetadataError, TitanNeuroError, list_names
 from titan_neuro.files import write_json
+from titan_neuro.manifests import Check, State
 from titan_neuro.provenance import read_stage
 from titan_neuro.study.failures import failures_in_one, record_failures
 
 if TYPE_CHECKING:
     from titan_neuro.data.bids.recordings import Recording
     from titan_neuro.data.prepare import PrepareConfig
+    from titan_neuro.data.store import RunStore
     from titan_neuro.study.config import StudyConfig
     from titan_neuro.study.output import OutputFolder
 
@@ -52,8 +55,8 @@ class PlannedRun:
     recording : Recording
     store : Path
         Where the prepared run lies, or will lie; the output folder for a run that can't be prepared.
-    is_prepared : bool
-        From the same files, by name, with the same settings; whether their content is the same is seen by `prepare`.
+    check : Check
+        Whether it is prepared, of what its source files hold now and with these settings.
     route : str
         In words: which files are read, and which mask is used.
     details : tuple of str
@@ -64,36 +67,74 @@ class PlannedRun:
 
     recording: Recording
     store: Path
-    is_prepared: bool
+    check: Check
     route: str
     details: tuple[str, ...]
     problem: str | None = None
 
     def __str__(self) -> str:
         """One line for the terminal, and the details below it."""
-        again = " again" if self.store.exists() else ""
-        what = "prepared" if self.is_prepared else f"to prepare{again} ({self.route})"
+        again = "" if self.check.state is State.MISSING else f" again, {self.check}"
+        what = "prepared" if self.check.is_done else f"to prepare{again} ({self.route})"
         what = f"{what} as {self.store.name}" if self.problem is None else f"CAN'T BE PREPARED: {self.problem}"
         return "\n  ".join([f"{self.recording.key}: {what}", *self.details])
 
 
 def plan_runs(recordings: Sequence[Recording], output: OutputFolder, config: PrepareConfig) -> list[PlannedRun]:
-    """Say for each run what `prepare_runs` would do, from names, settings, sidecars, headers and tables alone."""
+    """Say for each run what `prepare_runs` would do.
+
+    Of runs that are not prepared yet, names, settings, sidecars, headers and tables alone are read.
+    """
     _check_atlas(config)
     planned = []
     for recording in recordings:
         if recording.failure is not None:
-            planned.append(PlannedRun(recording, output.path, False, "", (), recording.failure.message))
+            planned.append(PlannedRun(recording, output.path, Check(State.MISSING), "", (), recording.failure.message))
             continue
         check_settings(recording, config)
         store = store_path(recording, output.path, config)
         missing = missing_inputs(recording, output.path, config)
         details = tuple(_details(recording, config, missing))
-        is_prepared = was_prepared_alike(recording, output.path, config)
-        preview = Preview() if is_prepared else preview_run(recording, config)
+        check = check_prepared(recording, output.path, config)
+        preview = Preview() if check.is_done else preview_run(recording, config)
         route = _route_in_words(recording, config)
-        planned.append(PlannedRun(recording, store, is_prepared, route, (*details, *preview.notes), preview.problem))
+        planned.append(PlannedRun(recording, store, check, route, (*details, *preview.notes), preview.problem))
     return planned
+
+
+def open_prepared(output: OutputFolder) -> list[RunStore]:
+    """Open all prepared runs of an output folder, sorted by name.
+
+    Raises
+    ------
+    InputNotFoundError
+        There is none; or one is not whole: without it the study would silently become another.
+    MismatchError
+        See :func:`titan_neuro.data.store.open_runs`.
+    """
+    listed = manifests.names(output.path, "prepare")
+    damaged = {}
+    for name in listed:
+        found = manifests.check_recorded(output.path, name, contents=False)
+        if not found.is_done:
+            damaged[name.removeprefix("prepare/")] = found.why
+    if damaged:
+        raise InputNotFoundError(
+            f"{output.path}: {len(damaged)} of {len(listed)} prepared runs are not whole any more: "
+            + "; ".join(f"{key}: {why}" for key, why in damaged.items()),
+            "Prepare them again with `titan-neuro prepare`. To leave a run out of the study instead, remove its store "
+            f"and its manifest in {output.path / manifests.FOLDER / 'prepare'}.",
+        )
+    runs = open_runs(output.path)
+    unfinished = [run.key for run in runs if manifest_of(Path(run.path)) not in listed]
+    if unfinished:
+        raise InputNotFoundError(
+            f"{output.path}: the preparation of {list_names(unfinished)} was not finished: there is a store, but no "
+            "manifest.",
+            "Run `titan-neuro prepare` again. If the store was copied here, copy its file in manifests/prepare, too. "
+            "To leave the run out, remove its store.",
+        )
+    return runs
 
 
 def _check_atlas(config: PrepareConfig) -> None:

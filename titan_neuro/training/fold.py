@@ -42,6 +42,11 @@ class FoldData:
     def __post_init__(self) -> None:
         require_disjoint(self.fold, self.protocol, self.runs)
 
+    def __str__(self) -> str:
+        """One line: which runs the fold trains on, chooses the epoch by, and tests."""
+        train, validation, test = (", ".join(keys) for keys in (self.fold.train, self.fold.validation, self.fold.test))
+        return f"Fold {self.fold.number} (by {self.protocol}): train on {train}; choose by {validation}; test {test}"
+
     def select(self, keys: Sequence[str]) -> list[RunView]:
         """Return the runs of these keys."""
         return [self.runs[key] for key in keys]
@@ -57,7 +62,7 @@ class FoldData:
 
     def input_digests(self) -> dict[str, str]:
         """Return a digest of each training and validation run as stored, and one of grid and preparation, by name."""
-        runs = {run.key: digest([run.store.record["fingerprint"], run.store.sha256]) for run in self.fit_runs}
+        runs = {run.key: run_digest(run) for run in self.fit_runs}
         return {**runs, "the grid and how runs were prepared": digest(self.identity())}
 
     @property
@@ -70,6 +75,11 @@ class FoldData:
                 f"{len(lost)} of {n_parcels} parcels are left out, which not all runs have: {list_names(lost)}."
             ] = None
         return list(caveats)
+
+
+def run_digest(run: RunView) -> str:
+    """Return a digest of a run as stored: of what it was prepared from, and of all that the store holds."""
+    return digest([run.store.record["fingerprint"], run.store.sha256])
 
 
 def data_identity(space: Space, run: RunView) -> dict[str, Any]:
