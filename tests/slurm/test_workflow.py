@@ -106,7 +106,7 @@ def require_complete(output: Path) -> None:
 
 
 def cancels(workflow: Workflow) -> bool:
-    """Cancel every job, also those that a fast workflow goes on to submit; return whether the workflow failed by that."""
+    """Cancel every job, also those that a fast workflow goes on to submit; return whether it failed by that."""
     deadline = time.monotonic() + TIMEOUT_S
     while workflow.process.poll() is None and time.monotonic() < deadline:
         subprocess.run(["scancel", "--user", "root"], check=True)

@@ -13,7 +13,6 @@ import pandas as pd
 from titan_neuro.baselines import SharedFits, make_baselines, make_oracle_references
 from titan_neuro.data.bids.maps import write_map
 from titan_neuro.data.repeats import find_repeats
-from titan_neuro.errors import MetadataError
 from titan_neuro.evaluation import ScoreContext, combine, controls_of, format_table, score_fold, write_scores
 from titan_neuro.evaluation.metrics_and_rows import AR, STIMULUS_LOCKED, TEST_RETEST
 from titan_neuro.evaluation.noise_ceilings import retest_ceiling, stimulus_locked_ceiling
@@ -99,11 +98,6 @@ def evaluate_study(trained: TrainedStudy, output: OutputFolder, notes: Sequence[
     output : OutputFolder
     notes : sequence of str
         Caveats beside those of the data.
-
-    Raises
-    ------
-    MetadataError
-        The table that was written before is empty or no table.
     """
     config, plan = trained.config, trained.plan
     caveats = [*notes, *trained.folds[0].caveats]
@@ -122,10 +116,7 @@ def evaluate_study(trained: TrainedStudy, output: OutputFolder, notes: Sequence[
                 _write_maps(benchmark, trained.folds[0], plan.stem, caveats)
                 written.files += _files_of(plan.stem)
     sidecar = read_json(path.with_suffix(".json"))
-    scores = read_written_tsv(path)
-    if scores.empty:
-        raise MetadataError(f"{path}: the table has no row.", "Remove the file, and run `titan-neuro evaluate` again.")
-    return Evaluation(scores, sidecar["Summary"], sidecar["Comparisons"], caveats, path)
+    return Evaluation(read_written_tsv(path), sidecar["Summary"], sidecar["Comparisons"], caveats, path)
 
 
 def _files_of(stem: Path) -> list[Path]:
