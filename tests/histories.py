@@ -189,7 +189,7 @@ class History:
     def describe(self, what: str) -> str:
         """Say what is wrong, with the steps that lead there."""
         messages = self.messages.read_text(errors="replace") if self.messages.exists() else ""
-        return "\n".join([what, "history = History(tmp_path, finished)", *self.steps, "", messages[-3000:]])
+        return "\n".join([what, "history = History(tmp_path, finished)", *self.steps, "", messages[-1500:]])
 
     # ---- helpers
 
@@ -276,7 +276,10 @@ def _without_times(name: str, content: bytes, bids: Path) -> bytes:
         manifest = json.loads(content)
         del manifest["made"]
         files = manifest["files"].items()
-        manifest["files"] = [name if record.get("timed") else [name, record] for name, record in files]
+        manifest["files"] = [name if record.get("timed") or name == "report.html" else [name, record] for name, record in files]
+        # Contain times, and the place of the dataset.
+        for name in ("provenance.json", "dataset_description.json"):
+            manifest["inputs"].pop(name, None)
         return json.dumps(manifest).encode()
     return content
 
@@ -299,7 +302,7 @@ def problems(output: Path, bids: Path, reference: dict[str, str]) -> list[str]:
     found += [f"{name}: differs" for name in reference.keys() & after.keys() if after[name] != reference[name]]
     for name in files_of(output):
         parts = Path(name).parts
-        if parts[0] in ("manifests", ".work") or name in SINGLETONS or "logs" in parts:
+        if parts[0] in ("manifests", ".work") or name in SINGLETONS or "logs" in parts or parts[-1] == ".lock":
             continue
         if name not in listed:
             found.append(f"{name}: no manifest lists it")
