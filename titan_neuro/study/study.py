@@ -504,8 +504,9 @@ class Study:
         if result.check().is_done:
             logger.info("The report is up to date: %s", page)
             return page
+        states = {name: check for name, check in status.checks.items() if name != "report"}
         with result.writing() as written:
-            written.files.append(write_report(self.output.path, status.checks, status.problem))
+            written.files.append(write_report(self.output.path, states, status.problem))
         logger.info("Report: %s", page)
         return page
 
