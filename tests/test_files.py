@@ -185,12 +185,33 @@ def test_worker_errors_keep_their_hint():
     assert str(error) == "nothing matches\nthere is: x"
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/x", "a\\b", "x\0"])
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "/x", "a\\b", "x\0"])
 def test_a_name_that_leads_out_is_refused(tmp_path, name):
     with pytest.raises(MismatchError, match="leads out of it"):
         inside(tmp_path, name)
 
 
-@pytest.mark.parametrize("name", ["task-x_scores.tsv", "...", ".hidden", "ü"])
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "a//b", "a/", "/x", "a\\..\\b", "x\0", "link/x", "link"])
+def test_a_path_that_leads_out_is_refused(tmp_path, name):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path)
+    with pytest.raises(OutputError, match="leads out of it") as caught:
+        inside(folder, name, hint="Do that.", error=OutputError)
+    assert caught.value.hint == "Do that."
+
+
+def test_links_may_lead_out_of_what_is_read(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/link").symlink_to(tmp_path)
+    assert inside(tmp_path / "folder", "link/x", may_be_link=True) == tmp_path / "folder/link/x"
+
+
+def test_a_name_that_is_too_long_is_an_output_error(tmp_path):
+    with pytest.raises(OutputError, match="File name too long"):
+        write_text(tmp_path / ("x" * 300), "x")
+
+
+@pytest.mark.parametrize("name", ["task-x_scores.tsv", "...", ".hidden", "ü", "a/b/c.json"])
 def test_a_plain_name_lies_in_its_folder(tmp_path, name):
     assert inside(tmp_path, name) == tmp_path / name

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from titan_neuro.errors import ImageError, InputNotFoundError, MetadataError
-from titan_neuro.tables import numbers, read_tsv, read_written_tsv, write_tsv
+from titan_neuro.tables import numbers, read_text_table, read_tsv, read_written_tsv, write_tsv
 
 
 @pytest.fixture
@@ -119,3 +119,46 @@ def test_written_tables_are_read_back(tmp_path):
     pd.testing.assert_frame_equal(read_written_tsv(tmp_path / "x.tsv"), table)
     text = read_tsv(tmp_path / "x.tsv")
     assert text['"left" hand'].tolist() == ['"a', 'b"', "c d"]
+
+
+TEXT = [
+    "=1+1",
+    "+a",
+    "-x",
+    "@x",
+    "'=x",
+    "''-y",
+    "'s",
+    "''",
+    "-0.5",
+    "+1",
+    "-1e-3",
+    "-inf",
+    "--",
+    "007",
+    "1_0",
+    "NA",
+    "\uff1dx",
+]
+
+
+def test_formulas_are_guarded_and_read_back(tmp_path):
+    path = tmp_path / "x.tsv"
+    table = pd.DataFrame({"=name": TEXT, "-value": np.linspace(-0.5, 1, len(TEXT)), "is": [True, *[False] * 16]})
+    write_tsv(path, table)
+    names, *rows = [line.split("\t") for line in path.read_text().splitlines()]
+    assert names == ["'=name", "'-value", "is"]
+    # A spreadsheet computes what begins so, and reads numbers as numbers.
+    for text, value, _ in rows:
+        assert text[0] not in "=+-@\uff1d" or text in {"-0.5", "+1", "-1e-3"}
+        float(value)
+    pd.testing.assert_frame_equal(read_written_tsv(path), table)
+    assert list(read_tsv(path)["=name"]) == list(read_text_table(path)["=name"]) == TEXT
+
+
+@pytest.mark.parametrize("cells", [["1", "2"], ["0.5", "-2e-05"], ["n/a", "nan"]])
+def test_columns_of_numbers_become_numbers(tmp_path, cells):
+    write_tsv(tmp_path / "x.tsv", pd.DataFrame({"a": cells, "b": ["x", "n/a"]}))
+    table = read_written_tsv(tmp_path / "x.tsv")
+    assert pd.api.types.is_numeric_dtype(table["a"])
+    assert table["b"].tolist()[0] == "x" and pd.isna(table["b"][1])

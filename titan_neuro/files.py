@@ -1,4 +1,4 @@
-"""Files that other processes read: written under a temporary name, then renamed; locked; made once; JSON."""
+"""Files that other processes read: written under a temporary name, synced, then renamed; locked; made once; JSON."""
 
 from __future__ import annotations
 
@@ -32,7 +32,14 @@ _Content = TypeVar("_Content")
 WORK_FOLDER = ".work"
 """Subfolder of an output folder for locks and unfinished work."""
 
-_CAN_NOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR}
+_CAN_NOT_WRITE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR),
+    errno.ENAMETOOLONG,
+    # A failing disk or network, which is seen only when the content is synced.
+    *(errno.EIO, errno.ESTALE),
+}
+# The answers of file systems that can't sync a folder, such as some of networks: they do it themselves, or never.
+_CAN_NOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF}
 _TEMPORARY = re.compile(r"^\.(?P<name>.+)\.[0-9a-f]{8}\.tmp$")
 
 
@@ -42,6 +49,9 @@ def atomic(target: Path) -> Iterator[Path]:
 
     Works for a file and for a folder. The old content of `target` stays until the rename. When the block fails, the
     temporary file or folder is removed.
+
+    The content is on the disk before the rename, and the rename before the block ends: after a power cut the name is
+    that of the old content or of the new, never of an empty file.
 
     Parameters
     ----------
@@ -61,8 +71,9 @@ def atomic(target: Path) -> Iterator[Path]:
     temporary = _temporary_path(target)
     with writing_to(target):
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(target.parent)
             yield temporary
+            _sync(temporary)
             if temporary.is_dir() and target.is_dir():
                 # A folder can't be renamed over another: the old one is renamed first.
                 replaced = _temporary_path(target)
@@ -71,9 +82,50 @@ def atomic(target: Path) -> Iterator[Path]:
                 shutil.rmtree(replaced, ignore_errors=True)
             else:
                 temporary.replace(target)
+            _sync_entry(target.parent)
         except BaseException:
             _remove(temporary)
             raise
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder, and those above it, such that they outlive a power cut; one that exists is left as it is."""
+    existing = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    while folder != existing:
+        folder = folder.parent
+        _sync_entry(folder)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file, if it exists, such that it does not return after a power cut: the record of what will change."""
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+        _sync_entry(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Wait until the disk holds a file, or a folder with everything in it."""
+    for folder, _, names in os.walk(path, topdown=False):
+        for name in names:
+            _sync_entry(Path(folder, name))
+        _sync_entry(Path(folder))
+    if not path.is_dir():
+        _sync_entry(path)
+
+
+def _sync_entry(path: Path) -> None:
+    """Wait until the disk holds a file, or the names in a folder; links and pipes have no content."""
+    if path.is_symlink() or not (path.is_file() or path.is_dir()):
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _CAN_NOT_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def is_plain_name(name: object) -> bool:
@@ -81,26 +133,41 @@ def is_plain_name(name: object) -> bool:
     return isinstance(name, str) and name not in {"", ".", ".."} and not set(name) & set("/\\\0")
 
 
-def inside(folder: Path, name: str) -> Path:
+def inside(
+    folder: Path,
+    name: str,
+    *,
+    may_be_link: bool = False,
+    hint: str = "The name was read from a file that somebody has changed or made by hand; make that file again.",
+    error: type[TitanNeuroError] = MismatchError,
+) -> Path:
     """Return the path in `folder` of a name that was made from what a file says: the one place where this is checked.
 
     Parameters
     ----------
     folder : Path
     name : str
-        Of a file or folder that lies directly in `folder`.
+        Of a file or folder in `folder`, or its path relative to `folder` (with ``/``, on any system).
+    may_be_link : bool
+        Whether links in `folder` may lead out of it: for what is only read.
+    hint : str
+        What to do about it, for the message.
+    error : type of TitanNeuroError
+        Its class.
 
     Raises
     ------
     MismatchError
-        The name would lead out of the folder.
+        The name leads out of the folder, by itself or by a link that lies there. (Or `error`, where given.)
     """
-    if not is_plain_name(name):
-        raise MismatchError(
-            f"{folder}: expected the name of a file in this folder, found {name!r}, which leads out of it.",
-            "The name was read from a file that somebody has changed or made by hand; make that file again.",
+    path = folder / name
+    if not all(map(is_plain_name, name.split("/"))) or not (
+        may_be_link or path.resolve().is_relative_to(folder.resolve())
+    ):
+        raise error(
+            f"{folder}: expected the name of a file in this folder, found {name!r}, which leads out of it.", hint
         )
-    return folder / name
+    return path
 
 
 def _temporary_path(target: Path) -> Path:
@@ -182,7 +249,7 @@ def file_lock(target: Path, *more: Path, work_dir: Path) -> Iterator[None]:
     lock = work_dir / "locks" / f"{target.name}.lock"
     with contextlib.ExitStack() as stack:
         with writing_to(work_dir):
-            lock.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(lock.parent)
             stack.enter_context(FileLock(lock))
         remove_leftovers(target, *more)
         yield
@@ -229,11 +296,8 @@ def write_bytes(target: Path, content: bytes | memoryview) -> None:
 
     Use it for libraries that would write the file themselves: their messages about a full disk are obscure.
     """
-    with atomic(target) as path, path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        # Before the rename: a power cut would otherwise leave an empty file under the final name.
-        os.fsync(file.fileno())
+    with atomic(target) as path:
+        path.write_bytes(content)
 
 
 def write_text(target: Path, text: str) -> None:

@@ -3,6 +3,10 @@
 TSV has no quoting: a quotation mark is an ordinary character, and a cell ends at the next tab or end of line. Readers
 of CSV, pandas' among them, take a cell that begins with a quotation mark for one that extends to the next mark, over as
 many lines as that takes (BIDS 1.10, "Tabular files"; pandas issue 39857).
+
+Spreadsheets take a cell that begins with ``=``, ``+``, ``-`` or ``@`` for a formula, and compute it. Text of that kind
+(the name of a parcel, a trial type) is written behind an apostrophe, as spreadsheets themselves mark text; the readers
+here take it off again. Numbers are no text: -0.5 stays -0.5.
 """
 
 from __future__ import annotations
@@ -28,6 +32,12 @@ logger = logging.getLogger(__name__)
 MISSING = frozenset({"n/a", "", "NA", "N/A"})
 """Cells without a value: BIDS' ``n/a``, an empty cell, and what R and spreadsheets write."""
 
+# What a spreadsheet would compute, some of them also of wide characters; and such text behind apostrophes.
+_FORMULA = re.compile(r"'*[=+\-@＝＋－＠]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+# As pandas writes a number. A label such as 007 is none.
+_WRITTEN_NUMBER = re.compile(r"-?((0|[1-9]\d*)(\.\d*)?(e[+-]\d+)?|inf)|nan")
+
 # The name that pandas gives to a column without one, and writes when it saves the table again.
 _UNNAMED = re.compile(r"(Unnamed: \d+)?")
 
@@ -42,7 +52,8 @@ def read_tsv(
 ) -> pd.DataFrame:
     """Read a table with a header; every cell stays text.
 
-    A column without a name (row numbers, as pandas and R write them) is left out.
+    A column without a name (row numbers, as pandas and R write them) is left out. An apostrophe that keeps spreadsheets
+    from computing a cell (see `write_tsv`) is not part of its text.
 
     Parameters
     ----------
@@ -77,7 +88,7 @@ def read_tsv(
     if not lines:
         raise error(f"{path}: expected a table with a header, found an empty file.", hint)
     header, *rows = lines
-    names, cells = header.split("\t"), "\t".join(rows).split("\t") if rows else []
+    names, cells = _read_cells(header), _read_cells("\t".join(rows)) if rows else []
     n_cells = _cells_per_row(path, names, rows, line_numbers[1:], hint, error)
     if n_cells > len(names):
         # Every row has one cell more: a tab at the end of the line, or the name of the row, as R writes tables.
@@ -108,6 +119,20 @@ def _read_lines(path: Path, hint: str, error: type[TitanNeuroError]) -> list[str
     while lines and not lines[-1]:
         lines.pop()
     return lines
+
+
+def _read_cells(line: str) -> list[str]:
+    return [_unguard(cell) for cell in line.split("\t")]
+
+
+def _guard(cell: object) -> object:
+    """Put an apostrophe before text that a spreadsheet would compute."""
+    is_formula = isinstance(cell, str) and _FORMULA.match(cell) and not _NUMBER.fullmatch(cell)
+    return f"'{cell}" if is_formula else cell
+
+
+def _unguard(cell: str) -> str:
+    return cell[1:] if cell[:1] == "'" and _FORMULA.match(cell) else cell
 
 
 def _cells_per_row(
@@ -184,8 +209,8 @@ def numbers(
     return np.array(values, dtype=np.float64)
 
 
-def read_written_tsv(path: Path) -> pd.DataFrame:
-    """Read a table of `write_tsv`; columns of numbers become numbers.
+def read_text_table(path: Path, *, separator: str = "\t") -> pd.DataFrame:
+    """Read a table that Titan-Neuro wrote; every cell stays text, as it was before `write_tsv` guarded it.
 
     Raises
     ------
@@ -193,16 +218,39 @@ def read_written_tsv(path: Path) -> pd.DataFrame:
         The file is empty or no table.
     """
     try:
-        return pd.read_csv(path, sep="\t", na_values="n/a", quoting=csv.QUOTE_NONE)
+        table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE)
     except ValueError as error:  # also pandas' errors of a parser, of an empty file, and of text that is not UTF-8
         raise MetadataError(
             f"{path}: can't be read as a table that Titan-Neuro wrote: {error}.",
             "Remove the file, and run the command that makes it again.",
         ) from error
+    return table.map(_unguard).rename(columns=_unguard)
+
+
+def read_written_tsv(path: Path) -> pd.DataFrame:
+    """Read a table of `write_tsv`; columns of numbers become numbers, those of True and False become booleans.
+
+    Raises
+    ------
+    MetadataError
+        The file is empty or no table.
+    """
+    table = read_text_table(path)
+    for name, column in table.items():
+        if len(column) and set(column) <= {"True", "False"}:
+            table[name] = column == "True"
+        elif all(cell == "n/a" or _WRITTEN_NUMBER.fullmatch(cell) for cell in column):
+            kind = int if all(cell.lstrip("-").isdecimal() for cell in column) else float
+            table[name] = [np.nan if cell == "n/a" else kind(cell) for cell in column]
+        else:
+            table[name] = column.replace("n/a", np.nan)
+    return table
 
 
 def write_tsv(path: Path, table: pd.DataFrame, *, float_format: str | None = None) -> None:
     """Write a table that `read_tsv` reads back, atomically: without index, ``n/a`` for missing values.
+
+    Names and text that a spreadsheet would take for a formula begin with an apostrophe in the file.
 
     Parameters
     ----------
@@ -217,5 +265,11 @@ def write_tsv(path: Path, table: pd.DataFrame, *, float_format: str | None = Non
     OutputError
         The folder can't be written.
     """
+    guarded = table.set_axis([_guard(name) for name in table.columns], axis="columns")
+    for position, dtype in enumerate(table.dtypes):
+        if not pd.api.types.is_numeric_dtype(dtype):
+            guarded.isetitem(position, [_guard(cell) for cell in table.iloc[:, position]])
     with atomic(path) as temporary:
-        table.to_csv(temporary, sep="\t", index=False, na_rep="n/a", float_format=float_format, quoting=csv.QUOTE_NONE)
+        guarded.to_csv(
+            temporary, sep="\t", index=False, na_rep="n/a", float_format=float_format, quoting=csv.QUOTE_NONE
+        )

@@ -253,10 +253,9 @@ def test_dry_runs_write_nothing(titan_neuro, study, output, tmp_path):
     assert "sub-sid000005_task-movie_run-01: to prepare" in text
     assert not (tmp_path / "out").exists()
     before = sorted((path, path.stat().st_mtime_ns) for path in output.rglob("*"))
-    assert (
-        "Fold 1 (3 of 3 models trained, by subject)"
-        in titan_neuro("run", study / "bids", output, "group", "--dry-run").stderr
-    )
+    done = titan_neuro("run", study / "bids", output, "group", "--dry-run")
+    assert "Fold 1 (by subject): train on sub-" in done.stderr
+    assert done.stdout == titan_neuro("status", output).stdout and "Nothing is left to do." in done.stdout
     assert sorted((path, path.stat().st_mtime_ns) for path in output.rglob("*")) == before
 
 

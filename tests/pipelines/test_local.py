@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import tiny_study
 
 from titan_neuro.study.pipelines import find_pipelines
 
@@ -90,3 +91,36 @@ def test_a_killed_workflow_can_be_unlocked(snakemake, config, tmp_path):
     done = snakemake("runs", **config)
     assert done.returncode == 0, done.stdout
     assert len(list((marks / "runs").glob("*.json"))) == 6
+
+
+# Braces are wildcards to Snakemake; quotes, blanks and dollars mean something to a shell.
+NAME = "{x} 50% $HOME 'it' \"{y,a}\" ü"
+
+
+@pytest.fixture
+def odd_names(tmp_path):
+    bids, output, settings = (tmp_path / f"{NAME} {part}" for part in ("bids", "output", "settings"))
+    tiny_study.write_dataset(bids)
+    settings.write_text(tiny_study.SETTINGS)
+    return {"study": "sitcom", "bids_dir": bids, "output_dir": output, "settings": settings}
+
+
+def test_the_folders_may_have_any_name(snakemake, odd_names, tmp_path):
+    done = snakemake("runs", **odd_names)
+    assert done.returncode == 0, done.stdout
+    assert len(list((odd_names["output_dir"] / ".work/workflow/runs").glob("*.json"))) == 4
+    said = snakemake("--dry-run", **odd_names).stdout
+    assert {line.split()[1] for line in said.splitlines() if line.startswith("prepare ")} == {"4"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *(odd_names[part].name for part in ("bids_dir", "output_dir", "settings")),
+        ".snakemake",
+    }
+
+
+@pytest.mark.slow
+def test_the_whole_workflow_runs_in_folders_of_any_name(snakemake, odd_names):
+    done = snakemake(**odd_names)
+    assert done.returncode == 0, done.stdout
+    output = odd_names["output_dir"]
+    assert f"Report: {output / 'report.html'}" in done.stdout
+    assert "Nothing to be done" in snakemake(**odd_names).stdout

@@ -105,20 +105,23 @@ def require_complete(output: Path) -> None:
         load_forecaster(record.parent)
 
 
-def scancel(workflow: Workflow) -> None:
-    """Cancel every job, and wait until the workflow ends."""
-    subprocess.run(["scancel", "--user", "root"], check=True)
+def cancels(workflow: Workflow) -> bool:
+    """Cancel every job, also those that a fast workflow goes on to submit; return whether it failed by that."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while workflow.process.poll() is None and time.monotonic() < deadline:
+        subprocess.run(["scancel", "--user", "root"], check=True)
+        time.sleep(0.2)
     code, log = workflow.wait()
-    assert code != 0
-    assert "SLURM status is: 'CANCELLED'" in log
+    return code != 0 and "SLURM status is: 'CANCELLED'" in log
 
 
 def test_the_demo_survives_cancelled_and_killed_jobs(cluster, tmp_path):
     config = ["study=demo", "simulate=[--subjects, 3, --runs, 1, --volume-scale, 0.12, --voxel-size-mm, 20]", SMALL]
     output = tmp_path / "demo/output"
-    workflow = Workflow(tmp_path, "--retries", "0", config=config)
+    # One job at a time: however fast a run is prepared, others are still to come.
+    workflow = Workflow(tmp_path, "--retries", "0", "--jobs", "1", config=config)
     workflow.until(lambda: list(output.glob("sub-*/func/.*.tmp")))
-    scancel(workflow)
+    assert cancels(workflow), workflow.log.read_text()
     require_complete(output)
     assert marks(output, "prepared") != list(RUNS)
     n_cancelled = len(jobs_of("prepare"))
@@ -174,26 +177,29 @@ def test_failed_jobs_show_logs_while_others_finish(cluster, study, prepared, tmp
 @pytest.mark.slow
 def test_a_cancelled_training_resumes(cluster, study, prepared, tmp_path):
     config, output = prepared
-    config += [
-        f"bids_dir={study / 'bids'}",
-        "set=[comparison_models=false, training.max_epochs=6, training.patience=6]",
-    ]
-    shutil.copytree(study / "output", output, symlinks=True, ignore=shutil.ignore_patterns("models", "group", ".work"))
-    code, log = Workflow(tmp_path, "runs", config=config).wait()
-    assert code == 0, log
-    # All runs are prepared there; with marker files no job is submitted for them.
-    (output / ".work/workflow/prepared").mkdir()
-    for run in marks(output, "runs"):
-        (output / ".work/workflow/prepared" / run.removesuffix(".json")).touch()
+    config.append(f"bids_dir={study / 'bids'}")
     target = f"{output}/.work/workflow/trained/seed-0_fold-1"
-
-    workflow = Workflow(tmp_path, target, "--retries", "0", config=config)
-    workflow.until(lambda: list(output.glob(".work/fold-*/step-*.ckpt")))
-    scancel(workflow)
+    # Longer trainings, until one is cancelled before its end: a machine may be fast.
+    for n_epochs in (6, 24, 96, 384, 1536):
+        shutil.rmtree(output, ignore_errors=True)
+        without = shutil.ignore_patterns("models", "group", ".work")
+        shutil.copytree(study / "output", output, symlinks=True, ignore=without)
+        lasting = f"set=[comparison_models=false, training.max_epochs={n_epochs}, training.patience={n_epochs}]"
+        longer = [*config, lasting]
+        code, log = Workflow(tmp_path, "runs", config=longer).wait()
+        assert code == 0, log
+        # All runs are prepared there; with marker files no job is submitted for them.
+        (output / ".work/workflow/prepared").mkdir()
+        for run in marks(output, "runs"):
+            (output / ".work/workflow/prepared" / run.removesuffix(".json")).touch()
+        workflow = Workflow(tmp_path, target, "--retries", "0", config=longer)
+        workflow.until(lambda: list(output.glob(".work/fold-*/step-*.ckpt")) or marks(output, "trained"))
+        if cancels(workflow):
+            break
     require_complete(output)
     assert marks(output, "trained") == []
 
-    code, log = Workflow(tmp_path, target, config=config).wait()
+    code, log = Workflow(tmp_path, target, config=longer).wait()
     assert code == 0, log
     require_complete(output)
     assert "resumes from" in (output / ".work/workflow/logs/train/seed-0_fold-1.log").read_text()

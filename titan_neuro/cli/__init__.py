@@ -10,12 +10,12 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from titan_neuro.cli import evaluate, fetch, flags, predict, prepare, probe, report, run, simulate, train
+from titan_neuro.cli import evaluate, fetch, flags, predict, prepare, probe, report, run, simulate, status, train
 from titan_neuro.errors import TitanNeuroError, near_miss
 from titan_neuro.study import pipelines
 
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
-_SUBCOMMANDS = (simulate, fetch, prepare, train, predict, evaluate, probe, report, run)
+_SUBCOMMANDS = (simulate, fetch, prepare, train, predict, evaluate, probe, report, status, run)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from titan_neuro.cli import flags, prepare
+from titan_neuro.cli import flags, prepare, status
 from titan_neuro.errors import UsageError
 from titan_neuro.probing import PROBES
 
@@ -46,8 +46,9 @@ def execute(arguments: argparse.Namespace) -> None:
             )
     study = flags.study_of(arguments)
     if arguments.dry_run:
-        for fold in study.plan_group():
-            logger.info("%s", fold)
+        for data in study.folds():
+            logger.info("%s", data)
+        status.show(study.status())
         return
     import torch
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pandas as pd
 
 from titan_neuro.evaluation.metrics_and_rows import LEAD_TIME_POINTS, METRICS_BY_NAME, ROLLOUT_METRICS, count_in_words
 from titan_neuro.files import write_text
+from titan_neuro.manifests import Check, State
 from titan_neuro.report.figures import context_figure, lead_time_figure, training_figure
 from titan_neuro.report.limits import limits
 from titan_neuro.report.maps import NOT_TESTED, maps_section, timescale_figure
@@ -34,7 +36,7 @@ _TEMPLATES = Path(__file__).with_name("templates")
 _DRAWN_METRICS = ("skill_ar", "r2")
 
 
-def write_report(output_dir: Path) -> Path:
+def write_report(output_dir: Path, states: Mapping[str, Check] | None = None, problem: str | None = None) -> Path:
     """Write ``report.html`` of an output folder, from the files that its stages wrote.
 
     The page contains its figures, refers to no other host or file, and runs no script. A stage that has not run is
@@ -44,6 +46,11 @@ def write_report(output_dir: Path) -> Path:
     ----------
     output_dir : Path
         A BIDS derivative written by Titan-Neuro, of one task.
+    states : mapping of str to Check, optional
+        State of each result, by the name of its manifest. What is damaged or missing is not drawn; what is stale is
+        drawn under a red band that says what has changed since. By default every file is taken as it is.
+    problem : str, optional
+        Why the results could not be compared with the prepared runs.
 
     Returns
     -------
@@ -68,13 +75,15 @@ def write_report(output_dir: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("page.html").render(_content(read_results(output_dir)))
+    page = environment.get_template("page.html").render(
+        _content(read_results(output_dir, states), states or {}, problem)
+    )
     target = output_dir / "report.html"
     write_text(target, page)
     return target
 
 
-def _content(results: Results) -> dict[str, Any]:
+def _content(results: Results, states: Mapping[str, Check], problem: str | None) -> dict[str, Any]:
     """All variables of the templates; ``None`` or empty where a stage has not run."""
     metadata = results.metadata
     return {
@@ -98,6 +107,29 @@ def _content(results: Results) -> dict[str, Any]:
         "provenance": provenance_terms(results.stages),
         "config": results.config,
         "limits": limits(results),
+        "problem": problem,
+        **_outdated(states),
+    }
+
+
+def _outdated(states: Mapping[str, Check]) -> dict[str, Any]:
+    """What has changed since a result was made: of the scores, each probe, the models, and the prepared runs."""
+
+    def why(stage: str) -> dict[str, str]:
+        return {name: check.why for name, check in states.items() if name.startswith(stage) and is_stale(check)}
+
+    def is_stale(check: Check) -> bool:
+        return check.state is State.STALE
+
+    return {
+        "stale_scores": why("evaluate").get("evaluate", ""),
+        "stale_probes": {name.partition("/")[2]: text for name, text in why("probe/").items()},
+        "stale_models": why("train/"),
+        "changed_runs": {
+            name.partition("/")[2]: check.why
+            for name, check in states.items()
+            if name.startswith("prepare/") and not check.is_done
+        },
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from titan_neuro.errors import MetadataError
 from titan_neuro.evaluation.formatting import NOT_AVAILABLE
 from titan_neuro.evaluation.metrics_and_rows import LEAD_TIME_POINTS
 from titan_neuro.files import read_json
+from titan_neuro.tables import read_text_table
 
 HINT = "Run the stage that wrote the file again; the files of the output folder are not meant to be edited."
 """What to do about a file that can't be used."""
@@ -46,10 +46,7 @@ def read_table(path: Path, text: Sequence[str], numbers: Sequence[str], *, separ
         The file is no table, lacks a column or has no row, or a cell is not a number where one is expected.
     """
     # Everything is read as text first: a subject named NA or 007 must stay what it is.
-    try:
-        table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE)
-    except (ValueError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise MetadataError(f"{path}: can't be read as a table: {error}.", HINT) from error
+    table = read_text_table(path, separator=separator)
     missing = [column for column in (*text, *numbers) if column not in table]
     if missing:
         columns = ", ".join(map(str, table.columns))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from titan_neuro.evaluation.metrics_and_rows import (
     row_of,
 )
 from titan_neuro.files import read_json
+from titan_neuro.manifests import Check, State
+from titan_neuro.manifests import read as read_manifest
 from titan_neuro.probing.tools.results import RESULT_SUFFIX, SCORES
 from titan_neuro.report.reading import HINT, read_sidecar, read_table
 from titan_neuro.report.records import ForecastMetadata, ProbeResult, Results, StatMap
@@ -51,13 +53,16 @@ _MAP_NAME = re.compile(
 _FORECAST_DESC = re.compile(r"^(?P<model>[A-Za-z0-9]+?)H(?P<horizon>[0-9]+)$")
 
 
-def read_results(output_dir: Path) -> Results:
+def read_results(output_dir: Path, states: Mapping[str, Check] | None = None) -> Results:
     """Read and check the files of an output folder.
 
     Parameters
     ----------
     output_dir : Path
         A BIDS derivative written by Titan-Neuro, of one task.
+    states : mapping of str to Check, optional
+        State of each result, by the name of its manifest: results that are damaged, missing or not named are not read.
+        By default every file is taken as it is.
 
     Returns
     -------
@@ -76,29 +81,48 @@ def read_results(output_dir: Path) -> Results:
             f"{output_dir}: no dataset_description.json: not an output folder of titan-neuro.",
             "Name the folder that `titan-neuro run` or `titan-neuro prepare` wrote.",
         )
+    files = _Shown(output_dir, states)
     group = output_dir / "group"
-    stem = f"{group / f'task-{_only_task(group)}'}_desc"
+    stem = f"{group / f'task-{_only_task(files)}'}_desc"
     scores_path, provenance_path = Path(f"{stem}-forecast_scores.tsv"), output_dir / "provenance.json"
-    config_path, maps = output_dir / "config.resolved.yaml", _read_maps(group)
+    config_path, maps = output_dir / "config.resolved.yaml", _read_maps(files)
     row, pair = ("model", "kind"), ("model", "compared_with")
     return Results(
         name=str(read_json(description_path, keys=["Name"], hint=HINT)["Name"]),
-        scores=_read_scores(scores_path),
-        metadata=_read_metadata(scores_path),
-        subjects=_read_if_there(Path(f"{stem}-forecast_subjects.tsv"), ("model", "subject"), _SUBJECTS_NUMBERS),
-        comparisons=_read_if_there(Path(f"{stem}-forecastcomparisons_scores.tsv"), pair, _COMPARISON_NUMBERS),
-        high_motion=_read_scores(Path(f"{stem}-forecasthighmotion_scores.tsv")),
-        rollouts=_read_if_there(Path(f"{stem}-rollout_scores.tsv"), row, _ROLLOUT_NUMBERS),
-        residuals=_read_if_there(Path(f"{stem}-residuals_scores.tsv"), row, interval_columns(RESIDUAL_METRICS)),
-        ceilings=_read_if_there(Path(f"{stem}-ceilings_scores.tsv"), ("ceiling",), _CEILING_NUMBERS),
+        scores=_read_scores(files, scores_path),
+        metadata=_read_metadata(files, scores_path),
+        subjects=_read_if_there(files, Path(f"{stem}-forecast_subjects.tsv"), ("model", "subject"), _SUBJECTS_NUMBERS),
+        comparisons=_read_if_there(files, Path(f"{stem}-forecastcomparisons_scores.tsv"), pair, _COMPARISON_NUMBERS),
+        high_motion=_read_scores(files, Path(f"{stem}-forecasthighmotion_scores.tsv")),
+        rollouts=_read_if_there(files, Path(f"{stem}-rollout_scores.tsv"), row, _ROLLOUT_NUMBERS),
+        residuals=_read_if_there(files, Path(f"{stem}-residuals_scores.tsv"), row, interval_columns(RESIDUAL_METRICS)),
+        ceilings=_read_if_there(files, Path(f"{stem}-ceilings_scores.tsv"), ("ceiling",), _CEILING_NUMBERS),
         maps=tuple(stat_map for stat_map in maps if stat_map.model),
-        curve=_read_curve(Path(f"{stem}-contextlength_curve.tsv")),
+        curve=_read_curve(files, Path(f"{stem}-contextlength_curve.tsv")),
         timescale=next((stat_map for stat_map in maps if stat_map.stat == "timescale"), None),
-        probes=_read_probes(group, maps),
-        training=_read_training(output_dir),
+        probes=_read_probes(files, maps),
+        training=_read_training(files),
         config=config_path.read_text(encoding="utf-8", errors="replace") if config_path.exists() else "",
         stages=_read_stages(provenance_path) if provenance_path.exists() else {},
     )
+
+
+class _Shown:
+    """The files of an output folder that belong to a result which is to be shown."""
+
+    def __init__(self, root: Path, states: Mapping[str, Check] | None) -> None:
+        self._root = root
+        self._listed: set[Path] | None = None
+        if states is not None:
+            names = [name for name, check in states.items() if check.state in {State.DONE, State.STALE}]
+            self._listed = {root / file for name in names for file in read_manifest(root, name)["files"]}
+
+    def __contains__(self, path: Path) -> bool:
+        return path.exists() and (self._listed is None or path in self._listed)
+
+    def glob(self, pattern: str) -> list[Path]:
+        """Return the files of this pattern, sorted."""
+        return sorted(path for path in self._root.glob(pattern) if path in self)
 
 
 def file_label(name: str) -> str:
@@ -111,21 +135,21 @@ def lead_times_of(table: pd.DataFrame) -> list[int]:
     return sorted({int(points) for points in table[LEAD_TIME_POINTS]})
 
 
-def _only_task(group: Path) -> str:
-    matches = [_GROUP_FILE.match(path.name) for path in group.glob("task-*")]
+def _only_task(files: _Shown) -> str:
+    matches = [_GROUP_FILE.match(path.name) for path in files.glob("group/task-*")]
     tasks = sorted({match["task"] for match in matches if match})
     if len(tasks) > 1:
         raise MetadataError(
-            f"{group}: expected results of one task, found {len(tasks)}: {', '.join(tasks)}.",
+            f"expected results of one task in group/, found {len(tasks)}: {', '.join(tasks)}.",
             "Give each task an output folder of its own.",
         )
     return tasks[0] if tasks else ""
 
 
-def _read_maps(group: Path) -> list[StatMap]:
+def _read_maps(shown: _Shown) -> list[StatMap]:
     # Hemispheres, and the table and the image of parcels, are files of one map.
     files: dict[str, list[tuple[Path, re.Match[str]]]] = {}
-    for path in sorted(group.glob("*_statmap.*")):
+    for path in shown.glob("group/*_statmap.*"):
         if name := _MAP_NAME.match(path.name):
             files.setdefault(name["start"] + name["end"], []).append((path, name))
     maps = []
@@ -143,19 +167,19 @@ def _read_maps(group: Path) -> list[StatMap]:
                 model=forecast["model"] if forecast else "",
                 probe="" if forecast else name["desc"],
                 horizon=int(forecast["horizon"]) if forecast else 0,
-                sidecar=read_sidecar(group / f"{stem}.tsv", ["Space"]),
+                sidecar=read_sidecar(paths[0].with_name(f"{stem}.tsv"), ["Space"]),
             )
         )
     return maps
 
 
-def _read_probes(group: Path, maps: Sequence[StatMap]) -> tuple[ProbeResult, ...]:
+def _read_probes(files: _Shown, maps: Sequence[StatMap]) -> tuple[ProbeResult, ...]:
     """Probes that wrote a table of scores; the context-length probe has a curve instead."""
     pairs = [
         (path, path.with_name(path.name.replace(RESULT_SUFFIX, "_scores.tsv")))
-        for path in sorted(group.glob(f"task-*_desc-*{RESULT_SUFFIX}"))
+        for path in files.glob(f"group/task-*_desc-*{RESULT_SUFFIX}")
     ]
-    return tuple(_read_probe(path, table, maps) for path, table in pairs if table.exists())
+    return tuple(_read_probe(path, table, maps) for path, table in pairs if table in files)
 
 
 def _read_probe(path: Path, table: Path, maps: Sequence[StatMap]) -> ProbeResult:
@@ -173,11 +197,11 @@ def _read_probe(path: Path, table: Path, maps: Sequence[StatMap]) -> ProbeResult
     )
 
 
-def _read_training(output_dir: Path) -> dict[str, pd.DataFrame]:
+def _read_training(files: _Shown) -> dict[str, pd.DataFrame]:
     """Training curves of the study's model; those of the comparison models are not shown."""
     return {
         f"{path.parts[-4]} {path.parts[-3]}": read_table(path, (), _TRAINING_NUMBERS, separator=",")
-        for path in sorted(output_dir.glob("models/seed-*/fold-*/*/training.csv"), key=_natural)
+        for path in sorted(files.glob("models/seed-*/fold-*/*/training.csv"), key=_natural)
         if row_of(path.parent.name).kind != Kind.COMPARISON_MODEL
     }
 
@@ -187,20 +211,20 @@ def _natural(path: Path) -> list[tuple[int, str]]:
     return [(int(part or 0), text) for text, part in re.findall(r"([^0-9]*)([0-9]*)", "/".join(path.parts[-4:-2]))]
 
 
-def _read_if_there(path: Path, text: Sequence[str], numbers: Sequence[str]) -> pd.DataFrame | None:
-    return read_table(path, text, numbers) if path.exists() else None
+def _read_if_there(files: _Shown, path: Path, text: Sequence[str], numbers: Sequence[str]) -> pd.DataFrame | None:
+    return read_table(path, text, numbers) if path in files else None
 
 
-def _read_scores(path: Path) -> pd.DataFrame | None:
-    table = _read_if_there(path, ("model", "kind", "protocol"), _SCORES_NUMBERS)
+def _read_scores(files: _Shown, path: Path) -> pd.DataFrame | None:
+    table = _read_if_there(files, path, ("model", "kind", "protocol"), _SCORES_NUMBERS)
     unknown = set() if table is None else set(table["kind"]) - set(Kind)
     if unknown:
         raise MetadataError(f"{path}: column kind: expected one of {', '.join(Kind)}, found {min(unknown)!r}.", HINT)
     return table
 
 
-def _read_metadata(scores_path: Path) -> ForecastMetadata | None:
-    if not scores_path.exists():
+def _read_metadata(files: _Shown, scores_path: Path) -> ForecastMetadata | None:
+    if scores_path not in files:
         return None
     sidecar = read_sidecar(scores_path, _METADATA_KEYS)
     return ForecastMetadata(
@@ -215,8 +239,8 @@ def _read_metadata(scores_path: Path) -> ForecastMetadata | None:
     )
 
 
-def _read_curve(path: Path) -> pd.DataFrame | None:
-    curve = _read_if_there(path, ("whole_run",), _CURVE_NUMBERS)
+def _read_curve(files: _Shown, path: Path) -> pd.DataFrame | None:
+    curve = _read_if_there(files, path, ("whole_run",), _CURVE_NUMBERS)
     if curve is None:
         return None
     unknown = set(curve["whole_run"]) - {"true", "false"}

@@ -13,12 +13,11 @@ import pandas as pd
 from titan_neuro.baselines import SharedFits, make_baselines, make_oracle_references
 from titan_neuro.data.bids.maps import write_map
 from titan_neuro.data.repeats import find_repeats
-from titan_neuro.errors import MetadataError
 from titan_neuro.evaluation import ScoreContext, combine, controls_of, format_table, score_fold, write_scores
 from titan_neuro.evaluation.metrics_and_rows import AR, STIMULUS_LOCKED, TEST_RETEST
 from titan_neuro.evaluation.noise_ceilings import retest_ceiling, stimulus_locked_ceiling
-from titan_neuro.files import read_json
-from titan_neuro.provenance import digest
+from titan_neuro.files import read_json, writing_to
+from titan_neuro.manifests import ResultOf, State
 from titan_neuro.tables import read_written_tsv
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from titan_neuro.evaluation import Benchmark
     from titan_neuro.metrics import Ceiling
     from titan_neuro.study.config import StudyConfig
-    from titan_neuro.study.models import TrainedStudy
+    from titan_neuro.study.models import StudyPlan, TrainedStudy
     from titan_neuro.study.output import OutputFolder
     from titan_neuro.training import FoldData
     from titan_neuro.typing import ForecastModel
@@ -68,6 +67,28 @@ class Evaluation:
         return "\n".join([format_table(self.scores), self.summary, *self.comparisons, *self.caveats])
 
 
+def evaluation_result(plan: StudyPlan) -> ResultOf:
+    """Return what the scores of a study follow from: their manifest."""
+    config = plan.config
+    return ResultOf(
+        root=plan.output.path,
+        name="evaluate",
+        method=_METHOD_VERSION,
+        settings={
+            "evaluation": asdict(config.evaluation),
+            "seeds": config.seeds,
+            "rows": [row.name for part in _rows(config.model.horizons) for row in part],
+            "caveats": plan.folds[0].caveats,
+        },
+        inputs=plan.inputs(plan.models),
+    )
+
+
+def scores_path(plan: StudyPlan) -> Path:
+    """Return the path of the table of scores."""
+    return plan.stem.with_name(f"{plan.stem.name}_desc-forecast_scores.tsv")
+
+
 def evaluate_study(trained: TrainedStudy, output: OutputFolder, notes: Sequence[str] = ()) -> Evaluation:
     """Score all folds unless that was done before, and write the tables and maps.
 
@@ -77,36 +98,35 @@ def evaluate_study(trained: TrainedStudy, output: OutputFolder, notes: Sequence[
     output : OutputFolder
     notes : sequence of str
         Caveats beside those of the data.
-
-    Raises
-    ------
-    MetadataError
-        The table that was written before is empty or no table.
     """
-    config = trained.config
+    config, plan = trained.config, trained.plan
     caveats = [*notes, *trained.folds[0].caveats]
-    path = trained.stem.with_name(f"{trained.stem.name}_desc-forecast_scores.tsv")
-    rows = [row.name for part in _rows(config.model.horizons) for row in part]
-    fingerprint = digest([asdict(config.evaluation), trained.fingerprints, caveats, rows, _METHOD_VERSION])
-    if output.is_done("evaluate", fingerprint, [path]):
+    path, result = scores_path(plan), evaluation_result(plan)
+    found = result.check()
+    if found.is_done:
         logger.info("The forecasts were scored before: %s", path)
     else:
-        with output.stage("evaluate", fingerprint=fingerprint, seed=config.seeds[0], device=trained.device):
+        if found.state is not State.MISSING:
+            logger.info("The forecasts are scored again: %s", found)
+        with output.stage("evaluate", seed=config.seeds[0], device=trained.device):
             benchmark = _score_folds(trained)
-            _discard_earlier(trained.stem)
-            _write_tables(benchmark, trained.folds[0], config, path, caveats)
-            _write_maps(benchmark, trained.folds[0], trained.stem, caveats)
+            with result.writing() as written:
+                _discard_earlier(plan.stem)
+                _write_tables(benchmark, trained.folds[0], config, path, caveats)
+                _write_maps(benchmark, trained.folds[0], plan.stem, caveats)
+                written.files += _files_of(plan.stem)
     sidecar = read_json(path.with_suffix(".json"))
-    scores = read_written_tsv(path)
-    if scores.empty:
-        raise MetadataError(f"{path}: the table has no row.", "Remove the file, and run `titan-neuro evaluate` again.")
-    return Evaluation(scores, sidecar["Summary"], sidecar["Comparisons"], caveats, path)
+    return Evaluation(read_written_tsv(path), sidecar["Summary"], sidecar["Comparisons"], caveats, path)
+
+
+def _files_of(stem: Path) -> list[Path]:
+    return [path for kind in _WRITTEN for path in stem.parent.glob(f"{stem.name}_{kind}")]
 
 
 def _discard_earlier(stem: Path) -> None:
-    """Remove what an earlier evaluation wrote: a table that is no longer made would pass for one of these."""
-    for kind in _WRITTEN:
-        for path in stem.parent.glob(f"{stem.name}_{kind}"):
+    """Remove what an interrupted evaluation wrote: a table that is no longer made would pass for one of these."""
+    for path in _files_of(stem):
+        with writing_to(path):
             path.unlink()
 
 

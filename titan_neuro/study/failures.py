@@ -55,7 +55,7 @@ def record_failures(output: OutputFolder, attempted: Sequence[str], failures: Ma
 
 def forget_failures(output: OutputFolder, selection: Selection) -> None:
     """Remove runs from the record that are now left out on purpose (``--exclude``)."""
-    excluded = {key for key in _recorded(output) if selection.excludes(parse_entities(key))}
+    excluded = {key for key in recorded_failures(output) if selection.excludes(parse_entities(key))}
     if excluded:
         _update(output, excluded, {})
 
@@ -69,7 +69,7 @@ def warn_of_failures(output: OutputFolder, prepared: Collection[str]) -> None:
     prepared : collection of str
         Keys of the runs that lie in the output folder.
     """
-    failures = _recorded(output)
+    failures = recorded_failures(output)
     lines = [
         f"  {key}{' (an earlier preparation of it is used)' if key in prepared else ''}: {reason}"
         for key, reason in sorted(failures.items())
@@ -78,7 +78,8 @@ def warn_of_failures(output: OutputFolder, prepared: Collection[str]) -> None:
         logger.warning("%d runs are missing, which could not be prepared:\n%s", len(lines), "\n".join(lines))
 
 
-def _recorded(output: OutputFolder) -> dict[str, str]:
+def recorded_failures(output: OutputFolder) -> dict[str, str]:
+    """Return why runs could not be prepared, by their keys."""
     return read_json(output.failed_runs) if output.failed_runs.is_file() else {}
 
 
@@ -86,7 +87,7 @@ def _update(output: OutputFolder, remove: set[str], add: Mapping[str, str]) -> N
     if not (add or output.failed_runs.is_file()):
         return
     with file_lock(output.failed_runs, work_dir=output.work_dir):
-        left = {key: reason for key, reason in _recorded(output).items() if key not in remove}
+        left = {key: reason for key, reason in recorded_failures(output).items() if key not in remove}
         if left or add:
             write_json(output.failed_runs, {**left, **add})
         else:

@@ -6,21 +6,16 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, overload
 
 import torch
 
 from titan_neuro.data.space import common_space
 from titan_neuro.data.splits import make_folds
-from titan_neuro.errors import ImageError, MismatchError, list_names
+from titan_neuro.errors import ImageError, InputNotFoundError, MismatchError, list_names
 from titan_neuro.forecaster import match_comparison_models
-from titan_neuro.training import (
-    FoldData,
-    fold_fingerprint,
-    load_forecaster,
-    require_match,
-    require_record,
-)
+from titan_neuro.manifests import ResultOf, State, result_digest
+from titan_neuro.training import FoldData, load_forecaster, require_match, require_record, run_digest, trained_result
 
 if TYPE_CHECKING:
     from titan_neuro.data.space import Space
@@ -74,34 +69,118 @@ def study_models(config: StudyConfig, space: Space) -> dict[str, ForecasterConfi
     return {model.backbone.name: model for model in models}
 
 
-def find_model(
-    output: OutputFolder, data: FoldData, config: StudyConfig, seed: int, model: ForecasterConfig
-) -> tuple[Path, str]:
-    """Find a trained model without loading it.
+@dataclass(frozen=True, kw_only=True)
+class PlannedModel:
+    """A model of a study, trained or not.
 
-    Returns
-    -------
+    Attributes
+    ----------
+    seed : int
+    data : FoldData
+    config : ForecasterConfig
     folder : Path
-    fingerprint : str
-        Of everything that the model follows from.
-
-    Raises
-    ------
-    InputNotFoundError
-        It was not trained yet.
-    MismatchError
-        It was trained on other runs or with other settings.
+        Where it lies, or will lie.
+    result : ResultOf
+        What it follows from.
     """
-    folder = output.model(seed, data.fold.number, model.backbone.name)
-    record = require_record(folder)
-    require_match(record, data.identity(), str(output.path))
-    fingerprint = fold_fingerprint(data, model, config.training, seed)
-    if record["fingerprint"] != fingerprint:
-        raise MismatchError(
-            f"{folder}: was trained on other runs or with other settings than those in force now.",
-            f"Run `titan-neuro train {output.path}` first.",
+
+    seed: int
+    data: FoldData
+    config: ForecasterConfig
+    folder: Path
+    result: ResultOf
+
+    @property
+    def label(self) -> str:
+        """``seed-0 fold-1 titan-mac``."""
+        return f"seed-{self.seed} fold-{self.data.fold.number} {self.config.backbone.name}"
+
+    @property
+    def digest(self) -> str:
+        """Digest of the trained model, for what is made with it; empty where it is missing."""
+        return result_digest(self.result.root, self.result.name) or ""
+
+    def require(self) -> None:
+        """Refuse a model that is not trained on these runs with these settings, or that was damaged since.
+
+        Raises
+        ------
+        InputNotFoundError
+            It was not trained yet.
+        MismatchError
+            It was trained on other runs or with other settings, or a file of it was changed.
+        """
+        found = self.result.check()
+        if found.is_done:
+            return
+        hint = f"Run `titan-neuro train {self.result.root}` first."
+        if found.state is State.MISSING:
+            raise InputNotFoundError(f"{self.folder}: no trained model is here, or its training was interrupted.", hint)
+        if found.state is State.STALE:
+            # Says which property of the data differs, where the manifest has a digest of it only.
+            require_match(require_record(self.folder), self.data.identity(), str(self.result.root))
+            raise MismatchError(
+                f"{self.folder}: was trained on other runs or with other settings than those in force: {found.why}.",
+                hint,
+            )
+        raise MismatchError(f"{self.folder}: the model is damaged: {found.why}.", hint)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyPlan:
+    """The folds and models of a study, as its prepared runs and its settings have them.
+
+    Attributes
+    ----------
+    output : OutputFolder
+    config : StudyConfig
+    folds : list of FoldData
+    models : list of PlannedModel
+        By seed, then fold, then model: the study's model first, then its comparison models.
+    """
+
+    output: OutputFolder
+    config: StudyConfig
+    folds: list[FoldData]
+    models: list[PlannedModel]
+
+    @property
+    def stem(self) -> Path:
+        """Start of the names of group results: ``OUT/group/task-movie``."""
+        return self.output.group_stem([run.store for run in self.folds[0].runs.values()])
+
+    def of_fold(self, number: int, seed: int) -> list[PlannedModel]:
+        """Return the models of one fold and seed, the study's model first."""
+        return [model for model in self.models if (model.data.fold.number, model.seed) == (number, seed)]
+
+    @property
+    def main_models(self) -> list[PlannedModel]:
+        """The study's model of the first seed, of each fold: what probes and forecasts are made with."""
+        return [self.of_fold(data.fold.number, self.config.seeds[0])[0] for data in self.folds]
+
+    def inputs(self, models: Sequence[PlannedModel]) -> dict[str, str]:
+        """Return the digests of models and of all runs, for what is made from them; empty ones for what is missing."""
+        runs = {f"run {run.key}": run_digest(run) for run in self.folds[0].runs.values()}
+        return {**{f"model {model.label}": model.digest for model in models}, **runs}
+
+
+def plan_study(output: OutputFolder, runs: Sequence[RunStore], config: StudyConfig) -> StudyPlan:
+    """Say which folds and models a study has; see :func:`study_folds` for errors."""
+    folds = study_folds(runs, config)
+    configs = study_models(config, folds[0].space)
+    models = [
+        PlannedModel(
+            seed=seed,
+            data=data,
+            config=model,
+            folder=output.model(seed, data.fold.number, name),
+            result=trained_result(data, model, config.training, seed, root=output.path),
         )
-    return folder, fingerprint
+        for seed in config.seeds
+        for data in folds
+        for name, model in configs.items()
+    ]
+    return StudyPlan(output=output, config=config, folds=folds, models=models)
 
 
 class StoredModels(Sequence["Forecaster"]):
@@ -137,24 +216,26 @@ class TrainedStudy:
 
     Attributes
     ----------
-    config : StudyConfig
+    plan : StudyPlan
     device : str
-    folds : list of FoldData
     models : dict of int to list of sequences of Forecaster
         Seed, then fold: the study's model and, where the study has them, ``gru`` and ``transformer-20``. A model is
         read from disk each time that it is asked for, so that no more are held than are in use.
-    fingerprints : dict
-        JSON: what the models follow from, and the runs that they are tested on.
-    stem : Path
-        Start of the names of group results: ``OUT/group/task-movie``.
     """
 
-    config: StudyConfig
+    plan: StudyPlan
     device: str
-    folds: list[FoldData]
     models: dict[int, list[StoredModels]]
-    fingerprints: dict[str, Any]
-    stem: Path
+
+    @property
+    def config(self) -> StudyConfig:
+        """Every setting in force."""
+        return self.plan.config
+
+    @property
+    def folds(self) -> list[FoldData]:
+        """The folds of the study."""
+        return self.plan.folds
 
 
 def open_trained(output: OutputFolder, runs: Sequence[RunStore], config: StudyConfig, device: str) -> TrainedStudy:
@@ -163,27 +244,17 @@ def open_trained(output: OutputFolder, runs: Sequence[RunStore], config: StudyCo
     Raises
     ------
     InputNotFoundError, MismatchError
-        See :func:`find_model`.
+        See :meth:`PlannedModel.require`.
     """
-    folds = study_folds(runs, config)
-    configs = study_models(config, folds[0].space).values()
-    found = {
-        seed: [[find_model(output, data, config, seed, model) for model in configs] for data in folds]
+    plan = plan_study(output, runs, config)
+    for model in plan.models:
+        model.require()
+    output.record_settings(config)
+    models = {
+        seed: [
+            StoredModels([model.folder for model in plan.of_fold(data.fold.number, seed)], device)
+            for data in plan.folds
+        ]
         for seed in config.seeds
     }
-    output.record_settings(config)
-    return TrainedStudy(
-        config=config,
-        device=device,
-        folds=folds,
-        models={
-            seed: [StoredModels([folder for folder, _ in models], device) for models in by_fold]
-            for seed, by_fold in found.items()
-        },
-        fingerprints={
-            "models": [print_ for by_fold in found.values() for models in by_fold for _, print_ in models],
-            "tested": {key: data.runs[key].store.record["fingerprint"] for data in folds for key in data.fold.test},
-            "seeds": list(config.seeds),
-        },
-        stem=output.group_stem(runs),
-    )
+    return TrainedStudy(plan=plan, device=device, models=models)

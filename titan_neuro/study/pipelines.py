@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
 import shlex
 import shutil
 import sys
@@ -11,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from titan_neuro.errors import ConfigError, InputNotFoundError, near_miss
+from titan_neuro.files import writing_to
 
 _FILE = "studies.yaml"
 _PATHS = ("bids_dir", "output_dir", "settings")
@@ -94,6 +98,37 @@ def load_pipeline(folder: Path, given: Mapping[str, Any]) -> Pipeline:
             "Name the BIDS dataset with --config bids_dir=DIR, or with source=WHERE where it comes from.",
         )
     return pipeline
+
+
+def plain_path(path: Path) -> str:
+    """Return a path that Snakemake reads as it is: it takes ``{x}`` in the name of a file for a wildcard.
+
+    Parameters
+    ----------
+    path : Path
+        Of a file, or of a folder, which is made where it is missing and its path has braces; absolute.
+
+    Returns
+    -------
+    str
+        Its own path; where that has braces, the path of a link to it in ``.snakemake``, relative to the current folder,
+        which every job of the workflow has.
+
+    Raises
+    ------
+    OutputError
+        The folder, or the link, can't be made.
+    """
+    if not set(str(path)) & set("{}"):
+        return str(path)
+    link = Path(".snakemake", "plain", hashlib.sha256(os.fsencode(path)).hexdigest()[:16])
+    with writing_to(path):
+        if not path.is_file():
+            path.mkdir(parents=True, exist_ok=True)
+    with writing_to(link), contextlib.suppress(FileExistsError):
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path)
+    return str(link)
 
 
 def _read(folder: Path) -> dict[str, dict[str, Any]]:

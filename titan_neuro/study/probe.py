@@ -8,24 +8,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from pydantic import TypeAdapter
 from tqdm import tqdm
 
 from titan_neuro.data.bids.maps import write_map
 from titan_neuro.data.prepare import content_id
-from titan_neuro.files import inside, read_json, write_json
+from titan_neuro.files import inside, read_json, write_json, writing_to
+from titan_neuro.manifests import ResultOf, State
 from titan_neuro.probing import PROBES, ProbedFold, ProbeSetup, untrained_like
 from titan_neuro.probing.tools.annotations import annotation_files
 from titan_neuro.probing.tools.results import RESULT_SUFFIX
-from titan_neuro.provenance import digest
 from titan_neuro.tables import read_written_tsv, write_tsv
 
 if TYPE_CHECKING:
     from titan_neuro.probing import Probe, ProbeResults
-    from titan_neuro.study.models import TrainedStudy
+    from titan_neuro.study.models import StudyPlan, TrainedStudy
     from titan_neuro.study.output import OutputFolder
     from titan_neuro.training import FoldData
 
 logger = logging.getLogger(__name__)
+
+# Raised when the same models and settings come to other results of a probe.
+_METHOD_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -53,22 +57,38 @@ class ProbeOutcome:
         return f"{self.name}: {self.summary}"
 
 
+def probe_result(name: str, plan: StudyPlan) -> ResultOf:
+    """Return what a probe's results follow from: their manifest."""
+    config = plan.config
+    settings = config.probe.settings(name)
+    # Of tables that are decoded: a file may change and keep its name.
+    tables = [path for path in annotation_files(getattr(settings, "tables", ())) if path.is_file()]
+    return ResultOf(
+        root=plan.output.path,
+        name=f"probe/{name}",
+        method=_METHOD_VERSION,
+        settings={
+            name: TypeAdapter(type(settings)).dump_python(settings, mode="json"),
+            "n_permutations": config.probe.n_permutations,
+            # The intervals are made with the evaluation's settings.
+            "evaluation": asdict(config.evaluation),
+            "caveats": plan.folds[0].caveats,
+        },
+        inputs={**plan.inputs(plan.main_models), **{f"table {path.name}": content_id(path) for path in tables}},
+    )
+
+
 def probe_study(name: str, trained: TrainedStudy, output: OutputFolder) -> ProbeOutcome:
     """Ask one probe about the study's model of the first seed and its held-out runs, unless that was done before."""
     config, folds, seed = trained.config, trained.folds, trained.config.seeds[0]
-    settings = config.probe.settings(name)
-    # The intervals are made with the evaluation's settings.
-    follows_from = [asdict(settings), config.probe.n_permutations, asdict(config.evaluation), trained.fingerprints]
-    # Of tables that are decoded: a file may change and keep its name.
-    tables = annotation_files(getattr(settings, "tables", ()))
-    follows_from += [content_id(path) for path in tables if path.is_file()]
-    fingerprint = digest(follows_from)
-    short = name.replace("-", "")
-    stem = trained.stem.with_name(f"{trained.stem.name}_desc-{short}")
-    done = stem.with_name(f"{stem.name}{RESULT_SUFFIX}")
-    if output.is_done(f"probe {name}", fingerprint, [done]):
+    result = probe_result(name, trained.plan)
+    stem = trained.plan.stem.with_name(f"{trained.plan.stem.name}_desc-{name.replace('-', '')}")
+    found = result.check()
+    if found.is_done:
         logger.info("The %s probe was run before.", name)
     else:
+        if found.state is not State.MISSING:
+            logger.info("The %s probe is run again: %s", name, found)
         setup = ProbeSetup(
             repetition_time=folds[0].runs[folds[0].fold.test[0]].repetition_time,
             horizons=config.model.horizons,
@@ -77,10 +97,21 @@ def probe_study(name: str, trained: TrainedStudy, output: OutputFolder) -> Probe
             n_resamples=config.evaluation.n_resamples,
             seed=seed,
         )
-        with output.stage(f"probe {name}", fingerprint=fingerprint, seed=seed, device=trained.device):
+        with output.stage(f"probe {name}", seed=seed, device=trained.device):
             results = _run(config.probe.build(name, setup), name, trained)
-            _write(results, stem, name, trained, done)
-    return _read(name, stem, done)
+            with result.writing() as written:
+                for path in _files_of(stem):
+                    with writing_to(path):
+                        path.unlink()
+                _write(results, stem, name, trained)
+                written.files += _files_of(stem)
+    return _read(name, stem)
+
+
+def _files_of(stem: Path) -> list[Path]:
+    """Tables and maps of a probe, also those that an interrupted one has left."""
+    start, _, desc = stem.name.rpartition("_")
+    return [*stem.parent.glob(f"{stem.name}_*"), *stem.parent.glob(f"{start}_*stat-*_{desc}_statmap.*")]
 
 
 def _run(probe: Probe, name: str, trained: TrainedStudy) -> ProbeResults:
@@ -100,10 +131,9 @@ def _run(probe: Probe, name: str, trained: TrainedStudy) -> ProbeResults:
     return probe.results()
 
 
-def _write(results: ProbeResults, stem: Path, name: str, trained: TrainedStudy, done: Path) -> None:
-    """Write tables and maps, and last the JSON that says that they are there."""
+def _write(results: ProbeResults, stem: Path, name: str, trained: TrainedStudy) -> None:
+    """Write tables and maps, and a JSON that names the tables."""
     data: FoldData = trained.folds[0]
-    done.unlink(missing_ok=True)
     shared = {"Protocol": data.protocol, "Caveats": data.caveats}
     for suffix, table in results.tables.items():
         path = stem.with_name(f"{stem.name}_{suffix}.tsv")
@@ -111,14 +141,18 @@ def _write(results: ProbeResults, stem: Path, name: str, trained: TrainedStudy, 
         write_json(path.with_suffix(".json"), {**results.metadata, **shared})
     for stat, (values, metadata) in results.maps.items():
         label = f"stat-{stat}_desc-{name.replace('-', '')}"
-        write_map(trained.stem, label, data.space, values, {**metadata, **shared})
+        write_map(trained.plan.stem, label, data.space, values, {**metadata, **shared})
     tables = list(results.tables)
     found = {"Probe": name, "Asks": PROBES[name].question, "Summary": results.summary, "Tables": tables}
-    write_json(done, {**found, **results.metadata, **shared})
+    write_json(_overview(stem), {**found, **results.metadata, **shared})
 
 
-def _read(name: str, stem: Path, done: Path) -> ProbeOutcome:
-    metadata = read_json(done)
+def _overview(stem: Path) -> Path:
+    return stem.with_name(f"{stem.name}{RESULT_SUFFIX}")
+
+
+def _read(name: str, stem: Path) -> ProbeOutcome:
+    metadata = read_json(_overview(stem))
     # Names of tables are what the file says.
     paths = {suffix: inside(stem.parent, f"{stem.name}_{suffix}.tsv") for suffix in metadata["Tables"]}
     tables = {suffix: read_written_tsv(path) for suffix, path in paths.items()}

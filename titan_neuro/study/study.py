@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from titan_neuro.errors import ConfigError, InputNotFoundError, NoMatchError, UsageError
+from titan_neuro.errors import ConfigError, InputNotFoundError, UsageError
+from titan_neuro.manifests import State
+from titan_neuro.stage_locks import hold
 from titan_neuro.study.output import OutputFolder
 from titan_neuro.study.selection import Selection
 
@@ -17,12 +19,13 @@ if TYPE_CHECKING:
     from titan_neuro.forecaster import Forecaster
     from titan_neuro.study.config import StudyConfig
     from titan_neuro.study.evaluate import Evaluation
-    from titan_neuro.study.models import TrainedStudy
+    from titan_neuro.study.models import StudyPlan, TrainedStudy
     from titan_neuro.study.null_control import NullKind
     from titan_neuro.study.prepare import PlannedRun
     from titan_neuro.study.probe import ProbeOutcome
     from titan_neuro.study.settings import GivenSettings
-    from titan_neuro.study.train import PlannedFold, TrainedModel
+    from titan_neuro.study.status import StudyStatus
+    from titan_neuro.study.train import TrainedModel
     from titan_neuro.training import FoldData
 
 logger = logging.getLogger(__name__)
@@ -180,21 +183,19 @@ class Study:
         Raises
         ------
         InputNotFoundError
-            Nothing is prepared yet.
+            Nothing is prepared yet; or a run is not whole: its preparation was interrupted, or files of it were removed
+            or changed.
         """
-        from titan_neuro.data.store import open_runs
         from titan_neuro.study.failures import warn_of_failures
+        from titan_neuro.study.prepare import open_prepared
 
-        runs = open_runs(self.output.path)
+        runs = open_prepared(self.output)
         warn_of_failures(self.output, {run.key for run in runs})
         return runs
 
     def folds(self) -> list[FoldData]:
         """Divide the prepared runs into folds, as `train` and `evaluate` do."""
-        from titan_neuro.study.models import study_folds
-
-        runs = self.runs()
-        return study_folds(runs, self.settings.resolve_prepared(self.output, runs))
+        return self.plan_group().folds
 
     def check_output(self) -> None:
         """Refuse an output folder that can't be written or that is not ours; see `OutputError`, `UsageError`."""
@@ -244,7 +245,7 @@ class Study:
         Returns
         -------
         list of RunStore
-            All prepared runs of the output folder.
+            The chosen runs, prepared. Other jobs may prepare others at the same time; :meth:`runs` opens all.
 
         Raises
         ------
@@ -259,7 +260,7 @@ class Study:
                 f"prepare: expected at least one process and a byte for each, found n_processes={n_processes} and "
                 f"memory_bytes={memory_bytes}."
             )
-        from titan_neuro.study.failures import forget_failures
+        from titan_neuro.study.failures import forget_failures, warn_of_failures
         from titan_neuro.study.prepare import fetch_missing, prepare_runs, run_table
 
         recordings = self.recordings()
@@ -270,20 +271,21 @@ class Study:
             recordings = self.recordings()
         for line in run_table(recordings):
             logger.info("%s", line)
-        n_made = prepare_runs(
+        runs, n_made = prepare_runs(
             recordings, self._dataset(), self.output, config, n_processes=n_processes, memory_bytes=memory_bytes
         )
         forget_failures(self.output, self.selection)
         noun = "run" if len(recordings) == 1 else "runs"
         logger.info("%d %s prepared, %d of them now.", len(recordings), noun, n_made)
-        return self.runs()
+        warn_of_failures(self.output, {run.key for run in runs})
+        return runs
 
-    def plan_group(self) -> list[PlannedFold]:
-        """Say which models :meth:`train` would make and which runs they would be tested on; nothing is written."""
-        from titan_neuro.study.train import plan_folds
+    def plan_group(self) -> StudyPlan:
+        """Say which folds and models the study has, trained or not; nothing is written."""
+        from titan_neuro.study.models import plan_study
 
         runs = self.runs()
-        return plan_folds(self.output, runs, self.settings.resolve_prepared(self.output, runs))
+        return plan_study(self.output, runs, self.settings.resolve_prepared(self.output, runs))
 
     def train(
         self,
@@ -309,7 +311,9 @@ class Study:
         """
         from titan_neuro.study.train import train_models
 
-        models, is_first = train_models(self, folds, seeds, n_processes)
+        # Processes that train together all take the locks: they share them.
+        with self.output.locked("train", reads=["runs"], shares=["models"]):
+            models, is_first = train_models(self, folds, seeds, n_processes)
         return models if is_first else []
 
     def open_trained(self) -> TrainedStudy:
@@ -331,27 +335,28 @@ class Study:
         name : str, optional
             ``gru`` or ``transformer-20``; by default the study's model.
         """
-        from titan_neuro.study.models import find_model, study_folds, study_models
         from titan_neuro.training import load_forecaster
 
-        runs = self.runs()
-        config = self.settings.resolve_prepared(self.output, runs)
-        folds = {data.fold.number: data for data in study_folds(runs, config)}
-        if fold not in folds:
-            raise UsageError(f"fold={fold}: the study has the folds {', '.join(map(str, folds))}.")
-        configs = study_models(config, folds[fold].space)
-        chosen = config.model.backbone.name if name is None else name
-        if chosen not in configs:
-            raise UsageError(f"name={chosen!r}: the study has the models {', '.join(configs)}.")
-        first_seed = config.seeds[0] if seed is None else seed
-        folder, _ = find_model(self.output, folds[fold], config, first_seed, configs[chosen])
-        return load_forecaster(folder, self.device)[0]
+        plan = self.plan_group()
+        numbers = [data.fold.number for data in plan.folds]
+        if fold not in numbers:
+            raise UsageError(f"fold={fold}: the study has the folds {', '.join(map(str, numbers))}.")
+        first_seed = plan.config.seeds[0] if seed is None else seed
+        if first_seed not in plan.config.seeds:
+            raise UsageError(f"seed={seed}: the study has the seeds {', '.join(map(str, plan.config.seeds))}.")
+        models = {model.config.backbone.name: model for model in plan.of_fold(fold, first_seed)}
+        chosen = next(iter(models)) if name is None else name
+        if chosen not in models:
+            raise UsageError(f"name={chosen!r}: the study has the models {', '.join(models)}.")
+        models[chosen].require()
+        return load_forecaster(models[chosen].folder, self.device)[0]
 
     def evaluate(self) -> Evaluation:
         """Score the forecasts of all held-out runs beside controls, comparison models, baselines and references."""
         from titan_neuro.study.evaluate import evaluate_study
 
-        return evaluate_study(self.open_trained(), self.output)
+        with self.output.locked("evaluate", reads=["runs", "models"], writes=["scores"]):
+            return evaluate_study(self.open_trained(), self.output)
 
     def null_control(self, kind: NullKind) -> tuple[Evaluation, str]:
         """Go the whole way on noise of the data's shape, in ``OUTPUT_DIR/null-<kind>``.
@@ -376,16 +381,21 @@ class Study:
         from titan_neuro.study.evaluate import evaluate_study
         from titan_neuro.study.null_control import NOTES, prepare_null, source_of
 
-        runs = self.runs()
-        config = self.settings.resolve_prepared(self.output, runs)
         name = f"null-{kind}"
         folder = OutputFolder(self.output.path / name, self._work_dir_of(name))
         settings = self.settings.on_top_of(self.output.resolved_settings)
         null = Study(self.bids_dir, folder, settings, selection=self.selection, device=self._device)
-        source = source_of(self.output.path)
-        prepare_null(kind, source, {run.key: run.record for run in runs}, self.selection, folder, config)
+        with (
+            self.output.locked(f"null control ({kind})", reads=["runs"]),
+            hold(folder.locks, "prepare", writes=["runs"]),
+        ):
+            runs = self.runs()
+            config = self.settings.resolve_prepared(self.output, runs)
+            source = source_of(self.output.path)
+            prepare_null(kind, source, {run.key: run.record for run in runs}, self.selection, folder, config)
         null.train()
-        evaluation = evaluate_study(null.open_trained(), folder, [NOTES[kind]])
+        with folder.locked("evaluate", reads=["runs", "models"], writes=["scores"]):
+            evaluation = evaluate_study(null.open_trained(), folder, [NOTES[kind]])
         return evaluation, check_null(evaluation.scores, kind)
 
     def predict(self, horizon: int = 1) -> list[Path]:
@@ -409,33 +419,17 @@ class Study:
         NoMatchError
             No held-out run is chosen, or no run has one of the labels; or a run is too short.
         """
-        from tqdm import tqdm
+        from titan_neuro.study.predict import predict_runs
 
-        from titan_neuro.study.models import find_model, study_folds
-        from titan_neuro.study.predict import write_forecast
-        from titan_neuro.training import load_forecaster
-
-        runs = self.runs()
-        self.selection.require_matches([run.entities for run in runs])
-        config = self.settings.resolve_prepared(self.output, runs)
-        if horizon not in config.model.horizons:
-            raise UsageError(f"--horizon {horizon}: the model forecasts {config.model.horizons} time points ahead.")
-        device, paths = self.device, []
-        for data in study_folds(runs, config):
-            views = [view for view in data.select(data.fold.test) if self.selection.matches(view.store.entities)]
-            if not views:
-                continue
-            folder, _ = find_model(self.output, data, config, config.seeds[0], config.model)
-            model, _ = load_forecaster(folder, device)
-            with self.output.stage(f"predict fold-{data.fold.number}", horizon=horizon):
-                for view in tqdm(views, desc="predict", unit="run", disable=None):
-                    paths.append(write_forecast(model, view, horizon, data.space))
-                    logger.info("%s", paths[-1])
-        if not paths:
-            raise NoMatchError(
-                f"{self.output.path}: no held-out run matches.", f"There are: {', '.join(run.key for run in runs)}."
-            )
-        return paths
+        with self.output.locked("predict", reads=["runs", "models"], writes=["forecasts"]):
+            runs = self.runs()
+            self.selection.require_matches([run.entities for run in runs])
+            plan = self.plan_group()
+            if horizon not in plan.config.model.horizons:
+                raise UsageError(
+                    f"--horizon {horizon}: the model forecasts {plan.config.model.horizons} time points ahead."
+                )
+            return predict_runs(plan, self.selection, self.output, horizon, self.device)
 
     def probe(self, name: str) -> ProbeOutcome:
         """Ask what the memory of the study's model holds.
@@ -456,31 +450,64 @@ class Study:
         for name in asked:
             if name not in PROBES:
                 raise UsageError(f"probe {name!r}: no such probe.", f"There are: {', '.join(PROBES)}.")
-        trained = self.open_trained()
-        return [probe_study(name, trained, self.output) for name in asked]
+        stage = f"probe {asked[0]}" if len(asked) == 1 else "probe"
+        with self.output.locked(stage, reads=["runs", "models"], writes=[f"probe {name}" for name in asked]):
+            trained = self.open_trained()
+            return [probe_study(name, trained, self.output) for name in asked]
+
+    def status(self, *, contents: bool = True) -> StudyStatus:
+        """Say of every result whether it is done, stale, damaged or missing, and what a run would do next.
+
+        Parameters
+        ----------
+        contents : bool
+            Whether every file is read, also those of the dataset. False: only whether it is there, and of its size.
+
+        Raises
+        ------
+        InputNotFoundError
+            The output folder does not exist.
+        """
+        from titan_neuro.study.status import study_status
+
+        return study_status(self, contents=contents)
 
     def report(self) -> Path:
-        """Write ``report.html`` from what the other stages have made, unless it is newer than all of that.
+        """Write ``report.html`` from what the other stages have made, unless it is of exactly that.
+
+        A result that is damaged or missing is not shown; one that is stale is shown with what has changed since.
 
         Raises
         ------
         InputNotFoundError
             Nothing is scored yet.
         """
-        from titan_neuro.report import write_report
+        from titan_neuro.probing import PROBES
 
         self.check_output()
-        if not (self.output.path / "group").is_dir():
+        reads = ["runs", "models", "scores", *(f"probe {name}" for name in PROBES)]
+        with self.output.locked("report", reads=reads, writes=["report"]):
+            return self._report()
+
+    def _report(self) -> Path:
+        from titan_neuro.report import write_report
+        from titan_neuro.study.status import report_result
+
+        status = self.status(contents=False)
+        shown = [name for name, check in status.checks.items() if name == "evaluate" or name.startswith("probe/")]
+        if not any(status.checks[name].state in {State.DONE, State.STALE} for name in shown):
             raise InputNotFoundError(
-                f"{self.output.path}: there is nothing to report: no folder group/.",
+                f"{self.output.path}: there is nothing to report: nothing is scored.",
                 "Run `titan-neuro evaluate` first.",
             )
-        page = self.output.path / "report.html"
-        inputs = [*self.output.path.glob("group/*"), *self.output.path.glob("models/*/*/*/*")]
-        if page.is_file() and page.stat().st_mtime > max((path.stat().st_mtime for path in inputs), default=0):
+        page, result = self.output.path / "report.html", report_result(self.output, status)
+        if result.check().is_done:
             logger.info("The report is up to date: %s", page)
-        else:
-            logger.info("Report: %s", write_report(self.output.path))
+            return page
+        states = {name: check for name, check in status.checks.items() if name != "report"}
+        with result.writing() as written:
+            written.files.append(write_report(self.output.path, states, status.problem))
+        logger.info("Report: %s", page)
         return page
 
     def _settings_for(self, recordings: Sequence[Recording]) -> StudyConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import json
 import os
@@ -106,6 +107,7 @@ class Pretrained(nn.Module):
                 "Name a folder, new or existing; no part of its path may be a file.",
             ) from error
         (folder / CONFIG_FILE).unlink(missing_ok=True)
+        _sync(folder)
         weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         # As bytes: the error of a full disk is then Python's own.
         _replace(folder / WEIGHTS_FILE, lambda path: path.write_bytes(save(weights)))
@@ -214,8 +216,20 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
     try:
         write(temporary)
         # Before the rename: a power cut would otherwise leave an empty file under the final name.
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        _sync(temporary)
         temporary.replace(path)
+        _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until the disk holds a file, or the names in a folder, where the file system can."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF}:
+            raise
+    finally:
+        os.close(descriptor)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from titan_neuro.training.checkpoint import load_forecaster, require_match, require_record, save_forecaster
     from titan_neuro.training.config import PretrainingConfig, TrainingConfig, require_pretraining
-    from titan_neuro.training.fit import fold_fingerprint, is_trained, train_fold
-    from titan_neuro.training.fold import FoldData
+    from titan_neuro.training.fit import train_fold
+    from titan_neuro.training.fold import FoldData, run_digest, trained_result
     from titan_neuro.training.resume import expect_time_limit
     from titan_neuro.training.trainer import Processes, find_processes
 
@@ -23,14 +23,14 @@ _HOMES = {
     "TrainingConfig": "config",
     "expect_time_limit": "resume",
     "find_processes": "trainer",
-    "fold_fingerprint": "fit",
-    "is_trained": "fit",
     "load_forecaster": "checkpoint",
     "require_match": "checkpoint",
     "require_pretraining": "config",
     "require_record": "checkpoint",
+    "run_digest": "fold",
     "save_forecaster": "checkpoint",
     "train_fold": "fit",
+    "trained_result": "fold",
 }
 
 __all__ = [
@@ -40,14 +40,14 @@ __all__ = [
     "TrainingConfig",
     "expect_time_limit",
     "find_processes",
-    "fold_fingerprint",
-    "is_trained",
     "load_forecaster",
     "require_match",
     "require_pretraining",
     "require_record",
+    "run_digest",
     "save_forecaster",
     "train_fold",
+    "trained_result",
 ]
 
 

@@ -35,11 +35,6 @@ def save_forecaster(folder: Path, model: Forecaster, record: Mapping[str, Any]) 
         model.save_pretrained(folder, metadata=record)
 
 
-def discard_record(folder: Path) -> None:
-    """Remove ``config.json`` before anything that it describes changes."""
-    (folder / CONFIG_FILE).unlink(missing_ok=True)
-
-
 def read_record(folder: Path) -> dict[str, Any] | None:
     """Return the record of a trained model, with its settings as ``config``; None where there is no finished model.
 

@@ -9,26 +9,24 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import lightning
 import pandas as pd
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
-from pydantic import TypeAdapter
 
 from titan_neuro.data.store import FeatureStore, RunView
-from titan_neuro.errors import MismatchError
 from titan_neuro.files import atomic, remove_leftovers
 from titan_neuro.forecaster import Forecaster, ForecasterConfig
 from titan_neuro.forecaster.tokenizers import SwinTokenizer, SwinTokenizerConfig
+from titan_neuro.manifests import ResultOf, State
 from titan_neuro.provenance import commit, digest, versions
 from titan_neuro.seeds import epoch_seed, fold_seed
-from titan_neuro.training.checkpoint import discard_record, read_record, save_forecaster
+from titan_neuro.training.checkpoint import MODEL_FILES, save_forecaster
 from titan_neuro.training.closed_form import fitted_linear_skip, fitted_recall
 from titan_neuro.training.config import TrainingConfig, require_pretraining
 from titan_neuro.training.features import cached_features
-from titan_neuro.training.fold import FoldData
+from titan_neuro.training.fold import FoldData, trained_result
 from titan_neuro.training.logs import MemoryLogs, Progress, make_loggers
 from titan_neuro.training.module import ForecastModule
 from titan_neuro.training.pretrain import pretrain_swin
@@ -51,41 +49,12 @@ from titan_neuro.training.trainer import (
 
 logger = logging.getLogger(__name__)
 
-# Raised when the same settings and data lead to other weights: existing models are then trained again.
-_METHOD_VERSION = 4
-
-
-# Settings that change the weights by rounding errors only.
-_SETTINGS_WITHOUT_EFFECT = ("checkpoint_every_s", "gradient_checkpointing", "strategy")
-
-
-def fold_fingerprint(data: FoldData, model: ForecasterConfig, training: TrainingConfig, seed: int) -> str:
-    """Return the digest of everything that a fold's model depends on."""
-    content = {
-        **_settings(data, model, training, seed),
-        "data": data.identity(),
-        "runs": {run.key: run.store.record["fingerprint"] for run in data.fit_runs},
-    }
-    return digest(content)
-
-
-def _settings(data: FoldData, model: ForecasterConfig, training: TrainingConfig, seed: int) -> dict[str, Any]:
-    """Return what a fold's model depends on beside the content of the runs."""
-    training_settings = TypeAdapter(TrainingConfig).dump_python(training, mode="json")
-    return {
-        "model": TypeAdapter(ForecasterConfig).dump_python(model, mode="json"),
-        "training": {name: value for name, value in training_settings.items() if name not in _SETTINGS_WITHOUT_EFFECT},
-        "seed": seed,
-        "fold": [data.fold.number, data.protocol, data.fold.train, data.fold.validation],
-        # Another version may build another model from the same settings.
-        "version": versions()["titan-neuro"],
-        "method": _METHOD_VERSION,
-    }
-
 
 @dataclass(frozen=True)
 class _Job:
     """One training: data, settings, folders and processes."""
+
+    result: ResultOf
 
     data: FoldData
     model: ForecasterConfig
@@ -97,7 +66,7 @@ class _Job:
 
     @property
     def settings_digest(self) -> str:
-        return digest(_settings(self.data, self.model, self.training, self.seed))
+        return digest([self.result.settings, self.result.method])
 
     @property
     def checkpoints(self) -> Path:
@@ -128,6 +97,7 @@ def train_fold(
     work_dir: Path,
     seed: int,
     processes: Processes | None = None,
+    root: Path | None = None,
 ) -> bool:
     """Train the model of one fold, unless it exists already; an interrupted training resumes at its last checkpoint.
 
@@ -144,6 +114,9 @@ def train_fold(
     seed : int
     processes : Processes, optional
         By default this process, on the CPU. Each of several processes calls this function; the first writes.
+    root : Path, optional
+        The output folder that `folder` lies in, for the model's manifest (see :func:`trained_result`); by default
+        `folder` itself.
 
     Returns
     -------
@@ -160,13 +133,16 @@ def train_fold(
     OutputError
         Another process trains into `folder`, or the disk is full.
     """
-    fingerprint = fold_fingerprint(data, model, training, seed)
-    job = _Job(data, model, training, folder, work_dir, seed, processes or Processes())
-    if is_trained(folder, fingerprint):
+    result = trained_result(data, model, training, seed, root=root or folder)
+    job = _Job(result, data, model, training, folder, work_dir, seed, processes or Processes())
+    found = result.check()
+    if found.is_done:
         if job.processes.is_first:
             # A process that was killed after it wrote the model has left its checkpoints.
             shutil.rmtree(job.checkpoints, ignore_errors=True)
         return False
+    if found.state is not State.MISSING and job.processes.is_first:
+        logger.info("%s is trained again: %s", folder, found)
     # Checked before minutes are spent on closed-form fits.
     require_pretraining(model, training.pretraining)
     if not job.processes.is_first:
@@ -176,20 +152,21 @@ def train_fold(
     with training_lock(folder), training_lock(job.checkpoints):
         remove_leftovers(*(folder / name for name in ("model.safetensors", "config.json", "training.csv")))
         trained = _train(job)
-        _save(job, trained, fingerprint, wall_time_s=round(time.monotonic() - start, 1))
+        with result.writing(wall_time_s=round(time.monotonic() - start, 1)) as written:
+            _save(job, trained)
+            written.files += [folder / name for name in MODEL_FILES]
+            written.timed.append(folder / "training.csv")
         shutil.rmtree(job.checkpoints, ignore_errors=True)
     return True
 
 
-def _save(job: _Job, trained: _Trained, fingerprint: str, *, wall_time_s: float) -> None:
-    """Write the table of epochs and the model with its record, which comes last."""
+def _save(job: _Job, trained: _Trained) -> None:
+    """Write the table of epochs and the model with its record."""
     data, forecaster = job.data, trained.forecaster
-    discard_record(job.folder)
     with atomic(job.folder / "training.csv") as path:
         pd.DataFrame(trained.history).to_csv(path, index=False)
     chosen = next(row for row in trained.history if row["epoch"] == trained.epoch)
     record = {
-        "fingerprint": fingerprint,
         "data": data.identity(),
         "protocol": data.protocol,
         "fold": data.fold.number,
@@ -202,19 +179,8 @@ def _save(job: _Job, trained: _Trained, fingerprint: str, *, wall_time_s: float)
         "seed": job.seed,
         "versions": versions(),
         "commit": commit(),
-        "wall_time_s": wall_time_s,
     }
     save_forecaster(job.folder, forecaster, record)
-
-
-def is_trained(folder: Path, fingerprint: str) -> bool:
-    """Whether `folder` holds a model of this `fold_fingerprint`, so that :func:`train_fold` has nothing to do."""
-    try:
-        record = read_record(folder)
-    except MismatchError as error:
-        logger.warning("%s It is trained again.", error.message)
-        return False
-    return record is not None and record.get("fingerprint") == fingerprint
 
 
 def _train(job: _Job) -> _Trained:

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from titan_neuro.data.space import Space
 from titan_neuro.data.splits import Fold, require_disjoint
 from titan_neuro.data.store import RunView
 from titan_neuro.errors import list_names
-from titan_neuro.provenance import digest
+from titan_neuro.forecaster import ForecasterConfig
+from titan_neuro.manifests import ResultOf
+from titan_neuro.provenance import digest, versions
+from titan_neuro.training.config import TrainingConfig
+
+# Raised when the same settings and data lead to other weights: existing models are then trained again.
+_METHOD_VERSION = 4
+# Settings that change the weights by rounding errors only.
+_SETTINGS_WITHOUT_EFFECT = ("checkpoint_every_s", "gradient_checkpointing", "strategy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +53,11 @@ class FoldData:
     def __post_init__(self) -> None:
         require_disjoint(self.fold, self.protocol, self.runs)
 
+    def __str__(self) -> str:
+        """One line: which runs the fold trains on, chooses the epoch by, and tests."""
+        train, validation, test = (", ".join(keys) for keys in (self.fold.train, self.fold.validation, self.fold.test))
+        return f"Fold {self.fold.number} (by {self.protocol}): train on {train}; choose by {validation}; test {test}"
+
     def select(self, keys: Sequence[str]) -> list[RunView]:
         """Return the runs of these keys."""
         return [self.runs[key] for key in keys]
@@ -57,7 +73,7 @@ class FoldData:
 
     def input_digests(self) -> dict[str, str]:
         """Return a digest of each training and validation run as stored, and one of grid and preparation, by name."""
-        runs = {run.key: digest([run.store.record["fingerprint"], run.store.sha256]) for run in self.fit_runs}
+        runs = {run.key: run_digest(run) for run in self.fit_runs}
         return {**runs, "the grid and how runs were prepared": digest(self.identity())}
 
     @property
@@ -72,6 +88,48 @@ class FoldData:
         return list(caveats)
 
 
+def run_digest(run: RunView) -> str:
+    """Return a digest of a run as stored: of what it was prepared from, and of all that the store holds."""
+    return digest([run.store.record["fingerprint"], run.store.sha256])
+
+
 def data_identity(space: Space, run: RunView) -> dict[str, Any]:
     """Describe data in JSON: space (grid and mask, or parcels), repetition time in s, settings of the preparation."""
     return {**space.identity(), "repetition_time": run.repetition_time, **run.store.preparation}
+
+
+def trained_result(
+    data: FoldData, model: ForecasterConfig, training: TrainingConfig, seed: int, *, root: Path
+) -> ResultOf:
+    """Return what the trained model of a fold follows from: its manifest.
+
+    Parameters
+    ----------
+    data : FoldData
+    model, training : ForecasterConfig, TrainingConfig
+    seed : int
+    root : Path
+        The output folder, whose ``manifests/`` has or will have it.
+    """
+    training_settings = TypeAdapter(TrainingConfig).dump_python(training, mode="json")
+    return ResultOf(
+        root=root,
+        name=f"train/seed-{seed}_fold-{data.fold.number}_{model.backbone.name}",
+        method=_METHOD_VERSION,
+        settings={
+            "model": TypeAdapter(ForecasterConfig).dump_python(model, mode="json"),
+            "training": {
+                name: value for name, value in training_settings.items() if name not in _SETTINGS_WITHOUT_EFFECT
+            },
+            "seed": seed,
+            "protocol": data.protocol,
+            "fold": {
+                "number": data.fold.number,
+                "train": list(data.fold.train),
+                "validation": list(data.fold.validation),
+            },
+            # Another version may build another model from the same settings.
+            "version": versions()["titan-neuro"],
+        },
+        inputs=data.input_digests(),
+    )

@@ -9,7 +9,7 @@ from titan_neuro.data.bids.recordings import find_recordings
 from titan_neuro.data.fetch import get_content
 from titan_neuro.data.prepare import PrepareConfig
 from titan_neuro.data.prepare.inputs import missing_files, require_content
-from titan_neuro.errors import NoMatchError, NotFetchedError
+from titan_neuro.errors import MetadataError, NoMatchError, NotFetchedError
 
 RUN = "func/sub-{}_task-movie"
 STANDARD = "_space-MNI152NLin2009cAsym_desc-preproc_bold.nii.gz"
@@ -58,6 +58,23 @@ def test_uninstalled_subdatasets_are_listed(clone, tmp_path):
     assert uninstalled_subdatasets(tmp_path) == []
     expected[0].rmdir()
     assert uninstalled_subdatasets(clone) == expected
+
+
+@pytest.mark.parametrize("path", ["../outside", "/outside", "derivatives/../../outside", "a\\..\\b"])
+def test_subdatasets_outside_are_refused(tmp_path, path):
+    (tmp_path / "clone/.git").mkdir(parents=True)
+    (tmp_path / "clone/.gitmodules").write_text(f'[submodule "x"]\n\tpath = {path}\n\turl = ./x\n')
+    with pytest.raises(MetadataError, match="leads out of it") as caught:
+        uninstalled_subdatasets(tmp_path / "clone")
+    assert ".gitmodules" in caught.value.hint
+
+
+def test_a_subdataset_that_is_a_link_elsewhere_is_read_and_not_installed(tmp_path):
+    (tmp_path / "clone/.git").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "clone/x").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "clone/.gitmodules").write_text('[submodule "x"]\n\tpath = x\n\turl = ./x\n')
+    assert uninstalled_subdatasets(tmp_path / "clone") == []
 
 
 @pytest.mark.parametrize("named", [None, "derivatives", "derivatives/fmriprep"])

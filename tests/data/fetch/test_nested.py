@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http.server
 import logging
 
@@ -157,6 +158,20 @@ def test_preprocessed_images_replace_raw_ones(registry, tmp_path):
     assert summary.derivative.n_bytes == size(needed)
     # The raw images are still to be had.
     assert fetch("ds999999", clone, registry=registry, subjects=[SECOND], runs=["01"]).n_files_to_get == 2
+
+
+def test_derivatives_are_not_cloned_through_a_link(datasets, tmp_path, run, commit):
+    raw = tmp_path / "raw"
+    run(tmp_path, "git", "clone", "--quiet", str(datasets[0] / "raw"), str(raw))
+    (raw / "derivatives/made-transforms").symlink_to("../../elsewhere")
+    (tmp_path / "elsewhere").mkdir()
+    commits = {**datasets[1], "raw": commit(raw)}
+    registry = _registry(commits, str(datasets[0]))
+    entry = dataclasses.replace(registry["ds999999"], raw=Published(url=str(raw), commit=commits["raw"]))
+    with pytest.raises(OutputError, match="leads out of it") as caught:
+        fetch("ds999999", tmp_path / "clone", derivative="transforms", registry={"ds999999": entry})
+    assert "is a link" in caught.value.hint
+    assert not any((tmp_path / "elsewhere").iterdir())
 
 
 @pytest.mark.slow

@@ -280,3 +280,23 @@ def test_members_with_wrong_names_are_refused(tmp_path):
         file["TransformGroup"].move("2", "second")
     with pytest.raises(ImageError, match="invalid literal"):
         load_composite(tmp_path / "x.h5")
+
+
+@pytest.mark.parametrize("how", ["link", "values", "virtual"])
+def test_content_in_other_files_is_not_read(tmp_path, how):
+    write_spelled(tmp_path / "x.h5", 1)
+    (tmp_path / "raw").write_bytes(bytes(96))
+    with h5py.File(tmp_path / "x.h5", "r+") as file:
+        entry = file["TransformGroup/1"]
+        name = next(name for name in entry if name.endswith("FixedParameters"))
+        del entry[name]
+        if how == "link":
+            entry[name] = h5py.ExternalLink(tmp_path / "y.h5", "values")
+        elif how == "values":
+            entry.create_dataset(name, (12,), "f8", external=[(tmp_path / "raw", 0, h5py.h5f.UNLIMITED)])
+        else:
+            layout = h5py.VirtualLayout((12,), "f8")
+            layout[:] = h5py.VirtualSource(tmp_path / "y.h5", "values", (12,))
+            entry.create_virtual_dataset(name, layout)
+    with pytest.raises(ImageError, match=r"which (is|are) not read"):
+        load_composite(tmp_path / "x.h5")

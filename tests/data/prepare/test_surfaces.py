@@ -21,7 +21,7 @@ from surface_files import (
 
 from titan_neuro.data.bids.recordings import Recording
 from titan_neuro.data.grayordinates import from_axis, to_axis
-from titan_neuro.data.prepare.surfaces import SurfaceSeries, read_parcel_series
+from titan_neuro.data.prepare.surfaces import SurfaceSeries, load_gifti, read_parcel_series
 from titan_neuro.errors import ImageError, MetadataError
 
 N_SURFACE = sum(map(len, USED.values()))
@@ -58,6 +58,12 @@ def test_dense_series_are_grayordinates_in_order(tmp_path, voxels):
     assert (found.space.kind, found.space.name, found.space.n_features) == ("surface", "fsLR", len(axis))
     assert np.array_equal(found.read(7, 31), values[7:31])
     assert to_axis(found.space.grayordinates) == axis
+
+
+# Its values lie in another file.
+GIFTI = """<?xml version="1.0"?><GIFTI Version="1.0" NumberOfDataArrays="1"><DataArray Intent="NIFTI_INTENT_NONE"
+DataType="NIFTI_TYPE_FLOAT32" ArrayIndexingOrder="RowMajorOrder" Dimensionality="1" Dim0="4" Endian="LittleEndian"
+Encoding="ExternalFileBinary" ExternalFileName="{}" ExternalFileOffset="0"><Data></Data></DataArray></GIFTI>"""
 
 
 def test_axis_survives_the_round_trip_through_grayordinates():
@@ -202,3 +208,11 @@ def test_parcels_that_are_not_distinct_are_refused(tmp_path):
     axis.vertices[1] = {"CIFTI_STRUCTURE_CORTEX_LEFT": np.arange(9, 34)}
     with pytest.raises(ImageError, match="each vertex and voxel in one parcel"):
         read_parcel_series(write_ptseries(Path(tmp_path / "y.ptseries.nii"), axis=axis))
+
+
+@pytest.mark.parametrize(("name", "message"), [("../values", "leads out of it"), ("values", "can't be read")])
+def test_values_in_a_file_elsewhere_are_not_read(tmp_path, name, message):
+    text = GIFTI.format(name)
+    (tmp_path / "x_hemi-L_bold.func.gii").write_text(text)
+    with pytest.raises(ImageError, match=message):
+        load_gifti(tmp_path / "x_hemi-L_bold.func.gii", "L")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from titan_neuro.errors import MetadataError
+from titan_neuro.files import inside
+
 _OBJECT = re.compile(r"(?:^|/)annex/objects/(?:.+/)?(?P<key>[^/]+)$")
 _SIZE = re.compile(r"^[A-Z0-9_]+(?:-[a-zA-Z]\d+)*?-s(?P<size>\d+)(?:-[a-zA-Z]\d+)*--")
 _DATASET_ID = re.compile(r"^\s*id\s*=\s*(?P<id>\S+)\s*$", re.MULTILINE)
@@ -84,21 +87,27 @@ def uninstalled_subdatasets(folder: Path) -> list[Path]:
     -------
     list of Path
         Sorted; by the same way as `folder`.
+
+    Raises
+    ------
+    MetadataError
+        A path in ``.gitmodules`` leads out of the clone.
     """
     found = []
-    inside = folder.resolve()
-    root = _repository(inside)
+    below = folder.resolve()
+    root = _repository(below)
     modules = root and root / ".gitmodules"
     if root is None or modules is None or not modules.is_file():
         return []
     for match in _SUBDATASET.finditer(modules.read_text(encoding="utf-8", errors="replace")):
-        path = root / match["path"]
-        if path != inside and (inside not in path.parents or _NO_DATA & {*path.relative_to(inside).parts}):
+        hint = f"Correct {modules}: git itself refuses such a path."
+        path = inside(root, match["path"], may_be_link=True, hint=hint, error=MetadataError)
+        if path != below and (below not in path.parents or _NO_DATA & {*path.relative_to(below).parts}):
             continue
-        if (path / ".git").exists() and path != inside:
-            found += [folder / each.relative_to(inside) for each in uninstalled_subdatasets(path)]
-        elif not _has_content(path):
-            found.append(folder / path.relative_to(inside))
+        if (path / ".git").exists() and path != below:
+            found += [folder / each.relative_to(below) for each in uninstalled_subdatasets(path)]
+        elif not _has_content(path) and path.resolve().is_relative_to(root):
+            found.append(folder / path.relative_to(below))
     return sorted(found)
 
 

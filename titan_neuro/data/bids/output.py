@@ -23,6 +23,7 @@ Made from the dataset that `dataset_description.json` names under SourceDatasets
 - `sub-*/func/*_desc-features*.zarr`: features that frozen encoders computed from them; they may be removed.
 - `models/seed-*/fold-*/*`: trained models.
 - `group/`: scores, maps and curves over all subjects.
+- `manifests/`: what each result was made from, and the checksums of its files; `titan-neuro status` reads them.
 """
 # The specification has no Zarr yet. Nor has it reference images and confounds tables, which fMRIPrep ignores, too.
 _BIDSIGNORE = """**/*_desc-prepared_*
@@ -34,6 +35,8 @@ models
 models/**
 group
 group/**
+manifests
+manifests/**
 null-*
 null-*/**
 report.html

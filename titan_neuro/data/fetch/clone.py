@@ -17,6 +17,7 @@ from titan_neuro.data.fetch.registry import Published
 from titan_neuro.data.fetch.session import datalad_session, failure_reason, make_dataset_once
 from titan_neuro.data.fetch.tree import is_clone
 from titan_neuro.errors import FetchError, OutputError
+from titan_neuro.files import write_text
 
 _log = logging.getLogger(__name__)
 # The clone's own branch: it follows no other, so that no pull moves it off the commit.
@@ -143,8 +144,7 @@ def hide(clone: Path, folder: Path) -> None:
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     missing = [line for line in lines if line not in text.splitlines()]
     if missing:
-        path.parent.mkdir(exist_ok=True)
-        path.write_text("\n".join([*text.splitlines(), *missing, ""]), encoding="utf-8")
+        write_text(path, "\n".join([*text.splitlines(), *missing, ""]))
 
 
 def _is_cloned(published: Published, directory: Path) -> bool:

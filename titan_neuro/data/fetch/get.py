@@ -23,7 +23,8 @@ from titan_neuro.data.fetch.registry import (
 )
 from titan_neuro.data.fetch.transfer import drop_files, get_files
 from titan_neuro.data.fetch.tree import TreeFile, is_clone, nested_clones, read_tree, total_bytes, tree_file
-from titan_neuro.errors import FetchError, InputNotFoundError, NoMatchError
+from titan_neuro.errors import FetchError, InputNotFoundError, NoMatchError, OutputError
+from titan_neuro.files import inside
 
 _log = logging.getLogger(__name__)
 _MAX_LISTED = 5
@@ -195,7 +196,13 @@ def _plan_derivative(
     dry_run: bool,
 ) -> Job:
     """Clone a derivative dataset into its own folder in the dataset, and select its files."""
-    folder = directory / "derivatives" / published.name
+    # The dataset may hold a link of that name, which git has made.
+    folder = inside(
+        directory,
+        f"derivatives/{published.name}",
+        hint="A folder of that path is a link: remove it, or fetch the derivative by its own address.",
+        error=OutputError,
+    )
     if not dry_run:
         hide(directory, folder)
     clone = stack.enter_context(working_tree(published, folder, dry_run=dry_run))

@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock
 
 from titan_neuro.errors import FetchError, OutputError
-from titan_neuro.files import atomic, remove_leftovers
+from titan_neuro.files import atomic, make_folder, remove_leftovers
 
 _log = logging.getLogger(__name__)
 _IDENTITY = {"name": "Titan-Neuro", "email": "titan-neuro@localhost"}
@@ -102,7 +102,7 @@ def make_dataset_once(directory: Path, *, exists: Callable[[], bool], make: Call
 def _dataset_lock(directory: Path) -> Iterator[None]:
     lock = FileLock(directory.with_name(f".{directory.name}.lock"))
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(directory.parent)
         lock.acquire()
     except OSError as error:
         raise OutputError(

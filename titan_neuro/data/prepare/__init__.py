@@ -8,6 +8,14 @@ correction, coregistration and template warp, which ``resampling`` applies in on
 from titan_neuro.data.prepare.config import PrepareConfig
 from titan_neuro.data.prepare.inputs import content_id
 from titan_neuro.data.prepare.preview import preview_run
-from titan_neuro.data.prepare.run import missing_inputs, prepare_run, store_path
+from titan_neuro.data.prepare.run import check_prepared, missing_inputs, prepare_run, store_path
 
-__all__ = ["PrepareConfig", "content_id", "missing_inputs", "prepare_run", "preview_run", "store_path"]
+__all__ = [
+    "PrepareConfig",
+    "check_prepared",
+    "content_id",
+    "missing_inputs",
+    "prepare_run",
+    "preview_run",
+    "store_path",
+]

@@ -216,6 +216,8 @@ def _read_side(path: Path, side: str) -> tuple[np.ndarray, dict[int, str]]:
 def _parcels(data: np.ndarray, table: Mapping[int, str], path: Path) -> tuple[np.ndarray, dict[int, str]]:
     """Return labels with 0 outside all parcels, and the names of those that are there."""
     labels = np.rint(np.nan_to_num(np.asarray(data, dtype=np.float64))).astype(np.int64)
+    # XML may hold names with ends of lines, which no table can.
+    table = {label: " ".join(name.split()) for label, name in table.items()}
     is_background = {key for key, name in table.items() if _BACKGROUND.match(name.strip())} | {0} - table.keys()
     labels[np.isin(labels, [*is_background]) | (labels < 0)] = 0
     present = [int(label) for label in np.unique(labels) if label not in is_background]

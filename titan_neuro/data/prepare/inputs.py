@@ -1,4 +1,4 @@
-"""The files that a run is prepared from, and the fingerprint by which a finished preparation is recognized.
+"""The files that a run is prepared from, and what its manifest says of them.
 
 Which of a run's files are used is chosen in `titan_neuro.data.bids.recordings`.
 """
@@ -6,7 +6,6 @@ Which of a run's files are used is chosen in `titan_neuro.data.bids.recordings`.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -121,8 +120,10 @@ def source_contents(recording: Recording, config: PrepareConfig) -> dict[str, di
     return {role: {"name": path.name, "content": content_id(path)} for role, path in files.items()}
 
 
-def fingerprint(recording: Recording, sources: Mapping[str, Any], config: PrepareConfig) -> str:
-    """Return the SHA-256 of everything on which a store depends.
+def preparation(
+    recording: Recording, sources: Mapping[str, Mapping[str, str]], config: PrepareConfig
+) -> dict[str, Any]:
+    """Return what a store follows from: `method`, `settings` and `inputs` of its manifest.
 
     Parameters
     ----------
@@ -131,14 +132,24 @@ def fingerprint(recording: Recording, sources: Mapping[str, Any], config: Prepar
         Its `source_contents`.
     config : PrepareConfig
     """
-    content = {
-        "route": recording.route,
-        "sources": sources,
-        "preparation_version": _PREPARATION_VERSION,
-        "config": recorded_settings(config),
-        "sidecar": {name: recording.sidecar[name] for name in _SIDECAR_KEYS if name in recording.sidecar},
+    return {
+        "method": _PREPARATION_VERSION,
+        "settings": {
+            "route": recording.route,
+            "prepare": recorded_settings(config),
+            "sidecar": {name: recording.sidecar[name] for name in _SIDECAR_KEYS if name in recording.sidecar},
+        },
+        "inputs": {f"{role} {source['name']}": source["content"] for role, source in sources.items()},
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def source_paths(recording: Recording, config: PrepareConfig) -> dict[str, str]:
+    """Return where each input file lies, by its name in `preparation`: relative to the dataset or else absolute."""
+    root = _dataset_root(recording.path)
+    return {
+        f"{role} {path.name}": (path.relative_to(root) if path.is_relative_to(root) else path.absolute()).as_posix()
+        for role, path in input_files(recording, config).items()
+    }
 
 
 def recorded_settings(config: PrepareConfig) -> dict[str, Any]:

@@ -255,9 +255,25 @@ def _read_hdf5(path: Path) -> list[ItkTransform]:
     import h5py
 
     with h5py.File(path) as file:
+        _require_own_content(file)
         group = file["TransformGroup"]
         # By number: the file lists its names in alphabetical order, 10 before 2.
         return [_hdf5_transform(group[name]) for name in sorted(group, key=int)]
+
+
+def _require_own_content(group: Any) -> None:
+    """Refuse an HDF5 group whose content lies in other files: HDF5 would read whatever they name."""
+    import h5py
+
+    for name in group:
+        link = group.get(name, getlink=True)
+        if isinstance(link, h5py.ExternalLink):
+            raise ItkTransformError(f"its {name} is a link to another file, {link.filename!r}, which is not read")
+        entry = group[name]
+        if isinstance(entry, h5py.Group):
+            _require_own_content(entry)
+        elif entry.external or entry.is_virtual:
+            raise ItkTransformError(f"the values of its {name} lie in other files, which are not read")
 
 
 def _hdf5_transform(entry: Any) -> ItkTransform:

@@ -43,7 +43,7 @@ class OutputFiles:
 
     @property
     def sidecar(self) -> Path:
-        """JSON that describes the store; it is written last, so that a run with a sidecar is complete."""
+        """JSON that describes the store."""
         return self.store.with_suffix(".json")
 
     @property
@@ -70,6 +70,11 @@ def output_files(recording: Recording, output_dir: Path, config: PrepareConfig) 
         folder /= f"ses-{recording.entities['session']}"
     entities = _output_entities(recording, config)
     return OutputFiles(folder / "func" / store_name(entities, "parcels" if config.atlas else recording.kind))
+
+
+def manifest_of(store: Path) -> str:
+    """Return the name of a store's manifest: ``prepare/sub-01_task-movie_run-1``."""
+    return f"prepare/{store.name.split('_desc-prepared_')[0]}"
 
 
 def _output_entities(recording: Recording, config: PrepareConfig) -> dict[str, str]:

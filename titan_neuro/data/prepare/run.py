@@ -15,26 +15,33 @@ from titan_neuro.data.bids.recordings import Recording
 from titan_neuro.data.prepare.cleaning import Cleaning, clean_causally, clean_whole_run, read_in_blocks
 from titan_neuro.data.prepare.config import PrepareConfig
 from titan_neuro.data.prepare.confound_table import write_confounds
-from titan_neuro.data.prepare.inputs import (
-    fingerprint,
-    input_files,
-    missing_files,
-    recorded_settings,
-    require_content,
-    source_contents,
-)
+from titan_neuro.data.prepare.inputs import missing_files, preparation, require_content, source_contents, source_paths
 from titan_neuro.data.prepare.inspection import Inspection
-from titan_neuro.data.prepare.outputs import OutputFiles, build_header, output_files, write_mean_image, write_sidecar
-from titan_neuro.data.prepare.routes import OpenRun, open_run, output_route
-from titan_neuro.data.store import RunStore, write_run
-from titan_neuro.errors import TitanNeuroError
+from titan_neuro.data.prepare.outputs import (
+    OutputFiles,
+    build_header,
+    manifest_of,
+    output_files,
+    write_mean_image,
+    write_sidecar,
+)
+from titan_neuro.data.prepare.routes import OpenRun, open_run
+from titan_neuro.data.store import RunHeader, write_run
 from titan_neuro.files import file_lock, writing_to
+from titan_neuro.manifests import Check, ResultOf, State, manifest_path
+from titan_neuro.provenance import digest
 
 logger = logging.getLogger(__name__)
 
 
 def prepare_run(
-    recording: Recording, output_dir: Path, config: PrepareConfig, *, work_dir: Path, memory_bytes: int | None = None
+    recording: Recording,
+    output_dir: Path,
+    config: PrepareConfig,
+    *,
+    work_dir: Path,
+    memory_bytes: int | None = None,
+    may_write: bool = True,
 ) -> tuple[Path, bool]:
     """Prepare one recording, unless its store exists already with the same sources and settings.
 
@@ -48,6 +55,8 @@ def prepare_run(
         Folder for locks and scratch files.
     memory_bytes : int, optional
         Bound on the size of a block of time points (128 MiB by default); a block has at least one time point.
+    may_write : bool
+        False: nothing is prepared, only said whether that is to be done.
 
     Returns
     -------
@@ -71,26 +80,61 @@ def prepare_run(
         # Also for a finished run: a killed process may have left files there.
         stack.callback(shutil.rmtree, scratch_dir, ignore_errors=True)
         sources = source_contents(recording, config)
-        digest = fingerprint(recording, sources, config)
-        if _is_prepared(files, digest):
-            return files.store, False
+        follows_from = preparation(recording, sources, config)
+        result = ResultOf(root=output_dir, name=manifest_of(files.store), **follows_from)
+        found = result.check()
+        if found.is_done or not may_write:
+            return files.store, not found.is_done
+        if found.state is not State.MISSING:
+            logger.info("%s is prepared again: %s", files.store.name, found)
         require_content(recording, config)
         with writing_to(scratch_dir):
             scratch_dir.mkdir(parents=True, exist_ok=True)
         run = open_run(recording, config, scratch_dir, stack)
-        header = build_header(recording, run, config, {"fingerprint": digest, "sources": sources})
-        inspection = Inspection(recording.key, header.space.n_features, header.repetition_time)
-        # The sidecar is removed first and written last: with it the run is complete.
-        with writing_to(files.sidecar):
-            files.sidecar.unlink(missing_ok=True)
-        write_run(files.store, header, _clean(run, inspection, config, scratch_dir / "cleaned", memory_bytes))
-        if inspection.n_constant:
-            logger.warning("%s: %d voxels or parcels are constant; they are 0.", recording.key, inspection.n_constant)
-        if run.computed is not None:
-            write_confounds(files.confounds, run.computed)
-        write_mean_image(files, header, inspection.mean)
-        write_sidecar(files, header, inspection.n_constant)
+        origin = {"fingerprint": digest(follows_from), "sources": sources}
+        header = build_header(recording, run, config, origin)
+        with result.writing(sources=source_paths(recording, config)) as written:
+            _store(run, header, files, config, scratch_dir / "cleaned", memory_bytes)
+            written.files += [path for path in files.all if path.exists()]
     return files.store, True
+
+
+def _store(
+    run: OpenRun,
+    header: RunHeader,
+    files: OutputFiles,
+    config: PrepareConfig,
+    scratch_file: Path,
+    memory_bytes: int | None,
+) -> None:
+    """Write the store of a run and the files beside it, in place of all that an earlier preparation wrote."""
+    for path in files.all[1:]:
+        with writing_to(path):
+            path.unlink(missing_ok=True)
+    inspection = Inspection(header.key, header.space.n_features, header.repetition_time)
+    write_run(files.store, header, _clean(run, inspection, config, scratch_file, memory_bytes))
+    if inspection.n_constant:
+        logger.warning("%s: %d voxels or parcels are constant; they are 0.", header.key, inspection.n_constant)
+    if run.computed is not None:
+        write_confounds(files.confounds, run.computed)
+    write_mean_image(files, header, inspection.mean)
+    write_sidecar(files, header, inspection.n_constant)
+
+
+def check_prepared(recording: Recording, output_dir: Path, config: PrepareConfig) -> Check:
+    """Say whether a recording is prepared: of what its source files hold now, with these settings.
+
+    Raises
+    ------
+    InputNotFoundError
+        A source file can't be read.
+    """
+    name = manifest_of(output_files(recording, output_dir, config).store)
+    if not manifest_path(output_dir, name).exists():
+        # Without reading gigabytes of recordings.
+        return Check(State.MISSING)
+    follows_from = preparation(recording, source_contents(recording, config), config)
+    return ResultOf(root=output_dir, name=name, **follows_from).check()
 
 
 def store_path(recording: Recording, output_dir: Path, config: PrepareConfig) -> Path:
@@ -103,43 +147,7 @@ def missing_inputs(recording: Recording, output_dir: Path, config: PrepareConfig
     if recording.failure is not None:
         return []
     missing = list(missing_files(recording, config).values())
-    if missing:
-        digest = fingerprint(recording, source_contents(recording, config), config)
-        if _is_prepared(output_files(recording, output_dir, config), digest):
-            return []
-    return missing
-
-
-def was_prepared_alike(recording: Recording, output_dir: Path, config: PrepareConfig) -> bool:
-    """Whether a recording was prepared by the same route from files of the same names with the same settings.
-
-    Nothing is read but the record of the store; `prepare_run` compares the content, too.
-    """
-    files = output_files(recording, output_dir, config)
-    if not (files.store.exists() and files.sidecar.is_file()):
-        return False
-    try:
-        record = RunStore(files.store).record
-    except TitanNeuroError:
-        return False
-    names = {role: path.name for role, path in input_files(recording, config).items()}
-    return (
-        record.get("settings") == recorded_settings(config)
-        and record.get("route") == output_route(recording, config)
-        and {role: source["name"] for role, source in record.get("sources", {}).items()} == names
-    )
-
-
-def _is_prepared(files: OutputFiles, digest: str) -> bool:
-    if not (files.store.exists() and files.sidecar.is_file()):
-        return False
-    try:
-        is_same = RunStore(files.store).record.get("fingerprint") == digest
-    except TitanNeuroError:
-        is_same = False
-    if not is_same:
-        logger.info("%s was prepared from other data or with other settings: it is prepared again.", files.store.name)
-    return is_same
+    return [] if missing and check_prepared(recording, output_dir, config).is_done else missing
 
 
 def _clean(

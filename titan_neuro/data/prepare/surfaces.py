@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +16,15 @@ from titan_neuro.data.prepare.atlas_table import parcel_layout
 from titan_neuro.data.prepare.images import check_finite, reading
 from titan_neuro.data.space import ParcelLayout, Space
 from titan_neuro.errors import ImageError, MetadataError
+from titan_neuro.files import inside
 
 if TYPE_CHECKING:
     from nibabel.cifti2 import Axis, ParcelsAxis
 
 # Values of a CIFTI file that are searched at a time.
 _SEARCHED_VALUES = 2**24
+# GIFTI can name a file that holds its values.
+_EXTERNAL_FILE = re.compile(rb"""ExternalFileName\s*=\s*["']([^"']+)["']""")
 _SECONDARY = {"L": "CortexLeft", "R": "CortexRight"}
 
 
@@ -209,10 +213,15 @@ def load_gifti(path: Path, hemisphere: str) -> Any:
     Raises
     ------
     ImageError
-        It can't be read, is no GIFTI file, or of the other hemisphere.
+        It can't be read, is no GIFTI file, or of the other hemisphere; its values lie in a file of another folder.
     """
     import nibabel as nib
 
+    with reading(path):
+        external = _EXTERNAL_FILE.findall(path.read_bytes())
+    for name in external:
+        hint = "It names the file that holds its values: fetch it again, with its values in it."
+        inside(path.parent, name.decode(errors="replace"), hint=hint, error=ImageError)
     with reading(path):
         image = nib.load(path)
     if not isinstance(image, nib.GiftiImage):
@@ -228,7 +237,8 @@ def load_gifti(path: Path, hemisphere: str) -> Any:
 
 def _layout(axis: ParcelsAxis, path: Path) -> ParcelLayout:
     """Return where the parcels of CIFTI's axis lie."""
-    names = [str(name) for name in axis.name]
+    # XML may hold names with ends of lines, which no table can.
+    names = [" ".join(str(name).split()) for name in axis.name]
     if len(set(names)) < len(names):
         raise ImageError(f"{path}: expected each name of a parcel once, found {_first_double(names)} twice.")
     surfaces = {str(name): int(size) for name, size in axis.nvertices.items()}
