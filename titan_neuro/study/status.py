@@ -100,14 +100,17 @@ def _rows(stage: str, checks: dict[str, Check]) -> Iterator[tuple[str, str, str,
             yield stage, _LABELS.get(name, name.partition("/")[2]), check.state, check.why
 
 
-def study_status(study: Study, *, contents: bool = True) -> StudyStatus:
+def study_status(study: Study, *, read_runs: bool = True, read_results: bool = True) -> StudyStatus:
     """Compare every manifest with the inputs and settings in force, and with the files.
 
     Parameters
     ----------
     study : Study
-    contents : bool
-        Whether files are read, those of the dataset too. False: only whether they are there, and of their size.
+    read_runs : bool
+        Whether prepared runs are read, and the files of the dataset that they are from. False: only whether the runs
+        are there, and of their size.
+    read_results : bool
+        The same of what follows from the runs.
 
     Raises
     ------
@@ -118,12 +121,12 @@ def study_status(study: Study, *, contents: bool = True) -> StudyStatus:
     if not output.path.is_dir():
         raise InputNotFoundError(f"{output.path}: no such folder.", "Name the OUTPUT_DIR of a study.")
     at_work = tuple(holders(output.locks))
-    checks = _check_prepared(output, contents=contents)
+    checks = _check_prepared(output, contents=read_runs)
     problem = None
     try:
         plan = study.plan_group()
-        checks |= check_group(plan, contents=contents)
-        checks["report"] = report_result(output, StudyStatus(checks)).check(contents=contents)
+        checks |= check_group(plan, contents=read_results)
+        checks["report"] = report_result(output, StudyStatus(checks)).check(contents=read_results)
     except TitanNeuroError as error:
         if any(check.is_done for check in checks.values()) or manifests.names(output.path, "train"):
             problem = error.message
@@ -196,8 +199,8 @@ def report_result(output: OutputFolder, status: StudyStatus) -> ResultOf:
         name="report",
         method=_REPORT_VERSION,
         settings={
-            "code": [__version__, commit()],
-            "states": {name: str(check) for name, check in states.items()},
+            "code": f"{__version__}, commit {(commit() or 'not known')[:12]}",
+            "state": {name: str(check) for name, check in states.items()},
             "problem": status.problem,
         },
         inputs={**results, **files},
