@@ -16,11 +16,13 @@ PIP := $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation
 install: $(VENV)/.installed
 
 # Exactly the packages of constraints.txt, from nothing: what is no longer required must not stay. setuptools comes first:
-# two packages are built, with it. PyPI's torch for Linux needs CUDA's libraries, gigabytes; a CPU build has none.
+# two packages are built, with it. Then torch's CPU build, where pip has a source of it: PyPI's for Linux needs the CUDA
+# libraries, gigabytes.
 $(VENV)/.locked: constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv --clear $(VENV)
 	$(call locked,setuptools==) | $(PIP) --require-hashes --requirement /dev/stdin
+	$(call locked,torch==) | sed 's/^torch==[0-9.]*/&+cpu/' | $(PIP) --require-hashes --requirement /dev/stdin 2>/dev/null || true
 	$(call locked,cuda-|nvidia-,!) | $(PIP) --require-hashes --requirement /dev/stdin
 	if $(BIN)/python -m pip show torch | grep -q '^Requires:.*nvidia'; then \
 	    $(call locked,cuda-|nvidia-) | $(PIP) --require-hashes --requirement /dev/stdin; \
