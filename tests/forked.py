@@ -31,7 +31,7 @@ CONTEXT.set_forkserver_preload(
         "pytest",
         "sqlalchemy.dialects.sqlite",
         "tensorboard",
-        "titan_neuro.cli",
+        "titan_neuro.cli.command",
         "titan_neuro.study.config",
         "titan_neuro.study.load",
         "titan_neuro.study.study",
