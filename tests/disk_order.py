@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from titan_neuro.files import write_text
+
 # Locks have no content; unfinished work is made again; what Lightning logs is no result.
 _NOT_KEPT = re.compile(r"\.lock$|\.locked-by$|(^|/)\.work/(?!workflow)|/logs/|^\.work")
 _TEMPORARY = re.compile(r"(^|/)\.[^/]+\.[0-9a-f]{8}\.tmp(/|$)")
@@ -70,3 +72,19 @@ def renamed(log: Path) -> list[str]:
 def is_kept(name: str) -> bool:
     """Whether a path, relative to the folder of the study, is that of a result under its final name."""
     return not (_NOT_KEPT.search(name) or _TEMPORARY.search(name))
+
+
+def write_one(folder: Path, log: Path, how: str) -> None:
+    """Write a file while it is watched: ``atomic``, ``in place``, ``no sync``, or ``no folder`` (not synced)."""
+    watch(folder, log)
+    target, temporary = folder / "x", folder / ".x.0123abcd.tmp"
+    if how == "atomic":
+        write_text(target, "x")
+    elif how == "in place":
+        target.write_text("x")
+    else:
+        temporary.write_text("x")
+        if how == "no folder":
+            with temporary.open() as file:
+                os.fsync(file.fileno())
+        temporary.rename(target)

@@ -1,4 +1,4 @@
-"""Runs whose stimulus is the same for all subjects, in noise of each subject's own."""
+"""Runs whose stimulus is the same for all subjects, in noise of each subject's own; their correlation."""
 
 import numpy as np
 import torch
@@ -27,3 +27,10 @@ def viewer_run(subject, *, stimulus="stimulus", n_time_points=120, stimulus_star
 def viewer_runs(subjects, **options):
     """Runs of several subjects."""
     return [viewer_run(subject, **options) for subject in subjects]
+
+
+def isc_by_definition(data):
+    """Correlate each of ``(subjects, time, features)`` with the average of the others: ``(subjects, features)``."""
+    averages = [np.delete(data, subject, axis=0).mean(axis=0) for subject in range(len(data))]
+    pairs = [zip(own.T, average.T, strict=True) for own, average in zip(data, averages, strict=True)]
+    return np.array([[np.corrcoef(own, average)[0, 1] for own, average in features] for features in pairs])

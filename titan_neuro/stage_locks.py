@@ -29,13 +29,11 @@ import uuid
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 from titan_neuro.files import writing_to
 
 logger = logging.getLogger(__name__)
 
-Mode = Literal["read", "share", "write"]
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 # Held for moments only, while holder files are compared. The name is that of a lock: it has no content.
@@ -67,8 +65,9 @@ class Holder:
         ISO 8601, with the zone of its host.
     command : str
         As a shell would take it.
-    resources : mapping of str to {"read", "share", "write"}
-        What it reads; what it writes together with others that share it; what it alone may touch.
+    resources : mapping of str to str
+        ``read``: it reads this; ``share`` or ``share WHAT``: it writes this together with others that say the same;
+        ``write``: it alone may touch this.
     """
 
     stage: str
@@ -78,10 +77,10 @@ class Holder:
     job: str | None
     since: str
     command: str
-    resources: Mapping[str, Mode]
+    resources: Mapping[str, str]
 
     @classmethod
-    def this_process(cls, stage: str, resources: Mapping[str, Mode]) -> Holder:
+    def this_process(cls, stage: str, resources: Mapping[str, str]) -> Holder:
         """Describe this process at this moment."""
         try:
             user = getpass.getuser()
@@ -122,9 +121,9 @@ class Holder:
         return f"{self.user} on {self.host}, process {self.process}{job}, since {when}"
 
     def conflicts_with(self, other: Holder) -> list[str]:
-        """List what the two can't have at the same time: all that they do not both read, or both share."""
-        common = [name for name in self.resources if name in other.resources]
-        return [name for name in common if {self.resources[name], other.resources[name]} not in ({"read"}, {"share"})]
+        """List what the two can't have at the same time: all that they do not both read, or share alike."""
+        mine, theirs = self.resources, other.resources
+        return [name for name in mine if name in theirs and (mine[name] != theirs[name] or mine[name] == "write")]
 
 
 @contextlib.contextmanager
@@ -135,6 +134,7 @@ def hold(
     reads: Collection[str] = (),
     shares: Collection[str] = (),
     writes: Collection[str] = (),
+    alike: str = "",
 ) -> Iterator[None]:
     """Keep what a stage reads and writes from others until the block ends; wait first until they have ended.
 
@@ -149,6 +149,8 @@ def hold(
     reads, shares, writes : collection of str
         ``runs``, ``models``, ``scores``, ``probe NAME``, ``forecasts``, ``report``. Many may read the same at once, or
         share it (each writes another part of it); who writes it is alone.
+    alike : str
+        Only those who say the same here share: a digest of the settings, say.
 
     Raises
     ------
@@ -157,7 +159,7 @@ def hold(
     RuntimeError
         This thread holds something in `folder` already: it would wait for itself.
     """
-    modes: Mapping[Mode, Collection[str]] = {"read": reads, "share": shares, "write": writes}
+    modes = {"read": reads, f"share {alike}".strip(): shares, "write": writes}
     resources = {name: mode for mode, names in modes.items() for name in names}
     key = (os.path.realpath(folder), threading.get_ident())
     if key in _holding:

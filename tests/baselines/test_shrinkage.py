@@ -2,17 +2,16 @@ import numpy as np
 import pytest
 import torch
 from stimulus_runs import as_run, stimulus_runs
+from stimulus_viewers import isc_by_definition
 
 from titan_neuro.baselines.shrinkage import choose_option, held_out_change, isc_weights, shrinkage_weights
 from titan_neuro.linear.stimulus_average import average_over_subjects
 
 
-def test_isc_weights_agree_with_brainiak():
-    isc = pytest.importorskip("brainiak.isc", reason="BrainIAK is not installed").isc
+def test_isc_weights_are_mean_correlations_with_others():
     runs = stimulus_runs(5, 1, 0.2, n_time_points=200)
     pairs = [(run, average_over_subjects([other for other in runs if other is not run])[0]) for run in runs]
-    series = np.stack([run.series[10:].double().numpy() for run in runs], axis=-1)
-    expected = isc(series, pairwise=False).mean(axis=0)
+    expected = isc_by_definition(np.stack([run.series[10:].double().numpy() for run in runs])).mean(axis=0)
     np.testing.assert_allclose(isc_weights(pairs, 20), expected.clip(0), atol=1e-5)
 
 

@@ -1,12 +1,8 @@
 """Every result is on the disk before its name is, and its name before what follows: a power cut leaves nothing half."""
 
-import os
-
 import disk_order
 import forked
 import pytest
-
-from titan_neuro.files import write_text
 
 
 def test_every_file_is_on_disk_before_its_name(tiny):
@@ -23,27 +19,14 @@ def test_every_file_is_on_disk_before_its_name(tiny):
     assert len(written) > 40
 
 
-def _write(folder, log, how):
-    disk_order.watch(folder, log)
-    target, temporary = folder / "x", folder / ".x.0123abcd.tmp"
-    if how == "atomic":
-        write_text(target, "x")
-    elif how == "in place":
-        target.write_text("x")
-    else:
-        temporary.write_text("x")
-        if how == "no folder":
-            with temporary.open() as file:
-                os.fsync(file.fileno())
-        temporary.rename(target)
-
-
 @pytest.mark.parametrize(
     ("how", "found"),
     [("atomic", []), ("in place", ["overwritten"]), ("no sync", ["unsynced", "renamed"]), ("no folder", ["renamed"])],
 )
 def test_the_order_of_calls_tells_what_is_not_safe(tmp_path, how, found):
-    process = forked.CONTEXT.Process(target=_write, args=(tmp_path, tmp_path / ".calls.0123abcd.tmp", how))
+    process = forked.CONTEXT.Process(
+        target=disk_order.write_one, args=(tmp_path, tmp_path / ".calls.0123abcd.tmp", how)
+    )
     process.start()
     process.join()
     assert process.exitcode == 0

@@ -200,7 +200,8 @@ def test_data_that_changed_since_the_start_are_refused(base, root, monkeypatch, 
 def test_a_second_training_in_one_folder_is_refused(root, undisturbed):
     process = start_training(root, pause_s=0.05)
     wait_for(lambda: checkpoints(root), process)
-    with pytest.raises(OutputError, match=f"is being trained already, by process {process.pid} on") as caught:
+    holder = rf"\S+ on \S+, process {process.pid}, since \d\d:\d\d"
+    with pytest.raises(OutputError, match=rf"is being trained already, by {holder}\.") as caught:
         train(root)
     assert "another OUTPUT_DIR" in caught.value.hint
     process.join(timeout=60)

@@ -93,9 +93,10 @@ def match_windows(queries: Tensor, is_recorded: Tensor, bank: StimulusBank) -> T
     products = _sum_windows(queries @ bank.keys.T, window)
     query_power = _sum_windows(queries.square().sum(1, keepdim=True), window)
     n_recorded = _sum_windows(is_recorded[:, None], window)
-    key_norms = bank.key_norms[n_recorded[:, 0].long() - 1]
-    norms = (query_power.sqrt() * key_norms).clamp(min=torch.finfo(products.dtype).tiny)
-    return (n_recorded / FULL_MATCH_TIME_POINTS).clamp(max=1) * products / norms
+    # In a run that has lasted for a window, all rows are the same.
+    rows = slice(-1, None) if bool(n_recorded[0] == window) else n_recorded[:, 0].long() - 1
+    norms = (query_power.sqrt() * bank.key_norms[rows]).clamp_(min=torch.finfo(products.dtype).tiny)
+    return products.mul_((n_recorded / FULL_MATCH_TIME_POINTS).clamp(max=1)).div_(norms)
 
 
 def _sum_windows(table: Tensor, window: int) -> Tensor:

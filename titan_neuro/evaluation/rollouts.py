@@ -184,13 +184,18 @@ def _roll_out_model(model: ForecastModel, plan: _RolloutPlan) -> _Rollouts:
         for origin in _read_to_origins(model, plan, is_rolled, residuals):
             rollouts.add_direct(origin.number, origin.forecast)
             if is_rolled[origin.number]:
-                waiting.append(origin._replace(forecast=origin.forecast[0], state=copy.deepcopy(origin.state)))
+                waiting.append(origin._replace(forecast=origin.forecast[0], state=_copy(origin.state)))
             if len(waiting) == limit:
                 _roll_out(model, waiting, rollouts, plan.horizons)
                 waiting = []
         _roll_out(model, waiting, rollouts, plan.horizons)
     rollouts.residuals = torch.cat(residuals).double().numpy()
     return rollouts
+
+
+def _copy(state: Any) -> Any:
+    """Copy a state that a later step may write into; none writes into a stream's state, which is frozen."""
+    return state if isinstance(state, StreamState) else copy.deepcopy(state)
 
 
 def _read_to_origins(

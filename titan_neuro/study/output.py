@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from titan_neuro import manifests
 from titan_neuro.files import WORK_FOLDER, inside
+from titan_neuro.stage_locks import hold
 
 if TYPE_CHECKING:
     from titan_neuro.data.store import RunStore
@@ -41,6 +43,11 @@ class OutputFolder:
         return self.path / "config.resolved.yaml"
 
     @property
+    def locks(self) -> Path:
+        """Who is at work: here also where `work_dir` is elsewhere, so that all who work on the folder meet."""
+        return self.path / WORK_FOLDER / "locks"
+
+    @property
     def failed_runs(self) -> Path:
         """``failed-runs.json``: why runs could not be prepared; it is there only where there are such runs."""
         return self.path / "failed-runs.json"
@@ -62,6 +69,26 @@ class OutputFolder:
 
         with file_lock(self.resolved_settings, work_dir=self.work_dir):
             write_resolved(self.resolved_settings, config)
+
+    @contextmanager
+    def locked(
+        self,
+        stage: str,
+        *,
+        reads: Collection[str] = (),
+        shares: Collection[str] = (),
+        writes: Collection[str] = (),
+        alike: str = "",
+    ) -> Iterator[None]:
+        """Keep what a stage reads and writes from others; see :func:`titan_neuro.stage_locks.hold`.
+
+        A folder without results has nothing to keep, and may be another's: it is left as it is.
+        """
+        if (self.path / manifests.FOLDER).is_dir():
+            with hold(self.locks, stage, reads=reads, shares=shares, writes=writes, alike=alike):
+                yield
+        else:
+            yield
 
     @contextmanager
     def stage(self, name: str, **metadata: Any) -> Iterator[dict[str, Any]]:

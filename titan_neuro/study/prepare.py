@@ -6,13 +6,16 @@ import logging
 import multiprocessing
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter
 from tqdm import tqdm
 
 from titan_neuro import __version__, manifests
@@ -20,7 +23,14 @@ from titan_neuro.data.bids.annex import annex_key, dataset_id, is_missing
 from titan_neuro.data.bids.names import join_entities
 from titan_neuro.data.bids.output import init_output_dir
 from titan_neuro.data.fetch import get_content
-from titan_neuro.data.prepare import check_prepared, missing_inputs, prepare_run, preview_run, store_path
+from titan_neuro.data.prepare import (
+    PrepareConfig,
+    check_prepared,
+    missing_inputs,
+    prepare_run,
+    preview_run,
+    store_path,
+)
 from titan_neuro.data.prepare.atlas import check_atlas
 from titan_neuro.data.prepare.inputs import unread_sources
 from titan_neuro.data.prepare.outputs import manifest_of
@@ -28,22 +38,23 @@ from titan_neuro.data.prepare.preview import Preview
 from titan_neuro.data.prepare.routes import REALIGNED_MASK, check_settings, is_realigned, output_route, output_space
 from titan_neuro.data.prepare.timing import sidecar_repetition_time
 from titan_neuro.data.prepare.workers import end_with_parent
-from titan_neuro.data.store import open_runs
+from titan_neuro.data.store import RunStore, open_runs
 from titan_neuro.errors import OF_ONE_RUN, FetchError, InputNotFoundError, MetadataError, TitanNeuroError, list_names
 from titan_neuro.files import write_json
 from titan_neuro.manifests import Check, State
-from titan_neuro.provenance import read_stage
+from titan_neuro.provenance import digest, read_stage
+from titan_neuro.stage_locks import hold
 from titan_neuro.study.failures import failures_in_one, record_failures
 
 if TYPE_CHECKING:
     from titan_neuro.data.bids.recordings import Recording
-    from titan_neuro.data.prepare import PrepareConfig
-    from titan_neuro.data.store import RunStore
     from titan_neuro.study.config import StudyConfig
     from titan_neuro.study.output import OutputFolder
 
 logger = logging.getLogger(__name__)
 _MAX_COLUMNS = 12
+# How many runs were prepared now, and the errors of those that can't be, by the run's key.
+_Outcome = tuple[int, dict[str, TitanNeuroError]]
 
 
 @dataclass(frozen=True)
@@ -304,8 +315,11 @@ def prepare_runs(
     *,
     n_processes: int,
     memory_bytes: int | None,
-) -> int:
+) -> tuple[list[RunStore], int]:
     """Prepare every run that is not prepared yet, with its record in ``provenance.json``.
+
+    Others may prepare further runs with the same settings at the same time. Who reads the runs, or prepares runs with
+    other settings, is waited for, unless there is nothing to prepare.
 
     Parameters
     ----------
@@ -320,8 +334,10 @@ def prepare_runs(
 
     Returns
     -------
-    int
-        Runs that were prepared now.
+    runs : list of RunStore
+        Of these recordings; others may be in work.
+    n_made : int
+        How many of them were prepared now.
 
     Raises
     ------
@@ -332,30 +348,56 @@ def prepare_runs(
     """
     _check_atlas(config.prepare)
     init_output_dir(output.path, bids_dir, __version__, output.work_dir)
-    output.record_settings(config)
+    n_workers = min(n_processes, len(recordings))
+    options = {"work_dir": output.work_dir, "memory_bytes": memory_bytes and memory_bytes // n_workers}
+    is_done = _are_prepared(recordings, output.path, config.prepare, n_workers, options)
+    alike = digest(TypeAdapter(PrepareConfig).dump_python(config.prepare, mode="json"))
+    with nullcontext() if is_done else hold(output.locks, "prepare", shares=["runs"], alike=alike):
+        output.record_settings(config)
+        work = None if is_done else partial(_prepare_all, recordings, output.path, config.prepare, n_workers, options)
+        n_made, failures = _record(output, bids_dir, recordings, work)
+        if failures:
+            raise failures_in_one(failures, len(recordings))
+        return [RunStore(store_path(recording, output.path, config.prepare)) for recording in recordings], n_made
+
+
+def _record(
+    output: OutputFolder, bids_dir: Path, recordings: Sequence[Recording], work: Callable[[], _Outcome] | None
+) -> _Outcome:
+    """Prepare the runs (None: all of them are) with a record of the stage, and one of the runs that can't be."""
     subjects = sorted({recording.subject for recording in recordings})
     stage = f"prepare sub-{subjects[0]}" + (f" to sub-{subjects[-1]}" if len(subjects) > 1 else "")
     keys = {recording.path.name: annex_key(recording.path) for recording in recordings}
     with output.stage(stage, input_dataset_id=dataset_id(bids_dir), input_keys=keys) as record:
-        n_workers = min(n_processes, len(recordings))
-        options = {"work_dir": output.work_dir, "memory_bytes": memory_bytes and memory_bytes // n_workers}
-        n_made, failures = _prepare_all(recordings, output.path, config.prepare, n_workers, options)
+        n_made, failures = (0, {}) if work is None else work()
         record["n_made"], record["n_runs"] = n_made, len(recordings)
         record["failed"] = {key: error.message for key, error in failures.items()}
         # A process that was killed may have made all runs, and left no record.
         if not n_made and not failures and read_stage(output.path, stage):
             record.clear()
     record_failures(output, [recording.key for recording in recordings], failures)
-    if failures:
-        raise failures_in_one(failures, len(recordings))
-    return n_made
+    return n_made, failures
+
+
+def _are_prepared(
+    recordings: Sequence[Recording], output_dir: Path, config: PrepareConfig, n_workers: int, options: dict[str, Any]
+) -> bool:
+    """Whether every run is prepared from what its files hold now, with these settings."""
+    for recording in recordings:
+        # Without reading gigabytes of recordings where something is to be done anyway.
+        if (
+            recording.failure is not None
+            or not manifests.manifest_path(output_dir, manifest_of(store_path(recording, output_dir, config))).exists()
+        ):
+            return False
+    return _prepare_all(recordings, output_dir, config, n_workers, {**options, "may_write": False}) == (0, {})
 
 
 def _prepare_all(
     recordings: Sequence[Recording], output_dir: Path, config: PrepareConfig, n_workers: int, options: dict[str, Any]
-) -> tuple[int, dict[str, TitanNeuroError]]:
-    """Return the number of runs that were prepared now, and the errors of those that can't be, by the run's key."""
-    with tqdm(total=len(recordings), desc="prepare", unit="run", disable=None) as bar:
+) -> _Outcome:
+    desc = "prepare" if options.get("may_write", True) else "check"
+    with tqdm(total=len(recordings), desc=desc, unit="run", disable=None) as bar:
         if n_workers == 1:
             outcomes = []
             for recording in recordings:
@@ -379,7 +421,7 @@ def _prepare_all(
 def _attempt(
     recording: Recording, output_dir: Path, config: PrepareConfig, options: dict[str, Any]
 ) -> bool | TitanNeuroError:
-    """Prepare a run: whether that was done now, or what is wrong with its files."""
+    """Prepare a run: whether that was done now (or is to be done), or what is wrong with its files."""
     try:
         return prepare_run(recording, output_dir, config, **options)[1]
     except OF_ONE_RUN as error:

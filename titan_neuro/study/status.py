@@ -15,6 +15,7 @@ from titan_neuro.files import WORK_FOLDER
 from titan_neuro.manifests import Check, ResultOf, State
 from titan_neuro.probing import PROBES
 from titan_neuro.provenance import commit
+from titan_neuro.stage_locks import Holder, holders
 from titan_neuro.study.evaluate import evaluation_result
 from titan_neuro.study.failures import recorded_failures
 from titan_neuro.study.load import load_study
@@ -51,10 +52,13 @@ class StudyStatus:
     problem : str or None
         Why the models and what follows from them can't be compared with the prepared runs: a run is damaged, settings
         don't fit. They are then listed as stale.
+    at_work : tuple of Holder
+        Processes that read or write the results now: what they write is not finished.
     """
 
     checks: dict[str, Check]
     problem: str | None = None
+    at_work: tuple[Holder, ...] = ()
 
     def of(self, stage: str) -> dict[str, Check]:
         """Return the results of one stage."""
@@ -71,7 +75,8 @@ class StudyStatus:
             for row in rows
         ]
         problem = [] if self.problem is None else [f"Models can't be compared with the prepared runs: {self.problem}"]
-        return [*table, *problem, *self._next_steps()]
+        at_work = [f"At work: `{holder.stage}` ({holder.who})." for holder in self.at_work]
+        return [*table, *problem, *at_work, *self._next_steps()]
 
     def _next_steps(self) -> Iterator[str]:
         runs = [name.partition("/")[2] for name, check in self.of("prepare").items() if not check.is_done]
@@ -95,14 +100,17 @@ def _rows(stage: str, checks: dict[str, Check]) -> Iterator[tuple[str, str, str,
             yield stage, _LABELS.get(name, name.partition("/")[2]), check.state, check.why
 
 
-def study_status(study: Study, *, contents: bool = True) -> StudyStatus:
+def study_status(study: Study, *, read_runs: bool = True, read_results: bool = True) -> StudyStatus:
     """Compare every manifest with the inputs and settings in force, and with the files.
 
     Parameters
     ----------
     study : Study
-    contents : bool
-        Whether files are read, those of the dataset too. False: only whether they are there, and of their size.
+    read_runs : bool
+        Whether prepared runs are read, and the files of the dataset that they are from. False: only whether the runs
+        are there, and of their size.
+    read_results : bool
+        The same of what follows from the runs.
 
     Raises
     ------
@@ -112,17 +120,18 @@ def study_status(study: Study, *, contents: bool = True) -> StudyStatus:
     output = study.output
     if not output.path.is_dir():
         raise InputNotFoundError(f"{output.path}: no such folder.", "Name the OUTPUT_DIR of a study.")
-    checks = _check_prepared(output, contents=contents)
+    at_work = tuple(holders(output.locks))
+    checks = _check_prepared(output, contents=read_runs)
     problem = None
     try:
         plan = study.plan_group()
-        checks |= check_group(plan, contents=contents)
-        checks["report"] = report_result(output, StudyStatus(checks)).check(contents=contents)
+        checks |= check_group(plan, contents=read_results)
+        checks["report"] = report_result(output, StudyStatus(checks)).check(contents=read_results)
     except TitanNeuroError as error:
         if any(check.is_done for check in checks.values()) or manifests.names(output.path, "train"):
             problem = error.message
         checks |= _uncomparable(output, error.message)
-    return StudyStatus(checks, problem)
+    return StudyStatus(checks, problem, at_work)
 
 
 def _uncomparable(output: OutputFolder, reason: str) -> dict[str, Check]:
@@ -190,8 +199,8 @@ def report_result(output: OutputFolder, status: StudyStatus) -> ResultOf:
         name="report",
         method=_REPORT_VERSION,
         settings={
-            "code": [__version__, commit()],
-            "states": {name: str(check) for name, check in states.items()},
+            "code": f"{__version__}, commit {(commit() or 'not known')[:12]}",
+            "state": {name: str(check) for name, check in states.items()},
             "problem": status.problem,
         },
         inputs={**results, **files},

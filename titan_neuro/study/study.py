@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from titan_neuro.errors import ConfigError, InputNotFoundError, UsageError
 from titan_neuro.manifests import State
+from titan_neuro.stage_locks import hold
 from titan_neuro.study.output import OutputFolder
 from titan_neuro.study.selection import Selection
 
@@ -244,7 +245,7 @@ class Study:
         Returns
         -------
         list of RunStore
-            All prepared runs of the output folder.
+            The chosen runs, prepared. Other jobs may prepare others at the same time; :meth:`runs` opens all.
 
         Raises
         ------
@@ -259,7 +260,7 @@ class Study:
                 f"prepare: expected at least one process and a byte for each, found n_processes={n_processes} and "
                 f"memory_bytes={memory_bytes}."
             )
-        from titan_neuro.study.failures import forget_failures
+        from titan_neuro.study.failures import forget_failures, warn_of_failures
         from titan_neuro.study.prepare import fetch_missing, prepare_runs, run_table
 
         recordings = self.recordings()
@@ -270,13 +271,14 @@ class Study:
             recordings = self.recordings()
         for line in run_table(recordings):
             logger.info("%s", line)
-        n_made = prepare_runs(
+        runs, n_made = prepare_runs(
             recordings, self._dataset(), self.output, config, n_processes=n_processes, memory_bytes=memory_bytes
         )
         forget_failures(self.output, self.selection)
         noun = "run" if len(recordings) == 1 else "runs"
         logger.info("%d %s prepared, %d of them now.", len(recordings), noun, n_made)
-        return self.runs()
+        warn_of_failures(self.output, {run.key for run in runs})
+        return runs
 
     def plan_group(self) -> StudyPlan:
         """Say which folds and models the study has, trained or not; nothing is written."""
@@ -309,7 +311,9 @@ class Study:
         """
         from titan_neuro.study.train import train_models
 
-        models, is_first = train_models(self, folds, seeds, n_processes)
+        # Processes that train together all take the locks: they share them.
+        with self.output.locked("train", reads=["runs"], shares=["models"]):
+            models, is_first = train_models(self, folds, seeds, n_processes)
         return models if is_first else []
 
     def open_trained(self) -> TrainedStudy:
@@ -351,7 +355,8 @@ class Study:
         """Score the forecasts of all held-out runs beside controls, comparison models, baselines and references."""
         from titan_neuro.study.evaluate import evaluate_study
 
-        return evaluate_study(self.open_trained(), self.output)
+        with self.output.locked("evaluate", reads=["runs", "models"], writes=["scores"]):
+            return evaluate_study(self.open_trained(), self.output)
 
     def null_control(self, kind: NullKind) -> tuple[Evaluation, str]:
         """Go the whole way on noise of the data's shape, in ``OUTPUT_DIR/null-<kind>``.
@@ -376,16 +381,21 @@ class Study:
         from titan_neuro.study.evaluate import evaluate_study
         from titan_neuro.study.null_control import NOTES, prepare_null, source_of
 
-        runs = self.runs()
-        config = self.settings.resolve_prepared(self.output, runs)
         name = f"null-{kind}"
         folder = OutputFolder(self.output.path / name, self._work_dir_of(name))
         settings = self.settings.on_top_of(self.output.resolved_settings)
         null = Study(self.bids_dir, folder, settings, selection=self.selection, device=self._device)
-        source = source_of(self.output.path)
-        prepare_null(kind, source, {run.key: run.record for run in runs}, self.selection, folder, config)
+        with (
+            self.output.locked(f"null control ({kind})", reads=["runs"]),
+            hold(folder.locks, "prepare", writes=["runs"]),
+        ):
+            runs = self.runs()
+            config = self.settings.resolve_prepared(self.output, runs)
+            source = source_of(self.output.path)
+            prepare_null(kind, source, {run.key: run.record for run in runs}, self.selection, folder, config)
         null.train()
-        evaluation = evaluate_study(null.open_trained(), folder, [NOTES[kind]])
+        with folder.locked("evaluate", reads=["runs", "models"], writes=["scores"]):
+            evaluation = evaluate_study(null.open_trained(), folder, [NOTES[kind]])
         return evaluation, check_null(evaluation.scores, kind)
 
     def predict(self, horizon: int = 1) -> list[Path]:
@@ -411,14 +421,15 @@ class Study:
         """
         from titan_neuro.study.predict import predict_runs
 
-        runs = self.runs()
-        self.selection.require_matches([run.entities for run in runs])
-        plan = self.plan_group()
-        if horizon not in plan.config.model.horizons:
-            raise UsageError(
-                f"--horizon {horizon}: the model forecasts {plan.config.model.horizons} time points ahead."
-            )
-        return predict_runs(plan, self.selection, self.output, horizon, self.device)
+        with self.output.locked("predict", reads=["runs", "models"], writes=["forecasts"]):
+            runs = self.runs()
+            self.selection.require_matches([run.entities for run in runs])
+            plan = self.plan_group()
+            if horizon not in plan.config.model.horizons:
+                raise UsageError(
+                    f"--horizon {horizon}: the model forecasts {plan.config.model.horizons} time points ahead."
+                )
+            return predict_runs(plan, self.selection, self.output, horizon, self.device)
 
     def probe(self, name: str) -> ProbeOutcome:
         """Ask what the memory of the study's model holds.
@@ -439,8 +450,10 @@ class Study:
         for name in asked:
             if name not in PROBES:
                 raise UsageError(f"probe {name!r}: no such probe.", f"There are: {', '.join(PROBES)}.")
-        trained = self.open_trained()
-        return [probe_study(name, trained, self.output) for name in asked]
+        stage = f"probe {asked[0]}" if len(asked) == 1 else "probe"
+        with self.output.locked(stage, reads=["runs", "models"], writes=[f"probe {name}" for name in asked]):
+            trained = self.open_trained()
+            return [probe_study(name, trained, self.output) for name in asked]
 
     def status(self, *, contents: bool = True) -> StudyStatus:
         """Say of every result whether it is done, stale, damaged or missing, and what a run would do next.
@@ -457,7 +470,7 @@ class Study:
         """
         from titan_neuro.study.status import study_status
 
-        return study_status(self, contents=contents)
+        return study_status(self, read_runs=contents, read_results=contents)
 
     def report(self) -> Path:
         """Write ``report.html`` from what the other stages have made, unless it is of exactly that.
@@ -469,11 +482,19 @@ class Study:
         InputNotFoundError
             Nothing is scored yet.
         """
-        from titan_neuro.report import write_report
-        from titan_neuro.study.status import report_result
+        from titan_neuro.probing import PROBES
 
         self.check_output()
-        status = self.status(contents=False)
+        reads = ["runs", "models", "scores", *(f"probe {name}" for name in PROBES)]
+        with self.output.locked("report", reads=reads, writes=["report"]):
+            return self._report()
+
+    def _report(self) -> Path:
+        from titan_neuro.report import write_report
+        from titan_neuro.study.status import report_result, study_status
+
+        # The page draws nothing from the prepared runs: they are not read for it.
+        status = study_status(self, read_runs=False)
         shown = [name for name, check in status.checks.items() if name == "evaluate" or name.startswith("probe/")]
         if not any(status.checks[name].state in {State.DONE, State.STALE} for name in shown):
             raise InputNotFoundError(
@@ -484,8 +505,9 @@ class Study:
         if result.check().is_done:
             logger.info("The report is up to date: %s", page)
             return page
+        states = {name: check for name, check in status.checks.items() if name != "report"}
         with result.writing() as written:
-            written.files.append(write_report(self.output.path, status.checks, status.problem))
+            written.files.append(write_report(self.output.path, states, status.problem))
         logger.info("Report: %s", page)
         return page
 

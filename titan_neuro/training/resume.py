@@ -8,7 +8,6 @@ import logging
 import os
 import pickle
 import signal
-import socket
 import subprocess
 import time
 import zipfile
@@ -26,6 +25,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 
 from titan_neuro.errors import MismatchError, OutputError, TrainingError
 from titan_neuro.files import make_folder, write_bytes, write_text, writing_to
+from titan_neuro.stage_locks import Holder
 
 logger = logging.getLogger(__name__)
 
@@ -343,15 +343,15 @@ def training_lock(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout as error:
-        holder = holder_path.read_text(encoding="utf-8").strip() if holder_path.is_file() else "another process"
+        holder = None
+        with contextlib.suppress(FileNotFoundError):  # It has only just begun, or has just ended.
+            holder = Holder.from_json(holder_path.read_text(encoding="utf-8"))
         raise OutputError(
-            f"{folder}: is being trained already, by {holder}.",
+            f"{folder}: is being trained already, by {holder.who if holder else 'another process'}.",
             "Wait for it to end, or give this training another OUTPUT_DIR.",
         ) from error
     try:
-        job = os.environ.get("SLURM_JOB_ID")
-        name = f"process {os.getpid()} on {socket.gethostname()}" + (f", Slurm job {job}" if job else "")
-        write_text(holder_path, f"{name}\n")
+        write_text(holder_path, Holder.this_process("train", {}).to_json())
         yield
     finally:
         holder_path.unlink(missing_ok=True)

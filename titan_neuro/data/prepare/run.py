@@ -35,7 +35,13 @@ logger = logging.getLogger(__name__)
 
 
 def prepare_run(
-    recording: Recording, output_dir: Path, config: PrepareConfig, *, work_dir: Path, memory_bytes: int | None = None
+    recording: Recording,
+    output_dir: Path,
+    config: PrepareConfig,
+    *,
+    work_dir: Path,
+    memory_bytes: int | None = None,
+    may_write: bool = True,
 ) -> tuple[Path, bool]:
     """Prepare one recording, unless its store exists already with the same sources and settings.
 
@@ -49,6 +55,8 @@ def prepare_run(
         Folder for locks and scratch files.
     memory_bytes : int, optional
         Bound on the size of a block of time points (128 MiB by default); a block has at least one time point.
+    may_write : bool
+        False: nothing is prepared, only said whether that is to be done.
 
     Returns
     -------
@@ -75,8 +83,8 @@ def prepare_run(
         follows_from = preparation(recording, sources, config)
         result = ResultOf(root=output_dir, name=manifest_of(files.store), **follows_from)
         found = result.check()
-        if found.is_done:
-            return files.store, False
+        if found.is_done or not may_write:
+            return files.store, not found.is_done
         if found.state is not State.MISSING:
             logger.info("%s is prepared again: %s", files.store.name, found)
         require_content(recording, config)

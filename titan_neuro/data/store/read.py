@@ -55,6 +55,8 @@ class RunStore:
         self._group: zarr.Group
         self._process = os.getpid()
         self._group = open_group(self.path)
+        # Looking an array up takes as long as reading a short run.
+        self._arrays: dict[str, StoredArray] = {}
         attributes: dict[str, Any] = dict(self._group.attrs)
         schema, version = attributes.get("schema"), attributes.get("schema_version")
         if (schema, version) != (SCHEMA, SCHEMA_VERSION):
@@ -73,10 +75,10 @@ class RunStore:
         self.record: dict[str, Any] = attributes["record"]
         self.events: tuple[Event, ...] = events_of(attributes)
         with self._read_errors("series"):
-            self.n_time_points: int = get_array(self._group, "series").shape[0]
+            self.n_time_points: int = self._array("series").shape[0]
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_group": None, "_process": None}
+        return self.__dict__ | {"_group": None, "_process": None, "_arrays": {}}
 
     @property
     def subject(self) -> str:
@@ -186,8 +188,10 @@ class RunStore:
     def _array(self, name: str) -> StoredArray:
         # Connections and event loops survive neither a fork nor a pickle.
         if self._process != os.getpid():
-            self._group, self._process = open_group(self.path), os.getpid()
-        return get_array(self._group, name)
+            self._group, self._process, self._arrays = open_group(self.path), os.getpid(), {}
+        if name not in self._arrays:
+            self._arrays[name] = get_array(self._group, name)
+        return self._arrays[name]
 
     def _read_whole(self, name: str) -> np.ndarray:
         with self._read_errors(name):

@@ -8,9 +8,9 @@ from typing import Literal
 
 import numpy as np
 import torch
-from scipy.linalg import hadamard
 from torch import Tensor
 
+from titan_neuro.probing.tools.event_hmm import fit_events
 from titan_neuro.runs import read_blocks
 from titan_neuro.seeds import named_generator
 from titan_neuro.typing import RunData
@@ -125,17 +125,9 @@ def find_events(average: np.ndarray, *, n_events: int, n_components: int) -> np.
     numpy.ndarray
         int: the first time point of each event except the first, ascending; fewer where the HMM leaves events empty.
     """
-    # Imports scikit-learn and more, which other probes don't need.
-    from brainiak.eventseg.event import EventSegment
-
     left, scales, _ = np.linalg.svd(average - average.mean(axis=0), full_matrices=False)
-    components = (left * scales)[:, :n_components]
-    # BrainIAK z-scores each of its features over time, which would weight weak components like strong ones, and
-    # subtracts the mean of each time point. Multiplied by the rows of a Hadamard matrix (except that of ones),
-    # components give features of equal variance and time points of mean 0; cosines between time points are unchanged.
-    rows = hadamard(2 ** int(np.ceil(np.log2(components.shape[1] + 1))))[1 : components.shape[1] + 1]
-    fitted = EventSegment(n_events).fit(components @ rows)
-    return np.flatnonzero(np.diff(fitted.segments_[0].argmax(axis=1))) + 1
+    belongs = fit_events((left * scales)[:, :n_components], n_events)
+    return np.flatnonzero(np.diff(belongs.argmax(axis=1))) + 1
 
 
 def count_events(n_time_points: int, event_time_points: float) -> int:
