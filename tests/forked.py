@@ -34,7 +34,7 @@ CONTEXT.set_forkserver_preload(
         "pytest",
         "sqlalchemy.dialects.sqlite",
         "tensorboard",
-        "titan_neuro.cli",
+        "titan_neuro.cli.command",
         "titan_neuro.report",
         "titan_neuro.study.config",
         "titan_neuro.study.evaluate",

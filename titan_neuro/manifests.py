@@ -16,12 +16,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from titan_neuro import __version__
 from titan_neuro.errors import MetadataError, MismatchError, TitanNeuroError, list_names
-from titan_neuro.files import is_plain_name, read_json, remove_file, write_json, writing_to
+from titan_neuro.files import inside, read_json, remove_file, write_json, writing_to
 from titan_neuro.provenance import commit, digest
 
 FOLDER = "manifests"
@@ -366,12 +366,8 @@ def _is_file_record(record: object) -> bool:
 
 def _below(folder: Path, name: str) -> Path:
     """Return the path below `folder` of a relative name with ``/`` in it; it may not lead out of the folder."""
-    if not name or not all(map(is_plain_name, PurePosixPath(name).parts)):
-        raise MismatchError(
-            f"{folder}: expected the path of a file in this folder, found {name!r}, which leads out of it.",
-            "Manifests are not meant to be edited: run the stage again that wrote it.",
-        )
-    return folder / name
+    hint = "Manifests are not meant to be edited: run the stage again that wrote it."
+    return inside(folder, name, may_be_link=True, hint=hint)
 
 
 def as_json(value: Any) -> Any:
