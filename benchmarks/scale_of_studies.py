@@ -105,9 +105,12 @@ def commands(dataset: Path, output: Path) -> dict[str, list[str]]:
         **{f"probe {name}": ["probe", name, str(output), *study] for name in PROBES},
         "predict": ["predict", str(output), *study],
         "report": ["report", str(output)],
-        "prepare, dry run": ["prepare", *both, "--dry-run", *study],
-        "prepare again": ["prepare", *both, *study],
+        "status": ["status", str(output)],
+        "run participant again": ["run", *both, "participant", *study],
+        "run participant, dry run": ["run", *both, "participant", "--dry-run", *study],
+        "run group, dry run": ["run", *both, "group", "--dry-run", *study],
         "evaluate again": ["evaluate", str(output), *study],
+        "report again": ["report", str(output)],
     }
 
 
