@@ -1,4 +1,4 @@
-"""Histories of a study: what may happen to its folders and processes, step by step, and what must be there at the end."""
+"""Histories of a study: what may happen to its folders and processes, and what must be there at the end."""
 
 from __future__ import annotations
 

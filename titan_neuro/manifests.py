@@ -120,25 +120,14 @@ class ResultOf:
         """The manifest."""
         return manifest_path(self.root, self.name)
 
-    def check(self, *, contents: bool = True) -> Check:
-        """Compare the manifest with what the result would follow from now, and its files with their digests.
-
-        Parameters
-        ----------
-        contents : bool
-            Whether all files are read. False: only whether they are there, and of their recorded size.
-
-        Returns
-        -------
-        Check
-        """
+    def check(self) -> Check:
+        """Compare the manifest with what the result would follow from now, and its files with their digests."""
         manifest = _read_or_reason(self.root, self.name)
         if isinstance(manifest, Check):
             return manifest
-        reasons = [*self._changes(manifest)]
-        if reasons:
-            return Check(State.STALE, tuple(reasons))
-        return check_files(self.root, manifest, contents=contents)
+        changes, files = tuple(self._changes(manifest)), check_files(self.root, manifest)
+        # What is stale can be shown as such; what is damaged can't.
+        return Check(State.STALE, changes) if changes and files.is_done else files
 
     def _changes(self, manifest: Mapping[str, Any]) -> Iterator[str]:
         if manifest["method"] != self.method:
@@ -306,12 +295,12 @@ def check_recorded(root: Path, name: str, *, contents: bool = True) -> Check:
     return manifest if isinstance(manifest, Check) else check_files(root, manifest, contents=contents)
 
 
-def check_all(results: Sequence[ResultOf], *, contents: bool = True) -> list[Check]:
+def check_all(results: Sequence[ResultOf]) -> list[Check]:
     """Check several results side by side; see :meth:`ResultOf.check`."""
     if not results:
         return []
     with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(functools.partial(ResultOf.check, contents=contents), results))
+        return list(pool.map(ResultOf.check, results))
 
 
 def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from titan_neuro import __version__, manifests
 from titan_neuro.data.prepare import content_id
 from titan_neuro.data.prepare.inputs import recorded_settings
-from titan_neuro.errors import InputNotFoundError, TitanNeuroError, list_names
+from titan_neuro.errors import ConfigError, InputNotFoundError, TitanNeuroError, list_names
 from titan_neuro.files import WORK_FOLDER
 from titan_neuro.manifests import Check, ResultOf, State
 from titan_neuro.probing import PROBES
@@ -107,7 +108,8 @@ def study_status(study: Study, *, contents: bool = True) -> StudyStatus:
     ----------
     study : Study
     contents : bool
-        Whether files are read, those of the dataset too. False: only whether they are there, and of their size.
+        Whether prepared runs are read, and the files of the dataset. False: only whether prepared runs are there, and
+        of their size. The files of all other results are read.
 
     Raises
     ------
@@ -122,8 +124,8 @@ def study_status(study: Study, *, contents: bool = True) -> StudyStatus:
     problem = None
     try:
         plan = study.plan_group()
-        checks |= check_group(plan, contents=contents)
-        checks["report"] = report_result(output, StudyStatus(checks)).check(contents=contents)
+        checks |= check_group(plan)
+        checks["report"] = report_result(output, StudyStatus(checks)).check()
     except TitanNeuroError as error:
         if any(check.is_done for check in checks.values()) or manifests.names(output.path, "train"):
             problem = error.message
@@ -134,13 +136,16 @@ def study_status(study: Study, *, contents: bool = True) -> StudyStatus:
 def _uncomparable(output: OutputFolder, reason: str) -> dict[str, Check]:
     listed = [name for stage in ("train", "probe", "predict") for name in manifests.names(output.path, stage)]
     single = [name for name in ("evaluate",) if manifests.manifest_path(output.path, name).exists()]
-    return {name: Check(State.STALE, (reason,)) for name in (*listed, *single)}
+    found = {name: manifests.check_recorded(output.path, name) for name in (*listed, *single)}
+    return {name: Check(State.STALE, (reason,)) if check.is_done else check for name, check in found.items()}
 
 
 def _check_prepared(output: OutputFolder, *, contents: bool) -> dict[str, Check]:
     config, dataset = None, None
     if output.resolved_settings.is_file():
-        config = load_study(default_preset="debug", config_file=output.resolved_settings).prepare
+        # Where they are damaged, that is said of all that follows from them.
+        with contextlib.suppress(ConfigError):
+            config = load_study(default_preset="debug", config_file=output.resolved_settings).prepare
     if contents:
         try:
             dataset = source_of(output.path)
@@ -204,16 +209,9 @@ def report_result(output: OutputFolder, status: StudyStatus) -> ResultOf:
     )
 
 
-def check_group(plan: StudyPlan, *, contents: bool = True) -> dict[str, Check]:
-    """Return the state of all that follows from the prepared runs, by the names of the manifests.
-
-    Parameters
-    ----------
-    plan : StudyPlan
-    contents : bool
-        Whether files are read.
-    """
-    models = manifests.check_all([model.result for model in plan.models], contents=contents)
+def check_group(plan: StudyPlan) -> dict[str, Check]:
+    """Return the state of all that follows from the prepared runs, by the names of the manifests."""
+    models = manifests.check_all([model.result for model in plan.models])
     trained = dict(zip([model.result.name for model in plan.models], models, strict=True))
     results = [evaluation_result(plan), *(probe_result(name, plan) for name in PROBES)]
     needed: list[Sequence[PlannedModel]] = [plan.models, *(plan.main_models for _ in PROBES)]
@@ -224,7 +222,7 @@ def check_group(plan: StudyPlan, *, contents: bool = True) -> dict[str, Check]:
                 if result.path.exists():
                     results.append(result)
                     needed.append([model])
-    found = manifests.check_all(results, contents=contents)
+    found = manifests.check_all(results)
     follows = {
         result.name: _with_models(check, [(model.label, trained[model.result.name]) for model in of])
         for result, check, of in zip(results, found, needed, strict=True)

@@ -461,7 +461,8 @@ class Study:
         Parameters
         ----------
         contents : bool
-            Whether every file is read, also those of the dataset. False: only whether it is there, and of its size.
+            Whether prepared runs are read, and the files of the dataset. False: only whether prepared runs are there,
+            and of their size. The files of all other results are read.
 
         Raises
         ------
