@@ -120,12 +120,22 @@ class ResultOf:
         """The manifest."""
         return manifest_path(self.root, self.name)
 
-    def check(self) -> Check:
-        """Compare the manifest with what the result would follow from now, and its files with their digests."""
+    def check(self, *, contents: bool = True) -> Check:
+        """Compare the manifest with what the result would follow from now, and its files with their digests.
+
+        Parameters
+        ----------
+        contents : bool
+            Whether all files are read. False: only whether they are there, and of their recorded size.
+
+        Returns
+        -------
+        Check
+        """
         manifest = _read_or_reason(self.root, self.name)
         if isinstance(manifest, Check):
             return manifest
-        changes, files = tuple(self._changes(manifest)), check_files(self.root, manifest)
+        changes, files = tuple(self._changes(manifest)), check_files(self.root, manifest, contents=contents)
         # What is stale can be shown as such; what is damaged can't.
         return Check(State.STALE, changes) if changes and files.is_done else files
 
@@ -295,12 +305,12 @@ def check_recorded(root: Path, name: str, *, contents: bool = True) -> Check:
     return manifest if isinstance(manifest, Check) else check_files(root, manifest, contents=contents)
 
 
-def check_all(results: Sequence[ResultOf]) -> list[Check]:
+def check_all(results: Sequence[ResultOf], *, contents: bool = True) -> list[Check]:
     """Check several results side by side; see :meth:`ResultOf.check`."""
     if not results:
         return []
     with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(ResultOf.check, results))
+        return list(pool.map(functools.partial(ResultOf.check, contents=contents), results))
 
 
 def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:

@@ -13,7 +13,7 @@ ENDS = [(variant, version) for variant in VARIANTS for version in range(2)]
 
 
 def live(tmp_path, clean, seed, *, variants, n_steps, ends=(("", 0),)):
-    """Let a study, new or finished, live through `n_steps` of chance; then run it with the settings of one of `ends`."""
+    """Let a study, new or finished, live through `n_steps` of chance; run it with the settings of one of `ends`."""
     rng = random.Random(seed)
     begins_finished = rng.random() < 0.7
     with small_disk(tmp_path / "study/disk"):

@@ -21,9 +21,7 @@ def add_parser(subcommands: Any) -> None:
     )
     parser.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR")
     parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="don't read recordings and prepared runs: see only whether runs are there, and of their size",
+        "--quick", action="store_true", help="don't read files, only see whether they are there and of their size"
     )
     flags.add_study(parser)
     parser.set_defaults(execute=execute)

@@ -101,15 +101,17 @@ def _rows(stage: str, checks: dict[str, Check]) -> Iterator[tuple[str, str, str,
             yield stage, _LABELS.get(name, name.partition("/")[2]), check.state, check.why
 
 
-def study_status(study: Study, *, contents: bool = True) -> StudyStatus:
+def study_status(study: Study, *, read_runs: bool = True, read_results: bool = True) -> StudyStatus:
     """Compare every manifest with the inputs and settings in force, and with the files.
 
     Parameters
     ----------
     study : Study
-    contents : bool
-        Whether prepared runs are read, and the files of the dataset. False: only whether prepared runs are there, and
-        of their size. The files of all other results are read.
+    read_runs : bool
+        Whether prepared runs are read, and the files of the dataset that they are from. False: only whether the runs
+        are there, and of their size.
+    read_results : bool
+        The same of what follows from the runs.
 
     Raises
     ------
@@ -120,12 +122,12 @@ def study_status(study: Study, *, contents: bool = True) -> StudyStatus:
     if not output.path.is_dir():
         raise InputNotFoundError(f"{output.path}: no such folder.", "Name the OUTPUT_DIR of a study.")
     at_work = tuple(holders(output.locks))
-    checks = _check_prepared(output, contents=contents)
+    checks = _check_prepared(output, contents=read_runs)
     problem = None
     try:
         plan = study.plan_group()
-        checks |= check_group(plan)
-        checks["report"] = report_result(output, StudyStatus(checks)).check()
+        checks |= check_group(plan, contents=read_results)
+        checks["report"] = report_result(output, StudyStatus(checks)).check(contents=read_results)
     except TitanNeuroError as error:
         if any(check.is_done for check in checks.values()) or manifests.names(output.path, "train"):
             problem = error.message
@@ -201,17 +203,24 @@ def report_result(output: OutputFolder, status: StudyStatus) -> ResultOf:
         name="report",
         method=_REPORT_VERSION,
         settings={
-            "code": [__version__, commit()],
-            "states": {name: str(check) for name, check in states.items()},
+            "code": f"{__version__}, commit {(commit() or 'not known')[:12]}",
+            "state": {name: str(check) for name, check in states.items()},
             "problem": status.problem,
         },
         inputs={**results, **files},
     )
 
 
-def check_group(plan: StudyPlan) -> dict[str, Check]:
-    """Return the state of all that follows from the prepared runs, by the names of the manifests."""
-    models = manifests.check_all([model.result for model in plan.models])
+def check_group(plan: StudyPlan, *, contents: bool = True) -> dict[str, Check]:
+    """Return the state of all that follows from the prepared runs, by the names of the manifests.
+
+    Parameters
+    ----------
+    plan : StudyPlan
+    contents : bool
+        Whether files are read.
+    """
+    models = manifests.check_all([model.result for model in plan.models], contents=contents)
     trained = dict(zip([model.result.name for model in plan.models], models, strict=True))
     results = [evaluation_result(plan), *(probe_result(name, plan) for name in PROBES)]
     needed: list[Sequence[PlannedModel]] = [plan.models, *(plan.main_models for _ in PROBES)]
@@ -222,7 +231,7 @@ def check_group(plan: StudyPlan) -> dict[str, Check]:
                 if result.path.exists():
                     results.append(result)
                     needed.append([model])
-    found = manifests.check_all(results)
+    found = manifests.check_all(results, contents=contents)
     follows = {
         result.name: _with_models(check, [(model.label, trained[model.result.name]) for model in of])
         for result, check, of in zip(results, found, needed, strict=True)
