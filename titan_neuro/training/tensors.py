@@ -86,5 +86,5 @@ def _content(tensors: Mapping[str, Tensor], metadata: str) -> str:
     for name, tensor in sorted(tensors.items()):
         content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         # Bytes as they lie in memory: NumPy has no bfloat16.
-        content.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        content.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return content.hexdigest()
