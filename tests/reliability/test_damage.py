@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import pytest
 from histories import History
 
-from titan_neuro.errors import InputNotFoundError, MismatchError
+from titan_neuro.errors import ConfigError, InputNotFoundError, MismatchError, OutputError
 
 # A kind of file; a file of it; the subcommand that is called next; the exit code with which it ends. With 0 it goes on
 # without the file, or makes it again.
@@ -90,10 +91,18 @@ def check(clean, folder, file, damage, *, whole_way):
     history = History(folder, clean().history.folder)
     DAMAGES[damage](history.output / name)
     code = history.run(stage)
-    may_be_whole = damage == "has a changed bit" and name.endswith(("provenance.json", ".yaml"))
-    assert may_be_whole or code == (0 if error is None else error.exit_code), history.describe(f"exit code {code}")
-    if error is not None:
+    expected = {0} if error is None else {error.exit_code}
+    if damage == "is a folder" and error is None:
+        # It is not removed: who knows whose it is.
+        expected.add(OutputError.exit_code)
+    if damage == "has a changed bit" and name == "config.resolved.yaml":
+        # Any settings are as good as others.
+        expected |= {ConfigError.exit_code, MismatchError.exit_code}
+    assert code in expected, history.describe(f"exit code {code}")
+    if code:
         assert name in history.messages.read_text(), history.describe(f"{name} is not named")
+    if (history.output / name).is_dir():
+        shutil.rmtree(history.output / name)
     if whole_way or error is None:
         history.finish(clean().after["report"], None if whole_way else [stage])
 
