@@ -22,7 +22,6 @@ CONTEXT.set_forkserver_preload(
     [
         "bids",
         "boto3",
-        "brainiak.eventseg.event",
         "h5py",
         "interrupted_training",
         "jinja2",

@@ -33,7 +33,7 @@ WORK_FOLDER = ".work"
 """Subfolder of an output folder for locks and unfinished work."""
 
 _CAN_NOT_WRITE = {
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR),
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR, errno.EISDIR),
     errno.ENAMETOOLONG,
     # A failing disk or network, which is seen only when the content is synced.
     *(errno.EIO, errno.ESTALE),

@@ -135,10 +135,9 @@ class ResultOf:
         manifest = _read_or_reason(self.root, self.name)
         if isinstance(manifest, Check):
             return manifest
-        reasons = [*self._changes(manifest)]
-        if reasons:
-            return Check(State.STALE, tuple(reasons))
-        return check_files(self.root, manifest, contents=contents)
+        changes, files = tuple(self._changes(manifest)), check_files(self.root, manifest, contents=contents)
+        # What is stale can be shown as such; what is damaged can't.
+        return Check(State.STALE, changes) if changes and files.is_done else files
 
     def _changes(self, manifest: Mapping[str, Any]) -> Iterator[str]:
         if manifest["method"] != self.method:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from titan_neuro import __version__, manifests
 from titan_neuro.data.prepare import content_id
 from titan_neuro.data.prepare.inputs import recorded_settings
-from titan_neuro.errors import InputNotFoundError, TitanNeuroError, list_names
+from titan_neuro.errors import ConfigError, InputNotFoundError, TitanNeuroError, list_names
 from titan_neuro.files import WORK_FOLDER
 from titan_neuro.manifests import Check, ResultOf, State
 from titan_neuro.probing import PROBES
@@ -137,13 +138,16 @@ def study_status(study: Study, *, read_runs: bool = True, read_results: bool = T
 def _uncomparable(output: OutputFolder, reason: str) -> dict[str, Check]:
     listed = [name for stage in ("train", "probe", "predict") for name in manifests.names(output.path, stage)]
     single = [name for name in ("evaluate",) if manifests.manifest_path(output.path, name).exists()]
-    return {name: Check(State.STALE, (reason,)) for name in (*listed, *single)}
+    found = {name: manifests.check_recorded(output.path, name) for name in (*listed, *single)}
+    return {name: Check(State.STALE, (reason,)) if check.is_done else check for name, check in found.items()}
 
 
 def _check_prepared(output: OutputFolder, *, contents: bool) -> dict[str, Check]:
     config, dataset = None, None
     if output.resolved_settings.is_file():
-        config = load_study(default_preset="debug", config_file=output.resolved_settings).prepare
+        # Where they are damaged, that is said of all that follows from them.
+        with contextlib.suppress(ConfigError):
+            config = load_study(default_preset="debug", config_file=output.resolved_settings).prepare
     if contents:
         try:
             dataset = source_of(output.path)
