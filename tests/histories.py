@@ -309,7 +309,8 @@ def problems(output: Path, bids: Path, reference: dict[str, str]) -> list[str]:
     found += [f"{name}: differs" for name in reference.keys() & after.keys() if after[name] != reference[name]]
     for name in files_of(output):
         parts = Path(name).parts
-        if parts[0] in ("manifests", ".work") or name in SINGLETONS or "logs" in parts or parts[-1] == ".lock":
+        is_manifest = parts[0] == "manifests" and name.endswith(".json")
+        if is_manifest or parts[0] == ".work" or name in SINGLETONS or "logs" in parts or parts[-1] == ".lock":
             continue
         if name not in listed:
             found.append(f"{name}: no manifest lists it")

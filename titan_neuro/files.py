@@ -226,6 +226,11 @@ def remove_leftovers(*targets: Path) -> None:
                     _remove(path)
 
 
+def find_with_leftovers(folder: Path, pattern: str) -> list[Path]:
+    """Return the files in `folder` whose names match, and temporary files that a killed process left of such files."""
+    return [*folder.glob(pattern), *folder.glob(f".{pattern}.tmp")]
+
+
 @contextlib.contextmanager
 def file_lock(target: Path, *more: Path, work_dir: Path) -> Iterator[None]:
     """Hold a lock on `target`: other processes that ask for the same lock wait until the block ends.

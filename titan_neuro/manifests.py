@@ -21,7 +21,7 @@ from typing import Any
 
 from titan_neuro import __version__
 from titan_neuro.errors import MetadataError, MismatchError, TitanNeuroError, list_names
-from titan_neuro.files import inside, read_json, remove_file, write_json, writing_to
+from titan_neuro.files import inside, read_json, remove_file, remove_leftovers, write_json, writing_to
 from titan_neuro.provenance import commit, digest
 
 FOLDER = "manifests"
@@ -174,8 +174,10 @@ class ResultOf:
             The folder can't be written.
         """
         discard(self.root, self.name)
+        remove_leftovers(self.path)
         written = Written()
         yield written
+        remove_leftovers(*written.files, *written.timed)
         content = {
             "schema": SCHEMA,
             "schema_version": SCHEMA_VERSION,
