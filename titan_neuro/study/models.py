@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
@@ -95,9 +96,12 @@ class PlannedModel:
         """``seed-0 fold-1 titan-mac``."""
         return f"seed-{self.seed} fold-{self.data.fold.number} {self.config.backbone.name}"
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """Digest of the trained model, for what is made with it; empty where it is missing."""
+        """Digest of the trained model, for what is made with it; empty where it is missing.
+
+        It is taken once: the manifest of a model lists all its runs, and every forecast follows from it.
+        """
         return result_digest(self.result.root, self.result.name) or ""
 
     def require(self) -> None:

@@ -137,7 +137,8 @@ def open_prepared(output: OutputFolder) -> list[RunStore]:
             f"and its manifest in {output.path / manifests.FOLDER / 'prepare'}.",
         )
     runs = open_runs(output.path)
-    unfinished = [run.key for run in runs if manifest_of(Path(run.path)) not in listed]
+    finished = set(listed)
+    unfinished = [run.key for run in runs if manifest_of(Path(run.path)) not in finished]
     if unfinished:
         raise InputNotFoundError(
             f"{output.path}: the preparation of {list_names(unfinished)} was not finished: there is a store, but no "
