@@ -1,7 +1,7 @@
 """The marker files of the workflow: one for each result that is done, and no other.
 
-Snakemake sees these files alone. They are made to agree with the manifests when a workflow starts, and when the runs or
-the folds were listed: what is done by then is no job, whoever has made it, and what is stale, damaged or missing is one.
+Snakemake sees these files alone. They are made to agree with the manifests when a workflow starts, and when runs or
+folds were listed: what is done by then is no job, whoever has made it, and what is stale, damaged or missing is one.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Marks:
         return _again(checks)
 
     def _plan(self) -> list[PlannedRun] | None:
-        """What `prepare` would do; None where the dataset or the settings can't be read: the job that lists says why."""
+        """Say what `prepare` would do; None where the dataset or the settings can't be read: its job says why."""
         try:
             return self.preparation.plan()
         except TitanNeuroError:
@@ -134,10 +134,11 @@ class Marks:
         return _again({f"prepare/{run.recording.key}": run.check for run in planned})
 
     def _is_reported(self) -> bool:
-        from titan_neuro.study.status import report_result
+        """Whether `report` would find its page up to date."""
+        from titan_neuro.study.status import report_result, study_status
 
         try:
-            return report_result(self.page.output, self.page.status(contents=False)).check().is_done
+            return report_result(self.page.output, study_status(self.page, read_runs=False)).check().is_done
         except TitanNeuroError:
             return False
 
