@@ -88,12 +88,16 @@ def test_a_new_study_has_no_marks(tmp_path):
 def test_everything_done_is_marked_whoever_made_it(workflow):
     assert workflow.start() == []
     assert workflow.there == ALL
-    # Again: nothing changes. Without the listings, these alone are to be made.
     assert workflow.start() == []
     assert workflow.there == ALL
     shutil.rmtree(workflow.folder)
+    # Without the lists it is not known what follows from them.
     assert workflow.start() == []
-    assert workflow.there == ALL - {"runs", "folds.txt"}
+    assert workflow.there == PREPARED
+    workflow.list_runs()
+    workflow.list_folds()
+    assert workflow.start() == []
+    assert workflow.there == ALL
 
 
 def test_marks_without_results_are_removed(workflow):
@@ -108,7 +112,7 @@ def test_marks_without_results_are_removed(workflow):
 @pytest.mark.parametrize(
     ("damaged", "gone"),
     [
-        ("group/*_scores.tsv", {"evaluated", "reported"}),
+        ("group/*_desc-forecast_scores.tsv", {"evaluated", "reported"}),
         ("group/*_desc-surprise_scores.tsv", {"probed/surprise", "reported"}),
         ("report.html", {"reported"}),
         ("models/seed-0/fold-2/*/model.safetensors", {"trained/seed-0_fold-2", "evaluated", *PROBED, "reported"}),
@@ -134,8 +138,7 @@ def test_a_damaged_run_is_prepared_before_anything_else_is_decided(workflow, how
     flip_a_bit(path) if how == "flipped" else path.unlink()
     [line] = workflow.start()
     assert line.startswith("prepare/sub-02_task-movie: damaged")
-    decided = {*FOLLOWS} if how == "flipped" else set()
-    assert workflow.there == ALL - {"prepared/sub-02_task-movie", "folds.txt"} - FOLLOWS | decided
+    assert workflow.there == {"runs", *PREPARED} - {"prepared/sub-02_task-movie"}
     # Prepared again, it is the same: with the list of folds everything else is found done.
     path.write_bytes(whole)
     (workflow.folder / "prepared/sub-02_task-movie").touch()
@@ -149,7 +152,7 @@ def test_a_changed_recording_is_followed_to_the_report(workflow):
     tiny_study.write_recording(workflow.bids, "03", version=1)
     [line] = workflow.start()
     assert line.startswith("prepare/sub-03_task-movie: stale")
-    assert workflow.there == ALL - {"prepared/sub-03_task-movie", "folds.txt"}
+    assert workflow.there == {"runs", *PREPARED} - {"prepared/sub-03_task-movie"}
     workflow.marks().preparation.prepare()
     workflow.list_folds()
     workflow.marks().match_group()
@@ -162,10 +165,10 @@ def test_a_new_subject_is_listed(workflow):
     workflow.start()
     tiny_study.write_recording(workflow.bids, "05")
     workflow.start()
-    assert workflow.there == ALL - {"runs", "folds.txt"}
+    assert workflow.there == PREPARED
     workflow.list_runs()
     workflow.marks().match_runs()
-    assert workflow.there == ALL - {"folds.txt"}
+    assert workflow.there == {"runs", *PREPARED}
     assert len(list((workflow.folder / "runs").iterdir())) == len(PREPARED) + 1
 
 
@@ -186,8 +189,9 @@ def test_changed_settings_make_stale_what_depends_on_them(workflow, setting, gon
     assert workflow.there == ALL - gone
     assert said
     # As it was, everything is done.
-    workflow.start()
-    assert workflow.there == ALL - (gone & {"folds.txt"})
+    workflow.list_folds()
+    assert workflow.start() == []
+    assert workflow.there == ALL
 
 
 def test_another_choice_of_the_runs_is_listed(workflow):
@@ -195,13 +199,13 @@ def test_another_choice_of_the_runs_is_listed(workflow):
     filters = workflow.bids.parent / "filters.json"
     filters.write_text('{"bold": {"task": "movie"}}')
     workflow.marks(selection=Selection(filter_file=filters)).match(workflow.sources)
-    assert workflow.there == ALL - {"runs", "folds.txt"}
+    assert workflow.there == PREPARED
 
 
 def test_what_was_fetched_from_elsewhere_is_fetched_again(workflow):
     workflow.sources = [("fetched", "there here", workflow.bids)]
     workflow.start()
-    assert workflow.there == ALL - {"runs", "folds.txt"}
+    assert workflow.there == PREPARED
     workflow.list_runs()
     workflow.list_folds()
     (workflow.folder / "fetched").write_text("there here")
@@ -209,4 +213,4 @@ def test_what_was_fetched_from_elsewhere_is_fetched_again(workflow):
     assert workflow.there == {*ALL, "fetched"}
     shutil.rmtree(workflow.bids)
     workflow.start()
-    assert not workflow.there & {"fetched", "runs", "folds.txt"}
+    assert workflow.there == set()

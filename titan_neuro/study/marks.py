@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from titan_neuro.study.prepare import PlannedRun
     from titan_neuro.study.study import Study
 
-_GROUP = ("trained", "evaluated", "probed", "reported")
+_FOLLOWING = ("trained", "evaluated", "probed", "reported")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +76,10 @@ class Marks:
         lines = self._mark_runs(planned or [])
         if planned is None or not (self.folder / "runs").is_dir() or not all(run.check.is_done for run in planned):
             self._remove("folds.txt")
+        if not (self.folder / "folds.txt").exists():
+            # Snakemake makes a missing list only where something is to be made from it. With the list it shows what.
+            self._remove(*_FOLLOWING)
+            return lines
         return [*lines, *self.match_group()]
 
     def match_runs(self) -> list[str]:
@@ -96,8 +100,7 @@ class Marks:
             plan = self.group.plan_group()
         except TitanNeuroError:
             # The job that lists the folds says why.
-            for name in (*_GROUP, "folds.txt"):
-                self._remove(name)
+            self._remove(*_FOLLOWING, "folds.txt")
             return []
         checks = check_group(plan)
         done = {name for name, check in checks.items() if check.is_done}
@@ -108,9 +111,10 @@ class Marks:
         are_read = done >= {model.result.name for model in plan.main_models}
         probed = {name for name in PROBES if are_read and f"probe/{name}" in done}
         self._mark("probed", probed)
-        is_whole = is_evaluated and probed == {*PROBES}
-        self._mark_one("reported", is_done=is_whole and self._is_reported())
-        return _again(checks)
+        if is_evaluated and probed == {*PROBES}:
+            checks["report"] = self._check_report()
+        self._mark_one("reported", is_done="report" in checks and checks["report"].is_done)
+        return _again({name: check for name, check in checks.items() if not name.startswith("predict/")})
 
     def _plan(self) -> list[PlannedRun] | None:
         """Say what `prepare` would do; None where the dataset or the settings can't be read: its job says why."""
@@ -133,14 +137,14 @@ class Marks:
         self._mark("prepared", {run.recording.key for run in planned if run.check.is_done})
         return _again({f"prepare/{run.recording.key}": run.check for run in planned})
 
-    def _is_reported(self) -> bool:
-        """Whether `report` would find its page up to date."""
+    def _check_report(self) -> Check:
+        """Say whether `report` would find its page up to date."""
         from titan_neuro.study.status import report_result, study_status
 
         try:
-            return report_result(self.page.output, study_status(self.page, read_runs=False)).check().is_done
-        except TitanNeuroError:
-            return False
+            return report_result(self.page.output, study_status(self.page, read_runs=False)).check()
+        except TitanNeuroError as error:
+            return Check(State.STALE, (error.message,))
 
     def _mark(self, kind: str, done: Collection[str]) -> None:
         folder = self.folder / kind
@@ -159,13 +163,13 @@ class Marks:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.touch()
 
-    def _remove(self, name: str) -> None:
-        path = self.folder / name
-        with writing_to(path):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+    def _remove(self, *names: str) -> None:
+        for path in (self.folder / name for name in names):
+            with writing_to(path):
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
 
 
 def _again(checks: Mapping[str, Check]) -> list[str]:
