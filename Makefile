@@ -3,22 +3,40 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
-TORCH := $(shell grep '^torch==' constraints.txt)
 WORKERS ?= 2
 PARALLEL := -n $(WORKERS) --dist loadgroup --durations=10
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo test test-system test-slow test-all lint clean
+# Prints the packages of constraints.txt whose names begin so, or, with ! as second argument, the others.
+locked = awk '/^[a-z0-9]/ { found = /^($(1))/ } $(2)found' constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation
+
+.PHONY: install constraints demo test test-system test-slow test-all lint clean
 
 install: $(VENV)/.installed
 
-# torch comes first and pinned: a later package that asks for a range would bring a newer one, with gigabytes of CUDA.
-$(VENV)/.installed: pyproject.toml constraints.txt setup.py $(wildcard titan_neuro/titans/memory/cpp/*)
+# Exactly the packages of constraints.txt, from nothing: what is no longer required must not stay. setuptools comes first:
+# two packages are built, with it. Then torch's CPU build, where pip has a source of it: PyPI's for Linux needs the CUDA
+# libraries, gigabytes.
+$(VENV)/.locked: constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(TORCH)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,pipelines]'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(call locked,setuptools==) | $(PIP) --require-hashes --requirement /dev/stdin
+	$(call locked,torch==) | sed 's/^torch==[0-9.]*/&+cpu/' | $(PIP) --require-hashes --requirement /dev/stdin 2>/dev/null || true
+	$(call locked,cuda-|nvidia-,!) | $(PIP) --require-hashes --requirement /dev/stdin
+	if $(BIN)/python -m pip show torch | grep -q '^Requires:.*nvidia'; then \
+	    $(call locked,cuda-|nvidia-) | $(PIP) --require-hashes --requirement /dev/stdin; \
+	fi
 	touch $@
+
+$(VENV)/.installed: $(VENV)/.locked pyproject.toml setup.py $(wildcard titan_neuro/titans/memory/cpp/*)
+	$(PIP) --editable .
+	$(BIN)/python -m pip check
+	touch $@
+
+# After a change of requirements in pyproject.toml: versions stay where they can. UPGRADE=--upgrade takes the newest.
+constraints: install
+	$(BIN)/uv pip compile --quiet $(UPGRADE) pyproject.toml --output-file constraints.txt
 
 # The main job on a synthetic copy of ds003017's layout. What is done is not repeated.
 demo: install

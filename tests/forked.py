@@ -22,7 +22,6 @@ CONTEXT.set_forkserver_preload(
     [
         "bids",
         "boto3",
-        "brainiak.eventseg.event",
         "h5py",
         "interrupted_training",
         "jinja2",
@@ -34,7 +33,7 @@ CONTEXT.set_forkserver_preload(
         "pytest",
         "sqlalchemy.dialects.sqlite",
         "tensorboard",
-        "titan_neuro.cli",
+        "titan_neuro.cli.command",
         "titan_neuro.report",
         "titan_neuro.study.config",
         "titan_neuro.study.evaluate",

@@ -1,4 +1,4 @@
-"""Histories of a study: what may happen to its folders and processes, step by step, and what must be there at the end."""
+"""Histories of a study: what may happen to its folders and processes, and what must be there at the end."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class History:
         self.bids, self.output = folder / "bids", folder / "disk/output"
         self.settings, self.messages = folder / "settings.yaml", folder / "messages"
         self.output.parent.mkdir(parents=True, exist_ok=True)
-        self._write_settings("")
+        self._write_settings(self.settings, "")
         if finished is None:
             tiny_study.write_dataset(self.bids)
         else:
@@ -93,7 +93,7 @@ class History:
         return self._end(stage, process, may_be_killed=True) == -signal.SIGKILL
 
     def together(self, first: str, second: str, delay_s: float) -> None:
-        """Run two stages, the second a little later."""
+        """Run two stages, the second a little later; ``evaluate with seeds`` has the settings of that variant."""
         self._note("together", first, second, delay_s)
         processes = [self._start(first)]
         time.sleep(delay_s)
@@ -146,7 +146,7 @@ class History:
     def set(self, variant: str) -> None:
         """Change the settings, to one of `VARIANTS`."""
         self._note("set", variant)
-        self._write_settings(variant)
+        self._write_settings(self.settings, variant)
 
     def change_recording(self, subject: str, version: int) -> None:
         """Replace the table of a recording by another one of the same form."""
@@ -197,12 +197,17 @@ class History:
         given = [*map(repr, arguments), *(f"{name}={value!r}" for name, value in named.items())]
         self.steps.append(f"history.{method}({', '.join(given)})")
 
-    def _write_settings(self, variant: str) -> None:
+    def _write_settings(self, path: Path, variant: str) -> None:
         settings = _merged(yaml.safe_load(tiny_study.SETTINGS), VARIANTS[variant])
-        self.settings.write_text(yaml.safe_dump(settings))
+        path.write_text(yaml.safe_dump(settings))
 
     def _start(self, stage: str, before: Callable[[], None] | None = None) -> Any:
-        arguments = tiny_study.command(stage, self.bids, self.output, self.settings)
+        name, _, variant = stage.partition(" with ")
+        settings = self.settings
+        if variant:
+            settings = self.settings.with_stem(variant)
+            self._write_settings(settings, variant)
+        arguments = tiny_study.command(name, self.bids, self.output, settings)
         with self.messages.open("a") as file:
             file.write(f"--- {stage}\n")
         return forked.start(arguments, self.messages, before, stdout=self.folder / "printed")
@@ -304,7 +309,8 @@ def problems(output: Path, bids: Path, reference: dict[str, str]) -> list[str]:
     found += [f"{name}: differs" for name in reference.keys() & after.keys() if after[name] != reference[name]]
     for name in files_of(output):
         parts = Path(name).parts
-        if parts[0] in ("manifests", ".work") or name in SINGLETONS or "logs" in parts or parts[-1] == ".lock":
+        is_manifest = parts[0] == "manifests" and name.endswith(".json")
+        if is_manifest or parts[0] == ".work" or name in SINGLETONS or "logs" in parts or parts[-1] == ".lock":
             continue
         if name not in listed:
             found.append(f"{name}: no manifest lists it")

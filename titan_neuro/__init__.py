@@ -25,7 +25,6 @@ Each of them is loaded when it is first used, so that importing this package tak
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from titan_neuro.forecaster import Forecaster, ForecasterConfig, ParcelTokenizerConfig, SwinTokenizerConfig
     from titan_neuro.study import Study
 
-__version__ = version("titan-neuro")
+    __version__: str
 
 _HOMES = {
     "Forecaster": "forecaster",
@@ -55,6 +54,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        # Reading the installation's metadata takes longer than the rest of this file.
+        from importlib.metadata import version
+
+        return version("titan-neuro")
     if name in _HOMES:
         return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     if name == "titans":

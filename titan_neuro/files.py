@@ -33,7 +33,7 @@ WORK_FOLDER = ".work"
 """Subfolder of an output folder for locks and unfinished work."""
 
 _CAN_NOT_WRITE = {
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR),
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR, errno.EISDIR),
     errno.ENAMETOOLONG,
     # A failing disk or network, which is seen only when the content is synced.
     *(errno.EIO, errno.ESTALE),
@@ -224,6 +224,11 @@ def remove_leftovers(*targets: Path) -> None:
             for path in target.parent.iterdir():
                 if is_leftover(path, target):
                     _remove(path)
+
+
+def find_with_leftovers(folder: Path, pattern: str) -> list[Path]:
+    """Return the files in `folder` whose names match, and temporary files that a killed process left of such files."""
+    return [*folder.glob(pattern), *folder.glob(f".{pattern}.tmp")]
 
 
 @contextlib.contextmanager

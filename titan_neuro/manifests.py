@@ -16,12 +16,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from titan_neuro import __version__
 from titan_neuro.errors import MetadataError, MismatchError, TitanNeuroError, list_names
-from titan_neuro.files import is_plain_name, read_json, remove_file, write_json, writing_to
+from titan_neuro.files import inside, read_json, remove_file, remove_leftovers, write_json, writing_to
 from titan_neuro.provenance import commit, digest
 
 FOLDER = "manifests"
@@ -135,10 +135,9 @@ class ResultOf:
         manifest = _read_or_reason(self.root, self.name)
         if isinstance(manifest, Check):
             return manifest
-        reasons = [*self._changes(manifest)]
-        if reasons:
-            return Check(State.STALE, tuple(reasons))
-        return check_files(self.root, manifest, contents=contents)
+        changes, files = tuple(self._changes(manifest)), check_files(self.root, manifest, contents=contents)
+        # What is stale can be shown as such; what is damaged can't.
+        return Check(State.STALE, changes) if changes and files.is_done else files
 
     def _changes(self, manifest: Mapping[str, Any]) -> Iterator[str]:
         if manifest["method"] != self.method:
@@ -175,8 +174,10 @@ class ResultOf:
             The folder can't be written.
         """
         discard(self.root, self.name)
+        remove_leftovers(self.path)
         written = Written()
         yield written
+        remove_leftovers(*written.files, *written.timed)
         content = {
             "schema": SCHEMA,
             "schema_version": SCHEMA_VERSION,
@@ -366,12 +367,8 @@ def _is_file_record(record: object) -> bool:
 
 def _below(folder: Path, name: str) -> Path:
     """Return the path below `folder` of a relative name with ``/`` in it; it may not lead out of the folder."""
-    if not name or not all(map(is_plain_name, PurePosixPath(name).parts)):
-        raise MismatchError(
-            f"{folder}: expected the path of a file in this folder, found {name!r}, which leads out of it.",
-            "Manifests are not meant to be edited: run the stage again that wrote it.",
-        )
-    return folder / name
+    hint = "Manifests are not meant to be edited: run the stage again that wrote it."
+    return inside(folder, name, may_be_link=True, hint=hint)
 
 
 def as_json(value: Any) -> Any:

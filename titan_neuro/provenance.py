@@ -7,6 +7,7 @@ import datetime
 import functools
 import hashlib
 import json
+import logging
 import platform
 import resource
 import subprocess
@@ -17,8 +18,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from titan_neuro.errors import OutputError
+from titan_neuro.errors import TitanNeuroError
 from titan_neuro.files import file_lock, read_json, write_json
+
+logger = logging.getLogger(__name__)
 
 PACKAGES = (
     "titan-neuro",
@@ -77,24 +80,27 @@ def commit() -> str | None:
 
 
 def read_stage(output_dir: Path, stage: str) -> dict[str, Any]:
-    """Return the record of a stage in ``provenance.json``; empty where there is none.
+    """Return the record of a stage in ``provenance.json``; empty where there is none, or the file is damaged."""
+    return read_stages(output_dir).get(stage, {})
 
-    Raises
-    ------
-    OutputError
-        ``provenance.json`` is damaged.
+
+def read_stages(output_dir: Path) -> dict[str, dict[str, Any]]:
+    """Return the records of all stages in ``provenance.json``; none where there is no such file, or it is damaged.
+
+    No result depends on them: a damaged file is a reason for a warning only.
     """
-    return _read_stages(output_dir / "provenance.json").get(stage, {})
-
-
-def _read_stages(path: Path) -> dict[str, dict[str, Any]]:
+    path = output_dir / "provenance.json"
     if not path.is_file():
         return {}
-    hint = "Remove it; the next stage writes a new one."
-    stages = read_json(path, keys=["stages"], hint=hint, error=OutputError)["stages"]
-    if not isinstance(stages, dict) or not all(isinstance(record, dict) for record in stages.values()):
-        raise OutputError(f"{path}: expected one record for each stage, found something else.", hint)
-    return stages
+    try:
+        stages = read_json(path, keys=["stages"])["stages"]
+        if isinstance(stages, dict) and all(isinstance(record, dict) for record in stages.values()):
+            return stages
+        problem = f"{path}: expected one record for each stage, found something else."
+    except TitanNeuroError as error:
+        problem = error.message
+    logger.warning("%s The records of earlier stages are lost.", problem)
+    return {}
 
 
 @contextlib.contextmanager
@@ -119,11 +125,9 @@ def recorded(output_dir: Path, work_dir: Path, stage: str, **metadata: Any) -> I
     Raises
     ------
     OutputError
-        ``provenance.json`` is damaged (raised before the stage begins), or can't be written.
+        ``provenance.json`` can't be written.
     """
     path = output_dir / "provenance.json"
-    with file_lock(path, work_dir=work_dir):
-        _read_stages(path)
     record: dict[str, Any] = {
         "arguments": sys.argv[1:],
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -139,4 +143,4 @@ def recorded(output_dir: Path, work_dir: Path, stage: str, **metadata: Any) -> I
     record["peak_memory_bytes"] = peak * (1 if sys.platform == "darwin" else 1024)
     record.update(versions=versions(), commit=commit(), machine=platform.machine(), system=platform.system())
     with file_lock(path, work_dir=work_dir):
-        write_json(path, {"stages": {**_read_stages(path), stage: record}})
+        write_json(path, {"stages": {**read_stages(output_dir), stage: record}})

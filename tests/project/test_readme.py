@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from titan_neuro.cli import build_parser
+from titan_neuro.cli.command import build_parser
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

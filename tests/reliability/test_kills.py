@@ -3,44 +3,38 @@
 from __future__ import annotations
 
 import random
-import shutil
-import time
 
 import pytest
 import tiny_study
-from histories import History, outcome
+from histories import History
 
 SEED = 20261130
 
 
-@pytest.fixture(scope="module")
-def stages(tmp_path_factory):
-    """One clean run, stage by stage: the output folder before each, the outcome after it, and how long it took."""
-    history, steps = History(tmp_path_factory.mktemp("clean")), {}
-    for stage in tiny_study.STAGES:
-        before = history.folder / f"before/{stage}"
-        if history.output.exists():
-            shutil.copytree(history.output, before)
-        start = time.monotonic()
-        assert history.run(stage) == 0, history.describe(f"a clean {stage} failed")
-        steps[stage] = before, outcome(history.output, history.bids), time.monotonic() - start
-    return history, steps
-
-
-@pytest.mark.xdist_group("kills")
-@pytest.mark.parametrize("n_kills", [1, pytest.param(30, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("stage", tiny_study.STAGES)
-def test_a_killed_subcommand_is_made_good(stages, stage, n_kills):
-    """Killed once in each of `n_kills` equal stretches of its time."""
-    history, steps = stages
-    before, after, whole_s = steps[stage]
-    rng = random.Random(SEED)
+def kill_and_repeat(clean, folder, stage, n_kills):
+    """Kill a stage once in each of `n_kills` equal stretches of its time, and call it again."""
+    run, rng = clean(), random.Random(SEED)
+    history = History(folder, run.history.folder)
     for number in range(n_kills):
-        moment_s = whole_s * (number + rng.random()) / n_kills
+        moment_s = run.duration_s[stage] * (number + rng.random()) / n_kills
         history.steps.clear()
-        history.restore_output(before)
+        history.restore_output(run.before[stage])
         while not history.kill(stage, after_s=round(moment_s, 3)):
-            # This machine has become faster.
-            moment_s *= 0.9
-            history.restore_output(before)
-        history.finish(after, [stage])
+            # It ended before: this machine has become faster.
+            moment_s *= 0.7
+            history.restore_output(run.before[stage])
+        history.finish(run.after[stage], [stage])
+
+
+@pytest.mark.xdist_group("tiny-study")
+@pytest.mark.parametrize("stage", ["evaluate", "probe", "predict", "report"])
+def test_a_killed_subcommand_is_made_good(clean, tmp_path, stage):
+    """`prepare` and `train` are killed in tests/data/prepare and tests/training."""
+    kill_and_repeat(clean, tmp_path / "study", stage, n_kills=1)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("tiny-study-slow")
+@pytest.mark.parametrize("stage", tiny_study.STAGES)
+def test_thirty_kills_of_each_subcommand(clean, tmp_path, stage):
+    kill_and_repeat(clean, tmp_path / "study", stage, n_kills=30)

@@ -26,7 +26,7 @@ from interrupted_training import (
     write_stores,
 )
 
-from titan_neuro.errors import MismatchError, OutputError
+from titan_neuro.errors import OutputError
 from titan_neuro.training.module import ForecastModule
 from titan_neuro.training.resume import Checkpoints
 
@@ -182,19 +182,16 @@ def test_damaged_checkpoints_are_not_used(root, undisturbed, monkeypatch, caplog
 
 
 @pytest.mark.parametrize("fingerprint", ["0", "prepared otherwise"])
-def test_data_that_changed_since_the_start_are_refused(base, root, monkeypatch, fingerprint):
+def test_changed_data_are_trained_from_the_start(base, root, monkeypatch, caplog, fingerprint):
     shutil.copytree(base / "stores", root / "stores")
     output = root / "output"
     [*_, newest] = stop(monkeypatch, output, 3)
     write_store(root / "stores", 0, seed=99, fingerprint=fingerprint)
-    fits = sorted(output.glob(".work/*.safetensors"))
-    with pytest.raises(MismatchError, match="began with other data: sub-00_task-x was") as caught:
-        train(output)
-    assert sorted(output.glob(".work/*.safetensors")) == fits
-    assert "remove this folder" in caught.value.hint
-    assert newest.exists()
-    write_store(root / "stores", 0, seed=0, fingerprint="0")
-    train(output)
+    expected = outcome(train(root / "undisturbed", stores=root / "stores"))
+    with caplog.at_level(logging.INFO):
+        assert outcome(train(output)) == expected
+    assert f"{newest} is of a training of other data (sub-00_task-x changed)" in caplog.text
+    assert "resumes from" not in caplog.text
 
 
 def test_a_second_training_in_one_folder_is_refused(root, undisturbed):

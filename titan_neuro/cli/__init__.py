@@ -1,95 +1,15 @@
-"""The command ``titan-neuro``: one module a subcommand, each of which imports what is heavy only when it runs."""
+"""The command ``titan-neuro``. What ends it in order is loaded first, and the rest by :func:`main`."""
 
 from __future__ import annotations
 
-import argparse
-import logging
-import os
-import re
-import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
-from titan_neuro.cli import evaluate, fetch, flags, predict, prepare, probe, report, run, simulate, status, train
-from titan_neuro.errors import TitanNeuroError, near_miss
-from titan_neuro.study import pipelines
-
-INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
-_SUBCOMMANDS = (simulate, fetch, prepare, train, predict, evaluate, probe, report, status, run)
-
-
-class _Parser(argparse.ArgumentParser):
-    """Parser of the whole command, which reads the list of studies when somebody asks for help, and only then."""
-
-    def format_help(self) -> str:
-        """Return the help, with the command of each study."""
-        return f"{super().format_help()}\n{pipelines.describe_pipelines()}\n"
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Make the parser of the whole command."""
-    parser = _Parser(
-        prog="titan-neuro",
-        description="Forecast whole fMRI recordings with a memory that learns at test time, and ask what it contains.",
-        epilog="The main job: `titan-neuro run BIDS_DIR OUTPUT_DIR participant`, then `... group`.",
-    )
-    flags.add_version(parser)
-    subcommands = parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND", parser_class=argparse.ArgumentParser)
-    for subcommand in _SUBCOMMANDS:
-        subcommand.add_parser(subcommands)
-    return parser
+from titan_neuro.cli.interruption import end_at_once
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or the code of the error's class (see :mod:`titan_neuro.errors`)."""
-    parser = build_parser()
-    arguments, unknown = parser.parse_known_args(argv)
-    if unknown:
-        _refuse(getattr(arguments, "subparser", parser), unknown)
-    if arguments.subcommand is None:
-        parser.print_help()
-        return 0
-    _set_up_logging(arguments.verbose)
-    try:
-        arguments.execute(arguments)
-    except TitanNeuroError as error:
-        if arguments.debug:
-            raise
-        print(f"titan-neuro {arguments.subcommand}: {error.message}", file=sys.stderr)  # noqa: T201
-        if error.hint:
-            print(f"  {error.hint}", file=sys.stderr)  # noqa: T201
-        return error.exit_code
-    except BrokenPipeError:
-        # The reader of our output (`| head`) has closed it; what is buffered can go nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception as error:  # the last resort: whoever runs the command can do nothing with a traceback
-        if arguments.debug:
-            raise
-        print(f"titan-neuro {arguments.subcommand}: internal error: {type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201
-        print("  This is a fault of ours. Run it with --debug and report what it says.", file=sys.stderr)  # noqa: T201
-        return INTERNAL_ERROR
-    except KeyboardInterrupt:
-        print("titan-neuro: interrupted; run the same command again to go on.", file=sys.stderr)  # noqa: T201
-        return 130
-    return 0
+    with end_at_once():
+        from titan_neuro.cli.command import execute, parse
 
-
-def _refuse(subparser: argparse.ArgumentParser, unknown: Sequence[str]) -> NoReturn:
-    """Name the flags that a subcommand does not have, and the nearest that it has; else what is too many."""
-    unknown_flags = [argument.partition("=")[0] for argument in unknown if argument.startswith("-")]
-    if not unknown_flags:
-        subparser.error(f"unexpected arguments: {' '.join(unknown)}")
-    flags_of_subcommand = set(re.findall(r"--[a-z][a-z-]*", subparser.format_help()))
-    subparser.error(" ".join(f"unknown flag {flag}.{near_miss(flag, flags_of_subcommand)}" for flag in unknown_flags))
-
-
-def _set_up_logging(verbosity: int) -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s" if verbosity == 0 else "%(name)s: %(message)s"))
-    logger = logging.getLogger("titan_neuro")
-    logger.handlers[:] = [handler]
-    logger.setLevel(logging.DEBUG if verbosity else logging.INFO)
-    logger.propagate = False
-    if verbosity > 1:
-        logging.basicConfig(level=logging.INFO)
+        return execute(parse(argv))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -25,6 +24,7 @@ from titan_neuro.files import read_json
 from titan_neuro.manifests import Check, State
 from titan_neuro.manifests import read as read_manifest
 from titan_neuro.probing.tools.results import RESULT_SUFFIX, SCORES
+from titan_neuro.provenance import read_stages
 from titan_neuro.report.reading import HINT, read_sidecar, read_table
 from titan_neuro.report.records import ForecastMetadata, ProbeResult, Results, StatMap
 
@@ -84,7 +84,7 @@ def read_results(output_dir: Path, states: Mapping[str, Check] | None = None) ->
     files = _Shown(output_dir, states)
     group = output_dir / "group"
     stem = f"{group / f'task-{_only_task(files)}'}_desc"
-    scores_path, provenance_path = Path(f"{stem}-forecast_scores.tsv"), output_dir / "provenance.json"
+    scores_path = Path(f"{stem}-forecast_scores.tsv")
     config_path, maps = output_dir / "config.resolved.yaml", _read_maps(files)
     row, pair = ("model", "kind"), ("model", "compared_with")
     return Results(
@@ -103,7 +103,7 @@ def read_results(output_dir: Path, states: Mapping[str, Check] | None = None) ->
         probes=_read_probes(files, maps),
         training=_read_training(files),
         config=config_path.read_text(encoding="utf-8", errors="replace") if config_path.exists() else "",
-        stages=_read_stages(provenance_path) if provenance_path.exists() else {},
+        stages=read_stages(output_dir),
     )
 
 
@@ -248,10 +248,3 @@ def _read_curve(files: _Shown, path: Path) -> pd.DataFrame | None:
         raise MetadataError(f"{path}: column whole_run: expected true or false, found {min(unknown)!r}.", HINT)
     curve["whole_run"] = curve["whole_run"] == "true"
     return curve
-
-
-def _read_stages(path: Path) -> dict[str, dict[str, Any]]:
-    stages = read_json(path, keys=["stages"], hint=HINT)["stages"]
-    if not isinstance(stages, dict) or not all(isinstance(record, dict) for record in stages.values()):
-        raise MetadataError(f"{path}: stages: expected an object with an object for each stage.", HINT)
-    return stages

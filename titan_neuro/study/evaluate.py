@@ -16,7 +16,7 @@ from titan_neuro.data.repeats import find_repeats
 from titan_neuro.evaluation import ScoreContext, combine, controls_of, format_table, score_fold, write_scores
 from titan_neuro.evaluation.metrics_and_rows import AR, STIMULUS_LOCKED, TEST_RETEST
 from titan_neuro.evaluation.noise_ceilings import retest_ceiling, stimulus_locked_ceiling
-from titan_neuro.files import read_json, writing_to
+from titan_neuro.files import find_with_leftovers, read_json, writing_to
 from titan_neuro.manifests import ResultOf, State
 from titan_neuro.tables import read_written_tsv
 
@@ -120,7 +120,7 @@ def evaluate_study(trained: TrainedStudy, output: OutputFolder, notes: Sequence[
 
 
 def _files_of(stem: Path) -> list[Path]:
-    return [path for kind in _WRITTEN for path in stem.parent.glob(f"{stem.name}_{kind}")]
+    return [path for kind in _WRITTEN for path in find_with_leftovers(stem.parent, f"{stem.name}_{kind}")]
 
 
 def _discard_earlier(stem: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from titan_neuro.data.bids.names import parse_entities
-from titan_neuro.errors import TitanNeuroError
+from titan_neuro.errors import MetadataError, TitanNeuroError
 from titan_neuro.files import file_lock, read_json, write_json, writing_to
 
 if TYPE_CHECKING:
@@ -79,8 +79,14 @@ def warn_of_failures(output: OutputFolder, prepared: Collection[str]) -> None:
 
 
 def recorded_failures(output: OutputFolder) -> dict[str, str]:
-    """Return why runs could not be prepared, by their keys."""
-    return read_json(output.failed_runs) if output.failed_runs.is_file() else {}
+    """Return why runs could not be prepared, by their keys; nothing where the record is damaged."""
+    if not output.failed_runs.is_file():
+        return {}
+    try:
+        return {key: str(reason) for key, reason in read_json(output.failed_runs).items()}
+    except MetadataError as error:
+        logger.warning("%s Which runs could not be prepared is said by `titan-neuro prepare` again.", error.message)
+        return {}
 
 
 def _update(output: OutputFolder, remove: set[str], add: Mapping[str, str]) -> None:

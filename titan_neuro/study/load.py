@@ -92,7 +92,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is not valid YAML: {error}") from error
+        raise ConfigError(
+            f"{path}: is not valid YAML: {error}",
+            "Correct the file. Where it is a config.resolved.yaml, --config-file names other settings to go on with.",
+        ) from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected `preset: NAME` and settings, found {type(content).__name__}.")
     return content

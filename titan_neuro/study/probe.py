@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from titan_neuro.data.bids.maps import write_map
 from titan_neuro.data.prepare import content_id
-from titan_neuro.files import inside, read_json, write_json, writing_to
+from titan_neuro.files import find_with_leftovers, inside, read_json, write_json, writing_to
 from titan_neuro.manifests import ResultOf, State
 from titan_neuro.probing import PROBES, ProbedFold, ProbeSetup, untrained_like
 from titan_neuro.probing.tools.annotations import annotation_files
@@ -111,7 +111,8 @@ def probe_study(name: str, trained: TrainedStudy, output: OutputFolder) -> Probe
 def _files_of(stem: Path) -> list[Path]:
     """Tables and maps of a probe, also those that an interrupted one has left."""
     start, _, desc = stem.name.rpartition("_")
-    return [*stem.parent.glob(f"{stem.name}_*"), *stem.parent.glob(f"{start}_*stat-*_{desc}_statmap.*")]
+    patterns = (f"{stem.name}_*", f"{start}_*stat-*_{desc}_statmap.*")
+    return [path for pattern in patterns for path in find_with_leftovers(stem.parent, pattern)]
 
 
 def _run(probe: Probe, name: str, trained: TrainedStudy) -> ProbeResults:

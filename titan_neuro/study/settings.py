@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -112,7 +113,9 @@ class GivenSettings:
         prepared = {name: value for name, value in record.get("settings", {}).items() if name in names}
         atlas = None
         if output.resolved_settings.is_file():
-            atlas = load_study(default_preset="debug", config_file=output.resolved_settings).prepare.atlas
+            # Where they are damaged, `resolve` refuses them, unless a file or a preset stands in for them.
+            with contextlib.suppress(ConfigError):
+                atlas = load_study(default_preset="debug", config_file=output.resolved_settings).prepare.atlas
         config = self.resolve(output, kind, {"atlas": atlas and str(atlas), **prepared})
         if kind != "volume" and config.model.tokenizer.kind == "swin":
             found = "parcels" if kind == "parcels" else "vertices of surfaces"

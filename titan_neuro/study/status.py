@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from titan_neuro import __version__, manifests
 from titan_neuro.data.prepare import content_id
 from titan_neuro.data.prepare.inputs import recorded_settings
-from titan_neuro.errors import InputNotFoundError, TitanNeuroError, list_names
+from titan_neuro.errors import ConfigError, InputNotFoundError, TitanNeuroError, list_names
 from titan_neuro.files import WORK_FOLDER
 from titan_neuro.manifests import Check, ResultOf, State
 from titan_neuro.probing import PROBES
@@ -100,14 +101,17 @@ def _rows(stage: str, checks: dict[str, Check]) -> Iterator[tuple[str, str, str,
             yield stage, _LABELS.get(name, name.partition("/")[2]), check.state, check.why
 
 
-def study_status(study: Study, *, contents: bool = True) -> StudyStatus:
+def study_status(study: Study, *, read_runs: bool = True, read_results: bool = True) -> StudyStatus:
     """Compare every manifest with the inputs and settings in force, and with the files.
 
     Parameters
     ----------
     study : Study
-    contents : bool
-        Whether files are read, those of the dataset too. False: only whether they are there, and of their size.
+    read_runs : bool
+        Whether prepared runs are read, and the files of the dataset that they are from. False: only whether the runs
+        are there, and of their size.
+    read_results : bool
+        The same of what follows from the runs.
 
     Raises
     ------
@@ -118,12 +122,12 @@ def study_status(study: Study, *, contents: bool = True) -> StudyStatus:
     if not output.path.is_dir():
         raise InputNotFoundError(f"{output.path}: no such folder.", "Name the OUTPUT_DIR of a study.")
     at_work = tuple(holders(output.locks))
-    checks = _check_prepared(output, contents=contents)
+    checks = _check_prepared(output, contents=read_runs)
     problem = None
     try:
         plan = study.plan_group()
-        checks |= check_group(plan, contents=contents)
-        checks["report"] = report_result(output, StudyStatus(checks)).check(contents=contents)
+        checks |= check_group(plan, contents=read_results)
+        checks["report"] = report_result(output, StudyStatus(checks)).check(contents=read_results)
     except TitanNeuroError as error:
         if any(check.is_done for check in checks.values()) or manifests.names(output.path, "train"):
             problem = error.message
@@ -134,13 +138,16 @@ def study_status(study: Study, *, contents: bool = True) -> StudyStatus:
 def _uncomparable(output: OutputFolder, reason: str) -> dict[str, Check]:
     listed = [name for stage in ("train", "probe", "predict") for name in manifests.names(output.path, stage)]
     single = [name for name in ("evaluate",) if manifests.manifest_path(output.path, name).exists()]
-    return {name: Check(State.STALE, (reason,)) for name in (*listed, *single)}
+    found = {name: manifests.check_recorded(output.path, name) for name in (*listed, *single)}
+    return {name: Check(State.STALE, (reason,)) if check.is_done else check for name, check in found.items()}
 
 
 def _check_prepared(output: OutputFolder, *, contents: bool) -> dict[str, Check]:
     config, dataset = None, None
     if output.resolved_settings.is_file():
-        config = load_study(default_preset="debug", config_file=output.resolved_settings).prepare
+        # Where they are damaged, that is said of all that follows from them.
+        with contextlib.suppress(ConfigError):
+            config = load_study(default_preset="debug", config_file=output.resolved_settings).prepare
     if contents:
         try:
             dataset = source_of(output.path)
@@ -196,8 +203,8 @@ def report_result(output: OutputFolder, status: StudyStatus) -> ResultOf:
         name="report",
         method=_REPORT_VERSION,
         settings={
-            "code": [__version__, commit()],
-            "states": {name: str(check) for name, check in states.items()},
+            "code": f"{__version__}, commit {(commit() or 'not known')[:12]}",
+            "state": {name: str(check) for name, check in states.items()},
             "problem": status.problem,
         },
         inputs={**results, **files},

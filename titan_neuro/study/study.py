@@ -470,7 +470,7 @@ class Study:
         """
         from titan_neuro.study.status import study_status
 
-        return study_status(self, contents=contents)
+        return study_status(self, read_runs=contents, read_results=contents)
 
     def report(self) -> Path:
         """Write ``report.html`` from what the other stages have made, unless it is of exactly that.
@@ -491,9 +491,10 @@ class Study:
 
     def _report(self) -> Path:
         from titan_neuro.report import write_report
-        from titan_neuro.study.status import report_result
+        from titan_neuro.study.status import report_result, study_status
 
-        status = self.status(contents=False)
+        # The page draws nothing from the prepared runs: they are not read for it.
+        status = study_status(self, read_runs=False)
         shown = [name for name, check in status.checks.items() if name == "evaluate" or name.startswith("probe/")]
         if not any(status.checks[name].state in {State.DONE, State.STALE} for name in shown):
             raise InputNotFoundError(

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
-from titan_neuro.errors import MismatchError, OutputError, TrainingError
+from titan_neuro.errors import OutputError, TrainingError, list_names
 from titan_neuro.files import make_folder, write_bytes, write_text, writing_to
 from titan_neuro.stage_locks import Holder
 
@@ -272,24 +272,20 @@ def find_checkpoint(folder: Path, identity: Mapping[str, Any], *, may_clean_up: 
     may_clean_up : bool
         Rename the checkpoints that can't be used, and remove files that a killed process left unfinished: for one
         process only.
-
-    Raises
-    ------
-    MismatchError
-        The data have changed since the training began.
     """
     if may_clean_up:
         for path in folder.glob(".*.ckpt.*.tmp"):
             path.unlink()
     for path in _newest_first(folder, _RESUMABLE):
         saved, problem = _read_identity(path, folder)
-        if saved.get("settings") != identity["settings"]:
+        if saved.get("settings") == identity["settings"]:
+            problem = _changed_data(identity["data"], saved["data"])
+        if problem:
             logger.warning("%s is %s; the training does not resume from it.", path, problem)
             if may_clean_up:
                 # In a Slurm job, Lightning would load any file that is named as its own requeue names them.
                 path.rename(path.with_name(f"refused-{path.stem.replace('hpc_ckpt', 'requeue')}"))
             continue
-        _require_same_data(folder, identity["data"], saved["data"])
         return path
     return None
 
@@ -317,14 +313,9 @@ def _read_identity(path: Path, folder: Path) -> tuple[dict[str, Any], str]:
     return identity, "of another training"
 
 
-def _require_same_data(folder: Path, now: Mapping[str, str], before: Mapping[str, str]) -> None:
-    for name in sorted(set(now) | set(before)):
-        if now.get(name) != before.get(name):
-            raise MismatchError(
-                f"{folder}: this training began with other data: {name} was {before.get(name)}, now it is "
-                f"{now.get(name)}.",
-                "Restore the data and run the same command, or remove this folder to train from the start.",
-            )
+def _changed_data(now: Mapping[str, str], before: Mapping[str, str]) -> str:
+    changed = [name for name in sorted(set(now) | set(before)) if now.get(name) != before.get(name)]
+    return f"of a training of other data ({list_names(changed)} changed)" if changed else ""
 
 
 @contextlib.contextmanager

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -59,7 +61,8 @@ def tensors_path(work_dir: Path, name: str, fingerprint: str) -> Path:
 
 def _write(path: Path, fingerprint: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_bytes(path, save(on_cpu, metadata={"fingerprint": fingerprint, "metadata": json.dumps(metadata)}))
+    texts = {"fingerprint": fingerprint, "metadata": json.dumps(metadata)}
+    write_bytes(path, save(on_cpu, metadata={**texts, "content": _content(on_cpu, texts["metadata"])}))
 
 
 def _read(path: Path, fingerprint: str) -> TensorsAndMetadata:
@@ -68,8 +71,20 @@ def _read(path: Path, fingerprint: str) -> TensorsAndMetadata:
             header = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             metadata, saved_fingerprint = json.loads(header["metadata"]), header["fingerprint"]
+            if header["content"] != _content(tensors, header["metadata"]):
+                raise ValueError("its content was changed")
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise MismatchError(f"{path}: is damaged ({error}).") from error
     if saved_fingerprint != fingerprint:
         raise MismatchError(f"{path}: expected the fingerprint {fingerprint}, found {saved_fingerprint}.")
     return tensors, metadata
+
+
+def _content(tensors: Mapping[str, Tensor], metadata: str) -> str:
+    """Return a digest: safetensors has none, and a changed bit would go into every later training."""
+    content = hashlib.sha256(metadata.encode())
+    for name, tensor in sorted(tensors.items()):
+        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        # Bytes as they lie in memory: NumPy has no bfloat16.
+        content.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return content.hexdigest()

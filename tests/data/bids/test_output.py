@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -63,9 +64,36 @@ def test_missing_files_are_written_by_the_next_call(source, tmp_path):
 
 def test_an_output_of_another_dataset_is_refused(source, tmp_path):
     init_output_dir(tmp_path / "out", source, "1.2.3", tmp_path / "work")
-    other = source.rename(tmp_path / "other")
+    other = shutil.copytree(source, tmp_path / "other")
     with pytest.raises(OutputError, match="made from another dataset"):
         init_output_dir(tmp_path / "out", other, "1.2.3", tmp_path / "work")
+    # Nor is it the same one at another place, where it has another name.
+    moved = source.rename(tmp_path / "moved")
+    (moved / "dataset_description.json").write_text('{"Name": "another", "BIDSVersion": "1.8.0"}')
+    with pytest.raises(OutputError, match="made from another dataset"):
+        init_output_dir(tmp_path / "out", moved, "1.2.3", tmp_path / "work")
+
+
+def test_a_moved_dataset_is_the_same_one(source, tmp_path):
+    init_output_dir(tmp_path / "out", source, "1.2.3", tmp_path / "work")
+    moved = source.rename(tmp_path / "moved to here")
+    init_output_dir(tmp_path / "out", moved, "1.2.3", tmp_path / "work")
+    description = json.loads((tmp_path / "out/dataset_description.json").read_text())
+    assert description["SourceDatasets"][0]["URL"] == moved.as_uri()
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", '{"Name": "x'])
+@pytest.mark.parametrize("name", ["dataset_description.json", "README.md", ".bidsignore"])
+def test_damaged_descriptions_are_written_again(source, tmp_path, name, content):
+    init_output_dir(tmp_path / "out", source, "1.2.3", tmp_path / "work")
+    path = tmp_path / "out" / name
+    whole = path.read_bytes()
+    if content is None:
+        path.unlink()
+    else:
+        path.write_text(content)
+    init_output_dir(tmp_path / "out", source, "1.2.3", tmp_path / "work")
+    assert path.read_bytes() == whole
 
 
 def test_folders_of_others_are_refused(source, tmp_path):

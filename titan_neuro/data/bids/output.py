@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
 from titan_neuro.data.space import Space
-from titan_neuro.errors import MetadataError, OutputError, UsageError
+from titan_neuro.errors import InputNotFoundError, MetadataError, OutputError, UsageError
 from titan_neuro.files import WORK_FOLDER, atomic, file_lock, is_leftover, read_json, write_json, write_text
+from titan_neuro.manifests import FOLDER
+
+logger = logging.getLogger(__name__)
 
 _NAME = "Titan-Neuro"
 _README = """# Forecasts made by Titan-Neuro
@@ -78,14 +84,33 @@ def check_output(output_dir: Path, bids_dir: Path | None = None) -> None:
     contents = list(output_dir.iterdir()) if output_dir.is_dir() else []
     if all(path.name == WORK_FOLDER or is_leftover(path, description) for path in contents):
         return
-    made_by = read_json(description).get("GeneratedBy") if description.is_file() else None
-    names = [entry.get("Name") for entry in made_by if isinstance(entry, dict)] if isinstance(made_by, list) else []
-    if _NAME not in names:
+    names = _made_by(description)
+    if _NAME not in names and not _has_our_files(output_dir):
         owner = f"made by {', '.join(map(str, names))}" if names else "not an output of Titan-Neuro"
         raise OutputError(
             f"{output_dir}: contains files and is {owner}: nothing is written there.",
             "Name a new folder, or one that Titan-Neuro made.",
         )
+
+
+def _made_by(description: Path) -> list[Any]:
+    made_by = _read_description(description).get("GeneratedBy")
+    return [entry.get("Name") for entry in made_by if isinstance(entry, dict)] if isinstance(made_by, list) else []
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    """Return the description of an output folder; empty where there is none, or it is damaged."""
+    try:
+        return read_json(path)
+    except (InputNotFoundError, MetadataError):
+        return {}
+
+
+def _has_our_files(output_dir: Path) -> bool:
+    """Whether a folder whose description is missing or damaged shows by other files that it is ours."""
+    readme = output_dir / "README.md"
+    is_ours = readme.is_file() and readme.read_bytes() == _README.encode()
+    return is_ours or any((output_dir / FOLDER).glob("prepare/*.json"))
 
 
 def _require_separate(output: Path, source: Path) -> None:
@@ -121,31 +146,40 @@ def init_output_dir(output_dir: Path, bids_dir: Path, version: str, work_dir: Pa
         # The description is first: without it, a folder with any other file would be refused as not ours.
         _describe(description, bids_dir, version)
         for path, text in ((readme, _README), (ignore, _BIDSIGNORE)):
-            if not path.is_file():
+            if not path.is_file() or path.read_bytes() != text.encode():
                 write_text(path, text)
 
 
 def _describe(description: Path, bids_dir: Path, version: str) -> None:
+    """Write the description, unless it is there; refuse a folder of another dataset."""
     source = _source(bids_dir)
-    if description.is_file():
-        recorded = read_json(description).get("SourceDatasets")
-        if recorded != [source]:
+    name = read_json(bids_dir / "dataset_description.json").get("Name", bids_dir.name)
+    content = {
+        "Name": f"{_NAME} outputs of {name}",
+        "BIDSVersion": "1.10.0",
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": _NAME, "Version": version}],
+        "SourceDatasets": [source],
+    }
+    found = _read_description(description)
+    if found == content:
+        return
+    recorded = found.get("SourceDatasets")
+    if recorded is not None and recorded != [source]:
+        if not _was_moved(recorded, source) or found.get("Name") != content["Name"]:
             raise OutputError(
                 f"{description.parent}: was made from another dataset: expected {source}, found {recorded}.",
                 "Name another folder.",
             )
-        return
-    name = read_json(bids_dir / "dataset_description.json").get("Name", bids_dir.name)
-    write_json(
-        description,
-        {
-            "Name": f"{_NAME} outputs of {name}",
-            "BIDSVersion": "1.10.0",
-            "DatasetType": "derivative",
-            "GeneratedBy": [{"Name": _NAME, "Version": version}],
-            "SourceDatasets": [source],
-        },
-    )
+        logger.info("%s: the dataset was moved to %s.", description.parent, bids_dir)
+    write_json(description, content)
+
+
+def _was_moved(recorded: Any, source: dict[str, str]) -> bool:
+    """Whether the recorded dataset can be the one that lies elsewhere now: it is not where it was."""
+    before = recorded[0] if isinstance(recorded, list) and recorded and isinstance(recorded[0], dict) else {}
+    folder = Path(unquote(urlsplit(str(before.get("URL", ""))).path))
+    return before.get("DOI") == source.get("DOI") and not (folder / "dataset_description.json").is_file()
 
 
 def _source(bids_dir: Path) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from contextlib import AbstractContextManager
@@ -19,6 +20,10 @@ from titan_neuro.data.store.schema import SCHEMA, SCHEMA_VERSION, Event, check_n
 from titan_neuro.data.store.spaces import read_space
 from titan_neuro.data.store.view import RunView
 from titan_neuro.errors import ImageError, MismatchError
+
+# A run up to this size is kept once it is read. An open run takes as much anyway, and a study reads each run twenty
+# times or more, in pieces: finding them took longer than all that is computed from such short runs.
+_SHORT_BYTES = 64 * 2**10
 
 
 class RunStore:
@@ -75,10 +80,14 @@ class RunStore:
         self.record: dict[str, Any] = attributes["record"]
         self.events: tuple[Event, ...] = events_of(attributes)
         with self._read_errors("series"):
-            self.n_time_points: int = self._array("series").shape[0]
+            series = self._array("series")
+        self.n_time_points: int = series.shape[0]
+        self._is_short = series.nbytes <= _SHORT_BYTES and not is_url(path)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_group": None, "_process": None, "_arrays": {}}
+        state = self.__dict__ | {"_group": None, "_process": None, "_arrays": {}}
+        state.pop("_whole", None)
+        return state
 
     @property
     def subject(self) -> str:
@@ -154,6 +163,17 @@ class RunStore:
         ImageError
             The time points are damaged or missing.
         """
+        if self._is_short:
+            # Where a part is damaged, the rest can be read.
+            with contextlib.suppress(ImageError):
+                return self._whole[start:stop].copy()
+        return self._read_series(start, stop)
+
+    @cached_property
+    def _whole(self) -> np.ndarray:
+        return self._read_series(0, self.n_time_points)
+
+    def _read_series(self, start: int, stop: int) -> np.ndarray:
         with self._read_errors(f"time points {start} to {stop - 1}"):
             values = np.asarray(self._array("series")[start:stop])
         # Missing chunks are read as NaN (the fill value), which no time point contains.
@@ -179,7 +199,7 @@ class RunStore:
         series = self._array("series")
         step = (series.shards or series.chunks)[0]
         starts = range(0, self.n_time_points, step)
-        self._check("series", sha256_of_blocks(self.series(start, start + step) for start in starts))
+        self._check("series", sha256_of_blocks(self._read_series(start, start + step) for start in starts))
 
     def within(self, space: Space) -> RunView:
         """Return the run restricted to the features of a study; see :class:`RunView`."""

@@ -46,7 +46,8 @@ def fit_events(series: np.ndarray, n_events: int) -> np.ndarray:
 def _directions(rows: np.ndarray) -> np.ndarray:
     """Rows of length 1; those of length 0 stay."""
     lengths: np.ndarray = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(lengths > 0, lengths, 1.0)
+    directions: np.ndarray = rows / np.where(lengths > 0, lengths, 1.0)
+    return directions
 
 
 def _probabilities(log_density: np.ndarray) -> tuple[np.ndarray, float]:

@@ -1,0 +1,120 @@
+"""Every kind of file of a study, damaged in every way: said in words, made again, and then as before."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+from histories import History
+
+from titan_neuro.errors import ConfigError, InputNotFoundError, MismatchError, OutputError
+
+# A kind of file; a file of it; the subcommand that is called next; the exit code with which it ends. With 0 it goes on
+# without the file, or makes it again.
+RUN, MODEL = "sub-01/func/sub-01_task-movie_seg-x_desc-", "models/seed-0/fold-1/titan-mac/"
+FILES = {
+    "the values of a prepared run": (f"{RUN}prepared_timeseries.zarr/series/c/0/0", "train", InputNotFoundError),
+    "the header of a prepared run": (f"{RUN}prepared_timeseries.zarr/zarr.json", "train", InputNotFoundError),
+    "the sidecar of a prepared run": (f"{RUN}prepared_timeseries.json", "train", InputNotFoundError),
+    "the manifest of a prepared run": ("manifests/prepare/sub-01_task-movie.json", "train", InputNotFoundError),
+    "the weights of a model": (f"{MODEL}model.safetensors", "evaluate", MismatchError),
+    "the settings of a model": (f"{MODEL}config.json", "evaluate", MismatchError),
+    "the epochs of a model": (f"{MODEL}training.csv", "evaluate", MismatchError),
+    "the manifest of a model": ("manifests/train/seed-0_fold-1_titan-mac.json", "evaluate", MismatchError),
+    "a forecast": (f"{RUN}forecastH1_timeseries.tsv", "predict", None),
+    "the manifest of a forecast": ("manifests/predict/sub-01_task-movie_H1.json", "predict", None),
+    "the table of scores": ("group/task-movie_desc-forecast_scores.tsv", "evaluate", None),
+    "a map": ("group/task-movie_seg-x_stat-r2_desc-arH1_statmap.tsv", "evaluate", None),
+    "the manifest of the scores": ("manifests/evaluate.json", "evaluate", None),
+    "a table of a probe": ("group/task-movie_desc-contextlength_curve.tsv", "probe", None),
+    "the summary of a probe": ("group/task-movie_desc-contextlength_result.json", "probe", None),
+    "the manifest of a probe": ("manifests/probe/context-length.json", "probe", None),
+    "the report": ("report.html", "report", None),
+    "the manifest of the report": ("manifests/report.json", "report", None),
+    "the description of the folder": ("dataset_description.json", "predict", None),
+    "the record of all commands": ("provenance.json", "predict", None),
+    "the settings in force": ("config.resolved.yaml", "predict", None),
+}
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def change_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def replace_by_folder(path):
+    path.unlink()
+    path.mkdir()
+    (path / "x").write_text("x")
+
+
+def replace_by_other_version(path):
+    path.write_text('{"schema": "titan-neuro-manifest", "schema_version": 99}')
+
+
+def forbid(path):
+    path.chmod(0)
+
+
+DAMAGES = {
+    "is empty": empty,
+    "is cut": cut,
+    "has a changed bit": change_bit,
+    "is a folder": replace_by_folder,
+    "is of a newer version": replace_by_other_version,
+    "may not be read": forbid,
+}
+CASES = {f"{file} {damage}": (file, damage) for file in FILES for damage in DAMAGES}
+# What is scored, drawn or trained again takes its time.
+QUICK = {
+    case: (file, damage)
+    for case, (file, damage) in CASES.items()
+    if damage == "is a folder" or FILES[file][2] or (damage == "is empty" and FILES[file][1] != "report")
+}
+
+
+def check(clean, folder, file, damage, *, whole_way):
+    """Damage a file; the next subcommand ends as is said above, and the whole way makes all as it was."""
+    name, stage, error = FILES[file]
+    if damage == "may not be read" and os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    history = History(folder, clean().history.folder)
+    DAMAGES[damage](history.output / name)
+    code = history.run(stage)
+    expected = {0} if error is None else {error.exit_code}
+    if damage == "is a folder" and error is None:
+        # It is not removed: who knows whose it is.
+        expected.add(OutputError.exit_code)
+    if damage == "has a changed bit" and name == "config.resolved.yaml":
+        # Any settings are as good as others.
+        expected |= {ConfigError.exit_code, MismatchError.exit_code}
+    assert code in expected, history.describe(f"exit code {code}")
+    if code:
+        assert name in history.messages.read_text(), history.describe(f"{name} is not named")
+    if (history.output / name).is_dir():
+        shutil.rmtree(history.output / name)
+    if whole_way or error is None:
+        history.finish(clean().after["report"], None if whole_way else [stage])
+
+
+@pytest.mark.xdist_group("tiny-study")
+@pytest.mark.parametrize(("file", "damage"), QUICK.values(), ids=QUICK)
+def test_damage_is_noticed(clean, tmp_path, file, damage):
+    check(clean, tmp_path / "study", file, damage, whole_way=False)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("tiny-study-slow")
+@pytest.mark.parametrize(("file", "damage"), CASES.values(), ids=CASES)
+def test_damage_is_mended(clean, tmp_path, file, damage):
+    check(clean, tmp_path / "study", file, damage, whole_way=True)
