@@ -75,11 +75,11 @@ DAMAGES = {
     "may not be read": forbid,
 }
 CASES = {f"{file} {damage}": (file, damage) for file in FILES for damage in DAMAGES}
-# What is scored, drawn or trained again takes its time.
+# What is scored or drawn again takes its time.
 QUICK = {
     case: (file, damage)
     for case, (file, damage) in CASES.items()
-    if damage == "is a folder" or FILES[file][2] or (damage == "is empty" and FILES[file][1] != "report")
+    if damage in {"is a folder", "has a changed bit"} and (FILES[file][2] or FILES[file][1] in {"probe", "predict"})
 }
 
 
