@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import socket
 import time
+from types import MappingProxyType
 
 import forked
 import pytest
@@ -73,14 +75,18 @@ def test_a_pair_leaves_nothing_behind(tmp_path, trained, references, first, seco
 
 
 @contextlib.contextmanager
-def waiting(history, *jobs, stage, **resources):
+def waiting(history, *jobs, stage, variables=MappingProxyType({}), **resources):
     """Start processes while this one is at work on these; the block begins once each says that it waits."""
     files = [history.folder / f"messages-{number}" for number in range(len(jobs))]
+    processes = []
     with hold(history.output / ".work/locks", stage, **resources):
-        processes = [
-            forked.start([*tiny_study.command(job, history.bids, history.output, history.settings), *more], file)
-            for (job, *more), file in zip(jobs, files, strict=True)
-        ]
+        for (job, *more), file in zip(jobs, files, strict=True):
+            arguments = tiny_study.command(job, history.bids, history.output, history.settings)
+            # As torchrun numbers the processes that it starts.
+            with pytest.MonkeyPatch.context() as environment:
+                for name, value in variables.items():
+                    environment.setenv(name, value.format(rank=len(processes)))
+                processes.append(forked.start([*arguments, *more], file))
         deadline = time.monotonic() + TIMEOUT_S
         for process, file in zip(processes, files, strict=True):
             while not (file.exists() and " waits for " in file.read_text()):
@@ -144,3 +150,20 @@ def test_a_report_waits_for_the_results_that_it_shows(tmp_path, trained):
     assert history.run("evaluate") == 0
     with waiting(history, ("report",), stage="evaluate", writes=["scores", *ALL_PROBES]):
         assert not (history.output / "report.html").exists()
+
+
+def test_processes_that_train_together_share_the_locks(tmp_path, trained):
+    """Two, started by torchrun."""
+    history = History(tmp_path / "study", trained)
+    history.set("train")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    variables = {"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    variables |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0"}
+    variables |= {"RANK": "{rank}", "LOCAL_RANK": "{rank}"}
+    with waiting(history, ("train",), ("train",), stage="prepare", shares=["runs"], variables=variables):
+        pass
+    assert "".join(history.texts).count("is trained:") == 2
+    assert history.run("train") == 0
+    assert history.messages.read_text().count("was trained before") == 2
