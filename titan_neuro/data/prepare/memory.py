@@ -153,7 +153,8 @@ def _n_confounds(config: PrepareConfig) -> int:
 
 def _bytes_while_cleaning(n_features: int, n_time_points: int, n_confounds: int) -> int:
     """What stays in memory from block to block: sums for each feature, and the store's shard."""
-    shard = layout(n_time_points, n_features)[1] * n_features * 2
+    # A header that is not valid may say 0.
+    shard = layout(max(n_time_points, 1), max(n_features, 1))[1] * n_features * 2
     return n_features * (_BYTES_PER_STATE + 8 * n_confounds) + _COPIES_OF_A_SHARD * shard
 
 
