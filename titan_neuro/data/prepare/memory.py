@@ -67,6 +67,8 @@ _MOST_CONFOUNDS = 40
 _FRACTION_OF_TISSUES, _BYTES_PER_TISSUE_VALUE, _BYTES_PER_FITTED_VALUE = 0.4, 8, 40
 # A table of text as Python objects and as numbers; XML as objects, for each of its bytes.
 _BYTES_PER_BYTE_OF_TABLE, _BYTES_PER_BYTE_OF_XML = 16, 16
+_MOST_COMPRESSION = 8
+# The part of a GIFTI file in which the size of its arrays is said.
 _GIFTI_START = 2**16
 
 
@@ -126,12 +128,14 @@ def least_bytes(recording: Recording, config: PrepareConfig) -> int:
 
     Raises
     ------
-    ImageError, InputNotFoundError
+    ImageError
         A header can't be read.
+    OSError
+        A file is not there.
+    ConfigError
+        A setting does not fit the run.
     """
-    tables = _BYTES_PER_BYTE_OF_TABLE * sum(
-        path.stat().st_size for path in input_files(recording, config).values() if path.suffix == ".tsv"
-    )
+    tables = sum(_bytes_of_table(path) for path in input_files(recording, config).values() if not is_missing(path))
     if recording.kind == "volume":
         return tables + _of_volumes(recording, config)
     n_time_points, n_features, whole = _size_of_features(recording)
@@ -143,7 +147,14 @@ def least_bytes(recording: Recording, config: PrepareConfig) -> int:
     )
 
 
+def _bytes_of_table(path: Path) -> int:
+    if path.name.endswith(".tsv.gz"):
+        return _BYTES_PER_BYTE_OF_TABLE * _MOST_COMPRESSION * path.stat().st_size
+    return _BYTES_PER_BYTE_OF_TABLE * path.stat().st_size if path.suffix == ".tsv" else 0
+
+
 def in_gb(n_bytes: float) -> str:
+    """Return an amount of memory in GB (10^9 bytes), for messages: ``0.25``."""
     return f"{n_bytes / 1e9:.2f}"
 
 
@@ -187,19 +198,16 @@ def _n_features(
     recording: Recording, config: PrepareConfig, n_voxels: int, resolution_mm: float | None
 ) -> tuple[int, int]:
     """Voxels of the output (at most), and the bytes that finding them takes."""
-    import nibabel as nib
-
     if output_route(recording, config) in ("transforms", "rough registration"):
         return round(_BRAIN_MM3 / (resolution_mm or DEFAULT_RESOLUTION_MM) ** 3), 0
     found = n_voxels
     needed = (config.mask_time_points * 16 + _BYTES_PER_IMAGE_VOXEL) * n_voxels
     if recording.mask is not None and not is_missing(recording.mask):
         with reading(recording.mask):
-            found = np.count_nonzero(nib.load(recording.mask).dataobj)
+            found = int(np.count_nonzero(_open(recording.mask).dataobj))
         needed = _BYTES_PER_IMAGE_VOXEL * n_voxels
     if resolution_mm is not None:
-        with reading(recording.path):
-            voxel_mm3 = math.prod(map(float, nib.load(recording.path).header.get_zooms()[:3]))
+        voxel_mm3 = math.prod(map(float, _open(recording.path).header.get_zooms()[:3]))
         found = round(1.1 * found * voxel_mm3 / resolution_mm**3)
     return found, needed
 
@@ -237,10 +245,15 @@ def _bytes_of_transform(path: Path) -> int:
 
 
 def _shape(path: Path) -> tuple[int, ...]:
+    return tuple(map(int, _open(path).shape))
+
+
+def _open(path: Path) -> Any:
+    """Open an image, of which the header alone is read."""
     import nibabel as nib
 
     with reading(path):
-        return tuple(map(int, nib.load(path).shape))
+        return nib.load(path)
 
 
 def _of_atlas(config: PrepareConfig) -> int:
@@ -265,7 +278,6 @@ def _size_of_features(recording: Recording) -> tuple[int, int, int]:
     """Time points and features of parcels or surfaces, from above, and what reading them takes."""
     import nibabel as nib
 
-    size = recording.path.stat().st_size
     if recording.hemispheres:
         arrays = [_gifti_shape(path) for path in recording.hemispheres.values()]
         n_values, n_time_points = sum(t * n for t, n in arrays), arrays[0][0]
@@ -282,7 +294,8 @@ def _size_of_features(recording: Recording) -> tuple[int, int, int]:
     with recording.path.open("rb") as file:
         n_columns = file.readline().count(b"\t") + 1
         n_rows = sum(1 for _ in file)
-    return max(n_rows, 1), n_columns, _BYTES_PER_BYTE_OF_TABLE * size
+    # What the table takes is counted with the others.
+    return n_rows, n_columns, 0
 
 
 def _gifti_shape(path: Path) -> tuple[int, int]:
