@@ -99,8 +99,8 @@ def field(pid, name):
 
 
 def native(folder):
-    """Two runs of 150 volumes; a block of all of them would take 0.6 GB."""
-    return native_runs.write(folder / "bids", n_runs=2, shape=(32, 32, 32), n_time_points=150)
+    """Two runs of 120 volumes; a block of all of them would take 0.2 GB."""
+    return native_runs.write(folder / "bids", n_runs=2, shape=(24, 26, 22), n_time_points=120)
 
 
 def raw(folder):

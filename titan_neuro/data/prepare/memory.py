@@ -7,6 +7,8 @@ above; the block gets what is left.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib
 import math
 import re
@@ -44,8 +46,11 @@ _LIBRARIES = (
     "scipy.signal",
     "scipy.sparse",
 )
-# What the interpreter keeps of memory that was freed.
-_SLACK_BYTES = 64 * 2**20
+# Small objects, and what the interpreter keeps of memory that was freed; before the first run also the parts of
+# libraries that come into memory as they are used.
+_SLACK_BYTES, _UNUSED_LIBRARIES_BYTES = 64 * 2**20, 96 * 2**20
+# glibc's number of the option; arrays from this size on are mapped one by one.
+_M_MMAP_THRESHOLD, _MAPPED_BYTES = -3, 2**20
 # Of the template's brain mask, rounded up; and what reading it at 1 mm takes.
 _BRAIN_MM3, _TEMPLATE_BYTES = 2.0e6, 250 * 10**6
 # Another process, its libraries and the images that it registers.
@@ -81,10 +86,23 @@ def resident_bytes() -> int:
 
 
 def program_bytes() -> int:
-    """Import what preparing a run imports, and return the resident size of this process, rounded up."""
+    """Import what preparing a run imports, and return what this process will hold beside the run, from above."""
+    release_memory()
+    return resident_bytes() + _SLACK_BYTES + _UNUSED_LIBRARIES_BYTES
+
+
+def release_memory() -> None:
+    """Import what preparing a run imports, and have memory that is freed go back to the system from now on.
+
+    The C library of Linux (glibc) would keep arrays of up to 32 MiB that were freed, and cut others from them: the
+    resident size would then be far above what is in use. Elsewhere nothing is changed.
+    """
     for name in _LIBRARIES:
         importlib.import_module(name)
-    return resident_bytes() + _SLACK_BYTES
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
+        libc.malloc_trim(0)
 
 
 def bytes_for_blocks(name: str, run: OpenRun, memory_bytes: int) -> int:
@@ -104,8 +122,11 @@ def bytes_for_blocks(name: str, run: OpenRun, memory_bytes: int) -> int:
         Not a single time point fits.
     """
     series = run.series
-    used = program_bytes() + _bytes_while_cleaning(
-        series.space.n_features, series.n_time_points, run.confounds.values.shape[1]
+    release_memory()
+    used = (
+        resident_bytes()
+        + _SLACK_BYTES
+        + _bytes_while_cleaning(series.space.n_features, series.n_time_points, run.confounds.values.shape[1])
     )
     needed = used + bytes_per_time_point(series)
     if needed > memory_bytes:
