@@ -63,7 +63,9 @@ class History:
         self.folder, self.stages = folder, stages
         self.steps: list[str] = []
         self.bids, self.output = folder / "bids", folder / "disk/output"
-        self.settings, self.messages = folder / "settings.yaml", folder / "messages"
+        self.settings, self.messages, self.printed = (
+            folder / name for name in ("settings.yaml", "messages", "printed")
+        )
         self.output.parent.mkdir(parents=True, exist_ok=True)
         self._write_settings(self.settings, "")
         if finished is None:
@@ -77,7 +79,7 @@ class History:
     def run(self, stage: str) -> int:
         """Run a stage, well or badly."""
         self._note("run", stage)
-        return self._end(stage, self._start(stage))
+        return self._end(stage, self.start(stage))
 
     def kill(self, stage: str, *, after_s: float | None = None, before_change: int | None = None) -> bool:
         """Kill a stage after some time, or before it changes a file for the n-th time; whether it was still at work."""
@@ -85,9 +87,9 @@ class History:
             "kill", stage, **({"after_s": after_s} if before_change is None else {"before_change": before_change})
         )
         if before_change is not None:
-            process = self._start(stage, functools.partial(forked.kill_before_change, self.output, before_change))
+            process = self.start(stage, functools.partial(forked.kill_before_change, self.output, before_change))
         else:
-            process = self._start(stage)
+            process = self.start(stage)
             process.join(after_s)
             process.kill()
         return self._end(stage, process, may_be_killed=True) == -signal.SIGKILL
@@ -95,9 +97,9 @@ class History:
     def together(self, first: str, second: str, delay_s: float) -> None:
         """Run two stages, the second a little later; ``evaluate with seeds`` has the settings of that variant."""
         self._note("together", first, second, delay_s)
-        processes = [self._start(first)]
+        processes = [self.start(first)]
         time.sleep(delay_s)
-        processes.append(self._start(second))
+        processes.append(self.start(second))
         for stage, process in zip((first, second), processes, strict=True):
             self._end(stage, process)
 
@@ -106,13 +108,13 @@ class History:
         self._note("run_on_full_disk", stage, free_bytes)
         disk = self.output.parent
         if not os.path.ismount(disk):
-            self._end(stage, self._start(stage, functools.partial(forked.limit_file_size, free_bytes)))
+            self._end(stage, self.start(stage, functools.partial(forked.limit_file_size, free_bytes)))
             return
         ballast, state = disk / "ballast", os.statvfs(disk)
         with ballast.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, state.f_bavail * state.f_frsize - free_bytes)
         try:
-            self._end(stage, self._start(stage))
+            self._end(stage, self.start(stage))
         finally:
             ballast.unlink()
 
@@ -181,7 +183,7 @@ class History:
         """Go the whole way (or these stages) once more: it must succeed, and all be as after a clean run."""
         self.steps.append("history.finish(reference" + (")" if stages is None else f", {stages!r})"))
         for stage in self.stages if stages is None else stages:
-            code = self._end(stage, self._start(stage))
+            code = self._end(stage, self.start(stage))
             assert code == 0, self.describe(f"{stage} ended with exit code {code}")
         found = problems(self.output, self.bids, reference)
         assert not found, self.describe("\n".join(found))
@@ -201,7 +203,8 @@ class History:
         settings = _merged(yaml.safe_load(tiny_study.SETTINGS), VARIANTS[variant])
         path.write_text(yaml.safe_dump(settings))
 
-    def _start(self, stage: str, before: Callable[[], None] | None = None) -> Any:
+    def start(self, stage: str, before: Callable[[], None] | None = None) -> Any:
+        """Start a stage; `before` is called in its process."""
         name, _, variant = stage.partition(" with ")
         settings = self.settings
         if variant:
@@ -210,7 +213,7 @@ class History:
         arguments = tiny_study.command(name, self.bids, self.output, settings)
         with self.messages.open("a") as file:
             file.write(f"--- {stage}\n")
-        return forked.start(arguments, self.messages, before, stdout=self.folder / "printed")
+        return forked.start(arguments, self.messages, before, stdout=self.printed)
 
     def _end(self, stage: str, process: Any, *, may_be_killed: bool = False) -> int:
         process.join(TIMEOUT_S)
