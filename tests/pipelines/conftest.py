@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from titan_neuro.study import Study
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"
 
@@ -36,3 +39,16 @@ def snakemake(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]
         )
 
     return run
+
+
+@pytest.fixture
+def listed(tiny: Path, tmp_path: Path) -> dict[str, object]:
+    """Configuration of a finished study that nobody used the workflow for; runs and folds are listed."""
+    for name in ("bids", "out"):
+        shutil.copytree(tiny / name, tmp_path / name)
+    settings = shutil.copy(tiny / "settings.yaml", tmp_path)
+    study = Study.open(tmp_path / "bids", tmp_path / "out", config_file=settings)
+    marks = tmp_path / "out/.work/workflow"
+    study.write_filters(marks / "runs", study.plan())
+    (marks / "folds.txt").touch()
+    return {"study": "sitcom", "bids_dir": study.bids_dir, "output_dir": study.output.path, "settings": settings}
