@@ -259,14 +259,14 @@ def outcome(output: Path, bids: Path) -> dict[str, str]:
     """Return a digest of each file that must not depend on what happened before, without times and ids.
 
     Left out are: ``.work`` (unfinished work, and fits that are kept), ``provenance.json`` (commands, times and versions
-    of each call), the folder ``logs`` of a model (names contain the time and the process). Of a model's table of
-    epochs the wall times are left out; of a manifest ``made``, and the digests of files with wall times (``timed``); of
+    of each call), the folder ``logs`` of a model (names contain the time and the process) and its lock. Of a model's
+    table of epochs the wall times are left out; of a manifest ``made``, and the digests of files with wall times (``timed``); of
     the report its section on provenance, and the speed of the training.
     """
     contents = {}
     for name in files_of(output):
         parts = Path(name).parts
-        if parts[0] not in (".work", "provenance.json") and "logs" not in parts:
+        if parts[0] not in (".work", "provenance.json") and "logs" not in parts and parts[-1] != ".lock":
             content = _without_times(name, (output / name).read_bytes(), bids)
             contents[name] = hashlib.sha256(content).hexdigest()
     return contents
@@ -311,15 +311,22 @@ def problems(output: Path, bids: Path, reference: dict[str, str]) -> list[str]:
     found += [f"{name}: missing" for name in reference.keys() - after.keys()]
     found += [f"{name}: differs" for name in reference.keys() & after.keys() if after[name] != reference[name]]
     for name in files_of(output):
-        parts = Path(name).parts
-        is_manifest = parts[0] == "manifests" and name.endswith(".json")
-        if is_manifest or parts[0] == ".work" or name in SINGLETONS or "logs" in parts or parts[-1] == ".lock":
-            continue
-        if name not in listed:
+        if name in listed:
+            if name not in reference and listed[name] in reference:
+                found.append(f"{name}: a clean run does not make it")
+        elif not _needs_no_manifest(Path(name), reference):
             found.append(f"{name}: no manifest lists it")
-        elif name not in reference and listed[name] in reference:
-            found.append(f"{name}: a clean run does not make it")
     return found
+
+
+def _needs_no_manifest(path: Path, reference: dict[str, str]) -> bool:
+    if path.parts[0] == "models":
+        # Half a model of a seed that is no longer asked for is no result, and in nobody's way.
+        seeds = {Path(name).parts[1] for name in reference if name.startswith("models/")}
+        return "logs" in path.parts or path.name == ".lock" or path.parts[1] not in seeds
+    return (
+        path.parts[0] == ".work" or (path.parts[0] == "manifests" and path.suffix == ".json") or str(path) in SINGLETONS
+    )
 
 
 # ---- chance
