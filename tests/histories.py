@@ -260,8 +260,8 @@ def outcome(output: Path, bids: Path) -> dict[str, str]:
 
     Left out are: ``.work`` (unfinished work, and fits that are kept), ``provenance.json`` (commands, times and versions
     of each call), the folder ``logs`` of a model (names contain the time and the process) and its lock. Of a model's
-    table of epochs the wall times are left out; of a manifest ``made``, and the digests of files with wall times (``timed``); of
-    the report its section on provenance, and the speed of the training.
+    table of epochs the wall times are left out; of a manifest ``made``, and the digests of files with wall times
+    (``timed``); of the report its section on provenance, and the speed of the training.
     """
     contents = {}
     for name in files_of(output):
