@@ -9,6 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tiny_study
+
+from titan_neuro.study import Study
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"
 
@@ -36,3 +39,15 @@ def snakemake(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]
         )
 
     return run
+
+
+@pytest.fixture
+def listed(tiny: Path, tmp_path: Path) -> dict[str, object]:
+    """Configuration of a finished study that nobody used the workflow for; runs and folds are listed."""
+    tiny_study.copy(tiny, tmp_path)
+    settings = tmp_path / "settings.yaml"
+    study = Study.open(tmp_path / "bids", tmp_path / "out", config_file=settings)
+    marks = tmp_path / "out/.work/workflow"
+    study.write_filters(marks / "runs", study.plan())
+    (marks / "folds.txt").touch()
+    return {"study": "sitcom", "bids_dir": study.bids_dir, "output_dir": study.output.path, "settings": settings}

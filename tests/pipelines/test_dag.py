@@ -13,11 +13,15 @@ import yaml
 from pydantic import TypeAdapter
 
 from titan_neuro.data.bids.output import init_output_dir
-from titan_neuro.data.prepare import PrepareConfig
+from titan_neuro.data.bids.recordings import Recording
+from titan_neuro.data.prepare import PrepareConfig, store_path
+from titan_neuro.data.prepare.inputs import preparation, source_contents
+from titan_neuro.data.prepare.outputs import manifest_of
 from titan_neuro.data.space import Space
 from titan_neuro.data.store import RunHeader, write_run
+from titan_neuro.manifests import ResultOf
 from titan_neuro.probing import PROBES
-from titan_neuro.study import load_study, write_resolved
+from titan_neuro.study import Study, load_study, write_resolved
 
 ROOT = Path(__file__).parents[2]
 PIPELINES = ROOT / "pipelines"
@@ -50,6 +54,17 @@ def test_every_study_can_be_planned_without_a_network(snakemake, request, study)
     for words in commands(done.stdout):
         if words[1] in ("prepare", "run", "evaluate", "probe"):
             assert words[words.index("--config-file") + 1] == str(PIPELINES / f"{study}.yaml")
+
+
+def test_only_what_is_not_done_is_planned(snakemake, listed):
+    [path] = listed["output_dir"].glob("group/*_desc-forecast_scores.tsv")
+    path.unlink()
+    done = snakemake("--dry-run", **listed)
+    assert done.returncode == 0, done.stdout
+    # Its settings are as they were; runs, models and probes are done.
+    assert planned(done.stdout) == Counter({"all": 1, "evaluate": 1, "report": 1})
+    assert f"To be made again: evaluate: damaged: group/{path.name} is missing" in done.stdout
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("profile", ["local", "slurm"])
@@ -98,24 +113,27 @@ def unpack(name: str, folder: Path) -> None:
         archive.extractall(folder, filter="fully_trusted")  # noqa: S202
 
 
-def pretend_to_prepare(output: Path, key: str, settings: dict) -> None:
-    """A store of two time points of noise, under the name and with the settings of a run."""
-    subject, task, run = (part.split("-")[1] for part in key.split("_"))
+def pretend_to_prepare(output: Path, recording: Recording, config: PrepareConfig) -> None:
+    """A store of two time points of noise, under the name and with the settings and the manifest of a run."""
+    store = store_path(recording, output, config)
+    follows_from = preparation(recording, source_contents(recording, config), config)
     header = RunHeader(
-        key=key,
-        entities={"subject": subject, "task": task, "run": run},
+        key=recording.key,
+        entities=recording.entities,
         repetition_time=1.0,
         space=Space(kind="volume", name="MNI152NLin2009cAsym", mask=np.ones((4, 4, 4), bool), affine=np.eye(4)),
         scored=np.ones(2, bool),
         record={
             "route": "transforms",
             "normalizer": {"method": "causal"},
-            "settings": settings,
-            "fingerprint": key,
+            "settings": TypeAdapter(PrepareConfig).dump_python(config, mode="json"),
+            "fingerprint": recording.key,
         },
     )
     series = np.random.default_rng(0).normal(size=(2, 64)).astype(np.float32)
-    write_run(output / f"sub-{subject}/func/{key}_desc-prepared_bold.zarr", header, [series])
+    with ResultOf(root=output, name=manifest_of(store), **follows_from).writing() as written:
+        write_run(store, header, [series])
+        written.files.append(store)
 
 
 @pytest.mark.slow
@@ -144,14 +162,13 @@ def test_budapest_is_125_runs_and_fifteen_trainings(snakemake, tmp_path):
     study = load_study(default_preset="debug", config_file=PIPELINES / "budapest.yaml")
     init_output_dir(output, bids, "0", output / ".work")
     write_resolved(output / "config.resolved.yaml", study)
-    (marks / "prepared").mkdir(exist_ok=True)
-    for key in keys:
-        pretend_to_prepare(output, key, TypeAdapter(PrepareConfig).dump_python(study.prepare, mode="json"))
-        (marks / "prepared" / key).touch()
+    for recording in Study.open(bids, output).recordings():
+        pretend_to_prepare(output, recording, study.prepare)
+    # They are done by their manifests: no job prepares them.
     done = snakemake("folds", **config)
     assert done.returncode == 0, done.stdout
     told = (marks / "folds.txt").read_text()
-    assert len(re.findall(r"^Fold \d \(0 of 9 models trained, by strict\)", told, re.MULTILINE)) == 5
+    assert len(re.findall(r"^Fold \d ", told, re.MULTILINE)) == 5
 
     said = snakemake("--dry-run", **config).stdout
     assert planned(said) == Counter({**ONCE, "runs": 0, "folds": 0, "train": 15})

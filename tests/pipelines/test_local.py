@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import tiny_study
 
+from titan_neuro.study import Study
 from titan_neuro.study.pipelines import find_pipelines
 
 # The results of a study; the other files record when and by whom they were made.
@@ -57,10 +60,45 @@ def test_the_workflow_equals_the_two_run_calls(snakemake, config, tmp_path):
     assert [name for name in kept if after[name] != before[name]] == []
     weights = "models/seed-0/fold-2/titan-mac/model.safetensors"
     assert after[weights][0] == before[weights][0]
-    # Again, there is nothing to do; a changed setting is a reason to look again.
+    # Again, there is nothing to do; a changed setting makes the models stale, and no run.
     assert "Nothing to be done" in snakemake(**config).stdout
-    said = snakemake("--dry-run", **{**config, "set": "[training.max_epochs=3]"}).stdout
-    assert "Params have changed" in said
+    said = snakemake("--dry-run", **{**config, "set": "[training.max_epochs=3, training.steps_per_epoch=2]"}).stdout
+    assert re.search(r"^train +3$", said, re.MULTILINE)
+    assert not re.search(r"^(prepare|runs|folds) ", said, re.MULTILINE)
+
+
+def jobs_in(said: str) -> list[str]:
+    """Rules of the jobs that were run, in order."""
+    return re.findall(r"^(?:local)?(?:rule|checkpoint) (\w+):$", said, re.MULTILINE)
+
+
+def test_a_damaged_run_is_prepared_and_nothing_trained_again(snakemake, listed):
+    output = listed["output_dir"]
+    before = {name: digest for name, (digest, _) in contents(output).items()}
+    damaged = next(path for path in sorted(output.glob("sub-02/func/*.zarr/**/c/*")) if path.is_file())
+    damaged.write_bytes(bytes(reversed(damaged.read_bytes())))
+    done = snakemake(**listed)
+    assert done.returncode == 0, done.stdout
+    # The report tells of the stages since; it is made from them again.
+    assert [job for job in jobs_in(done.stdout) if job not in {"all", "report"}] == ["prepare", "folds"]
+    assert {name: digest for name, (digest, _) in contents(output).items()} == before
+
+
+@pytest.mark.slow
+def test_a_new_subject_becomes_part_of_everything(snakemake, listed):
+    output = listed["output_dir"]
+    tiny_study.write_recording(listed["bids_dir"], "05")
+    done = snakemake(**listed)
+    assert done.returncode == 0, done.stdout
+    jobs = Counter(jobs_in(done.stdout))
+    assert jobs == Counter(
+        {"all": 1, "runs": 1, "prepare": 1, "folds": 1, "train": 2, "evaluate": 1, "probe": 5, "report": 1}
+    )
+    status = Study.open(None, output, config_file=listed["settings"]).status()
+    assert {
+        name: str(check) for name, check in status.checks.items() if not check.is_done and "predict" not in name
+    } == {}
+    assert "Nothing to be done" in snakemake(**listed).stdout
 
 
 @pytest.mark.slow

@@ -182,16 +182,13 @@ def test_a_cancelled_training_resumes(cluster, study, prepared, tmp_path):
     # Longer trainings, until one is cancelled before its end: a machine may be fast.
     for n_epochs in (6, 24, 96, 384, 1536):
         shutil.rmtree(output, ignore_errors=True)
-        without = shutil.ignore_patterns("models", "group", ".work")
+        without = shutil.ignore_patterns("models", "group", "train", ".work")
         shutil.copytree(study / "output", output, symlinks=True, ignore=without)
         lasting = f"set=[comparison_models=false, training.max_epochs={n_epochs}, training.patience={n_epochs}]"
         longer = [*config, lasting]
         code, log = Workflow(tmp_path, "runs", config=longer).wait()
         assert code == 0, log
-        # All runs are prepared there; with marker files no job is submitted for them.
-        (output / ".work/workflow/prepared").mkdir()
-        for run in marks(output, "runs"):
-            (output / ".work/workflow/prepared" / run.removesuffix(".json")).touch()
+        # All runs are prepared there: no job is submitted for them.
         workflow = Workflow(tmp_path, target, "--retries", "0", config=longer)
         workflow.until(lambda: list(output.glob(".work/fold-*/step-*.ckpt")) or marks(output, "trained"))
         if cancels(workflow):

@@ -96,6 +96,11 @@ class PlannedModel:
         """``seed-0 fold-1 titan-mac``."""
         return f"seed-{self.seed} fold-{self.data.fold.number} {self.config.backbone.name}"
 
+    @property
+    def seed_and_fold(self) -> str:
+        """``seed-0_fold-1``: what one job trains, the model and its comparison models."""
+        return f"seed-{self.seed}_fold-{self.data.fold.number}"
+
     @cached_property
     def digest(self) -> str:
         """Digest of the trained model, for what is made with it; empty where it is missing.
