@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,15 @@ def write_recording(root: Path, subject: str, *, version: int = 0) -> None:
     rows += ["\t".join(f"{value:.4f}" for value in row) for row in series]
     path.write_text("\n".join(rows) + "\n")
     path.with_suffix(".json").write_text(json.dumps({"RepetitionTime": 1.0}))
+
+
+def copy(root: Path, folder: Path) -> None:
+    """Copy the study in `root` (``bids``, ``out``, ``settings.yaml``), as one that was made from the copied dataset."""
+    for name in ("bids", "out"):
+        shutil.copytree(root / name, folder / name)
+    shutil.copy(root / "settings.yaml", folder)
+    path = folder / "out/dataset_description.json"
+    path.write_text(path.read_text().replace((root / "bids").as_uri(), (folder / "bids").as_uri()))
 
 
 def command(stage: str, bids: Path, output: Path, settings: Path) -> list[object]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tiny_study
 
 from titan_neuro.study import Study
 
@@ -44,9 +44,8 @@ def snakemake(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture
 def listed(tiny: Path, tmp_path: Path) -> dict[str, object]:
     """Configuration of a finished study that nobody used the workflow for; runs and folds are listed."""
-    for name in ("bids", "out"):
-        shutil.copytree(tiny / name, tmp_path / name)
-    settings = shutil.copy(tiny / "settings.yaml", tmp_path)
+    tiny_study.copy(tiny, tmp_path)
+    settings = tmp_path / "settings.yaml"
     study = Study.open(tmp_path / "bids", tmp_path / "out", config_file=settings)
     marks = tmp_path / "out/.work/workflow"
     study.write_filters(marks / "runs", study.plan())

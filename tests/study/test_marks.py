@@ -55,9 +55,7 @@ class Workflow:
 def reported(tiny, tmp_path_factory):
     """The study of `tiny`, and a report that knows of its forecasts; seen by a workflow that listed runs and folds."""
     root = tmp_path_factory.mktemp("reported")
-    for name in ("bids", "out"):
-        shutil.copytree(tiny / name, root / name)
-    shutil.copy(tiny / "settings.yaml", root)
+    tiny_study.copy(tiny, root)
     Study.open(None, root / "out").report()
     workflow = Workflow(root)
     workflow.list_runs()
@@ -147,12 +145,14 @@ def test_a_damaged_run_is_prepared_before_anything_else_is_decided(workflow, how
     assert workflow.there == ALL
 
 
-def test_a_changed_recording_is_followed_to_the_report(workflow):
+def test_a_changed_recording_is_followed_to_the_report(workflow, reported):
     workflow.start()
     tiny_study.write_recording(workflow.bids, "03", version=1)
     [line] = workflow.start()
     assert line.startswith("prepare/sub-03_task-movie: stale")
     assert workflow.there == {"runs", *PREPARED} - {"prepared/sub-03_task-movie"}
+    description = workflow.output / "dataset_description.json"
+    description.write_text(description.read_text().replace(reported.as_uri(), workflow.bids.parent.as_uri()))
     workflow.marks().preparation.prepare()
     workflow.list_folds()
     workflow.marks().match_group()

@@ -76,6 +76,6 @@ def _need(recording: Recording, config: PrepareConfig) -> int:
         return 0
     try:
         return least_bytes(recording, config)
-    except OF_ONE_RUN:
+    except (*OF_ONE_RUN, OSError):
         # Why is said when it is prepared.
         return 0

@@ -446,7 +446,7 @@ def _collect(
     except BrokenProcessPool as error:
         raise TitanNeuroError(
             "A process that prepared a run was killed, most likely because the memory was full.",
-            "Run the same command again with fewer --nprocs: what is done stays done. A run needs up to 1.5 GiB.",
+            "Run the same command again with --mem or with fewer --nprocs: what is done stays done.",
         ) from error
     except BaseException:
         # Runs that have not begun are not begun; those under way finish, and are found done the next time.

@@ -99,8 +99,8 @@ def field(pid, name):
 
 
 def native(folder):
-    """Two runs of 150 volumes; a block of all of them would take 0.6 GB."""
-    return native_runs.write(folder / "bids", n_runs=2, shape=(32, 32, 32), n_time_points=150)
+    """Two runs of 120 volumes; a block of all of them would take 0.2 GB."""
+    return native_runs.write(folder / "bids", n_runs=2, shape=(24, 26, 22), n_time_points=120)
 
 
 def raw(folder):
@@ -126,7 +126,7 @@ def test_all_processes_stay_within_the_bound(tmp_path, write, settings):
         return peak_gb(messages, root, tmp_path / name, *options, "--mem", f"{gb:.3f}", *more)
 
     assert prepare("nothing", 0.1)[0] == errors.UsageError.exit_code
-    least_gb = float(re.search(r"expected at least ([\d.]+) GB", messages.read_text())[1]) + 0.01
+    least_gb = float(re.search(r"expected at least ([\d.]+) GB", messages.read_text())[1]) + 0.02
     for name, gb, more in (
         ("tight", least_gb, ("--nprocs", "2")),
         ("roomy", least_gb + 0.3, ()),
@@ -135,8 +135,8 @@ def test_all_processes_stay_within_the_bound(tmp_path, write, settings):
         code, n_processes, found_gb = prepare(name, gb, *more)
         assert code == 0, messages.read_text()
         assert found_gb < gb, name
-        # Python starts one more process, which looks after the others.
-        assert n_processes == (4 if name == "two" else 1)
+        # Python may start one more process, which looks after the others.
+        assert n_processes in ((3, 4) if name == "two" else (1,))
     assert f"--mem {least_gb:.2f} GB: 1 of 2 processes fit" in messages.read_text()
     stores = [open_runs(tmp_path / name) for name in ("tight", "roomy", "two")]
     for same_run in zip(*stores, strict=True):

@@ -7,6 +7,8 @@ above; the block gets what is left.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib
 import math
 import re
@@ -44,8 +46,11 @@ _LIBRARIES = (
     "scipy.signal",
     "scipy.sparse",
 )
-# What the interpreter keeps of memory that was freed.
-_SLACK_BYTES = 64 * 2**20
+# Small objects, and what the interpreter keeps of memory that was freed; before the first run also the parts of
+# libraries that come into memory as they are used.
+_SLACK_BYTES, _UNUSED_LIBRARIES_BYTES = 64 * 2**20, 96 * 2**20
+# glibc's number of the option; arrays from this size on are mapped one by one.
+_M_MMAP_THRESHOLD, _MAPPED_BYTES = -3, 2**20
 # Of the template's brain mask, rounded up; and what reading it at 1 mm takes.
 _BRAIN_MM3, _TEMPLATE_BYTES = 2.0e6, 250 * 10**6
 # Another process, its libraries and the images that it registers.
@@ -67,6 +72,8 @@ _MOST_CONFOUNDS = 40
 _FRACTION_OF_TISSUES, _BYTES_PER_TISSUE_VALUE, _BYTES_PER_FITTED_VALUE = 0.4, 8, 40
 # A table of text as Python objects and as numbers; XML as objects, for each of its bytes.
 _BYTES_PER_BYTE_OF_TABLE, _BYTES_PER_BYTE_OF_XML = 16, 16
+_MOST_COMPRESSION = 8
+# The part of a GIFTI file in which the size of its arrays is said.
 _GIFTI_START = 2**16
 
 
@@ -79,10 +86,23 @@ def resident_bytes() -> int:
 
 
 def program_bytes() -> int:
-    """Import what preparing a run imports, and return the resident size of this process, rounded up."""
+    """Import what preparing a run imports, and return what this process will hold beside the run, from above."""
+    release_memory()
+    return resident_bytes() + _SLACK_BYTES + _UNUSED_LIBRARIES_BYTES
+
+
+def release_memory() -> None:
+    """Import what preparing a run imports, and have memory that is freed go back to the system from now on.
+
+    The C library of Linux (glibc) would keep arrays of up to 32 MiB that were freed, and cut others from them: the
+    resident size would then be far above what is in use. Elsewhere nothing is changed.
+    """
     for name in _LIBRARIES:
         importlib.import_module(name)
-    return resident_bytes() + _SLACK_BYTES
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
+        libc.malloc_trim(0)
 
 
 def bytes_for_blocks(name: str, run: OpenRun, memory_bytes: int) -> int:
@@ -102,8 +122,11 @@ def bytes_for_blocks(name: str, run: OpenRun, memory_bytes: int) -> int:
         Not a single time point fits.
     """
     series = run.series
-    used = program_bytes() + _bytes_while_cleaning(
-        series.space.n_features, series.n_time_points, run.confounds.values.shape[1]
+    release_memory()
+    used = (
+        resident_bytes()
+        + _SLACK_BYTES
+        + _bytes_while_cleaning(series.space.n_features, series.n_time_points, run.confounds.values.shape[1])
     )
     needed = used + bytes_per_time_point(series)
     if needed > memory_bytes:
@@ -126,12 +149,14 @@ def least_bytes(recording: Recording, config: PrepareConfig) -> int:
 
     Raises
     ------
-    ImageError, InputNotFoundError
+    ImageError
         A header can't be read.
+    OSError
+        A file is not there.
+    ConfigError
+        A setting does not fit the run.
     """
-    tables = _BYTES_PER_BYTE_OF_TABLE * sum(
-        path.stat().st_size for path in input_files(recording, config).values() if path.suffix == ".tsv"
-    )
+    tables = sum(_bytes_of_table(path) for path in input_files(recording, config).values() if not is_missing(path))
     if recording.kind == "volume":
         return tables + _of_volumes(recording, config)
     n_time_points, n_features, whole = _size_of_features(recording)
@@ -143,7 +168,14 @@ def least_bytes(recording: Recording, config: PrepareConfig) -> int:
     )
 
 
+def _bytes_of_table(path: Path) -> int:
+    if path.name.endswith(".tsv.gz"):
+        return _BYTES_PER_BYTE_OF_TABLE * _MOST_COMPRESSION * path.stat().st_size
+    return _BYTES_PER_BYTE_OF_TABLE * path.stat().st_size if path.suffix == ".tsv" else 0
+
+
 def in_gb(n_bytes: float) -> str:
+    """Return an amount of memory in GB (10^9 bytes), for messages: ``0.25``."""
     return f"{n_bytes / 1e9:.2f}"
 
 
@@ -153,7 +185,8 @@ def _n_confounds(config: PrepareConfig) -> int:
 
 def _bytes_while_cleaning(n_features: int, n_time_points: int, n_confounds: int) -> int:
     """What stays in memory from block to block: sums for each feature, and the store's shard."""
-    shard = layout(n_time_points, n_features)[1] * n_features * 2
+    # A header that is not valid may say 0.
+    shard = layout(max(n_time_points, 1), max(n_features, 1))[1] * n_features * 2
     return n_features * (_BYTES_PER_STATE + 8 * n_confounds) + _COPIES_OF_A_SHARD * shard
 
 
@@ -186,19 +219,16 @@ def _n_features(
     recording: Recording, config: PrepareConfig, n_voxels: int, resolution_mm: float | None
 ) -> tuple[int, int]:
     """Voxels of the output (at most), and the bytes that finding them takes."""
-    import nibabel as nib
-
     if output_route(recording, config) in ("transforms", "rough registration"):
         return round(_BRAIN_MM3 / (resolution_mm or DEFAULT_RESOLUTION_MM) ** 3), 0
     found = n_voxels
     needed = (config.mask_time_points * 16 + _BYTES_PER_IMAGE_VOXEL) * n_voxels
     if recording.mask is not None and not is_missing(recording.mask):
         with reading(recording.mask):
-            found = np.count_nonzero(nib.load(recording.mask).dataobj)
+            found = int(np.count_nonzero(_open(recording.mask).dataobj))
         needed = _BYTES_PER_IMAGE_VOXEL * n_voxels
     if resolution_mm is not None:
-        with reading(recording.path):
-            voxel_mm3 = math.prod(map(float, nib.load(recording.path).header.get_zooms()[:3]))
+        voxel_mm3 = math.prod(map(float, _open(recording.path).header.get_zooms()[:3]))
         found = round(1.1 * found * voxel_mm3 / resolution_mm**3)
     return found, needed
 
@@ -236,10 +266,15 @@ def _bytes_of_transform(path: Path) -> int:
 
 
 def _shape(path: Path) -> tuple[int, ...]:
+    return tuple(map(int, _open(path).shape))
+
+
+def _open(path: Path) -> Any:
+    """Open an image, of which the header alone is read."""
     import nibabel as nib
 
     with reading(path):
-        return tuple(map(int, nib.load(path).shape))
+        return nib.load(path)
 
 
 def _of_atlas(config: PrepareConfig) -> int:
@@ -264,7 +299,6 @@ def _size_of_features(recording: Recording) -> tuple[int, int, int]:
     """Time points and features of parcels or surfaces, from above, and what reading them takes."""
     import nibabel as nib
 
-    size = recording.path.stat().st_size
     if recording.hemispheres:
         arrays = [_gifti_shape(path) for path in recording.hemispheres.values()]
         n_values, n_time_points = sum(t * n for t, n in arrays), arrays[0][0]
@@ -281,7 +315,8 @@ def _size_of_features(recording: Recording) -> tuple[int, int, int]:
     with recording.path.open("rb") as file:
         n_columns = file.readline().count(b"\t") + 1
         n_rows = sum(1 for _ in file)
-    return max(n_rows, 1), n_columns, _BYTES_PER_BYTE_OF_TABLE * size
+    # What the table takes is counted with the others.
+    return n_rows, n_columns, 0
 
 
 def _gifti_shape(path: Path) -> tuple[int, int]:

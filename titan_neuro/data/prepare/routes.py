@@ -399,8 +399,8 @@ def _compute_confounds(
     n_before: int,
 ) -> ConfoundTable:
     """Compute the confounds of a run, and write its series to `scratch`, so that each volume is interpolated once."""
-    masks = {"csf": mapping.csf, "white_matter": mapping.white_matter}
-    masks = {name: mask for name, mask in masks.items() if mask is not None and mask.any()}
+    tissue_maps = (("csf", mapping.csf), ("white_matter", mapping.white_matter))
+    masks = {name: mask for name, mask in tissue_maps if mask is not None and mask.any()}
     n_time_points = series.n_time_points
     tissues = {name: np.empty((n_time_points, mask.sum()), dtype=np.float32) for name, mask in masks.items()}
     global_signal = np.empty(n_time_points)

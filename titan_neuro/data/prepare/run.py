@@ -17,7 +17,7 @@ from titan_neuro.data.prepare.config import PrepareConfig
 from titan_neuro.data.prepare.confound_table import write_confounds
 from titan_neuro.data.prepare.inputs import missing_files, preparation, require_content, source_contents, source_paths
 from titan_neuro.data.prepare.inspection import Inspection
-from titan_neuro.data.prepare.memory import bytes_for_blocks
+from titan_neuro.data.prepare.memory import bytes_for_blocks, release_memory
 from titan_neuro.data.prepare.outputs import (
     OutputFiles,
     build_header,
@@ -91,6 +91,8 @@ def prepare_run(
         require_content(recording, config)
         with writing_to(scratch_dir):
             scratch_dir.mkdir(parents=True, exist_ok=True)
+        if memory_bytes is not None:
+            release_memory()
         run = open_run(recording, config, scratch_dir, stack)
         origin = {"fingerprint": digest(follows_from), "sources": sources}
         header = build_header(recording, run, config, origin)
