@@ -82,7 +82,7 @@ QUICK = {
     case: (file, damage)
     for case, (file, damage) in CASES.items()
     if damage in {"is a folder", "has a changed bit"}
-    and (FILES[file][2] or FILES[file][1] in {"prepare", "probe", "predict"})
+    and (FILES[file][2] is not None or FILES[file][1] in {"prepare", "probe", "predict"})
 }
 
 
