@@ -34,9 +34,9 @@ FILES = {
     "the manifest of a probe": ("manifests/probe/context-length.json", "probe", None, ""),
     "the report": ("report.html", "report", None, ""),
     "the manifest of the report": ("manifests/report.json", "report", None, ""),
-    "the description of the folder": ("dataset_description.json", "predict", None, ""),
-    "the record of all commands": ("provenance.json", "predict", None, ""),
-    "the settings in force": ("config.resolved.yaml", "predict", None, ""),
+    "the description of the folder": ("dataset_description.json", "prepare", None, ""),
+    "the record of all commands": ("provenance.json", "prepare", None, ""),
+    "the settings in force": ("config.resolved.yaml", "prepare", None, ""),
 }
 
 
@@ -81,7 +81,8 @@ CASES = {f"{file} {damage}": (file, damage) for file in FILES for damage in DAMA
 QUICK = {
     case: (file, damage)
     for case, (file, damage) in CASES.items()
-    if damage in {"is a folder", "has a changed bit"} and (FILES[file][2] or FILES[file][1] in {"probe", "predict"})
+    if damage in {"is a folder", "has a changed bit"}
+    and (FILES[file][2] is not None or FILES[file][1] in {"prepare", "probe", "predict"})
 }
 
 
