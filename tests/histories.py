@@ -63,7 +63,9 @@ class History:
         self.folder, self.stages = folder, stages
         self.steps: list[str] = []
         self.bids, self.output = folder / "bids", folder / "disk/output"
-        self.settings, self.messages = folder / "settings.yaml", folder / "messages"
+        self.settings, self.messages, self.printed = (
+            folder / name for name in ("settings.yaml", "messages", "printed")
+        )
         self.output.parent.mkdir(parents=True, exist_ok=True)
         self._write_settings(self.settings, "")
         if finished is None:
@@ -77,7 +79,7 @@ class History:
     def run(self, stage: str) -> int:
         """Run a stage, well or badly."""
         self._note("run", stage)
-        return self._end(stage, self._start(stage))
+        return self._end(stage, self.start(stage))
 
     def kill(self, stage: str, *, after_s: float | None = None, before_change: int | None = None) -> bool:
         """Kill a stage after some time, or before it changes a file for the n-th time; whether it was still at work."""
@@ -85,9 +87,9 @@ class History:
             "kill", stage, **({"after_s": after_s} if before_change is None else {"before_change": before_change})
         )
         if before_change is not None:
-            process = self._start(stage, functools.partial(forked.kill_before_change, self.output, before_change))
+            process = self.start(stage, functools.partial(forked.kill_before_change, self.output, before_change))
         else:
-            process = self._start(stage)
+            process = self.start(stage)
             process.join(after_s)
             process.kill()
         return self._end(stage, process, may_be_killed=True) == -signal.SIGKILL
@@ -95,9 +97,9 @@ class History:
     def together(self, first: str, second: str, delay_s: float) -> None:
         """Run two stages, the second a little later; ``evaluate with seeds`` has the settings of that variant."""
         self._note("together", first, second, delay_s)
-        processes = [self._start(first)]
+        processes = [self.start(first)]
         time.sleep(delay_s)
-        processes.append(self._start(second))
+        processes.append(self.start(second))
         for stage, process in zip((first, second), processes, strict=True):
             self._end(stage, process)
 
@@ -106,13 +108,13 @@ class History:
         self._note("run_on_full_disk", stage, free_bytes)
         disk = self.output.parent
         if not os.path.ismount(disk):
-            self._end(stage, self._start(stage, functools.partial(forked.limit_file_size, free_bytes)))
+            self._end(stage, self.start(stage, functools.partial(forked.limit_file_size, free_bytes)))
             return
         ballast, state = disk / "ballast", os.statvfs(disk)
         with ballast.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, state.f_bavail * state.f_frsize - free_bytes)
         try:
-            self._end(stage, self._start(stage))
+            self._end(stage, self.start(stage))
         finally:
             ballast.unlink()
 
@@ -181,7 +183,7 @@ class History:
         """Go the whole way (or these stages) once more: it must succeed, and all be as after a clean run."""
         self.steps.append("history.finish(reference" + (")" if stages is None else f", {stages!r})"))
         for stage in self.stages if stages is None else stages:
-            code = self._end(stage, self._start(stage))
+            code = self._end(stage, self.start(stage))
             assert code == 0, self.describe(f"{stage} ended with exit code {code}")
         found = problems(self.output, self.bids, reference)
         assert not found, self.describe("\n".join(found))
@@ -201,7 +203,8 @@ class History:
         settings = _merged(yaml.safe_load(tiny_study.SETTINGS), VARIANTS[variant])
         path.write_text(yaml.safe_dump(settings))
 
-    def _start(self, stage: str, before: Callable[[], None] | None = None) -> Any:
+    def start(self, stage: str, before: Callable[[], None] | None = None) -> Any:
+        """Start a stage; `before` is called in its process."""
         name, _, variant = stage.partition(" with ")
         settings = self.settings
         if variant:
@@ -210,7 +213,7 @@ class History:
         arguments = tiny_study.command(name, self.bids, self.output, settings)
         with self.messages.open("a") as file:
             file.write(f"--- {stage}\n")
-        return forked.start(arguments, self.messages, before, stdout=self.folder / "printed")
+        return forked.start(arguments, self.messages, before, stdout=self.printed)
 
     def _end(self, stage: str, process: Any, *, may_be_killed: bool = False) -> int:
         process.join(TIMEOUT_S)
@@ -256,14 +259,14 @@ def outcome(output: Path, bids: Path) -> dict[str, str]:
     """Return a digest of each file that must not depend on what happened before, without times and ids.
 
     Left out are: ``.work`` (unfinished work, and fits that are kept), ``provenance.json`` (commands, times and versions
-    of each call), the folder ``logs`` of a model (names contain the time and the process). Of a model's table of
-    epochs the wall times are left out; of a manifest ``made``, and the digests of files with wall times (``timed``); of
-    the report its section on provenance, and the speed of the training.
+    of each call), the folder ``logs`` of a model (names contain the time and the process) and its lock. Of a model's
+    table of epochs the wall times are left out; of a manifest ``made``, and the digests of files with wall times
+    (``timed``); of the report its section on provenance, and the speed of the training.
     """
     contents = {}
     for name in files_of(output):
         parts = Path(name).parts
-        if parts[0] not in (".work", "provenance.json") and "logs" not in parts:
+        if parts[0] not in (".work", "provenance.json") and "logs" not in parts and parts[-1] != ".lock":
             content = _without_times(name, (output / name).read_bytes(), bids)
             contents[name] = hashlib.sha256(content).hexdigest()
     return contents
@@ -308,15 +311,22 @@ def problems(output: Path, bids: Path, reference: dict[str, str]) -> list[str]:
     found += [f"{name}: missing" for name in reference.keys() - after.keys()]
     found += [f"{name}: differs" for name in reference.keys() & after.keys() if after[name] != reference[name]]
     for name in files_of(output):
-        parts = Path(name).parts
-        is_manifest = parts[0] == "manifests" and name.endswith(".json")
-        if is_manifest or parts[0] == ".work" or name in SINGLETONS or "logs" in parts or parts[-1] == ".lock":
-            continue
-        if name not in listed:
+        if name in listed:
+            if name not in reference and listed[name] in reference:
+                found.append(f"{name}: a clean run does not make it")
+        elif not _needs_no_manifest(Path(name), reference):
             found.append(f"{name}: no manifest lists it")
-        elif name not in reference and listed[name] in reference:
-            found.append(f"{name}: a clean run does not make it")
     return found
+
+
+def _needs_no_manifest(path: Path, reference: dict[str, str]) -> bool:
+    if path.parts[0] == "models":
+        # Half a model of a seed that is no longer asked for is no result, and in nobody's way.
+        seeds = {Path(name).parts[1] for name in reference if name.startswith("models/")}
+        return "logs" in path.parts or path.name == ".lock" or path.parts[1] not in seeds
+    return (
+        path.parts[0] == ".work" or (path.parts[0] == "manifests" and path.suffix == ".json") or str(path) in SINGLETONS
+    )
 
 
 # ---- chance

@@ -6,7 +6,6 @@ import json
 import shutil
 from pathlib import Path
 
-import forked
 import numpy as np
 
 SUBJECTS, N_TIME_POINTS, N_PARCELS = ("01", "02", "03", "04"), 80, 4
@@ -68,18 +67,14 @@ def copy(root: Path, folder: Path) -> None:
 
 
 def command(stage: str, bids: Path, output: Path, settings: Path) -> list[object]:
-    """Return the arguments of ``titan-neuro`` for one of the `STAGES`, or for a level of ``run``."""
+    """Return the arguments of ``titan-neuro`` for one of the `STAGES`, for a level of ``run``, or a dry run."""
     given = ["--config-file", settings]
     if stage in ("participant", "group"):
         return ["run", bids, output, stage, *given]
+    if stage == "dry-run":
+        return ["run", bids, output, "group", "--dry-run", *given]
     if stage == "prepare":
         return ["prepare", bids, output, *given]
     if stage == "probe":
         return ["probe", "context-length", output, *given]
     return [stage, output] if stage == "report" else [stage, output, *given]
-
-
-def run_stages(bids: Path, output: Path, settings: Path, stages: tuple[str, ...] = STAGES) -> None:
-    """Run stages one after the other; each must succeed."""
-    for stage in stages:
-        forked.run_command(*command(stage, bids, output, settings))

@@ -219,10 +219,11 @@ def is_leftover(path: Path, target: Path) -> bool:
 
 def remove_leftovers(*targets: Path) -> None:
     """Remove temporary files that a killed process left beside each target; call it while holding their lock."""
-    for target in targets:
-        if target.parent.is_dir():
-            for path in target.parent.iterdir():
-                if is_leftover(path, target):
+    # A folder may hold the files of a thousand runs: it is listed once.
+    for folder in {target.parent for target in targets}:
+        if folder.is_dir():
+            for path in folder.glob(".*.tmp"):
+                if any(is_leftover(path, target) for target in targets if target.parent == folder):
                     _remove(path)
 
 

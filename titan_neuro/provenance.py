@@ -128,6 +128,9 @@ def recorded(output_dir: Path, work_dir: Path, stage: str, **metadata: Any) -> I
         ``provenance.json`` can't be written.
     """
     path = output_dir / "provenance.json"
+    with file_lock(path, work_dir=work_dir):
+        # A folder that can't be written is refused before hours of work, and damage is said.
+        read_stages(output_dir)
     record: dict[str, Any] = {
         "arguments": sys.argv[1:],
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

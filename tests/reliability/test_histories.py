@@ -30,7 +30,7 @@ def live(tmp_path, clean, seed, *, variants, n_steps, ends=(("", 0),)):
 @pytest.mark.xdist_group("tiny-study")
 @pytest.mark.parametrize("seed", range(10))
 def test_a_history_leaves_nothing_behind(tmp_path, clean, seed):
-    live(tmp_path, clean, seed, variants=["", "evaluate"], n_steps=3)
+    live(tmp_path, clean, seed, variants=["", "evaluate"], n_steps=2)
 
 
 @pytest.mark.slow

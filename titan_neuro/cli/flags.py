@@ -117,8 +117,8 @@ def add_preparation(parser: argparse.ArgumentParser) -> None:
         "--mem",
         type=gigabytes,
         metavar="GB",
-        help="memory for the time points that are prepared at once, shared by the N processes (default: 0.13 each); "
-        "programs and images that are read whole come on top of it",
+        help="upper bound of the memory (resident size) of all processes of this command together; where fewer than N "
+        "fit, fewer are started (default: no bound)",
     )
 
 

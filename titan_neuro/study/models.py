@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
@@ -100,9 +101,12 @@ class PlannedModel:
         """``seed-0_fold-1``: what one job trains, the model and its comparison models."""
         return f"seed-{self.seed}_fold-{self.data.fold.number}"
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """Digest of the trained model, for what is made with it; empty where it is missing."""
+        """Digest of the trained model, for what is made with it; empty where it is missing.
+
+        It is taken once: the manifest of a model lists all its runs, and every forecast follows from it.
+        """
         return result_digest(self.result.root, self.result.name) or ""
 
     def require(self) -> None:

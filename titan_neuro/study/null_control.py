@@ -85,8 +85,9 @@ def source_of(output_dir: Path) -> Path:
     path = Path(unquote(url.path))
     if not path.is_dir():
         raise InputNotFoundError(
-            f"{path}: no such folder: {output_dir} was prepared from it, and the null control needs it again.",
-            "Put the dataset back where it was.",
+            f"{path}: no such folder: {output_dir} was prepared from it, and its recordings are needed again.",
+            f"If the dataset has moved, say where it is: `titan-neuro prepare BIDS_DIR {output_dir}`, which prepares "
+            "nothing again.",
         )
     return path
 

@@ -45,6 +45,7 @@ from titan_neuro.manifests import Check, State
 from titan_neuro.provenance import digest, read_stage
 from titan_neuro.stage_locks import hold
 from titan_neuro.study.failures import failures_in_one, record_failures
+from titan_neuro.study.memory import share_memory
 
 if TYPE_CHECKING:
     from titan_neuro.data.bids.recordings import Recording
@@ -137,7 +138,8 @@ def open_prepared(output: OutputFolder) -> list[RunStore]:
             f"and its manifest in {output.path / manifests.FOLDER / 'prepare'}.",
         )
     runs = open_runs(output.path)
-    unfinished = [run.key for run in runs if manifest_of(Path(run.path)) not in listed]
+    finished = set(listed)
+    unfinished = [run.key for run in runs if manifest_of(Path(run.path)) not in finished]
     if unfinished:
         raise InputNotFoundError(
             f"{output.path}: the preparation of {list_names(unfinished)} was not finished: there is a store, but no "
@@ -330,7 +332,7 @@ def prepare_runs(
     n_processes : int
         Runs prepared side by side.
     memory_bytes : int, optional
-        For the time points in work in all processes together.
+        Bound on the resident size of all processes together; see :func:`titan_neuro.study.memory.share_memory`.
 
     Returns
     -------
@@ -343,13 +345,13 @@ def prepare_runs(
     ------
     ImageError, MetadataError, NotFetchedError, InputNotFoundError
         Some runs can't be prepared; the others are.
-    OutputError, ConfigError
-        The folder can't be written, or a setting does not fit: this stops all.
+    OutputError, ConfigError, UsageError
+        The folder can't be written, a setting does not fit, or not one process fits into the memory: this stops all.
     """
+    n_workers, memory_bytes = share_memory(recordings, config.prepare, n_processes, memory_bytes)
     _check_atlas(config.prepare)
     init_output_dir(output.path, bids_dir, __version__, output.work_dir)
-    n_workers = min(n_processes, len(recordings))
-    options = {"work_dir": output.work_dir, "memory_bytes": memory_bytes and memory_bytes // n_workers}
+    options = {"work_dir": output.work_dir, "memory_bytes": memory_bytes}
     is_done = _are_prepared(recordings, output.path, config.prepare, n_workers, options)
     alike = digest(TypeAdapter(PrepareConfig).dump_python(config.prepare, mode="json"))
     with nullcontext() if is_done else hold(output.locks, "prepare", shares=["runs"], alike=alike):
@@ -444,7 +446,7 @@ def _collect(
     except BrokenProcessPool as error:
         raise TitanNeuroError(
             "A process that prepared a run was killed, most likely because the memory was full.",
-            "Run the same command again with fewer --nprocs: what is done stays done. A run needs up to 1.5 GiB.",
+            "Run the same command again with --mem or with fewer --nprocs: what is done stays done.",
         ) from error
     except BaseException:
         # Runs that have not begun are not begun; those under way finish, and are found done the next time.

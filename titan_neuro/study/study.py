@@ -237,8 +237,8 @@ class Study:
         n_processes : int
             Runs prepared side by side.
         memory_bytes : int, optional
-            For the time points that all processes together prepare at once, by default 128 MiB for each; programs, and
-            images that are read whole, come on top of it.
+            Bound on the resident size of all processes together, this one among them: fewer are started, and blocks of
+            time points are shorter, where that is needed. None for no bound.
         fetch : bool
             Get what a DataLad dataset has not on this machine; else that is an error.
 
@@ -253,7 +253,7 @@ class Study:
             Some runs can't be prepared; the others are. The error lists them with their reasons, and is of the class of
             the first.
         UsageError
-            `n_processes` or `memory_bytes` is less than 1.
+            `n_processes` or `memory_bytes` is less than 1, or the largest run does not fit into the memory.
         """
         if n_processes < 1 or (memory_bytes is not None and memory_bytes < n_processes):
             raise UsageError(

@@ -20,7 +20,7 @@ from titan_neuro.files import atomic, remove_leftovers
 from titan_neuro.forecaster import Forecaster, ForecasterConfig
 from titan_neuro.forecaster.tokenizers import SwinTokenizer, SwinTokenizerConfig
 from titan_neuro.manifests import ResultOf, State
-from titan_neuro.provenance import commit, digest, versions
+from titan_neuro.provenance import digest, versions
 from titan_neuro.seeds import epoch_seed, fold_seed
 from titan_neuro.training.checkpoint import MODEL_FILES, save_forecaster
 from titan_neuro.training.closed_form import fitted_linear_skip, fitted_recall
@@ -177,8 +177,8 @@ def _save(job: _Job, trained: _Trained) -> None:
         "validation_skill_ar": chosen["validation_skill_ar"],
         "n_parameters": sum(each.numel() for each in forecaster.parameters() if each.requires_grad),
         "seed": job.seed,
+        # The commit is in the manifest: training again at another one makes the same model.
         "versions": versions(),
-        "commit": commit(),
     }
     save_forecaster(job.folder, forecaster, record)
 

@@ -120,7 +120,25 @@ def test_a_killed_fetch_is_resumed(synthetic, tmp_path, serve, run):
 def test_a_killed_clone_is_made_again(synthetic, tmp_path):
     (tmp_path / ".clone.0123abcd.tmp" / ".git").mkdir(parents=True)
     fetch(str(synthetic), tmp_path / "clone", subjects=[FIRST])
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".clone.lock", "clone"]
+    assert [path.name for path in tmp_path.iterdir()] == ["clone"]
+
+
+def test_a_failed_fetch_leaves_no_lock(synthetic, tmp_path):
+    with pytest.raises((FetchError, InputNotFoundError)):
+        fetch(str(tmp_path / "nowhere"), tmp_path / "clone")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "clone.txt").write_text("x")
+    fetch(str(synthetic), tmp_path / "clone", subjects=[FIRST])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clone", "clone.txt"]
+
+
+def test_several_processes_make_one_clone(synthetic, tmp_path):
+    script = "import sys; from pathlib import Path; from titan_neuro.data.fetch import fetch; "
+    script += f"fetch({str(synthetic)!r}, Path({str(tmp_path / 'clone')!r}), subjects=[{FIRST!r}])"
+    processes = [subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE) for _ in range(3)]
+    messages = [process.communicate()[1].decode() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], messages
+    assert [path.name for path in tmp_path.iterdir()] == ["clone"]
 
 
 # ---- from a RIA store -------------------------------------------------------------------------------

@@ -82,13 +82,13 @@ class TestCausal:
         assert np.array_equal(found, expected)
 
     @pytest.mark.parametrize("cleaning", STEPS.values(), ids=STEPS)
-    @pytest.mark.parametrize("memory_bytes", [1, 7 * N_FEATURES * 64, 101 * N_FEATURES * 64])
+    @pytest.mark.parametrize("memory_bytes", [1, 7 * N_FEATURES * 128, 101 * N_FEATURES * 128])
     def test_memory_changes_no_bit(self, source, cleaning, memory_bytes):
         whole, n_blocks = causal(source, cleaning)
         parts, n_parts = causal(source, cleaning, memory_bytes)
         assert np.array_equal(parts, whole)
         assert n_blocks == 1
-        assert n_parts == {1: 300, 7 * N_FEATURES * 64: 43, 101 * N_FEATURES * 64: 3}[memory_bytes]
+        assert n_parts == {1: 300, 7 * N_FEATURES * 128: 43, 101 * N_FEATURES * 128: 3}[memory_bytes]
 
     @pytest.mark.parametrize("cleaning", STEPS.values(), ids=STEPS)
     @pytest.mark.parametrize("volume", [0, 1, 42, 298])
@@ -115,7 +115,7 @@ class TestCausal:
 
 class TestWholeRun:
     @pytest.mark.parametrize("cleaning", STEPS.values(), ids=STEPS)
-    @pytest.mark.parametrize("memory_bytes", [1, 50 * N_FEATURES * 64, None])
+    @pytest.mark.parametrize("memory_bytes", [1, 50 * N_FEATURES * 128, None])
     def test_it_is_nilearns_clean_and_a_z_score(self, source, run, tmp_path, cleaning, memory_bytes):
         found = whole_run(source, cleaning, tmp_path, memory_bytes)
         values = cleaning.confounds.values
@@ -136,7 +136,7 @@ class TestWholeRun:
         monkeypatch.setattr(
             ScratchSeries, "read_columns", lambda self, a, b: (seen.append(b - a), columns(self, a, b))[1]
         )
-        whole_run(source, STEPS["scale"], tmp_path, 100 * N_FEATURES * 64)
+        whole_run(source, STEPS["scale"], tmp_path, 100 * N_FEATURES * 128)
         # Of 300 volumes a third as many columns as blocks of 100 volumes had.
         assert seen == [12, 12, 12, 1]
 

@@ -12,6 +12,7 @@ from titan_neuro.data.prepare.inputs import fingerprint
 from titan_neuro.data.prepare.normalization import CausalZScore
 from titan_neuro.data.store import RunStore, open_runs
 from titan_neuro.errors import (
+    ConfigError,
     ImageError,
     InputNotFoundError,
     MetadataError,
@@ -76,10 +77,9 @@ def test_time_points_inside_movie_after_warmup_are_scored(prepare):
     assert np.flatnonzero(scored).tolist() == list(range(15, 50))
 
 
-def test_memory_bound_changes_nothing(prepare, tmp_path):
-    whole = RunStore(prepare()[0]).series(0, N_TIME_POINTS)
-    (tmp_path / "out").rename(tmp_path / "first")
-    assert np.array_equal(RunStore(prepare(memory_bytes=1)[0]).series(0, N_TIME_POINTS), whole)
+def test_a_process_without_room_for_a_time_point_says_what_it_needs(prepare):
+    with pytest.raises(ConfigError, match=r"sub-01.* needs \d+\.\d\d GB of memory in one process, found 0.00 GB"):
+        prepare(memory_bytes=1)
 
 
 def test_later_time_points_change_no_earlier_one(prepare, dataset, tmp_path):

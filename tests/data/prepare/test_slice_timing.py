@@ -90,7 +90,7 @@ def test_memory_bounds_the_columns_in_memory(shift, monkeypatch):
         return fourier_shift(series, *arguments)
 
     monkeypatch.setattr(slice_timing, "fourier_shift", watched)
-    monkeypatch.setattr(slice_timing, "_MEMORY_BYTES", 4 * 64 * N_TIME_POINTS)
+    monkeypatch.setattr(slice_timing, "MEMORY_BYTES", 4 * 64 * N_TIME_POINTS)
     assert np.array_equal(shift(data, {"SliceTiming": TIMES["k"]}), whole)
     # A slice of 6 x 5 voxels, four at a time.
     assert widths == [4, 4, 4, 4, 4, 4, 4, 2] * 7

@@ -254,7 +254,7 @@ def test_parcels_are_means_whatever_their_order():
     expected = np.stack([values[2:9, labels == label].mean(axis=1) for label in names], axis=1)
     np.testing.assert_allclose(parcels.read(2, 9), expected, rtol=1e-12)
     assert parcels.space.parcels == ("eight", "many", "three")
-    assert (parcels.space.name, parcels.n_time_points, parcels.n_values_read) == ("mine", 12, 60)
+    assert (parcels.space.name, parcels.n_time_points, parcels.n_values_read) == ("mine", 12, 2 * 60)
 
 
 def table(tmp_path, text):

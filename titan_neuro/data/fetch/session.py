@@ -111,6 +111,8 @@ def _dataset_lock(directory: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        # While it is held: who waits for it sees that the file is gone, and makes another.
+        Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
 
 

@@ -17,10 +17,11 @@ from titan_neuro.data.prepare.scratch import ScratchSeries
 from titan_neuro.data.prepare.time_series import TimeSeries
 from titan_neuro.errors import ImageError
 
-# A block is in memory as it is stored and in double precision; what lies inside the mask, a few times more.
-_BYTES_PER_VALUE_READ = 8 * 2
-_BYTES_PER_FEATURE = 8 * 6
-_DEFAULT_MEMORY_BYTES = 128 * 2**20
+# A block is in memory as it is stored and in double precision; what lies inside the mask, many times more: the z-score
+# holds sums, means and deviations of every time point.
+BYTES_PER_VALUE_READ = 8 * 2
+BYTES_PER_FEATURE = 8 * 14
+_DEFAULT_MEMORY_BYTES = 192 * 2**20
 # nilearn's filter extends a run by 18 time points at both ends, and needs more than that.
 _MIN_FILTERED_TIME_POINTS = 19
 
@@ -54,7 +55,7 @@ def read_in_blocks(
     series : TimeSeries
     inspection : Inspection
     memory_bytes : int or None
-        Bound on the size of a block, 128 MiB by default; a block has at least one time point.
+        Bound on what reading and cleaning a block takes, 192 MiB by default; a block has at least one time point.
     first : int
         The time point to begin at: the first of the steady state.
 
@@ -68,13 +69,17 @@ def read_in_blocks(
     ImageError
         The run is constant, or was low-passed.
     """
-    bytes_per_time_point = series.n_values_read * _BYTES_PER_VALUE_READ + series.space.n_features * _BYTES_PER_FEATURE
-    block_length = max(1, (memory_bytes or _DEFAULT_MEMORY_BYTES) // bytes_per_time_point)
+    block_length = max(1, (memory_bytes or _DEFAULT_MEMORY_BYTES) // bytes_per_time_point(series))
     for start in range(first, series.n_time_points, block_length):
         block = series.read(start, min(start + block_length, series.n_time_points))
         inspection.inspect(block)
         yield block
     inspection.finish()
+
+
+def bytes_per_time_point(series: TimeSeries) -> int:
+    """Return how many bytes a time point takes while it is read and cleaned, at most."""
+    return series.n_values_read * BYTES_PER_VALUE_READ + series.space.n_features * BYTES_PER_FEATURE
 
 
 def clean_causally(blocks: Iterator[np.ndarray], n_features: int, cleaning: Cleaning) -> Iterator[np.ndarray]:

@@ -11,7 +11,7 @@ from titan_neuro.data.prepare.transforms import apply_affine
 
 # TemplateFlow's MNI152NLin2009cAsym at 1 mm: position of the first voxel, and size in voxels.
 _FIRST_VOXEL_MM = np.array([-96.0, -132.0, -78.0])
-_EXTENT_MM = (193, 229, 193)
+EXTENT_MM = (193, 229, 193)
 DEFAULT_RESOLUTION_MM = 2.0
 
 
@@ -32,7 +32,7 @@ def standard_grid(resolution_mm: float) -> tuple[tuple[int, int, int], np.ndarra
     affine : numpy.ndarray
         ``(4, 4)``, voxel indices to mm, RAS.
     """
-    shape = tuple(math.ceil(extent / resolution_mm) for extent in _EXTENT_MM)
+    shape = tuple(math.ceil(extent / resolution_mm) for extent in EXTENT_MM)
     affine = np.diag([resolution_mm, resolution_mm, resolution_mm, 1.0])
     affine[:3, 3] = _FIRST_VOXEL_MM - (resolution_mm - 1) / 2
     return (shape[0], shape[1], shape[2]), affine

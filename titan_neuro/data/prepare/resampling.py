@@ -123,11 +123,12 @@ class Resampler:
         at_rest = self._distort(self._coordinates)
         is_safe = is_inside(at_rest + steps.min(axis=0), shape) & is_inside(at_rest + steps.max(axis=0), shape)
         near_edge = self.select(~is_safe)
-        is_outside = np.zeros((len(self._head_motion), len(near_edge._coordinates)), dtype=bool)
+        n_voxels = np.zeros(len(self._head_motion), dtype=np.int64)
         for index in range(len(self._head_motion)):
-            is_outside[index] = ~is_inside(near_edge._coordinates_in(index), shape)
-        n_volumes[~is_safe] = is_outside.sum(axis=0)
-        return n_volumes, is_outside.sum(axis=1)
+            is_outside = ~is_inside(near_edge._coordinates_in(index), shape)
+            n_volumes[~is_safe] += is_outside
+            n_voxels[index] = is_outside.sum()
+        return n_volumes, n_voxels
 
     def _coordinates_in(self, index: int) -> np.ndarray:
         """Return the voxel coordinates of the output voxels in volume `index`: a new array ``(voxels, 3)``."""

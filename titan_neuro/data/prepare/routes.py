@@ -399,27 +399,28 @@ def _compute_confounds(
     n_before: int,
 ) -> ConfoundTable:
     """Compute the confounds of a run, and write its series to `scratch`, so that each volume is interpolated once."""
-    masks = {"csf": mapping.csf, "white_matter": mapping.white_matter}
-    masks = {name: mask for name, mask in masks.items() if mask is not None and mask.any()}
-    tissues: dict[str, list[np.ndarray]] = {name: [] for name in masks}
-    global_signal = np.empty(series.n_time_points)
-    for index in range(series.n_time_points):
+    tissue_maps = (("csf", mapping.csf), ("white_matter", mapping.white_matter))
+    masks = {name: mask for name, mask in tissue_maps if mask is not None and mask.any()}
+    n_time_points = series.n_time_points
+    tissues = {name: np.empty((n_time_points, mask.sum()), dtype=np.float32) for name, mask in masks.items()}
+    global_signal = np.empty(n_time_points)
+    for index in range(n_time_points):
         volume = series.read(index, index + 1)
         scratch.append(volume)
         global_signal[index] = volume.mean(dtype=np.float64)
         for name, volumes in tissues.items():
-            volumes.append(volume[0, masks[name]])
+            volumes[index] = volume[0, masks[name]]
     motion = None
     if mapping.head_motion is not None:
         center_mm = center_of_mass(image.read(n_before, n_before + 1)[..., 0], image.affine)
         motion = motion_parameters(mapping.head_motion, image.affine, center_mm)
     # A run that is shorter than the calibration is calibrated on its first half.
-    calibration_time_points = min(max(2, round(config.calibration_s / tr)), (series.n_time_points - n_before) // 2)
+    calibration_time_points = min(max(2, round(config.calibration_s / tr)), (n_time_points - n_before) // 2)
     return compute_confounds(
         ConfoundSources(
             motion=motion,
             global_signal=global_signal,
-            **{name: np.stack(volumes) for name, volumes in tissues.items()},
+            **tissues,
         ),
         repetition_time=tr,
         calibration_time_points=calibration_time_points if config.estimation == "causal" else None,

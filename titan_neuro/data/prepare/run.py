@@ -17,6 +17,7 @@ from titan_neuro.data.prepare.config import PrepareConfig
 from titan_neuro.data.prepare.confound_table import write_confounds
 from titan_neuro.data.prepare.inputs import missing_files, preparation, require_content, source_contents, source_paths
 from titan_neuro.data.prepare.inspection import Inspection
+from titan_neuro.data.prepare.memory import bytes_for_blocks, release_memory
 from titan_neuro.data.prepare.outputs import (
     OutputFiles,
     build_header,
@@ -54,7 +55,7 @@ def prepare_run(
     work_dir : Path
         Folder for locks and scratch files.
     memory_bytes : int, optional
-        Bound on the size of a block of time points (128 MiB by default); a block has at least one time point.
+        Bound on the resident size of this process. By default a block of time points takes 192 MiB.
     may_write : bool
         False: nothing is prepared, only said whether that is to be done.
 
@@ -69,7 +70,7 @@ def prepare_run(
     ------
     NotFetchedError, ImageError, MetadataError, OutputError, ConfigError
         The content is not on this machine; the image can't be used; the metadata are incomplete or contradictory; the
-        folder can't be written; a setting does not fit the data.
+        folder can't be written; a setting does not fit the data, or the run the memory.
     """
     if recording.failure is not None:
         raise recording.failure
@@ -90,11 +91,14 @@ def prepare_run(
         require_content(recording, config)
         with writing_to(scratch_dir):
             scratch_dir.mkdir(parents=True, exist_ok=True)
+        if memory_bytes is not None:
+            release_memory()
         run = open_run(recording, config, scratch_dir, stack)
         origin = {"fingerprint": digest(follows_from), "sources": sources}
         header = build_header(recording, run, config, origin)
+        block_bytes = None if memory_bytes is None else bytes_for_blocks(recording.key, run, memory_bytes)
         with result.writing(sources=source_paths(recording, config)) as written:
-            _store(run, header, files, config, scratch_dir / "cleaned", memory_bytes)
+            _store(run, header, files, config, scratch_dir / "cleaned", block_bytes)
             written.files += [path for path in files.all if path.exists()]
     return files.store, True
 
@@ -105,14 +109,14 @@ def _store(
     files: OutputFiles,
     config: PrepareConfig,
     scratch_file: Path,
-    memory_bytes: int | None,
+    block_bytes: int | None,
 ) -> None:
     """Write the store of a run and the files beside it, in place of all that an earlier preparation wrote."""
     for path in files.all[1:]:
         with writing_to(path):
             path.unlink(missing_ok=True)
     inspection = Inspection(header.key, header.space.n_features, header.repetition_time)
-    write_run(files.store, header, _clean(run, inspection, config, scratch_file, memory_bytes))
+    write_run(files.store, header, _clean(run, inspection, config, scratch_file, block_bytes))
     if inspection.n_constant:
         logger.warning("%s: %d voxels or parcels are constant; they are 0.", header.key, inspection.n_constant)
     if run.computed is not None:
@@ -151,7 +155,7 @@ def missing_inputs(recording: Recording, output_dir: Path, config: PrepareConfig
 
 
 def _clean(
-    run: OpenRun, inspection: Inspection, config: PrepareConfig, scratch_file: Path, memory_bytes: int | None
+    run: OpenRun, inspection: Inspection, config: PrepareConfig, scratch_file: Path, block_bytes: int | None
 ) -> Iterator[np.ndarray]:
     """Clean the run as if it began with its steady state; the volumes before it are 0, the value of a mean volume."""
     n_features, first = run.series.space.n_features, run.steady_state.n_volumes_before
@@ -162,7 +166,7 @@ def _clean(
     )
     if first:
         yield np.zeros((first, n_features), dtype=np.float32)
-    blocks = read_in_blocks(run.series, inspection, memory_bytes, first)
+    blocks = read_in_blocks(run.series, inspection, block_bytes, first)
     if config.estimation == "whole-run":
         yield from clean_whole_run(blocks, n_features, cleaning, scratch_file)
     else:

@@ -16,7 +16,7 @@ from titan_neuro.errors import MetadataError
 
 # `fourier_shift` holds a series, its mirror image, their spectrum and the result, in double precision.
 _BYTES_PER_VALUE = 64
-_MEMORY_BYTES = 64 * 2**20
+MEMORY_BYTES = 64 * 2**20
 
 
 class SliceTimeCorrectedImage(BoldImage):
@@ -80,7 +80,7 @@ def correct_slice_timing(
     for index in range(image.n_volumes):
         scratch.append(np.moveaxis(image.read_finite_volume(index), axis, 0).reshape(1, -1))
     size = scratch.n_columns // len(times_s)
-    width = max(1, _MEMORY_BYTES // (_BYTES_PER_VALUE * image.n_volumes))
+    width = max(1, MEMORY_BYTES // (_BYTES_PER_VALUE * image.n_volumes))
     for number, shift_s in enumerate(slice_timing_shifts(times_s)):
         end = (number + 1) * size
         for first in range(number * size, end, width):

@@ -17,9 +17,9 @@ from titan_neuro.errors import MetadataError
 # fMRIPrep's columns, one for each such volume, and nipype's name for them.
 _MARKED = re.compile(r"non_?steady_?state_?outlier_?\d+", re.IGNORECASE)
 # Volumes that are examined: those of the warm-up, within these bounds. nipype examines 50.
-_MIN_EXAMINED, _MAX_EXAMINED = 10, 50
+_MIN_EXAMINED, MAX_EXAMINED = 10, 50
 # A sample of voxels is enough for the median over them.
-_MAX_VOXELS = 20_000
+MAX_SAMPLED_VOXELS = 20_000
 # Thresholds of the rule; see `count_before_steady_state`.
 _MODIFIED_Z, _MIN_STEP, _MIN_LEVEL = 3.5, 2.5, 1.0
 
@@ -83,7 +83,7 @@ def examined_length(n_warmup: int, n_time_points: int) -> int:
     n_warmup, n_time_points : int
         Of the run.
     """
-    return min(max(n_warmup, _MIN_EXAMINED), _MAX_EXAMINED, n_time_points // 2)
+    return min(max(n_warmup, _MIN_EXAMINED), MAX_EXAMINED, n_time_points // 2)
 
 
 def detected_steady_state(first: np.ndarray) -> SteadyState:
@@ -166,14 +166,14 @@ def read_first_volumes(image: BoldImage, n_volumes: int) -> np.ndarray:
         float32 ``(n_volumes, voxels)``, at most 20,000 voxels.
     """
     # The head may fill a tenth of the field of view.
-    step = max(1, int(np.prod(image.shape)) // (10 * _MAX_VOXELS))
+    step = max(1, int(np.prod(image.shape)) // (10 * MAX_SAMPLED_VOXELS))
     volumes = np.stack(
         [image.read(index, index + 1).reshape(-1)[::step].astype(np.float32) for index in range(n_volumes)]
     )
     volumes = volumes[:, np.isfinite(volumes).all(axis=0)]
     brightness = np.abs(volumes.mean(axis=0, dtype=np.float64))
     head = np.flatnonzero(brightness > brightness.mean()) if brightness.size else np.arange(0)
-    return np.asarray(volumes[:, head[:: max(1, len(head) // _MAX_VOXELS)]])
+    return np.asarray(volumes[:, head[:: max(1, len(head) // MAX_SAMPLED_VOXELS)]])
 
 
 def _robust_deviation(values: np.ndarray) -> np.ndarray:

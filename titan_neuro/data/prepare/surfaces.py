@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nibabel.cifti2 import Axis, ParcelsAxis
 
 # Values of a CIFTI file that are searched at a time.
-_SEARCHED_VALUES = 2**24
+SEARCHED_VALUES = 2**22
 # GIFTI can name a file that holds its values.
 _EXTERNAL_FILE = re.compile(rb"""ExternalFileName\s*=\s*["']([^"']+)["']""")
 _SECONDARY = {"L": "CortexLeft", "R": "CortexRight"}
@@ -159,7 +159,7 @@ def _require_two(n_time_points: int, path: Path) -> None:
 def _is_empty(values: Any) -> np.ndarray:
     """Whether a feature is 0 or NaN throughout: bool ``(features,)``."""
     empty = _no_value(np.asarray(values[:1]))[0]
-    step = max(1, _SEARCHED_VALUES // values.shape[1])
+    step = max(1, SEARCHED_VALUES // values.shape[1])
     for start in range(0, values.shape[0], step):
         if not empty.any():
             break

@@ -244,7 +244,9 @@ class ParcelMeans:
         weights = 1 / np.bincount(parcels)[parcels]
         shape = (len(atlas.names), len(atlas.labels))
         self._averaging = sparse.csr_array((weights, (parcels, features)), shape=shape)
-        self._series, self.n_time_points, self.n_values_read = series, series.n_time_points, series.n_values_read
+        self._series, self.n_time_points = series, series.n_time_points
+        # Beside what is read, the features that are averaged.
+        self.n_values_read = series.n_values_read + series.space.n_features
         self.space = Space(
             kind="parcels",
             name=atlas.name,

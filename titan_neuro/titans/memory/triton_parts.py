@@ -114,7 +114,9 @@ def silu_curvature(x):
 @no_type_check
 def clamp_scale(square, MAX_NORM: tl.constexpr):
     """Factor that clamps vectors of the given squared norms to `MAX_NORM`."""
-    return MAX_NORM / tl.sqrt(tl.maximum(square, MAX_NORM * MAX_NORM))
+    # A bare number would be rounded to float32, by Triton before 3.9.
+    longest = tl.full((), MAX_NORM, square.dtype)
+    return longest / tl.sqrt(tl.maximum(square, longest * longest))
 
 
 @triton.jit
@@ -122,7 +124,7 @@ def clamp_scale(square, MAX_NORM: tl.constexpr):
 def clamp_backward(gradient, delta, scale, square, along, MAX_NORM: tl.constexpr):
     """Gradient by `delta` from that by the clamped `delta`; `along` is its product with `delta` over all tiles."""
     if MAX_NORM is not None:
-        longest = MAX_NORM * MAX_NORM
+        longest = tl.full((), MAX_NORM * MAX_NORM, square.dtype)
         # A clamped vector has no gradient along itself.
         radial = tl.where(square >= longest, along / tl.maximum(square, longest), 0.0)
         gradient = scale[:, None] * (gradient - radial[:, None] * delta)
