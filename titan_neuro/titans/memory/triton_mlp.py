@@ -27,8 +27,11 @@ from titan_neuro.titans.memory.triton_parts import (
     silu,
     silu_curvature,
     silu_slope,
+    start_backward,
     store,
     store_transposed,
+    streams_of,
+    write_backward,
 )
 
 
@@ -50,13 +53,10 @@ def mlp_forward(
     group = tl.program_id(0).to(tl.int64)
     SIZE_IN: tl.constexpr = HIDDEN * KEY
     SIZE_OUT: tl.constexpr = VALUE * HIDDEN
-    queries += group * n_tokens * KEY
-    keys += group * n_tokens * KEY
-    values += group * n_tokens * VALUE
+    queries, keys, values, alpha, eta, theta = streams_of(
+        group, n_tokens, queries, keys, values, alpha, eta, theta, KEY, VALUE
+    )
     outputs += group * n_tokens * VALUE
-    alpha += group * n_tokens
-    eta += group * n_tokens
-    theta += group * n_tokens
     states_in += group * n_slots * 2 * SIZE_IN
     states_out += group * n_slots * 2 * SIZE_OUT
     rows = tl.arange(0, C)
@@ -155,19 +155,13 @@ def mlp_backward(
     group = tl.program_id(0).to(tl.int64)
     SIZE_IN: tl.constexpr = HIDDEN * KEY
     SIZE_OUT: tl.constexpr = VALUE * HIDDEN
-    queries += group * n_tokens * KEY
-    d_queries += group * n_tokens * KEY
-    keys += group * n_tokens * KEY
-    d_keys += group * n_tokens * KEY
-    values += group * n_tokens * VALUE
-    d_values += group * n_tokens * VALUE
+    queries, keys, values, alpha, eta, theta = streams_of(
+        group, n_tokens, queries, keys, values, alpha, eta, theta, KEY, VALUE
+    )
+    d_queries, d_keys, d_values, d_alpha, d_eta, d_theta = streams_of(
+        group, n_tokens, d_queries, d_keys, d_values, d_alpha, d_eta, d_theta, KEY, VALUE
+    )
     d_outputs += group * n_tokens * VALUE
-    alpha += group * n_tokens
-    d_alpha += group * n_tokens
-    eta += group * n_tokens
-    d_eta += group * n_tokens
-    theta += group * n_tokens
-    d_theta += group * n_tokens
     states_in += group * (n_chunks + 1) * 2 * SIZE_IN
     states_out += group * (n_chunks + 1) * 2 * SIZE_OUT
     d_states_in += group * 4 * SIZE_IN
@@ -307,20 +301,13 @@ def mlp_backward(
             d_end_b += tl.sum(d_w * tile_w)
             d_end_m += tl.sum(d_w * tile_s)
             d_end_e += tl.sum(d_s * tile_s)
-            by_w = dot(k, d_w, PRODUCT)
-            by_s = dot(k, d_s, PRODUCT)
-            d_write_w -= tl.sum(written * by_w, axis=1)
-            d_write_s -= tl.sum(written * by_s, axis=1)
-            d_k += dot(-written * write_w[:, None], tl.trans(d_w), PRODUCT)
-            d_k += dot(-written * write_s[:, None], tl.trans(d_s), PRODUCT)
-            d_written = -write_w[:, None] * by_w - write_s[:, None] * by_s
+            d_k, d_write_w, d_write_s, d_written = write_backward(
+                k, written, write_w, write_s, d_w, d_s, d_k, d_write_w, d_write_s, PRODUCT
+            )
             d_written += dot(tl.trans(scores_in), d_u, PRODUCT)
             along_in += tl.sum(d_written * delta, axis=1)
             store(d_delta_plane, d_written, rows, units, C, HIDDEN)
-            d_s = end_m * d_w + end_e * d_s
-            d_s += dot(tl.trans(q), m[:, None] * d_u, PRODUCT)
-            d_w = end_b * d_w
-            d_w += dot(tl.trans(q), b[:, None] * d_u, PRODUCT)
+            d_w, d_s = start_backward(q, d_u, b, m, end_b, end_m, end_e, d_w, d_s, PRODUCT)
             store_transposed(new_in, d_w, wide, units, KEY, HIDDEN)
             store_transposed(new_in + SIZE_IN, d_s, wide, units, KEY, HIDDEN)
         d_written_out += dot(tl.trans(-similar_out * c), d_y, PRODUCT)

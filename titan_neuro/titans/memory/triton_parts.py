@@ -194,6 +194,17 @@ def coefficients(alpha, eta, theta, length, C: tl.constexpr, STATE: tl.constexpr
 
 @triton.jit
 @no_type_check
+def streams_of(group, n_tokens, queries, keys, values, alpha, eta, theta, KEY: tl.constexpr, VALUE: tl.constexpr):
+    """Pointers of a group's queries, keys, values and gates (or of the gradients by them), from those of all groups."""
+    tokens = group * n_tokens
+    return (
+        queries + tokens * KEY, keys + tokens * KEY, values + tokens * VALUE,
+        alpha + tokens, eta + tokens, theta + tokens,
+    )  # fmt: skip
+
+
+@triton.jit
+@no_type_check
 def load_chunk(
     queries, keys, alpha, eta, theta, length, KEY: tl.constexpr, C: tl.constexpr, K: tl.constexpr, STATE: tl.constexpr
 ):
@@ -260,3 +271,31 @@ def coefficients_backward(
     d_carry = tl.sum(later * matrix_before(carried, C), axis=1)
     d_carry += tl.sum(carried * d_from_start[:, None], axis=0) * vector_before(from_start, 1.0, C)
     tl.store(d_eta + rows, d_carry.to(d_eta.dtype.element_ty), mask=rows < length)
+
+
+@triton.jit
+@no_type_check
+def write_backward(k, written, write_w, write_s, d_w, d_s, d_k, d_write_w, d_write_s, PRODUCT: tl.constexpr):
+    """Back through what the tokens of a chunk wrote into transposed tiles of the last weights and momentum.
+
+    Adds to the gradients by the keys and by the coefficients of the tokens; returns these and that by `written`.
+    """
+    by_w = dot(k, d_w, PRODUCT)
+    by_s = dot(k, d_s, PRODUCT)
+    d_write_w -= tl.sum(written * by_w, axis=1)
+    d_write_s -= tl.sum(written * by_s, axis=1)
+    d_k += dot(-written * write_w[:, None], tl.trans(d_w), PRODUCT)
+    d_k += dot(-written * write_s[:, None], tl.trans(d_s), PRODUCT)
+    d_written = -write_w[:, None] * by_w - write_s[:, None] * by_s
+    return d_k, d_write_w, d_write_s, d_written
+
+
+@triton.jit
+@no_type_check
+def start_backward(q, d_read, b, m, end_b, end_m, end_e, d_w, d_s, PRODUCT: tl.constexpr):
+    """Gradients by transposed tiles of a chunk's first weights and momentum: from its last ones and from its reads."""
+    d_s = end_m * d_w + end_e * d_s
+    d_s += dot(tl.trans(q), m[:, None] * d_read, PRODUCT)
+    d_w = end_b * d_w
+    d_w += dot(tl.trans(q), b[:, None] * d_read, PRODUCT)
+    return d_w, d_s
