@@ -193,6 +193,6 @@ def test_block_length_counts_all_voxels_read(tmp_path):
     layout = parcel_layout(space, labels - 1, list(names.values()), {})
     source = MaskedVolumes(volumes, space)
     source = ParcelMeans(source, Atlas(name="X", labels=labels, names=names, lost=(), layout=layout))
-    blocks = list(read_in_blocks(source, inspection(3), 10 * 8000 * 16 + 10 * 3 * 48))
+    blocks = list(read_in_blocks(source, inspection(3), 10 * 8000 * 16 + 10 * 3 * 112))
     assert [len(block) for block in blocks] == [10] * 5
     np.testing.assert_allclose(np.concatenate(blocks), data[:3].mean(axis=(1, 2)).T, atol=1e-6)

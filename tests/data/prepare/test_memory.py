@@ -68,9 +68,12 @@ def test_the_longest_run_at_2_mm(full_size, tmp_path, settings):
 
 def peak_gb(messages, *arguments):
     """Prepare; return the exit code, how many processes there were, and the sum of their highest resident sizes."""
-    process, peaks = forked.start(["prepare", *arguments], messages), {}
+    process, peaks, before = forked.start(["prepare", *arguments], messages), {}, set()
     while process.is_alive():
-        peaks |= {pid: peak_kib for pid in tree(process.pid) if (peak_kib := field(pid, "VmHWM"))}
+        # Until it executes git, a new process shares the memory of the one that started it.
+        found = {pid: peak_kib for pid in tree(process.pid) if (peak_kib := field(pid, "VmHWM"))}
+        peaks |= {pid: peak_kib for pid, peak_kib in found.items() if pid in before}
+        before = set(found)
         time.sleep(0.02)
     process.join()
     return process.exitcode, len(peaks), sum(peaks.values()) * 1024 / 1e9
@@ -135,8 +138,8 @@ def test_all_processes_stay_within_the_bound(tmp_path, write, settings):
         code, n_processes, found_gb = prepare(name, gb, *more)
         assert code == 0, messages.read_text()
         assert found_gb < gb, name
-        # Python may start one more process, which looks after the others.
-        assert n_processes in ((3, 4) if name == "two" else (1,))
+        # Git, which names the commit, may be one of them.
+        assert n_processes >= (3 if name == "two" else 1)
     assert f"--mem {least_gb:.2f} GB: 1 of 2 processes fit" in messages.read_text()
     stores = [open_runs(tmp_path / name) for name in ("tight", "roomy", "two")]
     for same_run in zip(*stores, strict=True):
