@@ -10,6 +10,8 @@ import forked
 import pytest
 from histories import History
 
+from titan_neuro.errors import InputNotFoundError
+
 pytestmark = pytest.mark.xdist_group("tiny-study")
 
 
@@ -43,15 +45,15 @@ def test_removed_results_are_made_again(clean, history):
     for path in removed:
         history.delete(f"group/{path.name}")
     assert len(removed) >= 10
-    # Its own date says nothing.
-    os.utime(history.output / "report.html", (2e9, 2e9))
-    assert "up to date" not in said(history, "report")
+    # Scores and probe are both damaged: there is nothing to show.
+    assert history.run("report") == InputNotFoundError.exit_code
     history.finish(clean().after["report"], ["evaluate", "probe", "report"])
 
 
 def test_a_report_of_other_settings_is_not_up_to_date(history):
     history.set("probe")
     said(history, "probe")
+    # Its own date says nothing.
     os.utime(history.output / "report.html", (2e9, 2e9))
     assert "up to date" not in said(history, "report")
     assert "up to date" in said(history, "report")
