@@ -78,13 +78,22 @@ class Preparation:
 
     def _outcome(self, output: Path) -> dict[str, bytes | None]:
         """Everything in the output, except of times and locks."""
-        names = contents(output)
-        return {
-            name: names[name] for name in names if name != "provenance.json" and not name.startswith(".work/locks/")
+        files = {
+            name: content
+            for name, content in contents(output).items()
+            if name != "provenance.json" and not name.startswith(".work/locks/")
         }
+        return {name: _without_times(content) if "manifests/" in name else content for name, content in files.items()}
 
     def _stages(self, output: Path) -> dict[str, Any]:
         return json.loads((output / "provenance.json").read_text())["stages"]
+
+
+def _without_times(manifest: bytes | None) -> bytes | None:
+    if manifest is None:
+        return None
+    made = {"made": json.loads(manifest)["made"]["sources"]}
+    return json.dumps({**json.loads(manifest), **made}).encode()
 
 
 def native_in(folder: Path, n_runs: int) -> Preparation:

@@ -104,4 +104,4 @@ def test_the_source_must_be_there(prepared, tmp_path, capsys):
         assert control(prepared, "white", "strict") == errors.InputNotFoundError.exit_code
     finally:
         description.write_text(before)
-    assert "the null control needs it again" in capsys.readouterr().err
+    assert "its recordings are needed again" in capsys.readouterr().err

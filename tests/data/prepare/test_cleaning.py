@@ -181,7 +181,7 @@ class TestWholeRun:
 
 
 def test_block_length_counts_all_voxels_read(tmp_path):
-    """Three parcels of 8,000 voxels: a volume takes what its volume takes."""
+    """Three parcels in volumes of 8,000 voxels: a time point takes what its volume takes."""
     path = tmp_path / "x.nii"
     data = np.random.default_rng(8).normal(size=(20, 20, 20, 50)).astype(np.float32)
     nib.save(nib.Nifti1Image(data, np.eye(4)), path)
@@ -193,6 +193,7 @@ def test_block_length_counts_all_voxels_read(tmp_path):
     layout = parcel_layout(space, labels - 1, list(names.values()), {})
     source = MaskedVolumes(volumes, space)
     source = ParcelMeans(source, Atlas(name="X", labels=labels, names=names, lost=(), layout=layout))
-    blocks = list(read_in_blocks(source, inspection(3), 10 * 8000 * 16 + 10 * 3 * 112))
+    # A volume as it is read, and its voxels inside the mask.
+    blocks = list(read_in_blocks(source, inspection(3), 10 * (8000 + 1200) * 16 + 10 * 3 * 112))
     assert [len(block) for block in blocks] == [10] * 5
     np.testing.assert_allclose(np.concatenate(blocks), data[:3].mean(axis=(1, 2)).T, atol=1e-6)

@@ -8,7 +8,7 @@ import pytest
 
 from titan_neuro.data.bids.recordings import find_recordings
 from titan_neuro.data.prepare import PrepareConfig, prepare_run
-from titan_neuro.data.prepare.inputs import fingerprint
+from titan_neuro.data.prepare.inputs import preparation
 from titan_neuro.data.prepare.normalization import CausalZScore
 from titan_neuro.data.store import RunStore, open_runs
 from titan_neuro.errors import (
@@ -20,6 +20,7 @@ from titan_neuro.errors import (
     NotFetchedError,
     OutputError,
 )
+from titan_neuro.provenance import digest
 
 SHAPE, N_TIME_POINTS = (5, 6, 7), 60
 
@@ -169,11 +170,11 @@ def test_no_repetition_time(prepare, dataset):
 @pytest.mark.parametrize("key", ["EffectiveEchoSpacing", "ReconMatrixPE", "WaterFatShift", "PhaseEncodingDirection"])
 def test_other_readout_is_another_preparation(dataset, key):
     [recording] = find_recordings(dataset)
-    fingerprints = {
-        fingerprint(replace(recording, sidecar=recording.sidecar | values), {}, PrepareConfig())
+    digests = {
+        digest(preparation(replace(recording, sidecar=recording.sidecar | values), {}, PrepareConfig()))
         for values in ({}, {key: 1}, {key: 2}, {"Manufacturer": "x"})
     }
-    assert len(fingerprints) == 3
+    assert len(digests) == 3
 
 
 def test_header_and_sidecar_that_disagree(prepare, dataset):
