@@ -11,7 +11,7 @@ export OMP_NUM_THREADS ?= 1
 locked = awk '/^[a-z0-9]/ { found = /^($(1))/ } $(2)found' constraints.txt
 PIP := $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation
 
-.PHONY: install constraints demo test test-system test-slow test-all lint clean
+.PHONY: install constraints demo test test-system test-slow test-endurance test-all lint clean
 
 install: $(VENV)/.installed
 
@@ -56,7 +56,11 @@ test-system: install
 
 # The long versions: more seeds, every kill, whole studies.
 test-slow: install
-	$(BIN)/pytest -m slow $(PARALLEL)
+	$(BIN)/pytest -m 'slow and not endurance' $(PARALLEL)
+
+# Hours: every pair of subcommands on one folder, 200 random histories of a study, 30 kills of each subcommand.
+test-endurance: install
+	$(BIN)/pytest -m endurance $(PARALLEL)
 
 test-all: test test-system test-slow
 

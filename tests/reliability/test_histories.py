@@ -34,6 +34,7 @@ def test_a_history_leaves_nothing_behind(tmp_path, clean, seed):
 
 
 @pytest.mark.slow
+@pytest.mark.endurance
 @pytest.mark.parametrize("seed", range(1000, 1200))
 def test_a_long_history_leaves_nothing_behind(tmp_path, clean, seed):
     live(tmp_path, clean, seed, variants=list(VARIANTS), n_steps=6, ends=ENDS)

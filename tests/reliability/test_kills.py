@@ -34,6 +34,7 @@ def test_a_killed_subcommand_is_made_good(clean, tmp_path, stage):
 
 
 @pytest.mark.slow
+@pytest.mark.endurance
 @pytest.mark.xdist_group("tiny-study-slow")
 @pytest.mark.parametrize("stage", tiny_study.STAGES)
 def test_thirty_kills_of_each_subcommand(clean, tmp_path, stage):

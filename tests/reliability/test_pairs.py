@@ -64,6 +64,7 @@ def test_pairs_leave_nothing_behind(tmp_path, trained, references):
 
 
 @pytest.mark.slow
+@pytest.mark.endurance
 @pytest.mark.parametrize("version", [0, 1], ids=["same recordings", "a recording changed"])
 @pytest.mark.parametrize(("first", "second"), PAIRS)
 def test_a_pair_leaves_nothing_behind(tmp_path, trained, references, first, second, version):
