@@ -84,8 +84,14 @@ class OutputFolder:
 
         A folder without results has nothing to keep, and may be another's: it is left as it is.
         """
+        from titan_neuro.files import file_lock
+
         if (self.path / manifests.FOLDER).is_dir():
             with hold(self.locks, stage, reads=reads, shares=shares, writes=writes, alike=alike):
+                # Also for a stage that finds its work done: a killed one may have left half a record.
+                for path in (self.path / "provenance.json", self.resolved_settings):
+                    with file_lock(path, work_dir=self.work_dir):
+                        pass
                 yield
         else:
             yield
