@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from titan_neuro import manifests
-from titan_neuro.files import WORK_FOLDER, inside
+from titan_neuro.files import WORK_FOLDER, file_lock, inside
 from titan_neuro.stage_locks import hold
 
 if TYPE_CHECKING:
@@ -64,7 +64,6 @@ class OutputFolder:
 
     def record_settings(self, config: StudyConfig) -> None:
         """Write ``config.resolved.yaml``; to be called once the settings are known to fit what is there."""
-        from titan_neuro.files import file_lock
         from titan_neuro.study.load import write_resolved
 
         with file_lock(self.resolved_settings, work_dir=self.work_dir):
@@ -84,8 +83,6 @@ class OutputFolder:
 
         A folder without results has nothing to keep, and may be another's: it is left as it is.
         """
-        from titan_neuro.files import file_lock
-
         if (self.path / manifests.FOLDER).is_dir():
             with hold(self.locks, stage, reads=reads, shares=shares, writes=writes, alike=alike):
                 # Also for a stage that finds its work done: a killed one may have left half a record.
