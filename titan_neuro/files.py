@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,9 +35,9 @@ WORK_FOLDER = ".work"
 _CAN_NOT_WRITE = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR, errno.EISDIR),
     errno.ENAMETOOLONG,
-    # A failing disk or network, which is seen only when the content is synced.
-    *(errno.EIO, errno.ESTALE),
 }
+# Of a failing disk or network. It is seen when the content is synced; elsewhere it may come from a file that is read.
+_CAN_NOT_KEEP = {errno.EIO, errno.ESTALE}
 # The answers of file systems that can't sync a folder, such as some of networks: they do it themselves, or never.
 _CAN_NOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF}
 _TEMPORARY = re.compile(r"^\.(?P<name>.+)\.[0-9a-f]{8}\.tmp$")
@@ -73,19 +73,24 @@ def atomic(target: Path) -> Iterator[Path]:
         try:
             make_folder(target.parent)
             yield temporary
-            _sync(temporary)
-            if temporary.is_dir() and target.is_dir():
-                # A folder can't be renamed over another: the old one is renamed first.
-                replaced = _temporary_path(target)
-                target.rename(replaced)
-                temporary.rename(target)
-                shutil.rmtree(replaced, ignore_errors=True)
-            else:
-                temporary.replace(target)
-            _sync_entry(target.parent)
+            with writing_to(target, refusals=_CAN_NOT_KEEP):
+                _sync(temporary)
+                _rename(temporary, target)
+                _sync_entry(target.parent)
         except BaseException:
             _remove(temporary)
             raise
+
+
+def _rename(temporary: Path, target: Path) -> None:
+    if temporary.is_dir() and target.is_dir():
+        # A folder can't be renamed over another: the old one is renamed first.
+        replaced = _temporary_path(target)
+        target.rename(replaced)
+        temporary.rename(target)
+        shutil.rmtree(replaced, ignore_errors=True)
+    else:
+        temporary.replace(target)
 
 
 def make_folder(folder: Path) -> None:
@@ -175,13 +180,15 @@ def _temporary_path(target: Path) -> Path:
 
 
 @contextlib.contextmanager
-def writing_to(target: Path) -> Iterator[None]:
+def writing_to(target: Path, *, refusals: Collection[int] = _CAN_NOT_WRITE) -> Iterator[None]:
     """Turn an operating system's refusal to write, inside the block, into an error that names `target`.
 
     Parameters
     ----------
     target : Path
         The file or folder that the block writes, for the message.
+    refusals : collection of int
+        Numbers of the errors (``errno``) that say so.
 
     Raises
     ------
@@ -191,7 +198,7 @@ def writing_to(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _CAN_NOT_WRITE:
+        if error.errno not in refusals:
             raise
         raise OutputError(
             f"{target}: can't be written: {error.strerror or error}.",
