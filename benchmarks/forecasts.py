@@ -20,6 +20,7 @@ from typing import Any
 import pandas as pd
 from common import ROOT, provenance
 
+from titan_neuro import manifests
 from titan_neuro.data.simulate import SimulateConfig, simulate
 from titan_neuro.evaluation.formatting import format_interval, markdown_table
 from titan_neuro.evaluation.metrics_and_rows import AR, VAR, VAR_ONLINE, Kind
@@ -155,10 +156,8 @@ def _read(output: Path, what: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     return table, json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
 
 
-def _records(output: Path) -> list[dict[str, Any]]:
-    return [
-        json.loads(path.read_text(encoding="utf-8"))["metadata"] for path in output.glob("models/*/*/*/config.json")
-    ]
+def _commits_of_models(output: Path) -> set[str]:
+    return {manifests.read(output, name)["made"]["commit"] or "unknown" for name in manifests.names(output, "train")}
 
 
 def differences(scores: pd.DataFrame, subjects: pd.DataFrame, *, n_resamples: int, seed: int) -> pd.DataFrame:
@@ -268,7 +267,7 @@ def main(arguments: list[str]) -> None:
     output = run_study(example, work, options.source, settings)
     metadata |= {"simulated": list(example.simulated), "settings_file": example.settings_file}
     metadata["settings"] = [*example.settings, *settings]
-    metadata["models_of_commits"] = sorted({record["commit"] or "unknown" for record in _records(output)})
+    metadata["models_of_commits"] = sorted(_commits_of_models(output))
     results = collect(output)
     results["caveats"] += [example.caveat] * bool(example.caveat)
     text = page(example.title, results, metadata)

@@ -209,6 +209,8 @@ def test_a_program_that_a_holder_starts_holds_nothing(tmp_path):
 
 def test_ctrl_c_while_waiting_leaves_nothing(tmp_path):
     def wait():
+        # As in a terminal: in the background of a script it would be ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         on_waiting(lambda: os.kill(os.getpid(), signal.SIGINT))
         try:
             with hold(tmp_path, "report", reads=["scores"]):

@@ -23,9 +23,18 @@ LINES = {
 }
 
 
+def _heed_interrupts():
+    """As in a terminal, also where the tests run in the background of a script, which ignores Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def interrupt(arguments, delay_s, number):
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", SCRIPT, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_heed_interrupts,
     )
     assert process.stdout.read(1) == "."
     time.sleep(delay_s)
@@ -43,6 +52,8 @@ def test_early_signals_end_it_with_one_line(tmp_path, number, delay_s):
 
 
 def _lose_it_in_a_callback():
+    _heed_interrupts()
+
     class Dying:
         def __del__(self):
             os.kill(os.getpid(), signal.SIGINT)
