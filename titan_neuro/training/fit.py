@@ -128,8 +128,6 @@ def train_fold(
     TrainingError
         The loss of training or validation is not finite: an earlier model in `folder` stays, and the last good
         checkpoint stays in `work_dir`. Or there are too few time points to fit, or another process has died.
-    MismatchError
-        The data have changed since the interrupted training began.
     OutputError
         Another process trains into `folder`, or the disk is full.
     """
@@ -145,19 +143,24 @@ def train_fold(
         logger.info("%s is trained again: %s", folder, found)
     # Checked before minutes are spent on closed-form fits.
     require_pretraining(model, training.pretraining)
-    if not job.processes.is_first:
+    if job.processes.is_first:
+        _train_and_save(job)
+    else:
         _train(job)
-        return True
-    start = time.monotonic()
+    return True
+
+
+def _train_and_save(job: _Job) -> None:
+    """Train under locks, and write the model with its manifest."""
+    start, folder = time.monotonic(), job.folder
     with training_lock(folder), training_lock(job.checkpoints):
-        remove_leftovers(*(folder / name for name in ("model.safetensors", "config.json", "training.csv")))
+        remove_leftovers(*(folder / name for name in (*MODEL_FILES, "training.csv")))
         trained = _train(job)
-        with result.writing(wall_time_s=round(time.monotonic() - start, 1)) as written:
+        with job.result.writing(wall_time_s=round(time.monotonic() - start, 1)) as written:
             _save(job, trained)
             written.files += [folder / name for name in MODEL_FILES]
             written.timed.append(folder / "training.csv")
         shutil.rmtree(job.checkpoints, ignore_errors=True)
-    return True
 
 
 def _save(job: _Job, trained: _Trained) -> None:

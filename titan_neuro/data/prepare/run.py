@@ -83,24 +83,27 @@ def prepare_run(
         sources = source_contents(recording, config)
         follows_from = preparation(recording, sources, config)
         result = ResultOf(root=output_dir, name=manifest_of(files.store), **follows_from)
-        found = result.check()
-        if found.is_done or not may_write:
+        if (found := result.check()).is_done or not may_write:
             return files.store, not found.is_done
-        if found.state is not State.MISSING:
-            logger.info("%s is prepared again: %s", files.store.name, found)
-        require_content(recording, config)
-        with writing_to(scratch_dir):
-            scratch_dir.mkdir(parents=True, exist_ok=True)
+        _begin(recording, config, found, scratch_dir)
         if memory_bytes is not None:
             release_memory()
         run = open_run(recording, config, scratch_dir, stack)
-        origin = {"fingerprint": digest(follows_from), "sources": sources}
-        header = build_header(recording, run, config, origin)
+        header = build_header(recording, run, config, {"fingerprint": digest(follows_from), "sources": sources})
         block_bytes = None if memory_bytes is None else bytes_for_blocks(recording.key, run, memory_bytes)
         with result.writing(sources=source_paths(recording, config)) as written:
             _store(run, header, files, config, scratch_dir / "cleaned", block_bytes)
             written.files += [path for path in files.all if path.exists()]
     return files.store, True
+
+
+def _begin(recording: Recording, config: PrepareConfig, found: Check, scratch_dir: Path) -> None:
+    """Say why a run is prepared again, check that its files are on this machine, and make the folder for its work."""
+    if found.state is not State.MISSING:
+        logger.info("%s is prepared again: %s", recording.key, found)
+    require_content(recording, config)
+    with writing_to(scratch_dir):
+        scratch_dir.mkdir(parents=True, exist_ok=True)
 
 
 def _store(
