@@ -122,7 +122,7 @@ def test_two_tasks_train_one_model(cluster, study, undisturbed, tmp_path):
     log = (tmp_path / "job.log").read_text()
     assert "MEMBER: 2/2" in log
     # The second task trains, and logs nothing.
-    assert log.count("titan-mac is trained") == 1
+    assert log.count("titan-mac is trained:") == 1
     for name, value in weights(output).items():
         torch.testing.assert_close(value, undisturbed(STEPS[0])[name], rtol=2e-3, atol=2e-5, msg=f"{name} differs")
 
@@ -137,7 +137,7 @@ def test_torchrun_inside_srun_trains_one_model(cluster, study, undisturbed, tmp_
     job = subprocess.run(submitted, capture_output=True, text=True, check=True, cwd=tmp_path).stdout.strip()
     wait_until_completed(job, log)
     assert "MEMBER: 2/2" in log.read_text()
-    assert log.read_text().count("titan-mac is trained") == 1
+    assert log.read_text().count("titan-mac is trained:") == 1
     for name, value in weights(output).items():
         torch.testing.assert_close(value, undisturbed(STEPS[0])[name], rtol=2e-3, atol=2e-5, msg=f"{name} differs")
 
