@@ -58,7 +58,8 @@ test-system: install
 test-slow: install
 	$(BIN)/pytest -m 'slow and not endurance' $(PARALLEL)
 
-# Hours: every pair of subcommands on one folder, 200 random histories of a study, 30 kills of each subcommand.
+# Hours: all pairs of subcommands on one folder, 200 random histories of a study, 30 kills of each subcommand, every damage to
+# each kind of file.
 test-endurance: install
 	$(BIN)/pytest -m endurance $(PARALLEL)
 

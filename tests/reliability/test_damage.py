@@ -122,6 +122,7 @@ def test_damage_is_noticed(clean, tmp_path, file, damage):
 
 
 @pytest.mark.slow
+@pytest.mark.endurance
 @pytest.mark.xdist_group("tiny-study-slow")
 @pytest.mark.parametrize(("file", "damage"), CASES.values(), ids=CASES)
 def test_damage_is_mended(clean, tmp_path, file, damage):
