@@ -24,9 +24,9 @@ def contents(folder: Path) -> dict[str, bytes | None]:
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
-def sidecars(output: Path) -> dict[Path, int]:
-    """The last file of each finished run, and when it was written."""
-    return {path: path.stat().st_mtime_ns for path in output.rglob("*_desc-prepared_bold.json")}
+def finished_runs(output: Path) -> dict[Path, int]:
+    """The last file of each finished run, its manifest, and when it was written."""
+    return {path: path.stat().st_mtime_ns for path in output.glob("manifests/prepare/*.json")}
 
 
 @dataclass

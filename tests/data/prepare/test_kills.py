@@ -10,7 +10,7 @@ from collections import Counter
 import forked
 import numpy as np
 import pytest
-from preparations import sidecars
+from preparations import finished_runs
 
 from titan_neuro.data.store import RunStore
 
@@ -19,7 +19,7 @@ SEED = 20240229
 
 def stages_on_disk(output, preparation):
     """The stage of the work at which it was killed, from what lies on disk."""
-    n_done = len(sidecars(output))
+    n_done = len(finished_runs(output))
     is_there = {
         "before any output": not (output / "dataset_description.json").exists(),
         "before the first run was done": (output / "dataset_description.json").exists() and not n_done,
@@ -67,12 +67,13 @@ def kill_at_random_times(preparation, n_kills):
             print(f"seed {SEED}: killed after {position * whole_s:.3f} of {whole_s:.3f} s, {', '.join(found)}")
             stages.update(found)
             # Finished runs are not prepared again.
-            assert done.items() <= sidecars(output).items()
-            done = sidecars(output)
+            assert done.items() <= finished_runs(output).items()
+            done = finished_runs(output)
             for path in done:
-                RunStore(path.with_suffix(".zarr")).verify()
+                [store] = output.glob(f"sub-*/func/{path.stem}_desc-prepared_*.zarr")
+                RunStore(store).verify()
         preparation.finish(output)
-        assert done.items() <= sidecars(output).items()
+        assert done.items() <= finished_runs(output).items()
         preparation.check(output)
     assert n_killed == n_kills
     return stages
@@ -110,9 +111,9 @@ def check_kill_before_change(preparation, changes, number):
     output = preparation.new_output()
     kill = functools.partial(forked.kill_before_change, output, number)
     assert preparation.exit_code(output, kill) == -signal.SIGKILL, preparation.messages.read_text()
-    done = sidecars(output)
+    done = finished_runs(output)
     preparation.finish(output)
-    assert done.items() <= sidecars(output).items()
+    assert done.items() <= finished_runs(output).items()
     preparation.check(output)
 
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from preparations import native_in, sidecars
+from preparations import native_in, finished_runs
 
 from titan_neuro.errors import TitanNeuroError
 
@@ -69,9 +69,9 @@ def test_killed_while_runs_are_prepared_side_by_side(four_runs, killed):
     finally:
         for worker in filter(is_alive, workers):
             os.kill(worker, signal.SIGKILL)
-    done = sidecars(output)
+    done = finished_runs(output)
     assert len(done) < four_runs.n_runs
     four_runs.finish(output)
     assert f"4 runs prepared, {4 - len(done)} of them now." in messages.read_text()
-    assert done.items() <= sidecars(output).items()
+    assert done.items() <= finished_runs(output).items()
     four_runs.check(output)
