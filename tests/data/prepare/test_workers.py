@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from preparations import native_in, finished_runs
+from preparations import finished_runs, native_in
 
 from titan_neuro.errors import TitanNeuroError
 
