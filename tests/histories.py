@@ -282,7 +282,7 @@ def _without_times(name: str, content: bytes, bids: Path) -> bytes:
         return b"\n".join(b",".join(line.split(b",")[:-2]) for line in content.splitlines())
     if name.startswith("manifests/"):
         manifest = json.loads(content)
-        del manifest["made"]
+        del manifest["made"], manifest["digest"]
         files = manifest["files"].items()
         manifest["files"] = [
             name if record.get("timed") or name == "report.html" else [name, record] for name, record in files

@@ -28,7 +28,7 @@ FOLDER = "manifests"
 """Subfolder of an output folder for the manifests."""
 SCHEMA, SCHEMA_VERSION = "titan-neuro-manifest", 1
 
-_KEYS = ("schema", "schema_version", "stage", "method", "settings", "inputs", "files", "made")
+_KEYS = ("schema", "schema_version", "stage", "method", "settings", "inputs", "files", "made", "digest")
 _THREADS = 4
 _MAX_REASONS = 4
 
@@ -188,7 +188,7 @@ class ResultOf:
             "files": _describe(self.root, written),
             "made": {**_made_now(), **made},
         }
-        write_json(self.path, content)
+        write_json(self.path, {**content, "digest": content_digest(content)})
 
 
 def manifest_path(root: Path, name: str) -> Path:
@@ -231,10 +231,17 @@ def read(root: Path, name: str) -> dict[str, Any]:
     schema = manifest["schema"], manifest["schema_version"]
     if schema != (SCHEMA, SCHEMA_VERSION):
         raise MetadataError(f"{path}: expected {SCHEMA} {SCHEMA_VERSION}, found {schema[0]} {schema[1]}.", hint)
+    if manifest["digest"] != content_digest(manifest):
+        raise MetadataError(f"{path}: was changed since it was written.", hint)
     mappings = all(isinstance(manifest[key], dict) for key in ("settings", "inputs", "files", "made"))
     if not mappings or not all(_is_file_record(record) for record in manifest["files"].values()):
         raise MetadataError(f"{path}: settings, inputs, files and made are not what a manifest has there.", hint)
     return manifest
+
+
+def content_digest(manifest: Mapping[str, Any]) -> str:
+    """Return the digest of all that a manifest says of its result: of everything but ``made`` and the digest."""
+    return digest({key: value for key, value in manifest.items() if key not in {"made", "digest"}})
 
 
 def result_digest(root: Path, name: str) -> str | None:

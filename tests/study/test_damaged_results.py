@@ -46,7 +46,7 @@ def test_weights_that_are_not_finite_are_refused(copied, part, message, value):
         for name, record in manifest["files"].items():
             content = (copied.output.path / name).read_bytes()
             record.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-        path.write_text(json.dumps(manifest))
+        path.write_text(json.dumps({**manifest, "digest": manifests.content_digest(manifest)}))
     with pytest.raises(TitanNeuroError, match=message) as caught:
         copied.predict(horizon=1)
     assert "rain again" in caught.value.hint or "titan-neuro train" in caught.value.hint
@@ -95,8 +95,8 @@ def test_status_says_what_train_would_make(copied, study):
         (lambda content: content[: len(content) // 2], State.DAMAGED),
         (lambda content: content.replace('"schema_version": 1', '"schema_version": 2'), State.DAMAGED),
         (lambda content: content.replace('"group/', '"../').replace('"models/', '"/models/'), State.DAMAGED),
-        (lambda content: json.dumps({**json.loads(content), "method": 0}), State.STALE),
-        (lambda content: json.dumps({**json.loads(content), "inputs": {}}), State.STALE),
+        (lambda content: json.dumps({**json.loads(content), "method": 0}), State.DAMAGED),
+        (lambda content: json.dumps({**json.loads(content), "stage": "other"}), State.DAMAGED),
     ],
 )
 def test_a_manifest_that_was_edited_is_no_result(copied, name, edit, state):
