@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import logging
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -232,6 +233,25 @@ def remove_leftovers(*targets: Path) -> None:
             for path in folder.glob(".*.tmp"):
                 if any(is_leftover(path, target) for target in targets if target.parent == folder):
                     _remove(path)
+
+
+def remove_files(paths: Iterable[Path]) -> None:
+    """Remove files that may be there: parts of a result that is made anew.
+
+    Raises
+    ------
+    OutputError
+        A folder can't be written.
+    """
+    for path in paths:
+        with writing_to(path):
+            path.unlink(missing_ok=True)
+
+
+def sha256_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find_with_leftovers(folder: Path, pattern: str) -> list[Path]:

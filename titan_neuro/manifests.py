@@ -10,9 +10,8 @@ from __future__ import annotations
 import contextlib
 import datetime
 import functools
-import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -21,7 +20,16 @@ from typing import Any
 
 from titan_neuro import __version__
 from titan_neuro.errors import MetadataError, MismatchError, TitanNeuroError, list_names
-from titan_neuro.files import inside, read_json, remove_file, remove_leftovers, write_json, writing_to
+from titan_neuro.files import (
+    inside,
+    read_json,
+    remove_file,
+    remove_files,
+    remove_leftovers,
+    sha256_of_file,
+    write_json,
+    writing_to,
+)
 from titan_neuro.provenance import commit, digest
 
 FOLDER = "manifests"
@@ -132,12 +140,7 @@ class ResultOf:
         -------
         Check
         """
-        manifest = _read_or_reason(self.root, self.name)
-        if isinstance(manifest, Check):
-            return manifest
-        changes, files = tuple(self._changes(manifest)), check_files(self.root, manifest, contents=contents)
-        # What is stale can be shown as such; what is damaged can't.
-        return Check(State.STALE, changes) if changes and files.is_done else files
+        return check_recorded(self.root, self.name, self._changes, contents=contents)
 
     def _changes(self, manifest: Mapping[str, Any]) -> Iterator[str]:
         if manifest["method"] != self.method:
@@ -269,31 +272,17 @@ def discard(root: Path, name: str) -> None:
         remove_file(path)
     if isinstance(manifest, Check):
         return
-    for file in (_below(root, listed) for listed in manifest["files"]):
-        with writing_to(file):
-            file.unlink(missing_ok=True)
+    files = [_below(root, listed) for listed in manifest["files"]]
+    remove_files(files)
+    for file in files:
         for folder in file.parents:
             if folder == root or not folder.is_dir() or any(folder.iterdir()):
                 break
             folder.rmdir()
 
 
-def check_files(root: Path, manifest: Mapping[str, Any], *, contents: bool = True) -> Check:
-    """Compare the files of a result with their sizes and digests.
-
-    Parameters
-    ----------
-    root : Path
-    manifest : mapping
-        From :func:`read`.
-    contents : bool
-        Whether all files are read.
-
-    Returns
-    -------
-    Check
-        ``done`` or ``damaged``.
-    """
+def _check_files(root: Path, manifest: Mapping[str, Any], *, contents: bool) -> Check:
+    """Compare the files of a result with their sizes and, where all are to be read, with their digests."""
     reasons = []
     for name, record in manifest["files"].items():
         try:
@@ -301,17 +290,39 @@ def check_files(root: Path, manifest: Mapping[str, Any], *, contents: bool = Tru
             size = path.stat().st_size if path.is_file() else -1
             if size < 0:
                 reasons.append(f"{name} is missing")
-            elif size != record["bytes"] or (contents and _sha256(path) != record["sha256"]):
+            elif size != record["bytes"] or (contents and sha256_of_file(path) != record["sha256"]):
                 reasons.append(f"{name} was changed")
         except (OSError, MismatchError) as error:
             reasons.append(f"{name} can't be read: {error}")
     return Check(State.DAMAGED, tuple(reasons)) if reasons else Check(State.DONE)
 
 
-def check_recorded(root: Path, name: str, *, contents: bool = True) -> Check:
-    """Say whether a result is whole, of whatever it follows from; see :func:`check_files`."""
+def check_recorded(
+    root: Path,
+    name: str,
+    changes: Callable[[Mapping[str, Any]], Iterable[str]] = lambda _: (),
+    *,
+    contents: bool = True,
+) -> Check:
+    """Say whether a result is whole, and of what it would follow from now.
+
+    Parameters
+    ----------
+    root : Path
+    name : str
+        Of its manifest.
+    changes : callable
+        Says, given the manifest, what has changed since; by default nothing has.
+    contents : bool
+        Whether all files are read.
+    """
     manifest = _read_or_reason(root, name)
-    return manifest if isinstance(manifest, Check) else check_files(root, manifest, contents=contents)
+    if isinstance(manifest, Check):
+        return manifest
+    files = _check_files(root, manifest, contents=contents)
+    # What is stale can be shown as such; what is damaged can't.
+    changed = tuple(changes(manifest)) if files.is_done else ()
+    return Check(State.STALE, changed) if changed else files
 
 
 def check_all(results: Sequence[ResultOf], *, contents: bool = True) -> list[Check]:
@@ -358,14 +369,9 @@ def _describe(root: Path, written: Written) -> dict[str, dict[str, Any]]:
     for paths, marks in ((written.files, {}), (written.timed, {"timed": True})):
         for path in (each for given in paths for each in (given.rglob("*") if given.is_dir() else [given])):
             if path.is_file():
-                record = {"bytes": path.stat().st_size, "sha256": _sha256(path), **marks}
+                record = {"bytes": path.stat().st_size, "sha256": sha256_of_file(path), **marks}
                 records[path.relative_to(root).as_posix()] = record
     return dict(sorted(records.items()))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_file_record(record: object) -> bool:

@@ -103,6 +103,18 @@ def read_stages(output_dir: Path) -> dict[str, dict[str, Any]]:
     return {}
 
 
+def peak_bytes(who: int = resource.RUSAGE_SELF) -> int:
+    """Return the highest resident size so far of this process, or of those that it started and that have ended.
+
+    Parameters
+    ----------
+    who : int
+        ``resource.RUSAGE_SELF`` or ``resource.RUSAGE_CHILDREN``.
+    """
+    # Linux counts kilobytes, macOS bytes.
+    return resource.getrusage(who).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 @contextlib.contextmanager
 def recorded(output_dir: Path, work_dir: Path, stage: str, **metadata: Any) -> Iterator[dict[str, Any]]:
     """Time a stage and write its record into ``provenance.json`` when it succeeds.
@@ -141,9 +153,7 @@ def recorded(output_dir: Path, work_dir: Path, stage: str, **metadata: Any) -> I
     if not record:
         return
     record["wall_time_s"] = round(time.monotonic() - start, 2)
-    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    # Linux counts kilobytes, macOS bytes.
-    record["peak_memory_bytes"] = peak * (1 if sys.platform == "darwin" else 1024)
+    record["peak_memory_bytes"] = max(peak_bytes(), peak_bytes(resource.RUSAGE_CHILDREN))
     record.update(versions=versions(), commit=commit(), machine=platform.machine(), system=platform.system())
     with file_lock(path, work_dir=work_dir):
         write_json(path, {"stages": {**read_stages(output_dir), stage: record}})

@@ -46,9 +46,9 @@ def execute(arguments: argparse.Namespace) -> None:
             )
     study = flags.study_of(arguments)
     if arguments.dry_run:
-        for data in study.folds():
-            logger.info("%s", data)
-        status.show(study.status())
+        plan = study.plan_group()
+        logger.info("%s", "\n".join(map(str, plan.folds)))
+        status.show(study.status(plan))
         return
     import torch
 

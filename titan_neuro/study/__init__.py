@@ -5,8 +5,9 @@ What is imported from here is loaded when it is first used: `load_pipeline` and 
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from titan_neuro.lazy import lazy_names
 
 if TYPE_CHECKING:
     from titan_neuro.study.config import StudyConfig
@@ -37,12 +38,4 @@ __all__ = [
     "write_resolved",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

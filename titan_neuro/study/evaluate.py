@@ -16,7 +16,7 @@ from titan_neuro.data.repeats import find_repeats
 from titan_neuro.evaluation import ScoreContext, combine, controls_of, format_table, score_fold, write_scores
 from titan_neuro.evaluation.metrics_and_rows import AR, STIMULUS_LOCKED, TEST_RETEST
 from titan_neuro.evaluation.noise_ceilings import retest_ceiling, stimulus_locked_ceiling
-from titan_neuro.files import find_with_leftovers, read_json, writing_to
+from titan_neuro.files import find_with_leftovers, read_json, remove_files
 from titan_neuro.manifests import ResultOf, State
 from titan_neuro.tables import read_written_tsv
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from titan_neuro.metrics import Ceiling
     from titan_neuro.study.config import StudyConfig
     from titan_neuro.study.models import StudyPlan, TrainedStudy
-    from titan_neuro.study.output import OutputFolder
     from titan_neuro.training import FoldData
     from titan_neuro.typing import ForecastModel
 
@@ -89,13 +88,12 @@ def scores_path(plan: StudyPlan) -> Path:
     return plan.stem.with_name(f"{plan.stem.name}_desc-forecast_scores.tsv")
 
 
-def evaluate_study(trained: TrainedStudy, output: OutputFolder, notes: Sequence[str] = ()) -> Evaluation:
+def evaluate_study(trained: TrainedStudy, notes: Sequence[str] = ()) -> Evaluation:
     """Score all folds unless that was done before, and write the tables and maps.
 
     Parameters
     ----------
     trained : TrainedStudy
-    output : OutputFolder
     notes : sequence of str
         Caveats beside those of the data.
     """
@@ -108,10 +106,11 @@ def evaluate_study(trained: TrainedStudy, output: OutputFolder, notes: Sequence[
     else:
         if found.state is not State.MISSING:
             logger.info("The forecasts are scored again: %s", found)
-        with output.stage("evaluate", seed=config.seeds[0], device=trained.device):
+        with plan.output.stage("evaluate", seed=config.seeds[0], device=trained.device):
             benchmark = _score_folds(trained)
             with result.writing() as written:
-                _discard_earlier(plan.stem)
+                # A table that is no longer made would pass for one of these.
+                remove_files(_files_of(plan.stem))
                 _write_tables(benchmark, trained.folds[0], config, path, caveats)
                 _write_maps(benchmark, trained.folds[0], plan.stem, caveats)
                 written.files += _files_of(plan.stem)
@@ -120,14 +119,8 @@ def evaluate_study(trained: TrainedStudy, output: OutputFolder, notes: Sequence[
 
 
 def _files_of(stem: Path) -> list[Path]:
+    """Tables and maps of an evaluation, also those that an interrupted one has left."""
     return [path for kind in _WRITTEN for path in find_with_leftovers(stem.parent, f"{stem.name}_{kind}")]
-
-
-def _discard_earlier(stem: Path) -> None:
-    """Remove what an interrupted evaluation wrote: a table that is no longer made would pass for one of these."""
-    for path in _files_of(stem):
-        with writing_to(path):
-            path.unlink()
 
 
 def _score_folds(trained: TrainedStudy) -> Benchmark:

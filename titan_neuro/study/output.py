@@ -77,14 +77,13 @@ class OutputFolder:
         reads: Collection[str] = (),
         shares: Collection[str] = (),
         writes: Collection[str] = (),
-        alike: str = "",
     ) -> Iterator[None]:
         """Keep what a stage reads and writes from others; see :func:`titan_neuro.stage_locks.hold`.
 
         A folder without results has nothing to keep, and may be another's: it is left as it is.
         """
         if (self.path / manifests.FOLDER).is_dir():
-            with hold(self.locks, stage, reads=reads, shares=shares, writes=writes, alike=alike):
+            with hold(self.locks, stage, reads=reads, shares=shares, writes=writes):
                 # Also for a stage that finds its work done: a killed one may have left half a record.
                 for path in (self.path / "provenance.json", self.resolved_settings):
                     with file_lock(path, work_dir=self.work_dir):

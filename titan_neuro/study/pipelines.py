@@ -35,7 +35,7 @@ class Pipeline:
     source : str or None
         None where nothing is fetched.
     simulate : tuple of str or None
-        None where nothing is simulated.
+        None where nothing is simulated: always, where nothing is fetched.
     fetch, prepare : tuple of str
         Flags of these subcommands.
     """
@@ -87,6 +87,9 @@ def load_pipeline(folder: Path, given: Mapping[str, Any]) -> Pipeline:
     if "bids_dir" in written and "source" not in written:
         written = {**written, "bids_dir": folder.parent / written["bids_dir"]}
     parts = {"settings": folder / f"{name}.yaml", **written, **given}
+    if parts.get("source") is None:
+        # What is simulated is fetched from there; the user's own dataset is neither.
+        parts["simulate"] = None
     paths = {part: Path.cwd() / Path(parts[part]).expanduser() for part in _PATHS}
     lists = {part: tuple(map(str, parts[part])) for part in _LISTS if parts.get(part) is not None}
     pipeline = Pipeline(**{**parts, "name": name, **paths, **lists})

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from titan_neuro.data.store import RunView
     from titan_neuro.forecaster import Forecaster
     from titan_neuro.study.models import PlannedModel, StudyPlan
-    from titan_neuro.study.output import OutputFolder
     from titan_neuro.study.selection import Selection
 
 logger = logging.getLogger(__name__)
@@ -47,7 +46,7 @@ def forecast_result(plan: StudyPlan, model: PlannedModel, run: RunView, horizon:
     )
 
 
-def predict_runs(plan: StudyPlan, selection: Selection, output: OutputFolder, horizon: int, device: str) -> list[Path]:
+def predict_runs(plan: StudyPlan, selection: Selection, horizon: int, device: str) -> list[Path]:
     """Write the forecasts of the chosen held-out runs that are not written yet; see :meth:`Study.predict`."""
     paths = []
     for planned in plan.main_models:
@@ -58,7 +57,7 @@ def predict_runs(plan: StudyPlan, selection: Selection, output: OutputFolder, ho
         planned.require()
         results = [forecast_result(plan, planned, view, horizon) for view in views]
         model = None
-        with output.stage(f"predict fold-{data.fold.number}", horizon=horizon) as record:
+        with plan.output.stage(f"predict fold-{data.fold.number}", horizon=horizon) as record:
             for view, result in zip(tqdm(views, desc="predict", unit="run", disable=None), results, strict=True):
                 if not result.check().is_done:
                     model = model or load_forecaster(planned.folder, device)[0]
@@ -70,7 +69,7 @@ def predict_runs(plan: StudyPlan, selection: Selection, output: OutputFolder, ho
                 record.clear()
     if not paths:
         keys = ", ".join(plan.folds[0].runs)
-        raise NoMatchError(f"{output.path}: no held-out run matches.", f"There are: {keys}.")
+        raise NoMatchError(f"{plan.output.path}: no held-out run matches.", f"There are: {keys}.")
     return paths
 
 

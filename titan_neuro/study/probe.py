@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from titan_neuro.data.bids.maps import write_map
 from titan_neuro.data.prepare import content_id
-from titan_neuro.files import find_with_leftovers, inside, read_json, write_json, writing_to
+from titan_neuro.files import find_with_leftovers, inside, read_json, remove_files, write_json
 from titan_neuro.manifests import ResultOf, State
 from titan_neuro.probing import PROBES, ProbedFold, ProbeSetup, untrained_like
 from titan_neuro.probing.tools.annotations import annotation_files
@@ -23,7 +23,6 @@ from titan_neuro.tables import read_written_tsv, write_tsv
 if TYPE_CHECKING:
     from titan_neuro.probing import Probe, ProbeResults
     from titan_neuro.study.models import StudyPlan, TrainedStudy
-    from titan_neuro.study.output import OutputFolder
     from titan_neuro.training import FoldData
 
 logger = logging.getLogger(__name__)
@@ -78,7 +77,7 @@ def probe_result(name: str, plan: StudyPlan) -> ResultOf:
     )
 
 
-def probe_study(name: str, trained: TrainedStudy, output: OutputFolder) -> ProbeOutcome:
+def probe_study(name: str, trained: TrainedStudy) -> ProbeOutcome:
     """Ask one probe about the study's model of the first seed and its held-out runs, unless that was done before."""
     config, folds, seed = trained.config, trained.folds, trained.config.seeds[0]
     result = probe_result(name, trained.plan)
@@ -97,12 +96,10 @@ def probe_study(name: str, trained: TrainedStudy, output: OutputFolder) -> Probe
             n_resamples=config.evaluation.n_resamples,
             seed=seed,
         )
-        with output.stage(f"probe {name}", seed=seed, device=trained.device):
+        with trained.plan.output.stage(f"probe {name}", seed=seed, device=trained.device):
             results = _run(config.probe.build(name, setup), name, trained)
             with result.writing() as written:
-                for path in _files_of(stem):
-                    with writing_to(path):
-                        path.unlink()
+                remove_files(_files_of(stem))
                 _write(results, stem, name, trained)
                 written.files += _files_of(stem)
     return _read(name, stem)

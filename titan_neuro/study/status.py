@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -101,12 +101,16 @@ def _rows(stage: str, checks: dict[str, Check]) -> Iterator[tuple[str, str, str,
             yield stage, _LABELS.get(name, name.partition("/")[2]), check.state, check.why
 
 
-def study_status(study: Study, *, read_runs: bool = True, read_results: bool = True) -> StudyStatus:
+def study_status(
+    study: Study, plan: StudyPlan | None = None, *, read_runs: bool = True, read_results: bool = True
+) -> StudyStatus:
     """Compare every manifest with the inputs and settings in force, and with the files.
 
     Parameters
     ----------
     study : Study
+    plan : StudyPlan, optional
+        From :meth:`Study.plan_group`, where the caller has it already.
     read_runs : bool
         Whether prepared runs are read, and the files of the dataset that they are from. False: only whether the runs
         are there, and of their size.
@@ -125,8 +129,7 @@ def study_status(study: Study, *, read_runs: bool = True, read_results: bool = T
     checks = _check_prepared(output, contents=read_runs)
     problem = None
     try:
-        plan = study.plan_group()
-        checks |= check_group(plan, contents=read_results)
+        checks |= check_group(plan or study.plan_group(), contents=read_results)
         checks["report"] = report_result(output, StudyStatus(checks)).check(contents=read_results)
     except TitanNeuroError as error:
         if any(check.is_done for check in checks.values()) or manifests.names(output.path, "train"):
@@ -136,10 +139,10 @@ def study_status(study: Study, *, read_runs: bool = True, read_results: bool = T
 
 
 def _uncomparable(output: OutputFolder, reason: str) -> dict[str, Check]:
+    """Call all that follows from the prepared runs stale, for this reason."""
     listed = [name for stage in ("train", "probe", "predict") for name in manifests.names(output.path, stage)]
-    single = [name for name in ("evaluate",) if manifests.manifest_path(output.path, name).exists()]
-    found = {name: manifests.check_recorded(output.path, name) for name in (*listed, *single)}
-    return {name: Check(State.STALE, (reason,)) if check.is_done else check for name, check in found.items()}
+    found = {name: manifests.check_recorded(output.path, name, lambda _: [reason]) for name in (*listed, "evaluate")}
+    return {name: check for name, check in found.items() if check.state is not State.MISSING}
 
 
 def _check_prepared(output: OutputFolder, *, contents: bool) -> dict[str, Check]:
@@ -164,20 +167,18 @@ def _check_prepared(output: OutputFolder, *, contents: bool) -> dict[str, Check]
 
 def _check_run(root: Path, name: str, config: PrepareConfig | None, dataset: Path | None, *, contents: bool) -> Check:
     """Compare a prepared run with the settings in force and the files that it was prepared from."""
-    found = manifests.check_recorded(root, name, contents=contents)
-    if not found.is_done:
-        return found
-    manifest = manifests.read(root, name)
-    reasons: list[str] = []
-    if config is not None:
-        before = manifest["settings"].get("prepare", {})
-        reasons += manifests.differences(before, manifests.as_json(recorded_settings(config)), "prepare")
-    if dataset is not None:
-        reasons += _changed_sources(manifest, dataset)
-    return Check(State.STALE, tuple(reasons)) if reasons else found
+
+    def changes(manifest: Mapping[str, Any]) -> Iterator[str]:
+        if config is not None:
+            before = manifest["settings"].get("prepare", {})
+            yield from manifests.differences(before, manifests.as_json(recorded_settings(config)), "prepare")
+        if dataset is not None:
+            yield from _changed_sources(manifest, dataset)
+
+    return manifests.check_recorded(root, name, changes, contents=contents)
 
 
-def _changed_sources(manifest: dict[str, Any], dataset: Path) -> Iterator[str]:
+def _changed_sources(manifest: Mapping[str, Any], dataset: Path) -> Iterator[str]:
     for name, where in manifest["made"].get("sources", {}).items():
         path = dataset / where
         if WORK_FOLDER in path.parts:

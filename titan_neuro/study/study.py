@@ -356,7 +356,7 @@ class Study:
         from titan_neuro.study.evaluate import evaluate_study
 
         with self.output.locked("evaluate", reads=["runs", "models"], writes=["scores"]):
-            return evaluate_study(self.open_trained(), self.output)
+            return evaluate_study(self.open_trained())
 
     def null_control(self, kind: NullKind) -> tuple[Evaluation, str]:
         """Go the whole way on noise of the data's shape, in ``OUTPUT_DIR/null-<kind>``.
@@ -395,7 +395,7 @@ class Study:
             prepare_null(kind, source, {run.key: run.record for run in runs}, self.selection, folder, config)
         null.train()
         with folder.locked("evaluate", reads=["runs", "models"], writes=["scores"]):
-            evaluation = evaluate_study(null.open_trained(), folder, [NOTES[kind]])
+            evaluation = evaluate_study(null.open_trained(), [NOTES[kind]])
         return evaluation, check_null(evaluation.scores, kind)
 
     def predict(self, horizon: int = 1) -> list[Path]:
@@ -422,14 +422,13 @@ class Study:
         from titan_neuro.study.predict import predict_runs
 
         with self.output.locked("predict", reads=["runs", "models"], writes=["forecasts"]):
-            runs = self.runs()
-            self.selection.require_matches([run.entities for run in runs])
             plan = self.plan_group()
+            self.selection.require_matches([run.store.entities for run in plan.folds[0].runs.values()])
             if horizon not in plan.config.model.horizons:
                 raise UsageError(
                     f"--horizon {horizon}: the model forecasts {plan.config.model.horizons} time points ahead."
                 )
-            return predict_runs(plan, self.selection, self.output, horizon, self.device)
+            return predict_runs(plan, self.selection, horizon, self.device)
 
     def probe(self, name: str) -> ProbeOutcome:
         """Ask what the memory of the study's model holds.
@@ -453,13 +452,15 @@ class Study:
         stage = f"probe {asked[0]}" if len(asked) == 1 else "probe"
         with self.output.locked(stage, reads=["runs", "models"], writes=[f"probe {name}" for name in asked]):
             trained = self.open_trained()
-            return [probe_study(name, trained, self.output) for name in asked]
+            return [probe_study(name, trained) for name in asked]
 
-    def status(self, *, contents: bool = True) -> StudyStatus:
+    def status(self, plan: StudyPlan | None = None, *, contents: bool = True) -> StudyStatus:
         """Say of every result whether it is done, stale, damaged or missing, and what a run would do next.
 
         Parameters
         ----------
+        plan : StudyPlan, optional
+            From :meth:`plan_group`, where the caller has it already.
         contents : bool
             Whether every file is read, also those of the dataset. False: only whether it is there, and of its size.
 
@@ -470,7 +471,7 @@ class Study:
         """
         from titan_neuro.study.status import study_status
 
-        return study_status(self, read_runs=contents, read_results=contents)
+        return study_status(self, plan, read_runs=contents, read_results=contents)
 
     def report(self) -> Path:
         """Write ``report.html`` from what the other stages have made, unless it is of exactly that.

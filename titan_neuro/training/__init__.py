@@ -5,8 +5,9 @@ What is imported from here is loaded when it is first used: the settings and a t
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from titan_neuro.lazy import lazy_names
 
 if TYPE_CHECKING:
     from titan_neuro.training.checkpoint import load_forecaster, require_match, require_record, save_forecaster
@@ -50,12 +51,4 @@ __all__ = [
     "trained_result",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

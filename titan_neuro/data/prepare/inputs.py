@@ -5,7 +5,6 @@ Which of a run's files are used is chosen in `titan_neuro.data.bids.recordings`.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from titan_neuro.data.prepare.atlas_table import names_table
 from titan_neuro.data.prepare.config import PrepareConfig
 from titan_neuro.data.prepare.readout_time import READOUT_KEYS
 from titan_neuro.errors import InputNotFoundError, NotFetchedError
+from titan_neuro.files import sha256_of_file
 
 _CONFIG = TypeAdapter(PrepareConfig)
 # Increased when the same files and settings give another result: runs are then prepared again.
@@ -106,8 +106,7 @@ def content_id(path: Path) -> str:
     if not path.is_file():
         raise InputNotFoundError(f"{path}: no such file.", "Check the path.")
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of_file(path)
     except OSError as error:
         raise InputNotFoundError(
             f"{path}: can't be read: {error.strerror}.", "Check your permissions for the file."

@@ -13,7 +13,6 @@ import importlib
 import math
 import re
 import resource
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,13 @@ from titan_neuro.data.prepare.config import PrepareConfig
 from titan_neuro.data.prepare.grid import DEFAULT_RESOLUTION_MM, EXTENT_MM
 from titan_neuro.data.prepare.images import reading
 from titan_neuro.data.prepare.inputs import input_files
-from titan_neuro.data.prepare.routes import OpenRun, output_route, output_space
+from titan_neuro.data.prepare.routes import OpenRun, is_realigned, output_route, output_space
 from titan_neuro.data.prepare.slice_timing import MEMORY_BYTES as SLICE_TIMING_BYTES
 from titan_neuro.data.prepare.steady_state import MAX_EXAMINED, MAX_SAMPLED_VOXELS
 from titan_neuro.data.prepare.surfaces import SEARCHED_VALUES
 from titan_neuro.data.store.arrays import layout
 from titan_neuro.errors import ConfigError
+from titan_neuro.provenance import peak_bytes
 
 # Imported on the way of a run: they belong to the program, not to a block.
 _LIBRARIES = (
@@ -82,7 +82,7 @@ def resident_bytes() -> int:
     statm = Path("/proc/self/statm")
     if statm.exists():
         return int(statm.read_text(encoding="ascii").split()[1]) * resource.getpagesize()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return peak_bytes()
 
 
 def program_bytes() -> int:
@@ -219,7 +219,7 @@ def _n_features(
     recording: Recording, config: PrepareConfig, n_voxels: int, resolution_mm: float | None
 ) -> tuple[int, int]:
     """Voxels of the output (at most), and the bytes that finding them takes."""
-    if output_route(recording, config) in ("transforms", "rough registration"):
+    if is_realigned(recording, config):
         return round(_BRAIN_MM3 / (resolution_mm or DEFAULT_RESOLUTION_MM) ** 3), 0
     found = n_voxels
     needed = (config.mask_time_points * 16 + _BYTES_PER_IMAGE_VOXEL) * n_voxels

@@ -28,7 +28,7 @@ from titan_neuro.data.prepare.outputs import (
 )
 from titan_neuro.data.prepare.routes import OpenRun, open_run
 from titan_neuro.data.store import RunHeader, write_run
-from titan_neuro.files import file_lock, writing_to
+from titan_neuro.files import file_lock, remove_files, writing_to
 from titan_neuro.manifests import Check, ResultOf, State, manifest_path
 from titan_neuro.provenance import digest
 
@@ -115,9 +115,7 @@ def _store(
     block_bytes: int | None,
 ) -> None:
     """Write the store of a run and the files beside it, in place of all that an earlier preparation wrote."""
-    for path in files.all[1:]:
-        with writing_to(path):
-            path.unlink(missing_ok=True)
+    remove_files(files.all[1:])
     inspection = Inspection(header.key, header.space.n_features, header.repetition_time)
     write_run(files.store, header, _clean(run, inspection, config, scratch_file, block_bytes))
     if inspection.n_constant:
