@@ -11,7 +11,6 @@ from titan_neuro.baselines import (
     shared_fits,
     vector_autoregression,
 )
-from titan_neuro.baselines.online_vector_autoregression import TIME_CONSTANTS
 
 HORIZONS = (1, 3)
 

@@ -15,11 +15,10 @@ from titan_neuro.baselines.vector_autoregression import VectorAutoregressionBase
 from titan_neuro.linear.lead_time import at_target_time, wait_for_targets
 from titan_neuro.linear.online_ridge import OnlineRidge, OnlineState
 from titan_neuro.linear.ridge import RidgeStatistics
+from titan_neuro.linear.running_averages import TIME_CONSTANTS, running_averages
 from titan_neuro.runs import group_runs
 from titan_neuro.typing import RunData, Stretch
 
-# Time constants of the running averages, in time points. They see slow waves that a few lags can't tell from noise.
-TIME_CONSTANTS = (5, 15, 40, 100)
 # Ridge penalties of the group weights, per row, and of the weights of a run, in time points; both in units of the
 # predictors' variance.
 GROUP_PENALTIES = (1.0, 5.0)
@@ -147,7 +146,7 @@ class OnlineVectorAutoregressionBaseline(Baseline[OnlineVectorAutoregressionStat
             made = self.space.to_residuals(forecasts) + correction
             due, pending = wait_for_targets(pending, made, self.horizons)
             errors = self.space.to_residuals(series)[:, None] - due[:, self._updated]
-            expected_errors, regression = self._regression.step(predictors, errors, regression)
+            expected_errors, regression = _regress(self._regression, predictors, errors, regression)
             correction[:, self._updated] += self.shrinkage[self._updated, None] * expected_errors
             # A copy, or the forecasts of the whole block would stay in memory.
             pending = pending.clone()
@@ -164,13 +163,8 @@ class OnlineVectorAutoregressionBaseline(Baseline[OnlineVectorAutoregressionStat
     def _average(self, scores: Tensor, averages: Tensor) -> tuple[Tensor, Tensor]:
         """Predictors of every time point, ``(time, predictors)``, and the running averages after the last."""
         scores = scores * self._scale
-        constants = torch.tensor(TIME_CONSTANTS, dtype=scores.dtype)[:, None]
-        parts = [torch.cat([scores[:0, None], averages[None][:0]], dim=1)]
-        for time_point in scores:
-            averages = averages + (time_point - averages) / constants
-            # Averages of white noise keep half their variance, so that slow signals count as much as the present.
-            parts.append(torch.cat([time_point[None], averages * constants.sqrt()])[None])
-        return torch.cat(parts).flatten(1), averages
+        over_time, averages = running_averages(scores, averages)
+        return torch.cat([scores, over_time.flatten(1)], dim=1), averages
 
     def _predictors_and_errors(self, stretch: Stretch) -> tuple[Tensor, Tensor]:
         """Predictors of a training run ``(time, predictors)``, and errors of VAR fitted without its fold.
@@ -239,7 +233,7 @@ class OnlineVectorAutoregressionBaseline(Baseline[OnlineVectorAutoregressionStat
         for column, penalty in enumerate(RUN_PENALTIES):
             regression = OnlineRidge(horizons, (self._unit * penalty,) * len(horizons))
             state = regression.init_state(predictors.shape[1], errors.shape[2])
-            corrections, _ = regression.step(predictors, errors_at_target, state)
+            corrections, _ = _regress(regression, predictors, errors_at_target, state)
             for option, correction in enumerate(torch.split(corrections, len(self.horizons), dim=1)):
                 sums.cross[option, column] += (correction * remaining[option] * rows).sum((0, 2))
                 sums.power[option, column] += (correction.square() * rows).sum((0, 2))
@@ -263,3 +257,12 @@ class OnlineVectorAutoregressionBaseline(Baseline[OnlineVectorAutoregressionStat
                 where = (slice(None), option, column, index)
                 self.shrinkage[index] = shrinkage_weights(sums.cross[where], sums.power[where])
         self.group_penalties, self.penalties = tuple(group_penalties), tuple(penalties)
+
+
+def _regress(
+    regression: OnlineRidge, predictors: Tensor, errors: Tensor, state: OnlineState
+) -> tuple[Tensor, OnlineState]:
+    """Take a step of one stream; predictors are ``(time, predictors)``, errors ``(time, horizons, outputs)``."""
+    predictors_of_groups = predictors.expand(1, regression.n_groups, *predictors.shape)
+    corrections, _, state = regression.step(predictors_of_groups, errors[None], state)
+    return corrections[0], state

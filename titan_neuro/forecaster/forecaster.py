@@ -76,14 +76,11 @@ class Forecaster(Pretrained):
         n_features = int(n_features)
         self.config, self.horizons, self.n_features = config, tuple(config.horizons), n_features
         self.name = config.backbone.name
-        dim = config.backbone.dim
         self.tokenizer = self._build_tokenizer(mask)
         self.backbone: Backbone = config.backbone.build()
         self.decoder = self._build_decoder(mask)
         self.recall = (
-            None
-            if config.recall is None
-            else config.recall.build(horizons=self.horizons, n_features=n_features, context_width=dim)
+            None if config.recall is None else config.recall.build(horizons=self.horizons, n_features=n_features)
         )
         self.linear_skip = LinearSkip(horizons=self.horizons, n_features=n_features)
 
@@ -416,11 +413,9 @@ class Forecaster(Pretrained):
         if self.recall is None:
             return LearnedOutput(output, observation.errors), MemoriesState(backbone, ())
         with _full_precision(output):
-            context = output.mean(dim=2).to(observation.series.dtype)
             recalled, recall = self.recall(
                 observation.series,
                 observation.errors,
-                context,
                 state.recall[0],
                 held_out_index=held_out_index,
                 frozen=memory_frozen,

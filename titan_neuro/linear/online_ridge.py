@@ -1,4 +1,4 @@
-"""Ridge regression that learns while a stream runs: recursive least squares, exact at every time point."""
+"""Ridge regression that learns while streams run: recursive least squares, exact at every time point."""
 
 from __future__ import annotations
 
@@ -8,30 +8,27 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-# Time points whose pairs are merged into the weights at once. Changes the cost, not the numbers.
-BLOCK_TIME_POINTS = 32
-
 
 @dataclass(frozen=True, eq=False)
 class OnlineState:
-    """State of a stream. Its size does not depend on the stream's length.
+    """State of a batch of streams. Its size does not depend on how long they are.
 
     Attributes
     ----------
-    n_time_points : int
-        Time points read.
+    position : int
+        Time points read since the last merge, the same in all streams; 0 at their start.
     inverse : torch.Tensor
-        float64, ``(penalties, predictors, predictors)``: inverse of the sum of products of the merged predictors,
+        float64, ``(batch, groups, predictors, predictors)``: inverse of the sum of products of the merged predictors,
         plus penalty.
     weights : torch.Tensor
-        float32, ``(horizons, predictors, outputs)``: fitted to the merged pairs.
+        float32, ``(batch, horizons, predictors, outputs)``: fitted to the merged pairs.
     predictors : torch.Tensor
-        The last time points, not merged yet: ``(window, predictors)``.
+        The last time points, not merged yet: ``(batch, groups, window, predictors)``; zeros before a stream's start.
     errors : torch.Tensor
-        The same time points, ``(window, horizons, outputs)``.
+        The same time points, ``(batch, window, horizons, outputs)``.
     """
 
-    n_time_points: int
+    position: int
     inverse: Tensor
     weights: Tensor
     predictors: Tensor
@@ -45,95 +42,176 @@ class OnlineRidge:
     arrived. They start at 0, to which the penalty shrinks them. Old pairs are merged into inverse and weights, a block
     at a time, by the matrix inversion lemma. The recent pairs are added by a Cholesky factor of the predictors'
     products, in the order of time: row ``t`` holds the products of time point ``t`` with each earlier pair, given the
-    pairs before that one. So one factor serves all time points and, cut off at ``t - h``, all horizons.
+    pairs before that one. So one factor serves all time points and, cut off at ``t - h``, all horizons of a group.
 
     Parameters
     ----------
     horizons : tuple of int
         Time points ahead.
     penalties : tuple of float
-        Of each horizon, above 0; horizons that share one share the inverse.
+        Of each horizon, above 0.
+    block_time_points : int
+        Time points whose pairs are merged into the weights at once. Changes the cost, not the numbers.
+    are_predictors_shared : bool
+        Whether all horizons have the same predictors: those with the same penalty then form a group, which shares one
+        inverse. Otherwise each horizon is a group of its own.
+
+    Attributes
+    ----------
+    n_groups : int
     """
 
-    def __init__(self, horizons: tuple[int, ...], penalties: tuple[float, ...]) -> None:
-        self.horizons = horizons
-        self._penalties = tuple(sorted(set(penalties)))
-        self._which = [self._penalties.index(penalty) for penalty in penalties]
+    def __init__(
+        self,
+        horizons: tuple[int, ...],
+        penalties: tuple[float, ...],
+        *,
+        block_time_points: int = 32,
+        are_predictors_shared: bool = True,
+    ) -> None:
+        self.horizons, self._block_time_points = horizons, block_time_points
+        self._penalties = sorted(set(penalties)) if are_predictors_shared else list(penalties)
+        places = [self._penalties.index(penalty) for penalty in penalties]
+        self._groups = places if are_predictors_shared else list(range(len(horizons)))
+        self.n_groups = len(self._penalties)
+        # Whole blocks that a pair may wait for its target.
+        self._n_waiting = -(-max(horizons) // block_time_points) * block_time_points
 
-    def init_state(self, n_predictors: int, n_outputs: int) -> OnlineState:
+    def init_state(self, n_predictors: int, n_outputs: int, batch_size: int = 1) -> OnlineState:
         """State before the first time point: weights of 0."""
-        eye = torch.eye(n_predictors, dtype=torch.float64)
+        n_horizons = len(self.horizons)
+        penalties = torch.tensor(self._penalties, dtype=torch.float64)[:, None, None]
+        inverse = torch.eye(n_predictors, dtype=torch.float64) / penalties
         return OnlineState(
             0,
-            torch.stack([eye / penalty for penalty in self._penalties]),
-            torch.zeros(len(self.horizons), n_predictors, n_outputs),
-            torch.zeros(0, n_predictors),
-            torch.zeros(0, len(self.horizons), n_outputs),
+            inverse.repeat(batch_size, 1, 1, 1),
+            torch.zeros(batch_size, n_horizons, n_predictors, n_outputs),
+            torch.zeros(batch_size, self.n_groups, self._n_waiting, n_predictors),
+            torch.zeros(batch_size, self._n_waiting, n_horizons, n_outputs),
         )
 
-    def step(self, predictors: Tensor, errors: Tensor, state: OnlineState) -> tuple[Tensor, OnlineState]:
+    def step(self, predictors: Tensor, errors: Tensor, state: OnlineState) -> tuple[Tensor, Tensor, OnlineState]:
         """Forecast from every time point, and learn.
 
         Parameters
         ----------
         predictors : torch.Tensor
-            ``(time, predictors)``.
+            ``(batch, groups, time, predictors)``.
         errors : torch.Tensor
-            ``(time, horizons, outputs)``: the error, at this time point, of the forecast made `horizon` time points
-            earlier; entries before the first such forecast are not used.
+            ``(batch, time, horizons, outputs)``: the error, at this time point, of the forecast made `horizon` time
+            points earlier; entries before the first such forecast are not used.
         state : OnlineState
             Not changed.
 
         Returns
         -------
         corrections : torch.Tensor
-            ``(time, horizons, outputs)``: expected errors of the forecasts made now.
+            ``(batch, time, horizons, outputs)``: expected errors of the forecasts made now.
+        surprises : torch.Tensor
+            Shaped like `errors`: each error less the correction that the weights before it give for its forecast.
         state : OnlineState
         """
-        if state.n_time_points % BLOCK_TIME_POINTS + len(predictors) >= BLOCK_TIME_POINTS:
+        if state.position + predictors.shape[2] >= self._block_time_points:
             # Merged in place from here on: a copy for each block would cost as much as merging.
             state = replace(state, inverse=state.inverse.clone(), weights=state.weights.clone())
+        corrections, surprises, first = [], [], 0
+        while first < predictors.shape[2]:
+            new = slice(first, first + self._block_time_points - state.position)
+            state = _append(state, predictors[:, :, new], errors[:, new])
+            correction, surprise, state = self._advance(state, len(errors[0, new]))
+            corrections.append(correction)
+            surprises.append(surprise)
+            first = new.stop
+        return torch.cat(corrections, dim=1), torch.cat(surprises, dim=1), state
+
+    def read(self, predictors: Tensor, state: OnlineState) -> Tensor:
+        """Forecast from new time points by what is held, and learn nothing.
+
+        Parameters
+        ----------
+        predictors : torch.Tensor
+            ``(batch, groups, time, predictors)``, which follow those of `state`.
+        state : OnlineState
+
+        Returns
+        -------
+        torch.Tensor
+            ``(batch, time, horizons, outputs)``.
+        """
+        n_held = state.predictors.shape[2]
+        unknown = state.errors.new_zeros(len(predictors), predictors.shape[2], *state.errors.shape[2:])
+        state = _append(state, predictors, unknown)
+        merged, factor, whitened, _ = self._solve(state)
         corrections = []
-        while len(predictors):
-            n_new = min(BLOCK_TIME_POINTS - state.n_time_points % BLOCK_TIME_POINTS, len(predictors))
-            state = replace(
-                state,
-                n_time_points=state.n_time_points + n_new,
-                predictors=torch.cat([state.predictors, predictors[:n_new]]),
-                errors=torch.cat([state.errors, errors[:n_new]]),
-            )
-            correction, state = self._advance(state)
-            corrections.append(correction[-n_new:])
-            predictors, errors = predictors[n_new:], errors[n_new:]
-        return torch.cat(corrections), state
+        for index, horizon in enumerate(self.horizons):
+            # Of the pairs in the window, those whose target had arrived.
+            held = slice(0, n_held - horizon)
+            rows = factor[:, self._groups[index], n_held:, held]
+            corrections.append(merged[:, index, n_held:] + (rows @ whitened[:, index, held]).float())
+        return torch.stack(corrections, dim=2)
 
-    def _advance(self, state: OnlineState) -> tuple[Tensor, OnlineState]:
-        """Forecast from every time point of the window; merge its oldest block once all its targets have arrived."""
-        merged = torch.matmul(state.predictors, state.weights)
-        window = state.predictors.double()
-        gain = state.inverse @ window.T
-        factor = torch.linalg.cholesky(window @ gain + torch.eye(len(window), dtype=window.dtype))
-        is_due = state.n_time_points % BLOCK_TIME_POINTS == 0 and len(window) - BLOCK_TIME_POINTS >= max(self.horizons)
-        corrections = torch.empty_like(state.errors)
-        for index, (horizon, which) in enumerate(zip(self.horizons, self._which, strict=True)):
-            # Rows whose target has not arrived may hold any number: they are cut off below.
-            residual = pad(state.errors[horizon:, index], (0, 0, 0, min(horizon, len(window)))) - merged[index]
-            whitened = torch.linalg.solve_triangular(factor[which], residual.double(), upper=False)
-            corrections[:, index] = merged[index] + (factor[which].tril(-horizon) @ whitened).float()
-            if is_due:
-                old = slice(0, BLOCK_TIME_POINTS)
-                change = torch.linalg.solve_triangular(factor[which, old, old], gain[which, :, old].T, upper=False).T
-                state.weights[index].addmm_(change.float(), whitened[old].float())
-        if is_due:
-            state = _merge_oldest_block(state, factor, gain)
-        return corrections, state
+    def _solve(self, state: OnlineState) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Factorize the window.
+
+        Returns
+        -------
+        merged : torch.Tensor
+            Corrections by the merged pairs alone, ``(batch, horizons, window, outputs)``.
+        factor : torch.Tensor
+            Lower triangular, float64 ``(batch, groups, window, window)``.
+        whitened : torch.Tensor
+            float64, ``(batch, horizons, window, outputs)``: what the pairs before leave of each pair's error, in units
+            of its standard deviation. Rows whose target has not arrived hold any number.
+        gain : torch.Tensor
+            float64, ``(batch, groups, predictors, window)``.
+        """
+        keys = state.predictors
+        merged = keys[:, self._groups] @ state.weights
+        window = keys.double()
+        gain = state.inverse.double() @ window.mT
+        factor = torch.linalg.cholesky(window @ gain + torch.eye(keys.shape[2], dtype=window.dtype, device=keys.device))
+        residuals = [
+            pad(state.errors[:, horizon:, index], (0, 0, 0, min(horizon, keys.shape[2]))) - merged[:, index]
+            for index, horizon in enumerate(self.horizons)
+        ]
+        residual = torch.stack(residuals, dim=1).double()
+        whitened = torch.linalg.solve_triangular(factor[:, self._groups], residual, upper=False)
+        return merged, factor, whitened, gain
+
+    def _advance(self, state: OnlineState, n_new: int) -> tuple[Tensor, Tensor, OnlineState]:
+        """Forecast from the last time points of the window; merge its oldest block once all its targets have come."""
+        merged, factor, whitened, gain = self._solve(state)
+        corrections, surprises, length = [], [], state.predictors.shape[2]
+        for index, horizon in enumerate(self.horizons):
+            rows = factor[:, self._groups[index]]
+            read = rows[:, -n_new:].tril(length - n_new - horizon) @ whitened[:, index]
+            corrections.append(merged[:, index, -n_new:] + read.float())
+            arrived = slice(length - n_new - horizon, length - horizon)
+            deviation = rows.diagonal(dim1=-2, dim2=-1)[:, arrived, None]
+            surprises.append((whitened[:, index, arrived] * deviation).float())
+        if state.position == self._block_time_points:
+            state = self._merge_oldest_block(state, factor, whitened, gain)
+        return torch.stack(corrections, dim=2), torch.stack(surprises, dim=2), state
+
+    def _merge_oldest_block(self, state: OnlineState, factor: Tensor, whitened: Tensor, gain: Tensor) -> OnlineState:
+        """Update inverse and weights in place by the pairs of the oldest block, and drop the block."""
+        old, window = slice(0, self._block_time_points), slice(self._block_time_points, None)
+        change = torch.linalg.solve_triangular(factor[:, :, old, old], gain[..., old].mT, upper=False)
+        state.weights.add_((change[:, self._groups].mT @ whitened[:, :, old]).float())
+        # A product with its own transpose keeps the inverse symmetric.
+        state.inverse.sub_(change.mT @ change)
+        return replace(
+            state,
+            position=0,
+            predictors=state.predictors[:, :, window].clone(),
+            errors=state.errors[:, window].clone(),
+        )
 
 
-def _merge_oldest_block(state: OnlineState, factor: Tensor, gain: Tensor) -> OnlineState:
-    """Update the inverse in place by the products of the oldest block, and drop the block."""
-    old = slice(0, BLOCK_TIME_POINTS)
-    change = torch.linalg.solve_triangular(factor[:, old, old], gain[:, :, old].mT, upper=False)
-    # A product with its own transpose keeps the inverse symmetric.
-    state.inverse.baddbmm_(change.mT, change, alpha=-1)
-    window = slice(BLOCK_TIME_POINTS, None)
-    return replace(state, predictors=state.predictors[window].clone(), errors=state.errors[window].clone())
+def _append(state: OnlineState, predictors: Tensor, errors: Tensor) -> OnlineState:
+    return replace(
+        state,
+        position=state.position + predictors.shape[2],
+        predictors=torch.cat([state.predictors, predictors], dim=2),
+        errors=torch.cat([state.errors, errors], dim=1),
+    )

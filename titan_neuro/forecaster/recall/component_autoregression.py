@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from titan_neuro.forecaster.recall.fitted import FitRecord, load_buffers, select_fit
 from titan_neuro.forecaster.recall.lags import lagged_values
+from titan_neuro.linear.running_averages import TIME_CONSTANTS, running_averages
+from titan_neuro.titans.stream_state import StreamState
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -21,8 +23,26 @@ class ComponentAutoregressionFit(FitRecord):
     weights_without: Tensor
 
 
+@dataclasses.dataclass(frozen=True)
+class ComponentAutoregressionState(StreamState):
+    """What is carried from one call to the next.
+
+    Attributes
+    ----------
+    tail : torch.Tensor
+        Components of the last time points, ``(batch, lags - 1, components)``.
+    averages : torch.Tensor
+        Running averages of the components, ``(batch, time constants, components)``.
+    """
+
+    tail: Float[Tensor, "batch ..."]
+    averages: Float[Tensor, "batch ..."]
+
+
 class ComponentAutoregression(nn.Module):
     """Forecast from the present time point and its innovation in full, and from components of the time points before.
+
+    Of these, the last few are used one by one, and all of them in running averages.
 
     Parameters
     ----------
@@ -53,32 +73,39 @@ class ComponentAutoregression(nn.Module):
         self.register_buffer("weights_without", weights.new_zeros(0, *weights.shape), persistent=False)
 
     @property
-    def feature_sizes(self) -> tuple[int, int, int]:
-        """Numbers of features of each kind, in order: time point, innovation, components of the time points before."""
-        return self.width, self.width, (self.n_lags - 1) * self.n_components
+    def feature_sizes(self) -> tuple[int, int, int, int]:
+        """Numbers of features of each kind, in order.
+
+        Time point, innovation, components of the time points before, running averages.
+        """
+        n_components = self.n_components
+        return self.width, self.width, (self.n_lags - 1) * n_components, len(TIME_CONSTANTS) * n_components
 
     def load(self, fit: ComponentAutoregressionFit) -> None:
         """Load what was fitted."""
         load_buffers(self, fit)
 
-    def init_state(self, batch_size: int) -> Float[Tensor, "B L O"]:
-        """Components of the time points before the first one, ``(batch, lags - 1, components)``: zeros."""
-        return self.directions.new_zeros(batch_size, self.n_lags - 1, self.n_components)
+    def init_state(self, batch_size: int) -> ComponentAutoregressionState:
+        """State before the first time point: zeros."""
+        return ComponentAutoregressionState(
+            self.directions.new_zeros(batch_size, self.n_lags - 1, self.n_components),
+            self.directions.new_zeros(batch_size, len(TIME_CONSTANTS), self.n_components),
+        )
 
     def forward(
         self,
         series: Float[Tensor, "B T D"],
         innovations: Float[Tensor, "B T D"],
-        tail: Float[Tensor, "B L O"],
+        state: ComponentAutoregressionState,
         folds: Int[Tensor, " B"] | None = None,
-    ) -> tuple[Float[Tensor, "B T K D"], Float[Tensor, "B L O"]]:
+    ) -> tuple[Float[Tensor, "B T K D"], ComponentAutoregressionState]:
         """Forecast from every time point.
 
         Parameters
         ----------
         series, innovations : torch.Tensor
             Time points, and the errors of the one-step linear forecast of them, ``(batch, time, width)``.
-        tail : torch.Tensor
+        state : ComponentAutoregressionState
             From the call before, or `init_state`.
         folds : torch.Tensor, optional
             int ``(batch,)``: for each stream the fold that is left out of the weights; -1 for none.
@@ -87,19 +114,22 @@ class ComponentAutoregression(nn.Module):
         -------
         forecasts : torch.Tensor
             ``(batch, time, horizons, width)``.
-        tail : torch.Tensor
-            ``(batch, lags - 1, components)``.
+        state : ComponentAutoregressionState
         """
-        features, tail = self.features(series, innovations, tail)
+        features, state = self.features(series, innovations, state)
         weights = select_fit(self.weights, self.weights_without, folds)
-        return (features.unsqueeze(1) @ weights).transpose(1, 2), tail
+        return (features.unsqueeze(1) @ weights).transpose(1, 2), state
 
     def features(
-        self, series: Float[Tensor, "B T D"], innovations: Float[Tensor, "B T D"], tail: Float[Tensor, "B L O"]
-    ) -> tuple[Float[Tensor, "B T F"], Float[Tensor, "B L O"]]:
-        """Autoregressive features of every time point, ``(batch, time, features)``, and the tail after the last.
+        self, series: Float[Tensor, "B T D"], innovations: Float[Tensor, "B T D"], state: ComponentAutoregressionState
+    ) -> tuple[Float[Tensor, "B T F"], ComponentAutoregressionState]:
+        """Autoregressive features of every time point, ``(batch, time, features)``, and the state after the last.
 
-        The time point, its innovation, and components of the time points before, the latest first.
+        The time point, its innovation, components of the time points before, the latest first, and running averages of
+        the components.
         """
-        lagged, tail = lagged_values(series @ self.directions.T, tail)
-        return torch.cat([series, innovations, *lagged[1:]], dim=-1), tail
+        components = series @ self.directions.T
+        lagged, tail = lagged_values(components, state.tail)
+        over_time, averages = running_averages(components, state.averages)
+        features = torch.cat([series, innovations, *lagged[1:], over_time.flatten(2)], dim=-1)
+        return features, ComponentAutoregressionState(tail, averages)

@@ -12,13 +12,18 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from titan_neuro.errors import MismatchError
-from titan_neuro.forecaster.recall.component_autoregression import ComponentAutoregression, ComponentAutoregressionFit
+from titan_neuro.forecaster.recall.component_autoregression import (
+    ComponentAutoregression,
+    ComponentAutoregressionFit,
+    ComponentAutoregressionState,
+)
 from titan_neuro.forecaster.recall.delayed_responses import DelayedResponses, DelayedResponsesFit
 from titan_neuro.forecaster.recall.fitted import FitRecord
 from titan_neuro.forecaster.recall.forecast_memory import ForecastMemory, ForecastMemoryFit, ForecastMemoryState
 from titan_neuro.forecaster.recall.lags import lagged_values
 from titan_neuro.forecaster.recall.stimulus_memory import StimulusMemory, StimulusMemoryFit
 from titan_neuro.linear.lead_time import wait_for_targets
+from titan_neuro.linear.running_averages import TIME_CONSTANTS, running_averages
 from titan_neuro.settings import settings
 from titan_neuro.titans.stream_state import StreamState
 
@@ -30,16 +35,18 @@ class RecallSizes(NamedTuple):
     ----------
     width : int
         Spatial components of forecasts.
-    n_components, n_key_components : int
-        Components that forecasts are computed from, and those of them that keys are made of.
-    n_key_features : int
-        Features from which the keys of the forecast memory are made.
+    n_components : int
+        Components that forecasts are computed from.
+    n_key_components : int
+        Components of a time point, and of a forecast of it, that the keys of the forecast memory are made of.
+    key_width : int
+        Dimensions of a key.
     """
 
     width: int
     n_components: int
     n_key_components: int
-    n_key_features: int
+    key_width: int
 
 
 @settings
@@ -56,15 +63,13 @@ class RecallConfig:
     autoregressive_lags : int
         Time points that the vector autoregression uses: the present one in full, those before in components.
     key_lags : int
-        Time points whose innovations may enter the keys of the forecast memory.
+        Time points whose innovations enter the keys of the forecast memory.
     key_components : int
-        Components of these innovations.
-    group_width : int
-        Dimensions of a key for each group of key features.
-    n_groups : int
-        Groups of key features in a key, at most; the fit chooses which.
+        Components that the key features are described by.
+    key_width : int
+        Dimensions of a key, at most: principal directions of the key features.
     chunk_time_points : int
-        Time points of a chunk of the forecast memory.
+        Time points whose pairs the forecast memory merges at once; changes the cost alone.
     longest_lag : int
         Longest lag of delayed responses in time points; 0 for none.
     n_delayed_responses : int
@@ -74,10 +79,9 @@ class RecallConfig:
     width: Annotated[int, Field(ge=1)] = 256
     n_components: Annotated[int, Field(ge=1)] = 64
     autoregressive_lags: Annotated[int, Field(ge=1)] = 5
-    key_lags: Annotated[int, Field(ge=1)] = 16
-    key_components: Annotated[int, Field(ge=1)] = 32
-    group_width: Annotated[int, Field(ge=1)] = 32
-    n_groups: Annotated[int, Field(ge=1)] = 3
+    key_lags: Annotated[int, Field(ge=1)] = 8
+    key_components: Annotated[int, Field(ge=1)] = 96
+    key_width: Annotated[int, Field(ge=1)] = 320
     chunk_time_points: Annotated[int, Field(ge=1)] = 8
     longest_lag: Annotated[int, Field(ge=0)] = 320
     n_delayed_responses: Annotated[int, Field(ge=1)] = 4
@@ -86,12 +90,12 @@ class RecallConfig:
         """Sizes for time points of `n_features` voxels or parcels."""
         width = min(self.width, n_features)
         n_components = min(self.n_components, width)
-        n_key_components = min(self.key_components, n_components)
-        return RecallSizes(width, n_components, n_key_components, 2 * width + self.key_lags * n_key_components)
+        n_key_components = min(self.key_components, width)
+        return RecallSizes(width, n_components, n_key_components, self.key_width)
 
-    def build(self, *, horizons: tuple[int, ...], n_features: int, context_width: int) -> Recall:
-        """Build the memories for time points of `n_features` and a backbone of width `context_width`."""
-        return Recall(self, horizons=horizons, n_features=n_features, context_width=context_width)
+    def build(self, *, horizons: tuple[int, ...], n_features: int) -> Recall:
+        """Build the memories for time points of `n_features`."""
+        return Recall(self, horizons=horizons, n_features=n_features)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -100,7 +104,7 @@ class RecallFit(FitRecord):
 
     Attributes
     ----------
-    basis, innovation_directions : torch.Tensor
+    basis, innovation_directions, key_directions : torch.Tensor
         See :class:`Recall`.
     stimulus : StimulusMemoryFit
     autoregression : ComponentAutoregressionFit
@@ -112,6 +116,7 @@ class RecallFit(FitRecord):
 
     basis: Tensor
     innovation_directions: Tensor
+    key_directions: Tensor
     stimulus: StimulusMemoryFit
     autoregression: ComponentAutoregressionFit
     delayed_responses: DelayedResponsesFit
@@ -128,12 +133,29 @@ class RecallFit(FitRecord):
         return cls(
             basis=tensors["basis"],
             innovation_directions=tensors["innovation_directions"],
+            key_directions=tensors["key_directions"],
             stimulus=StimulusMemoryFit(**part("stimulus")),
             autoregression=ComponentAutoregressionFit(**part("autoregression")),
             delayed_responses=DelayedResponsesFit(**part("delayed_responses")),
             memory=ForecastMemoryFit(**part("memory")),
             runs=dict(runs),
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class KeyState(StreamState):
+    """What the key features of the next time points need of the last ones.
+
+    Attributes
+    ----------
+    averages : torch.Tensor
+        Running averages, ``(batch, time constants, key components)``.
+    tail : torch.Tensor
+        Innovations of the last time points, ``(batch, key lags - 1, key components)``.
+    """
+
+    averages: Float[Tensor, "batch ..."]
+    tail: Float[Tensor, "batch ..."]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,8 +166,8 @@ class RecallState(StreamState):
     ----------
     evidence : torch.Tensor
         For each position of the stimulus, ``(batch, positions)``.
-    series_tail, innovations_tail : torch.Tensor
-        Components of the last time points, and of their innovations, ``(batch, time, components)``.
+    autoregression : ComponentAutoregressionState
+    keys : KeyState
     pending : torch.Tensor
         Forecasts of the last time points, whose targets have not arrived, ``(batch, longest horizon, horizons,
         width)``.
@@ -155,8 +177,8 @@ class RecallState(StreamState):
     """
 
     evidence: Float[Tensor, "batch ..."]
-    series_tail: Float[Tensor, "batch ..."]
-    innovations_tail: Float[Tensor, "batch ..."]
+    autoregression: ComponentAutoregressionState
+    keys: KeyState
     pending: Float[Tensor, "batch ..."]
     delayed: Float[Tensor, "batch ..."]
     memory: ForecastMemoryState
@@ -184,7 +206,7 @@ class Recall(nn.Module):
     1. `stimulus`: persistent memory of the intersubject average (:class:`StimulusMemory`).
     2. `autoregression`: vector autoregression on the last few time points (:class:`ComponentAutoregression`).
     3. `delayed_responses`: a linear forecast from time points at fixed lags, long ago (:class:`DelayedResponses`).
-    4. `memory`: a Titans memory that learns, at test time, the errors of the first three (:class:`ForecastMemory`).
+    4. `memory`: a memory that learns, at test time, the errors of the first three (:class:`ForecastMemory`).
 
     The first three, and the keys of the fourth, are fitted in closed form
     (:func:`titan_neuro.forecaster.recall.fit.fit_recall`). Training and validation runs are read with what was fitted
@@ -197,8 +219,6 @@ class Recall(nn.Module):
         Lead times in time points, ascending.
     n_features : int
         Voxels or parcels.
-    context_width : int
-        Width of the backbone's output.
 
     Attributes
     ----------
@@ -206,19 +226,24 @@ class Recall(nn.Module):
         ``(width, features)``: orthonormal rows; rows of zeros where the data have fewer dimensions.
     innovation_directions : torch.Tensor
         ``(components, width)``: in the basis, principal directions of the innovations, in descending order.
+    key_directions : torch.Tensor
+        ``(key components, width)``: in the basis, principal directions of the time points, each divided by the root of
+        its standard deviation: half-way to equal variances.
     runs : dict of str to (int, int)
         Subject and fold of each run of the fit, by its key; empty in a recall that was read from a file.
     """
 
     basis: Tensor
     innovation_directions: Tensor
+    key_directions: Tensor
 
-    def __init__(self, config: RecallConfig, *, horizons: tuple[int, ...], n_features: int, context_width: int) -> None:
+    def __init__(self, config: RecallConfig, *, horizons: tuple[int, ...], n_features: int) -> None:
         super().__init__()
         self.config, self.horizons, self.sizes = config, horizons, config.sizes(n_features)
         self.width, n_components = self.sizes.width, self.sizes.n_components
         self.register_buffer("basis", torch.zeros(self.width, n_features))
         self.register_buffer("innovation_directions", torch.zeros(n_components, self.width))
+        self.register_buffer("key_directions", torch.zeros(self.sizes.n_key_components, self.width))
         self.runs: dict[str, tuple[int, int]] = {}
         self.stimulus = StimulusMemory(n_components=n_components, horizons=horizons, width=self.width)
         self.autoregression = ComponentAutoregression(
@@ -229,11 +254,9 @@ class Recall(nn.Module):
         )
         self.memory = ForecastMemory(
             horizons=horizons,
-            n_features=self.sizes.n_key_features,
-            key_width=config.n_groups * config.group_width,
+            n_features=sum(key_feature_sizes(config, self.sizes, len(horizons)).values()),
+            key_width=self.sizes.key_width,
             value_width=self.width,
-            context_width=context_width,
-            context_key_width=config.group_width,
             chunk_time_points=config.chunk_time_points,
         )
 
@@ -248,6 +271,7 @@ class Recall(nn.Module):
         for name, found, current in (
             ("basis", fit.basis, self.basis),
             ("innovation_directions", fit.innovation_directions, self.innovation_directions),
+            ("key_directions", fit.key_directions, self.key_directions),
             ("autoregression.weights", fit.autoregression.weights, self.autoregression.weights),
             ("memory.key_map", fit.memory.key_map, self.memory.key_map),
         ):
@@ -258,6 +282,7 @@ class Recall(nn.Module):
                 )
         self.basis.copy_(fit.basis)
         self.innovation_directions.copy_(fit.innovation_directions)
+        self.key_directions.copy_(fit.key_directions)
         self.stimulus.load(fit.stimulus)
         self.autoregression.load(fit.autoregression)
         self.delayed_responses.load(fit.delayed_responses)
@@ -270,11 +295,10 @@ class Recall(nn.Module):
 
     def init_state(self, batch_size: int) -> RecallState:
         """State before the first time point of `batch_size` streams."""
-        n_lags, n_key_components = self.config.key_lags - 1, self.sizes.n_key_components
         return RecallState(
             self.stimulus.init_state(batch_size),
             self.autoregression.init_state(batch_size),
-            self.basis.new_zeros(batch_size, n_lags, n_key_components),
+            init_key_state(self.config, self.key_directions, batch_size),
             self.basis.new_zeros(batch_size, max(self.horizons), len(self.horizons), self.width),
             self.delayed_responses.init_state(batch_size),
             self.memory.init_state(batch_size),
@@ -320,7 +344,6 @@ class Recall(nn.Module):
         self,
         series: Float[Tensor, "B T D"],
         errors: Float[Tensor, "B T K D"],
-        context: Float[Tensor, "B T C"],
         state: RecallState,
         *,
         held_out_index: Int[Tensor, "B 2"] | None = None,
@@ -333,8 +356,6 @@ class Recall(nn.Module):
         series, errors : torch.Tensor
             As `linear_errors` returns them, ``(batch, time, width)`` and ``(batch, time, horizons, width)``. Errors of
             the shortest horizon are the innovations.
-        context : torch.Tensor
-            The backbone's output, ``(batch, time, context width)``.
         state : RecallState
         held_out_index : torch.Tensor, optional
             Subject and fold of each stream, from the method of this name.
@@ -350,43 +371,68 @@ class Recall(nn.Module):
         subjects, folds = (None, None) if held_out_index is None else held_out_index.unbind(1)
         innovations = errors[:, :, 0]
         from_stimulus, evidence = self.stimulus(innovations, state.evidence, subjects, folds)
-        from_series, series_tail = self.autoregression(series, innovations, state.series_tail, folds)
+        from_series, autoregression = self.autoregression(series, innovations, state.autoregression, folds)
         components = innovations @ self.innovation_directions.T
         from_delayed, delayed = self.delayed_responses(components, state.delayed, folds)
-        key_components = innovations @ self.innovation_directions[: self.sizes.n_key_components].T
-        features, innovations_tail = key_features(from_stimulus, from_series, key_components, state.innovations_tail)
+        own = from_series + from_delayed
+        features, keys = key_features(
+            *(values @ self.key_directions.T for values in (series, innovations, from_stimulus, own)), state.keys
+        )
 
-        forecasts = from_stimulus + from_series + from_delayed
-        due, pending = wait_for_targets(state.pending, forecasts, self.horizons, dim=1)
-        corrections, memory = self.memory(features, errors - due, context, state.memory, frozen=frozen)
-        state = RecallState(evidence, series_tail, innovations_tail, pending, delayed, memory)
-        return forecasts + corrections, state
+        due, pending = wait_for_targets(state.pending, from_stimulus + own, self.horizons, dim=1)
+        corrections, memory = self.memory(features, errors - due, state.memory, frozen=frozen)
+        state = RecallState(evidence, autoregression, keys, pending, delayed, memory)
+        return from_stimulus + own + corrections, state
+
+
+def key_feature_sizes(config: RecallConfig, sizes: RecallSizes, n_horizons: int) -> dict[str, int]:
+    """Number of features of each kind, in the order in which :func:`key_features` returns them."""
+    n_components = sizes.n_key_components
+    averages = {f"average {constant}": n_components for constant in TIME_CONSTANTS}
+    innovations = {f"innovation {lag}": n_components for lag in range(config.key_lags)}
+    forecasts = {"stimulus, all lead times": n_horizons * n_components, "stimulus": n_components, "own": n_components}
+    return {"time point": n_components, **averages, **innovations, **forecasts}
+
+
+def init_key_state(config: RecallConfig, directions: Tensor, batch_size: int) -> KeyState:
+    """State of `key_features` before the first time point: zeros; `directions` are :attr:`Recall.key_directions`."""
+    n_components = len(directions)
+    return KeyState(
+        directions.new_zeros(batch_size, len(TIME_CONSTANTS), n_components),
+        directions.new_zeros(batch_size, config.key_lags - 1, n_components),
+    )
 
 
 def key_features(
-    from_stimulus: Float[Tensor, "B T K D"],
-    from_series: Float[Tensor, "B T K D"],
-    components: Float[Tensor, "B T O"],
-    tail: Float[Tensor, "B L O"],
-) -> tuple[Float[Tensor, "B T K F"], Float[Tensor, "B L O"]]:
+    series: Float[Tensor, "B T O"],
+    innovations: Float[Tensor, "B T O"],
+    from_stimulus: Float[Tensor, "B T K O"],
+    own: Float[Tensor, "B T K O"],
+    state: KeyState,
+) -> tuple[Float[Tensor, "B T K F"], KeyState]:
     """Features from which the keys of the forecast memory are made.
+
+    What the person's brain does now, has done slowly, and what was unexpected in the last time points; and what the
+    other parts forecast.
 
     Parameters
     ----------
-    from_stimulus, from_series : torch.Tensor
-        Forecasts of stimulus memory and vector autoregression, ``(batch, time, horizons, width)``.
-    components : torch.Tensor
-        Of the innovations, ``(batch, time, key components)``.
-    tail : torch.Tensor
-        Those before, ``(batch, key lags - 1, key components)``.
+    series, innovations : torch.Tensor
+        Key components of the time points, and of their innovations, ``(batch, time, key components)``.
+    from_stimulus, own : torch.Tensor
+        Of the forecasts from the stimulus, and from the stream's own past, ``(batch, time, horizons, key components)``.
+    state : KeyState
+        From the call before, or `init_key_state`.
 
     Returns
     -------
     features : torch.Tensor
-        Both forecasts, then components of the last innovations, ``(batch, time, horizons, features)``.
-    tail : torch.Tensor
-        To be given with the next time points.
+        ``(batch, time, horizons, features)``; their kinds are those of `key_feature_sizes`.
+    state : KeyState
     """
-    lagged, tail = lagged_values(components, tail)
-    last_innovations = torch.cat(lagged, dim=-1).unsqueeze(2).expand(-1, -1, from_stimulus.shape[2], -1)
-    return torch.cat([from_stimulus, from_series, last_innovations], dim=-1), tail
+    over_time, averages = running_averages(series, state.averages)
+    lagged, tail = lagged_values(innovations, state.tail)
+    common = torch.cat([series, over_time.flatten(2), *lagged, from_stimulus.flatten(2)], dim=-1)
+    n_horizons = own.shape[2]
+    features = torch.cat([common.unsqueeze(2).expand(-1, -1, n_horizons, -1), from_stimulus, own], dim=-1)
+    return features, KeyState(averages, tail)

@@ -3,8 +3,8 @@
 Every choice is made by forecasts of training subjects from the other subjects: the subject is left out of the stimulus
 memory and of the weights with which its runs are read, as a test subject is. What was fitted without each subject and
 fold is stored for training and validation. The choices are few, and made one after the other: spatial components; the
-noise about the stimulus, and the sharpness of its posterior; ridge penalties; lags of delayed responses; the key
-features and the step size of the forecast memory.
+noise about the stimulus, and the sharpness of its posterior; ridge penalties; lags of delayed responses; the length of
+the keys of the forecast memory.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from titan_neuro.forecaster.recall.fit.aligned_subjects import align_subjects
 from titan_neuro.forecaster.recall.fit.components import find_components, principal_series_directions, project_runs
 from titan_neuro.forecaster.recall.fit.delayed_responses import fit_delayed_responses
-from titan_neuro.forecaster.recall.fit.forecast_memory import fit_forecast_memory
+from titan_neuro.forecaster.recall.fit.forecast_memory import find_key_directions, fit_forecast_memory
 from titan_neuro.forecaster.recall.fit.linear_maps import fit_linear_maps
 from titan_neuro.forecaster.recall.fit.stimulus_memory import fit_stimulus_memory
 from titan_neuro.forecaster.recall.recall import RecallConfig, RecallFit
@@ -66,10 +66,14 @@ def fit_recall(
     maps = fit_linear_maps(config, projected, stimulus, directions, linear.horizons)
     forecasts = [forecast.total for forecast in maps.forecasts]
     delayed, forecasts = fit_delayed_responses(config, projected, forecasts, components, linear.horizons)
-    memory = fit_forecast_memory(config, projected, maps.forecasts, forecasts, components, linear.horizons)
+    key_directions = find_key_directions(projected, components.sizes)
+    memory = fit_forecast_memory(
+        config, projected, maps.forecasts, forecasts, key_directions, components.sizes, linear.horizons
+    )
     return RecallFit(
         basis=components.basis,
         innovation_directions=components.innovation_directions,
+        key_directions=key_directions,
         stimulus=maps.stimulus,
         autoregression=maps.autoregression,
         delayed_responses=delayed,
