@@ -246,6 +246,7 @@ def noise_fit(recall: Recall, n_positions: int, keys: Sequence[str] = ()) -> Rec
     return RecallFit(
         basis=like(recall.basis),
         innovation_directions=like(recall.innovation_directions),
+        key_directions=like(recall.key_directions),
         stimulus=StimulusMemoryFit(
             whitening=torch.eye(recall.width),
             keys=keys_values[0],
@@ -267,8 +268,6 @@ def noise_fit(recall: Recall, n_positions: int, keys: Sequence[str] = ()) -> Rec
         memory=ForecastMemoryFit(
             key_map=like(recall.memory.key_map),
             reliability=torch.ones_like(recall.memory.reliability),
-            step_size=torch.full((len(recall.horizons),), 0.1 * recall.memory.largest_step, dtype=torch.float64),
-            forgetting=torch.full((len(recall.horizons),), 1e-3, dtype=torch.float64),
         ),
         runs={key: (place, place % n_folds) for place, key in enumerate(keys)},
     )

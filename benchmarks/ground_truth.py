@@ -60,7 +60,7 @@ SETTINGS = (
     *("training.max_epochs=3", "training.patience=1", "training.n_streams=8", "training.steps_per_epoch=16"),
 )
 SMALL_RECALL = (
-    *("width=128", "n_components=64", "key_components=24", "key_lags=12", "group_width=24"),
+    *("width=128", "n_components=64", "key_components=24", "key_lags=12", "key_width=128"),
     "longest_lag=320",
 )
 

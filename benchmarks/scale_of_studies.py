@@ -40,7 +40,7 @@ _MODEL = {
         "autoregressive_lags": 2,
         "key_lags": 4,
         "key_components": 4,
-        "group_width": 8,
+        "key_width": 32,
         "longest_lag": 32,
     },
     "horizons": [1, 2],

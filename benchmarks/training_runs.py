@@ -158,9 +158,7 @@ def preset_recall(data: FoldData, shape: str) -> RecallFit | None:
     if model.recall is None:
         return None
     torch.manual_seed(0)
-    recall = model.recall.build(
-        horizons=model.horizons, n_features=data.space.n_features, context_width=model.backbone.dim
-    )
+    recall = model.recall.build(horizons=model.horizons, n_features=data.space.n_features)
     return noise_fit(recall, SHAPES[shape].stimulus_positions, [run.key for run in data.fit_runs])
 
 

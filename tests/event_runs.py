@@ -57,6 +57,7 @@ def persistence_forecaster(*, recall=LONG_CHUNKS, horizons=(1, 3), backbone=None
             directions = torch.eye(N_FEATURES)[: model.recall.sizes.n_components]
             model.recall.innovation_directions.copy_(directions)
             model.recall.autoregression.directions.copy_(directions)
+            model.recall.key_directions.copy_(torch.eye(N_FEATURES)[: model.recall.sizes.n_key_components])
             keys = model.recall.memory.key_map
             keys.copy_(torch.randn(keys.shape) / keys.shape[-1] ** 0.5)
     return model

@@ -17,8 +17,7 @@ RECALL = RecallConfig(
     autoregressive_lags=2,
     key_lags=3,
     key_components=6,
-    group_width=8,
-    n_groups=2,
+    key_width=64,
     chunk_time_points=8,
 )
 

@@ -11,6 +11,7 @@ from titan_neuro.baselines import (
     shared_fits,
     vector_autoregression,
 )
+from titan_neuro.linear.running_averages import TIME_CONSTANTS
 
 HORIZONS = (1, 3)
 

@@ -99,6 +99,7 @@ def make_forecaster():
         for fitted in (
             recall.autoregression.directions,
             recall.innovation_directions,
+            recall.key_directions,
             recall.autoregression.weights,
             recall.memory.key_map,
         ):

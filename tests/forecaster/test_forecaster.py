@@ -25,7 +25,7 @@ BACKBONES = {
     "transformer": TransformerConfig(tokens_per_time_point=1, n_heads=2, window_time_points=6, **SIZE),
 }
 
-RECALL = RecallConfig(width=16, n_components=8, key_lags=2, key_components=4, group_width=4, longest_lag=20)
+RECALL = RecallConfig(width=16, n_components=8, key_lags=2, key_components=4, key_width=16, longest_lag=20)
 DECODERS = {"swin": LowRankConfig(rank=4), "swin-upsampling": UpsamplingConfig(channels=4)}
 
 

@@ -21,7 +21,7 @@ class OnlineState:
         float64, ``(batch, groups, predictors, predictors)``: inverse of the sum of products of the merged predictors,
         plus penalty.
     weights : torch.Tensor
-        float32, ``(batch, horizons, predictors, outputs)``: fitted to the merged pairs.
+        ``(batch, horizons, predictors, outputs)``: fitted to the merged pairs.
     predictors : torch.Tensor
         The last time points, not merged yet: ``(batch, groups, window, predictors)``; zeros before a stream's start.
     errors : torch.Tensor
@@ -77,17 +77,19 @@ class OnlineRidge:
         # Whole blocks that a pair may wait for its target.
         self._n_waiting = -(-max(horizons) // block_time_points) * block_time_points
 
-    def init_state(self, n_predictors: int, n_outputs: int, batch_size: int = 1) -> OnlineState:
-        """State before the first time point: weights of 0."""
+    def init_state(
+        self, n_predictors: int, n_outputs: int, batch_size: int = 1, dtype: torch.dtype = torch.float32
+    ) -> OnlineState:
+        """State before the first time point: weights of 0; `dtype` is that of the series."""
         n_horizons = len(self.horizons)
         penalties = torch.tensor(self._penalties, dtype=torch.float64)[:, None, None]
         inverse = torch.eye(n_predictors, dtype=torch.float64) / penalties
         return OnlineState(
             0,
             inverse.repeat(batch_size, 1, 1, 1),
-            torch.zeros(batch_size, n_horizons, n_predictors, n_outputs),
-            torch.zeros(batch_size, self.n_groups, self._n_waiting, n_predictors),
-            torch.zeros(batch_size, self._n_waiting, n_horizons, n_outputs),
+            torch.zeros(batch_size, n_horizons, n_predictors, n_outputs, dtype=dtype),
+            torch.zeros(batch_size, self.n_groups, self._n_waiting, n_predictors, dtype=dtype),
+            torch.zeros(batch_size, self._n_waiting, n_horizons, n_outputs, dtype=dtype),
         )
 
     def step(self, predictors: Tensor, errors: Tensor, state: OnlineState) -> tuple[Tensor, Tensor, OnlineState]:
@@ -147,7 +149,7 @@ class OnlineRidge:
             # Of the pairs in the window, those whose target had arrived.
             held = slice(0, n_held - horizon)
             rows = factor[:, self._groups[index], n_held:, held]
-            corrections.append(merged[:, index, n_held:] + (rows @ whitened[:, index, held]).float())
+            corrections.append(merged[:, index, n_held:] + (rows @ whitened[:, index, held]).to(merged))
         return torch.stack(corrections, dim=2)
 
     def _solve(self, state: OnlineState) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -185,10 +187,10 @@ class OnlineRidge:
         for index, horizon in enumerate(self.horizons):
             rows = factor[:, self._groups[index]]
             read = rows[:, -n_new:].tril(length - n_new - horizon) @ whitened[:, index]
-            corrections.append(merged[:, index, -n_new:] + read.float())
+            corrections.append(merged[:, index, -n_new:] + read.to(merged))
             arrived = slice(length - n_new - horizon, length - horizon)
             deviation = rows.diagonal(dim1=-2, dim2=-1)[:, arrived, None]
-            surprises.append((whitened[:, index, arrived] * deviation).float())
+            surprises.append((whitened[:, index, arrived] * deviation).to(merged))
         if state.position == self._block_time_points:
             state = self._merge_oldest_block(state, factor, whitened, gain)
         return torch.stack(corrections, dim=2), torch.stack(surprises, dim=2), state
@@ -197,7 +199,7 @@ class OnlineRidge:
         """Update inverse and weights in place by the pairs of the oldest block, and drop the block."""
         old, window = slice(0, self._block_time_points), slice(self._block_time_points, None)
         change = torch.linalg.solve_triangular(factor[:, :, old, old], gain[..., old].mT, upper=False)
-        state.weights.add_((change[:, self._groups].mT @ whitened[:, :, old]).float())
+        state.weights.add_((change[:, self._groups].mT @ whitened[:, :, old]).to(state.weights))
         # A product with its own transpose keeps the inverse symmetric.
         state.inverse.sub_(change.mT @ change)
         return replace(

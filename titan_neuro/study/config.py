@@ -68,7 +68,7 @@ def debug() -> StudyConfig:
             backbone=MACConfig(dim=16, n_layers=1, n_heads=2, tokens_per_time_point=1),
             horizons=(1, 2),
             recall=RecallConfig(
-                width=16, n_components=8, autoregressive_lags=2, key_lags=4, key_components=4, group_width=8
+                width=16, n_components=8, autoregressive_lags=2, key_lags=4, key_components=4, key_width=32
             ),
             decoder=LowRankConfig(rank=4),
         ),
@@ -85,7 +85,7 @@ def cpu_small() -> StudyConfig:
             tokenizer=SwinTokenizerConfig(window_size=3),
             backbone=MACConfig(dim=48, tokens_per_time_point=8),
             # The full recall would take as long as the encoder of so small a volume.
-            recall=RecallConfig(width=128, n_components=32, key_components=16),
+            recall=RecallConfig(width=128, n_components=32, key_components=32, key_width=128),
         )
     )
 

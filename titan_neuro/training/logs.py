@@ -14,10 +14,9 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from titan_neuro.forecaster.recall.forecast_memory import ForecastMemory
 from titan_neuro.titans.layers.neural_memory import NeuralMemory
 from titan_neuro.training.module import ForecastModule
 
@@ -102,7 +101,7 @@ def _forecast_module(module: lightning.LightningModule) -> ForecastModule:
 
 
 class MemoryLogs(Callback):
-    """Log the gates of all memories, averaged over heads and tokens, and the norms of their weights."""
+    """Log the gates of the backbone's memories, averaged over heads and tokens, and the norms of their weights."""
 
     def __init__(self) -> None:
         self._hooks: list[RemovableHandle] = []
@@ -110,7 +109,7 @@ class MemoryLogs(Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Add a hook to every memory of the model."""
         for name, module in pl_module.named_modules():
-            if isinstance(module, NeuralMemory | ForecastMemory):
+            if isinstance(module, NeuralMemory):
                 self._hooks.append(module.register_forward_hook(_memory_hook(trainer, pl_module, name)))
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -130,8 +129,8 @@ class MemoryLogs(Callback):
 
 def _memory_hook(
     trainer: lightning.Trainer, pl_module: lightning.LightningModule, name: str
-) -> Callable[[nn.Module, tuple[Any, ...], tuple[Any, Any]], None]:
-    def log(module: nn.Module, inputs: tuple[Any, ...], output: tuple[Any, Any]) -> None:
+) -> Callable[[NeuralMemory, tuple[Any, ...], tuple[Any, Any]], None]:
+    def log(module: NeuralMemory, inputs: tuple[Any, ...], output: tuple[Any, Any]) -> None:
         if trainer.training and trainer.global_step % LOG_EVERY_STEPS == 0:
             with torch.no_grad():
                 values = dict(_memory_values(module, inputs[0], output[1]))
@@ -141,10 +140,9 @@ def _memory_hook(
     return log
 
 
-def _memory_values(module: nn.Module, x: Tensor, state: Any) -> Iterator[tuple[str, Tensor]]:
+def _memory_values(module: NeuralMemory, x: Tensor, state: Any) -> Iterator[tuple[str, Tensor]]:
     """Yield mean gates, and the norm of each layer's weights: of one head's matrix, averaged over streams and heads."""
-    if isinstance(module, NeuralMemory):
-        for gate, values in zip(_GATES, module.gate_values(x.detach()), strict=True):
-            yield gate, values.float().mean()
+    for gate, values in zip(_GATES, module.gate_values(x.detach()), strict=True):
+        yield gate, values.float().mean()
     for layer, weights in enumerate(state.memory.weights):
         yield f"norm_{layer}", weights.detach().flatten(2).norm(dim=-1).mean()

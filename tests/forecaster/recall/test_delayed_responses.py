@@ -19,7 +19,7 @@ RECALL = RecallConfig(
     autoregressive_lags=2,
     key_lags=2,
     key_components=4,
-    group_width=4,
+    key_width=16,
     longest_lag=120,
     n_delayed_responses=3,
 )

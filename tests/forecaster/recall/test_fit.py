@@ -80,14 +80,15 @@ def test_memory_of_personal_dynamics_alone_is_unreliable():
 def test_disagreement_of_subjects_lowers_reliability():
     """Three components over four subjects: all agree; two and two are opposite; all agree, on next to nothing."""
     product = torch.tensor([[50.0, 80.0, 1.0], [52.0, -80.0, 1.0], [48.0, 80.0, 1.0], [50.0, -80.0, 1.0]])
-    square, power = torch.full((4, 1, 3), 100.0), torch.full((3,), 0.5)
+    square, power = torch.full((4, 1, 3), 100.0), torch.full((1, 3), 0.5)
     gain = _OutputSums(product[:, None].double(), square.double(), power.double()).reliability()[0]
     # The spread between the first's gains, 0.016, is less than independent time points would have: sqrt(0.5 / 400).
-    torch.testing.assert_close(gain, torch.tensor([0.5 - (0.5 / 400) ** 0.5, 0.0, 0.0]).double())
+    expected = [0.5 - 0.5 * (0.5 / 400) ** 0.5, 0.0, 0.0025]
+    torch.testing.assert_close(gain, torch.tensor(expected).double())
     # Where subjects spread more than time points do, their spread counts.
     product[:, 0] = torch.tensor([40.0, 60.0, 40.0, 60.0])
     gain = _OutputSums(product[:, None].double(), square.double(), power.double()).reliability()[0]
-    assert gain[0].item() == pytest.approx(0.5 - 0.1 / 3**0.5)
+    assert gain[0].item() == pytest.approx(0.5 - 0.5 * 0.1 / 3**0.5)
 
 
 @pytest.mark.parametrize(("autoregressive_lags", "key_lags"), [(1, 1), (1, 3), (3, 1)])

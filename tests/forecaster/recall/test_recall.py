@@ -11,6 +11,7 @@ from titan_neuro.evaluation import check_causal, first_leak
 from titan_neuro.forecaster.recall import Recall, RecallFit, fit_recall
 from titan_neuro.forecaster.recall.recall import key_features
 from titan_neuro.linear.autoregression import fit_autoregression
+from titan_neuro.linear.running_averages import TIME_CONSTANTS
 from titan_neuro.training.checkpoint import load_forecaster, save_forecaster
 
 
@@ -21,9 +22,6 @@ def model(fitted):
     torch.manual_seed(1)
     with torch.no_grad():
         model.decoder.patterns.normal_(std=0.1)
-        for parameter in (model.recall.memory.gates.weight, model.recall.memory.initial_weights):
-            parameter.normal_(std=0.1)
-        model.recall.memory.context_map.normal_(std=0.3)
     return model
 
 
@@ -37,16 +35,13 @@ def series(truth):
 def test_an_untrained_model_equals_its_closed_form(truth, fitted):
     run, fitted = truth[1][0], copy.deepcopy(fitted)
     with torch.no_grad():
-        # The part of keys that is made from the output of the untrained backbone.
-        fitted.recall.memory.context_map.zero_()
         linear, beyond, _ = fitted.forecast_parts(run.series[None])
         errors = torch.zeros(1, run.n_time_points, 2, fitted.recall.width)
         for index, h in enumerate(fitted.horizons):
             left = run.series[h:] - linear[0, :-h, index]
             errors[0, h:, index] = left @ fitted.recall.basis.T
-        zero_context = torch.zeros(1, run.n_time_points, 8)
         shown = run.series[None] @ fitted.recall.basis.T
-        recalled, _ = fitted.recall(shown, errors, zero_context, fitted.recall.init_state(1))
+        recalled, _ = fitted.recall(shown, errors, fitted.recall.init_state(1))
     torch.testing.assert_close(beyond, recalled @ fitted.recall.basis, rtol=1e-4, atol=1e-5)
 
 
@@ -115,25 +110,18 @@ def test_leaving_a_run_out_removes_its_advantage(fitted, truth):
     assert (not_held_out > held_out + 0.03).all()
 
 
-def test_loading_a_fit_keeps_what_was_drawn(fitted, series, truth):
+def test_loading_a_fit_restores_all_of_it(fitted, series, truth):
     fit = fit_recall(RECALL, truth[0], fit_autoregression(truth[0], fitted.horizons))
-    torch.manual_seed(7)
-    other = Recall(RECALL, horizons=fitted.horizons, n_features=24, context_width=8)
-    drawn = other.memory.context_map.detach().clone()
+    other = Recall(RECALL, horizons=fitted.horizons, n_features=24)
     other.load(RecallFit.from_tensors(fit.tensors(), fit.runs))
-    assert torch.equal(other.memory.context_map, drawn)
-    assert not torch.equal(drawn, fitted.recall.memory.context_map)
     for name, value in fitted.recall.state_dict().items():
-        if name != "memory.context_map":
-            assert torch.equal(other.state_dict()[name], value), name
+        assert torch.equal(other.state_dict()[name], value), name
     assert other.runs == {f"sub-{number:02}_task-film": (number, number % 4) for number in range(6)}
     projected, errors = _random_input(other, 2, 40)
-    zero_context, held_out_index = torch.zeros(2, 40, 8), torch.tensor([[1, 1], [-1, -1]])
+    held_out_index = torch.tensor([[1, 1], [-1, -1]])
     with torch.no_grad():
-        found, _ = other(projected, errors, zero_context, other.init_state(2), held_out_index=held_out_index)
-        expected, _ = fitted.recall(
-            projected, errors, zero_context, fitted.recall.init_state(2), held_out_index=held_out_index
-        )
+        found, _ = other(projected, errors, other.init_state(2), held_out_index=held_out_index)
+        expected, _ = fitted.recall(projected, errors, fitted.recall.init_state(2), held_out_index=held_out_index)
     assert torch.equal(found, expected)
     # The record does not share memory with the model.
     other.stimulus.keys.zero_()
@@ -142,7 +130,7 @@ def test_loading_a_fit_keeps_what_was_drawn(fitted, series, truth):
 
 def test_a_fit_of_other_sizes_is_refused(fitted, truth):
     fit = fit_recall(RECALL, truth[0][:2], fit_autoregression(truth[0][:2], (1, 3, 5)))
-    with pytest.raises(MismatchError, match=r"expected autoregression.weights \(2, 60, 24\), found \(3, 60, 24\)"):
+    with pytest.raises(MismatchError, match=r"expected autoregression.weights \(2, 108, 24\), found \(3, 108, 24\)"):
         fitted.recall.load(fit)
 
 
@@ -168,49 +156,56 @@ def test_parameters_have_gradients_and_fits_stay(model, truth):
 @torch.no_grad()
 def test_the_memory_learns_errors_of_other_parts(model):
     recall = model.recall
-    recall.memory.initial_weights.zero_()
     projected, errors = _random_input(recall, 2, 80)
-    context = torch.randn(2, 80, 8, generator=torch.Generator().manual_seed(1))
     # Frozen at 0, the memory adds nothing.
-    base, _ = recall(projected, errors, context, recall.init_state(2), frozen=True)
+    base, _ = recall(projected, errors, recall.init_state(2), frozen=True)
     residual = errors.clone()
     for index, h in enumerate(recall.horizons):
         for t in range(h, 80):
             residual[:, t, index] -= base[:, t - h, index]
     features = _key_features(recall, projected, errors)
-    correction, _ = recall.memory(features, residual, context, recall.memory.init_state(2))
-    found, _ = recall(projected, errors, context, recall.init_state(2))
+    correction, _ = recall.memory(features, residual, recall.memory.init_state(2))
+    found, _ = recall(projected, errors, recall.init_state(2))
     torch.testing.assert_close(found, base + correction, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
-def test_autoregressive_features_are_as_fitted(fitted):
+def test_features_are_as_fitted(fitted):
     """The features of the vector autoregression, and of the keys, time point by time point."""
     recall = fitted.recall
     projected, errors = _random_input(recall, 1, 30)
     features = _key_features(recall, projected, errors)[0]
-    from_stimulus = recall.stimulus(errors[:, :, 0], recall.stimulus.init_state(1))[0][0]
+    stimulus = recall.stimulus(errors[:, :, 0], recall.stimulus.init_state(1))[0][0]
     components = projected[0] @ recall.autoregression.directions.T
-    innovations = errors[0, :, 0] @ recall.innovation_directions[: RECALL.key_components].T
+    in_keys = [values @ recall.key_directions.T for values in (projected[0], errors[0, :, 0], stimulus)]
 
     def back(values, t, n_lags):
         return [values[t - lag] if t >= lag else torch.zeros_like(values[0]) for lag in range(n_lags)]
 
+    def averages(values, t):
+        sums = []
+        for span in TIME_CONSTANTS:
+            weights = (1 - 1 / span) ** torch.arange(t, -1, -1) / span
+            sums.append(span**0.5 * (weights[:, None] * values[: t + 1]).sum(0))
+        return sums
+
     for t in (0, 1, 2, 17):
-        past = torch.cat([projected[0, t], errors[0, t, 0], *back(components, t, RECALL.autoregressive_lags)[1:]])
-        from_series = torch.einsum("f,kfd->kd", past, recall.autoregression.weights)
-        lagged = torch.cat(back(innovations, t, RECALL.key_lags)).expand(2, -1)
-        expected = torch.cat([from_stimulus[t], from_series, lagged], dim=1)
-        torch.testing.assert_close(features[t], expected, rtol=1e-4, atol=1e-5)
+        past = [projected[0, t], errors[0, t, 0], *back(components, t, RECALL.autoregressive_lags)[1:]]
+        own = torch.einsum("f,kfd->kd", torch.cat([*past, *averages(components, t)]), recall.autoregression.weights)
+        series, innovations, from_stimulus = in_keys
+        common = [series[t], *averages(series, t), *back(innovations, t, RECALL.key_lags), from_stimulus[t].flatten()]
+        for index in range(2):
+            expected = torch.cat([*common, from_stimulus[t, index], own[index] @ recall.key_directions.T])
+            torch.testing.assert_close(features[t, index], expected, rtol=1e-4, atol=1e-5)
 
 
 def _key_features(recall, projected, errors):
     """Key features of whole streams, from the parts of a recall."""
     state, innovations = recall.init_state(len(projected)), errors[:, :, 0]
     from_stimulus, _ = recall.stimulus(innovations, state.evidence)
-    from_series, _ = recall.autoregression(projected, innovations, state.series_tail)
-    key_components = innovations @ recall.innovation_directions[: RECALL.key_components].T
-    return key_features(from_stimulus, from_series, key_components, state.innovations_tail)[0]
+    own, _ = recall.autoregression(projected, innovations, state.autoregression)
+    parts = (values @ recall.key_directions.T for values in (projected, innovations, from_stimulus, own))
+    return key_features(*parts, state.keys)[0]
 
 
 def _random_input(recall, n_streams, n_time_points):

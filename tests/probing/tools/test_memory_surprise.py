@@ -42,17 +42,19 @@ def test_forecast_memory_surprise_is_forecast_error():
     memory = persistence_forecaster().recall.memory
     torch.manual_seed(1)
     features, errors = torch.randn(1, 8, 2, memory.key_map.shape[-1]), torch.randn(1, 8, 2, N_FEATURES)
-    context = torch.randn(1, 8, 8)
-    surprise = memory.surprise(features, errors, context, memory.init_state(1))
-    # An empty memory forecasts 0; the keys are the queries of one time point ago and of three.
-    queries, _, _ = memory._queries_and_keys(features, context, memory.init_state(1).pending)
-    expected = sum(
-        (4 * errors[0, 4, k].square().sum() * queries[0, 4 - h, k].square().sum()) for k, h in enumerate((1, 3))
-    )
-    torch.testing.assert_close(surprise[0, 4], expected.sqrt())
+    surprise = memory.surprise(features, errors, memory.init_state(1))
+    keys = torch.einsum("tkf,kdf->ktd", features[0], memory.key_map)
+    for t in range(1, 8):
+        expected = torch.zeros(())
+        for k, h in enumerate((1, 3)):
+            if t >= h:
+                # The memory before this pair: the ridge regression on the pairs before it.
+                seen, values = keys[k, : t - h], errors[0, h:t, k]
+                held = torch.linalg.solve(seen.T @ seen + torch.eye(seen.shape[1]), seen.T @ values)
+                missed = errors[0, t, k] - keys[k, t - h] @ held
+                expected = expected + 4 * missed.square().sum() * keys[k, t - h].square().sum()
+        torch.testing.assert_close(surprise[0, t], expected.sqrt(), rtol=1e-4, atol=1e-5)
     assert surprise[0, 0] == 0, "there was no forecast of the first time point"
-    with pytest.raises(MismatchError, match="reach beyond the chunk"):
-        memory.surprise(*(torch.cat([part] * 6, dim=1) for part in (features, errors, context)), memory.init_state(1))
 
 
 def test_surprise_is_independent_of_blocks(monkeypatch):
@@ -87,8 +89,8 @@ def test_activity_change_agrees_with_numpy():
     assert np.isnan([recorded[ACTIVITY][0], recorded[GLOBAL_SIGNAL][0]]).all()
 
 
-def test_blocks_fit_chunks_of_both_memories():
-    recall = RecallConfig(width=8, n_components=4, key_lags=2, key_components=2, group_width=4, chunk_time_points=12)
+def test_blocks_fit_chunks_of_the_backbones_memory():
+    recall = RecallConfig(width=8, n_components=4, key_lags=2, key_components=2, key_width=8, chunk_time_points=12)
     model = small_forecaster(recall=recall).eval()
     assert block_time_points(model) == 4
     run = event_run(1, series=event_run(1).series.numpy()[:60])

@@ -69,8 +69,8 @@ class ForecastMemory(nn.Module):
     ``||M(k) - v||^2`` while the stream runs, with two differences. The key of horizon ``h`` waits ``h`` time points for
     its value, so that this loss is the error of a forecast. And where Titans takes one gradient step a token, this
     memory holds at each time point the exact minimum over all pairs so far, plus ``||M||^2``: recursive least squares,
-    a gradient step preconditioned by the inverse covariance of the keys. Prior knowledge is in the length of the keys: a
-    long part of a key is trusted after few time points.
+    a gradient step preconditioned by the inverse covariance of the keys. Prior knowledge is in the length of the keys:
+    a long part of a key is trusted after few time points.
 
     The query of a time point is its key: the memory returns what has followed such features in *this* recording so far.
     It starts at 0 and holds how the subject deviates from the subjects of the training runs. Its cost per time point
@@ -117,7 +117,8 @@ class ForecastMemory(nn.Module):
 
     def init_state(self, batch_size: int) -> ForecastMemoryState:
         """State before the first time point."""
-        state = self._regression.init_state(self.key_map.shape[1], self.reliability.shape[1], batch_size)
+        sizes = self.key_map.shape[1], self.reliability.shape[1]
+        state = self._regression.init_state(*sizes, batch_size, self.key_map.dtype)
         return ForecastMemoryState.of(state).to(self.key_map.device)
 
     def forward(

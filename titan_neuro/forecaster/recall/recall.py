@@ -39,14 +39,11 @@ class RecallSizes(NamedTuple):
         Components that forecasts are computed from.
     n_key_components : int
         Components of a time point, and of a forecast of it, that the keys of the forecast memory are made of.
-    key_width : int
-        Dimensions of a key.
     """
 
     width: int
     n_components: int
     n_key_components: int
-    key_width: int
 
 
 @settings
@@ -81,7 +78,7 @@ class RecallConfig:
     autoregressive_lags: Annotated[int, Field(ge=1)] = 5
     key_lags: Annotated[int, Field(ge=1)] = 8
     key_components: Annotated[int, Field(ge=1)] = 96
-    key_width: Annotated[int, Field(ge=1)] = 320
+    key_width: Annotated[int, Field(ge=1)] = 512
     chunk_time_points: Annotated[int, Field(ge=1)] = 8
     longest_lag: Annotated[int, Field(ge=0)] = 320
     n_delayed_responses: Annotated[int, Field(ge=1)] = 4
@@ -91,7 +88,7 @@ class RecallConfig:
         width = min(self.width, n_features)
         n_components = min(self.n_components, width)
         n_key_components = min(self.key_components, width)
-        return RecallSizes(width, n_components, n_key_components, self.key_width)
+        return RecallSizes(width, n_components, n_key_components)
 
     def build(self, *, horizons: tuple[int, ...], n_features: int) -> Recall:
         """Build the memories for time points of `n_features`."""
@@ -252,10 +249,11 @@ class Recall(nn.Module):
         self.delayed_responses = DelayedResponses(
             horizons=horizons, longest_lag=config.longest_lag, n_components=n_components, width=self.width
         )
+        n_key_features = sum(key_feature_sizes(config, self.sizes, len(horizons)).values())
         self.memory = ForecastMemory(
             horizons=horizons,
-            n_features=sum(key_feature_sizes(config, self.sizes, len(horizons)).values()),
-            key_width=self.sizes.key_width,
+            n_features=n_key_features,
+            key_width=min(config.key_width, n_key_features),
             value_width=self.width,
             chunk_time_points=config.chunk_time_points,
         )

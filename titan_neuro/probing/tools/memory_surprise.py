@@ -72,8 +72,7 @@ def record_surprise(model: Forecaster, run: RunData) -> dict[str, np.ndarray]:
 
 def block_time_points(model: Forecaster) -> int:
     """Return how many time points a model may read at once so that no memory begins a new chunk within them."""
-    chunks = [memory.chunk_time_points for memory in model.modules() if isinstance(memory, ForecastMemory)]
-    chunks += [memory.config.chunk_time_points for memory in model.modules() if isinstance(memory, NeuralMemory)]
+    chunks = [memory.config.chunk_time_points for memory in model.modules() if isinstance(memory, NeuralMemory)]
     return math.gcd(*chunks) or _BLOCK_TIME_POINTS
 
 

@@ -32,6 +32,7 @@ def untrained_like(model: Forecaster, *, seed: int) -> Forecaster:
         if untrained.recall is not None and model.recall is not None:
             untrained.recall.basis.copy_(model.recall.basis)
             untrained.recall.innovation_directions.copy_(model.recall.innovation_directions)
+            untrained.recall.key_directions.copy_(model.recall.key_directions)
             untrained.recall.autoregression.directions.copy_(model.recall.autoregression.directions)
             keys = untrained.recall.memory.key_map
             keys.copy_(torch.randn(keys.shape) / keys.shape[-1] ** 0.5)

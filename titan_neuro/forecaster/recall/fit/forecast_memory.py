@@ -37,8 +37,8 @@ _TRUST = {
     "own": 0.01,
 }
 _TRUST_IN_EARLIER_INNOVATIONS = 0.01
-# Factors from which the fit chooses, for each horizon: first that of what the person's own brain does, then that of what
-# the stimulus memory forecasts.
+# Factors from which the fit chooses, for each horizon: first that of what the person's own brain does, then that of
+# what the stimulus memory forecasts.
 _OWN_FACTORS = (0.01, 0.1, 0.4, 1.0, 3.0)
 _STIMULUS_FACTORS = (0.2, 0.5, 2.0)
 # Lower limit of a component's variance, as a fraction of the mean variance.
@@ -111,7 +111,7 @@ def fit_forecast_memory(
     memory = ForecastMemory(
         horizons=horizons,
         n_features=samples.shape[2],
-        key_width=sizes.key_width,
+        key_width=min(config.key_width, samples.shape[2]),
         value_width=sizes.width,
         chunk_time_points=config.chunk_time_points,
     )
@@ -177,7 +177,7 @@ def _fit_key_map(config: RecallConfig, sizes: RecallSizes, samples: Tensor, own:
     """
     n_horizons = samples.shape[1]
     kinds = key_feature_sizes(config, sizes, n_horizons)
-    key_map = torch.zeros(n_horizons, sizes.key_width, samples.shape[2])
+    key_map = torch.zeros(n_horizons, min(config.key_width, samples.shape[2]), samples.shape[2])
     for index in range(n_horizons):
         # Mean squared length of each kind of feature.
         power = torch.stack([part.square().sum(1).mean() for part in samples[:, index].split([*kinds.values()], dim=1)])
@@ -185,7 +185,7 @@ def _fit_key_map(config: RecallConfig, sizes: RecallSizes, samples: Tensor, own:
         trust = torch.tensor([_TRUST.get(kind, _TRUST_IN_EARLIER_INNOVATIONS) for kind in kinds]) * torch.stack(factors)
         scale = torch.where(power > _LEAST_POWER * power[0], trust / power.clamp_min(1e-12), 0.0).sqrt()
         scales = scale.repeat_interleave(torch.tensor([*kinds.values()]))
-        axes = principal_components(samples[:, index] * scales, sizes.key_width)
+        axes = principal_components(samples[:, index] * scales, key_map.shape[1])
         key_map[index, : len(axes)] = axes * scales
     return key_map
 
@@ -206,7 +206,7 @@ class _OutputSums(NamedTuple):
     power: Tensor
 
     def reliability(self) -> Tensor:
-        """Shrinkage weight of the output, 0 to 1: the least-squares weight less one standard error.
+        """Shrinkage weight of the output, 0 to 1: the least-squares weight less half a standard error.
 
         The standard error is that between units, or that of independent time points where it is larger: few units may
         agree by chance.
@@ -223,7 +223,7 @@ class _OutputSums(NamedTuple):
         if n_units > 1:
             between = (self.product - weight * self.square).square().sum(dim=0) * n_units / (n_units - 1)
             variance = torch.maximum(variance, between)
-        return ((product - variance.sqrt()) / square.clamp_min(1e-12)).clamp(0, 1)
+        return ((product - 0.5 * variance.sqrt()) / square.clamp_min(1e-12)).clamp(0, 1)
 
     def error_removed(self) -> Tensor:
         """Squared error that the output times its reliability removes, ``(horizons,)``."""
