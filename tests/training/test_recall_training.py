@@ -89,7 +89,7 @@ def test_seeds_share_the_fit_but_no_random_weights(data, train, monkeypatch):
     assert fits == [[*data.fold.train, *data.fold.validation]]
     for name, value in one.recall.state_dict().items():
         assert torch.equal(value, other.recall.state_dict()[name]), name
-    assert not torch.equal(one.decoder.patterns, other.decoder.patterns)
+    assert not torch.equal(one.tokenizer.projection.weight, other.tokenizer.projection.weight)
 
 
 def test_the_fit_does_not_change_random_numbers(data, train):

@@ -161,7 +161,8 @@ class Pretrained(nn.Module):
             config = TypeAdapter(cls.config_class).validate_python(content["config"])
             model = cls.from_config(config, content["arguments"], weights)
             # The saved tensors take the places of the new ones: so they keep their types.
-            model.load_state_dict(weights, assign=True)
+            # Copies begin where the processor likes it, those of the file anywhere: sums would differ in their last bit.
+            model.load_state_dict({name: weight.clone() for name, weight in weights.items()}, assign=True)
         except (SafetensorError, ValidationError, ConfigError, MismatchError, RuntimeError, TypeError) as error:
             raise MismatchError(f"{folder}: the model can't be loaded: {error}", "Copy or save it again.") from error
         return model.to(device).eval()

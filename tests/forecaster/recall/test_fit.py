@@ -43,13 +43,13 @@ def test_stimulus_and_memory_help_a_new_subject(truth, fitted):
     assert max(live) < 0.65
 
 
-def test_memory_is_unused_where_subjects_respond_alike():
+def test_memory_costs_nothing_where_subjects_respond_alike():
     runs = recall_runs(8, shared=0.35)
     model = fit(runs[:6])
     frozen, live = skills(model, runs[6:], memory_frozen=True), skills(model, runs[6:])
     assert min(frozen) > 0.25
-    assert not model.recall.memory.reliability.any()
-    assert live == frozen
+    assert model.recall.memory.reliability.mean().item() < 0.1
+    assert all(more > less - 0.003 for more, less in zip(live, frozen, strict=True))
 
 
 def personal_dynamics(n_subjects, n_time_points=500):
@@ -65,16 +65,14 @@ def personal_dynamics(n_subjects, n_time_points=500):
     return runs
 
 
-def test_memory_of_personal_dynamics_alone_is_unreliable():
+def test_memory_learns_personal_dynamics_as_far_as_they_reach():
     runs = personal_dynamics(7)
-    test = runs[6:]
-    near = fit(runs[:6], (1, 2))
-    # There is something to be learned, and the memory does learn it,
-    assert skills(near, test)[0] > skills(near, test, memory_frozen=True)[0] + 0.05
-    # but it is no story: nothing of it reaches beyond a few time points.
-    far = fit(runs[:6], (1, 2, 10))
-    assert not far.recall.memory.reliability.any()
-    assert skills(far, test) == skills(far, test, memory_frozen=True)
+    model, test = fit(runs[:6], (1, 2, 10)), runs[6:]
+    live, frozen = skills(model, test), skills(model, test, memory_frozen=True)
+    assert live[0] > frozen[0] + 0.05
+    # Nothing reaches ten time points ahead, and nothing is lost there.
+    assert live[2] > frozen[2] - 0.003
+    assert model.recall.memory.reliability[2].mean().item() < 0.1
 
 
 def test_disagreement_of_subjects_lowers_reliability():
@@ -83,7 +81,7 @@ def test_disagreement_of_subjects_lowers_reliability():
     square, power = torch.full((4, 1, 3), 100.0), torch.full((1, 3), 0.5)
     gain = _OutputSums(product[:, None].double(), square.double(), power.double()).reliability()[0]
     # The spread between the first's gains, 0.016, is less than independent time points would have: sqrt(0.5 / 400).
-    expected = [0.5 - 0.5 * (0.5 / 400) ** 0.5, 0.0, 0.0025]
+    expected = [0.5 - 0.5 * (0.5 / 400) ** 0.5, 0.0, 0.0]
     torch.testing.assert_close(gain, torch.tensor(expected).double())
     # Where subjects spread more than time points do, their spread counts.
     product[:, 0] = torch.tensor([40.0, 60.0, 40.0, 60.0])

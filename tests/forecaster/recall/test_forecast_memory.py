@@ -125,7 +125,7 @@ def test_the_state_does_not_grow():
 def test_a_long_stream_stays_exact():
     """After 3,000 time points, what is held is still the ridge regression on all pairs."""
     layer, parts = make((3,), dtype=torch.float32), draw(3000, 1, batch=1, dtype=torch.float32)
-    _, state = run(layer, parts, cuts=range(64, 3000, 64))
+    _, state = run(layer, parts, cuts=tuple(range(64, 3000, 64)))
     found, _ = layer(*draw(1, 1, batch=1, dtype=torch.float32), state)
     keys = (parts[0][0, :, 0] @ layer.key_map[0].T).double()
     known, values = keys[:2997], parts[1][0, 3:, 0].double()

@@ -92,6 +92,6 @@ def test_activity_change_agrees_with_numpy():
 def test_blocks_fit_chunks_of_the_backbones_memory():
     recall = RecallConfig(width=8, n_components=4, key_lags=2, key_components=2, key_width=8, chunk_time_points=12)
     model = small_forecaster(recall=recall).eval()
-    assert block_time_points(model) == 4
+    assert block_time_points(model) == 8
     run = event_run(1, series=event_run(1).series.numpy()[:60])
     assert np.isfinite(record_surprise(model, run)[BACKBONE_MEMORY]).all()
