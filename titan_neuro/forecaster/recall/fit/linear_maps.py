@@ -127,8 +127,8 @@ def _fit_weights(
             # Autoregressive features of a run hold nothing of other runs.
             others.append([everything - part for everything, part in zip(total, own[fold], strict=True)])
             continue
-        # The averages from which the other folds are predicted hold the subjects of this one. They stay where nobody else
-        # is left to predict from: of two subjects.
+        # The averages from which the other folds are predicted hold the subjects of this one. They stay in them where
+        # nobody else is left to predict from: of two subjects.
         members = {run.subject for run in runs if run.fold == fold}
         n_others = int(averages.aligned.present.any(dim=1).sum()) - len(members)
         keys, values = averages.leave_one_out(members if n_others > 1 else ())
