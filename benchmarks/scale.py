@@ -27,7 +27,6 @@ from titan_neuro.errors import TitanNeuroError
 from titan_neuro.evaluation.formatting import markdown_table
 from titan_neuro.files import write_text
 from titan_neuro.forecaster.recall.recall import RecallConfig
-from titan_neuro.forecaster.recall.stimulus_memory import LEADS
 from titan_neuro.linear.autoregression import ORDERS
 from titan_neuro.linear.lagged_statistics import StatisticsLayout
 from titan_neuro.training import TrainingConfig
@@ -363,7 +362,6 @@ def limits_table(measured: Measured) -> str:
     recall = study.model.recall or RecallConfig()
     s, t = round(0.8 * LARGE_SUBJECTS), LARGE_VOLUMES
     width, components, n_horizons = recall.width, recall.n_components, len(study.model.horizons)
-    stimulus, past = len(LEADS) * components, 2 * width + (recall.autoregressive_lags - 1) * components
     series = 4 * s * t
     n_rows = StatisticsLayout(study.model.horizons, max(ORDERS)).n_rows
     # As `fit_autoregression` divides the features: five folds and their sum, 1 GiB.
@@ -375,11 +373,8 @@ def limits_table(measured: Measured) -> str:
         ["`align_subjects`: responses of each subject", "2 x 4 S T width", format_bytes(2 * series * width)],
         ["`project_runs`: every run in components, its errors at K lead times, its forecasts", "4 S T width (1 + 2 K)",
          format_bytes(series * width * (1 + 2 * n_horizons))],
-        ["`fit_linear_maps`: stimulus features of each time point", "4 S T K leads components",
-         format_bytes(series * n_horizons * stimulus)],
-        ["`fit_linear_maps`: autoregressive features; the design matrix of one lead time",
-         "4 S T (past + leads components + past + width)",
-         format_bytes(series * (2 * past + stimulus + width))],
+        ["`fit_linear_maps`: two forecasts of every run at K lead times", "2 x 4 S T K width",
+         format_bytes(2 * series * n_horizons * width)],
         ["`RunView`, `RunStore`: open runs, in every process", "n x o",
          format_bytes(LARGE_SUBJECTS * measured.open_bytes)],
         ["the same: time before any subcommand starts", "n x time of o",
@@ -393,7 +388,7 @@ def limits_table(measured: Measured) -> str:
          f"{LARGE_SUBJECTS**2 // 2:,} records"],
     ]  # fmt: skip
     symbols = f"S = {s:,} subjects (four fifths), n = {LARGE_SUBJECTS:,}, T = {t}, K = {n_horizons}, width = {width}, "
-    symbols += f"components = {components}, leads = {len(LEADS)}, past = {past}, all as in budapest.yaml."
+    symbols += f"components = {components}, all as in budapest.yaml."
     return symbols + "\n\n" + markdown_table(["function", "formula", "value"], rows)
 
 

@@ -49,7 +49,7 @@ def recall_runs(
     return runs
 
 
-def small_forecaster(horizons=(1, 3), recall=RECALL):
+def small_forecaster(horizons=(1, 3), recall=RECALL, n_features=N_FEATURES):
     """A small forecaster, not fitted; its decoder forecasts 0."""
     torch.manual_seed(0)
     config = ForecasterConfig(
@@ -59,7 +59,7 @@ def small_forecaster(horizons=(1, 3), recall=RECALL):
         horizons=horizons,
         decoder=LowRankConfig(rank=4),
     )
-    return config.build(n_features=N_FEATURES)
+    return config.build(n_features=n_features)
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from recall_runs import N_FEATURES, N_SOURCES, RECALL, recall_runs, skills, small_forecaster
-from stimulus_runs import as_run
+from stimulus_runs import ar1_noise, as_run
 
 from titan_neuro.forecaster import RecallConfig
 from titan_neuro.forecaster.recall import fit_recall
@@ -112,6 +112,19 @@ def test_noise_without_stimulus_has_no_skill():
     assert model.recall.stimulus.n_positions == 0
     assert np.abs(skills(model, runs[6:])).max() < 0.01
     assert np.abs(skills(model, runs[6:], memory_frozen=True)).max() < 0.01
+
+
+@pytest.mark.parametrize("n_subjects", [2, 4, 12])
+def test_held_out_subjects_agree_by_no_chance(n_subjects):
+    """Noise of 100 features, in which a few subjects agree in some directions by chance."""
+    rng = np.random.default_rng(0)
+    noise = [ar1_noise(rng, 400 // n_subjects + 40, 100, 0.6) for _ in range(n_subjects + 4)]
+    runs = [as_run(series, f"sub-{number:02}_task-film") for number, series in enumerate(noise)]
+    model = small_forecaster(n_features=100)
+    model.fit(runs[:n_subjects])
+    assert model.recall.stimulus.n_positions == 0
+    held_out = [skills(model, [run], held_out_index=model.held_out_index([run.key])) for run in runs[:n_subjects]]
+    assert np.mean(held_out, axis=0) == pytest.approx(skills(model, runs[n_subjects:]), abs=0.002)
 
 
 def test_an_unknown_stimulus_costs_nothing():
@@ -245,7 +258,7 @@ def test_a_subject_with_two_runs_counts_once(truth):
     one, other, second, third = (run.series[10:] for run in projected)
     both = (one + other) / 2
     torch.testing.assert_close(aligned.average(aligned.series), (both + second + third) / 3)
-    torch.testing.assert_close(aligned.average(aligned.series, 1), (both + third) / 2)
+    torch.testing.assert_close(aligned.average(aligned.series, {1}), (both + third) / 2)
 
 
 def test_a_subject_with_another_stimulus_is_fitted(truth):

@@ -36,6 +36,6 @@ def test_unscored_time_points_do_not_shift_the_stimulus(unscored):
     expected = STIMULUS @ components.basis.T
     for subject, run in enumerate(projected):
         torch.testing.assert_close(aligned.series[subject], expected)
-        others = aligned.along_run(run, aligned.average(aligned.series, subject))
+        others = aligned.along_run(run, aligned.average(aligned.series, {subject}))
         assert not others[: LEADS[subject]].any()
         torch.testing.assert_close(others[LEADS[subject] :], expected)

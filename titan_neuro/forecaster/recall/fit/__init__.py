@@ -61,9 +61,9 @@ def fit_recall(
     projected = project_runs(runs, components.basis, linear, stimulus_is_shared=stimulus_is_shared)
 
     aligned = align_subjects(projected if has_stimulus else [], len(set().union(*subjects_of.values())), components)
-    stimulus = fit_stimulus_memory(projected, aligned, components, linear.horizons)
+    stimulus, averages = fit_stimulus_memory(projected, aligned, components, linear.horizons)
     directions = principal_series_directions(projected, components)
-    maps = fit_linear_maps(config, projected, stimulus, directions, linear.horizons)
+    maps = fit_linear_maps(config, projected, stimulus, averages, directions, linear.horizons)
     forecasts = [forecast.total for forecast in maps.forecasts]
     delayed, forecasts = fit_delayed_responses(config, projected, forecasts, components, linear.horizons)
     key_directions = find_key_directions(projected, components.sizes)

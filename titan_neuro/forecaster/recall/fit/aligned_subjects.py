@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,24 +38,22 @@ class AlignedSubjects:
         """1 where the position before belongs to the same stimulus, else 0; ``(positions,)``."""
         return (self.stimulus == self.stimulus.roll(1)).float().index_fill(0, torch.tensor(0), 0.0)
 
-    def average(self, values: Tensor, without: int | None = None) -> Tensor:
+    def average(self, values: Tensor, without: Collection[int] = ()) -> Tensor:
         """Intersubject average.
 
         Parameters
         ----------
         values : torch.Tensor
             `innovations` or `series`.
-        without : int, optional
-            Index of a subject to leave out.
+        without : collection of int
+            Indices of the subjects to leave out.
 
         Returns
         -------
         torch.Tensor
             ``(positions, width)``; 0 where no subject has data.
         """
-        weight = self.present.float()
-        if without is not None:
-            weight = weight.index_fill(0, torch.tensor(without), 0.0)
+        weight = self.present.float().index_fill(0, torch.tensor(sorted(without), dtype=torch.long), 0.0)
         return torch.einsum("sn,snd->nd", weight / weight.sum(0).clamp_min(1), values)
 
     def along_run(self, run: ComponentRun, values: Tensor) -> Tensor:

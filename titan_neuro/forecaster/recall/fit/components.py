@@ -38,7 +38,8 @@ class SpatialComponents:
     innovation_directions : torch.Tensor
         ``(components, width)``: principal directions of the innovations, in the basis.
     stimulus_directions : torch.Tensor
-        ``(stimulus components, width)``: principal directions of the intersubject averages, in the basis.
+        ``(stimulus components, width)``: in the basis, principal directions of the intersubject averages, or, where
+        the time points are few, of the innovations.
     """
 
     sizes: RecallSizes
@@ -96,6 +97,10 @@ def find_components(
 ) -> SpatialComponents:
     """Find the basis: principal components of the intersubject averages and of the innovations together.
 
+    Where the time points are few for the features, of the innovations alone: the averages' components are then
+    directions in which the training subjects agree by chance. New subjects don't, and a training subject that is read
+    without its own recording does.
+
     Parameters
     ----------
     config : RecallConfig
@@ -115,27 +120,31 @@ def find_components(
         lengths[run.stimulus] = max(run.n_time_points, lengths.get(run.stimulus, 0))
     averages = average_over_subjects(runs, every=-(-sum(lengths.values()) // _SAMPLED_TIME_POINTS))
     n_time_points = sum(int(run.scored.sum()) for run in runs)
-    n_basis, n_components = sizes.width, sizes.n_components
-    if has_stimulus and n_time_points < _TIME_POINTS_PER_FEATURE * runs[0].n_features:
-        # More components than the time points can determine would hold the noise of the training subjects.
-        n_basis = min(n_basis, max(2, n_time_points // _TIME_POINTS_PER_COMPONENT))
-        n_components = min(n_components, n_basis // 2)
-    stimulus = principal_components(torch.cat([part.series[part.scored] for part in averages]), n_components)
     innovations = _sample_innovations(runs, linear)
-    union = orthonormal_union(stimulus, principal_components(innovations, n_basis))[:n_basis]
-    basis = _pad_rows(union, sizes.width)
-    directions = principal_components(innovations @ basis.T, n_components)
-    return SpatialComponents(sizes, basis, _pad_rows(directions, sizes.n_components), stimulus @ basis.T)
+    if has_stimulus and n_time_points < _TIME_POINTS_PER_FEATURE * runs[0].n_features:
+        # More components than the time points can determine would hold the noise of the training subjects. Those of the
+        # averages would be the directions in which these subjects agree by chance.
+        n_basis = min(sizes.width, max(2, n_time_points // _TIME_POINTS_PER_COMPONENT))
+        n_components = min(sizes.n_components, n_basis // 2)
+        basis = pad_rows(principal_components(innovations, n_basis), sizes.width)
+        directions = principal_components(innovations @ basis.T, n_components)
+        return SpatialComponents(sizes, basis, pad_rows(directions, sizes.n_components), directions)
+    stimulus = principal_components(torch.cat([part.series[part.scored] for part in averages]), sizes.n_components)
+    union = orthonormal_union(stimulus, principal_components(innovations, sizes.width))[: sizes.width]
+    basis = pad_rows(union, sizes.width)
+    directions = principal_components(innovations @ basis.T, sizes.n_components)
+    return SpatialComponents(sizes, basis, pad_rows(directions, sizes.n_components), stimulus @ basis.T)
 
 
 def principal_series_directions(runs: Sequence[ComponentRun], components: SpatialComponents) -> Tensor:
     """Principal directions of the scored time points, ``(components, width)``, for the vector autoregression."""
     series = torch.cat([run.series[run.scored] for run in runs])
     n_components = components.sizes.n_components
-    return _pad_rows(principal_components(series, n_components), n_components)
+    return pad_rows(principal_components(series, n_components), n_components)
 
 
-def _pad_rows(rows: Tensor, n_rows: int) -> Tensor:
+def pad_rows(rows: Tensor, n_rows: int) -> Tensor:
+    """`rows`, ``(rows, columns)``, followed by rows of zeros: ``(n_rows, columns)``."""
     return torch.cat([rows, rows.new_zeros(n_rows - len(rows), rows.shape[1])])
 
 

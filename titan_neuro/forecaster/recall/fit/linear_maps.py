@@ -6,13 +6,14 @@ import dataclasses
 import functools
 import itertools
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from titan_neuro.forecaster.recall.component_autoregression import ComponentAutoregression, ComponentAutoregressionFit
 from titan_neuro.forecaster.recall.fit.components import ComponentRun
+from titan_neuro.forecaster.recall.fit.stimulus_memory import StimulusAverages
 from titan_neuro.forecaster.recall.recall import RecallConfig
 from titan_neuro.forecaster.recall.stimulus_memory import StimulusMemory, StimulusMemoryFit
 from titan_neuro.linear.components import principal_components
@@ -53,6 +54,7 @@ def fit_linear_maps(
     config: RecallConfig,
     runs: Sequence[ComponentRun],
     stimulus_fit: StimulusMemoryFit,
+    averages: StimulusAverages | None,
     directions: Tensor,
     horizons: tuple[int, ...],
 ) -> LinearMaps:
@@ -69,6 +71,8 @@ def fit_linear_maps(
     runs : sequence of ComponentRun
     stimulus_fit : StimulusMemoryFit
         Without weights.
+    averages : StimulusAverages or None
+        Of the stimulus memory, to leave out further subjects.
     directions : torch.Tensor
         ``(components, width)``: of the time points, for the vector autoregression.
     horizons : tuple of int
@@ -86,7 +90,7 @@ def fit_linear_maps(
     )
     no_weights = autoregression.weights, autoregression.weights_without
     autoregression.load(ComponentAutoregressionFit(directions, *no_weights))
-    weights, weights_without = _fit_weights(runs, stimulus, autoregression)
+    weights, weights_without = _fit_weights(runs, stimulus, stimulus_fit, averages, autoregression)
 
     n_stimulus = stimulus.weights.shape[1]
     stimulus_fit = dataclasses.replace(
@@ -102,36 +106,67 @@ def fit_linear_maps(
     removed = 1 - squared[1] / squared[0].clamp_min(1e-12)
     if stimulus.n_positions and float(removed.max()) < _LEAST_FRACTION_REMOVED:
         empty = StimulusMemoryFit.empty(n_components=n_components, n_horizons=len(horizons), width=width)
-        return fit_linear_maps(config, runs, empty, directions, horizons)
+        return fit_linear_maps(config, runs, empty, None, directions, horizons)
     return LinearMaps(stimulus_fit, autoregression_fit, forecasts)
 
 
 def _fit_weights(
-    runs: Sequence[ComponentRun], stimulus: StimulusMemory, autoregression: ComponentAutoregression
+    runs: Sequence[ComponentRun],
+    stimulus: StimulusMemory,
+    stimulus_fit: StimulusMemoryFit,
+    averages: StimulusAverages | None,
+    autoregression: ComponentAutoregression,
 ) -> tuple[Tensor, Tensor]:
     """Weights of all features, ``(horizons, features, width)``, and without each fold, ``(folds, ...)``."""
-    stimulus_features = [_stimulus_features(run, stimulus) for run in runs]
-    series_features = [
-        autoregression.features(run.series[None], run.innovations[None], autoregression.init_state(1))[0][0]
-        for run in runs
-    ]
+    folds = range(1 + max(run.fold for run in runs))
+    own = [_statistics([run for run in runs if run.fold == fold], stimulus, autoregression) for fold in folds]
+    total = functools.reduce(_add, own)
+    others = []
+    for fold in folds:
+        if averages is None:
+            # Autoregressive features of a run hold nothing of other runs.
+            others.append([everything - part for everything, part in zip(total, own[fold], strict=True)])
+            continue
+        # The averages from which the other folds are predicted hold the subjects of this one. They stay in them where
+        # nobody else is left to predict from: of two subjects.
+        members = {run.subject for run in runs if run.fold == fold}
+        n_others = int(averages.aligned.present.any(dim=1).sum()) - len(members)
+        keys, values = averages.leave_one_out(members if n_others > 1 else ())
+        nested = StimulusMemory(n_components=values.shape[2], horizons=stimulus.horizons, width=keys.shape[2])
+        nested.load(dataclasses.replace(stimulus_fit, keys_without=keys, values_without=values))
+        others.append(_statistics([run for run in runs if run.fold != fold], nested, autoregression))
     sizes = (stimulus.weights.shape[1], *autoregression.feature_sizes)
     fitted = []
     for index, horizon in enumerate(stimulus.horizons):
-        statistics: dict[int, list[tuple[Tensor, Tensor]]] = {}
-        for run, about_target, past in zip(runs, stimulus_features, series_features, strict=True):
-            rows = run.scored[horizon:].nonzero()[:, 0]
-            features = torch.cat([about_target[rows, index], past[rows]], dim=1)
-            statistics.setdefault(run.fold, []).append((features, run.errors[horizon:, index][rows]))
         targets = torch.cat([run.errors[horizon:, index][run.scored[horizon:]] for run in runs])
         strongest = principal_components(targets, _CHOICE_COMPONENTS).T
-        folds = {
-            fold: RidgeStatistics.from_rows(*(torch.cat(parts) for parts in zip(*statistics[fold], strict=True)))
-            for fold in sorted(statistics)
-        }
-        fitted.append(_solve_groups(folds, sizes, strongest))
+        fitted.append(_solve_groups([part[index] for part in own], [part[index] for part in others], sizes, strongest))
     weights, weights_without = zip(*fitted, strict=True)
     return torch.stack(weights), torch.stack(weights_without, dim=1)
+
+
+def _statistics(
+    runs: Sequence[ComponentRun], stimulus: StimulusMemory, autoregression: ComponentAutoregression
+) -> list[RidgeStatistics]:
+    """Statistics of the regression on all features at each horizon, summed over the scored time points of some runs."""
+    return functools.reduce(_add, (_run_statistics(run, stimulus, autoregression) for run in runs))
+
+
+def _run_statistics(
+    run: ComponentRun, stimulus: StimulusMemory, autoregression: ComponentAutoregression
+) -> list[RidgeStatistics]:
+    about_target = _stimulus_features(run, stimulus)
+    past, _ = autoregression.features(run.series[None], run.innovations[None], autoregression.init_state(1))
+    statistics = []
+    for index, horizon in enumerate(stimulus.horizons):
+        rows = run.scored[horizon:].nonzero()[:, 0]
+        features = torch.cat([about_target[rows, index], past[0, rows]], dim=1)
+        statistics.append(RidgeStatistics.from_rows(features, run.errors[horizon:, index][rows]))
+    return statistics
+
+
+def _add(left: Sequence[RidgeStatistics], right: Sequence[RidgeStatistics]) -> list[RidgeStatistics]:
+    return [one + other for one, other in zip(left, right, strict=True)]
 
 
 def _stimulus_features(run: ComponentRun, stimulus: StimulusMemory) -> Tensor:
@@ -161,14 +196,14 @@ def _squared_errors(run: ComponentRun, forecasts: LinearForecasts, horizons: Seq
 
 
 def _solve_groups(
-    folds: Mapping[int, RidgeStatistics], sizes: Sequence[int], strongest: Tensor
+    own: Sequence[RidgeStatistics], others: Sequence[RidgeStatistics], sizes: Sequence[int], strongest: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Choose a penalty for each group of features by cross-validation, and solve.
 
     Parameters
     ----------
-    folds : mapping of int to RidgeStatistics
-        In ascending order of the folds.
+    own, others : sequence of RidgeStatistics
+        For each fold, of its runs; and of the other folds' runs, with features that hold nothing of it.
     sizes : sequence of int
         Number of features of each group.
     strongest : torch.Tensor
@@ -181,11 +216,11 @@ def _solve_groups(
     weights_without : torch.Tensor
         ``(folds, features, width)``: without each fold.
     """
-    total = functools.reduce(operator.add, folds.values())
-    if len(folds) == 1:
+    total = functools.reduce(operator.add, own)
+    if len(own) == 1:
         return torch.zeros_like(total.cross), torch.zeros(1, *total.cross.shape)
-    # Groups that are 0 throughout, as the stimulus where there is none, have no penalty to choose.
     power = total.gram.diagonal()
+    # Groups that are 0 throughout, as the stimulus where there is none, have no penalty to choose.
     ends = list(itertools.accumulate(sizes))
     columns = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
     groups = [part for part in columns if bool(power[part].any())]
@@ -197,20 +232,17 @@ def _solve_groups(
             diagonal[part] = penalty * fraction * unit
         return diagonal
 
-    fractions = {fold: 1 - own.n_rows / total.n_rows for fold, own in folds.items()}
-    few_total = total.project_targets(strongest)
-    few = {fold: own.project_targets(strongest) for fold, own in folds.items()}
+    def solve(statistics: RidgeStatistics, penalties: Sequence[float]) -> Tensor:
+        return statistics.solve(ridge(penalties, statistics.n_rows / total.n_rows))
+
+    few = [[part.project_targets(strongest) for part in parts] for parts in zip(own, others, strict=True)]
 
     @functools.cache
     def error(penalties: tuple[float, ...]) -> float:
-        return sum(
-            float(own.error_change((few_total - own).solve(ridge(penalties, fractions[fold]))))
-            for fold, own in few.items()
-        )
+        return sum(float(held_out.error_change(solve(rest, penalties))) for held_out, rest in few)
 
     # Coordinate descent: each penalty given the best of the others, twice.
     best = (1.0,) * len(groups)
     for place in [*range(len(groups))] * 2:
         best = min(((*best[:place], penalty, *best[place + 1 :]) for penalty in _PENALTIES), key=error)
-    weights_without = [(total - own).solve(ridge(best, fractions[fold])) for fold, own in folds.items()]
-    return total.solve(ridge(best, 1.0)), torch.stack(weights_without)
+    return solve(total, best), torch.stack([solve(rest, best) for rest in others])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
 
 from titan_neuro.forecaster.recall.fit.aligned_subjects import AlignedSubjects
-from titan_neuro.forecaster.recall.fit.components import ComponentRun, SpatialComponents
+from titan_neuro.forecaster.recall.fit.components import ComponentRun, SpatialComponents, pad_rows
 from titan_neuro.forecaster.recall.stimulus_memory import StimulusMemory, StimulusMemoryFit
 from titan_neuro.forecaster.recall.stimulus_position import position_probabilities
 
@@ -36,12 +36,48 @@ def runs_for_choices(runs: Sequence[ComponentRun]) -> list[int]:
     )
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class StimulusAverages:
+    """Keys and values of a stimulus memory, averaged over all subjects or over some of them.
+
+    Attributes
+    ----------
+    aligned : AlignedSubjects
+        Runs of the shared stimuli.
+    slope : torch.Tensor
+        ``(width,)``: of a subject's innovations on the average of the others.
+    whitening : torch.Tensor
+        ``(width, width)``: innovations times it have noise of covariance 1.
+    directions : torch.Tensor
+        ``(components, width)``: of the values.
+    """
+
+    aligned: AlignedSubjects
+    slope: Tensor
+    whitening: Tensor
+    directions: Tensor
+
+    def keys_and_values(self, without: Collection[int] = ()) -> tuple[Tensor, Tensor]:
+        """Keys ``(positions, width)`` and values ``(positions, components)`` without some subjects, by their indices.
+
+        Both are 0 where no other subject has data.
+        """
+        keys = (self.aligned.average(self.aligned.innovations, without) * self.slope) @ self.whitening
+        return keys, self.aligned.average(self.aligned.series, without) @ self.directions.T
+
+    def leave_one_out(self, without: Collection[int] = ()) -> tuple[Tensor, Tensor]:
+        """Keys and values without each subject, ``(subjects, ...)``; and none of them with the subjects `without`."""
+        averages = (self.keys_and_values({subject, *without}) for subject in range(len(self.aligned.present)))
+        keys, values = zip(*averages, strict=True)
+        return torch.stack(keys), torch.stack(values)
+
+
 def fit_stimulus_memory(
     runs: Sequence[ComponentRun],
     aligned: AlignedSubjects,
     components: SpatialComponents,
     horizons: tuple[int, ...],
-) -> StimulusMemoryFit:
+) -> tuple[StimulusMemoryFit, StimulusAverages | None]:
     """Compute keys and values, and choose decay and sharpness by the error of forecasts from the values.
 
     Parameters
@@ -56,41 +92,37 @@ def fit_stimulus_memory(
 
     Returns
     -------
-    StimulusMemoryFit
+    fit : StimulusMemoryFit
         Its weights are still 0: see :func:`titan_neuro.forecaster.recall.fit.linear_maps.fit_linear_maps`.
+    averages : StimulusAverages or None
+        From which keys and values without further subjects follow; None where no stimulus is shared.
     """
     width, n_components = components.sizes.width, components.sizes.n_components
     empty = StimulusMemoryFit.empty(n_components=n_components, n_horizons=len(horizons), width=width)
     if not len(aligned.stimulus):
-        return empty
+        return empty, None
     slope, noise = _signal_and_noise(runs, aligned)
     shrunk = (1 - _SHRINKAGE) * noise + _SHRINKAGE * torch.diag(noise.diagonal())
     shrunk += _ROUNDING * noise.trace().clamp_min(_ROUNDING) * torch.eye(width)
     whitening = torch.linalg.cholesky(torch.linalg.inv(shrunk.double())).float()
     directions = components.stimulus_directions
-
-    def tokens(without: int | None) -> tuple[Tensor, Tensor]:
-        keys = (aligned.average(aligned.innovations, without) * slope) @ whitening
-        values = torch.zeros(len(keys), n_components)
-        values[:, : len(directions)] = aligned.average(aligned.series, without) @ directions.T
-        return keys, values
-
-    keys, values = tokens(None)
-    keys_without, values_without = zip(*(tokens(subject) for subject in range(len(aligned.present))), strict=True)
+    averages = StimulusAverages(aligned, slope, whitening, pad_rows(directions, n_components))
+    keys, values = averages.keys_and_values()
+    keys_without, values_without = averages.leave_one_out()
     fit = dataclasses.replace(
         empty,
         whitening=whitening,
         keys=keys,
         values=values,
         continues=aligned.continues,
-        keys_without=torch.stack(keys_without),
-        values_without=torch.stack(values_without),
+        keys_without=keys_without,
+        values_without=values_without,
     )
     memory = StimulusMemory(n_components=n_components, horizons=horizons, width=width)
     memory.load(fit)
     sample = [runs[index] for index in runs_for_choices(runs)]
     _, decay, sharpness = min(choice for decay in _DECAYS for choice in _errors(memory, sample, directions, decay))
-    return dataclasses.replace(fit, decay=torch.tensor(decay), sharpness=torch.tensor(sharpness))
+    return dataclasses.replace(fit, decay=torch.tensor(decay), sharpness=torch.tensor(sharpness)), averages
 
 
 def _signal_and_noise(runs: Sequence[ComponentRun], aligned: AlignedSubjects) -> tuple[Tensor, Tensor]:
@@ -99,7 +131,7 @@ def _signal_and_noise(runs: Sequence[ComponentRun], aligned: AlignedSubjects) ->
     pairs = []
     for run in runs:
         if run.stimulus in aligned.offsets:
-            average = aligned.along_run(run, aligned.average(aligned.innovations, run.subject))
+            average = aligned.along_run(run, aligned.average(aligned.innovations, {run.subject}))
             pairs.append((run.innovations[run.scored], average[run.scored]))
             product = product + (pairs[-1][0] * pairs[-1][1]).sum(0)
             power = power + pairs[-1][1].square().sum(0)
