@@ -1,0 +1,170 @@
+"""What each part of the study's model adds to its forecasts: the model minus its controls, as a table and in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from titan_neuro.evaluation.benchmark import Benchmark
+from titan_neuro.evaluation.formatting import format_interval, markdown_table
+from titan_neuro.evaluation.metrics_and_rows import (
+    ADDS,
+    BACKBONE_SUFFIX,
+    FROZEN_SUFFIX,
+    HARMS,
+    LEAD_TIME_POINTS,
+    LEAD_TIME_S,
+    NOTHING,
+    SMALLEST_EFFECT,
+    SWIN_MEANS_SUFFIX,
+    SWIN_SUFFIX,
+    UNKNOWN,
+    Kind,
+    ablation_of,
+    control_name,
+    row_of,
+)
+from titan_neuro.evaluation.tables import summarize
+
+# A part that adds nothing should not look like one that adds 0.001.
+_DECIMALS = 4
+# Parts of the sentence, in its order. Of the controls of one part the sentence takes the one that is nearest the model.
+_PARTS = ((FROZEN_SUFFIX,), (BACKBONE_SUFFIX,), (SWIN_SUFFIX, SWIN_MEANS_SUFFIX))
+
+
+def ablations_table(benchmark: Benchmark, *, n_resamples: int = 10_000, seed: int = 0) -> pd.DataFrame:
+    """Compare the study's model with each of its controls, over all lead times together.
+
+    The difference of `skill_ar` is taken within each subject and averaged over lead times. No choice of a lead time
+    depends on the test data.
+
+    Parameters
+    ----------
+    benchmark : Benchmark
+        All folds, joined.
+    n_resamples : int
+        Bootstrap resamples.
+    seed : int
+        Seed of the bootstrap.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per control: ``model``, ``compared_with``, ``n_subjects``, ``mean_difference`` with the ends of its 95 %
+        interval (NaN with fewer than three subjects), and ``effect``, a key of
+        :data:`titan_neuro.evaluation.metrics_and_rows.EFFECTS`. Empty for a model without controls.
+    """
+    scores, main = benchmark.scores, benchmark.main_model
+    rows = []
+    for control in (name for name, kind in benchmark.kinds.items() if kind == Kind.CONTROL):
+        by_lead_time = [
+            scores.subject_values("skill_ar", main, horizon) - scores.subject_values("skill_ar", control, horizon)
+            for horizon in scores.first.horizons
+        ]
+        differences = np.mean(by_lead_time, axis=0)
+        mean, low, high = summarize(differences, "mean_difference", n_resamples=n_resamples, seed=seed)
+        rows.append(
+            {
+                "model": main,
+                "compared_with": control,
+                "n_subjects": len(differences),
+                "mean_difference": mean,
+                "mean_difference_low": low,
+                "mean_difference_high": high,
+                "effect": _effect(mean, low, high),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _effect(mean: float, low: float, high: float) -> str:
+    """What `EFFECTS` says of a mean difference and its interval."""
+    if math.isnan(low):
+        return UNKNOWN
+    if low > 0 and mean >= SMALLEST_EFFECT:
+        return ADDS
+    return HARMS if high < 0 and mean <= -SMALLEST_EFFECT else NOTHING
+
+
+def ablations(table: pd.DataFrame) -> str:
+    """Say in one sentence what memory, backbone and Swin encoder add to the forecasts, also where that is nothing.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Returned by `ablations_table`, or read from its file.
+
+    Returns
+    -------
+    str
+        Empty for a model without such controls.
+    """
+    if table.empty:
+        return ""
+    model, by_control = str(table["model"].iloc[0]), table.set_index("compared_with")
+    chosen = []
+    for suffixes in _PARTS:
+        names = [name for name in (control_name(model, suffix) for suffix in suffixes) if name in by_control.index]
+        if names:
+            chosen.append(by_control.loc[names].sort_values("mean_difference", kind="stable").iloc[0])
+    if not chosen:
+        return ""
+    n_subjects = int(table["n_subjects"].max())
+    if any(row["effect"] == UNKNOWN for row in chosen):
+        parts = _listed([_part(row) for row in chosen], "or")
+        return f"What {parts} adds to the forecasts of {model} is not known: there is no interval over subjects."
+    clauses = _listed([_clause(row, is_first=row is chosen[0]) for row in chosen], "and")
+    return f"On average over lead times and {n_subjects} subjects, {clauses}."
+
+
+def _clause(row: pd.Series, *, is_first: bool) -> str:
+    """One part and its effect: ``the backbone adds nothing``."""
+    part, effect, size = _part(row), row["effect"], f"{abs(float(row['mean_difference'])):.3f}"
+    skill = f" the skill of {row['model']}" if is_first else ""
+    if effect == HARMS:
+        return f"{part} harms: it takes {size}" + (f" from{skill}" if skill else "")
+    return f"{part} {f'adds {size}' if effect == ADDS else NOTHING}" + (f" to{skill}" if skill else "")
+
+
+def _part(row: pd.Series) -> str:
+    ablation = ablation_of(str(row.name))
+    return str(row.name) if ablation is None else ablation.part
+
+
+def _listed(items: Sequence[str], conjunction: str) -> str:
+    """``a``, ``a and b``, ``a, b, and c``."""
+    if len(items) < 3:
+        return f" {conjunction} ".join(items)
+    return f"{', '.join(items[:-1])}, {conjunction} {items[-1]}"
+
+
+def format_ablations(table: pd.DataFrame, comparisons: pd.DataFrame) -> str:
+    """Lay out what the model gains over each control as Markdown: by lead time, over all lead times, and in a word.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Returned by `ablations_table`, or read from its file; with a row at least.
+    comparisons : pandas.DataFrame
+        Returned by `comparisons_table`, or read from its file.
+
+    Returns
+    -------
+    str
+        Aligned lines; 95 % intervals in brackets.
+    """
+    times = comparisons.drop_duplicates(LEAD_TIME_POINTS)
+    header = [f"skill_ar of {table['model'].iloc[0]} minus that of", "in words"]
+    header += [f"h = {row[LEAD_TIME_POINTS]:g} ({row[LEAD_TIME_S]:g} s)" for _, row in times.iterrows()]
+    header += ["mean over h", "what it lacks"]
+    rows = []
+    for _, row in table.iterrows():
+        control = str(row["compared_with"])
+        by_lead_time = comparisons[comparisons["compared_with"] == control]
+        cells = [format_interval(one, "difference", _DECIMALS) for _, one in by_lead_time.iterrows()]
+        mean = format_interval(row, "mean_difference", _DECIMALS)
+        rows.append([control, row_of(control).label, *cells, mean, str(row["effect"])])
+    return markdown_table(header, rows)
