@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 
@@ -18,13 +15,13 @@ from titan_neuro.evaluation.metrics_and_rows import (
     LEAD_TIME_POINTS,
     LEAD_TIME_S,
     NOTHING,
-    SMALLEST_EFFECT,
     SWIN_MEANS_SUFFIX,
     SWIN_SUFFIX,
     UNKNOWN,
     Kind,
     ablation_of,
     control_name,
+    effect_of,
     row_of,
 )
 from titan_neuro.evaluation.tables import summarize
@@ -74,19 +71,10 @@ def ablations_table(benchmark: Benchmark, *, n_resamples: int = 10_000, seed: in
                 "mean_difference": mean,
                 "mean_difference_low": low,
                 "mean_difference_high": high,
-                "effect": _effect(mean, low, high),
+                "effect": effect_of(mean, low, high),
             }
         )
     return pd.DataFrame(rows)
-
-
-def _effect(mean: float, low: float, high: float) -> str:
-    """What `EFFECTS` says of a mean difference and its interval."""
-    if math.isnan(low):
-        return UNKNOWN
-    if low > 0 and mean >= SMALLEST_EFFECT:
-        return ADDS
-    return HARMS if high < 0 and mean <= -SMALLEST_EFFECT else NOTHING
 
 
 def ablations(table: pd.DataFrame) -> str:
@@ -112,12 +100,11 @@ def ablations(table: pd.DataFrame) -> str:
             chosen.append(by_control.loc[names].sort_values("mean_difference", kind="stable").iloc[0])
     if not chosen:
         return ""
-    n_subjects = int(table["n_subjects"].max())
     if any(row["effect"] == UNKNOWN for row in chosen):
-        parts = _listed([_part(row) for row in chosen], "or")
+        parts = " or ".join(_part(row) for row in chosen)
         return f"What {parts} adds to the forecasts of {model} is not known: there is no interval over subjects."
-    clauses = _listed([_clause(row, is_first=row is chosen[0]) for row in chosen], "and")
-    return f"On average over lead times and {n_subjects} subjects, {clauses}."
+    clauses = "; ".join(_clause(row, is_first=row is chosen[0]) for row in chosen)
+    return f"Averaged over lead times and subjects, {clauses}."
 
 
 def _clause(row: pd.Series, *, is_first: bool) -> str:
@@ -132,13 +119,6 @@ def _clause(row: pd.Series, *, is_first: bool) -> str:
 def _part(row: pd.Series) -> str:
     ablation = ablation_of(str(row.name))
     return str(row.name) if ablation is None else ablation.part
-
-
-def _listed(items: Sequence[str], conjunction: str) -> str:
-    """``a``, ``a and b``, ``a, b, and c``."""
-    if len(items) < 3:
-        return f" {conjunction} ".join(items)
-    return f"{', '.join(items[:-1])}, {conjunction} {items[-1]}"
 
 
 def format_ablations(table: pd.DataFrame, comparisons: pd.DataFrame) -> str:

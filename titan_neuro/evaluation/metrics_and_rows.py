@@ -6,6 +6,7 @@ of the package, so that anything above it can use it without cost.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -370,6 +371,16 @@ EFFECTS = {
     UNKNOWN: f"{UNKNOWN}: with fewer than three subjects there is no interval",
 }
 """Effects of a part on the forecast, each with its rule. The rule takes all lead times together."""
+
+
+def effect_of(mean: float, low: float, high: float) -> str:
+    """Judge a mean difference by its 95 % interval: the key of `EFFECTS` whose rule it meets."""
+    if math.isnan(low):
+        return UNKNOWN
+    if low > 0 and mean >= SMALLEST_EFFECT:
+        return ADDS
+    return HARMS if high < 0 and mean <= -SMALLEST_EFFECT else NOTHING
+
 
 COLUMNS = {
     "model": "Name of the forecaster.",
