@@ -213,7 +213,7 @@ def test_lead_times_are_spelled_out_in_every_table(full_page):
         "Table of subjects",
     } <= set(tables)
     assert full_page.text.count("by lead time h") == 5
-    assert full_page.text.count("2 time points 3 s") == 3
+    assert full_page.text.count("2 time points 3 s") == 4
     assert "horizon" not in full_page.text
     first = full_page.text.index("skill_ar")
     assert full_page.text[first:].startswith("skill_ar is the fraction of the squared error of linear autoregression")

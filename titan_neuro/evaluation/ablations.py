@@ -8,6 +8,7 @@ import pandas as pd
 from titan_neuro.evaluation.benchmark import Benchmark
 from titan_neuro.evaluation.formatting import format_interval, markdown_table
 from titan_neuro.evaluation.metrics_and_rows import (
+    ABOVE_ZERO,
     ADDS,
     BACKBONE_SUFFIX,
     FROZEN_SUFFIX,
@@ -15,6 +16,7 @@ from titan_neuro.evaluation.metrics_and_rows import (
     LEAD_TIME_POINTS,
     LEAD_TIME_S,
     NOTHING,
+    RECALL_SUFFIX,
     SWIN_MEANS_SUFFIX,
     SWIN_SUFFIX,
     UNKNOWN,
@@ -78,7 +80,7 @@ def ablations_table(benchmark: Benchmark, *, n_resamples: int = 10_000, seed: in
 
 
 def ablations(table: pd.DataFrame) -> str:
-    """Say in one sentence what memory, backbone and Swin encoder add to the forecasts, also where that is nothing.
+    """Say what memory, backbone and Swin encoder add to the forecasts, also where that is nothing.
 
     Parameters
     ----------
@@ -88,15 +90,16 @@ def ablations(table: pd.DataFrame) -> str:
     Returns
     -------
     str
-        Empty for a model without such controls.
+        One sentence on the parts that learn, and one on the recall as a whole where the model has one; empty for a
+        model without such controls.
     """
     if table.empty:
         return ""
     model, by_control = str(table["model"].iloc[0]), table.set_index("compared_with")
     chosen = []
     for suffixes in _PARTS:
-        names = [name for name in (control_name(model, suffix) for suffix in suffixes) if name in by_control.index]
-        if names:
+        names = by_control.index.intersection([control_name(model, suffix) for suffix in suffixes])
+        if len(names):
             chosen.append(by_control.loc[names].sort_values("mean_difference", kind="stable").iloc[0])
     if not chosen:
         return ""
@@ -104,7 +107,9 @@ def ablations(table: pd.DataFrame) -> str:
         parts = " or ".join(_part(row) for row in chosen)
         return f"What {parts} adds to the forecasts of {model} is not known: there is no interval over subjects."
     clauses = "; ".join(_clause(row, is_first=row is chosen[0]) for row in chosen)
-    return f"Averaged over lead times and subjects, {clauses}."
+    whole = by_control.loc[by_control.index.intersection([control_name(model, RECALL_SUFFIX)])]
+    further = [f" T{_clause(row, is_first=False)[1:]}." for _, row in whole.iterrows()]
+    return "".join([f"Averaged over lead times and subjects, {clauses}.", *further])
 
 
 def _clause(row: pd.Series, *, is_first: bool) -> str:
@@ -122,7 +127,7 @@ def _part(row: pd.Series) -> str:
 
 
 def format_ablations(table: pd.DataFrame, comparisons: pd.DataFrame) -> str:
-    """Lay out what the model gains over each control as Markdown: by lead time, over all lead times, and in a word.
+    """Lay out what the model gains over each control as Markdown: by lead time, over all lead times, and in words.
 
     Parameters
     ----------
@@ -134,7 +139,7 @@ def format_ablations(table: pd.DataFrame, comparisons: pd.DataFrame) -> str:
     Returns
     -------
     str
-        Aligned lines; 95 % intervals in brackets.
+        Aligned lines, 95 % intervals in brackets; below them what a difference above 0 means.
     """
     times = comparisons.drop_duplicates(LEAD_TIME_POINTS)
     header = [f"skill_ar of {table['model'].iloc[0]} minus that of", "in words"]
@@ -147,4 +152,4 @@ def format_ablations(table: pd.DataFrame, comparisons: pd.DataFrame) -> str:
         cells = [format_interval(one, "difference", _DECIMALS) for _, one in by_lead_time.iterrows()]
         mean = format_interval(row, "mean_difference", _DECIMALS)
         rows.append([control, row_of(control).label, *cells, mean, str(row["effect"])])
-    return markdown_table(header, rows)
+    return f"{markdown_table(header, rows)}\n\n{ABOVE_ZERO}"

@@ -158,7 +158,7 @@ ABLATIONS = {
         Ablation(
             RECALL_SUFFIX,
             "recall zeroed",
-            "the recall",
+            "the recall as a whole",
             "The forecast is that of linear skip, backbone and decoder; all memories of the recall give 0.",
         ),
         Ablation(
@@ -361,6 +361,8 @@ PROTOCOLS = {
 }
 """What the test runs don't share with the training runs, by protocol."""
 
+ABOVE_ZERO = "A difference above 0 means that the model needs what the control lacks."
+"""Direction of every difference from a control."""
 SMALLEST_EFFECT = 0.001
 """A part whose mean difference is smaller adds nothing, whatever its interval."""
 ADDS, NOTHING, HARMS, UNKNOWN = "adds", "adds nothing", "harms", "not known"
@@ -407,7 +409,7 @@ COLUMNS = {
     "difference": "Mean over subjects of skill_ar of the forecaster minus that of the row that it is compared with. "
     "Above 0: the forecaster is better.",
     "mean_difference": "Mean over lead times and subjects of skill_ar of the study's model minus that of the control. "
-    "Above 0: the model needs what the control lacks.",
+    + ABOVE_ZERO,
     "effect": "What the part that the control lacks does to the forecast. " + "; ".join(EFFECTS.values()) + ".",
     "ceiling": "Noise ceiling. " + "; ".join(f"{name}: {source}" for name, source in CEILINGS.items()) + ".",
 }

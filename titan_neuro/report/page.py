@@ -10,6 +10,7 @@ import jinja2
 import pandas as pd
 
 from titan_neuro.evaluation.metrics_and_rows import (
+    ABOVE_ZERO,
     EFFECTS,
     LEAD_TIME_POINTS,
     METRICS_BY_NAME,
@@ -171,6 +172,7 @@ def _ablations_section(results: Results) -> dict[str, Any] | None:
     return {
         "lead_times": lead_time_headings(comparisons),
         "rows": ablation_rows(ablations, comparisons),
+        "direction": ABOVE_ZERO,
         "rules": list(EFFECTS.values()),
     }
 
