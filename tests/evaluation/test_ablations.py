@@ -96,6 +96,15 @@ def test_models_without_controls_have_no_ablations(make_run, oracle, quick, scor
     assert ablations(table) == ""
 
 
+def test_a_gru_stands_beside_the_controls(make_run, oracle, quick, score):
+    runs = [make_run(subject, 1) for subject in SUBJECTS]
+    models = [oracle(runs, 0.5, name="titan-mac"), oracle(runs, 0.3, name="gru")]
+    table = ablations_table(score(models, [make_run("01", 1)], runs, quick), n_resamples=1000)
+    assert [*table["compared_with"]] == ["gru"] and [*table["effect"]] == ["adds"]
+    # The sentence is about the model's own parts.
+    assert ablations(table) == ""
+
+
 def rows_of(n_subjects=6, **found):
     """A table of ablations; a part has its mean difference and effect, such as ``frozen=(0.02, "adds")``."""
     names = [name.replace("_", "-") for name in found]

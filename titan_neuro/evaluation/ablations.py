@@ -12,6 +12,7 @@ from titan_neuro.evaluation.metrics_and_rows import (
     ADDS,
     BACKBONE_SUFFIX,
     FROZEN_SUFFIX,
+    GRU,
     HARMS,
     LEAD_TIME_POINTS,
     LEAD_TIME_S,
@@ -35,7 +36,7 @@ _PARTS = ((FROZEN_SUFFIX,), (BACKBONE_SUFFIX,), (SWIN_SUFFIX, SWIN_MEANS_SUFFIX)
 
 
 def ablations_table(benchmark: Benchmark, *, n_resamples: int = 10_000, seed: int = 0) -> pd.DataFrame:
-    """Compare the study's model with each of its controls, over all lead times together.
+    """Compare the study's model with each of its controls, and with the GRU, over all lead times together.
 
     The difference of `skill_ar` is taken within each subject and averaged over lead times. No choice of a lead time
     depends on the test data.
@@ -52,15 +53,17 @@ def ablations_table(benchmark: Benchmark, *, n_resamples: int = 10_000, seed: in
     Returns
     -------
     pandas.DataFrame
-        One row per control: ``model``, ``compared_with``, ``n_subjects``, ``mean_difference`` with the ends of its 95 %
+        One row per pair: ``model``, ``compared_with``, ``n_subjects``, ``mean_difference`` with the ends of its 95 %
         interval (NaN with fewer than three subjects), and ``effect``, a key of
         :data:`titan_neuro.evaluation.metrics_and_rows.EFFECTS`. Empty for a model without controls.
     """
-    scores, main = benchmark.scores, benchmark.main_model
+    scores, main, kinds = benchmark.scores, benchmark.main_model, benchmark.kinds
+    others = [name for name, kind in kinds.items() if kind == Kind.CONTROL]
+    others += [GRU] if kinds.get(GRU) == Kind.COMPARISON_MODEL else []
     rows = []
-    for control in (name for name, kind in benchmark.kinds.items() if kind == Kind.CONTROL):
+    for other in others:
         by_lead_time = [
-            scores.subject_values("skill_ar", main, horizon) - scores.subject_values("skill_ar", control, horizon)
+            scores.subject_values("skill_ar", main, horizon) - scores.subject_values("skill_ar", other, horizon)
             for horizon in scores.first.horizons
         ]
         differences = np.mean(by_lead_time, axis=0)
@@ -68,7 +71,7 @@ def ablations_table(benchmark: Benchmark, *, n_resamples: int = 10_000, seed: in
         rows.append(
             {
                 "model": main,
-                "compared_with": control,
+                "compared_with": other,
                 "n_subjects": len(differences),
                 "mean_difference": mean,
                 "mean_difference_low": low,
@@ -127,7 +130,7 @@ def _part(row: pd.Series) -> str:
 
 
 def format_ablations(table: pd.DataFrame, comparisons: pd.DataFrame) -> str:
-    """Lay out what the model gains over each control as Markdown: by lead time, over all lead times, and in words.
+    """Lay out what the model gains over rows without a part as Markdown: by lead time, over all of them, in words.
 
     Parameters
     ----------
@@ -147,9 +150,9 @@ def format_ablations(table: pd.DataFrame, comparisons: pd.DataFrame) -> str:
     header += ["mean over h", "what it lacks"]
     rows = []
     for _, row in table.iterrows():
-        control = str(row["compared_with"])
-        by_lead_time = comparisons[comparisons["compared_with"] == control]
+        other = str(row["compared_with"])
+        by_lead_time = comparisons[comparisons["compared_with"] == other]
         cells = [format_interval(one, "difference", _DECIMALS) for _, one in by_lead_time.iterrows()]
         mean = format_interval(row, "mean_difference", _DECIMALS)
-        rows.append([control, row_of(control).label, *cells, mean, str(row["effect"])])
+        rows.append([other, row_of(other).label, *cells, mean, str(row["effect"])])
     return f"{markdown_table(header, rows)}\n\n{ABOVE_ZERO}"

@@ -72,17 +72,26 @@ class Row:
     kind : Kind
     label : str
         The row in words, for tables and legends.
+    definition : str
+        One sentence, where the label does not say all.
     """
 
     name: str
     kind: Kind
     label: str
+    definition: str = ""
 
 
 ROWS = {
     row.name: row
     for row in (
-        Row(GRU, Kind.COMPARISON_MODEL, "gated recurrent unit as the backbone, without recall"),
+        Row(
+            GRU,
+            Kind.COMPARISON_MODEL,
+            "gated recurrent unit as the backbone, without recall",
+            "A model of its own, trained in the same way and of the same size: linear skip, a GRU instead of the "
+            "Titans backbone, decoder, and no recall.",
+        ),
         Row(TRANSFORMER_20, Kind.COMPARISON_MODEL, f"Transformer, window of {RESET_TIME_POINTS} time points"),
         Row(MEAN, Kind.BASELINE, "mean of the training data"),
         Row(PERSISTENCE, Kind.BASELINE, "last time point"),
@@ -196,7 +205,7 @@ def row_of(name: str) -> Row:
         return ROWS[name]
     ablation = ablation_of(name)
     if ablation is not None:
-        return Row(name, Kind.CONTROL, ablation.label)
+        return Row(name, Kind.CONTROL, ablation.label, ablation.definition)
     return Row(name, Kind.MODEL, _BACKBONES.get(name, name))
 
 
@@ -361,8 +370,8 @@ PROTOCOLS = {
 }
 """What the test runs don't share with the training runs, by protocol."""
 
-ABOVE_ZERO = "A difference above 0 means that the model needs what the control lacks."
-"""Direction of every difference from a control."""
+ABOVE_ZERO = "A difference above 0 means that the model needs what the row lacks."
+"""Direction of every difference of the study's model from a row without one of its parts."""
 SMALLEST_EFFECT = 0.001
 """A part whose mean difference is smaller adds nothing, whatever its interval."""
 ADDS, NOTHING, HARMS, UNKNOWN = "adds", "adds nothing", "harms", "not known"
@@ -408,9 +417,9 @@ COLUMNS = {
     "compared_with": "Row that the forecaster is compared with.",
     "difference": "Mean over subjects of skill_ar of the forecaster minus that of the row that it is compared with. "
     "Above 0: the forecaster is better.",
-    "mean_difference": "Mean over lead times and subjects of skill_ar of the study's model minus that of the control. "
-    + ABOVE_ZERO,
-    "effect": "What the part that the control lacks does to the forecast. " + "; ".join(EFFECTS.values()) + ".",
+    "mean_difference": "Mean over lead times and subjects of skill_ar of the study's model minus that of the row that "
+    "it is compared with. " + ABOVE_ZERO,
+    "effect": "What the part that this row lacks does to the forecast. " + "; ".join(EFFECTS.values()) + ".",
     "ceiling": "Noise ceiling. " + "; ".join(f"{name}: {source}" for name, source in CEILINGS.items()) + ".",
 }
 """Description of each column that is not a metric."""

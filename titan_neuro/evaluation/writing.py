@@ -15,7 +15,7 @@ from titan_neuro.evaluation.ceilings import ceilings_table
 from titan_neuro.evaluation.comparisons import comparisons_table
 from titan_neuro.evaluation.fold import EvaluationConfig
 from titan_neuro.evaluation.formatting import format_table
-from titan_neuro.evaluation.metrics_and_rows import ABLATIONS, LJUNG_BOX_FEATURES, describe_column
+from titan_neuro.evaluation.metrics_and_rows import LJUNG_BOX_FEATURES, describe_column, row_of
 from titan_neuro.evaluation.rollouts import SLOW_STRIDE
 from titan_neuro.evaluation.summary import comparisons, summary
 from titan_neuro.evaluation.tables import residuals_table, rollouts_table, scores_table, subjects_table
@@ -126,7 +126,7 @@ def write_scores(
     write_text(Path(f"{stem}-forecast_scores.md"), format_scores(table, compared, ablated, context.caveats) + "\n")
 
     tables = _further_tables(benchmark, config, options, context.repetition_time_s)
-    definitions = {ablation.label: ablation.definition for ablation in ABLATIONS.values()}
+    definitions = {name: row_of(name).definition for name in ablated.get("compared_with", ())}
     tables |= {
         "forecast_scores": (table, {}),
         "forecastablations_scores": (ablated, {"Description": _ABLATIONS, "Definitions": definitions}),

@@ -180,7 +180,7 @@ def _ablations_section(results: Results) -> dict[str, Any] | None:
 def _comparisons_section(results: Results) -> dict[str, Any]:
     comparisons = results.comparisons
     if comparisons is not None and results.ablations is not None:
-        # The controls have a table of their own.
+        # These have a table of their own.
         comparisons = comparisons[~comparisons["compared_with"].isin(results.ablations["compared_with"])]
     return {
         "sentences": results.metadata.comparisons if results.metadata else [],

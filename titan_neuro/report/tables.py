@@ -20,7 +20,6 @@ from titan_neuro.evaluation.metrics_and_rows import (
     METRICS_BY_NAME,
     RESIDUAL_METRICS,
     Kind,
-    ablation_of,
     count_in_words,
     row_of,
 )
@@ -65,7 +64,7 @@ class LabeledRow(TypedDict):
 
 
 class AblationRow(LabeledRow):
-    """A control: differences by lead time, then their mean; what it lacks in a sentence, and the effect of that."""
+    """A row without a part: differences by lead time and their mean, what it lacks, and the effect of that."""
 
     definition: str
     effect: str
@@ -194,7 +193,7 @@ def _cell(row: pd.Series, metric: str, best: float = math.nan, *, decimals: int 
 
 
 def ablation_rows(ablations: pd.DataFrame, comparisons: pd.DataFrame) -> list[AblationRow]:
-    """Make a row for each control: what the study's model gains over it, at each lead time and over all of them.
+    """Make a row for each control, and for the GRU: the model's gain over it, at each lead time and on average.
 
     Parameters
     ----------
@@ -207,7 +206,6 @@ def ablation_rows(ablations: pd.DataFrame, comparisons: pd.DataFrame) -> list[Ab
     for _, ablation in ablations.iterrows():
         name = str(ablation["compared_with"])
         pairs = comparisons[comparisons["compared_with"] == name].sort_values(LEAD_TIME_POINTS)
-        described = ablation_of(name)
         rows.append(
             AblationRow(
                 name=name,
@@ -216,7 +214,7 @@ def ablation_rows(ablations: pd.DataFrame, comparisons: pd.DataFrame) -> list[Ab
                     *(_cell(row, "difference", decimals=4) for _, row in pairs.iterrows()),
                     _cell(ablation, "mean_difference", decimals=4),
                 ],
-                definition="" if described is None else described.definition,
+                definition=row_of(name).definition,
                 effect=str(ablation["effect"]),
             )
         )
