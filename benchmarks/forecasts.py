@@ -129,14 +129,15 @@ def collect(output: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        JSON: ``summary``, ``comparisons``, ``caveats``, and as records ``scores``, ``differences``, ``ceilings``,
-        ``rollouts``, ``curve``.
+        JSON: ``parts``, ``summary``, ``comparisons``, ``caveats``, and as records ``scores``, ``differences``,
+        ``ceilings``, ``rollouts``, ``curve``.
     """
     scores, sidecar = _read(output, "forecast_scores")
     subjects, _ = _read(output, "forecast_subjects")
     results = {
         "protocol": sidecar["Protocol"],
         "seeds": sidecar["Seeds"],
+        "parts": sidecar["Ablations"],
         "summary": sidecar["Summary"],
         "comparisons": sidecar["Comparisons"],
         "caveats": sidecar["Caveats"],
@@ -194,6 +195,7 @@ def page(title: str, results: Mapping[str, Any], metadata: Mapping[str, Any]) ->
         "\n".join(f"- {name}: {value}" for name, value in metadata.items()),
         f"{counts['n_subjects']} subjects, {counts['n_runs']} runs, {counts['n_seeds']} seeds; protocol "
         f"{results['protocol']}. h: lead time in time points. Intervals are 95 %, bootstrap over subjects.",
+        results["parts"],
         results["summary"],
         "\n".join(f"- {sentence}" for sentence in results["comparisons"]),
         *results["caveats"],

@@ -31,7 +31,7 @@ from common import ROOT, provenance, use_one_thread
 from titan_neuro.baselines import make_baselines
 from titan_neuro.data.simulate import SimulateConfig, simulate
 from titan_neuro.data.store import open_runs
-from titan_neuro.evaluation import controls_of, draw_offset, markdown_table
+from titan_neuro.evaluation import FrozenMemory, ResetMemory, draw_offset, markdown_table
 from titan_neuro.evaluation.streaming import score_run
 from titan_neuro.files import write_json, write_text
 from titan_neuro.forecaster import ForecasterConfig, match_comparison_models
@@ -144,12 +144,12 @@ def score_synthetic(
 
 
 def _trained(data: FoldData, prepared: Path, size: Size, variants: Sequence[str], seed: int) -> Iterator[ForecastModel]:
-    """The variants, each with its controls, and a Transformer with as many parameters as the first."""
+    """The variants, each with the controls of its memory, and a Transformer with as many parameters as the first."""
     configs = {variant: study_of(size, variant) for variant in variants}
     for variant, study in configs.items():
         model = _train(data, prepared, study, study.model, seed, variant)
         yield model
-        yield from controls_of(model)
+        yield from (FrozenMemory(model), ResetMemory(model))
     study = configs[variants[0]]
     comparison_models = match_comparison_models(study.model, n_features=data.space.n_features)
     [transformer] = [model for model in comparison_models if model.backbone.name == COMPARISON_MODEL]

@@ -65,6 +65,7 @@ def test_the_page_has_the_whole_table(made: Path) -> None:
     for name in table["model"].unique():
         assert f"| {name} " in page
     assert content["summary"] in page
+    assert content["parts"].startswith("Averaged over lead times") and content["parts"] in page
     assert "| whole run " in page and "| 20 time points (20 s) " in page and "| 80 time points (80 s) " in page
     assert "## Rollouts" in page
     assert str(made) not in page and content["date"] in page

@@ -1,14 +1,20 @@
-"""The controls restrict the memory as described, and change nothing else."""
+"""The controls zero, replace or restrict what they say, and change nothing else."""
 
+import copy
 import dataclasses
 
 import pytest
 import torch
 
 from titan_neuro.baselines import AutoregressionBaseline
+from titan_neuro.errors import ConfigError
 from titan_neuro.evaluation import FrozenMemory, ResetMemory, controls_of
 from titan_neuro.evaluation.metrics_and_rows import RESET_TIME_POINTS
+from titan_neuro.evaluation.random_means import RandomMeans
 from titan_neuro.evaluation.streaming import stream_forecasts
+from titan_neuro.forecaster import ForecasterConfig
+from titan_neuro.forecaster.tokenizers import SwinTokenizerConfig
+from titan_neuro.titans.models import GRUConfig
 
 
 @pytest.fixture(params=["lmm", "mac"])
@@ -33,7 +39,128 @@ def memories_of(state):
 
 def test_controls_are_named_after_their_model(model):
     name = model.name
-    assert [control.name for control in controls_of(model)] == [f"{name}-frozen", f"{name}-reset20"]
+    lacking = ("frozen", "reset20", "backbone-zeroed", "recall-zeroed")
+    assert [control.name for control in controls_of(model, [])] == [f"{name}-{what}" for what in lacking]
+    without_recall = dataclasses.replace(model.config, recall=None, backbone=GRUConfig(dim=8)).build(n_features=6)
+    assert [control.name for control in controls_of(without_recall, [])] == ["gru-backbone-zeroed"]
+
+
+def control_of(model, suffix, runs=()):
+    [control] = [one for one in controls_of(model, runs) if one.name == f"{model.name}-{suffix}"]
+    return control
+
+
+@torch.no_grad()
+def test_a_zeroed_backbone_leaves_linear_skip_and_recall(model, series):
+    """The memories read no context: forecasts equal those of a model whose backbone's output is scaled to 0."""
+    found = forecasts_of(control_of(model, "backbone-zeroed"), series)
+    assert not torch.allclose(found, forecasts_of(model, series))
+    silent = copy.deepcopy(model)
+    silent.backbone.norm.weight.zero_()
+    torch.nn.init.zeros_(silent.decoder.patterns)
+    torch.testing.assert_close(found, forecasts_of(silent, series), rtol=0, atol=0)
+    # The context mattered to the memories, and not only to the decoder.
+    with_context = copy.deepcopy(model)
+    torch.nn.init.zeros_(with_context.decoder.patterns)
+    assert not torch.allclose(found, forecasts_of(with_context, series))
+
+
+@torch.no_grad()
+def test_a_zeroed_recall_leaves_linear_skip_and_decoder(model, series):
+    linear, observation, _ = model.observe(series[None], model.init_state().observation)
+    output, _ = model.backbone(observation.tokens.flatten(1, 2))
+    expected = linear + model.decoder(output.view_as(observation.tokens))
+    torch.testing.assert_close(forecasts_of(control_of(model, "recall-zeroed"), series), expected[0])
+
+
+@torch.no_grad()
+def test_controls_leave_the_model_as_it_was(model, series):
+    before = forecasts_of(model, series)
+    for control in controls_of(model, []):
+        forecasts_of(control, series)
+    torch.testing.assert_close(forecasts_of(model, series), before, rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_an_untrained_decoder_and_context_make_a_backbone_that_adds_nothing(model, series):
+    torch.nn.init.zeros_(model.decoder.patterns)
+    torch.nn.init.zeros_(model.recall.memory.context_map)
+    torch.nn.init.zeros_(model.recall.memory.gates.weight)
+    found = forecasts_of(control_of(model, "backbone-zeroed"), series)
+    torch.testing.assert_close(found, forecasts_of(model, series), rtol=0, atol=0)
+
+
+def test_an_unknown_part_is_refused(model):
+    with pytest.raises(ConfigError, match="expected some of tokenizer, backbone, decoder, recall, found encoder"):
+        model.with_parts(encoder=None)
+
+
+@pytest.fixture(scope="module")
+def volume_model():
+    """A model that reads volumes of 8 x 9 x 6 voxels, with random weights in every learned part."""
+    torch.manual_seed(0)
+    mask = torch.rand(8, 9, 6) > 0.4
+    config = ForecasterConfig(
+        tokenizer=SwinTokenizerConfig(embed_dim=3, num_heads=(1, 2, 3, 4), token_grid=(2, 1, 2)),
+        backbone=GRUConfig(dim=8, n_layers=1, tokens_per_time_point=4),
+        recall=None,
+        horizons=(1, 3),
+    )
+    model = config.build(n_features=int(mask.sum()), mask=mask)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def volume_run(make_run, volume_model):
+    return make_run("11", 1, n_features=volume_model.n_features)
+
+
+@torch.no_grad()
+def test_zeroed_tokens_tell_nothing_of_the_volume(volume_model, volume_run):
+    control = control_of(volume_model, "swin-zeroed", [volume_run])
+    series = volume_run.read(0, 40)
+    tokens = torch.zeros(1, 40, 4, 8)
+    output, _ = volume_model.backbone(tokens.flatten(1, 2))
+    linear, _ = volume_model.linear_skip(series[None], volume_model.linear_skip.init_state(1))
+    expected = linear + volume_model.decoder(output.view_as(tokens))
+    torch.testing.assert_close(forecasts_of(control, series), expected[0])
+
+
+@torch.no_grad()
+def test_random_means_are_scaled_like_the_features_they_replace(volume_model, volume_run):
+    tokenizer = volume_model.tokenizer
+    means = RandomMeans(tokenizer, [volume_run])
+    middle = volume_run.read(72, 88)[None]
+    replaced, features = means.means(middle) * means.scale + means.offset, tokenizer.features(middle)
+    assert replaced.shape == features.shape
+    torch.testing.assert_close(replaced.mean(dim=1), features.mean(dim=1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(replaced.std(dim=1), features.std(dim=1), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(means(middle), tokenizer.project(replaced))
+    # Drawn by a fixed seed, and different from one another.
+    torch.testing.assert_close(RandomMeans(tokenizer, [volume_run]).voxels, means.voxels)
+    assert len({tuple(box.unique().tolist()) for box in means.voxels}) > 0.5 * len(means.voxels)
+
+
+@torch.no_grad()
+def test_a_random_mean_is_the_mean_of_its_voxels(volume_model, volume_run):
+    means = RandomMeans(volume_model.tokenizer, [volume_run])
+    series = volume_run.read(0, 5)
+    expected = series[:, means.voxels].mean(dim=-1)
+    torch.testing.assert_close(means.means(series[None])[0].flatten(1), expected)
+    # Each voxel lies in the box of its mean: no side is longer than a token's cell.
+    where = volume_model.tokenizer.mask.nonzero()[means.voxels]
+    assert (where.amax(dim=1) - where.amin(dim=1) < torch.tensor([4, 9, 3])).all()
+
+
+def test_swin_controls_are_scored_like_every_row(make_run, volume_model, volume_run, quick, score):
+    train = [make_run(s, 1, n_features=volume_model.n_features) for s in ("01", "02")]
+    benchmark = score([volume_model, *controls_of(volume_model, train)], train, [volume_run], quick)
+    names = ("gru-backbone-zeroed", "gru-swin-zeroed", "gru-swin-random-means")
+    assert [name for name, kind in benchmark.kinds.items() if kind == "control"] == list(names)
+    skills = [benchmark.scores.subject_values("skill_ar", name, 1).item() for name in names]
+    assert len(set(skills)) == 3
 
 
 @torch.no_grad()
@@ -69,7 +196,7 @@ def test_untrained_controls_without_recall_equal_autoregression(make_run, model,
     baseline = AutoregressionBaseline((1, 3))
     for row in (model, baseline):
         row.fit(runs)
-    for control in controls_of(model):
+    for control in controls_of(model, runs):
         torch.testing.assert_close(forecasts_of(control, series), forecasts_of(baseline, series))
 
 
@@ -77,10 +204,12 @@ def test_controls_stand_below_their_model(make_run, make_forecaster, quick, scor
     train, test = [make_run(s, 1, n_features=6) for s in ("01", "02")], [make_run("03", 1, n_features=6)]
     model = make_forecaster("mac")
     comparison_model = make_forecaster("lmm")
-    benchmark = score([model, comparison_model, *controls_of(model)], train, test, quick)
-    assert list(benchmark.kinds.items())[:4] == [
+    benchmark = score([model, comparison_model, *controls_of(model, train)], train, test, quick)
+    assert list(benchmark.kinds.items())[:6] == [
         ("titan-mac", "model"),
         ("titan-mac-frozen", "control"),
         ("titan-mac-reset20", "control"),
+        ("titan-mac-backbone-zeroed", "control"),
+        ("titan-mac-recall-zeroed", "control"),
         ("titan-lmm", "comparison_model"),
     ]

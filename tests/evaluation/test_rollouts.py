@@ -79,12 +79,12 @@ def test_one_step_rollouts_equal_direct_forecasts(make_run, baselines):
 
 
 @pytest.mark.parametrize("variant", ["lmm", "mac", "mag"])
-@pytest.mark.parametrize("which", [0, 1, 2])
+@pytest.mark.parametrize("which", [0, 1, 2, 3, 4])
 def test_batched_rollouts_equal_single_ones(make_run, baselines, variant, which, make_forecaster, monkeypatch):
     monkeypatch.setattr("titan_neuro.evaluation.rollouts.SLOW_STRIDE", 1)
     model = make_forecaster(variant, horizons=HORIZONS)
-    forecaster = [model, *controls_of(model)][which]
     run = make_run("11", 1, n_features=6)
+    forecaster = [model, *controls_of(model, [run])][which]
     batched = roll_run([forecaster, *baselines], run, 2, 5).subjects["11"]
     single = roll_run([Unbatched(forecaster), *baselines], run, 2, 5).subjects["11"]
     assert batched.n_targets[0, 0] == 31

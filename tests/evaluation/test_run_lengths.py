@@ -25,7 +25,7 @@ def score_all_rows(make_run, model, n_time_points):
     test = [make("04", 1, n_time_points=n_time_points)]
     shared = SharedFits(HORIZONS)
     rows, references = make_baselines(HORIZONS, shared), make_oracle_references(HORIZONS, shared)
-    models = {0: [model, *controls_of(model)] if isinstance(model, Forecaster) else [model]}
+    models = {0: [model, *controls_of(model, train)] if isinstance(model, Forecaster) else [model]}
     every = 32 if n_time_points <= LONGEST_ROLLED_OUT else n_time_points // 2
     config = EvaluationConfig(n_resamples=1000, rollout_every_time_points=every)
     return score_fold(models, rows, references, train, test, config, protocol="subject")

@@ -1,3 +1,4 @@
+import json
 import re
 from html.parser import HTMLParser
 
@@ -49,9 +50,12 @@ def full_page(full_report):
 def test_every_part_is_there_in_order(full_page):
     order = [
         "Simulated synthetic dataset",
+        "the memory that learns at test time adds 0.020 to the skill of titan-mac; the backbone adds nothing.",
         "beats ar at lead times of 1 to 2 time points.",
         "How it was scored",
         "held-out subjects;",
+        "What each part adds",
+        "the memories read 0 instead of the backbone's output.",
         "Forecast scores",
         "titan-mac is not shown to differ from ar at every lead time.",
         "compared with: linear autoregression",
@@ -70,6 +74,21 @@ def test_every_part_is_there_in_order(full_page):
     positions = [full_page.text.rindex(words) for words in order]
     assert positions == sorted(positions)
     assert "Not made" not in full_page.text
+
+
+def test_the_first_sentence_says_what_each_part_adds(full_report):
+    summary = re.search(r'<div class="summary".*?<p class="sentence">(.*?)</p>', full_report.read_text(), re.DOTALL)
+    assert summary[1].startswith("Averaged over lead times and subjects, the memory that learns at test time adds")
+
+
+def test_without_controls_the_page_begins_with_the_summary(full_output):
+    path = full_output.group / "task-movie_desc-forecast_scores.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"Ablations": ""}))
+    for path in full_output.group.glob("*forecastablations*"):
+        path.unlink()
+    html = write_report(full_output.root).read_text()
+    assert re.search(r'class="sentence">(.*?)</p>', html)[1].startswith("titan-mac beats ar")
+    assert "What each part adds" not in html
 
 
 def test_the_page_needs_no_other_file(full_report, full_page):
@@ -97,7 +116,7 @@ def test_pictures_and_tables_have_their_descriptions(full_page):
     assert len(images) == 2 + 1 + 3 + 1 + 1 + 1 + 1
     assert all(len(image["alt"]) > 30 for image in images)
     assert all("scope" in cell for cell in full_page.all("th"))
-    assert len(full_page.all("caption")) == len(full_page.all("table")) == 8
+    assert len(full_page.all("caption")) == len(full_page.all("table")) == 9
 
 
 def test_figures_name_n_and_test(full_page):
@@ -186,9 +205,15 @@ def test_baselines_alone_make_a_page(output_folder):
 
 def test_lead_times_are_spelled_out_in_every_table(full_page):
     tables = [attributes["aria-label"] for attributes in full_page.all("div") if "aria-label" in attributes]
-    assert {"Table of forecast scores", "Table of comparisons", "Table of rollouts", "Table of subjects"} <= set(tables)
-    assert full_page.text.count("by lead time h") == 4
-    assert full_page.text.count("2 time points 3 s") == 3
+    assert {
+        "Table of forecast scores",
+        "Table of ablations",
+        "Table of comparisons",
+        "Table of rollouts",
+        "Table of subjects",
+    } <= set(tables)
+    assert full_page.text.count("by lead time h") == 5
+    assert full_page.text.count("2 time points 3 s") == 4
     assert "horizon" not in full_page.text
     first = full_page.text.index("skill_ar")
     assert full_page.text[first:].startswith("skill_ar is the fraction of the squared error of linear autoregression")

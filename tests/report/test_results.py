@@ -19,7 +19,8 @@ def test_reads_every_part(shared_results):
     assert results.main_model == "titan-mac"
     assert len(results.scores) == 16
     assert len(results.subjects) == 16 * 6
-    assert len(results.comparisons) == 8
+    assert len(results.comparisons) == 16
+    assert list(results.ablations["effect"]) == ["adds", "adds nothing"]
     assert results.metadata.n_folds == 3
     assert results.metadata.repetition_time_s == 1.5
     assert [probe.name for probe in results.probes] == ["history-swap"]

@@ -8,6 +8,7 @@ from titan_neuro.report.methods import provenance_terms, scoring_terms, stage_ro
 from titan_neuro.report.numbers import MINUS, duration, interval, number, p_value
 from titan_neuro.report.results import read_results
 from titan_neuro.report.tables import (
+    ablation_rows,
     ceiling_rows,
     comparison_rows,
     lead_time_headings,
@@ -119,10 +120,18 @@ def test_ar_rollouts_are_not_zero_by_definition(results):
 
 
 def test_comparisons_have_a_row_for_each_pair(results):
-    rows = comparison_rows(results.comparisons)
+    rows = comparison_rows(results.comparisons)[:2]
     assert [row["name"] for row in rows] == [f"titan-mac {MINUS} ar", f"titan-mac {MINUS} persistence"]
     assert rows[1]["label"] == "last time point"
     assert rows[0]["cells"] == [{"value": "0.020", "interval": "0.010 to 0.030", "best": False}] * 4
+
+
+def test_ablations_have_each_lead_time_and_their_mean(results):
+    frozen, zeroed = ablation_rows(results.ablations, results.comparisons)
+    assert (frozen["label"], frozen["effect"]) == ("test-time learning off", "adds")
+    assert frozen["cells"] == [{"value": "0.0200", "interval": "0.0100 to 0.0300", "best": False}] * 5
+    assert zeroed["cells"][-1] == {"value": "0.0003", "interval": f"{MINUS}0.0002 to 0.0008", "best": False}
+    assert zeroed["definition"].startswith("The output of the backbone")
 
 
 def test_cells_hold_value_and_interval(results):

@@ -31,10 +31,22 @@ def test_stages_return_their_results(finished, study):
     evaluation = finished.evaluate()
     assert "titan-mac" in evaluation.summary
     assert {"titan-mac", "ar", "var"} <= set(evaluation.scores["model"])
+    effects = evaluation.ablations.set_index("compared_with")["effect"]
+    assert effects["titan-mac-recall-zeroed"] == "adds" and effects["titan-mac-backbone-zeroed"] == "adds nothing"
+    assert (
+        {"titan-mac-swin-zeroed", "titan-mac-swin-random-means"}
+        <= set(effects.index)
+        <= set(evaluation.scores["model"])
+    )
+    assert "the backbone adds nothing; the Swin encoder adds nothing. The recall as a whole adds 0." in evaluation.parts
+    assert str(evaluation).splitlines()[-1] == evaluation.parts
     outcome = finished.probe("surprise")
     assert outcome.summary.endswith(".")
     assert "p" in outcome.tables["scores"]
-    assert finished.report() == study / "output/report.html"
+    page = finished.report()
+    assert page == study / "output/report.html"
+    first = page.read_text(encoding="utf-8").partition('<p class="sentence">')[2]
+    assert first.startswith(evaluation.parts)
 
 
 def test_a_model_forecasts_the_runs_it_holds_out(finished):

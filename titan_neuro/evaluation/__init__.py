@@ -2,6 +2,7 @@
 with intervals.
 """
 
+from titan_neuro.evaluation.ablations import ablations, ablations_table, format_ablations
 from titan_neuro.evaluation.benchmark import Benchmark, ScoresBySeed, combine
 from titan_neuro.evaluation.causality import check_causal, first_leak
 from titan_neuro.evaluation.ceilings import ceilings_table
@@ -13,7 +14,7 @@ from titan_neuro.evaluation.metrics_and_rows import METRICS
 from titan_neuro.evaluation.scores import FoldRuns, Scores
 from titan_neuro.evaluation.summary import comparisons, summary
 from titan_neuro.evaluation.tables import residuals_table, rollouts_table, scores_table, subjects_table
-from titan_neuro.evaluation.writing import ScoreContext, write_scores
+from titan_neuro.evaluation.writing import ScoreContext, format_scores, write_scores
 
 __all__ = [
     "METRICS",
@@ -25,6 +26,8 @@ __all__ = [
     "ScoreContext",
     "Scores",
     "ScoresBySeed",
+    "ablations",
+    "ablations_table",
     "ceilings_table",
     "check_causal",
     "combine",
@@ -33,7 +36,9 @@ __all__ = [
     "controls_of",
     "draw_offset",
     "first_leak",
+    "format_ablations",
     "format_interval",
+    "format_scores",
     "format_table",
     "markdown_table",
     "residuals_table",

@@ -8,6 +8,7 @@ import pandas as pd
 from titan_neuro.evaluation.benchmark import Benchmark
 from titan_neuro.evaluation.metrics_and_rows import (
     AR,
+    GRU,
     LEAD_TIME_POINTS,
     LEAD_TIME_S,
     SOFT_ANALOGS,
@@ -19,7 +20,7 @@ from titan_neuro.evaluation.metrics_and_rows import (
 from titan_neuro.evaluation.tables import summarize
 
 # Rows beside its controls that the study's model is compared with, where they are in the table.
-_COMPARED = (VAR, VAR_ONLINE, TRANSFORMER_20, SOFT_ANALOGS[-1])
+_COMPARED = (VAR, VAR_ONLINE, GRU, TRANSFORMER_20, SOFT_ANALOGS[-1])
 
 
 def comparisons_table(
@@ -28,7 +29,7 @@ def comparisons_table(
     """Compare pairs of rows by the difference of their `skill_ar`, taken within each subject.
 
     The comparison models are compared with linear autoregression; the study's model with its controls, VAR, online VAR,
-    the Transformer and the longest weighted analog forecast.
+    the GRU, the Transformer and the longest weighted analog forecast.
 
     Parameters
     ----------

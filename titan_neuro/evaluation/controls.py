@@ -1,6 +1,6 @@
-"""Controls: the study's model with its memory restricted, which shows what the memory contributes.
+"""Controls: the study's model with one part zeroed, replaced or restricted, which shows what the part contributes.
 
-``-frozen``: test-time learning off. ``-reset20``: memory reset every 20 time points.
+:data:`titan_neuro.evaluation.metrics_and_rows.ABLATIONS` defines each of them in words.
 """
 
 from __future__ import annotations
@@ -10,10 +10,22 @@ from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from titan_neuro.evaluation.metrics_and_rows import FROZEN_SUFFIX, RESET_SUFFIX, RESET_TIME_POINTS, control_name
+from titan_neuro.evaluation.metrics_and_rows import (
+    BACKBONE_SUFFIX,
+    FROZEN_SUFFIX,
+    RECALL_SUFFIX,
+    RESET_SUFFIX,
+    RESET_TIME_POINTS,
+    SWIN_MEANS_SUFFIX,
+    SWIN_SUFFIX,
+    control_name,
+)
+from titan_neuro.evaluation.random_means import RandomMeans
 from titan_neuro.forecaster import Forecaster, ForecasterState
+from titan_neuro.forecaster.tokenizers import SwinTokenizer
+from titan_neuro.titans.models.backbone import BackboneState
 from titan_neuro.titans.stream_state import StreamState
 from titan_neuro.typing import RunData
 
@@ -21,7 +33,7 @@ State = TypeVar("State", bound=StreamState)
 
 
 class Control(Generic[State]):
-    """A trained forecaster with a restricted memory; keeps the protocol of :class:`titan_neuro.typing.ForecastModel`.
+    """A trained forecaster that lacks something; keeps the protocol of :class:`titan_neuro.typing.ForecastModel`.
 
     Parameters
     ----------
@@ -31,7 +43,7 @@ class Control(Generic[State]):
     Attributes
     ----------
     name : str
-        The model's name and the restriction, such as ``titan-mac-frozen``.
+        The model's name and what it lacks, such as ``titan-mac-frozen``.
     horizons : tuple of int
         The model's lead times, in time points.
     """
@@ -134,6 +146,81 @@ class ResetMemory(Control[ResetState]):
         return torch.cat(forecasts, dim=1), state
 
 
-def controls_of(model: Forecaster) -> list[FrozenMemory | ResetMemory]:
-    """Make the controls of a trained model, in the order of the table; none of a model without a memory."""
-    return [FrozenMemory(model), ResetMemory(model)] if model.config.backbone.has_memory else []
+class OtherParts(Control[ForecasterState]):
+    """Some parts of the model replaced.
+
+    Parameters
+    ----------
+    model : Forecaster
+        Trained; shared, not copied.
+    suffix : str
+        Of the name.
+    **parts : torch.nn.Module or None
+        As for :meth:`titan_neuro.forecaster.Forecaster.with_parts`.
+    """
+
+    def __init__(self, model: Forecaster, suffix: str, **parts: nn.Module | None) -> None:
+        self.suffix = suffix
+        super().__init__(model.with_parts(**parts))
+
+    def init_state(self) -> ForecasterState:
+        """State before the first time point of a run."""
+        return self.model.init_state()
+
+    def forward(self, series: Tensor, state: ForecasterState) -> tuple[Tensor, ForecasterState]:
+        """Forecast without the parts; shapes as in :meth:`Control.forward`."""
+        forecasts, state = self.model(series, state)
+        return forecasts, state
+
+
+class _Zeros(nn.Module):
+    """Zeros of one shape at each time point: ``(batch, time, ...)`` to ``(batch, time, *shape)``."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.new_zeros(*x.shape[:2], *self.shape)
+
+
+class _ZeroBackbone(nn.Module):
+    """A backbone without blocks, whose output is 0."""
+
+    def init_state(self, batch_size: int) -> BackboneState:
+        return BackboneState({}, ())
+
+    def forward(self, x: Tensor, state: BackboneState, *, memory_frozen: bool = False) -> tuple[Tensor, BackboneState]:
+        return torch.zeros_like(x), state
+
+
+AnyControl = FrozenMemory | ResetMemory | OtherParts
+
+
+def controls_of(model: Forecaster, train_runs: Sequence[RunData]) -> list[AnyControl]:
+    """Make the controls of a trained model, in the order of the table.
+
+    Those of the memory are left out for a backbone without one, that of the recall for a model without recall, and
+    those of the Swin encoder for a model that reads no volumes.
+
+    Parameters
+    ----------
+    model : Forecaster
+        Trained.
+    train_runs : sequence of RunData
+        Runs that it was trained on: what replaces the output of the Swin encoder is scaled to it there.
+    """
+    config, tokenizer = model.config, model.tokenizer
+    # A backbone that is not there needs no tokens: the encoder does not run.
+    no_tokens = _Zeros(config.tokenizer.n_tokens, config.backbone.dim)
+    no_decoder = _Zeros(len(model.horizons), model.n_features)
+    controls: list[AnyControl] = [FrozenMemory(model), ResetMemory(model)] if config.backbone.has_memory else []
+    controls.append(
+        OtherParts(model, BACKBONE_SUFFIX, tokenizer=no_tokens, backbone=_ZeroBackbone(), decoder=no_decoder)
+    )
+    if model.recall is not None:
+        controls.append(OtherParts(model, RECALL_SUFFIX, recall=None))
+    if isinstance(tokenizer, SwinTokenizer):
+        controls.append(OtherParts(model, SWIN_SUFFIX, tokenizer=no_tokens))
+        controls.append(OtherParts(model, SWIN_MEANS_SUFFIX, tokenizer=RandomMeans(tokenizer, train_runs)))
+    return controls

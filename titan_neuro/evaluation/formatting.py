@@ -42,7 +42,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def format_interval(row: Mapping[str, Any] | pd.Series, metric: str) -> str:
+def format_interval(row: Mapping[str, Any] | pd.Series, metric: str, decimals: int = 3) -> str:
     """Write a mean and its 95 % interval: ``0.030 [0.010, 0.050]``.
 
     Parameters
@@ -51,6 +51,8 @@ def format_interval(row: Mapping[str, Any] | pd.Series, metric: str) -> str:
         With `metric`, and the ends of its interval in ``<metric>_low`` and ``<metric>_high``.
     metric : str
         Name of the column.
+    decimals : int
+        Of each number.
 
     Returns
     -------
@@ -60,7 +62,10 @@ def format_interval(row: Mapping[str, Any] | pd.Series, metric: str) -> str:
     mean, low, high = (float(row[f"{metric}{end}"]) for end in ("", "_low", "_high"))
     if math.isnan(mean):
         return NOT_AVAILABLE
-    return f"{mean:.3f}" if math.isnan(low) else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+    # No negative zero.
+    mean, low, high = (round(value, decimals) + 0.0 for value in (mean, low, high))
+    interval = "" if math.isnan(low) else f" [{low:.{decimals}f}, {high:.{decimals}f}]"
+    return f"{mean:.{decimals}f}{interval}"
 
 
 def format_table(table: pd.DataFrame, metrics: Sequence[str] = METRICS) -> str:

@@ -6,6 +6,7 @@ of the package, so that anything above it can use it without cost.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -37,9 +38,10 @@ class Kind(StrEnum):
         return self.value.replace("_", " ")
 
 
+_CONTROL = "the study's model with one part zeroed, replaced or restricted"
 KIND_HEADINGS = {
     Kind.MODEL: "The study's model",
-    Kind.CONTROL: "Controls: the study's model with its memory restricted",
+    Kind.CONTROL: f"Controls: {_CONTROL}",
     Kind.COMPARISON_MODEL: "Comparison models: other networks of the same size, trained in the same way",
     Kind.BASELINE: "Baselines: closed-form forecasters",
     Kind.ORACLE_REFERENCE: "Oracle references: given the true stimulus position, so they are not forecasts",
@@ -54,7 +56,9 @@ GRU, TRANSFORMER_20 = "gru", "transformer-20"
 INTERSUBJECT_AVERAGE, INTERSUBJECT_AVERAGE_AR = "intersubject-average", "intersubject-average+ar"
 
 FROZEN_SUFFIX, RESET_SUFFIX = "frozen", f"reset{RESET_TIME_POINTS}"
-"""What a control's name adds to that of the study's model: ``titan-mac-frozen``, ``titan-mac-reset20``."""
+BACKBONE_SUFFIX, RECALL_SUFFIX = "backbone-zeroed", "recall-zeroed"
+SWIN_SUFFIX, SWIN_MEANS_SUFFIX = "swin-zeroed", "swin-random-means"
+"""What a control's name adds to that of the study's model: ``titan-mac-frozen``, ``titan-mac-backbone-zeroed``."""
 
 
 @dataclass(frozen=True)
@@ -68,17 +72,26 @@ class Row:
     kind : Kind
     label : str
         The row in words, for tables and legends.
+    definition : str
+        One sentence, where the label does not say all.
     """
 
     name: str
     kind: Kind
     label: str
+    definition: str = ""
 
 
 ROWS = {
     row.name: row
     for row in (
-        Row(GRU, Kind.COMPARISON_MODEL, "gated recurrent unit"),
+        Row(
+            GRU,
+            Kind.COMPARISON_MODEL,
+            "gated recurrent unit as the backbone, without recall",
+            "A model of its own, trained in the same way and of the same size: linear skip, a GRU instead of the "
+            "Titans backbone, decoder, and no recall.",
+        ),
         Row(TRANSFORMER_20, Kind.COMPARISON_MODEL, f"Transformer, window of {RESET_TIME_POINTS} time points"),
         Row(MEAN, Kind.BASELINE, "mean of the training data"),
         Row(PERSISTENCE, Kind.BASELINE, "last time point"),
@@ -103,10 +116,76 @@ _BACKBONES = {
     "titan-mag": "Titans, memory as gate (MAG)",
     "titan-mal": "Titans, memory as layer (MAL)",
 }
-_CONTROLS = {
-    FROZEN_SUFFIX: "test-time learning off",
-    RESET_SUFFIX: f"memory reset every {RESET_TIME_POINTS} time points",
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A control: what is taken from the study's model, and what the difference between the two says.
+
+    The difference is that of the model minus the control, so that a part which helps has a difference above 0.
+
+    Attributes
+    ----------
+    suffix : str
+        What the control's name adds to that of the model.
+    label : str
+        The control in words.
+    part : str
+        What the model has and the control lacks, in the singular.
+    definition : str
+        One sentence.
+    """
+
+    suffix: str
+    label: str
+    part: str
+    definition: str
+
+
+ABLATIONS = {
+    ablation.suffix: ablation
+    for ablation in (
+        Ablation(
+            FROZEN_SUFFIX,
+            "test-time learning off",
+            "the memory that learns at test time",
+            "The memories are read as they were after training, and never written.",
+        ),
+        Ablation(
+            RESET_SUFFIX,
+            f"memory reset every {RESET_TIME_POINTS} time points",
+            f"what the memories hold from more than {RESET_TIME_POINTS} time points ago",
+            f"The memories return to their initial state every {RESET_TIME_POINTS} time points.",
+        ),
+        Ablation(
+            BACKBONE_SUFFIX,
+            "backbone zeroed",
+            "the backbone",
+            "The output of the backbone and that of its decoder are 0; the memories read 0 instead of the backbone's "
+            "output.",
+        ),
+        Ablation(
+            RECALL_SUFFIX,
+            "recall zeroed",
+            "the recall as a whole",
+            "The forecast is that of linear skip, backbone and decoder; all memories of the recall give 0.",
+        ),
+        Ablation(
+            SWIN_SUFFIX,
+            "Swin tokens zeroed",
+            "the Swin encoder",
+            "The backbone reads tokens of 0 instead of those that the Swin encoder makes of each volume.",
+        ),
+        Ablation(
+            SWIN_MEANS_SUFFIX,
+            "Swin tokens replaced by random spatial means",
+            "the Swin encoder, compared with random spatial means,",
+            "Each feature that the Swin encoder makes of a volume is replaced by the mean over a random box of voxels, "
+            "scaled to the mean and variance of that feature in training runs.",
+        ),
+    )
 }
+"""The controls by their suffixes, in the order of the table. Swin rows are those of models that read volumes."""
 
 
 def row_of(name: str) -> Row:
@@ -124,14 +203,19 @@ def row_of(name: str) -> Row:
     """
     if name in ROWS:
         return ROWS[name]
-    for suffix, label in _CONTROLS.items():
-        if name.endswith(f"-{suffix}"):
-            return Row(name, Kind.CONTROL, label)
+    ablation = ablation_of(name)
+    if ablation is not None:
+        return Row(name, Kind.CONTROL, ablation.label, ablation.definition)
     return Row(name, Kind.MODEL, _BACKBONES.get(name, name))
 
 
+def ablation_of(name: str) -> Ablation | None:
+    """What the control `name` takes from its model; None where `name` is no control."""
+    return next((ablation for suffix, ablation in ABLATIONS.items() if name.endswith(f"-{suffix}")), None)
+
+
 def control_name(model: str, suffix: str) -> str:
-    """Name of a control of `model`; `suffix` is `FROZEN_SUFFIX` or `RESET_SUFFIX`."""
+    """Name of a control of `model`; `suffix` is a key of `ABLATIONS`."""
     return f"{model}-{suffix}"
 
 
@@ -286,12 +370,35 @@ PROTOCOLS = {
 }
 """What the test runs don't share with the training runs, by protocol."""
 
+ABOVE_ZERO = "A difference above 0 means that the model needs what the row lacks."
+"""Direction of every difference of the study's model from a row without one of its parts."""
+SMALLEST_EFFECT = 0.001
+"""A part whose mean difference is smaller adds nothing, whatever its interval."""
+ADDS, NOTHING, HARMS, UNKNOWN = "adds", "adds nothing", "harms", "not known"
+EFFECTS = {
+    ADDS: f"{ADDS}: the mean difference is at least {SMALLEST_EFFECT}, and its whole interval lies above 0",
+    HARMS: f"{HARMS}: it is at most -{SMALLEST_EFFECT}, and its whole interval lies below 0",
+    NOTHING: f"{NOTHING}: neither",
+    UNKNOWN: f"{UNKNOWN}: with fewer than three subjects there is no interval",
+}
+"""Effects of a part on the forecast, each with its rule. The rule takes all lead times together."""
+
+
+def effect_of(mean: float, low: float, high: float) -> str:
+    """Judge a mean difference by its 95 % interval: the key of `EFFECTS` whose rule it meets."""
+    if math.isnan(low):
+        return UNKNOWN
+    if low > 0 and mean >= SMALLEST_EFFECT:
+        return ADDS
+    return HARMS if high < 0 and mean <= -SMALLEST_EFFECT else NOTHING
+
+
 COLUMNS = {
     "model": "Name of the forecaster.",
     "kind": "; ".join(
         (
             "model: the study's own",
-            "control: the study's model with its memory restricted",
+            f"control: {_CONTROL}",
             "comparison_model: another network of the same size, trained in the same way",
             "baseline: a closed-form forecaster",
             "oracle_reference: is given the true stimulus position, and is not a forecast.",
@@ -308,7 +415,11 @@ COLUMNS = {
     "n_targets": "Number of scored time points that a rollout reached, over all runs, in the seed with the fewest.",
     "skill_ar_seed_sd": "Standard deviation over seeds of the mean skill_ar over subjects; n/a with one seed.",
     "compared_with": "Row that the forecaster is compared with.",
-    "difference": "Mean over subjects of skill_ar of the forecaster minus that of the row that it is compared with.",
+    "difference": "Mean over subjects of skill_ar of the forecaster minus that of the row that it is compared with. "
+    "Above 0: the forecaster is better.",
+    "mean_difference": "Mean over lead times and subjects of skill_ar of the study's model minus that of the row that "
+    "it is compared with. " + ABOVE_ZERO,
+    "effect": "What the part that this row lacks does to the forecast. " + "; ".join(EFFECTS.values()) + ".",
     "ceiling": "Noise ceiling. " + "; ".join(f"{name}: {source}" for name, source in CEILINGS.items()) + ".",
 }
 """Description of each column that is not a metric."""
@@ -337,7 +448,7 @@ def describe_column(column: str) -> dict[str, str]:
             "Units": metric.unit,
         }
     name, _, end = column.rpartition("_")
-    if name in {*METRICS_BY_NAME, "difference"} and end in _ENDS:
+    if name in {*METRICS_BY_NAME, "difference", "mean_difference"} and end in _ENDS:
         return {"Description": f"{_ENDS[end]} end of the 95 % interval of {name}; n/a with fewer than three subjects."}
     return {"Description": COLUMNS[column]}
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import pandas as pd
 
+from titan_neuro.evaluation.ablations import ablations, ablations_table, format_ablations
 from titan_neuro.evaluation.benchmark import Benchmark
 from titan_neuro.evaluation.ceilings import ceilings_table
 from titan_neuro.evaluation.comparisons import comparisons_table
 from titan_neuro.evaluation.fold import EvaluationConfig
 from titan_neuro.evaluation.formatting import format_table
-from titan_neuro.evaluation.metrics_and_rows import LJUNG_BOX_FEATURES, describe_column
+from titan_neuro.evaluation.metrics_and_rows import LJUNG_BOX_FEATURES, describe_column, row_of
 from titan_neuro.evaluation.rollouts import SLOW_STRIDE
 from titan_neuro.evaluation.summary import comparisons, summary
 from titan_neuro.evaluation.tables import residuals_table, rollouts_table, scores_table, subjects_table
@@ -26,6 +27,10 @@ from titan_neuro.typing import HIGH_MOTION_MM
 _COMPARISONS = (
     "Difference of skill_ar between two rows, taken within each subject; mean and 95 % interval over subjects. A row "
     "beats the other where the whole interval lies above 0."
+)
+_ABLATIONS = (
+    "What each part of the study's model adds: skill_ar of the model minus that of the model without the part, taken "
+    "within each subject and averaged over lead times; mean and 95 % interval over subjects."
 )
 _HIGH_MOTION = f"Time points with a framewise displacement (FD) above {HIGH_MOTION_MM} mm; the main table has none."
 _ROLLOUTS = (
@@ -81,9 +86,10 @@ def write_scores(
 ) -> pd.DataFrame:
     """Write the tables of a benchmark, each as TSV with a JSON sidecar.
 
-    They are named ``task-<task>_desc-<what>_<suffix>``: ``forecast_scores`` (also as Markdown), ``forecast_subjects``
-    and ``forecastcomparisons_scores``; ``forecasthighmotion_scores`` where scored time points have high motion;
-    ``rollout_scores`` and ``residuals_scores`` where there are rollouts; ``ceilings_scores`` where there are ceilings.
+    They are named ``task-<task>_desc-<what>_<suffix>``: ``forecast_scores`` (also as Markdown), ``forecast_subjects``,
+    ``forecastcomparisons_scores`` and ``forecastablations_scores``; ``forecasthighmotion_scores`` where scored time
+    points have high motion; ``rollout_scores`` and ``residuals_scores`` where there are rollouts; ``ceilings_scores``
+    where there are ceilings.
 
     Parameters
     ----------
@@ -112,18 +118,18 @@ def write_scores(
     options: dict[str, Any] = {"n_resamples": config.n_resamples, "seed": seed}
     timed = options | {"repetition_time_s": context.repetition_time_s}
     table = scores_table(benchmark, **timed)
-    compared = comparisons_table(benchmark, **timed)
+    compared, ablated = comparisons_table(benchmark, **timed), ablations_table(benchmark, **options)
     summarized, sentences = summary(table), comparisons(compared)
     metadata = _metadata(benchmark, context, config, seed, ceilings)
-    metadata |= {"Summary": summarized, "Comparisons": sentences}
+    metadata |= {"Ablations": ablations(ablated), "Summary": summarized, "Comparisons": sentences}
     stem = folder / f"task-{context.task}_desc"
-    items = ["\n".join(f"- {sentence}" for sentence in sentences)] if sentences else []
-    page = "\n\n".join([format_table(table), summarized, *items, *context.caveats])
-    write_text(Path(f"{stem}-forecast_scores.md"), page + "\n")
+    write_text(Path(f"{stem}-forecast_scores.md"), format_scores(table, compared, ablated, context.caveats) + "\n")
 
     tables = _further_tables(benchmark, config, options, context.repetition_time_s)
+    definitions = {name: row_of(name).definition for name in ablated.get("compared_with", ())}
     tables |= {
         "forecast_scores": (table, {}),
+        "forecastablations_scores": (ablated, {"Description": _ABLATIONS, "Definitions": definitions}),
         "forecastcomparisons_scores": (compared, {"Description": _COMPARISONS}),
         "ceilings_scores": (ceilings_table(benchmark, ceilings, **options), {"Description": _CEILINGS}),
     }
@@ -131,6 +137,28 @@ def write_scores(
         if content is not None and len(content):
             _write(Path(f"{stem}-{name}"), content, metadata | description)
     return table
+
+
+def format_scores(table: pd.DataFrame, compared: pd.DataFrame, ablated: pd.DataFrame, caveats: Sequence[str]) -> str:
+    """Lay out the scores for a terminal and as Markdown: tables, sentences, and last what the parts of the model add.
+
+    Parameters
+    ----------
+    table, compared, ablated : pandas.DataFrame
+        What `scores_table`, `comparisons_table` and `ablations_table` return; the last two may be empty.
+    caveats : sequence of str
+        What must be said beside the scores.
+    """
+    sentences = comparisons(compared)
+    blocks = [
+        format_table(table),
+        "" if ablated.empty else format_ablations(ablated, compared),
+        summary(table),
+        "\n".join(f"- {sentence}" for sentence in sentences),
+        *caveats,
+        ablations(ablated),
+    ]
+    return "\n\n".join(block for block in blocks if block)
 
 
 def _further_tables(

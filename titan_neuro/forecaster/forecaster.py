@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from titan_neuro.errors import MismatchError
+from titan_neuro.errors import ConfigError, MismatchError
 from titan_neuro.forecaster.config import ForecasterConfig
 from titan_neuro.forecaster.decoders import LowRankConfig, LowRankDecoder, UpsamplingDecoder
 from titan_neuro.forecaster.linear_skip import LinearSkip
@@ -121,6 +122,30 @@ class Forecaster(Pretrained):
     ) -> Forecaster:
         """Build the model that saved `weights` are loaded into; see :meth:`Pretrained.from_config`."""
         return cls(config, **arguments, mask=weights.get("tokenizer.mask"))
+
+    def with_parts(self, **parts: nn.Module | None) -> Forecaster:
+        """Return this model with other parts: an ablation. All that is not replaced is shared, not copied.
+
+        Parameters
+        ----------
+        **parts : torch.nn.Module or None
+            `tokenizer`, `backbone`, `decoder` or `recall`, with the shapes and the state of what they replace. Only the
+            recall can be None: the forecast is then that of linear skip and decoder.
+
+        Raises
+        ------
+        ConfigError
+            The model has no such part.
+        """
+        known = ("tokenizer", "backbone", "decoder", "recall")
+        if unknown := sorted(set(parts) - set(known)):
+            raise ConfigError(f"with_parts: expected some of {', '.join(known)}, found {', '.join(unknown)}.")
+        other = copy.copy(self)
+        # A shallow copy shares the dictionary of the parts, too.
+        other._modules = dict(self._modules)
+        for name, part in parts.items():
+            setattr(other, name, part)
+        return other
 
     def fit(self, runs: Sequence[RunData | Tensor | np.ndarray]) -> None:
         """Fit linear skip and recall to training runs, in closed form.

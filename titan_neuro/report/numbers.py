@@ -11,18 +11,20 @@ from titan_neuro.evaluation.formatting import NOT_AVAILABLE
 MINUS = "\N{MINUS SIGN}"
 
 
-def number(value: float) -> str:
-    """A score with three decimals, or with one from 10 on; ``n/a`` where it is not finite."""
+def number(value: float, decimals: int = 3) -> str:
+    """A score with so many decimals, or with one from 10 on; ``n/a`` where it is not finite."""
     if not math.isfinite(value):
         return NOT_AVAILABLE
-    digits = 3 if abs(value) < 10 else 1
+    digits = decimals if abs(value) < 10 else 1
     text = f"{value:.{digits}f}"
     return text.lstrip("-") if float(text) == 0 else text.replace("-", MINUS)
 
 
-def interval(low: float, high: float) -> str:
+def interval(low: float, high: float, decimals: int = 3) -> str:
     """An interval: ``0.010 to 0.050``; empty where it has no ends."""
-    return f"{number(low)} to {number(high)}" if math.isfinite(low) and math.isfinite(high) else ""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return ""
+    return f"{number(low, decimals)} to {number(high, decimals)}"
 
 
 def p_value(p: float) -> str:

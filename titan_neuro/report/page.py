@@ -9,7 +9,14 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from titan_neuro.evaluation.metrics_and_rows import LEAD_TIME_POINTS, METRICS_BY_NAME, ROLLOUT_METRICS, count_in_words
+from titan_neuro.evaluation.metrics_and_rows import (
+    ABOVE_ZERO,
+    EFFECTS,
+    LEAD_TIME_POINTS,
+    METRICS_BY_NAME,
+    ROLLOUT_METRICS,
+    count_in_words,
+)
 from titan_neuro.files import write_text
 from titan_neuro.manifests import Check, State
 from titan_neuro.report.figures import context_figure, lead_time_figure, training_figure
@@ -22,6 +29,7 @@ from titan_neuro.report.records import Results
 from titan_neuro.report.results import lead_times_of, read_results
 from titan_neuro.report.style import svg_uri
 from titan_neuro.report.tables import (
+    ablation_rows,
     ceiling_rows,
     comparison_rows,
     lead_time_headings,
@@ -88,11 +96,13 @@ def _content(results: Results, states: Mapping[str, Check], problem: str | None)
     metadata = results.metadata
     return {
         "name": results.name,
+        "parts": metadata.ablations if metadata else "",
         "summary": metadata.summary if metadata else "",
         "caveats": metadata.caveats if metadata else [],
         "model": results.main_model,
         "scoring": None if results.scores is None or metadata is None else scoring_terms(results.scores, metadata),
         "scores": _scores_section(results),
+        "ablations": _ablations_section(results),
         "comparisons": _comparisons_section(results),
         "high_motion": _high_motion_section(results),
         "rollouts": _rollouts_section(results),
@@ -155,8 +165,23 @@ def _scores_section(results: Results) -> dict[str, Any] | None:
     }
 
 
+def _ablations_section(results: Results) -> dict[str, Any] | None:
+    ablations, comparisons = results.ablations, results.comparisons
+    if ablations is None or comparisons is None:
+        return None
+    return {
+        "lead_times": lead_time_headings(comparisons),
+        "rows": ablation_rows(ablations, comparisons),
+        "direction": ABOVE_ZERO,
+        "rules": list(EFFECTS.values()),
+    }
+
+
 def _comparisons_section(results: Results) -> dict[str, Any]:
     comparisons = results.comparisons
+    if comparisons is not None and results.ablations is not None:
+        # These have a table of their own.
+        comparisons = comparisons[~comparisons["compared_with"].isin(results.ablations["compared_with"])]
     return {
         "sentences": results.metadata.comparisons if results.metadata else [],
         "lead_times": [] if comparisons is None else lead_time_headings(comparisons),

@@ -99,6 +99,8 @@ class ForecastMetadata:
 
     Attributes
     ----------
+    ablations : str
+        What memory, backbone and Swin encoder add, in one sentence; empty for a model without controls.
     summary : str
         Whether the study's model beats linear autoregression, in words.
     comparisons : list of str
@@ -113,6 +115,7 @@ class ForecastMetadata:
         How time points were scaled, and the space or atlas of the features.
     """
 
+    ablations: str
     summary: str
     comparisons: list[str]
     missing_ceilings: dict[str, str]
@@ -131,9 +134,9 @@ class Results:
     ----------
     name : str
         Name of the dataset.
-    scores, subjects, comparisons, curve : pandas.DataFrame or None
-        The forecast table, the same per subject, pairs of its rows, the context-length curve (its ``whole_run`` is
-        bool).
+    scores, subjects, comparisons, ablations, curve : pandas.DataFrame or None
+        The forecast table, the same per subject, pairs of its rows, what each part of the model adds, the
+        context-length curve (its ``whole_run`` is bool).
     metadata : ForecastMetadata or None
         The JSON beside `scores`.
     high_motion, rollouts, residuals, ceilings : pandas.DataFrame or None
@@ -158,6 +161,7 @@ class Results:
     metadata: ForecastMetadata | None
     subjects: pd.DataFrame | None
     comparisons: pd.DataFrame | None
+    ablations: pd.DataFrame | None
     high_motion: pd.DataFrame | None
     rollouts: pd.DataFrame | None
     residuals: pd.DataFrame | None

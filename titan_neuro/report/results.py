@@ -34,6 +34,7 @@ _SCORES_NUMBERS = (
     *interval_columns(METRICS),
 )
 _COMPARISON_NUMBERS = (*_LEAD_TIME, "n_subjects", *interval_columns(["difference"]))
+_ABLATION_NUMBERS = ("n_subjects", *interval_columns(["mean_difference"]))
 _ROLLOUT_NUMBERS = (*_LEAD_TIME, "n_subjects", "n_targets", *interval_columns(ROLLOUT_METRICS))
 _CEILING_NUMBERS = (LEAD_TIME_POINTS, "n_subjects", *interval_columns(CEILING_METRICS))
 _SUBJECTS_NUMBERS = (LEAD_TIME_POINTS, "n_runs", "n_time_points", *METRICS)
@@ -42,7 +43,7 @@ _PROBE_TEXT = ("measure", "condition", "is_control")
 _PROBE_NUMBERS = tuple(name for name in SCORES if name not in _PROBE_TEXT)
 _TRAINING_NUMBERS = ("epoch", "validation_skill_ar", "volumes_per_s")
 _METADATA_KEYS = (
-    *("Summary", "Comparisons", "MissingCeilings", "Caveats", "Folds"),
+    *("Ablations", "Summary", "Comparisons", "MissingCeilings", "Caveats", "Folds"),
     *("RepetitionTime", "Normalization", "Space"),
 )
 _GROUP_FILE = re.compile(r"^task-(?P<task>[A-Za-z0-9]+)_")
@@ -87,12 +88,14 @@ def read_results(output_dir: Path, states: Mapping[str, Check] | None = None) ->
     scores_path = Path(f"{stem}-forecast_scores.tsv")
     config_path, maps = output_dir / "config.resolved.yaml", _read_maps(files)
     row, pair = ("model", "kind"), ("model", "compared_with")
+    ablations = (*pair, "effect")
     return Results(
         name=str(read_json(description_path, keys=["Name"], hint=HINT)["Name"]),
         scores=_read_scores(files, scores_path),
         metadata=_read_metadata(files, scores_path),
         subjects=_read_if_there(files, Path(f"{stem}-forecast_subjects.tsv"), ("model", "subject"), _SUBJECTS_NUMBERS),
         comparisons=_read_if_there(files, Path(f"{stem}-forecastcomparisons_scores.tsv"), pair, _COMPARISON_NUMBERS),
+        ablations=_read_if_there(files, Path(f"{stem}-forecastablations_scores.tsv"), ablations, _ABLATION_NUMBERS),
         high_motion=_read_scores(files, Path(f"{stem}-forecasthighmotion_scores.tsv")),
         rollouts=_read_if_there(files, Path(f"{stem}-rollout_scores.tsv"), row, _ROLLOUT_NUMBERS),
         residuals=_read_if_there(files, Path(f"{stem}-residuals_scores.tsv"), row, interval_columns(RESIDUAL_METRICS)),
@@ -228,6 +231,7 @@ def _read_metadata(files: _Shown, scores_path: Path) -> ForecastMetadata | None:
         return None
     sidecar = read_sidecar(scores_path, _METADATA_KEYS)
     return ForecastMetadata(
+        ablations=str(sidecar["Ablations"]),
         summary=str(sidecar["Summary"]),
         comparisons=[str(sentence) for sentence in sidecar["Comparisons"]],
         missing_ceilings={str(name): str(reason) for name, reason in sidecar["MissingCeilings"].items()},

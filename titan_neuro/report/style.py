@@ -77,7 +77,10 @@ _ROW_STYLES = {
     INTERSUBJECT_AVERAGE: RowStyle(INK, "*"),
     INTERSUBJECT_AVERAGE_AR: RowStyle(INK, "p"),
 }
-_OTHER_STYLES = (RowStyle(_RED, "o"), RowStyle(_GREEN, "v"), RowStyle(_PINK, "P"), RowStyle(_SKY, "X"))
+_OTHER_STYLES = (
+    *(RowStyle(_RED, "o"), RowStyle(_GREEN, "v"), RowStyle(_PINK, "P"), RowStyle(_SKY, "X")),
+    *(RowStyle(_ORANGE, "D"), RowStyle(_BLUE, "^"), RowStyle(INK, "s"), RowStyle(_RED, "d")),
+)
 
 AR_COLOR = _ROW_STYLES[AR].color
 """Color of linear autoregression, and of the zero line that stands for it."""

@@ -63,6 +63,13 @@ class LabeledRow(TypedDict):
     cells: list[Cell]
 
 
+class AblationRow(LabeledRow):
+    """A row without a part: differences by lead time and their mean, what it lacks, and the effect of that."""
+
+    definition: str
+    effect: str
+
+
 class CeilingRow(LabeledRow):
     """A noise ceiling on one metric."""
 
@@ -171,17 +178,47 @@ def _best(forecasts: pd.DataFrame, metric: str) -> dict[int, float]:
 _EMPTY = Cell(value=NOT_AVAILABLE, interval="", best=False)
 
 
-def _cell(row: pd.Series, metric: str, best: float = math.nan) -> Cell:
-    value, ends = float(row[metric]), interval(float(row[f"{metric}_low"]), float(row[f"{metric}_high"]))
+def _cell(row: pd.Series, metric: str, best: float = math.nan, *, decimals: int = 3) -> Cell:
+    value, (low, high) = float(row[metric]), (float(row[f"{metric}_{end}"]) for end in ("low", "high"))
+    ends = interval(low, high, decimals)
     described = METRICS_BY_NAME.get(metric)
     # The row that a skill is measured against scores exactly 0; its rollouts may not.
     if described is not None and described.reference == row.get("model") and value == 0:
         ends = "by definition"
     return Cell(
-        value=number(value),
+        value=number(value, decimals),
         interval=ends,
         best=value == best and row.get("kind") != Kind.ORACLE_REFERENCE,
     )
+
+
+def ablation_rows(ablations: pd.DataFrame, comparisons: pd.DataFrame) -> list[AblationRow]:
+    """Make a row for each control, and for the GRU: the model's gain over it, at each lead time and on average.
+
+    Parameters
+    ----------
+    ablations : pandas.DataFrame
+        Columns ``model``, ``compared_with``, ``mean_difference`` with the ends of its interval, and ``effect``.
+    comparisons : pandas.DataFrame
+        As for `comparison_rows`; pairs of other rows are not used.
+    """
+    rows = []
+    for _, ablation in ablations.iterrows():
+        name = str(ablation["compared_with"])
+        pairs = comparisons[comparisons["compared_with"] == name].sort_values(LEAD_TIME_POINTS)
+        rows.append(
+            AblationRow(
+                name=name,
+                label=row_of(name).label,
+                cells=[
+                    *(_cell(row, "difference", decimals=4) for _, row in pairs.iterrows()),
+                    _cell(ablation, "mean_difference", decimals=4),
+                ],
+                definition=row_of(name).definition,
+                effect=str(ablation["effect"]),
+            )
+        )
+    return rows
 
 
 def comparison_rows(comparisons: pd.DataFrame) -> list[LabeledRow]:

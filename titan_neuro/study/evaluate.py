@@ -13,7 +13,7 @@ import pandas as pd
 from titan_neuro.baselines import SharedFits, make_baselines, make_oracle_references
 from titan_neuro.data.bids.maps import write_map
 from titan_neuro.data.repeats import find_repeats
-from titan_neuro.evaluation import ScoreContext, combine, controls_of, format_table, score_fold, write_scores
+from titan_neuro.evaluation import ScoreContext, combine, controls_of, format_scores, score_fold, write_scores
 from titan_neuro.evaluation.metrics_and_rows import AR, STIMULUS_LOCKED, TEST_RETEST
 from titan_neuro.evaluation.noise_ceilings import retest_ceiling, stimulus_locked_ceiling
 from titan_neuro.files import find_with_leftovers, read_json, remove_files
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Raised when the same models and settings come to other scores.
-_METHOD_VERSION = 3
+_METHOD_VERSION = 4
 # Files of the group level that are made here, after the stem.
 _WRITTEN = ("desc-forecast*", "desc-rollout_*", "desc-residuals_*", "desc-ceilings_*", "*stat-skillar_*", "*stat-r2_*")
 
@@ -45,6 +45,12 @@ class Evaluation:
     ----------
     scores : pandas.DataFrame
         A row for each model and lead time; `titan_neuro.evaluation.metrics_and_rows` defines the columns.
+    differences : pandas.DataFrame
+        A row for each pair of rows that are compared, and lead time.
+    ablations : pandas.DataFrame
+        A row for each part of the model that was zeroed, replaced or restricted: what it adds over all lead times.
+    parts : str
+        One sentence: what memory, backbone and Swin encoder add.
     summary : str
         One sentence on the study's model.
     comparisons : list of str
@@ -56,14 +62,17 @@ class Evaluation:
     """
 
     scores: pd.DataFrame
+    differences: pd.DataFrame
+    ablations: pd.DataFrame
+    parts: str
     summary: str
     comparisons: list[str]
     caveats: list[str]
     path: Path
 
     def __str__(self) -> str:
-        """The table and the sentences, for the terminal."""
-        return "\n".join([format_table(self.scores), self.summary, *self.comparisons, *self.caveats])
+        """The tables and the sentences, for the terminal."""
+        return format_scores(self.scores, self.differences, self.ablations, self.caveats)
 
 
 def evaluation_result(plan: StudyPlan) -> ResultOf:
@@ -115,7 +124,20 @@ def evaluate_study(trained: TrainedStudy, notes: Sequence[str] = ()) -> Evaluati
                 _write_maps(benchmark, trained.folds[0], plan.stem, caveats)
                 written.files += _files_of(plan.stem)
     sidecar = read_json(path.with_suffix(".json"))
-    return Evaluation(read_written_tsv(path), sidecar["Summary"], sidecar["Comparisons"], caveats, path)
+    scores, differences, ablations = (
+        read_written_tsv(path.with_name(path.name.replace("-forecast_", f"-forecast{what}_")))
+        for what in ("", "comparisons", "ablations")
+    )
+    return Evaluation(
+        scores=scores,
+        differences=differences,
+        ablations=ablations,
+        parts=sidecar["Ablations"],
+        summary=sidecar["Summary"],
+        comparisons=sidecar["Comparisons"],
+        caveats=caveats,
+        path=path,
+    )
 
 
 def _files_of(stem: Path) -> list[Path]:
@@ -127,11 +149,11 @@ def _score_folds(trained: TrainedStudy) -> Benchmark:
     parts = []
     for position, data in enumerate(trained.folds):
         models: dict[int, list[ForecastModel]] = {}
+        train, test = data.fit_runs, data.select(data.fold.test)
         for seed, folds in trained.models.items():
             main, *comparison_models = folds[position]
-            models[seed] = [main, *controls_of(main), *comparison_models]
+            models[seed] = [main, *controls_of(main, train), *comparison_models]
         baselines, references = _rows(trained.config.model.horizons)
-        train, test = data.fit_runs, data.select(data.fold.test)
         parts.append(
             score_fold(models, baselines, references, train, test, trained.config.evaluation, protocol=data.protocol)
         )

@@ -161,7 +161,7 @@ class Pretrained(nn.Module):
             config = TypeAdapter(cls.config_class).validate_python(content["config"])
             model = cls.from_config(config, content["arguments"], weights)
             # The saved tensors take the places of the new ones: so they keep their types.
-            # Copies begin where the processor likes it, those of the file anywhere: sums would differ in their last bit.
+            # Copies are aligned in memory; tensors of the file are not, and sums over them differ in their last bit.
             model.load_state_dict({name: weight.clone() for name, weight in weights.items()}, assign=True)
         except (SafetensorError, ValidationError, ConfigError, MismatchError, RuntimeError, TypeError) as error:
             raise MismatchError(f"{folder}: the model can't be loaded: {error}", "Copy or save it again.") from error
