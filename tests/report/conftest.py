@@ -107,7 +107,7 @@ class OutputFolder:
         write_table(self.group / "task-movie_desc-forecast_subjects.tsv", columns, subject_rows)
         sidecar = {
             "Protocol": protocol,
-            "Folds": [{"number": number} for number in (1, 2, 3)],
+            "Folds": [{"train": [], "test": [f"sub-{number}"]} for number in (1, 2, 3)],
             "Summary": summary,
             "Comparisons": [f"{models[0]} is not shown to differ from {models[-1]} at every lead time."],
             "MissingCeilings": {"test-retest": "no segment was shown twice to one subject"},

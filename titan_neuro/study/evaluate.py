@@ -76,6 +76,7 @@ def evaluation_result(plan: StudyPlan) -> ResultOf:
         settings={
             "evaluation": asdict(config.evaluation),
             "seeds": config.seeds,
+            "tested": plan.tested,
             "rows": [row.name for part in _rows(config.model.horizons) for row in part],
             "caveats": plan.folds[0].caveats,
         },

@@ -167,6 +167,11 @@ class StudyPlan:
         """The study's model of the first seed, of each fold: what probes and forecasts are made with."""
         return [self.of_fold(data.fold.number, self.config.seeds[0])[0] for data in self.folds]
 
+    @property
+    def tested(self) -> dict[int, tuple[str, ...]]:
+        """Keys of the test runs of each fold. Models don't depend on them, so that no digest of a model has them."""
+        return {data.fold.number: data.fold.test for data in self.folds}
+
     def inputs(self, models: Sequence[PlannedModel]) -> dict[str, str]:
         """Return the digests of models and of all runs, for what is made from them; empty ones for what is missing."""
         runs = {f"run {run.key}": run_digest(run) for run in self.folds[0].runs.values()}

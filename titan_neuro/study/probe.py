@@ -71,6 +71,7 @@ def probe_result(name: str, plan: StudyPlan) -> ResultOf:
             "n_permutations": config.probe.n_permutations,
             # The intervals are made with the evaluation's settings.
             "evaluation": asdict(config.evaluation),
+            "tested": plan.tested,
             "caveats": plan.folds[0].caveats,
         },
         inputs={**plan.inputs(plan.main_models), **{f"table {path.name}": content_id(path) for path in tables}},
