@@ -67,7 +67,7 @@ class Evaluation:
 
 
 def evaluation_result(plan: StudyPlan) -> ResultOf:
-    """Return what the scores of a study follow from: their manifest."""
+    """Return what the scores of a study follow from: their manifest. Those of a part of it are stale for the whole."""
     config = plan.config
     return ResultOf(
         root=plan.output.path,
@@ -75,7 +75,7 @@ def evaluation_result(plan: StudyPlan) -> ResultOf:
         method=_METHOD_VERSION,
         settings={
             "evaluation": asdict(config.evaluation),
-            "seeds": config.seeds,
+            "seeds": plan.seeds,
             "tested": plan.tested,
             "rows": [row.name for part in _rows(config.model.horizons) for row in part],
             "caveats": plan.folds[0].caveats,
@@ -90,16 +90,16 @@ def scores_path(plan: StudyPlan) -> Path:
 
 
 def evaluate_study(trained: TrainedStudy, notes: Sequence[str] = ()) -> Evaluation:
-    """Score all folds unless that was done before, and write the tables and maps.
+    """Score the folds unless that was done before, and write the tables and maps.
 
     Parameters
     ----------
     trained : TrainedStudy
     notes : sequence of str
-        Caveats beside those of the data.
+        Caveats beside those of the plan and of the data.
     """
     config, plan = trained.config, trained.plan
-    caveats = [*notes, *trained.folds[0].caveats]
+    caveats = [*notes, *plan.notes, *trained.folds[0].caveats]
     path, result = scores_path(plan), evaluation_result(plan)
     found = result.check()
     if found.is_done:
@@ -134,7 +134,16 @@ def _score_folds(trained: TrainedStudy) -> Benchmark:
         baselines, references = _rows(trained.config.model.horizons)
         train, test = data.fit_runs, data.select(data.fold.test)
         parts.append(
-            score_fold(models, baselines, references, train, test, trained.config.evaluation, protocol=data.protocol)
+            score_fold(
+                models,
+                baselines,
+                references,
+                train,
+                test,
+                trained.config.evaluation,
+                protocol=data.protocol,
+                name=f"Fold {data.fold.number} of {trained.plan.n_folds}",
+            )
         )
     return combine(parts)
 
