@@ -1,4 +1,4 @@
-"""The null control: the whole way on noise, preparation and training included, where every score must be zero."""
+"""The null control: the whole way on noise, preparation and training included, where no model may score anything."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 NullKind = Literal["white", "phase"]
 NOTES: dict[str, str] = {
     "white": "NULL CONTROL: the time points are white noise of the data's shape and timing; nothing can be forecast.",
-    "phase": "NULL CONTROL: the phases of the data were drawn anew; nothing can be forecast beyond linear AR.",
+    "phase": "NULL CONTROL: the phases of the data were drawn anew for each feature and run; only spectra are left.",
 }
 
 

@@ -380,12 +380,13 @@ class Study:
         -------
         evaluation : Evaluation
         check : str
-            A sentence: no row scores more than 0.02.
+            In words: neither the model nor its controls and comparison models score more than 0.02, and what the
+            baselines score.
 
         Raises
         ------
         LeakageError
-            A row scores more.
+            One of them scores more.
         """
         from titan_neuro.evaluation.null_control import check_null
         from titan_neuro.study.evaluate import evaluate_study
