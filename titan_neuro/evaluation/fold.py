@@ -104,10 +104,7 @@ def score_fold(
     kinds = kinds_of(first_models, baselines, references)
     check_runs(train_runs, test_runs, protocol)
     with Progress(len(baselines) + len(references) + 1, name, unit="row") as progress:
-        to_fit: list[ForecastModel | OracleReference] = [*baselines, *references]
-        for row in to_fit:
-            row.fit(train_runs)
-            progress.step(f"{row.name} is fitted")
+        _fit([*baselines, *references], train_runs, progress)
         by_seed = {seed: _Rows(kinds, of_seed, baselines, references) for seed, of_seed in models.items()}
         _check_all_causal(by_seed, test_runs[0], config.block_time_points)
         progress.step("every row is causal")
@@ -144,6 +141,12 @@ class _Rows:
         bound = [reference.bind(run, first_time_point) for reference in self.references]
         by_name = {forecaster.name: forecaster for forecaster in (*self.models, *self.baselines, *bound)}
         return [by_name[name] for name in self.kinds]
+
+
+def _fit(rows: Sequence[ForecastModel | OracleReference], runs: Sequence[RunData], progress: Progress) -> None:
+    for row in rows:
+        row.fit(runs)
+        progress.step(f"{row.name} is fitted")
 
 
 @dataclass(frozen=True, eq=False)
