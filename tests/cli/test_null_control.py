@@ -103,7 +103,7 @@ def test_future_time_points_in_the_recordings_are_found_out(prepared, monkeypatc
     code = control(prepared, "white", "strict", *PART)
     assert code == errors.LeakageError.exit_code
     said = capsys.readouterr().err
-    assert re.search(r"expected r2 <= 0.02 of the model, .* found 0\.\d+ of titan-mac at h = 1", said)
+    assert re.search(r"expected r2 at most 0.02 of the model, .* found 0\.\d+ of titan-mac at h = 1", said)
 
 
 def test_the_source_must_be_there(prepared, tmp_path, capsys):

@@ -22,7 +22,7 @@ def add_parser(subcommands: Any) -> None:
         choices=["white", "phase"],
         help="go the whole way, preparation and training included, on noise of the data's shape (white) or on the data "
         "with shuffled phases, into OUTPUT_DIR/null-...; fails where the model, a control or a comparison model scores "
-        "more than 0.02",
+        "more than 0.02 above chance",
     )
     flags.add_sources(group)
     parser.set_defaults(execute=execute)

@@ -380,8 +380,8 @@ class Study:
         -------
         evaluation : Evaluation
         check : str
-            In words: neither the model nor its controls and comparison models score more than 0.02, and what the
-            baselines score.
+            In words: neither the model nor its controls and comparison models score more than 0.02 above chance, and
+            what the baselines score.
 
         Raises
         ------
