@@ -88,7 +88,7 @@ def test_batched_rollouts_equal_single_ones(make_run, baselines, variant, which,
     batched = roll_run([forecaster, *baselines], run, 2, 5).subjects["11"]
     single = roll_run([Unbatched(forecaster), *baselines], run, 2, 5).subjects["11"]
     assert batched.n_targets[0, 0] == 31
-    for name in ("skill_ar", "variance_ratio", "bias", "ljung_box"):
+    for name in ("skill_ar", "variance_ratio", "bias", "portmanteau"):
         np.testing.assert_allclose(batched.measure(name), single.measure(name), rtol=1e-4, atol=1e-5)
 
 
@@ -114,7 +114,7 @@ def test_autocorrelated_residuals_are_detected(make_run, baselines):
     # AR(1) noise: the residuals of the mean are all of it, those of AR are white.
     assert mean == persistence == 1
     assert ar < 0.15
-    assert sums.measure("ljung_box")[2] == pytest.approx(10, abs=2)
+    assert sums.measure("portmanteau")[2] == pytest.approx(10, abs=2)
 
 
 @pytest.fixture(scope="module")

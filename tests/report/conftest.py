@@ -111,7 +111,7 @@ class OutputFolder:
         write_table(self.group / "task-movie_desc-forecast_subjects.tsv", columns, subject_rows)
         sidecar = {
             "Protocol": protocol,
-            "Folds": [{"number": number} for number in (1, 2, 3)],
+            "Folds": [{"number": number, "train": [], "test": [f"sub-{number}"]} for number in (1, 2, 3)],
             "Ablations": PARTS,
             "Summary": summary,
             "Comparisons": [f"{models[0]} is not shown to differ from {models[-1]} at every lead time."],

@@ -332,7 +332,7 @@ def test_the_record_describes_the_model(trained, data):
     record = read_record(trained)
     assert record["data"]["space"] == "Toy"
     assert record["data"]["repetition_time"] == 1.0
-    assert record["test"] == list(data.fold.test)
+    assert record["train"] == list(data.fold.train)
     assert record["config"]["horizons"] == [1, 2]
     assert record["versions"]["torch"]
     assert record["n_parameters"] > 1000

@@ -13,6 +13,7 @@ def add_parser(subcommands: Any) -> None:
     """Add the subcommand."""
     parser = flags.new_subcommand(subcommands, "evaluate", "Score the forecasts of held-out runs beside the baselines.")
     parser.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR", help="where `train` has written")
+    flags.add_folds_and_seeds(parser)
     flags.add_study(parser)
     flags.add_device(parser)
     group = parser.add_argument_group("null control")
@@ -20,17 +21,19 @@ def add_parser(subcommands: Any) -> None:
         "--null-control",
         choices=["white", "phase"],
         help="go the whole way, preparation and training included, on noise of the data's shape (white) or on the data "
-        "with shuffled phases, into OUTPUT_DIR/null-...; fails where a row scores more than 0.02",
+        "with shuffled phases, into OUTPUT_DIR/null-...; fails where the model, a control or a comparison model scores "
+        "more than 0.02 above chance",
     )
     flags.add_sources(group)
     parser.set_defaults(execute=execute)
 
 
 def execute(arguments: argparse.Namespace) -> None:
-    """Score all folds and print the table; or do it all on noise."""
+    """Score the folds and print the table; or do it all on noise."""
     study = flags.study_of(arguments)
+    part = {"folds": arguments.fold, "seeds": arguments.seed}
     if arguments.null_control:
-        evaluation, check = study.null_control(arguments.null_control)
+        evaluation, check = study.null_control(arguments.null_control, **part)
         print(f"{evaluation}\n{check}")  # noqa: T201
     else:
-        print(study.evaluate())  # noqa: T201
+        print(study.evaluate(**part))  # noqa: T201

@@ -138,6 +138,12 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_folds_and_seeds(parser: argparse.ArgumentParser) -> None:
+    """Flags that choose folds and seeds of a study."""
+    parser.add_argument("--fold", type=int, nargs="+", metavar="N", help="only these folds, counted from 1")
+    parser.add_argument("--seed", type=int, nargs="+", metavar="S", help="only these of the study's seeds")
+
+
 def add_processes(parser: argparse.ArgumentParser) -> None:
     """Flag that says how many processes train one model."""
     parser.add_argument(

@@ -15,8 +15,7 @@ def add_parser(subcommands: Any) -> None:
         subcommands, "train", "Train the forecaster and its comparison models, for each seed and fold."
     )
     parser.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR", help="where `prepare` has written")
-    parser.add_argument("--fold", type=int, nargs="+", metavar="N", help="only these folds, counted from 1")
-    parser.add_argument("--seed", type=int, nargs="+", metavar="S", help="only these of the study's seeds")
+    flags.add_folds_and_seeds(parser)
     flags.add_study(parser)
     flags.add_device(parser)
     flags.add_processes(parser)

@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from titan_neuro.data.named_test import check_names, named_protocol, named_runs
 from titan_neuro.data.store import RunStore
-from titan_neuro.errors import MismatchError, NoMatchError
+from titan_neuro.errors import MismatchError, NoMatchError, list_names
 from titan_neuro.settings import settings
 from titan_neuro.typing import RunData
 
@@ -26,7 +27,13 @@ class SplitConfig:
     by : {"auto", "subject", "run", "strict"}
         ``subject``: held-out subjects, same stimulus. ``run``: held-out runs of the training subjects. ``strict``:
         held-out subjects and held-out runs at once. ``auto``: ``subject`` if there are three subjects or more, else
-        ``run``.
+        ``run``; with `test`, what the names say: people and runs are ``strict``, runs of everybody ``run``, others
+        ``subject``.
+    test : tuple of str
+        Who is tested: people (``sub-13``), runs of everybody (``run-2``, ``task-movie_run-2``; with people: these runs
+        of these people), or runs of one person (``sub-13_run-2``). There is then one fold, tested on exactly these. It
+        is trained and validated on all other runs, except those that share with them what the protocol holds out.
+        Empty: `n_folds` folds, which test everybody.
     n_folds : int
         Number of folds, at least 2. With as many units (subjects or runs) or fewer it is leave-one-out. It is
         increased if a fold would have fewer than two units to train and validate on. In ``strict``, fold ``i`` tests
@@ -37,8 +44,12 @@ class SplitConfig:
     """
 
     by: Literal["auto", "subject", "run", "strict"] = "auto"
+    test: tuple[str, ...] = ()
     n_folds: Annotated[int, Field(ge=2)] = 3
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.15
+
+    def __post_init__(self) -> None:
+        check_names(self.test, self.by)
 
 
 @dataclass(frozen=True)
@@ -77,10 +88,13 @@ def make_folds(runs: Sequence[RunStore], config: SplitConfig) -> tuple[Protocol,
     Raises
     ------
     NoMatchError
-        Fewer than three units: one each for training, validation and test.
+        Fewer than three units: one each for training, validation and test. Or `config.test` names what is not there.
     """
+    if config.test:
+        protocol, fold = _named_fold(runs, config)
+        return protocol, [fold]
     subjects = sorted({run.subject for run in runs})
-    protocol: Protocol = ("subject" if len(subjects) >= 3 else "run") if config.by == "auto" else config.by
+    protocol = ("subject" if len(subjects) >= 3 else "run") if config.by == "auto" else config.by
     run_labels = sorted({run.stimulus for run in runs})
     units = run_labels if protocol == "run" else subjects
     _require_three(units, protocol)
@@ -92,17 +106,53 @@ def make_folds(runs: Sequence[RunStore], config: SplitConfig) -> tuple[Protocol,
     folds = []
     for index in range(n_folds):
         test_units = set(units[index::n_folds])
-        validation_units = set(_validation_units(units, index, n_folds, config.validation_fraction))
         test_stimuli = set(run_labels[index::n_folds] if protocol == "strict" else ())
-        parts: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
-        for run in runs:
-            unit = run.stimulus if protocol == "run" else run.subject
-            part = "test" if unit in test_units else "validation" if unit in validation_units else "train"
-            # In the strict protocol held-out stimuli are used for the test alone, and the test uses no others.
-            if protocol != "strict" or (run.stimulus in test_stimuli) == (part == "test"):
-                parts[part].append(run.key)
-        folds.append(Fold(index + 1, *(tuple(parts[part]) for part in ("train", "validation", "test"))))
+        test = [
+            run
+            for run in runs
+            if _unit(run, protocol) in test_units and (protocol != "strict" or run.stimulus in test_stimuli)
+        ]
+        left = [run for run in runs if _unit(run, protocol) not in test_units and run.stimulus not in test_stimuli]
+        folds.append(_divide(index + 1, protocol, test, left, config.validation_fraction))
     return protocol, folds
+
+
+def _named_fold(runs: Sequence[RunStore], config: SplitConfig) -> tuple[Protocol, Fold]:
+    """Test exactly the runs that are named; what shares a unit with them is neither trained nor validated on."""
+    n_subjects = len({run.subject for run in runs})
+    protocol = named_protocol(config.test, n_subjects) if config.by == "auto" else config.by
+    test = named_runs(runs, config.test)
+    test_units = {_unit(run, protocol) for run in test}
+    test_stimuli = {run.stimulus for run in test} if protocol == "strict" else set()
+    left = [run for run in runs if _unit(run, protocol) not in test_units and run.stimulus not in test_stimuli]
+    return protocol, _divide(1, protocol, test, left, config.validation_fraction)
+
+
+def _unit(run: RunStore, protocol: Protocol) -> str:
+    """Return what all three parts of a fold separate: the stimulus of a run, or its subject."""
+    return run.stimulus if protocol == "run" else run.subject
+
+
+def _divide(
+    number: int, protocol: Protocol, test: Sequence[RunStore], left: Sequence[RunStore], validation_fraction: float
+) -> Fold:
+    """Make a fold of the runs to test and of those that are left to train and validate on."""
+    units = sorted({_unit(run, protocol) for run in left})
+    if len(units) < 2:
+        unit = "run" if protocol == "run" else "subject"
+        raise NoMatchError(
+            f"Fold {number}, split by {protocol}: expected at least two {unit}s to train and validate on that share "
+            f"{'neither subject nor run' if protocol == 'strict' else f'no {unit}'} with what is tested "
+            f"({list_names([run.key for run in test])}), found {', '.join(units) or 'none'}.",
+            "Test fewer (split.test), prepare more, or choose another split with --set split.by=run (or subject).",
+        )
+    count = min(max(1, round(validation_fraction * len(units))), len(units) - 1)
+    # Each fold starts at another unit, so that the same unit does not validate all models.
+    start = (number - 1) % len(units)
+    validation_units = {units[(start + offset) % len(units)] for offset in range(count)}
+    validation = [run.key for run in left if _unit(run, protocol) in validation_units]
+    train = [run.key for run in left if _unit(run, protocol) not in validation_units]
+    return Fold(number, tuple(train), tuple(validation), tuple(run.key for run in test))
 
 
 def require_disjoint(fold: Fold, protocol: str, runs: Mapping[str, RunData]) -> None:
@@ -145,11 +195,3 @@ def _require_three(units: Sequence[str], what: str) -> None:
             f"{', '.join(units)}.",
             "Prepare more of them, or choose another split with --set split.by=run (or subject).",
         )
-
-
-def _validation_units(units: Sequence[str], index: int, n_folds: int, fraction: float) -> list[str]:
-    remaining = [unit for position, unit in enumerate(units) if position % n_folds != index]
-    count = min(max(1, round(fraction * len(remaining))), len(remaining) - 1)
-    # Each fold starts at another unit, so that the same unit does not validate all models.
-    start = index % len(remaining)
-    return [remaining[(start + offset) % len(remaining)] for offset in range(count)]

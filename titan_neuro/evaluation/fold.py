@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 from pydantic import Field
-from tqdm import tqdm
 
 from titan_neuro.baselines import OracleReference
 from titan_neuro.evaluation.benchmark import Benchmark, ScoresBySeed
@@ -20,6 +19,7 @@ from titan_neuro.evaluation.rollouts import roll_run
 from titan_neuro.evaluation.scores import FoldRuns, Scores, combine_scores
 from titan_neuro.evaluation.streaming import score_run
 from titan_neuro.evaluation.sums import subject_sums
+from titan_neuro.progress import Progress
 from titan_neuro.seeds import named_generator
 from titan_neuro.settings import settings
 from titan_neuro.typing import ForecastModel, RunData
@@ -62,6 +62,7 @@ def score_fold(
     config: EvaluationConfig,
     *,
     protocol: str,
+    name: str = "Scoring",
 ) -> Benchmark:
     """Score models, baselines and oracle references on the test runs of one fold.
 
@@ -81,6 +82,8 @@ def score_fold(
     config : EvaluationConfig
     protocol : {"subject", "run", "strict"}
         What the test runs must not share with the training runs: the subject; the run; the subject and the stimulus.
+    name : str
+        Of the fold, in the lines that say how far the work is.
 
     Returns
     -------
@@ -100,14 +103,13 @@ def score_fold(
     first_models = next(iter(models.values()))
     kinds = kinds_of(first_models, baselines, references)
     check_runs(train_runs, test_runs, protocol)
-    for baseline in baselines:
-        baseline.fit(train_runs)
-    for reference in references:
-        reference.fit(train_runs)
-    by_seed = {seed: _Rows(kinds, of_seed, baselines, references) for seed, of_seed in models.items()}
-    _check_all_causal(by_seed, test_runs[0], config.block_time_points)
+    with Progress(len(baselines) + len(references) + 1, name, unit="row") as progress:
+        _fit([*baselines, *references], train_runs, progress)
+        by_seed = {seed: _Rows(kinds, of_seed, baselines, references) for seed, of_seed in models.items()}
+        _check_all_causal(by_seed, test_runs[0], config.block_time_points)
+        progress.step("every row is causal")
     config = _with_possible_rollouts(config, first_models[0].horizons)
-    with tqdm(total=len(models) * len(test_runs), desc="evaluate", unit="run", disable=None) as progress:
+    with Progress(len(models) * len(test_runs), name) as progress:
         results = {seed: _score_seed(rows, test_runs, seed, config, progress) for seed, rows in by_seed.items()}
     fold = FoldRuns(tuple(run.key for run in train_runs), tuple(run.key for run in test_runs))
     return _benchmark_of(protocol, kinds, results, fold)
@@ -139,6 +141,12 @@ class _Rows:
         bound = [reference.bind(run, first_time_point) for reference in self.references]
         by_name = {forecaster.name: forecaster for forecaster in (*self.models, *self.baselines, *bound)}
         return [by_name[name] for name in self.kinds]
+
+
+def _fit(rows: Sequence[ForecastModel | OracleReference], runs: Sequence[RunData], progress: Progress) -> None:
+    for row in rows:
+        row.fit(runs)
+        progress.step(f"{row.name} is fitted")
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +196,7 @@ def _score_seed(
     test_runs: Sequence[RunData],
     seed: int,
     config: EvaluationConfig,
-    progress: tqdm[None],
+    progress: Progress,
 ) -> _SeedResult:
     mapped = (rows.models[0].name, REFERENCES["skill_ar"], REFERENCES["r2"])
     offsets = {run.key: draw_offset(run, seed, config) for run in test_runs}
@@ -200,7 +208,7 @@ def _score_seed(
         high_motion.append(high)
         if config.rollout_every_time_points:
             rollouts.append(roll_run(forecasters, run, offsets[run.key], config.rollout_every_time_points))
-        progress.update()
+        progress.step(f"{run.key} is scored with seed {seed}")
     return _SeedResult(
         combine_scores(low_motion),
         combine_scores(high_motion),

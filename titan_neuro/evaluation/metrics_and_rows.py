@@ -19,7 +19,7 @@ LEAD_TIME_S = "lead_time_s"
 RESET_TIME_POINTS = 20
 """Time points after which the control ``-reset20`` resets its memory; also the window of ``transformer-20``."""
 
-LJUNG_BOX_LAGS, LJUNG_BOX_FEATURES, LJUNG_BOX_ALPHA = 10, 200, 0.05
+WHITENESS_LAGS, WHITENESS_FEATURES, WHITENESS_ALPHA = 10, 200, 0.05
 """The test for autocorrelated residuals: its lags, the features tested in a run, and the level of significance."""
 
 
@@ -327,18 +327,20 @@ METRICS_BY_NAME = {
         Metric(
             name="autocorrelated_fraction",
             label="fraction of features with autocorrelated residuals",
-            definition="Fraction of features whose forecast errors one time point ahead are autocorrelated by the "
-            f"Ljung-Box test ({LJUNG_BOX_LAGS} lags, p < {LJUNG_BOX_ALPHA}); white errors give {LJUNG_BOX_ALPHA}.",
-            formula=f"mean over features of [p < {LJUNG_BOX_ALPHA}]",
+            definition="Fraction of features whose forecast errors one time point ahead are autocorrelated by a "
+            f"portmanteau test that is robust to changing variance ({WHITENESS_LAGS} lags, p < {WHITENESS_ALPHA}); "
+            f"white errors give {WHITENESS_ALPHA}.",
+            formula=f"mean over features of [p < {WHITENESS_ALPHA}]",
             unit=_FRACTION,
             direction="lower",
         ),
         Metric(
-            name="ljung_box",
-            label="Ljung-Box statistic",
-            definition="Median over features of the Ljung-Box statistic of the forecast errors one time point ahead; "
-            f"white errors give about {LJUNG_BOX_LAGS}.",
-            formula=f"Q = n (n + 2) sum over k = 1..{LJUNG_BOX_LAGS} of r_k^2 / (n - k)",
+            name="portmanteau",
+            label="robust portmanteau statistic",
+            definition="Median over features of the robust portmanteau statistic of the forecast errors e one time "
+            # Of a chi-squared variable with k degrees of freedom the median is about k - 2/3.
+            f"point ahead; white errors give about {WHITENESS_LAGS - 2 / 3:.1f}.",
+            formula=f"Q = sum over k = 1..{WHITENESS_LAGS} of (sum_t e_t e_(t-k))^2 / sum_t (e_t e_(t-k))^2",
             unit=_FRACTION,
             direction="lower",
         ),
@@ -353,7 +355,7 @@ CORRELATIONS = ("r", "pattern_r")
 METRICS = (*REFERENCES, *CORRELATIONS)
 """Metrics of the forecast table, in its order."""
 ROLLOUT_METRICS = ("skill_ar", "r2", "variance_ratio", "bias")
-RESIDUAL_METRICS = ("autocorrelated_fraction", "ljung_box")
+RESIDUAL_METRICS = ("autocorrelated_fraction", "portmanteau")
 CEILING_METRICS = ("r2", "skill_ar")
 
 STIMULUS_LOCKED, TEST_RETEST = "stimulus-locked", "test-retest"

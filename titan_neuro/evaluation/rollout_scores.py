@@ -31,9 +31,9 @@ class RolloutSums:
         Squared errors of the direct forecasts of linear AR, and of the training mean, on the same targets.
     spread, target_spread : numpy.ndarray
         Sums of squares about each feature's mean over the run's targets, of rollouts and of targets.
-    autocorrelated_fraction, ljung_box : numpy.ndarray
-        ``(models,)``, summed over runs: fraction of features with autocorrelated one-step residuals (Ljung-Box,
-        p < 0.05), and the median of the statistic.
+    autocorrelated_fraction, portmanteau : numpy.ndarray
+        ``(models,)``, summed over runs: fraction of features with autocorrelated one-step residuals (robust portmanteau
+        test, p < 0.05), and the median of the statistic.
     """
 
     n_runs: int
@@ -46,7 +46,7 @@ class RolloutSums:
     spread: FloatArray
     target_spread: FloatArray
     autocorrelated_fraction: FloatArray
-    ljung_box: FloatArray
+    portmanteau: FloatArray
 
     def __add__(self, other: RolloutSums) -> RolloutSums:
         return RolloutSums(**{item.name: getattr(self, item.name) + getattr(other, item.name) for item in fields(self)})

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from titan_neuro.evaluation.metrics_and_rows import LJUNG_BOX_ALPHA, LJUNG_BOX_FEATURES, LJUNG_BOX_LAGS, REFERENCES
+from titan_neuro.evaluation.metrics_and_rows import REFERENCES, WHITENESS_ALPHA, WHITENESS_FEATURES, WHITENESS_LAGS
 from titan_neuro.evaluation.rollout_scores import RolloutScores, RolloutSums
 from titan_neuro.linear.lead_time import at_forecast_time, scored_targets
-from titan_neuro.metrics import ljung_box
+from titan_neuro.metrics import robust_portmanteau
 from titan_neuro.metrics.measures import FloatArray
 from titan_neuro.titans.stream_state import StreamState
 from titan_neuro.typing import ForecastModel, RunData
@@ -82,7 +82,7 @@ def roll_run(forecasters: Sequence[ForecastModel], run: RunData, first_time_poin
         spread=by_model(lambda one: one.forecast_spread()),
         target_spread=by_model(lambda one: one.target_spread()),
         autocorrelated_fraction=np.array([fraction for fraction, _ in whiteness]),
-        ljung_box=np.array([median for _, median in whiteness]),
+        portmanteau=np.array([median for _, median in whiteness]),
     )
     return RolloutScores(names, horizons, {run.subject: sums})
 
@@ -107,7 +107,7 @@ class _RolloutPlan:
         observed = run.read(first_time_point, run.n_time_points)
         scored = torch.as_tensor((run.scored & ~run.high_motion)[first_time_point:])
         origins = np.arange(every - 1, len(scored) - 1, every)
-        n_tested = min(run.n_features, LJUNG_BOX_FEATURES)
+        n_tested = min(run.n_features, WHITENESS_FEATURES)
         tested = torch.from_numpy(np.linspace(0, run.n_features - 1, n_tested).round().astype(int))
         return cls(observed, scored, horizons, origins, at_forecast_time(scored, horizons).numpy()[origins], tested)
 
@@ -273,10 +273,10 @@ def _device(state: StreamState) -> torch.device:
 
 def _test_whiteness(residuals: FloatArray) -> tuple[float, float]:
     """Fraction of features with autocorrelated residuals, and the median of the statistic; NaN where undefined."""
-    if len(residuals) <= 2 * LJUNG_BOX_LAGS:
+    if len(residuals) <= 2 * WHITENESS_LAGS:
         return float("nan"), float("nan")
-    statistic, p_value = ljung_box(residuals, LJUNG_BOX_LAGS)
+    statistic, p_value = robust_portmanteau(residuals, WHITENESS_LAGS)
     defined = np.isfinite(statistic)
     if not defined.any():
         return float("nan"), float("nan")
-    return float((p_value[defined] < LJUNG_BOX_ALPHA).mean()), float(np.median(statistic[defined]))
+    return float((p_value[defined] < WHITENESS_ALPHA).mean()), float(np.median(statistic[defined]))

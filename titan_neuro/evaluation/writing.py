@@ -15,7 +15,7 @@ from titan_neuro.evaluation.ceilings import ceilings_table
 from titan_neuro.evaluation.comparisons import comparisons_table
 from titan_neuro.evaluation.fold import EvaluationConfig
 from titan_neuro.evaluation.formatting import format_table
-from titan_neuro.evaluation.metrics_and_rows import LJUNG_BOX_FEATURES, describe_column, row_of
+from titan_neuro.evaluation.metrics_and_rows import WHITENESS_FEATURES, describe_column, row_of
 from titan_neuro.evaluation.rollouts import SLOW_STRIDE
 from titan_neuro.evaluation.summary import comparisons, summary
 from titan_neuro.evaluation.tables import residuals_table, rollouts_table, scores_table, subjects_table
@@ -41,7 +41,7 @@ _ROLLOUTS = (
 )
 _RESIDUALS = (
     "Errors of the forecasts one time point ahead, at the scored time points of a run, of at most "
-    f"{LJUNG_BOX_FEATURES} evenly spread features. Each run is tested by itself; values are averaged over runs, then "
+    f"{WHITENESS_FEATURES} evenly spread features. Each run is tested by itself; values are averaged over runs, then "
     "over subjects."
 )
 _CEILINGS = (

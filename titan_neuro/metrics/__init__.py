@@ -6,7 +6,7 @@ from titan_neuro.metrics.intervals import bootstrap_interval, leave_one_out_inte
 from titan_neuro.metrics.isc import IntersubjectCorrelation, IscAccumulator, correlate_with_others
 from titan_neuro.metrics.measures import fisher_mean, pearson, pooled_skill, skill
 from titan_neuro.metrics.permutation import corrected_over_map, p_of_null, sign_flip_test, sign_flips
-from titan_neuro.metrics.whiteness import ljung_box
+from titan_neuro.metrics.whiteness import robust_portmanteau
 
 __all__ = [
     "Ceiling",
@@ -20,10 +20,10 @@ __all__ = [
     "correlate_with_others",
     "fisher_mean",
     "leave_one_out_interval",
-    "ljung_box",
     "p_of_null",
     "pearson",
     "pooled_skill",
+    "robust_portmanteau",
     "shared_variance",
     "sign_flip_test",
     "sign_flips",

@@ -6,6 +6,7 @@ from typing import Any, TypedDict
 
 import pandas as pd
 
+from titan_neuro.errors import list_names
 from titan_neuro.evaluation.formatting import NOT_AVAILABLE
 from titan_neuro.evaluation.metrics_and_rows import LEAD_TIME_POINTS, LEAD_TIME_S, PROTOCOLS, Kind
 from titan_neuro.report.numbers import count_range, duration, number
@@ -52,7 +53,9 @@ def scoring_terms(scores: pd.DataFrame, metadata: ForecastMetadata) -> list[tupl
     lead_times = ", ".join(f"{points} ({seconds[points]:g} s)" for points in lead_times_of(scores))
     protocols = [f"{name}: {PROTOCOLS.get(name, 'no description')}" for name in scores["protocol"].unique()]
     n_folds = str(metadata.n_folds)
-    if "subject" in set(scores["protocol"]) and metadata.n_folds == scores["n_subjects"].max():
+    if metadata.n_folds == 1:
+        n_folds += f", which tests {list_names(metadata.tested)}"
+    elif "subject" in set(scores["protocol"]) and metadata.n_folds == scores["n_subjects"].max():
         n_folds += " (leave-one-subject-out)"
     return [
         ("Protocol", "; ".join(protocols)),

@@ -110,6 +110,8 @@ class ForecastMetadata:
     caveats : list of str
         Sentences without which the table must not be read.
     n_folds : int
+    tested : list of str
+        Keys of the runs that are scored.
     repetition_time_s : float
     normalization, space : str
         How time points were scaled, and the space or atlas of the features.
@@ -121,6 +123,7 @@ class ForecastMetadata:
     missing_ceilings: dict[str, str]
     caveats: list[str]
     n_folds: int
+    tested: list[str]
     repetition_time_s: float
     normalization: str
     space: str

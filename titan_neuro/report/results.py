@@ -237,6 +237,7 @@ def _read_metadata(files: _Shown, scores_path: Path) -> ForecastMetadata | None:
         missing_ceilings={str(name): str(reason) for name, reason in sidecar["MissingCeilings"].items()},
         caveats=[str(sentence) for sentence in sidecar["Caveats"]],
         n_folds=len(sidecar["Folds"]),
+        tested=[str(key) for fold in sidecar["Folds"] for key in fold["test"]],
         repetition_time_s=float(sidecar["RepetitionTime"]),
         normalization=str(sidecar["Normalization"]),
         space=str(sidecar["Space"]),

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Raised when the same models and settings come to other scores.
-_METHOD_VERSION = 4
+_METHOD_VERSION = 5
 # Files of the group level that are made here, after the stem.
 _WRITTEN = ("desc-forecast*", "desc-rollout_*", "desc-residuals_*", "desc-ceilings_*", "*stat-skillar_*", "*stat-r2_*")
 
@@ -76,7 +76,7 @@ class Evaluation:
 
 
 def evaluation_result(plan: StudyPlan) -> ResultOf:
-    """Return what the scores of a study follow from: their manifest."""
+    """Return what the scores of a study follow from: their manifest. Those of a part of it are stale for the whole."""
     config = plan.config
     return ResultOf(
         root=plan.output.path,
@@ -84,7 +84,8 @@ def evaluation_result(plan: StudyPlan) -> ResultOf:
         method=_METHOD_VERSION,
         settings={
             "evaluation": asdict(config.evaluation),
-            "seeds": config.seeds,
+            "seeds": plan.seeds,
+            "tested": plan.tested,
             "rows": [row.name for part in _rows(config.model.horizons) for row in part],
             "caveats": plan.folds[0].caveats,
         },
@@ -98,16 +99,16 @@ def scores_path(plan: StudyPlan) -> Path:
 
 
 def evaluate_study(trained: TrainedStudy, notes: Sequence[str] = ()) -> Evaluation:
-    """Score all folds unless that was done before, and write the tables and maps.
+    """Score the folds unless that was done before, and write the tables and maps.
 
     Parameters
     ----------
     trained : TrainedStudy
     notes : sequence of str
-        Caveats beside those of the data.
+        Caveats beside those of the plan and of the data.
     """
     config, plan = trained.config, trained.plan
-    caveats = [*notes, *trained.folds[0].caveats]
+    caveats = [*notes, *plan.notes, *trained.folds[0].caveats]
     path, result = scores_path(plan), evaluation_result(plan)
     found = result.check()
     if found.is_done:
@@ -155,7 +156,16 @@ def _score_folds(trained: TrainedStudy) -> Benchmark:
             models[seed] = [main, *controls_of(main, train), *comparison_models]
         baselines, references = _rows(trained.config.model.horizons)
         parts.append(
-            score_fold(models, baselines, references, train, test, trained.config.evaluation, protocol=data.protocol)
+            score_fold(
+                models,
+                baselines,
+                references,
+                train,
+                test,
+                trained.config.evaluation,
+                protocol=data.protocol,
+                name=f"Fold {data.fold.number} of {trained.plan.n_folds}",
+            )
         )
     return combine(parts)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
@@ -13,7 +13,7 @@ import torch
 
 from titan_neuro.data.space import common_space
 from titan_neuro.data.splits import make_folds
-from titan_neuro.errors import ImageError, InputNotFoundError, MismatchError, list_names
+from titan_neuro.errors import ImageError, InputNotFoundError, MismatchError, UsageError, list_names
 from titan_neuro.forecaster import match_comparison_models
 from titan_neuro.manifests import ResultOf, State, result_digest
 from titan_neuro.training import FoldData, load_forecaster, require_match, require_record, run_digest, trained_result
@@ -137,21 +137,58 @@ class PlannedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyPlan:
-    """The folds and models of a study, as its prepared runs and its settings have them.
+    """The folds and models of a study, or some of them, as its prepared runs and its settings have them.
 
     Attributes
     ----------
     output : OutputFolder
     config : StudyConfig
+        Of the whole study.
+    n_folds : int
+        Number of folds of the whole study.
     folds : list of FoldData
     models : list of PlannedModel
-        By seed, then fold, then model: the study's model first, then its comparison models.
+        Of these folds, by seed, then fold, then model: the study's model first, then its comparison models.
     """
 
     output: OutputFolder
     config: StudyConfig
+    n_folds: int
     folds: list[FoldData]
     models: list[PlannedModel]
+
+    def part(self, folds: Sequence[int] | None, seeds: Sequence[int] | None) -> StudyPlan:
+        """Return the plan of some folds and seeds; of all, where none are named.
+
+        Raises
+        ------
+        UsageError
+            The study has no such fold or seed.
+        """
+        numbers = _choose("fold", folds, [data.fold.number for data in self.folds])
+        chosen_seeds = _choose("seed", seeds, self.seeds)
+        return replace(
+            self,
+            folds=[data for data in self.folds if data.fold.number in numbers],
+            models=[model for model in self.models if model.data.fold.number in numbers and model.seed in chosen_seeds],
+        )
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds of the models, in the order of the settings."""
+        return list(dict.fromkeys(model.seed for model in self.models))
+
+    @property
+    def notes(self) -> list[str]:
+        """What a table of this plan must say of itself: which part of the study it is of; empty for all of it."""
+        numbers = [data.fold.number for data in self.folds]
+        if len(numbers) == self.n_folds and self.seeds == list(self.config.seeds):
+            return []
+        folds, seeds = (", ".join(map(str, each)) for each in (numbers, self.seeds))
+        return [
+            f"PART OF THE STUDY: {len(numbers)} of {self.n_folds} folds ({folds}) and {len(self.seeds)} of "
+            f"{len(self.config.seeds)} seeds ({seeds}) are scored; without --fold and --seed all are."
+        ]
 
     @property
     def stem(self) -> Path:
@@ -166,6 +203,11 @@ class StudyPlan:
     def main_models(self) -> list[PlannedModel]:
         """The study's model of the first seed, of each fold: what probes and forecasts are made with."""
         return [self.of_fold(data.fold.number, self.config.seeds[0])[0] for data in self.folds]
+
+    @property
+    def tested(self) -> dict[int, tuple[str, ...]]:
+        """Keys of the test runs of each fold. Models don't depend on them, so that no digest of a model has them."""
+        return {data.fold.number: data.fold.test for data in self.folds}
 
     def inputs(self, models: Sequence[PlannedModel]) -> dict[str, str]:
         """Return the digests of models and of all runs, for what is made from them; empty ones for what is missing."""
@@ -189,7 +231,16 @@ def plan_study(output: OutputFolder, runs: Sequence[RunStore], config: StudyConf
         for data in folds
         for name, model in configs.items()
     ]
-    return StudyPlan(output=output, config=config, folds=folds, models=models)
+    return StudyPlan(output=output, config=config, n_folds=len(folds), folds=folds, models=models)
+
+
+def _choose(what: str, asked: Sequence[int] | None, available: Sequence[int]) -> list[int]:
+    """Return what is asked for of what is available; all of it, where nothing is asked for."""
+    if asked and not set(asked) <= set(available):
+        raise UsageError(
+            f"--{what} {' '.join(map(str, asked))}: the study has the {what}s {', '.join(map(str, available))}."
+        )
+    return [number for number in available if not asked or number in asked]
 
 
 class StoredModels(Sequence["Forecaster"]):
@@ -221,7 +272,7 @@ class StoredModels(Sequence["Forecaster"]):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedStudy:
-    """A study whose folds are all trained: what scoring and probing start from.
+    """A study whose folds are trained, all or those of its plan: what scoring and probing start from.
 
     Attributes
     ----------
@@ -247,23 +298,22 @@ class TrainedStudy:
         return self.plan.folds
 
 
-def open_trained(output: OutputFolder, runs: Sequence[RunStore], config: StudyConfig, device: str) -> TrainedStudy:
-    """Open the runs and models of a study, and record its settings once all of them fit.
+def open_trained(plan: StudyPlan, device: str) -> TrainedStudy:
+    """Open the models of a plan, and record the settings of the study once all of them fit.
 
     Raises
     ------
     InputNotFoundError, MismatchError
         See :meth:`PlannedModel.require`.
     """
-    plan = plan_study(output, runs, config)
     for model in plan.models:
         model.require()
-    output.record_settings(config)
+    plan.output.record_settings(plan.config)
     models = {
         seed: [
             StoredModels([model.folder for model in plan.of_fold(data.fold.number, seed)], device)
             for data in plan.folds
         ]
-        for seed in config.seeds
+        for seed in plan.seeds
     }
     return TrainedStudy(plan=plan, device=device, models=models)

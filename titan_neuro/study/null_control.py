@@ -1,4 +1,4 @@
-"""The null control: the whole way on noise, preparation and training included, where every score must be zero."""
+"""The null control: the whole way on noise, preparation and training included, where no model may score anything."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote, urlparse
-
-from tqdm import tqdm
 
 from titan_neuro import __version__
 from titan_neuro.data.bids.annex import is_missing
@@ -17,6 +15,7 @@ from titan_neuro.data.prepare import prepare_run
 from titan_neuro.data.simulate.surrogate import write_surrogate
 from titan_neuro.errors import InputNotFoundError, NoMatchError, NotFetchedError
 from titan_neuro.files import read_json
+from titan_neuro.progress import Progress
 
 if TYPE_CHECKING:
     from titan_neuro.data.bids.recordings import Recording
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 NullKind = Literal["white", "phase"]
 NOTES: dict[str, str] = {
     "white": "NULL CONTROL: the time points are white noise of the data's shape and timing; nothing can be forecast.",
-    "phase": "NULL CONTROL: the phases of the data were drawn anew; nothing can be forecast beyond linear AR.",
+    "phase": "NULL CONTROL: the phases of the data were drawn anew for each feature and run; only spectra are left.",
 }
 
 
@@ -62,14 +61,18 @@ def prepare_null(
     """
     recordings = _recordings_of(records, bids_dir, selection, config.prepare.resolution_mm)
     init_output_dir(output.path, bids_dir, __version__, output.work_dir)
-    with output.stage(f"prepare null-{kind}", null_control=kind, seed=config.seeds[0]):
-        for recording in tqdm(recordings, desc=f"prepare null-{kind}", unit="run", disable=None):
+    with (
+        output.stage(f"prepare null-{kind}", null_control=kind, seed=config.seeds[0]),
+        Progress(len(recordings), f"Null control {kind}") as progress,
+    ):
+        for recording in recordings:
             noise = write_surrogate(recording, kind, output.work_dir / "surrogates", config.seeds[0])
             try:
                 prepare_run(noise, output.path, config.prepare, work_dir=output.work_dir)
             finally:
                 for path in {noise.path, *noise.hemispheres.values()}:
                     path.unlink(missing_ok=True)
+            progress.step(f"{recording.key} is prepared")
 
 
 def source_of(output_dir: Path) -> Path:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from pydantic import TypeAdapter
-from tqdm import tqdm
 
 from titan_neuro.data.bids.maps import write_map
 from titan_neuro.data.prepare import content_id
@@ -18,6 +17,7 @@ from titan_neuro.manifests import ResultOf, State
 from titan_neuro.probing import PROBES, ProbedFold, ProbeSetup, untrained_like
 from titan_neuro.probing.tools.annotations import annotation_files
 from titan_neuro.probing.tools.results import RESULT_SUFFIX
+from titan_neuro.progress import Progress
 from titan_neuro.tables import read_written_tsv, write_tsv
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def probe_result(name: str, plan: StudyPlan) -> ResultOf:
             "n_permutations": config.probe.n_permutations,
             # The intervals are made with the evaluation's settings.
             "evaluation": asdict(config.evaluation),
+            "tested": plan.tested,
             "caveats": plan.folds[0].caveats,
         },
         inputs={**plan.inputs(plan.main_models), **{f"table {path.name}": content_id(path) for path in tables}},
@@ -114,7 +115,7 @@ def _files_of(stem: Path) -> list[Path]:
 
 def _run(probe: Probe, name: str, trained: TrainedStudy) -> ProbeResults:
     seed = trained.config.seeds[0]
-    with tqdm(total=sum(len(data.fold.test) for data in trained.folds), desc=name, unit="run", disable=None) as bar:
+    with Progress(sum(len(data.fold.test) for data in trained.folds), f"Probe {name}") as progress:
         for models, data in zip(trained.models[seed], trained.folds, strict=True):
             model = models[0]
             fold = ProbedFold(
@@ -125,7 +126,7 @@ def _run(probe: Probe, name: str, trained: TrainedStudy) -> ProbeResults:
             )
             for run in fold.test_runs:
                 probe.add(fold, run)
-                bar.update()
+                progress.step(f"{run.key} is read")
     return probe.results()
 
 

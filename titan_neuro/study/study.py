@@ -316,12 +316,11 @@ class Study:
             models, is_first = train_models(self, folds, seeds, n_processes)
         return models if is_first else []
 
-    def open_trained(self) -> TrainedStudy:
-        """Open the folds and models of a study whose folds are all trained."""
+    def open_trained(self, *, folds: Sequence[int] | None = None, seeds: Sequence[int] | None = None) -> TrainedStudy:
+        """Open the folds and models of a study whose folds are all trained; or only these folds and seeds."""
         from titan_neuro.study.models import open_trained
 
-        runs = self.runs()
-        return open_trained(self.output, runs, self.settings.resolve_prepared(self.output, runs), self.device)
+        return open_trained(self.plan_group().part(folds, seeds), self.device)
 
     def forecaster(self, *, fold: int = 1, seed: int | None = None, name: str | None = None) -> Forecaster:
         """Load a trained model.
@@ -351,31 +350,43 @@ class Study:
         models[chosen].require()
         return load_forecaster(models[chosen].folder, self.device)[0]
 
-    def evaluate(self) -> Evaluation:
-        """Score the forecasts of all held-out runs beside controls, comparison models, baselines and references."""
+    def evaluate(self, *, folds: Sequence[int] | None = None, seeds: Sequence[int] | None = None) -> Evaluation:
+        """Score the forecasts of all held-out runs beside controls, comparison models, baselines and references.
+
+        Parameters
+        ----------
+        folds, seeds : sequence of int, optional
+            Only these; folds are counted from 1. The scores then say which part of the study they are of. They replace
+            those that are there, and are stale for the whole study.
+        """
         from titan_neuro.study.evaluate import evaluate_study
 
         with self.output.locked("evaluate", reads=["runs", "models"], writes=["scores"]):
-            return evaluate_study(self.open_trained())
+            return evaluate_study(self.open_trained(folds=folds, seeds=seeds))
 
-    def null_control(self, kind: NullKind) -> tuple[Evaluation, str]:
+    def null_control(
+        self, kind: NullKind, *, folds: Sequence[int] | None = None, seeds: Sequence[int] | None = None
+    ) -> tuple[Evaluation, str]:
         """Go the whole way on noise of the data's shape, in ``OUTPUT_DIR/null-<kind>``.
 
         Parameters
         ----------
         kind : {"white", "phase"}
             White noise, or the data with phases drawn anew for each subject.
+        folds, seeds : sequence of int, optional
+            Only these.
 
         Returns
         -------
         evaluation : Evaluation
         check : str
-            A sentence: no row scores more than 0.02.
+            In words: neither the model nor its controls and comparison models score more than 0.02 above chance, and
+            what the baselines score.
 
         Raises
         ------
         LeakageError
-            A row scores more.
+            One of them scores more.
         """
         from titan_neuro.evaluation.null_control import check_null
         from titan_neuro.study.evaluate import evaluate_study
@@ -393,9 +404,9 @@ class Study:
             config = self.settings.resolve_prepared(self.output, runs)
             source = source_of(self.output.path)
             prepare_null(kind, source, {run.key: run.record for run in runs}, self.selection, folder, config)
-        null.train()
+        null.train(folds=folds, seeds=seeds)
         with folder.locked("evaluate", reads=["runs", "models"], writes=["scores"]):
-            evaluation = evaluate_study(null.open_trained(), [NOTES[kind]])
+            evaluation = evaluate_study(null.open_trained(folds=folds, seeds=seeds), [NOTES[kind]])
         return evaluation, check_null(evaluation.scores, kind)
 
     def predict(self, horizon: int = 1) -> list[Path]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from titan_neuro.errors import UsageError
 from titan_neuro.study.models import plan_study
 from titan_neuro.training import expect_time_limit, find_processes, train_fold
 
@@ -60,29 +59,18 @@ def train_models(
     runs = study.runs()
     config = study.settings.resolve_prepared(study.output, runs)
     processes = find_processes(study.device, n_processes)
-    plan = plan_study(study.output, runs, config)
-    numbers = _choose("fold", folds, [data.fold.number for data in plan.folds])
-    chosen_seeds = _choose("seed", seeds, config.seeds)
+    plan = plan_study(study.output, runs, config).part(folds, seeds)
     if processes.is_first:
         study.output.record_settings(config)
     else:
         logging.getLogger("titan_neuro").setLevel(logging.WARNING)
     models = [
         model
-        for seed in chosen_seeds
-        for number in numbers
-        for model in _train_fold(study.output, config.training, plan.of_fold(number, seed), processes)
+        for seed in plan.seeds
+        for data in plan.folds
+        for model in _train_fold(study.output, config.training, plan.of_fold(data.fold.number, seed), processes)
     ]
     return models, processes.is_first
-
-
-def _choose(what: str, asked: Sequence[int] | None, available: Sequence[int]) -> list[int]:
-    """Return what is asked for of what is available; all of it, where nothing is asked for."""
-    if asked and not set(asked) <= set(available):
-        raise UsageError(
-            f"--{what} {' '.join(map(str, asked))}: the study has the {what}s {', '.join(map(str, available))}."
-        )
-    return [number for number in available if not asked or number in asked]
 
 
 def _train_fold(

@@ -175,7 +175,6 @@ def _save(job: _Job, trained: _Trained) -> None:
         "fold": data.fold.number,
         "train": data.fold.train,
         "validation": data.fold.validation,
-        "test": data.fold.test,
         "selected_epoch": trained.epoch,
         "validation_skill_ar": chosen["validation_skill_ar"],
         "n_parameters": sum(each.numel() for each in forecaster.parameters() if each.requires_grad),

@@ -66,6 +66,8 @@ class Recording:
         Subdatasets that are not installed, and that may hold the derivatives of this run, which has none otherwise.
     notes : tuple of str
         What was left out, and what of the choice of files is not usual.
+    surrogate : {"white", "phase"}, optional
+        What kind of noise the file holds instead of the recording, in a null control.
     failure : TitanNeuroError or None
         Why the run can't be prepared, where that is known already: a broken sidecar, two files for one purpose. The
         other attributes are then incomplete.
@@ -85,6 +87,7 @@ class Recording:
     missing_sidecars: tuple[Path, ...] = ()
     uninstalled: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+    surrogate: Literal["white", "phase"] | None = None
     failure: TitanNeuroError | None = None
 
     @property

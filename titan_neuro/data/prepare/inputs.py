@@ -137,6 +137,7 @@ def preparation(
             "route": recording.route,
             "prepare": recorded_settings(config),
             "sidecar": {name: recording.sidecar[name] for name in _SIDECAR_KEYS if name in recording.sidecar},
+            **({} if recording.surrogate is None else {"surrogate": recording.surrogate}),
         },
         "inputs": {f"{role} {source['name']}": source["content"] for role, source in sources.items()},
     }

@@ -147,6 +147,7 @@ def build_header(recording: Recording, run: OpenRun, config: PrepareConfig, orig
             "scored": rule,
             "events": events_note,
             **({"continuous": tables} if tables else {}),
+            **({} if recording.surrogate is None else {"surrogate": recording.surrogate}),
             "versions": versions(),
         },
     )

@@ -67,7 +67,7 @@ def write_surrogate(recording: Recording, kind: SurrogateKind, folder: Path, see
         return _write_surfaces(recording, kind, folder, rng)
     is_table = recording.path.suffix == ".tsv"
     write = _write_image if recording.kind == "volume" else _write_table if is_table else _write_parcel_series
-    return replace(recording, path=write(recording, kind, folder, rng))
+    return replace(recording, path=write(recording, kind, folder, rng), surrogate=kind)
 
 
 def surrogate(series: np.ndarray, kind: SurrogateKind, rng: np.random.Generator, *, keep_mean: bool) -> np.ndarray:
@@ -130,7 +130,7 @@ def _write_surfaces(recording: Recording, kind: SurrogateKind, folder: Path, rng
     header_s = surfaces.header_repetition_time or 0.0
     paths = write_surface_series(stem, surfaces.points, values.astype(np.float32), header_s)
     hemispheres = dict(zip(recording.hemispheres, paths, strict=True)) if recording.hemispheres else {}
-    return replace(recording, path=paths[0], hemispheres=hemispheres)
+    return replace(recording, path=paths[0], hemispheres=hemispheres, surrogate=kind)
 
 
 def _write_image(recording: Recording, kind: SurrogateKind, folder: Path, rng: np.random.Generator) -> Path:

@@ -29,7 +29,8 @@ class RunView:
     Attributes
     ----------
     key, subject, stimulus, stimulus_start, n_time_points, scored
-        As in :class:`RunStore`.
+        As in :class:`RunStore`. A surrogate with phases of its own has no stimulus in common with any other run: its
+        `stimulus` is its key, so that no intersubject average is made of noise.
     n_features : int
     high_motion : numpy.ndarray
         bool ``(time,)``: framewise displacement exceeds `HIGH_MOTION_MM`; False throughout if it is unknown.
@@ -44,7 +45,8 @@ class RunView:
         self.store, self.space = store, space
         self.key, self.subject = store.key, store.subject
         self.n_time_points, self.scored = store.n_time_points, store.scored
-        self.stimulus, self.stimulus_start = store.stimulus, store.stimulus_start
+        self.stimulus = store.key if store.record.get("surrogate") == "phase" else store.stimulus
+        self.stimulus_start = store.stimulus_start
         displacement = store.framewise_displacement
         # NaN, at the first time point, compares as False.
         self.high_motion = (
