@@ -205,7 +205,7 @@ def _key_features(recall, projected, errors):
     from_stimulus, _ = recall.stimulus(innovations, state.evidence)
     own, _ = recall.autoregression(projected, innovations, state.autoregression)
     parts = (values @ recall.key_directions.T for values in (projected, innovations, from_stimulus, own))
-    return key_features(*parts, state.keys)[0]
+    return key_features(*parts, state=state.keys)[0]
 
 
 def _random_input(recall, n_streams, n_time_points):

@@ -183,7 +183,8 @@ class ForecastMemory(nn.Module):
             held[:, index, n_held - horizon : n_held - horizon + n_new] for index, horizon in enumerate(self.horizons)
         ]
         norms = 2 * surprises.norm(dim=-1) * torch.stack(lengths, dim=2)
-        return norms.square().sum(dim=2).sqrt()
+        surprise: Tensor = norms.square().sum(dim=2).sqrt()
+        return surprise
 
     def _keys(self, features: Tensor) -> Tensor:
         """Keys of the time points, which are their queries, too: ``(batch, horizons, time, key width)``."""

@@ -374,7 +374,7 @@ class Recall(nn.Module):
         from_delayed, delayed = self.delayed_responses(components, state.delayed, folds)
         own = from_series + from_delayed
         features, keys = key_features(
-            *(values @ self.key_directions.T for values in (series, innovations, from_stimulus, own)), state.keys
+            *(values @ self.key_directions.T for values in (series, innovations, from_stimulus, own)), state=state.keys
         )
 
         due, pending = wait_for_targets(state.pending, from_stimulus + own, self.horizons, dim=1)
@@ -406,6 +406,7 @@ def key_features(
     innovations: Float[Tensor, "B T O"],
     from_stimulus: Float[Tensor, "B T K O"],
     own: Float[Tensor, "B T K O"],
+    *,
     state: KeyState,
 ) -> tuple[Float[Tensor, "B T K F"], KeyState]:
     """Features from which the keys of the forecast memory are made.

@@ -165,7 +165,7 @@ def _key_features(
 ) -> Tensor:
     """Key features of a run, ``(time, horizons, features)``; see :func:`key_features`."""
     parts = [(values @ directions.T)[None] for values in (run.series, run.innovations, from_stimulus, own)]
-    features, _ = key_features(*parts, init_key_state(config, directions, 1))
+    features, _ = key_features(*parts, state=init_key_state(config, directions, 1))
     return features[0]
 
 
@@ -180,7 +180,8 @@ def _fit_key_map(config: RecallConfig, sizes: RecallSizes, samples: Tensor, own:
     key_map = torch.zeros(n_horizons, min(config.key_width, samples.shape[2]), samples.shape[2])
     for index in range(n_horizons):
         # Mean squared length of each kind of feature.
-        power = torch.stack([part.square().sum(1).mean() for part in samples[:, index].split([*kinds.values()], dim=1)])
+        parts = torch.split(samples[:, index], [*kinds.values()], dim=1)
+        power = torch.stack([part.square().sum(1).mean() for part in parts])
         factors = [stimulus[index] if kind.startswith("stimulus") else own[index] for kind in kinds]
         trust = torch.tensor([_TRUST.get(kind, _TRUST_IN_EARLIER_INNOVATIONS) for kind in kinds]) * torch.stack(factors)
         scale = torch.where(power > _LEAST_POWER * power[0], trust / power.clamp_min(1e-12), 0.0).sqrt()
