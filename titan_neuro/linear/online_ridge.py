@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+# Time points that are read at once, where a call has so many.
+_MOST_AT_ONCE = 32
+
 
 @dataclass(frozen=True, eq=False)
 class OnlineState:
@@ -24,6 +27,8 @@ class OnlineState:
         ``(batch, horizons, predictors, outputs)``: fitted to the merged pairs.
     predictors : torch.Tensor
         The last time points, not merged yet: ``(batch, groups, window, predictors)``; zeros before a stream's start.
+    gain : torch.Tensor
+        float64, ``(batch, groups, predictors, window)``: `inverse` times each of them.
     errors : torch.Tensor
         The same time points, ``(batch, window, horizons, outputs)``.
     """
@@ -32,6 +37,7 @@ class OnlineState:
     inverse: Tensor
     weights: Tensor
     predictors: Tensor
+    gain: Tensor
     errors: Tensor
 
 
@@ -51,7 +57,7 @@ class OnlineRidge:
     penalties : tuple of float
         Of each horizon, above 0.
     block_time_points : int
-        Time points whose pairs are merged into the weights at once. Changes the cost, not the numbers.
+        Pairs are merged into the weights after every so many time points. Changes the cost, not the numbers.
     are_predictors_shared : bool
         Whether all horizons have the same predictors: those with the same penalty then form a group, which shares one
         inverse. Otherwise each horizon is a group of its own.
@@ -74,8 +80,8 @@ class OnlineRidge:
         places = [self._penalties.index(penalty) for penalty in penalties]
         self._groups = places if are_predictors_shared else list(range(len(horizons)))
         self.n_groups = len(self._penalties)
-        # Whole blocks that a pair may wait for its target.
-        self._n_waiting = -(-max(horizons) // block_time_points) * block_time_points
+        # Time points that a pair may wait for its target.
+        self._n_waiting = max(horizons)
 
     def init_state(
         self, n_predictors: int, n_outputs: int, batch_size: int = 1, dtype: torch.dtype = torch.float32
@@ -89,6 +95,7 @@ class OnlineRidge:
             inverse.repeat(batch_size, 1, 1, 1),
             torch.zeros(batch_size, n_horizons, n_predictors, n_outputs, dtype=dtype),
             torch.zeros(batch_size, self.n_groups, self._n_waiting, n_predictors, dtype=dtype),
+            torch.zeros(batch_size, self.n_groups, n_predictors, self._n_waiting, dtype=torch.float64),
             torch.zeros(batch_size, self._n_waiting, n_horizons, n_outputs, dtype=dtype),
         )
 
@@ -113,14 +120,19 @@ class OnlineRidge:
             Shaped like `errors`: each error less the correction that the weights before it give for its forecast.
         state : OnlineState
         """
-        if state.position + predictors.shape[2] >= self._block_time_points:
+        n_time_points = predictors.shape[2]
+        if state.position + n_time_points >= self._block_time_points:
             # Merged in place from here on: a copy for each block would cost as much as merging.
             state = replace(state, inverse=state.inverse.clone(), weights=state.weights.clone())
         corrections, surprises, first = [], [], 0
-        while first < predictors.shape[2]:
-            new = slice(first, first + self._block_time_points - state.position)
+        while first < n_time_points:
+            # As many as can be read at once, up to the end of a block.
+            n_new = min(n_time_points - first, _MOST_AT_ONCE)
+            to_end = self._block_time_points - state.position
+            n_new = min(n_new, to_end) + max(n_new - to_end, 0) // self._block_time_points * self._block_time_points
+            new = slice(first, first + n_new)
             state = _append(state, predictors[:, :, new], errors[:, new])
-            correction, surprise, state = self._advance(state, len(errors[0, new]))
+            correction, surprise, state = self._advance(state, n_new)
             corrections.append(correction)
             surprises.append(surprise)
             first = new.stop
@@ -143,7 +155,7 @@ class OnlineRidge:
         n_held = state.predictors.shape[2]
         unknown = state.errors.new_zeros(len(predictors), predictors.shape[2], *state.errors.shape[2:])
         state = _append(state, predictors, unknown)
-        merged, factor, whitened, _ = self._solve(state)
+        merged, factor, whitened = self._solve(state)
         corrections = []
         for index, horizon in enumerate(self.horizons):
             # Of the pairs in the window, those whose target had arrived.
@@ -152,7 +164,7 @@ class OnlineRidge:
             corrections.append(merged[:, index, n_held:] + (rows @ whitened[:, index, held]).to(merged))
         return torch.stack(corrections, dim=2)
 
-    def _solve(self, state: OnlineState) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _solve(self, state: OnlineState) -> tuple[Tensor, Tensor, Tensor]:
         """Factorize the window.
 
         Returns
@@ -164,25 +176,24 @@ class OnlineRidge:
         whitened : torch.Tensor
             float64, ``(batch, horizons, window, outputs)``: what the pairs before leave of each pair's error, in units
             of its standard deviation. Rows whose target has not arrived hold any number.
-        gain : torch.Tensor
-            float64, ``(batch, groups, predictors, window)``.
         """
         keys = state.predictors
         merged = keys[:, self._groups] @ state.weights
-        window = keys.double()
-        gain = state.inverse.double() @ window.mT
-        factor = torch.linalg.cholesky(window @ gain + torch.eye(keys.shape[2], dtype=window.dtype, device=keys.device))
+        products = keys.double() @ state.gain.double()
+        factor = torch.linalg.cholesky(
+            products + torch.eye(len(products[0, 0]), dtype=products.dtype, device=keys.device)
+        )
         residuals = [
             pad(state.errors[:, horizon:, index], (0, 0, 0, min(horizon, keys.shape[2]))) - merged[:, index]
             for index, horizon in enumerate(self.horizons)
         ]
         residual = torch.stack(residuals, dim=1).double()
         whitened = torch.linalg.solve_triangular(factor[:, self._groups], residual, upper=False)
-        return merged, factor, whitened, gain
+        return merged, factor, whitened
 
     def _advance(self, state: OnlineState, n_new: int) -> tuple[Tensor, Tensor, OnlineState]:
-        """Forecast from the last time points of the window; merge its oldest block once all its targets have come."""
-        merged, factor, whitened, gain = self._solve(state)
+        """Forecast from the last time points of the window; at the end of a block, merge the oldest ones."""
+        merged, factor, whitened = self._solve(state)
         corrections, surprises, length = [], [], state.predictors.shape[2]
         for index, horizon in enumerate(self.horizons):
             rows = factor[:, self._groups[index]]
@@ -191,14 +202,14 @@ class OnlineRidge:
             arrived = slice(length - n_new - horizon, length - horizon)
             deviation = rows.diagonal(dim1=-2, dim2=-1)[:, arrived, None]
             surprises.append((whitened[:, index, arrived] * deviation).to(merged))
-        if state.position == self._block_time_points:
-            state = self._merge_oldest_block(state, factor, whitened, gain)
+        if state.position % self._block_time_points == 0:
+            state = self._merge(state, factor, whitened)
         return torch.stack(corrections, dim=2), torch.stack(surprises, dim=2), state
 
-    def _merge_oldest_block(self, state: OnlineState, factor: Tensor, whitened: Tensor, gain: Tensor) -> OnlineState:
-        """Update inverse and weights in place by the pairs of the oldest block, and drop the block."""
-        old, window = slice(0, self._block_time_points), slice(self._block_time_points, None)
-        change = torch.linalg.solve_triangular(factor[:, :, old, old], gain[..., old].mT, upper=False)
+    def _merge(self, state: OnlineState, factor: Tensor, whitened: Tensor) -> OnlineState:
+        """Update inverse and weights in place by all pairs whose targets have come at every horizon, and drop them."""
+        old, window = slice(0, state.position), slice(state.position, None)
+        change = torch.linalg.solve_triangular(factor[:, :, old, old], state.gain[..., old].mT, upper=False)
         state.weights.add_((change[:, self._groups].mT @ whitened[:, :, old]).to(state.weights))
         # A product with its own transpose keeps the inverse symmetric.
         state.inverse.sub_(change.mT @ change)
@@ -206,14 +217,18 @@ class OnlineRidge:
             state,
             position=0,
             predictors=state.predictors[:, :, window].clone(),
+            # What these pairs tell of the later time points is in the factor of those.
+            gain=state.gain[..., window] - change.mT @ factor[:, :, window, old].mT,
             errors=state.errors[:, window].clone(),
         )
 
 
 def _append(state: OnlineState, predictors: Tensor, errors: Tensor) -> OnlineState:
+    gain = state.inverse @ predictors.mT.to(state.inverse)
     return replace(
         state,
         position=state.position + predictors.shape[2],
         predictors=torch.cat([state.predictors, predictors], dim=2),
+        gain=torch.cat([state.gain, gain], dim=3),
         errors=torch.cat([state.errors, errors], dim=1),
     )

@@ -25,25 +25,27 @@ class ForecastMemoryState(StreamState):
         ``(batch, horizons, key width, key width)``.
     weights : torch.Tensor
         Content of the memory but for the last time points, ``(batch, horizons, key width, value width)``.
-    keys, errors : torch.Tensor
-        Of the last time points, ``(batch, horizons, time, key width)`` and ``(batch, time, horizons, value width)``.
+    keys, gain, errors : torch.Tensor
+        Of the last time points, ``(batch, horizons, time, key width)``, ``(batch, horizons, key width, time)`` and
+        ``(batch, time, horizons, value width)``.
     """
 
     position: int
     inverse: Float[Tensor, "batch ..."]
     weights: Float[Tensor, "batch ..."]
     keys: Float[Tensor, "batch ..."]
+    gain: Float[Tensor, "batch ..."]
     errors: Float[Tensor, "batch ..."]
 
     @classmethod
     def of(cls, state: OnlineState) -> ForecastMemoryState:
         """Wrap the state of the regression, so that it can be moved, joined and saved as all states can."""
-        return cls(state.position, state.inverse, state.weights, state.predictors, state.errors)
+        return cls(state.position, state.inverse, state.weights, state.predictors, state.gain, state.errors)
 
     @property
     def regression(self) -> OnlineState:
         """The state of the regression."""
-        return OnlineState(self.position, self.inverse, self.weights, self.keys, self.errors)
+        return OnlineState(self.position, self.inverse, self.weights, self.keys, self.gain, self.errors)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -193,7 +195,9 @@ class ForecastMemory(nn.Module):
     def _forget_due(self, keys: Tensor, state: OnlineState) -> tuple[Tensor, OnlineState]:
         """Set those keys to 0 whose values arrive now: a pair with such a key teaches nothing."""
         n_held, n_new = state.predictors.shape[2], keys.shape[2]
-        joined = torch.cat([state.predictors, keys], dim=2)
+        joined, gain = torch.cat([state.predictors, keys], dim=2), state.gain.clone()
         for index, horizon in enumerate(self.horizons):
-            joined[:, index, n_held - horizon : n_held - horizon + n_new] = 0
-        return joined[:, :, n_held:], dataclasses.replace(state, predictors=joined[:, :, :n_held])
+            due = slice(n_held - horizon, n_held - horizon + n_new)
+            joined[:, index, due] = 0
+            gain[:, index, :, due] = 0
+        return joined[:, :, n_held:], dataclasses.replace(state, predictors=joined[:, :, :n_held], gain=gain)
