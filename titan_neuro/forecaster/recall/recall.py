@@ -77,7 +77,7 @@ class RecallConfig:
     n_components: Annotated[int, Field(ge=1)] = 64
     autoregressive_lags: Annotated[int, Field(ge=1)] = 5
     key_lags: Annotated[int, Field(ge=1)] = 8
-    key_components: Annotated[int, Field(ge=1)] = 64
+    key_components: Annotated[int, Field(ge=1)] = 96
     key_width: Annotated[int, Field(ge=1)] = 384
     chunk_time_points: Annotated[int, Field(ge=1)] = 8
     longest_lag: Annotated[int, Field(ge=0)] = 320
