@@ -58,15 +58,13 @@ def test_learning_rate_and_errors_are_logged(plain):
     assert (steps["train_skill_persistence"] > 0).all()
 
 
-def test_gates_and_norms_of_every_memory_are_logged(plain):
+def test_gates_and_norms_of_the_backbones_memory_are_logged(plain):
     curves = EventAccumulator(str(plain / "logs"))
     curves.Reload()
     tags = curves.Tags()["scalars"]
     backbone = "memory/backbone_blocks_0_memory"
     expected = {f"{backbone}/{name}" for name in ("forgetting", "momentum", "step_size", "norm_0", "norm_1")}
-    assert expected | {"memory/recall_memory/norm_0", "validation_skill_ar", "validation_skill_persistence"} <= set(
-        tags
-    )
+    assert expected | {"validation_skill_ar", "validation_skill_persistence"} <= set(tags)
     forgetting = [event.value for event in curves.Scalars(f"{backbone}/forgetting")]
     assert all(0 < value < 1 for value in forgetting)
 
@@ -119,9 +117,11 @@ def types_of(value):
 
 def test_half_precision_keeps_states_in_full_precision(base, plain, dtypes):
     half, full = table_of(train(base, "half", precision="bfloat16")), table_of(plain)
-    assert dtypes == {"computed": {torch.bfloat16}, "memory": {torch.float32}, "carried": {torch.float32}}
-    # Closed-form fits do not depend on it: in epoch 0, only the part of the keys that comes from the backbone differs.
-    assert half["validation_mse"][0] == pytest.approx(full["validation_mse"][0], rel=1e-3)
+    assert dtypes.pop("computed") == {torch.bfloat16}
+    # The inverse of the forecast memory is in double precision.
+    assert dtypes == {key: {torch.float32, torch.float64} for key in ("memory", "carried")}
+    # Closed-form fits do not depend on it.
+    assert half["validation_mse"][0] == pytest.approx(full["validation_mse"][0], rel=1e-5)
     assert half["validation_mse"][2] == pytest.approx(full["validation_mse"][2], rel=2e-2)
     assert half["validation_mse"][2] < 0.95 * half["validation_mse"][0]
     weights = example.outcome(base / "half" / example.MODEL_FOLDER)[0]

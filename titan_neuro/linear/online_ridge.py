@@ -179,10 +179,10 @@ class OnlineRidge:
         """
         keys = state.predictors
         merged = keys[:, self._groups] @ state.weights
-        products = keys.double() @ state.gain.double()
-        factor = torch.linalg.cholesky(
-            products + torch.eye(len(products[0, 0]), dtype=products.dtype, device=keys.device)
-        )
+        products = keys.double() @ state.gain
+        identity = torch.eye(keys.shape[2], dtype=products.dtype, device=keys.device)
+        # Without a check: predictors that are not finite make corrections that are not, which the caller refuses.
+        factor = torch.linalg.cholesky_ex(products + identity).L
         residuals = [
             pad(state.errors[:, horizon:, index], (0, 0, 0, min(horizon, keys.shape[2]))) - merged[:, index]
             for index, horizon in enumerate(self.horizons)
@@ -224,7 +224,7 @@ class OnlineRidge:
 
 
 def _append(state: OnlineState, predictors: Tensor, errors: Tensor) -> OnlineState:
-    gain = state.inverse @ predictors.mT.to(state.inverse)
+    gain = state.inverse @ predictors.mT.double()
     return replace(
         state,
         position=state.position + predictors.shape[2],

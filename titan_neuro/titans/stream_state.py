@@ -41,6 +41,11 @@ class StreamState:
         """
         return self._map(lambda tensor: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None))
 
+    def in_full_precision(self: AnyState) -> AnyState:
+        """Return the state with float32 in place of float16 and bfloat16; other types stay."""
+        half = (torch.float16, torch.bfloat16)
+        return self._map(lambda tensor: tensor.float() if tensor.dtype in half else tensor)
+
     def select(self: AnyState, items: Int[Tensor, " chosen"]) -> AnyState:
         """Return the state of some streams of the batch.
 

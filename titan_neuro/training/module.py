@@ -155,7 +155,7 @@ class ForecastModule(lightning.LightningModule):
             features=batch.features,
         )
         # The state of a model in half precision is carried over in full precision.
-        self._state = state.detach().to(dtype=torch.float32)
+        self._state = state.detach().in_full_precision()
         errors, n_targets = batch.series.new_zeros(len(_FORECASTS)), 0
         for index, (has_target, targets) in enumerate(scored_targets(batch.series, batch.valid, horizons, window)):
             residual = targets - linear[:, :, index][has_target]
