@@ -119,9 +119,8 @@ def write_scores(
     timed = options | {"repetition_time_s": context.repetition_time_s}
     table = scores_table(benchmark, **timed)
     compared, ablated = comparisons_table(benchmark, **timed), ablations_table(benchmark, **options)
-    summarized, sentences = summary(table), comparisons(compared)
     metadata = _metadata(benchmark, context, config, seed, ceilings)
-    metadata |= {"Ablations": ablations(ablated), "Summary": summarized, "Comparisons": sentences}
+    metadata |= {"Ablations": ablations(ablated), "Summary": summary(table), "Comparisons": comparisons(compared)}
     stem = folder / f"task-{context.task}_desc"
     write_text(Path(f"{stem}-forecast_scores.md"), format_scores(table, compared, ablated, context.caveats) + "\n")
 

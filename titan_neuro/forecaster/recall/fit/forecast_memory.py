@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -95,38 +95,44 @@ def fit_forecast_memory(
     -------
     ForecastMemoryFit
     """
-    indices = runs_for_choices(runs)
-    sample = [runs[index] for index in indices]
-    stimulus = [linear_forecasts[index].stimulus for index in indices]
-    total = [forecasts[index] for index in indices]
-
-    def examples() -> Iterator[tuple[ComponentRun, Tensor, Tensor]]:
-        # Key features are made again for each pass: of all runs together they would be the largest tensor of the fit.
-        for run, from_stimulus, of_all in zip(sample, stimulus, total, strict=True):
-            features = _key_features(config, directions, run, from_stimulus, of_all - from_stimulus)
-            yield run, features, residual_errors(run, of_all, horizons)
-
-    every = max(1, -(-sum(int(run.scored.sum()) for run in sample) // _SAMPLED_TIME_POINTS))
-    samples = torch.cat([features[run.scored][::every] for run, features, _ in examples()])
-    memory = ForecastMemory(
-        horizons=horizons,
-        n_features=samples.shape[2],
-        key_width=min(config.key_width, samples.shape[2]),
-        value_width=sizes.width,
-        chunk_time_points=config.chunk_time_points,
-    )
+    sample = [
+        _Example(config, directions, runs[index], linear_forecasts[index].stimulus, forecasts[index])
+        for index in runs_for_choices(runs)
+    ]
+    every = max(1, -(-sum(int(one.run.scored.sum()) for one in sample) // _SAMPLED_TIME_POINTS))
+    features = torch.cat([one.features()[one.run.scored][::every] for one in sample])
 
     def run_option(own: Tensor, stimulus: Tensor) -> _Option:
-        """Run the memory with these factors, one for each horizon."""
-        memory.key_map.copy_(_fit_key_map(config, sizes, samples, own, stimulus))
-        sums = _run_memory(memory, sample, examples())
-        return _Option(sums.error_removed(), own, stimulus, memory.key_map.clone(), sums.reliability().float())
+        """Run a memory with these factors, one for each horizon."""
+        key_map = _fit_key_map(config, sizes, features, own, stimulus)
+        sums = _run_memory(config, horizons, key_map, sample)
+        return _Option(sums.error_removed(), own, stimulus, key_map, sums.reliability().float())
 
     ones = torch.ones(len(horizons))
     best = _better(run_option(factor * ones, ones) for factor in _OWN_FACTORS)
-    if bool(best.reliability.any()) and bool(torch.cat(stimulus).any()):
+    if bool(best.reliability.any()) and any(bool(one.from_stimulus.any()) for one in sample):
         best = _better([best, *(run_option(best.own, factor * ones) for factor in _STIMULUS_FACTORS)])
     return ForecastMemoryFit(best.key_map, best.reliability)
+
+
+class _Example(NamedTuple):
+    """A training run, and the forecasts of it from the stimulus, and by all parts but the memory."""
+
+    config: RecallConfig
+    directions: Tensor
+    run: ComponentRun
+    from_stimulus: Tensor
+    forecasts: Tensor
+
+    def features(self) -> Tensor:
+        """Key features, ``(time, horizons, features)``; see :func:`key_features`.
+
+        They are made again for each pass: of all runs together they would be the largest tensor of the fit.
+        """
+        own = self.forecasts - self.from_stimulus
+        parts = (self.run.series, self.run.innovations, self.from_stimulus, own)
+        in_keys = [(values @ self.directions.T)[None] for values in parts]
+        return key_features(*in_keys, state=init_key_state(self.config, self.directions, 1))[0][0]
 
 
 class _Option(NamedTuple):
@@ -158,15 +164,6 @@ def _better(options: Iterable[_Option]) -> _Option:
         return _Option(*(torch.where(is_better.view(-1, *[1] * (a.ndim - 1)), b, a) for a, b in pairs))
 
     return functools.reduce(choose, options)
-
-
-def _key_features(
-    config: RecallConfig, directions: Tensor, run: ComponentRun, from_stimulus: Tensor, own: Tensor
-) -> Tensor:
-    """Key features of a run, ``(time, horizons, features)``; see :func:`key_features`."""
-    parts = [(values @ directions.T)[None] for values in (run.series, run.innovations, from_stimulus, own)]
-    features, _ = key_features(*parts, state=init_key_state(config, directions, 1))
-    return features[0]
 
 
 def _fit_key_map(config: RecallConfig, sizes: RecallSizes, samples: Tensor, own: Tensor, stimulus: Tensor) -> Tensor:
@@ -233,20 +230,30 @@ class _OutputSums(NamedTuple):
 
 
 def _run_memory(
-    memory: ForecastMemory, sample: Sequence[ComponentRun], examples: Iterator[tuple[ComponentRun, Tensor, Tensor]]
+    config: RecallConfig, horizons: tuple[int, ...], key_map: Tensor, sample: Sequence[_Example]
 ) -> _OutputSums:
-    """Run the memory through each run; a unit is a subject, or a run where there is one subject."""
-    subjects = sorted({run.subject for run in sample})
+    """Run a memory through each run; a unit is a subject, or a run where there is one subject."""
+    n_horizons, key_width, n_features = key_map.shape
+    width = sample[0].run.series.shape[1]
+    memory = ForecastMemory(
+        horizons=horizons,
+        n_features=n_features,
+        key_width=key_width,
+        value_width=width,
+        chunk_time_points=config.chunk_time_points,
+    )
+    memory.load(ForecastMemoryFit(key_map, torch.ones(n_horizons, width)))
+    subjects = sorted({one.run.subject for one in sample})
     n_units = len(subjects) if len(subjects) > 1 else len(sample)
-    n_horizons, width = memory.reliability.shape
     product = torch.zeros(n_units, n_horizons, width, dtype=torch.float64)
     square, power = torch.zeros_like(product), torch.zeros(n_horizons, width, dtype=torch.float64)
     n_targets = torch.zeros(n_horizons, 1)
-    for place, (run, features, residual) in enumerate(examples):
-        unit = subjects.index(run.subject) if len(subjects) > 1 else place
-        outputs, _ = memory(features[None], residual[None], memory.init_state(1))
-        for index, horizon in enumerate(memory.horizons):
-            scored = run.scored[horizon:]
+    for place, one in enumerate(sample):
+        unit = subjects.index(one.run.subject) if len(subjects) > 1 else place
+        residual = residual_errors(one.run, one.forecasts, horizons)
+        outputs, _ = memory(one.features()[None], residual[None], memory.init_state(1))
+        for index, horizon in enumerate(horizons):
+            scored = one.run.scored[horizon:]
             output = outputs[0, : len(scored), index][scored].detach().double()
             target = residual[horizon:, index][scored].double()
             product[unit, index] += (output * target).sum(0)
