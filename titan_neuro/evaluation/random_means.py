@@ -1,4 +1,4 @@
-"""Random spatial means of a volume, in the place of what the Swin encoder makes of it."""
+"""Random spatial means of a volume, in place of what the Swin encoder makes of it."""
 
 from __future__ import annotations
 

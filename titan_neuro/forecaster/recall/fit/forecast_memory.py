@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from titan_neuro.forecaster.recall.fit.components import ComponentRun, residual_errors
+from titan_neuro.forecaster.recall.fit.components import ComponentRun, pad_rows, residual_errors
 from titan_neuro.forecaster.recall.fit.linear_maps import LinearForecasts
 from titan_neuro.forecaster.recall.fit.stimulus_memory import runs_for_choices
 from titan_neuro.forecaster.recall.forecast_memory import ForecastMemory, ForecastMemoryFit
@@ -23,7 +23,7 @@ from titan_neuro.forecaster.recall.recall import (
 from titan_neuro.linear.components import principal_components
 
 # Mean squared length of the part of a key that each kind of feature makes: about how much of it is learned from one
-# time point. Chosen by gradients through the memory on training subjects of three recordings (docs/log.md).
+# time point. Rounded from what gradients through the memory gave on four subjects of one recording (docs/log.md).
 _TRUST = {
     "time point": 0.1,
     "average 5": 0.08,
@@ -59,7 +59,7 @@ def find_key_directions(runs: Sequence[ComponentRun], sizes: RecallSizes) -> Ten
     variance = (series @ directions.T).square().mean(0)
     least = _MIN_VARIANCE * float(series.square().sum(1).mean()) / max(1, min(series.shape))
     scaled = directions / variance.clamp_min(max(least, 1e-12))[:, None] ** 0.25
-    return torch.cat([scaled, scaled.new_zeros(sizes.n_key_components - len(scaled), sizes.width)])
+    return pad_rows(scaled, sizes.n_key_components)
 
 
 def fit_forecast_memory(
