@@ -31,7 +31,7 @@ from titan_neuro.forecaster.linear_skip import LinearSkip
 from titan_neuro.forecaster.recall import Recall, RecallFit
 from titan_neuro.forecaster.recall.component_autoregression import ComponentAutoregressionFit
 from titan_neuro.forecaster.recall.delayed_responses import DelayedResponsesFit
-from titan_neuro.forecaster.recall.forecast_memory import ForecastMemoryFit
+from titan_neuro.forecaster.titan.forecast_memory import ForecastMemoryFit
 from titan_neuro.forecaster.recall.stimulus_memory import StimulusMemoryFit
 from titan_neuro.forecaster.tokenizers import SwinTokenizer
 from titan_neuro.study.config import cpu_small, debug, gpu_base

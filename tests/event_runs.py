@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import torch
-from recall_runs import N_FEATURES, RECALL
+from recall_runs import LOOKAHEAD, N_FEATURES, RECALL
 
 from titan_neuro.forecaster import ForecasterConfig
 from titan_neuro.forecaster.decoders import LowRankConfig
@@ -17,7 +17,7 @@ N_TIME_POINTS, EVENT_LENGTH = 240, 24
 BOUNDARIES = np.array([20, 47, 66, 95, 120, 141, 170, 190, 216])
 BACKBONE_SIZE = {"tokens_per_time_point": 1, "dim": 8, "n_layers": 1}
 # Models with long chunks are read in long blocks: fewer steps for the tests.
-LONG_CHUNKS = dataclasses.replace(RECALL, chunk_time_points=40)
+LONG_CHUNKS = dataclasses.replace(LOOKAHEAD, chunk_time_points=40)
 
 
 def event_patterns(seed=0):
@@ -38,7 +38,7 @@ def event_run(subject, *, seed=0, lead=0, stimulus="task-movie", noise=0.5, seri
     return InMemoryRun(series, scored, key, f"{subject:02}", stimulus, stimulus_start=lead)
 
 
-def persistence_forecaster(*, recall=LONG_CHUNKS, horizons=(1, 3), backbone=None):
+def persistence_forecaster(*, recall=RECALL, lookahead=LONG_CHUNKS, horizons=(1, 3), backbone=None):
     """A forecaster that forecasts the current time point; its memories read, and were never trained."""
     torch.manual_seed(0)
     memory = NeuralMemoryConfig(chunk_time_points=40)
@@ -46,6 +46,7 @@ def persistence_forecaster(*, recall=LONG_CHUNKS, horizons=(1, 3), backbone=None
         tokenizer=ParcelTokenizerConfig(n_tokens=1),
         backbone=backbone or MACConfig(**BACKBONE_SIZE, n_heads=2, segment_time_points=40, memory=memory),
         recall=recall,
+        lookahead=lookahead,
         horizons=horizons,
         decoder=LowRankConfig(rank=4),
     )
@@ -53,11 +54,13 @@ def persistence_forecaster(*, recall=LONG_CHUNKS, horizons=(1, 3), backbone=None
     with torch.no_grad():
         model.linear_skip.coefficients[:, 0] = 1
         if model.recall is not None:
-            model.recall.basis.copy_(torch.eye(N_FEATURES))
+            model.components.basis.copy_(torch.eye(N_FEATURES))
             directions = torch.eye(N_FEATURES)[: model.recall.sizes.n_components]
             model.recall.innovation_directions.copy_(directions)
             model.recall.autoregression.directions.copy_(directions)
-            model.recall.key_directions.copy_(torch.eye(N_FEATURES)[: model.recall.sizes.n_key_components])
-            keys = model.recall.memory.key_map
+        if model.backbone.memory is not None:
+            memory = model.backbone.memory
+            memory.directions.copy_(torch.eye(N_FEATURES)[: len(memory.directions)])
+            keys = memory.associations.key_map
             keys.copy_(torch.randn(keys.shape) / keys.shape[-1] ** 0.5)
     return model

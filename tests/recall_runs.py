@@ -7,6 +7,7 @@ from stimulus_runs import ar1_noise, as_run
 from titan_neuro.forecaster import ForecasterConfig
 from titan_neuro.forecaster.decoders import LowRankConfig
 from titan_neuro.forecaster.recall.recall import RecallConfig
+from titan_neuro.forecaster.titan import LookaheadConfig
 from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig
 from titan_neuro.titans.models import MACConfig
 
@@ -15,11 +16,8 @@ RECALL = RecallConfig(
     width=24,
     n_components=12,
     autoregressive_lags=2,
-    key_lags=3,
-    key_components=6,
-    key_width=64,
-    chunk_time_points=8,
 )
+LOOKAHEAD = LookaheadConfig(n_lags=3, n_components=6, key_width=64)
 
 
 def recall_runs(
@@ -49,13 +47,14 @@ def recall_runs(
     return runs
 
 
-def small_forecaster(horizons=(1, 3), recall=RECALL, n_features=N_FEATURES):
+def small_forecaster(horizons=(1, 3), recall=RECALL, n_features=N_FEATURES, lookahead=LOOKAHEAD):
     """A small forecaster, not fitted; its decoder forecasts 0."""
     torch.manual_seed(0)
     config = ForecasterConfig(
         tokenizer=ParcelTokenizerConfig(n_tokens=1),
         backbone=MACConfig(tokens_per_time_point=1, n_heads=2, segment_time_points=8, dim=8, n_layers=1),
         recall=recall,
+        lookahead=lookahead,
         horizons=horizons,
         decoder=LowRankConfig(rank=4),
     )

@@ -19,8 +19,8 @@ training: {max_epochs: 1, steps_per_epoch: 1, window_time_points: 32, n_streams:
 model:
   horizons: [1]
   backbone: {dim: 8, n_layers: 1, n_heads: 1, segment_time_points: 32, memory: {n_heads: 1, chunk_time_points: 16}}
-  recall: {width: 16, n_components: 4, autoregressive_lags: 1, key_lags: 2, key_components: 2, key_width: 8,
-    longest_lag: 16}
+  recall: {width: 16, n_components: 4, autoregressive_lags: 1, longest_lag: 16}
+  lookahead: {n_lags: 2, n_components: 2, key_width: 8}
 evaluation: {n_resamples: 1000, rollout_every_time_points: 0}
 probe: {n_permutations: 1, surprise: {n_components: 2},
   context_length: {contexts_time_points: [4, 8], origins_per_run: 4}}

@@ -95,13 +95,13 @@ def make_forecaster():
             torch.nn.init.normal_(parameter, std=0.3)
         model.linear_skip.coefficients.normal_(std=0.2)
         recall = model.recall
-        recall.basis.copy_(torch.linalg.qr(torch.randn(n_features, recall.width)).Q.mT)
+        model.components.basis.copy_(torch.linalg.qr(torch.randn(n_features, recall.width)).Q.mT)
         for fitted in (
             recall.autoregression.directions,
             recall.innovation_directions,
-            recall.key_directions,
             recall.autoregression.weights,
-            recall.memory.key_map,
+            model.backbone.memory.directions,
+            model.backbone.memory.associations.key_map,
         ):
             fitted.normal_(std=0.2)
         return model.eval()

@@ -11,6 +11,7 @@ from titan_neuro.evaluation.metrics_and_rows import (
     ABOVE_ZERO,
     ADDS,
     BACKBONE_SUFFIX,
+    BLOCKS_SUFFIX,
     FROZEN_SUFFIX,
     GRU,
     HARMS,
@@ -32,7 +33,7 @@ from titan_neuro.evaluation.tables import summarize
 # A part that adds nothing should not look like one that adds 0.001.
 _DECIMALS = 4
 # Parts of the sentence, in its order. Of the controls of one part the sentence takes the one that is nearest the model.
-_PARTS = ((FROZEN_SUFFIX,), (BACKBONE_SUFFIX,), (SWIN_SUFFIX, SWIN_MEANS_SUFFIX))
+_PARTS = ((FROZEN_SUFFIX,), (BACKBONE_SUFFIX,), (BLOCKS_SUFFIX,), (SWIN_SUFFIX, SWIN_MEANS_SUFFIX))
 
 
 def ablations_table(benchmark: Benchmark, *, n_resamples: int = 10_000, seed: int = 0) -> pd.DataFrame:

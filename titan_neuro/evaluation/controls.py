@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from titan_neuro.evaluation.metrics_and_rows import (
     BACKBONE_SUFFIX,
+    BLOCKS_SUFFIX,
     FROZEN_SUFFIX,
     RECALL_SUFFIX,
     RESET_SUFFIX,
@@ -24,6 +25,8 @@ from titan_neuro.evaluation.metrics_and_rows import (
 )
 from titan_neuro.evaluation.random_means import RandomMeans
 from titan_neuro.forecaster import Forecaster, ForecasterState
+from titan_neuro.forecaster.recall import Recalled
+from titan_neuro.forecaster.titan import ForecasterBackboneState, LookaheadMemory
 from titan_neuro.forecaster.tokenizers import SwinTokenizer
 from titan_neuro.titans.models.backbone import BackboneState
 from titan_neuro.titans.stream_state import StreamState
@@ -184,14 +187,32 @@ class _Zeros(nn.Module):
         return x.new_zeros(*x.shape[:2], *self.shape)
 
 
-class _ZeroBackbone(nn.Module):
-    """A backbone without blocks, whose output is 0."""
+class _MemoryAlone(nn.Module):
+    """A backbone without blocks: the memory's output is not gated. Without a memory, too, all it returns is 0."""
 
-    def init_state(self, batch_size: int) -> BackboneState:
-        return BackboneState({}, ())
+    def __init__(self, memory: LookaheadMemory | None) -> None:
+        super().__init__()
+        self.memory = memory
 
-    def forward(self, x: Tensor, state: BackboneState, *, memory_frozen: bool = False) -> tuple[Tensor, BackboneState]:
-        return torch.zeros_like(x), state
+    def init_state(self, batch_size: int) -> ForecasterBackboneState:
+        memory = () if self.memory is None else (self.memory.init_state(batch_size),)
+        return ForecasterBackboneState(BackboneState({}, ()), memory)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        series: Tensor,
+        errors: Tensor,
+        recalled: Recalled,
+        state: ForecasterBackboneState,
+        *,
+        memory_frozen: bool = False,
+    ) -> tuple[Tensor, Tensor, ForecasterBackboneState]:
+        corrections = torch.zeros_like(errors)
+        if self.memory is not None:
+            corrections, memory = self.memory(series, errors, recalled, state.memory[0], frozen=memory_frozen)
+            state = dataclasses.replace(state, memory=(memory,))
+        return torch.zeros_like(tokens), corrections, state
 
 
 AnyControl = FrozenMemory | ResetMemory | OtherParts
@@ -215,9 +236,10 @@ def controls_of(model: Forecaster, train_runs: Sequence[RunData]) -> list[AnyCon
     no_tokens = _Zeros(config.tokenizer.n_tokens, config.backbone.dim)
     no_decoder = _Zeros(len(model.horizons), model.n_features)
     controls: list[AnyControl] = [FrozenMemory(model), ResetMemory(model)] if config.backbone.has_memory else []
-    controls.append(
-        OtherParts(model, BACKBONE_SUFFIX, tokenizer=no_tokens, backbone=_ZeroBackbone(), decoder=no_decoder)
-    )
+    without = {"tokenizer": no_tokens, "decoder": no_decoder}
+    controls.append(OtherParts(model, BACKBONE_SUFFIX, backbone=_MemoryAlone(None), **without))
+    if model.backbone.memory is not None:
+        controls.append(OtherParts(model, BLOCKS_SUFFIX, backbone=_MemoryAlone(model.backbone.memory), **without))
     if model.recall is not None:
         controls.append(OtherParts(model, RECALL_SUFFIX, recall=None))
     if isinstance(tokenizer, SwinTokenizer):

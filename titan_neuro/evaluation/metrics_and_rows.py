@@ -56,7 +56,7 @@ GRU, TRANSFORMER_20 = "gru", "transformer-20"
 INTERSUBJECT_AVERAGE, INTERSUBJECT_AVERAGE_AR = "intersubject-average", "intersubject-average+ar"
 
 FROZEN_SUFFIX, RESET_SUFFIX = "frozen", f"reset{RESET_TIME_POINTS}"
-BACKBONE_SUFFIX, RECALL_SUFFIX = "backbone-zeroed", "recall-zeroed"
+BACKBONE_SUFFIX, BLOCKS_SUFFIX, RECALL_SUFFIX = "backbone-zeroed", "blocks-zeroed", "recall-zeroed"
 SWIN_SUFFIX, SWIN_MEANS_SUFFIX = "swin-zeroed", "swin-random-means"
 """What a control's name adds to that of the study's model: ``titan-mac-frozen``, ``titan-mac-backbone-zeroed``."""
 
@@ -161,14 +161,21 @@ ABLATIONS = {
             BACKBONE_SUFFIX,
             "backbone zeroed",
             "the backbone",
-            "The output of the backbone and that of its decoder are 0; the memories read 0 instead of the backbone's "
-            "output.",
+            "The forecast is that of linear skip and recall: memory, blocks and decoder of the backbone give 0.",
+        ),
+        Ablation(
+            BLOCKS_SUFFIX,
+            "blocks of the backbone zeroed",
+            "what the backbone's blocks make of its memory",
+            "The forecast is that of linear skip, recall and the backbone's memory, which nothing gates; the blocks, which "
+            "gradients train, and the decoder give 0.",
         ),
         Ablation(
             RECALL_SUFFIX,
             "recall zeroed",
             "the recall as a whole",
-            "The forecast is that of linear skip, backbone and decoder; all memories of the recall give 0.",
+            "The forecast is that of linear skip and backbone, whose memory learns the errors of the linear skip alone: "
+            "nothing is known of the stimulus, nor of what training subjects' brains have in common.",
         ),
         Ablation(
             SWIN_SUFFIX,

@@ -11,6 +11,7 @@ from torch import Tensor
 from titan_neuro.errors import ConfigError
 from titan_neuro.forecaster.decoders import LowRankConfig, UpsamplingConfig
 from titan_neuro.forecaster.recall.recall import RecallConfig
+from titan_neuro.forecaster.titan.lookahead_memory import LookaheadConfig
 from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig, SwinTokenizerConfig
 from titan_neuro.settings import settings
 from titan_neuro.titans.models.mac import MACConfig
@@ -31,7 +32,9 @@ class ForecasterConfig:
     backbone : LMMConfig, MACConfig, MAGConfig, MALConfig, GRUConfig or TransformerConfig
         Chosen by ``variant``; by default MAC, with the tokenizer's number of tokens a time point.
     recall : RecallConfig or None
-        The memories that are fitted in closed form; None for none.
+        What is fitted in closed form; None for none, and for no memory that looks ahead.
+    lookahead : LookaheadConfig or None
+        The memory of a Titans backbone that looks ahead; None for none. Other backbones have none.
     horizons : tuple of int
         Lead times in time points, ascending, each at least 1.
     decoder : LowRankConfig or UpsamplingConfig
@@ -47,6 +50,7 @@ class ForecasterConfig:
     # Replaced by `__post_init__`: the default depends on the tokenizer.
     backbone: AnyBackboneConfig = cast("MACConfig", None)
     recall: RecallConfig | None = RecallConfig()
+    lookahead: LookaheadConfig | None = LookaheadConfig()
     horizons: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 3, 6, 10)
     decoder: Annotated[LowRankConfig | UpsamplingConfig, Field(discriminator="kind")] = LowRankConfig()
 
@@ -74,8 +78,13 @@ class ForecasterConfig:
     @property
     def restart_time_points(self) -> int:
         """Streams can be reset after multiples of this number of time points."""
-        chunk = 1 if self.recall is None else self.recall.chunk_time_points
+        chunk = 1 if self.memory is None else self.memory.chunk_time_points
         return math.lcm(chunk, self.backbone.restart_time_points)
+
+    @property
+    def memory(self) -> LookaheadConfig | None:
+        """The memory that looks ahead, where backbone and recall allow one: it corrects the recall's forecasts."""
+        return self.lookahead if self.backbone.has_memory and self.recall is not None else None
 
     def build(self, *, n_features: int, mask: Tensor | None = None) -> Forecaster:
         """Build the model for `n_features` voxels of `mask`, bool ``(x, y, z)``, or parcels (no mask)."""

@@ -1,4 +1,4 @@
-"""The forecaster: ``forecast = linear skip + recall + decoder``, at constant memory however long the run."""
+"""The forecaster: ``forecast = linear skip + recall + backbone``, at constant memory however long the run."""
 
 from __future__ import annotations
 
@@ -12,26 +12,30 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from titan_neuro.errors import ConfigError, MismatchError
+from titan_neuro.forecaster.components import Components
 from titan_neuro.forecaster.config import ForecasterConfig
 from titan_neuro.forecaster.decoders import LowRankConfig, LowRankDecoder, UpsamplingDecoder
 from titan_neuro.forecaster.linear_skip import LinearSkip
-from titan_neuro.forecaster.recall import fit_recall
+from titan_neuro.forecaster.fit import ClosedFormFit, fit_closed_form
+from titan_neuro.forecaster.recall.recall import Recall, Recalled
 from titan_neuro.forecaster.shapes import as_tensor, require_series, require_size
 from titan_neuro.forecaster.state import ForecasterState, LearnedOutput, MemoriesState, Observation, ObservationState
+from titan_neuro.forecaster.titan import ForecasterBackbone
 from titan_neuro.forecaster.tokenizers import ParcelTokenizer, SwinTokenizer, SwinTokenizerConfig
 from titan_neuro.linear.autoregression import fit_autoregression
 from titan_neuro.runs import as_runs
-from titan_neuro.titans.models.backbone import Backbone
 from titan_neuro.titans.pretrained import Pretrained
 from titan_neuro.typing import RunData
 
 
 class Forecaster(Pretrained):
-    """Forecast each feature by linear autoregression, plus what memories recall, plus what a decoder learns.
+    """Forecast each feature by linear autoregression, plus what is recalled of others, plus what the backbone learns.
 
-    ``forecast[t, h] = linear_skip_h(y up to t) + recall_h(y and the skip's errors up to t) + decoder_h(backbone(tokens
-    up to t))``. Linear skip and recall are fitted in closed form (:meth:`fit`). The decoder starts at 0, so
-    training starts from them. A new model forecasts 0. It keeps the protocol of
+    ``forecast[t, h] = linear_skip_h(y up to t) + recall_h(y and the skip's errors up to t) + backbone_h(tokens, errors
+    of both up to t)``. The backbone is Titans: a memory that learns, while the run is read, what the other two miss
+    `h` time points later, and blocks that gate it and add what a decoder makes of them. Linear skip, recall and the
+    keys of the memory are fitted in closed form (:meth:`fit`). The decoder starts at 0 and the gates at 1, so training
+    starts from that fit. A new model forecasts 0. It keeps the protocol of
     :class:`titan_neuro.typing.ForecastModel`.
 
     Parameters
@@ -50,9 +54,11 @@ class Forecaster(Pretrained):
     horizons : tuple of int
         Lead times in time points, ascending.
     linear_skip : LinearSkip
+    components : Components or None
+        None without a recall.
     recall : Recall or None
     tokenizer : SwinTokenizer or ParcelTokenizer
-    backbone : Backbone
+    backbone : ForecasterBackbone
     decoder : LowRankDecoder or UpsamplingDecoder
 
     Raises
@@ -78,11 +84,16 @@ class Forecaster(Pretrained):
         self.config, self.horizons, self.n_features = config, tuple(config.horizons), n_features
         self.name = config.backbone.name
         self.tokenizer = self._build_tokenizer(mask)
-        self.backbone: Backbone = config.backbone.build()
         self.decoder = self._build_decoder(mask)
-        self.recall = (
-            None if config.recall is None else config.recall.build(horizons=self.horizons, n_features=n_features)
-        )
+        self.recall: Recall | None = None
+        self.components: Components | None = None
+        if config.recall is not None:
+            self.recall = config.recall.build(horizons=self.horizons, n_features=n_features)
+            self.components = Components(self.recall.width, horizons=self.horizons, n_features=n_features)
+        width = 0 if self.components is None else self.components.width
+        self.backbone = ForecasterBackbone(config.backbone, config.memory, horizons=self.horizons, width=width)
+        # Subject and fold of each run of the fit, by its key; empty in a model that was read from a file.
+        self._fitted_runs: dict[str, tuple[int, int]] = {}
         self.linear_skip = LinearSkip(horizons=self.horizons, n_features=n_features)
 
     def _build_tokenizer(self, mask: Tensor | None) -> SwinTokenizer | ParcelTokenizer:
@@ -130,7 +141,7 @@ class Forecaster(Pretrained):
         ----------
         **parts : torch.nn.Module or None
             `tokenizer`, `backbone`, `decoder` or `recall`, with the shapes and the state of what they replace. Only the
-            recall can be None: the forecast is then that of linear skip and decoder.
+            recall can be None: the backbone then corrects the linear skip alone.
 
         Raises
         ------
@@ -148,7 +159,7 @@ class Forecaster(Pretrained):
         return other
 
     def fit(self, runs: Sequence[RunData | Tensor | np.ndarray]) -> None:
-        """Fit linear skip and recall to training runs, in closed form.
+        """Fit linear skip, recall and the keys of the memory to training runs, in closed form.
 
         Parameters
         ----------
@@ -173,7 +184,29 @@ class Forecaster(Pretrained):
         linear = fit_autoregression(runs, self.horizons)
         self.linear_skip.load(linear)
         if self.recall is not None:
-            self.recall.load(fit_recall(self.recall.config, runs, linear))
+            self.load_closed_form(fit_closed_form(self.recall.config, self.config.memory, runs, linear))
+
+    def load_closed_form(self, fit: ClosedFormFit) -> None:
+        """Load what was fitted beside the linear skip.
+
+        Raises
+        ------
+        MismatchError
+            The fit is of other sizes, or the model has no recall.
+        """
+        if self.recall is None or self.components is None:
+            raise MismatchError("Forecaster.load_closed_form: the model has no recall that could be loaded.")
+        if fit.basis.shape != self.components.basis.shape:
+            raise MismatchError(
+                f"Forecaster.load_closed_form: expected basis {tuple(self.components.basis.shape)}, found "
+                f"{tuple(fit.basis.shape)}.",
+                "Fit with the same RecallConfig and number of features.",
+            )
+        self.components.basis.copy_(fit.basis)
+        self.recall.load(fit.recall)
+        if self.backbone.memory is not None and fit.memory is not None:
+            self.backbone.memory.load(fit.memory)
+        self._fitted_runs = dict(fit.runs)
 
     def held_out_index(self, keys: Sequence[str]) -> Int[Tensor, "B 2"] | None:
         """Subject and fold of the runs with these keys, for `forward`.
@@ -188,12 +221,15 @@ class Forecaster(Pretrained):
         """
         if isinstance(keys, str):
             raise MismatchError(f"held_out_index: expected a sequence of keys, found {keys!r}.", f"Pass [{keys!r}].")
-        return None if self.recall is None else self.recall.held_out_index(keys)
+        if self.recall is None:
+            return None
+        places = [self._fitted_runs.get(key, (-1, -1)) for key in keys]
+        return torch.tensor(places, device=self.linear_skip.coefficients.device)
 
     def init_state(self, batch: int = 1) -> ForecasterState:
         """State before the first time point of `batch` streams, at least 1."""
         require_size("Forecaster.init_state: batch", batch)
-        pending = () if self.recall is None else (self.recall.init_pending(batch),)
+        pending = () if self.components is None else (self.components.init_state(batch),)
         observation = ObservationState(self.linear_skip.init_state(batch), pending)
         return ForecasterState(observation, self.init_memory(batch))
 
@@ -219,8 +255,9 @@ class Forecaster(Pretrained):
         history, n_horizons = self.linear_skip.coefficients.shape[1] - 1, len(self.horizons)
         expected: list[tuple[int, ...]] = [(batch, history, self.n_features)]
         found: list[tuple[int, ...]] = [state.observation.linear_skip.history.shape]
+        if self.components is not None:
+            expected += [(batch, max(self.horizons), n_horizons, self.components.width)]
         if self.recall is not None:
-            expected += [(batch, max(self.horizons), n_horizons, self.recall.width)]
             expected += [(batch, self.recall.stimulus.n_positions)]
         found += [pending.forecasts.shape for pending in state.observation.pending]
         found += [recall.evidence.shape for recall in state.memory.recall]
@@ -327,10 +364,10 @@ class Forecaster(Pretrained):
         require_series(series, self.n_features, caller="Forecaster.forward", dtype=dtype)
         with _full_precision(series):
             linear, linear_state = self.linear_skip(series, state.linear_skip)
-            if self.recall is None:
+            if self.components is None:
                 projected, errors, pending = series[..., :0], linear[..., :0], state.pending
             else:
-                projected, errors, waiting = self.recall.linear_errors(series, linear, state.pending[0])
+                projected, errors, waiting = self.components(series, linear, state.pending[0])
                 pending = (waiting,)
         if features is not None and isinstance(self.tokenizer, SwinTokenizer):
             tokens = self.tokenizer.project(features)
@@ -402,8 +439,8 @@ class Forecaster(Pretrained):
         Returns
         -------
         features : torch.Tensor
-            ``(batch, time, backbone dim + horizons * recall width)``: output of the backbone, averaged over the tokens
-            of a time point, and of the recall, in its basis, horizon by horizon.
+            ``(batch, time, backbone dim + horizons * width)``: output of the backbone's blocks, averaged over the tokens
+            of a time point, and what recall and memory forecast together, in components, horizon by horizon.
         state : MemoriesState
 
         Raises
@@ -413,7 +450,7 @@ class Forecaster(Pretrained):
         """
         state = self._memories_before(observation, state)
         output, state = self._run_memories(observation, state, memory_frozen=False, held_out_index=held_out_index)
-        return torch.cat([output.tokens.mean(dim=2).to(output.recalled), output.recalled.flatten(2)], dim=-1), state
+        return torch.cat([output.tokens.mean(dim=2).to(output.components), output.components.flatten(2)], dim=-1), state
 
     def _memories_before(self, observation: Observation, state: MemoriesState | None) -> MemoriesState:
         """Return `state`, or empty memories; raise where the two are something else, such as a whole model's state."""
@@ -432,30 +469,28 @@ class Forecaster(Pretrained):
     def _run_memories(
         self, observation: Observation, state: MemoriesState, *, memory_frozen: bool, held_out_index: Tensor | None
     ) -> tuple[LearnedOutput, MemoriesState]:
-        tokens = observation.tokens
-        output, backbone = self.backbone(tokens.flatten(1, 2), state.backbone, memory_frozen=memory_frozen)
-        output = output.view_as(tokens)
-        if self.recall is None:
-            return LearnedOutput(output, observation.errors), MemoriesState(backbone, ())
-        with _full_precision(output):
-            recalled, recall = self.recall(
-                observation.series,
-                observation.errors,
-                state.recall[0],
-                held_out_index=held_out_index,
-                frozen=memory_frozen,
-            )
-        return LearnedOutput(output, recalled), MemoriesState(backbone, (recall,))
+        recalled, recall = Recalled(*(torch.zeros_like(observation.errors),) * 2), state.recall
+        if self.recall is not None:
+            innovations = observation.errors[:, :, 0]
+            with _full_precision(innovations):
+                recalled, after = self.recall(
+                    observation.series, innovations, state.recall[0], held_out_index=held_out_index
+                )
+            recall = (after,)
+        tokens, corrections, backbone = self.backbone(
+            *observation, recalled, state.backbone, memory_frozen=memory_frozen
+        )
+        return LearnedOutput(tokens, recalled.total + corrections), MemoriesState(backbone, recall)
 
     def _decode(self, output: LearnedOutput) -> Tensor:
-        """Output of the decoder, plus what was recalled, in all features."""
+        """Output of the decoder, plus what is forecast in components, in all features."""
         decoded: Tensor = self.decoder(output.tokens)
-        if self.recall is None:
+        if self.components is None:
             return decoded
         # One product added in place: all features of each time point and horizon are the largest tensor.
         with _full_precision(decoded):
-            flat = decoded.to(output.recalled.dtype).flatten(0, 2)
-            total = torch.addmm(flat, output.recalled.flatten(0, 2), self.recall.basis)
+            flat = decoded.to(output.components.dtype).flatten(0, 2)
+            total = torch.addmm(flat, output.components.flatten(0, 2), self.components.basis)
         return total.view_as(decoded)
 
     @torch.inference_mode()

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from titan_neuro.forecaster.components import PendingForecasts
 from titan_neuro.forecaster.linear_skip import LinearSkipState
-from titan_neuro.forecaster.recall.recall import PendingForecasts, RecallState
-from titan_neuro.titans.models.backbone import BackboneState
+from titan_neuro.forecaster.recall.recall import RecallState
+from titan_neuro.forecaster.titan import ForecasterBackboneState
 from titan_neuro.titans.stream_state import StreamState
 
 
@@ -21,10 +22,10 @@ class Observation(NamedTuple):
     tokens : torch.Tensor
         Of the tokenizer, ``(batch, time, tokens, width)``.
     series : torch.Tensor
-        In the basis of the recall, ``(batch, time, recall width)``; width 0 without a recall.
+        In components, ``(batch, time, width)``; width 0 in a model without components.
     errors : torch.Tensor
-        Each time point less the linear forecasts of it, in the basis, ``(batch, time, horizons, recall width)``; 0
-        where none was made.
+        Each time point less the linear forecasts of it, in components, ``(batch, time, horizons, width)``; 0 where
+        none was made.
     """
 
     tokens: Tensor
@@ -42,13 +43,13 @@ class LearnedOutput(NamedTuple):
     Attributes
     ----------
     tokens : torch.Tensor
-        Of the backbone, for the decoder, ``(batch, time, tokens, width)``.
-    recalled : torch.Tensor
-        Of the recall, in its basis, ``(batch, time, horizons, recall width)``; width 0 without a recall.
+        Of the backbone's blocks, for the decoder, ``(batch, time, tokens, width)``.
+    components : torch.Tensor
+        Forecasts by recall and memory, in components, ``(batch, time, horizons, width)``.
     """
 
     tokens: Tensor
-    recalled: Tensor
+    components: Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +60,7 @@ class ObservationState(StreamState):
     ----------
     linear_skip : LinearSkipState
     pending : tuple of PendingForecasts
-        One, or none without a recall.
+        One, or none without components.
     """
 
     linear_skip: LinearSkipState
@@ -72,12 +73,12 @@ class MemoriesState(StreamState):
 
     Attributes
     ----------
-    backbone : BackboneState
+    backbone : ForecasterBackboneState
     recall : tuple of RecallState
         One, or none without a recall.
     """
 
-    backbone: BackboneState
+    backbone: ForecasterBackboneState
     recall: tuple[RecallState, ...]
 
 

@@ -144,8 +144,8 @@ class SurpriseProbe:
             return np.zeros(0, int)
         key = tuple(other.key for other in others)
         if key not in self._events:
-            recall = fold.model.recall
-            average, positions = average_subjects(others, None if recall is None else recall.basis)
+            components = fold.model.components
+            average, positions = average_subjects(others, None if components is None else components.basis)
             n_events = count_events(len(average), self.config.event_s / self.setup.repetition_time)
             starts = (
                 find_events(average, n_events=n_events, n_components=self.config.n_components)

@@ -11,7 +11,7 @@ from titan_neuro.data.prepare import PrepareConfig
 from titan_neuro.data.splits import SplitConfig
 from titan_neuro.errors import ConfigError
 from titan_neuro.evaluation import EvaluationConfig
-from titan_neuro.forecaster import ForecasterConfig, RecallConfig
+from titan_neuro.forecaster import ForecasterConfig, LookaheadConfig, RecallConfig
 from titan_neuro.forecaster.decoders import LowRankConfig
 from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig, SwinTokenizerConfig
 from titan_neuro.probing import ProbeConfig
@@ -56,7 +56,7 @@ class StudyConfig:
                 f"be reset in this {self.model.backbone.variant} model.",
                 "Streams end and begin between windows, and can do so between segments (mac: "
                 "model.backbone.segment_time_points) and chunks (model.backbone.memory.chunk_time_points and "
-                "model.recall.chunk_time_points) only.",
+                "model.lookahead.chunk_time_points) only.",
             )
 
 
@@ -67,9 +67,8 @@ def debug() -> StudyConfig:
             tokenizer=SwinTokenizerConfig(embed_dim=4, num_heads=(1, 2, 4, 8), token_grid=(1, 1, 1)),
             backbone=MACConfig(dim=16, n_layers=1, n_heads=2, tokens_per_time_point=1),
             horizons=(1, 2),
-            recall=RecallConfig(
-                width=16, n_components=8, autoregressive_lags=2, key_lags=4, key_components=4, key_width=32
-            ),
+            recall=RecallConfig(width=16, n_components=8, autoregressive_lags=2),
+            lookahead=LookaheadConfig(n_lags=4, n_components=4, key_width=32),
             decoder=LowRankConfig(rank=4),
         ),
         training=TrainingConfig(max_epochs=2, window_time_points=32),

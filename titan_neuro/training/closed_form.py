@@ -1,7 +1,7 @@
 """The parts of a forecaster that are fitted in closed form: fitted once for each fold, kept in the work folder.
 
-Seeds, comparison models, the processes of one training and the jobs of an array all start from the same linear skip and
-recall. The first that needs them fits them, the others wait for its file. A resumed training does not fit them again.
+Seeds, comparison models, the processes of one training and the jobs of an array all start from the same linear skip,
+recall and keys of the memory. The first that needs them fits them, the others wait for its file. A resumed training does not fit them again.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any
 from pydantic import TypeAdapter
 from tqdm import tqdm
 
-from titan_neuro.forecaster import ForecasterConfig, RecallConfig
-from titan_neuro.forecaster.recall import RecallFit, fit_recall
+from titan_neuro.forecaster import ForecasterConfig, LookaheadConfig, RecallConfig
+from titan_neuro.forecaster.fit import ClosedFormFit, fit_closed_form
 from titan_neuro.linear.autoregression import Autoregression, fit_autoregression
 from titan_neuro.provenance import digest, versions
 from titan_neuro.training.fold import FoldData
 from titan_neuro.training.tensors import TensorsAndMetadata, cached_tensors
 
 # Raised when the same runs and settings lead to other numbers.
-_METHOD_VERSION = 4
+_METHOD_VERSION = 5
 
 
 def fitted_linear_skip(data: FoldData, horizons: Sequence[int], *, work_dir: Path) -> Autoregression:
@@ -51,8 +51,8 @@ def fitted_linear_skip(data: FoldData, horizons: Sequence[int], *, work_dir: Pat
     )
 
 
-def fitted_recall(data: FoldData, model: ForecasterConfig, *, work_dir: Path) -> RecallFit | None:
-    """Return the fit of a model's recall, made once for all seeds; None for a model without one.
+def fitted_closed_form(data: FoldData, model: ForecasterConfig, *, work_dir: Path) -> ClosedFormFit | None:
+    """Return the fit of a model's recall and memory, made once for all seeds; None for a model without recall.
 
     It is fitted to the training and validation runs, as the linear skip is. Each of these runs is later read with the
     fit to the other runs (`Forecaster.held_out_index`). Where the test runs have another stimulus than the training
@@ -64,18 +64,20 @@ def fitted_recall(data: FoldData, model: ForecasterConfig, *, work_dir: Path) ->
     model : ForecasterConfig
     work_dir : Path
     """
-    config = model.recall
-    if config is None:
+    recall, memory = model.recall, model.memory
+    if recall is None:
         return None
 
     def fit() -> TensorsAndMetadata:
         linear = fitted_linear_skip(data, model.horizons, work_dir=work_dir)
-        fitted = fit_recall(config, data.fit_runs, linear, stimulus_is_shared=data.protocol == "subject")
+        is_shared = data.protocol == "subject"
+        fitted = fit_closed_form(recall, memory, data.fit_runs, linear, stimulus_is_shared=is_shared)
         return fitted.tensors(), {"runs": fitted.runs}
 
-    settings = [TypeAdapter(RecallConfig).dump_python(config, mode="json"), model.horizons, data.protocol]
-    tensors, metadata = cached_tensors(work_dir, "recall", _fingerprint(data, settings), fit)
-    return RecallFit.from_tensors(tensors, {key: tuple(place) for key, place in metadata["runs"].items()})
+    sizes = TypeAdapter(tuple[RecallConfig, LookaheadConfig | None]).dump_python((recall, memory), mode="json")
+    settings = [sizes, model.horizons, data.protocol]
+    tensors, metadata = cached_tensors(work_dir, "closed-form", _fingerprint(data, settings), fit)
+    return ClosedFormFit.from_tensors(tensors, {key: tuple(place) for key, place in metadata["runs"].items()})
 
 
 def _fingerprint(data: FoldData, settings: Any) -> str:

@@ -23,7 +23,7 @@ from titan_neuro.manifests import ResultOf, State
 from titan_neuro.provenance import digest, versions
 from titan_neuro.seeds import epoch_seed, fold_seed
 from titan_neuro.training.checkpoint import MODEL_FILES, save_forecaster
-from titan_neuro.training.closed_form import fitted_linear_skip, fitted_recall
+from titan_neuro.training.closed_form import fitted_linear_skip, fitted_closed_form
 from titan_neuro.training.config import TrainingConfig, require_pretraining
 from titan_neuro.training.features import cached_features
 from titan_neuro.training.fold import FoldData, trained_result
@@ -193,7 +193,7 @@ def _train(job: _Job) -> _Trained:
     forecaster = _init_forecaster(job)
     streams = _StreamData(job, _features(job, forecaster))
     stop_if_signaled(is_first=is_first)
-    forecaster.backbone.gradient_checkpointing = training.gradient_checkpointing
+    forecaster.backbone.blocks.gradient_checkpointing = training.gradient_checkpointing
     module = ForecastModule(
         forecaster,
         learning_rate=training.learning_rate,
@@ -264,9 +264,9 @@ def _init_forecaster(job: _Job) -> Forecaster:
     if encoder is not None and isinstance(forecaster.tokenizer, SwinTokenizer):
         forecaster.tokenizer.swin.load_state_dict(encoder)
     forecaster.linear_skip.load(fitted_linear_skip(data, model.horizons, work_dir=job.work_dir))
-    recall = fitted_recall(data, model, work_dir=job.work_dir)
-    if forecaster.recall is not None and recall is not None:
-        forecaster.recall.load(recall)
+    fit = fitted_closed_form(data, model, work_dir=job.work_dir)
+    if fit is not None:
+        forecaster.load_closed_form(fit)
     return forecaster
 
 

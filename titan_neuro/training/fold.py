@@ -19,7 +19,7 @@ from titan_neuro.provenance import digest, versions
 from titan_neuro.training.config import TrainingConfig
 
 # Raised when the same settings and data lead to other weights: existing models are then trained again.
-_METHOD_VERSION = 5
+_METHOD_VERSION = 6
 # Settings that change the weights by rounding errors only.
 _SETTINGS_WITHOUT_EFFECT = ("checkpoint_every_s", "gradient_checkpointing", "strategy")
 

@@ -10,10 +10,10 @@ from stimulus_runs import ar1_noise, as_run
 
 from titan_neuro.forecaster import RecallConfig
 from titan_neuro.forecaster.recall import fit_recall
-from titan_neuro.forecaster.recall.fit.aligned_subjects import align_subjects
-from titan_neuro.forecaster.recall.fit.components import ComponentRun, find_components, project_runs
-from titan_neuro.forecaster.recall.fit.forecast_memory import _OutputSums
-from titan_neuro.forecaster.recall.fit.stimulus_memory import CHOICE_TIME_POINTS, runs_for_choices
+from titan_neuro.forecaster.fit.aligned_subjects import align_subjects
+from titan_neuro.forecaster.fit.components import ComponentRun, find_components, project_runs
+from titan_neuro.forecaster.fit.forecast_memory import _OutputSums
+from titan_neuro.forecaster.fit.stimulus_memory import CHOICE_TIME_POINTS, runs_for_choices
 from titan_neuro.linear.autoregression import fit_autoregression
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from titan_neuro.forecaster import RecallConfig
-from titan_neuro.forecaster.recall.fit.aligned_subjects import align_subjects
-from titan_neuro.forecaster.recall.fit.components import find_components, project_runs
+from titan_neuro.forecaster.fit.aligned_subjects import align_subjects
+from titan_neuro.forecaster.fit.components import find_components, project_runs
 from titan_neuro.linear.autoregression import Autoregression
 from titan_neuro.runs import InMemoryRun
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from titan_neuro.forecaster.recall.forecast_memory import ForecastMemory
+from titan_neuro.forecaster.titan.forecast_memory import ForecastMemory
 
 SIZES = {"n_features": 5, "key_width": 4, "value_width": 3}
 HORIZONS = (2, 5)

@@ -1,6 +1,5 @@
-"""The recall: stimulus memory, vector autoregression, delayed responses, and a memory that learns at test time."""
+"""The recall: stimulus memory, vector autoregression, delayed responses; fitted in closed form."""
 
-from titan_neuro.forecaster.recall.fit import fit_recall
-from titan_neuro.forecaster.recall.recall import Recall, RecallConfig, RecallFit, RecallState
+from titan_neuro.forecaster.recall.recall import Recall, RecallConfig, Recalled, RecallFit, RecallState
 
-__all__ = ["Recall", "RecallConfig", "RecallFit", "RecallState", "fit_recall"]
+__all__ = ["Recall", "RecallConfig", "RecallFit", "RecallState", "Recalled"]

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from titan_neuro.forecaster.recall.fitted import FitRecord, load_buffers, select_fit
-from titan_neuro.forecaster.recall.lags import lagged_values
+from titan_neuro.forecaster.fitted import FitRecord, load_buffers, select_fit
+from titan_neuro.forecaster.lags import lagged_values
 from titan_neuro.linear.running_averages import TIME_CONSTANTS, running_averages
 from titan_neuro.titans.stream_state import StreamState
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from titan_neuro.forecaster.recall.fitted import FitRecord, load_buffers, resize_buffers, select_fit
+from titan_neuro.forecaster.fitted import FitRecord, load_buffers, resize_buffers, select_fit
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from titan_neuro.forecaster.recall.fitted import FitRecord, load_buffers, resize_buffers, select_fit
+from titan_neuro.forecaster.fitted import FitRecord, load_buffers, resize_buffers, select_fit
 from titan_neuro.forecaster.recall.stimulus_position import accumulate_evidence, position_probabilities
 
 # Time points about the target whose stimulus values are regressed on: what follows is a smooth function of them.

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from titan_neuro.forecaster import Forecaster
-from titan_neuro.forecaster.recall.forecast_memory import ForecastMemory
+from titan_neuro.forecaster.titan.forecast_memory import ForecastMemory
 from titan_neuro.runs import read_blocks
 from titan_neuro.titans.layers import NeuralMemory
 from titan_neuro.typing import RunData

@@ -126,7 +126,7 @@ def _trace_blocks(
             outputs.append(output[0])
             weights.append(sketch(memory_state))
             time_points.append(end - 1)
-        activity = (observed.series if model.recall is not None else series)[0]
+        activity = (observed.series if model.components is not None else series)[0]
         yield (activity, observed.tokens[0].flatten(1), torch.cat(outputs)), weights, time_points
 
 

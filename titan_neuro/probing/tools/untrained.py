@@ -10,7 +10,7 @@ from titan_neuro.forecaster import Forecaster
 def untrained_like(model: Forecaster, *, seed: int) -> Forecaster:
     """Build a model like this one with random weights and an empty stimulus memory.
 
-    The linear skip and the basis of the recall are copied from `model`. The memories that learn at test time learn in
+    The linear skip and the components are copied from `model`. The memories that learn at test time learn in
     the untrained model, too, from random keys: what they contain of a stimulus, any mixture of past time points would.
 
     Parameters
@@ -29,12 +29,14 @@ def untrained_like(model: Forecaster, *, seed: int) -> Forecaster:
         mask = getattr(model.tokenizer, "mask", None)
         untrained = model.config.build(n_features=model.n_features, mask=None if mask is None else mask.cpu())
         untrained.linear_skip.load_state_dict(model.linear_skip.state_dict())
+        if untrained.components is not None and model.components is not None:
+            untrained.components.load_state_dict(model.components.state_dict())
         if untrained.recall is not None and model.recall is not None:
-            untrained.recall.basis.copy_(model.recall.basis)
             untrained.recall.innovation_directions.copy_(model.recall.innovation_directions)
-            untrained.recall.key_directions.copy_(model.recall.key_directions)
             untrained.recall.autoregression.directions.copy_(model.recall.autoregression.directions)
-            keys = untrained.recall.memory.key_map
+        if untrained.backbone.memory is not None and model.backbone.memory is not None:
+            untrained.backbone.memory.directions.copy_(model.backbone.memory.directions)
+            keys = untrained.backbone.memory.associations.key_map
             keys.copy_(torch.randn(keys.shape) / keys.shape[-1] ** 0.5)
     return untrained.to(model.linear_skip.coefficients.device).eval()
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from titan_neuro.forecaster.recall.delayed_responses import DelayedResponses, DelayedResponsesFit
-from titan_neuro.forecaster.recall.fit.components import ComponentRun, SpatialComponents, residual_errors
-from titan_neuro.forecaster.recall.recall import RecallConfig
+from titan_neuro.forecaster.fit.components import ComponentRun, SpatialComponents, residual_errors
+from titan_neuro.forecaster.recall.recall import RecallConfig, Recalled
 from titan_neuro.linear.ridge import RidgeStatistics
 
 # Robust standard deviations over all lags by which the agreement of the subjects at a lag must exceed the median.
@@ -22,10 +22,10 @@ _PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 def fit_delayed_responses(
     config: RecallConfig,
     runs: Sequence[ComponentRun],
-    forecasts: Sequence[Tensor],
+    forecasts: Sequence[Recalled],
     components: SpatialComponents,
     horizons: tuple[int, ...],
-) -> tuple[DelayedResponsesFit, list[Tensor]]:
+) -> tuple[DelayedResponsesFit, list[Recalled]]:
     """Find the lags and the weights, and add their forecasts to those of the parts fitted before.
 
     At the lag of a delayed response, the covariance of the residual error with the innovations so long ago is alike in
@@ -37,7 +37,7 @@ def fit_delayed_responses(
     ----------
     config : RecallConfig
     runs : sequence of ComponentRun
-    forecasts : sequence of torch.Tensor
+    forecasts : sequence of Recalled
         Of each run, by the parts fitted before, ``(time, horizons, width)``.
     components : SpatialComponents
     horizons : tuple of int
@@ -46,13 +46,13 @@ def fit_delayed_responses(
     Returns
     -------
     fit : DelayedResponsesFit
-    forecasts : list of torch.Tensor
-        With those of the delayed responses added.
+    forecasts : list of Recalled
+        With those of the delayed responses added to what follows from the stream's own past.
     """
     sizes = components.sizes
     empty = DelayedResponsesFit.empty(n_horizons=len(horizons), width=sizes.width)
     sources = [run.innovations @ components.innovation_directions.T for run in runs]
-    residuals = [residual_errors(*pair, horizons) for pair in zip(runs, forecasts, strict=True)]
+    residuals = [residual_errors(run, made.total, horizons) for run, made in zip(runs, forecasts, strict=True)]
     lags = _find_lags(config, runs, sources, residuals, components, max(horizons) + 1)
     if not lags:
         return empty, list(forecasts)
@@ -73,7 +73,7 @@ def fit_delayed_responses(
         module(source[None], module.init_state(1), run.fold_index)[0][0]
         for run, source in zip(runs, sources, strict=True)
     ]
-    return fit, [before + addition for before, addition in zip(forecasts, delayed, strict=True)]
+    return fit, [made._replace(own=made.own + more) for made, more in zip(forecasts, delayed, strict=True)]
 
 
 def _find_lags(

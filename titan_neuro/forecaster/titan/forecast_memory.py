@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from titan_neuro.forecaster.recall.fitted import FitRecord
+from titan_neuro.forecaster.fitted import FitRecord
 from titan_neuro.linear.online_ridge import OnlineRidge, OnlineState
 from titan_neuro.titans.stream_state import StreamState
 

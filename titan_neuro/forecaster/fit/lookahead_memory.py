@@ -1,4 +1,4 @@
-"""Fit the keys of the forecast memory, and estimate its reliability."""
+"""Fit the keys of the memory that looks ahead, and estimate its reliability."""
 
 from __future__ import annotations
 
@@ -9,17 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from titan_neuro.forecaster.recall.fit.components import ComponentRun, pad_rows, residual_errors
-from titan_neuro.forecaster.recall.fit.linear_maps import LinearForecasts
-from titan_neuro.forecaster.recall.fit.stimulus_memory import runs_for_choices
-from titan_neuro.forecaster.recall.forecast_memory import ForecastMemory, ForecastMemoryFit
-from titan_neuro.forecaster.recall.recall import (
-    RecallConfig,
-    RecallSizes,
-    init_key_state,
-    key_feature_sizes,
-    key_features,
-)
+from titan_neuro.forecaster.fit.components import ComponentRun, pad_rows, residual_errors
+from titan_neuro.forecaster.fit.stimulus_memory import runs_for_choices
+from titan_neuro.forecaster.recall.recall import Recalled
+from titan_neuro.forecaster.titan.forecast_memory import ForecastMemory, ForecastMemoryFit
+from titan_neuro.forecaster.titan.lookahead_memory import LookaheadConfig, LookaheadMemory, LookaheadMemoryFit
 from titan_neuro.linear.components import principal_components
 
 # Mean squared length of the part of a key that each kind of feature makes: about how much of it is learned from one
@@ -49,28 +43,9 @@ _LEAST_POWER = 1e-6
 _SAMPLED_TIME_POINTS = 1000
 
 
-def find_key_directions(runs: Sequence[ComponentRun], sizes: RecallSizes) -> Tensor:
-    """Directions in which key features are described, ``(key components, width)``; see :attr:`Recall.key_directions`.
-
-    Rows of zeros where the data have fewer dimensions.
-    """
-    series = torch.cat([run.series[run.scored] for run in runs])
-    directions = principal_components(series, sizes.n_key_components)
-    variance = (series @ directions.T).square().mean(0)
-    least = _MIN_VARIANCE * float(series.square().sum(1).mean()) / max(1, min(series.shape))
-    scaled = directions / variance.clamp_min(max(least, 1e-12))[:, None] ** 0.25
-    return pad_rows(scaled, sizes.n_key_components)
-
-
-def fit_forecast_memory(
-    config: RecallConfig,
-    runs: Sequence[ComponentRun],
-    linear_forecasts: Sequence[LinearForecasts],
-    forecasts: Sequence[Tensor],
-    directions: Tensor,
-    sizes: RecallSizes,
-    horizons: tuple[int, ...],
-) -> ForecastMemoryFit:
+def fit_lookahead_memory(
+    config: LookaheadConfig, runs: Sequence[ComponentRun], recalled: Sequence[Recalled], horizons: tuple[int, ...]
+) -> LookaheadMemoryFit:
     """Fit the map from key features to keys, choose the length of the keys, and estimate the reliability.
 
     A key holds the principal directions of the key features, each kind of which has the length that `_TRUST` gives it,
@@ -79,60 +54,67 @@ def fit_forecast_memory(
 
     Parameters
     ----------
-    config : RecallConfig
+    config : LookaheadConfig
     runs : sequence of ComponentRun
-    linear_forecasts : sequence of LinearForecasts
-        Of each run: those from the stimulus.
-    forecasts : sequence of torch.Tensor
-        Of each run, by all other parts together, ``(time, horizons, width)``.
-    directions : torch.Tensor
-        From :func:`find_key_directions`.
-    sizes : RecallSizes
+    recalled : sequence of Recalled
+        For each run, what the recall forecasts, ``(time, horizons, width)``.
     horizons : tuple of int
         Lead times in time points.
 
     Returns
     -------
-    ForecastMemoryFit
+    LookaheadMemoryFit
     """
-    sample = [
-        _Example(config, directions, runs[index], linear_forecasts[index].stimulus, forecasts[index])
-        for index in runs_for_choices(runs)
-    ]
+    directions = _find_directions(config, runs)
+    memory = config.build(horizons=horizons, width=directions.shape[1])
+    memory.directions.copy_(directions)
+    sample = [_Example(memory, runs[index], recalled[index]) for index in runs_for_choices(runs)]
     every = max(1, -(-sum(int(one.run.scored.sum()) for one in sample) // _SAMPLED_TIME_POINTS))
     features = torch.cat([one.features()[one.run.scored][::every] for one in sample])
 
     def run_option(own: Tensor, stimulus: Tensor) -> _Option:
         """Run a memory with these factors, one for each horizon."""
-        key_map = _fit_key_map(config, sizes, features, own, stimulus)
-        sums = _run_memory(config, horizons, key_map, sample)
+        key_map = _fit_key_map(memory, features, own, stimulus)
+        memory.associations.load(ForecastMemoryFit(key_map, torch.ones_like(memory.associations.reliability)))
+        sums = _run_memory(memory.associations, sample)
         return _Option(sums.error_removed(), own, stimulus, key_map, sums.reliability().float())
 
     ones = torch.ones(len(horizons))
     best = _better(run_option(factor * ones, ones) for factor in _OWN_FACTORS)
-    if bool(best.reliability.any()) and any(bool(one.from_stimulus.any()) for one in sample):
+    if bool(best.reliability.any()) and any(bool(one.recalled.stimulus.any()) for one in sample):
         best = _better([best, *(run_option(best.own, factor * ones) for factor in _STIMULUS_FACTORS)])
-    return ForecastMemoryFit(best.key_map, best.reliability)
+    return LookaheadMemoryFit(directions, ForecastMemoryFit(best.key_map, best.reliability))
+
+
+def _find_directions(config: LookaheadConfig, runs: Sequence[ComponentRun]) -> Tensor:
+    """Directions in which key features are described; see :attr:`LookaheadMemory.directions`.
+
+    Rows of zeros where the data have fewer dimensions.
+    """
+    series = torch.cat([run.series[run.scored] for run in runs])
+    n_components = min(config.n_components, series.shape[1])
+    directions = principal_components(series, n_components)
+    variance = (series @ directions.T).square().mean(0)
+    least = _MIN_VARIANCE * float(series.square().sum(1).mean()) / max(1, min(series.shape))
+    scaled = directions / variance.clamp_min(max(least, 1e-12))[:, None] ** 0.25
+    return pad_rows(scaled, n_components)
 
 
 class _Example(NamedTuple):
-    """A training run, and the forecasts of it from the stimulus, and by all parts but the memory."""
+    """A training run, and what the recall forecasts of it."""
 
-    config: RecallConfig
-    directions: Tensor
+    memory: LookaheadMemory
     run: ComponentRun
-    from_stimulus: Tensor
-    forecasts: Tensor
+    recalled: Recalled
 
     def features(self) -> Tensor:
-        """Key features, ``(time, horizons, features)``; see :func:`key_features`.
+        """Key features, ``(time, horizons, features)``; see :meth:`LookaheadMemory.key_features`.
 
         They are made again for each pass: of all runs together they would be the largest tensor of the fit.
         """
-        own = self.forecasts - self.from_stimulus
-        parts = (self.run.series, self.run.innovations, self.from_stimulus, own)
-        in_keys = [(values @ self.directions.T)[None] for values in parts]
-        return key_features(*in_keys, state=init_key_state(self.config, self.directions, 1))[0][0]
+        recalled = Recalled(*(part[None] for part in self.recalled))
+        stream = self.run.series[None], self.run.innovations[None], recalled
+        return self.memory.key_features(*stream, self.memory.init_state(1))[0][0]
 
 
 class _Option(NamedTuple):
@@ -166,15 +148,15 @@ def _better(options: Iterable[_Option]) -> _Option:
     return functools.reduce(choose, options)
 
 
-def _fit_key_map(config: RecallConfig, sizes: RecallSizes, samples: Tensor, own: Tensor, stimulus: Tensor) -> Tensor:
+def _fit_key_map(memory: LookaheadMemory, samples: Tensor, own: Tensor, stimulus: Tensor) -> Tensor:
     """Map from key features to keys, ``(horizons, key width, features)``.
 
     `samples` are key features of some time points, ``(samples, horizons, features)``; `own` and `stimulus` are factors
     of `_TRUST`, for each horizon.
     """
     n_horizons = samples.shape[1]
-    kinds = key_feature_sizes(config, sizes, n_horizons)
-    key_map = torch.zeros(n_horizons, min(config.key_width, samples.shape[2]), samples.shape[2])
+    kinds = memory.config.feature_sizes(n_horizons=n_horizons, width=memory.width)
+    key_map = torch.zeros_like(memory.associations.key_map)
     for index in range(n_horizons):
         # Mean squared length of each kind of feature.
         parts = torch.split(samples[:, index], [*kinds.values()], dim=1)
@@ -229,20 +211,9 @@ class _OutputSums(NamedTuple):
         return (2 * weight * product - weight.square() * square).sum(dim=1)
 
 
-def _run_memory(
-    config: RecallConfig, horizons: tuple[int, ...], key_map: Tensor, sample: Sequence[_Example]
-) -> _OutputSums:
+def _run_memory(memory: ForecastMemory, sample: Sequence[_Example]) -> _OutputSums:
     """Run a memory through each run; a unit is a subject, or a run where there is one subject."""
-    n_horizons, key_width, n_features = key_map.shape
-    width = sample[0].run.series.shape[1]
-    memory = ForecastMemory(
-        horizons=horizons,
-        n_features=n_features,
-        key_width=key_width,
-        value_width=width,
-        chunk_time_points=config.chunk_time_points,
-    )
-    memory.load(ForecastMemoryFit(key_map, torch.ones(n_horizons, width)))
+    n_horizons, width = memory.reliability.shape
     subjects = sorted({one.run.subject for one in sample})
     n_units = len(subjects) if len(subjects) > 1 else len(sample)
     product = torch.zeros(n_units, n_horizons, width, dtype=torch.float64)
@@ -250,9 +221,9 @@ def _run_memory(
     n_targets = torch.zeros(n_horizons, 1)
     for place, one in enumerate(sample):
         unit = subjects.index(one.run.subject) if len(subjects) > 1 else place
-        residual = residual_errors(one.run, one.forecasts, horizons)
+        residual = residual_errors(one.run, one.recalled.total, memory.horizons)
         outputs, _ = memory(one.features()[None], residual[None], memory.init_state(1))
-        for index, horizon in enumerate(horizons):
+        for index, horizon in enumerate(memory.horizons):
             scored = one.run.scored[horizon:]
             output = outputs[0, : len(scored), index][scored].detach().double()
             target = residual[horizon:, index][scored].double()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from titan_neuro.forecaster.recall.fit.components import ComponentRun, SpatialComponents
+from titan_neuro.forecaster.fit.components import ComponentRun, SpatialComponents
 
 
 @dataclass(frozen=True, eq=False)

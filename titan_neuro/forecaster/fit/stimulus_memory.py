@@ -8,8 +8,8 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from titan_neuro.forecaster.recall.fit.aligned_subjects import AlignedSubjects
-from titan_neuro.forecaster.recall.fit.components import ComponentRun, SpatialComponents, pad_rows
+from titan_neuro.forecaster.fit.aligned_subjects import AlignedSubjects
+from titan_neuro.forecaster.fit.components import ComponentRun, SpatialComponents, pad_rows
 from titan_neuro.forecaster.recall.stimulus_memory import StimulusMemory, StimulusMemoryFit
 from titan_neuro.forecaster.recall.stimulus_position import position_probabilities
 
@@ -93,7 +93,7 @@ def fit_stimulus_memory(
     Returns
     -------
     fit : StimulusMemoryFit
-        Its weights are still 0: see :func:`titan_neuro.forecaster.recall.fit.linear_maps.fit_linear_maps`.
+        Its weights are still 0: see :func:`titan_neuro.forecaster.fit.linear_maps.fit_linear_maps`.
     averages : StimulusAverages or None
         From which keys and values without further subjects follow; None where no stimulus is shared.
     """

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from titan_neuro.forecaster.recall.component_autoregression import ComponentAutoregression, ComponentAutoregressionFit
-from titan_neuro.forecaster.recall.fit.components import ComponentRun
-from titan_neuro.forecaster.recall.fit.stimulus_memory import StimulusAverages
-from titan_neuro.forecaster.recall.recall import RecallConfig
+from titan_neuro.forecaster.fit.components import ComponentRun
+from titan_neuro.forecaster.fit.stimulus_memory import StimulusAverages
+from titan_neuro.forecaster.recall.recall import RecallConfig, Recalled
 from titan_neuro.forecaster.recall.stimulus_memory import StimulusMemory, StimulusMemoryFit
 from titan_neuro.linear.components import principal_components
 from titan_neuro.linear.ridge import RidgeStatistics
@@ -29,25 +29,15 @@ _CHOICE_COMPONENTS = 32
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class LinearForecasts:
-    """Forecasts of a training run with weights that were fitted without its fold, ``(time, horizons, width)`` each."""
-
-    stimulus: Tensor
-    autoregression: Tensor
-
-    @property
-    def total(self) -> Tensor:
-        """Sum of both."""
-        return self.stimulus + self.autoregression
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
 class LinearMaps:
-    """Fitted weights, and the forecasts of each training run with them."""
+    """Fitted weights, and the forecasts of each training run by weights fitted without its fold.
+
+    The forecasts are ``(time, horizons, width)``.
+    """
 
     stimulus: StimulusMemoryFit
     autoregression: ComponentAutoregressionFit
-    forecasts: list[LinearForecasts]
+    forecasts: list[Recalled]
 
 
 def fit_linear_maps(
@@ -178,19 +168,19 @@ def _stimulus_features(run: ComponentRun, stimulus: StimulusMemory) -> Tensor:
     return stimulus.target_features(probabilities, subject)[0]
 
 
-def _forecast(run: ComponentRun, stimulus: StimulusMemory, autoregression: ComponentAutoregression) -> LinearForecasts:
+def _forecast(run: ComponentRun, stimulus: StimulusMemory, autoregression: ComponentAutoregression) -> Recalled:
     series, innovations = run.series[None], run.innovations[None]
     from_stimulus, _ = stimulus(innovations, stimulus.init_state(1), run.subject_index, run.fold_index)
     from_series, _ = autoregression(series, innovations, autoregression.init_state(1), run.fold_index)
-    return LinearForecasts(from_stimulus[0], from_series[0])
+    return Recalled(from_stimulus[0], from_series[0])
 
 
-def _squared_errors(run: ComponentRun, forecasts: LinearForecasts, horizons: Sequence[int]) -> Tensor:
+def _squared_errors(run: ComponentRun, forecasts: Recalled, horizons: Sequence[int]) -> Tensor:
     """Squared error of the autoregression, and of stimulus and autoregression together; ``(2, horizons)``."""
     squared = torch.zeros(2, len(horizons))
     for index, horizon in enumerate(horizons):
         errors, scored = run.errors[horizon:, index], run.scored[horizon:]
-        for row, values in enumerate((forecasts.autoregression, forecasts.total)):
+        for row, values in enumerate((forecasts.own, forecasts.total)):
             squared[row, index] = (errors - values[:-horizon, index])[scored].square().sum()
     return squared
 

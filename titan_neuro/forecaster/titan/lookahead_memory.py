@@ -1,0 +1,211 @@
+"""The backbone's memory: what follows a time point in this recording, learned while the recording runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from titan_neuro.errors import MismatchError
+from titan_neuro.forecaster.fitted import FitRecord
+from titan_neuro.forecaster.lags import lagged_values
+from titan_neuro.forecaster.recall.recall import Recalled
+from titan_neuro.forecaster.titan.forecast_memory import ForecastMemory, ForecastMemoryFit, ForecastMemoryState
+from titan_neuro.linear.lead_time import wait_for_targets
+from titan_neuro.linear.running_averages import TIME_CONSTANTS, running_averages
+from titan_neuro.settings import settings
+from titan_neuro.titans.stream_state import StreamState
+
+
+@settings
+class LookaheadConfig:
+    """Sizes of the memory that looks ahead; what it holds is fitted in closed form before any gradient step.
+
+    Attributes
+    ----------
+    n_lags : int
+        Time points whose innovations enter the keys.
+    n_components : int
+        Components that the key features are described by.
+    key_width : int
+        Dimensions of a key, at most: principal directions of the key features.
+    chunk_time_points : int
+        Time points whose pairs the memory merges at once; changes the cost alone.
+    """
+
+    n_lags: Annotated[int, Field(ge=1)] = 8
+    n_components: Annotated[int, Field(ge=1)] = 96
+    key_width: Annotated[int, Field(ge=1)] = 384
+    chunk_time_points: Annotated[int, Field(ge=1)] = 8
+
+    def build(self, *, horizons: tuple[int, ...], width: int) -> LookaheadMemory:
+        """Build the memory for `width` spatial components."""
+        return LookaheadMemory(self, horizons=horizons, width=width)
+
+    def feature_sizes(self, *, n_horizons: int, width: int) -> dict[str, int]:
+        """Number of key features of each kind, in their order, for time points of `width` components."""
+        n_components = min(self.n_components, width)
+        averages = {f"average {constant}": n_components for constant in TIME_CONSTANTS}
+        innovations = {f"innovation {lag}": n_components for lag in range(self.n_lags)}
+        forecasts = {"stimulus, all lead times": n_horizons * n_components, "stimulus": n_components}
+        return {"time point": n_components, **averages, **innovations, **forecasts, "own": n_components}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LookaheadMemoryFit(FitRecord):
+    """What is fitted of a :class:`LookaheadMemory`; see its attributes."""
+
+    directions: Tensor
+    associations: ForecastMemoryFit
+
+
+@dataclasses.dataclass(frozen=True)
+class LookaheadState(StreamState):
+    """What is carried from one call to the next.
+
+    Attributes
+    ----------
+    averages : torch.Tensor
+        Running averages, ``(batch, time constants, components)``.
+    innovations : torch.Tensor
+        Innovations of the last time points, ``(batch, lags - 1, components)``.
+    pending : torch.Tensor
+        Forecasts of the last time points by the recall, whose targets have not arrived, ``(batch, longest horizon,
+        horizons, width)``.
+    associations : ForecastMemoryState
+    """
+
+    averages: Float[Tensor, "batch ..."]
+    innovations: Float[Tensor, "batch ..."]
+    pending: Float[Tensor, "batch ..."]
+    associations: ForecastMemoryState
+
+
+class LookaheadMemory(nn.Module):
+    """Learn at test time what the recall misses: a memory whose keys wait for their values.
+
+    The key of a time point tells what the person's brain does now, has done slowly, and what was unexpected in the last
+    time points; and what the recall forecasts. Its value comes `horizon` time points later: what the recall's forecast
+    of that time point missed. How pairs are held and read is :class:`ForecastMemory`'s.
+
+    Parameters
+    ----------
+    config : LookaheadConfig
+    horizons : tuple of int
+        Lead times in time points, ascending.
+    width : int
+        Spatial components.
+
+    Attributes
+    ----------
+    directions : torch.Tensor
+        ``(components, width)``: principal directions of the time points, each divided by the root of its standard
+        deviation: half-way to equal variances.
+    associations : ForecastMemory
+    """
+
+    directions: Tensor
+
+    def __init__(self, config: LookaheadConfig, *, horizons: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        self.config, self.horizons, self.width = config, horizons, width
+        self.register_buffer("directions", torch.zeros(min(config.n_components, width), width))
+        n_features = sum(config.feature_sizes(n_horizons=len(horizons), width=width).values())
+        self.associations = ForecastMemory(
+            horizons=horizons,
+            n_features=n_features,
+            key_width=min(config.key_width, n_features),
+            value_width=width,
+            chunk_time_points=config.chunk_time_points,
+        )
+
+    def load(self, fit: LookaheadMemoryFit) -> None:
+        """Load what was fitted.
+
+        Raises
+        ------
+        MismatchError
+            The fit is of other sizes.
+        """
+        for name, found, current in (
+            ("directions", fit.directions, self.directions),
+            ("key_map", fit.associations.key_map, self.associations.key_map),
+        ):
+            if found.shape != current.shape:
+                raise MismatchError(
+                    f"LookaheadMemory.load: expected {name} {tuple(current.shape)}, found {tuple(found.shape)}.",
+                    "Fit with the same LookaheadConfig, horizons and number of features.",
+                )
+        self.directions.copy_(fit.directions)
+        self.associations.load(fit.associations)
+
+    def init_state(self, batch_size: int) -> LookaheadState:
+        """State before the first time point of `batch_size` streams."""
+        zeros = self.directions.new_zeros
+        n_components, n_horizons = len(self.directions), len(self.horizons)
+        return LookaheadState(
+            zeros(batch_size, len(TIME_CONSTANTS), n_components),
+            zeros(batch_size, self.config.n_lags - 1, n_components),
+            zeros(batch_size, max(self.horizons), n_horizons, self.width),
+            self.associations.init_state(batch_size),
+        )
+
+    def forward(
+        self,
+        series: Float[Tensor, "B T D"],
+        errors: Float[Tensor, "B T K D"],
+        recalled: Recalled,
+        state: LookaheadState,
+        *,
+        frozen: bool = False,
+    ) -> tuple[Float[Tensor, "B T K D"], LookaheadState]:
+        """Learn from what has arrived, then correct the forecasts that the recall makes at each time point.
+
+        Parameters
+        ----------
+        series, errors : torch.Tensor
+            As :class:`titan_neuro.forecaster.components.Components` returns them.
+        recalled : Recalled
+            What the recall forecasts at these time points.
+        state : LookaheadState
+        frozen : bool
+            Whether the memory is read without being written.
+
+        Returns
+        -------
+        corrections : torch.Tensor
+            Expected errors of the recall, in the basis, ``(batch, time, horizons, width)``.
+        state : LookaheadState
+        """
+        features, averages, innovations = self.key_features(series, errors[:, :, 0], recalled, state)
+        due, pending = wait_for_targets(state.pending, recalled.total, self.horizons, dim=1)
+        corrections, associations = self.associations(features, errors - due, state.associations, frozen=frozen)
+        return corrections, LookaheadState(averages, innovations, pending, associations)
+
+    def key_features(
+        self,
+        series: Float[Tensor, "B T D"],
+        innovations: Float[Tensor, "B T D"],
+        recalled: Recalled,
+        state: LookaheadState,
+    ) -> tuple[Float[Tensor, "B T K F"], Tensor, Tensor]:
+        """Features from which the keys are made.
+
+        Returns
+        -------
+        features : torch.Tensor
+            ``(batch, time, horizons, features)``; their kinds are those of `LookaheadConfig.feature_sizes`.
+        averages, innovations : torch.Tensor
+            Of the next state.
+        """
+        parts = (series, innovations, recalled.stimulus, recalled.own)
+        now, unexpected, from_stimulus, own = (values @ self.directions.T for values in parts)
+        over_time, averages = running_averages(now, state.averages)
+        lagged, tail = lagged_values(unexpected, state.innovations)
+        common = torch.cat([now, over_time.flatten(2), *lagged, from_stimulus.flatten(2)], dim=-1)
+        common = common.unsqueeze(2).expand(-1, -1, own.shape[2], -1)
+        return torch.cat([common, from_stimulus, own], dim=-1), averages, tail
