@@ -27,12 +27,14 @@ from torch import Tensor, nn
 
 from titan_neuro.forecaster import Forecaster, ForecasterConfig
 from titan_neuro.forecaster.decoders import LowRankConfig, LowRankDecoder
+from titan_neuro.forecaster.fit import ClosedFormFit
 from titan_neuro.forecaster.linear_skip import LinearSkip
-from titan_neuro.forecaster.recall import Recall, RecallFit
+from titan_neuro.forecaster.recall import RecallFit
 from titan_neuro.forecaster.recall.component_autoregression import ComponentAutoregressionFit
 from titan_neuro.forecaster.recall.delayed_responses import DelayedResponsesFit
-from titan_neuro.forecaster.titan.forecast_memory import ForecastMemoryFit
 from titan_neuro.forecaster.recall.stimulus_memory import StimulusMemoryFit
+from titan_neuro.forecaster.titan import LookaheadMemoryFit
+from titan_neuro.forecaster.titan.forecast_memory import ForecastMemoryFit
 from titan_neuro.forecaster.tokenizers import SwinTokenizer
 from titan_neuro.study.config import cpu_small, debug, gpu_base
 
@@ -73,7 +75,7 @@ def ours(size: str) -> Forecaster:
     model = config_of(size).build(n_features=int(mask.sum()), mask=mask)
     _fill(model)
     if model.recall is not None:
-        model.recall.load(noise_fit(model.recall, STIMULUS_POSITIONS))
+        model.load_closed_form(noise_fit(model.config, model.n_features, STIMULUS_POSITIONS))
     return model
 
 
@@ -228,12 +230,16 @@ def _fill(model: Forecaster | WindowForecaster) -> None:
     nn.init.normal_(model.decoder.patterns, std=0.1)
 
 
-def noise_fit(recall: Recall, n_positions: int, keys: Sequence[str] = ()) -> RecallFit:
+def noise_fit(config: ForecasterConfig, n_features: int, n_positions: int, keys: Sequence[str] = ()) -> ClosedFormFit:
     """A fit of noise with the sizes of a real one, and a stimulus of `n_positions`.
 
     The runs with these `keys` are those of its training, one subject each, in four folds at most.
     """
+    if config.recall is None:
+        raise BenchmarkError("noise_fit: the model has no recall.")
     n_subjects, n_folds = len(keys), min(4, len(keys))
+    recall = config.recall.build(horizons=config.horizons, n_features=n_features)
+    memory = None if config.memory is None else config.memory.build(horizons=config.horizons, width=recall.width)
 
     def noise(*size: int) -> Tensor:
         return torch.randn(size) * 0.05
@@ -243,10 +249,8 @@ def noise_fit(recall: Recall, n_positions: int, keys: Sequence[str] = ()) -> Rec
 
     stimulus, autoregression, delayed = recall.stimulus, recall.autoregression, recall.delayed_responses
     keys_values = noise(n_positions, recall.width), noise(n_positions, recall.sizes.n_components)
-    return RecallFit(
-        basis=like(recall.basis),
+    fit = RecallFit(
         innovation_directions=like(recall.innovation_directions),
-        key_directions=like(recall.key_directions),
         stimulus=StimulusMemoryFit(
             whitening=torch.eye(recall.width),
             keys=keys_values[0],
@@ -265,9 +269,16 @@ def noise_fit(recall: Recall, n_positions: int, keys: Sequence[str] = ()) -> Rec
             noise(n_folds, *autoregression.weights.shape),
         ),
         delayed_responses=DelayedResponsesFit(delayed.lags, delayed.weights, delayed.weights_without),
-        memory=ForecastMemoryFit(
-            key_map=like(recall.memory.key_map),
-            reliability=torch.ones_like(recall.memory.reliability),
+    )
+    associations = None if memory is None else memory.associations
+    return ClosedFormFit(
+        basis=noise(recall.width, n_features),
+        recall=fit,
+        memory=None
+        if memory is None or associations is None
+        else LookaheadMemoryFit(
+            like(memory.directions),
+            ForecastMemoryFit(like(associations.key_map), torch.ones_like(associations.reliability)),
         ),
         runs={key: (place, place % n_folds) for place, key in enumerate(keys)},
     )

@@ -59,9 +59,9 @@ SETTINGS = (
     *("model.horizons=[1, 3, 10]", "evaluation.max_offset_time_points=20"),
     *("training.max_epochs=3", "training.patience=1", "training.n_streams=8", "training.steps_per_epoch=16"),
 )
-SMALL_RECALL = (
-    *("width=128", "n_components=64", "key_components=24", "key_lags=12", "key_width=128"),
-    "longest_lag=320",
+SMALL_MODEL = (
+    *("recall.width=128", "recall.n_components=64", "recall.longest_lag=320"),
+    *("lookahead.n_components=24", "lookahead.n_lags=12", "lookahead.key_width=128"),
 )
 
 
@@ -83,7 +83,7 @@ class Size:
     n_runs: int = 2
     volume_scale: float = 1.0
     voxel_size_mm: float = 15.0
-    settings: tuple[str, ...] = (*SETTINGS, *(f"model.recall.{setting}" for setting in SMALL_RECALL))
+    settings: tuple[str, ...] = (*SETTINGS, *(f"model.{setting}" for setting in SMALL_MODEL))
 
 
 def make_synthetic(name: str, size: Size, folder: Path) -> tuple[Path, Path]:

@@ -34,15 +34,8 @@ REACH, REACH_MEMORY = 1.2, 1.3
 _PAGE = "Stages of studies with many short runs"
 _MODEL = {
     "backbone": {"dim": 16, "n_layers": 1, "n_heads": 2, "memory": {"n_heads": 2}},
-    "recall": {
-        "width": 16,
-        "n_components": 8,
-        "autoregressive_lags": 2,
-        "key_lags": 4,
-        "key_components": 4,
-        "key_width": 32,
-        "longest_lag": 32,
-    },
+    "recall": {"width": 16, "n_components": 8, "autoregressive_lags": 2, "longest_lag": 32},
+    "lookahead": {"n_lags": 4, "n_components": 4, "key_width": 32},
     "horizons": [1, 2],
 }
 SETTINGS: tuple[dict[str, Any], ...] = (

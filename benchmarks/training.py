@@ -42,7 +42,7 @@ from training_runs import (
 )
 
 from titan_neuro.data.bids.recordings import find_recordings
-from titan_neuro.training.closed_form import fitted_recall
+from titan_neuro.training.closed_form import fitted_closed_form
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -178,7 +178,7 @@ def peak_of_closed_form(folder: str, shape: str) -> dict[str, float]:
 
     def fit() -> None:
         work = Path(folder) / "work"
-        found["seconds"] = cpu_seconds(lambda: fitted_recall(data, study.model, work_dir=work))
+        found["seconds"] = cpu_seconds(lambda: fitted_closed_form(data, study.model, work_dir=work))
 
     return {"bytes": peak_growth_bytes(fit), **found}
 

@@ -34,7 +34,7 @@ from titan_neuro.data.space import Space
 from titan_neuro.data.splits import Fold
 from titan_neuro.data.store import RunHeader, RunStore, RunView, open_runs, store_name, write_run
 from titan_neuro.files import write_json
-from titan_neuro.forecaster.recall import RecallFit
+from titan_neuro.forecaster.fit import ClosedFormFit
 from titan_neuro.linear.autoregression import ORDERS, Autoregression
 from titan_neuro.study import StudyConfig, load_study
 from titan_neuro.study.config import PRESETS
@@ -152,14 +152,14 @@ def forget_stores(folder: Path) -> None:
     forget_files([path for path in folder.glob("sub-*/**/*") if path.is_file()])
 
 
-def preset_recall(data: FoldData, shape: str) -> RecallFit | None:
+def preset_closed_form(data: FoldData, shape: str) -> ClosedFormFit | None:
     """Return a fit of noise, with held-out fits for each training and validation run."""
     model = SHAPES[shape].study().model
     if model.recall is None:
         return None
     torch.manual_seed(0)
-    recall = model.recall.build(horizons=model.horizons, n_features=data.space.n_features)
-    return noise_fit(recall, SHAPES[shape].stimulus_positions, [run.key for run in data.fit_runs])
+    keys = [run.key for run in data.fit_runs]
+    return noise_fit(model, data.space.n_features, SHAPES[shape].stimulus_positions, keys)
 
 
 def preset_linear_skip(data: FoldData, horizons: tuple[int, ...]) -> Autoregression:
@@ -253,7 +253,7 @@ def train(
     """
     data, study = read_data(folder), SHAPES[shape].study()
     settings = dataclasses.replace(study.training, max_epochs=1, **training)
-    recall = preset_recall(data, shape)
+    fit = preset_closed_form(data, shape)
     processes = find_processes(device, None)
     target, passes = folder / name, []
     with contextlib.ExitStack() as stack:
@@ -261,7 +261,7 @@ def train(
             stack.callback(shutil.rmtree, target, ignore_errors=True)
         replacements = {
             "fitted_linear_skip": lambda data, horizons, *, work_dir: preset_linear_skip(data, tuple(horizons)),
-            "fitted_recall": lambda data, model, *, work_dir: recall,
+            "fitted_closed_form": lambda data, model, *, work_dir: fit,
             "StreamLoader": timed_loader(passes, prefetch=prefetch),
             "Checkpoints": _Sizes,
         }

@@ -13,7 +13,7 @@ from forked import CONTEXT
 from small_folds import read_small_fold, write_small_run
 
 from titan_neuro.data.space import Space
-from titan_neuro.forecaster import ForecasterConfig, RecallConfig
+from titan_neuro.forecaster import ForecasterConfig, LookaheadConfig, RecallConfig
 from titan_neuro.forecaster.decoders import LowRankConfig
 from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig
 from titan_neuro.titans.models import MACConfig
@@ -27,7 +27,8 @@ SPACE = Space(kind="parcels", name="Toy", parcels=tuple(f"p{i}" for i in range(N
 MODEL = ForecasterConfig(
     tokenizer=ParcelTokenizerConfig(n_tokens=1),
     backbone=MACConfig(dim=16, n_layers=1, n_heads=2, tokens_per_time_point=1, segment_time_points=16),
-    recall=RecallConfig(width=2, n_components=2, autoregressive_lags=2, key_lags=2, key_components=2, key_width=8),
+    recall=RecallConfig(width=2, n_components=2, autoregressive_lags=2),
+    lookahead=LookaheadConfig(n_lags=2, n_components=2, key_width=8),
     horizons=(1, 3),
     decoder=LowRankConfig(rank=8),
 )

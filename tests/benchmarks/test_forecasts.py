@@ -13,7 +13,7 @@ from titan_neuro.errors import InputNotFoundError
 # The smallest of everything, and every stage.
 SMALL = [
     *("model.backbone.dim=8", "model.backbone.n_layers=1", "model.backbone.n_heads=2", "model.horizons=[1, 2]"),
-    *("model.recall.width=8", "model.recall.key_lags=2", "training.max_epochs=1", "training.steps_per_epoch=1"),
+    *("model.recall.width=8", "model.lookahead.n_lags=2", "training.max_epochs=1", "training.steps_per_epoch=1"),
     *("model.backbone.tokens_per_time_point=1", "probe.context_length.origins_per_run=4"),
 ]
 SWIN = ["model.tokenizer.embed_dim=4", "model.tokenizer.num_heads=[1, 2, 4, 8]", "model.tokenizer.token_grid=[1, 1, 1]"]

@@ -20,7 +20,7 @@ SMALL = ground_truth.Size(
             "model.recall.width=40",
             "model.recall.n_components=24",
         ),
-        *("model.recall.key_lags=2", "model.recall.key_components=16", "model.recall.key_width=48"),
+        *("model.lookahead.n_lags=2", "model.lookahead.n_components=16", "model.lookahead.key_width=48"),
     ),
 )
 

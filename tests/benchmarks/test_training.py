@@ -99,9 +99,9 @@ def test_the_training_is_that_of_the_package(stores, monkeypatch):
 
 def test_the_recall_has_held_out_fits(stores):
     data = training_runs.read_data(stores)
-    fit = training_runs.preset_recall(data, "tiny")
-    assert len(fit.stimulus.keys) == training_runs.SHAPES["tiny"].stimulus_positions
-    assert fit.stimulus.keys_without.shape == (4, *fit.stimulus.keys.shape)
+    fit = training_runs.preset_closed_form(data, "tiny")
+    assert len(fit.recall.stimulus.keys) == training_runs.SHAPES["tiny"].stimulus_positions
+    assert fit.recall.stimulus.keys_without.shape == (4, *fit.recall.stimulus.keys.shape)
     assert fit.runs == {run.key: (place, place) for place, run in enumerate(data.fit_runs)}
 
 

@@ -13,7 +13,8 @@ QUICK = (
     "model.backbone.dim=16",
     "model.backbone.n_layers=1",
     "model.horizons=[1]",
-    "model.recall={width: 8, n_components: 4, autoregressive_lags: 1, key_lags: 1, key_components: 2, key_width: 8}",
+    "model.recall={width: 8, n_components: 4, autoregressive_lags: 1}",
+    "model.lookahead={n_lags: 1, n_components: 2, key_width: 8}",
     "seeds=[0]",
     "comparison_models=false",
 )

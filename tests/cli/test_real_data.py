@@ -61,11 +61,13 @@ def test_raw_volumes_of_one_subject(titan_neuro, haxby, tmp_path):
 @pytest.mark.parametrize("subjects", [("001", "002", "003", "004")])
 def test_parcels_of_many_subjects(titan_neuro, sitcom, tmp_path, subjects):
     titan_neuro("run", sitcom, tmp_path / "out", "participant", "--participant-label", *subjects)
-    recall = "{width: 16, n_components: 8, autoregressive_lags: 2, key_lags: 4, key_components: 4, key_width: 16}"
+    recall = "{width: 16, n_components: 8, autoregressive_lags: 2}"
+    lookahead = "{n_lags: 4, n_components: 4, key_width: 16}"
     sizes = (
         "model.backbone.dim=16",
         "model.backbone.n_layers=1",
         f"model.recall={recall}",
+        f"model.lookahead={lookahead}",
         "seeds=[0]",
         "comparison_models=false",
     )

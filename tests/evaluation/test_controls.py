@@ -33,8 +33,9 @@ def forecasts_of(model, series, block_time_points=16):
 
 def memories_of(state):
     """The memories that learn at test time: that of the backbone, and that of the recall."""
-    recall = state.memory.recall[0].memory
-    return [*(block.memory.memory.weights for block in state.memory.backbone.blocks), (recall.weights,)]
+    backbone = state.memory.backbone
+    blocks = [block.memory.memory.weights for block in backbone.blocks.blocks]
+    return [*blocks, (backbone.memory[0].associations.weights,)]
 
 
 def test_controls_are_named_after_their_model(model):

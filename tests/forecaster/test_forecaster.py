@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 from stimulus_runs import as_run
 
 from titan_neuro.errors import ConfigError, MismatchError, TrainingError
-from titan_neuro.forecaster import Forecaster, ForecasterConfig, RecallConfig
+from titan_neuro.forecaster import Forecaster, ForecasterConfig, LookaheadConfig, RecallConfig
 from titan_neuro.forecaster.decoders import LowRankConfig, UpsamplingConfig
 from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig, SwinTokenizerConfig
 from titan_neuro.linear.autoregression import autoregress
@@ -25,7 +25,8 @@ BACKBONES = {
     "transformer": TransformerConfig(tokens_per_time_point=1, n_heads=2, window_time_points=6, **SIZE),
 }
 
-RECALL = RecallConfig(width=16, n_components=8, key_lags=2, key_components=4, key_width=16, longest_lag=20)
+RECALL = RecallConfig(width=16, n_components=8, longest_lag=20)
+LOOKAHEAD = LookaheadConfig(n_lags=2, n_components=4, key_width=16)
 DECODERS = {"swin": LowRankConfig(rank=4), "swin-upsampling": UpsamplingConfig(channels=4)}
 
 
@@ -41,7 +42,12 @@ def make(kind: str) -> Forecaster:
         tokenizer = SwinTokenizerConfig(embed_dim=4, num_heads=(1, 2, 4, 8), token_grid=(2, 1, 1))
         backbone = dataclasses.replace(BACKBONES["mac"], tokens_per_time_point=2)
         config = ForecasterConfig(
-            tokenizer=tokenizer, backbone=backbone, recall=RECALL, horizons=(1, 3), decoder=DECODERS[kind]
+            tokenizer=tokenizer,
+            backbone=backbone,
+            recall=RECALL,
+            lookahead=LOOKAHEAD,
+            horizons=(1, 3),
+            decoder=DECODERS[kind],
         )
         model = config.build(n_features=int(mask.sum()), mask=mask)
     else:
@@ -49,6 +55,7 @@ def make(kind: str) -> Forecaster:
             tokenizer=ParcelTokenizerConfig(n_tokens=1),
             backbone=BACKBONES[kind],
             recall=RECALL,
+            lookahead=LOOKAHEAD,
             horizons=(1, 3),
             decoder=LowRankConfig(rank=4),
         )
@@ -137,7 +144,7 @@ def test_every_parameter_has_a_gradient(model, series):
     model.fit(runs)
     with torch.no_grad():
         # In noise the memory has a reliability of 0.
-        model.recall.memory.reliability.fill_(0.5)
+        model.backbone.memory.associations.reliability.fill_(0.5)
     held_out_index = model.held_out_index(["sub-1_stimulus", "nobody"])
     model.train()(series, held_out_index=held_out_index)[0].square().mean().backward()
     idle = [name for name, parameter in model.named_parameters() if parameter.grad is None]

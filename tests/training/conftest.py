@@ -5,7 +5,7 @@ import pytest
 from small_folds import read_small_fold, write_small_run
 
 from titan_neuro.data.space import Space
-from titan_neuro.forecaster import ForecasterConfig, RecallConfig
+from titan_neuro.forecaster import ForecasterConfig, LookaheadConfig, RecallConfig
 from titan_neuro.forecaster.decoders import LowRankConfig
 from titan_neuro.forecaster.tokenizers import SwinTokenizerConfig
 from titan_neuro.titans.models import MACConfig
@@ -14,7 +14,8 @@ SHAPE, N_TIME_POINTS = (6, 7, 5), 90
 VOLUME_MODEL = ForecasterConfig(
     tokenizer=SwinTokenizerConfig(embed_dim=4, num_heads=(1, 2, 4, 8), token_grid=(1, 2, 1)),
     backbone=MACConfig(dim=8, n_layers=1, n_heads=2, tokens_per_time_point=2, segment_time_points=16),
-    recall=RecallConfig(width=8, n_components=4, autoregressive_lags=2, key_lags=2, key_components=4, key_width=16),
+    recall=RecallConfig(width=8, n_components=4, autoregressive_lags=2),
+    lookahead=LookaheadConfig(n_lags=2, n_components=4, key_width=16),
     horizons=(1, 2),
     decoder=LowRankConfig(rank=4),
 )

@@ -167,15 +167,15 @@ ABLATIONS = {
             BLOCKS_SUFFIX,
             "blocks of the backbone zeroed",
             "what the backbone's blocks make of its memory",
-            "The forecast is that of linear skip, recall and the backbone's memory, which nothing gates; the blocks, which "
-            "gradients train, and the decoder give 0.",
+            "The forecast is that of linear skip, recall and the backbone's memory, which nothing gates; the blocks, "
+            "which gradients train, and the decoder give 0.",
         ),
         Ablation(
             RECALL_SUFFIX,
             "recall zeroed",
             "the recall as a whole",
-            "The forecast is that of linear skip and backbone, whose memory learns the errors of the linear skip alone: "
-            "nothing is known of the stimulus, nor of what training subjects' brains have in common.",
+            "The forecast is that of linear skip and backbone, whose memory learns the errors of the linear skip "
+            "alone: nothing is known of the stimulus, nor of what training subjects' brains have in common.",
         ),
         Ablation(
             SWIN_SUFFIX,

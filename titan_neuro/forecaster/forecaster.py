@@ -15,8 +15,8 @@ from titan_neuro.errors import ConfigError, MismatchError
 from titan_neuro.forecaster.components import Components
 from titan_neuro.forecaster.config import ForecasterConfig
 from titan_neuro.forecaster.decoders import LowRankConfig, LowRankDecoder, UpsamplingDecoder
-from titan_neuro.forecaster.linear_skip import LinearSkip
 from titan_neuro.forecaster.fit import ClosedFormFit, fit_closed_form
+from titan_neuro.forecaster.linear_skip import LinearSkip
 from titan_neuro.forecaster.recall.recall import Recall, Recalled
 from titan_neuro.forecaster.shapes import as_tensor, require_series, require_size
 from titan_neuro.forecaster.state import ForecasterState, LearnedOutput, MemoriesState, Observation, ObservationState
@@ -54,6 +54,8 @@ class Forecaster(Pretrained):
     horizons : tuple of int
         Lead times in time points, ascending.
     linear_skip : LinearSkip
+    fitted_runs : dict of str to (int, int)
+        Subject and fold of each run of the fit, by its key; empty in a model that was read from a file.
     components : Components or None
         None without a recall.
     recall : Recall or None
@@ -92,8 +94,7 @@ class Forecaster(Pretrained):
             self.components = Components(self.recall.width, horizons=self.horizons, n_features=n_features)
         width = 0 if self.components is None else self.components.width
         self.backbone = ForecasterBackbone(config.backbone, config.memory, horizons=self.horizons, width=width)
-        # Subject and fold of each run of the fit, by its key; empty in a model that was read from a file.
-        self._fitted_runs: dict[str, tuple[int, int]] = {}
+        self.fitted_runs: dict[str, tuple[int, int]] = {}
         self.linear_skip = LinearSkip(horizons=self.horizons, n_features=n_features)
 
     def _build_tokenizer(self, mask: Tensor | None) -> SwinTokenizer | ParcelTokenizer:
@@ -202,11 +203,11 @@ class Forecaster(Pretrained):
                 f"{tuple(fit.basis.shape)}.",
                 "Fit with the same RecallConfig and number of features.",
             )
-        self.components.basis.copy_(fit.basis)
         self.recall.load(fit.recall)
         if self.backbone.memory is not None and fit.memory is not None:
             self.backbone.memory.load(fit.memory)
-        self._fitted_runs = dict(fit.runs)
+        self.components.basis.copy_(fit.basis)
+        self.fitted_runs = dict(fit.runs)
 
     def held_out_index(self, keys: Sequence[str]) -> Int[Tensor, "B 2"] | None:
         """Subject and fold of the runs with these keys, for `forward`.
@@ -223,7 +224,7 @@ class Forecaster(Pretrained):
             raise MismatchError(f"held_out_index: expected a sequence of keys, found {keys!r}.", f"Pass [{keys!r}].")
         if self.recall is None:
             return None
-        places = [self._fitted_runs.get(key, (-1, -1)) for key in keys]
+        places = [self.fitted_runs.get(key, (-1, -1)) for key in keys]
         return torch.tensor(places, device=self.linear_skip.coefficients.device)
 
     def init_state(self, batch: int = 1) -> ForecasterState:
@@ -439,8 +440,8 @@ class Forecaster(Pretrained):
         Returns
         -------
         features : torch.Tensor
-            ``(batch, time, backbone dim + horizons * width)``: output of the backbone's blocks, averaged over the tokens
-            of a time point, and what recall and memory forecast together, in components, horizon by horizon.
+            ``(batch, time, backbone dim + horizons * width)``: output of the backbone's blocks, averaged over the
+            tokens of a time point, and what recall and memory forecast together, in components, horizon by horizon.
         state : MemoriesState
 
         Raises

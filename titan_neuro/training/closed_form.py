@@ -1,7 +1,8 @@
 """The parts of a forecaster that are fitted in closed form: fitted once for each fold, kept in the work folder.
 
 Seeds, comparison models, the processes of one training and the jobs of an array all start from the same linear skip,
-recall and keys of the memory. The first that needs them fits them, the others wait for its file. A resumed training does not fit them again.
+recall and keys of the memory. The first that needs them fits them, the others wait for its file. A resumed training
+does not fit them again.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from titan_neuro.manifests import ResultOf, State
 from titan_neuro.provenance import digest, versions
 from titan_neuro.seeds import epoch_seed, fold_seed
 from titan_neuro.training.checkpoint import MODEL_FILES, save_forecaster
-from titan_neuro.training.closed_form import fitted_linear_skip, fitted_closed_form
+from titan_neuro.training.closed_form import fitted_closed_form, fitted_linear_skip
 from titan_neuro.training.config import TrainingConfig, require_pretraining
 from titan_neuro.training.features import cached_features
 from titan_neuro.training.fold import FoldData, trained_result

@@ -17,9 +17,6 @@ RECALL = RecallConfig(
     width=20,
     n_components=20,
     autoregressive_lags=2,
-    key_lags=2,
-    key_components=4,
-    key_width=16,
     longest_lag=120,
     n_delayed_responses=3,
 )

@@ -5,14 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from recall_runs import N_FEATURES, N_SOURCES, RECALL, recall_runs, skills, small_forecaster
+from recall_runs import LOOKAHEAD, N_FEATURES, N_SOURCES, RECALL, recall_runs, skills, small_forecaster
 from stimulus_runs import ar1_noise, as_run
 
-from titan_neuro.forecaster import RecallConfig
-from titan_neuro.forecaster.recall import fit_recall
+from titan_neuro.forecaster import LookaheadConfig, RecallConfig
+from titan_neuro.forecaster.fit import fit_closed_form
 from titan_neuro.forecaster.fit.aligned_subjects import align_subjects
 from titan_neuro.forecaster.fit.components import ComponentRun, find_components, project_runs
-from titan_neuro.forecaster.fit.forecast_memory import _OutputSums
+from titan_neuro.forecaster.fit.lookahead_memory import _OutputSums
 from titan_neuro.forecaster.fit.stimulus_memory import CHOICE_TIME_POINTS, runs_for_choices
 from titan_neuro.linear.autoregression import fit_autoregression
 
@@ -38,7 +38,7 @@ def test_stimulus_and_memory_help_a_new_subject(truth, fitted):
     frozen, live = skills(fitted, test, memory_frozen=True), skills(fitted, test)
     assert min(frozen) > 0.15
     assert all(more > less + 0.1 for more, less in zip(live, frozen, strict=True))
-    assert (fitted.recall.memory.reliability.mean(dim=1) > 0.5).all()
+    assert (fitted.backbone.memory.associations.reliability.mean(dim=1) > 0.5).all()
     # The innovations of the noise can't be predicted.
     assert max(live) < 0.65
 
@@ -48,7 +48,7 @@ def test_memory_costs_nothing_where_subjects_respond_alike():
     model = fit(runs[:6])
     frozen, live = skills(model, runs[6:], memory_frozen=True), skills(model, runs[6:])
     assert min(frozen) > 0.25
-    assert model.recall.memory.reliability.mean().item() < 0.1
+    assert model.backbone.memory.associations.reliability.mean().item() < 0.1
     assert all(more > less - 0.003 for more, less in zip(live, frozen, strict=True))
 
 
@@ -72,7 +72,7 @@ def test_memory_learns_personal_dynamics_as_far_as_they_reach():
     assert live[0] > frozen[0] + 0.05
     # Nothing reaches ten time points ahead, and nothing is lost there.
     assert live[2] > frozen[2] - 0.003
-    assert model.recall.memory.reliability[2].mean().item() < 0.1
+    assert model.backbone.memory.associations.reliability[2].mean().item() < 0.1
 
 
 def test_disagreement_of_subjects_lowers_reliability():
@@ -91,9 +91,9 @@ def test_disagreement_of_subjects_lowers_reliability():
 
 @pytest.mark.parametrize(("autoregressive_lags", "key_lags"), [(1, 1), (1, 3), (3, 1)])
 def test_one_lag_is_enough(truth, autoregressive_lags, key_lags):
-    recall = dataclasses.replace(RECALL, autoregressive_lags=autoregressive_lags, key_lags=key_lags)
+    recall = dataclasses.replace(RECALL, autoregressive_lags=autoregressive_lags)
     train, test = truth
-    model = fit(train, recall=recall)
+    model = fit(train, recall=recall, lookahead=dataclasses.replace(LOOKAHEAD, n_lags=key_lags))
     assert min(skills(model, test)) > 0.2
 
 
@@ -151,7 +151,7 @@ def test_autoregression_finds_a_planted_relation_of_features():
             # Feature i + 1 shows what feature i showed a time point before.
             series[t, 1:] = 0.8 * series[t - 1, :-1] + 0.6 * series[t, 1:]
         runs.append(as_run(series, f"sub-01_task-{number}"))
-    model = fit(runs[:3], recall=RecallConfig(autoregressive_lags=3, key_lags=2))
+    model = fit(runs[:3], recall=RecallConfig(autoregressive_lags=3), lookahead=LookaheadConfig(n_lags=2))
     gained = skills(model, runs[3:], memory_frozen=True)
     # The map is the planted one: 0.64 and 0.8 ** 6 of the variance of all features but the first one or three.
     assert gained == pytest.approx([0.64 * 23 / 24, 0.8**6 * 21 / 24], abs=0.08)
@@ -199,7 +199,7 @@ def test_no_stimulus_is_remembered_for_another_stimulus(truth):
     model = small_forecaster()
     linear = fit_autoregression(train, model.horizons)
     model.linear_skip.load(linear)
-    model.recall.load(fit_recall(RECALL, train, linear, stimulus_is_shared=False))
+    model.load_closed_form(fit_closed_form(RECALL, LOOKAHEAD, train, linear, stimulus_is_shared=False))
     assert model.recall.stimulus.n_positions == 0
     assert np.abs(skills(model, test, memory_frozen=True)).max() < 0.01
 
@@ -222,10 +222,10 @@ def test_choices_are_cross_validated_over_stimuli():
     model.linear_skip.load(linear)
     found = {}
     for stimulus_is_shared in (True, False):
-        model.recall.load(fit_recall(RECALL, train, linear, stimulus_is_shared=stimulus_is_shared))
+        model.load_closed_form(fit_closed_form(RECALL, LOOKAHEAD, train, linear, stimulus_is_shared=stimulus_is_shared))
         found[stimulus_is_shared] = skills(model, test, memory_frozen=True)[0]
     folds = {
-        run.stimulus: {model.recall.runs[other.key][1] for other in train if other.stimulus == run.stimulus}
+        run.stimulus: {model.fitted_runs[other.key][1] for other in train if other.stimulus == run.stimulus}
         for run in train
     }
     assert sorted(folds.values()) == [{0}, {1}, {2}]
@@ -288,7 +288,7 @@ def test_components_are_those_of_the_innovations(truth, fitted, horizons):
         h, first = horizons[0], max(10, model.linear_skip.coefficients.shape[1] + horizons[0] - 1)
         errors.append((run.series[h:] - forecasts[0, :-h, 0])[first - h :])
     _, spread, expected = np.linalg.svd(torch.cat(errors).numpy(), full_matrices=False)
-    found = (model.recall.innovation_directions @ model.recall.basis).numpy()
+    found = (model.recall.innovation_directions @ model.components.basis).numpy()
     # The space of the strongest ones, whose order rounding can not change.
     n = 1 + int(np.argmax(spread[:12] / spread[1:13]))
     np.testing.assert_allclose(found[:n].T @ found[:n], expected[:n].T @ expected[:n], atol=1e-4)
@@ -298,8 +298,10 @@ def test_components_are_those_of_the_innovations(truth, fitted, horizons):
 def test_basis_contains_the_sources_of_the_stimulus():
     runs = recall_runs(6, shared=0.5)
     width = 8
-    model = fit(runs, recall=RecallConfig(width=width, n_components=N_SOURCES, key_components=4))
-    basis = model.recall.basis.double()
+    model = fit(
+        runs, recall=RecallConfig(width=width, n_components=N_SOURCES), lookahead=LookaheadConfig(n_components=4)
+    )
+    basis = model.components.basis.double()
     np.testing.assert_allclose(basis @ basis.T, np.eye(width), atol=1e-5)
     average = torch.stack([run.series for run in runs]).mean(0)[10:].double()
     _, _, sources = torch.linalg.svd(average, full_matrices=False)

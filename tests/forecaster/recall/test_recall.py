@@ -4,12 +4,11 @@ import copy
 
 import pytest
 import torch
-from recall_runs import RECALL, skills, small_forecaster
+from recall_runs import LOOKAHEAD, RECALL, skills, small_forecaster
 
 from titan_neuro.errors import MismatchError
 from titan_neuro.evaluation import check_causal, first_leak
-from titan_neuro.forecaster.recall import Recall, RecallFit, fit_recall
-from titan_neuro.forecaster.recall.recall import key_features
+from titan_neuro.forecaster.fit import ClosedFormFit, fit_closed_form
 from titan_neuro.linear.autoregression import fit_autoregression
 from titan_neuro.linear.running_averages import TIME_CONSTANTS
 from titan_neuro.training.checkpoint import load_forecaster, save_forecaster
@@ -36,13 +35,15 @@ def test_an_untrained_model_equals_its_closed_form(truth, fitted):
     run, fitted = truth[1][0], copy.deepcopy(fitted)
     with torch.no_grad():
         linear, beyond, _ = fitted.forecast_parts(run.series[None])
-        errors = torch.zeros(1, run.n_time_points, 2, fitted.recall.width)
+        basis, memory = fitted.components.basis, fitted.backbone.memory
+        errors = torch.zeros(1, run.n_time_points, 2, len(basis))
         for index, h in enumerate(fitted.horizons):
             left = run.series[h:] - linear[0, :-h, index]
-            errors[0, h:, index] = left @ fitted.recall.basis.T
-        shown = run.series[None] @ fitted.recall.basis.T
-        recalled, _ = fitted.recall(shown, errors, fitted.recall.init_state(1))
-    torch.testing.assert_close(beyond, recalled @ fitted.recall.basis, rtol=1e-4, atol=1e-5)
+            errors[0, h:, index] = left @ basis.T
+        shown = run.series[None] @ basis.T
+        recalled, _ = fitted.recall(shown, errors[:, :, 0], fitted.recall.init_state(1))
+        corrections, _ = memory(shown, errors, recalled, memory.init_state(1))
+    torch.testing.assert_close(beyond, (recalled.total + corrections) @ basis, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("block_time_points", [16, 50, 64])
@@ -111,27 +112,29 @@ def test_leaving_a_run_out_removes_its_advantage(fitted, truth):
 
 
 def test_loading_a_fit_restores_all_of_it(fitted, series, truth):
-    fit = fit_recall(RECALL, truth[0], fit_autoregression(truth[0], fitted.horizons))
-    other = Recall(RECALL, horizons=fitted.horizons, n_features=24)
-    other.load(RecallFit.from_tensors(fit.tensors(), fit.runs))
-    for name, value in fitted.recall.state_dict().items():
+    linear = fit_autoregression(truth[0], fitted.horizons)
+    fit = fit_closed_form(RECALL, LOOKAHEAD, truth[0], linear)
+    other = small_forecaster()
+    other.linear_skip.load(linear)
+    other.load_closed_form(ClosedFormFit.from_tensors(fit.tensors(), fit.runs))
+    for name, value in fitted.state_dict().items():
         assert torch.equal(other.state_dict()[name], value), name
-    assert other.runs == {f"sub-{number:02}_task-film": (number, number % 4) for number in range(6)}
-    projected, errors = _random_input(other, 2, 40)
+    assert other.fitted_runs == {f"sub-{number:02}_task-film": (number, number % 4) for number in range(6)}
     held_out_index = torch.tensor([[1, 1], [-1, -1]])
     with torch.no_grad():
-        found, _ = other(projected, errors, other.init_state(2), held_out_index=held_out_index)
-        expected, _ = fitted.recall(projected, errors, fitted.recall.init_state(2), held_out_index=held_out_index)
+        found, expected = (each.eval()(series, held_out_index=held_out_index)[0] for each in (other, fitted))
     assert torch.equal(found, expected)
     # The record does not share memory with the model.
-    other.stimulus.keys.zero_()
-    assert fit.stimulus.keys.any()
+    other.recall.stimulus.keys.zero_()
+    assert fit.recall.stimulus.keys.any()
 
 
 def test_a_fit_of_other_sizes_is_refused(fitted, truth):
-    fit = fit_recall(RECALL, truth[0][:2], fit_autoregression(truth[0][:2], (1, 3, 5)))
+    fit = fit_closed_form(RECALL, LOOKAHEAD, truth[0][:2], fit_autoregression(truth[0][:2], (1, 3, 5)))
     with pytest.raises(MismatchError, match=r"expected autoregression.weights \(2, 108, 24\), found \(3, 108, 24\)"):
-        fitted.recall.load(fit)
+        fitted.load_closed_form(fit)
+    with pytest.raises(MismatchError, match=r"expected key_map \(2, 64, 72\), found \(3, 64, 78\)"):
+        fitted.backbone.memory.load(fit.memory)
 
 
 @pytest.mark.parametrize("recall", [None, RECALL], ids=["without recall", "not fitted"])
@@ -149,35 +152,36 @@ def test_parameters_have_gradients_and_fits_stay(model, truth):
         run.series[None, :80], held_out_index=model.held_out_index(["sub-00_task-film"])
     )
     beyond.square().mean().backward()
-    assert [name for name, part in model.recall.named_parameters() if part.grad is None or not part.grad.any()] == []
+    assert [name for name, part in model.named_parameters() if part.grad is None or not part.grad.any()] == []
     assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
 
 
 @torch.no_grad()
 def test_the_memory_learns_errors_of_other_parts(model):
-    recall = model.recall
-    projected, errors = _random_input(recall, 2, 80)
-    # Frozen at 0, the memory adds nothing.
-    base, _ = recall(projected, errors, recall.init_state(2), frozen=True)
+    memory = model.backbone.memory
+    projected, errors = _random_input(model, 2, 80)
+    recalled, _ = model.recall(projected, errors[:, :, 0], model.recall.init_state(2))
     residual = errors.clone()
-    for index, h in enumerate(recall.horizons):
+    for index, h in enumerate(model.horizons):
         for t in range(h, 80):
-            residual[:, t, index] -= base[:, t - h, index]
-    features = _key_features(recall, projected, errors)
-    correction, _ = recall.memory(features, residual, recall.memory.init_state(2))
-    found, _ = recall(projected, errors, recall.init_state(2))
-    torch.testing.assert_close(found, base + correction, rtol=1e-4, atol=1e-4)
+            residual[:, t, index] -= recalled.total[:, t - h, index]
+    features, *_ = memory.key_features(projected, errors[:, :, 0], recalled, memory.init_state(2))
+    expected, _ = memory.associations(features, residual, memory.associations.init_state(2))
+    found, _ = memory(projected, errors, recalled, memory.init_state(2))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    # Frozen while it is empty, the memory adds nothing.
+    assert not memory(projected, errors, recalled, memory.init_state(2), frozen=True)[0].any()
 
 
 @torch.no_grad()
 def test_features_are_as_fitted(fitted):
     """The features of the vector autoregression, and of the keys, time point by time point."""
-    recall = fitted.recall
-    projected, errors = _random_input(recall, 1, 30)
-    features = _key_features(recall, projected, errors)[0]
-    stimulus = recall.stimulus(errors[:, :, 0], recall.stimulus.init_state(1))[0][0]
+    recall, memory = fitted.recall, fitted.backbone.memory
+    projected, errors = _random_input(fitted, 1, 30)
+    recalled, _ = recall(projected, errors[:, :, 0], recall.init_state(1))
+    features = memory.key_features(projected, errors[:, :, 0], recalled, memory.init_state(1))[0][0]
     components = projected[0] @ recall.autoregression.directions.T
-    in_keys = [values @ recall.key_directions.T for values in (projected[0], errors[0, :, 0], stimulus)]
+    in_keys = [values @ memory.directions.T for values in (projected[0], errors[0, :, 0], recalled.stimulus[0])]
 
     def back(values, t, n_lags):
         return [values[t - lag] if t >= lag else torch.zeros_like(values[0]) for lag in range(n_lags)]
@@ -193,22 +197,13 @@ def test_features_are_as_fitted(fitted):
         past = [projected[0, t], errors[0, t, 0], *back(components, t, RECALL.autoregressive_lags)[1:]]
         own = torch.einsum("f,kfd->kd", torch.cat([*past, *averages(components, t)]), recall.autoregression.weights)
         series, innovations, from_stimulus = in_keys
-        common = [series[t], *averages(series, t), *back(innovations, t, RECALL.key_lags), from_stimulus[t].flatten()]
+        common = [series[t], *averages(series, t), *back(innovations, t, LOOKAHEAD.n_lags), from_stimulus[t].flatten()]
         for index in range(2):
-            expected = torch.cat([*common, from_stimulus[t, index], own[index] @ recall.key_directions.T])
+            expected = torch.cat([*common, from_stimulus[t, index], own[index] @ memory.directions.T])
             torch.testing.assert_close(features[t, index], expected, rtol=1e-4, atol=1e-5)
 
 
-def _key_features(recall, projected, errors):
-    """Key features of whole streams, from the parts of a recall."""
-    state, innovations = recall.init_state(len(projected)), errors[:, :, 0]
-    from_stimulus, _ = recall.stimulus(innovations, state.evidence)
-    own, _ = recall.autoregression(projected, innovations, state.autoregression)
-    parts = (values @ recall.key_directions.T for values in (projected, innovations, from_stimulus, own))
-    return key_features(*parts, state=state.keys)[0]
-
-
-def _random_input(recall, n_streams, n_time_points):
-    generator = torch.Generator().manual_seed(0)
-    shown = torch.randn(n_streams, n_time_points, recall.width, generator=generator)
-    return shown, torch.randn(n_streams, n_time_points, 2, recall.width, generator=generator)
+def _random_input(model, n_streams, n_time_points):
+    generator, width = torch.Generator().manual_seed(0), model.components.width
+    shown = torch.randn(n_streams, n_time_points, width, generator=generator)
+    return shown, torch.randn(n_streams, n_time_points, 2, width, generator=generator)

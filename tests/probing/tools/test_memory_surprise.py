@@ -7,7 +7,7 @@ from event_runs import N_TIME_POINTS, event_run, persistence_forecaster
 from recall_runs import N_FEATURES, small_forecaster
 
 from titan_neuro.errors import MismatchError
-from titan_neuro.forecaster.recall.recall import RecallConfig
+from titan_neuro.forecaster import LookaheadConfig
 from titan_neuro.probing.tools.memory_surprise import (
     ACTIVITY,
     BACKBONE_MEMORY,
@@ -39,7 +39,7 @@ def test_layer_surprise_is_norm_of_its_gradient(n_heads, depth):
 
 
 def test_forecast_memory_surprise_is_forecast_error():
-    memory = persistence_forecaster().recall.memory
+    memory = persistence_forecaster().backbone.memory.associations
     torch.manual_seed(1)
     features, errors = torch.randn(1, 8, 2, memory.key_map.shape[-1]), torch.randn(1, 8, 2, N_FEATURES)
     surprise = memory.surprise(features, errors, memory.init_state(1))
@@ -66,7 +66,7 @@ def test_surprise_is_independent_of_blocks(monkeypatch):
     for name in MEASURES:
         np.testing.assert_allclose(at_once[name], in_parts[name], rtol=2e-3, atol=1e-4, err_msg=name)
         assert at_once[name].shape == (N_TIME_POINTS,)
-    assert not model.recall.memory._forward_pre_hooks, "the hooks are removed"
+    assert not model.backbone.memory.associations._forward_pre_hooks, "the hooks are removed"
 
 
 def test_prediction_change_compares_forecasts_of_one_target():
@@ -90,8 +90,8 @@ def test_activity_change_agrees_with_numpy():
 
 
 def test_blocks_fit_chunks_of_the_backbones_memory():
-    recall = RecallConfig(width=8, n_components=4, key_lags=2, key_components=2, key_width=8, chunk_time_points=12)
-    model = small_forecaster(recall=recall).eval()
+    lookahead = LookaheadConfig(n_lags=2, n_components=2, key_width=8, chunk_time_points=12)
+    model = small_forecaster(lookahead=lookahead).eval()
     assert block_time_points(model) == 8
     run = event_run(1, series=event_run(1).series.numpy()[:60])
     assert np.isfinite(record_surprise(model, run)[BACKBONE_MEMORY]).all()

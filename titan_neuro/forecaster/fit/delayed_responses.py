@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from titan_neuro.forecaster.recall.delayed_responses import DelayedResponses, DelayedResponsesFit
 from titan_neuro.forecaster.fit.components import ComponentRun, SpatialComponents, residual_errors
+from titan_neuro.forecaster.recall.delayed_responses import DelayedResponses, DelayedResponsesFit
 from titan_neuro.forecaster.recall.recall import RecallConfig, Recalled
 from titan_neuro.linear.ridge import RidgeStatistics
 

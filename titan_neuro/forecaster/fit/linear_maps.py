@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from titan_neuro.forecaster.recall.component_autoregression import ComponentAutoregression, ComponentAutoregressionFit
 from titan_neuro.forecaster.fit.components import ComponentRun
 from titan_neuro.forecaster.fit.stimulus_memory import StimulusAverages
+from titan_neuro.forecaster.recall.component_autoregression import ComponentAutoregression, ComponentAutoregressionFit
 from titan_neuro.forecaster.recall.recall import RecallConfig, Recalled
 from titan_neuro.forecaster.recall.stimulus_memory import StimulusMemory, StimulusMemoryFit
 from titan_neuro.linear.components import principal_components

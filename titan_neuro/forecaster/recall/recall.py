@@ -11,13 +11,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from titan_neuro.errors import MismatchError
+from titan_neuro.forecaster.fitted import FitRecord
 from titan_neuro.forecaster.recall.component_autoregression import (
     ComponentAutoregression,
     ComponentAutoregressionFit,
     ComponentAutoregressionState,
 )
 from titan_neuro.forecaster.recall.delayed_responses import DelayedResponses, DelayedResponsesFit
-from titan_neuro.forecaster.fitted import FitRecord
 from titan_neuro.forecaster.recall.stimulus_memory import StimulusMemory, StimulusMemoryFit
 from titan_neuro.settings import settings
 from titan_neuro.titans.stream_state import StreamState
