@@ -19,7 +19,7 @@ from titan_neuro.probing import untrained_like
 from titan_neuro.probing.surprise import ANNOTATED_EVENTS, BRAIN_EVENTS, SurpriseConfig
 from titan_neuro.probing.tools.memory_surprise import (
     ACTIVITY,
-    BACKBONE_MEMORY,
+    BLOCK_MEMORIES,
     FORECAST_MEMORY,
     PREDICTION,
     block_time_points,
@@ -143,8 +143,8 @@ def test_model_without_memories_has_prediction_change():
     results = surprise_results([event_run(1), event_run(3)], [event_run(2)], model=model)
     assert block_time_points(model) == 64
     assert (rows(results, BRAIN_EVENTS, PREDICTION).p < 0.05).all()
-    assert not set(results.tables["scores"].measure) & {FORECAST_MEMORY, BACKBONE_MEMORY}
-    assert any(BACKBONE_MEMORY in reason for reason in results.metadata["NotTested"])
+    assert not set(results.tables["scores"].measure) & {FORECAST_MEMORY, BLOCK_MEMORIES}
+    assert any(BLOCK_MEMORIES in reason for reason in results.metadata["NotTested"])
     assert PREDICTION in results.summary
 
 

@@ -10,7 +10,7 @@ from titan_neuro.errors import MismatchError
 from titan_neuro.forecaster import LookaheadConfig
 from titan_neuro.probing.tools.memory_surprise import (
     ACTIVITY,
-    BACKBONE_MEMORY,
+    BLOCK_MEMORIES,
     GLOBAL_SIGNAL,
     MEASURES,
     PREDICTION,
@@ -94,4 +94,4 @@ def test_blocks_fit_chunks_of_the_backbones_memory():
     model = small_forecaster(lookahead=lookahead).eval()
     assert block_time_points(model) == 8
     run = event_run(1, series=event_run(1).series.numpy()[:60])
-    assert np.isfinite(record_surprise(model, run)[BACKBONE_MEMORY]).all()
+    assert np.isfinite(record_surprise(model, run)[BLOCK_MEMORIES]).all()

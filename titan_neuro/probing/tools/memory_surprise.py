@@ -24,9 +24,9 @@ from titan_neuro.titans.layers import NeuralMemory
 from titan_neuro.typing import RunData
 
 FORECAST_MEMORY = "surprise of the forecast memory"
-BACKBONE_MEMORY = "surprise of the backbone memory"
+BLOCK_MEMORIES = "surprise of the blocks' memories"
 PREDICTION = "change of the prediction"
-MEASURES = (FORECAST_MEMORY, BACKBONE_MEMORY, PREDICTION)
+MEASURES = (FORECAST_MEMORY, BLOCK_MEMORIES, PREDICTION)
 ACTIVITY = "change of the activity pattern"
 GLOBAL_SIGNAL = "change of the global signal"
 
@@ -125,11 +125,11 @@ def record_activity_change(run: RunData) -> dict[str, np.ndarray]:
 @contextlib.contextmanager
 def _record_memories(model: Forecaster) -> Iterator[dict[str, dict[str, list[Tensor]]]]:
     """Record the surprise of each memory before it is written, by kind of memory and name of the module."""
-    records: dict[str, dict[str, list[Tensor]]] = {FORECAST_MEMORY: {}, BACKBONE_MEMORY: {}}
+    records: dict[str, dict[str, list[Tensor]]] = {FORECAST_MEMORY: {}, BLOCK_MEMORIES: {}}
     handles = []
     for name, module in model.named_modules():
         if isinstance(module, ForecastMemory | NeuralMemory):
-            kind = FORECAST_MEMORY if isinstance(module, ForecastMemory) else BACKBONE_MEMORY
+            kind = FORECAST_MEMORY if isinstance(module, ForecastMemory) else BLOCK_MEMORIES
             norms = records[kind].setdefault(name, [])
             handles.append(module.register_forward_pre_hook(_surprise_hook(module, norms)))
     try:
