@@ -35,7 +35,7 @@ def forecasts_of(model, series, block_time_points=16):
 def memories_of(state):
     """The memories that learn at test time: those of the backbone's blocks, and the one that looks ahead."""
     backbone = state.memory.backbone
-    blocks = [block.memory.memory.weights for block in backbone.blocks.blocks]
+    blocks = [block.memory.memory.weights for block in backbone.stack.blocks]
     return [*blocks, (backbone.memory[0].associations.weights,)]
 
 
@@ -127,7 +127,7 @@ def test_zeroed_tokens_tell_nothing_of_the_volume(volume_model, volume_run):
     control = control_of(volume_model, "swin-zeroed", [volume_run])
     series = volume_run.read(0, 40)
     tokens = torch.zeros(1, 40, 4, 8)
-    output, _ = volume_model.backbone.blocks(tokens.flatten(1, 2))
+    output, _ = volume_model.backbone.stack(tokens.flatten(1, 2))
     linear, _ = volume_model.linear_skip(series[None], volume_model.linear_skip.init_state(1))
     expected = linear + volume_model.decoder(output.view_as(tokens))
     torch.testing.assert_close(forecasts_of(control, series), expected[0])
