@@ -83,9 +83,6 @@ def cpu_small() -> StudyConfig:
             # 24 voxels are 12, 6 and 3 patches a side: windows of 3 fit them without padding.
             tokenizer=SwinTokenizerConfig(window_size=3),
             backbone=MACConfig(dim=48, tokens_per_time_point=8),
-            # The full recall would take as long as the encoder of so small a volume.
-            recall=RecallConfig(width=128, n_components=32),
-            lookahead=LookaheadConfig(n_components=32, key_width=128),
         )
     )
 

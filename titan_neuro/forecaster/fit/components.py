@@ -21,9 +21,9 @@ _SAMPLED_TIME_POINTS = 1500
 # A block's forecasts at all horizons are in memory: fewer time points than elsewhere.
 _BLOCK_TIME_POINTS = 64
 _MAX_FOLDS = 4
-# With this many time points a feature all components are used; with fewer, one for this many time points: with 1,084
-# voxels and 1,600 time points of a synthetic dataset, 32 components served best.
-_TIME_POINTS_PER_FEATURE, _TIME_POINTS_PER_COMPONENT = 25, 50
+# With this many time points a feature all components are used; with fewer, one for this many time points: with
+# 1,084 voxels and 1,600 time points of a synthetic dataset 32 components served best.
+_TIME_POINTS_PER_FEATURE, _TIME_POINTS_PER_COMPONENT = 10, 50
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,7 +45,7 @@ class RecallConfig:
     Attributes
     ----------
     width : int
-        Spatial components of forecasts, at most. With fewer than 25 training time points a feature, the fit uses at
+        Spatial components of forecasts, at most. With fewer than 10 training time points a feature, the fit uses at
         most one component for 50 time points.
     n_components : int
         Components of the stimulus, and of innovations, that forecasts are computed from.
