@@ -292,11 +292,14 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--output-dir", type=Path, help="default: benchmarks/results; without --full the work folder")
     options = parser.parse_args(arguments)
     options.output_dir = options.output_dir or (_RESULTS if options.full else options.work_dir)
-    if options.name == ALL:
-        make_all(options, arguments)
-    else:
-        make_table(options.name, options, arguments)
-    write_summary(options.output_dir)
+    try:
+        if options.name == ALL:
+            make_all(options, arguments)
+        else:
+            make_table(options.name, options, arguments)
+    finally:
+        # Of what is there: some tables may have been made where others failed.
+        write_summary(options.output_dir)
 
 
 if __name__ == "__main__":
