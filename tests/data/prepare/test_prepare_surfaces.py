@@ -135,6 +135,18 @@ def test_atlases_make_parcels_of_surfaces(root, output, tmp_path, kind):
     assert len(list(path.parent.glob(f"task-x*{ending}"))) == (1 if kind == "dense" else 2)
 
 
+def test_vertices_are_scaled_before_an_atlas_averages_them(root, output, tmp_path):
+    gifti(root)
+    atlas = tmp_path / "hemi-L_atlas-Z_dseg.label.gii"
+    for side, key in (("L", 1), ("R", 2)):
+        path = atlas.with_name(atlas.name.replace("hemi-L", f"hemi-{side}"))
+        write_label_gifti(path, np.full(40, key), {key: f"{side}H_All_1"})
+    store = prepared(root, output, atlas=atlas, voxel_scaling="zscore")
+    vertices = [hemisphere(side)[:, used] for side, used in USED.items()]
+    means = np.stack([causal_z_score(each).mean(axis=1) for each in vertices], axis=1)
+    np.testing.assert_allclose(store.series(0, N_TIME_POINTS), causal_z_score(means), atol=0.01)
+
+
 def test_parcel_series_become_a_store(root, output):
     parcels(root)
     store = prepared(root, output)

@@ -83,8 +83,8 @@ def scale_causally(series: TimeSeries, scaling: Scaling) -> ScaledVoxels:
     series : TimeSeries
     scaling : {"psc", "zscore"}
     """
-    kinds = {"psc": CausalPercentChange, "zscore": CausalZScore}
-    return ScaledVoxels(series, kinds[scaling](series.space.n_features))
+    n_features = series.space.n_features
+    return ScaledVoxels(series, CausalPercentChange(n_features) if scaling == "psc" else CausalZScore(n_features))
 
 
 def scale_over_run(series: TimeSeries, scaling: Scaling, scratch: ScratchSeries, first: int) -> ScaledVoxels:
