@@ -28,7 +28,6 @@ from titan_neuro.study.selection import Selection
 SCALINGS = ("none", "psc", "zscore")
 HORIZONS = (1, 2, 3, 6)
 _RECORDINGS = ROOT.parent / "shared/data"
-_RESPONSE_S = (5.0, 20.0)
 _SETTINGS = (
     *("seeds=[0]", "training.max_epochs=1", "training.steps_per_epoch=1", "comparison_models=false"),
     *("evaluation.rollout_every_time_points=0", f"model.horizons={list(HORIZONS)}"),
@@ -98,18 +97,16 @@ def write_atlas(mask: Path, folder: Path, space: str, n_parcels: int) -> Path:
 
 
 def reliability(runs: Sequence[RunStore]) -> float:
-    """Correlation of a parcel's signal with that of other recordings, mean over parcels.
+    """Correlation of a parcel's signal with that of other recordings of the same stimuli, mean over parcels.
 
-    Of people who saw one stimulus: leave-one-out intersubject correlation. Of runs of one person with events: that of
-    the mean responses to each trial type in odd and even runs.
+    Of people: leave-one-out intersubject correlation. Of one person, whose runs have other stimuli at the same times:
+    leave-one-run-out correlation, which is that of the response to any stimulus, and of drifts that all runs have.
     """
     groups: dict[str, list[np.ndarray]] = {}
-    if len({run.subject for run in runs}) > 1:
-        for run in runs:
-            groups.setdefault(run.stimulus, []).append(run.series(0, run.n_time_points)[run.scored])
-        return float(np.mean([intersubject_correlation(series) for series in groups.values()]))
-    halves = [np.mean([_responses(run) for run in runs[start::2]], axis=0) for start in (0, 1)]
-    return float(np.mean(_correlation(*halves)))
+    is_group = len({run.subject for run in runs}) > 1
+    for run in runs:
+        groups.setdefault(run.stimulus if is_group else "", []).append(run.series(0, run.n_time_points)[run.scored])
+    return float(np.mean([intersubject_correlation(series) for series in groups.values()]))
 
 
 def intersubject_correlation(series: Sequence[np.ndarray]) -> float:
@@ -124,17 +121,6 @@ def intersubject_correlation(series: Sequence[np.ndarray]) -> float:
     stack = np.stack([one[:shortest] for one in series])
     others = [(stack.sum(axis=0) - one) / (len(stack) - 1) for one in stack]
     return float(np.mean([_correlation(one, other) for one, other in zip(stack, others, strict=True)]))
-
-
-def _responses(run: RunStore) -> np.ndarray:
-    """Mean response to each trial type, less their mean: ``(types, parcels)``."""
-    series, tr = run.series(0, run.n_time_points), run.repetition_time
-    by_type: dict[str, list[np.ndarray]] = {}
-    for onset, _, trial_type in run.events:
-        start, stop = (round((onset + seconds) / tr) for seconds in _RESPONSE_S)
-        by_type.setdefault(trial_type, []).append(series[start:stop].mean(axis=0))
-    means = np.stack([np.mean(by_type[name], axis=0) for name in sorted(by_type)])
-    return means - means.mean(axis=0)
 
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> np.ndarray:
