@@ -118,14 +118,14 @@ def intersubject_correlation(series: Sequence[np.ndarray]) -> float:
         ``(time, parcels)`` of each subject; longer ones are cut.
     """
     shortest = min(map(len, series))
-    stack = np.stack([one[:shortest] for one in series])
+    stack = np.stack([one[:shortest].astype(np.float64) for one in series])
     others = [(stack.sum(axis=0) - one) / (len(stack) - 1) for one in stack]
     return float(np.mean([_correlation(one, other) for one, other in zip(stack, others, strict=True)]))
 
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Of each column."""
-    one, other = (series - series.mean(axis=0) for series in (one, other))
+    """Of each column; stores hold half precision, whose squares overflow."""
+    one, other = (series.astype(np.float64) - series.mean(axis=0, dtype=np.float64) for series in (one, other))
     return np.asarray((one * other).sum(axis=0) / np.sqrt((one**2).sum(axis=0) * (other**2).sum(axis=0)))
 
 

@@ -52,7 +52,7 @@ from titan_neuro.data.prepare.time_series import (
     warn_of_lost_parcels,
 )
 from titan_neuro.data.prepare.timing import repetition_time
-from titan_neuro.data.prepare.voxel_scaling import require_signal, scale_causally, scale_over_run
+from titan_neuro.data.prepare.voxel_scaling import WithSignal, scale_causally, scale_over_run
 from titan_neuro.errors import ConfigError, MetadataError
 
 logger = logging.getLogger(__name__)
@@ -295,7 +295,7 @@ def _scale_voxels(
     if config.voxel_scaling == "none":
         return series
     if config.voxel_scaling == "psc":
-        require_signal(series.read(n_before, n_before + 1)[0], recording.key)
+        series = WithSignal(series, recording.key)
     if config.estimation == "causal":
         return scale_causally(series, config.voxel_scaling)
     scratch = stack.enter_context(ScratchSeries(scratch_dir / "voxels"))

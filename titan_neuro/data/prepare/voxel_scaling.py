@@ -18,8 +18,8 @@ SCALED = {"psc": "percent signal change", "zscore": "standard deviations"}
 """Units of scaled voxels, in words."""
 # Signal change beyond this, in percent, is no physiology: it is that of voxels with next to no signal.
 _LARGEST_CHANGE = 100.0
-# Of voxels without their mean, half are negative; of recorded ones, hardly any is.
-_MOST_WITHOUT_SIGNAL = 0.1
+# Of values from which the mean was removed, half lie below 0; of recorded ones, hardly any.
+_LARGEST_FRACTION_BELOW = 0.1
 _BLOCK_TIME_POINTS = 16
 # Scaling holds as much of each voxel as the z-score after it does: see `BYTES_PER_FEATURE` in `cleaning`.
 _VALUES_PER_VOXEL = 7
@@ -52,6 +52,49 @@ def _percent_change(block: np.ndarray, mean: np.ndarray) -> np.ndarray:
     has_signal = mean > 0
     change = 100 * (block / np.where(has_signal, mean, 1.0) - 1)
     return np.where(has_signal, np.clip(change, -_LARGEST_CHANGE, _LARGEST_CHANGE), 0.0).astype(np.float32)
+
+
+class WithSignal:
+    """The time series of a run, refused at its end where the mean was removed from its voxels.
+
+    Percent signal change divides by that mean. One volume does not tell: the voxels of a region fluctuate together.
+
+    Parameters
+    ----------
+    series : TimeSeries
+        In the units of the recording; read once, in the order of time.
+    where : str
+        The run, for the message.
+    """
+
+    def __init__(self, series: TimeSeries, where: str) -> None:
+        self._series, self._where = series, where
+        self.space, self.n_time_points = series.space, series.n_time_points
+        self.n_values_read = series.n_values_read
+        self._n_read, self._n_below = 0, np.zeros(series.space.n_features, dtype=np.int64)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Read time points ``start <= t < stop``: ``(time, features)``.
+
+        Raises
+        ------
+        ImageError
+            With the last time point: more than a tenth of the values of voxels that are ever above 0 is not.
+        """
+        block = self._series.read(start, stop)
+        self._n_below += (block <= 0).sum(axis=0)
+        self._n_read += len(block)
+        ever_above = self._n_below < self._n_read
+        if stop == self.n_time_points and ever_above.any():
+            fraction = float(self._n_below[ever_above].mean()) / self._n_read
+            if fraction > _LARGEST_FRACTION_BELOW:
+                raise ImageError(
+                    f"{self._where}: prepare.voxel_scaling psc: expected voxels with their mean signal, which percent "
+                    f"signal change divides by, found {fraction:.0%} of the values at or below 0: the mean was removed "
+                    "from this recording.",
+                    "Set prepare.voxel_scaling to zscore or none.",
+                )
+        return block
 
 
 class ScaledVoxels:
@@ -126,27 +169,3 @@ def scale_over_run(series: TimeSeries, scaling: Scaling, scratch: ScratchSeries,
 
     stored = StoredSeries(scratch, series.space)
     return ScaledVoxels(stored, {"psc": percent_change, "zscore": z_score}[scaling])
-
-
-def require_signal(volume: np.ndarray, where: str) -> None:
-    """Refuse percent signal change of voxels from which the mean was removed.
-
-    Parameters
-    ----------
-    volume : numpy.ndarray
-        ``(features,)``: a time point of the steady state, in the units of the recording.
-    where : str
-        The run, for the message.
-
-    Raises
-    ------
-    ImageError
-        More than a tenth of the voxels is not above 0.
-    """
-    fraction = float((volume <= 0).mean())
-    if fraction > _MOST_WITHOUT_SIGNAL:
-        raise ImageError(
-            f"{where}: prepare.voxel_scaling psc: expected voxels with their mean signal, which percent signal change "
-            f"divides by, found {fraction:.0%} of them at or below 0: the mean was removed from this recording.",
-            "Set prepare.voxel_scaling to zscore or none.",
-        )
