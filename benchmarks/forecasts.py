@@ -1,288 +1,305 @@
 """The whole table of the forecast benchmark, on the synthetic dataset and on real recordings.
 
 ``python benchmarks/forecasts.py sitcom`` runs a whole study (simulate or find the recordings, prepare, train, evaluate,
-probe) with a small training, in minutes; ``--full`` makes the table in ``results/``, with three seeds.
-Finished stages stay in the working folder: the same command resumes where it was stopped. Numbers are read from the
-tables that `titan-neuro evaluate` and `titan-neuro probe` write.
+probe; then the same on phase-randomized data) for the first fold and one seed, in minutes; ``--full`` makes the table
+in ``results/``, with all folds and three seeds. ``all`` makes the tables of all real recordings, ``--jobs`` of them
+side by side, and the page that sums them up. Finished stages stay in the working folder: the same command resumes where
+it was stopped. Numbers are read from the tables that `titan-neuro evaluate` and `titan-neuro probe` write.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
+import math
+import os
+import subprocess
 import sys
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from common import ROOT, provenance
+from common import ROOT, BenchmarkError, provenance
+from forecast_datasets import EXAMPLES, Example, Way
+from forecast_pages import dataset_page, main_model, summary_page
 
 from titan_neuro import manifests
 from titan_neuro.data.simulate import SimulateConfig, simulate
-from titan_neuro.evaluation.formatting import format_interval, markdown_table
-from titan_neuro.evaluation.metrics_and_rows import AR, VAR, VAR_ONLINE, Kind
+from titan_neuro.errors import LeakageError
+from titan_neuro.evaluation.metrics_and_rows import LEAD_TIME_POINTS, METRICS, Kind
+from titan_neuro.evaluation.tables import summarize
 from titan_neuro.files import write_json, write_text
-from titan_neuro.metrics import bootstrap_interval
 from titan_neuro.study import Study, parse_setting
+from titan_neuro.study.selection import Selection
 
 RECORDINGS = ROOT.parent / "shared/data"
 PIPELINES = ROOT / "pipelines"
-# Contexts of the synthetic dataset's curve, in time points, besides the probe's own: windows of the analogs, and 40.
-_CONTEXTS = "probe.context_length.contexts_time_points=[20, 40, 80, 160]"
+ALL = "all"
+REAL = tuple(name for name, example in EXAMPLES.items() if example.recordings is not None)
+_RESULTS = ROOT / "benchmarks/results"
 _QUICK = (
     "seeds=[0]",
     "training.max_epochs=2",
     "training.steps_per_epoch=4",
     "evaluation.rollout_every_time_points=128",
 )
+_SUMMARY = "forecasts.md"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Example:
-    """One of the tables.
-
-    Attributes
-    ----------
-    title : str
-        Heading.
-    recordings : str or None
-        Folder of real recordings; None simulates them.
-    settings_file : str or None
-        File in ``pipelines/`` that the settings below override.
-    simulated : tuple of str
-        Settings of the simulation, as ``--set`` takes them.
-    settings : tuple of str
-        Of the study, as ``--set`` takes them.
-    caveat : str
-        Earlier processing of the recordings that affects every number.
-    """
-
-    title: str
-    recordings: str | None = None
-    settings_file: str | None = None
-    simulated: tuple[str, ...] = ()
-    settings: tuple[str, ...] = ()
-    caveat: str = ""
-
-
-EXAMPLES = {
-    "synthetic": Example(
-        title="Forecasts of the synthetic dataset, held-out subjects",
-        # A stimulus, associations that are new in each subject, and responses delayed by two minutes.
-        simulated=(
-            *("n_subjects=9", "n_runs=2", "volume_scale=1", "stimulus_fraction=0.4"),
-            *(
-                "association_fraction=0.2",
-                "cue_interval_s=5",
-                "delayed_response_fraction=0.2",
-                "delayed_response_lags_s=[120]",
-            ),
-        ),
-        settings=("model.horizons=[1, 2, 3, 6, 10, 20]",),
-    ),
-    "sitcom": Example(
-        title="Forecasts of the sitcom, held-out subjects, the same stimulus, 200 parcels",
-        recordings="sitcom-parcels",
-        settings_file="sitcom.yaml",
-        caveat="These recordings were high-pass filtered over whole runs before we received them: there is almost no "
-        "power below 0.009 Hz. Rows with a long history, var-online most of all, can predict such filtered signals; "
-        "linear AR has 8 lags (docs/log.md).",
-    ),
-    "haxby": Example(
-        title="Forecasts of haxby25mm, one subject, leave-one-run-out",
-        recordings="haxby25mm",
-        settings_file="haxby.yaml",
-    ),
-}
-
-
-def run_study(example: Example, work: Path, source: Path | None, settings: Sequence[str]) -> Path:
-    """Run every stage that is not finished yet.
-
-    Returns
-    -------
-    Path
-        The output folder.
-    """
-    output = work / "output"
+def open_study(example: Example, way: Way, work: Path, source: Path | None, settings: Sequence[str]) -> Study:
+    """Open one study of a table; recordings of the synthetic dataset are simulated first."""
+    output = work / way.name / "output"
+    overrides = [*example.settings, *way.settings, *settings]
     if example.recordings is None:
         source = source or work / "bids"
         simulate(source, SimulateConfig(**ChainMap(*map(parse_setting, example.simulated))))
-        study = Study.open(source, output, overrides=[_CONTEXTS, *example.settings, *settings])
-    else:
-        source = source or RECORDINGS / example.recordings
-        file = PIPELINES / str(example.settings_file)
-        study = Study.open(source, output, config_file=file, overrides=[*example.settings, *settings])
+        return Study.open(source, output, overrides=overrides)
+    return Study.open(
+        source or RECORDINGS / example.recordings,
+        output,
+        config_file=PIPELINES / str(example.settings_file),
+        selection=Selection(tasks=way.tasks or None),
+        overrides=overrides,
+    )
+
+
+def run_study(study: Study, example: Example, *, folds: Sequence[int] | None) -> None:
+    """Run every stage that is not finished yet; some folds, or all and the probe."""
     study.prepare()
-    study.train()
-    print(study.evaluate())
-    print(study.probe("context-length"))
-    return output
+    study.train(folds=folds)
+    print(study.evaluate(folds=folds))
+    if example.has_curve and folds is None:
+        print(study.probe("context-length"))
 
 
-def collect(output: Path) -> dict[str, Any]:
-    """Read the tables and sidecars of a finished study.
+def run_surrogate(study: Study) -> dict[str, Any]:
+    """Train and test one fold on phase-randomized data, with the study's first seed, and read the tables.
 
     Returns
     -------
     dict
-        JSON: ``parts``, ``summary``, ``comparisons``, ``caveats``, and as records ``scores``, ``differences``,
-        ``ceilings``, ``rollouts``, ``curve``.
+        ``surrogate_check`` in words, ``surrogate_scores``, ``surrogate_differences``.
     """
-    scores, sidecar = _read(output, "forecast_scores")
-    subjects, _ = _read(output, "forecast_subjects")
-    results = {
-        "protocol": sidecar["Protocol"],
-        "seeds": sidecar["Seeds"],
-        "parts": sidecar["Ablations"],
-        "summary": sidecar["Summary"],
-        "comparisons": sidecar["Comparisons"],
-        "caveats": sidecar["Caveats"],
-        "no_ceiling": sidecar["MissingCeilings"],
+    try:
+        _, check = study.null_control("phase", folds=[1], seeds=study.plan_group().seeds[:1])
+    except LeakageError as error:
+        # The table is there, and shows by how much.
+        check = f"THE NULL CONTROL FAILED. {error}"
+    subjects, sidecar = _read(study.output.path / "null-phase", "forecast_subjects", beside="forecast_scores")
+    scores, differences = tables_of(subjects, sidecar)
+    return {"surrogate_check": check, "surrogate_scores": scores, "surrogate_differences": differences}
+
+
+def collect(outputs: Mapping[str, Path]) -> dict[str, Any]:
+    """Read the tables and sidecars of the finished studies of one table, by the names of its ways.
+
+    Returns
+    -------
+    dict
+        JSON: ``protocol``, ``seeds``, sentences (``parts``, ``summary``, ``comparisons``, ``caveats``, ``no_ceiling``),
+        and as data frames ``scores``, ``differences``, ``ways``, and, of a table that is one study, ``ceilings``,
+        ``rollouts``, ``curve``; these are empty where there are none.
+    """
+    found = {name: _read(output, "forecast_subjects", beside="forecast_scores") for name, output in outputs.items()}
+    sidecars = {name: sidecar for name, (_, sidecar) in found.items()}
+    first = next(iter(sidecars.values()))
+    # A person whom several studies have tested counts once.
+    scores, differences = tables_of(pd.concat([subjects for subjects, _ in found.values()]), first)
+    is_one = len(outputs) == 1
+    [output, *_] = outputs.values()
+    results: dict[str, Any] = {
+        "protocol": first["Protocol"],
+        "seeds": first["Seeds"],
+        **{
+            part: [f"{name}: {sidecar[key]}" if name else sidecar[key] for name, sidecar in sidecars.items()]
+            for part, key in (("parts", "Ablations"), ("summary", "Summary"))
+        },
+        "comparisons": first["Comparisons"] if is_one else [],
+        "caveats": list(dict.fromkeys(caveat for sidecar in sidecars.values() for caveat in sidecar["Caveats"])),
+        "no_ceiling": first["MissingCeilings"] if is_one else {},
         "scores": scores,
-        "differences": differences(scores, subjects, n_resamples=sidecar["Resamples"], seed=sidecar["Seed"]),
+        "differences": differences,
+        "ways": pd.DataFrame() if is_one else _by_way(found),
     }
-    for name, what in (("ceilings", "ceilings_scores"), ("rollouts", "rollout_scores")):
-        results[name] = _read(output, what)[0] if list(output.glob(f"group/*_desc-{what}.tsv")) else pd.DataFrame()
-    results["curve"] = _read(output, "contextlength_curve")[0]
+    for name, what in (("ceilings", "ceilings_scores"), ("rollouts", "rollout_scores"), ("curve", "*_curve")):
+        is_there = is_one and list(output.glob(f"group/*_desc-{what}.tsv"))
+        results[name] = _read(output, what)[0] if is_there else pd.DataFrame()
     return results
 
 
-def _read(output: Path, what: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+def _by_way(found: Mapping[str, tuple[pd.DataFrame, dict[str, Any]]]) -> pd.DataFrame:
+    """Scores of the study's own model, study by study."""
+    tables = {name: tables_of(subjects, sidecar)[0] for name, (subjects, sidecar) in found.items()}
+    return pd.concat(
+        [table[table["kind"] == Kind.MODEL].assign(study=name) for name, table in tables.items()], ignore_index=True
+    )
+
+
+def _read(output: Path, what: str, *, beside: str | None = None) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Read one table, and the sidecar of it or of the one that is named."""
     [path] = output.glob(f"group/*_desc-{what}.tsv")
+    [other] = [path] if beside is None else output.glob(f"group/*_desc-{beside}.tsv")
     table = pd.read_csv(path, sep="\t", na_values="n/a", dtype={"subject": str})
-    return table, json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    return table, json.loads(other.with_suffix(".json").read_text(encoding="utf-8"))
 
 
 def _commits_of_models(output: Path) -> set[str]:
     return {manifests.read(output, name)["made"]["commit"] or "unknown" for name in manifests.names(output, "train")}
 
 
-def differences(scores: pd.DataFrame, subjects: pd.DataFrame, *, n_resamples: int, seed: int) -> pd.DataFrame:
-    """Difference in `skill_ar` of the main model from each other forecaster, within subjects; intervals over them."""
-    main = scores.loc[scores["kind"] == Kind.MODEL, "model"].iloc[0]
-    wide = subjects.pivot_table("skill_ar", ["subject", "lead_time_points"], "model")
-    rows = []
-    kinds = scores.drop_duplicates("model").set_index("model")["kind"]
-    for other in kinds[(kinds != Kind.ORACLE_REFERENCE) & (kinds.index != main)].index:
-        for horizon in sorted(scores["lead_time_points"].unique()):
-            at = wide.xs(horizon, level="lead_time_points")
-            values = (at[main] - at[other]).to_numpy()
-            low, high = bootstrap_interval(values, n_resamples=n_resamples, seed=seed)
-            interval = {"difference": float(values.mean()), "difference_low": low, "difference_high": high}
-            rows.append({"model": main, "other": other, "lead_time_points": int(horizon)} | interval)
-    return pd.DataFrame(rows)
+def tables_of(subjects: pd.DataFrame, sidecar: Mapping[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Average the values of subjects, with intervals over them.
 
+    Parameters
+    ----------
+    subjects : pandas.DataFrame
+        Rows of `forecast_subjects`; those of one subject, model and lead time are averaged first.
+    sidecar : mapping
+        Of the scores: number of resamples, and their seed.
 
-def page(title: str, results: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
-    """All tables as one Markdown page."""
-    scores: pd.DataFrame = results["scores"]
-    main = scores.loc[scores["kind"] == Kind.MODEL, "model"].iloc[0]
-    ours = scores[scores["model"] == main]
-    counts = scores.iloc[0]
-    curve = results["curve"].copy()
-    curve["context"] = [
-        "whole run" if whole else f"{time_points:g} time points ({seconds:g} s)"
-        for whole, time_points, seconds in zip(
-            curve["whole_run"], curve["context_time_points"], curve["context_s"], strict=True
-        )
+    Returns
+    -------
+    scores : pandas.DataFrame
+        Like the table of scores.
+    differences : pandas.DataFrame
+        Difference in `skill_ar` of the main model from each other forecaster, within subjects.
+    """
+    options = {"n_resamples": sidecar["Resamples"], "seed": sidecar["Seed"]}
+    keys = ["model", "kind", LEAD_TIME_POINTS]
+    scores = []
+    for key, rows in subjects.groupby(keys, sort=False):
+        people = rows.groupby("subject")[list(METRICS)].mean()
+        counts = {"n_subjects": len(people), "n_runs": int(rows["n_runs"].sum()), "n_seeds": int(rows["n_seeds"].min())}
+        intervals = [_interval(people[metric], metric, options) for metric in METRICS]
+        scores.append(dict(zip(keys, key, strict=True)) | counts | dict(ChainMap(*intervals)))
+    table = pd.DataFrame(scores)
+    main = main_model(table)
+    wide = subjects.groupby(["model", LEAD_TIME_POINTS, "subject"])["skill_ar"].mean()
+    kinds = table.drop_duplicates("model").set_index("model")["kind"]
+    differences = [
+        {"model": main, "other": other, LEAD_TIME_POINTS: int(horizon)}
+        | _interval(wide[main, horizon] - wide[other, horizon], "skill_ar", options, "difference")
+        for other in kinds[(kinds != Kind.ORACLE_REFERENCE) & (kinds.index != main)].index
+        for horizon in sorted(table[LEAD_TIME_POINTS].unique())
     ]
-    parts = [
-        f"# {title}",
-        "\n".join(f"- {name}: {value}" for name, value in metadata.items()),
-        f"{counts['n_subjects']} subjects, {counts['n_runs']} runs, {counts['n_seeds']} seeds; protocol "
-        f"{results['protocol']}. h: lead time in time points. Intervals are 95 %, bootstrap over subjects.",
-        results["parts"],
-        results["summary"],
-        "\n".join(f"- {sentence}" for sentence in results["comparisons"]),
-        *results["caveats"],
-        "## skill_ar: 1 - MSE / MSE of linear autoregression",
-        wide_table(scores, ["model", "kind"], "skill_ar"),
-        f"## r2 of {main}, and of linear autoregression",
-        wide_table(pd.concat([ours, scores[scores["model"] == "ar"]]), ["model", "kind"], "r2"),
-        f"## Difference in skill_ar of {main} from the others, within subjects",
-        wide_table(results["differences"], ["other"], "difference"),
-        "## Context length: skill_ar with the memory cut to the last time points (first seed)",
-        wide_table(curve, ["context"], "skill_ar"),
-    ]
-    if len(results["ceilings"]):
-        parts += [
-            "## Noise ceilings of forecasts that contain the stimulus alone",
-            wide_table(results["ceilings"], ["ceiling"]),
-        ]
-    parts += [f"No {name} ceiling: {reason}" for name, reason in results["no_ceiling"].items()]
-    rollouts = results["rollouts"]
-    if len(rollouts):
-        brief = rollouts[
-            rollouts["kind"].isin((Kind.MODEL, Kind.CONTROL, Kind.COMPARISON_MODEL))
-            | rollouts["model"].isin((AR, VAR, VAR_ONLINE))
-        ]
-        targets = brief.groupby("model", sort=False)["n_targets"].max()
-        parts += [
-            "## Rollouts: the model reads its own forecasts",
-            "Models that can't forecast a batch are rolled out from every eighth origin; each row is compared with "
-            "linear AR on its own targets: "
-            f"{', '.join(f'{name} {count}' for name, count in targets.items())}.",
-        ]
-        parts += ["skill_ar:", wide_table(brief, ["model"])]
-        parts += [
-            "Variance of the rollout / variance of the targets; 1 is best:",
-            wide_table(brief, ["model"], "variance_ratio"),
-        ]
-    return "\n\n".join(parts) + "\n"
+    return table, pd.DataFrame(differences)
 
 
-def wide_table(table: pd.DataFrame, labels: Sequence[str], metric: str = "skill_ar") -> str:
-    """One line for each row, one column for each lead time: means and intervals, as Markdown."""
-    horizons = sorted(table["lead_time_points"].unique())
-    header = [*labels, *(f"h {horizon:g}" for horizon in horizons)]
-    lines = []
-    for key, part in table.groupby(list(labels), sort=False):
-        by_horizon = {row["lead_time_points"]: format_interval(row, metric) for _, row in part.iterrows()}
-        lines.append([*key, *(by_horizon.get(horizon, "-") for horizon in horizons)])
-    return markdown_table(header, lines)
-
-
-def main(arguments: list[str]) -> None:
-    """Run the study, print the page, and write it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=EXAMPLES)
-    parser.add_argument("--full", action="store_true", help="the preset's training with three seeds (hours)")
-    parser.add_argument(
-        "--source", type=Path, help="BIDS folder (default: shared/data beside the project, or a synthetic dataset)"
+def _interval(values: pd.Series, metric: str, options: Mapping[str, Any], name: str | None = None) -> dict[str, float]:
+    name = name or metric
+    return dict(
+        zip((name, f"{name}_low", f"{name}_high"), summarize(values.to_numpy(), metric, **options), strict=True)
     )
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
-    parser.add_argument("--work-dir", type=Path, help="default: benchmarks/.work/NAME, or NAME-quick without --full")
-    parser.add_argument(
-        "--output", type=Path, help="default: benchmarks/results/forecasts_NAME.json; without --full in the work folder"
-    )
-    options = parser.parse_args(arguments)
-    example = EXAMPLES[options.name]
-    work = options.work_dir or ROOT / "benchmarks/.work" / (options.name if options.full else f"{options.name}-quick")
-    folder = ROOT / "benchmarks/results" if options.full else work
-    target = options.output or folder / f"forecasts_{options.name}.json"
+
+
+def make_table(name: str, options: argparse.Namespace, arguments: Sequence[str]) -> None:
+    """Run the studies of one dataset, print its page, and write it with its numbers."""
+    example = EXAMPLES[name]
+    work = options.work_dir / (name if options.full else f"{name}-quick")
     settings = [*(() if options.full else _QUICK), *options.settings]
     metadata = provenance(arguments)
-    output = run_study(example, work, options.source, settings)
+    outputs: dict[str, Path] = {}
+    surrogate: dict[str, Any] = {}
+    commits: set[str] = set()
+    for way in example.ways:
+        study = open_study(example, way, work, options.source, settings)
+        run_study(study, example, folds=None if options.full else [1])
+        outputs[way.name] = study.output.path
+        surrogate = surrogate or run_surrogate(study)
+        commits |= _commits_of_models(study.output.path)
     metadata |= {"simulated": list(example.simulated), "settings_file": example.settings_file}
-    metadata["settings"] = [*example.settings, *settings]
-    metadata["models_of_commits"] = sorted(_commits_of_models(output))
-    results = collect(output)
-    results["caveats"] += [example.caveat] * bool(example.caveat)
-    text = page(example.title, results, metadata)
-    tables = {name: value.to_dict("records") for name, value in results.items() if isinstance(value, pd.DataFrame)}
-    # There is no NaN in JSON.
-    clean = {name: [_without_nan(row) for row in rows] for name, rows in tables.items()}
-    write_json(target, {"title": example.title, **metadata, **results, **clean})
+    metadata |= {"settings": [*example.settings, *settings], "models_of_commits": sorted(commits)}
+    results = collect(outputs) | surrogate
+    results["caveats"] += example.caveats
+    text = dataset_page(example.title, results, metadata)
+    target = options.output_dir / f"forecasts_{name}.json"
+    write_json(target, {"title": example.title, **metadata, **{key: _plain(value) for key, value in results.items()}})
     write_text(target.with_suffix(".md"), text)
     print(text)
 
 
-def _without_nan(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: None if pd.isna(value) else value for name, value in row.items()}
+def _plain(value: Any) -> Any:
+    """Return a table as records; there is no NaN in JSON."""
+    if not isinstance(value, pd.DataFrame):
+        return value
+    return [{name: None if pd.isna(cell) else cell for name, cell in row.items()} for row in value.to_dict("records")]
+
+
+def write_summary(folder: Path) -> None:
+    """Write the page that sums up the tables of real recordings that lie in a folder."""
+    paths = {name: folder / f"forecasts_{name}.json" for name in REAL}
+    pages = {name: _read_page(path) for name, path in paths.items() if path.is_file()}
+    write_text(folder / _SUMMARY, summary_page(pages, [name for name in REAL if name not in pages]))
+
+
+def _read_page(path: Path) -> dict[str, Any]:
+    page = json.loads(path.read_text(encoding="utf-8"))
+    return {
+        name: pd.DataFrame([{key: math.nan if cell is None else cell for key, cell in row.items()} for row in value])
+        if isinstance(value, list) and value and isinstance(value[0], dict)
+        else value
+        for name, value in page.items()
+    }
+
+
+def make_all(options: argparse.Namespace, arguments: Sequence[str]) -> None:
+    """Make the tables of all real recordings, each in a process of its own with one thread.
+
+    Raises
+    ------
+    BenchmarkError
+        Some could not be made; the others are.
+    """
+    options.work_dir.mkdir(parents=True, exist_ok=True)
+
+    def make(name: str) -> int:
+        log = options.work_dir / f"{name}.log"
+        print(f"{name}: see {log.name} in the working folder", flush=True)
+        command = [sys.executable, __file__, name, *(argument for argument in arguments if argument != ALL)]
+        with log.open("w", encoding="utf-8") as file:
+            done = subprocess.run(
+                command, stdout=file, stderr=file, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
+            )
+        print(f"{name}: {'done' if done.returncode == 0 else f'failed with code {done.returncode}'}", flush=True)
+        return done.returncode
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        codes = dict(zip(REAL, pool.map(make, REAL), strict=True))
+    failed = [name for name, code in codes.items() if code]
+    if failed:
+        raise BenchmarkError(
+            f"These tables could not be made: {', '.join(failed)}.",
+            f"{options.work_dir}/NAME.log says why; the same command resumes.",
+        )
+
+
+def main(arguments: list[str]) -> None:
+    """Make one table or all, and the page that sums them up."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=[*EXAMPLES, ALL])
+    parser.add_argument("--full", action="store_true", help="all folds, and the seeds and training of the table")
+    parser.add_argument("--jobs", type=int, default=1, help="datasets side by side, with `all`")
+    parser.add_argument(
+        "--source", type=Path, help="BIDS folder (default: shared/data beside the project, or a synthetic dataset)"
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
+    parser.add_argument(
+        "--work-dir", type=Path, default=ROOT / "benchmarks/.work", help="holds NAME, or NAME-quick without --full"
+    )
+    parser.add_argument("--output-dir", type=Path, help="default: benchmarks/results; without --full the work folder")
+    options = parser.parse_args(arguments)
+    options.output_dir = options.output_dir or (_RESULTS if options.full else options.work_dir)
+    try:
+        if options.name == ALL:
+            make_all(options, arguments)
+        else:
+            make_table(options.name, options, arguments)
+    finally:
+        # Of what is there: some tables may have been made where others failed.
+        write_summary(options.output_dir)
 
 
 if __name__ == "__main__":

@@ -198,6 +198,8 @@ def test_settings_of_preparation_come_from_the_runs(titan_neuro, study, output, 
         titan_neuro, errors.MismatchError, "run", study / "bids", output, "group", "--confounds", "motion24"
     )
     assert "prepare.confounds motion24, the runs there were prepared with none" in message
+    message = failure(titan_neuro, errors.MismatchError, "train", output, "--set", "prepare.voxel_scaling=psc")
+    assert "prepare.voxel_scaling psc, the runs there were prepared with none" in message
     assert (output / "config.resolved.yaml").read_text() == resolved
     # Who says nothing of preparation has not chosen the preset's.
     shutil.copytree(output, tmp_path / "out")

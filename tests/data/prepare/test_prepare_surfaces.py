@@ -25,6 +25,7 @@ from surface_files import (
 from titan_neuro.data.bids.maps import write_map
 from titan_neuro.data.bids.recordings import find_recordings
 from titan_neuro.data.prepare import PrepareConfig, prepare_run
+from titan_neuro.data.prepare.normalization import CausalZScore
 from titan_neuro.data.space import common_space
 from titan_neuro.data.store import RunStore, open_runs
 from titan_neuro.errors import ConfigError, ImageError, MetadataError
@@ -133,6 +134,19 @@ def test_atlases_make_parcels_of_surfaces(root, output, tmp_path, kind):
     path = write_map(output / "task-x", LABEL, store.space, np.arange(float(store.space.n_features)), {})
     ending = ".pscalar.nii" if kind == "dense" else ".func.gii"
     assert len(list(path.parent.glob(f"task-x*{ending}"))) == (1 if kind == "dense" else 2)
+
+
+def test_vertices_are_scaled_before_an_atlas_averages_them(root, output, tmp_path):
+    gifti(root)
+    atlas = tmp_path / "hemi-L_atlas-Z_dseg.label.gii"
+    for side, key in (("L", 1), ("R", 2)):
+        path = atlas.with_name(atlas.name.replace("hemi-L", f"hemi-{side}"))
+        write_label_gifti(path, np.full(40, key), {key: f"{side}H_All_1"})
+    store = prepared(root, output, atlas=atlas, voxel_scaling="zscore")
+    vertices = [hemisphere(side)[:, used] for side, used in USED.items()]
+    means = np.stack([causal_z_score(each).mean(axis=1) for each in vertices], axis=1)
+    # At the second time point all vertices are 1 or -1, and their mean can be 0 again.
+    np.testing.assert_allclose(store.series(0, N_TIME_POINTS), CausalZScore(2)(means), atol=0.01)
 
 
 def test_parcel_series_become_a_store(root, output):

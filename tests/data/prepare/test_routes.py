@@ -313,21 +313,55 @@ def test_a_preset_without_a_table(preprocessed, prepare):
         prepare(root, resolution_mm=None, confounds="motion24")
 
 
-def test_parcels_of_an_atlas(preprocessed, prepare, tmp_path):
-    root, *_ = preprocessed
+def write_halves(folder):
+    """An atlas of two parcels on the standard grid; returns its path and its labels."""
     shape, affine = standard_grid(6)
     labels = np.zeros(shape, np.int16)
     labels[8:16, 8:-8, 8:-8], labels[16:, 8:-8, 8:-8] = 3, 7
-    atlas = tmp_path / "tpl-MNI152NLin2009cAsym_atlas-Halves_dseg.nii.gz"
+    atlas = folder / "tpl-MNI152NLin2009cAsym_atlas-Halves_dseg.nii.gz"
     save(atlas, labels, affine)
     atlas.with_name(atlas.name.replace(".nii.gz", ".tsv")).write_text("index\tname\n3\tleft\n7\tright\n")
+    return atlas, labels
+
+
+def voxels_of_halves(root, labels):
+    """Voxels of each parcel inside the mask, ``(time, voxels)``."""
+    image = nib.load(next(root.rglob("*preproc_bold.nii.gz"))).get_fdata()
+    mask = nib.load(next(root.rglob("*brain_mask.nii.gz"))).get_fdata() > 0
+    return [image[mask & (labels == label)].T for label in (3, 7)]
+
+
+def test_parcels_of_an_atlas(preprocessed, prepare, tmp_path):
+    root, *_ = preprocessed
+    atlas, labels = write_halves(tmp_path)
     store = prepare(root, resolution_mm=None, atlas=atlas)
     assert (store.space.kind, store.space.name, store.space.parcels) == ("parcels", "Halves", ("left", "right"))
     assert store.path.name == f"{STEM}_space-MNI152NLin2009cAsym_seg-Halves_desc-prepared_timeseries.zarr"
-    image = nib.load(next(root.rglob("*preproc_bold.nii.gz"))).get_fdata()
-    mask = nib.load(next(root.rglob("*brain_mask.nii.gz"))).get_fdata() > 0
-    means = np.stack([image[mask & (labels == label)].mean(axis=0) for label in (3, 7)], axis=1)
+    means = np.stack([voxels.mean(axis=1) for voxels in voxels_of_halves(root, labels)], axis=1)
     np.testing.assert_allclose(store.series(0, N_TIME_POINTS), CausalZScore(2)(means), atol=4e-3)
+
+
+def test_voxels_are_scaled_before_an_atlas_averages_them(preprocessed, prepare, tmp_path):
+    root, *_ = preprocessed
+    atlas, labels = write_halves(tmp_path)
+    store = prepare(root, resolution_mm=None, atlas=atlas, voxel_scaling="zscore")
+    halves = voxels_of_halves(root, labels)
+    means = np.stack([CausalZScore(voxels.shape[1])(voxels).mean(axis=1) for voxels in halves], axis=1)
+    np.testing.assert_allclose(store.series(0, N_TIME_POINTS), CausalZScore(2)(means), atol=4e-3)
+    assert store.record["normalizer"]["method"].endswith("of means over parcels of voxels in standard deviations")
+    assert store.record["settings"]["voxel_scaling"] == "zscore" and not store.record["whole_run"]
+
+
+def test_voxels_are_scaled_over_the_run_where_all_is(preprocessed, prepare, tmp_path):
+    root, *_ = preprocessed
+    atlas, labels = write_halves(tmp_path)
+    store = prepare(root, resolution_mm=None, atlas=atlas, voxel_scaling="psc", estimation="whole-run")
+    changes = [100 * (voxels / voxels.mean(axis=0) - 1) for voxels in voxels_of_halves(root, labels)]
+    means = np.stack([change.clip(-100, 100).mean(axis=1) for change in changes], axis=1)
+    np.testing.assert_allclose(
+        store.series(0, N_TIME_POINTS), (means - means.mean(axis=0)) / means.std(axis=0), atol=4e-3
+    )
+    assert "voxel scaling" in store.record["whole_run"]
 
 
 # ---- settings that do not go with the data ---------------------------------------------------------
@@ -345,6 +379,16 @@ def test_parcels_have_no_resolution(sitcom, tmp_path):
     with pytest.raises(ConfigError, match="parcels have no grid") as caught:
         prepare_run(recording, tmp_path / "out", PrepareConfig(resolution_mm=4), work_dir=tmp_path / "work")
     assert caught.value.hint == "Omit --resolution."
+
+
+def test_voxel_scaling_needs_an_atlas_of_voxels(haxby, sitcom, tmp_path):
+    config = PrepareConfig(voxel_scaling="psc")
+    with pytest.raises(ConfigError, match=r"voxel_scaling: psc: .*there is no atlas") as caught:
+        prepare_run(find_recordings(haxby)[0], tmp_path / "out", config, work_dir=tmp_path / "work")
+    assert "--atlas" in caught.value.hint
+    config = PrepareConfig(voxel_scaling="psc", atlas=write_halves(tmp_path)[0])
+    with pytest.raises(ConfigError, match=r"voxel_scaling: psc: .*is a table of parcels"):
+        prepare_run(find_recordings(sitcom)[0], tmp_path / "out", config, work_dir=tmp_path / "work")
 
 
 def test_one_folder_holds_one_grid(preprocessed, prepare, tmp_path):

@@ -54,6 +54,11 @@ class PrepareConfig:
         position are estimated from the recording alone: sufficient for a first look, not for a publication.
     atlas : Path or None
         Image of labels in the standard space: the time series of voxels are averaged over its parcels.
+    voxel_scaling : {"none", "psc", "zscore"}
+        What is averaged over the parcels of the atlas: voxels (or vertices) in the units of the recording, where those
+        with the largest fluctuations determine the mean; in percent signal change; or in standard deviations, where all
+        count alike. Mean and standard deviation are those of the time points so far, or, with ``estimation`` whole-run,
+        those of the run.
     """
 
     repetition_time_from: TimeSource | None = None
@@ -68,3 +73,4 @@ class PrepareConfig:
     estimation: Literal["causal", "whole-run"] = "causal"
     rough_registration: bool = False
     atlas: Path | None = None
+    voxel_scaling: Literal["none", "psc", "zscore"] = "none"

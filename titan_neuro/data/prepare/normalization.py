@@ -22,8 +22,7 @@ class CausalZScore:
     def __init__(self, n_features: int) -> None:
         self._n = 0
         self._origin = np.zeros(n_features)
-        self._sum = np.zeros(n_features)
-        self._sum_of_squares = np.zeros(n_features)
+        self._sum, self._sum_of_squares = RunningSum(n_features), RunningSum(n_features)
 
     def __call__(self, block: np.ndarray) -> np.ndarray:
         """Z-score the next time points of the stream.
@@ -43,8 +42,7 @@ class CausalZScore:
             # Sums of squares about the first time point keep small fluctuations on a large baseline.
             self._origin = block[0].copy()
         centered = block - self._origin
-        sums = _continue_sum(self._sum, centered)
-        sums_of_squares = _continue_sum(self._sum_of_squares, centered**2)
+        sums, sums_of_squares = self._sum(centered), self._sum_of_squares(centered**2)
         count = self._n + np.arange(1, len(block) + 1)[:, None]
         mean = sums / count
         variance = sums_of_squares / count - mean**2
@@ -55,9 +53,26 @@ class CausalZScore:
         return np.where(constant, 0.0, (centered - mean) / deviation).astype(np.float32)
 
 
-def _continue_sum(total: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Cumulative sums of `values` ``(time, features)`` on top of `total` ``(features,)``, which is updated."""
-    sums: np.ndarray = np.cumsum(np.concatenate([total[None], values]), axis=0)[1:]
-    if len(values):
-        total[:] = sums[-1]
-    return sums
+class RunningSum:
+    """Sums of a stream up to each time point, strictly in the order of time.
+
+    Parameters
+    ----------
+    n_features : int
+        Number of voxels or parcels.
+
+    Attributes
+    ----------
+    total : numpy.ndarray
+        float64 ``(features,)``: the sum so far.
+    """
+
+    def __init__(self, n_features: int) -> None:
+        self.total = np.zeros(n_features)
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """Add the next time points, ``(time, features)``, and return the sum up to each of them."""
+        sums: np.ndarray = np.cumsum(np.concatenate([self.total[None], values]), axis=0)[1:]
+        if len(values):
+            self.total = sums[-1].copy()
+        return sums

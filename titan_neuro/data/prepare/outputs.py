@@ -20,6 +20,7 @@ from titan_neuro.data.prepare.continuous import resample_tables
 from titan_neuro.data.prepare.inputs import recorded_settings
 from titan_neuro.data.prepare.routes import OpenRun, output_space
 from titan_neuro.data.prepare.timing import events_within, read_events, scored_time_points
+from titan_neuro.data.prepare.voxel_scaling import SCALED
 from titan_neuro.data.store import RunHeader, store_name
 from titan_neuro.data.store.schema import Event
 from titan_neuro.errors import MetadataError
@@ -115,7 +116,6 @@ def build_header(recording: Recording, run: OpenRun, config: PrepareConfig, orig
     events, events_note = _read_events(recording, run)
     scored, rule = _scored(recording, run, config, events)
     continuous, tables = resample_tables(recording, run.series.n_time_points, run.repetition_time)
-    method = "z-score over the whole run" if config.estimation == "whole-run" else "causal expanding z-score"
     return RunHeader(
         key=recording.key,
         entities=_output_entities(recording, config),
@@ -134,7 +134,7 @@ def build_header(recording: Recording, run: OpenRun, config: PrepareConfig, orig
                 "volumes_before": run.steady_state.n_volumes_before,
                 "rule": run.steady_state.rule,
             },
-            "normalizer": {"method": method, "warmup_s": config.warmup_s},
+            "normalizer": {"method": _normalization(config), "warmup_s": config.warmup_s},
             "confounds": {
                 "preset": config.confounds,
                 "columns": list(run.confounds.names),
@@ -151,6 +151,14 @@ def build_header(recording: Recording, run: OpenRun, config: PrepareConfig, orig
             "versions": versions(),
         },
     )
+
+
+def _normalization(config: PrepareConfig) -> str:
+    """Say how time points are scaled."""
+    method = "z-score over the whole run" if config.estimation == "whole-run" else "causal expanding z-score"
+    if config.voxel_scaling == "none":
+        return method
+    return f"{method} of means over parcels of voxels in {SCALED[config.voxel_scaling]}"
 
 
 def _read_events(recording: Recording, run: OpenRun) -> tuple[list[Event], str | None]:
@@ -201,6 +209,7 @@ def _whole_run_steps(recording: Recording, confounds: ConfoundModel, config: Pre
         steps.append("slice timing (in the preprocessed image)")
     if config.estimation == "whole-run":
         steps.append("z-score")
+        steps += ["voxel scaling"] if config.voxel_scaling != "none" else []
         steps += ["confound fit"] if confounds.names else []
         steps += ["high-pass"] if config.high_pass_hz is not None else []
     return steps

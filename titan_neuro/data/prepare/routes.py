@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from titan_neuro.data.bids.names import ROUGH_SPACE, STANDARD_SPACES
 from titan_neuro.data.bids.recordings import Recording
-from titan_neuro.data.prepare.atlas import read_atlas
+from titan_neuro.data.prepare.atlas import Atlas, read_atlas
 from titan_neuro.data.prepare.brain_mask import mask_image
 from titan_neuro.data.prepare.config import PrepareConfig
 from titan_neuro.data.prepare.confound_presets import ConfoundModel, no_confounds, select_confounds
@@ -52,6 +52,7 @@ from titan_neuro.data.prepare.time_series import (
     warn_of_lost_parcels,
 )
 from titan_neuro.data.prepare.timing import repetition_time
+from titan_neuro.data.prepare.voxel_scaling import WithSignal, scale_causally, scale_over_run
 from titan_neuro.errors import ConfigError, MetadataError
 
 logger = logging.getLogger(__name__)
@@ -182,7 +183,7 @@ def open_run(recording: Recording, config: PrepareConfig, scratch_dir: Path, sta
     if recording.kind == "parcels":
         return _open_parcels(recording, config)
     if recording.kind == "surface":
-        return _open_surfaces(recording, config)
+        return _open_surfaces(recording, config, scratch_dir, stack)
     image = BoldImage(recording.path)
     tr = repetition_time(recording, image.header_repetition_time, image.n_volumes, config.repetition_time_from)
     table = given_confounds(recording, image.n_volumes)
@@ -200,7 +201,8 @@ def open_run(recording: Recording, config: PrepareConfig, scratch_dir: Path, sta
         series = StoredSeries(scratch, mapping.space)
     table = computed or table
     if config.atlas is not None:
-        series = _parcel_means(series, recording, config.atlas)
+        atlas = _read_atlas(config.atlas, series, recording)
+        series = ParcelMeans(_scale_voxels(series, recording, config, scratch_dir, stack, n_before), atlas)
     return OpenRun(
         series=series,
         repetition_time=tr,
@@ -235,6 +237,13 @@ def check_settings(recording: Recording, config: PrepareConfig) -> None:
         raise ConfigError(
             f"{recording.key}: prepare.slice_timing: {recording.path.name} is no image of slices.", "Omit it."
         )
+    if config.voxel_scaling != "none" and (config.atlas is None or recording.kind == "parcels"):
+        why = "there is no atlas" if config.atlas is None else f"{recording.path.name} is a table of parcels"
+        raise ConfigError(
+            f"{recording.key}: prepare.voxel_scaling: {config.voxel_scaling}: expected voxels or vertices that an "
+            f"atlas averages, but {why}.",
+            "Give an atlas (--atlas), or omit this setting.",
+        )
     route = output_route(recording, config)
     if config.slice_timing and route == "preprocessed":
         raise ConfigError(
@@ -257,26 +266,48 @@ def _open_parcels(recording: Recording, config: PrepareConfig) -> OpenRun:
     return _open_series(recording, config, series, series.header_repetition_time, None)
 
 
-def _open_surfaces(recording: Recording, config: PrepareConfig) -> OpenRun:
+def _open_surfaces(recording: Recording, config: PrepareConfig, scratch_dir: Path, stack: ExitStack) -> OpenRun:
     surfaces = SurfaceSeries(recording)
-    series: TimeSeries = surfaces
-    if config.atlas is not None:
-        series = _parcel_means(surfaces, recording, config.atlas)
-    elif recording.hemispheres and not surfaces.n_left_out:
+    atlas = None if config.atlas is None else _read_atlas(config.atlas, surfaces, recording)
+    if atlas is None and recording.hemispheres and not surfaces.n_left_out:
         logger.warning(
             "%s: no vertex is 0 or NaN throughout: the medial wall is not marked, and is among the features.",
             recording.key,
         )
     mask = f"all vertices and voxels but {surfaces.n_left_out} that are 0 or NaN throughout"
-    return _open_series(recording, config, series, surfaces.header_repetition_time, mask)
+    series = surfaces if atlas is None else ParcelMeans(surfaces, atlas)
+    run = _open_series(recording, config, series, surfaces.header_repetition_time, mask)
+    if atlas is None:
+        return run
+    scaled = _scale_voxels(surfaces, recording, config, scratch_dir, stack, run.steady_state.n_volumes_before)
+    return replace(run, series=ParcelMeans(scaled, atlas))
 
 
-def _parcel_means(series: TimeSeries, recording: Recording, path: Path) -> ParcelMeans:
+def _scale_voxels(
+    series: TimeSeries,
+    recording: Recording,
+    config: PrepareConfig,
+    scratch_dir: Path,
+    stack: ExitStack,
+    n_before: int,
+) -> TimeSeries:
+    """Scale voxels as the settings say; `n_before` volumes before the steady state set no statistic."""
+    if config.voxel_scaling == "none":
+        return series
+    if config.voxel_scaling == "psc":
+        series = WithSignal(series, recording.key)
+    if config.estimation == "causal":
+        return scale_causally(series, config.voxel_scaling)
+    scratch = stack.enter_context(ScratchSeries(scratch_dir / "voxels"))
+    return scale_over_run(series, config.voxel_scaling, scratch, n_before)
+
+
+def _read_atlas(path: Path, series: TimeSeries, recording: Recording) -> Atlas:
     atlas = read_atlas(path, series.space)
     n_parcels = len(atlas.names) + len(atlas.lost)
     what = "voxel in the mask" if series.space.kind == "volume" else "vertex"
     warn_of_lost_parcels(path, atlas.lost, n_parcels, f"without a {what} of {recording.key}")
-    return ParcelMeans(series, atlas)
+    return atlas
 
 
 def _open_series(
