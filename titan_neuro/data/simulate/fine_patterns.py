@@ -83,7 +83,8 @@ class FinePatterns:
     @cached_property
     def variance_fraction(self) -> np.ndarray:
         """Fraction of each voxel's variance that is simulated here, ``(voxels,)``."""
-        return self.config.fine_pattern_fraction * np.any(list(self.voxel_sets.values()), axis=0)
+        fraction: np.ndarray = self.config.fine_pattern_fraction * np.any(list(self.voxel_sets.values()), axis=0)
+        return fraction
 
     def sequence(self, subject: int, run: RunDesign) -> np.ndarray:
         """Index of the fine pattern at each second, from 0: ``(lag + seconds of stimulus,)``.
