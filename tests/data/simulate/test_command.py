@@ -19,9 +19,17 @@ def test_flags_and_settings_reach_the_dataset(tmp_path):
         "delayed_response_lags_s=[5, 9]",
         "--set",
         "motion_sd_mm=0.5",
+        "--set",
+        "fine_pattern_fraction=0.1",
     ]
-    assert cli.main(["simulate", str(tmp_path / "synthetic"), *small, "--transforms", *overrides]) == 0
-    simulated = json.loads((tmp_path / "synthetic" / "truth.json").read_text())["simulated"]
+    root = tmp_path / "synthetic"
+    assert cli.main(["simulate", str(root), *small, "--transforms", *overrides]) == 0
+    truth = json.loads((root / "truth.json").read_text())
+    [sequence] = root.glob(truth["fine_patterns"]["sequence"])
+    shown = sequence.read_text().splitlines()[1:]
+    assert len(shown) == truth["fine_patterns"]["lag_s"] + truth["runs"][0]["stimulus"]
+    assert all((root / image).exists() for image in truth["fine_patterns"]["patterns"].values())
+    simulated = truth["simulated"]
     expected = {
         "n_subjects": 1,
         "n_runs": 1,
@@ -32,6 +40,7 @@ def test_flags_and_settings_reach_the_dataset(tmp_path):
         "association_fraction": 0.1,
         "delayed_response_lags_s": [5, 9],
         "motion_sd_mm": 0.5,
+        "fine_pattern_fraction": 0.1,
         "delayed_response_fraction": 0,
     }
     assert simulated.items() >= expected.items()

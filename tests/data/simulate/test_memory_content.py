@@ -44,7 +44,7 @@ def recorded(config: SimulateConfig, subject: int, run: int, *, with_content: bo
         stimulus=stimulus,
         regions=content.regions,
         baseline=np.full(600, 1000.0),
-        memory_content=content if with_content else None,
+        planted=[content] if with_content else [],
     )
     stimulated = np.array(list(volumes), dtype=float)[design.fixation : design.fixation + design.stimulus]
     return (stimulated - stimulated.mean(0)) / stimulated.std(0)
@@ -211,7 +211,7 @@ def test_sources_are_white_and_independent_between_runs():
 
 
 def test_impossible_settings_are_refused():
-    with pytest.raises(ConfigError, match=r"association_fraction or delayed_response_fraction; found 1\.1"):
+    with pytest.raises(ConfigError, match=r"with delayed_response_fraction; found 1\.1"):
         SimulateConfig(association_fraction=0.3)
     # They concern different voxels, so their sum may exceed what the movie leaves.
     assert SimulateConfig(association_fraction=0.2, delayed_response_fraction=0.2).thermal_fraction == 0.2

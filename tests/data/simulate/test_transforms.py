@@ -17,7 +17,7 @@ from titan_neuro.data.simulate.config import run_designs
 from titan_neuro.data.simulate.fields import smooth_fields
 from titan_neuro.data.simulate.files import template_brain
 from titan_neuro.data.simulate.head import draw_head, draw_position
-from titan_neuro.data.simulate.memory_content import plan_memory_content
+from titan_neuro.data.simulate.memory_content import MemoryContent
 from titan_neuro.data.simulate.scanner import Scanner, SubjectAnatomy
 from titan_neuro.data.simulate.signal import latents_at_volumes, simulate_run, stimulus_latents
 
@@ -198,14 +198,14 @@ def test_noise_belongs_to_the_scanners_voxels(brain):
     (run,) = run_designs(noise)
     head, _ = recorder(brain)
     scanner = Scanner(noise, SubjectAnatomy(head, brain), draw_position(noise, 0, run, head))
-    content = plan_memory_content(noise, brain.regions, brain.coordinates_mm())
+    content = MemoryContent(config=noise, regions=brain.regions, coordinates_mm=brain.coordinates_mm())
     fixation = replace(run, n_volumes=200, stimulus=0, fixation=200)
     volumes = simulate_run(
         *(noise, 0, fixation),
         stimulus=np.zeros((200, 12)),
         regions=brain.regions,
         baseline=brain.baseline,
-        memory_content=content,
+        planted=[content],
         scanner=scanner,
     )
     volumes = np.array(list(volumes), dtype=float)

@@ -32,6 +32,7 @@ class RandomStream(IntEnum):
     HEAD = 6
     POSITION = 7
     MOTION = 8
+    FINE_PATTERNS = 9
 
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -67,7 +68,7 @@ class SimulateConfig:
         Standard deviation of a voxel over time, in per cent of its baseline.
     association_fraction : float
         Fraction of the variance, while the movie runs, of the voxels that show cues and responses; 0: there are none.
-        It replaces thermal noise, as does `delayed_response_fraction`.
+        It replaces thermal noise, as do `delayed_response_fraction` and `fine_pattern_fraction`.
     n_associations : int
         Number of cues, and of responses; each subject has its own pairing.
     association_lag_s : int
@@ -78,6 +79,10 @@ class SimulateConfig:
         Fraction of the variance of the voxels that show sources and their delayed responses; 0: there are none.
     delayed_response_lags_s : tuple of int
         Time from a source to each of its delayed responses, in whole seconds; each lag has its own voxels.
+    fine_pattern_fraction : float
+        Fraction of the variance of the voxels that show fine patterns and the responses to them; 0: there are none.
+    fine_pattern_lag_s : int
+        Time from a fine pattern to its response, in whole seconds.
     transforms : bool
         Simulate the scanner: heads of different shapes and positions move in an inhomogeneous field. The transforms
         that undo this are written as well, named as in the published fMRIPrep derivatives.
@@ -104,6 +109,8 @@ class SimulateConfig:
     cue_interval_s: Annotated[float, Field(ge=2, le=300)] = 10.0
     delayed_response_fraction: Fraction = 0.0
     delayed_response_lags_s: Annotated[tuple[LongLag, ...], Field(min_length=1, max_length=8)] = (30,)
+    fine_pattern_fraction: Fraction = 0.0
+    fine_pattern_lag_s: LongLag = 6
     transforms: bool = False
     motion_sd_mm: Annotated[float, Field(ge=0, le=3)] = 0.3
     motion_sd_degrees: Annotated[float, Field(ge=0, le=3)] = 0.3
@@ -116,14 +123,15 @@ class SimulateConfig:
                 "simulate: timescales_s and lags_s must be of one length, 1 to 8 levels; "
                 f"found {len(self.timescales_s)} and {len(self.lags_s)}."
             )
-        # No voxel has both an association and a delayed response.
-        memory_fraction = max(self.association_fraction, self.delayed_response_fraction)
-        if self.thermal_fraction < memory_fraction:
-            total = 1 - self.thermal_fraction + memory_fraction
+        # Associations and fine patterns share voxels; no voxel has a delayed response besides.
+        planted = max(self.association_fraction + self.fine_pattern_fraction, self.delayed_response_fraction)
+        if self.thermal_fraction < planted:
+            total = 1 - self.thermal_fraction + planted
             raise ConfigError(
                 "simulate: stimulus_fraction + spontaneous_fraction + drift_fraction must not exceed 1, together with "
-                f"association_fraction or delayed_response_fraction; found {total:g}.",
-                "The defaults leave 0.2 for the two; a lower stimulus_fraction leaves more.",
+                "association_fraction + fine_pattern_fraction, or with delayed_response_fraction; "
+                f"found {total:g}.",
+                "The defaults leave 0.2 for these; a lower stimulus_fraction leaves more.",
             )
         self._check_lags()
 
@@ -136,6 +144,7 @@ class SimulateConfig:
         lags = {
             "association_lag_s": (self.association_fraction, self.association_lag_s),
             "delayed_response_lags_s": (self.delayed_response_fraction, max(self.delayed_response_lags_s)),
+            "fine_pattern_lag_s": (self.fine_pattern_fraction, self.fine_pattern_lag_s),
         }
         for name, (fraction, lag) in lags.items():
             if fraction > 0 and lag >= longest:
@@ -146,7 +155,7 @@ class SimulateConfig:
 
     @property
     def thermal_fraction(self) -> float:
-        """Fraction of a voxel's variance that is white noise, where there are no associations or delayed responses."""
+        """Fraction of a voxel's variance that is white noise, where nothing is planted."""
         return round(1 - self.stimulus_fraction - self.spontaneous_fraction - self.drift_fraction, 9)
 
 

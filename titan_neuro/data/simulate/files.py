@@ -13,8 +13,8 @@ from titan_neuro.data.simulate.config import RunDesign, SimulateConfig, run_desi
 from titan_neuro.data.simulate.fmriprep import write_anatomy, write_fmriprep_description, write_run_transforms
 from titan_neuro.data.simulate.head import TOTAL_READOUT_TIME, draw_head, draw_position
 from titan_neuro.data.simulate.images import Grid, write_image
-from titan_neuro.data.simulate.memory_content import plan_memory_content
 from titan_neuro.data.simulate.names import LABELS, TASK, description, run_stem, subject_name, table
+from titan_neuro.data.simulate.planted import plan_planted
 from titan_neuro.data.simulate.scanner import Scanner, SubjectAnatomy, Template
 from titan_neuro.data.simulate.signal import assign_regions, latents_at_volumes, simulate_run, stimulus_latents
 from titan_neuro.data.simulate.truth import write_truth
@@ -50,6 +50,10 @@ _WITH_MEMORY_CONTENT = """\
 A part of the signal can be predicted only by a memory that is written while the same subject is read: see
 "associations" and "delayed_responses" in truth.json.
 """
+_WITH_FINE_PATTERNS = """\
+A part of the signal can be predicted only by a model that is not linear in the voxels: see "fine_patterns" in
+truth.json.
+"""
 
 
 def write_dataset(root: Path, config: SimulateConfig, identity: dict[str, Any]) -> None:
@@ -65,14 +69,14 @@ def write_dataset(root: Path, config: SimulateConfig, identity: dict[str, Any]) 
     """
     template = template_brain(config)
     latents = stimulus_latents(config)
-    memory_content = plan_memory_content(config, template.regions, template.coordinates_mm())
+    planted = plan_planted(config, template.regions, template.coordinates_mm())
     runs = run_designs(config)
     _write_top_level(root, config)
     if config.transforms:
         write_fmriprep_description(root)
     else:
         _write_masks(root / "derivatives" / "mask", config, template)
-    write_truth(root, config, template, latents, memory_content, identity)
+    write_truth(root, config, template, latents, planted, identity)
     with tqdm(total=config.n_subjects * len(runs), desc="Simulating", unit="run") as bar:
         for subject in range(config.n_subjects):
             anatomy = _draw_anatomy(root, config, subject, template) if config.transforms else None
@@ -83,7 +87,7 @@ def write_dataset(root: Path, config: SimulateConfig, identity: dict[str, Any]) 
                     stimulus=latents_at_volumes(latents, run),
                     regions=template.regions,
                     baseline=template.baseline,
-                    memory_content=memory_content,
+                    planted=planted.parts,
                     scanner=scanner,
                 )
                 _write_run(root, subject, run, template.grid if scanner is None else scanner.grid, volumes)
@@ -140,7 +144,8 @@ def _write_top_level(root: Path, config: SimulateConfig) -> None:
     write_json(root / "dataset_description.json", content)
     space = _IN_SCANNER_SPACE if config.transforms else _IN_TEMPLATE_SPACE
     has_memory_content = config.association_fraction > 0 or config.delayed_response_fraction > 0
-    write_text(root / "README", _README + space + (_WITH_MEMORY_CONTENT if has_memory_content else ""))
+    planted = _WITH_MEMORY_CONTENT * has_memory_content + _WITH_FINE_PATTERNS * (config.fine_pattern_fraction > 0)
+    write_text(root / "README", _README + space + planted)
     write_text(root / "CHANGES", f"1.0.0 2026-01-01\n  - Simulated with seed {config.seed}.\n")
     write_text(root / ".bidsignore", "truth.json\n")
     names = "".join(f"sub-{label}\n" for label in LABELS[: config.n_subjects])

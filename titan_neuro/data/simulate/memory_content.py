@@ -159,18 +159,3 @@ class MemoryContent:
             cues[second : second + length, cue] += pulse
             responses[second + lag : second + lag + length, pairing[cue]] += pulse
         return [cues[: run.stimulus], responses[: run.stimulus]]
-
-
-def plan_memory_content(
-    config: SimulateConfig, regions: np.ndarray, coordinates_mm: np.ndarray
-) -> MemoryContent | None:
-    """Associations and delayed responses of a configuration; None if both fractions are 0.
-
-    Parameters
-    ----------
-    config, regions, coordinates_mm
-        As in :class:`MemoryContent`.
-    """
-    if config.association_fraction == config.delayed_response_fraction == 0:
-        return None
-    return MemoryContent(config=config, regions=regions, coordinates_mm=coordinates_mm)

@@ -8,14 +8,15 @@ innovations of stream ``s``: standard normal, independent from second to second.
 in movie time ``t`` (seconds). Its autocorrelation is ``exp(-|h| / timescale_k)``. Level ``k`` follows the lowest level
 by ``lag_k``, so the past of one voxel helps to predict another. A voxel ``v`` of that region is ::
 
-    y_v = baseline_v (1 + sd (sqrt(movie) x_sk + sqrt(spontaneous) z_sk + sqrt(memory_v) r_v
+    y_v = baseline_v (1 + sd (sqrt(movie) x_sk + sqrt(spontaneous) z_sk + sqrt(planted_v) r_v
                               + sqrt(drift) d_v + sqrt(thermal_v) e_v))
 
 where each of ``x, z, r, d, e`` has variance 1 and the five fractions add up to 1: ``z`` is the subject's own activity
 (AR(1), one series per region), ``d`` a drift of three half-cosines per run, ``e`` white noise. ``r`` is what only a
-memory can predict (`titan_neuro.data.simulate.memory_content`): ``memory_v`` is the fraction of associations where
-those are, of delayed responses where those are, and 0 elsewhere and by default. There is no hemodynamic response: the
-latents are those of the BOLD signal, and their timescales are the timescales of the data.
+memory (`titan_neuro.data.simulate.memory_content`) or an encoder of volumes
+(`titan_neuro.data.simulate.fine_patterns`) can predict: ``planted_v`` is the fraction of what is planted in the voxel,
+and 0 elsewhere and by default. There is no hemodynamic response: the latents are those of the BOLD signal, and their
+timescales are the timescales of the data.
 
 With ``transforms`` the baseline and the first three terms move with the head (`titan_neuro.data.simulate.scanner`);
 drift and noise belong to the scanner's voxels.
@@ -23,12 +24,12 @@ drift and noise belong to the scanner's voxels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from titan_neuro.data.simulate.config import FIRST_STIMULUS_SECOND, RandomStream, RunDesign, SimulateConfig, run_designs
-from titan_neuro.data.simulate.memory_content import MemoryContent
+from titan_neuro.data.simulate.planted import PlantedSignal
 from titan_neuro.data.simulate.scanner import Scanner
 
 STREAMS = ("ventral", "middle", "dorsal")
@@ -108,7 +109,7 @@ def simulate_run(
     stimulus: np.ndarray,
     regions: np.ndarray,
     baseline: np.ndarray,
-    memory_content: MemoryContent | None = None,
+    planted: Sequence[PlantedSignal] = (),
     scanner: Scanner | None = None,
 ) -> Iterator[np.ndarray]:
     """Simulate one run, volume by volume: memory does not grow with its length.
@@ -123,8 +124,8 @@ def simulate_run(
         `latents_at_volumes` of the run, ``(n_volumes, regions)``.
     regions, baseline : numpy.ndarray
         Region of each voxel, ``(voxels,)``, and its mean intensity in the image's units, ``(voxels,)``.
-    memory_content : MemoryContent, optional
-        Associations and delayed responses; none by default.
+    planted : sequence of PlantedSignal
+        Associations, delayed responses, fine patterns; none by default.
     scanner : Scanner, optional
         The scanner in this run; by default the images are in the template's space.
 
@@ -135,11 +136,11 @@ def simulate_run(
     """
     rng = config.rng(RandomStream.RUN, subject, run.run)
     n_regions = stimulus.shape[1]
-    thermal = np.sqrt(config.thermal_fraction - (0 if memory_content is None else memory_content.variance_fraction))
+    thermal = np.sqrt(config.thermal_fraction - sum(part.variance_fraction for part in planted))
     if scanner is not None:
         thermal = scanner.at_rest(np.broadcast_to(thermal, regions.shape))
     n_voxels = len(regions) if scanner is None else scanner.n_voxels
-    recalled = None if memory_content is None else (memory_content.time_courses(subject, run), memory_content.patterns)
+    courses = [(part.time_courses(subject, run), part.patterns) for part in planted]
     coefficient = np.exp(-1 / config.spontaneous_timescale_s)
     spontaneous = rng.standard_normal(n_regions)
     drift_weights = _drift_weights(rng, n_voxels) * np.sqrt(config.drift_fraction)
@@ -148,8 +149,7 @@ def simulate_run(
     for volume in range(run.n_volumes):
         driven = np.sqrt(config.stimulus_fraction) * stimulus[volume]
         signal = (driven + np.sqrt(config.spontaneous_fraction) * spontaneous)[regions]
-        if recalled is not None:
-            time_courses, patterns = recalled
+        for time_courses, patterns in courses:
             signal += time_courses[volume] @ patterns
         intensity, signal = (baseline, signal) if scanner is None else scanner.acquire(volume, signal)
         signal += drift_terms[volume] @ drift_weights

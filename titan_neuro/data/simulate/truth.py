@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from titan_neuro.data.simulate.config import SimulateConfig, run_designs
+from titan_neuro.data.simulate.fine_patterns import N_FINE_PATTERNS, FinePatterns
 from titan_neuro.data.simulate.images import write_image
 from titan_neuro.data.simulate.memory_content import N_SOURCE_PATTERNS, MemoryContent
 from titan_neuro.data.simulate.names import MINIMAL, SPACE, TARGET, TASK, description, run_stem, subject_name, table
+from titan_neuro.data.simulate.planted import Planted, PlantedSignal
 from titan_neuro.data.simulate.scanner import Template
 from titan_neuro.data.simulate.signal import STREAMS
 from titan_neuro.files import write_json, write_text
@@ -22,6 +24,7 @@ _MEMORY_IMAGE = f"space-{SPACE}_desc-memory_dseg.nii.gz"
 _STIMULUS_TABLE = f"task-{TASK}_desc-stimulus_timeseries.tsv"
 _CUES = "desc-cue_events"
 _SOURCES = "desc-source_timeseries"
+_FINE = "desc-fine_timeseries"
 _DATASET_DESCRIPTION = "Ground truth"
 
 
@@ -30,7 +33,7 @@ def write_truth(
     config: SimulateConfig,
     template: Template,
     latents: np.ndarray,
-    memory_content: MemoryContent | None,
+    planted: Planted,
     identity: dict[str, Any],
 ) -> None:
     """Write ``truth.json`` and the images and tables that it names, in ``derivatives/truth``.
@@ -44,8 +47,7 @@ def write_truth(
         The brain that has the signals.
     latents : numpy.ndarray
         As `stimulus_latents` returns them, ``(seconds of movie, regions)``.
-    memory_content : MemoryContent or None
-        Associations and delayed responses.
+    planted : Planted
     identity : dict
         Settings and version of the dataset, recorded as ``simulated``.
     """
@@ -56,8 +58,12 @@ def write_truth(
     rows = [["index", "name"], *([str(region["index"]), region["name"]] for region in regions)]
     write_text(folder / "desc-region_dseg.tsv", table(rows))
     _write_stimulus(folder, config, [region["name"] for region in regions], latents)
-    if memory_content is not None:
-        _write_memory_content(folder, config, template, memory_content)
+    for part in planted.parts:
+        _write_patterns(folder, template, part)
+    if planted.memory_content is not None:
+        _write_memory_content(folder, config, template, planted.memory_content)
+    if planted.fine_patterns is not None:
+        _write_fine_patterns(folder, config, planted.fine_patterns)
     content = {
         "simulated": identity,
         "model": "titan_neuro.data.simulate.signal explains the formula and every setting.",
@@ -72,8 +78,9 @@ def write_truth(
         "stimulus_latents": f"{_FOLDER}/{_STIMULUS_TABLE}",
         "units": {"stimulus_start": "s of movie time", "n_volumes, fixation, overlap, stimulus": "volumes of 1 s"},
         "runs": [asdict(run) for run in run_designs(config)],
-        "associations": _associations(config, memory_content),
-        "delayed_responses": _delayed_responses(config, memory_content),
+        "associations": _associations(config, planted.memory_content),
+        "delayed_responses": _delayed_responses(config, planted.memory_content),
+        "fine_patterns": _fine_patterns(config),
         "transforms": _transforms(config),
     }
     write_json(root / "truth.json", content)
@@ -90,6 +97,12 @@ def _write_stimulus(folder: Path, config: SimulateConfig, names: list[str], late
     write_json(folder / _STIMULUS_TABLE.replace(".tsv", ".json"), {"SamplingFrequency": 1, **columns})
 
 
+def _write_patterns(folder: Path, template: Template, part: PlantedSignal) -> None:
+    for name, patterns in part.patterns_by_set().items():
+        path = folder / _pattern_image(name)
+        write_image(path, template.grid, patterns.astype(np.float32), n_volumes=len(patterns))
+
+
 def _write_memory_content(
     folder: Path, config: SimulateConfig, template: Template, memory_content: MemoryContent
 ) -> None:
@@ -100,9 +113,6 @@ def _write_memory_content(
     write_image(folder / _MEMORY_IMAGE, template.grid, [np.asarray(labels, dtype=np.uint8)])
     rows = [[str(index + 1), name] for index, name in enumerate(names)]
     write_text(folder / "desc-memory_dseg.tsv", table([["index", "name"], *rows]))
-    for name, patterns in memory_content.patterns_by_set().items():
-        path = folder / _pattern_image(name)
-        write_image(path, template.grid, patterns.astype(np.float32), n_volumes=len(patterns))
     if config.association_fraction > 0:
         _write_cues(folder, config, memory_content)
     if config.delayed_response_fraction > 0:
@@ -154,6 +164,24 @@ def _write_sources(folder: Path, config: SimulateConfig, memory_content: MemoryC
             write_text(path, table([["volume", *columns], *rows]))
 
 
+def _write_fine_patterns(folder: Path, config: SimulateConfig, fine_patterns: FinePatterns) -> None:
+    sidecar = {
+        "volume": {
+            "Description": "Volume that shows the pattern; those before the movie are not shown, but have responses",
+            "Units": "s",
+        },
+        "pattern": {"Description": "Number of the fine pattern, from 1; its response has the same number"},
+    }
+    write_json(folder / f"task-{TASK}_{_FINE}.json", {"SamplingFrequency": 1, **sidecar})
+    for subject in range(config.n_subjects):
+        for run in run_designs(config):
+            first = run.fixation - config.fine_pattern_lag_s
+            sequence = fine_patterns.sequence(subject, run)
+            rows = [[str(first + second), str(which + 1)] for second, which in enumerate(sequence)]
+            path = Path(f"{run_stem(folder, subject, run.run)}_{_FINE}.tsv")
+            write_text(path, table([list(sidecar), *rows]))
+
+
 def _associations(config: SimulateConfig, memory_content: MemoryContent | None) -> dict[str, Any] | None:
     if memory_content is None or config.association_fraction == 0:
         return None
@@ -188,6 +216,21 @@ def _delayed_responses(config: SimulateConfig, memory_content: MemoryContent | N
             if name not in ("cue", "response")
         },
         "sources": f"{_FOLDER}/sub-*/func/*_{_SOURCES}.tsv",
+    }
+
+
+def _fine_patterns(config: SimulateConfig) -> dict[str, Any] | None:
+    if config.fine_pattern_fraction == 0:
+        return None
+    return {
+        "fraction": config.fine_pattern_fraction,
+        "lag_s": config.fine_pattern_lag_s,
+        "n_patterns": N_FINE_PATTERNS,
+        "streams": {"fine": "ventral", "fine-response": "dorsal"},
+        "patterns": {name: f"{_FOLDER}/{_pattern_image(name)}" for name in ("fine", "fine-response")},
+        "explanation": "The volumes of the image fine are the patterns in the first block, then in the second, and so "
+        "on. The sign in each block is drawn anew with each pattern, and is not recorded.",
+        "sequence": f"{_FOLDER}/sub-*/func/*_{_FINE}.tsv",
     }
 
 
