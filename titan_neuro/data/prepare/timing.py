@@ -215,8 +215,8 @@ def read_event_columns(path: Path, duration_s: float) -> dict[str, list[str]]:
     Returns
     -------
     dict of str to list of str
-        By the name of the column, a text for each of the events that :func:`events_within` keeps, in their order; ``""``
-        where the table has no value. Columns without any value are left out.
+        By the name of the column, a text for each of the events that :func:`events_within` keeps, in their order
+        (``""`` where the table has no value). Columns without any value are left out.
     """
     table = read_tsv(path, required=("onset", "duration"), blank_lines=True)
     table = table[numbers(path, table["onset"]) <= duration_s + _EVENT_TOLERANCE_S]
