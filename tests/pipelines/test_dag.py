@@ -84,7 +84,7 @@ def test_budapest_fetches_the_transforms(snakemake):
 @pytest.mark.parametrize(
     ("config", "message", "hint"),
     [
-        ({}, "no study is named", "demo, budapest, sitcom, haxby"),
+        ({}, "no study is named", "demo, budapest, sitcom, sherlock, haxby"),
         ({"study": "budapst"}, "no study 'budapst'. Did you mean 'budapest'?", "--config study=NAME"),
         ({"study": "demo", "bids_dr": "x"}, "unknown part 'bids_dr'. Did you mean 'bids_dir'?", "There are: about,"),
         ({"study": "demo", "set": "a=1"}, "set: expected a list, found 'a=1'", "set='[ONE, ANOTHER]'"),

@@ -34,7 +34,7 @@ def test_the_commands_work_when_pasted(titan_neuro, tmp_path):
     for name, command in commands_in(titan_neuro().stdout).items():
         asked = [word for word in command if word.startswith("bids_dir=")]
         if asked:
-            assert name in ("sitcom", "haxby"), name
+            assert name in ("sitcom", "sherlock", "haxby"), name
             continue
         done = subprocess.run([*command[:-2], "--dry-run", *command[-2:]], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr

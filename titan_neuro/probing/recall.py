@@ -16,7 +16,6 @@ from pydantic import Field
 from scipy.sparse import csr_array
 
 from titan_neuro.errors import ConfigError
-from titan_neuro.forecaster import Forecaster
 from titan_neuro.probing.tools.memory_surprise import record_activity_change, record_surprise
 from titan_neuro.probing.tools.recall_scores import (
     DISPLACEMENT,
@@ -109,7 +108,7 @@ class RecallConfig:
 
 
 class _Reading(NamedTuple):
-    """What a model contained at the scenes of a run: patterns by source, and measures ``(time,)`` by name."""
+    """Forecasts of the scenes of a run: patterns by source, and measures ``(time,)`` by name."""
 
     patterns: dict[str, Patterns]
     measures: dict[str, np.ndarray]
@@ -162,15 +161,18 @@ class RecallProbe:
         )
 
     def _compare(self, fold: ProbedFold, runs: Sequence[RunData], retellings: Sequence[RunData]) -> SubjectRecall:
-        watched, retold = ([self._read(fold, run) for run in of_task] for of_task in (runs, retellings))
-        spoken = {name: average_over_runs([each.patterns[name] for each in retold]) for name in retold[0].patterns}
-        seen = {name: average_over_runs([each.patterns[name] for each in watched]) for name in watched[0].patterns}
-        seen[OTHERS] = self._of_others(fold, runs[0].subject)
+        readings = [self._forecasts(fold, run) for run in runs]
+        seen = {
+            OTHERS: self._of_others(fold, runs[0].subject),
+            **_join([reading.patterns for reading in readings]),
+            **_join([self._states(fold, run) for run in runs]),
+        }
         # Forecasts and other people's patterns are compared with the volumes of the retelling, states with its states.
+        spoken = _join([self._states(fold, run) for run in retellings])
         similarities = {
             name: similarity
             for name, patterns in seen.items()
-            if (similarity := compare(spoken[_counterpart(name)], patterns)) is not None
+            if (similarity := compare(spoken.get(name, spoken[ACTIVITY_PATTERN]), patterns)) is not None
         }
         if self._near is None:
             self._near = neighborhoods(getattr(runs[0], "space", None), self.config.radius_mm)
@@ -183,44 +185,38 @@ class RecallProbe:
             subject=runs[0].subject,
             similarities=similarities,
             maps={name: values for name, values in mapped.items() if values is not None},
-            scenes=self._watched_scenes(runs, watched, names),
+            scenes=self._watched_scenes(runs, [reading.measures for reading in readings], names),
         )
 
-    def _read(self, fold: ProbedFold, run: RunData) -> _Reading:
-        """Read a run with both models."""
-        scenes = self._scenes(run)
-        every = np.arange(run.n_time_points)
-        trained = self._read_model(fold.model, run, scenes)
-        untrained = self._read_model(fold.untrained_model, run, scenes)
+    def _states(self, fold: ProbedFold, run: RunData) -> dict[str, Patterns]:
+        """Read a run with both models: the states of their memories, and the volumes and the time alone."""
+        scenes, every = self._scenes(run), np.arange(run.n_time_points)
+        states = {
+            ACTIVITY_PATTERN: average_activity(run, scenes),
+            TIME_POLYNOMIAL: average_readings(time_polynomial(run.n_time_points), every, scenes),
+        }
+        for model, name_of in ((fold.model, str), (fold.untrained_model, untrained_name)):
+            trace = trace_run(model, run, weights_every_time_points=_WEIGHTS_EVERY, width=_TRACE_WIDTH)
+            # Weights hold all scenes so far; their changes hold what is written at one.
+            written = np.diff(trace.memory_weights, axis=0, prepend=np.zeros_like(trace.memory_weights[:1]))
+            states[name_of(MEMORY_OUTPUT)] = average_readings(trace.memory_output, every, scenes)
+            states[name_of(MEMORY_WEIGHTS)] = average_readings(written, trace.weights_time_points, scenes)
+        return states
+
+    def _forecasts(self, fold: ProbedFold, run: RunData) -> _Reading:
+        """Forecast a run with both models, and record how surprised their memories are."""
         displacement = getattr(run, "displacement", None)
-        return _Reading(
-            {
-                **trained.patterns,
-                ACTIVITY_PATTERN: average_activity(run, scenes),
-                **{untrained_name(name): patterns for name, patterns in untrained.patterns.items()},
-                TIME_POLYNOMIAL: average_readings(time_polynomial(run.n_time_points), every, scenes),
-            },
-            {
-                **trained.measures,
-                **{untrained_name(name): values for name, values in untrained.measures.items()},
-                **record_activity_change(run),
-                DISPLACEMENT: np.full(run.n_time_points, np.nan) if displacement is None else np.asarray(displacement),
-            },
-        )
-
-    def _read_model(self, model: Forecaster, run: RunData, scenes: Mapping[str, np.ndarray]) -> _Reading:
-        forecasts = forecast_scenes(model, run, scenes)
-        trace = trace_run(model, run, weights_every_time_points=_WEIGHTS_EVERY, width=_TRACE_WIDTH)
-        # Weights hold all scenes so far; their changes hold what is written at one.
-        written = np.diff(trace.memory_weights, axis=0, prepend=np.zeros_like(trace.memory_weights[:1]))
-        return _Reading(
-            {
-                **{self._forecast_name(h): patterns for h, patterns in forecasts.patterns.items()},
-                MEMORY_OUTPUT: average_readings(trace.memory_output, np.arange(run.n_time_points), scenes),
-                MEMORY_WEIGHTS: average_readings(written, trace.weights_time_points, scenes),
-            },
-            {**record_surprise(model, run), SKILL: forecasts.skill, STRENGTH: forecasts.strength},
-        )
+        measures: dict[str, np.ndarray] = {
+            **record_activity_change(run),
+            DISPLACEMENT: np.full(run.n_time_points, np.nan) if displacement is None else np.asarray(displacement),
+        }
+        patterns: dict[str, Patterns] = {}
+        for model, name_of in ((fold.model, str), (fold.untrained_model, untrained_name)):
+            forecasts = forecast_scenes(model, run, self._scenes(run))
+            patterns |= {name_of(self._forecast_name(h)): each for h, each in forecasts.patterns.items()}
+            surprise = {name_of(name): values for name, values in record_surprise(model, run).items()}
+            measures |= {name_of(SKILL): forecasts.skill, name_of(STRENGTH): forecasts.strength, **surprise}
+        return _Reading(patterns, measures)
 
     def _forecast_name(self, horizon: int) -> str:
         return f"forecast, lead time {horizon * self.setup.repetition_time:g} s"
@@ -248,19 +244,21 @@ class RecallProbe:
         """Average one person's recording over each scene of these runs."""
         return average_over_runs([average_activity(run, self._scenes(run)) for run in runs if run.subject == subject])
 
-    def _watched_scenes(self, runs: Sequence[RunData], readings: Sequence[_Reading], retold: set[str]) -> WatchedScenes:
+    def _watched_scenes(
+        self, runs: Sequence[RunData], measures_of: Sequence[Mapping[str, np.ndarray]], retold: set[str]
+    ) -> WatchedScenes:
         """Average the measures of each scene over its time points, where the head is still."""
         values: dict[str, dict[str, list[np.ndarray]]] = {}
-        for run, reading in zip(runs, readings, strict=True):
+        for run, measures_of_run in zip(runs, measures_of, strict=True):
             for scene, time_points in self._scenes(run).items():
                 of_scene = values.setdefault(scene, {})
-                for name, series in reading.measures.items():
+                for name, series in measures_of_run.items():
                     of_scene.setdefault(name, []).append(series[time_points])
         names = tuple(values)
         lengths = np.array([len(np.concatenate(values[name][SKILL])) for name in names])
         measures = {
             measure: np.array([_finite_mean(np.concatenate(values[name][measure])) for name in names])
-            for measure in readings[0].measures
+            for measure in measures_of[0]
         }
         return WatchedScenes(
             names=names,
@@ -319,10 +317,9 @@ class RecallProbe:
         }
 
 
-def _counterpart(source: str) -> str:
-    """Return which patterns of the retelling are compared with those of a source."""
-    is_state = source.startswith((MEMORY_OUTPUT, MEMORY_WEIGHTS, TIME_POLYNOMIAL))
-    return source if is_state else ACTIVITY_PATTERN
+def _join(of_runs: Sequence[Mapping[str, Patterns]]) -> dict[str, Patterns]:
+    """Join the patterns of several runs, source by source."""
+    return {name: average_over_runs([each[name] for each in of_runs]) for name in of_runs[0]}
 
 
 def _finite_mean(values: np.ndarray) -> float:

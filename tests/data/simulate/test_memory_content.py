@@ -44,7 +44,7 @@ def recorded(config: SimulateConfig, subject: int, run: int, *, with_content: bo
         stimulus=stimulus,
         regions=content.regions,
         baseline=np.full(600, 1000.0),
-        memory_content=content if with_content else None,
+        contents=[content] if with_content else [],
     )
     stimulated = np.array(list(volumes), dtype=float)[design.fixation : design.fixation + design.stimulus]
     return (stimulated - stimulated.mean(0)) / stimulated.std(0)

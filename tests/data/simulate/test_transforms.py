@@ -205,7 +205,7 @@ def test_noise_belongs_to_the_scanners_voxels(brain):
         stimulus=np.zeros((200, 12)),
         regions=brain.regions,
         baseline=brain.baseline,
-        memory_content=content,
+        contents=[content],
         scanner=scanner,
     )
     volumes = np.array(list(volumes), dtype=float)

@@ -131,10 +131,7 @@ def build_header(recording: Recording, run: OpenRun, config: PrepareConfig, orig
             "route": run.route,
             "spatial": run.spatial,
             "mask": run.mask,
-            "steady_state": {
-                "volumes_before": run.steady_state.n_volumes_before,
-                "rule": run.steady_state.rule,
-            },
+            "steady_state": {"volumes_before": run.steady_state.n_volumes_before, "rule": run.steady_state.rule},
             "normalizer": {"method": method, "warmup_s": config.warmup_s},
             "confounds": {
                 "preset": config.confounds,

@@ -23,16 +23,37 @@ drift and noise belong to the scanner's voxels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from titan_neuro.data.simulate.config import FIRST_STIMULUS_SECOND, RandomStream, RunDesign, SimulateConfig, run_designs
-from titan_neuro.data.simulate.memory_content import MemoryContent
 from titan_neuro.data.simulate.scanner import Scanner
 
 STREAMS = ("ventral", "middle", "dorsal")
 _DRIFT_TERMS = 3
+
+
+class Content(Protocol):
+    """What a run shows in addition to the latents: patterns over voxels, each with a time course.
+
+    Attributes
+    ----------
+    patterns : numpy.ndarray
+        ``(patterns, voxels)``.
+    variance_fraction : numpy.ndarray
+        Fraction of each voxel's variance that it replaces, ``(voxels,)``.
+    """
+
+    @property
+    def patterns(self) -> np.ndarray: ...
+    @property
+    def variance_fraction(self) -> np.ndarray: ...
+
+    def time_courses(self, subject: int, run: RunDesign) -> np.ndarray:
+        """Strength of each pattern at each volume of a run, ``(n_volumes, patterns)``."""
+        ...
 
 
 def assign_regions(coordinates_mm: np.ndarray, n_levels: int) -> np.ndarray:
@@ -108,7 +129,7 @@ def simulate_run(
     stimulus: np.ndarray,
     regions: np.ndarray,
     baseline: np.ndarray,
-    memory_content: MemoryContent | None = None,
+    contents: Sequence[Content] = (),
     scanner: Scanner | None = None,
 ) -> Iterator[np.ndarray]:
     """Simulate one run, volume by volume: memory does not grow with its length.
@@ -123,8 +144,8 @@ def simulate_run(
         `latents_at_volumes` of the run, ``(n_volumes, regions)``.
     regions, baseline : numpy.ndarray
         Region of each voxel, ``(voxels,)``, and its mean intensity in the image's units, ``(voxels,)``.
-    memory_content : MemoryContent, optional
-        Associations and delayed responses; none by default.
+    contents : sequence of Content
+        Associations and delayed responses, a story, or its retelling; none by default.
     scanner : Scanner, optional
         The scanner in this run; by default the images are in the template's space.
 
@@ -135,11 +156,11 @@ def simulate_run(
     """
     rng = config.rng(RandomStream.RUN, subject, run.run)
     n_regions = stimulus.shape[1]
-    thermal = np.sqrt(config.thermal_fraction - (0 if memory_content is None else memory_content.variance_fraction))
+    thermal = np.sqrt(config.thermal_fraction - sum(content.variance_fraction for content in contents))
     if scanner is not None:
         thermal = scanner.at_rest(np.broadcast_to(thermal, regions.shape))
     n_voxels = len(regions) if scanner is None else scanner.n_voxels
-    recalled = None if memory_content is None else (memory_content.time_courses(subject, run), memory_content.patterns)
+    shown = [(content.time_courses(subject, run), content.patterns) for content in contents]
     coefficient = np.exp(-1 / config.spontaneous_timescale_s)
     spontaneous = rng.standard_normal(n_regions)
     drift_weights = _drift_weights(rng, n_voxels) * np.sqrt(config.drift_fraction)
@@ -148,8 +169,7 @@ def simulate_run(
     for volume in range(run.n_volumes):
         driven = np.sqrt(config.stimulus_fraction) * stimulus[volume]
         signal = (driven + np.sqrt(config.spontaneous_fraction) * spontaneous)[regions]
-        if recalled is not None:
-            time_courses, patterns = recalled
+        for time_courses, patterns in shown:
             signal += time_courses[volume] @ patterns
         intensity, signal = (baseline, signal) if scanner is None else scanner.acquire(volume, signal)
         signal += drift_terms[volume] @ drift_weights

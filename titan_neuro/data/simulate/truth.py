@@ -11,9 +11,20 @@ import numpy as np
 from titan_neuro.data.simulate.config import SimulateConfig, run_designs
 from titan_neuro.data.simulate.images import write_image
 from titan_neuro.data.simulate.memory_content import N_SOURCE_PATTERNS, MemoryContent
-from titan_neuro.data.simulate.names import MINIMAL, SPACE, TARGET, TASK, description, run_stem, subject_name, table
+from titan_neuro.data.simulate.names import (
+    MINIMAL,
+    RETELLING,
+    SPACE,
+    TARGET,
+    TASK,
+    description,
+    run_stem,
+    subject_name,
+    table,
+)
 from titan_neuro.data.simulate.scanner import Template
 from titan_neuro.data.simulate.signal import STREAMS
+from titan_neuro.data.simulate.story import COLUMNS, Story
 from titan_neuro.files import write_json, write_text
 
 _FOLDER = "derivatives/truth"
@@ -22,6 +33,8 @@ _MEMORY_IMAGE = f"space-{SPACE}_desc-memory_dseg.nii.gz"
 _STIMULUS_TABLE = f"task-{TASK}_desc-stimulus_timeseries.tsv"
 _CUES = "desc-cue_events"
 _SOURCES = "desc-source_timeseries"
+_SCENE_IMAGE = f"space-{SPACE}_desc-scene_components.nii.gz"
+_SCENES, _STRENGTHS = "desc-scene_events", "desc-strength_scenes"
 _DATASET_DESCRIPTION = "Ground truth"
 
 
@@ -31,6 +44,7 @@ def write_truth(
     template: Template,
     latents: np.ndarray,
     memory_content: MemoryContent | None,
+    story: Story | None,
     identity: dict[str, Any],
 ) -> None:
     """Write ``truth.json`` and the images and tables that it names, in ``derivatives/truth``.
@@ -46,6 +60,7 @@ def write_truth(
         As `stimulus_latents` returns them, ``(seconds of movie, regions)``.
     memory_content : MemoryContent or None
         Associations and delayed responses.
+    story : Story or None
     identity : dict
         Settings and version of the dataset, recorded as ``simulated``.
     """
@@ -58,6 +73,8 @@ def write_truth(
     _write_stimulus(folder, config, [region["name"] for region in regions], latents)
     if memory_content is not None:
         _write_memory_content(folder, config, template, memory_content)
+    if story is not None:
+        _write_story(folder, config, template, story)
     content = {
         "simulated": identity,
         "model": "titan_neuro.data.simulate.signal explains the formula and every setting.",
@@ -74,6 +91,7 @@ def write_truth(
         "runs": [asdict(run) for run in run_designs(config)],
         "associations": _associations(config, memory_content),
         "delayed_responses": _delayed_responses(config, memory_content),
+        "story": _story(config, story),
         "transforms": _transforms(config),
     }
     write_json(root / "truth.json", content)
@@ -152,6 +170,46 @@ def _write_sources(folder: Path, config: SimulateConfig, memory_content: MemoryC
             ]
             path = Path(f"{run_stem(folder, subject, run.run)}_{_SOURCES}.tsv")
             write_text(path, table([["volume", *columns], *rows]))
+
+
+def _write_story(folder: Path, config: SimulateConfig, template: Template, story: Story) -> None:
+    write_image(folder / _SCENE_IMAGE, template.grid, story.patterns.astype(np.float32), n_volumes=len(story.scenes))
+    rows = [["onset", "duration", *COLUMNS]]
+    rows += [
+        [str(scene.start), str(scene.stop - scene.start), scene.name, scene.storyline, scene.place]
+        for scene in story.scenes
+    ]
+    write_text(folder / f"task-{TASK}_{_SCENES}.tsv", table(rows))
+    columns = {"onset": {"Description": "Time in the movie", "Units": "s"}}
+    write_json(folder / f"task-{TASK}_{_SCENES}.json", columns)
+    sidecar = {
+        "scene": {"Description": "Number of the scene"},
+        "strength": {"Description": "Strength of this subject's memory of it, standard normal"},
+        "retold": {"Description": "Whether this subject retells it"},
+    }
+    write_json(folder / f"task-{RETELLING}_{_STRENGTHS}.json", sidecar)
+    for subject in range(config.n_subjects):
+        retold = story.retelling(subject).scenes
+        rows = [list(sidecar)]
+        for index, strength in enumerate(story.strength(subject)):
+            rows.append([story.scenes[index].name, f"{strength:.6f}", str(index in retold).lower()])
+        name = subject_name(subject)
+        write_text(folder / name / "func" / f"{name}_task-{RETELLING}_{_STRENGTHS}.tsv", table(rows))
+
+
+def _story(config: SimulateConfig, story: Story | None) -> dict[str, Any] | None:
+    if story is None:
+        return None
+    return {
+        "fraction": config.story_fraction,
+        "n_scenes": len(story.scenes),
+        "memory_gain": config.memory_gain,
+        "retelling_fraction": config.retelling_fraction,
+        "levels": "the upper half of the hierarchy, in all streams",
+        "scenes": f"{_FOLDER}/task-{TASK}_{_SCENES}.tsv",
+        "patterns": f"{_FOLDER}/{_SCENE_IMAGE}",
+        "strengths": f"{_FOLDER}/sub-*/func/*_{_STRENGTHS}.tsv",
+    }
 
 
 def _associations(config: SimulateConfig, memory_content: MemoryContent | None) -> dict[str, Any] | None:

@@ -26,7 +26,7 @@ DISPLACEMENT = "framewise displacement"
 
 # Measures of the table.
 REINSTATEMENT, OVER_NEIGHBORS = "reinstatement", "reinstatement over neighboring scenes"
-DIFFERENCE = "difference in reinstatement"
+DIFFERENCE, NEIGHBOR_DIFFERENCE = f"difference in {REINSTATEMENT}", f"difference in {OVER_NEIGHBORS}"
 RETOLD, RETOLD_DIFFERENCE = "retold or forgotten (AUC)", "difference in AUC"
 
 _OF_MODEL = (*MEASURES, SKILL, STRENGTH)
@@ -99,7 +99,8 @@ class RecallScores:
         aucs = {name: self._aucs(name) for name, _ in measures}
         rows = [self._reinstatement_row(source) for source in self.sources]
         compared = [self._neighbor_row(source) for source in self.sources]
-        compared += [self._difference_row(*pair) for pair in self._comparisons()]
+        for measure, values_of in ((DIFFERENCE, self._contrasts), (NEIGHBOR_DIFFERENCE, self._over_neighbors)):
+            compared += [self._difference_row(measure, values_of, *pair) for pair in self._comparisons()]
         rows += [row for row in compared if row is not None]
         rows += [self._auc_row(name, aucs[name], is_control) for name, is_control in measures if aucs[name]]
         for name in _OF_MODEL:
@@ -129,6 +130,9 @@ class RecallScores:
     def _contrasts(self, source: str) -> dict[str, Any]:
         return self._of_source(source, lambda similarity: similarity.contrast)
 
+    def _over_neighbors(self, source: str) -> dict[str, Any]:
+        return self._of_source(source, lambda similarity: similarity.over_neighbors)
+
     def _reinstatement_row(self, source: str) -> dict[str, Any]:
         values = np.array([*self._contrasts(source).values()])
         shuffled = self._of_source(source, lambda similarity: similarity.permuted(self._keys))
@@ -136,7 +140,7 @@ class RecallScores:
         return tested_row(REINSTATEMENT, source, values, null, self.setup, is_control=_is_control(source))
 
     def _neighbor_row(self, source: str) -> dict[str, Any] | None:
-        by_subject = self._of_source(source, lambda similarity: similarity.over_neighbors)
+        by_subject = self._over_neighbors(source)
         if not by_subject:
             return None
         row = paired_row(OVER_NEIGHBORS, source, np.array([*by_subject.values()]), self.setup, x=np.nan)
@@ -150,13 +154,15 @@ class RecallScores:
                 pairs += [(source, untrained_name(source)), (source, ACTIVITY_PATTERN)]
         return [*pairs, (MEMORY_OUTPUT, TIME_POLYNOMIAL), (MEMORY_WEIGHTS, TIME_POLYNOMIAL)]
 
-    def _difference_row(self, source: str, control: str) -> dict[str, Any] | None:
-        values, controls = self._contrasts(source), self._contrasts(control)
+    def _difference_row(
+        self, measure: str, values_of: Callable[[str], dict[str, Any]], source: str, control: str
+    ) -> dict[str, Any] | None:
+        values, controls = values_of(source), values_of(control)
         shared = [subject for subject in values if subject in controls]
         if not shared:
             return None
         differences = np.array([values[subject] - controls[subject] for subject in shared])
-        return paired_row(DIFFERENCE, f"{source} less {control}", differences, self.setup, x=np.nan)
+        return paired_row(measure, f"{source} less {control}", differences, self.setup, x=np.nan)
 
     def _aucs(self, measure: str) -> dict[str, Any]:
         adjusted = measure not in _UNADJUSTED
