@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
+RETELLING := --set "probe.recall={tasks: {watching: movie, retelling: recall}, delay_s: 0}"
 WORKERS ?= 2
 PARALLEL := -n $(WORKERS) --dist loadgroup --durations=10
 export OMP_NUM_THREADS ?= 1
@@ -40,10 +41,10 @@ constraints: install
 
 # The main job on a synthetic copy of ds003017's layout. What is done is not repeated.
 demo: install
-	$(BIN)/titan-neuro simulate $(DEMO)/ds003017-synthetic
+	$(BIN)/titan-neuro simulate $(DEMO)/ds003017-synthetic --set story_fraction=0.15
 	$(BIN)/titan-neuro fetch $(DEMO)/ds003017-synthetic $(DEMO)/bids
-	$(BIN)/titan-neuro run $(DEMO)/bids $(DEMO)/output participant --config-file pipelines/demo.yaml --nprocs 2
-	$(BIN)/titan-neuro run $(DEMO)/bids $(DEMO)/output group --config-file pipelines/demo.yaml --nprocs 1
+	$(BIN)/titan-neuro run $(DEMO)/bids $(DEMO)/output participant --config-file pipelines/demo.yaml $(RETELLING) --nprocs 2
+	$(BIN)/titan-neuro run $(DEMO)/bids $(DEMO)/output group --config-file pipelines/demo.yaml $(RETELLING) --nprocs 1
 	@echo "Report: $(abspath $(DEMO)/output/report.html)"
 
 # Minutes on two cores: before every commit.

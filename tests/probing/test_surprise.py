@@ -63,6 +63,16 @@ def test_surprise_at_boundaries_is_found(results_of_jumps):
     assert "n = 4" in results_of_jumps.summary and FORECAST_MEMORY in results_of_jumps.summary
 
 
+def test_even_events_count_by_shifts_alone(results_of_jumps):
+    metadata, scores = results_of_jumps.metadata, results_of_jumps.tables["scores"]
+    assert metadata["EventLengthVariation"][BRAIN_EVENTS] < 0.3
+    assert any("too even to be shuffled" in reason for reason in metadata["NotTested"])
+    shifts = scores[scores.condition == f"{BRAIN_EVENTS}, circular shifts"].set_index("measure").p
+    measures = [name.partition(": ")[2] for name in metadata["PCorrected"]]
+    smallest = shifts[measures].min()
+    assert min(metadata["PCorrected"].values()) == pytest.approx(len(measures) * smallest)
+
+
 def test_differences_are_paired_with_controls(results_of_jumps):
     paired = rows(results_of_jumps, f"{BRAIN_EVENTS}, paired with its control").set_index("measure")
     # Not larger than the change of the activity itself, which jumps at boundaries.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, TypeVar, cast
 
 from pydantic import Field
 
 from titan_neuro.probing.registry import PROBES, ProbeSettings, settings_field
 from titan_neuro.probing.tools.results import Probe, ProbeSetup
 from titan_neuro.settings import settings
+
+if TYPE_CHECKING:
+    from titan_neuro.probing.recall import RecallConfig, RecallTasks
 
 _Config = TypeVar("_Config")
 
@@ -34,6 +37,11 @@ class ProbeConfig:
     """
 
     n_permutations: Annotated[int, Field(ge=1)] = 10_000
+
+    @property
+    def tasks(self) -> RecallTasks | None:
+        """Tasks of watching and of retelling; None where the study has no retelling."""
+        return cast("RecallConfig", self.settings("recall")).tasks
 
     def settings(self, name: str) -> ProbeSettings:
         """Return the settings of the probe of this name (``context-length``, ...)."""

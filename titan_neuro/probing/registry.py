@@ -65,6 +65,10 @@ PROBES = {
         "which events and annotations can be decoded from the memory",
         "titan_neuro.probing.decoding:DecodingConfig",
     ),
+    "recall": ProbeEntry(
+        "whether scenes are reinstated when they are retold, and what tells retold from forgotten ones",
+        "titan_neuro.probing.recall:RecallConfig",
+    ),
 }
 
 

@@ -13,7 +13,15 @@ import torch
 
 from titan_neuro.data.space import common_space
 from titan_neuro.data.splits import make_folds
-from titan_neuro.errors import ImageError, InputNotFoundError, MismatchError, UsageError, list_names
+from titan_neuro.errors import (
+    ImageError,
+    InputNotFoundError,
+    MismatchError,
+    NoMatchError,
+    UsageError,
+    list_names,
+    near_miss,
+)
 from titan_neuro.forecaster import match_comparison_models
 from titan_neuro.manifests import ResultOf, State, result_digest
 from titan_neuro.training import FoldData, load_forecaster, require_match, require_record, run_digest, trained_result
@@ -37,6 +45,8 @@ def study_folds(runs: Sequence[RunStore], config: StudyConfig) -> list[FoldData]
         Runs of different repetition times.
     MismatchError
         Runs of different grids or parcels, or too few for the protocol.
+    NoMatchError
+        No run is of a task that the recall probe names.
     """
     times = {run.repetition_time for run in runs}
     if len(times) > 1:
@@ -50,9 +60,30 @@ def study_folds(runs: Sequence[RunStore], config: StudyConfig) -> list[FoldData]
             "The study takes the %d parcels that all %d runs have; %d are lost: %s.",
             *(len(space.parcels), len(runs), len(space.lost_parcels), _describe_lost(space, runs)),
         )
-    protocol, folds = make_folds(runs, config.split)
-    views = {run.key: run.within(space) for run in runs}
-    return [FoldData(fold=fold, protocol=protocol, space=space, runs=views) for fold in folds]
+    read, set_aside = _divide_by_task(runs, config)
+    protocol, folds = make_folds(read, config.split)
+    views = {run.key: run.within(space) for run in read}
+    aside = tuple(run.within(space) for run in set_aside)
+    return [FoldData(fold=fold, protocol=protocol, space=space, runs=views, set_aside=aside) for fold in folds]
+
+
+def _divide_by_task(runs: Sequence[RunStore], config: StudyConfig) -> tuple[list[RunStore], list[RunStore]]:
+    """Return the runs that folds are made of, and those of the task in which the stimulus is retold."""
+    tasks = config.probe.tasks
+    if tasks is None:
+        return list(runs), []
+    available = sorted({run.entities.get("task", "") for run in runs})
+    for name, label in (("watching", tasks.watching), ("retelling", tasks.retelling)):
+        if label not in available:
+            raise NoMatchError(
+                f"probe.recall.tasks.{name}: no prepared run has the task {label}.{near_miss(label, available)}",
+                f"There are: {', '.join(available)}. Prepare the runs of both tasks into one folder, or leave the "
+                "setting out.",
+            )
+    return (
+        [run for run in runs if run.entities.get("task") != tasks.retelling],
+        [run for run in runs if run.entities.get("task") == tasks.retelling],
+    )
 
 
 def _describe_lost(space: Space, runs: Sequence[RunStore]) -> str:
@@ -210,7 +241,7 @@ class StudyPlan:
         return {data.fold.number: data.fold.test for data in self.folds}
 
     def inputs(self, models: Sequence[PlannedModel]) -> dict[str, str]:
-        """Return the digests of models and of all runs, for what is made from them; empty ones for what is missing."""
+        """Return the digests of models and of all runs of folds, for what follows from them; empty where missing."""
         runs = {f"run {run.key}": run_digest(run) for run in self.folds[0].runs.values()}
         return {**{f"model {model.label}": model.digest for model in models}, **runs}
 

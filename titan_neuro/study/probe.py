@@ -19,6 +19,7 @@ from titan_neuro.probing.tools.annotations import annotation_files
 from titan_neuro.probing.tools.results import RESULT_SUFFIX
 from titan_neuro.progress import Progress
 from titan_neuro.tables import read_written_tsv, write_tsv
+from titan_neuro.training import run_digest
 
 if TYPE_CHECKING:
     from titan_neuro.probing import Probe, ProbeResults
@@ -62,6 +63,7 @@ def probe_result(name: str, plan: StudyPlan) -> ResultOf:
     settings = config.probe.settings(name)
     # Of tables that are decoded: a file may change and keep its name.
     tables = [path for path in annotation_files(getattr(settings, "tables", ())) if path.is_file()]
+    set_aside = plan.folds[0].set_aside if getattr(settings, "tasks", None) else ()
     return ResultOf(
         root=plan.output.path,
         name=f"probe/{name}",
@@ -74,7 +76,11 @@ def probe_result(name: str, plan: StudyPlan) -> ResultOf:
             "tested": plan.tested,
             "caveats": plan.folds[0].caveats,
         },
-        inputs={**plan.inputs(plan.main_models), **{f"table {path.name}": content_id(path) for path in tables}},
+        inputs={
+            **plan.inputs(plan.main_models),
+            **{f"run {run.key}": run_digest(run) for run in set_aside},
+            **{f"table {path.name}": content_id(path) for path in tables},
+        },
     )
 
 
@@ -123,6 +129,7 @@ def _run(probe: Probe, name: str, trained: TrainedStudy) -> ProbeResults:
                 untrained_model=untrained_like(model, seed=seed),
                 test_runs=data.select(data.fold.test),
                 training_runs=data.fit_runs,
+                set_aside_runs=data.set_aside,
             )
             for run in fold.test_runs:
                 probe.add(fold, run)

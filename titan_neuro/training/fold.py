@@ -37,7 +37,9 @@ class FoldData:
     space : Space
         Grid and mask, or parcels.
     runs : mapping of str to RunView
-        All runs of the study, by key.
+        All runs of the study that some fold tests or trains on, by key.
+    set_aside : sequence of RunView
+        Runs of the study that no fold trains on or tests; only a probe reads them.
 
     Raises
     ------
@@ -49,6 +51,7 @@ class FoldData:
     protocol: str
     space: Space
     runs: Mapping[str, RunView]
+    set_aside: Sequence[RunView] = ()
 
     def __post_init__(self) -> None:
         require_disjoint(self.fold, self.protocol, self.runs)

@@ -8,7 +8,13 @@ import pytest
 from titan_neuro.data.bids.recordings import Recording, find_recordings
 from titan_neuro.data.prepare import PrepareConfig
 from titan_neuro.data.prepare.images import BoldImage
-from titan_neuro.data.prepare.timing import events_within, read_events, repetition_time, scored_time_points
+from titan_neuro.data.prepare.timing import (
+    events_within,
+    read_event_columns,
+    read_events,
+    repetition_time,
+    scored_time_points,
+)
 from titan_neuro.errors import MetadataError
 
 DS003017 = Path(__file__).parents[4] / "shared/ds003017/ds003017-metadata.tar.gz"
@@ -146,6 +152,13 @@ class TestEvents:
 
     def test_without_types(self, table):
         assert read_events(table(("1", "2"), header="onset\tduration")) == [(1.0, 2.0, "")]
+
+    def test_further_columns_belong_to_the_events_kept(self, table):
+        rows = [("0", "5", "movie", "1", "n/a"), ("3", "1", "shot", "n/a", "n/a"), ("99", "1", "movie", "2", "n/a")]
+        path = table(*rows, header="onset\tduration\ttrial_type\tscene\tplace")
+        events, _ = events_within(read_events(path), 9.0, path)
+        assert read_event_columns(path, 9.0) == {"scene": ["1", ""]}
+        assert len(events) == 2
 
     def test_an_empty_table_has_no_events(self, table):
         assert read_events(table()) == []

@@ -30,6 +30,7 @@ def test_stores_read_back_what_was_written(path, header, series):
     assert store.events[0] == EVENTS[0]
     assert store.events[1][::2] == EVENTS[1][::2]
     assert math.isnan(store.events[1][1])
+    assert store.event_columns == {}
     assert (store.key, store.subject, store.repetition_time, store.n_time_points) == (
         header.key,
         "01",
@@ -50,6 +51,14 @@ def test_parcels_without_events_or_motion(tmp_path):
     assert store.series(1, 3).tolist() == [[2, 3], [4, 5]]
     with pytest.raises(MismatchError, match="no grid"):
         store.within(space).read_grid(0, 1)
+
+
+def test_columns_of_events_are_read_back(path, header, series):
+    scenes = [str(index) for index in range(len(EVENTS))]
+    write_run(path, dataclasses.replace(header, event_columns={"scene": scenes}), [series])
+    assert RunStore(path).event_columns == {"scene": scenes}
+    with pytest.raises(MismatchError, match="column scene of the events"):
+        write_run(path, dataclasses.replace(header, event_columns={"scene": [*scenes, "9"]}), [series])
 
 
 @pytest.mark.parametrize("lengths", [[1] * N_TIME_POINTS, [7, 0, 100, 43], [39, 1, 41, 69], [N_TIME_POINTS]])

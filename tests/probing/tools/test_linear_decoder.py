@@ -10,6 +10,7 @@ from titan_neuro.probing.tools.linear_decoder import (
     draw_shifts,
     fit_decoder,
     fit_reduction,
+    is_slow,
     project_wide,
     shifted_scores,
 )
@@ -72,6 +73,18 @@ def test_false_positive_rate_is_nominal(categorical, n_seeds):
         n_significant += p_of_null(group[0], group[1:]) <= 0.05
     low, high = binom.interval(0.99, n_seeds, 0.05)
     assert low <= n_significant <= high, n_significant
+
+
+@pytest.mark.parametrize("persistence, fewest, most", [(0.5, 0, 0), (0.9, 0, 8), (0.99, 30, 60)])
+def test_slow_pairs_are_marked(persistence, fewest, most):
+    rng = np.random.default_rng(0)
+    series = slow_series(rng, 120, 100, persistence)
+    assert fewest <= sum(is_slow(*pair) for pair in zip(series[::2], series[1::2], strict=True)) <= most
+    # One quick series is enough, and categories count as well as numbers.
+    assert not any(is_slow(each, rng.normal(size=100)) for each in series)
+    kinds = np.where(np.arange(100) < 50, "a", "b")
+    assert is_slow(kinds, kinds) and not is_slow(kinds, np.tile(["a", "b"], 50))
+    assert not is_slow(np.full(100, ""), kinds)
 
 
 def test_decoders_fit_scaled_components():

@@ -23,7 +23,7 @@ from titan_neuro.files import sha256_of_file
 
 _CONFIG = TypeAdapter(PrepareConfig)
 # Increased when the same files and settings give another result: runs are then prepared again.
-_PREPARATION_VERSION = 2
+_PREPARATION_VERSION = 3
 # Keys of the sidecar on which the result depends.
 _SIDECAR_KEYS = (
     "RepetitionTime",

@@ -19,7 +19,7 @@ from titan_neuro.data.prepare.confound_presets import ConfoundModel
 from titan_neuro.data.prepare.continuous import resample_tables
 from titan_neuro.data.prepare.inputs import recorded_settings
 from titan_neuro.data.prepare.routes import OpenRun, output_space
-from titan_neuro.data.prepare.timing import events_within, read_events, scored_time_points
+from titan_neuro.data.prepare.timing import events_within, read_event_columns, read_events, scored_time_points
 from titan_neuro.data.prepare.voxel_scaling import SCALED
 from titan_neuro.data.store import RunHeader, store_name
 from titan_neuro.data.store.schema import Event
@@ -113,7 +113,7 @@ def build_header(recording: Recording, run: OpenRun, config: PrepareConfig, orig
     MetadataError
         The events table is not valid, or no time point remains to be scored.
     """
-    events, events_note = _read_events(recording, run)
+    events, event_columns, events_note = _read_events(recording, run)
     scored, rule = _scored(recording, run, config, events)
     continuous, tables = resample_tables(recording, run.series.n_time_points, run.repetition_time)
     return RunHeader(
@@ -123,6 +123,7 @@ def build_header(recording: Recording, run: OpenRun, config: PrepareConfig, orig
         space=run.series.space,
         scored=scored,
         events=events,
+        event_columns=event_columns,
         framewise_displacement=run.framewise_displacement,
         continuous=continuous,
         record={
@@ -130,10 +131,7 @@ def build_header(recording: Recording, run: OpenRun, config: PrepareConfig, orig
             "route": run.route,
             "spatial": run.spatial,
             "mask": run.mask,
-            "steady_state": {
-                "volumes_before": run.steady_state.n_volumes_before,
-                "rule": run.steady_state.rule,
-            },
+            "steady_state": {"volumes_before": run.steady_state.n_volumes_before, "rule": run.steady_state.rule},
             "normalizer": {"method": _normalization(config), "warmup_s": config.warmup_s},
             "confounds": {
                 "preset": config.confounds,
@@ -161,15 +159,15 @@ def _normalization(config: PrepareConfig) -> str:
     return f"{method} of means over parcels of voxels in {SCALED[config.voxel_scaling]}"
 
 
-def _read_events(recording: Recording, run: OpenRun) -> tuple[list[Event], str | None]:
-    """Events of the run, and what was clipped or left out of the table, in words."""
+def _read_events(recording: Recording, run: OpenRun) -> tuple[list[Event], dict[str, list[str]], str | None]:
+    """Events of the run, their further columns, and what was clipped or left out of the table, in words."""
     if recording.events is None:
-        return [], None
+        return [], {}, None
     duration_s = run.series.n_time_points * run.repetition_time
     events, note = events_within(read_events(recording.events), duration_s, recording.events)
     if note is not None:
         logger.warning("%s: %s: %s.", recording.key, recording.events.name, note)
-    return events, note
+    return events, read_event_columns(recording.events, duration_s), note
 
 
 def _scored(

@@ -16,7 +16,7 @@ from titan_neuro.data.prepare.config import TimeSource
 from titan_neuro.data.prepare.sidecar_values import is_finite_number
 from titan_neuro.data.store.schema import Event
 from titan_neuro.errors import MetadataError
-from titan_neuro.tables import numbers, read_tsv
+from titan_neuro.tables import MISSING, numbers, read_tsv
 
 logger = logging.getLogger(__name__)
 
@@ -200,6 +200,31 @@ def read_events(path: Path) -> list[Event]:
         )
     types = ["" if name == "n/a" else name for name in table["trial_type"]] if "trial_type" in table else repeat("")
     return list(zip(onsets.tolist(), durations.tolist(), types, strict=False))
+
+
+def read_event_columns(path: Path, duration_s: float) -> dict[str, list[str]]:
+    """Read what an events table says of its events beyond onset, duration and ``trial_type``.
+
+    Parameters
+    ----------
+    path : Path
+        A table that :func:`read_events` reads.
+    duration_s : float
+        Duration of the run, in seconds.
+
+    Returns
+    -------
+    dict of str to list of str
+        By the name of the column, a text for each of the events that :func:`events_within` keeps, in their order
+        (``""`` where the table has no value). Columns without any value are left out.
+    """
+    table = read_tsv(path, required=("onset", "duration"), blank_lines=True)
+    table = table[numbers(path, table["onset"]) <= duration_s + _EVENT_TOLERANCE_S]
+    columns = {
+        name: ["" if text in MISSING else str(text) for text in table[name]]
+        for name in table.columns.difference(["onset", "duration", "trial_type"], sort=False)
+    }
+    return {str(name): texts for name, texts in columns.items() if any(texts)}
 
 
 def events_within(events: Sequence[Event], duration_s: float, path: Path) -> tuple[list[Event], str | None]:

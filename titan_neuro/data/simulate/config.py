@@ -33,6 +33,9 @@ class RandomStream(IntEnum):
     POSITION = 7
     MOTION = 8
     FINE_PATTERNS = 9
+    STORY = 10
+    STRENGTH = 11
+    RETELLING = 12
 
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -83,6 +86,16 @@ class SimulateConfig:
         Fraction of the variance of the voxels that show fine patterns and the responses to them; 0: there are none.
     fine_pattern_lag_s : int
         Time from a fine pattern to its response, in whole seconds.
+    story_fraction : float
+        Fraction of the variance, while the movie runs, of the voxels that show the scenes of a story; 0: there is no
+        story, and nobody retells it. It replaces thermal noise.
+    scene_s : float
+        Mean length of a scene, in seconds.
+    memory_gain : float
+        How much the strength of a subject's memory of a scene decides whether it is retold: log odds for one standard
+        deviation; 0: not at all.
+    retelling_fraction : float
+        Fraction of the variance, while a scene is retold, that its pattern has; 0: it does not reappear.
     transforms : bool
         Simulate the scanner: heads of different shapes and positions move in an inhomogeneous field. The transforms
         that undo this are written as well, named as in the published fMRIPrep derivatives.
@@ -111,6 +124,10 @@ class SimulateConfig:
     delayed_response_lags_s: Annotated[tuple[LongLag, ...], Field(min_length=1, max_length=8)] = (30,)
     fine_pattern_fraction: Fraction = 0.0
     fine_pattern_lag_s: LongLag = 6
+    story_fraction: Fraction = 0.0
+    scene_s: Annotated[float, Field(gt=6, le=300)] = 15.0
+    memory_gain: Annotated[float, Field(ge=0, le=10)] = 2.0
+    retelling_fraction: Fraction = 0.2
     transforms: bool = False
     motion_sd_mm: Annotated[float, Field(ge=0, le=3)] = 0.3
     motion_sd_degrees: Annotated[float, Field(ge=0, le=3)] = 0.3
@@ -123,21 +140,35 @@ class SimulateConfig:
                 "simulate: timescales_s and lags_s must be of one length, 1 to 8 levels; "
                 f"found {len(self.timescales_s)} and {len(self.lags_s)}."
             )
-        # Associations and fine patterns share voxels; no voxel has a delayed response besides.
+        # Associations and fine patterns share voxels; no voxel has a delayed response besides. A story lies over both.
         planted = max(self.association_fraction + self.fine_pattern_fraction, self.delayed_response_fraction)
+        planted += self.story_fraction
         if self.thermal_fraction < planted:
             total = 1 - self.thermal_fraction + planted
             raise ConfigError(
                 "simulate: stimulus_fraction + spontaneous_fraction + drift_fraction must not exceed 1, together with "
-                "association_fraction + fine_pattern_fraction, or with delayed_response_fraction; "
+                "story_fraction, and with association_fraction + fine_pattern_fraction or delayed_response_fraction; "
                 f"found {total:g}.",
                 "The defaults leave 0.2 for these; a lower stimulus_fraction leaves more.",
             )
+        self._check_story()
         self._check_lags()
 
     def rng(self, stream: RandomStream, *indices: int) -> np.random.Generator:
         """Return the generator of a stream; `indices` are the subject (from 0) and the run (1 to 5), where needed."""
         return np.random.default_rng([self.seed, int(stream), *indices])
+
+    def _check_story(self) -> None:
+        if self.story_fraction > 0 and self.transforms:
+            raise ConfigError(
+                "simulate: a story is not simulated in a moving head: expected transforms=False with a story_fraction "
+                "above 0."
+            )
+        if self.story_fraction > 0 and self.thermal_fraction + self.stimulus_fraction < self.retelling_fraction:
+            raise ConfigError(
+                "simulate: spontaneous_fraction + drift_fraction + retelling_fraction must not exceed 1; found "
+                f"{1 - self.thermal_fraction - self.stimulus_fraction + self.retelling_fraction:g}."
+            )
 
     def _check_lags(self) -> None:
         longest = max(run.stimulus for run in run_designs(self))

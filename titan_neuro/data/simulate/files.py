@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ from titan_neuro.data.simulate.config import RunDesign, SimulateConfig, run_desi
 from titan_neuro.data.simulate.fmriprep import write_anatomy, write_fmriprep_description, write_run_transforms
 from titan_neuro.data.simulate.head import TOTAL_READOUT_TIME, draw_head, draw_position
 from titan_neuro.data.simulate.images import Grid, write_image
-from titan_neuro.data.simulate.names import LABELS, TASK, description, run_stem, subject_name, table
+from titan_neuro.data.simulate.names import LABELS, RETELLING, TASK, description, run_stem, subject_name, table
 from titan_neuro.data.simulate.planted import plan_planted
 from titan_neuro.data.simulate.scanner import Scanner, SubjectAnatomy, Template
 from titan_neuro.data.simulate.signal import assign_regions, latents_at_volumes, simulate_run, stimulus_latents
+from titan_neuro.data.simulate.story import COLUMNS, Scene, Story
 from titan_neuro.data.simulate.truth import write_truth
 from titan_neuro.files import write_json, write_text
 
@@ -45,6 +46,10 @@ exact transforms that undo this are in derivatives/ds003017-fmriprep, under the 
 Where these say MNI152NLin2009cAsym, the template is the MNI152 of nilearn. The field shifts intensities without
 changing them. All slices of a volume are acquired at the same time. Away from the brain the images are zero; there are
 more slices than the real 48, so that they cover the whole brain.
+"""
+_WITH_STORY = """\
+The movie tells a story, whose scenes stand in the events tables; in a run of the task "recall" each subject retells
+some of them: see "story" in truth.json.
 """
 _WITH_MEMORY_CONTENT = """\
 A part of the signal can be predicted only by a memory that is written while the same subject is read: see
@@ -90,8 +95,40 @@ def write_dataset(root: Path, config: SimulateConfig, identity: dict[str, Any]) 
                     planted=planted.parts,
                     scanner=scanner,
                 )
-                _write_run(root, subject, run, template.grid if scanner is None else scanner.grid, volumes)
+                grid = template.grid if scanner is None else scanner.grid
+                _write_run(run_stem(root, subject, run.run), grid, volumes, run, _event_rows(run, planted.story))
                 bar.update()
+            if planted.story is not None:
+                _write_retelling(root, config, subject, template, planted.story)
+
+
+def _write_retelling(root: Path, config: SimulateConfig, subject: int, template: Template, story: Story) -> None:
+    retelling = story.retelling(subject)
+    run = retelling.design
+    volumes = simulate_run(
+        *(config, subject, run),
+        stimulus=np.zeros((run.n_volumes, template.regions.max() + 1)),
+        regions=template.regions,
+        baseline=template.baseline,
+        planted=[retelling],
+    )
+    name = subject_name(subject)
+    stem = root / name / "func" / f"{name}_task-{RETELLING}"
+    rows = [_story_row(*event) for event in retelling.events(run)]
+    _write_run(stem, template.grid, volumes, run, [["onset", "duration", "trial_type", *COLUMNS], *rows], RETELLING)
+
+
+def _event_rows(run: RunDesign, story: Story | None) -> list[list[str]]:
+    """Rows of a run's events table, the header first; scenes stand beside the movie that shows them."""
+    header, rows = ["onset", "duration", "trial_type"], [[*map(str, event)] for event in run.events()]
+    if story is None:
+        return [header, *rows]
+    rows = [[*row, *["n/a"] * len(COLUMNS)] for row in rows] + [_story_row(*event) for event in story.events(run)]
+    return [[*header, *COLUMNS], *sorted(rows, key=lambda row: float(row[0]))]
+
+
+def _story_row(onset: float, duration: float, trial_type: str, scene: Scene) -> list[str]:
+    return [str(onset), str(duration), trial_type, scene.name, scene.storyline, scene.place]
 
 
 def _draw_anatomy(root: Path, config: SimulateConfig, subject: int, template: Template) -> SubjectAnatomy:
@@ -145,27 +182,39 @@ def _write_top_level(root: Path, config: SimulateConfig) -> None:
     space = _IN_SCANNER_SPACE if config.transforms else _IN_TEMPLATE_SPACE
     has_memory_content = config.association_fraction > 0 or config.delayed_response_fraction > 0
     planted = _WITH_MEMORY_CONTENT * has_memory_content + _WITH_FINE_PATTERNS * (config.fine_pattern_fraction > 0)
-    write_text(root / "README", _README + space + planted)
+    write_text(root / "README", _README + space + planted + _WITH_STORY * (config.story_fraction > 0))
     write_text(root / "CHANGES", f"1.0.0 2026-01-01\n  - Simulated with seed {config.seed}.\n")
     write_text(root / ".bidsignore", "truth.json\n")
     names = "".join(f"sub-{label}\n" for label in LABELS[: config.n_subjects])
     write_text(root / "participants.tsv", f"participant_id\n{names}")
     write_json(root / "participants.json", {"participant_id": {"Description": "Label of a simulated participant"}})
-    write_json(root / f"task-{TASK}_bold.json", _SIDECAR)
+    for task in _tasks(config):
+        write_json(root / f"task-{task}_bold.json", {**_SIDECAR, "TaskName": task})
+
+
+def _tasks(config: SimulateConfig) -> list[str]:
+    return [TASK, RETELLING] if config.story_fraction > 0 else [TASK]
 
 
 def _write_masks(folder: Path, config: SimulateConfig, template: Template) -> None:
     write_json(folder / "dataset_description.json", description("Brain masks", "derivative"))
     for subject in range(config.n_subjects):
         name = subject_name(subject)
-        path = folder / name / "func" / f"{name}_task-{TASK}_desc-brain_mask.nii.gz"
-        write_image(path, template.grid, [np.ones(len(template.regions), dtype=np.uint8)])
+        for task in _tasks(config):
+            path = folder / name / "func" / f"{name}_task-{task}_desc-brain_mask.nii.gz"
+            write_image(path, template.grid, [np.ones(len(template.regions), dtype=np.uint8)])
 
 
-def _write_run(root: Path, subject: int, run: RunDesign, grid: Grid, volumes: Iterable[np.ndarray]) -> None:
-    stem = run_stem(root, subject, run.run)
+def _write_run(
+    stem: Path,
+    grid: Grid,
+    volumes: Iterable[np.ndarray],
+    run: RunDesign,
+    events: Sequence[Sequence[str]],
+    task: str = TASK,
+) -> None:
     write_image(Path(f"{stem}_bold.nii.gz"), grid, volumes, n_volumes=run.n_volumes)
     # Slice timing is in each run's own sidecar, as in ds003017; here all slices are acquired at the same time.
-    write_json(Path(f"{stem}_bold.json"), {**_SIDECAR, "SliceTiming": [0.0] * grid.mask.shape[2]})
-    rows = [[str(onset), str(duration), trial_type] for onset, duration, trial_type in run.events()]
-    write_text(Path(f"{stem}_events.tsv"), table([["onset", "duration", "trial_type"], *rows]))
+    sidecar = {**_SIDECAR, "TaskName": task, "SliceTiming": [0.0] * grid.mask.shape[2]}
+    write_json(Path(f"{stem}_bold.json"), sidecar)
+    write_text(Path(f"{stem}_events.tsv"), table(events))

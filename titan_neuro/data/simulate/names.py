@@ -9,6 +9,7 @@ from typing import Any
 from titan_neuro import __version__
 
 TASK = "movie"
+RETELLING = "recall"
 SPACE = "MNI152NLin2009aSym"
 LABELS = [
     f"sid{number:06d}"

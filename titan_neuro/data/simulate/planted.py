@@ -9,6 +9,7 @@ import numpy as np
 from titan_neuro.data.simulate.config import RunDesign, SimulateConfig
 from titan_neuro.data.simulate.fine_patterns import FinePatterns
 from titan_neuro.data.simulate.memory_content import MemoryContent
+from titan_neuro.data.simulate.story import Story
 
 
 class PlantedSignal(Protocol):
@@ -22,9 +23,6 @@ class PlantedSignal(Protocol):
     def variance_fraction(self) -> np.ndarray:
         """Fraction of each voxel's variance that is planted, ``(voxels,)``; it replaces thermal noise."""
 
-    def patterns_by_set(self) -> dict[str, np.ndarray]:
-        """Patterns by the name of the set of voxels that they lie in, ``(patterns, voxels)``."""
-
     def time_courses(self, subject: int, run: RunDesign) -> np.ndarray:
         """Strength of each of `patterns` at each volume, ``(n_volumes, patterns)``."""
 
@@ -34,6 +32,7 @@ class Planted(NamedTuple):
 
     memory_content: MemoryContent | None
     fine_patterns: FinePatterns | None
+    story: Story | None
 
     @property
     def parts(self) -> list[PlantedSignal]:
@@ -54,4 +53,5 @@ def plan_planted(config: SimulateConfig, regions: np.ndarray, coordinates_mm: np
     return Planted(
         MemoryContent(**space) if has_memory_content else None,
         FinePatterns(**space) if config.fine_pattern_fraction > 0 else None,
+        Story(**space) if config.story_fraction > 0 else None,
     )

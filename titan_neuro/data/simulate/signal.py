@@ -125,7 +125,7 @@ def simulate_run(
     regions, baseline : numpy.ndarray
         Region of each voxel, ``(voxels,)``, and its mean intensity in the image's units, ``(voxels,)``.
     planted : sequence of PlantedSignal
-        Associations, delayed responses, fine patterns; none by default.
+        Associations and delayed responses, fine patterns, a story, or its retelling; none by default.
     scanner : Scanner, optional
         The scanner in this run; by default the images are in the template's space.
 

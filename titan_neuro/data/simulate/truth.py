@@ -12,10 +12,21 @@ from titan_neuro.data.simulate.config import SimulateConfig, run_designs
 from titan_neuro.data.simulate.fine_patterns import N_FINE_PATTERNS, FinePatterns
 from titan_neuro.data.simulate.images import write_image
 from titan_neuro.data.simulate.memory_content import N_SOURCE_PATTERNS, MemoryContent
-from titan_neuro.data.simulate.names import MINIMAL, SPACE, TARGET, TASK, description, run_stem, subject_name, table
-from titan_neuro.data.simulate.planted import Planted, PlantedSignal
+from titan_neuro.data.simulate.names import (
+    MINIMAL,
+    RETELLING,
+    SPACE,
+    TARGET,
+    TASK,
+    description,
+    run_stem,
+    subject_name,
+    table,
+)
+from titan_neuro.data.simulate.planted import Planted
 from titan_neuro.data.simulate.scanner import Template
 from titan_neuro.data.simulate.signal import STREAMS
+from titan_neuro.data.simulate.story import COLUMNS, Story
 from titan_neuro.files import write_json, write_text
 
 _FOLDER = "derivatives/truth"
@@ -25,6 +36,8 @@ _STIMULUS_TABLE = f"task-{TASK}_desc-stimulus_timeseries.tsv"
 _CUES = "desc-cue_events"
 _SOURCES = "desc-source_timeseries"
 _FINE = "desc-fine_timeseries"
+_SCENE_IMAGE = f"space-{SPACE}_desc-scene_components.nii.gz"
+_SCENES, _STRENGTHS = "desc-scene_events", "desc-strength_scenes"
 _DATASET_DESCRIPTION = "Ground truth"
 
 
@@ -58,12 +71,15 @@ def write_truth(
     rows = [["index", "name"], *([str(region["index"]), region["name"]] for region in regions)]
     write_text(folder / "desc-region_dseg.tsv", table(rows))
     _write_stimulus(folder, config, [region["name"] for region in regions], latents)
-    for part in planted.parts:
-        _write_patterns(folder, template, part)
+    for part in (planted.memory_content, planted.fine_patterns):
+        if part is not None:
+            _write_patterns(folder, template, part)
     if planted.memory_content is not None:
         _write_memory_content(folder, config, template, planted.memory_content)
     if planted.fine_patterns is not None:
         _write_fine_patterns(folder, config, planted.fine_patterns)
+    if planted.story is not None:
+        _write_story(folder, config, template, planted.story)
     content = {
         "simulated": identity,
         "model": "titan_neuro.data.simulate.signal explains the formula and every setting.",
@@ -81,6 +97,7 @@ def write_truth(
         "associations": _associations(config, planted.memory_content),
         "delayed_responses": _delayed_responses(config, planted.memory_content),
         "fine_patterns": _fine_patterns(config),
+        "story": _story(config, planted.story),
         "transforms": _transforms(config),
     }
     write_json(root / "truth.json", content)
@@ -97,7 +114,7 @@ def _write_stimulus(folder: Path, config: SimulateConfig, names: list[str], late
     write_json(folder / _STIMULUS_TABLE.replace(".tsv", ".json"), {"SamplingFrequency": 1, **columns})
 
 
-def _write_patterns(folder: Path, template: Template, part: PlantedSignal) -> None:
+def _write_patterns(folder: Path, template: Template, part: MemoryContent | FinePatterns) -> None:
     for name, patterns in part.patterns_by_set().items():
         path = folder / _pattern_image(name)
         write_image(path, template.grid, patterns.astype(np.float32), n_volumes=len(patterns))
@@ -180,6 +197,46 @@ def _write_fine_patterns(folder: Path, config: SimulateConfig, fine_patterns: Fi
             rows = [[str(first + second), str(which + 1)] for second, which in enumerate(sequence)]
             path = Path(f"{run_stem(folder, subject, run.run)}_{_FINE}.tsv")
             write_text(path, table([list(sidecar), *rows]))
+
+
+def _write_story(folder: Path, config: SimulateConfig, template: Template, story: Story) -> None:
+    write_image(folder / _SCENE_IMAGE, template.grid, story.patterns.astype(np.float32), n_volumes=len(story.scenes))
+    rows = [["onset", "duration", *COLUMNS]]
+    rows += [
+        [str(scene.start), str(scene.stop - scene.start), scene.name, scene.storyline, scene.place]
+        for scene in story.scenes
+    ]
+    write_text(folder / f"task-{TASK}_{_SCENES}.tsv", table(rows))
+    columns = {"onset": {"Description": "Time in the movie", "Units": "s"}}
+    write_json(folder / f"task-{TASK}_{_SCENES}.json", columns)
+    sidecar = {
+        "scene": {"Description": "Number of the scene"},
+        "strength": {"Description": "Strength of this subject's memory of it, standard normal"},
+        "retold": {"Description": "Whether this subject retells it"},
+    }
+    write_json(folder / f"task-{RETELLING}_{_STRENGTHS}.json", sidecar)
+    for subject in range(config.n_subjects):
+        retold = story.retelling(subject).scenes
+        rows = [list(sidecar)]
+        for index, strength in enumerate(story.strength(subject)):
+            rows.append([story.scenes[index].name, f"{strength:.6f}", str(index in retold).lower()])
+        name = subject_name(subject)
+        write_text(folder / name / "func" / f"{name}_task-{RETELLING}_{_STRENGTHS}.tsv", table(rows))
+
+
+def _story(config: SimulateConfig, story: Story | None) -> dict[str, Any] | None:
+    if story is None:
+        return None
+    return {
+        "fraction": config.story_fraction,
+        "n_scenes": len(story.scenes),
+        "memory_gain": config.memory_gain,
+        "retelling_fraction": config.retelling_fraction,
+        "levels": "the upper half of the hierarchy, in all streams",
+        "scenes": f"{_FOLDER}/task-{TASK}_{_SCENES}.tsv",
+        "patterns": f"{_FOLDER}/{_SCENE_IMAGE}",
+        "strengths": f"{_FOLDER}/sub-*/func/*_{_STRENGTHS}.tsv",
+    }
 
 
 def _associations(config: SimulateConfig, memory_content: MemoryContent | None) -> dict[str, Any] | None:

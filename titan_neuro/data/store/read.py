@@ -43,6 +43,8 @@ class RunStore:
         As in :class:`RunHeader`.
     events : tuple of (float, float, str)
         Onset and duration in seconds from the first time point (NaN: unknown), and the ``trial_type``.
+    event_columns : dict of str to list of str
+        Further columns of the events table: a text for each event, ``""`` where there is no value.
     sha256 : dict of str
         Checksums of each array, and of the ``attributes`` (``docs/store.md``).
     n_time_points : int
@@ -79,6 +81,7 @@ class RunStore:
         self.repetition_time: float = attributes["repetition_time"]
         self.record: dict[str, Any] = attributes["record"]
         self.events: tuple[Event, ...] = events_of(attributes)
+        self.event_columns: dict[str, list[str]] = attributes.get("event_columns", {})
         with self._read_errors("series"):
             series = self._array("series")
         self.n_time_points: int = series.shape[0]

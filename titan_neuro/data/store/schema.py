@@ -43,6 +43,8 @@ class RunHeader:
         bool ``(time,)``: time points that a loss or a score may use as a target.
     events : sequence of (float, float, str)
         Onset and duration in seconds from the first time point (NaN: unknown), and the ``trial_type``.
+    event_columns : mapping of str to sequence of str
+        Further columns of the events table by name, a text for each event (``""``: no value).
     framewise_displacement : numpy.ndarray or None
         float32 ``(time,)``, mm from the previous time point, NaN at time point 0; None if head motion is unknown.
     continuous : mapping of str to numpy.ndarray
@@ -59,6 +61,7 @@ class RunHeader:
     space: Space
     scored: np.ndarray
     events: Sequence[Event] = ()
+    event_columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
     framewise_displacement: np.ndarray | None = None
     continuous: Mapping[str, np.ndarray] = field(default_factory=dict)
     record: Mapping[str, Any] = field(default_factory=dict)
@@ -91,7 +94,7 @@ def attributes_of(header: RunHeader) -> dict[str, Any]:
     Raises
     ------
     MismatchError
-        The record, or an event's onset, can't be represented in JSON.
+        The record, or an event's onset, can't be represented in JSON; a column has another length than the events.
     """
     attributes = {
         "schema": SCHEMA,
@@ -105,6 +108,13 @@ def attributes_of(header: RunHeader) -> dict[str, Any]:
     }
     if header.continuous:
         attributes["continuous"] = list(header.continuous)
+    if header.event_columns:
+        attributes["event_columns"] = {name: list(texts) for name, texts in header.event_columns.items()}
+    for name, texts in header.event_columns.items():
+        if len(texts) != len(header.events):
+            raise MismatchError(
+                f"{header.key}: column {name} of the events: expected {len(header.events)} texts, found {len(texts)}."
+            )
     try:
         stored: dict[str, Any] = json.loads(canonical(attributes))
     except (TypeError, ValueError) as error:

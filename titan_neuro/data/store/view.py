@@ -73,6 +73,11 @@ class RunView:
         return self.store.events
 
     @property
+    def event_columns(self) -> dict[str, list[str]]:
+        """Further columns of the events table: a text for each event, ``""`` where there is no value."""
+        return self.store.event_columns
+
+    @property
     def continuous(self) -> dict[str, np.ndarray]:
         """Columns of continuous tables at the time points: float32 ``(time,)`` by name, NaN where there is no value."""
         return self.store.continuous

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from titan_neuro.metrics.measures import fisher_z
-from titan_neuro.probing.tools.linear_decoder import draw_shifts, shifted_scores
+from titan_neuro.probing.tools.linear_decoder import draw_shifts, is_slow, shifted_scores
 from titan_neuro.probing.tools.results import ProbeSetup, describe_p, paired_row, tested_row
 from titan_neuro.probing.tools.trace import (
     ACTIVITY_PATTERN,
@@ -53,12 +53,15 @@ class DecodingScores:
         By key, then by subject: stimulus and scores of each run, ``(shifts,)``; correlations as Fisher's z.
     classes : dict of str to int
         Number of classes of each categorical target.
+    slow : dict of str to None
+        Targets of which a run's labels and predictions are so slow that shifts reject too often.
     """
 
     def __init__(self, setup: ProbeSetup) -> None:
         self.setup = setup
         self.scores: dict[Key, dict[str, list[tuple[str, np.ndarray]]]] = {}
         self.classes: dict[str, int] = {}
+        self.slow: dict[str, None] = {}
 
     def add(self, key: Key, run: RunData, predicted: np.ndarray, labels: np.ndarray, usable: np.ndarray) -> None:
         """Score the predicted labels of a run.
@@ -73,6 +76,8 @@ class DecodingScores:
             bool ``(time,)``.
         """
         scores = shifted_scores(predicted, labels, usable)
+        if is_slow(predicted, labels):
+            self.slow[key[0]] = None
         if labels.dtype.kind == "U":
             scores = np.where(np.isfinite(scores), scores, 1 / self.classes[key[0]])
         else:

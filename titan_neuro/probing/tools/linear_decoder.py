@@ -22,6 +22,8 @@ _MAX_WIDTH = 1024
 # Penalties for each time point, on features whose mean variance is 1.
 _PENALTIES = np.logspace(-3, 2, 6)
 _INNER_FOLDS = 3
+# Part of a run over which autocorrelation may last: with more, shifted labels agree less often than chance has it.
+_SLOW_FRACTION = 0.1
 
 
 def project_wide(features: np.ndarray) -> np.ndarray:
@@ -147,7 +149,9 @@ def shifted_scores(predicted: np.ndarray, labels: np.ndarray, usable: np.ndarray
     """Score predictions at every circular shift of the labels along the run, by 0, 1, ... time points.
 
     Shifted labels keep their order, durations and autocorrelation, and so do the predictions; only the pairing of
-    labels and predictions is lost. The permutation is exact if either series is stationary.
+    labels and predictions is lost. The test is approximate: a run is no circle, and slow series of one run agree by
+    chance more often than their shifts do. With two independent AR(1) series of 100 time points, a test at a nominal
+    5 % rejects 5, 8 and 13 % for coefficients of 0.9, 0.97 and 0.99. :func:`is_slow` marks such runs.
 
     Parameters
     ----------
@@ -165,6 +169,37 @@ def shifted_scores(predicted: np.ndarray, labels: np.ndarray, usable: np.ndarray
     if labels.dtype.kind == "U":
         return _shifted_accuracy(predicted, labels, usable)
     return _shifted_correlation(predicted, labels, usable)
+
+
+def is_slow(predicted: np.ndarray, labels: np.ndarray) -> bool:
+    """Whether predictions and labels are autocorrelated over so long a part of a run that shifts reject too often.
+
+    Parameters
+    ----------
+    predicted, labels : numpy.ndarray
+        As for :func:`shifted_scores`. Of categories the most frequent one is looked at.
+
+    Returns
+    -------
+    bool
+        True where the autocorrelation falls below 1/e only after more than a tenth of the run: the geometric mean of
+        both series, because one quick series is enough for shifts to be right.
+    """
+    lengths = [_correlation_length(series) for series in (predicted, labels)]
+    return math.sqrt(math.prod(lengths)) > _SLOW_FRACTION * len(labels)
+
+
+def _correlation_length(series: np.ndarray) -> int:
+    """First lag, in time points, at which the autocorrelation is below 1/e; missing values count as the mean."""
+    labeled = is_labeled(series)
+    if series.dtype.kind == "U":
+        kinds, counts = np.unique(series[labeled], return_counts=True)
+        series = (series == kinds[counts.argmax()]).astype(float) if len(kinds) else np.zeros(len(series))
+    centered = np.where(labeled, _z_scored(series, labeled), 0.0)
+    # Padded with zeros: no circle.
+    power = np.abs(np.fft.rfft(centered, 2 * len(centered))) ** 2
+    autocorrelation = np.fft.irfft(power)[: len(centered)]
+    return int((autocorrelation < autocorrelation[0] / math.e).argmax())
 
 
 def _cross_correlate(fixed: np.ndarray, shifted: np.ndarray) -> np.ndarray:

@@ -36,12 +36,15 @@ class ProbedFold:
         The held-out runs.
     training_runs : sequence of RunData
         The runs of training and validation.
+    set_aside_runs : sequence of RunData
+        Runs of the study that no fold trains on or tests: those of the task in which the stimulus is retold.
     """
 
     model: Forecaster
     untrained_model: Forecaster
     test_runs: Sequence[RunData]
     training_runs: Sequence[RunData]
+    set_aside_runs: Sequence[RunData] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
