@@ -9,7 +9,7 @@ from recall_runs import LOOKAHEAD, RECALL, recall_runs, skills, small_forecaster
 from titan_neuro.forecaster import LookaheadConfig
 from titan_neuro.forecaster.fit import ClosedFormFit, fit_closed_form
 from titan_neuro.forecaster.fit.components import ComponentRun
-from titan_neuro.forecaster.fit.memory_runs import Example
+from titan_neuro.forecaster.fit.memory_runs import Example, run_memory
 from titan_neuro.forecaster.fit.meta_training import Stream, meta_train, stream_loss
 from titan_neuro.forecaster.recall.recall import Recalled
 from titan_neuro.forecaster.titan.titans_memory import TitansMemoryFit, TitansRuleConfig
@@ -62,17 +62,20 @@ def mean_loss(memory, runs):
 
 def test_meta_training_teaches_how_to_learn_new_people():
     memory, runs, new = make(), own_dynamics(8), own_dynamics(4, seed=1)
-    start = memory.associations.fitted()
-    fit = meta_train([Example(memory, *run) for run in runs])
+    examples, start = [Example(memory, *run) for run in runs], memory.associations.fitted()
+    fit = meta_train(examples)
     assert all(
         torch.equal(one, other)
         for one, other in zip(memory.associations.fitted().tensors().values(), start.tensors().values(), strict=True)
     )
+    # What the reliability alone gains is not counted.
+    reliability = run_memory(memory.associations, examples).reliability().float()
+    memory.associations.load(dataclasses.replace(start, reliability=reliability))
     before = mean_loss(memory, new)
     memory.associations.load(fit)
-    assert mean_loss(memory, new) < before - 0.05
-    changed = {name for name, values in fit.tensors().items() if not torch.equal(values, start.tensors()[name])}
-    assert changed == {"key_map", "gates", "initial_weights", "reliability"}
+    assert mean_loss(memory, new) < before - 0.02
+    same = {name for name, values in fit.tensors().items() if torch.equal(values, start.tensors()[name])}
+    assert same <= {"error_scale", "reliability"}
     # The same runs and seed give the same fit; another seed another one.
     again = make()
     other = make(dataclasses.replace(CONFIG, titans=dataclasses.replace(CONFIG.titans, seed=1)))

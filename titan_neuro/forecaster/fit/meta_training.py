@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from titan_neuro.forecaster.fit.memory_runs import Example
+from titan_neuro.forecaster.fit.memory_runs import Example, run_memory
 from titan_neuro.forecaster.titan.titans_memory import TitansForecastMemory, TitansMemoryFit
-from titan_neuro.linear.lead_time import at_forecast_time
+from titan_neuro.linear.lead_time import at_target_time
 
 # Neighboring components that are rotated among themselves.
 _BLOCK = 8
@@ -23,7 +24,7 @@ _LOG_GAIN = 0.1
 # Fraction of the streams from which the stimulus is taken: a stimulus that nobody knows, and rest, are learned, too.
 _WITHOUT_STIMULUS = 1 / 3
 # Of Adam; each column of the key map is in units of its root mean square.
-_RATES = {"key_map": 0.01, "gates": 0.03, "initial_weights": 1e-4, "reliability": 0.01}
+_RATES = {"key_map": 0.05, "gates": 0.1, "initial_weights": 1e-4}
 # The validation subjects are read after so many steps; training ends where they gained nothing for so many times.
 _STEPS_PER_VALIDATION, _PATIENCE = 10, 3
 
@@ -82,25 +83,20 @@ def stream_loss(stream: Stream) -> Tensor:
     errors = stream.gain * missed[part] @ stream.value_rotation
     read, _ = associations.learn(features[None], errors[None], associations.init_state(1))
     corrections = read[0] @ stream.value_rotation.T / stream.gain * associations.reliability
-    is_target = at_forecast_time(run.scored[part], memory.horizons)[..., None]
-    left, whole = (
-        (values.square() * is_target).sum(dim=(0, 2))
-        for values in (
-            at_forecast_time(missed[part], memory.horizons) - corrections,
-            at_forecast_time(run.errors[part], memory.horizons),
-        )
-    )
-    return (left / whole.clamp_min(1e-12)).mean()
+    left = missed[part] - at_target_time(corrections, memory.horizons)
+    before, after = (each[run.scored[part]].square().sum(dim=(0, 2)) for each in (run.errors[part], left))
+    return (after / before.clamp_min(1e-12)).mean()
 
 
 def meta_train(examples: Sequence[Example]) -> TitansMemoryFit:
-    """Train key map, gates, initial weights and reliability by gradients through the learning of the memory.
+    """Train key map, gates and initial weights by gradients through the learning of the memory.
 
     The loss is the squared error that the memory leaves at each lead time in runs that it reads from empty. Each run is
     read with what was fitted without its subject. It is another one in each step: its components are rotated at random
     in blocks of neighboring ones, alike in all kinds of key features and otherwise in the errors, so that only how to
     learn can be learned, and not what these subjects have in common; it has a random gain; and from some the stimulus
-    is taken. One fold of subjects is for validation. The result is what served them best, which may be the start.
+    is taken. One fold of subjects is for validation. The result is what served them best, which may be the start. The
+    reliability is no matter of gradients: each time it is what the training runs as they are give in closed form.
 
     Parameters
     ----------
@@ -116,22 +112,22 @@ def meta_train(examples: Sequence[Example]) -> TitansMemoryFit:
     config, last = learner.associations.config, max(one.run.fold for one in examples)
     training = [one for one in learner.examples if one.run.fold < last]
     validation = [one for one in learner.examples if one.run.fold == last]
-    best = learner.associations.fitted()
-    if not training:
-        return best
+    if not training or not config.n_steps:
+        return learner.associations.fitted()
     generator = torch.Generator().manual_seed(config.seed)
-    least, n_waited = _validate(validation), 0
-    for step in range(config.n_steps):
-        streams = [_draw(training, generator) for _ in range(_STREAMS_PER_STEP)]
-        learner.step(streams, 1 - step / config.n_steps)
-        if (step + 1) % _STEPS_PER_VALIDATION and step + 1 < config.n_steps:
-            continue
-        found, n_waited = _validate(validation), n_waited + 1
-        if found < least:
-            best, least, n_waited = learner.associations.fitted(), found, 0
-        if n_waited == _PATIENCE:
-            break
-    return best
+    best, least, n_waited = learner.associations.fitted(), math.inf, -1
+    for step in range(config.n_steps + 1):
+        if step % _STEPS_PER_VALIDATION == 0 or step == config.n_steps:
+            learner.estimate_reliability(training)
+            loss, n_waited = _validate(validation), n_waited + 1
+            if loss < least:
+                best, least, n_waited = learner.associations.fitted(), loss, 0
+            if n_waited == _PATIENCE or step == config.n_steps:
+                break
+        learner.step([_draw(training, generator) for _ in range(_STREAMS_PER_STEP)], 1 - step / config.n_steps)
+    learner.associations.load(best)
+    learner.estimate_reliability(learner.examples)
+    return learner.associations.fitted()
 
 
 class _Learner:
@@ -160,7 +156,12 @@ class _Learner:
         self._optimizer.zero_grad()
         with torch.no_grad():
             self.associations.key_map = self._in_units * self._units
-            self.associations.reliability.clamp_(0, 1)
+
+    @torch.no_grad()
+    def estimate_reliability(self, examples: Sequence[Example]) -> None:
+        """Set the reliability to what these runs as they are say."""
+        reliability = self.associations.reliability.fill_(1)
+        reliability.copy_(run_memory(self.associations, examples).reliability())
 
 
 def _draw(examples: Sequence[Example], generator: torch.Generator) -> Stream:

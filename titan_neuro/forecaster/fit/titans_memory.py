@@ -15,9 +15,10 @@ from titan_neuro.forecaster.titan.titans_memory import TitansForecastMemory, Tit
 
 # Pairs after which a ridge regression has the gain that this memory has from its start: with fewer it learns faster,
 # and forgets faster.
-_KNOWN_PAIRS = (30.0, 100.0, 300.0)
-_STEPS = (0.4, 0.9, 1.4)
-_FORGETTING, _MOMENTUM = 5e-4, 0.01
+_KNOWN_PAIRS = (300.0, 1000.0)
+# With more momentum the newest pairs, whose errors resemble the present one's, count less.
+_MOMENTA = (0.5, 0.8, 0.88)
+_STEP, _FORGETTING = 1.3, 1e-4
 
 
 class _Option(NamedTuple):
@@ -33,8 +34,8 @@ def fit_titans_memory(key_map: Tensor, features: Tensor, examples: Sequence[Exam
     """Turn the keys of the exact rule into those of the Titans rule, and meta-train them.
 
     The gain of a ridge regression after ``n`` pairs is ``(1 + n C)^-1 k``, with ``C`` the covariance of the keys. Keys
-    times the root of this matrix have that gain as their gradient. ``n`` and the step are those that remove most error
-    in the training runs, for each horizon.
+    times the root of this matrix have that gain as their gradient. ``n`` and the momentum are those that remove most
+    error in the training runs, for each horizon.
 
     Parameters
     ----------
@@ -57,16 +58,15 @@ def fit_titans_memory(key_map: Tensor, features: Tensor, examples: Sequence[Exam
     def start(key_map: Tensor, gates: Tensor, reliability: Tensor) -> TitansMemoryFit:
         return TitansMemoryFit(key_map, reliability, error_scale, gates, empty.initial_weights)
 
-    def run_option(n_known: float, step: float) -> _Option:
+    def run_option(n_known: float, momentum: float) -> _Option:
         whitened = key_map / (1 + n_known * variance).sqrt()[..., None]
-        limits = 1.0, associations.config.max_momentum, associations.config.max_step
-        gates = torch.tensor((_FORGETTING, _MOMENTUM, step)) / torch.tensor(limits)
-        logits = torch.logit(gates, eps=1e-4)[:, None].expand(-1, n_horizons)
-        associations.load(start(whitened, logits, torch.ones_like(empty.reliability)))
+        limits = torch.tensor((1.0, associations.config.max_momentum, associations.config.max_step))
+        gates = torch.logit(torch.tensor((_FORGETTING, momentum, _STEP)) / limits, eps=1e-5).expand(n_horizons, -1)
+        associations.load(start(whitened, gates.T, torch.ones_like(empty.reliability)))
         sums = run_memory(associations, examples)
-        return _Option(sums.error_removed(), whitened, logits.T, sums.reliability().float())
+        return _Option(sums.error_removed(), whitened, gates, sums.reliability().float())
 
-    best = choose_options(run_option(*option) for option in itertools.product(_KNOWN_PAIRS, _STEPS))
+    best = choose_options(run_option(*option) for option in itertools.product(_KNOWN_PAIRS, _MOMENTA))
     associations.load(start(best.key_map, best.gates.T, best.reliability))
     return meta_train(examples)
 

@@ -54,7 +54,7 @@ class TitansRuleConfig:
     max_momentum: Annotated[float, Field(gt=0, lt=1)] = 0.9
     max_delta_norm: Annotated[float, Field(gt=0)] | None = 10.0
     backend: Backend = "auto"
-    n_steps: Annotated[int, Field(ge=0)] = 0
+    n_steps: Annotated[int, Field(ge=0)] = 60
     seed: Annotated[int, Field(ge=0)] = 0
 
 
@@ -152,6 +152,7 @@ class TitansForecastMemory(ForecastMemory[TitansMemoryState]):
             layers[0] = torch.cat([torch.eye(key_width), -torch.eye(key_width)])
         return torch.cat([*(layer.flatten() for layer in layers), torch.zeros(self._widths[-2] * self._widths[-1])])
 
+    @torch.no_grad()
     def load(self, fit: ForecastMemoryFit) -> None:
         """Load what was fitted.
 
