@@ -149,7 +149,7 @@ class _Learner:
         for stream in streams:
             with torch.enable_grad():
                 self.associations.key_map = self._in_units * self._units
-                (stream_loss(stream) / len(streams)).backward()
+                torch.autograd.backward(stream_loss(stream) / len(streams))
         for group in self._optimizer.param_groups:
             group["lr"] = rate * _RATES[group["name"]]
         self._optimizer.step()
@@ -174,8 +174,12 @@ def _draw(examples: Sequence[Example], generator: torch.Generator) -> Stream:
 
 def _draw_rotation(size: int, generator: torch.Generator) -> Tensor:
     """Draw rotations of blocks of neighboring components, ``(size, size)``."""
-    sizes = [_BLOCK] * (size // _BLOCK) + [size % _BLOCK] * bool(size % _BLOCK)
-    return torch.block_diag(*(torch.linalg.qr(torch.randn(n, n, generator=generator)).Q for n in sizes))
+    rotation = torch.zeros(size, size)
+    for first in range(0, size, _BLOCK):
+        block = slice(first, min(first + _BLOCK, size))
+        n = block.stop - first
+        rotation[block, block] = torch.linalg.qr(torch.randn(n, n, generator=generator)).Q
+    return rotation
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from typing import Annotated
 
 import torch
@@ -21,6 +22,8 @@ from titan_neuro.titans.stream_state import StreamState
 
 # Hidden layers of a deep memory hold each direction of the key with both signs.
 _SIGNS = 2
+# Forgetting, and fractions of the bounds of momentum and step, of a memory that is not fitted.
+_UNFITTED_GATES = (1e-3, 0.5, 0.5)
 
 
 @settings
@@ -138,7 +141,8 @@ class TitansForecastMemory(ForecastMemory[TitansMemoryState]):
         self.config, self.chunk_time_points = config, chunk_time_points
         self._widths = [key_width] + [_SIGNS * key_width] * (config.depth - 1) + [value_width]
         self.register_buffer("error_scale", torch.ones(len(horizons)))
-        self.register_buffer("gates", torch.zeros(3, len(horizons)))
+        gates = torch.logit(torch.tensor(_UNFITTED_GATES))
+        self.register_buffer("gates", gates[:, None].repeat(1, len(horizons)))
         self.register_buffer("initial_weights", self._empty_weights().expand(len(horizons), -1).clone())
 
     def _empty_weights(self) -> Tensor:
@@ -179,13 +183,9 @@ class TitansForecastMemory(ForecastMemory[TitansMemoryState]):
 
     def init_state(self, batch_size: int) -> TitansMemoryState:
         """State before the first time point."""
-        sizes = [d_out * d_in for d_in, d_out in itertools.pairwise(self._widths)]
-        layers = [
-            flat.unflatten(1, (d_out, d_in))
-            for flat, (d_in, d_out) in zip(
-                self.initial_weights.split(sizes, dim=1), itertools.pairwise(self._widths), strict=True
-            )
-        ]
+        shapes = [(d_out, d_in) for d_in, d_out in itertools.pairwise(self._widths)]
+        flat = torch.split(self.initial_weights, [math.prod(shape) for shape in shapes], dim=1)
+        layers = [weights.view(-1, *shape) for weights, shape in zip(flat, shapes, strict=True)]
         waiting = self.key_map.new_zeros(batch_size, max(self.horizons), len(self.horizons), self._widths[0])
         return TitansMemoryState(init_state(tuple(layers), batch_size), waiting)
 
