@@ -66,7 +66,7 @@ def delay_forecaster():
     model = mac_forecaster()
     model.tokenizer = torch.nn.Module()
     model.tokenizer.forward = lambda series: series[:, :, None]
-    model.backbone.blocks = Delay(REACH, N_FEATURES)
+    model.backbone.stack = Delay(REACH, N_FEATURES)
     model.decoder = torch.nn.Module()
     model.decoder.forward = lambda tokens: torch.stack([0.9 * tokens[:, :, 0], 0 * tokens[:, :, 0]], dim=2)
     return model

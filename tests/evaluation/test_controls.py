@@ -13,6 +13,7 @@ from titan_neuro.evaluation.metrics_and_rows import RESET_TIME_POINTS
 from titan_neuro.evaluation.random_means import RandomMeans
 from titan_neuro.evaluation.streaming import stream_forecasts
 from titan_neuro.forecaster import ForecasterConfig
+from titan_neuro.forecaster.recall import Recalled
 from titan_neuro.forecaster.tokenizers import SwinTokenizerConfig
 from titan_neuro.titans.models import GRUConfig
 
@@ -32,15 +33,15 @@ def forecasts_of(model, series, block_time_points=16):
 
 
 def memories_of(state):
-    """The memories that learn at test time: that of the backbone, and that of the recall."""
+    """The memories that learn at test time: those of the backbone's blocks, and the one that looks ahead."""
     backbone = state.memory.backbone
-    blocks = [block.memory.memory.weights for block in backbone.blocks.blocks]
+    blocks = [block.memory.memory.weights for block in backbone.stack.blocks]
     return [*blocks, (backbone.memory[0].associations.weights,)]
 
 
 def test_controls_are_named_after_their_model(model):
     name = model.name
-    lacking = ("frozen", "reset20", "backbone-zeroed", "recall-zeroed")
+    lacking = ("frozen", "reset20", "backbone-zeroed", "blocks-zeroed", "recall-zeroed")
     assert [control.name for control in controls_of(model, [])] == [f"{name}-{what}" for what in lacking]
     without_recall = dataclasses.replace(model.config, recall=None, backbone=GRUConfig(dim=8)).build(n_features=6)
     assert [control.name for control in controls_of(without_recall, [])] == ["gru-backbone-zeroed"]
@@ -53,19 +54,36 @@ def control_of(model, suffix, runs=()):
 
 @torch.no_grad()
 def test_a_zeroed_backbone_leaves_linear_skip_and_recall(model, series):
-    """Forecasts equal those of a model whose decoder was never trained."""
+    """Forecasts equal those of a model whose decoder was never trained, and whose memory is not trusted."""
     found = forecasts_of(control_of(model, "backbone-zeroed"), series)
-    assert not torch.allclose(found, forecasts_of(model, series))
-    silent = copy.deepcopy(model)
-    torch.nn.init.zeros_(silent.decoder.patterns)
+    silent = with_new_blocks(model)
+    assert not torch.allclose(found, forecasts_of(silent, series))
+    torch.nn.init.zeros_(silent.backbone.memory.associations.reliability)
     torch.testing.assert_close(found, forecasts_of(silent, series), rtol=0, atol=0)
 
 
+def with_new_blocks(model):
+    """The model with a decoder and gates that were never trained."""
+    model = copy.deepcopy(model)
+    for parameter in (model.decoder.patterns, *model.backbone.gate.parameters()):
+        torch.nn.init.zeros_(parameter)
+    return model
+
+
 @torch.no_grad()
-def test_a_zeroed_recall_leaves_linear_skip_and_decoder(model, series):
+def test_zeroed_blocks_leave_the_memory(model, series):
+    found = forecasts_of(control_of(model, "blocks-zeroed"), series)
+    assert not torch.allclose(found, forecasts_of(model, series))
+    torch.testing.assert_close(found, forecasts_of(with_new_blocks(model), series), rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_a_zeroed_recall_leaves_linear_skip_and_backbone(model, series):
     linear, observation, _ = model.observe(series[None], model.init_state().observation)
-    output, _ = model.backbone(observation.tokens.flatten(1, 2))
-    expected = linear + model.decoder(output.view_as(observation.tokens))
+    nothing = Recalled(*(torch.zeros_like(observation.errors),) * 2)
+    tokens, corrections, _ = model.backbone(*observation, nothing, model.backbone.init_state(1))
+    assert corrections.abs().max() > 1e-3
+    expected = linear + model.decoder(tokens) + corrections @ model.components.basis
     torch.testing.assert_close(forecasts_of(control_of(model, "recall-zeroed"), series), expected[0])
 
 
@@ -109,7 +127,7 @@ def test_zeroed_tokens_tell_nothing_of_the_volume(volume_model, volume_run):
     control = control_of(volume_model, "swin-zeroed", [volume_run])
     series = volume_run.read(0, 40)
     tokens = torch.zeros(1, 40, 4, 8)
-    output, _ = volume_model.backbone(tokens.flatten(1, 2))
+    output, _ = volume_model.backbone.stack(tokens.flatten(1, 2))
     linear, _ = volume_model.linear_skip(series[None], volume_model.linear_skip.init_state(1))
     expected = linear + volume_model.decoder(output.view_as(tokens))
     torch.testing.assert_close(forecasts_of(control, series), expected[0])
@@ -192,11 +210,12 @@ def test_controls_stand_below_their_model(make_run, make_forecaster, quick, scor
     model = make_forecaster("mac")
     comparison_model = make_forecaster("lmm")
     benchmark = score([model, comparison_model, *controls_of(model, train)], train, test, quick)
-    assert list(benchmark.kinds.items())[:6] == [
+    assert list(benchmark.kinds.items())[:7] == [
         ("titan-mac", "model"),
         ("titan-mac-frozen", "control"),
         ("titan-mac-reset20", "control"),
         ("titan-mac-backbone-zeroed", "control"),
+        ("titan-mac-blocks-zeroed", "control"),
         ("titan-mac-recall-zeroed", "control"),
         ("titan-lmm", "comparison_model"),
     ]

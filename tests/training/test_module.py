@@ -62,7 +62,7 @@ def test_gates_and_norms_of_the_backbones_memory_are_logged(plain):
     curves = EventAccumulator(str(plain / "logs"))
     curves.Reload()
     tags = curves.Tags()["scalars"]
-    backbone = "memory/backbone_blocks_0_memory"
+    backbone = "memory/backbone_stack_blocks_0_memory"
     expected = {f"{backbone}/{name}" for name in ("forgetting", "momentum", "step_size", "norm_0", "norm_1")}
     assert expected | {"validation_skill_ar", "validation_skill_persistence"} <= set(tags)
     forgetting = [event.value for event in curves.Scalars(f"{backbone}/forgetting")]
@@ -93,11 +93,13 @@ def dtypes(monkeypatch):
 
     def recorded(self, batch):
         if not hasattr(self, "_hooks"):
-            block = self.forecaster.backbone.blocks[0]
+            block = self.forecaster.backbone.stack.blocks[0]
             self._hooks = [
                 block.feed_forward.register_forward_hook(lambda *call: seen["computed"].add(call[2].dtype)),
                 block.memory.register_forward_hook(lambda *call: seen["memory"].update(types_of(call[2][1].memory))),
-                self.forecaster.recall.register_forward_hook(lambda *call: seen["memory"].update(types_of(call[2][1]))),
+                self.forecaster.backbone.memory.register_forward_hook(
+                    lambda *call: seen["memory"].update(types_of(call[2][1]))
+                ),
             ]
         errors = read(self, batch)
         seen["carried"] |= types_of(self._state)

@@ -193,7 +193,7 @@ def _train(job: _Job) -> _Trained:
     forecaster = _init_forecaster(job)
     streams = _StreamData(job, _features(job, forecaster))
     stop_if_signaled(is_first=is_first)
-    forecaster.backbone.blocks.gradient_checkpointing = training.gradient_checkpointing
+    forecaster.backbone.stack.gradient_checkpointing = training.gradient_checkpointing
     module = ForecastModule(
         forecaster,
         learning_rate=training.learning_rate,

@@ -26,12 +26,12 @@ class ForecasterBackboneState(StreamState):
 
     Attributes
     ----------
-    blocks : BackboneState
+    stack : BackboneState
     memory : tuple of LookaheadState
         One, or none for a backbone without memory.
     """
 
-    blocks: BackboneState
+    stack: BackboneState
     memory: tuple[LookaheadState, ...]
 
 
@@ -57,7 +57,7 @@ class ForecasterBackbone(nn.Module):
 
     Attributes
     ----------
-    blocks : Backbone
+    stack : Backbone
         One of `titan_neuro.titans.models`.
     memory : LookaheadMemory or None
     """
@@ -66,7 +66,7 @@ class ForecasterBackbone(nn.Module):
         self, config: AnyBackboneConfig, lookahead: LookaheadConfig | None, *, horizons: Sequence[int], width: int
     ) -> None:
         super().__init__()
-        self.blocks: Backbone = config.build()
+        self.stack: Backbone = config.build()
         self.memory = None if lookahead is None else lookahead.build(horizons=tuple(horizons), width=width)
         if self.memory is not None:
             n_shown = (1 + 2 * len(horizons)) * min(_SHOWN_COMPONENTS, len(self.memory.directions))
@@ -79,7 +79,7 @@ class ForecasterBackbone(nn.Module):
     def init_state(self, batch_size: int) -> ForecasterBackboneState:
         """State before the first time point of `batch_size` streams."""
         memory = () if self.memory is None else (self.memory.init_state(batch_size),)
-        return ForecasterBackboneState(self.blocks.init_state(batch_size), memory)
+        return ForecasterBackboneState(self.stack.init_state(batch_size), memory)
 
     def forward(
         self,
@@ -120,11 +120,11 @@ class ForecasterBackbone(nn.Module):
                 corrections, memory = self.memory(series, errors, recalled, state.memory[0], frozen=memory_frozen)
             memories = (memory,)
             tokens = tokens + self._show(self.memory, errors, recalled.total, corrections).unsqueeze(2)
-        flat, blocks = self.blocks(tokens.flatten(1, 2), state.blocks, memory_frozen=memory_frozen)
+        flat, stack = self.stack(tokens.flatten(1, 2), state.stack, memory_frozen=memory_frozen)
         output = flat.view_as(tokens)
         if self.memory is not None:
             corrections = corrections * (1 + self.gate(output.mean(dim=2)))[..., None]
-        return output, corrections, ForecasterBackboneState(blocks, memories)
+        return output, corrections, ForecasterBackboneState(stack, memories)
 
     def _show(self, memory: LookaheadMemory, errors: Tensor, forecasts: Tensor, corrections: Tensor) -> Tensor:
         """What the blocks see beside the tokens: ``(batch, time, dim)``."""
