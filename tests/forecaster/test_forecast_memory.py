@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from titan_neuro.forecaster.titan.forecast_memory import ForecastMemory
+from titan_neuro.forecaster.titan.forecast_memory import ExactForecastMemory
 
 SIZES = {"n_features": 5, "key_width": 4, "value_width": 3}
 HORIZONS = (2, 5)
@@ -12,7 +12,7 @@ CHUNK = 4
 
 def make(horizons=HORIZONS, dtype=torch.float64, chunk_time_points=CHUNK, **sizes):
     torch.manual_seed(0)
-    layer = ForecastMemory(horizons=horizons, chunk_time_points=chunk_time_points, **{**SIZES, **sizes})
+    layer = ExactForecastMemory(horizons=horizons, chunk_time_points=chunk_time_points, **{**SIZES, **sizes})
     layer.key_map.normal_(std=0.7)
     with torch.no_grad():
         layer.reliability.normal_()
@@ -150,7 +150,9 @@ def test_reliability_alone_has_a_gradient():
 def test_a_new_map_in_each_stream_is_learned(horizon):
     generator = torch.Generator().manual_seed(2)
     n_time_points, width = 400, 6
-    layer = ForecastMemory(horizons=(horizon,), chunk_time_points=8, n_features=width, key_width=width, value_width=4)
+    layer = ExactForecastMemory(
+        horizons=(horizon,), chunk_time_points=8, n_features=width, key_width=width, value_width=4
+    )
     layer.key_map[0] = torch.eye(width)
     features = torch.randn(3, n_time_points, 1, width, generator=generator)
     maps = torch.randn(3, 4, width, generator=generator) / width**0.5

@@ -6,7 +6,7 @@ from titan_neuro.forecaster.decoders import LowRankConfig, UpsamplingConfig
 from titan_neuro.forecaster.forecaster import Forecaster
 from titan_neuro.forecaster.recall import RecallConfig
 from titan_neuro.forecaster.state import ForecasterState, Observation
-from titan_neuro.forecaster.titan import LookaheadConfig
+from titan_neuro.forecaster.titan import LookaheadConfig, TitansRuleConfig
 from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig, SwinTokenizerConfig
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "ParcelTokenizerConfig",
     "RecallConfig",
     "SwinTokenizerConfig",
+    "TitansRuleConfig",
     "UpsamplingConfig",
     "count_parameters",
     "match_comparison_models",

@@ -12,7 +12,7 @@ from titan_neuro.forecaster import LookaheadConfig, RecallConfig
 from titan_neuro.forecaster.fit import fit_closed_form
 from titan_neuro.forecaster.fit.aligned_subjects import align_subjects
 from titan_neuro.forecaster.fit.components import ComponentRun, find_components, project_runs
-from titan_neuro.forecaster.fit.lookahead_memory import _OutputSums
+from titan_neuro.forecaster.fit.memory_runs import OutputSums
 from titan_neuro.forecaster.fit.stimulus_memory import CHOICE_TIME_POINTS, runs_for_choices
 from titan_neuro.linear.autoregression import fit_autoregression
 
@@ -79,13 +79,13 @@ def test_disagreement_of_subjects_lowers_reliability():
     """Three components over four subjects: all agree; two and two are opposite; all agree, on next to nothing."""
     product = torch.tensor([[50.0, 80.0, 1.0], [52.0, -80.0, 1.0], [48.0, 80.0, 1.0], [50.0, -80.0, 1.0]])
     square, power = torch.full((4, 1, 3), 100.0), torch.full((1, 3), 0.5)
-    gain = _OutputSums(product[:, None].double(), square.double(), power.double()).reliability()[0]
+    gain = OutputSums(product[:, None].double(), square.double(), power.double()).reliability()[0]
     # The spread between the first's gains, 0.016, is less than independent time points would have: sqrt(0.5 / 400).
     expected = [0.5 - 0.5 * (0.5 / 400) ** 0.5, 0.0, 0.0]
     torch.testing.assert_close(gain, torch.tensor(expected).double())
     # Where subjects spread more than time points do, their spread counts.
     product[:, 0] = torch.tensor([40.0, 60.0, 40.0, 60.0])
-    gain = _OutputSums(product[:, None].double(), square.double(), power.double()).reliability()[0]
+    gain = OutputSums(product[:, None].double(), square.double(), power.double()).reliability()[0]
     assert gain[0].item() == pytest.approx(0.5 - 0.5 * 0.1 / 3**0.5)
 
 

@@ -27,6 +27,7 @@ from titan_neuro.forecaster.recall.recall import RecallConfig, RecallFit
 from titan_neuro.forecaster.recall.stimulus_memory import StimulusMemoryFit
 from titan_neuro.forecaster.titan import LookaheadConfig, LookaheadMemoryFit
 from titan_neuro.forecaster.titan.forecast_memory import ForecastMemoryFit
+from titan_neuro.forecaster.titan.titans_memory import TitansMemoryFit
 from titan_neuro.linear.autoregression import Autoregression
 from titan_neuro.typing import RunData
 
@@ -72,7 +73,9 @@ class ClosedFormFit(FitRecord):
         )
         memory = None
         if directions := part("memory"):
-            memory = LookaheadMemoryFit(**directions, associations=ForecastMemoryFit(**part("memory.associations")))
+            associations = part("memory.associations")
+            rule = TitansMemoryFit if "gates" in associations else ForecastMemoryFit
+            memory = LookaheadMemoryFit(**directions, associations=rule(**associations))
         return cls(tensors["basis"], recall, memory, dict(runs))
 
 

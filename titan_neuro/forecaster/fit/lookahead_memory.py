@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable, Sequence
+import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from titan_neuro.forecaster.fit.components import ComponentRun, pad_rows, residual_errors
+from titan_neuro.forecaster.fit.components import ComponentRun, pad_rows
+from titan_neuro.forecaster.fit.memory_runs import Example, choose_options, run_memory
 from titan_neuro.forecaster.fit.stimulus_memory import runs_for_choices
+from titan_neuro.forecaster.fit.titans_memory import fit_titans_memory
 from titan_neuro.forecaster.recall.recall import Recalled
-from titan_neuro.forecaster.titan.forecast_memory import ForecastMemory, ForecastMemoryFit
+from titan_neuro.forecaster.titan.forecast_memory import ForecastMemoryFit
 from titan_neuro.forecaster.titan.lookahead_memory import LookaheadConfig, LookaheadMemory, LookaheadMemoryFit
 from titan_neuro.linear.components import principal_components
 
@@ -50,7 +52,8 @@ def fit_lookahead_memory(
 
     A key holds the principal directions of the key features, each kind of which has the length that `_TRUST` gives it,
     times a factor. A memory runs through each training run as through a test run, from empty. The factors are chosen,
-    for each horizon, by the error that the memory then removes; its reliability follows from the same runs.
+    for each horizon, by the error that the memory then removes; its reliability follows from the same runs. The rule of
+    Titans starts from these keys (:func:`titan_neuro.forecaster.fit.titans_memory.fit_titans_memory`).
 
     Parameters
     ----------
@@ -66,9 +69,12 @@ def fit_lookahead_memory(
     LookaheadMemoryFit
     """
     directions = _find_directions(config, runs)
-    memory = config.build(horizons=horizons, width=directions.shape[1])
-    memory.directions.copy_(directions)
-    sample = [_Example(memory, runs[index], recalled[index]) for index in runs_for_choices(runs)]
+    # The rule of Titans starts from the keys of the exact one.
+    exact = config
+    if config.rule == "titans":
+        exact = dataclasses.replace(config, rule="exact", key_width=config.titans.key_width)
+    memory = _build(exact, directions, horizons)
+    sample = [Example(memory, runs[index], recalled[index]) for index in runs_for_choices(runs)]
     every = max(1, -(-sum(int(one.run.scored.sum()) for one in sample) // _SAMPLED_TIME_POINTS))
     features = torch.cat([one.features()[one.run.scored][::every] for one in sample])
 
@@ -76,14 +82,24 @@ def fit_lookahead_memory(
         """Run a memory with these factors, one for each horizon."""
         key_map = _fit_key_map(memory, features, own, stimulus)
         memory.associations.load(ForecastMemoryFit(key_map, torch.ones_like(memory.associations.reliability)))
-        sums = _run_memory(memory.associations, sample)
+        sums = run_memory(memory.associations, sample)
         return _Option(sums.error_removed(), own, stimulus, key_map, sums.reliability().float())
 
     ones = torch.ones(len(horizons))
-    best = _better(run_option(factor * ones, ones) for factor in _OWN_FACTORS)
+    best = choose_options(run_option(factor * ones, ones) for factor in _OWN_FACTORS)
     if bool(best.reliability.any()) and any(bool(one.recalled.stimulus.any()) for one in sample):
-        best = _better([best, *(run_option(best.own, factor * ones) for factor in _STIMULUS_FACTORS)])
+        best = choose_options([best, *(run_option(best.own, factor * ones) for factor in _STIMULUS_FACTORS)])
+    if config.rule == "titans":
+        memory = _build(config, directions, horizons)
+        examples = [one._replace(memory=memory) for one in sample]
+        return LookaheadMemoryFit(directions, fit_titans_memory(best.key_map, features, examples))
     return LookaheadMemoryFit(directions, ForecastMemoryFit(best.key_map, best.reliability))
+
+
+def _build(config: LookaheadConfig, directions: Tensor, horizons: tuple[int, ...]) -> LookaheadMemory:
+    memory = config.build(horizons=horizons, width=directions.shape[1])
+    memory.directions.copy_(directions)
+    return memory
 
 
 def _find_directions(config: LookaheadConfig, runs: Sequence[ComponentRun]) -> Tensor:
@@ -98,23 +114,6 @@ def _find_directions(config: LookaheadConfig, runs: Sequence[ComponentRun]) -> T
     least = _MIN_VARIANCE * float(series.square().sum(1).mean()) / max(1, min(series.shape))
     scaled = directions / variance.clamp_min(max(least, 1e-12))[:, None] ** 0.25
     return pad_rows(scaled, n_components)
-
-
-class _Example(NamedTuple):
-    """A training run, and what the recall forecasts of it."""
-
-    memory: LookaheadMemory
-    run: ComponentRun
-    recalled: Recalled
-
-    def features(self) -> Tensor:
-        """Key features, ``(time, horizons, features)``; see :meth:`LookaheadMemory.key_features`.
-
-        They are made again for each pass: of all runs together they would be the largest tensor of the fit.
-        """
-        recalled = Recalled(*(part[None] for part in self.recalled))
-        stream = self.run.series[None], self.run.innovations[None], recalled
-        return self.memory.key_features(*stream, self.memory.init_state(1))[0][0]
 
 
 class _Option(NamedTuple):
@@ -137,17 +136,6 @@ class _Option(NamedTuple):
     reliability: Tensor
 
 
-def _better(options: Iterable[_Option]) -> _Option:
-    """Put together, for each horizon, the option that removed most; the first of equal ones."""
-
-    def choose(one: _Option, other: _Option) -> _Option:
-        is_better = other.removed > one.removed
-        pairs = zip(one, other, strict=True)
-        return _Option(*(torch.where(is_better.view(-1, *[1] * (a.ndim - 1)), b, a) for a, b in pairs))
-
-    return functools.reduce(choose, options)
-
-
 def _fit_key_map(memory: LookaheadMemory, samples: Tensor, own: Tensor, stimulus: Tensor) -> Tensor:
     """Map from key features to keys, ``(horizons, key width, features)``.
 
@@ -168,67 +156,3 @@ def _fit_key_map(memory: LookaheadMemory, samples: Tensor, own: Tensor, stimulus
         axes = principal_components(samples[:, index] * scales, key_map.shape[1])
         key_map[index, : len(axes)] = axes * scales
     return key_map
-
-
-class _OutputSums(NamedTuple):
-    """Sums over all scored time points, for each unit, horizon and component: ``(units, horizons, components)``.
-
-    Attributes
-    ----------
-    product, square : torch.Tensor
-        Of the memory's output with the error, and with itself.
-    power : torch.Tensor
-        ``(horizons, components)``: mean square of the error.
-    """
-
-    product: Tensor
-    square: Tensor
-    power: Tensor
-
-    def reliability(self) -> Tensor:
-        """Shrinkage weight of the output, 0 to 1: the least-squares weight less half a standard error.
-
-        The standard error is that between units, or that of independent time points where it is larger: few units may
-        agree by chance.
-
-        Returns
-        -------
-        torch.Tensor
-            float64 ``(horizons, components)``.
-        """
-        product, square = self.product.sum(dim=0), self.square.sum(dim=0)
-        weight = product / square.clamp_min(1e-12)
-        variance = square * self.power
-        n_units = len(self.product)
-        if n_units > 1:
-            between = (self.product - weight * self.square).square().sum(dim=0) * n_units / (n_units - 1)
-            variance = torch.maximum(variance, between)
-        return ((product - 0.5 * variance.sqrt()) / square.clamp_min(1e-12)).clamp(0, 1)
-
-    def error_removed(self) -> Tensor:
-        """Squared error that the output times its reliability removes, ``(horizons,)``."""
-        weight, product, square = self.reliability(), self.product.sum(dim=0), self.square.sum(dim=0)
-        return (2 * weight * product - weight.square() * square).sum(dim=1)
-
-
-def _run_memory(memory: ForecastMemory, sample: Sequence[_Example]) -> _OutputSums:
-    """Run a memory through each run; a unit is a subject, or a run where there is one subject."""
-    n_horizons, width = memory.reliability.shape
-    subjects = sorted({one.run.subject for one in sample})
-    n_units = len(subjects) if len(subjects) > 1 else len(sample)
-    product = torch.zeros(n_units, n_horizons, width, dtype=torch.float64)
-    square, power = torch.zeros_like(product), torch.zeros(n_horizons, width, dtype=torch.float64)
-    n_targets = torch.zeros(n_horizons, 1)
-    for place, one in enumerate(sample):
-        unit = subjects.index(one.run.subject) if len(subjects) > 1 else place
-        residual = residual_errors(one.run, one.recalled.total, memory.horizons)
-        outputs, _ = memory(one.features()[None], residual[None], memory.init_state(1))
-        for index, horizon in enumerate(memory.horizons):
-            scored = one.run.scored[horizon:]
-            output = outputs[0, : len(scored), index][scored].detach().double()
-            target = residual[horizon:, index][scored].double()
-            product[unit, index] += (output * target).sum(0)
-            square[unit, index] += output.square().sum(0)
-            power[index] += target.square().sum(0)
-            n_targets[index] += len(target)
-    return _OutputSums(product, square, power / n_targets.clamp_min(1))

@@ -1,8 +1,10 @@
-"""A memory that learns, at test time, to forecast."""
+"""A memory that learns, at test time, to forecast: what all write rules share, and the exact one."""
 
 from __future__ import annotations
 
+import abc
 import dataclasses
+from typing import Generic, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -12,10 +14,143 @@ from titan_neuro.forecaster.fitted import FitRecord
 from titan_neuro.linear.online_ridge import OnlineRidge, OnlineState
 from titan_neuro.titans.stream_state import StreamState
 
+AnyMemoryState = TypeVar("AnyMemoryState", bound=StreamState)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ForecastMemoryFit(FitRecord):
+    """What is fitted of a :class:`ForecastMemory`.
+
+    Attributes
+    ----------
+    key_map : torch.Tensor
+        ``(horizons, key width, features)``.
+    reliability : torch.Tensor
+        ``(horizons, value width)``, 0 to 1.
+    """
+
+    key_map: Tensor
+    reliability: Tensor
+
+
+class ForecastMemory(nn.Module, abc.ABC, Generic[AnyMemoryState]):
+    """Learn at test time what follows, ``h`` time points later, from the features of a time point.
+
+    One associative memory for each horizon. As in Titans (Behrouz et al. 2025, equation 12) it reduces
+    ``||M(k) - v||^2`` while the stream runs, with one difference: the key of horizon ``h`` waits ``h`` time points for
+    its value, so that this loss is the error of a forecast. The query of a time point is its key: the memory returns
+    what has followed such features in *this* recording so far. It holds how the subject deviates from the subjects of
+    the training runs. Its cost per time point and its state do not grow.
+
+    How a pair is written is a subclass's: :class:`ExactForecastMemory`, or one gradient step a time point,
+    :class:`titan_neuro.forecaster.titan.titans_memory.TitansForecastMemory`.
+
+    Parameters
+    ----------
+    horizons : tuple of int
+        Lead times in time points.
+    n_features : int
+        Key features of a time point at each horizon.
+    key_width, value_width : int
+        Width of keys and errors.
+
+    Attributes
+    ----------
+    key_map : torch.Tensor
+        ``(horizons, key width, features)``: from key features to keys; fitted, not trained.
+    reliability : torch.nn.Parameter
+        ``(horizons, value width)``: shrinkage weight by which the output is multiplied; 0 where nothing can be learned
+        and the output is noise.
+    """
+
+    key_map: Tensor
+
+    def __init__(self, *, horizons: tuple[int, ...], n_features: int, key_width: int, value_width: int) -> None:
+        super().__init__()
+        self.horizons = horizons
+        self.register_buffer("key_map", torch.zeros(len(horizons), key_width, n_features))
+        self.reliability = nn.Parameter(torch.ones(len(horizons), value_width))
+
+    def load(self, fit: ForecastMemoryFit) -> None:
+        """Load what was fitted."""
+        self.key_map.copy_(fit.key_map)
+        with torch.no_grad():
+            self.reliability.copy_(fit.reliability)
+
+    def _keys(self, features: Tensor) -> Tensor:
+        """Keys of the time points, which are their queries, too: ``(batch, horizons, time, key width)``."""
+        return torch.einsum("btkf,kdf->bktd", features, self.key_map)
+
+    @abc.abstractmethod
+    def init_state(self, batch_size: int) -> AnyMemoryState:
+        """State before the first time point."""
+
+    def forward(
+        self,
+        features: Float[Tensor, "B T K F"],
+        errors: Float[Tensor, "B T K D"],
+        state: AnyMemoryState,
+        *,
+        frozen: bool = False,
+    ) -> tuple[Float[Tensor, "B T K D"], AnyMemoryState]:
+        """Learn from the errors at each time point, then forecast from it.
+
+        Parameters
+        ----------
+        features : torch.Tensor
+            Key features of each time point, ``(batch, time, horizons, features)``.
+        errors : torch.Tensor
+            ``(batch, time, horizons, value width)``: at each time point the errors of the other parts' forecasts of it,
+            made `horizons` time points earlier.
+        state : StreamState
+            From the call before, or :meth:`init_state`.
+        frozen : bool
+            Whether to read without writing: values that arrive meanwhile are never written.
+
+        Returns
+        -------
+        corrections : torch.Tensor
+            Expected errors of the forecasts made at each time point, ``(batch, time, horizons, value width)``.
+        state : StreamState
+        """
+        read, state = self.learn(features, errors, state, frozen=frozen)
+        return read * self.reliability, state
+
+    @abc.abstractmethod
+    def learn(
+        self,
+        features: Float[Tensor, "B T K F"],
+        errors: Float[Tensor, "B T K D"],
+        state: AnyMemoryState,
+        *,
+        frozen: bool = False,
+    ) -> tuple[Float[Tensor, "B T K D"], AnyMemoryState]:
+        """Do as :meth:`forward`; return what is read before it is multiplied by the reliability."""
+
+    @abc.abstractmethod
+    def surprise(
+        self, features: Float[Tensor, "B T K F"], errors: Float[Tensor, "B T K D"], state: AnyMemoryState
+    ) -> Float[Tensor, "B T"]:
+        """Norm of the gradient of the loss at each pair as it arrives, over all horizons; nothing is written.
+
+        ``2 ||M(k) - v|| ||k||`` for each horizon, root of the sum of squares, ``M`` being what the rule takes the
+        gradient at.
+
+        Parameters
+        ----------
+        features, errors, state
+            As for `forward`.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(batch, time)``, at least 0.
+        """
+
 
 @dataclasses.dataclass(frozen=True)
-class ForecastMemoryState(StreamState):
-    """What the layer carries from one call to the next: an :class:`OnlineState`, one group a horizon.
+class ExactMemoryState(StreamState):
+    """What the exact memory carries from one call to the next: an :class:`OnlineState`, one group a horizon.
 
     Attributes
     ----------
@@ -38,7 +173,7 @@ class ForecastMemoryState(StreamState):
     errors: Float[Tensor, "batch ..."]
 
     @classmethod
-    def of(cls, state: OnlineState) -> ForecastMemoryState:
+    def of(cls, state: OnlineState) -> ExactMemoryState:
         """Wrap the state of the regression, so that it can be moved, joined and saved as all states can."""
         return cls(state.position, state.inverse, state.weights, state.predictors, state.gain, state.errors)
 
@@ -48,108 +183,44 @@ class ForecastMemoryState(StreamState):
         return OnlineState(self.position, self.inverse, self.weights, self.keys, self.gain, self.errors)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class ForecastMemoryFit(FitRecord):
-    """What is fitted of a :class:`ForecastMemory`.
+class ExactForecastMemory(ForecastMemory[ExactMemoryState]):
+    """A memory that holds at each time point the exact minimum over all pairs so far.
 
-    Attributes
-    ----------
-    key_map : torch.Tensor
-        ``(horizons, key width, features)``.
-    reliability : torch.Tensor
-        ``(horizons, value width)``, 0 to 1.
-    """
-
-    key_map: Tensor
-    reliability: Tensor
-
-
-class ForecastMemory(nn.Module):
-    """Learn at test time what follows, ``h`` time points later, from the features of a time point.
-
-    One linear associative memory for each horizon. As in Titans (Behrouz et al. 2025, equation 12) it minimizes
-    ``||M(k) - v||^2`` while the stream runs, with two differences. The key of horizon ``h`` waits ``h`` time points for
-    its value, so that this loss is the error of a forecast. And where Titans takes one gradient step a token, this
-    memory holds at each time point the exact minimum over all pairs so far, plus ``||M||^2``: recursive least squares,
-    a gradient step preconditioned by the inverse covariance of the keys. Prior knowledge is in the length of the keys:
-    a long part of a key is trusted after few time points.
-
-    The query of a time point is its key: the memory returns what has followed such features in *this* recording so far.
-    It starts at 0 and holds how the subject deviates from the subjects of the training runs. Its cost per time point
-    and its state do not grow.
+    Where Titans takes one gradient step a token, it minimizes the sum of all losses plus ``||M||^2``: recursive least
+    squares, a gradient step preconditioned by the inverse covariance of the keys. Prior knowledge is in the length of
+    the keys: a long part of a key is trusted after few time points. The memory starts at 0.
 
     Parameters
     ----------
-    horizons : tuple of int
-        Lead times in time points.
-    n_features : int
-        Key features of a time point at each horizon.
-    key_width, value_width : int
-        Width of keys and errors.
+    horizons, n_features, key_width, value_width
+        As for :class:`ForecastMemory`.
     chunk_time_points : int
         Time points whose pairs are merged at once; changes the cost alone. Streams can be restarted between chunks.
-
-    Attributes
-    ----------
-    key_map : torch.Tensor
-        ``(horizons, key width, features)``: from key features to keys; fitted, not trained.
-    reliability : torch.nn.Parameter
-        ``(horizons, value width)``: shrinkage weight by which the output is multiplied; 0 where nothing can be learned
-        and the output is noise.
     """
-
-    key_map: Tensor
 
     def __init__(
         self, *, horizons: tuple[int, ...], n_features: int, key_width: int, value_width: int, chunk_time_points: int
     ) -> None:
-        super().__init__()
-        self.horizons = horizons
+        super().__init__(horizons=horizons, n_features=n_features, key_width=key_width, value_width=value_width)
         self._regression = OnlineRidge(
             horizons, (1.0,) * len(horizons), block_time_points=chunk_time_points, are_predictors_shared=False
         )
-        self.register_buffer("key_map", torch.zeros(len(horizons), key_width, n_features))
-        self.reliability = nn.Parameter(torch.ones(len(horizons), value_width))
 
-    def load(self, fit: ForecastMemoryFit) -> None:
-        """Load what was fitted."""
-        self.key_map.copy_(fit.key_map)
-        with torch.no_grad():
-            self.reliability.copy_(fit.reliability)
-
-    def init_state(self, batch_size: int) -> ForecastMemoryState:
+    def init_state(self, batch_size: int) -> ExactMemoryState:
         """State before the first time point."""
         sizes = self.key_map.shape[1], self.reliability.shape[1]
         state = self._regression.init_state(*sizes, batch_size, self.key_map.dtype)
-        return ForecastMemoryState.of(state).to(self.key_map.device)
+        return ExactMemoryState.of(state).to(self.key_map.device)
 
-    def forward(
+    def learn(
         self,
         features: Float[Tensor, "B T K F"],
         errors: Float[Tensor, "B T K D"],
-        state: ForecastMemoryState,
+        state: ExactMemoryState,
         *,
         frozen: bool = False,
-    ) -> tuple[Float[Tensor, "B T K D"], ForecastMemoryState]:
-        """Learn from the errors at each time point, then forecast from it.
-
-        Parameters
-        ----------
-        features : torch.Tensor
-            Key features of each time point, ``(batch, time, horizons, features)``.
-        errors : torch.Tensor
-            ``(batch, time, horizons, value width)``: at each time point the errors of the other parts' forecasts of it,
-            made `horizons` time points earlier.
-        state : ForecastMemoryState
-        frozen : bool
-            Whether to read without writing: values that arrive meanwhile are never written.
-
-        Returns
-        -------
-        corrections : torch.Tensor
-            Expected errors of the forecasts made at each time point, ``(batch, time, horizons, value width)``.
-        state : ForecastMemoryState
-        """
+    ) -> tuple[Float[Tensor, "B T K D"], ExactMemoryState]:
+        """Learn and read; see :meth:`ForecastMemory.learn`."""
         # What is written is no parameter: nothing is learned through it.
         with torch.no_grad():
             keys, before = self._keys(features), state.regression
@@ -157,26 +228,12 @@ class ForecastMemory(nn.Module):
                 corrections = self._regression.read(keys, before)
                 keys, before = self._forget_due(keys, before)
             learned, _, after = self._regression.step(keys, errors, before)
-        read = (corrections if frozen else learned).to(features)
-        return read * self.reliability, ForecastMemoryState.of(after)
+        return (corrections if frozen else learned).to(features), ExactMemoryState.of(after)
 
     def surprise(
-        self, features: Float[Tensor, "B T K F"], errors: Float[Tensor, "B T K D"], state: ForecastMemoryState
+        self, features: Float[Tensor, "B T K F"], errors: Float[Tensor, "B T K D"], state: ExactMemoryState
     ) -> Float[Tensor, "B T"]:
-        """Norm of the gradient of the loss at each pair as it arrives, over all horizons; nothing is written.
-
-        ``2 ||M k - v|| ||k||`` for each horizon, root of the sum of squares, ``M`` being the memory before the pair.
-
-        Parameters
-        ----------
-        features, errors, state
-            As for `forward`.
-
-        Returns
-        -------
-        torch.Tensor
-            ``(batch, time)``, at least 0.
-        """
+        """Norm of the gradient at the memory before each pair; see :meth:`ForecastMemory.surprise`."""
         keys = self._keys(features)
         _, surprises, _ = self._regression.step(keys, errors, state.regression)
         n_held, n_new = state.keys.shape[2], keys.shape[2]
@@ -187,10 +244,6 @@ class ForecastMemory(nn.Module):
         norms = 2 * surprises.norm(dim=-1) * torch.stack(lengths, dim=2)
         surprise: Tensor = norms.square().sum(dim=2).sqrt()
         return surprise
-
-    def _keys(self, features: Tensor) -> Tensor:
-        """Keys of the time points, which are their queries, too: ``(batch, horizons, time, key width)``."""
-        return torch.einsum("btkf,kdf->bktd", features, self.key_map)
 
     def _forget_due(self, keys: Tensor, state: OnlineState) -> tuple[Tensor, OnlineState]:
         """Set those keys to 0 whose values arrive now: a pair with such a key teaches nothing."""

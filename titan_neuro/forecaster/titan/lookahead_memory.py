@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -14,7 +14,8 @@ from titan_neuro.errors import MismatchError
 from titan_neuro.forecaster.fitted import FitRecord
 from titan_neuro.forecaster.lags import lagged_values
 from titan_neuro.forecaster.recall.recall import Recalled
-from titan_neuro.forecaster.titan.forecast_memory import ForecastMemory, ForecastMemoryFit, ForecastMemoryState
+from titan_neuro.forecaster.titan.forecast_memory import ExactForecastMemory, ForecastMemory, ForecastMemoryFit
+from titan_neuro.forecaster.titan.titans_memory import TitansForecastMemory, TitansRuleConfig
 from titan_neuro.linear.lead_time import wait_for_targets
 from titan_neuro.linear.running_averages import TIME_CONSTANTS, running_averages
 from titan_neuro.settings import settings
@@ -23,7 +24,7 @@ from titan_neuro.titans.stream_state import StreamState
 
 @settings
 class LookaheadConfig:
-    """Sizes of the memory that looks ahead; what it holds is fitted in closed form before any gradient step.
+    """The memory that looks ahead; its keys are fitted before any gradient step of the model.
 
     Attributes
     ----------
@@ -32,19 +33,47 @@ class LookaheadConfig:
     n_components : int
         Components that the key features are described by.
     key_width : int
-        Dimensions of a key, at most: principal directions of the key features.
+        Dimensions of a key of the exact rule, at most: principal directions of the key features.
     chunk_time_points : int
-        Time points whose pairs the memory merges at once; changes the cost alone.
+        Time points of a chunk. The exact rule merges the pairs of a chunk at once, which changes the cost alone; the
+        rule of Titans takes their gradients at the weights before the chunk.
+    rule : {"exact", "titans"}
+        How a pair is written: ``exact`` holds the best memory of all pairs so far
+        (:class:`titan_neuro.forecaster.titan.forecast_memory.ExactForecastMemory`), ``titans`` takes one gradient step
+        (:class:`titan_neuro.forecaster.titan.titans_memory.TitansForecastMemory`).
+    titans : TitansRuleConfig
+        Of the rule ``titans``.
     """
 
     n_lags: Annotated[int, Field(ge=1)] = 8
     n_components: Annotated[int, Field(ge=1)] = 96
     key_width: Annotated[int, Field(ge=1)] = 384
     chunk_time_points: Annotated[int, Field(ge=1)] = 8
+    rule: Literal["exact", "titans"] = "exact"
+    titans: TitansRuleConfig = TitansRuleConfig()
 
     def build(self, *, horizons: tuple[int, ...], width: int) -> LookaheadMemory:
         """Build the memory for `width` spatial components."""
         return LookaheadMemory(self, horizons=horizons, width=width)
+
+    def build_associations(self, *, horizons: tuple[int, ...], width: int) -> ForecastMemory[Any]:
+        """Build what holds the pairs, by the write rule."""
+        n_features = sum(self.feature_sizes(n_horizons=len(horizons), width=width).values())
+        if self.rule == "titans":
+            return TitansForecastMemory(
+                self.titans,
+                horizons=horizons,
+                n_features=n_features,
+                value_width=width,
+                chunk_time_points=self.chunk_time_points,
+            )
+        return ExactForecastMemory(
+            horizons=horizons,
+            n_features=n_features,
+            key_width=min(self.key_width, n_features),
+            value_width=width,
+            chunk_time_points=self.chunk_time_points,
+        )
 
     def feature_sizes(self, *, n_horizons: int, width: int) -> dict[str, int]:
         """Number of key features of each kind, in their order, for time points of `width` components."""
@@ -76,13 +105,14 @@ class LookaheadState(StreamState):
     pending : torch.Tensor
         Forecasts of the last time points by the recall, whose targets have not arrived, ``(batch, longest horizon,
         horizons, width)``.
-    associations : ForecastMemoryState
+    associations : StreamState
+        Of the write rule's memory.
     """
 
     averages: Float[Tensor, "batch ..."]
     innovations: Float[Tensor, "batch ..."]
     pending: Float[Tensor, "batch ..."]
-    associations: ForecastMemoryState
+    associations: StreamState
 
 
 class LookaheadMemory(nn.Module):
@@ -90,7 +120,7 @@ class LookaheadMemory(nn.Module):
 
     The key of a time point tells what the person's brain does now, has done slowly, and what was unexpected in the last
     time points; and what the recall forecasts. Its value comes `horizon` time points later: what the recall's forecast
-    of that time point missed. How pairs are held and read is :class:`ForecastMemory`'s.
+    of that time point missed. How pairs are held and read is up to `associations`.
 
     Parameters
     ----------
@@ -105,7 +135,7 @@ class LookaheadMemory(nn.Module):
     directions : torch.Tensor
         ``(components, width)``: principal directions of the time points, each divided by the root of its standard
         deviation: half-way to equal variances.
-    associations : ForecastMemory
+    associations : ExactForecastMemory or TitansForecastMemory
     """
 
     directions: Tensor
@@ -114,14 +144,7 @@ class LookaheadMemory(nn.Module):
         super().__init__()
         self.config, self.horizons, self.width = config, horizons, width
         self.register_buffer("directions", torch.zeros(min(config.n_components, width), width))
-        n_features = sum(config.feature_sizes(n_horizons=len(horizons), width=width).values())
-        self.associations = ForecastMemory(
-            horizons=horizons,
-            n_features=n_features,
-            key_width=min(config.key_width, n_features),
-            value_width=width,
-            chunk_time_points=config.chunk_time_points,
-        )
+        self.associations = config.build_associations(horizons=horizons, width=width)
 
     def load(self, fit: LookaheadMemoryFit) -> None:
         """Load what was fitted.

@@ -140,7 +140,7 @@ def _record_memories(model: Forecaster) -> Iterator[dict[str, dict[str, list[Ten
 
 
 def _surprise_hook(
-    memory: ForecastMemory | NeuralMemory, norms: list[Tensor]
+    memory: ForecastMemory[Any] | NeuralMemory, norms: list[Tensor]
 ) -> Callable[[nn.Module, tuple[Any, ...]], None]:
     """Make a hook that appends the surprise of a memory to `norms`, ``(time,)`` for each call of the memory."""
 
