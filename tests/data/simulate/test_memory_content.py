@@ -211,7 +211,7 @@ def test_sources_are_white_and_independent_between_runs():
 
 
 def test_impossible_settings_are_refused():
-    with pytest.raises(ConfigError, match=r"with delayed_response_fraction; found 1\.1"):
+    with pytest.raises(ConfigError, match=r"or delayed_response_fraction; found 1\.1"):
         SimulateConfig(association_fraction=0.3)
     # They concern different voxels, so their sum may exceed what the movie leaves.
     assert SimulateConfig(association_fraction=0.2, delayed_response_fraction=0.2).thermal_fraction == 0.2
