@@ -55,7 +55,7 @@ def test_every_part_is_there_in_order(full_page):
         "How it was scored",
         "held-out subjects;",
         "What each part adds",
-        "the memories read 0 instead of the backbone's output.",
+        "memory, blocks and decoder of the backbone give 0.",
         "Forecast scores",
         "titan-mac is not shown to differ from ar at every lead time.",
         "compared with: linear autoregression",

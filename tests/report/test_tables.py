@@ -131,7 +131,7 @@ def test_ablations_have_each_lead_time_and_their_mean(results):
     assert (frozen["label"], frozen["effect"]) == ("test-time learning off", "adds")
     assert frozen["cells"] == [{"value": "0.0200", "interval": "0.0100 to 0.0300", "best": False}] * 5
     assert zeroed["cells"][-1] == {"value": "0.0003", "interval": f"{MINUS}0.0002 to 0.0008", "best": False}
-    assert zeroed["definition"].startswith("The output of the backbone")
+    assert zeroed["definition"].startswith("The forecast is that of linear skip and recall")
 
 
 def test_cells_hold_value_and_interval(results):

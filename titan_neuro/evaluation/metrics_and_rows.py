@@ -166,7 +166,7 @@ ABLATIONS = {
         Ablation(
             BLOCKS_SUFFIX,
             "blocks of the backbone zeroed",
-            "what the backbone's blocks make of its memory",
+            "training its blocks by gradients",
             "The forecast is that of linear skip, recall and the backbone's memory, which nothing gates; the blocks, "
             "which gradients train, and the decoder give 0.",
         ),
