@@ -157,7 +157,8 @@ EXAMPLES = {
         recordings="sherlock-pmc",
         settings_file="sherlock.yaml",
         ways=(Way(tasks=("sherlock",)),),
-        settings=_BRIEF,
+        # Without the retelling, which no model reads.
+        settings=("probe.recall.tasks=null", *_BRIEF),
         caveats=(
             "These recordings were smoothed (6 mm) and z-scored over the whole movie before we received them; they "
             "were not high-pass filtered.",

@@ -24,6 +24,8 @@ from titan_neuro.report.style import LINE_STYLES, MODEL_COLOR, MUTED, RULE, STYL
 
 # With more lines, intervals and subjects are drawn of the study's model alone; the table has all of them.
 _FEW_LINES = 6
+# Characters of a name of which three fit side by side; inches of a line of the legend.
+_LONGEST_OF_THREE, _LEGEND_LINE = 22, 0.15
 
 
 def _axis_label(metric: str) -> str:
@@ -86,7 +88,11 @@ def lead_time_figure(
     lead_times = lead_times_of(scores)
     set_log_axis(axes, lead_times, [f"{points}\n{seconds[points]:g} s" for points in lead_times])
     axes.set(xlabel="lead time h (time points; seconds)", ylabel=_axis_label(metric), title=title or metric)
-    columns = min(4 if few else 3, max(1, len(drawn)))
+    # Three columns of the longest names would be wider than the figure.
+    most = 4 if few else 3 if max(map(len, drawn), default=0) <= _LONGEST_OF_THREE else 2
+    columns = min(most, max(1, len(drawn)))
+    if not few and columns < 3:
+        figure.set_figheight(figure.get_figheight() + _LEGEND_LINE * (len(drawn) / columns - len(drawn) / 3))
     figure.legend(loc="outside lower center", ncols=columns, fontsize=8.5 if few else 7)
     return figure
 
