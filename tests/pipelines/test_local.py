@@ -93,7 +93,7 @@ def test_a_new_subject_becomes_part_of_everything(snakemake, listed):
     jobs = Counter(jobs_in(done.stdout))
     # Another fold trains on the new subject; one tests it, and keeps its model.
     assert jobs == Counter(
-        {"all": 1, "runs": 1, "prepare": 1, "folds": 1, "train": 1, "evaluate": 1, "probe": 5, "report": 1}
+        {"all": 1, "runs": 1, "prepare": 1, "folds": 1, "train": 1, "evaluate": 1, "probe": 6, "report": 1}
     )
     status = Study.open(None, output, config_file=listed["settings"]).status()
     assert {
