@@ -22,6 +22,7 @@ from scipy.cluster.vq import kmeans2
 from titan_neuro.data.store import RunStore
 from titan_neuro.errors import ImageError
 from titan_neuro.evaluation.formatting import markdown_table
+from titan_neuro.metrics import pearson
 from titan_neuro.study import Study
 from titan_neuro.study.selection import Selection
 
@@ -126,7 +127,7 @@ def intersubject_correlation(series: Sequence[np.ndarray]) -> float:
 def _correlation(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Of each column; stores hold half precision, whose squares overflow."""
     one, other = (series.astype(np.float64) - series.mean(axis=0, dtype=np.float64) for series in (one, other))
-    return np.asarray((one * other).sum(axis=0) / np.sqrt((one**2).sum(axis=0) * (other**2).sum(axis=0)))
+    return pearson((one * other).sum(axis=0), (one**2).sum(axis=0), (other**2).sum(axis=0))
 
 
 def measure(images: Images, work: Path, scaling: str) -> list[str]:

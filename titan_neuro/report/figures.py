@@ -88,11 +88,11 @@ def lead_time_figure(
     lead_times = lead_times_of(scores)
     set_log_axis(axes, lead_times, [f"{points}\n{seconds[points]:g} s" for points in lead_times])
     axes.set(xlabel="lead time h (time points; seconds)", ylabel=_axis_label(metric), title=title or metric)
-    # Three columns of the longest names would be wider than the figure.
-    most = 4 if few else 3 if max(map(len, drawn), default=0) <= _LONGEST_OF_THREE else 2
-    columns = min(most, max(1, len(drawn)))
-    if not few and columns < 3:
-        figure.set_figheight(figure.get_figheight() + _LEGEND_LINE * (len(drawn) / columns - len(drawn) / 3))
+    columns = min(4 if few else 3, max(1, len(drawn)))
+    if not few and max(map(len, drawn)) > _LONGEST_OF_THREE:
+        # Three columns would be wider than the figure; two are longer.
+        columns = 2
+        figure.set_figheight(figure.get_figheight() + _LEGEND_LINE * (len(drawn) / 2 - len(drawn) / 3))
     figure.legend(loc="outside lower center", ncols=columns, fontsize=8.5 if few else 7)
     return figure
 
