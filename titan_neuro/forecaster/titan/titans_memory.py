@@ -17,7 +17,7 @@ from titan_neuro.forecaster.titan.forecast_memory import ForecastMemory, Forecas
 from titan_neuro.linear.lead_time import wait_for_targets
 from titan_neuro.settings import settings
 from titan_neuro.titans.memory import Backend, MemoryState, init_state, memory_read, memory_scan, memory_surprise
-from titan_neuro.titans.memory.tokens import Tokens
+from titan_neuro.titans.memory.tokens import Tokens, cut_at_chunks
 from titan_neuro.titans.stream_state import StreamState
 
 # Hidden layers of a deep memory hold each direction of the key with both signs.
@@ -211,12 +211,8 @@ class TitansForecastMemory(ForecastMemory[TitansMemoryState]):
         """Norm of the gradient at the weights before each chunk; see :meth:`ForecastMemory.surprise`."""
         tokens, _ = self._tokens(features, errors, state)
         memory, squares = state.memory, list[Tensor]()
-        first = self.chunk_time_points - memory.position
-        n_later = max(0, tokens.n_tokens - first)
-        ends = [min(first, tokens.n_tokens), *[self.chunk_time_points] * (n_later // self.chunk_time_points)]
-        if n_left := tokens.n_tokens - sum(ends):
-            ends.append(n_left)
-        for piece in tokens.split(ends):
+        chunks = cut_at_chunks(tokens.n_tokens, memory.position, self.chunk_time_points)
+        for piece in tokens.split([length for n_chunks, length in chunks for _ in range(n_chunks)]):
             norms = memory_surprise(piece.keys, piece.values, memory.reference) * self.error_scale[:, None]
             squares.append(norms.square().sum(dim=1))
             _, memory = self._scan(piece, memory)

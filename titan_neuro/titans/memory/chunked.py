@@ -17,7 +17,7 @@ from torch import Tensor
 from titan_neuro.titans.memory import native
 from titan_neuro.titans.memory.block import Block, Trace
 from titan_neuro.titans.memory.state import MemoryState
-from titan_neuro.titans.memory.tokens import Tokens
+from titan_neuro.titans.memory.tokens import Tokens, cut_at_chunks
 
 # Chunks, times items and heads, that are processed at once.
 _BLOCK_ROWS = 32
@@ -34,7 +34,7 @@ def chunked_scan(
         memory, reference = ([part.mT for part in parts] for parts in (memory, reference))
     position = state.position
     outputs = []
-    pieces = _pieces(tokens.n_tokens, position, chunk_size)
+    pieces = cut_at_chunks(tokens.n_tokens, position, chunk_size)
     for piece, (n_chunks, length) in zip(tokens.split([n * length for n, length in pieces]), pieces, strict=True):
         start = reference or [part[:, 0] for part in memory]
         saves_trace = torch.is_grad_enabled() and any(t.requires_grad for t in (*piece, *memory, *reference))
@@ -51,13 +51,6 @@ def chunked_scan(
     open_reference = tuple(part.reshape(*groups, *part.shape[1:]) for part in reference) or weights
     output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
     return output, MemoryState(weights, momentum, open_reference, position)
-
-
-def _pieces(n_tokens: int, position: int, chunk_size: int) -> list[tuple[int, int]]:
-    """Cut a call into (number of chunks, their length): the rest of the open chunk, whole chunks, a last part."""
-    head = min(n_tokens, chunk_size - position) if position else 0
-    n_whole, rest = divmod(n_tokens - head, chunk_size)
-    return [piece for piece in ((1, head), (n_whole, chunk_size), (1, rest)) if all(piece)]
 
 
 def _block_slices(queries: Tensor, length: int) -> Iterator[slice]:

@@ -34,3 +34,16 @@ class Tokens(NamedTuple):
         vectors = [torch.split(tensor, list(lengths), dim=-2) for tensor in self[:3]]
         gates = [torch.split(tensor, list(lengths), dim=-1) for tensor in self[3:]]
         return [Tokens(*piece) for piece in zip(*vectors, *gates, strict=True)]
+
+
+def cut_at_chunks(n_tokens: int, position: int, chunk_size: int) -> list[tuple[int, int]]:
+    """Cut a call into (number of chunks, their length): the rest of the open chunk, whole chunks, a last part.
+
+    Parameters
+    ----------
+    n_tokens, position, chunk_size : int
+        Tokens of the call, of the open chunk (0: none is open), and of a chunk.
+    """
+    head = min(n_tokens, chunk_size - position) if position else 0
+    n_whole, rest = divmod(n_tokens - head, chunk_size)
+    return [piece for piece in ((1, head), (n_whole, chunk_size), (1, rest)) if all(piece)]
