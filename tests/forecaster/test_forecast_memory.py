@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from memory_streams import KEY_WIDTH, N_FEATURES, VALUE_WIDTH, draw, run
 
 from titan_neuro.forecaster.titan.forecast_memory import ExactForecastMemory
 
-SIZES = {"n_features": 5, "key_width": 4, "value_width": 3}
+SIZES = {"n_features": N_FEATURES, "key_width": KEY_WIDTH, "value_width": VALUE_WIDTH}
 HORIZONS = (2, 5)
 CHUNK = 4
 
@@ -17,20 +18,6 @@ def make(horizons=HORIZONS, dtype=torch.float64, chunk_time_points=CHUNK, **size
     with torch.no_grad():
         layer.reliability.normal_()
     return layer.to(dtype)
-
-
-def draw(n_time_points, n_horizons=2, batch=2, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(1)
-    shapes = ((n_horizons, SIZES["n_features"]), (n_horizons, SIZES["value_width"]))
-    return [torch.randn(batch, n_time_points, *shape, generator=generator, dtype=dtype) for shape in shapes]
-
-
-def run(layer, parts, cuts=(), frozen=False):
-    state, found = layer.init_state(len(parts[0])), []
-    for pieces in zip(*(torch.tensor_split(part, cuts, dim=1) for part in parts), strict=True):
-        read, state = layer(*pieces, state, frozen=frozen)
-        found.append(read)
-    return torch.cat(found, dim=1), state
 
 
 def by_definition(layer, features, errors, horizons, is_written=lambda time_point: True):

@@ -5,13 +5,13 @@ import itertools
 
 import pytest
 import torch
+from memory_streams import KEY_WIDTH, N_FEATURES, VALUE_WIDTH, draw, run
 
 from titan_neuro.errors import MismatchError
 from titan_neuro.forecaster.titan import LookaheadConfig
 from titan_neuro.forecaster.titan.forecast_memory import ForecastMemoryFit
 from titan_neuro.forecaster.titan.titans_memory import TitansForecastMemory, TitansRuleConfig
 
-N_FEATURES, KEY_WIDTH, VALUE_WIDTH = 5, 4, 3
 HORIZONS = (2, 5)
 CHUNK = 4
 
@@ -32,20 +32,6 @@ def make(horizons=HORIZONS, dtype=torch.float64, chunk_time_points=CHUNK, **conf
     with torch.no_grad():
         layer.reliability.normal_()
     return layer.to(dtype)
-
-
-def draw(n_time_points, n_horizons=2, batch=2, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(1)
-    shapes = ((n_horizons, N_FEATURES), (n_horizons, VALUE_WIDTH))
-    return [torch.randn(batch, n_time_points, *shape, generator=generator, dtype=dtype) for shape in shapes]
-
-
-def run(layer, parts, cuts=(), frozen=False):
-    state, found = layer.init_state(len(parts[0])), []
-    for pieces in zip(*(torch.tensor_split(part, cuts, dim=1) for part in parts), strict=True):
-        read, state = layer(*pieces, state, frozen=frozen)
-        found.append(read)
-    return torch.cat(found, dim=1), state
 
 
 def respond(weights, key):
