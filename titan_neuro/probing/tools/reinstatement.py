@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -48,7 +48,12 @@ class Similarity:
     @property
     def mismatched(self) -> float:
         """Mean similarity with all other scenes."""
-        return float((self.matrix.mean() * self.matrix.shape[1] - self.matched) / (self.matrix.shape[1] - 1))
+        return float(self._others(self.matched))
+
+    def _others(self, matched: Any) -> Any:
+        """Mean over the scenes that are left where these are the means, or the mean, of the same scene."""
+        n_watched = self.matrix.shape[1]
+        return (self.matrix.mean() * n_watched - matched) / (n_watched - 1)
 
     @property
     def contrast(self) -> float:
@@ -78,8 +83,7 @@ class Similarity:
         """
         order = np.argsort(np.column_stack([keys[name] for name in self.retold]), axis=1)
         matched = self.matrix[np.arange(len(self.target)), self.target[order]].mean(axis=1)
-        n_watched = self.matrix.shape[1]
-        contrast: np.ndarray = matched - (self.matrix.mean() * n_watched - matched) / (n_watched - 1)
+        contrast: np.ndarray = matched - self._others(matched)
         return contrast
 
 
