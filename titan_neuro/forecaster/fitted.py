@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
+from titan_neuro.errors import MismatchError
+
 LEAVE_ONE_OUT_SUFFIX = "_without"
 
 
@@ -29,6 +31,28 @@ class FitRecord:
             elif isinstance(value, FitRecord):
                 tensors.update({f"{field.name}.{name}": tensor for name, tensor in value.tensors().items()})
         return tensors
+
+
+def require_shapes(caller: str, hint: str, *parts: tuple[str, Tensor, Tensor]) -> None:
+    """Refuse a fit of other sizes, before any of it is loaded.
+
+    Parameters
+    ----------
+    caller : str
+        Class and method, for the message.
+    hint : str
+        What to do.
+    *parts : (str, torch.Tensor, torch.Tensor)
+        Name, what was fitted, and what it is to be copied to.
+
+    Raises
+    ------
+    MismatchError
+        Two shapes differ.
+    """
+    for name, found, current in parts:
+        if found.shape != current.shape:
+            raise MismatchError(f"{caller}: expected {name} {tuple(current.shape)}, found {tuple(found.shape)}.", hint)
 
 
 def load_buffers(module: nn.Module, record: FitRecord) -> None:

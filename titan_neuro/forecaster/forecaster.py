@@ -16,6 +16,7 @@ from titan_neuro.forecaster.components import Components
 from titan_neuro.forecaster.config import ForecasterConfig
 from titan_neuro.forecaster.decoders import LowRankConfig, LowRankDecoder, UpsamplingDecoder
 from titan_neuro.forecaster.fit import ClosedFormFit, fit_closed_form
+from titan_neuro.forecaster.fitted import require_shapes
 from titan_neuro.forecaster.linear_skip import LinearSkip
 from titan_neuro.forecaster.recall.recall import Recall, Recalled
 from titan_neuro.forecaster.shapes import as_tensor, require_series, require_size
@@ -197,12 +198,11 @@ class Forecaster(Pretrained):
         """
         if self.recall is None or self.components is None:
             raise MismatchError("Forecaster.load_closed_form: the model has no recall that could be loaded.")
-        if fit.basis.shape != self.components.basis.shape:
-            raise MismatchError(
-                f"Forecaster.load_closed_form: expected basis {tuple(self.components.basis.shape)}, found "
-                f"{tuple(fit.basis.shape)}.",
-                "Fit with the same RecallConfig and number of features.",
-            )
+        require_shapes(
+            "Forecaster.load_closed_form",
+            "Fit with the same RecallConfig and number of features.",
+            ("basis", fit.basis, self.components.basis),
+        )
         self.recall.load(fit.recall)
         if self.backbone.memory is not None and fit.memory is not None:
             self.backbone.memory.load(fit.memory)
@@ -470,8 +470,9 @@ class Forecaster(Pretrained):
     def _run_memories(
         self, observation: Observation, state: MemoriesState, *, memory_frozen: bool, held_out_index: Tensor | None
     ) -> tuple[LearnedOutput, MemoriesState]:
-        recalled, recall = Recalled(*(torch.zeros_like(observation.errors),) * 2), state.recall
-        if self.recall is not None:
+        if self.recall is None:
+            recalled, recall = Recalled(*(torch.zeros_like(observation.errors),) * 2), state.recall
+        else:
             innovations = observation.errors[:, :, 0]
             with _full_precision(innovations):
                 recalled, after = self.recall(

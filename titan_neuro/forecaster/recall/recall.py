@@ -10,8 +10,7 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
-from titan_neuro.errors import MismatchError
-from titan_neuro.forecaster.fitted import FitRecord
+from titan_neuro.forecaster.fitted import FitRecord, require_shapes
 from titan_neuro.forecaster.recall.component_autoregression import (
     ComponentAutoregression,
     ComponentAutoregressionFit,
@@ -170,15 +169,12 @@ class Recall(nn.Module):
         MismatchError
             The fit is of other sizes.
         """
-        for name, found, current in (
+        require_shapes(
+            "Recall.load",
+            "Fit with the same RecallConfig, horizons and number of features.",
             ("innovation_directions", fit.innovation_directions, self.innovation_directions),
             ("autoregression.weights", fit.autoregression.weights, self.autoregression.weights),
-        ):
-            if found.shape != current.shape:
-                raise MismatchError(
-                    f"Recall.load: expected {name} {tuple(current.shape)}, found {tuple(found.shape)}.",
-                    "Fit with the same RecallConfig, horizons and number of features.",
-                )
+        )
         self.innovation_directions.copy_(fit.innovation_directions)
         self.stimulus.load(fit.stimulus)
         self.autoregression.load(fit.autoregression)

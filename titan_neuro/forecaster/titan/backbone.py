@@ -114,7 +114,7 @@ class ForecasterBackbone(nn.Module):
         state : ForecasterBackboneState
         """
         memories: tuple[LookaheadState, ...] = ()
-        corrections = torch.zeros_like(recalled.total)
+        corrections = torch.zeros_like(errors)
         if self.memory is not None:
             with torch.autocast(series.device.type, enabled=False):
                 corrections, memory = self.memory(series, errors, recalled, state.memory[0], frozen=memory_frozen)

@@ -10,8 +10,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from titan_neuro.errors import MismatchError
-from titan_neuro.forecaster.fitted import FitRecord
+from titan_neuro.forecaster.fitted import FitRecord, require_shapes
 from titan_neuro.forecaster.lags import lagged_values
 from titan_neuro.forecaster.recall.recall import Recalled
 from titan_neuro.forecaster.titan.forecast_memory import ExactForecastMemory, ForecastMemory, ForecastMemoryFit
@@ -154,15 +153,12 @@ class LookaheadMemory(nn.Module):
         MismatchError
             The fit is of other sizes.
         """
-        for name, found, current in (
+        require_shapes(
+            "LookaheadMemory.load",
+            "Fit with the same LookaheadConfig, horizons and number of features.",
             ("directions", fit.directions, self.directions),
             ("key_map", fit.associations.key_map, self.associations.key_map),
-        ):
-            if found.shape != current.shape:
-                raise MismatchError(
-                    f"LookaheadMemory.load: expected {name} {tuple(current.shape)}, found {tuple(found.shape)}.",
-                    "Fit with the same LookaheadConfig, horizons and number of features.",
-                )
+        )
         self.directions.copy_(fit.directions)
         self.associations.load(fit.associations)
 
