@@ -47,6 +47,7 @@ def memory_of(keys, values):
             decay=torch.tensor(0.95),
             sharpness=torch.tensor(1.0),
             weights=0.3 * randn(*WEIGHTS, seed=20),
+            whitening_without=torch.eye(WIDTH).expand(N_SUBJECTS, -1, -1),
             keys_without=keys_without,
             values_without=values_without,
             weights_without=0.3 * randn(2, *WEIGHTS, seed=21),

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Collection, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from titan_neuro.forecaster.fit.aligned_subjects import AlignedSubjects
@@ -18,7 +19,9 @@ CHOICE_TIME_POINTS = 12_000
 _DECAYS = (0.9, 0.95, 0.98, 0.99, 0.998)
 # Neighboring time points are redundant: every third is enough for a choice.
 _EVERY = 3
-_SHARPNESS = (0.125, 0.25, 0.5, 1.0)
+_SHARPNESS = (0.125, 0.25, 0.5, 1.0, 2.0)
+# Dimensions of the keys, beside all of them: few serve best in Sherlock, all in a sitcom (docs/log.md).
+_DIMENSIONS = (16, 64)
 # Shrinks the covariance of the noise to its diagonal: its small eigenvalues are estimated badly.
 _SHRINKAGE = 0.1
 _ROUNDING = 1e-6
@@ -44,32 +47,34 @@ class StimulusAverages:
     ----------
     aligned : AlignedSubjects
         Runs of the shared stimuli.
-    slope : torch.Tensor
-        ``(width,)``: of a subject's innovations on the average of the others.
-    whitening : torch.Tensor
-        ``(width, width)``: innovations times it have noise of covariance 1.
+    key_map : torch.Tensor
+        ``(width, width)``: averaged innovations times it are keys.
+    key_map_without : torch.Tensor
+        ``(subjects, width, width)``: fitted without each subject.
     directions : torch.Tensor
         ``(components, width)``: of the values.
     """
 
     aligned: AlignedSubjects
-    slope: Tensor
-    whitening: Tensor
+    key_map: Tensor
+    key_map_without: Tensor
     directions: Tensor
 
-    def keys_and_values(self, without: Collection[int] = ()) -> tuple[Tensor, Tensor]:
-        """Keys ``(positions, width)`` and values ``(positions, components)`` without some subjects, by their indices.
-
-        Both are 0 where no other subject has data.
-        """
-        keys = (self.aligned.average(self.aligned.innovations, without) * self.slope) @ self.whitening
-        return keys, self.aligned.average(self.aligned.series, without) @ self.directions.T
+    def keys_and_values(self) -> tuple[Tensor, Tensor]:
+        """Keys ``(positions, width)`` and values ``(positions, components)``; both are 0 where nobody has data."""
+        return self._averages((), self.key_map)
 
     def leave_one_out(self, without: Collection[int] = ()) -> tuple[Tensor, Tensor]:
         """Keys and values without each subject, ``(subjects, ...)``; and none of them with the subjects `without`."""
-        averages = (self.keys_and_values({subject, *without}) for subject in range(len(self.aligned.present)))
+        averages = (
+            self._averages({subject, *without}, key_map) for subject, key_map in enumerate(self.key_map_without)
+        )
         keys, values = zip(*averages, strict=True)
         return torch.stack(keys), torch.stack(values)
+
+    def _averages(self, without: Collection[int], key_map: Tensor) -> tuple[Tensor, Tensor]:
+        keys = self.aligned.average(self.aligned.innovations, without) @ key_map
+        return keys, self.aligned.average(self.aligned.series, without) @ self.directions.T
 
 
 def fit_stimulus_memory(
@@ -78,7 +83,10 @@ def fit_stimulus_memory(
     components: SpatialComponents,
     horizons: tuple[int, ...],
 ) -> tuple[StimulusMemoryFit, StimulusAverages | None]:
-    """Compute keys and values, and choose decay and sharpness by the error of forecasts from the values.
+    """Compute keys and values, and choose their dimensions, decay and sharpness by the error of forecasts from them.
+
+    Each training subject is read as a new one: without it in averages, slopes and covariance of the noise. A covariance
+    that holds a subject's noise finds the position of this subject, and of nobody else.
 
     Parameters
     ----------
@@ -101,44 +109,96 @@ def fit_stimulus_memory(
     empty = StimulusMemoryFit.empty(n_components=n_components, n_horizons=len(horizons), width=width)
     if not len(aligned.stimulus):
         return empty, None
-    slope, noise = _signal_and_noise(runs, aligned)
-    shrunk = (1 - _SHRINKAGE) * noise + _SHRINKAGE * torch.diag(noise.diagonal())
-    shrunk += _ROUNDING * noise.trace().clamp_min(_ROUNDING) * torch.eye(width)
-    whitening = torch.linalg.cholesky(torch.linalg.inv(shrunk.double())).float()
+    everyone = range(len(aligned.present))
+    total = _agreement(runs, aligned, ())
+    # Of two subjects, nobody is left to agree with where one is left out.
+    others = [_agreement(runs, aligned, {subject}) if len(everyone) > 2 else total for subject in everyone]
+    variances, axes = torch.linalg.eigh(total.own.double())
+    axes = axes.T.flip(0).float()
+    n_spanned = max(1, int((variances > _ROUNDING * variances[-1]).sum()))
     directions = components.stimulus_directions
-    averages = StimulusAverages(aligned, slope, whitening, pad_rows(directions, n_components))
-    keys, values = averages.keys_and_values()
-    keys_without, values_without = averages.leave_one_out()
-    fit = dataclasses.replace(
-        empty,
-        whitening=whitening,
-        keys=keys,
-        values=values,
-        continues=aligned.continues,
-        keys_without=keys_without,
-        values_without=values_without,
-    )
-    memory = StimulusMemory(n_components=n_components, horizons=horizons, width=width)
-    memory.load(fit)
     sample = [runs[index] for index in runs_for_choices(runs)]
-    _, decay, sharpness = min(choice for decay in _DECAYS for choice in _errors(memory, sample, directions, decay))
+
+    def with_dimensions(n_dimensions: int) -> tuple[StimulusMemoryFit, StimulusAverages]:
+        whitening, key_map = total.fit_maps(axes, n_dimensions)
+        maps_without = zip(*(agreement.fit_maps(axes, n_dimensions) for agreement in others), strict=True)
+        whitening_without, key_map_without = map(torch.stack, maps_without)
+        averages = StimulusAverages(aligned, key_map, key_map_without, pad_rows(directions, n_components))
+        keys, values = averages.keys_and_values()
+        keys_without, values_without = averages.leave_one_out()
+        fit = dataclasses.replace(
+            empty,
+            whitening=whitening,
+            keys=keys,
+            values=values,
+            continues=aligned.continues,
+            whitening_without=whitening_without,
+            keys_without=keys_without,
+            values_without=values_without,
+        )
+        return fit, averages
+
+    def errors(fit: StimulusMemoryFit, decay: float) -> list[tuple[float, float, float]]:
+        memory = StimulusMemory(n_components=n_components, horizons=horizons, width=width)
+        memory.load(fit)
+        return _errors(memory, sample, directions, decay)
+
+    candidates = [with_dimensions(n) for n in sorted({min(n, n_spanned) for n in (*_DIMENSIONS, n_spanned)})]
+    fit, averages = min(candidates, key=lambda candidate: min(errors(candidate[0], _DECAYS[-1])))
+    _, decay, sharpness = min(choice for decay in _DECAYS for choice in errors(fit, decay))
     return dataclasses.replace(fit, decay=torch.tensor(decay), sharpness=torch.tensor(sharpness)), averages
 
 
-def _signal_and_noise(runs: Sequence[ComponentRun], aligned: AlignedSubjects) -> tuple[Tensor, Tensor]:
-    """Slope of a subject's innovations on the average of the others, ``(width,)``, and covariance of the residual."""
-    product = power = torch.zeros(())
-    pairs = []
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Agreement:
+    """Sums of products of innovations ``x`` and the average ``a`` of the other subjects, ``(width, width)`` each.
+
+    Attributes
+    ----------
+    own, cross, others : torch.Tensor
+        ``x^T x``, ``x^T a`` and ``a^T a``.
+    n_rows : int
+        Time points.
+    """
+
+    own: Tensor
+    cross: Tensor
+    others: Tensor
+    n_rows: int
+
+    def fit_maps(self, axes: Tensor, n_dimensions: int) -> tuple[Tensor, Tensor]:
+        """Maps to whitened dimensions, from innovations and from their average, ``(width, width)`` each.
+
+        In the first `n_dimensions` of `axes`, ``(axes, width)``, innovations are a slope times the average, plus noise,
+        whose covariance becomes 1. Columns of further dimensions are 0.
+        """
+        axes = axes[:n_dimensions].T
+        own, cross, others = (axes.T @ product @ axes for product in (self.own, self.cross, self.others))
+        # A negative slope has no meaning.
+        slope = (cross.diagonal() / others.diagonal().clamp_min(1e-12)).clamp(0, 1)
+        explained = cross * slope
+        noise = (own - explained - explained.T + slope[:, None] * others * slope) / max(1, self.n_rows)
+        shrunk = (1 - _SHRINKAGE) * noise + _SHRINKAGE * torch.diag(noise.diagonal())
+        shrunk += _ROUNDING * noise.trace().clamp_min(_ROUNDING) * torch.eye(len(noise))
+        whitening = torch.linalg.cholesky(torch.linalg.inv(shrunk.double())).float()
+        padding = (0, len(axes) - n_dimensions)
+        return F.pad(axes @ whitening, padding), F.pad((axes * slope) @ whitening, padding)
+
+
+def _agreement(runs: Sequence[ComponentRun], aligned: AlignedSubjects, without: Collection[int]) -> _Agreement:
+    """Sums over the scored time points of shared stimuli; nothing of them follows from the subjects `without`."""
+    own, cross, others = torch.zeros(3, *[aligned.innovations.shape[2]] * 2)
+    n_rows = 0
     for run in runs:
-        if run.stimulus in aligned.offsets:
-            average = aligned.along_run(run, aligned.average(aligned.innovations, {run.subject}))
-            pairs.append((run.innovations[run.scored], average[run.scored]))
-            product = product + (pairs[-1][0] * pairs[-1][1]).sum(0)
-            power = power + pairs[-1][1].square().sum(0)
-    # A negative slope has no meaning.
-    slope = (product / power.clamp_min(1e-12)).clamp(0, 1)
-    residual = torch.cat([innovations - slope * average for innovations, average in pairs])
-    return slope, residual.T @ residual / len(residual)
+        if run.stimulus in aligned.offsets and run.subject not in without:
+            average = aligned.average(aligned.innovations, {run.subject, *without})
+            average = aligned.along_run(run, average)[run.scored]
+            innovations = run.innovations[run.scored]
+            own += innovations.T @ innovations
+            cross += innovations.T @ average
+            others += average.T @ average
+            n_rows += len(average)
+    return _Agreement(own, cross, others, n_rows)
 
 
 def _errors(

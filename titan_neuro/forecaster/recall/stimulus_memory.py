@@ -28,6 +28,7 @@ class StimulusMemoryFit(FitRecord):
     decay: Tensor
     sharpness: Tensor
     weights: Tensor
+    whitening_without: Tensor
     keys_without: Tensor
     values_without: Tensor
     weights_without: Tensor
@@ -44,6 +45,7 @@ class StimulusMemoryFit(FitRecord):
             decay=torch.zeros(()),
             sharpness=torch.ones(()),
             weights=weights,
+            whitening_without=torch.zeros(0, width, width),
             keys_without=torch.zeros(0, 0, width),
             values_without=torch.zeros(0, 0, n_components),
             weights_without=torch.zeros(0, *weights.shape),
@@ -73,7 +75,8 @@ class StimulusMemory(nn.Module):
     Attributes
     ----------
     whitening : torch.Tensor
-        ``(width, width)``: innovations times it have noise of covariance 1.
+        ``(width, width)``: innovations times it have noise of covariance 1 in the dimensions that are compared; the
+        columns of others are 0.
     keys : torch.Tensor
         ``(positions, width)``: expected whitened innovations at each position of all stimuli.
     values : torch.Tensor
@@ -84,8 +87,8 @@ class StimulusMemory(nn.Module):
         Scalars; see :mod:`titan_neuro.forecaster.recall.stimulus_position`.
     weights : torch.Tensor
         ``(horizons, leads * components, width)``: from the stimulus's values about the target to the forecast.
-    keys_without, values_without : torch.Tensor
-        ``(subjects, ...)``: averages without each subject; of no subject in a memory that was read from a file.
+    whitening_without, keys_without, values_without : torch.Tensor
+        ``(subjects, ...)``: without each subject; of no subject in a memory that was read from a file.
     weights_without : torch.Tensor
         ``(folds, ...)``: fitted without the runs of each fold.
     """
@@ -97,6 +100,7 @@ class StimulusMemory(nn.Module):
     decay: Tensor
     sharpness: Tensor
     weights: Tensor
+    whitening_without: Tensor
     keys_without: Tensor
     values_without: Tensor
     weights_without: Tensor
@@ -184,8 +188,9 @@ class StimulusMemory(nn.Module):
     ) -> tuple[Float[Tensor, "B T N"], Float[Tensor, "B N"]]:
         """Evidence for each position after each time point, ``(batch, time, positions)``, and after the last one."""
         keys = select_fit(self.keys, self.keys_without, subjects)
+        whitening = select_fit(self.whitening, self.whitening_without, subjects)
         # The log likelihood ratio of two normal densities of covariance 1: with the key as mean, and with mean 0.
-        scores = innovations @ self.whitening @ keys.mT - 0.5 * keys.square().sum(dim=-1).unsqueeze(-2)
+        scores = innovations @ whitening @ keys.mT - 0.5 * keys.square().sum(dim=-1).unsqueeze(-2)
         return accumulate_evidence(scores, evidence, self.continues, decay)
 
     def target_features(
