@@ -22,7 +22,7 @@ def test_a_dry_run_says_what_is_read_from_surfaces(folders):
 
 def test_surfaces_have_the_settings_of_parcels(folders):
     Study.open(*folders).prepare()
-    assert Study.open(None, folders[1]).config.model.tokenizer.kind == "parcels"
+    assert Study.open(None, folders[1]).config.model.tokenizer.kind == "linear"
 
 
 def test_a_model_of_volumes_is_refused_for_surfaces(folders):

@@ -18,7 +18,7 @@ from titan_neuro.data.store import RunHeader, RunStore, RunView, write_run
 from titan_neuro.errors import InputNotFoundError, MismatchError, TrainingError
 from titan_neuro.forecaster import ForecasterConfig, match_comparison_models
 from titan_neuro.forecaster.decoders import LowRankConfig
-from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig
+from titan_neuro.forecaster.tokenizers import LinearTokenizerConfig
 from titan_neuro.linear.autoregression import fit_autoregression
 from titan_neuro.titans.models import GRUConfig, LMMConfig, MACConfig, MAGConfig, MALConfig, TransformerConfig
 from titan_neuro.training import FoldData, TrainingConfig, closed_form, load_forecaster, require_match, train_fold
@@ -28,7 +28,7 @@ from titan_neuro.training.fold import data_identity
 N_FEATURES = 8
 SPACE = Space(kind="parcels", name="Toy", parcels=tuple(f"p{i}" for i in range(N_FEATURES)))
 MODEL = ForecasterConfig(
-    tokenizer=ParcelTokenizerConfig(n_tokens=1),
+    tokenizer=LinearTokenizerConfig(n_tokens=1),
     backbone=MACConfig(dim=16, n_layers=1, n_heads=2, tokens_per_time_point=1, segment_time_points=16),
     recall=None,
     horizons=(1, 2),
