@@ -10,8 +10,8 @@ MOVIES = ("sitcomep1", "sitcomep2", "documentary")
 _N_PEOPLE = 12
 # Contexts of the synthetic dataset's curve, in time points, besides the probe's own: windows of the analogs, and 40.
 _CONTEXTS = "probe.context_length.contexts_time_points=[20, 40, 80, 160]"
-# No epoch has improved the closed form so far (docs/log.md), so these tables have none. Seeds then change no forecast, and
-# comparison models and rollouts are left to the table of the sitcom.
+# No epoch has improved the closed form so far (docs/log.md), so these tables have none. Seeds then change no forecast.
+# Comparison models and rollouts are left to the table of the sitcom.
 _BRIEF = (
     *("seeds=[0]", "training.max_epochs=0", "comparison_models=false"),
     "evaluation.rollout_every_time_points=0",
@@ -103,6 +103,7 @@ EXAMPLES = {
         ),
         settings=("model.horizons=[1, 2, 3, 6, 10, 20]", _CONTEXTS),
         has_curve=True,
+        caveats=(_IS_BRIEF,),
     ),
     "sitcom": Example(
         title="Forecasts of the sitcom, held-out subjects, the same stimulus, 200 parcels",

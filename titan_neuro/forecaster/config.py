@@ -82,7 +82,7 @@ class ForecasterConfig:
             )
         if isinstance(self.decoder, UpsamplingConfig) and not isinstance(self.tokenizer, SwinTokenizerConfig):
             raise ConfigError(
-                "ForecasterConfig: the upsampling decoder needs the grid of the Swin tokenizer; the linear one has none.",
+                "ForecasterConfig: the upsampling decoder needs the Swin tokenizer's grid; the linear one has none.",
                 "Set decoder.kind (in a study: model.decoder.kind) to low-rank.",
             )
         require_causal(self.backbone, "ForecasterConfig")

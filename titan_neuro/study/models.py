@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _CLOSED_FORM_ALONE = (
-    "The model is the closed form alone (training.max_epochs is 0): the blocks of its backbone and the tokens that they "
-    "read are not trained, and enter no forecast."
+    "The model is the closed form alone (training.max_epochs is 0): the blocks of its backbone and the tokens that "
+    "they read are not trained, and enter no forecast."
 )
 
 
@@ -225,7 +225,7 @@ class StudyPlan:
         return [
             *notes,
             f"PART OF THE STUDY: {len(numbers)} of {self.n_folds} folds ({folds}) and {len(self.seeds)} of "
-            f"{len(self.config.seeds)} seeds ({seeds}) are scored; without --fold and --seed all are."
+            f"{len(self.config.seeds)} seeds ({seeds}) are scored; without --fold and --seed all are.",
         ]
 
     @property

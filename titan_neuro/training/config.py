@@ -107,7 +107,7 @@ class TrainingConfig:
             )
         if self.pretraining is not None and not self.max_epochs:
             raise ConfigError(
-                "training.pretraining: nothing uses a pre-trained Swin where training.max_epochs is 0: tokens enter the "
+                "training.pretraining: nothing uses a pre-trained Swin where training.max_epochs is 0: tokens enter "
                 "forecasts by gradient training.",
                 "Set training.max_epochs to 1 or more, or training.pretraining to null.",
             )
