@@ -54,7 +54,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     small = forecasts.Example(
         title="A small synthetic dataset",
         simulated=("n_subjects=3", "n_runs=1", "volume_scale=0.25", "voxel_size_mm=30"),
-        settings=forecasts.EXAMPLES["synthetic"].settings[1:],
+        settings=(*forecasts.EXAMPLES["synthetic"].settings[1:], "comparison_models=true"),
         has_curve=True,
     )
     given = ["--source", str(write_parcels(work / "parcels"))] if request.param == "sitcom" else []
