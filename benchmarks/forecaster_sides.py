@@ -35,11 +35,17 @@ from titan_neuro.forecaster.recall.delayed_responses import DelayedResponsesFit
 from titan_neuro.forecaster.recall.stimulus_memory import StimulusMemoryFit
 from titan_neuro.forecaster.titan import LookaheadMemoryFit
 from titan_neuro.forecaster.titan.forecast_memory import ForecastMemoryFit
-from titan_neuro.forecaster.tokenizers import SwinTokenizer
+from titan_neuro.forecaster.tokenizers import SwinTokenizer, SwinTokenizerConfig
 from titan_neuro.study.config import cpu_small, debug, gpu_base
 
 PEER_LAYERS, PEER_HEADS = 3, 4
 PRESETS = {"tiny": debug, "small": cpu_small, "large": gpu_base}
+# The peer has a Swin. That of the smallest preset is its own; the others, which have none, get one of their size.
+_SWINS = {
+    # 24 voxels are 12, 6 and 3 patches a side: windows of 3 fit them without padding.
+    "small": SwinTokenizerConfig(window_size=3),
+    "large": SwinTokenizerConfig(embed_dim=24, depths=(2, 2, 2, 2), token_grid=(3, 3, 3)),
+}
 SIDES = {"tiny": 8, "small": 24, "large": 48}
 """Voxels along each axis."""
 STIMULUS_POSITIONS = 3_052
@@ -49,12 +55,14 @@ _QUERY_TIME_POINTS = 64
 
 
 def config_of(size: str) -> ForecasterConfig:
-    """Settings of both sides: those of `PRESETS`, `gpu-base` at half its widths."""
+    """Settings of both sides: those of `PRESETS`, with a Swin, `gpu-base` at half its widths."""
     model = PRESETS[size]().model
+    tokenizer = _SWINS.get(size, model.tokenizer)
+    backbone = dataclasses.replace(model.backbone, tokens_per_time_point=tokenizer.n_tokens)
     if size != "large":
-        return model
-    backbone = dataclasses.replace(model.backbone, dim=96, n_layers=2)
-    return dataclasses.replace(model, backbone=backbone, decoder=LowRankConfig(rank=32))
+        return dataclasses.replace(model, tokenizer=tokenizer, backbone=backbone)
+    backbone = dataclasses.replace(backbone, dim=96, n_layers=2)
+    return dataclasses.replace(model, tokenizer=tokenizer, backbone=backbone, decoder=LowRankConfig(rank=32))
 
 
 def n_streams_of(size: str) -> int:

@@ -80,21 +80,26 @@ def _parcels() -> Space:
     return Space(kind="parcels", name="Parcels", parcels=tuple(f"parcel-{i}" for i in range(N_PARCELS)))
 
 
+def _small() -> StudyConfig:
+    return dataclasses.replace(PRESETS["cpu-small"](), model=config_of("small"))
+
+
 def _large() -> StudyConfig:
-    study = PRESETS["gpu-base"]()
-    return dataclasses.replace(study, model=config_of("large"))
+    return dataclasses.replace(PRESETS["gpu-base"](), model=config_of("large"))
 
 
 def budapest() -> StudyConfig:
-    """Return the settings of the study of ds003017."""
-    return load_study(default_preset="gpu-base", config_file=ROOT / "pipelines" / "budapest.yaml")
+    """Return the settings of the study of ds003017, with the Swin of its size: what is measured is an upper bound."""
+    swin = "model.tokenizer={kind: swin, embed_dim: 24, depths: [2, 2, 2, 2], token_grid: [3, 3, 3]}"
+    file = ROOT / "pipelines" / "budapest.yaml"
+    return load_study(default_preset="gpu-base", config_file=file, overrides=[swin])
 
 
 SHAPES = {
     "tiny": Shape(
         label="8 voxels a side", study=PRESETS["debug"], space=lambda: _volumes("tiny"), stimulus_positions=50
     ),
-    "small": Shape(label="24 voxels a side, cpu-small", study=PRESETS["cpu-small"], space=lambda: _volumes("small")),
+    "small": Shape(label="24 voxels a side, cpu-small", study=_small, space=lambda: _volumes("small")),
     "large": Shape(
         label="48 voxels a side, gpu-base at half its widths", study=_large, space=lambda: _volumes("large")
     ),

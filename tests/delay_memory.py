@@ -8,7 +8,7 @@ import torch
 from titan_neuro.forecaster import ForecasterConfig
 from titan_neuro.forecaster.decoders import LowRankConfig
 from titan_neuro.forecaster.recall.recall import RecallConfig
-from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig
+from titan_neuro.forecaster.tokenizers import LinearTokenizerConfig
 from titan_neuro.probing import ProbedFold, ProbeSetup
 from titan_neuro.runs import InMemoryRun
 from titan_neuro.titans.models import BackboneState, MACConfig
@@ -44,7 +44,7 @@ def mac_forecaster(n_features=N_FEATURES, *, recall=None, backbone=None):
     torch.manual_seed(0)
     backbone = backbone or MACConfig(dim=16, n_layers=1, n_heads=2, tokens_per_time_point=1, segment_time_points=8)
     config = ForecasterConfig(
-        tokenizer=ParcelTokenizerConfig(n_tokens=1),
+        tokenizer=LinearTokenizerConfig(n_tokens=1),
         backbone=backbone,
         recall=recall,
         horizons=(1, 2),

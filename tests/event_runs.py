@@ -8,7 +8,7 @@ from recall_runs import LOOKAHEAD, N_FEATURES, RECALL
 
 from titan_neuro.forecaster import ForecasterConfig
 from titan_neuro.forecaster.decoders import LowRankConfig
-from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig
+from titan_neuro.forecaster.tokenizers import LinearTokenizerConfig
 from titan_neuro.runs import InMemoryRun
 from titan_neuro.titans.layers import NeuralMemoryConfig
 from titan_neuro.titans.models import MACConfig
@@ -43,7 +43,7 @@ def persistence_forecaster(*, recall=RECALL, lookahead=LONG_CHUNKS, horizons=(1,
     torch.manual_seed(0)
     memory = NeuralMemoryConfig(chunk_time_points=40)
     config = ForecasterConfig(
-        tokenizer=ParcelTokenizerConfig(n_tokens=1),
+        tokenizer=LinearTokenizerConfig(n_tokens=1),
         backbone=backbone or MACConfig(**BACKBONE_SIZE, n_heads=2, segment_time_points=40, memory=memory),
         recall=recall,
         lookahead=lookahead,

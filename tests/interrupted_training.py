@@ -15,7 +15,7 @@ from small_folds import read_small_fold, write_small_run
 from titan_neuro.data.space import Space
 from titan_neuro.forecaster import ForecasterConfig, LookaheadConfig, RecallConfig
 from titan_neuro.forecaster.decoders import LowRankConfig
-from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig
+from titan_neuro.forecaster.tokenizers import LinearTokenizerConfig
 from titan_neuro.titans.models import MACConfig
 from titan_neuro.training import FoldData, TrainingConfig, find_processes, train_fold
 from titan_neuro.training.module import ForecastModule
@@ -25,7 +25,7 @@ SPACE = Space(kind="parcels", name="Toy", parcels=tuple(f"p{i}" for i in range(N
 # The state of a stream has all parts: memories, attention, convolutions, delayed responses, position in the stimulus.
 # The recall has too few components for the data, so that training improves on it.
 MODEL = ForecasterConfig(
-    tokenizer=ParcelTokenizerConfig(n_tokens=1),
+    tokenizer=LinearTokenizerConfig(n_tokens=1),
     backbone=MACConfig(dim=16, n_layers=1, n_heads=2, tokens_per_time_point=1, segment_time_points=16),
     recall=RecallConfig(width=2, n_components=2, autoregressive_lags=2),
     lookahead=LookaheadConfig(n_lags=2, n_components=2, key_width=8),

@@ -8,7 +8,7 @@ from titan_neuro.forecaster import ForecasterConfig
 from titan_neuro.forecaster.decoders import LowRankConfig
 from titan_neuro.forecaster.recall.recall import RecallConfig
 from titan_neuro.forecaster.titan import LookaheadConfig
-from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig
+from titan_neuro.forecaster.tokenizers import LinearTokenizerConfig
 from titan_neuro.titans.models import MACConfig
 
 N_FEATURES, N_SOURCES = 24, 6
@@ -51,7 +51,7 @@ def small_forecaster(horizons=(1, 3), recall=RECALL, n_features=N_FEATURES, look
     """A small forecaster, not fitted; its decoder forecasts 0."""
     torch.manual_seed(0)
     config = ForecasterConfig(
-        tokenizer=ParcelTokenizerConfig(n_tokens=1),
+        tokenizer=LinearTokenizerConfig(n_tokens=1),
         backbone=MACConfig(tokens_per_time_point=1, n_heads=2, segment_time_points=8, dim=8, n_layers=1),
         recall=recall,
         lookahead=lookahead,

@@ -8,14 +8,14 @@ Where to begin:
   ``fit`` takes a list of runs ``(time, features)``, ``step`` the next time points of one run ``(time, features)``, and
   ``forward`` a batch of runs ``(batch, time, features)``. ``features``, the content of the memories for a probe, takes
   the `Observation` that ``observe`` makes of a batch.
-- `titan_neuro.ParcelTokenizerConfig` and `titan_neuro.SwinTokenizerConfig`: the settings of its tokenizer, for parcels
-  and for volumes.
+- `titan_neuro.LinearTokenizerConfig` and `titan_neuro.SwinTokenizerConfig`: the settings of its tokenizer,
+  which reads features of any kind, or volumes.
 - `titan_neuro.runs.InMemoryRun`: an array with the names of its subject and stimulus, for ``fit``.
 - `titan_neuro.titans`: the memory of the Titans paper and its variants LMM, MAC, MAG and MAL; no fMRI in it.
 - On the command line: ``titan-neuro --help``.
 
->>> from titan_neuro import Forecaster, ForecasterConfig, ParcelTokenizerConfig
->>> model = Forecaster(ForecasterConfig(tokenizer=ParcelTokenizerConfig()), n_features=200)
+>>> from titan_neuro import Forecaster, ForecasterConfig, LinearTokenizerConfig
+>>> model = Forecaster(ForecasterConfig(tokenizer=LinearTokenizerConfig()), n_features=200)
 >>> model.fit([run_1, run_2])  # (time, 200), z-scored
 >>> forecasts, state = model.step(new_run)  # (time, horizons, 200)
 
@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from titan_neuro import titans
-    from titan_neuro.forecaster import Forecaster, ForecasterConfig, ParcelTokenizerConfig, SwinTokenizerConfig
+    from titan_neuro.forecaster import Forecaster, ForecasterConfig, LinearTokenizerConfig, SwinTokenizerConfig
     from titan_neuro.study import Study
 
     __version__: str
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Forecaster": "forecaster",
     "ForecasterConfig": "forecaster",
-    "ParcelTokenizerConfig": "forecaster",
+    "LinearTokenizerConfig": "forecaster",
     "Study": "study",
     "SwinTokenizerConfig": "forecaster",
 }
@@ -45,7 +45,7 @@ _HOMES = {
 __all__ = [
     "Forecaster",
     "ForecasterConfig",
-    "ParcelTokenizerConfig",
+    "LinearTokenizerConfig",
     "Study",
     "SwinTokenizerConfig",
     "__version__",

@@ -19,9 +19,8 @@ from titan_neuro.metrics import bootstrap_interval
 SMALL = [
     *("model.backbone.dim=8", "model.backbone.n_layers=1", "model.backbone.n_heads=2", "model.horizons=[1, 2]"),
     *("model.recall.width=8", "model.lookahead.n_lags=2", "training.max_epochs=1", "training.steps_per_epoch=1"),
-    *("model.backbone.tokens_per_time_point=1", "probe.context_length.origins_per_run=4", "seeds=[0]"),
+    *("probe.context_length.origins_per_run=4", "seeds=[0]"),
 ]
-SWIN = ["model.tokenizer.embed_dim=4", "model.tokenizer.num_heads=[1, 2, 4, 8]", "model.tokenizer.token_grid=[1, 1, 1]"]
 
 
 def write_parcels(folder: Path, tasks: tuple[str, ...] = ("film",)) -> Path:
@@ -55,11 +54,11 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     small = forecasts.Example(
         title="A small synthetic dataset",
         simulated=("n_subjects=3", "n_runs=1", "volume_scale=0.25", "voxel_size_mm=30"),
-        settings=forecasts.EXAMPLES["synthetic"].settings[1:],
+        settings=(*forecasts.EXAMPLES["synthetic"].settings[1:], "comparison_models=true"),
         has_curve=True,
     )
     given = ["--source", str(write_parcels(work / "parcels"))] if request.param == "sitcom" else []
-    given += flags([*SMALL, *(SWIN if request.param == "synthetic" else [])])
+    given += flags(SMALL)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(forecasts.EXAMPLES, "synthetic", small)
         for _ in range(2):

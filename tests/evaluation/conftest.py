@@ -6,7 +6,7 @@ from titan_neuro.baselines import AutoregressionBaseline, Persistence, TrainingM
 from titan_neuro.evaluation import EvaluationConfig, score_fold
 from titan_neuro.forecaster import ForecasterConfig
 from titan_neuro.forecaster.decoders import LowRankConfig
-from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig
+from titan_neuro.forecaster.tokenizers import LinearTokenizerConfig
 from titan_neuro.runs import InMemoryRun
 from titan_neuro.titans.models import LMMConfig, MACConfig, MAGConfig
 
@@ -85,7 +85,7 @@ def make_forecaster():
     }
 
     def make(variant, n_features=6, horizons=(1, 3)):
-        tokenizer = ParcelTokenizerConfig(n_tokens=1)
+        tokenizer = LinearTokenizerConfig(n_tokens=1)
         config = ForecasterConfig(
             tokenizer=tokenizer, backbone=backbones[variant], horizons=horizons, decoder=LowRankConfig(rank=4)
         )

@@ -43,6 +43,8 @@ def test_controls_are_named_after_their_model(model):
     name = model.name
     lacking = ("frozen", "reset20", "backbone-zeroed", "blocks-zeroed", "recall-zeroed")
     assert [control.name for control in controls_of(model, [])] == [f"{name}-{what}" for what in lacking]
+    untrained = [f"{name}-{what}" for what in lacking if what != "blocks-zeroed"]
+    assert [control.name for control in controls_of(model, [], is_trained=False)] == untrained
     without_recall = dataclasses.replace(model.config, recall=None, backbone=GRUConfig(dim=8)).build(n_features=6)
     assert [control.name for control in controls_of(without_recall, [])] == ["gru-backbone-zeroed"]
 

@@ -8,7 +8,7 @@ import torch
 from titan_neuro.errors import ConfigError
 from titan_neuro.forecaster import ForecasterConfig, count_parameters, match_comparison_models
 from titan_neuro.forecaster.decoders import LowRankConfig
-from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig
+from titan_neuro.forecaster.tokenizers import LinearTokenizerConfig
 from titan_neuro.study.config import PRESETS
 from titan_neuro.titans.models import GRUConfig, LMMConfig, MACConfig, MAGConfig, TransformerConfig
 
@@ -22,7 +22,7 @@ def a_mask():
 def models():
     """Models of every preset but the largest, and of other variants and sizes."""
     found = {name: PRESETS[name]().model for name in ("debug", "cpu-small", "parcels")}
-    plain = {"tokenizer": ParcelTokenizerConfig(), "horizons": (1, 2)}
+    plain = {"tokenizer": LinearTokenizerConfig(), "horizons": (1, 2)}
     backbones = {
         "lmm": LMMConfig(dim=32, tokens_per_time_point=1),
         "mag": MAGConfig(dim=40, n_layers=3, tokens_per_time_point=1),
@@ -61,7 +61,7 @@ def test_comparison_models_have_as_many_parameters(name):
 
 
 def test_a_comparison_model_is_not_compared_with_itself():
-    plain = {"tokenizer": ParcelTokenizerConfig(), "horizons": (1, 2)}
+    plain = {"tokenizer": LinearTokenizerConfig(), "horizons": (1, 2)}
     gru = ForecasterConfig(backbone=GRUConfig(tokens_per_time_point=1), **plain)
     assert [r.backbone.name for r in match_comparison_models(gru, n_features=N_FEATURES)] == ["transformer-20"]
     longer = ForecasterConfig(backbone=TransformerConfig(window_time_points=80, tokens_per_time_point=1), **plain)
@@ -74,7 +74,7 @@ def test_a_comparison_model_is_not_compared_with_itself():
 
 def test_models_too_small_to_match_are_refused():
     tiny = ForecasterConfig(
-        tokenizer=ParcelTokenizerConfig(),
+        tokenizer=LinearTokenizerConfig(),
         backbone=GRUConfig(dim=1, n_layers=1, ff_width=1, tokens_per_time_point=1),
         horizons=(1,),
         decoder=LowRankConfig(rank=1),

@@ -10,7 +10,7 @@ from stimulus_runs import as_run
 from titan_neuro.errors import ConfigError, MismatchError, TrainingError
 from titan_neuro.forecaster import Forecaster, ForecasterConfig, LookaheadConfig, RecallConfig
 from titan_neuro.forecaster.decoders import LowRankConfig, UpsamplingConfig
-from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig, SwinTokenizerConfig
+from titan_neuro.forecaster.tokenizers import LinearTokenizerConfig, SwinTokenizerConfig
 from titan_neuro.linear.autoregression import autoregress
 from titan_neuro.runs import InMemoryRun
 from titan_neuro.titans.models import GRUConfig, LMMConfig, MACConfig, MAGConfig, MALConfig, TransformerConfig
@@ -52,7 +52,7 @@ def make(kind: str) -> Forecaster:
         model = config.build(n_features=int(mask.sum()), mask=mask)
     else:
         config = ForecasterConfig(
-            tokenizer=ParcelTokenizerConfig(n_tokens=1),
+            tokenizer=LinearTokenizerConfig(n_tokens=1),
             backbone=BACKBONES[kind],
             recall=RECALL,
             lookahead=LOOKAHEAD,
@@ -174,7 +174,7 @@ def test_it_is_named_after_its_backbone():
 
 
 def test_the_default_backbone_is_mac():
-    settings = {"tokenizer": {"kind": "parcels"}, "backbone": {"tokens_per_time_point": 1}}
+    settings = {"tokenizer": {"kind": "linear"}, "backbone": {"tokens_per_time_point": 1}}
     read = TypeAdapter(ForecasterConfig).validate_python
     assert isinstance(read(settings).backbone, MACConfig)
     settings["backbone"]["variant"] = "mag"
@@ -184,21 +184,21 @@ def test_the_default_backbone_is_mac():
 def test_a_noncausal_backbone_is_refused():
     backbone = dataclasses.replace(BACKBONES["mac"], causal=False)
     with pytest.raises(ConfigError, match=r"backbone\.causal is False.* a time point would see later time points"):
-        ForecasterConfig(tokenizer=ParcelTokenizerConfig(), backbone=backbone)
+        ForecasterConfig(tokenizer=LinearTokenizerConfig(), backbone=backbone)
 
 
 def test_wrong_sizes_are_refused():
     with pytest.raises(ConfigError, match="2 tokens a time point, the backbone expects 8"):
-        ForecasterConfig(tokenizer=ParcelTokenizerConfig(n_tokens=2), backbone=MACConfig(tokens_per_time_point=8))
+        ForecasterConfig(tokenizer=LinearTokenizerConfig(n_tokens=2), backbone=MACConfig(tokens_per_time_point=8))
     with pytest.raises(ConfigError, match="must ascend"):
         ForecasterConfig(
-            tokenizer=ParcelTokenizerConfig(n_tokens=1), backbone=MACConfig(tokens_per_time_point=1), horizons=(3, 1)
+            tokenizer=LinearTokenizerConfig(n_tokens=1), backbone=MACConfig(tokens_per_time_point=1), horizons=(3, 1)
         )
     with pytest.raises(ConfigError, match="must divide"):
         SwinTokenizerConfig(embed_dim=10)
-    with pytest.raises(ConfigError, match="parcels have no grid"):
+    with pytest.raises(ConfigError, match="the linear one has none"):
         ForecasterConfig(
-            tokenizer=ParcelTokenizerConfig(), backbone=BACKBONES["mac"], decoder=DECODERS["swin-upsampling"]
+            tokenizer=LinearTokenizerConfig(), backbone=BACKBONES["mac"], decoder=DECODERS["swin-upsampling"]
         )
     config = make("swin").config
     with pytest.raises(MismatchError, match="needs a mask of 5 voxels, found none"):
@@ -253,7 +253,7 @@ def test_step_takes_any_floating_point_type():
     assert torch.equal(model(series.numpy()[None])[0], model(series[None])[0])
 
 
-PARCELS = ParcelTokenizerConfig()
+PARCELS = LinearTokenizerConfig()
 SERIES = torch.zeros(1, 4, 20)
 
 
@@ -265,7 +265,7 @@ SERIES = torch.zeros(1, 4, 20)
         (lambda: ForecasterConfig(tokenizer=PARCELS, horizon=(1, 2)), "'horizon'. Did you mean 'horizons'"),
         (
             lambda: ForecasterConfig(tokenizer="parcels"),
-            "expected SwinTokenizerConfig or ParcelTokenizerConfig, .*found 'parcels'",
+            "expected SwinTokenizerConfig or LinearTokenizerConfig, .*found 'parcels'",
         ),
         (lambda: ForecasterConfig(tokenizer=PARCELS, horizons=3), "horizons: .*found 3"),
         (lambda: ForecasterConfig(tokenizer=PARCELS, horizons=()), "at least one lead time is needed"),
@@ -275,7 +275,7 @@ SERIES = torch.zeros(1, 4, 20)
             lambda: ForecasterConfig(tokenizer=PARCELS, backbone={"variant": "mac", "dims": 3}),
             r"backbone\.dims'. Did you mean 'dim'",
         ),
-        (lambda: ParcelTokenizerConfig(tokens=3), "'tokens'. Did you mean 'n_tokens'"),
+        (lambda: LinearTokenizerConfig(tokens=3), "'tokens'. Did you mean 'n_tokens'"),
         (lambda: SwinTokenizerConfig(patch_size=0), "patch_size: .*found 0"),
         (lambda: LowRankConfig(rank=0), "rank: .*found 0"),
         (lambda: UpsamplingConfig(channel=3), "Did you mean 'channels'"),
@@ -345,7 +345,7 @@ def test_short_runs_are_refused_with_the_needed_length():
 def test_tokenizers_and_decoders_refuse_other_shapes():
     model, volumes = make("mac"), make("swin-upsampling")
     n_voxels = volumes.n_features
-    with pytest.raises(MismatchError, match=r"ParcelTokenizer.forward: expected time points \(batch, time, 20\)"):
+    with pytest.raises(MismatchError, match=r"LinearTokenizer.forward: expected time points \(batch, time, 20\)"):
         model.tokenizer(torch.zeros(4, 20))
     with pytest.raises(
         MismatchError, match=rf"SwinTokenizer.forward: expected time points \(batch, time, {n_voxels}\)"
@@ -358,10 +358,10 @@ def test_tokenizers_and_decoders_refuse_other_shapes():
 
 
 def test_defaults_fit_each_other():
-    parcels = ForecasterConfig(tokenizer=ParcelTokenizerConfig())
+    parcels = ForecasterConfig(tokenizer=LinearTokenizerConfig())
     assert parcels.backbone.tokens_per_time_point == 1
     assert ForecasterConfig(tokenizer=SwinTokenizerConfig()).backbone.tokens_per_time_point == 8
-    read = TypeAdapter(ForecasterConfig).validate_python({"tokenizer": {"kind": "parcels", "n_tokens": 3}})
+    read = TypeAdapter(ForecasterConfig).validate_python({"tokenizer": {"kind": "linear", "n_tokens": 3}})
     assert read.backbone.tokens_per_time_point == 3
     forecasts, _ = Forecaster(parcels, n_features=5)(torch.zeros(1, 3, 5))
     assert forecasts.shape == (1, 3, 5, 5)
@@ -369,7 +369,7 @@ def test_defaults_fit_each_other():
 
 def test_an_invalid_tokenizer_is_reported_as_such():
     with pytest.raises(ValidationError, match="n_tokens"):
-        TypeAdapter(ForecasterConfig).validate_python({"tokenizer": {"kind": "parcels", "n_tokens": 0}})
+        TypeAdapter(ForecasterConfig).validate_python({"tokenizer": {"kind": "linear", "n_tokens": 0}})
 
 
 @pytest.mark.parametrize("convert", [torch.Tensor.numpy, torch.Tensor.double], ids=["numpy", "float64"])

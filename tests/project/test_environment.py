@@ -171,8 +171,11 @@ def test_pipeline_presets_are_valid():
         load_study(default_preset="debug", config_file=ROOT / f"pipelines/{name}.yaml") for name in ("sitcom", "haxby")
     )
     assert (sitcom.split.by, haxby.split.by, haxby.split.n_folds) == ("subject", "run", 12)
-    assert sitcom.model.tokenizer.kind == "parcels"
-    assert sitcom.seeds == haxby.seeds == (0, 1, 2)
+    assert sitcom.model.tokenizer.kind == "linear"
+    # The closed form alone, which draws nothing at random.
+    assert sitcom.seeds == haxby.seeds == (0,)
+    assert [study.training.max_epochs for study in (demo, sitcom, haxby)] == [0, 0, 0]
+    assert (budapest.training.max_epochs, budapest.model.tokenizer.kind) == (30, "linear")
     assert budapest.model.horizons == (1, 2, 3, 6, 10, 20)
     given = yaml.safe_load((ROOT / "pipelines/budapest.yaml").read_text())
     assert {"prepare", "split", "model", "training", "evaluation", "probe", "seeds", "comparison_models"} <= set(given)

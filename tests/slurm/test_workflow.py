@@ -33,8 +33,7 @@ ONE_NODE = [
 ]
 # A study with the smallest sizes.
 SMALL = (
-    "set=[training.max_epochs=1, training.steps_per_epoch=1, model.tokenizer.embed_dim=4, "
-    "'model.tokenizer.num_heads=[1, 2, 4, 8]', model.tokenizer.window_size=2, 'model.horizons=[1, 2]', "
+    "set=[training.max_epochs=1, training.steps_per_epoch=1, 'model.horizons=[1, 2]', "
     "model.backbone.dim=16, model.backbone.n_heads=2, model.backbone.n_layers=1, model.recall.width=16, "
     "model.recall.n_components=8, probe.context_length.origins_per_run=8]"
 )

@@ -34,7 +34,7 @@ def test_file_over_preset_and_set_over_both(settings):
 
 
 def test_another_kind_of_tokenizer_replaces_the_old_one():
-    overrides = ["model.tokenizer={kind: parcels, n_tokens: 1}"]
+    overrides = ["model.tokenizer={kind: linear, n_tokens: 1}"]
     assert load_study(default_preset="debug", overrides=overrides).model.tokenizer.n_tokens == 1
 
 
@@ -64,8 +64,8 @@ def test_streams_restart_where_the_variant_allows_it():
 def test_unknown_choices_suggest_the_nearest():
     with pytest.raises(ConfigError, match=r"model\.backbone\.variant: no such variant, 'magg'\. Did you mean 'mag'"):
         load_study(default_preset="debug", overrides=["model.backbone.variant=magg"])
-    with pytest.raises(ConfigError, match=r"model\.tokenizer\.kind: no such kind, 'parcel'\. Did you mean 'parcels'"):
-        load_study(default_preset="debug", overrides=["model.tokenizer.kind=parcel"])
+    with pytest.raises(ConfigError, match=r"model\.tokenizer\.kind: no such kind, 'linea'\. Did you mean 'linear'"):
+        load_study(default_preset="debug", overrides=["model.tokenizer.kind=linea"])
 
 
 def test_a_setting_of_another_variant_is_unknown():
@@ -95,8 +95,8 @@ def test_an_unknown_key_is_named_with_the_nearest(settings, text, wrong, right):
 
 
 def test_values_of_wrong_range_or_kind(settings):
-    with pytest.raises(ConfigError, match=r"training\.max_epochs: .*greater than or equal to 1; found 0"):
-        load_study(default_preset="debug", config_file=settings("training: {max_epochs: 0}"))
+    with pytest.raises(ConfigError, match=r"training\.max_epochs: .*greater than or equal to 0; found -1"):
+        load_study(default_preset="debug", config_file=settings("training: {max_epochs: -1}"))
     with pytest.raises(ConfigError, match=r"training\.max_epochs: .*found 'many'"):
         load_study(default_preset="debug", overrides=["training.max_epochs=many"])
     with pytest.raises(ConfigError, match="no multiple of"):
@@ -127,9 +127,48 @@ def test_seeds_are_some_and_each_once(seeds, found):
         load_study(default_preset="debug", overrides=["seeds=[-1]"])
 
 
-def test_three_seeds_and_comparison_models_by_default():
-    study = load_study(default_preset="parcels")
+def test_three_seeds_and_comparison_models_where_gradients_take_part():
+    study = load_study(default_preset="gpu-base")
     assert (study.seeds, study.comparison_models) == ((0, 1, 2), True)
+    for name in ("cpu-small", "parcels"):
+        study = load_study(default_preset=name)
+        assert (study.training.max_epochs, study.seeds, study.comparison_models) == (0, (0,), False)
+
+
+def test_comparison_models_need_epochs():
+    with pytest.raises(ConfigError, match=r"learns by gradients only, but training\.max_epochs is 0") as caught:
+        load_study(default_preset="parcels", overrides=["comparison_models=true"])
+    assert "--set training.max_epochs=8" in caught.value.hint
+    assert load_study(default_preset="parcels", overrides=["comparison_models=true", "training.max_epochs=8"])
+
+
+def test_pretraining_needs_epochs():
+    overrides = ["model.tokenizer.kind=swin", "training.pretraining={}"]
+    with pytest.raises(ConfigError, match=r"training\.pretraining: .* where training\.max_epochs is 0"):
+        load_study(default_preset="cpu-small", overrides=overrides)
+    assert load_study(default_preset="cpu-small", overrides=[*overrides, "training.max_epochs=1"]).training.pretraining
+
+
+@pytest.mark.parametrize("preset", ["cpu-small", "gpu-base"])
+def test_one_setting_switches_the_swin_on(preset, tmp_path):
+    """The backbone takes as many tokens as the tokenizer gives, over a preset and over settings in force."""
+    swin = load_study(default_preset=preset, overrides=["model.tokenizer.kind=swin"])
+    assert swin.model.backbone.tokens_per_time_point == swin.model.tokenizer.n_tokens == 8
+    write_resolved(tmp_path / "config.resolved.yaml", swin)
+    overrides = ["model.tokenizer.token_grid=[3, 3, 3]", "model.backbone.dim=24"]
+    finer = load_study(default_preset="debug", config_file=tmp_path / "config.resolved.yaml", overrides=overrides)
+    assert (finer.model.backbone.tokens_per_time_point, finer.model.backbone.dim) == (27, 24)
+    overrides = [*overrides, "model.tokenizer.kind=linear"]
+    back = load_study(default_preset="debug", config_file=tmp_path / "config.resolved.yaml", overrides=overrides)
+    assert back.model.backbone.tokens_per_time_point == 1
+
+
+def test_a_number_of_tokens_that_is_given_must_fit(settings):
+    path = settings("model: {tokenizer: {kind: swin}, backbone: {tokens_per_time_point: 3}}")
+    with pytest.raises(ConfigError, match="gives 8 tokens a time point, the backbone expects 3"):
+        load_study(default_preset="cpu-small", config_file=path)
+    path = settings("model: {tokenizer: {kind: swin}, backbone: {tokens_per_time_point: null}}")
+    assert load_study(default_preset="cpu-small", config_file=path).model.backbone.tokens_per_time_point == 8
 
 
 def test_settings_are_frozen():

@@ -22,11 +22,11 @@ def test_a_dry_run_says_what_is_read_from_surfaces(folders):
 
 def test_surfaces_have_the_settings_of_parcels(folders):
     Study.open(*folders).prepare()
-    assert Study.open(None, folders[1]).config.model.tokenizer.kind == "parcels"
+    assert Study.open(None, folders[1]).config.model.tokenizer.kind == "linear"
 
 
 def test_a_model_of_volumes_is_refused_for_surfaces(folders):
     Study.open(*folders).prepare()
     with pytest.raises(ConfigError, match=r"Swin tokenizer reads volumes, .* are vertices of surfaces") as caught:
-        _ = Study.open(None, folders[1], preset="cpu-small").config
+        _ = Study.open(None, folders[1], preset="debug").config
     assert "preset: parcels" in caught.value.hint

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import re
 import shutil
 
@@ -16,9 +17,9 @@ from titan_neuro.data.space import Space
 from titan_neuro.data.splits import Fold
 from titan_neuro.data.store import RunHeader, RunStore, RunView, write_run
 from titan_neuro.errors import InputNotFoundError, MismatchError, TrainingError
-from titan_neuro.forecaster import ForecasterConfig, match_comparison_models
+from titan_neuro.forecaster import ForecasterConfig, LookaheadConfig, RecallConfig, match_comparison_models
 from titan_neuro.forecaster.decoders import LowRankConfig
-from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig
+from titan_neuro.forecaster.tokenizers import LinearTokenizerConfig
 from titan_neuro.linear.autoregression import fit_autoregression
 from titan_neuro.titans.models import GRUConfig, LMMConfig, MACConfig, MAGConfig, MALConfig, TransformerConfig
 from titan_neuro.training import FoldData, TrainingConfig, closed_form, load_forecaster, require_match, train_fold
@@ -28,7 +29,7 @@ from titan_neuro.training.fold import data_identity
 N_FEATURES = 8
 SPACE = Space(kind="parcels", name="Toy", parcels=tuple(f"p{i}" for i in range(N_FEATURES)))
 MODEL = ForecasterConfig(
-    tokenizer=ParcelTokenizerConfig(n_tokens=1),
+    tokenizer=LinearTokenizerConfig(n_tokens=1),
     backbone=MACConfig(dim=16, n_layers=1, n_heads=2, tokens_per_time_point=1, segment_time_points=16),
     recall=None,
     horizons=(1, 2),
@@ -118,6 +119,28 @@ def test_coupled_features_are_forecast(trained, data):
     table = pd.read_csv(trained / "training.csv")
     assert table["epoch"].tolist() == [0, 1, 2]
     assert table["validation_skill_ar"][0] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("rule", ["exact", "titans"])
+def test_without_epochs_the_closed_form_is_the_model_of_every_seed(data, train, rule, caplog):
+    """Seeds draw the weights of the blocks, which enter no forecast."""
+    caplog.set_level(logging.INFO, "titan_neuro")
+    lookahead = LookaheadConfig(n_lags=2, n_components=4, key_width=16, rule=rule)
+    model = dataclasses.replace(MODEL, recall=RecallConfig(width=8, n_components=4), lookahead=lookahead)
+    closed_form_alone = dataclasses.replace(TINY, max_epochs=0)
+    forecasts = []
+    for seed in (0, 1):
+        folder, is_new = train(data, closed_form_alone, name=f"seed-{seed}", seed=seed, model=model)
+        assert is_new and not train(data, closed_form_alone, name=f"seed-{seed}", seed=seed, model=model)[1]
+        table = pd.read_csv(folder / "training.csv")
+        assert (table["epoch"].tolist(), table["step"].tolist()) == ([0], [0])
+        loaded, record = load_forecaster(folder)
+        assert record["selected_epoch"] == 0
+        assert record["validation_skill_ar"] == pytest.approx(table["validation_skill_ar"][0])
+        assert not list(folder.parent.glob("work-*/fold-*"))
+        forecasts.append(loaded.step(data.runs[data.fold.test[0]].read(0, N_TIME_POINTS))[0])
+    assert torch.equal(*forecasts)
+    assert caplog.text.count("The closed form alone, without an epoch: skill") == 2
 
 
 @pytest.mark.parametrize("backbone", [LMMConfig, MAGConfig, MALConfig, GRUConfig, TransformerConfig])

@@ -75,6 +75,18 @@ def stop(monkeypatch, root: Path, n_steps: int) -> list[Path]:
     return checkpoints(root)
 
 
+def test_a_closed_form_without_epochs_is_stopped_and_made_again(root, monkeypatch):
+    """It has no step to save: what is repeated is its validation."""
+    closed_form_alone = dataclasses.replace(TRAINING, max_epochs=0)
+    undisturbed = outcome(train(root / "undisturbed", closed_form_alone, stores=root.parent / "stores"))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Checkpoints, "on_validation_batch_end", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        train(root, closed_form_alone)
+    assert not (root / MODEL_FOLDER / "config.json").exists() and not checkpoints(root)
+    assert outcome(train(root, closed_form_alone)) == undisturbed
+    assert not list(root.glob(".work/fold-1-*"))
+
+
 @pytest.mark.parametrize("n_steps", [1, N_STEPS - 1, N_STEPS, N_STEPS + 1, 2 * N_STEPS])
 def test_stopped_after_a_step_it_resumes(root, undisturbed, monkeypatch, n_steps):
     assert stop(monkeypatch, root, n_steps)

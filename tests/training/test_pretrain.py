@@ -184,8 +184,8 @@ def test_frozen_swin_and_pretraining_need_each_other(volume_fold, volume_model, 
         default_preset="debug", overrides=[frozen, {"training": {"pretraining": {"mask_fraction": 0.5}}}]
     )
     assert study.training.pretraining == PretrainingConfig(mask_fraction=0.5)
-    with pytest.raises(ConfigError, match=r"model\.tokenizer\.kind is parcels"):
-        load_study(default_preset="parcels", overrides=[{"training": {"pretraining": {}}}])
+    with pytest.raises(ConfigError, match=r"model\.tokenizer\.kind is linear"):
+        load_study(default_preset="parcels", overrides=[{"training": {"pretraining": {}, "max_epochs": 1}}])
     model = dataclasses.replace(volume_model, tokenizer=dataclasses.replace(volume_model.tokenizer, frozen=True))
     with pytest.raises(ConfigError, match="the Swin is not pre-trained"):
         train_fold(volume_fold, model, TrainingConfig(), folder=tmp_path / "m", work_dir=tmp_path, seed=0)

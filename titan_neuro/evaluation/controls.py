@@ -218,11 +218,12 @@ class _MemoryAlone(nn.Module):
 AnyControl = FrozenMemory | ResetMemory | OtherParts
 
 
-def controls_of(model: Forecaster, train_runs: Sequence[RunData]) -> list[AnyControl]:
+def controls_of(model: Forecaster, train_runs: Sequence[RunData], *, is_trained: bool = True) -> list[AnyControl]:
     """Make the controls of a trained model, in the order of the table.
 
     Those of the memory are left out for a backbone without one, that of the recall for a model without recall, and
-    those of the Swin encoder for a model that reads no volumes.
+    those of the Swin encoder for a model that reads no volumes. Without gradient training nothing of the blocks and
+    their tokens enters a forecast, so that the model is its own control for both: these rows are left out, too.
 
     Parameters
     ----------
@@ -230,6 +231,8 @@ def controls_of(model: Forecaster, train_runs: Sequence[RunData]) -> list[AnyCon
         Trained.
     train_runs : sequence of RunData
         Runs that it was trained on: what replaces the output of the Swin encoder is scaled to it there.
+    is_trained : bool
+        Whether the blocks were trained by gradients.
     """
     config, tokenizer = model.config, model.tokenizer
     # A backbone that is not there needs no tokens: the encoder does not run.
@@ -238,11 +241,11 @@ def controls_of(model: Forecaster, train_runs: Sequence[RunData]) -> list[AnyCon
     controls: list[AnyControl] = [FrozenMemory(model), ResetMemory(model)] if config.backbone.has_memory else []
     without = {"tokenizer": no_tokens, "decoder": no_decoder}
     controls.append(OtherParts(model, BACKBONE_SUFFIX, backbone=_MemoryAlone(None), **without))
-    if model.backbone.memory is not None:
+    if is_trained and model.backbone.memory is not None:
         controls.append(OtherParts(model, BLOCKS_SUFFIX, backbone=_MemoryAlone(model.backbone.memory), **without))
     if model.recall is not None:
         controls.append(OtherParts(model, RECALL_SUFFIX, recall=None))
-    if isinstance(tokenizer, SwinTokenizer):
+    if is_trained and isinstance(tokenizer, SwinTokenizer):
         controls.append(OtherParts(model, SWIN_SUFFIX, tokenizer=no_tokens))
         controls.append(OtherParts(model, SWIN_MEANS_SUFFIX, tokenizer=RandomMeans(tokenizer, train_runs)))
     return controls

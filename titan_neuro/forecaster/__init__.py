@@ -7,16 +7,16 @@ from titan_neuro.forecaster.forecaster import Forecaster
 from titan_neuro.forecaster.recall import RecallConfig
 from titan_neuro.forecaster.state import ForecasterState, Observation
 from titan_neuro.forecaster.titan import LookaheadConfig, TitansRuleConfig
-from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig, SwinTokenizerConfig
+from titan_neuro.forecaster.tokenizers import LinearTokenizerConfig, SwinTokenizerConfig
 
 __all__ = [
     "Forecaster",
     "ForecasterConfig",
     "ForecasterState",
+    "LinearTokenizerConfig",
     "LookaheadConfig",
     "LowRankConfig",
     "Observation",
-    "ParcelTokenizerConfig",
     "RecallConfig",
     "SwinTokenizerConfig",
     "TitansRuleConfig",

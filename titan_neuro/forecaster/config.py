@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from titan_neuro.errors import ConfigError
 from titan_neuro.forecaster.decoders import LowRankConfig, UpsamplingConfig
 from titan_neuro.forecaster.recall.recall import RecallConfig
 from titan_neuro.forecaster.titan.lookahead_memory import LookaheadConfig
-from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig, SwinTokenizerConfig
+from titan_neuro.forecaster.tokenizers import LinearTokenizerConfig, SwinTokenizerConfig
 from titan_neuro.settings import settings
 from titan_neuro.titans.models.mac import MACConfig
 from titan_neuro.titans.models.variants import AnyBackboneConfig, require_causal
@@ -27,10 +28,11 @@ class ForecasterConfig:
 
     Attributes
     ----------
-    tokenizer : SwinTokenizerConfig or ParcelTokenizerConfig
-        Chosen by ``kind``: ``swin`` for volumes, ``parcels`` for parcels.
+    tokenizer : SwinTokenizerConfig or LinearTokenizerConfig
+        Chosen by ``kind``: ``linear`` for features of any kind, ``swin`` for volumes.
     backbone : LMMConfig, MACConfig, MAGConfig, MALConfig, GRUConfig or TransformerConfig
-        Chosen by ``variant``; by default MAC, with the tokenizer's number of tokens a time point.
+        Chosen by ``variant``; by default MAC, with the tokenizer's number of tokens a time point. In a file of settings
+        ``tokens_per_time_point`` is that number where it is null or left out.
     recall : RecallConfig or None
         What is fitted in closed form; None for none, and for no memory that looks ahead.
     lookahead : LookaheadConfig or None
@@ -46,13 +48,23 @@ class ForecasterConfig:
         Settings that don't fit each other, or a backbone that uses later time points.
     """
 
-    tokenizer: Annotated[SwinTokenizerConfig | ParcelTokenizerConfig, Field(discriminator="kind")]
+    tokenizer: Annotated[SwinTokenizerConfig | LinearTokenizerConfig, Field(discriminator="kind")]
     # Replaced by `__post_init__`: the default depends on the tokenizer.
     backbone: AnyBackboneConfig = cast("MACConfig", None)
     recall: RecallConfig | None = RecallConfig()
     lookahead: LookaheadConfig | None = LookaheadConfig()
     horizons: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 3, 6, 10)
     decoder: Annotated[LowRankConfig | UpsamplingConfig, Field(discriminator="kind")] = LowRankConfig()
+
+    @field_validator("backbone", mode="before")
+    @classmethod
+    def _take_the_tokens_of_the_tokenizer(cls, backbone: Any, info: Any) -> Any:
+        # `info` is a `pydantic.ValidationInfo`, a protocol that can't be checked when the tests run. It has no
+        # tokenizer where the tokenizer's own settings are refused.
+        tokenizer = info.data.get("tokenizer")
+        if tokenizer is None or not isinstance(backbone, Mapping) or backbone.get("tokens_per_time_point") is not None:
+            return backbone
+        return {**backbone, "tokens_per_time_point": tokenizer.n_tokens}
 
     def __post_init__(self) -> None:
         if getattr(self, "backbone", None) is None:
@@ -70,7 +82,7 @@ class ForecasterConfig:
             )
         if isinstance(self.decoder, UpsamplingConfig) and not isinstance(self.tokenizer, SwinTokenizerConfig):
             raise ConfigError(
-                "ForecasterConfig: the upsampling decoder needs volumes; parcels have no grid.",
+                "ForecasterConfig: the upsampling decoder needs the Swin tokenizer's grid; the linear one has none.",
                 "Set decoder.kind (in a study: model.decoder.kind) to low-rank.",
             )
         require_causal(self.backbone, "ForecasterConfig")

@@ -22,7 +22,7 @@ from titan_neuro.forecaster.recall.recall import Recall, Recalled
 from titan_neuro.forecaster.shapes import as_tensor, require_series, require_size
 from titan_neuro.forecaster.state import ForecasterState, LearnedOutput, MemoriesState, Observation, ObservationState
 from titan_neuro.forecaster.titan import ForecasterBackbone
-from titan_neuro.forecaster.tokenizers import ParcelTokenizer, SwinTokenizer, SwinTokenizerConfig
+from titan_neuro.forecaster.tokenizers import LinearTokenizer, SwinTokenizer, SwinTokenizerConfig
 from titan_neuro.linear.autoregression import fit_autoregression
 from titan_neuro.runs import as_runs
 from titan_neuro.titans.pretrained import Pretrained
@@ -45,8 +45,8 @@ class Forecaster(Pretrained):
     n_features : int
         Voxels inside the mask, or parcels.
     mask : torch.Tensor, optional
-        bool ``(x, y, z)`` with `n_features` voxels set; for the Swin tokenizer. A tokenizer of parcels, which may also
-        read the voxels of a mask, does not use it.
+        bool ``(x, y, z)`` with `n_features` voxels set; for the Swin tokenizer. The linear one, which reads the voxels
+        of a mask as well, does not use it.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class Forecaster(Pretrained):
     components : Components or None
         None without a recall.
     recall : Recall or None
-    tokenizer : SwinTokenizer or ParcelTokenizer
+    tokenizer : SwinTokenizer or LinearTokenizer
     backbone : ForecasterBackbone
     decoder : LowRankDecoder or UpsamplingDecoder
 
@@ -73,7 +73,7 @@ class Forecaster(Pretrained):
 
     Examples
     --------
-    >>> model = Forecaster(ForecasterConfig(tokenizer=ParcelTokenizerConfig()), n_features=200)
+    >>> model = Forecaster(ForecasterConfig(tokenizer=LinearTokenizerConfig()), n_features=200)
     >>> model.fit([run_1, run_2])  # arrays (time, 200), z-scored
     >>> forecasts, state = model.step(new_run)  # (time, horizons, 200)
     """
@@ -98,10 +98,10 @@ class Forecaster(Pretrained):
         self.fitted_runs: dict[str, tuple[int, int]] = {}
         self.linear_skip = LinearSkip(horizons=self.horizons, n_features=n_features)
 
-    def _build_tokenizer(self, mask: Tensor | None) -> SwinTokenizer | ParcelTokenizer:
+    def _build_tokenizer(self, mask: Tensor | None) -> SwinTokenizer | LinearTokenizer:
         config, dim = self.config.tokenizer, self.config.backbone.dim
         if not isinstance(config, SwinTokenizerConfig):
-            return ParcelTokenizer(config, self.n_features, dim)
+            return LinearTokenizer(config, self.n_features, dim)
         if mask is not None and not (isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.ndim == 3):
             raise MismatchError(
                 f"Forecaster: expected the mask as a bool tensor (x, y, z), found {_describe(mask)}.",

@@ -61,7 +61,8 @@ def limits(results: Results) -> list[str]:
         items += [_PROTOCOL_LIMITS[name] for name in scores["protocol"].unique() if name in _PROTOCOL_LIMITS]
         if main_model:
             items += _missing_rows(set(scores["model"]), main_model)
-            items += _seeds(int(scores["n_seeds"].max()))
+            # The closed form draws nothing at random.
+            items += _seeds(int(scores["n_seeds"].max())) if results.has_epochs or not results.training else ()
     return [*items, *_maps(results), *_context(results), *_probes(results)]
 
 

@@ -246,7 +246,8 @@ def _training_section(results: Results) -> dict[str, Any] | None:
     rows = training_rows(results.training)
     best = ", ".join(f"{row['fold']} {row['best']}" for row in rows)
     return {
-        "source": svg_uri(training_figure(results.training)),
+        # Without epochs there are no curves.
+        "source": svg_uri(training_figure(results.training)) if results.has_epochs else "",
         "alt": f"skill_ar on the validation runs over epochs. Best of each fold: {best}.",
         "rows": rows,
     }

@@ -178,6 +178,11 @@ class Results:
     stages: dict[str, dict[str, Any]]
 
     @property
+    def has_epochs(self) -> bool:
+        """Whether a model was trained by gradients; False where all that there are are the closed form alone."""
+        return any(table["epoch"].max() > 0 for table in self.training.values())
+
+    @property
     def main_model(self) -> str:
         """Name of the study's model; empty where the table has none."""
         models = [] if self.scores is None else list(self.scores.loc[self.scores["kind"] == Kind.MODEL, "model"])

@@ -13,7 +13,7 @@ from titan_neuro.errors import ConfigError
 from titan_neuro.evaluation import EvaluationConfig
 from titan_neuro.forecaster import ForecasterConfig, LookaheadConfig, RecallConfig
 from titan_neuro.forecaster.decoders import LowRankConfig
-from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig, SwinTokenizerConfig
+from titan_neuro.forecaster.tokenizers import LinearTokenizerConfig, SwinTokenizerConfig
 from titan_neuro.probing import ProbeConfig
 from titan_neuro.settings import settings
 from titan_neuro.titans.models import MACConfig
@@ -30,10 +30,11 @@ class StudyConfig:
         The settings of each stage; see the classes.
     seeds : tuple of int
         Of the initial weights and the order of the runs: every fold is trained once with each. The first is that of the
-        bootstrap, too. No number without its repetition: three by default.
+        bootstrap, too. Three by default, since what gradients make differs; presets without epochs have one, since the
+        closed form draws nothing.
     comparison_models : bool
         Whether a GRU and a Transformer that sees 20 time points are trained beside the model (see
-        `match_comparison_models`).
+        `match_comparison_models`). They learn by gradients only, and need ``training.max_epochs`` of 1 or more.
     """
 
     prepare: PrepareConfig = PrepareConfig()
@@ -48,6 +49,11 @@ class StudyConfig:
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ConfigError(f"seeds: expected one or more, each once; found {list(self.seeds)}.")
+        if self.comparison_models and not self.training.max_epochs:
+            raise ConfigError(
+                "comparison_models: a GRU or Transformer learns by gradients only, but training.max_epochs is 0.",
+                "Set training.max_epochs to 1 or more (--set training.max_epochs=8), or comparison_models to false.",
+            )
         require_pretraining(self.model, self.training.pretraining)
         window, restart = self.training.window_time_points, self.model.restart_time_points
         if window % restart:
@@ -77,22 +83,21 @@ def debug() -> StudyConfig:
 
 
 def cpu_small() -> StudyConfig:
-    """Volumes on a coarse grid (about 24 voxels a side), trained on a laptop in minutes."""
+    """Volumes on a coarse grid (about 24 voxels a side), fitted in closed form on a laptop in minutes."""
     return StudyConfig(
-        model=ForecasterConfig(
-            # 24 voxels are 12, 6 and 3 patches a side: windows of 3 fit them without padding.
-            tokenizer=SwinTokenizerConfig(window_size=3),
-            backbone=MACConfig(dim=48, tokens_per_time_point=8),
-        )
+        model=ForecasterConfig(tokenizer=LinearTokenizerConfig(), backbone=MACConfig(dim=48)),
+        training=TrainingConfig(max_epochs=0),
+        seeds=(0,),
+        comparison_models=False,
     )
 
 
 def gpu_base() -> StudyConfig:
-    """Volumes of about 96 voxels a side, on one GPU."""
+    """Volumes of about 96 voxels a side, on one GPU. At this size gradient training was not measured: it stays on."""
     return StudyConfig(
         model=ForecasterConfig(
-            tokenizer=SwinTokenizerConfig(embed_dim=24, depths=(2, 2, 2, 2), token_grid=(3, 3, 3)),
-            backbone=MACConfig(dim=192, n_layers=4, n_heads=4, tokens_per_time_point=27),
+            tokenizer=LinearTokenizerConfig(),
+            backbone=MACConfig(dim=192, n_layers=4, n_heads=4),
             horizons=(1, 2, 3, 6, 10, 20),
             decoder=LowRankConfig(rank=64),
         ),
@@ -101,14 +106,15 @@ def gpu_base() -> StudyConfig:
 
 
 def parcels() -> StudyConfig:
-    """Time series of a few hundred parcels, trained on a laptop in minutes."""
+    """Time series of a few hundred parcels, fitted in closed form on a laptop in minutes."""
     return StudyConfig(
         model=ForecasterConfig(
-            tokenizer=ParcelTokenizerConfig(n_tokens=1),
-            backbone=MACConfig(dim=64, tokens_per_time_point=1),
-            horizons=(1, 2, 3, 6, 10, 20),
+            tokenizer=LinearTokenizerConfig(), backbone=MACConfig(dim=64), horizons=(1, 2, 3, 6, 10, 20)
         ),
-        training=TrainingConfig(max_epochs=8, patience=2, learning_rate=3e-4, weight_decay=0.1),
+        # Where epochs are asked for, `max_epochs` alone is missing.
+        training=TrainingConfig(max_epochs=0, patience=2, learning_rate=3e-4, weight_decay=0.1),
+        seeds=(0,),
+        comparison_models=False,
     )
 
 

@@ -153,7 +153,8 @@ def _score_folds(trained: TrainedStudy) -> Benchmark:
         train, test = data.fit_runs, data.select(data.fold.test)
         for seed, folds in trained.models.items():
             main, *comparison_models = folds[position]
-            models[seed] = [main, *controls_of(main, train), *comparison_models]
+            is_trained = trained.config.training.max_epochs > 0
+            models[seed] = [main, *controls_of(main, train, is_trained=is_trained), *comparison_models]
         baselines, references = _rows(trained.config.model.horizons)
         parts.append(
             score_fold(

@@ -59,10 +59,10 @@ def load_study(
         )
     content: dict[str, Any] = _STUDY.dump_python(PRESETS[preset](), mode="json")
     settings = [parse_setting(over) if isinstance(over, str) else over for over in overrides]
-    in_file = _merge(_merge(content, {"prepare": prepared or {}}, [StudyConfig]), given, [StudyConfig])
+    in_file = _put_over(_put_over(content, {"prepare": prepared or {}}), given)
     content = in_file
     for setting in settings:
-        content = _merge(content, setting, [StudyConfig])
+        content = _put_over(content, setting)
     if seed is not None:
         content = {**content, "seeds": [seed]}
     try:
@@ -123,6 +123,20 @@ def parse_setting(text: str) -> dict[str, Any]:
     for part in reversed(key.split(".")):
         nested = {part: nested}
     return typing.cast("dict[str, Any]", nested)
+
+
+def _put_over(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Put settings of a study over others; another tokenizer brings its number of tokens.
+
+    The number of tokens below is that of the tokenizer below, and says nothing about another one.
+    """
+    merged, model = _merge(base, over, [StudyConfig]), over.get("model")
+    if not isinstance(model, Mapping) or "tokenizer" not in model or not isinstance(merged["model"], dict):
+        return merged
+    given, backbone = model.get("backbone"), merged["model"].get("backbone")
+    if not isinstance(backbone, dict) or (isinstance(given, Mapping) and "tokens_per_time_point" in given):
+        return merged
+    return {**merged, "model": {**merged["model"], "backbone": {**backbone, "tokens_per_time_point": None}}}
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any], components: Sequence[Any]) -> dict[str, Any]:

@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_CLOSED_FORM_ALONE = (
+    "The model is the closed form alone (training.max_epochs is 0): the blocks of its backbone and the tokens that "
+    "they read are not trained, and enter no forecast."
+)
+
 
 def study_folds(runs: Sequence[RunStore], config: StudyConfig) -> list[FoldData]:
     """Divide prepared runs into folds, all seen through the mask that they share.
@@ -211,14 +216,16 @@ class StudyPlan:
 
     @property
     def notes(self) -> list[str]:
-        """What a table of this plan must say of itself: which part of the study it is of; empty for all of it."""
+        """What a table of this plan must say of itself: that nothing was trained, which part of the study it is of."""
+        notes = [] if self.config.training.max_epochs else [_CLOSED_FORM_ALONE]
         numbers = [data.fold.number for data in self.folds]
         if len(numbers) == self.n_folds and self.seeds == list(self.config.seeds):
-            return []
+            return notes
         folds, seeds = (", ".join(map(str, each)) for each in (numbers, self.seeds))
         return [
+            *notes,
             f"PART OF THE STUDY: {len(numbers)} of {self.n_folds} folds ({folds}) and {len(self.seeds)} of "
-            f"{len(self.config.seeds)} seeds ({seeds}) are scored; without --fold and --seed all are."
+            f"{len(self.config.seeds)} seeds ({seeds}) are scored; without --fold and --seed all are.",
         ]
 
     @property

@@ -122,7 +122,8 @@ class GivenSettings:
             raise ConfigError(
                 f"model.tokenizer: the Swin tokenizer reads volumes, but the runs of {output.path} are {found}, which "
                 "have no grid.",
-                "Take a model of parcels, which reads any features: `preset: parcels` in the file of --config-file.",
+                "Take the linear tokenizer, which reads any features: --set model.tokenizer.kind=linear, or "
+                "`preset: parcels` in the file of --config-file.",
             )
         asked = TypeAdapter(PrepareConfig).dump_python(config.prepare, mode="json")
         for name, found in prepared.items():

@@ -80,7 +80,7 @@ def _train_fold(
     seed, data = planned[0].seed, planned[0].data
     fold = data.fold
     logger.info(
-        "Seed %d, fold %d: %d runs to train on, %d to choose the epoch, %d to test.",
+        "Seed %d, fold %d: %d runs to train on, %d to validate on, %d to test.",
         *(seed, fold.number, len(fold.train), len(fold.validation), len(fold.test)),
     )
     metadata = {"seed": seed, "device": processes.device, "processes": processes.n * processes.n_nodes}
@@ -104,7 +104,7 @@ def _train_fold(
             )
             name = model.config.backbone.name
             if is_new:
-                logger.info("%s is trained: %s", name, model.folder)
+                logger.info("%s is %s: %s", name, "trained" if training.max_epochs else "fitted", model.folder)
             models.append(TrainedModel(seed, fold.number, name, model.folder, is_new))
         record["models"] = [model.name for model in models if model.is_new]
         if not record["models"]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from titan_neuro.errors import ConfigError, InputNotFoundError, MismatchError, OutputError, near_miss
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-SCHEMA, SCHEMA_VERSION = "titan-neuro-model", 1
+SCHEMA, SCHEMA_VERSION = "titan-neuro-model", 2
 
 # Not `Self`: beartype, which checks shapes in the tests, supports it in decorated classes only.
 AnyModel = TypeVar("AnyModel", bound="Pretrained")
@@ -203,7 +203,7 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
         raise MismatchError(
             f"{path}: expected schema {SCHEMA} version {SCHEMA_VERSION}, found {found.get('schema')} version "
             f"{found.get('schema_version')}.",
-            "Save the model again with this version of titan-neuro.",
+            "Save the model again with this version of titan-neuro, or train it again (`titan-neuro train`).",
         )
     missing = {"class", "config", "arguments", "metadata"} - set(found)
     if missing:

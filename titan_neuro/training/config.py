@@ -55,7 +55,7 @@ class TrainingConfig:
     Attributes
     ----------
     max_epochs : int
-        Epochs, each followed by a validation.
+        Epochs, each followed by a validation. 0: no gradient step, the closed form alone is the model.
     steps_per_epoch : int
         Steps of an epoch, at least: the training runs are read once, or again until there are so many steps.
     patience : int
@@ -84,7 +84,7 @@ class TrainingConfig:
         Pre-training of the Swin on masked volumes of the training runs; by default none.
     """
 
-    max_epochs: Annotated[int, Field(ge=1)] = 12
+    max_epochs: Annotated[int, Field(ge=0)] = 12
     steps_per_epoch: Annotated[int, Field(ge=1)] = 32
     patience: Annotated[int, Field(ge=1)] = 4
     window_time_points: Annotated[int, Field(ge=1)] = 64
@@ -104,6 +104,12 @@ class TrainingConfig:
             raise ConfigError(
                 "training.precision: float16 can't be combined with training.strategy fsdp.",
                 "Set training.precision to bfloat16.",
+            )
+        if self.pretraining is not None and not self.max_epochs:
+            raise ConfigError(
+                "training.pretraining: nothing uses a pre-trained Swin where training.max_epochs is 0: tokens enter "
+                "forecasts by gradient training.",
+                "Set training.max_epochs to 1 or more, or training.pretraining to null.",
             )
 
 

@@ -101,6 +101,8 @@ def train_fold(
 ) -> bool:
     """Train the model of one fold, unless it exists already; an interrupted training resumes at its last checkpoint.
 
+    With ``training.max_epochs`` of 0 the closed form is the model: it is scored on the validation runs, and saved.
+
     Parameters
     ----------
     data : FoldData
@@ -224,7 +226,10 @@ def _train(job: _Job) -> _Trained:
             stop_if_signaled(is_first=is_first)
         else:
             logger.info("Training resumes from %s.", checkpoint)
-        fit(trainer, module, streams, checkpoint)
+        if training.max_epochs:
+            fit(trainer, module, streams, checkpoint)
+        else:
+            _log_closed_form(module.history[-1])
     epoch = best_epoch(module.history)
     if is_first:
         # Weights that were divided among processes can't be joined in place.
@@ -232,6 +237,13 @@ def _train(job: _Job) -> _Trained:
         weights = _best_weights(job.checkpoints, epoch) if epoch else fitted_weights
         forecaster.to("cpu").load_state_dict(weights)
     return _Trained(forecaster, module.history, epoch)
+
+
+def _log_closed_form(row: dict[str, float]) -> None:
+    logger.info(
+        "The closed form alone, without an epoch: skill %.4f over AR, %.4f over persistence on the validation runs.",
+        *(row["validation_skill_ar"], row["validation_skill_persistence"]),
+    )
 
 
 def _best_weights(checkpoints: Path, epoch: int) -> dict[str, torch.Tensor]:

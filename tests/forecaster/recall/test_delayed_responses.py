@@ -9,7 +9,7 @@ from stimulus_runs import HORIZONS, ar1_noise, as_run, error, stream
 
 from titan_neuro.forecaster import Forecaster, ForecasterConfig, RecallConfig
 from titan_neuro.forecaster.recall.delayed_responses import DelayedResponses, DelayedResponsesFit
-from titan_neuro.forecaster.tokenizers import ParcelTokenizerConfig
+from titan_neuro.forecaster.tokenizers import LinearTokenizerConfig
 from titan_neuro.titans.models import MACConfig
 
 LAGS = (40, 90)
@@ -38,7 +38,7 @@ def make_runs(n_subjects: int, lags: tuple[int, ...], n_time_points: int = 600) 
 def make_model(recall: RecallConfig = RECALL) -> Forecaster:
     torch.manual_seed(0)
     backbone = MACConfig(dim=8, n_layers=1, n_heads=2, tokens_per_time_point=1)
-    tokenizer = ParcelTokenizerConfig(n_tokens=1)
+    tokenizer = LinearTokenizerConfig(n_tokens=1)
     return ForecasterConfig(tokenizer=tokenizer, backbone=backbone, recall=recall, horizons=HORIZONS).build(
         n_features=20
     )

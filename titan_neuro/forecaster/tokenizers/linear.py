@@ -1,4 +1,4 @@
-"""Tokens of parcels: one linear map of the whole time point."""
+"""Tokens by one linear map of the whole time point: of parcels, vertices, or the voxels of a mask."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from titan_neuro.settings import settings
 
 
 @settings
-class ParcelTokenizerConfig:
-    """A linear map from all parcels of a time point to its tokens.
+class LinearTokenizerConfig:
+    """A linear map from all features of a time point to its tokens.
 
     Attributes
     ----------
@@ -22,23 +22,23 @@ class ParcelTokenizerConfig:
         Tokens of a time point.
     """
 
-    kind: Literal["parcels"] = "parcels"
+    kind: Literal["linear"] = "linear"
     n_tokens: Annotated[int, Field(ge=1)] = 1
 
 
-class ParcelTokenizer(nn.Module):
-    """One linear map from all parcels of a time point to its tokens.
+class LinearTokenizer(nn.Module):
+    """One linear map from all features of a time point to its tokens.
 
     Parameters
     ----------
-    config : ParcelTokenizerConfig
+    config : LinearTokenizerConfig
     n_features : int
-        Number of parcels.
+        Number of voxels inside the mask, vertices or parcels.
     dim : int
         Width of a token.
     """
 
-    def __init__(self, config: ParcelTokenizerConfig, n_features: int, dim: int) -> None:
+    def __init__(self, config: LinearTokenizerConfig, n_features: int, dim: int) -> None:
         super().__init__()
         self.n_tokens, self.n_features = config.n_tokens, n_features
         self.projection = nn.Linear(n_features, config.n_tokens * dim)
@@ -49,7 +49,7 @@ class ParcelTokenizer(nn.Module):
         Parameters
         ----------
         series : torch.Tensor
-            ``(batch, time, parcels)``, z-scored.
+            ``(batch, time, features)``, z-scored.
 
         Returns
         -------
@@ -59,8 +59,8 @@ class ParcelTokenizer(nn.Module):
         Raises
         ------
         MismatchError
-            Series of another rank, number of parcels or dtype.
+            Series of another rank, number of features or dtype.
         """
-        require_series(series, self.n_features, caller="ParcelTokenizer.forward", dtype=self.projection.weight.dtype)
+        require_series(series, self.n_features, caller="LinearTokenizer.forward", dtype=self.projection.weight.dtype)
         tokens: Tensor = self.projection(series)
         return tokens.view(*series.shape[:2], self.n_tokens, -1)
