@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 locked = awk '/^[a-z0-9]/ { found = /^($(1))/ } $(2)found' constraints.txt
 PIP := $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation
 
-.PHONY: install constraints demo test test-system test-slow test-endurance test-all lint clean
+.PHONY: install constraints demo docs test test-system test-slow test-endurance test-all lint clean
 
 install: $(VENV)/.installed
 
@@ -46,6 +46,10 @@ demo: install
 	$(BIN)/titan-neuro run $(DEMO)/bids $(DEMO)/output participant --config-file pipelines/demo.yaml $(RETELLING) --nprocs 2
 	$(BIN)/titan-neuro run $(DEMO)/bids $(DEMO)/output group --config-file pipelines/demo.yaml $(RETELLING) --nprocs 1
 	@echo "Report: $(abspath $(DEMO)/output/report.html)"
+
+# The site, build/docs/index.html: the pages of docs/ and a reference made from the code. No network is needed.
+docs: install
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --doctree-dir build/doctrees docs build/docs
 
 # Minutes on two cores: before every commit.
 test: install lint

@@ -40,8 +40,8 @@ _NEEDED = ("training", "autoregression")
 # Rows that were measured separately replace those of the whole run: two processes on a quiet machine, and a GPU.
 _SEPARATE = ("training_scaling.json", "training_gpu.json")
 
-# ds003017 as published (README.md; its sidecars): volumes of the five runs, subjects, voxels of a volume, bytes of all
-# BOLD images, and of all files that `fetch --with transforms` gets.
+# ds003017 as published (docs/ds003017.md; its sidecars): volumes of the five runs, subjects, voxels of a volume, bytes
+# of all BOLD images, and of all files that `fetch --with transforms` gets.
 RUN_VOLUMES, N_SUBJECTS = (598, 498, 535, 618, 803), 25
 RAW_VOXELS, BOLD_BYTES, FETCHED_BYTES = 96 * 96 * 48, 27.6e9, 30.0e9
 
@@ -245,7 +245,7 @@ def budapest_tables(measured: Measured) -> dict[str, str]:
     linear_h = n_folds * measured.autoregression_s * voxels * n_volumes / (70_000 * 3_000) / 3600
     rows = [
         ["volumes", f"{N_SUBJECTS} x ({' + '.join(map(str, RUN_VOLUMES))})", f"{n_volumes:,}"],
-        ["fetched, with transforms", "README.md", format_bytes(FETCHED_BYTES)],
+        ["fetched, with transforms", "`docs/ds003017.md`", format_bytes(FETCHED_BYTES)],
         ["store", f"2 bytes x {voxels:,} voxels x volumes", format_bytes(2 * voxels * n_volumes)],
         [
             "models",

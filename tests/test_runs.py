@@ -58,6 +58,11 @@ def test_arrays_of_wrong_rank_or_dtype(wrong):
         as_runs([wrong])
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_series_are_kept_in_float32(dtype):
+    assert InMemoryRun(torch.ones(4, 2, dtype=dtype)).read(0, 4).dtype == torch.float32
+
+
 def test_marks_of_another_length_are_refused():
     with pytest.raises(MismatchError, match="expected 4 marks in `scored`"):
         InMemoryRun(torch.zeros(4, 2), np.ones(3, dtype=bool))

@@ -139,6 +139,9 @@ def near_miss(name: str, names: Iterable[str]) -> str:
 
 
 def list_names(names: Sequence[str], at_most: int = 10, *, of: str = "in all") -> str:
-    """List names for a message, with their number where there are more than `at_most`: ``a, b, ... (7 in all)``."""
+    """List names for a message, with their number where there are more than `at_most`.
+
+    Of seven names, at most two: ``a, b, ... (7 in all)``.
+    """
     more = f", ... ({len(names)} {of})" if len(names) > at_most else ""
     return ", ".join(names[:at_most]) + more

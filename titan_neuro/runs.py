@@ -98,7 +98,7 @@ class InMemoryRun:
     Attributes
     ----------
     series : torch.Tensor
-        ``(time, features)``, floating-point, z-scored per feature.
+        ``(time, features)``, z-scored per feature; of any floating-point type, and kept in float32.
     scored : numpy.ndarray
         bool ``(time,)``: the time points that a loss or a score may use as a target; by default all.
     key : str
@@ -133,6 +133,7 @@ class InMemoryRun:
                 f"{tuple(self.series.shape)}.",
                 "Pass one matrix for each run, z-scored per feature.",
             )
+        self.series = self.series.float()
         self.n_time_points, self.n_features = self.series.shape
         if not self.n_time_points:
             raise MismatchError(f"{self.key}: expected at least one time point, found {tuple(self.series.shape)}.")
@@ -181,10 +182,8 @@ def as_runs(runs: Sequence[RunData | Tensor | np.ndarray]) -> list[RunData]:
     wrapped: list[RunData] = []
     for number, run in enumerate(runs):
         if isinstance(run, np.ndarray | Tensor):
-            series = torch.as_tensor(run)
-            series = series.float() if series.is_floating_point() else series
             name = f"array-{number}"
-            wrapped.append(InMemoryRun(series, key=name, subject=name, stimulus=name))
+            wrapped.append(InMemoryRun(torch.as_tensor(run), key=name, subject=name, stimulus=name))
         elif callable(getattr(run, "read", None)):
             wrapped.append(run)
         else:

@@ -119,7 +119,7 @@ def test_what_locked_packages_need_is_locked(pins):
 
 
 def test_the_extras_are_those_that_are_documented(project):
-    assert set(project["optional-dependencies"]) == {"pipelines", "notebooks", "raw", "dev"}
+    assert set(project["optional-dependencies"]) == {"pipelines", "notebooks", "raw", "docs", "dev"}
 
 
 def test_conda_installs_the_locked_packages(project, conda):

@@ -26,7 +26,7 @@ class PrepareConfig:
         Seconds at the start of a run, from its first steady volume on, that models receive as input, and that are
         never scored: running estimates are unreliable there.
     scored_trial_types : tuple of str
-        A time point is scored when it lies inside an event of one of these ``trial_type``s. Where the events table has
+        A time point is scored when it lies inside an event of one of these trial types. Where the events table has
         no such event, or there is no table, all time points after the warm-up are scored.
     mask_time_points : int
         Number of first volumes whose mean gives the brain mask where the dataset has none, and the reference of a rough
