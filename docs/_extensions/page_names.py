@@ -1,7 +1,7 @@
 """Names of pages become links.
 
 The pages of this project name each other as files, ``docs/store.md`` in backticks, which is readable everywhere. On the
-site such a name is a link. One that begins with ``docs/`` and names no page is a warning, which fails the build.
+site such a name is a link; that of a decision is its number. One that begins with ``docs/`` and names no page is a warning, which fails the build.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from sphinx.util import logging
 logger = logging.getLogger(__name__)
 
 _PAGE = re.compile(r"[\w./-]+\.md|docs/decisions/")
+_DECISION = re.compile(r"decisions/(\d+)-")
 # Files outside this folder that pages of the site include.
 _INCLUDED = {
     "CHANGELOG.md": "changelog",
@@ -47,7 +48,8 @@ class PageNames(SphinxTransform):
                     "", refdomain="std", reftype="doc", reftarget=f"/{page}", refexplicit=True, refdoc=self.env.docname
                 )
                 literal.replace_self(link)
-                link += literal
+                decision = _DECISION.match(page)
+                link += nodes.inline(text=f"decision {int(decision[1])}") if decision else literal
 
     def _page(self, name: str) -> str | None:
         """Page of the site that a file's name stands for; None for other files."""

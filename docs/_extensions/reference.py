@@ -21,6 +21,7 @@ import annotated_types
 from numpydoc.docscrape import ClassDoc
 from pydantic import TypeAdapter
 from sphinx.application import Sphinx
+from sphinx.util.inspect import signature, stringify_signature
 
 from titan_neuro import errors
 from titan_neuro.cli.command import build_parser
@@ -29,7 +30,7 @@ from titan_neuro.settings import choice, components_at
 from titan_neuro.study.config import PRESETS, StudyConfig
 
 _ROOT = Path(__file__).parents[2]
-_HELP_COLUMNS = "100"
+_HELP_COLUMNS = "90"
 _GENERATED = re.compile(r"<!-- generated: (\w+) ?([\w.]*) -->")
 _BOUNDS = ((annotated_types.Ge, "ge", ">="), (annotated_types.Gt, "gt", ">"))
 _UPPER_BOUNDS = ((annotated_types.Le, "le", "<="), (annotated_types.Lt, "lt", "<"))
@@ -51,6 +52,25 @@ def benchmark_tables() -> str:
     """Return what the benchmarks have written, one section for each."""
     pages = sorted((_ROOT / "benchmarks/results").glob("*.md"))
     return "\n".join(f"```{{include}} ../benchmarks/results/{page.name}\n:heading-offset: 1\n```\n" for page in pages)
+
+
+def constructor(_: Sphinx, kind: str, __: str, content: Any, ___: Any, found: str | None, ____: Any) -> Any:
+    """Return how a class is called: settings by name and default, modules of torch as their ``__init__`` says."""
+    if kind != "class":
+        return None
+    if hasattr(content, "__pydantic_fields__"):
+        return f"(*, {', '.join(map(_argument, dataclasses.fields(content)))})", None
+    if found is not None and found.startswith("(*args: "):
+        called = signature(content.__init__, bound_method=True)
+        return stringify_signature(called, show_return_annotation=False, unqualified_typehints=True), None
+    return None
+
+
+def _argument(field: dataclasses.Field[Any]) -> str:
+    if field.default is dataclasses.MISSING:
+        return field.name
+    default = field.default
+    return f"{field.name}={f'{type(default).__name__}()' if dataclasses.is_dataclass(default) else repr(default)}"
 
 
 def commands() -> str:
@@ -213,7 +233,8 @@ _KINDS: dict[str, Callable[..., str]] = {
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Register both events."""
+    """Register the events."""
     app.connect("source-read", fill)
+    app.connect("autodoc-process-signature", constructor)
     app.connect("env-get-outdated", generated_pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
