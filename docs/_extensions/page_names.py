@@ -1,7 +1,8 @@
 """Names of pages become links.
 
 The pages of this project name each other as files, ``docs/store.md`` in backticks, which is readable everywhere. On the
-site such a name is a link; that of a decision is its number. One that begins with ``docs/`` and names no page is a warning, which fails the build.
+site such a name is a link; that of a decision is its number. One that begins with ``docs/`` and names no page is a
+warning, which fails the build.
 """
 
 from __future__ import annotations
