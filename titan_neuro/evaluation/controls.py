@@ -98,7 +98,11 @@ class FrozenMemory(Control[ForecasterState]):
 
     def init_state(self) -> ForecasterState:
         """State before the first time point of a run."""
-        return self.model.init_state()
+        state, memory = self.model.init_state(), self.model.backbone.memory
+        if memory is None or not memory.associations.is_empty_at_first:
+            return state
+        backbone = state.memory.backbone.never_written()
+        return dataclasses.replace(state, memory=dataclasses.replace(state.memory, backbone=backbone))
 
     def forward(self, series: Tensor, state: ForecasterState) -> tuple[Tensor, ForecasterState]:
         """Forecast without writing the memory; shapes as in :meth:`Control.forward`."""

@@ -28,11 +28,16 @@ class ForecasterBackboneState(StreamState):
     ----------
     stack : BackboneState
     memory : tuple of LookaheadState
-        One, or none for a backbone without memory.
+        One, or none: for a backbone without memory, and for a memory that is empty and never written
+        (:meth:`never_written`).
     """
 
     stack: BackboneState
     memory: tuple[LookaheadState, ...]
+
+    def never_written(self) -> ForecasterBackboneState:
+        """Return the state without that of the memory, which then adds 0: reading an empty memory costs as much."""
+        return dataclasses.replace(self, memory=())
 
 
 class ForecasterBackbone(nn.Module):
@@ -116,9 +121,10 @@ class ForecasterBackbone(nn.Module):
         memories: tuple[LookaheadState, ...] = ()
         corrections = torch.zeros_like(errors)
         if self.memory is not None:
-            with torch.autocast(series.device.type, enabled=False):
-                corrections, memory = self.memory(series, errors, recalled, state.memory[0], frozen=memory_frozen)
-            memories = (memory,)
+            if state.memory or not memory_frozen:
+                with torch.autocast(series.device.type, enabled=False):
+                    corrections, memory = self.memory(series, errors, recalled, state.memory[0], frozen=memory_frozen)
+                memories = (memory,)
             tokens = tokens + self._show(self.memory, errors, recalled.total, corrections).unsqueeze(2)
         flat, stack = self.stack(tokens.flatten(1, 2), state.stack, memory_frozen=memory_frozen)
         output = flat.view_as(tokens)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -61,8 +61,11 @@ class ForecastMemory(nn.Module, abc.ABC, Generic[AnyMemoryState]):
     reliability : torch.nn.Parameter
         ``(horizons, value width)``: shrinkage weight by which the output is multiplied; 0 where nothing can be learned
         and the output is noise.
+    is_empty_at_first : bool
+        Whether the memory returns 0 until a pair is written.
     """
 
+    is_empty_at_first: ClassVar[bool]
     key_map: Tensor
 
     def __init__(self, *, horizons: tuple[int, ...], n_features: int, key_width: int, value_width: int) -> None:
@@ -160,9 +163,9 @@ class ExactMemoryState(StreamState):
         ``(batch, horizons, key width, key width)``.
     weights : torch.Tensor
         Content of the memory but for the last time points, ``(batch, horizons, key width, value width)``.
-    keys, gain, errors : torch.Tensor
-        Of the last time points, ``(batch, horizons, time, key width)``, ``(batch, horizons, key width, time)`` and
-        ``(batch, time, horizons, value width)``.
+    keys, gain, merged, errors : torch.Tensor
+        Of the last time points, ``(batch, horizons, time, key width)``, ``(batch, horizons, key width, time)``,
+        ``(batch, horizons, time, value width)`` and ``(batch, time, horizons, value width)``.
     """
 
     position: int
@@ -170,17 +173,20 @@ class ExactMemoryState(StreamState):
     weights: Float[Tensor, "batch ..."]
     keys: Float[Tensor, "batch ..."]
     gain: Float[Tensor, "batch ..."]
+    merged: Float[Tensor, "batch ..."]
     errors: Float[Tensor, "batch ..."]
 
     @classmethod
     def of(cls, state: OnlineState) -> ExactMemoryState:
         """Wrap the state of the regression, so that it can be moved, joined and saved as all states can."""
-        return cls(state.position, state.inverse, state.weights, state.predictors, state.gain, state.errors)
+        fields = (state.inverse, state.weights, state.predictors, state.gain, state.merged, state.errors)
+        return cls(state.position, *fields)
 
     @property
     def regression(self) -> OnlineState:
         """The state of the regression."""
-        return OnlineState(self.position, self.inverse, self.weights, self.keys, self.gain, self.errors)
+        fields = (self.inverse, self.weights, self.keys, self.gain, self.merged, self.errors)
+        return OnlineState(self.position, *fields)
 
 
 class ExactForecastMemory(ForecastMemory[ExactMemoryState]):
@@ -197,6 +203,8 @@ class ExactForecastMemory(ForecastMemory[ExactMemoryState]):
     chunk_time_points : int
         Time points whose pairs are merged at once; changes the cost alone. Streams can be restarted between chunks.
     """
+
+    is_empty_at_first = True
 
     def __init__(
         self, *, horizons: tuple[int, ...], n_features: int, key_width: int, value_width: int, chunk_time_points: int
