@@ -12,11 +12,13 @@ from pydantic import Field
 from titan_neuro.baselines import OracleReference
 from titan_neuro.evaluation.benchmark import Benchmark, ScoresBySeed
 from titan_neuro.evaluation.causality import check_causal
+from titan_neuro.evaluation.controls import shared_parts
 from titan_neuro.evaluation.forecasters import check_runs, check_seeds, kinds_of
 from titan_neuro.evaluation.metrics_and_rows import REFERENCES, Kind
 from titan_neuro.evaluation.rollout_scores import RolloutScores, combine_rollouts
 from titan_neuro.evaluation.rollouts import RunRollouts
 from titan_neuro.evaluation.scores import FoldRuns, Scores, combine_scores
+from titan_neuro.evaluation.shared_calls import shared_calls
 from titan_neuro.evaluation.streaming import score_run
 from titan_neuro.evaluation.sums import subject_sums
 from titan_neuro.progress import Progress
@@ -207,7 +209,8 @@ def _score_seed(
         if config.rollout_every_time_points:
             rolled = RunRollouts(forecasters, run, offsets[run.key], config.rollout_every_time_points)
         models = forecasters if rolled is None else rolled.models
-        low, high = _score_run(models, run, offsets[run.key], mapped, config.block_time_points)
+        with shared_calls(shared_parts(forecasters)):
+            low, high = _score_run(models, run, offsets[run.key], mapped, config.block_time_points)
         low_motion.append(low)
         high_motion.append(high)
         if rolled is not None:
