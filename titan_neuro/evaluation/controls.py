@@ -134,6 +134,9 @@ class ResetMemory(Control[ResetState]):
 
     suffix = RESET_SUFFIX
 
+    def __init__(self, model: Forecaster) -> None:
+        super().__init__(model.with_parts(backbone=model.backbone.for_short_streams()))
+
     def init_state(self) -> ResetState:
         """State before the first time point of a run."""
         return ResetState(0, self.model.init_state())

@@ -22,9 +22,8 @@ from titan_neuro.typing import ForecastModel, RunData
 
 # A model that can't forecast a batch of streams is rolled out from every eighth origin: its steps are slow.
 SLOW_STRIDE = 8
-# Largest number of values, of states, and of their bytes, in a batch of rollouts. All models of a run have one waiting;
-# the time that large states take is that of reading them, in a batch or not.
-_BATCH_VALUES, _BATCH_STATES, _BATCH_BYTES = 2**24, 64, 2**27
+# Largest number of values, of states, and of their bytes, in a batch of rollouts: each model of a run has one waiting.
+_BATCH_VALUES, _BATCH_STATES, _BATCH_BYTES = 2**24, 64, 2**28
 _REFERENCES = (REFERENCES["skill_ar"], REFERENCES["r2"])
 
 

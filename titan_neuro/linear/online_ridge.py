@@ -60,7 +60,8 @@ class OnlineRidge:
     penalties : tuple of float
         Of each horizon, above 0.
     block_time_points : int
-        Pairs are merged into the weights after every so many time points. Changes the cost, not the numbers.
+        Pairs are merged into the weights after every so many time points. Changes the cost, not the numbers. None:
+        never; short streams then cost next to nothing, and the state grows with the stream.
     are_predictors_shared : bool
         Whether all horizons have the same predictors: those with the same penalty then form a group, which shares one
         inverse. Otherwise each horizon is a group of its own.
@@ -75,11 +76,11 @@ class OnlineRidge:
         horizons: tuple[int, ...],
         penalties: tuple[float, ...],
         *,
-        block_time_points: int = 64,
+        block_time_points: int | None = 64,
         are_predictors_shared: bool = True,
     ) -> None:
         self.horizons, self._block_time_points = horizons, block_time_points
-        self._most_at_once = max(block_time_points, _LEAST_AT_ONCE)
+        self._most_at_once = max(block_time_points or 0, _LEAST_AT_ONCE)
         self._penalties = sorted(set(penalties)) if are_predictors_shared else list(penalties)
         places = [self._penalties.index(penalty) for penalty in penalties]
         self._groups = places if are_predictors_shared else list(range(len(horizons)))
@@ -93,11 +94,13 @@ class OnlineRidge:
         """State before the first time point: weights of 0; `dtype` is that of the series."""
         n_horizons = len(self.horizons)
         penalties = torch.tensor(self._penalties, dtype=torch.float64)[:, None, None]
-        inverse = torch.eye(n_predictors, dtype=torch.float64) / penalties
+        # Where nothing is merged, the diagonal is the same for all predictors, and no weight is known.
+        n_merged = 1 if self._block_time_points is None else n_predictors
+        inverse = torch.eye(n_merged, dtype=torch.float64) / penalties
         return OnlineState(
             0,
             inverse.repeat(batch_size, 1, 1, 1),
-            torch.zeros(batch_size, n_horizons, n_predictors, n_outputs, dtype=dtype),
+            torch.zeros(batch_size, n_horizons, n_merged, n_outputs, dtype=dtype),
             torch.zeros(batch_size, self.n_groups, self._n_waiting, n_predictors, dtype=dtype),
             torch.zeros(batch_size, self.n_groups, n_predictors, self._n_waiting, dtype=torch.float64),
             torch.zeros(batch_size, n_horizons, self._n_waiting, n_outputs, dtype=dtype),
@@ -125,16 +128,17 @@ class OnlineRidge:
             Shaped like `errors`: each error less the correction that the weights before it give for its forecast.
         state : OnlineState
         """
-        n_time_points = predictors.shape[2]
-        if state.position + n_time_points >= self._block_time_points:
+        n_time_points, block = predictors.shape[2], self._block_time_points
+        if block is not None and state.position + n_time_points >= block:
             # Merged in place from here on: a copy for each block would cost as much as merging.
             state = replace(state, inverse=state.inverse.clone(), weights=state.weights.clone())
         corrections, surprises, first = [], [], 0
         while first < n_time_points:
             # As many as can be read at once, up to the end of a block.
             n_new = min(n_time_points - first, self._most_at_once)
-            to_end = self._block_time_points - state.position
-            n_new = min(n_new, to_end) + max(n_new - to_end, 0) // self._block_time_points * self._block_time_points
+            if block is not None:
+                to_end = block - state.position
+                n_new = min(n_new, to_end) + max(n_new - to_end, 0) // block * block
             new = slice(first, first + n_new)
             state = self._append(state, predictors[:, :, new], errors[:, new])
             correction, surprise, state = self._advance(state, n_new)
@@ -162,7 +166,7 @@ class OnlineRidge:
         products = predictors.double() @ state.gain
         # What new rows of the factor hold of each pair; nothing of the new time points is needed for one another.
         factor = torch.linalg.solve_triangular(factor.mT, products, upper=True, left=False)
-        corrections = predictors[:, self._groups] @ state.weights
+        corrections = self._merged_corrections(predictors, state)
         for index, horizon in enumerate(self.horizons):
             # Of the pairs in the window, those whose target had arrived.
             held = slice(0, n_held - horizon)
@@ -171,9 +175,18 @@ class OnlineRidge:
             )
         return corrections.transpose(1, 2)
 
+    def _merged_corrections(self, predictors: Tensor, state: OnlineState) -> Tensor:
+        """Corrections by the merged pairs alone, ``(batch, horizons, time, outputs)``."""
+        if self._block_time_points is None:
+            return state.weights.repeat(1, 1, predictors.shape[2], 1)
+        return predictors[:, self._groups] @ state.weights
+
     def _append(self, state: OnlineState, predictors: Tensor, errors: Tensor) -> OnlineState:
-        gain = state.inverse @ predictors.mT.double()
-        merged = predictors[:, self._groups] @ state.weights
+        if self._block_time_points is None:
+            gain = state.inverse * predictors.mT.double()
+        else:
+            gain = state.inverse @ predictors.mT.double()
+        merged = self._merged_corrections(predictors, state)
         return replace(
             state,
             position=state.position + predictors.shape[2],
@@ -218,7 +231,7 @@ class OnlineRidge:
             arrived = slice(length - n_new - horizon, length - horizon)
             deviation = rows.diagonal(dim1=-2, dim2=-1)[:, arrived, None]
             surprises.append((whitened[:, index, arrived] * deviation).to(merged))
-        if state.position % self._block_time_points == 0:
+        if self._block_time_points is not None and state.position % self._block_time_points == 0:
             state = self._merge(state, factor, whitened)
         return torch.stack(corrections, dim=2), torch.stack(surprises, dim=2), state
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 
@@ -80,6 +81,15 @@ class ForecasterBackbone(nn.Module):
             self.gate = nn.Linear(config.dim, len(horizons))
             nn.init.zeros_(self.gate.weight)
             nn.init.zeros_(self.gate.bias)
+
+    def for_short_streams(self) -> ForecasterBackbone:
+        """Return the backbone with a memory for streams of a few dozen time points; all else is shared."""
+        if self.memory is None:
+            return self
+        other = copy.copy(self)
+        # A shallow copy shares the dictionary of the parts, too.
+        other._modules = {**self._modules, "memory": self.memory.for_short_streams()}
+        return other
 
     def init_state(self, batch_size: int) -> ForecasterBackboneState:
         """State before the first time point of `batch_size` streams."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import abc
+import copy
 import dataclasses
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -15,6 +16,8 @@ from titan_neuro.linear.online_ridge import OnlineRidge, OnlineState
 from titan_neuro.titans.stream_state import StreamState
 
 AnyMemoryState = TypeVar("AnyMemoryState", bound=StreamState)
+# Not `Self`: beartype, which checks shapes in the tests, supports it in decorated classes only.
+AnyMemory = TypeVar("AnyMemory", bound="ForecastMemory[Any]")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,6 +86,10 @@ class ForecastMemory(nn.Module, abc.ABC, Generic[AnyMemoryState]):
     def _keys(self, features: Tensor) -> Tensor:
         """Keys of the time points, which are their queries, too: ``(batch, horizons, time, key width)``."""
         return torch.einsum("btkf,kdf->bktd", features, self.key_map)
+
+    def for_short_streams(self: AnyMemory) -> AnyMemory:
+        """Return the memory in the form that costs least for streams of a few dozen time points; it shares the fit."""
+        return self
 
     @abc.abstractmethod
     def init_state(self, batch_size: int) -> AnyMemoryState:
@@ -210,9 +217,17 @@ class ExactForecastMemory(ForecastMemory[ExactMemoryState]):
         self, *, horizons: tuple[int, ...], n_features: int, key_width: int, value_width: int, chunk_time_points: int
     ) -> None:
         super().__init__(horizons=horizons, n_features=n_features, key_width=key_width, value_width=value_width)
-        self._regression = OnlineRidge(
-            horizons, (1.0,) * len(horizons), block_time_points=chunk_time_points, are_predictors_shared=False
-        )
+        self._regression = self._regression_with(chunk_time_points)
+
+    def _regression_with(self, block_time_points: int | None) -> OnlineRidge:
+        penalties = (1.0,) * len(self.horizons)
+        return OnlineRidge(self.horizons, penalties, block_time_points=block_time_points, are_predictors_shared=False)
+
+    def for_short_streams(self) -> ExactForecastMemory:
+        """Return the memory that never merges its pairs; see :meth:`ForecastMemory.for_short_streams`."""
+        other = copy.copy(self)
+        other._regression = self._regression_with(None)
+        return other
 
     def init_state(self, batch_size: int) -> ExactMemoryState:
         """State before the first time point."""
