@@ -131,4 +131,5 @@ def times_fit(values: Tensor, fitted: Tensor) -> Tensor:
     if len(fitted) == len(values):
         return values @ fitted
     joined = values.movedim(0, -3).flatten(-3, -2) @ fitted[0]
-    return joined.unflatten(-2, (len(values), values.shape[-2])).movedim(-3, 0)
+    by_stream = joined.view(*joined.shape[:-2], len(values), -1, joined.shape[-1])
+    return by_stream.movedim(-3, 0)
