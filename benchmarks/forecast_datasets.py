@@ -10,7 +10,8 @@ MOVIES = ("sitcomep1", "sitcomep2", "documentary")
 _N_PEOPLE = 12
 # Contexts of the synthetic dataset's curve, in time points, besides the probe's own: windows of the analogs, and 40.
 _CONTEXTS = "probe.context_length.contexts_time_points=[20, 40, 80, 160]"
-# No epoch has improved the closed form by more than 0.003 so far (docs/log.md), so these tables have none. Seeds then change no forecast.
+# No epoch has improved the closed form by more than 0.003 so far (docs/log.md), so these tables have none. Seeds then
+# change no forecast.
 # Comparison models and rollouts are left to the table of the sitcom.
 _BRIEF = (
     *("seeds=[0]", "training.max_epochs=0", "comparison_models=false"),
