@@ -44,25 +44,25 @@ def test_one_run_leaves_the_start_as_it_is(pretrained):
 
 
 def test_a_start_helps_where_people_are_few(pretrained):
-    few, new = dynamics_runs([20, 21], 60, seed=3), dynamics_runs(range(30, 34), 300, seed=4)
+    few, new = dynamics_runs([20, 21], 60, seed=3), dynamics_runs(range(30, 32), 300, seed=4)
     without, with_start = (skills(fitted(few, start), new) for start in (None, pretrained))
     assert with_start[0] > without[0] + 0.05
     assert min(with_start) > -0.01
 
 
-def test_many_people_outvote_a_start_of_other_dynamics(pretrained):
+def test_a_start_of_other_dynamics_is_not_followed(pretrained):
     many, new = (
-        recall_runs(n, shared=0.0, n_time_points=300, seed=seed, stimuli=("task-rest",)) for n, seed in ((6, 5), (3, 6))
+        recall_runs(n, shared=0.0, n_time_points=300, seed=seed, stimuli=("task-rest",)) for n, seed in ((4, 5), (2, 6))
     )
     without, with_start = (skills(fitted(many, start), new) for start in (None, pretrained))
     assert with_start == pytest.approx(without, abs=0.02)
 
 
 def test_the_stimulus_is_remembered_anew(pretrained):
-    runs = recall_runs(8, shared=0.35)
-    model = fitted(runs[:6], pretrained)
+    runs = recall_runs(5, shared=0.35)
+    model = fitted(runs[:4], pretrained)
     assert model.recall.stimulus.n_positions
-    assert min(skills(model, runs[6:])) > 0.1
+    assert min(skills(model, runs[4:])) > 0.1
 
 
 @pytest.mark.parametrize(

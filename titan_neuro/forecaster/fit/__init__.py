@@ -106,7 +106,7 @@ def fit_closed_form(
         are cross-validated over stimuli instead of subjects.
     start : FitStart, optional
         A model fitted before, to other recordings: its components are kept, and its autoregression is what ridge
-        penalties shrink toward, instead of 0.
+        penalties shrink toward, instead of 0, where that is better for held-out folds.
 
     Returns
     -------

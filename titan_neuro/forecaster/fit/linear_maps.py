@@ -71,7 +71,7 @@ def fit_linear_maps(
         Lead times in time points.
     prior : torch.Tensor, optional
         ``(horizons, features, width)``: VAR weights of a model fitted before, toward which these are shrunk instead of
-        toward 0.
+        toward 0, at each lead time at which held-out folds gain by it.
 
     Returns
     -------
@@ -136,11 +136,9 @@ def _fit_weights(
     for index, horizon in enumerate(stimulus.horizons):
         targets = torch.cat([run.errors[horizon:, index][run.scored[horizon:]] for run in runs])
         strongest = principal_components(targets, _CHOICE_COMPONENTS).T
-        toward = stimulus.weights.new_zeros(sum(sizes), stimulus.weights.shape[2])
-        if prior is not None:
-            toward[sizes[0] :] = prior[index]
-        left, left_of_others = ([part[index].beyond(toward) for part in each] for each in (own, others))
-        fitted.append([toward + more for more in _solve_groups(left, left_of_others, sizes, strongest)])
+        known = None if prior is None else prior[index]
+        own_parts, other_parts = ([part[index] for part in parts] for parts in (own, others))
+        fitted.append(_solve_from(own_parts, other_parts, sizes, strongest, known))
     weights, weights_without = zip(*fitted, strict=True)
     return torch.stack(weights), torch.stack(weights_without, dim=1)
 
@@ -193,6 +191,26 @@ def _squared_errors(run: ComponentRun, forecasts: Recalled, horizons: Sequence[i
         for row, values in enumerate((forecasts.own, forecasts.total)):
             squared[row, index] = (errors - values[:-horizon, index])[scored].square().sum()
     return squared
+
+
+def _solve_from(
+    own: Sequence[RidgeStatistics],
+    others: Sequence[RidgeStatistics],
+    sizes: Sequence[int],
+    strongest: Tensor,
+    prior: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Do as :func:`_solve_groups`; shrink the last features' weights toward `prior` where held-out folds gain by it."""
+    nothing = torch.zeros_like(own[0].cross)
+    if prior is None:
+        return _solve_groups(own, others, sizes, strongest)
+    options = []
+    for toward in (torch.cat([nothing[: -len(prior)], prior]), nothing):
+        left, left_of_others = ([part.beyond(toward) for part in parts] for parts in (own, others))
+        weights, weights_without = (toward + change for change in _solve_groups(left, left_of_others, sizes, strongest))
+        error = sum(float(part.error_change(each)) for part, each in zip(own, weights_without, strict=True))
+        options.append((error, weights, weights_without))
+    return min(options, key=lambda option: option[0])[1:]
 
 
 def _solve_groups(
