@@ -17,8 +17,8 @@ _BRIEF = (
     "evaluation.rollout_every_time_points=0",
 )
 _IS_BRIEF = (
-    "The closed form alone, which does not depend on a seed: no epoch has improved it by more than 0.003. The table of the "
-    "sitcom has up to four epochs of gradient training, three seeds and comparison models."
+    "The closed form alone, which does not depend on a seed: no epoch has improved it by more than 0.003. The table of "
+    "the sitcom has up to four epochs of gradient training, three seeds and comparison models."
 )
 _FILTERED = (
     "These recordings were high-pass filtered over whole runs before we received them: there is almost no power below "
