@@ -267,6 +267,7 @@ def noise_fit(config: ForecasterConfig, n_features: int, n_positions: int, keys:
             decay=torch.tensor(0.98),
             sharpness=torch.tensor(1.0),
             weights=like(stimulus.weights),
+            whitening_without=torch.eye(recall.width).repeat(n_subjects, 1, 1),
             keys_without=keys_values[0].repeat(n_subjects, 1, 1),
             values_without=keys_values[1].repeat(n_subjects, 1, 1),
             weights_without=noise(n_folds, *stimulus.weights.shape),

@@ -110,7 +110,7 @@ class TrainingError(TitanNeuroError):
 
 
 class LeakageError(TitanNeuroError):
-    """A null control failed: something was forecast in noise, where nothing can be."""
+    """Something was forecast in noise, where nothing can be; or a model was fitted on those who are tested."""
 
     exit_code = 14
 

@@ -18,6 +18,18 @@ def study_runs(n_subjects, n_runs):
     ]
 
 
+def test_a_split_of_all_tests_nobody():
+    protocol, [fold] = make_folds(study_runs(4, 2), SplitConfig(by="all"))
+    assert protocol == "subject" and fold.test == ()
+    assert sorted((*fold.train, *fold.validation)) == sorted(run.key for run in study_runs(4, 2))
+    protocol, [fold] = make_folds(study_runs(1, 3), SplitConfig(by="all"))
+    assert protocol == "run" and len(fold.train) == 2 and len(fold.validation) == 1
+    with pytest.raises(NoMatchError, match="at least two runs"):
+        make_folds(study_runs(1, 1), SplitConfig(by="all"))
+    with pytest.raises(ConfigError, match=r"split\.by=all tests nobody, found the names sub-1"):
+        SplitConfig(by="all", test=("sub-1",))
+
+
 def subject_of(key):
     return key.split("_")[0]
 

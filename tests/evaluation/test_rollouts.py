@@ -9,7 +9,8 @@ import torch
 from titan_neuro.baselines import AutoregressionBaseline, Persistence, TrainingMean
 from titan_neuro.evaluation import combine, residuals_table, rollouts_table
 from titan_neuro.evaluation.controls import controls_of
-from titan_neuro.evaluation.rollouts import SLOW_STRIDE, roll_run
+from titan_neuro.evaluation.rollouts import SLOW_STRIDE, RunRollouts
+from titan_neuro.evaluation.streaming import score_run
 
 HORIZONS = (1, 2, 5)
 
@@ -37,6 +38,13 @@ class Halves:
 
     def step(self, series, state):
         return torch.stack([series / 2, 0 * series, 0 * series], dim=1), None
+
+
+def roll_run(forecasters, run, first_time_point, every, block_time_points=7):
+    """Roll out through a run that is read in blocks which don't end at the origins."""
+    rollouts = RunRollouts(forecasters, run, first_time_point, every)
+    score_run(rollouts.models, run, block_time_points, first_time_point)
+    return rollouts.scores()
 
 
 def origins_of(run, first_time_point, every):
@@ -90,6 +98,14 @@ def test_batched_rollouts_equal_single_ones(make_run, baselines, variant, which,
     assert batched.n_targets[0, 0] == 31
     for name in ("skill_ar", "variance_ratio", "bias", "portmanteau"):
         np.testing.assert_allclose(batched.measure(name), single.measure(name), rtol=1e-4, atol=1e-5)
+
+
+def test_forecasts_are_those_of_a_model_that_is_not_rolled_out(make_run, make_forecaster, baselines):
+    run = make_run("11", 1, n_features=6)
+    rows = [make_forecaster("mac", horizons=HORIZONS), *baselines]
+    rolled = score_run(RunRollouts(rows, run, 2, 5).models, run, 16, 2).low_motion
+    alone = score_run(rows, run, 16, 2).low_motion
+    np.testing.assert_allclose(rolled.squared_error, alone.squared_error, rtol=1e-5)
 
 
 class Unbatched:

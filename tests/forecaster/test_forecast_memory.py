@@ -46,6 +46,14 @@ def test_memory_equals_its_definition(horizons, n_time_points):
 
 
 @torch.no_grad()
+def test_a_memory_for_short_streams_says_the_same():
+    layer, parts = make(), draw(43)
+    short = layer.for_short_streams()
+    torch.testing.assert_close(run(short, parts)[0], run(layer, parts)[0], rtol=1e-8, atol=1e-10)
+    assert short.init_state(1).inverse.numel() < layer.init_state(1).inverse.numel()
+
+
+@torch.no_grad()
 def test_a_frozen_memory_writes_nothing():
     layer, parts = make(), draw(40)
     before, frozen, after = ([part[:, some] for part in parts] for some in (slice(13), slice(13, 26), slice(26, None)))

@@ -107,6 +107,12 @@ class AnalogBaseline(Baseline[AnalogState]):
         self.weights = torch.zeros(len(self.horizons), self.space.n_residuals)
         if len(shared.groups) > 1:
             self._choose(*self._test_options(shared))
+        # Lead times with the same option share its attention.
+        values = self.bank.values.reshape(-1, len(self.horizons), self.space.n_residuals)
+        self._by_option: dict[tuple[float, float], tuple[list[int], Tensor]] = {}
+        for option in dict.fromkeys(self.options):
+            which = [index for index, other in enumerate(self.options) if other == option]
+            self._by_option[option] = which, values[:, which].flatten(1)
 
     def init_state(self) -> AnalogState:
         """State before the first time point of a run."""
@@ -135,12 +141,10 @@ class AnalogBaseline(Baseline[AnalogState]):
     def _following_residuals(self, matches: Tensor) -> Tensor:
         """Residuals that followed the matching positions, times reliability: ``(time, horizons, n_residuals)``."""
         matches = matches.masked_fill(self.bank.stimulus < 0, -torch.inf)
-        values = self.bank.values.reshape(-1, len(self.horizons), self.space.n_residuals)
-        following = torch.empty(len(matches), *values.shape[1:])
-        for option in set(self.options):
-            which = [index for index, other in enumerate(self.options) if other == option]
+        following = torch.empty(len(matches), len(self.horizons), self.space.n_residuals)
+        for option, (which, values) in self._by_option.items():
             attention, reliability = self._attention(matches, option[0], option[1:])
-            average = (attention @ values[:, which].flatten(1)).reshape(len(matches), len(which), -1)
+            average = (attention @ values).reshape(len(matches), len(which), -1)
             following[:, which] = reliability[:, :, None] * average
         return following
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from pydantic import Field
 
 from titan_neuro.data.named_test import check_names, named_protocol, named_runs
 from titan_neuro.data.store import RunStore
-from titan_neuro.errors import MismatchError, NoMatchError, list_names
+from titan_neuro.errors import ConfigError, MismatchError, NoMatchError, list_names
 from titan_neuro.settings import settings
 from titan_neuro.typing import RunData
 
@@ -24,11 +24,11 @@ class SplitConfig:
 
     Attributes
     ----------
-    by : {"auto", "subject", "run", "strict"}
+    by : {"auto", "subject", "run", "strict", "all"}
         ``subject``: held-out subjects, same stimulus. ``run``: held-out runs of the training subjects. ``strict``:
         held-out subjects and held-out runs at once. ``auto``: ``subject`` if there are three subjects or more, else
         ``run``; with `test`, what the names say: people and runs are ``strict``, runs of everybody ``run``, others
-        ``subject``.
+        ``subject``. ``all``: one fold that tests nobody, for a model that others start from (``training.start``).
     test : tuple of str
         Who is tested: people (``sub-13``), runs of everybody (``run-2``, ``task-movie_run-2``; with people: these runs
         of these people), or runs of one person (``sub-13_run-2``). There is then one fold, tested on exactly these. It
@@ -43,12 +43,17 @@ class SplitConfig:
         Fits in closed form (linear AR, recall, baselines) use them like training runs.
     """
 
-    by: Literal["auto", "subject", "run", "strict"] = "auto"
+    by: Literal["auto", "subject", "run", "strict", "all"] = "auto"
     test: tuple[str, ...] = ()
     n_folds: Annotated[int, Field(ge=2)] = 3
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.15
 
     def __post_init__(self) -> None:
+        if self.by == "all" and self.test:
+            raise ConfigError(
+                f"split.test: split.by=all tests nobody, found the names {list_names(self.test)}.",
+                "Leave split.test empty, or choose another split.by.",
+            )
         check_names(self.test, self.by)
 
 
@@ -81,7 +86,7 @@ def make_folds(runs: Sequence[RunStore], config: SplitConfig) -> tuple[Protocol,
     Returns
     -------
     protocol : {"subject", "run", "strict"}
-        `config.by`, with ``auto`` resolved.
+        `config.by`, with ``auto`` and ``all`` resolved.
     folds : list of Fold
         Numbered from 1.
 
@@ -94,6 +99,9 @@ def make_folds(runs: Sequence[RunStore], config: SplitConfig) -> tuple[Protocol,
         protocol, fold = _named_fold(runs, config)
         return protocol, [fold]
     subjects = sorted({run.subject for run in runs})
+    if config.by == "all":
+        whole: Protocol = "subject" if len(subjects) > 1 else "run"
+        return whole, [_divide(1, whole, (), runs, config.validation_fraction)]
     protocol = ("subject" if len(subjects) >= 3 else "run") if config.by == "auto" else config.by
     run_labels = sorted({run.stimulus for run in runs})
     units = run_labels if protocol == "run" else subjects
@@ -120,7 +128,9 @@ def make_folds(runs: Sequence[RunStore], config: SplitConfig) -> tuple[Protocol,
 def _named_fold(runs: Sequence[RunStore], config: SplitConfig) -> tuple[Protocol, Fold]:
     """Test exactly the runs that are named; what shares a unit with them is neither trained nor validated on."""
     n_subjects = len({run.subject for run in runs})
-    protocol = named_protocol(config.test, n_subjects) if config.by == "auto" else config.by
+    # `SplitConfig` refuses names where nobody is tested.
+    given = cast("Literal['auto', 'subject', 'run', 'strict']", config.by)
+    protocol = named_protocol(config.test, n_subjects) if given == "auto" else given
     test = named_runs(runs, config.test)
     test_units = {_unit(run, protocol) for run in test}
     test_stimuli = {run.stimulus for run in test} if protocol == "strict" else set()
@@ -143,7 +153,7 @@ def _divide(
         raise NoMatchError(
             f"Fold {number}, split by {protocol}: expected at least two {unit}s to train and validate on that share "
             f"{'neither subject nor run' if protocol == 'strict' else f'no {unit}'} with what is tested "
-            f"({list_names([run.key for run in test])}), found {', '.join(units) or 'none'}.",
+            f"({list_names([run.key for run in test]) or 'nothing'}), found {', '.join(units) or 'none'}.",
             "Test fewer (split.test), prepare more, or choose another split with --set split.by=run (or subject).",
         )
     count = min(max(1, round(validation_fraction * len(units))), len(units) - 1)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Generic, TypeVar
 
 import torch
@@ -30,7 +30,7 @@ from titan_neuro.forecaster.titan import ForecasterBackboneState, LookaheadMemor
 from titan_neuro.forecaster.tokenizers import SwinTokenizer
 from titan_neuro.titans.models.backbone import BackboneState
 from titan_neuro.titans.stream_state import StreamState
-from titan_neuro.typing import RunData
+from titan_neuro.typing import ForecastModel, RunData
 
 State = TypeVar("State", bound=StreamState)
 
@@ -98,7 +98,11 @@ class FrozenMemory(Control[ForecasterState]):
 
     def init_state(self) -> ForecasterState:
         """State before the first time point of a run."""
-        return self.model.init_state()
+        state, memory = self.model.init_state(), self.model.backbone.memory
+        if memory is None or not memory.associations.is_empty_at_first:
+            return state
+        backbone = state.memory.backbone.never_written()
+        return dataclasses.replace(state, memory=dataclasses.replace(state.memory, backbone=backbone))
 
     def forward(self, series: Tensor, state: ForecasterState) -> tuple[Tensor, ForecasterState]:
         """Forecast without writing the memory; shapes as in :meth:`Control.forward`."""
@@ -130,23 +134,25 @@ class ResetMemory(Control[ResetState]):
 
     suffix = RESET_SUFFIX
 
+    def __init__(self, model: Forecaster) -> None:
+        super().__init__(model.with_parts(backbone=model.backbone.for_short_streams()))
+
     def init_state(self) -> ResetState:
         """State before the first time point of a run."""
         return ResetState(0, self.model.init_state())
 
     def forward(self, series: Tensor, state: ResetState) -> tuple[Tensor, ResetState]:
         """Forecast window by window, with a reset after each; shapes as in :meth:`Control.forward`."""
-        forecasts, start = [], 0
+        linear, observation, observed = self.model.observe(series, state.forecaster.observation)
+        residuals, position, memory = [], state.position, state.forecaster.memory
+        empty, start = self.model.init_memory(len(series)), 0
         while start < series.shape[1]:
-            length = min(RESET_TIME_POINTS - state.position, series.shape[1] - start)
-            part, forecaster = self.model(series[:, start : start + length], state.forecaster)
-            forecasts.append(part)
-            start += length
-            position = (state.position + length) % RESET_TIME_POINTS
-            if position == 0:
-                forecaster = dataclasses.replace(forecaster, memory=self.model.init_memory(len(series)))
-            state = ResetState(position, forecaster)
-        return torch.cat(forecasts, dim=1), state
+            stop = min(start + RESET_TIME_POINTS - position, series.shape[1])
+            residual, memory = self.model.forecast_residual(observation.at(slice(start, stop)), memory)
+            residuals.append(residual)
+            position = (position + stop - start) % RESET_TIME_POINTS
+            memory, start = memory if position else empty, stop
+        return linear + torch.cat(residuals, dim=1), ResetState(position, ForecasterState(observed, memory))
 
 
 class OtherParts(Control[ForecasterState]):
@@ -249,3 +255,12 @@ def controls_of(model: Forecaster, train_runs: Sequence[RunData], *, is_trained:
         controls.append(OtherParts(model, SWIN_SUFFIX, tokenizer=no_tokens))
         controls.append(OtherParts(model, SWIN_MEANS_SUFFIX, tokenizer=RandomMeans(tokenizer, train_runs)))
     return controls
+
+
+def shared_parts(forecasters: Sequence[ForecastModel]) -> Iterator[nn.Module]:
+    """Yield the parts of networks that their controls leave as they are: what they compute serves several rows."""
+    for forecaster in forecasters:
+        model = forecaster.model if isinstance(forecaster, Control) else forecaster
+        if isinstance(model, Forecaster):
+            parts = (model.tokenizer, model.components, model.recall, model.backbone.memory)
+            yield from (part for part in parts if part is not None)

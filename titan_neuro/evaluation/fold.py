@@ -12,11 +12,13 @@ from pydantic import Field
 from titan_neuro.baselines import OracleReference
 from titan_neuro.evaluation.benchmark import Benchmark, ScoresBySeed
 from titan_neuro.evaluation.causality import check_causal
+from titan_neuro.evaluation.controls import shared_parts
 from titan_neuro.evaluation.forecasters import check_runs, check_seeds, kinds_of
 from titan_neuro.evaluation.metrics_and_rows import REFERENCES, Kind
 from titan_neuro.evaluation.rollout_scores import RolloutScores, combine_rollouts
-from titan_neuro.evaluation.rollouts import roll_run
+from titan_neuro.evaluation.rollouts import RunRollouts
 from titan_neuro.evaluation.scores import FoldRuns, Scores, combine_scores
+from titan_neuro.evaluation.shared_calls import shared_calls
 from titan_neuro.evaluation.streaming import score_run
 from titan_neuro.evaluation.sums import subject_sums
 from titan_neuro.progress import Progress
@@ -203,11 +205,16 @@ def _score_seed(
     low_motion, high_motion, rollouts = [], [], []
     for run in test_runs:
         forecasters = rows.forecasters(run, offsets[run.key])
-        low, high = _score_run(forecasters, run, offsets[run.key], mapped, config.block_time_points)
+        rolled = None
+        if config.rollout_every_time_points:
+            rolled = RunRollouts(forecasters, run, offsets[run.key], config.rollout_every_time_points)
+        models = forecasters if rolled is None else rolled.models
+        with shared_calls(shared_parts(forecasters)):
+            low, high = _score_run(models, run, offsets[run.key], mapped, config.block_time_points)
         low_motion.append(low)
         high_motion.append(high)
-        if config.rollout_every_time_points:
-            rollouts.append(roll_run(forecasters, run, offsets[run.key], config.rollout_every_time_points))
+        if rolled is not None:
+            rollouts.append(rolled.scores())
         progress.step(f"{run.key} is scored with seed {seed}")
     return _SeedResult(
         combine_scores(low_motion),

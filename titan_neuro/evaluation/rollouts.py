@@ -22,8 +22,8 @@ from titan_neuro.typing import ForecastModel, RunData
 
 # A model that can't forecast a batch of streams is rolled out from every eighth origin: its steps are slow.
 SLOW_STRIDE = 8
-# Largest number of values, and of states, in a batch of rollouts.
-_BATCH_VALUES, _BATCH_STATES = 2**24, 64
+# Largest number of values, of states, and of their bytes, in a batch of rollouts: each model of a run has one waiting.
+_BATCH_VALUES, _BATCH_STATES, _BATCH_BYTES = 2**24, 64, 2**28
 _REFERENCES = (REFERENCES["skill_ar"], REFERENCES["r2"])
 
 
@@ -35,12 +35,12 @@ class BatchedModel(ForecastModel, Protocol):
         ...
 
 
-def roll_run(forecasters: Sequence[ForecastModel], run: RunData, first_time_point: int, every: int) -> RolloutScores:
-    """Roll every forecaster out through one run, and test the residuals of its one-step forecasts for autocorrelation.
+class RunRollouts:
+    """Roll every forecaster out through one run, while something else reads the run through it.
 
     From each origin, a model is given its own forecasts one time point ahead, up to the longest lead time, starting
     from a copy of its state at the origin. Models that can forecast a batch of streams are rolled out from every
-    origin, the others from every eighth.
+    origin, the others from every eighth. The residuals of the one-step forecasts are tested for autocorrelation.
 
     Parameters
     ----------
@@ -52,39 +52,47 @@ def roll_run(forecasters: Sequence[ForecastModel], run: RunData, first_time_poin
     every : int
         Time points from one origin to the next.
 
-    Returns
-    -------
-    RolloutScores
-        Of the run's subject.
+    Attributes
+    ----------
+    models : list of ForecastModel
+        The forecasters, in their order. Each is rolled out on the way, while one stream is read through it: the whole
+        run, once, from `first_time_point`.
     """
-    names, horizons = tuple(forecaster.name for forecaster in forecasters), tuple(forecasters[0].horizons)
-    plan = _RolloutPlan.of(run, first_time_point, horizons, every)
-    rolled = [_roll_out_model(forecaster, plan) for forecaster in forecasters]
 
-    def by_model(value: Callable[[_Rollouts], NDArray[Any]]) -> NDArray[Any]:
-        return np.stack([value(one) for one in rolled], axis=-1)
+    def __init__(self, forecasters: Sequence[ForecastModel], run: RunData, first_time_point: int, every: int) -> None:
+        self._run = run
+        plan = _RolloutPlan.of(run, first_time_point, tuple(forecasters[0].horizons), every)
+        self.models = [_RolledModel(forecaster, plan) for forecaster in forecasters]
 
-    def reference_error(metric: str) -> FloatArray:
-        """Squared errors of the reference's direct forecasts on each model's targets, ``(horizons, models)``."""
-        direct = rolled[names.index(REFERENCES[metric])].direct_error
-        return by_model(lambda one: np.where(one.targets, direct, 0.0).sum(axis=0))
+    def scores(self) -> RolloutScores:
+        """Return the scores of the run's subject, once the run was read through all models."""
+        names, horizons = tuple(model.name for model in self.models), tuple(self.models[0].horizons)
+        rolled = [model.finish() for model in self.models]
 
-    whiteness = [_test_whiteness(one.residuals) for one in rolled]
-    n_targets = by_model(lambda one: one.targets.sum(axis=0))
-    sums = RolloutSums(
-        n_runs=1,
-        n_targets=n_targets,
-        squared_error=by_model(lambda one: one.squared_error),
-        error=by_model(lambda one: one.error),
-        n_values=n_targets * run.n_features,
-        ar_error=reference_error("skill_ar"),
-        mean_error=reference_error("r2"),
-        spread=by_model(lambda one: one.forecast_spread()),
-        target_spread=by_model(lambda one: one.target_spread()),
-        autocorrelated_fraction=np.array([fraction for fraction, _ in whiteness]),
-        portmanteau=np.array([median for _, median in whiteness]),
-    )
-    return RolloutScores(names, horizons, {run.subject: sums})
+        def by_model(value: Callable[[_Rollouts], NDArray[Any]]) -> NDArray[Any]:
+            return np.stack([value(one) for one in rolled], axis=-1)
+
+        def reference_error(metric: str) -> FloatArray:
+            """Squared errors of the reference's direct forecasts on each model's targets, ``(horizons, models)``."""
+            direct = rolled[names.index(REFERENCES[metric])].direct_error
+            return by_model(lambda one: np.where(one.targets, direct, 0.0).sum(axis=0))
+
+        whiteness = [_test_whiteness(one.residuals) for one in rolled]
+        n_targets = by_model(lambda one: one.targets.sum(axis=0))
+        sums = RolloutSums(
+            n_runs=1,
+            n_targets=n_targets,
+            squared_error=by_model(lambda one: one.squared_error),
+            error=by_model(lambda one: one.error),
+            n_values=n_targets * self._run.n_features,
+            ar_error=reference_error("skill_ar"),
+            mean_error=reference_error("r2"),
+            spread=by_model(lambda one: one.forecast_spread()),
+            target_spread=by_model(lambda one: one.target_spread()),
+            autocorrelated_fraction=np.array([fraction for fraction, _ in whiteness]),
+            portmanteau=np.array([median for _, median in whiteness]),
+        )
+        return RolloutScores(names, horizons, {self._run.subject: sums})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -172,54 +180,76 @@ def _can_batch(model: ForecastModel) -> TypeGuard[BatchedModel]:
     return callable(getattr(model, "forward", None))
 
 
-def _roll_out_model(model: ForecastModel, plan: _RolloutPlan) -> _Rollouts:
-    """Read the run once, and roll the model out from its origins on the way, a batch of them at a time."""
-    is_rolled = np.arange(len(plan.origins)) % (1 if _can_batch(model) else SLOW_STRIDE) == 0
-    rollouts = _Rollouts(plan, is_rolled)
-    limit = max(1, min(_BATCH_STATES, _BATCH_VALUES // plan.observed[: 2 * len(plan.horizons)].numel()))
-    limit = limit if _can_batch(model) else 1
-    residuals: list[Tensor] = []
-    waiting: list[_Origin] = []
-    with torch.inference_mode():
-        for origin in _read_to_origins(model, plan, is_rolled, residuals):
-            rollouts.add_direct(origin.number, origin.forecast)
-            if is_rolled[origin.number]:
-                waiting.append(origin._replace(forecast=origin.forecast[0], state=_copy(origin.state)))
-            if len(waiting) == limit:
-                _roll_out(model, waiting, rollouts, plan.horizons)
-                waiting = []
-        _roll_out(model, waiting, rollouts, plan.horizons)
-    rollouts.residuals = torch.cat(residuals).double().numpy()
-    return rollouts
+class _RolledModel:
+    """A forecaster that forecasts as it would alone, and is rolled out from the origins that it passes.
+
+    Rollouts wait until there is a batch of them.
+    """
+
+    def __init__(self, model: ForecastModel, plan: _RolloutPlan) -> None:
+        self.name, self.horizons = model.name, tuple(model.horizons)
+        self._model, self._plan, self._position = model, plan, 0
+        is_rolled = np.arange(len(plan.origins)) % (1 if _can_batch(model) else SLOW_STRIDE) == 0
+        self._is_rolled, self._rollouts = is_rolled, _Rollouts(plan, is_rolled)
+        # A reference of the skills stops at every origin, since all others are measured against it.
+        stops = range(len(is_rolled)) if model.name in _REFERENCES else np.flatnonzero(is_rolled).tolist()
+        self._stops = {int(plan.origins[index]) + 1: index for index in stops}
+        self._residuals: list[Tensor] = []
+        self._waiting: list[_Origin] = []
+
+    def fit(self, runs: Sequence[RunData]) -> None:
+        """Do nothing: the forecaster is fitted."""
+
+    def init_state(self) -> Any:
+        """State of the forecaster before the first time point of the run."""
+        return self._model.init_state()
+
+    def step(self, series: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Forecast from the next time points, ``(time, features)``, piece by piece from one origin to the next."""
+        parts, first, end = [], self._position, self._position + len(series)
+        for stop in [*(stop for stop in self._stops if first < stop < end), end]:
+            forecasts, state = self._model.step(series[self._position - first : stop - first], state)
+            self._note(forecasts.cpu(), state, stop)
+            parts.append(forecasts)
+        return torch.cat(parts), state
+
+    @torch.inference_mode()
+    def finish(self) -> _Rollouts:
+        """Roll out what still waits, and return the sums over all rollouts."""
+        self._roll_out()
+        self._rollouts.residuals = torch.cat(self._residuals).double().numpy()
+        return self._rollouts
+
+    @torch.inference_mode()
+    def _note(self, forecasts: Tensor, state: Any, stop: int) -> None:
+        """Note the residuals of the one-step forecasts of scored time points, and what belongs to an origin."""
+        plan, start, self._position = self._plan, self._position, stop
+        tested = plan.observed[start:, plan.tested]
+        [(has_target, targets)] = scored_targets(tested, plan.scored[start:], (1,), stop - start)
+        self._residuals.append(targets - forecasts[has_target, 0][:, plan.tested])
+        if stop not in self._stops:
+            return
+        number = self._stops[stop]
+        self._rollouts.add_direct(number, forecasts[-1])
+        if self._is_rolled[number]:
+            self._waiting.append(_Origin(number, forecasts[-1, 0], _copy(state)))
+        if len(self._waiting) >= (_largest_batch(plan, state) if _can_batch(self._model) else 1):
+            self._roll_out()
+
+    def _roll_out(self) -> None:
+        _roll_out(self._model, self._waiting, self._rollouts, self.horizons)
+        self._waiting = []
+
+
+def _largest_batch(plan: _RolloutPlan, state: Any) -> int:
+    n_bytes = sum(leaf.nbytes for leaf in _leaves(state) if isinstance(leaf, Tensor))
+    n_values = plan.observed[: 2 * len(plan.horizons)].numel()
+    return max(1, min(_BATCH_STATES, _BATCH_VALUES // n_values, _BATCH_BYTES // max(n_bytes, 1)))
 
 
 def _copy(state: Any) -> Any:
     """Copy a state that a later step may write into; none writes into a stream's state, which is frozen."""
     return state if isinstance(state, StreamState) else copy.deepcopy(state)
-
-
-def _read_to_origins(
-    model: ForecastModel, plan: _RolloutPlan, is_rolled: NDArray[np.bool_], residuals: list[Tensor]
-) -> Iterator[_Origin]:
-    """Read the whole run and stop at each origin, with all forecasts ``(horizons, features)`` made there.
-
-    A reference of the skills stops at every origin, since all others are measured against it. The residuals of the
-    one-step forecasts of scored time points are appended to `residuals`, ``(targets, tested features)``.
-    """
-    tested = plan.observed[:, plan.tested]
-    indices = range(len(is_rolled)) if model.name in _REFERENCES else np.flatnonzero(is_rolled).tolist()
-    state, start = model.init_state(), 0
-    for index in [*indices, None]:
-        stop = len(plan.observed) if index is None else int(plan.origins[index]) + 1
-        if stop <= start:
-            return
-        forecasts, state = model.step(plan.observed[start:stop].clone(), state)
-        forecasts = forecasts.cpu()
-        [(has_target, targets)] = scored_targets(tested[start:], plan.scored[start:], (1,), stop - start)
-        residuals.append(targets - forecasts[has_target, 0][:, plan.tested])
-        start = stop
-        if index is not None:
-            yield _Origin(index, forecasts[-1], state)
 
 
 def _roll_out(model: ForecastModel, origins: Sequence[_Origin], rollouts: _Rollouts, horizons: tuple[int, ...]) -> None:

@@ -107,3 +107,29 @@ def select_fit(fitted: Tensor, fitted_without: Tensor, index: Tensor | None) -> 
     selected = fitted_without[index.clamp_min(0)]
     selected[index < 0] = fitted
     return selected
+
+
+def times_fit(values: Tensor, fitted: Tensor) -> Tensor:
+    """Multiply each stream's values by what was fitted for it.
+
+    Where one fit serves all streams, they are rows of one product: a batched product would copy the fit for each of
+    them, which for a time point of each takes many times as long.
+
+    Parameters
+    ----------
+    values : torch.Tensor
+        ``(batch, ..., rows, inputs)``.
+    fitted : torch.Tensor
+        ``(batch, ..., inputs, outputs)`` or ``(1, ..., inputs, outputs)``, from :func:`select_fit`; sizes between the
+        first and the last two are broadcast.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(batch, ..., rows, outputs)``.
+    """
+    if len(fitted) == len(values):
+        return values @ fitted
+    joined = values.movedim(0, -3).flatten(-3, -2) @ fitted[0]
+    split: Tensor = joined.view(*joined.shape[:-2], len(values), values.shape[-2], joined.shape[-1])
+    return split.movedim(-3, 0)

@@ -15,7 +15,7 @@ from titan_neuro.errors import ConfigError, MismatchError
 from titan_neuro.forecaster.components import Components
 from titan_neuro.forecaster.config import ForecasterConfig
 from titan_neuro.forecaster.decoders import LowRankConfig, LowRankDecoder, UpsamplingDecoder
-from titan_neuro.forecaster.fit import ClosedFormFit, fit_closed_form
+from titan_neuro.forecaster.fit import ClosedFormFit, FitStart, fit_closed_form
 from titan_neuro.forecaster.fitted import require_shapes
 from titan_neuro.forecaster.linear_skip import LinearSkip
 from titan_neuro.forecaster.recall.recall import Recall, Recalled
@@ -160,7 +160,7 @@ class Forecaster(Pretrained):
             setattr(other, name, part)
         return other
 
-    def fit(self, runs: Sequence[RunData | Tensor | np.ndarray]) -> None:
+    def fit(self, runs: Sequence[RunData | Tensor | np.ndarray], *, start: Forecaster | None = None) -> None:
         """Fit linear skip, recall and the keys of the memory to training runs, in closed form.
 
         Parameters
@@ -168,11 +168,14 @@ class Forecaster(Pretrained):
         runs : sequence of RunData, torch.Tensor or numpy.ndarray
             Arrays are ``(time, features)``, z-scored per feature. Each counts as a subject of its own, who saw a
             stimulus of its own (:func:`titan_neuro.runs.as_runs`).
+        start : Forecaster, optional
+            A model fitted to other recordings, from which the fit starts (:func:`fit_closed_form`).
 
         Raises
         ------
         MismatchError
-            Runs of another number of features, or arrays that are not floating-point matrices with a row or more.
+            Runs of another number of features, or arrays that are not floating-point matrices with a row or more; or
+            `start` has other horizons, sizes or number of features.
         TrainingError
             No run, or too few scored time points.
         """
@@ -183,10 +186,11 @@ class Forecaster(Pretrained):
                     f"Forecaster.fit: expected runs of {self.n_features} features, {run.key} has {run.n_features}.",
                     "Build the model with the number of features of the data.",
                 )
+        given = None if start is None else FitStart.of(start, self.config, self.n_features)
         linear = fit_autoregression(runs, self.horizons)
         self.linear_skip.load(linear)
         if self.recall is not None:
-            self.load_closed_form(fit_closed_form(self.recall.config, self.config.memory, runs, linear))
+            self.load_closed_form(fit_closed_form(self.recall.config, self.config.memory, runs, linear, start=given))
 
     def load_closed_form(self, fit: ClosedFormFit) -> None:
         """Load what was fitted beside the linear skip.

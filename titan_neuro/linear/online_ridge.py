@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-# Time points that are read at once, where a call has so many.
-_MOST_AT_ONCE = 32
+# Time points that are read at once, where a call has so many; whole blocks, if those are longer.
+_LEAST_AT_ONCE = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +29,8 @@ class OnlineState:
         The last time points, not merged yet: ``(batch, groups, window, predictors)``; zeros before a stream's start.
     gain : torch.Tensor
         float64, ``(batch, groups, predictors, window)``: `inverse` times each of them.
+    merged : torch.Tensor
+        Corrections by `weights` at each of them, ``(batch, horizons, window, outputs)``.
     errors : torch.Tensor
         The same time points, ``(batch, window, horizons, outputs)``.
     """
@@ -38,6 +40,7 @@ class OnlineState:
     weights: Tensor
     predictors: Tensor
     gain: Tensor
+    merged: Tensor
     errors: Tensor
 
 
@@ -57,7 +60,8 @@ class OnlineRidge:
     penalties : tuple of float
         Of each horizon, above 0.
     block_time_points : int
-        Pairs are merged into the weights after every so many time points. Changes the cost, not the numbers.
+        Pairs are merged into the weights after every so many time points. Changes the cost, not the numbers. None:
+        never; short streams then cost next to nothing, and the state grows with the stream.
     are_predictors_shared : bool
         Whether all horizons have the same predictors: those with the same penalty then form a group, which shares one
         inverse. Otherwise each horizon is a group of its own.
@@ -72,10 +76,11 @@ class OnlineRidge:
         horizons: tuple[int, ...],
         penalties: tuple[float, ...],
         *,
-        block_time_points: int = 32,
+        block_time_points: int | None = 64,
         are_predictors_shared: bool = True,
     ) -> None:
         self.horizons, self._block_time_points = horizons, block_time_points
+        self._most_at_once = max(block_time_points or 0, _LEAST_AT_ONCE)
         self._penalties = sorted(set(penalties)) if are_predictors_shared else list(penalties)
         places = [self._penalties.index(penalty) for penalty in penalties]
         self._groups = places if are_predictors_shared else list(range(len(horizons)))
@@ -89,13 +94,16 @@ class OnlineRidge:
         """State before the first time point: weights of 0; `dtype` is that of the series."""
         n_horizons = len(self.horizons)
         penalties = torch.tensor(self._penalties, dtype=torch.float64)[:, None, None]
-        inverse = torch.eye(n_predictors, dtype=torch.float64) / penalties
+        # Where nothing is merged, the diagonal is the same for all predictors, and no weight is known.
+        n_merged = 1 if self._block_time_points is None else n_predictors
+        inverse = torch.eye(n_merged, dtype=torch.float64) / penalties
         return OnlineState(
             0,
             inverse.repeat(batch_size, 1, 1, 1),
-            torch.zeros(batch_size, n_horizons, n_predictors, n_outputs, dtype=dtype),
+            torch.zeros(batch_size, n_horizons, n_merged, n_outputs, dtype=dtype),
             torch.zeros(batch_size, self.n_groups, self._n_waiting, n_predictors, dtype=dtype),
             torch.zeros(batch_size, self.n_groups, n_predictors, self._n_waiting, dtype=torch.float64),
+            torch.zeros(batch_size, n_horizons, self._n_waiting, n_outputs, dtype=dtype),
             torch.zeros(batch_size, self._n_waiting, n_horizons, n_outputs, dtype=dtype),
         )
 
@@ -120,18 +128,19 @@ class OnlineRidge:
             Shaped like `errors`: each error less the correction that the weights before it give for its forecast.
         state : OnlineState
         """
-        n_time_points = predictors.shape[2]
-        if state.position + n_time_points >= self._block_time_points:
+        n_time_points, block = predictors.shape[2], self._block_time_points
+        if block is not None and state.position + n_time_points >= block:
             # Merged in place from here on: a copy for each block would cost as much as merging.
             state = replace(state, inverse=state.inverse.clone(), weights=state.weights.clone())
         corrections, surprises, first = [], [], 0
         while first < n_time_points:
             # As many as can be read at once, up to the end of a block.
-            n_new = min(n_time_points - first, _MOST_AT_ONCE)
-            to_end = self._block_time_points - state.position
-            n_new = min(n_new, to_end) + max(n_new - to_end, 0) // self._block_time_points * self._block_time_points
+            n_new = min(n_time_points - first, self._most_at_once)
+            if block is not None:
+                to_end = block - state.position
+                n_new = min(n_new, to_end) + max(n_new - to_end, 0) // block * block
             new = slice(first, first + n_new)
-            state = _append(state, predictors[:, :, new], errors[:, new])
+            state = self._append(state, predictors[:, :, new], errors[:, new])
             correction, surprise, state = self._advance(state, n_new)
             corrections.append(correction)
             surprises.append(surprise)
@@ -153,24 +162,45 @@ class OnlineRidge:
             ``(batch, time, horizons, outputs)``.
         """
         n_held = state.predictors.shape[2]
-        unknown = state.errors.new_zeros(len(predictors), predictors.shape[2], *state.errors.shape[2:])
-        state = _append(state, predictors, unknown)
-        merged, factor, whitened = self._solve(state)
-        corrections = []
+        factor, whitened = self._solve(state)
+        products = predictors.double() @ state.gain
+        # What new rows of the factor hold of each pair; nothing of the new time points is needed for one another.
+        factor = torch.linalg.solve_triangular(factor.mT, products, upper=True, left=False)
+        corrections = self._merged_corrections(predictors, state)
         for index, horizon in enumerate(self.horizons):
             # Of the pairs in the window, those whose target had arrived.
             held = slice(0, n_held - horizon)
-            rows = factor[:, self._groups[index], n_held:, held]
-            corrections.append(merged[:, index, n_held:] + (rows @ whitened[:, index, held]).to(merged))
-        return torch.stack(corrections, dim=2)
+            corrections[:, index] += (factor[:, self._groups[index], :, held] @ whitened[:, index, held]).to(
+                corrections
+            )
+        return corrections.transpose(1, 2)
 
-    def _solve(self, state: OnlineState) -> tuple[Tensor, Tensor, Tensor]:
+    def _merged_corrections(self, predictors: Tensor, state: OnlineState) -> Tensor:
+        """Corrections by the merged pairs alone, ``(batch, horizons, time, outputs)``."""
+        if self._block_time_points is None:
+            return state.weights.repeat(1, 1, predictors.shape[2], 1)
+        return predictors[:, self._groups] @ state.weights
+
+    def _append(self, state: OnlineState, predictors: Tensor, errors: Tensor) -> OnlineState:
+        if self._block_time_points is None:
+            gain = state.inverse * predictors.mT.double()
+        else:
+            gain = state.inverse @ predictors.mT.double()
+        merged = self._merged_corrections(predictors, state)
+        return replace(
+            state,
+            position=state.position + predictors.shape[2],
+            predictors=torch.cat([state.predictors, predictors], dim=2),
+            gain=torch.cat([state.gain, gain], dim=3),
+            merged=torch.cat([state.merged, merged], dim=2),
+            errors=torch.cat([state.errors, errors], dim=1),
+        )
+
+    def _solve(self, state: OnlineState) -> tuple[Tensor, Tensor]:
         """Factorize the window.
 
         Returns
         -------
-        merged : torch.Tensor
-            Corrections by the merged pairs alone, ``(batch, horizons, window, outputs)``.
         factor : torch.Tensor
             Lower triangular, float64 ``(batch, groups, window, window)``.
         whitened : torch.Tensor
@@ -178,23 +208,22 @@ class OnlineRidge:
             of its standard deviation. Rows whose target has not arrived hold any number.
         """
         keys = state.predictors
-        merged = keys[:, self._groups] @ state.weights
         products = keys.double() @ state.gain
         identity = torch.eye(keys.shape[2], dtype=products.dtype, device=keys.device)
         # Without a check: predictors that are not finite make corrections that are not, which the caller refuses.
         factor = torch.linalg.cholesky_ex(products + identity).L
         residuals = [
-            pad(state.errors[:, horizon:, index], (0, 0, 0, min(horizon, keys.shape[2]))) - merged[:, index]
+            pad(state.errors[:, horizon:, index], (0, 0, 0, min(horizon, keys.shape[2]))) - state.merged[:, index]
             for index, horizon in enumerate(self.horizons)
         ]
         residual = torch.stack(residuals, dim=1).double()
         whitened = torch.linalg.solve_triangular(factor[:, self._groups], residual, upper=False)
-        return merged, factor, whitened
+        return factor, whitened
 
     def _advance(self, state: OnlineState, n_new: int) -> tuple[Tensor, Tensor, OnlineState]:
         """Forecast from the last time points of the window; at the end of a block, merge the oldest ones."""
-        merged, factor, whitened = self._solve(state)
-        corrections, surprises, length = [], [], state.predictors.shape[2]
+        factor, whitened = self._solve(state)
+        merged, corrections, surprises, length = state.merged, [], [], state.predictors.shape[2]
         for index, horizon in enumerate(self.horizons):
             rows = factor[:, self._groups[index]]
             read = rows[:, -n_new:].tril(length - n_new - horizon) @ whitened[:, index]
@@ -202,7 +231,7 @@ class OnlineRidge:
             arrived = slice(length - n_new - horizon, length - horizon)
             deviation = rows.diagonal(dim1=-2, dim2=-1)[:, arrived, None]
             surprises.append((whitened[:, index, arrived] * deviation).to(merged))
-        if state.position % self._block_time_points == 0:
+        if self._block_time_points is not None and state.position % self._block_time_points == 0:
             state = self._merge(state, factor, whitened)
         return torch.stack(corrections, dim=2), torch.stack(surprises, dim=2), state
 
@@ -210,25 +239,24 @@ class OnlineRidge:
         """Update inverse and weights in place by all pairs whose targets have come at every horizon, and drop them."""
         old, window = slice(0, state.position), slice(state.position, None)
         change = torch.linalg.solve_triangular(factor[:, :, old, old], state.gain[..., old].mT, upper=False)
-        state.weights.add_((change[:, self._groups].mT @ whitened[:, :, old]).to(state.weights))
+        learned = whitened[:, :, old]
+        _add_product(state.weights, change.to(state.weights)[:, self._groups].mT, learned.to(state.weights), 1)
         # A product with its own transpose keeps the inverse symmetric.
-        state.inverse.sub_(change.mT @ change)
+        _add_product(state.inverse, change.mT, change, -1)
+        # The factor holds the products of the later time points with what is merged.
+        told = factor[:, self._groups, window, old] @ learned
         return replace(
             state,
             position=0,
             predictors=state.predictors[:, :, window].clone(),
             # What these pairs tell of the later time points is in the factor of those.
             gain=state.gain[..., window] - change.mT @ factor[:, :, window, old].mT,
+            merged=state.merged[:, :, window] + told.to(state.merged),
             errors=state.errors[:, window].clone(),
         )
 
 
-def _append(state: OnlineState, predictors: Tensor, errors: Tensor) -> OnlineState:
-    gain = state.inverse @ predictors.mT.double()
-    return replace(
-        state,
-        position=state.position + predictors.shape[2],
-        predictors=torch.cat([state.predictors, predictors], dim=2),
-        gain=torch.cat([state.gain, gain], dim=3),
-        errors=torch.cat([state.errors, errors], dim=1),
-    )
+def _add_product(total: Tensor, left: Tensor, right: Tensor, factor: int) -> None:
+    """Add the products of two batches of matrices in place: another tensor of the size of the total would cost more."""
+    flat = total.view(-1, *total.shape[-2:])
+    flat.baddbmm_(left.flatten(0, -3), right.flatten(0, -3), alpha=factor)

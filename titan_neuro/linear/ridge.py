@@ -72,6 +72,10 @@ class RidgeStatistics:
         """Statistics for targets ``Y @ directions``, `directions` being ``(outputs, projected outputs)``."""
         return RidgeStatistics(self.gram, self.cross @ directions, self.n_rows)
 
+    def beyond(self, weights: Tensor) -> RidgeStatistics:
+        """Statistics for targets ``Y - X @ weights``: a ridge regression on them shrinks toward `weights`."""
+        return RidgeStatistics(self.gram, self.cross - self.gram @ weights, self.n_rows)
+
     def solve(self, penalty: Tensor | float) -> Tensor:
         """Weights that minimize ``||Y - X W||^2 + sum_i penalty_i ||W_i||^2``.
 

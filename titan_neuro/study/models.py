@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 
+from titan_neuro.data.bids.output import source_dataset
 from titan_neuro.data.space import common_space
 from titan_neuro.data.splits import make_folds
 from titan_neuro.errors import (
@@ -24,7 +25,15 @@ from titan_neuro.errors import (
 )
 from titan_neuro.forecaster import match_comparison_models
 from titan_neuro.manifests import ResultOf, State, result_digest
-from titan_neuro.training import FoldData, load_forecaster, require_match, require_record, run_digest, trained_result
+from titan_neuro.training import (
+    FoldData,
+    load_forecaster,
+    require_match,
+    require_record,
+    require_unseen,
+    run_digest,
+    trained_result,
+)
 
 if TYPE_CHECKING:
     from titan_neuro.data.space import Space
@@ -41,8 +50,10 @@ _CLOSED_FORM_ALONE = (
 )
 
 
-def study_folds(runs: Sequence[RunStore], config: StudyConfig) -> list[FoldData]:
-    """Divide prepared runs into folds, all seen through the mask that they share.
+def study_folds(
+    runs: Sequence[RunStore], config: StudyConfig, dataset: Mapping[str, str] | None = None
+) -> list[FoldData]:
+    """Divide prepared runs into folds, all seen through the mask that they share; `dataset` is what they are of.
 
     Raises
     ------
@@ -69,7 +80,8 @@ def study_folds(runs: Sequence[RunStore], config: StudyConfig) -> list[FoldData]
     protocol, folds = make_folds(read, config.split)
     views = {run.key: run.within(space) for run in read}
     aside = tuple(run.within(space) for run in set_aside)
-    return [FoldData(fold=fold, protocol=protocol, space=space, runs=views, set_aside=aside) for fold in folds]
+    shared: dict[str, Any] = {"protocol": protocol, "space": space, "runs": views}
+    return [FoldData(fold=fold, set_aside=aside, dataset=dataset, **shared) for fold in folds]
 
 
 def _divide_by_task(runs: Sequence[RunStore], config: StudyConfig) -> tuple[list[RunStore], list[RunStore]]:
@@ -154,9 +166,13 @@ class PlannedModel:
             It was not trained yet.
         MismatchError
             It was trained on other runs or with other settings, or a file of it was changed.
+        LeakageError
+            It started from a model that was fitted on somebody who is tested now.
         """
         found = self.result.check()
         if found.is_done:
+            # Who is tested may have changed since.
+            require_unseen(require_record(self.folder).get("fitted_on", ())[1:], self.data, str(self.folder))
             return
         hint = f"Run `titan-neuro train {self.result.root}` first."
         if found.state is State.MISSING:
@@ -242,6 +258,21 @@ class StudyPlan:
         """The study's model of the first seed, of each fold: what probes and forecasts are made with."""
         return [self.of_fold(data.fold.number, self.config.seeds[0])[0] for data in self.folds]
 
+    def require_tests(self) -> None:
+        """Refuse a study in which nobody is tested: it has a model, and nothing to score.
+
+        Raises
+        ------
+        NoMatchError
+            No fold has a test run.
+        """
+        if not any(data.fold.test for data in self.folds):
+            raise NoMatchError(
+                f"{self.output.path}: split.by is {self.config.split.by}: expected people or runs that are tested, "
+                "found none: all of them are trained and validated on.",
+                "Name the model as training.start of another study, or choose another split.by and train again.",
+            )
+
     @property
     def tested(self) -> dict[int, tuple[str, ...]]:
         """Keys of the test runs of each fold. Models don't depend on them, so that no digest of a model has them."""
@@ -255,7 +286,7 @@ class StudyPlan:
 
 def plan_study(output: OutputFolder, runs: Sequence[RunStore], config: StudyConfig) -> StudyPlan:
     """Say which folds and models a study has; see :func:`study_folds` for errors."""
-    folds = study_folds(runs, config)
+    folds = study_folds(runs, config, source_dataset(output.path))
     configs = study_models(config, folds[0].space)
     models = [
         PlannedModel(
@@ -341,9 +372,12 @@ def open_trained(plan: StudyPlan, device: str) -> TrainedStudy:
 
     Raises
     ------
-    InputNotFoundError, MismatchError
+    InputNotFoundError, MismatchError, LeakageError
         See :meth:`PlannedModel.require`.
+    NoMatchError
+        The folds test nobody.
     """
+    plan.require_tests()
     for model in plan.models:
         model.require()
     plan.output.record_settings(plan.config)

@@ -48,6 +48,7 @@ def forecast_result(plan: StudyPlan, model: PlannedModel, run: RunView, horizon:
 
 def predict_runs(plan: StudyPlan, selection: Selection, horizon: int, device: str) -> list[Path]:
     """Write the forecasts of the chosen held-out runs that are not written yet; see :meth:`Study.predict`."""
+    plan.require_tests()
     paths = []
     for planned in plan.main_models:
         data = planned.data

@@ -130,7 +130,8 @@ def study_status(
     problem = None
     try:
         checks |= check_group(plan or study.plan_group(), contents=read_results)
-        checks["report"] = report_result(output, StudyStatus(checks)).check(contents=read_results)
+        if "evaluate" in checks:
+            checks["report"] = report_result(output, StudyStatus(checks)).check(contents=read_results)
     except TitanNeuroError as error:
         if any(check.is_done for check in checks.values()) or manifests.names(output.path, "train"):
             problem = error.message
@@ -223,8 +224,11 @@ def check_group(plan: StudyPlan, *, contents: bool = True) -> dict[str, Check]:
     """
     models = manifests.check_all([model.result for model in plan.models], contents=contents)
     trained = dict(zip([model.result.name for model in plan.models], models, strict=True))
-    results = [evaluation_result(plan), *(probe_result(name, plan) for name in PROBES)]
-    needed: list[Sequence[PlannedModel]] = [plan.models, *(plan.main_models for _ in PROBES)]
+    results: list[ResultOf] = []
+    needed: list[Sequence[PlannedModel]] = []
+    if any(data.fold.test for data in plan.folds):
+        results = [evaluation_result(plan), *(probe_result(name, plan) for name in PROBES)]
+        needed = [plan.models, *(plan.main_models for _ in PROBES)]
     for model in plan.main_models:
         for run in model.data.select(model.data.fold.test):
             for horizon in plan.config.model.horizons:

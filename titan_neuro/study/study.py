@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -395,6 +396,8 @@ class Study:
         name = f"null-{kind}"
         folder = OutputFolder(self.output.path / name, self._work_dir_of(name))
         settings = self.settings.on_top_of(self.output.resolved_settings)
+        # A model of recordings would bring into noise what noise does not have.
+        settings = replace(settings, overrides=[*settings.overrides, {"training": {"start": None}}])
         null = Study(self.bids_dir, folder, settings, selection=self.selection, device=self._device)
         with (
             self.output.locked(f"null control ({kind})", reads=["runs"]),

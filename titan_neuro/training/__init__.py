@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from titan_neuro.training.fit import train_fold
     from titan_neuro.training.fold import FoldData, run_digest, trained_result
     from titan_neuro.training.resume import expect_time_limit
+    from titan_neuro.training.start import require_unseen
     from titan_neuro.training.trainer import Processes, find_processes
 
 _HOMES = {
@@ -28,6 +29,7 @@ _HOMES = {
     "require_match": "checkpoint",
     "require_pretraining": "config",
     "require_record": "checkpoint",
+    "require_unseen": "start",
     "run_digest": "fold",
     "save_forecaster": "checkpoint",
     "train_fold": "fit",
@@ -45,6 +47,7 @@ __all__ = [
     "require_match",
     "require_pretraining",
     "require_record",
+    "require_unseen",
     "run_digest",
     "save_forecaster",
     "train_fold",

@@ -20,6 +20,7 @@ from titan_neuro.forecaster.fit import ClosedFormFit, fit_closed_form
 from titan_neuro.linear.autoregression import Autoregression, fit_autoregression
 from titan_neuro.provenance import digest, versions
 from titan_neuro.training.fold import FoldData
+from titan_neuro.training.start import Start
 from titan_neuro.training.tensors import TensorsAndMetadata, cached_tensors
 
 # Raised when the same runs and settings lead to other numbers.
@@ -52,7 +53,9 @@ def fitted_linear_skip(data: FoldData, horizons: Sequence[int], *, work_dir: Pat
     )
 
 
-def fitted_closed_form(data: FoldData, model: ForecasterConfig, *, work_dir: Path) -> ClosedFormFit | None:
+def fitted_closed_form(
+    data: FoldData, model: ForecasterConfig, *, work_dir: Path, start: Start | None = None
+) -> ClosedFormFit | None:
     """Return the fit of a model's recall and memory, made once for all seeds; None for a model without recall.
 
     It is fitted to the training and validation runs, as the linear skip is. Each of these runs is later read with the
@@ -64,6 +67,8 @@ def fitted_closed_form(data: FoldData, model: ForecasterConfig, *, work_dir: Pat
     data : FoldData
     model : ForecasterConfig
     work_dir : Path
+    start : Start, optional
+        Model that the fit starts from.
     """
     recall, memory = model.recall, model.memory
     if recall is None:
@@ -72,11 +77,12 @@ def fitted_closed_form(data: FoldData, model: ForecasterConfig, *, work_dir: Pat
     def fit() -> TensorsAndMetadata:
         linear = fitted_linear_skip(data, model.horizons, work_dir=work_dir)
         is_shared = data.protocol == "subject"
-        fitted = fit_closed_form(recall, memory, data.fit_runs, linear, stimulus_is_shared=is_shared)
+        given = None if start is None else start.fit
+        fitted = fit_closed_form(recall, memory, data.fit_runs, linear, stimulus_is_shared=is_shared, start=given)
         return fitted.tensors(), {"runs": fitted.runs}
 
     sizes = TypeAdapter(tuple[RecallConfig, LookaheadConfig | None]).dump_python((recall, memory), mode="json")
-    settings = [sizes, model.horizons, data.protocol]
+    settings = [sizes, model.horizons, data.protocol, *([] if start is None else [start.record["sha256"]])]
     tensors, metadata = cached_tensors(work_dir, "closed-form", _fingerprint(data, settings), fit)
     return ClosedFormFit.from_tensors(tensors, {key: tuple(place) for key, place in metadata["runs"].items()})
 

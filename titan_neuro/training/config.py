@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -82,6 +83,9 @@ class TrainingConfig:
         Seconds between two checkpoints within an epoch, at least.
     pretraining : PretrainingConfig, optional
         Pre-training of the Swin on masked volumes of the training runs; by default none.
+    start : Path, optional
+        Folder of a trained model, of other people or other recordings, that the fits in closed form and the training
+        start from; by default none. See ``docs/training.md``.
     """
 
     max_epochs: Annotated[int, Field(ge=0)] = 12
@@ -98,6 +102,7 @@ class TrainingConfig:
     strategy: Strategy = "ddp"
     checkpoint_every_s: Annotated[float, Field(ge=0)] = 120.0
     pretraining: PretrainingConfig | None = None
+    start: Path | None = None
 
     def __post_init__(self) -> None:
         if self.strategy == "fsdp" and self.precision == "float16":

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import lightning
@@ -38,6 +38,7 @@ from titan_neuro.training.resume import (
     stop_if_signaled,
     training_lock,
 )
+from titan_neuro.training.start import Start, fitted_on, load_start
 from titan_neuro.training.streams import Rank, StreamLoader, StreamWindows
 from titan_neuro.training.trainer import (
     Processes,
@@ -50,7 +51,7 @@ from titan_neuro.training.trainer import (
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class _Job:
     """One training: data, settings, folders and processes."""
 
@@ -63,6 +64,7 @@ class _Job:
     work_dir: Path
     seed: int
     processes: Processes
+    start: Start | None
 
     @property
     def settings_digest(self) -> str:
@@ -79,7 +81,7 @@ class _Job:
         return self.model.build(n_features=self.data.space.n_features, mask=mask)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class _Trained:
     """A model with the weights of the chosen epoch, and one row for each validation."""
 
@@ -130,12 +132,15 @@ def train_fold(
     TrainingError
         The loss of training or validation is not finite: an earlier model in `folder` stays, and the last good
         checkpoint stays in `work_dir`. Or there are too few time points to fit, or another process has died.
+    InputNotFoundError, MismatchError, LeakageError
+        The model of ``training.start``; see :func:`titan_neuro.training.start.load_start`.
     OutputError
         Another process trains into `folder`, or the disk is full.
     """
     result = trained_result(data, model, training, seed, root=root or folder)
-    job = _Job(result, data, model, training, folder, work_dir, seed, processes or Processes())
+    processes = processes or Processes()
     found = result.check()
+    job = _Job(result, data, model, training, folder, work_dir, seed, processes, start=None)
     if found.is_done:
         if job.processes.is_first:
             # A process that was killed after it wrote the model has left its checkpoints.
@@ -145,6 +150,7 @@ def train_fold(
         logger.info("%s is trained again: %s", folder, found)
     # Checked before minutes are spent on closed-form fits.
     require_pretraining(model, training.pretraining)
+    job = dataclasses.replace(job, start=load_start(data, model, training))
     if job.processes.is_first:
         _train_and_save(job)
     else:
@@ -177,6 +183,8 @@ def _save(job: _Job, trained: _Trained) -> None:
         "fold": data.fold.number,
         "train": data.fold.train,
         "validation": data.fold.validation,
+        "fitted_on": [fitted_on(data), *(job.start.record["fitted_on"] if job.start else ())],
+        "start": None if job.start is None else job.start.record["sha256"],
         "selected_epoch": trained.epoch,
         "validation_skill_ar": chosen["validation_skill_ar"],
         "n_parameters": sum(each.numel() for each in forecaster.parameters() if each.requires_grad),
@@ -190,7 +198,7 @@ def _save(job: _Job, trained: _Trained) -> None:
 def _train(job: _Job) -> _Trained:
     """Fit and train. In the processes that don't write, the weights are those of the last epoch, not of the best."""
     is_first, training = job.processes.is_first, job.training
-    identity = {"settings": job.settings_digest, "data": job.data.input_digests()}
+    identity = {"settings": job.settings_digest, "data": job.result.inputs}
     checkpoint = find_checkpoint(job.checkpoints, identity, may_clean_up=is_first)
     forecaster = _init_forecaster(job)
     streams = _StreamData(job, _features(job, forecaster))
@@ -273,10 +281,12 @@ def _init_forecaster(job: _Job) -> Forecaster:
         encoder = pretrain_swin(data, model.tokenizer, pretraining, work_dir=job.work_dir, seed=job.seed, device=device)
     lightning.seed_everything(fold_seed(job.seed, data.fold.number), verbose=False)
     forecaster = job.build()
+    if job.start is not None:
+        job.start.load_trained_parts(forecaster)
     if encoder is not None and isinstance(forecaster.tokenizer, SwinTokenizer):
         forecaster.tokenizer.swin.load_state_dict(encoder)
     forecaster.linear_skip.load(fitted_linear_skip(data, model.horizons, work_dir=job.work_dir))
-    fit = fitted_closed_form(data, model, work_dir=job.work_dir)
+    fit = fitted_closed_form(data, model, work_dir=job.work_dir, start=job.start)
     if fit is not None:
         forecaster.load_closed_form(fit)
     return forecaster

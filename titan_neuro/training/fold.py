@@ -17,11 +17,12 @@ from titan_neuro.forecaster import ForecasterConfig
 from titan_neuro.manifests import ResultOf
 from titan_neuro.provenance import digest, versions
 from titan_neuro.training.config import TrainingConfig
+from titan_neuro.training.start import start_digest
 
 # Raised when the same settings and data lead to other weights: existing models are then trained again.
 _METHOD_VERSION = 6
-# Settings that change the weights by rounding errors only.
-_SETTINGS_WITHOUT_EFFECT = ("checkpoint_every_s", "gradient_checkpointing", "strategy")
+# Settings that change the weights by rounding errors only; and where the model lies whose content is an input.
+_SETTINGS_WITHOUT_EFFECT = ("checkpoint_every_s", "gradient_checkpointing", "strategy", "start")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,9 @@ class FoldData:
         All runs of the study that some fold tests or trains on, by key.
     set_aside : sequence of RunView
         Runs of the study that no fold trains on or tests; only a probe reads them.
+    dataset : mapping, optional
+        Name and, where it has one, DOI of the dataset, as :func:`titan_neuro.data.bids.output.source_dataset` returns
+        them; None where that is not known.
 
     Raises
     ------
@@ -52,13 +56,15 @@ class FoldData:
     space: Space
     runs: Mapping[str, RunView]
     set_aside: Sequence[RunView] = ()
+    dataset: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         require_disjoint(self.fold, self.protocol, self.runs)
 
     def __str__(self) -> str:
         """One line: which runs the fold trains on, chooses the epoch by, and tests."""
-        train, validation, test = (", ".join(keys) for keys in (self.fold.train, self.fold.validation, self.fold.test))
+        parts = (self.fold.train, self.fold.validation, self.fold.test)
+        train, validation, test = (", ".join(keys) or "none" for keys in parts)
         return f"Fold {self.fold.number} (by {self.protocol}): train on {train}; choose by {validation}; test {test}"
 
     def select(self, keys: Sequence[str]) -> list[RunView]:
@@ -114,6 +120,7 @@ def trained_result(
     root : Path
         The output folder, whose ``manifests/`` has or will have it.
     """
+    start = start_digest(training)
     training_settings = TypeAdapter(TrainingConfig).dump_python(training, mode="json")
     return ResultOf(
         root=root,
@@ -134,5 +141,5 @@ def trained_result(
             # Another version may build another model from the same settings.
             "version": versions()["titan-neuro"],
         },
-        inputs=data.input_digests(),
+        inputs={**data.input_digests(), **({} if start is None else {"the model that training starts from": start})},
     )

@@ -175,6 +175,22 @@ def _describe(description: Path, bids_dir: Path, version: str) -> None:
     write_json(description, content)
 
 
+def source_dataset(output_dir: Path) -> dict[str, str] | None:
+    """Return the name and, where it has one, the DOI of the dataset that an output folder was made from.
+
+    Returns
+    -------
+    dict or None
+        ``name`` and ``doi``; None where the folder has no description.
+    """
+    found = _read_description(output_dir / "dataset_description.json")
+    if "Name" not in found:
+        return None
+    doi = next((source["DOI"] for source in found.get("SourceDatasets", []) if "DOI" in source), None)
+    name = str(found["Name"]).removeprefix(f"{_NAME} outputs of ")
+    return {"name": name, **({} if doi is None else {"doi": str(doi)})}
+
+
 def _was_moved(recorded: Any, source: dict[str, str]) -> bool:
     """Whether the recorded dataset can be the one that lies elsewhere now: it is not where it was."""
     before = recorded[0] if isinstance(recorded, list) and recorded and isinstance(recorded[0], dict) else {}

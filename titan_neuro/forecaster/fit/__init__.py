@@ -19,6 +19,7 @@ from titan_neuro.forecaster.fit.components import find_components, principal_ser
 from titan_neuro.forecaster.fit.delayed_responses import fit_delayed_responses
 from titan_neuro.forecaster.fit.linear_maps import fit_linear_maps
 from titan_neuro.forecaster.fit.lookahead_memory import fit_lookahead_memory
+from titan_neuro.forecaster.fit.start import FitStart
 from titan_neuro.forecaster.fit.stimulus_memory import fit_stimulus_memory
 from titan_neuro.forecaster.fitted import FitRecord
 from titan_neuro.forecaster.recall.component_autoregression import ComponentAutoregressionFit
@@ -31,7 +32,7 @@ from titan_neuro.forecaster.titan.titans_memory import TitansMemoryFit
 from titan_neuro.linear.autoregression import Autoregression
 from titan_neuro.typing import RunData
 
-__all__ = ["ClosedFormFit", "fit_closed_form"]
+__all__ = ["ClosedFormFit", "FitStart", "fit_closed_form"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -86,6 +87,7 @@ def fit_closed_form(
     linear: Autoregression,
     *,
     stimulus_is_shared: bool = True,
+    start: FitStart | None = None,
 ) -> ClosedFormFit:
     """Fit recall and memory to the errors that linear autoregression makes on training runs.
 
@@ -102,6 +104,9 @@ def fit_closed_form(
     stimulus_is_shared : bool
         False where subjects of the test see another stimulus than `runs`: then no stimulus is remembered, and choices
         are cross-validated over stimuli instead of subjects.
+    start : FitStart, optional
+        A model fitted before, to other recordings: its components are kept, and its autoregression is what ridge
+        penalties shrink toward, instead of 0, where that is better for held-out folds.
 
     Returns
     -------
@@ -119,13 +124,14 @@ def fit_closed_form(
     for run in runs:
         subjects_of.setdefault(run.stimulus, set()).add(run.subject)
     has_stimulus = stimulus_is_shared and any(len(subjects) > 1 for subjects in subjects_of.values())
-    components = find_components(recall, runs, linear, has_stimulus=has_stimulus)
+    components = find_components(recall, runs, linear, has_stimulus=has_stimulus, start=start)
     projected = project_runs(runs, components.basis, linear, stimulus_is_shared=stimulus_is_shared)
 
     aligned = align_subjects(projected if has_stimulus else [], len(set().union(*subjects_of.values())), components)
     stimulus, averages = fit_stimulus_memory(projected, aligned, components, linear.horizons)
-    directions = principal_series_directions(projected, components)
-    maps = fit_linear_maps(recall, projected, stimulus, averages, directions, linear.horizons)
+    directions = principal_series_directions(projected, components) if start is None else start.series_directions
+    prior = None if start is None else start.autoregression
+    maps = fit_linear_maps(recall, projected, stimulus, averages, directions, linear.horizons, prior=prior)
     delayed, recalled = fit_delayed_responses(recall, projected, maps.forecasts, components, linear.horizons)
     memory = None
     if lookahead is not None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from titan_neuro.forecaster.fit.start import FitStart
 from titan_neuro.forecaster.recall.recall import RecallConfig, RecallSizes
 from titan_neuro.linear.autoregression import Autoregression, autoregress, autoregress_blocks
 from titan_neuro.linear.components import orthonormal_union, principal_components
@@ -93,7 +94,12 @@ class ComponentRun:
 
 
 def find_components(
-    config: RecallConfig, runs: Sequence[RunData], linear: Autoregression, *, has_stimulus: bool = True
+    config: RecallConfig,
+    runs: Sequence[RunData],
+    linear: Autoregression,
+    *,
+    has_stimulus: bool = True,
+    start: FitStart | None = None,
 ) -> SpatialComponents:
     """Find the basis: principal components of the intersubject averages and of the innovations together.
 
@@ -109,6 +115,8 @@ def find_components(
         Its errors at the shortest horizon are the innovations.
     has_stimulus : bool
         Whether a stimulus will be remembered. Without one all components are used, and ridge penalties suffice.
+    start : FitStart, optional
+        A model fitted before: its basis is taken, and only directions of the stimulus are found in it.
 
     Returns
     -------
@@ -120,8 +128,15 @@ def find_components(
         lengths[run.stimulus] = max(run.n_time_points, lengths.get(run.stimulus, 0))
     averages = average_over_subjects(runs, every=-(-sum(lengths.values()) // _SAMPLED_TIME_POINTS))
     n_time_points = sum(int(run.scored.sum()) for run in runs)
+    is_short = n_time_points < _TIME_POINTS_PER_FEATURE * runs[0].n_features
+    series = torch.cat([part.series[part.scored] for part in averages])
+    if start is not None:
+        directions = start.innovation_directions
+        if not is_short:
+            directions = principal_components(series @ start.basis.T, sizes.n_components)
+        return SpatialComponents(sizes, start.basis, start.innovation_directions, directions)
     innovations = _sample_innovations(runs, linear)
-    if has_stimulus and n_time_points < _TIME_POINTS_PER_FEATURE * runs[0].n_features:
+    if has_stimulus and is_short:
         # More components than the time points can determine would hold the noise of the training subjects. Those of the
         # averages would be the directions in which these subjects agree by chance.
         n_basis = min(sizes.width, max(2, n_time_points // _TIME_POINTS_PER_COMPONENT))
@@ -129,7 +144,7 @@ def find_components(
         basis = pad_rows(principal_components(innovations, n_basis), sizes.width)
         directions = principal_components(innovations @ basis.T, n_components)
         return SpatialComponents(sizes, basis, pad_rows(directions, sizes.n_components), directions)
-    stimulus = principal_components(torch.cat([part.series[part.scored] for part in averages]), sizes.n_components)
+    stimulus = principal_components(series, sizes.n_components)
     union = orthonormal_union(stimulus, principal_components(innovations, sizes.width))[: sizes.width]
     basis = pad_rows(union, sizes.width)
     directions = principal_components(innovations @ basis.T, sizes.n_components)

@@ -47,6 +47,8 @@ def fit_linear_maps(
     averages: StimulusAverages | None,
     directions: Tensor,
     horizons: tuple[int, ...],
+    *,
+    prior: Tensor | None = None,
 ) -> LinearMaps:
     """Fit the weights of stimulus memory and vector autoregression together, for each horizon.
 
@@ -67,6 +69,9 @@ def fit_linear_maps(
         ``(components, width)``: of the time points, for the vector autoregression.
     horizons : tuple of int
         Lead times in time points.
+    prior : torch.Tensor, optional
+        ``(horizons, features, width)``: VAR weights of a model fitted before, toward which these are shrunk instead of
+        toward 0, at each lead time at which held-out folds gain by it.
 
     Returns
     -------
@@ -80,7 +85,7 @@ def fit_linear_maps(
     )
     no_weights = autoregression.weights, autoregression.weights_without
     autoregression.load(ComponentAutoregressionFit(directions, *no_weights))
-    weights, weights_without = _fit_weights(runs, stimulus, stimulus_fit, averages, autoregression)
+    weights, weights_without = _fit_weights(runs, stimulus, stimulus_fit, averages, autoregression, prior)
 
     n_stimulus = stimulus.weights.shape[1]
     stimulus_fit = dataclasses.replace(
@@ -96,7 +101,7 @@ def fit_linear_maps(
     removed = 1 - squared[1] / squared[0].clamp_min(1e-12)
     if stimulus.n_positions and float(removed.max()) < _LEAST_FRACTION_REMOVED:
         empty = StimulusMemoryFit.empty(n_components=n_components, n_horizons=len(horizons), width=width)
-        return fit_linear_maps(config, runs, empty, None, directions, horizons)
+        return fit_linear_maps(config, runs, empty, None, directions, horizons, prior=prior)
     return LinearMaps(stimulus_fit, autoregression_fit, forecasts)
 
 
@@ -106,6 +111,7 @@ def _fit_weights(
     stimulus_fit: StimulusMemoryFit,
     averages: StimulusAverages | None,
     autoregression: ComponentAutoregression,
+    prior: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Weights of all features, ``(horizons, features, width)``, and without each fold, ``(folds, ...)``."""
     folds = range(1 + max(run.fold for run in runs))
@@ -130,7 +136,9 @@ def _fit_weights(
     for index, horizon in enumerate(stimulus.horizons):
         targets = torch.cat([run.errors[horizon:, index][run.scored[horizon:]] for run in runs])
         strongest = principal_components(targets, _CHOICE_COMPONENTS).T
-        fitted.append(_solve_groups([part[index] for part in own], [part[index] for part in others], sizes, strongest))
+        known = None if prior is None else prior[index]
+        own_parts, other_parts = ([part[index] for part in parts] for parts in (own, others))
+        fitted.append(_solve_from(own_parts, other_parts, sizes, strongest, known))
     weights, weights_without = zip(*fitted, strict=True)
     return torch.stack(weights), torch.stack(weights_without, dim=1)
 
@@ -183,6 +191,26 @@ def _squared_errors(run: ComponentRun, forecasts: Recalled, horizons: Sequence[i
         for row, values in enumerate((forecasts.own, forecasts.total)):
             squared[row, index] = (errors - values[:-horizon, index])[scored].square().sum()
     return squared
+
+
+def _solve_from(
+    own: Sequence[RidgeStatistics],
+    others: Sequence[RidgeStatistics],
+    sizes: Sequence[int],
+    strongest: Tensor,
+    prior: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Do as :func:`_solve_groups`; shrink the last features' weights toward `prior` where held-out folds gain by it."""
+    nothing = torch.zeros_like(own[0].cross)
+    if prior is None:
+        return _solve_groups(own, others, sizes, strongest)
+    options = []
+    for toward in (torch.cat([nothing[: -len(prior)], prior]), nothing):
+        left, left_of_others = ([part.beyond(toward) for part in parts] for parts in (own, others))
+        weights, weights_without = (toward + change for change in _solve_groups(left, left_of_others, sizes, strongest))
+        error = sum(float(part.error_change(each)) for part, each in zip(own, weights_without, strict=True))
+        options.append((error, weights, weights_without))
+    return min(options, key=lambda option: option[0])[1:]
 
 
 def _solve_groups(

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from titan_neuro.forecaster.fitted import FitRecord, load_buffers, select_fit
+from titan_neuro.forecaster.fitted import FitRecord, load_buffers, select_fit, times_fit
 from titan_neuro.forecaster.lags import lagged_values
 from titan_neuro.linear.running_averages import TIME_CONSTANTS, running_averages
 from titan_neuro.titans.stream_state import StreamState
@@ -118,7 +118,7 @@ class ComponentAutoregression(nn.Module):
         """
         features, state = self.features(series, innovations, state)
         weights = select_fit(self.weights, self.weights_without, folds)
-        return (features.unsqueeze(1) @ weights).transpose(1, 2), state
+        return times_fit(features.unsqueeze(1), weights).transpose(1, 2), state
 
     def features(
         self, series: Float[Tensor, "B T D"], innovations: Float[Tensor, "B T D"], state: ComponentAutoregressionState

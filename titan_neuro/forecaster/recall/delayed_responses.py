@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from titan_neuro.forecaster.fitted import FitRecord, load_buffers, resize_buffers, select_fit
+from titan_neuro.forecaster.fitted import FitRecord, load_buffers, resize_buffers, select_fit, times_fit
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -105,7 +105,7 @@ class DelayedResponses(nn.Module):
         time_points = torch.arange(self.longest_lag, padded.shape[1], device=components.device)[:, None]
         weights = select_fit(self.weights, self.weights_without, folds)
         forecasts = [
-            padded[:, time_points + horizon - self.lags].flatten(2) @ weights[:, index]
+            times_fit(padded[:, time_points + horizon - self.lags].flatten(2), weights[:, index])
             for index, horizon in enumerate(self.horizons)
         ]
         return torch.stack(forecasts, dim=2), padded[:, components.shape[1] :]

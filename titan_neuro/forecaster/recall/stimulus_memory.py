@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from titan_neuro.forecaster.fitted import FitRecord, load_buffers, resize_buffers, select_fit
+from titan_neuro.forecaster.fitted import FitRecord, load_buffers, resize_buffers, select_fit, times_fit
 from titan_neuro.forecaster.recall.stimulus_position import accumulate_evidence, position_probabilities
 
 # Time points about the target whose stimulus values are regressed on: what follows is a smooth function of them.
@@ -167,7 +167,7 @@ class StimulusMemory(nn.Module):
         probabilities, evidence = self.locate(innovations, evidence, subjects)
         features = self.target_features(probabilities, subjects)
         weights = select_fit(self.weights, self.weights_without, folds)
-        return (features.transpose(1, 2) @ weights).transpose(1, 2), evidence
+        return times_fit(features.transpose(1, 2), weights).transpose(1, 2), evidence
 
     def locate(
         self, innovations: Float[Tensor, "B T D"], evidence: Float[Tensor, "B N"], subjects: Tensor | None = None
@@ -190,7 +190,7 @@ class StimulusMemory(nn.Module):
         keys = select_fit(self.keys, self.keys_without, subjects)
         whitening = select_fit(self.whitening, self.whitening_without, subjects)
         # The log likelihood ratio of two normal densities of covariance 1: with the key as mean, and with mean 0.
-        scores = innovations @ whitening @ keys.mT - 0.5 * keys.square().sum(dim=-1).unsqueeze(-2)
+        scores = times_fit(times_fit(innovations, whitening), keys.mT) - 0.5 * keys.square().sum(dim=-1).unsqueeze(-2)
         return accumulate_evidence(scores, evidence, self.continues, decay)
 
     def target_features(
@@ -228,5 +228,7 @@ class StimulusMemory(nn.Module):
         padded[..., margin + rows, :] = values
         weights = probabilities.new_zeros(*probabilities.shape[:-1], length)
         weights[..., rows] = probabilities
-        expected = [weights @ padded[..., margin + offset : margin + offset + length, :] for offset in offsets]
+        expected = [
+            times_fit(weights, padded[..., margin + offset : margin + offset + length, :]) for offset in offsets
+        ]
         return torch.stack(expected, dim=2)

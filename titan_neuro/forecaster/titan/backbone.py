@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 
@@ -28,11 +29,16 @@ class ForecasterBackboneState(StreamState):
     ----------
     stack : BackboneState
     memory : tuple of LookaheadState
-        One, or none for a backbone without memory.
+        One, or none: for a backbone without memory, and for a memory that is empty and never written
+        (:meth:`never_written`).
     """
 
     stack: BackboneState
     memory: tuple[LookaheadState, ...]
+
+    def never_written(self) -> ForecasterBackboneState:
+        """Return the state without that of the memory, which then adds 0: reading an empty memory costs as much."""
+        return dataclasses.replace(self, memory=())
 
 
 class ForecasterBackbone(nn.Module):
@@ -76,6 +82,15 @@ class ForecasterBackbone(nn.Module):
             nn.init.zeros_(self.gate.weight)
             nn.init.zeros_(self.gate.bias)
 
+    def for_short_streams(self) -> ForecasterBackbone:
+        """Return the backbone with a memory for streams of a few dozen time points; all else is shared."""
+        if self.memory is None:
+            return self
+        other = copy.copy(self)
+        # A shallow copy shares the dictionary of the parts, too.
+        other._modules = {**self._modules, "memory": self.memory.for_short_streams()}
+        return other
+
     def init_state(self, batch_size: int) -> ForecasterBackboneState:
         """State before the first time point of `batch_size` streams."""
         memory = () if self.memory is None else (self.memory.init_state(batch_size),)
@@ -116,9 +131,10 @@ class ForecasterBackbone(nn.Module):
         memories: tuple[LookaheadState, ...] = ()
         corrections = torch.zeros_like(errors)
         if self.memory is not None:
-            with torch.autocast(series.device.type, enabled=False):
-                corrections, memory = self.memory(series, errors, recalled, state.memory[0], frozen=memory_frozen)
-            memories = (memory,)
+            if state.memory or not memory_frozen:
+                with torch.autocast(series.device.type, enabled=False):
+                    corrections, memory = self.memory(series, errors, recalled, state.memory[0], frozen=memory_frozen)
+                memories = (memory,)
             tokens = tokens + self._show(self.memory, errors, recalled.total, corrections).unsqueeze(2)
         flat, stack = self.stack(tokens.flatten(1, 2), state.stack, memory_frozen=memory_frozen)
         output = flat.view_as(tokens)

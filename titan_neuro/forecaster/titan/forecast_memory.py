@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import abc
+import copy
 import dataclasses
-from typing import Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -15,6 +16,8 @@ from titan_neuro.linear.online_ridge import OnlineRidge, OnlineState
 from titan_neuro.titans.stream_state import StreamState
 
 AnyMemoryState = TypeVar("AnyMemoryState", bound=StreamState)
+# Not `Self`: beartype, which checks shapes in the tests, supports it in decorated classes only.
+AnyMemory = TypeVar("AnyMemory", bound="ForecastMemory[Any]")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,8 +64,11 @@ class ForecastMemory(nn.Module, abc.ABC, Generic[AnyMemoryState]):
     reliability : torch.nn.Parameter
         ``(horizons, value width)``: shrinkage weight by which the output is multiplied; 0 where nothing can be learned
         and the output is noise.
+    is_empty_at_first : bool
+        Whether the memory returns 0 until a pair is written.
     """
 
+    is_empty_at_first: ClassVar[bool]
     key_map: Tensor
 
     def __init__(self, *, horizons: tuple[int, ...], n_features: int, key_width: int, value_width: int) -> None:
@@ -80,6 +86,10 @@ class ForecastMemory(nn.Module, abc.ABC, Generic[AnyMemoryState]):
     def _keys(self, features: Tensor) -> Tensor:
         """Keys of the time points, which are their queries, too: ``(batch, horizons, time, key width)``."""
         return torch.einsum("btkf,kdf->bktd", features, self.key_map)
+
+    def for_short_streams(self: AnyMemory) -> AnyMemory:
+        """Return the memory in the form that costs least for streams of a few dozen time points; it shares the fit."""
+        return self
 
     @abc.abstractmethod
     def init_state(self, batch_size: int) -> AnyMemoryState:
@@ -160,9 +170,9 @@ class ExactMemoryState(StreamState):
         ``(batch, horizons, key width, key width)``.
     weights : torch.Tensor
         Content of the memory but for the last time points, ``(batch, horizons, key width, value width)``.
-    keys, gain, errors : torch.Tensor
-        Of the last time points, ``(batch, horizons, time, key width)``, ``(batch, horizons, key width, time)`` and
-        ``(batch, time, horizons, value width)``.
+    keys, gain, merged, errors : torch.Tensor
+        Of the last time points, ``(batch, horizons, time, key width)``, ``(batch, horizons, key width, time)``,
+        ``(batch, horizons, time, value width)`` and ``(batch, time, horizons, value width)``.
     """
 
     position: int
@@ -170,17 +180,20 @@ class ExactMemoryState(StreamState):
     weights: Float[Tensor, "batch ..."]
     keys: Float[Tensor, "batch ..."]
     gain: Float[Tensor, "batch ..."]
+    merged: Float[Tensor, "batch ..."]
     errors: Float[Tensor, "batch ..."]
 
     @classmethod
     def of(cls, state: OnlineState) -> ExactMemoryState:
         """Wrap the state of the regression, so that it can be moved, joined and saved as all states can."""
-        return cls(state.position, state.inverse, state.weights, state.predictors, state.gain, state.errors)
+        fields = (state.inverse, state.weights, state.predictors, state.gain, state.merged, state.errors)
+        return cls(state.position, *fields)
 
     @property
     def regression(self) -> OnlineState:
         """The state of the regression."""
-        return OnlineState(self.position, self.inverse, self.weights, self.keys, self.gain, self.errors)
+        fields = (self.inverse, self.weights, self.keys, self.gain, self.merged, self.errors)
+        return OnlineState(self.position, *fields)
 
 
 class ExactForecastMemory(ForecastMemory[ExactMemoryState]):
@@ -198,13 +211,23 @@ class ExactForecastMemory(ForecastMemory[ExactMemoryState]):
         Time points whose pairs are merged at once; changes the cost alone. Streams can be restarted between chunks.
     """
 
+    is_empty_at_first = True
+
     def __init__(
         self, *, horizons: tuple[int, ...], n_features: int, key_width: int, value_width: int, chunk_time_points: int
     ) -> None:
         super().__init__(horizons=horizons, n_features=n_features, key_width=key_width, value_width=value_width)
-        self._regression = OnlineRidge(
-            horizons, (1.0,) * len(horizons), block_time_points=chunk_time_points, are_predictors_shared=False
-        )
+        self._regression = self._regression_with(chunk_time_points)
+
+    def _regression_with(self, block_time_points: int | None) -> OnlineRidge:
+        penalties = (1.0,) * len(self.horizons)
+        return OnlineRidge(self.horizons, penalties, block_time_points=block_time_points, are_predictors_shared=False)
+
+    def for_short_streams(self) -> ExactForecastMemory:
+        """Return the memory that never merges its pairs; see :meth:`ForecastMemory.for_short_streams`."""
+        other = copy.copy(self)
+        other._regression = self._regression_with(None)
+        return other
 
     def init_state(self, batch_size: int) -> ExactMemoryState:
         """State before the first time point."""

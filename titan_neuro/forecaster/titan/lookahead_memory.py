@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Annotated, Any, Literal
 
@@ -161,6 +162,13 @@ class LookaheadMemory(nn.Module):
         )
         self.directions.copy_(fit.directions)
         self.associations.load(fit.associations)
+
+    def for_short_streams(self) -> LookaheadMemory:
+        """Return the memory with associations for streams of a few dozen time points; all else is shared."""
+        other = copy.copy(self)
+        # A shallow copy shares the dictionary of the parts, too.
+        other._modules = {**self._modules, "associations": self.associations.for_short_streams()}
+        return other
 
     def init_state(self, batch_size: int) -> LookaheadState:
         """State before the first time point of `batch_size` streams."""

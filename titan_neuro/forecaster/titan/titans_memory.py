@@ -123,6 +123,8 @@ class TitansForecastMemory(ForecastMemory[TitansMemoryState]):
         See :class:`TitansMemoryFit`.
     """
 
+    # The weights that it starts with are meta-trained.
+    is_empty_at_first = False
     error_scale: Tensor
     gates: Tensor
     initial_weights: Tensor
