@@ -32,8 +32,12 @@ from titan_neuro.study.config import PRESETS, StudyConfig
 _ROOT = Path(__file__).parents[2]
 _HELP_COLUMNS = "90"
 _GENERATED = re.compile(r"<!-- generated: (\w+) ?([\w.]*) -->")
-_BOUNDS = ((annotated_types.Ge, "ge", ">="), (annotated_types.Gt, "gt", ">"))
-_UPPER_BOUNDS = ((annotated_types.Le, "le", "<="), (annotated_types.Lt, "lt", "<"))
+_BOUNDS = (
+    (annotated_types.Ge, "ge", ">="),
+    (annotated_types.Gt, "gt", ">"),
+    (annotated_types.Le, "le", "<="),
+    (annotated_types.Lt, "lt", "<"),
+)
 
 
 def fill(_: Sphinx, page: str, source: list[str]) -> None:
@@ -87,13 +91,14 @@ def exit_codes() -> str:
     """Return a table of the exit codes."""
     base = errors.TitanNeuroError
     kinds = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, base)]
+    kinds.sort(key=lambda kind: kind.exit_code)
     rows = [[kind.exit_code, f"`{kind.__name__}`", _first_line(kind)] for kind in kinds]
-    return _table(["code", "error", "meaning"], sorted(rows, key=lambda row: row[0]))
+    return _table(["code", "error", "meaning"], rows)
 
 
 def settings() -> str:
     """Return tables of all settings of a study."""
-    return "\n".join(_sections(StudyConfig, "", {}))
+    return "\n".join(_sections(StudyConfig, "", set()))
 
 
 def simulator_settings() -> str:
@@ -139,7 +144,7 @@ def _directive(package: str, name: str, content: Any) -> str:
     return f".. autodata:: {package}.{name}\n   :no-value:\n"
 
 
-def _sections(component: type[Any], prefix: str, seen: dict[type[Any], str]) -> Iterator[str]:
+def _sections(component: type[Any], prefix: str, seen: set[type[Any]]) -> Iterator[str]:
     """Yield a section for a settings class and those below it; what was `seen` has a table already."""
     yield _settings_table(component, prefix)
     for field in dataclasses.fields(component):
@@ -148,12 +153,12 @@ def _sections(component: type[Any], prefix: str, seen: dict[type[Any], str]) -> 
             chooser, chosen = choice(each)
             place = f"{prefix}{field.name}"
             alone = f" with `{chooser}: {chosen}`" if len(below) > 1 else ""
-            yield f"{'##' if not prefix else '###'} `{place}`{alone}\n\n{_first_line(each)}\n"
             if each in seen:
-                yield f"The same settings as {seen[each]}.\n"
-            else:
-                seen[each] = f"`{place}`{alone}"
-                yield from _sections(each, f"{place}.", seen)
+                yield f"The settings of `{place}` are those above.\n"
+                continue
+            seen.add(each)
+            yield f"{'##' if not prefix else '###'} `{place}`{alone}\n\n{_first_line(each)}\n"
+            yield from _sections(each, f"{place}.", seen)
 
 
 def _settings_table(component: type[Any], prefix: str) -> str:
@@ -180,9 +185,9 @@ def _descriptions(component: type[Any]) -> dict[str, tuple[str, str]]:
 
 
 def _bounds(hint: Any) -> Iterator[str]:
-    """Yield the bounds of a value, or of the items of a tuple, in the order of a range."""
+    """Yield the bounds of a value, or of the items of a tuple."""
     for constraint in (item for data in getattr(hint, "__metadata__", ()) for item in getattr(data, "metadata", ())):
-        for kind, attribute, sign in (*_BOUNDS, *_UPPER_BOUNDS):
+        for kind, attribute, sign in _BOUNDS:
             if isinstance(constraint, kind):
                 yield f"{sign} {getattr(constraint, attribute)}"
     for inner in typing.get_args(hint):
