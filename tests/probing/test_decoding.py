@@ -8,7 +8,7 @@ import torch
 from delay_memory import N_FEATURES, REACH, delay_forecaster, fold_of, mac_forecaster, probe_setup, run_probe
 from scipy.stats import binom
 
-from titan_neuro.errors import ConfigError
+from titan_neuro.errors import ConfigError, MetadataError
 from titan_neuro.probing.decoding import DecodingConfig, DecodingProbe
 from titan_neuro.probing.tools.annotations import EventAnnotation
 from titan_neuro.probing.tools.results import SCORES
@@ -239,6 +239,9 @@ def test_further_columns_of_events_are_decoded_when_named():
     # Without being named they are not decoded.
     results, scores = decode(make_probe(), runs[:5], runs[5:])
     assert not scores.measure.str.startswith(("kind", "size")).any() and "Nothing was decoded" in results.summary
+    runs[0].event_columns["size"][20] = "large"
+    with pytest.raises(MetadataError, match="size: expected numbers in all runs, or text in all, found both"):
+        decode(make_probe(columns=("size",)), runs[:5], runs[5:])
     with pytest.raises(ConfigError, match="'knd' is in no table"):
         decode(make_probe(columns=("kind", "knd")), runs[:5], runs[5:])
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from titan_neuro.errors import ConfigError, list_names
+from titan_neuro.errors import ConfigError, MetadataError, list_names
 from titan_neuro.probing.tools.annotations import Annotation, annotations_of, is_labeled, read_annotations
 from titan_neuro.probing.tools.decoding_scores import READOUTS, DecodingScores
 from titan_neuro.probing.tools.linear_decoder import Reduction, fit_decoder, fit_reduction, project_wide, refit
@@ -137,6 +137,8 @@ class DecodingProbe:
         self._decoders_of_segments: dict[tuple[Any, ...], Any] = {}
         self._scores = DecodingScores(setup)
         self._not_tested: dict[str, None] = {}
+        # By target: text or numbers.
+        self._kinds: dict[str, str] = {}
 
     def add(self, fold: ProbedFold, run: RunData) -> None:
         """Decode a held-out run.
@@ -145,6 +147,8 @@ class DecodingProbe:
         ------
         ConfigError
             One of the settings' `columns` is in no table of the fold's runs.
+        MetadataError
+            A column holds numbers in one run and text in another.
         """
         self._require_columns(fold)
         labels = self._labels(run)
@@ -196,7 +200,15 @@ class DecodingProbe:
             for lag in config.lags_s
             for annotation in asked
         }
-        return {name: of_time_points for name, of_time_points in labels.items() if is_labeled(of_time_points).any()}
+        labels = {name: of_time_points for name, of_time_points in labels.items() if is_labeled(of_time_points).any()}
+        for name, of_time_points in labels.items():
+            kind = of_time_points.dtype.kind
+            if self._kinds.setdefault(name, kind) != kind:
+                raise MetadataError(
+                    f"{run.key}: {name}: expected numbers in all runs, or text in all, found both.",
+                    "Correct the column in the events tables, or leave it out of probe.decoding.columns.",
+                )
+        return labels
 
     def _readouts(self, fold: ProbedFold, run: RunData) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Features of each readout, ``(time, width)``, and their time points."""

@@ -40,14 +40,14 @@ class Annotation:
         Of the table, if it is not the run's own events, and of the column.
     entities : mapping
         Entities of the runs that the column applies to; all runs, if empty.
-    is_asked : bool
+    is_default : bool
         Whether the pattern ``*`` matches it: not so a further column of a run's own events, where there are many that
         label nothing that was shown (response times, names of files).
     """
 
     name: str
     entities: Mapping[str, str]
-    is_asked: bool = True
+    is_default: bool = True
 
     def applies_to(self, run: RunData) -> bool:
         """Return whether the run's name has all entities of the table; ``run-1`` equals ``run-01``."""
@@ -56,7 +56,7 @@ class Annotation:
     def matches(self, patterns: Iterable[str]) -> bool:
         """Return whether the name, or the column alone, matches one of the shell patterns (``pc00?``)."""
         column = self.name.partition(" ")[2] or self.name
-        asked = [pattern for pattern in patterns if self.is_asked or pattern != "*"]
+        asked = [pattern for pattern in patterns if self.is_default or pattern != "*"]
         return any(fnmatchcase(self.name, pattern) or fnmatchcase(column, pattern) for pattern in asked)
 
     def label_time_points(self, times: np.ndarray, repetition_time: float) -> np.ndarray:
@@ -227,9 +227,9 @@ def _numbers_or_categories(texts: Sequence[str]) -> np.ndarray:
 def annotations_of(run: RunData, tables: Sequence[Annotation], repetition_time: float) -> dict[str, Annotation]:
     """Return the annotations of a run by name.
 
-    They are the ``trial_type`` of its own events, if any is a label; further columns of these (`Annotation.is_asked` is
-    False); its own continuous tables; and of the tables those that apply to it. Of one name the last counts: a table
-    before the run's own, a table for fewer runs before others.
+    They are the ``trial_type`` of its own events, if any is a label; further columns of these, which are not
+    `Annotation.is_default`; its own continuous tables; and of the tables those that apply to it. Of one name the last
+    counts: a table before the run's own, a table for fewer runs before others.
 
     Parameters
     ----------
@@ -246,10 +246,10 @@ def annotations_of(run: RunData, tables: Sequence[Annotation], repetition_time: 
     columns = {"trial_type": kinds} if any(kinds) else {}
     columns |= {name: _numbers_or_categories(texts) for name, texts in getattr(run, "event_columns", {}).items()}
     for name, values in columns.items():
-        is_asked = name == "trial_type"
+        is_default = name == "trial_type"
         annotations.append(
             EventAnnotation(
-                name=name, onsets=onsets, durations=durations, values=values, entities={}, is_asked=is_asked
+                name=name, onsets=onsets, durations=durations, values=values, entities={}, is_default=is_default
             )
         )
     for name, series in getattr(run, "continuous", {}).items():

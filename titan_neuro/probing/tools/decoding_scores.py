@@ -214,9 +214,9 @@ class DecodingScores:
         if 2**-n_subjects > _ALPHA:
             outcome = "not testable in so few subjects"
         return (
-            f"The difference from the {ACTIVITY_PATTERN}, a control without memory, is {values}; decoded better than "
-            f"from every control (p < {_ALPHA} each, uncorrected, n = {n_subjects}): {outcome}; slow drifts that follow "
-            "the labels may contribute."
+            f"The difference from the {ACTIVITY_PATTERN}, a control without memory, is {values}; decoded better "
+            f"than from every control (p < {_ALPHA} each, uncorrected, n = {n_subjects}): {outcome}; slow drifts that "
+            "follow the labels may contribute."
         )
 
 
