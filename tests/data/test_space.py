@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from titan_neuro.data.space import Space, common_space
+from titan_neuro.data.space import ParcelLayout, Space, common_space
 from titan_neuro.errors import ImageError, MismatchError
 
 
@@ -132,3 +132,18 @@ def test_runs_without_a_common_parcel_are_refused():
         common_space({"run-a": parcels("a", lost=("b",)), "run-b": parcels("b", lost=("a",))})
     with pytest.raises(MismatchError, match="lacks the parcels b of the study"):
         parcels("a", "b").columns_in(parcels("a", lost=("b",)))
+
+
+def test_voxels_and_parcels_of_an_image_have_places():
+    mask = np.zeros((3, 3, 3), bool)
+    mask[0, 0, 1] = mask[1, 2, 0] = mask[2, 2, 2] = True
+    affine = np.array([[2.0, 0, 0, -5], [0, 3.0, 0, 1], [0, 0, 4.0, 0], [0, 0, 0, 1]])
+    voxels = Space(kind="volume", name="x", mask=mask, affine=affine)
+    centers = np.array([[-5, 1, 4], [-3, 7, 0], [-1, 7, 8]])
+    np.testing.assert_allclose(voxels.centers_mm(), centers)
+    layout = ParcelLayout(
+        space=voxels, labels=np.array([1, 0, 1]), names=("a", "b"), hemispheres=("", ""), networks=("", "")
+    )
+    parcels = Space(kind="parcels", name="x", parcels=("b",), lost_parcels=("a",), layout=layout)
+    np.testing.assert_allclose(parcels.centers_mm(), [(centers[0] + centers[2]) / 2])
+    assert Space(kind="parcels", name="x", parcels=("a",)).centers_mm() is None

@@ -1,11 +1,26 @@
 """The curve must show a memory of known reach, and agree with streaming the model."""
 
+import json
+
 import numpy as np
 import pytest
-from delay_memory import N_FEATURES, delay_forecaster, delayed_run, fold_of, forecasting_mac, probe_setup, run_probe
+import torch
+from delay_memory import (
+    N_FEATURES,
+    delay_forecaster,
+    delayed_run,
+    fold_of,
+    forecasting_mac,
+    mac_forecaster,
+    probe_setup,
+    run_probe,
+)
 
+from titan_neuro.data.space import Space
 from titan_neuro.errors import NoMatchError
-from titan_neuro.probing.context_length import ContextLengthConfig
+from titan_neuro.probing.context_length import AGREEMENT, GAIN, GAIN_MAP, MODEL, UNTRAINED, WINDOW, ContextLengthConfig
+from titan_neuro.probing.tools.results import SCORES
+from titan_neuro.runs import InMemoryRun
 
 
 def make_probe(**settings):
@@ -25,6 +40,69 @@ def test_memory_of_known_reach_is_found():
     assert (curve.skill_ar_low <= curve.skill_ar).all() and (curve.skill_ar <= curve.skill_ar_high).all()
     assert (results.maps["timescale"][0] == 16).all()
     assert f"{at_one[-1]:.3f} with the whole run" in results.summary and "n = 4" in results.summary
+
+
+def test_long_context_pays_where_there_is_a_memory():
+    runs = [delayed_run(f"{n:02}", n) for n in range(5)]
+    for run in runs:
+        # Nothing recurs in the last two features.
+        run.series[:, 4:] = torch.from_numpy(np.random.default_rng(int(run.subject)).normal(size=(240, 2)))
+    probe = make_probe()
+    results = run_probe(probe, fold_of(delay_forecaster(), runs, untrained_model=mac_forecaster()))
+    gain, q = results.maps["gain"][0], results.maps["gainq"][0]
+    assert (gain[:4] > 0.6).all() and (gain[4:] < 0).all()
+    assert (q[:4] < 0.05).all() and (q[4:] > 0.9).all()
+    scores = results.tables["scores"]
+    assert tuple(scores.columns) == SCORES
+    gains = scores[scores.measure == GAIN].set_index(["condition", "x"])
+    # One-sided, of five subjects, over two lead times; at the second one the memory forecasts nothing.
+    assert gains.value[MODEL, 1] > 0.2 and gains.p[MODEL, 1] == 2 / 2**5 and gains.value[MODEL, 2] == 0
+    assert (gains.value[UNTRAINED] == 0).all() and gains.is_control[UNTRAINED].all()
+    assert "4 of 6 features" in results.summary
+    # Six features are too few for two maps to agree.
+    assert scores[scores.measure == AGREEMENT].value.isna().all() and "could not be compared" in results.summary
+    assert any("too few features" in reason for reason in results.metadata["NotTested"])
+
+
+def slow_where_remembered(subject, n_features, *, related):
+    """Forecast errors that end after the reach of a feature's memory, in a recording whose timescale follows it."""
+    rng = np.random.default_rng(int(subject))
+    coefficient = np.linspace(0, 0.9, n_features) if related else np.random.default_rng(99).uniform(0, 0.9, n_features)
+    series = rng.normal(size=(400, n_features))
+    for t in range(1, len(series)):
+        series[t] += coefficient * series[t - 1]
+    return InMemoryRun(torch.from_numpy(series.astype(np.float32)), key=f"sub-{subject}_task-x", subject=subject)
+
+
+@pytest.mark.parametrize("related", [True, False])
+def test_windows_are_compared_with_intrinsic_timescales(related):
+    mask, affine = np.ones((4, 4, 5), bool), np.diag([3.0, 3.0, 3.0, 1.0])
+    n_features = int(mask.sum())
+    probe = ContextLengthConfig(longest_s=64, origins_per_run=2).build(
+        probe_setup(n_features=n_features, n_permutations=500)
+    )
+    # By feature: the number of contexts that are too short for it grows along x, where timescales do so, too.
+    too_short = np.linspace(1, 5.99, n_features).astype(int)
+    errors = np.where(np.arange(7)[:, None] < too_short, 1.0, 0.5)
+    for number in range(5):
+        run = slow_where_remembered(f"{number:02}", n_features, related=related)
+        run.space = Space(kind="volume", name="x", mask=mask, affine=affine)
+        probe.add(fold_of(mac_forecaster(n_features)), run)
+        probe._errors[run.subject] = np.repeat(errors[:, None], 2, axis=1) * probe._linear_errors[run.subject]
+    results = probe.results()
+    rows = results.tables["scores"].set_index("condition")
+    assert (rows.value[WINDOW] > 0.9 and rows.p[WINDOW] < 0.01) if related else rows.p[WINDOW] > 0.05
+    assert rows.null_low[WINDOW] < rows.null[WINDOW] < rows.null_high[WINDOW]
+    assert f"rho = {rows.value[WINDOW]:.2f} (p = " in results.summary
+    # Without a memory the gain is 0 everywhere.
+    assert all(reason.startswith(GAIN_MAP) for reason in results.metadata["NotTested"])
+    np.testing.assert_allclose(results.maps["timescale"][0], 2.0 ** (too_short + 1))
+    json.dumps(results.metadata, allow_nan=False)
+    probe._centers_mm = None
+    results = probe.results()
+    assert np.isnan(results.tables["scores"].set_index("condition").p[WINDOW])
+    assert "not tested: no positions" in results.summary
+    assert any("image of their atlas" in reason for reason in results.metadata["NotTested"])
 
 
 def test_whole_run_agrees_with_streaming():

@@ -8,7 +8,7 @@ import torch
 from delay_memory import N_FEATURES, REACH, delay_forecaster, fold_of, mac_forecaster, probe_setup, run_probe
 from scipy.stats import binom
 
-from titan_neuro.errors import ConfigError
+from titan_neuro.errors import ConfigError, MetadataError
 from titan_neuro.probing.decoding import DecodingConfig, DecodingProbe
 from titan_neuro.probing.tools.annotations import EventAnnotation
 from titan_neuro.probing.tools.results import SCORES
@@ -209,3 +209,53 @@ def test_columns_choose_among_all_tables(tmp_path):
     results, scores = decode(make_probe(tables=(table,), columns=("size",)), runs[:2], runs[2:])
     assert set(scores.measure.str.partition(":")[0]) == {"two size"}
     assert not any("weight" in reason for reason in results.metadata["NotTested"])
+
+
+def with_columns(run):
+    """The label as a column of text of the run's own events, and a number; ``trial_type`` says nothing."""
+    labels = [kind for *_, kind in run.events]
+    run.events = tuple((onset, duration, "shot") for onset, duration, _ in run.events)
+    run.event_columns = {
+        "kind": ["" if kind == "movie" else kind for kind in labels],
+        "size": [{"face": "2.5", "house": "1"}.get(kind, "") for kind in labels],
+    }
+    return run
+
+
+def test_further_columns_of_events_are_decoded_when_named():
+    runs = [with_columns(labeled_run(f"0{n}")) for n in (1, 2, 3, 4, 5, 6, 7)]
+    results, scores = decode(make_probe(columns=("kind", "size", "no*pattern")), runs[:5], runs[5:])
+    measures = {"kind: balanced accuracy": "kind", "size: r": "size"}
+    assert {name for name in scores.measure if "difference" not in name} == measures.keys()
+    for measure in measures:
+        rows = scores[scores.measure == measure]
+        assert rows.value[ACROSS] > 0.9 and rows.p[ACROSS] < 0.01
+        for control in (ACTIVITY_PATTERN, UNTRAINED_OUTPUT, TIME_POLYNOMIAL):
+            across = f"{control}, other time segments"
+            assert rows.is_control[across] and rows.value[across] < (0.65 if "kind" in measure else 0.3)
+    assert results.metadata["Classes"] == {"kind": 2}
+    assert "kind is decoded with balanced accuracy" in results.summary and "size is decoded with r" in results.summary
+    assert "n = 5): kind, size;" in results.summary and results.summary.count(". ") == 1
+    # Without being named they are not decoded.
+    results, scores = decode(make_probe(), runs[:5], runs[5:])
+    assert not scores.measure.str.startswith(("kind", "size")).any() and "Nothing was decoded" in results.summary
+    runs[0].event_columns["size"][20] = "large"
+    with pytest.raises(MetadataError, match="size: expected numbers in all runs, or text in all, found both"):
+        decode(make_probe(columns=("size",)), runs[:5], runs[5:])
+    with pytest.raises(ConfigError, match="'knd' is in no table"):
+        decode(make_probe(columns=("kind", "knd")), runs[:5], runs[5:])
+
+
+def test_labels_are_decoded_with_lags():
+    # The memory recalls what was shown REACH before: at that lag, and no other, it holds what the events say now.
+    runs = [labeled_run(f"0{n}") for n in (1, 2, 6, 7)]
+    for run in runs:
+        run.events = (run.events[0], *((onset - REACH, *rest) for onset, *rest in run.events[1:]))
+    results, scores = decode(make_probe(lags_s=(0.0, float(REACH))), runs[:2], runs[2:])
+    now, before = (
+        scores[scores.measure == f"{name}: balanced accuracy"].value
+        for name in ("trial_type", "trial_type, 12 s before")
+    )
+    assert before[ACROSS] > 0.9 and abs(before[ACTIVITY_PATTERN] - 0.5) < 0.12
+    assert now[ACTIVITY_PATTERN] > 0.9 and abs(now[MEMORY_OUTPUT] - 0.5) < 0.12
+    assert "trial_type, 12 s before is decoded" in results.summary and "in so few subjects" in results.summary

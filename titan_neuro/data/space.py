@@ -96,6 +96,23 @@ class Space:
         volume[..., self.mask] = values
         return volume
 
+    def centers_mm(self) -> np.ndarray | None:
+        """Return where the features lie: float64 ``(features, 3)``, in mm; None where that is not known.
+
+        It is known of voxels, and of parcels whose layout has voxels: the mean of their centers. Points of surfaces are
+        numbers of vertices; without the surface they have no place.
+        """
+        if self.mask is not None and self.affine is not None:
+            return np.asarray(np.argwhere(self.mask) @ self.affine[:3, :3].T + self.affine[:3, 3])
+        centers = None if self.layout is None else self.layout.space.centers_mm()
+        if self.layout is None or centers is None:
+            return None
+        labels, n_parcels = self.layout.labels, len(self.layout.names)
+        count = np.bincount(labels, minlength=n_parcels)
+        sums = np.stack([np.bincount(labels, axis, minlength=n_parcels) for axis in centers.T], axis=1)
+        numbers = [self.layout.names.index(name) for name in self.parcels]
+        return np.asarray(sums[numbers] / count[numbers, None])
+
     def columns_in(self, other: Space) -> np.ndarray:
         """Return the index of each of this space's features among `other`'s: int64 ``(features,)``.
 

@@ -6,6 +6,7 @@ from titan_neuro.metrics.intervals import bootstrap_interval, leave_one_out_inte
 from titan_neuro.metrics.isc import IntersubjectCorrelation, IscAccumulator, correlate_with_others
 from titan_neuro.metrics.measures import fisher_mean, pearson, pooled_skill, skill
 from titan_neuro.metrics.permutation import corrected_over_map, p_of_null, sign_flip_test, sign_flips
+from titan_neuro.metrics.spatial_nulls import moran_surrogates
 from titan_neuro.metrics.whiteness import robust_portmanteau
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "correlate_with_others",
     "fisher_mean",
     "leave_one_out_interval",
+    "moran_surrogates",
     "p_of_null",
     "pearson",
     "pooled_skill",

@@ -1,10 +1,12 @@
 """Probe 1, context length: how the skill of the forecast depends on the context that the memory has read.
 
-It maps the model's temporal receptive windows (TRW), after Hasson et al. (2008) and Lerner et al. (2011).
+It maps the model's temporal receptive windows (TRW), after Hasson et al. (2008) and Lerner et al. (2011), and where in
+the brain a long context pays, and compares both with the intrinsic timescales of the same recordings.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from titan_neuro.forecaster import Forecaster, Observation
-from titan_neuro.metrics import bootstrap_interval
+from titan_neuro.metrics import bootstrap_interval, corrected_over_map
 from titan_neuro.probing.tools.forecasts import (
     forecast_whole_run,
     forecast_windows,
@@ -23,9 +25,29 @@ from titan_neuro.probing.tools.forecasts import (
     select_origins,
     sum_of_squares,
 )
-from titan_neuro.probing.tools.results import ProbedFold, ProbeResults, ProbeSetup
+from titan_neuro.probing.tools.intrinsic_timescale import autocorrelation, intrinsic_timescale
+from titan_neuro.probing.tools.map_comparison import compare_maps
+from titan_neuro.probing.tools.results import (
+    ProbedFold,
+    ProbeResults,
+    ProbeSetup,
+    corrected_p_map,
+    describe_p,
+    paired_row,
+    score_row,
+    scores_table,
+)
+from titan_neuro.probing.tools.untrained import untrained_name
 from titan_neuro.settings import settings
 from titan_neuro.typing import RunData
+
+# Measures of the table, and its rows.
+GAIN, AGREEMENT = "skill_ar gained by long context", "Spearman's rho with the intrinsic timescale"
+MODEL, UNTRAINED = "trained model", "untrained model"
+WINDOW, GAIN_MAP = "temporal receptive window", "gain of long context"
+# Autocorrelation is followed up to this lag: slow drifts of a recording that was not high-passed last for minutes.
+_LONGEST_LAG_S = 60.0
+_ALPHA = 0.05
 
 
 @settings
@@ -80,10 +102,15 @@ class ContextLengthProbe:
             lengths.append(setup.in_time_points(seconds))
             seconds *= 2
         self.contexts = tuple(sorted({*lengths, *config.contexts_time_points}))
-        # By subject: squared errors (contexts + whole run, horizons, features), and those of the linear skip.
+        # By subject: squared errors (contexts + whole run, horizons, features), those of the linear skip; and of the
+        # untrained model with the shortest context, with the whole run, and of its linear skip, which is the same.
         self._errors: dict[str, np.ndarray] = {}
         self._linear_errors: dict[str, np.ndarray] = {}
+        self._untrained_errors: dict[str, np.ndarray] = {}
         self._longest_run_s = 0.0
+        # Summed over runs, (lags, features).
+        self._autocorrelation: np.ndarray | None = None
+        self._centers_mm: np.ndarray | None = None
 
     @torch.inference_mode()
     def add(self, fold: ProbedFold, run: RunData) -> None:
@@ -94,19 +121,18 @@ class ContextLengthProbe:
         NoMatchError
             The run has no time point whose targets are all scored.
         """
-        model, horizons = fold.model.eval(), self.setup.horizons
-        origins = self._origins(run)
+        origins, subject = self._origins(run), run.subject
+        targets = read_targets(run, origins, self.setup.horizons)
         self._longest_run_s = max(self._longest_run_s, run.n_time_points * self.setup.repetition_time)
-        linear, observed = observe_run(model, run, origins)
-        residual = read_targets(run, origins, horizons) - linear
-        of_whole_run = forecast_whole_run(model, observed, origins)
-        shape = (len(horizons), self.setup.n_features)
-        sums = self._errors.setdefault(run.subject, np.zeros((len(self.contexts) + 1, *shape)))
-        for index, context in enumerate(self.contexts):
-            sums[index] += sum_of_squares(residual - _forecast(model, observed, origins, context, of_whole_run))
-        sums[-1] += sum_of_squares(residual - of_whole_run)
-        linear_sums = self._linear_errors.setdefault(run.subject, np.zeros(shape))
-        linear_sums += sum_of_squares(residual)
+        errors, linear_errors = _squared_errors(fold.model, run, origins, targets, self.contexts)
+        self._errors[subject] = self._errors.get(subject, 0) + errors
+        self._linear_errors[subject] = self._linear_errors.get(subject, 0) + linear_errors
+        untrained, _ = _squared_errors(fold.untrained_model, run, origins, targets, self.contexts[:1])
+        self._untrained_errors[subject] = self._untrained_errors.get(subject, 0) + untrained
+        correlation = autocorrelation(run, self.setup.in_time_points(_LONGEST_LAG_S) + 1)
+        self._autocorrelation = correlation + (0 if self._autocorrelation is None else self._autocorrelation)
+        if self._centers_mm is None and (space := getattr(run, "space", None)) is not None:
+            self._centers_mm = space.centers_mm()
 
     def _origins(self, run: RunData) -> Tensor:
         return select_origins(run, self.setup.horizons, count=self.config.origins_per_run)
@@ -116,56 +142,185 @@ class ContextLengthProbe:
 
         NaN where the linear forecast has no error (a constant feature).
         """
-        errors, linear = self._stacked_errors()
+        linear = self._stack(self._linear_errors)[:, None]
         with np.errstate(invalid="ignore", divide="ignore"):
-            skill: np.ndarray = np.where(linear > 0, 1 - errors / linear, np.nan)
+            skill: np.ndarray = np.where(linear > 0, 1 - self._stack(self._errors) / linear, np.nan)
         return sorted(self._errors), skill
 
-    def _stacked_errors(self) -> tuple[np.ndarray, np.ndarray]:
-        """Squared errors with each context, and those of the linear skip: ``(subjects, contexts or 1, ...)``."""
-        subjects = sorted(self._errors)
-        errors = np.stack([self._errors[subject] for subject in subjects])
-        return errors, np.stack([self._linear_errors[subject] for subject in subjects])[:, None]
+    def _stack(self, by_subject: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Put the arrays of all subjects into one, ``(subjects, ...)``, in the order of their labels."""
+        return np.stack([by_subject[subject] for subject in sorted(by_subject)])
+
+    def gain(self, *, untrained: bool = False, pooled: bool = False) -> np.ndarray:
+        """Return the gain of skill_ar: with the whole run as context, less that with the shortest one.
+
+        Parameters
+        ----------
+        untrained : bool
+            Of the untrained model.
+        pooled : bool
+            Errors are summed over features.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(subjects, horizons, features)``, NaN where the linear forecast has no error; if `pooled`,
+            ``(subjects, horizons)``.
+        """
+        errors, linear = self._stack(self._untrained_errors if untrained else self._errors), self._linear_errors
+        removed, of_linear = errors[:, 0] - errors[:, -1], self._stack(linear)
+        if pooled:
+            removed, of_linear = removed.sum(axis=-1), of_linear.sum(axis=-1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            gain: np.ndarray = np.where(of_linear > 0, removed / of_linear, np.nan)
+        return gain
+
+    def timescale(self) -> np.ndarray:
+        """Return the intrinsic timescale of each feature, from the mean autocorrelation of the runs, in seconds."""
+        if self._autocorrelation is None:
+            return np.full(self.setup.n_features, np.nan)
+        return intrinsic_timescale(self._autocorrelation / self._autocorrelation[0], self.setup.repetition_time)
 
     def results(self) -> ProbeResults:
-        """Return the curve and the map of temporal receptive windows."""
-        curve, subjects = self.curve(), sorted(self._errors)
+        """Return the curve, the tests, and the maps."""
+        curve, gains = self.curve(), self._gain_rows()
+        maps = self._maps()
+        agreements, not_tested = self._agreement_rows()
+        n_subjects = len(self._errors)
+        if 2**-n_subjects > _ALPHA:
+            not_tested.append(f"With {n_subjects} subjects no p of a sign-flip test can be below {_ALPHA}.")
+        scores = scores_table([*gains, *agreements], measure=GAIN, condition=MODEL)
         return ProbeResults(
-            summary=self._summary(curve),
-            tables={"curve": curve},
-            maps={"timescale": (self.receptive_window(), self._map_metadata(len(subjects)))},
-            metadata={
-                "Description": "Error removed beyond linear autoregression (skill_ar) in held-out runs, by the context "
-                "that the memory has read before the forecast",
-                "Subjects": subjects,
-                "OriginsPerRun": self.config.origins_per_run,
-                "Interval": "95 % bootstrap over subjects",
-                "context_s": {"Description": "What the memory has read before the forecast", "Units": "s"},
-            },
+            summary=self._summary(curve, [*gains, *agreements], maps["gainq"][0]),
+            tables={"curve": curve, "scores": scores},
+            maps=maps,
+            metadata=self._metadata(not_tested),
         )
 
-    def _map_metadata(self, n_subjects: int) -> dict[str, Any]:
+    def _gain_rows(self) -> list[dict[str, Any]]:
+        """Gain of skill_ar, errors summed over features, at each lead time; p corrected over lead times."""
+        rows = []
+        for untrained, name in ((False, MODEL), (True, UNTRAINED)):
+            gains = self.gain(untrained=untrained, pooled=True)
+            of_model = [
+                paired_row(GAIN, name, values, self.setup, x=horizon * self.setup.repetition_time)
+                for horizon, values in zip(self.setup.horizons, gains.T, strict=True)
+            ]
+            corrected = corrected_over_map(np.array([row["p"] for row in of_model], dtype=float))
+            rows += [
+                {**row, "p": p, "is_control": untrained} for row, p in zip(of_model, corrected.tolist(), strict=True)
+            ]
+        return rows
+
+    def _agreement_rows(self) -> tuple[list[dict[str, Any]], list[str]]:
+        """Agreement of the maps with the intrinsic timescale, and why one has no test."""
+        timescale, rows, not_tested = self.timescale(), [], list[str]()
+        compared = {
+            WINDOW: self.receptive_window(),
+            GAIN_MAP: self.gain()[:, 0].mean(axis=0),
+            untrained_name(GAIN_MAP): self.gain(untrained=True)[:, 0].mean(axis=0),
+        }
+        for name, values in compared.items():
+            found = compare_maps(
+                timescale, values, self._centers_mm, n_maps=self.setup.n_permutations, seed=self.setup.seed
+            )
+            row = {"value": found.rho, "p": found.p, "n_subjects": len(self._errors)}
+            if len(found.null):
+                null_low, null_high = np.quantile(found.null, (0.025, 0.975))
+                row |= {"null": float(found.null.mean()), "null_low": null_low, "null_high": null_high}
+            x, is_control = self.setup.horizons[0] * self.setup.repetition_time, name == untrained_name(GAIN_MAP)
+            rows.append(score_row(AGREEMENT, name, x=x, is_control=is_control, **row))
+            if np.isnan(found.rho):
+                not_tested.append(
+                    f"{name}: too few features have a value in both maps ({found.n_units}), or all have the same."
+                )
+        if self._centers_mm is None:
+            not_tested.append(
+                "Maps are compared without a test: where the features lie is not known, which spatial null "
+                "distributions need (voxels, or parcels that were prepared with the image of their atlas)."
+            )
+        return rows, not_tested
+
+    def _maps(self) -> dict[str, tuple[np.ndarray, Mapping[str, Any]]]:
+        gains, shared = self.gain()[:, 0], {"NumberOfSubjects": len(self._errors)}
+        shortest = f"{self.contexts[0] * self.setup.repetition_time:g} s"
+        contrast = f"skill_ar with the whole run as context, less that with {shortest}, at the shortest lead time"
+        window = f"the shortest context with {self.config.gain_fraction:.0%} of the gain, at the shortest lead time"
         return {
-            "Description": "Temporal receptive window (TRW): the shortest context with "
-            f"{self.config.gain_fraction:.0%} of the gain, at the shortest lead time",
-            "Units": "s",
-            "NumberOfSubjects": n_subjects,
+            "timescale": (
+                self.receptive_window(),
+                {"Description": f"Temporal receptive window (TRW): {window}", "Units": "s", **shared},
+            ),
+            "gain": (gains.mean(axis=0), {"Description": f"{contrast}, mean over subjects", **shared}),
+            "gainq": (
+                corrected_p_map(gains, self.setup),
+                {
+                    "Description": f"p of {contrast}",
+                    "Test": "one-sided sign-flip test over subjects",
+                    "Correction": "false discovery rate over features (Benjamini-Hochberg)",
+                    **shared,
+                },
+            ),
+            "intrinsic": (
+                self.timescale(),
+                {
+                    "Description": "Intrinsic timescale of the recordings: area under their autocorrelation up to its "
+                    f"first zero, at most {_LONGEST_LAG_S:g} s (Watanabe et al. 2019)",
+                    "Units": "s",
+                    **shared,
+                },
+            ),
         }
 
-    def _summary(self, curve: pd.DataFrame) -> str:
-        at_shortest = curve[curve["lead_time_points"] == self.setup.horizons[0]]
-        shortest, whole = at_shortest.iloc[0], at_shortest.iloc[-1]
+    def _metadata(self, not_tested: list[str]) -> dict[str, Any]:
+        return {
+            "Description": "Error removed beyond linear autoregression (skill_ar) in held-out runs, by the context "
+            "that the memory has read before the forecast. Gain: with the whole run, less that with the shortest "
+            "context. Maps of it are compared with the intrinsic timescale of the same recordings: the area under the "
+            f"autocorrelation of a feature up to its first zero, at most {_LONGEST_LAG_S:g} s.",
+            "Test": "Gain: one-sided sign-flip test over subjects. Spearman's rho over features: two-sided, against "
+            "surrogates of the map of intrinsic timescales with its spatial autocorrelation (Moran spectral "
+            "randomization); more than 1,000 features are averaged in cubes first. p = (b + 1) / (n + 1).",
+            "Correction": "Gain: false discovery rate (Benjamini-Hochberg) over lead times, separately for the trained "
+            "and the untrained model. Spearman's rho: none.",
+            "Subjects": sorted(self._errors),
+            "OriginsPerRun": self.config.origins_per_run,
+            "Interval": "95 % bootstrap over subjects",
+            "NotTested": not_tested,
+            "Caveats": [
+                "Spatial nulls are approximate: of two independent maps, 5 to 8 % agree at a nominal 5 %.",
+                "Noise shortens the intrinsic timescale of a feature and hides what a long context gains there: both "
+                "maps also follow the signal-to-noise ratio.",
+            ],
+            "context_s": {"Description": "What the memory has read before the forecast", "Units": "s"},
+            "x": {"Description": "Lead time", "Units": "s"},
+        }
+
+    def _summary(self, curve: pd.DataFrame, rows: Sequence[Mapping[str, Any]], corrected: np.ndarray) -> str:
+        whole = curve[curve["lead_time_points"] == self.setup.horizons[0]].iloc[-1]
+        # The rows of a condition begin with the shortest lead time.
+        by_name = {(row["measure"], row["condition"]): row for row in reversed(rows)}
+        gain, untrained, rho = (by_name[name] for name in ((GAIN, MODEL), (GAIN, UNTRAINED), (AGREEMENT, WINDOW)))
+        agreement = "Temporal receptive windows could not be compared with the recordings' intrinsic timescales"
+        if np.isfinite(rho["value"]):
+            test = f"{describe_p(rho['p'])}{', spatial null' if np.isfinite(rho['p']) else ': no positions'}"
+            agreement = (
+                "Temporal receptive windows agree with the recordings' intrinsic timescales by rho = "
+                f"{rho['value']:.2f} ({test})"
+            )
         return (
             "At the shortest lead time, the error removed beyond linear autoregression (skill_ar) is "
-            f"{whole['skill_ar']:.3f} with the whole run as context and {shortest['skill_ar']:.3f} with the shortest "
-            f"context (n = {whole['n_subjects']}). The difference is not tested, and does not show which part of the "
-            "context the memory needs."
+            f"{whole['skill_ar']:.3f} with the whole run as context, {gain['value']:+.3f} more than with "
+            f"{self.contexts[0] * self.setup.repetition_time:g} s ({describe_p(gain['p'])}, corrected; untrained model "
+            f"{untrained['value']:+.3f}; n = {whole['n_subjects']}), and the gain is above 0 in "
+            f"{np.sum(corrected < _ALPHA)} of {len(corrected)} features (corrected). {agreement}; that the brain "
+            "integrates over as long a time does not follow."
         )
 
     def curve(self) -> pd.DataFrame:
         """Return the curve: errors summed over features, then the mean over subjects and its bootstrap interval."""
-        errors, linear = self._stacked_errors()
-        by_subject = 1 - errors.sum(-1) / linear.sum(-1)
+        linear = self._stack(self._linear_errors)[:, None]
+        by_subject = 1 - self._stack(self._errors).sum(-1) / linear.sum(-1)
         setup, rows = self.setup, []
         for index, context in enumerate([*self.contexts, None]):
             for number, horizon in enumerate(setup.horizons):
@@ -198,6 +353,19 @@ class ContextLengthProbe:
         contexts_s = [context * self.setup.repetition_time for context in self.contexts]
         seconds = np.array([*contexts_s, self._longest_run_s])
         return np.where(gain > 0, seconds[is_reached.argmax(axis=0)], np.nan)
+
+
+def _squared_errors(
+    model: Forecaster, run: RunData, origins: Tensor, targets: Tensor, contexts: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Squared errors summed over origins: ``(contexts + whole run, horizons, features)``, and of the linear skip."""
+    model.eval()
+    linear, observed = observe_run(model, run, origins)
+    residual = targets - linear
+    of_whole_run = forecast_whole_run(model, observed, origins)
+    cut = [residual - _forecast(model, observed, origins, context, of_whole_run) for context in contexts]
+    errors = np.stack([sum_of_squares(each) for each in (*cut, residual - of_whole_run)])
+    return errors, sum_of_squares(residual)
 
 
 def _forecast(model: Forecaster, observed: Observation, origins: Tensor, context: int, of_whole_run: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from titan_neuro.errors import ConfigError, list_names
+from titan_neuro.errors import ConfigError, MetadataError, list_names
 from titan_neuro.probing.tools.annotations import Annotation, annotations_of, is_labeled, read_annotations
 from titan_neuro.probing.tools.decoding_scores import READOUTS, DecodingScores
 from titan_neuro.probing.tools.linear_decoder import Reduction, fit_decoder, fit_reduction, project_wide, refit
@@ -35,7 +35,10 @@ from titan_neuro.settings import settings
 from titan_neuro.typing import RunData
 
 # Also decoded by decoders that were fitted on other time segments of the stimulus; fitting them takes time.
-_ACROSS_SEGMENTS = (MEMORY_OUTPUT, MEMORY_WEIGHTS, ACTIVITY_PATTERN)
+_ACROSS_SEGMENTS = (
+    *(MEMORY_OUTPUT, MEMORY_WEIGHTS, ACTIVITY_PATTERN),
+    *(UNTRAINED_OUTPUT, UNTRAINED_WEIGHTS, TIME_POLYNOMIAL),
+)
 # Time points that the decoders of a fold are fitted on, at most: neighbors in time are nearly redundant.
 _MAX_FITTED_TIME_POINTS = 4096
 _MAX_LISTED = 30
@@ -55,9 +58,14 @@ class DecodingConfig:
         have the entities of its name; times count from a run's first time point.
     columns : tuple of str
         Names, or shell patterns, of what is decoded: ``trial_type``, ``engagement``, ``pc00?``; with or without the
-        name of the table (``stim pc001``).
+        name of the table (``stim pc001``). A name must be in a table of the study's runs, a pattern need not. Columns
+        of the runs' own events other than ``trial_type`` are decoded where a name or pattern other than ``*`` asks for
+        them: as numbers where all of their texts are some, else as categories.
     delay_s : float
         Hemodynamic delay: the label of a time point is what was shown this many seconds before.
+    lags_s : tuple of float
+        Seconds by which labels lie further back: each lag is decoded on its own (``place, 20 s before``), and a memory
+        should lose less with it than the current activity pattern does.
     n_components : int
         Principal components of each readout.
     max_runs : int
@@ -72,6 +80,7 @@ class DecodingConfig:
     tables: tuple[str, ...] = ()
     columns: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
     delay_s: Annotated[float, Field(ge=0)] = 5.0
+    lags_s: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)] = (0.0,)
     n_components: Annotated[int, Field(ge=1)] = 100
     max_runs: Annotated[int, Field(ge=1)] = 16
     n_segments: Annotated[int, Field(ge=1)] = 4
@@ -128,6 +137,8 @@ class DecodingProbe:
         self._decoders_of_segments: dict[tuple[Any, ...], Any] = {}
         self._scores = DecodingScores(setup)
         self._not_tested: dict[str, None] = {}
+        # By target: text or numbers.
+        self._kinds: dict[str, str] = {}
 
     def add(self, fold: ProbedFold, run: RunData) -> None:
         """Decode a held-out run.
@@ -136,6 +147,8 @@ class DecodingProbe:
         ------
         ConfigError
             One of the settings' `columns` is in no table of the fold's runs.
+        MetadataError
+            A column holds numbers in one run and text in another.
         """
         self._require_columns(fold)
         labels = self._labels(run)
@@ -169,7 +182,8 @@ class DecodingProbe:
         runs = (*fold.test_runs, *fold.training_runs)
         annotations = {annotation.name: annotation for run in runs for annotation in self._annotations(run)}
         for pattern in self.config.columns:
-            if not any(annotation.matches([pattern]) for annotation in annotations.values()):
+            is_name = not any(character in pattern for character in "*?[")
+            if is_name and not any(annotation.matches([pattern]) for annotation in annotations.values()):
                 listed = ", ".join([*annotations][:_MAX_LISTED]) + (", ..." if len(annotations) > _MAX_LISTED else "")
                 raise ConfigError(
                     f"probe.decoding.columns: {pattern!r} is in no table of the study's runs.",
@@ -177,15 +191,24 @@ class DecodingProbe:
                 )
 
     def _labels(self, run: RunData) -> _Labels:
-        """Label of every time point, by target."""
-        repetition_time = self.setup.repetition_time
-        times = np.arange(run.n_time_points) * repetition_time - self.config.delay_s
+        """Label of every time point, by target: all columns at the first lag, then at the next."""
+        repetition_time, config = self.setup.repetition_time, self.config
+        times = np.arange(run.n_time_points) * repetition_time - config.delay_s
+        asked = [annotation for annotation in self._annotations(run) if annotation.matches(config.columns)]
         labels = {
-            annotation.name: annotation.label_time_points(times, repetition_time)
-            for annotation in self._annotations(run)
-            if annotation.matches(self.config.columns)
+            _target(annotation.name, lag): annotation.label_time_points(times - lag, repetition_time)
+            for lag in config.lags_s
+            for annotation in asked
         }
-        return {name: of_time_points for name, of_time_points in labels.items() if is_labeled(of_time_points).any()}
+        labels = {name: of_time_points for name, of_time_points in labels.items() if is_labeled(of_time_points).any()}
+        for name, of_time_points in labels.items():
+            kind = of_time_points.dtype.kind
+            if self._kinds.setdefault(name, kind) != kind:
+                raise MetadataError(
+                    f"{run.key}: {name}: expected numbers in all runs, or text in all, found both.",
+                    "Correct the column in the events tables, or leave it out of probe.decoding.columns.",
+                )
+        return labels
 
     def _readouts(self, fold: ProbedFold, run: RunData) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Features of each readout, ``(time, width)``, and their time points."""
@@ -303,7 +326,12 @@ class DecodingProbe:
     def results(self) -> ProbeResults:
         """Return decoding scores, their null distributions, and their differences from the controls'."""
         rows = self._scores.rows()
-        chosen = [table.name for table in self._tables if table.matches(self.config.columns)]
+        chosen = [
+            _target(table.name, lag)
+            for table in self._tables
+            if table.matches(self.config.columns)
+            for lag in self.config.lags_s
+        ]
         for name in dict.fromkeys(name for name in chosen if name not in self._scores.targets):
             self._note(f"{name}: labels no time point that was decoded.")
         if len(self._scores.subjects) == 1:
@@ -332,6 +360,7 @@ class DecodingProbe:
             "Subjects": self._scores.subjects,
             "Classes": self._scores.classes,
             "DelaySeconds": self.config.delay_s,
+            "LagsSeconds": list(self.config.lags_s),
             "NotTested": list(self._not_tested),
             "Caveats": [
                 *self._slow_caveat(),
@@ -359,6 +388,11 @@ class DecodingProbe:
             "more than a tenth of a run, where circular shifts reject more than 5 % by chance (8 % at a coefficient of "
             "0.97, 13 % at 0.99, over 100 time points)."
         ]
+
+
+def _target(name: str, lag_s: float) -> str:
+    """Name of a column that is decoded this many seconds after it was shown (and after the hemodynamic delay)."""
+    return f"{name}, {lag_s:g} s before" if lag_s else name
 
 
 def _concatenate_labels(parts: Sequence[_LabeledRun], labels_of: Mapping[str, _Labels]) -> _Labels:

@@ -33,6 +33,7 @@ from titan_neuro.probing.tools.results import (
     ProbedFold,
     ProbeResults,
     ProbeSetup,
+    corrected_p_map,
     describe_p,
     score_row,
     scores_table,
@@ -264,18 +265,15 @@ class HistorySwapProbe:
         if not self._by_feature:
             return {}
         losses = _loss(np.stack([self._by_feature[name] for name in sorted(self._by_feature)]), pooled=False)
-        mean, p = losses.mean(axis=0), np.full(losses.shape[1], np.nan)
-        finite = np.isfinite(mean)
-        p[finite] = sign_flip_test(losses[:, finite], n_permutations=self.setup.n_permutations, seed=self.setup.seed)
         context_s, n_subjects = self.contexts[0] * self.setup.repetition_time, len(losses)
         contrast = f"without any history before the last {context_s:g} s, at the shortest lead time"
         return {
             "lost": (
-                mean,
+                losses.mean(axis=0),
                 {"Description": f"skill_ar lost {contrast}, mean over subjects", "NumberOfSubjects": n_subjects},
             ),
             "lostq": (
-                corrected_over_map(p),
+                corrected_p_map(losses, self.setup),
                 {
                     "Description": f"p of the skill_ar lost {contrast}",
                     "Test": "one-sided sign-flip test over subjects",

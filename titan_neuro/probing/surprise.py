@@ -175,8 +175,8 @@ class SurpriseProbe:
         variation = {kind: self._length_variation(kind) for kind in kinds}
         even = [kind for kind, coefficient in variation.items() if coefficient < _EVEN]
         not_tested += [
-            f"{kind}: the lengths are too even to be shuffled (coefficient of variation {variation[kind]:.2f}, at "
-            "random 0.8), so only circular shifts count."
+            f"{kind}: the lengths are too even to be shuffled (coefficient of variation {variation[kind]:.2f}; of "
+            "events found in white noise 0.2, at random times 0.8), so only circular shifts count."
             for kind in even
         ]
         scores = scores_table(rows, measure=MEASURES[0], condition=BRAIN_EVENTS, x=self.config.window_s)

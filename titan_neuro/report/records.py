@@ -150,7 +150,7 @@ class Results:
     timescale : StatMap or None
         Map of the context-length probe, in seconds.
     probes : tuple of ProbeResult
-        The other probes, by name.
+        The probes that wrote a table of scores, by name.
     training : dict of str to pandas.DataFrame
         The epochs of the study's model, by seed and fold (``seed-0 fold-1``).
     config : str

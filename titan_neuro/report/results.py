@@ -177,7 +177,7 @@ def _read_maps(shown: _Shown) -> list[StatMap]:
 
 
 def _read_probes(files: _Shown, maps: Sequence[StatMap]) -> tuple[ProbeResult, ...]:
-    """Probes that wrote a table of scores; the context-length probe has a curve instead."""
+    """Probes that wrote a table of scores."""
     pairs = [
         (path, path.with_name(path.name.replace(RESULT_SUFFIX, "_scores.tsv")))
         for path in files.glob(f"group/task-*_desc-*{RESULT_SUFFIX}")
@@ -196,7 +196,8 @@ def _read_probe(path: Path, table: Path, maps: Sequence[StatMap]) -> ProbeResult
         summary=str(metadata["Summary"]),
         metadata=metadata,
         scores=scores,
-        maps=tuple(stat_map for stat_map in maps if stat_map.probe == file_label(name)),
+        # The map of timescales stands beside the curve of the context-length probe.
+        maps=tuple(each for each in maps if each.probe == file_label(name) and each.stat != "timescale"),
     )
 
 

@@ -40,10 +40,14 @@ class Annotation:
         Of the table, if it is not the run's own events, and of the column.
     entities : mapping
         Entities of the runs that the column applies to; all runs, if empty.
+    is_default : bool
+        Whether the pattern ``*`` matches it: not so a further column of a run's own events, where there are many that
+        label nothing that was shown (response times, names of files).
     """
 
     name: str
     entities: Mapping[str, str]
+    is_default: bool = True
 
     def applies_to(self, run: RunData) -> bool:
         """Return whether the run's name has all entities of the table; ``run-1`` equals ``run-01``."""
@@ -52,7 +56,8 @@ class Annotation:
     def matches(self, patterns: Iterable[str]) -> bool:
         """Return whether the name, or the column alone, matches one of the shell patterns (``pc00?``)."""
         column = self.name.partition(" ")[2] or self.name
-        return any(fnmatchcase(self.name, pattern) or fnmatchcase(column, pattern) for pattern in patterns)
+        asked = [pattern for pattern in patterns if self.is_default or pattern != "*"]
+        return any(fnmatchcase(self.name, pattern) or fnmatchcase(column, pattern) for pattern in asked)
 
     def label_time_points(self, times: np.ndarray, repetition_time: float) -> np.ndarray:
         """Label each time point.
@@ -211,11 +216,20 @@ def _categories(texts: Iterable[str]) -> np.ndarray:
     return np.array(["" if text.lower() in NO_CONTENT else text for text in texts], dtype=str)
 
 
+def _numbers_or_categories(texts: Sequence[str]) -> np.ndarray:
+    """Read a column of a run's events: numbers where all texts are some, else categories; ``""`` is missing."""
+    try:
+        return np.array([float(text) if text else np.nan for text in texts])
+    except ValueError:
+        return np.array(texts, dtype=str)
+
+
 def annotations_of(run: RunData, tables: Sequence[Annotation], repetition_time: float) -> dict[str, Annotation]:
     """Return the annotations of a run by name.
 
-    They are the ``trial_type`` of its own events, if any is a label; its own continuous tables; and of the tables those
-    that apply to it. Of one name the last counts: a table before the run's own, a table for fewer runs before others.
+    They are the ``trial_type`` of its own events, if any is a label; further columns of these, which are not
+    `Annotation.is_default`; its own continuous tables; and of the tables those that apply to it. Of one name the last
+    counts: a table before the run's own, a table for fewer runs before others.
 
     Parameters
     ----------
@@ -228,10 +242,15 @@ def annotations_of(run: RunData, tables: Sequence[Annotation], repetition_time: 
     annotations: list[Annotation] = []
     events = tuple(getattr(run, "events", ()))
     kinds = _categories(kind for _, _, kind in events)
-    if any(kinds):
-        onsets, durations = (np.array([event[index] for event in events], dtype=float) for index in (0, 1))
+    onsets, durations = (np.array([event[index] for event in events], dtype=float) for index in (0, 1))
+    columns = {"trial_type": kinds} if any(kinds) else {}
+    columns |= {name: _numbers_or_categories(texts) for name, texts in getattr(run, "event_columns", {}).items()}
+    for name, values in columns.items():
+        is_default = name == "trial_type"
         annotations.append(
-            EventAnnotation(name="trial_type", onsets=onsets, durations=durations, values=kinds, entities={})
+            EventAnnotation(
+                name=name, onsets=onsets, durations=durations, values=values, entities={}, is_default=is_default
+            )
         )
     for name, series in getattr(run, "continuous", {}).items():
         table = ContinuousTable(

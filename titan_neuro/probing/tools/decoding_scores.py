@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,9 @@ _COMPARISONS = (
     *((MEMORY_OUTPUT, control) for control in (ACTIVITY_PATTERN, TOKENS, UNTRAINED_OUTPUT, TIME_POLYNOMIAL)),
     *((MEMORY_WEIGHTS, control) for control in (ACTIVITY_PATTERN, UNTRAINED_WEIGHTS, TIME_POLYNOMIAL)),
 )
+# Targets of the summary; the table has all.
+_MOST_LISTED = 4
+_ALPHA = 0.05
 
 Key = tuple[str, str, float]
 """Target; readout; gap in seconds between the time points decoded and those that the decoder was fitted on."""
@@ -156,7 +159,7 @@ class DecodingScores:
         return f"{self._measure(target)}, difference{'' if target in self.classes else ' (Fisher z)'}"
 
     def summarize(self, exclusion_s: float, rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
-        """Return two sentences on the first target that was decoded.
+        """Return two sentences on the first targets that were decoded, and on what no control reaches.
 
         Parameters
         ----------
@@ -165,26 +168,55 @@ class DecodingScores:
         rows : mapping
             Rows of the table by measure and condition.
         """
-        target = self.targets[0]
+
+        def row_of(target: str, x: float) -> Mapping[str, Any] | None:
+            return rows.get((self._measure(target), condition_name(MEMORY_OUTPUT, x)))
+
         # If others saw the same stimulus, only other segments show that more is contained than the time point.
-        other_segments = condition_name(MEMORY_OUTPUT, exclusion_s)
-        x = exclusion_s if (self._measure(target), other_segments) in rows else 0.0
-        row = rows.get((self._measure(target), condition_name(MEMORY_OUTPUT, x)))
-        if row is None:
-            return f"{target} could not be decoded from the memory output: see NotTested in the metadata."
+        x = exclusion_s if row_of(self.targets[0], exclusion_s) else 0.0
+        found = {target: row for target in self.targets if (row := row_of(target, x))}
+        if not found:
+            return f"{self.targets[0]} could not be decoded from the memory output: see NotTested in the metadata."
+        listed = list(found)[:_MOST_LISTED]
+        decoded = [
+            f"{target} is decoded with {self._measure(target).rpartition(': ')[2]} {row['value']:.3f} "
+            f"(permuted labels: {row['null']:.3f}, {describe_p(row['p'])})"
+            for target, row in found.items()
+            if target in listed
+        ]
+        if len(found) > len(listed):
+            decoded.append(f"{len(found) - len(listed)} further targets are in the table")
         where = " in time segments that the decoder was not fitted on" if x else ""
-        result = (
-            f"From the memory output, {target} is decoded{where} with {self._measure(target).rpartition(': ')[2]} "
-            f"{row['value']:.3f} (permuted labels: {row['null']:.3f}, {describe_p(row['p'])})."
-        )
-        difference = condition_name(f"{MEMORY_OUTPUT} less {ACTIVITY_PATTERN}", x)
-        compared = rows.get((self._difference_measure(target), difference))
-        if compared is None:
-            return f"{result} Without a control, this does not show that the label is remembered."
+        return f"From the memory output{where}, {'; '.join(decoded)}. {self._compare_in_words(listed, x, rows)}"
+
+    def _compare_in_words(
+        self, targets: Sequence[str], x: float, rows: Mapping[tuple[str, str], Mapping[str, Any]]
+    ) -> str:
+        """Return a sentence on the differences from controls."""
+        differences = {
+            (target, control): row
+            for target in targets
+            for readout, control in _COMPARISONS
+            if readout == MEMORY_OUTPUT
+            and (row := rows.get((self._difference_measure(target), condition_name(f"{readout} less {control}", x))))
+        }
+        from_pattern = [row for (_, control), row in differences.items() if control == ACTIVITY_PATTERN]
+        if not from_pattern:
+            return "Without a control, this does not show that the label is remembered."
+        values = ", ".join(f"{row['value']:+.3f} ({describe_p(row['p'])})" for row in from_pattern)
+        n_subjects = min(row["n_subjects"] for row in differences.values())
+        beyond = [
+            target
+            for target in targets
+            if all(row["p"] < _ALPHA for (name, _), row in differences.items() if name == target)
+        ]
+        outcome = ", ".join(beyond) or "nothing"
+        if 2**-n_subjects > _ALPHA:
+            outcome = "not testable in so few subjects"
         return (
-            f"{result} The difference from the {ACTIVITY_PATTERN}, a control without memory, is "
-            f"{compared['value']:+.3f} ({describe_p(compared['p'])}, n = {compared['n_subjects']}, uncorrected); slow "
-            "drifts that follow the labels may contribute to both."
+            f"The difference from the {ACTIVITY_PATTERN}, a control without memory, is {values}; decoded better "
+            f"than from every control (p < {_ALPHA} each, uncorrected, n = {n_subjects}): {outcome}; slow drifts that "
+            "follow the labels may contribute."
         )
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
-from titan_neuro.metrics import corrected_over_map, p_of_null, sign_flip_test
+from titan_neuro.metrics import p_of_null, sign_flip_test
 from titan_neuro.probing.tools.memory_surprise import ACTIVITY, GLOBAL_SIGNAL, MEASURES
 from titan_neuro.probing.tools.reinstatement import Similarity, draw_keys
-from titan_neuro.probing.tools.results import ProbeSetup, describe_p, paired_row, tested_row
+from titan_neuro.probing.tools.results import ProbeSetup, corrected_p_map, describe_p, paired_row, tested_row
 from titan_neuro.probing.tools.retold_scenes import WatchedScenes
 from titan_neuro.probing.tools.trace import ACTIVITY_PATTERN, MEMORY_OUTPUT, MEMORY_WEIGHTS, TIME_POLYNOMIAL
 from titan_neuro.probing.tools.untrained import untrained_name
@@ -206,18 +206,14 @@ class RecallScores:
                 continue
             stat = "others" if source == OTHERS else "forecast"
             values = np.stack(of_subjects)
-            p = np.full(values.shape[1], np.nan)
-            finite = np.isfinite(values).all(axis=0)
-            if finite.any() and len(values) > 1:
-                draws = {"n_permutations": self.setup.n_permutations, "seed": self.setup.seed}
-                p[finite] = sign_flip_test(values[:, finite], **draws)
             contrast = f"reinstatement by {source}"
             maps[stat] = (
-                np.where(finite, values.mean(axis=0), np.nan),
+                # NaN where a subject has no value.
+                values.mean(axis=0),
                 {"Description": f"{contrast}, mean over subjects", "NumberOfSubjects": len(values)},
             )
             maps[f"{stat}q"] = (
-                corrected_over_map(p),
+                corrected_p_map(values, self.setup),
                 {
                     "Description": f"p of the {contrast}",
                     "Test": "one-sided sign-flip test over subjects",

@@ -132,9 +132,9 @@ def neighborhoods(space: Space | None, radius_mm: float) -> csr_array | None:
     scipy.sparse.csr_array or None
         ``(voxels, voxels)``, 1 where the distance of the centers is at most `radius_mm`; None for parcels and surfaces.
     """
-    if space is None or space.mask is None or space.affine is None:
+    centers = None if space is None or space.kind != "volume" else space.centers_mm()
+    if centers is None:
         return None
-    centers = np.argwhere(space.mask) @ np.asarray(space.affine)[:3, :3].T
     tree = cKDTree(centers)
     pairs = tree.query_ball_point(centers, radius_mm + 1e-6)
     lengths = np.array([len(neighbors) for neighbors in pairs])

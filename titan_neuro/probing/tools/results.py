@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from titan_neuro.forecaster import Forecaster
-from titan_neuro.metrics import bootstrap_interval, p_of_null, sign_flip_test, sign_flips
+from titan_neuro.metrics import bootstrap_interval, corrected_over_map, p_of_null, sign_flip_test, sign_flips
 from titan_neuro.typing import RunData
 
 # Columns of a probe's `scores` table, in this order; the report draws `value` over `x`, or condition by condition.
@@ -191,6 +191,27 @@ def tested_row(
         tested["p"] = p_of_null(value - 1e-9, null)
     shared = {"value": value, "low": low, "high": high, "n_subjects": len(values)}
     return score_row(measure, condition, **shared, **tested, **columns)
+
+
+def corrected_p_map(values: np.ndarray, setup: ProbeSetup) -> np.ndarray:
+    """Test in which features the mean over subjects lies above 0, by flipping the signs of subjects.
+
+    Parameters
+    ----------
+    values : numpy.ndarray
+        ``(subjects, features)``.
+    setup : ProbeSetup
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(features,)``: one-sided p, corrected for the false discovery rate over features; NaN where a subject has no
+        finite value, and throughout with one subject.
+    """
+    p, finite = np.full(values.shape[1], np.nan), np.isfinite(values).all(axis=0)
+    if len(values) > 1 and finite.any():
+        p[finite] = sign_flip_test(values[:, finite], n_permutations=setup.n_permutations, seed=setup.seed)
+    return corrected_over_map(p)
 
 
 def describe_p(p: float) -> str:
