@@ -5,7 +5,7 @@ import pytest
 from delay_memory import N_FEATURES, delay_forecaster, delayed_run, fold_of, forecasting_mac, probe_setup, run_probe
 
 from titan_neuro.errors import NoMatchError
-from titan_neuro.probing.context_length import ContextLengthConfig
+from titan_neuro.probing.probe_settings import ContextLengthConfig
 
 
 def make_probe(**settings):

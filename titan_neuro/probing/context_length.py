@@ -5,16 +5,16 @@ It maps the model's temporal receptive windows (TRW), after Hasson et al. (2008)
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from titan_neuro.forecaster import Forecaster, Observation
 from titan_neuro.metrics import bootstrap_interval
+from titan_neuro.probing.probe_settings import ContextLengthConfig
 from titan_neuro.probing.tools.forecasts import (
     forecast_whole_run,
     forecast_windows,
@@ -24,35 +24,7 @@ from titan_neuro.probing.tools.forecasts import (
     sum_of_squares,
 )
 from titan_neuro.probing.tools.results import ProbedFold, ProbeResults, ProbeSetup
-from titan_neuro.settings import settings
 from titan_neuro.typing import RunData
-
-
-@settings
-class ContextLengthConfig:
-    """Settings of the context-length probe.
-
-    Attributes
-    ----------
-    longest_s : float
-        Contexts are 2, 4, 8, ... seconds up to this, and the whole run.
-    contexts_time_points : tuple of int
-        Further contexts, in time points.
-    origins_per_run : int
-        Forecast origins of a run, evenly spaced over those with scored targets; each is used with every context.
-    gain_fraction : float
-        The temporal receptive window is the shortest context that reaches this fraction of the gain from the shortest
-        context to the whole run.
-    """
-
-    longest_s: Annotated[float, Field(ge=2)] = 128.0
-    contexts_time_points: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    origins_per_run: Annotated[int, Field(ge=1)] = 48
-    gain_fraction: Annotated[float, Field(gt=0, le=1)] = 0.9
-
-    def build(self, setup: ProbeSetup) -> ContextLengthProbe:
-        """Return the probe with these settings."""
-        return ContextLengthProbe(self, setup)
 
 
 class ContextLengthProbe:
