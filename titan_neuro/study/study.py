@@ -206,11 +206,13 @@ class Study:
 
     def plan(self) -> list[PlannedRun]:
         """Say what :meth:`prepare` would do with each chosen run; nothing is written."""
-        from titan_neuro.study.prepare import plan_runs
-
         recordings = self.recordings()
         self.check_output()
-        return plan_runs(recordings, self.output, self._settings_for(recordings).prepare)
+        config = self._settings_for(recordings).prepare
+        # Loaded once nothing is to be refused: it takes a second.
+        from titan_neuro.study.prepare import plan_runs
+
+        return plan_runs(recordings, self.output, config)
 
     def write_filters(self, folder: Path, planned: Sequence[PlannedRun]) -> None:
         """Write a filter file for each planned run, that chooses it alone (``folder/KEY.json``): for arrays of jobs.
@@ -261,12 +263,12 @@ class Study:
                 f"prepare: expected at least one process and a byte for each, found n_processes={n_processes} and "
                 f"memory_bytes={memory_bytes}."
             )
-        from titan_neuro.study.failures import forget_failures, warn_of_failures
-        from titan_neuro.study.prepare import fetch_missing, prepare_runs, run_table
-
         recordings = self.recordings()
         self.check_output()
         config = self._settings_for(recordings)
+        from titan_neuro.study.failures import forget_failures, warn_of_failures
+        from titan_neuro.study.prepare import fetch_missing, prepare_runs, run_table
+
         while fetch and fetch_missing(recordings, self.output, config.prepare):
             # Sidecars may have been among them, or a subdataset.
             recordings = self.recordings()
