@@ -144,7 +144,7 @@ class DatasetIndex:
     def _read(self, path: Path) -> dict[str, Any]:
         if path not in self._contents:
             content = read_json(path, hint="Correct the sidecar, or fetch it again.")
-            # Objects are what converters keep of DICOM headers, volume by volume: most of a sidecar, and nobody reads it.
+            # Objects are what converters keep of DICOM headers, volume by volume: most of a sidecar, and not read.
             self._contents[path] = {key: value for key, value in content.items() if not isinstance(value, dict)}
         return self._contents[path]
 
