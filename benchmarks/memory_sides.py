@@ -86,7 +86,7 @@ def ours(kind: Kind, width: int, depth: int, backend: Backend = "auto") -> nn.Mo
     if kind == "memory":
         return Memory(width, depth, backend)
     # Where only the memory is measured, as on a bare GPU machine, its layer's dependencies need not be there.
-    from titan_neuro.titans.layers.neural_memory import NeuralMemoryConfig
+    from titan_neuro.titans.layers.config import NeuralMemoryConfig
 
     config = NeuralMemoryConfig(
         n_heads=HEADS, depth=depth, expansion=EXPANSION, chunk_time_points=CHUNK, max_delta_norm=None, backend=backend

@@ -26,7 +26,7 @@ from titan_neuro.data.splits import SplitConfig, make_folds
 from titan_neuro.errors import TitanNeuroError
 from titan_neuro.evaluation.formatting import markdown_table
 from titan_neuro.files import write_text
-from titan_neuro.forecaster.recall.recall import RecallConfig
+from titan_neuro.forecaster.recall.config import RecallConfig
 from titan_neuro.linear.autoregression import ORDERS
 from titan_neuro.linear.lagged_statistics import StatisticsLayout
 from titan_neuro.training import TrainingConfig

@@ -7,7 +7,7 @@ import torch
 
 from titan_neuro.forecaster import ForecasterConfig
 from titan_neuro.forecaster.decoders import LowRankConfig
-from titan_neuro.forecaster.recall.recall import RecallConfig
+from titan_neuro.forecaster.recall.config import RecallConfig
 from titan_neuro.forecaster.tokenizers import LinearTokenizerConfig
 from titan_neuro.probing import ProbedFold, ProbeSetup
 from titan_neuro.runs import InMemoryRun

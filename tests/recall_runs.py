@@ -6,7 +6,7 @@ from stimulus_runs import ar1_noise, as_run
 
 from titan_neuro.forecaster import ForecasterConfig
 from titan_neuro.forecaster.decoders import LowRankConfig
-from titan_neuro.forecaster.recall.recall import RecallConfig
+from titan_neuro.forecaster.recall.config import RecallConfig
 from titan_neuro.forecaster.titan import LookaheadConfig
 from titan_neuro.forecaster.tokenizers import LinearTokenizerConfig
 from titan_neuro.titans.models import MACConfig

@@ -20,12 +20,15 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from titan_neuro.errors import InputNotFoundError, MetadataError, TitanNeuroError
 from titan_neuro.files import atomic
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +85,8 @@ def read_tsv(
         The file is not text in UTF-8; it is empty; a line has another number of cells than the header; two columns have
         one name; a required column is missing. (Or `error`, where given.)
     """
+    import pandas as pd
+
     lines = _read_lines(path, hint, error)
     line_numbers = [number for number, line in enumerate(lines, start=1) if line or not blank_lines]
     lines = [line for line in lines if line or not blank_lines]
@@ -217,6 +222,8 @@ def read_text_table(path: Path, *, separator: str = "\t") -> pd.DataFrame:
     MetadataError
         The file is empty or no table.
     """
+    import pandas as pd
+
     try:
         table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE)
     except ValueError as error:  # also pandas' errors of a parser, of an empty file, and of text that is not UTF-8
@@ -265,6 +272,8 @@ def write_tsv(path: Path, table: pd.DataFrame, *, float_format: str | None = Non
     OutputError
         The folder can't be written.
     """
+    import pandas as pd
+
     guarded = table.set_axis([_guard(name) for name in table.columns], axis="columns")
     for position, dtype in enumerate(table.dtypes):
         if not pd.api.types.is_numeric_dtype(dtype):

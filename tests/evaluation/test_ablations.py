@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 import torch
 
-from titan_neuro.evaluation import ablations, ablations_table, comparisons_table, controls_of, format_ablations
+from titan_neuro.evaluation import ablations_table, comparisons_table, controls_of, format_ablations
+from titan_neuro.evaluation.ablations import ablations
 from titan_neuro.evaluation.metrics_and_rows import ABLATIONS, EFFECTS, ablation_of, describe_column, effect_of
 from titan_neuro.metrics import bootstrap_interval
 

@@ -7,15 +7,8 @@ import pytest
 
 from titan_neuro.baselines import Persistence
 from titan_neuro.errors import ConfigError
-from titan_neuro.evaluation import (
-    combine,
-    comparisons,
-    comparisons_table,
-    draw_offset,
-    score_fold,
-    scores_table,
-    subjects_table,
-)
+from titan_neuro.evaluation import combine, comparisons_table, draw_offset, score_fold, scores_table, subjects_table
+from titan_neuro.evaluation.summary import comparisons
 from titan_neuro.metrics.measures import fisher_z
 
 

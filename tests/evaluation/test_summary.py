@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from titan_neuro.evaluation import comparisons, format_interval, markdown_table, summary
+from titan_neuro.evaluation import format_interval, markdown_table
+from titan_neuro.evaluation.summary import comparisons, summary
 
 
 def scores_of(*intervals, n_subjects=6, model="titan-mac"):

@@ -4,15 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from titan_neuro.evaluation import (
-    METRICS,
-    ScoreContext,
-    format_table,
-    scores_table,
-    subjects_table,
-    summary,
-    write_scores,
-)
+from titan_neuro.evaluation import METRICS, ScoreContext, format_table, scores_table, subjects_table, write_scores
+from titan_neuro.evaluation.summary import summary
 from titan_neuro.metrics import bootstrap_interval
 
 COLUMNS = [

@@ -9,8 +9,9 @@ from memory_streams import KEY_WIDTH, N_FEATURES, VALUE_WIDTH, draw, run
 
 from titan_neuro.errors import MismatchError
 from titan_neuro.forecaster.titan import LookaheadConfig
+from titan_neuro.forecaster.titan.config import TitansRuleConfig
 from titan_neuro.forecaster.titan.forecast_memory import ForecastMemoryFit
-from titan_neuro.forecaster.titan.titans_memory import TitansForecastMemory, TitansRuleConfig
+from titan_neuro.forecaster.titan.titans_memory import TitansForecastMemory
 
 HORIZONS = (2, 5)
 CHUNK = 4

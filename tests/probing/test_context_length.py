@@ -18,7 +18,8 @@ from delay_memory import (
 
 from titan_neuro.data.space import Space
 from titan_neuro.errors import NoMatchError
-from titan_neuro.probing.context_length import AGREEMENT, GAIN, GAIN_MAP, MODEL, UNTRAINED, WINDOW, ContextLengthConfig
+from titan_neuro.probing.context_length import AGREEMENT, GAIN, GAIN_MAP, MODEL, UNTRAINED, WINDOW
+from titan_neuro.probing.probe_settings import ContextLengthConfig
 from titan_neuro.probing.tools.results import SCORES
 from titan_neuro.runs import InMemoryRun
 

@@ -9,7 +9,8 @@ from delay_memory import N_FEATURES, REACH, delay_forecaster, fold_of, mac_forec
 from scipy.stats import binom
 
 from titan_neuro.errors import ConfigError, MetadataError
-from titan_neuro.probing.decoding import DecodingConfig, DecodingProbe
+from titan_neuro.probing.decoding import DecodingProbe
+from titan_neuro.probing.probe_settings import DecodingConfig
 from titan_neuro.probing.tools.annotations import EventAnnotation
 from titan_neuro.probing.tools.results import SCORES
 from titan_neuro.probing.tools.trace import (

@@ -18,7 +18,7 @@ from delay_memory import (
 )
 from scipy.stats import binom, false_discovery_control, permutation_test
 
-from titan_neuro.probing.history_swap import HistorySwapConfig
+from titan_neuro.probing.probe_settings import HistorySwapConfig
 from titan_neuro.probing.tools.history_swaps import NO_HISTORY, OTHER_PART, OTHER_SUBJECT
 from titan_neuro.probing.tools.results import SCORES
 

@@ -12,7 +12,7 @@ from retold_stories import N_SCENES, Story
 from titan_neuro.data.space import Space
 from titan_neuro.errors import ConfigError
 from titan_neuro.probing import ProbedFold, untrained_like
-from titan_neuro.probing.recall import RecallConfig, RecallTasks
+from titan_neuro.probing.probe_settings import RecallConfig, RecallTasks
 from titan_neuro.probing.tools.memory_surprise import PREDICTION
 from titan_neuro.probing.tools.recall_scores import (
     OTHERS,

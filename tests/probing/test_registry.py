@@ -7,7 +7,8 @@ import pytest
 from delay_memory import probe_setup
 
 from titan_neuro.probing import PROBES, ProbeConfig
-from titan_neuro.probing.surprise import SurpriseConfig, SurpriseProbe
+from titan_neuro.probing.probe_settings import SurpriseConfig
+from titan_neuro.probing.surprise import SurpriseProbe
 
 
 @pytest.mark.parametrize("name", PROBES)

@@ -16,7 +16,8 @@ from recall_runs import N_FEATURES
 from stimulus_runs import ar1_noise
 
 from titan_neuro.probing import untrained_like
-from titan_neuro.probing.surprise import ANNOTATED_EVENTS, BRAIN_EVENTS, SurpriseConfig
+from titan_neuro.probing.probe_settings import SurpriseConfig
+from titan_neuro.probing.surprise import ANNOTATED_EVENTS, BRAIN_EVENTS
 from titan_neuro.probing.tools.memory_surprise import (
     ACTIVITY,
     BLOCK_MEMORIES,

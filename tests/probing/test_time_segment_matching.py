@@ -6,7 +6,8 @@ from delay_memory import fold_of, mac_forecaster, probe_setup, run_probe
 from stimulus_viewers import N_FEATURES, viewer_runs
 
 from titan_neuro.probing import untrained_like
-from titan_neuro.probing.time_segment_matching import CONTROLS, TimeSegmentMatchingConfig
+from titan_neuro.probing.probe_settings import TimeSegmentMatchingConfig
+from titan_neuro.probing.time_segment_matching import CONTROLS
 from titan_neuro.probing.tools.results import SCORES
 from titan_neuro.probing.tools.stimulus_traces import LATE_OUTPUT, LATE_WEIGHTS
 from titan_neuro.probing.tools.trace import (

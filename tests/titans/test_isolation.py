@@ -1,4 +1,4 @@
-"""The package works with torch, jaxtyping, pydantic, safetensors, our errors and settings, and nothing else."""
+"""The package works with torch, jaxtyping, pydantic, safetensors, our errors, settings and lazy names, and no more."""
 
 import importlib.metadata
 import json
@@ -71,14 +71,14 @@ def requirements(names):
 
 
 def make_site(folder, names):
-    """A folder of links to these distributions, what they require, and of our package errors, settings and titans."""
+    """A folder of links to these distributions, what they require, and of our package what is permitted."""
     (folder / "titan_neuro").mkdir(parents=True)
     for distribution in requirements(names):
         for top in {path.parts[0] for path in distribution.files or () if path.parts[0] not in ("..", "__pycache__")}:
             target = folder / top
             if not target.exists():
                 target.symlink_to(distribution.locate_file(top))
-    for name in ("__init__.py", "errors.py", "settings.py", "titans"):
+    for name in ("__init__.py", "errors.py", "lazy.py", "settings.py", "titans"):
         (folder / "titan_neuro" / name).symlink_to(SOURCE / name)
     metadata = folder / f"titan_neuro-{titan_neuro.__version__}.dist-info"
     metadata.mkdir()
@@ -101,7 +101,8 @@ def test_every_model_works_in_isolation(tmp_path):
     result = json.loads(run_isolated(site, USE, tmp_path / "model").splitlines()[-1])
     assert result["shape"] == [1, 4]
     assert not {name.split(".")[0] for name in result["attempts"]} & FOREIGN
-    assert all(re.match(r"titan_neuro($|\.errors$|\.settings$|\.titans($|\.))", name) for name in result["loaded"])
+    permitted = re.compile(r"titan_neuro($|\.(errors|lazy|settings)$|\.titans($|\.))")
+    assert all(map(permitted.match, result["loaded"]))
 
 
 RUN_TESTS = """

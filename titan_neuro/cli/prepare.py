@@ -37,14 +37,14 @@ def execute(arguments: argparse.Namespace) -> None:
     filters: Path | None = getattr(arguments, "filters", None)
     if filters is not None and not arguments.dry_run:
         raise UsageError("prepare: --filters needs --dry-run: one job lists the runs, other jobs prepare them.")
-    from titan_neuro.study.prepare import run_table
-
     study = flags.study_of(arguments)
     if not arguments.dry_run:
         memory_bytes = None if arguments.mem is None else int(arguments.mem * 1e9)
         study.prepare(n_processes=arguments.nprocs, memory_bytes=memory_bytes, fetch=not arguments.no_datalad_get)
         return
     planned = study.plan()
+    from titan_neuro.study.prepare import run_table
+
     for line in run_table([run.recording for run in planned]):
         logger.info("%s", line)
     for run in planned:

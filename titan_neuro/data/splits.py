@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 from pydantic import Field
 
 from titan_neuro.data.named_test import check_names, named_protocol, named_runs
-from titan_neuro.data.store import RunStore
 from titan_neuro.errors import ConfigError, MismatchError, NoMatchError, list_names
 from titan_neuro.settings import settings
 from titan_neuro.typing import RunData
+
+if TYPE_CHECKING:
+    from titan_neuro.data.store import RunStore
 
 Protocol = Literal["subject", "run", "strict"]
 

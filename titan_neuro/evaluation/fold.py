@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
-
-from pydantic import Field
 
 from titan_neuro.baselines import OracleReference
 from titan_neuro.evaluation.benchmark import Benchmark, ScoresBySeed
 from titan_neuro.evaluation.causality import check_causal
+from titan_neuro.evaluation.config import EvaluationConfig
 from titan_neuro.evaluation.controls import shared_parts
 from titan_neuro.evaluation.forecasters import check_runs, check_seeds, kinds_of
 from titan_neuro.evaluation.metrics_and_rows import REFERENCES, Kind
@@ -23,36 +21,11 @@ from titan_neuro.evaluation.streaming import score_run
 from titan_neuro.evaluation.sums import subject_sums
 from titan_neuro.progress import Progress
 from titan_neuro.seeds import named_generator
-from titan_neuro.settings import settings
 from titan_neuro.typing import ForecastModel, RunData
 
 logger = logging.getLogger(__name__)
 # A test run loses at most this fraction of its time points to the offset.
 _MAX_OFFSET_FRACTION = 0.1
-
-
-@settings
-class EvaluationConfig:
-    """How forecasts are scored. The lead times are the models'.
-
-    Attributes
-    ----------
-    block_time_points : int
-        Time points given to a model at once, at least 2.
-    max_offset_time_points : int
-        Each test run begins at a random time point, at most this one, and within the first tenth of the run.
-    rollout_every_time_points : int
-        Time points from the origin of one rollout to the next; 0 for no rollouts. Networks whose states stand at the
-        same place inside a segment are rolled out as one batch, so that a multiple of their segment length costs a
-        third of another number.
-    n_resamples : int
-        Bootstrap resamples of the subjects.
-    """
-
-    block_time_points: Annotated[int, Field(ge=2)] = 64
-    max_offset_time_points: Annotated[int, Field(ge=0)] = 30
-    rollout_every_time_points: Annotated[int, Field(ge=0)] = 32
-    n_resamples: Annotated[int, Field(ge=1000)] = 10_000
 
 
 def score_fold(

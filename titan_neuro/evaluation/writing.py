@@ -13,7 +13,7 @@ from titan_neuro.evaluation.ablations import ablations, ablations_table, format_
 from titan_neuro.evaluation.benchmark import Benchmark
 from titan_neuro.evaluation.ceilings import ceilings_table
 from titan_neuro.evaluation.comparisons import comparisons_table
-from titan_neuro.evaluation.fold import EvaluationConfig
+from titan_neuro.evaluation.config import EvaluationConfig
 from titan_neuro.evaluation.formatting import format_table
 from titan_neuro.evaluation.metrics_and_rows import WHITENESS_FEATURES, describe_column, row_of
 from titan_neuro.evaluation.rollouts import SLOW_STRIDE

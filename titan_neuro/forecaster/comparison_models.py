@@ -11,8 +11,7 @@ from torch import Tensor
 
 from titan_neuro.errors import ConfigError
 from titan_neuro.forecaster.config import ForecasterConfig
-from titan_neuro.titans.models.gru import GRUConfig
-from titan_neuro.titans.models.transformer import TransformerConfig
+from titan_neuro.titans.models.config import GRUConfig, TransformerConfig
 
 # How far a comparison model's number of parameters may be from the model's, as a share of it.
 TOLERANCE = 0.05

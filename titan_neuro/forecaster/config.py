@@ -7,18 +7,18 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import Field, field_validator
-from torch import Tensor
 
 from titan_neuro.errors import ConfigError
 from titan_neuro.forecaster.decoders import LowRankConfig, UpsamplingConfig
-from titan_neuro.forecaster.recall.recall import RecallConfig
-from titan_neuro.forecaster.titan.lookahead_memory import LookaheadConfig
+from titan_neuro.forecaster.recall.config import RecallConfig
+from titan_neuro.forecaster.titan.config import LookaheadConfig
 from titan_neuro.forecaster.tokenizers import LinearTokenizerConfig, SwinTokenizerConfig
 from titan_neuro.settings import settings
-from titan_neuro.titans.models.mac import MACConfig
-from titan_neuro.titans.models.variants import AnyBackboneConfig, require_causal
+from titan_neuro.titans.models.config import AnyBackboneConfig, MACConfig, require_causal
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from titan_neuro.forecaster.forecaster import Forecaster
 
 

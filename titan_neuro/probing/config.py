@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, TypeVar, cast
 from pydantic import Field
 
 from titan_neuro.probing.registry import PROBES, ProbeSettings, settings_field
-from titan_neuro.probing.tools.results import Probe, ProbeSetup
 from titan_neuro.settings import settings
 
 if TYPE_CHECKING:
-    from titan_neuro.probing.recall import RecallConfig, RecallTasks
+    from titan_neuro.probing.probe_settings import RecallConfig, RecallTasks
+    from titan_neuro.probing.tools.results import Probe, ProbeSetup
 
 _Config = TypeVar("_Config")
 

@@ -7,16 +7,16 @@ the brain a long context pays, and compares both with the intrinsic timescales o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from titan_neuro.forecaster import Forecaster, Observation
 from titan_neuro.metrics import bootstrap_interval, corrected_over_map
+from titan_neuro.probing.probe_settings import ContextLengthConfig
 from titan_neuro.probing.tools.forecasts import (
     forecast_whole_run,
     forecast_windows,
@@ -38,7 +38,6 @@ from titan_neuro.probing.tools.results import (
     scores_table,
 )
 from titan_neuro.probing.tools.untrained import untrained_name
-from titan_neuro.settings import settings
 from titan_neuro.typing import RunData
 
 # Measures of the table, and its rows.
@@ -48,33 +47,6 @@ WINDOW, GAIN_MAP = "temporal receptive window", "gain of long context"
 # Autocorrelation is followed up to this lag: slow drifts of a recording that was not high-passed last for minutes.
 _LONGEST_LAG_S = 60.0
 _ALPHA = 0.05
-
-
-@settings
-class ContextLengthConfig:
-    """Settings of the context-length probe.
-
-    Attributes
-    ----------
-    longest_s : float
-        Contexts are 2, 4, 8, ... seconds up to this, and the whole run.
-    contexts_time_points : tuple of int
-        Further contexts, in time points.
-    origins_per_run : int
-        Forecast origins of a run, evenly spaced over those with scored targets; each is used with every context.
-    gain_fraction : float
-        The temporal receptive window is the shortest context that reaches this fraction of the gain from the shortest
-        context to the whole run.
-    """
-
-    longest_s: Annotated[float, Field(ge=2)] = 128.0
-    contexts_time_points: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    origins_per_run: Annotated[int, Field(ge=1)] = 48
-    gain_fraction: Annotated[float, Field(gt=0, le=1)] = 0.9
-
-    def build(self, setup: ProbeSetup) -> ContextLengthProbe:
-        """Return the probe with these settings."""
-        return ContextLengthProbe(self, setup)
 
 
 class ContextLengthProbe:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import Field
 
 from titan_neuro.errors import ConfigError, MetadataError, list_names
+from titan_neuro.probing.probe_settings import DecodingConfig
 from titan_neuro.probing.tools.annotations import Annotation, annotations_of, is_labeled, read_annotations
 from titan_neuro.probing.tools.decoding_scores import READOUTS, DecodingScores
 from titan_neuro.probing.tools.linear_decoder import Reduction, fit_decoder, fit_reduction, project_wide, refit
@@ -31,7 +31,6 @@ from titan_neuro.probing.tools.trace import (
     trace_run,
 )
 from titan_neuro.runs import unit_labels
-from titan_neuro.settings import settings
 from titan_neuro.typing import RunData
 
 # Also decoded by decoders that were fitted on other time segments of the stimulus; fitting them takes time.
@@ -44,51 +43,6 @@ _MAX_FITTED_TIME_POINTS = 4096
 _MAX_LISTED = 30
 
 _Labels = dict[str, np.ndarray]
-
-
-@settings
-class DecodingConfig:
-    """Settings of the decoding probe.
-
-    Attributes
-    ----------
-    tables : tuple of str
-        Paths of further BIDS tables, relative to the working directory: ``events.tsv`` (``trial_type`` holds
-        categories, other columns hold numbers), ``stim.tsv.gz``, ``physio.tsv.gz``. A table applies to all runs that
-        have the entities of its name; times count from a run's first time point.
-    columns : tuple of str
-        Names, or shell patterns, of what is decoded: ``trial_type``, ``engagement``, ``pc00?``; with or without the
-        name of the table (``stim pc001``). A name must be in a table of the study's runs, a pattern need not. Columns
-        of the runs' own events other than ``trial_type`` are decoded where a name or pattern other than ``*`` asks for
-        them: as numbers where all of their texts are some, else as categories.
-    delay_s : float
-        Hemodynamic delay: the label of a time point is what was shown this many seconds before.
-    lags_s : tuple of float
-        Seconds by which labels lie further back: each lag is decoded on its own (``place, 20 s before``), and a memory
-        should lose less with it than the current activity pattern does.
-    n_components : int
-        Principal components of each readout.
-    max_runs : int
-        Runs that the decoders of a fold are fitted on, evenly spaced in the list of those of training and validation.
-    n_segments : int
-        If other subjects saw the same stimulus, it is cut into this many time segments, and each is also decoded by a
-        decoder that was fitted on the other segments alone; with 1 it is not.
-    exclusion_s : float
-        Exclusion zone around such a segment, in seconds: its decoder is not fitted on these time points.
-    """
-
-    tables: tuple[str, ...] = ()
-    columns: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
-    delay_s: Annotated[float, Field(ge=0)] = 5.0
-    lags_s: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)] = (0.0,)
-    n_components: Annotated[int, Field(ge=1)] = 100
-    max_runs: Annotated[int, Field(ge=1)] = 16
-    n_segments: Annotated[int, Field(ge=1)] = 4
-    exclusion_s: Annotated[float, Field(gt=0)] = 20.0
-
-    def build(self, setup: ProbeSetup) -> DecodingProbe:
-        """Return the probe with these settings; its tables are read."""
-        return DecodingProbe(self, setup)
 
 
 class _LabeledRun(NamedTuple):

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from titan_neuro.forecaster import Forecaster, Observation
 from titan_neuro.metrics import bootstrap_interval, corrected_over_map, sign_flip_test, sign_flips
 from titan_neuro.metrics.measures import FloatArray
+from titan_neuro.probing.probe_settings import HistorySwapConfig
 from titan_neuro.probing.tools.forecasts import (
     concatenate,
     forecast_windows,
@@ -39,7 +39,6 @@ from titan_neuro.probing.tools.results import (
     scores_table,
 )
 from titan_neuro.probing.tools.untrained import untrained_name
-from titan_neuro.settings import settings
 from titan_neuro.typing import RunData
 
 # Largest fraction of a run that its history may be, so that time points remain to forecast from.
@@ -47,32 +46,6 @@ _MAX_HISTORY_FRACTION = 0.4
 
 _Key = tuple[bool, str, int]
 """Whether the model is the untrained one; condition; context in time points."""
-
-
-@settings
-class HistorySwapConfig:
-    """Settings of the history-swap probe.
-
-    Attributes
-    ----------
-    context_s : tuple of float
-        Contexts: the seconds before a forecast that stay as they are.
-    history_s : float
-        Seconds before the context that are swapped; of a short run at most two fifths of it.
-    blocks_s : tuple of float
-        Lengths, in seconds, of the blocks in which a history is scrambled; those that fit into it twice are used.
-    swaps_per_run : int
-        Swap points of a run, evenly spaced over the possible ones; from each, one forecast is made for every context.
-    """
-
-    context_s: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (8.0, 16.0, 32.0, 64.0)
-    history_s: Annotated[float, Field(gt=0)] = 240.0
-    blocks_s: tuple[Annotated[float, Field(gt=0)], ...] = (1.0, 4.0, 12.0, 36.0, 120.0)
-    swaps_per_run: Annotated[int, Field(ge=1)] = 6
-
-    def build(self, setup: ProbeSetup) -> HistorySwapProbe:
-        """Return the probe with these settings."""
-        return HistorySwapProbe(self, setup)
 
 
 class HistorySwapProbe:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import Field
 from scipy.sparse import csr_array
 
-from titan_neuro.errors import ConfigError
+from titan_neuro.probing.probe_settings import RecallConfig
 from titan_neuro.probing.tools.memory_surprise import record_activity_change, record_surprise
 from titan_neuro.probing.tools.recall_scores import (
     DISPLACEMENT,
@@ -50,61 +49,11 @@ from titan_neuro.probing.tools.trace import (
     trace_run,
 )
 from titan_neuro.probing.tools.untrained import untrained_name
-from titan_neuro.settings import settings
 from titan_neuro.typing import RunData
 
 # Readings of the weights: every so many time points, so that short scenes have one, too.
 _WEIGHTS_EVERY = 4
 _TRACE_WIDTH = 1024
-
-
-@settings
-class RecallTasks:
-    """The two tasks that are compared, by their labels (``task-LABEL``).
-
-    Attributes
-    ----------
-    watching : str
-        The stimulus is watched.
-    retelling : str
-        It is retold. Runs of this task are prepared, and no model is trained or tested on them.
-    """
-
-    watching: Annotated[str, Field(min_length=1)]
-    retelling: Annotated[str, Field(min_length=1)]
-
-    def __post_init__(self) -> None:
-        if self.watching == self.retelling:
-            raise ConfigError(
-                f"probe.recall.tasks: expected two tasks, found {self.watching} for watching and for retelling."
-            )
-
-
-@settings
-class RecallConfig:
-    """Settings of the recall probe.
-
-    Attributes
-    ----------
-    tasks : RecallTasks or None
-        Which task is watching and which is retelling; None: the study has no retelling, and nothing is probed.
-    column : str
-        Column of the events tables of both tasks that names the scenes.
-    delay_s : float
-        Hemodynamic delay, in seconds: a scene is compared this much after its onset. 0 for recordings that were shifted
-        already.
-    radius_mm : float
-        Radius of the searchlights of the maps, in mm; for volumes.
-    """
-
-    tasks: RecallTasks | None = None
-    column: Annotated[str, Field(min_length=1)] = "scene"
-    delay_s: Annotated[float, Field(ge=0)] = 5.0
-    radius_mm: Annotated[float, Field(gt=0)] = 9.0
-
-    def build(self, setup: ProbeSetup) -> RecallProbe:
-        """Return the probe with these settings."""
-        return RecallProbe(self, setup)
 
 
 class _Reading(NamedTuple):

@@ -1,4 +1,4 @@
-"""The registry of probes. To add a probe: write its module, and add one entry to `PROBES`.
+"""The registry of probes. To add a probe: write its module and its settings, and add an entry to `PROBES`.
 
 This module imports neither torch nor pandas, so that the command line can list the probes at once.
 """
@@ -39,7 +39,7 @@ class ProbeEntry:
     config_class: str
 
     def load_config_class(self) -> type[ProbeSettings]:
-        """Import the probe's module and return the class of its settings."""
+        """Return the class of its settings."""
         module, name = self.config_class.split(":")
         return cast("type[ProbeSettings]", getattr(importlib.import_module(module), name))
 
@@ -47,27 +47,27 @@ class ProbeEntry:
 # By name, in the order in which they are run.
 PROBES = {
     "context-length": ProbeEntry(
-        "how far back the memory reaches", "titan_neuro.probing.context_length:ContextLengthConfig"
+        "how far back the memory reaches", "titan_neuro.probing.probe_settings:ContextLengthConfig"
     ),
     "history-swap": ProbeEntry(
         "how much skill is lost when the earlier history is swapped",
-        "titan_neuro.probing.history_swap:HistorySwapConfig",
+        "titan_neuro.probing.probe_settings:HistorySwapConfig",
     ),
     "surprise": ProbeEntry(
         "whether the memory is more surprised at event boundaries than elsewhere",
-        "titan_neuro.probing.surprise:SurpriseConfig",
+        "titan_neuro.probing.probe_settings:SurpriseConfig",
     ),
     "time-segment-matching": ProbeEntry(
         "whether the memory identifies the time point of the stimulus",
-        "titan_neuro.probing.time_segment_matching:TimeSegmentMatchingConfig",
+        "titan_neuro.probing.probe_settings:TimeSegmentMatchingConfig",
     ),
     "decoding": ProbeEntry(
         "which events and annotations can be decoded from the memory",
-        "titan_neuro.probing.decoding:DecodingConfig",
+        "titan_neuro.probing.probe_settings:DecodingConfig",
     ),
     "recall": ProbeEntry(
         "whether scenes are reinstated when they are retold, and what tells retold from forgotten ones",
-        "titan_neuro.probing.recall:RecallConfig",
+        "titan_neuro.probing.probe_settings:RecallConfig",
     ),
 }
 

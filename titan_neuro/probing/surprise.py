@@ -7,13 +7,13 @@ subjects (Baldassano et al. 2017), or annotated.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
 from statsmodels.stats.multitest import multipletests
 
+from titan_neuro.probing.probe_settings import SurpriseConfig
 from titan_neuro.probing.tools.annotations import NO_EVENTS
 from titan_neuro.probing.tools.event_boundaries import (
     Null,
@@ -43,7 +43,6 @@ from titan_neuro.probing.tools.results import (
 )
 from titan_neuro.probing.tools.trace import TIME_POLYNOMIAL, time_polynomial
 from titan_neuro.probing.tools.untrained import untrained_name
-from titan_neuro.settings import settings
 from titan_neuro.typing import RunData
 
 # Kinds of events.
@@ -56,34 +55,6 @@ COLUMNS = (*MEASURES, *CONTROLS)
 # Coefficient of variation of event lengths below which shuffling them moves boundaries too little to be a test. Events
 # that an HMM finds in white noise have 0.2, those at random times 0.8.
 _EVEN = 0.4
-
-
-@settings
-class SurpriseConfig:
-    """Settings of the surprise probe.
-
-    Attributes
-    ----------
-    event_s : float
-        Mean length, in seconds, of the events into which other subjects' recordings are segmented. It determines their
-        number, which is not chosen by the result.
-    window_s : float
-        Time points at most this many seconds before or after a boundary are near it. Boundaries come from BOLD, as
-        surprise does: neither lags behind the other.
-    delay_s : float
-        Hemodynamic delay, in seconds, that is added to annotated onsets.
-    n_components : int
-        Principal components of the other subjects' average that events are segmented from, at most.
-    """
-
-    event_s: Annotated[float, Field(gt=0)] = 30.0
-    window_s: Annotated[float, Field(ge=0)] = 2.0
-    delay_s: Annotated[float, Field(ge=0)] = 5.0
-    n_components: Annotated[int, Field(ge=2)] = 50
-
-    def build(self, setup: ProbeSetup) -> SurpriseProbe:
-        """Return the probe with these settings."""
-        return SurpriseProbe(self, setup)
 
 
 class SurpriseProbe:

@@ -6,12 +6,12 @@ After Haxby et al. (2011); the data paper of ds003017 (Visconti di Oleggio Caste
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
 
+from titan_neuro.probing.probe_settings import TimeSegmentMatchingConfig
 from titan_neuro.probing.tools.results import (
     ProbedFold,
     ProbeResults,
@@ -39,7 +39,6 @@ from titan_neuro.probing.tools.trace import (
     UNTRAINED_WEIGHTS,
     time_polynomial,
 )
-from titan_neuro.settings import settings
 from titan_neuro.typing import RunData
 
 CONTROLS = (ACTIVITY_PATTERN, TOKENS, UNTRAINED_OUTPUT, UNTRAINED_WEIGHTS, TIME_POLYNOMIAL)
@@ -51,39 +50,6 @@ _MAX_LAG_BINS = 16
 
 _Key = tuple[str, str, int]
 """Measure; readout; length of a segment in time points."""
-
-
-@settings
-class TimeSegmentMatchingConfig:
-    """Settings of the time-segment-matching probe.
-
-    Attributes
-    ----------
-    segment_time_points : tuple of int
-        Lengths of the segments. Memory weights, which result from all earlier time points, are matched without any.
-    exclusion_time_points : int
-        Exclusion zone: a segment is compared with those more than so many time points away.
-    weights_every_time_points : int
-        Time points from one reading of the memory weights to the next.
-    detrend_degree : int
-        Degree of the polynomial of time that is subtracted from each feature over a run: slow drifts identify the time.
-    late_start_time_points : int
-        Time points of the stimulus that a memory with a late start does not read; a count of time points since the
-        start would be wrong by as many.
-    width : int
-        Wider features are projected at random onto so many numbers.
-    """
-
-    segment_time_points: tuple[Annotated[int, Field(ge=1)], ...] = (1, 9)
-    exclusion_time_points: Annotated[int, Field(ge=1)] = 15
-    weights_every_time_points: Annotated[int, Field(ge=1)] = 8
-    detrend_degree: Annotated[int, Field(ge=0)] = 3
-    late_start_time_points: Annotated[int, Field(ge=1)] = 64
-    width: Annotated[int, Field(ge=8)] = 512
-
-    def build(self, setup: ProbeSetup) -> TimeSegmentMatchingProbe:
-        """Return the probe with these settings."""
-        return TimeSegmentMatchingProbe(self, setup)
 
 
 class TimeSegmentMatchingProbe:

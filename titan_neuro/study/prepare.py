@@ -38,7 +38,6 @@ from titan_neuro.data.prepare.preview import Preview
 from titan_neuro.data.prepare.routes import REALIGNED_MASK, check_settings, is_realigned, output_route, output_space
 from titan_neuro.data.prepare.timing import sidecar_repetition_time
 from titan_neuro.data.prepare.workers import end_with_parent
-from titan_neuro.data.store import RunStore, open_runs
 from titan_neuro.errors import OF_ONE_RUN, FetchError, InputNotFoundError, MetadataError, TitanNeuroError, list_names
 from titan_neuro.files import write_json
 from titan_neuro.manifests import Check, State
@@ -49,6 +48,7 @@ from titan_neuro.study.memory import share_memory
 
 if TYPE_CHECKING:
     from titan_neuro.data.bids.recordings import Recording
+    from titan_neuro.data.store import RunStore
     from titan_neuro.study.config import StudyConfig
     from titan_neuro.study.output import OutputFolder
 
@@ -124,6 +124,8 @@ def open_prepared(output: OutputFolder) -> list[RunStore]:
     MismatchError
         See :func:`titan_neuro.data.store.open_runs`.
     """
+    from titan_neuro.data.store import open_runs
+
     listed = manifests.names(output.path, "prepare")
     damaged = {}
     for name in listed:
@@ -348,6 +350,8 @@ def prepare_runs(
     OutputError, ConfigError, UsageError
         The folder can't be written, a setting does not fit, or not one process fits into the memory: this stops all.
     """
+    from titan_neuro.data.store import RunStore
+
     n_workers, memory_bytes = share_memory(recordings, config.prepare, n_processes, memory_bytes)
     _check_atlas(config.prepare)
     init_output_dir(output.path, bids_dir, __version__, output.work_dir)

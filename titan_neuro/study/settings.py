@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from titan_neuro.data.prepare import PrepareConfig, content_id
+from titan_neuro.data.prepare.config import PrepareConfig
 from titan_neuro.errors import ConfigError, MismatchError
 from titan_neuro.study.load import load_study, parse_setting, read_yaml
 
@@ -107,6 +107,8 @@ class GivenSettings:
         ConfigError
             A model of volumes, and runs without a grid.
         """
+        from titan_neuro.data.prepare import content_id
+
         _require_same_preparation(runs)
         names = {field.name for field in fields(PrepareConfig)}
         kind, record = runs[0].space.kind, runs[0].record

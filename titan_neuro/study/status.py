@@ -17,12 +17,8 @@ from titan_neuro.manifests import Check, ResultOf, State
 from titan_neuro.probing import PROBES
 from titan_neuro.provenance import commit
 from titan_neuro.stage_locks import Holder, holders
-from titan_neuro.study.evaluate import evaluation_result
 from titan_neuro.study.failures import recorded_failures
 from titan_neuro.study.load import load_study
-from titan_neuro.study.null_control import source_of
-from titan_neuro.study.predict import forecast_result
-from titan_neuro.study.probe import probe_result
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -147,6 +143,8 @@ def _uncomparable(output: OutputFolder, reason: str) -> dict[str, Check]:
 
 
 def _check_prepared(output: OutputFolder, *, contents: bool) -> dict[str, Check]:
+    from titan_neuro.study.null_control import source_of
+
     config, dataset = None, None
     if output.resolved_settings.is_file():
         # Where they are damaged, that is said of all that follows from them.
@@ -222,6 +220,10 @@ def check_group(plan: StudyPlan, *, contents: bool = True) -> dict[str, Check]:
     contents : bool
         Whether files are read.
     """
+    from titan_neuro.study.evaluate import evaluation_result
+    from titan_neuro.study.predict import forecast_result
+    from titan_neuro.study.probe import probe_result
+
     models = manifests.check_all([model.result for model in plan.models], contents=contents)
     trained = dict(zip([model.result.name for model in plan.models], models, strict=True))
     results: list[ResultOf] = []

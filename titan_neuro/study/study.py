@@ -206,11 +206,13 @@ class Study:
 
     def plan(self) -> list[PlannedRun]:
         """Say what :meth:`prepare` would do with each chosen run; nothing is written."""
-        from titan_neuro.study.prepare import plan_runs
-
         recordings = self.recordings()
         self.check_output()
-        return plan_runs(recordings, self.output, self._settings_for(recordings).prepare)
+        config = self._settings_for(recordings).prepare
+        # Loaded once nothing is to be refused, as in the other stages: it takes time.
+        from titan_neuro.study.prepare import plan_runs
+
+        return plan_runs(recordings, self.output, config)
 
     def write_filters(self, folder: Path, planned: Sequence[PlannedRun]) -> None:
         """Write a filter file for each planned run, that chooses it alone (``folder/KEY.json``): for arrays of jobs.
@@ -261,12 +263,12 @@ class Study:
                 f"prepare: expected at least one process and a byte for each, found n_processes={n_processes} and "
                 f"memory_bytes={memory_bytes}."
             )
-        from titan_neuro.study.failures import forget_failures, warn_of_failures
-        from titan_neuro.study.prepare import fetch_missing, prepare_runs, run_table
-
         recordings = self.recordings()
         self.check_output()
         config = self._settings_for(recordings)
+        from titan_neuro.study.failures import forget_failures, warn_of_failures
+        from titan_neuro.study.prepare import fetch_missing, prepare_runs, run_table
+
         while fetch and fetch_missing(recordings, self.output, config.prepare):
             # Sidecars may have been among them, or a subdataset.
             recordings = self.recordings()
@@ -283,10 +285,11 @@ class Study:
 
     def plan_group(self) -> StudyPlan:
         """Say which folds and models the study has, trained or not; nothing is written."""
+        runs = self.runs()
+        config = self.settings.resolve_prepared(self.output, runs)
         from titan_neuro.study.models import plan_study
 
-        runs = self.runs()
-        return plan_study(self.output, runs, self.settings.resolve_prepared(self.output, runs))
+        return plan_study(self.output, runs, config)
 
     def train(
         self,
@@ -319,9 +322,10 @@ class Study:
 
     def open_trained(self, *, folds: Sequence[int] | None = None, seeds: Sequence[int] | None = None) -> TrainedStudy:
         """Open the folds and models of a study whose folds are all trained; or only these folds and seeds."""
+        plan = self.plan_group().part(folds, seeds)
         from titan_neuro.study.models import open_trained
 
-        return open_trained(self.plan_group().part(folds, seeds), self.device)
+        return open_trained(plan, self.device)
 
     def forecaster(self, *, fold: int = 1, seed: int | None = None, name: str | None = None) -> Forecaster:
         """Load a trained model.
@@ -360,10 +364,11 @@ class Study:
             Only these; folds are counted from 1. The scores then say which part of the study they are of. They replace
             those that are there, and are stale for the whole study.
         """
-        from titan_neuro.study.evaluate import evaluate_study
-
         with self.output.locked("evaluate", reads=["runs", "models"], writes=["scores"]):
-            return evaluate_study(self.open_trained(folds=folds, seeds=seeds))
+            trained = self.open_trained(folds=folds, seeds=seeds)
+            from titan_neuro.study.evaluate import evaluate_study
+
+            return evaluate_study(trained)
 
     def null_control(
         self, kind: NullKind, *, folds: Sequence[int] | None = None, seeds: Sequence[int] | None = None
@@ -433,8 +438,6 @@ class Study:
         NoMatchError
             No held-out run is chosen, or no run has one of the labels; or a run is too short.
         """
-        from titan_neuro.study.predict import predict_runs
-
         with self.output.locked("predict", reads=["runs", "models"], writes=["forecasts"]):
             plan = self.plan_group()
             self.selection.require_matches([run.store.entities for run in plan.folds[0].runs.values()])
@@ -442,6 +445,8 @@ class Study:
                 raise UsageError(
                     f"--horizon {horizon}: the model forecasts {plan.config.model.horizons} time points ahead."
                 )
+            from titan_neuro.study.predict import predict_runs
+
             return predict_runs(plan, self.selection, horizon, self.device)
 
     def probe(self, name: str) -> ProbeOutcome:
@@ -457,7 +462,6 @@ class Study:
     def probes(self, names: Iterable[str]) -> list[ProbeOutcome]:
         """Ask several probes one after the other; runs and models are opened once for all."""
         from titan_neuro.probing import PROBES
-        from titan_neuro.study.probe import probe_study
 
         asked = list(names)
         for name in asked:
@@ -466,6 +470,8 @@ class Study:
         stage = f"probe {asked[0]}" if len(asked) == 1 else "probe"
         with self.output.locked(stage, reads=["runs", "models"], writes=[f"probe {name}" for name in asked]):
             trained = self.open_trained()
+            from titan_neuro.study.probe import probe_study
+
             return [probe_study(name, trained) for name in asked]
 
     def status(self, plan: StudyPlan | None = None, *, contents: bool = True) -> StudyStatus:
@@ -505,7 +511,6 @@ class Study:
             return self._report()
 
     def _report(self) -> Path:
-        from titan_neuro.report import write_report
         from titan_neuro.study.status import report_result, study_status
 
         # The page draws nothing from the prepared runs: they are not read for it.
@@ -520,6 +525,8 @@ class Study:
         if result.check().is_done:
             logger.info("The report is up to date: %s", page)
             return page
+        from titan_neuro.report import write_report
+
         states = {name: check for name, check in status.checks.items() if name != "report"}
         with result.writing() as written:
             written.files.append(write_report(self.output.path, states, status.problem))

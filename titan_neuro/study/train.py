@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from titan_neuro.study.models import plan_study
-from titan_neuro.training import expect_time_limit, find_processes, train_fold
-
 if TYPE_CHECKING:
     from titan_neuro.study.models import PlannedModel
     from titan_neuro.study.output import OutputFolder
@@ -54,10 +51,13 @@ def train_models(
     is_first : bool
         Whether this is the process that continues where several have trained together.
     """
-    expect_time_limit()
     study.check_output()
     runs = study.runs()
     config = study.settings.resolve_prepared(study.output, runs)
+    from titan_neuro.study.models import plan_study
+    from titan_neuro.training import expect_time_limit, find_processes
+
+    expect_time_limit()
     processes = find_processes(study.device, n_processes)
     plan = plan_study(study.output, runs, config).part(folds, seeds)
     if processes.is_first:
@@ -77,6 +77,8 @@ def _train_fold(
     output: OutputFolder, training: TrainingConfig, planned: Sequence[PlannedModel], processes: Processes
 ) -> list[TrainedModel]:
     """Train the models of one seed and fold that are not trained yet."""
+    from titan_neuro.training import train_fold
+
     seed, data = planned[0].seed, planned[0].data
     fold = data.fold
     logger.info(

@@ -12,7 +12,8 @@ from titan_neuro.forecaster.fit.components import ComponentRun
 from titan_neuro.forecaster.fit.memory_runs import Example, run_memory
 from titan_neuro.forecaster.fit.meta_training import Stream, meta_train, stream_loss
 from titan_neuro.forecaster.recall.recall import Recalled
-from titan_neuro.forecaster.titan.titans_memory import TitansMemoryFit, TitansRuleConfig
+from titan_neuro.forecaster.titan.config import TitansRuleConfig
+from titan_neuro.forecaster.titan.titans_memory import TitansMemoryFit
 from titan_neuro.linear.autoregression import fit_autoregression
 
 HORIZONS, WIDTH = (1, 3), 16

@@ -13,14 +13,16 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from titan_neuro.data.bids.names import RUN_ENTITIES, BidsFile, applies_to, parse_name, run_entities
 from titan_neuro.errors import InputNotFoundError, MetadataError
 from titan_neuro.files import read_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 logger = logging.getLogger(__name__)
 
@@ -161,6 +163,8 @@ def read_continuous(file: ContinuousFile) -> ContinuousTable:
         The sidecar lacks ``Columns``, ``SamplingFrequency`` or ``StartTime``; the table is damaged or has a header row;
         the two have different numbers of columns.
     """
+    import pandas as pd
+
     sidecar = dict[str, Any]()
     for path in file.sidecars:
         sidecar |= read_json(path)
@@ -210,6 +214,8 @@ def _number(path: Path, sidecar: dict[str, Any], key: str) -> float:
 
 
 def _read_rows(path: Path, names: Sequence[str]) -> pd.DataFrame:
+    import pandas as pd
+
     if not path.is_file():
         raise InputNotFoundError(f"{path}: no such table.", "Check the path.")
     try:

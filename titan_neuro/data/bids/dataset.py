@@ -116,7 +116,8 @@ class DatasetIndex:
     def sidecar(self, file: BidsFile) -> tuple[dict[str, Any], list[Path]]:
         """Merge the metadata of a file from all sidecars that it inherits from, and list those that are not fetched.
 
-        Nearer sidecars take precedence, and of one folder those with more entities.
+        Nearer sidecars take precedence, and of one folder those with more entities. Values that are objects are left
+        out: BIDS has none that says how an image was recorded.
 
         Raises
         ------
@@ -142,7 +143,9 @@ class DatasetIndex:
 
     def _read(self, path: Path) -> dict[str, Any]:
         if path not in self._contents:
-            self._contents[path] = read_json(path, hint="Correct the sidecar, or fetch it again.")
+            content = read_json(path, hint="Correct the sidecar, or fetch it again.")
+            # Objects are what converters keep of DICOM headers, volume by volume: most of a sidecar, and not read.
+            self._contents[path] = {key: value for key, value in content.items() if not isinstance(value, dict)}
         return self._contents[path]
 
     def _no_recording(self) -> NoMatchError | NotFetchedError:

@@ -51,7 +51,7 @@ class Recording:
     entities : dict of str
         BIDS entities of the name, by their long names; run numbers keep their zero padding.
     sidecar : mapping
-        The sidecar's content, unchecked.
+        The sidecar's content without values that are objects, unchecked.
     events, mask, confounds : Path or None
         The events table, the brain mask and the confounds table that apply to this run.
     transforms : mapping of str to Path

@@ -6,15 +6,18 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from titan_neuro.data.bids.names import parse_name
 from titan_neuro.data.parcels import hemisphere_and_network
 from titan_neuro.data.space import ParcelLayout, Space
 from titan_neuro.errors import MetadataError
 from titan_neuro.tables import MISSING, numbers, read_tsv
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # The first one present is read: BIDS's name first, then those of AtlasPack, which XCP-D uses.
 _NAME_COLUMNS = ("name", "label")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from titan_neuro.data.bids.annex import is_missing
 from titan_neuro.data.prepare.compcor import compcor, cosine_drifts
@@ -15,6 +14,9 @@ from titan_neuro.data.prepare.motion import MOTION, framewise_displacement
 from titan_neuro.errors import ImageError, MetadataError, NotFetchedError
 from titan_neuro.files import read_json, write_json
 from titan_neuro.tables import numbers, read_tsv, write_tsv
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 N_COMPONENTS = 6
 """aCompCor components of a computed table: as many as the data paper of ds003017 uses."""
@@ -65,6 +67,8 @@ def read_confounds(path: Path) -> ConfoundTable:
     MetadataError
         A file is damaged; the table has no header, or a cell that is neither a number nor ``n/a``.
     """
+    import pandas as pd
+
     sidecar = path.with_suffix(".json")
     for file in (path, sidecar):
         if is_missing(file):
@@ -199,6 +203,8 @@ def compute_confounds(
     ImageError
         A tissue mask is empty, or `compcor` can't be computed.
     """
+    import pandas as pd
+
     for name, volumes in sources.tissues.items():
         if not volumes.shape[1]:
             raise ImageError(f"{source}: no voxel of {name} in the tissue mask.", "Check the tissue maps.")

@@ -43,8 +43,10 @@ _LIBRARIES = (
     "nilearn.signal",
     "scipy.interpolate",
     "scipy.io",
+    "scipy.ndimage",
     "scipy.signal",
     "scipy.sparse",
+    "zarr",
 )
 # Small objects, and what the interpreter keeps of memory that was freed; before the first run also the parts of
 # libraries that come into memory as they are used.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from titan_neuro.data.prepare.itk_transforms import ItkTransformError, read_itk_file
 from titan_neuro.errors import MetadataError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MOTION = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
 """Names of the six parameters in a confound table: translations in mm, rotations in rad."""
@@ -86,6 +89,7 @@ def motion_parameters(head_motion: np.ndarray, affine: np.ndarray, center_mm: np
     pandas.DataFrame
         One row a volume; columns `MOTION`.
     """
+    import pandas as pd
     from scipy.spatial.transform import Rotation
 
     axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)

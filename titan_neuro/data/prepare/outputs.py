@@ -21,8 +21,8 @@ from titan_neuro.data.prepare.inputs import recorded_settings
 from titan_neuro.data.prepare.routes import OpenRun, output_space
 from titan_neuro.data.prepare.timing import events_within, read_event_columns, read_events, scored_time_points
 from titan_neuro.data.prepare.voxel_scaling import SCALED
-from titan_neuro.data.store import RunHeader, store_name
-from titan_neuro.data.store.schema import Event
+from titan_neuro.data.store import store_name
+from titan_neuro.data.store.schema import Event, RunHeader
 from titan_neuro.errors import MetadataError
 from titan_neuro.files import write_json
 from titan_neuro.provenance import versions

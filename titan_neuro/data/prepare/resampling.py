@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import ndimage
 
 from titan_neuro.data.prepare.images import read_volume
 from titan_neuro.data.prepare.transforms import apply_affine, interpolate_linearly, is_inside
@@ -73,6 +72,8 @@ class Resampler:
         numpy.ndarray
             float32 ``(voxels,)``, in the units of `volume`.
         """
+        from scipy import ndimage
+
         if any(self._smoothing_voxels):
             volume = ndimage.gaussian_filter(volume, self._smoothing_voxels, mode="nearest", output=np.float32)
         # Splines of "mirror" need no padding, and reproduce the value of the edge at the edge.

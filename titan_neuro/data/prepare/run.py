@@ -27,7 +27,7 @@ from titan_neuro.data.prepare.outputs import (
     write_sidecar,
 )
 from titan_neuro.data.prepare.routes import OpenRun, open_run
-from titan_neuro.data.store import RunHeader, write_run
+from titan_neuro.data.store.schema import RunHeader
 from titan_neuro.files import file_lock, remove_files, writing_to
 from titan_neuro.manifests import Check, ResultOf, State, manifest_path
 from titan_neuro.provenance import digest
@@ -115,6 +115,8 @@ def _store(
     block_bytes: int | None,
 ) -> None:
     """Write the store of a run and the files beside it, in place of all that an earlier preparation wrote."""
+    from titan_neuro.data.store import write_run
+
     remove_files(files.all[1:])
     inspection = Inspection(header.key, header.space.n_features, header.repetition_time)
     write_run(files.store, header, _clean(run, inspection, config, scratch_file, block_bytes))

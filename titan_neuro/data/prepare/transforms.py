@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from scipy import ndimage
 
 from titan_neuro.data.prepare.itk_transforms import ItkTransform, ItkTransformError, read_field_image, read_itk_file
 from titan_neuro.errors import ImageError
@@ -111,6 +110,8 @@ def interpolate_linearly(image: np.ndarray, voxels: np.ndarray) -> np.ndarray:
     numpy.ndarray
         float64 ``(n,)``.
     """
+    from scipy import ndimage
+
     values = ndimage.map_coordinates(image, voxels.T, order=1, mode="nearest", output=np.float64)
     return np.where(is_inside(voxels, image.shape), values, 0.0)
 

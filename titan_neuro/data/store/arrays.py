@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import zarr
-from zarr.codecs import Crc32cCodec, ShardingCodecIndexLocation
 
 from titan_neuro.errors import ImageError, InputNotFoundError, MismatchError
 
 if TYPE_CHECKING:
+    import zarr
     from zarr.core.array import ShardsConfigParam
     from zarr.core.metadata import ArrayV3Metadata
 
@@ -64,6 +63,8 @@ def create_array(
     dimensions : tuple of str or None
         Names of the dimensions.
     """
+    from zarr.codecs import Crc32cCodec, ShardingCodecIndexLocation
+
     chunk, shard = layout(shape[0], int(np.prod(shape[1:])))
     # An index at the start of a shard is found without asking a server for the size of the shard.
     shards: ShardsConfigParam = {"shape": (shard, *shape[1:]), "index_location": ShardingCodecIndexLocation.start}
@@ -89,6 +90,8 @@ def get_array(group: zarr.Group, name: str) -> StoredArray:
     KeyError
         The group has no such array.
     """
+    import zarr
+
     array = group[name]
     if not isinstance(array, zarr.Array):
         raise KeyError(name)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from titan_neuro.data.bids.names import join_entities, short_entities
-from titan_neuro.data.store.address import file_system, is_url
-from titan_neuro.data.store.read import RunStore
 from titan_neuro.errors import InputNotFoundError, MismatchError
+
+if TYPE_CHECKING:
+    from titan_neuro.data.store.read import RunStore
 
 _NAME = "*_desc-prepared_*.zarr"
 
@@ -46,6 +47,8 @@ def open_runs(output_dir: Path | str, subjects: Sequence[str] | None = None) -> 
     MismatchError
         A run was prepared twice, on two grids or with two atlases; a store has another schema version.
     """
+    from titan_neuro.data.store.read import RunStore
+
     stores = [RunStore(path) for path in _paths(output_dir)]
     stores = [store for store in stores if not subjects or store.subject in subjects]
     if not stores:
@@ -70,6 +73,8 @@ def _name(store: RunStore) -> str:
 
 
 def _paths(output_dir: Path | str) -> Sequence[Path | str]:
+    from titan_neuro.data.store.address import is_url
+
     if is_url(output_dir):
         return _urls(str(output_dir))
     return sorted(Path(output_dir).glob(f"sub-*/**/func/{_NAME}"))
@@ -77,6 +82,8 @@ def _paths(output_dir: Path | str) -> Sequence[Path | str]:
 
 def _urls(root: str) -> list[str]:
     """List ``sub-X/[ses-Y/]func/`` level by level: a search of the whole tree would list every shard."""
+    from titan_neuro.data.store.address import file_system
+
     system, path = file_system(root)
     try:
         subjects = _children(system, path, "sub-*")

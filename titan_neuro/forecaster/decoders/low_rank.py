@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor, nn
 
+from titan_neuro.forecaster.decoders.config import LowRankConfig
 from titan_neuro.forecaster.shapes import require_tokens
-from titan_neuro.settings import settings
-
-
-@settings
-class LowRankConfig:
-    """Forecasts as sums of spatial patterns, for volumes and parcels.
-
-    Attributes
-    ----------
-    rank : int
-        Number of patterns, shared by all horizons.
-    """
-
-    kind: Literal["low-rank"] = "low-rank"
-    rank: Annotated[int, Field(ge=1)] = 16
 
 
 class LowRankDecoder(nn.Module):

@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from titan_neuro.forecaster.decoders.config import UpsamplingConfig
 from titan_neuro.forecaster.shapes import require_tokens
-from titan_neuro.settings import settings
 
 # Memory for the maps of the time points that are decoded at a time, with all that their gradient needs.
 _CHUNK_BYTES = 256 * 2**20
 
 Size = tuple[int, int, int]
-
-
-@settings
-class UpsamplingConfig:
-    """Forecasts as maps, upsampled from the grid of the tokens to the voxels; for volumes alone.
-
-    Attributes
-    ----------
-    channels : int
-        Number of maps at every stage.
-    """
-
-    kind: Literal["upsampling"] = "upsampling"
-    channels: Annotated[int, Field(ge=1)] = 16
 
 
 class UpsamplingDecoder(nn.Module):

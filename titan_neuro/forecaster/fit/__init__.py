@@ -23,8 +23,9 @@ from titan_neuro.forecaster.fit.start import FitStart
 from titan_neuro.forecaster.fit.stimulus_memory import fit_stimulus_memory
 from titan_neuro.forecaster.fitted import FitRecord
 from titan_neuro.forecaster.recall.component_autoregression import ComponentAutoregressionFit
+from titan_neuro.forecaster.recall.config import RecallConfig
 from titan_neuro.forecaster.recall.delayed_responses import DelayedResponsesFit
-from titan_neuro.forecaster.recall.recall import RecallConfig, RecallFit
+from titan_neuro.forecaster.recall.recall import RecallFit
 from titan_neuro.forecaster.recall.stimulus_memory import StimulusMemoryFit
 from titan_neuro.forecaster.titan import LookaheadConfig, LookaheadMemoryFit
 from titan_neuro.forecaster.titan.forecast_memory import ForecastMemoryFit

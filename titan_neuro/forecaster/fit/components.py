@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from titan_neuro.forecaster.fit.start import FitStart
-from titan_neuro.forecaster.recall.recall import RecallConfig, RecallSizes
+from titan_neuro.forecaster.recall.config import RecallConfig, RecallSizes
 from titan_neuro.linear.autoregression import Autoregression, autoregress, autoregress_blocks
 from titan_neuro.linear.components import orthonormal_union, principal_components
 from titan_neuro.linear.lead_time import at_target_time

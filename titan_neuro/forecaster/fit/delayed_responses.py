@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from titan_neuro.forecaster.fit.components import ComponentRun, SpatialComponents, residual_errors
+from titan_neuro.forecaster.recall.config import RecallConfig
 from titan_neuro.forecaster.recall.delayed_responses import DelayedResponses, DelayedResponsesFit
-from titan_neuro.forecaster.recall.recall import RecallConfig, Recalled
+from titan_neuro.forecaster.recall.recall import Recalled
 from titan_neuro.linear.ridge import RidgeStatistics
 
 # Robust standard deviations over all lags by which the agreement of the subjects at a lag must exceed the median.

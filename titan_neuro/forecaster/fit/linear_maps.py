@@ -14,7 +14,8 @@ from torch import Tensor
 from titan_neuro.forecaster.fit.components import ComponentRun
 from titan_neuro.forecaster.fit.stimulus_memory import StimulusAverages
 from titan_neuro.forecaster.recall.component_autoregression import ComponentAutoregression, ComponentAutoregressionFit
-from titan_neuro.forecaster.recall.recall import RecallConfig, Recalled
+from titan_neuro.forecaster.recall.config import RecallConfig
+from titan_neuro.forecaster.recall.recall import Recalled
 from titan_neuro.forecaster.recall.stimulus_memory import StimulusMemory, StimulusMemoryFit
 from titan_neuro.linear.components import principal_components
 from titan_neuro.linear.ridge import RidgeStatistics

@@ -14,8 +14,9 @@ from titan_neuro.forecaster.fit.memory_runs import Example, choose_options, run_
 from titan_neuro.forecaster.fit.stimulus_memory import runs_for_choices
 from titan_neuro.forecaster.fit.titans_memory import fit_titans_memory
 from titan_neuro.forecaster.recall.recall import Recalled
+from titan_neuro.forecaster.titan.config import LookaheadConfig
 from titan_neuro.forecaster.titan.forecast_memory import ForecastMemoryFit
-from titan_neuro.forecaster.titan.lookahead_memory import LookaheadConfig, LookaheadMemory, LookaheadMemoryFit
+from titan_neuro.forecaster.titan.lookahead_memory import LookaheadMemory, LookaheadMemoryFit
 from titan_neuro.linear.components import principal_components
 
 # Mean squared length of the part of a key that each kind of feature makes: about how much of it is learned from one

@@ -11,10 +11,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from titan_neuro.forecaster.recall.recall import Recalled
-from titan_neuro.forecaster.titan.lookahead_memory import LookaheadConfig, LookaheadMemory, LookaheadState
+from titan_neuro.forecaster.titan.config import LookaheadConfig
+from titan_neuro.forecaster.titan.lookahead_memory import LookaheadMemory, LookaheadState
 from titan_neuro.titans.layers.norm import RMSNorm
 from titan_neuro.titans.models.backbone import Backbone, BackboneState
-from titan_neuro.titans.models.variants import AnyBackboneConfig
+from titan_neuro.titans.models.config import AnyBackboneConfig
 from titan_neuro.titans.stream_state import StreamState
 
 # Leading components in which blocks are shown what is expected: more would be more weights than people to learn from.

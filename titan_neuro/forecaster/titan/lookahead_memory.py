@@ -4,84 +4,19 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor, nn
 
 from titan_neuro.forecaster.fitted import FitRecord, require_shapes
 from titan_neuro.forecaster.lags import lagged_values
 from titan_neuro.forecaster.recall.recall import Recalled
-from titan_neuro.forecaster.titan.forecast_memory import ExactForecastMemory, ForecastMemory, ForecastMemoryFit
-from titan_neuro.forecaster.titan.titans_memory import TitansForecastMemory, TitansRuleConfig
+from titan_neuro.forecaster.titan.config import LookaheadConfig
+from titan_neuro.forecaster.titan.forecast_memory import ForecastMemoryFit
 from titan_neuro.linear.lead_time import wait_for_targets
 from titan_neuro.linear.running_averages import TIME_CONSTANTS, running_averages
-from titan_neuro.settings import settings
 from titan_neuro.titans.stream_state import StreamState
-
-
-@settings
-class LookaheadConfig:
-    """The memory that looks ahead; its keys are fitted before any gradient step of the model.
-
-    Attributes
-    ----------
-    n_lags : int
-        Time points whose innovations enter the keys.
-    n_components : int
-        Components that the key features are described by.
-    key_width : int
-        Dimensions of a key of the exact rule, at most: principal directions of the key features.
-    chunk_time_points : int
-        Time points of a chunk. The exact rule merges the pairs of a chunk at once, which changes the cost alone; the
-        rule of Titans takes their gradients at the weights before the chunk.
-    rule : {"exact", "titans"}
-        How a pair is written: ``exact`` holds the best memory of all pairs so far
-        (:class:`titan_neuro.forecaster.titan.forecast_memory.ExactForecastMemory`), ``titans`` takes one gradient step
-        (:class:`titan_neuro.forecaster.titan.titans_memory.TitansForecastMemory`).
-    titans : TitansRuleConfig
-        Of the rule ``titans``.
-    """
-
-    n_lags: Annotated[int, Field(ge=1)] = 8
-    n_components: Annotated[int, Field(ge=1)] = 96
-    key_width: Annotated[int, Field(ge=1)] = 384
-    chunk_time_points: Annotated[int, Field(ge=1)] = 8
-    rule: Literal["exact", "titans"] = "exact"
-    titans: TitansRuleConfig = TitansRuleConfig()
-
-    def build(self, *, horizons: tuple[int, ...], width: int) -> LookaheadMemory:
-        """Build the memory for `width` spatial components."""
-        return LookaheadMemory(self, horizons=horizons, width=width)
-
-    def build_associations(self, *, horizons: tuple[int, ...], width: int) -> ForecastMemory[Any]:
-        """Build what holds the pairs, by the write rule."""
-        n_features = sum(self.feature_sizes(n_horizons=len(horizons), width=width).values())
-        if self.rule == "titans":
-            return TitansForecastMemory(
-                self.titans,
-                horizons=horizons,
-                n_features=n_features,
-                value_width=width,
-                chunk_time_points=self.chunk_time_points,
-            )
-        return ExactForecastMemory(
-            horizons=horizons,
-            n_features=n_features,
-            key_width=min(self.key_width, n_features),
-            value_width=width,
-            chunk_time_points=self.chunk_time_points,
-        )
-
-    def feature_sizes(self, *, n_horizons: int, width: int) -> dict[str, int]:
-        """Number of key features of each kind, in their order, for time points of `width` components."""
-        n_components = min(self.n_components, width)
-        averages = {f"average {constant}": n_components for constant in TIME_CONSTANTS}
-        innovations = {f"innovation {lag}": n_components for lag in range(self.n_lags)}
-        forecasts = {"stimulus, all lead times": n_horizons * n_components, "stimulus": n_components}
-        return {"time point": n_components, **averages, **innovations, **forecasts, "own": n_components}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -5,18 +5,16 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from typing import Annotated
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
 from titan_neuro.errors import MismatchError
+from titan_neuro.forecaster.titan.config import TitansRuleConfig
 from titan_neuro.forecaster.titan.forecast_memory import ForecastMemory, ForecastMemoryFit
 from titan_neuro.linear.lead_time import wait_for_targets
-from titan_neuro.settings import settings
-from titan_neuro.titans.memory import Backend, MemoryState, init_state, memory_read, memory_scan, memory_surprise
+from titan_neuro.titans.memory import MemoryState, init_state, memory_read, memory_scan, memory_surprise
 from titan_neuro.titans.memory.tokens import Tokens, cut_at_chunks
 from titan_neuro.titans.stream_state import StreamState
 
@@ -24,41 +22,6 @@ from titan_neuro.titans.stream_state import StreamState
 _SIGNS = 2
 # Forgetting, and fractions of the bounds of momentum and step, of a memory that is not fitted.
 _UNFITTED_GATES = (1e-3, 0.5, 0.5)
-
-
-@settings
-class TitansRuleConfig:
-    """The write rule of Titans in the memory that looks ahead, and its meta-training.
-
-    Attributes
-    ----------
-    key_width : int
-        Dimensions of a key, at most.
-    depth : int
-        Layers of the memory of each lead time.
-    max_step : float
-        Bound of the step: if all pairs of a chunk had the same key, they would remove at most this fraction of the
-        error at that key.
-    max_momentum : float
-        Bound of the momentum gate, below 1.
-    max_delta_norm : float or None
-        Largest error that a pair may write, in units of twice the typical one; see `memory_scan`.
-    backend : {"auto", "naive", "chunked", "native", "triton"}
-        Implementation of the memory; see `memory_scan`.
-    n_steps : int
-        Gradient steps of the meta-training, at most; 0 for the closed form alone.
-    seed : int
-        Of the meta-training, which is part of the fit: the same for all seeds of a study.
-    """
-
-    key_width: Annotated[int, Field(ge=1)] = 160
-    depth: Annotated[int, Field(ge=1)] = 1
-    max_step: Annotated[float, Field(gt=0, le=2)] = 1.5
-    max_momentum: Annotated[float, Field(gt=0, lt=1)] = 0.9
-    max_delta_norm: Annotated[float, Field(gt=0)] | None = 10.0
-    backend: Backend = "auto"
-    n_steps: Annotated[int, Field(ge=0)] = 60
-    seed: Annotated[int, Field(ge=0)] = 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

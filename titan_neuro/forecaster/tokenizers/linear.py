@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor, nn
 
 from titan_neuro.forecaster.shapes import require_series
-from titan_neuro.settings import settings
-
-
-@settings
-class LinearTokenizerConfig:
-    """A linear map from all features of a time point to its tokens.
-
-    Attributes
-    ----------
-    n_tokens : int
-        Tokens of a time point.
-    """
-
-    kind: Literal["linear"] = "linear"
-    n_tokens: Annotated[int, Field(ge=1)] = 1
+from titan_neuro.forecaster.tokenizers.config import LinearTokenizerConfig
 
 
 class LinearTokenizer(nn.Module):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from titan_neuro.errors import ConfigError
 from titan_neuro.titans.memory import native
+from titan_neuro.titans.memory.backends import Backend
 from titan_neuro.titans.memory.checks import check_call, check_options, check_queries
 from titan_neuro.titans.memory.chunked import chunked_scan
 from titan_neuro.titans.memory.mlp import memory_mlp
@@ -19,7 +19,6 @@ from titan_neuro.titans.memory.naive import naive_scan
 from titan_neuro.titans.memory.state import MemoryState
 from titan_neuro.titans.memory.tokens import Tokens
 
-Backend = Literal["auto", "naive", "chunked", "native", "triton"]
 _BACKENDS = ("auto", "naive", "chunked", "native", "triton")
 
 

@@ -7,69 +7,19 @@ import functools
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Generic, Literal, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from titan_neuro.errors import ConfigError, MismatchError
-from titan_neuro.settings import settings
 from titan_neuro.titans.layers.checks import check_tokens
 from titan_neuro.titans.layers.norm import RMSNorm
+from titan_neuro.titans.models.config import BackboneConfig
 from titan_neuro.titans.pretrained import Pretrained
 from titan_neuro.titans.stream_state import StreamState
-
-
-@settings
-class BackboneConfig:
-    """Size of a backbone: what every variant has.
-
-    Attributes
-    ----------
-    variant : {"lmm", "mac", "mag", "mal", "gru", "transformer"}
-    dim : int
-        Width of a token.
-    n_layers : int
-        Number of blocks.
-    tokens_per_time_point : int
-        Tokens that form one time point: 1 for text.
-    """
-
-    variant: Literal["lmm", "mac", "mag", "mal", "gru", "transformer"]
-    dim: Annotated[int, Field(ge=1)] = 64
-    n_layers: Annotated[int, Field(ge=1)] = 2
-    tokens_per_time_point: Annotated[int, Field(ge=1)] = 1
-
-    @property
-    def name(self) -> str:
-        """Name of a model with this backbone in tables."""
-        return self.variant
-
-    @property
-    def has_memory(self) -> bool:
-        """Whether its blocks have memories that learn at test time."""
-        return False
-
-    @property
-    def restart_time_points(self) -> int:
-        """A stream can be restarted after each multiple of this number of time points."""
-        return 1
-
-    def identity(self) -> dict[str, Any]:
-        """Every setting that decides what the weights and a stream's state mean, by its dotted name."""
-        return dataclasses.asdict(self)
-
-    def require_even_heads(self, n_heads: int) -> None:
-        """Raise a `ConfigError` where the heads of an attention can't divide the width."""
-        if self.dim % (2 * n_heads):
-            raise ConfigError(
-                f"{type(self).__name__}.dim: each head of the attention needs an even part; found dim {self.dim}, "
-                f"n_heads {n_heads}."
-            )
-
 
 AnyBlockState = TypeVar("AnyBlockState", bound=StreamState)
 

@@ -3,39 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor, nn
 
-from titan_neuro.settings import settings
 from titan_neuro.titans.layers import FeedForward
 from titan_neuro.titans.layers.norm import RMSNorm
-from titan_neuro.titans.models.backbone import Backbone, BackboneConfig, Block
+from titan_neuro.titans.models.backbone import Backbone, Block
+from titan_neuro.titans.models.config import GRUConfig
 from titan_neuro.titans.stream_state import StreamState
 
 # Initial time constants of the units, in time points.
 _FASTEST, _SLOWEST = 2.0, 512.0
-
-
-@settings
-class GRUConfig(BackboneConfig):
-    """Size of the backbone: the settings of `BackboneConfig`, and these. The recurrent state is `dim` wide.
-
-    Attributes
-    ----------
-    ff_width : int
-        Hidden width of the feed-forward part.
-    """
-
-    variant: Literal["gru"] = "gru"
-    ff_width: Annotated[int, Field(ge=1)] = 128
-
-    def build(self) -> GRU:
-        """Make the backbone."""
-        return GRU(self)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from jaxtyping import Float
 from torch import Tensor
 
-from titan_neuro.settings import settings
 from titan_neuro.titans.models.backbone import Backbone
-from titan_neuro.titans.models.memory_block import MemoryBackboneConfig, MemoryBlock, MemoryBlockState
-
-
-@settings
-class LMMConfig(MemoryBackboneConfig):
-    """Size of the backbone; see `MemoryBackboneConfig`."""
-
-    variant: Literal["lmm"] = "lmm"
-
-    def build(self) -> LMM:
-        """Make the backbone."""
-        return LMM(self)
+from titan_neuro.titans.models.config import LMMConfig
+from titan_neuro.titans.models.memory_block import MemoryBlock, MemoryBlockState
 
 
 class LMMBlock(MemoryBlock[MemoryBlockState]):

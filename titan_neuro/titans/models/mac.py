@@ -3,60 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor, nn
 
-from titan_neuro.errors import ConfigError, MismatchError
-from titan_neuro.settings import settings
+from titan_neuro.errors import MismatchError
 from titan_neuro.titans.layers import NeuralMemoryState, NonlinearGate, SegmentAttention, SegmentAttentionState
 from titan_neuro.titans.memory import MemoryState
 from titan_neuro.titans.models.backbone import Backbone
-from titan_neuro.titans.models.memory_block import AttentionBackboneConfig, MemoryBlock, MemoryBlockState
-
-
-@settings
-class MACConfig(AttentionBackboneConfig):
-    """Size of the backbone: the settings of `AttentionBackboneConfig`, and its segments.
-
-    Attributes
-    ----------
-    segment_time_points : int
-        Time points of a segment, inside which attention acts. A multiple of ``memory.chunk_time_points``.
-    n_longterm : int
-        Learned queries that read the memory as it was before a segment. The whole segment sees what they retrieve, like
-        the persistent tokens.
-    causal : bool
-        False follows the paper to the letter, for encoding whole windows only: each token sees the context of its whole
-        segment, and the memory is read after the whole segment was written.
-    """
-
-    variant: Literal["mac"] = "mac"
-    segment_time_points: Annotated[int, Field(ge=1)] = 16
-    n_longterm: Annotated[int, Field(ge=0)] = 0
-    causal: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.segment_time_points % self.memory.chunk_time_points:
-            raise ConfigError(
-                "MACConfig.segment_time_points: expected a multiple of memory.chunk_time_points "
-                f"({self.memory.chunk_time_points}), found {self.segment_time_points}.",
-                "A stream can be restarted only where a segment and a chunk start together.",
-            )
-
-    @property
-    def restart_time_points(self) -> int:
-        """A stream can be restarted after each multiple of this number of time points: a segment."""
-        return self.segment_time_points
-
-    def build(self) -> MAC:
-        """Make the backbone."""
-        return MAC(self)
+from titan_neuro.titans.models.config import MACConfig
+from titan_neuro.titans.models.memory_block import MemoryBlock, MemoryBlockState
 
 
 @dataclasses.dataclass(frozen=True)

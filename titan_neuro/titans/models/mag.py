@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from jaxtyping import Float
 from torch import Tensor
 
-from titan_neuro.settings import settings
 from titan_neuro.titans.layers import NonlinearGate
 from titan_neuro.titans.models.backbone import Backbone
-from titan_neuro.titans.models.window_block import WindowBackboneConfig, WindowBlock, WindowBlockState
-
-
-@settings
-class MAGConfig(WindowBackboneConfig):
-    """Size of the backbone; see `WindowBackboneConfig`."""
-
-    variant: Literal["mag"] = "mag"
-
-    def build(self) -> MAG:
-        """Make the backbone."""
-        return MAG(self)
+from titan_neuro.titans.models.config import MAGConfig
+from titan_neuro.titans.models.window_block import WindowBlock, WindowBlockState
 
 
 class MAGBlock(WindowBlock):

@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from jaxtyping import Float
 from torch import Tensor
 
-from titan_neuro.settings import settings
 from titan_neuro.titans.models.backbone import Backbone
-from titan_neuro.titans.models.window_block import WindowBackboneConfig, WindowBlock, WindowBlockState
-
-
-@settings
-class MALConfig(WindowBackboneConfig):
-    """Size of the backbone; see `WindowBackboneConfig`."""
-
-    variant: Literal["mal"] = "mal"
-
-    def build(self) -> MAL:
-        """Make the backbone."""
-        return MAL(self)
+from titan_neuro.titans.models.config import MALConfig
+from titan_neuro.titans.models.window_block import WindowBlock, WindowBlockState
 
 
 class MALBlock(WindowBlock):

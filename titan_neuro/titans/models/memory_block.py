@@ -4,83 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from typing import Annotated, Any, TypeVar
+from typing import TypeVar
 
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
-from titan_neuro.errors import ConfigError
-from titan_neuro.settings import settings
-from titan_neuro.titans.layers import FeedForward, NeuralMemoryConfig, NeuralMemoryState
+from titan_neuro.titans.layers import FeedForward, NeuralMemoryState
 from titan_neuro.titans.layers.norm import RMSNorm
-from titan_neuro.titans.models.backbone import BackboneConfig, Block
+from titan_neuro.titans.models.backbone import Block
+from titan_neuro.titans.models.config import MemoryBackboneConfig
 from titan_neuro.titans.stream_state import StreamState
-
-
-@settings
-class MemoryBackboneConfig(BackboneConfig):
-    """Size of a backbone whose blocks have memories: the settings of `BackboneConfig`, and these.
-
-    Attributes
-    ----------
-    ff_expansion : int
-        Hidden width of the feed-forward part, in units of `dim`.
-    memory : NeuralMemoryConfig
-    """
-
-    ff_expansion: Annotated[int, Field(ge=1)] = 2
-    memory: NeuralMemoryConfig = NeuralMemoryConfig()
-
-    def __post_init__(self) -> None:
-        if self.dim % self.memory.n_heads:
-            raise ConfigError(
-                f"{type(self).__name__}.dim: each head of the memory needs an equal part; found dim {self.dim}, "
-                f"memory.n_heads {self.memory.n_heads}."
-            )
-
-    @property
-    def name(self) -> str:
-        """Name of a model with this backbone in tables: ``titan-`` and the variant."""
-        return f"titan-{self.variant}"
-
-    @property
-    def has_memory(self) -> bool:
-        """Whether its blocks have memories that learn at test time."""
-        return True
-
-    @property
-    def restart_time_points(self) -> int:
-        """A stream can be restarted after each multiple of this number of time points: a chunk."""
-        return self.memory.chunk_time_points
-
-    def identity(self) -> dict[str, Any]:
-        """Every setting that decides what the weights and a stream's state mean, by its dotted name."""
-        values = super().identity()
-        memory = values.pop("memory")
-        # All backends compute the same.
-        del memory["backend"]
-        return values | {f"memory.{name}": value for name, value in memory.items()}
-
-
-@settings
-class AttentionBackboneConfig(MemoryBackboneConfig):
-    """Size of a backbone with attention and a memory: the settings of `MemoryBackboneConfig`, and these.
-
-    Attributes
-    ----------
-    n_heads : int
-        Heads of the attention; ``dim / n_heads`` must be an even integer.
-    n_persistent : int
-        Learned tokens that attention always sees (equation 19).
-    """
-
-    n_heads: Annotated[int, Field(ge=1)] = 4
-    n_persistent: Annotated[int, Field(ge=0)] = 4
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require_even_heads(self.n_heads)
 
 
 @dataclasses.dataclass(frozen=True)

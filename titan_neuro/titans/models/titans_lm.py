@@ -2,51 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, overload
+from typing import Literal, overload
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
-from pydantic import Field
 from torch import Tensor, nn
 
 from titan_neuro.errors import ConfigError, MismatchError
-from titan_neuro.settings import settings
 from titan_neuro.titans.models.backbone import Backbone, BackboneState
-from titan_neuro.titans.models.mac import MACConfig
-from titan_neuro.titans.models.variants import AnyBackboneConfig, require_causal
+from titan_neuro.titans.models.config import TitansLMConfig
 from titan_neuro.titans.pretrained import Pretrained
-
-
-@settings
-class TitansLMConfig:
-    """Size of the language model.
-
-    Attributes
-    ----------
-    vocab_size : int
-        Token ids are 0 to ``vocab_size - 1``.
-    backbone : LMMConfig, MACConfig, MAGConfig, MALConfig, GRUConfig or TransformerConfig
-        Chosen by ``variant``; one token per time point.
-    tie_embeddings : bool
-        The output layer uses the weights of the embedding.
-    """
-
-    vocab_size: Annotated[int, Field(ge=1)]
-    backbone: AnyBackboneConfig = MACConfig()
-    tie_embeddings: bool = True
-
-    def __post_init__(self) -> None:
-        if (found := self.backbone.tokens_per_time_point) != 1:
-            raise ConfigError(
-                f"TitansLMConfig: backbone.tokens_per_time_point: expected 1, found {found}.",
-                "Tokens of one time point see each other: in text each token is a time point of its own.",
-            )
-        require_causal(self.backbone, "TitansLMConfig")
-
-    def build(self) -> TitansLM:
-        """Make the model."""
-        return TitansLM(self)
 
 
 class TitansLM(Pretrained):

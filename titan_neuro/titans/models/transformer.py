@@ -3,57 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Literal, cast
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import Field
 from torch import Tensor, nn
 
-from titan_neuro.settings import settings
 from titan_neuro.titans.layers import FeedForward, WholeWindowAttention
 from titan_neuro.titans.layers.norm import RMSNorm
-from titan_neuro.titans.models.backbone import Backbone, BackboneConfig, Block
+from titan_neuro.titans.models.backbone import Backbone, Block
+from titan_neuro.titans.models.config import TransformerConfig
 from titan_neuro.titans.stream_state import StreamState
 
 # Tokens of all windows that are processed at once: more would take memory without being faster.
 _TOKENS_AT_A_TIME = 2**16
-
-
-@settings
-class TransformerConfig(BackboneConfig):
-    """Size of the backbone: the settings of `BackboneConfig`, and these.
-
-    Attributes
-    ----------
-    window_time_points : int
-        Time points that an output depends on, including the present one, through all layers together. 20 is the window
-        of SwiFT.
-    ff_width : int
-        Hidden width of the feed-forward part.
-    n_heads : int
-        Heads of the attention; ``dim / n_heads`` must be an even integer.
-    n_persistent : int
-        Learned tokens that attention always sees.
-    """
-
-    variant: Literal["transformer"] = "transformer"
-    window_time_points: Annotated[int, Field(ge=1)] = 20
-    ff_width: Annotated[int, Field(ge=1)] = 128
-    n_heads: Annotated[int, Field(ge=1)] = 4
-    n_persistent: Annotated[int, Field(ge=0)] = 4
-
-    def __post_init__(self) -> None:
-        self.require_even_heads(self.n_heads)
-
-    @property
-    def name(self) -> str:
-        """Name of a model with this backbone in tables: ``transformer-20`` with a window of 20 time points."""
-        return f"{self.variant}-{self.window_time_points}"
-
-    def build(self) -> Transformer:
-        """Make the backbone."""
-        return Transformer(self)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,26 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
 
-from pydantic import Field
-
-from titan_neuro.settings import settings
 from titan_neuro.titans.layers import WindowAttention, WindowAttentionState
-from titan_neuro.titans.models.memory_block import AttentionBackboneConfig, MemoryBlock, MemoryBlockState
-
-
-@settings
-class WindowBackboneConfig(AttentionBackboneConfig):
-    """Size of the backbone: the settings of `AttentionBackboneConfig`, and its window.
-
-    Attributes
-    ----------
-    window_time_points : int
-        Time points that attention sees, including the token's own.
-    """
-
-    window_time_points: Annotated[int, Field(ge=1)] = 16
+from titan_neuro.titans.models.config import WindowBackboneConfig
+from titan_neuro.titans.models.memory_block import MemoryBlock, MemoryBlockState
 
 
 @dataclasses.dataclass(frozen=True)
