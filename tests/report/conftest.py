@@ -217,7 +217,7 @@ class OutputFolder:
     def probe(self, name="history-swap", measures=("skill_ar lost at a lead time of 1 time point",), **metadata):
         rows = []
         for measure in measures:
-            for condition, control in (("nothing", "False"), ("another subject", "False"), ("untrained", "True")):
+            for condition, control in (("no history", "False"), ("another subject", "False"), ("untrained", "True")):
                 for seconds in (8, 32):
                     value = 0.001 if control == "True" else 0.05 - seconds / 1000
                     row = (measure, condition, control, seconds, value, value - 0.01, value + 0.01, 0.0, -0.005, 0.005)

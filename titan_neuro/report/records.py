@@ -137,6 +137,8 @@ class Results:
     ----------
     name : str
         Name of the dataset.
+    task : str
+        Label of the task; empty where nothing was scored.
     scores, subjects, comparisons, ablations, curve : pandas.DataFrame or None
         The forecast table, the same per subject, pairs of its rows, what each part of the model adds, the
         context-length curve (its ``whole_run`` is bool).
@@ -160,6 +162,7 @@ class Results:
     """
 
     name: str
+    task: str
     scores: pd.DataFrame | None
     metadata: ForecastMetadata | None
     subjects: pd.DataFrame | None

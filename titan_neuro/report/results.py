@@ -84,13 +84,15 @@ def read_results(output_dir: Path, states: Mapping[str, Check] | None = None) ->
         )
     files = _Shown(output_dir, states)
     group = output_dir / "group"
-    stem = f"{group / f'task-{_only_task(files)}'}_desc"
+    task = _only_task(files)
+    stem = f"{group / f'task-{task}'}_desc"
     scores_path = Path(f"{stem}-forecast_scores.tsv")
     config_path, maps = output_dir / "config.resolved.yaml", _read_maps(files)
     row, pair = ("model", "kind"), ("model", "compared_with")
     ablations = (*pair, "effect")
     return Results(
         name=str(read_json(description_path, keys=["Name"], hint=HINT)["Name"]),
+        task=task,
         scores=_read_scores(files, scores_path),
         metadata=_read_metadata(files, scores_path),
         subjects=_read_if_there(files, Path(f"{stem}-forecast_subjects.tsv"), ("model", "subject"), _SUBJECTS_NUMBERS),
