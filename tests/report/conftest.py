@@ -241,6 +241,16 @@ class OutputFolder:
             write_table(self.root / f"models/seed-7/fold-{fold}/titan-mac/training.csv", columns, rows, separator=",")
         return self
 
+    def prepared(self):
+        """The JSON beside two prepared runs of each subject."""
+        counts = {"NumberOfTimePoints": 300, "NumberOfScoredTimePoints": 280, "NumberOfFeatures": 1000}
+        counts |= {"NumberOfConstantFeatures": 0, "VolumesBeforeSteadyState": 0, "LostParcels": []}
+        for subject in self.subjects:
+            for run in (1, 2):
+                path = self.root / f"sub-{subject}/func/sub-{subject}_task-movie_run-{run}_desc-prepared_bold.json"
+                write_json(path, counts | {"NumberOfTimePoints": 300 + run})
+        return self
+
     def records(self):
         config = "preset: demo\nmodel:\n  memory:\n    chunk_size: 16\ntraining:\n  note: <b>not bold</b>\n"
         (self.root / "config.resolved.yaml").write_text(config, encoding="utf-8")
@@ -276,7 +286,7 @@ def output_folder(tmp_path, coarse_mask):
 
 
 def fill(output):
-    return output.scores().ablations().rollouts().volumes().curve().timescale().probe().training().records()
+    return output.scores().ablations().rollouts().volumes().curve().timescale().probe().training().prepared().records()
 
 
 @pytest.fixture(scope="session")

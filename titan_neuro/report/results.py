@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -45,6 +46,12 @@ _TRAINING_NUMBERS = ("epoch", "validation_skill_ar", "volumes_per_s")
 _METADATA_KEYS = (
     *("Ablations", "Summary", "Comparisons", "MissingCeilings", "Caveats", "Folds"),
     *("RepetitionTime", "Normalization", "Space"),
+)
+_PREPARED_SUFFIX = "_desc-prepared_bold.json"
+_PREPARED = (f"sub-*/func/*{_PREPARED_SUFFIX}", f"sub-*/ses-*/func/*{_PREPARED_SUFFIX}")
+_PREPARED_KEYS = (
+    *("NumberOfTimePoints", "NumberOfScoredTimePoints", "NumberOfFeatures", "NumberOfConstantFeatures"),
+    *("VolumesBeforeSteadyState", "LostParcels"),
 )
 _GROUP_FILE = re.compile(r"^task-(?P<task>[A-Za-z0-9]+)_")
 _MAP_NAME = re.compile(
@@ -93,6 +100,7 @@ def read_results(output_dir: Path, states: Mapping[str, Check] | None = None) ->
     return Results(
         name=str(read_json(description_path, keys=["Name"], hint=HINT)["Name"]),
         task=task,
+        prepared=_read_prepared(files),
         scores=_read_scores(files, scores_path),
         metadata=_read_metadata(files, scores_path),
         subjects=_read_if_there(files, Path(f"{stem}-forecast_subjects.tsv"), ("model", "subject"), _SUBJECTS_NUMBERS),
@@ -149,6 +157,12 @@ def _only_task(files: _Shown) -> str:
             "Give each task an output folder of its own.",
         )
     return tasks[0] if tasks else ""
+
+
+def _read_prepared(files: _Shown) -> dict[str, dict[str, Any]]:
+    paths = [path for pattern in _PREPARED for path in files.glob(pattern)]
+    sidecars = {path.name.removesuffix(_PREPARED_SUFFIX): path for path in sorted(paths)}
+    return {key: read_json(path, keys=_PREPARED_KEYS, hint=HINT) for key, path in sidecars.items()}
 
 
 def _read_maps(shown: _Shown) -> list[StatMap]:
