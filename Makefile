@@ -45,7 +45,6 @@ demo: install
 	$(BIN)/titan-neuro fetch $(DEMO)/ds003017-synthetic $(DEMO)/bids
 	$(BIN)/titan-neuro run $(DEMO)/bids $(DEMO)/output participant --config-file pipelines/demo.yaml $(RETELLING) --nprocs 2
 	$(BIN)/titan-neuro run $(DEMO)/bids $(DEMO)/output group --config-file pipelines/demo.yaml $(RETELLING) --nprocs 1
-	@echo "Report: $(abspath $(DEMO)/output/report.html)"
 
 # The site, build/docs/index.html: the pages of docs/ and a reference made from the code. No network is needed.
 docs: install

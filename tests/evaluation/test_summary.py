@@ -61,7 +61,16 @@ def test_two_subjects_are_only_described():
 
 def test_few_subjects_come_with_a_caution():
     text = summary(scores_of((0.01, 0.05), n_subjects=3))
-    assert text.endswith("n = 3 subjects. 3 subjects are too few for the interval to cover 95 %.")
+    assert text.startswith("titan-mac is on average above ar (linear autoregression) at a lead time of 1 time point.")
+    assert text.endswith("the interval to cover 95 %, so this describes them and claims nothing.")
+
+
+def test_four_people_beat_nobody_and_five_may():
+    table = pair((0.01, 0.02), (-0.04, -0.03)).assign(difference=[0.015, -0.035])
+    [few], [enough] = (comparisons(table.assign(n_subjects=n_subjects)) for n_subjects in (4, 5))
+    assert "beats" not in few and "is worse than" not in few
+    assert few.startswith("titan-mac is on average above var") and "It is on average below var" in few
+    assert "beats" in enough and "is worse than" in enough
 
 
 def test_a_sentence_holds_at_most_three_numbers():

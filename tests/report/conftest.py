@@ -217,7 +217,7 @@ class OutputFolder:
     def probe(self, name="history-swap", measures=("skill_ar lost at a lead time of 1 time point",), **metadata):
         rows = []
         for measure in measures:
-            for condition, control in (("nothing", "False"), ("another subject", "False"), ("untrained", "True")):
+            for condition, control in (("no history", "False"), ("another subject", "False"), ("untrained", "True")):
                 for seconds in (8, 32):
                     value = 0.001 if control == "True" else 0.05 - seconds / 1000
                     row = (measure, condition, control, seconds, value, value - 0.01, value + 0.01, 0.0, -0.005, 0.005)
@@ -239,6 +239,16 @@ class OutputFolder:
                 rows.append((epoch, 40 * epoch, loss, 0.56 * (1 - skill), skill, 4.1, 880.5))
                 skill = 0.04 - 0.09 * np.exp(-epoch / 2) + self.rng.normal(0, 0.003)
             write_table(self.root / f"models/seed-7/fold-{fold}/titan-mac/training.csv", columns, rows, separator=",")
+        return self
+
+    def prepared(self):
+        """The JSON beside two prepared runs of each subject."""
+        counts = {"NumberOfTimePoints": 300, "NumberOfScoredTimePoints": 280, "NumberOfFeatures": 1000}
+        counts |= {"NumberOfConstantFeatures": 0, "VolumesBeforeSteadyState": 0, "LostParcels": []}
+        for subject in self.subjects:
+            for run in (1, 2):
+                path = self.root / f"sub-{subject}/func/sub-{subject}_task-movie_run-{run}_desc-prepared_bold.json"
+                write_json(path, counts | {"NumberOfTimePoints": 300 + run})
         return self
 
     def records(self):
@@ -276,7 +286,7 @@ def output_folder(tmp_path, coarse_mask):
 
 
 def fill(output):
-    return output.scores().ablations().rollouts().volumes().curve().timescale().probe().training().records()
+    return output.scores().ablations().rollouts().volumes().curve().timescale().probe().training().prepared().records()
 
 
 @pytest.fixture(scope="session")

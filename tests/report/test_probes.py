@@ -28,7 +28,7 @@ def test_each_probe_has_its_summary_figures_and_numbers(probed):
     assert first["x"] == "kept before the forecast, s"
     [group] = second["groups"]
     row = group["rows"][0]
-    assert (row["label"], row["x"], row["value"], row["p"]) == ("nothing", "8", "0.042", "< 0.0001")
+    assert (row["label"], row["x"], row["value"], row["p"]) == ("no history", "8", "0.042", "< 0.0001")
     assert group["rows"][-1]["is_control"]
     page = write_report(probed.root).read_text()
     assert "history-swap found &lt;b&gt;something&lt;/b&gt;." in page

@@ -15,6 +15,8 @@ from titan_neuro.cli.interruption import raise_at_signal
 from titan_neuro.errors import TitanNeuroError, near_miss
 from titan_neuro.study import pipelines
 
+logger = logging.getLogger(__name__)
+
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
 _SUBCOMMANDS = (simulate, fetch, prepare, train, predict, evaluate, probe, report, status, run)
 
@@ -58,6 +60,9 @@ def execute(arguments: argparse.Namespace | None) -> int:
     if arguments is None:
         return 0
     _set_up_logging(arguments.verbose)
+    if sys.stderr.isatty():
+        # What follows loads libraries, which takes seconds; in a log nobody waits for this.
+        logger.info("titan-neuro %s starts ...", arguments.subcommand)
     with raise_at_signal() as interruption:
         try:
             arguments.execute(arguments)

@@ -29,11 +29,14 @@ def add_parser(subcommands: Any) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> None:
-    """Score the folds and print the table; or do it all on noise."""
+    """Score the folds and say what was found, with -v also the tables; or do it all on noise."""
     study = flags.study_of(arguments)
     part = {"folds": arguments.fold, "seeds": arguments.seed}
     if arguments.null_control:
         evaluation, check = study.null_control(arguments.null_control, **part)
-        print(f"{evaluation}\n{check}")  # noqa: T201
+        tables = [evaluation] if arguments.verbose else evaluation.caveats
+        print(*tables, check, sep="\n")  # noqa: T201
     else:
-        print(study.evaluate(**part))  # noqa: T201
+        evaluation = study.evaluate(**part)
+        tables = [evaluation] if arguments.verbose else []
+        print(*tables, *study.headlines(probes=False), f"Tables: {evaluation.path}", sep="\n")  # noqa: T201

@@ -18,4 +18,4 @@ def add_parser(subcommands: Any) -> None:
 
 def execute(arguments: argparse.Namespace) -> None:
     """Write the page, unless nothing has changed since it was written."""
-    flags.study_of(arguments).report()
+    print(f"Report: {flags.study_of(arguments).report()}")  # noqa: T201

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ def execute(arguments: argparse.Namespace) -> None:
     """Prepare the chosen runs, or do everything that needs all subjects."""
     if arguments.analysis_level == "participant":
         prepare.execute(arguments)
+        if not arguments.dry_run:
+            print(_next_step(arguments))  # noqa: T201
         return
     refused = ("participant_label", "task_id", "run_id", "exclude", "allow_missing", "bids_filter_file", "derivatives")
     for name in refused:
@@ -54,7 +57,17 @@ def execute(arguments: argparse.Namespace) -> None:
 
     torch.set_num_threads(arguments.nprocs)
     if study.train(n_processes=arguments.devices):
-        print(study.evaluate())  # noqa: T201
-        for outcome in study.probes(PROBES):
-            logger.info("%s", outcome)
-        study.report()
+        results = [study.evaluate(), *study.probes(PROBES)]
+        if arguments.verbose:
+            print(*results, sep="\n")  # noqa: T201
+        page = study.report()
+        print(*study.headlines(), f"Report: {page}", sep="\n")  # noqa: T201
+
+
+def _next_step(arguments: argparse.Namespace) -> str:
+    """Name the command of the group level, with the settings that were stored, and the page that it writes."""
+    command = ["titan-neuro", "run", str(arguments.bids_dir), str(arguments.output_dir), "group"]
+    if arguments.work_dir is not None:
+        command += ["--work-dir", str(arguments.work_dir)]
+    page = arguments.output_dir / "report.html"
+    return f"Next: `{shlex.join(command)}` trains, scores and probes with the same settings.\nThen look at {page}."

@@ -40,7 +40,7 @@ def check_names(names: Sequence[str], by: str) -> None:
             raise ConfigError(
                 f"{_SETTING}: split by {by}, which holds out {unit}s: expected the name of a {unit} in it, found "
                 f"{list_names(names)}.",
-                f"{_EXAMPLES} Or let the names decide: split.by=auto.",
+                f"{_EXAMPLES} Or let the names decide: --set split.by=auto.",
             )
 
 

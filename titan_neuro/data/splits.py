@@ -54,7 +54,7 @@ class SplitConfig:
         if self.by == "all" and self.test:
             raise ConfigError(
                 f"split.test: split.by=all tests nobody, found the names {list_names(self.test)}.",
-                "Leave split.test empty, or choose another split.by.",
+                "Leave --set split.test out, or use --set split.by=auto.",
             )
         check_names(self.test, self.by)
 
@@ -156,7 +156,7 @@ def _divide(
             f"Fold {number}, split by {protocol}: expected at least two {unit}s to train and validate on that share "
             f"{'neither subject nor run' if protocol == 'strict' else f'no {unit}'} with what is tested "
             f"({list_names([run.key for run in test]) or 'nothing'}), found {', '.join(units) or 'none'}.",
-            "Test fewer (split.test), prepare more, or choose another split with --set split.by=run (or subject).",
+            f"Test fewer (--set split.test=...), prepare more, or {_other_split(protocol)}.",
         )
     count = min(max(1, round(validation_fraction * len(units))), len(units) - 1)
     # Each fold starts at another unit, so that the same unit does not validate all models.
@@ -205,5 +205,11 @@ def _require_three(units: Sequence[str], what: str) -> None:
         raise NoMatchError(
             f"Splitting by {what} needs at least 3 {what}s (for training, validation and test), found {len(units)}: "
             f"{', '.join(units)}.",
-            "Prepare more of them, or choose another split with --set split.by=run (or subject).",
+            f"Prepare more of them, or {_other_split(what)}.",
         )
+
+
+def _other_split(failed: str) -> str:
+    """Name the splits that are left: not the one that has just failed."""
+    others = [protocol for protocol in ("run", "subject") if protocol != failed]
+    return f"choose another split with --set split.by={' (or '.join(others)}{')' * (len(others) - 1)}"

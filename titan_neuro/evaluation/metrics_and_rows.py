@@ -381,6 +381,8 @@ PROTOCOLS = {
 
 ABOVE_ZERO = "A difference above 0 means that the model needs what the row lacks."
 """Direction of every difference of the study's model from a row without one of its parts."""
+FEW_SUBJECTS = 5
+"""With fewer, the bootstrap can't reach far enough to cover 95 %: numbers are described, and nothing is claimed."""
 SMALLEST_EFFECT = 0.001
 """A part whose mean difference is smaller adds nothing, whatever its interval."""
 ADDS, NOTHING, HARMS, UNKNOWN = "adds", "adds nothing", "harms", "not known"

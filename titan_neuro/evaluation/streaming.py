@@ -162,5 +162,5 @@ def require_finite(forecasts: Tensor, model: str, key: str, first_time_point: in
         time_point = first_time_point + int(finite.logical_not().nonzero()[0])
         raise TitanNeuroError(
             f"{key}: model {model} gave a forecast that is not finite at time point {time_point} (counted from 0).",
-            "Train again with a smaller learning rate, or look at the time points before this one.",
+            "Train again with a smaller --set training.learning_rate=..., or look at the time points before this one.",
         )

@@ -5,17 +5,24 @@ from __future__ import annotations
 import pandas as pd
 
 from titan_neuro.evaluation.formatting import format_interval
-from titan_neuro.evaluation.metrics_and_rows import AR, LEAD_TIME_POINTS, METRICS_BY_NAME, Kind, count_in_words, row_of
+from titan_neuro.evaluation.metrics_and_rows import (
+    AR,
+    FEW_SUBJECTS,
+    LEAD_TIME_POINTS,
+    METRICS_BY_NAME,
+    Kind,
+    count_in_words,
+    row_of,
+)
 
-# With fewer, the bootstrap can't reach far enough to cover 95 %.
-_FEW_SUBJECTS = 5
 _SKILL = METRICS_BY_NAME["skill_ar"].label
 
 
 def summary(table: pd.DataFrame) -> str:
     """Say whether the study's model beats linear autoregression.
 
-    It does at a lead time where the whole interval of `skill_ar` lies above 0.
+    It does at a lead time where the whole interval of `skill_ar` lies above 0. With fewer than five subjects nobody
+    beats anybody: the sentences say which mean is higher.
 
     Parameters
     ----------
@@ -38,8 +45,8 @@ def summary(table: pd.DataFrame) -> str:
             "possible with so few, and the numbers describe these recordings only."
         )
     caution = ""
-    if n_subjects < _FEW_SUBJECTS:
-        caution = f" {subjects} are too few for the interval to cover 95 %."
+    if n_subjects < FEW_SUBJECTS:
+        caution = f" {subjects} are too few for the interval to cover 95 %, so this describes them and claims nothing."
     return f"{_compare(model, AR, rows, 'skill_ar')} {largest} n = {subjects}.{caution}"
 
 
@@ -68,13 +75,13 @@ def _compare(model: str, other: str, rows: pd.DataFrame, column: str) -> str:
     name = f"{other} ({row_of(other).label})"
     if rows[f"{column}_low"].isna().all():
         return f"{model} can't be compared with {name}: there is no interval over subjects."
+    verbs = ("beats", "is worse than", "is not shown to differ from")
     better, worse = rows[f"{column}_low"] > 0, rows[f"{column}_high"] < 0
+    if int(rows["n_subjects"].max()) < FEW_SUBJECTS:
+        verbs = ("is on average above", "is on average below", "is on average level with")
+        better, worse = rows[column] > 0, rows[column] < 0
     sentences: list[str] = []
-    for verb, selected, every in (
-        ("beats", better, "every"),
-        ("is worse than", worse, "every"),
-        ("is not shown to differ from", ~better & ~worse, "any"),
-    ):
+    for verb, selected, every in zip(verbs, (better, worse, ~better & ~worse), ("every", "every", "any"), strict=True):
         if selected.any():
             subject, described = ("It", other) if sentences else (model, name)
             sentences.append(f"{subject} {verb} {described} at {_lead_times(rows, selected, every)}.")

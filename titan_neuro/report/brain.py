@@ -13,7 +13,7 @@ import matplotlib
 import nibabel
 import numpy as np
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, LogNorm, Normalize
+from matplotlib.colors import Colormap, ListedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from nibabel.affines import apply_affine, voxel_sizes
@@ -40,13 +40,17 @@ _LABELS = {
     "lost": "skill_ar lost",
 }
 _N_SLICES = 6
+# Fraction of the color in a pale map.
+_PALE = 0.3
 _DRAWN_MM = 2.0
 _ALMOST_ZERO = 1e-9
 _TITLE_LETTERS = 80
 """Letters of a title that fit into one line."""
 
 
-def plot_map(path: Path, sidecar: Mapping[str, Any], title: str, *, limit: float | None = None) -> Figure:
+def plot_map(
+    path: Path, sidecar: Mapping[str, Any], title: str, *, limit: float | None = None, pale: bool = False
+) -> Figure:
     """Draw one map: slices through the brain for a volume, views of a surface, bars for parcels.
 
     Skills and r2 are drawn on a scale that is symmetric about zero, timescales on a logarithmic one. Voxels are drawn
@@ -64,6 +68,8 @@ def plot_map(path: Path, sidecar: Mapping[str, Any], title: str, *, limit: float
     limit : float, optional
         End of the symmetric color scale (parcels: the axis reaches at least as far), so that two maps can share one.
         By default it follows from the map. Timescales have a scale of their own.
+    pale : bool
+        Whether colors of a brain are mixed with white: for a map that shows no finding.
 
     Returns
     -------
@@ -86,7 +92,7 @@ def plot_map(path: Path, sidecar: Mapping[str, Any], title: str, *, limit: float
         raise ImageError(f"{path}: has no value to draw.")
     if stat[1] == "timescale" and values.min() <= 0:
         raise ImageError(f"{path}: expected timescales above 0 s, found {values.min():g} s.", HINT)
-    scale = _scale(values, stat[1], limit)
+    scale = _scale(values, stat[1], limit)._replace(is_pale=pale)
     label = _LABELS.get(stat[1], stat[1])
     with matplotlib.rc_context(STYLE):
         if path.name.endswith(".tsv"):
@@ -210,15 +216,20 @@ def _inside(data: FloatArray) -> NDArray[np.bool_]:
 
 
 class _Scale(NamedTuple):
-    """Ends of a color scale, and whether it is logarithmic."""
+    """Ends of a color scale, whether it is logarithmic, and whether its colors are mixed with white."""
 
     low: float
     high: float
     is_log: bool
+    is_pale: bool = False
 
     @property
-    def colors(self) -> str:
-        return "viridis" if self.is_log else "RdBu_r"
+    def colors(self) -> Colormap:
+        colors = matplotlib.colormaps["viridis" if self.is_log else "RdBu_r"]
+        if not self.is_pale:
+            return colors
+        mixed = _PALE * colors(np.linspace(0, 1, colors.N))[:, :3] + (1 - _PALE)
+        return ListedColormap(mixed, "pale")
 
     def norm(self) -> Normalize:
         return LogNorm(self.low, self.high) if self.is_log else Normalize(self.low, self.high)

@@ -97,6 +97,43 @@ def lead_time_figure(
     return figure
 
 
+@matplotlib.rc_context(STYLE)
+def headline_figure(rows: Sequence[tuple[str, str, pd.DataFrame]]) -> Figure:
+    """Skill over lead time in seconds, of few rows, each with its 95 % interval.
+
+    Parameters
+    ----------
+    rows : sequence of (str, str, pandas.DataFrame)
+        Label, color, and the columns ``lead_time_s`` and `skill_ar` with the ends of its interval; at most one row for
+        each color.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure = Figure(figsize=(4.9, 3.1))
+    axes = figure.add_subplot()
+    core: list[float] = [0.0]
+    for rank, (label, color, table) in enumerate(rows):
+        x = table[LEAD_TIME_S].to_numpy(float)
+        draw_interval(axes, x, table["skill_ar_low"], table["skill_ar_high"], color)
+        line: dict[str, Any] = {
+            "color": color,
+            "marker": "osD"[rank % 3],
+            "linewidth": 2.2 if rank == 0 else 1.6,
+            "zorder": 6 - rank,
+        }
+        axes.plot(x, table["skill_ar"], label=plain(label), **line)
+        core += [*table["skill_ar"], *table["skill_ar_low"], *table["skill_ar_high"]]
+    draw_ar_line(axes)
+    fit_y_axis(axes, core, {})
+    seconds = sorted({float(value) for _, _, table in rows for value in table[LEAD_TIME_S]})
+    set_log_axis(axes, seconds, [f"{value:g}" for value in seconds])
+    axes.set(xlabel="how far ahead (s)", ylabel=_axis_label("skill_ar"))
+    figure.legend(loc="outside lower center", ncols=min(3, len(rows)), fontsize=8.5)
+    return figure
+
+
 def _line_style(kind: Kind, *, few: bool, is_main: bool) -> dict[str, Any]:
     return {
         "linestyle": LINE_STYLES[kind],

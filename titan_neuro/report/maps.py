@@ -6,7 +6,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from titan_neuro.evaluation.metrics_and_rows import AR, METRICS_BY_NAME, ROWS, count_in_words
+from titan_neuro.evaluation.metrics_and_rows import AR, LEAD_TIME_POINTS, METRICS_BY_NAME, ROWS, count_in_words
 from titan_neuro.metrics.measures import FloatArray
 from titan_neuro.report.brain import has_picture, map_values, plot_map, space_note, symmetric_limit
 from titan_neuro.report.numbers import number
@@ -76,9 +76,28 @@ def maps_section(results: Results) -> MapsSection | None:
             figures.append({"absent": title})
         else:
             caption = _sample(results, stat)
-            figures.append(draw_map(stat_map, title, sample=caption, limit=limit if stat == "r2" else None))
+            figures.append(
+                draw_map(
+                    stat_map,
+                    title,
+                    sample=caption,
+                    limit=limit if stat == "r2" else None,
+                    no_finding=_no_skill(results, horizon) if stat == "skillar" else "",
+                )
+            )
     first = next(iter(maps.values()))
     return {"figures": figures, "unit": first.unit, "on_brain": bool(first.images)}
+
+
+def _no_skill(results: Results, horizon: int) -> str:
+    """Say why the map of the skill shows no finding; empty where the whole interval of its mean lies above 0."""
+    scores = results.scores
+    if scores is None or not results.main_model:
+        return ""
+    rows = scores[(scores["model"] == results.main_model) & (scores[LEAD_TIME_POINTS] == horizon)]
+    if rows.empty or float(rows["skill_ar_low"].iloc[0]) > 0:
+        return ""
+    return "the 95 % interval of the mean skill is not above 0, which is the threshold of a finding"
 
 
 def timescale_figure(results: Results) -> MapFigure:
@@ -89,7 +108,13 @@ def timescale_figure(results: Results) -> MapFigure:
 
 
 def draw_map(
-    stat_map: StatMap, title: str, *, sample: str = "", test: str = NOT_TESTED, limit: float | None = None
+    stat_map: StatMap,
+    title: str,
+    *,
+    sample: str = "",
+    test: str = NOT_TESTED,
+    limit: float | None = None,
+    no_finding: str = "",
 ) -> MapFigure:
     """Draw a map, or say that it has no values.
 
@@ -103,12 +128,14 @@ def draw_map(
         Sentence of the caption on the test of significance.
     limit : float, optional
         See `plot_map`.
+    no_finding : str
+        Why the map shows no finding, with the threshold: it is then drawn pale, and the caption says so.
     """
     values = map_values(stat_map.path)
     if values.size == 0:
         reason = "gain from a longer context" if stat_map.stat == "timescale" else "have a value"
         return {"empty": f"{title}: no {stat_map.unit} {reason}, so there is no picture."}
-    spread = _spread(stat_map, values)
+    spread, pale = _spread(stat_map, values), f"Drawn pale: {no_finding}." if no_finding else ""
     sidecar = stat_map.sidecar
     drawn = [path for path in stat_map.images if has_picture(path, sidecar)]
     pictures = [(path, "Brain map") for path in drawn]
@@ -117,12 +144,12 @@ def draw_map(
     files = [stat_map.path, *([stat_map.image] if stat_map.image else [])]
     return {
         "pictures": [
-            (png_uri(plot_map(path, sidecar, title, limit=limit)), f"{kind}: {title}. {spread}")
+            (png_uri(plot_map(path, sidecar, title, limit=limit, pale=bool(no_finding))), f"{kind}: {title}. {spread}")
             for path, kind in pictures
         ],
         "structures": [row for path in stat_map.images if path not in drawn for row in structure_rows(path)],
         "title": title,
-        "caption": " ".join(part for part in (sample, spread, test, note) if part),
+        "caption": " ".join(part for part in (pale, sample, spread, test, note) if part),
         "file": ", ".join(path.name for path in files),
     }
 

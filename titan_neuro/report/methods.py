@@ -8,9 +8,17 @@ import pandas as pd
 
 from titan_neuro.errors import list_names
 from titan_neuro.evaluation.formatting import NOT_AVAILABLE
-from titan_neuro.evaluation.metrics_and_rows import LEAD_TIME_POINTS, LEAD_TIME_S, PROTOCOLS, Kind
+from titan_neuro.evaluation.metrics_and_rows import (
+    LEAD_TIME_POINTS,
+    LEAD_TIME_S,
+    METRICS_BY_NAME,
+    PROTOCOLS,
+    Kind,
+    count_in_words,
+    row_of,
+)
 from titan_neuro.report.numbers import count_range, duration, number
-from titan_neuro.report.records import ForecastMetadata
+from titan_neuro.report.records import ForecastMetadata, Results
 from titan_neuro.report.results import lead_times_of
 
 _PROVENANCE_TERMS = {
@@ -84,6 +92,73 @@ def _seeds(scores: pd.DataFrame) -> str:
     if deviations.empty:
         return n_seeds
     return f"{n_seeds}; the standard deviation of skill_ar over seeds is at most {number(float(deviations.max()))}"
+
+
+def methods_paragraphs(results: Results) -> list[str]:
+    """Describe the study as the methods section of a paper does; every number is that of the tables.
+
+    Parameters
+    ----------
+    results : Results
+
+    Returns
+    -------
+    list of str
+        Data, model, evaluation, probes and software; empty where nothing was scored.
+    """
+    if results.scores is None or results.metadata is None:
+        return []
+    scores, metadata = results.scores, results.metadata
+    people = count_in_words(int(scores["n_subjects"].max()), "subject")
+    runs = count_in_words(int(scores["n_runs"].max()), "test run")
+    protocol = str(scores["protocol"].iloc[0])
+    lead_times = ", ".join(f"{seconds:g}" for seconds in sorted(set(scores[LEAD_TIME_S])))
+    gradients = "trained by gradient descent" if results.has_epochs else "fitted in closed form, without gradient steps"
+    model = f"{results.main_model} ({row_of(results.main_model).label})" if results.main_model else "no study model"
+    baselines = scores[scores["kind"] == Kind.BASELINE]["model"]
+    compared = ", ".join(row_of(name).label for name in dict.fromkeys(baselines))
+    paragraphs = [
+        f"Recordings of the task {results.task} ({people}, {runs}; repetition time {metadata.repetition_time_s:g} s; "
+        f"space: {metadata.space}) were prepared and scaled for each voxel or parcel ("
+        f"{metadata.normalization}).",
+        f"The forecaster {model} adds to a linear autoregression of each feature what training subjects have in common "
+        "at the inferred position in the stimulus, and what a memory learns about the subject at test time (Behrouz et "
+        f"al., 2024). It was {gradients}.",
+        f"Forecasts {lead_times} s ahead were scored on {PROTOCOLS.get(protocol, protocol)} "
+        f"({count_in_words(metadata.n_folds, 'fold')}, {count_in_words(int(scores['n_seeds'].max()), 'seed')}). Skill "
+        f"is {METRICS_BY_NAME['skill_ar'].formula}, with errors summed over features and runs of a subject. Intervals "
+        f"are 95 % bootstrap intervals over subjects. Comparison: {compared}. The noise ceiling is that of the "
+        "leave-one-subject-out intersubject correlation (Nastase et al., 2019).",
+    ]
+    probes = [
+        f"{probe.name} ({probe.question}): {probe.metadata['Test']}"
+        for probe in results.probes
+        if "Test" in probe.metadata
+    ]
+    if probes:
+        paragraphs.append(f"The memory was probed on held-out runs. {' '.join(map(_as_sentence, probes))}")
+    versions: dict[str, Any] = next(
+        (record["versions"] for record in reversed(results.stages.values()) if "versions" in record), {}
+    )
+    if versions:
+        commit = next((record["commit"] for record in reversed(results.stages.values()) if record.get("commit")), "")
+        at = f" (commit {str(commit)[:12]})" if commit else ""
+        paragraphs.append(f"Software: {_as_text(versions)}{at}.")
+    return paragraphs
+
+
+CITATIONS = (
+    "Baldassano et al. (2017). Discovering event structure in continuous narrative perception and memory. Neuron 95.",
+    "Behrouz, Zhong and Mirrokni (2024). Titans: learning to memorize at test time. arXiv 2501.00663.",
+    "Benjamini and Hochberg (1995). Controlling the false discovery rate. J. R. Stat. Soc. B 57.",
+    "Hasson et al. (2008). A hierarchy of temporal receptive windows in human cortex. J. Neurosci. 28.",
+    "Nastase et al. (2019). Measuring shared responses across subjects using intersubject correlation. SCAN 14.",
+)
+"""Works that the methods text and the sections of the page refer to."""
+
+
+def _as_sentence(text: str) -> str:
+    return text if text.endswith(".") else f"{text}."
 
 
 def stage_rows(stages: dict[str, dict[str, Any]]) -> list[StageRow]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,23 +13,30 @@ import pandas as pd
 
 from titan_neuro.evaluation.metrics_and_rows import (
     ABOVE_ZERO,
+    AR,
     EFFECTS,
     LEAD_TIME_POINTS,
+    LEAD_TIME_S,
+    METRICS,
     METRICS_BY_NAME,
     ROLLOUT_METRICS,
     count_in_words,
+    row_of,
 )
 from titan_neuro.files import write_text
 from titan_neuro.manifests import Check, State
-from titan_neuro.report.figures import context_figure, lead_time_figure, training_figure
+from titan_neuro.report.answers import answers
+from titan_neuro.report.figures import context_figure, headline_figure, lead_time_figure, training_figure
+from titan_neuro.report.headlines import asked, best_baseline, ceiling_rows_of, not_shown_sentence, result_sentence
 from titan_neuro.report.limits import limits
 from titan_neuro.report.maps import NOT_TESTED, maps_section, timescale_figure
-from titan_neuro.report.methods import provenance_terms, scoring_terms, stage_rows
+from titan_neuro.report.methods import CITATIONS, methods_paragraphs, provenance_terms, scoring_terms, stage_rows
 from titan_neuro.report.numbers import number
 from titan_neuro.report.probes import probe_sections
+from titan_neuro.report.quality import QUALITY_COLUMNS, quality_rows
 from titan_neuro.report.records import Results
 from titan_neuro.report.results import lead_times_of, read_results
-from titan_neuro.report.style import svg_uri
+from titan_neuro.report.style import BASELINE_COLOR, CEILING_COLOR, MODEL_COLOR, svg_uri
 from titan_neuro.report.tables import (
     ablation_rows,
     ceiling_rows,
@@ -42,13 +51,16 @@ from titan_neuro.typing import HIGH_MOTION_MM
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _DRAWN_METRICS = ("skill_ar", "r2")
+# Probes whose results stand with the context length, as what the memory does while it reads.
+_OF_MEMORY = ("history-swap", "surprise")
 
 
 def write_report(output_dir: Path, states: Mapping[str, Check] | None = None, problem: str | None = None) -> Path:
     """Write ``report.html`` of an output folder, from the files that its stages wrote.
 
-    The page contains its figures, refers to no other host or file, and runs no script. A stage that has not run is
-    named, with the command that runs it.
+    The page contains its figures and refers to no other host or file. It runs one script, which sorts tables and is
+    named by its digest: text from files can't become another one. A stage that has not run is named, with the command
+    that runs it.
 
     Parameters
     ----------
@@ -83,12 +95,18 @@ def write_report(output_dir: Path, states: Mapping[str, Check] | None = None, pr
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("page.html").render(
-        _content(read_results(output_dir, states), states or {}, problem)
-    )
+    # As it is included: without its last line break.
+    script = (_TEMPLATES / "sort.js").read_text(encoding="utf-8").removesuffix("\n")
+    content = _content(read_results(output_dir, states), states or {}, problem)
+    page = environment.get_template("page.html").render(content, script_digest=_digest(script))
     target = output_dir / "report.html"
     write_text(target, page)
     return target
+
+
+def _digest(script: str) -> str:
+    """Digest of a script as a Content-Security-Policy names it."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
 
 
 def _content(results: Results, states: Mapping[str, Check], problem: str | None) -> dict[str, Any]:
@@ -96,6 +114,14 @@ def _content(results: Results, states: Mapping[str, Check], problem: str | None)
     metadata = results.metadata
     return {
         "name": results.name,
+        "files": f"group/task-{results.task}_desc",
+        "result": result_sentence(results),
+        "not_shown": not_shown_sentence(results),
+        "asked": asked(results),
+        "headline": _headline_section(results),
+        "answers": answers(results),
+        "quality": quality_rows(results.prepared),
+        "quality_columns": QUALITY_COLUMNS,
         "parts": metadata.ablations if metadata else "",
         "summary": metadata.summary if metadata else "",
         "caveats": metadata.caveats if metadata else [],
@@ -110,7 +136,10 @@ def _content(results: Results, states: Mapping[str, Check], problem: str | None)
         "missing_ceilings": metadata.missing_ceilings if metadata else {},
         "maps": maps_section(results),
         "context": _context_section(results),
-        "probes": probe_sections(results.probes),
+        "memory_probes": probe_sections([probe for probe in results.probes if probe.name in _OF_MEMORY]),
+        "probes": probe_sections([probe for probe in results.probes if probe.name not in _OF_MEMORY]),
+        "methods": methods_paragraphs(results),
+        "citations": CITATIONS,
         "training": _training_section(results),
         "subjects": _subjects_section(results),
         "stages": stage_rows(results.stages),
@@ -143,6 +172,28 @@ def _outdated(states: Mapping[str, Check]) -> dict[str, Any]:
     }
 
 
+def _headline_section(results: Results) -> dict[str, Any] | None:
+    """The curve of the first screen: the study's model, the best baseline, and the ceiling."""
+    scores, model = results.scores, results.main_model
+    if scores is None or not model:
+        return None
+    rows = [(model, MODEL_COLOR, scores[scores["model"] == model].sort_values(LEAD_TIME_POINTS))]
+    rival, ceiling, notes = best_baseline(scores), ceiling_rows_of(results.ceilings), list[str]()
+    if rival is not None and rival.name != AR:
+        rows.append(("best baseline", BASELINE_COLOR, rival.rows))
+        notes.append(f"Best baseline: {rival.name} ({row_of(rival.name).label}).")
+    if ceiling is not None:
+        seconds = scores.drop_duplicates(LEAD_TIME_POINTS)[[LEAD_TIME_POINTS, LEAD_TIME_S]]
+        rows.append(("ceiling", CEILING_COLOR, ceiling.rows.merge(seconds, on=LEAD_TIME_POINTS)))
+        notes.append(f"Ceiling ({ceiling.name}): without the person's own past; a forecaster may exceed it.")
+    values = "; ".join(f"{label}: {_values(table, 'skill_ar')}" for label, _, table in rows)
+    return {
+        "source": svg_uri(headline_figure(rows)),
+        "alt": f"Skill over how far ahead is forecast. {values}.",
+        "caption": " ".join([_sample(scores), *notes]),
+    }
+
+
 def _scores_section(results: Results) -> dict[str, Any] | None:
     scores, main_model = results.scores, results.main_model
     if scores is None:
@@ -157,9 +208,13 @@ def _scores_section(results: Results) -> dict[str, Any] | None:
             }
         )
     dots = "" if results.subjects is None else " Dots: subjects."
+    rival = best_baseline(scores)
+    shown = scores[scores["model"].isin({main_model, AR, rival.name if rival else AR})]
     return {
         "lead_times": lead_time_headings(scores),
         "groups": score_groups(scores),
+        "first_groups": score_groups(shown, METRICS[:1]),
+        "n_rows": scores["model"].nunique(),
         "figures": figures,
         "caption": f"skill_ar is the {METRICS_BY_NAME['skill_ar'].label}. {_sample(scores)}{dots} {NOT_TESTED}",
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -58,7 +58,7 @@ class ProbeSection(TypedDict):
     maps: list[MapFigure]
 
 
-def probe_sections(probes: tuple[ProbeResult, ...]) -> list[ProbeSection]:
+def probe_sections(probes: Sequence[ProbeResult]) -> list[ProbeSection]:
     """Make the sections of the page, one for each probe."""
     return [_section(probe) for probe in probes]
 
@@ -80,7 +80,7 @@ def _section(probe: ProbeResult) -> ProbeSection:
         groups=[ProbeGroup(name=name, rows=[_row(row) for _, row in rows.iterrows()]) for name, rows in groups.items()],
         n_rows=len(probe.scores),
         notes=_notes(probe.metadata),
-        maps=[_map(stat_map) for stat_map in probe.maps],
+        maps=[_map(stat_map, _no_finding(stat_map, probe.maps)) for stat_map in probe.maps],
     )
 
 
@@ -130,11 +130,19 @@ def _alt(measure: str, rows: pd.DataFrame) -> str:
     return f"{measure}: {values}."
 
 
-def _map(stat_map: StatMap) -> MapFigure:
+def _no_finding(stat_map: StatMap, maps: Sequence[StatMap]) -> str:
+    """Say why a map shows no finding: its map of p values (``lostq`` of ``lost``) is nowhere below the threshold."""
+    tests = [other for other in maps if other.stat == f"{stat_map.stat}q" and "Correction" in other.sidecar]
+    if not tests or (map_values(tests[0].path) < _ALPHA).any():
+        return ""
+    return f"no {stat_map.unit} are below the threshold, {_ALPHA} corrected ({tests[0].sidecar['Correction']})"
+
+
+def _map(stat_map: StatMap, no_finding: str) -> MapFigure:
     title = str(stat_map.sidecar.get("Description", stat_map.stat))
     values = map_values(stat_map.path)
     if values.size and "Correction" in stat_map.sidecar:
         # A map of p values is described, not drawn: the map that it tests is drawn beside it.
         below, correction = int((values < _ALPHA).sum()), stat_map.sidecar["Correction"]
         return {"empty": f"{title}: below {_ALPHA} in {below:,} of {len(values):,} {stat_map.unit} ({correction})."}
-    return draw_map(stat_map, title, test="")
+    return draw_map(stat_map, title, test="", no_finding=no_finding)

@@ -137,6 +137,10 @@ class Results:
     ----------
     name : str
         Name of the dataset.
+    task : str
+        Label of the task; empty where nothing was scored.
+    prepared : dict of str to dict
+        The JSON beside each prepared run, by the run's key (``sub-01_task-movie_run-1``).
     scores, subjects, comparisons, ablations, curve : pandas.DataFrame or None
         The forecast table, the same per subject, pairs of its rows, what each part of the model adds, the
         context-length curve (its ``whole_run`` is bool).
@@ -160,6 +164,8 @@ class Results:
     """
 
     name: str
+    task: str
+    prepared: dict[str, dict[str, Any]]
     scores: pd.DataFrame | None
     metadata: ForecastMetadata | None
     subjects: pd.DataFrame | None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -46,6 +47,12 @@ _METADATA_KEYS = (
     *("Ablations", "Summary", "Comparisons", "MissingCeilings", "Caveats", "Folds"),
     *("RepetitionTime", "Normalization", "Space"),
 )
+_PREPARED_SUFFIX = "_desc-prepared_bold.json"
+_PREPARED = (f"sub-*/func/*{_PREPARED_SUFFIX}", f"sub-*/ses-*/func/*{_PREPARED_SUFFIX}")
+_PREPARED_KEYS = (
+    *("NumberOfTimePoints", "NumberOfScoredTimePoints", "NumberOfFeatures", "NumberOfConstantFeatures"),
+    *("VolumesBeforeSteadyState", "LostParcels"),
+)
 _GROUP_FILE = re.compile(r"^task-(?P<task>[A-Za-z0-9]+)_")
 _MAP_NAME = re.compile(
     r"^(?P<start>task-[A-Za-z0-9]+)(_hemi-[LR])?(?P<end>(_(space|seg)-[A-Za-z0-9]+)?_stat-(?P<stat>[A-Za-z0-9]+)"
@@ -84,13 +91,16 @@ def read_results(output_dir: Path, states: Mapping[str, Check] | None = None) ->
         )
     files = _Shown(output_dir, states)
     group = output_dir / "group"
-    stem = f"{group / f'task-{_only_task(files)}'}_desc"
+    task = _only_task(files)
+    stem = f"{group / f'task-{task}'}_desc"
     scores_path = Path(f"{stem}-forecast_scores.tsv")
     config_path, maps = output_dir / "config.resolved.yaml", _read_maps(files)
     row, pair = ("model", "kind"), ("model", "compared_with")
     ablations = (*pair, "effect")
     return Results(
         name=str(read_json(description_path, keys=["Name"], hint=HINT)["Name"]),
+        task=task,
+        prepared=_read_prepared(files),
         scores=_read_scores(files, scores_path),
         metadata=_read_metadata(files, scores_path),
         subjects=_read_if_there(files, Path(f"{stem}-forecast_subjects.tsv"), ("model", "subject"), _SUBJECTS_NUMBERS),
@@ -147,6 +157,12 @@ def _only_task(files: _Shown) -> str:
             "Give each task an output folder of its own.",
         )
     return tasks[0] if tasks else ""
+
+
+def _read_prepared(files: _Shown) -> dict[str, dict[str, Any]]:
+    paths = [path for pattern in _PREPARED for path in files.glob(pattern)]
+    sidecars = {path.name.removesuffix(_PREPARED_SUFFIX): path for path in sorted(paths)}
+    return {key: read_json(path, keys=_PREPARED_KEYS, hint=HINT) for key, path in sidecars.items()}
 
 
 def _read_maps(shown: _Shown) -> list[StatMap]:

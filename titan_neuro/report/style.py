@@ -86,6 +86,8 @@ AR_COLOR = _ROW_STYLES[AR].color
 """Color of linear autoregression, and of the zero line that stands for it."""
 MODEL_COLOR = _OTHER_STYLES[0].color
 """Color of the study's model, the first of the rows without a style of their own."""
+BASELINE_COLOR, CEILING_COLOR = _BLUE, INK
+"""Colors of the best baseline and of the noise ceiling beside the study's model."""
 LINE_STYLES: dict[Kind, Any] = {
     Kind.MODEL: "-",
     Kind.CONTROL: (0, (4, 2)),

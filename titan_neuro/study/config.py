@@ -52,7 +52,7 @@ class StudyConfig:
         if self.comparison_models and not self.training.max_epochs:
             raise ConfigError(
                 "comparison_models: a GRU or Transformer learns by gradients only, but training.max_epochs is 0.",
-                "Set training.max_epochs to 1 or more (--set training.max_epochs=8), or comparison_models to false.",
+                "Use --set training.max_epochs=8 (or another number), or --set comparison_models=false.",
             )
         require_pretraining(self.model, self.training.pretraining)
         window, restart = self.training.window_time_points, self.model.restart_time_points

@@ -94,7 +94,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"{path}: is not valid YAML: {error}",
-            "Correct the file. Where it is a config.resolved.yaml, --config-file names other settings to go on with.",
+            "Correct the file, or name other settings with --config-file.",
         ) from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected `preset: NAME` and settings, found {type(content).__name__}.")

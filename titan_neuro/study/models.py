@@ -270,7 +270,8 @@ class StudyPlan:
             raise NoMatchError(
                 f"{self.output.path}: split.by is {self.config.split.by}: expected people or runs that are tested, "
                 "found none: all of them are trained and validated on.",
-                "Name the model as training.start of another study, or choose another split.by and train again.",
+                "Name the model with --set training.start=... in another study, or choose another --set "
+                "split.by=... and train again.",
             )
 
     @property

@@ -493,6 +493,24 @@ class Study:
 
         return study_status(self, plan, read_runs=contents, read_results=contents)
 
+    def headlines(self, *, probes: bool = True) -> list[str]:
+        """Say in a few lines what was asked and found, from the tables and results that are there.
+
+        Parameters
+        ----------
+        probes : bool
+            Whether a line for each probe is among them.
+
+        Returns
+        -------
+        list of str
+            As ``run ... group`` ends with them.
+        """
+        from titan_neuro.report import forecast_lines, read_results, terminal_lines
+
+        results = read_results(self.output.path)
+        return terminal_lines(results) if probes else forecast_lines(results)
+
     def report(self) -> Path:
         """Write ``report.html`` from what the other stages have made, unless it is of exactly that.
 
@@ -523,14 +541,13 @@ class Study:
             )
         page, result = self.output.path / "report.html", report_result(self.output, status)
         if result.check().is_done:
-            logger.info("The report is up to date: %s", page)
+            logger.debug("The report is up to date.")
             return page
         from titan_neuro.report import write_report
 
         states = {name: check for name, check in status.checks.items() if name != "report"}
         with result.writing() as written:
             written.files.append(write_report(self.output.path, states, status.problem))
-        logger.info("Report: %s", page)
         return page
 
     def _settings_for(self, recordings: Sequence[Recording]) -> StudyConfig:

@@ -90,8 +90,8 @@ def load_forecaster(folder: Path, device: torch.device | str = "cpu") -> tuple[F
         if not bool(torch.isfinite(weight).all()):
             raise MismatchError(
                 f"{folder}: the weights {name} of this model are not all finite: it can forecast nothing.",
-                "Remove this folder and run `titan-neuro train` again, with a smaller training.learning_rate if the "
-                "weights were trained so; or copy the model again.",
+                "Remove this folder and run `titan-neuro train` again, with a smaller "
+                "--set training.learning_rate=... if the weights were trained so; or copy the model again.",
             )
     return model, record
 

@@ -108,13 +108,13 @@ class TrainingConfig:
         if self.strategy == "fsdp" and self.precision == "float16":
             raise ConfigError(
                 "training.precision: float16 can't be combined with training.strategy fsdp.",
-                "Set training.precision to bfloat16.",
+                "Use --set training.precision=bfloat16.",
             )
         if self.pretraining is not None and not self.max_epochs:
             raise ConfigError(
                 "training.pretraining: nothing uses a pre-trained Swin where training.max_epochs is 0: tokens enter "
                 "forecasts by gradient training.",
-                "Set training.max_epochs to 1 or more, or training.pretraining to null.",
+                "Use --set training.max_epochs=8, or --set training.pretraining=null.",
             )
 
 
@@ -130,10 +130,10 @@ def require_pretraining(model: ForecasterConfig, pretraining: PretrainingConfig 
     if pretraining is not None and not isinstance(tokenizer, SwinTokenizerConfig):
         raise ConfigError(
             f"training.pretraining: only the Swin is pre-trained, and model.tokenizer.kind is {tokenizer.kind}.",
-            "Set training.pretraining to null.",
+            "Use --set training.pretraining=null.",
         )
     if pretraining is None and isinstance(tokenizer, SwinTokenizerConfig) and tokenizer.frozen:
         raise ConfigError(
             "model.tokenizer.frozen is true, but the Swin is not pre-trained: it would keep its random weights.",
-            "Set training.pretraining ({} for the defaults), or set model.tokenizer.frozen to false.",
+            "Use --set training.pretraining={} for its defaults, or --set model.tokenizer.frozen=false.",
         )

@@ -138,8 +138,8 @@ def require_unseen(fits: Sequence[Mapping[str, Any]], data: FoldData, where: str
             if shared:
                 raise LeakageError(
                     f"{where}: was fitted on {plurals[unit]} that fold {data.fold.number} tests: {list_names(shared)}.",
-                    "Start from a model of other people and stimuli, test others (split.test), or start from none "
-                    "(training.start=null).",
+                    "Start from a model of other people and stimuli, test others (--set split.test=...), or start from "
+                    "none (--set training.start=null).",
                 )
 
 

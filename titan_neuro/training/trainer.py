@@ -146,7 +146,7 @@ def make_trainer(
     if precision == "float16" and accelerator == "cpu":
         raise ConfigError(
             "training.precision: float16 needs a GPU, and this training runs on the CPU.",
-            "Set training.precision to bfloat16 or float32.",
+            "Use --set training.precision=bfloat16, or float32.",
         )
     return lightning.Trainer(
         accelerator="gpu" if accelerator == "cuda" else "cpu",

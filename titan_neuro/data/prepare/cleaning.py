@@ -167,7 +167,8 @@ def _check_length(n_time_points: int, cleaning: Cleaning) -> None:
         raise ImageError(
             f"Over the whole run, this high-pass and {n_confounds} confounds need at least {needed} time points, found "
             f"{n_time_points}.",
-            "Exclude the run, or choose fewer confounds.",
+            "Leave the run out with --exclude"
+            + (", or choose fewer confounds with --confounds." if n_confounds else "."),
         )
 
 

@@ -10,6 +10,8 @@ import numpy as np
 
 from titan_neuro.errors import ConfigError
 
+_USUAL_HZ = 0.008
+
 
 def check_cutoff(cutoff_hz: float, repetition_time: float) -> None:
     """Check that a cut-off lies between 0 and the Nyquist frequency.
@@ -30,7 +32,7 @@ def check_cutoff(cutoff_hz: float, repetition_time: float) -> None:
         raise ConfigError(
             f"The high-pass filter's cut-off must be above 0 and below the Nyquist frequency: found {cutoff_hz} Hz "
             f"at a repetition time of {repetition_time} s (Nyquist {nyquist_hz:g} Hz).",
-            "Give a lower cut-off; 0.008 Hz is usual.",
+            f"Use --set prepare.high_pass_hz={min(_USUAL_HZ, nyquist_hz / 10):g}.",
         )
 
 

@@ -415,7 +415,7 @@ def confound_model(
         raise MetadataError(
             f"{recording.key}: the confounds preset {config.confounds} was asked for, but the run has no table of "
             "confounds (*_desc-confounds_timeseries.tsv or _regressors.tsv), and no transforms to compute one from.",
-            "Give fMRIPrep's output with --derivatives, or leave prepare.confounds at none.",
+            "Give fMRIPrep's output with --derivatives, or use --confounds none.",
         )
     return select_confounds(table, config.confounds, recording.path.name, n_before)
 

@@ -68,7 +68,7 @@ def repetition_time(
     if differ and preferred is None and recording.route == "preprocessed":
         logger.warning(
             "%s: the sidecar gives a repetition time of %g s, the header %g s: of a preprocessed image the sidecar "
-            "holds (prepare.repetition_time_from=header says otherwise).",
+            "holds (--set prepare.repetition_time_from=header says otherwise).",
             *(recording.path.name, given_s, header_s),
         )
     elif differ and preferred is None:

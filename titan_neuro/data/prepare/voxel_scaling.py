@@ -92,7 +92,7 @@ class WithSignal:
                     f"{self._where}: prepare.voxel_scaling psc: expected voxels with their mean signal, which percent "
                     f"signal change divides by, found {fraction:.0%} of the values at or below 0: the mean was removed "
                     "from this recording.",
-                    "Set prepare.voxel_scaling to zscore or none.",
+                    "Use --set prepare.voxel_scaling=zscore, or none.",
                 )
         return block
 

@@ -63,12 +63,12 @@ class FitStart(FitRecord):
             if expected != found:
                 raise MismatchError(
                     f"The model that the fit starts from differs in its {name}: expected {expected}, found {found}.",
-                    "Fit both with the same settings, or start from no model (training.start=null).",
+                    "Fit both with the same settings, or start from no model (--set training.start=null).",
                 )
         if model.recall is None or model.components is None:
             raise MismatchError(
                 "The model that the fit starts from has no recall: nothing of it was fitted in closed form.",
-                "Start from no model (training.start=null).",
+                "Start from no model (--set training.start=null).",
             )
         return cls(
             basis=model.components.basis,
