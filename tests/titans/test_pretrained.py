@@ -95,8 +95,8 @@ def test_a_model_of_another_class_is_refused(saved):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 0}, "expected schema titan-neuro-model version 1, found titan-neuro-model version 0"),
-        ({"schema": "another"}, "found another version 1"),
+        ({"schema_version": 0}, "expected schema titan-neuro-model version 2, found titan-neuro-model version 0"),
+        ({"schema": "another"}, "found another version 2"),
         ({"config": {**SIZES, "variant": "lmm", "dim": 8}}, "expected one of dim 8, found dim 16"),
         ({"config": {**SIZES, "variant": "lmm", "dmi": 8}}, "dmi"),
         ({"arguments": {"width": 3}}, "unknown argument 'width'"),
