@@ -266,7 +266,7 @@ def train(
             stack.callback(shutil.rmtree, target, ignore_errors=True)
         replacements = {
             "fitted_linear_skip": lambda data, horizons, *, work_dir: preset_linear_skip(data, tuple(horizons)),
-            "fitted_closed_form": lambda data, model, *, work_dir: fit,
+            "fitted_closed_form": lambda data, model, *, work_dir, start: fit,
             "StreamLoader": timed_loader(passes, prefetch=prefetch),
             "Checkpoints": _Sizes,
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -202,3 +203,12 @@ def _of_flags(given: Mapping[str, Any]) -> list[dict[str, Any]]:
     if flags["atlas"] is not None:
         flags["atlas"] = str(flags["atlas"].absolute())
     return [{"prepare": {name: value for name, value in flags.items() if value is not None}}]
+
+
+def next_step(arguments: argparse.Namespace) -> str:
+    """Name the command of the group level, with the settings that were stored, and the page that it writes."""
+    command = ["titan-neuro", "run", str(arguments.bids_dir), str(arguments.output_dir), "group"]
+    if arguments.work_dir is not None:
+        command += ["--work-dir", str(arguments.work_dir)]
+    page = arguments.output_dir / "report.html"
+    return f"Next: `{shlex.join(command)}` trains, scores and probes with the same settings.\nThen look at {page}."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ def execute(arguments: argparse.Namespace) -> None:
     if arguments.analysis_level == "participant":
         prepare.execute(arguments)
         if not arguments.dry_run:
-            print(_next_step(arguments))  # noqa: T201
+            print(flags.next_step(arguments))  # noqa: T201
         return
     refused = ("participant_label", "task_id", "run_id", "exclude", "allow_missing", "bids_filter_file", "derivatives")
     for name in refused:
@@ -49,8 +48,7 @@ def execute(arguments: argparse.Namespace) -> None:
             )
     study = flags.study_of(arguments)
     if arguments.dry_run:
-        plan = study.plan_group()
-        logger.info("%s", "\n".join(map(str, plan.folds)))
+        logger.info("%s", "\n".join(map(str, (plan := study.plan_group()).folds)))
         status.show(study.status(plan))
         return
     import torch
@@ -58,16 +56,5 @@ def execute(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(arguments.nprocs)
     if study.train(n_processes=arguments.devices):
         results = [study.evaluate(), *study.probes(PROBES)]
-        if arguments.verbose:
-            print(*results, sep="\n")  # noqa: T201
-        page = study.report()
-        print(*study.headlines(), f"Report: {page}", sep="\n")  # noqa: T201
-
-
-def _next_step(arguments: argparse.Namespace) -> str:
-    """Name the command of the group level, with the settings that were stored, and the page that it writes."""
-    command = ["titan-neuro", "run", str(arguments.bids_dir), str(arguments.output_dir), "group"]
-    if arguments.work_dir is not None:
-        command += ["--work-dir", str(arguments.work_dir)]
-    page = arguments.output_dir / "report.html"
-    return f"Next: `{shlex.join(command)}` trains, scores and probes with the same settings.\nThen look at {page}."
+        tables, page = results if arguments.verbose else [], study.report()
+        print(*tables, *study.headlines(), f"Report: {page}", sep="\n")  # noqa: T201

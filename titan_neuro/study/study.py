@@ -507,8 +507,11 @@ class Study:
             As ``run ... group`` ends with them.
         """
         from titan_neuro.report import forecast_lines, read_results, terminal_lines
+        from titan_neuro.study.status import study_status
 
-        results = read_results(self.output.path)
+        checks = study_status(self, read_runs=False, read_results=False).checks.items()
+        shown = {name: check for name, check in checks if name == "evaluate" or (probes and name.startswith("probe/"))}
+        results = read_results(self.output.path, shown)
         return terminal_lines(results) if probes else forecast_lines(results)
 
     def report(self) -> Path:
@@ -541,7 +544,7 @@ class Study:
             )
         page, result = self.output.path / "report.html", report_result(self.output, status)
         if result.check().is_done:
-            logger.debug("The report is up to date.")
+            logger.info("The report is up to date.")
             return page
         from titan_neuro.report import write_report
 
