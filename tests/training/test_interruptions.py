@@ -79,8 +79,12 @@ def test_a_closed_form_without_epochs_is_stopped_and_made_again(root, monkeypatc
     """It has no step to save: what is repeated is its validation."""
     closed_form_alone = dataclasses.replace(TRAINING, max_epochs=0)
     undisturbed = outcome(train(root / "undisturbed", closed_form_alone, stores=root.parent / "stores"))
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Checkpoints, "on_validation_batch_end", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        patch.setattr(Checkpoints, "on_validation_batch_end", interrupt)
         train(root, closed_form_alone)
     assert not (root / MODEL_FOLDER / "config.json").exists() and not checkpoints(root)
     assert outcome(train(root, closed_form_alone)) == undisturbed
