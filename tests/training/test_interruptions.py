@@ -28,7 +28,7 @@ from interrupted_training import (
 
 from titan_neuro.errors import OutputError
 from titan_neuro.training.module import ForecastModule
-from titan_neuro.training.resume import Checkpoints
+from titan_neuro.training.resume import TIME_LIMIT, Checkpoints, ignore_time_limit
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +89,20 @@ def test_a_closed_form_without_epochs_is_stopped_and_made_again(root, monkeypatc
     assert not (root / MODEL_FOLDER / "config.json").exists() and not checkpoints(root)
     assert outcome(train(root, closed_form_alone)) == undisturbed
     assert not list(root.glob(".work/fold-1-*"))
+
+
+def test_a_signal_that_comes_too_late_is_ignored_until_the_process_has_ended(monkeypatch):
+    """A handler of our own would not do: the interpreter takes it back before it ends."""
+    before = signal.getsignal(TIME_LIMIT)
+    try:
+        monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+        ignore_time_limit()
+        assert signal.getsignal(TIME_LIMIT) == before
+        monkeypatch.setenv("SLURM_JOB_ID", "1")
+        ignore_time_limit()
+        assert signal.getsignal(TIME_LIMIT) == signal.SIG_IGN
+    finally:
+        signal.signal(TIME_LIMIT, before)
 
 
 @pytest.mark.parametrize("n_steps", [1, N_STEPS - 1, N_STEPS, N_STEPS + 1, 2 * N_STEPS])

@@ -55,7 +55,7 @@ def train_models(
     runs = study.runs()
     config = study.settings.resolve_prepared(study.output, runs)
     from titan_neuro.study.models import plan_study
-    from titan_neuro.training import expect_time_limit, find_processes
+    from titan_neuro.training import expect_time_limit, find_processes, ignore_time_limit
 
     expect_time_limit()
     processes = find_processes(study.device, n_processes)
@@ -70,6 +70,7 @@ def train_models(
         for data in plan.folds
         for model in _train_fold(study.output, config.training, plan.of_fold(data.fold.number, seed), processes)
     ]
+    ignore_time_limit()
     return models, processes.is_first
 
 

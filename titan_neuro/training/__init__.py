@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from titan_neuro.training.config import PretrainingConfig, TrainingConfig, require_pretraining
     from titan_neuro.training.fit import train_fold
     from titan_neuro.training.fold import FoldData, run_digest, trained_result
-    from titan_neuro.training.resume import expect_time_limit
+    from titan_neuro.training.resume import expect_time_limit, ignore_time_limit
     from titan_neuro.training.start import require_unseen
     from titan_neuro.training.trainer import Processes, find_processes
 
@@ -25,6 +25,7 @@ _HOMES = {
     "TrainingConfig": "config",
     "expect_time_limit": "resume",
     "find_processes": "trainer",
+    "ignore_time_limit": "resume",
     "load_forecaster": "checkpoint",
     "require_match": "checkpoint",
     "require_pretraining": "config",
@@ -43,6 +44,7 @@ __all__ = [
     "TrainingConfig",
     "expect_time_limit",
     "find_processes",
+    "ignore_time_limit",
     "load_forecaster",
     "require_match",
     "require_pretraining",

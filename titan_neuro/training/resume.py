@@ -74,6 +74,15 @@ def expect_time_limit() -> None:
         signal.signal(TIME_LIMIT, _record)
 
 
+def ignore_time_limit() -> None:
+    """In a Slurm job in which all is trained, let the signal come too late, even while the interpreter ends.
+
+    There Python gives signals their default back, and the job of a finished training would count as failed.
+    """
+    if "SLURM_JOB_ID" in os.environ:
+        signal.signal(TIME_LIMIT, signal.SIG_IGN)
+
+
 def stop_if_signaled(*, is_first: bool) -> None:
     """Stop where a signal was received outside of training steps, when nothing has to be saved.
 
