@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
 
@@ -19,6 +18,7 @@ from titan_neuro.forecaster.fit import ClosedFormFit, FitStart, fit_closed_form
 from titan_neuro.forecaster.fitted import require_shapes
 from titan_neuro.forecaster.linear_skip import LinearSkip
 from titan_neuro.forecaster.recall.recall import Recall, Recalled
+from titan_neuro.forecaster.shallow_copy import with_parts
 from titan_neuro.forecaster.shapes import as_tensor, require_series, require_size
 from titan_neuro.forecaster.state import ForecasterState, LearnedOutput, MemoriesState, Observation, ObservationState
 from titan_neuro.forecaster.titan import ForecasterBackbone
@@ -153,12 +153,7 @@ class Forecaster(Pretrained):
         known = ("tokenizer", "backbone", "decoder", "recall")
         if unknown := sorted(set(parts) - set(known)):
             raise ConfigError(f"with_parts: expected some of {', '.join(known)}, found {', '.join(unknown)}.")
-        other = copy.copy(self)
-        # A shallow copy shares the dictionary of the parts, too.
-        other._modules = dict(self._modules)
-        for name, part in parts.items():
-            setattr(other, name, part)
-        return other
+        return with_parts(self, **parts)
 
     def fit(self, runs: Sequence[RunData | Tensor | np.ndarray], *, start: Forecaster | None = None) -> None:
         """Fit linear skip, recall and the keys of the memory to training runs, in closed form.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Sequence
 
@@ -11,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from titan_neuro.forecaster.recall.recall import Recalled
+from titan_neuro.forecaster.shallow_copy import with_parts
 from titan_neuro.forecaster.titan.config import LookaheadConfig
 from titan_neuro.forecaster.titan.lookahead_memory import LookaheadMemory, LookaheadState
 from titan_neuro.titans.layers.norm import RMSNorm
@@ -87,10 +87,7 @@ class ForecasterBackbone(nn.Module):
         """Return the backbone with a memory for streams of a few dozen time points; all else is shared."""
         if self.memory is None:
             return self
-        other = copy.copy(self)
-        # A shallow copy shares the dictionary of the parts, too.
-        other._modules = {**self._modules, "memory": self.memory.for_short_streams()}
-        return other
+        return with_parts(self, memory=self.memory.for_short_streams())
 
     def init_state(self, batch_size: int) -> ForecasterBackboneState:
         """State before the first time point of `batch_size` streams."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from titan_neuro.forecaster.fitted import FitRecord, require_shapes
 from titan_neuro.forecaster.lags import lagged_values
 from titan_neuro.forecaster.recall.recall import Recalled
+from titan_neuro.forecaster.shallow_copy import with_parts
 from titan_neuro.forecaster.titan.config import LookaheadConfig
 from titan_neuro.forecaster.titan.forecast_memory import ForecastMemoryFit
 from titan_neuro.linear.lead_time import wait_for_targets
@@ -100,10 +100,7 @@ class LookaheadMemory(nn.Module):
 
     def for_short_streams(self) -> LookaheadMemory:
         """Return the memory with associations for streams of a few dozen time points; all else is shared."""
-        other = copy.copy(self)
-        # A shallow copy shares the dictionary of the parts, too.
-        other._modules = {**self._modules, "associations": self.associations.for_short_streams()}
-        return other
+        return with_parts(self, associations=self.associations.for_short_streams())
 
     def init_state(self, batch_size: int) -> LookaheadState:
         """State before the first time point of `batch_size` streams."""
