@@ -144,8 +144,10 @@ def fit_stimulus_memory(
         return _errors(memory, sample, directions, decay)
 
     candidates = [with_dimensions(n) for n in sorted({min(n, n_spanned) for n in (*_DIMENSIONS, n_spanned)})]
-    fit, averages = min(candidates, key=lambda candidate: min(errors(candidate[0], _DECAYS[-1])))
-    _, decay, sharpness = min(choice for decay in _DECAYS for choice in errors(fit, decay))
+    slowest = [errors(candidate, _DECAYS[-1]) for candidate, _ in candidates]
+    best = slowest.index(min(slowest, key=min))
+    fit, averages = candidates[best]
+    _, decay, sharpness = min([*slowest[best], *(one for decay in _DECAYS[:-1] for one in errors(fit, decay))])
     return dataclasses.replace(fit, decay=torch.tensor(decay), sharpness=torch.tensor(sharpness)), averages
 
 
