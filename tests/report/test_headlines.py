@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from titan_neuro.probing.tools.results import SCORES
-from titan_neuro.report.answers import Verdict, answers
+from titan_neuro.report.answers import Conclusion, answers
 from titan_neuro.report.headlines import best_baseline, not_shown_sentence, result_sentence, terminal_lines
 from titan_neuro.report.records import ProbeResult
 from titan_neuro.report.results import read_results
@@ -65,39 +65,39 @@ def test_few_people_support_no_claim(output_folder, n_subjects):
 def test_without_scores_it_says_so(output_folder):
     results = read_results(output_folder().root)
     assert result_sentence(results).startswith("No result yet")
-    assert [answer.verdict for answer in answers(results)] == [Verdict.NOT_ASKED] * 6
+    assert [answer.conclusion for answer in answers(results)] == [Conclusion.NOT_ASKED] * 6
 
 
 def test_history_answers_by_its_shortest_context(shared_results):
     answer = answer_of(shared_results, "history-swap")
-    assert (answer.verdict, answer.reason) == (
-        Verdict.YES,
+    assert (answer.conclusion, answer.reason) == (
+        Conclusion.YES,
         "skill falls by 0.042 without what lies 8 s back, p < 0.0001.",
     )
 
 
 def test_a_longer_past_needs_intervals_apart(shared_results):
-    assert answer_of(shared_results, "context-length").verdict is Verdict.YES
+    assert answer_of(shared_results, "context-length").conclusion is Conclusion.YES
     curve = shared_results.curve.assign(skill_ar_low=-1.0)
-    assert answer_of(dataclasses.replace(shared_results, curve=curve), "context-length").verdict is Verdict.NO
+    assert answer_of(dataclasses.replace(shared_results, curve=curve), "context-length").conclusion is Conclusion.NO
 
 
 def test_a_probe_must_exceed_its_controls(shared_results):
     rows = [("reinstatement", "memory output", np.nan, 0.12, 0.0001)]
     rows += [("difference in reinstatement", "memory output less current activity pattern", np.nan, -0.05, 0.9)]
     answer = answer_of(with_probe(shared_results, "recall", *rows), "recall")
-    assert answer.verdict is Verdict.AS_CONTROL
+    assert answer.conclusion is Conclusion.AS_CONTROL
     assert answer.reason.endswith("but 0.050 less than with the current activity pattern (p = 0.900).")
     rows[1] = (*rows[1][:3], 0.05, 0.01)
-    assert answer_of(with_probe(shared_results, "recall", *rows), "recall").verdict is Verdict.YES
+    assert answer_of(with_probe(shared_results, "recall", *rows), "recall").conclusion is Conclusion.YES
 
 
 def test_surprise_answers_by_its_corrected_p(shared_results):
     rows = [("surprise of the forecast memory", "annotated events, circular shifts", 2, 0.4, 0.01)]
     corrected = {"annotated events: surprise of the forecast memory": 0.06}
     found = with_probe(shared_results, "surprise", *rows, PCorrected=corrected)
-    assert answer_of(found, "surprise").verdict is Verdict.NO
-    assert answer_of(with_probe(shared_results, "surprise", *rows), "surprise").verdict is Verdict.YES
+    assert answer_of(found, "surprise").conclusion is Conclusion.NO
+    assert answer_of(with_probe(shared_results, "surprise", *rows), "surprise").conclusion is Conclusion.YES
 
 
 def test_time_segments_answer_by_the_weights(shared_results):
@@ -106,18 +106,18 @@ def test_time_segments_answer_by_the_weights(shared_results):
         ("accuracy, one time point in 8", "memory weights", 1, 0.7, 0.01),
     ]
     answer = answer_of(with_probe(shared_results, "time-segment-matching", *rows), "time-segment-matching")
-    assert (answer.verdict, answer.reason) == (Verdict.YES, "right in 70% of cases, p = 0.010.")
+    assert (answer.conclusion, answer.reason) == (Conclusion.YES, "right in 70% of cases, p = 0.010.")
 
 
 def test_the_best_of_many_annotations_pays_for_them(shared_results):
     rows = [
         (f"{name}: r", "memory output", 0, 0.3, p) for name, p in (("speech", 0.02), ("music", 0.5), ("faces", 0.4))
     ]
-    assert answer_of(with_probe(shared_results, "decoding", *rows), "decoding").verdict is Verdict.NO
+    assert answer_of(with_probe(shared_results, "decoding", *rows), "decoding").conclusion is Conclusion.NO
     rows[0] = (*rows[0][:4], 0.001)
     answer = answer_of(with_probe(shared_results, "decoding", *rows), "decoding")
-    assert (answer.verdict, answer.reason) == (
-        Verdict.YES,
+    assert (answer.conclusion, answer.reason) == (
+        Conclusion.YES,
         "speech: r 0.300 (the best of 3 annotations), p = 0.0030.",
     )
 
@@ -125,4 +125,4 @@ def test_the_best_of_many_annotations_pays_for_them(shared_results):
 def test_what_was_not_tested_says_why(shared_results):
     found = with_probe(shared_results, "decoding", NotTested=["there are no labels."])
     answer = answer_of(found, "decoding")
-    assert (answer.verdict, answer.reason) == (Verdict.NOT_ASKED, "there are no labels.")
+    assert (answer.conclusion, answer.reason) == (Conclusion.NOT_ASKED, "there are no labels.")

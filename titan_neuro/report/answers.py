@@ -25,7 +25,7 @@ from titan_neuro.report.results import lead_times_of
 _ALPHA = 0.05
 
 
-class Verdict(StrEnum):
+class Conclusion(StrEnum):
     """Answer to a yes-or-no question, as the page and the terminal print it."""
 
     YES = "yes"
@@ -44,19 +44,19 @@ class Answer:
         Of the probe.
     question : str
         A question that yes or no answers.
-    verdict : Verdict
+    conclusion : Conclusion
     reason : str
-        The number behind the verdict with its p; of a probe that was not asked, why.
+        The number behind the conclusion with its p; of a probe that was not asked, why.
     """
 
     name: str
     question: str
-    verdict: Verdict
+    conclusion: Conclusion
     reason: str
 
     def __str__(self) -> str:
         """One line for the terminal."""
-        return f"{self.question} {self.verdict.capitalize()}: {self.reason}"
+        return f"{self.question} {self.conclusion.capitalize()}: {self.reason}"
 
 
 class _Found(NamedTuple):
@@ -100,34 +100,34 @@ def _of_context(curve: pd.DataFrame | None) -> Answer:
     """Answer from the ends of the curve: yes where their intervals lie apart, which is stricter than a paired test."""
     name, question = "context-length", _QUESTIONS["context-length"]
     if curve is None:
-        return Answer(name, question, Verdict.NOT_ASKED, _not_run(name))
+        return Answer(name, question, Conclusion.NOT_ASKED, _not_run(name))
     shortest = curve[curve[LEAD_TIME_POINTS] == lead_times_of(curve)[0]]
     whole, part = shortest[shortest["whole_run"]], shortest[~shortest["whole_run"]].sort_values("context_s")
     if whole.empty or part.empty:
-        return Answer(name, question, Verdict.NOT_ASKED, "no run is longer than the shortest context.")
+        return Answer(name, question, Conclusion.NOT_ASKED, "no run is longer than the shortest context.")
     long, short = whole.iloc[0], part.iloc[0]
-    verdict = Verdict.YES if long["skill_ar_low"] > short["skill_ar_high"] else Verdict.NO
+    conclusion = Conclusion.YES if long["skill_ar_low"] > short["skill_ar_high"] else Conclusion.NO
     words = f"skill {number(long['skill_ar'])} with the whole run, {number(short['skill_ar'])} with the last "
-    return Answer(name, question, verdict, f"{words}{short['context_s']:g} s.")
+    return Answer(name, question, conclusion, f"{words}{short['context_s']:g} s.")
 
 
 def _of_probe(name: str, probe: ProbeResult | None) -> Answer:
     question = _QUESTIONS[name]
     if probe is None:
-        return Answer(name, question, Verdict.NOT_ASKED, _not_run(name))
+        return Answer(name, question, Conclusion.NOT_ASKED, _not_run(name))
     found = _FINDERS[name](probe)
     if found is None or not math.isfinite(found.p):
-        return Answer(name, question, Verdict.NOT_ASKED, _why_not(probe))
+        return Answer(name, question, Conclusion.NOT_ASKED, _why_not(probe))
     weaker = found.paired[~(found.paired["p"] < _ALPHA)]
     tested = f"{found.words}, {_p(found.p)}"
     if found.p >= _ALPHA:
-        return Answer(name, question, Verdict.NO, f"{tested}.")
+        return Answer(name, question, Conclusion.NO, f"{tested}.")
     if weaker.empty:
-        return Answer(name, question, Verdict.YES, f"{tested}.")
+        return Answer(name, question, Conclusion.YES, f"{tested}.")
     row = weaker.sort_values("value").iloc[0]
     difference = f"only {number(row['value'])} more" if row["value"] > 0 else f"{number(-row['value'])} less"
     beyond = f"{difference} than with the {_control_of(row)} ({_p(row['p'])})"
-    return Answer(name, question, Verdict.AS_CONTROL, f"{tested}, but {beyond}.")
+    return Answer(name, question, Conclusion.AS_CONTROL, f"{tested}, but {beyond}.")
 
 
 def _p(p: float) -> str:

@@ -22,20 +22,20 @@ from titan_neuro.evaluation.metrics_and_rows import (
     lead_time_in_words,
     row_of,
 )
-from titan_neuro.report.answers import Verdict, answers
+from titan_neuro.report.answers import Conclusion, answers
 from titan_neuro.report.numbers import number
 from titan_neuro.report.records import Results
 from titan_neuro.report.results import lead_times_of
 
 
-class Rival(NamedTuple):
+class NamedRows(NamedTuple):
     """A row that the study's model is drawn and named beside: its name, and its rows by lead time."""
 
     name: str
     rows: pd.DataFrame
 
 
-def best_baseline(scores: pd.DataFrame) -> Rival | None:
+def best_baseline(scores: pd.DataFrame) -> NamedRows | None:
     """Return the baseline with the highest mean `skill_ar` over lead times, linear autoregression included.
 
     It is chosen by the test runs, which favors it: no model looks better by this choice.
@@ -49,7 +49,7 @@ def best_baseline(scores: pd.DataFrame) -> Rival | None:
     if baselines.empty:
         return None
     name = str(baselines.groupby("model", sort=False)["skill_ar"].mean().idxmax())
-    return Rival(name, baselines[baselines["model"] == name].sort_values(LEAD_TIME_POINTS))
+    return NamedRows(name, baselines[baselines["model"] == name].sort_values(LEAD_TIME_POINTS))
 
 
 def terminal_lines(results: Results) -> list[str]:
@@ -103,14 +103,14 @@ def few_subjects(scores: pd.DataFrame) -> str:
 
 
 def _skill_lines(scores: pd.DataFrame, model: str) -> list[str]:
-    rival, lines, lead_times = best_baseline(scores), [], lead_times_of(scores)
+    baseline, lines, lead_times = best_baseline(scores), [], lead_times_of(scores)
     rows = scores[scores["model"] == model]
     for points in sorted({lead_times[0], lead_times[-1]}):
         row = _at(rows, points)
         ahead = lead_time_in_words(points, float(row[LEAD_TIME_S]))
         words = f"Skill {ahead} ahead: {model} {format_interval(row, 'skill_ar')}"
-        if rival is not None:
-            words += f"; best baseline ({rival.name}) {format_interval(_at(rival.rows, points), 'skill_ar')}"
+        if baseline is not None:
+            words += f"; best baseline ({baseline.name}) {format_interval(_at(baseline.rows, points), 'skill_ar')}"
         lines.append(words)
     lines[0] += ". Skill: error removed beyond linear autoregression; brackets: 95 % over subjects"
     return [f"{line}." for line in lines]
@@ -157,13 +157,13 @@ def _less_error(skill: float) -> str:
 
 def _beside_baseline(scores: pd.DataFrame, rows: pd.DataFrame, comparisons: pd.DataFrame | None) -> str:
     """Compare the model with the best baseline: by paired differences where these were made, else by the numbers."""
-    rival = best_baseline(scores)
-    if rival is None or rival.name == AR:
-        return "No simple forecaster does better than linear autoregression." if rival else ""
-    name, mean = row_of(rival.name).label, float(rival.rows["skill_ar"].mean())
+    baseline = best_baseline(scores)
+    if baseline is None or baseline.name == AR:
+        return "No simple forecaster does better than linear autoregression." if baseline else ""
+    name, mean = row_of(baseline.name).label, float(baseline.rows["skill_ar"].mean())
     clause = f"The best simple forecaster ({name}) removes {_percent(mean)} on average, against "
     clause += f"{_percent(float(rows['skill_ar'].mean()))} by the model"
-    pairs = None if comparisons is None else comparisons[comparisons["compared_with"] == rival.name]
+    pairs = None if comparisons is None else comparisons[comparisons["compared_with"] == baseline.name]
     if pairs is None or pairs.empty or pairs["difference_low"].isna().all():
         return f"{clause}."
     if int(scores["n_subjects"].max()) < FEW_SUBJECTS:
@@ -190,7 +190,7 @@ def not_shown_sentence(results: Results) -> str:
         parts.append(
             f"It does not show that the memory that learns at test time helps: without it the skill differs by {size}."
         )
-    unasked = [answer.name for answer in answers(results) if answer.verdict is Verdict.NOT_ASKED]
+    unasked = [answer.name for answer in answers(results) if answer.conclusion is Conclusion.NOT_ASKED]
     if unasked:
         parts.append(f"Not asked: {', '.join(unasked)}.")
     if not parts:
@@ -198,12 +198,12 @@ def not_shown_sentence(results: Results) -> str:
     return " ".join(parts)
 
 
-def ceiling_rows_of(ceilings: pd.DataFrame | None) -> Rival | None:
+def ceiling_rows_of(ceilings: pd.DataFrame | None) -> NamedRows | None:
     """Return the first noise ceiling that has a `skill_ar`."""
     if ceilings is None:
         return None
     for name in CEILINGS:
         rows = ceilings[(ceilings["ceiling"] == name) & ceilings["skill_ar"].notna()]
         if len(rows):
-            return Rival(name, rows.sort_values(LEAD_TIME_POINTS))
+            return NamedRows(name, rows.sort_values(LEAD_TIME_POINTS))
     return None

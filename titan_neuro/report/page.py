@@ -178,10 +178,10 @@ def _headline_section(results: Results) -> dict[str, Any] | None:
     if scores is None or not model:
         return None
     rows = [(model, MODEL_COLOR, scores[scores["model"] == model].sort_values(LEAD_TIME_POINTS))]
-    rival, ceiling, notes = best_baseline(scores), ceiling_rows_of(results.ceilings), list[str]()
-    if rival is not None and rival.name != AR:
-        rows.append(("best baseline", BASELINE_COLOR, rival.rows))
-        notes.append(f"Best baseline: {rival.name} ({row_of(rival.name).label}).")
+    baseline, ceiling, notes = best_baseline(scores), ceiling_rows_of(results.ceilings), list[str]()
+    if baseline is not None and baseline.name != AR:
+        rows.append(("best baseline", BASELINE_COLOR, baseline.rows))
+        notes.append(f"Best baseline: {baseline.name} ({row_of(baseline.name).label}).")
     if ceiling is not None:
         seconds = scores.drop_duplicates(LEAD_TIME_POINTS)[[LEAD_TIME_POINTS, LEAD_TIME_S]]
         rows.append(("ceiling", CEILING_COLOR, ceiling.rows.merge(seconds, on=LEAD_TIME_POINTS)))
@@ -208,8 +208,8 @@ def _scores_section(results: Results) -> dict[str, Any] | None:
             }
         )
     dots = "" if results.subjects is None else " Dots: subjects."
-    rival = best_baseline(scores)
-    shown = scores[scores["model"].isin({main_model, AR, rival.name if rival else AR})]
+    baseline = best_baseline(scores)
+    shown = scores[scores["model"].isin({main_model, AR, baseline.name if baseline else AR})]
     return {
         "lead_times": lead_time_headings(scores),
         "groups": score_groups(scores),
