@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from dataclasses import fields
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from titan_neuro.evaluation.random_means import RandomMeans
 from titan_neuro.evaluation.streaming import stream_forecasts
 from titan_neuro.forecaster import ForecasterConfig
 from titan_neuro.forecaster.recall import Recalled
+from titan_neuro.forecaster.recall.stimulus_memory import StimulusMemoryFit
 from titan_neuro.forecaster.tokenizers import SwinTokenizerConfig
 from titan_neuro.titans.models import GRUConfig
 
@@ -87,6 +89,21 @@ def test_a_zeroed_recall_leaves_linear_skip_and_backbone(model, series):
     assert corrections.abs().max() > 1e-3
     expected = linear + model.decoder(tokens) + corrections @ model.components.basis
     torch.testing.assert_close(forecasts_of(control_of(model, "recall-zeroed"), series), expected[0])
+
+
+@torch.no_grad()
+def test_a_zeroed_stimulus_memory_leaves_what_the_stream_itself_tells(model, series):
+    assert not model.recall.stimulus.n_positions
+    remembering = copy.deepcopy(model)
+    fit = {field.name: getattr(remembering.recall.stimulus, field.name) for field in fields(StimulusMemoryFit)}
+    fit |= {"keys": torch.randn(9, *fit["keys"].shape[1:]), "values": torch.randn(9, *fit["values"].shape[1:])}
+    fit |= {"continues": torch.ones(9).index_fill(0, torch.tensor(0), 0.0), "weights": torch.ones_like(fit["weights"])}
+    remembering.recall.stimulus.load(StimulusMemoryFit(**fit))
+    before = forecasts_of(remembering, series)
+    assert not torch.allclose(before, forecasts_of(model, series))
+    found = forecasts_of(control_of(remembering, "stimulus-zeroed"), series)
+    torch.testing.assert_close(found, forecasts_of(model, series), rtol=0, atol=0)
+    torch.testing.assert_close(forecasts_of(remembering, series), before, rtol=0, atol=0)
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from titan_neuro.evaluation.metrics_and_rows import (
     RECALL_SUFFIX,
     RESET_SUFFIX,
     RESET_TIME_POINTS,
+    STIMULUS_SUFFIX,
     SWIN_MEANS_SUFFIX,
     SWIN_SUFFIX,
     control_name,
@@ -227,8 +228,8 @@ AnyControl = FrozenMemory | ResetMemory | OtherParts
 def controls_of(model: Forecaster, train_runs: Sequence[RunData], *, is_trained: bool = True) -> list[AnyControl]:
     """Make the controls of a trained model, in the order of the table.
 
-    Those of the memory are left out for a backbone without one, that of the recall for a model without recall, and
-    those of the Swin encoder for a model that reads no volumes. Without gradient training nothing of the blocks and
+    Those of the memory are left out for a backbone without one, those of stimulus memory and recall for a model without
+    them, and those of the Swin encoder for a model that reads no volumes. Without gradient training nothing of the blocks and
     their tokens enters a forecast, so that the model is its own control for both: these rows are left out, too.
 
     Parameters
@@ -250,6 +251,8 @@ def controls_of(model: Forecaster, train_runs: Sequence[RunData], *, is_trained:
     if is_trained and model.backbone.memory is not None:
         controls.append(OtherParts(model, BLOCKS_SUFFIX, backbone=_MemoryAlone(model.backbone.memory), **without))
     if model.recall is not None:
+        if model.recall.stimulus.n_positions:
+            controls.append(OtherParts(model, STIMULUS_SUFFIX, recall=model.recall.without_stimulus()))
         controls.append(OtherParts(model, RECALL_SUFFIX, recall=None))
     if is_trained and isinstance(tokenizer, SwinTokenizer):
         controls.append(OtherParts(model, SWIN_SUFFIX, tokenizer=no_tokens))

@@ -56,7 +56,8 @@ GRU, TRANSFORMER_20 = "gru", "transformer-20"
 INTERSUBJECT_AVERAGE, INTERSUBJECT_AVERAGE_AR = "intersubject-average", "intersubject-average+ar"
 
 FROZEN_SUFFIX, RESET_SUFFIX = "frozen", f"reset{RESET_TIME_POINTS}"
-BACKBONE_SUFFIX, BLOCKS_SUFFIX, RECALL_SUFFIX = "backbone-zeroed", "blocks-zeroed", "recall-zeroed"
+BACKBONE_SUFFIX, BLOCKS_SUFFIX = "backbone-zeroed", "blocks-zeroed"
+STIMULUS_SUFFIX, RECALL_SUFFIX = "stimulus-zeroed", "recall-zeroed"
 SWIN_SUFFIX, SWIN_MEANS_SUFFIX = "swin-zeroed", "swin-random-means"
 """What a control's name adds to that of the study's model: ``titan-mac-frozen``, ``titan-mac-backbone-zeroed``."""
 
@@ -169,6 +170,13 @@ ABLATIONS = {
             "training its blocks by gradients",
             "The forecast is that of linear skip, recall and the backbone's memory, which nothing gates; the blocks, "
             "which gradients train, and the decoder give 0.",
+        ),
+        Ablation(
+            STIMULUS_SUFFIX,
+            "stimulus memory zeroed",
+            "the memory of the stimulus",
+            "The forecast is that of linear skip, vector autoregression and backbone: nothing is known of what training "
+            "subjects' brains did at this moment of the stimulus.",
         ),
         Ablation(
             RECALL_SUFFIX,

@@ -18,6 +18,7 @@ from titan_neuro.forecaster.recall.component_autoregression import (
 from titan_neuro.forecaster.recall.config import RecallConfig
 from titan_neuro.forecaster.recall.delayed_responses import DelayedResponses, DelayedResponsesFit
 from titan_neuro.forecaster.recall.stimulus_memory import StimulusMemory, StimulusMemoryFit
+from titan_neuro.forecaster.shallow_copy import with_parts
 from titan_neuro.titans.stream_state import StreamState
 
 
@@ -128,6 +129,11 @@ class Recall(nn.Module):
         self.stimulus.load(fit.stimulus)
         self.autoregression.load(fit.autoregression)
         self.delayed_responses.load(fit.delayed_responses)
+
+    def without_stimulus(self) -> Recall:
+        """Return this recall with a stimulus memory that holds nothing: an ablation. All else is shared, not copied."""
+        sizes = {"n_components": self.sizes[1], "horizons": self.horizons, "width": self.width}
+        return with_parts(self, stimulus=StimulusMemory(**sizes).to(self.innovation_directions))
 
     def init_state(self, batch_size: int) -> RecallState:
         """State before the first time point of `batch_size` streams."""
