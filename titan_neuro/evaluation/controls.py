@@ -229,8 +229,9 @@ def controls_of(model: Forecaster, train_runs: Sequence[RunData], *, is_trained:
     """Make the controls of a trained model, in the order of the table.
 
     Those of the memory are left out for a backbone without one, those of stimulus memory and recall for a model without
-    them, and those of the Swin encoder for a model that reads no volumes. Without gradient training nothing of the blocks and
-    their tokens enters a forecast, so that the model is its own control for both: these rows are left out, too.
+    them, and those of the Swin encoder for a model that reads no volumes. Without gradient training nothing of the
+    blocks and their tokens enters a forecast, so that the model is its own control for both: these rows are left out,
+    too.
 
     Parameters
     ----------

@@ -175,8 +175,8 @@ ABLATIONS = {
             STIMULUS_SUFFIX,
             "stimulus memory zeroed",
             "the memory of the stimulus",
-            "The forecast is that of linear skip, vector autoregression and backbone: nothing is known of what training "
-            "subjects' brains did at this moment of the stimulus.",
+            "The forecast is that of linear skip, vector autoregression and backbone: nothing is known of what "
+            "training subjects' brains did at this moment of the stimulus.",
         ),
         Ablation(
             RECALL_SUFFIX,

@@ -4,11 +4,11 @@ import dataclasses
 
 import numpy as np
 import torch
+from own_dynamics import HORIZONS, WIDTH, own_dynamics
 from recall_runs import LOOKAHEAD, RECALL, recall_runs, skills, small_forecaster
 
 from titan_neuro.forecaster import LookaheadConfig
 from titan_neuro.forecaster.fit import ClosedFormFit, fit_closed_form
-from titan_neuro.forecaster.fit.components import ComponentRun
 from titan_neuro.forecaster.fit.memory_runs import Example, run_memory
 from titan_neuro.forecaster.fit.meta_training import Stream, meta_train, stream_loss
 from titan_neuro.forecaster.recall.recall import Recalled
@@ -16,28 +16,9 @@ from titan_neuro.forecaster.titan.config import TitansRuleConfig
 from titan_neuro.forecaster.titan.titans_memory import TitansMemoryFit
 from titan_neuro.linear.autoregression import fit_autoregression
 
-HORIZONS, WIDTH = (1, 3), 16
 CONFIG = LookaheadConfig(
     n_components=WIDTH, n_lags=1, rule="titans", titans=TitansRuleConfig(key_width=2 * WIDTH, n_steps=30)
 )
-
-
-def own_dynamics(n_subjects, n_time_points=300, seed=0):
-    """Streams in which each person's own rotation leads from a time point to the next; half of the power is noise."""
-    rng = np.random.default_rng(seed)
-    runs = []
-    for subject in range(n_subjects):
-        turn = np.linalg.qr(rng.normal(size=(WIDTH, WIDTH)))[0]
-        series = rng.normal(size=(n_time_points, WIDTH))
-        for t in range(1, n_time_points):
-            series[t] = 0.7 * series[t - 1] @ turn + 0.7 * series[t]
-        series = torch.tensor(series, dtype=torch.float32)
-        errors = series[:, None].repeat(1, len(HORIZONS), 1)
-        for index, horizon in enumerate(HORIZONS):
-            errors[:horizon, index] = 0
-        run = ComponentRun(subject, subject % 4, "rest", 0, series, errors, torch.ones(n_time_points, dtype=torch.bool))
-        runs.append((run, Recalled(torch.zeros_like(errors), torch.zeros_like(errors))))
-    return runs
 
 
 def make(config=CONFIG, step=-2.0):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -84,25 +84,50 @@ class OutputSums(NamedTuple):
 
 
 def run_memory(memory: ForecastMemory[Any], sample: Sequence[Example]) -> OutputSums:
-    """Run a memory through each run; a unit is a subject, or a run where there is one subject."""
-    n_horizons, width = memory.reliability.shape
+    """Run a memory through each run, from empty."""
+
+    def outputs(one: Example, missed: Tensor) -> Tensor:
+        read, _ = memory(one.features()[None], missed[None], memory.init_state(1))
+        found: Tensor = read[0].detach()
+        return found
+
+    return sum_outputs(sample, memory.horizons, outputs)
+
+
+def sum_outputs(
+    sample: Sequence[Example], horizons: Sequence[int], outputs: Callable[[Example, Tensor], Tensor]
+) -> OutputSums:
+    """Sum up what a memory gives for each run; a unit is a subject, or a run where there is one subject.
+
+    Parameters
+    ----------
+    sample : sequence of Example
+    horizons : sequence of int
+        Of the columns of the outputs: those of the memory, as often as it has options.
+    outputs : callable
+        From a run, and what the memory learns of it, to ``(time, columns, width)``; it may end early.
+
+    Returns
+    -------
+    OutputSums
+        One horizon for each column.
+    """
     subjects = sorted({one.run.subject for one in sample})
-    n_units = len(subjects) if len(subjects) > 1 else len(sample)
-    product = torch.zeros(n_units, n_horizons, width, dtype=torch.float64)
-    square, power = torch.zeros_like(product), torch.zeros(n_horizons, width, dtype=torch.float64)
-    n_targets = torch.zeros(n_horizons, 1)
+    n_units, n_columns = len(subjects) if len(subjects) > 1 else len(sample), len(horizons)
+    product = torch.zeros(n_units, n_columns, sample[0].memory.width, dtype=torch.float64)
+    square, power = torch.zeros_like(product), torch.zeros(product.shape[1:], dtype=torch.float64)
+    n_targets = torch.zeros(n_columns, 1)
     for place, one in enumerate(sample):
-        unit = subjects.index(one.run.subject) if len(subjects) > 1 else place
-        residual = one.missed()
-        outputs, _ = memory(one.features()[None], residual[None], memory.init_state(1))
-        for index, horizon in enumerate(memory.horizons):
-            scored = one.run.scored[horizon:]
-            output = outputs[0, : len(scored), index][scored].detach().double()
-            target = residual[horizon:, index][scored].double()
-            product[unit, index] += (output * target).sum(0)
-            square[unit, index] += output.square().sum(0)
-            power[index] += target.square().sum(0)
-            n_targets[index] += len(target)
+        unit, missed = subjects.index(one.run.subject) if len(subjects) > 1 else place, one.missed()
+        found = outputs(one, missed)
+        for column, horizon in enumerate(horizons):
+            scored = one.run.scored[horizon : len(found)]
+            output = found[: len(scored), column][scored].double()
+            target = missed[horizon : len(found), column % missed.shape[1]][scored].double()
+            product[unit, column] += (output * target).sum(0)
+            square[unit, column] += output.square().sum(0)
+            power[column] += target.square().sum(0)
+            n_targets[column] += len(target)
     return OutputSums(product, square, power / n_targets.clamp_min(1))
 
 

@@ -132,8 +132,8 @@ class Recall(nn.Module):
 
     def without_stimulus(self) -> Recall:
         """Return this recall with a stimulus memory that holds nothing: an ablation. All else is shared, not copied."""
-        sizes = {"n_components": self.sizes[1], "horizons": self.horizons, "width": self.width}
-        return with_parts(self, stimulus=StimulusMemory(**sizes).to(self.innovation_directions))
+        nothing = StimulusMemory(n_components=self.sizes[1], horizons=self.horizons, width=self.width)
+        return with_parts(self, stimulus=nothing.to(self.innovation_directions))
 
     def init_state(self, batch_size: int) -> RecallState:
         """State before the first time point of `batch_size` streams."""

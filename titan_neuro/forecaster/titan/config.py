@@ -73,8 +73,8 @@ class LookaheadConfig:
     """
 
     n_lags: Annotated[int, Field(ge=1)] = 8
-    n_components: Annotated[int, Field(ge=1)] = 96
-    key_width: Annotated[int, Field(ge=1)] = 384
+    n_components: Annotated[int, Field(ge=1)] = 200
+    key_width: Annotated[int, Field(ge=1)] = 768
     chunk_time_points: Annotated[int, Field(ge=1)] = 8
     rule: Literal["exact", "titans"] = "exact"
     titans: TitansRuleConfig = TitansRuleConfig()
