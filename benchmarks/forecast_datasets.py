@@ -10,12 +10,12 @@ MOVIES = ("sitcomep1", "sitcomep2", "documentary")
 _N_PEOPLE = 12
 # Contexts of the synthetic dataset's curve, in time points, besides the probe's own: windows of the analogs, and 40.
 _CONTEXTS = "probe.context_length.contexts_time_points=[20, 40, 80, 160]"
-# No epoch has improved the closed form by more than 0.003 so far (docs/log.md), so these tables have none. Seeds then
-# change no forecast. Comparison models and rollouts are left to the table of the sitcom.
-_BRIEF = (
+BRIEF = (
     *("seeds=[0]", "training.max_epochs=0", "comparison_models=false"),
     "evaluation.rollout_every_time_points=0",
 )
+"""Settings of most tables, and of the probes. No epoch has improved the closed form by more than 0.003 (docs/log.md):
+there is none, so that seeds change no forecast; comparison models and rollouts are left to the table of the sitcom."""
 _IS_BRIEF = (
     "The closed form alone, which does not depend on a seed: no epoch has improved it by more than 0.003. The table of "
     "the sitcom has up to four epochs of gradient training, three seeds and comparison models."
@@ -122,7 +122,7 @@ EXAMPLES = {
         recordings="films-parcels",
         settings_file="films.yaml",
         ways=(Way(tasks=("sitcomep2",)),),
-        settings=("split.by=subject", *_BRIEF),
+        settings=("split.by=subject", *BRIEF),
         caveats=(_FILTERED, _IS_BRIEF),
     ),
     "documentary": Example(
@@ -130,7 +130,7 @@ EXAMPLES = {
         recordings="films-parcels",
         settings_file="films.yaml",
         ways=(Way(tasks=("documentary",)),),
-        settings=("split.by=subject", *_BRIEF),
+        settings=("split.by=subject", *BRIEF),
         caveats=(_FILTERED, _IS_BRIEF),
     ),
     "unseen": Example(
@@ -138,7 +138,7 @@ EXAMPLES = {
         recordings="films-parcels",
         settings_file="films.yaml",
         ways=(Way(tasks=MOVIES),),
-        settings=_BRIEF,
+        settings=BRIEF,
         caveats=(_FILTERED, _IS_BRIEF),
     ),
     "unseen-one": Example(
@@ -146,7 +146,7 @@ EXAMPLES = {
         recordings="films-parcels",
         settings_file="films.yaml",
         ways=tuple(_one_to_another()),
-        settings=_BRIEF,
+        settings=BRIEF,
         caveats=(_FILTERED, _IS_BRIEF),
     ),
     "rest": Example(
@@ -154,7 +154,7 @@ EXAMPLES = {
         recordings="films-parcels",
         settings_file="films.yaml",
         ways=(Way(tasks=("rest",)),),
-        settings=("split.by=subject", *_BRIEF),
+        settings=("split.by=subject", *BRIEF),
         caveats=(_FILTERED, _IS_BRIEF),
     ),
     "sherlock": Example(
@@ -163,7 +163,7 @@ EXAMPLES = {
         settings_file="sherlock.yaml",
         ways=(Way(tasks=("sherlock",)),),
         # Without the retelling, which no model reads.
-        settings=("probe.recall.tasks=null", *_BRIEF),
+        settings=("probe.recall.tasks=null", *BRIEF),
         caveats=(
             "These recordings were smoothed (6 mm) and z-scored over the whole movie before we received them; they "
             "were not high-pass filtered.",
@@ -174,7 +174,7 @@ EXAMPLES = {
         title="Forecasts of haxby25mm, one subject, leave-one-run-out",
         recordings="haxby25mm",
         settings_file="haxby.yaml",
-        settings=("model.horizons=[1, 2, 3, 6, 10, 20]", *_BRIEF),
+        settings=("model.horizons=[1, 2, 3, 6, 10, 20]", *BRIEF),
         caveats=(_IS_BRIEF,),
     ),
 }

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 from common import BenchmarkError
+from parcels_dataset import write_parcels
 
 from titan_neuro.errors import InputNotFoundError
 from titan_neuro.metrics import bootstrap_interval
@@ -21,26 +22,6 @@ SMALL = [
     *("model.recall.width=8", "model.lookahead.n_lags=2", "training.max_epochs=1", "training.steps_per_epoch=1"),
     *("probe.context_length.origins_per_run=4", "seeds=[0]"),
 ]
-
-
-def write_parcels(folder: Path, tasks: tuple[str, ...] = ("film",)) -> Path:
-    """Three subjects, 200 time points of 12 parcels a task: half a stimulus, half noise."""
-    rng = np.random.default_rng(0)
-    for task in tasks:
-        stimulus = rng.normal(size=(200, 12)).cumsum(axis=0)
-        stimulus -= stimulus.mean(axis=0)
-        for subject in ("001", "002", "003"):
-            func = folder / f"sub-{subject}/func"
-            func.mkdir(parents=True, exist_ok=True)
-            stem = func / f"sub-{subject}_task-{task}_seg-Twelve_stat-mean_timeseries"
-            series = stimulus / stimulus.std(axis=0) + rng.normal(size=stimulus.shape)
-            columns = [f"parcel-{number}" for number in range(12)]
-            pd.DataFrame(series, columns=columns).to_csv(f"{stem}.tsv", sep="\t", index=False)
-            Path(f"{stem}.json").write_text(json.dumps({"RepetitionTime": 1.0, "SamplingFrequency": 1.0}))
-    (folder / "dataset_description.json").write_text(
-        json.dumps({"Name": "parcels", "BIDSVersion": "1.9.0", "DatasetType": "derivative"})
-    )
-    return folder
 
 
 def flags(settings: list[str]) -> list[str]:
