@@ -61,7 +61,7 @@ def dataset_page(title: str, results: Mapping[str, Any], metadata: Mapping[str, 
         Where the numbers are from.
     """
     scores: pd.DataFrame = results["scores"]
-    main = main_model(scores)
+    main, noise = main_model(scores), results["surrogate_scores"]
     parts = [
         f"# {title}",
         "\n".join(f"- {name}: {value}" for name, value in metadata.items()),
@@ -85,7 +85,7 @@ def dataset_page(title: str, results: Mapping[str, Any], metadata: Mapping[str, 
         wide_table(results["differences"], ["other"], "difference"),
         f"## skill_ar on {SURROGATE}",
         results["surrogate_check"],
-        wide_table(results["surrogate_scores"], ["model", "kind"], "skill_ar"),
+        *([wide_table(noise, ["model", "kind"], "skill_ar")] if len(noise) else []),
         *_curve(results["curve"]),
         *_ceilings(results),
         *_rollouts(results["rollouts"]),
@@ -105,13 +105,14 @@ def short_table(results: Mapping[str, Any]) -> str:
         f"gain of {main} over it": gains,
     }
     noise, noise_differences = results["surrogate_scores"], results["surrogate_differences"]
-    best_on_noise = best_baselines(noise)
-    rows |= {
-        f"gain over the best baseline on {SURROGATE}": _at(
-            noise_differences.rename(columns={"other": "model", "model": "of"}), best_on_noise, "difference"
-        ),
-        f"gain over linear autoregression on {SURROGATE}": _of(noise, main, "skill_ar"),
-    }
+    if len(noise):
+        best_on_noise = best_baselines(noise)
+        rows |= {
+            f"gain over the best baseline on {SURROGATE}": _at(
+                noise_differences.rename(columns={"other": "model", "model": "of"}), best_on_noise, "difference"
+            ),
+            f"gain over linear autoregression on {SURROGATE}": _of(noise, main, "skill_ar"),
+        }
     controls = scores.loc[scores["kind"] == Kind.CONTROL, "model"].unique()
     for control in controls:
         part = differences[differences["other"] == control]

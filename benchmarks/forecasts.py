@@ -203,6 +203,9 @@ def make_table(name: str, options: argparse.Namespace, arguments: Sequence[str])
     metadata = provenance(arguments)
     outputs: dict[str, Path] = {}
     surrogate: dict[str, Any] = {}
+    if example.no_surrogate:
+        surrogate = dict.fromkeys(("surrogate_scores", "surrogate_differences"), pd.DataFrame())
+        surrogate["surrogate_check"] = example.no_surrogate
     commits: set[str] = set()
     for way in example.ways:
         study = open_study(example, way, work, options.source, settings)

@@ -28,7 +28,7 @@ def flags(settings: list[str]) -> list[str]:
     return [part for setting in settings for part in ("--set", setting)]
 
 
-@pytest.fixture(scope="module", params=["sitcom", pytest.param("synthetic", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["sitcom-trained", pytest.param("synthetic", marks=pytest.mark.slow)])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The working folder of one dataset; ``found.json`` and ``found.md`` beside its output are the table."""
     work = tmp_path_factory.mktemp("forecasts")
@@ -38,7 +38,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         settings=(*forecasts.EXAMPLES["synthetic"].settings[1:], "comparison_models=true"),
         has_curve=True,
     )
-    given = ["--source", str(write_parcels(work / "parcels"))] if request.param == "sitcom" else []
+    given = ["--source", str(write_parcels(work / "parcels"))] if request.param == "sitcom-trained" else []
     given += flags(SMALL)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(forecasts.EXAMPLES, "synthetic", small)
@@ -133,7 +133,7 @@ def test_studies_of_one_table_are_pooled(tmp_path: Path, monkeypatch: pytest.Mon
         assert row["skill_ar"] == pytest.approx(of_lead_time["skill_ar"].mean())
     page = (tmp_path / "work/forecasts.md").read_text()
     assert "## Both ways\n\n2 subjects, 2 runs, 1 seeds; protocol strict." in page
-    assert "Not made: sitcom, episode2," in page
+    assert "Not made: sitcom, sitcom-trained, episode2," in page
 
 
 def test_a_person_tested_twice_counts_once() -> None:
@@ -179,6 +179,10 @@ def test_tables_of_two_commits_are_marked() -> None:
     assert "Commit: a." in together and "NOT OF ONE COMMIT" not in together
     apart = forecast_pages.summary_page({"x": page | {"commit": "a"}, "y": page | {"commit": "b"}}, [])
     assert "Commit: a, b. THESE TABLES ARE NOT OF ONE COMMIT." in apart
+    # A table without a control on phase-randomized data has no rows for it.
+    assert "gain over linear autoregression on phase-randomized data" in together
+    without = page | {"commit": "a", "surrogate_scores": [], "surrogate_differences": []}
+    assert "gain over linear autoregression on" not in forecast_pages.summary_page({"x": without}, [])
 
 
 def test_every_dataset_has_recordings_and_settings() -> None:
