@@ -25,7 +25,7 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import torch
-from common import ROOT, BenchmarkError, disk_bytes, forget_files, use_one_thread
+from common import BUDAPEST, BenchmarkError, disk_bytes, forget_files, use_one_thread
 from forecaster_sides import STIMULUS_POSITIONS, brain, config_of, noise_fit
 from scipy.signal import lfilter
 from store_sides import brain as template_brain
@@ -44,7 +44,6 @@ from titan_neuro.training.resume import Checkpoints
 from titan_neuro.training.streams import StreamLoader, WindowBatch
 
 N_PARCELS = 200
-BUDAPEST = ROOT / "pipelines" / "budapest.yaml"
 # What the study is not by default: gradient training of a Swin, with comparison models.
 GRADIENTS = (
     "training.max_epochs=30",

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from common import ROOT, Result, in_fresh_process, run_benchmark, use_one_thread
+from common import BUDAPEST, Result, in_fresh_process, run_benchmark, use_one_thread
 
+from titan_neuro.files import read_json, write_json
 from titan_neuro.progress import Progress
 
-BUDAPEST = ROOT / "pipelines" / "budapest.yaml"
 PROBES = ("context-length", "history-swap", "surprise", "time-segment-matching", "decoding")
 # Fits of a fold, which are steps of a training that it does not report.
 FITS = {"fitted_linear_skip": "linear skip", "fitted_closed_form": "closed form"}
@@ -96,7 +96,7 @@ def recorded_steps(steps: list[tuple[str, float]]) -> Iterator[None]:
 
 
 def run_stage(arguments: list[str], log: str) -> dict[str, Any]:
-    """Run one stage in this process.
+    """Run one stage in this process, and write what was found beside its log, as JSON.
 
     Returns
     -------
@@ -115,35 +115,41 @@ def run_stage(arguments: list[str], log: str) -> dict[str, Any]:
     if code:
         sys.exit(Path(log).read_text()[-2000:])
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return {
+    found = {
         "cpu_s": sum(one.ru_utime + one.ru_stime for one in used),
         "wall_s": time.monotonic() - start,
         "peak_bytes": 1024 * max(one.ru_maxrss for one in used),
         "steps": steps,
     }
+    write_json(Path(log).with_suffix(".json"), found)
+    return found
 
 
 def describe_folds(output: str, settings: list[str]) -> dict[str, Any]:
-    """Volumes that each fold fits, validates and tests, and the number of voxels."""
+    """Volumes that each fold trains on, validates and tests, of all runs, and the number of voxels."""
     from titan_neuro.study import Study, load_study
     from titan_neuro.study.models import study_folds
 
     config = load_study(default_preset="gpu-base", config_file=BUDAPEST, overrides=settings)
-    folds = study_folds(Study.open(output).runs(), config)
+    folds = study_folds(Study.open(Path(output).with_name("bids"), output).runs(), config)
     parts = {
         name: [sum(data.runs[key].n_time_points for key in getattr(data.fold, name)) for data in folds]
         for name in ("train", "validation", "test")
     }
-    return {**parts, "n_voxels": folds[0].space.n_features}
+    every = sum(run.n_time_points for run in folds[0].runs.values())
+    return {**parts, "runs": every, "n_voxels": folds[0].space.n_features}
 
 
 def measure(dataset: Dataset, folder: Path, stages: Sequence[str]) -> list[Result]:
-    """Run the stages one after another; a stage that fails ends the benchmark."""
+    """Run the stages one after another; what was found is kept in the folder, for stages that are run later."""
     results = []
     for name, arguments in commands(dataset, folder).items():
-        if name not in stages:
+        log = folder / f"{name}.log"
+        if name in stages:
+            in_fresh_process(run_stage, arguments=arguments, log=str(log))
+        if not log.with_suffix(".json").is_file():
             continue
-        found = in_fresh_process(run_stage, arguments=arguments, log=str(folder / f"{name}.log"))
+        found = read_json(log.with_suffix(".json"))
         note = f"wall {found['wall_s']:,.0f} s, peak {found['peak_bytes'] / 1e9:.1f} GB"
         print(f"{name}: {found['cpu_s']:,.0f} s of CPU, {note}", flush=True)
         results.append(Result(row=name, case="CPU, s", found=found["cpu_s"], note=note, details=found))
@@ -175,7 +181,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="CPU, wall-clock time and memory of each stage of a study of voxels.")
-    parser.add_argument("--folder", type=Path, required=True, help="for dataset and study; stages go on where it has some")
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="for dataset and study; stages go on where it has some"
+    )
     parser.add_argument("--subjects", type=int, default=3)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--volume-scale", type=float, default=1.0, help="length of the runs; 1 is real")

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from titan_neuro.titans.stream_state import StreamState
 
-# Calls that are remembered: a row reads a block in a few pieces, and the next row comes after that. Of large ones fewer:
-# with so many features blocks are short, and read in one piece or two.
+# Calls that are remembered: a row reads a block in a few pieces, and the next row comes after that. Of large ones
+# fewer: with so many features blocks are short, and read in one piece or two.
 _N_CALLS, _N_LARGE_CALLS, _LARGE_BYTES = 12, 3, 2**26
 
 

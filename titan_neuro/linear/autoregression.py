@@ -34,8 +34,8 @@ from titan_neuro.typing import RunData, Stretch
 ORDERS = (1, 2, 4, 8)
 PENALTIES = (1e-6, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
-# Order and penalty, which all features share, are chosen on so many of them, evenly spaced: with the 235,000 voxels of a
-# brain at 2 mm, cross-validation took most of the time.
+# Order and penalty, which all features share, are chosen on so many of them, evenly spaced: with the 235,000 voxels
+# of a brain at 2 mm, cross-validation took most of the time.
 _CHOICE_FEATURES = 2**14
 # Forecasts computed at a time; few enough to stay in a core's cache.
 _BLOCK_NUMBERS = 2**18
@@ -159,8 +159,9 @@ def fit_autoregression(
 
     Minimizes ``sum_t (y_v[t + h] - forecast)^2 + penalty * n_rows * sum_i a_i^2`` over the rows ``t`` whose target is
     scored and whose ``max(orders)`` lags lie inside the run: the same rows for every order. For each horizon one order
-    and penalty serve all features: the pair with the smallest squared error, summed over features (of more than 16,384
-    over a part of them, evenly spaced), in cross-validation. A fold is a group of subjects; of runs, where there is one subject; a stretch of time, where there is one run.
+    and penalty serve all features: the pair with the smallest squared error in cross-validation, summed over features
+    (of more than 16,384 over a part, evenly spaced). A fold is a group of subjects; of runs, where there is one
+    subject; a stretch of time, where there is one run.
 
     Parameters
     ----------

@@ -113,16 +113,21 @@ class ForecastAccumulator:
 
     def finish(self) -> ForecastStatistics:
         """Return the sums of the run, spreads taken about its mean."""
-        n_time_points = np.maximum(self._n_time_points, 1)[:, None]
         target, target_square = self._target.numpy().transpose(1, 0, 2)
-        forecast, forecast_square, product = self._forecast.numpy().transpose(2, 0, 1, 3)
-        squared_error = target_square[:, None] - 2 * product + forecast_square
+        shape = self._forecast[:, :, 0].shape
+        forecast_spread, co_spread, squared_error = (np.empty(shape) for _ in range(3))
+        # Lead time by lead time: with the voxels of a brain, what is computed on the way takes gigabytes.
+        for lead, n_time_points in enumerate(np.maximum(self._n_time_points, 1)):
+            forecast, forecast_square, product = self._forecast[lead].numpy().transpose(1, 0, 2)
+            squared_error[lead] = np.maximum(target_square[lead] - 2 * product + forecast_square, 0.0)
+            forecast_spread[lead] = _spread(forecast, forecast_square, n_time_points)
+            co_spread[lead] = product - forecast * target[lead] / n_time_points
         return ForecastStatistics(
             n_time_points=self._n_time_points,
-            target_spread=_spread(target, target_square, n_time_points),
-            forecast_spread=_spread(forecast, forecast_square, n_time_points[..., None]),
-            co_spread=product - forecast * target[:, None] / n_time_points[..., None],
-            squared_error=np.maximum(squared_error, 0.0),
+            target_spread=_spread(target, target_square, np.maximum(self._n_time_points, 1)[:, None]),
+            forecast_spread=forecast_spread,
+            co_spread=co_spread,
+            squared_error=squared_error,
             pattern_z=self._pattern_z,
             n_patterns=self._n_patterns,
         )
