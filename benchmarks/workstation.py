@@ -109,9 +109,13 @@ def run_stage(arguments: list[str], log: str) -> dict[str, Any]:
 
     steps: list[tuple[str, float]] = []
     start = time.monotonic()
-    with Path(log).open("w") as file, contextlib.redirect_stderr(file), contextlib.redirect_stdout(file):
-        with recorded_steps(steps):
-            code = titan_neuro(arguments)
+    with (
+        Path(log).open("w") as file,
+        contextlib.redirect_stderr(file),
+        contextlib.redirect_stdout(file),
+        recorded_steps(steps),
+    ):
+        code = titan_neuro(arguments)
     if code:
         sys.exit(Path(log).read_text()[-2000:])
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]

@@ -1,7 +1,7 @@
 """Hours of ds003017 on a workstation, from studies of two sizes that `workstation.py` has measured; for docs/scale.md.
 
-What a stage takes is a constant for each fold (or for the study) and a rate for each volume that it reads: of those that
-are fitted on, validated or tested. Both follow from two studies, a short one and a long one.
+What a part takes is a constant for each fold (or for the study), and a rate for each volume that it reads: of those
+that are fitted on, validated or tested. Both follow from two studies, a short and a longer one; a third is compared.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The study of ds003017 as a workstation runs it, on a synthetic dataset of a few dozen voxels: every stage, strict folds."""
+"""The study of ds003017 as a workstation runs it, on a synthetic dataset of a few dozen voxels: every stage, strict."""
 
 import itertools
 import json
