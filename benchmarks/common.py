@@ -29,6 +29,8 @@ from titan_neuro.files import write_json, write_text
 from titan_neuro.provenance import commit, versions
 
 ROOT = Path(__file__).resolve().parents[1]
+# The study of ds003017.
+BUDAPEST = ROOT / "pipelines" / "budapest.yaml"
 # Each tensor has pages of its own, which go back when it does: resident is what is in use. A pooled heap
 # also keeps gaps, more of them the longer it is used, whether or not anything grows.
 UNPOOLED_HEAP = {"MALLOC_MMAP_THRESHOLD_": "32768", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_TOP_PAD_": "0"}

@@ -19,7 +19,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from common import ROOT, BenchmarkError
+import workstation_scale
+from common import BUDAPEST, ROOT, BenchmarkError
 from training_runs import SHAPES, budapest
 
 from titan_neuro.data.splits import SplitConfig, make_folds
@@ -29,6 +30,7 @@ from titan_neuro.files import write_text
 from titan_neuro.forecaster.recall.config import RecallConfig
 from titan_neuro.linear.autoregression import ORDERS
 from titan_neuro.linear.lagged_statistics import StatisticsLayout
+from titan_neuro.study import StudyConfig, load_study
 from titan_neuro.training import TrainingConfig
 from titan_neuro.training.streams import StreamWindows
 
@@ -37,6 +39,8 @@ PAGE = ROOT / "docs" / "scale.md"
 # A process with a smaller share of a core had to share it with other programs.
 _A_CORE = 0.9
 _NEEDED = ("training", "autoregression")
+# A short, a longer, and a full-size study: rates come from the first two, and are held against the third.
+WORKSTATION = ("workstation_short", "workstation_middle", "workstation")
 # Rows that were measured separately replace those of the whole run: two processes on a quiet machine, and a GPU.
 _SEPARATE = ("training_scaling.json", "training_gpu.json")
 
@@ -106,9 +110,14 @@ def _runs(n_subjects: int, volumes: Sequence[int]) -> list[Any]:
     ]
 
 
+def workstation_study() -> StudyConfig:
+    """Return the settings of the study of ds003017 as they are by default."""
+    return load_study(default_preset="gpu-base", config_file=BUDAPEST)
+
+
 @functools.cache
 def budapest_work() -> Work:
-    """Return the volumes of ds003017."""
+    """Return the volumes of ds003017 that gradient training reads."""
     study = budapest()
     return count_work(_runs(N_SUBJECTS, RUN_VOLUMES), study.split, study.training)
 
@@ -392,8 +401,38 @@ def limits_table(measured: Measured) -> str:
     return symbols + "\n\n" + markdown_table(["function", "formula", "value"], rows)
 
 
-def tables(measured: Measured) -> dict[str, str]:
-    """Return all tables of the page, by the names of their marks."""
+def workstation_tables(measured: Measured, studies: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return the tables of ds003017 on a workstation, and of the study that was measured."""
+    short, middle, full = (workstation_scale.Study.measured(studies[name]["results"]) for name in WORKSTATION)
+    by_part = workstation_scale.costs(short, middle)
+    runs = _runs(N_SUBJECTS, RUN_VOLUMES)
+    lengths = {run.key: run.n_time_points for run in runs}
+    folds = make_folds(runs, workstation_study().split)[1]
+    sizes = ([sum(lengths[key] for key in getattr(fold, part)) for fold in folds] for part in workstation_scale.ROLES)
+    study = workstation_scale.Study.of_folds(*sizes, n_runs=sum(lengths.values()))
+    preparing = measured.preparing
+    prepare_s = sum(lengths.values()) * preparing["volume_s"] + len(runs) * preparing["run_s"]
+    when = {f"on {studies[name]['date'][:10]} at commit {studies[name]['commit'][:7]}" for name in WORKSTATION}
+    cpu = studies[WORKSTATION[-1]]["machine"]["cpu"]
+    source = f"Measured {' and '.join(sorted(when))}: {cpu}, one thread, beside other programs."
+    return {
+        "workstation": f"{source}\n\n{workstation_scale.formula_table(study, by_part, prepare_s)}",
+        "workstation-check": workstation_scale.check_table(full, by_part),
+        "workstation-stages": workstation_scale.stages_table(full),
+    }
+
+
+def tables(measured: Measured, studies: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, str]:
+    """Return all tables of the page, by the names of their marks.
+
+    Parameters
+    ----------
+    measured : Measured
+    studies : mapping of str to mapping, optional
+        Contents of the results that `WORKSTATION` names; by default they are read.
+    """
+    if studies is None:
+        studies = {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in WORKSTATION}
     source = f"Measured on {measured.date} at commit {measured.commit[:7]}: {measured.cpu}, two cores."
     if measured.cores < _A_CORE:
         source += (
@@ -402,6 +441,7 @@ def tables(measured: Measured) -> dict[str, str]:
         )
     return {
         "measured": f"{source}\n\n{measured_table(measured)}",
+        **workstation_tables(measured, studies),
         **budapest_tables(measured),
         **large_tables(measured),
         "limits": limits_table(measured),

@@ -25,7 +25,7 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import torch
-from common import ROOT, BenchmarkError, disk_bytes, forget_files, use_one_thread
+from common import BUDAPEST, BenchmarkError, disk_bytes, forget_files, use_one_thread
 from forecaster_sides import STIMULUS_POSITIONS, brain, config_of, noise_fit
 from scipy.signal import lfilter
 from store_sides import brain as template_brain
@@ -44,6 +44,13 @@ from titan_neuro.training.resume import Checkpoints
 from titan_neuro.training.streams import StreamLoader, WindowBatch
 
 N_PARCELS = 200
+# What the study is not by default: gradient training of a Swin, with comparison models.
+GRADIENTS = (
+    "training.max_epochs=30",
+    "seeds=[0, 1, 2]",
+    "comparison_models=true",
+    "model.tokenizer={kind: swin, embed_dim: 24, depths: [2, 2, 2, 2], token_grid: [3, 3, 3]}",
+)
 # Fraction of variance that all subjects share, and coefficient of the AR(1) process.
 _STIMULUS_FRACTION, _MEMORY = 0.3, 0.8
 _BLOCK_TIME_POINTS = 256
@@ -89,10 +96,8 @@ def _large() -> StudyConfig:
 
 
 def budapest() -> StudyConfig:
-    """Return the settings of the study of ds003017, with the Swin of its size: what is measured is an upper bound."""
-    swin = "model.tokenizer={kind: swin, embed_dim: 24, depths: [2, 2, 2, 2], token_grid: [3, 3, 3]}"
-    file = ROOT / "pipelines" / "budapest.yaml"
-    return load_study(default_preset="gpu-base", config_file=file, overrides=[swin])
+    """Return the settings of the study of ds003017 with gradient training and a Swin of its size."""
+    return load_study(default_preset="gpu-base", config_file=BUDAPEST, overrides=GRADIENTS)
 
 
 SHAPES = {

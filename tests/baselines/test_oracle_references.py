@@ -91,3 +91,35 @@ def test_runs_of_different_lengths_are_averaged(shown_to_all):
     forecasts = stream(reference.bind(run, 0), run.series)
     expected = reference.base.mean + reference.weights[0] * (stimulus - reference.base.mean)
     np.testing.assert_allclose(forecasts[249:-1, 0], expected, atol=1e-5)
+
+
+class ReadOnceMore:
+    """A training run that counts what is read of it."""
+
+    def __init__(self, run):
+        self.run, self.n_reads = run, 0
+
+    def __getattr__(self, name):
+        return getattr(self.run, name)
+
+    def read(self, start, stop):
+        self.n_reads += 1
+        return self.run.read(start, stop)
+
+
+def test_averages_that_nobody_reads_are_not_made(shown_to_all):
+    train, (run, _) = shown_to_all
+    for stimuli, is_read in (({"task-other"}, False), ({run.stimulus, "task-other"}, True)):
+        reads = []
+        for reference in make_oracle_references(HORIZONS):
+            counted = [ReadOnceMore(other) for other in train]
+            reference.base.fit(counted)
+            for other in counted:
+                other.n_reads = 0
+            reference.base.fit = lambda runs: None
+            reference.fit(counted, stimuli)
+            reads.append(sum(other.n_reads for other in counted))
+            assert bool(reference.averages) == bool(reference.weights.any()) == is_read
+            other = as_run(run.series.numpy(), "sub-20_task-other")
+            assert torch.equal(stream(reference.bind(other, 0), run.series), stream(reference.base, run.series))
+        assert [n > 0 for n in reads] == [is_read, is_read]

@@ -212,3 +212,27 @@ def test_empty_folds_are_refused(train_runs, held_out_runs, quick, score):
 def test_a_run_too_short_to_score_is_refused(make_run, train_runs, quick, score):
     with pytest.raises(ImageError, match=r"sub-09_task-movie_run-01.*the run has 6 time points"):
         score([NamedPersistence((1, 6))], train_runs, [make_run("09", 1, n_time_points=6)], quick)
+
+
+def test_blocks_of_many_features_are_short(make_run, oracle, score, quick, monkeypatch):
+    runs = [make_run(f"{n:02}", 1, n_features=12) for n in range(1, 4)], [make_run("11", 1, n_features=12)]
+    lengths = []
+
+    class Watched(oracle):
+        def step(self, series, state):
+            lengths.append(len(series))
+            return super().step(series, state)
+
+    model = Watched(runs[1], 0.5, horizons=(1, 3))
+    whole = score([model], *runs, quick)
+    assert max(lengths) == 64
+    lengths.clear()
+    # Room for the forecasts of 18 time points.
+    monkeypatch.setattr("titan_neuro.evaluation.fold._BLOCK_NUMBERS", 18 * 12 * 2)
+    cut = score([model], *runs, quick)
+    assert max(lengths) == 16
+    for name in whole.kinds:
+        for metric in ("skill", "pattern_r"):
+            np.testing.assert_allclose(
+                cut.scores.subject_values(metric, name, 3), whole.scores.subject_values(metric, name, 3), rtol=1e-6
+            )

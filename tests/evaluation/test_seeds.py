@@ -127,7 +127,7 @@ class KnowsThePosition:
     def __init__(self, oracle):
         self.oracle, self.fitted, self.asked = oracle, None, []
 
-    def fit(self, runs):
+    def fit(self, runs, stimuli=None):
         self.fitted = [run.key for run in runs]
 
     def bind(self, run, first_time_point):

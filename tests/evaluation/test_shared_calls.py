@@ -35,7 +35,7 @@ def test_rows_share_what_they_have_in_common(make_run, make_forecaster, variant)
 def test_other_arguments_are_computed_anew():
     module = torch.nn.Linear(3, 2)
     first, second = torch.zeros(1, 4, 3), torch.ones(1, 4, 3)
-    with torch.inference_mode(), shared_calls([module, module]):
+    with torch.inference_mode(), shared_calls([(module, "forward")] * 2):
         found = [module(first), module(second), module(first.clone()), module(first[:, :3])]
     assert found[2] is found[0]
     assert found[3].shape == (1, 3, 2)

@@ -1,3 +1,7 @@
+import gc
+import weakref
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
@@ -121,3 +125,25 @@ class WrongShape(Counting):
 def test_a_forecast_of_wrong_shape_is_refused(stimulus_run):
     with pytest.raises(MismatchError, match=r"counting.*\(8, 1, 3\), expected \(8, 2, 3\)"):
         score_run([WrongShape()], stimulus_run, 8)
+
+
+class Released(Counting):
+    """Refuses to forecast while forecasts of an earlier row are held."""
+
+    held: ClassVar[list[weakref.ref]] = []
+
+    def step(self, series, state):
+        gc.collect()
+        assert not any(reference() is not None for reference in self.held)
+        forecasts, after = super().step(series, state)
+        self.held[:] = [weakref.ref(forecasts)]
+        return forecasts, after
+
+
+def test_one_rows_forecasts_are_held_at_a_time(stimulus_run):
+    rows = [Released(), Released(), Released()]
+    sums = score_run(rows, stimulus_run, 8).low_motion
+    alone = score_run([Counting()], stimulus_run, 8).low_motion
+    for row in range(3):
+        np.testing.assert_array_equal(sums.squared_error[:, row], alone.squared_error[:, 0])
+        np.testing.assert_array_equal(sums.pattern_z[:, row], alone.pattern_z[:, 0])

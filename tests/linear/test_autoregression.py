@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import numpy as np
@@ -121,6 +122,20 @@ def test_a_small_memory_budget_changes_nothing(three_subjects):
     assert (whole.order, whole.penalty) == (by_feature.order, by_feature.penalty)
     torch.testing.assert_close(whole.coefficients, by_feature.coefficients, atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(whole.intercept, by_feature.intercept, atol=1e-6, rtol=1e-6)
+
+
+def test_choices_of_many_features_are_those_of_a_sample(three_subjects, monkeypatch):
+    every_third = [dataclasses.replace(run, series=run.series[:, ::3].clone()) for run in three_subjects]
+    sample, whole = (fit_autoregression(runs, HORIZONS) for runs in (every_third, three_subjects))
+    monkeypatch.setattr("titan_neuro.linear.autoregression._CHOICE_FEATURES", 2)
+    fitted = fit_autoregression(three_subjects, HORIZONS)
+    assert (fitted.order, fitted.penalty) == (sample.order, sample.penalty)
+    torch.testing.assert_close(fitted.coefficients[..., ::3], sample.coefficients, rtol=0, atol=1e-6)
+    # No feature is left out of the fit itself.
+    for index in range(len(HORIZONS)):
+        if (fitted.order[index], fitted.penalty[index]) == (whole.order[index], whole.penalty[index]):
+            torch.testing.assert_close(fitted.coefficients[index], whole.coefficients[index], rtol=0, atol=1e-6)
+    assert fitted.coefficients.abs().sum(dim=(0, 1)).min() > 0.5
 
 
 def test_a_constant_feature_is_forecast_by_its_value(three_subjects):

@@ -18,7 +18,7 @@ from delay_memory import (
 
 from titan_neuro.data.space import Space
 from titan_neuro.errors import NoMatchError
-from titan_neuro.probing.context_length import AGREEMENT, GAIN, GAIN_MAP, MODEL, UNTRAINED, WINDOW
+from titan_neuro.probing.context_length import AGREEMENT, GAIN, GAIN_MAP, MODEL, UNTRAINED, WINDOW, SquaredErrors
 from titan_neuro.probing.probe_settings import ContextLengthConfig
 from titan_neuro.probing.tools.results import SCORES
 from titan_neuro.runs import InMemoryRun
@@ -89,7 +89,9 @@ def test_windows_are_compared_with_intrinsic_timescales(related):
         run = slow_where_remembered(f"{number:02}", n_features, related=related)
         run.space = Space(kind="volume", name="x", mask=mask, affine=affine)
         probe.add(fold_of(mac_forecaster(n_features)), run)
-        probe._errors[run.subject] = np.repeat(errors[:, None], 2, axis=1) * probe._linear_errors[run.subject]
+        linear = probe._errors[run.subject].by_feature[-1:]
+        by_feature = np.concatenate([errors * linear, linear])
+        probe._errors[run.subject] = SquaredErrors(np.repeat(by_feature.sum(1)[:, None], 2, axis=1), by_feature)
     results = probe.results()
     rows = results.tables["scores"].set_index("condition")
     assert (rows.value[WINDOW] > 0.9 and rows.p[WINDOW] < 0.01) if related else rows.p[WINDOW] > 0.05
@@ -112,11 +114,13 @@ def test_whole_run_agrees_with_streaming():
     probe.add(fold_of(model), run)
     forecasts, _ = model.step(run.series, model.init_state())
     origins = probe._origins(run)
-    _, skill = probe.skill()
+    (_, by_feature), (_, pooled) = probe.skill(), probe.skill(pooled=True)
     for index, horizon in enumerate((1, 2)):
         targets = run.series[origins + horizon]
-        error_ratio = (targets - forecasts[origins, index]).square().sum(0) / targets.square().sum(0)
-        np.testing.assert_allclose(skill[0, -1, index], 1 - error_ratio, atol=1e-4)
+        errors, power = (targets - forecasts[origins, index]).square().sum(0), targets.square().sum(0)
+        np.testing.assert_allclose(pooled[0, -1, index], 1 - errors.sum() / power.sum(), atol=1e-4)
+        if index == 0:
+            np.testing.assert_allclose(by_feature[0, -1], 1 - errors / power, atol=1e-4)
 
 
 def test_context_is_read_by_empty_memory():
@@ -128,7 +132,7 @@ def test_context_is_read_by_empty_memory():
         forecasts, _ = model.step(run.series[origin - 3 : origin + 1], model.init_state())
         errors += (run.series[origin + 1] - forecasts[-1, 0]).square()
         linear_errors += run.series[origin + 1].square()
-    np.testing.assert_allclose(probe.skill()[1][0, 1, 0], 1 - errors / linear_errors, atol=1e-4)
+    np.testing.assert_allclose(probe.skill()[1][0, 1], 1 - errors / linear_errors, atol=1e-4)
 
 
 @pytest.mark.parametrize(

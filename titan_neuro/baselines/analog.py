@@ -125,9 +125,12 @@ class AnalogBaseline(Baseline[AnalogState]):
         queries = torch.cat([state.past, self.space.score(series) * self._scale])
         is_recorded = torch.cat([state.is_recorded, torch.ones(len(series))])
         if bool(self.weights.any()):
-            for block in block_slices(len(series)):
-                matches = self._match(queries, is_recorded, block, self.bank)
-                forecasts[block] += self.space.to_features(self.weights * self._following_residuals(matches))
+            following = [
+                self._following_residuals(self._match(queries, is_recorded, block, self.bank))
+                for block in block_slices(len(series))
+            ]
+            # Not in place: other rows share the autoregression's forecasts.
+            forecasts = forecasts + self.space.to_features(self.weights * torch.cat(following))
         return forecasts, AnalogState(history, queries[len(series) :].clone(), is_recorded[len(series) :].clone())
 
     def _concatenate(self, stimuli: Sequence[StimulusAverage]) -> StimulusBank:

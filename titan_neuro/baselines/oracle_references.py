@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -34,8 +34,8 @@ class OracleReference(Protocol):
     name: str
     horizons: tuple[int, ...]
 
-    def fit(self, runs: Sequence[RunData]) -> None:
-        """Fit to the training runs."""
+    def fit(self, runs: Sequence[RunData], stimuli: Collection[str] | None = None) -> None:
+        """Fit to the training runs, for runs of these stimuli; of any, by default."""
         ...
 
     def bind(self, run: RunData, first_time_point: int) -> ForecastModel:
@@ -76,8 +76,17 @@ class IntersubjectAverageReference:
         self.base, self.horizons = base, base.horizons
         self.name = "intersubject-average" + ("" if isinstance(base, TrainingMean) else f"+{base.name}")
 
-    def fit(self, runs: Sequence[RunData]) -> None:
+    def fit(self, runs: Sequence[RunData], stimuli: Collection[str] | None = None) -> None:
         """Fit the baseline, average the stimuli, fit the shrinkage weights.
+
+        Parameters
+        ----------
+        runs : sequence of RunData
+            Training runs.
+        stimuli : collection of str, optional
+            Stimuli of the runs that the reference will be bound to. Where the training subjects saw none of them, the
+            baseline alone is fitted: averages and weights would be read by nobody, and hold every voxel of every
+            stimulus.
 
         Raises
         ------
@@ -85,8 +94,11 @@ class IntersubjectAverageReference:
             See the baseline's `fit`, and :func:`titan_neuro.linear.stimulus_average.average_over_subjects`.
         """
         self.base.fit(runs)
-        self.averages = {average.stimulus: average for average in average_over_subjects(runs)}
+        self.averages = {}
         self.weights = torch.zeros(len(self.horizons), runs[0].n_features)
+        if stimuli is not None and not {run.stimulus for run in runs} & set(stimuli):
+            return
+        self.averages = {average.stimulus: average for average in average_over_subjects(runs)}
         groups = group_runs(runs)
         cross = torch.zeros(len(groups), *self.weights.shape, dtype=torch.float64)
         power = torch.zeros_like(cross)

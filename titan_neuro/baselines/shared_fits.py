@@ -6,6 +6,7 @@ memory whatever the number of voxels: their scores on principal components, and 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -149,15 +150,19 @@ class SharedFits:
     ----------
     horizons : tuple of int
         Lead times in time points, ascending.
+    fit_linear : callable, optional
+        Returns the autoregression of some training runs, where it was fitted before; by default it is fitted here.
     """
 
     horizons: tuple[int, ...]
+    fit_linear: Callable[[Sequence[RunData]], Autoregression] | None = None
     _runs: list[RunData] = field(default_factory=list, init=False)
     _fits: dict[type, object] = field(default_factory=dict, init=False)
 
     def autoregression(self, runs: Sequence[RunData]) -> Autoregression:
         """Fit the autoregression; raises what :func:`titan_neuro.linear.autoregression.fit_autoregression` does."""
-        return self.once(runs, Autoregression, lambda: fit_autoregression(runs, self.horizons))
+        fit = self.fit_linear or functools.partial(fit_autoregression, horizons=self.horizons)
+        return self.once(runs, Autoregression, lambda: fit(runs))
 
     def residuals(self, runs: Sequence[RunData]) -> tuple[ResidualSpace, list[ResidualRun]]:
         """Find the axes, and represent the training runs on them.

@@ -93,7 +93,8 @@ class VectorAutoregressionBaseline(Baseline[tuple[Tensor, Tensor]]):
         forecasts, history = self.space.autoregress(series, history)
         scores = torch.cat([past, self.space.score(series)])
         residuals = self._lagged(scores) @ self.weights.flatten(1)
-        forecasts += self.space.to_features(residuals.reshape(len(series), len(self.horizons), -1))
+        # Not in place: other rows share the autoregression's forecasts.
+        forecasts = forecasts + self.space.to_features(residuals.reshape(len(series), len(self.horizons), -1))
         return forecasts, (history, scores[len(series) :].clone())
 
     def forecast_residuals(self, run: ResidualRun, weights: Tensor) -> Tensor:

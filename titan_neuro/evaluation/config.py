@@ -16,7 +16,8 @@ class EvaluationConfig:
     Attributes
     ----------
     block_time_points : int
-        Time points given to a model at once, at least 2.
+        Time points given to a model at once, at least 2; fewer where their forecasts of all features would take more
+        than 128 MiB.
     max_offset_time_points : int
         Each test run begins at a random time point, at most this one, and within the first tenth of the run.
     rollout_every_time_points : int

@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from titan_neuro.baselines.shared_fits import ResidualSpace
 from titan_neuro.evaluation.metrics_and_rows import (
     BACKBONE_SUFFIX,
     BLOCKS_SUFFIX,
@@ -261,10 +262,15 @@ def controls_of(model: Forecaster, train_runs: Sequence[RunData], *, is_trained:
     return controls
 
 
-def shared_parts(forecasters: Sequence[ForecastModel]) -> Iterator[nn.Module]:
-    """Yield the parts of networks that their controls leave as they are: what they compute serves several rows."""
+def shared_parts(forecasters: Sequence[ForecastModel]) -> Iterator[tuple[object, str]]:
+    """Yield what several rows compute alike, each as an object and the name of its method.
+
+    That are the parts of networks that their controls leave as they are, and the autoregression to which baselines add.
+    """
     for forecaster in forecasters:
         model = forecaster.model if isinstance(forecaster, Control) else forecaster
         if isinstance(model, Forecaster):
-            parts = (model.tokenizer, model.components, model.recall, model.backbone.memory)
-            yield from (part for part in parts if part is not None)
+            parts = (model.linear_skip, model.tokenizer, model.components, model.recall, model.backbone.memory)
+            yield from ((part, "forward") for part in parts if part is not None)
+        elif isinstance(space := getattr(model, "space", None), ResidualSpace):
+            yield space, "autoregress"

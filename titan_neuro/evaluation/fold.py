@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from titan_neuro.baselines import OracleReference
@@ -26,6 +26,8 @@ from titan_neuro.typing import ForecastModel, RunData
 logger = logging.getLogger(__name__)
 # A test run loses at most this fraction of its time points to the offset.
 _MAX_OFFSET_FRACTION = 0.1
+# Most numbers in the forecasts of a block: a row holds a few such tensors, and the rows share what the last calls made.
+_BLOCK_NUMBERS = 2**25
 
 
 def score_fold(
@@ -78,8 +80,9 @@ def score_fold(
     first_models = next(iter(models.values()))
     kinds = kinds_of(first_models, baselines, references)
     check_runs(train_runs, test_runs, protocol)
+    config = _with_small_blocks(config, test_runs[0].n_features * len(first_models[0].horizons))
     with Progress(len(baselines) + len(references) + 1, name, unit="row") as progress:
-        _fit([*baselines, *references], train_runs, progress)
+        _fit(baselines, references, train_runs, {run.stimulus for run in test_runs}, progress)
         by_seed = {seed: _Rows(kinds, of_seed, baselines, references) for seed, of_seed in models.items()}
         _check_all_causal(by_seed, test_runs[0], config.block_time_points)
         progress.step("every row is causal")
@@ -118,10 +121,19 @@ class _Rows:
         return [by_name[name] for name in self.kinds]
 
 
-def _fit(rows: Sequence[ForecastModel | OracleReference], runs: Sequence[RunData], progress: Progress) -> None:
-    for row in rows:
-        row.fit(runs)
-        progress.step(f"{row.name} is fitted")
+def _fit(
+    baselines: Sequence[ForecastModel],
+    references: Sequence[OracleReference],
+    runs: Sequence[RunData],
+    stimuli: Collection[str],
+    progress: Progress,
+) -> None:
+    for baseline in baselines:
+        baseline.fit(runs)
+        progress.step(f"{baseline.name} is fitted")
+    for reference in references:
+        reference.fit(runs, stimuli)
+        progress.step(f"{reference.name} is fitted")
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +166,12 @@ def _benchmark_of(
         offsets={seed: result.offsets for seed, result in results.items()},
         folds=(fold,),
     )
+
+
+def _with_small_blocks(config: EvaluationConfig, n_numbers: int) -> EvaluationConfig:
+    """Shorten the blocks, to a power of two, where so many numbers are forecast from each time point."""
+    fitting = 2 ** max(1, (_BLOCK_NUMBERS // n_numbers).bit_length() - 1)
+    return replace(config, block_time_points=min(config.block_time_points, fitting))
 
 
 def _with_possible_rollouts(config: EvaluationConfig, horizons: Sequence[int]) -> EvaluationConfig:

@@ -232,7 +232,8 @@ class _RolledModel:
         number = self._stops[stop]
         self._rollouts.add_direct(number, forecasts[-1])
         if self._is_rolled[number]:
-            self._waiting.append(_Origin(number, forecasts[-1, 0], _copy(state)))
+            # A copy of the one forecast, or the whole block would be held as long as the origin waits.
+            self._waiting.append(_Origin(number, forecasts[-1, 0].clone(), _copy(state)))
         if len(self._waiting) >= (_largest_batch(plan, state) if _can_batch(self._model) else 1):
             self._roll_out()
 

@@ -8,35 +8,37 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from titan_neuro.titans.stream_state import StreamState
 
-# Calls that are remembered: a row reads a block in a few pieces, and the next row comes after that.
-_N_CALLS = 12
+# Calls that are remembered: a row reads a block in a few pieces, and the next row comes after that. Of large ones
+# fewer: with so many features blocks are short, and read in one piece or two.
+_N_CALLS, _N_LARGE_CALLS, _LARGE_BYTES = 12, 3, 2**26
 
 
 @contextlib.contextmanager
-def shared_calls(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Answer a call of a module that was just made with the same arguments by what it returned then.
+def shared_calls(methods: Iterable[tuple[object, str]]) -> Iterator[None]:
+    """Answer a call of a method that was just made with the same arguments by what it returned then.
 
     The answers are equal bit for bit. Outputs and states are shared between the callers, none of whom may change them
     in place. Calls for a single time point are not remembered: rollouts read their own forecasts, each its own.
 
     Parameters
     ----------
-    modules : iterable of torch.nn.Module
-        Their first argument is ``(batch, time, ...)``; they compute without randomness and without gradients.
+    methods : iterable of (object, str)
+        Each the object and the name of its method, such as a module and ``forward``. The first argument is
+        ``(..., time, features)``; they compute without randomness and without gradients.
     """
-    shared = list({id(module): module for module in modules}.values())
-    for module in shared:
-        # Not a subclass or a wrapper: all models that hold the module are to find the calls of the others.
-        vars(module)["forward"] = _Remembering(module.forward)
+    shared = list({(id(owner), name): (owner, name) for owner, name in methods}.values())
+    for owner, name in shared:
+        # Not a subclass or a wrapper: all models that hold the object are to find the calls of the others.
+        vars(owner)[name] = _Remembering(getattr(owner, name))
     try:
         yield
     finally:
-        for module in shared:
-            del vars(module)["forward"]
+        for owner, name in shared:
+            del vars(owner)[name]
 
 
 class _Remembering:
@@ -47,7 +49,7 @@ class _Remembering:
         self._calls: deque[tuple[Any, Any]] = deque(maxlen=_N_CALLS)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if args[0].shape[1] == 1:
+        if args[0].shape[-2] == 1:
             return self._function(*args, **kwargs)
         arguments = (args, tuple(sorted(kwargs.items())))
         for before, returned in reversed(self._calls):
@@ -55,7 +57,14 @@ class _Remembering:
                 return returned
         returned = self._function(*args, **kwargs)
         self._calls.append((arguments, returned))
+        largest = max(leaf.nbytes for leaf in (args[0], *_flat(returned)) if isinstance(leaf, Tensor))
+        while largest > _LARGE_BYTES and len(self._calls) > _N_LARGE_CALLS:
+            self._calls.popleft()
         return returned
+
+
+def _flat(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _are_equal(one: Any, other: Any) -> bool:

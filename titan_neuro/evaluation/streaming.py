@@ -77,12 +77,18 @@ def score_run(
     streams = [stream_forecasts(model, observed, run.key, block_time_points, first_time_point) for model in models]
     starts = range(0, len(observed), block_time_points)
     for start in tqdm(starts, desc=run.key, unit="block", disable=None, leave=False):
-        forecasts = [next(stream) for stream in streams]
-        for mask, total in zip(masks, sums, strict=False):
-            pairs = scored_targets(observed[start:], mask[start:], horizons, len(forecasts[0]))
-            for index, (has_target, targets) in enumerate(pairs):
-                if len(targets):
-                    total.add(index, targets, [forecast[has_target, index] for forecast in forecasts])
+        n_forecasts = min(block_time_points, len(observed) - start)
+        pairs = [[*scored_targets(observed[start:], mask[start:], horizons, n_forecasts)] for mask in masks[:n_masks]]
+        for total, of_mask in zip(sums, pairs, strict=True):
+            for index, (_, targets) in enumerate(of_mask):
+                total.add_targets(index, targets)
+        # One row after another: the forecasts of all of them would be the largest tensors of a study of voxels.
+        for row, stream in enumerate(streams):
+            forecasts = next(stream)
+            for total, of_mask in zip(sums, pairs, strict=True):
+                for index, (has_target, targets) in enumerate(of_mask):
+                    if len(targets):
+                        total.add_forecasts(index, row, targets, forecasts[has_target, index])
     statistics = [total.finish() for total in sums]
     return RunStatistics(statistics[0], statistics[1] if n_masks == 2 else None)
 

@@ -76,17 +76,24 @@ def subject_sums(run: str, statistics: ForecastStatistics, mapped: Sequence[int]
     """
     # Whether a feature varies can't be seen from a single time point.
     varies = (statistics.target_spread > 0) | (statistics.n_time_points < 2)[:, None]
-    error = np.where(varies[:, None], statistics.squared_error, 0.0)
-    r = pearson(statistics.co_spread, statistics.forecast_spread, statistics.target_spread[:, None])
-    defined = np.isfinite(r) & (statistics.n_time_points >= MIN_TIME_POINTS_OF_R)[:, None, None]
+    squared_error, r_z, n_r, error_maps = [], [], [], []
+    # Lead time by lead time: those of all take gigabytes, with the voxels of a brain.
+    for lead, n_time_points in enumerate(statistics.n_time_points):
+        error = np.where(varies[lead], statistics.squared_error[lead], 0.0)
+        r = pearson(statistics.co_spread[lead], statistics.forecast_spread[lead], statistics.target_spread[lead])
+        defined = np.isfinite(r) & (n_time_points >= MIN_TIME_POINTS_OF_R)
+        squared_error.append(error.sum(axis=-1))
+        r_z.append(np.where(defined, fisher_z(r), 0.0).sum(axis=-1))
+        n_r.append(defined.sum(axis=-1))
+        error_maps.append(error[list(mapped)])
     return SubjectSums(
         runs=(run,),
         n_time_points=statistics.n_time_points,
-        squared_error=error.sum(axis=-1),
-        r_z=np.where(defined, fisher_z(r), 0.0).sum(axis=-1),
-        n_r=defined.sum(axis=-1),
+        squared_error=np.stack(squared_error),
+        r_z=np.stack(r_z),
+        n_r=np.stack(n_r),
         pattern_z=statistics.pattern_z,
         n_patterns=statistics.n_patterns,
-        error_maps=error[:, list(mapped)],
+        error_maps=np.stack(error_maps),
         n_constant=int((~varies[statistics.n_time_points > 0]).any(axis=0).sum()),
     )

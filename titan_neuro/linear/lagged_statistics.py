@@ -189,7 +189,7 @@ def accumulate_statistics(
     layout : StatisticsLayout
         Horizons and order.
     features : slice
-        Features to do.
+        Features to do; may have a step.
     n_folds : int
         Number of folds.
     progress : callable, optional
@@ -205,7 +205,8 @@ def accumulate_statistics(
     TrainingError
         A time point is not finite.
     """
-    statistics = torch.zeros(n_folds, layout.n_rows, features.stop - features.start, dtype=torch.float64)
+    n_features = len(range(features.start, features.stop, features.step or 1))
+    statistics = torch.zeros(n_folds, layout.n_rows, n_features, dtype=torch.float64)
     for stretch in stretches if progress is None else progress(stretches):
         targets = layout.targets(stretch)
         start = max(0, stretch.start - layout.reach)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -74,64 +74,87 @@ class ForecastAccumulator:
         self._forecast = torch.zeros(n_horizons, n_models, 3, n_features, dtype=torch.float64)
         self._pattern_z = np.zeros((n_horizons, n_models))
         self._n_patterns = np.zeros((n_horizons, n_models), dtype=np.int64)
+        # Of the targets that were added last, at each lead time: the same sums, over the features of each time point.
+        self._time_points: dict[int, FloatArray] = {}
 
     def add(self, horizon: int, targets: Tensor, forecasts: Sequence[Tensor]) -> None:
-        """Add targets and their forecasts.
+        """Add targets and every model's forecasts of them; see `add_targets` and `add_forecasts`."""
+        self.add_targets(horizon, targets)
+        for model, values in enumerate(forecasts):
+            self.add_forecasts(horizon, model, targets, values)
+
+    def add_targets(self, horizon: int, targets: Tensor) -> None:
+        """Add targets, float32 ``(targets, features)``; `horizon` is the index of the lead time."""
+        n_time_points, n_features = targets.shape
+        self._n_time_points[horizon] += n_time_points
+        over_features = torch.zeros(2, n_time_points, dtype=torch.float64)
+        for block in _feature_blocks(n_features):
+            target = targets[:, block].double()
+            _add_sums((target, target * target), self._target[horizon, :, block], over_features)
+        self._time_points[horizon] = over_features.numpy()
+
+    def add_forecasts(self, horizon: int, model: int, targets: Tensor, forecasts: Tensor) -> None:
+        """Add one model's forecasts of the targets that were added last: rows need not be in memory together.
 
         Parameters
         ----------
-        horizon : int
-            Index of the lead time.
-        targets : torch.Tensor
+        horizon, model : int
+            Indices of the lead time and of the model.
+        targets, forecasts : torch.Tensor
             float32, ``(targets, features)``.
-        forecasts : sequence of torch.Tensor
-            Each model's forecasts of these targets, ``(targets, features)``.
         """
         n_time_points, n_features = targets.shape
-        self._n_time_points[horizon] += n_time_points
-        # The same sums, over the features of each time point.
-        time_point_target = torch.zeros(2, n_time_points, dtype=torch.float64)
-        time_point_forecast = torch.zeros(len(forecasts), 3, n_time_points, dtype=torch.float64)
-        for first in range(0, n_features, _BLOCK_FEATURES):
-            block = slice(first, first + _BLOCK_FEATURES)
-            target = targets[:, block].double()
-            for index, series in enumerate((target, target * target)):
-                self._target[horizon, index, block] += series.sum(dim=0)
-                time_point_target[index] += series.sum(dim=1)
-            for model, forecast in enumerate(forecasts):
-                values = forecast[:, block].double()
-                for index, series in enumerate((values, values * values, values * target)):
-                    self._forecast[horizon, model, index, block] += series.sum(dim=0)
-                    time_point_forecast[model, index] += series.sum(dim=1)
-        self._add_patterns(horizon, n_features, time_point_target.numpy(), time_point_forecast.numpy())
+        over_features = torch.zeros(3, n_time_points, dtype=torch.float64)
+        for block in _feature_blocks(n_features):
+            target, values = targets[:, block].double(), forecasts[:, block].double()
+            sums = self._forecast[horizon, model, :, block]
+            _add_sums((values, values * values, values * target), sums, over_features)
+        self._add_patterns(horizon, model, n_features, over_features.numpy())
 
     def finish(self) -> ForecastStatistics:
         """Return the sums of the run, spreads taken about its mean."""
-        n_time_points = np.maximum(self._n_time_points, 1)[:, None]
         target, target_square = self._target.numpy().transpose(1, 0, 2)
-        forecast, forecast_square, product = self._forecast.numpy().transpose(2, 0, 1, 3)
-        squared_error = target_square[:, None] - 2 * product + forecast_square
+        shape = self._forecast[:, :, 0].shape
+        forecast_spread, co_spread, squared_error = (np.empty(shape) for _ in range(3))
+        # Lead time by lead time: with the voxels of a brain, what is computed on the way takes gigabytes.
+        for lead, n_time_points in enumerate(np.maximum(self._n_time_points, 1)):
+            forecast, forecast_square, product = self._forecast[lead].numpy().transpose(1, 0, 2)
+            squared_error[lead] = np.maximum(target_square[lead] - 2 * product + forecast_square, 0.0)
+            forecast_spread[lead] = _spread(forecast, forecast_square, n_time_points)
+            co_spread[lead] = product - forecast * target[lead] / n_time_points
         return ForecastStatistics(
             n_time_points=self._n_time_points,
-            target_spread=_spread(target, target_square, n_time_points),
-            forecast_spread=_spread(forecast, forecast_square, n_time_points[..., None]),
-            co_spread=product - forecast * target[:, None] / n_time_points[..., None],
-            squared_error=np.maximum(squared_error, 0.0),
+            target_spread=_spread(target, target_square, np.maximum(self._n_time_points, 1)[:, None]),
+            forecast_spread=forecast_spread,
+            co_spread=co_spread,
+            squared_error=squared_error,
             pattern_z=self._pattern_z,
             n_patterns=self._n_patterns,
         )
 
-    def _add_patterns(self, horizon: int, n_features: int, targets: FloatArray, forecasts: FloatArray) -> None:
-        target, target_square = targets
-        forecast, forecast_square, product = forecasts.transpose(1, 0, 2)
+    def _add_patterns(self, horizon: int, model: int, n_features: int, forecasts: FloatArray) -> None:
+        target, target_square = self._time_points[horizon]
+        forecast, forecast_square, product = forecasts
         r = pearson(
             product - forecast * target / n_features,
             _spread(forecast, forecast_square, n_features),
             _spread(target, target_square, n_features),
         )
         defined = np.isfinite(r)
-        self._pattern_z[horizon] += np.where(defined, fisher_z(r), 0.0).sum(axis=1)
-        self._n_patterns[horizon] += defined.sum(axis=1)
+        self._pattern_z[horizon, model] += np.where(defined, fisher_z(r), 0.0).sum()
+        self._n_patterns[horizon, model] += defined.sum()
+
+
+def _feature_blocks(n_features: int) -> Iterator[slice]:
+    for first in range(0, n_features, _BLOCK_FEATURES):
+        yield slice(first, first + _BLOCK_FEATURES)
+
+
+def _add_sums(series: Sequence[Tensor], over_time: Tensor, over_features: Tensor) -> None:
+    """Add the sums of each of `series`, ``(time, features)``, over time and over features."""
+    for index, values in enumerate(series):
+        over_time[index] += values.sum(dim=0)
+        over_features[index] += values.sum(dim=1)
 
 
 def _spread(total: FloatArray, total_square: FloatArray, n: int | NDArray[np.int64]) -> FloatArray:

@@ -6,7 +6,9 @@ the brain a long context pays, and compares both with the intrinsic timescales o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -74,11 +76,9 @@ class ContextLengthProbe:
             lengths.append(setup.in_time_points(seconds))
             seconds *= 2
         self.contexts = tuple(sorted({*lengths, *config.contexts_time_points}))
-        # By subject: squared errors (contexts + whole run, horizons, features), those of the linear skip; and of the
-        # untrained model with the shortest context, with the whole run, and of its linear skip, which is the same.
-        self._errors: dict[str, np.ndarray] = {}
-        self._linear_errors: dict[str, np.ndarray] = {}
-        self._untrained_errors: dict[str, np.ndarray] = {}
+        # By subject; of the untrained model with the shortest context and the whole run.
+        self._errors: dict[str, SquaredErrors] = {}
+        self._untrained_errors: dict[str, SquaredErrors] = {}
         self._longest_run_s = 0.0
         # Summed over runs, (lags, features).
         self._autocorrelation: np.ndarray | None = None
@@ -96,11 +96,12 @@ class ContextLengthProbe:
         origins, subject = self._origins(run), run.subject
         targets = read_targets(run, origins, self.setup.horizons)
         self._longest_run_s = max(self._longest_run_s, run.n_time_points * self.setup.repetition_time)
-        errors, linear_errors = _squared_errors(fold.model, run, origins, targets, self.contexts)
-        self._errors[subject] = self._errors.get(subject, 0) + errors
-        self._linear_errors[subject] = self._linear_errors.get(subject, 0) + linear_errors
-        untrained, _ = _squared_errors(fold.untrained_model, run, origins, targets, self.contexts[:1])
-        self._untrained_errors[subject] = self._untrained_errors.get(subject, 0) + untrained
+        for model, contexts, by_subject in (
+            (fold.model, self.contexts, self._errors),
+            (fold.untrained_model, self.contexts[:1], self._untrained_errors),
+        ):
+            errors = _squared_errors(model, run, origins, targets, contexts)
+            by_subject[subject] = by_subject[subject] + errors if subject in by_subject else errors
         correlation = autocorrelation(run, self.setup.in_time_points(_LONGEST_LAG_S) + 1)
         self._autocorrelation = correlation + (0 if self._autocorrelation is None else self._autocorrelation)
         if self._centers_mm is None and (space := getattr(run, "space", None)) is not None:
@@ -109,19 +110,25 @@ class ContextLengthProbe:
     def _origins(self, run: RunData) -> Tensor:
         return select_origins(run, self.setup.horizons, count=self.config.origins_per_run)
 
-    def skill(self) -> tuple[list[str], np.ndarray]:
-        """Return the subjects and their skill_ar, ``(subjects, contexts + whole run, horizons, features)``.
+    def skill(self, *, pooled: bool = False) -> tuple[list[str], np.ndarray]:
+        """Return the subjects and their skill_ar.
 
-        NaN where the linear forecast has no error (a constant feature).
+        Parameters
+        ----------
+        pooled : bool
+            At every lead time, errors summed over features; else by feature, at the shortest lead time.
+
+        Returns
+        -------
+        subjects : list of str
+        skill : numpy.ndarray
+            ``(subjects, contexts + whole run, features)``, NaN where the linear forecast has no error (a constant
+            feature); if `pooled`, ``(subjects, contexts + whole run, horizons)``.
         """
-        linear = self._stack(self._linear_errors)[:, None]
+        errors, linear = _stack(self._errors, pooled=pooled)
         with np.errstate(invalid="ignore", divide="ignore"):
-            skill: np.ndarray = np.where(linear > 0, 1 - self._stack(self._errors) / linear, np.nan)
+            skill: np.ndarray = np.where(linear > 0, 1 - errors / linear, np.nan)
         return sorted(self._errors), skill
-
-    def _stack(self, by_subject: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Put the arrays of all subjects into one, ``(subjects, ...)``, in the order of their labels."""
-        return np.stack([by_subject[subject] for subject in sorted(by_subject)])
 
     def gain(self, *, untrained: bool = False, pooled: bool = False) -> np.ndarray:
         """Return the gain of skill_ar: with the whole run as context, less that with the shortest one.
@@ -131,18 +138,15 @@ class ContextLengthProbe:
         untrained : bool
             Of the untrained model.
         pooled : bool
-            Errors are summed over features.
+            At every lead time, errors summed over features; else by feature, at the shortest lead time.
 
         Returns
         -------
         numpy.ndarray
-            ``(subjects, horizons, features)``, NaN where the linear forecast has no error; if `pooled`,
-            ``(subjects, horizons)``.
+            ``(subjects, features)``, NaN where the linear forecast has no error; if `pooled`, ``(subjects, horizons)``.
         """
-        errors, linear = self._stack(self._untrained_errors if untrained else self._errors), self._linear_errors
-        removed, of_linear = errors[:, 0] - errors[:, -1], self._stack(linear)
-        if pooled:
-            removed, of_linear = removed.sum(axis=-1), of_linear.sum(axis=-1)
+        errors, linear = _stack(self._untrained_errors if untrained else self._errors, pooled=pooled)
+        removed, of_linear = errors[:, 0] - errors[:, -1], linear[:, 0]
         with np.errstate(invalid="ignore", divide="ignore"):
             gain: np.ndarray = np.where(of_linear > 0, removed / of_linear, np.nan)
         return gain
@@ -189,8 +193,8 @@ class ContextLengthProbe:
         timescale, rows, not_tested = self.timescale(), [], list[str]()
         compared = {
             WINDOW: self.receptive_window(),
-            GAIN_MAP: self.gain()[:, 0].mean(axis=0),
-            untrained_name(GAIN_MAP): self.gain(untrained=True)[:, 0].mean(axis=0),
+            GAIN_MAP: self.gain().mean(axis=0),
+            untrained_name(GAIN_MAP): self.gain(untrained=True).mean(axis=0),
         }
         for name, values in compared.items():
             found = compare_maps(
@@ -214,7 +218,7 @@ class ContextLengthProbe:
         return rows, not_tested
 
     def _maps(self) -> dict[str, tuple[np.ndarray, Mapping[str, Any]]]:
-        gains, shared = self.gain()[:, 0], {"NumberOfSubjects": len(self._errors)}
+        gains, shared = self.gain(), {"NumberOfSubjects": len(self._errors)}
         shortest = f"{self.contexts[0] * self.setup.repetition_time:g} s"
         contrast = f"skill_ar with the whole run as context, less that with {shortest}, at the shortest lead time"
         window = f"the shortest context with {self.config.gain_fraction:.0%} of the gain, at the shortest lead time"
@@ -291,8 +295,7 @@ class ContextLengthProbe:
 
     def curve(self) -> pd.DataFrame:
         """Return the curve: errors summed over features, then the mean over subjects and its bootstrap interval."""
-        linear = self._stack(self._linear_errors)[:, None]
-        by_subject = 1 - self._stack(self._errors).sum(-1) / linear.sum(-1)
+        _, by_subject = self.skill(pooled=True)
         setup, rows = self.setup, []
         for index, context in enumerate([*self.contexts, None]):
             for number, horizon in enumerate(setup.horizons):
@@ -319,7 +322,7 @@ class ContextLengthProbe:
         the length of the longest run where no shorter context reaches the fraction of the gain.
         """
         _, skill = self.skill()
-        mean = skill[:, :, 0].mean(axis=0)
+        mean = skill.mean(axis=0)
         gain = mean[-1] - mean[0]
         is_reached = mean >= mean[0] + self.config.gain_fraction * gain
         contexts_s = [context * self.setup.repetition_time for context in self.contexts]
@@ -327,17 +330,50 @@ class ContextLengthProbe:
         return np.where(gain > 0, seconds[is_reached.argmax(axis=0)], np.nan)
 
 
+@dataclass(frozen=True, eq=False)
+class SquaredErrors:
+    """Squared errors summed over forecast origins; rows are the contexts, the whole run, and the linear skip.
+
+    Those of all features at all lead times would take gigabytes, of the voxels of some twenty brains.
+
+    Attributes
+    ----------
+    pooled : numpy.ndarray
+        Summed over features, ``(rows, horizons)``.
+    by_feature : numpy.ndarray
+        At the shortest lead time, ``(rows, features)``.
+    """
+
+    pooled: np.ndarray
+    by_feature: np.ndarray
+
+    @classmethod
+    def of(cls, errors: Iterable[Tensor]) -> SquaredErrors:
+        """Sum the errors of each row, ``(origins, horizons, features)``; one row is in memory at a time."""
+        sums = ((square.sum(axis=1), square[0].copy()) for square in map(sum_of_squares, errors))
+        return cls(*(np.stack(parts) for parts in zip(*sums, strict=True)))
+
+    def __add__(self, other: SquaredErrors) -> SquaredErrors:
+        return SquaredErrors(self.pooled + other.pooled, self.by_feature + other.by_feature)
+
+
+def _stack(by_subject: Mapping[str, SquaredErrors], *, pooled: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Errors of all subjects in the order of their labels, ``(subjects, contexts + whole run, ...)``, and linear."""
+    parts = [by_subject[subject] for subject in sorted(by_subject)]
+    errors = np.stack([part.pooled if pooled else part.by_feature for part in parts])
+    return errors[:, :-1], errors[:, -1:]
+
+
 def _squared_errors(
     model: Forecaster, run: RunData, origins: Tensor, targets: Tensor, contexts: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Squared errors summed over origins: ``(contexts + whole run, horizons, features)``, and of the linear skip."""
+) -> SquaredErrors:
+    """Squared errors with each context, with the whole run, and of the linear skip."""
     model.eval()
     linear, observed = observe_run(model, run, origins)
     residual = targets - linear
     of_whole_run = forecast_whole_run(model, observed, origins)
-    cut = [residual - _forecast(model, observed, origins, context, of_whole_run) for context in contexts]
-    errors = np.stack([sum_of_squares(each) for each in (*cut, residual - of_whole_run)])
-    return errors, sum_of_squares(residual)
+    cut = (residual - _forecast(model, observed, origins, context, of_whole_run) for context in contexts)
+    return SquaredErrors.of(itertools.chain(cut, (residual - of_whole_run, residual)))
 
 
 def _forecast(model: Forecaster, observed: Observation, origins: Tensor, context: int, of_whole_run: Tensor) -> Tensor:

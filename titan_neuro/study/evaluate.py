@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,15 +20,17 @@ from titan_neuro.evaluation.noise_ceilings import retest_ceiling, stimulus_locke
 from titan_neuro.files import find_with_leftovers, read_json, remove_files
 from titan_neuro.manifests import ResultOf, State
 from titan_neuro.tables import read_written_tsv
+from titan_neuro.training.closed_form import fitted_linear_skip
 
 if TYPE_CHECKING:
     from titan_neuro.baselines import OracleReference
     from titan_neuro.evaluation import Benchmark
+    from titan_neuro.linear.autoregression import Autoregression
     from titan_neuro.metrics import Ceiling
     from titan_neuro.study.config import StudyConfig
     from titan_neuro.study.models import StudyPlan, TrainedStudy
     from titan_neuro.training import FoldData
-    from titan_neuro.typing import ForecastModel
+    from titan_neuro.typing import ForecastModel, RunData
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +158,9 @@ def _score_folds(trained: TrainedStudy) -> Benchmark:
             main, *comparison_models = folds[position]
             is_trained = trained.config.training.max_epochs > 0
             models[seed] = [main, *controls_of(main, train, is_trained=is_trained), *comparison_models]
-        baselines, references = _rows(trained.config.model.horizons)
+        # The models of the fold begin with the same autoregression: it is fitted once.
+        linear = functools.partial(_linear_skip, trained, data)
+        baselines, references = _rows(trained.config.model.horizons, linear)
         parts.append(
             score_fold(
                 models,
@@ -171,9 +176,16 @@ def _score_folds(trained: TrainedStudy) -> Benchmark:
     return combine(parts)
 
 
-def _rows(horizons: tuple[int, ...]) -> tuple[list[ForecastModel], list[OracleReference]]:
+def _linear_skip(trained: TrainedStudy, data: FoldData, runs: Sequence[RunData]) -> Autoregression:
+    """The autoregression of the fold's models, which is fitted to the same `runs` as the baselines."""
+    return fitted_linear_skip(data, trained.config.model.horizons, work_dir=trained.plan.output.work_dir)
+
+
+def _rows(
+    horizons: tuple[int, ...], fit_linear: Callable[[Sequence[RunData]], Autoregression] | None = None
+) -> tuple[list[ForecastModel], list[OracleReference]]:
     """Baselines and oracle references, not fitted yet, in the order of the table."""
-    shared_fits = SharedFits(horizons)
+    shared_fits = SharedFits(horizons, fit_linear)
     return make_baselines(horizons, shared_fits), make_oracle_references(horizons, shared_fits)
 
 

@@ -49,6 +49,8 @@ from titan_neuro.training.trainer import (
 )
 
 logger = logging.getLogger(__name__)
+# Most numbers in the forecasts of a validation window: a few such tensors are held at once.
+_VALIDATION_NUMBERS = 2**26
 
 
 @dataclasses.dataclass(frozen=True)
@@ -303,20 +305,29 @@ class _StreamData(lightning.LightningDataModule):
         """Return the windows of the current epoch."""
         epoch = 0 if self.trainer is None else self.trainer.current_epoch
         runs = self._job.data.select(self._job.data.fold.train)
-        return self._load(runs, seed=epoch_seed(self._job.seed, epoch), min_steps=self._job.training.steps_per_epoch)
+        training = self._job.training
+        seed = epoch_seed(self._job.seed, epoch)
+        return self._load(runs, seed=seed, min_steps=training.steps_per_epoch, window=training.window_time_points)
 
     def val_dataloader(self) -> StreamLoader:
-        """Return the windows of the validation runs."""
-        return self._load(self._job.data.select(self._job.data.fold.validation), seed=None, min_steps=1)
+        """Return the windows of the validation runs, shorter than those of the training where these are large.
 
-    def _load(self, runs: Sequence[RunView], *, seed: int | None, min_steps: int) -> StreamLoader:
+        No gradient is cut off between them: their length changes nothing.
+        """
+        training, model = self._job.training, self._job.model
+        n_numbers = training.n_streams * len(model.horizons) * self._job.data.space.n_features
+        restart = model.restart_time_points
+        window = min(training.window_time_points, restart * max(1, _VALIDATION_NUMBERS // (n_numbers * restart)))
+        return self._load(self._job.data.select(self._job.data.fold.validation), seed=None, min_steps=1, window=window)
+
+    def _load(self, runs: Sequence[RunView], *, seed: int | None, min_steps: int, window: int) -> StreamLoader:
         rank, on_gpu = Rank(), False
         if self.trainer is not None:
             rank = Rank(self.trainer.global_rank, self.trainer.world_size)
             on_gpu = self.trainer.strategy.root_device.type == "cuda"
         windows = StreamWindows(
             runs,
-            window_time_points=self._job.training.window_time_points,
+            window_time_points=window,
             n_streams=self._job.training.n_streams,
             horizons=self._job.model.horizons,
             min_steps=min_steps,

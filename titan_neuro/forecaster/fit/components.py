@@ -123,20 +123,15 @@ def find_components(
     SpatialComponents
     """
     sizes = config.sizes(runs[0].n_features)
-    lengths: dict[str, int] = {}
-    for run in runs:
-        lengths[run.stimulus] = max(run.n_time_points, lengths.get(run.stimulus, 0))
-    averages = average_over_subjects(runs, every=-(-sum(lengths.values()) // _SAMPLED_TIME_POINTS))
     n_time_points = sum(int(run.scored.sum()) for run in runs)
     is_short = n_time_points < _TIME_POINTS_PER_FEATURE * runs[0].n_features
-    series = torch.cat([part.series[part.scored] for part in averages])
     if start is not None:
         directions = start.innovation_directions
         if not is_short:
-            directions = principal_components(series @ start.basis.T, sizes.n_components)
+            directions = principal_components(_sample_averages(runs) @ start.basis.T, sizes.n_components)
         return SpatialComponents(sizes, start.basis, start.innovation_directions, directions)
-    innovations = _sample_innovations(runs, linear)
     if has_stimulus and is_short:
+        innovations = _sample_innovations(runs, linear)
         # More components than the time points can determine would hold the noise of the training subjects. Those of the
         # averages would be the directions in which these subjects agree by chance.
         n_basis = min(sizes.width, max(2, n_time_points // _TIME_POINTS_PER_COMPONENT))
@@ -144,7 +139,9 @@ def find_components(
         basis = pad_rows(principal_components(innovations, n_basis), sizes.width)
         directions = principal_components(innovations @ basis.T, n_components)
         return SpatialComponents(sizes, basis, pad_rows(directions, sizes.n_components), directions)
-    stimulus = principal_components(series, sizes.n_components)
+    # One sample after the other: of the voxels of a brain each takes more than a gigabyte.
+    stimulus = principal_components(_sample_averages(runs), sizes.n_components)
+    innovations = _sample_innovations(runs, linear)
     union = orthonormal_union(stimulus, principal_components(innovations, sizes.width))[: sizes.width]
     basis = pad_rows(union, sizes.width)
     directions = principal_components(innovations @ basis.T, sizes.n_components)
@@ -161,6 +158,15 @@ def principal_series_directions(runs: Sequence[ComponentRun], components: Spatia
 def pad_rows(rows: Tensor, n_rows: int) -> Tensor:
     """`rows`, ``(rows, columns)``, followed by rows of zeros: ``(n_rows, columns)``."""
     return torch.cat([rows, rows.new_zeros(n_rows - len(rows), rows.shape[1])])
+
+
+def _sample_averages(runs: Sequence[RunData]) -> Tensor:
+    """Scored time points of the intersubject averages, evenly sampled from all stimuli: ``(samples, features)``."""
+    lengths: dict[str, int] = {}
+    for run in runs:
+        lengths[run.stimulus] = max(run.n_time_points, lengths.get(run.stimulus, 0))
+    averages = average_over_subjects(runs, every=-(-sum(lengths.values()) // _SAMPLED_TIME_POINTS))
+    return torch.cat([part.series[part.scored] for part in averages])
 
 
 def _sample_innovations(runs: Sequence[RunData], linear: Autoregression) -> Tensor:
