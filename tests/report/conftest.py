@@ -111,7 +111,7 @@ class OutputFolder:
         write_table(self.group / "task-movie_desc-forecast_subjects.tsv", columns, subject_rows)
         sidecar = {
             "Protocol": protocol,
-            "Folds": [{"number": number, "train": [], "test": [f"sub-{number}"]} for number in (1, 2, 3)],
+            "Folds": self.folds(),
             "Ablations": PARTS,
             "Summary": summary,
             "Comparisons": [f"{models[0]} is not shown to differ from {models[-1]} at every lead time."],
@@ -125,6 +125,19 @@ class OutputFolder:
         write_json(self.group / "task-movie_desc-forecast_scores.json", sidecar)
         write_json(self.group / "task-movie_desc-forecast_subjects.json", {})
         return self
+
+    def folds(self):
+        """Three folds; each tests every third subject, and trains on the others."""
+        runs = {subject: [f"sub-{subject}_task-movie_run-{run}" for run in (1, 2)] for subject in self.subjects}
+        tested = [self.subjects[number::3] for number in range(3)]
+        return [
+            {
+                "number": number,
+                "train": [key for subject, keys in runs.items() if subject not in names for key in keys],
+                "test": [key for name in names for key in runs[name]],
+            }
+            for number, names in enumerate(tested, 1)
+        ]
 
     def comparisons(self, others=("ar", "persistence")):
         rows = [
@@ -279,8 +292,8 @@ class OutputFolder:
 def output_folder(tmp_path, coarse_mask):
     """Function that starts an output folder under ``tmp_path``."""
 
-    def start(**keywords):
-        return OutputFolder(tmp_path / "out", coarse_mask, **keywords)
+    def start(folder="out", **keywords):
+        return OutputFolder(tmp_path / folder, coarse_mask, **keywords)
 
     return start
 

@@ -1,4 +1,4 @@
-"""``titan-neuro report``: one page with everything."""
+"""``titan-neuro report``: one page with everything, or two studies side by side."""
 
 from __future__ import annotations
 
@@ -11,11 +11,29 @@ from titan_neuro.cli import flags
 
 def add_parser(subcommands: Any) -> None:
     """Add the subcommand."""
-    parser = flags.new_subcommand(subcommands, "report", "Write report.html from what the other stages have made.")
+    parser = flags.new_subcommand(
+        subcommands,
+        "report",
+        "Write report.html from what the other stages have made; with OTHER_DIR, a page with two studies side by side.",
+    )
     parser.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR")
+    parser.add_argument(
+        "other_dir",
+        type=Path,
+        nargs="?",
+        metavar="OTHER_DIR",
+        help="output folder of another study: OUTPUT_DIR/compared-with-NAME.html shows what differs",
+    )
     parser.set_defaults(execute=execute)
 
 
 def execute(arguments: argparse.Namespace) -> None:
-    """Write the page, unless nothing has changed since it was written."""
-    print(f"Report: {flags.study_of(arguments).report()}")  # noqa: T201
+    """Write the page; that of one study only where something has changed since it was written."""
+    study = flags.study_of(arguments)
+    if arguments.other_dir is None:
+        print(f"Report: {study.report()}")  # noqa: T201
+        return
+    from titan_neuro.study import Study
+
+    comparison = study.compare(Study.open(None, arguments.other_dir))
+    print(*comparison.lines, f"Report: {comparison.page}", sep="\n")  # noqa: T201

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -131,6 +131,37 @@ def headline_figure(rows: Sequence[tuple[str, str, pd.DataFrame]]) -> Figure:
     set_log_axis(axes, seconds, [f"{value:g}" for value in seconds])
     axes.set(xlabel="how far ahead (s)", ylabel=_axis_label("skill_ar"))
     figure.legend(loc="outside lower center", ncols=min(3, len(rows)), fontsize=8.5)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def paired_figure(differences: pd.DataFrame, summary: pd.DataFrame, seconds: Mapping[int, float]) -> Figure:
+    """Differences of a score within people over lead time: a dot for each person, the mean with its 95 % interval.
+
+    Parameters
+    ----------
+    differences : pandas.DataFrame
+        A row for each person, a column for each lead time in time points.
+    summary : pandas.DataFrame
+        The index are the lead times; columns ``difference``, ``difference_low`` and ``difference_high``.
+    seconds : mapping of int to float
+        Seconds of each lead time.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure = Figure(figsize=(4.9, 3.1))
+    axes = figure.add_subplot()
+    x = np.array([seconds[int(points)] for points in summary.index])
+    for _, row in differences.iterrows():
+        axes.plot(x, row, "o-", color=MUTED, alpha=0.45, markersize=3, linewidth=0.7, zorder=3)
+    draw_interval(axes, x, summary["difference_low"], summary["difference_high"], MODEL_COLOR)
+    axes.plot(x, summary["difference"], "o-", color=MODEL_COLOR, linewidth=2.2, zorder=5)
+    axes.axhline(0, color=MUTED, linewidth=1, zorder=2)
+    fit_y_axis(axes, [0.0, *differences.to_numpy(float).ravel(), *summary.to_numpy(float).ravel()], {})
+    set_log_axis(axes, list(x), [f"{value:g}" for value in x])
+    axes.set(xlabel="how far ahead (s)", ylabel="skill_ar: A minus B, within each person")
     return figure
 
 

@@ -168,12 +168,17 @@ def _beside_baseline(scores: pd.DataFrame, rows: pd.DataFrame, comparisons: pd.D
         return f"{clause}."
     if int(scores["n_subjects"].max()) < FEW_SUBJECTS:
         return f"{clause}."
-    n_better, n_worse = int((pairs["difference_low"] > 0).sum()), int((pairs["difference_high"] < 0).sum())
-    shown = [f"better at {n_better}"] if n_better else []
-    shown += [f"worse at {n_worse}"] if n_worse else []
+    shown = better_or_worse(pairs)
     if not shown:
         return f"{clause}: no difference is shown at any lead time."
-    return f"{clause}: the model is {' and '.join(shown)} of {len(pairs)} lead times."
+    return f"{clause}: the model is {shown} of {len(pairs)} lead times."
+
+
+def better_or_worse(pairs: pd.DataFrame) -> str:
+    """Say at how many lead times an interval lies above or below 0: ``better at 3 and worse at 1``; empty for none."""
+    n_better, n_worse = int((pairs["difference_low"] > 0).sum()), int((pairs["difference_high"] < 0).sum())
+    shown = [f"{word} at {count}" for word, count in (("better", n_better), ("worse", n_worse)) if count]
+    return " and ".join(shown)
 
 
 def not_shown_sentence(results: Results) -> str:

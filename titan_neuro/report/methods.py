@@ -60,10 +60,10 @@ def scoring_terms(scores: pd.DataFrame, metadata: ForecastMetadata) -> list[tupl
     seconds = dict(zip(scores[LEAD_TIME_POINTS], scores[LEAD_TIME_S], strict=True))
     lead_times = ", ".join(f"{points} ({seconds[points]:g} s)" for points in lead_times_of(scores))
     protocols = [f"{name}: {PROTOCOLS.get(name, 'no description')}" for name in scores["protocol"].unique()]
-    n_folds = str(metadata.n_folds)
-    if metadata.n_folds == 1:
+    n_folds = str(len(metadata.folds))
+    if len(metadata.folds) == 1:
         n_folds += f", which tests {list_names(metadata.tested)}"
-    elif "subject" in set(scores["protocol"]) and metadata.n_folds == scores["n_subjects"].max():
+    elif "subject" in set(scores["protocol"]) and len(metadata.folds) == scores["n_subjects"].max():
         n_folds += " (leave-one-subject-out)"
     return [
         ("Protocol", "; ".join(protocols)),
@@ -125,10 +125,10 @@ def methods_paragraphs(results: Results) -> list[str]:
         "at the inferred position in the stimulus, and what a memory learns about the subject at test time (Behrouz et "
         f"al., 2024). It was {gradients}.",
         f"Forecasts {lead_times} s ahead were scored on {PROTOCOLS.get(protocol, protocol)} "
-        f"({count_in_words(metadata.n_folds, 'fold')}, {count_in_words(int(scores['n_seeds'].max()), 'seed')}). Skill "
-        f"is {METRICS_BY_NAME['skill_ar'].formula}, with errors summed over features and runs of a subject. Intervals "
-        f"are 95 % bootstrap intervals over subjects. Comparison: {compared}. The noise ceiling is that of the "
-        "leave-one-subject-out intersubject correlation (Nastase et al., 2019).",
+        f"({count_in_words(len(metadata.folds), 'fold')}, {count_in_words(int(scores['n_seeds'].max()), 'seed')}). "
+        f"Skill is {METRICS_BY_NAME['skill_ar'].formula}, with errors summed over features and runs of a subject. "
+        f"Intervals are 95 % bootstrap intervals over subjects. Comparison: {compared}. The noise ceiling is that of "
+        "the leave-one-subject-out intersubject correlation (Nastase et al., 2019).",
     ]
     probes = [
         f"{probe.name} ({probe.question}): {probe.metadata['Test']}"

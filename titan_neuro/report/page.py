@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 
 from titan_neuro.evaluation.metrics_and_rows import (
@@ -31,10 +28,10 @@ from titan_neuro.report.headlines import asked, best_baseline, ceiling_rows_of, 
 from titan_neuro.report.limits import limits
 from titan_neuro.report.maps import NOT_TESTED, maps_section, timescale_figure
 from titan_neuro.report.methods import CITATIONS, methods_paragraphs, provenance_terms, scoring_terms, stage_rows
-from titan_neuro.report.numbers import number
 from titan_neuro.report.probes import probe_sections
 from titan_neuro.report.quality import QUALITY_COLUMNS, quality_rows
 from titan_neuro.report.records import Results
+from titan_neuro.report.rendering import render
 from titan_neuro.report.results import lead_times_of, read_results
 from titan_neuro.report.style import BASELINE_COLOR, CEILING_COLOR, MODEL_COLOR, svg_uri
 from titan_neuro.report.tables import (
@@ -46,10 +43,10 @@ from titan_neuro.report.tables import (
     score_groups,
     subject_rows,
     training_rows,
+    values_in_words,
 )
 from titan_neuro.typing import HIGH_MOTION_MM
 
-_TEMPLATES = Path(__file__).with_name("templates")
 _DRAWN_METRICS = ("skill_ar", "r2")
 # Probes whose results stand with the context length, as what the memory does while it reads.
 _OF_MEMORY = ("history-swap", "surprise")
@@ -88,25 +85,10 @@ def write_report(output_dir: Path, states: Mapping[str, Check] | None = None, pr
     OutputError
         The page can't be written.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    # As it is included: without its last line break.
-    script = (_TEMPLATES / "sort.js").read_text(encoding="utf-8").removesuffix("\n")
     content = _content(read_results(output_dir, states), states or {}, problem)
-    page = environment.get_template("page.html").render(content, script_digest=_digest(script))
     target = output_dir / "report.html"
-    write_text(target, page)
+    write_text(target, render("page.html", content))
     return target
-
-
-def _digest(script: str) -> str:
-    """Digest of a script as a Content-Security-Policy names it."""
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
 
 
 def _content(results: Results, states: Mapping[str, Check], problem: str | None) -> dict[str, Any]:
@@ -186,7 +168,7 @@ def _headline_section(results: Results) -> dict[str, Any] | None:
         seconds = scores.drop_duplicates(LEAD_TIME_POINTS)[[LEAD_TIME_POINTS, LEAD_TIME_S]]
         rows.append(("ceiling", CEILING_COLOR, ceiling.rows.merge(seconds, on=LEAD_TIME_POINTS)))
         notes.append(f"Ceiling ({ceiling.name}): without the person's own past; a forecaster may exceed it.")
-    values = "; ".join(f"{label}: {_values(table, 'skill_ar')}" for label, _, table in rows)
+    values = "; ".join(f"{label}: {values_in_words(table, 'skill_ar')}" for label, _, table in rows)
     return {
         "source": svg_uri(headline_figure(rows)),
         "alt": f"Skill over how far ahead is forecast. {values}.",
@@ -200,7 +182,7 @@ def _scores_section(results: Results) -> dict[str, Any] | None:
         return None
     figures = []
     for metric in _DRAWN_METRICS:
-        values = _values(scores[scores["model"] == main_model], metric)
+        values = values_in_words(scores[scores["model"] == main_model], metric)
         figures.append(
             {
                 "source": svg_uri(lead_time_figure(scores, results.subjects, metric, main_model)),
@@ -262,7 +244,7 @@ def _rollouts_section(results: Results) -> dict[str, Any] | None:
     rollouts, main_model = results.rollouts, results.main_model
     if rollouts is None:
         return None
-    values = _values(rollouts[rollouts["model"] == main_model], "skill_ar")
+    values = values_in_words(rollouts[rollouts["model"] == main_model], "skill_ar")
     return {
         "lead_times": lead_time_headings(rollouts),
         "groups": score_groups(rollouts, ROLLOUT_METRICS),
@@ -285,7 +267,7 @@ def _context_section(results: Results) -> dict[str, Any] | None:
     curve = results.curve
     if curve is None:
         return None
-    values = _values(curve[curve["whole_run"]], "skill_ar") or "not scored"
+    values = values_in_words(curve[curve["whole_run"]], "skill_ar") or "not scored"
     return {
         "source": svg_uri(context_figure(curve)),
         "alt": f"skill_ar over the length of the context in s, a line per lead time. With the whole run: {values}.",
@@ -314,12 +296,6 @@ def _subjects_section(results: Results) -> dict[str, Any] | None:
         return None
     model = results.main_model or str(subjects["model"].iloc[-1])
     return {"model": model, "lead_times": lead_times_of(subjects), "rows": subject_rows(subjects, model)}
-
-
-def _values(rows: pd.DataFrame, column: str) -> str:
-    """Values of a row of the table by lead time, for those who can't see the figure."""
-    pairs = zip(rows[LEAD_TIME_POINTS], rows[column], strict=True)
-    return ", ".join(f"{number(value)} at {count_in_words(int(points), 'time point')}" for points, value in pairs)
 
 
 def _sample(table: pd.DataFrame) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -93,6 +93,13 @@ class ProbeResult:
         return f"{described.get('Description', 'x')}{unit}"
 
 
+class Fold(NamedTuple):
+    """Keys of the runs that a model was trained on, and of those that it was tested on."""
+
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ForecastMetadata:
     """The JSON beside the forecast table.
@@ -109,9 +116,8 @@ class ForecastMetadata:
         Noise ceilings that could not be estimated, and why.
     caveats : list of str
         Sentences without which the table must not be read.
-    n_folds : int
-    tested : list of str
-        Keys of the runs that are scored.
+    folds : tuple of Fold
+        Runs of training and test.
     repetition_time_s : float
     normalization, space : str
         How time points were scaled, and the space or atlas of the features.
@@ -122,11 +128,15 @@ class ForecastMetadata:
     comparisons: list[str]
     missing_ceilings: dict[str, str]
     caveats: list[str]
-    n_folds: int
-    tested: list[str]
+    folds: tuple[Fold, ...]
     repetition_time_s: float
     normalization: str
     space: str
+
+    @property
+    def tested(self) -> list[str]:
+        """Keys of the runs that are scored."""
+        return [key for fold in self.folds for key in fold.test]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ from titan_neuro.manifests import read as read_manifest
 from titan_neuro.probing.tools.results import RESULT_SUFFIX, SCORES
 from titan_neuro.provenance import read_stages
 from titan_neuro.report.reading import HINT, read_sidecar, read_table
-from titan_neuro.report.records import ForecastMetadata, ProbeResult, Results, StatMap
+from titan_neuro.report.records import Fold, ForecastMetadata, ProbeResult, Results, StatMap
 
 _LEAD_TIME = (LEAD_TIME_POINTS, LEAD_TIME_S)
 _SCORES_NUMBERS = (
@@ -253,8 +253,7 @@ def _read_metadata(files: _Shown, scores_path: Path) -> ForecastMetadata | None:
         comparisons=[str(sentence) for sentence in sidecar["Comparisons"]],
         missing_ceilings={str(name): str(reason) for name, reason in sidecar["MissingCeilings"].items()},
         caveats=[str(sentence) for sentence in sidecar["Caveats"]],
-        n_folds=len(sidecar["Folds"]),
-        tested=[str(key) for fold in sidecar["Folds"] for key in fold["test"]],
+        folds=tuple(Fold(*(tuple(map(str, fold[part])) for part in Fold._fields)) for fold in sidecar["Folds"]),
         repetition_time_s=float(sidecar["RepetitionTime"]),
         normalization=str(sidecar["Normalization"]),
         space=str(sidecar["Space"]),

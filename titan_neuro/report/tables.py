@@ -143,7 +143,7 @@ def _score_group(scores: pd.DataFrame, kinds: dict[str, Kind], metric: str, *, i
     for model in sorted(kinds, key=lambda model: order.index(kinds[model])):
         by_lead_time = {int(row[LEAD_TIME_POINTS]): row for _, row in scores[scores["model"] == model].iterrows()}
         cells = [
-            _cell(by_lead_time[points], metric, best[points]) if points in by_lead_time else _EMPTY
+            score_cell(by_lead_time[points], metric, best[points]) if points in by_lead_time else _EMPTY
             for points in lead_times
         ]
         if all(cell["value"] == NOT_AVAILABLE for cell in cells):
@@ -178,7 +178,8 @@ def _best(forecasts: pd.DataFrame, metric: str) -> dict[int, float]:
 _EMPTY = Cell(value=NOT_AVAILABLE, interval="", best=False)
 
 
-def _cell(row: pd.Series, metric: str, best: float = math.nan, *, decimals: int = 3) -> Cell:
+def score_cell(row: pd.Series, metric: str, best: float = math.nan, *, decimals: int = 3) -> Cell:
+    """Make the cell of a metric with its interval; `best` is the highest value of its lead time, which is marked."""
     value, (low, high) = float(row[metric]), (float(row[f"{metric}_{end}"]) for end in ("low", "high"))
     ends = interval(low, high, decimals)
     described = METRICS_BY_NAME.get(metric)
@@ -211,8 +212,8 @@ def ablation_rows(ablations: pd.DataFrame, comparisons: pd.DataFrame) -> list[Ab
                 name=name,
                 label=row_of(name).label,
                 cells=[
-                    *(_cell(row, "difference", decimals=4) for _, row in pairs.iterrows()),
-                    _cell(ablation, "mean_difference", decimals=4),
+                    *(score_cell(row, "difference", decimals=4) for _, row in pairs.iterrows()),
+                    score_cell(ablation, "mean_difference", decimals=4),
                 ],
                 definition=row_of(name).definition,
                 effect=str(ablation["effect"]),
@@ -233,7 +234,7 @@ def comparison_rows(comparisons: pd.DataFrame) -> list[LabeledRow]:
         LabeledRow(
             name=f"{model} {MINUS} {other}",
             label=row_of(str(other)).label,
-            cells=[_cell(row, "difference") for _, row in rows.sort_values(LEAD_TIME_POINTS).iterrows()],
+            cells=[score_cell(row, "difference") for _, row in rows.sort_values(LEAD_TIME_POINTS).iterrows()],
         )
         for (model, other), rows in comparisons.groupby(["model", "compared_with"], sort=False)
     ]
@@ -245,7 +246,7 @@ def residual_rows(residuals: pd.DataFrame) -> list[LabeledRow]:
         LabeledRow(
             name=str(row["model"]),
             label=row_of(str(row["model"])).label,
-            cells=[_cell(row, metric) for metric in RESIDUAL_METRICS],
+            cells=[score_cell(row, metric) for metric in RESIDUAL_METRICS],
         )
         for _, row in residuals.iterrows()
     ]
@@ -259,7 +260,7 @@ def ceiling_rows(ceilings: pd.DataFrame) -> list[CeilingRow]:
             label=CEILINGS.get(str(name), ""),
             n_subjects=int(rows["n_subjects"].max()),
             metric=metric,
-            cells=[_cell(row, metric) for _, row in rows.sort_values(LEAD_TIME_POINTS).iterrows()],
+            cells=[score_cell(row, metric) for _, row in rows.sort_values(LEAD_TIME_POINTS).iterrows()],
         )
         for name, rows in ceilings.groupby("ceiling", sort=False)
         for metric in CEILING_METRICS
@@ -319,3 +320,9 @@ def training_rows(training: dict[str, pd.DataFrame]) -> list[TrainingRow]:
             )
         )
     return rows
+
+
+def values_in_words(rows: pd.DataFrame, column: str) -> str:
+    """Values of a row of the table by lead time, for those who can't see the figure."""
+    pairs = zip(rows[LEAD_TIME_POINTS], rows[column], strict=True)
+    return ", ".join(f"{number(value)} at {count_in_words(int(points), 'time point')}" for points, value in pairs)

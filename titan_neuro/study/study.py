@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from titan_neuro.errors import ConfigError, InputNotFoundError, UsageError
-from titan_neuro.manifests import State
 from titan_neuro.stage_locks import hold
 from titan_neuro.study.output import OutputFolder
 from titan_neuro.study.selection import Selection
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from titan_neuro.data.bids.recordings import Recording
     from titan_neuro.data.store import RunStore
     from titan_neuro.forecaster import Forecaster
+    from titan_neuro.report import Comparison
     from titan_neuro.study.config import StudyConfig
     from titan_neuro.study.evaluate import Evaluation
     from titan_neuro.study.models import StudyPlan, TrainedStudy
@@ -524,34 +524,36 @@ class Study:
         InputNotFoundError
             Nothing is scored yet.
         """
-        from titan_neuro.probing import PROBES
+        from titan_neuro.study.report import report_study
 
-        self.check_output()
-        reads = ["runs", "models", "scores", *(f"probe {name}" for name in PROBES)]
-        with self.output.locked("report", reads=reads, writes=["report"]):
-            return self._report()
+        return report_study(self)
 
-    def _report(self) -> Path:
-        from titan_neuro.study.status import report_result, study_status
+    def compare(self, other: Study) -> Comparison:
+        """Write a page into this output folder, with this study (A) and another one (B) side by side.
 
-        # The page draws nothing from the prepared runs: they are not read for it.
-        status = study_status(self, read_runs=False)
-        shown = [name for name, check in status.checks.items() if name == "evaluate" or name.startswith("probe/")]
-        if not any(status.checks[name].state in {State.DONE, State.STALE} for name in shown):
-            raise InputNotFoundError(
-                f"{self.output.path}: there is nothing to report: nothing is scored.",
-                "Run `titan-neuro evaluate` first.",
-            )
-        page, result = self.output.path / "report.html", report_result(self.output, status)
-        if result.check().is_done:
-            logger.info("The report is up to date.")
-            return page
-        from titan_neuro.report import write_report
+        Where the two scored the same people in the same runs, differences are taken within each person; where data,
+        preparation or protocol differ, there are none, and page and lines say why.
 
-        states = {name: check for name, check in status.checks.items() if name != "report"}
-        with result.writing() as written:
-            written.files.append(write_report(self.output.path, states, status.problem))
-        return page
+        Parameters
+        ----------
+        other : Study
+            With scores, too. Its output folder is only read.
+
+        Returns
+        -------
+        Comparison
+            The page (``compared-with-NAME.html``), and what was found in a few lines.
+
+        Raises
+        ------
+        UsageError
+            Both are the same folder.
+        InputNotFoundError
+            One of them has no scores of a model.
+        """
+        from titan_neuro.study.report import compare_studies
+
+        return compare_studies(self, other)
 
     def _settings_for(self, recordings: Sequence[Recording]) -> StudyConfig:
         """Put the settings together for runs that are not prepared yet."""

@@ -45,7 +45,7 @@ manifests
 manifests/**
 null-*
 null-*/**
-report.html
+*.html
 config.resolved.yaml
 failed-runs.json
 provenance.json

@@ -1,0 +1,42 @@
+"""Pages from templates: one HTML file each, which needs no other file and opens no connection."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+_TEMPLATES = Path(__file__).with_name("templates")
+
+
+def render(template: str, content: Mapping[str, Any]) -> str:
+    """Return a page.
+
+    It runs one script, which sorts tables and is named by its digest: text from files can't become another one.
+
+    Parameters
+    ----------
+    template : str
+        Name of its file, which extends ``base.html``.
+    content : mapping
+        Its variables. Text is escaped.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # As it is included: without its last line break.
+    script = (_TEMPLATES / "sort.js").read_text(encoding="utf-8").removesuffix("\n")
+    return environment.get_template(template).render(content, script_digest=_digest(script))
+
+
+def _digest(script: str) -> str:
+    """Digest of a script as a Content-Security-Policy names it."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
