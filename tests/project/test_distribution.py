@@ -41,7 +41,7 @@ def build(folder, **environment):
 
 
 def install(wheel, folder):
-    """Install a wheel into an environment of its own; return the folder of its commands, and variables to run them with.
+    """Install a wheel into an environment of its own; return its commands' folder, and variables for them.
 
     The packages that it needs are those of this environment, without this checkout, which is installed beside them.
     """
