@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 locked = awk '/^[a-z0-9]/ { found = /^($(1))/ } $(2)found' constraints.txt
 PIP := $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation
 
-.PHONY: install constraints demo docs test test-system test-slow test-endurance test-all lint clean
+.PHONY: install constraints demo notebooks docs test test-system test-slow test-endurance test-all lint clean
 
 install: $(VENV)/.installed
 
@@ -45,6 +45,11 @@ demo: install
 	$(BIN)/titan-neuro fetch $(DEMO)/ds003017-synthetic $(DEMO)/bids
 	$(BIN)/titan-neuro run $(DEMO)/bids $(DEMO)/output participant --config-file pipelines/demo.yaml $(RETELLING) --nprocs 2
 	$(BIN)/titan-neuro run $(DEMO)/bids $(DEMO)/output group --config-file pipelines/demo.yaml $(RETELLING) --nprocs 1
+
+# The notebooks with new outputs, in minutes: 00, 04 and 05 show what the demo has made.
+notebooks: demo
+	$(BIN)/jupyter nbconvert --to notebook --inplace --execute --coalesce-streams --ExecutePreprocessor.record_timing=False \
+	    notebooks/*.ipynb
 
 # The site, build/docs/index.html: the pages of docs/ and a reference made from the code. No network is needed.
 docs: install

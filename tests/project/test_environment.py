@@ -134,6 +134,16 @@ def test_the_command_is_installed_under_its_name(project):
     assert project["scripts"] == {"titan-neuro": "titan_neuro.cli:main"}
 
 
+def test_the_citation_is_of_this_version(project):
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["cff-version"] == "1.2.0"
+    assert [citation[name] for name in ("version", "license", "abstract", "keywords")] == [
+        project[name] for name in ("version", "license", "description", "keywords")
+    ]
+    assert [author["name"] for author in citation["authors"]] == [author["name"] for author in project["authors"]]
+    assert {"message", "title", "type"} <= set(citation)
+
+
 def test_a_users_own_trainer_works(tmp_path):
     """In a process of its own. Lightning asks mpi4py, where it is installed, for MPI, which pip does not bring."""
     code = """
