@@ -9,15 +9,14 @@ all of which it has to see at once. It is given every advantage that a compariso
 - full attention in torch's fused kernel, which keeps no matrix of ``T^2`` weights. A time point sees itself and earlier
   ones, so that one pass over a window forecasts from each of its time points, as ours does.
 
-Its Swin transformer is MONAI's as MONAI runs it: all volumes of a call at once. Ours takes some at a time, and fused
-attention where nothing is learned (titan_neuro/forecaster/tokenizers/swin.py); with ``is_stock=False`` the peer does
-the same, and what is compared is what comes after the tokens.
+Its Swin transformer is MONAI's as MONAI runs it: all volumes of a call at once. Ours skips what is the same in every
+volume (titan_neuro/forecaster/tokenizers/swin_maps.py); with ``is_stock=False`` the peer does the same, and what is
+compared is what comes after the tokens.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 
 import torch
@@ -87,6 +86,17 @@ def ours(size: str) -> Forecaster:
     return model
 
 
+class MonaiTokenizer(SwinTokenizer):
+    """The same tokens, by MONAI's own pass over whole volumes, all of a call at once."""
+
+    def _encode(self, series: Tensor) -> Tensor:
+        volumes = series.new_zeros(len(series), self.mask.numel())
+        volumes[:, self.mask.flatten()] = series
+        maps = self.swin(volumes.view(len(series), 1, *self.mask.shape))
+        pooled = [F.adaptive_avg_pool3d(values, self.token_grid) for values in maps]
+        return torch.cat(pooled, dim=1).flatten(2).transpose(1, 2)
+
+
 class WindowForecaster(nn.Module):
     """The peer: MONAI's Swin per time point, then full attention over the tokens of all time points.
 
@@ -105,9 +115,7 @@ class WindowForecaster(nn.Module):
         config, mask = config_of(size), brain(size)
         dim, n_tokens, n_features = config.backbone.dim, config.tokenizer.n_tokens, int(mask.sum())
         self.n_features = n_features
-        self.tokenizer = SwinTokenizer(config.tokenizer, mask, dim)
-        if is_stock:
-            _run_as_monai_does(self.tokenizer)
+        self.tokenizer = (MonaiTokenizer if is_stock else SwinTokenizer)(config.tokenizer, mask, dim)
         self.blocks = nn.ModuleList(_AttentionBlock(dim, hidden, n_tokens) for _ in range(PEER_LAYERS))
         self.norm = nn.RMSNorm(dim, eps=1e-5)
         n_horizons = len(config.horizons)
@@ -291,10 +299,3 @@ def noise_fit(config: ForecasterConfig, n_features: int, n_positions: int, keys:
         ),
         runs={key: (place, place % n_folds) for place, key in enumerate(keys)},
     )
-
-
-def _run_as_monai_does(tokenizer: SwinTokenizer) -> None:
-    tokenizer._volumes_at_once = sys.maxsize
-    for module in tokenizer.modules():
-        if hasattr(module, "use_flash_attention"):
-            module.use_flash_attention = False

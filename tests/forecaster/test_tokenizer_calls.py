@@ -1,4 +1,4 @@
-"""Volumes pass MONAI's Swin a few at a time, and through its fused attention where nothing is learned."""
+"""Volumes are encoded a few at a time; tokens are those that MONAI makes of each alone."""
 
 import pytest
 import torch
@@ -44,9 +44,8 @@ def test_tokens_are_those_of_each_time_point_alone(tokenizer, series, monkeypatc
 
 
 def test_large_volumes_are_encoded_one_by_one():
-    mask = torch.ones(24, 24, 24, dtype=torch.bool)
-    config = SwinTokenizerConfig(embed_dim=4, num_heads=(1, 1, 1, 1))
-    # 27 windows of 64 patches, each weighed by 64 others: 442 kB for a head.
-    assert SwinTokenizer(config, mask, 8)._volumes_at_once == 28 * 2**20 // (4 * 27 * 64 * 64)
-    heads = SwinTokenizerConfig(embed_dim=64, num_heads=(64, 1, 1, 1))
-    assert SwinTokenizer(heads, mask, 8)._volumes_at_once == 1
+    small = SwinTokenizer(SwinTokenizerConfig(), torch.ones(24, 24, 24, dtype=torch.bool), 8)
+    # A patch has 8 voxels and 12 channels.
+    assert small._volumes_at_once == 8 * 2**20 // (4 * 12 * 12**3)
+    wide = SwinTokenizerConfig(embed_dim=192, num_heads=(1, 1, 1, 1))
+    assert SwinTokenizer(wide, torch.ones(48, 48, 48, dtype=torch.bool), 8)._volumes_at_once == 1

@@ -57,7 +57,7 @@ def test_volumes_of_any_size_are_encoded_and_decoded(shape, patch_size, window_s
 
 def test_chunks_change_nothing(monkeypatch):
     whole = make()
-    monkeypatch.setattr(module, "_CHUNK_BYTES", 3 * module._training_bytes(TINY, whole.mask))
+    monkeypatch.setattr(module, "_CHUNK_BYTES", 3 * 4 * whole.maps.n_numbers)
     parts = make()
     assert whole._time_points_at_once > 10
     assert parts._time_points_at_once == 3

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -11,18 +9,13 @@ from torch.utils.checkpoint import checkpoint
 
 from titan_neuro.forecaster.shapes import require_series
 from titan_neuro.forecaster.tokenizers.config import SwinTokenizerConfig
+from titan_neuro.forecaster.tokenizers.swin_maps import PooledMaps
 
-# Attention over fewer patches is faster step by step than in torch's fused kernel: windows of 27 take 12 % less time,
-# windows of 64 take 20 % more.
-_LEAST_FUSED_PATCHES = 64
-# Bytes of the largest tensor of the volumes that are encoded together on a CPU. Above 32 MiB glibc asks the system for
-# new pages each time, which takes a third of a training step.
-_LARGEST_BYTES = 28 * 2**20
+# Bytes of the largest table of the volumes that are encoded together on a CPU: more fall out of its caches, fewer leave
+# most of the time to what a call costs.
+_LARGEST_BYTES = 8 * 2**20
 # Memory for the time points that are encoded at a time, with all that their gradient needs.
 _CHUNK_BYTES = 2 * 2**30
-# Numbers that MONAI's Swin stores for a gradient, measured at 24^3 and 96^3: for each patch, channel and block, and for
-# each patch, head, block and patch of its window.
-_KEPT_PER_CHANNEL, _KEPT_PER_PAIR = 35, 3
 
 
 class SwinTokenizer(nn.Module):
@@ -58,17 +51,14 @@ class SwinTokenizer(nn.Module):
             depths=config.depths,
             num_heads=config.num_heads,
             spatial_dims=3,
-            use_flash_attention=config.window_size**3 >= _LEAST_FUSED_PATCHES,
         )
-        # The first stage's attention weights are the largest tensor.
-        n_windows = math.prod(math.ceil(size / (config.patch_size * config.window_size)) for size in mask.shape)
-        n_weights = n_windows * config.window_size**6 * config.num_heads[0]
-        self._volumes_at_once = max(1, _LARGEST_BYTES // (4 * n_weights))
+        self.maps = PooledMaps(config, mask)
+        self._volumes_at_once = max(1, _LARGEST_BYTES // max(1, 4 * self.maps.n_largest))
         self.swin.requires_grad_(not config.frozen)
         self.frozen, self.map_widths, self.n_features = config.frozen, config.map_widths, int(mask.sum())
         self.projections = nn.ModuleList(nn.Linear(width, dim, bias=False) for width in self.map_widths)
         self.position = nn.Parameter(torch.randn(config.n_tokens, dim) * 0.02)
-        self._time_points_at_once = max(1, _CHUNK_BYTES // _training_bytes(config, mask))
+        self._time_points_at_once = max(1, _CHUNK_BYTES // max(1, 4 * self.maps.n_numbers))
 
     def forward(self, series: Tensor) -> Float[Tensor, "B T P D"]:
         """Turn each time point into tokens.
@@ -123,14 +113,7 @@ class SwinTokenizer(nn.Module):
 
     def _encode(self, series: Float[Tensor, "N V"]) -> Float[Tensor, "N P F"]:
         at_once = self._volumes_at_once if series.device.type == "cpu" else len(series)
-        return torch.cat([self._pooled_maps(volumes) for volumes in torch.split(series, at_once)])
-
-    def _pooled_maps(self, series: Float[Tensor, "N V"]) -> Float[Tensor, "N P F"]:
-        volumes = series.new_zeros(len(series), self.mask.numel())
-        volumes[:, self.mask.flatten()] = series
-        maps = self.swin(volumes.view(len(series), 1, *self.mask.shape))
-        pooled = [nn.functional.adaptive_avg_pool3d(values, self.token_grid) for values in maps]
-        return torch.cat(pooled, dim=1).flatten(2).transpose(1, 2)
+        return torch.cat([self.maps(volumes, self.swin) for volumes in torch.split(series, at_once)])
 
     def project(self, features: Float[Tensor, "B T P F"]) -> Float[Tensor, "B T P D"]:
         """Project the pooled maps to tokens.
@@ -156,10 +139,3 @@ class SwinTokenizer(nn.Module):
         if self.frozen:
             self.swin.eval()
         return self
-
-
-def _training_bytes(config: SwinTokenizerConfig, mask: Tensor) -> int:
-    """Approximate memory for the gradient of one time point; the first stage dominates."""
-    n_patches = math.prod(-(-length // config.patch_size) for length in mask.shape)
-    per_pair = _KEPT_PER_PAIR * config.window_size**3 * config.num_heads[0]
-    return 4 * n_patches * config.depths[0] * (_KEPT_PER_CHANNEL * config.embed_dim + per_pair)
