@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from titan_neuro.data.simulate import SimulateConfig
+from titan_neuro.data.simulate.anatomy import assign_regions
 from titan_neuro.data.simulate.config import run_designs
 from titan_neuro.data.simulate.fine_patterns import FinePatterns
-from titan_neuro.data.simulate.signal import assign_regions, latents_at_volumes, simulate_run, stimulus_latents
+from titan_neuro.data.simulate.signal import latents_at_volumes, simulate_run, stimulus_latents
 from titan_neuro.errors import ConfigError
 
 LAG = 6
@@ -23,7 +24,7 @@ CONFIG = SimulateConfig(
 def make_patterns(config: SimulateConfig) -> FinePatterns:
     """Fine patterns of a box of 9 x 12 x 9 voxels."""
     coordinates = np.stack(np.indices((9, 12, 9)), axis=-1).reshape(-1, 3) * config.voxel_size_mm - 60
-    return FinePatterns(config=config, regions=assign_regions(coordinates, 4), coordinates_mm=coordinates)
+    return FinePatterns(config=config, regions=assign_regions(coordinates, config), coordinates_mm=coordinates)
 
 
 @cache

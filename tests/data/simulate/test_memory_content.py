@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from titan_neuro.data.simulate import SimulateConfig
+from titan_neuro.data.simulate.anatomy import assign_regions
 from titan_neuro.data.simulate.config import run_designs
 from titan_neuro.data.simulate.memory_content import MemoryContent
-from titan_neuro.data.simulate.signal import assign_regions, latents_at_volumes, simulate_run, stimulus_latents
+from titan_neuro.data.simulate.signal import latents_at_volumes, simulate_run, stimulus_latents
 from titan_neuro.errors import ConfigError
 
 LAG, ORDER = 10, 8
@@ -31,7 +32,7 @@ DELAYED_RESPONSES = SimulateConfig(
 def make_content(config: SimulateConfig) -> MemoryContent:
     """Memory content of 600 voxels in a box."""
     coordinates = np.random.default_rng(0).uniform([-60, -100, -60], [60, 60, 70], (600, 3))
-    return MemoryContent(config=config, regions=assign_regions(coordinates, 4), coordinates_mm=coordinates)
+    return MemoryContent(config=config, regions=assign_regions(coordinates, config), coordinates_mm=coordinates)
 
 
 @cache
@@ -79,7 +80,7 @@ def residuals_at_responses(*, with_content: bool) -> tuple[list[list[tuple[int, 
         for run in runs:
             of_run = volumes[subject][run.run - 1]
             forecast = np.einsum("tvk,vk->tv", lagged(of_run), weights)
-            for volume, cue in content.cues(subject, run):
+            for volume, cue, _ in content.cues(subject, run):
                 peak = volume - run.fixation + 1 + LAG
                 if ORDER + LAG <= peak < run.stimulus:
                     residual = of_run[peak] - forecast[peak - LAG - ORDER + 1]
@@ -144,11 +145,11 @@ def test_cues_do_not_predict_cues():
     for subject in range(25):
         for run in run_designs(config):
             cues = content.cues(subject, run)
-            gaps = np.diff([volume for volume, _ in cues])
+            gaps = np.diff([volume for volume, _, _ in cues])
             # Hazard rates: the fraction of intervals of at least that length that end in the next second.
             soon += [gap == 1 for gap in gaps]
             late += [gap == 21 for gap in gaps if gap > 20]
-            which = np.array([cue for _, cue in cues])
+            which = np.array([cue for _, cue, _ in cues])
             repeats, n = repeats + (which[1:] == which[:-1]).sum(), n + len(which) - 1
     for hits, count, expected in ((sum(soon), len(soon), 0.1), (sum(late), len(late), 0.1), (repeats, n, 1 / 8)):
         assert abs(hits / count - expected) < 4 * np.sqrt(expected * (1 - expected) / count)

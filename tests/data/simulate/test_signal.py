@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 
 from titan_neuro.data.simulate import SimulateConfig
+from titan_neuro.data.simulate.anatomy import assign_regions
 from titan_neuro.data.simulate.config import run_designs
-from titan_neuro.data.simulate.signal import assign_regions, latents_at_volumes, simulate_run, stimulus_latents
+from titan_neuro.data.simulate.signal import latents_at_volumes, simulate_run, stimulus_latents
 
 
 def volumes_of(root: Path, subject: str, run: int) -> np.ndarray:
@@ -73,7 +74,7 @@ def test_variances_are_as_configured():
     stimulus = latents_at_volumes(stimulus_latents(config), run)
     rng = np.random.default_rng(0)
     coordinates = rng.uniform(-60, 60, (1200, 3))
-    regions = assign_regions(coordinates, 4)
+    regions = assign_regions(coordinates, config)
     assert (np.bincount(regions) == 100).all()
     every_tenth = []
     for subject in range(20):

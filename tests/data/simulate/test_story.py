@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from titan_neuro.data.simulate import SimulateConfig, simulate
+from titan_neuro.data.simulate.anatomy import assign_regions
 from titan_neuro.data.simulate.config import FIRST_STIMULUS_SECOND, run_designs
-from titan_neuro.data.simulate.signal import assign_regions
 from titan_neuro.data.simulate.story import Story
 from titan_neuro.errors import ConfigError
 from titan_neuro.files import read_json
@@ -20,7 +20,7 @@ SETTINGS = {"n_subjects": 2, "n_runs": 2, "story_fraction": 0.15, "voxel_size_mm
 def make_story(**settings):
     coordinates = np.random.default_rng(0).uniform([-60, -100, -60], [60, 60, 70], (300, 3))
     config = SimulateConfig(**{"n_subjects": 25, "n_runs": 5, "volume_scale": 1, "story_fraction": 0.2, **settings})
-    return Story(config=config, regions=assign_regions(coordinates, 4), coordinates_mm=coordinates)
+    return Story(config=config, regions=assign_regions(coordinates, config), coordinates_mm=coordinates)
 
 
 def test_scenes_cover_the_movie_without_gaps():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
@@ -18,6 +18,8 @@ _REAL_OVERLAP = (0, 10, 20, 12, 11)
 _REAL_FIXATION = 10
 _REAL_LAST_FIXATION = (11, 11, 10, 10, 10)
 FIRST_STIMULUS_SECOND = 2723
+STREAMS = ("ventral", "middle", "dorsal")
+N_LEVELS_OF_CORTEX = 4
 
 
 class RandomStream(IntEnum):
@@ -36,6 +38,7 @@ class RandomStream(IntEnum):
     STORY = 10
     STRENGTH = 11
     RETELLING = 12
+    CHARACTERS = 13
 
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -58,7 +61,10 @@ class SimulateConfig:
         Length of a run as a fraction of the real one (598, 498, 535, 618, 803 volumes of 1 s). Fixations and overlaps
         are scaled by the same factor, to at least 2 s.
     voxel_size_mm : float
-        Edge of a voxel. The brain has about 1,100 voxels at 12 mm.
+        Edge of a voxel. The brain has about 1,100 voxels at 12 mm; grey matter has 5,000 at 6 mm.
+    anatomy : {"bands", "cortex"}
+        ``bands``: the whole brain, in bands of equal size from back to front. ``cortex``: grey matter, in named regions
+        on both sides, of which some do not respond to the movie; it takes four `timescales_s`.
     timescales_s : tuple of float
         Time constant of each level of the hierarchy, the lowest first, in seconds.
     lags_s : tuple of int
@@ -76,8 +82,11 @@ class SimulateConfig:
         Number of cues, and of responses; each subject has its own pairing.
     association_lag_s : int
         Time from the onset of a cue to that of its response, in whole seconds.
+    cue_source : {"random", "story"}
+        ``random``: cues at random seconds, new in each subject and run. ``story``: the cues are characters, one in each
+        scene of the story, the same for all subjects.
     cue_interval_s : float
-        Mean time between the onsets of cues, in seconds; the intervals are geometric, so none predicts the next.
+        Mean time between the onsets of random cues, in seconds; the intervals are geometric, so none predicts the next.
     delayed_response_fraction : float
         Fraction of the variance of the voxels that show sources and their delayed responses; 0: there are none.
     delayed_response_lags_s : tuple of int
@@ -94,6 +103,9 @@ class SimulateConfig:
     memory_gain : float
         How much the strength of a subject's memory of a scene decides whether it is retold: log odds for one standard
         deviation; 0: not at all.
+    engagement : float
+        How much the strength of a subject's memory of a scene decides how closely the regions of the story follow the
+        movie while it is watched: log odds for one standard deviation; 0: not at all.
     retelling_fraction : float
         Fraction of the variance, while a scene is retold, that its pattern has; 0: it does not reappear.
     transforms : bool
@@ -109,6 +121,7 @@ class SimulateConfig:
     n_runs: Annotated[int, Field(ge=1, le=5)] = 3
     volume_scale: Annotated[float, Field(ge=0.05, le=1)] = 0.25
     voxel_size_mm: Annotated[float, Field(ge=2, le=30)] = 12.0
+    anatomy: Literal["bands", "cortex"] = "bands"
     timescales_s: tuple[Timescale, ...] = (3.0, 5.0, 8.0, 13.0)
     lags_s: tuple[Lag, ...] = (0, 3, 6, 9)
     stimulus_fraction: Fraction = 0.55
@@ -119,6 +132,7 @@ class SimulateConfig:
     association_fraction: Fraction = 0.0
     n_associations: Annotated[int, Field(ge=2, le=64)] = 8
     association_lag_s: LongLag = 10
+    cue_source: Literal["random", "story"] = "random"
     cue_interval_s: Annotated[float, Field(ge=2, le=300)] = 10.0
     delayed_response_fraction: Fraction = 0.0
     delayed_response_lags_s: Annotated[tuple[LongLag, ...], Field(min_length=1, max_length=8)] = (30,)
@@ -127,6 +141,7 @@ class SimulateConfig:
     story_fraction: Fraction = 0.0
     scene_s: Annotated[float, Field(gt=6, le=300)] = 15.0
     memory_gain: Annotated[float, Field(ge=0, le=10)] = 2.0
+    engagement: Annotated[float, Field(ge=0, le=10)] = 0.0
     retelling_fraction: Fraction = 0.2
     transforms: bool = False
     motion_sd_mm: Annotated[float, Field(ge=0, le=3)] = 0.3
@@ -152,6 +167,7 @@ class SimulateConfig:
                 "The defaults leave 0.2 for these; a lower stimulus_fraction leaves more.",
             )
         self._check_story()
+        self._check_anatomy()
         self._check_lags()
 
     def rng(self, stream: RandomStream, *indices: int) -> np.random.Generator:
@@ -170,6 +186,18 @@ class SimulateConfig:
                 f"{1 - self.thermal_fraction - self.stimulus_fraction + self.retelling_fraction:g}."
             )
 
+        needed = {"cue_source=story": self.cue_source == "story", "engagement": self.engagement > 0}
+        for name, is_asked in needed.items():
+            if is_asked and self.story_fraction == 0:
+                raise ConfigError(f"simulate: {name} needs a story: expected a story_fraction above 0, found 0.")
+
+    def _check_anatomy(self) -> None:
+        if self.anatomy == "cortex" and len(self.timescales_s) != N_LEVELS_OF_CORTEX:
+            raise ConfigError(
+                f"simulate: anatomy=cortex has regions of {N_LEVELS_OF_CORTEX} levels: expected as many timescales_s "
+                f"and lags_s, found {len(self.timescales_s)}."
+            )
+
     def _check_lags(self) -> None:
         longest = max(run.stimulus for run in run_designs(self))
         lags = {
@@ -183,6 +211,11 @@ class SimulateConfig:
                     f"simulate: {name}: no run shows {lag} s of movie; the longest has {longest} s.",
                     "Choose a shorter lag, a larger volume_scale or more runs.",
                 )
+
+    @property
+    def n_driven_regions(self) -> int:
+        """Number of regions that respond to the movie; those after them do not."""
+        return len(STREAMS) * len(self.timescales_s)
 
     @property
     def thermal_fraction(self) -> float:

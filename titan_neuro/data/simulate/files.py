@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from titan_neuro.data.simulate.anatomy import assign_regions
 from titan_neuro.data.simulate.config import RunDesign, SimulateConfig, run_designs
 from titan_neuro.data.simulate.fmriprep import write_anatomy, write_fmriprep_description, write_run_transforms
 from titan_neuro.data.simulate.head import TOTAL_READOUT_TIME, draw_head, draw_position
@@ -16,8 +17,9 @@ from titan_neuro.data.simulate.images import Grid, write_image
 from titan_neuro.data.simulate.names import LABELS, RETELLING, TASK, description, run_stem, subject_name, table
 from titan_neuro.data.simulate.planted import plan_planted
 from titan_neuro.data.simulate.scanner import Scanner, SubjectAnatomy, Template
-from titan_neuro.data.simulate.signal import assign_regions, latents_at_volumes, simulate_run, stimulus_latents
-from titan_neuro.data.simulate.story import COLUMNS, Scene, Story
+from titan_neuro.data.simulate.scenes import Scene
+from titan_neuro.data.simulate.signal import latents_at_volumes, simulate_run, stimulus_latents
+from titan_neuro.data.simulate.story import Story
 from titan_neuro.data.simulate.truth import write_truth
 from titan_neuro.files import write_json, write_text
 
@@ -36,6 +38,8 @@ Nobody was scanned. Layout, names, timing and sidecars follow the real dataset (
 Data 7, 383, 2020). The images contain a simulated signal and noise; truth.json and derivatives/truth hold the ground
 truth.
 """
+# Probability of grey matter above which a voxel belongs to it.
+_GREY_MATTER = 0.5
 _IN_TEMPLATE_SPACE = """\
 The images are in the space of nilearn's MNI152 template. All slices of a volume are acquired at the same time. Outside
 the brain the images are zero.
@@ -93,6 +97,7 @@ def write_dataset(root: Path, config: SimulateConfig, identity: dict[str, Any]) 
                     regions=template.regions,
                     baseline=template.baseline,
                     planted=planted.parts,
+                    followed=None if planted.story is None else planted.story.followed(subject, run),
                     scanner=scanner,
                 )
                 grid = template.grid if scanner is None else scanner.grid
@@ -115,7 +120,8 @@ def _write_retelling(root: Path, config: SimulateConfig, subject: int, template:
     name = subject_name(subject)
     stem = root / name / "func" / f"{name}_task-{RETELLING}"
     rows = [_story_row(*event) for event in retelling.events(run)]
-    _write_run(stem, template.grid, volumes, run, [["onset", "duration", "trial_type", *COLUMNS], *rows], RETELLING)
+    header = ["onset", "duration", "trial_type", *story.scenes[0].annotations()]
+    _write_run(stem, template.grid, volumes, run, [header, *rows], RETELLING)
 
 
 def _event_rows(run: RunDesign, story: Story | None) -> list[list[str]]:
@@ -123,12 +129,13 @@ def _event_rows(run: RunDesign, story: Story | None) -> list[list[str]]:
     header, rows = ["onset", "duration", "trial_type"], [[*map(str, event)] for event in run.events()]
     if story is None:
         return [header, *rows]
-    rows = [[*row, *["n/a"] * len(COLUMNS)] for row in rows] + [_story_row(*event) for event in story.events(run)]
-    return [[*header, *COLUMNS], *sorted(rows, key=lambda row: float(row[0]))]
+    columns = [*story.scenes[0].annotations()]
+    rows = [[*row, *["n/a"] * len(columns)] for row in rows] + [_story_row(*event) for event in story.events(run)]
+    return [[*header, *columns], *sorted(rows, key=lambda row: float(row[0]))]
 
 
 def _story_row(onset: float, duration: float, trial_type: str, scene: Scene) -> list[str]:
-    return [str(onset), str(duration), trial_type, scene.name, scene.storyline, scene.place]
+    return [str(onset), str(duration), trial_type, *scene.annotations().values()]
 
 
 def _draw_anatomy(root: Path, config: SimulateConfig, subject: int, template: Template) -> SubjectAnatomy:
@@ -145,14 +152,17 @@ def _draw_scanner(root: Path, config: SimulateConfig, subject: int, run: RunDesi
 
 
 def template_brain(config: SimulateConfig) -> Template:
-    """Return nilearn's MNI152 brain on a grid of the configured voxel size, with a margin of one voxel."""
-    from nilearn.datasets import load_mni152_brain_mask, load_mni152_template
+    """Return nilearn's MNI152 brain, or its grey matter, in voxels of the configured size; the margin is one voxel."""
+    from nilearn.datasets import load_mni152_brain_mask, load_mni152_gm_template, load_mni152_template
     from nilearn.image import resample_img
 
     grid = np.eye(3) * config.voxel_size_mm
     template = resample_img(load_mni152_template(), target_affine=grid, interpolation="linear")
     mask_image = resample_img(load_mni152_brain_mask(), target_affine=grid, interpolation="nearest")
     mask = np.asarray(mask_image.dataobj) > 0
+    if config.anatomy == "cortex":
+        grey_matter = resample_img(load_mni152_gm_template(), target_affine=grid, interpolation="linear")
+        mask &= np.asarray(grey_matter.dataobj) > _GREY_MATTER
     inside = np.argwhere(mask)
     first = inside.min(0) - 1
     affine = mask_image.affine.copy()
@@ -168,7 +178,7 @@ def template_brain(config: SimulateConfig) -> Template:
         mask=cropped,
         affine=affine,
         baseline=300 + 700 * intensity / intensity.max(),
-        regions=assign_regions(coordinates, len(config.timescales_s)),
+        regions=assign_regions(coordinates, config),
     )
 
 

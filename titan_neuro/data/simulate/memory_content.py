@@ -1,11 +1,12 @@
 """What only a memory can predict: associations that differ between subjects, and delayed responses to random sources.
 
 **Associations.** Cues appear at random seconds of the stimulus. Each cue shows one of ``n_associations`` patterns over
-the voxels of the ventral stream, for three volumes. Its response, a pattern over the dorsal stream, begins
-``association_lag_s`` later. All subjects share both sets of patterns, so a model may learn the patterns from other
-subjects. Which response belongs to which cue is a random permutation of each subject, the same in all of its runs. The
-patterns of a set add up to zero, so the mean over the possible responses is zero: the pairs of other subjects do not
-help to predict a response, one earlier pair of the same subject determines it.
+the voxels of the ventral stream, for three volumes; or, with ``cue_source = "story"``, they are the characters of the
+story, each shown as long as the scenes are in which it returns, at the same time to all subjects. Its response, a
+pattern over the dorsal stream, begins ``association_lag_s`` later. All subjects share both sets of patterns, so a model
+may learn the patterns from other subjects. Which response belongs to which cue is a random permutation of each subject,
+the same in all of its runs. The patterns of a set add up to zero, so the mean over the possible responses is zero: the
+pairs of other subjects do not help to predict a response, one earlier pair of the same subject determines it.
 
 **Delayed responses.** Standard normal numbers ``w_j(t)``, new in each subject, run and second, are the strengths of the
 source patterns, which lie over the left half of the middle stream. ``lag`` seconds later the same ``w_j`` are the
@@ -23,11 +24,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
 from titan_neuro.data.simulate.config import RandomStream, RunDesign, SimulateConfig
 from titan_neuro.data.simulate.fields import smooth_fields
+from titan_neuro.data.simulate.scenes import draw_scenes, shown_scenes
 
 N_SOURCE_PATTERNS = 16
 _PULSE = np.array([0.5, 1.0, 0.5])
@@ -36,6 +39,14 @@ _VENTRAL, _MIDDLE, _DORSAL = 0, 1, 2
 # The order decides the random numbers of each.
 _PATTERN_KINDS = ("cue", "response", "source", "delayed")
 _ASSOCIATION_SETS = ("cue", "response")
+
+
+class Cue(NamedTuple):
+    """A cue as it is shown: its first volume, its index from 0, and its duration in volumes."""
+
+    volume: int
+    cue: int
+    n_volumes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,12 +124,17 @@ class MemoryContent:
         """Index of the response that this subject pairs with each cue, ``(n_associations,)``, from 0."""
         return self.config.rng(RandomStream.PAIRING, subject).permutation(self.config.n_associations)
 
-    def cues(self, subject: int, run: RunDesign) -> list[tuple[int, int]]:
-        """Cues of a run in their order: (first volume of the cue, index of the cue from 0)."""
+    def cues(self, subject: int, run: RunDesign) -> list[Cue]:
+        """Cues of a run in their order."""
+        if self.config.cue_source == "story":
+            scenes = draw_scenes(self.config)
+            characters = [(scenes[index].character, first, stop) for index, first, stop in shown_scenes(scenes, run)]
+            return [Cue(first, which, stop - first) for which, first, stop in characters if which is not None]
         rng = self.config.rng(RandomStream.CUES, subject, run.run)
         onsets = np.flatnonzero(rng.random(run.stimulus) < 1 / self.config.cue_interval_s)
         cues = rng.integers(self.config.n_associations, size=len(onsets))
-        return [(run.fixation + int(second), int(cue)) for second, cue in zip(onsets, cues, strict=True)]
+        shown = zip(onsets, cues, strict=True)
+        return [Cue(run.fixation + int(second), int(cue), len(_PULSE)) for second, cue in shown]
 
     def source_strengths(self, subject: int, run: RunDesign) -> np.ndarray:
         """Strengths of the source patterns, ``(longest lag + seconds of stimulus, N_SOURCE_PATTERNS)``.
@@ -149,13 +165,15 @@ class MemoryContent:
         return self.config.association_fraction if is_association else self.config.delayed_response_fraction
 
     def _association_strengths(self, subject: int, run: RunDesign) -> list[np.ndarray]:
-        pairing = self.pairing(subject)
-        lag, length = self.config.association_lag_s, len(_PULSE)
-        cues, responses = np.zeros((2, run.stimulus + lag + length, self.config.n_associations))
-        # One cue per `cue_interval_s` on average, of independent patterns that add up to zero: the variance is 1.
+        pairing, lag, is_story = self.pairing(subject), self.config.association_lag_s, self.config.cue_source == "story"
+        shown = self.cues(subject, run)
+        longest = max((cue.n_volumes for cue in shown), default=0)
+        cues, responses = np.zeros((2, run.stimulus + lag + longest, self.config.n_associations))
+        # The variance is 1, the patterns being independent and adding up to zero: one cue per `cue_interval_s` on
+        # average, or one character at a time.
         pulse = _PULSE * np.sqrt(self.config.cue_interval_s / (_PULSE**2).sum())
-        for volume, cue in self.cues(subject, run):
-            second = volume - run.fixation
-            cues[second : second + length, cue] += pulse
-            responses[second + lag : second + lag + length, pairing[cue]] += pulse
+        for volume, cue, n_volumes in shown:
+            second, course = volume - run.fixation, np.ones(n_volumes) if is_story else pulse
+            cues[second : second + n_volumes, cue] += course
+            responses[second + lag : second + lag + n_volumes, pairing[cue]] += course
         return [cues[: run.stimulus], responses[: run.stimulus]]

@@ -12,7 +12,9 @@ by ``lag_k``, so the past of one voxel helps to predict another. A voxel ``v`` o
                               + sqrt(drift) d_v + sqrt(thermal_v) e_v))
 
 where each of ``x, z, r, d, e`` has variance 1 and the five fractions add up to 1: ``z`` is the subject's own activity
-(AR(1), one series per region), ``d`` a drift of three half-cosines per run, ``e`` white noise. ``r`` is what only a
+(AR(1), one series per region), ``d`` a drift of three half-cosines per run, ``e`` white noise. Where a subject does not
+follow the movie (`titan_neuro.data.simulate.story`), a part of ``movie`` is added to ``spontaneous``; in a region that
+does not respond to it at all, ``movie`` is added to ``thermal``. ``r`` is what only a
 memory (`titan_neuro.data.simulate.memory_content`) or an encoder of volumes
 (`titan_neuro.data.simulate.fine_patterns`) can predict: ``planted_v`` is the fraction of what is planted in the voxel,
 and 0 elsewhere and by default. There is no hemodynamic response: the latents are those of the BOLD signal, and their
@@ -28,36 +30,18 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from titan_neuro.data.simulate.config import FIRST_STIMULUS_SECOND, RandomStream, RunDesign, SimulateConfig, run_designs
+from titan_neuro.data.simulate.config import (
+    FIRST_STIMULUS_SECOND,
+    STREAMS,
+    RandomStream,
+    RunDesign,
+    SimulateConfig,
+    run_designs,
+)
 from titan_neuro.data.simulate.planted import PlantedSignal
 from titan_neuro.data.simulate.scanner import Scanner
 
-STREAMS = ("ventral", "middle", "dorsal")
 _DRIFT_TERMS = 3
-
-
-def assign_regions(coordinates_mm: np.ndarray, n_levels: int) -> np.ndarray:
-    """Divide the brain into regions of equal size: levels from back to front, within each the streams from below up.
-
-    Parameters
-    ----------
-    coordinates_mm : numpy.ndarray
-        World coordinates of the voxels, ``(voxels, 3)``: x to the right, y to the front, z upwards.
-    n_levels : int
-        Number of levels.
-
-    Returns
-    -------
-    numpy.ndarray
-        Index of each voxel's region, ``(voxels,)``: ``stream * n_levels + level``, from 0.
-    """
-    x, y, z = coordinates_mm.T
-    regions = np.empty(len(coordinates_mm), dtype=np.int16)
-    for level, band in enumerate(np.array_split(np.lexsort((x, z, y)), n_levels)):
-        order = band[np.lexsort((x[band], y[band], z[band]))]
-        for stream, voxels in enumerate(np.array_split(order, len(STREAMS))):
-            regions[voxels] = stream * n_levels + level
-    return regions
 
 
 def stimulus_latents(config: SimulateConfig) -> np.ndarray:
@@ -110,6 +94,7 @@ def simulate_run(
     regions: np.ndarray,
     baseline: np.ndarray,
     planted: Sequence[PlantedSignal] = (),
+    followed: np.ndarray | None = None,
     scanner: Scanner | None = None,
 ) -> Iterator[np.ndarray]:
     """Simulate one run, volume by volume: memory does not grow with its length.
@@ -126,6 +111,9 @@ def simulate_run(
         Region of each voxel, ``(voxels,)``, and its mean intensity in the image's units, ``(voxels,)``.
     planted : sequence of PlantedSignal
         Associations and delayed responses, fine patterns, a story, or its retelling; none by default.
+    followed : numpy.ndarray, optional
+        Fraction of the movie's variance that follows the movie at each volume, ``(n_volumes, regions)``; the rest is
+        the subject's own activity. By default 1.
     scanner : Scanner, optional
         The scanner in this run; by default the images are in the template's space.
 
@@ -135,8 +123,12 @@ def simulate_run(
         A volume, int16, ``(voxels,)`` or, with a `scanner`, ``(recorded voxels,)``.
     """
     rng = config.rng(RandomStream.RUN, subject, run.run)
-    n_regions = stimulus.shape[1]
-    thermal = np.sqrt(config.thermal_fraction - sum(part.variance_fraction for part in planted))
+    n_regions = max(stimulus.shape[1], int(regions.max()) + 1)
+    movie_share = np.full((run.n_volumes, n_regions), config.stimulus_fraction)
+    movie_share[:, : stimulus.shape[1]] *= 1 if followed is None else followed
+    stimulus = np.pad(stimulus, ((0, 0), (0, n_regions - stimulus.shape[1])))
+    thermal = config.thermal_fraction - sum(part.variance_fraction for part in planted)
+    thermal = np.sqrt(thermal + config.stimulus_fraction * (regions >= config.n_driven_regions))
     if scanner is not None:
         thermal = scanner.at_rest(np.broadcast_to(thermal, regions.shape))
     n_voxels = len(regions) if scanner is None else scanner.n_voxels
@@ -147,8 +139,8 @@ def simulate_run(
     phase = np.pi * (np.arange(run.n_volumes) + 0.5) / run.n_volumes
     drift_terms = np.cos(np.outer(phase, np.arange(1, _DRIFT_TERMS + 1)))
     for volume in range(run.n_volumes):
-        driven = np.sqrt(config.stimulus_fraction) * stimulus[volume]
-        signal = (driven + np.sqrt(config.spontaneous_fraction) * spontaneous)[regions]
+        own_share = config.spontaneous_fraction + (config.stimulus_fraction - movie_share[volume])
+        signal = (np.sqrt(movie_share[volume]) * stimulus[volume] + np.sqrt(own_share) * spontaneous)[regions]
         for time_courses, patterns in courses:
             signal += time_courses[volume] @ patterns
         intensity, signal = (baseline, signal) if scanner is None else scanner.acquire(volume, signal)

@@ -7,9 +7,14 @@ half (of the variance) belongs to its storyline and one half to the scene itself
 A subject's memory of a scene has a strength ``z``, standard normal, of which one half (of the variance) is shared by
 all subjects. It shows twice:
 
-- while the scene is watched: its pattern has the amplitude ``exp(z / 2)``, scaled to a mean square of 1;
+- while the scene is watched: its pattern has the amplitude ``exp(z / 2)``, scaled to a mean square of 1; and with an
+  ``engagement`` above 0 the regions of the story follow the movie with only ``1 / (1 + exp(-engagement z))`` of the
+  variance that the movie has elsewhere, the rest being the subject's own activity (scenes that are remembered are those
+  at which people's brains are alike: Hasson et al., Neuron 57, 452, 2008);
 - in the retelling, one run without a stimulus, for which the subject draws scenes with probability
   ``1 / (1 + exp(-memory_gain z))``. Retold scenes follow each other in their order, each shows its pattern again.
+
+With ``cue_source = "story"`` each scene also shows a character: see `titan_neuro.data.simulate.memory_content`.
 
 With ``memory_gain = 0`` scenes are drawn without regard to their strength, and with ``retelling_fraction = 0`` nothing
 reappears: what a probe then finds is a false positive.
@@ -22,35 +27,12 @@ from functools import cached_property
 
 import numpy as np
 
-from titan_neuro.data.simulate.config import FIRST_STIMULUS_SECOND, RandomStream, RunDesign, SimulateConfig, run_designs
+from titan_neuro.data.simulate.config import RandomStream, RunDesign, SimulateConfig
 from titan_neuro.data.simulate.fields import smooth_fields
+from titan_neuro.data.simulate.scenes import STORYLINES, Scene, draw_scenes, shown_scenes
 
-STORYLINES, PLACES = ("A", "B"), ("indoor", "outdoor")
-COLUMNS = ("scene", "storyline", "place")
 _SMOOTH_MM = 12.0
-_SCENES_OF_A_STORYLINE = 4
-_SHORTEST_S = 6
 _RETOLD_S = (6, 12)
-
-
-@dataclass(frozen=True)
-class Scene:
-    """One scene of the movie.
-
-    Attributes
-    ----------
-    name : str
-        Its number, from 1.
-    start, stop : int
-        Seconds of the movie, counted as in `RunDesign`; `stop` is exclusive.
-    storyline, place : str
-    """
-
-    name: str
-    start: int
-    stop: int
-    storyline: str
-    place: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,26 +55,15 @@ class Story:
 
     @cached_property
     def scenes(self) -> list[Scene]:
-        """Scenes of the movie: lengths are 6 s and an exponential rest, with the mean `scene_s`."""
-        rng = self.config.rng(RandomStream.STORY)
-        stop = max(run.stimulus_start + run.stimulus for run in run_designs(self.config))
-        scenes, start = list[Scene](), FIRST_STIMULUS_SECOND
-        while start < stop:
-            number, place = len(scenes), PLACES[int(rng.integers(2))]
-            length = _SHORTEST_S + int(rng.exponential(self.config.scene_s - _SHORTEST_S))
-            # A rest that is too short for a scene belongs to the last one.
-            end = start + length if start + length + _SHORTEST_S <= stop else stop
-            storyline = STORYLINES[number // _SCENES_OF_A_STORYLINE % 2]
-            scenes.append(Scene(str(number + 1), start, end, storyline, place))
-            start = end
-        return scenes
+        """Scenes of the movie."""
+        return draw_scenes(self.config)
 
     @cached_property
     def voxels(self) -> np.ndarray:
         """Voxels that show the story: bool ``(voxels,)``, the upper half of the hierarchy."""
         n_levels = len(self.config.timescales_s)
         is_upper: np.ndarray = self.regions % n_levels >= n_levels // 2
-        return is_upper
+        return is_upper & (self.regions < self.config.n_driven_regions)
 
     @cached_property
     def patterns(self) -> np.ndarray:
@@ -132,28 +103,28 @@ class Story:
         # The mean square of exp(z / 2) is exp(1 / 2).
         amplitudes = np.exp(self.strength(subject) / 2 - 0.25) * np.sqrt(self.config.story_fraction)
         time_courses = np.zeros((run.n_volumes, len(self.scenes)))
-        for index, (first, stop) in self._shown(run):
+        for index, first, stop in shown_scenes(self.scenes, run):
             time_courses[first:stop, index] = amplitudes[index]
         return time_courses
+
+    def followed(self, subject: int, run: RunDesign) -> np.ndarray | None:
+        """How much of the movie's variance follows the movie, a fraction, ``(n_volumes, regions)``; None: all of it."""
+        config, n_levels = self.config, len(self.config.timescales_s)
+        if config.engagement == 0:
+            return None
+        in_story = np.arange(config.n_driven_regions) % n_levels >= n_levels // 2
+        followed = np.ones((run.n_volumes, config.n_driven_regions))
+        chance = 1 / (1 + np.exp(-config.engagement * self.strength(subject)))
+        for index, first, stop in shown_scenes(self.scenes, run):
+            followed[first:stop, in_story] = chance[index]
+        return followed
 
     def events(self, run: RunDesign) -> list[tuple[float, float, str, Scene]]:
         """Scenes that a run shows: onset and duration (s), trial type, and the scene."""
         return [
             (float(first), float(stop - first), "scene", self.scenes[index])
-            for index, (first, stop) in self._shown(run)
+            for index, first, stop in shown_scenes(self.scenes, run)
         ]
-
-    def _shown(self, run: RunDesign) -> list[tuple[int, tuple[int, int]]]:
-        """Volumes at which a run shows scenes: index of the scene; its first volume, and the one after its last."""
-        shown = []
-        for index, scene in enumerate(self.scenes):
-            first, stop = (
-                run.fixation + min(max(second - run.stimulus_start, 0), run.stimulus)
-                for second in (scene.start, scene.stop)
-            )
-            if first < stop:
-                shown.append((index, (first, stop)))
-        return shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +164,8 @@ class Retelling:
         Without a stimulus there is noise in its place.
         """
         config = self.story.config
-        return config.retelling_fraction * self.story.voxels - config.stimulus_fraction
+        is_driven = self.story.regions < config.n_driven_regions
+        return config.retelling_fraction * self.story.voxels - config.stimulus_fraction * is_driven
 
     def time_courses(self, subject: int, run: RunDesign) -> np.ndarray:
         """Strength of each of `patterns` at each volume, ``(n_volumes, scenes)``; `subject` is known already."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from titan_neuro.data.simulate.anatomy import regions_of
 from titan_neuro.data.simulate.config import SimulateConfig, run_designs
 from titan_neuro.data.simulate.fine_patterns import N_FINE_PATTERNS, FinePatterns
 from titan_neuro.data.simulate.images import write_image
@@ -25,8 +26,7 @@ from titan_neuro.data.simulate.names import (
 )
 from titan_neuro.data.simulate.planted import Planted
 from titan_neuro.data.simulate.scanner import Template
-from titan_neuro.data.simulate.signal import STREAMS
-from titan_neuro.data.simulate.story import COLUMNS, Story
+from titan_neuro.data.simulate.story import Story
 from titan_neuro.files import write_json, write_text
 
 _FOLDER = "derivatives/truth"
@@ -70,7 +70,7 @@ def write_truth(
     write_image(folder / _REGION_IMAGE, template.grid, [(template.regions + 1).astype(np.uint8)])
     rows = [["index", "name"], *([str(region["index"]), region["name"]] for region in regions)]
     write_text(folder / "desc-region_dseg.tsv", table(rows))
-    _write_stimulus(folder, config, [region["name"] for region in regions], latents)
+    _write_stimulus(folder, config, [region["name"] for region in regions][: latents.shape[1]], latents)
     for part in (planted.memory_content, planted.fine_patterns):
         if part is not None:
             _write_patterns(folder, template, part)
@@ -152,10 +152,10 @@ def _write_cues(folder: Path, config: SimulateConfig, memory_content: MemoryCont
         pairing = memory_content.pairing(subject)
         for run in run_designs(config):
             rows = [list(sidecar)]
-            for volume, cue in memory_content.cues(subject, run):
+            for volume, cue, n_volumes in memory_content.cues(subject, run):
                 response = volume + config.association_lag_s
                 onset = str(response) if response < run.fixation + run.stimulus else "n/a"
-                rows.append([str(volume), "3", str(cue + 1), str(pairing[cue] + 1), onset])
+                rows.append([str(volume), str(n_volumes), str(cue + 1), str(pairing[cue] + 1), onset])
             write_text(Path(f"{run_stem(folder, subject, run.run)}_{_CUES}.tsv"), table(rows))
 
 
@@ -201,11 +201,8 @@ def _write_fine_patterns(folder: Path, config: SimulateConfig, fine_patterns: Fi
 
 def _write_story(folder: Path, config: SimulateConfig, template: Template, story: Story) -> None:
     write_image(folder / _SCENE_IMAGE, template.grid, story.patterns.astype(np.float32), n_volumes=len(story.scenes))
-    rows = [["onset", "duration", *COLUMNS]]
-    rows += [
-        [str(scene.start), str(scene.stop - scene.start), scene.name, scene.storyline, scene.place]
-        for scene in story.scenes
-    ]
+    rows = [["onset", "duration", *story.scenes[0].annotations()]]
+    rows += [[str(scene.start), str(scene.stop - scene.start), *scene.annotations().values()] for scene in story.scenes]
     write_text(folder / f"task-{TASK}_{_SCENES}.tsv", table(rows))
     columns = {"onset": {"Description": "Time in the movie", "Units": "s"}}
     write_json(folder / f"task-{TASK}_{_SCENES}.json", columns)
@@ -231,6 +228,7 @@ def _story(config: SimulateConfig, story: Story | None) -> dict[str, Any] | None
         "fraction": config.story_fraction,
         "n_scenes": len(story.scenes),
         "memory_gain": config.memory_gain,
+        "engagement": config.engagement,
         "retelling_fraction": config.retelling_fraction,
         "levels": "the upper half of the hierarchy, in all streams",
         "scenes": f"{_FOLDER}/task-{TASK}_{_SCENES}.tsv",
@@ -245,7 +243,8 @@ def _associations(config: SimulateConfig, memory_content: MemoryContent | None) 
     return {
         "fraction": config.association_fraction,
         "lag_s": config.association_lag_s,
-        "cue_interval_s": config.cue_interval_s,
+        "cue_source": config.cue_source,
+        "cue_interval_s": config.cue_interval_s if config.cue_source == "random" else None,
         "voxel_image": f"{_FOLDER}/{_MEMORY_IMAGE}",
         "streams": {"cue": "ventral", "response": "dorsal"},
         "patterns": {name: f"{_FOLDER}/{_pattern_image(name)}" for name in ("cue", "response")},
@@ -312,16 +311,16 @@ def _pattern_image(name: str) -> str:
 
 
 def _regions(config: SimulateConfig, template: Template) -> list[dict[str, Any]]:
-    levels = list(zip(config.timescales_s, config.lags_s, strict=True))
-    places = [(stream, level) for stream in STREAMS for level in range(len(levels))]
     return [
         {
             "index": index + 1,
-            "name": f"{stream}-{level + 1}",
-            "level": level + 1,
-            "timescale_s": levels[level][0],
-            "lag_s": levels[level][1],
+            "name": region.name,
+            "stream": region.stream,
+            "level": None if region.level is None else region.level + 1,
+            "timescale_s": None if region.level is None else config.timescales_s[region.level],
+            "lag_s": None if region.level is None else config.lags_s[region.level],
+            "centers_mm": region.centers_mm,
             "n_voxels": int((template.regions == index).sum()),
         }
-        for index, (stream, level) in enumerate(places)
+        for index, region in enumerate(regions_of(config))
     ]
