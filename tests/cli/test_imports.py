@@ -58,6 +58,7 @@ def test_planning_loads_nothing_heavy(annexed, tmp_path):
         (["prepare", "BIDS", "OUT", "--set", "model.backbone.dim=30"], 10, "each head"),
         (["run", "BIDS", "OUT", "participant", "--participant-label", "99"], 5, "no run matches subject 99"),
         (["run", "NOTHING", "OUT", "participant"], 3, "no such folder"),
+        (["run", "BIDS", "OUT", "group"], 3, "contains no prepared run"),
         (["train", "NOTHING"], 3, "contains no prepared run"),
         (["evaluate", "NOTHING"], 3, "contains no prepared run"),
         (["report", "NOTHING"], 3, "no such folder"),

@@ -51,6 +51,8 @@ def execute(arguments: argparse.Namespace) -> None:
         logger.info("%s", "\n".join(map(str, (plan := study.plan_group()).folds)))
         status.show(study.status(plan))
         return
+    # Wrong settings and folders are refused before torch is loaded, which takes seconds.
+    study.plan_group()
     import torch
 
     torch.set_num_threads(arguments.nprocs)
