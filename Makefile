@@ -3,7 +3,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
-RETELLING := --set "probe.recall={tasks: {watching: movie, retelling: recall}, delay_s: 0}"
+STUDY := --config-file pipelines/demo.yaml --set "probe.recall={tasks: {watching: movie, retelling: recall}, delay_s: 0}"
+# The longest first.
+PROBES := recall time-segment-matching decoding surprise history-swap context-length
 WORKERS ?= 2
 PARALLEL := -n $(WORKERS) --dist loadgroup --durations=10
 export OMP_NUM_THREADS ?= 1
@@ -13,6 +15,7 @@ locked = awk '/^[a-z0-9]/ { found = /^($(1))/ } $(2)found' constraints.txt
 PIP := $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation
 
 .PHONY: install constraints demo notebooks docs test test-system test-slow test-endurance test-all lint clean
+.PHONY: install constraints demo demo-scores docs test test-system test-slow test-endurance test-all lint clean
 
 install: $(VENV)/.installed
 
@@ -39,12 +42,24 @@ $(VENV)/.installed: $(VENV)/.locked pyproject.toml setup.py $(wildcard titan_neu
 constraints: install
 	$(BIN)/uv pip compile --quiet $(UPGRADE) pyproject.toml --output-file constraints.txt
 
-# The main job on a synthetic copy of ds003017's layout. What is done is not repeated.
+# The main job on a synthetic dataset with a story. Folds, then scores and probes, are made side by side: the last command
+# finds them done, and would make them one after the other. What is done is not repeated.
 demo: install
-	$(BIN)/titan-neuro simulate $(DEMO)/ds003017-synthetic --set story_fraction=0.15
+	$(BIN)/titan-neuro simulate $(DEMO)/ds003017-synthetic --preset story
 	$(BIN)/titan-neuro fetch $(DEMO)/ds003017-synthetic $(DEMO)/bids
-	$(BIN)/titan-neuro run $(DEMO)/bids $(DEMO)/output participant --config-file pipelines/demo.yaml $(RETELLING) --nprocs 2
-	$(BIN)/titan-neuro run $(DEMO)/bids $(DEMO)/output group --config-file pipelines/demo.yaml $(RETELLING) --nprocs 1
+	$(BIN)/titan-neuro run $(DEMO)/bids $(DEMO)/output participant $(STUDY) --nprocs $(WORKERS)
+	$(MAKE) --no-print-directory --jobs $(WORKERS) $(addprefix demo-fold-,1 2 3)
+	$(MAKE) --no-print-directory --jobs $(WORKERS) demo-scores $(addprefix demo-probe-,$(PROBES))
+	$(BIN)/titan-neuro run $(DEMO)/bids $(DEMO)/output group $(STUDY)
+
+demo-fold-%:
+	$(BIN)/titan-neuro train $(DEMO)/output $(STUDY) --fold $*
+
+demo-scores:
+	$(BIN)/titan-neuro evaluate $(DEMO)/output $(STUDY)
+
+demo-probe-%:
+	$(BIN)/titan-neuro probe $* $(DEMO)/output $(STUDY)
 
 # The notebooks with new outputs, in minutes: 00, 04 and 05 show what the demo has made.
 notebooks: demo

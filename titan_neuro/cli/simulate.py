@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from titan_neuro.cli import flags
+from titan_neuro.errors import UsageError
 
 
 def add_parser(subcommands: Any) -> None:
@@ -17,12 +18,19 @@ def add_parser(subcommands: Any) -> None:
         "Write a synthetic dataset of OpenNeuro ds003017, a real DataLad dataset whose ground truth is known.",
     )
     parser.add_argument("directory", type=Path, metavar="DIR")
-    parser.add_argument("--subjects", type=int, metavar="N", dest="n_subjects", help="of 25 (default: 6)")
-    parser.add_argument("--runs", type=int, metavar="N", dest="n_runs", help="of 5 (default: 3)")
     parser.add_argument(
-        "--volume-scale", type=float, metavar="FRACTION", help="length of the runs (default: 0.25; 1 is real)"
+        "--preset",
+        metavar="NAME",
+        default="small",
+        help="settings over which the others are put: small, or story, which only a memory of the same person can use "
+        "(default: small)",
     )
-    parser.add_argument("--voxel-size-mm", type=float, metavar="MM", help="default: 12")
+    parser.add_argument("--subjects", type=int, metavar="N", dest="n_subjects", help="of 25 (default: 6)")
+    parser.add_argument("--runs", type=int, metavar="N", dest="n_runs", help="of 5 (default: 3; story: 1)")
+    parser.add_argument(
+        "--volume-scale", type=float, metavar="FRACTION", help="length of the runs; 1 is real (default: 0.25; story: 0.8)"
+    )
+    parser.add_argument("--voxel-size-mm", type=float, metavar="MM", help="default: 12; story: 6")
     parser.add_argument(
         "--transforms",
         action="store_true",
@@ -43,11 +51,14 @@ def add_parser(subcommands: Any) -> None:
 
 def execute(arguments: argparse.Namespace) -> None:
     """Write the dataset, unless it is there."""
-    from titan_neuro.data.simulate import SimulateConfig, simulate
+    from titan_neuro.data.simulate import PRESETS, SimulateConfig, simulate
     from titan_neuro.study import parse_setting
 
     names = ("n_subjects", "n_runs", "volume_scale", "voxel_size_mm", "transforms", "seed")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    if arguments.preset not in PRESETS:
+        raise UsageError(f"simulate: no preset {arguments.preset!r}.", f"There are: {', '.join(PRESETS)}.")
+    given = {**PRESETS[arguments.preset], **given}
     for override in map(parse_setting, arguments.overrides):
         given.update(override)
     simulate(arguments.directory, SimulateConfig(**given))

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from titan_neuro import cli
-from titan_neuro.errors import ConfigError
+from titan_neuro.data.simulate import PRESETS
+from titan_neuro.errors import ConfigError, UsageError
 
 
 def test_flags_and_settings_reach_the_dataset(tmp_path):
@@ -64,3 +65,17 @@ def test_invalid_settings_are_named(tmp_path, capsys, arguments, message):
     assert cli.main(["simulate", str(tmp_path / "synthetic"), *arguments]) == ConfigError.exit_code
     assert message in capsys.readouterr().err
     assert not (tmp_path / "synthetic").exists()
+
+
+def test_settings_lie_over_those_of_a_preset(tmp_path):
+    small = ["--subjects", "1", "--volume-scale", "0.1", "--voxel-size-mm", "25", "--set", "n_associations=3"]
+    assert cli.main(["simulate", str(tmp_path / "synthetic"), "--preset", "story", *small]) == 0
+    simulated = json.loads((tmp_path / "synthetic/truth.json").read_text())["simulated"]
+    given = {"n_subjects": 1, "volume_scale": 0.1, "voxel_size_mm": 25, "n_associations": 3}
+    assert simulated.items() >= {**PRESETS["story"], **given}.items()
+
+
+def test_unknown_presets_are_named(tmp_path, capsys):
+    assert cli.main(["simulate", str(tmp_path / "synthetic"), "--preset", "tale"]) == UsageError.exit_code
+    message = capsys.readouterr().err
+    assert "'tale'" in message and "small, story" in message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from functools import cache
 
@@ -155,7 +156,67 @@ def test_cues_do_not_predict_cues():
         assert abs(hits / count - expected) < 4 * np.sqrt(expected * (1 - expected) / count)
 
 
-@pytest.mark.parametrize("config", [ASSOCIATIONS, DELAYED_RESPONSES], ids=["associations", "delayed_responses"])
+CHARACTERS = replace(
+    ASSOCIATIONS,
+    stimulus_fraction=0.1,
+    spontaneous_fraction=0.05,
+    drift_fraction=0,
+    cue_source="story",
+    n_associations=4,
+    association_lag_s=4,
+    story_fraction=0.1,
+)
+
+
+def responses_explained(by_characters_of: str) -> float:
+    """Fraction of variance in the second half that mean responses to each character in the first half explain."""
+    content, run = make_content(CHARACTERS), run_designs(CHARACTERS)[0]
+    voxels, half = content.voxel_sets["response"], run.stimulus // 2
+    shown = np.full(run.stimulus + 60, -1)
+    for volume, character, n_volumes in content.cues(0, run):
+        second = volume - run.fixation + CHARACTERS.association_lag_s
+        shown[second : second + n_volumes] = character
+    shown = shown[: run.stimulus]
+    recordings = [recorded(CHARACTERS, subject, 0, with_content=True)[:, voxels] for subject in range(4)]
+    explained = []
+    for subject, recording in enumerate(recordings):
+        others = np.mean([each for index, each in enumerate(recordings) if index != subject], axis=0)
+        seen = recording if by_characters_of == "this subject" else others
+        means = np.stack([seen[:half][shown[:half] == character].mean(axis=0) for character in range(4)])
+        expected = means[shown[half:]] * (shown[half:] >= 0)[:, None]
+        explained.append(1 - ((recording[half:] - expected) ** 2).sum() / (recording[half:] ** 2).sum())
+    return float(np.mean(explained))
+
+
+def test_a_person_responds_to_a_character_as_before():
+    assert responses_explained("this subject") > 0.2
+    assert responses_explained("others") < 0.05
+
+
+def test_characters_return_after_others_for_all_subjects_alike():
+    content = make_content(CHARACTERS)
+    for run in run_designs(CHARACTERS):
+        one, other = content.cues(0, run), content.cues(7, run)
+        assert one == other and len(one) > 20
+        which = [cue.cue for cue in one]
+        assert set(which) == set(range(4)) and all(here != there for here, there in itertools.pairwise(which))
+        # One after the other, from the first volume of the movie to its last.
+        assert one[0].volume == run.fixation and one[-1].volume + one[-1].n_volumes == run.fixation + run.stimulus
+        assert all(here.volume + here.n_volumes == there.volume for here, there in itertools.pairwise(one))
+
+
+def test_characters_and_engagement_need_a_story():
+    with pytest.raises(ConfigError, match="cue_source=story needs a story"):
+        replace(ASSOCIATIONS, cue_source="story")
+    with pytest.raises(ConfigError, match="engagement needs a story"):
+        SimulateConfig(engagement=1.0)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [ASSOCIATIONS, DELAYED_RESPONSES, CHARACTERS],
+    ids=["associations", "delayed_responses", "characters"],
+)
 def test_variance_fraction_is_as_configured(config):
     content = make_content(replace(config, association_lag_s=1))
     power, n = np.zeros(600), 0

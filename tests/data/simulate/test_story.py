@@ -9,6 +9,7 @@ import pytest
 from titan_neuro.data.simulate import SimulateConfig, simulate
 from titan_neuro.data.simulate.anatomy import assign_regions
 from titan_neuro.data.simulate.config import FIRST_STIMULUS_SECOND, run_designs
+from titan_neuro.data.simulate.signal import latents_at_volumes, simulate_run, stimulus_latents
 from titan_neuro.data.simulate.story import Story
 from titan_neuro.errors import ConfigError
 from titan_neuro.files import read_json
@@ -69,6 +70,39 @@ def test_amplitudes_follow_the_strength():
     amplitudes, strengths = (np.array([each[name] for name in shown]) for each in (shown, strength))
     np.testing.assert_allclose(np.log(amplitudes), strengths / 2 - 0.25 + np.log(0.2) / 2)
     assert ((courses > 0).sum(axis=1) <= 1).all() and not courses[: run.fixation].any()
+
+
+def test_remembered_scenes_are_followed_closely():
+    """Only in the story's regions, only while scenes are shown, and only if asked for."""
+    story = make_story(engagement=2.0)
+    run = run_designs(story.config)[1]
+    assert make_story().followed(0, run) is None
+    followed = story.followed(3, run)
+    upper = np.arange(12) % 4 >= 2
+    assert followed.shape == (run.n_volumes, 12) and (followed[:, ~upper] == 1).all()
+    assert (followed[: run.fixation] == 1).all() and (np.ptp(followed[:, upper], axis=1) == 0).all()
+    events = {scene.name: followed[int(onset), 2] for onset, _, _, scene in story.events(run)}
+    strength = {scene.name: value for scene, value in zip(story.scenes, story.strength(3), strict=True)}
+    chance, strengths = (np.array([each[name] for name in events]) for each in (events, strength))
+    np.testing.assert_allclose(np.log(chance / (1 - chance)), 2 * strengths)
+
+
+def test_variance_stays_where_the_movie_is_not_followed():
+    config = SimulateConfig(volume_scale=1, n_runs=1)
+    (run,) = run_designs(config)
+    stimulus = latents_at_volumes(stimulus_latents(config), run)
+    regions, baseline = np.repeat(np.arange(12), 20), np.full(240, 1000.0)
+    shown = slice(run.fixation, run.fixation + run.stimulus)
+    half = np.full((run.n_volumes, 12), 0.5)
+    truth, spread, slopes = stimulus[shown][:, regions], [], []
+    for followed in (None, half):
+        given = {"stimulus": stimulus, "regions": regions, "baseline": baseline, "followed": followed}
+        volumes = [np.array([*simulate_run(config, subject, run, **given)])[shown] for subject in range(6)]
+        per_cent = np.array(volumes) / 10 - 100
+        spread.append(np.var(per_cent, axis=1).mean())
+        slopes.append((per_cent.mean(axis=0) * truth).sum() / (truth**2).sum())
+    assert spread[1] == pytest.approx(spread[0], rel=0.1)
+    assert slopes[1] / slopes[0] == pytest.approx(np.sqrt(0.5), rel=0.1)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ follow a story over minutes (Hasson et al., J Neurosci 28, 2539, 2008). Other re
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,15 +26,15 @@ _CORTEX = {
     "temporal pole and inferior frontal gyrus": ((44, 12, -28), (50, 26, 4)),
     "superior occipital gyrus": ((22, -84, 26),),
     "superior parietal lobule": ((26, -60, 56),),
-    "angular gyrus": ((48, -60, 34),),
+    "angular gyrus and lateral prefrontal cortex": ((48, -60, 34), (40, 34, 28), (28, 54, 6), (26, 14, 54)),
     "posterior medial and medial prefrontal cortex": ((8, -56, 30), (6, -44, 14), (8, 54, 14), (6, 44, -8)),
 }
 _NOT_DRIVEN = {
     "somatomotor cortex": ((40, -22, 54), (56, -6, 30), (8, -20, 60), (44, -32, 44)),
-    "lateral prefrontal cortex": ((40, 34, 28), (28, 54, 6), (26, 14, 54), (28, 38, -14)),
     "insula, cingulate and basal ganglia": ((38, 4, 0), (6, 20, 34), (24, 4, 2), (12, -18, 8)),
-    "cerebellum": ((24, -66, -36), (8, -60, -24), (40, -58, -40)),
 }
+# Cerebellum and brain stem are no part of the simulated brain.
+_LEFT_OUT = ((24, -66, -38), (46, -60, -42), (10, -56, -22), (10, -78, -30), (6, -34, -40), (30, -46, -46))
 
 
 class Region(NamedTuple):
@@ -86,11 +87,15 @@ def assign_regions(coordinates_mm: np.ndarray, config: SimulateConfig) -> np.nda
     """
     if config.anatomy == "bands":
         return _bands(coordinates_mm, len(config.timescales_s))
-    nearest = [
-        np.min([((coordinates_mm - center) ** 2).sum(axis=1) for center in region.centers_mm], axis=0)
-        for region in regions_of(config)
-    ]
-    return np.asarray(np.argmin(nearest, axis=0), dtype=np.int16)
+    distances = [_squared_distance(coordinates_mm, region.centers_mm) for region in regions_of(config)]
+    return np.asarray(np.argmin(distances, axis=0), dtype=np.int16)
+
+
+def is_cerebral(coordinates_mm: np.ndarray) -> np.ndarray:
+    """Return which voxels, ``(voxels, 3)`` in mm of MNI space, are of the cerebrum: bool ``(voxels,)``."""
+    centers = [*_CORTEX.values(), *_NOT_DRIVEN.values()]
+    cerebrum = np.min([_squared_distance(coordinates_mm, _both_sides(each)) for each in centers], axis=0)
+    return np.asarray(cerebrum < _squared_distance(coordinates_mm, _both_sides(_LEFT_OUT)))
 
 
 def _bands(coordinates_mm: np.ndarray, n_levels: int) -> np.ndarray:
@@ -102,6 +107,11 @@ def _bands(coordinates_mm: np.ndarray, n_levels: int) -> np.ndarray:
         for stream, voxels in enumerate(np.array_split(order, len(STREAMS))):
             regions[voxels] = stream * n_levels + level
     return regions
+
+
+def _squared_distance(coordinates_mm: np.ndarray, centers_mm: Sequence[tuple[int, int, int]]) -> np.ndarray:
+    """Squared distance of each voxel to the nearest of some points, ``(voxels,)``."""
+    return np.asarray(np.min([((coordinates_mm - center) ** 2).sum(axis=1) for center in centers_mm], axis=0))
 
 
 def _both_sides(centers: tuple[tuple[int, int, int], ...]) -> list[tuple[int, int, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -221,6 +221,31 @@ class SimulateConfig:
     def thermal_fraction(self) -> float:
         """Fraction of a voxel's variance that is white noise, where nothing is planted."""
         return round(1 - self.stimulus_fraction - self.spontaneous_fraction - self.drift_fraction, 9)
+
+
+# Settings by name; single ones can be given over them.
+PRESETS: dict[str, dict[str, Any]] = {
+    "small": {},
+    # Eight minutes of movie. How a person's dorsal stream responds to a character is known from this person alone, and
+    # whether a scene is remembered shows in how closely it is followed. With `association_fraction`, `memory_gain` and
+    # `retelling_fraction` at 0 there is nothing of this to find.
+    "story": {
+        "n_runs": 1,
+        "volume_scale": 0.8,
+        "voxel_size_mm": 6.0,
+        "anatomy": "cortex",
+        "stimulus_fraction": 0.45,
+        "spontaneous_fraction": 0.1,
+        "drift_fraction": 0.05,
+        "association_fraction": 0.3,
+        "n_associations": 4,
+        "association_lag_s": 4,
+        "cue_source": "story",
+        "story_fraction": 0.1,
+        "scene_s": 10.0,
+        "engagement": 2.0,
+    },
+}
 
 
 @dataclass(frozen=True, kw_only=True)

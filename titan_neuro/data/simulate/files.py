@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from titan_neuro.data.simulate.anatomy import assign_regions
+from titan_neuro.data.simulate.anatomy import assign_regions, is_cerebral
 from titan_neuro.data.simulate.config import RunDesign, SimulateConfig, run_designs
 from titan_neuro.data.simulate.fmriprep import write_anatomy, write_fmriprep_description, write_run_transforms
 from titan_neuro.data.simulate.head import TOTAL_READOUT_TIME, draw_head, draw_position
 from titan_neuro.data.simulate.images import Grid, write_image
+from titan_neuro.data.simulate.itk import map_points
 from titan_neuro.data.simulate.names import LABELS, RETELLING, TASK, description, run_stem, subject_name, table
 from titan_neuro.data.simulate.planted import plan_planted
 from titan_neuro.data.simulate.scanner import Scanner, SubjectAnatomy, Template
@@ -163,6 +164,7 @@ def template_brain(config: SimulateConfig) -> Template:
     if config.anatomy == "cortex":
         grey_matter = resample_img(load_mni152_gm_template(), target_affine=grid, interpolation="linear")
         mask &= np.asarray(grey_matter.dataobj) > _GREY_MATTER
+        mask[mask] = is_cerebral(map_points(mask_image.affine, np.argwhere(mask)))
     inside = np.argwhere(mask)
     first = inside.min(0) - 1
     affine = mask_image.affine.copy()

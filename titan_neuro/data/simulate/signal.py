@@ -123,10 +123,8 @@ def simulate_run(
         A volume, int16, ``(voxels,)`` or, with a `scanner`, ``(recorded voxels,)``.
     """
     rng = config.rng(RandomStream.RUN, subject, run.run)
-    n_regions = max(stimulus.shape[1], int(regions.max()) + 1)
-    movie_share = np.full((run.n_volumes, n_regions), config.stimulus_fraction)
-    movie_share[:, : stimulus.shape[1]] *= 1 if followed is None else followed
-    stimulus = np.pad(stimulus, ((0, 0), (0, n_regions - stimulus.shape[1])))
+    n_driven = stimulus.shape[1]
+    n_regions = max(n_driven, int(regions.max()) + 1)
     thermal = config.thermal_fraction - sum(part.variance_fraction for part in planted)
     thermal = np.sqrt(thermal + config.stimulus_fraction * (regions >= config.n_driven_regions))
     if scanner is not None:
@@ -139,8 +137,11 @@ def simulate_run(
     phase = np.pi * (np.arange(run.n_volumes) + 0.5) / run.n_volumes
     drift_terms = np.cos(np.outer(phase, np.arange(1, _DRIFT_TERMS + 1)))
     for volume in range(run.n_volumes):
-        own_share = config.spontaneous_fraction + (config.stimulus_fraction - movie_share[volume])
-        signal = (np.sqrt(movie_share[volume]) * stimulus[volume] + np.sqrt(own_share) * spontaneous)[regions]
+        active = np.sqrt(config.spontaneous_fraction) * spontaneous
+        movie = config.stimulus_fraction * (1 if followed is None else followed[volume])
+        own = config.spontaneous_fraction + (config.stimulus_fraction - movie)
+        active[:n_driven] = np.sqrt(movie) * stimulus[volume] + np.sqrt(own) * spontaneous[:n_driven]
+        signal = active[regions]
         for time_courses, patterns in courses:
             signal += time_courses[volume] @ patterns
         intensity, signal = (baseline, signal) if scanner is None else scanner.acquire(volume, signal)
