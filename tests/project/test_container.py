@@ -102,9 +102,11 @@ class Image:
         )
         settings = {}
         for key, value in re.findall(r"^(?::env:|\w+)\.([\w-]+)='(.*)'$", listed.stdout, re.MULTILINE):
-            for path in re.findall(r"(?:file://)?(/[\w./-]+)", value):
-                if Path(path).exists():
-                    self.mounts[Path(path)] = f"/outside{path}"
+            for path in map(Path, re.findall(r"(?:file://)?(/[\w./-]+)", value)):
+                if path.exists():
+                    # The pages of an index link to files beside it.
+                    shown = path.parent if key.endswith("index-url") else path
+                    self.mounts[shown] = f"/outside{shown}"
                     value = re.sub(rf"(?<!outside){path}(?![\w/])", f"/outside{path}", value)
             settings[f"PIP_{key.upper().replace('-', '_')}"] = value
         return settings
