@@ -28,7 +28,10 @@ def add_parser(subcommands: Any) -> None:
     parser.add_argument("--subjects", type=int, metavar="N", dest="n_subjects", help="of 25 (default: 6)")
     parser.add_argument("--runs", type=int, metavar="N", dest="n_runs", help="of 5 (default: 3; story: 1)")
     parser.add_argument(
-        "--volume-scale", type=float, metavar="FRACTION", help="length of the runs; 1 is real (default: 0.25; story: 0.8)"
+        "--volume-scale",
+        type=float,
+        metavar="FRACTION",
+        help="length of the runs; 1 is real (default: 0.25; story: 0.8)",
     )
     parser.add_argument("--voxel-size-mm", type=float, metavar="MM", help="default: 12; story: 6")
     parser.add_argument(

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import itertools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -260,8 +260,30 @@ def _solve_groups(
     def error(penalties: tuple[float, ...]) -> float:
         return sum(float(held_out.error_change(solve(rest, penalties))) for held_out, rest in few)
 
-    # Coordinate descent: each penalty given the best of the others, twice.
-    best = (1.0,) * len(groups)
-    for place in [*range(len(groups))] * 2:
-        best = min(((*best[:place], penalty, *best[place + 1 :]) for penalty in _PENALTIES), key=error)
+    best = _descend([_PENALTIES] * len(groups), error, start=[_PENALTIES.index(1.0)] * len(groups))
     return solve(total, best), torch.stack([solve(rest, best) for rest in others])
+
+
+def _descend(
+    grids: Sequence[Sequence[float]], error: Callable[[tuple[float, ...]], float], start: Sequence[int]
+) -> tuple[float, ...]:
+    """Coordinate descent on grids, from `start`: each value moves to its neighbor while the error falls.
+
+    Given the others, the error falls towards one value of each grid: a third of the trials that all values of each grid
+    would take find it.
+    """
+    places = list(start)
+
+    def at(tried: Sequence[int]) -> float:
+        return error(tuple(grid[place] for grid, place in zip(grids, tried, strict=True)))
+
+    is_better = True
+    while is_better:
+        is_better = False
+        for index, step in itertools.product(range(len(grids)), (1, -1)):
+            while 0 <= places[index] + step < len(grids[index]):
+                tried = [*places[:index], places[index] + step, *places[index + 1 :]]
+                if at(tried) >= at(places):
+                    break
+                places, is_better = tried, True
+    return tuple(grid[place] for grid, place in zip(grids, places, strict=True))
