@@ -103,4 +103,5 @@ def test_the_story_preset_names_its_characters(written):
     np.testing.assert_array_equal(cues["onset"].astype(float), scenes["onset"].astype(float))
     np.testing.assert_array_equal(cues["duration"].astype(float), scenes["duration"].astype(float))
     assert [f"character-{cue}" for cue in cues["cue"]] == list(scenes["character"])
+    assert "grey matter" in (written / "README").read_text()
     assert truth["associations"]["cue_source"] == "story" and truth["story"]["engagement"] == 2.0

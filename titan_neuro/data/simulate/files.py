@@ -52,6 +52,9 @@ Where these say MNI152NLin2009cAsym, the template is the MNI152 of nilearn. The 
 changing them. All slices of a volume are acquired at the same time. Away from the brain the images are zero; there are
 more slices than the real 48, so that they cover the whole brain.
 """
+_IN_CORTEX = """\
+The brain is the grey matter of the cerebrum. Its regions have names and coordinates: see "regions" in truth.json.
+"""
 _WITH_STORY = """\
 The movie tells a story, whose scenes stand in the events tables; in a run of the task "recall" each subject retells
 some of them: see "story" in truth.json.
@@ -194,6 +197,7 @@ def _write_top_level(root: Path, config: SimulateConfig) -> None:
     space = _IN_SCANNER_SPACE if config.transforms else _IN_TEMPLATE_SPACE
     has_memory_content = config.association_fraction > 0 or config.delayed_response_fraction > 0
     planted = _WITH_MEMORY_CONTENT * has_memory_content + _WITH_FINE_PATTERNS * (config.fine_pattern_fraction > 0)
+    space += _IN_CORTEX * (config.anatomy == "cortex")
     write_text(root / "README", _README + space + planted + _WITH_STORY * (config.story_fraction > 0))
     write_text(root / "CHANGES", f"1.0.0 2026-01-01\n  - Simulated with seed {config.seed}.\n")
     write_text(root / ".bidsignore", "truth.json\n")
