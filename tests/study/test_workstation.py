@@ -24,7 +24,7 @@ SMALL = (
     "model.lookahead={n_lags: 2, n_components: 4, key_width: 16}",
     "model.decoder.rank=2",
     "probe.n_permutations=200",
-    "evaluation.n_resamples=1000",
+    "evaluation={n_resamples: 1000, rollout_every_time_points: 0}",
 )
 
 
@@ -35,10 +35,13 @@ def study(tmp_path_factory):
     flags = ["--config-file", BUDAPEST, *itertools.chain(*(("--set", setting) for setting in SMALL))]
     bids, output = root / "bids", root / "output"
     for stage in (
-        ["run", bids, output, "participant", *flags],
-        ["run", bids, output, "group", *flags],
+        ["prepare", bids, output],
+        ["train", output],
+        ["evaluate", output],
+        ["probe", "context-length", output],
     ):
-        assert main([str(word) for word in stage]) == 0
+        assert main([str(word) for word in (*stage, *flags)]) == 0
+    assert main(["report", str(output)]) == 0
     return output
 
 
@@ -48,6 +51,7 @@ def test_one_model_of_each_fold_is_fitted_and_scored(study):
     record = json.loads((study / "group/task-movie_desc-forecast_scores.json").read_text())
     assert record["Protocol"] == "strict"
     assert "closed form alone" in json.dumps(record)
+    assert (study / "group/task-movie_desc-contextlength_curve.tsv").is_file()
     assert (study / "report.html").is_file()
 
 

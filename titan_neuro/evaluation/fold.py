@@ -80,13 +80,12 @@ def score_fold(
     first_models = next(iter(models.values()))
     kinds = kinds_of(first_models, baselines, references)
     check_runs(train_runs, test_runs, protocol)
-    config = _with_small_blocks(config, test_runs[0].n_features * len(first_models[0].horizons))
+    config = _possible(config, first_models[0].horizons, test_runs[0].n_features)
     with Progress(len(baselines) + len(references) + 1, name, unit="row") as progress:
         _fit(baselines, references, train_runs, {run.stimulus for run in test_runs}, progress)
         by_seed = {seed: _Rows(kinds, of_seed, baselines, references) for seed, of_seed in models.items()}
         _check_all_causal(by_seed, test_runs[0], config.block_time_points)
         progress.step("every row is causal")
-    config = _with_possible_rollouts(config, first_models[0].horizons)
     with Progress(len(models) * len(test_runs), name) as progress:
         results = {seed: _score_seed(rows, test_runs, seed, config, progress) for seed, rows in by_seed.items()}
     fold = FoldRuns(tuple(run.key for run in train_runs), tuple(run.key for run in test_runs))
@@ -168,14 +167,13 @@ def _benchmark_of(
     )
 
 
-def _with_small_blocks(config: EvaluationConfig, n_numbers: int) -> EvaluationConfig:
-    """Shorten the blocks, to a power of two, where so many numbers are forecast from each time point."""
-    fitting = 2 ** max(1, (_BLOCK_NUMBERS // n_numbers).bit_length() - 1)
-    return replace(config, block_time_points=min(config.block_time_points, fitting))
+def _possible(config: EvaluationConfig, horizons: Sequence[int], n_features: int) -> EvaluationConfig:
+    """Shorten the blocks, to a power of two, where features are many.
 
-
-def _with_possible_rollouts(config: EvaluationConfig, horizons: Sequence[int]) -> EvaluationConfig:
-    """Turn rollouts off, with a warning, where there are no forecasts one time point ahead."""
+    Turn rollouts off, with a warning, where there are no forecasts one time point ahead.
+    """
+    fitting = 2 ** max(1, (_BLOCK_NUMBERS // (len(horizons) * n_features)).bit_length() - 1)
+    config = replace(config, block_time_points=min(config.block_time_points, fitting))
     if config.rollout_every_time_points and horizons[0] != 1:
         logger.warning(
             "No rollouts: they are made of forecasts one time point ahead, and the horizons don't begin with 1."
