@@ -20,6 +20,7 @@ from titan_neuro.evaluation.shared_calls import shared_calls
 from titan_neuro.evaluation.streaming import score_run
 from titan_neuro.evaluation.sums import subject_sums
 from titan_neuro.progress import Progress
+from titan_neuro.runs import InMemoryRun
 from titan_neuro.seeds import named_generator
 from titan_neuro.typing import ForecastModel, RunData
 
@@ -192,7 +193,8 @@ def _score_seed(
     mapped = (rows.models[0].name, REFERENCES["skill_ar"], REFERENCES["r2"])
     offsets = {run.key: draw_offset(run, seed, config) for run in test_runs}
     low_motion, high_motion, rollouts = [], [], []
-    for run in test_runs:
+    for stored in test_runs:
+        run = _read_once(stored)
         forecasters = rows.forecasters(run, offsets[run.key])
         rolled = None
         if config.rollout_every_time_points:
@@ -210,6 +212,19 @@ def _score_seed(
         combine_scores(high_motion),
         combine_rollouts(rollouts) if rollouts else None,
         offsets,
+    )
+
+
+def _read_once(run: RunData) -> RunData:
+    """Hold a run in memory: scores and rollouts read the whole of it, and share this one copy."""
+    return InMemoryRun(
+        run.read(0, run.n_time_points),
+        run.scored,
+        run.key,
+        run.subject,
+        run.stimulus,
+        run.high_motion,
+        stimulus_start=run.stimulus_start,
     )
 
 
