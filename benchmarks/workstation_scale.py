@@ -28,6 +28,12 @@ PARTS = {
     **{f"probe {name}": "test" for name in PROBES},
     "report": "study",
 }
+# Stages, and the parts that they consist of.
+STAGES = {
+    "train": ("linear skip", "closed form", "validation, saving"),
+    "evaluate": ("fits of baselines", "check of causality", "scores of test runs", "ceilings, tables, maps"),
+    **{name: (name,) for name in PARTS if name.startswith("probe ") or name == "report"},
+}
 ROLES = ("train", "validation", "test")
 _VOLUMES = {
     "fit": "of training and validation runs, all folds",
@@ -152,15 +158,20 @@ def formula_table(study: Study, by_part: Mapping[str, Cost], prepare_s: float) -
 
 
 def check_table(study: Study, by_part: Mapping[str, Cost]) -> str:
-    """What the parts of a measured study took beside the formula."""
-    expected = seconds(study, by_part)
+    """What the stages of a measured study took beside the formula."""
+    expected = dict.fromkeys((name for name in study.stages if name in STAGES), 0.0)
+    for part, taken in seconds(study, by_part).items():
+        stage = next(name for name in STAGES if part in STAGES[name])
+        if stage in expected:
+            expected[stage] += taken
+    found = {name: study.stages[name]["cpu_s"] for name in expected}
     rows = [
-        [part, f"{expected[part]:,.0f} s", f"{measured:,.0f} s", f"{measured / max(expected[part], 1e-9):.2f}"]
-        for part, measured in study.cpu_s.items()
+        [name, f"{expected[name]:,.0f} s", f"{found[name]:,.0f} s", f"{found[name] / expected[name]:.2f}"]
+        for name in expected
     ]
-    sums = sum(expected[part] for part in study.cpu_s), sum(study.cpu_s.values())
-    rows.append(["**all**", f"{sums[0]:,.0f} s", f"{sums[1]:,.0f} s", f"**{sums[1] / sums[0]:.2f}**"])
-    return markdown_table(["part", "CPU by the formula", "CPU measured", "measured / formula"], rows)
+    total, measured = sum(expected.values()), sum(found.values())
+    rows.append(["**all of these**", f"{total:,.0f} s", f"{measured:,.0f} s", f"**{measured / total:.2f}**"])
+    return markdown_table(["stage", "CPU by the formula", "CPU measured", "measured / formula"], rows)
 
 
 def stages_table(study: Study) -> str:

@@ -1,4 +1,3 @@
-import gc
 import weakref
 from typing import ClassVar
 
@@ -133,7 +132,6 @@ class Released(Counting):
     held: ClassVar[list[weakref.ref]] = []
 
     def step(self, series, state):
-        gc.collect()
         assert not any(reference() is not None for reference in self.held)
         forecasts, after = super().step(series, state)
         self.held[:] = [weakref.ref(forecasts)]

@@ -24,7 +24,7 @@ SMALL = (
     "model.lookahead={n_lags: 2, n_components: 4, key_width: 16}",
     "model.decoder.rank=2",
     "probe.n_permutations=200",
-    "evaluation.n_resamples=1000",
+    "evaluation={n_resamples: 1000, rollout_every_time_points: 0}",
 )
 
 
@@ -34,11 +34,8 @@ def study(tmp_path_factory):
     simulate(root / "bids", SimulateConfig(n_subjects=3, n_runs=3, volume_scale=0.15, voxel_size_mm=30))
     flags = ["--config-file", BUDAPEST, *itertools.chain(*(("--set", setting) for setting in SMALL))]
     bids, output = root / "bids", root / "output"
-    for stage in (
-        ["run", bids, output, "participant", *flags],
-        ["run", bids, output, "group", *flags],
-    ):
-        assert main([str(word) for word in stage]) == 0
+    for stage in (["prepare", bids, output], ["train", output], ["evaluate", output]):
+        assert main([str(word) for word in (*stage, *flags)]) == 0
     return output
 
 
@@ -48,7 +45,6 @@ def test_one_model_of_each_fold_is_fitted_and_scored(study):
     record = json.loads((study / "group/task-movie_desc-forecast_scores.json").read_text())
     assert record["Protocol"] == "strict"
     assert "closed form alone" in json.dumps(record)
-    assert (study / "report.html").is_file()
 
 
 def test_references_to_a_held_out_stimulus_are_their_baselines(study):
@@ -71,3 +67,12 @@ def test_the_autoregression_of_a_fold_is_fitted_once(study, monkeypatch):
     monkeypatch.setattr(closed_form, "fit_autoregression", refuse)
     assert main(["evaluate", str(study)]) == 0
     assert path.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_probes_and_report_follow(study):
+    for probe in ("context-length", "history-swap", "surprise", "time-segment-matching", "decoding"):
+        assert main(["probe", probe, str(study)]) == 0
+    assert main(["report", str(study)]) == 0
+    assert (study / "group/task-movie_desc-contextlength_curve.tsv").is_file()
+    assert (study / "report.html").is_file()

@@ -20,6 +20,7 @@ from titan_neuro.evaluation.shared_calls import shared_calls
 from titan_neuro.evaluation.streaming import score_run
 from titan_neuro.evaluation.sums import subject_sums
 from titan_neuro.progress import Progress
+from titan_neuro.runs import InMemoryRun
 from titan_neuro.seeds import named_generator
 from titan_neuro.typing import ForecastModel, RunData
 
@@ -80,13 +81,12 @@ def score_fold(
     first_models = next(iter(models.values()))
     kinds = kinds_of(first_models, baselines, references)
     check_runs(train_runs, test_runs, protocol)
-    config = _with_small_blocks(config, test_runs[0].n_features * len(first_models[0].horizons))
+    config = _possible(config, first_models[0].horizons, test_runs[0].n_features)
     with Progress(len(baselines) + len(references) + 1, name, unit="row") as progress:
         _fit(baselines, references, train_runs, {run.stimulus for run in test_runs}, progress)
         by_seed = {seed: _Rows(kinds, of_seed, baselines, references) for seed, of_seed in models.items()}
         _check_all_causal(by_seed, test_runs[0], config.block_time_points)
         progress.step("every row is causal")
-    config = _with_possible_rollouts(config, first_models[0].horizons)
     with Progress(len(models) * len(test_runs), name) as progress:
         results = {seed: _score_seed(rows, test_runs, seed, config, progress) for seed, rows in by_seed.items()}
     fold = FoldRuns(tuple(run.key for run in train_runs), tuple(run.key for run in test_runs))
@@ -168,14 +168,13 @@ def _benchmark_of(
     )
 
 
-def _with_small_blocks(config: EvaluationConfig, n_numbers: int) -> EvaluationConfig:
-    """Shorten the blocks, to a power of two, where so many numbers are forecast from each time point."""
-    fitting = 2 ** max(1, (_BLOCK_NUMBERS // n_numbers).bit_length() - 1)
-    return replace(config, block_time_points=min(config.block_time_points, fitting))
+def _possible(config: EvaluationConfig, horizons: Sequence[int], n_features: int) -> EvaluationConfig:
+    """Shorten the blocks, to a power of two, where features are many.
 
-
-def _with_possible_rollouts(config: EvaluationConfig, horizons: Sequence[int]) -> EvaluationConfig:
-    """Turn rollouts off, with a warning, where there are no forecasts one time point ahead."""
+    Turn rollouts off, with a warning, where there are no forecasts one time point ahead.
+    """
+    fitting = 2 ** max(1, (_BLOCK_NUMBERS // (len(horizons) * n_features)).bit_length() - 1)
+    config = replace(config, block_time_points=min(config.block_time_points, fitting))
     if config.rollout_every_time_points and horizons[0] != 1:
         logger.warning(
             "No rollouts: they are made of forecasts one time point ahead, and the horizons don't begin with 1."
@@ -194,7 +193,8 @@ def _score_seed(
     mapped = (rows.models[0].name, REFERENCES["skill_ar"], REFERENCES["r2"])
     offsets = {run.key: draw_offset(run, seed, config) for run in test_runs}
     low_motion, high_motion, rollouts = [], [], []
-    for run in test_runs:
+    for stored in test_runs:
+        run = _read_once(stored)
         forecasters = rows.forecasters(run, offsets[run.key])
         rolled = None
         if config.rollout_every_time_points:
@@ -212,6 +212,19 @@ def _score_seed(
         combine_scores(high_motion),
         combine_rollouts(rollouts) if rollouts else None,
         offsets,
+    )
+
+
+def _read_once(run: RunData) -> RunData:
+    """Hold a run in memory: scores and rollouts read the whole of it, and share this one copy."""
+    return InMemoryRun(
+        run.read(0, run.n_time_points),
+        run.scored,
+        run.key,
+        run.subject,
+        run.stimulus,
+        run.high_motion,
+        stimulus_start=run.stimulus_start,
     )
 
 

@@ -57,7 +57,7 @@ class _Remembering:
                 return returned
         returned = self._function(*args, **kwargs)
         self._calls.append((arguments, returned))
-        largest = max(leaf.nbytes for leaf in (args[0], *_flat(returned)) if isinstance(leaf, Tensor))
+        largest = max(leaf.nbytes for leaf in (*args, *_flat(returned)) if isinstance(leaf, Tensor))
         while largest > _LARGE_BYTES and len(self._calls) > _N_LARGE_CALLS:
             self._calls.popleft()
         return returned

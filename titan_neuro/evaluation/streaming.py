@@ -84,13 +84,19 @@ def score_run(
                 total.add_targets(index, targets)
         # One row after another: the forecasts of all of them would be the largest tensors of a study of voxels.
         for row, stream in enumerate(streams):
-            forecasts = next(stream)
-            for total, of_mask in zip(sums, pairs, strict=True):
-                for index, (has_target, targets) in enumerate(of_mask):
-                    if len(targets):
-                        total.add_forecasts(index, row, targets, forecasts[has_target, index])
+            _add_forecasts(sums, row, pairs, next(stream))
     statistics = [total.finish() for total in sums]
     return RunStatistics(statistics[0], statistics[1] if n_masks == 2 else None)
+
+
+def _add_forecasts(
+    sums: Sequence[ForecastAccumulator], row: int, pairs: Sequence[Sequence[tuple[Tensor, Tensor]]], forecasts: Tensor
+) -> None:
+    """Add a row's forecasts of a block to the sums of each mask; `pairs` are from `scored_targets`, for each mask."""
+    for total, of_mask in zip(sums, pairs, strict=True):
+        for index, (has_target, targets) in enumerate(of_mask):
+            if len(targets):
+                total.add_forecasts(index, row, targets, forecasts[has_target, index])
 
 
 def _require_targets(run: RunData, low_motion: Tensor, horizons: Sequence[int], first_time_point: int) -> None:
@@ -150,9 +156,11 @@ def stream_forecasts(
                 f"{key}: model {model.name} gave forecasts of shape {tuple(forecasts.shape)}, expected {expected} "
                 "(time, horizons, features)."
             )
-        forecasts = forecasts.cpu()
-        require_finite(forecasts, model.name, key, first_time_point + start)
-        yield forecasts
+        made = [forecasts.cpu()]
+        require_finite(made[0], model.name, key, first_time_point + start)
+        # Handed over: a stream that waits for its next turn holds none.
+        del forecasts
+        yield made.pop()
 
 
 def require_finite(forecasts: Tensor, model: str, key: str, first_time_point: int) -> None:

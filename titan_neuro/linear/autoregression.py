@@ -193,27 +193,41 @@ def fit_autoregression(
         No run; a time point that is not finite; too few scored time points to fit and to hold out.
     """
     _check_choices(horizons, orders, penalties, n_folds)
-    n_features, layout = common_n_features(runs), StatisticsLayout(tuple(horizons), max(orders))
+    common_n_features(runs)
+    layout = StatisticsLayout(tuple(horizons), max(orders))
     stretches = assign_folds(runs, n_folds)
     counts = _count_rows(stretches, layout)
     candidates = [(order, penalty) for order in sorted(orders) for penalty in sorted(penalties)]
-    errors = torch.zeros(len(horizons), len(candidates), dtype=torch.float64)
+    totals, errors = _read_runs(stretches, layout, counts, candidates, memory_bytes, progress)
+    return _fit_weights(totals, counts.sum(0), layout, [candidates[int(best)] for best in errors.argmin(dim=1)])
+
+
+def _read_runs(
+    stretches: Sequence[Stretch],
+    layout: StatisticsLayout,
+    counts: Tensor,
+    candidates: Sequence[tuple[int, float]],
+    memory_bytes: int,
+    progress: Progress | None,
+) -> tuple[Tensor, Tensor]:
+    """Sufficient statistics of all runs, ``(layout.n_rows, features)``, and held-out errors of the candidates."""
+    n_features, n_parts = stretches[0].run.n_features, len(counts)
     totals = torch.empty(layout.n_rows, n_features, dtype=torch.float64)
-    every = -(-n_features // _CHOICE_FEATURES)
-    if every > 1:
-        sample = slice(0, n_features, every)
-        statistics = accumulate_statistics(stretches, layout, sample, len(counts), progress)
+    errors = torch.zeros(len(layout.horizons), len(candidates), dtype=torch.float64)
+    sample = slice(0, n_features, -(-n_features // _CHOICE_FEATURES))
+    if sample.step > 1:
+        statistics = accumulate_statistics(stretches, layout, sample, n_parts, progress)
         errors += _held_out_errors(statistics, counts, layout, candidates)
-        stretches = [stretch._replace(fold=0) for stretch in stretches]
-    n_parts = len(counts) if every == 1 else 1
+        # All features together then need no folds.
+        stretches, n_parts = [stretch._replace(fold=0) for stretch in stretches], 1
     width = max(1, memory_bytes // (8 * layout.n_rows * (n_parts + 1)))
     for first in range(0, n_features, width):
         features = slice(first, min(first + width, n_features))
         statistics = accumulate_statistics(stretches, layout, features, n_parts, progress)
         totals[:, features] = statistics.sum(0)
-        if every == 1:
+        if sample.step == 1:
             errors += _held_out_errors(statistics, counts, layout, candidates)
-    return _fit_weights(totals, counts.sum(0), layout, [candidates[int(best)] for best in errors.argmin(dim=1)])
+    return totals, errors
 
 
 def _fit_weights(

@@ -117,7 +117,7 @@ class ForecastAccumulator:
         shape = self._forecast[:, :, 0].shape
         forecast_spread, co_spread, squared_error = (np.empty(shape) for _ in range(3))
         # Lead time by lead time: with the voxels of a brain, what is computed on the way takes gigabytes.
-        for lead, n_time_points in enumerate(np.maximum(self._n_time_points, 1)):
+        for lead, n_time_points in enumerate(np.maximum(self._n_time_points, 1).tolist()):
             forecast, forecast_square, product = self._forecast[lead].numpy().transpose(1, 0, 2)
             squared_error[lead] = np.maximum(target_square[lead] - 2 * product + forecast_square, 0.0)
             forecast_spread[lead] = _spread(forecast, forecast_square, n_time_points)
