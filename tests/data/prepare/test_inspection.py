@@ -65,8 +65,8 @@ class TestInspection:
     def test_temporal_snr_of_many_voxels_is_that_of_some(self):
         run = np.random.default_rng(1).normal(3000, np.linspace(10, 50, 25_000), size=(60, 25_000))
         found = inspect(run, TR).temporal_snr
-        assert len(found) == len(range(0, 25_000, 3))
-        np.testing.assert_allclose(found, (run.mean(axis=0) / run.std(axis=0))[::3], rtol=1e-4)
+        assert len(found) == 1000
+        np.testing.assert_allclose(found, (run.mean(axis=0) / run.std(axis=0))[::25], rtol=1e-4)
 
     def test_scaled_recordings_have_no_temporal_snr(self):
         noise = np.random.default_rng(2).normal(size=(300, 37))

@@ -6,12 +6,10 @@ import numpy as np
 
 from titan_neuro.errors import ImageError
 
-# Part of a run on which its spectrum is judged.
+# Part of a run on which its spectrum is judged; of as many features the temporal SNR is taken.
 _INSPECTED_TIME_POINTS, _INSPECTED_FEATURES = 256, 1000
 # Power in the top fifth of the frequencies, relative to the mean from 0.01 Hz on: lower means low-passed.
 _MIN_HIGH_FREQUENCY_POWER = 0.01
-# Features whose temporal SNR is taken: the percentiles of as many say what those of all would.
-_SNR_FEATURES = 10_000
 # Scanners and their reconstructions give values above 0; what was scaled or demeaned has means on both sides of it.
 _MOST_BELOW_ZERO = 0.05
 
@@ -36,9 +34,8 @@ class Inspection:
         self._first: np.ndarray | None = None
         self._is_constant = np.ones(n_features, dtype=bool)
         self._sum, self._n_time_points = np.zeros(n_features), 0
-        self._snr_step = -(-n_features // _SNR_FEATURES)
         # Of differences from the first time point: small fluctuations on a large baseline stay.
-        self._squares = np.zeros(-(-n_features // self._snr_step))
+        self._squares = np.zeros(-(-n_features // self._step))
 
     @property
     def mean(self) -> np.ndarray:
@@ -49,14 +46,14 @@ class Inspection:
     def temporal_snr(self) -> np.ndarray | None:
         """Temporal signal-to-noise ratio so far: mean over standard deviation in time, before any temporal cleaning.
 
-        float64, of at most 10,000 features that vary, evenly spread; drifts count as noise. None where the mean of a
+        float64, of at most 1,000 features that vary, evenly spread; drifts count as noise. None where the mean of a
         feature says nothing: more than 5 % of the means are not above 0, so that the recording was scaled or demeaned
         before.
         """
-        mean, varies = self.mean[:: self._snr_step], ~self._is_constant[:: self._snr_step]
+        mean, varies = self.mean[:: self._step], ~self._is_constant[:: self._step]
         if self._first is None or not varies.any() or (mean[varies] <= 0).mean() > _MOST_BELOW_ZERO:
             return None
-        variance = self._squares / self._n_time_points - (mean - self._first[:: self._snr_step]) ** 2
+        variance = self._squares / self._n_time_points - (mean - self._first[:: self._step]) ** 2
         return np.asarray(mean[varies] / np.sqrt(np.maximum(variance[varies], np.finfo(np.float64).tiny)))
 
     @property
@@ -76,7 +73,7 @@ class Inspection:
             self._first = np.array(block[0])
         self._is_constant &= (block == self._first).all(axis=0)
         self._sum += block.sum(axis=0, dtype=np.float64)
-        sample, first = block[:, :: self._snr_step], self._first[:: self._snr_step]
+        sample, first = block[:, :: self._step], self._first[:: self._step]
         difference = np.empty(first.shape, np.result_type(first, np.float32))
         for time_point in sample:
             # Row by row: no second block in memory.
