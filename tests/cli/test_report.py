@@ -25,3 +25,14 @@ def test_a_study_is_not_compared_with_itself(two, titan_neuro):
     done = titan_neuro("report", two[0], two[1].parent / "none", check=False)
     assert done.returncode == 3
     assert "no such folder" in done.stderr
+
+
+def test_a_person_has_a_page(two, titan_neuro):
+    done = titan_neuro("report", two[0], "--participant-label", "sub-01", "02")
+    pages = [two[0] / f"sub-{label}.html" for label in ("01", "02")]
+    assert done.stdout == "".join(f"Report: {page}\n" for page in pages)
+    assert "Head motion is not known" in pages[0].read_text()
+    done = titan_neuro("report", *two, "--participant-label", "01", check=False)
+    assert done.returncode == 2
+    done = titan_neuro("report", two[0], "--participant-label", "7", check=False)
+    assert done.returncode == 5

@@ -99,7 +99,7 @@ def test_all_tables_but_one_of_a_section_are_folded(full_report):
 
 
 def test_only_a_small_page_is_written(full_report):
-    assert full_report.stat().st_size < 3_000_000
+    assert full_report.stat().st_size < 4_000_000
     assert list(full_report.parent.glob(".*")) == []
 
 

@@ -5,11 +5,12 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 from matplotlib.image import imread
 
-from titan_neuro.report import write_report
+from titan_neuro.report import ComparedStudy, write_comparison, write_report
 
 pytestmark = pytest.mark.browser
 
@@ -66,6 +67,67 @@ def measure(chromium, tmp_path):
         return json.loads(html.unescape(re.search(r'<pre id="measured">(.*?)</pre>', dumped)[1]))
 
     return measure
+
+
+AXE = """<script>{source}</script><script>
+document.querySelectorAll("details").forEach((fold) => {{ fold.open = true; }});
+axe.run({{ resultTypes: ["violations"] }}).then((result) => {{
+  const found = document.createElement("pre");
+  found.id = "found";
+  found.textContent = JSON.stringify(result.violations.map((fault) => fault.id + " (" + fault.impact + ")"));
+  document.body.append(found);
+}});</script></body>"""
+
+
+@pytest.fixture
+def faults(chromium, tmp_path):
+    """Function that lists what axe-core finds in a page, without the page's policy: that would not run axe-core."""
+    package = pytest.importorskip("axe_core_python", reason="needs axe-core-python (make install)")
+    source = (Path(package.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+
+    def faults(text):
+        text = re.sub('<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)
+        copy = tmp_path / "axe.html"
+        copy.write_text(text.replace("</body>", AXE.format(source=source)), encoding="utf-8")
+        dumped = chromium(copy, "--dump-dom")
+        return json.loads(html.unescape(re.search(r'<pre id="found">(.*?)</pre>', dumped)[1]))
+
+    return faults
+
+
+def test_axe_finds_no_fault(full_report, shared_output, faults, tmp_path):
+    text = full_report.read_text(encoding="utf-8")
+    assert faults(text) == []
+    # It would find one.
+    assert faults(text.replace(' alt="', ' data-was="')) == ["image-alt (critical)"]
+    other = shutil.copytree(shared_output.root, tmp_path / "other")
+    page = write_comparison(ComparedStudy(other), ComparedStudy(shared_output.root)).page
+    assert faults(page.read_text(encoding="utf-8")) == []
+
+
+def test_a_slider_moves_its_plane(full_report, chromium, tmp_path):
+    """Opened, then moved to both ends, as keys would."""
+    frame = tmp_path / "slider.html"
+    script = """<!DOCTYPE html><meta charset="utf-8"><body><iframe id="frame" width="900" height="900" srcdoc="{page}">
+</iframe><pre id="said"></pre><script>document.getElementById("frame").addEventListener("load", (event) => {{
+  const page = event.target.contentDocument, viewer = page.querySelector(".viewer"), said = [];
+  viewer.closest("details").open = true;
+  const slider = viewer.querySelectorAll("input")[2], axial = viewer.querySelector("[data-axis='2']");
+  for (const value of [slider.min, slider.max]) {{
+    slider.value = value;
+    slider.dispatchEvent(new Event("input"));
+    said.push(slider.parentElement.querySelector("output").textContent, axial.style.backgroundPosition);
+  }}
+  const line = viewer.querySelector("[data-axis='1'] .up").style.bottom;
+  document.getElementById("said").textContent = [...said, parseFloat(line) > 95, axial.clientWidth > 100].join(";");
+}});</script>"""
+    frame.write_text(script.format(page=html.escape(full_report.read_text(encoding="utf-8"))), encoding="utf-8")
+    said = re.search(r'<pre id="said">(.*?)</pre>', chromium(frame, "--dump-dom"))[1].split(";")
+    low, first, high, last, *reached = said
+    assert int(low.removesuffix(" mm")) < -60 < 60 < int(high.removesuffix(" mm"))
+    assert first == "0px 0px"
+    assert all(float(number) < 0 for number in last.replace("px", "").split())
+    assert reached == ["true", "true"]
 
 
 @pytest.mark.parametrize("width", [1366, 768, 390])

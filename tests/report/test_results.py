@@ -21,7 +21,7 @@ def test_reads_every_part(shared_results):
     assert len(results.subjects) == 16 * 6
     assert len(results.comparisons) == 16
     assert list(results.ablations["effect"]) == ["adds", "adds nothing"]
-    assert results.metadata.n_folds == 3
+    assert [len(fold.test) for fold in results.metadata.folds] == [4, 4, 4]
     assert results.metadata.repetition_time_s == 1.5
     assert [probe.name for probe in results.probes] == ["history-swap"]
     assert {(stat_map.stat, stat_map.model, stat_map.horizon) for stat_map in results.maps} == {

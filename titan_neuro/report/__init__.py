@@ -4,6 +4,7 @@ from titan_neuro.report.brain import plot_map
 from titan_neuro.report.compared import ComparedStudy, Comparison, write_comparison
 from titan_neuro.report.headlines import forecast_lines, terminal_lines
 from titan_neuro.report.page import write_report
+from titan_neuro.report.person import write_person
 from titan_neuro.report.results import read_results
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     "read_results",
     "terminal_lines",
     "write_comparison",
+    "write_person",
     "write_report",
 ]

@@ -92,7 +92,7 @@ def plot_map(
         raise ImageError(f"{path}: has no value to draw.")
     if stat[1] == "timescale" and values.min() <= 0:
         raise ImageError(f"{path}: expected timescales above 0 s, found {values.min():g} s.", HINT)
-    scale = _scale(values, stat[1], limit)._replace(is_pale=pale)
+    scale = map_scale(values, stat[1], limit, pale=pale)
     label = _LABELS.get(stat[1], stat[1])
     with matplotlib.rc_context(STYLE):
         if path.name.endswith(".tsv"):
@@ -215,7 +215,7 @@ def _inside(data: FloatArray) -> NDArray[np.bool_]:
     return np.asarray(data != 0 if finite.all() else finite)
 
 
-class _Scale(NamedTuple):
+class ColorScale(NamedTuple):
     """Ends of a color scale, whether it is logarithmic, and whether its colors are mixed with white."""
 
     low: float
@@ -225,6 +225,7 @@ class _Scale(NamedTuple):
 
     @property
     def colors(self) -> Colormap:
+        """Colors, from the low end to the high one."""
         colors = matplotlib.colormaps["viridis" if self.is_log else "RdBu_r"]
         if not self.is_pale:
             return colors
@@ -232,21 +233,34 @@ class _Scale(NamedTuple):
         return ListedColormap(mixed, "pale")
 
     def norm(self) -> Normalize:
+        """Map values to the range of `colors`."""
         return LogNorm(self.low, self.high) if self.is_log else Normalize(self.low, self.high)
 
 
-def _scale(values: FloatArray, stat: str, limit: float | None) -> _Scale:
+def map_scale(values: FloatArray, stat: str, limit: float | None = None, *, pale: bool = False) -> ColorScale:
+    """Return the color scale of a map with these values; see `plot_map`."""
     if stat == "timescale":
         low, high = float(values.min()), float(values.max())
-        return _Scale(low, max(high, low * 1.01), is_log=True)
+        return ColorScale(low, max(high, low * 1.01), is_log=True, is_pale=pale)
     end = symmetric_limit(values) if limit is None else limit
-    return _Scale(-end, end, is_log=False)
+    return ColorScale(-end, end, is_log=False, is_pale=pale)
 
 
-def _volume_figure(path: Path, scale: _Scale, label: str, title: str, note: str) -> Figure:
+def read_volume(path: Path) -> tuple[FloatArray, FloatArray]:
+    """Read an image of a map: its values ``(x, y, z)``, NaN outside the mask, and its affine ``(4, 4)``.
+
+    Raises
+    ------
+    ImageError
+        The image can't be read or is not 3D.
+    """
     image = _load(path)
     data = _data(image)
-    values = np.where(_inside(data), data, np.nan)
+    return np.where(_inside(data), data, np.nan), np.asarray(image.affine, np.float64)
+
+
+def _volume_figure(path: Path, scale: ColorScale, label: str, title: str, note: str) -> Figure:
+    image, (values, _) = _load(path), read_volume(path)
     figure = Figure(figsize=(7.6, 4.1))
     figure.set_layout_engine("none")
     mappable = ScalarMappable(scale.norm(), scale.colors)
@@ -262,7 +276,7 @@ def _volume_figure(path: Path, scale: _Scale, label: str, title: str, note: str)
     return figure
 
 
-def _surface_figure(path: Path, scale: _Scale, label: str, title: str, space: str) -> Figure:
+def _surface_figure(path: Path, scale: ColorScale, label: str, title: str, space: str) -> Figure:
     found = surface_mesh(path, space)
     if found is None:
         raise ImageError(f"{path}: no mesh of {space} is at hand to draw it on.", "Open it with a viewer of surfaces.")
@@ -351,7 +365,7 @@ def _slices(image: nibabel.Nifti1Image, values: FloatArray, mode: str) -> list[f
     return [float(layer) for layer in layers[positions]]
 
 
-def _color_bar(figure: Figure, colors: ScalarMappable, scale: _Scale, values: FloatArray, label: str) -> None:
+def _color_bar(figure: Figure, colors: ScalarMappable, scale: ColorScale, values: FloatArray, label: str) -> None:
     is_clipped = values.max() > scale.high or values.min() < scale.low
     axes = figure.add_axes((0.25, 0.185, 0.5, 0.028))
     bar = figure.colorbar(colors, cax=axes, orientation="horizontal", extend="both" if is_clipped else "neither")

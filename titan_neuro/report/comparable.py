@@ -150,8 +150,9 @@ def _dataset(results: Results) -> str:
 
 
 def _features(results: Results) -> str:
-    tested = set(_tested(results))
-    counts = {int(of["NumberOfFeatures"]) for key, of in results.prepared.items() if key in tested}
+    # Names of files end with the space or the atlas, keys of runs do not.
+    tested = tuple(f"{key}_" for key in _tested(results))
+    counts = {int(of["NumberOfFeatures"]) for key, of in results.prepared.items() if f"{key}_".startswith(tested)}
     return " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)})) if counts else _UNKNOWN
 
 

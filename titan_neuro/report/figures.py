@@ -20,7 +20,7 @@ from matplotlib.ticker import MaxNLocator
 from titan_neuro.evaluation.metrics_and_rows import AR, LEAD_TIME_POINTS, LEAD_TIME_S, METRICS_BY_NAME, Kind
 from titan_neuro.report.axes import draw_ar_line, draw_interval, fit_y_axis, set_log_axis
 from titan_neuro.report.results import lead_times_of
-from titan_neuro.report.style import LINE_STYLES, MODEL_COLOR, MUTED, RULE, STYLE, plain, row_styles
+from titan_neuro.report.style import INK, LINE_STYLES, MODEL_COLOR, MUTED, RULE, STYLE, plain, row_styles
 
 # With more lines, intervals and subjects are drawn of the study's model alone; the table has all of them.
 _FEW_LINES = 6
@@ -161,7 +161,38 @@ def paired_figure(differences: pd.DataFrame, summary: pd.DataFrame, seconds: Map
     axes.axhline(0, color=MUTED, linewidth=1, zorder=2)
     fit_y_axis(axes, [0.0, *differences.to_numpy(float).ravel(), *summary.to_numpy(float).ravel()], {})
     set_log_axis(axes, list(x), [f"{value:g}" for value in x])
-    axes.set(xlabel="how far ahead (s)", ylabel="skill_ar: A minus B, within each person")
+    axes.set(xlabel="how far ahead (s)", ylabel="skill_ar: A minus B\nwithin each person")
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def person_figure(skill: pd.DataFrame, label: str, seconds: Mapping[int, float]) -> Figure:
+    """Skill over lead time of one person, before those of all.
+
+    Parameters
+    ----------
+    skill : pandas.DataFrame
+        `skill_ar`: a row for each person, a column for each lead time in time points.
+    label : str
+        The person, one of the rows.
+    seconds : mapping of int to float
+        Seconds of each lead time.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure = Figure(figsize=(4.9, 3.1))
+    axes = figure.add_subplot()
+    x = np.array([seconds[int(points)] for points in skill.columns])
+    for _, row in skill.drop(index=label).iterrows():
+        axes.plot(x, row, color=MUTED, alpha=0.4, linewidth=0.8, zorder=3)
+    axes.plot(x, skill.mean(), color=INK, linewidth=1.6, zorder=4)
+    axes.plot(x, skill.loc[label], "o-", color=MODEL_COLOR, linewidth=2.2, zorder=5)
+    draw_ar_line(axes)
+    fit_y_axis(axes, [0.0, *skill.to_numpy(float).ravel()], {})
+    set_log_axis(axes, list(x), [f"{value:g}" for value in x])
+    axes.set(xlabel="how far ahead (s)", ylabel=_axis_label("skill_ar"))
     return figure
 
 

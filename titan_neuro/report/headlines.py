@@ -140,7 +140,7 @@ def result_sentence(results: Results) -> str:
     rows = scores[scores["model"] == model].sort_values(LEAD_TIME_POINTS)
     people = "1 person" if rows["n_subjects"].max() == 1 else f"{int(rows['n_subjects'].max())} people"
     ends = [rows.iloc[position] for position in dict.fromkeys((0, len(rows) - 1))]
-    compared = " and ".join(f"{_less_error(row['skill_ar'])} {row[LEAD_TIME_S]:g} s ahead" for row in ends)
+    compared = " and ".join(f"{less_error(row['skill_ar'])} {row[LEAD_TIME_S]:g} s ahead" for row in ends)
     sentence = f"In {people}, the forecasts of {model} have {compared} than linear autoregression"
     is_unsure = int(rows["n_subjects"].max()) >= FEW_SUBJECTS and any(not row["skill_ar_low"] > 0 for row in ends)
     doubt = ", which may be chance where an interval includes 0" if is_unsure else ""
@@ -151,7 +151,8 @@ def _percent(fraction: float) -> str:
     return f"{number(100 * float(fraction), 1 if abs(fraction) < 0.1 else 0)} %"
 
 
-def _less_error(skill: float) -> str:
+def less_error(skill: float) -> str:
+    """Say a skill in words: ``38.3 % less squared error``."""
     return f"{_percent(abs(float(skill)))} {'less' if skill >= 0 else 'more'} squared error"
 
 

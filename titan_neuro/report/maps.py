@@ -14,6 +14,7 @@ from titan_neuro.report.records import Results, StatMap
 from titan_neuro.report.results import file_label
 from titan_neuro.report.style import png_uri
 from titan_neuro.report.surfaces import StructureRow, structure_rows
+from titan_neuro.report.viewer import MapViewer, map_viewer
 
 NOT_TESTED = "Not tested for significance, hence not corrected for multiple tests."
 """Of figures and maps without p values."""
@@ -35,6 +36,7 @@ class MapFigure(TypedDict, total=False):
     file: str
     empty: str
     absent: str
+    viewer: MapViewer
 
 
 class MapsSection(TypedDict):
@@ -75,16 +77,13 @@ def maps_section(results: Results) -> MapsSection | None:
         if stat_map is None:
             figures.append({"absent": title})
         else:
-            caption = _sample(results, stat)
-            figures.append(
-                draw_map(
-                    stat_map,
-                    title,
-                    sample=caption,
-                    limit=limit if stat == "r2" else None,
-                    no_finding=_no_skill(results, horizon) if stat == "skillar" else "",
-                )
-            )
+            no_finding = _no_skill(results, horizon) if stat == "skillar" else ""
+            end = limit if stat == "r2" else None
+            figure = draw_map(stat_map, title, sample=_sample(results, stat), limit=end, no_finding=no_finding)
+            volumes = [path for path in stat_map.images if path.name.endswith(".nii.gz")]
+            if stat == "skillar" and volumes and "pictures" in figure:
+                figure["viewer"] = map_viewer(volumes[0], stat, pale=bool(no_finding))
+            figures.append(figure)
     first = next(iter(maps.values()))
     return {"figures": figures, "unit": first.unit, "on_brain": bool(first.images)}
 

@@ -29,11 +29,12 @@ from titan_neuro.report.limits import limits
 from titan_neuro.report.maps import NOT_TESTED, maps_section, timescale_figure
 from titan_neuro.report.methods import CITATIONS, methods_paragraphs, provenance_terms, scoring_terms, stage_rows
 from titan_neuro.report.probes import probe_sections
-from titan_neuro.report.quality import QUALITY_COLUMNS, quality_rows
+from titan_neuro.report.quality import QUALITY_COLUMNS, QUALITY_NOTE, quality_rows
 from titan_neuro.report.records import Results
 from titan_neuro.report.rendering import render
 from titan_neuro.report.results import lead_times_of, read_results
 from titan_neuro.report.style import BASELINE_COLOR, CEILING_COLOR, MODEL_COLOR, svg_uri
+from titan_neuro.report.surprise_courses import course_figure
 from titan_neuro.report.tables import (
     ablation_rows,
     ceiling_rows,
@@ -104,6 +105,7 @@ def _content(results: Results, states: Mapping[str, Check], problem: str | None)
         "answers": answers(results),
         "quality": quality_rows(results.prepared),
         "quality_columns": QUALITY_COLUMNS,
+        "quality_note": QUALITY_NOTE,
         "parts": metadata.ablations if metadata else "",
         "summary": metadata.summary if metadata else "",
         "caveats": metadata.caveats if metadata else [],
@@ -118,6 +120,7 @@ def _content(results: Results, states: Mapping[str, Check], problem: str | None)
         "missing_ceilings": metadata.missing_ceilings if metadata else {},
         "maps": maps_section(results),
         "context": _context_section(results),
+        "course": course_figure(results.surprise),
         "memory_probes": probe_sections([probe for probe in results.probes if probe.name in _OF_MEMORY]),
         "probes": probe_sections([probe for probe in results.probes if probe.name not in _OF_MEMORY]),
         "methods": methods_paragraphs(results),

@@ -165,6 +165,11 @@ class Results:
         Map of the context-length probe, in seconds.
     probes : tuple of ProbeResult
         The probes that wrote a table of scores, by name.
+    surprise : pandas.DataFrame or None
+        Measures of the surprise probe at every time point of every run; `usable` and the two kinds of boundaries are
+        bool.
+    reinstatement : pandas.DataFrame or None
+        What the recall probe found in each subject.
     training : dict of str to pandas.DataFrame
         The epochs of the study's model, by seed and fold (``seed-0 fold-1``).
     config : str
@@ -189,6 +194,8 @@ class Results:
     curve: pd.DataFrame | None
     timescale: StatMap | None
     probes: tuple[ProbeResult, ...]
+    surprise: pd.DataFrame | None
+    reinstatement: pd.DataFrame | None
     training: dict[str, pd.DataFrame]
     config: str
     stages: dict[str, dict[str, Any]]

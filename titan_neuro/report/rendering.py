@@ -11,12 +11,14 @@ from typing import Any
 import jinja2
 
 _TEMPLATES = Path(__file__).with_name("templates")
+_SCRIPTS = ("sort.js", "viewer.js")
 
 
 def render(template: str, content: Mapping[str, Any]) -> str:
     """Return a page.
 
-    It runs one script, which sorts tables and is named by its digest: text from files can't become another one.
+    It runs one script, which sorts tables and moves the slices of maps, and is named by its digest: text from files
+    can't become another one.
 
     Parameters
     ----------
@@ -32,9 +34,8 @@ def render(template: str, content: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    # As it is included: without its last line break.
-    script = (_TEMPLATES / "sort.js").read_text(encoding="utf-8").removesuffix("\n")
-    return environment.get_template(template).render(content, script_digest=_digest(script))
+    script = "".join((_TEMPLATES / name).read_text(encoding="utf-8") for name in _SCRIPTS)
+    return environment.get_template(template).render(content, script=script, script_digest=_digest(script))
 
 
 def _digest(script: str) -> str:

@@ -42,13 +42,16 @@ _SUBJECTS_NUMBERS = (LEAD_TIME_POINTS, "n_runs", "n_time_points", *METRICS)
 _CURVE_NUMBERS = ("context_s", LEAD_TIME_POINTS, "n_subjects", *interval_columns(["skill_ar"]))
 _PROBE_TEXT = ("measure", "condition", "is_control")
 _PROBE_NUMBERS = tuple(name for name in SCORES if name not in _PROBE_TEXT)
+_SURPRISE_FLAGS = ("usable", "boundary", "annotated_boundary")
+_REINSTATEMENT_NUMBERS = ("n_retold", "n_watched", "matched", "mismatched", "reinstatement")
 _TRAINING_NUMBERS = ("epoch", "validation_skill_ar", "volumes_per_s")
 _METADATA_KEYS = (
     *("Ablations", "Summary", "Comparisons", "MissingCeilings", "Caveats", "Folds"),
     *("RepetitionTime", "Normalization", "Space"),
 )
-_PREPARED_SUFFIX = "_desc-prepared_bold.json"
-_PREPARED = (f"sub-*/func/*{_PREPARED_SUFFIX}", f"sub-*/ses-*/func/*{_PREPARED_SUFFIX}")
+_PREPARED_MARK = "_desc-prepared_"
+# Of volumes and surfaces ``_bold.json``, of parcels ``_timeseries.json``.
+_PREPARED = (f"sub-*/func/*{_PREPARED_MARK}*.json", f"sub-*/ses-*/func/*{_PREPARED_MARK}*.json")
 _PREPARED_KEYS = (
     *("NumberOfTimePoints", "NumberOfScoredTimePoints", "NumberOfFeatures", "NumberOfConstantFeatures"),
     *("VolumesBeforeSteadyState", "LostParcels"),
@@ -114,6 +117,10 @@ def read_results(output_dir: Path, states: Mapping[str, Check] | None = None) ->
         curve=_read_curve(files, Path(f"{stem}-contextlength_curve.tsv")),
         timescale=next((stat_map for stat_map in maps if stat_map.stat == "timescale"), None),
         probes=_read_probes(files, maps),
+        surprise=_read_surprise(files, Path(f"{stem}-surprise_timeseries.tsv")),
+        reinstatement=_read_if_there(
+            files, Path(f"{stem}-recall_subjects.tsv"), ("subject", "source"), _REINSTATEMENT_NUMBERS
+        ),
         training=_read_training(files),
         config=config_path.read_text(encoding="utf-8", errors="replace") if config_path.exists() else "",
         stages=read_stages(output_dir),
@@ -161,7 +168,7 @@ def _only_task(files: _Shown) -> str:
 
 def _read_prepared(files: _Shown) -> dict[str, dict[str, Any]]:
     paths = [path for pattern in _PREPARED for path in files.glob(pattern)]
-    sidecars = {path.name.removesuffix(_PREPARED_SUFFIX): path for path in sorted(paths)}
+    sidecars = {path.name.partition(_PREPARED_MARK)[0]: path for path in sorted(paths)}
     return {key: read_json(path, keys=_PREPARED_KEYS, hint=HINT) for key, path in sidecars.items()}
 
 
@@ -215,6 +222,16 @@ def _read_probe(path: Path, table: Path, maps: Sequence[StatMap]) -> ProbeResult
         # The map of timescales stands beside the curve of the context-length probe.
         maps=tuple(each for each in maps if each.probe == file_label(name) and each.stat != "timescale"),
     )
+
+
+def _read_surprise(files: _Shown, path: Path) -> pd.DataFrame | None:
+    """Read the course of the surprise; its columns of measures are those that the probe wrote."""
+    table = _read_if_there(files, path, ("run",), ("time_point", "time_s", *_SURPRISE_FLAGS))
+    if table is None:
+        return None
+    measures = [str(name) for name in table if name not in {"run", "time_point", "time_s", *_SURPRISE_FLAGS}]
+    table = read_table(path, ("run",), ("time_point", "time_s", *_SURPRISE_FLAGS, *measures))
+    return table.assign(**{name: table[name] > 0 for name in _SURPRISE_FLAGS})
 
 
 def _read_training(files: _Shown) -> dict[str, pd.DataFrame]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 
 from titan_neuro.evaluation.metrics_and_rows import (
@@ -123,6 +124,20 @@ def png_uri(figure: Figure) -> str:
     buffer = io.BytesIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format="png", dpi=192)
+    return _png_data(buffer)
+
+
+def pixels_uri(pixels: np.ndarray) -> str:
+    """Wrap pixels, uint8 ``(rows, columns, 3)``, as the ``data:`` URI of a PNG, one pixel each."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    # A palette: a third of the size, and colors of maps are few.
+    Image.fromarray(pixels).quantize(256, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True)
+    return _png_data(buffer)
+
+
+def _png_data(buffer: io.BytesIO) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

@@ -1,9 +1,9 @@
-"""Pages of a study: the report, and two studies side by side."""
+"""Pages of a study: the report, one for a person, and two studies side by side."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from titan_neuro.errors import InputNotFoundError, UsageError
 from titan_neuro.manifests import Check, State
 from titan_neuro.probing import PROBES
-from titan_neuro.report import ComparedStudy, write_comparison, write_report
+from titan_neuro.report import ComparedStudy, write_comparison, write_person, write_report
 from titan_neuro.study.status import StudyStatus, report_result, study_status
 
 if TYPE_CHECKING:
@@ -43,6 +43,14 @@ def compare_studies(study: Study, other: Study) -> Comparison:
     with _reading(study, writes="comparison"), _reading(other):
         both = [ComparedStudy(of.output.path, _states(_status(of))) for of in (study, other)]
         return write_comparison(*both)
+
+
+def report_people(study: Study, labels: Sequence[str]) -> list[Path]:
+    """Write a page for each of these people; see :meth:`Study.report_people`."""
+    study.check_output()
+    with _reading(study, writes="pages of people"):
+        states = _states(study_status(study, read_runs=False))
+        return [write_person(study.output.path, label.removeprefix("sub-"), states) for label in labels]
 
 
 @contextmanager

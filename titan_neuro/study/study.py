@@ -528,6 +528,23 @@ class Study:
 
         return report_study(self)
 
+    def report_people(self, labels: Sequence[str]) -> list[Path]:
+        """Write ``sub-LABEL.html`` for each of these people: their recordings, forecasts, surprise and recall.
+
+        Parameters
+        ----------
+        labels : sequence of str
+            With or without ``sub-``.
+
+        Raises
+        ------
+        NoMatchError
+            Nobody of a label is prepared.
+        """
+        from titan_neuro.study.report import report_people
+
+        return report_people(self, labels)
+
     def compare(self, other: Study) -> Comparison:
         """Write a page into this output folder, with this study (A) and another one (B) side by side.
 

@@ -9,8 +9,11 @@ import pytest
 from titan_neuro.data.bids.recordings import find_recordings
 from titan_neuro.data.prepare import PrepareConfig, prepare_run
 from titan_neuro.data.prepare.inputs import preparation
+from titan_neuro.data.prepare.inspection import Inspection
 from titan_neuro.data.prepare.normalization import CausalZScore
-from titan_neuro.data.store import RunStore, open_runs
+from titan_neuro.data.prepare.outputs import OutputFiles, write_sidecar
+from titan_neuro.data.space import Space
+from titan_neuro.data.store import RunHeader, RunStore, open_runs
 from titan_neuro.errors import (
     ConfigError,
     ImageError,
@@ -71,6 +74,38 @@ def test_series_is_masked_causal_z_score(prepare, dataset):
     assert np.array_equal(store.space.mask, mask)
     assert path.name == "sub-01_task-movie_run-01_desc-prepared_bold.zarr"
     assert store.repetition_time == 1.0
+
+
+def test_the_sidecar_says_how_good_the_run_is(prepare):
+    """Noise of 1 % about its mean."""
+    sidecar = json.loads(prepare()[0].with_suffix(".json").read_text())
+    assert sidecar["FramewiseDisplacement"] is None
+    found = sidecar["TemporalSNR"]
+    assert found["Percentile10"] < found["Median"] < found["Percentile90"]
+    assert found["Median"] == pytest.approx(100, rel=0.05)
+
+
+def test_the_sidecar_sums_up_head_motion(tmp_path):
+    space = Space(kind="parcels", name="x", parcels=("a", "b"))
+    inspection = Inspection("x", 2, 1.0)
+    inspection.inspect(np.random.default_rng(0).normal(-5, 1, size=(4, 2)))
+    record = dict.fromkeys(("route", "normalizer", "confounds", "high_pass_hz", "whole_run", "scored"))
+    record |= {"sources": {}, "steady_state": {"volumes_before": 0}}
+    moved = np.array([np.nan, 0.1, 0.6, 0.2], np.float32)
+    header = RunHeader(
+        key="x",
+        entities={},
+        repetition_time=1.0,
+        space=space,
+        scored=np.ones(4, bool),
+        framewise_displacement=moved,
+        record=record,
+    )
+    files = OutputFiles(tmp_path / "x_desc-prepared_timeseries.zarr")
+    write_sidecar(files, header, inspection)
+    found = json.loads(files.sidecar.read_text())
+    assert found["FramewiseDisplacement"] == {"MeanMillimeters": 0.3, "FractionHigh": 0.3333}
+    assert found["TemporalSNR"] is None
 
 
 def test_time_points_inside_movie_after_warmup_are_scored(prepare):

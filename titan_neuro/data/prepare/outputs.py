@@ -18,6 +18,7 @@ from titan_neuro.data.prepare.config import PrepareConfig
 from titan_neuro.data.prepare.confound_presets import ConfoundModel
 from titan_neuro.data.prepare.continuous import resample_tables
 from titan_neuro.data.prepare.inputs import recorded_settings
+from titan_neuro.data.prepare.inspection import Inspection
 from titan_neuro.data.prepare.routes import OpenRun, output_space
 from titan_neuro.data.prepare.timing import events_within, read_event_columns, read_events, scored_time_points
 from titan_neuro.data.prepare.voxel_scaling import SCALED
@@ -26,6 +27,7 @@ from titan_neuro.data.store.schema import Event, RunHeader
 from titan_neuro.errors import MetadataError
 from titan_neuro.files import write_json
 from titan_neuro.provenance import versions
+from titan_neuro.typing import HIGH_MOTION_MM
 
 logger = logging.getLogger(__name__)
 
@@ -230,8 +232,8 @@ def write_mean_image(files: OutputFiles, header: RunHeader, mean: np.ndarray) ->
     write_json(sidecar_path(files.mean_image), {**sidecar, "Route": header.record["route"]})
 
 
-def write_sidecar(files: OutputFiles, header: RunHeader, n_constant: int) -> None:
-    """Write the JSON sidecar of a store; `n_constant` of its features never change."""
+def write_sidecar(files: OutputFiles, header: RunHeader, inspection: Inspection) -> None:
+    """Write the JSON sidecar of a store; `inspection` has seen all time points of the recording."""
     record = header.record
     sidecar = {
         "Description": "Normalized time series (Zarr: one row a time point, one column a voxel, vertex or parcel)",
@@ -241,7 +243,7 @@ def write_sidecar(files: OutputFiles, header: RunHeader, n_constant: int) -> Non
         "NumberOfTimePoints": len(header.scored),
         "NumberOfScoredTimePoints": int(header.scored.sum()),
         "NumberOfFeatures": header.space.n_features,
-        "NumberOfConstantFeatures": n_constant,
+        "NumberOfConstantFeatures": inspection.n_constant,
         "LostParcels": list(header.space.lost_parcels),
         "Sources": [source["name"] for source in record["sources"].values()],
         "Normalizer": record["normalizer"],
@@ -250,5 +252,27 @@ def write_sidecar(files: OutputFiles, header: RunHeader, n_constant: int) -> Non
         "WholeRun": record["whole_run"],
         "ScoredTimePoints": record["scored"],
         "VolumesBeforeSteadyState": record["steady_state"]["volumes_before"],
+        "FramewiseDisplacement": _summarize_motion(header.framewise_displacement),
+        "TemporalSNR": _summarize_snr(inspection.temporal_snr),
     }
     write_json(files.sidecar, sidecar)
+
+
+def _summarize_motion(displacement_mm: np.ndarray | None) -> dict[str, float] | None:
+    """Mean framewise displacement, and the fraction of time points with high motion; None where it is not known."""
+    known = None if displacement_mm is None else displacement_mm[np.isfinite(displacement_mm)]
+    if known is None or not known.size:
+        return None
+    return {"MeanMillimeters": _rounded(known.mean()), "FractionHigh": _rounded((known > HIGH_MOTION_MM).mean())}
+
+
+def _summarize_snr(temporal_snr: np.ndarray | None) -> dict[str, float] | None:
+    """Median temporal SNR of voxels or parcels with the 10th and 90th percentile; None where it has no meaning."""
+    if temporal_snr is None:
+        return None
+    low, median, high = np.percentile(temporal_snr, (10, 50, 90))
+    return {"Median": _rounded(median), "Percentile10": _rounded(low), "Percentile90": _rounded(high)}
+
+
+def _rounded(value: float) -> float:
+    return round(float(value), 4)

@@ -125,7 +125,7 @@ def _store(
     if run.computed is not None:
         write_confounds(files.confounds, run.computed)
     write_mean_image(files, header, inspection.mean)
-    write_sidecar(files, header, inspection.n_constant)
+    write_sidecar(files, header, inspection)
 
 
 def check_prepared(recording: Recording, output_dir: Path, config: PrepareConfig) -> Check:
