@@ -12,6 +12,10 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 READ_THE_DEMO = ("00", "04", "05")
+CASES = [
+    pytest.param(path, marks=[pytest.mark.slow] if path.name.startswith(READ_THE_DEMO) else [], id=path.stem)
+    for path in NOTEBOOKS
+]
 # What `make demo` makes, in seconds: a few people with large voxels, and a retelling in searchlights that fit these.
 SIMULATED = "--subjects 3 --runs 2 --volume-scale 0.12 --voxel-size-mm 20 --set story_fraction=0.15"
 SETTINGS = """\
@@ -60,7 +64,7 @@ def test_outputs_are_stored(path):
 
 # What is made for the first of them serves the others, in one process.
 @pytest.mark.xdist_group("notebooks")
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CASES)
 # The kernel's transport leaves its sockets to the garbage collector.
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_notebook_runs(path, request, monkeypatch):

@@ -158,8 +158,9 @@ class Image:
 @pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("mmdebstrap") is None, reason="needs root and Debian's mmdebstrap"
 )
-def test_the_image_is_an_app(tmp_path):
+def test_the_image_is_an_app(tmp_path, request):
     image = Image(tmp_path / "root")
+    request.addfinalizer(lambda: shutil.rmtree(image.root))  # 4 GB
     tiny_study.write_dataset(tmp_path / "bids")
     (tmp_path / "bids/settings.yaml").write_text(tiny_study.SETTINGS)
     (tmp_path / "out").mkdir()
