@@ -22,6 +22,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from common import BenchmarkError
+from swin import MonaiTokenizer
 from torch import Tensor, nn
 
 from titan_neuro.forecaster import Forecaster, ForecasterConfig
@@ -84,17 +85,6 @@ def ours(size: str) -> Forecaster:
     if model.recall is not None:
         model.load_closed_form(noise_fit(model.config, model.n_features, STIMULUS_POSITIONS))
     return model
-
-
-class MonaiTokenizer(SwinTokenizer):
-    """The same tokens, by MONAI's own pass over whole volumes, all of a call at once."""
-
-    def _encode(self, series: Tensor) -> Tensor:
-        volumes = series.new_zeros(len(series), self.mask.numel())
-        volumes[:, self.mask.flatten()] = series
-        maps = self.swin(volumes.view(len(series), 1, *self.mask.shape))
-        pooled = [F.adaptive_avg_pool3d(values, self.token_grid) for values in maps]
-        return torch.cat(pooled, dim=1).flatten(2).transpose(1, 2)
 
 
 class WindowForecaster(nn.Module):

@@ -134,6 +134,18 @@ def test_chunks_change_nothing(monkeypatch, numbers):
     assert_same_in_both_passes(tokenizer_of(any_mask("scattered", (9, 12, 7)), depths=(2, 1, 1, 1)))
 
 
+def test_autocast_leaves_the_swin_in_full_precision():
+    tokenizer = tokenizer_of(any_mask("box", (8, 8, 8)), dtype=torch.float32)
+    series, features = series_of(tokenizer)[None], []
+    for enabled in (False, True):
+        tokenizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            features.append(tokenizer.features(series))
+        features[-1].square().mean().backward()
+        features.append(tokenizer.swin.layers1[0].blocks[0].mlp.linear1.weight.grad.clone())
+    torch.testing.assert_close(features[:2], features[2:], rtol=0, atol=0)
+
+
 def test_parameters_and_saved_names_are_monais():
     from monai.networks.nets.swin_unetr import SwinTransformer
 

@@ -43,13 +43,15 @@ class _Chunk:
     """Some of a layer's groups.
 
     `index` are the rows that are read, a column each (or the parts of a column, one below the other), `rows` those that
-    are made. Of windows, `kept` are the columns that are no padding, or None for all.
+    are made. Of windows, `kept` are the columns that are no padding, or None for all. `places` are where the weights of
+    heads are written, the same for all chunks of a pass: the system need not find new memory for each.
     """
 
     groups: slice
     index: Int[Tensor, "G K"]
     rows: slice
     kept: Int[Tensor, " S"] | None = None
+    places: list[Tensor] = dataclasses.field(default_factory=list)
 
     @property
     def padding(self) -> Tensor | None:
@@ -103,10 +105,11 @@ class _Chunked(torch.autograd.Function):
         layer: _Layer = ctx.layer
         table, *parameters = ctx.saved_tensors
         table_gradient, sums = torch.zeros_like(table), tuple(map(torch.zeros_like, parameters))
-        for chunk in layer.chunks():
-            columns = gradient[chunk.rows].t().contiguous()
-            x = layer.backward(layer.read(table, chunk), chunk, tuple(parameters), columns, sums)
-            table_gradient.index_add_(0, chunk.index.flatten(), x.t().reshape(chunk.index.numel(), -1))
+        with torch.autocast(table.device.type, enabled=False):
+            for chunk in layer.chunks():
+                columns = gradient[chunk.rows].t().contiguous()
+                x = layer.backward(layer.read(table, chunk), chunk, tuple(parameters), columns, sums)
+                table_gradient.index_add_(0, chunk.index.flatten(), x.t().reshape(chunk.index.numel(), -1))
         # Row 0 is padding, which is made by no layer.
         table_gradient[0] = 0
         return table_gradient, None, *sums
@@ -258,12 +261,13 @@ class _Block(_Layer):
         self._at_once = _groups_at_once(table, n * max(n, 4 * self.n_channels))
 
     def chunks(self) -> Iterator[_Chunk]:
+        places: list[Tensor] = []
         for start in range(0, len(self._groups), self._at_once):
             groups = slice(start, start + self._at_once)
             index = self._groups[groups]
             first, last = self._first_rows[start], self._first_rows[start + len(index)]
             kept = None if last - first == index.numel() else index.flatten().nonzero().squeeze(1)
-            yield _Chunk(groups, index, slice(first, last), kept)
+            yield _Chunk(groups, index, slice(first, last), kept, places)
 
     def forward(self, x: Tensor, chunk: _Chunk, parameters: tuple[Tensor, ...]) -> Tensor:
         p = _BlockParameters(*parameters)
@@ -284,7 +288,8 @@ class _Block(_Layer):
         qkv = torch.addmm(p.qkv_bias[:, None], p.qkv_weight, columns)
         attended, types = torch.empty_like(x), self._mask_types[chunk.groups]
         for head in range(self._n_heads):
-            weights, result = _weigh(self._of_head(qkv, head, chunk), p.position_bias[head], types)
+            weights = self._place(x, 0 if heads is None else head, chunk)
+            result = _weigh(self._of_head(qkv, head, chunk), p.position_bias[head], types, out=weights)
             torch.div(result[:, :-1], result[:, -1:], out=self._of_head(attended, head, chunk)[0])
             if heads is not None:
                 heads.append((weights, result))
@@ -292,6 +297,14 @@ class _Block(_Layer):
         if chunk.kept is not None:
             y = y.index_select(1, chunk.kept)
         return _FirstHalf(normalized, scale, columns, qkv, attended, y)
+
+    def _place(self, x: Tensor, head: int, chunk: _Chunk) -> Tensor:
+        """Return where a head's weights are written."""
+        n_windows, n = chunk.index.shape
+        while len(chunk.places) <= head:
+            # The first chunk is the largest.
+            chunk.places.append(x.new_empty(n_windows, n, n))
+        return chunk.places[head][:n_windows]
 
     def _of_head(self, values: Tensor, head: int, chunk: _Chunk) -> tuple[Tensor, ...]:
         """Return queries, keys and values of a head, the last with their row of ones, as far as `values` holds them.
@@ -323,7 +336,11 @@ class _Block(_Layer):
             given, wanted = (self._of_head(values, head, chunk) for values in (first.qkv, qkv_gradient))
             d_result = self._of_head(result_gradient, head, chunk)[0]
             scores_gradient = _weigh_backward(given, weights, result, d_result, wanted)
-            s.position_bias[head].index_add_(0, types, scores_gradient, alpha=_LN_2)
+            if len(set(types)) == 1:
+                s.position_bias[head, types[0]].add_(scores_gradient.sum(dim=0), alpha=_LN_2)
+            else:
+                index = torch.tensor(types, device=x.device)
+                s.position_bias[head].index_add_(0, index, scores_gradient, alpha=_LN_2)
         qkv_gradient[: 2 * self.n_channels] *= _LN_2
         _add_linear(s.qkv_weight, s.qkv_bias, qkv_gradient, first.columns)
         columns_gradient = p.qkv_weight.t() @ qkv_gradient
@@ -351,25 +368,28 @@ def _groups_at_once(table: Tensor, numbers_per_group: int) -> int:
 
 
 def _weigh(
-    given: tuple[Tensor, ...], biases: Tensor, mask_types: Tensor, *, is_safe: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Return weights ``(windows, keys, queries)``, and the values' weighted sums with, below, the sums of the weights.
+    given: tuple[Tensor, ...], biases: Tensor, mask_types: list[int], *, out: Tensor, is_safe: bool = False
+) -> Tensor:
+    """Write weights ``(windows, keys, queries)``; return the values' weighted sums with, below, the sums of weights.
 
     Where `is_safe`, the maximum is subtracted.
     """
     query, key, value = given
     # A check of the sums would make a GPU wait.
     is_safe = is_safe or query.device.type != "cpu"
-    scores = biases.index_select(0, mask_types).baddbmm_(key.transpose(1, 2), query)
+    if len(set(mask_types)) == 1:
+        out.copy_(biases[mask_types[0]].expand_as(out))
+    else:
+        torch.index_select(biases, 0, torch.tensor(mask_types, device=out.device), out=out)
+    out.baddbmm_(key.transpose(1, 2), query)
     if is_safe:
-        scores -= scores.amax(dim=1, keepdim=True)
-    weights = scores.exp2_()
-    result = torch.bmm(value, weights)
+        out -= out.amax(dim=1, keepdim=True)
+    result = torch.bmm(value, out.exp2_())
     if not is_safe:
         least, largest = map(float, result[:, -1].aminmax())
         if not (least > _LEAST_SUM and largest < _LARGEST_SUM):
-            return _weigh(given, biases, mask_types, is_safe=True)
-    return weights, result
+            return _weigh(given, biases, mask_types, out=out, is_safe=True)
+    return result
 
 
 def _weigh_backward(

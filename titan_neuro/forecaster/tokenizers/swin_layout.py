@@ -104,7 +104,6 @@ class WindowLayout(Layout):
         window joins patches from opposite sides of the volume.
     """
 
-    mask_types: Tensor
     masks: Tensor
 
     def __init__(
@@ -116,14 +115,14 @@ class WindowLayout(Layout):
         masks: Bool[Tensor, "M K K"],
     ) -> None:
         super().__init__(groups, n_constant_groups, tokens)
-        self.register_buffer("mask_types", mask_types.int(), persistent=False)
         self.register_buffer("masks", masks, persistent=False)
+        self._mask_types: list[int] = mask_types.tolist()
         self._n_kept = (groups > 0).sum(dim=1)
 
-    def mask_types_of(self, n_volumes: int) -> Int[Tensor, " G"]:
+    def mask_types_of(self, n_volumes: int) -> list[int]:
         """Return the type of each window's mask for a table of several volumes."""
-        constant, varying = self.mask_types[: self.n_constant_groups], self.mask_types[self.n_constant_groups :]
-        return torch.cat([constant, varying.repeat(n_volumes)])
+        constant, varying = self._mask_types[: self.n_constant_groups], self._mask_types[self.n_constant_groups :]
+        return constant + varying * n_volumes
 
     def first_rows_of(self, n_volumes: int) -> list[int]:
         """Return the row of the new table with which each window begins, and the number of rows."""

@@ -61,7 +61,7 @@ class PooledMaps(nn.Module):
         self.n_numbers, self.n_largest = sum(sizes), max(sizes)
 
     def forward(self, series: Float[Tensor, "N V"], swin: SwinTransformer) -> Float[Tensor, "N P F"]:
-        """Encode volumes.
+        """Encode volumes, under ``torch.autocast`` too in the precision of the weights.
 
         Parameters
         ----------
@@ -75,12 +75,15 @@ class PooledMaps(nn.Module):
         torch.Tensor
             ``(volumes, cells of the grid, channels of all maps)``.
         """
-        table, n_volumes = self._embed(series, swin.patch_embed.proj), len(series)
-        pooled = [self.poolings[0](table, n_volumes)]
+        convolution, n_volumes = swin.patch_embed.proj, len(series)
         layers = (swin.layers1, swin.layers2, swin.layers3, swin.layers4)
-        for stage, pooling, (layer,) in zip(self.stages, self.poolings[1:], layers, strict=True):
-            table = stage(table, layer, n_volumes)
-            pooled.append(pooling(table, n_volumes))
+        # Weights that are not normalized leave the range of half precision.
+        with torch.autocast(series.device.type, enabled=False):
+            table = self._embed(series.to(convolution.weight.dtype), convolution)
+            pooled = [self.poolings[0](table, n_volumes)]
+            for stage, pooling, (layer,) in zip(self.stages, self.poolings[1:], layers, strict=True):
+                table = stage(table, layer, n_volumes)
+                pooled.append(pooling(table, n_volumes))
         return torch.cat(pooled, dim=-1)
 
     def _embed(self, series: Tensor, convolution: Any) -> Float[Tensor, "R C"]:
