@@ -1,4 +1,7 @@
-"""Pages of a study: the report, one for a person, and two studies side by side."""
+"""Pages of a study: the report, one for a person, and two studies side by side.
+
+What draws them takes seconds to load: it is imported where it is clear that there is something to draw.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,6 @@ from typing import TYPE_CHECKING
 from titan_neuro.errors import InputNotFoundError, UsageError
 from titan_neuro.manifests import Check, State
 from titan_neuro.probing import PROBES
-from titan_neuro.report import ComparedStudy, write_comparison, write_person, write_report
 from titan_neuro.study.status import StudyStatus, report_result, study_status
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ def report_study(study: Study) -> Path:
         if result.check().is_done:
             logger.info("The report is up to date.")
             return page
+        from titan_neuro.report import write_report
+
         with result.writing() as written:
             written.files.append(write_report(study.output.path, _states(status), status.problem))
         return page
@@ -41,8 +45,11 @@ def compare_studies(study: Study, other: Study) -> Comparison:
         raise UsageError(f"{study.output.path}: expected two studies, found one folder twice.", "Name two OUTPUT_DIR.")
     study.check_output()
     with _reading(study, writes="comparison"), _reading(other):
-        both = [ComparedStudy(of.output.path, _states(_status(of))) for of in (study, other)]
-        return write_comparison(*both)
+        states = [_states(_status(of)) for of in (study, other)]
+        from titan_neuro.report import ComparedStudy, write_comparison
+
+        first, second = (ComparedStudy(of.output.path, each) for of, each in zip((study, other), states, strict=True))
+        return write_comparison(first, second)
 
 
 def report_people(study: Study, labels: Sequence[str]) -> list[Path]:
@@ -50,6 +57,8 @@ def report_people(study: Study, labels: Sequence[str]) -> list[Path]:
     study.check_output()
     with _reading(study, writes="pages of people"):
         states = _states(study_status(study, read_runs=False))
+        from titan_neuro.report import write_person
+
         return [write_person(study.output.path, label.removeprefix("sub-"), states) for label in labels]
 
 
