@@ -63,14 +63,14 @@ def built(tmp_path_factory):
 def test_everything_is_in_the_archives(built):
     archive, wheel = built
     tracked = {path.relative_to(ROOT).as_posix() for path in (ROOT / "titan_neuro").rglob("*") if path.is_file()}
-    tracked = {name for name in tracked if "__pycache__" not in name and not name.endswith(".so")}
+    tracked = {name for name in tracked if "__pycache__" not in name and not name.endswith((".so", ".md"))}
     with tarfile.open(archive) as files:
         inside = {name.partition("/")[2] for name in files.getnames()}
     pipelines = {path.relative_to(ROOT).as_posix() for path in (ROOT / "pipelines").rglob("*") if path.is_file()}
     assert tracked | pipelines | {"setup.py", "LICENSE"} <= inside
     with zipfile.ZipFile(wheel) as files:
         names = files.namelist()
-    modules = {name for name in tracked if not name.endswith((".cpp", ".h", "README.md"))}
+    modules = {name for name in tracked if not name.endswith((".cpp", ".h"))}
     assert modules <= set(names)
     assert len([name for name in names if "/_native" in name]) == 1
     share = {name.partition("share/titan-neuro/")[2] for name in names}
