@@ -46,7 +46,9 @@ def install(wheel, folder):
     The packages that it needs are those of this environment, without this checkout, which is installed beside them.
     """
     run(BIN / "uv", "venv", "--offline", "--python", sys.executable, folder)
-    run(BIN / "uv", "pip", "install", "--offline", "--no-deps", "--python", folder / "bin/python", wheel)
+    # This checkout's settings of uv are for its lock file.
+    options = ("--no-config", "--offline", "--no-deps", "--python", folder / "bin/python")
+    run(BIN / "uv", "pip", "install", *options, wheel)
     [packages] = folder.glob("lib/python*/site-packages")
     (packages / "needed.pth").write_text(sysconfig.get_path("purelib"))
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -63,14 +65,14 @@ def built(tmp_path_factory):
 def test_everything_is_in_the_archives(built):
     archive, wheel = built
     tracked = {path.relative_to(ROOT).as_posix() for path in (ROOT / "titan_neuro").rglob("*") if path.is_file()}
-    tracked = {name for name in tracked if "__pycache__" not in name and not name.endswith(".so")}
+    tracked = {name for name in tracked if "__pycache__" not in name and not name.endswith((".so", ".md"))}
     with tarfile.open(archive) as files:
         inside = {name.partition("/")[2] for name in files.getnames()}
     pipelines = {path.relative_to(ROOT).as_posix() for path in (ROOT / "pipelines").rglob("*") if path.is_file()}
     assert tracked | pipelines | {"setup.py", "LICENSE"} <= inside
     with zipfile.ZipFile(wheel) as files:
         names = files.namelist()
-    modules = {name for name in tracked if not name.endswith((".cpp", ".h", "README.md"))}
+    modules = {name for name in tracked if not name.endswith((".cpp", ".h"))}
     assert modules <= set(names)
     assert len([name for name in names if "/_native" in name]) == 1
     share = {name.partition("share/titan-neuro/")[2] for name in names}
@@ -94,7 +96,7 @@ def test_the_wheel_runs_the_demo(built, tmp_path):
     titan_neuro("fetch", "source", "bids")
     for level in ("participant", "group"):
         said = titan_neuro("run", "bids", "output", level, "--config-file", share / "demo.yaml", "--set", RETELLING)
-    assert said.strip().endswith("output/report.html")
+    assert "Report: output/report.html" in said
     assert (tmp_path / "output/report.html").stat().st_size > 100_000
 
 
