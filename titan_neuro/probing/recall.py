@@ -27,7 +27,7 @@ from titan_neuro.probing.tools.recall_scores import (
     RecallScores,
     SubjectRecall,
 )
-from titan_neuro.probing.tools.reinstatement import compare, map_reinstatement, neighborhoods
+from titan_neuro.probing.tools.reinstatement import compare, map_reinstatement, neighborhoods, too_small
 from titan_neuro.probing.tools.results import ProbedFold, ProbeResults, ProbeSetup, scores_table
 from titan_neuro.probing.tools.retold_scenes import WatchedScenes
 from titan_neuro.probing.tools.scenes import (
@@ -125,6 +125,8 @@ class RecallProbe:
         }
         if self._near is None:
             self._near = neighborhoods(getattr(runs[0], "space", None), self.config.radius_mm)
+            if self._near is not None and (reason := too_small(self._near, self.config.radius_mm)):
+                self._note(reason)
         mapped = {
             name: map_reinstatement(spoken[ACTIVITY_PATTERN], seen[name], self._near)
             for name in (OTHERS, self._forecast_name(self.setup.horizons[-1]))

@@ -9,7 +9,7 @@ import torch
 
 from titan_neuro.data.prepare.timing import read_event_columns, read_events
 from titan_neuro.data.space import Space
-from titan_neuro.probing.tools.reinstatement import compare, draw_keys, map_reinstatement, neighborhoods
+from titan_neuro.probing.tools.reinstatement import compare, draw_keys, map_reinstatement, neighborhoods, too_small
 from titan_neuro.probing.tools.scenes import average_activity, average_over_runs, find_scenes
 from titan_neuro.runs import InMemoryRun
 
@@ -122,3 +122,10 @@ def test_people_reinstate_what_others_saw():
         # The known answer: .055 to .173 with the same scene, -.005 to .000 with others.
         assert 0.05 < found.matched < 0.175 and -0.0055 < found.mismatched < 0.0005, name
         assert found.over_neighbors > 0, name
+
+
+def test_searchlights_of_too_few_voxels_are_told():
+    space = Space(kind="volume", name="x", mask=np.ones((4, 4, 4), dtype=bool), affine=np.diag([12.0, 12, 12, 1]))
+    alone, wide = neighborhoods(space, 9.0), neighborhoods(space, 30.0)
+    assert "64 of 64 voxels have fewer than 8 voxels within 9 mm" in too_small(alone, 9.0)
+    assert too_small(wide, 30.0) == ""

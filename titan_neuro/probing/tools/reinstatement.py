@@ -143,6 +143,17 @@ def neighborhoods(space: Space | None, radius_mm: float) -> csr_array | None:
     return csr_array((np.ones(len(columns)), columns, start), shape=(len(pairs), len(pairs)))
 
 
+def too_small(near: csr_array, radius_mm: float) -> str:
+    """Say of which voxels there is no map, as their searchlights hold too few voxels; '' if there is one of most."""
+    n_too_small = int((near.sum(axis=1) < _FEWEST_VOXELS).sum())
+    if 2 * n_too_small <= near.shape[0]:
+        return ""
+    return (
+        f"Maps: {n_too_small} of {near.shape[0]} voxels have fewer than {_FEWEST_VOXELS} voxels within {radius_mm:g} mm, "
+        "and no value. A larger radius gives them one: --set probe.recall.radius_mm=MM."
+    )
+
+
 def map_reinstatement(retold: Patterns, watched: Patterns, near: csr_array | None) -> np.ndarray | None:
     """Map one subject's reinstatement over features.
 
