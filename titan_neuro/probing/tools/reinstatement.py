@@ -149,8 +149,8 @@ def too_small(near: csr_array, radius_mm: float) -> str:
     if 2 * n_too_small <= near.shape[0]:
         return ""
     return (
-        f"Maps: {n_too_small} of {near.shape[0]} voxels have fewer than {_FEWEST_VOXELS} voxels within {radius_mm:g} mm, "
-        "and no value. A larger radius gives them one: --set probe.recall.radius_mm=MM."
+        f"Maps: {n_too_small} of {near.shape[0]} voxels have fewer than {_FEWEST_VOXELS} voxels within {radius_mm:g} "
+        "mm, and no value. A larger radius gives them one: --set probe.recall.radius_mm=MM."
     )
 
 
