@@ -24,12 +24,12 @@ def test_every_part_is_there_in_order(full_page):
     order = [
         "Simulated synthetic dataset",
         "In 6 people, the forecasts of titan-mac have",
+        "the memory that learns at test time adds 0.020 to the skill of titan-mac; the backbone adds nothing.",
         "Does a longer past help the forecast?",
         "Does the memory hold a scene again while it is retold?",
         "Data, person by person",
         "Scores of each person",
         "beats ar at lead times of 1 to 2 time points.",
-        "the memory that learns at test time adds 0.020 to the skill of titan-mac; the backbone adds nothing.",
         "All 4 forecasters on all metrics",
         "memory, blocks and decoder of the backbone give 0.",
         "titan-mac is not shown to differ from ar at every lead time.",
