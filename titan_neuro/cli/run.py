@@ -46,14 +46,12 @@ def execute(arguments: argparse.Namespace) -> None:
                 f"run ... group: --{name.replace('_', '-')} has no meaning here: the group is every run in OUTPUT_DIR.",
                 "Choose runs at the participant level, into an output folder of their own.",
             )
-    study = flags.study_of(arguments)
+    plan = (study := flags.study_of(arguments)).plan_group()
     if arguments.dry_run:
-        logger.info("%s", "\n".join(map(str, (plan := study.plan_group()).folds)))
+        logger.info("%s", "\n".join(map(str, plan.folds)))
         status.show(study.status(plan))
         return
-    # Wrong settings and folders are refused before torch is loaded, which takes seconds.
-    study.plan_group()
-    import torch
+    import torch  # Which takes seconds: nothing is refused after it.
 
     torch.set_num_threads(arguments.nprocs)
     if study.train(n_processes=arguments.devices):

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from titan_neuro.cli import flags
-from titan_neuro.errors import UsageError
 
 
 def add_parser(subcommands: Any) -> None:
@@ -22,17 +21,12 @@ def add_parser(subcommands: Any) -> None:
         "--preset",
         metavar="NAME",
         default="small",
-        help="settings over which the others are put: small, or story, which only a memory of the same person can use "
-        "(default: small)",
+        help="settings under the others: small (default), or story, which only a memory of the same person can use",
     )
     parser.add_argument("--subjects", type=int, metavar="N", dest="n_subjects", help="of 25 (default: 6)")
     parser.add_argument("--runs", type=int, metavar="N", dest="n_runs", help="of 5 (default: 3; story: 1)")
-    parser.add_argument(
-        "--volume-scale",
-        type=float,
-        metavar="FRACTION",
-        help="length of the runs; 1 is real (default: 0.25; story: 0.8)",
-    )
+    scale = "length of the runs; 1 is real (default: 0.25; story: 0.8)"
+    parser.add_argument("--volume-scale", type=float, metavar="FRACTION", help=scale)
     parser.add_argument("--voxel-size-mm", type=float, metavar="MM", help="default: 12; story: 6")
     parser.add_argument(
         "--transforms",
@@ -54,14 +48,11 @@ def add_parser(subcommands: Any) -> None:
 
 def execute(arguments: argparse.Namespace) -> None:
     """Write the dataset, unless it is there."""
-    from titan_neuro.data.simulate import PRESETS, SimulateConfig, simulate
+    from titan_neuro.data.simulate import settings_of, simulate
     from titan_neuro.study import parse_setting
 
     names = ("n_subjects", "n_runs", "volume_scale", "voxel_size_mm", "transforms", "seed")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    if arguments.preset not in PRESETS:
-        raise UsageError(f"simulate: no preset {arguments.preset!r}.", f"There are: {', '.join(PRESETS)}.")
-    given = {**PRESETS[arguments.preset], **given}
     for override in map(parse_setting, arguments.overrides):
         given.update(override)
-    simulate(arguments.directory, SimulateConfig(**given))
+    simulate(arguments.directory, settings_of(arguments.preset, given))

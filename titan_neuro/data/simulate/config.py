@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Annotated, Any, Literal
@@ -9,7 +10,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from titan_neuro.errors import ConfigError
+from titan_neuro.errors import ConfigError, UsageError
 from titan_neuro.settings import settings
 
 # ds003017, runs 1 to 5. There run 1 begins at 2722.899 s of the movie; the other runs begin at whole seconds.
@@ -308,3 +309,25 @@ def run_designs(config: SimulateConfig) -> list[RunDesign]:
             )
         )
     return runs
+
+
+def settings_of(preset: str, given: Mapping[str, Any]) -> SimulateConfig:
+    """Put settings over those of a preset.
+
+    Parameters
+    ----------
+    preset : str
+        A key of `PRESETS`.
+    given : mapping of str to Any
+        Fields of :class:`SimulateConfig`.
+
+    Raises
+    ------
+    UsageError
+        There is no such preset.
+    ConfigError
+        A setting is wrong.
+    """
+    if preset not in PRESETS:
+        raise UsageError(f"simulate: no preset {preset!r}.", f"There are: {', '.join(PRESETS)}.")
+    return SimulateConfig(**{**PRESETS[preset], **given})
