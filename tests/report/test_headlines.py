@@ -100,6 +100,15 @@ def test_surprise_answers_by_its_corrected_p(shared_results):
     assert answer_of(with_probe(shared_results, "surprise", *rows), "surprise").conclusion is Conclusion.YES
 
 
+def test_annotated_events_answer_before_those_found_in_brains(shared_results):
+    found = ("surprise of the forecast memory", "events in other subjects' brains, circular shifts", 2, 0.1, 0.9)
+    named = ("surprise of the forecast memory", "annotated events, circular shifts", 2, 0.4, 0.01)
+    answer = answer_of(with_probe(shared_results, "surprise", found, named), "surprise")
+    assert answer.conclusion is Conclusion.YES and "0.4 standard deviations" in answer.reason.replace("0.40", "0.4")
+    assert "annotated events" in answer.reason
+    assert "other subjects' brains" in answer_of(with_probe(shared_results, "surprise", found), "surprise").reason
+
+
 def test_time_segments_answer_by_the_weights(shared_results):
     rows = [
         ("accuracy", "memory output", 1, 1.0, 0.5),

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from titan_neuro.evaluation.metrics_and_rows import LEAD_TIME_POINTS, count_in_words
+from titan_neuro.probing.surprise import ANNOTATED_EVENTS
 from titan_neuro.probing.tools.history_swaps import NO_HISTORY
 from titan_neuro.probing.tools.recall_scores import DIFFERENCE, REINSTATEMENT
 from titan_neuro.probing.tools.trace import MEMORY_OUTPUT, MEMORY_WEIGHTS
@@ -166,7 +167,10 @@ def _find_lost(probe: ProbeResult) -> _Found | None:
 
 def _find_surprise(probe: ProbeResult) -> _Found | None:
     scores = probe.scores
-    row = _first(scores[~scores["is_control"] & scores["condition"].str.endswith(", circular shifts")])
+    tested = scores[~scores["is_control"] & scores["condition"].str.endswith(", circular shifts")]
+    # Events that the dataset names answer before those that are found in brains.
+    named = tested[tested["condition"].str.startswith(f"{ANNOTATED_EVENTS},") & tested["value"].notna()]
+    row = _first(named if len(named) else tested)
     if row is None:
         return None
     kind, measure = str(row["condition"]).rpartition(", ")[0], str(row["measure"])
@@ -176,7 +180,7 @@ def _find_surprise(probe: ProbeResult) -> _Found | None:
         scores["measure"].str.startswith(f"{measure} less ") & scores["condition"].str.startswith(f"{kind}, paired")
     ]
     p = float(corrected.get(f"{kind}: {measure}", row["p"]))
-    return _Found(p, f"{number(row['value'], 2)} standard deviations above elsewhere", paired)
+    return _Found(p, f"{number(row['value'], 2)} standard deviations above elsewhere, {kind}", paired)
 
 
 def _find_time_segment(probe: ProbeResult) -> _Found | None:
