@@ -30,8 +30,8 @@ def test_memory_and_recall_find_what_is_planted_alone(tmp_path, is_planted):
     others, p = rows.loc["reinstatement", "other people's watching"], recall.metadata["PCorrected"]
     if is_planted:
         assert by_learning.loc[10, "difference"] > 0.02 and by_learning.loc[10, "difference_low"] > 0
-        without_memory = ("var-online", "soft-analog-160", "analog-160", "intersubject-average+ar")
-        assert skill["titan-mac", 10] > max(skill[name, 10] for name in without_memory) + 0.02
+        # A memory of this person alone, without the story, gives much less.
+        assert skill["titan-mac", 10] > skill["var-online", 10] + 0.1
         assert rows.loc["retold or forgotten (AUC)", "skill over autoregression"].value > 0.6
         assert p["skill over autoregression"] < 0.01 and others.p < 0.001
     else:
