@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import subprocess
@@ -180,6 +181,8 @@ def test_memory_does_not_grow_with_run_length(tmp_path):
     stimulus = latents_at_volumes(stimulus_latents(config), run)
 
     def peak(n_volumes: int) -> int:
+        # What earlier tests have left would else be collected at another place each time.
+        gc.collect()
         tracemalloc.start()
         part = replace(run, n_volumes=n_volumes)
         volumes = simulate_run(
