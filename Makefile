@@ -14,8 +14,7 @@ export OMP_NUM_THREADS ?= 1
 locked = awk '/^[a-z0-9]/ { found = /^($(1))/ } $(2)found' constraints.txt
 PIP := $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation
 
-.PHONY: install constraints demo notebooks docs test test-system test-slow test-endurance test-all lint clean
-.PHONY: install constraints demo demo-scores docs test test-system test-slow test-endurance test-all lint clean
+.PHONY: install constraints demo demo-scores notebooks docs test test-system test-slow test-endurance test-all lint clean
 
 install: $(VENV)/.installed
 

@@ -1,4 +1,4 @@
-"""Choose how long the parts of the keys are: how much of what they tell is believed after how many time points."""
+"""Choose how long the parts of the keys are: how far what they tell is trusted after how many time points."""
 
 from __future__ import annotations
 
