@@ -41,12 +41,8 @@ def summary_page(pages: Mapping[str, Mapping[str, Any]], missing: Sequence[str])
     ]
     for name, page in pages.items():
         parts += [f"## {page['title']}", _size(page), short_table(page), *page["parts"]]
-        parts += [f"All rows: [{_file(name)}]({_file(name)}), made by `{page['command']}`."]
+        parts += [f"All rows: `benchmarks/results/forecasts_{name}.md`, made by `{page['command']}`."]
     return "\n\n".join(parts) + "\n"
-
-
-def _file(name: str) -> str:
-    return f"forecasts_{name}.md"
 
 
 def dataset_page(title: str, results: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:

@@ -122,7 +122,7 @@ def page(found: Mapping[str, Mapping[str, Any]], metadata: Mapping[str, Any]) ->
         for probe in movie["probes"]:
             parts += [f"### {probe['name']}", probe["summary"]]
             parts += [f"![{figure['alt']}]({figure['file']})" for figure in probe["figures"]]
-            parts += [" ".join(probe["notes"]), f"All rows: [{probe['table']}]({probe['table']})."]
+            parts += [" ".join(probe["notes"]), f"All rows: `benchmarks/results/{probe['table']}`."]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

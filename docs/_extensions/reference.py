@@ -55,7 +55,8 @@ def generated_pages(_: Sphinx, env: Any, *__: Any) -> list[str]:
 def benchmark_tables() -> str:
     """Return what the benchmarks have written, one section for each."""
     pages = sorted((_ROOT / "benchmarks/results").glob("*.md"))
-    return "\n".join(f"```{{include}} ../benchmarks/results/{page.name}\n:heading-offset: 1\n```\n" for page in pages)
+    options = ":heading-offset: 1\n:relative-images:"
+    return "\n".join(f"```{{include}} ../benchmarks/results/{page.name}\n{options}\n```\n" for page in pages)
 
 
 def constructor(_: Sphinx, kind: str, __: str, content: Any, ___: Any, found: str | None, ____: Any) -> Any:
