@@ -17,7 +17,7 @@ RECALL = RecallConfig(
     n_components=12,
     autoregressive_lags=2,
 )
-LOOKAHEAD = LookaheadConfig(n_lags=3, n_components=6, key_width=64)
+LOOKAHEAD = LookaheadConfig(n_lags=3, n_components=6, n_earlier_components=4, key_width=64)
 
 
 def recall_runs(

@@ -53,6 +53,21 @@ def test_a_memory_for_short_streams_says_the_same():
     assert short.init_state(1).inverse.numel() < layer.init_state(1).inverse.numel()
 
 
+@pytest.mark.parametrize("n_time_points", [3, 19, 40])
+@pytest.mark.parametrize("is_short", [False, True])
+@torch.no_grad()
+def test_the_content_is_what_is_read(is_short, n_time_points):
+    layer, parts = make(), draw(n_time_points + 1)
+    layer = layer.for_short_streams() if is_short else layer
+    _, state = run(layer, [part[:, :-1] for part in parts])
+    # A frozen memory reads by what it holds, and by nothing that arrives.
+    read, _ = layer(*(part[:, -1:] for part in parts), state, frozen=True)
+    keys = torch.einsum("bkf,kdf->bkd", parts[0][:, -1], layer.key_map)
+    expected = torch.einsum("bkd,bkdo->bko", keys, layer.content(state)) * layer.reliability
+    torch.testing.assert_close(read[:, 0], expected, rtol=1e-8, atol=1e-10)
+    assert n_time_points <= min(HORIZONS) or layer.content(state).any()
+
+
 @torch.no_grad()
 def test_a_frozen_memory_writes_nothing():
     layer, parts = make(), draw(40)

@@ -194,6 +194,9 @@ class _Zeros(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.new_zeros(*x.shape[:2], *self.shape)
 
+    def is_zero(self) -> bool:
+        return True
+
 
 class _MemoryAlone(nn.Module):
     """A backbone without blocks: the memory's output is not gated. Without a memory, too, all it returns is 0."""
@@ -206,6 +209,9 @@ class _MemoryAlone(nn.Module):
         memory = () if self.memory is None else (self.memory.init_state(batch_size),)
         return ForecasterBackboneState(BackboneState({}, ()), memory)
 
+    def gate_is_open(self) -> bool:
+        return True
+
     def forward(
         self,
         tokens: Tensor,
@@ -215,12 +221,13 @@ class _MemoryAlone(nn.Module):
         state: ForecasterBackboneState,
         *,
         memory_frozen: bool = False,
-    ) -> tuple[Tensor, Tensor, ForecasterBackboneState]:
+        skip_blocks: bool = False,
+    ) -> tuple[Tensor | None, Tensor, ForecasterBackboneState]:
         corrections = torch.zeros_like(errors)
         if self.memory is not None:
             corrections, memory = self.memory(series, errors, recalled, state.memory[0], frozen=memory_frozen)
             state = dataclasses.replace(state, memory=(memory,))
-        return torch.zeros_like(tokens), corrections, state
+        return None if skip_blocks else torch.zeros_like(tokens), corrections, state
 
 
 AnyControl = FrozenMemory | ResetMemory | OtherParts

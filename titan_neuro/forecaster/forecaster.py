@@ -420,7 +420,7 @@ class Forecaster(Pretrained):
         """
         empty = self._memories_before(observation, None)
         output, _ = self._run_memories(observation, empty, memory_frozen=False, held_out_index=None)
-        return self._decode(LearnedOutput(*(part[:, list(time_points)] for part in output)))
+        return self._decode(output.at(time_points))
 
     def features(
         self, observation: Observation, state: MemoriesState, *, held_out_index: Int[Tensor, "B 2"] | None = None
@@ -441,6 +441,7 @@ class Forecaster(Pretrained):
         features : torch.Tensor
             ``(batch, time, backbone dim + horizons * width)``: output of the backbone's blocks, averaged over the
             tokens of a time point, and what recall and memory forecast together, in components, horizon by horizon.
+            Without the first part where :attr:`blocks_are_idle`.
         state : MemoriesState
 
         Raises
@@ -450,7 +451,16 @@ class Forecaster(Pretrained):
         """
         state = self._memories_before(observation, state)
         output, state = self._run_memories(observation, state, memory_frozen=False, held_out_index=held_out_index)
-        return torch.cat([output.tokens.mean(dim=2).to(output.components), output.components.flatten(2)], dim=-1), state
+        of_blocks = [] if output.tokens is None else [output.tokens.mean(dim=2).to(output.components)]
+        return torch.cat([*of_blocks, output.components.flatten(2)], dim=-1), state
+
+    @property
+    def blocks_are_idle(self) -> bool:
+        """Whether the backbone's blocks enter no forecast, as before the first gradient step.
+
+        Decoder and gate give the same whatever the blocks say. Without gradients they are then not run.
+        """
+        return self.components is not None and self.decoder.is_zero() and self.backbone.gate_is_open()
 
     def _memories_before(self, observation: Observation, state: MemoriesState | None) -> MemoriesState:
         """Return `state`, or empty memories; raise where the two are something else, such as a whole model's state."""
@@ -478,13 +488,18 @@ class Forecaster(Pretrained):
                     observation.series, innovations, state.recall[0], held_out_index=held_out_index
                 )
             recall = (after,)
+        # With gradients they run: the first step is taken through them.
+        skip_blocks = self.blocks_are_idle and not torch.is_grad_enabled()
         tokens, corrections, backbone = self.backbone(
-            *observation, recalled, state.backbone, memory_frozen=memory_frozen
+            *observation, recalled, state.backbone, memory_frozen=memory_frozen, skip_blocks=skip_blocks
         )
         return LearnedOutput(tokens, recalled.total + corrections), MemoriesState(backbone, recall)
 
     def _decode(self, output: LearnedOutput) -> Tensor:
         """Output of the decoder, plus what is forecast in components, in all features."""
+        if output.tokens is None and self.components is not None:
+            with _full_precision(output.components):
+                return output.components @ self.components.basis
         decoded: Tensor = self.decoder(output.tokens)
         if self.components is None:
             return decoded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -42,14 +43,19 @@ class LearnedOutput(NamedTuple):
 
     Attributes
     ----------
-    tokens : torch.Tensor
-        Of the backbone's blocks, for the decoder, ``(batch, time, tokens, width)``.
+    tokens : torch.Tensor or None
+        Of the backbone's blocks, for the decoder, ``(batch, time, tokens, width)``; None where they enter no forecast.
     components : torch.Tensor
         Forecasts by recall and memory, in components, ``(batch, time, horizons, width)``.
     """
 
-    tokens: Tensor
+    tokens: Tensor | None
     components: Tensor
+
+    def at(self, time_points: Sequence[int]) -> LearnedOutput:
+        """The output at some time points."""
+        tokens = None if self.tokens is None else self.tokens[:, list(time_points)]
+        return LearnedOutput(tokens, self.components[:, list(time_points)])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 # Time points that are read at once, where a call has so many; whole blocks, if those are longer.
-_LEAST_AT_ONCE = 32
+_LEAST_AT_ONCE = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,14 +21,14 @@ class OnlineState:
     position : int
         Time points read since the last merge, the same in all streams; 0 at their start.
     inverse : torch.Tensor
-        float64, ``(batch, groups, predictors, predictors)``: inverse of the sum of products of the merged predictors,
-        plus penalty.
+        ``(batch, groups, predictors, predictors)``: inverse of the sum of products of the merged predictors, plus
+        penalty; float64, or of the series' type.
     weights : torch.Tensor
         ``(batch, horizons, predictors, outputs)``: fitted to the merged pairs.
     predictors : torch.Tensor
         The last time points, not merged yet: ``(batch, groups, window, predictors)``; zeros before a stream's start.
     gain : torch.Tensor
-        float64, ``(batch, groups, predictors, window)``: `inverse` times each of them.
+        Of the type of `inverse`, ``(batch, groups, predictors, window)``: `inverse` times each of them.
     merged : torch.Tensor
         Corrections by `weights` at each of them, ``(batch, horizons, window, outputs)``.
     errors : torch.Tensor
@@ -65,6 +65,9 @@ class OnlineRidge:
     are_predictors_shared : bool
         Whether all horizons have the same predictors: those with the same penalty then form a group, which shares one
         inverse. Otherwise each horizon is a group of its own.
+    is_inverse_double : bool
+        Whether the inverse is float64 whatever the type of the series. In float32 a time point costs half as much; that
+        is exact enough where the penalty is not small beside the products of the predictors.
 
     Attributes
     ----------
@@ -78,7 +81,9 @@ class OnlineRidge:
         *,
         block_time_points: int | None = 64,
         are_predictors_shared: bool = True,
+        is_inverse_double: bool = True,
     ) -> None:
+        self._is_inverse_double = is_inverse_double
         self.horizons, self._block_time_points = horizons, block_time_points
         self._most_at_once = max(block_time_points or 0, _LEAST_AT_ONCE)
         self._penalties = sorted(set(penalties)) if are_predictors_shared else list(penalties)
@@ -96,13 +101,14 @@ class OnlineRidge:
         penalties = torch.tensor(self._penalties, dtype=torch.float64)[:, None, None]
         # Where nothing is merged, the diagonal is the same for all predictors, and no weight is known.
         n_merged = 1 if self._block_time_points is None else n_predictors
-        inverse = torch.eye(n_merged, dtype=torch.float64) / penalties
+        inverse_dtype = torch.float64 if self._is_inverse_double else dtype
+        inverse = (torch.eye(n_merged, dtype=torch.float64) / penalties).to(inverse_dtype)
         return OnlineState(
             0,
             inverse.repeat(batch_size, 1, 1, 1),
             torch.zeros(batch_size, n_horizons, n_merged, n_outputs, dtype=dtype),
             torch.zeros(batch_size, self.n_groups, self._n_waiting, n_predictors, dtype=dtype),
-            torch.zeros(batch_size, self.n_groups, n_predictors, self._n_waiting, dtype=torch.float64),
+            torch.zeros(batch_size, self.n_groups, n_predictors, self._n_waiting, dtype=inverse_dtype),
             torch.zeros(batch_size, n_horizons, self._n_waiting, n_outputs, dtype=dtype),
             torch.zeros(batch_size, self._n_waiting, n_horizons, n_outputs, dtype=dtype),
         )
@@ -163,7 +169,7 @@ class OnlineRidge:
         """
         n_held = state.predictors.shape[2]
         factor, whitened = self._solve(state)
-        products = predictors.double() @ state.gain
+        products = (predictors.to(state.gain) @ state.gain).double()
         # What new rows of the factor hold of each pair; nothing of the new time points is needed for one another.
         factor = torch.linalg.solve_triangular(factor.mT, products, upper=True, left=False)
         corrections = self._merged_corrections(predictors, state)
@@ -175,6 +181,25 @@ class OnlineRidge:
             )
         return corrections.transpose(1, 2)
 
+    def weights(self, state: OnlineState) -> Tensor:
+        """All that is held as the weights of a linear map: those of the pairs whose target has arrived.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(batch, horizons, predictors, outputs)``.
+        """
+        factor, whitened = self._solve(state)
+        n_held, parts = state.predictors.shape[2], []
+        for index, horizon in enumerate(self.horizons):
+            held, group = slice(0, n_held - horizon), self._groups[index]
+            # Rows of the inverse factor that later pairs, whose target has not arrived, have no part in.
+            solved = torch.linalg.solve_triangular(
+                factor[:, group, held, held].mT, whitened[:, index, held], upper=True
+            )
+            parts.append(state.gain[:, group, :, held].double() @ solved)
+        return state.weights + torch.stack(parts, dim=1).to(state.weights)
+
     def _merged_corrections(self, predictors: Tensor, state: OnlineState) -> Tensor:
         """Corrections by the merged pairs alone, ``(batch, horizons, time, outputs)``."""
         if self._block_time_points is None:
@@ -183,9 +208,9 @@ class OnlineRidge:
 
     def _append(self, state: OnlineState, predictors: Tensor, errors: Tensor) -> OnlineState:
         if self._block_time_points is None:
-            gain = state.inverse * predictors.mT.double()
+            gain = state.inverse * predictors.mT.to(state.inverse)
         else:
-            gain = state.inverse @ predictors.mT.double()
+            gain = state.inverse @ predictors.mT.to(state.inverse)
         merged = self._merged_corrections(predictors, state)
         return replace(
             state,
@@ -208,7 +233,7 @@ class OnlineRidge:
             of its standard deviation. Rows whose target has not arrived hold any number.
         """
         keys = state.predictors
-        products = keys.double() @ state.gain
+        products = (keys.to(state.gain) @ state.gain).double()
         identity = torch.eye(keys.shape[2], dtype=products.dtype, device=keys.device)
         # Without a check: predictors that are not finite make corrections that are not, which the caller refuses.
         factor = torch.linalg.cholesky_ex(products + identity).L
@@ -238,7 +263,8 @@ class OnlineRidge:
     def _merge(self, state: OnlineState, factor: Tensor, whitened: Tensor) -> OnlineState:
         """Update inverse and weights in place by all pairs whose targets have come at every horizon, and drop them."""
         old, window = slice(0, state.position), slice(state.position, None)
-        change = torch.linalg.solve_triangular(factor[:, :, old, old], state.gain[..., old].mT, upper=False)
+        gain = state.gain[..., old].double()
+        change = torch.linalg.solve_triangular(factor[:, :, old, old], gain.mT, upper=False).to(state.gain)
         learned = whitened[:, :, old]
         _add_product(state.weights, change.to(state.weights)[:, self._groups].mT, learned.to(state.weights), 1)
         # A product with its own transpose keeps the inverse symmetric.
@@ -250,7 +276,7 @@ class OnlineRidge:
             position=0,
             predictors=state.predictors[:, :, window].clone(),
             # What these pairs tell of the later time points is in the factor of those.
-            gain=state.gain[..., window] - change.mT @ factor[:, :, window, old].mT,
+            gain=state.gain[..., window] - change.mT @ factor[:, :, window, old].mT.to(change),
             merged=state.merged[:, :, window] + told.to(state.merged),
             errors=state.errors[:, window].clone(),
         )

@@ -133,7 +133,7 @@ def test_a_fit_of_other_sizes_is_refused(fitted, truth):
     fit = fit_closed_form(RECALL, LOOKAHEAD, truth[0][:2], fit_autoregression(truth[0][:2], (1, 3, 5)))
     with pytest.raises(MismatchError, match=r"expected autoregression.weights \(2, 108, 24\), found \(3, 108, 24\)"):
         fitted.load_closed_form(fit)
-    with pytest.raises(MismatchError, match=r"expected key_map \(2, 64, 72\), found \(3, 64, 78\)"):
+    with pytest.raises(MismatchError, match=r"expected key_map \(2, 58, 58\), found \(3, 58, 58\)"):
         fitted.backbone.memory.load(fit.memory)
 
 
@@ -197,7 +197,9 @@ def test_features_are_as_fitted(fitted):
         past = [projected[0, t], errors[0, t, 0], *back(components, t, RECALL.autoregressive_lags)[1:]]
         own = torch.einsum("f,kfd->kd", torch.cat([*past, *averages(components, t)]), recall.autoregression.weights)
         series, innovations, from_stimulus = in_keys
-        common = [series[t], *averages(series, t), *back(innovations, t, LOOKAHEAD.n_lags), from_stimulus[t].flatten()]
+        recent = back(innovations, t, LOOKAHEAD.n_lags)
+        earlier = [values[: LOOKAHEAD.n_earlier_components] for values in recent[2:]]
+        common = [series[t], *averages(series, t), *recent[:2], *earlier]
         for index in range(2):
             expected = torch.cat([*common, from_stimulus[t, index], own[index] @ memory.directions.T])
             torch.testing.assert_close(features[t, index], expected, rtol=1e-4, atol=1e-5)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from event_runs import N_TIME_POINTS, event_run, persistence_forecaster
 from recall_runs import N_FEATURES, small_forecaster
+from torch import nn
 
 from titan_neuro.errors import MismatchError
 from titan_neuro.forecaster import LookaheadConfig
@@ -59,6 +60,7 @@ def test_forecast_memory_surprise_is_forecast_error():
 
 def test_surprise_is_independent_of_blocks(monkeypatch):
     model, run = persistence_forecaster(), event_run(1)
+    nn.init.normal_(model.decoder.patterns)
     at_once = record_surprise(model, run)
     assert block_time_points(model) == 40
     monkeypatch.setattr("titan_neuro.probing.tools.memory_surprise.block_time_points", lambda _: 5)
@@ -92,6 +94,9 @@ def test_activity_change_agrees_with_numpy():
 def test_blocks_fit_chunks_of_the_backbones_memory():
     lookahead = LookaheadConfig(n_lags=2, n_components=2, key_width=8, chunk_time_points=12)
     model = small_forecaster(lookahead=lookahead).eval()
-    assert block_time_points(model) == 8
     run = event_run(1, series=event_run(1).series.numpy()[:60])
+    assert block_time_points(model) == 64, "the blocks are not run before they are trained"
+    assert np.isnan(record_surprise(model, run)[BLOCK_MEMORIES]).all()
+    nn.init.normal_(model.decoder.patterns)
+    assert block_time_points(model) == 8
     assert np.isfinite(record_surprise(model, run)[BLOCK_MEMORIES]).all()

@@ -57,3 +57,7 @@ class LowRankDecoder(nn.Module):
     def zero_output(self) -> None:
         """Set the patterns to 0: the decoder then forecasts 0."""
         nn.init.zeros_(self.patterns)
+
+    def is_zero(self) -> bool:
+        """Whether the decoder forecasts 0 from any tokens, as before the first gradient step."""
+        return not self.patterns.any()

@@ -124,6 +124,10 @@ class UpsamplingDecoder(nn.Module):
         nn.init.zeros_(self.to_voxels.weight)
         nn.init.zeros_(self.to_voxels.bias)
 
+    def is_zero(self) -> bool:
+        """Whether the decoder forecasts 0 from any tokens, as before the first gradient step."""
+        return not (self.to_voxels.weight.any() or self.to_voxels.bias.any())
+
 
 def _sizes(first: Size, last: Size) -> list[Size]:
     """Grids after `first`, up to and including `last`, each about twice as fine as the one before."""

@@ -21,7 +21,6 @@ _TRUST = {
     "average 100": 1.5,
     "innovation 0": 0.1,
     "innovation 1": 0.04,
-    "stimulus, all lead times": 0.06,
     "stimulus": 0.15,
     "own": 0.01,
 }
@@ -72,7 +71,7 @@ def _trusted_scales(memory: LookaheadMemory, samples: Tensor) -> tuple[Tensor, T
 
     And which features are forecasts by the stimulus memory, bool ``(features,)``.
     """
-    kinds = memory.config.feature_sizes(n_horizons=samples.shape[1], width=memory.width)
+    kinds = memory.config.feature_sizes(width=memory.width)
     sizes = torch.tensor([*kinds.values()])
     trust = torch.tensor([_TRUST.get(kind, _TRUST_IN_EARLIER_INNOVATIONS) for kind in kinds])
     # Mean squared length of each kind of feature, ``(horizons, kinds)``.

@@ -83,6 +83,10 @@ class ForecasterBackbone(nn.Module):
             nn.init.zeros_(self.gate.weight)
             nn.init.zeros_(self.gate.bias)
 
+    def gate_is_open(self) -> bool:
+        """Whether the memory passes unchanged whatever the blocks say, as before the first gradient step."""
+        return self.memory is None or not (self.gate.weight.any() or self.gate.bias.any())
+
     def for_short_streams(self) -> ForecasterBackbone:
         """Return the backbone with a memory for streams of a few dozen time points; all else is shared."""
         if self.memory is None:
@@ -103,7 +107,8 @@ class ForecasterBackbone(nn.Module):
         state: ForecasterBackboneState,
         *,
         memory_frozen: bool = False,
-    ) -> tuple[Float[Tensor, "B T P D"], Float[Tensor, "B T K W"], ForecasterBackboneState]:
+        skip_blocks: bool = False,
+    ) -> tuple[Float[Tensor, "B T P D"] | None, Float[Tensor, "B T K W"], ForecasterBackboneState]:
         """Read the next time points.
 
         Parameters
@@ -117,11 +122,14 @@ class ForecasterBackbone(nn.Module):
         state : ForecasterBackboneState
         memory_frozen : bool
             Whether memories are read without being written.
+        skip_blocks : bool
+            Whether to run the memory alone, where the gate is open and nobody reads the blocks' tokens. The blocks'
+            state stays as it is.
 
         Returns
         -------
-        output : torch.Tensor
-            Tokens for the decoder, ``(batch, time, tokens, dim)``.
+        output : torch.Tensor or None
+            Tokens for the decoder, ``(batch, time, tokens, dim)``; None without the blocks.
         corrections : torch.Tensor
             Of the recall's forecasts, in the basis, ``(batch, time, horizons, width)``; 0 without a memory.
         state : ForecasterBackboneState
@@ -133,6 +141,9 @@ class ForecasterBackbone(nn.Module):
                 with torch.autocast(series.device.type, enabled=False):
                     corrections, memory = self.memory(series, errors, recalled, state.memory[0], frozen=memory_frozen)
                 memories = (memory,)
+        if skip_blocks:
+            return None, corrections, ForecasterBackboneState(state.stack, memories)
+        if self.memory is not None:
             tokens = tokens + self._show(self.memory, errors, recalled.total, corrections).unsqueeze(2)
         flat, stack = self.stack(tokens.flatten(1, 2), state.stack, memory_frozen=memory_frozen)
         output = flat.view_as(tokens)

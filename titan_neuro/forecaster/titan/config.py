@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from titan_neuro.forecaster.titan.forecast_memory import ForecastMemory
     from titan_neuro.forecaster.titan.lookahead_memory import LookaheadMemory
 
+# Innovations of these lags are described by all components.
+_RECENT_LAGS = 2
+
 
 @settings
 class TitansRuleConfig:
@@ -59,6 +62,8 @@ class LookaheadConfig:
         Time points whose innovations enter the keys.
     n_components : int
         Components that the key features are described by.
+    n_earlier_components : int
+        The same for innovations before those of the last two time points.
     key_width : int
         Dimensions of a key of the exact rule, at most: principal directions of the key features.
     chunk_time_points : int
@@ -74,6 +79,7 @@ class LookaheadConfig:
 
     n_lags: Annotated[int, Field(ge=1)] = 8
     n_components: Annotated[int, Field(ge=1)] = 200
+    n_earlier_components: Annotated[int, Field(ge=1)] = 32
     key_width: Annotated[int, Field(ge=1)] = 768
     chunk_time_points: Annotated[int, Field(ge=1)] = 8
     rule: Literal["exact", "titans"] = "exact"
@@ -90,7 +96,7 @@ class LookaheadConfig:
         from titan_neuro.forecaster.titan.forecast_memory import ExactForecastMemory
         from titan_neuro.forecaster.titan.titans_memory import TitansForecastMemory
 
-        n_features = sum(self.feature_sizes(n_horizons=len(horizons), width=width).values())
+        n_features = sum(self.feature_sizes(width=width).values())
         if self.rule == "titans":
             return TitansForecastMemory(
                 self.titans,
@@ -107,12 +113,14 @@ class LookaheadConfig:
             chunk_time_points=self.chunk_time_points,
         )
 
-    def feature_sizes(self, *, n_horizons: int, width: int) -> dict[str, int]:
+    def feature_sizes(self, *, width: int) -> dict[str, int]:
         """Number of key features of each kind, in their order, for time points of `width` components."""
         from titan_neuro.linear.running_averages import TIME_CONSTANTS
 
         n_components = min(self.n_components, width)
+        n_earlier = min(self.n_earlier_components, n_components)
         averages = {f"average {constant}": n_components for constant in TIME_CONSTANTS}
-        innovations = {f"innovation {lag}": n_components for lag in range(self.n_lags)}
-        forecasts = {"stimulus, all lead times": n_horizons * n_components, "stimulus": n_components}
-        return {"time point": n_components, **averages, **innovations, **forecasts, "own": n_components}
+        innovations = {
+            f"innovation {lag}": n_components if lag < _RECENT_LAGS else n_earlier for lag in range(self.n_lags)
+        }
+        return {"time point": n_components, **averages, **innovations, "stimulus": n_components, "own": n_components}

@@ -138,6 +138,10 @@ class ForecastMemory(nn.Module, abc.ABC, Generic[AnyMemoryState]):
         """Do as :meth:`forward`; return what is read before it is multiplied by the reliability."""
 
     @abc.abstractmethod
+    def content(self, state: AnyMemoryState) -> Float[Tensor, "B K *"]:
+        """Weights of the memory of each horizon, ``(batch, horizons, ...)``: all that was learned from the stream."""
+
+    @abc.abstractmethod
     def surprise(
         self, features: Float[Tensor, "B T K F"], errors: Float[Tensor, "B T K D"], state: AnyMemoryState
     ) -> Float[Tensor, "B T"]:
@@ -221,7 +225,13 @@ class ExactForecastMemory(ForecastMemory[ExactMemoryState]):
 
     def _regression_with(self, block_time_points: int | None) -> OnlineRidge:
         penalties = (1.0,) * len(self.horizons)
-        return OnlineRidge(self.horizons, penalties, block_time_points=block_time_points, are_predictors_shared=False)
+        return OnlineRidge(
+            self.horizons,
+            penalties,
+            block_time_points=block_time_points,
+            are_predictors_shared=False,
+            is_inverse_double=False,
+        )
 
     def for_short_streams(self) -> ExactForecastMemory:
         """Return the memory that never merges its pairs; see :meth:`ForecastMemory.for_short_streams`."""
@@ -252,6 +262,10 @@ class ExactForecastMemory(ForecastMemory[ExactMemoryState]):
                 keys, before = self._forget_due(keys, before)
             learned, _, after = self._regression.step(keys, errors, before)
         return (corrections if frozen else learned).to(features), ExactMemoryState.of(after)
+
+    def content(self, state: ExactMemoryState) -> Tensor:
+        """Weights of all pairs that are complete, ``(batch, horizons, key width, value width)``."""
+        return self._regression.weights(state.regression)
 
     def surprise(
         self, features: Float[Tensor, "B T K F"], errors: Float[Tensor, "B T K D"], state: ExactMemoryState

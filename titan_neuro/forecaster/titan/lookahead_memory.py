@@ -165,6 +165,8 @@ class LookaheadMemory(nn.Module):
         now, unexpected, from_stimulus, own = (values @ self.directions.T for values in parts)
         over_time, averages = running_averages(now, state.averages)
         lagged, tail = lagged_values(unexpected, state.innovations)
-        common = torch.cat([now, over_time.flatten(2), *lagged, from_stimulus.flatten(2)], dim=-1)
+        sizes = self.config.feature_sizes(width=self.width)
+        lagged = [values[..., : sizes[f"innovation {lag}"]] for lag, values in enumerate(lagged)]
+        common = torch.cat([now, over_time.flatten(2), *lagged], dim=-1)
         common = common.unsqueeze(2).expand(-1, -1, own.shape[2], -1)
         return torch.cat([common, from_stimulus, own], dim=-1), averages, tail

@@ -170,6 +170,10 @@ class TitansForecastMemory(ForecastMemory[TitansMemoryState]):
             read, memory = self._scan(tokens, state.memory)
         return read.transpose(1, 2) * self.error_scale[:, None], TitansMemoryState(memory, waiting)
 
+    def content(self, state: TitansMemoryState) -> Tensor:
+        """Weights of all layers, ``(batch, horizons, weights)``."""
+        return torch.cat([layer.flatten(2) for layer in state.memory.weights], dim=2)
+
     def surprise(
         self, features: Float[Tensor, "B T K F"], errors: Float[Tensor, "B T K D"], state: TitansMemoryState
     ) -> Float[Tensor, "B T"]:

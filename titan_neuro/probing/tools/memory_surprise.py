@@ -52,7 +52,7 @@ def record_surprise(model: Forecaster, run: RunData) -> dict[str, np.ndarray]:
     -------
     dict of str to numpy.ndarray
         For each name of `MEASURES`, float64 ``(time,)``, causal. NaN throughout for a memory that the model does not
-        have, and at the first time points, of which there was no forecast. The change of the prediction is the root
+        have or use (:attr:`Forecaster.blocks_are_idle`), and at the first time points, of which there was no forecast. The change of the prediction is the root
         mean square over features, in standard deviations of a feature.
     """
     model.eval()
@@ -72,6 +72,8 @@ def record_surprise(model: Forecaster, run: RunData) -> dict[str, np.ndarray]:
 
 def block_time_points(model: Forecaster) -> int:
     """Return how many time points a model may read at once so that no memory begins a new chunk within them."""
+    if model.blocks_are_idle:
+        return _BLOCK_TIME_POINTS
     chunks = [memory.config.chunk_time_points for memory in model.modules() if isinstance(memory, NeuralMemory)]
     return math.gcd(*chunks) or _BLOCK_TIME_POINTS
 

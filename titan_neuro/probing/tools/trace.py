@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from titan_neuro.forecaster import Forecaster
+from titan_neuro.forecaster.state import MemoriesState
 from titan_neuro.probing.tools.untrained import untrained_name
 from titan_neuro.titans.memory import MemoryState
 from titan_neuro.titans.stream_state import StreamState
@@ -37,11 +38,11 @@ class Trace:
     tokens : numpy.ndarray
         float32 ``(time, tokens * dim)``: output of the tokenizer, without any memory.
     memory_output : numpy.ndarray
-        float32 ``(time, width)``: output of the backbone, averaged over the tokens of a time point, and the recalled
-        forecasts of later time points, in the basis.
+        float32 ``(time, width)``: what recall and memory forecast of later time points, in the basis, and before it the
+        output of the backbone's blocks, averaged over the tokens of a time point, where they enter forecasts.
     memory_weights : numpy.ndarray
-        float32 ``(readings, WEIGHTS_WIDTH)``: weights of all memories that learn at test time less their initial
-        weights, in a random projection that is the same for all runs.
+        float32 ``(readings, WEIGHTS_WIDTH)``: weights of all memories that learn at test time, and enter forecasts,
+        less their initial weights, in a random projection that is the same for all runs.
     weights_time_points : numpy.ndarray
         int ``(readings,)``: the last time point that the memories had read at each reading of their weights.
     """
@@ -112,7 +113,7 @@ def _trace_blocks(
     model: Forecaster, run: RunData, start: int, count_from: int, every: int, held_out_index: Tensor | None
 ) -> Iterator[tuple[tuple[Tensor, Tensor, Tensor], list[Tensor], list[int]]]:
     """Yield for each block: activity, tokens and memory output; sketches of the weights, and their time points."""
-    state, sketch = model.init_state(), _WeightSketch(model.init_state())
+    state, sketch = model.init_state(), _WeightSketch(model)
     observation_state, memory_state = state.observation, state.memory
     length = max(_BLOCK_TIME_POINTS // every, 1) * every
     for first, stop in _blocks(start, run.n_time_points, length, count_from, every):
@@ -185,31 +186,34 @@ def _projection_to(width: int | None, seed: int) -> Callable[[Tensor], Tensor]:
 
 
 class _WeightSketch:
-    """Sketch of the weights of all memories of a state, less those of the initial state."""
+    """Sketch of the weights of all memories of a model that enter its forecasts, less the initial ones."""
 
-    def __init__(self, initial: StreamState) -> None:
-        self._initial = self._flat(initial)
+    def __init__(self, model: Forecaster) -> None:
+        self._memory, self._are_blocks_idle = model.backbone.memory, model.blocks_are_idle
+        self._initial = self._flat(model.init_state().memory)
         self._sketch = draw_sketch(len(self._initial), WEIGHTS_WIDTH)
 
-    @staticmethod
-    def _flat(state: StreamState) -> Tensor:
-        return torch.cat([part.flatten() for part in memory_weights(state)] or [torch.zeros(0)]).float().cpu()
+    def _flat(self, state: MemoriesState) -> Tensor:
+        parts = [] if self._are_blocks_idle else list(_weights_of_blocks(state.backbone.stack))
+        if self._memory is not None:
+            parts += [self._memory.associations.content(one.associations) for one in state.backbone.memory]
+        return torch.cat([part.flatten() for part in parts] or [torch.zeros(0)]).float().cpu()
 
-    def __call__(self, state: StreamState) -> Tensor:
+    def __call__(self, state: MemoriesState) -> Tensor:
         """Return the sketch, ``(WEIGHTS_WIDTH,)``."""
         return count_sketch(self._flat(state) - self._initial, *self._sketch, WEIGHTS_WIDTH)
 
 
-def memory_weights(state: object) -> Iterator[Tensor]:
-    """Yield the weights of every memory that learns at test time, at any depth of a state."""
+def _weights_of_blocks(state: object) -> Iterator[Tensor]:
+    """Yield the weights of every memory of the blocks, at any depth of their state."""
     if isinstance(state, MemoryState):
         yield from state.weights
     elif isinstance(state, StreamState):
         for value in vars(state).values():
-            yield from memory_weights(value)
+            yield from _weights_of_blocks(value)
     elif isinstance(state, tuple):
         for value in state:
-            yield from memory_weights(value)
+            yield from _weights_of_blocks(value)
 
 
 def time_polynomial(n_time_points: int, degree: int = 3) -> np.ndarray:
