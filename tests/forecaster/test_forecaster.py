@@ -126,6 +126,34 @@ def test_forecasts_at_time_points_start_from_empty_memories(model, series):
     torch.testing.assert_close(model.forecast_residual_at(seen, [-1])[:, 0], whole[:, -1], rtol=1e-4, atol=1e-5)
 
 
+def test_blocks_that_enter_no_forecast_are_not_run(model, series):
+    """What they would have said changes nothing, and a step of training runs them."""
+    assert not model.blocks_are_idle
+    with torch.no_grad():
+        _, trained = model(series)
+        model.decoder.zero_output()
+        found, state = model(series)
+        assert model.blocks_are_idle and not torch.equal(found, model(series[:, :1])[0].expand_as(found))
+    expected, run = model(series)
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-5, atol=1e-6)
+    fresh = model.init_state(len(series)).memory.backbone.stack
+    for one, is_fresh in ((state, True), (run, False), (trained, False)):
+        stacks = (_tensors(stack) for stack in (one.memory.backbone.stack, fresh))
+        assert all(torch.equal(*pair) for pair in zip(*stacks, strict=True)) == is_fresh
+    if model.backbone.memory is not None:
+        torch.nn.init.ones_(model.backbone.gate.bias)
+        assert not model.blocks_are_idle, "the gate is trained"
+
+
+def _tensors(state):
+    """All tensors of a state, at any depth."""
+    if isinstance(state, torch.Tensor):
+        return [state]
+    parts = state.values() if isinstance(state, dict) else state if isinstance(state, tuple | list) else ()
+    parts = vars(state).values() if dataclasses.is_dataclass(state) else parts
+    return [tensor for part in parts for tensor in _tensors(part)]
+
+
 @pytest.mark.usefixtures("without_shape_checks")
 @pytest.mark.parametrize("method", ["forecast_residual", "features"])
 def test_memories_refuse_other_inputs(model, series, method):

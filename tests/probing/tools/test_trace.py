@@ -7,7 +7,7 @@ from delay_memory import mac_forecaster
 from stimulus_viewers import N_FEATURES, viewer_run
 
 from titan_neuro.forecaster import RecallConfig
-from titan_neuro.probing.tools.trace import count_sketch, draw_sketch, trace_run
+from titan_neuro.probing.tools.trace import WEIGHTS_WIDTH, count_sketch, draw_sketch, trace_run
 
 
 def test_trace_is_causal():
@@ -35,6 +35,25 @@ def test_trace_agrees_with_streaming(recall):
         output, _ = model.features(observed, state.memory)
     np.testing.assert_allclose(trace.memory_output, output[0], atol=1e-4)
     assert len(trace.activity) == len(trace.tokens) == 83
+
+
+@torch.inference_mode()
+def test_weights_are_those_of_the_memories_that_enter_forecasts():
+    model, run = mac_forecaster(N_FEATURES, recall=RecallConfig(n_components=4)), viewer_run(1, n_time_points=83)
+    memory = model.backbone.memory.associations
+    memory.key_map.normal_(std=0.1)
+    model.backbone.memory.directions.normal_()
+    _, state = model(run.series[None])
+    content = memory.content(state.memory.backbone.memory[0].associations).flatten()
+    expected = count_sketch(content, *draw_sketch(len(content), WEIGHTS_WIDTH), WEIGHTS_WIDTH)
+    assert content.any()
+    torch.nn.init.zeros_(model.decoder.patterns)
+    found = trace_run(model, run)
+    np.testing.assert_allclose(found.memory_weights[-1], expected, rtol=1e-3, atol=1e-5)
+    torch.nn.init.normal_(model.decoder.patterns)
+    with_blocks = trace_run(model, run)
+    assert np.abs(with_blocks.memory_weights[-1] - expected.numpy()).max() > 1e-3
+    assert with_blocks.memory_output.shape[1] == found.memory_output.shape[1] + model.config.backbone.dim
 
 
 def test_late_start_keeps_the_reading_grid():

@@ -136,11 +136,10 @@ class ForecasterBackbone(nn.Module):
         """
         memories: tuple[LookaheadState, ...] = ()
         corrections = torch.zeros_like(errors)
-        if self.memory is not None:
-            if state.memory or not memory_frozen:
-                with torch.autocast(series.device.type, enabled=False):
-                    corrections, memory = self.memory(series, errors, recalled, state.memory[0], frozen=memory_frozen)
-                memories = (memory,)
+        if self.memory is not None and (state.memory or not memory_frozen):
+            with torch.autocast(series.device.type, enabled=False):
+                corrections, memory = self.memory(series, errors, recalled, state.memory[0], frozen=memory_frozen)
+            memories = (memory,)
         if skip_blocks:
             return None, corrections, ForecasterBackboneState(state.stack, memories)
         if self.memory is not None:

@@ -52,8 +52,8 @@ def record_surprise(model: Forecaster, run: RunData) -> dict[str, np.ndarray]:
     -------
     dict of str to numpy.ndarray
         For each name of `MEASURES`, float64 ``(time,)``, causal. NaN throughout for a memory that the model does not
-        have or use (:attr:`Forecaster.blocks_are_idle`), and at the first time points, of which there was no forecast. The change of the prediction is the root
-        mean square over features, in standard deviations of a feature.
+        have or use (:attr:`Forecaster.blocks_are_idle`), and at the first time points, of which there was no forecast.
+        The change of the prediction is the root mean square over features, in standard deviations of a feature.
     """
     model.eval()
     state, change = model.init_state(), _PredictionChange(model.horizons)
