@@ -5,9 +5,10 @@ import pytest
 from matplotlib.colors import to_rgba
 
 from titan_neuro.errors import ImageError, MetadataError
-from titan_neuro.report.brain import map_values, plot_map, space_note, symmetric_limit, voxel_size_mm
+from titan_neuro.report.brain import map_values, plot_map, space_note, symmetric_limit
 from titan_neuro.report.parcels import networks_of
 from titan_neuro.report.reading import read_parcels
+from titan_neuro.report.volumes import voxel_size_mm
 
 SCHAEFER = [
     f"7Networks_{side}_{network}_{n}" for side in ("LH", "RH") for network in ("Vis", "Default") for n in (1, 2, 3)

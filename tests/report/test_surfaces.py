@@ -4,6 +4,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from nilearn.datasets import load_fsaverage
 from surface_files import brain_models, parcels_axis, write_cifti, write_gifti
 
 from titan_neuro.data.bids.maps import write_map
@@ -16,7 +17,7 @@ from titan_neuro.report.limits import limits
 from titan_neuro.report.maps import maps_section
 from titan_neuro.report.parcels import networks_of
 from titan_neuro.report.results import read_results
-from titan_neuro.report.surfaces import read_surface_map, structure_rows, surface_mesh
+from titan_neuro.report.surfaces import read_surface_map, structure_rows
 
 LEFT, RIGHT = "CIFTI_STRUCTURE_CORTEX_LEFT", "CIFTI_STRUCTURE_CORTEX_RIGHT"
 
@@ -93,8 +94,7 @@ def test_values_lie_on_their_vertices(tmp_path, n_vertices):
     figure = plot_map(path, {"Space": "fsaverage5"}, "x", limit=0.5)
     views = [axes for axes in figure.axes if axes.name == "3d"]
     assert len(views) == 4
-    mesh, _ = surface_mesh(path, "fsaverage5")
-    faces = mesh.parts["left"].faces
+    faces = load_fsaverage("fsaverage5")["inflated"].parts["left"].faces
     of_face = np.median(left[:10242][faces], axis=1)
     # In the order of the faces; what is drawn is sorted by depth.
     colors = vars(views[0].collections[0])["_facecolor3d"]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +16,6 @@ from matplotlib.colors import Colormap, ListedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from nibabel.affines import apply_affine, voxel_sizes
-from numpy.typing import NDArray
 
 from titan_neuro.errors import ImageError, MetadataError
 from titan_neuro.evaluation.metrics_and_rows import METRICS_BY_NAME
@@ -28,11 +26,12 @@ from titan_neuro.report.style import INK, MUTED, STYLE, plain
 from titan_neuro.report.surfaces import (
     SURFACE_ENDINGS,
     draw_surfaces,
+    fsaverage5_values,
     n_not_drawn,
     read_surface_map,
-    surface_mesh,
     surface_values,
 )
+from titan_neuro.report.volumes import read_volume
 
 _LABELS = {
     **{name.replace("_", ""): f"{name}: {METRICS_BY_NAME[name].label}" for name in ("skill_ar", "r2")},
@@ -84,6 +83,44 @@ def plot_map(
     MetadataError
         The name lacks ``stat-``, or a table of parcels is malformed.
     """
+    scale, label = _drawn_as(path, limit, pale=pale)
+    with matplotlib.rc_context(STYLE):
+        if path.name.endswith(".tsv"):
+            return parcel_figure(read_parcels(path), label, title, limit=limit, log=scale.is_log)
+        if path.name.endswith(SURFACE_ENDINGS):
+            return _surface_figure(path, scale, label, title, map_space(sidecar))
+        return _volume_figure(path, scale, label, title, space_note(sidecar))
+
+
+def plot_on_surface(
+    path: Path, sidecar: Mapping[str, Any], title: str, *, limit: float | None = None, pale: bool = False
+) -> Figure:
+    """Draw a map on the inflated fsaverage5: a volume in an MNI space, or a surface in fsaverage.
+
+    Parameters
+    ----------
+    path, sidecar, title, limit, pale
+        See :func:`plot_map`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Not registered with pyplot: it needs no closing.
+
+    Raises
+    ------
+    ImageError
+        As of :func:`plot_map`, or the map lies in another space.
+    MetadataError
+        The name lacks ``stat-``.
+    """
+    scale, label = _drawn_as(path, limit, pale=pale)
+    with matplotlib.rc_context(STYLE):
+        return _surface_figure(path, scale, label, title, map_space(sidecar))
+
+
+def _drawn_as(path: Path, limit: float | None, *, pale: bool) -> tuple[ColorScale, str]:
+    """Return the color scale of a map and the words beside it."""
     stat = re.search(r"_stat-([A-Za-z0-9]+)_", path.name)
     if stat is None:
         raise MetadataError(f"{path}: the name has no entity stat-.", "Maps are named ..._stat-<what>_..._statmap.")
@@ -92,14 +129,7 @@ def plot_map(
         raise ImageError(f"{path}: has no value to draw.")
     if stat[1] == "timescale" and values.min() <= 0:
         raise ImageError(f"{path}: expected timescales above 0 s, found {values.min():g} s.", HINT)
-    scale = map_scale(values, stat[1], limit, pale=pale)
-    label = _LABELS.get(stat[1], stat[1])
-    with matplotlib.rc_context(STYLE):
-        if path.name.endswith(".tsv"):
-            return parcel_figure(read_parcels(path), label, title, limit=limit, log=scale.is_log)
-        if path.name.endswith(SURFACE_ENDINGS):
-            return _surface_figure(path, scale, label, title, _map_space(sidecar))
-        return _volume_figure(path, scale, label, title, space_note(sidecar))
+    return map_scale(values, stat[1], limit, pale=pale), _LABELS.get(stat[1], stat[1])
 
 
 def map_values(path: Path) -> FloatArray:
@@ -129,8 +159,8 @@ def map_values(path: Path) -> FloatArray:
         return np.asarray(values[np.isfinite(values)])
     if path.name.endswith(SURFACE_ENDINGS):
         return surface_values(path)
-    data = _data(_load(path))
-    return np.asarray(data[_inside(data)])
+    data, _ = read_volume(path)
+    return np.asarray(data[np.isfinite(data)])
 
 
 def symmetric_limit(values: FloatArray) -> float:
@@ -139,26 +169,6 @@ def symmetric_limit(values: FloatArray) -> float:
     It is at least 0.001: smaller differences are not worth a color.
     """
     return float(f"{max(np.percentile(np.abs(values), 99), 1e-3):.2g}")
-
-
-def voxel_size_mm(path: Path) -> float:
-    """Longest edge of a voxel of an image, in mm.
-
-    Parameters
-    ----------
-    path : Path
-        A ``_statmap.nii.gz``.
-
-    Returns
-    -------
-    float
-
-    Raises
-    ------
-    ImageError
-        The image can't be read or is not 3D.
-    """
-    return float(max(_load(path).header.get_zooms()))
 
 
 def space_note(sidecar: Mapping[str, Any]) -> str:
@@ -174,7 +184,7 @@ def space_note(sidecar: Mapping[str, Any]) -> str:
     str
         A sentence for a caption.
     """
-    space = _map_space(sidecar)
+    space = map_space(sidecar)
     if space.startswith("MNI"):
         return f"Images in {space}, over the MNI152 template."
     if space == "native":
@@ -185,34 +195,14 @@ def space_note(sidecar: Mapping[str, Any]) -> str:
     return f"Images in the space {space}, placed on the MNI152 template by their header coordinates."
 
 
-def _map_space(sidecar: Mapping[str, Any]) -> str:
+def map_space(sidecar: Mapping[str, Any]) -> str:
     """Return the space of an image: for parcels that of the atlas."""
     return str(sidecar.get("AtlasSpace") or sidecar.get("Space") or "unknown")
 
 
 def has_picture(path: Path, sidecar: Mapping[str, Any]) -> bool:
-    """Whether :func:`plot_map` can draw a map: of a surface a mesh must be at hand."""
-    return not path.name.endswith(SURFACE_ENDINGS) or surface_mesh(path, _map_space(sidecar)) is not None
-
-
-def _load(path: Path) -> nibabel.Nifti1Image:
-    try:
-        image = nibabel.load(path)
-        image.get_fdata()
-    except (OSError, EOFError, ValueError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
-        raise ImageError(f"{path}: can't be read as an image: {error}.", HINT) from error
-    if image.ndim != 3:
-        raise ImageError(f"{path}: expected a map of 3 dimensions, found the shape {image.shape}.")
-    return image
-
-
-def _data(image: nibabel.Nifti1Image) -> FloatArray:
-    return np.asarray(image.get_fdata(), np.float64)
-
-
-def _inside(data: FloatArray) -> NDArray[np.bool_]:
-    finite = np.isfinite(data)
-    return np.asarray(data != 0 if finite.all() else finite)
+    """Whether :func:`plot_map` can draw a map: of a surface it must be fsaverage."""
+    return not path.name.endswith(SURFACE_ENDINGS) or fsaverage5_values(path, map_space(sidecar)) is not None
 
 
 class ColorScale(NamedTuple):
@@ -246,30 +236,17 @@ def map_scale(values: FloatArray, stat: str, limit: float | None = None, *, pale
     return ColorScale(-end, end, is_log=False, is_pale=pale)
 
 
-def read_volume(path: Path) -> tuple[FloatArray, FloatArray]:
-    """Read an image of a map: its values ``(x, y, z)``, NaN outside the mask, and its affine ``(4, 4)``.
-
-    Raises
-    ------
-    ImageError
-        The image can't be read or is not 3D.
-    """
-    image = _load(path)
-    data = _data(image)
-    return np.where(_inside(data), data, np.nan), np.asarray(image.affine, np.float64)
-
-
 def _volume_figure(path: Path, scale: ColorScale, label: str, title: str, note: str) -> Figure:
-    image, (values, _) = _load(path), read_volume(path)
+    values, affine = read_volume(path)
     figure = Figure(figsize=(7.6, 4.1))
     figure.set_layout_engine("none")
     mappable = ScalarMappable(scale.norm(), scale.colors)
     if scale.is_log:
         # nilearn colors linearly: the logarithm is drawn, shifted so that no voxel falls on zero, which it hides.
         ends = (1.0, float(np.log(scale.high / scale.low)) + 1)
-        _draw_slices(figure, image, np.log(values / scale.low) + 1, mappable.cmap, ends)
+        _draw_slices(figure, affine, np.log(values / scale.low) + 1, mappable.cmap, ends)
     else:
-        _draw_slices(figure, image, values, mappable.cmap, (scale.low, scale.high))
+        _draw_slices(figure, affine, values, mappable.cmap, (scale.low, scale.high))
     _write_title(figure, title)
     _color_bar(figure, mappable, scale, values[np.isfinite(values)], label)
     figure.text(0.01, 0.012, textwrap.fill(plain(note), 125), fontsize=7, color=MUTED, va="bottom")
@@ -277,24 +254,33 @@ def _volume_figure(path: Path, scale: ColorScale, label: str, title: str, note: 
 
 
 def _surface_figure(path: Path, scale: ColorScale, label: str, title: str, space: str) -> Figure:
-    found = surface_mesh(path, space)
-    if found is None:
+    values = fsaverage5_values(path, space)
+    if values is None:
         raise ImageError(f"{path}: no mesh of {space} is at hand to draw it on.", "Open it with a viewer of surfaces.")
-    mesh, name = found
     figure = Figure(figsize=(7.6, 3.1))
     figure.set_layout_engine("none")
-    mappable = ScalarMappable(scale.norm(), scale.colors)
+    mappable, ends = ScalarMappable(scale.norm(), scale.colors), (scale.low, scale.high)
+    drawn = values
     if scale.is_log:
-        draw_surfaces(figure, path, mesh, mappable.cmap, (0.0, float(np.log(scale.high / scale.low))), _log(scale.low))
-    else:
-        draw_surfaces(figure, path, mesh, mappable.cmap, (scale.low, scale.high), np.asarray)
+        drawn, ends = {side: np.log(part) for side, part in values.items()}, (np.log(scale.low), np.log(scale.high))
+    draw_surfaces(figure, drawn, mappable.cmap, ends)
     _write_title(figure, title)
-    _color_bar(figure, mappable, scale, surface_values(path), label)
-    n_others = n_not_drawn(read_surface_map(path))
-    note = f"Vertices in {space}, on {name}; vertices without a value are gray."
-    note += f" {n_others:,} voxels of other structures are not drawn." if n_others else ""
-    figure.text(0.01, 0.012, textwrap.fill(plain(note), 125), fontsize=7, color=MUTED, va="bottom")
+    _color_bar(figure, mappable, scale, map_values(path), label)
+    figure.text(0.01, 0.012, textwrap.fill(plain(surface_note(path, space)), 125), fontsize=7, color=MUTED, va="bottom")
     return figure
+
+
+def surface_note(path: Path, space: str) -> str:
+    """Say how values came to their vertices, in a sentence or two for a caption."""
+    gray = "vertices without a value are gray"
+    if not path.name.endswith(SURFACE_ENDINGS):
+        return (
+            "Inflated surface of fsaverage5, a few mm from the MNI152 template. A vertex has the value of the voxel "
+            f"halfway between white and pial surface; {gray}."
+        )
+    n_others = n_not_drawn(read_surface_map(path))
+    note = f"Vertices in {space}, on the inflated surface of fsaverage5; {gray}."
+    return f"{note} {n_others:,} voxels of other structures are not drawn." if n_others else note
 
 
 def _write_title(figure: Figure, title: str) -> None:
@@ -304,12 +290,8 @@ def _write_title(figure: Figure, title: str) -> None:
     figure.text(0.01, 0.998 if is_long else 0.985, text, fontsize=8 if is_long else 10, fontweight="bold", va="top")
 
 
-def _log(low: float) -> Callable[[FloatArray], FloatArray]:
-    return lambda values: np.asarray(np.log(values / low))
-
-
 def _draw_slices(
-    figure: Figure, image: nibabel.Nifti1Image, values: FloatArray, colors: Colormap, ends: tuple[float, float]
+    figure: Figure, affine: FloatArray, values: FloatArray, colors: Colormap, ends: tuple[float, float]
 ) -> None:
     # nilearn takes a second to import, and parcels don't need it.
     from nilearn.datasets import load_mni152_brain_mask, load_mni152_template
@@ -317,13 +299,13 @@ def _draw_slices(
 
     template, outline = load_mni152_template(resolution=2), load_mni152_brain_mask(resolution=2)
     # nilearn hides zeros, which inside the mask are values like any other.
-    drawn = _refined(np.where(np.isnan(values), 0, np.where(values == 0, _ALMOST_ZERO, values)), image.affine)
+    drawn = _refined(np.where(np.isnan(values), 0, np.where(values == 0, _ALMOST_ZERO, values)), affine)
     for mode, bottom, height in (("z", 0.55, 0.375), ("x", 0.235, 0.3)):
         display = plot_stat_map(
             drawn,
             bg_img=template,
             display_mode=mode,
-            cut_coords=_slices(image, values, mode),
+            cut_coords=_slices(affine, values, mode),
             figure=figure,
             axes=(0.01, bottom, 0.98, height),
             colorbar=False,
@@ -354,9 +336,9 @@ def _refined(data: FloatArray, affine: FloatArray) -> nibabel.Nifti1Image:
     return nibabel.Nifti1Image(data.astype(np.float32), affine @ finer)
 
 
-def _slices(image: nibabel.Nifti1Image, values: FloatArray, mode: str) -> list[float]:
+def _slices(affine: FloatArray, values: FloatArray, mode: str) -> list[float]:
     """Coordinates of the slices: centers of voxel layers, evenly from the first to the last that has a value."""
-    coordinates = apply_affine(image.affine, np.argwhere(np.isfinite(values)))[:, "xyz".index(mode)].round(3)
+    coordinates = apply_affine(affine, np.argwhere(np.isfinite(values)))[:, "xyz".index(mode)].round(3)
     layers = np.unique(coordinates)
     # The outermost layers have a few voxels each.
     first, last = np.percentile(coordinates, (3, 97), method="nearest")

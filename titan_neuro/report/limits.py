@@ -19,9 +19,9 @@ from titan_neuro.evaluation.metrics_and_rows import (
     count_in_words,
     row_of,
 )
-from titan_neuro.report.brain import voxel_size_mm
 from titan_neuro.report.records import Results
 from titan_neuro.report.results import lead_times_of
+from titan_neuro.report.volumes import voxel_size_mm
 
 _FEWEST_FOR_INTERVALS = 3
 _FEW_SUBJECTS = 10

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 import nibabel
 import numpy as np
@@ -17,15 +17,16 @@ from titan_neuro.errors import ImageError
 from titan_neuro.metrics.measures import FloatArray
 from titan_neuro.report.numbers import number
 from titan_neuro.report.reading import HINT
-
-if TYPE_CHECKING:
-    from nilearn.surface import PolyMesh
+from titan_neuro.report.volumes import read_volume, values_at
 
 SURFACE_ENDINGS = (".dscalar.nii", ".pscalar.nii", ".func.gii")
 """Endings of maps on surfaces."""
 
 _HEMISPHERE_NAMES = {"L": "left", "R": "right"}
 _VIEWS = (("L", "lateral"), ("L", "medial"), ("R", "medial"), ("R", "lateral"))
+# Fractions of the way from the white to the pial surface, in the order in which a voxel with a value is looked for.
+_DEPTHS = (0.5, 0.25, 0.75, 0.0, 1.0)
+_ZOOM = 1.25
 # FreeSurfer's fsaverage surfaces are nested: the first vertices of each are those of the coarser ones.
 _FSAVERAGE5, _FSAVERAGE_SIZES = 10242, frozenset({10242, 40962, 163842})
 
@@ -101,26 +102,51 @@ def surface_values(path: Path) -> FloatArray:
     return np.asarray(values[np.isfinite(values)])
 
 
-def surface_mesh(path: Path, space: str) -> tuple[PolyMesh, str] | None:
-    """Return a mesh on which a map can be drawn, and what it is; None if there is none.
+def fsaverage5_values(path: Path, space: str) -> dict[str, FloatArray] | None:
+    """Return the values of a map at the vertices of fsaverage5, which nilearn ships; nothing is downloaded.
 
-    It is the inflated fsaverage5 that nilearn ships for maps in fsaverage, of whatever density, else the mesh of a
-    subject of the study, which `prepare` took from the derivatives. Nothing is downloaded.
+    A vertex has the value of the voxel halfway between its white and its pial surface, or where this has none, of one
+    nearer to either. No values are mixed.
 
     Parameters
     ----------
     path : Path
-        The map.
+        The map: a volume in an MNI space, or a surface in fsaverage of whatever density.
     space : str
         According to its sidecar.
-    """
-    sizes = {len(values) for name, values in read_surface_map(path).items() if name in CORTEX.values()}
-    if space.startswith("fsaverage") and sizes and sizes <= _FSAVERAGE_SIZES:
-        # nilearn takes a second to import.
-        from nilearn.datasets import load_fsaverage
 
-        return load_fsaverage("fsaverage5")["inflated"], "the inflated surface of fsaverage5"
-    return None
+    Returns
+    -------
+    dict or None
+        ``left`` and ``right``, or the one that the map has: float64 ``(10242,)``, NaN where it has no value. None for
+        maps in other spaces.
+    """
+    if not path.name.endswith(SURFACE_ENDINGS):
+        return _between_white_and_pial(path) if space.startswith("MNI") else None
+    values = {name: values for name, values in read_surface_map(path).items() if name in CORTEX.values()}
+    sizes = {len(part) for part in values.values()}
+    if not (space.startswith("fsaverage") and sizes and sizes <= _FSAVERAGE_SIZES):
+        return None
+    return {
+        hemisphere: values[CORTEX[side]][:_FSAVERAGE5]
+        for side, hemisphere in _HEMISPHERE_NAMES.items()
+        if CORTEX[side] in values
+    }
+
+
+def _between_white_and_pial(path: Path) -> dict[str, FloatArray]:
+    from nilearn.datasets import load_fsaverage
+
+    values, affine = read_volume(path)
+    meshes = load_fsaverage("fsaverage5")
+    found = {}
+    for hemisphere in _HEMISPHERE_NAMES.values():
+        white, pial = (meshes[name].parts[hemisphere].coordinates for name in ("white_matter", "pial"))
+        at = np.full(len(white), np.nan)
+        for depth in _DEPTHS:
+            at = np.where(np.isnan(at), values_at(values, affine, white + depth * (pial - white)), at)
+        found[hemisphere] = at
+    return found
 
 
 def structure_rows(path: Path) -> list[StructureRow]:
@@ -136,39 +162,37 @@ def structure_rows(path: Path) -> list[StructureRow]:
 
 
 def draw_surfaces(
-    figure: Figure, path: Path, mesh: PolyMesh, colors: Colormap, ends: tuple[float, float], transform: Any
+    figure: Figure, values: Mapping[str, FloatArray], colors: Colormap, ends: tuple[float, float]
 ) -> None:
-    """Draw four views of a map into a figure: both hemispheres from outside and from the middle.
+    """Draw four views of the inflated fsaverage5 into a figure: both hemispheres from outside and from the middle.
 
     Parameters
     ----------
     figure : matplotlib.figure.Figure
-    path : Path
-        The map.
-    mesh : nilearn.surface.PolyMesh
+    values : mapping of str to numpy.ndarray
+        As of `fsaverage5_values`; where there is none, sulci are dark and gyri light.
     colors : matplotlib.colors.Colormap
     ends : tuple of float
         Of the color scale.
-    transform : callable
-        Applied to the values before they are drawn.
     """
+    # nilearn takes a second to import.
+    from nilearn.datasets import load_fsaverage, load_fsaverage_data
     from nilearn.plotting import plot_surf
 
-    values = read_surface_map(path)
+    mesh, sulci = load_fsaverage("fsaverage5")["inflated"], load_fsaverage_data("fsaverage5", data_type="sulcal")
     for position, (side, view) in enumerate(_VIEWS):
         hemisphere = _HEMISPHERE_NAMES[side]
-        part = mesh.parts.get(hemisphere)
-        drawn = values.get(CORTEX[side])
-        if part is None or drawn is None:
+        if hemisphere not in values:
             continue
-        axes = figure.add_axes((0.005 + 0.2475 * position, 0.27, 0.2475, 0.62), projection="3d")
+        axes: Any = figure.add_axes((0.005 + 0.2475 * position, 0.27, 0.2475, 0.62), projection="3d")
         plot_surf(
-            part,
-            transform(drawn[: part.n_vertices]),
+            mesh.parts[hemisphere],
+            values[hemisphere],
             hemi=hemisphere,
             view=view,
             axes=axes,
             figure=figure,
+            bg_map=sulci.data.parts[hemisphere],
             colorbar=False,
             cmap=colors,
             vmin=ends[0],
@@ -176,6 +200,7 @@ def draw_surfaces(
             alpha=1.0,
             avg_method="median",
         )
+        axes.set_box_aspect(None, zoom=_ZOOM)
         axes.set_title(f"{hemisphere}, {view}", fontsize=8, fontweight="normal", loc="center", y=-0.05)
 
 

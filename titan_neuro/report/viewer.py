@@ -13,8 +13,9 @@ import numpy as np
 from matplotlib.cm import ScalarMappable
 from nibabel.affines import apply_affine
 
-from titan_neuro.report.brain import map_scale, read_volume
+from titan_neuro.report.brain import map_scale
 from titan_neuro.report.style import pixels_uri
+from titan_neuro.report.volumes import read_volume, values_at
 
 _STEP_MM = 3
 _COLUMNS = 10
@@ -89,7 +90,8 @@ def map_viewer(path: Path, stat: str, *, limit: float | None = None, pale: bool 
     anatomy = np.asarray(template.get_fdata())
     values, affine = read_volume(path)
     scale = map_scale(values[np.isfinite(values)], stat, limit, pale=pale)
-    volume = _on_grid(values, affine, template.affine, anatomy.shape)
+    points = apply_affine(template.affine, np.moveaxis(np.indices(anatomy.shape), 0, -1))
+    volume = values_at(values, affine, points)
     gray = 255 * _BRIGHTEST * anatomy / anatomy.max()
     pixels = np.repeat(gray[..., None].clip(0, 255).astype(np.uint8), 3, axis=3)
     has_value = np.isfinite(volume)
@@ -110,16 +112,6 @@ def map_viewer(path: Path, stat: str, *, limit: float | None = None, pale: bool 
             for label, low, n_voxels, index in zip(_AXES, first, volume.shape, largest, strict=True)
         ],
     }
-
-
-def _on_grid(values: np.ndarray, affine: np.ndarray, grid: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the values of the nearest voxels at the voxels of another grid; NaN where there is none."""
-    points = apply_affine(grid, np.moveaxis(np.indices(shape), 0, -1))
-    voxels = np.rint(apply_affine(np.linalg.inv(affine), points)).astype(int)
-    inside = ((voxels >= 0) & (voxels < values.shape)).all(axis=-1)
-    found = np.full(shape, np.nan)
-    found[inside] = values[tuple(voxels[inside].T)]
-    return found
 
 
 def _slices(pixels: np.ndarray, plane: _Plane) -> PlaneSlices:
