@@ -105,10 +105,10 @@ def test_only_a_small_page_is_written(full_report):
 
 def test_pictures_and_tables_have_their_descriptions(full_page):
     images = full_page.all("img")
-    assert len(images) == 1 + 2 + 1 + 3 + 1 + 1 + 1 + 1
+    assert len(images) == 1 + 2 + 1 + 3 + 1 + 1 + 1 + 1 + 1
     assert all(len(image["alt"]) > 30 for image in images)
     assert all("scope" in cell for cell in full_page.all("th"))
-    assert len(full_page.all("caption")) == len(full_page.all("table")) == 11
+    assert len(full_page.all("caption")) == len(full_page.all("table")) == 12
 
 
 def test_figures_name_n_and_test(full_page):

@@ -7,9 +7,14 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.image import imread
+from nilearn.datasets import load_fsaverage
 
+from titan_neuro.data.bids.maps import write_map
+from titan_neuro.data.grayordinates import whole_surfaces
+from titan_neuro.data.space import Space
 from titan_neuro.report import ComparedStudy, write_comparison, write_report
 
 pytestmark = pytest.mark.browser
@@ -130,13 +135,76 @@ def test_a_slider_moves_its_plane(full_report, chromium, tmp_path):
     assert reached == ["true", "true"]
 
 
+TURNED = """<!DOCTYPE html><meta charset="utf-8"><body><iframe id="frame" width="900" height="900" srcdoc="{page}">
+</iframe><pre id="said"></pre><script>document.getElementById("frame").addEventListener("load", (event) => {{
+  const page = event.target.contentDocument, viewer = page.querySelector(".surface"), said = {{}};
+  const [left, right] = viewer.querySelectorAll("canvas"), buttons = [...viewer.querySelectorAll("button")];
+  const red = (canvas) => {{
+    const {{ data, width }} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height), found = [];
+    for (let at = 0; at < data.length; at += 4) {{
+      if (data[at] > data[at + 2] + 60) found.push([(at / 4) % width, Math.floor(at / 4 / width)]);
+    }}
+    const mean = (axis) => found.reduce((sum, place) => sum + place[axis], 0) / found.length;
+    return found.length > 20 ? [mean(0) / canvas.width, mean(1) / canvas.height] : null;
+  }};
+  said.before = left.width;
+  viewer.closest("details").addEventListener("toggle", () => {{
+    said.outside = [red(left), red(right)];
+    const box = left.getBoundingClientRect(), [across, down] = said.outside[0];
+    const at = {{ clientX: box.left + across * box.width, clientY: box.top + down * box.height }};
+    left.dispatchEvent(new PointerEvent("pointermove", at));
+    said.value = viewer.querySelector(".said").textContent;
+    buttons.find((button) => button.textContent === "from the middle").click();
+    said.middle = [red(left), red(right)];
+    buttons.find((button) => button.textContent === "from above").click();
+    const [turn, tilt] = viewer.querySelectorAll("input");
+    said.above = [turn.value, tilt.value];
+    tilt.value = 0;
+    turn.value = 50;
+    turn.dispatchEvent(new Event("input"));
+    said.behind = [red(left), red(right)];
+    said.turned = [...viewer.querySelectorAll("output")].map((output) => output.textContent);
+    document.getElementById("said").textContent = JSON.stringify(said);
+  }});
+  viewer.closest("details").open = true;
+}});</script>"""
+
+
+def test_a_hemisphere_is_turned(output_folder, chromium, tmp_path):
+    """A blob in the left auditory cortex; the right hemisphere is blue."""
+    meshes = load_fsaverage("fsaverage5")
+    mm = (meshes["white_matter"].parts["left"].coordinates + meshes["pial"].parts["left"].coordinates) / 2
+    values = np.where(np.linalg.norm(mm - [-52, -22, 8], axis=1) < 12, 0.5, 0)
+    output = output_folder().scores()
+    space = Space(kind="surface", name="fsaverage5", grayordinates=whole_surfaces({"L": 10242, "R": 10242}))
+    write_map(output.group / "task-movie", "stat-skillar_desc-titanmacH1", space, np.append(values, [-0.5] * 10242), {})
+    frame, page = tmp_path / "turned.html", write_report(output.root).read_text(encoding="utf-8")
+    frame.write_text(TURNED.format(page=html.escape(page)), encoding="utf-8")
+    said = json.loads(html.unescape(re.search(r'<pre id="said">(.*?)</pre>', chromium(frame, "--dump-dom"))[1]))
+    # Nothing is drawn before it is opened: a canvas is 300 pixels wide.
+    assert said["before"] == 300
+    # Seen from the left, the front is on the left, and the auditory cortex below the middle; not seen from between.
+    across, down = said["outside"][0]
+    assert 0.48 < across < 0.6
+    assert 0.48 < down < 0.6
+    place, value = re.fullmatch(r"left hemisphere, MNI (.*) mm: (.*)", said["value"]).groups()
+    assert np.linalg.norm(np.array(place.split(", "), float) - [-52, -22, 8]) < 14
+    assert float(value) == 0.5
+    assert said["middle"][0] is None
+    # More and more from behind, what lies on the left moves to the left.
+    assert said["behind"][0][0] < 0.45
+    assert all(said[view][1] is None for view in ("outside", "middle", "behind"))
+    assert said["above"] == ["90", "90"]
+    assert said["turned"] == ["50°", "0°"]
+
+
 @pytest.mark.parametrize("width", [1366, 768, 390])
 def test_page_fits_and_pictures_are_drawn(full_report, measure, width):
     measured = measure(full_report, width)
     assert measured["width"] == width
     assert measured["content"] == width
     assert measured["wider"] == 0
-    assert measured["images"] == measured["drawn"] == 11
+    assert measured["images"] == measured["drawn"] == 12
     assert measured["height"] > 2000
 
 

@@ -76,7 +76,10 @@ def test_sliders_reach_the_whole_template(tmp_path):
 def test_the_page_has_the_slices_of_the_skill_alone(full_report, output_folder):
     html = full_report.read_text(encoding="utf-8")
     assert html.count('<div class="viewer">') == 1
-    assert html.count('type="range"') == 3
+    # Three of the slices, two of the surface.
+    assert html.count('type="range"') == 3 + 2
     assert len(re.findall(r'<div class="slice" role="img" aria-label="\w+ slice of skill_ar', html)) == 3
     parcels = output_folder().scores().parcels(["a", "b", "c"]).root
-    assert '<div class="viewer">' not in write_report(parcels).read_text(encoding="utf-8")
+    page = write_report(parcels).read_text(encoding="utf-8")
+    assert '<div class="viewer">' not in page
+    assert '<div class="surface"' not in page

@@ -88,14 +88,14 @@ def plot_map(
         if path.name.endswith(".tsv"):
             return parcel_figure(read_parcels(path), label, title, limit=limit, log=scale.is_log)
         if path.name.endswith(SURFACE_ENDINGS):
-            return _surface_figure(path, scale, label, title, map_space(sidecar))
+            return _surface_figure(path, sidecar, scale, label, title)
         return _volume_figure(path, scale, label, title, space_note(sidecar))
 
 
 def plot_on_surface(
     path: Path, sidecar: Mapping[str, Any], title: str, *, limit: float | None = None, pale: bool = False
 ) -> Figure:
-    """Draw a map on the inflated fsaverage5: a volume in an MNI space, or a surface in fsaverage.
+    """Draw a map on the inflated fsaverage5: a volume, or a surface in fsaverage.
 
     Parameters
     ----------
@@ -110,13 +110,13 @@ def plot_on_surface(
     Raises
     ------
     ImageError
-        As of :func:`plot_map`, or the map lies in another space.
+        As of :func:`plot_map`.
     MetadataError
         The name lacks ``stat-``.
     """
     scale, label = _drawn_as(path, limit, pale=pale)
     with matplotlib.rc_context(STYLE):
-        return _surface_figure(path, scale, label, title, map_space(sidecar))
+        return _surface_figure(path, sidecar, scale, label, title)
 
 
 def _drawn_as(path: Path, limit: float | None, *, pale: bool) -> tuple[ColorScale, str]:
@@ -171,13 +171,15 @@ def symmetric_limit(values: FloatArray) -> float:
     return float(f"{max(np.percentile(np.abs(values), 99), 1e-3):.2g}")
 
 
-def space_note(sidecar: Mapping[str, Any]) -> str:
-    """Say how exactly a voxel of the map can be located on the template, in one sentence.
+def space_note(sidecar: Mapping[str, Any], place: str = "over the MNI152 template") -> str:
+    """Say how exactly a voxel of the map can be located in the picture, in one sentence.
 
     Parameters
     ----------
     sidecar : mapping
         The JSON beside the map.
+    place : str
+        Where the picture shows the voxels.
 
     Returns
     -------
@@ -186,13 +188,13 @@ def space_note(sidecar: Mapping[str, Any]) -> str:
     """
     space = map_space(sidecar)
     if space.startswith("MNI"):
-        return f"Images in {space}, over the MNI152 template."
+        return f"Images in {space}, {place}."
     if space == "native":
         return (
-            "Native space: the images were not registered. Their header coordinates place them on the MNI152 template, "
-            "so the outline is a rough guide at best."
+            f"Native space: the images were not registered. Their header coordinates place them {place}, so the "
+            "anatomy is a rough guide at best."
         )
-    return f"Images in the space {space}, placed on the MNI152 template by their header coordinates."
+    return f"Images in the space {space}, placed {place} by their header coordinates."
 
 
 def map_space(sidecar: Mapping[str, Any]) -> str:
@@ -249,15 +251,16 @@ def _volume_figure(path: Path, scale: ColorScale, label: str, title: str, note: 
         _draw_slices(figure, affine, values, mappable.cmap, (scale.low, scale.high))
     _write_title(figure, title)
     _color_bar(figure, mappable, scale, values[np.isfinite(values)], label)
-    figure.text(0.01, 0.012, textwrap.fill(plain(note), 125), fontsize=7, color=MUTED, va="bottom")
+    _write_note(figure, note)
     return figure
 
 
-def _surface_figure(path: Path, scale: ColorScale, label: str, title: str, space: str) -> Figure:
+def _surface_figure(path: Path, sidecar: Mapping[str, Any], scale: ColorScale, label: str, title: str) -> Figure:
+    space = map_space(sidecar)
     values = fsaverage5_values(path, space)
     if values is None:
         raise ImageError(f"{path}: no mesh of {space} is at hand to draw it on.", "Open it with a viewer of surfaces.")
-    figure = Figure(figsize=(7.6, 3.1))
+    figure = Figure(figsize=(7.6, 3.2))
     figure.set_layout_engine("none")
     mappable, ends = ScalarMappable(scale.norm(), scale.colors), (scale.low, scale.high)
     drawn = values
@@ -265,21 +268,20 @@ def _surface_figure(path: Path, scale: ColorScale, label: str, title: str, space
         drawn, ends = {side: np.log(part) for side, part in values.items()}, (np.log(scale.low), np.log(scale.high))
     draw_surfaces(figure, drawn, mappable.cmap, ends)
     _write_title(figure, title)
-    _color_bar(figure, mappable, scale, map_values(path), label)
-    figure.text(0.01, 0.012, textwrap.fill(plain(surface_note(path, space)), 125), fontsize=7, color=MUTED, va="bottom")
+    _color_bar(figure, mappable, scale, map_values(path), label, bottom=0.27)
+    _write_note(figure, _surface_note(path, sidecar))
     return figure
 
 
-def surface_note(path: Path, space: str) -> str:
-    """Say how values came to their vertices, in a sentence or two for a caption."""
-    gray = "vertices without a value are gray"
+def _surface_note(path: Path, sidecar: Mapping[str, Any]) -> str:
+    """Say how values came to the vertices of a picture of a surface, in two sentences for a caption."""
     if not path.name.endswith(SURFACE_ENDINGS):
         return (
-            "Inflated surface of fsaverage5, a few mm from the MNI152 template. A vertex has the value of the voxel "
-            f"halfway between white and pial surface; {gray}."
+            "A vertex has the value of the voxel halfway between its white and pial surface; gray: none. "
+            + space_note(sidecar, "on fsaverage5, a few mm from the MNI152 template")
         )
     n_others = n_not_drawn(read_surface_map(path))
-    note = f"Vertices in {space}, on the inflated surface of fsaverage5; {gray}."
+    note = f"Vertices in {map_space(sidecar)}, on the inflated surface of fsaverage5; gray: no value."
     return f"{note} {n_others:,} voxels of other structures are not drawn." if n_others else note
 
 
@@ -288,6 +290,10 @@ def _write_title(figure: Figure, title: str) -> None:
     is_long = len(title) > _TITLE_LETTERS
     text = textwrap.fill(plain(title), 96) if is_long else plain(title)
     figure.text(0.01, 0.998 if is_long else 0.985, text, fontsize=8 if is_long else 10, fontweight="bold", va="top")
+
+
+def _write_note(figure: Figure, note: str) -> None:
+    figure.text(0.01, 0.012, textwrap.fill(plain(note), 125), fontsize=7, color=MUTED, va="bottom")
 
 
 def _draw_slices(
@@ -347,9 +353,11 @@ def _slices(affine: FloatArray, values: FloatArray, mode: str) -> list[float]:
     return [float(layer) for layer in layers[positions]]
 
 
-def _color_bar(figure: Figure, colors: ScalarMappable, scale: ColorScale, values: FloatArray, label: str) -> None:
+def _color_bar(
+    figure: Figure, colors: ScalarMappable, scale: ColorScale, values: FloatArray, label: str, bottom: float = 0.185
+) -> None:
     is_clipped = values.max() > scale.high or values.min() < scale.low
-    axes = figure.add_axes((0.25, 0.185, 0.5, 0.028))
+    axes = figure.add_axes((0.25, bottom, 0.5, 0.028))
     bar = figure.colorbar(colors, cax=axes, orientation="horizontal", extend="both" if is_clipped else "neither")
     bar.outline.set_visible(False)
     axes.tick_params(length=2, labelsize=8)

@@ -8,11 +8,19 @@ import numpy as np
 
 from titan_neuro.evaluation.metrics_and_rows import AR, LEAD_TIME_POINTS, METRICS_BY_NAME, ROWS, count_in_words
 from titan_neuro.metrics.measures import FloatArray
-from titan_neuro.report.brain import has_picture, map_values, plot_map, space_note, symmetric_limit
+from titan_neuro.report.brain import (
+    has_picture,
+    map_values,
+    plot_map,
+    plot_on_surface,
+    space_note,
+    symmetric_limit,
+)
 from titan_neuro.report.numbers import number
 from titan_neuro.report.records import Results, StatMap
 from titan_neuro.report.results import file_label
 from titan_neuro.report.style import png_uri
+from titan_neuro.report.surface_viewer import SurfaceViewer, surface_viewer
 from titan_neuro.report.surfaces import StructureRow, structure_rows
 from titan_neuro.report.viewer import MapViewer, map_viewer
 
@@ -26,7 +34,8 @@ _METRIC_OF_STAT = {name.replace("_", ""): name for name in METRICS_BY_NAME}
 class MapFigure(TypedDict, total=False):
     """A map for the template: pictures, or a table of structures where no mesh is at hand to draw a surface on.
 
-    Or a sentence (`empty`), or the title of a map that is missing (`absent`).
+    Or a sentence (`empty`), or the title of a map that is missing (`absent`). `on_surface` is a picture of a volume on
+    fsaverage5.
     """
 
     pictures: list[tuple[str, str]]
@@ -36,7 +45,9 @@ class MapFigure(TypedDict, total=False):
     file: str
     empty: str
     absent: str
+    on_surface: tuple[str, str]
     viewer: MapViewer
+    surface_viewer: SurfaceViewer
 
 
 class MapsSection(TypedDict):
@@ -80,12 +91,29 @@ def maps_section(results: Results) -> MapsSection | None:
             no_finding = _no_skill(results, horizon) if stat == "skillar" else ""
             end = limit if stat == "r2" else None
             figure = draw_map(stat_map, title, sample=_sample(results, stat), limit=end, no_finding=no_finding)
-            volumes = [path for path in stat_map.images if path.name.endswith(".nii.gz")]
-            if stat == "skillar" and volumes and "pictures" in figure:
-                figure["viewer"] = map_viewer(volumes[0], stat, pale=bool(no_finding))
+            if stat == "skillar" and "pictures" in figure:
+                _add_viewers(figure, stat_map, pale=bool(no_finding))
             figures.append(figure)
     first = next(iter(maps.values()))
     return {"figures": figures, "unit": first.unit, "on_brain": bool(first.images)}
+
+
+def _add_viewers(figure: MapFigure, stat_map: StatMap, *, pale: bool) -> None:
+    """Add what shows all of a map: its slices, and both hemispheres, as far as it can be placed on them."""
+    for path in stat_map.images:
+        is_volume = path.name.endswith(".nii.gz")
+        if is_volume:
+            figure["viewer"] = map_viewer(path, stat_map.stat, pale=pale)
+        turned = surface_viewer(path, stat_map.sidecar, stat_map.stat, pale=pale)
+        if turned is None:
+            continue
+        figure["surface_viewer"] = turned
+        if is_volume:
+            picture = png_uri(plot_on_surface(path, stat_map.sidecar, figure["title"], pale=pale))
+            peaks = "; ".join(
+                f"{peak.hemisphere} {peak.x}, {peak.y}, {peak.z} mm: {peak.value}" for peak in turned["peaks"]
+            )
+            figure["on_surface"] = picture, f"Surface map: {figure['title']}. Highest values: {peaks}."
 
 
 def _no_skill(results: Results, horizon: int) -> str:

@@ -11,14 +11,14 @@ from typing import Any
 import jinja2
 
 _TEMPLATES = Path(__file__).with_name("templates")
-_SCRIPTS = ("sort.js", "viewer.js")
+_SCRIPTS = ("sort.js", "viewer.js", "surface.js")
 
 
 def render(template: str, content: Mapping[str, Any]) -> str:
     """Return a page.
 
-    It runs one script, which sorts tables and moves the slices of maps, and is named by its digest: text from files
-    can't become another one.
+    It runs one script, which sorts tables, moves slices of maps and turns surfaces, and is named by its digest: text
+    from files can't become another one.
 
     Parameters
     ----------

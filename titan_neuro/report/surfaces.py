@@ -26,7 +26,7 @@ _HEMISPHERE_NAMES = {"L": "left", "R": "right"}
 _VIEWS = (("L", "lateral"), ("L", "medial"), ("R", "medial"), ("R", "lateral"))
 # Fractions of the way from the white to the pial surface, in the order in which a voxel with a value is looked for.
 _DEPTHS = (0.5, 0.25, 0.75, 0.0, 1.0)
-_ZOOM = 1.25
+_ZOOM = 1.4
 # FreeSurfer's fsaverage surfaces are nested: the first vertices of each are those of the coarser ones.
 _FSAVERAGE5, _FSAVERAGE_SIZES = 10242, frozenset({10242, 40962, 163842})
 
@@ -111,18 +111,18 @@ def fsaverage5_values(path: Path, space: str) -> dict[str, FloatArray] | None:
     Parameters
     ----------
     path : Path
-        The map: a volume in an MNI space, or a surface in fsaverage of whatever density.
+        The map: a volume, or a surface in fsaverage of whatever density.
     space : str
-        According to its sidecar.
+        According to its sidecar. Volumes are placed by their header's coordinates, in whatever space.
 
     Returns
     -------
     dict or None
         ``left`` and ``right``, or the one that the map has: float64 ``(10242,)``, NaN where it has no value. None for
-        maps in other spaces.
+        surfaces in other spaces.
     """
     if not path.name.endswith(SURFACE_ENDINGS):
-        return _between_white_and_pial(path) if space.startswith("MNI") else None
+        return _between_white_and_pial(path)
     values = {name: values for name, values in read_surface_map(path).items() if name in CORTEX.values()}
     sizes = {len(part) for part in values.values()}
     if not (space.startswith("fsaverage") and sizes and sizes <= _FSAVERAGE_SIZES):
@@ -170,21 +170,21 @@ def draw_surfaces(
     ----------
     figure : matplotlib.figure.Figure
     values : mapping of str to numpy.ndarray
-        As of `fsaverage5_values`; where there is none, sulci are dark and gyri light.
+        As of `fsaverage5_values`; gray where there is none.
     colors : matplotlib.colors.Colormap
     ends : tuple of float
         Of the color scale.
     """
     # nilearn takes a second to import.
-    from nilearn.datasets import load_fsaverage, load_fsaverage_data
+    from nilearn.datasets import load_fsaverage
     from nilearn.plotting import plot_surf
 
-    mesh, sulci = load_fsaverage("fsaverage5")["inflated"], load_fsaverage_data("fsaverage5", data_type="sulcal")
+    mesh = load_fsaverage("fsaverage5")["inflated"]
     for position, (side, view) in enumerate(_VIEWS):
         hemisphere = _HEMISPHERE_NAMES[side]
         if hemisphere not in values:
             continue
-        axes: Any = figure.add_axes((0.005 + 0.2475 * position, 0.27, 0.2475, 0.62), projection="3d")
+        axes: Any = figure.add_axes((0.2475 * position + 0.005, 0.35, 0.2475, 0.56), projection="3d")
         plot_surf(
             mesh.parts[hemisphere],
             values[hemisphere],
@@ -192,7 +192,6 @@ def draw_surfaces(
             view=view,
             axes=axes,
             figure=figure,
-            bg_map=sulci.data.parts[hemisphere],
             colorbar=False,
             cmap=colors,
             vmin=ends[0],
@@ -201,7 +200,7 @@ def draw_surfaces(
             avg_method="median",
         )
         axes.set_box_aspect(None, zoom=_ZOOM)
-        axes.set_title(f"{hemisphere}, {view}", fontsize=8, fontweight="normal", loc="center", y=-0.05)
+        axes.set_title(f"{hemisphere}, {view}", fontsize=8, fontweight="normal", loc="center", y=-0.02)
 
 
 def n_not_drawn(values: Mapping[str, FloatArray]) -> int:
