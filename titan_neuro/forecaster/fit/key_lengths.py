@@ -11,8 +11,9 @@ from torch.nn.functional import pad
 from titan_neuro.forecaster.fit.memory_runs import Example, sum_outputs
 from titan_neuro.forecaster.titan.lookahead_memory import LookaheadMemory
 
-# Mean squared length of the part of a key that each kind of feature makes: about how much of it is learned from one
-# time point. Rounded from what gradients through the memory gave on four subjects of one recording (docs/log.md).
+# Mean squared length of the part of a key that each kind of feature makes, from which the choice starts: about how much
+# of it is learned from one time point. Rounded from what gradients through the memory gave on four subjects of one
+# recording (docs/log.md).
 _TRUST = {
     "time point": 0.1,
     "average 5": 0.08,
@@ -24,24 +25,28 @@ _TRUST = {
     "stimulus": 0.15,
     "own": 0.01,
 }
+_EARLIER_INNOVATIONS = "earlier innovations"
 _TRUST_IN_EARLIER_INNOVATIONS = 0.01
-# Factors from which the fit chooses, for each horizon: first that of what the person's own brain does, then that of
-# what the stimulus memory forecasts.
+# The steps start from the best of these factors of all kinds but the stimulus, then of the stimulus.
 _OWN_FACTORS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 _STIMULUS_FACTORS = (1.0, 0.2, 0.5, 2.0)
+# Then each kind's factor goes up or down in such steps, while that removes at least so much more error.
+_STEP = 4.0
+_LEAST_GAIN = 0.001
+_N_ROUNDS = 2
 # Kinds with less than this fraction of the time points' power are left out: scaled up they were noise.
 _LEAST_POWER = 1e-6
 # Time points at the beginning of a run by which the factors are chosen; the cost grows with their cube.
-_CHOICE_TIME_POINTS = 1200
+_CHOICE_TIME_POINTS = 800
 
 
 def choose_scales(sample: Sequence[Example], features: Tensor) -> Tensor:
     """Choose what each key feature is multiplied by, for each horizon.
 
-    Each kind of feature has the length that `_TRUST` gives it, times a factor: one for what the person's own brain
-    does, then one for what the stimulus memory forecasts. A factor is chosen by the error that a memory removes whose
-    keys are all features, unreduced. It needs no more than the products of the keys with one another, which are sums
-    of those of the two sorts of features: an option costs one factorization of them.
+    Each kind of feature has the length that `_TRUST` gives it, times a factor. The factors are chosen by the error that
+    a memory removes whose keys are all features, unreduced: first one for all kinds that tell of the person's own
+    brain and one for the stimulus, then, in steps, that of each kind. This needs no more than the products of the keys
+    with one another, which are sums of those of the kinds: an option costs one factorization of them.
 
     Parameters
     ----------
@@ -55,51 +60,90 @@ def choose_scales(sample: Sequence[Example], features: Tensor) -> Tensor:
         ``(horizons, features)``.
     """
     memory = sample[0].memory
-    trusted, is_stimulus = _trusted_scales(memory, features)
-    ones = torch.ones(len(memory.horizons))
-    options = torch.stack([torch.stack([factor * ones, ones]) for factor in _OWN_FACTORS])
-    own = _best_option(sample, trusted, is_stimulus, options)[0]
-    stimulus = ones
-    if any(bool(one.recalled.stimulus.any()) for one in sample):
-        options = torch.stack([torch.stack([own, factor * ones]) for factor in _STIMULUS_FACTORS])
-        stimulus = _best_option(sample, trusted, is_stimulus, options)[1]
-    return trusted * torch.where(is_stimulus, stimulus[:, None], own[:, None]).sqrt()
+    trusted, sizes = _trusted_scales(memory, features)
+    products = [_KindProducts(one, trusted, list(sizes.values())) for one in sample]
+    has_stimulus = any(bool(one.recalled.stimulus.any()) for one in sample)
+    factors = torch.stack(
+        [_choose_factors(products, index, list(sizes), has_stimulus) for index in range(len(memory.horizons))]
+    )
+    return trusted * factors.sqrt().repeat_interleave(torch.tensor([*sizes.values()]), dim=1)
 
 
-def _trusted_scales(memory: LookaheadMemory, samples: Tensor) -> tuple[Tensor, Tensor]:
+def _trusted_scales(memory: LookaheadMemory, samples: Tensor) -> tuple[Tensor, dict[str, int]]:
     """Scales with which each kind of feature has the length of `_TRUST`, ``(horizons, features)``.
 
-    And which features are forecasts by the stimulus memory, bool ``(features,)``.
+    And the number of features of each kind; innovations of which nothing is known in `_TRUST` count as one.
     """
     kinds = memory.config.feature_sizes(width=memory.width)
-    sizes = torch.tensor([*kinds.values()])
-    trust = torch.tensor([_TRUST.get(kind, _TRUST_IN_EARLIER_INNOVATIONS) for kind in kinds])
     # Mean squared length of each kind of feature, ``(horizons, kinds)``.
-    parts = torch.split(samples, sizes.tolist(), dim=2)
+    parts = torch.split(samples, [*kinds.values()], dim=2)
     power = torch.stack([part.square().sum(2).mean(0) for part in parts], dim=1)
+    trust = torch.tensor([_TRUST.get(kind, _TRUST_IN_EARLIER_INNOVATIONS) for kind in kinds])
     scale = torch.where(power > _LEAST_POWER * power[:, :1], trust / power.clamp_min(1e-12), 0.0).sqrt()
-    is_stimulus = torch.tensor([kind.startswith("stimulus") for kind in kinds])
-    return scale.repeat_interleave(sizes, dim=1), is_stimulus.repeat_interleave(sizes)
+    sizes: dict[str, int] = {}
+    for kind, size in kinds.items():
+        name = kind if kind in _TRUST else _EARLIER_INNOVATIONS
+        sizes[name] = sizes.get(name, 0) + size
+    return scale.repeat_interleave(torch.tensor([*kinds.values()]), dim=1), sizes
 
 
-def _best_option(sample: Sequence[Example], scales: Tensor, is_stimulus: Tensor, options: Tensor) -> Tensor:
-    """For each horizon, the factors that remove most error, ``(2, horizons)``; of ``(options, 2, horizons)``."""
-    horizons = sample[0].memory.horizons
+class _KindProducts:
+    """Products of the keys of one run with one another, kind by kind.
 
-    def outputs(one: Example, missed: Tensor) -> Tensor:
-        features, missed = one.features()[:_CHOICE_TIME_POINTS], missed[:_CHOICE_TIME_POINTS]
-        found = missed.new_empty(len(missed), len(options), *missed.shape[1:])
-        for index, horizon in enumerate(horizons):
-            keys = features[:, index] * scales[index]
-            products = [part @ part.T for part in (keys[:, ~is_stimulus], keys[:, is_stimulus])]
-            for place, (own, stimulus) in enumerate(options[:, :, index].tolist()):
-                gram = own * products[0] + stimulus * products[1]
-                found[:, place, index] = _read_and_write(gram, missed[:, index], horizon)
-        return found.flatten(1, 2)
+    All kinds but the last two, which are forecasts of one lead time each, are the same at all horizons.
 
-    removed = sum_outputs(sample, horizons * len(options), outputs).error_removed()
-    best = removed.view(len(options), -1).argmax(dim=0)
-    return options[best, :, torch.arange(len(horizons))].T
+    Attributes
+    ----------
+    example : Example
+    missed : torch.Tensor
+        What the memory learns, ``(time, horizons, width)``.
+    """
+
+    def __init__(self, example: Example, scales: Tensor, sizes: Sequence[int]) -> None:
+        self.example, self.missed = example, example.missed()[:_CHOICE_TIME_POINTS]
+        keys = example.features()[:_CHOICE_TIME_POINTS] * scales
+        *common, stimulus, own = torch.split(keys, list(sizes), dim=2)
+        self._common = torch.stack([part[:, 0] @ part[:, 0].T for part in common])
+        self._of_horizons = [stimulus.clone(), own.clone()]
+
+    def at(self, index: int) -> Tensor:
+        """Products at one horizon, ``(kinds, time, time)``."""
+        return torch.cat([self._common, torch.stack([part[:, index] @ part[:, index].T for part in self._of_horizons])])
+
+
+def _choose_factors(runs: Sequence[_KindProducts], index: int, kinds: Sequence[str], has_stimulus: bool) -> Tensor:
+    """Factor of each kind at one horizon, ``(kinds,)``."""
+    horizon = runs[0].example.memory.horizons[index]
+    read_from = {id(run.example): (run.at(index), run.missed[:, index]) for run in runs}
+
+    def removed(factors: Tensor) -> float:
+        def outputs(one: Example) -> tuple[Tensor, Tensor]:
+            products, missed = read_from[id(one)]
+            read = _read_and_write(torch.tensordot(factors, products, dims=1), missed, horizon)
+            return read[:, None], missed[:, None]
+
+        return float(sum_outputs([run.example for run in runs], [horizon], outputs).error_removed())
+
+    is_stimulus = torch.tensor([kind == "stimulus" for kind in kinds])
+    ones = torch.ones(len(kinds))
+    options = [factor * ones for factor in _OWN_FACTORS]
+    best = max(options, key=removed)
+    if has_stimulus:
+        best = max((torch.where(is_stimulus, factor, best) for factor in _STIMULUS_FACTORS), key=removed)
+    most = removed(best)
+    for _ in range(_N_ROUNDS):
+        before = most
+        for place in range(len(kinds)):
+            for step in (_STEP, 1 / _STEP):
+                while (found := removed(other := _times(best, place, step))) > most * (1 + _LEAST_GAIN):
+                    most, best = found, other
+        if most == before:
+            break
+    return best
+
+
+def _times(factors: Tensor, place: int, step: float) -> Tensor:
+    return factors.index_put((torch.tensor(place),), factors[place] * step)
 
 
 def _read_and_write(gram: Tensor, missed: Tensor, horizon: int) -> Tensor:

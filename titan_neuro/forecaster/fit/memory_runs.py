@@ -86,16 +86,16 @@ class OutputSums(NamedTuple):
 def run_memory(memory: ForecastMemory[Any], sample: Sequence[Example]) -> OutputSums:
     """Run a memory through each run, from empty."""
 
-    def outputs(one: Example, missed: Tensor) -> Tensor:
+    def outputs(one: Example) -> tuple[Tensor, Tensor]:
+        missed = one.missed()
         read, _ = memory(one.features()[None], missed[None], memory.init_state(1))
-        found: Tensor = read[0].detach()
-        return found
+        return read[0].detach(), missed
 
     return sum_outputs(sample, memory.horizons, outputs)
 
 
 def sum_outputs(
-    sample: Sequence[Example], horizons: Sequence[int], outputs: Callable[[Example, Tensor], Tensor]
+    sample: Sequence[Example], horizons: Sequence[int], outputs: Callable[[Example], tuple[Tensor, Tensor]]
 ) -> OutputSums:
     """Sum up what a memory gives for each run; a unit is a subject, or a run where there is one subject.
 
@@ -103,31 +103,31 @@ def sum_outputs(
     ----------
     sample : sequence of Example
     horizons : sequence of int
-        Of the columns of the outputs: those of the memory, as often as it has options.
+        Lead times in time points.
     outputs : callable
-        From a run, and what the memory learns of it, to ``(time, columns, width)``; it may end early.
+        From a run to what the memory reads at its time points, ``(time, horizons, width)``, which may end early; and to
+        what it learns there, the errors at each time point.
 
     Returns
     -------
     OutputSums
-        One horizon for each column.
     """
     subjects = sorted({one.run.subject for one in sample})
-    n_units, n_columns = len(subjects) if len(subjects) > 1 else len(sample), len(horizons)
-    product = torch.zeros(n_units, n_columns, sample[0].memory.width, dtype=torch.float64)
+    n_units = len(subjects) if len(subjects) > 1 else len(sample)
+    product = torch.zeros(n_units, len(horizons), sample[0].memory.width, dtype=torch.float64)
     square, power = torch.zeros_like(product), torch.zeros(product.shape[1:], dtype=torch.float64)
-    n_targets = torch.zeros(n_columns, 1)
+    n_targets = torch.zeros(len(horizons), 1)
     for place, one in enumerate(sample):
-        unit, missed = subjects.index(one.run.subject) if len(subjects) > 1 else place, one.missed()
-        found = outputs(one, missed)
-        for column, horizon in enumerate(horizons):
+        unit = subjects.index(one.run.subject) if len(subjects) > 1 else place
+        found, missed = outputs(one)
+        for index, horizon in enumerate(horizons):
             scored = one.run.scored[horizon : len(found)]
-            output = found[: len(scored), column][scored].double()
-            target = missed[horizon : len(found), column % missed.shape[1]][scored].double()
-            product[unit, column] += (output * target).sum(0)
-            square[unit, column] += output.square().sum(0)
-            power[column] += target.square().sum(0)
-            n_targets[column] += len(target)
+            output = found[: len(scored), index][scored].double()
+            target = missed[horizon : len(found), index][scored].double()
+            product[unit, index] += (output * target).sum(0)
+            square[unit, index] += output.square().sum(0)
+            power[index] += target.square().sum(0)
+            n_targets[index] += len(target)
     return OutputSums(product, square, power / n_targets.clamp_min(1))
 
 
