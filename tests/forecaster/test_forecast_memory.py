@@ -48,7 +48,7 @@ def test_memory_equals_its_definition(horizons, n_time_points):
 @torch.no_grad()
 def test_a_memory_for_short_streams_says_the_same():
     layer, parts = make(), draw(43)
-    short = layer.for_short_streams()
+    short = layer.for_short_streams(KEY_WIDTH)
     torch.testing.assert_close(run(short, parts)[0], run(layer, parts)[0], rtol=1e-8, atol=1e-10)
     assert short.init_state(1).inverse.numel() < layer.init_state(1).inverse.numel()
 
@@ -58,7 +58,7 @@ def test_a_memory_for_short_streams_says_the_same():
 @torch.no_grad()
 def test_the_content_is_what_is_read(is_short, n_time_points):
     layer, parts = make(), draw(n_time_points + 1)
-    layer = layer.for_short_streams() if is_short else layer
+    layer = layer.for_short_streams(KEY_WIDTH) if is_short else layer
     _, state = run(layer, [part[:, :-1] for part in parts])
     # A frozen memory reads by what it holds, and by nothing that arrives.
     read, _ = layer(*(part[:, -1:] for part in parts), state, frozen=True)

@@ -91,7 +91,8 @@ def test_memory_equals_its_definition(horizons, config, n_time_points):
     layer, parts = make(horizons, **config), draw(n_time_points, len(horizons))
     expected, surprise = by_definition(layer, *parts)
     torch.testing.assert_close(run(layer, parts)[0], expected, rtol=1e-8, atol=1e-10)
-    found = layer.surprise(*parts, layer.init_state(2))
+    read, found, _ = layer.learn_and_record(*parts, layer.init_state(2))
+    torch.testing.assert_close(read * layer.reliability, expected, rtol=1e-8, atol=1e-10)
     torch.testing.assert_close(found, surprise.square().sum(dim=2).sqrt(), rtol=1e-8, atol=1e-10)
 
 
@@ -115,9 +116,9 @@ def test_a_stream_may_be_cut_anywhere(cuts, frozen):
     layer, (start, parts) = make(), (draw(9), draw(19))
     _, state = run(layer, start)
     whole, expected = layer(*parts, state, frozen=frozen)
-    surprise, found, surprises = layer.surprise(*parts, state), [], []
+    surprise, found, surprises = layer.learn_and_record(*parts, state)[1], [], []
     for pieces in zip(*(torch.tensor_split(part, cuts, dim=1) for part in parts), strict=True):
-        surprises.append(layer.surprise(*pieces, state))
+        surprises.append(layer.learn_and_record(*pieces, state)[1])
         read, state = layer(*pieces, state, frozen=frozen)
         found.append(read)
     torch.testing.assert_close(torch.cat(found, dim=1), whole, rtol=1e-8, atol=1e-10)

@@ -137,7 +137,7 @@ class ResetMemory(Control[ResetState]):
     suffix = RESET_SUFFIX
 
     def __init__(self, model: Forecaster) -> None:
-        super().__init__(model.with_parts(backbone=model.backbone.for_short_streams()))
+        super().__init__(model.with_parts(backbone=model.backbone.for_short_streams(RESET_TIME_POINTS)))
 
     def init_state(self) -> ResetState:
         """State before the first time point of a run."""

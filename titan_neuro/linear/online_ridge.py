@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 
 import torch
@@ -61,7 +62,7 @@ class OnlineRidge:
         Of each horizon, above 0.
     block_time_points : int
         Pairs are merged into the weights after every so many time points. Changes the cost, not the numbers. None:
-        never; short streams then cost next to nothing, and the state grows with the stream.
+        never; streams shorter than the number of predictors then cost a fraction, and the state grows with the stream.
     are_predictors_shared : bool
         Whether all horizons have the same predictors: those with the same penalty then form a group, which shares one
         inverse. Otherwise each horizon is a group of its own.
@@ -85,7 +86,8 @@ class OnlineRidge:
     ) -> None:
         self._is_inverse_double = is_inverse_double
         self.horizons, self._block_time_points = horizons, block_time_points
-        self._most_at_once = max(block_time_points or 0, _LEAST_AT_ONCE)
+        # Without blocks a call is read at once: each part of it would factorize all that came before anew.
+        self._most_at_once = sys.maxsize if block_time_points is None else max(block_time_points, _LEAST_AT_ONCE)
         self._penalties = sorted(set(penalties)) if are_predictors_shared else list(penalties)
         places = [self._penalties.index(penalty) for penalty in penalties]
         self._groups = places if are_predictors_shared else list(range(len(horizons)))

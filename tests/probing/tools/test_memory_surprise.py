@@ -43,7 +43,7 @@ def test_forecast_memory_surprise_is_forecast_error():
     memory = persistence_forecaster().backbone.memory.associations
     torch.manual_seed(1)
     features, errors = torch.randn(1, 8, 2, memory.key_map.shape[-1]), torch.randn(1, 8, 2, N_FEATURES)
-    surprise = memory.surprise(features, errors, memory.init_state(1))
+    _, surprise, _ = memory.learn_and_record(features, errors, memory.init_state(1))
     keys = torch.einsum("tkf,kdf->ktd", features[0], memory.key_map)
     for t in range(1, 8):
         expected = torch.zeros(())
@@ -68,7 +68,7 @@ def test_surprise_is_independent_of_blocks(monkeypatch):
     for name in MEASURES:
         np.testing.assert_allclose(at_once[name], in_parts[name], rtol=2e-3, atol=1e-4, err_msg=name)
         assert at_once[name].shape == (N_TIME_POINTS,)
-    assert not model.backbone.memory.associations._forward_pre_hooks, "the hooks are removed"
+    assert "learn" not in vars(model.backbone.memory.associations), "the method is put back"
 
 
 def test_prediction_change_compares_forecasts_of_one_target():

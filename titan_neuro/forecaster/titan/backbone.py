@@ -87,11 +87,11 @@ class ForecasterBackbone(nn.Module):
         """Whether the memory passes unchanged whatever the blocks say, as before the first gradient step."""
         return self.memory is None or not (self.gate.weight.any() or self.gate.bias.any())
 
-    def for_short_streams(self) -> ForecasterBackbone:
-        """Return the backbone with a memory for streams of a few dozen time points; all else is shared."""
+    def for_short_streams(self, n_time_points: int) -> ForecasterBackbone:
+        """Return the backbone with a memory for streams of so many time points; all else is shared."""
         if self.memory is None:
             return self
-        return with_parts(self, memory=self.memory.for_short_streams())
+        return with_parts(self, memory=self.memory.for_short_streams(n_time_points))
 
     def init_state(self, batch_size: int) -> ForecasterBackboneState:
         """State before the first time point of `batch_size` streams."""

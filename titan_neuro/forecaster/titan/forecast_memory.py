@@ -87,8 +87,8 @@ class ForecastMemory(nn.Module, abc.ABC, Generic[AnyMemoryState]):
         """Keys of the time points, which are their queries, too: ``(batch, horizons, time, key width)``."""
         return torch.einsum("btkf,kdf->bktd", features, self.key_map)
 
-    def for_short_streams(self: AnyMemory) -> AnyMemory:
-        """Return the memory in the form that costs least for streams of a few dozen time points; it shares the fit."""
+    def for_short_streams(self: AnyMemory, n_time_points: int) -> AnyMemory:
+        """Return the memory in the form that costs least for streams of so many time points; it shares the fit."""
         return self
 
     @abc.abstractmethod
@@ -142,10 +142,10 @@ class ForecastMemory(nn.Module, abc.ABC, Generic[AnyMemoryState]):
         """Weights of the memory of each horizon, ``(batch, horizons, ...)``: all that was learned from the stream."""
 
     @abc.abstractmethod
-    def surprise(
+    def learn_and_record(
         self, features: Float[Tensor, "B T K F"], errors: Float[Tensor, "B T K D"], state: AnyMemoryState
-    ) -> Float[Tensor, "B T"]:
-        """Norm of the gradient of the loss at each pair as it arrives, over all horizons; nothing is written.
+    ) -> tuple[Float[Tensor, "B T K D"], Float[Tensor, "B T"], AnyMemoryState]:
+        """Do as :meth:`learn`, and record the surprise: the norm of the gradient of the loss at each pair that arrives.
 
         ``2 ||M(k) - v|| ||k||`` for each horizon, root of the sum of squares, ``M`` being what the rule takes the
         gradient at.
@@ -157,8 +157,11 @@ class ForecastMemory(nn.Module, abc.ABC, Generic[AnyMemoryState]):
 
         Returns
         -------
-        torch.Tensor
+        read : torch.Tensor
+            As :meth:`learn` returns it.
+        surprise : torch.Tensor
             ``(batch, time)``, at least 0.
+        state : StreamState
         """
 
 
@@ -233,8 +236,13 @@ class ExactForecastMemory(ForecastMemory[ExactMemoryState]):
             is_inverse_double=False,
         )
 
-    def for_short_streams(self) -> ExactForecastMemory:
-        """Return the memory that never merges its pairs; see :meth:`ForecastMemory.for_short_streams`."""
+    def for_short_streams(self, n_time_points: int) -> ExactForecastMemory:
+        """Return a memory that never merges its pairs, if keys have as many dimensions as streams time points, or more.
+
+        See :meth:`ForecastMemory.for_short_streams`.
+        """
+        if n_time_points > self.key_map.shape[1]:
+            return self
         other = copy.copy(self)
         other._regression = self._regression_with(None)
         return other
@@ -267,20 +275,20 @@ class ExactForecastMemory(ForecastMemory[ExactMemoryState]):
         """Weights of all pairs that are complete, ``(batch, horizons, key width, value width)``."""
         return self._regression.weights(state.regression)
 
-    def surprise(
+    @torch.no_grad()
+    def learn_and_record(
         self, features: Float[Tensor, "B T K F"], errors: Float[Tensor, "B T K D"], state: ExactMemoryState
-    ) -> Float[Tensor, "B T"]:
-        """Norm of the gradient at the memory before each pair; see :meth:`ForecastMemory.surprise`."""
+    ) -> tuple[Float[Tensor, "B T K D"], Float[Tensor, "B T"], ExactMemoryState]:
+        """Gradients are those at the memory before each pair; see :meth:`ForecastMemory.learn_and_record`."""
         keys = self._keys(features)
-        _, surprises, _ = self._regression.step(keys, errors, state.regression)
+        learned, surprises, after = self._regression.step(keys, errors, state.regression)
         n_held, n_new = state.keys.shape[2], keys.shape[2]
         held = torch.cat([state.keys, keys], dim=2).norm(dim=-1)
         lengths = [
             held[:, index, n_held - horizon : n_held - horizon + n_new] for index, horizon in enumerate(self.horizons)
         ]
         norms = 2 * surprises.norm(dim=-1) * torch.stack(lengths, dim=2)
-        surprise: Tensor = norms.square().sum(dim=2).sqrt()
-        return surprise
+        return learned.to(features), norms.square().sum(dim=2).sqrt(), ExactMemoryState.of(after)
 
     def _forget_due(self, keys: Tensor, state: OnlineState) -> tuple[Tensor, OnlineState]:
         """Set those keys to 0 whose values arrive now: a pair with such a key teaches nothing."""

@@ -98,9 +98,9 @@ class LookaheadMemory(nn.Module):
         self.directions.copy_(fit.directions)
         self.associations.load(fit.associations)
 
-    def for_short_streams(self) -> LookaheadMemory:
-        """Return the memory with associations for streams of a few dozen time points; all else is shared."""
-        return with_parts(self, associations=self.associations.for_short_streams())
+    def for_short_streams(self, n_time_points: int) -> LookaheadMemory:
+        """Return the memory with associations for streams of so many time points; all else is shared."""
+        return with_parts(self, associations=self.associations.for_short_streams(n_time_points))
 
     def init_state(self, batch_size: int) -> LookaheadState:
         """State before the first time point of `batch_size` streams."""

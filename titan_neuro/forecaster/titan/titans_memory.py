@@ -168,24 +168,30 @@ class TitansForecastMemory(ForecastMemory[TitansMemoryState]):
             read, memory = memory_read(tokens.queries, state.memory), state.memory
         else:
             read, memory = self._scan(tokens, state.memory)
-        return read.transpose(1, 2) * self.error_scale[:, None], TitansMemoryState(memory, waiting)
+        return self._in_units(read), TitansMemoryState(memory, waiting)
 
     def content(self, state: TitansMemoryState) -> Tensor:
         """Weights of all layers, ``(batch, horizons, weights)``."""
         return torch.cat([layer.flatten(2) for layer in state.memory.weights], dim=2)
 
-    def surprise(
+    def learn_and_record(
         self, features: Float[Tensor, "B T K F"], errors: Float[Tensor, "B T K D"], state: TitansMemoryState
-    ) -> Float[Tensor, "B T"]:
-        """Norm of the gradient at the weights before each chunk; see :meth:`ForecastMemory.surprise`."""
-        tokens, _ = self._tokens(features, errors, state)
-        memory, squares = state.memory, list[Tensor]()
+    ) -> tuple[Float[Tensor, "B T K D"], Float[Tensor, "B T"], TitansMemoryState]:
+        """Gradients are those at the weights before each chunk; see :meth:`ForecastMemory.learn_and_record`."""
+        tokens, waiting = self._tokens(features, errors, state)
+        memory, squares, reads = state.memory, list[Tensor](), list[Tensor]()
         chunks = cut_at_chunks(tokens.n_tokens, memory.position, self.chunk_time_points)
         for piece in tokens.split([length for n_chunks, length in chunks for _ in range(n_chunks)]):
             norms = memory_surprise(piece.keys, piece.values, memory.reference) * self.error_scale[:, None]
             squares.append(norms.square().sum(dim=1))
-            _, memory = self._scan(piece, memory)
-        return torch.cat(squares, dim=1).sqrt()
+            read, memory = self._scan(piece, memory)
+            reads.append(read)
+        surprise = torch.cat(squares, dim=1).sqrt()
+        return self._in_units(torch.cat(reads, dim=2)), surprise, TitansMemoryState(memory, waiting)
+
+    def _in_units(self, read: Tensor) -> Tensor:
+        """What is read, ``(batch, horizons, time, width)``, as errors ``(batch, time, horizons, width)``."""
+        return read.transpose(1, 2) * self.error_scale[:, None]
 
     def _tokens(self, features: Tensor, errors: Tensor, state: TitansMemoryState) -> tuple[Tokens, Tensor]:
         """What is written and read at each time point, and the keys that wait afterwards."""

@@ -19,7 +19,8 @@ from titan_neuro.runs import block_slices, read_blocks
 from titan_neuro.typing import RunData
 
 _BLOCK_TIME_POINTS = 64
-_TOKENS_AT_A_TIME = 2**15
+# Tokens of all windows that are read at once: the key features of each take fifty kilobytes.
+_TOKENS_AT_A_TIME = 2**12
 
 
 def find_origins(run: RunData, horizons: Sequence[int]) -> np.ndarray:
@@ -144,6 +145,7 @@ def forecast_windows(
     torch.Tensor
         On the CPU, ``(windows, positions, horizons, features)``.
     """
+    model = model.with_parts(backbone=model.backbone.for_short_streams(windows.shape[1]))
     at_a_time = max(1, _TOKENS_AT_A_TIME // (windows.shape[1] * observed.tokens.shape[2]))
     return torch.cat(
         [

@@ -126,24 +126,36 @@ def record_activity_change(run: RunData) -> dict[str, np.ndarray]:
 
 @contextlib.contextmanager
 def _record_memories(model: Forecaster) -> Iterator[dict[str, dict[str, list[Tensor]]]]:
-    """Record the surprise of each memory before it is written, by kind of memory and name of the module."""
+    """Record the surprise of each memory as it is written, by kind of memory and name of the module."""
     records: dict[str, dict[str, list[Tensor]]] = {FORECAST_MEMORY: {}, BLOCK_MEMORIES: {}}
-    handles = []
-    for name, module in model.named_modules():
-        if isinstance(module, ForecastMemory | NeuralMemory):
-            kind = FORECAST_MEMORY if isinstance(module, ForecastMemory) else BLOCK_MEMORIES
-            norms = records[kind].setdefault(name, [])
-            handles.append(module.register_forward_pre_hook(_surprise_hook(module, norms)))
-    try:
+    with contextlib.ExitStack() as stack:
+        for name, module in model.named_modules():
+            if isinstance(module, ForecastMemory):
+                stack.enter_context(_recording(module, records[FORECAST_MEMORY].setdefault(name, [])))
+            elif isinstance(module, NeuralMemory):
+                hook = _surprise_hook(module, records[BLOCK_MEMORIES].setdefault(name, []))
+                stack.callback(module.register_forward_pre_hook(hook).remove)
         yield records
+
+
+@contextlib.contextmanager
+def _recording(memory: ForecastMemory[Any], norms: list[Tensor]) -> Iterator[None]:
+    """Append the surprise of a memory to `norms`, ``(time,)``, at each call, which learns and records in one step."""
+
+    def learn(features: Tensor, errors: Tensor, state: Any, *, frozen: bool = False) -> tuple[Tensor, Any]:
+        read, surprise, state = memory.learn_and_record(features, errors, state)
+        norms.append(surprise[0])
+        return read, state
+
+    # In the place of the method: `forward` is to find it. Nobody freezes a memory whose surprise is recorded.
+    vars(memory)["learn"] = learn
+    try:
+        yield
     finally:
-        for handle in handles:
-            handle.remove()
+        del vars(memory)["learn"]
 
 
-def _surprise_hook(
-    memory: ForecastMemory[Any] | NeuralMemory, norms: list[Tensor]
-) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+def _surprise_hook(memory: NeuralMemory, norms: list[Tensor]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
     """Make a hook that appends the surprise of a memory to `norms`, ``(time,)`` for each call of the memory."""
 
     def record(_: nn.Module, inputs: tuple[Any, ...]) -> None:
