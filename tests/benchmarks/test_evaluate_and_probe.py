@@ -22,6 +22,7 @@ def make_side(folder, name, seconds):
     package, more = folder / name / "package" / "titan_neuro", folder / name / "more"
     for made in (package, more, folder / name / "studies" / "trained"):
         made.mkdir(parents=True)
+    (package / "__init__.py").touch()
     (package / "__main__.py").write_text(_PACKAGE)
     (more / "more.py").write_text(f"SECONDS = {seconds}")
     return Side(name=name, package=package.parent, more_packages=more, folder=folder / name / "studies")
