@@ -1,10 +1,19 @@
 """Forecast origins have scored targets at every lead time; targets are the run's time points."""
 
 import numpy as np
+import pytest
 import torch
 from delay_memory import delayed_run
+from event_runs import event_run, persistence_forecaster
 
-from titan_neuro.probing.tools.forecasts import evenly_spaced, find_origins, read_targets, select_origins
+from titan_neuro.probing.tools.forecasts import (
+    evenly_spaced,
+    find_origins,
+    forecast_windows,
+    observe_run,
+    read_targets,
+    select_origins,
+)
 
 
 def test_origins_have_scored_targets_without_motion():
@@ -26,3 +35,19 @@ def test_targets_are_time_points_of_the_run():
     run, origins = delayed_run(), torch.tensor([30, 77])
     targets = read_targets(run, origins, (1, 3))
     torch.testing.assert_close(targets, torch.stack([run.series[origins + 1], run.series[origins + 3]], dim=1))
+
+
+@pytest.mark.parametrize("is_longer_than_keys", [False, True])
+@torch.inference_mode()
+def test_a_window_is_a_stream_of_its_own(is_longer_than_keys):
+    """Whichever form of the memory reads it."""
+    model, run = persistence_forecaster().double(), event_run(1)
+    key_width = model.backbone.memory.associations.key_map.shape[1]
+    length = key_width + 20 if is_longer_than_keys else key_width
+    _, observed = observe_run(model, run, torch.tensor([200]))
+    windows = torch.tensor([100, 150, 200])[:, None] + torch.arange(1 - length, 1)
+    found = forecast_windows(model, observed, windows, positions=(-4, -1))
+    for window, of_window in zip(windows, found, strict=True):
+        residual, _ = model.forecast_residual(observed.at(slice(int(window[0]), int(window[-1]) + 1)))
+        torch.testing.assert_close(of_window, residual[0, [-4, -1]], rtol=1e-8, atol=1e-10)
+    assert found.abs().max() > 0.1, "the memory has learned something"
