@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -219,14 +219,16 @@ class ColorScale(NamedTuple):
     def colors(self) -> Colormap:
         """Colors, from the low end to the high one."""
         colors = matplotlib.colormaps["viridis" if self.is_log else "RdBu_r"]
-        if not self.is_pale:
-            return colors
-        mixed = _PALE * colors(np.linspace(0, 1, colors.N))[:, :3] + (1 - _PALE)
-        return ListedColormap(mixed, "pale")
+        return _pale(colors) if self.is_pale else colors
 
     def norm(self) -> Normalize:
         """Map values to the range of `colors`."""
         return LogNorm(self.low, self.high) if self.is_log else Normalize(self.low, self.high)
+
+
+def _pale(colors: Colormap) -> Colormap:
+    mixed = _PALE * colors(np.linspace(0, 1, colors.N))[:, :3] + (1 - _PALE)
+    return ListedColormap(mixed, "pale")
 
 
 def map_scale(values: FloatArray, stat: str, limit: float | None = None, *, pale: bool = False) -> ColorScale:
@@ -252,6 +254,36 @@ def _volume_figure(path: Path, scale: ColorScale, label: str, title: str, note: 
     _write_title(figure, title)
     _color_bar(figure, mappable, scale, values[np.isfinite(values)], label)
     _write_note(figure, note)
+    return figure
+
+
+def quality_figure(values: FloatArray, affine: FloatArray, label: str, note: str) -> Figure:
+    """Draw a measure of the quality of recordings, which is no finding: small, pale, one row of slices.
+
+    Parameters
+    ----------
+    values : numpy.ndarray
+        ``(x, y, z)``, NaN where there is none; colors end at 0 and at the 98th percentile.
+    affine : numpy.ndarray
+        ``(4, 4)``.
+    label : str
+        Beside the colors.
+    note : str
+        Below the picture.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    finite = values[np.isfinite(values)]
+    scale = ColorScale(0.0, float(f"{np.percentile(finite, 98):.2g}"), is_log=False)
+    mappable = ScalarMappable(scale.norm(), _pale(matplotlib.colormaps["viridis"]))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.6, 2.1))
+        figure.set_layout_engine("none")
+        _draw_slices(figure, affine, values, mappable.cmap, (scale.low, scale.high), (("z", 0.36, 0.63),))
+        _color_bar(figure, mappable, scale, finite, label, bottom=0.3)
+        _write_note(figure, note)
     return figure
 
 
@@ -297,8 +329,14 @@ def _write_note(figure: Figure, note: str) -> None:
 
 
 def _draw_slices(
-    figure: Figure, affine: FloatArray, values: FloatArray, colors: Colormap, ends: tuple[float, float]
+    figure: Figure,
+    affine: FloatArray,
+    values: FloatArray,
+    colors: Colormap,
+    ends: tuple[float, float],
+    rows: Sequence[tuple[str, float, float]] = (("z", 0.55, 0.375), ("x", 0.235, 0.3)),
 ) -> None:
+    """Draw rows of slices: the axis that is cut, and the bottom and height of the row."""
     # nilearn takes a second to import, and parcels don't need it.
     from nilearn.datasets import load_mni152_brain_mask, load_mni152_template
     from nilearn.plotting import plot_stat_map
@@ -306,7 +344,7 @@ def _draw_slices(
     template, outline = load_mni152_template(resolution=2), load_mni152_brain_mask(resolution=2)
     # nilearn hides zeros, which inside the mask are values like any other.
     drawn = _refined(np.where(np.isnan(values), 0, np.where(values == 0, _ALMOST_ZERO, values)), affine)
-    for mode, bottom, height in (("z", 0.55, 0.375), ("x", 0.235, 0.3)):
+    for mode, bottom, height in rows:
         display = plot_stat_map(
             drawn,
             bg_img=template,

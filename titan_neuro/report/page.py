@@ -33,6 +33,7 @@ from titan_neuro.report.quality import QUALITY_COLUMNS, QUALITY_NOTE, quality_ro
 from titan_neuro.report.records import Results
 from titan_neuro.report.rendering import render
 from titan_neuro.report.results import lead_times_of, read_results
+from titan_neuro.report.snr import snr_map
 from titan_neuro.report.style import BASELINE_COLOR, CEILING_COLOR, MODEL_COLOR, svg_uri
 from titan_neuro.report.surprise_courses import course_figure
 from titan_neuro.report.tables import (
@@ -104,6 +105,7 @@ def _content(results: Results, states: Mapping[str, Check], problem: str | None)
         "headline": _headline_section(results),
         "answers": answers(results),
         "quality": quality_rows(results.prepared),
+        "snr": snr_map(results),
         "quality_columns": QUALITY_COLUMNS,
         "quality_note": QUALITY_NOTE,
         "parts": metadata.ablations if metadata else "",

@@ -22,6 +22,7 @@ from titan_neuro.report.quality import QUALITY_COLUMNS, QUALITY_NOTE, brain_cove
 from titan_neuro.report.records import Results
 from titan_neuro.report.rendering import render
 from titan_neuro.report.results import read_results
+from titan_neuro.report.snr import snr_map
 from titan_neuro.report.style import png_uri, svg_uri
 from titan_neuro.report.surprise_courses import course_figure
 from titan_neuro.report.tables import lead_time_headings, values_in_words
@@ -80,6 +81,7 @@ def write_person(output_dir: Path, label: str, states: Mapping[str, Check] | Non
         "quality_columns": QUALITY_COLUMNS[1:],
         "quality_note": QUALITY_NOTE,
         "quality": [{"run": key, "cells": quality_cells([sidecar])} for key, sidecar in sidecars.items()],
+        "snr": snr_map(results, label),
         "runs": [_run(output_dir, key) for key in list(sidecars)[:_MOST_RUNS]],
         "more_runs": max(0, len(sidecars) - _MOST_RUNS),
         "forecasts": forecasts,

@@ -32,7 +32,7 @@ QUALITY_COLUMNS = (
 """Headings of the columns after the subject."""
 
 QUALITY_NOTE = (
-    "tSNR: mean over standard deviation in time, before cleaning, drifts included; median over 1,000 voxels. Not "
+    "tSNR: mean over standard deviation in time, before cleaning, drifts included; median over voxels or parcels. Not "
     "given where the recording was scaled or demeaned before. FD: framewise displacement. High motion: time points "
     f"above {HIGH_MOTION_MM} mm. n/a: not known, or prepared by a version that did not record it."
 )

@@ -151,6 +151,8 @@ class Results:
         Label of the task; empty where nothing was scored.
     prepared : dict of str to dict
         The JSON beside each prepared run, by the run's key (``sub-01_task-movie_run-1``).
+    temporal_snr : dict of str to Path
+        Image of the temporal signal-to-noise ratio of each prepared run that has one, by the run's key.
     scores, subjects, comparisons, ablations, curve : pandas.DataFrame or None
         The forecast table, the same per subject, pairs of its rows, what each part of the model adds, the
         context-length curve (its ``whole_run`` is bool).
@@ -181,6 +183,7 @@ class Results:
     name: str
     task: str
     prepared: dict[str, dict[str, Any]]
+    temporal_snr: dict[str, Path]
     scores: pd.DataFrame | None
     metadata: ForecastMetadata | None
     subjects: pd.DataFrame | None

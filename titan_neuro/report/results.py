@@ -52,6 +52,8 @@ _METADATA_KEYS = (
 _PREPARED_MARK = "_desc-prepared_"
 # Of volumes and surfaces ``_bold.json``, of parcels ``_timeseries.json``.
 _PREPARED = (f"sub-*/func/*{_PREPARED_MARK}*.json", f"sub-*/ses-*/func/*{_PREPARED_MARK}*.json")
+_SNR_MARK = "_stat-tsnr_"
+_SNR_IMAGES = (f"sub-*/func/*{_SNR_MARK}statmap.nii.gz", f"sub-*/ses-*/func/*{_SNR_MARK}statmap.nii.gz")
 _PREPARED_KEYS = (
     *("NumberOfTimePoints", "NumberOfScoredTimePoints", "NumberOfFeatures", "NumberOfConstantFeatures"),
     *("VolumesBeforeSteadyState", "LostParcels"),
@@ -104,6 +106,7 @@ def read_results(output_dir: Path, states: Mapping[str, Check] | None = None) ->
         name=str(read_json(description_path, keys=["Name"], hint=HINT)["Name"]),
         task=task,
         prepared=_read_prepared(files),
+        temporal_snr=_find_snr(files),
         scores=_read_scores(files, scores_path),
         metadata=_read_metadata(files, scores_path),
         subjects=_read_if_there(files, Path(f"{stem}-forecast_subjects.tsv"), ("model", "subject"), _SUBJECTS_NUMBERS),
@@ -170,6 +173,11 @@ def _read_prepared(files: _Shown) -> dict[str, dict[str, Any]]:
     paths = [path for pattern in _PREPARED for path in files.glob(pattern)]
     sidecars = {path.name.partition(_PREPARED_MARK)[0]: path for path in sorted(paths)}
     return {key: read_json(path, keys=_PREPARED_KEYS, hint=HINT) for key, path in sidecars.items()}
+
+
+def _find_snr(files: _Shown) -> dict[str, Path]:
+    paths = [path for pattern in _SNR_IMAGES for path in files.glob(pattern)]
+    return {path.name.partition(_SNR_MARK)[0]: path for path in sorted(paths)}
 
 
 def _read_maps(shown: _Shown) -> list[StatMap]:

@@ -58,15 +58,10 @@ class TestInspection:
     def test_temporal_snr_is_mean_over_deviation(self, dtype, block):
         run = (3000 + np.random.default_rng(1).normal(0, np.arange(10, 47), size=(300, 37))).astype(dtype)
         run[:, 5] = 1200
-        expected = np.delete(run, 5, axis=1).astype(float)
+        others = np.delete(run, 5, axis=1).astype(float)
         found = inspect(run, TR, block).temporal_snr
-        np.testing.assert_allclose(found, expected.mean(axis=0) / expected.std(axis=0), rtol=1e-4)
-
-    def test_temporal_snr_of_many_voxels_is_that_of_some(self):
-        run = np.random.default_rng(1).normal(3000, np.linspace(10, 50, 25_000), size=(60, 25_000))
-        found = inspect(run, TR).temporal_snr
-        assert len(found) == 1000
-        np.testing.assert_allclose(found, (run.mean(axis=0) / run.std(axis=0))[::25], rtol=1e-4)
+        assert np.isnan(found[5])
+        np.testing.assert_allclose(np.delete(found, 5), others.mean(axis=0) / others.std(axis=0), rtol=1e-4)
 
     def test_scaled_recordings_have_no_temporal_snr(self):
         noise = np.random.default_rng(2).normal(size=(300, 37))

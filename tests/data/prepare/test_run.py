@@ -11,8 +11,8 @@ from titan_neuro.data.prepare import PrepareConfig, prepare_run
 from titan_neuro.data.prepare.inputs import preparation
 from titan_neuro.data.prepare.inspection import Inspection
 from titan_neuro.data.prepare.normalization import CausalZScore
-from titan_neuro.data.prepare.outputs import OutputFiles, write_sidecar
-from titan_neuro.data.space import Space
+from titan_neuro.data.prepare.outputs import OutputFiles, write_sidecar, write_snr_image
+from titan_neuro.data.space import ParcelLayout, Space
 from titan_neuro.data.store import RunHeader, RunStore, open_runs
 from titan_neuro.errors import (
     ConfigError,
@@ -83,6 +83,31 @@ def test_the_sidecar_says_how_good_the_run_is(prepare):
     found = sidecar["TemporalSNR"]
     assert found["Percentile10"] < found["Median"] < found["Percentile90"]
     assert found["Median"] == pytest.approx(100, rel=0.05)
+
+
+def test_an_image_says_where_the_signal_is_good(dataset, prepare):
+    """Against the recording itself: mean over standard deviation of each voxel of the mask."""
+    store, _ = prepare()
+    [path] = store.parent.glob("*_stat-tsnr_statmap.nii.gz")
+    image = nib.load(next(dataset.rglob("*_bold.nii.gz"))).get_fdata()
+    mask = nib.load(next(dataset.rglob("*_mask.nii.gz"))).get_fdata() > 0
+    found = nib.load(path).get_fdata()
+    np.testing.assert_allclose(found[mask], image[mask].mean(axis=1) / image[mask].std(axis=1), rtol=1e-4)
+    assert np.isnan(found[~mask]).all()
+
+
+def test_parcels_are_painted_with_their_temporal_snr(tmp_path):
+    grid = Space(kind="volume", name="MNI", mask=np.ones((2, 2, 1), bool), affine=np.eye(4))
+    labels = np.array([0, 1, 1, 0], np.int32)
+    layout = ParcelLayout(space=grid, labels=labels, names=("a", "b"), hemispheres=("", ""), networks=("", ""))
+    space = Space(kind="parcels", name="x", parcels=("a", "b"), layout=layout)
+    files = OutputFiles(tmp_path / "sub-1_seg-x_desc-prepared_timeseries.zarr")
+    header = RunHeader(key="x", entities={}, repetition_time=1.0, space=space, scored=np.ones(4, bool), record={})
+    write_snr_image(files, header, None)
+    assert not files.snr_image.exists()
+    write_snr_image(files, header, np.array([20.0, 30.0]))
+    assert nib.load(files.snr_image).get_fdata().ravel().tolist() == [20, 30, 30, 20]
+    assert json.loads((tmp_path / "sub-1_seg-x_stat-tsnr_statmap.json").read_text())["Space"] == "MNI"
 
 
 def test_the_sidecar_sums_up_head_motion(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 
 from titan_neuro.errors import ImageError
 
-# Part of a run on which its spectrum is judged; of as many features the temporal SNR is taken.
+# Part of a run on which its spectrum is judged.
 _INSPECTED_TIME_POINTS, _INSPECTED_FEATURES = 256, 1000
 # Power in the top fifth of the frequencies, relative to the mean from 0.01 Hz on: lower means low-passed.
 _MIN_HIGH_FREQUENCY_POWER = 0.01
@@ -35,7 +35,7 @@ class Inspection:
         self._is_constant = np.ones(n_features, dtype=bool)
         self._sum, self._n_time_points = np.zeros(n_features), 0
         # Of differences from the first time point: small fluctuations on a large baseline stay.
-        self._squares = np.zeros(-(-n_features // self._step))
+        self._squares = np.zeros(n_features)
 
     @property
     def mean(self) -> np.ndarray:
@@ -46,15 +46,14 @@ class Inspection:
     def temporal_snr(self) -> np.ndarray | None:
         """Temporal signal-to-noise ratio so far: mean over standard deviation in time, before any temporal cleaning.
 
-        float64, of at most 1,000 features that vary, evenly spread; drifts count as noise. None where the mean of a
-        feature says nothing: more than 5 % of the means are not above 0, so that the recording was scaled or demeaned
-        before.
+        float64 ``(features,)``, NaN for those that do not vary; drifts count as noise. None where the mean of a feature
+        says nothing: more than 5 % of the means are not above 0, so that the recording was scaled or demeaned before.
         """
-        mean, varies = self.mean[:: self._step], ~self._is_constant[:: self._step]
+        mean, varies = self.mean, ~self._is_constant
         if self._first is None or not varies.any() or (mean[varies] <= 0).mean() > _MOST_BELOW_ZERO:
             return None
-        variance = self._squares / self._n_time_points - (mean - self._first[:: self._step]) ** 2
-        return np.asarray(mean[varies] / np.sqrt(np.maximum(variance[varies], np.finfo(np.float64).tiny)))
+        variance = self._squares / self._n_time_points - (mean - self._first) ** 2
+        return np.where(varies, mean / np.sqrt(np.maximum(variance, np.finfo(np.float64).tiny)), np.nan)
 
     @property
     def n_constant(self) -> int:
@@ -73,11 +72,10 @@ class Inspection:
             self._first = np.array(block[0])
         self._is_constant &= (block == self._first).all(axis=0)
         self._sum += block.sum(axis=0, dtype=np.float64)
-        sample, first = block[:, :: self._step], self._first[:: self._step]
-        difference = np.empty(first.shape, np.result_type(first, np.float32))
-        for time_point in sample:
+        difference = np.empty(self._first.shape, np.result_type(self._first, np.float32))
+        for time_point in block:
             # Row by row: no second block in memory.
-            np.subtract(time_point, first, out=difference, dtype=difference.dtype)
+            np.subtract(time_point, self._first, out=difference, dtype=difference.dtype)
             self._squares += np.square(difference, out=difference)
         self._n_time_points += len(block)
         if self._n_sampled < _INSPECTED_TIME_POINTS:

@@ -1,4 +1,4 @@
-"""What is written for a run: names of the files, header of the store, JSON sidecar, mean image."""
+"""What is written for a run: names of the files, header of the store, JSON sidecar, images of mean and temporal SNR."""
 
 from __future__ import annotations
 
@@ -60,10 +60,16 @@ class OutputFiles:
         return self.store.with_name(f"{self.store.name.split('_desc-prepared')[0]}_boldref.nii.gz")
 
     @property
+    def snr_image(self) -> Path:
+        """Temporal SNR of each voxel, or in each voxel that of its parcel."""
+        return self.store.with_name(f"{self.store.name.split('_desc-prepared')[0]}_stat-tsnr_statmap.nii.gz")
+
+    @property
     def all(self) -> tuple[Path, ...]:
         """All files that may be written, the store first."""
         tables = (self.confounds, self.confounds.with_suffix(".json"))
-        return (self.store, self.sidecar, *tables, self.mean_image, sidecar_path(self.mean_image))
+        images = (self.mean_image, self.snr_image)
+        return (self.store, self.sidecar, *tables, *images, *map(sidecar_path, images))
 
 
 def output_files(recording: Recording, output_dir: Path, config: PrepareConfig) -> OutputFiles:
@@ -232,6 +238,26 @@ def write_mean_image(files: OutputFiles, header: RunHeader, mean: np.ndarray) ->
     write_json(sidecar_path(files.mean_image), {**sidecar, "Route": header.record["route"]})
 
 
+def write_snr_image(files: OutputFiles, header: RunHeader, temporal_snr: np.ndarray | None) -> None:
+    """Write the temporal SNR of a run as an image, where its voxels or parcels lie in one.
+
+    Parameters
+    ----------
+    files : OutputFiles
+    header : RunHeader
+    temporal_snr : numpy.ndarray or None
+        As of `Inspection.temporal_snr`; nothing is written without it.
+    """
+    space, values, layout = header.space, temporal_snr, header.space.layout
+    if values is not None and layout is not None:
+        space, values = layout.space, layout.paint(space.parcels, values)
+    if values is None or space.mask is None:
+        return
+    write_nifti(files.snr_image, space, iter([values[None]]), n_time_points=1, repetition_time=None, fill=np.nan)
+    described = "Temporal SNR: mean over standard deviation in time, before temporal cleaning; drifts count as noise"
+    write_json(sidecar_path(files.snr_image), {"Description": described, "Space": space.name})
+
+
 def write_sidecar(files: OutputFiles, header: RunHeader, inspection: Inspection) -> None:
     """Write the JSON sidecar of a store; `inspection` has seen all time points of the recording."""
     record = header.record
@@ -270,7 +296,7 @@ def _summarize_snr(temporal_snr: np.ndarray | None) -> dict[str, float] | None:
     """Median temporal SNR of voxels or parcels with the 10th and 90th percentile; None where it has no meaning."""
     if temporal_snr is None:
         return None
-    low, median, high = np.percentile(temporal_snr, (10, 50, 90))
+    low, median, high = np.nanpercentile(temporal_snr, (10, 50, 90))
     return {"Median": _rounded(median), "Percentile10": _rounded(low), "Percentile90": _rounded(high)}
 
 

@@ -25,6 +25,7 @@ from titan_neuro.data.prepare.outputs import (
     output_files,
     write_mean_image,
     write_sidecar,
+    write_snr_image,
 )
 from titan_neuro.data.prepare.routes import OpenRun, open_run
 from titan_neuro.data.store.schema import RunHeader
@@ -125,6 +126,7 @@ def _store(
     if run.computed is not None:
         write_confounds(files.confounds, run.computed)
     write_mean_image(files, header, inspection.mean)
+    write_snr_image(files, header, inspection.temporal_snr)
     write_sidecar(files, header, inspection)
 
 
