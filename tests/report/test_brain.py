@@ -111,6 +111,13 @@ def test_a_timescale_is_drawn_on_a_logarithmic_scale(coarse_mask, write_volume):
     assert [label.get_text() for label in figure.axes[-1].get_xticklabels()] == ["2", "128"]
 
 
+def test_an_intrinsic_timescale_has_colors_from_zero(coarse_mask, write_volume):
+    data = np.where(coarse_mask.get_fdata() > 0, 8.0, np.nan)
+    figure = plot_map(write_volume(data, coarse_mask.affine, stat="intrinsic"), {"Space": "MNI"}, "x")
+    assert {(image.norm.vmin, image.norm.vmax) for _, image in overlays(figure)} == {(0, 8)}
+    assert figure.axes[-1].get_xlabel() == "intrinsic timescale (s)"
+
+
 def test_the_picture_names_its_space(coarse_mask, write_volume):
     data = np.where(coarse_mask.get_fdata() > 0, 0.08, np.nan)
     figure = plot_map(write_volume(data, coarse_mask.affine), {"Space": "native"}, "a <title>")

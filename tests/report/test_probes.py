@@ -87,6 +87,18 @@ def test_conditions_without_a_course_are_stacked():
     np.testing.assert_array_equal([line.get_xdata()[0] for line in axes.lines[1::2]], [0.5, 0.5])
 
 
+def test_a_wild_control_does_not_flatten_the_model():
+    rows = [score_row("accuracy", "a", x=x, value=0.02, low=0.01, high=0.03) for x in (1, 9)]
+    rows += [{**score_row("accuracy", "b", x=x, value=-2), "is_control": True} for x in (1, 9)]
+    [axes] = probe_figure(pd.DataFrame(rows).assign(label=list("aabb")), "accuracy", "x").axes
+    low, high = axes.get_ylim()
+    assert -0.03 < low < 0 < 0.03 < high < 0.06
+    # Zero stays in sight where the model is far above it.
+    rows[0]["value"] = rows[0]["high"] = 1.0
+    [axes] = probe_figure(pd.DataFrame(rows).assign(label=list("aabb")), "accuracy", "x").axes
+    assert axes.get_ylim()[1] >= 1
+
+
 @pytest.mark.parametrize("label", ["short", "memory weights less memory weights, untrained model"])
 def test_the_legend_stays_inside_the_figure(label):
     rows = [score_row("accuracy", "a", x=x, value=0.5) for x in (1, 9)] * 6

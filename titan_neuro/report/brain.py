@@ -37,8 +37,12 @@ _LABELS = {
     **{name.replace("_", ""): f"{name}: {METRICS_BY_NAME[name].label}" for name in ("skill_ar", "r2")},
     "timescale": "timescale (s)",
     "lost": "skill_ar lost",
+    "gain": "skill_ar gained",
+    "intrinsic": "intrinsic timescale (s)",
 }
 _N_SLICES = 6
+# What can't be negative has colors from 0 on.
+_FROM_ZERO = frozenset({"intrinsic"})
 # Fraction of the color in a pale map.
 _PALE = 0.3
 _DRAWN_MM = 2.0
@@ -48,11 +52,18 @@ _TITLE_LETTERS = 80
 
 
 def plot_map(
-    path: Path, sidecar: Mapping[str, Any], title: str, *, limit: float | None = None, pale: bool = False
+    path: Path,
+    sidecar: Mapping[str, Any],
+    title: str,
+    *,
+    limit: float | None = None,
+    pale: bool = False,
+    note: bool = True,
 ) -> Figure:
     """Draw one map: slices through the brain for a volume, views of a surface, bars for parcels.
 
-    Skills and r2 are drawn on a scale that is symmetric about zero, timescales on a logarithmic one. Voxels are drawn
+    Skills and r2 are drawn on a scale that is symmetric about zero, intrinsic timescales from zero on, the timescales
+    of the model on a logarithmic scale. Voxels are drawn
     as they are, without smoothing or interpolation.
 
     Parameters
@@ -69,6 +80,8 @@ def plot_map(
         By default it follows from the map. Timescales have a scale of their own.
     pale : bool
         Whether colors of a brain are mixed with white: for a map that shows no finding.
+    note : bool
+        Whether the space of a volume is named below it, as `space_note` does; False where a caption says it.
 
     Returns
     -------
@@ -89,7 +102,7 @@ def plot_map(
             return parcel_figure(read_parcels(path), label, title, limit=limit, log=scale.is_log)
         if path.name.endswith(SURFACE_ENDINGS):
             return _surface_figure(path, sidecar, scale, label, title)
-        return _volume_figure(path, scale, label, title, space_note(sidecar))
+        return _volume_figure(path, scale, label, title, space_note(sidecar) if note else "")
 
 
 def plot_on_surface(
@@ -218,17 +231,15 @@ class ColorScale(NamedTuple):
     @property
     def colors(self) -> Colormap:
         """Colors, from the low end to the high one."""
-        colors = matplotlib.colormaps["viridis" if self.is_log else "RdBu_r"]
-        return _pale(colors) if self.is_pale else colors
+        colors = matplotlib.colormaps["RdBu_r" if self.low < 0 else "viridis"]
+        if not self.is_pale:
+            return colors
+        mixed = _PALE * colors(np.linspace(0, 1, colors.N))[:, :3] + (1 - _PALE)
+        return ListedColormap(mixed, "pale")
 
     def norm(self) -> Normalize:
         """Map values to the range of `colors`."""
         return LogNorm(self.low, self.high) if self.is_log else Normalize(self.low, self.high)
-
-
-def _pale(colors: Colormap) -> Colormap:
-    mixed = _PALE * colors(np.linspace(0, 1, colors.N))[:, :3] + (1 - _PALE)
-    return ListedColormap(mixed, "pale")
 
 
 def map_scale(values: FloatArray, stat: str, limit: float | None = None, *, pale: bool = False) -> ColorScale:
@@ -237,7 +248,7 @@ def map_scale(values: FloatArray, stat: str, limit: float | None = None, *, pale
         low, high = float(values.min()), float(values.max())
         return ColorScale(low, max(high, low * 1.01), is_log=True, is_pale=pale)
     end = symmetric_limit(values) if limit is None else limit
-    return ColorScale(-end, end, is_log=False, is_pale=pale)
+    return ColorScale(0.0 if stat in _FROM_ZERO else -end, end, is_log=False, is_pale=pale)
 
 
 def _volume_figure(path: Path, scale: ColorScale, label: str, title: str, note: str) -> Figure:
@@ -276,8 +287,8 @@ def quality_figure(values: FloatArray, affine: FloatArray, label: str, note: str
     matplotlib.figure.Figure
     """
     finite = values[np.isfinite(values)]
-    scale = ColorScale(0.0, float(f"{np.percentile(finite, 98):.2g}"), is_log=False)
-    mappable = ScalarMappable(scale.norm(), _pale(matplotlib.colormaps["viridis"]))
+    scale = ColorScale(0.0, float(f"{np.percentile(finite, 98):.2g}"), is_log=False, is_pale=True)
+    mappable = ScalarMappable(scale.norm(), scale.colors)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.6, 2.1))
         figure.set_layout_engine("none")
@@ -402,5 +413,5 @@ def _color_bar(
     if scale.is_log:
         set_log_ticks(axes.xaxis, values)
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(5, symmetric=True))
+        axes.xaxis.set_major_locator(MaxNLocator(5, symmetric=scale.low < 0))
     bar.set_label(label, fontsize=8.5, color=INK, labelpad=2)

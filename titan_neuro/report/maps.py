@@ -171,7 +171,10 @@ def draw_map(
     files = [stat_map.path, *([stat_map.image] if stat_map.image else [])]
     return {
         "pictures": [
-            (png_uri(plot_map(path, sidecar, title, limit=limit, pale=bool(no_finding))), f"{kind}: {title}. {spread}")
+            (
+                png_uri(plot_map(path, sidecar, title, limit=limit, pale=bool(no_finding), note=False)),
+                f"{kind}: {title}. {spread}",
+            )
             for path, kind in pictures
         ],
         "structures": [row for path in stat_map.images if path not in drawn for row in structure_rows(path)],

@@ -57,7 +57,8 @@ def _draw_courses(axes: Axes, rows: pd.DataFrame) -> None:
         course = course.sort_values("x")
         is_control = bool(course["is_control"].iloc[0])
         color = MUTED if is_control else _COLORS[rank % len(_COLORS)]
-        axes.fill_between(course["x"], course["low"], course["high"], color=color, alpha=0.12, linewidth=0)
+        if not is_control:
+            axes.fill_between(course["x"], course["low"], course["high"], color=color, alpha=0.12, linewidth=0)
         axes.plot(
             course["x"],
             course["value"],
@@ -76,8 +77,20 @@ def _draw_courses(axes: Axes, rows: pd.DataFrame) -> None:
         axes.set_xscale("log")
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
+    _show_the_model(axes, rows[~rows["is_control"].astype(bool)])
     axes.axhline(0, color=MUTED, linewidth=0.8, zorder=1)
     axes.grid(axis="y", color=RULE, linewidth=0.6)
+
+
+def _show_the_model(axes: Axes, rows: pd.DataFrame) -> None:
+    """End the axis at twice the range of the model's intervals: an untrained control may be ten times as large."""
+    drawn = rows[["value", "low", "high"]].to_numpy(float)
+    if not np.isfinite(drawn).any():
+        return
+    low, high = min(0.0, float(np.nanmin(drawn))), max(0.0, float(np.nanmax(drawn)))
+    room = max(high - low, 1e-3) / 2
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(max(bottom, low - room), min(top, high + room))
 
 
 def _draw_conditions(axes: Axes, rows: pd.DataFrame) -> None:

@@ -106,7 +106,7 @@ def _caption(n_subjects: int, n_measures: int) -> str:
     beyond = n_measures - _MOST_FIGURES
     return (
         f"n = {count_in_words(n_subjects, 'subject')}. Bars and bands: 95 % intervals over subjects. Grey areas: the "
-        "null distribution, where there is one. Grey marks: controls."
+        "null distribution, where there is one. Grey marks: controls; the table has those that leave the picture."
         + (f" The table has {count_in_words(beyond, 'further measure')}." if beyond > 0 else "")
     )
 
