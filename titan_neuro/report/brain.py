@@ -290,10 +290,10 @@ def quality_figure(values: FloatArray, affine: FloatArray, label: str, note: str
     scale = ColorScale(0.0, float(f"{np.percentile(finite, 98):.2g}"), is_log=False, is_pale=True)
     mappable = ScalarMappable(scale.norm(), scale.colors)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.6, 2.1))
+        figure = Figure(figsize=(7.6, 2.3))
         figure.set_layout_engine("none")
-        _draw_slices(figure, affine, values, mappable.cmap, (scale.low, scale.high), (("z", 0.36, 0.63),))
-        _color_bar(figure, mappable, scale, finite, label, bottom=0.3)
+        _draw_slices(figure, affine, values, mappable.cmap, (scale.low, scale.high), (("z", 0.4, 0.6),))
+        _color_bar(figure, mappable, scale, finite, label, bottom=0.34)
         _write_note(figure, note)
     return figure
 

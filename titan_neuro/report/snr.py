@@ -61,7 +61,7 @@ def snr_map(results: Results, label: str | None = None) -> MapFigure | None:
         "structures": [],
         "title": title,
         "caption": f"{title}, {count_in_words(n_runs, 'run')}. {spread} Pale: it is no finding.",
-        "file": first.name.replace(f"sub-{person_of(first.name)}", "sub-*"),
+        "file": f"sub-{'*' if label is None else label}_*_stat-tsnr_statmap.nii.gz",
     }
 
 

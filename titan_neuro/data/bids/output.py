@@ -25,17 +25,20 @@ _README = """# Forecasts made by Titan-Neuro
 Made from the dataset that `dataset_description.json` names under SourceDatasets, with the settings in
 `config.resolved.yaml`; `provenance.json` lists the commands and versions. Open `report.html` in a browser.
 
-- `sub-*/func/*_desc-prepared_*.zarr`: time points that the models read; `*_boldref.nii.gz`: their mean image.
+- `sub-*/func/*_desc-prepared_*.zarr`: time points that the models read; `*_boldref.nii.gz`: their mean image;
+  `*_stat-tsnr_statmap.nii.gz`: their temporal signal-to-noise ratio.
 - `sub-*/func/*_desc-features*.zarr`: features that frozen encoders computed from them; they may be removed.
 - `models/seed-*/fold-*/*`: trained models.
 - `group/`: scores, maps and curves over all subjects.
 - `manifests/`: what each result was made from, and the checksums of its files; `titan-neuro status` reads them.
 """
-# The specification has no Zarr yet. Nor has it reference images and confounds tables, which fMRIPrep ignores, too.
+# The specification has no Zarr yet, and no images of tSNR. Nor has it reference images and confounds tables, which
+# fMRIPrep ignores, too.
 _BIDSIGNORE = """**/*_desc-prepared_*
 **/*_desc-features*
 **/*_desc-confounds_timeseries.*
 **/*_boldref.*
+**/*_stat-tsnr_statmap.*
 **/*_desc-forecast*
 models
 models/**
