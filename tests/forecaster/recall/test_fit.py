@@ -131,7 +131,8 @@ def test_an_unknown_stimulus_costs_nothing():
     runs = recall_runs(8, shared=0.3, individual=0.25, stimuli=("task-a", "task-b"))
     model = fit([run for run in runs[:12] if run.stimulus == "task-a"])
     assert min(skills(model, [run for run in runs[12:] if run.stimulus == "task-a"])) > 0.3
-    assert min(skills(model, [run for run in runs[12:] if run.stimulus == "task-b"])) > -0.01
+    # The lengths of the keys are chosen where the stimulus is known; elsewhere that costs a little (decision 88).
+    assert min(skills(model, [run for run in runs[12:] if run.stimulus == "task-b"])) > -0.015
 
 
 def test_one_subject_has_no_stimulus_memory():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -34,6 +35,9 @@ _STIMULUS_FACTORS = (1.0, 0.2, 0.5, 2.0)
 _STEP = 4.0
 _LEAST_GAIN = 0.001
 _N_ROUNDS = 2
+# Largest mean squared length of a key. A memory with longer keys trusts a single time point wholly, and its inverse
+# needs more digits than float32 has. Real recordings ask for 0.1 to 10 (docs/log.md).
+_LONGEST = 100.0
 # Kinds with less than this fraction of the time points' power are left out: scaled up they were noise.
 _LEAST_POWER = 1e-6
 # Time points at the beginning of a run by which the factors are chosen; the cost grows with their cube.
@@ -115,6 +119,8 @@ def _choose_factors(runs: Sequence[_KindProducts], index: int, kinds: Sequence[s
     """Factor of each kind at one horizon, ``(kinds,)``."""
     horizon = runs[0].example.memory.horizons[index]
     read_from = {id(run.example): (run.at(index), run.missed[:, index]) for run in runs}
+    # Mean squared length of each kind in each run.
+    lengths = [products.diagonal(dim1=1, dim2=2).mean(dim=1) for products, _ in read_from.values()]
 
     def removed(factors: Tensor) -> float:
         def outputs(one: Example) -> tuple[Tensor, Tensor]:
@@ -122,6 +128,8 @@ def _choose_factors(runs: Sequence[_KindProducts], index: int, kinds: Sequence[s
             read = _read_and_write(torch.tensordot(factors, products, dims=1), missed, horizon)
             return read[:, None], missed[:, None]
 
+        if max(float(factors @ length) for length in lengths) > _LONGEST:
+            return -math.inf
         return float(sum_outputs([run.example for run in runs], [horizon], outputs).error_removed())
 
     is_stimulus = torch.tensor([kind == "stimulus" for kind in kinds])
