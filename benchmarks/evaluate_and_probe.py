@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, BenchmarkError, Result, run_benchmark
+from common import ROOT, BenchmarkError, Result, in_fresh_process, run_benchmark
+from forecast_datasets import BRIEF
 
 RECORDINGS = ROOT.parent / "shared/data/sitcom-parcels"
 PROBES = ("context-length", "history-swap", "surprise", "time-segment-matching", "decoding")
@@ -30,10 +32,7 @@ PROBES = ("context-length", "history-swap", "surprise", "time-segment-matching",
 _OLD_NAMES = {"time-segment-matching": "moment-matching"}
 # The closed form alone, with one seed; the older commit takes one epoch of one step at least.
 SETTINGS = {
-    "now": (
-        *("seeds=[0]", "training.max_epochs=0", "comparison_models=false"),
-        "evaluation.rollout_every_time_points=0",
-    ),
+    "now": BRIEF,
     "before": (
         *("seeds=[0]", "training.max_epochs=1", "training.steps_per_epoch=1", "rivals=false"),
         "evaluation.rollout_every_frames=0",
@@ -82,20 +81,12 @@ class Side:
             It failed; its last lines are quoted.
         """
         path = os.pathsep.join(str(one) for one in (self.package, self.more_packages) if one is not None)
-        environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         log = self.folder / "log.txt"
-        with log.open("w", encoding="utf-8") as file:
-            command = [sys.executable, "-m", "titan_neuro", *arguments]
-            process = subprocess.Popen(command, env=environment, stdout=file, stderr=file, cwd=self.folder)
-            # What this one process has used, not all children until now.
-            _, status, used = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
+        code, used = in_fresh_process(run_command, arguments=list(arguments), python_path=path, log=str(log))
+        if code:
             told = log.read_text(encoding="utf-8", errors="replace")[-1000:]
-            raise BenchmarkError(
-                f"{self.name}: {' '.join(arguments[:2])} failed with code {process.returncode}: {told}"
-            )
-        return {"cpu_s": used.ru_utime + used.ru_stime, "peak_bytes": 1024.0 * used.ru_maxrss}
+            raise BenchmarkError(f"{self.name}: {' '.join(arguments[:2])} failed with code {code}: {told}")
+        return used
 
     def train(self, recordings: Path) -> None:
         """Prepare and train its study, unless that was done before."""
@@ -105,6 +96,26 @@ class Side:
         config = ["--config-file", str(self.package / "pipelines" / "sitcom.yaml"), *settings]
         self.run("prepare", str(recordings), trained, *config)
         self.run("train", trained)
+
+
+def run_command(arguments: list[str], python_path: str, log: str) -> tuple[int, dict[str, float]]:
+    """Run a command of the package on a path, beside its log; to be called in a process that has used little memory.
+
+    The peak of a process begins with that of the process that started it.
+
+    Returns
+    -------
+    code : int
+        Of the command's exit.
+    used : dict
+        See :meth:`Side.run`.
+    """
+    environment = os.environ | {"PYTHONPATH": python_path, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "titan_neuro", *arguments]
+    with Path(log).open("w", encoding="utf-8") as file:
+        done = subprocess.run(command, env=environment, stdout=file, stderr=file, cwd=Path(log).parent, check=False)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return done.returncode, {"cpu_s": used.ru_utime + used.ru_stime, "peak_bytes": 1024.0 * used.ru_maxrss}
 
 
 def measure_rounds(sides: Sequence[Side], stages: Sequence[str], n_rounds: int) -> dict[str, dict[str, Any]]:

@@ -488,8 +488,8 @@ class Forecaster(Pretrained):
                     observation.series, innovations, state.recall[0], held_out_index=held_out_index
                 )
             recall = (after,)
-        # With gradients they run: the first step is taken through them.
-        skip_blocks = self.blocks_are_idle and not torch.is_grad_enabled()
+        # With gradients they run: the first step is taken through them. Nor are weights looked through then.
+        skip_blocks = not torch.is_grad_enabled() and self.blocks_are_idle
         tokens, corrections, backbone = self.backbone(
             *observation, recalled, state.backbone, memory_frozen=memory_frozen, skip_blocks=skip_blocks
         )

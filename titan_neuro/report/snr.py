@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from titan_neuro.data.bids.names import sidecar_path
 from titan_neuro.evaluation.metrics_and_rows import count_in_words
 from titan_neuro.files import read_json
 from titan_neuro.metrics.measures import FloatArray
@@ -55,7 +56,7 @@ def snr_map(results: Results, label: str | None = None) -> MapFigure | None:
     low, median = np.percentile(finite, (_LOWEST, 50))
     spread = f"Median {median:.3g}; the lowest {_LOWEST} % are below {low:.3g}."
     first = next(iter(results.temporal_snr.values()))
-    note = space_note(read_json(first.with_name(first.name.replace(".nii.gz", ".json")), keys=["Space"]))
+    note = space_note(read_json(sidecar_path(first), keys=["Space"]))
     return {
         "pictures": [(png_uri(quality_figure(values, affine, title, note)), f"Brain map: {title}. {spread}")],
         "structures": [],

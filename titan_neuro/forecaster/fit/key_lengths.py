@@ -23,11 +23,10 @@ _TRUST = {
     "average 100": 1.5,
     "innovation 0": 0.1,
     "innovation 1": 0.04,
+    "earlier innovations": 0.01,
     "stimulus": 0.15,
     "own": 0.01,
 }
-_EARLIER_INNOVATIONS = "earlier innovations"
-_TRUST_IN_EARLIER_INNOVATIONS = 0.01
 # The steps start from the best of these factors of all kinds but the stimulus, then of the stimulus.
 _OWN_FACTORS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 _STIMULUS_FACTORS = (1.0, 0.2, 0.5, 2.0)
@@ -76,18 +75,18 @@ def choose_scales(sample: Sequence[Example], features: Tensor) -> Tensor:
 def _trusted_scales(memory: LookaheadMemory, samples: Tensor) -> tuple[Tensor, dict[str, int]]:
     """Scales with which each kind of feature has the length of `_TRUST`, ``(horizons, features)``.
 
-    And the number of features of each kind; innovations of which nothing is known in `_TRUST` count as one.
+    And the number of features of each kind of `_TRUST` that there is.
     """
     kinds = memory.config.feature_sizes(width=memory.width)
     # Mean squared length of each kind of feature, ``(horizons, kinds)``.
     parts = torch.split(samples, [*kinds.values()], dim=2)
     power = torch.stack([part.square().sum(2).mean(0) for part in parts], dim=1)
-    trust = torch.tensor([_TRUST.get(kind, _TRUST_IN_EARLIER_INNOVATIONS) for kind in kinds])
+    names = [kind if kind in _TRUST else "earlier innovations" for kind in kinds]
+    trust = torch.tensor([_TRUST[name] for name in names])
     scale = torch.where(power > _LEAST_POWER * power[:, :1], trust / power.clamp_min(1e-12), 0.0).sqrt()
-    sizes: dict[str, int] = {}
-    for kind, size in kinds.items():
-        name = kind if kind in _TRUST else _EARLIER_INNOVATIONS
-        sizes[name] = sizes.get(name, 0) + size
+    sizes = dict.fromkeys(names, 0)
+    for name, size in zip(names, kinds.values(), strict=True):
+        sizes[name] += size
     return scale.repeat_interleave(torch.tensor([*kinds.values()]), dim=1), sizes
 
 
@@ -117,20 +116,18 @@ class _KindProducts:
 
 def _choose_factors(runs: Sequence[_KindProducts], index: int, kinds: Sequence[str], has_stimulus: bool) -> Tensor:
     """Factor of each kind at one horizon, ``(kinds,)``."""
-    horizon = runs[0].example.memory.horizons[index]
-    read_from = {id(run.example): (run.at(index), run.missed[:, index]) for run in runs}
+    sample = [run.example for run in runs]
+    horizon = sample[0].memory.horizons[index]
+    of_runs = [(run.at(index), run.missed[:, index]) for run in runs]
     # Mean squared length of each kind in each run.
-    lengths = [products.diagonal(dim1=1, dim2=2).mean(dim=1) for products, _ in read_from.values()]
+    lengths = [products.diagonal(dim1=1, dim2=2).mean(dim=1) for products, _ in of_runs]
 
     def removed(factors: Tensor) -> float:
-        def outputs(one: Example) -> tuple[Tensor, Tensor]:
-            products, missed = read_from[id(one)]
-            read = _read_and_write(torch.tensordot(factors, products, dims=1), missed, horizon)
-            return read[:, None], missed[:, None]
-
         if max(float(factors @ length) for length in lengths) > _LONGEST:
             return -math.inf
-        return float(sum_outputs([run.example for run in runs], [horizon], outputs).error_removed())
+        grams = ((torch.tensordot(factors, products, dims=1), missed) for products, missed in of_runs)
+        outputs = ((_read_and_write(gram, missed, horizon)[:, None], missed[:, None]) for gram, missed in grams)
+        return float(sum_outputs(sample, [horizon], outputs).error_removed())
 
     is_stimulus = torch.tensor([kind == "stimulus" for kind in kinds])
     ones = torch.ones(len(kinds))
@@ -140,18 +137,18 @@ def _choose_factors(runs: Sequence[_KindProducts], index: int, kinds: Sequence[s
         best = max((torch.where(is_stimulus, factor, best) for factor in _STIMULUS_FACTORS), key=removed)
     most = removed(best)
     for _ in range(_N_ROUNDS):
-        before = most
-        for place in range(len(kinds)):
+        at_first = most
+        for kind in torch.eye(len(kinds), dtype=torch.bool):
+            before = most
             for step in (_STEP, 1 / _STEP):
-                while (found := removed(other := _times(best, place, step))) > most * (1 + _LEAST_GAIN):
+                while (found := removed(other := torch.where(kind, step * best, best))) > most * (1 + _LEAST_GAIN):
                     most, best = found, other
-        if most == before:
+                # What has grown was shorter before, and removed less.
+                if most > before:
+                    break
+        if most == at_first:
             break
     return best
-
-
-def _times(factors: Tensor, place: int, step: float) -> Tensor:
-    return factors.index_put((torch.tensor(place),), factors[place] * step)
 
 
 def _read_and_write(gram: Tensor, missed: Tensor, horizon: int) -> Tensor:

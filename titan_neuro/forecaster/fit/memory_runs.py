@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -86,16 +86,17 @@ class OutputSums(NamedTuple):
 def run_memory(memory: ForecastMemory[Any], sample: Sequence[Example]) -> OutputSums:
     """Run a memory through each run, from empty."""
 
-    def outputs(one: Example) -> tuple[Tensor, Tensor]:
-        missed = one.missed()
-        read, _ = memory(one.features()[None], missed[None], memory.init_state(1))
-        return read[0].detach(), missed
+    def outputs() -> Iterator[tuple[Tensor, Tensor]]:
+        for one in sample:
+            missed = one.missed()
+            read, _ = memory(one.features()[None], missed[None], memory.init_state(1))
+            yield read[0].detach(), missed
 
-    return sum_outputs(sample, memory.horizons, outputs)
+    return sum_outputs(sample, memory.horizons, outputs())
 
 
 def sum_outputs(
-    sample: Sequence[Example], horizons: Sequence[int], outputs: Callable[[Example], tuple[Tensor, Tensor]]
+    sample: Sequence[Example], horizons: Sequence[int], outputs: Iterable[tuple[Tensor, Tensor]]
 ) -> OutputSums:
     """Sum up what a memory gives for each run; a unit is a subject, or a run where there is one subject.
 
@@ -104,8 +105,8 @@ def sum_outputs(
     sample : sequence of Example
     horizons : sequence of int
         Lead times in time points.
-    outputs : callable
-        From a run to what the memory reads at its time points, ``(time, horizons, width)``, which may end early; and to
+    outputs : iterable of tuple of torch.Tensor
+        Of each run: what the memory reads at its time points, ``(time, horizons, width)``, which may end early; and
         what it learns there, the errors at each time point.
 
     Returns
@@ -117,9 +118,8 @@ def sum_outputs(
     product = torch.zeros(n_units, len(horizons), sample[0].memory.width, dtype=torch.float64)
     square, power = torch.zeros_like(product), torch.zeros(product.shape[1:], dtype=torch.float64)
     n_targets = torch.zeros(len(horizons), 1)
-    for place, one in enumerate(sample):
+    for place, (one, (found, missed)) in enumerate(zip(sample, outputs, strict=True)):
         unit = subjects.index(one.run.subject) if len(subjects) > 1 else place
-        found, missed = outputs(one)
         for index, horizon in enumerate(horizons):
             scored = one.run.scored[horizon : len(found)]
             output = found[: len(scored), index][scored].double()

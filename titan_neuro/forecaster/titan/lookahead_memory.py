@@ -78,6 +78,8 @@ class LookaheadMemory(nn.Module):
     def __init__(self, config: LookaheadConfig, *, horizons: tuple[int, ...], width: int) -> None:
         super().__init__()
         self.config, self.horizons, self.width = config, horizons, width
+        sizes = config.feature_sizes(width=width)
+        self._innovation_sizes = [sizes[f"innovation {lag}"] for lag in range(config.n_lags)]
         self.register_buffer("directions", torch.zeros(min(config.n_components, width), width))
         self.associations = config.build_associations(horizons=horizons, width=width)
 
@@ -165,8 +167,7 @@ class LookaheadMemory(nn.Module):
         now, unexpected, from_stimulus, own = (values @ self.directions.T for values in parts)
         over_time, averages = running_averages(now, state.averages)
         lagged, tail = lagged_values(unexpected, state.innovations)
-        sizes = self.config.feature_sizes(width=self.width)
-        lagged = [values[..., : sizes[f"innovation {lag}"]] for lag, values in enumerate(lagged)]
-        common = torch.cat([now, over_time.flatten(2), *lagged], dim=-1)
+        recent = [values[..., :size] for values, size in zip(lagged, self._innovation_sizes, strict=True)]
+        common = torch.cat([now, over_time.flatten(2), *recent], dim=-1)
         common = common.unsqueeze(2).expand(-1, -1, own.shape[2], -1)
         return torch.cat([common, from_stimulus, own], dim=-1), averages, tail

@@ -147,7 +147,7 @@ def _recording(memory: ForecastMemory[Any], norms: list[Tensor]) -> Iterator[Non
         norms.append(surprise[0])
         return read, state
 
-    # In the place of the method: `forward` is to find it. Nobody freezes a memory whose surprise is recorded.
+    # Instead of the method: `forward` is to find it. Nobody freezes a memory whose surprise is recorded.
     vars(memory)["learn"] = learn
     try:
         yield
