@@ -7,7 +7,7 @@ from titan_neuro.baselines import (
     OnlineVectorAutoregressionBaseline,
     SharedFits,
     VectorAutoregressionBaseline,
-    online_vector_autoregression,
+    online_regression,
     shared_fits,
     vector_autoregression,
 )
@@ -75,7 +75,7 @@ def test_weights_equal_a_ridge_regression_on_past_pairs(subjects, monkeypatch, m
     unit = float((model.space.variance**0.5).mean())
     axes = np.eye(12) if max_plain_features == 512 else model.space.components.numpy()
     for index, horizon in enumerate(HORIZONS):
-        base = model.weights[:, index].numpy().astype(np.float64)
+        base = model.weights[0, :, index].numpy().astype(np.float64)
         errors = (series[horizon:].numpy() - group[:-horizon, index]) @ axes
         penalty = unit * model.penalties[index]
         for t in (0, horizon, 31, 32, 40, 97, 150, 299):
@@ -100,7 +100,7 @@ def test_the_state_does_not_grow(fitted, subjects):
     sizes = []
     for n_time_points in (128, 640):
         _, state = model.step(subjects[7].series[:n_time_points], model.init_state())
-        parts = [state.averages, state.pending, *vars(state.regression).values()]
+        parts = [*state.predictors, state.pending, *vars(state.regression).values()]
         sizes.append(sum(part.numel() for part in parts if isinstance(part, torch.Tensor)))
     assert sizes[0] == sizes[1]
 
@@ -114,7 +114,7 @@ def test_noise_makes_it_no_worse_than_var():
 
 
 def test_without_a_helpful_option_it_is_var(subjects, monkeypatch):
-    monkeypatch.setattr(online_vector_autoregression, "choose_option", lambda changes: None)
+    monkeypatch.setattr(online_regression, "choose_option", lambda changes: None)
     online, var = fit_both(subjects[:6])
     assert online.penalties == online.group_penalties == (None, None)
     assert torch.equal(stream(online, subjects[6].series), stream(var, subjects[6].series))

@@ -13,6 +13,7 @@ from titan_neuro.baselines.analog import AnalogBaseline
 from titan_neuro.baselines.autoregression import AutoregressionBaseline
 from titan_neuro.baselines.base import Baseline
 from titan_neuro.baselines.mean import TrainingMean
+from titan_neuro.baselines.online_autoregression import OnlineAutoregressionBaseline
 from titan_neuro.baselines.online_vector_autoregression import OnlineVectorAutoregressionBaseline
 from titan_neuro.baselines.oracle_references import IntersubjectAverageReference, OracleReference
 from titan_neuro.baselines.persistence import DampedPersistence, Persistence
@@ -28,6 +29,7 @@ _BASELINES: tuple[Callable[[tuple[int, ...], SharedFits], Baseline[Any]], ...] =
     Persistence,
     DampedPersistence,
     AutoregressionBaseline,
+    OnlineAutoregressionBaseline,
     VectorAutoregressionBaseline,
     OnlineVectorAutoregressionBaseline,
     *(partial(AnalogBaseline, window=window, is_soft=False) for window in ANALOG_WINDOWS),
@@ -84,6 +86,7 @@ __all__ = [
     "Baseline",
     "DampedPersistence",
     "IntersubjectAverageReference",
+    "OnlineAutoregressionBaseline",
     "OnlineVectorAutoregressionBaseline",
     "OracleReference",
     "Persistence",

@@ -1,4 +1,4 @@
-"""Running averages of a stream: they see slow waves that a few lags can't tell from noise."""
+"""A stream's own past: running averages, which see slow waves that a few lags can't tell from noise, and lags."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from torch import Tensor
 
 # Time constants in time points.
 TIME_CONSTANTS = (5, 15, 40, 100)
+# Time points that describe an axis one by one, the present one included.
+N_LAGS = 8
+N_OWN_PREDICTORS = N_LAGS + len(TIME_CONSTANTS)
 
 
 def running_averages(values: Tensor, averages: Tensor) -> tuple[Tensor, Tensor]:
@@ -33,3 +36,29 @@ def running_averages(values: Tensor, averages: Tensor) -> tuple[Tensor, Tensor]:
         averages = averages + (value.unsqueeze(-2) - averages) / constants
         over_time.append(averages * constants.sqrt())
     return torch.stack(over_time, dim=-3), averages
+
+
+def own_predictors(values: Tensor, past: Tensor, averages: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Describe each axis at each time point by its own last time points and running averages.
+
+    Parameters
+    ----------
+    values : torch.Tensor
+        ``(..., time, axes)``.
+    past : torch.Tensor
+        The time points before, ``(..., N_LAGS - 1, axes)``; zeros at the start of a stream.
+    averages : torch.Tensor
+        See :func:`running_averages`.
+
+    Returns
+    -------
+    predictors : torch.Tensor
+        ``(..., axes, time, N_OWN_PREDICTORS)``: the last time points, the oldest first, then the averages.
+    past, averages : torch.Tensor
+        After the last time point.
+    """
+    padded = torch.cat([past, values], dim=-2)
+    lagged = padded.unfold(-2, N_LAGS, 1).transpose(-3, -2)
+    over_time, averages = running_averages(values, averages)
+    predictors = torch.cat([lagged, over_time.movedim(-1, -3)], dim=-1)
+    return predictors, padded[..., values.shape[-2] :, :].clone(), averages

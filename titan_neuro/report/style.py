@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from titan_neuro.evaluation.metrics_and_rows import (
     ANALOGS,
     AR,
+    AR_ONLINE,
     DAMPED,
     GRU,
     INTERSUBJECT_AVERAGE,
@@ -69,6 +70,7 @@ _ROW_STYLES = {
     PERSISTENCE: RowStyle(_ORANGE, "^"),
     DAMPED: RowStyle(_ORANGE, "v"),
     AR: RowStyle(_BLUE, "D"),
+    AR_ONLINE: RowStyle(_SKY, "D"),
     VAR: RowStyle(_BLUE, "P"),
     VAR_ONLINE: RowStyle(_SKY, "P"),
     GRU: RowStyle(_PINK, "X"),

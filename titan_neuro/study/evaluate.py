@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Raised when the same models and settings come to other scores.
-_METHOD_VERSION = 9
+_METHOD_VERSION = 10
 # Files of the group level that are made here, after the stem.
 _WRITTEN = ("desc-forecast*", "desc-rollout_*", "desc-residuals_*", "desc-ceilings_*", "*stat-skillar_*", "*stat-r2_*")
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Raised when the same models and settings come to other results of a probe.
-_METHOD_VERSION = 3
+_METHOD_VERSION = 4
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from titan_neuro.training.start import Start
 from titan_neuro.training.tensors import TensorsAndMetadata, cached_tensors
 
 # Raised when the same runs and settings lead to other numbers.
-_METHOD_VERSION = 9
+_METHOD_VERSION = 10
 
 
 def fitted_linear_skip(data: FoldData, horizons: Sequence[int], *, work_dir: Path) -> Autoregression:

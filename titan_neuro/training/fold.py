@@ -20,7 +20,7 @@ from titan_neuro.training.config import TrainingConfig
 from titan_neuro.training.start import start_digest
 
 # Raised when the same settings and data lead to other weights: existing models are then trained again.
-_METHOD_VERSION = 9
+_METHOD_VERSION = 10
 # Settings that change the weights by rounding errors only; and where the model lies whose content is an input.
 _SETTINGS_WITHOUT_EFFECT = ("checkpoint_every_s", "gradient_checkpointing", "strategy", "start")
 

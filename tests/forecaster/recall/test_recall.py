@@ -161,14 +161,18 @@ def test_the_memory_learns_errors_of_other_parts(model):
     memory = model.backbone.memory
     projected, errors = _random_input(model, 2, 80)
     recalled, _ = model.recall(projected, errors[:, :, 0], model.recall.init_state(2))
+    own, _ = memory.own_past(projected, errors, recalled.total, memory.own_past.init_state(2))
+    assert own.any()
+    recalled = recalled._replace(own=recalled.own + own)
     residual = errors.clone()
     for index, h in enumerate(model.horizons):
         for t in range(h, 80):
             residual[:, t, index] -= recalled.total[:, t - h, index]
     features, *_ = memory.key_features(projected, errors[:, :, 0], recalled, memory.init_state(2))
     expected, _ = memory.associations(features, residual, memory.associations.init_state(2))
+    recalled = recalled._replace(own=recalled.own - own)
     found, _ = memory(projected, errors, recalled, memory.init_state(2))
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found, own + expected, rtol=1e-4, atol=1e-4)
     # Frozen while it is empty, the memory adds nothing.
     assert not memory(projected, errors, recalled, memory.init_state(2), frozen=True)[0].any()
 

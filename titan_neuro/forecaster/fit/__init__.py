@@ -3,8 +3,8 @@
 Every choice is made by forecasts of training subjects from the other subjects: the subject is left out of the stimulus
 memory and of the weights with which its runs are read, as a test subject is. What was fitted without each subject and
 fold is stored for training and validation. The choices are few, and made one after the other: spatial components; the
-noise about the stimulus, and the sharpness of its posterior; ridge penalties; lags of delayed responses; the length of
-the keys of the memory.
+noise about the stimulus, and the sharpness of its posterior; ridge penalties; lags of delayed responses; what each
+component's own past adds; the length of the keys of the memory.
 """
 
 from __future__ import annotations
@@ -19,16 +19,19 @@ from titan_neuro.forecaster.fit.components import find_components, principal_ser
 from titan_neuro.forecaster.fit.delayed_responses import fit_delayed_responses
 from titan_neuro.forecaster.fit.linear_maps import fit_linear_maps
 from titan_neuro.forecaster.fit.lookahead_memory import fit_lookahead_memory
+from titan_neuro.forecaster.fit.own_past import fit_own_past
 from titan_neuro.forecaster.fit.start import FitStart
 from titan_neuro.forecaster.fit.stimulus_memory import fit_stimulus_memory
 from titan_neuro.forecaster.fitted import FitRecord
 from titan_neuro.forecaster.recall.component_autoregression import ComponentAutoregressionFit
 from titan_neuro.forecaster.recall.config import RecallConfig
 from titan_neuro.forecaster.recall.delayed_responses import DelayedResponsesFit
+from titan_neuro.forecaster.recall.own_past import OwnPastFit
 from titan_neuro.forecaster.recall.recall import RecallFit
 from titan_neuro.forecaster.recall.stimulus_memory import StimulusMemoryFit
 from titan_neuro.forecaster.titan import LookaheadConfig, LookaheadMemoryFit
 from titan_neuro.forecaster.titan.forecast_memory import ForecastMemoryFit
+from titan_neuro.forecaster.titan.own_past_memory import OwnPastMemoryFit
 from titan_neuro.forecaster.titan.titans_memory import TitansMemoryFit
 from titan_neuro.linear.autoregression import Autoregression
 from titan_neuro.typing import RunData
@@ -72,12 +75,14 @@ class ClosedFormFit(FitRecord):
             stimulus=StimulusMemoryFit(**part("recall.stimulus")),
             autoregression=ComponentAutoregressionFit(**part("recall.autoregression")),
             delayed_responses=DelayedResponsesFit(**part("recall.delayed_responses")),
+            own_past=OwnPastFit(**part("recall.own_past")),
         )
         memory = None
         if directions := part("memory"):
             associations = part("memory.associations")
             rule = TitansMemoryFit if "gates" in associations else ForecastMemoryFit
-            memory = LookaheadMemoryFit(**directions, associations=rule(**associations))
+            own_past = OwnPastMemoryFit(**part("memory.own_past"))
+            memory = LookaheadMemoryFit(**directions, own_past=own_past, associations=rule(**associations))
         return cls(tensors["basis"], recall, memory, dict(runs))
 
 
@@ -134,12 +139,13 @@ def fit_closed_form(
     prior = None if start is None else start.autoregression
     maps = fit_linear_maps(recall, projected, stimulus, averages, directions, linear.horizons, prior=prior)
     delayed, recalled = fit_delayed_responses(recall, projected, maps.forecasts, components, linear.horizons)
+    own_past, recalled = fit_own_past(projected, recalled, linear.horizons)
     memory = None
     if lookahead is not None:
         memory = fit_lookahead_memory(lookahead, projected, recalled, linear.horizons)
     return ClosedFormFit(
         basis=components.basis,
-        recall=RecallFit(components.innovation_directions, maps.stimulus, maps.autoregression, delayed),
+        recall=RecallFit(components.innovation_directions, maps.stimulus, maps.autoregression, delayed, own_past),
         memory=memory,
         runs={run.key: (part.subject, part.fold) for run, part in zip(runs, projected, strict=True)},
     )

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from titan_neuro.forecaster.fit.components import ComponentRun, pad_rows
 from titan_neuro.forecaster.fit.key_lengths import choose_scales
-from titan_neuro.forecaster.fit.memory_runs import Example, run_memory
+from titan_neuro.forecaster.fit.memory_runs import Example, choose_options, run_memory, sum_outputs
 from titan_neuro.forecaster.fit.stimulus_memory import runs_for_choices
 from titan_neuro.forecaster.fit.titans_memory import fit_titans_memory
 from titan_neuro.forecaster.recall.recall import Recalled
 from titan_neuro.forecaster.titan.config import LookaheadConfig
 from titan_neuro.forecaster.titan.forecast_memory import ForecastMemoryFit
 from titan_neuro.forecaster.titan.lookahead_memory import LookaheadMemoryFit
+from titan_neuro.forecaster.titan.own_past_memory import OwnPastMemory, OwnPastMemoryFit
 from titan_neuro.linear.components import principal_components
 
 # Lower limit of a component's variance, as a fraction of the mean variance.
 _MIN_VARIANCE = 1e-3
 # Time points from which principal directions of the key features are computed; the cost grows with their cube.
 _SAMPLED_TIME_POINTS = 1000
+# Of the small memories: time points after which half of what they tell is trusted.
+_OWN_PENALTIES = (10.0, 30.0, 100.0, 300.0)
 
 
 def fit_lookahead_memory(
@@ -30,10 +34,11 @@ def fit_lookahead_memory(
 ) -> LookaheadMemoryFit:
     """Fit the map from key features to keys, choose the length of the keys, and estimate the reliability.
 
-    A key holds the principal directions of the key features, each kind of which has a length of its own
-    (:func:`titan_neuro.forecaster.fit.key_lengths.choose_scales`). A memory with these keys runs through each training
-    run as through a test run, from empty, and its reliability follows. The rule of Titans starts from these keys
-    (:func:`titan_neuro.forecaster.fit.titans_memory.fit_titans_memory`).
+    First the small memories of the components' own past are run through each training run, and what they give is added
+    to the recall. A key then holds the principal directions of the key features, each kind of which has a length of its
+    own (:func:`titan_neuro.forecaster.fit.key_lengths.choose_scales`). A memory with these keys runs through each
+    training run as through a test run, from empty, and its reliability follows. The rule of Titans starts from these
+    keys (:func:`titan_neuro.forecaster.fit.titans_memory.fit_titans_memory`).
 
     Parameters
     ----------
@@ -54,6 +59,7 @@ def fit_lookahead_memory(
     if config.rule == "titans":
         exact = dataclasses.replace(config, rule="exact", key_width=config.titans.key_width)
     chosen_runs = [(runs[index], recalled[index]) for index in runs_for_choices(runs)]
+    own_past, chosen_runs = _fit_own_past(config, chosen_runs, horizons)
 
     def examples(config: LookaheadConfig) -> list[Example]:
         memory = config.build(horizons=horizons, width=directions.shape[1])
@@ -65,11 +71,49 @@ def fit_lookahead_memory(
     features = torch.cat([one.features()[one.run.scored][::every] for one in sample])
     key_map = _fit_key_map(features, choose_scales(sample, features), sample[0].memory.associations.key_map.shape[1])
     if config.rule == "titans":
-        return LookaheadMemoryFit(directions, fit_titans_memory(key_map, features, examples(config)))
+        return LookaheadMemoryFit(directions, own_past, fit_titans_memory(key_map, features, examples(config)))
     associations = sample[0].memory.associations
     associations.load(ForecastMemoryFit(key_map, torch.ones_like(associations.reliability)))
     reliability = run_memory(associations, sample).reliability().float()
-    return LookaheadMemoryFit(directions, ForecastMemoryFit(key_map, reliability))
+    return LookaheadMemoryFit(directions, own_past, ForecastMemoryFit(key_map, reliability))
+
+
+class _OwnOption(NamedTuple):
+    """A penalty of the small memories; the first dimension of all parts is that of the horizons."""
+
+    removed: Tensor
+    penalties: Tensor
+    reliability: Tensor
+
+
+def _fit_own_past(
+    config: LookaheadConfig, runs: Sequence[tuple[ComponentRun, Recalled]], horizons: tuple[int, ...]
+) -> tuple[OwnPastMemoryFit, list[tuple[ComponentRun, Recalled]]]:
+    """Choose the penalty of the small memories, and return the runs with what they add to the recall."""
+    power = torch.stack([run.series[run.scored].square().mean(0) for run, _ in runs]).mean(0)
+    scale = power.clamp_min(max(_MIN_VARIANCE * float(power.mean()), 1e-12)).rsqrt()
+    memory = OwnPastMemory(horizons=horizons, width=len(scale))
+    lookahead = config.build(horizons=horizons, width=len(scale))
+    examples = [Example(lookahead, *one) for one in runs]
+
+    def read(run: ComponentRun, recalled: Recalled) -> Tensor:
+        stream = run.series[None], run.errors[None], recalled.total[None]
+        return memory.learn(*stream, memory.init_state(1))[0][0]
+
+    def run_option(penalty: float) -> _OwnOption:
+        penalties = torch.full((len(horizons),), penalty)
+        memory.load(OwnPastMemoryFit(scale, penalties, memory.reliability))
+        outputs = ((read(one.run, one.recalled), one.missed()) for one in examples)
+        sums = sum_outputs(examples, horizons, outputs)
+        return _OwnOption(sums.error_removed(), penalties, sums.reliability().float())
+
+    best = choose_options(run_option(penalty) for penalty in _OWN_PENALTIES)
+    fit = OwnPastMemoryFit(scale, best.penalties, best.reliability)
+    memory.load(fit)
+    added = [read(*one) * fit.reliability for one in runs]
+    return fit, [
+        (run, recalled._replace(own=recalled.own + more)) for (run, recalled), more in zip(runs, added, strict=True)
+    ]
 
 
 def _find_directions(config: LookaheadConfig, runs: Sequence[ComponentRun]) -> Tensor:

@@ -17,6 +17,7 @@ from titan_neuro.forecaster.recall.component_autoregression import (
 )
 from titan_neuro.forecaster.recall.config import RecallConfig
 from titan_neuro.forecaster.recall.delayed_responses import DelayedResponses, DelayedResponsesFit
+from titan_neuro.forecaster.recall.own_past import OwnPast, OwnPastFit, OwnPastState
 from titan_neuro.forecaster.recall.stimulus_memory import StimulusMemory, StimulusMemoryFit
 from titan_neuro.forecaster.shallow_copy import with_parts
 from titan_neuro.titans.stream_state import StreamState
@@ -50,6 +51,7 @@ class RecallFit(FitRecord):
     stimulus: StimulusMemoryFit
     autoregression: ComponentAutoregressionFit
     delayed_responses: DelayedResponsesFit
+    own_past: OwnPastFit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +65,13 @@ class RecallState(StreamState):
     autoregression : ComponentAutoregressionState
     delayed : torch.Tensor
         Components of the innovations that delayed responses may need, ``(batch, longest lag, components)``.
+    own_past : OwnPastState
     """
 
     evidence: Float[Tensor, "batch ..."]
     autoregression: ComponentAutoregressionState
     delayed: Float[Tensor, "batch ..."]
+    own_past: OwnPastState
 
 
 class Recall(nn.Module):
@@ -76,6 +80,7 @@ class Recall(nn.Module):
     1. `stimulus`: persistent memory of the intersubject average (:class:`StimulusMemory`).
     2. `autoregression`: vector autoregression on the last few time points (:class:`ComponentAutoregression`).
     3. `delayed_responses`: a linear forecast from time points at fixed lags, long ago (:class:`DelayedResponses`).
+    4. `own_past`: of what these miss, what each component's own past tells (:class:`OwnPast`).
 
     All are fitted in closed form (:func:`titan_neuro.forecaster.fit.fit_closed_form`). Training and validation runs are
     read with what was fitted without them (`held_out_index`): their own data would leak into their forecasts.
@@ -110,6 +115,7 @@ class Recall(nn.Module):
         self.delayed_responses = DelayedResponses(
             horizons=horizons, longest_lag=config.longest_lag, n_components=n_components, width=self.width
         )
+        self.own_past = OwnPast(n_horizons=len(horizons), width=self.width)
 
     def load(self, fit: RecallFit) -> None:
         """Load what was fitted; parameters that are drawn at random or trained stay as they are.
@@ -129,6 +135,7 @@ class Recall(nn.Module):
         self.stimulus.load(fit.stimulus)
         self.autoregression.load(fit.autoregression)
         self.delayed_responses.load(fit.delayed_responses)
+        self.own_past.load(fit.own_past)
 
     def without_stimulus(self) -> Recall:
         """Return this recall with a stimulus memory that holds nothing: an ablation. All else is shared, not copied."""
@@ -141,6 +148,7 @@ class Recall(nn.Module):
             self.stimulus.init_state(batch_size),
             self.autoregression.init_state(batch_size),
             self.delayed_responses.init_state(batch_size),
+            self.own_past.init_state(batch_size),
         )
 
     def forward(
@@ -172,4 +180,6 @@ class Recall(nn.Module):
         from_series, autoregression = self.autoregression(series, innovations, state.autoregression, folds)
         components = innovations @ self.innovation_directions.T
         from_delayed, delayed = self.delayed_responses(components, state.delayed, folds)
-        return Recalled(from_stimulus, from_series + from_delayed), RecallState(evidence, autoregression, delayed)
+        from_own_past, own_past = self.own_past(series, state.own_past, folds)
+        recalled = Recalled(from_stimulus, from_series + from_delayed + from_own_past)
+        return recalled, RecallState(evidence, autoregression, delayed, own_past)

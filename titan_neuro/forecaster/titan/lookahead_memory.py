@@ -14,6 +14,7 @@ from titan_neuro.forecaster.recall.recall import Recalled
 from titan_neuro.forecaster.shallow_copy import with_parts
 from titan_neuro.forecaster.titan.config import LookaheadConfig
 from titan_neuro.forecaster.titan.forecast_memory import ForecastMemoryFit
+from titan_neuro.forecaster.titan.own_past_memory import OwnPastMemory, OwnPastMemoryFit, OwnPastMemoryState
 from titan_neuro.linear.lead_time import wait_for_targets
 from titan_neuro.linear.running_averages import TIME_CONSTANTS, running_averages
 from titan_neuro.titans.stream_state import StreamState
@@ -24,6 +25,7 @@ class LookaheadMemoryFit(FitRecord):
     """What is fitted of a :class:`LookaheadMemory`; see its attributes."""
 
     directions: Tensor
+    own_past: OwnPastMemoryFit
     associations: ForecastMemoryFit
 
 
@@ -38,8 +40,9 @@ class LookaheadState(StreamState):
     innovations : torch.Tensor
         Innovations of the last time points, ``(batch, lags - 1, components)``.
     pending : torch.Tensor
-        Forecasts of the last time points by the recall, whose targets have not arrived, ``(batch, longest horizon,
-        horizons, width)``.
+        Forecasts of the last time points by recall and `own_past`, whose targets have not arrived, ``(batch, longest
+        horizon, horizons, width)``.
+    own_past : OwnPastMemoryState
     associations : StreamState
         Of the write rule's memory.
     """
@@ -47,15 +50,17 @@ class LookaheadState(StreamState):
     averages: Float[Tensor, "batch ..."]
     innovations: Float[Tensor, "batch ..."]
     pending: Float[Tensor, "batch ..."]
+    own_past: OwnPastMemoryState
     associations: StreamState
 
 
 class LookaheadMemory(nn.Module):
-    """Learn at test time what the recall misses: a memory whose keys wait for their values.
+    """Learn at test time what the recall misses: memories whose keys wait for their values.
 
+    First a small one for each component (:class:`OwnPastMemory`), then one for all, which learns what is left.
     The key of a time point tells what the person's brain does now, has done slowly, and what was unexpected in the last
     time points; and what the recall forecasts. Its value comes `horizon` time points later: what the recall's forecast
-    of that time point missed. How pairs are held and read is up to `associations`.
+    of that time point missed. How its pairs are held and read is up to `associations`.
 
     Parameters
     ----------
@@ -70,6 +75,7 @@ class LookaheadMemory(nn.Module):
     directions : torch.Tensor
         ``(components, width)``: principal directions of the time points, each divided by the root of its standard
         deviation: half-way to equal variances.
+    own_past : OwnPastMemory
     associations : ExactForecastMemory or TitansForecastMemory
     """
 
@@ -81,6 +87,7 @@ class LookaheadMemory(nn.Module):
         sizes = config.feature_sizes(width=width)
         self._innovation_sizes = [sizes[f"innovation {lag}"] for lag in range(config.n_lags)]
         self.register_buffer("directions", torch.zeros(min(config.n_components, width), width))
+        self.own_past = OwnPastMemory(horizons=horizons, width=width)
         self.associations = config.build_associations(horizons=horizons, width=width)
 
     def load(self, fit: LookaheadMemoryFit) -> None:
@@ -98,6 +105,7 @@ class LookaheadMemory(nn.Module):
             ("key_map", fit.associations.key_map, self.associations.key_map),
         )
         self.directions.copy_(fit.directions)
+        self.own_past.load(fit.own_past)
         self.associations.load(fit.associations)
 
     def for_short_streams(self, n_time_points: int) -> LookaheadMemory:
@@ -112,6 +120,7 @@ class LookaheadMemory(nn.Module):
             zeros(batch_size, len(TIME_CONSTANTS), n_components),
             zeros(batch_size, self.config.n_lags - 1, n_components),
             zeros(batch_size, max(self.horizons), n_horizons, self.width),
+            self.own_past.init_state(batch_size),
             self.associations.init_state(batch_size),
         )
 
@@ -142,10 +151,12 @@ class LookaheadMemory(nn.Module):
             Expected errors of the recall, in the basis, ``(batch, time, horizons, width)``.
         state : LookaheadState
         """
-        features, averages, innovations = self.key_features(series, errors[:, :, 0], recalled, state)
-        due, pending = wait_for_targets(state.pending, recalled.total, self.horizons, dim=1)
+        from_own_past, own_past = self.own_past(series, errors, recalled.total, state.own_past, frozen=frozen)
+        expected = recalled._replace(own=recalled.own + from_own_past)
+        features, averages, innovations = self.key_features(series, errors[:, :, 0], expected, state)
+        due, pending = wait_for_targets(state.pending, expected.total, self.horizons, dim=1)
         corrections, associations = self.associations(features, errors - due, state.associations, frozen=frozen)
-        return corrections, LookaheadState(averages, innovations, pending, associations)
+        return from_own_past + corrections, LookaheadState(averages, innovations, pending, own_past, associations)
 
     def key_features(
         self,
@@ -154,7 +165,7 @@ class LookaheadMemory(nn.Module):
         recalled: Recalled,
         state: LookaheadState,
     ) -> tuple[Float[Tensor, "B T K F"], Tensor, Tensor]:
-        """Features from which the keys are made.
+        """Features from which the keys of `associations` are made; `recalled` includes what `own_past` adds.
 
         Returns
         -------
