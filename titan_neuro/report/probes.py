@@ -12,7 +12,7 @@ from titan_neuro.evaluation.metrics_and_rows import count_in_words
 from titan_neuro.report.brain import map_values
 from titan_neuro.report.maps import MapFigure, draw_map
 from titan_neuro.report.numbers import interval, number, p_value
-from titan_neuro.report.probe_figures import probe_figure
+from titan_neuro.report.probe_figures import hides_nulls, probe_figure
 from titan_neuro.report.records import ProbeResult, StatMap
 from titan_neuro.report.style import svg_uri
 
@@ -66,16 +66,19 @@ def probe_sections(probes: Sequence[ProbeResult]) -> list[ProbeSection]:
 def _section(probe: ProbeResult) -> ProbeSection:
     groups = _grouped(probe.scores)
     drawn = {name: rows for name, rows in groups.items() if rows["value"].notna().any()}
+    shown = dict(list(drawn.items())[:_MOST_FIGURES])
     figures = [
         {"source": svg_uri(probe_figure(rows, name, probe.x_label)), "alt": _alt(name, rows)}
-        for name, rows in list(drawn.items())[:_MOST_FIGURES]
+        for name, rows in shown.items()
     ]
     return ProbeSection(
         name=probe.name,
         question=probe.question,
         summary=probe.summary,
         figures=figures,
-        caption=_caption(int(probe.scores["n_subjects"].max()), len(drawn)),
+        caption=_caption(
+            int(probe.scores["n_subjects"].max()), len(drawn), has_nulls=not any(map(hides_nulls, shown.values()))
+        ),
         x=probe.x_label if probe.scores["x"].notna().any() else "",
         groups=[ProbeGroup(name=name, rows=[_row(row) for _, row in rows.iterrows()]) for name, rows in groups.items()],
         n_rows=len(probe.scores),
@@ -102,11 +105,12 @@ def _notes(metadata: Mapping[str, Any]) -> list[str]:
     return [*notes, *caveats, *exclusions]
 
 
-def _caption(n_subjects: int, n_measures: int) -> str:
+def _caption(n_subjects: int, n_measures: int, *, has_nulls: bool) -> str:
     beyond = n_measures - _MOST_FIGURES
+    nulls = "Grey areas: the null distribution, where there is one." if has_nulls else "The table has chance and p."
     return (
-        f"n = {count_in_words(n_subjects, 'subject')}. Bars and bands: 95 % intervals over subjects. Grey areas: the "
-        "null distribution, where there is one. Grey marks: controls; the table has those that leave the picture."
+        f"n = {count_in_words(n_subjects, 'subject')}. Bars and bands: 95 % intervals over subjects. {nulls} "
+        "Grey marks: controls; the table has those that leave the picture."
         + (f" The table has {count_in_words(beyond, 'further measure')}." if beyond > 0 else "")
     )
 
