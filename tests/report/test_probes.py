@@ -50,6 +50,36 @@ def test_p_value_maps_are_described_not_drawn(probed):
     assert "p of it: below 0.05 in 0 of" in section["maps"][0]["empty"]
 
 
+def test_a_map_says_where_its_test_is_significant(probed):
+    probed.volume("lost", "historyswap", probed.smooth_map(0.02, 0.01))
+    probed.volume("lostq", "historyswap", probed.smooth_map(0.05, 0.02))
+    path = next(probed.group.glob("*stat-lostq*.json"))
+    path.write_text('{"Space": "MNI152NLin2009cAsym", "Correction": "FDR"}')
+    [section] = probe_sections(read_results(probed.root).probes)
+    [figure] = section["maps"]
+    assert "Drawn without a threshold; corrected p (FDR) is below 0.05 in " in figure["caption"]
+
+
+def test_a_timescale_of_recordings_has_a_unit_and_no_sign(probed):
+    probed.volume("intrinsic", "historyswap", probed.smooth_map(5.0, 0.5))
+    path = next(probed.group.glob("*stat-intrinsic*.json"))
+    path.write_text('{"Space": "MNI152NLin2009cAsym", "Units": "s"}')
+    [section] = probe_sections(read_results(probed.root).probes)
+    caption = section["maps"][0]["caption"]
+    assert " s; 10th to 90th percentile " in caption
+    assert "above 0" not in caption
+
+
+@pytest.mark.parametrize(("n_below", "share"), [(0, "100%"), (1, "more than 99%"), (999, "less than 1%")])
+def test_all_voxels_means_all(n_below, share, probed):
+    data = np.full(probed.mask.shape, np.nan)
+    data.flat[:1000] = 0.1
+    data.flat[:n_below] = -0.1
+    probed.volume("lost", "historyswap", data)
+    [section] = probe_sections(read_results(probed.root).probes)
+    assert f"; {share} of 1,000 voxels are above 0" in section["maps"][0]["caption"]
+
+
 def test_rows_are_grouped_by_the_fewer_conditions(probed):
     path = probed.group / "task-movie_desc-historyswap_scores.tsv"
     rows = [score_row(name, "shifts", value=1.0, x=2.0, n_subjects=6) for name in ("a", "b", "c")]

@@ -20,7 +20,7 @@ _MARKERS = "osD^vPX*<>"
 _LETTERS_OF_TWO_COLUMNS = 34
 # Two values make no course: what differs between them is easier to see one below the other.
 _SHORTEST_COURSE = 3
-_LETTERS_OF_CONDITIONS = 30
+_LETTERS_OF_CONDITIONS = 40
 
 
 @matplotlib.rc_context(STYLE)
