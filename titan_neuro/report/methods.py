@@ -160,6 +160,7 @@ CITATIONS = (
     "Benjamini and Hochberg (1995). Controlling the false discovery rate. J. R. Stat. Soc. B 57.",
     "Hasson et al. (2008). A hierarchy of temporal receptive windows in human cortex. J. Neurosci. 28.",
     "Nastase et al. (2019). Measuring shared responses across subjects using intersubject correlation. SCAN 14.",
+    "Watanabe, Rees and Masuda (2019). Atypical intrinsic neural timescale in autism. eLife 8.",
 )
 """Works that the methods text and the sections of the page refer to."""
 
