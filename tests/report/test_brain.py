@@ -53,6 +53,27 @@ def test_voxels_are_drawn_as_they_are(coarse_mask, write_volume):
     assert all(image.get_interpolation() == "nearest" for _, image in overlays(figure))
 
 
+def test_the_template_is_not_as_white_as_zero(coarse_mask, write_volume):
+    inside = coarse_mask.get_fdata() > 0
+    figure = plot_map(write_volume(np.where(inside, 0.0, np.nan), coarse_mask.affine), {"Space": "MNI"}, "x")
+    zero = next(image.cmap(image.norm(0.0))[0] for _, image in overlays(figure))
+    others = {image for _, image in overlays(figure)}
+    template = [image for axes in figure.axes for image in axes.images if image not in others]
+    brightest = max(float(image.cmap(image.norm(image.get_array().max()))[0]) for image in template)
+    assert template and brightest < zero - 0.15
+
+
+def test_without_a_note_nothing_is_left_blank(coarse_mask, write_volume):
+    path = write_volume(np.where(coarse_mask.get_fdata() > 0, 0.1, np.nan), coarse_mask.affine)
+    with_note, without = (plot_map(path, {"Space": "MNI"}, "x", note=note) for note in (True, False))
+    assert without.get_figheight() < with_note.get_figheight()
+    sizes = [
+        [axes.get_position().height * figure.get_figheight() for axes in figure.axes[:2]]
+        for figure in (with_note, without)
+    ]
+    np.testing.assert_allclose(*sizes)
+
+
 @pytest.mark.parametrize("flip", [1, -1])
 def test_a_voxel_lies_where_its_coordinates_say(write_volume, flip):
     affine = np.diag([12.0 * flip, 12, 12, 1])

@@ -6,7 +6,13 @@ import pytest
 
 from titan_neuro.probing.tools.results import SCORES
 from titan_neuro.report.answers import Conclusion, answers
-from titan_neuro.report.headlines import best_baseline, not_shown_sentence, result_sentence, terminal_lines
+from titan_neuro.report.headlines import (
+    best_baseline,
+    not_shown_sentence,
+    parts_sentence,
+    result_sentence,
+    terminal_lines,
+)
 from titan_neuro.report.records import ProbeResult
 from titan_neuro.report.results import read_results
 
@@ -52,6 +58,19 @@ def test_a_memory_that_adds_nothing_is_said(shared_results):
     useless = shared_results.ablations.assign(effect="adds nothing", mean_difference=-0.0003)
     text = not_shown_sentence(dataclasses.replace(shared_results, ablations=useless))
     assert text.startswith("It does not show that the memory that learns at test time helps: without it")
+
+
+def test_a_part_that_is_two_rows_counts_once(shared_results):
+    """Where memory and backbone are one part, two equal numbers would read as a sum."""
+    assert "one part" not in parts_sentence(shared_results)
+    scores = shared_results.scores
+    rows = scores[scores["model"] == "titan-mac"].assign(kind="control", skill_ar=0.01)
+    frozen, zeroed = (rows.assign(model=f"titan-mac-{name}") for name in ("frozen", "backbone-zeroed"))
+    both = dataclasses.replace(shared_results, scores=pd.concat([scores, frozen, zeroed]))
+    assert parts_sentence(both).endswith("Here the memory is all that the backbone adds: one part, not two.")
+    assert any("one part, not two" in line for line in terminal_lines(both))
+    differ = pd.concat([scores, frozen, zeroed.assign(skill_ar=0.02)])
+    assert "one part" not in parts_sentence(dataclasses.replace(shared_results, scores=differ))
 
 
 @pytest.mark.parametrize("n_subjects", [2, 4])

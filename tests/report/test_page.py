@@ -9,6 +9,7 @@ from html_page import HOSTILE, Page
 
 from titan_neuro.errors import InputNotFoundError
 from titan_neuro.report import write_report
+from titan_neuro.report.rendering import unbroken
 
 
 def page_of(output):
@@ -209,6 +210,15 @@ def test_lead_times_are_spelled_out_in_every_table(full_page):
     assert "horizon" not in full_page.text
     first = full_page.text.index("skill_ar")
     assert full_page.text[first:].startswith("skill_ar is the fraction of the squared error of linear autoregression")
+
+
+def test_a_number_and_its_unit_stay_in_one_line():
+    """On the first screen cells are narrow: an "s." alone in a line, or "p =" at the end of one, can't be read."""
+    space = "\N{NO-BREAK SPACE}"
+    text = "25 % less 10 s ahead, p = 0.019 and p < 0.0001, 12 people"
+    assert unbroken(text) == text.replace("25 %", f"25{space}%").replace("10 s", f"10{space}s").replace(
+        "p = 0", f"p{space}={space}0"
+    ).replace("p < 0", f"p{space}<{space}0")
 
 
 def test_rows_are_labeled_in_words(output_folder):

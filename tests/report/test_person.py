@@ -91,7 +91,7 @@ def test_what_is_not_known_is_said(person):
     assert "FD: mean 0.10 mm, highest 1.30 mm" in text
     assert text.count("Head motion is not known") == 1
     assert text.count("of the brain of the MNI152 template") == 1
-    assert "Coverage of the brain is not given: the space native" in text
+    assert "Coverage of the brain is not given: that needs volumes in MNI space (here: native)." in text
     assert "Not made: the surprise of this person" in text
     assert "this person retold nothing" in text
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from titan_neuro.report.methods import provenance_terms, scoring_terms, stage_rows
+from titan_neuro.report.methods import methods_paragraphs, provenance_terms, scoring_terms, stage_rows
 from titan_neuro.report.numbers import MINUS, duration, interval, number, p_value
 from titan_neuro.report.results import read_results
 from titan_neuro.report.tables import (
@@ -217,3 +217,16 @@ def test_stages_that_differ_are_listed_separately(full_output):
     assert terms["Versions"] == "python 3.11.9, titan-neuro 0.1.0, torch 2.13.0"
     assert terms["Input files"].startswith("30, 1 of them with a git-annex key")
     assert terms["Input dataset"].startswith("3d2f1c6e")
+    assert dict(provenance_terms({"prepare": {"input_keys": {"a": "k", "b": "k"}}}))["Input files"].startswith(
+        "2, all "
+    )
+
+
+def test_the_methods_text_separates_names_and_probes(shared_results):
+    """Names of baselines contain commas; the tests of six probes in one paragraph can't be read."""
+    _, _, scoring, probing, probe, *_ = methods_paragraphs(shared_results)
+    assert "compared with: mean of the training data; last time point; linear autoregression." in scoring
+    assert "Skill is 1 \N{MINUS SIGN} sum (y \N{MINUS SIGN} f)\N{SUPERSCRIPT TWO}" in scoring
+    assert "where y is the recording" in scoring
+    assert "b of n permutations" in probing
+    assert probe == "history-swap (what it loses). sign-flip."

@@ -38,6 +38,7 @@ from titan_neuro.probing.tools.results import (
     paired_row,
     score_row,
     scores_table,
+    signed,
 )
 from titan_neuro.probing.tools.untrained import untrained_name
 from titan_neuro.typing import RunData
@@ -286,10 +287,10 @@ class ContextLengthProbe:
             )
         return (
             "At the shortest lead time, the error removed beyond linear autoregression (skill_ar) is "
-            f"{whole['skill_ar']:.3f} with the whole run as context, {gain['value']:+.3f} more than with "
+            f"{whole['skill_ar']:.3f} with the whole run as context, {signed(gain['value'])} more than with "
             f"{self.contexts[0] * self.setup.repetition_time:g} s ({describe_p(gain['p'])}, corrected; untrained model "
-            f"{untrained['value']:+.3f}; n = {whole['n_subjects']}), and the gain is above 0 in "
-            f"{np.sum(corrected < _ALPHA)} of {len(corrected)} features (corrected). {agreement}; that the brain "
+            f"{signed(untrained['value'])}; n = {whole['n_subjects']}), and the gain is above 0 in "
+            f"{np.sum(corrected < _ALPHA):,} of {len(corrected):,} features (corrected). {agreement}; that the brain "
             "integrates over as long a time does not follow."
         )
 

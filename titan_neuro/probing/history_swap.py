@@ -37,6 +37,7 @@ from titan_neuro.probing.tools.results import (
     describe_p,
     score_row,
     scores_table,
+    signed,
 )
 from titan_neuro.probing.tools.untrained import untrained_name
 from titan_neuro.typing import RunData
@@ -217,7 +218,7 @@ class HistorySwapProbe:
         rows = {str(row["condition"]): row for _, row in first[::-1].iterrows()}
         loss = rows[NO_HISTORY]
         others = [
-            f"{rows[condition]['value']:+.3f} with {whose}"
+            f"{signed(rows[condition]['value'])} with {whose}"
             for condition, whose in (
                 (OTHER_PART, "another part of the stimulus"),
                 (OTHER_SUBJECT, "another subject's history"),

@@ -39,6 +39,7 @@ from titan_neuro.probing.tools.results import (
     paired_row,
     score_row,
     scores_table,
+    signed,
     tested_row,
 )
 from titan_neuro.probing.tools.trace import TIME_POLYNOMIAL, time_polynomial
@@ -233,7 +234,7 @@ class SurpriseProbe:
         p = corrected[f"{kind}: {row['measure']}"]
         values = finite[finite["condition"] == row["condition"]].set_index("measure")["value"]
         controls = [
-            f"{values[name]:+.2f} for {label}"
+            f"{signed(values[name], 2)} for {label}"
             for name, label in (
                 (ACTIVITY, f"the {ACTIVITY} (no memory)"),
                 (untrained_name(str(row["measure"])), "the untrained model"),
@@ -242,7 +243,7 @@ class SurpriseProbe:
         ]
         return (
             f"Within {self.config.window_s:g} s of boundaries of {kind}, the {row['measure']} differs by "
-            f"{row['value']:+.2f} standard deviations from elsewhere "
+            f"{signed(row['value'], 2)} standard deviations from elsewhere "
             f"({describe_p(p)}, corrected). The difference is {' and '.join(controls)} "
             f"(n = {int(row['n_subjects'])}); without a difference from both controls, the contrast does not show that "
             "the memory learned the events."

@@ -39,13 +39,18 @@ _LABELS = {
     "lost": "skill_ar lost",
     "gain": "skill_ar gained",
     "intrinsic": "intrinsic timescale (s)",
+    **dict.fromkeys(("others", "forecast"), "reinstatement (difference of correlations)"),
 }
 _N_SLICES = 6
-# What can't be negative has colors from 0 on.
-_FROM_ZERO = frozenset({"intrinsic"})
+FROM_ZERO = frozenset({"intrinsic"})
+"""Statistics that can't be negative: their colors begin at 0, and how many are above it says nothing."""
 # Fraction of the color in a pale map.
 _PALE = 0.3
 _DRAWN_MM = 2.0
+# The template's own white would look like a value of 0.
+_DARKER_TEMPLATE = 0.35
+# Rows of slices of a map: axis that is cut, bottom, height; the bottom of the colors, and of what lies below them.
+_ROWS, _COLORS_BOTTOM, _NOTE_TOP = (("z", 0.55, 0.375), ("x", 0.235, 0.3)), 0.185, 0.085
 _ALMOST_ZERO = 1e-9
 _TITLE_LETTERS = 80
 """Letters of a title that fit into one line."""
@@ -248,22 +253,26 @@ def map_scale(values: FloatArray, stat: str, limit: float | None = None, *, pale
         low, high = float(values.min()), float(values.max())
         return ColorScale(low, max(high, low * 1.01), is_log=True, is_pale=pale)
     end = symmetric_limit(values) if limit is None else limit
-    return ColorScale(0.0 if stat in _FROM_ZERO else -end, end, is_log=False, is_pale=pale)
+    return ColorScale(0.0 if stat in FROM_ZERO else -end, end, is_log=False, is_pale=pale)
 
 
 def _volume_figure(path: Path, scale: ColorScale, label: str, title: str, note: str) -> Figure:
     values, affine = read_volume(path)
-    figure = Figure(figsize=(7.6, 4.1))
+    # Without a note nothing is left blank for it.
+    cut = 0.0 if note else _NOTE_TOP
+    whole = 1 - cut
+    figure = Figure(figsize=(7.6, 4.1 * whole))
     figure.set_layout_engine("none")
     mappable = ScalarMappable(scale.norm(), scale.colors)
+    rows = [(axis, (bottom - cut) / whole, height / whole) for axis, bottom, height in _ROWS]
     if scale.is_log:
         # nilearn colors linearly: the logarithm is drawn, shifted so that no voxel falls on zero, which it hides.
         ends = (1.0, float(np.log(scale.high / scale.low)) + 1)
-        _draw_slices(figure, affine, np.log(values / scale.low) + 1, mappable.cmap, ends)
+        _draw_slices(figure, affine, np.log(values / scale.low) + 1, mappable.cmap, ends, rows)
     else:
-        _draw_slices(figure, affine, values, mappable.cmap, (scale.low, scale.high))
+        _draw_slices(figure, affine, values, mappable.cmap, (scale.low, scale.high), rows)
     _write_title(figure, title)
-    _color_bar(figure, mappable, scale, values[np.isfinite(values)], label)
+    _color_bar(figure, mappable, scale, values[np.isfinite(values)], label, bottom=(_COLORS_BOTTOM - cut) / whole)
     _write_note(figure, note)
     return figure
 
@@ -345,7 +354,7 @@ def _draw_slices(
     values: FloatArray,
     colors: Colormap,
     ends: tuple[float, float],
-    rows: Sequence[tuple[str, float, float]] = (("z", 0.55, 0.375), ("x", 0.235, 0.3)),
+    rows: Sequence[tuple[str, float, float]],
 ) -> None:
     """Draw rows of slices: the axis that is cut, and the bottom and height of the row."""
     # nilearn takes a second to import, and parcels don't need it.
@@ -373,6 +382,10 @@ def _draw_slices(
             threshold=_ALMOST_ZERO / 2,
             resampling_interpolation="nearest",
         )
+        for cut in display.axes.values():
+            background = cut.ax.images[0]
+            low, high = background.get_clim()
+            background.set_clim(low, high + _DARKER_TEMPLATE * (high - low))
         display.add_contours(outline, levels=[0.5], colors=[INK], linewidths=0.6)
         display.annotate(size=7)
 
@@ -403,7 +416,7 @@ def _slices(affine: FloatArray, values: FloatArray, mode: str) -> list[float]:
 
 
 def _color_bar(
-    figure: Figure, colors: ScalarMappable, scale: ColorScale, values: FloatArray, label: str, bottom: float = 0.185
+    figure: Figure, colors: ScalarMappable, scale: ColorScale, values: FloatArray, label: str, *, bottom: float
 ) -> None:
     is_clipped = values.max() > scale.high or values.min() < scale.low
     axes = figure.add_axes((0.25, bottom, 0.5, 0.028))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from titan_neuro.evaluation.formatting import format_interval
 from titan_neuro.evaluation.metrics_and_rows import (
     AR,
+    BACKBONE_SUFFIX,
     CEILINGS,
     FEW_SUBJECTS,
     FROZEN_SUFFIX,
@@ -76,8 +78,33 @@ def forecast_lines(results: Results) -> list[str]:
     lines = [f"Asked: {asked(results)}"]
     if model:
         lines += _skill_lines(scores, model)
-    lines += [text for text in (metadata.ablations, few_subjects(scores), *metadata.caveats) if text]
+    lines += [text for text in (parts_sentence(results), few_subjects(scores), *metadata.caveats) if text]
     return lines
+
+
+def parts_sentence(results: Results) -> str:
+    """Say what the parts of the model add, and where memory and backbone are one part; empty without controls.
+
+    Parameters
+    ----------
+    results : Results
+    """
+    if results.metadata is None:
+        return ""
+    same = " Here the memory is all that the backbone adds: one part, not two." if _is_memory_alone(results) else ""
+    return f"{results.metadata.ablations}{same}"
+
+
+def _is_memory_alone(results: Results) -> bool:
+    """Whether the forecasts without the memory are those without the backbone: two numbers would look like a sum."""
+    scores, model = results.scores, results.main_model
+    if scores is None or not model:
+        return False
+    frozen, zeroed = (
+        scores.loc[scores["model"] == control_name(model, suffix), ["skill_ar", "r2"]].to_numpy(float)
+        for suffix in (FROZEN_SUFFIX, BACKBONE_SUFFIX)
+    )
+    return len(frozen) > 0 and np.array_equal(frozen, zeroed)
 
 
 def asked(results: Results) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from titan_neuro.evaluation.metrics_and_rows import AR, LEAD_TIME_POINTS, METRICS_BY_NAME, ROWS, count_in_words
 from titan_neuro.metrics.measures import FloatArray
 from titan_neuro.report.brain import (
+    FROM_ZERO,
     has_picture,
     map_values,
     plot_map,
@@ -197,8 +198,17 @@ def _spread(stat_map: StatMap, values: FloatArray) -> str:
             f"{len(values):,} {stat_map.unit} gain from a longer context; the others are left blank. Median "
             f"timescale {middle:.3g} s; 10th to 90th percentile {low:.3g} to {high:.3g} s."
         )
-    fraction = f"{np.mean(values > 0):.0%} of {len(values):,} {stat_map.unit} are above 0."
-    return f"Median {number(float(np.median(values)))}; {fraction}"
+    if stat_map.stat in FROM_ZERO:
+        low, middle, high = np.percentile(values, (10, 50, 90))
+        unit = f" {stat_map.sidecar['Units']}" if "Units" in stat_map.sidecar else ""
+        return (
+            f"{len(values):,} {stat_map.unit}. Median {middle:.3g}{unit}; 10th to 90th percentile {low:.3g} to "
+            f"{high:.3g}{unit}."
+        )
+    share = float(np.mean(values > 0))
+    # "100%" would say all, and "0%" none.
+    percent = "more than 99%" if 0.995 <= share < 1 else "less than 1%" if 0 < share < 0.005 else f"{share:.0%}"
+    return f"Median {number(float(np.median(values)))}; {percent} of {len(values):,} {stat_map.unit} are above 0."
 
 
 def _sample(results: Results, stat: str) -> str:

@@ -17,7 +17,7 @@ from titan_neuro.evaluation.metrics_and_rows import (
     count_in_words,
     row_of,
 )
-from titan_neuro.report.numbers import count_range, duration, number
+from titan_neuro.report.numbers import count_range, duration, formula, number
 from titan_neuro.report.records import ForecastMetadata, Results
 from titan_neuro.report.results import lead_times_of
 
@@ -116,7 +116,9 @@ def methods_paragraphs(results: Results) -> list[str]:
     gradients = "trained by gradient descent" if results.has_epochs else "fitted in closed form, without gradient steps"
     model = f"{results.main_model} ({row_of(results.main_model).label})" if results.main_model else "no study model"
     baselines = scores[scores["kind"] == Kind.BASELINE]["model"]
-    compared = ", ".join(row_of(name).label for name in dict.fromkeys(baselines))
+    skill = formula(METRICS_BY_NAME["skill_ar"].formula)
+    # Names have commas of their own.
+    compared = "; ".join(row_of(name).label for name in dict.fromkeys(baselines))
     paragraphs = [
         f"Recordings of the task {results.task} ({people}, {runs}; repetition time {metadata.repetition_time_s:g} s; "
         f"space: {metadata.space}) were prepared and scaled for each voxel or parcel ("
@@ -126,17 +128,22 @@ def methods_paragraphs(results: Results) -> list[str]:
         f"al., 2024). It was {gradients}.",
         f"Forecasts {lead_times} s ahead were scored on {PROTOCOLS.get(protocol, protocol)} "
         f"({count_in_words(len(metadata.folds), 'fold')}, {count_in_words(int(scores['n_seeds'].max()), 'seed')}). "
-        f"Skill is {METRICS_BY_NAME['skill_ar'].formula}, with errors summed over features and runs of a subject. "
-        f"Intervals are 95 % bootstrap intervals over subjects. Comparison: {compared}. The noise ceiling is that of "
-        "the leave-one-subject-out intersubject correlation (Nastase et al., 2019).",
+        f"Skill is {skill}, where y is the recording, f the forecast and f_AR that of linear autoregression; errors "
+        "are summed over features and runs of a subject. Intervals are 95 % bootstrap intervals over subjects. The "
+        "noise ceiling is that of the leave-one-subject-out intersubject correlation (Nastase et al., 2019). The model "
+        f"is compared with: {compared}.",
     ]
     probes = [
-        f"{probe.name} ({probe.question}): {probe.metadata['Test']}"
+        _as_sentence(f"{probe.name} ({probe.question}). {probe.metadata['Test']}")
         for probe in results.probes
         if "Test" in probe.metadata
     ]
     if probes:
-        paragraphs.append(f"The memory was probed on held-out runs. {' '.join(map(_as_sentence, probes))}")
+        paragraphs.append(
+            "The memory was probed on held-out runs. In p = (b + 1) / (n + 1), b of n permutations, shifts or "
+            "surrogates reach the value that was found."
+        )
+        paragraphs += probes
     versions: dict[str, Any] = next(
         (record["versions"] for record in reversed(results.stages.values()) if "versions" in record), {}
     )
@@ -153,6 +160,7 @@ CITATIONS = (
     "Benjamini and Hochberg (1995). Controlling the false discovery rate. J. R. Stat. Soc. B 57.",
     "Hasson et al. (2008). A hierarchy of temporal receptive windows in human cortex. J. Neurosci. 28.",
     "Nastase et al. (2019). Measuring shared responses across subjects using intersubject correlation. SCAN 14.",
+    "Watanabe, Rees and Masuda (2019). Atypical intrinsic neural timescale in autism. eLife 8.",
 )
 """Works that the methods text and the sections of the page refer to."""
 
@@ -201,9 +209,8 @@ def provenance_terms(stages: dict[str, dict[str, Any]]) -> list[tuple[str, str]]
     """
     keys = {file: key for record in stages.values() for file, key in record.get("input_keys", {}).items()}
     n_keys = sum(key is not None for key in keys.values())
-    terms = (
-        [("Input files", f"{len(keys)}, {n_keys} of them with a git-annex key (in provenance.json)")] if keys else []
-    )
+    known = "all" if n_keys == len(keys) else f"{n_keys} of them"
+    terms = [("Input files", f"{len(keys)}, {known} with a git-annex key (in provenance.json)")] if keys else []
     for term, key in _PROVENANCE_TERMS.items():
         stages_of: dict[str, list[str]] = {}
         for stage, record in stages.items():

@@ -20,6 +20,11 @@ def number(value: float, decimals: int = 3) -> str:
     return text.lstrip("-") if float(text) == 0 else text.replace("-", MINUS)
 
 
+def formula(text: str) -> str:
+    """A formula with minus signs and squares in place of ``-`` and ``^2``."""
+    return text.replace("-", MINUS).replace("^2", "\N{SUPERSCRIPT TWO}")
+
+
 def interval(low: float, high: float, decimals: int = 3) -> str:
     """An interval: ``0.010 to 0.050``; empty where it has no ends."""
     if not (math.isfinite(low) and math.isfinite(high)):

@@ -24,7 +24,14 @@ from titan_neuro.files import write_text
 from titan_neuro.manifests import Check, State
 from titan_neuro.report.answers import answers
 from titan_neuro.report.figures import context_figure, headline_figure, lead_time_figure, training_figure
-from titan_neuro.report.headlines import asked, best_baseline, ceiling_rows_of, not_shown_sentence, result_sentence
+from titan_neuro.report.headlines import (
+    asked,
+    best_baseline,
+    ceiling_rows_of,
+    not_shown_sentence,
+    parts_sentence,
+    result_sentence,
+)
 from titan_neuro.report.limits import limits
 from titan_neuro.report.maps import NOT_TESTED, maps_section, timescale_figure
 from titan_neuro.report.methods import CITATIONS, methods_paragraphs, provenance_terms, scoring_terms, stage_rows
@@ -108,7 +115,7 @@ def _content(results: Results, states: Mapping[str, Check], problem: str | None)
         "snr": snr_map(results),
         "quality_columns": QUALITY_COLUMNS,
         "quality_note": QUALITY_NOTE,
-        "parts": metadata.ablations if metadata else "",
+        "parts": parts_sentence(results),
         "summary": metadata.summary if metadata else "",
         "caveats": metadata.caveats if metadata else [],
         "model": results.main_model,

@@ -102,7 +102,7 @@ def _run(output_dir: Path, key: str) -> dict[str, str]:
         n_lost = len(run.space.lost_parcels)
         coverage = f"{run.space.n_features} of {run.space.n_features + n_lost} parcels of the atlas were recorded."
     elif covered is None:
-        coverage = f"Coverage of the brain is not given: the space {run.space.name} is not comparable with a template."
+        coverage = f"Coverage of the brain is not given: that needs volumes in MNI space (here: {run.space.name})."
     else:
         coverage = f"The mask holds {covered:.0%} of the brain of the MNI152 template."
     if displacement is None or not np.isfinite(displacement).any():
@@ -114,7 +114,7 @@ def _run(output_dir: Path, key: str) -> dict[str, str]:
         "key": key,
         "source": png_uri(carpet_figure(run)),
         "alt": f"Carpet plot of {key}: {run.n_time_points} time points. {motion}",
-        "caption": f"Rows: spread evenly over the store, cleaned and normalized as models read it. {motion} {coverage}",
+        "caption": f"Rows: an even selection, cleaned and normalized as models read it. {motion} {coverage}",
     }
 
 

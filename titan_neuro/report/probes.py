@@ -12,7 +12,7 @@ from titan_neuro.evaluation.metrics_and_rows import count_in_words
 from titan_neuro.report.brain import map_values
 from titan_neuro.report.maps import MapFigure, draw_map
 from titan_neuro.report.numbers import interval, number, p_value
-from titan_neuro.report.probe_figures import probe_figure
+from titan_neuro.report.probe_figures import hides_nulls, probe_figure
 from titan_neuro.report.records import ProbeResult, StatMap
 from titan_neuro.report.style import svg_uri
 
@@ -66,21 +66,24 @@ def probe_sections(probes: Sequence[ProbeResult]) -> list[ProbeSection]:
 def _section(probe: ProbeResult) -> ProbeSection:
     groups = _grouped(probe.scores)
     drawn = {name: rows for name, rows in groups.items() if rows["value"].notna().any()}
+    shown = dict(list(drawn.items())[:_MOST_FIGURES])
     figures = [
         {"source": svg_uri(probe_figure(rows, name, probe.x_label)), "alt": _alt(name, rows)}
-        for name, rows in list(drawn.items())[:_MOST_FIGURES]
+        for name, rows in shown.items()
     ]
     return ProbeSection(
         name=probe.name,
         question=probe.question,
         summary=probe.summary,
         figures=figures,
-        caption=_caption(int(probe.scores["n_subjects"].max()), len(drawn)),
+        caption=_caption(
+            int(probe.scores["n_subjects"].max()), len(drawn), has_nulls=not any(map(hides_nulls, shown.values()))
+        ),
         x=probe.x_label if probe.scores["x"].notna().any() else "",
         groups=[ProbeGroup(name=name, rows=[_row(row) for _, row in rows.iterrows()]) for name, rows in groups.items()],
         n_rows=len(probe.scores),
         notes=_notes(probe.metadata),
-        maps=[_map(stat_map, _no_finding(stat_map, probe.maps)) for stat_map in probe.maps],
+        maps=_maps(probe.maps),
     )
 
 
@@ -102,11 +105,12 @@ def _notes(metadata: Mapping[str, Any]) -> list[str]:
     return [*notes, *caveats, *exclusions]
 
 
-def _caption(n_subjects: int, n_measures: int) -> str:
+def _caption(n_subjects: int, n_measures: int, *, has_nulls: bool) -> str:
     beyond = n_measures - _MOST_FIGURES
+    nulls = "Grey areas: the null distribution, where there is one." if has_nulls else "The table has chance and p."
     return (
-        f"n = {count_in_words(n_subjects, 'subject')}. Bars and bands: 95 % intervals over subjects. Grey areas: the "
-        "null distribution, where there is one. Grey marks: controls; the table has those that leave the picture."
+        f"n = {count_in_words(n_subjects, 'subject')}. Bars and bands: 95 % intervals over subjects. {nulls} "
+        "Grey marks: controls; the table has those that leave the picture."
         + (f" The table has {count_in_words(beyond, 'further measure')}." if beyond > 0 else "")
     )
 
@@ -130,19 +134,39 @@ def _alt(measure: str, rows: pd.DataFrame) -> str:
     return f"{measure}: {values}."
 
 
-def _no_finding(stat_map: StatMap, maps: Sequence[StatMap]) -> str:
-    """Say why a map shows no finding: its map of p values (``lostq`` of ``lost``) is nowhere below the threshold."""
-    tests = [other for other in maps if other.stat == f"{stat_map.stat}q" and "Correction" in other.sidecar]
-    if not tests or (map_values(tests[0].path) < _ALPHA).any():
-        return ""
-    return f"no {stat_map.unit} are below the threshold, {_ALPHA} corrected ({tests[0].sidecar['Correction']})"
+def _maps(maps: Sequence[StatMap]) -> list[MapFigure]:
+    """Draw the maps; those of p values are described, with the map that they test (``lostq`` of ``lost``)."""
+    tests = {stat_map.stat: stat_map for stat_map in maps if "Correction" in stat_map.sidecar}
+    drawn = [stat_map for stat_map in maps if stat_map.stat not in tests]
+    figures = [_map(stat_map, tests.pop(f"{stat_map.stat}q", None)) for stat_map in drawn]
+    return figures + [_alone(test) for test in tests.values()]
 
 
-def _map(stat_map: StatMap, no_finding: str) -> MapFigure:
+def _map(stat_map: StatMap, test: StatMap | None) -> MapFigure:
     title = str(stat_map.sidecar.get("Description", stat_map.stat))
-    values = map_values(stat_map.path)
-    if values.size and "Correction" in stat_map.sidecar:
-        # A map of p values is described, not drawn: the map that it tests is drawn beside it.
-        below, correction = int((values < _ALPHA).sum()), stat_map.sidecar["Correction"]
-        return {"empty": f"{title}: below {_ALPHA} in {below:,} of {len(values):,} {stat_map.unit} ({correction})."}
-    return draw_map(stat_map, title, test="", no_finding=no_finding)
+    if test is None:
+        return draw_map(stat_map, title, test="")
+    below, n_values = _below_threshold(test)
+    if n_values and not below:
+        reason = f"no {stat_map.unit} are below the threshold, {_ALPHA} corrected ({test.sidecar['Correction']})"
+        return draw_map(stat_map, title, test="", no_finding=reason)
+    return draw_map(
+        stat_map,
+        title,
+        test=f"Drawn without a threshold; corrected p ({test.sidecar['Correction']}) is below {_ALPHA} in {below:,} of "
+        f"{n_values:,} {test.unit}.",
+    )
+
+
+def _alone(test: StatMap) -> MapFigure:
+    """Describe a map of p values without the map that it tests."""
+    title = str(test.sidecar.get("Description", test.stat))
+    below, n_values = _below_threshold(test)
+    return {
+        "empty": f"{title}: below {_ALPHA} in {below:,} of {n_values:,} {test.unit} ({test.sidecar['Correction']})."
+    }
+
+
+def _below_threshold(test: StatMap) -> tuple[int, int]:
+    values = map_values(test.path)
+    return int((values < _ALPHA).sum()), len(values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,14 @@ import jinja2
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _SCRIPTS = ("sort.js", "viewer.js", "surface.js")
+
+
+_BREAKS = re.compile(r"(?<=\d) (?=%|s\b)|(?<=\bp) (?=[=<])|(?<=\bp [=<]) (?=\d)")
+
+
+def unbroken(text: str) -> str:
+    """Keep a number and its unit, and ``p = 0.019``, in one line."""
+    return _BREAKS.sub("\N{NO-BREAK SPACE}", text)
 
 
 def render(template: str, content: Mapping[str, Any]) -> str:
@@ -34,6 +43,7 @@ def render(template: str, content: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["unbroken"] = unbroken
     script = "".join((_TEMPLATES / name).read_text(encoding="utf-8") for name in _SCRIPTS)
     return environment.get_template(template).render(content, script=script, script_digest=_digest(script))
 

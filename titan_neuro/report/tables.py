@@ -23,7 +23,7 @@ from titan_neuro.evaluation.metrics_and_rows import (
     count_in_words,
     row_of,
 )
-from titan_neuro.report.numbers import MINUS, interval, number
+from titan_neuro.report.numbers import MINUS, formula, interval, number
 from titan_neuro.report.results import lead_times_of
 from titan_neuro.report.style import row_styles
 
@@ -160,8 +160,7 @@ def _score_group(scores: pd.DataFrame, kinds: dict[str, Kind], metric: str, *, i
         )
         previous = kind
     described = METRICS_BY_NAME[metric]
-    formula = described.formula.replace("-", MINUS).replace("^2", "\N{SUPERSCRIPT TWO}")
-    meaning = f"{formula}; {described.direction_in_words}"
+    meaning = f"{formula(described.formula)}; {described.direction_in_words}"
     return ScoreGroup(metric=metric, label=described.label, meaning=meaning, rows=rows)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from titan_neuro.metrics.measures import fisher_z
 from titan_neuro.probing.tools.linear_decoder import draw_shifts, is_slow, shifted_scores
-from titan_neuro.probing.tools.results import ProbeSetup, describe_p, paired_row, tested_row
+from titan_neuro.probing.tools.results import ProbeSetup, describe_p, paired_row, signed, tested_row
 from titan_neuro.probing.tools.trace import (
     ACTIVITY_PATTERN,
     MEMORY_OUTPUT,
@@ -203,7 +203,7 @@ class DecodingScores:
         from_pattern = [row for (_, control), row in differences.items() if control == ACTIVITY_PATTERN]
         if not from_pattern:
             return "Without a control, this does not show that the label is remembered."
-        values = ", ".join(f"{row['value']:+.3f} ({describe_p(row['p'])})" for row in from_pattern)
+        values = ", ".join(f"{signed(row['value'])} ({describe_p(row['p'])})" for row in from_pattern)
         n_subjects = min(row["n_subjects"] for row in differences.values())
         beyond = [
             target

@@ -14,7 +14,7 @@ from statsmodels.stats.multitest import multipletests
 from titan_neuro.metrics import p_of_null, sign_flip_test
 from titan_neuro.probing.tools.memory_surprise import ACTIVITY, GLOBAL_SIGNAL, MEASURES
 from titan_neuro.probing.tools.reinstatement import Similarity, draw_keys
-from titan_neuro.probing.tools.results import ProbeSetup, corrected_p_map, describe_p, paired_row, tested_row
+from titan_neuro.probing.tools.results import ProbeSetup, corrected_p_map, describe_p, paired_row, signed, tested_row
 from titan_neuro.probing.tools.retold_scenes import WatchedScenes
 from titan_neuro.probing.tools.trace import ACTIVITY_PATTERN, MEMORY_OUTPUT, MEMORY_WEIGHTS, TIME_POLYNOMIAL
 from titan_neuro.probing.tools.untrained import untrained_name
@@ -227,7 +227,7 @@ class RecallScores:
         """Return two sentences: what is reinstated, and whether a measure tells retold from forgotten scenes."""
         by_name = {(row["measure"], row["condition"]): row for row in rows}
         compared = [
-            f"{name} by {row['value']:+.3f} ({describe_p(row['p'])})"
+            f"{name} by {signed(row['value'])} ({describe_p(row['p'])})"
             for name, source in (
                 ("other people's pattern of it", OTHERS),
                 ("the memory output", MEMORY_OUTPUT),

@@ -214,6 +214,11 @@ def corrected_p_map(values: np.ndarray, setup: ProbeSetup) -> np.ndarray:
     return corrected_over_map(p)
 
 
+def signed(value: float, decimals: int = 3) -> str:
+    """Return a difference as it stands in a summary; adding 0 removes the minus of a rounded zero."""
+    return f"{round(float(value), decimals) + 0:+.{decimals}f}"
+
+
 def describe_p(p: float) -> str:
     """Return a p value as it stands in a summary."""
     return f"p = {p:.2g}" if np.isfinite(p) else "not tested"
