@@ -31,7 +31,7 @@ def test_block_lengths_change_forecasts_by_rounding_only(model_and_run):
         np.testing.assert_allclose(stream(model, run.series, cuts), whole, atol=2e-4)
 
 
-@pytest.mark.parametrize("name", ["ar-online", "var", "var-online", "analog-160", "soft-analog-20"])
+@pytest.mark.parametrize("name", ["var", "var-online", "linear-online", "analog-160", "soft-analog-20"])
 def test_fitting_again_gives_the_same_bits(fitted_on_stimulus, shown_to_all, name):
     model = next(model for model in make_baselines(HORIZONS) if model.name == name)
     model.fit(shown_to_all[0])

@@ -14,7 +14,10 @@ from titan_neuro.baselines.autoregression import AutoregressionBaseline
 from titan_neuro.baselines.base import Baseline
 from titan_neuro.baselines.mean import TrainingMean
 from titan_neuro.baselines.online_autoregression import OnlineAutoregressionBaseline
-from titan_neuro.baselines.online_vector_autoregression import OnlineVectorAutoregressionBaseline
+from titan_neuro.baselines.online_vector_autoregression import (
+    LinearOnlineBaseline,
+    OnlineVectorAutoregressionBaseline,
+)
 from titan_neuro.baselines.oracle_references import IntersubjectAverageReference, OracleReference
 from titan_neuro.baselines.persistence import DampedPersistence, Persistence
 from titan_neuro.baselines.shared_fits import SharedFits
@@ -29,9 +32,9 @@ _BASELINES: tuple[Callable[[tuple[int, ...], SharedFits], Baseline[Any]], ...] =
     Persistence,
     DampedPersistence,
     AutoregressionBaseline,
-    OnlineAutoregressionBaseline,
     VectorAutoregressionBaseline,
     OnlineVectorAutoregressionBaseline,
+    LinearOnlineBaseline,
     *(partial(AnalogBaseline, window=window, is_soft=False) for window in ANALOG_WINDOWS),
     *(partial(AnalogBaseline, window=window, is_soft=True) for window in ANALOG_WINDOWS),
 )
@@ -86,6 +89,7 @@ __all__ = [
     "Baseline",
     "DampedPersistence",
     "IntersubjectAverageReference",
+    "LinearOnlineBaseline",
     "OnlineAutoregressionBaseline",
     "OnlineVectorAutoregressionBaseline",
     "OracleReference",

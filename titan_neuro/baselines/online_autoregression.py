@@ -42,7 +42,10 @@ class OnlineAutoregressionBaseline(OnlineRegressionBaseline):
         self._scale = torch.ones(1) if self.space.is_plain else variance.rsqrt()
         # A single training run is split into stretches, which can't be streamed separately.
         stretches = assign_folds(runs, _N_FOLDS) if len(runs) > 1 else []
-        return [TrainingRun(run, stretch.fold, stretch.run) for stretch, run in zip(stretches, projected, strict=False)]
+        self.training_runs = [
+            TrainingRun(run, stretch.fold, stretch.run) for stretch, run in zip(stretches, projected, strict=False)
+        ]
+        return self.training_runs
 
     def _regression_of(self, horizons: tuple[int, ...], penalties: tuple[float, ...]) -> Regression:
         return RefittedRidge(horizons, penalties)

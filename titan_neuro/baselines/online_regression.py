@@ -59,7 +59,7 @@ class OnlineRegressionState(NamedTuple):
 
     Attributes
     ----------
-    first : tuple of torch.Tensor
+    first : object
         State of the forecaster whose errors are learned.
     predictors : tuple of torch.Tensor
         What the next predictors need of the past.
@@ -69,7 +69,7 @@ class OnlineRegressionState(NamedTuple):
         State of the regression on this run; None where no lead time has one.
     """
 
-    first: tuple[Tensor, ...]
+    first: Any
     predictors: tuple[Tensor, ...]
     pending: Tensor
     regression: Any
@@ -154,7 +154,7 @@ class OnlineRegressionBaseline(Baseline[OnlineRegressionState]):
         """
 
     @abstractmethod
-    def _init_first(self) -> tuple[Tensor, ...]:
+    def _init_first(self) -> Any:
         """State of the forecaster whose errors are learned."""
 
     @abstractmethod
@@ -162,7 +162,7 @@ class OnlineRegressionBaseline(Baseline[OnlineRegressionState]):
         """What predictors need of the time before a run."""
 
     @abstractmethod
-    def _step_first(self, series: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def _step_first(self, series: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Forecasts by the forecaster whose errors are learned, ``(time, horizons, features)``."""
 
     @abstractmethod
@@ -177,14 +177,15 @@ class OnlineRegressionBaseline(Baseline[OnlineRegressionState]):
         self.group_penalties = self.penalties = no_penalties
         self.shrinkage = torch.zeros(len(self.horizons))
         self.weights = torch.zeros(n_blocks, n_predictors, len(self.horizons), self.space.n_residuals // n_blocks)
+        self._held_out = self.weights[None]
         if training_runs:
             weights = self._fit_group(training_runs)
-            self._choose(weights[-1], self._test_options(training_runs, weights))
+            self._choose(weights, self._test_options(training_runs, weights))
         penalty_of = {index: penalty for index, penalty in enumerate(self.penalties) if penalty is not None}
         self._updated = list(penalty_of)
-        horizons = tuple(self.horizons[index] for index in penalty_of)
+        self._regression_horizons = tuple(self.horizons[index] for index in penalty_of)
         penalties = tuple(self._unit * penalty for penalty in penalty_of.values())
-        self._regression = self._regression_of(horizons, penalties) if horizons else None
+        self._regression = self._regression_of(self._regression_horizons, penalties) if penalties else None
 
     def init_state(self) -> OnlineRegressionState:
         """State before the first time point of a run."""
@@ -209,6 +210,28 @@ class OnlineRegressionBaseline(Baseline[OnlineRegressionState]):
             pending = pending.clone()
         next_state = OnlineRegressionState(first, before, pending, regression)
         return forecasts + self.space.to_features(self._join(correction)), next_state
+
+    def training_errors(self, training_run: TrainingRun) -> Tensor:
+        """Errors of this forecaster in a training run, streamed as in the test with group weights fitted without it.
+
+        Parameters
+        ----------
+        training_run : TrainingRun
+            One of those that this forecaster was fitted to.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(time, horizons, n_residuals)``, at the time of the forecast.
+        """
+        predictors, errors = self._training_pairs(training_run)
+        errors = errors - _forecast(predictors, self._held_out[training_run.fold])
+        if self._regression:
+            arrived = _at_target_time(errors[:, :, self._updated], self._regression_horizons)
+            state = self._regression.init_state(len(predictors), predictors.shape[2], errors.shape[3])
+            expected, _ = self._regression.step(predictors, arrived, state)
+            errors[:, :, self._updated] -= self.shrinkage[self._updated, None] * expected
+        return self._join(errors)
 
     def _split(self, residuals: Tensor) -> Tensor:
         """From ``(time, horizons, n_residuals)`` to ``(blocks, time, horizons, axes of a block)``."""
@@ -273,8 +296,7 @@ class OnlineRegressionBaseline(Baseline[OnlineRegressionState]):
             sums.change[option] += ((after_group.square() - errors.square()) * rows).sum((0, 1, 3))
         # To the regression, options are further lead times: they share the inverse.
         horizons = self.horizons * len(weights)
-        before = errors.new_zeros(len(errors), max(horizons), len(horizons), errors.shape[-1])
-        errors_at_target, _ = wait_for_targets(before, torch.cat(remaining, dim=2), horizons, dim=1)
+        errors_at_target = _at_target_time(torch.cat(remaining, dim=2), horizons)
         for column, penalty in enumerate(self.run_penalties_tried):
             regression = self._regression_of(horizons, (self._unit * penalty,) * len(horizons))
             state = regression.init_state(len(predictors), predictors.shape[2], errors.shape[3])
@@ -290,23 +312,31 @@ class OnlineRegressionBaseline(Baseline[OnlineRegressionState]):
         changes = torch.cat([with_regression, change], dim=2)
         group_penalties: list[float | None] = [None] * len(self.horizons)
         penalties = list(group_penalties)
+        chosen = torch.zeros_like(weights[:, 0])
         for index in range(len(self.horizons)):
             best = choose_option(changes[..., index].flatten(1))
             if best is None:
                 continue
             option, column = divmod(best, changes.shape[2])
-            self.weights[:, :, index] = weights[option, :, :, index]
+            chosen[..., index, :] = weights[:, option, :, :, index]
             group_penalties[index] = (None, *self.group_penalties_tried)[option]
             if column < len(self.run_penalties_tried):
                 penalties[index] = self.run_penalties_tried[column]
                 where = (slice(None), option, column, index)
                 self.shrinkage[index] = shrinkage_weights(sums.cross[where], sums.power[where])
+        self.weights, self._held_out = chosen[-1], chosen[:-1]
         self.group_penalties, self.penalties = tuple(group_penalties), tuple(penalties)
 
 
 def init_averages(n_axes: int) -> Tensor:
     """Running averages before a run: zeros, ``(time constants, axes)``."""
     return torch.zeros(len(TIME_CONSTANTS), n_axes)
+
+
+def _at_target_time(errors: Tensor, horizons: tuple[int, ...]) -> Tensor:
+    """Move errors of a whole run, ``(blocks, time, horizons, axes)``, to the time points at which they are known."""
+    before = errors.new_zeros(len(errors), max(horizons), *errors.shape[2:])
+    return wait_for_targets(before, errors, horizons, dim=1)[0]
 
 
 def _forecast(predictors: Tensor, weights: Tensor) -> Tensor:

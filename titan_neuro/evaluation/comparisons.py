@@ -11,6 +11,7 @@ from titan_neuro.evaluation.metrics_and_rows import (
     GRU,
     LEAD_TIME_POINTS,
     LEAD_TIME_S,
+    LINEAR_ONLINE,
     SOFT_ANALOGS,
     TRANSFORMER_20,
     VAR,
@@ -20,7 +21,7 @@ from titan_neuro.evaluation.metrics_and_rows import (
 from titan_neuro.evaluation.tables import summarize
 
 # Rows beside its controls that the study's model is compared with, where they are in the table.
-_COMPARED = (VAR, VAR_ONLINE, GRU, TRANSFORMER_20, SOFT_ANALOGS[-1])
+_COMPARED = (VAR, VAR_ONLINE, LINEAR_ONLINE, GRU, TRANSFORMER_20, SOFT_ANALOGS[-1])
 
 
 def comparisons_table(

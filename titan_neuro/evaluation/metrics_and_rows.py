@@ -49,7 +49,7 @@ KIND_HEADINGS = {
 """Heading of each group of rows, in the order of the tables."""
 
 MEAN, PERSISTENCE, DAMPED = "mean", "persistence", "damped"
-AR, AR_ONLINE, VAR, VAR_ONLINE = "ar", "ar-online", "var", "var-online"
+AR, VAR, VAR_ONLINE, LINEAR_ONLINE = "ar", "var", "var-online", "linear-online"
 ANALOGS = ("analog-20", "analog-80", "analog-160")
 SOFT_ANALOGS = ("soft-analog-20", "soft-analog-80", "soft-analog-160")
 GRU, TRANSFORMER_20 = "gru", "transformer-20"
@@ -98,9 +98,13 @@ ROWS = {
         Row(PERSISTENCE, Kind.BASELINE, "last time point"),
         Row(DAMPED, Kind.BASELINE, "last time point, damped towards the mean"),
         Row(AR, Kind.BASELINE, "linear autoregression"),
-        Row(AR_ONLINE, Kind.BASELINE, "linear autoregression, updated during the test run"),
         Row(VAR, Kind.BASELINE, "vector autoregression"),
         Row(VAR_ONLINE, Kind.BASELINE, "vector autoregression, updated during the test run"),
+        Row(
+            LINEAR_ONLINE,
+            Kind.BASELINE,
+            "autoregression of each feature and of all together, both updated during the test run",
+        ),
         *(Row(name, Kind.BASELINE, f"analog forecast, last {name.split('-')[-1]} time points") for name in ANALOGS),
         *(
             Row(name, Kind.BASELINE, f"weighted analog forecast, last {name.split('-')[-1]} time points")

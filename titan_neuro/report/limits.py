@@ -10,6 +10,7 @@ from titan_neuro.evaluation.metrics_and_rows import (
     BACKBONE_SUFFIX,
     FROZEN_SUFFIX,
     GRU,
+    LINEAR_ONLINE,
     SOFT_ANALOGS,
     TRANSFORMER_20,
     VAR,
@@ -101,7 +102,7 @@ def _skill(scores: pd.DataFrame, main_model: str) -> Iterator[str]:
 
 def _missing_rows(models: set[str], main_model: str) -> Iterator[str]:
     controls = (control_name(main_model, suffix) for suffix in (FROZEN_SUFFIX, BACKBONE_SUFFIX))
-    expected = (VAR, VAR_ONLINE, GRU, TRANSFORMER_20, SOFT_ANALOGS[-1], *controls)
+    expected = (VAR, VAR_ONLINE, LINEAR_ONLINE, GRU, TRANSFORMER_20, SOFT_ANALOGS[-1], *controls)
     missing = [f"{name} ({row_of(name).label})" for name in expected if name not in models]
     if missing:
         yield f"These rows are not in the table, so {main_model} was not compared with them: {'; '.join(missing)}."
