@@ -32,9 +32,11 @@ from titan_neuro.forecaster.linear_skip import LinearSkip
 from titan_neuro.forecaster.recall import RecallFit
 from titan_neuro.forecaster.recall.component_autoregression import ComponentAutoregressionFit
 from titan_neuro.forecaster.recall.delayed_responses import DelayedResponsesFit
+from titan_neuro.forecaster.recall.own_past import OwnPastFit
 from titan_neuro.forecaster.recall.stimulus_memory import StimulusMemoryFit
 from titan_neuro.forecaster.titan import LookaheadMemoryFit
 from titan_neuro.forecaster.titan.forecast_memory import ForecastMemoryFit
+from titan_neuro.forecaster.titan.own_past_memory import OwnPastMemoryFit
 from titan_neuro.forecaster.tokenizers import SwinTokenizer, SwinTokenizerConfig
 from titan_neuro.study.config import cpu_small, debug, gpu_base
 
@@ -254,6 +256,7 @@ def noise_fit(config: ForecasterConfig, n_features: int, n_positions: int, keys:
         return noise(*values.shape)
 
     stimulus, autoregression, delayed = recall.stimulus, recall.autoregression, recall.delayed_responses
+    own_past = recall.own_past
     keys_values = noise(n_positions, recall.width), noise(n_positions, recall.sizes.n_components)
     fit = RecallFit(
         innovation_directions=like(recall.innovation_directions),
@@ -276,6 +279,7 @@ def noise_fit(config: ForecasterConfig, n_features: int, n_positions: int, keys:
             noise(n_folds, *autoregression.weights.shape),
         ),
         delayed_responses=DelayedResponsesFit(delayed.lags, delayed.weights, delayed.weights_without),
+        own_past=OwnPastFit(like(own_past.weights), noise(n_folds, *own_past.weights.shape)),
     )
     associations = None if memory is None else memory.associations
     return ClosedFormFit(
@@ -285,6 +289,11 @@ def noise_fit(config: ForecasterConfig, n_features: int, n_positions: int, keys:
         if memory is None or associations is None
         else LookaheadMemoryFit(
             like(memory.directions),
+            OwnPastMemoryFit(
+                torch.ones_like(memory.own_past.scale),
+                torch.full_like(memory.own_past.penalties, 30.0),
+                torch.ones_like(memory.own_past.reliability),
+            ),
             ForecastMemoryFit(like(associations.key_map), torch.ones_like(associations.reliability)),
         ),
         runs={key: (place, place % n_folds) for place, key in enumerate(keys)},
