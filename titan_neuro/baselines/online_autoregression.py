@@ -16,7 +16,12 @@ from titan_neuro.baselines.online_regression import (
 )
 from titan_neuro.linear.lagged_statistics import assign_folds
 from titan_neuro.linear.refitted_ridge import RefittedRidge
-from titan_neuro.linear.running_averages import N_LAGS, N_OWN_PREDICTORS, own_predictors
+from titan_neuro.linear.running_averages import (
+    LEAST_RUN_TIME_POINTS,
+    N_LAGS,
+    N_OWN_PREDICTORS,
+    own_predictors,
+)
 from titan_neuro.runs import read_blocks
 from titan_neuro.typing import RunData
 
@@ -34,6 +39,7 @@ class OnlineAutoregressionBaseline(OnlineRegressionBaseline):
 
     name = "ar-online"
     group_penalties_tried = (0.005, 0.02, 0.1, 0.5)
+    least_run_time_points = LEAST_RUN_TIME_POINTS
     run_penalties_tried = (30.0, 100.0, 400.0)
 
     def _fit_first(self, runs: Sequence[RunData]) -> list[TrainingRun]:

@@ -107,6 +107,8 @@ class OnlineRegressionBaseline(Baseline[OnlineRegressionState]):
     group_penalties_tried, run_penalties_tried : tuple of float
         Ridge penalties of the group weights, per row, and of the weights of a run, in time points; both in units of the
         predictors' variance.
+    least_run_time_points : int
+        Runs from which group weights are learned have at least so many.
     space : ResidualSpace
         The axes; set by `fit`, as all that follows.
     weights : torch.Tensor
@@ -121,6 +123,7 @@ class OnlineRegressionBaseline(Baseline[OnlineRegressionState]):
 
     group_penalties_tried: ClassVar[tuple[float, ...]]
     run_penalties_tried: ClassVar[tuple[float, ...]]
+    least_run_time_points: ClassVar[int] = 0
     space: ResidualSpace
     weights: Tensor
     group_penalties: tuple[float | None, ...]
@@ -257,6 +260,8 @@ class OnlineRegressionBaseline(Baseline[OnlineRegressionState]):
         cross = torch.zeros(n_folds, n_blocks, n_predictors, shape[2] * shape[3])
         n_rows = torch.zeros(n_folds)
         for each in training_runs:
+            if each.run.n_time_points < self.least_run_time_points:
+                continue
             predictors, errors = self._training_pairs(each)
             rows = each.run.targets.float()
             # Lead times share their products: they differ only in the rows next to a gap.
@@ -269,6 +274,8 @@ class OnlineRegressionBaseline(Baseline[OnlineRegressionState]):
         for row in range(n_folds + 1):
             others = torch.arange(n_folds) != row
             products, sums, count = gram[others].sum(0).double(), cross[others].sum(0), float(n_rows[others].sum())
+            if count == 0:
+                continue
             for option, penalty in enumerate(self.group_penalties_tried, start=1):
                 factor = ridge_factor(products, penalty * self._unit * count)
                 fitted[row, option] = torch.cholesky_solve(sums.double(), factor).reshape(shape)

@@ -10,6 +10,9 @@ TIME_CONSTANTS = (5, 15, 40, 100)
 # Time points that describe an axis one by one, the present one included.
 N_LAGS = 8
 N_OWN_PREDICTORS = N_LAGS + len(TIME_CONSTANTS)
+# Runs from which weights of these predictors are learned for other people. In a shorter one the slow averages tell how
+# far it is from its start: what is scaled over a whole run sums to 0 there, and a stream that begins later does not.
+LEAST_RUN_TIME_POINTS = 4 * max(TIME_CONSTANTS)
 
 
 def running_averages(values: Tensor, averages: Tensor) -> tuple[Tensor, Tensor]:

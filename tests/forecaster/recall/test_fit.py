@@ -202,8 +202,6 @@ def test_no_stimulus_is_remembered_for_another_stimulus(truth):
     model.linear_skip.load(linear)
     model.load_closed_form(fit_closed_form(RECALL, LOOKAHEAD, train, linear, stimulus_is_shared=False))
     assert model.recall.stimulus.n_positions == 0
-    # The stimulus is slow, which each component's own past tells of any slow signal.
-    model.recall.own_past.weights.zero_()
     assert np.abs(skills(model, test, memory_frozen=True)).max() < 0.01
 
 

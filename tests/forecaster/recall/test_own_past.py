@@ -17,7 +17,7 @@ from titan_neuro.linear.running_averages import N_OWN_PREDICTORS, own_predictors
 HORIZONS, WIDTH = (1, 3), 5
 
 
-def component_run(subject, n_time_points=300, gain=0.5):
+def component_run(subject, n_time_points=400, gain=0.5):
     """Errors that follow, at each horizon, from the component itself two time points before the forecast."""
     random = torch.Generator().manual_seed(subject)
     series = torch.randn(n_time_points, WIDTH, generator=random)
@@ -66,6 +66,14 @@ def test_nothing_is_fitted_to_noise_or_to_one_fold():
     assert not fit.weights.any()
     fit, _ = fit_runs([component_run(4)])
     assert not fit.weights.any()
+
+
+def test_nothing_is_fitted_to_short_runs():
+    """In them, slow averages tell how far the run is from its start."""
+    runs = [component_run(subject, 399) for subject in range(6)]
+    assert not fit_runs(runs)[0].weights.any()
+    longer = [component_run(subject) for subject in range(6)]
+    torch.testing.assert_close(fit_runs(runs + longer)[0].weights, fit_runs(longer)[0].weights)
 
 
 def test_calls_may_be_cut_anywhere():

@@ -11,7 +11,7 @@ from titan_neuro.forecaster.fit.components import ComponentRun, residual_errors
 from titan_neuro.forecaster.recall.own_past import OwnPast, OwnPastFit
 from titan_neuro.forecaster.recall.recall import Recalled
 from titan_neuro.linear.ridge import ridge_factor
-from titan_neuro.linear.running_averages import N_OWN_PREDICTORS
+from titan_neuro.linear.running_averages import LEAST_RUN_TIME_POINTS, N_OWN_PREDICTORS
 
 # Ridge penalties a row, in units of the variance of each component.
 _PENALTIES = (0.001, 0.005, 0.02, 0.1, 0.5, 3.0)
@@ -23,7 +23,8 @@ def fit_own_past(
     """Fit the weights, and add their forecasts to those of the parts fitted before.
 
     A ridge regression for each component, on a dozen predictors. At each lead time one penalty serves all components:
-    the one that removes most error in held-out folds, if it removes some by more than one standard error.
+    the one that removes most error in held-out folds, if it removes some by more than one standard error. Runs of fewer
+    than `LEAST_RUN_TIME_POINTS` time points are not learned from: without longer ones all weights are 0.
 
     Parameters
     ----------
@@ -44,19 +45,22 @@ def fit_own_past(
     shape = len(folds), len(horizons), module.width, N_OWN_PREDICTORS
     gram = torch.zeros(*shape, N_OWN_PREDICTORS, dtype=torch.float64)
     cross = torch.zeros(*shape, dtype=torch.float64)
-    n_rows, power = torch.zeros(shape[:2]), torch.zeros(module.width)
+    n_rows, power, n_scored = torch.zeros(shape[:2]), torch.zeros(module.width), 0
     for run, made in zip(runs, recalled, strict=True):
+        if len(run.series) < LEAST_RUN_TIME_POINTS:
+            continue
         errors = residual_errors(run, made.total, horizons)
         predictors = module.init_state(1).read(run.series[None])[0][0].double()
         fold = folds.index(run.fold)
         power += run.series[run.scored].square().sum(0)
+        n_scored += int(run.scored.sum())
         for index, horizon in enumerate(horizons):
             rows = run.scored[horizon:].nonzero()[:, 0]
             chosen, targets = predictors[:, rows], errors[horizon:, index][rows].double()
             gram[fold, index] += chosen.mT @ chosen
             cross[fold, index] += torch.einsum("dtp,td->dp", chosen, targets)
             n_rows[fold, index] += len(rows)
-    unit = (power / sum(int(run.scored.sum()) for run in runs)).clamp_min(1e-12).double()
+    unit = (power / max(1, n_scored)).clamp_min(1e-12).double()
     fit = _solve(gram, cross, n_rows, unit, max(folds) + 1)
     module.load(fit)
     own = [module(run.series[None], module.init_state(1), run.fold_index)[0][0] for run in runs]
