@@ -120,11 +120,12 @@ def test_a_new_memory_gives_nothing():
 
 def test_a_fit_reads_back_from_tensors():
     rng = np.random.default_rng(0)
-    runs = [as_run(ar1_noise(rng, 200, 24, 0.8), f"sub-{subject:02}_task-rest") for subject in range(4)]
+    runs = [as_run(ar1_noise(rng, 400, 24, 0.8), f"sub-{subject:02}_task-rest") for subject in range(4)]
     model = small_forecaster()
     model.fit(runs)
     other = small_forecaster()
     other.load_state_dict(model.state_dict())
     memories = model.backbone.memory.own_past, other.backbone.memory.own_past
     assert torch.equal(*(memory.reliability for memory in memories))
+    assert torch.equal(*(memory.penalties for memory in memories))
     assert torch.equal(model.recall.own_past.weights, other.recall.own_past.weights)

@@ -20,6 +20,7 @@ from titan_neuro.forecaster.titan.forecast_memory import ForecastMemoryFit
 from titan_neuro.forecaster.titan.lookahead_memory import LookaheadMemoryFit
 from titan_neuro.forecaster.titan.own_past_memory import OwnPastMemory, OwnPastMemoryFit
 from titan_neuro.linear.components import principal_components
+from titan_neuro.linear.running_averages import LEAST_RUN_TIME_POINTS
 
 # Lower limit of a component's variance, as a fraction of the mean variance.
 _MIN_VARIANCE = 1e-3
@@ -89,12 +90,17 @@ class _OwnOption(NamedTuple):
 def _fit_own_past(
     config: LookaheadConfig, runs: Sequence[tuple[ComponentRun, Recalled]], horizons: tuple[int, ...]
 ) -> tuple[OwnPastMemoryFit, list[tuple[ComponentRun, Recalled]]]:
-    """Choose the penalty of the small memories, and return the runs with what they add to the recall."""
+    """Choose the penalty of the small memories, and return the runs with what they add to the recall.
+
+    By runs of at least `LEAST_RUN_TIME_POINTS`; without any, the small memories give 0.
+    """
     power = torch.stack([run.series[run.scored].square().mean(0) for run, _ in runs]).mean(0)
     scale = power.clamp_min(max(_MIN_VARIANCE * float(power.mean()), 1e-12)).rsqrt()
     memory = OwnPastMemory(horizons=horizons, width=len(scale))
     lookahead = config.build(horizons=horizons, width=len(scale))
-    examples = [Example(lookahead, *one) for one in runs]
+    examples = [Example(lookahead, *one) for one in runs if len(one[0].series) >= LEAST_RUN_TIME_POINTS]
+    if not examples:
+        return OwnPastMemoryFit(scale, memory.penalties, memory.reliability), list(runs)
 
     def read(run: ComponentRun, recalled: Recalled) -> Tensor:
         stream = run.series[None], run.errors[None], recalled.total[None]
