@@ -111,9 +111,14 @@ def page(found: Mapping[str, Mapping[str, Any]], metadata: Mapping[str, Any]) ->
         rows.append([question, *(one[0]["conclusion"] if one else "not asked" for one in answered)])
     dirty = " (with uncommitted changes)" if metadata["is_dirty"] else ""
     parts = [
-        "# What the memory holds of four movies",
+        "# What the memory holds of movies",
         f"Made by `{metadata['command']}` on {metadata['date'][:10]} at commit {metadata['commit']}{dirty}.",
         _METHOD,
+        *(
+            [f"Not asked at this commit: {', '.join(missing)}."]
+            if (missing := [n for n in MOVIES if n not in found])
+            else []
+        ),
         markdown_table(["question", *found], rows),
     ]
     for name, movie in found.items():
