@@ -4,7 +4,8 @@ import torch
 from stimulus_runs import as_run, stimulus_runs
 from stimulus_viewers import isc_by_definition
 
-from titan_neuro.baselines.shrinkage import choose_option, held_out_change, isc_weights, shrinkage_weights
+from titan_neuro.baselines.shrinkage import held_out_change, isc_weights, shrinkage_weights
+from titan_neuro.linear.ridge import choose_option
 from titan_neuro.linear.stimulus_average import average_over_subjects
 
 

@@ -11,8 +11,9 @@ from torch.nn.functional import pad
 
 from titan_neuro.baselines.base import Baseline
 from titan_neuro.baselines.shared_fits import ResidualRun, ResidualSpace, SharedFits, SharedStimuli
-from titan_neuro.baselines.shrinkage import choose_option, held_out_change, shrinkage_weights
+from titan_neuro.baselines.shrinkage import held_out_change, shrinkage_weights
 from titan_neuro.baselines.stimulus_bank import StimulusBank, concatenate, match_windows
+from titan_neuro.linear.ridge import choose_option
 from titan_neuro.linear.stimulus_average import StimulusAverage
 from titan_neuro.runs import block_slices
 from titan_neuro.typing import RunData

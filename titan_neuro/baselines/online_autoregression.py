@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from titan_neuro.baselines.online_regression import (
-    MIN_VARIANCE,
     OnlineRegressionBaseline,
     Regression,
     TrainingRun,
+    component_variance,
     init_averages,
+    pair_runs,
 )
 from titan_neuro.linear.lagged_statistics import assign_folds
 from titan_neuro.linear.refitted_ridge import RefittedRidge
@@ -44,13 +45,8 @@ class OnlineAutoregressionBaseline(OnlineRegressionBaseline):
 
     def _fit_first(self, runs: Sequence[RunData]) -> list[TrainingRun]:
         self.space, projected = self.shared_fits.residuals(runs)
-        variance = self.space.variance.clamp(min=MIN_VARIANCE * float(self.space.variance.mean()))
-        self._scale = torch.ones(1) if self.space.is_plain else variance.rsqrt()
-        # A single training run is split into stretches, which can't be streamed separately.
-        stretches = assign_folds(runs, _N_FOLDS) if len(runs) > 1 else []
-        self.training_runs = [
-            TrainingRun(run, stretch.fold, stretch.run) for stretch, run in zip(stretches, projected, strict=False)
-        ]
+        self._scale = torch.ones(1) if self.space.is_plain else component_variance(self.space).rsqrt()
+        self.training_runs = pair_runs(assign_folds(projected, _N_FOLDS), runs)
         return self.training_runs
 
     def _regression_of(self, horizons: tuple[int, ...], penalties: tuple[float, ...]) -> Regression:

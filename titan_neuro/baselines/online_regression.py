@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
 
 from titan_neuro.baselines.base import Baseline
 from titan_neuro.baselines.shared_fits import ResidualRun, ResidualSpace
-from titan_neuro.baselines.shrinkage import choose_option, held_out_change, shrinkage_weights
-from titan_neuro.linear.lead_time import wait_for_targets
-from titan_neuro.linear.ridge import ridge_factor
+from titan_neuro.baselines.shrinkage import held_out_change, shrinkage_weights
+from titan_neuro.linear.lead_time import at_target_time, wait_for_targets
+from titan_neuro.linear.ridge import choose_option, ridge_factor
 from titan_neuro.linear.running_averages import TIME_CONSTANTS
 from titan_neuro.runs import group_runs
-from titan_neuro.typing import RunData
+from titan_neuro.typing import RunData, Stretch
 
 # Lower limit of the variance of a component, as a fraction of the mean variance.
-MIN_VARIANCE = 1e-3
+_MIN_VARIANCE = 1e-3
 
 
 class TrainingRun(NamedTuple):
@@ -98,9 +98,9 @@ class OnlineRegressionBaseline(Baseline[OnlineRegressionState]):
     The axes of the errors fall into blocks, each with predictors of its own. A ridge regression of the errors in the
     training runs gives the group weights. In a run, a ridge regression that shrinks towards the group weights is fitted
     to pairs of this run whose target has been read. Its difference from the group forecast is multiplied by one
-    shrinkage weight per lead time. Penalties and shrinkage weights are chosen together on
-    training subjects, whose runs are streamed as in the test, with group weights fitted without them. Either part is
-    left out at lead times where it does not lower the error, and both with one training run.
+    shrinkage weight per lead time. Penalties and shrinkage weights are chosen together on training subjects, whose runs
+    are streamed as in the test, with group weights fitted without them. Either part is left out at lead times where it
+    does not lower the error, and both with one training run.
 
     Attributes
     ----------
@@ -230,7 +230,7 @@ class OnlineRegressionBaseline(Baseline[OnlineRegressionState]):
         predictors, errors = self._training_pairs(training_run)
         errors = errors - _forecast(predictors, self._held_out[training_run.fold])
         if self._regression:
-            arrived = _at_target_time(errors[:, :, self._updated], self._regression_horizons)
+            arrived = at_target_time(errors[:, :, self._updated], self._regression_horizons, dim=1)
             state = self._regression.init_state(len(predictors), predictors.shape[2], errors.shape[3])
             expected, _ = self._regression.step(predictors, arrived, state)
             errors[:, :, self._updated] -= self.shrinkage[self._updated, None] * expected
@@ -303,7 +303,7 @@ class OnlineRegressionBaseline(Baseline[OnlineRegressionState]):
             sums.change[option] += ((after_group.square() - errors.square()) * rows).sum((0, 1, 3))
         # To the regression, options are further lead times: they share the inverse.
         horizons = self.horizons * len(weights)
-        errors_at_target = _at_target_time(torch.cat(remaining, dim=2), horizons)
+        errors_at_target = at_target_time(torch.cat(remaining, dim=2), horizons, dim=1)
         for column, penalty in enumerate(self.run_penalties_tried):
             regression = self._regression_of(horizons, (self._unit * penalty,) * len(horizons))
             state = regression.init_state(len(predictors), predictors.shape[2], errors.shape[3])
@@ -335,15 +335,27 @@ class OnlineRegressionBaseline(Baseline[OnlineRegressionState]):
         self.group_penalties, self.penalties = tuple(group_penalties), tuple(penalties)
 
 
+def pair_runs(stretches: Sequence[Stretch], runs: Sequence[RunData]) -> list[TrainingRun]:
+    """Pair the runs in the space of the residuals, in `stretches`, with the same runs as they were given.
+
+    There are none where `runs` is a single one: it is split into stretches, which can't be streamed separately.
+    """
+    if len(runs) == 1:
+        return []
+    return [
+        TrainingRun(cast(ResidualRun, stretch.run), stretch.fold, run)
+        for stretch, run in zip(stretches, runs, strict=True)
+    ]
+
+
+def component_variance(space: ResidualSpace) -> Tensor:
+    """Variance of the components, that of the smallest ones raised so that it can be divided by: ``(components,)``."""
+    return space.variance.clamp(min=_MIN_VARIANCE * float(space.variance.mean()))
+
+
 def init_averages(n_axes: int) -> Tensor:
     """Running averages before a run: zeros, ``(time constants, axes)``."""
     return torch.zeros(len(TIME_CONSTANTS), n_axes)
-
-
-def _at_target_time(errors: Tensor, horizons: tuple[int, ...]) -> Tensor:
-    """Move errors of a whole run, ``(blocks, time, horizons, axes)``, to the time points at which they are known."""
-    before = errors.new_zeros(len(errors), max(horizons), *errors.shape[2:])
-    return wait_for_targets(before, errors, horizons, dim=1)[0]
 
 
 def _forecast(predictors: Tensor, weights: Tensor) -> Tensor:

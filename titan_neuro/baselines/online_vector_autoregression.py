@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from titan_neuro.baselines.online_autoregression import OnlineAutoregressionBaseline
 from titan_neuro.baselines.online_regression import (
-    MIN_VARIANCE,
     OnlineRegressionBaseline,
     OnlineRegressionState,
     Regression,
     TrainingRun,
+    component_variance,
     init_averages,
+    pair_runs,
 )
-from titan_neuro.baselines.shared_fits import ResidualRun, SharedFits
+from titan_neuro.baselines.shared_fits import SharedFits
 from titan_neuro.baselines.vector_autoregression import VectorAutoregressionBaseline
 from titan_neuro.linear.online_ridge import OnlineRidge, OnlineState
 from titan_neuro.linear.running_averages import TIME_CONSTANTS, running_averages
@@ -35,7 +35,7 @@ class _FromComponents(OnlineRegressionBaseline):
 
     def _scale_components(self) -> None:
         """Scale the components of the space."""
-        variance = self.space.variance.clamp(min=MIN_VARIANCE * float(self.space.variance.mean()))
+        variance = component_variance(self.space)
         # Half-way to equal variances: small components contain more than their size suggests, but less than large ones.
         self._scale = variance**-0.25
         self._scaled_variance = float(variance.sqrt().mean())
@@ -88,12 +88,7 @@ class OnlineVectorAutoregressionBaseline(_FromComponents):
         self.var.fit(runs)
         self.space = self.var.space
         self._scale_components()
-        # A single training run is split into stretches, which can't be streamed separately.
-        stretches = self.var.fitted.stretches if len(runs) > 1 else []
-        return [
-            TrainingRun(cast(ResidualRun, stretch.run), stretch.fold, run)
-            for stretch, run in zip(stretches, runs, strict=False)
-        ]
+        return pair_runs(self.var.fitted.stretches, runs)
 
     def _training_pairs(self, training_run: TrainingRun) -> tuple[Tensor, Tensor]:
         run = training_run.run

@@ -1,4 +1,4 @@
-"""How far a forecast that rests on other subjects is trusted: ISC weights, shrinkage weights, held-out choices."""
+"""How far a forecast that rests on other subjects is trusted: ISC weights, shrinkage weights, held-out changes."""
 
 from __future__ import annotations
 
@@ -88,23 +88,3 @@ def held_out_change(cross: Tensor, power: Tensor) -> Tensor:
         weight = shrinkage_weights(cross[others], power[others])
         changes.append((weight * (weight * power[subject] - 2 * cross[subject])).sum(-1))
     return torch.stack(changes)
-
-
-def choose_option(changes: Tensor) -> int | None:
-    """Choose the option that lowers the held-out error most, if it does so by more than one standard error.
-
-    Without that margin, the best of many useless options would be chosen by chance.
-
-    Parameters
-    ----------
-    changes : torch.Tensor
-        Change of the squared error of each subject by each option, ``(subjects, options)``, at least two subjects.
-
-    Returns
-    -------
-    int or None
-        The option; None where none of them helps.
-    """
-    best = int(changes.sum(0).argmin())
-    error = changes[:, best].std() * len(changes) ** 0.5
-    return best if bool(changes[:, best].sum() + error < 0) else None

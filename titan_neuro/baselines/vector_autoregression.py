@@ -14,9 +14,8 @@ from torch.nn.functional import pad
 
 from titan_neuro.baselines.base import Baseline
 from titan_neuro.baselines.shared_fits import ResidualRun, ResidualSpace
-from titan_neuro.baselines.shrinkage import choose_option
 from titan_neuro.linear.lagged_statistics import assign_folds
-from titan_neuro.linear.ridge import RidgeStatistics
+from titan_neuro.linear.ridge import RidgeStatistics, choose_option
 from titan_neuro.typing import RunData, Stretch
 
 # (components, lags) to choose from. On recordings of a stimulus, more lags of more components did not help.

@@ -96,20 +96,22 @@ def wait_for_targets(
     return torch.stack(due, dim=dim + 1), made.narrow(dim, n_time_points, n_waiting)
 
 
-def at_target_time(forecasts: Tensor, horizons: Sequence[int]) -> Tensor:
+def at_target_time(forecasts: Tensor, horizons: Sequence[int], *, dim: int = 0) -> Tensor:
     """Move the forecasts of a whole run from the time point at which they were made to their target.
 
     Parameters
     ----------
     forecasts : torch.Tensor
-        ``(time, horizons, ...)``.
+        ``(..., time, horizons, ...)``.
     horizons : sequence of int
         Lead times.
+    dim : int
+        The dimension of time; that of the lead times follows it.
 
     Returns
     -------
     torch.Tensor
         Shaped like `forecasts`: entry ``[t, k]`` was made at ``t - horizons[k]``; 0 where that is before the run.
     """
-    before_the_run = forecasts.new_zeros(max(horizons), *forecasts.shape[1:])
-    return wait_for_targets(before_the_run, forecasts, horizons)[0]
+    before_the_run = forecasts.new_zeros(*forecasts.shape[:dim], max(horizons), *forecasts.shape[dim + 1 :])
+    return wait_for_targets(before_the_run, forecasts, horizons, dim=dim)[0]

@@ -95,3 +95,23 @@ class RidgeStatistics:
     def error_change(self, weights: Tensor) -> Tensor:
         """Squared error of ``X W`` on these rows less that of a forecast of 0, summed over outputs; a scalar."""
         return (weights * (self.gram @ weights)).sum() - 2 * (weights * self.cross).sum()
+
+
+def choose_option(changes: Tensor) -> int | None:
+    """Choose the option that lowers the held-out error most, if it does so by more than one standard error.
+
+    Without that margin, the best of many useless options would be chosen by chance.
+
+    Parameters
+    ----------
+    changes : torch.Tensor
+        Change of the squared error of each subject, or fold, by each option, ``(subjects, options)``, at least two.
+
+    Returns
+    -------
+    int or None
+        The option; None where none of them helps.
+    """
+    best = int(changes.sum(0).argmin())
+    error = changes[:, best].std() * len(changes) ** 0.5
+    return best if bool(changes[:, best].sum() + error < 0) else None

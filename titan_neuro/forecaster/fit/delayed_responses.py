@@ -13,7 +13,7 @@ from titan_neuro.forecaster.fit.components import ComponentRun, SpatialComponent
 from titan_neuro.forecaster.recall.config import RecallConfig
 from titan_neuro.forecaster.recall.delayed_responses import DelayedResponses, DelayedResponsesFit
 from titan_neuro.forecaster.recall.recall import Recalled
-from titan_neuro.linear.ridge import RidgeStatistics
+from titan_neuro.linear.ridge import RidgeStatistics, choose_option
 
 # Robust standard deviations over all lags by which the agreement of the subjects at a lag must exceed the median.
 _LEAST_Z = 6.0
@@ -160,11 +160,9 @@ def _solve(folds: Mapping[int, RidgeStatistics], n_folds: int) -> tuple[Tensor, 
             return total.solve(penalty * unit)
         return (total - folds[fold]).solve(penalty * (1 - folds[fold].n_rows / total.n_rows) * unit)
 
-    def gains(penalty: float) -> Tensor:
-        return torch.stack([-own.error_change(without(fold, penalty)) for fold, own in folds.items()])
-
-    penalty = max(_PENALTIES, key=lambda choice: float(gains(choice).sum()))
-    gained = gains(penalty)
-    if float(gained.mean()) <= float(gained.std()) / len(gained) ** 0.5:
+    changes = [[own.error_change(without(fold, penalty)) for penalty in _PENALTIES] for fold, own in folds.items()]
+    best = choose_option(torch.tensor(changes))
+    if best is None:
         return torch.zeros_like(total.cross), torch.zeros(n_folds, *total.cross.shape)
+    penalty = _PENALTIES[best]
     return total.solve(penalty * unit), torch.stack([without(fold, penalty) for fold in range(n_folds)])

@@ -116,8 +116,8 @@ class _KindProducts:
 
 def _choose_factors(runs: Sequence[_KindProducts], index: int, kinds: Sequence[str], has_stimulus: bool) -> Tensor:
     """Factor of each kind at one horizon, ``(kinds,)``."""
-    sample = [run.example for run in runs]
-    horizon = sample[0].memory.horizons[index]
+    component_runs = [run.example.run for run in runs]
+    horizon = runs[0].example.memory.horizons[index]
     of_runs = [(run.at(index), run.missed[:, index]) for run in runs]
     # Mean squared length of each kind in each run.
     lengths = [products.diagonal(dim1=1, dim2=2).mean(dim=1) for products, _ in of_runs]
@@ -127,7 +127,7 @@ def _choose_factors(runs: Sequence[_KindProducts], index: int, kinds: Sequence[s
             return -math.inf
         grams = ((torch.tensordot(factors, products, dims=1), missed) for products, missed in of_runs)
         outputs = ((_read_and_write(gram, missed, horizon)[:, None], missed[:, None]) for gram, missed in grams)
-        return float(sum_outputs(sample, [horizon], outputs).error_removed())
+        return float(sum_outputs(component_runs, [horizon], outputs).error_removed())
 
     is_stimulus = torch.tensor([kind == "stimulus" for kind in kinds])
     ones = torch.ones(len(kinds))

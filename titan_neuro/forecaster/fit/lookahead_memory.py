@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from titan_neuro.forecaster.fit.components import ComponentRun, pad_rows
+from titan_neuro.forecaster.fit.components import ComponentRun, pad_rows, residual_errors
 from titan_neuro.forecaster.fit.key_lengths import choose_scales
 from titan_neuro.forecaster.fit.memory_runs import Example, choose_options, run_memory, sum_outputs
 from titan_neuro.forecaster.fit.stimulus_memory import runs_for_choices
@@ -60,7 +60,7 @@ def fit_lookahead_memory(
     if config.rule == "titans":
         exact = dataclasses.replace(config, rule="exact", key_width=config.titans.key_width)
     chosen_runs = [(runs[index], recalled[index]) for index in runs_for_choices(runs)]
-    own_past, chosen_runs = _fit_own_past(config, chosen_runs, horizons)
+    own_past, chosen_runs = _fit_own_past(chosen_runs, horizons)
 
     def examples(config: LookaheadConfig) -> list[Example]:
         memory = config.build(horizons=horizons, width=directions.shape[1])
@@ -88,7 +88,7 @@ class _OwnOption(NamedTuple):
 
 
 def _fit_own_past(
-    config: LookaheadConfig, runs: Sequence[tuple[ComponentRun, Recalled]], horizons: tuple[int, ...]
+    runs: Sequence[tuple[ComponentRun, Recalled]], horizons: tuple[int, ...]
 ) -> tuple[OwnPastMemoryFit, list[tuple[ComponentRun, Recalled]]]:
     """Choose the penalty of the small memories, and return the runs with what they add to the recall.
 
@@ -97,9 +97,8 @@ def _fit_own_past(
     power = torch.stack([run.series[run.scored].square().mean(0) for run, _ in runs]).mean(0)
     scale = power.clamp_min(max(_MIN_VARIANCE * float(power.mean()), 1e-12)).rsqrt()
     memory = OwnPastMemory(horizons=horizons, width=len(scale))
-    lookahead = config.build(horizons=horizons, width=len(scale))
-    examples = [Example(lookahead, *one) for one in runs if len(one[0].series) >= LEAST_RUN_TIME_POINTS]
-    if not examples:
+    long_enough = [one for one in runs if len(one[0].series) >= LEAST_RUN_TIME_POINTS]
+    if not long_enough:
         return OwnPastMemoryFit(scale, memory.penalties, memory.reliability), list(runs)
 
     def read(run: ComponentRun, recalled: Recalled) -> Tensor:
@@ -109,8 +108,8 @@ def _fit_own_past(
     def run_option(penalty: float) -> _OwnOption:
         penalties = torch.full((len(horizons),), penalty)
         memory.load(OwnPastMemoryFit(scale, penalties, memory.reliability))
-        outputs = ((read(one.run, one.recalled), one.missed()) for one in examples)
-        sums = sum_outputs(examples, horizons, outputs)
+        outputs = ((read(*one), residual_errors(one[0], one[1].total, horizons)) for one in long_enough)
+        sums = sum_outputs([run for run, _ in long_enough], horizons, outputs)
         return _OwnOption(sums.error_removed(), penalties, sums.reliability().float())
 
     best = choose_options(run_option(penalty) for penalty in _OWN_PENALTIES)

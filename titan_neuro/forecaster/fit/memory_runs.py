@@ -92,17 +92,17 @@ def run_memory(memory: ForecastMemory[Any], sample: Sequence[Example]) -> Output
             read, _ = memory(one.features()[None], missed[None], memory.init_state(1))
             yield read[0].detach(), missed
 
-    return sum_outputs(sample, memory.horizons, outputs())
+    return sum_outputs([one.run for one in sample], memory.horizons, outputs())
 
 
 def sum_outputs(
-    sample: Sequence[Example], horizons: Sequence[int], outputs: Iterable[tuple[Tensor, Tensor]]
+    runs: Sequence[ComponentRun], horizons: Sequence[int], outputs: Iterable[tuple[Tensor, Tensor]]
 ) -> OutputSums:
     """Sum up what a memory gives for each run; a unit is a subject, or a run where there is one subject.
 
     Parameters
     ----------
-    sample : sequence of Example
+    runs : sequence of ComponentRun
     horizons : sequence of int
         Lead times in time points.
     outputs : iterable of tuple of torch.Tensor
@@ -113,15 +113,15 @@ def sum_outputs(
     -------
     OutputSums
     """
-    subjects = sorted({one.run.subject for one in sample})
-    n_units = len(subjects) if len(subjects) > 1 else len(sample)
-    product = torch.zeros(n_units, len(horizons), sample[0].memory.width, dtype=torch.float64)
+    subjects = sorted({run.subject for run in runs})
+    n_units = len(subjects) if len(subjects) > 1 else len(runs)
+    product = torch.zeros(n_units, len(horizons), runs[0].series.shape[1], dtype=torch.float64)
     square, power = torch.zeros_like(product), torch.zeros(product.shape[1:], dtype=torch.float64)
     n_targets = torch.zeros(len(horizons), 1)
-    for place, (one, (found, missed)) in enumerate(zip(sample, outputs, strict=True)):
-        unit = subjects.index(one.run.subject) if len(subjects) > 1 else place
+    for place, (run, (found, missed)) in enumerate(zip(runs, outputs, strict=True)):
+        unit = subjects.index(run.subject) if len(subjects) > 1 else place
         for index, horizon in enumerate(horizons):
-            scored = one.run.scored[horizon : len(found)]
+            scored = run.scored[horizon : len(found)]
             output = found[: len(scored), index][scored].double()
             target = missed[horizon : len(found), index][scored].double()
             product[unit, index] += (output * target).sum(0)

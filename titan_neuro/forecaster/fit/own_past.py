@@ -10,7 +10,7 @@ from torch import Tensor
 from titan_neuro.forecaster.fit.components import ComponentRun, residual_errors
 from titan_neuro.forecaster.recall.own_past import OwnPast, OwnPastFit
 from titan_neuro.forecaster.recall.recall import Recalled
-from titan_neuro.linear.ridge import ridge_factor
+from titan_neuro.linear.ridge import choose_option, ridge_factor
 from titan_neuro.linear.running_averages import LEAST_RUN_TIME_POINTS, N_OWN_PREDICTORS
 
 # Ridge penalties a row, in units of the variance of each component.
@@ -91,16 +91,15 @@ def _solve(gram: Tensor, cross: Tensor, n_rows: Tensor, unit: Tensor, n_folds: i
         kept = [fold for fold, count in enumerate(counts) if 0 < float(count) < float(counts.sum())]
         if len(kept) < 2:
             continue
-        gains = torch.zeros(len(kept), len(_PENALTIES))
+        changes = torch.zeros(len(kept), len(_PENALTIES), dtype=torch.float64)
         without = {}
         for column, penalty in enumerate(_PENALTIES):
             for row, fold in enumerate(kept):
                 found = without[fold, column] = solve(index, every[every != fold], penalty)
-                missed = torch.einsum("dp,dpq,dq", found, gram[fold, index], found)
-                gains[row, column] = float(2 * (found * cross[fold, index]).sum() - missed)
-        best = int(gains.sum(0).argmax())
-        gained = gains[:, best]
-        if float(gained.mean()) <= float(gained.std()) / len(gained) ** 0.5:
+                power = torch.einsum("dp,dpq,dq", found, gram[fold, index], found)
+                changes[row, column] = power - 2 * (found * cross[fold, index]).sum()
+        best = choose_option(changes)
+        if best is None:
             continue
         weights[..., index] = solve(index, every, _PENALTIES[best]).float()
         weights_without[..., index] = weights[..., index]

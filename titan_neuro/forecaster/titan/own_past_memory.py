@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from titan_neuro.forecaster.fitted import FitRecord
+from titan_neuro.forecaster.fitted import FitRecord, load_buffers
 from titan_neuro.forecaster.recall.own_past import OwnPastState
 from titan_neuro.linear.lead_time import wait_for_targets
 from titan_neuro.linear.refitted_ridge import RefittedRidge, RefittedState
@@ -102,8 +102,7 @@ class OwnPastMemory(nn.Module):
 
     def load(self, fit: OwnPastMemoryFit) -> None:
         """Load what was fitted."""
-        for field in dataclasses.fields(fit):
-            getattr(self, field.name).copy_(getattr(fit, field.name))
+        load_buffers(self, fit)
 
     def init_state(self, batch_size: int) -> OwnPastMemoryState:
         """State before the first time point of `batch_size` streams."""
